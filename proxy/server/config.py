@@ -1,0 +1,170 @@
+"""The configuration: a TOML file, over it environment variables `STREAMTEE_...`, over it nothing.
+
+`config/streamtee.toml` lists every key with its default and a comment; a test holds the two together.
+Nested keys are joined by two underscores: STREAMTEE_UPSTREAM__URL.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from proxy.server.pump import OnDisconnect
+
+Seconds = Annotated[float, Field(ge=0)]
+Bytes = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class UpstreamConfig(_Table):
+    """Where Qwen is, and with whose key."""
+
+    url: str = "https://dashscope-intl.aliyuncs.com"
+    key: SecretStr = SecretStr("")
+    max_connections: Annotated[int, Field(ge=0)] = 0
+    keepalive_s: Seconds = 15
+    outbound_proxy: str = ""
+
+    @field_validator("url", "outbound_proxy")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError(f"{url!r} is not an http:// or https:// URL")
+        if parts.query or parts.fragment:
+            raise ValueError(f"{url!r} has a query or a fragment; only scheme, host, port and path are allowed")
+        return url.rstrip("/")
+
+    @property
+    def compatible_base(self) -> str:
+        """The path of the OpenAI-compatible API: the URL's own path if it has one."""
+        return urlsplit(self.url).path or "/compatible-mode/v1"
+
+
+class TimeoutsConfig(_Table):
+    """Seconds; 0 is no limit."""
+
+    connect_s: Seconds = 10
+    first_byte_s: Seconds = 300
+    idle_s: Seconds = 300
+    total_s: Seconds = 3600
+
+
+class StreamsConfig(_Table):
+    """How streams live."""
+
+    on_disconnect: str = "cancel"
+    retain_s: Seconds = 300
+    retain_max_s: Seconds = 3600
+    heartbeat_s: Seconds = 15
+    wait_max_s: Seconds = 300
+
+    @field_validator("on_disconnect")
+    @classmethod
+    def _is_policy(cls, text: str) -> str:
+        try:
+            OnDisconnect.parse(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not one of: cancel, continue, grace=SECONDS") from None
+        return text
+
+
+class LimitsConfig(_Table):
+    """What may be had at most."""
+
+    body_bytes: Bytes = 64 * 1024 * 1024
+    frame_bytes: Bytes = 8 * 1024 * 1024
+    log_bytes: Bytes = 64 * 1024 * 1024
+    total_log_bytes: Bytes = 512 * 1024 * 1024
+    streams: Count = 10_000
+    followers: Count = 50_000
+    followers_per_stream: Count = 20_000
+    model_labels: Count = 50
+
+
+class AuthConfig(_Table):
+    """Who a caller is."""
+
+    mode: Literal["pass", "keys"] = "pass"
+    keys: tuple[str, ...] = ()
+
+    @field_validator("keys")
+    @classmethod
+    def _are_digests(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        for number, key in enumerate(keys, 1):
+            if len(key) != 64 or not set(key) <= set("0123456789abcdef"):
+                raise ValueError(f"number {number} is not the SHA-256 digest of a key in 64 lower-case hex digits")
+        return keys
+
+
+class Config(BaseSettings):
+    """Everything that can be configured."""
+
+    model_config = SettingsConfigDict(env_prefix="STREAMTEE_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    listen: str = "127.0.0.1:8080"
+    admin: str = "127.0.0.1:9090"
+    drain_s: Seconds = 30
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    upstream: UpstreamConfig = UpstreamConfig()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+    streams: StreamsConfig = StreamsConfig()
+    limits: LimitsConfig = LimitsConfig()
+    auth: AuthConfig = AuthConfig()
+
+    @field_validator("listen", "admin")
+    @classmethod
+    def _is_address(cls, text: str) -> str:
+        if text:
+            address(text)
+        return text
+
+    @model_validator(mode="after")
+    def _keys_fit_the_mode(self) -> "Config":
+        if self.auth.mode == "keys" and not (self.auth.keys and self.upstream.key.get_secret_value()):
+            raise ValueError('auth.mode = "keys" needs auth.keys, and upstream.key to send instead of theirs')
+        if not self.listen:
+            raise ValueError("listen is empty; it takes HOST:PORT")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (env_settings, init_settings)
+
+
+def load(path: Path | None) -> Config:
+    """Read the file, if there is one, under the environment.
+
+    Raises: pydantic.ValidationError, tomllib.TOMLDecodeError, OSError.
+    """
+    given: dict[str, Any] = {}
+    if path is not None:
+        path.stat()  # a file that was asked for must be there: the source would pass over it
+        given = TomlConfigSettingsSource(Config, path)()
+    return Config(**given)
+
+
+def address(text: str) -> tuple[str, int]:
+    """Split HOST:PORT; an IPv6 host stands in brackets. Raises: ValueError."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,330 @@
+"""Requests for streams that are here: following in any mode and from any cursor, and control."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from proxy.edge.downstream import Downstream
+from proxy.edge.upstream import Headers
+from proxy.server.answers import answer
+from proxy.server.auth import Auth
+from proxy.server.config import Config
+from proxy.server.forward import CACHING, deliver
+from proxy.server.metrics import Metrics
+from proxy.stream.hub import Hub
+from proxy.stream.log import Ending
+from proxy.stream.projections import MODES, Span
+from proxy.stream.stream import HEARTBEAT, Stream, Subscription
+from proxy.wire.errors import (
+    BadRequest,
+    OffsetBeyond,
+    OffsetGone,
+    OtherGeneration,
+    UnknownMode,
+    UnknownStream,
+)
+
+_CONTENT_TYPE = b"text/event-stream;charset=UTF-8"  # as Qwen writes it
+_CURSORS = ("last_event_id", "after", "starting_after")
+CANCELLED = Ending("cancelled", "cancelled on request")
+
+
+class Cursor(NamedTuple):
+    """Where a follower wants to begin: after frame number `seq` (-1: at the end), or at a byte of raw."""
+
+    seq: int | None = None
+    generation: str | None = None
+    offset_bytes: int | None = None
+
+    @property
+    def given(self) -> bool:
+        return self.seq is not None or self.offset_bytes is not None
+
+
+class Wish(NamedTuple):
+    """What a follower asks for in its query and headers."""
+
+    mode: str
+    cursor: Cursor
+    heartbeat_s: float
+    wait_s: float
+
+
+class Follow:
+    """The handlers of `/v1/streams` and `/v1/keys`."""
+
+    def __init__(self, config: Config, hub: Hub, auth: Auth, metrics: Metrics) -> None:
+        self._config = config
+        self._hub = hub
+        self._auth = auth
+        self._metrics = metrics
+
+    async def by_id(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/streams/{id}"""
+        stream = self._mine(request)
+        wish = self._wish(request)
+        if wish.cursor.generation not in (None, stream.generation):
+            raise OtherGeneration(
+                f"the cursor is of generation {wish.cursor.generation!r}, this stream's is {stream.generation!r}"
+            )
+        return await self._attach(request, stream, wish)
+
+    async def by_key(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/keys/{key}/stream: the newest stream under the key, or the next one, if the follower waits."""
+        caller, key = self._caller(request), request.match_info["key"]
+        wish = self._wish(request)
+        stream = self._hub.find_key(key, caller)
+        if stream is not None:
+            if wish.cursor.generation not in (None, stream.generation):
+                wish = wish._replace(cursor=Cursor())  # a newer stream: from its start
+            return await self._attach(request, stream, wish)
+        if not wish.wait_s:
+            raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}; wait=SECONDS waits")
+        return await self._wait(request, caller, key, wish)
+
+    async def head(self, request: web.Request) -> web.StreamResponse:
+        """HEAD /v1/streams/{id}"""
+        stream = self._mine(request)
+        log = stream.log
+        return web.Response(
+            headers={
+                "Stream-Id": stream.id,
+                "Stream-State": _state(stream),
+                "Stream-Last-Seq": str(log.end),
+                "Stream-Bytes": str(log.end_bytes + len(log.tail)),
+                "Stream-Closed": str(log.ending is not None).lower(),
+                "Cache-Control": "no-store",
+            }
+        )
+
+    async def info(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/streams/{id}/info"""
+        return answer(describe(self._mine(request)))
+
+    async def listed(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/streams: the caller's own, newest first."""
+        caller = self._caller(request)
+        mine = sorted((s for s in self._hub if s.caller == caller), key=lambda s: -s.vitals.started_at)
+        return answer({"object": "list", "data": [describe(stream) for stream in mine], "has_more": False})
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/streams/{id}/cancel; idempotent."""
+        stream = self._mine(request)
+        _stop(stream)
+        return answer(describe(stream))
+
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        """DELETE /v1/streams/{id}: cancel and forget."""
+        stream = self._mine(request)
+        _stop(stream)
+        self._hub.forget(stream)
+        return answer({"id": stream.id, "object": "stream.deleted", "deleted": True})
+
+    async def _attach(self, request: web.Request, stream: Stream, wish: Wish) -> web.StreamResponse:
+        """Answer with the stream from the cursor on: 204 when it has ended and nothing is left to say."""
+        offset, skip = _place(stream, wish)
+        log = stream.log
+        if wish.cursor.given and log.ending is not None and _nothing_after(stream, wish.mode, offset):
+            return web.Response(status=204, headers={"Stream-Id": stream.id})
+        self._hub.check_room_to_follow(stream)
+        headers = [(b"Stream-Id", stream.id.encode())]
+        if wish.mode == "raw":
+            headers.append((b"Stream-Offset", b"%d" % _offset_bytes(stream, offset, skip)))
+        if wish.cursor.given:
+            headers.append((b"Stream-Resumed-From", b"%s-%d" % (stream.generation.encode(), offset)))
+        downstream = _begin(request, wish.mode, headers)
+        return await self._deliver(downstream, stream, wish, offset, skip)
+
+    async def _deliver(
+        self, downstream: Downstream, stream: Stream, wish: Wish, offset: int, skip: int
+    ) -> web.StreamResponse:
+        if offset < stream.log.end:
+            self._metrics.replayed[wish.mode] += sum(map(len, stream.log.span(offset, stream.log.end))) - skip
+        if skip:  # raw, from within a frame
+            downstream.write(Span(offset, offset + 1, stream.log.span(offset, offset + 1)[0][skip:]))
+            offset += 1
+        subscription = Subscription(stream, wish.mode, downstream, offset, wish.heartbeat_s)
+        return await deliver(self._hub, downstream, subscription)
+
+    async def _wait(self, request: web.Request, caller: bytes, key: str, wish: Wish) -> web.StreamResponse:
+        """Answer at once, and follow the stream when it begins; end properly if none does in time."""
+        self._hub.check_room_to_follow()
+        begun: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
+        give_up = self._hub.wait_key(key, caller, _setter(begun))
+        self._hub.followers += 1
+        try:
+            downstream = _begin(request, wish.mode, [])
+            stream = await _wait_beating(begun, downstream, wish)
+        finally:
+            self._hub.followers -= 1
+            give_up()
+        if stream is None:
+            downstream.close(b"")
+            return downstream.response
+        return await self._deliver(downstream, stream, wish, 0, 0)
+
+    def _mine(self, request: web.Request) -> Stream:
+        return self._hub.find(request.match_info["id"], self._caller(request))
+
+    def _caller(self, request: web.Request) -> bytes:
+        return self._auth.caller(request.headers.get("Authorization", ""))
+
+    def _wish(self, request: web.Request) -> Wish:
+        query, streams = request.query, self._config.streams
+        mode = query.get("mode") or "events"
+        if mode not in MODES:
+            raise UnknownMode(f"mode {mode!r} is not one of: {', '.join(MODES)}")
+        heartbeat_s = _seconds(query.get("heartbeat"), "heartbeat", streams.heartbeat_s)
+        wait_s = min(_seconds(query.get("wait"), "wait", 0), streams.wait_max_s)
+        return Wish(mode, _cursor(request, mode), heartbeat_s, wait_s)
+
+
+def describe(stream: Stream) -> dict[str, Any]:
+    """Return what may be told of a stream: numbers and names, never its text."""
+    vitals, log = stream.vitals, stream.log
+    ttft = vitals.first_token_at - vitals.started_at if vitals.first_token_at else None
+    return {
+        "id": stream.id,
+        "object": "stream",
+        "created": stream.created_at,
+        "state": _state(stream),
+        "ending": None if log.ending is None else {"reason": log.ending.reason, "message": log.ending.message},
+        "route": stream.route,
+        "key": stream.key,
+        "model": vitals.model,
+        "time_to_first_token_s": ttft,
+        "events": log.end,
+        "first_seq": log.start + 1,
+        "bytes": log.end_bytes + len(log.tail),
+        "finish_reason": vitals.summary.finish_reason,
+        "usage": None if vitals.summary.usage is None else vitals.summary.usage._asdict(),
+        "followers": [
+            {
+                "mode": s.mode,
+                "seq": s.offset,
+                "lag_events": max(0, log.end - s.offset),
+                "lag_bytes": s.lag_bytes,
+            }
+            for s in stream.subscriptions
+        ],
+    }
+
+
+def _state(stream: Stream) -> str:
+    ending = stream.log.ending
+    if ending is None:
+        return "open"
+    if ending.reason in ("cancelled", "client_gone"):
+        return "cancelled"
+    return "complete" if ending.reason == "complete" else "failed"
+
+
+def _stop(stream: Stream) -> None:
+    if stream.writer is not None:
+        stream.writer.stop(CANCELLED)
+
+
+def _begin(request: web.Request, mode: str, headers: Headers) -> Downstream:
+    downstream = Downstream(request)
+    downstream.start(b"OK", [(b"Content-Type", _CONTENT_TYPE), *CACHING, (b"Stream-Mode", mode.encode()), *headers])
+    return downstream
+
+
+async def _wait_beating(begun: asyncio.Future[Stream], downstream: Downstream, wish: Wish) -> Stream | None:
+    """Wait for the stream, with heartbeats; None when it did not begin within `wait_s`."""
+    until = time.monotonic() + wish.wait_s
+    beats = wish.heartbeat_s if wish.mode != "raw" else 0
+    while (left := until - time.monotonic()) > 0:
+        done, _ = await asyncio.wait((begun,), timeout=min(beats, left) if beats else left)
+        if done:
+            return begun.result()
+        if beats and downstream.writable:
+            downstream.write(HEARTBEAT)
+    return None
+
+
+def _setter(future: asyncio.Future[Stream]) -> Callable[[Stream], None]:
+    def begin(stream: Stream) -> None:
+        if not future.done():
+            future.set_result(stream)
+
+    return begin
+
+
+def _place(stream: Stream, wish: Wish) -> tuple[int, int]:
+    """Return the offset of the first frame a follower is due, and how many bytes of it it has.
+
+    Raises: OffsetGone below the log's start, OffsetBeyond above its end.
+    """
+    log, cursor = stream.log, wish.cursor
+    if cursor.offset_bytes is not None:
+        if cursor.offset_bytes < log.trimmed_bytes:
+            raise OffsetGone(
+                f"offset {cursor.offset_bytes} is gone, the earliest byte held is {log.trimmed_bytes}",
+                log.trimmed_bytes,
+            )
+        if cursor.offset_bytes > log.end_bytes:
+            raise OffsetBeyond(f"offset {cursor.offset_bytes} is beyond the {log.end_bytes} bytes there are")
+        return log.locate(cursor.offset_bytes)
+    seq = cursor.seq
+    if seq is None:
+        seq = 0
+    elif seq < 0:
+        return log.end, 0
+    if seq < log.start:
+        raise OffsetGone(f"frame {seq + 1} is gone, the earliest held is {log.start + 1}", log.start + 1)
+    # The error event that ends a failed stream is numbered too.
+    if seq > log.end + (log.ending is not None):
+        raise OffsetBeyond(f"cursor {seq} is beyond the {log.end} events there are")
+    return seq, 0
+
+
+def _nothing_after(stream: Stream, mode: str, offset: int) -> bool:
+    """Tell whether a follower at `offset` of an ended stream has had everything, its ending included."""
+    log = stream.log
+    assert log.ending is not None
+    if offset > log.end:
+        return True
+    return offset == log.end and log.ending.clean and not (mode == "raw" and log.tail)
+
+
+def _offset_bytes(stream: Stream, offset: int, skip: int) -> int:
+    log = stream.log
+    return log.trimmed_bytes + sum(map(len, log.span(log.start, offset))) + skip
+
+
+def _cursor(request: web.Request, mode: str) -> Cursor:
+    """Read the cursor: the Last-Event-ID header, else the query. Raises: BadRequest."""
+    query = request.query
+    if "offset" in query:
+        if mode != "raw":
+            raise BadRequest(f"offset counts bytes and goes with mode=raw; mode={mode} takes Last-Event-ID or after")
+        if not query["offset"].isdecimal():
+            raise BadRequest(f"offset {query['offset']!r} is not a number of bytes")
+        return Cursor(offset_bytes=int(query["offset"]))
+    text = request.headers.get("Last-Event-ID") or next((query[name] for name in _CURSORS if name in query), "")
+    if not text:
+        return Cursor()
+    if text == "now":
+        return Cursor(seq=-1)
+    if text == "-1":
+        return Cursor(seq=0)
+    generation, dash, seq = text.rpartition("-")
+    if not (seq.isascii() and seq.isdecimal() and len(seq) < 19 and bool(generation) == bool(dash)):
+        raise BadRequest(f"cursor {text[:60]!r} is not an event id, a number, -1 or now")
+    return Cursor(seq=int(seq), generation=generation or None)
+
+
+def _seconds(text: str | None, name: str, default: float) -> float:
+    if text is None:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= 86400:
+        raise BadRequest(f"{name} {text[:60]!r} is not a number of seconds from 0 to 86400")
+    return seconds

@@ -1,0 +1,344 @@
+"""Requests that go upstream: generations, which become streams, and everything else, which passes through."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from proxy.edge.downstream import Downstream
+from proxy.edge.upstream import Exchange, Headers, Upstream
+from proxy.server.auth import Auth
+from proxy.server.config import Config
+from proxy.server.metrics import Metrics
+from proxy.server.pump import OnDisconnect, Pump
+from proxy.stream.hub import Hub
+from proxy.stream.log import Ending
+from proxy.stream.projections import MODES
+from proxy.stream.stream import Subscription
+from proxy.stream.vitals import Vitals
+from proxy.wire.dialect import Dialect
+from proxy.wire.errors import BadRequest, ProxyError, TooLarge, UnknownMode, UpstreamError
+from proxy.wire.http import end_to_end
+
+_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+_DOT_SEGMENT = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+_ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_PIECE_BYTES = 64 * 1024
+
+# Request headers that are ours to read or to make anew.
+_MINE = frozenset(
+    (
+        b"host",
+        b"content-length",
+        b"expect",
+        b"stream-key",
+        b"stream-mode",
+        b"stream-on-disconnect",
+        b"stream-retain",
+    )
+)
+_MINE_IN_GENERATIONS = _MINE | {b"accept-encoding"}  # identity is asked for: a compressed stream has no frames
+_AUTHORIZATION = frozenset((b"authorization",))
+# Response headers of a stream that we set ourselves.
+_STREAM_HEADERS = frozenset(
+    (
+        b"content-length",
+        b"cache-control",
+        b"x-accel-buffering",
+        b"stream-id",
+        b"location",
+        b"content-location",
+    )
+)
+CACHING: Headers = [
+    (b"Cache-Control", b"no-cache, no-transform"),
+    (b"X-Accel-Buffering", b"no"),
+]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A prefix that is served, and the path it stands for upstream."""
+
+    name: str  # the label in metrics
+    prefix: str
+    upstream_prefix: str
+    dialect: Dialect
+
+    def target(self, request: web.Request) -> bytes:
+        """Return the request target for upstream, its query and its escapes untouched.
+
+        Whatever host an absolute-form target names is dropped. Raises: BadRequest, for dot segments.
+        """
+        raw = request.raw_path
+        if not raw.startswith("/"):
+            raw = _ABSOLUTE_FORM.sub("", raw, count=1)
+        path = raw.partition("?")[0]
+        if not path.startswith(self.prefix) or _DOT_SEGMENT.search(path):
+            raise BadRequest("the request target has dot segments, or is not below the prefix it seemed to be")
+        return (self.upstream_prefix + raw[len(self.prefix) :]).encode("utf-8", "surrogateescape")
+
+
+class Options(NamedTuple):
+    """What a client asks for in headers, so that bodies stay OpenAI's."""
+
+    mode: str
+    key: str | None
+    retain_s: float
+    on_disconnect: OnDisconnect
+
+
+class Forward:
+    """The handlers of requests that go upstream."""
+
+    def __init__(self, config: Config, hub: Hub, upstream: Upstream, auth: Auth, metrics: Metrics) -> None:
+        self._config = config
+        self._hub = hub
+        self._upstream = upstream
+        self._auth = auth
+        self._metrics = metrics
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # Generations
+
+    async def generate(self, request: web.Request, route: Route) -> web.StreamResponse:
+        """Send a generation upstream; an event stream that comes back becomes a Stream, followed by this client."""
+        caller = self._auth.caller(request.headers.get("Authorization", ""))
+        options = self._options(request)
+        target = route.target(request)
+        body = await self._body(request)
+        started_at = time.monotonic()
+        headers = self._headers(request, _MINE_IN_GENERATIONS)
+        headers += [(b"Accept-Encoding", b"identity"), (b"Content-Length", b"%d" % len(body))]
+        opening = self._open(route, request.method.encode(), target, headers, body)
+        if options.key is None and options.on_disconnect.grace_s == 0:
+            exchange = await opening
+            if not _is_stream(exchange):
+                return await self._relay(request, exchange)
+            try:
+                pump = self._pump(route, caller, options, started_at)
+            except ProxyError:
+                exchange.close()
+                raise
+            pump.start(exchange)
+        else:  # it may have followers, or go on, before this client has its answer
+            try:
+                pump = self._pump(route, caller, options, started_at)
+            except ProxyError:
+                opening.close()
+                raise
+            exchange = await self._begin_apart(opening, pump)
+            if not _is_stream(exchange):
+                return await self._relay(request, exchange)
+        return await self._follow(request, pump, options.mode, exchange.headers)
+
+    def _pump(self, route: Route, caller: bytes, options: Options, started_at: float) -> Pump:
+        """Make a stream and its writer. Raises: Overloaded."""
+        self._hub.check_room_to_follow()
+        stream = self._hub.create(
+            Vitals(route.dialect, started_at),
+            route=route.name,
+            caller=caller,
+            key=options.key,
+            retain_s=options.retain_s,
+        )
+        stream.created_at = int(time.time())
+        return Pump(
+            stream,
+            options.on_disconnect,
+            max_frame_bytes=self._config.limits.frame_bytes,
+            on_sealed=self._sealed,
+            overhead=self._metrics.overhead(route.name),
+        )
+
+    async def _begin_apart(self, opening: Coroutine[Any, Any, Exchange], pump: Pump) -> Exchange:
+        """Open the exchange in a task of the stream's own, which the client's leaving does not end."""
+        task = asyncio.create_task(self._begin(opening, pump))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not pump.stream.subscriptions:
+                pump.last_left()
+            if pump.stream.log.ending is not None:
+                task.cancel()
+            task.add_done_callback(_close_refused)
+            raise
+
+    async def _begin(self, opening: Coroutine[Any, Any, Exchange], pump: Pump) -> Exchange:
+        try:
+            exchange = await opening
+        except UpstreamError as error:
+            pump.stop(Ending(error.ending, error.message))
+            self._hub.forget(pump.stream)
+            raise
+        if _is_stream(exchange):
+            pump.start(exchange)
+        else:
+            pump.stop(Ending("refused", f"the upstream answered with status {exchange.status} and no stream"))
+            self._hub.forget(pump.stream)
+        return exchange
+
+    async def _follow(self, request: web.Request, pump: Pump, mode: str, headers: Headers) -> web.StreamResponse:
+        """Answer the client that asked with the stream it has begun."""
+        stream = pump.stream
+        ident = stream.id.encode()
+        location = b"/v1/streams/" + ident
+        try:
+            downstream = Downstream(request)
+        except ConnectionError:
+            pump.last_left()
+            raise
+        mine = [(b"Stream-Id", ident), (b"Location", location), (b"Content-Location", location)]
+        downstream.start(b"OK", [*end_to_end(headers, _STREAM_HEADERS), *CACHING, *mine])
+        subscription = Subscription(stream, mode, downstream, 0, self._config.streams.heartbeat_s)
+        stream.originator = subscription
+        return await deliver(self._hub, downstream, subscription)
+
+    def _sealed(self, pump: Pump) -> None:
+        now = time.monotonic()
+        self._metrics.stream_ended(pump.stream, now)
+        self._hub.retire(pump.stream, now)
+
+    def _options(self, request: web.Request) -> Options:
+        headers, streams = request.headers, self._config.streams
+        mode = headers.get("Stream-Mode", "raw")
+        if mode not in MODES:
+            raise UnknownMode(f"Stream-Mode {mode!r} is not one of: {', '.join(MODES)}")
+        key = headers.get("Stream-Key")
+        if key is not None and not _KEY.fullmatch(key):
+            raise BadRequest("Stream-Key takes 1 to 200 visible ASCII characters")
+        retain = headers.get("Stream-Retain")
+        policy = headers.get("Stream-On-Disconnect", streams.on_disconnect)
+        try:
+            on_disconnect = OnDisconnect.parse(policy)
+        except ValueError:
+            message = f"Stream-On-Disconnect {policy!r} is not one of: cancel, continue, grace=SECONDS"
+            raise BadRequest(message) from None
+        return Options(mode, key, self._retain_s(retain), on_disconnect)
+
+    def _retain_s(self, text: str | None) -> float:
+        streams = self._config.streams
+        if text is None:
+            return streams.retain_s
+        if not text.isdecimal():
+            raise BadRequest(f"Stream-Retain {text!r} is not a number of seconds")
+        return min(float(text), streams.retain_max_s)
+
+    # Everything else
+
+    async def pass_through(self, request: web.Request, route: Route) -> web.StreamResponse:
+        """Send a request upstream and its response back, both streamed, neither looked into."""
+        self._auth.caller(request.headers.get("Authorization", ""))
+        target = route.target(request)
+        headers = self._headers(request, _MINE)
+        body: bytes | AsyncIterable[bytes] = b""
+        chunked = False
+        if request.body_exists:
+            length = request.headers.get("Content-Length")
+            chunked = length is None
+            headers.append(
+                (b"Transfer-Encoding", b"chunked") if length is None else (b"Content-Length", length.encode())
+            )
+            body = _pieces(request)
+        elif "Content-Length" in request.headers:
+            headers.append((b"Content-Length", b"0"))
+        method = request.method.encode()
+        exchange = await self._open(route, method, target, headers, body, chunked=chunked)
+        return await self._relay(request, exchange)
+
+    async def _relay(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+        """Send a response back as it comes."""
+        try:
+            downstream = Downstream(request, exchange.status)
+            downstream.start(
+                exchange.reason,
+                end_to_end(exchange.headers),
+                framed=exchange.header(b"content-length") is not None or exchange.bodyless,
+            )
+            exchange.attach(_Conduit(exchange, downstream))
+            await downstream.finished()
+        finally:
+            exchange.close()
+        return downstream.response
+
+    # Both
+
+    async def _open(
+        self,
+        route: Route,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        body: bytes | AsyncIterable[bytes],
+        *,
+        chunked: bool = False,
+    ) -> Exchange:
+        exchange = await self._upstream.open(method, target, headers, body, chunked=chunked)
+        self._metrics.connect(route.name)(exchange.waited_s)
+        return exchange
+
+    def _headers(self, request: web.Request, mine: frozenset[bytes]) -> Headers:
+        authorization = self._auth.upstream_authorization
+        if authorization is None:
+            return end_to_end(request.raw_headers, mine)
+        headers = end_to_end(request.raw_headers, mine | _AUTHORIZATION)
+        headers.append((b"Authorization", authorization))
+        return headers
+
+    async def _body(self, request: web.Request) -> bytes:
+        try:
+            return await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            allowed = self._config.limits.body_bytes
+            raise TooLarge(f"the request body is larger than the {allowed} bytes allowed") from None
+
+
+class _Conduit:
+    """Carries a response's body to one client, no faster than the client takes it."""
+
+    __slots__ = ("_downstream", "_exchange")
+
+    def __init__(self, exchange: Exchange, downstream: Downstream) -> None:
+        self._exchange = exchange
+        self._downstream = downstream
+
+    def received(self, data: bytes, at: float) -> None:
+        downstream = self._downstream
+        downstream.write_data(data)
+        if not downstream.writable:
+            self._exchange.pause()
+            downstream.on_writable(self._exchange.resume)
+
+    def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
+        (self._downstream.close if error is None else self._downstream.abort)(data)
+
+
+async def deliver(hub: Hub, downstream: Downstream, subscription: Subscription) -> web.StreamResponse:
+    """Attach a subscription and wait until it has ended, or its client has left."""
+    try:
+        hub.attach(subscription, time.monotonic())
+        await downstream.finished()
+    finally:
+        subscription.leave("left")
+    return downstream.response
+
+
+def _is_stream(exchange: Exchange) -> bool:
+    return exchange.status == 200 and exchange.is_event_stream and exchange.header(b"content-encoding") is None
+
+
+def _close_refused(task: asyncio.Task[Exchange]) -> None:
+    """Close an answer that is not a stream, and that nobody waits for any more."""
+    if not task.cancelled() and task.exception() is None and not _is_stream(task.result()):
+        task.result().close()
+
+
+async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
+    async for piece in request.content.iter_chunked(_PIECE_BYTES):
+        yield piece

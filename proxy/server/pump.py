@@ -1,0 +1,195 @@
+"""The one writer of a stream: what its exchange receives, it cuts into frames and appends.
+
+The pump belongs to the stream, never to the handler of the client that started it. It also decides how the stream
+ended (law 7), and measures it. Hot path: `received`.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from proxy.edge.upstream import Exchange
+from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.stream import Stream
+from proxy.wire.errors import TooLarge, UpstreamError
+from proxy.wire.sse import Splitter
+
+GONE = Ending("client_gone", "cancelled: the last follower left")
+
+
+class OnDisconnect(NamedTuple):
+    """What happens when the last follower leaves: upstream is closed after `grace_s`, or never."""
+
+    grace_s: float | None
+
+    @classmethod
+    def parse(cls, text: str) -> "OnDisconnect":
+        """Read `cancel`, `continue` or `grace=SECONDS`. Raises: ValueError."""
+        words = {"cancel": 0.0, "continue": None}
+        if text in words:
+            return cls(words[text])
+        name, _, seconds = text.partition("=")
+        if name != "grace" or not 0 <= float(seconds) < 86400:
+            raise ValueError(text)
+        return cls(float(seconds))
+
+
+class Pump:
+    """The writer of one stream: a Receiver of its exchange."""
+
+    __slots__ = (
+        "_ending",
+        "_exchange",
+        "_grace",
+        "_on_sealed",
+        "_reads",
+        "_splitter",
+        "_stopped",
+        "_vitals",
+        "on_disconnect",
+        "overhead",
+        "stream",
+        "terminal_seen",
+    )
+
+    def __init__(
+        self,
+        stream: Stream,
+        on_disconnect: OnDisconnect,
+        *,
+        max_frame_bytes: int,
+        on_sealed: Callable[["Pump"], None],
+        overhead: Callable[[float], None],
+    ) -> None:
+        self.stream = stream
+        self._vitals = stream.vitals
+        self.on_disconnect = on_disconnect
+        self.terminal_seen = False
+        self.overhead = overhead
+        self._on_sealed = on_sealed
+        self._splitter = Splitter(max_frame_bytes)
+        self._exchange: Exchange | None = None
+        self._grace: asyncio.TimerHandle | None = None
+        self._reads = 0
+        self._stopped = False
+        stream.writer = self
+
+    def start(self, exchange: Exchange) -> None:
+        """Take the exchange's body from now on."""
+        if self._stopped:  # ended while the upstream had not answered yet
+            exchange.close()
+            return
+        self._exchange = exchange
+        exchange.attach(self)
+
+    # Receiver
+
+    def received(self, data: bytes, at: float) -> None:
+        self._vitals.upstream_bytes += len(data)
+        try:
+            frames = self._splitter.feed(data)
+        except TooLarge as exc:
+            self.stop(Ending("frame_limit", exc.message))
+            return
+        if not frames:
+            self._vitals.first_byte_at = self._vitals.first_byte_at or at
+            return
+        self._note(frames, at)
+        self.stream.extend(frames)
+        self._reads += 1
+        if not self._reads & 63:  # one in 64: an observation costs 1 us
+            self.overhead(time.monotonic() - at)
+
+    def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
+        self._vitals.upstream_bytes += len(data)
+        try:
+            frames = self._splitter.feed(data) if data else []
+        except TooLarge as exc:
+            self.stop(Ending("frame_limit", exc.message))
+            return
+        tail = self._splitter.tail
+        if error is None and tail and _is_whole(tail):
+            frames.append(tail)  # it lacks only its blank line
+            tail = b""
+        if frames:
+            self._note(frames, at)
+        self._seal(self._judge(error, tail, frames), frames, tail)
+
+    # Writer
+
+    def pause(self) -> None:
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume(self) -> None:
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    def last_left(self) -> None:
+        """Close upstream at once, after the grace, or not at all."""
+        grace_s = self.on_disconnect.grace_s
+        if self.terminal_seen:  # openai-python 3.x leaves straight after [DONE]: that is an end, not an abort
+            self.stop(COMPLETE)
+        elif grace_s == 0:
+            self.stop(GONE)
+        elif grace_s is not None:
+            if self._grace is not None:
+                self._grace.cancel()
+            self._grace = asyncio.get_running_loop().call_later(grace_s, self._grace_over)
+
+    def stop(self, ending: Ending) -> None:
+        """Close upstream and seal the stream."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.close()
+        self._seal(ending, [], self._splitter.tail)
+
+    def _grace_over(self) -> None:
+        if not self.stream.subscriptions:
+            self.stop(GONE)
+
+    def _note(self, frames: list[bytes], at: float) -> None:
+        stream, vitals = self.stream, self._vitals
+        stream.fed_at = at
+        if not vitals.first_byte_at:
+            vitals.first_byte_at = at
+        vitals.observe(frames, at)
+        if stream.dialect.terminal(frames[-1]):
+            self.terminal_seen = True
+
+    def _judge(self, error: UpstreamError | None, tail: bytes, frames: list[bytes]) -> Ending:
+        """Decide how the stream ended, from how its response did."""
+        if self.terminal_seen:
+            return COMPLETE
+        if error is not None:
+            return Ending(error.ending, error.message)
+        if tail.strip():
+            return Ending("upstream_reset", f"the upstream ended within a frame, {len(tail)} bytes of it came")
+        if self._exchange is not None and not self._exchange.framed and not self._finished(frames):
+            # Nothing tells a close-delimited body that is whole from one that broke off, but its own last word.
+            return Ending("upstream_reset", "the upstream closed the connection before the stream was finished")
+        return COMPLETE
+
+    def _finished(self, frames: list[bytes]) -> bool:
+        last = (self.stream.log.frames[-3:] + frames)[-3:]
+        return self.stream.dialect.summary(last).finish_reason is not None
+
+    def _seal(self, ending: Ending, frames: list[bytes], tail: bytes) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._grace is not None:
+            self._grace.cancel()
+        stream = self.stream
+        self._vitals.conclude(stream.log.frames[-4:] + frames)
+        if ending is COMPLETE and self._vitals.summary.failed:
+            ending = Ending("upstream_error", "the upstream reported an error", clean=True)
+        stream.seal(ending, frames, tail)
+        self._exchange = None
+        self._on_sealed(self)
+
+
+def _is_whole(tail: bytes) -> bool:
+    """Tell whether an unterminated tail lacks only its blank line: it ends a line, or is the word [DONE]."""
+    return (tail.endswith((b"\n", b"\r")) and bool(tail.strip())) or tail.endswith(b"[DONE]")

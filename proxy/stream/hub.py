@@ -1,0 +1,186 @@
+"""Where streams are found: by id and by key, while they run and for as long as they are kept.
+
+Knows no sockets; the time is handed in. Mutations never wait, so none of this needs a lock.
+"""
+
+import base64
+import heapq
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from proxy.stream.log import Ending
+from proxy.stream.stream import Ledger, Stream, Subscription
+from proxy.stream.vitals import Vitals
+from proxy.wire.errors import Overloaded, UnknownStream
+
+STREAM_BYTES = 3000  # what a stream costs beside its log's frames, so that many short ones are counted too
+
+
+class Hub:
+    """Stream id to Stream: create, find, linger, retire, drain."""
+
+    def __init__(
+        self,
+        *,
+        max_streams: int,
+        max_followers: int,
+        max_followers_per_stream: int,
+        max_log_bytes: int,
+        max_total_log_bytes: int,
+        call_soon: Callable[..., Any],
+    ) -> None:
+        self.max_streams = max_streams
+        self.max_followers = max_followers
+        self.max_followers_per_stream = max_followers_per_stream
+        self.followers = 0
+        self.max_log_bytes = max_log_bytes
+        self.ledger = Ledger(max_total_log_bytes)
+        self.ledger.relieve = self._relieve
+        self.on_subscription_ended: Callable[[Subscription], None] = lambda subscription: None
+        self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and when they had the last
+        self.draining = False
+        self._call_soon = call_soon
+        self._running: dict[str, Stream] = {}
+        self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
+        self._retire_at: list[tuple[float, str]] = []  # a heap
+        self._keys: dict[tuple[bytes, str], Stream] = {}
+        self._key_waiters: dict[tuple[bytes, str], list[Callable[[Stream], None]]] = {}
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def __iter__(self) -> Iterator[Stream]:
+        yield from self._running.values()
+        yield from self._ended.values()
+
+    def create(self, vitals: Vitals, *, route: str, caller: bytes, key: str | None, retain_s: float) -> Stream:
+        """Make a stream with an id of its own. Under a key, followers who wait for it are told at once.
+
+        Raises: Overloaded, when too many run, the logs are full, or the process drains.
+        """
+        self._check_room()
+        ident = "st_" + base64.b32encode(secrets.token_bytes(17))[:26].decode().lower()
+        stream = Stream(
+            ident,
+            vitals,
+            route=route,
+            caller=caller,
+            ledger=self.ledger,
+            max_log_bytes=self.max_log_bytes,
+            call_soon=self._call_soon,
+        )
+        stream.retain_s = retain_s
+        stream.on_ended = self._subscription_ended
+        self._running[ident] = stream
+        self.ledger.bytes += STREAM_BYTES
+        if key is not None:
+            stream.key = key
+            self._keys[caller, key] = stream
+            for tell in self._key_waiters.pop((caller, key), ()):
+                tell(stream)
+        return stream
+
+    def find(self, ident: str, caller: bytes) -> Stream:
+        """Return a caller's stream. Raises: UnknownStream, also when it expired or is another caller's."""
+        stream = self._running.get(ident) or self._ended.get(ident)
+        if stream is None or stream.caller != caller:
+            raise UnknownStream(f"no stream {ident!r} of yours is running or kept")
+        return stream
+
+    def find_key(self, key: str, caller: bytes) -> Stream | None:
+        """Return a caller's newest stream under a key, if there is one."""
+        return self._keys.get((caller, key))
+
+    def wait_key(self, key: str, caller: bytes, tell: Callable[[Stream], None]) -> Callable[[], None]:
+        """Have `tell` called with the next stream under a key; return what gives the waiting up."""
+        waiters = self._key_waiters.setdefault((caller, key), [])
+        waiters.append(tell)
+
+        def give_up() -> None:
+            if tell in waiters:
+                waiters.remove(tell)
+            if not waiters and self._key_waiters.get((caller, key)) is waiters:
+                del self._key_waiters[caller, key]
+
+        return give_up
+
+    def check_room_to_follow(self, stream: Stream | None = None) -> None:
+        """Raises: Overloaded, when too many follow, in all or this stream."""
+        if self.followers >= self.max_followers:
+            raise Overloaded(f"{self.followers} followers are connected, {self.max_followers} are allowed")
+        if stream is not None and len(stream.subscriptions) >= self.max_followers_per_stream:
+            allowed = self.max_followers_per_stream
+            raise Overloaded(f"{len(stream.subscriptions)} followers have this stream, {allowed} are allowed")
+
+    def attach(self, subscription: Subscription, now: float) -> None:
+        """Let a subscription follow its stream."""
+        self.followers += 1
+        if subscription.heartbeat_s and subscription.mode != "raw":
+            self.beating[subscription] = now
+        subscription.stream.attach(subscription)
+
+    def retire(self, stream: Stream, now: float) -> None:
+        """Keep a stream that was just sealed for as long as it is to be retained."""
+        if self._running.pop(stream.id, None) is None:
+            return
+        self._ended[stream.id] = stream
+        heapq.heappush(self._retire_at, (now + stream.retain_s, stream.id))
+        if stream.retain_s <= 0:
+            self.forget(stream)
+
+    def forget(self, stream: Stream) -> None:
+        """Let go of a stream. Who follows it still goes on to its end."""
+        held = self._running.pop(stream.id, None) or self._ended.pop(stream.id, None)
+        if held is None:
+            return
+        self.ledger.bytes -= STREAM_BYTES + stream.log.size_bytes
+        if stream.key is not None and self._keys.get((stream.caller, stream.key)) is stream:
+            del self._keys[stream.caller, stream.key]
+
+    def tick(self, now: float) -> None:
+        """Do what is due: once a second is enough. One timer for all streams, not one each."""
+        while self._retire_at and self._retire_at[0][0] <= now:
+            stream = self._ended.get(heapq.heappop(self._retire_at)[1])
+            if stream is not None:
+                self.forget(stream)
+        for subscription, last in list(self.beating.items()):
+            if now - max(last, subscription.stream.fed_at) >= subscription.heartbeat_s:
+                subscription.beat()
+                self.beating[subscription] = now
+
+    def drain(self) -> None:
+        """Take no new streams."""
+        self.draining = True
+
+    def _check_room(self) -> None:
+        if self.draining:
+            raise Overloaded("this server is shutting down")
+        if len(self._running) >= self.max_streams:
+            raise Overloaded(f"{len(self._running)} streams are running, {self.max_streams} are allowed")
+        if self.ledger.bytes > self.ledger.max_bytes:
+            self._evict()
+        if self.ledger.bytes > self.ledger.max_bytes:
+            raise Overloaded(f"the logs hold {self.ledger.bytes} bytes, {self.ledger.max_bytes} are allowed")
+
+    def _evict(self) -> None:
+        """Let go of kept streams, the one that ended first, first, until the logs are within their limit."""
+        while self.ledger.bytes > self.ledger.max_bytes and self._ended:
+            self.forget(next(iter(self._ended.values())))
+
+    def _relieve(self) -> None:
+        """Make room; when nothing kept is left to drop, the largest stream that runs is ended."""
+        self._evict()
+        if self.ledger.bytes > self.ledger.max_bytes and self._running:
+            largest = max(self._running.values(), key=lambda stream: stream.log.size_bytes)
+            writer = largest.writer
+            if writer is not None:
+                allowed = self.ledger.max_bytes
+                writer.stop(Ending("log_limit", f"all logs together may hold {allowed} bytes, this is the largest"))
+
+    def _subscription_ended(self, subscription: Subscription) -> None:
+        self.followers -= 1
+        self.beating.pop(subscription, None)
+        self.on_subscription_ended(subscription)

@@ -1,0 +1,107 @@
+"""The modes: each a pure projection of a span of the log to bytes, plus what an Ending looks like in it.
+
+A new mode is one class here and one row in MODES. A projection is pure in (log, start, end); it remembers the
+span it rendered last, since all followers that are caught up ask for the same one: bytes are made once per mode.
+"""
+
+from collections.abc import Callable
+
+from proxy.stream.log import Ending, FrameLog
+from proxy.wire.dialect import Dialect
+from proxy.wire.http import chunk
+from proxy.wire.sse import stamp
+
+SPAN_BYTES = 64 * 1024  # a follower that is behind gets no more than this, or one frame, in a write
+
+
+class Span:
+    """The bytes of the frames between two offsets in one mode, plain and framed as a chunk of HTTP/1.1."""
+
+    __slots__ = ("chunked", "end", "plain", "size", "start")
+
+    def __init__(self, start: int, end: int, plain: bytes) -> None:
+        self.start = start
+        self.end = end
+        self.plain = plain
+        self.size = len(plain)
+        self.chunked = chunk(plain) if plain else b""
+
+
+class Projection:
+    """A pure function of (log, start, end) to bytes, and what an Ending looks like."""
+
+    __slots__ = ("_dialect", "_generation", "_last", "_log")
+
+    def __init__(self, log: FrameLog, generation: str, dialect: Dialect) -> None:
+        self._log = log
+        self._generation = generation
+        self._dialect = dialect
+        self._last = Span(-1, -1, b"")
+
+    def span(self, start: int) -> Span:
+        """Return the rendering of the frames from `start` on, to the log's end or as many as SPAN_BYTES hold."""
+        last = self._last
+        end = self._log.end
+        if last.start == start and last.end == end:
+            return last
+        if end - start > 1:
+            end = self._reach(start, end)
+        if last.start != start or last.end != end:
+            last = self._last = Span(start, end, self.render(start, end))
+        return last
+
+    def render(self, start: int, end: int) -> bytes:
+        """Return the bytes of the frames between two offsets, start < end."""
+        raise NotImplementedError
+
+    def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
+        """Return the last bytes for a follower at `offset`, and whether the response ends properly."""
+        raise NotImplementedError
+
+    def _reach(self, start: int, end: int) -> int:
+        log, room = self._log, SPAN_BYTES
+        frames = log.frames
+        for index in range(start - log.start, end - log.start):
+            room -= len(frames[index])
+            if room < 0:
+                return max(start + 1, log.start + index)
+        return end
+
+
+class Raw(Projection):
+    """The exact bytes. A failure is an aborted connection; the tail goes first, as it came."""
+
+    __slots__ = ()
+
+    def render(self, start: int, end: int) -> bytes:
+        frames = self._log.span(start, end)
+        return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
+        tail = self._log.tail if offset == self._log.end else b""
+        return tail, ending.clean
+
+
+class Events(Projection):
+    """Each frame unchanged but for one line `id: <generation>-<seq>`. A failure is an error event."""
+
+    __slots__ = ()
+
+    def render(self, start: int, end: int) -> bytes:
+        generation = self._generation
+        frames = self._log.span(start, end)
+        return b"".join(
+            [stamp(frame, b"%b-%d" % (generation.encode(), seq)) for seq, frame in enumerate(frames, start + 1)]
+        )
+
+    def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
+        if ending.clean or ending.reason == "drained":
+            return b"", True  # drained: closed between two events, so that the client resumes elsewhere
+        ident = f"{self._generation}-{offset}".encode()
+        return self._dialect.error_frame(ending.message, ending.reason, ident), True
+
+
+MODES: dict[str, Callable[[FrameLog, str, Dialect], Projection]] = {
+    "raw": Raw,
+    "events": Events,
+}

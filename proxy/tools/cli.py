@@ -1,0 +1,143 @@
+"""The command line: `streamtee serve`, `fake`, `demo`, `check-config`."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from pydantic import ValidationError
+
+from proxy import __version__
+from proxy.server.app import Proxy
+from proxy.server.config import Config, address, load
+from proxy.tools.selfcheck import SelfCheckError, check_installation
+
+_CONFIG = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file; see config/streamtee.toml.",
+)
+
+
+@click.group()
+@click.version_option(__version__, prog_name="streamtee")
+def main() -> None:
+    """tee(1) for LLM streams: a reverse proxy in front of the Qwen API."""
+
+
+@main.command()
+@_CONFIG
+@click.option(
+    "--loop", type=click.Choice(["uvloop", "asyncio"]), default="uvloop", show_default=True, help="Event loop."
+)
+def serve(config_file: Path | None, loop: str) -> None:
+    """Run the proxy until it is told to stop (SIGTERM, SIGINT: drains first)."""
+    try:
+        check_installation()
+    except SelfCheckError as error:
+        _fail(str(error))
+    config = _load(config_file)
+    logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _run(_serve(config), loop)
+
+
+@main.command("check-config")
+@_CONFIG
+def check_config(config_file: Path | None) -> None:
+    """Read the configuration and say what is in force. Keys are not shown."""
+    click.echo(_load(config_file).model_dump_json(indent=2))
+
+
+def _load(file: Path | None) -> Config:
+    try:
+        return load(file)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}"
+            for e in error.errors(include_input=False)
+        ]
+        _fail("the configuration is not valid:\n" + "\n".join(lines))
+    except (OSError, ValueError) as error:  # TOMLDecodeError is a ValueError
+        _fail(f"the configuration can't be read: {error}")
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"streamtee: {message}", err=True)
+    sys.exit(2)
+
+
+def _run(work: Any, loop: str) -> None:
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if loop == "uvloop" and sys.platform != "win32":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(work)
+
+
+async def _serve(config: Config) -> None:
+    proxy = Proxy(config)
+    try:
+        await proxy.start()
+    except OSError as error:
+        _fail(f"can't listen: {error}")
+    click.echo(f"streamtee {__version__} on {proxy.url}, upstream {config.upstream.url}")
+    if proxy.admin_url:
+        click.echo(f"metrics on {proxy.admin_url}/metrics")
+    await _told_to_stop()
+    click.echo(f"draining, for at most {config.drain_s:g} s")
+    await proxy.drain()
+
+
+async def _told_to_stop() -> None:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    await told.wait()
+
+
+async def _until_told(start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]) -> None:
+    await start()
+    try:
+        await _told_to_stop()
+    finally:
+        await stop()
+
+
+@main.command()
+@click.option("--listen", default="127.0.0.1:8000", show_default=True, help="HOST:PORT.")
+@click.option(
+    "--pace", type=click.Choice(["real", "fast"]), default="real", show_default=True, help="How fast it answers."
+)
+def fake(listen: str, pace: str) -> None:
+    """Run a fake Qwen: both dialects, faults on request. `streamtee faults` lists them."""
+    from proxy.tools.fake_qwen import FAST, REAL, FakeQwen
+
+    qwen = FakeQwen(pace=REAL if pace == "real" else FAST)
+    host, port = address(listen)
+
+    async def start() -> None:
+        await qwen.start(host, port)
+        click.echo(f"fake Qwen on {qwen.url}")
+
+    _run(_until_told(start, qwen.stop), "uvloop")
+
+
+@main.command()
+def faults() -> None:
+    """List the faults of the fake Qwen."""
+    from proxy.tools.fake_qwen import FAULTS
+
+    for name, fault in FAULTS.items():
+        click.echo(f"{name:22} {(fault.__doc__ or '').splitlines()[0]}")
+
+
+if __name__ == "__main__":
+    main()

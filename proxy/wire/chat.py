@@ -1,0 +1,92 @@
+"""OpenAI's words: chat.completion.chunk, delta, finish_reason, usage. Facts of Qwen's compatible mode."""
+
+from typing import Any
+
+import orjson
+
+from proxy.wire.dialect import Summary, Text, Usage, count
+from proxy.wire.errors import ProxyError, RequestError
+from proxy.wire.sse import payload
+
+_DONE = b"[DONE]"
+_DELTA_TEXT = (  # the order in which a delta that has several is classified
+    ("content", Text.CONTENT),
+    ("reasoning_content", Text.REASONING),
+)
+
+
+class ChatCompletions:
+    """The OpenAI dialect: `data: {chunk}` frames, `data: [DONE]` at the end."""
+
+    name = "openai"
+
+    def model(self, frame: bytes) -> str | None:
+        chunk = _chunk(frame)
+        model = chunk.get("model")
+        return model if isinstance(model, str) else None
+
+    def generated(self, frame: bytes) -> Text | None:
+        for choice in _choices(_chunk(frame)):
+            delta = choice.get("delta") or {}
+            for key, kind in _DELTA_TEXT:
+                if delta.get(key):
+                    return kind
+            if any(_arguments(call) for call in delta.get("tool_calls") or ()):
+                return Text.TOOL_CALL
+        return None
+
+    def thinking(self, frame: bytes) -> bool:
+        return b'"content":null' in frame
+
+    def finishing(self, frame: bytes) -> bool:
+        return b'"finish_reason":"' in frame or b'"choices":[]' in frame or self.terminal(frame)
+
+    def terminal(self, frame: bytes) -> bool:
+        return len(frame) < 32 and payload(frame) == _DONE
+
+    def summary(self, frames: list[bytes]) -> Summary:
+        finish, usage, failed = None, None, False
+        for frame in frames:
+            chunk = _chunk(frame)
+            failed = failed or bool(chunk.get("error"))
+            for choice in _choices(chunk):
+                finish = choice.get("finish_reason") or finish
+            if stated := chunk.get("usage"):
+                usage = Usage(
+                    count(stated, "prompt_tokens"),
+                    count(stated, "completion_tokens"),
+                    count(stated, "completion_tokens_details", "reasoning_tokens"),
+                    count(stated, "prompt_tokens_details", "cached_tokens"),
+                )
+        return Summary(finish, usage, failed)
+
+    def error_body(self, error: ProxyError) -> dict[str, Any]:
+        kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
+        return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
+
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        error = {"error": {"message": message, "type": "stream_error", "code": code}}
+        return b"data: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
+
+
+def _chunk(frame: bytes) -> dict[str, Any]:
+    """Return the chunk in a frame; {} for comments, [DONE] and what is not a JSON object."""
+    data = payload(frame)
+    if not data or data == _DONE:
+        return {}
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return chunk if isinstance(chunk, dict) else {}
+
+
+def _choices(chunk: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = chunk.get("choices")
+    return [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
+
+
+def _arguments(call: Any) -> bool:
+    """Tell whether a tool call's fragment carries generated text: a name or arguments, either may be null."""
+    function = call.get("function") if isinstance(call, dict) else None
+    return isinstance(function, dict) and bool(function.get("name") or function.get("arguments"))

@@ -1,0 +1,90 @@
+"""DashScope's own words: frames with id, event and status lines; output, usage and request_id in the data."""
+
+from typing import Any
+
+import orjson
+
+from proxy.wire.dialect import Summary, Text, Usage, count
+from proxy.wire.errors import ProxyError
+from proxy.wire.sse import fields
+
+_UNFINISHED = (None, "", "null")  # DashScope writes the string "null" until the end
+
+
+class DashScope:
+    """The native dialect: no [DONE]; the stream ends with its body."""
+
+    name = "dashscope"
+
+    def model(self, frame: bytes) -> str | None:
+        """Return None: native answers name no model (applications do, per usage entry)."""
+        models = _result(frame).get("usage", {}).get("models")
+        first = models[0] if isinstance(models, list) and models else {}
+        model = first.get("model_id") if isinstance(first, dict) else None
+        return model if isinstance(model, str) else None
+
+    def generated(self, frame: bytes) -> Text | None:
+        for message in _messages(_result(frame)):
+            if message.get("content") or message.get("text"):
+                return Text.CONTENT
+            if message.get("reasoning_content"):
+                return Text.REASONING
+            if message.get("tool_calls"):
+                return Text.TOOL_CALL
+        return None
+
+    def thinking(self, frame: bytes) -> bool:
+        return b'"content":""' in frame or b'"content":[]' in frame
+
+    def finishing(self, frame: bytes) -> bool:
+        return b'"finish_reason":"' in frame and b'"finish_reason":"null"' not in frame
+
+    def terminal(self, frame: bytes) -> bool:
+        return False
+
+    def summary(self, frames: list[bytes]) -> Summary:
+        finish, usage, failed = None, None, False
+        for frame in frames:
+            failed = failed or fields(frame).type == b"error"
+            result = _result(frame)
+            for message in _messages(result):
+                reason = message.get("finish_reason")
+                finish = finish if reason in _UNFINISHED else reason
+            if stated := result.get("usage"):
+                usage = Usage(
+                    count(stated, "input_tokens"),
+                    count(stated, "output_tokens"),
+                    count(stated, "output_tokens_details", "reasoning_tokens"),
+                    count(stated, "prompt_tokens_details", "cached_tokens"),
+                )
+        return Summary(finish, usage, failed)
+
+    def error_body(self, error: ProxyError) -> dict[str, Any]:
+        return {"code": error.code, "message": error.message, "request_id": ""}
+
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        # No space after "event:": the DashScope SDK crashes on one. The status travels as a line of its own.
+        error = {"code": code, "message": message, "request_id": ""}
+        return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (orjson.dumps(error), ident)
+
+
+def _result(frame: bytes) -> dict[str, Any]:
+    data = fields(frame).data
+    if not data:
+        return {}
+    try:
+        result = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def _messages(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what carries text: the output itself (result_format text) or its choices' messages."""
+    output = result.get("output")
+    if not isinstance(output, dict):
+        return []
+    choices = output.get("choices")
+    if not isinstance(choices, list):
+        return [output]
+    return [c | (c.get("message") or {}) for c in choices if isinstance(c, dict)]

@@ -1,0 +1,135 @@
+"""Every error a client can meet. Bases say whose fault it is, leaves state the fact.
+
+Messages give observed and allowed numbers, and never a prompt or a key. Foreign exceptions are translated
+once, at the edge that met them.
+"""
+
+
+class ProxyError(Exception):
+    """What went wrong, with the status and the code a client is told."""
+
+    status = 500
+    code = "internal_error"
+    retry_after_s: int | None = None
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class RequestError(ProxyError):
+    """The fault is below: in the client's request."""
+
+    status = 400
+    code = "bad_request"
+
+
+class BadRequest(RequestError):
+    """Something in the request is malformed."""
+
+
+class UnknownMode(RequestError):
+    """No such mode."""
+
+    code = "unknown_mode"
+
+
+class Unauthorised(RequestError):
+    """No key, or none that is known here."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class UnknownRoute(RequestError):
+    """Nothing is served at this path."""
+
+    status = 404
+    code = "unknown_route"
+
+
+class UnknownStream(RequestError):
+    """No such stream: never was, expired, or not the caller's. Which of these is not told."""
+
+    status = 404
+    code = "stream_not_found"
+
+
+class OtherGeneration(RequestError):
+    """The cursor belongs to another stream."""
+
+    status = 409
+    code = "cursor_of_another_stream"
+
+
+class OffsetGone(RequestError):
+    """The cursor lies below what the log still holds."""
+
+    status = 410
+    code = "offset_gone"
+
+    def __init__(self, message: str, earliest: int) -> None:
+        super().__init__(message)
+        self.earliest = earliest
+
+
+class OffsetBeyond(RequestError):
+    """The cursor lies above what the log holds."""
+
+    status = 416
+    code = "offset_beyond"
+
+
+class TooLarge(RequestError):
+    """A body or a frame over its limit."""
+
+    status = 413
+    code = "too_large"
+
+
+class UpstreamError(ProxyError):
+    """The fault is above: the upstream, or the way to it."""
+
+    status = 502
+    code = "upstream_error"
+    ending = "upstream_error"
+
+
+class Unreachable(UpstreamError):
+    """No connection, or it closed before the response began."""
+
+    code = "upstream_unreachable"
+    ending = "upstream_unreachable"
+
+
+class Truncated(UpstreamError):
+    """The response broke off."""
+
+    code = "upstream_reset"
+    ending = "upstream_reset"
+
+
+class Garbled(UpstreamError):
+    """The response is not HTTP, or its framing is invalid."""
+
+    code = "upstream_garbled"
+    ending = "garbled"
+
+
+class UpstreamTimeout(UpstreamError):
+    """The upstream took longer than allowed. `ending` says which of the time-outs it was."""
+
+    status = 504
+    code = "upstream_timeout"
+
+    def __init__(self, message: str, ending: str) -> None:
+        super().__init__(message)
+        self.ending = ending
+
+
+class Overloaded(ProxyError):
+    """A limit of this proxy is reached; later it may not be."""
+
+    status = 503
+    code = "overloaded"
+    retry_after_s = 1
