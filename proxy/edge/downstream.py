@@ -7,6 +7,7 @@ with the end chunk. Not `StreamResponse.write`: 1.9 us a write where the transpo
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -100,7 +101,7 @@ class Downstream:
             lines.append((b"Connection", b"close"))
         elif self._request.version < (1, 1):
             lines.append((b"Connection", b"keep-alive"))
-        self._transport.write(head(b"HTTP/1.1 %d %b" % (self.status, reason), lines))
+        self._put(head(b"HTTP/1.1 %d %b" % (self.status, reason), lines))
 
     # Sink
 
@@ -108,12 +109,21 @@ class Downstream:
     def writable(self) -> bool:
         return not self._protocol.writing_paused
 
-    def write(self, span: Framed) -> None:
-        self._transport.write(span.chunked if self._chunked_body else span.plain)
+    def write(self, span: Framed) -> bool:
+        transport = self._transport
+        try:
+            # Asking the transport first spares two properties written in Python when nothing waits: 0.2 us.
+            if transport.get_write_buffer_size() and self._protocol.writing_paused:
+                return False
+            transport.write(span.chunked if self._chunked_body else span.plain)
+        except RuntimeError:  # uvloop, of a connection that was lost a moment ago: the handler is about to hear of it
+            return False
+        return True
 
     def write_data(self, data: bytes) -> None:
         """Write bytes that go to this client only."""
-        self._transport.write(chunk(data) if self._chunked_body else data)
+        if data:
+            self._put(chunk(data) if self._chunked_body else data)
 
     def on_writable(self, resume: Callable[[], None]) -> None:
         self._resume = resume
@@ -121,9 +131,9 @@ class Downstream:
 
     def close(self, last: bytes) -> None:
         if self._chunked_body:
-            self._transport.write(chunk(last) + LAST_CHUNK if last else LAST_CHUNK)
+            self._put(chunk(last) + LAST_CHUNK if last else LAST_CHUNK)
         elif last:
-            self._transport.write(last)
+            self._put(last)
         self._end()
 
     def abort(self, last: bytes) -> None:
@@ -131,8 +141,7 @@ class Downstream:
 
         A body that ends with the connection (HTTP/1.0) can only be broken by a reset.
         """
-        if last:
-            self.write_data(last)
+        self.write_data(last)
         self._keep = False
         if self._chunked_body and self.writable:
             self._transport.close()
@@ -157,6 +166,10 @@ class Downstream:
             resume, self._resume = self._resume, None
             if resume is not None:
                 resume()
+
+    def _put(self, data: bytes) -> None:
+        with contextlib.suppress(RuntimeError):  # as in write
+            self._transport.write(data)
 
     def _end(self) -> None:
         self._done = True

@@ -9,9 +9,9 @@ read, and no private attribute of aiohttp. Measured against ClientSession: see d
 import asyncio
 import contextlib
 import ssl
-import time
 import weakref
 from collections.abc import AsyncIterable
+from time import monotonic
 from typing import NamedTuple, Protocol
 
 import aiohttp
@@ -74,6 +74,7 @@ class Exchange(asyncio.Protocol):
         "_transport",
         "_writable",
         "headers",
+        "on_body",
         "reason",
         "responded",
         "reused",
@@ -88,10 +89,11 @@ class Exchange(asyncio.Protocol):
         self._loop = loop
         self._connection = connection
         self._transport = transport
+        self._body: list[bytes] = []
+        self.on_body = self._body.append  # httptools calls it without a frame of Python: 0.2 us a chunk less
         self._parser = httptools.HttpResponseParser(self)
         self._is_head_request = method == b"HEAD"
         self._receiver: Receiver | None = None
-        self._body: list[bytes] = []
         self._head_bytes = 0
         self._framed = False  # a content-length or chunks say where the body ends
         self._over = False  # the whole response is parsed
@@ -168,7 +170,7 @@ class Exchange(asyncio.Protocol):
     # asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
-        self._read_at = at = time.monotonic()
+        self._read_at = at = monotonic()
         if self._over:  # bytes after the response: RFC 9112 section 9.2 has the connection closed
             if not self._closed:
                 self._connection.close()
@@ -183,10 +185,12 @@ class Exchange(asyncio.Protocol):
                 self._fail(Garbled(f"the upstream's response is not valid HTTP: {exc}"))
                 return
             self._reusable = False  # bytes after the response, in its last read
+        receiver = self._receiver
         if self._over:
             self._conclude(None)
-        elif self._body and self._receiver is not None:
-            self._receiver.received(self._take(), at)
+        elif receiver is not None:
+            if self._body:
+                receiver.received(self._take(), at)
         elif not self.status:
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
@@ -243,9 +247,6 @@ class Exchange(asyncio.Protocol):
         if not self.responded.done():
             self.responded.set_result(None)
 
-    def on_body(self, data: bytes) -> None:
-        self._body.append(data)
-
     def on_message_complete(self) -> None:
         if self.status:
             self._over = True
@@ -265,8 +266,9 @@ class Exchange(asyncio.Protocol):
 
     def _take(self) -> bytes:
         body = self._body
-        self._body = []
-        return body[0] if len(body) == 1 else b"".join(body)
+        data = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        return data
 
     def _conclude(self, error: UpstreamError | None) -> None:
         """The body has ended."""
@@ -426,7 +428,7 @@ class Upstream:
         return [(b"Proxy-Authorization", value.encode())] if value else []
 
     async def _connect(self, method: bytes) -> Exchange:
-        began_at = time.monotonic()
+        began_at = monotonic()
         try:
             connection = await self._connector.connect(self._address, [], self._connect_timeout)
         except TimeoutError as exc:
@@ -435,7 +437,7 @@ class Upstream:
         except (OSError, aiohttp.ClientError) as exc:
             raise Unreachable(f"no connection to the upstream: {type(exc).__name__}") from exc
         exchange = Exchange(connection, method, self.timeouts)
-        exchange.waited_s = time.monotonic() - began_at
+        exchange.waited_s = monotonic() - began_at
         exchange.reused = connection.protocol in self._known
         self._known.add(connection.protocol)
         transport = connection.transport

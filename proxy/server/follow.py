@@ -241,7 +241,7 @@ async def _wait_beating(begun: asyncio.Future[Stream], downstream: Downstream, w
         done, _ = await asyncio.wait((begun,), timeout=min(beats, left) if beats else left)
         if done:
             return begun.result()
-        if beats and downstream.writable:
+        if beats:
             downstream.write(HEARTBEAT)
     return None
 

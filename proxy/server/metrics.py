@@ -141,8 +141,8 @@ class Metrics(Collector):
         children = self._of(route, model)
         exemplar = {"trace_id": stream.id}
         self._ended[key] += 1
-        self._frames[route] += vitals.frames
-        self._bytes[route] += vitals.upstream_bytes
+        self._frames[route] += stream.log.end
+        self._bytes[route] += stream.log.end_bytes + len(stream.log.tail)
         duration = children.duration.get(ending.reason)
         if duration is None:
             duration = children.duration[ending.reason] = self._duration.labels(*key)
@@ -181,8 +181,8 @@ class Metrics(Collector):
         frames, received = Tally(self._frames), Tally(self._bytes)
         for stream in self._hub:
             if stream.log.ending is None:
-                frames[stream.route] += stream.vitals.frames
-                received[stream.route] += stream.vitals.upstream_bytes
+                frames[stream.route] += stream.log.end
+                received[stream.route] += stream.log.end_bytes
         delivered = Tally(self._delivered)
         for stream in self._hub:
             for subscription in stream.subscriptions:

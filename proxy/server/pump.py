@@ -5,8 +5,8 @@ ended (law 7), and measures it. Hot path: `received`.
 """
 
 import asyncio
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import NamedTuple
 
 from proxy.edge.upstream import Exchange
@@ -39,9 +39,10 @@ class Pump:
     """The writer of one stream: a Receiver of its exchange."""
 
     __slots__ = (
-        "_ending",
+        "_early",
         "_exchange",
         "_grace",
+        "_note",
         "_on_sealed",
         "_reads",
         "_splitter",
@@ -50,7 +51,6 @@ class Pump:
         "on_disconnect",
         "overhead",
         "stream",
-        "terminal_seen",
     )
 
     def __init__(
@@ -65,13 +65,14 @@ class Pump:
         self.stream = stream
         self._vitals = stream.vitals
         self.on_disconnect = on_disconnect
-        self.terminal_seen = False
         self.overhead = overhead
         self._on_sealed = on_sealed
         self._splitter = Splitter(max_frame_bytes)
         self._exchange: Exchange | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._reads = 0
+        self._early = True  # the first answer text has not come
+        self._note = stream.vitals.reads.append
         self._stopped = False
         stream.writer = self
 
@@ -86,7 +87,6 @@ class Pump:
     # Receiver
 
     def received(self, data: bytes, at: float) -> None:
-        self._vitals.upstream_bytes += len(data)
         try:
             frames = self._splitter.feed(data)
         except TooLarge as exc:
@@ -95,14 +95,19 @@ class Pump:
         if not frames:
             self._vitals.first_byte_at = self._vitals.first_byte_at or at
             return
-        self._note(frames, at)
-        self.stream.extend(frames)
+        stream = self.stream
+        stream.fed_at = at
+        stream.extend(frames)
         self._reads += 1
+        if self._early:
+            self._look(frames, at)
+        else:
+            self._note((at, stream.log.end))
         if not self._reads & 63:  # one in 64: an observation costs 1 us
-            self.overhead(time.monotonic() - at)
+            self.overhead(monotonic() - at)
+            self._vitals.fold()
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
-        self._vitals.upstream_bytes += len(data)
         try:
             frames = self._splitter.feed(data) if data else []
         except TooLarge as exc:
@@ -113,7 +118,7 @@ class Pump:
             frames.append(tail)  # it lacks only its blank line
             tail = b""
         if frames:
-            self._note(frames, at)
+            self._look(frames, at, already=0)
         self._seal(self._judge(error, tail, frames), frames, tail)
 
     # Writer
@@ -129,7 +134,7 @@ class Pump:
     def last_left(self) -> None:
         """Close upstream at once, after the grace, or not at all."""
         grace_s = self.on_disconnect.grace_s
-        if self.terminal_seen:  # openai-python 3.x leaves straight after [DONE]: that is an end, not an abort
+        if self._terminal_seen(()):  # openai-python 3.x leaves straight after [DONE]: that is an end, not an abort
             self.stop(COMPLETE)
         elif grace_s == 0:
             self.stop(GONE)
@@ -149,18 +154,21 @@ class Pump:
         if not self.stream.subscriptions:
             self.stop(GONE)
 
-    def _note(self, frames: list[bytes], at: float) -> None:
-        stream, vitals = self.stream, self._vitals
-        stream.fed_at = at
-        if not vitals.first_byte_at:
-            vitals.first_byte_at = at
-        vitals.observe(frames, at)
-        if stream.dialect.terminal(frames[-1]):
-            self.terminal_seen = True
+    def _look(self, frames: list[bytes], at: float, already: int = 1) -> None:
+        """Let the vitals look into frames, which are in the log `already` or not (0)."""
+        vitals = self._vitals
+        vitals.first_byte_at = vitals.first_byte_at or at
+        vitals.early(frames, at, self.stream.log.end + (0 if already else len(frames)))
+        self._early = not vitals.first_content_at
+
+    def _terminal_seen(self, frames: Sequence[bytes]) -> bool:
+        """Tell whether the dialect's last word is in the log, or in the frames that come last."""
+        terminal = self.stream.dialect.terminal
+        return any(map(terminal, frames)) or any(map(terminal, self.stream.log.frames[-4:]))
 
     def _judge(self, error: UpstreamError | None, tail: bytes, frames: list[bytes]) -> Ending:
         """Decide how the stream ended, from how its response did."""
-        if self.terminal_seen:
+        if self._terminal_seen(frames):
             return COMPLETE
         if error is not None:
             return Ending(error.ending, error.message)
@@ -182,7 +190,7 @@ class Pump:
         if self._grace is not None:
             self._grace.cancel()
         stream = self.stream
-        self._vitals.conclude(stream.log.frames[-4:] + frames)
+        self._vitals.conclude(stream.log.frames[-4:] + frames, stream.log.end + len(frames))
         if ending is COMPLETE and self._vitals.summary.failed:
             ending = Ending("upstream_error", "the upstream reported an error", clean=True)
         stream.seal(ending, frames, tail)

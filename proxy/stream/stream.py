@@ -23,14 +23,10 @@ SLICE = 256
 
 
 class Sink(Protocol):
-    """What a subscription writes to. `write` is only called while `writable`."""
+    """What a subscription writes to."""
 
-    @property
-    def writable(self) -> bool:
-        """False while earlier writes are still waiting in this process."""
-
-    def write(self, span: Span) -> None:
-        """Send a span."""
+    def write(self, span: Span) -> bool:
+        """Send a span; or return False, and send nothing, while earlier writes are still waiting in this process."""
 
     def on_writable(self, resume: Callable[[], None]) -> None:
         """Call `resume` once, when the sink is writable again."""
@@ -102,10 +98,10 @@ class Subscription:
         return 0 if behind <= 0 else sum(map(len, self._log.frames[-behind:]))
 
     def advance(self) -> None:
-        """Bring the sink to the log's end, as far as it is writable."""
-        log, sink = self._log, self.sink
-        while sink.writable:
-            if self.offset == log.end:
+        """Bring the sink to the log's end, as far as it takes it."""
+        log = self._log
+        while True:
+            if self.offset >= log.end:
                 if log.ending is not None:
                     self._end(b"", log.ending)
                 return
@@ -113,16 +109,18 @@ class Subscription:
                 self._fall_behind()
                 return
             span = self._projection.span(self.offset)
+            if span.end == log.end and log.ending is not None:
+                self.offset = span.end
+                self.sent_bytes += span.size
+                self._end(span.plain, log.ending)  # the last span and the end of the response leave in one write
+                return
+            if not self.sink.write(span):
+                self.stream.park(self)
+                return
             self.offset = span.end
             self.sent_bytes += span.size
             if span.end == log.end:
-                if log.ending is None:
-                    sink.write(span)
-                else:  # the last span and the end of the response leave in one write
-                    self._end(span.plain, log.ending)
                 return
-            sink.write(span)
-        self.stream.park(self)
 
     def resume(self) -> None:
         """Go on after the sink has drained."""
@@ -133,7 +131,7 @@ class Subscription:
 
     def beat(self) -> None:
         """Send a heartbeat: a comment of one line, between two frames. Followers that lag need none."""
-        if self.offset == self._log.end and self.sink.writable:
+        if self.offset == self._log.end:
             self.sink.write(HEARTBEAT)
 
     def leave(self, reason: str) -> None:
@@ -256,13 +254,12 @@ class Stream:
 
     def extend(self, frames: list[bytes]) -> None:
         """Append frames and advance every live cursor in this turn of the loop, or in slices when they are many."""
-        size = self.log.extend(frames)
-        ledger = self._ledger
-        ledger.bytes += size
+        log, ledger = self.log, self._ledger
+        ledger.bytes += log.extend(frames)
         if ledger.bytes > ledger.max_bytes:
             ledger.relieve()
         self._advance_live()
-        if self.log.size_bytes > self.max_log_bytes:
+        if log.size_bytes > self.max_log_bytes:
             self._bound()
 
     def seal(self, ending: Ending, frames: list[bytes] | None = None, tail: bytes = b"") -> None:
@@ -294,7 +291,7 @@ class Stream:
         if self._sweep is not None:
             self._again = True
         elif len(live) <= SLICE:
-            for subscription in tuple(live):
+            for subscription in tuple(live):  # advancing may park
                 subscription.advance()
         else:
             self._sweep = iter(tuple(live))

@@ -1,0 +1,133 @@
+"""Nanoseconds of the hot path, without sockets: per frame in the splitter, per frame through an exchange, per delivery.
+
+Run: .venv/bin/python tests/bench/micro.py  (least of several rounds; compare within one run only)
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from proxy.edge.upstream import Exchange, Timeouts
+from proxy.server.pump import OnDisconnect, Pump
+from proxy.stream.hub import Hub
+from proxy.stream.stream import Subscription
+from proxy.stream.vitals import Vitals
+from proxy.wire.chat import ChatCompletions
+from proxy.wire.http import chunk
+from proxy.wire.sse import Splitter, stamp
+
+FRAME = (
+    b'data: {"choices":[{"delta":{"content":" The Festival of"},"finish_reason":null,"index":0,"logprobs":null}],'
+    b'"object":"chat.completion.chunk","usage":null,"created":1770764906,"system_fingerprint":null,'
+    b'"model":"qwen-plus","id":"chatcmpl-00000000-cbca-970f-8aa6-7d58c9724733"}\n\n'
+)
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream;charset=UTF-8\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class Null:
+    """A transport and sink that takes everything."""
+
+    def write(self, data: Any) -> bool:
+        return True
+
+    def close(self, last: bytes = b"") -> None: ...
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def least(work: Callable[[], int], rounds: int = 7) -> float:
+    """Return the least nanoseconds a unit takes; `work` returns how many units it did."""
+    best = float("inf")
+    for _ in range(rounds):
+        began = time.perf_counter_ns()
+        units = work()
+        best = min(best, (time.perf_counter_ns() - began) / units)
+    return best
+
+
+def exchanges(count: int, followers: int) -> list[Exchange]:
+    """Return exchanges whose pumps feed streams with so many followers in mode raw each."""
+    loop = asyncio.get_running_loop()
+    hub = Hub(
+        max_streams=10**6, max_followers=10**6, max_followers_per_stream=10**6,
+        max_log_bytes=1 << 40, max_total_log_bytes=1 << 50, call_soon=loop.call_soon,
+    )  # fmt: skip
+    made = []
+    for _ in range(count):
+        connection: Any = SimpleNamespace(transport=Null(), protocol=None, close=lambda: None)
+        exchange = Exchange(connection, b"POST", Timeouts(0, 0, 0, 0))
+        stream = hub.create(Vitals(ChatCompletions(), 0.0), route="chat", caller=b"", key=None, retain_s=0)
+        pump = Pump(
+            stream, OnDisconnect(None), max_frame_bytes=1 << 20, on_sealed=lambda p: None, overhead=lambda s: None
+        )
+        exchange.data_received(HEAD)
+        pump.start(exchange)
+        for _ in range(followers):
+            hub.attach(Subscription(stream, "raw", Null(), 0), 0.0)  # type: ignore[arg-type]
+        made.append(exchange)
+    return made
+
+
+def through(streams: int, followers: int, reads: int) -> float:
+    """Return ns per delivery for reads of one chunk each, the streams taking turns."""
+    data = chunk(FRAME)
+    made = exchanges(streams, followers)
+
+    def work() -> int:
+        for _ in range(reads):
+            for exchange in made:
+                exchange.data_received(data)
+        return reads * streams * max(1, followers)
+
+    return least(work, 3)
+
+
+async def main() -> None:
+    many = FRAME * 100
+
+    def split_one() -> int:
+        feed = Splitter(1 << 20).feed
+        for _ in range(20000):
+            feed(FRAME)
+        return 20000
+
+    def split_many() -> int:
+        feed = Splitter(1 << 20).feed
+        for _ in range(300):
+            feed(many)
+        return 30000
+
+    def split_cut() -> int:
+        feed = Splitter(1 << 20).feed
+        first, second = FRAME[:100], FRAME[100:]
+        for _ in range(20000):
+            feed(first)
+            feed(second)
+        return 20000
+
+    def stamp_one() -> int:
+        for seq in range(20000):
+            stamp(FRAME, b"abcdef-%d" % seq)
+        return 20000
+
+    rows = [
+        ("split, a read is a frame", least(split_one)),
+        ("split, a read is 100 frames", least(split_many)),
+        ("split, a frame is two reads", least(split_cut)),
+        ("stamp an id", least(stamp_one)),
+        ("read to sink, 1 stream, 1 follower", through(1, 1, 20000)),
+        ("read to sink, 500 streams, 1 follower each", through(500, 1, 100)),
+        ("read to sink, 1 stream, 200 followers", through(1, 200, 200)),
+        ("read to log, 1 stream, nobody follows", through(1, 0, 20000)),
+    ]
+    for name, ns in rows:
+        print(f"{name:45} {ns:8.0f} ns")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
