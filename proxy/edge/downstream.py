@@ -59,6 +59,7 @@ class Downstream:
         "_chunked_body",
         "_done",
         "_keep",
+        "_loop",
         "_protocol",
         "_request",
         "_resume",
@@ -80,7 +81,8 @@ class Downstream:
         self._keep = request.keep_alive and self._chunked_body
         self._done = False
         self._resume: Callable[[], None] | None = None
-        self._woken: asyncio.Future[None] = request.loop.create_future()
+        self._loop = asyncio.get_running_loop()
+        self._woken: asyncio.Future[None] = self._loop.create_future()
 
     @property
     def response(self) -> web.StreamResponse:
@@ -158,7 +160,7 @@ class Downstream:
             await self._woken
             if self._done:
                 return True
-            self._woken = self._request.loop.create_future()
+            self._woken = self._loop.create_future()
             try:
                 await self._request.writer.drain()
             except ConnectionError:

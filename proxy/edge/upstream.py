@@ -189,8 +189,9 @@ class Exchange(asyncio.Protocol):
         if self._over:
             self._conclude(None)
         elif receiver is not None:
-            if self._body:
-                receiver.received(self._take(), at)
+            body = self._body
+            if body:
+                receiver.received(body.pop() if len(body) == 1 else self._take(), at)
         elif not self.status:
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:

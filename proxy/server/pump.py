@@ -44,7 +44,6 @@ class Pump:
         "_grace",
         "_note",
         "_on_sealed",
-        "_reads",
         "_splitter",
         "_stopped",
         "_vitals",
@@ -70,9 +69,8 @@ class Pump:
         self._splitter = Splitter(max_frame_bytes)
         self._exchange: Exchange | None = None
         self._grace: asyncio.TimerHandle | None = None
-        self._reads = 0
         self._early = True  # the first answer text has not come
-        self._note = stream.vitals.reads.append
+        self._note = stream.vitals.times.append
         self._stopped = False
         stream.writer = self
 
@@ -98,12 +96,13 @@ class Pump:
         stream = self.stream
         stream.fed_at = at
         stream.extend(frames)
-        self._reads += 1
         if self._early:
             self._look(frames, at)
+        elif len(frames) == 1:
+            self._note(at)
         else:
-            self._note((at, stream.log.end))
-        if not self._reads & 63:  # one in 64: an observation costs 1 us
+            self._vitals.times += [at] * len(frames)
+        if not stream.log.end & 63:  # about one in 64: an observation costs 1 us
             self.overhead(monotonic() - at)
             self._vitals.fold()
 
@@ -118,7 +117,7 @@ class Pump:
             frames.append(tail)  # it lacks only its blank line
             tail = b""
         if frames:
-            self._look(frames, at, already=0)
+            self._look(frames, at)
         self._seal(self._judge(error, tail, frames), frames, tail)
 
     # Writer
@@ -154,11 +153,10 @@ class Pump:
         if not self.stream.subscriptions:
             self.stop(GONE)
 
-    def _look(self, frames: list[bytes], at: float, already: int = 1) -> None:
-        """Let the vitals look into frames, which are in the log `already` or not (0)."""
+    def _look(self, frames: list[bytes], at: float) -> None:
         vitals = self._vitals
         vitals.first_byte_at = vitals.first_byte_at or at
-        vitals.early(frames, at, self.stream.log.end + (0 if already else len(frames)))
+        vitals.early(frames, at)
         self._early = not vitals.first_content_at
 
     def _terminal_seen(self, frames: Sequence[bytes]) -> bool:
@@ -190,7 +188,7 @@ class Pump:
         if self._grace is not None:
             self._grace.cancel()
         stream = self.stream
-        self._vitals.conclude(stream.log.frames[-4:] + frames, stream.log.end + len(frames))
+        self._vitals.conclude(stream.log.frames[-4:] + frames)
         if ending is COMPLETE and self._vitals.summary.failed:
             ending = Ending("upstream_error", "the upstream reported an error", clean=True)
         stream.seal(ending, frames, tail)

@@ -75,6 +75,7 @@ class Subscription:
         "heartbeat_s",
         "mode",
         "offset",
+        "parked",
         "sent_bytes",
         "sink",
         "stream",
@@ -88,6 +89,7 @@ class Subscription:
         self.heartbeat_s = heartbeat_s  # seconds of silence; 0 is none
         self.sent_bytes = 0
         self.ended: str | None = None  # the reason, once it has
+        self.parked = False  # its sink is clogged, or it has ended: sweeps pass over it
         self._log = stream.log
         self._projection = stream.projection(mode)
 
@@ -171,6 +173,7 @@ class Stream:
         "_ledger",
         "_live",
         "_projections",
+        "_stale",
         "_sweep",
         "caller",
         "created_at",
@@ -219,7 +222,8 @@ class Stream:
         self.fed_at = 0.0  # monotonic seconds of the last read; the writer sets it
         self.retain_s = 0.0
         self.on_ended: Callable[[Subscription], None] = _nobody
-        self._live: dict[Subscription, None] = {}
+        self._live: list[Subscription] = []  # all but the parked; those parked since the last sweep may be in it
+        self._stale = False
         self._projections: dict[str, Projection] = {}
         self._ledger = ledger
         self._call_soon = call_soon
@@ -236,7 +240,7 @@ class Stream:
     def attach(self, subscription: Subscription) -> None:
         """Add a follower and bring it up to date, as far as its sink takes it."""
         self.subscriptions[subscription] = None
-        self._live[subscription] = None
+        self._live.append(subscription)
         subscription.advance()
 
     def detach(self, subscription: Subscription) -> None:
@@ -244,7 +248,8 @@ class Stream:
         if subscription not in self.subscriptions:
             return
         del self.subscriptions[subscription]
-        self._live.pop(subscription, None)
+        subscription.parked = True
+        self._stale = True
         self.on_ended(subscription)
         if subscription is self.originator:
             self.originator = None
@@ -274,12 +279,17 @@ class Stream:
 
     def park(self, subscription: Subscription) -> None:
         """Pass over a follower until its sink has drained."""
-        if self._live.pop(subscription, self) is not self:
+        if not subscription.parked:
+            subscription.parked = True
+            self._stale = True
             subscription.sink.on_writable(subscription.resume)
 
     def unpark(self, subscription: Subscription) -> None:
         """Count a follower among the live ones again."""
-        self._live[subscription] = None
+        self._drop_parked()
+        if subscription.parked:
+            subscription.parked = False
+            self._live.append(subscription)
 
     def relieve(self) -> None:
         """Let the writer go on if it waited for the originator and need not any more."""
@@ -287,23 +297,30 @@ class Stream:
             self._bound()
 
     def _advance_live(self) -> None:
+        if self._stale:
+            self._drop_parked()
         live = self._live
         if self._sweep is not None:
             self._again = True
         elif len(live) <= SLICE:
-            for subscription in tuple(live):  # advancing may park
+            for subscription in live:
                 subscription.advance()
         else:
-            self._sweep = iter(tuple(live))
+            self._sweep = iter(live.copy())
             self._advance_slice()
+
+    def _drop_parked(self) -> None:
+        """Leave the parked out of the live ones. Not while a sweep of this list runs: park only marks them."""
+        self._live = [subscription for subscription in self._live if not subscription.parked]
+        self._stale = False
 
     def _advance_slice(self) -> None:
         """Advance the next slice of a long sweep, so that one stream's many followers don't delay another's."""
-        sweep, live = self._sweep, self._live
-        assert sweep is not None
+        assert self._sweep is not None
         visited = 0
-        for visited, subscription in enumerate(islice(sweep, SLICE), 1):  # noqa: B007
-            if subscription in live:
+        for subscription in islice(self._sweep, SLICE):
+            visited += 1
+            if not subscription.parked:
                 subscription.advance()
         if visited == SLICE:
             self._call_soon(self._advance_slice)

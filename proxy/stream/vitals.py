@@ -1,8 +1,8 @@
 """What is measured of one stream: when its first byte, token and answer text came, and the gaps between tokens.
 
 Pure: every time is handed in, in seconds of one monotonic clock. JSON is read until the first token and, while
-the model thinks, until the first answer text. Afterwards a read leaves just its time and the log's end behind;
-gaps are made of them now and then, when the caches are warm for it.
+the model thinks, until the first answer text. Afterwards a frame leaves just its time behind; gaps are made of
+the times now and then, when the caches are warm for it.
 """
 
 from bisect import bisect_left
@@ -20,7 +20,6 @@ class Vitals:
     """Times and counts of one stream, from the arrival of its request on."""
 
     __slots__ = (
-        "_counted",
         "dialect",
         "first_byte_at",
         "first_content_at",
@@ -29,9 +28,9 @@ class Vitals:
         "gaps_s",
         "last_token_at",
         "model",
-        "reads",
         "started_at",
         "summary",
+        "times",
     )
 
     def __init__(self, dialect: Dialect, started_at: float) -> None:
@@ -42,58 +41,52 @@ class Vitals:
         self.first_content_at = 0.0
         self.last_token_at = 0.0
         self.model: str | None = None
-        self.reads: list[tuple[float, int]] = []  # since the last fold: the time, and the log's end after it
+        self.times: list[float] = []  # of the frames with generated text since the last fold, one each
         self.gap_counts: list[int] | None = None
         self.gaps_s = 0.0
         self.summary = Summary()
-        self._counted = 0  # the log's end at the last token counted
 
-    def early(self, frames: list[bytes], at: float, end: int) -> None:
-        """Look into the frames of a read while the first answer text has not come; `end` is the log's after them."""
-        for seq, frame in enumerate(frames, end - len(frames) + 1):
-            self._look(frame, at, seq)
+    def early(self, frames: list[bytes], at: float) -> None:
+        """Look into the frames of a read while the first answer text has not come."""
+        for frame in frames:
+            self._look(frame, at)
 
     def fold(self) -> None:
-        """Count the gaps of the reads so far. Those within a read are 0."""
+        """Count the gaps between the times so far. Those within a read are 0."""
         counts = self.gap_counts
         if counts is None:
             counts = self.gap_counts = [0] * (len(GAP_BUCKETS_S) + 1)
-        for at, end in self.reads:
-            gap = at - self.last_token_at
-            counts[bisect_left(GAP_BUCKETS_S, gap)] += 1
-            counts[0] += end - self._counted - 1
-            self.gaps_s += gap
-            self.last_token_at = at
-            self._counted = end
-        self.reads.clear()
+        last = self.last_token_at
+        for at in self.times:
+            counts[bisect_left(GAP_BUCKETS_S, at - last)] += 1
+            last = at
+        self.gaps_s += last - self.last_token_at
+        self.last_token_at = last
+        self.times.clear()
 
-    def conclude(self, frames: list[bytes], end: int) -> None:
-        """Read usage and finish reason from the last frames of a log that ends at `end`; count what is left."""
+    def conclude(self, frames: list[bytes]) -> None:
+        """Read usage and finish reason from a log's last frames, and count the gaps that are left."""
         last = frames[-_LAST_FRAMES:]
         self.summary = self.dialect.summary(last)
-        while last and self.dialect.finishing(last[-1]):
-            last.pop()
-            end -= 1
-        # Reads that brought only the finish carry no token.
-        reads = [(at, min(until, end)) for at, until in self.reads]
-        self.reads = [r for before, r in zip([(0.0, self._counted), *reads], reads, strict=False) if r[1] > before[1]]
-        self.fold()
+        # The frames that bring only the finish carry no token.
+        while last and self.times and self.dialect.finishing(last.pop()):
+            self.times.pop()
+        if self.times:
+            self.fold()
 
-    def _look(self, frame: bytes, at: float, seq: int) -> None:
+    def _look(self, frame: bytes, at: float) -> None:
         """Look into a frame that may be the first with generated text, or with answer text."""
         dialect = self.dialect
         if self.first_content_at or (self.first_token_at and dialect.thinking(frame)):
-            self.reads.append((at, seq))
+            self.times.append(at)
             return
-        if self.model is None:
-            self.model = dialect.model(frame)
-        kind = dialect.generated(frame)
+        model, kind = dialect.generated(frame)
+        self.model = self.model or model
         if kind is None:
             return
         if self.first_token_at:
-            self.reads.append((at, seq))
+            self.times.append(at)
         else:
             self.first_token_at = self.last_token_at = at
-            self._counted = seq
         if kind is not Text.REASONING:
             self.first_content_at = at

@@ -20,20 +20,11 @@ class ChatCompletions:
 
     name = "openai"
 
-    def model(self, frame: bytes) -> str | None:
+    def generated(self, frame: bytes) -> tuple[str | None, Text | None]:
         chunk = _chunk(frame)
         model = chunk.get("model")
-        return model if isinstance(model, str) else None
-
-    def generated(self, frame: bytes) -> Text | None:
-        for choice in _choices(_chunk(frame)):
-            delta = choice.get("delta") or {}
-            for key, kind in _DELTA_TEXT:
-                if delta.get(key):
-                    return kind
-            if any(_arguments(call) for call in delta.get("tool_calls") or ()):
-                return Text.TOOL_CALL
-        return None
+        kinds = (_kind(choice.get("delta") or {}) for choice in _choices(chunk))
+        return model if isinstance(model, str) else None, next(filter(None, kinds), None)
 
     def thinking(self, frame: bytes) -> bool:
         return b'"content":null' in frame
@@ -46,18 +37,14 @@ class ChatCompletions:
 
     def summary(self, frames: list[bytes]) -> Summary:
         finish, usage, failed = None, None, False
-        for frame in frames:
+        for frame in reversed(frames):
             chunk = _chunk(frame)
             failed = failed or bool(chunk.get("error"))
             for choice in _choices(chunk):
-                finish = choice.get("finish_reason") or finish
-            if stated := chunk.get("usage"):
-                usage = Usage(
-                    count(stated, "prompt_tokens"),
-                    count(stated, "completion_tokens"),
-                    count(stated, "completion_tokens_details", "reasoning_tokens"),
-                    count(stated, "prompt_tokens_details", "cached_tokens"),
-                )
+                finish = finish or choice.get("finish_reason")
+            usage = usage or _usage(chunk.get("usage"))
+            if finish:  # usage, if it is stated, comes after it
+                break
         return Summary(finish, usage, failed)
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
@@ -81,9 +68,27 @@ def _chunk(frame: bytes) -> dict[str, Any]:
     return chunk if isinstance(chunk, dict) else {}
 
 
+def _usage(stated: Any) -> Usage | None:
+    if not stated:
+        return None
+    return Usage(
+        count(stated, "prompt_tokens"),
+        count(stated, "completion_tokens"),
+        count(stated, "completion_tokens_details", "reasoning_tokens"),
+        count(stated, "prompt_tokens_details", "cached_tokens"),
+    )
+
+
 def _choices(chunk: dict[str, Any]) -> list[dict[str, Any]]:
     choices = chunk.get("choices")
     return [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
+
+
+def _kind(delta: dict[str, Any]) -> Text | None:
+    for key, kind in _DELTA_TEXT:
+        if delta.get(key):
+            return kind
+    return Text.TOOL_CALL if any(map(_arguments, delta.get("tool_calls") or ())) else None
 
 
 def _arguments(call: Any) -> bool:

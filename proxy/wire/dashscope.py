@@ -16,22 +16,9 @@ class DashScope:
 
     name = "dashscope"
 
-    def model(self, frame: bytes) -> str | None:
-        """Return None: native answers name no model (applications do, per usage entry)."""
-        models = _result(frame).get("usage", {}).get("models")
-        first = models[0] if isinstance(models, list) and models else {}
-        model = first.get("model_id") if isinstance(first, dict) else None
-        return model if isinstance(model, str) else None
-
-    def generated(self, frame: bytes) -> Text | None:
-        for message in _messages(_result(frame)):
-            if message.get("content") or message.get("text"):
-                return Text.CONTENT
-            if message.get("reasoning_content"):
-                return Text.REASONING
-            if message.get("tool_calls"):
-                return Text.TOOL_CALL
-        return None
+    def generated(self, frame: bytes) -> tuple[str | None, Text | None]:
+        result = _result(frame)
+        return _model(result), next(filter(None, map(_kind, _messages(result))), None)
 
     def thinking(self, frame: bytes) -> bool:
         return b'"content":""' in frame or b'"content":[]' in frame
@@ -77,6 +64,23 @@ def _result(frame: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return result if isinstance(result, dict) else {}
+
+
+def _model(result: dict[str, Any]) -> str | None:
+    """Return the model; native answers name none, applications do in their usage."""
+    usage = result.get("usage")
+    models = usage.get("models") if isinstance(usage, dict) else None
+    first = models[0] if isinstance(models, list) and models else None
+    model = first.get("model_id") if isinstance(first, dict) else None
+    return model if isinstance(model, str) else None
+
+
+def _kind(message: dict[str, Any]) -> Text | None:
+    if message.get("content") or message.get("text"):
+        return Text.CONTENT
+    if message.get("reasoning_content"):
+        return Text.REASONING
+    return Text.TOOL_CALL if message.get("tool_calls") else None
 
 
 def _messages(result: dict[str, Any]) -> list[dict[str, Any]]:

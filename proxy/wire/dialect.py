@@ -36,11 +36,11 @@ class Dialect(Protocol):
 
     name: str
 
-    def model(self, frame: bytes) -> str | None:
-        """Return the model the frame names, if it does."""
+    def generated(self, frame: bytes) -> tuple[str | None, Text | None]:
+        """Return the model a frame names, and the kind of generated text it carries.
 
-    def generated(self, frame: bytes) -> Text | None:
-        """Return the kind of generated text in a frame; None for role chunks, empty deltas, usage, comments."""
+        No kind: role chunks, empty deltas, usage, comments.
+        """
 
     def thinking(self, frame: bytes) -> bool:
         """Tell without parsing that a frame has no answer text; False when in doubt."""

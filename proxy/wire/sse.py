@@ -28,12 +28,12 @@ class Splitter:
 
     def __init__(self, max_frame_bytes: int) -> None:
         self.max_frame_bytes = max_frame_bytes
-        self._held = bytearray()
+        self._held: bytearray | None = None  # the beginning of a frame
 
     @property
     def tail(self) -> bytes:
         """The bytes after the last complete frame."""
-        return bytes(self._held)
+        return bytes(self._held or b"")
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the frames that `data` completes, in order.
@@ -44,34 +44,32 @@ class Splitter:
         lf_only = data.find(b"\r") < 0
         # A read that is one frame of one line, as Qwen sends them: 0.4 us; the regular expression takes 2
         # (tests/bench/micro.py).
-        if lf_only and not held and data.find(b"\n") == len(data) - 2 and data.endswith(b"\n"):
+        if lf_only and held is None and data.find(b"\n") == len(data) - 2 and data.endswith(b"\n"):
             return [data]
         frames: list[bytes] = []
         start = 0
-        if held:
-            start = self._finish_held(data, frames)
-            if start < 0:
-                return frames
+        if held is not None:
+            start = self._finish(held, data, frames)
         start = _cut_lf(data, start, frames) if lf_only else _cut(data, start, frames)
         if start < len(data):
-            held += data[start:]
-            self._check_size()
+            self._hold(data[start:])
         return frames
 
-    def _finish_held(self, data: bytes, frames: list[bytes]) -> int:
-        """Complete the frame that earlier reads began; return where in `data` the next one starts, or -1."""
-        held = self._held
+    def _finish(self, held: bytearray, data: bytes, frames: list[bytes]) -> int:
+        """Complete the frame that earlier reads began; return where in `data` the next one starts."""
         seam = len(held)
         held += data
         match = _BLANK_LINE.search(held, max(0, seam - _LONGEST_BLANK_LINE + 1))
         if match is None:
-            self._check_size()
-            return -1
+            self._hold(b"")
+            return len(data)
         frames.append(bytes(held[: match.end()]))
-        held.clear()
+        self._held = None
         return match.end() - seam
 
-    def _check_size(self) -> None:
+    def _hold(self, data: bytes) -> None:
+        if self._held is None:
+            self._held = bytearray(data)
         if len(self._held) > self.max_frame_bytes:
             raise TooLarge(
                 f"a frame of the stream is larger than {self.max_frame_bytes} bytes "
