@@ -1,16 +1,12 @@
 """What the proxy says by itself: JSON and errors, each in the dialect of the route."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-from proxy.server.metrics import Metrics
 from proxy.wire.dialect import Dialect
 from proxy.wire.errors import OffsetGone, ProxyError
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -33,19 +29,3 @@ def refuse(error: ProxyError, dialect: Dialect) -> web.Response:
     if isinstance(error, OffsetGone):
         body["earliest"] = error.earliest
     return answer(body, error.status, headers)
-
-
-def endpoint(handler: Handler, route: str, dialect: Dialect, metrics: Metrics) -> Handler:
-    """Return the handler, counted under `route`, with its ProxyErrors answered in `dialect`."""
-    requests = metrics.requests
-
-    async def answered(request: web.Request) -> web.StreamResponse:
-        try:
-            response = await handler(request)
-        except ProxyError as error:
-            metrics.rejected[error.code] += 1
-            response = refuse(error, dialect)
-        requests[route, request.method, response.status] += 1
-        return response
-
-    return answered

@@ -5,25 +5,25 @@ The data port serves what api.md of the README's "HTTP surface" lists; the admin
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from proxy.edge.upstream import Timeouts, Upstream
-from proxy.server.answers import Handler, answer, endpoint
+from proxy.server.answers import answer
 from proxy.server.auth import Auth
 from proxy.server.config import Config, address
 from proxy.server.follow import Follow
 from proxy.server.forward import Forward, Route
 from proxy.server.metrics import Metrics
+from proxy.server.routes import ANY, Routes
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dashscope import DashScope
-from proxy.wire.errors import UnknownRoute
 
 log = logging.getLogger("streamtee")
 
@@ -34,16 +34,17 @@ DRAINED = Ending("drained", "this server is shutting down")
 
 # Generations: read whole, so that they can be sent again, and answered with a stream. The rest passes through.
 _GENERATIONS = {
-    "openai": ("{prefix}chat/completions",),
+    "chat": ("chat/completions",),
+    "compatible": (),
     "dashscope": (
-        "{prefix}services/aigc/text-generation/generation",
-        "{prefix}services/aigc/multimodal-generation/generation",
-        "{prefix}apps/{{app_id}}/completion",
+        "services/aigc/text-generation/generation",
+        "services/aigc/multimodal-generation/generation",
+        "apps/{app_id}/completion",
     ),
 }
 
 
-def routes(config: Config) -> list[Route]:
+def prefixes(config: Config) -> list[Route]:
     """Return the prefixes served, the more special first, and the paths they stand for upstream."""
     base = config.upstream.compatible_base
     return [
@@ -82,7 +83,7 @@ class Proxy:
         )
         self.forward = Forward(config, self.hub, self.upstream, self.auth, self.metrics)
         self.follow = Follow(config, self.hub, self.auth, self.metrics)
-        self._runners: list[web.AppRunner] = []
+        self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
         self._ticking: asyncio.Task[None] | None = None
         self.url = ""
@@ -91,9 +92,11 @@ class Proxy:
     async def start(self) -> None:
         """Listen. Raises: OSError, when an address is taken."""
         try:
-            self.url, self._data_site = await self._listen(self.data_app(), self.config.listen)
+            self.url, self._data_site = await self._listen(self._data_runner(), self.config.listen)
             if self.config.admin:
-                self.admin_url, _ = await self._listen(self.admin_app(), self.config.admin)
+                self.admin_url, _ = await self._listen(
+                    web.AppRunner(self.admin_app(), access_log=None, shutdown_timeout=1.0), self.config.admin
+                )
         except OSError:
             await self.stop()
             raise
@@ -128,28 +131,28 @@ class Proxy:
             await runner.cleanup()
         await self.upstream.close()
 
-    def data_app(self) -> web.Application:
-        """Return the application of the data port."""
-        app = web.Application(client_max_size=self.config.limits.body_bytes)
-        add = app.router.add_route
+    def routes(self) -> Routes:
+        """Return what the data port serves."""
+        served = Routes(self.metrics, OPENAI)
         follow = self.follow
         for method, path, handler in (
             ("GET", "/v1/streams", follow.listed),
-            ("GET", "/v1/streams/{id}", follow.by_id),
-            ("HEAD", "/v1/streams/{id}", follow.head),
-            ("DELETE", "/v1/streams/{id}", follow.delete),
-            ("GET", "/v1/streams/{id}/info", follow.info),
-            ("POST", "/v1/streams/{id}/cancel", follow.cancel),
+            ("GET", "/v1/streams/{ident}", follow.by_id),
+            ("HEAD", "/v1/streams/{ident}", follow.head),
+            ("DELETE", "/v1/streams/{ident}", follow.delete),
+            ("GET", "/v1/streams/{ident}/info", follow.info),
+            ("POST", "/v1/streams/{ident}/cancel", follow.cancel),
             ("GET", "/v1/keys/{key}/stream", follow.by_key),
         ):
-            add(method, path, endpoint(handler, "streams", OPENAI, self.metrics))
-        add("GET", "/healthz", _healthy)
-        for route in routes(self.config):
-            for path in _GENERATIONS[route.dialect.name] if route.name != "compatible" else ():
-                add("POST", path.format(prefix=route.prefix), self._bind(self.forward.generate, route))
-            add("*", route.prefix + "{tail:.*}", self._bind(self.forward.pass_through, route))
-        add("*", "/{tail:.*}", endpoint(_unknown, "none", OPENAI, self.metrics))
-        return app
+            served.add(method, path, handler, "streams", OPENAI)
+        served.add("GET", "/healthz", _healthy, "health", OPENAI)
+        for route in prefixes(self.config):
+            for path in _GENERATIONS[route.name]:
+                generate = functools.partial(self.forward.generate, route)
+                served.add("POST", route.prefix + path, generate, route.name, route.dialect)
+            pass_through = functools.partial(self.forward.pass_through, route)
+            served.add(ANY, route.prefix, pass_through, route.name, route.dialect)
+        return served
 
     def admin_app(self) -> web.Application:
         """Return the application of the admin port."""
@@ -159,21 +162,8 @@ class Proxy:
         app.router.add_get("/healthz", _healthy)
         return app
 
-    def _bind(self, handler: Callable[[web.Request, Route], Awaitable[web.StreamResponse]], route: Route) -> Handler:
-        async def bound(request: web.Request) -> web.StreamResponse:
-            return await handler(request, route)
-
-        return endpoint(bound, route.name, route.dialect, self.metrics)
-
-    async def _listen(self, app: web.Application, where: str) -> tuple[str, web.BaseSite]:
+    async def _listen(self, runner: web.BaseRunner, where: str) -> tuple[str, web.BaseSite]:
         host, port = address(where)
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            handler_cancellation=True,  # a client that leaves ends its handler at once
-            auto_decompress=False,  # a compressed request passes as it is
-            shutdown_timeout=1.0,
-        )
         await runner.setup()
         self._runners.append(runner)
         site = web.TCPSite(runner, host, port, backlog=4096)
@@ -181,6 +171,15 @@ class Proxy:
         port = runner.addresses[0][1]
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{port}", site
+
+    def _data_runner(self) -> web.ServerRunner:
+        server = web.Server(
+            self.routes(),
+            access_log=None,
+            handler_cancellation=True,  # a client that leaves ends its handler at once
+            auto_decompress=False,  # a compressed request passes as it is
+        )
+        return web.ServerRunner(server, shutdown_timeout=1.0)
 
     async def _ready(self, request: web.Request) -> web.Response:
         draining = self.hub.draining
@@ -192,9 +191,5 @@ class Proxy:
             self.hub.tick(time.monotonic())
 
 
-async def _healthy(request: web.Request) -> web.Response:
+async def _healthy(request: web.BaseRequest) -> web.Response:
     return answer({"status": "ok"})
-
-
-async def _unknown(request: web.Request) -> web.StreamResponse:
-    raise UnknownRoute(f"nothing is served at {request.method} {request.path[:100]}")

@@ -62,9 +62,9 @@ class Follow:
         self._auth = auth
         self._metrics = metrics
 
-    async def by_id(self, request: web.Request) -> web.StreamResponse:
-        """GET /v1/streams/{id}"""
-        stream = self._mine(request)
+    async def by_id(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
+        """GET /v1/streams/{ident}"""
+        stream = self._mine(request, ident)
         wish = self._wish(request)
         if wish.cursor.generation not in (None, stream.generation):
             raise OtherGeneration(
@@ -72,9 +72,9 @@ class Follow:
             )
         return await self._attach(request, stream, wish)
 
-    async def by_key(self, request: web.Request) -> web.StreamResponse:
+    async def by_key(self, request: web.BaseRequest, key: str) -> web.StreamResponse:
         """GET /v1/keys/{key}/stream: the newest stream under the key, or the next one, if the follower waits."""
-        caller, key = self._caller(request), request.match_info["key"]
+        caller = self._caller(request)
         wish = self._wish(request)
         stream = self._hub.find_key(key, caller)
         if stream is not None:
@@ -85,9 +85,9 @@ class Follow:
             raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}; wait=SECONDS waits")
         return await self._wait(request, caller, key, wish)
 
-    async def head(self, request: web.Request) -> web.StreamResponse:
-        """HEAD /v1/streams/{id}"""
-        stream = self._mine(request)
+    async def head(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
+        """HEAD /v1/streams/{ident}"""
+        stream = self._mine(request, ident)
         log = stream.log
         return web.Response(
             headers={
@@ -100,30 +100,30 @@ class Follow:
             }
         )
 
-    async def info(self, request: web.Request) -> web.StreamResponse:
-        """GET /v1/streams/{id}/info"""
-        return answer(describe(self._mine(request)))
+    async def info(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
+        """GET /v1/streams/{ident}/info"""
+        return answer(describe(self._mine(request, ident)))
 
-    async def listed(self, request: web.Request) -> web.StreamResponse:
+    async def listed(self, request: web.BaseRequest) -> web.StreamResponse:
         """GET /v1/streams: the caller's own, newest first."""
         caller = self._caller(request)
         mine = sorted((s for s in self._hub if s.caller == caller), key=lambda s: -s.vitals.started_at)
         return answer({"object": "list", "data": [describe(stream) for stream in mine], "has_more": False})
 
-    async def cancel(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1/streams/{id}/cancel; idempotent."""
-        stream = self._mine(request)
+    async def cancel(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
+        """POST /v1/streams/{ident}/cancel; idempotent."""
+        stream = self._mine(request, ident)
         _stop(stream)
         return answer(describe(stream))
 
-    async def delete(self, request: web.Request) -> web.StreamResponse:
-        """DELETE /v1/streams/{id}: cancel and forget."""
-        stream = self._mine(request)
+    async def delete(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
+        """DELETE /v1/streams/{ident}: cancel and forget."""
+        stream = self._mine(request, ident)
         _stop(stream)
         self._hub.forget(stream)
         return answer({"id": stream.id, "object": "stream.deleted", "deleted": True})
 
-    async def _attach(self, request: web.Request, stream: Stream, wish: Wish) -> web.StreamResponse:
+    async def _attach(self, request: web.BaseRequest, stream: Stream, wish: Wish) -> web.StreamResponse:
         """Answer with the stream from the cursor on: 204 when it has ended and nothing is left to say."""
         offset, skip = _place(stream, wish)
         log = stream.log
@@ -149,7 +149,7 @@ class Follow:
         subscription = Subscription(stream, wish.mode, downstream, offset, wish.heartbeat_s)
         return await deliver(self._hub, downstream, subscription)
 
-    async def _wait(self, request: web.Request, caller: bytes, key: str, wish: Wish) -> web.StreamResponse:
+    async def _wait(self, request: web.BaseRequest, caller: bytes, key: str, wish: Wish) -> web.StreamResponse:
         """Answer at once, and follow the stream when it begins; end properly if none does in time."""
         self._hub.check_room_to_follow()
         begun: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
@@ -166,13 +166,13 @@ class Follow:
             return downstream.response
         return await self._deliver(downstream, stream, wish, 0, 0)
 
-    def _mine(self, request: web.Request) -> Stream:
-        return self._hub.find(request.match_info["id"], self._caller(request))
+    def _mine(self, request: web.BaseRequest, ident: str) -> Stream:
+        return self._hub.find(ident, self._caller(request))
 
-    def _caller(self, request: web.Request) -> bytes:
+    def _caller(self, request: web.BaseRequest) -> bytes:
         return self._auth.caller(request.headers.get("Authorization", ""))
 
-    def _wish(self, request: web.Request) -> Wish:
+    def _wish(self, request: web.BaseRequest) -> Wish:
         query, streams = request.query, self._config.streams
         mode = query.get("mode") or "events"
         if mode not in MODES:
@@ -227,7 +227,7 @@ def _stop(stream: Stream) -> None:
         stream.writer.stop(CANCELLED)
 
 
-def _begin(request: web.Request, mode: str, headers: Headers) -> Downstream:
+def _begin(request: web.BaseRequest, mode: str, headers: Headers) -> Downstream:
     downstream = Downstream(request)
     downstream.start(b"OK", [(b"Content-Type", _CONTENT_TYPE), *CACHING, (b"Stream-Mode", mode.encode()), *headers])
     return downstream
@@ -296,7 +296,7 @@ def _offset_bytes(stream: Stream, offset: int, skip: int) -> int:
     return log.trimmed_bytes + sum(map(len, log.span(log.start, offset))) + skip
 
 
-def _cursor(request: web.Request, mode: str) -> Cursor:
+def _cursor(request: web.BaseRequest, mode: str) -> Cursor:
     """Read the cursor: the Last-Event-ID header, else the query. Raises: BadRequest."""
     query = request.query
     if "offset" in query:

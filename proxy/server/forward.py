@@ -15,6 +15,7 @@ from proxy.server.auth import Auth
 from proxy.server.config import Config
 from proxy.server.metrics import Metrics
 from proxy.server.pump import OnDisconnect, Pump
+from proxy.server.routes import origin_form
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
 from proxy.stream.projections import MODES
@@ -26,7 +27,6 @@ from proxy.wire.http import end_to_end
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _DOT_SEGMENT = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
-_ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _PIECE_BYTES = 64 * 1024
 
 # Request headers that are ours to read or to make anew.
@@ -69,14 +69,12 @@ class Route:
     upstream_prefix: str
     dialect: Dialect
 
-    def target(self, request: web.Request) -> bytes:
+    def target(self, request: web.BaseRequest) -> bytes:
         """Return the request target for upstream, its query and its escapes untouched.
 
         Whatever host an absolute-form target names is dropped. Raises: BadRequest, for dot segments.
         """
-        raw = request.raw_path
-        if not raw.startswith("/"):
-            raw = _ABSOLUTE_FORM.sub("", raw, count=1)
+        raw = origin_form(request.raw_path)
         path = raw.partition("?")[0]
         if not path.startswith(self.prefix) or _DOT_SEGMENT.search(path):
             raise BadRequest("the request target has dot segments, or is not below the prefix it seemed to be")
@@ -105,7 +103,7 @@ class Forward:
 
     # Generations
 
-    async def generate(self, request: web.Request, route: Route) -> web.StreamResponse:
+    async def generate(self, route: Route, request: web.BaseRequest, **named: str) -> web.StreamResponse:
         """Send a generation upstream; an event stream that comes back becomes a Stream, followed by this client."""
         caller = self._auth.caller(request.headers.get("Authorization", ""))
         options = self._options(request)
@@ -152,7 +150,7 @@ class Forward:
             options.on_disconnect,
             max_frame_bytes=self._config.limits.frame_bytes,
             on_sealed=self._sealed,
-            overhead=self._metrics.overhead(route.name),
+            overhead=self._metrics.distribution("proxy_overhead", route.name).observe,
         )
 
     async def _begin_apart(self, opening: Coroutine[Any, Any, Exchange], pump: Pump) -> Exchange:
@@ -184,7 +182,7 @@ class Forward:
             self._hub.forget(pump.stream)
         return exchange
 
-    async def _follow(self, request: web.Request, pump: Pump, mode: str, headers: Headers) -> web.StreamResponse:
+    async def _follow(self, request: web.BaseRequest, pump: Pump, mode: str, headers: Headers) -> web.StreamResponse:
         """Answer the client that asked with the stream it has begun."""
         stream = pump.stream
         ident = stream.id.encode()
@@ -205,7 +203,7 @@ class Forward:
         self._metrics.stream_ended(pump.stream, now)
         self._hub.retire(pump.stream, now)
 
-    def _options(self, request: web.Request) -> Options:
+    def _options(self, request: web.BaseRequest) -> Options:
         headers, streams = request.headers, self._config.streams
         mode = headers.get("Stream-Mode", "raw")
         if mode not in MODES:
@@ -232,7 +230,7 @@ class Forward:
 
     # Everything else
 
-    async def pass_through(self, request: web.Request, route: Route) -> web.StreamResponse:
+    async def pass_through(self, route: Route, request: web.BaseRequest) -> web.StreamResponse:
         """Send a request upstream and its response back, both streamed, neither looked into."""
         self._auth.caller(request.headers.get("Authorization", ""))
         target = route.target(request)
@@ -240,6 +238,7 @@ class Forward:
         body: bytes | AsyncIterable[bytes] = b""
         chunked = False
         if request.body_exists:
+            _invite(request)
             length = request.headers.get("Content-Length")
             chunked = length is None
             headers.append(
@@ -252,7 +251,7 @@ class Forward:
         exchange = await self._open(route, method, target, headers, body, chunked=chunked)
         return await self._relay(request, exchange)
 
-    async def _relay(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+    async def _relay(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         """Send a response back as it comes."""
         try:
             downstream = Downstream(request, exchange.status)
@@ -280,10 +279,10 @@ class Forward:
         chunked: bool = False,
     ) -> Exchange:
         exchange = await self._upstream.open(method, target, headers, body, chunked=chunked)
-        self._metrics.connect(route.name)(exchange.waited_s)
+        self._metrics.distribution("upstream_connect", route.name).observe(exchange.waited_s)
         return exchange
 
-    def _headers(self, request: web.Request, mine: frozenset[bytes]) -> Headers:
+    def _headers(self, request: web.BaseRequest, mine: frozenset[bytes]) -> Headers:
         authorization = self._auth.upstream_authorization
         if authorization is None:
             return end_to_end(request.raw_headers, mine)
@@ -291,12 +290,23 @@ class Forward:
         headers.append((b"Authorization", authorization))
         return headers
 
-    async def _body(self, request: web.Request) -> bytes:
-        try:
-            return await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            allowed = self._config.limits.body_bytes
-            raise TooLarge(f"the request body is larger than the {allowed} bytes allowed") from None
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        """Return the whole body. Raises: TooLarge."""
+        _invite(request)
+        allowed = self._config.limits.body_bytes
+        length = request.content_length
+        if length is not None and length > allowed:
+            raise TooLarge(f"the request body has {length} bytes, {allowed} are allowed")
+        content = request.content
+        if content.is_eof():  # it came with the head: no need to wait
+            return content.read_nowait()
+        pieces, size = [], 0
+        while piece := await content.readany():
+            pieces.append(piece)
+            size += len(piece)
+            if size > allowed:
+                raise TooLarge(f"the request body is larger than the {allowed} bytes allowed")
+        return b"".join(pieces)
 
 
 class _Conduit:
@@ -339,6 +349,14 @@ def _close_refused(task: asyncio.Task[Exchange]) -> None:
         task.result().close()
 
 
-async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
+def _invite(request: web.BaseRequest) -> None:
+    """Send the interim response that a client may wait for before it sends its body (RFC 9110 section 10.1.1)."""
+    if not request.content.is_eof() and request.headers.get("Expect", "").lower() == "100-continue":
+        transport = request.transport
+        if transport is not None:
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+async def _pieces(request: web.BaseRequest) -> AsyncIterator[bytes]:
     async for piece in request.content.iter_chunked(_PIECE_BYTES):
         yield piece

@@ -59,7 +59,7 @@ class Pump:
         *,
         max_frame_bytes: int,
         on_sealed: Callable[["Pump"], None],
-        overhead: Callable[[float], None],
+        overhead: Callable[[float], object],
     ) -> None:
         self.stream = stream
         self._vitals = stream.vitals

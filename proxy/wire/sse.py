@@ -15,6 +15,7 @@ from proxy.wire.errors import TooLarge
 _BLANK_LINE = re.compile(rb"\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 _LONGEST_BLANK_LINE = 3
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_CR = 13
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -49,23 +50,28 @@ class Splitter:
         frames: list[bytes] = []
         start = 0
         if held is not None:
-            start = self._finish(held, data, frames)
+            start = self._finish(held, data, frames, lf_only)
         start = _cut_lf(data, start, frames) if lf_only else _cut(data, start, frames)
         if start < len(data):
             self._hold(data[start:])
         return frames
 
-    def _finish(self, held: bytearray, data: bytes, frames: list[bytes]) -> int:
+    def _finish(self, held: bytearray, data: bytes, frames: list[bytes], lf_only: bool) -> int:
         """Complete the frame that earlier reads began; return where in `data` the next one starts."""
         seam = len(held)
+        lf_only = lf_only and held[-1] != _CR  # then the blank line is two LFs, the first perhaps held already
         held += data
-        match = _BLANK_LINE.search(held, max(0, seam - _LONGEST_BLANK_LINE + 1))
-        if match is None:
+        if lf_only:
+            end = held.find(b"\n\n", seam - 1) + 2
+        else:
+            match = _BLANK_LINE.search(held, max(0, seam - _LONGEST_BLANK_LINE + 1))
+            end = match.end() if match else 1
+        if end == 1:
             self._hold(b"")
             return len(data)
-        frames.append(bytes(held[: match.end()]))
+        frames.append(bytes(held[:end]))
         self._held = None
-        return match.end() - seam
+        return end - seam
 
     def _hold(self, data: bytes) -> None:
         if self._held is None:

@@ -1,0 +1,90 @@
+"""What is served where: the table of paths, and the way from a request to its handler.
+
+aiohttp's low-level server, and a table of our own. Not web.Application: its router, match objects and signals take
+13 us a request, as much as half of the whole server below them (E of the load harness).
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from proxy.server.answers import refuse
+from proxy.server.metrics import Metrics
+from proxy.wire.dialect import Dialect
+from proxy.wire.errors import ProxyError, UnknownRoute
+
+Handler = Callable[..., Awaitable[web.StreamResponse]]
+ANY = "*"
+
+
+class Endpoint(NamedTuple):
+    """A handler, the label its requests are counted under, and the dialect its errors are told in."""
+
+    handler: Handler
+    name: str
+    dialect: Dialect
+
+
+class Routes:
+    """Paths to endpoints. Exact paths are found first, then patterns in the order they were added.
+
+    A pattern's `{name}` stands for one segment, and is handed to the handler, unquoted, as an argument of that name;
+    a pattern that ends with a slash stands for everything below it.
+    """
+
+    def __init__(self, metrics: Metrics, dialect: Dialect) -> None:
+        """`dialect` is that of requests for which nothing is served."""
+        self._metrics = metrics
+        self._exact: dict[tuple[str, str], Endpoint] = {}
+        self._patterns: list[tuple[str, re.Pattern[str], Endpoint]] = []
+        self._nowhere = Endpoint(_unknown, "none", dialect)
+
+    def add(self, method: str, path: str, handler: Handler, name: str, dialect: Dialect) -> None:
+        """Serve `path` with a handler; `method` may be ANY."""
+        endpoint = Endpoint(handler, name, dialect)
+        if "{" not in path and not path.endswith("/") and method != ANY:
+            self._exact[method, path] = endpoint
+            return
+        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(path))
+        self._patterns.append((method, re.compile(pattern + (".*" if path.endswith("/") else "")), endpoint))
+
+    def find(self, method: str, target: str) -> tuple[Endpoint, dict[str, Any]]:
+        """Return the endpoint of a request target, and the arguments its path holds."""
+        endpoint = self._exact.get((method, target))
+        if endpoint is not None:
+            return endpoint, {}
+        path = origin_form(target).partition("?")[0]
+        endpoint = self._exact.get((method, path))
+        if endpoint is not None:
+            return endpoint, {}
+        for wanted, pattern, endpoint in self._patterns:
+            match = pattern.fullmatch(path) if wanted in (method, ANY) else None
+            if match is not None:
+                return endpoint, {name: unquote(value) for name, value in match.groupdict().items()}
+        return self._nowhere, {}
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request; count it, and tell a ProxyError in the endpoint's dialect."""
+        endpoint, arguments = self.find(request.method, request.raw_path)
+        try:
+            response = await endpoint.handler(request, **arguments)
+        except ProxyError as error:
+            self._metrics.rejected[error.code] += 1
+            response = refuse(error, endpoint.dialect)
+        self._metrics.requests[endpoint.name, request.method, response.status] += 1
+        return response
+
+
+_ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+
+
+def origin_form(target: str) -> str:
+    """Drop scheme and host of an absolute-form target (RFC 9112 section 3.2.2): neither steers anything here."""
+    return target if target.startswith("/") else _ABSOLUTE_FORM.sub("", target, count=1)
+
+
+async def _unknown(request: web.BaseRequest) -> web.StreamResponse:
+    raise UnknownRoute(f"nothing is served at {request.method} {request.raw_path[:100]}")
