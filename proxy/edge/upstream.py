@@ -1,15 +1,15 @@
 """The way up: one request to an upstream and its response, pushed to a receiver as it is read.
 
-aiohttp's connector makes, pools and tunnels the connections (TLS, DNS, limits, outbound proxies); on a connection
-that it lends, an Exchange takes the place of aiohttp's protocol until the response has ended. httptools (llhttp)
-parses. So a read from the socket reaches the log in the same turn of the loop: no task, no future, no timer per
-read, and no private attribute of aiohttp. Measured against ClientSession: see docs/hot-path.md.
+aiohttp's connector makes the connections: TLS, DNS, happy eyeballs, limits, outbound proxies. On a connection that
+it lends, a Wire takes the place of aiohttp's protocol and keeps it for many requests. httptools (llhttp) parses. So
+a read from the socket reaches the log in the same turn of the loop: no task, no future, no timer per read, and no
+private attribute of aiohttp.
 """
 
 import asyncio
 import contextlib
 import ssl
-import weakref
+from collections import deque
 from collections.abc import AsyncIterable
 from time import monotonic
 from typing import NamedTuple, Protocol
@@ -24,6 +24,7 @@ from proxy.wire.http import LAST_CHUNK, chunk, head
 Headers = list[tuple[bytes, bytes]]
 _NO_BODY = (204, 304)
 _MAX_HEAD_BYTES = 256 * 1024
+_GIVEN_UP = Truncated("given up")
 
 
 class Timeouts(NamedTuple):
@@ -45,7 +46,199 @@ class Receiver(Protocol):
         """Take the last bytes, and learn how the body ended. Called once; nothing follows."""
 
 
-class Exchange(asyncio.Protocol):
+class Wire(asyncio.Protocol):
+    """One connection to an upstream, from its first request to its close.
+
+    It has at most one exchange at a time. The hot path is `data_received`: it touches the wire and the receiver.
+    """
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_head_bytes",
+        "_parser",
+        "_writable",
+        "exchange",
+        "idle_since",
+        "on_body",
+        "over",
+        "paused",
+        "read_at",
+        "receiver",
+        "reusable",
+        "transport",
+    )
+
+    def __init__(self, connection: aiohttp.connector.Connection) -> None:
+        transport = connection.transport
+        assert transport is not None
+        self._connection = connection
+        self.transport = transport
+        self.exchange: Exchange | None = None
+        self.receiver: Receiver | None = None
+        self._body: list[bytes] = []
+        self.on_body = self._body.append  # httptools calls it without a frame of Python: 0.2 us a chunk less
+        self._parser = httptools.HttpResponseParser(self)
+        self._writable: asyncio.Future[None] | None = None
+        self._head_bytes = 0
+        self.read_at = 0.0
+        self.idle_since = 0.0
+        self.over = False  # the whole response is parsed
+        self.reusable = False  # the connection outlives the response
+        self.paused = False
+        transport.set_protocol(self)
+
+    @property
+    def usable(self) -> bool:
+        return not self.transport.is_closing()
+
+    def begin(self, exchange: "Exchange") -> None:
+        """Serve an exchange from now on."""
+        self.exchange = exchange
+        self.over = self.reusable = False
+        self._head_bytes = 0
+        self.read_at = monotonic()
+
+    def take(self) -> bytes:
+        """Return the body bytes that no receiver has had."""
+        body = self._body
+        data = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        return data
+
+    def pause(self) -> None:
+        if not self.paused and self.usable:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.paused and self.usable:
+            self.paused = False
+            self.read_at = monotonic()
+            self.transport.resume_reading()
+
+    def close(self) -> None:
+        """Close the connection; safe at any time."""
+        self.exchange = self.receiver = None
+        self._connection.close()
+
+    async def drained(self) -> None:
+        """Wait until the transport takes more of a request."""
+        if self._writable is not None:
+            await asyncio.shield(self._writable)
+
+    # asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        self.read_at = at = monotonic()
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as exc:
+            if not self.over:
+                self._fail(Garbled(f"the upstream's response is not valid HTTP: {str(exc) or 'protocol switched'}"))
+                return
+            self.reusable = False  # bytes after the response, in its last read
+        receiver = self.receiver
+        if self.over:
+            self._conclude()
+        elif receiver is not None:
+            body = self._body
+            if body:
+                receiver.received(body.pop() if len(body) == 1 else self.take(), at)
+        else:
+            self._watch_head(len(data))
+
+    def eof_received(self) -> bool:
+        return False  # let the transport close: connection_lost tells how
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        handler = self._connection.protocol
+        if handler is not None:
+            handler.connection_lost(exc)
+        self._wake()
+        exchange = self.exchange
+        if exchange is None or self.over:
+            return
+        if exchange.status and not exchange.framed and exc is None:
+            self.over = True  # close-delimited (RFC 9112 section 6.3, rule 8)
+            self._conclude()
+        elif exchange.status or self._head_bytes:
+            self._fail(Truncated("the upstream's response broke off"))
+        else:
+            self._fail(Unreachable("the upstream closed the connection before it answered"))
+
+    def pause_writing(self) -> None:
+        if self._writable is None:
+            self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        self._wake()
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self.over or self.exchange is None:
+            raise ValueError("bytes after the response")  # feed_data's caller meets it as a parser error
+
+    def on_status(self, status: bytes) -> None:
+        if self.exchange is not None:
+            self.exchange.reason += status
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.exchange is not None:
+            self.exchange.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        exchange = self.exchange
+        if exchange is None:
+            return
+        if 100 <= status < 200:  # interim (RFC 9110 section 15.2): another head follows
+            exchange.headers.clear()
+            exchange.reason = b""
+            return
+        self.reusable = self._parser.should_keep_alive()
+        exchange.responds(status)
+        if exchange.is_head_request:
+            self.over = True
+            self._parser = httptools.HttpResponseParser(self)  # the old one waits for a body
+
+    def on_message_complete(self) -> None:
+        if self.exchange is not None and self.exchange.status:
+            self.over = True
+            self.reusable = self._parser.should_keep_alive()  # llhttp forgets it with the next byte
+
+    # Endings
+
+    def _conclude(self) -> None:
+        exchange = self.exchange
+        if exchange is None:  # bytes while nothing was asked: RFC 9112 section 9.2 has the connection closed
+            self.close()
+        else:
+            exchange.ends(None)
+
+    def _fail(self, error: UpstreamError) -> None:
+        if self.exchange is None:
+            self.close()
+        else:
+            self.exchange.ends(error)
+
+    def _watch_head(self, size: int) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.close()
+        elif not exchange.status:
+            self._head_bytes += size
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._fail(Garbled(f"the upstream's response head is larger than {_MAX_HEAD_BYTES} bytes"))
+
+    def _wake(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+
+class Exchange:
     """One request and its response at an upstream.
 
     Made by `Upstream.open`, which returns when the response's head is there. The body goes to the receiver
@@ -53,69 +246,36 @@ class Exchange(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body",
-        "_closed",
-        "_connection",
+        "_began_at",
         "_ended",
-        "_framed",
-        "_head_bytes",
-        "_idle_s",
-        "_is_head_request",
-        "_loop",
-        "_over",
-        "_parser",
-        "_paused",
-        "_read_at",
-        "_receiver",
-        "_reusable",
+        "_error",
         "_sender",
-        "_timer",
-        "_total_at",
-        "_transport",
-        "_writable",
+        "_upstream",
+        "_wire",
+        "framed",
         "headers",
-        "on_body",
+        "is_head_request",
         "reason",
         "responded",
-        "reused",
         "status",
         "waited_s",
     )
 
-    def __init__(self, connection: aiohttp.connector.Connection, method: bytes, timeouts: Timeouts) -> None:
-        loop = asyncio.get_running_loop()
-        transport = connection.transport
-        assert transport is not None
-        self._loop = loop
-        self._connection = connection
-        self._transport = transport
-        self._body: list[bytes] = []
-        self.on_body = self._body.append  # httptools calls it without a frame of Python: 0.2 us a chunk less
-        self._parser = httptools.HttpResponseParser(self)
-        self._is_head_request = method == b"HEAD"
-        self._receiver: Receiver | None = None
-        self._head_bytes = 0
-        self._framed = False  # a content-length or chunks say where the body ends
-        self._over = False  # the whole response is parsed
-        self._reusable = False  # the connection outlives the response
-        self._ended: UpstreamError | bool = False  # how the body ended, for a receiver that comes later
-        self._closed = False
-        self._paused = False
+    def __init__(self, upstream: "Upstream", wire: Wire, method: bytes) -> None:
+        self._upstream = upstream
+        self._wire: Wire | None = wire
+        self._began_at = monotonic()
         self._sender: asyncio.Task[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
-        now = loop.time()
-        self._read_at = now
-        self._idle_s = timeouts.idle_s
-        self._total_at = now + timeouts.total_s if timeouts.total_s else 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
+        self._error: UpstreamError | None = None
+        self.is_head_request = method == b"HEAD"
+        self.framed = False  # the response itself says where its body ends; a close-delimited one can't
         self.status = 0
         self.reason = b""
         self.headers: Headers = []
-        self.reused = False
         self.waited_s = 0.0  # for a connection
-        self.responded: asyncio.Future[None] = loop.create_future()
-        if timeouts.first_byte_s:
-            self._timer = loop.call_later(timeouts.first_byte_s, self._first_byte_late, timeouts.first_byte_s)
+        self.responded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        wire.begin(self)
 
     def header(self, name: bytes) -> bytes | None:
         """Return the value of the first header of that (lower-case) name."""
@@ -129,234 +289,117 @@ class Exchange(asyncio.Protocol):
         kind = self.header(b"content-type")
         return kind is not None and kind.lower().startswith(b"text/event-stream")
 
-    def send(self, start: bytes, body: bytes | AsyncIterable[bytes], *, chunked: bool = False) -> None:
-        """Write the request: its head, and its body at once or as it comes."""
-        if isinstance(body, bytes):
-            self._transport.writelines([start, body] if body else [start])
-        else:
-            self._transport.write(start)
-            self._sender = self._loop.create_task(self._send_pieces(body, chunked))
-
-    def attach(self, receiver: Receiver) -> None:
-        """Push the body to `receiver` from now on, beginning with what has come already."""
-        self._receiver = receiver
-        if self._ended is not False:
-            error = None if self._ended is True else self._ended
-            receiver.ended(self._take(), self._read_at, error)
-            self._finish(error)
-        elif self._body:
-            receiver.received(self._take(), self._read_at)
-
-    def pause(self) -> None:
-        """Stop reading; the idle time-out waits too."""
-        if not self._paused and not self._closed:
-            self._paused = True
-            with contextlib.suppress(RuntimeError):
-                self._transport.pause_reading()
-
-    def resume(self) -> None:
-        """Read on."""
-        if self._paused and not self._closed:
-            self._paused = False
-            self._read_at = self._loop.time()
-            with contextlib.suppress(RuntimeError):
-                self._transport.resume_reading()
-
-    def close(self) -> None:
-        """Give the exchange up: close the connection, tell nobody."""
-        self._receiver = None
-        self._finish(Truncated("given up"))
-
-    # asyncio.Protocol
-
-    def data_received(self, data: bytes) -> None:
-        self._read_at = at = monotonic()
-        if self._over:  # bytes after the response: RFC 9112 section 9.2 has the connection closed
-            if not self._closed:
-                self._connection.close()
-            return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._fail(Garbled(f"the upstream switched protocols (status {self.status}) without being asked"))
-            return
-        except httptools.HttpParserError as exc:
-            if not self._over:
-                self._fail(Garbled(f"the upstream's response is not valid HTTP: {exc}"))
-                return
-            self._reusable = False  # bytes after the response, in its last read
-        receiver = self._receiver
-        if self._over:
-            self._conclude(None)
-        elif receiver is not None:
-            body = self._body
-            if body:
-                receiver.received(body.pop() if len(body) == 1 else self._take(), at)
-        elif not self.status:
-            self._head_bytes += len(data)
-            if self._head_bytes > _MAX_HEAD_BYTES:
-                self._fail(Garbled(f"the upstream's response head is larger than {_MAX_HEAD_BYTES} bytes"))
-
-    def eof_received(self) -> bool:
-        return False  # let the transport close: connection_lost tells how
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        handler = self._connection.protocol
-        if handler is not None:
-            handler.connection_lost(exc)
-        self._wake_sender()
-        if self._over or self._closed:
-            return
-        if self.status and not self._framed and exc is None:
-            self._conclude(None)  # close-delimited (RFC 9112 section 6.3, rule 8)
-        elif self.status or self._head_bytes:
-            self._fail(Truncated("the upstream's response broke off"))
-        else:
-            self._fail(Unreachable("the upstream closed the connection before it answered"))
-
-    def pause_writing(self) -> None:
-        if self._writable is None:
-            self._writable = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        self._wake_sender()
-
-    # httptools
-
-    def on_message_begin(self) -> None:
-        if self._over:
-            raise ValueError("bytes after the response")  # seen by feed_data's caller as a parser error
-
-    def on_status(self, status: bytes) -> None:
-        self.reason += status
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if 100 <= status < 200:  # interim (RFC 9110 section 15.2): another head follows
-            self.headers, self.reason = [], b""
-            return
-        if self.status:
-            raise ValueError("a second head")
-        self.status = status
-        self._framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
-        self._over = self._is_head_request
-        self._reusable = self._parser.should_keep_alive()
-        self._watch_idle()
-        if not self.responded.done():
-            self.responded.set_result(None)
-
-    def on_message_complete(self) -> None:
-        if self.status:
-            self._over = True
-            self._reusable = self._parser.should_keep_alive()  # llhttp forgets it with the next byte
-
-    # Endings
-
     @property
     def bodyless(self) -> bool:
         """True when the response can't have a body (RFC 9110 section 6.4.1)."""
-        return self.status in _NO_BODY or self._is_head_request
+        return self.is_head_request or self.status in _NO_BODY
 
-    @property
-    def framed(self) -> bool:
-        """True when the response itself says where its body ends; a close-delimited one can't."""
-        return self._framed or self.bodyless
+    def send(self, start: bytes, body: bytes | AsyncIterable[bytes], *, chunked: bool) -> None:
+        """Write the request: its head, and its body at once or as it comes."""
+        assert self._wire is not None
+        transport = self._wire.transport
+        if isinstance(body, bytes):
+            transport.write(start + body if len(body) < 65536 else start)
+            if len(body) >= 65536:
+                transport.write(body)
+        else:
+            transport.write(start)
+            self._sender = asyncio.create_task(self._send_pieces(self._wire, body, chunked))
 
-    def _take(self) -> bytes:
-        body = self._body
-        data = body[0] if len(body) == 1 else b"".join(body)
-        body.clear()
-        return data
-
-    def _conclude(self, error: UpstreamError | None) -> None:
-        """The body has ended."""
-        if self._ended is not False:
+    def attach(self, receiver: Receiver) -> None:
+        """Push the body to `receiver` from now on, beginning with what has come already."""
+        wire = self._wire
+        if wire is None:
+            receiver.ended(b"", monotonic(), self._error or _GIVEN_UP)
             return
-        self._ended = error or True
+        data = wire.take()
+        if self._ended:
+            at, error = wire.read_at, self._error
+            self._release()
+            receiver.ended(data, at, error)
+            return
+        wire.receiver = receiver
+        if data:
+            receiver.received(data, wire.read_at)
+
+    def pause(self) -> None:
+        """Stop reading; the idle time-out waits too."""
+        if self._wire is not None:
+            self._wire.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._wire is not None:
+            self._wire.resume()
+
+    def close(self) -> None:
+        """Give the exchange up: close the connection, tell nobody. Nothing, once it has ended."""
+        if self._wire is not None:
+            self._error = self._error or _GIVEN_UP
+            self._release()
+
+    # For the wire
+
+    def responds(self, status: int) -> None:
+        """The head is there."""
+        self.status = status
+        self.framed = self.bodyless or any(
+            name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self.headers
+        )
+        if not self.responded.done():
+            self.responded.set_result(None)
+
+    def ends(self, error: UpstreamError | None) -> None:
+        """The response has ended; whoever attaches later is told then."""
+        wire = self._wire
+        if wire is None or self._ended:
+            return
+        self._ended, self._error = True, error
+        receiver = wire.receiver
         if not self.responded.done():
             self.responded.set_exception(error or Unreachable("the upstream sent no response"))
-            self._finish(error)
-        elif self._receiver is not None:
-            self._receiver.ended(self._take(), self._read_at, error)
-            self._finish(error)
-        elif self._timer is not None:
-            self._timer.cancel()
+            self._release()
+        elif receiver is not None:
+            data, at = wire.take(), wire.read_at
+            self._release()
+            receiver.ended(data, at, error)
 
-    def _fail(self, error: UpstreamError) -> None:
-        self._over = False
-        self._conclude(error)
+    def late(self, now: float, timeouts: Timeouts) -> UpstreamTimeout | None:
+        """Return the time-out that the exchange has run into, if any."""
+        wire = self._wire
+        if wire is None or self._ended:
+            return None
+        if timeouts.total_s and now - self._began_at >= timeouts.total_s:
+            return UpstreamTimeout(f"the response took longer than {timeouts.total_s:g} s in all", "timeout_total")
+        if not self.status:
+            if timeouts.first_byte_s and now - self._began_at >= timeouts.first_byte_s:
+                message = f"the upstream sent no response within {timeouts.first_byte_s:g} s"
+                return UpstreamTimeout(message, "timeout_first_byte")
+        elif timeouts.idle_s and not wire.paused and now - wire.read_at >= timeouts.idle_s:
+            return UpstreamTimeout(f"the upstream sent nothing for {timeouts.idle_s:g} s", "timeout_idle")
+        return None
 
-    def _finish(self, error: UpstreamError | None) -> None:
-        """Give the connection back, or close it."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        sending = self._sender is not None and not self._sender.done()
-        if self._sender is not None and sending:
-            self._sender.cancel()
-        handler = self._connection.protocol
-        reusable = error is None and self._over and self._reusable and not sending
-        if reusable and handler is not None and not self._transport.is_closing():
-            self._transport.set_protocol(handler)
-            if self._paused:
-                self._transport.resume_reading()
-            self._connection.release()
-        else:
-            self._connection.close()
+    def _release(self) -> None:
+        """Give the wire back, or have it closed."""
+        wire, self._wire = self._wire, None
+        assert wire is not None
+        sender = self._sender
+        sending = sender is not None and not sender.done()
+        if sender is not None and sending:
+            sender.cancel()
+        keep = self._error is None and wire.over and wire.reusable and not sending
+        self._upstream.released(self, wire, keep)
 
-    # Time
-
-    def _first_byte_late(self, seconds: float) -> None:
-        message = f"the upstream sent no response within {seconds:g} s"
-        self._fail(UpstreamTimeout(message, "timeout_first_byte"))
-
-    def _watch_idle(self) -> None:
-        """Replace the first-byte timer. One timer a stream, set anew when it fires and not on each read."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None
-        self._check_time()
-
-    def _check_time(self) -> None:
-        now = self._loop.time()
-        idle_at = (now if self._paused else self._read_at) + self._idle_s if self._idle_s else 0.0
-        if self._total_at and now >= self._total_at:
-            self._fail(UpstreamTimeout("the response took longer than is allowed in all", "timeout_total"))
-        elif idle_at and now >= idle_at:
-            message = f"the upstream sent nothing for {self._idle_s:g} s"
-            self._fail(UpstreamTimeout(message, "timeout_idle"))
-        else:
-            due = [t for t in (idle_at, self._total_at) if t]
-            if due:
-                self._timer = self._loop.call_at(min(due) + 0.001, self._check_time)
-
-    # The request's body
-
-    async def _send_pieces(self, pieces: AsyncIterable[bytes], chunked: bool) -> None:
+    async def _send_pieces(self, wire: Wire, pieces: AsyncIterable[bytes], chunked: bool) -> None:
         try:
             async for piece in pieces:
                 if piece:
-                    self._transport.write(chunk(piece) if chunked else piece)
-                    await self._drained()
+                    wire.transport.write(chunk(piece) if chunked else piece)
+                    await wire.drained()
             if chunked:
-                self._transport.write(LAST_CHUNK)
-        except (OSError, aiohttp.ClientError):  # the client broke its request off
-            if not self._over:
-                self._fail(Unreachable("the client did not finish its request"))
-
-    async def _drained(self) -> None:
-        if self._writable is not None:
-            await asyncio.shield(self._writable)
-
-    def _wake_sender(self) -> None:
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
-        self._writable = None
+                wire.transport.write(LAST_CHUNK)
+        except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
+            self.ends(Unreachable("the client did not finish its request"))
 
 
 class Upstream:
@@ -374,19 +417,23 @@ class Upstream:
     ) -> None:
         """Call within a running loop. `max_connections` 0 is no limit."""
         self.timeouts = timeouts
-        self.connections_open = 0
+        self.active: set[Exchange] = set()
         origin = URL(url).origin()
         port = "" if origin.is_default_port() else f":{origin.port}"
-        self.host = f"{origin.raw_host}{port}".encode()
-        self._connector = aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=keepalive_s)
+        self._host = (b"Host", f"{origin.raw_host}{port}".encode())
+        self._keepalive_s = keepalive_s
+        self._max_connections = max_connections
+        self._room = asyncio.Semaphore(max_connections) if max_connections else None
+        self._idle: deque[Wire] = deque()  # the one used last, last
+        self._connector = aiohttp.TCPConnector(limit=0)
         self._connect_timeout = aiohttp.ClientTimeout(total=None, connect=timeouts.connect_s or None)
         # The connector asks a request only where to connect to; one for the origin serves all.
         self._address = aiohttp.ClientRequest(
             "GET", origin, ssl=ssl_context or True, proxy=URL(outbound_proxy) if outbound_proxy else None
         )
         # An http:// upstream behind a proxy is asked for with the absolute form (RFC 9112 section 3.2.2).
-        self._absolute = str(origin).encode() if outbound_proxy and origin.scheme == "http" else b""
-        self._known: weakref.WeakSet[object] = weakref.WeakSet()
+        self._absolute = str(origin).rstrip("/").encode() if outbound_proxy and origin.scheme == "http" else b""
+        self._watch = asyncio.create_task(self._watch_time())
 
     async def open(
         self,
@@ -401,17 +448,25 @@ class Upstream:
 
         A pooled connection may have been closed by the upstream at the same moment: when no byte of a response
         came on a reused one, the request is sent once more (RFC 9112 section 9.3.1 has the client decide).
-        Raises: Unreachable, UpstreamTimeout, Garbled.
+        Raises: Unreachable, UpstreamTimeout, Truncated, Garbled.
         """
         line = b"%b %b%b HTTP/1.1" % (method, self._absolute, target)
-        start = head(line, [(b"Host", self.host), *self._proxy_headers(), *headers])
         while True:
-            exchange = await self._connect(method)
-            exchange.send(start, body, chunked=chunked)
+            began_at = monotonic()
+            if self._room is not None:
+                await self._wait_room(self._room)
+            wire = self._pooled()
+            reused = wire is not None
+            if wire is None:
+                wire = await self._connect()
+            exchange = Exchange(self, wire, method)
+            exchange.waited_s = monotonic() - began_at
+            self.active.add(exchange)
+            exchange.send(head(line, [self._host, *self._proxy_headers(), *headers]), body, chunked=chunked)
             try:
                 await exchange.responded
             except Unreachable:
-                if not (exchange.reused and isinstance(body, bytes)):
+                if not (reused and isinstance(body, bytes)):
                     raise
             except asyncio.CancelledError:
                 exchange.close()
@@ -419,8 +474,44 @@ class Upstream:
             else:
                 return exchange
 
+    def released(self, exchange: Exchange, wire: Wire, keep: bool) -> None:
+        """Take a wire back from an exchange that has ended."""
+        self.active.discard(exchange)
+        if self._room is not None:
+            self._room.release()
+        if keep and wire.usable:
+            wire.exchange = wire.receiver = None
+            wire.resume()
+            wire.idle_since = monotonic()
+            self._idle.append(wire)
+        else:
+            wire.close()
+
     async def close(self) -> None:
+        """Close every connection."""
+        self._watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watch
+        for exchange in list(self.active):
+            exchange.close()
+        while self._idle:
+            self._idle.pop().close()
         await self._connector.close()
+
+    @property
+    def idle(self) -> int:
+        """The number of connections that wait for a request."""
+        return len(self._idle)
+
+    def _pooled(self) -> Wire | None:
+        """Return the connection used last, if one is idle: the others may then expire."""
+        idle = self._idle
+        while idle:
+            wire = idle.pop()
+            if wire.usable and monotonic() - wire.idle_since < self._keepalive_s:
+                return wire
+            wire.close()
+        return None
 
     def _proxy_headers(self) -> Headers:
         if not self._absolute:
@@ -428,20 +519,37 @@ class Upstream:
         value = self._address.headers.get("Proxy-Authorization")
         return [(b"Proxy-Authorization", value.encode())] if value else []
 
-    async def _connect(self, method: bytes) -> Exchange:
-        began_at = monotonic()
+    async def _wait_room(self, room: asyncio.Semaphore) -> None:
         try:
-            connection = await self._connector.connect(self._address, [], self._connect_timeout)
+            async with asyncio.timeout(self.timeouts.connect_s or None):
+                await room.acquire()
         except TimeoutError as exc:
-            message = f"no connection to the upstream within {self.timeouts.connect_s:g} s"
+            message = f"all {self._max_connections} connections were taken for {self.timeouts.connect_s:g} s"
             raise UpstreamTimeout(message, "timeout_connect") from exc
-        except (OSError, aiohttp.ClientError) as exc:
-            raise Unreachable(f"no connection to the upstream: {type(exc).__name__}") from exc
-        exchange = Exchange(connection, method, self.timeouts)
-        exchange.waited_s = monotonic() - began_at
-        exchange.reused = connection.protocol in self._known
-        self._known.add(connection.protocol)
-        transport = connection.transport
-        assert transport is not None
-        transport.set_protocol(exchange)
-        return exchange
+
+    async def _connect(self) -> Wire:
+        try:
+            return Wire(await self._connector.connect(self._address, [], self._connect_timeout))
+        except BaseException as exc:
+            if self._room is not None:
+                self._room.release()
+            if isinstance(exc, TimeoutError):
+                message = f"no connection to the upstream within {self.timeouts.connect_s:g} s"
+                raise UpstreamTimeout(message, "timeout_connect") from exc
+            if isinstance(exc, OSError | aiohttp.ClientError):
+                raise Unreachable(f"no connection to the upstream: {type(exc).__name__}") from exc
+            raise
+
+    async def _watch_time(self) -> None:
+        """End what is late, and idle connections that are. One timer for all, and none that is set per read."""
+        shortest = min(filter(None, (*self.timeouts[1:], self._keepalive_s)), default=10.0)
+        every_s = min(1.0, max(0.02, shortest / 20))
+        while True:
+            await asyncio.sleep(every_s)
+            now = monotonic()
+            for exchange in list(self.active):
+                error = exchange.late(now, self.timeouts)
+                if error is not None:
+                    exchange.ends(error)
+            while self._idle and now - self._idle[0].idle_since >= self._keepalive_s:
+                self._idle.popleft().close()

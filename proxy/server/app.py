@@ -81,6 +81,7 @@ class Proxy:
             keepalive_s=config.upstream.keepalive_s,
             outbound_proxy=config.upstream.outbound_proxy or None,
         )
+        self.metrics.connections = lambda: {"active": len(self.upstream.active), "idle": self.upstream.idle}
         self.forward = Forward(config, self.hub, self.upstream, self.auth, self.metrics)
         self.follow = Follow(config, self.hub, self.auth, self.metrics)
         self._runners: list[web.BaseRunner] = []

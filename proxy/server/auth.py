@@ -1,5 +1,6 @@
 """Who the caller is. Keys are compared and kept as digests; none reaches a log or a metric."""
 
+import functools
 import hashlib
 import hmac
 import secrets
@@ -15,11 +16,15 @@ class Auth:
         self._own_keys = config.auth.mode == "keys"
         self._digests = [bytes.fromhex(key) for key in config.auth.keys]
         self._secret = secrets.token_bytes(16)  # so that a caller's digest tells nothing outside this process
+        self.caller = functools.lru_cache(maxsize=4096)(self._caller)
         key = config.upstream.key.get_secret_value()
         self.upstream_authorization = f"Bearer {key}".encode() if key else None
 
-    def caller(self, authorization: str) -> bytes:
-        """Return the caller's digest. Raises: Unauthorised, in mode keys, for a key that is not listed."""
+    def _caller(self, authorization: str) -> bytes:
+        """Return the digest of the caller with this Authorization header.
+
+        Raises: Unauthorised, in mode keys, for a key that is not listed.
+        """
         raw = authorization.encode("utf-8", "surrogateescape")
         if self._own_keys:
             scheme, _, key = raw.partition(b" ")

@@ -157,6 +157,7 @@ class Follow:
         self._hub.followers += 1
         try:
             downstream = _begin(request, wish.mode, [])
+            downstream.flush()
             stream = await _wait_beating(begun, downstream, wish)
         finally:
             self._hub.followers -= 1

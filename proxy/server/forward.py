@@ -1,6 +1,7 @@
 """Requests that go upstream: generations, which become streams, and everything else, which passes through."""
 
 import asyncio
+import functools
 import re
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine
@@ -69,12 +70,13 @@ class Route:
     upstream_prefix: str
     dialect: Dialect
 
-    def target(self, request: web.BaseRequest) -> bytes:
+    @functools.lru_cache(maxsize=1024)  # noqa: B019  (routes live as long as the process)
+    def target(self, raw_path: str) -> bytes:
         """Return the request target for upstream, its query and its escapes untouched.
 
         Whatever host an absolute-form target names is dropped. Raises: BadRequest, for dot segments.
         """
-        raw = origin_form(request.raw_path)
+        raw = origin_form(raw_path)
         path = raw.partition("?")[0]
         if not path.startswith(self.prefix) or _DOT_SEGMENT.search(path):
             raise BadRequest("the request target has dot segments, or is not below the prefix it seemed to be")
@@ -107,7 +109,7 @@ class Forward:
         """Send a generation upstream; an event stream that comes back becomes a Stream, followed by this client."""
         caller = self._auth.caller(request.headers.get("Authorization", ""))
         options = self._options(request)
-        target = route.target(request)
+        target = route.target(request.raw_path)
         body = await self._body(request)
         started_at = time.monotonic()
         headers = self._headers(request, _MINE_IN_GENERATIONS)
@@ -233,7 +235,7 @@ class Forward:
     async def pass_through(self, route: Route, request: web.BaseRequest) -> web.StreamResponse:
         """Send a request upstream and its response back, both streamed, neither looked into."""
         self._auth.caller(request.headers.get("Authorization", ""))
-        target = route.target(request)
+        target = route.target(request.raw_path)
         headers = self._headers(request, _MINE)
         body: bytes | AsyncIterable[bytes] = b""
         chunked = False

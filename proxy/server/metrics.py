@@ -9,7 +9,7 @@ import platform
 import time
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -103,7 +103,7 @@ class Metrics(Collector):
         self.requests: Tally[tuple[str, str, int]] = Tally()
         self.rejected: Tally[str] = Tally()
         self.replayed: Tally[str] = Tally()
-        self.connections = 0  # to upstreams, that carry an exchange now
+        self.connections: Callable[[], dict[str, int]] = dict  # to upstreams, by state
         self._hub = hub
         self._build = (__version__, platform.python_version(), aiohttp.__version__, loop)
         self._max_models = max_models
@@ -193,7 +193,7 @@ class Metrics(Collector):
         yield _gauge("subscribers", "Followers, by mode.", ("mode",), modes)
         yield _gauge("subscriber_lag_bytes_max", "The slowest follower's lag.", (), Tally({(): lag}))
         yield _gauge("log_bytes", "What all logs hold.", (), Tally({(): hub.ledger.bytes}))
-        states = Tally({"active": self.connections})
+        states = Tally(self.connections())
         yield _gauge("upstream_connections", "Connections to upstreams, by state.", ("state",), states)
         build = ("version", "python", "aiohttp", "loop")
         yield _gauge("build_info", "What runs.", build, Tally({self._build: 1}))

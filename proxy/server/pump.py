@@ -5,6 +5,7 @@ ended (law 7), and measures it. Hot path: `received`.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import NamedTuple
@@ -24,6 +25,7 @@ class OnDisconnect(NamedTuple):
     grace_s: float | None
 
     @classmethod
+    @functools.lru_cache(maxsize=64)
     def parse(cls, text: str) -> "OnDisconnect":
         """Read `cancel`, `continue` or `grace=SECONDS`. Raises: ValueError."""
         words = {"cancel": 0.0, "continue": None}

@@ -8,44 +8,38 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import zip_longest
 from typing import Any
 
 import aiohttp
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
+from rich.columns import Columns
 from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
+from proxy.wire.chat import ChatCompletions
 from proxy.wire.sse import Splitter, payload
 
-EVENTS_PER_S = 10  # of the fake at its real pace
-PATIENCE_S = 60
-PICTURE_BYTES = 6_000_000  # in one event: less fits into the kernel's buffers of a loopback connection, so nobody lags
-QUESTION = {
-    "model": "qwen3-max",
-    "messages": [{"role": "user", "content": "How many may listen to one answer?"}],
-    "stream": True,
-    "stream_options": {"include_usage": True},
-}
-PROGRAM = "streamtee" if os.path.basename(sys.argv[0]) != "streamtee" else sys.argv[0]
+PICTURE_BYTES = 6_000_000  # in one event; the kernel's buffers for a loopback connection hide the lag of smaller ones
+QUESTION = {"model": "qwen3-max", "messages": [{"role": "user", "content": "How many may listen?"}], "stream": True}
+_PROGRAM = sys.argv[0] if os.path.basename(sys.argv[0]) == "streamtee" else "streamtee"
 BY_HAND = f"""\
-To try it by hand, in three terminals:
-  {PROGRAM} fake --listen 127.0.0.1:8000
-  STREAMTEE_UPSTREAM__URL=http://127.0.0.1:8000 {PROGRAM} serve
+By hand, in three terminals:
+  {_PROGRAM} fake --listen 127.0.0.1:8000
+  STREAMTEE_UPSTREAM__URL=http://127.0.0.1:8000 {_PROGRAM} serve
   curl -N http://127.0.0.1:8080/v1/chat/completions -H 'Stream-Key: demo' -H 'Content-Type: application/json' \\
     -d '{{"model":"qwen3-max","messages":[{{"role":"user","content":"Hello"}}],"stream":true}}'
-and follow that answer while it runs, or in the five minutes after it:
+That answer can be followed while it runs, and for five minutes after:
   curl -N 'http://127.0.0.1:8080/v1/keys/demo/stream?mode=raw'
-  curl -N 'http://127.0.0.1:8080/v1/keys/demo/stream' -H 'Last-Event-ID: 20'
-  curl http://127.0.0.1:8080/v1/streams
+  curl -N http://127.0.0.1:8080/v1/keys/demo/stream -H 'Last-Event-ID: 5'
   curl -s http://127.0.0.1:9090/metrics | grep first_token"""
 
 
@@ -55,7 +49,7 @@ class DemoError(Exception):
 
 @contextlib.asynccontextmanager
 async def running(*command: str, urls: int, **settings: str) -> AsyncIterator[list[str]]:
-    """Run `streamtee COMMAND` in a process of its own; yield the first URL of each of the lines it begins with."""
+    """Run `streamtee COMMAND` in a process of its own; yield the first URL of each of its first lines."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "proxy.tools.cli", *command),  # -P: not the `proxy` of the current directory
@@ -64,11 +58,10 @@ async def running(*command: str, urls: int, **settings: str) -> AsyncIterator[li
     )
     assert process.stdout is not None
     try:
-        lines = [(await process.stdout.readline()).decode() for _ in range(urls)]
-        found = [re.search(r"http://[^/\s,]+", line) for line in lines]
+        found = [re.search(rb"http://[^/\s,]+", await process.stdout.readline()) for _ in range(urls)]
         if None in found:
             raise DemoError(f"`streamtee {command[0]}` did not start")
-        yield [match.group() for match in found if match is not None]
+        yield [match.group().decode() for match in found if match is not None]
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
@@ -80,146 +73,186 @@ class Client:
     """One client, and the frames it has been given."""
 
     name: str
-    state: str = "has not come yet"
+    state: str = "not here yet"
     frames: list[bytes] = field(default_factory=list)
     text: str = ""
 
-    async def read(self, response: aiohttp.ClientResponse, *, until: float = float("inf")) -> None:
-        """Take the response, or so many frames in all of it; a frame that is cut off is dropped, as browsers do."""
+    async def read(
+        self, response: aiohttp.ClientResponse, *, until: float = float("inf"), pause_s: float = 0, then: str = "done"
+    ) -> None:
+        """Take the response, or `until` so many frames are here. What comes of a frame and no more is dropped."""
         if response.status != 200:
-            raise DemoError(f"{self.name} was answered with status {response.status}")
+            raise DemoError(f"{self.name}: the answer was status {response.status}")
+        self.state = "reading"
         splitter = Splitter(2 * PICTURE_BYTES)
-        async for data in response.content.iter_any():
+        async for data in response.content.iter_chunked(2**16):
             for frame in splitter.feed(data):
                 self.frames.append(frame)
                 self.text += said(frame)
             if len(self.frames) >= until:
-                return
-        if splitter.tail:
-            raise DemoError(f"{self.name}'s stream ended within an event")
+                break
+            await asyncio.sleep(pause_s)
+        self.state = then
 
     @property
     def data(self) -> bytes:
         """What it was given, less the ids that mode events adds."""
-        return b"".join(re.sub(rb"(?m)^id: [a-z2-7]{6}-\d+\n(?=\n)", b"", frame) for frame in self.frames)
-
-    @property
-    def last_id(self) -> str:
-        return self.frames[-1].rpartition(b"id: ")[2].decode().strip()
+        return b"".join(re.sub(rb"\nid: [a-z2-7]{6}-\d+\n\n$", b"\n\n", frame) for frame in self.frames)
 
 
 def said(frame: bytes) -> str:
-    """Return the text a frame adds to the answer; of one that is no text to read, its size."""
-    data = payload(frame) or b"[DONE]"
-    choices = [] if data == b"[DONE]" else orjson.loads(data)["choices"]
-    text = "".join(choice["delta"].get("content") or "" for choice in choices)
-    return text if len(text) < 10_000 else f"\n[{len(text) / 1e6:g} MB in one event]\n"
+    """Return the text that a frame adds to the answer; of the picture its size."""
+    data = payload(frame)
+    chunk = orjson.loads(data) if data and data != b"[DONE]" else {}
+    text = "".join(choice["delta"].get("content") or "" for choice in chunk.get("choices", ()))
+    return text if len(text) < PICTURE_BYTES else f" [an event of {len(frame)} bytes] "
 
 
 class Demo:
-    """The scene: a proxy at `url`, its metrics at `admin_url`, and about so many seconds."""
+    """The scene: the proxy at `url` with its metrics at `admin_url`, four clients, and who looks on."""
 
     def __init__(self, url: str, admin_url: str, seconds: float, show: Callable[["Demo"], None]) -> None:
-        self.url, self.admin_url, self.show = url, admin_url, show
-        self.seconds = seconds
-        self.events = int(seconds * EVENTS_PER_S)
+        self.url, self.admin_url, self.seconds, self.show = url, admin_url, seconds, show
+        self.events = int(seconds * 10)  # the fake, at its real pace, sends ten a second
+        self.clients = [Client(name) for name in ("asker, raw", "late, raw", "resuming, events", "slow, raw")]
+        self.asker, self.late, self.resuming, self.slow = self.clients
         self.ident = ""
-        self.lag_bytes = 0
-        self.lag = "nobody lagged"
-        self.originator = Client("the asker")
-        self.late = Client("late, raw")
-        self.resuming = Client("resuming, events")
-        self.slow = Client("slow, raw")
-        self.clients = (self.originator, self.late, self.resuming, self.slow)
-        self.metrics: dict[str, float] = {}
+        self.lag, self.scraped_lag_bytes = (0, 0), 0.0  # the worst: bytes and events
+        self.metrics: Counter[str] = Counter()
 
     async def play(self) -> None:
-        """Let all clients come, and watch them until they are done. Raises: DemoError, when one was not served."""
-        timeout = aiohttp.ClientTimeout(total=PATIENCE_S + self.seconds)
-        async with aiohttp.ClientSession(timeout=timeout) as self.session:
+        """Let all clients come, and look on until they have gone. Raises: DemoError, when one was not served."""
+        async with aiohttp.ClientSession() as self.session:
             try:
-                async with asyncio.TaskGroup() as group:
+                async with asyncio.timeout(self.seconds + 30), asyncio.TaskGroup() as group:
                     parts = [group.create_task(part()) for part in (self.ask, self.join, self.resume, self.dawdle)]
                     group.create_task(self.watch(parts))
-            except* (aiohttp.ClientError, OSError, DemoError) as errors:
-                error = errors.exceptions[0]
-                raise DemoError(str(error) or type(error).__name__) from error
+            except (TimeoutError, ExceptionGroup) as error:
+                first = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+                raise DemoError(f"{type(first).__name__}: {first}") from error
             self.metrics = await self.scrape()
         self.show(self)
 
     async def ask(self) -> None:
-        """Ask the question, and read the answer as any client would."""
-        # The fake counts its events, so that the scene has a length.
+        """Ask the question, tell the fake how much to answer, and read it as any client does."""
         faults = f"count; frames={self.events}, huge_frame; after={self.events // 5}; bytes={PICTURE_BYTES}"
-        url = f"{self.url}/v1/chat/completions"
-        async with self.session.post(url, json=QUESTION, headers={"Fake-Fault": faults}) as response:
+        headers = {"Fake-Fault": faults}
+        async with self.session.post(f"{self.url}/v1/chat/completions", json=QUESTION, headers=headers) as response:
             self.ident = response.headers.get("Stream-Id", "")
-            await self.taking(self.originator, self.originator.read(response))
+            await self.asker.read(response)
 
     async def join(self) -> None:
-        """Come when a third is over: the past arrives at once, then what is new."""
+        """Come when a third is over: the past arrives at once, and then what is new."""
         await self.wait_events(self.events // 3)
         async with self.follow(mode="raw") as response:
-            await self.taking(self.late, self.late.read(response))
+            await self.late.read(response)
 
     async def resume(self) -> None:
         """Leave when half is over, and come back later with the id of the last event."""
         client = self.resuming
         await self.wait_events(1)
         async with self.follow(mode="events", heartbeat="0") as response:
-            await self.taking(client, client.read(response, until=self.events // 2), then="has lost its connection")
+            await client.read(response, until=self.events // 2, then="gone")
         await self.wait_events(self.events * 3 // 4)
-        async with self.follow({"Last-Event-ID": client.last_id}, mode="events", heartbeat="0") as response:
-            await self.taking(client, client.read(response), then=f"done, resumed after {client.last_id}")
+        last_id = client.frames[-1].rpartition(b"id: ")[2].decode().strip()
+        async with self.follow({"Last-Event-ID": last_id}, mode="events", heartbeat="0") as response:
+            await client.read(response, then=f"done, resumed after {last_id}")
 
     async def dawdle(self) -> None:
-        """Be there from the start, but read slowly."""
+        """Be there from the start, and read slowly."""
         await self.wait_events(1)
         async with self.follow(mode="raw") as response:
-            content = response.content
-            pause_s = self.seconds / 2 / (PICTURE_BYTES / 2**16)
-            content.iter_any = lambda: slowly(content, pause_s)  # type: ignore[method-assign]
-            await self.taking(self.slow, self.slow.read(response))
-
-    async def taking(self, client: Client, reading: Awaitable[None], then: str = "done") -> None:
-        client.state = "reads"
-        await reading
-        client.state = then
+            own_socket = response.connection.transport.get_extra_info("socket")
+            own_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+            await self.slow.read(response, pause_s=self.seconds / 2 / (PICTURE_BYTES / 2**16))
 
     async def wait_events(self, count: int) -> None:
         """Return once the asker has so many events."""
-        while len(self.originator.frames) < count:
+        while len(self.asker.frames) < count:
             await asyncio.sleep(0.02)
 
     def follow(self, headers: dict[str, str] | None = None, **query: str) -> Any:
         return self.session.get(f"{self.url}/v1/streams/{self.ident}", headers=headers, params=query)
 
     async def watch(self, parts: list[asyncio.Task[None]]) -> None:
-        """Show the scene, and ask the proxy who lags, until all parts are played."""
+        """Show the scene and ask the proxy who lags, until all parts are played."""
         await self.wait_events(1)
         while not all(part.done() for part in parts):
             async with self.session.get(f"{self.url}/v1/streams/{self.ident}/info") as response:
                 followers = (await response.json())["followers"]
-            scraped = (await self.scrape()).get("streamtee_subscriber_lag_bytes_max", 0)
-            worst = max(followers, key=lambda one: one["lag_bytes"], default={"lag_bytes": 0})
-            if worst["lag_bytes"] > self.lag_bytes:
-                self.lag_bytes = worst["lag_bytes"]
-                self.lag = f"{worst['lag_events']} events, {worst['lag_bytes']} bytes (/metrics: {scraped:g} bytes)"
+            self.lag = max(self.lag, *((one["lag_bytes"], one["lag_events"]) for one in followers))
+            scraped = await self.scrape()
+            self.scraped_lag_bytes = max(self.scraped_lag_bytes, scraped["streamtee_subscriber_lag_bytes_max"])
             self.show(self)
             await asyncio.sleep(0.1)
 
-    async def scrape(self) -> dict[str, float]:
+    async def scrape(self) -> Counter[str]:
         """Return the proxy's metrics, each summed over its labels."""
+        values: Counter[str] = Counter()
         async with self.session.get(f"{self.admin_url}/metrics") as response:
-            page = await response.text()
-        values: dict[str, float] = {}
-        for family in text_string_to_metric_families(page):
-            for sample in family.samples:
-                values[sample.name] = values.get(sample.name, 0) + sample.value
+            for family in text_string_to_metric_families(await response.text()):
+                for sample in family.samples:
+                    values[sample.name] += sample.value  # type: ignore[assignment]
         return values
 
+    def prove(self) -> None:
+        """Raises: DemoError, when a claim does not hold."""
+        whole = self.asker.data
+        for client in self.clients:
+            if client.data != whole:
+                raise DemoError(f"{client.name}: its {len(client.data)} bytes are not the asker's {len(whole)}")
+        if not ChatCompletions().terminal(self.asker.frames[-1]):
+            raise DemoError("the answer did not end with [DONE]")
+        if (received := self.metrics["streamtee_upstream_bytes_total"]) != len(whole):
+            raise DemoError(f"streamtee_upstream_bytes_total is {received:g}, and the answer has {len(whole)} bytes")
+        if (measured := self.metrics["streamtee_time_to_first_token_seconds_count"]) != 1:
+            raise DemoError(f"one stream, and {measured:g} times to the first token")
 
-async def slowly(content: aiohttp.StreamReader, pause_s: float) -> AsyncIterator[bytes]:
-    async for data in content.iter_chunked(2**16):
-        yield data
-        await asyncio.sleep(pause_s)
+
+class Screen:
+    """Shows a scene: in columns on a terminal, in lines elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self.shows = 0
+
+    def show(self, demo: Demo) -> None:
+        self.shows += 1
+        if self.live is not None:
+            self.live.update(Columns(map(self.panel, demo.clients), padding=0), refresh=True)
+        elif self.shows % 10 == 1:
+            print("; ".join(f"{c.name}: {len(c.frames)} events, {c.state}" for c in demo.clients), flush=True)
+
+    def panel(self, client: Client) -> Panel:
+        width, height = self.console.width // 4, max(4, min(14, self.console.height - 6))
+        last_lines = Text(client.text).wrap(self.console, width - 4)[-height:]
+        seen, status = Text("\n").join(last_lines), f"{len(client.frames)}: {client.state}"
+        return Panel(seen, title=client.name, subtitle=status, width=width, height=height + 2)
+
+
+def report(demo: Demo) -> None:
+    for client in demo.clients:
+        print(f"{sha256(client.data).hexdigest()}  {client.name}, {client.state}")
+    print(f"the same {len(demo.asker.data)} bytes in {len(demo.asker.frames)} events for all of them")
+    for name in ("time_to_first_token_seconds", "stream_duration_seconds"):
+        print(f"streamtee_{name}: {demo.metrics[f'streamtee_{name}_sum']:.3f}")
+    lag_bytes, lag_events = demo.lag
+    print(f"furthest behind: {lag_events} events, {lag_bytes} bytes by info, {demo.scraped_lag_bytes:g} by metrics")
+    print(f"\n{BY_HAND}")
+
+
+async def run(seconds: float) -> None:
+    """Play the demonstration. Raises: DemoError, when something did not hold."""
+    screen = Screen()
+    free = "127.0.0.1:0"
+    async with (
+        running("fake", "--listen", free, urls=1) as (fake,),
+        running("serve", urls=2, STREAMTEE_UPSTREAM__URL=fake, STREAMTEE_LISTEN=free, STREAMTEE_ADMIN=free) as urls,
+    ):
+        print(f"an answer of about {seconds:g} s from a fake Qwen at {fake}, through {urls[0]}, for four clients:")
+        demo = Demo(*urls, seconds, screen.show)
+        with screen.live or contextlib.nullcontext():
+            await demo.play()
+    demo.prove()
+    report(demo)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from proxy.edge.upstream import Exchange, Timeouts
+from proxy.edge.upstream import Exchange, Wire
 from proxy.server.pump import OnDisconnect, Pump
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Subscription
@@ -39,6 +39,8 @@ class Null:
     def is_closing(self) -> bool:
         return False
 
+    def set_protocol(self, protocol: Any) -> None: ...
+
 
 def least(work: Callable[[], int], rounds: int = 7) -> float:
     """Return the least nanoseconds a unit takes; `work` returns how many units it did."""
@@ -50,7 +52,7 @@ def least(work: Callable[[], int], rounds: int = 7) -> float:
     return best
 
 
-def exchanges(count: int, followers: int) -> list[Exchange]:
+def exchanges(count: int, followers: int) -> list[Wire]:
     """Return exchanges whose pumps feed streams with so many followers in mode raw each."""
     loop = asyncio.get_running_loop()
     hub = Hub(
@@ -59,17 +61,17 @@ def exchanges(count: int, followers: int) -> list[Exchange]:
     )  # fmt: skip
     made = []
     for _ in range(count):
-        connection: Any = SimpleNamespace(transport=Null(), protocol=None, close=lambda: None)
-        exchange = Exchange(connection, b"POST", Timeouts(0, 0, 0, 0))
+        wire = Wire(SimpleNamespace(transport=Null(), protocol=None, close=lambda: None))  # type: ignore[arg-type]
+        exchange = Exchange(None, wire, b"POST")  # type: ignore[arg-type]
         stream = hub.create(Vitals(ChatCompletions(), 0.0), route="chat", caller=b"", key=None, retain_s=0)
         pump = Pump(
             stream, OnDisconnect(None), max_frame_bytes=1 << 20, on_sealed=lambda p: None, overhead=lambda s: None
         )
-        exchange.data_received(HEAD)
+        wire.data_received(HEAD)
         pump.start(exchange)
         for _ in range(followers):
             hub.attach(Subscription(stream, "raw", Null(), 0), 0.0)  # type: ignore[arg-type]
-        made.append(exchange)
+        made.append(wire)
     return made
 
 
@@ -80,8 +82,8 @@ def through(streams: int, followers: int, reads: int) -> float:
 
     def work() -> int:
         for _ in range(reads):
-            for exchange in made:
-                exchange.data_received(data)
+            for wire in made:
+                wire.data_received(data)
         return reads * streams * max(1, followers)
 
     return least(work, 3)
