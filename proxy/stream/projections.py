@@ -19,35 +19,43 @@ class Span:
     __slots__ = ("chunked", "end", "plain", "size", "start")
 
     def __init__(self, start: int, end: int, plain: bytes) -> None:
+        self.put(start, end, plain)
+
+    def put(self, start: int, end: int, plain: bytes) -> None:
+        """Be another span."""
         self.start = start
         self.end = end
         self.plain = plain
-        self.size = len(plain)
-        self.chunked = b"%x\r\n%b\r\n" % (self.size, plain) if plain else b""  # wire.http.chunk, a call less
+        self.size = size = len(plain)
+        self.chunked = b"%x\r\n%b\r\n" % (size, plain) if plain else b""  # wire.http.chunk, a call less
 
 
-class Projection:
-    """A pure function of (log, start, end) to bytes, and what an Ending looks like."""
+class Projection(Span):
+    """A pure function of (log, start, end) to bytes, and what an Ending looks like.
 
-    __slots__ = ("_dialect", "_generation", "_last", "_log")
+    It is itself the span that it rendered last: `reach` makes it the one that begins at an offset.
+    """
+
+    __slots__ = ("_dialect", "_generation", "_log")
 
     def __init__(self, log: FrameLog, generation: str, dialect: Dialect) -> None:
+        super().__init__(-1, -1, b"")
         self._log = log
         self._generation = generation
         self._dialect = dialect
-        self._last = Span(-1, -1, b"")
 
-    def span(self, start: int) -> Span:
-        """Return the rendering of the frames from `start` on, to the log's end or as many as SPAN_BYTES hold."""
-        last = self._last
+    def reach(self, start: int) -> None:
+        """Be the span from `start` on, to the log's end or as many frames as SPAN_BYTES hold.
+
+        `start` is not below the log's start, and below its end.
+        """
         end = self._log.end
-        if last.start == start and last.end == end:
-            return last
+        if self.start == start and self.end == end:
+            return
         if end - start > 1:
-            end = self._reach(start, end)
-        if last.start != start or last.end != end:
-            self._last = last = Span(start, end, self.render(start, end))
-        return last
+            end = self._limit(start, end)
+        if self.start != start or self.end != end:
+            self.put(start, end, self.render(start, end))
 
     def render(self, start: int, end: int) -> bytes:
         """Return the bytes of the frames between two offsets, start < end."""
@@ -57,7 +65,7 @@ class Projection:
         """Return the last bytes for a follower at `offset`, and whether the response ends properly."""
         raise NotImplementedError
 
-    def _reach(self, start: int, end: int) -> int:
+    def _limit(self, start: int, end: int) -> int:
         log, room = self._log, SPAN_BYTES
         frames = log.frames
         for index in range(start - log.start, end - log.start):

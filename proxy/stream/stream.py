@@ -101,7 +101,7 @@ class Subscription:
 
     def advance(self) -> None:
         """Bring the sink to the log's end, as far as it takes it."""
-        log = self._log
+        log, span = self._log, self._projection
         while True:
             if self.offset >= log.end:
                 if log.ending is not None:
@@ -110,7 +110,7 @@ class Subscription:
             if self.offset < log.start:
                 self._fall_behind()
                 return
-            span = self._projection.span(self.offset)
+            span.reach(self.offset)
             if span.end == log.end and log.ending is not None:
                 self.offset = span.end
                 self.sent_bytes += span.size
@@ -259,11 +259,14 @@ class Stream:
 
     def extend(self, frames: list[bytes]) -> None:
         """Append frames and advance every live cursor in this turn of the loop, or in slices when they are many."""
-        log, ledger = self.log, self._ledger
+        log, ledger, live = self.log, self._ledger, self._live
         ledger.bytes += log.extend(frames)
         if ledger.bytes > ledger.max_bytes:
             ledger.relieve()
-        self._advance_live()
+        if len(live) == 1 and not self._stale:  # the common case, without a call or a loop
+            live[0].advance()
+        else:
+            self._advance_live()
         if log.size_bytes > self.max_log_bytes:
             self._bound()
 

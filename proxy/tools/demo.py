@@ -1,7 +1,6 @@
 """The demonstration: one streamed answer, four clients, and the proof that all were given the same bytes.
 
 A fake Qwen and the proxy run in processes of their own, on free loopback ports; this one is only their client.
-So it needs no key and no network. It shows what arrives as it arrives, and ends by itself.
 """
 
 import asyncio
@@ -25,10 +24,9 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from proxy.wire.chat import ChatCompletions
 from proxy.wire.sse import Splitter, payload
 
-PICTURE_BYTES = 6_000_000  # in one event; the kernel's buffers for a loopback connection hide the lag of smaller ones
+BIG_BYTES = 6_000_000  # in one event; the kernel's buffers for a loopback connection hide the lag of smaller ones
 QUESTION = {"model": "qwen3-max", "messages": [{"role": "user", "content": "How many may listen?"}], "stream": True}
 _PROGRAM = sys.argv[0] if os.path.basename(sys.argv[0]) == "streamtee" else "streamtee"
 BY_HAND = f"""\
@@ -83,12 +81,12 @@ class Client:
         """Take the response, or `until` so many frames are here. What comes of a frame and no more is dropped."""
         if response.status != 200:
             raise DemoError(f"{self.name}: the answer was status {response.status}")
-        self.state = "reading"
-        splitter = Splitter(2 * PICTURE_BYTES)
+        splitter = Splitter(2 * BIG_BYTES)
         async for data in response.content.iter_chunked(2**16):
             for frame in splitter.feed(data):
                 self.frames.append(frame)
                 self.text += said(frame)
+            self.state = f"{len(self.frames)} events"
             if len(self.frames) >= until:
                 break
             await asyncio.sleep(pause_s)
@@ -105,7 +103,7 @@ def said(frame: bytes) -> str:
     data = payload(frame)
     chunk = orjson.loads(data) if data and data != b"[DONE]" else {}
     text = "".join(choice["delta"].get("content") or "" for choice in chunk.get("choices", ()))
-    return text if len(text) < PICTURE_BYTES else f" [an event of {len(frame)} bytes] "
+    return text if len(text) < BIG_BYTES else f" [an event of {len(frame)} bytes] "
 
 
 class Demo:
@@ -117,7 +115,7 @@ class Demo:
         self.clients = [Client(name) for name in ("asker, raw", "late, raw", "resuming, events", "slow, raw")]
         self.asker, self.late, self.resuming, self.slow = self.clients
         self.ident = ""
-        self.lag, self.scraped_lag_bytes = (0, 0), 0.0  # the worst: bytes and events
+        self.lag = (0, 0, 0)  # the worst: bytes and events by info, bytes by metrics
         self.metrics: Counter[str] = Counter()
 
     async def play(self) -> None:
@@ -134,9 +132,8 @@ class Demo:
         self.show(self)
 
     async def ask(self) -> None:
-        """Ask the question, tell the fake how much to answer, and read it as any client does."""
-        faults = f"count; frames={self.events}, huge_frame; after={self.events // 5}; bytes={PICTURE_BYTES}"
-        headers = {"Fake-Fault": faults}
+        """Ask the question, tell the fake how much to say, and read the answer as any client does."""
+        headers = {"Fake-Fault": f"count; frames={self.events}, huge_frame; after=9; bytes={BIG_BYTES}"}
         async with self.session.post(f"{self.url}/v1/chat/completions", json=QUESTION, headers=headers) as response:
             self.ident = response.headers.get("Stream-Id", "")
             await self.asker.read(response)
@@ -164,7 +161,7 @@ class Demo:
         async with self.follow(mode="raw") as response:
             own_socket = response.connection.transport.get_extra_info("socket")
             own_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
-            await self.slow.read(response, pause_s=self.seconds / 2 / (PICTURE_BYTES / 2**16))
+            await self.slow.read(response, pause_s=self.seconds / 4 / (BIG_BYTES / 2**16))
 
     async def wait_events(self, count: int) -> None:
         """Return once the asker has so many events."""
@@ -180,9 +177,8 @@ class Demo:
         while not all(part.done() for part in parts):
             async with self.session.get(f"{self.url}/v1/streams/{self.ident}/info") as response:
                 followers = (await response.json())["followers"]
-            self.lag = max(self.lag, *((one["lag_bytes"], one["lag_events"]) for one in followers))
-            scraped = await self.scrape()
-            self.scraped_lag_bytes = max(self.scraped_lag_bytes, scraped["streamtee_subscriber_lag_bytes_max"])
+            lag_bytes = (await self.scrape())["streamtee_subscriber_lag_bytes_max"]
+            self.lag = max([self.lag, *((one["lag_bytes"], one["lag_events"], lag_bytes) for one in followers)])
             self.show(self)
             await asyncio.sleep(0.1)
 
@@ -201,12 +197,10 @@ class Demo:
         for client in self.clients:
             if client.data != whole:
                 raise DemoError(f"{client.name}: its {len(client.data)} bytes are not the asker's {len(whole)}")
-        if not ChatCompletions().terminal(self.asker.frames[-1]):
+        if not whole.endswith(b"data: [DONE]\n\n"):
             raise DemoError("the answer did not end with [DONE]")
         if (received := self.metrics["streamtee_upstream_bytes_total"]) != len(whole):
             raise DemoError(f"streamtee_upstream_bytes_total is {received:g}, and the answer has {len(whole)} bytes")
-        if (measured := self.metrics["streamtee_time_to_first_token_seconds_count"]) != 1:
-            raise DemoError(f"one stream, and {measured:g} times to the first token")
 
 
 class Screen:
@@ -222,13 +216,12 @@ class Screen:
         if self.live is not None:
             self.live.update(Columns(map(self.panel, demo.clients), padding=0), refresh=True)
         elif self.shows % 10 == 1:
-            print("; ".join(f"{c.name}: {len(c.frames)} events, {c.state}" for c in demo.clients), flush=True)
+            print("; ".join(f"{c.name}: {c.state}" for c in demo.clients), flush=True)
 
     def panel(self, client: Client) -> Panel:
-        width, height = self.console.width // 4, max(4, min(14, self.console.height - 6))
-        last_lines = Text(client.text).wrap(self.console, width - 4)[-height:]
-        seen, status = Text("\n").join(last_lines), f"{len(client.frames)}: {client.state}"
-        return Panel(seen, title=client.name, subtitle=status, width=width, height=height + 2)
+        width, height = self.console.width // 4, 14
+        seen = Text("\n").join(Text(client.text).wrap(self.console, width - 4)[2 - height :])
+        return Panel(seen, title=client.name, subtitle=client.state, width=width, height=height)
 
 
 def report(demo: Demo) -> None:
@@ -237,21 +230,19 @@ def report(demo: Demo) -> None:
     print(f"the same {len(demo.asker.data)} bytes in {len(demo.asker.frames)} events for all of them")
     for name in ("time_to_first_token_seconds", "stream_duration_seconds"):
         print(f"streamtee_{name}: {demo.metrics[f'streamtee_{name}_sum']:.3f}")
-    lag_bytes, lag_events = demo.lag
-    print(f"furthest behind: {lag_events} events, {lag_bytes} bytes by info, {demo.scraped_lag_bytes:g} by metrics")
-    print(f"\n{BY_HAND}")
+    print("furthest behind: {1} events, {0} bytes by info, {2:g} by metrics".format(*demo.lag), BY_HAND, sep="\n\n")
 
 
 async def run(seconds: float) -> None:
     """Play the demonstration. Raises: DemoError, when something did not hold."""
     screen = Screen()
-    free = "127.0.0.1:0"
+    own = {"STREAMTEE_LISTEN": "127.0.0.1:0", "STREAMTEE_ADMIN": "127.0.0.1:0"}
     async with (
-        running("fake", "--listen", free, urls=1) as (fake,),
-        running("serve", urls=2, STREAMTEE_UPSTREAM__URL=fake, STREAMTEE_LISTEN=free, STREAMTEE_ADMIN=free) as urls,
+        running("fake", "--listen", "127.0.0.1:0", urls=1) as (fake,),
+        running("serve", urls=2, STREAMTEE_UPSTREAM__URL=fake, **own) as (url, admin_url),
     ):
-        print(f"an answer of about {seconds:g} s from a fake Qwen at {fake}, through {urls[0]}, for four clients:")
-        demo = Demo(*urls, seconds, screen.show)
+        print(f"an answer of about {seconds:g} s from a fake Qwen at {fake}, through {url}, for four clients:")
+        demo = Demo(url, admin_url, seconds, screen.show)
         with screen.live or contextlib.nullcontext():
             await demo.play()
     demo.prove()
