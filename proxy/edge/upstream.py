@@ -247,6 +247,7 @@ class Exchange:
 
     __slots__ = (
         "_began_at",
+        "_by_name",
         "_ended",
         "_error",
         "_sender",
@@ -273,21 +274,18 @@ class Exchange:
         self.status = 0
         self.reason = b""
         self.headers: Headers = []
+        self._by_name: dict[bytes, bytes] = {}
         self.waited_s = 0.0  # for a connection
         self.responded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         wire.begin(self)
 
     def header(self, name: bytes) -> bytes | None:
-        """Return the value of the first header of that (lower-case) name."""
-        for key, value in self.headers:
-            if key.lower() == name:
-                return value
-        return None
+        """Return the value of the header of that (lower-case) name."""
+        return self._by_name.get(name)
 
     @property
     def is_event_stream(self) -> bool:
-        kind = self.header(b"content-type")
-        return kind is not None and kind.lower().startswith(b"text/event-stream")
+        return self._by_name.get(b"content-type", b"").lower().startswith(b"text/event-stream")
 
     @property
     def bodyless(self) -> bool:
@@ -343,9 +341,8 @@ class Exchange:
     def responds(self, status: int) -> None:
         """The head is there."""
         self.status = status
-        self.framed = self.bodyless or any(
-            name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self.headers
-        )
+        self._by_name = by_name = {name.lower(): value for name, value in self.headers}
+        self.framed = b"transfer-encoding" in by_name or b"content-length" in by_name or self.bodyless
         if not self.responded.done():
             self.responded.set_result(None)
 

@@ -69,9 +69,10 @@ class Vitals:
         last = frames[-_LAST_FRAMES:]
         self.summary = self.dialect.summary(last)
         # The frames that bring only the finish carry no token.
-        while last and self.times and self.dialect.finishing(last.pop()):
-            self.times.pop()
-        if self.times:
+        times = self.times
+        while last and times and self.dialect.finishing(last.pop()):
+            times.pop()
+        if times:
             self.fold()
 
     def _look(self, frame: bytes, at: float) -> None:

@@ -30,7 +30,7 @@ class ChatCompletions:
         return b'"content":null' in frame
 
     def finishing(self, frame: bytes) -> bool:
-        return b'"finish_reason":"' in frame or b'"choices":[]' in frame or self.terminal(frame)
+        return self.terminal(frame) or b'"choices":[]' in frame or b'"finish_reason":"' in frame
 
     def terminal(self, frame: bytes) -> bool:
         return len(frame) < 32 and payload(frame) == _DONE
