@@ -257,11 +257,9 @@ class Forward:
         """Send a response back as it comes."""
         try:
             downstream = Downstream(request, exchange.status)
-            downstream.start(
-                exchange.reason,
-                end_to_end(exchange.headers),
-                framed=exchange.header(b"content-length") is not None or exchange.bodyless,
-            )
+            headers = end_to_end(exchange.headers)
+            framed = exchange.bodyless or any(name.lower() == b"content-length" for name, _ in headers)
+            downstream.start(exchange.reason, headers, framed=framed)
             exchange.attach(_Conduit(exchange, downstream))
             await downstream.finished()
         finally:

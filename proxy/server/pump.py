@@ -163,8 +163,8 @@ class Pump:
 
     def _terminal_seen(self, frames: Sequence[bytes]) -> bool:
         """Tell whether the dialect's last word is in the log, or in the frames that come last."""
-        terminal = self.stream.dialect.terminal
-        return any(map(terminal, frames)) or any(map(terminal, self.stream.log.frames[-4:]))
+        last = [*self.stream.log.frames[-4:], *frames[-4:]]
+        return any(map(self.stream.dialect.terminal, reversed(last)))
 
     def _judge(self, error: UpstreamError | None, tail: bytes, frames: list[bytes]) -> Ending:
         """Decide how the stream ended, from how its response did."""
