@@ -118,8 +118,9 @@ class Wire(asyncio.Protocol):
             self.transport.resume_reading()
 
     def close(self) -> None:
-        """Close the connection; safe at any time."""
+        """Close the connection at once, whatever of a request has not left yet; safe at any time."""
         self.exchange = self.receiver = None
+        self.transport.abort()  # not close(): that waits for an upstream that has stopped reading
         self._connection.close()
 
     async def drained(self) -> None:
