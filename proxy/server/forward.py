@@ -15,7 +15,7 @@ from proxy.edge.upstream import Exchange, Headers, Upstream
 from proxy.server.auth import Auth
 from proxy.server.config import Config
 from proxy.server.metrics import Metrics
-from proxy.server.pump import OnDisconnect, Pump
+from proxy.server.pump import GONE, OnDisconnect, Pump
 from proxy.server.routes import origin_form
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
@@ -23,10 +23,11 @@ from proxy.stream.projections import MODES
 from proxy.stream.stream import Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.dialect import Dialect
-from proxy.wire.errors import BadRequest, ProxyError, TooLarge, UnknownMode, UpstreamError
+from proxy.wire.errors import BadRequest, Cancelled, ProxyError, TooLarge, UnknownMode, UpstreamError
 from proxy.wire.http import end_to_end
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
+REFUSED = "refused"
 _DOT_SEGMENT = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 _PIECE_BYTES = 64 * 1024
 
@@ -101,7 +102,6 @@ class Forward:
         self._upstream = upstream
         self._auth = auth
         self._metrics = metrics
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     # Generations
 
@@ -116,7 +116,14 @@ class Forward:
         headers += [(b"Accept-Encoding", b"identity"), (b"Content-Length", b"%d" % len(body))]
         opening = self._open(route, request.method.encode(), target, headers, body)
         if options.key is None and options.on_disconnect.grace_s == 0:
-            exchange = await opening
+            try:
+                exchange = await opening
+            except UpstreamError as error:
+                self._metrics.never_began(route.name, error.ending)
+                raise
+            except asyncio.CancelledError:
+                self._metrics.never_began(route.name, GONE.reason)
+                raise
             if not _is_stream(exchange):
                 return await self._relay(request, exchange)
             try:
@@ -156,31 +163,35 @@ class Forward:
         )
 
     async def _begin_apart(self, opening: Coroutine[Any, Any, Exchange], pump: Pump) -> Exchange:
-        """Open the exchange in a task of the stream's own, which the client's leaving does not end."""
-        task = asyncio.create_task(self._begin(opening, pump))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """Open the exchange in a task of the stream's own, which the client's leaving does not end.
+
+        Raises: Cancelled, when the stream was ended before its upstream answered.
+        """
+        pump.opening = task = asyncio.create_task(self._begin(opening, pump))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
+            ending = pump.stream.log.ending
+            if task.cancelled() and ending is not None:
+                raise Cancelled(ending.message) from None
+            task.add_done_callback(_close_refused)
             if not pump.stream.subscriptions:
                 pump.last_left()
-            if pump.stream.log.ending is not None:
-                task.cancel()
-            task.add_done_callback(_close_refused)
             raise
 
     async def _begin(self, opening: Coroutine[Any, Any, Exchange], pump: Pump) -> Exchange:
         try:
             exchange = await opening
         except UpstreamError as error:
+            pump.opening = None
             pump.stop(Ending(error.ending, error.message))
             self._hub.forget(pump.stream)
             raise
+        pump.opening = None
         if _is_stream(exchange):
             pump.start(exchange)
         else:
-            pump.stop(Ending("refused", f"the upstream answered with status {exchange.status} and no stream"))
+            pump.stop(Ending(REFUSED, f"the upstream answered with status {exchange.status} and no stream"))
             self._hub.forget(pump.stream)
         return exchange
 
@@ -202,7 +213,9 @@ class Forward:
 
     def _sealed(self, pump: Pump) -> None:
         now = time.monotonic()
-        self._metrics.stream_ended(pump.stream, now)
+        ending = pump.stream.log.ending
+        if ending is not None and ending.reason != REFUSED:  # no stream has been
+            self._metrics.stream_ended(pump.stream, now)
         self._hub.retire(pump.stream, now)
 
     def _options(self, request: web.BaseRequest) -> Options:

@@ -178,6 +178,12 @@ class Metrics(Collector):
             of.gap.add(vitals.gap_counts, vitals.gaps_s)
         self._usage(route, model, vitals)
 
+    def never_began(self, route: str, ending: str) -> None:
+        """Count a generation that ended before its answer began."""
+        key = (route, self._model(None), ending)
+        self._ended[key] += 1
+        self._no_token[key] += 1
+
     def subscription_ended(self, subscription: Subscription) -> None:
         """Take a follower's counts."""
         self._delivered[subscription.mode] += subscription.sent_bytes

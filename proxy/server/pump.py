@@ -50,6 +50,7 @@ class Pump:
         "_stopped",
         "_vitals",
         "on_disconnect",
+        "opening",
         "overhead",
         "stream",
     )
@@ -67,6 +68,7 @@ class Pump:
         self._vitals = stream.vitals
         self.on_disconnect = on_disconnect
         self.overhead = overhead
+        self.opening: asyncio.Task[Exchange] | None = None  # while the exchange is not there
         self._on_sealed = on_sealed
         self._splitter = Splitter(max_frame_bytes)
         self._exchange: Exchange | None = None
@@ -78,9 +80,6 @@ class Pump:
 
     def start(self, exchange: Exchange) -> None:
         """Take the exchange's body from now on."""
-        if self._stopped:  # ended while the upstream had not answered yet
-            exchange.close()
-            return
         self._exchange = exchange
         exchange.attach(self)
 
@@ -149,6 +148,8 @@ class Pump:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.close()
+        if self.opening is not None:
+            self.opening.cancel()
         self._seal(ending, [], self._splitter.tail)
 
     def _grace_over(self) -> None:

@@ -106,7 +106,11 @@ class Events(Projection):
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         if ending.clean or ending.reason == "drained":
             return b"", True  # drained: closed between two events, so that the client resumes elsewhere
-        ident = f"{self._generation}-{offset}".encode()
+        # The log's ending is numbered as one more event, so that a client that had all frames but not this one is
+        # told when it resumes, and only then finds nothing more (204). Any other ending repeats the cursor.
+        log = self._log
+        seq = offset + (ending is log.ending and offset == log.end)
+        ident = f"{self._generation}-{seq}".encode()
         return self._dialect.error_frame(ending.message, ending.reason, ident), True
 
 

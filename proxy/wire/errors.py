@@ -62,6 +62,13 @@ class OtherGeneration(RequestError):
     code = "cursor_of_another_stream"
 
 
+class Cancelled(RequestError):
+    """The stream was ended on request, before its upstream answered."""
+
+    status = 409
+    code = "cancelled"
+
+
 class OffsetGone(RequestError):
     """The cursor lies below what the log still holds."""
 
