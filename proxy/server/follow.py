@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -14,10 +13,10 @@ from proxy.server.auth import Auth
 from proxy.server.config import Config
 from proxy.server.forward import CACHING, deliver
 from proxy.server.metrics import Metrics
-from proxy.stream.hub import Hub
+from proxy.stream.hub import Hub, Waiter
 from proxy.stream.log import Ending
 from proxy.stream.projections import MODES, Span
-from proxy.stream.stream import HEARTBEAT, Stream, Subscription
+from proxy.stream.stream import Stream, Subscription
 from proxy.wire.errors import (
     BadRequest,
     OffsetBeyond,
@@ -152,16 +151,17 @@ class Follow:
     async def _wait(self, request: web.BaseRequest, caller: bytes, key: str, wish: Wish) -> web.StreamResponse:
         """Answer at once, and follow the stream when it begins; end properly if none does in time."""
         self._hub.check_room_to_follow()
-        begun: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
-        give_up = self._hub.wait_key(key, caller, _setter(begun))
-        self._hub.followers += 1
+        downstream = _begin(request, wish.mode, [])
+        downstream.flush()
+        begun: asyncio.Future[Stream | None] = asyncio.get_running_loop().create_future()
+        heartbeat_s = 0 if wish.mode == "raw" else wish.heartbeat_s
+        now = time.monotonic()
+        waiter = Waiter(caller, key, begun, downstream, now=now, wait_s=wish.wait_s, heartbeat_s=heartbeat_s)
+        self._hub.wait(waiter)
         try:
-            downstream = _begin(request, wish.mode, [])
-            downstream.flush()
-            stream = await _wait_beating(begun, downstream, wish)
+            stream = await begun
         finally:
-            self._hub.followers -= 1
-            give_up()
+            self._hub.give_up(waiter)
         if stream is None:
             downstream.close(b"")
             return downstream.response
@@ -232,27 +232,6 @@ def _begin(request: web.BaseRequest, mode: str, headers: Headers) -> Downstream:
     downstream = Downstream(request)
     downstream.start(b"OK", [(b"Content-Type", _CONTENT_TYPE), *CACHING, (b"Stream-Mode", mode.encode()), *headers])
     return downstream
-
-
-async def _wait_beating(begun: asyncio.Future[Stream], downstream: Downstream, wish: Wish) -> Stream | None:
-    """Wait for the stream, with heartbeats; None when it did not begin within `wait_s`."""
-    until = time.monotonic() + wish.wait_s
-    beats = wish.heartbeat_s if wish.mode != "raw" else 0
-    while (left := until - time.monotonic()) > 0:
-        done, _ = await asyncio.wait((begun,), timeout=min(beats, left) if beats else left)
-        if done:
-            return begun.result()
-        if beats:
-            downstream.write(HEARTBEAT)
-    return None
-
-
-def _setter(future: asyncio.Future[Stream]) -> Callable[[Stream], None]:
-    def begin(stream: Stream) -> None:
-        if not future.done():
-            future.set_result(stream)
-
-    return begin
 
 
 def _place(stream: Stream, wish: Wish) -> tuple[int, int]:

@@ -7,16 +7,56 @@ import heapq
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from proxy.stream.log import Ending
-from proxy.stream.stream import Ledger, Stream, Subscription
+from proxy.stream.stream import HEARTBEAT, Ledger, Sink, Stream, Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Overloaded, UnknownStream
 
 _BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # each byte to one of 32: five random bits
 
 STREAM_BYTES = 3000  # what a stream costs beside its log's frames, so that many short ones are counted too
+
+
+class Promise(Protocol):
+    """What a waiter is told through: an asyncio.Future, for one."""
+
+    def done(self) -> bool:
+        """Tell whether it has a result, or was cancelled."""
+
+    def set_result(self, result: Stream | None, /) -> None:
+        """Give it its result."""
+
+
+class Waiter:
+    """A follower that came before its stream. It has a heartbeat, and waits until a time in monotonic seconds."""
+
+    __slots__ = ("_beaten_at", "_begun", "_heartbeat_s", "_sink", "_until", "caller", "key")
+
+    def __init__(
+        self, caller: bytes, key: str, begun: Promise, sink: Sink, *, now: float, wait_s: float, heartbeat_s: float
+    ) -> None:
+        self.caller = caller
+        self.key = key
+        self._begun = begun
+        self._sink = sink
+        self._until = now + wait_s
+        self._heartbeat_s = heartbeat_s
+        self._beaten_at = now
+
+    def tell(self, stream: Stream | None) -> None:
+        """Say that the stream has begun, or that none did in time."""
+        if not self._begun.done():
+            self._begun.set_result(stream)
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        if now >= self._until:
+            self.tell(None)
+        elif self._heartbeat_s and now - self._beaten_at >= self._heartbeat_s:
+            self._sink.write(HEARTBEAT)
+            self._beaten_at = now
 
 
 class Hub:
@@ -47,7 +87,7 @@ class Hub:
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
         self._retire_at: list[tuple[float, str]] = []  # a heap
         self._keys: dict[tuple[bytes, str], Stream] = {}
-        self._key_waiters: dict[tuple[bytes, str], list[Callable[[Stream], None]]] = {}
+        self._waiters: dict[tuple[bytes, str], dict[Waiter, None]] = {}
 
     @property
     def running(self) -> int:
@@ -80,8 +120,8 @@ class Hub:
         if key is not None:
             stream.key = key
             self._keys[caller, key] = stream
-            for tell in self._key_waiters.pop((caller, key), ()):
-                tell(stream)
+            for waiter in self._waiters.pop((caller, key), ()):
+                waiter.tell(stream)
         return stream
 
     def find(self, ident: str, caller: bytes) -> Stream:
@@ -95,18 +135,19 @@ class Hub:
         """Return a caller's newest stream under a key, if there is one."""
         return self._keys.get((caller, key))
 
-    def wait_key(self, key: str, caller: bytes, tell: Callable[[Stream], None]) -> Callable[[], None]:
-        """Have `tell` called with the next stream under a key; return what gives the waiting up."""
-        waiters = self._key_waiters.setdefault((caller, key), [])
-        waiters.append(tell)
+    def wait(self, waiter: "Waiter") -> None:
+        """Tell a waiter of the next stream under its key, or of None when its time is up."""
+        self._waiters.setdefault((waiter.caller, waiter.key), {})[waiter] = None
+        self.followers += 1
 
-        def give_up() -> None:
-            if tell in waiters:
-                waiters.remove(tell)
-            if not waiters and self._key_waiters.get((caller, key)) is waiters:
-                del self._key_waiters[caller, key]
-
-        return give_up
+    def give_up(self, waiter: "Waiter") -> None:
+        """Tell a waiter nothing any more."""
+        self.followers -= 1
+        waiters = self._waiters.get((waiter.caller, waiter.key))
+        if waiters is not None:
+            waiters.pop(waiter, None)
+            if not waiters:
+                del self._waiters[waiter.caller, waiter.key]
 
     def check_room_to_follow(self, stream: Stream | None = None) -> None:
         """Raises: Overloaded, when too many follow, in all or this stream."""
@@ -151,6 +192,8 @@ class Hub:
             if now - max(last, subscription.stream.fed_at) >= subscription.heartbeat_s:
                 subscription.beat()
                 self.beating[subscription] = now
+        for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
+            waiter.tick(now)
 
     def drain(self) -> None:
         """Take no new streams."""
