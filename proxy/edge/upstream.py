@@ -247,6 +247,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_asked_at",
         "_began_at",
         "_by_name",
         "_ended",
@@ -266,7 +267,7 @@ class Exchange:
     def __init__(self, upstream: "Upstream", wire: Wire, method: bytes) -> None:
         self._upstream = upstream
         self._wire: Wire | None = wire
-        self._began_at = monotonic()
+        self._began_at = self._asked_at = monotonic()
         self._sender: asyncio.Task[None] | None = None
         self._ended = False
         self._error: UpstreamError | None = None
@@ -370,7 +371,7 @@ class Exchange:
         if timeouts.total_s and now - self._began_at >= timeouts.total_s:
             return UpstreamTimeout(f"the response took longer than {timeouts.total_s:g} s in all", "timeout_total")
         if not self.status:
-            if timeouts.first_byte_s and now - self._began_at >= timeouts.first_byte_s:
+            if timeouts.first_byte_s and now - self._asked_at >= timeouts.first_byte_s:
                 message = f"the upstream sent no response within {timeouts.first_byte_s:g} s"
                 return UpstreamTimeout(message, "timeout_first_byte")
         elif timeouts.idle_s and not wire.paused and now - wire.read_at >= timeouts.idle_s:
@@ -394,6 +395,7 @@ class Exchange:
                 if piece:
                     wire.transport.write(chunk(piece) if chunked else piece)
                     await wire.drained()
+                    self._asked_at = monotonic()  # a long upload is not a late answer
             if chunked:
                 wire.transport.write(LAST_CHUNK)
         except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):

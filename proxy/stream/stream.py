@@ -277,6 +277,7 @@ class Stream:
         if frames:
             self._ledger.bytes += self.log.extend(frames)
         self.log.seal(ending, tail)
+        self.full = False
         self._advance_live()
         self.writer = None
 
