@@ -162,6 +162,7 @@ class Downstream:
 
         A body that ends with the connection (HTTP/1.0) can only be broken by a reset.
         """
+        self.flush()
         self.write_data(last)
         self._keep = False
         if self._chunked_body and self.writable:
