@@ -10,6 +10,7 @@ import logging
 import time
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from proxy.edge.upstream import Timeouts, Upstream
@@ -55,6 +56,17 @@ def prefixes(config: Config) -> list[Route]:
     ]
 
 
+class _Unheard(logging.Filter):
+    """Drops aiohttp's tracebacks of malformed requests: they quote the header, which may hold a key."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+http_log = logging.getLogger("streamtee.http")
+http_log.addFilter(_Unheard())
+
+
 class Proxy:
     """The running proxy: `start`, then `drain` or `stop`. Ports 0 are free ones; `url` tells them."""
 
@@ -96,7 +108,8 @@ class Proxy:
             self.url, self._data_site = await self._listen(self._data_runner(), self.config.listen)
             if self.config.admin:
                 self.admin_url, _ = await self._listen(
-                    web.AppRunner(self.admin_app(), access_log=None, shutdown_timeout=1.0), self.config.admin
+                    web.AppRunner(self.admin_app(), access_log=None, shutdown_timeout=1.0, logger=http_log),
+                    self.config.admin,
                 )
         except OSError:
             await self.stop()
@@ -179,6 +192,7 @@ class Proxy:
             access_log=None,
             handler_cancellation=True,  # a client that leaves ends its handler at once
             auto_decompress=False,  # a compressed request passes as it is
+            logger=http_log,
         )
         return web.ServerRunner(server, shutdown_timeout=1.0)
 

@@ -126,7 +126,7 @@ class Follow:
         """Answer with the stream from the cursor on: 204 when it has ended and nothing is left to say."""
         offset, skip = _place(stream, wish)
         log = stream.log
-        if wish.cursor.given and log.ending is not None and _nothing_after(stream, wish.mode, offset):
+        if wish.cursor.given and log.ending is not None and _nothing_after(stream, wish.mode, offset, skip):
             return web.Response(status=204, headers={"Stream-Id": stream.id})
         self._hub.check_room_to_follow(stream)
         headers = [(b"Stream-Id", stream.id.encode())]
@@ -142,6 +142,11 @@ class Follow:
     ) -> web.StreamResponse:
         if offset < stream.log.end:
             self._metrics.replayed[wish.mode] += sum(map(len, stream.log.span(offset, stream.log.end))) - skip
+        ending = stream.log.ending
+        if skip and offset == stream.log.end and ending is not None:  # raw, from within the tail
+            last, properly = stream.projection("raw").ending(ending, offset)
+            (downstream.close if properly else downstream.abort)(last[skip:])
+            return downstream.response
         if skip:  # raw, from within a frame
             downstream.write(Span(offset, offset + 1, stream.log.span(offset, offset + 1)[0][skip:]))
             offset += 1
@@ -246,8 +251,11 @@ def _place(stream: Stream, wish: Wish) -> tuple[int, int]:
                 f"offset {cursor.offset_bytes} is gone, the earliest byte held is {log.trimmed_bytes}",
                 log.trimmed_bytes,
             )
+        there_are = log.end_bytes + len(log.tail)
+        if cursor.offset_bytes > there_are:
+            raise OffsetBeyond(f"offset {cursor.offset_bytes} is beyond the {there_are} bytes there are")
         if cursor.offset_bytes > log.end_bytes:
-            raise OffsetBeyond(f"offset {cursor.offset_bytes} is beyond the {log.end_bytes} bytes there are")
+            return log.end, cursor.offset_bytes - log.end_bytes
         return log.locate(cursor.offset_bytes)
     seq = cursor.seq
     if seq is None:
@@ -262,13 +270,13 @@ def _place(stream: Stream, wish: Wish) -> tuple[int, int]:
     return seq, 0
 
 
-def _nothing_after(stream: Stream, mode: str, offset: int) -> bool:
+def _nothing_after(stream: Stream, mode: str, offset: int, skip: int) -> bool:
     """Tell whether a follower at `offset` of an ended stream has had everything, its ending included."""
     log = stream.log
     assert log.ending is not None
     if offset > log.end:
         return True
-    return offset == log.end and log.ending.clean and not (mode == "raw" and log.tail)
+    return offset == log.end and log.ending.clean and not (mode == "raw" and log.tail[skip:])
 
 
 def _offset_bytes(stream: Stream, offset: int, skip: int) -> int:
