@@ -19,6 +19,7 @@ from aiohttp.abc import AbstractStreamWriter
 from proxy.wire.http import LAST_CHUNK, chunk, head
 
 Headers = list[tuple[bytes, bytes]]
+STATUS = web.RequestKey("status", int)  # on a request: the status of its answer, once that has begun
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close by RST
 
 
@@ -113,6 +114,7 @@ class Downstream:
             lines.append((b"Connection", b"close"))
         elif self._request.version < (1, 1):
             lines.append((b"Connection", b"keep-alive"))
+        self._request[STATUS] = self.status
         self._head = head(b"HTTP/1.1 %d %b" % (self.status, reason), lines)
 
     def flush(self) -> None:

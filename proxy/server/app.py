@@ -91,7 +91,7 @@ class Proxy:
             Timeouts(timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s, timeouts.total_s),
             max_connections=config.upstream.max_connections,
             keepalive_s=config.upstream.keepalive_s,
-            outbound_proxy=config.upstream.outbound_proxy or None,
+            outbound_proxy=config.upstream.outbound_proxy.get_secret_value() or None,
         )
         self.metrics.connections = lambda: {"active": len(self.upstream.active), "idle": self.upstream.idle}
         self.forward = Forward(config, self.hub, self.upstream, self.auth, self.metrics)

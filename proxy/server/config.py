@@ -4,6 +4,7 @@
 Nested keys are joined by two underscores: STREAMTEE_UPSTREAM__URL.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -34,17 +35,19 @@ class UpstreamConfig(_Table):
     key: SecretStr = SecretStr("")
     max_connections: Annotated[int, Field(ge=0)] = 0
     keepalive_s: Seconds = 15
-    outbound_proxy: str = ""
+    outbound_proxy: SecretStr = SecretStr("")  # it may hold a password
 
-    @field_validator("url", "outbound_proxy")
+    @field_validator("url")
     @classmethod
     def _is_http(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if url and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ValueError(f"{url!r} is not an http:// or https:// URL")
-        if parts.query or parts.fragment:
-            raise ValueError(f"{url!r} has a query or a fragment; only scheme, host, port and path are allowed")
-        return url.rstrip("/")
+        return _http_url(url)
+
+    @field_validator("outbound_proxy")
+    @classmethod
+    def _is_http_or_none(cls, url: SecretStr) -> SecretStr:
+        if url.get_secret_value():
+            _http_url(url.get_secret_value())
+        return url
 
     @property
     def compatible_base(self) -> str:
@@ -155,6 +158,7 @@ def load(path: Path | None) -> Config:
 
     Raises: pydantic.ValidationError, tomllib.TOMLDecodeError, OSError.
     """
+    _check_environment()
     given: dict[str, Any] = {}
     if path is not None:
         path.stat()  # a file that was asked for must be there: the source would pass over it
@@ -162,9 +166,29 @@ def load(path: Path | None) -> Config:
     return Config(**given)
 
 
+def _http_url(url: str) -> str:
+    """Return a URL without its last slashes. Raises: ValueError, which does not quote it: it may hold a password."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not an http:// or https:// URL with a host")
+    if parts.query or parts.fragment:
+        raise ValueError("a URL with a query or a fragment; only scheme, host, port and path are allowed")
+    return url.rstrip("/")
+
+
+def _check_environment() -> None:
+    """Raises: ValueError, for a variable that looks like ours and is none: it would do nothing, silently."""
+    prefix = "STREAMTEE_"
+    for name in os.environ:
+        key = name.removeprefix(prefix).partition("__")[0].lower()
+        if name.startswith(prefix) and key not in Config.model_fields:
+            known = ", ".join(prefix + field.upper() for field in Config.model_fields)
+            raise ValueError(f"the environment variable {name} is not known; there are {known}")
+
+
 def address(text: str) -> tuple[str, int]:
     """Split HOST:PORT; an IPv6 host stands in brackets. Raises: ValueError."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise ValueError(f"{text!r} is not HOST:PORT")
     return host.strip("[]"), int(port)

@@ -29,6 +29,8 @@ from proxy.wire.http import end_to_end
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 REFUSED = "refused"
 _DOT_SEGMENT = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")  # W3C Trace Context, 3.2
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
 _PIECE_BYTES = 64 * 1024
 
 # Request headers that are ours to read or to make anew.
@@ -91,6 +93,8 @@ class Options(NamedTuple):
     key: str | None
     retain_s: float
     on_disconnect: OnDisconnect
+    trace_id: str | None
+    model: str | None = None  # where answers name none
 
 
 class Forward:
@@ -109,9 +113,14 @@ class Forward:
         """Send a generation upstream; an event stream that comes back becomes a Stream, followed by this client."""
         caller = self._auth.caller(request.headers.get("Authorization", ""))
         options = self._options(request)
+        self._hub.check_room()  # before the upstream is asked, and paid
+        self._hub.check_room_to_follow()
         target = route.target(request.raw_path)
         body = await self._body(request)
         started_at = time.monotonic()
+        if route.dialect.name == "dashscope":
+            asked = _MODEL.search(body, 0, _PIECE_BYTES)
+            options = options._replace(model=asked and asked[1].decode(errors="replace"))
         headers = self._headers(request, _MINE_IN_GENERATIONS)
         headers += [(b"Accept-Encoding", b"identity"), (b"Content-Length", b"%d" % len(body))]
         opening = self._open(route, request.method.encode(), target, headers, body)
@@ -145,7 +154,6 @@ class Forward:
 
     def _pump(self, route: Route, caller: bytes, options: Options, started_at: float) -> Pump:
         """Make a stream and its writer. Raises: Overloaded."""
-        self._hub.check_room_to_follow()
         stream = self._hub.create(
             Vitals(route.dialect, started_at),
             route=route.name,
@@ -154,6 +162,8 @@ class Forward:
             retain_s=options.retain_s,
         )
         stream.created_at = int(time.time())
+        stream.trace_id = options.trace_id or stream.id
+        stream.vitals.model = options.model
         return Pump(
             stream,
             options.on_disconnect,
@@ -233,7 +243,8 @@ class Forward:
         except ValueError:
             message = f"Stream-On-Disconnect {policy!r} is not one of: cancel, continue, grace=SECONDS"
             raise BadRequest(message) from None
-        return Options(mode, key, self._retain_s(retain), on_disconnect)
+        trace = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+        return Options(mode, key, self._retain_s(retain), on_disconnect, trace and trace[1])
 
     def _retain_s(self, text: str | None) -> float:
         streams = self._config.streams

@@ -165,11 +165,11 @@ class Metrics(Collector):
         self._ended[key] += 1
         self._frames[route] += stream.log.end
         self._bytes[route] += stream.log.end_bytes + len(stream.log.tail)
-        self.distribution("stream_duration", *key).observe_traced(now - began, stream.id, unix_s)
+        self.distribution("stream_duration", *key).observe_traced(now - began, stream.trace_id, unix_s)
         if vitals.first_byte_at:
             of.first_byte.observe(vitals.first_byte_at - began)
         if vitals.first_token_at:
-            of.first_token.observe_traced(vitals.first_token_at - began, stream.id, unix_s)
+            of.first_token.observe_traced(vitals.first_token_at - began, stream.trace_id, unix_s)
         else:
             self._no_token[key] += 1
         if vitals.first_content_at:

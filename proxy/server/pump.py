@@ -16,6 +16,7 @@ from proxy.stream.stream import Stream
 from proxy.wire.errors import TooLarge, UpstreamError
 from proxy.wire.sse import Splitter
 
+_COLON = 58  # begins a comment
 GONE = Ending("client_gone", "cancelled: the last follower left")
 
 
@@ -99,10 +100,10 @@ class Pump:
         stream.extend(frames)
         if self._early:
             self._look(frames, at)
-        elif len(frames) == 1:
+        elif len(frames) == 1 and frames[0][0] != _COLON:
             self._note(at)
         else:
-            self._vitals.times += [at] * len(frames)
+            self._vitals.note(frames, at)
         if not stream.log.end & 63:  # about one in 64: an observation costs 1 us
             self.overhead(monotonic() - at)
             self._vitals.fold()

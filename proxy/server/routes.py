@@ -4,6 +4,7 @@ aiohttp's low-level server, and a table of our own. Not web.Application: its rou
 13 us a request, as much as half of the whole server below them (E of the load harness).
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from proxy.edge.downstream import STATUS
 from proxy.server.answers import refuse
 from proxy.server.metrics import Metrics
 from proxy.wire.dialect import Dialect
@@ -18,6 +20,7 @@ from proxy.wire.errors import ProxyError, UnknownRoute
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
+CLIENT_GONE = 499  # nginx's number for a client that left before its answer began
 
 
 class Endpoint(NamedTuple):
@@ -69,12 +72,19 @@ class Routes:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; count it, and tell a ProxyError in the endpoint's dialect."""
         endpoint, arguments = self.find(request.method, request.raw_path)
+        status = CLIENT_GONE
         try:
             response = await endpoint.handler(request, **arguments)
+            status = response.status
         except ProxyError as error:
             self._metrics.rejected[error.code] += 1
             response = refuse(error, endpoint.dialect)
-        self._metrics.requests[endpoint.name, request.method, response.status] += 1
+            status = error.status
+        except asyncio.CancelledError:
+            status = request.get(STATUS, CLIENT_GONE)
+            raise
+        finally:
+            self._metrics.requests[endpoint.name, request.method, status] += 1
         return response
 
 

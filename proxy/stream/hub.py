@@ -102,7 +102,7 @@ class Hub:
 
         Raises: Overloaded, when too many run, the logs are full, or the process drains.
         """
-        self._check_room()
+        self.check_room()
         ident = "st_" + secrets.token_bytes(26).translate(_BASE32).decode()
         stream = Stream(
             ident,
@@ -199,7 +199,8 @@ class Hub:
         """Take no new streams."""
         self.draining = True
 
-    def _check_room(self) -> None:
+    def check_room(self) -> None:
+        """Raises: Overloaded, when a new stream would be refused."""
         if self.draining:
             raise Overloaded("this server is shutting down")
         if len(self._running) >= self.max_streams:

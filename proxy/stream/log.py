@@ -66,7 +66,7 @@ class FrameLog:
         Return the bytes dropped.
         """
         count, dropped = 0, 0
-        for frame in self.frames[: below - self.start]:
+        for frame in self.frames[: max(0, below - self.start)]:
             if self.size_bytes - dropped <= to_bytes:
                 break
             dropped += len(frame)

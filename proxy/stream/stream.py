@@ -153,7 +153,8 @@ class Subscription:
         self._end(b"", Ending("too_slow", message))
 
     def _end(self, last: bytes, ending: Ending) -> None:
-        self.ended = "complete" if ending.clean else ending.reason if ending is not self._log.ending else "failed"
+        failed = "failed" if ending is self._log.ending and ending.reason != "drained" else ending.reason
+        self.ended = "complete" if ending.clean else failed
         words, properly = self._projection.ending(ending, self.offset)
         self.sent_bytes += len(words)
         (self.sink.close if properly else self.sink.abort)(last + words)
@@ -190,6 +191,7 @@ class Stream:
         "retain_s",
         "route",
         "subscriptions",
+        "trace_id",
         "vitals",
         "writer",
     )
@@ -212,6 +214,7 @@ class Stream:
         self.route = route  # the name of the route it was asked for at, for metrics
         self.caller = caller
         self.created_at = 0  # Unix seconds
+        self.trace_id = ident  # or that of a W3C traceparent
         self.key: str | None = None
         self.log = FrameLog()
         self.max_log_bytes = max_log_bytes
@@ -240,7 +243,7 @@ class Stream:
     def attach(self, subscription: Subscription) -> None:
         """Add a follower and bring it up to date, as far as its sink takes it."""
         self.subscriptions[subscription] = None
-        self._live.append(subscription)
+        self._enliven(subscription)
         subscription.advance()
 
     def detach(self, subscription: Subscription) -> None:
@@ -293,12 +296,17 @@ class Stream:
         self._drop_parked()
         if subscription.parked:
             subscription.parked = False
-            self._live.append(subscription)
+            self._enliven(subscription)
 
     def relieve(self) -> None:
         """Let the writer go on if it waited for the originator and need not any more."""
         if self.full:
             self._bound()
+
+    def _enliven(self, subscription: Subscription) -> None:
+        """Have sweeps visit a subscription. No sweep comes after the seal: then it ends by its own advance."""
+        if self.log.ending is None:
+            self._live.append(subscription)
 
     def _advance_live(self) -> None:
         if self._stale:
@@ -306,7 +314,10 @@ class Stream:
         live = self._live
         if self._sweep is not None:
             self._again = True
-        elif len(live) <= SLICE:
+            return
+        if self.log.ending is not None:
+            self._live = []
+        if len(live) <= SLICE:
             for subscription in live:
                 subscription.advance()
         else:
@@ -314,7 +325,7 @@ class Stream:
             self._advance_slice()
 
     def _drop_parked(self) -> None:
-        """Leave the parked out of the live ones. Not while a sweep of this list runs: park only marks them."""
+        """Leave the parked out of the live ones. The list is new: a sweep may be running over the old one."""
         self._live = [subscription for subscription in self._live if not subscription.parked]
         self._stale = False
 

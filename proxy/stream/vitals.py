@@ -8,6 +8,7 @@ the times now and then, when the caches are warm for it.
 from bisect import bisect_left
 
 from proxy.wire.dialect import Dialect, Summary, Text
+from proxy.wire.sse import payload
 
 GAP_BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,
@@ -51,35 +52,42 @@ class Vitals:
         for frame in frames:
             self._look(frame, at)
 
-    def fold(self) -> None:
-        """Count the gaps between the times so far. Those within a read are 0."""
+    def note(self, frames: list[bytes], at: float) -> None:
+        """Take note of the frames of a read after the first answer text; comments don't count."""
+        self.times += [at] * sum(not frame.startswith(b":") or payload(frame) is not None for frame in frames)
+
+    def fold(self, but: int = _LAST_FRAMES) -> None:
+        """Count the gaps between the times so far, but for the last few: they may turn out to carry no token."""
+        times = self.times[:-but] if but else self.times
+        if not times:
+            return
         counts = self.gap_counts
         if counts is None:
             counts = self.gap_counts = [0] * (len(GAP_BUCKETS_S) + 1)
         last = self.last_token_at
-        for at in self.times:
+        for at in times:
             counts[bisect_left(GAP_BUCKETS_S, at - last)] += 1
             last = at
         self.gaps_s += last - self.last_token_at
         self.last_token_at = last
-        self.times.clear()
+        del self.times[: len(times)]
 
     def conclude(self, frames: list[bytes]) -> None:
         """Read usage and finish reason from a log's last frames, and count the gaps that are left."""
         last = frames[-_LAST_FRAMES:]
-        self.summary = self.dialect.summary(last)
-        # The frames that bring only the finish carry no token.
-        times = self.times
-        while last and times and self.dialect.finishing(last.pop()):
-            times.pop()
-        if times:
-            self.fold()
+        dialect, times = self.dialect, self.times
+        self.summary = dialect.summary(last)
+        # The frames that bring only the finish carry no token, if they were taken for one.
+        while last and times and dialect.finishing(frame := last.pop()):
+            if self.first_content_at or dialect.thinking(frame):
+                times.pop()
+        self.fold(but=0)
 
     def _look(self, frame: bytes, at: float) -> None:
         """Look into a frame that may be the first with generated text, or with answer text."""
         dialect = self.dialect
         if self.first_content_at or (self.first_token_at and dialect.thinking(frame)):
-            self.times.append(at)
+            self.note([frame], at)
             return
         model, kind = dialect.generated(frame)
         self.model = self.model or model

@@ -5,9 +5,9 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from pydantic import ValidationError
@@ -16,6 +16,9 @@ from proxy import __version__
 from proxy.server.app import Proxy
 from proxy.server.config import Config, address, load
 from proxy.tools.selfcheck import SelfCheckError, check_installation
+
+if TYPE_CHECKING:
+    from proxy.tools.fake_qwen import FakeQwen
 
 _CONFIG = click.option(
     "--config",
@@ -87,6 +90,7 @@ def _run(work: Any, loop: str) -> None:
 
 
 async def _serve(config: Config) -> None:
+    stop = _stop_signal()
     proxy = Proxy(config)
     try:
         await proxy.start()
@@ -95,25 +99,26 @@ async def _serve(config: Config) -> None:
     click.echo(f"streamtee {__version__} on {proxy.url}, upstream {config.upstream.url}")
     if proxy.admin_url:
         click.echo(f"metrics on {proxy.admin_url}/metrics")
-    await _told_to_stop()
+    await stop.wait()
     click.echo(f"draining, for at most {config.drain_s:g} s")
     await proxy.drain()
 
 
-async def _told_to_stop() -> None:
-    told = asyncio.Event()
+def _stop_signal() -> asyncio.Event:
+    """Return what SIGTERM and SIGINT set from now on. Call it before anybody is told that a server is there."""
+    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    await told.wait()
+        loop.add_signal_handler(number, stop.set)
+    return stop
 
 
-async def _until_told(start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]) -> None:
-    await start()
-    try:
-        await _told_to_stop()
-    finally:
-        await stop()
+async def _fake(qwen: "FakeQwen", listen: str) -> None:
+    stop = _stop_signal()
+    await qwen.start(*address(listen))
+    click.echo(f"fake Qwen on {qwen.url}")
+    await stop.wait()
+    await qwen.stop()
 
 
 @main.command()
@@ -125,14 +130,7 @@ def fake(listen: str, pace: str) -> None:
     """Run a fake Qwen: both dialects, faults on request. `streamtee faults` lists them."""
     from proxy.tools.fake_qwen import FAST, REAL, FakeQwen
 
-    qwen = FakeQwen(pace=REAL if pace == "real" else FAST)
-    host, port = address(listen)
-
-    async def start() -> None:
-        await qwen.start(host, port)
-        click.echo(f"fake Qwen on {qwen.url}")
-
-    _run(_until_told(start, qwen.stop), "uvloop")
+    _run(_fake(FakeQwen(pace=REAL if pace == "real" else FAST, history=100), listen), "uvloop")
 
 
 @main.command()

@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.dialect import Summary, Text, Usage, count
+from proxy.wire.dialect import Summary, Text, Usage, count, record, records
 from proxy.wire.errors import ProxyError, RequestError
 from proxy.wire.sse import payload
 
@@ -13,6 +13,7 @@ _DELTA_TEXT = (  # the order in which a delta that has several is classified
     ("content", Text.CONTENT),
     ("reasoning_content", Text.REASONING),
 )
+_FINISHING = (b'"choices":[]', b'"finish_reason":"', b'"function":{"arguments":""}')  # as Qwen writes them
 
 
 class ChatCompletions:
@@ -23,24 +24,24 @@ class ChatCompletions:
     def generated(self, frame: bytes) -> tuple[str | None, Text | None]:
         chunk = _chunk(frame)
         model = chunk.get("model")
-        kinds = (_kind(choice.get("delta") or {}) for choice in _choices(chunk))
+        kinds = (_kind(record(choice.get("delta"))) for choice in records(chunk.get("choices")))
         return model if isinstance(model, str) else None, next(filter(None, kinds), None)
 
     def thinking(self, frame: bytes) -> bool:
         return b'"content":null' in frame
 
     def finishing(self, frame: bytes) -> bool:
-        return self.terminal(frame) or b'"choices":[]' in frame or b'"finish_reason":"' in frame
+        return self.terminal(frame) or any(mark in frame for mark in _FINISHING)
 
     def terminal(self, frame: bytes) -> bool:
-        return len(frame) < 32 and payload(frame) == _DONE
+        return len(frame) < 128 and payload(frame) == _DONE
 
     def summary(self, frames: list[bytes]) -> Summary:
         finish, usage, failed = None, None, False
         for frame in reversed(frames):
             chunk = _chunk(frame)
             failed = failed or bool(chunk.get("error"))
-            for choice in _choices(chunk):
+            for choice in records(chunk.get("choices")):
                 finish = finish or choice.get("finish_reason")
             usage = usage or _usage(chunk.get("usage"))
             if finish:  # usage, if it is stated, comes after it
@@ -79,19 +80,14 @@ def _usage(stated: Any) -> Usage | None:
     )
 
 
-def _choices(chunk: dict[str, Any]) -> list[dict[str, Any]]:
-    choices = chunk.get("choices")
-    return [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
-
-
 def _kind(delta: dict[str, Any]) -> Text | None:
     for key, kind in _DELTA_TEXT:
         if delta.get(key):
             return kind
-    return Text.TOOL_CALL if any(map(_arguments, delta.get("tool_calls") or ())) else None
+    return Text.TOOL_CALL if any(map(_arguments, records(delta.get("tool_calls")))) else None
 
 
-def _arguments(call: Any) -> bool:
+def _arguments(call: dict[str, Any]) -> bool:
     """Tell whether a tool call's fragment carries generated text: a name or arguments, either may be null."""
-    function = call.get("function") if isinstance(call, dict) else None
-    return isinstance(function, dict) and bool(function.get("name") or function.get("arguments"))
+    function = record(call.get("function"))
+    return bool(function.get("name") or function.get("arguments"))

@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.dialect import Summary, Text, Usage, count
+from proxy.wire.dialect import Summary, Text, Usage, count, record, records
 from proxy.wire.errors import ProxyError
 from proxy.wire.sse import fields
 
@@ -68,15 +68,16 @@ def _result(frame: bytes) -> dict[str, Any]:
 
 def _model(result: dict[str, Any]) -> str | None:
     """Return the model; native answers name none, applications do in their usage."""
-    usage = result.get("usage")
-    models = usage.get("models") if isinstance(usage, dict) else None
-    first = models[0] if isinstance(models, list) and models else None
-    model = first.get("model_id") if isinstance(first, dict) else None
+    models = records(record(result.get("usage")).get("models"))
+    model = models[0].get("model_id") if models else None
     return model if isinstance(model, str) else None
 
 
 def _kind(message: dict[str, Any]) -> Text | None:
-    if message.get("content") or message.get("text"):
+    content = message.get("content")
+    if isinstance(content, list):  # of multimodal models
+        content = any(part.get("text") or part.get("image") or part.get("audio") for part in records(content))
+    if content or message.get("text"):
         return Text.CONTENT
     if message.get("reasoning_content"):
         return Text.REASONING
@@ -85,10 +86,8 @@ def _kind(message: dict[str, Any]) -> Text | None:
 
 def _messages(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what carries text: the output itself (result_format text) or its choices' messages."""
-    output = result.get("output")
-    if not isinstance(output, dict):
-        return []
+    output = record(result.get("output"))
     choices = output.get("choices")
     if not isinstance(choices, list):
         return [output]
-    return [c | (c.get("message") or {}) for c in choices if isinstance(c, dict)]
+    return [choice | record(choice.get("message")) for choice in records(choices)]

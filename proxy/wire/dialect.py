@@ -66,3 +66,13 @@ def count(usage: Any, *path: str) -> int:
     for key in path:
         usage = usage.get(key) if isinstance(usage, dict) else None
     return usage if isinstance(usage, int) else 0
+
+
+def record(value: Any) -> dict[str, Any]:
+    """Return a JSON object as it is, anything else as an empty one: an upstream may send what it likes."""
+    return value if isinstance(value, dict) else {}
+
+
+def records(value: Any) -> list[dict[str, Any]]:
+    """Return the objects in a JSON array; none of anything else."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -25,10 +25,11 @@ class Splitter:
     A Frame is one complete SSE block as received, blank line included; a frame *is* its bytes.
     """
 
-    __slots__ = ("_held", "max_frame_bytes")
+    __slots__ = ("_held", "_longest", "max_frame_bytes")
 
     def __init__(self, max_frame_bytes: int) -> None:
         self.max_frame_bytes = max_frame_bytes
+        self._longest = max_frame_bytes - 2
         self._held: bytearray | None = None  # the beginning of a frame
 
     @property
@@ -39,13 +40,13 @@ class Splitter:
     def feed(self, data: bytes) -> list[bytes]:
         """Return the frames that `data` completes, in order.
 
-        Raises: TooLarge, when a frame has more than `max_frame_bytes`; the bytes stay in `tail`.
+        Raises: TooLarge, when a frame has more than `max_frame_bytes`; what was not returned stays in `tail`.
         """
         held = self._held
         lf_only = data.find(b"\r") < 0
         # A read that is one frame of one line, as Qwen sends them: 0.4 us; the regular expression takes 2
         # (tests/bench/micro.py).
-        if lf_only and held is None and data.find(b"\n") == len(data) - 2 and data.endswith(b"\n"):
+        if lf_only and held is None and data.find(b"\n") == len(data) - 2 <= self._longest and data.endswith(b"\n"):
             return [data]
         frames: list[bytes] = []
         start = 0
@@ -53,7 +54,8 @@ class Splitter:
             start = self._finish(held, data, frames, lf_only)
         start = _cut_lf(data, start, frames) if lf_only else _cut(data, start, frames)
         if start < len(data):
-            self._hold(data[start:])
+            self._held = bytearray(data[start:]) if self._held is None else self._held
+        self._check(frames)
         return frames
 
     def _finish(self, held: bytearray, data: bytes, frames: list[bytes], lf_only: bool) -> int:
@@ -67,20 +69,18 @@ class Splitter:
             match = _BLANK_LINE.search(held, max(0, seam - _LONGEST_BLANK_LINE + 1))
             end = match.end() if match else 1
         if end == 1:
-            self._hold(b"")
             return len(data)
         frames.append(bytes(held[:end]))
         self._held = None
         return end - seam
 
-    def _hold(self, data: bytes) -> None:
-        if self._held is None:
-            self._held = bytearray(data)
-        if len(self._held) > self.max_frame_bytes:
-            raise TooLarge(
-                f"a frame of the stream is larger than {self.max_frame_bytes} bytes "
-                f"({len(self._held)} received of it so far)"
-            )
+    def _check(self, frames: list[bytes]) -> None:
+        """Raises: TooLarge; frames and what is held are then the tail."""
+        allowed = self.max_frame_bytes
+        largest = max(map(len, (*frames, self._held or b"")))
+        if largest > allowed:
+            self._held = bytearray(b"".join(frames) + self.tail)
+            raise TooLarge(f"a frame of the stream is larger than {allowed} bytes ({largest} received of it so far)")
 
 
 def _cut_lf(data: bytes, start: int, frames: list[bytes]) -> int:
@@ -129,7 +129,7 @@ def fields(frame: bytes) -> Event:
 
 def payload(frame: bytes) -> bytes | None:
     """Return the data of a frame, as `fields(frame).data` does, quickly in the plain case of one LF line."""
-    if frame.startswith(b"data: ") and frame.find(b"\n") == len(frame) - 2:
+    if _is_plain(frame):
         return frame[6:-2]
     return fields(frame).data
 
@@ -140,21 +140,35 @@ def stamp(frame: bytes, ident: bytes) -> bytes:
     Only frames with data are stamped: an id in a block without data makes openai-python raise.
     Last, so that it wins over an id of the upstream's.
     """
-    if frame.startswith(b"data: ") and frame.find(b"\n") == len(frame) - 2:
+    if _is_plain(frame):
         return b"%bid: %b\n\n" % (frame[:-1], ident)
-    body, end = _without_blank_line(frame)
     if fields(frame).data is None:
         return frame
-    return b"%bid: %b%b%b" % (body, ident, end, end)
+    lines, end, blank = _parts(frame)
+    return b"%bid: %b%b%b" % (lines, ident, end, blank)
 
 
-def _without_blank_line(frame: bytes) -> tuple[bytes, bytes]:
-    """Split a frame into its lines, each terminated, and the terminator it uses."""
+def _is_plain(frame: bytes) -> bool:
+    """Tell whether a frame is one LF line of data and its blank line, the form that Qwen sends."""
+    return (
+        frame.startswith(b"data: ")
+        and frame.find(b"\n") == len(frame) - 2
+        and frame.endswith(b"\n")
+        and frame.find(b"\r") < 0
+    )
+
+
+def _parts(frame: bytes) -> tuple[bytes, bytes, bytes]:
+    """Split a frame into its lines, each terminated, the terminator of the last of them, and its blank line.
+
+    What an unterminated tail that was taken as the last frame lacks is made up.
+    """
     ends = list(_LINE_END.finditer(frame))
-    if not ends:  # an unterminated tail that was taken as the last frame
-        return frame + b"\n", b"\n"
+    if not ends:
+        return frame + b"\n", b"\n", b"\n"
     last = ends[-1]
-    if last.end() == len(frame) and len(ends) > 1 and ends[-2].end() == last.start():
-        return frame[: last.start()], ends[0].group()
-    missing = b"" if last.end() == len(frame) else ends[0].group()
-    return frame + missing, ends[0].group()
+    if last.end() < len(frame):  # its last line does not end
+        return frame + last.group(), last.group(), last.group()
+    if len(ends) > 1 and ends[-2].end() == last.start():
+        return frame[: last.start()], ends[-2].group(), last.group()
+    return frame, last.group(), last.group()
