@@ -192,7 +192,7 @@ class Pump:
         if self._grace is not None:
             self._grace.cancel()
         stream = self.stream
-        self._vitals.conclude(stream.log.frames[-4:] + frames)
+        self._vitals.conclude(stream.log.frames[-6:] + frames)
         if ending is COMPLETE and self._vitals.summary.failed:
             ending = Ending("upstream_error", "the upstream reported an error", clean=True)
         stream.seal(ending, frames, tail)

@@ -14,7 +14,7 @@ GAP_BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,
     0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60,
 )  # fmt: skip
-_LAST_FRAMES = 4  # finish reason, usage and [DONE] are never further from the end
+_LAST_FRAMES = 6  # finish reason, usage and [DONE], comments between them, are not further from the end
 
 
 class Vitals:
@@ -78,8 +78,12 @@ class Vitals:
         dialect, times = self.dialect, self.times
         self.summary = dialect.summary(last)
         # The frames that bring only the finish carry no token, if they were taken for one.
-        while last and times and dialect.finishing(frame := last.pop()):
-            if self.first_content_at or dialect.thinking(frame):
+        for frame in reversed(last):
+            if frame.startswith(b":") and payload(frame) is None:
+                continue
+            if not dialect.finishing(frame):
+                break
+            if times and (self.first_content_at or dialect.thinking(frame)):
                 times.pop()
         self.fold(but=0)
 

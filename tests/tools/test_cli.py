@@ -1,0 +1,298 @@
+"""The command line: what each command prints, what it exits with, and how `serve` is told to stop."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from proxy import __version__
+from proxy.tools.cli import main
+from proxy.tools.fake_qwen import FAULTS
+from tests.end_to_end.conftest import DONE, Client, Stage, chat_body, chunk_frame, request, staged
+
+GUARD_S = 15
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "config" / "streamtee.toml"
+DEPLOY = ROOT / "deploy"
+FREE = {"STREAMTEE_LISTEN": "127.0.0.1:0", "STREAMTEE_ADMIN": "127.0.0.1:0"}
+
+
+@asynccontextmanager
+async def spawned(*arguments: str, **settings: str) -> AsyncIterator[Process]:
+    """Run a command in a process of its own, with no setting of this one's environment."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")}
+    command = (sys.executable, "-m", "proxy.tools.cli", *arguments)
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=environment | settings)
+    try:
+        async with asyncio.timeout(GUARD_S):
+            yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def line(process: Process) -> str:
+    assert process.stdout is not None
+    return (await process.stdout.readline()).decode()
+
+
+async def answered(url: str, sent: bytes) -> tuple[int, bytes]:
+    """Send a request on a connection of its own; return the status and the body of its answer."""
+    client = await Client.connect(url)
+    client.send(sent)
+    answer = await client.answer()
+    body = await answer.read()
+    await client.leave()
+    return answer.status, body
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with staged() as one:
+        yield one
+
+
+def invoked(*arguments: str, **settings: str) -> Result:
+    """Run a command within this process, with no setting of its environment but these."""
+    unset = {name: None for name in os.environ if name.startswith("STREAMTEE_")}
+    return CliRunner().invoke(main, arguments, env={**unset, **settings})
+
+
+# serve
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loop", "told"),
+    [
+        ((), "uvloop", signal.SIGTERM),
+        (("--loop", "asyncio"), "asyncio", signal.SIGINT),
+    ],
+)
+async def test_serve_prints_where_it_listens_and_drains_when_told_to_stop(
+    stage: Stage, arguments: tuple[str, ...], loop: str, told: signal.Signals
+) -> None:
+    """A stream that runs when the signal comes is finished, nobody new is let in, and the exit status is 0."""
+    async with spawned("serve", *arguments, STREAMTEE_UPSTREAM__URL=stage.url, **FREE) as process:
+        first, second = await line(process), await line(process)
+        listens = re.fullmatch(rf"streamtee {__version__} on (http://127\.0\.0\.1:\d+), upstream {stage.url}\n", first)
+        metrics = re.fullmatch(r"metrics on (http://127\.0\.0\.1:\d+)/metrics\n", second)
+        assert listens, first
+        assert metrics, second
+        assert await answered(listens[1], request("GET", "/healthz")) == (200, b'{"status":"ok"}')
+        _, page = await answered(metrics[1], request("GET", "/metrics"))
+        assert re.search(rf'streamtee_build_info{{.*loop="{loop}"', page.decode())
+
+        client = await Client.connect(listens[1])
+        client.send(request("POST", "/v1/chat/completions", body=chat_body()), method="POST")
+        turn = await stage.next()
+        await turn.body()
+        turn.begin()
+        turn.chunk(chunk_frame("before"))
+        answer = await client.answer()
+        await answer.until(b"before")
+
+        process.send_signal(told)
+        assert await line(process) == "draining, for at most 30 s\n"
+        status, body = await answered(metrics[1], request("GET", "/readyz"))
+        assert (status, body) == (503, b'{"ready":false}')
+        await wait_refused(listens[1])
+
+        turn.end(chunk_frame("after"), DONE)
+        assert await answer.read() == chunk_frame("before") + chunk_frame("after") + DONE
+        assert answer.end == "whole"
+        assert await process.wait() == 0
+        await client.leave()
+        assert process.stderr is not None
+        assert await process.stderr.read() == b""
+
+
+async def wait_refused(url: str) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    with suppress(ConnectionRefusedError):
+        while True:
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_serve_on_a_taken_port_says_so() -> None:
+    """It exits with 2, and the message has the address."""
+    async with staged() as taken:
+        where = taken.url.removeprefix("http://")
+        async with spawned("serve", STREAMTEE_LISTEN=where, STREAMTEE_ADMIN="") as process:
+            out, err = await process.communicate()
+            assert process.returncode == 2
+            assert out == b""
+            assert b"streamtee: can't listen: " in err
+            assert where.rpartition(":")[2].encode() in err
+
+
+async def test_signal_straight_after_the_address_is_heeded(stage: Stage) -> None:
+    """Whoever has read where it listens may end it; without an admin address that is one line."""
+    settings = {**FREE, "STREAMTEE_ADMIN": "", "STREAMTEE_UPSTREAM__URL": stage.url}
+    async with spawned("serve", **settings) as process:
+        assert "streamtee" in await line(process)
+        process.terminate()
+        assert await line(process) == "draining, for at most 30 s\n"
+        assert await process.wait() == 0
+
+
+# A configuration that is not valid
+
+
+@pytest.mark.parametrize("command", ["serve", "check-config"])
+@pytest.mark.parametrize(
+    ("name", "value", "key"),
+    [
+        ("STREAMTEE_LISTEN", "nowhere", "listen"),
+        ("STREAMTEE_LISTEN", "127.0.0.1:65536", "listen"),
+        ("STREAMTEE_UPSTREAM__URL", "ftp://qwen.example", "upstream.url"),
+        ("STREAMTEE_UPSTREAM__KEYS", "sk-a-secret", "upstream.KEYS"),
+        ("STREAMTEE_TIMEOUTS__IDLE_S", "-1", "timeouts.idle_s"),
+        ("STREAMTEE_STREAMS__ON_DISCONNECT", "wait", "streams.on_disconnect"),
+        ("STREAMTEE_LIMITS__LOG_BYTES", "64 MB", "limits.log_bytes"),
+        ("STREAMTEE_AUTH__KEYS", '["sk-a-secret"]', "auth.keys"),
+        ("STREAMTEE_AUTH__MODE", "keys", "auth.keys"),
+    ],
+)
+def test_wrong_setting_is_named(command: str, name: str, value: str, key: str) -> None:
+    """Exit status 2, the key on standard error, and no secret."""
+    result = invoked(command, **{name: value})
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("streamtee: the configuration is not valid:\n")
+    assert re.search(rf"\b{re.escape(key)}\b", result.stderr, re.IGNORECASE), result.stderr
+    assert "secret" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("[timeouts]\nidle_seconds = 1\n", "timeouts.idle_seconds"),
+        ('[upstream]\nurl = "qwen.example"\n', "upstream.url"),
+        ("streams = 3\n", "streams"),
+        ("listen = \n", "line 1"),
+    ],
+)
+def test_wrong_file_is_named_by_its_key_or_place(tmp_path: Path, content: str, named: str) -> None:
+    """A key that does not exist is an error, too."""
+    file = tmp_path / "streamtee.toml"
+    file.write_text(content)
+    result = invoked("check-config", "--config", str(file))
+    assert result.exit_code == 2
+    assert named in result.stderr
+
+
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
+    """A file that was asked for is not passed over."""
+    result = invoked("check-config", "--config", str(tmp_path / "absent.toml"))
+    assert result.exit_code == 2
+    assert "streamtee: the configuration can't be read: " in result.stderr
+    assert "absent.toml" in result.stderr
+
+
+async def test_serve_exits_with_2_for_a_wrong_setting() -> None:
+    """As a process does, before it has listened."""
+    async with spawned("serve", STREAMTEE_TIMEOUTS__IDLE_S="soon", **FREE) as process:
+        out, err = await process.communicate()
+        assert process.returncode == 2
+        assert out == b""
+        assert b"timeouts.idle_s" in err
+        assert b"Traceback" not in err
+
+
+# check-config
+
+
+def test_check_config_shows_what_is_in_force(tmp_path: Path) -> None:
+    """The environment goes over the file, the file over the defaults; the key is not shown."""
+    file = tmp_path / "streamtee.toml"
+    file.write_text('listen = "127.0.0.1:1"\n[upstream]\nkey = "sk-of-the-file"\nkeepalive_s = 7\n')
+    result = invoked("check-config", "--config", str(file), STREAMTEE_LISTEN="127.0.0.1:2")
+    assert result.exit_code == 0
+    config = json.loads(result.stdout)
+    assert config["listen"] == "127.0.0.1:2"
+    assert config["upstream"]["keepalive_s"] == 7
+    assert config["timeouts"]["connect_s"] == 10
+    assert "sk-of-the-file" not in result.output
+
+
+def test_example_file_is_the_defaults() -> None:
+    """What config/streamtee.toml says is what is in force without it."""
+    result = invoked("check-config", "--config", str(EXAMPLE))
+    assert result.exit_code == 0
+    assert result.stdout == invoked("check-config").stdout
+
+
+def test_settings_that_deploy_names_exist() -> None:
+    """A misspelt variable of the environment would be passed over in silence."""
+    files = [file for file in DEPLOY.rglob("*") if file.is_file()]
+    named = {name for file in files for name in re.findall(r"\bSTREAMTEE_([A-Z_]+)", file.read_text())}
+    assert {"LISTEN", "ADMIN", "UPSTREAM__KEY"} <= named
+    config = json.loads(invoked("check-config").stdout)
+    for name in named:
+        table = config
+        for key in name.lower().split("__"):
+            assert key in table, name
+            table = table[key]
+
+
+# The fake
+
+
+async def test_fake_prints_where_it_listens_and_answers() -> None:
+    """SIGTERM ends it with 0, an open answer or not."""
+    async with spawned("fake", "--listen", "127.0.0.1:0", "--pace", "fast") as process:
+        match = re.fullmatch(r"fake Qwen on (http://127\.0\.0\.1:\d+)\n", await line(process))
+        assert match
+        path = "/compatible-mode/v1/chat/completions"
+        status, body = await answered(match[1], request("POST", path, body=chat_body()))
+        assert status == 200
+        assert body.endswith(DONE)
+        client = await Client.connect(match[1])
+        client.send(request("POST", path, "Fake-Fault: hang", body=chat_body()), method="POST")
+        await (await client.answer()).bytes(1)
+        process.terminate()
+        assert await process.wait() == 0
+        await client.leave()
+
+
+def test_faults_lists_every_fault() -> None:
+    """One line each: its name and what it does."""
+    result = invoked("faults")
+    assert result.exit_code == 0
+    rows = [row.split(maxsplit=1) for row in result.stdout.splitlines()]
+    assert [name for name, _ in rows] == list(FAULTS)
+    assert all(FAULTS[name].__doc__.startswith(text.strip()) for name, text in rows)
+
+
+# The rest
+
+
+def test_version_is_the_package_s() -> None:
+    """`streamtee, version X`."""
+    assert invoked("--version").stdout == f"streamtee, version {__version__}\n"
+
+
+def test_help_names_every_command_with_its_purpose() -> None:
+    """A command without a purpose would be an empty line."""
+    shown = invoked("--help").stdout
+    for name in ("check-config", "demo", "fake", "faults", "serve"):
+        assert re.search(rf"^  {name} +\w", shown, re.MULTILINE), name
+
+
+def test_unknown_command_exits_with_2() -> None:
+    """And names it."""
+    result = invoked("sevre")
+    assert result.exit_code == 2
+    assert "sevre" in result.stderr
