@@ -447,15 +447,16 @@ class Upstream:
         """Send a request; return when the head of its response is there.
 
         A pooled connection may have been closed by the upstream at the same moment: when no byte of a response
-        came on a reused one, the request is sent once more (RFC 9112 section 9.3.1 has the client decide).
+        came on a reused one, the request is sent once more, on a new one (RFC 9112 section 9.3.1 has the client
+        decide).
         Raises: Unreachable, UpstreamTimeout, Truncated, Garbled.
         """
         line = b"%b %b%b HTTP/1.1" % (method, self._absolute, target)
-        while True:
+        for pooled in (True, False):
             began_at = monotonic()
             if self._room is not None:
                 await self._wait_room(self._room)
-            wire = self._pooled()
+            wire = self._pooled() if pooled else None
             reused = wire is not None
             if wire is None:
                 wire = await self._connect()
@@ -473,6 +474,7 @@ class Upstream:
                 raise
             else:
                 return exchange
+        raise AssertionError("a new connection is not a reused one")
 
     def released(self, exchange: Exchange, wire: Wire, keep: bool) -> None:
         """Take a wire back from an exchange that has ended."""

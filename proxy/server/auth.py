@@ -25,10 +25,11 @@ class Auth:
 
         Raises: Unauthorised, in mode keys, for a key that is not listed.
         """
-        raw = authorization.encode("utf-8", "surrogateescape")
+        raw = authorization.encode("utf-8", "surrogateescape").strip()
+        scheme, _, key = raw.partition(b" ")
+        bearer = key.strip() if scheme.lower() == b"bearer" else None
         if self._own_keys:
-            scheme, _, key = raw.partition(b" ")
-            given = hashlib.sha256(key.strip()).digest()
-            if scheme.lower() != b"bearer" or not any(hmac.compare_digest(given, d) for d in self._digests):
+            given = hashlib.sha256(bearer or b"").digest()
+            if bearer is None or not any(hmac.compare_digest(given, d) for d in self._digests):
                 raise Unauthorised("the Authorization header holds no key that is known here")
-        return hashlib.blake2b(raw, digest_size=16, key=self._secret).digest()
+        return hashlib.blake2b(raw if bearer is None else bearer, digest_size=16, key=self._secret).digest()

@@ -76,10 +76,7 @@ class StreamsConfig(_Table):
     @field_validator("on_disconnect")
     @classmethod
     def _is_policy(cls, text: str) -> str:
-        try:
-            OnDisconnect.parse(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not one of: cancel, continue, grace=SECONDS") from None
+        OnDisconnect.parse(text)
         return text
 
 

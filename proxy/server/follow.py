@@ -1,6 +1,7 @@
 """Requests for streams that are here: following in any mode and from any cursor, and control."""
 
 import asyncio
+import re
 import time
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from proxy.wire.errors import (
 
 _CONTENT_TYPE = b"text/event-stream;charset=UTF-8"  # as Qwen writes it
 _CURSORS = ("last_event_id", "after", "starting_after")
+_EVENT_ID = re.compile(r"(?:([a-z2-7]{6})-)?([0-9]{1,18})")
 CANCELLED = Ending("cancelled", "cancelled on request")
 
 
@@ -300,10 +302,10 @@ def _cursor(request: web.BaseRequest, mode: str) -> Cursor:
         return Cursor(seq=-1)
     if text == "-1":
         return Cursor(seq=0)
-    generation, dash, seq = text.rpartition("-")
-    if not (seq.isascii() and seq.isdecimal() and len(seq) < 19 and bool(generation) == bool(dash)):
+    match = _EVENT_ID.fullmatch(text)
+    if match is None:
         raise BadRequest(f"cursor {text[:60]!r} is not an event id, a number, -1 or now")
-    return Cursor(seq=int(seq), generation=generation or None)
+    return Cursor(seq=int(match[2]), generation=match[1])
 
 
 def _seconds(text: str | None, name: str, default: float) -> float:

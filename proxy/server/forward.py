@@ -177,6 +177,7 @@ class Forward:
 
         Raises: Cancelled, when the stream was ended before its upstream answered.
         """
+        pump.awaited = True
         pump.opening = task = asyncio.create_task(self._begin(opening, pump))
         try:
             return await asyncio.shield(task)
@@ -185,6 +186,7 @@ class Forward:
             if task.cancelled() and ending is not None:
                 raise Cancelled(ending.message) from None
             task.add_done_callback(_close_refused)
+            pump.awaited = False
             if not pump.stream.subscriptions:
                 pump.last_left()
             raise
@@ -213,12 +215,14 @@ class Forward:
         try:
             downstream = Downstream(request)
         except ConnectionError:
+            pump.awaited = False
             pump.last_left()
             raise
         mine = [(b"Stream-Id", ident), (b"Location", location), (b"Content-Location", location)]
         downstream.start(b"OK", [*end_to_end(headers, _STREAM_HEADERS), *CACHING, *mine])
         subscription = Subscription(stream, mode, downstream, 0, self._config.streams.heartbeat_s)
         stream.originator = subscription
+        pump.awaited = False
         return await deliver(self._hub, downstream, subscription)
 
     def _sealed(self, pump: Pump) -> None:
@@ -240,9 +244,8 @@ class Forward:
         policy = headers.get("Stream-On-Disconnect", streams.on_disconnect)
         try:
             on_disconnect = OnDisconnect.parse(policy)
-        except ValueError:
-            message = f"Stream-On-Disconnect {policy!r} is not one of: cancel, continue, grace=SECONDS"
-            raise BadRequest(message) from None
+        except ValueError as error:
+            raise BadRequest(f"Stream-On-Disconnect: {error}") from None
         trace = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
         return Options(mode, key, self._retain_s(retain), on_disconnect, trace and trace[1])
 
@@ -322,15 +325,14 @@ class Forward:
         if length is not None and length > allowed:
             raise TooLarge(f"the request body has {length} bytes, {allowed} are allowed")
         content = request.content
-        if content.is_eof():  # it came with the head: no need to wait
-            return content.read_nowait()
-        pieces, size = [], 0
-        while piece := await content.readany():
+        pieces = [content.read_nowait()] if content.is_eof() else []  # most came with the head: no need to wait
+        size = sum(map(len, pieces))
+        while size <= allowed and (piece := await content.readany()):
             pieces.append(piece)
             size += len(piece)
-            if size > allowed:
-                raise TooLarge(f"the request body is larger than the {allowed} bytes allowed")
-        return b"".join(pieces)
+        if size > allowed:
+            raise TooLarge(f"the request body has more than {allowed} bytes, {size} came so far")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class _Conduit:

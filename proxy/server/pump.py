@@ -6,6 +6,7 @@ ended (law 7), and measures it. Hot path: `received`.
 
 import asyncio
 import functools
+import re
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import NamedTuple
@@ -29,13 +30,12 @@ class OnDisconnect(NamedTuple):
     @functools.lru_cache(maxsize=64)
     def parse(cls, text: str) -> "OnDisconnect":
         """Read `cancel`, `continue` or `grace=SECONDS`. Raises: ValueError."""
-        words = {"cancel": 0.0, "continue": None}
-        if text in words:
-            return cls(words[text])
-        name, _, seconds = text.partition("=")
-        if name != "grace" or not 0 <= float(seconds) < 86400:
-            raise ValueError(text)
-        return cls(float(seconds))
+        if text == "continue":
+            return cls(None)
+        match = re.fullmatch(r"cancel|grace=([0-9]{1,5}(?:\.[0-9]{1,3})?)", text)
+        if match is None:
+            raise ValueError(f"{text!r} is not one of: cancel, continue, grace=SECONDS")
+        return cls(float(match[1] or 0))
 
 
 class Pump:
@@ -50,6 +50,7 @@ class Pump:
         "_splitter",
         "_stopped",
         "_vitals",
+        "awaited",
         "on_disconnect",
         "opening",
         "overhead",
@@ -69,6 +70,7 @@ class Pump:
         self._vitals = stream.vitals
         self.on_disconnect = on_disconnect
         self.overhead = overhead
+        self.awaited = False  # the client that asked is still to follow
         self.opening: asyncio.Task[Exchange] | None = None  # while the exchange is not there
         self._on_sealed = on_sealed
         self._splitter = Splitter(max_frame_bytes)
@@ -135,6 +137,8 @@ class Pump:
     def last_left(self) -> None:
         """Close upstream at once, after the grace, or not at all."""
         grace_s = self.on_disconnect.grace_s
+        if self.awaited:
+            return
         if self._terminal_seen(()):  # openai-python 3.x leaves straight after [DONE]: that is an end, not an abort
             self.stop(COMPLETE)
         elif grace_s == 0:

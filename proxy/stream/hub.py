@@ -196,8 +196,10 @@ class Hub:
             waiter.tick(now)
 
     def drain(self) -> None:
-        """Take no new streams."""
+        """Take no new streams; let go of those who wait for one."""
         self.draining = True
+        for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
+            waiter.tell(None)
 
     def check_room(self) -> None:
         """Raises: Overloaded, when a new stream would be refused."""
@@ -222,8 +224,9 @@ class Hub:
             largest = max(self._running.values(), key=lambda stream: stream.log.size_bytes)
             writer = largest.writer
             if writer is not None:
-                allowed = self.ledger.max_bytes
-                writer.stop(Ending("log_limit", f"all logs together may hold {allowed} bytes, this is the largest"))
+                held, allowed = self.ledger.bytes, self.ledger.max_bytes
+                message = f"all logs together hold {held} bytes, {allowed} are allowed, and this is the largest"
+                writer.stop(Ending("log_limit", message))
 
     def _subscription_ended(self, subscription: Subscription) -> None:
         self.followers -= 1
