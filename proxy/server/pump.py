@@ -33,8 +33,8 @@ class OnDisconnect(NamedTuple):
         if text == "continue":
             return cls(None)
         match = re.fullmatch(r"cancel|grace=([0-9]{1,5}(?:\.[0-9]{1,3})?)", text)
-        if match is None:
-            raise ValueError(f"{text!r} is not one of: cancel, continue, grace=SECONDS")
+        if match is None or float(match[1] or 0) >= 86400:
+            raise ValueError(f"{text!r} is not one of: cancel, continue, grace=SECONDS (below 86400)")
         return cls(float(match[1] or 0))
 
 

@@ -54,7 +54,7 @@ class Vitals:
 
     def note(self, frames: list[bytes], at: float) -> None:
         """Take note of the frames of a read after the first answer text; comments don't count."""
-        self.times += [at] * sum(not frame.startswith(b":") or payload(frame) is not None for frame in frames)
+        self.times += [at] * sum(map(_noted, frames))
 
     def fold(self, but: int = _LAST_FRAMES) -> None:
         """Count the gaps between the times so far, but for the last few: they may turn out to carry no token."""
@@ -77,13 +77,11 @@ class Vitals:
         last = frames[-_LAST_FRAMES:]
         dialect, times = self.dialect, self.times
         self.summary = dialect.summary(last)
-        # The frames that bring only the finish carry no token, if they were taken for one.
+        # The last frames bring the finish, usage, [DONE]: no token, though they were taken for one, comments aside.
         for frame in reversed(last):
-            if frame.startswith(b":") and payload(frame) is None:
-                continue
-            if not dialect.finishing(frame):
+            if dialect.generated(frame)[1] is not None:
                 break
-            if times and (self.first_content_at or dialect.thinking(frame)):
+            if times and _noted(frame) and (self.first_content_at or dialect.thinking(frame)):
                 times.pop()
         self.fold(but=0)
 
@@ -103,3 +101,8 @@ class Vitals:
             self.first_token_at = self.last_token_at = at
         if kind is not Text.REASONING:
             self.first_content_at = at
+
+
+def _noted(frame: bytes) -> bool:
+    """Tell whether a frame is more than a comment."""
+    return not frame.startswith(b":") or payload(frame) is not None

@@ -13,7 +13,6 @@ _DELTA_TEXT = (  # the order in which a delta that has several is classified
     ("content", Text.CONTENT),
     ("reasoning_content", Text.REASONING),
 )
-_FINISHING = (b'"choices":[]', b'"finish_reason":"', b'"function":{"arguments":""}')  # as Qwen writes them
 
 
 class ChatCompletions:
@@ -29,9 +28,6 @@ class ChatCompletions:
 
     def thinking(self, frame: bytes) -> bool:
         return b'"content":null' in frame
-
-    def finishing(self, frame: bytes) -> bool:
-        return self.terminal(frame) or any(mark in frame for mark in _FINISHING)
 
     def terminal(self, frame: bytes) -> bool:
         return len(frame) < 128 and payload(frame) == _DONE

@@ -23,9 +23,6 @@ class DashScope:
     def thinking(self, frame: bytes) -> bool:
         return b'"content":""' in frame or b'"content":[]' in frame
 
-    def finishing(self, frame: bytes) -> bool:
-        return b'"finish_reason":"' in frame and b'"finish_reason":"null"' not in frame
-
     def terminal(self, frame: bytes) -> bool:
         return False
 

@@ -45,9 +45,6 @@ class Dialect(Protocol):
     def thinking(self, frame: bytes) -> bool:
         """Tell without parsing that a frame has no answer text; False when in doubt."""
 
-    def finishing(self, frame: bytes) -> bool:
-        """Tell without parsing that a frame ends the generation (finish reason, usage, terminal)."""
-
     def terminal(self, frame: bytes) -> bool:
         """Tell whether a frame is the dialect's own last word, after which nothing can be missing."""
 

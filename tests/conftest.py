@@ -1,0 +1,156 @@
+"""Fakes of the seams of floor 2 (Sink, Writer, the loop's call_soon), and the settings of the property tests."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+
+from proxy.stream.log import Ending
+from proxy.stream.projections import Span
+from proxy.stream.stream import Ledger, Stream, Subscription
+from proxy.stream.vitals import Vitals
+from proxy.wire.chat import ChatCompletions
+from proxy.wire.dialect import Dialect
+
+# `pytest --hypothesis-profile=thorough tests/test_laws.py` looks longer.
+_QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("quick", max_examples=60, deadline=None, suppress_health_check=_QUIET)
+settings.register_profile("thorough", max_examples=3000, deadline=None, suppress_health_check=_QUIET)
+settings.load_profile("quick")
+
+IDENT = "st_gen234abcdefghijklmnopqrst"
+GENERATION = b"gen234"
+
+
+class FakeSink:
+    """A sink that keeps what it is sent, and holds its stream to the Sink protocol.
+
+    While `clogged` it takes nothing; `room` clogs it after so many writes; `drain` takes that back.
+    """
+
+    def __init__(self, *, clogged: bool = False, room: int | None = None) -> None:
+        self.clogged = clogged
+        self.room = room
+        self.writes: list[bytes] = []
+        """The same objects that came; the span itself may be another one after the call."""
+        self.received = b""
+        self.last = b""
+        """What came with the end."""
+        self.ended: str | None = None
+        self.resume: Callable[[], None] | None = None
+
+    def write(self, span: Span) -> bool:
+        assert self.ended is None, "written to after its end"
+        assert span.size == len(span.plain) > 0, "an empty chunk would end a chunked body"
+        assert span.chunked == f"{len(span.plain):x}\r\n".encode() + span.plain + b"\r\n"
+        if self.clogged or self.room == 0:
+            self.clogged = True
+            return False
+        if self.room is not None:
+            self.room -= 1
+        self.writes.append(span.plain)
+        self.received += span.plain
+        return True
+
+    def on_writable(self, resume: Callable[[], None]) -> None:
+        assert self.ended is None, "waited for after its end"
+        assert self.clogged, "waited for, though it takes writes"
+        assert self.resume is None, "waited for twice"
+        self.resume = resume
+
+    def close(self, last: bytes) -> None:
+        self._end("closed", last)
+
+    def abort(self, last: bytes) -> None:
+        self._end("aborted", last)
+
+    def drain(self) -> None:
+        """Take writes again, and say so to whoever waits."""
+        self.clogged, self.room = False, None
+        resume, self.resume = self.resume, None
+        if resume is not None and self.ended is None:
+            resume()
+
+    def _end(self, how: str, last: bytes) -> None:
+        assert self.ended is None, f"{self.ended}, then {how}"
+        self.ended = how
+        self.last = last
+        self.received += last
+
+
+class FakeWriter:
+    """A writer that notes what it is asked for, in order, and seals its stream when it is stopped."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.asked: list[str] = []
+        stream.writer = self
+
+    @property
+    def paused(self) -> bool:
+        turns = [word for word in self.asked if word in ("pause", "resume")]
+        return turns[-1:] == ["pause"]
+
+    def pause(self) -> None:
+        self.asked.append("pause")
+
+    def resume(self) -> None:
+        self.asked.append("resume")
+
+    def last_left(self) -> None:
+        self.asked.append("last_left")
+
+    def stop(self, ending: Ending) -> None:
+        self.asked.append("stop")
+        self.stream.seal(ending)
+
+
+class FakeLoop:
+    """A loop whose turns are taken by hand."""
+
+    def __init__(self) -> None:
+        self._due: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
+
+    def call_soon(self, call: Callable[..., Any], *args: Any) -> None:
+        self._due.append((call, args))
+
+    def turn(self) -> bool:
+        """Take one turn; False when nothing was due."""
+        due, self._due = self._due, deque()
+        for call, args in due:
+            call(*args)
+        return bool(due)
+
+    def settle(self) -> None:
+        """Take turns until nothing is due."""
+        for _ in range(10_000):
+            if not self.turn():
+                return
+        raise AssertionError("the loop never comes to rest")
+
+
+def new_stream(
+    dialect: Dialect | None = None,
+    *,
+    max_log_bytes: int = 1 << 30,
+    ledger: Ledger | None = None,
+    loop: FakeLoop | None = None,
+) -> Stream:
+    """Return an open stream without a writer."""
+    return Stream(
+        IDENT,
+        Vitals(dialect or ChatCompletions(), 0.0),
+        route="chat",
+        caller=b"someone",
+        ledger=ledger or Ledger(1 << 40),
+        max_log_bytes=max_log_bytes,
+        call_soon=(loop or FakeLoop()).call_soon,
+    )
+
+
+def follow(stream: Stream, sink: FakeSink, mode: str = "raw", offset: int = 0) -> Subscription:
+    """Attach a follower."""
+    subscription = Subscription(stream, mode, sink, offset)
+    stream.attach(subscription)
+    return subscription

@@ -1,0 +1,453 @@
+"""Where streams are found, for how long they are kept, and what is refused. The clock is a number handed in."""
+
+import re
+from typing import Any
+
+import pytest
+
+from proxy.stream.hub import STREAM_BYTES, Hub, Waiter
+from proxy.stream.log import COMPLETE
+from proxy.stream.stream import Stream, Subscription
+from proxy.stream.vitals import Vitals
+from proxy.wire.chat import ChatCompletions
+from proxy.wire.errors import Overloaded, UnknownStream
+from tests.conftest import FakeLoop, FakeSink, FakeWriter
+
+ME, OTHER = b"me", b"other"
+A = b"data: a\n\n"
+LARGE = b"data: " + b"x" * 9992 + b"\n\n"
+
+
+def new_hub(**limits: int) -> Hub:
+    most = {
+        "max_streams": 100, "max_followers": 100, "max_followers_per_stream": 100,
+        "max_log_bytes": 1 << 20, "max_total_log_bytes": 1 << 30,
+    }  # fmt: skip
+    return Hub(**(most | limits), call_soon=FakeLoop().call_soon)
+
+
+def new_stream(hub: Hub, *, caller: bytes = ME, key: str | None = None, retain_s: float = 60) -> Stream:
+    return hub.create(Vitals(ChatCompletions(), 0.0), route="chat", caller=caller, key=key, retain_s=retain_s)
+
+
+def follow(
+    hub: Hub, stream: Stream, sink: FakeSink | None = None, *, mode: str = "events", **more: Any
+) -> Subscription:
+    subscription = Subscription(stream, mode, sink or FakeSink(), 0, **more)
+    hub.attach(subscription, 0.0)
+    return subscription
+
+
+def end(hub: Hub, stream: Stream, now: float) -> None:
+    """Seal a stream and have it kept."""
+    stream.seal(COMPLETE)
+    hub.retire(stream, now)
+
+
+class RetiringWriter(FakeWriter):
+    """A writer that has its stream retired when it is stopped, as the pump does."""
+
+    def __init__(self, stream: Stream, hub: Hub) -> None:
+        super().__init__(stream)
+        self.hub = hub
+
+    def stop(self, ending: Any) -> None:
+        super().stop(ending)
+        self.hub.retire(self.stream, 0.0)
+
+
+# Finding
+
+
+def test_stream_is_found_by_its_id_by_its_caller_only() -> None:
+    """Not yours, expired and never was are one answer."""
+    hub = new_hub()
+    stream = new_stream(hub)
+    assert hub.find(stream.id, ME) is stream
+    messages = set()
+    for ident, caller in ((stream.id, OTHER), ("st_none", ME)):
+        with pytest.raises(UnknownStream) as caught:
+            hub.find(ident, caller)
+        messages.add(caught.value.message.replace(ident, ""))
+    assert len(messages) == 1
+
+
+def test_ids_are_130_random_bits() -> None:
+    """`st_` and 26 characters of base32, all of them used, none twice."""
+    hub = new_hub(max_streams=1000)
+    idents = [new_stream(hub).id for _ in range(1000)]
+    assert all(re.fullmatch(r"st_[a-z2-7]{26}", ident) for ident in idents)
+    assert len(set(idents)) == 1000
+    for place in range(3, 29):
+        assert len({ident[place] for ident in idents}) == 32
+
+
+def test_kept_stream_is_found_until_its_time_is_over() -> None:
+    """Counted from its end."""
+    hub = new_hub()
+    stream = new_stream(hub, retain_s=60)
+    hub.tick(1000)
+    end(hub, stream, 1000)
+    hub.tick(1059.9)
+    assert hub.find(stream.id, ME) is stream
+    hub.tick(1060)
+    with pytest.raises(UnknownStream):
+        hub.find(stream.id, ME)
+
+
+def test_each_stream_is_kept_for_its_own_time() -> None:
+    """Whatever the order in which they end."""
+    hub = new_hub()
+    streams = [new_stream(hub, retain_s=retain_s) for retain_s in (30, 10, 20)]
+    for now, stream in enumerate(streams):
+        end(hub, stream, now)
+    kept = []
+    for now in (10.5, 11.5, 22.5, 30.5):
+        hub.tick(now)
+        kept.append([streams.index(stream) for stream in hub])
+    assert kept == [[0, 1, 2], [0, 2], [0], []]
+
+
+def test_stream_that_is_not_to_be_kept_is_gone_with_its_end() -> None:
+    """Retained for 0 seconds."""
+    hub = new_hub()
+    stream = new_stream(hub, key="k", retain_s=0)
+    end(hub, stream, 5)
+    assert list(hub) == []
+    assert hub.find_key("k", ME) is None
+    assert hub.ledger.bytes == 0
+
+
+def test_running_counts_those_that_have_not_ended() -> None:
+    """Iterating gives them all, those that run first."""
+    hub = new_hub()
+    first, second = new_stream(hub), new_stream(hub)
+    end(hub, first, 0)
+    assert hub.running == 1
+    assert list(hub) == [second, first]
+
+
+def test_forgotten_stream_goes_on_for_those_who_follow() -> None:
+    """It is only found no more."""
+    hub, sink = new_hub(), FakeSink(clogged=True)
+    stream = new_stream(hub, key="k")
+    follow(hub, stream, sink, mode="raw")
+    stream.extend([A])
+    end(hub, stream, 0)
+    hub.forget(stream)
+    hub.forget(stream)
+    with pytest.raises(UnknownStream):
+        hub.find(stream.id, ME)
+    assert hub.find_key("k", ME) is None
+    sink.drain()
+    assert (sink.received, sink.ended, hub.followers) == (A, "closed", 0)
+    hub.tick(1e9)
+    assert hub.ledger.bytes == 0
+
+
+def test_stream_retired_after_it_was_forgotten_stays_forgotten() -> None:
+    """A stream deleted while it ran is not brought back by its end."""
+    hub = new_hub()
+    stream = new_stream(hub)
+    hub.forget(stream)
+    end(hub, stream, 0)
+    assert list(hub) == []
+    assert hub.ledger.bytes == 0
+
+
+# Keys
+
+
+def test_key_finds_the_newest_stream_of_a_caller() -> None:
+    """Each caller has keys of their own."""
+    hub = new_hub()
+    older, newer = new_stream(hub, key="k"), new_stream(hub, key="k")
+    others = new_stream(hub, key="k", caller=OTHER)
+    assert hub.find_key("k", ME) is newer
+    assert hub.find_key("k", OTHER) is others
+    assert hub.find_key("none", ME) is None
+    hub.forget(older)
+    assert hub.find_key("k", ME) is newer
+    hub.forget(newer)
+    assert hub.find_key("k", ME) is None
+
+
+class FakePromise:
+    """A promise that lets what it was told be read, and holds who tells it to telling once."""
+
+    def __init__(self) -> None:
+        self.results: list[Stream | None] = []
+
+    def done(self) -> bool:
+        return bool(self.results)
+
+    def set_result(self, result: Stream | None, /) -> None:
+        assert not self.results
+        self.results.append(result)
+
+
+def wait(
+    hub: Hub, key: str = "k", caller: bytes = ME, *, now: float = 0, wait_s: float = 60, heartbeat_s: float = 0
+) -> tuple[Waiter, FakePromise, FakeSink]:
+    promise, sink = FakePromise(), FakeSink()
+    waiter = Waiter(caller, key, promise, sink, now=now, wait_s=wait_s, heartbeat_s=heartbeat_s)
+    hub.wait(waiter)
+    return waiter, promise, sink
+
+
+def test_who_waits_for_a_key_is_told_of_the_next_stream_once() -> None:
+    """Each of those who wait; not of another caller's or another key's, nor of a later one."""
+    hub = new_hub()
+    promises = [wait(hub)[1] for _ in range(2)]
+    new_stream(hub, key="k", caller=OTHER)
+    new_stream(hub, key="other")
+    new_stream(hub)
+    hub.tick(59.9)
+    assert [promise.results for promise in promises] == [[], []]
+    stream = new_stream(hub, key="k")
+    new_stream(hub, key="k")
+    hub.tick(100)
+    assert [promise.results for promise in promises] == [[stream], [stream]]
+
+
+def test_who_waited_in_vain_is_told_so_once() -> None:
+    """When its time is up, each its own."""
+    hub = new_hub()
+    short, long = wait(hub, wait_s=10, now=5)[1], wait(hub, wait_s=20, now=5)[1]
+    told = []
+    for now in (14.9, 15, 16, 25):
+        hub.tick(now)
+        told.append((short.results.copy(), long.results.copy()))
+    assert told == [([], []), ([None], []), ([None], []), ([None], [None])]
+
+
+def test_stream_is_found_by_its_key_when_waiters_are_told() -> None:
+    """Whoever is told may attach in the same breath."""
+    hub, found = new_hub(), []
+    _, promise, _ = wait(hub)
+    promise.set_result = lambda stream, /: found.append(  # type: ignore[method-assign]
+        stream and (hub.find_key("k", ME), hub.find(stream.id, ME))
+    )
+    stream = new_stream(hub, key="k")
+    assert found == [(stream, stream)]
+
+
+def test_who_gave_up_waiting_is_not_told() -> None:
+    """The others are; giving up after having been told takes nothing from those who wait anew."""
+    hub = new_hub()
+    (first, told, _), (second, not_told, _), (third, told_too, _) = (wait(hub) for _ in range(3))
+    hub.give_up(second)
+    stream = new_stream(hub, key="k")
+    hub.tick(1000)
+    assert [promise.results for promise in (told, not_told, told_too)] == [[stream], [], [stream]]
+    fourth, told_later, _ = wait(hub)
+    hub.give_up(first)
+    hub.give_up(third)
+    later = new_stream(hub, key="k")
+    assert told_later.results == [later]
+    hub.give_up(fourth)
+    assert hub.followers == 0
+
+
+def test_who_waits_counts_as_a_follower() -> None:
+    """Until it is told or gives up: it holds a connection too."""
+    hub = new_hub(max_followers=1)
+    waiter, _, _ = wait(hub)
+    with pytest.raises(Overloaded, match="1 followers are connected, 1 are allowed"):
+        hub.check_room_to_follow()
+    hub.give_up(waiter)
+    hub.check_room_to_follow()
+
+
+def test_who_waits_has_heartbeats() -> None:
+    """As often as it wants, or none; and none once it is told."""
+    hub = new_hub()
+    _, _, sink = wait(hub, heartbeat_s=15, now=5)
+    _, _, without = wait(hub)
+    beats = []
+    for now in (19.9, 20, 25, 35, 49.9):
+        hub.tick(now)
+        beats.append(len(sink.writes))
+    assert beats == [0, 1, 1, 2, 2]
+    assert set(sink.writes) == {b":\n"}
+    new_stream(hub, key="k")
+    hub.tick(52)
+    assert (len(sink.writes), without.writes) == (2, [])
+
+
+# Limits
+
+
+def test_too_many_running_streams_are_refused() -> None:
+    """With the numbers; those that have ended don't count."""
+    hub = new_hub(max_streams=2)
+    first = new_stream(hub)
+    new_stream(hub)
+    with pytest.raises(Overloaded, match="2 streams are running, 2 are allowed"):
+        new_stream(hub)
+    end(hub, first, 0)
+    new_stream(hub)
+
+
+def test_draining_hub_takes_no_new_stream() -> None:
+    """Those that run go on, and may be followed."""
+    hub = new_hub()
+    stream = new_stream(hub)
+    hub.drain()
+    assert hub.draining
+    with pytest.raises(Overloaded):
+        new_stream(hub)
+    hub.check_room_to_follow(stream)
+    assert hub.find(stream.id, ME) is stream
+
+
+def test_too_many_followers_are_refused() -> None:
+    """Of one stream, and in all; room is there again when one has ended."""
+    hub = new_hub(max_followers=3, max_followers_per_stream=2)
+    first, second = new_stream(hub), new_stream(hub)
+    subscriptions = [follow(hub, first), follow(hub, first)]
+    with pytest.raises(Overloaded, match="2 followers have this stream, 2 are allowed"):
+        hub.check_room_to_follow(first)
+    hub.check_room_to_follow(second)
+    hub.check_room_to_follow()
+    subscriptions.append(follow(hub, second))
+    for stream in (second, None):
+        with pytest.raises(Overloaded, match="3 followers are connected, 3 are allowed"):
+            hub.check_room_to_follow(stream)
+    subscriptions[0].leave("left")
+    hub.check_room_to_follow(first)
+    assert hub.followers == 2
+
+
+def test_ended_followers_are_counted_out_and_reported_once() -> None:
+    """However they end: left, with the stream, or at once, when the stream has ended before."""
+    hub, reported = new_hub(), []
+    hub.on_subscription_ended = reported.append
+    stream = new_stream(hub)
+    left, stays = follow(hub, stream), follow(hub, stream)
+    left.leave("left")
+    left.leave("left")
+    assert hub.followers == 1
+    end(hub, stream, 0)
+    late = follow(hub, stream)
+    assert reported == [left, stays, late]
+    assert hub.followers == 0
+
+
+def test_ledger_counts_logs_and_streams() -> None:
+    """From creation until the stream is let go of, so that many short streams count too."""
+    hub = new_hub()
+    stream, other = new_stream(hub), new_stream(hub)
+    stream.extend([A])
+    other.extend([LARGE])
+    assert hub.ledger.bytes == 2 * STREAM_BYTES + len(A + LARGE)
+    end(hub, stream, 0)
+    assert hub.ledger.bytes == 2 * STREAM_BYTES + len(A + LARGE)
+    hub.tick(60)
+    assert hub.ledger.bytes == STREAM_BYTES + len(LARGE)
+    hub.forget(other)
+    hub.forget(other)
+    assert hub.ledger.bytes == 0
+
+
+def test_ledger_is_even_after_a_stream_that_outlived_its_keeping() -> None:
+    """Frames that are dropped after their stream was let go of are not counted out twice."""
+    hub, sink = new_hub(max_log_bytes=1000), FakeSink(clogged=True)
+    stream = new_stream(hub, retain_s=0)
+    FakeWriter(stream)
+    stream.originator = follow(hub, stream, sink, mode="raw")
+    stream.extend([LARGE, LARGE])
+    end(hub, stream, 0)
+    sink.drain()
+    assert (sink.received, sink.ended) == (LARGE * 2, "closed")
+    assert hub.ledger.bytes == 0
+
+
+def test_kept_streams_make_room_oldest_first() -> None:
+    """When the logs are over their limit, those that ended go, and no more of them than need be."""
+    hub = new_hub(max_total_log_bytes=4 * (STREAM_BYTES + len(LARGE)))
+    kept = [new_stream(hub) for _ in range(3)]
+    for stream in kept:
+        stream.extend([LARGE])
+        end(hub, stream, 0)
+    running = new_stream(hub)
+    running.extend([LARGE])
+    assert list(hub) == [running, *kept]
+    running.extend([A])
+    assert list(hub) == [running, *kept[1:]]
+    assert running.log.ending is None
+
+
+def test_largest_running_stream_is_ended_when_nothing_kept_is_left() -> None:
+    """Its followers learn of the limit; the stream that only came last goes on."""
+    hub = new_hub(max_total_log_bytes=3 * STREAM_BYTES + 4 * len(LARGE))
+    small, large, other, sink = new_stream(hub), new_stream(hub), new_stream(hub), FakeSink()
+    for stream in (small, large, other):
+        RetiringWriter(stream, hub)
+    follow(hub, large, sink)
+    small.extend([LARGE])
+    large.extend([LARGE, LARGE])
+    other.extend([LARGE])
+    assert large.log.ending is None
+    small.extend([A])
+    assert large.log.ending is not None
+    assert (large.log.ending.reason, sink.ended) == ("log_limit", "closed")
+    assert b'"log_limit"' in sink.last
+    small.extend([A])
+    assert [stream.log.ending for stream in (small, other)] == [None, None]
+    assert hub.ledger.bytes <= hub.ledger.max_bytes
+
+
+def test_new_stream_is_refused_while_the_logs_are_full() -> None:
+    """With the numbers; and taken again when there is room."""
+    hub = new_hub(max_total_log_bytes=STREAM_BYTES + len(LARGE) - 1)
+    stream = new_stream(hub)
+    stream.extend([LARGE])  # it has no writer that could be stopped
+    with pytest.raises(Overloaded, match=f"hold {STREAM_BYTES + len(LARGE)} bytes, {STREAM_BYTES + len(LARGE) - 1} "):
+        new_stream(hub)
+    end(hub, stream, 0)
+    new_stream(hub)
+    assert stream not in list(hub)
+
+
+# Heartbeats
+
+
+def test_heartbeat_comes_after_so_much_silence() -> None:
+    """Counted from the attach, the last heartbeat, or the last read of the stream."""
+    hub, sink = new_hub(), FakeSink()
+    stream = new_stream(hub)
+    follow(hub, stream, sink, heartbeat_s=15)
+    beats = []
+    for now in (5, 14.9, 15, 20, 29.9, 30):
+        hub.tick(now)
+        beats.append(len(sink.writes))
+    assert beats == [0, 0, 1, 1, 1, 2]
+    stream.fed_at = 40.0
+    stream.extend([A])
+    for now in (45, 54.9, 55, 69.9, 70):
+        hub.tick(now)
+        beats.append(sink.writes.count(b":\n"))
+    assert beats[6:] == [2, 2, 3, 3, 4]
+
+
+def test_no_heartbeat_for_raw_or_for_who_wants_none() -> None:
+    """Raw is the exact bytes."""
+    hub, raw, without = new_hub(), FakeSink(), FakeSink()
+    stream = new_stream(hub)
+    follow(hub, stream, raw, mode="raw", heartbeat_s=1)
+    follow(hub, stream, without, heartbeat_s=0)
+    hub.tick(100)
+    assert (raw.writes, without.writes) == ([], [])
+
+
+def test_no_heartbeat_after_the_end() -> None:
+    """Whether the follower left, its stream ended, or had ended before it came."""
+    hub, sinks = new_hub(), [FakeSink() for _ in range(3)]
+    stream = new_stream(hub)
+    follow(hub, stream, sinks[0], heartbeat_s=1).leave("left")
+    follow(hub, stream, sinks[1], heartbeat_s=1)
+    end(hub, stream, 0)
+    follow(hub, stream, sinks[2], heartbeat_s=1)
+    hub.tick(10)
+    assert [sink.writes for sink in sinks] == [[], [], []]

@@ -1,0 +1,111 @@
+"""The log against a plain list of all frames that ever were."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.stream.log import COMPLETE, Ending, FrameLog
+
+frames_of = st.lists(st.binary(min_size=1, max_size=9), max_size=6)
+
+
+def log_of(*frames: bytes) -> FrameLog:
+    log = FrameLog()
+    log.extend(list(frames))
+    return log
+
+
+def test_empty_log_begins_and_ends_at_nothing() -> None:
+    """Offset 0 is before the first frame."""
+    log = FrameLog()
+    assert (log.start, log.end, log.size_bytes, log.end_bytes, log.ending, log.tail) == (0, 0, 0, 0, None, b"")
+    assert log.span(0, 0) == []
+    assert log.locate(0) == (0, 0)
+
+
+def test_extend_appends_and_tells_the_bytes() -> None:
+    """One frame, several, none."""
+    log = FrameLog()
+    assert log.extend([b"aa"]) == 2
+    assert log.extend([b"b", b"cccc"]) == 5
+    assert log.extend([]) == 0
+    assert (log.end, log.size_bytes, log.end_bytes) == (3, 7, 7)
+    assert log.span(0, 3) == [b"aa", b"b", b"cccc"]
+    assert log.span(1, 2) == [b"b"]
+    assert log.span(2, 2) == []
+
+
+def test_log_keeps_its_own_list() -> None:
+    """What the writer does with its list afterwards changes no frame."""
+    given_frames = [b"a", b"b"]
+    log = FrameLog()
+    log.extend(given_frames)
+    given_frames.clear()
+    assert log.span(0, 2) == [b"a", b"b"]
+
+
+def test_sealed_log_takes_nothing_more() -> None:
+    """Neither frames nor another ending (law 4)."""
+    log = log_of(b"a")
+    log.seal(COMPLETE, b"rest")
+    with pytest.raises(RuntimeError):
+        log.extend([b"b"])
+    with pytest.raises(RuntimeError):
+        log.extend([])
+    with pytest.raises(RuntimeError):
+        log.seal(Ending("cancelled"), b"other")
+    assert (log.span(0, log.end), log.ending, log.tail, log.end_bytes) == ([b"a"], COMPLETE, b"rest", 1)
+
+
+def test_trim_drops_from_the_start_until_few_enough_bytes_are_left() -> None:
+    """Frame numbers stay; only the window's start moves."""
+    log = log_of(b"aaa", b"bb", b"cccc", b"d")
+    assert log.trim(5, below=4) == 5
+    assert (log.start, log.end, log.size_bytes, log.trimmed_bytes, log.end_bytes) == (2, 4, 5, 5, 10)
+    assert log.span(2, 4) == [b"cccc", b"d"]
+    assert log.trim(5, below=4) == 0
+    assert log.trim(0, below=4) == 5
+    assert (log.start, log.end, log.size_bytes) == (4, 4, 0)
+
+
+def test_trim_spares_what_somebody_has_yet_to_read() -> None:
+    """No frame at or above `below` is dropped, however large the log is."""
+    log = log_of(b"aaa", b"bb", b"cccc", b"d")
+    assert log.trim(0, below=1) == 3
+    assert log.trim(0, below=1) == 0
+    assert log.span(1, 4) == [b"bb", b"cccc", b"d"]
+
+
+def test_trim_below_the_start_drops_nothing() -> None:
+    """Somebody who waits for frames long gone is no reason to drop those that are there."""
+    log = log_of(b"aaa", b"bb", b"cccc", b"d")
+    log.trim(5, below=4)
+    assert log.trim(0, below=1) == 0
+    assert log.span(2, 4) == [b"cccc", b"d"]
+
+
+@given(st.lists(st.one_of(frames_of, st.tuples(st.integers(0, 30), st.integers(0, 40)))))
+def test_log_is_a_window_on_all_frames_there_were(steps: list[list[bytes] | tuple[int, int]]) -> None:
+    """After any appends and trims, every span, size and byte offset is that of a list that forgets nothing."""
+    log, ever = FrameLog(), []
+    for step in steps:
+        if isinstance(step, list):
+            assert log.extend(step) == sum(map(len, step))
+            ever += step
+        else:
+            to_bytes, below = step[0], max(log.start, min(step[1], log.end))
+            held_before, start_before = log.size_bytes, log.start
+            assert log.trim(to_bytes, below) == held_before - log.size_bytes
+            assert start_before <= log.start <= max(below, start_before)
+            assert log.size_bytes <= to_bytes or log.start == below or start_before == log.start
+            if log.start > start_before:  # no more than was needed
+                assert log.size_bytes + len(ever[log.start - 1]) > to_bytes
+        assert log.end == len(ever)
+        assert log.span(log.start, log.end) == ever[log.start :]
+        assert log.size_bytes == sum(map(len, ever[log.start :]))
+        assert log.trimmed_bytes == sum(map(len, ever[: log.start]))
+        assert log.end_bytes == sum(map(len, ever))
+    for place in range(log.trimmed_bytes, log.end_bytes + 1):
+        offset, within = log.locate(place)
+        assert b"".join(ever[offset:])[within:] == b"".join(ever)[place:]
+        assert within == 0 or within < len(ever[offset])

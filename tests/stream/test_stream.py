@@ -1,0 +1,576 @@
+"""One stream and its followers, step by step: who is sent what, when, and how each ends."""
+
+import gc
+import json
+import weakref
+from typing import Any
+
+import pytest
+
+from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.stream import Ledger, Stream
+from proxy.wire.dashscope import DashScope
+from tests.conftest import GENERATION, IDENT, FakeLoop, FakeSink, FakeWriter, follow, new_stream
+from tests.cuts import messages
+
+A, B, C, D = (b"data: %c\n\n" % letter for letter in b"abcd")
+BROKE = Ending("upstream_reset", "the upstream's response broke off")
+MANY = 1000  # followers: more than are advanced in one turn of the loop
+
+
+def frame(size_bytes: int) -> bytes:
+    """Return a frame of so many bytes."""
+    return b"data: " + b"x" * (size_bytes - 8) + b"\n\n"
+
+
+def error_in(last: bytes) -> dict[str, Any]:
+    """Return the error event that a follower in mode events was ended with."""
+    [said] = messages(last)
+    error: dict[str, Any] = json.loads(said.data)["error"]
+    return error
+
+
+# Delivery
+
+
+def test_read_is_one_write_per_follower_in_the_same_turn() -> None:
+    """Nobody waits for a task, a queue or another follower."""
+    loop = FakeLoop()
+    stream, raw, events = new_stream(loop=loop), FakeSink(), FakeSink()
+    follow(stream, raw)
+    follow(stream, events, "events")
+    stream.extend([A, B])
+    stream.extend([C])
+    assert raw.writes == [A + B, C]
+    assert events.received == b"".join(b"data: %c\nid: gen234-%d\n\n" % (97 + n, n + 1) for n in range(3))
+    assert len(events.writes) == 2
+    assert not loop.turn()
+
+
+def test_generation_is_the_first_six_characters_of_the_id() -> None:
+    """After `st_`."""
+    assert IDENT.startswith("st_" + GENERATION.decode())
+    assert new_stream().generation.encode() == GENERATION
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2, 3])
+@pytest.mark.parametrize("sealed", [False, True])
+def test_late_follower_gets_what_it_lacks_at_once(offset: int, sealed: bool) -> None:
+    """Everything after its offset, and with a sealed stream its end (law 8)."""
+    stream, sink = new_stream(), FakeSink()
+    stream.extend([A, B])
+    stream.extend([C])
+    if sealed:
+        stream.seal(COMPLETE)
+    follow(stream, sink, offset=offset)
+    assert sink.received == b"".join([A, B, C][offset:])
+    assert sink.ended == ("closed" if sealed else None)
+
+
+def test_past_of_many_reads_comes_as_one_write() -> None:
+    """Replay and live are one loop: a span has as many frames as are due."""
+    stream, sink = new_stream(), FakeSink()
+    for one in (A, B, C):
+        stream.extend([one])
+    follow(stream, sink)
+    stream.extend([D])
+    assert sink.writes == [A + B + C, D]
+
+
+def test_clogged_follower_is_passed_over_until_it_drains() -> None:
+    """Then it gets one longer span, and goes on as before."""
+    stream, sink = new_stream(), FakeSink()
+    subscription = follow(stream, sink)
+    stream.extend([A])
+    sink.clogged = True
+    for one in (B, C):
+        stream.extend([one])
+    assert (sink.writes, subscription.offset, subscription.lag_bytes) == ([A], 1, len(B + C))
+    sink.drain()
+    stream.extend([D])
+    assert sink.writes == [A, B + C, D]
+    assert (subscription.offset, subscription.lag_bytes) == (4, 0)
+
+
+def test_follower_that_clogs_while_it_catches_up_goes_on_where_it_stopped() -> None:
+    """A long past is several spans, and the sink may take only some of them at a time."""
+    stream, sink = new_stream(), FakeSink(room=2)
+    frames = [frame(1000) for _ in range(500)]
+    stream.extend(frames)
+    follow(stream, sink)
+    assert len(sink.writes) == 2
+    while sink.clogged:
+        sink.drain()
+        sink.room = 1
+        stream.extend([A])
+        frames.append(A)
+    sink.drain()
+    assert sink.received == b"".join(frames)
+
+
+def test_spurious_drain_does_no_harm() -> None:
+    """A follower that waited for nothing, or has ended, is sent nothing twice."""
+    stream, sink = new_stream(), FakeSink()
+    subscription = follow(stream, sink)
+    stream.extend([A])
+    subscription.resume()
+    stream.extend([B])
+    stream.seal(COMPLETE)
+    subscription.resume()
+    assert (sink.writes, sink.ended) == ([A, B], "closed")
+
+
+def test_sent_bytes_count_what_left() -> None:
+    """Spans, and the words of the ending; nothing of what a sink did not take."""
+    stream, raw, events, clogged = new_stream(), FakeSink(), FakeSink(), FakeSink(clogged=True)
+    subscriptions = [follow(stream, raw), follow(stream, events, "events"), follow(stream, clogged)]
+    stream.extend([A, B])
+    stream.seal(BROKE, [C], tail=b"data: hal")
+    assert [one.sent_bytes for one in subscriptions] == [len(raw.received), len(events.received), 0]
+    assert raw.received == A + B + C + b"data: hal"
+
+
+def test_heartbeat_is_one_comment_line_for_those_who_are_caught_up() -> None:
+    """With a single newline, between two frames; whoever lags has bytes on the way."""
+    stream, idle, lagging = new_stream(), FakeSink(), FakeSink(clogged=True)
+    follow_idle, follow_lagging = follow(stream, idle, "events"), follow(stream, lagging, "events")
+    stream.extend([A])
+    follow_idle.beat()
+    lagging.clogged = False
+    follow_lagging.beat()
+    assert idle.writes[-1] == b":\n"
+    assert lagging.writes == []
+    stream.extend([B])
+    assert [said.data for said in messages(idle.received)] == [b"a", b"b"]
+
+
+# Ends
+
+
+def test_last_frames_and_the_close_are_one_write() -> None:
+    """What the sink is closed with holds the last span."""
+    stream, sink = new_stream(), FakeSink()
+    follow(stream, sink)
+    stream.extend([A])
+    stream.seal(COMPLETE, [B, C])
+    assert (sink.writes, sink.last, sink.ended) == ([A], B + C, "closed")
+
+
+def test_failed_stream_never_looks_complete() -> None:
+    """Raw is aborted after the tail, events end with an error event that is no [DONE] (law 7)."""
+    stream, raw, events = new_stream(), FakeSink(), FakeSink()
+    follow(stream, raw)
+    follow(stream, events, "events")
+    stream.extend([A])
+    stream.seal(BROKE, [B], tail=b"data: hal")
+    assert (raw.received, raw.ended) == (A + B + b"data: hal", "aborted")
+    before, error = events.received[:44], events.received[44:]
+    assert before == b"data: a\nid: gen234-1\n\ndata: b\nid: gen234-2\n\n"
+    assert error_in(error) == {"message": BROKE.message, "type": "stream_error", "code": "upstream_reset"}
+    assert events.ended == "closed"
+
+
+def test_error_reported_by_the_upstream_is_passed_on_and_closed_properly() -> None:
+    """Its own error event says all there is; a second one would be ours."""
+    reported = b'data: {"error":{"message":"m"}}\n\n'
+    stream, raw, events = new_stream(), FakeSink(), FakeSink()
+    follow(stream, raw)
+    follow(stream, events, "events")
+    stream.seal(Ending("upstream_error", "m", clean=True), [reported])
+    assert (raw.received, raw.ended) == (reported, "closed")
+    assert (len(messages(events.received)), events.ended) == (1, "closed")
+
+
+def test_native_follower_is_told_in_its_own_dialect() -> None:
+    """DashScope's error event, with its type and no [DONE]."""
+    stream, sink = new_stream(DashScope()), FakeSink()
+    follow(stream, sink, "events")
+    stream.seal(BROKE)
+    [said] = messages(sink.received)
+    assert (said.type, json.loads(said.data)["code"]) == (b"error", "upstream_reset")
+
+
+def test_clogged_follower_ends_after_it_had_the_rest() -> None:
+    """The seal does not cut it short; it is due every frame, then the ending."""
+    stream, raw, events = new_stream(), FakeSink(clogged=True), FakeSink(clogged=True)
+    follow(stream, raw)
+    follow(stream, events, "events")
+    stream.extend([A])
+    stream.seal(BROKE, [B], tail=b"data: hal")
+    assert (raw.received, events.received) == (b"", b"")
+    raw.drain()
+    events.drain()
+    assert (raw.received, raw.ended) == (A + B + b"data: hal", "aborted")
+    assert [said.data for said in messages(events.received)][:2] == [b"a", b"b"]
+    assert (len(messages(events.received)), events.ended) == (3, "closed")
+
+
+def test_only_the_first_seal_counts() -> None:
+    """A log has exactly one ending, and nothing after it (law 4)."""
+    stream, sink = new_stream(), FakeSink()
+    follow(stream, sink)
+    stream.seal(COMPLETE, [A])
+    stream.seal(BROKE, [B], tail=b"rest")
+    with pytest.raises(RuntimeError):
+        stream.extend([C])
+    late = FakeSink()
+    follow(stream, late)
+    assert (sink.received, sink.ended) == (late.received, late.ended) == (A, "closed")
+    assert (stream.log.ending, stream.log.tail) == (COMPLETE, b"")
+
+
+def test_stream_without_a_frame_still_ends() -> None:
+    """Failed before the first frame, or complete and empty."""
+    failed, empty = new_stream(), new_stream()
+    sinks = [FakeSink() for _ in range(4)]
+    for stream, first, second in ((failed, *sinks[:2]), (empty, *sinks[2:])):
+        follow(stream, first)
+        follow(stream, second, "events")
+    failed.seal(BROKE)
+    empty.seal(COMPLETE)
+    assert [sink.ended for sink in sinks] == ["aborted", "closed", "closed", "closed"]
+    assert [bool(sink.received) for sink in sinks] == [False, True, False, False]
+
+
+def test_each_follower_is_reported_ended_once_with_the_reason() -> None:
+    """The word of the metric: complete, failed, left, or what it was ended with in mid-stream."""
+    stream, reasons = new_stream(), []
+    stream.on_ended = lambda subscription: reasons.append(subscription.ended)
+    first, second, third = (follow(stream, FakeSink()) for _ in range(3))
+    first.leave("left")
+    first.leave("left")
+    first.fail(BROKE)
+    second.fail(Ending("expired", "m"))
+    second.leave("left")
+    assert reasons == ["left", "expired"]
+    stream.seal(BROKE)
+    third.leave("left")
+    assert reasons == ["left", "expired", "failed"]
+    stream, reasons_complete = new_stream(), []
+    stream.on_ended = lambda subscription: reasons_complete.append(subscription.ended)
+    follow(stream, FakeSink())
+    stream.seal(COMPLETE)
+    assert reasons_complete == ["complete"]
+
+
+def test_follower_that_left_is_sent_nothing_more() -> None:
+    """Not even its end: the client has gone."""
+    stream, sink, clogged = new_stream(), FakeSink(), FakeSink(clogged=True)
+    subscription, waiting = follow(stream, sink), follow(stream, clogged)
+    stream.extend([A])
+    subscription.leave("left")
+    waiting.leave("left")
+    stream.extend([B])
+    waiting.resume()
+    stream.seal(COMPLETE)
+    assert (sink.received, sink.ended) == (A, None)
+    assert (clogged.received, clogged.ended) == (b"", None)
+    assert not stream.subscriptions
+
+
+def test_follower_failed_in_mid_stream_is_told_what_its_mode_says() -> None:
+    """Raw breaks off, events get an error with the id of the last frame they had; the others go on."""
+    stream, raw, events, other = new_stream(), FakeSink(), FakeSink(), FakeSink()
+    follow_raw, follow_events = follow(stream, raw), follow(stream, events, "events")
+    follow(stream, other)
+    stream.extend([A])
+    for subscription in (follow_raw, follow_events):
+        subscription.fail(Ending("expired", "the capability has expired"))
+    stream.extend([B])
+    stream.seal(COMPLETE)
+    assert (raw.received, raw.ended) == (A, "aborted")
+    assert messages(events.received)[-1].id == b"gen234-1"
+    assert error_in(events.last)["code"] == "expired"
+    assert (other.received, other.ended) == (A + B, "closed")
+
+
+def test_ended_followers_are_let_go_of() -> None:
+    """A kept stream must not hold the connections of those who followed it."""
+    stream = new_stream()
+    early, late = FakeSink(), FakeSink()
+    follow(stream, early)
+    stream.extend([A])
+    stream.seal(COMPLETE)
+    follow(stream, late)
+    assert early.ended == late.ended == "closed"
+    held = [weakref.ref(early), weakref.ref(late)]
+    del early, late
+    gc.collect()
+    assert [ref() for ref in held] == [None, None]
+
+
+# The writer
+
+
+def test_writer_is_told_when_the_last_follower_has_left() -> None:
+    """Not for one of several, and not once the stream is sealed."""
+    stream = new_stream()
+    writer = FakeWriter(stream)
+    first, second = follow(stream, FakeSink()), follow(stream, FakeSink(clogged=True))
+    first.leave("left")
+    assert writer.asked == []
+    second.leave("left")
+    assert writer.asked == ["last_left"]
+    stream.extend([A])
+    follow(stream, FakeSink()).fail(BROKE)
+    assert writer.asked == ["last_left", "last_left"]
+    follow(stream, FakeSink())
+    stream.seal(COMPLETE)
+    assert writer.asked == ["last_left", "last_left"]
+
+
+def test_sealed_stream_has_no_writer() -> None:
+    """Nobody asks it for anything afterwards."""
+    stream = new_stream()
+    writer = FakeWriter(stream)
+    sink = FakeSink(clogged=True)
+    follow(stream, sink)
+    stream.extend([A])
+    stream.seal(COMPLETE)
+    sink.drain()
+    assert stream.writer is None
+    assert writer.asked == []
+
+
+# Bounds
+
+
+def test_log_over_its_limit_drops_its_oldest_frames() -> None:
+    """A quarter at a time, not one each time; those who are caught up notice nothing."""
+    stream, sink = new_stream(max_log_bytes=1000), FakeSink()
+    log = stream.log
+    follow(stream, sink)
+    for _ in range(50):
+        start = log.start
+        stream.extend([frame(100)])
+        assert log.size_bytes <= (1000 if log.start == start else 750)
+        assert log.size_bytes >= min(100 * log.end, 650)
+    assert log.end == 50
+    assert sink.received == frame(100) * 50
+
+
+@pytest.mark.parametrize("mode", ["raw", "events"])
+def test_follower_out_of_the_window_is_ended_with_an_error_not_skipped(mode: str) -> None:
+    """When it drains it learns which frame is gone and which is the earliest; it gets no frame of later."""
+    stream, slow, fast = new_stream(max_log_bytes=1000), FakeSink(), FakeSink()
+    follow(stream, slow, mode)
+    follow(stream, fast, mode)
+    stream.extend([A])
+    had = slow.received
+    slow.clogged = True
+    for _ in range(30):
+        stream.extend([frame(100)])
+    assert (slow.received, slow.ended) == (had, None)
+    slow.drain()
+    assert slow.received.startswith(had)
+    if mode == "raw":
+        assert (slow.last, slow.ended) == (b"", "aborted")
+    else:
+        error = error_in(slow.last)
+        assert (error["code"], slow.ended) == ("too_slow", "closed")
+        assert "frame 2 " in error["message"]
+        assert error["message"].endswith(f" {stream.log.start + 1}")
+        assert messages(slow.last)[0].id == b"gen234-1"
+    assert fast.ended is None
+    assert len(messages(fast.received)) == 31
+
+
+@pytest.mark.parametrize("mode", ["raw", "events"])
+@pytest.mark.parametrize("sealed", [False, True])
+def test_follower_from_below_the_window_is_refused(mode: str, sealed: bool) -> None:
+    """It is never silently given less (law 8)."""
+    stream, sink = new_stream(max_log_bytes=1000), FakeSink()
+    stream.extend([frame(100)] * 30)
+    assert 1 < stream.log.start < stream.log.end
+    if sealed:
+        stream.seal(COMPLETE)
+    subscription = follow(stream, sink, mode, stream.log.start - 1)
+    assert subscription.ended == "too_slow"
+    assert sink.writes == []
+    assert sink.ended == ("aborted" if mode == "raw" else "closed")
+    assert follow(stream, FakeSink(), mode, stream.log.start).ended == ("complete" if sealed else None)
+
+
+def test_slow_originator_pauses_the_writer_and_loses_nothing() -> None:
+    """The log keeps what the originator has yet to read; reading upstream waits for it (flow control)."""
+    stream, sink = new_stream(max_log_bytes=1000), FakeSink()
+    writer = FakeWriter(stream)
+    stream.originator = follow(stream, sink)
+    stream.extend([frame(100)])
+    sink.clogged = True
+    sent = 1
+    while not writer.paused:
+        stream.extend([frame(100)])
+        sent += 1
+        assert sent < 50
+    assert 10 <= sent <= 12
+    assert stream.log.start <= 1
+    sink.drain()
+    assert writer.asked == ["pause", "resume"]
+    assert sink.received == frame(100) * sent
+    stream.extend([A])
+    assert sink.writes[-1] == A
+    assert stream.log.size_bytes <= 1000
+
+
+def test_writer_goes_on_when_the_slow_originator_leaves() -> None:
+    """The followers that remain never slow anyone."""
+    stream, originator, other = new_stream(max_log_bytes=1000), FakeSink(clogged=True), FakeSink(clogged=True)
+    writer = FakeWriter(stream)
+    stream.originator = follow(stream, originator)
+    follow(stream, other)
+    stream.extend([frame(100)] * 20)
+    assert writer.asked == ["pause"]
+    stream.originator.leave("left")
+    assert writer.asked == ["pause", "resume"]
+    assert stream.log.size_bytes <= 1000
+    stream.extend([frame(100)] * 20)
+    assert writer.asked == ["pause", "resume"]
+
+
+def test_mere_follower_never_pauses_the_writer() -> None:
+    """However far behind it is."""
+    stream, slow, originator = new_stream(max_log_bytes=1000), FakeSink(clogged=True), FakeSink()
+    writer = FakeWriter(stream)
+    follow(stream, slow)
+    stream.originator = follow(stream, originator)
+    for _ in range(100):
+        stream.extend([frame(100)])
+    assert writer.asked == []
+    assert originator.received == frame(100) * 100
+
+
+def test_ledger_counts_what_the_logs_hold() -> None:
+    """Of all streams that share it, through appends, drops and seals."""
+    ledger = Ledger(1 << 20)
+    first, second = new_stream(ledger=ledger, max_log_bytes=1000), new_stream(ledger=ledger)
+    for _ in range(30):
+        first.extend([frame(100)])
+        second.extend([A, B])
+        assert ledger.bytes == first.log.size_bytes + second.log.size_bytes
+    first.seal(COMPLETE, [C, D])
+    assert ledger.bytes == first.log.size_bytes + second.log.size_bytes
+
+
+def test_ledger_over_its_limit_asks_for_relief() -> None:
+    """Each time an append leaves it over; not at the limit."""
+    ledger, asked = Ledger(300), []
+    ledger.relieve = lambda: asked.append(ledger.bytes)
+    stream = new_stream(ledger=ledger)
+    for _ in range(4):
+        stream.extend([frame(100)])
+    assert asked == [400]
+
+
+def test_stream_stopped_to_relieve_the_ledger_ends_its_followers_once() -> None:
+    """The relief may seal the very stream that is being extended; what it had is still delivered."""
+    ledger = Ledger(250)
+    stream, raw, events = new_stream(ledger=ledger), FakeSink(), FakeSink()
+    writer = FakeWriter(stream)
+    follow(stream, raw)
+    follow(stream, events, "events")
+    ledger.relieve = lambda: writer.stop(Ending("log_limit", "too much"))
+    for _ in range(2):
+        stream.extend([frame(100)])
+    stream.extend([frame(100)])
+    assert (raw.received, raw.ended) == (frame(100) * 3, "aborted")
+    assert error_in(events.last.split(b"\n\n", 1)[1])["code"] == "log_limit"
+
+
+# Many followers
+
+
+def many(stream: Stream, count: int = MANY) -> list[FakeSink]:
+    sinks = [FakeSink() for _ in range(count)]
+    for number, sink in enumerate(sinks):
+        follow(stream, sink, "events" if number % 2 else "raw")
+    return sinks
+
+
+def test_many_followers_are_advanced_in_several_turns() -> None:
+    """So that other streams need not wait; in the end each has had everything once, in order."""
+    loop = FakeLoop()
+    stream = new_stream(loop=loop)
+    sinks = many(stream)
+    stream.extend([A])
+    had = [len(sink.writes) for sink in sinks]
+    assert 0 < sum(had) < MANY
+    stream.extend([B])
+    loop.turn()
+    stream.extend([C])
+    loop.settle()
+    assert {sink.received for sink in sinks[::2]} == {A + B + C}
+    assert len({sink.received for sink in sinks[1::2]}) == 1
+    assert [said.data for said in messages(sinks[1].received)] == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("count", [255, 256, 257, 511, 512, 513, 1024])
+def test_no_follower_is_forgotten_at_the_edge_of_a_slice(count: int) -> None:
+    """Whatever their number, and the stream is free for the next sweep."""
+    loop = FakeLoop()
+    stream = new_stream(loop=loop)
+    sinks = many(stream, count)
+    for one in (A, B):
+        stream.extend([one])
+        loop.settle()
+    assert {sink.received for sink in sinks[::2]} == {A + B}
+    stream.seal(COMPLETE)
+    loop.settle()
+    assert {sink.ended for sink in sinks} == {"closed"}
+
+
+def test_followers_that_come_and_go_during_a_sweep() -> None:
+    """Who leaves is sent nothing more, who comes gets all, who clogs goes on when it drains."""
+    loop = FakeLoop()
+    stream = new_stream(loop=loop)
+    sinks = many(stream)
+    subscriptions = list(stream.subscriptions)
+    stream.extend([A])
+    assert sinks[-1].writes == []
+    subscriptions[-1].leave("left")
+    subscriptions[0].leave("left")
+    sinks[-2].clogged = True
+    late = FakeSink()
+    follow(stream, late)
+    loop.turn()
+    stream.extend([B])
+    loop.settle()
+    sinks[-2].drain()
+    stream.seal(COMPLETE, [C])
+    loop.settle()
+    assert (sinks[-1].received, sinks[-1].ended) == (b"", None)
+    assert (sinks[0].received, sinks[0].ended) == (A, None)
+    assert (late.received, late.ended) == (A + B + C, "closed")
+    assert sinks[-2].received == sinks[2].received == A + B + C
+    assert {sink.ended for sink in sinks[1:-1]} == {"closed"}
+
+
+def test_seal_during_a_sweep_ends_every_follower_once() -> None:
+    """After the last frame, and nobody is left over."""
+    loop = FakeLoop()
+    stream = new_stream(loop=loop)
+    sinks = many(stream)
+    stream.extend([A])
+    loop.turn()
+    stream.seal(BROKE, [B])
+    loop.settle()
+    assert {(sink.received, sink.ended) for sink in sinks[::2]} == {(A + B, "aborted")}
+    assert {sink.ended for sink in sinks[1::2]} == {"closed"}
+    assert not stream.subscriptions
+
+
+def test_last_of_many_leaving_during_a_sweep_tells_the_writer_once() -> None:
+    """The sweep goes on over nobody."""
+    loop = FakeLoop()
+    stream = new_stream(loop=loop)
+    writer = FakeWriter(stream)
+    many(stream)
+    stream.extend([A])
+    for subscription in list(stream.subscriptions):
+        subscription.leave("left")
+    loop.settle()
+    assert writer.asked == ["last_left"]
+    sink = FakeSink()
+    follow(stream, sink)
+    stream.extend([B])
+    assert sink.received == A + B

@@ -1,0 +1,89 @@
+"""The errors: whose fault, which status and code, and what goes with them."""
+
+from itertools import groupby
+
+import pytest
+
+from proxy.wire import errors
+from proxy.wire.errors import (
+    BadRequest,
+    Cancelled,
+    Garbled,
+    OffsetBeyond,
+    OffsetGone,
+    OtherGeneration,
+    Overloaded,
+    ProxyError,
+    RequestError,
+    TooLarge,
+    Truncated,
+    Unauthorised,
+    UnknownMode,
+    UnknownRoute,
+    UnknownStream,
+    Unreachable,
+    UpstreamError,
+    UpstreamTimeout,
+)
+
+MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
+    (BadRequest("m"), 400, RequestError),
+    (UnknownMode("m"), 400, RequestError),
+    (Unauthorised("m"), 401, RequestError),
+    (UnknownRoute("m"), 404, RequestError),
+    (UnknownStream("m"), 404, RequestError),
+    (OtherGeneration("m"), 409, RequestError),
+    (Cancelled("m"), 409, RequestError),
+    (OffsetGone("m", earliest=3), 410, RequestError),
+    (TooLarge("m"), 413, RequestError),
+    (OffsetBeyond("m"), 416, RequestError),
+    (Unreachable("m"), 502, UpstreamError),
+    (Truncated("m"), 502, UpstreamError),
+    (Garbled("m"), 502, UpstreamError),
+    (UpstreamTimeout("m", "timeout_idle"), 504, UpstreamError),
+    (Overloaded("m"), 503, ProxyError),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "base"), MADE, ids=lambda made: type(made).__name__)
+def test_leaf_has_its_status_and_the_base_of_whose_fault_it_is(
+    error: ProxyError, status: int, base: type[ProxyError]
+) -> None:
+    """Bases say whose fault it is, leaves state the fact."""
+    assert error.status == status
+    assert type(error).__mro__[1] is base
+    assert error.message == str(error) == "m"
+
+
+def test_every_leaf_is_in_this_table() -> None:
+    """A new error gets a row here."""
+    known = {made for made in vars(errors).values() if isinstance(made, type) and issubclass(made, ProxyError)}
+    assert known - {ProxyError, RequestError, UpstreamError} == {type(error) for error, _, _ in MADE}
+
+
+def test_codes_tell_the_leaves_apart() -> None:
+    """A client can branch on the code alone."""
+    codes = sorted(error.code for error, _, _ in MADE)
+    assert [code for code, same in groupby(codes) if len(list(same)) > 1] == []
+
+
+def test_upstream_errors_carry_the_word_the_stream_ends_with() -> None:
+    """It is the label of the metric; of the time-outs each has its own."""
+    endings = {type(error): error.ending for error, _, _ in MADE if isinstance(error, UpstreamError)}
+    assert endings == {
+        Unreachable: "upstream_unreachable",
+        Truncated: "upstream_reset",
+        Garbled: "garbled",
+        UpstreamTimeout: "timeout_idle",
+    }
+
+
+def test_only_overload_asks_to_come_back() -> None:
+    """Retry-After stands where a later attempt may succeed."""
+    assert [type(error) for error, _, _ in MADE if error.retry_after_s is not None] == [Overloaded]
+    assert (Overloaded.retry_after_s or 0) > 0
+
+
+def test_offset_gone_tells_the_earliest() -> None:
+    """A client that comes too late learns where it can begin."""
+    assert OffsetGone("m", earliest=3).earliest == 3
