@@ -55,7 +55,8 @@ async def test_demo_on_a_terminal_shows_columns() -> None:
     """All four clients, side by side, redrawn while text arrives."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
-    environment = {**os.environ, "TERM": "xterm"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment["TERM"] = "xterm"  # as wide as the pty says
     process = await asyncio.create_subprocess_exec(*DEMO, stdin=its, stdout=its, stderr=its, env=environment)
     os.close(its)
     async with asyncio.timeout(GUARD_S):
