@@ -4,6 +4,7 @@ A new mode is one class here and one row in MODES. A projection is pure in (log,
 span it rendered last, since all followers that are caught up ask for the same one: bytes are made once per mode.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from proxy.stream.log import Ending, FrameLog
@@ -30,7 +31,7 @@ class Span:
         self.chunked = b"%x\r\n%b\r\n" % (size, plain) if plain else b""  # wire.http.chunk, a call less
 
 
-class Projection(Span):
+class Projection(Span, ABC):
     """A pure function of (log, start, end) to bytes, and what an Ending looks like.
 
     It is itself the span that it rendered last: `reach` makes it the one that begins at an offset.
@@ -57,13 +58,13 @@ class Projection(Span):
         if self.start != start or self.end != end:
             self.put(start, end, self.render(start, end))
 
+    @abstractmethod
     def render(self, start: int, end: int) -> bytes:
         """Return the bytes of the frames between two offsets, start < end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         """Return the last bytes for a follower at `offset`, and whether the response ends properly."""
-        raise NotImplementedError
 
     def _limit(self, start: int, end: int) -> int:
         log, room = self._log, SPAN_BYTES

@@ -136,7 +136,7 @@ def fake(listen: str, pace: str) -> None:
 @main.command()
 def faults() -> None:
     """List the faults of the fake Qwen."""
-    from proxy.tools.fake_qwen import FAULTS
+    from proxy.tools.fake_faults import FAULTS
 
     for name, fault in FAULTS.items():
         click.echo(f"{name:22} {(fault.__doc__ or '').splitlines()[0]}")

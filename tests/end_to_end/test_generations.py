@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
-from proxy.tools.fake_qwen import FAULTS, FakeQwen
+from proxy.tools.fake_faults import FAULTS
+from proxy.tools.fake_qwen import FakeQwen
 from tests.end_to_end.conftest import (
     CHAT,
     DONE,
@@ -77,9 +78,9 @@ CASES = (
     Case("no_blank_line"),
     Case("no_blank_line, crlf"),
     Case("bom"),
-    Case("huge_frame; bytes=700000"),
-    Case("count; frames=500"),
-    Case("count; frames=500, burst"),
+    Case("huge_frame; bytes=300000"),
+    Case("count; frames=200"),
+    Case("count; frames=200, burst"),
 )
 
 

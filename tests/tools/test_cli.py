@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from proxy import __version__
 from proxy.tools.cli import main
-from proxy.tools.fake_qwen import FAULTS
+from proxy.tools.fake_faults import FAULTS
 from tests.end_to_end.conftest import DONE, Client, Stage, chat_body, chunk_frame, request, staged
 
 GUARD_S = 15

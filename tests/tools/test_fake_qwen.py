@@ -22,7 +22,8 @@ import pytest
 import uvloop
 
 from proxy.tools import fake_text
-from proxy.tools.fake_qwen import FAULTS, Connection, FakeQwen, Pace, Part, Received, Wait, fault_options
+from proxy.tools.fake_faults import FAULTS, Part, Wait, fault_options
+from proxy.tools.fake_qwen import Connection, FakeQwen, Pace, Received
 
 SAMPLES = Path(os.environ.get("STREAMTEE_SAMPLES") or Path(__file__).parents[2].parent / "shared/samples")
 CHAT = "/compatible-mode/v1/chat/completions"
