@@ -16,7 +16,7 @@ from proxy.server.forward import CACHING, deliver
 from proxy.server.metrics import Metrics
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.log import Ending
-from proxy.stream.projections import MODES, Span
+from proxy.stream.projections import MODES
 from proxy.stream.stream import Stream, Subscription
 from proxy.wire.errors import (
     BadRequest,
@@ -150,7 +150,7 @@ class Follow:
             (downstream.close if properly else downstream.abort)(last[skip:])
             return downstream.response
         if skip:  # raw, from within a frame
-            downstream.write(Span(offset, offset + 1, stream.log.span(offset, offset + 1)[0][skip:]))
+            downstream.write_data(stream.log.span(offset, offset + 1)[0][skip:])
             offset += 1
         subscription = Subscription(stream, wish.mode, downstream, offset, wish.heartbeat_s)
         return await deliver(self._hub, downstream, subscription)

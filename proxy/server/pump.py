@@ -14,6 +14,7 @@ from typing import NamedTuple
 from proxy.edge.upstream import Exchange
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.stream import Stream
+from proxy.wire.dialect import Dialect
 from proxy.wire.errors import TooLarge, UpstreamError
 from proxy.wire.sse import Splitter
 
@@ -117,7 +118,7 @@ class Pump:
             self.stop(Ending("frame_limit", exc.message))
             return
         tail = self._splitter.tail
-        if error is None and tail and _is_whole(tail):
+        if error is None and tail and _is_whole(tail, self.stream.dialect):
             frames.append(tail)  # it lacks only its blank line
             tail = b""
         if frames:
@@ -204,6 +205,6 @@ class Pump:
         self._on_sealed(self)
 
 
-def _is_whole(tail: bytes) -> bool:
-    """Tell whether an unterminated tail lacks only its blank line: it ends a line, or is the word [DONE]."""
-    return (tail.endswith((b"\n", b"\r")) and bool(tail.strip())) or tail.endswith(b"[DONE]")
+def _is_whole(tail: bytes, dialect: Dialect) -> bool:
+    """Tell whether an unterminated tail lacks only its blank line: it ends a line, or is the dialect's last word."""
+    return bool(tail.strip()) and (tail.endswith((b"\n", b"\r")) or dialect.terminal(tail))

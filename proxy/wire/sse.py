@@ -15,6 +15,7 @@ from proxy.wire.errors import TooLarge
 _BLANK_LINE = re.compile(rb"\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 _LONGEST_BLANK_LINE = 3
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_COMMENTS = re.compile(rb"(?::[^\r\n]*(?:\r\n|\n|\r))+")
 _CR = 13
 _BOM = b"\xef\xbb\xbf"
 
@@ -137,14 +138,15 @@ def payload(frame: bytes) -> bytes | None:
 def stamp(frame: bytes, ident: bytes) -> bytes:
     """Return the frame with one line `id: <ident>` before its blank line, in the frame's own line ending.
 
-    Only frames with data are stamped: an id in a block without data makes openai-python raise.
-    Last, so that it wins over an id of the upstream's.
+    Last, so that it wins over an id of the upstream's. Only frames with data are stamped, and a frame of nothing but
+    comments loses its blank line: once it has seen an id, openai-python raises JSONDecodeError on a block without
+    data. The comments then lead the next block, which is the same to a parser by the rules.
     """
     if _is_plain(frame):
         return b"%bid: %b\n\n" % (frame[:-1], ident)
-    if fields(frame).data is None:
-        return frame
     lines, end, blank = _parts(frame)
+    if fields(frame).data is None:
+        return lines if _COMMENTS.fullmatch(lines) else frame
     return b"%bid: %b%b%b" % (lines, ident, end, blank)
 
 

@@ -22,6 +22,7 @@ from tests.end_to_end.conftest import (
     chat_body,
     chunk_frame,
     native_body,
+    on_one_loop,
     request,
     stamped,
 )
@@ -173,6 +174,7 @@ async def test_empty_stream_is_an_empty_stream(perform: Serve, stage: Stage) -> 
 # Before the first byte.
 
 
+@on_one_loop
 @pytest.mark.parametrize("dialect", ["chat", "native"])
 @pytest.mark.parametrize("headers", [(), ("Stream-Key: k",), ("Stream-On-Disconnect: continue",)])
 @pytest.mark.parametrize(
@@ -193,6 +195,7 @@ async def test_failure_before_the_head_is_an_error_response(
     assert await tee.metric("streamtee_rejected_total", reason=code) == 1
 
 
+@on_one_loop
 @pytest.mark.parametrize(("path", "dialect"), [("/v1/models", "chat"), ("/api/v1/tasks/1", "native")])
 async def test_failure_of_what_passes_through_is_told_in_its_dialect(serve: Serve, path: str, dialect: str) -> None:
     """Time-outs of the plain reverse proxy too."""
@@ -271,6 +274,7 @@ async def test_total_time_holds_before_the_head_too(serve: Serve) -> None:
     assert refused(await answer.json(), "chat")[0] == "upstream_timeout"
 
 
+@on_one_loop
 async def test_stall_shorter_than_the_time_out_is_none(serve: Serve, fake: FakeQwen) -> None:
     """Each read begins the idle time anew: it may add up to more than the limit."""
     tee = await serve(timeouts={"idle_s": 0.4})
@@ -335,6 +339,7 @@ MALFORMED = (
 )
 
 
+@on_one_loop
 async def test_neither_prompt_nor_key_is_logged_or_counted(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """At level debug, with requests that go well, that fail, and that are no HTTP: not in logs, not in metrics."""
     caplog.set_level("DEBUG")

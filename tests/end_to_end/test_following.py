@@ -21,6 +21,7 @@ from tests.end_to_end.conftest import (
     blocks,
     chunk_frame,
     on_one_loop,
+    request,
     stamped,
     until,
 )
@@ -221,6 +222,26 @@ async def test_offset_into_a_running_stream(perform: Serve, stage: Stage) -> Non
     whole = await originator.read()
     for offset, follower in followers.items():
         assert await follower.read() == whole[offset:]
+
+
+@on_one_loop
+@pytest.mark.parametrize("query", ["mode=raw&offset=5", "mode=raw", "mode=raw&after=1"])
+async def test_follower_on_a_connection_that_is_full(perform: Serve, stage: Stage, query: str) -> None:
+    """What an earlier answer left to be sent on the same connection is no reason to skip any of the next."""
+    tee = await perform()
+    originator, turn = await begun(tee, stage)
+    frames = [chunk_frame("first"), chunk_frame("x" * 7_500_000)]
+    turn.end(*frames)
+    whole = await originator.read()
+    client = await tee.connect(receive_bytes=4096)
+    client.stall()
+    path = f"/v1/streams/{originator.stream_id}?"
+    client.send(request("GET", path + "mode=raw") + request("GET", path + query))
+    await tee.settled(lambda: len(tee.proxy.hub.beating))
+    client.read_on()
+    assert await (await client.answer()).read() == whole
+    begin = {"mode=raw&offset=5": 5, "mode=raw": 0, "mode=raw&after=1": len(frames[0])}[query]
+    assert await (await client.answer()).read() == whole[begin:]
 
 
 @pytest.mark.parametrize("fault", ["cut_mid_frame", "cut_mid_chunk"])
@@ -520,6 +541,7 @@ async def test_many_wait_for_one_key(perform: Serve, stage: Stage) -> None:
         assert (follower.end, follower.body) == ("open", b"")
 
 
+@on_one_loop
 @pytest.mark.parametrize("heartbeat", ["0", "0.1"])
 async def test_nobody_comes(serve: Serve, heartbeat: str) -> None:
     """The wait ends properly, with nothing but heartbeats."""

@@ -58,7 +58,7 @@ def test_raw_frame_of_a_read_is_not_copied() -> None:
 def test_events_are_numbered_from_the_start_of_the_log() -> None:
     """The id is that of the frame, wherever the span begins; blocks without data have none but are counted."""
     events = projection("events", log_of(b"data: a\n\n", b": ping\n\n", b"data: b\r\n\r\n"))
-    first, second, third = b"data: a\nid: gen234-1\n\n", b": ping\n\n", b"data: b\r\nid: gen234-3\r\n\r\n"
+    first, second, third = b"data: a\nid: gen234-1\n\n", b": ping\n", b"data: b\r\nid: gen234-3\r\n\r\n"
     assert events.render(0, 3) == first + second + third
     assert events.render(0, 1) == first
     assert events.render(1, 3) == second + third

@@ -221,8 +221,20 @@ def test_stamp_puts_the_id_last_in_the_blocks_own_line_ending(frame: bytes, stam
 
 
 @pytest.mark.parametrize(
-    "frame", [b": ping\n\n", b":\r\n\r\n", b"\n\n", b"event: x\n\n", b"id: 5\n\n", b"retry: 3\n\n"]
+    ("frame", "stamped"),
+    [
+        (b": ping\n\n", b": ping\n"),
+        (b":\r\n\r\n", b":\r\n"),
+        (b": a\n: b\n\n", b": a\n: b\n"),
+        (b":\r\r", b":\r"),
+    ],
 )
+def test_stamp_takes_the_blank_line_from_a_block_of_comments(frame: bytes, stamped: bytes) -> None:
+    """A block without data makes openai-python raise; a comment that leads the next block does not."""
+    assert stamp(frame, IDENT) == stamped
+
+
+@pytest.mark.parametrize("frame", [b"\n\n", b"event: x\n\n", b"id: 5\n\n", b"retry: 3\n\n", b": a\nevent: x\n\n"])
 def test_stamp_leaves_a_block_without_data_alone(frame: bytes) -> None:
     """An id in a block without data makes openai-python raise."""
     assert stamp(frame, IDENT) == frame
