@@ -1,6 +1,6 @@
 """The composition root: makes the parts, introduces them to each other, and listens.
 
-The data port serves what api.md of the README's "HTTP surface" lists; the admin port metrics and readiness.
+The data port serves what the README's "HTTP surface" lists; the admin port metrics, readiness and a live feed.
 """
 
 import asyncio

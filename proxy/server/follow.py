@@ -23,6 +23,7 @@ from proxy.wire.errors import (
     OffsetBeyond,
     OffsetGone,
     OtherGeneration,
+    Overloaded,
     UnknownMode,
     UnknownStream,
 )
@@ -171,6 +172,12 @@ class Follow:
             self._hub.give_up(waiter)
         if stream is None:
             downstream.close(b"")
+            return downstream.response
+        try:
+            self._hub.check_room_to_follow(stream)
+        except Overloaded as error:  # the head has left: the refusal is an ending
+            last, properly = stream.projection(wish.mode).ending(Ending(error.code, error.message), 0)
+            (downstream.close if properly else downstream.abort)(last)
             return downstream.response
         return await self._deliver(downstream, stream, wish, 0, 0)
 

@@ -153,9 +153,12 @@ class Hub:
         """Raises: Overloaded, when too many follow, in all or this stream."""
         if self.followers >= self.max_followers:
             raise Overloaded(f"{self.followers} followers are connected, {self.max_followers} are allowed")
-        if stream is not None and len(stream.subscriptions) >= self.max_followers_per_stream:
+        if stream is not None:
+            # The client that asked has its place, also while those who came first are already there.
+            asker = stream.key is not None and stream.originator is None and not stream.log.end
             allowed = self.max_followers_per_stream
-            raise Overloaded(f"{len(stream.subscriptions)} followers have this stream, {allowed} are allowed")
+            if len(stream.subscriptions) >= allowed - asker:
+                raise Overloaded(f"{len(stream.subscriptions)} followers have this stream, {allowed} are allowed")
 
     def attach(self, subscription: Subscription, now: float) -> None:
         """Let a subscription follow its stream."""

@@ -31,6 +31,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.server.app import Proxy
 from proxy.server.config import Config
+from proxy.stream.hub import STREAM_BYTES
 from proxy.tools.fake_qwen import FakeQwen
 
 GUARD_S = 10.0
@@ -745,6 +746,8 @@ async def teed(url: str, **tables: Any) -> AsyncIterator[Tee]:
         await until(lambda: not any(map(_is_proxys, asyncio.all_tasks())))
     assert proxy.hub.running == 0
     assert proxy.hub.followers == 0
+    held = sum(STREAM_BYTES + stream.log.size_bytes for stream in proxy.hub)
+    assert proxy.hub.ledger.bytes == held
     assert not proxy.hub.beating
 
 

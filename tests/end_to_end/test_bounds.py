@@ -314,6 +314,25 @@ async def test_followers_of_one_stream_have_a_limit(serve: Serve) -> None:
     assert (await tee.follow(originator.stream_id)).status == 200
 
 
+async def test_followers_that_came_first_have_the_streams_limit_too(perform: Serve, stage: Stage) -> None:
+    """Waiting for a key is no way around it: the originator has its place, the rest theirs, and no more."""
+    tee = await perform(limits={"followers_per_stream": 3})
+    early = [await tee.follow("keys/k", "wait=10") for _ in range(6)]
+    originator, turn = await begun(tee, stage, "Stream-Key: k")
+    turn.chunk(frame := chunk_frame("begun"))
+    assert await originator.bytes(len(frame)) == frame
+    assert len((await tee.info(originator.stream_id))["followers"]) <= 3
+    turn.end(DONE)
+    assert await originator.read() == frame + DONE
+    whole = stamped(frame + DONE, originator.generation)
+    served = 0
+    for answer in early:
+        body = await answer.read()
+        served += body == whole
+        assert body == whole or answer.status == 503 or b'"overloaded"' in body
+    assert served <= 2
+
+
 @pytest.mark.parametrize("headers", [(), ("Stream-Key: k",)])
 async def test_followers_in_all_have_a_limit(serve: Serve, headers: tuple[str, ...]) -> None:
     """Originators and those who wait for a key count, too."""
