@@ -17,7 +17,8 @@ from proxy.edge.upstream import Timeouts, Upstream
 from proxy.server.answers import answer
 from proxy.server.auth import Auth
 from proxy.server.config import Config, address
-from proxy.server.follow import Follow
+from proxy.server.feed import LiveFeed
+from proxy.server.follow import Follow, describe
 from proxy.server.forward import Forward, Route
 from proxy.server.metrics import Metrics
 from proxy.server.routes import ANY, Routes
@@ -94,7 +95,8 @@ class Proxy:
             outbound_proxy=config.upstream.outbound_proxy.get_secret_value() or None,
         )
         self.metrics.connections = lambda: {"active": len(self.upstream.active), "idle": self.upstream.idle}
-        self.forward = Forward(config, self.hub, self.upstream, self.auth, self.metrics)
+        self.feed = LiveFeed()
+        self.forward = Forward(config, self.hub, self.upstream, self.auth, self.metrics, self.feed.tell)
         self.follow = Follow(config, self.hub, self.auth, self.metrics)
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
@@ -141,6 +143,7 @@ class Proxy:
             self._ticking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._ticking
+        self.feed.close()
         for runner in self._runners:
             await runner.cleanup()
         await self.upstream.close()
@@ -173,6 +176,8 @@ class Proxy:
         app = web.Application()
         app.router.add_get("/metrics", make_aiohttp_handler(self.metrics.registry))
         app.router.add_get("/readyz", self._ready)
+        app.router.add_get("/admin/streams", self._streams)
+        app.router.add_get("/admin/events", self.feed.serve)
         app.router.add_get("/healthz", _healthy)
         return app
 
@@ -199,6 +204,10 @@ class Proxy:
     async def _ready(self, request: web.Request) -> web.Response:
         draining = self.hub.draining
         return answer({"ready": not draining}, 503 if draining else 200)
+
+    async def _streams(self, request: web.Request) -> web.Response:
+        """Return every caller's streams; nobody else than the admin port's users may see that."""
+        return answer({"object": "list", "data": [describe(stream) for stream in self.hub], "has_more": False})
 
     async def _tick(self) -> None:
         while True:

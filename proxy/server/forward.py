@@ -4,7 +4,7 @@ import asyncio
 import functools
 import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from proxy.server.routes import origin_form
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
 from proxy.stream.projections import MODES
-from proxy.stream.stream import Subscription
+from proxy.stream.stream import Stream, Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.dialect import Dialect
 from proxy.wire.errors import BadRequest, Cancelled, ProxyError, TooLarge, UnknownMode, UpstreamError
@@ -100,7 +100,17 @@ class Options(NamedTuple):
 class Forward:
     """The handlers of requests that go upstream."""
 
-    def __init__(self, config: Config, hub: Hub, upstream: Upstream, auth: Auth, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: Config,
+        hub: Hub,
+        upstream: Upstream,
+        auth: Auth,
+        metrics: Metrics,
+        tell: Callable[[str, Stream], None],
+    ) -> None:
+        """`tell` hears of every stream that begins, and that has ended."""
+        self._tell = tell
         self._config = config
         self._hub = hub
         self._upstream = upstream
@@ -164,6 +174,7 @@ class Forward:
         stream.created_at = int(time.time())
         stream.trace_id = options.trace_id or stream.id
         stream.vitals.model = options.model
+        self._tell("begun", stream)
         return Pump(
             stream,
             options.on_disconnect,
@@ -230,6 +241,7 @@ class Forward:
         ending = pump.stream.log.ending
         if ending is not None and ending.reason != REFUSED:  # no stream has been
             self._metrics.stream_ended(pump.stream, now)
+        self._tell("ended", pump.stream)
         self._hub.retire(pump.stream, now)
 
     def _options(self, request: web.BaseRequest) -> Options:
