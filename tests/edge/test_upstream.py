@@ -4,9 +4,13 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from proxy.edge.upstream import Exchange, Timeouts, Upstream
 from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError, UpstreamTimeout
@@ -671,12 +675,6 @@ async def test_outbound_proxy_is_asked_in_absolute_form(userinfo: str, authoriza
 
 def certificate(tmp_path: Any) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Return the contexts of a server for localhost and of a client that trusts it."""
-    x509 = pytest.importorskip("cryptography.x509")
-    from datetime import UTC, datetime, timedelta
-
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
