@@ -418,6 +418,7 @@ class Upstream:
         """Call within a running loop. `max_connections` 0 is no limit."""
         self.timeouts = timeouts
         self.active: set[Exchange] = set()
+        self.retries = 0  # requests sent once more
         origin = URL(url).origin()
         port = "" if origin.is_default_port() else f":{origin.port}"
         self._host = (b"Host", f"{origin.raw_host}{port}".encode())
@@ -469,6 +470,7 @@ class Upstream:
             except Unreachable:
                 if not (reused and isinstance(body, bytes)):
                     raise
+                self.retries += 1
             except asyncio.CancelledError:
                 exchange.close()
                 raise

@@ -94,6 +94,7 @@ class Proxy:
             keepalive_s=config.upstream.keepalive_s,
             outbound_proxy=config.upstream.outbound_proxy.get_secret_value() or None,
         )
+        self.metrics.retries = lambda: self.upstream.retries
         self.metrics.connections = lambda: {"active": len(self.upstream.active), "idle": self.upstream.idle}
         self.feed = LiveFeed()
         self.forward = Forward(config, self.hub, self.upstream, self.auth, self.metrics, self.feed.tell)

@@ -131,6 +131,7 @@ class Metrics(Collector):
         self.requests: Tally[tuple[str, str, int]] = Tally()
         self.rejected: Tally[str] = Tally()
         self.replayed: Tally[str] = Tally()
+        self.retries: Callable[[], int] = int  # requests that were sent upstream once more
         self.connections: Callable[[], dict[str, int]] = dict  # to upstreams, by state
         self._hub = hub
         self._build = (__version__, platform.python_version(), aiohttp.__version__, loop)
@@ -217,6 +218,7 @@ class Metrics(Collector):
         yield _counter("replayed_bytes", "Bytes of the past that followers asked for.", ("mode",), self.replayed)
         reasons = self._subscriptions_ended
         yield _counter("subscriptions_ended", "Followers by why they ended.", ("mode", "reason"), reasons)
+        yield _counter("retries", "Requests sent upstream once more.", (), Tally({(): self.retries()}))
         yield _counter("rejected", "Requests refused here, by error code.", ("reason",), self.rejected)
 
     def _gauges(self) -> Iterator[Metric]:

@@ -514,6 +514,7 @@ async def test_stale_connection_is_made_good_once() -> None:
         assert again.head.startswith(b"POST /x ")
         again.reply("200 OK", body=b"made good")
         assert (await listened(await task)).body == b"made good"
+        assert up.retries == 1
 
 
 @on_each_loop

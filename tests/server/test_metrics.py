@@ -637,6 +637,7 @@ FED = {
     "upstream_connections": {"state"},
     "subscriptions_ended_total": {"mode", "reason"},
     "rejected_total": {"reason"},
+    "retries_total": set(),
     "build_info": {"version", "python", "aiohttp", "loop"},
 }
 
