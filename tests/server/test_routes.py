@@ -1,0 +1,80 @@
+"""The table of paths: which endpoint a request target finds, and what its path holds."""
+
+from typing import Any
+
+import pytest
+
+from proxy.server.metrics import Metrics
+from proxy.server.routes import ANY, Routes, origin_form
+from proxy.stream.hub import Hub
+from proxy.wire.chat import ChatCompletions
+from proxy.wire.dashscope import DashScope
+
+OPENAI, NATIVE = ChatCompletions(), DashScope()
+
+
+async def nothing(request: Any, **arguments: str) -> Any:
+    raise AssertionError("not called")
+
+
+@pytest.fixture
+def routes() -> Routes:
+    hub = Hub(
+        max_streams=1,
+        max_followers=1,
+        max_followers_per_stream=1,
+        max_log_bytes=1,
+        max_total_log_bytes=1,
+        call_soon=nothing,
+    )
+    routes = Routes(Metrics(hub, 1, "none"), OPENAI)
+    routes.add("GET", "/v1/streams", nothing, "listed", OPENAI)
+    routes.add("GET", "/v1/streams/{ident}", nothing, "stream", OPENAI)
+    routes.add("POST", "/v1/streams/{ident}/cancel", nothing, "cancel", OPENAI)
+    routes.add("POST", "/api/v1/chat", nothing, "chat", NATIVE)
+    routes.add(ANY, "/v1/", nothing, "below", OPENAI)
+    routes.add(ANY, "/api/v1/", nothing, "native", NATIVE)
+    return routes
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "name", "arguments"),
+    [
+        ("GET", "/v1/streams", "listed", {}),
+        ("GET", "/v1/streams?limit=1", "listed", {}),
+        ("GET", "http://elsewhere:1/v1/streams?a", "listed", {}),
+        ("GET", "/v1/streams/st_x", "stream", {"ident": "st_x"}),
+        ("GET", "/v1/streams/a%2Fb?mode=raw", "stream", {"ident": "a/b"}),
+        ("POST", "/v1/streams/st_x/cancel", "cancel", {"ident": "st_x"}),
+        ("GET", "/v1/streams/st_x/cancel", "below", {}),
+        ("POST", "/v1/streams", "below", {}),
+        ("DELETE", "/v1/files/1", "below", {}),
+        ("POST", "/api/v1/chat?x=/v1/", "chat", {}),
+        ("GET", "/api/v1/chat", "native", {}),
+        ("GET", "/v1", "none", {}),
+        ("GET", "/", "none", {}),
+        ("GET", "*", "none", {}),
+        ("CONNECT", "elsewhere:443", "none", {}),
+    ],
+)
+def test_target_finds_its_endpoint(
+    routes: Routes, method: str, target: str, name: str, arguments: dict[str, str]
+) -> None:
+    """Exact paths first, then patterns in their order; what a name stands for is one segment, unquoted."""
+    endpoint, found = routes.find(method, target)
+    assert (endpoint.name, found) == (name, arguments)
+
+
+def test_errors_are_told_in_the_dialect_of_the_path(routes: Routes) -> None:
+    """Also for what is only passed through."""
+    assert routes.find("GET", "/api/v1/tasks/1")[0].dialect is NATIVE
+    assert routes.find("GET", "/v1/models")[0].dialect is OPENAI
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("/a?b=http://c", "/a?b=http://c"), ("http://evil.test:1/a?b", "/a?b"), ("HTTPS://u@h/a", "/a"), ("*", "*")],
+)
+def test_origin_form_drops_scheme_and_host_only(target: str, expected: str) -> None:
+    """Nothing within a path or a query is taken for a host."""
+    assert origin_form(target) == expected
