@@ -6,9 +6,10 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
+from proxy.stream.cohort import Pacer
 from proxy.stream.log import Ending
 from proxy.stream.projections import Span
-from proxy.stream.stream import Ledger, Stream, Subscription
+from proxy.stream.stream import Ledger, Stream, Subscription, View
 from proxy.stream.vitals import Vitals
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dialect import Dialect
@@ -107,10 +108,28 @@ class FakeWriter:
 
 
 class FakeLoop:
-    """A loop whose turns are taken by hand."""
+    """A loop whose turns are taken, and whose clock is moved, by hand."""
 
     def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[tuple[float, Callable[..., Any]]] = []
         self._due: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, after_s: float, call: Callable[..., Any]) -> None:
+        self.timers.append((self.now + after_s, call))
+
+    def elapse(self, seconds: float) -> None:
+        """Let time pass, timer by timer."""
+        until = self.now + seconds
+        while due := [timer for timer in self.timers if timer[0] <= until]:
+            first = min(due, key=lambda timer: timer[0])
+            self.timers.remove(first)
+            self.now = first[0]
+            first[1]()
+        self.now = until
 
     def call_soon(self, call: Callable[..., Any], *args: Any) -> None:
         self._due.append((call, args))
@@ -138,6 +157,7 @@ def new_stream(
     loop: FakeLoop | None = None,
 ) -> Stream:
     """Return an open stream without a writer."""
+    loop = loop or FakeLoop()
     return Stream(
         IDENT,
         Vitals(dialect or ChatCompletions(), 0.0),
@@ -145,12 +165,15 @@ def new_stream(
         caller=b"someone",
         ledger=ledger or Ledger(1 << 40),
         max_log_bytes=max_log_bytes,
-        call_soon=(loop or FakeLoop()).call_soon,
+        call_soon=loop.call_soon,
+        pacer=Pacer(loop.call_later, loop.time),
     )
 
 
-def follow(stream: Stream, sink: FakeSink, mode: str = "raw", offset: int = 0) -> Subscription:
+def follow(
+    stream: Stream, sink: FakeSink, mode: str = "raw", offset: int = 0, *, flush_ms: int = 0, flush_bytes: int = 0
+) -> Subscription:
     """Attach a follower."""
-    subscription = Subscription(stream, mode, sink, offset)
+    subscription = Subscription(stream, View(mode, flush_ms, flush_bytes), sink, offset)
     stream.attach(subscription)
     return subscription

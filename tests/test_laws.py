@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from proxy.server.pump import OnDisconnect, Pump
 from proxy.stream.log import COMPLETE, Ending
-from proxy.stream.stream import Subscription
+from proxy.stream.stream import Subscription, View
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dashscope import DashScope
 from proxy.wire.dialect import Dialect
@@ -249,7 +249,7 @@ class Play:
         follower = Follower(mode, offset, FakeSink(clogged=clogged))
         if self.with_originator and not self.followers:
             event("with an originator")
-            follower.subscription = Subscription(self.stream, mode, follower.sink, offset)
+            follower.subscription = Subscription(self.stream, View(mode), follower.sink, offset)
             self.stream.originator = follower.subscription
             self.stream.attach(follower.subscription)
         else:
@@ -615,7 +615,7 @@ def test_recorded_stream_reaches_every_follower(path: Path) -> None:
             late = FakeSink()
             follow(stream, late, mode, min(offset, len(whole)))
             assert sink.received.endswith(late.received)
-            assert late.received == stream.projection(mode).render(offset, len(whole)) + (
+            assert late.received == stream.projection(View(mode)).render(offset, len(whole)) + (
                 tail if mode == "raw" else b""
             )
 

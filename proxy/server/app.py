@@ -22,6 +22,7 @@ from proxy.server.follow import Follow, describe
 from proxy.server.forward import Forward, Route
 from proxy.server.metrics import Metrics
 from proxy.server.routes import ANY, Routes
+from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
 from proxy.wire.chat import ChatCompletions
@@ -83,6 +84,7 @@ class Proxy:
             max_log_bytes=limits.log_bytes,
             max_total_log_bytes=limits.total_log_bytes,
             call_soon=loop.call_soon,
+            pacer=Pacer(loop.call_later, time.monotonic),
         )
         self.metrics = Metrics(self.hub, limits.model_labels, type(loop).__module__.partition(".")[0])
         self.hub.on_subscription_ended = self.metrics.subscription_ended

@@ -1,9 +1,8 @@
 """Requests for streams that are here: following in any mode and from any cursor, and control."""
 
 import asyncio
-import re
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiohttp import web
 
@@ -14,45 +13,20 @@ from proxy.server.auth import Auth
 from proxy.server.config import Config
 from proxy.server.forward import CACHING, deliver
 from proxy.server.metrics import Metrics
+from proxy.server.wish import Cursor, Wish, read
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.log import Ending
 from proxy.stream.projections import MODES
 from proxy.stream.stream import Stream, Subscription
 from proxy.wire.errors import (
-    BadRequest,
     OffsetBeyond,
     OffsetGone,
     OtherGeneration,
     Overloaded,
-    UnknownMode,
     UnknownStream,
 )
 
-_CONTENT_TYPE = b"text/event-stream;charset=UTF-8"  # as Qwen writes it
-_CURSORS = ("last_event_id", "after", "starting_after")
-_EVENT_ID = re.compile(r"(?:([a-z2-7]{6})-)?([0-9]{1,18})")
 CANCELLED = Ending("cancelled", "cancelled on request")
-
-
-class Cursor(NamedTuple):
-    """Where a follower wants to begin: after frame number `seq` (-1: at the end), or at a byte of raw."""
-
-    seq: int | None = None
-    generation: str | None = None
-    offset_bytes: int | None = None
-
-    @property
-    def given(self) -> bool:
-        return self.seq is not None or self.offset_bytes is not None
-
-
-class Wish(NamedTuple):
-    """What a follower asks for in its query and headers."""
-
-    mode: str
-    cursor: Cursor
-    heartbeat_s: float
-    wait_s: float
 
 
 class Follow:
@@ -67,7 +41,7 @@ class Follow:
     async def by_id(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
         """GET /v1/streams/{ident}"""
         stream = self._mine(request, ident)
-        wish = self._wish(request)
+        wish = read(request, self._config.streams)
         if wish.cursor.generation not in (None, stream.generation):
             raise OtherGeneration(
                 f"the cursor is of generation {wish.cursor.generation!r}, this stream's is {stream.generation!r}"
@@ -77,7 +51,7 @@ class Follow:
     async def by_key(self, request: web.BaseRequest, key: str) -> web.StreamResponse:
         """GET /v1/keys/{key}/stream: the newest stream under the key, or the next one, if the follower waits."""
         caller = self._caller(request)
-        wish = self._wish(request)
+        wish = read(request, self._config.streams)
         stream = self._hub.find_key(key, caller)
         if stream is not None:
             if wish.cursor.generation not in (None, stream.generation):
@@ -129,40 +103,40 @@ class Follow:
         """Answer with the stream from the cursor on: 204 when it has ended and nothing is left to say."""
         offset, skip = _place(stream, wish)
         log = stream.log
-        if wish.cursor.given and log.ending is not None and _nothing_after(stream, wish.mode, offset, skip):
+        if wish.cursor.given and log.ending is not None and _nothing_after(stream, wish.view.mode, offset, skip):
             return web.Response(status=204, headers={"Stream-Id": stream.id})
         self._hub.check_room_to_follow(stream)
         headers = [(b"Stream-Id", stream.id.encode())]
-        if wish.mode == "raw":
+        if wish.view.mode == "raw":
             headers.append((b"Stream-Offset", b"%d" % _offset_bytes(stream, offset, skip)))
         if wish.cursor.given:
             headers.append((b"Stream-Resumed-From", b"%s-%d" % (stream.generation.encode(), offset)))
-        downstream = _begin(request, wish.mode, headers)
+        downstream = _begin(request, wish.view.mode, headers)
         return await self._deliver(downstream, stream, wish, offset, skip)
 
     async def _deliver(
         self, downstream: Downstream, stream: Stream, wish: Wish, offset: int, skip: int
     ) -> web.StreamResponse:
         if offset < stream.log.end:
-            self._metrics.replayed[wish.mode] += sum(map(len, stream.log.span(offset, stream.log.end))) - skip
+            self._metrics.replayed[wish.view.mode] += sum(map(len, stream.log.span(offset, stream.log.end))) - skip
         ending = stream.log.ending
         if skip and offset == stream.log.end and ending is not None:  # raw, from within the tail
-            last, properly = stream.projection("raw").ending(ending, offset)
+            last, properly = stream.projection(wish.view).ending(ending, offset)
             (downstream.close if properly else downstream.abort)(last[skip:])
             return downstream.response
         if skip:  # raw, from within a frame
             downstream.write_data(stream.log.span(offset, offset + 1)[0][skip:])
             offset += 1
-        subscription = Subscription(stream, wish.mode, downstream, offset, wish.heartbeat_s)
+        subscription = Subscription(stream, wish.view, downstream, offset, wish.heartbeat_s)
         return await deliver(self._hub, downstream, subscription)
 
     async def _wait(self, request: web.BaseRequest, caller: bytes, key: str, wish: Wish) -> web.StreamResponse:
         """Answer at once, and follow the stream when it begins; end properly if none does in time."""
         self._hub.check_room_to_follow()
-        downstream = _begin(request, wish.mode, [])
+        downstream = _begin(request, wish.view.mode, [])
         downstream.flush()
         begun: asyncio.Future[Stream | None] = asyncio.get_running_loop().create_future()
-        heartbeat_s = 0 if wish.mode == "raw" else wish.heartbeat_s
+        heartbeat_s = wish.heartbeat_s if MODES[wish.view.mode].heartbeat else 0
         now = time.monotonic()
         waiter = Waiter(caller, key, begun, downstream, now=now, wait_s=wish.wait_s, heartbeat_s=heartbeat_s)
         self._hub.wait(waiter)
@@ -176,7 +150,7 @@ class Follow:
         try:
             self._hub.check_room_to_follow(stream)
         except Overloaded as error:  # the head has left: the refusal is an ending
-            last, properly = stream.projection(wish.mode).ending(Ending(error.code, error.message), 0)
+            last, properly = stream.projection(wish.view).ending(Ending(error.code, error.message), 0)
             (downstream.close if properly else downstream.abort)(last)
             return downstream.response
         return await self._deliver(downstream, stream, wish, 0, 0)
@@ -186,15 +160,6 @@ class Follow:
 
     def _caller(self, request: web.BaseRequest) -> bytes:
         return self._auth.caller(request.headers.get("Authorization", ""))
-
-    def _wish(self, request: web.BaseRequest) -> Wish:
-        query, streams = request.query, self._config.streams
-        mode = query.get("mode") or "events"
-        if mode not in MODES:
-            raise UnknownMode(f"mode {mode!r} is not one of: {', '.join(MODES)}")
-        heartbeat_s = _seconds(query.get("heartbeat"), "heartbeat", streams.heartbeat_s)
-        wait_s = min(_seconds(query.get("wait"), "wait", 0), streams.wait_max_s)
-        return Wish(mode, _cursor(request, mode), heartbeat_s, wait_s)
 
 
 def describe(stream: Stream) -> dict[str, Any]:
@@ -244,7 +209,8 @@ def _stop(stream: Stream) -> None:
 
 def _begin(request: web.BaseRequest, mode: str, headers: Headers) -> Downstream:
     downstream = Downstream(request)
-    downstream.start(b"OK", [(b"Content-Type", _CONTENT_TYPE), *CACHING, (b"Stream-Mode", mode.encode()), *headers])
+    kind = [(b"Content-Type", MODES[mode].content_type), (b"Stream-Mode", mode.encode())]
+    downstream.start(b"OK", [*kind, *CACHING, *headers])
     return downstream
 
 
@@ -291,37 +257,3 @@ def _nothing_after(stream: Stream, mode: str, offset: int, skip: int) -> bool:
 def _offset_bytes(stream: Stream, offset: int, skip: int) -> int:
     log = stream.log
     return log.trimmed_bytes + sum(map(len, log.span(log.start, offset))) + skip
-
-
-def _cursor(request: web.BaseRequest, mode: str) -> Cursor:
-    """Read the cursor: the Last-Event-ID header, else the query. Raises: BadRequest."""
-    query = request.query
-    if "offset" in query:
-        if mode != "raw":
-            raise BadRequest(f"offset counts bytes and goes with mode=raw; mode={mode} takes Last-Event-ID or after")
-        if not query["offset"].isdecimal():
-            raise BadRequest(f"offset {query['offset']!r} is not a number of bytes")
-        return Cursor(offset_bytes=int(query["offset"]))
-    text = request.headers.get("Last-Event-ID") or next((query[name] for name in _CURSORS if name in query), "")
-    if not text:
-        return Cursor()
-    if text == "now":
-        return Cursor(seq=-1)
-    if text == "-1":
-        return Cursor(seq=0)
-    match = _EVENT_ID.fullmatch(text)
-    if match is None:
-        raise BadRequest(f"cursor {text[:60]!r} is not an event id, a number, -1 or now")
-    return Cursor(seq=int(match[2]), generation=match[1])
-
-
-def _seconds(text: str | None, name: str, default: float) -> float:
-    if text is None:
-        return default
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not 0 <= seconds <= 86400:
-        raise BadRequest(f"{name} {text[:60]!r} is not a number of seconds from 0 to 86400")
-    return seconds

@@ -17,13 +17,13 @@ from proxy.server.config import Config
 from proxy.server.metrics import Metrics
 from proxy.server.pump import GONE, OnDisconnect, Pump
 from proxy.server.routes import origin_form
+from proxy.server.wish import view_of
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
-from proxy.stream.projections import MODES
-from proxy.stream.stream import Stream, Subscription
+from proxy.stream.stream import Stream, Subscription, View
 from proxy.stream.vitals import Vitals
 from proxy.wire.dialect import Dialect
-from proxy.wire.errors import BadRequest, Cancelled, ProxyError, TooLarge, UnknownMode, UpstreamError
+from proxy.wire.errors import BadRequest, Cancelled, ProxyError, TooLarge, UpstreamError
 from proxy.wire.http import end_to_end
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
@@ -89,7 +89,7 @@ class Route:
 class Options(NamedTuple):
     """What a client asks for in headers, so that bodies stay OpenAI's."""
 
-    mode: str
+    view: View
     key: str | None
     retain_s: float
     on_disconnect: OnDisconnect
@@ -160,7 +160,7 @@ class Forward:
             exchange = await self._begin_apart(opening, pump)
             if not _is_stream(exchange):
                 return await self._relay(request, exchange)
-        return await self._follow(request, pump, options.mode, exchange.headers)
+        return await self._follow(request, pump, options.view, exchange.headers)
 
     def _pump(self, route: Route, caller: bytes, options: Options, started_at: float) -> Pump:
         """Make a stream and its writer. Raises: Overloaded."""
@@ -218,7 +218,7 @@ class Forward:
             self._hub.forget(pump.stream)
         return exchange
 
-    async def _follow(self, request: web.BaseRequest, pump: Pump, mode: str, headers: Headers) -> web.StreamResponse:
+    async def _follow(self, request: web.BaseRequest, pump: Pump, view: View, headers: Headers) -> web.StreamResponse:
         """Answer the client that asked with the stream it has begun."""
         stream = pump.stream
         ident = stream.id.encode()
@@ -231,7 +231,7 @@ class Forward:
             raise
         mine = [(b"Stream-Id", ident), (b"Location", location), (b"Content-Location", location)]
         downstream.start(b"OK", [*end_to_end(headers, _STREAM_HEADERS), *CACHING, *mine])
-        subscription = Subscription(stream, mode, downstream, 0, self._config.streams.heartbeat_s)
+        subscription = Subscription(stream, view, downstream, 0, self._config.streams.heartbeat_s)
         stream.originator = subscription
         pump.awaited = False
         return await deliver(self._hub, downstream, subscription)
@@ -246,9 +246,7 @@ class Forward:
 
     def _options(self, request: web.BaseRequest) -> Options:
         headers, streams = request.headers, self._config.streams
-        mode = headers.get("Stream-Mode", "raw")
-        if mode not in MODES:
-            raise UnknownMode(f"Stream-Mode {mode!r} is not one of: {', '.join(MODES)}")
+        seen = view_of(headers.get("Stream-Mode", "raw"))
         key = headers.get("Stream-Key")
         if key is not None and not _KEY.fullmatch(key):
             raise BadRequest("Stream-Key takes 1 to 200 visible ASCII characters")
@@ -259,7 +257,7 @@ class Forward:
         except ValueError as error:
             raise BadRequest(f"Stream-On-Disconnect: {error}") from None
         trace = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
-        return Options(mode, key, self._retain_s(retain), on_disconnect, trace and trace[1])
+        return Options(seen, key, self._retain_s(retain), on_disconnect, trace and trace[1])
 
     def _retain_s(self, text: str | None) -> float:
         streams = self._config.streams

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from proxy.stream.cohort import Pacer
 from proxy.stream.log import Ending
 from proxy.stream.stream import HEARTBEAT, Ledger, Sink, Stream, Subscription
 from proxy.stream.vitals import Vitals
@@ -71,6 +72,7 @@ class Hub:
         max_log_bytes: int,
         max_total_log_bytes: int,
         call_soon: Callable[..., Any],
+        pacer: Pacer,
     ) -> None:
         self.max_streams = max_streams
         self.max_followers = max_followers
@@ -83,6 +85,7 @@ class Hub:
         self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and when they had the last
         self.draining = False
         self._call_soon = call_soon
+        self._pacer = pacer
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
         self._retire_at: list[tuple[float, str]] = []  # a heap
@@ -112,6 +115,7 @@ class Hub:
             ledger=self.ledger,
             max_log_bytes=self.max_log_bytes,
             call_soon=self._call_soon,
+            pacer=self._pacer,
         )
         stream.retain_s = retain_s
         stream.on_ended = self._subscription_ended
@@ -163,7 +167,7 @@ class Hub:
     def attach(self, subscription: Subscription, now: float) -> None:
         """Let a subscription follow its stream."""
         self.followers += 1
-        if subscription.heartbeat_s and subscription.mode != "raw":
+        if subscription.heartbeat_s:
             self.beating[subscription] = now
         subscription.stream.attach(subscription)
 

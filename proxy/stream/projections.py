@@ -5,7 +5,6 @@ span it rendered last, since all followers that are caught up ask for the same o
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 from proxy.stream.log import Ending, FrameLog
 from proxy.wire.dialect import Dialect
@@ -38,6 +37,10 @@ class Projection(Span, ABC):
     """
 
     __slots__ = ("_dialect", "_generation", "_log")
+
+    content_type = b"text/event-stream;charset=UTF-8"  # as Qwen writes it
+    heartbeat = True  # a comment may be sent between two frames
+    paced = False  # flush_ms and flush_bytes mean something
 
     def __init__(self, log: FrameLog, generation: str, dialect: Dialect) -> None:
         super().__init__(-1, -1, b"")
@@ -81,6 +84,8 @@ class Raw(Projection):
 
     __slots__ = ()
 
+    heartbeat = False
+
     def render(self, start: int, end: int) -> bytes:
         log = self._log
         if end - start == 1:
@@ -115,7 +120,7 @@ class Events(Projection):
         return self._dialect.error_frame(ending.message, ending.reason, ident), True
 
 
-MODES: dict[str, Callable[[FrameLog, str, Dialect], Projection]] = {
+MODES: dict[str, type[Projection]] = {
     "raw": Raw,
     "events": Events,
 }

@@ -10,16 +10,21 @@ Keeps laws 4 (one writer), 5 (prefix), 6 (independence), 7 (one ending) and 8 (r
 Knows nothing of HTTP responses, of upstreams, of time.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
+from proxy.stream.cohort import Cohort, PacedCohort, Pacer
 from proxy.stream.log import Ending, FrameLog
 from proxy.stream.projections import MODES, Projection, Span
 from proxy.stream.vitals import Vitals
 
-# Cursors advanced in one turn of the loop: at about 10 us a delivery, other streams wait 2.5 ms at most.
-SLICE = 256
+
+class View(NamedTuple):
+    """How a follower sees a stream: in a mode, and at a pace (0 ms: at once). All of one view share a projection."""
+
+    mode: str
+    flush_ms: int = 0
+    flush_bytes: int = 0
 
 
 class Sink(Protocol):
@@ -71,6 +76,7 @@ class Subscription:
     __slots__ = (
         "_log",
         "_projection",
+        "cohort",
         "ended",
         "heartbeat_s",
         "mode",
@@ -81,17 +87,18 @@ class Subscription:
         "stream",
     )
 
-    def __init__(self, stream: "Stream", mode: str, sink: Sink, offset: int, heartbeat_s: float = 0) -> None:
+    def __init__(self, stream: "Stream", view: View, sink: Sink, offset: int, heartbeat_s: float = 0) -> None:
         self.stream = stream
-        self.mode = mode
+        self.mode = view.mode
         self.sink = sink
         self.offset = offset
-        self.heartbeat_s = heartbeat_s  # seconds of silence; 0 is none
         self.sent_bytes = 0
         self.ended: str | None = None  # the reason, once it has
         self.parked = False  # its sink is clogged, or it has ended: sweeps pass over it
+        self.cohort = stream.cohort(view)
         self._log = stream.log
-        self._projection = stream.projection(mode)
+        self._projection = stream.projection(view)
+        self.heartbeat_s = heartbeat_s if self._projection.heartbeat else 0  # seconds of silence; 0 is none
 
     @property
     def lag_bytes(self) -> int:
@@ -169,13 +176,12 @@ class Stream:
     """One upstream answer: its id, log and cursors. Exactly one writer."""
 
     __slots__ = (
-        "_again",
+        "_at_once",
         "_call_soon",
         "_ledger",
-        "_live",
+        "_paced",
+        "_pacer",
         "_projections",
-        "_stale",
-        "_sweep",
         "caller",
         "created_at",
         "dialect",
@@ -206,6 +212,7 @@ class Stream:
         ledger: Ledger,
         max_log_bytes: int,
         call_soon: Callable[..., Any],
+        pacer: Pacer,
     ) -> None:
         self.id = ident
         self.generation = ident[3:9]
@@ -225,20 +232,29 @@ class Stream:
         self.fed_at = 0.0  # monotonic seconds of the last read; the writer sets it
         self.retain_s = 0.0
         self.on_ended: Callable[[Subscription], None] = _nobody
-        self._live: list[Subscription] = []  # all but the parked; those parked since the last sweep may be in it
-        self._stale = False
-        self._projections: dict[str, Projection] = {}
+        self._at_once = Cohort(call_soon)
+        self._paced: dict[tuple[int, int], PacedCohort] = {}
+        self._projections: dict[View, Projection] = {}
         self._ledger = ledger
         self._call_soon = call_soon
-        self._sweep: Iterator[Subscription] | None = None
-        self._again = False
+        self._pacer = pacer
 
-    def projection(self, mode: str) -> Projection:
-        """Return the one projection of a mode: all its followers share what it rendered last."""
-        projection = self._projections.get(mode)
+    def projection(self, view: View) -> Projection:
+        """Return the one projection of a view: all its followers share what it rendered last."""
+        projection = self._projections.get(view)
         if projection is None:
-            projection = self._projections[mode] = MODES[mode](self.log, self.generation, self.dialect)
+            projection = self._projections[view] = MODES[view.mode](self.log, self.generation, self.dialect)
         return projection
+
+    def cohort(self, view: View) -> Cohort:
+        """Return the cohort that followers of a view belong to."""
+        if not view.flush_ms:
+            return self._at_once
+        pace = view.flush_ms, view.flush_bytes
+        cohort = self._paced.get(pace)
+        if cohort is None:
+            cohort = self._paced[pace] = PacedCohort(self._call_soon, self._pacer, *pace)
+        return cohort
 
     def attach(self, subscription: Subscription) -> None:
         """Add a follower and bring it up to date, as far as its sink takes it."""
@@ -252,7 +268,7 @@ class Stream:
             return
         del self.subscriptions[subscription]
         subscription.parked = True
-        self._stale = True
+        subscription.cohort.stale = True
         self.on_ended(subscription)
         if subscription is self.originator:
             self.originator = None
@@ -261,15 +277,19 @@ class Stream:
             self.writer.last_left()
 
     def extend(self, frames: list[bytes]) -> None:
-        """Append frames and advance every live cursor in this turn of the loop, or in slices when they are many."""
-        log, ledger, live = self.log, self._ledger, self._live
-        ledger.bytes += log.extend(frames)
+        """Append frames and advance every live cursor that is not paced."""
+        log, ledger, cohort = self.log, self._ledger, self._at_once
+        size_bytes = log.extend(frames)
+        ledger.bytes += size_bytes
         if ledger.bytes > ledger.max_bytes:
             ledger.relieve()
-        if len(live) == 1 and not self._stale:  # the common case, without a call or a loop
+        live = cohort.live
+        if len(live) == 1 and not cohort.stale:  # the common case, without a call or a loop
             live[0].advance()
         else:
-            self._advance_live()
+            cohort.advance()
+        if self._paced:
+            self._pace(size_bytes)
         if log.size_bytes > self.max_log_bytes:
             self._bound()
 
@@ -281,19 +301,20 @@ class Stream:
             self._ledger.bytes += self.log.extend(frames)
         self.log.seal(ending, tail)
         self.full = False
-        self._advance_live()
+        for cohort in (self._at_once, *self._paced.values()):
+            cohort.conclude()
         self.writer = None
 
     def park(self, subscription: Subscription) -> None:
         """Pass over a follower until its sink has drained."""
         if not subscription.parked:
             subscription.parked = True
-            self._stale = True
+            subscription.cohort.stale = True
             subscription.sink.on_writable(subscription.resume)
 
     def unpark(self, subscription: Subscription) -> None:
         """Count a follower among the live ones again."""
-        self._drop_parked()
+        subscription.cohort.drop_parked()
         if subscription.parked:
             subscription.parked = False
             self._enliven(subscription)
@@ -306,44 +327,15 @@ class Stream:
     def _enliven(self, subscription: Subscription) -> None:
         """Have sweeps visit a subscription. No sweep comes after the seal: then it ends by its own advance."""
         if self.log.ending is None:
-            self._live.append(subscription)
+            subscription.cohort.live.append(subscription)
 
-    def _advance_live(self) -> None:
-        if self._stale:
-            self._drop_parked()
-        live = self._live
-        if self._sweep is not None:
-            self._again = True
-            return
-        if self.log.ending is not None:
-            self._live = []
-        if len(live) <= SLICE:
-            for subscription in live:
-                subscription.advance()
-        else:
-            self._sweep = iter(live.copy())
-            self._advance_slice()
-
-    def _drop_parked(self) -> None:
-        """Leave the parked out of the live ones. The list is new: a sweep may be running over the old one."""
-        self._live = [subscription for subscription in self._live if not subscription.parked]
-        self._stale = False
-
-    def _advance_slice(self) -> None:
-        """Advance the next slice of a long sweep, so that one stream's many followers don't delay another's."""
-        assert self._sweep is not None
-        visited = 0
-        for subscription in islice(self._sweep, SLICE):
-            visited += 1
-            if not subscription.parked:
-                subscription.advance()
-        if visited == SLICE:
-            self._call_soon(self._advance_slice)
-            return
-        self._sweep = None
-        if self._again:
-            self._again = False
-            self._advance_live()
+    def _pace(self, size_bytes: int) -> None:
+        """Let the paced cohorts wait for more; not before the first token, which waits for nothing."""
+        for cohort in self._paced.values():
+            if self.vitals.first_token_at:
+                cohort.hold(size_bytes)
+            else:
+                cohort.flush()
 
     def _bound(self) -> None:
         """Keep the log within its limit: drop its oldest quarter, but nothing the originator has yet to read.

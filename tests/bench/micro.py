@@ -11,8 +11,9 @@ from typing import Any
 
 from proxy.edge.upstream import Exchange, Wire
 from proxy.server.pump import OnDisconnect, Pump
+from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
-from proxy.stream.stream import Subscription
+from proxy.stream.stream import Subscription, View
 from proxy.stream.vitals import Vitals
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.http import chunk
@@ -58,6 +59,7 @@ def exchanges(count: int, followers: int) -> list[Wire]:
     hub = Hub(
         max_streams=10**6, max_followers=10**6, max_followers_per_stream=10**6,
         max_log_bytes=1 << 40, max_total_log_bytes=1 << 50, call_soon=loop.call_soon,
+        pacer=Pacer(loop.call_later, loop.time),
     )  # fmt: skip
     made = []
     for _ in range(count):
@@ -70,7 +72,7 @@ def exchanges(count: int, followers: int) -> list[Wire]:
         wire.data_received(HEAD)
         pump.start(exchange)
         for _ in range(followers):
-            hub.attach(Subscription(stream, "raw", Null(), 0), 0.0)  # type: ignore[arg-type]
+            hub.attach(Subscription(stream, View("raw"), Null(), 0), 0.0)  # type: ignore[arg-type]
         made.append(wire)
     return made
 

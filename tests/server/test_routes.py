@@ -6,6 +6,7 @@ import pytest
 
 from proxy.server.metrics import Metrics
 from proxy.server.routes import ANY, Routes, origin_form
+from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dashscope import DashScope
@@ -26,6 +27,7 @@ def routes() -> Routes:
         max_log_bytes=1,
         max_total_log_bytes=1,
         call_soon=nothing,
+        pacer=Pacer(nothing, float),
     )
     routes = Routes(Metrics(hub, 1, "none"), OPENAI)
     routes.add("GET", "/v1/streams", nothing, "listed", OPENAI)

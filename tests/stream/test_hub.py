@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from proxy.stream.cohort import Pacer
 from proxy.stream.hub import STREAM_BYTES, Hub, Waiter
 from proxy.stream.log import COMPLETE
-from proxy.stream.stream import Stream, Subscription
+from proxy.stream.stream import Stream, Subscription, View
 from proxy.stream.vitals import Vitals
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.errors import Overloaded, UnknownStream
@@ -23,7 +24,8 @@ def new_hub(**limits: int) -> Hub:
         "max_streams": 100, "max_followers": 100, "max_followers_per_stream": 100,
         "max_log_bytes": 1 << 20, "max_total_log_bytes": 1 << 30,
     }  # fmt: skip
-    return Hub(**(most | limits), call_soon=FakeLoop().call_soon)
+    loop = FakeLoop()
+    return Hub(**(most | limits), call_soon=loop.call_soon, pacer=Pacer(loop.call_later, loop.time))
 
 
 def new_stream(hub: Hub, *, caller: bytes = ME, key: str | None = None, retain_s: float = 60) -> Stream:
@@ -33,7 +35,7 @@ def new_stream(hub: Hub, *, caller: bytes = ME, key: str | None = None, retain_s
 def follow(
     hub: Hub, stream: Stream, sink: FakeSink | None = None, *, mode: str = "events", **more: Any
 ) -> Subscription:
-    subscription = Subscription(stream, mode, sink or FakeSink(), 0, **more)
+    subscription = Subscription(stream, View(mode), sink or FakeSink(), 0, **more)
     hub.attach(subscription, 0.0)
     return subscription
 

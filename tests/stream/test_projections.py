@@ -6,6 +6,7 @@ import pytest
 
 from proxy.stream.log import COMPLETE, Ending, FrameLog
 from proxy.stream.projections import MODES, SPAN_BYTES, Projection, Span
+from proxy.stream.stream import View
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dashscope import DashScope
 from proxy.wire.dialect import Dialect
@@ -86,7 +87,7 @@ def test_all_who_are_caught_up_are_sent_the_same_object(mode: str) -> None:
     follow(stream, FakeSink(), mode, 1)
     stream.extend([b"data: c\n\n"])
     assert early.writes[1] is late.writes[1]
-    assert early.received == stream.projection(mode).render(0, 3)
+    assert early.received == stream.projection(View(mode)).render(0, 3)
 
 
 @each_mode
@@ -98,7 +99,7 @@ def test_long_past_comes_in_spans_of_bounded_size(mode: str) -> None:
     follow(stream, sink, mode)
     assert len(sink.writes) < 20
     assert max(map(len, sink.writes)) <= SPAN_BYTES * 1.05  # the ids go on top
-    assert sink.received == stream.projection(mode).render(0, 1000)
+    assert sink.received == stream.projection(View(mode)).render(0, 1000)
 
 
 @each_mode

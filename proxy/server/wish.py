@@ -1,0 +1,100 @@
+"""What a follower asks for, read from its query and headers: a view, a cursor, a heartbeat, how long it waits."""
+
+import re
+from typing import NamedTuple
+
+from aiohttp import web
+
+from proxy.server.config import StreamsConfig
+from proxy.stream.projections import MODES
+from proxy.stream.stream import View
+from proxy.wire.errors import BadRequest, UnknownMode
+
+FLUSH_MS, FLUSH_BYTES = 50, 4096  # of a paced mode, if the follower does not say
+_CURSORS = ("last_event_id", "after", "starting_after")
+_EVENT_ID = re.compile(r"(?:([a-z2-7]{6})-)?([0-9]{1,18})")
+
+
+class Cursor(NamedTuple):
+    """Where a follower wants to begin: after frame number `seq` (-1: at the end), or at a byte of raw."""
+
+    seq: int | None = None
+    generation: str | None = None
+    offset_bytes: int | None = None
+
+    @property
+    def given(self) -> bool:
+        return self.seq is not None or self.offset_bytes is not None
+
+
+class Wish(NamedTuple):
+    """What a follower asks for in its query and headers."""
+
+    view: View
+    cursor: Cursor
+    heartbeat_s: float
+    wait_s: float
+
+
+def read(request: web.BaseRequest, streams: StreamsConfig) -> Wish:
+    """Return what the request asks for. Raises: UnknownMode, BadRequest."""
+    query = request.query
+    seen = view_of(query.get("mode") or "events", query.get("flush_ms"), query.get("flush_bytes"))
+    heartbeat_s = seconds(query.get("heartbeat"), "heartbeat", streams.heartbeat_s)
+    wait_s = min(seconds(query.get("wait"), "wait", 0), streams.wait_max_s)
+    return Wish(seen, cursor(request, seen.mode), heartbeat_s, wait_s)
+
+
+def view_of(mode: str, flush_ms: str | None = None, flush_bytes: str | None = None) -> View:
+    """Return the view of a mode, with its pace if it has one. Raises: UnknownMode, BadRequest."""
+    if mode not in MODES:
+        raise UnknownMode(f"mode {mode!r} is not one of: {', '.join(MODES)}")
+    if MODES[mode].paced:
+        at_most_ms = _number(flush_ms, "flush_ms", FLUSH_MS, 60_000)
+        return View(mode, at_most_ms, _number(flush_bytes, "flush_bytes", FLUSH_BYTES, 1 << 20) if at_most_ms else 0)
+    if flush_ms is not None or flush_bytes is not None:
+        paced = ", ".join(name for name, projection in MODES.items() if projection.paced)
+        raise BadRequest(f"flush_ms and flush_bytes go with the modes {paced}; mode {mode} sends every frame at once")
+    return View(mode)
+
+
+def cursor(request: web.BaseRequest, mode: str) -> Cursor:
+    """Read the cursor: the Last-Event-ID header, else the query. Raises: BadRequest."""
+    query = request.query
+    if "offset" in query:
+        if mode != "raw":
+            raise BadRequest(f"offset counts bytes and goes with mode=raw; mode={mode} takes Last-Event-ID or after")
+        if not query["offset"].isdecimal():
+            raise BadRequest(f"offset {query['offset']!r} is not a number of bytes")
+        return Cursor(offset_bytes=int(query["offset"]))
+    text = request.headers.get("Last-Event-ID") or next((query[name] for name in _CURSORS if name in query), "")
+    if not text:
+        return Cursor()
+    if text == "now":
+        return Cursor(seq=-1)
+    if text == "-1":
+        return Cursor(seq=0)
+    match = _EVENT_ID.fullmatch(text)
+    if match is None:
+        raise BadRequest(f"cursor {text[:60]!r} is not an event id, a number, -1 or now")
+    return Cursor(seq=int(match[2]), generation=match[1])
+
+
+def seconds(text: str | None, name: str, default: float) -> float:
+    if text is None:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= 86400:
+        raise BadRequest(f"{name} {text[:60]!r} is not a number of seconds from 0 to 86400")
+    return seconds
+
+
+def _number(text: str | None, name: str, default: int, most: int) -> int:
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal()) or int(text[:12]) > most:
+        raise BadRequest(f"{name} {text[:60]!r} is not a number from 0 to {most}")
+    return int(text)
