@@ -108,7 +108,7 @@ class Follow:
         self._hub.check_room_to_follow(stream)
         headers = [(b"Stream-Id", stream.id.encode())]
         if wish.view.mode == "raw":
-            headers.append((b"Stream-Offset", b"%d" % _offset_bytes(stream, offset, skip)))
+            headers.append((b"Stream-Offset", b"%d" % (stream.log.position(offset) + skip)))
         if wish.cursor.given:
             headers.append((b"Stream-Resumed-From", b"%s-%d" % (stream.generation.encode(), offset)))
         downstream = _begin(request, wish.view.mode, headers)
@@ -118,7 +118,7 @@ class Follow:
         self, downstream: Downstream, stream: Stream, wish: Wish, offset: int, skip: int
     ) -> web.StreamResponse:
         if offset < stream.log.end:
-            self._metrics.replayed[wish.view.mode] += sum(map(len, stream.log.span(offset, stream.log.end))) - skip
+            self._metrics.replayed[wish.view.mode] += stream.log.end_bytes - stream.log.position(offset) - skip
         ending = stream.log.ending
         if skip and offset == stream.log.end and ending is not None:  # raw, from within the tail
             last, properly = stream.projection(wish.view).ending(ending, offset)
@@ -252,8 +252,3 @@ def _nothing_after(stream: Stream, mode: str, offset: int, skip: int) -> bool:
     if offset > log.end:
         return True
     return offset == log.end and log.ending.clean and not (mode == "raw" and log.tail[skip:])
-
-
-def _offset_bytes(stream: Stream, offset: int, skip: int) -> int:
-    log = stream.log
-    return log.trimmed_bytes + sum(map(len, log.span(log.start, offset))) + skip

@@ -110,6 +110,7 @@ class Pump:
         if not stream.log.end & 63:  # about one in 64: an observation costs 1 us
             self.overhead(monotonic() - at)
             self._vitals.fold()
+            stream.log.mark()
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         try:

@@ -3,7 +3,10 @@
 Keeps law 3 (frame n never changes, seqs are dense from 1) and law 4 (nothing after the seal).
 """
 
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
+
+_STRIDE = 1024  # frames between two marks: finding a byte looks at no more than so many
 
 
 class Ending(NamedTuple):
@@ -28,7 +31,9 @@ class FrameLog:
     may be it keeps a window: `start` moves, seq never does. `tail` is what came after the last whole frame.
     """
 
-    __slots__ = ("end", "ending", "frames", "size_bytes", "start", "tail", "trimmed_bytes")
+    __slots__ = (
+        "_marks", "_places", "end", "ending", "frames", "size_bytes", "start", "tail", "trimmed_bytes",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
@@ -38,6 +43,8 @@ class FrameLog:
         self.trimmed_bytes = 0  # of the frames below start
         self.tail = b""
         self.ending: Ending | None = None
+        self._marks: list[int] = []  # every so many frames the offset of one
+        self._places: list[int] = []  # and how many bytes stand before it
 
     def extend(self, frames: list[bytes]) -> int:
         """Append frames; return their size in bytes. Raises: RuntimeError, when sealed."""
@@ -75,6 +82,8 @@ class FrameLog:
         self.start += count
         self.size_bytes -= dropped
         self.trimmed_bytes += dropped
+        gone = bisect_left(self._marks, self.start)
+        del self._marks[:gone], self._places[:gone]
         return dropped
 
     @property
@@ -82,14 +91,37 @@ class FrameLog:
         """The offset in bytes behind the last whole frame."""
         return self.trimmed_bytes + self.size_bytes
 
+    def position(self, offset: int) -> int:
+        """Return how many bytes stand before the frame at an offset, `self.start <= offset <= self.end`.
+
+        Those of dropped frames count, too.
+        """
+        self.mark()
+        at, place = self._marked(bisect_right(self._marks, offset))
+        return place + sum(map(len, self.span(at, offset)))
+
     def locate(self, offset_bytes: int) -> tuple[int, int]:
         """Return the offset of the frame that holds a byte, and the byte's place in it.
 
         The byte must be held: `trimmed_bytes <= offset_bytes <= end_bytes`.
         """
-        place = self.trimmed_bytes
-        for index, frame in enumerate(self.frames):
+        self.mark()
+        at, place = self._marked(bisect_right(self._places, offset_bytes))
+        for index, frame in enumerate(self.span(at, at + _STRIDE), at):
             if offset_bytes < place + len(frame):
-                return self.start + index, offset_bytes - place
+                return index, offset_bytes - place
             place += len(frame)
         return self.end, 0
+
+    def mark(self) -> None:
+        """Take down where the frames stand that came since the last mark. Called now and then, it is quick."""
+        at, place = self._marked(len(self._marks))
+        while self.end - at > _STRIDE:
+            place += sum(map(len, self.span(at, at + _STRIDE)))
+            at += _STRIDE
+            self._marks.append(at)
+            self._places.append(place)
+
+    def _marked(self, count: int) -> tuple[int, int]:
+        """Return the offset and the bytes before it of the last of the first `count` marks, or of the log's start."""
+        return (self._marks[count - 1], self._places[count - 1]) if count else (self.start, self.trimmed_bytes)

@@ -103,8 +103,8 @@ class Subscription:
     @property
     def lag_bytes(self) -> int:
         """How much of the log has not been handed to the sink."""
-        behind = self._log.end - self.offset
-        return 0 if behind <= 0 else sum(map(len, self._log.frames[-behind:]))
+        log = self._log
+        return 0 if self.offset >= log.end else log.end_bytes - log.position(max(self.offset, log.start))
 
     def advance(self) -> None:
         """Bring the sink to the log's end, as far as it takes it."""

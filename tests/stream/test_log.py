@@ -1,5 +1,7 @@
 """The log against a plain list of all frames that ever were."""
 
+from unittest.mock import patch
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,9 +86,16 @@ def test_trim_below_the_start_drops_nothing() -> None:
     assert log.span(2, 4) == [b"cccc", b"d"]
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3, 1024])
 @given(st.lists(st.one_of(frames_of, st.tuples(st.integers(0, 30), st.integers(0, 40)))))
-def test_log_is_a_window_on_all_frames_there_were(steps: list[list[bytes] | tuple[int, int]]) -> None:
+def test_log_is_a_window_on_all_frames_there_were(stride: int, steps: list[list[bytes] | tuple[int, int]]) -> None:
     """After any appends and trims, every span, size and byte offset is that of a list that forgets nothing."""
+    with patch("proxy.stream.log._STRIDE", stride):
+        check_window(steps)
+
+
+def check_window(steps: list[list[bytes] | tuple[int, int]]) -> None:
+    """Append and trim, and compare with a list that forgets nothing."""
     log, ever = FrameLog(), []
     for step in steps:
         if isinstance(step, list):
@@ -105,6 +114,8 @@ def test_log_is_a_window_on_all_frames_there_were(steps: list[list[bytes] | tupl
         assert log.size_bytes == sum(map(len, ever[log.start :]))
         assert log.trimmed_bytes == sum(map(len, ever[: log.start]))
         assert log.end_bytes == sum(map(len, ever))
+        for offset in range(log.start, log.end + 1):
+            assert log.position(offset) == sum(map(len, ever[:offset]))
     for place in range(log.trimmed_bytes, log.end_bytes + 1):
         offset, within = log.locate(place)
         assert b"".join(ever[offset:])[within:] == b"".join(ever)[place:]
