@@ -4,6 +4,7 @@ Knows no sockets; the time is handed in. Mutations never wait, so none of this n
 """
 
 import heapq
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from proxy.wire.errors import Overloaded, UnknownStream
 
 _BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # each byte to one of 32: five random bits
 
+EXPIRED = Ending("capability_expired", "the token that this follower came with has expired; the stream may go on")
 STREAM_BYTES = 3000  # what a stream costs beside its log's frames, so that many short ones are counted too
 
 
@@ -83,6 +85,7 @@ class Hub:
         self.ledger.relieve = self._relieve
         self.on_subscription_ended: Callable[[Subscription], None] = lambda subscription: None
         self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and when they had the last
+        self.leaving: dict[Subscription, float] = {}  # followers whose time is limited, and when it is over
         self.draining = False
         self._call_soon = call_soon
         self._pacer = pacer
@@ -128,10 +131,13 @@ class Hub:
                 waiter.tell(stream)
         return stream
 
-    def find(self, ident: str, caller: bytes) -> Stream:
-        """Return a caller's stream. Raises: UnknownStream, also when it expired or is another caller's."""
+    def find(self, ident: str, caller: bytes | None) -> Stream:
+        """Return a caller's stream, or, if None, anybody's: something else than being its caller gives access to it.
+
+        Raises: UnknownStream, also when it expired or is another caller's.
+        """
         stream = self._running.get(ident) or self._ended.get(ident)
-        if stream is None or stream.caller != caller:
+        if stream is None or caller not in (None, stream.caller):
             raise UnknownStream(f"no stream {ident!r} of yours is running or kept")
         return stream
 
@@ -164,9 +170,11 @@ class Hub:
             if len(stream.subscriptions) >= allowed - asker:
                 raise Overloaded(f"{len(stream.subscriptions)} followers have this stream, {allowed} are allowed")
 
-    def attach(self, subscription: Subscription, now: float) -> None:
-        """Let a subscription follow its stream."""
+    def attach(self, subscription: Subscription, now: float, until: float = math.inf) -> None:
+        """Let a subscription follow its stream, at most until a time in monotonic seconds."""
         self.followers += 1
+        if until < math.inf:
+            self.leaving[subscription] = until
         if subscription.heartbeat_s:
             self.beating[subscription] = now
         subscription.stream.attach(subscription)
@@ -199,6 +207,8 @@ class Hub:
             if now - max(last, subscription.stream.fed_at) >= subscription.heartbeat_s:
                 subscription.beat()
                 self.beating[subscription] = now
+        for subscription in [subscription for subscription, until in self.leaving.items() if until <= now]:
+            subscription.fail(EXPIRED)
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             waiter.tick(now)
 
@@ -238,4 +248,5 @@ class Hub:
     def _subscription_ended(self, subscription: Subscription) -> None:
         self.followers -= 1
         self.beating.pop(subscription, None)
+        self.leaving.pop(subscription, None)
         self.on_subscription_ended(subscription)

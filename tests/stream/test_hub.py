@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.stream.cohort import Pacer
-from proxy.stream.hub import STREAM_BYTES, Hub, Waiter
+from proxy.stream.hub import EXPIRED, STREAM_BYTES, Hub, Waiter
 from proxy.stream.log import COMPLETE
 from proxy.stream.stream import Stream, Subscription, View
 from proxy.stream.vitals import Vitals
@@ -72,6 +72,9 @@ def test_stream_is_found_by_its_id_by_its_caller_only() -> None:
             hub.find(ident, caller)
         messages.add(caught.value.message.replace(ident, ""))
     assert len(messages) == 1
+    assert hub.find(stream.id, None) is stream
+    with pytest.raises(UnknownStream):
+        hub.find("st_none", None)
 
 
 def test_ids_are_130_random_bits() -> None:
@@ -453,3 +456,45 @@ def test_no_heartbeat_after_the_end() -> None:
     follow(hub, stream, sinks[2], heartbeat_s=1)
     hub.tick(10)
     assert [sink.writes for sink in sinks] == [[], [], []]
+
+
+# Time that is limited
+
+
+@pytest.mark.parametrize(
+    ("mode", "how", "last"), [("events", "closed", EXPIRED.reason.encode()), ("raw", "aborted", b"")]
+)
+def test_follower_whose_time_is_over_is_ended(mode: str, how: str, last: bytes) -> None:
+    """Not before, and nobody else; its stream goes on."""
+    hub = new_hub()
+    stream = new_stream(hub)
+    sink, other = FakeSink(), FakeSink()
+    subscription = Subscription(stream, View(mode), sink, 0)
+    hub.attach(subscription, 0.0, 10.0)
+    follow(hub, stream, other)
+    stream.extend([A])
+    hub.tick(9.9)
+    assert sink.ended is None
+    hub.tick(10.0)
+    assert (sink.ended, subscription.ended) == (how, EXPIRED.reason)
+    assert last in sink.last
+    stream.extend([A])
+    hub.tick(11.0)
+    assert other.ended is None
+    assert hub.followers == 1
+    assert not hub.leaving
+
+
+def test_follower_that_leaves_in_time_is_not_remembered() -> None:
+    """Nor one whose stream ends, before it came or while it is there: a token may last for a day."""
+    hub = new_hub()
+    stream = new_stream(hub)
+    leaving, staying = (Subscription(stream, View("raw"), FakeSink(), 0) for _ in range(2))
+    hub.attach(leaving, 0.0, 10.0)
+    hub.attach(staying, 0.0, 10.0)
+    leaving.leave("left")
+    assert list(hub.leaving) == [staying]
+    end(hub, stream, 1.0)
+    assert not hub.leaving
+    hub.attach(Subscription(stream, View("raw"), FakeSink(), 0), 2.0, 10.0)
+    assert not hub.leaving
