@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 from aiohttp import web
 
-from proxy.edge.downstream import Downstream
+from proxy.edge.downstream import EXTRA, Downstream
 from tests.end_to_end.conftest import GUARD_S, Client, no_complaints, on_each_loop, request, until
 
 Play = Callable[[Downstream], Awaitable[None]]
@@ -36,9 +36,12 @@ class Served:
         self.outcomes: list[str] = []
         self.clients: list[Client] = []
         self.status = 200
+        self.extra: list[tuple[bytes, bytes]] | None = None
 
     async def handler(self, request: web.BaseRequest) -> web.StreamResponse:
         """Hand the response to the test, and wait until it has ended."""
+        if self.extra is not None:
+            request[EXTRA] = self.extra
         self.down = down = Downstream(request, self.status)
         self.arrived.set()
         try:
@@ -150,6 +153,21 @@ async def test_head_does_not_wait_for_a_body() -> None:
         assert client.buffer == b""
         down.close(b"x")
         assert await answer.read() == b"x"
+
+
+@pytest.mark.parametrize("extra", [[(b"Vary", b"Origin"), (b"Access-Control-Allow-Origin", b"*")], []])
+@on_each_loop
+async def test_extra_lines_of_the_request_stand_for_the_access_control_given(extra: list[tuple[bytes, bytes]]) -> None:
+    """Whatever the upstream says of it; its other lines stay."""
+    async with served() as one:
+        one.extra = extra
+        client, down = await one.ask()
+        upstreams = [(b"X-A", b"b"), (b"ACCESS-CONTROL-ALLOW-ORIGIN", b"x"), (b"access-control-max-age", b"1")]
+        down.start(b"OK", [*upstreams, (b"Vary", b"Accept")])
+        down.close(b"")
+        answer = await client.answer()
+        assert answer.headers == [(b"X-A", b"b"), (b"Vary", b"Accept"), *extra, (b"Transfer-Encoding", b"chunked")]
+        assert await answer.read() == b""
 
 
 # Bodies.
