@@ -41,6 +41,34 @@ class Unauthorised(RequestError):
     code = "invalid_api_key"
 
 
+class InvalidCapability(RequestError):
+    """A token that was not signed here."""
+
+    status = 401
+    code = "invalid_capability"
+
+
+class ExpiredCapability(RequestError):
+    """A token that was signed here, and whose time is over."""
+
+    status = 401
+    code = "capability_expired"
+
+
+class MissingRight(RequestError):
+    """The token is good, but not for this."""
+
+    status = 403
+    code = "missing_right"
+
+
+class OriginNotAllowed(RequestError):
+    """A page of this origin may not ask here."""
+
+    status = 403
+    code = "origin_not_allowed"
+
+
 class UnknownRoute(RequestError):
     """Nothing is served at this path."""
 
@@ -132,6 +160,13 @@ class UpstreamTimeout(UpstreamError):
     def __init__(self, message: str, ending: str) -> None:
         super().__init__(message)
         self.ending = ending
+
+
+class CapabilitiesOff(ProxyError):
+    """No secret is configured that tokens could be signed with."""
+
+    status = 501
+    code = "capabilities_off"
 
 
 class Overloaded(ProxyError):

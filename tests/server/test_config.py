@@ -120,6 +120,15 @@ def test_configuration_does_not_change() -> None:
         config.limits.streams = 1  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    "origin",
+    ["https://page.test", "http://127.0.0.1:3000", "http://[::1]:8080", "http://localhost:443", "app://localhost", "*"],
+)
+def test_origin_is_as_browsers_write_it(write: Any, origin: str) -> None:
+    """Of apps too."""
+    assert load(write(f'[cors]\norigins = ["{origin}"]')).cors.origins == (origin,)
+
+
 # Mistakes.
 
 
@@ -158,6 +167,18 @@ def test_configuration_does_not_change() -> None:
         ('[upstream]\nurl = "https://qwen.test/?a=b"', ["upstream.url", "query"]),
         ('[upstream]\nurl = "https://qwen.test/#a"', ["upstream.url", "fragment"]),
         ('[upstream]\noutbound_proxy = "socks5://x"', ["upstream.outbound_proxy", "http://"]),
+        ('[capabilities]\nsecrets = ["short"]', ["capabilities.secrets", "number 1", "32 characters"]),
+        ("[capabilities]\nttl_s = 0", ["capabilities.ttl_s", "greater than or equal to 1"]),
+        ("[capabilities]\nttl_s = 100\nttl_max_s = 99", ["capabilities", "ttl_s is 100", "ttl_max_s, 99"]),
+        ('[cors]\norigins = ["page.test"]', ["cors.origins", "page.test", "https://host"]),
+        ('[cors]\norigins = ["https://page.test/"]', ["cors.origins", "https://page.test/"]),
+        ('[cors]\norigins = ["https://Page.test"]', ["cors.origins", "https://Page.test"]),
+        ('[cors]\norigins = ["https://page.test:443"]', ["cors.origins", "https://page.test:443"]),
+        ('[cors]\norigins = ["http://page.test:80"]', ["cors.origins", "http://page.test:80"]),
+        ('[cors]\norigins = ["null"]', ["cors.origins", "null"]),
+        ('[cors]\norigins = ["*", "https://page.test"]', ["cors.origins", "alone"]),
+        ('[cors]\norigins = ["*"]\ncredentials = true', ["cors", "credentials", "list the origins"]),
+        ("[cors]\nmax_age_s = -1", ["cors.max_age_s", "greater than or equal to 0"]),
         ("listen = ", ["can't be read"]),
     ],
 )
@@ -215,6 +236,9 @@ def test_all_mistakes_are_told_at_once(write: Any) -> None:
         f'[upstream]\nkey = "{SECRET}"\nkye = "{SECRET}"',
         f'[auth]\nkeys = ["{SECRET}"]',
         f'upstream = "{SECRET}"',
+        f'[capabilities]\nsecrets = ["{SECRET * 2}"]',
+        f'[capabilities]\nsecrets = ["{SECRET}"]',
+        f'[capabilities]\nsecrets = "{SECRET}"',
         f'[upstream]\nkey = "{SECRET}',
     ],
 )

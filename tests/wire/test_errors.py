@@ -8,9 +8,14 @@ from proxy.wire import errors
 from proxy.wire.errors import (
     BadRequest,
     Cancelled,
+    CapabilitiesOff,
+    ExpiredCapability,
     Garbled,
+    InvalidCapability,
+    MissingRight,
     OffsetBeyond,
     OffsetGone,
+    OriginNotAllowed,
     OtherGeneration,
     Overloaded,
     ProxyError,
@@ -30,6 +35,10 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (BadRequest("m"), 400, RequestError),
     (UnknownMode("m"), 400, RequestError),
     (Unauthorised("m"), 401, RequestError),
+    (InvalidCapability("m"), 401, RequestError),
+    (ExpiredCapability("m"), 401, RequestError),
+    (MissingRight("m"), 403, RequestError),
+    (OriginNotAllowed("m"), 403, RequestError),
     (UnknownRoute("m"), 404, RequestError),
     (UnknownStream("m"), 404, RequestError),
     (OtherGeneration("m"), 409, RequestError),
@@ -41,6 +50,7 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (Truncated("m"), 502, UpstreamError),
     (Garbled("m"), 502, UpstreamError),
     (UpstreamTimeout("m", "timeout_idle"), 504, UpstreamError),
+    (CapabilitiesOff("m"), 501, ProxyError),
     (Overloaded("m"), 503, ProxyError),
 ]
 
