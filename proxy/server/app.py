@@ -22,6 +22,7 @@ from proxy.server.follow import Follow, describe
 from proxy.server.forward import Forward, Route
 from proxy.server.metrics import Metrics
 from proxy.server.routes import ANY, Routes
+from proxy.server.share import Share
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
@@ -101,6 +102,7 @@ class Proxy:
         self.feed = LiveFeed()
         self.forward = Forward(config, self.hub, self.upstream, self.auth, self.metrics, self.feed.tell)
         self.follow = Follow(config, self.hub, self.auth, self.metrics)
+        self.share = Share(config, self.hub, self.auth)
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -162,6 +164,7 @@ class Proxy:
             ("DELETE", "/v1/streams/{ident}", follow.delete),
             ("GET", "/v1/streams/{ident}/info", follow.info),
             ("POST", "/v1/streams/{ident}/cancel", follow.cancel),
+            ("POST", "/v1/streams/{ident}/share", self.share.share),
             ("GET", "/v1/keys/{key}/stream", follow.by_key),
         ):
             served.add(method, path, handler, "streams", OPENAI)

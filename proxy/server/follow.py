@@ -10,6 +10,7 @@ from proxy.edge.downstream import Downstream
 from proxy.edge.upstream import Headers
 from proxy.server.answers import answer
 from proxy.server.auth import Auth
+from proxy.server.capabilities import CANCEL, INFO, READ
 from proxy.server.config import Config
 from proxy.server.forward import CACHING, deliver
 from proxy.server.metrics import Metrics
@@ -40,8 +41,8 @@ class Follow:
 
     async def by_id(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
         """GET /v1/streams/{ident}"""
-        stream = self._mine(request, ident)
-        wish = read(request, self._config.streams)
+        stream, until = self._auth.granted(request, self._hub, ident, READ)
+        wish = read(request, self._config.streams)._replace(until=until)
         if wish.cursor.generation not in (None, stream.generation):
             raise OtherGeneration(
                 f"the cursor is of generation {wish.cursor.generation!r}, this stream's is {stream.generation!r}"
@@ -63,7 +64,7 @@ class Follow:
 
     async def head(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
         """HEAD /v1/streams/{ident}"""
-        stream = self._mine(request, ident)
+        stream = self._granted(request, ident, READ)
         log = stream.log
         return web.Response(
             headers={
@@ -78,7 +79,7 @@ class Follow:
 
     async def info(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
         """GET /v1/streams/{ident}/info"""
-        return answer(describe(self._mine(request, ident)))
+        return answer(describe(self._granted(request, ident, INFO)))
 
     async def listed(self, request: web.BaseRequest) -> web.StreamResponse:
         """GET /v1/streams: the caller's own, newest first."""
@@ -88,13 +89,13 @@ class Follow:
 
     async def cancel(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
         """POST /v1/streams/{ident}/cancel; idempotent."""
-        stream = self._mine(request, ident)
+        stream = self._granted(request, ident, CANCEL)
         _stop(stream)
         return answer(describe(stream))
 
     async def delete(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
-        """DELETE /v1/streams/{ident}: cancel and forget."""
-        stream = self._mine(request, ident)
+        """DELETE /v1/streams/{ident}: cancel and forget. Its caller's alone."""
+        stream = self._granted(request, ident, "delete")
         _stop(stream)
         self._hub.forget(stream)
         return answer({"id": stream.id, "object": "stream.deleted", "deleted": True})
@@ -128,7 +129,7 @@ class Follow:
             downstream.write_data(stream.log.span(offset, offset + 1)[0][skip:])
             offset += 1
         subscription = Subscription(stream, wish.view, downstream, offset, wish.heartbeat_s)
-        return await deliver(self._hub, downstream, subscription)
+        return await deliver(self._hub, downstream, subscription, wish.until)
 
     async def _wait(self, request: web.BaseRequest, caller: bytes, key: str, wish: Wish) -> web.StreamResponse:
         """Answer at once, and follow the stream when it begins; end properly if none does in time."""
@@ -155,8 +156,8 @@ class Follow:
             return downstream.response
         return await self._deliver(downstream, stream, wish, 0, 0)
 
-    def _mine(self, request: web.BaseRequest, ident: str) -> Stream:
-        return self._hub.find(ident, self._caller(request))
+    def _granted(self, request: web.BaseRequest, ident: str, right: str) -> Stream:
+        return self._auth.granted(request, self._hub, ident, right)[0]
 
     def _caller(self, request: web.BaseRequest) -> bytes:
         return self._auth.caller(request.headers.get("Authorization", ""))

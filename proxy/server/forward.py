@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import math
 import re
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
@@ -13,6 +14,7 @@ from aiohttp import web
 from proxy.edge.downstream import Downstream
 from proxy.edge.upstream import Exchange, Headers, Upstream
 from proxy.server.auth import Auth
+from proxy.server.capabilities import without_cookie, without_parameter
 from proxy.server.config import Config
 from proxy.server.metrics import Metrics
 from proxy.server.pump import GONE, OnDisconnect, Pump
@@ -56,6 +58,7 @@ _STREAM_HEADERS = frozenset(
         b"stream-id",
         b"location",
         b"content-location",
+        b"stream-follow-url",
     )
 )
 CACHING: Headers = [
@@ -125,8 +128,8 @@ class Forward:
         options = self._options(request)
         self._hub.check_room()  # before the upstream is asked, and paid
         self._hub.check_room_to_follow()
-        target = route.target(request.raw_path)
-        body = await self._body(request)
+        target = self._target(route, request)
+        body = await read_body(request, self._config.limits.body_bytes)
         started_at = time.monotonic()
         if route.dialect.name == "dashscope":
             asked = _MODEL.search(body, 0, _PIECE_BYTES)
@@ -230,6 +233,8 @@ class Forward:
             pump.last_left()
             raise
         mine = [(b"Stream-Id", ident), (b"Location", location), (b"Content-Location", location)]
+        if self._auth.capabilities:
+            mine.append((b"Stream-Follow-URL", self._auth.follow_url(stream.id).encode()))
         downstream.start(b"OK", [*end_to_end(headers, _STREAM_HEADERS), *CACHING, *mine])
         subscription = Subscription(stream, view, downstream, 0, self._config.streams.heartbeat_s)
         stream.originator = subscription
@@ -272,7 +277,7 @@ class Forward:
     async def pass_through(self, route: Route, request: web.BaseRequest) -> web.StreamResponse:
         """Send a request upstream and its response back, both streamed, neither looked into."""
         self._auth.caller(request.headers.get("Authorization", ""))
-        target = route.target(request.raw_path)
+        target = self._target(route, request)
         headers = self._headers(request, _MINE)
         body: bytes | AsyncIterable[bytes] = b""
         chunked = False
@@ -319,30 +324,17 @@ class Forward:
         self._metrics.distribution("upstream_connect", route.name).observe(exchange.waited_s)
         return exchange
 
+    def _target(self, route: Route, request: web.BaseRequest) -> bytes:
+        """Return the target for upstream. Raises: BadRequest."""
+        target = request.raw_path
+        return route.target(without_parameter(target) if self._auth.capabilities and "?" in target else target)
+
     def _headers(self, request: web.BaseRequest, mine: frozenset[bytes]) -> Headers:
         authorization = self._auth.upstream_authorization
-        if authorization is None:
-            return end_to_end(request.raw_headers, mine)
-        headers = end_to_end(request.raw_headers, mine | _AUTHORIZATION)
-        headers.append((b"Authorization", authorization))
-        return headers
-
-    async def _body(self, request: web.BaseRequest) -> bytes:
-        """Return the whole body. Raises: TooLarge."""
-        _invite(request)
-        allowed = self._config.limits.body_bytes
-        length = request.content_length
-        if length is not None and length > allowed:
-            raise TooLarge(f"the request body has {length} bytes, {allowed} are allowed")
-        content = request.content
-        pieces = [content.read_nowait()] if content.is_eof() else []  # most came with the head: no need to wait
-        size = sum(map(len, pieces))
-        while size <= allowed and (piece := await content.readany()):
-            pieces.append(piece)
-            size += len(piece)
-        if size > allowed:
-            raise TooLarge(f"the request body has more than {allowed} bytes, {size} came so far")
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        headers = end_to_end(request.raw_headers, mine if authorization is None else mine | _AUTHORIZATION)
+        if authorization is not None:
+            headers.append((b"Authorization", authorization))
+        return without_cookie(headers) if self._auth.capabilities else headers
 
 
 class _Conduit:
@@ -365,14 +357,33 @@ class _Conduit:
         (self._downstream.close if error is None else self._downstream.abort)(data)
 
 
-async def deliver(hub: Hub, downstream: Downstream, subscription: Subscription) -> web.StreamResponse:
-    """Attach a subscription and wait until it has ended, or its client has left."""
+async def deliver(
+    hub: Hub, downstream: Downstream, subscription: Subscription, until: float = math.inf
+) -> web.StreamResponse:
+    """Attach a subscription and wait until it has ended, or its client has left; at most `until` (monotonic s)."""
     try:
-        hub.attach(subscription, time.monotonic())
+        hub.attach(subscription, time.monotonic(), until)
         await downstream.finished()
     finally:
         subscription.leave("left")
     return downstream.response
+
+
+async def read_body(request: web.BaseRequest, allowed_bytes: int) -> bytes:
+    """Return the whole body of a request. Raises: TooLarge."""
+    _invite(request)
+    length = request.content_length
+    if length is not None and length > allowed_bytes:
+        raise TooLarge(f"the request body has {length} bytes, {allowed_bytes} are allowed")
+    content = request.content
+    pieces = [content.read_nowait()] if content.is_eof() else []  # most came with the head: no need to wait
+    size = sum(map(len, pieces))
+    while size <= allowed_bytes and (piece := await content.readany()):
+        pieces.append(piece)
+        size += len(piece)
+    if size > allowed_bytes:
+        raise TooLarge(f"the request body has more than {allowed_bytes} bytes, {size} came so far")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _is_stream(exchange: Exchange) -> bool:

@@ -97,4 +97,5 @@ def origin_form(target: str) -> str:
 
 
 async def _unknown(request: web.BaseRequest) -> web.StreamResponse:
-    raise UnknownRoute(f"nothing is served at {request.method} {request.raw_path[:100]}")
+    path = request.raw_path.partition("?")[0]
+    raise UnknownRoute(f"nothing is served at {request.method} {path[:100]}")

@@ -1,5 +1,6 @@
 """What a follower asks for, read from its query and headers: a view, a cursor, a heartbeat, how long it waits."""
 
+import math
 import re
 from typing import NamedTuple
 
@@ -28,12 +29,13 @@ class Cursor(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What a follower asks for in its query and headers."""
+    """What a follower asks for in its query and headers, and may have."""
 
     view: View
     cursor: Cursor
     heartbeat_s: float
     wait_s: float
+    until: float = math.inf  # when its capability expires, in monotonic seconds: its limit, not its wish
 
 
 def read(request: web.BaseRequest, streams: StreamsConfig) -> Wish:

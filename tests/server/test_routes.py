@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from proxy.server.metrics import Metrics
 from proxy.server.routes import ANY, Routes, origin_form
@@ -80,3 +82,12 @@ def test_errors_are_told_in_the_dialect_of_the_path(routes: Routes) -> None:
 def test_origin_form_drops_scheme_and_host_only(target: str, expected: str) -> None:
     """Nothing within a path or a query is taken for a host."""
     assert origin_form(target) == expected
+
+
+async def test_unknown_path_is_told_without_its_query(routes: Routes) -> None:
+    """There may be a token in it."""
+    answer = await routes(make_mocked_request("GET", "/nowhere?t=token"))
+    assert isinstance(answer, web.Response)
+    assert answer.status == 404
+    assert b"nothing is served at GET /nowhere" in bytes(answer.body or b"")
+    assert b"token" not in bytes(answer.body or b"")
