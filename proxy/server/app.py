@@ -17,6 +17,7 @@ from proxy.edge.upstream import Timeouts, Upstream
 from proxy.server.answers import answer
 from proxy.server.auth import Auth
 from proxy.server.config import Config, address
+from proxy.server.cors import Cors
 from proxy.server.feed import LiveFeed
 from proxy.server.follow import Follow, describe
 from proxy.server.forward import Forward, Route
@@ -198,8 +199,9 @@ class Proxy:
         return f"http://{shown}:{port}", site
 
     def _data_runner(self) -> web.ServerRunner:
+        routes = self.routes()
         server = web.Server(
-            self.routes(),
+            Cors(self.config.cors, routes, self.metrics) if self.config.cors.origins else routes,
             access_log=None,
             handler_cancellation=True,  # a client that leaves ends its handler at once
             auto_decompress=False,  # a compressed request passes as it is

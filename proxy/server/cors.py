@@ -1,0 +1,112 @@
+"""CORS: lets pages of other origins ask, and read what is answered (the Fetch standard, section "CORS protocol").
+
+Stands around the routes, so that every answer carries its headers, a refusal as well; without it, off, nothing is spent
+on it. Preflights are answered here, whatever the route: they have no key. Whose streams a page may have is not
+decided here: it is a client like any other.
+"""
+
+import re
+
+from aiohttp import web
+
+from proxy.edge.downstream import EXTRA, Headers
+from proxy.server.answers import refuse
+from proxy.server.config import CorsConfig
+from proxy.server.metrics import Metrics
+from proxy.server.routes import Routes
+from proxy.wire.errors import OriginNotAllowed
+
+METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
+# Beside the ones that need no leave (Accept, Content-Language, ...): ours, those of the SDKs, and DashScope's.
+_REQUEST_HEADERS = re.compile(
+    r"authorization|content-type|last-event-id|idempotency-key|prefer|if-match|cache-control|user-agent|traceparent"
+    r"|x-request-id|(?:stream|x-stainless|x-dashscope|openai)-[a-z0-9-]+"
+)
+EXPOSED = ", ".join(
+    (
+        "Stream-Id",
+        "Stream-Mode",
+        "Stream-Offset",
+        "Stream-Resumed-From",
+        "Stream-State",
+        "Stream-Last-Seq",
+        "Stream-Bytes",
+        "Stream-Closed",
+        "Stream-Follow-URL",
+        "Location",
+        "Content-Location",
+        "Idempotency-Replayed",
+        "Preference-Applied",
+        "Retry-After",
+        "x-request-id",
+        "x-should-retry",
+    )
+)
+_VARY = (b"Vary", b"Origin")
+
+
+class Cors:
+    """The routes, to pages of the origins that are listed."""
+
+    def __init__(self, config: CorsConfig, routes: Routes, metrics: Metrics) -> None:
+        self._routes = routes
+        self._metrics = metrics
+        self._max_age_s = config.max_age_s
+        self._listed = {origin: _allowance(origin, config.credentials) for origin in config.origins}
+        self._anyone = self._listed.get("*")
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a preflight, or have the request answered; either way with the headers the page is due."""
+        origin = request.headers.get("Origin")
+        headers = self._headers(origin)
+        request[EXTRA] = headers
+        if request.method == "OPTIONS" and origin is not None and "Access-Control-Request-Method" in request.headers:
+            response = await self._preflight(request, origin)
+        else:
+            response = await self._routes(request)
+        if isinstance(response, web.Response):  # any other has sent its head already, through a Downstream
+            for name, value in headers:
+                response.headers.add(name.decode(), value.decode())
+        return response
+
+    def allows(self, origin: str) -> bool:
+        """Tell whether a page of this origin may ask."""
+        return self._anyone is not None or origin in self._listed
+
+    def _headers(self, origin: str | None) -> Headers:
+        """Return what is added to every answer."""
+        if origin is None:
+            return [_VARY]
+        return self._listed.get(origin) or self._anyone or [_VARY]
+
+    async def _preflight(self, request: web.BaseRequest, origin: str) -> web.StreamResponse:
+        """Say what a page may send. Where nothing is served, 404 as ever; to an origin that is not listed, 403."""
+        headers = request.headers
+        endpoint, _ = self._routes.find(headers["Access-Control-Request-Method"], request.raw_path)
+        if endpoint.name == "none":
+            return await self._routes(request)
+        if not self.allows(origin):
+            error = OriginNotAllowed(f"the origin {origin[:200]!r} is not one that may ask here")
+            self._metrics.rejected[error.code] += 1
+            self._metrics.requests[endpoint.name, "OPTIONS", error.status] += 1
+            return refuse(error, endpoint.dialect)
+        asked = (name.strip() for name in headers.get("Access-Control-Request-Headers", "").split(","))
+        allowed = [name for name in asked if _REQUEST_HEADERS.fullmatch(name.lower())]
+        self._metrics.requests[endpoint.name, "OPTIONS", 204] += 1
+        return web.Response(
+            status=204,
+            headers={
+                "Access-Control-Allow-Methods": METHODS,
+                "Access-Control-Max-Age": str(self._max_age_s),
+                **({"Access-Control-Allow-Headers": ", ".join(allowed)} if allowed else {}),
+            },
+        )
+
+
+def _allowance(origin: str, credentials: bool) -> Headers:
+    allowed = [
+        _VARY,
+        (b"Access-Control-Allow-Origin", origin.encode()),
+        (b"Access-Control-Expose-Headers", EXPOSED.encode()),
+    ]
+    return [*allowed, (b"Access-Control-Allow-Credentials", b"true")] if credentials else allowed
