@@ -1,8 +1,8 @@
-# make demo | test | fix | bench | serve | soak.  PYTHON: any Python >= 3.11.
+# make demo | test | fix | bench | bench-growth | serve.  PYTHON: any Python >= 3.11.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: demo test check fix bench serve clean
+.PHONY: demo test check fix bench bench-growth serve clean
 
 $(VENV)/.stamp: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamtee needs Python 3.11 or later")'
@@ -12,6 +12,10 @@ $(VENV)/.stamp: pyproject.toml
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.stamp-bench: $(VENV)/.stamp
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
 demo: $(VENV)/.stamp
@@ -31,8 +35,12 @@ fix: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.stamp-dev
-	$(BIN)/python tests/bench/micro.py
+bench: $(VENV)/.stamp-bench
+	$(BIN)/python -m tests.bench.micro
+	$(BIN)/python -m tests.bench.macro $(ARGS)
+
+bench-growth: $(VENV)/.stamp-bench
+	$(BIN)/python -m tests.bench.growth $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,7 @@
 
 It counts events by their line ends, sums up bytes (CRC-32), reads the time stamp of a sample of events, and parses
 nothing else: what it costs is not the proxy's. It says `ready` when all who come first are connected, waits for `go`,
-answers `count` with the events so far, and prints a Report when all is received, or when the plan's time is over.
+answers `count` and `latency` with what has come so far, and prints a report when all is there or the plan's time over.
 
 Run by tests/bench/processes.py: python -m tests.bench.load PLAN
 """
@@ -72,6 +72,12 @@ class Tally:
     @property
     def events(self) -> int:
         return self.newlines // self.per_event
+
+    def latency(self) -> dict[str, Any]:
+        """Return the latency of the events since it was asked for last, and the problems so far."""
+        said = {**quantiles(self.latency_ns), "problems": dict(self.problems)}
+        del self.latency_ns[:]
+        return said
 
     def report(self, unfinished: int) -> dict[str, Any]:
         return {
@@ -270,6 +276,8 @@ async def main(plan: Plan) -> None:
             go.set()
         if b"count" in lines:
             print(clients.tally.events, flush=True)
+        if b"latency" in lines:
+            print(orjson.dumps(clients.tally.latency()).decode(), flush=True)
         if lines == [b""]:
             running.cancel()
 

@@ -68,6 +68,7 @@ def measure(target: str, scenarios: Iterable[Scenario], console: Console) -> lis
                 f"  {target:15} {scenario.name:10} {row.cpu_us:8.1f} us  {row.per_s:8.0f}/s  wrong {row.wrong}"
                 f"  unfinished {row.unfinished}  load {row.load_share:.0%}  {row.problem}",
                 highlight=False,
+                soft_wrap=True,
             )
     return rows
 
@@ -82,7 +83,7 @@ def measure_all(targets: Sequence[str], scenarios: Sequence[Scenario], reps: int
             if theirs:
                 try:
                     rows += measure(target, theirs, console)
-                except (Unavailable, TimeoutError) as exc:
+                except (Unavailable, OSError) as exc:
                     console.print(f"  {target}: left out: {exc}")
     return rows
 

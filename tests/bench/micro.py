@@ -1,6 +1,6 @@
 """Nanoseconds of the hot path, without sockets: per frame in the splitter, per frame through an exchange, per delivery.
 
-Run: .venv/bin/python tests/bench/micro.py  (least of several rounds; compare within one run only)
+Run: python -m tests.bench.micro  (least of several rounds; compare within one run only)
 """
 
 import asyncio
@@ -18,6 +18,8 @@ from proxy.stream.vitals import Vitals
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.http import chunk
 from proxy.wire.sse import Splitter, stamp
+from tests.bench.procfs import machine
+from tests.bench.report import conditions, grid, write_section
 
 FRAME = (
     b'data: {"choices":[{"delta":{"content":" The Festival of"},"finish_reason":null,"index":0,"logprobs":null}],'
@@ -120,17 +122,19 @@ async def main() -> None:
         return 20000
 
     rows = [
-        ("split, a read is a frame", least(split_one)),
-        ("split, a read is 100 frames", least(split_many)),
-        ("split, a frame is two reads", least(split_cut)),
+        ("split, a frame: a read is a frame", least(split_one)),
+        ("the same, a read is 100 frames", least(split_many)),
+        ("the same, a frame is two reads", least(split_cut)),
         ("stamp an id", least(stamp_one)),
-        ("read to sink, 1 stream, 1 follower", through(1, 1, 20000)),
-        ("read to sink, 500 streams, 1 follower each", through(500, 1, 100)),
-        ("read to sink, 1 stream, 200 followers", through(1, 200, 200)),
+        ("read to sink, a delivery: 1 stream, 1 follower", through(1, 1, 20000)),
+        ("the same, 500 streams, 1 follower each", through(500, 1, 100)),
+        ("the same, 1 stream, 200 followers", through(1, 200, 200)),
         ("read to log, 1 stream, nobody follows", through(1, 0, 20000)),
     ]
     for name, ns in rows:
         print(f"{name:45} {ns:8.0f} ns")
+    table = grid(("without sockets", "ns"), [(name, f"{ns:,.0f}") for name, ns in rows])
+    write_section("micro", [conditions(machine()), table])
 
 
 if __name__ == "__main__":

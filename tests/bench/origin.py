@@ -182,7 +182,9 @@ class Connection(asyncio.Protocol):
             self.answer.begin()
             return
         message = {"role": "assistant", "content": "x" * ask.size_bytes}
-        body = orjson.dumps({"id": ask.name, "object": "chat.completion", "choices": [{"index": 0, "message": message}]})
+        body = orjson.dumps(
+            {"id": ask.name, "object": "chat.completion", "choices": [{"index": 0, "message": message}]}
+        )
         self.note(ask.name, crc32(body), len(body), 0)
         self._whole(body)
 
@@ -199,9 +201,9 @@ async def serve(port: int) -> None:
     loop = asyncio.get_running_loop()
     sent: dict[str, tuple[int, int, int]] = {}
     await loop.create_server(lambda: Connection(sent), "127.0.0.1", port, backlog=8192)
-    over = loop.create_future()
-    loop.add_reader(sys.stdin.fileno(), lambda: over.done() or over.set_result(None))
-    await over
+    over = asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), over.set)
+    await over.wait()
 
 
 if __name__ == "__main__":

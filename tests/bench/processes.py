@@ -166,7 +166,7 @@ def wait_listening(process: subprocess.Popen[bytes], port: int, within_s: float 
 
 
 class Load:
-    """The clients of a plan, as a process: `ready`, `go`, `count`, `report`, in this order."""
+    """The clients of a plan, as a process: `ready`, `go`, then `count` and `latency`, then `report`."""
 
     def __init__(self, process: subprocess.Popen[bytes], plan: Plan) -> None:
         assert process.stdin is not None
@@ -184,10 +184,24 @@ class Load:
     def go(self) -> None:
         self._tell(b"go\n")
 
+    def wait_for(self, events: int, within_s: float = 60.0) -> None:
+        """Wait until so many events have come. Raises: TimeoutError."""
+        until = time.monotonic() + within_s
+        while (came := self.count()) < events:
+            if time.monotonic() > until:
+                raise TimeoutError(f"{came} of {events} events came within {within_s:.0f} s")
+            time.sleep(0.2)
+
     def count(self) -> int:
         """Return the events received so far."""
         self._tell(b"count\n")
         return int(self._line(20.0))
+
+    def latency(self) -> dict[str, Any]:
+        """Return p50, p99 and max of the latency since this was asked last, microseconds; and `problems`."""
+        self._tell(b"latency\n")
+        said: dict[str, Any] = json.loads(self._line(20.0))
+        return said
 
     def report(self) -> dict[str, Any]:
         """Wait for the end and return the report. Raises: TimeoutError."""

@@ -122,12 +122,11 @@ def grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
 
 
-def conditions(machine: Mapping[str, str], reps: int) -> str:
-    """Return the sentence that says where, when and how often was measured."""
+def conditions(machine: Mapping[str, str], reps: int = 0) -> str:
+    """Return the sentence that says where, when and, if there were repetitions, how often was measured."""
     versions = ", ".join(f"{name} {machine[name]}" for name in ("python", "aiohttp", "uvloop"))
-    return (
-        f"{machine['date']}, commit {machine['commit']}, {machine['cores']}, {machine['kernel']}, {versions}; "
-        f"least of {reps} interleaved run{'s' if reps > 1 else ''}."
+    return f"{machine['date']}, commit {machine['commit']}, {machine['cores']}, {machine['kernel']}, {versions}" + (
+        f"; least of {reps} interleaved run{'s' * (reps > 1)}." if reps else "."
     )
 
 
@@ -174,7 +173,9 @@ def plot_targets(lines: Sequence[Line], path: Path = DOCS / "performance.svg") -
         panel.tick_params(labelsize=8)
     for panel in panels.flat[len(scenarios) :]:
         panel.set_axis_off()
-    figure.suptitle("CPU time of the proxy's process, microseconds per event (small JSON answers: per request)", fontsize=10)
+    figure.suptitle(
+        "CPU time of the proxy's process, microseconds per event (small JSON answers: per request)", fontsize=10
+    )
     _write(figure, path)
 
 

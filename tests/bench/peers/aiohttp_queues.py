@@ -47,7 +47,8 @@ async def generate(request: web.Request) -> web.StreamResponse:
 async def broadcaster(origin: str) -> web.Application:
     app = web.Application()
     app.cleanup_ctx.append((await application(origin)).cleanup_ctx[0])
-    app[QUEUES] = defaultdict(set)
+    queues: dict[str, set[asyncio.Queue[bytes]]] = defaultdict(set)
+    app[QUEUES] = queues
     app.router.add_get("/v1/keys/{key}/stream", follow)
     app.router.add_post("/v1/chat/completions", generate)
     return app
