@@ -88,8 +88,7 @@ def steady(curve: str, line: str, n: int, plan: Plan) -> Point:
     with proxy() as tee, tee.load(plan) as clients:
         clients.ready()
         clients.go()
-        time.sleep(plan.streams / plan.ramp_per_s)
-        clients.wait_for(plan.streams * (1 + plan.followers) * 2)
+        clients.wait_begun(plan.streams * (1 + plan.followers))
         before, cpu_s, began = clients.count(), procfs.cpu_s(tee.pid), time.monotonic()
         time.sleep(WINDOW_S)
         cpu_s, seconds = procfs.cpu_s(tee.pid) - cpu_s, time.monotonic() - began

@@ -2,7 +2,7 @@
 
 It counts events by their line ends, sums up bytes (CRC-32), reads the time stamp of a sample of events, and parses
 nothing else: what it costs is not the proxy's. It says `ready` when all who come first are connected, waits for `go`,
-answers `count` and `latency` with what has come so far, and prints a report when all is there or the plan's time over.
+answers `count`, `begun` and `latency` with what has come so far, and reports when all is there or the plan's time over.
 
 Run by tests/bench/processes.py: python -m tests.bench.load PLAN
 """
@@ -62,6 +62,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.newlines = 0
+        self.begun = 0  # answers whose first byte has come
         self.per_event = 2  # lines of an event
         self.received: Counter[tuple[str, int, int]] = Counter()
         self.latency_ns = array("q")
@@ -122,11 +123,11 @@ class Call(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:  # uvloop's are not asyncio.Transport's heirs
         self.transport = transport
 
-    def ask(self, name: str, request: bytes) -> None:
-        """Send a request; `done` tells when its answer is whole, or never will be."""
+    def ask(self, name: str, request: bytes, timed: bool = True) -> None:
+        """Send a request; `done` tells when its answer is whole, or never will be. `timed`: note its first byte."""
         self._name = name
         self._crc = self._bytes = 0
-        self._first = True
+        self._first = timed
         self._parser = httptools.HttpResponseParser(self)
         self.done = asyncio.get_running_loop().create_future()
         self._asked_ns = time.monotonic_ns()
@@ -160,13 +161,15 @@ class Call(asyncio.Protocol):
         tally = self._tally
         now = time.monotonic_ns()
         self._crc = crc32(body, self._crc)
-        self._bytes += len(body)
         newlines = body.count(b"\n")
         tally.newlines += newlines
         tally.last_at_ns = now
+        if not self._bytes:
+            tally.begun += 1
         if self._first:
             self._first = False
             tally.first_ns.append(now - self._asked_ns)
+        self._bytes += len(body)
         if self._sampled and body.startswith(b'data: {"id":"'):  # the first event of a read, its oldest
             tally.latency_ns.append(now - int(body[STAMP]))
         if self._expect:
@@ -237,7 +240,7 @@ class Clients:
             call = await self._open(len(self.calls) % plan.sample == 0, plan.expect)
             name = f"{plan.name}-{stream}"
             path = f"/v1/keys/{name}/stream?mode={plan.mode}&wait=60&heartbeat=0"
-            call.ask(name, request("GET", path))
+            call.ask(name, request("GET", path), timed=False)
             await call.headed
 
     async def _ask_by_turns(self, stream: int) -> None:
@@ -276,6 +279,8 @@ async def main(plan: Plan) -> None:
             go.set()
         if b"count" in lines:
             print(clients.tally.events, flush=True)
+        if b"begun" in lines:
+            print(clients.tally.begun, flush=True)
         if b"latency" in lines:
             print(orjson.dumps(clients.tally.latency()).decode(), flush=True)
         if lines == [b""]:

@@ -7,7 +7,7 @@ a figure the least counts, as others on the machine can only add to it. Ratios h
 import json
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ def _paced(streams: int, per_s: int, seconds: float, followers: int = 0) -> Plan
     """Return a plan of streams of `per_s` events a second each; latency of about 100 connections is noted."""
     return Plan(
         0, "", streams=streams, followers=followers, events=round(per_s * seconds), interval_s=1 / per_s,
-        ramp_per_s=max(100.0, streams), sample=max(1, streams * (1 + followers) // 100), deadline_s=2 * seconds + 8,
+        ramp_per_s=max(100.0, streams), sample=max(1, streams * (1 + followers) // 100), deadline_s=seconds + 7,
     )  # fmt: skip
 
 
@@ -79,13 +79,24 @@ def measure_all(targets: Sequence[str], scenarios: Sequence[Scenario], reps: int
     for rep in range(reps):
         console.print(f"repetition {rep + 1} of {reps}")
         for target in targets if rep % 2 == 0 else reversed(targets):
-            theirs = [scenario for scenario in scenarios if target in scenario.targets]
-            if theirs:
+            for chosen in freshly(scenario for scenario in scenarios if target in scenario.targets):
                 try:
-                    rows += measure(target, theirs, console)
+                    rows += measure(target, chosen, console)
                 except (Unavailable, OSError) as exc:
-                    console.print(f"  {target}: left out: {exc}")
+                    console.print(f"  {target}: left out: {exc}", highlight=False, soft_wrap=True)
     return rows
+
+
+def freshly(scenarios: Iterable[Scenario]) -> Iterator[list[Scenario]]:
+    """Group the scenarios by the process they share: with followers each has its own, as its memory is measured."""
+    together: list[Scenario] = []
+    for scenario in scenarios:
+        if scenario.plan.followers:
+            yield [scenario]
+        else:
+            together.append(scenario)
+    if together:
+        yield together
 
 
 def end_on_signals() -> None:

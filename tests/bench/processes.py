@@ -166,7 +166,7 @@ def wait_listening(process: subprocess.Popen[bytes], port: int, within_s: float 
 
 
 class Load:
-    """The clients of a plan, as a process: `ready`, `go`, then `count` and `latency`, then `report`."""
+    """The clients of a plan, as a process: `ready`, `go`, then what it has received, then `report`."""
 
     def __init__(self, process: subprocess.Popen[bytes], plan: Plan) -> None:
         assert process.stdin is not None
@@ -186,16 +186,15 @@ class Load:
 
     def wait_for(self, events: int, within_s: float = 60.0) -> None:
         """Wait until so many events have come. Raises: TimeoutError."""
-        until = time.monotonic() + within_s
-        while (came := self.count()) < events:
-            if time.monotonic() > until:
-                raise TimeoutError(f"{came} of {events} events came within {within_s:.0f} s")
-            time.sleep(0.2)
+        self._wait("count", events, within_s)
+
+    def wait_begun(self, answers: int, within_s: float = 60.0) -> None:
+        """Wait until so many answers have begun. Raises: TimeoutError."""
+        self._wait("begun", answers, within_s)
 
     def count(self) -> int:
         """Return the events received so far."""
-        self._tell(b"count\n")
-        return int(self._line(20.0))
+        return self._number("count")
 
     def latency(self) -> dict[str, Any]:
         """Return p50, p99 and max of the latency since this was asked last, microseconds; and `problems`."""
@@ -207,6 +206,17 @@ class Load:
         """Wait for the end and return the report. Raises: TimeoutError."""
         report: dict[str, Any] = json.loads(self._line(self.plan.deadline_s + 30))
         return report
+
+    def _wait(self, what: str, number: int, within_s: float) -> None:
+        until = time.monotonic() + within_s
+        while (came := self._number(what)) < number:
+            if time.monotonic() > until:
+                raise TimeoutError(f"{what}: {came} of {number} within {within_s:.0f} s")
+            time.sleep(0.2)
+
+    def _number(self, what: str) -> int:
+        self._tell(f"{what}\n".encode())
+        return int(self._line(20.0))
 
     def _tell(self, line: bytes) -> None:
         self._in.write(line)
