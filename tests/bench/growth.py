@@ -7,7 +7,7 @@ of a late join over the length of the log; and what one stream's crowd, or late 
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ FOLLOWERS = (1, 10, 100, 1000, 10000)
 STREAMS = (1, 10, 100, 1000, 5000)
 SIZES = (50, 250, 1000, 4000, 16000, 64000, 256000, 1 << 20)
 LOGS = (100, 1000, 10000, 100000)
-JOINS = 20
+JOINS = 10
 WINDOW_S = 4.0
 PROBE = Plan(0, "probe", events=12000, interval_s=0.01)
 """The stream whose latency is measured: 100 events a second."""
@@ -157,15 +157,18 @@ def _told(what: str, latency: Mapping[str, Any]) -> Beside:
 
 
 def beside_late_joins(n: int, mode: str) -> list[Beside]:
-    """Measure another stream while followers, one after the other, join a log of n frames."""
-    with proxy() as tee, filled(tee, n) as late:
+    """Measure another stream while followers, one a second, join a log of n frames."""
+    with ExitStack() as stack:
+        tee = stack.enter_context(proxy())
+        late = replace(stack.enter_context(filled(tee, n)), mode=mode, followers=JOINS, ramp_per_s=1.0)
+        joining = stack.enter_context(tee.load(late))
+        joining.ready()
 
         def join() -> None:
-            for _ in range(JOINS):
-                with tee.load(replace(late, mode=mode)) as joining:
-                    joining.ready()
-                    joining.go()
-                    joining.report()
+            joining.go()
+            said = joining.report()
+            if said["events"] < JOINS * n:
+                raise TimeoutError(f"{said['events']} of {JOINS * n} events came late, {said['problems']}")
 
         return beside(tee, f"{JOINS} late joins into {n:,} frames, mode {mode}", join)
 

@@ -35,7 +35,7 @@ class Plan:
 
     `streams` clients ask, each once, or over and over for `repeat_s`. With `followers`, each stream has so many who
     come before it, wait under its key, and are told `go` when all are there. With `streams` 0 the followers
-    are late ones: they come at `go`, and leave when they have had `expect` events.
+    are late ones: they come from `go` on, `ramp_per_s`, and leave when they have had `expect` events.
     """
 
     port: int
@@ -212,7 +212,7 @@ class Clients:
         if plan.streams:
             asking = [asyncio.create_task(self._ask_by_turns(n)) for n in range(plan.streams)]
         else:
-            asking = [asyncio.create_task(self._follow(0)) for _ in range(plan.followers)]
+            asking = [asyncio.create_task(self._follow_late(n)) for n in range(plan.followers)]
         _, late = await asyncio.wait(asking, timeout=plan.deadline_s)
         left_s = max(0.1, plan.deadline_s - (time.monotonic_ns() - self.tally.began_ns) / 1e9)
         pending = {call.done for call in self.calls if not call.done.done()}
@@ -242,6 +242,10 @@ class Clients:
             path = f"/v1/keys/{name}/stream?mode={plan.mode}&wait=60&heartbeat=0"
             call.ask(name, request("GET", path), timed=False)
             await call.headed
+
+    async def _follow_late(self, nth: int) -> None:
+        await asyncio.sleep(nth / self.plan.ramp_per_s)
+        await self._follow(0)
 
     async def _ask_by_turns(self, stream: int) -> None:
         plan = self.plan
