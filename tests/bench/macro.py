@@ -36,16 +36,16 @@ def _paced(streams: int, per_s: int, seconds: float, followers: int = 0) -> Plan
     """Return a plan of streams of `per_s` events a second each; latency of about 100 connections is noted."""
     return Plan(
         0, "", streams=streams, followers=followers, events=round(per_s * seconds), interval_s=1 / per_s,
-        ramp_per_s=max(100.0, streams), sample=max(1, streams * (1 + followers) // 100), deadline_s=seconds + 7,
+        ramp_per_s=max(100.0, streams), sample=max(1, streams * (1 + followers) // 100), deadline_s=seconds + 5,
     )  # fmt: skip
 
 
 SCENARIOS = (
     # The many come last: httpx searches all its idle connections at each request.
-    Scenario("short", "32 connections, 10 events a request", Plan(0, "", 32, events=9, repeat_s=3, deadline_s=12)),
-    Scenario("json", "32 connections, small JSON answers", Plan(0, "", 32, repeat_s=3, stream=False, deadline_s=12)),
+    Scenario("short", "32 connections, 10 events a request", Plan(0, "", 32, events=9, repeat_s=2, deadline_s=12)),
+    Scenario("json", "32 connections, small JSON answers", Plan(0, "", 32, repeat_s=2, stream=False, deadline_s=12)),
     Scenario("busy", "100 streams x 100 events/s", _paced(100, 100, 4)),
-    Scenario("many", "500 streams x 20 events/s", _paced(500, 20, 5)),
+    Scenario("many", "500 streams x 20 events/s", _paced(500, 20, 4)),
     Scenario("fan 100", "1 stream x 100 followers x 100 events/s", _paced(1, 100, 4, 100), FAN),
     Scenario("fan 1000", "1 stream x 1,000 followers x 20 events/s", _paced(1, 20, 4, 1000), FAN),
     Scenario("fan 50x20", "50 streams x 20 followers x 20 events/s", _paced(50, 20, 4, 20), FAN),
