@@ -108,9 +108,10 @@ class FakeWriter:
 
 
 class FakeLoop:
-    """A loop whose turns are taken, and whose clock is moved, by hand."""
+    """A loop whose turns are taken, and whose clock is moved, by hand; a `prompt` one takes its turns at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, prompt: bool = False) -> None:
+        self._prompt = prompt
         self.now = 0.0
         self.timers: list[tuple[float, Callable[..., Any]]] = []
         self._due: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
@@ -133,6 +134,8 @@ class FakeLoop:
 
     def call_soon(self, call: Callable[..., Any], *args: Any) -> None:
         self._due.append((call, args))
+        if self._prompt:
+            self.turn()
 
     def turn(self) -> bool:
         """Take one turn; False when nothing was due."""
@@ -157,7 +160,7 @@ def new_stream(
     loop: FakeLoop | None = None,
 ) -> Stream:
     """Return an open stream without a writer."""
-    loop = loop or FakeLoop()
+    loop = loop or FakeLoop(prompt=True)
     return Stream(
         IDENT,
         Vitals(dialect or ChatCompletions(), 0.0),

@@ -18,6 +18,8 @@ from proxy.stream.log import Ending, FrameLog
 from proxy.stream.projections import MODES, Projection, Span
 from proxy.stream.vitals import Vitals
 
+SPANS = 4  # that a follower which is behind gets in one turn of the loop: rendering one may take half a millisecond
+
 
 class View(NamedTuple):
     """How a follower sees a stream: in a mode, and at a pace (0 ms: at once). All of one view share a projection."""
@@ -109,7 +111,7 @@ class Subscription:
     def advance(self) -> None:
         """Bring the sink to the log's end, as far as it takes it."""
         log, span = self._log, self._projection
-        while True:
+        for _ in range(SPANS):
             if self.offset >= log.end:
                 if log.ending is not None:
                     self._end(b"", log.ending)
@@ -130,6 +132,7 @@ class Subscription:
             self.sent_bytes += span.size
             if span.end == log.end:
                 return
+        self.stream.pause(self)
 
     def resume(self) -> None:
         """Go on after the sink has drained."""
@@ -311,6 +314,13 @@ class Stream:
             subscription.parked = True
             subscription.cohort.stale = True
             subscription.sink.on_writable(subscription.resume)
+
+    def pause(self, subscription: Subscription) -> None:
+        """Let others have their turn before a follower that is far behind goes on."""
+        if not subscription.parked:
+            subscription.parked = True
+            subscription.cohort.stale = True
+            self._call_soon(subscription.resume)
 
     def unpark(self, subscription: Subscription) -> None:
         """Count a follower among the live ones again."""

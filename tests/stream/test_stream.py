@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.stream.log import COMPLETE, Ending
-from proxy.stream.stream import Ledger, Stream
+from proxy.stream.stream import SPANS, Ledger, Stream
 from proxy.wire.dashscope import DashScope
 from tests.conftest import GENERATION, IDENT, FakeLoop, FakeSink, FakeWriter, follow, new_stream
 from tests.cuts import messages
@@ -574,3 +574,33 @@ def test_last_of_many_leaving_during_a_sweep_tells_the_writer_once() -> None:
     follow(stream, sink)
     stream.extend([B])
     assert sink.received == A + B
+
+
+def test_follower_that_is_far_behind_goes_on_in_later_turns() -> None:
+    """Its past may be long, and others have their turn in between; it gets all of it, and the end."""
+    loop, late, live = FakeLoop(), FakeSink(), FakeSink()
+    stream = new_stream(loop=loop)
+    past = [frame(1000) for _ in range(1000)]
+    stream.extend(past)
+    follow(stream, late)
+    assert len(late.writes) == SPANS
+    follow(stream, live, offset=1000)
+    stream.extend([A])
+    assert (live.writes, len(late.writes)) == ([A], SPANS)
+    loop.turn()
+    assert len(late.writes) == 2 * SPANS
+    stream.seal(COMPLETE, [B])
+    assert (live.received, live.ended, late.ended) == (A + B, "closed", None)
+    loop.settle()
+    assert (late.received, late.ended) == (b"".join(past) + A + B, "closed")
+
+
+def test_follower_that_leaves_between_two_turns_is_sent_nothing_more() -> None:
+    """Its turn comes, and passes."""
+    loop, sink = FakeLoop(), FakeSink()
+    stream = new_stream(loop=loop)
+    stream.extend([frame(1000)] * 1000)
+    subscription = follow(stream, sink)
+    subscription.leave("left")
+    loop.settle()
+    assert len(sink.writes) == SPANS
