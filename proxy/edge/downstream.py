@@ -96,7 +96,7 @@ class Downstream:
     @property
     def response(self) -> web.StreamResponse:
         """What the handler returns, once the response has ended."""
-        return _written(self.status, self._keep)
+        return _written(self.status, self._keep and self.status != 101)  # then it is another protocol's connection
 
     # Its head
 

@@ -6,7 +6,7 @@ import orjson
 from aiohttp import web
 
 from proxy.wire.dialect import Dialect
-from proxy.wire.errors import OffsetGone, ProxyError
+from proxy.wire.errors import OffsetGone, ProxyError, UpgradeRequired
 
 
 def answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -28,4 +28,6 @@ def refuse(error: ProxyError, dialect: Dialect) -> web.Response:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, OffsetGone):
         body["earliest"] = error.earliest
+    if isinstance(error, UpgradeRequired):  # RFC 6455 section 4.2.2
+        headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     return answer(body, error.status, headers)

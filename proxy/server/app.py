@@ -26,7 +26,7 @@ from proxy.server.routes import ANY, Routes
 from proxy.server.share import Share
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
-from proxy.stream.log import Ending
+from proxy.stream.log import DRAINED
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dashscope import DashScope
 
@@ -35,7 +35,6 @@ log = logging.getLogger("streamtee")
 OPENAI = ChatCompletions()
 DASHSCOPE = DashScope()
 _TICK_S = 0.25
-DRAINED = Ending("drained", "this server is shutting down")
 
 # Generations: read whole, so that they can be sent again, and answered with a stream. The rest passes through.
 _GENERATIONS = {
@@ -145,6 +144,7 @@ class Proxy:
                 stream.writer.stop(DRAINED)
             for subscription in list(stream.subscriptions):
                 subscription.fail(DRAINED)
+        await self.follow.wait_closed()
         if self._ticking is not None:
             self._ticking.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from proxy.edge.downstream import Downstream
 from proxy.edge.upstream import Headers
+from proxy.edge.websocket import CLOSING_S, WebSocket
 from proxy.server.answers import answer
 from proxy.server.auth import Auth
 from proxy.server.capabilities import CANCEL, INFO, READ
@@ -16,9 +17,10 @@ from proxy.server.forward import CACHING, deliver
 from proxy.server.metrics import Metrics
 from proxy.server.wish import Cursor, Wish, read
 from proxy.stream.hub import Hub, Waiter
-from proxy.stream.log import Ending
+from proxy.stream.log import COMPLETE, DRAINED, Ending
 from proxy.stream.projections import MODES
 from proxy.stream.stream import Stream, Subscription
+from proxy.stream.websocket import closing
 from proxy.wire.errors import (
     OffsetBeyond,
     OffsetGone,
@@ -38,6 +40,12 @@ class Follow:
         self._hub = hub
         self._auth = auth
         self._metrics = metrics
+        self._websockets: set[asyncio.Task[Any]] = set()  # the handlers of those that are open
+
+    async def wait_closed(self) -> None:
+        """Wait until the WebSockets that were told so have closed. A server that shuts down hears no answers."""
+        if self._websockets:
+            await asyncio.wait(self._websockets, timeout=2 * CLOSING_S)
 
     async def by_id(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
         """GET /v1/streams/{ident}"""
@@ -104,7 +112,8 @@ class Follow:
         """Answer with the stream from the cursor on: 204 when it has ended and nothing is left to say."""
         offset, skip = _place(stream, wish)
         log = stream.log
-        if wish.cursor.given and log.ending is not None and _nothing_after(stream, wish.view.mode, offset, skip):
+        over = wish.cursor.given and log.ending is not None and _nothing_after(stream, wish.view.mode, offset, skip)
+        if over and not wish.view.websocket:  # which says it by its close code
             return web.Response(status=204, headers={"Stream-Id": stream.id})
         self._hub.check_room_to_follow(stream)
         headers = [(b"Stream-Id", stream.id.encode())]
@@ -112,11 +121,26 @@ class Follow:
             headers.append((b"Stream-Offset", b"%d" % (stream.log.position(offset) + skip)))
         if wish.cursor.given:
             headers.append((b"Stream-Resumed-From", b"%s-%d" % (stream.generation.encode(), offset)))
-        downstream = _begin(request, wish.view.mode, headers)
+        downstream = self._begin(request, wish, headers)
         return await self._deliver(downstream, stream, wish, offset, skip)
 
+    def _begin(self, request: web.BaseRequest, wish: Wish, headers: Headers) -> Downstream | WebSocket:
+        mode = wish.view.mode
+        named = [(b"Stream-Mode", mode.encode()), *headers]
+        if not wish.view.websocket:
+            downstream = Downstream(request)
+            downstream.start(b"OK", [(b"Content-Type", MODES[mode].content_type), *CACHING, *named])
+            return downstream
+        websocket = WebSocket(request, Downstream(request, 101))
+        websocket.start(wish.accept, named)
+        task = asyncio.current_task()
+        assert task is not None
+        self._websockets.add(task)
+        task.add_done_callback(self._websockets.discard)
+        return websocket
+
     async def _deliver(
-        self, downstream: Downstream, stream: Stream, wish: Wish, offset: int, skip: int
+        self, downstream: Downstream | WebSocket, stream: Stream, wish: Wish, offset: int, skip: int
     ) -> web.StreamResponse:
         if offset < stream.log.end:
             self._metrics.replayed[wish.view.mode] += stream.log.end_bytes - stream.log.position(offset) - skip
@@ -126,6 +150,7 @@ class Follow:
             (downstream.close if properly else downstream.abort)(last[skip:])
             return downstream.response
         if skip:  # raw, from within a frame
+            assert isinstance(downstream, Downstream)  # a message is not begun within
             downstream.write_data(stream.log.span(offset, offset + 1)[0][skip:])
             offset += 1
         subscription = Subscription(stream, wish.view, downstream, offset, wish.heartbeat_s)
@@ -134,10 +159,10 @@ class Follow:
     async def _wait(self, request: web.BaseRequest, caller: bytes, key: str, wish: Wish) -> web.StreamResponse:
         """Answer at once, and follow the stream when it begins; end properly if none does in time."""
         self._hub.check_room_to_follow()
-        downstream = _begin(request, wish.view.mode, [])
+        downstream = self._begin(request, wish, [])
         downstream.flush()
         begun: asyncio.Future[Stream | None] = asyncio.get_running_loop().create_future()
-        heartbeat_s = wish.heartbeat_s if MODES[wish.view.mode].heartbeat else 0
+        heartbeat_s = wish.heartbeat_s if wish.view.websocket or MODES[wish.view.mode].heartbeat else 0
         now = time.monotonic()
         waiter = Waiter(caller, key, begun, downstream, now=now, wait_s=wish.wait_s, heartbeat_s=heartbeat_s)
         self._hub.wait(waiter)
@@ -146,13 +171,15 @@ class Follow:
         finally:
             self._hub.give_up(waiter)
         if stream is None:
-            downstream.close(b"")
+            downstream.close(closing(DRAINED if self._hub.draining else COMPLETE) if wish.view.websocket else b"")
+            await downstream.finished()
             return downstream.response
         try:
             self._hub.check_room_to_follow(stream)
         except Overloaded as error:  # the head has left: the refusal is an ending
             last, properly = stream.projection(wish.view).ending(Ending(error.code, error.message), 0)
             (downstream.close if properly else downstream.abort)(last)
+            await downstream.finished()
             return downstream.response
         return await self._deliver(downstream, stream, wish, 0, 0)
 
@@ -206,13 +233,6 @@ def _state(stream: Stream) -> str:
 def _stop(stream: Stream) -> None:
     if stream.writer is not None:
         stream.writer.stop(CANCELLED)
-
-
-def _begin(request: web.BaseRequest, mode: str, headers: Headers) -> Downstream:
-    downstream = Downstream(request)
-    kind = [(b"Content-Type", MODES[mode].content_type), (b"Stream-Mode", mode.encode())]
-    downstream.start(b"OK", [*kind, *CACHING, *headers])
-    return downstream
 
 
 def _place(stream: Stream, wish: Wish) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from proxy.edge.downstream import Downstream
 from proxy.edge.upstream import Exchange, Headers, Upstream
+from proxy.edge.websocket import WebSocket
 from proxy.server.auth import Auth
 from proxy.server.capabilities import without_cookie, without_parameter
 from proxy.server.config import Config
@@ -358,7 +359,7 @@ class _Conduit:
 
 
 async def deliver(
-    hub: Hub, downstream: Downstream, subscription: Subscription, until: float = math.inf
+    hub: Hub, downstream: Downstream | WebSocket, subscription: Subscription, until: float = math.inf
 ) -> web.StreamResponse:
     """Attach a subscription and wait until it has ended, or its client has left; at most `until` (monotonic s)."""
     try:

@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from proxy.edge.downstream import EXTRA
+from proxy.edge.websocket import handshake
 from proxy.server.config import StreamsConfig
 from proxy.stream.projections import MODES
 from proxy.stream.stream import View
-from proxy.wire.errors import BadRequest, UnknownMode
+from proxy.stream.websocket import NOT_IN_EVENTS
+from proxy.wire.errors import BadRequest, OriginNotAllowed, UnknownMode
 
 FLUSH_MS, FLUSH_BYTES = 50, 4096  # of a paced mode, if the follower does not say
 _CURSORS = ("last_event_id", "after", "starting_after")
@@ -35,16 +38,25 @@ class Wish(NamedTuple):
     cursor: Cursor
     heartbeat_s: float
     wait_s: float
+    accept: bytes = b""  # what answers the handshake of a WebSocket
     until: float = math.inf  # when its capability expires, in monotonic seconds: its limit, not its wish
 
 
 def read(request: web.BaseRequest, streams: StreamsConfig) -> Wish:
-    """Return what the request asks for. Raises: UnknownMode, BadRequest."""
+    """Return what the request asks for. Raises: UnknownMode, BadRequest, UpgradeRequired, OriginNotAllowed."""
     query = request.query
     seen = view_of(query.get("mode") or "events", query.get("flush_ms"), query.get("flush_bytes"))
     heartbeat_s = seconds(query.get("heartbeat"), "heartbeat", streams.heartbeat_s)
     wait_s = min(seconds(query.get("wait"), "wait", 0), streams.wait_max_s)
-    return Wish(seen, cursor(request, seen.mode), heartbeat_s, wait_s)
+    accept = handshake(request)
+    if accept:
+        _check_origin(request)
+        if "offset" in query:
+            raise BadRequest("offset counts bytes; a WebSocket's messages take Last-Event-ID or after")
+        if seen.mode in NOT_IN_EVENTS:
+            raise BadRequest(f"mode {seen.mode!r} has no events, which are the messages of a WebSocket")
+        seen = seen._replace(websocket=True)
+    return Wish(seen, cursor(request, seen.mode), heartbeat_s, wait_s, accept)
 
 
 def view_of(mode: str, flush_ms: str | None = None, flush_bytes: str | None = None) -> View:
@@ -92,6 +104,20 @@ def seconds(text: str | None, name: str, default: float) -> float:
     if not 0 <= seconds <= 86400:
         raise BadRequest(f"{name} {text[:60]!r} is not a number of seconds from 0 to 86400")
     return seconds
+
+
+def _check_origin(request: web.BaseRequest) -> None:
+    """Refuse a browser's page of another host, unless CORS lists it: by itself it does not hold back WebSockets.
+
+    With a cookie, which browsers send along, it must allow credentials, too. Only the host is compared: what ended TLS
+    before us is not known here (RFC 6455 section 10.2). Raises: OriginNotAllowed.
+    """
+    origin = request.headers.get("Origin")
+    if origin is None or origin.partition("://")[2].lower() == request.headers.get("Host", "").lower():
+        return
+    needed = b"Access-Control-Allow-Credentials" if "Cookie" in request.headers else b"Access-Control-Allow-Origin"
+    if all(name != needed for name, _ in request.get(EXTRA, ())):
+        raise OriginNotAllowed(f"a page of {origin[:200]!r} may not open a WebSocket here")
 
 
 def _number(text: str | None, name: str, default: int, most: int) -> int:

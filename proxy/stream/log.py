@@ -22,6 +22,7 @@ class Ending(NamedTuple):
 
 
 COMPLETE = Ending("complete", clean=True)
+DRAINED = Ending("drained", "this server is shutting down")
 
 
 class FrameLog:

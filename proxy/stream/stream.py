@@ -17,6 +17,7 @@ from proxy.stream.cohort import Cohort, PacedCohort, Pacer
 from proxy.stream.log import Ending, FrameLog
 from proxy.stream.projections import MODES, Projection, Span
 from proxy.stream.vitals import Vitals
+from proxy.stream.websocket import Messages
 
 SPANS = 4  # that a follower which is behind gets in one turn of the loop: rendering one may take half a millisecond
 
@@ -27,6 +28,7 @@ class View(NamedTuple):
     mode: str
     flush_ms: int = 0
     flush_bytes: int = 0
+    websocket: bool = False  # as its messages
 
 
 class Sink(Protocol):
@@ -246,7 +248,11 @@ class Stream:
         """Return the one projection of a view: all its followers share what it rendered last."""
         projection = self._projections.get(view)
         if projection is None:
-            projection = self._projections[view] = MODES[view.mode](self.log, self.generation, self.dialect)
+            if view.websocket:
+                projection = Messages(self.log, self.projection(view._replace(websocket=False)))
+            else:
+                projection = MODES[view.mode](self.log, self.generation, self.dialect)
+            self._projections[view] = projection
         return projection
 
     def cohort(self, view: View) -> Cohort:

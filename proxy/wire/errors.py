@@ -122,6 +122,13 @@ class TooLarge(RequestError):
     code = "too_large"
 
 
+class UpgradeRequired(RequestError):
+    """The protocol, or the version of it, that is asked for is not spoken."""
+
+    status = 426
+    code = "upgrade_required"
+
+
 class UpstreamError(ProxyError):
     """The fault is above: the upstream, or the way to it."""
 

@@ -1,11 +1,13 @@
 """What a follower asks for, read from its query."""
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
-from proxy.server.wish import FLUSH_BYTES, FLUSH_MS, view_of
+from proxy.server.config import StreamsConfig
+from proxy.server.wish import FLUSH_BYTES, FLUSH_MS, Wish, read, view_of
 from proxy.stream.projections import MODES
 from proxy.stream.stream import View
-from proxy.wire.errors import BadRequest, UnknownMode
+from proxy.wire.errors import BadRequest, OriginNotAllowed, UnknownMode
 
 PACED = [name for name, projection in MODES.items() if projection.paced]
 PROMPT = [name for name, projection in MODES.items() if not projection.paced]
@@ -39,3 +41,46 @@ def test_unknown_mode_is_refused() -> None:
     """The message names those there are."""
     with pytest.raises(UnknownMode, match="raw, events"):
         view_of("loud")
+
+
+# WebSockets
+
+
+def wished(target: str = "/", **headers: str) -> Wish:
+    """Return what the handshake of a WebSocket asks for."""
+    handshake = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    handshake["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+    return read(make_mocked_request("GET", target, headers={**handshake, **headers}), StreamsConfig())
+
+
+def test_handshake_asks_for_messages() -> None:
+    """In the same view as another request with this query, from the same cursor."""
+    wish = wished("/?after=3&heartbeat=2")
+    assert wish.view == View("events", websocket=True)
+    assert (wish.cursor.seq, wish.heartbeat_s) == (3, 2)
+    assert wish.accept == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert not wished("/", Upgrade="").view.websocket
+
+
+@pytest.mark.parametrize("query", ["mode=raw", "mode=raw&offset=3"])
+def test_bytes_are_no_messages(query: str) -> None:
+    """Neither are they begun within."""
+    with pytest.raises(BadRequest, match="WebSocket"):
+        wished(f"/?{query}")
+
+
+@pytest.mark.parametrize("origin", ["https://proxy.example", "http://Proxy.example"])
+def test_page_of_this_host_may_open_a_websocket(origin: str) -> None:
+    """TLS may have ended before us; and who is no browser has no origin."""
+    assert wished(Host="proxy.example", Origin=origin).accept
+    assert wished(Host="proxy.example").accept
+
+
+@pytest.mark.parametrize(
+    "origin", ["", "null", "proxy.example", "https://proxy.example:444", "https://evil.example", "http://[", "é"]
+)
+def test_page_of_another_host_may_not_open_a_websocket(origin: str) -> None:
+    """Pages elsewhere, sandboxed ones, and what is no origin; by HTTP they may ask, if CORS lets them read."""
+    with pytest.raises(OriginNotAllowed):
+        wished(Host="proxy.example", Origin=origin)
+    assert wished(Host="proxy.example", Origin=origin, Upgrade="").view == View("events")

@@ -27,6 +27,7 @@ from proxy.wire.errors import (
     UnknownRoute,
     UnknownStream,
     Unreachable,
+    UpgradeRequired,
     UpstreamError,
     UpstreamTimeout,
 )
@@ -46,6 +47,7 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (OffsetGone("m", earliest=3), 410, RequestError),
     (TooLarge("m"), 413, RequestError),
     (OffsetBeyond("m"), 416, RequestError),
+    (UpgradeRequired("m"), 426, RequestError),
     (Unreachable("m"), 502, UpstreamError),
     (Truncated("m"), 502, UpstreamError),
     (Garbled("m"), 502, UpstreamError),

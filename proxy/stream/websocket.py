@@ -1,0 +1,75 @@
+"""A mode as WebSocket messages: what the mode's projection renders, as frames, and its endings as close codes.
+
+A server's frames are not masked, so all followers of a mode are sent the same bytes: encoded once. Each event is a
+text message of its own (see wire/websocket.py); in a mode that is text, each span is one, as it is. Knows nothing of
+sockets. Keeps laws 5 (prefix), 7 (one ending: only a complete stream closes with 1000) and 8 (resume) as the mode does.
+"""
+
+from proxy.stream.log import Ending, FrameLog
+from proxy.stream.projections import Projection, Span
+from proxy.wire.websocket import (
+    COMPLETE,
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    TEXT,
+    TRY_AGAIN_LATER,
+    close_frame,
+    frame,
+    messages,
+)
+
+# An ending's close code: where HTTP has a status for it, 4000 more (RFC 6455 section 7.4.2: 4000-4999 are private).
+CODES = {
+    "complete": COMPLETE,
+    "drained": GOING_AWAY,
+    "overloaded": TRY_AGAIN_LATER,
+    "capability_expired": 4401,
+    "cancelled": 4409,
+    "too_slow": 4410,
+    "frame_limit": 4413,
+    "log_limit": 4413,
+    "client_gone": 4499,
+    "refused": 4502,
+    "upstream_error": 4502,
+    "upstream_reset": 4502,
+    "upstream_unreachable": 4502,
+    "garbled": 4502,
+    "timeout_first_byte": 4504,
+    "timeout_idle": 4504,
+    "timeout_total": 4504,
+}
+NOT_IN_EVENTS = ("raw", "json")  # the modes that are bytes, or one document: they have no messages
+
+
+class Messages(Projection):
+    """A Projection of a mode to WebSocket frames: the frames of the log that the mode's own projection spans."""
+
+    __slots__ = ("_mode",)
+
+    def __init__(self, log: FrameLog, mode: Projection) -> None:
+        Span.__init__(self, -1, -1, b"")
+        self._log = log
+        self._mode = mode
+
+    def reach(self, start: int) -> None:
+        mode = self._mode
+        mode.reach(start)
+        if self.start != mode.start or self.end != mode.end:
+            self.put(mode.start, mode.end, self._framed(mode.plain))
+
+    def render(self, start: int, end: int) -> bytes:
+        return self._framed(self._mode.render(start, end))
+
+    def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
+        words = b"" if offset > self._log.end else self._mode.ending(ending, offset)[0]
+        return self._framed(words) + closing(ending), True
+
+    def _framed(self, rendered: bytes) -> bytes:
+        if self._mode.content_type.startswith(b"text/event-stream"):
+            return messages(rendered)
+        return frame(TEXT, rendered) if rendered else b""
+
+
+def closing(ending: Ending) -> bytes:
+    """Return the close frame of an ending; its reason is the ending's word."""
+    return close_frame(CODES.get(ending.reason, INTERNAL_ERROR), ending.reason)

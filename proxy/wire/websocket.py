@@ -1,0 +1,137 @@
+"""WebSocket as bytes: the handshake's key, the frames of a server, and what a client's frames say.
+
+An event is a text message of its own, a JSON object in the words of SSE: `{"id": "gen234-7", "event": "message",
+"data": "..."}`, so that `JSON.parse(e.data)` is all that a client needs.
+
+Knows nothing of streams, sockets or time. Source: RFC 6455.
+"""
+
+import sys
+from base64 import b64encode
+from hashlib import sha1
+from typing import NamedTuple
+
+import orjson
+
+from proxy.wire.errors import BadRequest
+from proxy.wire.sse import Splitter, fields
+
+TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
+COMPLETE, GOING_AWAY, PROTOCOL_ERROR, INTERNAL_ERROR, TRY_AGAIN_LATER = 1000, 1001, 1002, 1011, 1013
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_DATA = frozenset((0x0, TEXT, 0x2))
+_CONTROL = frozenset((CLOSE, PING, PONG))
+_LONGEST_CONTROL = 125
+_LONGEST_SHORT = 0xFFFF
+
+
+def accept(key: str) -> bytes:
+    """Return the Sec-WebSocket-Accept of a Sec-WebSocket-Key (section 4.2.2)."""
+    return b64encode(sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest())
+
+
+def frame(opcode: int, payload: bytes) -> bytes:
+    """Return a whole message, or a control frame, as a server sends it: unmasked (section 5.2)."""
+    size = len(payload)
+    if size <= _LONGEST_CONTROL:
+        return b"%c%c%b" % (0x80 | opcode, size, payload)
+    if size <= _LONGEST_SHORT:
+        return b"%c\x7e%b%b" % (0x80 | opcode, size.to_bytes(2, "big"), payload)
+    return b"%c\x7f%b%b" % (0x80 | opcode, size.to_bytes(8, "big"), payload)
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """Return a close frame; the reason has at most 123 bytes (section 5.5.1)."""
+    return frame(CLOSE, code.to_bytes(2, "big") + reason.encode())
+
+
+def messages(blocks: bytes) -> bytes:
+    """Return the events of SSE blocks as text messages, each whole; a block that dispatches no event is none.
+
+    What is not UTF-8 is replaced, as a decoder of SSE does it: a client must fail a connection that sends it (8.1).
+    """
+    found = []
+    for block in Splitter(sys.maxsize).feed(blocks):
+        event = fields(block)
+        if event.data is not None:
+            words = {"id": event.id or b"", "event": event.type or b"message", "data": event.data}
+            text = {name: value.decode(errors="replace") for name, value in words.items()}
+            found.append(frame(TEXT, orjson.dumps(text)))
+    return b"".join(found)
+
+
+class Control(NamedTuple):
+    """A client's ping, pong or close, unmasked."""
+
+    opcode: int
+    payload: bytes
+
+    @property
+    def code(self) -> int:
+        """The code to answer a close with: its own, if it is one that may be sent (section 7.4)."""
+        if not self.payload:
+            return COMPLETE
+        code = int.from_bytes(self.payload[:2], "big")
+        known = code in range(1000, 1004) or code in range(1007, 1015) or code in range(3000, 5000)
+        return code if known and len(self.payload) > 1 else PROTOCOL_ERROR
+
+
+class Receiver:
+    """Reads a client's frames, however they were cut into reads. Its messages are passed over, and never kept."""
+
+    __slots__ = ("_held", "_skip")
+
+    def __init__(self) -> None:
+        self._held = bytearray()  # the beginning of a frame: its header, and its payload if it is a control frame
+        self._skip = 0  # bytes of a message that are still to come
+
+    def feed(self, data: bytes) -> list[Control]:
+        """Return the control frames that `data` completes, in order; nothing after a close counts.
+
+        Raises: BadRequest, when what came is not what a client may send; the connection is then of no use.
+        """
+        held = self._held
+        held += data
+        found: list[Control] = []
+        while True:
+            skipped = min(self._skip, len(held))
+            del held[:skipped]
+            self._skip -= skipped
+            header = _header(held)
+            if header is None:
+                return found
+            opcode, start, size = header
+            if opcode in _DATA:
+                del held[:start]
+                self._skip = size
+                continue
+            if len(held) < start + size:
+                return found
+            found.append(Control(opcode, _unmask(held[start : start + size], held[start - 4 : start])))
+            del held[: start + size]
+            if opcode == CLOSE:
+                return found
+
+
+def _header(held: bytearray) -> tuple[int, int, int] | None:
+    """Return opcode, place and size of the payload of the frame that begins here; None when more must come.
+
+    Raises: BadRequest.
+    """
+    if len(held) < 2:
+        return None
+    opcode, size, start = held[0] & 0x0F, held[1] & 0x7F, 6
+    if held[0] & 0x70 or opcode not in _DATA | _CONTROL:
+        raise BadRequest(f"a frame of first byte {held[0]:#04x}: no extension was agreed on, and opcodes are 0-2, 8-10")
+    if not held[1] & 0x80:
+        raise BadRequest("a client's frame is not masked")
+    if opcode in _CONTROL and (size > _LONGEST_CONTROL or not held[0] & 0x80):
+        raise BadRequest(f"a control frame is in parts, or has more than {_LONGEST_CONTROL} bytes")
+    if size > _LONGEST_CONTROL:
+        start += 2 if size == 126 else 8
+        size = int.from_bytes(held[2 : start - 4], "big")
+    return (opcode, start, size) if len(held) >= start else None
+
+
+def _unmask(payload: bytearray, mask: bytearray) -> bytes:
+    return bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))

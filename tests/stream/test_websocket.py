@@ -1,0 +1,170 @@
+"""A mode as WebSocket messages: the mode's events, its endings as close codes, made once for all followers."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import proxy
+from proxy.stream.log import COMPLETE, DRAINED, Ending
+from proxy.stream.projections import MODES, Raw
+from proxy.stream.stream import Stream, Subscription, View
+from proxy.stream.websocket import CODES, closing
+from proxy.wire.sse import payload
+from proxy.wire.websocket import CLOSE, TEXT
+from tests.conftest import FakeSink, new_stream
+from tests.frames import heard
+
+BROKE = Ending("upstream_reset", "the upstream's response broke off")
+REPORTED = Ending("upstream_error", "the upstream reported an error", clean=True)
+FRAMES = [b"data: a\n\n", b": c\n\n", b"data: b\r\n\r\n", b"event:result\rdata: c\r\r", b"data: [DONE]\n\n"]
+EVENTS = View("events")
+MESSAGES = View("events", websocket=True)
+
+
+def attached(stream: Stream, view: View = MESSAGES, offset: int = 0) -> FakeSink:
+    """Return the sink of a follower."""
+    sink = FakeSink()
+    stream.attach(Subscription(stream, view, sink, offset))
+    return sink
+
+
+def said(frames: bytes) -> list[Any]:
+    """Return what frames say: each message's data, and a close's code and reason."""
+    return [json.loads(data)["data"] if kind == TEXT else data for kind, data in heard(frames)]
+
+
+def test_messages_are_the_mode_s_events() -> None:
+    """Numbered by their frames; comments are none."""
+    stream = new_stream()
+    stream.extend(FRAMES)
+    assert [json.loads(text) for _, text in heard(stream.projection(MESSAGES).render(0, 5))] == [
+        {"id": "gen234-1", "event": "message", "data": "a"},
+        {"id": "gen234-3", "event": "message", "data": "b"},
+        {"id": "gen234-4", "event": "result", "data": "c"},
+        {"id": "gen234-5", "event": "message", "data": "[DONE]"},
+    ]
+
+
+@given(st.lists(st.integers(1, 5), max_size=6))
+def test_messages_do_not_depend_on_the_spans_they_came_in(ends: list[int]) -> None:
+    """Any spans, also those other followers of the mode asked for in between: no gap, no repeat."""
+    stream = new_stream()
+    stream.extend(FRAMES)
+    whole = stream.projection(MESSAGES).render(0, 5)
+    start, sent = 0, b""
+    for end in [*sorted({*ends}), 5]:
+        if start < end:
+            sent += stream.projection(MESSAGES).render(start, end)
+        start = end
+    assert sent == whole
+
+
+def test_all_who_are_caught_up_are_sent_the_same_object() -> None:
+    """Framed once, also beside followers of the mode as SSE, who are sent their bytes."""
+    stream = new_stream()
+    early, other, late = attached(stream), attached(stream, EVENTS), attached(stream)
+    stream.extend([b"data: a\n\n", b"data: b\n\n"])
+    assert early.writes[0] is late.writes[0]
+    attached(stream, EVENTS, 1)
+    attached(stream, MESSAGES, 1)
+    stream.extend([b"data: c\n\n"])
+    assert early.writes[1] is late.writes[1]
+    assert said(early.received) == ["a", "b", "c"]
+    assert other.received == b"data: a\nid: gen234-1\n\ndata: b\nid: gen234-2\n\ndata: c\nid: gen234-3\n\n"
+
+
+class Text(Raw):
+    """A mode that is text."""
+
+    content_type = b"text/plain;charset=UTF-8"
+
+    def render(self, start: int, end: int) -> bytes:
+        return b"".join(payload(frame) or b"" for frame in self._log.span(start, end))
+
+
+def test_span_of_a_text_mode_is_one_message_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No JSON around it, and none of no text; that it failed is told by the code alone."""
+    monkeypatch.setitem(MODES, "text", Text)
+    stream = new_stream()
+    stream.extend([b"data: a\n\n", "data: 茶\n\n".encode()])
+    sink = attached(stream, View("text", websocket=True))
+    stream.seal(BROKE, [b": nothing\n\n"])
+    assert heard(sink.received) == [(TEXT, "a茶".encode()), (CLOSE, (4502, "upstream_reset"))]
+
+
+def test_complete_stream_closes_with_1000_behind_its_last_message() -> None:
+    """In one write."""
+    stream = new_stream()
+    sink = attached(stream)
+    stream.seal(COMPLETE, [b"data: [DONE]\n\n"])
+    assert sink.ended == "closed"
+    assert said(sink.last) == ["[DONE]", (1000, "complete")]
+
+
+def test_failed_stream_says_its_error_before_it_closes() -> None:
+    """The error is the mode's own error event, numbered as one more event."""
+    stream = new_stream()
+    sink = attached(stream)
+    stream.extend([b"data: a\n\n"])
+    stream.seal(BROKE, tail=b"data: hal")
+    (_, text), close = heard(sink.last)
+    message = json.loads(text)
+    assert message["id"] == "gen234-2"
+    assert json.loads(message["data"])["error"]["code"] == "upstream_reset"
+    assert close == (CLOSE, (4502, "upstream_reset"))
+    assert b"hal" not in sink.last
+
+
+def test_follower_that_has_had_the_error_is_only_closed() -> None:
+    """Resumed behind it, it is told again how the stream ended, but no message twice."""
+    stream = new_stream()
+    stream.seal(BROKE, [b"data: a\n\n"])
+    assert said(attached(stream, offset=2).received) == [(4502, "upstream_reset")]
+
+
+def test_error_that_the_upstream_reported_does_not_look_complete() -> None:
+    """Its message came; the code says so, too."""
+    stream = new_stream()
+    sink = attached(stream)
+    stream.seal(REPORTED, [b'data: {"error":{}}\n\n'])
+    assert said(sink.received) == ['{"error":{}}', (4502, "upstream_error")]
+
+
+def test_drained_follower_is_sent_elsewhere() -> None:
+    """Going away, without an error: it resumes."""
+    stream = new_stream()
+    sink = attached(stream)
+    stream.seal(DRAINED, [b"data: a\n\n"])
+    assert said(sink.received) == ["a", (1001, "drained")]
+
+
+def test_follower_that_fell_behind_is_told_and_closed() -> None:
+    """Its messages are gone, as 410 would say."""
+    stream = new_stream(max_log_bytes=40)
+    slow = FakeSink(clogged=True)
+    stream.attach(Subscription(stream, MESSAGES, slow, 0))
+    for _ in range(8):
+        stream.extend([b"data: abcdef\n\n"])
+    slow.drain()
+    *_, (kind, close) = heard(slow.received)
+    assert (kind, close) == (CLOSE, (4410, "too_slow"))
+
+
+def test_only_complete_is_1000() -> None:
+    """Law 7; and the codes are such as a server may send (section 7.4.2)."""
+    assert [reason for reason, code in CODES.items() if code == 1000] == ["complete"]
+    assert all(4000 <= code < 5000 or code in (1000, 1001, 1013) for code in CODES.values())
+    assert said(closing(Ending("never heard of"))) == [(1011, "never heard of")]
+
+
+def test_every_ending_has_its_code() -> None:
+    """A reason that the source names gets a row."""
+    sources = [path.read_text() for path in Path(proxy.__file__).parent.rglob("*.py")]
+    named = {reason for source in sources for reason in re.findall(r'\bEnding\("(\w+)"', source)}
+    assert {"complete", "too_slow", "frame_limit"} <= named
+    assert named <= set(CODES)

@@ -1,0 +1,173 @@
+"""WebSocket as bytes: what a server sends, and what is heard of a client however its frames are cut."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.wire.errors import BadRequest
+from proxy.wire.websocket import CLOSE, PING, PONG, TEXT, Control, Receiver, accept, close_frame, frame, messages
+from tests.cuts import cuts
+from tests.frames import MASK, heard, masked
+
+CONTINUATION, BINARY = 0x0, 0x2
+
+
+def test_key_is_accepted_as_in_the_standard() -> None:
+    """RFC 6455 section 1.3."""
+    assert accept("dGhlIHNhbXBsZSBub25jZQ==") == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+@pytest.mark.parametrize(
+    ("size", "header"),
+    [
+        (0, b"\x81\x00"),
+        (125, b"\x81\x7d"),
+        (126, b"\x81\x7e\x00\x7e"),
+        (65535, b"\x81\x7e\xff\xff"),
+        (65536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
+    ],
+)
+def test_frame_tells_its_length_in_as_few_bytes_as_there_are(size: int, header: bytes) -> None:
+    """Section 5.2; unmasked and whole."""
+    sent = frame(TEXT, b"x" * size)
+    assert sent == header + b"x" * size
+    assert heard(sent) == [(TEXT, b"x" * size)]
+
+
+def test_close_frame_has_code_and_reason() -> None:
+    """Section 5.5.1."""
+    assert heard(close_frame(4502, "upstream_reset")) == [(CLOSE, (4502, "upstream_reset"))]
+
+
+# Messages
+
+
+def said(blocks: bytes) -> list[dict[str, str]]:
+    return [json.loads(data) for _, data in heard(messages(blocks))]
+
+
+def test_event_is_a_message_in_the_words_of_sse() -> None:
+    """The last id counts, several data lines are joined, and the type is `message` unless it is named."""
+    blocks = (
+        b"data: {}\nid: g-1\n\n"
+        b": c\r\nid:7\r\nevent:result\r\ndata:a\r\ndata: b\r\nid: g-2\r\n\r\n"
+        b"data\rid: g-3\r\r"
+        b"data: last\n\n"
+    )
+    assert said(blocks) == [
+        {"id": "g-1", "event": "message", "data": "{}"},
+        {"id": "g-2", "event": "result", "data": "a\nb"},
+        {"id": "g-3", "event": "message", "data": ""},
+        {"id": "", "event": "message", "data": "last"},
+    ]
+
+
+def test_block_that_dispatches_no_event_is_no_message() -> None:
+    """Comments, and an id without data."""
+    assert messages(b": c\n\nid: g-1\n\nevent: x\n\n: no blank line\n") == b""
+    assert messages(b"") == b""
+
+
+def test_message_is_utf_8_whatever_came() -> None:
+    """A client must fail a connection that sends another text; a decoder of SSE puts U+FFFD."""
+    assert said(b"data: a\xffb \xe8\x8c\xb6\nid: g-1\n\n")[0]["data"] == "a\ufffdb 茶"
+
+
+# Receiver
+
+
+def feed(reads: list[bytes]) -> list[Control]:
+    """Return what a receiver hears of these reads."""
+    receiver = Receiver()
+    return [control for read in reads for control in receiver.feed(read)]
+
+
+def test_control_frames_are_heard_however_they_are_cut() -> None:
+    """Between messages, and between the parts of one; the messages themselves are passed over."""
+    body = (
+        masked(PING, b"one")
+        + masked(TEXT, b"a" * 300, final=False)
+        + masked(PONG, b"")
+        + masked(CONTINUATION, b"b" * 70_000)
+        + masked(BINARY, b"")
+        + masked(PING, b"x" * 125, mask=b"\0\0\0\0")
+    )
+    wanted = [(PING, b"one"), (PONG, b""), (PING, b"x" * 125)]
+    for reads, _ in cuts(body, trailer=b""):
+        assert feed(reads) == wanted
+
+
+frames = st.lists(
+    st.tuples(
+        st.sampled_from([TEXT, BINARY, PING, PONG]),
+        st.binary(max_size=200),
+        st.binary(min_size=4, max_size=4),
+    )
+)
+
+
+@given(frames, st.data())
+def test_receiver_hears_what_a_whole_reader_hears(sent: list[tuple[int, bytes, bytes]], data: st.DataObject) -> None:
+    """Any frames, any masks, any reads."""
+    sent = [(opcode, payload[:125] if opcode >= CLOSE else payload, mask) for opcode, payload, mask in sent]
+    body = b"".join(masked(opcode, payload, mask=mask) for opcode, payload, mask in sent)
+    receiver, found = Receiver(), list[Control]()
+    while body:
+        size = data.draw(st.integers(1, len(body)))
+        found += receiver.feed(body[:size])
+        body = body[size:]
+    assert found == [(opcode, payload) for opcode, payload, _ in sent if opcode >= CLOSE]
+
+
+def test_nothing_of_a_message_is_kept() -> None:
+    """However large it says it is."""
+    receiver = Receiver()
+    receiver.feed(masked(TEXT, b"")[:1] + b"\xff" + (1 << 60).to_bytes(8, "big") + MASK)
+    for _ in range(100):
+        assert receiver.feed(b"x" * 65536) == []
+        assert len(receiver._held) == 0
+
+
+def test_nothing_after_a_close_is_heard() -> None:
+    """Section 5.5.1: it is the last frame."""
+    assert Receiver().feed(masked(CLOSE, b"\x03\xe8") + masked(PING, b"") + b"\xff") == [(CLOSE, b"\x03\xe8")]
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (b"\x81\x01x", "not masked"),
+        (b"\xc1\x80" + MASK, "0xc1"),
+        (b"\x91\x80" + MASK, "0x91"),
+        (b"\x83\x80" + MASK, "0x83"),
+        (b"\x8b\x80" + MASK, "0x8b"),
+        (b"\x09\x80" + MASK, "in parts"),
+        (b"\x89\xfe\x00\x7e" + MASK, "125"),
+        (b"GET / HTTP/1.1\r\n\r\n", "0x47"),
+    ],
+)
+def test_what_no_client_may_send_raises(sent: bytes, why: str) -> None:
+    """At the frame's first two bytes, or later."""
+    for reads, _ in cuts(masked(PING, b"") + sent, trailer=b""):
+        with pytest.raises(BadRequest, match=why):
+            feed(reads)
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (b"", 1000),
+        (b"\x03\xe8", 1000),
+        (b"\x03\xe9bye", 1001),
+        (b"\x0f\xa0", 4000),
+        (b"\x03\xed", 1002),
+        (b"\x03\xee", 1002),
+        (b"\x00\x01", 1002),
+        (b"\x03", 1002),
+    ],
+)
+def test_close_is_answered_with_its_own_code_if_it_is_one(payload: bytes, code: int) -> None:
+    """Section 7.4.1: 1005 and 1006 are never sent."""
+    assert Control(CLOSE, payload).code == code
