@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from proxy.server.pump import OnDisconnect
 
+_OTHERS = ("STREAMTEE_TAIL_KEY",)  # variables that are no configuration: the key `streamtee tail` follows with
 Seconds = Annotated[float, Field(ge=0)]
 Bytes = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -231,7 +232,7 @@ def _check_environment() -> None:
     prefix = "STREAMTEE_"
     for name in os.environ:
         key = name.removeprefix(prefix).partition("__")[0].lower()
-        if name.startswith(prefix) and key not in Config.model_fields:
+        if name.startswith(prefix) and key not in Config.model_fields and name not in _OTHERS:
             known = ", ".join(prefix + field.upper() for field in Config.model_fields)
             raise ValueError(f"the environment variable {name} is not known; there are {known}")
 

@@ -1,4 +1,4 @@
-"""The command line: `streamtee serve`, `fake`, `demo`, `check-config`."""
+"""The command line: `streamtee serve`, `tail`, `fake`, `demo`, `check-config`."""
 
 import asyncio
 import gc
@@ -16,6 +16,7 @@ from proxy import __version__
 from proxy.server.app import Proxy
 from proxy.server.config import Config, address, load
 from proxy.tools.selfcheck import SelfCheckError, check_installation
+from proxy.tools.tail import tail
 
 if TYPE_CHECKING:
     from proxy.tools.fake_qwen import FakeQwen
@@ -52,6 +53,9 @@ def serve(config_file: Path | None, loop: str) -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 200)
     _run(_serve(config), loop)
+
+
+main.add_command(tail)
 
 
 @main.command("check-config")

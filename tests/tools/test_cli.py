@@ -287,7 +287,7 @@ def test_version_is_the_package_s() -> None:
 def test_help_names_every_command_with_its_purpose() -> None:
     """A command without a purpose would be an empty line."""
     shown = invoked("--help").stdout
-    for name in ("check-config", "demo", "fake", "faults", "serve"):
+    for name in ("check-config", "demo", "fake", "faults", "serve", "tail"):
         assert re.search(rf"^  {name} +\w", shown, re.MULTILINE), name
 
 

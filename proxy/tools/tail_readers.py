@@ -1,0 +1,155 @@
+"""What `streamtee tail` makes of what comes: events, as their text or as they are, or bytes.
+
+Each is printed once: an event when it is whole and has an id, since that is where the next connection goes on; bytes
+of modes without ids are counted. Knows no connection.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import orjson
+
+from proxy.wire.dialect import record, records
+from proxy.wire.sse import Event, Splitter, fields
+
+COMPLETE, FAILED, USAGE, LOST, INTERRUPTED, UNREAD = 0, 1, 2, 3, 130, 141
+_MAX_FRAME_BYTES = 64 * 1024 * 1024
+
+Print = Callable[[bytes], None]
+
+
+class TailError(Exception):
+    """Why there is no more to come, and the exit status that says so."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+
+
+class Reader(Protocol):
+    """What becomes of the bodies that come, and where the next one is to begin."""
+
+    finished: bool  # the stream has said that it is complete
+
+    def place(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return query and headers of the request that goes on from here."""
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        """Be told of a new response. Raises: TailError, when it is not the same stream's."""
+
+    def feed(self, data: bytes) -> None:
+        """Print what data completes. Raises: TailError, when it says that the stream failed."""
+
+    def has_all(self, state: str, *, properly: bool, heard: bool) -> bool:
+        """Tell whether everything has come of a stream in this state, whose response has ended, properly or not.
+
+        `heard`: that response had a body.
+        """
+
+
+class Events:
+    """Reads events, and prints what `rendered` makes of each."""
+
+    def __init__(self, write: Print, rendered: Callable[[bytes, Event], bytes]) -> None:
+        self._write = write
+        self._rendered = rendered
+        self._splitter = Splitter(_MAX_FRAME_BYTES)
+        self._unnumbered = b""  # what the next id is for, too
+        self._last = ""
+        self.finished = False
+
+    def place(self) -> tuple[dict[str, str], dict[str, str]]:
+        return {}, {"Last-Event-ID": self._last} if self._last else {}
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        self._splitter = Splitter(_MAX_FRAME_BYTES)
+        self._unnumbered = b""
+        if ident := headers.get("Stream-Id"):
+            self._check(ident[3:9])
+        self._last = self._last or headers.get("Stream-Resumed-From", "")
+
+    def feed(self, data: bytes) -> None:
+        for frame in self._splitter.feed(data):
+            event = fields(frame)
+            if event.id:
+                ident = event.id.decode(errors="replace")
+                self._check(ident.partition("-")[0])
+                self._last = ident
+            error = _error(event)
+            self.finished = self.finished or event.data == b"[DONE]"
+            self._unnumbered += self._rendered(frame, event)
+            if event.id or error or self.finished:
+                self._flush()
+            if error:
+                raise TailError(error, FAILED)
+
+    def _check(self, generation: str) -> None:
+        """Raises: TailError, when another stream than before is being followed."""
+        if self._last and generation != self._last.partition("-")[0]:
+            raise TailError("another stream has taken this one's place before its end was known", LOST)
+
+    def has_all(self, state: str, *, properly: bool, heard: bool) -> bool:
+        if properly:
+            self._flush()
+        return properly
+
+    def _flush(self) -> None:
+        self._write(self._unnumbered)
+        self._unnumbered = b""
+
+
+class Bytes:
+    """Reads bytes, and counts them."""
+
+    def __init__(self, write: Print) -> None:
+        self._write = write
+        self._offset: int | None = None
+        self.finished = False
+
+    def place(self) -> tuple[dict[str, str], dict[str, str]]:
+        return {} if self._offset is None else {"offset": str(self._offset)}, {}
+
+    def begin(self, headers: Mapping[str, str]) -> None:
+        if self._offset is None:
+            self._offset = int(headers.get("Stream-Offset", 0))
+
+    def feed(self, data: bytes) -> None:
+        self._write(data)
+        self._offset = (self._offset or 0) + len(data)
+
+    def has_all(self, state: str, *, properly: bool, heard: bool) -> bool:
+        """A failed stream always breaks off: when it does so at once, all of it was here before."""
+        return properly or (state != "complete" and not heard)
+
+
+def text_of(event: Event) -> bytes:
+    """Return the text of the first choice that an event adds; the whole data, as a line, of one that has no choices."""
+    if event.data is None or event.data == b"[DONE]":
+        return b""
+    result = record(parsed(event.data))
+    output = record(result.get("output"))
+    if not output and "choices" not in result:
+        return b"" if _error(event) else event.data + b"\n"
+    text = output.get("text")
+    for choice in records(output.get("choices") or result.get("choices")):
+        if not choice.get("index"):
+            text = record(choice.get("delta") or choice.get("message")).get("content")
+    if isinstance(text, list):  # natively, of a multimodal model
+        text = "".join(str(part.get("text") or "") for part in records(text))
+    return text.encode(errors="replace") if isinstance(text, str) else b""
+
+
+def _error(event: Event) -> str:
+    """Return what an error event says; "" of any other."""
+    result = record(parsed(event.data or b""))
+    error = record(result.get("error")) or (result if event.type == b"error" else {})
+    return f"{error.get('code')}: {error.get('message')}" if error else ""
+
+
+def parsed(data: bytes) -> Any:
+    """Return what JSON says; None if it is none."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
