@@ -455,3 +455,11 @@ def test_help_tells_what_each_exit_status_means() -> None:
     shown = CliRunner().invoke(main, ["tail", "--help"]).stdout
     for status in ("0", "1", "2", "3", "130, 141"):
         assert re.search(rf"^ +{status}  \w", shown, re.MULTILINE)
+
+
+def test_key_in_the_environment_is_none_of_the_server_s_settings() -> None:
+    """`serve` and `check-config` refuse variables they do not know; this one may stand beside theirs."""
+    unset = {name: None for name in os.environ if name.startswith("STREAMTEE_")}
+    result = CliRunner().invoke(main, ["check-config"], env={**unset, "STREAMTEE_TAIL_KEY": "sk-secret"})
+    assert result.exit_code == 0
+    assert "sk-secret" not in result.output
