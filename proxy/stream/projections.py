@@ -2,15 +2,23 @@
 
 A new mode is one class here and one row in MODES. A projection is pure in (log, start, end); it remembers the
 span it rendered last, since all followers that are caught up ask for the same one: bytes are made once per mode.
+Modes that rewrite take their text from the stream's Transcript. Keeps laws 5 (prefix), 7 (one ending) and 8 (resume).
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
-from proxy.stream.log import Ending, FrameLog
-from proxy.wire.dialect import Dialect
+from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.rewriting import Rewriter, Source
+from proxy.wire.channel import Pieces
+from proxy.wire.delta import CONTENT
+from proxy.wire.errors import OffsetBeyond, OffsetGone
 from proxy.wire.sse import stamp
 
-SPAN_BYTES = 64 * 1024  # a follower that is behind gets no more than this, or one frame, in a write
+SPAN_BYTES = 64 * 1024  # of frames: a follower that is behind gets no more than this, or one frame, in a write
+MERGED_BYTES = 16 * SPAN_BYTES  # the same where frames are merged, and become a twentieth
+
+EVENT_STREAM = b"text/event-stream;charset=UTF-8"  # as Qwen writes it
 
 
 class Span:
@@ -36,20 +44,25 @@ class Projection(Span, ABC):
     It is itself the span that it rendered last: `reach` makes it the one that begins at an offset.
     """
 
-    __slots__ = ("_dialect", "_generation", "_log")
+    __slots__ = ("_dialect", "_generation", "_log", "_source")
 
-    content_type = b"text/event-stream;charset=UTF-8"  # as Qwen writes it
-    heartbeat = True  # a comment may be sent between two frames
-    paced = False  # flush_ms and flush_bytes mean something
+    content_type: ClassVar[bytes] = EVENT_STREAM
+    heartbeat: ClassVar[bool] = True
+    """A comment may be sent between its frames."""
+    paced: ClassVar[bool] = False
+    """It says the less often, the less often it is asked: flush_ms and flush_bytes are for it."""
+    span_bytes: ClassVar[int] = SPAN_BYTES
 
-    def __init__(self, log: FrameLog, generation: str, dialect: Dialect) -> None:
+    def __init__(self, source: Source) -> None:
+        """Raises: OffsetGone, when the mode tells of what the log no longer holds."""
         super().__init__(-1, -1, b"")
-        self._log = log
-        self._generation = generation
-        self._dialect = dialect
+        self._source = source
+        self._log = source.log
+        self._generation = source.generation.encode()
+        self._dialect = source.dialect
 
     def reach(self, start: int) -> None:
-        """Be the span from `start` on, to the log's end or as many frames as SPAN_BYTES hold.
+        """Be the span from `start` on, to the log's end or as many frames as a span may hold.
 
         `start` is not below the log's start, and below its end.
         """
@@ -69,8 +82,15 @@ class Projection(Span, ABC):
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         """Return the last bytes for a follower at `offset`, and whether the response ends properly."""
 
+    def locate(self, offset_bytes: int) -> tuple[int, int] | None:
+        """Return the offset of the frame in which a byte of the whole answer in this mode stands, and its place there.
+
+        None: the mode does not count in bytes. Raises: OffsetGone, OffsetBeyond.
+        """
+        return None
+
     def _limit(self, start: int, end: int) -> int:
-        log, room = self._log, SPAN_BYTES
+        log, room = self._log, self.span_bytes
         frames = log.frames
         for index in range(start - log.start, end - log.start):
             room -= len(frames[index])
@@ -96,6 +116,18 @@ class Raw(Projection):
         tail = self._log.tail if offset == self._log.end else b""
         return tail, ending.clean
 
+    def locate(self, offset_bytes: int) -> tuple[int, int]:
+        log = self._log
+        if offset_bytes < log.trimmed_bytes:
+            earliest = log.trimmed_bytes
+            raise OffsetGone(f"offset {offset_bytes} is gone, the earliest byte held is {earliest}", earliest)
+        there_are = log.end_bytes + len(log.tail)
+        if offset_bytes > there_are:
+            raise OffsetBeyond(f"offset {offset_bytes} is beyond the {there_are} bytes there are")
+        if offset_bytes > log.end_bytes:
+            return log.end, offset_bytes - log.end_bytes
+        return log.locate(offset_bytes)
+
 
 class Events(Projection):
     """Each frame unchanged but for one line `id: <generation>-<seq>`. A failure is an error event."""
@@ -105,9 +137,7 @@ class Events(Projection):
     def render(self, start: int, end: int) -> bytes:
         generation = self._generation
         frames = self._log.span(start, end)
-        return b"".join(
-            [stamp(frame, b"%b-%d" % (generation.encode(), seq)) for seq, frame in enumerate(frames, start + 1)]
-        )
+        return b"".join([stamp(frame, b"%b-%d" % (generation, seq)) for seq, frame in enumerate(frames, start + 1)])
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         if ending.clean or ending.reason == "drained":
@@ -116,11 +146,133 @@ class Events(Projection):
         # told when it resumes, and only then finds nothing more (204). Any other ending repeats the cursor.
         log = self._log
         seq = offset + (ending is log.ending and offset == log.end)
-        ident = f"{self._generation}-{seq}".encode()
-        return self._dialect.error_frame(ending.message, ending.reason, ident), True
+        return self._dialect.error_frame(ending.message, ending.reason, b"%b-%d" % (self._generation, seq)), True
+
+
+class Incremental(Events):
+    """Each frame with the increments of its texts, whichever of increments and all so far the upstream sends.
+
+    What has no choices (comments, errors, usage, [DONE], what is no JSON) is as in mode events, and so is each frame
+    that brings what it says. A tool call is named once.
+    """
+
+    __slots__ = ("_rewriter",)
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._rewriter = Rewriter(source)
+
+    def render(self, start: int, end: int) -> bytes:
+        return b"".join([self._rewriter.increment(offset, offset + 1) for offset in range(start, end)])
+
+
+class Coalesced(Incremental):
+    """The increments of a span merged, one frame for each channel of each choice that said something in it.
+
+    Nothing is merged across a role, a finish reason, usage, a frame without choices, or a change of any field that
+    is no text; the finish reason that comes with the last text stays with it. A merged frame is the last one it is
+    made of, with the text of all. Channels come in the order in which they end; when one had begun before the other
+    ended, the first has no id: only at the last of them is nothing left out.
+    """
+
+    __slots__ = ()
+
+    paced = True
+    span_bytes = MERGED_BYTES
+
+    def render(self, start: int, end: int) -> bytes:
+        return b"".join(self._rewriter.coalesce(start, end))
+
+
+class Cumulative(Incremental):
+    """All that the choices which changed in a span have said so far, in one frame for the span.
+
+    It is the last frame of the span with the whole of each choice: every channel, role, names, finish reason.
+    Logprobs are those of the span. Frames without choices stand in their place, and so does a frame before a change
+    of any field but these.
+    """
+
+    __slots__ = ()
+
+    paced = True
+    span_bytes = MERGED_BYTES
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        _require_all(source)
+
+    def render(self, start: int, end: int) -> bytes:
+        return b"".join(self._rewriter.state(start, end))
+
+
+class Text(Projection):
+    """The answer text of the first choice, plain. A failure is an aborted connection, a reported one too."""
+
+    __slots__ = ()
+
+    content_type = b"text/plain;charset=UTF-8"
+    heartbeat = False
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        source.transcript(source.log.start)
+
+    def render(self, start: int, end: int) -> bytes:
+        voice = self._source.transcript(end).choices.get(0)
+        pieces = voice.channels.get(CONTENT) if voice else None
+        return pieces.text(start, end).encode() if pieces else b""
+
+    def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
+        return b"", ending.reason == COMPLETE.reason
+
+    def locate(self, offset_bytes: int) -> tuple[int, int]:
+        _require_all(self._source)
+        end = self._log.end
+        voice = self._source.transcript(end).choices.get(0)
+        pieces = voice.channels.get(CONTENT) if voice else None
+        try:
+            seq, place = pieces.locate(offset_bytes) if pieces else Pieces().locate(offset_bytes)
+        except IndexError as there_are:
+            raise OffsetBeyond(f"offset {offset_bytes} is beyond the {there_are} bytes of text there are") from None
+        return (seq - 1, place) if seq else (end, 0)
+
+
+class Json(Projection):
+    """The finished document, when there is one: nothing before the end, and nothing of an answer that failed."""
+
+    __slots__ = ()
+
+    content_type = b"application/json"
+    heartbeat = False
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        _require_all(source)
+
+    def render(self, start: int, end: int) -> bytes:
+        return b""
+
+    def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
+        return (self.so_far(), True) if ending.reason == COMPLETE.reason else (b"", False)
+
+    def so_far(self) -> bytes:
+        """Return the document that what there is would make if it were all."""
+        return self._source.transcript(self._log.end).whole()
+
+
+def _require_all(source: Source) -> None:
+    """Raises: OffsetGone, when what the stream said at first is not known any more."""
+    start = source.transcript(source.log.start).start
+    if start:
+        raise OffsetGone(f"the first {start} frames are gone, and this mode tells of them", start + 1)
 
 
 MODES: dict[str, type[Projection]] = {
     "raw": Raw,
     "events": Events,
+    "coalesced": Coalesced,
+    "incremental": Incremental,
+    "cumulative": Cumulative,
+    "text": Text,
+    "json": Json,
 }

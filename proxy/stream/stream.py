@@ -18,6 +18,7 @@ from proxy.stream.log import Ending, FrameLog
 from proxy.stream.projections import MODES, Projection, Span
 from proxy.stream.vitals import Vitals
 from proxy.stream.websocket import Messages
+from proxy.wire.transcript import Transcript
 
 SPANS = 4  # that a follower which is behind gets in one turn of the loop: rendering one may take half a millisecond
 
@@ -127,7 +128,7 @@ class Subscription:
                 self.sent_bytes += span.size
                 self._end(span.plain, log.ending)  # the last span and the end of the response leave in one write
                 return
-            if not self.sink.write(span):
+            if span.size and not self.sink.write(span):
                 self.stream.park(self)
                 return
             self.offset = span.end
@@ -187,6 +188,7 @@ class Stream:
         "_paced",
         "_pacer",
         "_projections",
+        "_transcript",
         "caller",
         "created_at",
         "dialect",
@@ -240,6 +242,7 @@ class Stream:
         self._at_once = Cohort(call_soon)
         self._paced: dict[tuple[int, int], PacedCohort] = {}
         self._projections: dict[View, Projection] = {}
+        self._transcript: Transcript | None = None
         self._ledger = ledger
         self._call_soon = call_soon
         self._pacer = pacer
@@ -251,7 +254,7 @@ class Stream:
             if view.websocket:
                 projection = Messages(self.log, self.projection(view._replace(websocket=False)))
             else:
-                projection = MODES[view.mode](self.log, self.generation, self.dialect)
+                projection = MODES[view.mode](self)
             self._projections[view] = projection
         return projection
 
@@ -264,6 +267,15 @@ class Stream:
         if cohort is None:
             cohort = self._paced[pace] = PacedCohort(self._call_soon, self._pacer, *pace)
         return cohort
+
+    def transcript(self, end: int) -> Transcript:
+        """Return what was said; made when a mode first needs it, and caught up with the log as far as one does."""
+        transcript, log = self._transcript, self.log
+        if transcript is None:
+            transcript = self._transcript = Transcript(self.dialect, log.start)
+        if transcript.end < end:
+            transcript.feed(log.span(transcript.end, end))
+        return transcript
 
     def attach(self, subscription: Subscription) -> None:
         """Add a follower and bring it up to date, as far as its sink takes it."""
@@ -361,6 +373,8 @@ class Stream:
         """
         below = self.log.end if self.originator is None else self.originator.offset
         if self.log.size_bytes > self.max_log_bytes:
+            if self._transcript is not None:
+                self.transcript(self.log.end)  # it keeps the text of what goes
             self._ledger.bytes -= self.log.trim(self.max_log_bytes * 3 // 4, below)
         full = self.log.size_bytes > self.max_log_bytes and self.log.ending is None
         if full != self.full and self.writer is not None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.dialect import Summary, Text, Usage, count, record, records
+from proxy.wire.delta import Delta, record, records
+from proxy.wire.dialect import Summary, Text, Usage, count
 from proxy.wire.errors import ProxyError, RequestError
 from proxy.wire.sse import payload
 
@@ -19,6 +20,7 @@ class ChatCompletions:
     """The OpenAI dialect: `data: {chunk}` frames, `data: [DONE]` at the end."""
 
     name = "openai"
+    cumulative = False
 
     def generated(self, frame: bytes) -> tuple[str | None, Text | None]:
         chunk = _chunk(frame)
@@ -51,6 +53,52 @@ class ChatCompletions:
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
         error = {"error": {"message": message, "type": "stream_error", "code": code}}
         return b"data: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
+
+    def document(self, frame: bytes) -> dict[str, Any] | None:
+        chunk = _chunk(frame)
+        return None if not chunk or chunk.get("error") else chunk
+
+    def deltas(self, document: dict[str, Any]) -> list[Delta]:
+        choices = records(document.get("choices"))
+        return [
+            Delta(index if type(index := choice.get("index")) is int else place, choice, delta, "content")
+            for place, choice in enumerate(choices)
+            if isinstance(delta := choice.get("delta"), dict)
+        ]
+
+    def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
+        document["choices"] = [delta.choice for delta in deltas]
+
+    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in document.items() if key not in ("choices", "usage")}
+
+    def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
+        message[key] = _sum(message.get(key), value)
+
+    def blank(self, shape: Delta) -> Delta:
+        message: dict[str, Any] = {"role": None, "content": None}
+        choice = {"message": message, "finish_reason": None, "index": shape.index, "logprobs": None}
+        return Delta(shape.index, choice, message, "content")
+
+    def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
+        told = [choice.choice for choice in choices]
+        return {"choices": told, "object": "chat.completion", "usage": usage} | envelope | {"object": "chat.completion"}
+
+
+def _sum(known: Any, more: Any) -> Any:
+    """Add increments as OpenAI's own clients do: texts and numbers add up, lists grow, objects gain field by field."""
+    if known is None or isinstance(more, bool):
+        return more
+    if isinstance(known, str) and isinstance(more, str):
+        return known + more
+    if isinstance(known, int | float) and isinstance(more, int | float):
+        return known + more
+    if isinstance(known, dict) and isinstance(more, dict):
+        kept = {key: value if key in ("index", "type") else _sum(known.get(key), value) for key, value in more.items()}
+        return known | kept
+    if isinstance(known, list) and isinstance(more, list):
+        return known + more
+    return known if more is None else more
 
 
 def _chunk(frame: bytes) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.dialect import Summary, Text, Usage, count, record, records
+from proxy.wire.delta import Delta, record, records
+from proxy.wire.dialect import Summary, Text, Usage, count
 from proxy.wire.errors import ProxyError
 from proxy.wire.sse import fields
 
@@ -15,6 +16,7 @@ class DashScope:
     """The native dialect: no [DONE]; the stream ends with its body."""
 
     name = "dashscope"
+    cumulative = True  # that is what its older models do unless asked for increments
 
     def generated(self, frame: bytes) -> tuple[str | None, Text | None]:
         result = _result(frame)
@@ -50,6 +52,52 @@ class DashScope:
         # No space after "event:": the DashScope SDK crashes on one. The status travels as a line of its own.
         error = {"code": code, "message": message, "request_id": ""}
         return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (orjson.dumps(error), ident)
+
+    def document(self, frame: bytes) -> dict[str, Any] | None:
+        return _result(frame) or None
+
+    def deltas(self, document: dict[str, Any]) -> list[Delta]:
+        output = record(document.get("output"))
+        choices = output.get("choices")
+        if not isinstance(choices, list):
+            return [Delta(0, output, output, "text")] if isinstance(output.get("text"), str) else []
+        return [
+            Delta(index if type(index := choice.get("index")) is int else place, choice, message, "content")
+            for place, choice in enumerate(records(choices))
+            if isinstance(message := choice.get("message"), dict)
+        ]
+
+    def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
+        if deltas[0].choice is not document["output"]:
+            document["output"]["choices"] = [delta.choice for delta in deltas]
+
+    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+        known = {key: value for key, value in document.items() if key not in ("output", "usage")}
+        output = record(document.get("output"))
+        return known | {"output": {key: value for key, value in output.items() if key not in _TOLD}}
+
+    def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
+        message[key] = value
+
+    def blank(self, shape: Delta) -> Delta:
+        if shape.choice is shape.message:
+            output = {"finish_reason": "null", "text": ""}
+            return Delta(0, output, output, "text")
+        in_parts = isinstance(shape.message.get("content"), list)
+        message: dict[str, Any] = {"content": [] if in_parts else "", "role": None}
+        choice: dict[str, Any] = {"message": message, "finish_reason": "null"}
+        numbered = {"index": shape.index} if "index" in shape.choice else {}
+        return Delta(shape.index, choice | numbered, message, "content")
+
+    def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
+        told = [choice.choice for choice in choices]
+        output = told[0] if choices and choices[0].choice is choices[0].message else {"choices": told}
+        return {"output": output | record(envelope.get("output")), "usage": usage} | {
+            key: value for key, value in envelope.items() if key != "output"
+        }
+
+
+_TOLD = frozenset(["choices", "finish_reason", "text", "reasoning_content", "tool_calls", "role"])
 
 
 def _result(frame: bytes) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+from proxy.wire.delta import Delta
 from proxy.wire.errors import ProxyError
 
 
@@ -35,6 +36,8 @@ class Dialect(Protocol):
     """How one API writes chunks and errors."""
 
     name: str
+    cumulative: bool
+    """What a stream's texts are taken for, all so far or increments, until they tell it themselves."""
 
     def generated(self, frame: bytes) -> tuple[str | None, Text | None]:
         """Return the model a frame names, and the kind of generated text it carries.
@@ -57,19 +60,37 @@ class Dialect(Protocol):
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
         """Return the frame that ends a failed stream; `ident` is the last frame's id."""
 
+    def document(self, frame: bytes) -> dict[str, Any] | None:
+        """Return the JSON object in a frame; None for errors, comments, [DONE] and what is no JSON object."""
+
+    def deltas(self, document: dict[str, Any]) -> list[Delta]:
+        """Find the choices' increments in a document. They stand in it: what is put into them is put into it."""
+
+    def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
+        """Let a document have these choices, and no others."""
+
+    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Return what a document says besides its choices and its usage."""
+
+    def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
+        """Add a field of a delta that is no text to the whole message."""
+
+    def blank(self, shape: Delta) -> Delta:
+        """Return a choice of a finished document, of the same shape as this one of a stream and without text."""
+
+    def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
+        """Return the finished document: what a request without streaming would have been answered."""
+
+
+def tells(value: Any) -> bool:
+    """Tell whether a JSON value says anything; DashScope writes the string "null" for an unfinished choice."""
+    if isinstance(value, dict):
+        return any(map(tells, value.values()))
+    return value not in (None, "", "null", [])
+
 
 def count(usage: Any, *path: str) -> int:
     """Return the number at `path` within a usage object, 0 if it is not there."""
     for key in path:
         usage = usage.get(key) if isinstance(usage, dict) else None
     return usage if isinstance(usage, int) else 0
-
-
-def record(value: Any) -> dict[str, Any]:
-    """Return a JSON object as it is, anything else as an empty one: an upstream may send what it likes."""
-    return value if isinstance(value, dict) else {}
-
-
-def records(value: Any) -> list[dict[str, Any]]:
-    """Return the objects in a JSON array; none of anything else."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -146,6 +146,23 @@ def payload(frame: bytes) -> bytes | None:
     return fields(frame).data
 
 
+def respell(frame: bytes, data: bytes) -> bytes:
+    """Return the frame with other data, one line, in the place of its own; all else of it stays as it is."""
+    if _is_plain(frame):
+        return b"data: %b\n\n" % data
+    lines, end, blank = _parts(frame)
+    kept: list[bytes] = []
+    for line in lines.splitlines(keepends=True):
+        name, colon, value = line.removeprefix(_BOM).partition(b":")
+        if name.rstrip(b"\r\n") != b"data":
+            kept.append(line)
+        elif data:
+            bom = line[: len(_BOM)] if line.startswith(_BOM) else b""
+            kept.append(b"%bdata:%b%b%b" % (bom, b" " if value.startswith(b" ") or not colon else b"", data, end))
+            data = b""
+    return b"".join(kept) + blank
+
+
 def stamp(frame: bytes, ident: bytes) -> bytes:
     """Return the frame with one line `id: <ident>` before its blank line, in the frame's own line ending.
 
