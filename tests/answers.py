@@ -78,7 +78,8 @@ def _choices(document: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
     output = document.get("output", document)
     if "text" in output:
         return [(0, {"content": output["text"]})]
-    told = enumerate(output.get("choices") or [])
+    choices = output.get("choices")
+    told = enumerate(choices if isinstance(choices, list) else [])
     return [(one.get("index", place), one.get("delta") or one.get("message") or {}) for place, one in told]
 
 
@@ -134,7 +135,9 @@ def made_cumulative(frames: list[bytes]) -> list[bytes]:
 
 def ids(rendered: bytes, generation: bytes) -> list[int]:
     """Return the numbers of the events that have one, in order."""
-    return [int(m.id.removeprefix(generation + b"-")) for m in messages(rendered) if m.id and m.id.startswith(generation)]
+    return [
+        int(m.id.removeprefix(generation + b"-")) for m in messages(rendered) if m.id and m.id.startswith(generation)
+    ]
 
 
 def kinds(rendered: bytes) -> list[tuple[int, str, int]]:

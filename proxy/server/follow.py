@@ -110,6 +110,7 @@ class Follow:
 
     async def _attach(self, request: web.BaseRequest, stream: Stream, wish: Wish) -> web.StreamResponse:
         """Answer with the stream from the cursor on: 204 when it has ended and nothing is left to say."""
+        stream.projection(wish.view)  # raises OffsetGone, when it tells of more than is held
         offset, skip = _place(stream, wish)
         log = stream.log
         over = wish.cursor.given and log.ending is not None and _nothing_after(stream, wish.view.mode, offset, skip)
@@ -119,6 +120,8 @@ class Follow:
         headers = [(b"Stream-Id", stream.id.encode())]
         if wish.view.mode == "raw":
             headers.append((b"Stream-Offset", b"%d" % (stream.log.position(offset) + skip)))
+        elif wish.cursor.offset_bytes is not None:
+            headers.append((b"Stream-Offset", b"%d" % wish.cursor.offset_bytes))
         if wish.cursor.given:
             headers.append((b"Stream-Resumed-From", b"%s-%d" % (stream.generation.encode(), offset)))
         downstream = self._begin(request, wish, headers)
@@ -149,9 +152,9 @@ class Follow:
             last, properly = stream.projection(wish.view).ending(ending, offset)
             (downstream.close if properly else downstream.abort)(last[skip:])
             return downstream.response
-        if skip:  # raw, from within a frame
+        if skip:  # raw or text, from within a frame
             assert isinstance(downstream, Downstream)  # a message is not begun within
-            downstream.write_data(stream.log.span(offset, offset + 1)[0][skip:])
+            downstream.write_data(stream.projection(wish.view).render(offset, offset + 1)[skip:])
             offset += 1
         subscription = Subscription(stream, wish.view, downstream, offset, wish.heartbeat_s)
         return await deliver(self._hub, downstream, subscription, wish.until)
@@ -242,17 +245,7 @@ def _place(stream: Stream, wish: Wish) -> tuple[int, int]:
     """
     log, cursor = stream.log, wish.cursor
     if cursor.offset_bytes is not None:
-        if cursor.offset_bytes < log.trimmed_bytes:
-            raise OffsetGone(
-                f"offset {cursor.offset_bytes} is gone, the earliest byte held is {log.trimmed_bytes}",
-                log.trimmed_bytes,
-            )
-        there_are = log.end_bytes + len(log.tail)
-        if cursor.offset_bytes > there_are:
-            raise OffsetBeyond(f"offset {cursor.offset_bytes} is beyond the {there_are} bytes there are")
-        if cursor.offset_bytes > log.end_bytes:
-            return log.end, cursor.offset_bytes - log.end_bytes
-        return log.locate(cursor.offset_bytes)
+        return stream.projection(wish.view).locate(cursor.offset_bytes)
     seq = cursor.seq
     if seq is None:
         seq = 0

@@ -20,7 +20,7 @@ _EVENT_ID = re.compile(r"(?:([a-z2-7]{6})-)?([0-9]{1,18})")
 
 
 class Cursor(NamedTuple):
-    """Where a follower wants to begin: after frame number `seq` (-1: at the end), or at a byte of raw."""
+    """Where a follower wants to begin: after frame number `seq` (-1: at the end), or at a byte."""
 
     seq: int | None = None
     generation: str | None = None
@@ -76,8 +76,9 @@ def cursor(request: web.BaseRequest, mode: str) -> Cursor:
     """Read the cursor: the Last-Event-ID header, else the query. Raises: BadRequest."""
     query = request.query
     if "offset" in query:
-        if mode != "raw":
-            raise BadRequest(f"offset counts bytes and goes with mode=raw; mode={mode} takes Last-Event-ID or after")
+        if not MODES[mode].in_bytes:
+            in_bytes = " and ".join(name for name, projection in MODES.items() if projection.in_bytes)
+            raise BadRequest(f"offset counts bytes: modes {in_bytes}; mode {mode} takes Last-Event-ID or after")
         if not query["offset"].isdecimal():
             raise BadRequest(f"offset {query['offset']!r} is not a number of bytes")
         return Cursor(offset_bytes=int(query["offset"]))

@@ -12,7 +12,7 @@ from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.rewriting import Rewriter, Source
 from proxy.wire.channel import Pieces
 from proxy.wire.delta import CONTENT
-from proxy.wire.errors import OffsetBeyond, OffsetGone
+from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone
 from proxy.wire.sse import stamp
 
 SPAN_BYTES = 64 * 1024  # of frames: a follower that is behind gets no more than this, or one frame, in a write
@@ -51,6 +51,8 @@ class Projection(Span, ABC):
     """A comment may be sent between its frames."""
     paced: ClassVar[bool] = False
     """It says the less often, the less often it is asked: flush_ms and flush_bytes are for it."""
+    in_bytes: ClassVar[bool] = False
+    """Its cursor may be an offset in bytes."""
     span_bytes: ClassVar[int] = SPAN_BYTES
 
     def __init__(self, source: Source) -> None:
@@ -82,12 +84,12 @@ class Projection(Span, ABC):
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         """Return the last bytes for a follower at `offset`, and whether the response ends properly."""
 
-    def locate(self, offset_bytes: int) -> tuple[int, int] | None:
-        """Return the offset of the frame in which a byte of the whole answer in this mode stands, and its place there.
+    def locate(self, offset_bytes: int) -> tuple[int, int]:
+        """Return the offset of the frame in which a byte of all this mode says stands, and the byte's place there.
 
-        None: the mode does not count in bytes. Raises: OffsetGone, OffsetBeyond.
+        Raises: OffsetGone, OffsetBeyond; BadRequest in a mode that is not `in_bytes`.
         """
-        return None
+        raise BadRequest("offset counts bytes, and this mode counts events")
 
     def _limit(self, start: int, end: int) -> int:
         log, room = self._log, self.span_bytes
@@ -105,6 +107,7 @@ class Raw(Projection):
     __slots__ = ()
 
     heartbeat = False
+    in_bytes = True
 
     def render(self, start: int, end: int) -> bytes:
         log = self._log
@@ -212,6 +215,7 @@ class Text(Projection):
 
     content_type = b"text/plain;charset=UTF-8"
     heartbeat = False
+    in_bytes = True
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)

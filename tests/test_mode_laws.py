@@ -1,0 +1,274 @@
+"""The laws of the modes that rewrite: one text in many spellings, over made-up and recorded streams.
+
+What the modes must say is computed from nothing but the plain names of JSON fields (tests/answers.py), and by
+OpenAI's own accumulator.
+"""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletionChunk
+
+from proxy.stream.projections import Json, Projection
+from proxy.stream.stream import Stream, View
+from proxy.tools.fake_text import ChatAnswer, NativeAnswer
+from proxy.wire.chat import ChatCompletions
+from proxy.wire.dashscope import DashScope
+from proxy.wire.dialect import Dialect
+from proxy.wire.errors import OffsetBeyond
+from proxy.wire.sse import Splitter
+from tests.answers import Said, chats, documents, ids, joined, kinds, latest, made_cumulative, natives, texts
+from tests.conftest import GENERATION, new_stream
+from tests.cuts import NOT_RECORDED, messages, recorded
+
+CHAT, NATIVE = ChatCompletions(), DashScope()
+MODES = ["coalesced", "incremental", "cumulative"]
+INTRUDERS = [b": keep-alive\n\n", b"data: not json\n\n", b'data: {"choices":"none"}\n\n', b"event: ping\n\n"]
+Answer = tuple[Dialect, list[bytes]]
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> Answer:
+    """Draw an answer in either dialect, incremental or cumulative, sometimes with other frames in between."""
+    native = draw(st.booleans())
+    told = list(draw(natives() if native else chats()).frames())
+    if not native and draw(st.booleans()):
+        told = made_cumulative(told)
+    for place, frame in draw(st.lists(st.tuples(st.integers(0, 60), st.sampled_from(INTRUDERS)), max_size=2)):
+        told.insert(min(place, len(told)), frame)
+    return (NATIVE if native else CHAT), told
+
+
+def spans_of(length: int) -> st.SearchStrategy[list[tuple[int, int]]]:
+    """Return consecutive spans that cover a log."""
+    places = st.lists(st.integers(0, length), max_size=8) | st.just(list(range(length)))
+    return places.map(lambda drawn: list(pairwise(sorted({0, *drawn, length}))))
+
+
+def streamed(dialect: Dialect, told: list[bytes]) -> Stream:
+    stream = new_stream(dialect)
+    stream.extend(told)
+    return stream
+
+
+def projection(stream: Stream, mode: str) -> Projection:
+    return stream.projection(View(mode))
+
+
+def finished(stream: Stream) -> dict[str, Any]:
+    """Return the document of mode json."""
+    found = projection(stream, "json")
+    assert isinstance(found, Json)
+    document = json.loads(found.so_far())
+    assert isinstance(document, dict)
+    return document
+
+
+def whole(stream: Stream) -> Said:
+    """Return the final text of every channel that says something."""
+    return {channel: text for channel, text in texts(finished(stream)).items() if text}
+
+
+def heard(mode: str, rendered: bytes) -> Said:
+    return (latest if mode == "cumulative" else joined)(rendered)
+
+
+def others(body: bytes) -> list[bytes]:
+    """Return the data of the events that tell of no choice."""
+    return [m.data for m in messages(body) if not any(map(texts, documents(b"data: %b\n\n" % m.data)))]
+
+
+def assert_modes_say(dialect: Dialect, told: list[bytes], spans: list[tuple[int, int]], final: Said) -> None:
+    """Assert that each mode says this text when it is rendered in these spans, as the log grows."""
+    complete, plain = streamed(dialect, told), b""
+    for mode in MODES:
+        live, had = streamed(dialect, []), b""
+        for start, end in spans:
+            live.extend(told[start:end])
+            had += projection(live, mode).render(start, end)
+        assert heard(mode, had) == final
+        assert had == b"".join(projection(complete, mode).render(start, end) for start, end in spans), "not pure"
+    for start, end in spans:
+        plain += projection(complete, "text").render(start, end)
+    assert plain.decode() == final.get((0, "content", -1), "")
+
+
+@given(answers(), st.data())
+def test_law_5_every_mode_says_the_same_in_any_spans(answer: Answer, data: st.DataObject) -> None:
+    """Increments add up to the final text in every channel, the last cumulative frames equal it."""
+    dialect, told = answer
+    assert_modes_say(dialect, told, data.draw(spans_of(len(told)), "spans"), whole(streamed(dialect, told)))
+
+
+@given(answers(), st.data())
+def test_law_5_frames_without_choices_stay_in_their_place(answer: Answer, data: st.DataObject) -> None:
+    """Errors, usage, [DONE], what is no JSON: unchanged and in order; and comments are not lost."""
+    dialect, told = answer
+    stream = streamed(dialect, told)
+    for mode in MODES:
+        spans = data.draw(spans_of(len(told)), "spans")
+        had = b"".join(projection(stream, mode).render(start, end) for start, end in spans)
+        found = [other for other in others(had) if other in others(b"".join(told))]
+        assert [other for other in found if b"choices" not in other or b'"choices":[]' in other] == [
+            other for other in others(b"".join(told)) if b"choices" not in other or b'"choices":[]' in other
+        ]
+        assert had.count(b": keep-alive\n") == told.count(INTRUDERS[0])
+
+
+@given(answers())
+def test_law_8_resume_at_any_id_of_a_rewriting_mode(answer: Answer) -> None:
+    """What was received up to an id, and what comes after it, say the whole once."""
+    dialect, told = answer
+    stream = streamed(dialect, told)
+    final = whole(stream)
+    for mode in MODES:
+        blocks = Splitter(1 << 20).feed(projection(stream, mode).render(0, len(told)))
+        for place, block in enumerate(blocks, 1):
+            for seq in ids(block, GENERATION):
+                rest = projection(stream, mode).render(seq, len(told)) if seq < len(told) else b""
+                assert heard(mode, b"".join(blocks[:place]) + rest) == final
+
+
+@given(answers(), st.data())
+def test_law_8_resume_within_text(answer: Answer, data: st.DataObject) -> None:
+    """From any byte of the text the rest of it comes, and beyond its end nothing does."""
+    dialect, told = answer
+    text = projection(streamed(dialect, told), "text")
+    plain = text.render(0, len(told))
+    at = data.draw(st.integers(0, len(plain)), "byte")
+    offset, skip = text.locate(at)
+    assert (text.render(offset, len(told))[skip:] if offset < len(told) else b"") == plain[at:]
+    with pytest.raises(OffsetBeyond):
+        text.locate(len(plain) + 1)
+
+
+@given(answers())
+def test_late_joiner_has_one_frame_a_channel(answer: Answer) -> None:
+    """The past in mode coalesced says each channel once, reasoning before content before calls.
+
+    Of several choices the one that finishes first divides the others'.
+    """
+    dialect, told = answer
+    told = [frame for frame in told if frame not in INTRUDERS]
+    had = kinds(projection(streamed(dialect, told), "coalesced").render(0, len(told)))
+    choices = {index for index, _, _ in had}
+    assert all(had.count(channel) <= len(choices) for channel in had)
+    order = ["reasoning_content", "content", "arguments"]
+    for choice in choices:
+        of_choice = [order.index(field) for index, field, _ in had if index == choice]
+        assert of_choice == sorted(of_choice)
+
+
+@given(chats())
+def test_incremental_upstream_is_left_as_it_is(answer: ChatAnswer) -> None:
+    """Mode incremental of an upstream that sends increments is mode events, byte by byte."""
+    told = list(answer.frames())
+    stream = streamed(CHAT, told)
+    assert projection(stream, "incremental").render(0, len(told)) == projection(stream, "events").render(0, len(told))
+
+
+@given(chats())
+def test_cumulative_compatible_upstream_reads_as_the_incremental_one(answer: ChatAnswer) -> None:
+    """In every mode."""
+    told = list(answer.frames())
+    final = joined(b"".join(told))
+    for start, repeated in ((0, made_cumulative(told)), (1, told)):
+        stream = streamed(CHAT, repeated)
+        assert whole(stream) == final, start
+        for mode in MODES:
+            assert heard(mode, projection(stream, mode).render(0, len(told))) == final
+
+
+@given(st.data())
+def test_cumulative_native_upstream_reads_as_the_incremental_one(data: st.DataObject) -> None:
+    """In every mode: the same request with and without incremental_output."""
+    answer = data.draw(natives(incremental=False))
+    increments = NativeAnswer(replace(answer.ask, incremental=True), answer.stamp)
+    told, final = list(answer.frames()), joined(b"".join(increments.frames()))
+    stream = streamed(NATIVE, told)
+    assert whole(stream) == final
+    for mode in MODES:
+        assert heard(mode, projection(stream, mode).render(0, len(told))) == final
+
+
+# json
+
+
+def accumulated(told: list[bytes]) -> dict[str, Any]:
+    """Return what OpenAI's own accumulator makes of a stream."""
+    state = ChatCompletionStreamState()
+    for document in documents(b"".join(told)):
+        state.handle_chunk(ChatCompletionChunk.construct(**document))
+    return state.current_completion_snapshot.to_dict()
+
+
+def told_of(value: Any) -> Any:
+    """Leave out fields that are null, and those that the SDK adds for parsed values."""
+    if isinstance(value, dict):
+        kept = {k: told_of(v) for k, v in value.items() if not k.startswith("parsed")}
+        return {k: v for k, v in kept.items() if v is not None}
+    return [told_of(item) for item in value] if isinstance(value, list) else value
+
+
+@given(chats())
+def test_json_is_what_the_sdk_makes_of_the_stream(answer: ChatAnswer) -> None:
+    """Field by field; and what the same request without streaming is answered, but for usage it was not asked for."""
+    told = list(answer.frames())
+    document = finished(streamed(CHAT, told))
+    assert told_of(document) == told_of(accumulated(told))
+    plain = json.loads(answer.whole())
+    if answer.ask.include_usage:
+        assert told_of(document) == without_empty_content(told_of(plain))
+
+
+def without_empty_content(document: dict[str, Any]) -> dict[str, Any]:
+    """Qwen says null in the chunks of a tool call where it says "" in the whole."""
+    for choice in document["choices"]:
+        if choice["message"].get("tool_calls") and not choice["message"]["content"]:
+            del choice["message"]["content"]
+    return document
+
+
+@given(natives())
+def test_json_of_a_native_stream_is_the_whole_answer(answer: NativeAnswer) -> None:
+    """What the same request without streaming is answered."""
+    told = list(answer.frames())
+    document, plain = finished(streamed(NATIVE, told)), json.loads(answer.whole())
+    for found in (document, plain):
+        found["output"].get("search_info", {}).pop("extra_tool_info", None)
+    assert document == plain
+
+
+# Recorded streams
+
+needs_recordings = pytest.mark.skipif(not recorded(), reason=NOT_RECORDED)
+each_recording = pytest.mark.parametrize("path", recorded(), ids=lambda path: path.stem)
+
+
+@needs_recordings
+@each_recording
+def test_recorded_stream_says_the_same_in_every_mode(path: Path) -> None:
+    """Frame by frame, in threes, and as a whole."""
+    dialect: Dialect = NATIVE if path.name.startswith("native") else CHAT
+    told = Splitter(1 << 20).feed(path.read_bytes())
+    final = whole(streamed(dialect, told))
+    if "cumulative" not in path.name:
+        assert final == joined(b"".join(told))
+    for size in (1, 3, len(told)):
+        places = [*range(0, len(told), max(1, size)), len(told)]
+        assert_modes_say(dialect, told, list(pairwise(places)), final)
+
+
+@needs_recordings
+@pytest.mark.parametrize("path", recorded("compat-vercel"), ids=lambda path: path.stem)
+def test_recorded_stream_makes_the_document_that_the_sdk_makes(path: Path) -> None:
+    """Reasoning and tool calls too."""
+    told = Splitter(1 << 20).feed(path.read_bytes())
+    assert told_of(finished(streamed(CHAT, told))) == told_of(accumulated(told))
