@@ -7,7 +7,7 @@ import orjson
 from proxy.wire.delta import Delta, record, records
 from proxy.wire.dialect import Summary, Text, Usage, count
 from proxy.wire.errors import ProxyError
-from proxy.wire.sse import fields
+from proxy.wire.sse import fields, payload
 
 _UNFINISHED = (None, "", "null")  # DashScope writes the string "null" until the end
 
@@ -101,7 +101,7 @@ _TOLD = frozenset(["choices", "finish_reason", "text", "reasoning_content", "too
 
 
 def _result(frame: bytes) -> dict[str, Any]:
-    data = fields(frame).data
+    data = payload(frame)
     if not data:
         return {}
     try:

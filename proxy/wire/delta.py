@@ -118,7 +118,8 @@ class Delta:
             if call == channel:
                 return fragment
         fragment = {"index": channel[1], "id": "", "type": "function", "function": {}}
-        self.message["tool_calls"] = [*records(self.message.get("tool_calls")), fragment]
+        fragments = [*self._fragments(), (channel, fragment)]
+        self.message["tool_calls"] = [one for _, one in sorted(fragments, key=lambda told: told[0])]
         return fragment
 
     def _function(self, channel: Channel) -> dict[str, Any]:

@@ -84,9 +84,11 @@ class Dialect(Protocol):
 
 def tells(value: Any) -> bool:
     """Tell whether a JSON value says anything; DashScope writes the string "null" for an unfinished choice."""
+    if value is None:
+        return False
     if isinstance(value, dict):
         return any(map(tells, value.values()))
-    return value not in (None, "", "null", [])
+    return value not in ("", "null", [])
 
 
 def count(usage: Any, *path: str) -> int:

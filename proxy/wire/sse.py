@@ -140,16 +140,20 @@ def fields(frame: bytes) -> Event:
 
 
 def payload(frame: bytes) -> bytes | None:
-    """Return the data of a frame, as `fields(frame).data` does, quickly in the plain case of one LF line."""
+    """Return the data of a frame, as `fields(frame).data` does, quickly in the plain case of one LF line of it."""
     if _is_plain(frame):
         return frame[6:-2]
-    return fields(frame).data
+    start, end = _data_place(frame)
+    return frame[start:end] if start else fields(frame).data
 
 
 def respell(frame: bytes, data: bytes) -> bytes:
     """Return the frame with other data, one line, in the place of its own; all else of it stays as it is."""
     if _is_plain(frame):
         return b"data: %b\n\n" % data
+    first, last = _data_place(frame)
+    if first:
+        return b"%b%b%b" % (frame[:first], data, frame[last:])
     lines, end, blank = _parts(frame)
     kept: list[bytes] = []
     for line in lines.splitlines(keepends=True):
@@ -170,7 +174,7 @@ def stamp(frame: bytes, ident: bytes) -> bytes:
     comments loses its blank line: once it has seen an id, openai-python raises JSONDecodeError on a block without
     data. The comments then lead the next block, which is the same to a parser by the rules.
     """
-    if _is_plain(frame):
+    if _is_plain(frame) or _data_place(frame)[0]:
         return b"%bid: %b\n\n" % (frame[:-1], ident)
     lines, end, blank = _parts(frame)
     if fields(frame).data is None:
@@ -186,6 +190,19 @@ def _is_plain(frame: bytes) -> bool:
         and frame.endswith(b"\n")
         and frame.find(b"\r") < 0
     )
+
+
+def _data_place(frame: bytes) -> tuple[int, int]:
+    """Return where the data of a frame stands that has one line of it, not the first, in LF lines, as DashScope's have.
+
+    (0, 0) of any other frame: 0.5 us, where the regular expressions take 10 (tests/bench/micro.py).
+    """
+    start = frame.find(b"\ndata:") + 6
+    if start < 6 or frame.find(b"\r") >= 0 or not frame.endswith(b"\n\n"):
+        return 0, 0
+    if frame.find(b"\ndata", start) >= 0 or frame.startswith((b"data", _BOM)):
+        return 0, 0
+    return start + frame.startswith(b" ", start), frame.find(b"\n", start)
 
 
 def _parts(frame: bytes) -> tuple[bytes, bytes, bytes]:

@@ -1,22 +1,27 @@
 """The modes: what a span of the log is in each, and what its ending looks like."""
 
 import json
+from typing import Any
 
 import pytest
 
 from proxy.stream.log import COMPLETE, Ending, FrameLog
-from proxy.stream.projections import MODES, SPAN_BYTES, Projection, Span
+from proxy.stream.projections import MODES, Json, Projection, Span
 from proxy.stream.stream import View
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dashscope import DashScope
 from proxy.wire.dialect import Dialect
+from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone
+from proxy.wire.transcript import Transcript
 from tests.conftest import FakeSink, follow, new_stream
 from tests.cuts import messages
 
 BROKE = Ending("upstream_reset", "the upstream's response broke off")
 REPORTED = Ending("upstream_error", "the upstream reported an error", clean=True)
 DRAINED = Ending("drained", "this server is shutting down")
-each_mode = pytest.mark.parametrize("mode", MODES)
+each_mode = pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in ("text", "json")])
+"""Those in which every frame is seen."""
+each_event_mode = pytest.mark.parametrize("mode", ["events", "incremental", "coalesced", "cumulative"])
 each_dialect = pytest.mark.parametrize("dialect", [ChatCompletions(), DashScope()], ids=lambda dialect: dialect.name)
 
 
@@ -26,13 +31,44 @@ def log_of(*frames: bytes) -> FrameLog:
     return log
 
 
+class Kept:
+    """A source: a log, and the transcript of what it still holds when that is first asked for."""
+
+    generation = "gen234"
+
+    def __init__(self, log: FrameLog, dialect: Dialect | None = None) -> None:
+        self.log = log
+        self.dialect = dialect or ChatCompletions()
+        self._transcript: Transcript | None = None
+
+    def transcript(self, end: int) -> Transcript:
+        if self._transcript is None:
+            self._transcript = Transcript(self.dialect, self.log.start)
+        self._transcript.feed(self.log.span(self._transcript.end, max(end, self._transcript.end)))
+        return self._transcript
+
+
 def projection(mode: str, log: FrameLog, dialect: Dialect | None = None) -> Projection:
-    return MODES[mode](log, "gen234", dialect or ChatCompletions())
+    return MODES[mode](Kept(log, dialect))
+
+
+def said(text: str, **choice: Any) -> bytes:
+    """Return a frame of a compatible stream."""
+    return f"data: {json.dumps({'choices': [{'index': 0, 'delta': {'content': text}} | choice]})}\n\n".encode()
 
 
 def test_modes_are_a_table() -> None:
-    """The client's words."""
-    assert set(MODES) == {"raw", "events"}
+    """The client's words, what each is served as, and which of them beat and gather."""
+    stream = b"text/event-stream;charset=UTF-8"
+    assert {mode: (one.content_type, one.heartbeat, one.paced, one.in_bytes) for mode, one in MODES.items()} == {
+        "raw": (stream, False, False, True),
+        "events": (stream, True, False, False),
+        "coalesced": (stream, True, True, False),
+        "incremental": (stream, True, False, False),
+        "cumulative": (stream, True, True, False),
+        "text": (b"text/plain;charset=UTF-8", False, False, True),
+        "json": (b"application/json", False, False, False),
+    }
 
 
 @pytest.mark.parametrize(("plain", "chunked"), [(b"x", b"1\r\nx\r\n"), (b"y" * 300, b"12c\r\n" + b"y" * 300 + b"\r\n")])
@@ -69,10 +105,11 @@ def test_events_are_numbered_from_the_start_of_the_log() -> None:
 def test_log_that_keeps_a_window_renders_the_same(mode: str) -> None:
     """Dropping old frames changes neither the bytes nor the numbers of the others."""
     log = log_of(b"data: a\n\n", b"data: bb\n\n", b"data: c\n\n")
-    before = projection(mode, log).render(1, 3)
+    one = projection(mode, log)
+    before = one.render(1, 3)
     log.trim(20, below=3)
     assert log.start == 1
-    assert projection(mode, log).render(1, 3) == before
+    assert one.render(1, 3) == before
 
 
 @each_mode
@@ -95,21 +132,23 @@ def test_long_past_comes_in_spans_of_bounded_size(mode: str) -> None:
     """A follower that is far behind costs one span at a time, and gets every frame once."""
     frame = b"data: " + b"x" * 1000 + b"\n\n"
     stream, sink = new_stream(), FakeSink()
-    stream.extend([frame] * 1000)
+    allowed = MODES[mode].span_bytes
+    count = allowed // 1000 * 3
+    stream.extend([frame] * count)
     follow(stream, sink, mode)
-    assert len(sink.writes) < 20
-    assert max(map(len, sink.writes)) <= SPAN_BYTES * 1.05  # the ids go on top
-    assert sink.received == stream.projection(View(mode)).render(0, 1000)
+    assert len(sink.writes) < 5
+    assert max(map(len, sink.writes)) <= allowed * 1.05  # the ids go on top
+    assert sink.received == stream.projection(View(mode)).render(0, count)
 
 
 @each_mode
 def test_frame_larger_than_a_span_is_a_write_of_its_own(mode: str) -> None:
     """It can't be cut; those beside it are not drawn in."""
-    small, large = b"data: a\n\n", b"data: " + b"x" * (2 * SPAN_BYTES) + b"\n\n"
+    small, large = b"data: a\n\n", b"data: " + b"x" * (2 * MODES[mode].span_bytes) + b"\n\n"
     stream, sink = new_stream(), FakeSink()
     stream.extend([small, large, large, small])
     follow(stream, sink, mode)
-    assert [len(write) > SPAN_BYTES for write in sink.writes] == [False, True, True, False]
+    assert [len(write) > MODES[mode].span_bytes for write in sink.writes] == [False, True, True, False]
 
 
 @pytest.mark.parametrize("ending", [COMPLETE, REPORTED])
@@ -144,12 +183,13 @@ def test_raw_clean_ending_sends_a_tail_too() -> None:
     assert projection("raw", log).ending(COMPLETE, 1) == (b": bye", True)
 
 
+@each_event_mode
 @each_dialect
-def test_events_failure_is_an_error_event_and_a_proper_close(dialect: Dialect) -> None:
+def test_events_failure_is_an_error_event_and_a_proper_close(dialect: Dialect, mode: str) -> None:
     """It tells reason and message, is numbered as one more event, and is no [DONE]."""
     log = log_of(b"data: a\n\n", b"data: b\n\n")
     log.seal(BROKE, b"data: hal")
-    last, properly = projection("events", log, dialect).ending(BROKE, 2)
+    last, properly = projection(mode, log, dialect).ending(BROKE, 2)
     assert properly
     [said] = messages(last)
     assert said.id == b"gen234-3"
@@ -172,3 +212,102 @@ def test_events_drained_close_between_two_events() -> None:
     log = log_of(b"data: a\n\n")
     log.seal(DRAINED)
     assert projection("events", log).ending(DRAINED, 1) == (b"", True)
+
+
+@each_event_mode
+def test_long_past_comes_whole(mode: str) -> None:
+    """In spans, each ended by the id that resumes behind it; merged modes take longer ones."""
+    stream, sink = new_stream(), FakeSink()
+    stream.extend([said(f"word {place} ") for place in range(3000)])
+    follow(stream, sink, mode)
+    assert 1 <= len(sink.writes) <= (1 if mode in ("coalesced", "cumulative") else 5)
+    assert messages(sink.received)[-1].id == b"gen234-3000"
+
+
+def test_text_is_the_content_of_the_first_choice() -> None:
+    """And nothing else of the stream."""
+    log = log_of(b": ping\n\n", said("溪"), said("other", index=1), said("水"), b"data: [DONE]\n\n")
+    text = projection("text", log)
+    assert text.render(0, 5).decode() == "溪水"
+    assert text.render(2, 5).decode() == "水"
+    assert text.render(4, 5) == b""
+
+
+def test_text_is_located_by_byte() -> None:
+    """Also within a character; behind the last byte is the log's end."""
+    text = projection("text", log_of(b": ping\n\n", said("溪"), said(""), said("水"), b"data: [DONE]\n\n"))
+    assert [text.locate(at) for at in (0, 2, 3, 5, 6)] == [(1, 0), (1, 2), (3, 0), (3, 2), (5, 0)]
+    with pytest.raises(OffsetBeyond, match="beyond the 6 bytes"):
+        text.locate(7)
+    assert projection("text", log_of()).locate(0) == (0, 0)
+
+
+def test_raw_is_located_by_byte() -> None:
+    """In frames and tail; what is gone is refused."""
+    log = log_of(b"data: a\n\n", b"data: b\n\n")
+    log.seal(COMPLETE, b": bye")
+    raw = projection("raw", log)
+    assert [raw.locate(at) for at in (0, 8, 9, 18, 20)] == [(0, 0), (0, 8), (1, 0), (2, 0), (2, 2)]
+    with pytest.raises(OffsetBeyond):
+        raw.locate(24)
+    log.trim(9, below=2)
+    with pytest.raises(OffsetGone) as gone:
+        raw.locate(8)
+    assert gone.value.earliest == 9
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in ("raw", "text")])
+def test_mode_of_events_has_no_bytes_to_begin_at(mode: str) -> None:
+    """Its cursor is an id."""
+    with pytest.raises(BadRequest):
+        projection(mode, log_of(said("a"))).locate(0)
+
+
+@pytest.mark.parametrize("ending", [BROKE, REPORTED, DRAINED, Ending("cancelled")])
+@pytest.mark.parametrize("mode", ["text", "json"])
+def test_failure_in_a_mode_that_can_not_tell_of_it_breaks_the_response(mode: str, ending: Ending) -> None:
+    """Law 7: also when the upstream itself reported it, since its error event is not seen here."""
+    log = log_of(said("a"))
+    log.seal(ending)
+    assert projection(mode, log).ending(ending, 1) == (b"", False)
+
+
+def test_json_is_the_document_when_it_is_complete() -> None:
+    """Nothing before; what there is so far may be asked for."""
+    log = log_of(said("a"), said("b", finish_reason="stop"), b"data: [DONE]\n\n")
+    one = projection("json", log)
+    assert isinstance(one, Json)
+    assert one.render(0, 3) == b""
+    assert json.loads(one.so_far())["choices"][0]["message"]["content"] == "ab"
+    log.seal(COMPLETE)
+    document, properly = one.ending(COMPLETE, 3)
+    assert properly
+    assert json.loads(document) == json.loads(one.so_far())
+    assert projection("text", log).ending(COMPLETE, 3) == (b"", True)
+
+
+@pytest.mark.parametrize("mode", ["cumulative", "json"])
+def test_mode_that_tells_of_all_the_past_is_refused_when_that_is_gone(mode: str) -> None:
+    """410; the others tell of what is held."""
+    log = log_of(said("a"), said("b"), said("c"))
+    log.trim(len(said("b")) + len(said("c")), below=3)
+    with pytest.raises(OffsetGone) as gone:
+        projection(mode, log)
+    assert gone.value.earliest == 2
+    assert projection("text", log).render(1, 3) == b"bc"
+    with pytest.raises(OffsetGone):
+        projection("text", log).locate(0)
+    [merged] = messages(projection("coalesced", log).render(1, 3))
+    assert json.loads(merged.data)["choices"][0]["delta"]["content"] == "bc"
+
+
+def test_text_that_left_the_log_is_not_forgotten() -> None:
+    """Once a mode needed it: cumulative goes on when the window has moved."""
+    stream, sink = new_stream(max_log_bytes=500), FakeSink()
+    follow(stream, sink, "cumulative")
+    follow(stream, FakeSink(clogged=True), "json")
+    for place in range(40):
+        stream.extend([said(f"{place} ")])
+    assert stream.log.start > 0
+    last = json.loads(messages(sink.received)[-1].data)
+    assert last["choices"][0]["delta"]["content"] == "".join(f"{place} " for place in range(40))
