@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.wire.errors import TooLarge
-from proxy.wire.sse import Event, Splitter, fields, payload, stamp
+from proxy.wire.sse import Event, Splitter, fields, payload, respell, stamp
 from tests.cuts import TRAILER, cuts, messages
 
 LIMIT = 1 << 20
@@ -272,3 +272,41 @@ def test_stamped_frames_say_the_same_with_our_ids(body: bytes) -> None:
     numbers = [b"g-%d" % seq for seq, frame in enumerate(frames, 1) if messages(frame)]
     expected = [m._replace(id=number) for m, number in zip(messages(b"".join(frames)), numbers, strict=True)]
     assert messages(stamped) == expected
+
+
+@pytest.mark.parametrize(
+    ("frame", "respelled"),
+    [
+        (b"data: a\n\n", b"data: new\n\n"),
+        (b"data:a\n\n", b"data:new\n\n"),
+        (b"id:1\nevent:result\n:HTTP_STATUS/200\ndata:{}\n\n", b"id:1\nevent:result\n:HTTP_STATUS/200\ndata:new\n\n"),
+        (b"id: 1\ndata: {}\nretry: 5\n\n", b"id: 1\ndata: new\nretry: 5\n\n"),
+        (b"data: a\r\nid: 1\r\n\r\n", b"data: new\r\nid: 1\r\n\r\n"),
+        (b"event: e\rdata: a\r\r", b"event: e\rdata: new\r\r"),
+        (b"data: {\ndata: }\n: c\n\n", b"data: new\n: c\n\n"),
+        (b"event: e\ndata: {\ndata: }\n\n", b"event: e\ndata: new\n\n"),
+        (b"\xef\xbb\xbfdata: a\n\n", b"\xef\xbb\xbfdata: new\n\n"),
+        (b"data\n\n", b"data: new\n\n"),
+        (b"data: a", b"data: new\n\n"),
+        (b"database: x\ndata: a\n\n", b"database: x\ndata: new\n\n"),
+    ],
+)
+def test_respell_changes_the_data_alone(frame: bytes, respelled: bytes) -> None:
+    """Lines beside it, their order, the space after the colon and the line endings stay."""
+    assert respell(frame, b"new") == respelled
+
+
+@given(bodies)
+def test_respelled_frames_say_the_new_data(body: bytes) -> None:
+    """And type and id as before; a frame without data has none afterwards."""
+    frames, _ = split([body])
+    for frame in frames:
+        before, after = fields(frame), fields(respell(frame, b"new"))
+        assert after == before._replace(data=None if before.data is None else b"new")
+
+
+@given(bodies)
+def test_payload_is_the_data_of_the_fields(body: bytes) -> None:
+    """However quickly it is found."""
+    for frame in split([body])[0]:
+        assert payload(frame) == fields(frame).data
