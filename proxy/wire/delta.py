@@ -57,7 +57,10 @@ class Delta:
         """Put a text in its place, which is made if there is none."""
         field, call = channel
         if call >= 0:
+            fragment = self._fragment(channel)
             self._function(channel)["arguments"] = text
+            others = [one for told, one in self._fragments() if told != channel or one is fragment]
+            self.message["tool_calls"] = others  # one chunk may have several fragments of a call
             return
         field = self.content if channel == CONTENT else field
         in_parts = isinstance(self.message.get(field), list)

@@ -52,29 +52,40 @@ class Voice:
         """
         literal, cumulative, spoken = True, None, dict[Channel, str]()
         for channel, text in delta.texts():
-            listener = self._listeners.get(channel)
-            if listener is None:
-                listener = self._listeners[channel] = Listener()
-                self.channels[channel] = Pieces()
-            spoken[channel] = piece = listener.hear(text, expected)
+            listener = self._listeners.get(channel) or self._listen(channel)
+            piece = text if listener.cumulative is False else listener.hear(text, expected)
+            spoken[channel] = spoken[channel] + piece if channel in spoken else piece
             literal = literal and piece == text
             cumulative = listener.cumulative if cumulative is None else cumulative
-        for channel, field, value in delta.named():
-            if not self._tell(seq, channel, field, value):
-                literal = False
-            elif not spoken[channel] and not self.channels[channel].spoken(seq - 1, seq):
-                self.channels[channel].add(seq, "")  # named before it says anything
+        if "tool_calls" in delta.message:
+            literal = self._name(delta, seq, spoken) and literal
         if self._tell(seq, None, "finish_reason", delta.choice.get("finish_reason")):
-            for channel, listener in self._listeners.items():
-                if rest := listener.settle(expected):
-                    spoken[channel] = spoken.get(channel, "") + rest
-                    literal = False
+            literal = self._settle(spoken, expected) and literal
         pieces = 0
         for channel, piece in spoken.items():
             if piece:
                 self.channels[channel].add(seq, piece)
                 pieces += 1
         return pieces, literal, cumulative
+
+    def _listen(self, channel: Channel) -> Listener:
+        self.channels[channel] = Pieces()
+        listener = self._listeners[channel] = Listener()
+        return listener
+
+    def _name(self, delta: Delta, seq: int, spoken: dict[Channel, str]) -> bool:
+        """Take in what names tool calls; tell whether none of it was said before."""
+        told = [(channel, self._tell(seq, channel, field, value)) for channel, field, value in delta.named()]
+        for channel in dict.fromkeys(channel for channel, new in told if new and not spoken[channel]):
+            self.channels[channel].add(seq, "")  # named before it says anything
+        return all(new for _, new in told)
+
+    def _settle(self, spoken: dict[Channel, str], expected: bool) -> bool:
+        """Add what is to be said yet when the choice has finished; tell whether that is nothing."""
+        rests = {channel: rest for channel, one in self._listeners.items() if (rest := one.settle(expected))}
+        for channel, rest in rests.items():
+            spoken[channel] = spoken.get(channel, "") + rest
+        return not rests
 
     def note(self, delta: Delta, rest: tuple[dict[str, Any], dict[str, Any]], dialect: Dialect) -> None:
         """Take in what is no text."""
@@ -99,7 +110,7 @@ class Voice:
         return self._tell(seq, None, "role", delta.message.get("role"))
 
     def _tell(self, seq: int, call: Channel | None, field: str, value: Any) -> bool:
-        if not tells(value) or self._values.get((call, field)) == value:
+        if value is None or not tells(value) or self._values.get((call, field)) == value:
             return False
         self._values[call, field] = value
         self._facts.append(Fact(seq, call, field, value))
@@ -175,7 +186,7 @@ class Transcript:
     """What a stream has said so far, from offset `start` to `end`."""
 
     __slots__ = (
-        "_dialect", "_ended", "_envelope", "_expected", "_rest", "_roles", "_seams", "_usage", "_walls",
+        "_dialect", "_ended", "_envelope", "_expected", "_rest", "_role", "_seams", "_usage", "_walls",
         "choices", "end", "literal", "logprobs", "start",
     )  # fmt: skip
 
@@ -192,7 +203,7 @@ class Transcript:
         self._seams: list[int] = []  # offsets before which a frame may not be merged with one after them
         self._walls: list[int] = []  # those of them where more than role and finish reason changes
         self._rest: Any = None  # of the last frame: what makes two frames alike but for their text
-        self._roles: list[Any] = []
+        self._role: Any = None
         self._ended = False
 
     def feed(self, frames: Iterable[bytes]) -> None:
@@ -212,16 +223,19 @@ class Transcript:
 
     def _hear(self, deltas: list[Delta], envelope: dict[str, Any], counted: bool) -> None:
         seq, alone, pieces = self.end, False, 0
-        rests: list[Any] = []
+        ends, rests = False, list[Any]()
         for delta in deltas:
             voice = self.choices.get(delta.index)
             if voice is None:
                 voice = self.choices[delta.index] = Voice(delta)
             spoken, literal, cumulative = voice.hear(delta, seq, self._expected)
             pieces += spoken
-            self.literal = self.literal and literal
-            self._expected = self._expected if cumulative is None else cumulative
-            alone = (voice.opens(seq, delta) and not spoken) or alone
+            if not literal:
+                self.literal = False
+            if cumulative is not None:
+                self._expected = cumulative
+            if voice.opens(seq, delta) and not spoken:
+                alone = True
             rest = delta.rest()
             if rest[0] or rest[1]:
                 voice.note(delta, rest, self._dialect)
@@ -230,14 +244,13 @@ class Transcript:
             if logprobs := record(delta.choice.get("logprobs")):
                 self.logprobs = True
                 voice.note_logprobs(logprobs)
-        ends = any(tells(delta.choice.get("finish_reason")) for delta in deltas)
-        roles = [delta.message.get("role") for delta in deltas[:1]]
-        alike = (envelope, counted, rests)
+            ends = ends or tells(delta.choice.get("finish_reason"))
+        role, alike = deltas[0].message.get("role"), (counted, rests, envelope)
         if alike != self._rest:
             self._cut(wall=True)
-        elif alone or self._ended or roles != self._roles or (ends and (pieces != 1 or len(deltas) > 1)):
+        elif alone or self._ended or role != self._role or (ends and (pieces != 1 or len(deltas) > 1)):
             self._cut(wall=False)
-        self._rest, self._roles, self._ended = alike, roles, ends or alone
+        self._rest, self._role, self._ended = alike, role, ends or alone
 
     def _cut(self, wall: bool) -> None:
         self._seams.append(self.end - 1)

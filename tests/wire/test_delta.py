@@ -53,6 +53,7 @@ def test_native_text_stands_under_its_own_key() -> None:
         ({"tool_calls": [call(1, "{", id="x")]}, ("arguments", 1), {"tool_calls": [call(1, "new", id="x")]}),
         ({"tool_calls": [call(1)]}, ("arguments", 0), {"tool_calls": [call(0, "new"), call(1)]}),
         ({}, ("arguments", 0), {"tool_calls": [call(0, "new")]}),
+        ({"tool_calls": [call(0, "{"), call(0, "}")]}, ("arguments", 0), {"tool_calls": [call(0, "new")]}),
     ],
 )
 def test_text_is_put_in_its_place(before: dict[str, Any], channel: Any, after: dict[str, Any]) -> None:

@@ -69,6 +69,13 @@ def test_arguments_are_those_of_their_call() -> None:
     assert (channels["arguments", 0].text(0, 3), channels["arguments", 1].text(0, 3)) == ("{}", "[")
 
 
+def test_several_fragments_of_a_call_in_a_chunk_add_up() -> None:
+    """As OpenAI's own clients read them."""
+    two = [one["tool_calls"][0] for one in (call(0, "{", id="a", name="f"), call(0, "}"))]
+    heard = transcript(chunk({"tool_calls": two}), chunk(call(0, " ")))
+    assert heard.choices[0].channels["arguments", 0].text(0, 2) == "{} "
+
+
 def test_feeding_one_by_one_or_at_once_is_the_same() -> None:
     """It is fed whenever somebody needs it."""
     frames = [ROLE, THINKS, SAYS, MORE, STOP, DONE]
