@@ -59,11 +59,11 @@ class ChatCompletions:
         return None if not chunk or chunk.get("error") else chunk
 
     def deltas(self, document: dict[str, Any]) -> list[Delta]:
-        choices = records(document.get("choices"))
+        choices = document.get("choices")
         return [
             Delta(index if type(index := choice.get("index")) is int else place, choice, delta, "content")
-            for place, choice in enumerate(choices)
-            if isinstance(delta := choice.get("delta"), dict)
+            for place, choice in enumerate(choices if isinstance(choices, list) else ())
+            if isinstance(choice, dict) and isinstance(delta := choice.get("delta"), dict)
         ]
 
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:

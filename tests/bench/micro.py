@@ -18,6 +18,7 @@ from proxy.stream.vitals import Vitals
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.http import chunk
 from proxy.wire.sse import Splitter, stamp
+from proxy.wire.transcript import Transcript
 from tests.bench.procfs import machine
 from tests.bench.report import conditions, grid, write_section
 
@@ -121,11 +122,24 @@ async def main() -> None:
             stamp(FRAME, b"abcdef-%d" % seq)
         return 20000
 
+    native = b"id:1\nevent:result\n:HTTP_STATUS/200\ndata:" + FRAME[6:]
+
+    def stamp_native() -> int:
+        for seq in range(20000):
+            stamp(native, b"abcdef-%d" % seq)
+        return 20000
+
+    def hear() -> int:
+        Transcript(ChatCompletions()).feed([FRAME] * 5000)
+        return 5000
+
     rows = [
         ("split, a frame: a read is a frame", least(split_one)),
         ("the same, a read is 100 frames", least(split_many)),
         ("the same, a frame is two reads", least(split_cut)),
         ("stamp an id", least(stamp_one)),
+        ("stamp an id into a native frame", least(stamp_native)),
+        ("hear what a frame says", least(hear)),
         ("read to sink, a delivery: 1 stream, 1 follower", through(1, 1, 20000)),
         ("the same, 500 streams, 1 follower each", through(500, 1, 100)),
         ("the same, 1 stream, 200 followers", through(1, 200, 200)),
