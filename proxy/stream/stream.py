@@ -373,9 +373,10 @@ class Stream:
         """
         below = self.log.end if self.originator is None else self.originator.offset
         if self.log.size_bytes > self.max_log_bytes:
-            if self._transcript is not None:
-                self.transcript(self.log.end)  # it keeps the text of what goes
+            transcript = self._transcript and self.transcript(self.log.end)  # it keeps the text of what goes
             self._ledger.bytes -= self.log.trim(self.max_log_bytes * 3 // 4, below)
+            if transcript is not None:
+                transcript.forget(self.log.start)
         full = self.log.size_bytes > self.max_log_bytes and self.log.ending is None
         if full != self.full and self.writer is not None:
             self.full = full

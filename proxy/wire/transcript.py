@@ -6,7 +6,7 @@ O(text), never O(text x frames). All it is asked for between two offsets, or up 
 there alone, however many more it has heard; only `whole` tells of all of them.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -277,6 +277,11 @@ class Transcript:
         seams = self._walls if walls else self._seams
         inside = seams[bisect_right(seams, start) : bisect_right(seams, end - 1)]
         yield from zip([start, *inside], [*inside, end], strict=True)
+
+    def forget(self, start: int) -> None:
+        """Be asked for no span from below an offset any more; texts are kept, since later ones tell of them."""
+        for seams in (self._seams, self._walls):
+            del seams[: bisect_left(seams, start)]
 
     def whole(self) -> bytes:
         """Return the finished document of all that was heard, in JSON."""

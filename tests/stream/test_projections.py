@@ -311,3 +311,19 @@ def test_text_that_left_the_log_is_not_forgotten() -> None:
     assert stream.log.start > 0
     last = json.loads(messages(sink.received)[-1].data)
     assert last["choices"][0]["delta"]["content"] == "".join(f"{place} " for place in range(40))
+
+
+@each_event_mode
+def test_span_of_a_window_is_what_it_was_of_the_whole_log(mode: str) -> None:
+    """What is forgotten with the frames that went is not missed."""
+    whole, window, sink = new_stream(), new_stream(max_log_bytes=1500), FakeSink()
+    follow(window, sink, mode)
+    frames = [frame for place in range(30) for frame in (said(f"{place} "), said(f"{place}. "), b"data: x\n\n")]
+    for frame in frames:
+        whole.extend([frame])
+        window.extend([frame])
+    start = window.log.start
+    assert start > 0
+    assert sink.received == b"".join(whole.projection(View(mode)).render(at, at + 1) for at in range(len(frames)))
+    rest = [stream.projection(View(mode)).render(start, len(frames)) for stream in (whole, window)]
+    assert rest[0] == rest[1]

@@ -232,3 +232,55 @@ def test_recorded_chunks_are_classified_as_json_says(path: Any) -> None:
             elif any(one.get("name") or one.get("arguments") for one in calls):
                 expected = Text.TOOL_CALL
         assert CHAT.generated(block + b"\n\n")[1] is expected, block
+
+
+@pytest.mark.parametrize(
+    ("frame", "has_document", "deltas"),
+    [
+        (TEXT, True, [(0, " The Festival")]),
+        (USAGE, True, []),
+        (chunk({"content": "a"}, {"content": "b"}), True, [(0, "a"), (1, "b")]),
+        (b'data: {"choices":[{"delta":{"content":"c"},"index":7},{"index":8},3]}\n\n', True, [(7, "c")]),
+        (b'data: {"choices":[{"delta":{"content":"c"}}]}\n\n', True, [(0, "c")]),
+        (b'data: {"choices":"none"}\n\n', True, []),
+        (REFUSED, False, []),
+        (DONE, False, []),
+        (b": ping\n\n", False, []),
+        (b"data: [1]\n\n", False, []),
+    ],
+)
+def test_deltas_are_found_in_the_document(frame: bytes, has_document: bool, deltas: list[tuple[int, str]]) -> None:
+    """Errors, [DONE] and what is no JSON object have no document; usage has one without deltas."""
+    document = CHAT.document(frame)
+    assert (document is not None) == has_document
+    found = CHAT.deltas(document or {})
+    assert [(one.index, one.message.get("content")) for one in found] == deltas
+
+
+def test_deltas_stand_in_the_document() -> None:
+    """What is put into them, and which of them are selected, is said by it."""
+    document = CHAT.document(chunk({"content": "a"}, {"content": "b"})) or {}
+    _, second = CHAT.deltas(document)
+    second.message["content"] = "new"
+    CHAT.select(document, [second])
+    assert document == {"choices": [{"index": 1, "delta": {"content": "new"}}]}
+
+
+@pytest.mark.parametrize(
+    ("values", "whole"),
+    [
+        (["a", None, "b"], "ab"),
+        ([None, "a"], "a"),
+        ([1, 2.5], 3.5),
+        ([True, False], False),
+        ([[1], [2]], [1, 2]),
+        ([{"id": "x", "type": "t"}, {"id": "y", "type": "t", "n": 1}], {"id": "xy", "type": "t", "n": 1}),
+        (["a", {"b": 1}], {"b": 1}),
+    ],
+)
+def test_unknown_fields_add_up_as_in_openais_clients(values: list[Any], whole: Any) -> None:
+    """Texts and numbers are added, lists grow, objects gain field by field."""
+    message: dict[str, Any] = {}
+    for value in values:
+        CHAT.accumulate(message, "audio", value)
+    assert message == {"audio": whole}

@@ -172,3 +172,22 @@ def test_recorded_frames_are_classified_as_json_says(path: Any) -> None:
             elif part.get("tool_calls"):
                 expected = Text.TOOL_CALL
         assert NATIVE.generated(line + b"\n")[1] is expected, line
+
+
+@pytest.mark.parametrize(
+    ("data", "deltas"),
+    [
+        (b'{"output":{"choices":[{"message":{"content":"a"},"finish_reason":"null"}]}}', [(0, "a")]),
+        (b'{"output":{"choices":[{"message":{"content":"a"},"index":2},{"message":null},3]}}', [(2, "a")]),
+        (b'{"output":{"text":"a","finish_reason":"null"}}', [(0, "a")]),
+        (b'{"output":{"message":{"phase":"KeepAlive","content":""}}}', []),
+        (b'{"code":"InvalidParameter","message":"m","request_id":"r"}', []),
+        (b"[1]", []),
+        (b"[DONE]", []),
+    ],
+)
+def test_deltas_are_found_in_the_document(data: bytes, deltas: list[tuple[int, str]]) -> None:
+    """In messages, or in the output itself (result_format text); errors have none."""
+    document = DashScope().document(b"id:1\nevent:result\ndata:%b\n\n" % data)
+    found = DashScope().deltas(document or {})
+    assert [(one.index, one.message[one.content]) for one in found] == deltas
