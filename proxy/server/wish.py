@@ -77,8 +77,8 @@ def cursor(request: web.BaseRequest, mode: str) -> Cursor:
     query = request.query
     if "offset" in query:
         if not MODES[mode].in_bytes:
-            in_bytes = " and ".join(name for name, projection in MODES.items() if projection.in_bytes)
-            raise BadRequest(f"offset counts bytes: modes {in_bytes}; mode {mode} takes Last-Event-ID or after")
+            in_bytes = " or ".join(f"mode={name}" for name, projection in MODES.items() if projection.in_bytes)
+            raise BadRequest(f"offset counts bytes and goes with {in_bytes}; mode={mode} takes Last-Event-ID or after")
         if not query["offset"].isdecimal():
             raise BadRequest(f"offset {query['offset']!r} is not a number of bytes")
         return Cursor(offset_bytes=int(query["offset"]))

@@ -8,12 +8,10 @@ so that to resume after it gives exactly the rest. Knows no endings and no follo
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
-import orjson
-
 from proxy.stream.log import FrameLog
 from proxy.wire.delta import Channel, Delta
-from proxy.wire.dialect import Dialect
-from proxy.wire.sse import respell, stamp
+from proxy.wire.dialect import Dialect, spell
+from proxy.wire.sse import stamp
 from proxy.wire.transcript import Transcript, Voice
 
 
@@ -51,7 +49,7 @@ class Rewriter:
             document, deltas = self._read(end)
             changed = [transcript.choices[delta.index].increment(delta, start, end) for delta in deltas]
             if any(changed):
-                frame = respell(frame, orjson.dumps(document))
+                frame = spell(frame, document)
         return self._stamped(frame, end)
 
     def coalesce(self, start: int, end: int) -> Iterator[bytes]:
@@ -78,7 +76,7 @@ class Rewriter:
                     if transcript.logprobs:
                         self._join_logprobs(delta, range(first + 1, last + 1))
                 self._dialect.select(document, [here[index] for index in sorted(here)])
-                frame = respell(frame, orjson.dumps(document))
+                frame = spell(frame, document)
             yield self._stamped(frame, last)
 
     def _merge(self, start: int, end: int) -> Iterator[bytes]:
@@ -111,7 +109,7 @@ class Rewriter:
         if self._source.transcript(end).logprobs:
             self._join_logprobs(delta, pieces.seqs(start, end))
         self._dialect.select(document, [delta])
-        return respell(self._frame(last), orjson.dumps(document))
+        return spell(self._frame(last), document)
 
     def _join_logprobs(self, delta: Delta, seqs: Iterable[int]) -> None:
         """Give a choice the logprobs of all of these frames."""

@@ -3,8 +3,11 @@
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+import orjson
+
 from proxy.wire.delta import Delta
 from proxy.wire.errors import ProxyError
+from proxy.wire.sse import respell
 
 
 class Text(Enum):
@@ -80,6 +83,11 @@ class Dialect(Protocol):
 
     def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
         """Return the finished document: what a request without streaming would have been answered."""
+
+
+def spell(frame: bytes, document: dict[str, Any]) -> bytes:
+    """Return the frame with another document; all else of it stays as it is."""
+    return respell(frame, orjson.dumps(document))
 
 
 def tells(value: Any) -> bool:
