@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
@@ -176,12 +176,13 @@ def test_incremental_upstream_is_left_as_it_is(answer: ChatAnswer) -> None:
 
 @given(chats())
 def test_cumulative_compatible_upstream_reads_as_the_incremental_one(answer: ChatAnswer) -> None:
-    """In every mode."""
+    """In every mode, from the third text on: two alone may be either, and are what the dialect says."""
+    assume(answer.ask.max_tokens > 3)
     told = list(answer.frames())
     final = joined(b"".join(told))
-    for start, repeated in ((0, made_cumulative(told)), (1, told)):
-        stream = streamed(CHAT, repeated)
-        assert whole(stream) == final, start
+    for sent in (made_cumulative(told), told):
+        stream = streamed(CHAT, sent)
+        assert whole(stream) == final
         for mode in MODES:
             assert heard(mode, projection(stream, mode).render(0, len(told))) == final
 
