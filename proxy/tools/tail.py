@@ -30,7 +30,7 @@ from proxy.tools.tail_readers import (
     parsed,
     text_of,
 )
-from proxy.wire.dialect import record
+from proxy.wire.delta import record
 
 _OURS = re.compile(r"/v1/(?:streams/[^/]+|keys/[^/]+/stream)$")
 _ID = re.compile(r"st_[a-z2-7]+")
