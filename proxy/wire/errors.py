@@ -90,6 +90,13 @@ class OtherGeneration(RequestError):
     code = "cursor_of_another_stream"
 
 
+class KeyReused(RequestError):
+    """The Idempotency-Key stands for another request."""
+
+    status = 409
+    code = "idempotency_key_reused"
+
+
 class Cancelled(RequestError):
     """The stream was ended on request, before its upstream answered."""
 
@@ -113,6 +120,13 @@ class OffsetBeyond(RequestError):
 
     status = 416
     code = "offset_beyond"
+
+
+class OtherStream(RequestError):
+    """The stream is not the one that the request is made for (RFC 9110 section 13.1.1)."""
+
+    status = 412
+    code = "precondition_failed"
 
 
 class TooLarge(RequestError):

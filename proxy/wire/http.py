@@ -1,6 +1,7 @@
 """HTTP/1.1 words: which headers end at a hop, and how a body is framed. Sources: RFC 9110 and RFC 9112."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -16,8 +17,20 @@ HOP_BY_HOP: dict[bytes, str] = {
     b"transfer-encoding": "RFC 9112 6.1: framing is made anew on each side",
     b"upgrade": "RFC 9110 7.8",
 }
-
 LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Head(NamedTuple):
+    """The head of a response: status, reason and headers, as they came."""
+
+    status: int
+    reason: bytes
+    headers: list[tuple[bytes, bytes]]
+
+    @property
+    def framed(self) -> bool:
+        """Tell whether it says where its body ends, other than by chunks, or that there is none."""
+        return self.status in (204, 304) or any(name.lower() == b"content-length" for name, _ in self.headers)
 
 
 def end_to_end(headers: RawHeaders, but: frozenset[bytes] = frozenset()) -> list[tuple[bytes, bytes]]:
