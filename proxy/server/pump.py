@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxy.edge.upstream import Exchange
 from proxy.stream.log import COMPLETE, Ending
@@ -37,6 +37,12 @@ class OnDisconnect(NamedTuple):
         if match is None or float(match[1] or 0) >= 86400:
             raise ValueError(f"{text!r} is not one of: cancel, continue, grace=SECONDS (below 86400)")
         return cls(float(match[1] or 0))
+
+    def or_longer(self, other: "OnDisconnect") -> "OnDisconnect":
+        """Return the more patient of two."""
+        if self.grace_s is None or other.grace_s is None:
+            return OnDisconnect(None)
+        return OnDisconnect(max(self.grace_s, other.grace_s))
 
 
 class Pump:
@@ -71,8 +77,8 @@ class Pump:
         self._vitals = stream.vitals
         self.on_disconnect = on_disconnect
         self.overhead = overhead
-        self.awaited = False  # the client that asked is still to follow
-        self.opening: asyncio.Task[Exchange] | None = None  # while the exchange is not there
+        self.awaited = 0  # clients that asked, and are still to follow
+        self.opening: asyncio.Task[Any] | None = None  # while the exchange is not there
         self._on_sealed = on_sealed
         self._splitter = Splitter(max_frame_bytes)
         self._exchange: Exchange | None = None
@@ -86,6 +92,11 @@ class Pump:
         """Take the exchange's body from now on."""
         self._exchange = exchange
         exchange.attach(self)
+
+    def keep(self, exchange: Exchange, whole: Ending) -> None:
+        """Take the body as it comes, each read a frame: it is no event stream. `whole` is what its proper end is."""
+        self._exchange = exchange
+        exchange.attach(_Verbatim(self, whole))
 
     # Receiver
 
@@ -124,7 +135,7 @@ class Pump:
             tail = b""
         if frames:
             self._look(frames, at)
-        self._seal(self._judge(error, tail, frames), frames, tail)
+        self.seal(self._judge(error, tail, frames), frames, tail)
 
     # Writer
 
@@ -157,10 +168,10 @@ class Pump:
             exchange.close()
         if self.opening is not None:
             self.opening.cancel()
-        self._seal(ending, [], self._splitter.tail)
+        self.seal(ending, [], self._splitter.tail)
 
     def _grace_over(self) -> None:
-        if not self.stream.subscriptions:
+        if not self.awaited and not self.stream.subscriptions:
             self.stop(GONE)
 
     def _look(self, frames: list[bytes], at: float) -> None:
@@ -191,7 +202,8 @@ class Pump:
         last = (self.stream.log.frames[-3:] + frames)[-3:]
         return self.stream.dialect.summary(last).finish_reason is not None
 
-    def _seal(self, ending: Ending, frames: list[bytes], tail: bytes) -> None:
+    def seal(self, ending: Ending, frames: list[bytes], tail: bytes) -> None:
+        """End the stream with its last frames; only the first call counts."""
         if self._stopped:
             return
         self._stopped = True
@@ -204,6 +216,25 @@ class Pump:
         stream.seal(ending, frames, tail)
         self._exchange = None
         self._on_sealed(self)
+
+
+class _Verbatim:
+    """A Receiver that appends what it receives as it is."""
+
+    __slots__ = ("_pump", "_whole")
+
+    def __init__(self, pump: Pump, whole: Ending) -> None:
+        self._pump = pump
+        self._whole = whole
+
+    def received(self, data: bytes, at: float) -> None:
+        stream = self._pump.stream
+        stream.fed_at = at
+        stream.extend([data])
+
+    def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
+        ending = self._whole if error is None else Ending(error.ending, error.message)
+        self._pump.seal(ending, [data] if data else [], b"")
 
 
 def _is_whole(tail: bytes, dialect: Dialect) -> bool:

@@ -83,6 +83,7 @@ class Hub:
         self.max_log_bytes = max_log_bytes
         self.ledger = Ledger(max_total_log_bytes)
         self.ledger.relieve = self._relieve
+        self.on_forgotten: Callable[[Stream], None] = lambda stream: None
         self.on_subscription_ended: Callable[[Subscription], None] = lambda subscription: None
         self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and when they had the last
         self.leaving: dict[Subscription, float] = {}  # followers whose time is limited, and when it is over
@@ -125,11 +126,23 @@ class Hub:
         self._running[ident] = stream
         self.ledger.bytes += STREAM_BYTES
         if key is not None:
-            stream.key = key
-            self._keys[caller, key] = stream
-            for waiter in self._waiters.pop((caller, key), ()):
-                waiter.tell(stream)
+            self.name(stream, key)
         return stream
+
+    def name(self, stream: Stream, key: str) -> None:
+        """Make a stream its caller's newest under a key. A key it has, or had, is not given to it again."""
+        if key in stream.keys:
+            return
+        stream.keys = (*stream.keys, key)
+        self._keys[stream.caller, key] = stream
+        for waiter in self._waiters.pop((stream.caller, key), ()):
+            waiter.tell(stream)
+
+    def unname(self, stream: Stream) -> None:
+        """Take its keys from a stream; it is still found by its id."""
+        for key in stream.keys:
+            if self._keys.get((stream.caller, key)) is stream:
+                del self._keys[stream.caller, key]
 
     def find(self, ident: str, caller: bytes | None) -> Stream:
         """Return a caller's stream, or, if None, anybody's: something else than being its caller gives access to it.
@@ -194,8 +207,8 @@ class Hub:
         if held is None:
             return
         self.ledger.bytes -= STREAM_BYTES + stream.log.size_bytes
-        if stream.key is not None and self._keys.get((stream.caller, stream.key)) is stream:
-            del self._keys[stream.caller, stream.key]
+        self.unname(stream)
+        self.on_forgotten(stream)
 
     def tick(self, now: float) -> None:
         """Do what is due: once a second is enough. One timer for all streams, not one each."""

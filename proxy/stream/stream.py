@@ -19,6 +19,7 @@ from proxy.stream.projections import MODES, Projection, Span
 from proxy.stream.vitals import Vitals
 from proxy.stream.websocket import Messages
 from proxy.wire.transcript import Transcript
+from proxy.wire.http import Head
 
 SPANS = 4  # that a follower which is behind gets in one turn of the loop: rendering one may take half a millisecond
 
@@ -189,6 +190,7 @@ class Stream:
         "_pacer",
         "_projections",
         "_transcript",
+        "answer",
         "caller",
         "created_at",
         "dialect",
@@ -196,7 +198,7 @@ class Stream:
         "full",
         "generation",
         "id",
-        "key",
+        "keys",
         "log",
         "max_log_bytes",
         "on_ended",
@@ -229,7 +231,8 @@ class Stream:
         self.caller = caller
         self.created_at = 0  # Unix seconds
         self.trace_id = ident  # or that of a W3C traceparent
-        self.key: str | None = None
+        self.keys: tuple[str, ...] = ()  # those it was given, each once, the last one last
+        self.answer: Head | None = None  # of an answer that is no event stream: then frames are its reads
         self.log = FrameLog()
         self.max_log_bytes = max_log_bytes
         self.subscriptions: dict[Subscription, None] = {}
@@ -246,6 +249,11 @@ class Stream:
         self._ledger = ledger
         self._call_soon = call_soon
         self._pacer = pacer
+
+    @property
+    def key(self) -> str | None:
+        """The key it was given last."""
+        return self.keys[-1] if self.keys else None
 
     def projection(self, view: View) -> Projection:
         """Return the one projection of a view: all its followers share what it rendered last."""
