@@ -24,6 +24,8 @@ def refuse(error: ProxyError, dialect: Dialect) -> web.Response:
     """Return an error response."""
     headers: dict[str, str] = {}
     body = dialect.error_body(error)
+    if error.status == 409:  # never cured by asking again, which OpenAI's SDKs else do
+        headers["x-should-retry"] = "false"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, OffsetGone):

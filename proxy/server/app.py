@@ -16,11 +16,14 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from proxy.edge.upstream import Timeouts, Upstream
 from proxy.server.answers import answer
 from proxy.server.auth import Auth
+from proxy.server.calls import Calls
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.feed import LiveFeed
 from proxy.server.follow import Follow, describe
 from proxy.server.forward import Forward, Route
+from proxy.server.generate import Generations
+from proxy.server.keys import Keys
 from proxy.server.metrics import Metrics
 from proxy.server.routes import ANY, Routes
 from proxy.server.share import Share
@@ -100,9 +103,13 @@ class Proxy:
         self.metrics.retries = lambda: self.upstream.retries
         self.metrics.connections = lambda: {"active": len(self.upstream.active), "idle": self.upstream.idle}
         self.feed = LiveFeed()
-        self.forward = Forward(config, self.hub, self.upstream, self.auth, self.metrics, self.feed.tell)
+        self.forward = Forward(self.upstream, self.auth, self.metrics)
+        calls = Calls()
+        self.hub.on_forgotten = calls.forget
+        self.generations = Generations(config, self.hub, self.forward, calls, self.auth, self.metrics, self.feed.tell)
         self.follow = Follow(config, self.hub, self.auth, self.metrics)
         self.share = Share(config, self.hub, self.auth)
+        self.keys = Keys(self.hub, self.auth)
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -157,7 +164,7 @@ class Proxy:
     def routes(self) -> Routes:
         """Return what the data port serves."""
         served = Routes(self.metrics, OPENAI)
-        follow = self.follow
+        follow, keys = self.follow, self.keys
         for method, path, handler in (
             ("GET", "/v1/streams", follow.listed),
             ("GET", "/v1/streams/{ident}", follow.by_id),
@@ -166,13 +173,16 @@ class Proxy:
             ("GET", "/v1/streams/{ident}/info", follow.info),
             ("POST", "/v1/streams/{ident}/cancel", follow.cancel),
             ("POST", "/v1/streams/{ident}/share", self.share.share),
+            ("GET", "/v1/keys/{key}", keys.info),
+            ("HEAD", "/v1/keys/{key}", keys.head),
             ("GET", "/v1/keys/{key}/stream", follow.by_key),
+            ("POST", "/v1/keys/{key}/cancel", keys.cancel),
         ):
             served.add(method, path, handler, "streams", OPENAI)
         served.add("GET", "/healthz", _healthy, "health", OPENAI)
         for route in prefixes(self.config):
             for path in _GENERATIONS[route.name]:
-                generate = functools.partial(self.forward.generate, route)
+                generate = functools.partial(self.generations.generate, route)
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
             pass_through = functools.partial(self.forward.pass_through, route)
             served.add(ANY, route.prefix, pass_through, route.name, route.dialect)

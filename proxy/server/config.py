@@ -86,6 +86,13 @@ class StreamsConfig(_Table):
         return text
 
 
+class GenerationsConfig(_Table):
+    """Who shares an upstream call."""
+
+    share: Literal["none", "body"] = "none"
+    retry_grace_s: Seconds = 30
+
+
 class LimitsConfig(_Table):
     """What may be had at most."""
 
@@ -172,6 +179,7 @@ class Config(BaseSettings):
     upstream: UpstreamConfig = UpstreamConfig()
     timeouts: TimeoutsConfig = TimeoutsConfig()
     streams: StreamsConfig = StreamsConfig()
+    generations: GenerationsConfig = GenerationsConfig()
     limits: LimitsConfig = LimitsConfig()
     auth: AuthConfig = AuthConfig()
     capabilities: CapabilitiesConfig = CapabilitiesConfig()

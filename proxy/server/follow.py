@@ -13,13 +13,13 @@ from proxy.server.answers import answer
 from proxy.server.auth import Auth
 from proxy.server.capabilities import CANCEL, INFO, READ
 from proxy.server.config import Config
-from proxy.server.forward import CACHING, deliver
+from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.metrics import Metrics
-from proxy.server.wish import Cursor, Wish, read
+from proxy.server.wish import Cursor, Wish, read, seconds
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.log import COMPLETE, DRAINED, Ending
 from proxy.stream.projections import MODES
-from proxy.stream.stream import Stream, Subscription
+from proxy.stream.stream import Stream, Subscription, View
 from proxy.stream.websocket import closing
 from proxy.wire.errors import (
     OffsetBeyond,
@@ -28,6 +28,7 @@ from proxy.wire.errors import (
     Overloaded,
     UnknownStream,
 )
+from proxy.wire.http import Head
 
 CANCELLED = Ending("cancelled", "cancelled on request")
 
@@ -72,18 +73,7 @@ class Follow:
 
     async def head(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
         """HEAD /v1/streams/{ident}"""
-        stream = self._granted(request, ident, READ)
-        log = stream.log
-        return web.Response(
-            headers={
-                "Stream-Id": stream.id,
-                "Stream-State": _state(stream),
-                "Stream-Last-Seq": str(log.end),
-                "Stream-Bytes": str(log.end_bytes + len(log.tail)),
-                "Stream-Closed": str(log.ending is not None).lower(),
-                "Cache-Control": "no-store",
-            }
-        )
+        return web.Response(headers=tell(self._granted(request, ident, READ)))
 
     async def info(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
         """GET /v1/streams/{ident}/info"""
@@ -96,20 +86,23 @@ class Follow:
         return answer({"object": "list", "data": [describe(stream) for stream in mine], "has_more": False})
 
     async def cancel(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
-        """POST /v1/streams/{ident}/cancel; idempotent."""
+        """POST /v1/streams/{ident}/cancel; idempotent. The end is there before the answer, whatever `wait` allows."""
         stream = self._granted(request, ident, CANCEL)
-        _stop(stream)
+        seconds(request.query.get("wait"), "wait", 0)
+        stop(stream)
         return answer(describe(stream))
 
     async def delete(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
         """DELETE /v1/streams/{ident}: cancel and forget. Its caller's alone."""
         stream = self._granted(request, ident, "delete")
-        _stop(stream)
+        stop(stream)
         self._hub.forget(stream)
         return answer({"id": stream.id, "object": "stream.deleted", "deleted": True})
 
     async def _attach(self, request: web.BaseRequest, stream: Stream, wish: Wish) -> web.StreamResponse:
         """Answer with the stream from the cursor on: 204 when it has ended and nothing is left to say."""
+        if stream.answer is not None:
+            return await self._replay(request, stream, stream.answer, wish)
         stream.projection(wish.view)  # raises OffsetGone, when it tells of more than is held
         offset, skip = _place(stream, wish)
         log = stream.log
@@ -159,6 +152,14 @@ class Follow:
         subscription = Subscription(stream, wish.view, downstream, offset, wish.heartbeat_s)
         return await deliver(self._hub, downstream, subscription, wish.until)
 
+    async def _replay(self, request: web.BaseRequest, stream: Stream, head: Head, wish: Wish) -> web.StreamResponse:
+        """Answer as the upstream did: with its status and its body, from the start and as it is, in whatever mode."""
+        _place(stream, wish._replace(cursor=Cursor()))
+        self._hub.check_room_to_follow(stream)
+        self._metrics.replayed["raw"] += stream.log.end_bytes
+        downstream = begin_answer(request, head, [(b"Stream-Id", stream.id.encode())])
+        return await deliver(self._hub, downstream, Subscription(stream, View("raw"), downstream, 0), wish.until)
+
     async def _wait(self, request: web.BaseRequest, caller: bytes, key: str, wish: Wish) -> web.StreamResponse:
         """Answer at once, and follow the stream when it begins; end properly if none does in time."""
         self._hub.check_room_to_follow()
@@ -179,11 +180,10 @@ class Follow:
             return downstream.response
         try:
             self._hub.check_room_to_follow(stream)
-        except Overloaded as error:  # the head has left: the refusal is an ending
-            last, properly = stream.projection(wish.view).ending(Ending(error.code, error.message), 0)
-            (downstream.close if properly else downstream.abort)(last)
-            await downstream.finished()
-            return downstream.response
+        except Overloaded as error:
+            return await _end(downstream, stream, wish.view, Ending(error.code, error.message))
+        if stream.answer is not None:
+            return await _end(downstream, stream, wish.view, refusal(stream.answer))
         return await self._deliver(downstream, stream, wish, 0, 0)
 
     def _granted(self, request: web.BaseRequest, ident: str, right: str) -> Stream:
@@ -205,6 +205,7 @@ def describe(stream: Stream) -> dict[str, Any]:
         "ending": None if log.ending is None else {"reason": log.ending.reason, "message": log.ending.message},
         "route": stream.route,
         "key": stream.key,
+        "answer": None if stream.answer is None else _told(stream.answer),
         "model": vitals.model,
         "time_to_first_token_s": ttft,
         "events": log.end,
@@ -224,6 +225,25 @@ def describe(stream: Stream) -> dict[str, Any]:
     }
 
 
+def tell(stream: Stream) -> dict[str, str]:
+    """Return what headers tell of a stream."""
+    log = stream.log
+    return {
+        "Stream-Id": stream.id,
+        "Stream-State": _state(stream),
+        "Stream-Last-Seq": str(log.end),
+        "Stream-Bytes": str(log.end_bytes + len(log.tail)),
+        "Stream-Closed": str(log.ending is not None).lower(),
+        "Cache-Control": "no-store",
+    }
+
+
+def _told(head: Head) -> dict[str, Any]:
+    """Return what is told of an answer that is no event stream."""
+    kinds = [value.decode("latin-1") for name, value in head.headers if name.lower() == b"content-type"]
+    return {"status": head.status, "content_type": kinds[0] if kinds else None}
+
+
 def _state(stream: Stream) -> str:
     ending = stream.log.ending
     if ending is None:
@@ -233,9 +253,18 @@ def _state(stream: Stream) -> str:
     return "complete" if ending.reason == "complete" else "failed"
 
 
-def _stop(stream: Stream) -> None:
+def stop(stream: Stream) -> None:
+    """Cancel a stream, if it runs."""
     if stream.writer is not None:
         stream.writer.stop(CANCELLED)
+
+
+async def _end(downstream: Downstream | WebSocket, stream: Stream, view: View, ending: Ending) -> web.StreamResponse:
+    """End a response whose head has left: a refusal is then an ending."""
+    last, properly = stream.projection(view).ending(ending, 0)
+    (downstream.close if properly else downstream.abort)(last)
+    await downstream.finished()
+    return downstream.response
 
 
 def _place(stream: Stream, wish: Wish) -> tuple[int, int]:

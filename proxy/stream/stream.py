@@ -18,8 +18,8 @@ from proxy.stream.log import Ending, FrameLog
 from proxy.stream.projections import MODES, Projection, Span
 from proxy.stream.vitals import Vitals
 from proxy.stream.websocket import Messages
-from proxy.wire.transcript import Transcript
 from proxy.wire.http import Head
+from proxy.wire.transcript import Transcript
 
 SPANS = 4  # that a follower which is behind gets in one turn of the loop: rendering one may take half a millisecond
 

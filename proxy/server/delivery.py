@@ -1,0 +1,61 @@
+"""How a stream reaches the client of one request: the head of its response, then its frames until either ends."""
+
+import math
+import time
+
+from aiohttp import web
+
+from proxy.edge.downstream import Downstream
+from proxy.edge.upstream import Headers
+from proxy.edge.websocket import WebSocket
+from proxy.stream.hub import Hub
+from proxy.stream.log import Ending
+from proxy.stream.stream import Subscription
+from proxy.wire.http import Head, end_to_end
+
+CACHING: Headers = [
+    (b"Cache-Control", b"no-cache, no-transform"),
+    (b"X-Accel-Buffering", b"no"),
+]
+# Response headers that we set ourselves.
+_OURS = frozenset((b"stream-id", b"location", b"content-location", b"idempotency-replayed", b"stream-follow-url"))
+_STREAMS = _OURS | frozenset((b"content-length", b"cache-control", b"x-accel-buffering"))
+
+
+def begin_stream(request: web.BaseRequest, upstream: Headers, ours: Headers, ident: str) -> Downstream:
+    """Begin to answer with a stream: the headers its upstream sent, `ours`, and where it is found.
+
+    Raises: ConnectionResetError, when the client has gone.
+    """
+    downstream = Downstream(request)
+    found = b"/v1/streams/" + ident.encode()
+    mine = [(b"Stream-Id", ident.encode()), (b"Location", found), (b"Content-Location", found)]
+    downstream.start(b"OK", [*end_to_end(upstream, _STREAMS), *CACHING, *mine, *ours])
+    return downstream
+
+
+def begin_answer(request: web.BaseRequest, head: Head, ours: Headers) -> Downstream:
+    """Begin to answer with what is no event stream, as its upstream did; `ours` are added.
+
+    Raises: ConnectionResetError, when the client has gone.
+    """
+    downstream = Downstream(request, head.status)
+    downstream.start(head.reason, [*end_to_end(head.headers, _OURS), *ours], framed=head.framed)
+    return downstream
+
+
+def refusal(head: Head) -> Ending:
+    """Return the ending of those who came for a stream, where the upstream's answer is none."""
+    return Ending("refused", f"the upstream answered with status {head.status} and no stream")
+
+
+async def deliver(
+    hub: Hub, downstream: Downstream | WebSocket, subscription: Subscription, until: float = math.inf
+) -> web.StreamResponse:
+    """Attach a subscription and wait until it has ended, or its client has left; at most `until` (monotonic s)."""
+    try:
+        hub.attach(subscription, time.monotonic(), until)
+        await downstream.finished()
+    finally:
+        subscription.leave("left")
+    return downstream.response

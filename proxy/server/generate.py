@@ -1,0 +1,298 @@
+"""Generations: read whole, sent upstream, answered with a stream; alone, or with others that ask for the same.
+
+Alone, a client waits for its own upstream call, and its leaving ends it. Where the call may outlive the client, or
+have other followers (a key, a grace, `Idempotency-Key`, `share`, `respond-async`), it runs apart, in a task and with
+a stream of its own, and every client attaches to that. An answer that is no event stream is then a log, too, its
+reads its frames: so it is waited for, shared, kept and replayed like a stream.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from aiohttp import web
+
+from proxy.edge.upstream import Exchange, Headers
+from proxy.server.answers import answer
+from proxy.server.auth import Auth
+from proxy.server.calls import Call, Calls, Identity, by_body, by_key
+from proxy.server.config import Config
+from proxy.server.delivery import begin_answer, begin_stream, deliver, refusal
+from proxy.server.follow import describe
+from proxy.server.forward import MINE, Forward, Route, read_body
+from proxy.server.metrics import Metrics
+from proxy.server.options import Options, read
+from proxy.server.pump import GONE, OnDisconnect, Pump
+from proxy.stream.hub import Hub
+from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.stream import Stream, Subscription, View
+from proxy.stream.vitals import Vitals
+from proxy.wire.errors import OffsetGone, ProxyError, UpstreamError
+from proxy.wire.http import Head
+
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
+_MODEL_WITHIN = 64 * 1024
+
+# Identity is asked for: a compressed stream has no frames. The Idempotency-Key is kept here, since behind one key of
+# ours two callers' keys would be one.
+_MINE = MINE | {b"accept-encoding", b"idempotency-key"}
+_RUN_ON = OnDisconnect(None)
+_REPLAYED = (b"Idempotency-Replayed", b"true")
+
+
+class Asked(NamedTuple):
+    """A generation that was asked for."""
+
+    route: Route
+    caller: bytes
+    options: Options
+    target: bytes
+    headers: Headers  # for upstream
+    body: bytes
+    started_at: float  # when the last byte of it was here
+
+
+class Generations:
+    """The handler of generations, and what it begins."""
+
+    def __init__(
+        self,
+        config: Config,
+        hub: Hub,
+        forward: Forward,
+        calls: Calls,
+        auth: Auth,
+        metrics: Metrics,
+        tell: Callable[[str, Stream], None],
+    ) -> None:
+        """`tell` hears of every stream that begins, and that has ended."""
+        self._config = config
+        self._hub = hub
+        self._forward = forward
+        self._calls = calls
+        self._auth = auth
+        self._metrics = metrics
+        self._tell = tell
+        self._by_body = config.generations.share == "body"
+
+    async def generate(self, route: Route, request: web.BaseRequest, **named: str) -> web.StreamResponse:
+        """Answer with the stream of an upstream call: a new one, or one that others share."""
+        caller = self._auth.caller(request.headers.get("Authorization", ""))
+        options = read(request, self._config)
+        shared = self._by_body or options.idempotency_key is not None
+        if not shared:  # before the body is read; a call that is there already needs no more room
+            self._hub.check_room()
+        if not options.respond_async:
+            self._hub.check_room_to_follow()
+        target = self._forward.target(route, request)
+        body = await read_body(request, self._config.limits.body_bytes)
+        mine = _MINE | {b"prefer"} if options.respond_async else _MINE
+        headers = self._forward.headers(request, mine)
+        headers += [(b"Accept-Encoding", b"identity"), (b"Content-Length", b"%d" % len(body))]
+        asked = Asked(route, caller, options, target, headers, body, time.monotonic())
+        if shared:
+            return await self._share(request, asked)
+        if options.apart:
+            return await self._answer(request, self._call(asked, None), options)
+        return await self._alone(request, asked)
+
+    async def _alone(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
+        """Make the upstream call in this client's own task: its leaving ends it."""
+        try:
+            exchange = await self._open(asked)
+        except UpstreamError as error:
+            self._metrics.never_began(asked.route.name, error.ending)
+            raise
+        except asyncio.CancelledError:
+            self._metrics.never_began(asked.route.name, GONE.reason)
+            raise
+        if not _is_stream(exchange):
+            return await self._forward.relay(request, exchange)
+        try:
+            pump = self._pump(asked)
+        except ProxyError:
+            exchange.close()
+            raise
+        pump.start(exchange)
+        try:
+            downstream = begin_stream(request, exchange.headers, self._links(pump.stream), pump.stream.id)
+        except ConnectionError:
+            pump.last_left()
+            raise
+        subscription = Subscription(pump.stream, asked.options.view, downstream, 0, self._config.streams.heartbeat_s)
+        pump.stream.originator = subscription
+        return await deliver(self._hub, downstream, subscription)
+
+    # Apart
+
+    async def _share(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
+        """Attach to the call that this request shares, or make it."""
+        identity, options = _identify(request, asked), asked.options
+        call = self._calls.find(identity)
+        if call is None:
+            return await self._answer(request, self._call(asked, identity), options)
+        policy = _RUN_ON if options.respond_async else options.on_disconnect
+        call.pump.on_disconnect = call.pump.on_disconnect.or_longer(policy)
+        if options.key is not None:
+            self._hub.name(call.stream, options.key)
+        return await self._answer(request, call, options, late=True)
+
+    def _call(self, asked: Asked, identity: Identity | None) -> Call:
+        """Begin an upstream call in a task of its own. Raises: Overloaded."""
+        call = Call(self._pump(asked), identity)
+        call.opening = call.pump.opening = asyncio.create_task(self._begin(asked, call))
+        call.opening.add_done_callback(_heard)
+        self._calls.add(call)
+        return call
+
+    async def _begin(self, asked: Asked, call: Call) -> Head:
+        """Open the exchange and have the pump take its body."""
+        pump = call.pump
+        try:
+            exchange = await self._open(asked)
+        except UpstreamError as error:
+            pump.opening = None
+            if not call.promised:
+                call.stream.retain_s = 0
+            pump.stop(Ending(error.ending, error.message))
+            raise
+        pump.opening = None
+        head = Head(exchange.status, exchange.reason, exchange.headers)
+        if _is_stream(exchange):
+            pump.start(exchange)
+        else:
+            self._keep(call, exchange, head)
+        return head
+
+    def _keep(self, call: Call, exchange: Exchange, head: Head) -> None:
+        """Take an answer that is no event stream into the log, for those who wait for it.
+
+        It stays after its end if it is a success under an Idempotency-Key, or if a client was promised it. A refusal
+        is found by no request that comes later: a retry asks again. Followers that are there already came for a
+        stream, and are told that there is none.
+        """
+        stream, pump = call.stream, call.pump
+        stream.answer = head
+        good = 200 <= head.status < 300
+        refused = refusal(head)
+        if not good:
+            self._calls.forget(stream)
+        pump.awaited += 1  # by this one: upstream is not closed because they end
+        for subscription in list(stream.subscriptions):
+            subscription.fail(refused)
+        pump.awaited -= 1
+        if not (call.promised or (good and call.lasting)):
+            stream.retain_s = 0
+            self._hub.unname(stream)
+            if not pump.awaited:
+                exchange.close()
+                pump.stop(GONE)
+                return
+        pump.keep(exchange, COMPLETE if good else refused._replace(clean=True))
+
+    async def _answer(
+        self, request: web.BaseRequest, call: Call, options: Options, *, late: bool = False
+    ) -> web.StreamResponse:
+        """Answer a client with a call's stream from its start, or, if it prefers that, with where it will be found.
+
+        `late`: the call was another request's.
+        """
+        ours: Headers = [_REPLAYED] if late and options.idempotency_key is not None else []
+        if options.respond_async:
+            call.promised = True
+            return _accepted(call.stream, ours)
+        head = await call.answered()
+        stream = call.stream
+        try:
+            if late:
+                self._check_late(stream, options)
+            if stream.answer is None:
+                downstream, view = begin_stream(request, head.headers, ours, stream.id), options.view
+            else:
+                ident = [(b"Stream-Id", stream.id.encode())] if stream.retain_s else []
+                downstream, view = begin_answer(request, head, ident + ours), View("raw")
+        except (ConnectionError, ProxyError):
+            call.left()
+            raise
+        subscription = Subscription(stream, view, downstream, 0, self._config.streams.heartbeat_s)
+        if not late:
+            stream.originator = subscription
+        return await deliver(self._hub, downstream, subscription)
+
+    def _check_late(self, stream: Stream, options: Options) -> None:
+        """Raises: Overloaded, when too many follow; OffsetGone, when the log does not hold its start any more."""
+        self._hub.check_room_to_follow(stream)
+        log = stream.log
+        if log.start:
+            raise OffsetGone(f"the stream's start is gone, the earliest frame held is {log.start + 1}", log.start + 1)
+        self._metrics.replayed[options.view.mode] += log.end_bytes
+
+    # Both
+
+    def _links(self, stream: Stream) -> Headers:
+        """Return the header by which a stream can be followed without the caller's key, if that is configured."""
+        return [(b"Stream-Follow-URL", self._auth.follow_url(stream.id).encode())] if self._auth.capabilities else []
+
+    async def _open(self, asked: Asked) -> Exchange:
+        return await self._forward.open(asked.route, b"POST", asked.target, asked.headers, asked.body)
+
+    def _pump(self, asked: Asked) -> Pump:
+        """Make a stream and its writer. Raises: Overloaded."""
+        options, route = asked.options, asked.route
+        stream = self._hub.create(
+            Vitals(route.dialect, asked.started_at),
+            route=route.name,
+            caller=asked.caller,
+            key=options.key,
+            retain_s=options.retain_s,
+        )
+        stream.created_at = int(time.time())
+        stream.trace_id = options.trace_id or stream.id
+        if route.dialect.name == "dashscope":  # its answers name no model
+            model = _MODEL.search(asked.body, 0, _MODEL_WITHIN)
+            stream.vitals.model = model and model[1].decode(errors="replace")
+        self._tell("begun", stream)
+        return Pump(
+            stream,
+            options.on_disconnect,
+            max_frame_bytes=self._config.limits.frame_bytes,
+            on_sealed=self._sealed,
+            overhead=self._metrics.distribution("proxy_overhead", route.name).observe,
+        )
+
+    def _sealed(self, pump: Pump) -> None:
+        now = time.monotonic()
+        stream = pump.stream
+        if stream.answer is None:  # else it has been none
+            self._metrics.stream_ended(stream, now)
+        self._calls.ended(stream)
+        self._tell("ended", stream)
+        self._hub.retire(stream, now)
+
+
+def _identify(request: web.BaseRequest, asked: Asked) -> Identity:
+    """Return what makes a request one with others: its Idempotency-Key if it has one, else all that it asks for."""
+    route, key = asked.route, asked.options.idempotency_key
+    if key is None:
+        return by_body(asked.caller, route.name, asked.target, asked.body, request.raw_headers)
+    native = route.dialect.name == "dashscope"
+    return by_key(asked.caller, route.name, key, asked.target, asked.body, request.raw_headers, native=native)
+
+
+def _accepted(stream: Stream, ours: Headers) -> web.Response:
+    """Answer with a handle (RFC 7240 section 4.1)."""
+    headers = {"Stream-Id": stream.id, "Location": f"/v1/streams/{stream.id}", "Preference-Applied": "respond-async"}
+    headers |= {name.decode(): value.decode() for name, value in ours}
+    return answer(describe(stream), 202, headers)
+
+
+def _is_stream(exchange: Exchange) -> bool:
+    return exchange.status == 200 and exchange.is_event_stream and exchange.header(b"content-encoding") is None
+
+
+def _heard(opening: asyncio.Task[Head]) -> None:
+    """Take note of an upstream's failure, which the stream's ending tells: nobody else may be there to hear of it."""
+    if not opening.cancelled() and isinstance(opening.exception(), UpstreamError):
+        return
