@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from proxy.server.pump import Pump
 from proxy.stream.stream import Stream
-from proxy.wire.errors import Cancelled, KeyReused
+from proxy.wire.errors import Cancelled, KeyReused, Overloaded
 from proxy.wire.http import Head, RawHeaders
 
 _LASTING = ("complete", "cancelled")  # a retry must not undo a cancel
@@ -87,7 +87,7 @@ class Call:
     async def answered(self) -> Head:
         """Wait for the head of the answer. Whoever waits counts as a follower of the stream to come.
 
-        Raises: UpstreamError; Cancelled, when the stream was ended before.
+        Raises: UpstreamError; Cancelled, when the stream was ended on request before; Overloaded, when by us.
         """
         self.pump.awaited += 1
         try:
@@ -96,7 +96,7 @@ class Call:
             self.pump.awaited -= 1
             ending = self.stream.log.ending
             if isinstance(error, asyncio.CancelledError) and self.opening.cancelled() and ending is not None:
-                raise Cancelled(ending.message) from None
+                raise (Cancelled if ending.reason == "cancelled" else Overloaded)(ending.message) from None
             self.left()
             raise
         self.pump.awaited -= 1

@@ -293,6 +293,7 @@ def _is_stream(exchange: Exchange) -> bool:
 
 
 def _heard(opening: asyncio.Task[Head]) -> None:
-    """Take note of an upstream's failure, which the stream's ending tells: nobody else may be there to hear of it."""
-    if not opening.cancelled() and isinstance(opening.exception(), UpstreamError):
-        return
+    """Hear of an upstream's failure, which the stream's ending tells: no client may be there to hear of it."""
+    error = None if opening.cancelled() else opening.exception()
+    if error is not None and not isinstance(error, UpstreamError):
+        raise error
