@@ -892,9 +892,7 @@ async def test_openai_two_at_once_hear_the_same(serve: Serve, fake: FakeQwen) ->
     async with sdk(tee) as client:
         for stream in (True, False):
             asked = [
-                client.chat.completions.create(
-                    **ASKED, stream=stream, extra_headers={"Idempotency-Key": f"k-{stream}"}
-                )
+                client.chat.completions.create(**ASKED, stream=stream, extra_headers={"Idempotency-Key": f"k-{stream}"})
                 for _ in range(2)
             ]
             one, two = await asyncio.gather(*asked)

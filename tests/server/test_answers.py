@@ -69,6 +69,13 @@ def test_error_that_passes_says_when_to_come_back() -> None:
     assert "Retry-After" not in told(errors.TooLarge("much"), CHATS)[0].headers
 
 
+def test_conflict_is_not_to_be_tried_again() -> None:
+    """OpenAI's SDKs repeat what was answered with 409, unless they are told that it does not help."""
+    for kind in leaves():
+        never = told(made(kind), CHATS)[0].headers.get("x-should-retry") == "false"
+        assert never == (kind.status == 409)
+
+
 @pytest.mark.parametrize("dialect", [CHATS, NATIVES])
 def test_offset_that_is_gone_names_the_earliest(dialect: Dialect) -> None:
     """Beside the error, where a program finds it."""

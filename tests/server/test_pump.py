@@ -58,6 +58,14 @@ def test_policy_is_read(text: str, grace_s: float | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "longer"), [(0, 5, 5), (5, 0, 5), (0.5, 0.25, 0.5), (None, 5, None), (0, None, None)]
+)
+def test_more_patient_of_two_policies(one: float | None, other: float | None, longer: float | None) -> None:
+    """For ever is longest."""
+    assert OnDisconnect(one).or_longer(OnDisconnect(other)) == OnDisconnect(longer)
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "stay", "Cancel", "cancel ", "grace", "grace=", "grace=x", "grace=-1", "grace=inf", "grace=nan", "grace=86400",
      "wait=5", "continue=5"],

@@ -163,6 +163,35 @@ def test_stream_retired_after_it_was_forgotten_stays_forgotten() -> None:
 # Keys
 
 
+def test_stream_may_have_several_keys() -> None:
+    """Each finds it until a newer stream has it; a key it had is not given back to it."""
+    hub = new_hub()
+    older = new_stream(hub, key="a")
+    hub.name(older, "b")
+    assert (older.keys, older.key) == (("a", "b"), "b")
+    newer = new_stream(hub, key="b")
+    hub.name(older, "b")
+    assert (hub.find_key("a", ME), hub.find_key("b", ME)) == (older, newer)
+    hub.unname(older)
+    assert (hub.find_key("a", ME), hub.find_key("b", ME)) == (None, newer)
+    assert hub.find(older.id, ME) is older
+
+
+def test_who_cares_is_told_once_of_a_stream_that_is_forgotten() -> None:
+    """Whatever made it so: a request, or its time; and not while it is kept."""
+    hub = new_hub()
+    forgotten: list[Stream] = []
+    hub.on_forgotten = forgotten.append
+    kept, gone = new_stream(hub, retain_s=60), new_stream(hub)
+    end(hub, kept, 0.0)
+    assert forgotten == []
+    hub.forget(gone)
+    hub.forget(gone)
+    assert forgotten == [gone]
+    hub.tick(61.0)
+    assert forgotten == [gone, kept]
+
+
 def test_key_finds_the_newest_stream_of_a_caller() -> None:
     """Each caller has keys of their own."""
     hub = new_hub()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.http import HOP_BY_HOP, LAST_CHUNK, chunk, end_to_end, head
+from proxy.wire.http import HOP_BY_HOP, LAST_CHUNK, Head, chunk, end_to_end, head
 
 # RFC 9110 section 7.6.1 and what it refers to, written down again.
 ENDS_AT_A_HOP = [
@@ -92,3 +92,18 @@ def test_chunk_of_a_socket_read() -> None:
     """The size is in hexadecimal."""
     data = b"x" * 65536
     assert chunk(data) == b"10000\r\n" + data + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "framed"),
+    [
+        (200, [], False),
+        (200, [(b"Transfer-Encoding", b"chunked")], False),
+        (200, [(b"A", b"1"), (b"CONTENT-LENGTH", b"0")], True),
+        (204, [], True),
+        (304, [], True),
+    ],
+)
+def test_head_tells_whether_it_frames_its_body(status: int, headers: list[tuple[bytes, bytes]], framed: bool) -> None:
+    """By a length, or by a status that has no body (RFC 9112 section 6.3)."""
+    assert Head(status, b"", headers).framed == framed
