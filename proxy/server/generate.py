@@ -205,14 +205,15 @@ class Generations:
             return _accepted(call.stream, ours)
         head = await call.answered()
         stream = call.stream
+        view = options.view if stream.answer is None else View("raw")
         try:
             if late:
-                self._check_late(stream, options)
+                self._check_late(stream, view)
             if stream.answer is None:
-                downstream, view = begin_stream(request, head.headers, ours, stream.id), options.view
+                downstream = begin_stream(request, head.headers, ours, stream.id)
             else:
                 ident = [(b"Stream-Id", stream.id.encode())] if stream.retain_s else []
-                downstream, view = begin_answer(request, head, ident + ours), View("raw")
+                downstream = begin_answer(request, head, ident + ours)
         except (ConnectionError, ProxyError):
             call.left()
             raise
@@ -221,13 +222,13 @@ class Generations:
             stream.originator = subscription
         return await deliver(self._hub, downstream, subscription)
 
-    def _check_late(self, stream: Stream, options: Options) -> None:
+    def _check_late(self, stream: Stream, view: View) -> None:
         """Raises: Overloaded, when too many follow; OffsetGone, when the log does not hold its start any more."""
         self._hub.check_room_to_follow(stream)
         log = stream.log
         if log.start:
             raise OffsetGone(f"the stream's start is gone, the earliest frame held is {log.start + 1}", log.start + 1)
-        self._metrics.replayed[options.view.mode] += log.end_bytes
+        self._metrics.replayed[view.mode] += log.end_bytes
 
     # Both
 
