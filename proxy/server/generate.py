@@ -199,12 +199,13 @@ class Generations:
 
         `late`: the call was another request's.
         """
+        stream = call.stream
         ours: Headers = [_REPLAYED] if late and options.idempotency_key is not None else []
         if options.respond_async:
             call.promised = True
-            return _accepted(call.stream, ours)
+            stream.retain_s = max(stream.retain_s, options.retain_s)  # it may have been decided that nobody needs it
+            return _accepted(stream, ours)
         head = await call.answered()
-        stream = call.stream
         view = options.view if stream.answer is None else View("raw")
         try:
             if late:

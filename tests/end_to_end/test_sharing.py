@@ -721,6 +721,22 @@ async def test_handle_of_a_running_stream_outlives_its_clients(perform: Serve, s
     assert (await tee.wait_ended(handle["id"]))["state"] == "complete"
 
 
+async def test_handle_of_an_answer_that_would_not_be_kept_keeps_it(perform: Serve, stage: Stage) -> None:
+    """By body an answer in one piece goes with its last client, but not when another was promised it."""
+    tee = await perform(**BY_BODY)
+    client = await tee.send_chat(stream=False)
+    turn = await stage.next()
+    await turn.body()
+    turn.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(WHOLE) + WHOLE[:5])
+    first = await client.answer()
+    handle = await accepted(await tee.chat(ASYNC, stream=False))
+    turn.say(WHOLE[5:])
+    turn.done.set()
+    assert await first.read() == WHOLE
+    assert await (await tee.follow(handle["id"])).read() == WHOLE
+    assert len(stage.turns) == 1
+
+
 async def test_cancel_before_the_answer_ends_the_handle(perform: Serve, stage: Stage) -> None:
     """Nobody follows it, and the upstream is let go of."""
     tee = await perform()
