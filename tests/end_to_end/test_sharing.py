@@ -449,6 +449,18 @@ async def test_answer_in_one_piece_survives_its_client(perform: Serve, stage: St
     assert len(stage.turns) == 1
 
 
+async def test_stream_key_does_not_stay_with_what_is_no_stream(perform: Serve, stage: Stage) -> None:
+    """Who follows by key waits for the next stream, also while an answer in one piece is on its way."""
+    tee = await perform()
+    client = await tee.send_chat("Stream-Key: k", stream=False)
+    turn = await stage.next()
+    turn.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(WHOLE) + WHOLE[:5])
+    answer = await client.answer()
+    assert (await tee.follow("keys/k")).status == 404
+    turn.say(WHOLE[5:])
+    assert await answer.read() == WHOLE
+
+
 @pytest.mark.parametrize("status", ["400 Bad Request", "429 Too Many Requests", "500 Oh"])
 async def test_refusal_is_for_all_who_wait_and_is_not_kept(perform: Serve, stage: Stage, status: str) -> None:
     """A retry asks again, also while the refusal is still on its way."""
