@@ -204,17 +204,17 @@ class Generations:
         if options.respond_async:
             call.promised = True
             stream.retain_s = max(stream.retain_s, options.retain_s)  # it may have been decided that nobody needs it
-            return _accepted(stream, ours)
+            return _accepted(stream, ours + self._links(stream))
         head = await call.answered()
         view = options.view if stream.answer is None else View("raw")
         try:
             if late:
                 self._check_late(stream, view)
             if stream.answer is None:
-                downstream = begin_stream(request, head.headers, ours, stream.id)
+                downstream = begin_stream(request, head.headers, ours + self._links(stream), stream.id)
             else:
-                ident = [(b"Stream-Id", stream.id.encode())] if stream.retain_s else []
-                downstream = begin_answer(request, head, ident + ours)
+                found = [(b"Stream-Id", stream.id.encode()), *self._links(stream)] if stream.retain_s else []
+                downstream = begin_answer(request, head, found + ours)
         except (ConnectionError, ProxyError):
             call.left()
             raise
