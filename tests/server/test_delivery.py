@@ -43,6 +43,28 @@ async def test_what_we_say_is_not_said_by_the_upstream(tee: Tee, stage: Stage, s
     assert len({answer.stream_id for answer in answers}) == 1
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_everyone_who_shares_gets_a_signed_url(stage: Stage, stream: bool) -> None:
+    """The first, a late one, one who only wants a handle: with each of their URLs the answer is had without a key."""
+    async with teed(stage.url, capabilities={"secrets": ["a secret of thirty-two characters"]}) as tee:
+        client = await tee.send_chat(KEYED, stream=stream)
+        turn = await stage.next()
+        if stream:
+            turn.begin("Stream-Follow-URL: /of-another")
+            turn.end(DONE)
+        else:
+            turn.reply("200 OK", "Content-Type: text/plain", body=DONE)
+        first, late = await client.answer(), await tee.chat(KEYED, stream=stream)
+        handle = await tee.chat(KEYED, "Prefer: respond-async", stream=stream)
+        assert handle.status == 202
+        for answer in (first, late, handle):
+            await answer.read()
+            url = answer.header("stream-follow-url")
+            assert url is not None
+            followed = await tee.ask("GET", f"{url}&mode=raw", "Authorization:")
+            assert (followed.status, await followed.read()) == (200, DONE)
+
+
 @pytest.mark.parametrize("status", [204, 304])
 async def test_answer_without_a_body_is_delivered(tee: Tee, stage: Stage, status: int) -> None:
     """To each who shares it, without a chunk."""
