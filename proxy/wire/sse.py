@@ -17,7 +17,7 @@ _LONGEST_BLANK_LINE = 3
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _COMMENTS = re.compile(rb"(?::[^\r\n]*(?:\r\n|\n|\r))+")
 _CR = 13
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 class Splitter:
@@ -127,7 +127,7 @@ def fields(frame: bytes) -> Event:
     """
     data: list[bytes] = []
     kind, ident = b"", None
-    for line in _LINE_END.split(frame.removeprefix(_BOM)):
+    for line in _LINE_END.split(frame.removeprefix(BOM)):
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
@@ -170,14 +170,16 @@ def respell(frame: bytes, data: bytes) -> bytes:
 def stamp(frame: bytes, ident: bytes) -> bytes:
     """Return the frame with one line `id: <ident>` before its blank line, in the frame's own line ending.
 
-    Last, so that it wins over an id of the upstream's. Only frames with data are stamped, and a frame of nothing but
-    comments loses its blank line: once it has seen an id, openai-python raises JSONDecodeError on a block without
-    data. The comments then lead the next block, which is the same to a parser by the rules.
+    Last, so that it wins over an id of the upstream's. Only frames with data or with such an id are stamped: that id
+    would be the client's cursor otherwise. A frame of nothing but comments loses its blank line: once it has seen an
+    id, openai-python raises JSONDecodeError on a block without data. The comments then lead the next block, which is
+    the same to a parser by the rules.
     """
     if _is_plain(frame) or _data_place(frame)[0]:
         return b"%bid: %b\n\n" % (frame[:-1], ident)
     lines, end, blank = _parts(frame)
-    if fields(frame).data is None:
+    event = fields(frame)
+    if event.data is None and event.id is None:
         return lines if _COMMENTS.fullmatch(lines) else frame
     return b"%bid: %b%b%b" % (lines, ident, end, blank)
 

@@ -210,6 +210,7 @@ def test_payload_of_any_frame_is_its_data(body: bytes) -> None:
         (b"id:1\nevent:result\n:HTTP_STATUS/200\ndata:x\n\n",
          b"id:1\nevent:result\n:HTTP_STATUS/200\ndata:x\nid: gen234-7\n\n"),
         (b"data: x\nid: 99\n\n", b"data: x\nid: 99\nid: gen234-7\n\n"),
+        (b"id: 99\n\n", b"id: 99\nid: gen234-7\n\n"),
         (b"data\n\n", b"data\nid: gen234-7\n\n"),
         (b"\ndata: x\n\n", b"\ndata: x\nid: gen234-7\n\n"),
         (b": ping\ndata: x\n\n", b": ping\ndata: x\nid: gen234-7\n\n"),
@@ -234,7 +235,7 @@ def test_stamp_takes_the_blank_line_from_a_block_of_comments(frame: bytes, stamp
     assert stamp(frame, IDENT) == stamped
 
 
-@pytest.mark.parametrize("frame", [b"\n\n", b"event: x\n\n", b"id: 5\n\n", b"retry: 3\n\n", b": a\nevent: x\n\n"])
+@pytest.mark.parametrize("frame", [b"\n\n", b"event: x\n\n", b"id: 5\0\n\n", b"retry: 3\n\n", b": a\nevent: x\n\n"])
 def test_stamp_leaves_a_block_without_data_alone(frame: bytes) -> None:
     """An id in a block without data makes openai-python raise."""
     assert stamp(frame, IDENT) == frame
