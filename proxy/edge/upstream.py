@@ -255,6 +255,7 @@ class Exchange:
         "_sender",
         "_upstream",
         "_wire",
+        "endless",
         "framed",
         "headers",
         "is_head_request",
@@ -272,6 +273,7 @@ class Exchange:
         self._ended = False
         self._error: UpstreamError | None = None
         self.is_head_request = method == b"HEAD"
+        self.endless = False  # the whole of it may take any time
         self.framed = False  # the response itself says where its body ends; a close-delimited one can't
         self.status = 0
         self.reason = b""
@@ -368,7 +370,7 @@ class Exchange:
         wire = self._wire
         if wire is None or self._ended:
             return None
-        if timeouts.total_s and now - self._began_at >= timeouts.total_s:
+        if timeouts.total_s and not self.endless and now - self._began_at >= timeouts.total_s:
             return UpstreamTimeout(f"the response took longer than {timeouts.total_s:g} s in all", "timeout_total")
         if not self.status:
             if timeouts.first_byte_s and now - self._asked_at >= timeouts.first_byte_s:
