@@ -18,6 +18,7 @@ from proxy.wire.errors import Overloaded, UnknownStream
 
 _BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # each byte to one of 32: five random bits
 
+ANYONE = b""  # the caller of a stream that everybody may follow
 EXPIRED = Ending("capability_expired", "the token that this follower came with has expired; the stream may go on")
 STREAM_BYTES = 3000  # what a stream costs beside its log's frames, so that many short ones are counted too
 
@@ -153,6 +154,13 @@ class Hub:
         if stream is None or caller not in (None, stream.caller):
             raise UnknownStream(f"no stream {ident!r} of yours is running or kept")
         return stream
+
+    def find_readable(self, ident: str, caller: bytes) -> Stream:
+        """Return a stream that a caller may follow: its own, or everybody's. Raises: UnknownStream."""
+        try:
+            return self.find(ident, ANYONE)
+        except UnknownStream:
+            return self.find(ident, caller)
 
     def find_key(self, key: str, caller: bytes) -> Stream | None:
         """Return a caller's newest stream under a key, if there is one."""
