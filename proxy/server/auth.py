@@ -2,6 +2,7 @@
 a log or a metric, and no token does.
 """
 
+import copy
 import functools
 import hashlib
 import hmac
@@ -12,7 +13,7 @@ import time
 from aiohttp import web
 
 from proxy.server.capabilities import INFO, PARAMETER, READ, Capabilities, Capability, cookie, url
-from proxy.server.config import Config
+from proxy.server.config import Config, UpstreamConfig
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
 from proxy.wire.errors import (
@@ -33,11 +34,19 @@ class Auth:
         self._digests = [bytes.fromhex(key) for key in config.auth.keys]
         self._secret = secrets.token_bytes(16)  # so that a caller's digest tells nothing outside this process
         self.caller = functools.lru_cache(maxsize=4096)(self._caller)
-        key = config.upstream.key.get_secret_value()
-        self.upstream_authorization = f"Bearer {key}".encode() if key else None
+        # None: the caller's own goes upstream. Empty: none does.
+        self.upstream_authorization = _authorization(config.upstream)
         self.capabilities = Capabilities([secret.get_secret_value() for secret in config.capabilities.secrets])
         self._ttl_s = config.capabilities.ttl_s
         self._trusted_with_cookies = config.cors.origins if config.cors.credentials else ()
+
+    def towards(self, upstream: UpstreamConfig) -> "Auth":
+        """Return the same for another upstream. Keys of ours are not shown to it, if it has none of its own."""
+        other = copy.copy(self)
+        other.upstream_authorization = _authorization(upstream)
+        if self._own_keys and other.upstream_authorization is None:
+            other.upstream_authorization = b""
+        return other
 
     def follow_url(self, ident: str) -> str:
         """Return where a stream can be followed, and its numbers be had, by anybody for a while."""
@@ -124,3 +133,8 @@ def _bearer(authorization: str) -> str | None:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
+
+
+def _authorization(upstream: UpstreamConfig) -> bytes | None:
+    key = upstream.key.get_secret_value()
+    return f"Bearer {key}".encode() if key else None

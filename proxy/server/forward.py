@@ -126,7 +126,7 @@ class Forward:
         """Return the request's headers that cross, less `mine` (in lower case), with the configured upstream key."""
         authorization = self._auth.upstream_authorization
         headers = end_to_end(request.raw_headers, mine if authorization is None else mine | _AUTHORIZATION)
-        if authorization is not None:
+        if authorization:
             headers.append((b"Authorization", authorization))
         return without_cookie(headers) if self._auth.capabilities else headers
 
