@@ -26,7 +26,7 @@ from uuid import UUID
 import httptools
 import orjson
 
-from proxy.tools import fake_text
+from proxy.tools import fake_text, fake_ticker
 from proxy.tools.fake_faults import (
     OF_ASK,
     OF_STEPS,
@@ -157,6 +157,8 @@ def _route(received: Received) -> Route | None:
 
 
 def _plain(case: Case, received: Received) -> Steps:
+    if received.path == fake_ticker.PATH and received.method in ("GET", "POST"):
+        return fake_ticker.ticks(case, received.target, received.header("last-event-id"))
     if (received.method, received.path) == ("GET", "/compatible-mode/v1/models"):
         rows = [{"id": name, "object": "model", "created": 0, "owned_by": "system"} for name in MODELS]
         return whole(case, orjson.dumps({"object": "list", "data": rows}))
