@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import time
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -17,8 +18,8 @@ from proxy.edge.upstream import Timeouts, Upstream
 from proxy.server.answers import answer
 from proxy.server.auth import Auth
 from proxy.server.calls import Calls
-from proxy.server.config import Config, address
 from proxy.server.cors import Cors
+from proxy.server.config import Config, UpstreamConfig, address
 from proxy.server.feed import LiveFeed
 from proxy.server.follow import Follow, describe
 from proxy.server.forward import Forward, Route
@@ -27,16 +28,19 @@ from proxy.server.keys import Keys
 from proxy.server.metrics import Metrics
 from proxy.server.routes import ANY, Routes
 from proxy.server.share import Share
+from proxy.server.shared import Shared
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.stream.log import DRAINED
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dashscope import DashScope
+from proxy.wire.plain import Plain
 
 log = logging.getLogger("streamtee")
 
 OPENAI = ChatCompletions()
 DASHSCOPE = DashScope()
+PLAIN = Plain()
 _TICK_S = 0.25
 
 # Generations: read whole, so that they can be sent again, and answered with a stream. The rest passes through.
@@ -79,7 +83,7 @@ class Proxy:
     def __init__(self, config: Config) -> None:
         """Call within a running loop."""
         loop = asyncio.get_running_loop()
-        limits, timeouts = config.limits, config.timeouts
+        limits = config.limits
         self.config = config
         self.hub = Hub(
             max_streams=limits.streams,
@@ -93,15 +97,10 @@ class Proxy:
         self.metrics = Metrics(self.hub, limits.model_labels, type(loop).__module__.partition(".")[0])
         self.hub.on_subscription_ended = self.metrics.subscription_ended
         self.auth = Auth(config)
-        self.upstream = Upstream(
-            config.upstream.url,
-            Timeouts(timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s, timeouts.total_s),
-            max_connections=config.upstream.max_connections,
-            keepalive_s=config.upstream.keepalive_s,
-            outbound_proxy=config.upstream.outbound_proxy.get_secret_value() or None,
-        )
-        self.metrics.retries = lambda: self.upstream.retries
-        self.metrics.connections = lambda: {"active": len(self.upstream.active), "idle": self.upstream.idle}
+        self.upstream = _upstream(config, config.upstream)
+        self.upstreams = [self.upstream]
+        self.metrics.retries = lambda: sum(upstream.retries for upstream in self.upstreams)
+        self.metrics.connections = self._connections
         self.feed = LiveFeed()
         self.forward = Forward(self.upstream, self.auth, self.metrics)
         calls = Calls()
@@ -110,6 +109,7 @@ class Proxy:
         self.follow = Follow(config, self.hub, self.auth, self.metrics)
         self.share = Share(config, self.hub, self.auth)
         self.keys = Keys(self.hub, self.auth)
+        self.shared: list[Shared] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -136,6 +136,8 @@ class Proxy:
         Followers in event modes are closed between two events, so that they resume elsewhere; raw ones are aborted.
         """
         self.hub.drain()
+        for shared in self.shared:
+            shared.drain()
         if self._data_site is not None:
             await self._data_site.stop()
         deadline = time.monotonic() + self.config.drain_s
@@ -159,7 +161,8 @@ class Proxy:
         self.feed.close()
         for runner in self._runners:
             await runner.cleanup()
-        await self.upstream.close()
+        for upstream in self.upstreams:
+            await upstream.close()
 
     def routes(self) -> Routes:
         """Return what the data port serves."""
@@ -186,7 +189,28 @@ class Proxy:
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
             pass_through = functools.partial(self.forward.pass_through, route)
             served.add(ANY, route.prefix, pass_through, route.name, route.dialect)
+        self._add_own(served)
         return served
+
+    def _add_own(self, served: Routes) -> None:
+        """Serve the routes of the user's own, the more special first."""
+        config = self.config
+        ways = {"": (config.upstream, self.upstream)}
+        for name, settings in config.upstreams.items():
+            ways[name] = settings, _upstream(config, settings)
+            self.upstreams.append(ways[name][1])
+        for own in sorted(config.routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
+            settings, upstream = ways[own.upstream]
+            base = urlsplit(settings.url).path if own.upstream else ""
+            route = Route(own.path, own.path, base + own.path, PLAIN)
+            auth = self.auth.towards(settings)
+            forward = Forward(config, self.hub, upstream, auth, self.metrics, self.feed.tell)
+            if own.share == "url":
+                shared = Shared(config, own, route, self.hub, auth, self.metrics, forward, self.feed.tell)
+                self.shared.append(shared)
+                for method in ("GET", "POST"):
+                    served.add(method, own.path, shared.serve, route.name, PLAIN)
+            served.add(ANY, own.path, functools.partial(forward.pass_through, route), route.name, PLAIN)
 
     def admin_app(self) -> web.Application:
         """Return the application of the admin port."""
@@ -227,10 +251,26 @@ class Proxy:
         """Return every caller's streams; nobody else than the admin port's users may see that."""
         return answer({"object": "list", "data": [describe(stream) for stream in self.hub], "has_more": False})
 
+    def _connections(self) -> dict[str, int]:
+        """Return the number of connections to all upstreams, by state."""
+        upstreams = self.upstreams
+        return {"active": sum(len(one.active) for one in upstreams), "idle": sum(one.idle for one in upstreams)}
+
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
             self.hub.tick(time.monotonic())
+
+
+def _upstream(config: Config, settings: UpstreamConfig) -> Upstream:
+    timeouts = config.timeouts
+    return Upstream(
+        settings.url,
+        Timeouts(timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s, timeouts.total_s),
+        max_connections=settings.max_connections,
+        keepalive_s=settings.keepalive_s,
+        outbound_proxy=settings.outbound_proxy.get_secret_value() or None,
+    )
 
 
 async def _healthy(request: web.BaseRequest) -> web.Response:

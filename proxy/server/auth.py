@@ -60,17 +60,18 @@ class Auth:
         Raises: UnknownStream, Unauthorised, InvalidCapability, ExpiredCapability, MissingRight.
         """
         authorization = request.headers.get("Authorization", "")
+        find = hub.find_readable if right in (READ, INFO) else hub.find
         refused: RequestError | None = None
         if authorization or not self.capabilities:
             try:
-                return hub.find(ident, self.caller(authorization)), math.inf
+                return find(ident, self.caller(authorization)), math.inf
             except RequestError as error:
                 refused = error
         capability = self._capability(request, authorization)
         if capability is None:
             if refused is not None:
                 raise refused
-            return hub.find(ident, self.caller(authorization)), math.inf
+            return find(ident, self.caller(authorization)), math.inf
         if capability.ident != ident:
             raise UnknownStream(f"no stream {ident!r} of yours is running or kept")
         if right not in capability.rights:

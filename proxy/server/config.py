@@ -61,6 +61,39 @@ class UpstreamConfig(_Table):
         return urlsplit(self.url).path or "/compatible-mode/v1"
 
 
+# What is served anyway: routes of the user's own stand beside it.
+_SERVED = ("/v1/", "/compatible-mode/", "/api/v1/", "/healthz")
+_PATH = re.compile(r"/[!-~]*")
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
+
+
+class RouteConfig(_Table):
+    """A path of the user's own, and what is served there."""
+
+    path: str
+    upstream: str = ""
+    share: Literal["none", "url"] = "none"
+    window_bytes: Bytes = 1024 * 1024
+    join: Literal["live", "window"] = "live"
+    keep_s: Seconds = 0
+
+    @field_validator("path")
+    @classmethod
+    def _is_free(cls, path: str) -> str:
+        if not _PATH.fullmatch(path) or set(path) & set("?#{}*") or {".", ".."} & set(path.split("/")):
+            raise ValueError(f"{path!r} is not a path that begins with a slash, without query, braces or dot segments")
+        for served in _SERVED:
+            if path in (served, served.rstrip("/")) or (served.endswith("/") and path.startswith(served)):
+                raise ValueError(f"{path!r} clashes with {served}, which is served already")
+        return path
+
+    @model_validator(mode="after")
+    def _shares_one_path(self) -> "RouteConfig":
+        if self.share == "none" and self.model_fields_set & {"window_bytes", "join", "keep_s"}:
+            raise ValueError('window_bytes, join and keep_s go with share = "url"')
+        return self
+
+
 class TimeoutsConfig(_Table):
     """Seconds; 0 is no limit."""
 
@@ -176,7 +209,9 @@ class Config(BaseSettings):
     admin: str = "127.0.0.1:9090"
     drain_s: Seconds = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    routes: tuple[RouteConfig, ...] = ()
     upstream: UpstreamConfig = UpstreamConfig()
+    upstreams: dict[str, UpstreamConfig] = {}
     timeouts: TimeoutsConfig = TimeoutsConfig()
     streams: StreamsConfig = StreamsConfig()
     generations: GenerationsConfig = GenerationsConfig()
@@ -198,6 +233,23 @@ class Config(BaseSettings):
             raise ValueError('auth.mode = "keys" needs auth.keys, and upstream.key to send instead of theirs')
         if not self.listen:
             raise ValueError("listen is empty; it takes HOST:PORT")
+        return self
+
+    @model_validator(mode="after")
+    def _routes_lead_somewhere(self) -> "Config":
+        for name, upstream in self.upstreams.items():
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"upstreams: the name {name!r} is not 1 to 40 of a-z, 0-9 and -, a letter first")
+            if "url" not in upstream.model_fields_set:
+                raise ValueError(f"upstreams.{name} has no url")
+        paths: set[str] = set()
+        for route in self.routes:
+            if route.upstream and route.upstream not in self.upstreams:
+                known = ", ".join(self.upstreams) or "none"
+                raise ValueError(f"routes: the upstream {route.upstream!r} of {route.path} is not among: {known}")
+            if route.path in paths:
+                raise ValueError(f"routes: {route.path} is there twice")
+            paths.add(route.path)
         return self
 
     @classmethod

@@ -132,6 +132,7 @@ class Metrics(Collector):
         self.rejected: Tally[str] = Tally()
         self.replayed: Tally[str] = Tally()
         self.retries: Callable[[], int] = int  # requests that were sent upstream once more
+        self.reopened: Tally[str] = Tally()  # by route
         self.connections: Callable[[], dict[str, int]] = dict  # to upstreams, by state
         self._hub = hub
         self._build = (__version__, platform.python_version(), aiohttp.__version__, loop)
@@ -171,7 +172,7 @@ class Metrics(Collector):
             of.first_byte.observe(vitals.first_byte_at - began)
         if vitals.first_token_at:
             of.first_token.observe_traced(vitals.first_token_at - began, stream.trace_id, unix_s)
-        else:
+        elif stream.dialect.name != "sse":  # which has no tokens
             self._no_token[key] += 1
         if vitals.first_content_at:
             of.first_content.observe(vitals.first_content_at - began)
@@ -219,6 +220,7 @@ class Metrics(Collector):
         reasons = self._subscriptions_ended
         yield _counter("subscriptions_ended", "Followers by why they ended.", ("mode", "reason"), reasons)
         yield _counter("retries", "Requests sent upstream once more.", (), Tally({(): self.retries()}))
+        yield _counter("reopened", "Times a shared stream asked its upstream again.", ("route",), self.reopened)
         yield _counter("rejected", "Requests refused here, by error code.", ("reason",), self.rejected)
 
     def _gauges(self) -> Iterator[Metric]:

@@ -1,0 +1,38 @@
+"""What a client of an event stream has to know when it asks again: where it was, and how long to wait.
+
+Source: WHATWG HTML, 9.2.6 "Interpreting an event stream" and 9.2.3 "Processing model". Pure; knows no clock.
+"""
+
+import re
+
+from proxy.wire.sse import fields
+
+# A line that sets the id: one with NUL does not. Only blocks that have such a line are read.
+_ID = re.compile(rb"(?:^|[\r\n])id(?::[^\r\n\0]*)?[\r\n]")
+_RETRY = re.compile(rb"(?:^|[\r\n])retry:[ ]?([0-9]{1,9})(?=[\r\n])")
+
+
+class Reconnection:
+    """The last event id and the reconnection time of one event stream, over all its connections."""
+
+    __slots__ = ("_first_id", "_marked", "retry_s")
+
+    def __init__(self, retry_s: float, last_event_id: bytes = b"") -> None:
+        """Both hold until the upstream states another."""
+        self.retry_s = retry_s
+        self._first_id = last_event_id
+        self._marked: bytes | None = None  # the last frame that sets the id: it is read when somebody asks
+
+    @property
+    def last_event_id(self) -> bytes:
+        """What goes into Last-Event-ID; empty, and then not sent, when no id was set or the last one was empty."""
+        return self._first_id if self._marked is None else fields(self._marked).id or b""
+
+    def note(self, frames: list[bytes]) -> None:
+        """Take note of frames, in order. An incomplete block must not come here: it sets nothing."""
+        for frame in frames:
+            if b"id" in frame and _ID.search(frame):
+                self._marked = frame
+            if b"retry" in frame:
+                for stated in _RETRY.findall(frame):
+                    self.retry_s = int(stated) / 1000
