@@ -19,7 +19,7 @@ from proxy.wire.reconnection import Reconnection
 from proxy.wire.sse import BOM, Splitter
 
 RECONNECTION_S = 1.0  # until the upstream states another by `retry:`
-_LEAST_S = 0.01  # whatever it states
+LEAST_S = 0.1  # whatever it states
 _LONGEST_S = 30.0  # unless it states more
 _JITTER = 0.25  # never earlier than the reconnection time, at most by this part of it later
 _NO_CONTENT = 204  # "don't come back" (WHATWG HTML, 9.2.3)
@@ -35,7 +35,6 @@ class Broadcast:
     __slots__ = (
         "_ask",
         "_exchange",
-        "_failures",
         "_fresh",
         "_keep_s",
         "_keeping",
@@ -79,7 +78,6 @@ class Broadcast:
         self._exchange: Exchange | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._fresh = True  # no frame of the exchange has come
-        self._failures = 0  # since the last frame
         self._keeping: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         stream.writer = self
@@ -143,7 +141,6 @@ class Broadcast:
         stream = self.stream
         if self._fresh:
             self._fresh = False
-            self._failures = 0
             stream.vitals.first_byte_at = stream.vitals.first_byte_at or at
             # A byte order mark leads a body, not a stream: amid it, it would be part of a field's name.
             frames[0] = frames[0].removeprefix(BOM)
@@ -168,9 +165,10 @@ class Broadcast:
 
     async def _reopen(self) -> Exchange | None:
         """Ask until there is an event stream again; None, when the upstream wants no more of this: it is sealed."""
+        failures = 0
         while True:
-            await asyncio.sleep(self._delay_s())
-            self._failures += 1
+            await asyncio.sleep(self._delay_s(failures))
+            failures += 1
             self._on_reopened()
             try:
                 exchange = await self._ask(self._reconnection.last_event_id)
@@ -185,10 +183,10 @@ class Broadcast:
                 self._seal(COMPLETE if status == _NO_CONTENT else refused)
                 return None
 
-    def _delay_s(self) -> float:
-        """Return how long to wait: the reconnection time, doubled with each failure since the last frame."""
-        stated_s = max(self._reconnection.retry_s, _LEAST_S)
-        delay_s = min(stated_s * 2.0 ** min(self._failures, 16), max(stated_s, _LONGEST_S))
+    def _delay_s(self, failures: int) -> float:
+        """Return how long to wait: the reconnection time, doubled with each failure in a row."""
+        stated_s = max(self._reconnection.retry_s, LEAST_S)
+        delay_s = min(stated_s * 2.0 ** min(failures, 16), max(stated_s, _LONGEST_S))
         return delay_s * random.uniform(1, 1 + _JITTER)
 
     def _seal(self, ending: Ending) -> None:

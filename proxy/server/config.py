@@ -64,7 +64,7 @@ class UpstreamConfig(_Table):
 # What is served anyway: routes of the user's own stand beside it.
 _SERVED = ("/v1/", "/compatible-mode/", "/api/v1/", "/healthz")
 _PATH = re.compile(r"/[!-~]*")
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
+_NAME = re.compile(r"[a-z](?:[_-]?[a-z0-9])*")  # two underscores would be two keys in the environment
 
 
 class RouteConfig(_Table):
@@ -239,7 +239,7 @@ class Config(BaseSettings):
     def _routes_lead_somewhere(self) -> "Config":
         for name, upstream in self.upstreams.items():
             if not _NAME.fullmatch(name):
-                raise ValueError(f"upstreams: the name {name!r} is not 1 to 40 of a-z, 0-9 and -, a letter first")
+                raise ValueError(f"upstreams: the name {name!r} is not a-z and 0-9, a letter first, - or _ between")
             if "url" not in upstream.model_fields_set:
                 raise ValueError(f"upstreams.{name} has no url")
         paths: set[str] = set()

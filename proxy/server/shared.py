@@ -132,7 +132,9 @@ class Shared:
         broadcast = self._broadcasts.get(place)
         if broadcast is None:
             return await self._begin(request, place, body, mode, last_event_id)
+        log = broadcast.stream.log
         offset = self._offset(broadcast.stream, last_event_id)
+        self._metrics.replayed[mode] += sum(map(len, log.span(offset, log.end)))
         return await self._follow(request, broadcast, mode, offset)
 
     def drain(self) -> None:
@@ -306,7 +308,6 @@ class Shared:
             headers.append((b"Stream-Resumed-From", b"%b-%d" % (stream.generation.encode(), offset)))
         downstream = Downstream(request)
         downstream.start(b"OK", headers)
-        self._metrics.replayed[mode] += sum(map(len, stream.log.span(offset, stream.log.end)))
         subscription = Subscription(stream, mode, downstream, offset, self._config.streams.heartbeat_s)
         return await deliver(self._hub, downstream, subscription)
 

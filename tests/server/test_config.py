@@ -111,6 +111,37 @@ def test_environment_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (config.drain_s, config.upstream.url) == (3, "http://127.0.0.1:1")
 
 
+def test_routes_and_upstreams_are_read(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the file's own comment has them, the key of an upstream from the environment."""
+    monkeypatch.setenv("STREAMTEE_UPSTREAMS__TICKER__KEY", SECRET)
+    lines = re.findall(r"^  # (\{ path = .*)$", FILE.read_text(), re.MULTILINE)
+    assert len(lines) == 2
+    table = '[upstreams.ticker]\nurl = "http://127.0.0.1:1/base/"\n'
+    config = load(write("\n".join(["routes = [", *lines, "]", table])))
+    events, rest = config.routes
+    assert (events.path, events.upstream, events.share) == ("/events", "ticker", "url")
+    assert (events.join, events.keep_s) == ("window", 60)
+    assert (rest.path, rest.share) == ("/rest/", "none")
+    ticker = config.upstreams["ticker"]
+    assert (ticker.url, ticker.key.get_secret_value()) == ("http://127.0.0.1:1/base", SECRET)
+    assert SECRET not in repr(config) + config.model_dump_json()
+
+
+@pytest.mark.parametrize("path", ["/", "/events", "/v1x", "/api/", "/healthz/x", "/a.b/~c/%20", "/v2/"])
+def test_path_beside_those_that_are_served_is_free(path: str) -> None:
+    """Also a prefix around them: the more special is served first."""
+    assert Config.model_validate({"routes": [{"path": path}]}).routes[0].path == path
+
+
+def test_file_says_the_defaults_of_a_route() -> None:
+    """In the words of its comment."""
+    route, text = Config.model_validate({"routes": [{"path": "/a"}]}).routes[0], FILE.read_text()
+    assert f"({route.window_bytes})" in text
+    assert f"({route.keep_s})" in text
+    for name in set(type(route).model_fields) - {"path"}:
+        assert re.search(rf"^# {name} ", text, re.MULTILINE), name
+
+
 def test_configuration_does_not_change() -> None:
     """What was checked stays as it was checked."""
     config = Config()
@@ -180,6 +211,26 @@ def test_origin_is_as_browsers_write_it(write: Any, origin: str) -> None:
         ('[cors]\norigins = ["*"]\ncredentials = true', ["cors", "credentials", "list the origins"]),
         ("[cors]\nmax_age_s = -1", ["cors.max_age_s", "greater than or equal to 0"]),
         ("listen = ", ["can't be read"]),
+        ("[upstreams.a]\nkeepalive_s = 1", ["upstreams.a has no url"]),
+        ('[upstreams.a]\nurl = "nowhere"', ["upstreams.a.url", "http://"]),
+        ('[upstreams.a__b]\nurl = "http://x"', ["'a__b'", "a-z"]),
+        ('[upstreams.a]\nurl = "http://x"\nurls = 1', ["upstreams.a.urls", "not permitted"]),
+        ('[[routes]]\npath = "/a"\nupstream = "b"', ["'b'", "/a", "none"]),
+        ('[[routes]]\npath = "/a"\nupstream = "b"\n[upstreams.c]\nurl = "http://x"', ["'b'", "/a", "c"]),
+        ('[[routes]]\npath = "/a"\n[[routes]]\npath = "/a"', ["/a", "twice"]),
+        ("[[routes]]", ["routes.0.path", "required"]),
+        ('[[routes]]\npath = "a"', ["routes.0.path", "slash"]),
+        ('[[routes]]\npath = "/a?b"', ["routes.0.path", "query"]),
+        ('[[routes]]\npath = "/{a}"', ["routes.0.path", "braces"]),
+        ('[[routes]]\npath = "/a/../b"', ["routes.0.path", "dot segments"]),
+        ('[[routes]]\npath = "/v1/events"', ["routes.0.path", "clashes with /v1/"]),
+        ('[[routes]]\npath = "/v1"', ["routes.0.path", "clashes with /v1/"]),
+        ('[[routes]]\npath = "/api/v1/x/"', ["routes.0.path", "clashes with /api/v1/"]),
+        ('[[routes]]\npath = "/healthz"', ["routes.0.path", "clashes with /healthz"]),
+        ('[[routes]]\npath = "/a"\nshare = "body"', ["routes.0.share", "none", "url"]),
+        ('[[routes]]\npath = "/a"\nshare = "url"\njoin = "start"', ["routes.0.join", "live", "window"]),
+        ('[[routes]]\npath = "/a"\nshare = "url"\nkeep_s = -1', ["routes.0.keep_s", "greater than or equal to 0"]),
+        ('[[routes]]\npath = "/a"\nkeep_s = 1', ["routes.0", "keep_s", 'share = "url"']),
     ],
 )
 def test_mistake_is_named_with_what_is_allowed(write: Any, text: str, words: list[str]) -> None:
