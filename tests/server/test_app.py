@@ -170,6 +170,41 @@ async def test_path_of_the_upstream_stands_for_the_compatible_one(stage: Stage) 
             assert await (await client.answer()).read() == b"{}"
 
 
+async def test_route_of_ones_own_passes_through_to_its_upstream(stage: Stage) -> None:
+    """Any method, query and body as they came, the path of the upstream's URL before its own; the rest is nowhere."""
+    async with staged() as other:
+        routes = [{"path": "/files/", "upstream": "files"}, {"path": "/here"}]
+        upstreams = {"files": {"url": f"{other.url}/base", "key": "sk-files"}}
+        async with teed(f"{stage.url}/moved/v1", routes=routes, upstreams=upstreams) as tee:
+            client = await tee.send("PUT", "/files/a%2Fb?c", "Cookie: d", body=b"new")
+            turn = await other.next()
+            assert (turn.method, turn.target, await turn.body()) == (b"PUT", b"/base/files/a%2Fb?c", b"new")
+            assert (turn.all("cookie"), turn.all("authorization")) == ([b"d"], [b"Bearer sk-files"])
+            turn.begin()
+            turn.chunk(b"data: streamed\n\n")
+            answer = await client.answer()
+            await answer.until(b"streamed")
+            turn.end()
+            assert answer.header("stream-id") is None
+            await tee.send("GET", "/here?x")
+            assert (await stage.next()).target == b"/here?x"
+            assert (await tee.ask("GET", "/here/below")).status == 404
+            assert await tee.metric("streamtee_upstream_connections", state="active") == 1
+            assert await tee.metric("streamtee_upstream_connections", state="idle") == 1
+
+
+async def test_more_special_route_is_found_first(stage: Stage) -> None:
+    """Whatever their order in the configuration; what is served anyway goes before."""
+    routes = [{"path": "/"}, {"path": "/a/"}, {"path": "/a/b", "share": "url"}]
+    async with teed(stage.url, routes=routes) as tee:
+        for path, name in (("/a/b", "/a/b"), ("/a/c", "/a/"), ("/x", "/"), ("/v1/models", "chat")):
+            client = await tee.send("GET", path)
+            (await stage.next()).reply("200 OK", body=b"x")
+            await (await client.answer()).read()
+            assert await tee.metric("streamtee_requests_total", route=name) == 1
+        assert (await tee.ask("GET", "/healthz")).header("content-type") == "application/json; charset=utf-8"
+
+
 @pytest.mark.parametrize("path", ["/", "/v2/chat/completions", "/metrics", "/readyz", "/v1", "/admin/streams"])
 async def test_unknown_path_is_not_found(tee: Tee, stage: Stage, path: str) -> None:
     """In OpenAI's shape; the upstream hears nothing of it."""

@@ -7,10 +7,11 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from proxy.server.auth import Auth
 from proxy.server.capabilities import RIGHTS, Capabilities, Capability
-from proxy.server.config import Config
+from proxy.server.config import Config, UpstreamConfig
 from proxy.stream.hub import EXPIRED
 from proxy.wire.errors import MissingRight, Unauthorised
 from tests.end_to_end.conftest import (
@@ -429,3 +430,26 @@ async def test_without_secrets_queries_and_cookies_pass_as_they_are(stage: Stage
         turn.reply("200 OK")
         await client.answer()
         assert (turn.target, turn.all("cookie")) == (b"/compatible-mode/v1/files?t=1", [b"stream_token=x"])
+
+
+# Other upstreams.
+
+
+@pytest.mark.parametrize(
+    ("tables", "key", "authorization"),
+    [
+        ({}, "", None),
+        ({"upstream": {"key": UPSTREAMS}}, "", None),
+        ({}, "sk-other", b"Bearer sk-other"),
+        (in_mode_keys(OURS), "sk-other", b"Bearer sk-other"),
+        (in_mode_keys(OURS), "", b""),
+    ],
+)
+def test_another_upstream_is_sent_its_own_key(tables: dict[str, Any], key: str, authorization: bytes | None) -> None:
+    """Without one: the caller's own (None), but no key of ours (empty). Callers are the same to all upstreams."""
+    auth = Auth(config(**tables))
+    mine = auth.upstream_authorization
+    other = auth.towards(UpstreamConfig(url="http://127.0.0.1:2", key=SecretStr(key)))
+    assert other.upstream_authorization == authorization
+    assert other.caller(f"Bearer {OURS}") == auth.caller(f"Bearer {OURS}")
+    assert auth.upstream_authorization == mine

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.stream.cohort import Pacer
-from proxy.stream.hub import EXPIRED, STREAM_BYTES, Hub, Waiter
+from proxy.stream.hub import ANYONE, EXPIRED, STREAM_BYTES, Hub, Waiter
 from proxy.stream.log import COMPLETE
 from proxy.stream.stream import Stream, Subscription, View
 from proxy.stream.vitals import Vitals
@@ -75,6 +75,17 @@ def test_stream_is_found_by_its_id_by_its_caller_only() -> None:
     assert hub.find(stream.id, None) is stream
     with pytest.raises(UnknownStream):
         hub.find("st_none", None)
+
+
+def test_everybodys_stream_is_found_to_be_read_by_anyone() -> None:
+    """To end it, it is nobody's; a caller's own is still that caller's alone."""
+    hub = new_hub()
+    shared, mine = new_stream(hub, caller=ANYONE), new_stream(hub)
+    assert hub.find_readable(shared.id, ME) is hub.find_readable(shared.id, OTHER) is shared
+    assert hub.find_readable(mine.id, ME) is mine
+    for find, stream, caller in ((hub.find, shared, ME), (hub.find_readable, mine, OTHER)):
+        with pytest.raises(UnknownStream):
+            find(stream.id, caller)
 
 
 def test_ids_are_130_random_bits() -> None:
