@@ -147,6 +147,8 @@ class Broadcast:
         self._reconnection.note(frames)
         stream.fed_at = at
         stream.extend(frames)
+        if not stream.log.end & 63:
+            stream.log.mark()
 
     async def _keep_open(self, exchange: Exchange | None) -> None:
         while exchange is not None:

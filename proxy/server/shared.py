@@ -23,7 +23,7 @@ from proxy.server.forward import CACHING, Forward, Route, deliver
 from proxy.server.metrics import Metrics
 from proxy.stream.hub import ANYONE, Hub
 from proxy.stream.log import DRAINED
-from proxy.stream.stream import Stream, Subscription
+from proxy.stream.stream import Stream, Subscription, View
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import (
     Garbled,
@@ -134,7 +134,7 @@ class Shared:
             return await self._begin(request, place, body, mode, last_event_id)
         log = broadcast.stream.log
         offset = self._offset(broadcast.stream, last_event_id)
-        self._metrics.replayed[mode] += sum(map(len, log.span(offset, log.end)))
+        self._metrics.replayed[mode] += log.end_bytes - log.position(offset)
         return await self._follow(request, broadcast, mode, offset)
 
     def drain(self) -> None:
@@ -308,7 +308,7 @@ class Shared:
             headers.append((b"Stream-Resumed-From", b"%b-%d" % (stream.generation.encode(), offset)))
         downstream = Downstream(request)
         downstream.start(b"OK", headers)
-        subscription = Subscription(stream, mode, downstream, offset, self._config.streams.heartbeat_s)
+        subscription = Subscription(stream, View(mode), downstream, offset, self._config.streams.heartbeat_s)
         return await deliver(self._hub, downstream, subscription)
 
 

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 from unittest import mock
 
-import pytest
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
