@@ -204,7 +204,7 @@ class Shared:
         headers = list(_ASKED)
         if last_event_id:
             headers.append((b"Last-Event-ID", last_event_id))
-        if place.method == "POST":
+        if body or place.method == "POST":
             headers.append((b"Content-Length", b"%d" % len(body)))
         if place.content_type:
             headers.append((b"Content-Type", place.content_type.encode("utf-8", "surrogateescape")))

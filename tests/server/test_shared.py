@@ -165,6 +165,7 @@ async def test_url_and_body_tell_streams_apart(stage: Stage) -> None:
             ("POST", "/events", b"x", "text/plain"),
             ("POST", "/events", b"y", "text/plain"),
             ("POST", "/events", b"y", "text/other"),
+            ("GET", "/events", b"GET /smuggled HTTP/1.1\r\n\r\n", "text/plain"),
         ]
         idents = []
         for method, target, body, kind in asked:
