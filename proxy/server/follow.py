@@ -17,7 +17,7 @@ from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.metrics import Metrics
 from proxy.server.wish import Cursor, Wish, read, seconds
 from proxy.stream.hub import Hub, Waiter
-from proxy.stream.log import COMPLETE, DRAINED, Ending
+from proxy.stream.log import COMPLETE, DRAINED, Ending, FrameLog
 from proxy.stream.projections import MODES
 from proxy.stream.stream import Stream, Subscription, View
 from proxy.stream.websocket import closing
@@ -280,12 +280,17 @@ def _place(stream: Stream, wish: Wish) -> tuple[int, int]:
         seq = 0
     elif seq < 0:
         return log.end, 0
+    check_held(log, seq)
+    return seq, 0
+
+
+def check_held(log: FrameLog, seq: int) -> None:
+    """Raises: OffsetGone, when frames after number `seq` are gone, OffsetBeyond, when there is no such frame."""
     if seq < log.start:
         raise OffsetGone(f"frame {seq + 1} is gone, the earliest held is {log.start + 1}", log.start + 1)
     # The error event that ends a failed stream is numbered too.
     if seq > log.end + (log.ending is not None):
         raise OffsetBeyond(f"cursor {seq} is beyond the {log.end} events there are")
-    return seq, 0
 
 
 def _nothing_after(stream: Stream, mode: str, offset: int, skip: int) -> bool:

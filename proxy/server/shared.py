@@ -16,24 +16,19 @@ from aiohttp import web
 
 from proxy.edge.downstream import Downstream
 from proxy.edge.upstream import Exchange, Headers
+from proxy.server import whole
 from proxy.server.auth import Auth
 from proxy.server.broadcast import Ask, Broadcast, is_stream
 from proxy.server.config import Config, RouteConfig
+from proxy.server.follow import check_held
 from proxy.server.forward import CACHING, Forward, Route, deliver
 from proxy.server.metrics import Metrics
+from proxy.server.whole import Whole
 from proxy.stream.hub import ANYONE, Hub
 from proxy.stream.log import DRAINED
 from proxy.stream.stream import Stream, Subscription, View
 from proxy.stream.vitals import Vitals
-from proxy.wire.errors import (
-    Garbled,
-    OffsetBeyond,
-    OffsetGone,
-    Overloaded,
-    UnknownMode,
-    UnknownStream,
-    UpstreamError,
-)
+from proxy.wire.errors import Overloaded, UnknownMode, UnknownStream
 from proxy.wire.http import end_to_end
 from proxy.wire.reconnection import Reconnection
 
@@ -58,7 +53,6 @@ _NOT_SHARED = frozenset(
         b"x-accel-buffering",
     )
 )
-_NOT_SHARED_WHOLE = frozenset((b"content-length", b"set-cookie"))
 
 
 class Place(NamedTuple):
@@ -68,15 +62,6 @@ class Place(NamedTuple):
     target: bytes
     content_type: str
     digest: bytes  # of the body
-
-
-class Whole(NamedTuple):
-    """An answer that is no event stream, for all who asked."""
-
-    status: int
-    reason: bytes
-    headers: Headers
-    body: bytes
 
 
 class _Opening:
@@ -161,7 +146,7 @@ class Shared:
             # One turn later, when this client follows, if it does.
             asyncio.get_running_loop().call_soon(self._arrived, place, opening)
         if isinstance(answer, Whole):
-            return _relay(request, answer)
+            return whole.send(request, answer)
         return await self._follow(request, answer, mode, answer.stream.log.start)
 
     def _arrived(self, place: Place, opening: _Opening) -> None:
@@ -182,7 +167,7 @@ class Shared:
         try:
             exchange = await ask(last_event_id)
             if not is_stream(exchange):
-                return await self._whole(exchange)
+                return await whole.read(exchange, self._config.limits.frame_bytes)
             try:
                 broadcast = self._broadcast(place, ask, last_event_id, started_at)
             except Overloaded:
@@ -265,19 +250,6 @@ class Shared:
         if self._ended.get(place) == ident:
             del self._ended[place]
 
-    async def _whole(self, exchange: Exchange) -> Whole:
-        """Read an answer that is no event stream. Raises: UpstreamError, also when it is too large to be shared."""
-        if exchange.is_event_stream and exchange.status == 200:
-            exchange.close()
-            raise Garbled("the upstream compresses its event stream, though it was asked not to")
-        collector = _Collector(self._config.limits.frame_bytes)
-        try:
-            exchange.attach(collector)
-            body = await collector.body
-        finally:
-            exchange.close()
-        return Whole(exchange.status, exchange.reason, end_to_end(exchange.headers, _NOT_SHARED_WHOLE), body)
-
     # All who follow
 
     def _offset(self, stream: Stream, last_event_id: str) -> int:
@@ -290,10 +262,7 @@ class Shared:
         if match is None or match[1] != stream.generation:
             return log.end if self._settings.join == "live" else log.start
         seq = int(match[2])
-        if seq < log.start:
-            raise OffsetGone(f"event {seq + 1} is gone, the earliest held is {log.start + 1}", log.start + 1)
-        if seq > log.end:
-            raise OffsetBeyond(f"event {seq} is beyond the {log.end} events there are")
+        check_held(log, seq)
         return seq
 
     async def _follow(
@@ -310,37 +279,6 @@ class Shared:
         downstream.start(b"OK", headers)
         subscription = Subscription(stream, View(mode), downstream, offset, self._config.streams.heartbeat_s)
         return await deliver(self._hub, downstream, subscription)
-
-
-class _Collector:
-    """A receiver that keeps a whole body, if it is not larger than is allowed."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._data = bytearray()
-        self.body: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def received(self, data: bytes, at: float) -> None:
-        self._data += data
-        if len(self._data) > self._max_bytes and not self.body.done():
-            message = f"the upstream's answer is no event stream, and larger than {self._max_bytes} bytes"
-            self.body.set_exception(Garbled(message))
-
-    def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
-        self.received(data, at)
-        if not self.body.done():
-            if error is None:
-                self.body.set_result(bytes(self._data))
-            else:
-                self.body.set_exception(error)
-
-
-def _relay(request: web.BaseRequest, answer: Whole) -> web.StreamResponse:
-    downstream = Downstream(request, answer.status)
-    length = [] if answer.status in (204, 304) else [(b"Content-Length", b"%d" % len(answer.body))]
-    downstream.start(answer.reason, [*answer.headers, *length], framed=True)
-    downstream.close(answer.body)
-    return downstream.response
 
 
 def _retrieve(task: "asyncio.Task[Broadcast | Whole]") -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.server import broadcast
-from tests.end_to_end.conftest import GUARD_S, Answer, Stage, Tee, Turn, request, staged, stamped, teed, until, zipped
+from tests.end_to_end.conftest import GUARD_S, Answer, Stage, Tee, Turn, request, staged, stamped, teed, until
 
 
 @pytest.fixture(autouse=True)
@@ -261,34 +261,6 @@ async def test_answer_that_is_no_stream_is_for_all_who_asked(stage: Stage) -> No
         (await stage.next()).reply("204 No Content", length=False)
         assert (await later.answer()).status == 204
         assert await tee.metric("streamtee_streams_ended_total") == 0
-
-
-@pytest.mark.parametrize(
-    ("reply", "status", "code"),
-    [
-        (lambda turn: turn.close(), 502, "upstream_unreachable"),
-        (lambda turn: turn.reply("200 OK", "Content-Length: 9", body=b"part", length=False) or turn.close(), 502, None),
-        (lambda turn: turn.reply("200 OK", body=b"x" * 3000), 502, "upstream_garbled"),
-        (
-            lambda turn: turn.reply(
-                "200 OK", "Content-Type: text/event-stream", "Content-Encoding: gzip", body=zipped(tick(1))
-            ),
-            502,
-            "upstream_garbled",
-        ),
-    ],
-    ids=["closed", "broken", "too large", "compressed"],
-)
-async def test_first_call_that_fails_is_an_error(stage: Stage, reply: Any, status: int, code: str | None) -> None:
-    """For everyone who asked; nothing is kept of it."""
-    async with own(stage, limits={"frame_bytes": 2000}) as tee:
-        client = await tee.send("GET", "/events")
-        reply(await stage.next())
-        answer = await client.answer()
-        assert answer.status == status
-        assert code in (None, (await answer.json())["error"]["code"])
-        _, turn = await first(tee, stage, 1)
-        assert turn is stage.turns[-1]
 
 
 async def test_client_that_leaves_before_the_answer_ends_the_call(stage: Stage) -> None:
