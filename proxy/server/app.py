@@ -18,8 +18,9 @@ from proxy.edge.upstream import Timeouts, Upstream
 from proxy.server.answers import answer
 from proxy.server.auth import Auth
 from proxy.server.calls import Calls
-from proxy.server.cors import Cors
 from proxy.server.config import Config, UpstreamConfig, address
+from proxy.server.cors import Cors
+from proxy.server.events import EventRoute
 from proxy.server.feed import LiveFeed
 from proxy.server.follow import Follow, describe
 from proxy.server.forward import Forward, Route
@@ -28,7 +29,6 @@ from proxy.server.keys import Keys
 from proxy.server.metrics import Metrics
 from proxy.server.routes import ANY, Routes
 from proxy.server.share import Share
-from proxy.server.shared import Shared
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.stream.log import DRAINED
@@ -109,7 +109,7 @@ class Proxy:
         self.follow = Follow(config, self.hub, self.auth, self.metrics)
         self.share = Share(config, self.hub, self.auth)
         self.keys = Keys(self.hub, self.auth)
-        self.shared: list[Shared] = []
+        self.event_routes: list[EventRoute] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -136,8 +136,8 @@ class Proxy:
         Followers in event modes are closed between two events, so that they resume elsewhere; raw ones are aborted.
         """
         self.hub.drain()
-        for shared in self.shared:
-            shared.drain()
+        for events in self.event_routes:
+            events.drain()
         if self._data_site is not None:
             await self._data_site.stop()
         deadline = time.monotonic() + self.config.drain_s
@@ -206,10 +206,10 @@ class Proxy:
             auth = self.auth.towards(settings)
             forward = Forward(config, self.hub, upstream, auth, self.metrics, self.feed.tell)
             if own.share == "url":
-                shared = Shared(config, own, route, self.hub, auth, self.metrics, forward, self.feed.tell)
-                self.shared.append(shared)
+                events = EventRoute(config, own, route, self.hub, auth, self.metrics, forward, self.feed.tell)
+                self.event_routes.append(events)
                 for method in ("GET", "POST"):
-                    served.add(method, own.path, shared.serve, route.name, PLAIN)
+                    served.add(method, own.path, events.serve, route.name, PLAIN)
             served.add(ANY, own.path, functools.partial(forward.pass_through, route), route.name, PLAIN)
 
     def admin_app(self) -> web.Application:

@@ -15,7 +15,7 @@ from proxy.wire.errors import Unreachable
 from proxy.wire.plain import Plain
 from tests.conftest import FakeSink, follow, new_stream
 from tests.end_to_end.conftest import GUARD_S, Stage, staged, stamped, until
-from tests.server.test_shared import first, own, tick, ticks
+from tests.server.test_events import first, own, tick, ticks
 
 
 @pytest.fixture(autouse=True)

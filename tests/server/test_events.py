@@ -60,7 +60,7 @@ async def test_two_simultaneous_first_clients_make_one_call(stage: Stage) -> Non
         clients = [await tee.send("GET", "/events?a=1") for _ in range(2)]
         turn = await stage.next()
         assert (turn.method, turn.target) == (b"GET", b"/events?a=1")
-        await until(lambda: len(tee.proxy.shared[0]._openings) == 1)
+        await until(lambda: len(tee.proxy.event_routes[0]._openings) == 1)
         turn.begin("X-Own: yes", "Set-Cookie: one=all", "Cache-Control: max-age=9", "Location: /elsewhere")
         turn.chunk(ticks(1, 2))
         answers = [await client.answer() for client in clients]
@@ -249,7 +249,7 @@ async def test_answer_that_is_no_stream_is_for_all_who_asked(stage: Stage) -> No
     async with own(stage) as tee:
         clients = [await tee.send("GET", "/events") for _ in range(3)]
         turn = await stage.next()
-        await until(lambda: any(one.askers == 3 for one in tee.proxy.shared[0]._openings.values()))
+        await until(lambda: any(one.askers == 3 for one in tee.proxy.event_routes[0]._openings.values()))
         turn.reply("403 Not You", "X-Own: yes", "Set-Cookie: a=b", "Content-Type: text/plain", body=b"not for you")
         for client in clients:
             answer = await client.answer()
@@ -268,9 +268,9 @@ async def test_client_that_leaves_before_the_answer_ends_the_call(stage: Stage) 
     async with own(stage) as tee:
         one, other = await tee.send("GET", "/events"), await tee.send("GET", "/events")
         turn = await stage.next()
-        await until(lambda: any(opening.askers == 2 for opening in tee.proxy.shared[0]._openings.values()))
+        await until(lambda: any(opening.askers == 2 for opening in tee.proxy.event_routes[0]._openings.values()))
         await one.leave()
-        await until(lambda: any(opening.askers == 1 for opening in tee.proxy.shared[0]._openings.values()))
+        await until(lambda: any(opening.askers == 1 for opening in tee.proxy.event_routes[0]._openings.values()))
         turn.begin()
         turn.chunk(tick(1))
         await (await other.answer()).until(b"-1\n\n")
@@ -278,7 +278,7 @@ async def test_client_that_leaves_before_the_answer_ends_the_call(stage: Stage) 
         waiting = await stage.next()
         await third.leave()
         await waiting.wait_left()
-        await until(lambda: not tee.proxy.shared[0]._openings)
+        await until(lambda: not tee.proxy.event_routes[0]._openings)
 
 
 async def test_too_many_streams_are_refused_before_the_upstream_is_asked(stage: Stage) -> None:
@@ -361,7 +361,7 @@ async def test_ended_stream_is_forgotten_in_time(stage: Stage) -> None:
         early, turn = await first(tee, stage, 1)
         await early.client.leave()
         await turn.wait_left()
-        shared = tee.proxy.shared[0]
+        shared = tee.proxy.event_routes[0]
         await until(lambda: not shared._ended and not shared._broadcasts and not shared._openings)
 
 

@@ -21,7 +21,7 @@ from proxy.server.auth import Auth
 from proxy.server.broadcast import Ask, Broadcast, is_stream
 from proxy.server.config import Config, RouteConfig
 from proxy.server.follow import check_held
-from proxy.server.forward import CACHING, Forward, Route, deliver
+from proxy.server.forward import CACHING, Forward, Route, deliver, read_body
 from proxy.server.metrics import Metrics
 from proxy.server.whole import Whole
 from proxy.stream.hub import ANYONE, Hub
@@ -75,7 +75,7 @@ class _Opening:
         self.task: asyncio.Task[Broadcast | Whole]
 
 
-class Shared:
+class EventRoute:
     """The handler of one such route: one Broadcast for each URL that is followed."""
 
     def __init__(
@@ -110,7 +110,7 @@ class Shared:
             raise UnknownMode(f"Stream-Mode {mode!r} is not one of: {', '.join(MODES)}")
         self._hub.check_room_to_follow()
         target = self._route.target(request.raw_path)
-        body = await self._forward.body(request)
+        body = await read_body(request, self._config.limits.body_bytes)
         content_type = request.headers.get("Content-Type", "") if body else ""
         place = Place(request.method, target, content_type, hashlib.sha256(body).digest())
         last_event_id = request.headers.get("Last-Event-ID", "")
