@@ -108,13 +108,13 @@ def rendered(mode: str, ever: list[bytes], start: int, end: int) -> bytes:
 
 
 def numbered(frame: bytes, seq: int) -> bytes:
-    """Return a frame of one line ending with its id as the last line, if it has data.
+    """Return a frame of one line ending with its id as the last line, if it has data or an id.
 
     One of nothing but comments is without its blank line: they lead the next frame.
     """
     end = b"\r\n" if frame.endswith(b"\r\n") else frame[-1:]
     *told, _, _ = frame.split(end)
-    if any(line == b"data" or line.startswith(b"data:") for line in told):
+    if any(line in (b"data", b"id") or line.startswith((b"data:", b"id:")) for line in told):
         told.append(b"id: " + GENERATION + b"-" + str(seq).encode())
     if told and all(line.startswith(b":") for line in told):
         return end.join([*told, b""])
