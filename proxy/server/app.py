@@ -204,7 +204,7 @@ class Proxy:
             base = urlsplit(settings.url).path if own.upstream else ""
             route = Route(own.path, own.path, base + own.path, PLAIN)
             auth = self.auth.towards(settings)
-            forward = Forward(config, self.hub, upstream, auth, self.metrics, self.feed.tell)
+            forward = Forward(upstream, auth, self.metrics)
             if own.share == "url":
                 events = EventRoute(config, own, route, self.hub, auth, self.metrics, forward, self.feed.tell)
                 self.event_routes.append(events)

@@ -20,8 +20,9 @@ from proxy.server import whole
 from proxy.server.auth import Auth
 from proxy.server.broadcast import Ask, Broadcast, is_stream
 from proxy.server.config import Config, RouteConfig
+from proxy.server.delivery import CACHING, deliver
 from proxy.server.follow import check_held
-from proxy.server.forward import CACHING, Forward, Route, deliver, read_body
+from proxy.server.forward import Forward, Route, read_body
 from proxy.server.metrics import Metrics
 from proxy.server.whole import Whole
 from proxy.stream.hub import ANYONE, Hub

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import orjson
-
+from proxy.wire.chat import ChatCompletions
 from proxy.wire.dialect import Summary, Text
-from proxy.wire.errors import ProxyError, RequestError
 
 
-class Plain:
-    """The dialect of routes of the user's own. What it says itself has OpenAI's shape of an error."""
+class Plain(ChatCompletions):
+    """The dialect of routes of the user's own: OpenAI's where the proxy itself speaks, but no frame is a chunk."""
 
     name = "sse"
 
@@ -25,10 +23,8 @@ class Plain:
     def summary(self, frames: list[bytes]) -> Summary:
         return Summary()
 
-    def error_body(self, error: ProxyError) -> dict[str, Any]:
-        kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
-        return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
+    def document(self, frame: bytes) -> dict[str, Any] | None:
+        return None
 
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        error = {"error": {"message": message, "type": "stream_error", "code": code}}
-        return b"event: error\ndata: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
+        return b"event: error\n" + super().error_frame(message, code, ident)

@@ -157,11 +157,11 @@ def respell(frame: bytes, data: bytes) -> bytes:
     lines, end, blank = _parts(frame)
     kept: list[bytes] = []
     for line in lines.splitlines(keepends=True):
-        name, colon, value = line.removeprefix(_BOM).partition(b":")
+        name, colon, value = line.removeprefix(BOM).partition(b":")
         if name.rstrip(b"\r\n") != b"data":
             kept.append(line)
         elif data:
-            bom = line[: len(_BOM)] if line.startswith(_BOM) else b""
+            bom = line[: len(BOM)] if line.startswith(BOM) else b""
             kept.append(b"%bdata:%b%b%b" % (bom, b" " if value.startswith(b" ") or not colon else b"", data, end))
             data = b""
     return b"".join(kept) + blank
@@ -202,7 +202,7 @@ def _data_place(frame: bytes) -> tuple[int, int]:
     start = frame.find(b"\ndata:") + 6
     if start < 6 or frame.find(b"\r") >= 0 or not frame.endswith(b"\n\n"):
         return 0, 0
-    if frame.find(b"\ndata", start) >= 0 or frame.startswith((b"data", _BOM)):
+    if frame.find(b"\ndata", start) >= 0 or frame.startswith((b"data", BOM)):
         return 0, 0
     return start + frame.startswith(b" ", start), frame.find(b"\n", start)
 
