@@ -1,22 +1,43 @@
 #!/usr/bin/env bash
-# Installs the system tools that tests drive: curl, promtool. As root with apt; elsewhere the tests that need
-# them are skipped by name, and with CI=true they fail.
+# Installs what tests drive besides Python's packages: curl, promtool, Chromium, Node and the JavaScript clients of
+# tests/clients. The system's ones as root with apt; what can't be installed here is skipped by the tests that need
+# it, by name, and with CI=true they fail.
 set -u
+cd "$(dirname "$0")/clients" || exit 1
 missing=()
 command -v curl >/dev/null || missing+=(curl)
 command -v promtool >/dev/null || missing+=(prometheus)
-[ ${#missing[@]} -eq 0 ] && exit 0
-if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-  echo "not installed, and not installable here: ${missing[*]}" >&2
-  exit 0
+command -v chromium >/dev/null || missing+=(chromium)
+command -v node >/dev/null || missing+=(nodejs)
+command -v npm >/dev/null || missing+=(npm)
+
+install() {
+  # policy-rc.d: packages are installed for their programs, no daemon is to start.
+  local made='' package
+  if [ ! -e /usr/sbin/policy-rc.d ]; then
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d && made=1
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get install -y -q --no-install-recommends "$@" >/dev/null 2>&1 || {
+    apt-get update -q >/dev/null
+    # One by one: a distribution that lacks one of them has the others.
+    for package in "$@"; do
+      apt-get install -y -q --no-install-recommends "$package" >/dev/null || echo "apt has no $package here" >&2
+    done
+  }
+  [ -n "$made" ] && rm -f /usr/sbin/policy-rc.d
+}
+
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    install "${missing[@]}"
+  else
+    echo "not installed, and not installable here: ${missing[*]}" >&2
+  fi
 fi
-# policy-rc.d: packages are installed for their programs, no daemon is to start.
-made=
-if [ ! -e /usr/sbin/policy-rc.d ]; then
-  printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d && made=1
+
+# What npm installed last is noted in node_modules/.package-lock.json.
+if command -v npm >/dev/null && [ ! node_modules/.package-lock.json -nt package-lock.json ]; then
+  npm ci --ignore-scripts --loglevel=error >/dev/null || echo "the JavaScript clients can't be installed here" >&2
 fi
-export DEBIAN_FRONTEND=noninteractive
-apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
-  { apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null; }
-[ -n "$made" ] && rm -f /usr/sbin/policy-rc.d
 exit 0

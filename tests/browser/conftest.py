@@ -1,0 +1,274 @@
+"""What the tests with a real browser stand on: Debian's Chromium, pages of a site of its own, and a relay that cuts.
+
+One Chromium serves all tests of a worker (it takes a second to start), so all of them run in one event loop, and
+xdist keeps them together. A `Relay` stands where the network is: between the browser and the proxy.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+from tests.end_to_end.conftest import GUARD_S, Answer, Stage, Tee, Turn, staged, teed, until
+from tests.server.test_metrics import system_tool
+
+CONSOLE = Path(__file__).parents[2] / "proxy" / "console"
+_MOMENT_S = 0.03
+_FLAGS = ["--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--mute-audio"]
+
+
+in_one_browser = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+"""What each module here has as its `pytestmark`."""
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """A headless Chromium. Without it the tests are skipped, saying so; with CI=true they fail."""
+    program = system_tool("chromium")
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=program, args=_FLAGS)
+        yield chromium
+        await chromium.close()
+
+
+class Window:
+    """A profile of the browser, with tabs in it; what a page calls `told` with arrives here."""
+
+    def __init__(self, context: BrowserContext) -> None:
+        self._context = context
+
+    async def open(self, url: str) -> "Tab":
+        """Open a tab at a page."""
+        tab = Tab(await self._context.new_page())
+        await tab.page.expose_function("told", tab.told.put_nowait)
+        await tab.page.goto(url)
+        return tab
+
+
+class Tab:
+    """A page, and what it told."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.told: asyncio.Queue[Any] = asyncio.Queue()
+        page.on("pageerror", lambda error: self.told.put_nowait({"error": str(error)}))
+
+    async def run(self, script: str, **named: Any) -> Any:
+        """Call a function in the page, and return what it returns."""
+        async with asyncio.timeout(2 * GUARD_S):
+            return await self.page.evaluate(script, named)
+
+    async def next(self) -> Any:
+        """Return what the page tells next."""
+        async with asyncio.timeout(2 * GUARD_S):
+            return await self.told.get()
+
+    async def take(self, count: int) -> list[Any]:
+        """Return so many; fewer, when the page tells that it is done or has failed."""
+        told: list[Any] = []
+        while len(told) < count and not (told and told[-1].keys() & {"done", "name"}):
+            told.append(await self.next())
+        return told
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def window(browser: Browser) -> AsyncIterator[Window]:
+    context = await browser.new_context()
+    yield Window(context)
+    await context.close()
+
+
+class Site:
+    """The web site whose pages follow: an origin of its own, with an empty page and the module `follow.js`."""
+
+    def __init__(self) -> None:
+        self.url = ""
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/", self._page)
+        app.router.add_get("/follow.js", self._module)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _page(self, request: web.Request) -> web.Response:
+        return web.Response(text="<!doctype html><title>A follower</title>", content_type="text/html")
+
+    async def _module(self, request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(CONSOLE / "follow.js", headers={"Access-Control-Allow-Origin": "*"})
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def site() -> AsyncIterator[Site]:
+    one = Site()
+    await one.start()
+    yield one
+    await one.stop()
+
+
+class Relay:
+    """A TCP relay to the proxy. It can cut what passes: all that is open now, or each event stream after some bytes."""
+
+    def __init__(self, url: str) -> None:
+        self._target = url.removeprefix("http://").rpartition(":")
+        self._budgets: Iterator[int] = iter(())
+        self._open: set[asyncio.StreamWriter] = set()
+        self._frozen: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.event_streams = 0
+        """How many answers with an event stream have begun."""
+        self.cuts = 0
+        self.down = False
+        """Reset whoever comes."""
+        self.refused = 0
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def stop(self) -> None:
+        self._server.close()
+        self.cut()
+        async with asyncio.timeout(GUARD_S):
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut_each_after(self, budgets: Iterable[int]) -> None:
+        """Cut the event streams that begin from now on, each after so many bytes, its head's included."""
+        self._budgets = iter(budgets)
+
+    def cut(self) -> None:
+        """Reset every connection there is."""
+        for writer in list(self._open):
+            self._reset(writer)
+
+    async def wait_refused(self, count: int) -> None:
+        await until(lambda: self.refused >= count)
+
+    def freeze(self) -> None:
+        """Let nothing more pass on the connections there are, and leave them open: a network that has gone."""
+        self._frozen = set(self._open)
+
+    def _reset(self, writer: asyncio.StreamWriter) -> None:
+        self.cuts += 1
+        transport: Any = writer.transport
+        if not transport.is_closing():
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._open.add(writer)
+        if self.down:
+            self.refused += 1
+            self._reset(writer)
+            return
+        host, _, port = self._target
+        up_reader, up_writer = await asyncio.open_connection(host, int(port))
+        upwards = asyncio.create_task(self._upwards(reader, up_writer))
+        try:
+            await self._downwards(up_reader, writer)
+        except ConnectionError:
+            pass
+        finally:
+            self._open.discard(writer)
+            upwards.cancel()
+            up_writer.transport.abort()
+            writer.close()
+
+    async def _upwards(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.transport.abort()
+
+    async def _downwards(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        budget: int | None = None
+        while data := await reader.read(65536):
+            if writer in self._frozen:
+                continue
+            if budget is None and b"text/event-stream" in data:
+                self.event_streams += 1
+                budget = next(self._budgets, 1 << 60)
+            if budget is not None and (budget := budget - len(data)) <= 0:
+                writer.write(data[: len(data) + budget])
+                await writer.drain()
+                self.cuts += 1
+                # Chromium's fetch drops what the page has not read when it learns of the cut: leave it a moment.
+                await asyncio.sleep(_MOMENT_S)
+                return  # a FIN: what was written arrives, but the end chunk is missing
+            writer.write(data)
+            await writer.drain()
+            if data.endswith(b"\r\n0\r\n\r\n"):
+                budget = None  # it came to its end; the next answer on this connection is another one
+
+
+@asynccontextmanager
+async def relayed(url: str) -> AsyncIterator[Relay]:
+    relay = Relay(url)
+    await relay.start()
+    try:
+        yield relay
+    finally:
+        await relay.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stage() -> AsyncIterator[Stage]:
+    """An upstream that says what the test has it say."""
+    async with staged() as one:
+        yield one
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tee(stage: Stage) -> AsyncIterator[Tee]:
+    """A proxy before the stage."""
+    async with teed(stage.url) as one:
+        yield one
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def relay(tee: Tee) -> AsyncIterator[Relay]:
+    """A relay before the proxy."""
+    async with relayed(tee.proxy.url) as one:
+        yield one
+
+
+# What is said and heard.
+
+RECONNECT = b"retry: 20\n"
+"""The upstream's own wish, in its first event: an EventSource would wait for 3 s."""
+
+
+async def begin(tee: Tee, stage: Stage, *frames: bytes) -> tuple[Answer, Turn]:
+    """Begin a stream with these frames for the caller without a key, which is what an EventSource is."""
+    client = await tee.send_chat("Authorization: ")
+    turn = await stage.next()
+    await turn.body()
+    turn.begin()
+    said = RECONNECT + b"".join(frames)
+    turn.chunk(said)
+    answer = await client.answer()
+    await answer.bytes(len(said))
+    return answer, turn
+
+
+def events(answer: Answer, *frames: bytes, first: int = 1) -> list[dict[str, str]]:
+    """Return the data and id that a client is told for frames that have data in one line."""
+    data = [frame.decode().removeprefix("data: ").strip() for frame in frames]
+    return [{"data": text, "id": f"{answer.generation}-{seq}"} for seq, text in enumerate(data, first)]

@@ -1,0 +1,138 @@
+"""EventSource and pages of today, in a real Chromium: what a web developer who never read our documents gets."""
+
+import asyncio
+import itertools
+import json
+import random
+from typing import Any
+
+from tests.browser.conftest import Relay, Tab, Window, begin, events, in_one_browser
+from tests.end_to_end.conftest import DONE, FINISH, Stage, Tee, chunk_frame
+
+pytestmark = in_one_browser
+
+EVENT_SOURCE = """({ url }) => {
+  const source = new EventSource(url);
+  source.onmessage = ({ data, lastEventId }) => told({ data, id: lastEventId });
+  source.onerror = () => told({ state: source.readyState });
+}"""
+# The parser that many pages have: no buffering; what a read brings is taken for whole lines.
+NAIVE = """async ({ url }) => {
+  const reader = (await fetch(url)).body.getReader();
+  const decoder = new TextDecoder();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return told({ done });
+    for (const line of decoder.decode(value).split("\\n")) {
+      if (!line.startsWith("data: ")) continue;
+      const data = line.slice(6);
+      if (data !== "[DONE]") told({ text: JSON.parse(data).choices[0].delta.content });
+    }
+  }
+}"""
+CONNECTING, CLOSED = {"state": 0}, {"state": 2}
+ONE, TWO, THREE = map(chunk_frame, ("one ", "二", "three"))
+
+
+async def test_event_source_that_joins_late_has_everything_and_stops_at_the_end(
+    tee: Tee, stage: Stage, window: Window
+) -> None:
+    """The past, then what comes; after the clean end it asks once more, is told 204, and is closed for good."""
+    answer, turn = await begin(tee, stage, ONE, TWO)
+    tab = await window.open(f"{tee.proxy.url}/healthz")
+    await tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}")
+    assert await tab.take(2) == events(answer, ONE, TWO)
+    turn.chunk(THREE)
+    assert await tab.take(1) == events(answer, THREE, first=3)
+    turn.end(DONE)
+    assert await tab.take(3) == [*events(answer, DONE, first=4), CONNECTING, CLOSED]
+    assert len(stage.turns) == 1
+
+
+async def test_event_source_whose_connection_breaks_resumes_by_itself(
+    tee: Tee, stage: Stage, relay: Relay, window: Window
+) -> None:
+    """What was said while it was away comes once, after what it had; the upstream hears nothing of it."""
+    answer, turn = await begin(tee, stage, ONE, TWO)
+    tab = await window.open(f"{relay.url}/healthz")
+    await tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}")
+    assert await tab.take(2) == events(answer, ONE, TWO)
+    for seq in (3, 5, 7):
+        relay.cut()
+        turn.chunk(TWO)  # while it is away
+        assert await tab.take(2) == [CONNECTING, *events(answer, TWO, first=seq)]
+        turn.chunk(THREE)
+        assert await tab.take(1) == events(answer, THREE, first=seq + 1)
+    turn.end(FINISH, DONE)
+    assert await tab.take(4) == [*events(answer, FINISH, DONE, first=9), CONNECTING, CLOSED]
+    assert relay.event_streams == 4
+    assert len(stage.turns) == 1
+
+
+async def test_event_source_cut_within_events_misses_none_and_repeats_none(
+    tee: Tee, stage: Stage, relay: Relay, window: Window
+) -> None:
+    """Forty events over connections that each break after some bytes, in the middle of a line or a character."""
+    frames = [chunk_frame(f"第{n}词 ") for n in range(40)]
+    answer, turn = await begin(tee, stage, *frames)
+    turn.end(DONE)
+    cut_after = random.Random(7)
+    relay.cut_each_after(cut_after.randint(600, 1600) for _ in itertools.count())
+    tab = await window.open(f"{relay.url}/healthz")
+    await tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}")
+    told = await until_closed(tab)
+    assert [one for one in told if "id" in one] == events(answer, *frames, DONE)
+    assert relay.cuts > 5
+
+
+async def until_closed(tab: Tab) -> list[Any]:
+    told = [await tab.next()]
+    while told[-1] != CLOSED:
+        told.append(await tab.next())
+    return told
+
+
+async def test_event_source_of_a_stream_that_fails_is_told_and_stops(tee: Tee, stage: Stage, window: Window) -> None:
+    """The error is an event like any other, once; then 204."""
+    answer, turn = await begin(tee, stage, ONE)
+    tab = await window.open(f"{tee.proxy.url}/healthz")
+    await tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}")
+    assert await tab.take(1) == events(answer, ONE)
+    turn.reset()
+    error, *rest = await until_closed(tab)
+    assert json.loads(error["data"])["error"]["code"] == "upstream_reset"
+    assert error["id"] == f"{answer.generation}-2"
+    assert rest == [CONNECTING, CLOSED]
+
+
+async def test_parser_without_a_buffer_reads_mode_events(tee: Tee, stage: Stage, window: Window) -> None:
+    """Every write is whole events, so that a read in the page is: the past, one at a time, and a burst."""
+    answer, turn = await begin(tee, stage, ONE, TWO)
+    tab = await window.open(f"{tee.proxy.url}/healthz")
+    running = asyncio.create_task(tab.run(NAIVE, url=f"/v1/streams/{answer.stream_id}"))
+    assert await tab.take(2) == [{"text": "one "}, {"text": "二"}]
+    for text in ("a ", "二", "c "):
+        turn.chunk(chunk_frame(text))
+        assert await tab.take(1) == [{"text": text}]
+    burst = [f"词{n} " for n in range(100)]
+    for text in burst:
+        turn.chunk(chunk_frame(text))
+    assert await tab.take(100) == [{"text": text} for text in burst]
+    turn.end(DONE)
+    assert await tab.take(1) == [{"done": True}]
+    await running
+
+
+async def test_twenty_tabs_follow_one_stream(tee: Tee, stage: Stage, window: Window) -> None:
+    """Five tabs on each of four names of the proxy: to one name a browser makes six connections over HTTP/1.1."""
+    answer, turn = await begin(tee, stage, ONE)
+    port = tee.proxy.url.rpartition(":")[2]
+    hosts = [f"http://{name}.localhost:{port}" for name in "abcd"] * 5
+    tabs = await asyncio.gather(*[window.open(f"{host}/healthz") for host in hosts])
+    await asyncio.gather(*[tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}") for tab in tabs])
+    await tee.wait_followers(21)
+    turn.chunk(TWO)
+    turn.end(THREE, DONE)
+    for tab in tabs:
+        assert await tab.take(6) == [*events(answer, ONE, TWO, THREE, DONE), CONNECTING, CLOSED]
+    assert len(stage.turns) == 1
