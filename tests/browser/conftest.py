@@ -22,7 +22,8 @@ from tests.server.test_metrics import system_tool
 
 CONSOLE = Path(__file__).parents[2] / "proxy" / "console"
 _MOMENT_S = 0.03
-_FLAGS = ["--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--mute-audio"]
+# One process for all pages: a process a page is seconds of computing.
+_FLAGS = ["--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--renderer-process-limit=1"]
 
 
 in_one_browser = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
@@ -39,37 +40,36 @@ async def browser() -> AsyncIterator[Browser]:
         await chromium.close()
 
 
-class Window:
-    """A profile of the browser, with tabs in it; what a page calls `told` with arrives here."""
-
-    def __init__(self, context: BrowserContext) -> None:
-        self._context = context
-
-    async def open(self, url: str) -> "Tab":
-        """Open a tab at a page."""
-        tab = Tab(await self._context.new_page())
-        await tab.page.expose_function("told", tab.told.put_nowait)
-        await tab.page.goto(url)
-        return tab
-
-
 class Tab:
-    """A page, and what it told."""
+    """A page of the browser; what its scripts call `told` with arrives here."""
 
     def __init__(self, page: Page) -> None:
-        self.page = page
-        self.told: asyncio.Queue[Any] = asyncio.Queue()
-        page.on("pageerror", lambda error: self.told.put_nowait({"error": str(error)}))
+        self._page = page
+        self._told: asyncio.Queue[Any] = asyncio.Queue()
+
+    @classmethod
+    async def open(cls, context: BrowserContext) -> "Tab":
+        tab = cls(await context.new_page())
+        await tab._page.expose_function("told", lambda what: tab._told.put_nowait(what))
+        return tab
+
+    async def go(self, url: str) -> None:
+        """Leave the page for another; what the last one told is forgotten."""
+        await self._page.goto(url)
+        self._told = asyncio.Queue()
+
+    async def close(self) -> None:
+        await self._page.close()
 
     async def run(self, script: str, **named: Any) -> Any:
         """Call a function in the page, and return what it returns."""
         async with asyncio.timeout(2 * GUARD_S):
-            return await self.page.evaluate(script, named)
+            return await self._page.evaluate(script, named)
 
     async def next(self) -> Any:
         """Return what the page tells next."""
         async with asyncio.timeout(2 * GUARD_S):
-            return await self.told.get()
+            return await self._told.get()
 
     async def take(self, count: int) -> list[Any]:
         """Return so many; fewer, when the page tells that it is done or has failed."""
@@ -79,11 +79,24 @@ class Tab:
         return told
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def window(browser: Browser) -> AsyncIterator[Window]:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def window(browser: Browser) -> AsyncIterator[BrowserContext]:
+    """A profile for all tests: they differ in the ports they go to."""
     context = await browser.new_context()
-    yield Window(context)
+    yield context
     await context.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def one_tab(window: BrowserContext) -> Tab:
+    return await Tab.open(window)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tab(one_tab: Tab) -> AsyncIterator[Tab]:
+    """A tab, left empty when the test is over. One for all tests: a new one costs a second of computing."""
+    yield one_tab
+    await one_tab.go("about:blank")
 
 
 class Site:
@@ -104,11 +117,17 @@ class Site:
     async def stop(self) -> None:
         await self._runner.cleanup()
 
-    async def _page(self, request: web.Request) -> web.Response:
-        return web.Response(text="<!doctype html><title>A follower</title>", content_type="text/html")
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        return _last(web.Response(text="<!doctype html><title>A follower</title>", content_type="text/html"))
 
     async def _module(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(CONSOLE / "follow.js", headers={"Access-Control-Allow-Origin": "*"})
+        return _last(web.FileResponse(CONSOLE / "follow.js", headers={"Access-Control-Allow-Origin": "*"}))
+
+
+def _last(response: web.StreamResponse) -> web.StreamResponse:
+    """Have the connection closed after a response: a kept one would be a task left over when a Tee is closed."""
+    response.force_close()
+    return response
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

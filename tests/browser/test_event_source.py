@@ -4,9 +4,13 @@ import asyncio
 import itertools
 import json
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.browser.conftest import Relay, Tab, Window, begin, events, in_one_browser
+from playwright.async_api import BrowserContext
+
+from tests.browser.conftest import Relay, Tab, begin, events, in_one_browser
 from tests.end_to_end.conftest import DONE, FINISH, Stage, Tee, chunk_frame
 
 pytestmark = in_one_browser
@@ -35,11 +39,11 @@ ONE, TWO, THREE = map(chunk_frame, ("one ", "二", "three"))
 
 
 async def test_event_source_that_joins_late_has_everything_and_stops_at_the_end(
-    tee: Tee, stage: Stage, window: Window
+    tee: Tee, stage: Stage, tab: Tab
 ) -> None:
     """The past, then what comes; after the clean end it asks once more, is told 204, and is closed for good."""
     answer, turn = await begin(tee, stage, ONE, TWO)
-    tab = await window.open(f"{tee.proxy.url}/healthz")
+    await tab.go(f"{tee.proxy.url}/healthz")
     await tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}")
     assert await tab.take(2) == events(answer, ONE, TWO)
     turn.chunk(THREE)
@@ -50,11 +54,11 @@ async def test_event_source_that_joins_late_has_everything_and_stops_at_the_end(
 
 
 async def test_event_source_whose_connection_breaks_resumes_by_itself(
-    tee: Tee, stage: Stage, relay: Relay, window: Window
+    tee: Tee, stage: Stage, relay: Relay, tab: Tab
 ) -> None:
     """What was said while it was away comes once, after what it had; the upstream hears nothing of it."""
     answer, turn = await begin(tee, stage, ONE, TWO)
-    tab = await window.open(f"{relay.url}/healthz")
+    await tab.go(f"{relay.url}/healthz")
     await tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}")
     assert await tab.take(2) == events(answer, ONE, TWO)
     for seq in (3, 5, 7):
@@ -70,7 +74,7 @@ async def test_event_source_whose_connection_breaks_resumes_by_itself(
 
 
 async def test_event_source_cut_within_events_misses_none_and_repeats_none(
-    tee: Tee, stage: Stage, relay: Relay, window: Window
+    tee: Tee, stage: Stage, relay: Relay, tab: Tab
 ) -> None:
     """Forty events over connections that each break after some bytes, in the middle of a line or a character."""
     frames = [chunk_frame(f"第{n}词 ") for n in range(40)]
@@ -78,7 +82,7 @@ async def test_event_source_cut_within_events_misses_none_and_repeats_none(
     turn.end(DONE)
     cut_after = random.Random(7)
     relay.cut_each_after(cut_after.randint(600, 1600) for _ in itertools.count())
-    tab = await window.open(f"{relay.url}/healthz")
+    await tab.go(f"{relay.url}/healthz")
     await tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}")
     told = await until_closed(tab)
     assert [one for one in told if "id" in one] == events(answer, *frames, DONE)
@@ -92,10 +96,10 @@ async def until_closed(tab: Tab) -> list[Any]:
     return told
 
 
-async def test_event_source_of_a_stream_that_fails_is_told_and_stops(tee: Tee, stage: Stage, window: Window) -> None:
+async def test_event_source_of_a_stream_that_fails_is_told_and_stops(tee: Tee, stage: Stage, tab: Tab) -> None:
     """The error is an event like any other, once; then 204."""
     answer, turn = await begin(tee, stage, ONE)
-    tab = await window.open(f"{tee.proxy.url}/healthz")
+    await tab.go(f"{tee.proxy.url}/healthz")
     await tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}")
     assert await tab.take(1) == events(answer, ONE)
     turn.reset()
@@ -105,10 +109,10 @@ async def test_event_source_of_a_stream_that_fails_is_told_and_stops(tee: Tee, s
     assert rest == [CONNECTING, CLOSED]
 
 
-async def test_parser_without_a_buffer_reads_mode_events(tee: Tee, stage: Stage, window: Window) -> None:
+async def test_parser_without_a_buffer_reads_mode_events(tee: Tee, stage: Stage, tab: Tab) -> None:
     """Every write is whole events, so that a read in the page is: the past, one at a time, and a burst."""
     answer, turn = await begin(tee, stage, ONE, TWO)
-    tab = await window.open(f"{tee.proxy.url}/healthz")
+    await tab.go(f"{tee.proxy.url}/healthz")
     running = asyncio.create_task(tab.run(NAIVE, url=f"/v1/streams/{answer.stream_id}"))
     assert await tab.take(2) == [{"text": "one "}, {"text": "二"}]
     for text in ("a ", "二", "c "):
@@ -123,16 +127,25 @@ async def test_parser_without_a_buffer_reads_mode_events(tee: Tee, stage: Stage,
     await running
 
 
-async def test_twenty_tabs_follow_one_stream(tee: Tee, stage: Stage, window: Window) -> None:
+async def test_twenty_tabs_follow_one_stream(tee: Tee, stage: Stage, window: BrowserContext) -> None:
     """Five tabs on each of four names of the proxy: to one name a browser makes six connections over HTTP/1.1."""
     answer, turn = await begin(tee, stage, ONE)
     port = tee.proxy.url.rpartition(":")[2]
-    hosts = [f"http://{name}.localhost:{port}" for name in "abcd"] * 5
-    tabs = await asyncio.gather(*[window.open(f"{host}/healthz") for host in hosts])
-    await asyncio.gather(*[tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}") for tab in tabs])
-    await tee.wait_followers(21)
-    turn.chunk(TWO)
-    turn.end(THREE, DONE)
-    for tab in tabs:
-        assert await tab.take(6) == [*events(answer, ONE, TWO, THREE, DONE), CONNECTING, CLOSED]
+    async with tabs_at(window, [f"http://{name}.localhost:{port}/healthz" for name in "abcd"] * 5) as tabs:
+        await asyncio.gather(*[tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}") for tab in tabs])
+        await tee.wait_followers(21)
+        turn.chunk(TWO)
+        turn.end(THREE, DONE)
+        for tab in tabs:
+            assert await tab.take(6) == [*events(answer, ONE, TWO, THREE, DONE), CONNECTING, CLOSED]
     assert len(stage.turns) == 1
+
+
+@asynccontextmanager
+async def tabs_at(window: BrowserContext, urls: list[str]) -> AsyncIterator[list[Tab]]:
+    tabs = [await Tab.open(window) for _ in urls]
+    try:
+        await asyncio.gather(*[tab.go(url) for tab, url in zip(tabs, urls, strict=True)])
+        yield tabs
+    finally:
+        await asyncio.gather(*[tab.close() for tab in tabs])
