@@ -7,20 +7,25 @@ xdist keeps them together. A `Relay` stands where the network is: between the br
 import asyncio
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.end_to_end.conftest import GUARD_S, Answer, Stage, Tee, Turn, staged, teed, until
 from tests.server.test_metrics import system_tool
 
-CONSOLE = Path(__file__).parents[2] / "proxy" / "console"
+FOLLOW_JS = Path(__file__).parents[2] / "proxy" / "console" / "follow.js"
+_PAGES = {
+    "/": (b"<!doctype html><title>A follower</title>", "text/html"),
+    "/follow.js": (FOLLOW_JS.read_bytes(), "text/javascript"),
+}
 _MOMENT_S = 0.03
 # One process for all pages: a process a page is seconds of computing.
 _FLAGS = ["--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--renderer-process-limit=1"]
@@ -92,50 +97,39 @@ async def one_tab(window: BrowserContext) -> Tab:
     return await Tab.open(window)
 
 
+class _Pages(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body, content_type = _PAGES.get(self.path, (b"", ""))
+        self.send_response(200 if body else 404)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class _Threads(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # a browser keeps connections that it may need
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[str]:
+    """The web site whose pages follow, by its origin. In threads: what it leaves open is no Tee's concern."""
+    with _Threads(("127.0.0.1", 0), _Pages) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def tab(one_tab: Tab) -> AsyncIterator[Tab]:
-    """A tab, left empty when the test is over. One for all tests: a new one costs a second of computing."""
+async def tab(one_tab: Tab, site: str) -> AsyncIterator[Tab]:
+    """A tab at the site, left empty when the test is over. One for all tests: a new one costs a second of computing."""
+    await one_tab.go(site)
     yield one_tab
     await one_tab.go("about:blank")
-
-
-class Site:
-    """The web site whose pages follow: an origin of its own, with an empty page and the module `follow.js`."""
-
-    def __init__(self) -> None:
-        self.url = ""
-
-    async def start(self) -> None:
-        app = web.Application()
-        app.router.add_get("/", self._page)
-        app.router.add_get("/follow.js", self._module)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    async def stop(self) -> None:
-        await self._runner.cleanup()
-
-    async def _page(self, request: web.Request) -> web.StreamResponse:
-        return _last(web.Response(text="<!doctype html><title>A follower</title>", content_type="text/html"))
-
-    async def _module(self, request: web.Request) -> web.StreamResponse:
-        return _last(web.FileResponse(CONSOLE / "follow.js", headers={"Access-Control-Allow-Origin": "*"}))
-
-
-def _last(response: web.StreamResponse) -> web.StreamResponse:
-    """Have the connection closed after a response: a kept one would be a task left over when a Tee is closed."""
-    response.force_close()
-    return response
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def site() -> AsyncIterator[Site]:
-    one = Site()
-    await one.start()
-    yield one
-    await one.stop()
 
 
 class Relay:
@@ -255,9 +249,10 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def tee(stage: Stage) -> AsyncIterator[Tee]:
-    """A proxy before the stage."""
-    async with teed(stage.url) as one:
+async def tee(stage: Stage, site: str) -> AsyncIterator[Tee]:
+    """A proxy before the stage, which the site's pages may ask."""
+    access = {"cors": {"origins": [site]}, "capabilities": {"secrets": ["0" * 64]}}
+    async with teed(stage.url, **access) as one:
         yield one
 
 
@@ -274,9 +269,9 @@ RECONNECT = b"retry: 20\n"
 """The upstream's own wish, in its first event: an EventSource would wait for 3 s."""
 
 
-async def begin(tee: Tee, stage: Stage, *frames: bytes) -> tuple[Answer, Turn]:
-    """Begin a stream with these frames for the caller without a key, which is what an EventSource is."""
-    client = await tee.send_chat("Authorization: ")
+async def begin(tee: Tee, stage: Stage, *frames: bytes, key: str = "") -> tuple[Answer, Turn]:
+    """Begin a stream with these frames, for the caller without a key unless one is given: EventSource has none."""
+    client = await tee.send_chat(f"Authorization: Bearer {key}" if key else "Authorization: ")
     turn = await stage.next()
     await turn.body()
     turn.begin()

@@ -1,4 +1,4 @@
-"""EventSource and pages of today, in a real Chromium: what a web developer who never read our documents gets."""
+"""EventSource and pages of today on another origin, in a real Chromium: as those have them who never read a manual."""
 
 import asyncio
 import itertools
@@ -43,8 +43,7 @@ async def test_event_source_that_joins_late_has_everything_and_stops_at_the_end(
 ) -> None:
     """The past, then what comes; after the clean end it asks once more, is told 204, and is closed for good."""
     answer, turn = await begin(tee, stage, ONE, TWO)
-    await tab.go(f"{tee.proxy.url}/healthz")
-    await tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}")
+    await tab.run(EVENT_SOURCE, url=f"{tee.proxy.url}/v1/streams/{answer.stream_id}")
     assert await tab.take(2) == events(answer, ONE, TWO)
     turn.chunk(THREE)
     assert await tab.take(1) == events(answer, THREE, first=3)
@@ -58,8 +57,7 @@ async def test_event_source_whose_connection_breaks_resumes_by_itself(
 ) -> None:
     """What was said while it was away comes once, after what it had; the upstream hears nothing of it."""
     answer, turn = await begin(tee, stage, ONE, TWO)
-    await tab.go(f"{relay.url}/healthz")
-    await tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}")
+    await tab.run(EVENT_SOURCE, url=f"{relay.url}/v1/streams/{answer.stream_id}")
     assert await tab.take(2) == events(answer, ONE, TWO)
     for seq in (3, 5, 7):
         relay.cut()
@@ -81,9 +79,8 @@ async def test_event_source_cut_within_events_misses_none_and_repeats_none(
     answer, turn = await begin(tee, stage, *frames)
     turn.end(DONE)
     cut_after = random.Random(7)
-    relay.cut_each_after(cut_after.randint(600, 1600) for _ in itertools.count())
-    await tab.go(f"{relay.url}/healthz")
-    await tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}")
+    relay.cut_each_after(cut_after.randint(900, 2200) for _ in itertools.count())
+    await tab.run(EVENT_SOURCE, url=f"{relay.url}/v1/streams/{answer.stream_id}")
     told = await until_closed(tab)
     assert [one for one in told if "id" in one] == events(answer, *frames, DONE)
     assert relay.cuts > 5
@@ -96,11 +93,26 @@ async def until_closed(tab: Tab) -> list[Any]:
     return told
 
 
+async def test_event_source_with_a_follow_url_needs_no_key(tee: Tee, stage: Stage, relay: Relay, tab: Tab) -> None:
+    """The URL that a stream was given is good for its reconnections, too; without its signature there is nothing."""
+    answer, turn = await begin(tee, stage, ONE, key="sk-of-the-backend")
+    await tab.run(EVENT_SOURCE, url=f"{relay.url}/v1/streams/{answer.stream_id}")
+    assert await tab.next() == CLOSED
+    follow_url = answer.header("stream-follow-url")
+    assert follow_url is not None
+    await tab.run(EVENT_SOURCE, url=relay.url + follow_url)
+    assert await tab.take(1) == events(answer, ONE)
+    relay.cut()
+    turn.chunk(TWO)
+    assert await tab.take(2) == [CONNECTING, *events(answer, TWO, first=2)]
+    turn.end(DONE)
+    assert await tab.take(3) == [*events(answer, DONE, first=3), CONNECTING, CLOSED]
+
+
 async def test_event_source_of_a_stream_that_fails_is_told_and_stops(tee: Tee, stage: Stage, tab: Tab) -> None:
     """The error is an event like any other, once; then 204."""
     answer, turn = await begin(tee, stage, ONE)
-    await tab.go(f"{tee.proxy.url}/healthz")
-    await tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}")
+    await tab.run(EVENT_SOURCE, url=f"{tee.proxy.url}/v1/streams/{answer.stream_id}")
     assert await tab.take(1) == events(answer, ONE)
     turn.reset()
     error, *rest = await until_closed(tab)
@@ -112,8 +124,7 @@ async def test_event_source_of_a_stream_that_fails_is_told_and_stops(tee: Tee, s
 async def test_parser_without_a_buffer_reads_mode_events(tee: Tee, stage: Stage, tab: Tab) -> None:
     """Every write is whole events, so that a read in the page is: the past, one at a time, and a burst."""
     answer, turn = await begin(tee, stage, ONE, TWO)
-    await tab.go(f"{tee.proxy.url}/healthz")
-    running = asyncio.create_task(tab.run(NAIVE, url=f"/v1/streams/{answer.stream_id}"))
+    running = asyncio.create_task(tab.run(NAIVE, url=f"{tee.proxy.url}/v1/streams/{answer.stream_id}"))
     assert await tab.take(2) == [{"text": "one "}, {"text": "二"}]
     for text in ("a ", "二", "c "):
         turn.chunk(chunk_frame(text))
@@ -127,12 +138,13 @@ async def test_parser_without_a_buffer_reads_mode_events(tee: Tee, stage: Stage,
     await running
 
 
-async def test_twenty_tabs_follow_one_stream(tee: Tee, stage: Stage, window: BrowserContext) -> None:
+async def test_twenty_tabs_follow_one_stream(tee: Tee, stage: Stage, site: str, window: BrowserContext) -> None:
     """Five tabs on each of four names of the proxy: to one name a browser makes six connections over HTTP/1.1."""
     answer, turn = await begin(tee, stage, ONE)
     port = tee.proxy.url.rpartition(":")[2]
-    async with tabs_at(window, [f"http://{name}.localhost:{port}/healthz" for name in "abcd"] * 5) as tabs:
-        await asyncio.gather(*[tab.run(EVENT_SOURCE, url=f"/v1/streams/{answer.stream_id}") for tab in tabs])
+    urls = [f"http://{name}.localhost:{port}/v1/streams/{answer.stream_id}" for name in "abcd"] * 5
+    async with tabs_at(window, site, len(urls)) as tabs:
+        await asyncio.gather(*[tab.run(EVENT_SOURCE, url=url) for tab, url in zip(tabs, urls, strict=True)])
         await tee.wait_followers(21)
         turn.chunk(TWO)
         turn.end(THREE, DONE)
@@ -142,10 +154,10 @@ async def test_twenty_tabs_follow_one_stream(tee: Tee, stage: Stage, window: Bro
 
 
 @asynccontextmanager
-async def tabs_at(window: BrowserContext, urls: list[str]) -> AsyncIterator[list[Tab]]:
-    tabs = [await Tab.open(window) for _ in urls]
+async def tabs_at(window: BrowserContext, site: str, count: int) -> AsyncIterator[list[Tab]]:
+    tabs = [await Tab.open(window) for _ in range(count)]
     try:
-        await asyncio.gather(*[tab.go(url) for tab, url in zip(tabs, urls, strict=True)])
+        await asyncio.gather(*[tab.go(site) for tab in tabs])
         yield tabs
     finally:
         await asyncio.gather(*[tab.close() for tab in tabs])
