@@ -10,8 +10,9 @@ from typing import Any
 
 from playwright.async_api import BrowserContext
 
-from tests.browser.conftest import Relay, Tab, begin, events, in_one_browser
+from tests.browser.conftest import Tab, begin, events, in_one_browser
 from tests.end_to_end.conftest import DONE, FINISH, Stage, Tee, chunk_frame
+from tests.relay import Relay
 
 pytestmark = in_one_browser
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import FOLLOW_JS, Relay, Tab, begin, events, in_one_browser
+from tests.browser.conftest import FOLLOW_JS, Tab, begin, events, in_one_browser
 from tests.end_to_end.conftest import DONE, FINISH, Stage, Tee, chunk_frame
+from tests.relay import Relay
 
 pytestmark = in_one_browser
 

@@ -2,7 +2,7 @@
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { jsonSchema, streamText, tool } from "ai";
 
-export async function hear({ url, headers, tools = {}, thinking }) {
+export async function hear({ url, headers, tools = {}, thinking, maxRetries = 0 }) {
   const baseURL = `${url}/v1`;
   const qwen = createOpenAICompatible({ name: "qwen", baseURL, apiKey: "sk-a-real-client", includeUsage: true });
   const heard = { text: "", reasoning: "", calls: [], finish: null, usage: null, error: null };
@@ -10,7 +10,7 @@ export async function hear({ url, headers, tools = {}, thinking }) {
     model: qwen.chatModel("qwen-plus"),
     prompt: "说点什么",
     headers,
-    maxRetries: 0,
+    maxRetries,
     tools: Object.fromEntries(
       Object.entries(tools).map(([name, schema]) => [name, tool({ inputSchema: jsonSchema(schema) })]),
     ),

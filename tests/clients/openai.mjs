@@ -18,8 +18,8 @@ function add(heard, { choices, usage }) {
   }
 }
 
-export async function hear({ url, ident, query, headers, ...asked }) {
-  const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "sk-a-real-client", maxRetries: 0, timeout: 10_000 });
+export async function hear({ url, ident, query, headers, maxRetries = 0, ...asked }) {
+  const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "sk-a-real-client", maxRetries, timeout: 10_000 });
   const heard = { text: "", reasoning: "", calls: {}, finish: null, usage: null, chunks: 0, error: null };
   try {
     const answer = ident
