@@ -1,4 +1,4 @@
-"""EventSource and pages of today on another origin, in a real Chromium: as those have them who never read a manual."""
+"""What browsers have of their own, in a real Chromium and on another origin: EventSource, WebSocket, a naive fetch."""
 
 import asyncio
 import itertools
@@ -20,6 +20,14 @@ EVENT_SOURCE = """({ url }) => {
   const source = new EventSource(url);
   source.onmessage = ({ data, lastEventId }) => told({ data, id: lastEventId });
   source.onerror = () => told({ state: source.readyState });
+}"""
+WEB_SOCKET = """({ url }) => {
+  const socket = new WebSocket(url);
+  socket.onmessage = (message) => {
+    const { id, event, data } = JSON.parse(message.data);
+    if (event === "message") told({ id, data });
+  };
+  socket.onclose = ({ code, wasClean }) => told({ code, wasClean });
 }"""
 # The parser that many pages have: no buffering; what a read brings is taken for whole lines.
 NAIVE = """async ({ url }) => {
@@ -120,6 +128,18 @@ async def test_event_source_of_a_stream_that_fails_is_told_and_stops(tee: Tee, s
     assert json.loads(error["data"])["error"]["code"] == "upstream_reset"
     assert error["id"] == f"{answer.generation}-2"
     assert rest == [CONNECTING, CLOSED]
+
+
+async def test_web_socket_has_the_same_events(tee: Tee, stage: Stage, tab: Tab) -> None:
+    """On another origin, by a signed URL: the past, what comes, and a close that is clean."""
+    answer, turn = await begin(tee, stage, ONE, key="sk-of-the-backend")
+    follow_url = answer.header("stream-follow-url")
+    assert follow_url is not None
+    await tab.run(WEB_SOCKET, url=tee.proxy.url.replace("http:", "ws:") + follow_url)
+    assert await tab.take(1) == events(answer, ONE)
+    turn.chunk(TWO)
+    turn.end(DONE)
+    assert await tab.take(3) == [*events(answer, TWO, DONE, first=2), {"code": 1000, "wasClean": True}]
 
 
 async def test_parser_without_a_buffer_reads_mode_events(tee: Tee, stage: Stage, tab: Tab) -> None:
