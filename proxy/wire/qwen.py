@@ -1,0 +1,80 @@
+"""What Qwen's error codes mean: whose fault, whether it passes, and whether and when another try is worth it.
+
+Pure words, no clock: a wait is what the first retry backs off by, the caller draws the real one. Facts of both
+dialects; the compatible mode spells `limit_requests` what the native one spells `Throttling.RateQuota`.
+Source: Alibaba Cloud Model Studio, "Error codes". Qwen sends no Retry-After, so the waits are ours: quotas are
+counted per minute and per second, and recover within one minute.
+"""
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Fault(Enum):
+    """Whose fault a refusal is."""
+
+    CALLER = "caller"  # the request is wrong wherever it is sent
+    ACCOUNT = "account"  # the key is, or its quota is used up: another key may do
+    UPSTREAM = "upstream"
+
+
+class Trouble(NamedTuple):
+    """What a refusal means."""
+
+    fault: Fault
+    transient: bool  # the same request may succeed later
+    wait_s: float | None = None  # before the first retry; None: not worth one
+
+    @property
+    def worth_a_retry(self) -> bool:
+        return self.wait_s is not None
+
+
+WRONG = Trouble(Fault.CALLER, transient=False)
+NOT_ALLOWED = Trouble(Fault.ACCOUNT, transient=False)
+TOO_FAST = Trouble(Fault.ACCOUNT, transient=True, wait_s=1.0)  # requests, counted per second too
+TOO_MUCH = Trouble(Fault.ACCOUNT, transient=True, wait_s=4.0)  # tokens, counted per minute
+BUSY = Trouble(Fault.UPSTREAM, transient=True, wait_s=1.0)
+TOOK_TOO_LONG = Trouble(Fault.UPSTREAM, transient=True)  # it generated for minutes, and has been paid for
+
+# Both spellings in one row, in lower case.
+_ROWS: tuple[tuple[tuple[str, ...], Trouble], ...] = (
+    (("invalidparameter", "invalid_parameter_error", "internalerror.algo.invalidparameter"), WRONG),
+    (("datainspectionfailed", "data_inspection_failed", "data_inspection"), WRONG),
+    (("modelnotfound", "model_not_found", "modelnotsupported", "model_not_supported"), WRONG),
+    (("arrearage",), NOT_ALLOWED),  # HTTP 400, but it is the account that is overdue
+    (("invalidapikey", "invalid_api_key"), NOT_ALLOWED),
+    (("accessdenied", "access_denied", "model.accessdenied"), NOT_ALLOWED),
+    (("allocationquota.freetieronly",), NOT_ALLOWED),
+    (("throttling", "throttling.ratequota", "limitrequests", "limit_requests", "throttling.concurrency"), TOO_FAST),
+    (("throttling.burstrate", "limit_burst_rate"), TOO_FAST),
+    # "You exceeded your current quota, please check your plan and billing details": a throttle all the same.
+    (("throttling.allocationquota", "insufficient_quota"), TOO_MUCH),
+    (("internalerror", "internal_error"), BUSY),
+    (("modelservingerror", "modelunavailable"), BUSY),
+    (("requesttimeout",), TOOK_TOO_LONG),
+)
+_BY_CODE = {code: trouble for codes, trouble in _ROWS for code in codes}
+_BY_STATUS = {
+    401: NOT_ALLOWED,
+    402: NOT_ALLOWED,
+    403: NOT_ALLOWED,
+    408: TOOK_TOO_LONG,
+    429: TOO_FAST,
+    504: TOOK_TOO_LONG,
+}
+
+
+def trouble(status: int, code: str | None) -> Trouble:
+    """Return what a refusal means: by its code if it is known, else by its longest known beginning, else by status.
+
+    `Throttling.Anything` is a throttle. A status below 400 is that of a stream with an error event in it.
+    """
+    known = (code or "").lower()
+    while known:
+        if known in _BY_CODE:
+            return _BY_CODE[known]
+        known = known.rpartition(".")[0]
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    return WRONG if 400 <= status < 500 else BUSY
