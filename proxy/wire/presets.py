@@ -1,0 +1,52 @@
+"""Names for the places where Qwen is served, so that a configuration is a name and a key.
+
+    qwen-singapore              a region's public host
+    qwen-singapore/llm-abc123   a workspace's own host in that region
+    qwen-coding                 a subscription's host
+
+Source: Alibaba Cloud Model Studio, "Regions and base URLs". A key is bound to its region.
+"""
+
+import re
+
+# Region: its public host ("" for none) and its name in workspace hosts.
+_REGIONS = {
+    "qwen-beijing": ("dashscope.aliyuncs.com", "cn-beijing"),
+    "qwen-singapore": ("dashscope-intl.aliyuncs.com", "ap-southeast-1"),
+    "qwen-us": ("dashscope-us.aliyuncs.com", "us-east-1"),
+    "qwen-hongkong": ("cn-hongkong.dashscope.aliyuncs.com", "cn-hongkong"),
+    "qwen-frankfurt": ("", "eu-central-1"),
+    "qwen-tokyo": ("", "ap-northeast-1"),
+}
+_SUBSCRIPTIONS = {
+    "qwen-coding": "https://coding.dashscope.aliyuncs.com/v1",
+    "qwen-tokens": "https://token-plan.cn-beijing.maas.aliyuncs.com/compatible-mode/v1",
+}
+_WORKSPACE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # one label of a host name
+
+
+def resolve(name: str) -> str:
+    """Return the base URL of a preset; of what is none (it has no `qwen-` in front), the text itself.
+
+    Raises: ValueError, which names the presets there are.
+    """
+    if not name.startswith("qwen-"):
+        return name
+    if name in _SUBSCRIPTIONS:
+        return _SUBSCRIPTIONS[name]
+    region, slash, workspace = name.partition("/")
+    if region not in _REGIONS:
+        raise ValueError(f"{name[:60]!r} is not a preset; there are {_known()}")
+    host, place = _REGIONS[region]
+    if slash:
+        if not _WORKSPACE.fullmatch(workspace):
+            raise ValueError(f"{workspace[:60]!r} is not a workspace's id: letters, digits and hyphens")
+        return f"https://{workspace}.{place}.maas.aliyuncs.com"
+    if not host:
+        raise ValueError(f"{region} has no public host, only those of workspaces: {region}/WORKSPACE")
+    return f"https://{host}"
+
+
+def _known() -> str:
+    regions = (region if host else f"{region}/WORKSPACE" for region, (host, _) in _REGIONS.items())
+    return f"{', '.join([*regions, *_SUBSCRIPTIONS])}, and REGION/WORKSPACE for a workspace's own host"
