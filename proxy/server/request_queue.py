@@ -1,0 +1,132 @@
+"""Who may ask an upstream next, when it may be asked only so often, or by so many at once.
+
+Pure: time is handed in, in monotonic seconds, and who is admitted is told by a call. Callers take turns, whoever of
+them has many requests; within one caller, who came first goes first. Nobody overtakes who waits, and nobody's place
+is lost but by leaving.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+
+class Ticket:
+    """A request's place in the queue."""
+
+    __slots__ = ("admit", "admitted", "caller")
+
+    def __init__(self, caller: bytes, admit: Callable[[], None]) -> None:
+        self.caller = caller
+        self.admit = admit
+        self.admitted = False
+
+
+class _Window:
+    """At most `limit` within any `span_s` seconds."""
+
+    __slots__ = ("_span_s", "_went_at")
+
+    def __init__(self, limit: int, span_s: float) -> None:
+        self._span_s = span_s
+        self._went_at: deque[float] = deque(maxlen=limit)  # full: the first of them holds the next one back
+
+    def free_at(self) -> float:
+        full = len(self._went_at) == self._went_at.maxlen
+        return self._went_at[0] + self._span_s if full else -math.inf
+
+    def went(self, now: float) -> None:
+        self._went_at.append(now)
+
+
+class RequestQueue:
+    """The queue before one upstream: its limits, and who waits for them, by caller."""
+
+    __slots__ = ("_lines", "_max_concurrent", "_per_minute", "_running", "_size", "_windows", "waiting")
+
+    def __init__(self, *, max_concurrent: int, per_minute: int, size: int) -> None:
+        """`size` may wait; 0 for the limits is none.
+
+        Qwen enforces a rate per minute within each second, too: a sixtieth of it.
+        """
+        self._max_concurrent = max_concurrent or math.inf
+        self._per_minute = per_minute
+        self._windows = [_Window(per_minute, 60.0), _Window(math.ceil(per_minute / 60), 1.0)] if per_minute else []
+        self._size = size
+        self._running = 0
+        self._lines: dict[bytes, dict[Ticket, None]] = {}  # whose turn is next, first
+        self.waiting = 0
+
+    @property
+    def running(self) -> int:
+        """How many were admitted and have not been released."""
+        return self._running
+
+    def enter(self, caller: bytes, now: float, admit: Callable[[], None]) -> Ticket | None:
+        """Return a place, admitted already if nobody waits and the limits allow it; None when the queue is full.
+
+        `admit` is called once for a place that had to wait, within a later `advance`.
+        """
+        ticket = Ticket(caller, admit)
+        if not self.waiting and self._may_go(now):
+            self._go(ticket, now)
+            return ticket
+        if self.waiting >= self._size:
+            return None
+        self._lines.setdefault(caller, {})[ticket] = None
+        self.waiting += 1
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give up a place that waits; nothing for one that does not."""
+        line = self._lines.get(ticket.caller)
+        if line is not None and ticket in line:
+            self._remove(ticket, line)
+
+    def release(self) -> None:
+        """One who was admitted is done; `advance` then lets the next one in."""
+        self._running -= 1
+
+    def advance(self, now: float) -> float | None:
+        """Admit all that the limits allow.
+
+        Returns when to advance again, if somebody then may go without anybody being released before.
+        """
+        while self.waiting and self._may_go(now):
+            caller, line = next(iter(self._lines.items()))
+            ticket = next(iter(line))
+            self._remove(ticket, line)
+            if line:  # the others first
+                self._lines[caller] = self._lines.pop(caller)
+            self._go(ticket, now)
+            ticket.admit()
+        if not self.waiting or self._running >= self._max_concurrent:
+            return None
+        return self._free_at()
+
+    def rate_limited(self, now: float) -> bool:
+        """Tell whether it is the rate that holds requests back."""
+        return now < self._free_at()
+
+    def expected_wait_s(self, now: float) -> float:
+        """Return how long a newcomer would wait, as far as the rate tells; a second, where only others' ends do."""
+        if not self._per_minute:
+            return 1.0
+        return max(1.0, self._free_at() - now) + self.waiting * 60 / self._per_minute
+
+    def _may_go(self, now: float) -> bool:
+        return self._running < self._max_concurrent and now >= self._free_at()
+
+    def _free_at(self) -> float:
+        return max((window.free_at() for window in self._windows), default=-math.inf)
+
+    def _go(self, ticket: Ticket, now: float) -> None:
+        ticket.admitted = True
+        self._running += 1
+        for window in self._windows:
+            window.went(now)
+
+    def _remove(self, ticket: Ticket, line: dict[Ticket, None]) -> None:
+        del line[ticket]
+        self.waiting -= 1
+        if not line:
+            del self._lines[ticket.caller]
