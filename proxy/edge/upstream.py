@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from time import monotonic
 from typing import NamedTuple, Protocol
 
@@ -24,7 +24,7 @@ from proxy.wire.http import LAST_CHUNK, chunk, head
 Headers = list[tuple[bytes, bytes]]
 _NO_BODY = (204, 304)
 _MAX_HEAD_BYTES = 256 * 1024
-_GIVEN_UP = Truncated("given up")
+GIVEN_UP = Truncated("given up")  # by us: it says nothing of the upstream
 
 
 class Timeouts(NamedTuple):
@@ -105,6 +105,14 @@ class Wire(asyncio.Protocol):
         data = body[0] if len(body) == 1 else b"".join(body)
         body.clear()
         return data
+
+    def kept(self) -> bytes:
+        """Return the same, and keep them."""
+        return b"".join(self._body)
+
+    def put(self, body: bytes) -> None:
+        """Replace them."""
+        self._body[:] = [body]
 
     def pause(self) -> None:
         if not self.paused and self.usable:
@@ -232,6 +240,8 @@ class Wire(asyncio.Protocol):
             self._head_bytes += size
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._fail(Garbled(f"the upstream's response head is larger than {_MAX_HEAD_BYTES} bytes"))
+        else:
+            exchange.arrived()
 
     def _wake(self) -> None:
         if self._writable is not None and not self._writable.done():
@@ -247,6 +257,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_arrival",
         "_asked_at",
         "_began_at",
         "_by_name",
@@ -259,6 +270,7 @@ class Exchange:
         "framed",
         "headers",
         "is_head_request",
+        "on_released",
         "reason",
         "responded",
         "status",
@@ -280,6 +292,8 @@ class Exchange:
         self.headers: Headers = []
         self._by_name: dict[bytes, bytes] = {}
         self.waited_s = 0.0  # for a connection
+        self.on_released: Callable[[UpstreamError | None], None] | None = None  # told its error, if it had one
+        self._arrival: asyncio.Future[None] | None = None  # what somebody peeks for
         self.responded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         wire.begin(self)
 
@@ -312,7 +326,7 @@ class Exchange:
         """Push the body to `receiver` from now on, beginning with what has come already."""
         wire = self._wire
         if wire is None:
-            receiver.ended(b"", monotonic(), self._error or _GIVEN_UP)
+            receiver.ended(b"", monotonic(), self._error or GIVEN_UP)
             return
         data = wire.take()
         if self._ended:
@@ -323,6 +337,29 @@ class Exchange:
         wire.receiver = receiver
         if data:
             receiver.received(data, wire.read_at)
+
+    async def peek(self, enough: Callable[[bytes], bool]) -> bytes:
+        """Wait until what has come of the body is enough, or the body has ended; return it.
+
+        It stays for whoever attaches; call it before. Cold: it joins all that has come at every read.
+        """
+        while self._wire is not None:
+            body = self._wire.kept()
+            if self._ended or enough(body):
+                return body
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
+        return b""
+
+    @property
+    def whole(self) -> bool:
+        """True when the body has come to its proper end, and nobody has attached yet."""
+        return self._ended and self._error is None
+
+    def put(self, body: bytes) -> None:
+        """Replace a `whole` body."""
+        if self._wire is not None:
+            self._wire.put(body)
 
     def pause(self) -> None:
         """Stop reading; the idle time-out waits too."""
@@ -337,10 +374,16 @@ class Exchange:
     def close(self) -> None:
         """Give the exchange up: close the connection, tell nobody. Nothing, once it has ended."""
         if self._wire is not None:
-            self._error = self._error or _GIVEN_UP
+            self._error = self._error or GIVEN_UP
             self._release()
 
     # For the wire
+
+    def arrived(self) -> None:
+        """More of the body has come, or its end, and there is no receiver."""
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None and not arrival.done():
+            arrival.set_result(None)
 
     def responds(self, status: int) -> None:
         """The head is there."""
@@ -364,6 +407,8 @@ class Exchange:
             data, at = wire.take(), wire.read_at
             self._release()
             receiver.ended(data, at, error)
+        else:
+            self.arrived()
 
     def late(self, now: float, timeouts: Timeouts) -> UpstreamTimeout | None:
         """Return the time-out that the exchange has run into, if any."""
@@ -390,6 +435,10 @@ class Exchange:
             sender.cancel()
         keep = self._error is None and wire.over and wire.reusable and not sending
         self._upstream.released(self, wire, keep)
+        if self._arrival is not None:
+            self.arrived()
+        if self.on_released is not None:
+            self.on_released(self._error)
 
     async def _send_pieces(self, wire: Wire, pieces: AsyncIterable[bytes], chunked: bool) -> None:
         try:
@@ -543,7 +592,7 @@ class Upstream:
                 message = f"no connection to the upstream within {self.timeouts.connect_s:g} s"
                 raise UpstreamTimeout(message, "timeout_connect") from exc
             if isinstance(exc, OSError | aiohttp.ClientError):
-                raise Unreachable(f"no connection to the upstream: {type(exc).__name__}") from exc
+                raise Unreachable(f"no connection to the upstream: {type(exc).__name__}", sent=False) from exc
             raise
 
     async def _watch_time(self) -> None:

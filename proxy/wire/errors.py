@@ -11,6 +11,7 @@ class ProxyError(Exception):
     status = 500
     code = "internal_error"
     retry_after_s: int | None = None
+    retried = False  # the request has been sent more than once: whoever gets this shall not begin again
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -143,12 +144,24 @@ class UpgradeRequired(RequestError):
     code = "upgrade_required"
 
 
+class RateLimited(RequestError):
+    """More requests than are allowed within a time; later there is room again."""
+
+    status = 429
+    code = "rate_limited"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class UpstreamError(ProxyError):
     """The fault is above: the upstream, or the way to it."""
 
     status = 502
     code = "upstream_error"
     ending = "upstream_error"
+    sent = True  # a part of the request may have reached the upstream
 
 
 class Unreachable(UpstreamError):
@@ -156,6 +169,10 @@ class Unreachable(UpstreamError):
 
     code = "upstream_unreachable"
     ending = "upstream_unreachable"
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class Truncated(UpstreamError):
@@ -181,6 +198,7 @@ class UpstreamTimeout(UpstreamError):
     def __init__(self, message: str, ending: str) -> None:
         super().__init__(message)
         self.ending = ending
+        self.sent = ending != "timeout_connect"
 
 
 class CapabilitiesOff(ProxyError):
@@ -195,4 +213,7 @@ class Overloaded(ProxyError):
 
     status = 503
     code = "overloaded"
-    retry_after_s = 1
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

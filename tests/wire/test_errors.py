@@ -21,6 +21,7 @@ from proxy.wire.errors import (
     OtherStream,
     Overloaded,
     ProxyError,
+    RateLimited,
     RequestError,
     TooLarge,
     Truncated,
@@ -52,6 +53,7 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (TooLarge("m"), 413, RequestError),
     (OffsetBeyond("m"), 416, RequestError),
     (UpgradeRequired("m"), 426, RequestError),
+    (RateLimited("m", 7), 429, RequestError),
     (Unreachable("m"), 502, UpstreamError),
     (Truncated("m"), 502, UpstreamError),
     (Garbled("m"), 502, UpstreamError),
@@ -94,12 +96,27 @@ def test_upstream_errors_carry_the_word_the_stream_ends_with() -> None:
     }
 
 
-def test_only_overload_asks_to_come_back() -> None:
+def test_only_full_or_fast_asks_to_come_back() -> None:
     """Retry-After stands where a later attempt may succeed."""
-    assert [type(error) for error, _, _ in MADE if error.retry_after_s is not None] == [Overloaded]
-    assert (Overloaded.retry_after_s or 0) > 0
+    asks = {type(error): error.retry_after_s for error, _, _ in MADE if error.retry_after_s is not None}
+    assert asks == {Overloaded: 1, RateLimited: 7}
 
 
 def test_offset_gone_tells_the_earliest() -> None:
     """A client that comes too late learns where it can begin."""
     assert OffsetGone("m", earliest=3).earliest == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "sent"),
+    [
+        (Unreachable("m", sent=False), False),
+        (UpstreamTimeout("m", "timeout_connect"), False),
+        (UpstreamTimeout("m", "timeout_first_byte"), True),
+        (Unreachable("m"), True),
+        (Truncated("m"), True),
+    ],
+)
+def test_error_tells_whether_the_request_may_have_left(error: UpstreamError, sent: bool) -> None:
+    """In doubt it has: then it may be billed."""
+    assert error.sent == sent
