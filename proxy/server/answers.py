@@ -28,6 +28,8 @@ def refuse(error: ProxyError, dialect: Dialect) -> web.Response:
         headers["x-should-retry"] = "false"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
+    if error.retried:  # the SDKs of OpenAI then do not begin again
+        headers["x-should-retry"] = "false"
     if isinstance(error, OffsetGone):
         body["earliest"] = error.earliest
     if isinstance(error, UpgradeRequired):  # RFC 6455 section 4.2.2

@@ -103,6 +103,31 @@ class TimeoutsConfig(_Table):
     total_s: Seconds = 3600
 
 
+class RetriesConfig(_Table):
+    """When a request is sent upstream once more, and how it is waited."""
+
+    attempts: Annotated[int, Field(ge=0, le=10)] = 0
+    statuses: tuple[int, ...] = (429, 503)
+    wait_max_s: Seconds = 8
+    total_s: Seconds = 30
+
+    @field_validator("statuses")
+    @classmethod
+    def _may_pass(cls, statuses: tuple[int, ...]) -> tuple[int, ...]:
+        for status in statuses:
+            if status != 429 and not 500 <= status <= 599:
+                raise ValueError(f"{status} is neither 429 nor 500 to 599")
+        return statuses
+
+
+class BreakerConfig(_Table):
+    """When an upstream that has spares is left alone."""
+
+    failures: Count = 5
+    window_s: Seconds = 30
+    open_s: Seconds = 30
+
+
 class StreamsConfig(_Table):
     """How streams live."""
 

@@ -99,7 +99,6 @@ def test_rate_is_told_when_it_allows_the_next() -> None:
     assert first.admitted
     assert (second := door.enter(A)) is not None
     assert not second.admitted
-    assert door.queue.rate_limited(door.now)
     assert door.queue.advance(door.now) == door.now + 1
     assert door.queue.expected_wait_s(door.now) == pytest.approx(2.0)
     door.now += 1
