@@ -103,15 +103,11 @@ class RequestQueue:
             return None
         return self._free_at()
 
-    def rate_limited(self, now: float) -> bool:
-        """Tell whether it is the rate that holds requests back."""
-        return now < self._free_at()
-
     def expected_wait_s(self, now: float) -> float:
-        """Return how long a newcomer would wait, as far as the rate tells; a second, where only others' ends do."""
+        """Return how long a newcomer would wait for the rate; others' ends may take longer, and can't be foretold."""
         if not self._per_minute:
-            return 1.0
-        return max(1.0, self._free_at() - now) + self.waiting * 60 / self._per_minute
+            return 0.0
+        return max(0.0, self._free_at() - now) + self.waiting * 60 / self._per_minute
 
     def _may_go(self, now: float) -> bool:
         return self._running < self._max_concurrent and now >= self._free_at()
