@@ -243,9 +243,13 @@ def _named_refusal(status: str, code: str, default: Refusal) -> Refusal:
     return found
 
 
-def status(steps: Steps, case: Case, *, status: str = "400", code: str = "") -> Steps:
-    """Refuses before the stream with an HTTP status (and code); 400_stream frames the refusal as SSE."""
+def status(steps: Steps, case: Case, *, status: str = "400", code: str = "", flat: int = 0, empty: int = 0) -> Steps:
+    """Refuses before the stream with an HTTP status (and code); 400_stream: as SSE; flat=1; empty=1: no body."""
     refusal = _named_refusal(status, code, fake_text.REFUSALS[0])
+    if empty:
+        return whole(case, b"", refusal.status, "")
+    if flat:
+        return whole(case, fake_text.flat_error(refusal, case.stamp, case.model), refusal.status)
     return refusal_steps(case, refusal, in_stream=status.endswith("_stream"))
 
 

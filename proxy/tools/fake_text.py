@@ -82,10 +82,17 @@ REFUSALS = (
             "Incorrect API key provided. ", gateway=True),
     Refusal(403, "access_denied", "AccessDenied", "access_denied", "Access denied.", gateway=True),
     Refusal(403, "Model.AccessDenied", "Model.AccessDenied", "access_denied", "Model access denied.", gateway=True),
+    Refusal(403, "AccessDenied.Unpurchased", "AccessDenied.Unpurchased", "access_denied",
+            "Access to model denied. Please make sure you are eligible for using the model.", gateway=True),
+    Refusal(403, "AllocationQuota.FreeTierOnly", "AllocationQuota.FreeTierOnly", "access_denied",
+            "The free tier of the model has been exhausted.", gateway=True),
     Refusal(404, "model_not_found", "ModelNotFound", "invalid_request_error",
             "The model `{model}` does not exist or you do not have access to it.", gateway=True),
     Refusal(404, "model_not_supported", "ModelNotSupported", "invalid_request_error",
             "Unsupported model {model} for OpenAI compatibility mode.", gateway=True),
+    Refusal(408, "RequestTimeOut", "RequestTimeOut", "RequestTimeOut", "Response timeout!"),
+    Refusal(413, "invalid_parameter_error", "InvalidParameter", "invalid_request_error",
+            "Exceeded limit on max bytes per request: 16777216", gateway=True),
     Refusal(429, "limit_requests", "Throttling.RateQuota", "limit_requests",
             "Requests rate limit exceeded, please try again later."),
     Refusal(429, "throttling", "Throttling", "throttling", "Requests throttling triggered."),
@@ -94,9 +101,15 @@ REFUSALS = (
             "to scale requests more smoothly over time."),
     Refusal(429, "insufficient_quota", "Throttling.AllocationQuota", "insufficient_quota",
             "You exceeded your current quota, please check your plan and billing details."),
+    Refusal(429, "Throttling.Concurrency", "Throttling.Concurrency", "throttling",
+            "Too many concurrent requests, please try again later."),
     Refusal(500, "internal_error", "InternalError", "internal_error",
             "An internal error has occured, please try again later or contact service support."),
     Refusal(500, "RequestTimeOut", "RequestTimeOut", "RequestTimeOut", "Request timed out, please try again later."),
+    Refusal(500, "InternalError.Algo", "InternalError.Algo", "internal_error", "InternalError.Algo: inference failed."),
+    Refusal(500, "ModelServingError", "ModelServingError", "ModelServingError",
+            "Too many requests. Your requests are being throttled due to system capacity limits. "
+            "Please try again later."),
     Refusal(503, "ModelUnavailable", "ModelUnavailable", "ModelUnavailable",
             "Model is unavailable, please try again later."),
     Refusal(503, "ModelServingError", "ModelServingError", "ModelServingError",
@@ -744,6 +757,11 @@ def refusal_body(refusal: Refusal, stamp: Stamp, model: str, *, native: bool) ->
     return orjson.dumps({"error": _chat_error(refusal, message), **named, "request_id": stamp.request_id})
 
 
+def flat_error(refusal: Refusal, stamp: Stamp, model: str) -> bytes:
+    """Return the flat body that some gateways give in the compatible mode: no `error` around."""
+    return orjson.dumps(_native_error(refusal, refusal.message.replace("{model}", model), stamp))
+
+
 def error_frame(refusal: Refusal, stamp: Stamp, model: str, *, native: bool, number: int = 1) -> bytes:
     """Return the frame that tells of an error inside a stream; `number` is the native frame's id."""
     message = refusal.message.replace("{model}", model)
@@ -756,5 +774,4 @@ def error_frame(refusal: Refusal, stamp: Stamp, model: str, *, native: bool, num
 
 def flat_error_frame(refusal: Refusal, stamp: Stamp, model: str) -> bytes:
     """Return the flat variant some gateways put into compatible streams: no top-level `error`."""
-    message = refusal.message.replace("{model}", model)
-    return b"event: error\ndata: %b\n\n" % orjson.dumps(_native_error(refusal, message, stamp))
+    return b"event: error\ndata: %b\n\n" % flat_error(refusal, stamp, model)

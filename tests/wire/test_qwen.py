@@ -15,7 +15,7 @@ def test_both_spellings_mean_the_same(row: Refusal) -> None:
 @pytest.mark.parametrize("row", REFUSALS, ids=lambda row: f"{row.status}-{row.code}")
 def test_only_throttling_and_failures_are_transient(row: Refusal) -> None:
     """What the caller or the account has to mend stays wrong."""
-    assert trouble(row.status, row.code).transient == (row.status in (429, 500, 503))
+    assert trouble(row.status, row.code).transient == (row.status in (408, 429, 500, 503))
 
 
 @pytest.mark.parametrize("code", ["insufficient_quota", "Throttling.AllocationQuota"])
