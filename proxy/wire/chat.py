@@ -7,7 +7,7 @@ import orjson
 from proxy.wire.delta import Delta, record, records
 from proxy.wire.dialect import Summary, Text, Usage, count
 from proxy.wire.errors import ProxyError, RequestError
-from proxy.wire.sse import payload
+from proxy.wire.sse import fields, payload
 
 _DONE = b"[DONE]"
 _DELTA_TEXT = (  # the order in which a delta that has several is classified
@@ -38,7 +38,8 @@ class ChatCompletions:
         finish, usage, failed = None, None, False
         for frame in reversed(frames):
             chunk = _chunk(frame)
-            failed = failed or bool(chunk.get("error"))
+            # Some gateways write the flat variant: the event is an error, its object has no "error".
+            failed = failed or bool(chunk.get("error")) or fields(frame).type == b"error"
             for choice in records(chunk.get("choices")):
                 finish = finish or choice.get("finish_reason")
             usage = usage or _usage(chunk.get("usage"))

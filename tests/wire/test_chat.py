@@ -189,6 +189,13 @@ def test_summary_tells_an_error_event() -> None:
     assert not CHAT.summary([chunk({"content": "x"}, error=None)]).failed
 
 
+def test_summary_tells_a_flat_error_event() -> None:
+    """As some gateways write it: only the event's name says that it is one."""
+    assert CHAT.summary([TEXT, b'event: error\ndata: {"code":"c","message":"m"}\n\n', DONE]).failed
+    assert CHAT.summary([TEXT, b"event:error\ndata: not json\n\n"]).failed
+    assert not CHAT.summary([b'event: result\ndata: {"choices":[]}\n\n']).failed
+
+
 def test_model_is_the_chunks() -> None:
     """As the answer names it; a chunk need not."""
     assert CHAT.generated(TEXT)[0] == "qwen3-max"
