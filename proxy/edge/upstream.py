@@ -302,6 +302,10 @@ class Exchange:
         return self._by_name.get(name)
 
     @property
+    def upstream_name(self) -> str:
+        return self._upstream.name
+
+    @property
     def is_event_stream(self) -> bool:
         return self._by_name.get(b"content-type", b"").lower().startswith(b"text/event-stream")
 
@@ -467,6 +471,7 @@ class Upstream:
         outbound_proxy: str | None = None,
     ) -> None:
         """Call within a running loop. `max_connections` 0 is no limit."""
+        self.name = ""  # as it is configured
         self.timeouts = timeouts
         self.active: set[Exchange] = set()
         self.retries = 0  # requests sent once more

@@ -8,17 +8,15 @@ import contextlib
 import functools
 import logging
 import time
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from proxy.edge.upstream import Timeouts, Upstream
 from proxy.server.answers import answer
 from proxy.server.auth import Auth
 from proxy.server.calls import Calls
-from proxy.server.config import Config, UpstreamConfig, address
+from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.events import EventRoute
 from proxy.server.feed import LiveFeed
@@ -29,6 +27,8 @@ from proxy.server.keys import Keys
 from proxy.server.metrics import Metrics
 from proxy.server.routes import ANY, Routes
 from proxy.server.share import Share
+from proxy.server.upstream_config import DEFAULT
+from proxy.server.upstreams import Upstreams
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.stream.log import DRAINED
@@ -97,12 +97,9 @@ class Proxy:
         self.metrics = Metrics(self.hub, limits.model_labels, type(loop).__module__.partition(".")[0])
         self.hub.on_subscription_ended = self.metrics.subscription_ended
         self.auth = Auth(config)
-        self.upstream = _upstream(config, config.upstream)
-        self.upstreams = [self.upstream]
-        self.metrics.retries = lambda: sum(upstream.retries for upstream in self.upstreams)
-        self.metrics.connections = self._connections
+        self.upstreams = Upstreams(config, self.metrics)
         self.feed = LiveFeed()
-        self.forward = Forward(self.upstream, self.auth, self.metrics)
+        self.forward = Forward(self.upstreams.sender(), self.auth, self.metrics)
         calls = Calls()
         self.hub.on_forgotten = calls.forget
         self.generations = Generations(config, self.hub, self.forward, calls, self.auth, self.metrics, self.feed.tell)
@@ -161,8 +158,7 @@ class Proxy:
         self.feed.close()
         for runner in self._runners:
             await runner.cleanup()
-        for upstream in self.upstreams:
-            await upstream.close()
+        await self.upstreams.close()
 
     def routes(self) -> Routes:
         """Return what the data port serves."""
@@ -195,16 +191,12 @@ class Proxy:
     def _add_own(self, served: Routes) -> None:
         """Serve the routes of the user's own, the more special first."""
         config = self.config
-        ways = {"": (config.upstream, self.upstream)}
-        for name, settings in config.upstreams.items():
-            ways[name] = settings, _upstream(config, settings)
-            self.upstreams.append(ways[name][1])
         for own in sorted(config.routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
-            settings, upstream = ways[own.upstream]
-            base = urlsplit(settings.url).path if own.upstream else ""
+            settings = config.upstreams[own.upstream] if own.upstream else config.upstream
+            base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
             route = Route(own.path, own.path, base + own.path, PLAIN)
             auth = self.auth.towards(settings)
-            forward = Forward(upstream, auth, self.metrics)
+            forward = Forward(self.upstreams.sender(own.upstream or DEFAULT), auth, self.metrics)
             if own.share == "url":
                 events = EventRoute(config, own, route, self.hub, auth, self.metrics, forward, self.feed.tell)
                 self.event_routes.append(events)
@@ -251,26 +243,10 @@ class Proxy:
         """Return every caller's streams; nobody else than the admin port's users may see that."""
         return answer({"object": "list", "data": [describe(stream) for stream in self.hub], "has_more": False})
 
-    def _connections(self) -> dict[str, int]:
-        """Return the number of connections to all upstreams, by state."""
-        upstreams = self.upstreams
-        return {"active": sum(len(one.active) for one in upstreams), "idle": sum(one.idle for one in upstreams)}
-
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
             self.hub.tick(time.monotonic())
-
-
-def _upstream(config: Config, settings: UpstreamConfig) -> Upstream:
-    timeouts = config.timeouts
-    return Upstream(
-        settings.url,
-        Timeouts(timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s, timeouts.total_s),
-        max_connections=settings.max_connections,
-        keepalive_s=settings.keepalive_s,
-        outbound_proxy=settings.outbound_proxy.get_secret_value() or None,
-    )
 
 
 async def _healthy(request: web.BaseRequest) -> web.Response:

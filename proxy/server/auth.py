@@ -13,7 +13,8 @@ import time
 from aiohttp import web
 
 from proxy.server.capabilities import INFO, PARAMETER, READ, Capabilities, Capability, cookie, url
-from proxy.server.config import Config, UpstreamConfig
+from proxy.server.config import Config
+from proxy.server.upstream_config import UpstreamConfig
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
 from proxy.wire.errors import (

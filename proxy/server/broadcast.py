@@ -14,7 +14,7 @@ from proxy.edge.upstream import Exchange, Headers
 from proxy.server.pump import GONE
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.stream import Stream
-from proxy.wire.errors import TooLarge, UpstreamError
+from proxy.wire.errors import ProxyError, TooLarge, UpstreamError
 from proxy.wire.reconnection import Reconnection
 from proxy.wire.sse import BOM, Splitter
 
@@ -26,7 +26,7 @@ _NO_CONTENT = 204  # "don't come back" (WHATWG HTML, 9.2.3)
 _FOR_NOW = (408, 425, 429)  # client errors that say: later (RFC 9110 15.5.9, RFC 8470, RFC 6585)
 
 Ask = Callable[[bytes], Awaitable[Exchange]]
-"""Sends the request once more; the argument is the last event id, or empty. Raises: UpstreamError."""
+"""Sends the request once more; the argument is the last event id, or empty. Raises: ProxyError."""
 
 
 class Broadcast:
@@ -174,7 +174,7 @@ class Broadcast:
             self._on_reopened()
             try:
                 exchange = await self._ask(self._reconnection.last_event_id)
-            except UpstreamError:
+            except ProxyError:  # of the upstream, or of the queue before it
                 continue
             if is_stream(exchange):
                 return exchange

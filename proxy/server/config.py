@@ -8,9 +8,8 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,46 +18,23 @@ from pydantic_settings import (
 )
 
 from proxy.server.pump import OnDisconnect
+from proxy.server.upstream_config import (
+    DEFAULT,
+    BreakerConfig,
+    Count,
+    RetriesConfig,
+    Seconds,
+    Table,
+    TimeoutsConfig,
+    UpstreamConfig,
+)
 
 _OTHERS = ("STREAMTEE_TAIL_KEY",)  # variables that are no configuration: the key `streamtee tail` follows with
-Seconds = Annotated[float, Field(ge=0)]
 Bytes = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=1)]
 # As it is serialised (HTML, "ASCII serialisation of an origin"): lower case, no default port, no path.
 _ORIGIN = re.compile(
     r"(?!http://[^/]*:80$|https://[^/]*:443$)[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
 )
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class UpstreamConfig(_Table):
-    """Where Qwen is, and with whose key."""
-
-    url: str = "https://dashscope-intl.aliyuncs.com"
-    key: SecretStr = SecretStr("")
-    max_connections: Annotated[int, Field(ge=0)] = 0
-    keepalive_s: Seconds = 15
-    outbound_proxy: SecretStr = SecretStr("")  # it may hold a password
-
-    @field_validator("url")
-    @classmethod
-    def _is_http(cls, url: str) -> str:
-        return _http_url(url)
-
-    @field_validator("outbound_proxy")
-    @classmethod
-    def _is_http_or_none(cls, url: SecretStr) -> SecretStr:
-        if url.get_secret_value():
-            _http_url(url.get_secret_value())
-        return url
-
-    @property
-    def compatible_base(self) -> str:
-        """The path of the OpenAI-compatible API: the URL's own path if it has one."""
-        return urlsplit(self.url).path or "/compatible-mode/v1"
 
 
 # What is served anyway: routes of the user's own stand beside it.
@@ -67,7 +43,7 @@ _PATH = re.compile(r"/[!-~]*")
 _NAME = re.compile(r"[a-z](?:[_-]?[a-z0-9])*")  # two underscores would be two keys in the environment
 
 
-class RouteConfig(_Table):
+class RouteConfig(Table):
     """A path of the user's own, and what is served there."""
 
     path: str
@@ -94,41 +70,7 @@ class RouteConfig(_Table):
         return self
 
 
-class TimeoutsConfig(_Table):
-    """Seconds; 0 is no limit."""
-
-    connect_s: Seconds = 10
-    first_byte_s: Seconds = 300
-    idle_s: Seconds = 300
-    total_s: Seconds = 3600
-
-
-class RetriesConfig(_Table):
-    """When a request is sent upstream once more, and how it is waited."""
-
-    attempts: Annotated[int, Field(ge=0, le=10)] = 0
-    statuses: tuple[int, ...] = (429, 503)
-    wait_max_s: Seconds = 8
-    total_s: Seconds = 30
-
-    @field_validator("statuses")
-    @classmethod
-    def _may_pass(cls, statuses: tuple[int, ...]) -> tuple[int, ...]:
-        for status in statuses:
-            if status != 429 and not 500 <= status <= 599:
-                raise ValueError(f"{status} is neither 429 nor 500 to 599")
-        return statuses
-
-
-class BreakerConfig(_Table):
-    """When an upstream that has spares is left alone."""
-
-    failures: Count = 5
-    window_s: Seconds = 30
-    open_s: Seconds = 30
-
-
-class StreamsConfig(_Table):
+class StreamsConfig(Table):
     """How streams live."""
 
     on_disconnect: str = "cancel"
@@ -144,14 +86,15 @@ class StreamsConfig(_Table):
         return text
 
 
-class GenerationsConfig(_Table):
-    """Who shares an upstream call."""
+class GenerationsConfig(Table):
+    """Who shares an upstream call, and how its errors are told."""
 
     share: Literal["none", "body"] = "none"
     retry_grace_s: Seconds = 30
+    unwrap_errors: bool = False
 
 
-class LimitsConfig(_Table):
+class LimitsConfig(Table):
     """What may be had at most."""
 
     body_bytes: Bytes = 64 * 1024 * 1024
@@ -164,7 +107,7 @@ class LimitsConfig(_Table):
     model_labels: Count = 50
 
 
-class AuthConfig(_Table):
+class AuthConfig(Table):
     """Who a caller is."""
 
     mode: Literal["pass", "keys"] = "pass"
@@ -179,7 +122,7 @@ class AuthConfig(_Table):
         return keys
 
 
-class CapabilitiesConfig(_Table):
+class CapabilitiesConfig(Table):
     """What signs the tokens by which one stream may be followed, and how long they last."""
 
     secrets: tuple[SecretStr, ...] = ()
@@ -201,7 +144,7 @@ class CapabilitiesConfig(_Table):
         return self
 
 
-class CorsConfig(_Table):
+class CorsConfig(Table):
     """The pages of which origins may read what is answered."""
 
     origins: tuple[str, ...] = ()
@@ -238,6 +181,8 @@ class Config(BaseSettings):
     upstream: UpstreamConfig = UpstreamConfig()
     upstreams: dict[str, UpstreamConfig] = {}
     timeouts: TimeoutsConfig = TimeoutsConfig()
+    retries: RetriesConfig = RetriesConfig()
+    breaker: BreakerConfig = BreakerConfig()
     streams: StreamsConfig = StreamsConfig()
     generations: GenerationsConfig = GenerationsConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -277,6 +222,15 @@ class Config(BaseSettings):
             paths.add(route.path)
         return self
 
+    @model_validator(mode="after")
+    def _spares_are_there(self) -> "Config":
+        if DEFAULT in self.upstreams:
+            raise ValueError(f"upstreams: {DEFAULT!r} is the name of [upstream]")
+        for name, upstream in ((DEFAULT, self.upstream), *self.upstreams.items()):
+            for spare in upstream.spares:
+                _check_spare(name, upstream, spare, self.upstreams)
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -302,14 +256,13 @@ def load(path: Path | None) -> Config:
     return Config(**given)
 
 
-def _http_url(url: str) -> str:
-    """Return a URL without its last slashes. Raises: ValueError, which does not quote it: it may hold a password."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("not an http:// or https:// URL with a host")
-    if parts.query or parts.fragment:
-        raise ValueError("a URL with a query or a fragment; only scheme, host, port and path are allowed")
-    return url.rstrip("/")
+def _check_spare(name: str, upstream: UpstreamConfig, spare: str, upstreams: dict[str, UpstreamConfig]) -> None:
+    """Raises: ValueError. A spare without a key would be sent none: the callers' are replaced by the first one's."""
+    if spare not in upstreams or spare == name or upstream.spares.count(spare) > 1:
+        known = ", ".join(other for other in upstreams if other != name) or "none"
+        raise ValueError(f"the spare {spare!r} of {name} is not another of: {known}, named once")
+    if upstream.key.get_secret_value() and not upstreams[spare].key.get_secret_value():
+        raise ValueError(f"upstreams.{spare} has no key, though {name}, whose spare it is, has one")
 
 
 def _check_environment() -> None:

@@ -24,6 +24,7 @@ from proxy.server.delivery import CACHING, deliver
 from proxy.server.follow import check_held
 from proxy.server.forward import Forward, Route, read_body
 from proxy.server.metrics import Metrics
+from proxy.server.origin import Message
 from proxy.server.whole import Whole
 from proxy.stream.hub import ANYONE, Hub
 from proxy.stream.log import DRAINED
@@ -196,7 +197,8 @@ class EventRoute:
             headers.append((b"Content-Type", place.content_type.encode("utf-8", "surrogateescape")))
         if self._auth.upstream_authorization:
             headers.append((b"Authorization", self._auth.upstream_authorization))
-        return await self._forward.open(self._route, place.method.encode(), place.target, headers, body)
+        message = Message(place.method.encode(), place.target, headers, body, ANYONE)
+        return await self._forward.open(self._route, message)
 
     def _before(self, place: Place, last_event_id: str) -> bytes:
         """Return the upstream's id of the last event that a client had, when it had it of a stream that has ended.

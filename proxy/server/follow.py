@@ -204,6 +204,7 @@ def describe(stream: Stream) -> dict[str, Any]:
         "state": _state(stream),
         "ending": None if log.ending is None else {"reason": log.ending.reason, "message": log.ending.message},
         "route": stream.route,
+        "upstream": stream.upstream or None,
         "key": stream.key,
         "answer": None if stream.answer is None else _told(stream.answer),
         "model": vitals.model,

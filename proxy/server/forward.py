@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from proxy.edge.downstream import Downstream
-from proxy.edge.upstream import Exchange, Headers, Upstream
+from proxy.edge.upstream import Exchange, Headers
 from proxy.server.auth import Auth
 from proxy.server.capabilities import without_cookie, without_parameter
 from proxy.server.metrics import Metrics
+from proxy.server.origin import Message
 from proxy.server.routes import origin_form
+from proxy.server.sender import Sender
 from proxy.wire.dialect import Dialect
 from proxy.wire.errors import BadRequest, TooLarge, UpstreamError
 from proxy.wire.http import end_to_end
@@ -63,14 +65,14 @@ class Route:
 class Forward:
     """The way from a client's request to the upstream, and the handler of requests that pass through."""
 
-    def __init__(self, upstream: Upstream, auth: Auth, metrics: Metrics) -> None:
-        self._upstream = upstream
+    def __init__(self, sender: Sender, auth: Auth, metrics: Metrics) -> None:
+        self.sender = sender
         self._auth = auth
         self._metrics = metrics
 
     async def pass_through(self, route: Route, request: web.BaseRequest) -> web.StreamResponse:
         """Send a request upstream and its response back, both streamed, neither looked into."""
-        self._auth.caller(request.headers.get("Authorization", ""))
+        caller = self._auth.caller(request.headers.get("Authorization", ""))
         target = self.target(route, request)
         headers = self.headers(request, MINE)
         body: bytes | AsyncIterable[bytes] = b""
@@ -85,8 +87,8 @@ class Forward:
             body = _pieces(request)
         elif "Content-Length" in request.headers:
             headers.append((b"Content-Length", b"0"))
-        method = request.method.encode()
-        exchange = await self.open(route, method, target, headers, body, chunked=chunked)
+        message = Message(request.method.encode(), target, headers, body, caller, chunked=chunked)
+        exchange = await self.open(route, message)
         return await self.relay(request, exchange)
 
     async def relay(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
@@ -102,18 +104,12 @@ class Forward:
             exchange.close()
         return downstream.response
 
-    async def open(
-        self,
-        route: Route,
-        method: bytes,
-        target: bytes,
-        headers: Headers,
-        body: bytes | AsyncIterable[bytes],
-        *,
-        chunked: bool = False,
-    ) -> Exchange:
-        """Send a request upstream; return when the head of its response is there. Raises: UpstreamError."""
-        exchange = await self._upstream.open(method, target, headers, body, chunked=chunked)
+    async def open(self, route: Route, message: Message) -> Exchange:
+        """Send a request upstream; return when the head of its response is there.
+
+        Raises: UpstreamError, RateLimited, Overloaded.
+        """
+        exchange = await self.sender.open(message)
         self._metrics.distribution("upstream_connect", route.name).observe(exchange.waited_s)
         return exchange
 

@@ -24,6 +24,7 @@ from proxy.server.follow import describe
 from proxy.server.forward import MINE, Forward, Route, read_body
 from proxy.server.metrics import Metrics
 from proxy.server.options import Options, read
+from proxy.server.origin import Message
 from proxy.server.pump import GONE, OnDisconnect, Pump
 from proxy.stream.hub import Hub
 from proxy.stream.log import COMPLETE, Ending
@@ -115,6 +116,7 @@ class Generations:
         except ProxyError:
             exchange.close()
             raise
+        pump.stream.upstream = exchange.upstream_name
         pump.start(exchange)
         try:
             downstream = begin_stream(request, exchange.headers, self._links(pump.stream), pump.stream.id)
@@ -152,13 +154,14 @@ class Generations:
         pump = call.pump
         try:
             exchange = await self._open(asked)
-        except UpstreamError as error:
+        except ProxyError as error:
             pump.opening = None
             if not call.promised:
                 call.stream.retain_s = 0
-            pump.stop(Ending(error.ending, error.message))
+            pump.stop(Ending(error.ending if isinstance(error, UpstreamError) else error.code, error.message))
             raise
         pump.opening = None
+        pump.stream.upstream = exchange.upstream_name
         head = Head(exchange.status, exchange.reason, exchange.headers)
         if _is_stream(exchange):
             pump.start(exchange)
@@ -238,7 +241,8 @@ class Generations:
         return [(b"Stream-Follow-URL", self._auth.follow_url(stream.id).encode())] if self._auth.capabilities else []
 
     async def _open(self, asked: Asked) -> Exchange:
-        return await self._forward.open(asked.route, b"POST", asked.target, asked.headers, asked.body)
+        message = Message(b"POST", asked.target, asked.headers, asked.body, asked.caller, generation=True)
+        return await self._forward.open(asked.route, message)
 
     def _pump(self, asked: Asked) -> Pump:
         """Make a stream and its writer. Raises: Overloaded."""
@@ -269,6 +273,8 @@ class Generations:
         stream = pump.stream
         if stream.answer is None:  # else it has been none
             self._metrics.stream_ended(stream, now)
+            if stream.upstream and stream.log.ending is not None and stream.log.ending.reason == "upstream_error":
+                self._forward.sender.erred(stream.upstream, stream.log.frames[-6:])
         self._calls.ended(stream)
         self._tell("ended", stream)
         self._hub.retire(stream, now)
@@ -297,5 +303,5 @@ def _is_stream(exchange: Exchange) -> bool:
 def _heard(opening: asyncio.Task[Head]) -> None:
     """Hear of an upstream's failure, which the stream's ending tells: no client may be there to hear of it."""
     error = None if opening.cancelled() else opening.exception()
-    if error is not None and not isinstance(error, UpstreamError):
+    if error is not None and not isinstance(error, ProxyError):
         raise error

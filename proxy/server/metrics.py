@@ -10,7 +10,7 @@ import platform
 import time
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from proxy import __version__
+from proxy.server.breaker import State
+from proxy.server.origin import Origin
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream, Subscription
 from proxy.stream.vitals import GAP_BUCKETS_S, Vitals
@@ -55,6 +57,7 @@ _HISTOGRAMS = {  # name: (help, labels, bounds)
         GAP_BUCKETS_S,
     ),
     "stream_duration": ("Request received to the seal.", ("route", "model", "ending"), DURATION_BUCKETS_S),
+    "queue_wait": ("Waiting in the queue before the upstream.", ("upstream",), FIRST_TOKEN_BUCKETS_S),
     "upstream_connect": ("Waiting for a connection to the upstream.", ("route",), FIRST_TOKEN_BUCKETS_S),
     "proxy_overhead": (
         "Read from upstream to handed to every follower's socket; about one read in 64.",
@@ -131,9 +134,10 @@ class Metrics(Collector):
         self.requests: Tally[tuple[str, str, int]] = Tally()
         self.rejected: Tally[str] = Tally()
         self.replayed: Tally[str] = Tally()
-        self.retries: Callable[[], int] = int  # requests that were sent upstream once more
+        self.retries: Callable[[], Mapping[str, int]] = dict  # requests that were sent upstream once more, by reason
+        self.connections: Callable[[], Mapping[str, int]] = dict  # to upstreams, by state
+        self.upstreams: Callable[[], Iterable[Origin]] = tuple
         self.reopened: Tally[str] = Tally()  # by route
-        self.connections: Callable[[], dict[str, int]] = dict  # to upstreams, by state
         self._hub = hub
         self._build = (__version__, platform.python_version(), aiohttp.__version__, loop)
         self._max_models = max_models
@@ -219,8 +223,9 @@ class Metrics(Collector):
         yield _counter("replayed_bytes", "Bytes of the past that followers asked for.", ("mode",), self.replayed)
         reasons = self._subscriptions_ended
         yield _counter("subscriptions_ended", "Followers by why they ended.", ("mode", "reason"), reasons)
-        yield _counter("retries", "Requests sent upstream once more.", (), Tally({(): self.retries()}))
-        yield _counter("reopened", "Times a shared stream asked its upstream again.", ("route",), self.reopened)
+        yield _counter("retries", "Requests sent upstream once more.", ("reason",), Tally(self.retries()))
+        chosen = Tally({origin.name: origin.chosen for origin in self.upstreams()})
+        yield _counter("upstream_requests", "Requests that an upstream was chosen for.", ("upstream",), chosen)
         yield _counter("rejected", "Requests refused here, by error code.", ("reason",), self.rejected)
 
     def _gauges(self) -> Iterator[Metric]:
@@ -232,8 +237,18 @@ class Metrics(Collector):
         yield _gauge("subscribers", "Followers, by mode.", ("mode",), modes)
         yield _gauge("subscriber_lag_bytes_max", "The slowest follower's lag.", (), Tally({(): lag}))
         yield _gauge("log_bytes", "What all logs hold.", (), Tally({(): hub.ledger.bytes}))
-        states = Tally(self.connections())
-        yield _gauge("upstream_connections", "Connections to upstreams, by state.", ("state",), states)
+        connections = Tally(self.connections())
+        yield _gauge("upstream_connections", "Connections to upstreams, by state.", ("state",), connections)
+        waiting = {origin.name: origin.queue.waiting for origin in self.upstreams() if origin.queue is not None}
+        yield _gauge("queued", "Requests in the queue before an upstream.", ("upstream",), Tally(waiting))
+        states = {
+            (origin.name, state.value): int(origin.state is state)
+            for origin in self.upstreams()
+            for state in State
+            if origin.breaker is not None
+        }
+        text = "1 for the state that an upstream's circuit breaker is in, 0 for the others."
+        yield _gauge("upstream_state", text, ("upstream", "state"), Tally(states))
         build = ("version", "python", "aiohttp", "loop")
         yield _gauge("build_info", "What runs.", build, Tally({self._build: 1}))
 

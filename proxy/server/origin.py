@@ -34,7 +34,6 @@ class Origin:
 
     __slots__ = (
         "_authorization",
-        "_base",
         "_on_wait",
         "_queue_s",
         "_timer",
@@ -54,16 +53,14 @@ class Origin:
         *,
         weight: int = 1,
         authorization: bytes | None = None,
-        base: tuple[bytes, bytes] | None = None,
         breaker: Breaker | None = None,
         queue: RequestQueue | None = None,
         queue_s: float = 0.0,
         on_wait: Callable[[float], object] = float,
     ) -> None:
-        """`authorization` and `base` stand here for those that requests come with; None: as they come.
+        """`authorization` replaces that of requests; None: it stays as it comes.
 
-        `base` is the path that targets may begin with, and what it is here. `queue_s` 0 is no limit; `on_wait` is
-        told how long each request waited in the queue.
+        `queue_s` 0 is no limit; `on_wait` is told how long each request waited in the queue.
         """
         self.name = name
         self.upstream = upstream
@@ -73,7 +70,6 @@ class Origin:
         self.breaker = breaker
         self.queue = queue
         self._authorization = authorization
-        self._base = base
         self._queue_s = queue_s
         self._on_wait = on_wait
         self._timer: asyncio.TimerHandle | None = None
@@ -126,13 +122,11 @@ class Origin:
             self._timer = asyncio.get_running_loop().call_later(max(0.001, at - now), self.advance)
 
     async def _send(self, message: Message) -> Exchange:
-        headers, target = message.headers, message.target
+        headers = message.headers
         if self._authorization is not None:
             headers = [header for header in headers if header[0].lower() != b"authorization"]
             headers.append((b"Authorization", self._authorization))
-        if self._base is not None and target.startswith(self._base[0]):
-            target = self._base[1] + target[len(self._base[0]) :]
-        return await self.upstream.open(message.method, target, headers, message.body, chunked=message.chunked)
+        return await self.upstream.open(message.method, message.target, headers, message.body, chunked=message.chunked)
 
     async def _admitted(self, passage: "Passage", caller: bytes) -> None:
         """Wait for a place. Raises: RateLimited, Overloaded."""

@@ -14,8 +14,8 @@ from time import monotonic
 
 from proxy.edge.upstream import Exchange
 from proxy.server.backoff import Backoff, retry_after_s
-from proxy.server.config import RetriesConfig
 from proxy.server.origin import Message, Origin, Passage
+from proxy.server.upstream_config import RetriesConfig
 from proxy.wire.errors import Overloaded, UpstreamError
 from proxy.wire.qwen import Fault, Trouble, trouble
 from proxy.wire.refusal import Refusal, is_error, read
@@ -30,26 +30,45 @@ class Sender:
     """An upstream and its spares, as one."""
 
     def __init__(
-        self, origins: Sequence[Origin], retries: RetriesConfig, retried: Counter[str], *, unwraps: bool = False
+        self,
+        origins: Sequence[Origin],
+        retries: RetriesConfig,
+        retried: Counter[str],
+        *,
+        bases: Sequence[bytes] = (),
+        unwraps: bool = False,
     ) -> None:
-        """`retried` counts, by reason, what is sent once more; `unwraps`: refusals framed as SSE become JSON."""
+        """`retried` counts, by reason, what is sent once more; `unwraps`: refusals framed as SSE become JSON.
+
+        `bases`, one for each origin, are the paths of the API there. Targets are made for the first.
+        """
         self.origins = origins
+        self._bases = dict(zip((origin.name for origin in origins), bases, strict=False))
         self.retries = retries
         self.retried = retried
         self.unwraps = unwraps
         # Refusals are read only where something depends on them.
         self._reads = unwraps or retries.attempts > 0 or len(origins) > 1
 
-    async def open(self, message: Message) -> tuple[Exchange, Origin]:
-        """Send a request; return when the head of the answer is there that its client gets, and who gave it.
+    async def open(self, message: Message) -> Exchange:
+        """Send a request; return when the head of the answer is there that its client gets.
 
         Raises: UpstreamError, RateLimited, Overloaded.
         """
         if not self._reads:
-            origin = self.origins[0]
-            exchange, _ = await origin.open(message)
-            return exchange, origin
+            exchange, _ = await self.origins[0].open(message)
+            return exchange
         return await _Sending(self, message).open()
+
+    def erred(self, name: str, frames: Sequence[bytes]) -> None:
+        """Hear that a stream of the upstream of that name ended with an error event, which is among these frames."""
+        origin = next(origin for origin in self.origins if origin.name == name)
+        frame = next(filter(is_error, reversed(frames)), None)
+        if origin.breaker is not None and frame is not None:
+            refusal = read(200, frame)
+            fault = trouble(refusal.status, refusal.code).fault
+            if fault is Fault.UPSTREAM or (fault is Fault.ACCOUNT and origin.has_key):
+                origin.breaker.failed(False, monotonic())
 
     def choose(self, tried: list[Origin]) -> Origin:
         """Return the upstream whose turn it is, by weight; one of weight 0 only where no other may be asked.
@@ -69,6 +88,17 @@ class Sender:
         may = [origin for origin in may if origin not in tried] or may
         return by_weight([origin for origin in may if origin.weight] or may)
 
+    def readdressed(self, message: Message, origin: Origin) -> Message:
+        """Return a message as it goes to one of them."""
+        first, here = self._bases.get(self.origins[0].name), self._bases.get(origin.name)
+        if first is None or here is None or first == here or not message.target.startswith(first):
+            return message
+        return message._replace(target=here + message.target[len(first) :])
+
+    def allows(self, now: float) -> bool:
+        """Tell whether any of them may be asked at a time, as far as is known."""
+        return any(origin.allows(now) for origin in self.origins)
+
     def untried(self, tried: Sequence[Origin]) -> bool:
         """Tell whether there is an upstream that may be asked and has not been."""
         now = monotonic()
@@ -87,14 +117,14 @@ class _Sending:
         self._backoff = Backoff(retries.attempts, retries.wait_max_s, retries.total_s, random.random)
         self._tried: list[Origin] = []
 
-    async def open(self) -> tuple[Exchange, Origin]:
+    async def open(self) -> Exchange:
         """Try until there is an answer to keep. Raises: UpstreamError, RateLimited, Overloaded."""
         tried = self._tried
         while True:
             origin = self._sender.choose(tried)
             tried.append(origin)
             try:
-                exchange, passage = await origin.open(self._message)
+                exchange, passage = await origin.open(self._sender.readdressed(self._message, origin))
             except UpstreamError as error:
                 error.retried = len(tried) > 1
                 wait_s = None if error.sent else self._wait_s(_BUSY_S)
@@ -104,7 +134,7 @@ class _Sending:
             else:
                 wait_s, reason = await self._look(exchange, passage)
                 if wait_s is None:
-                    return exchange, origin
+                    return exchange
             self._sender.retried[reason] += 1
             if wait_s:
                 await asyncio.sleep(wait_s)
@@ -139,11 +169,15 @@ class _Sending:
         return None
 
     def _wait_s(self, first_s: float, after_s: float | None = None) -> float | None:
-        """Return the wait before the next try: none before an upstream that has not been asked yet."""
+        """Return the wait before the next try: none before an upstream that has not been asked yet.
+
+        None when no upstream may be asked even then: what there is tells the client more than that.
+        """
         tries = len(self._tried)
         if self._sender.untried(self._tried):
             return self._backoff.wait_s(tries, 0)
-        return self._backoff.wait_s(tries, first_s, after_s)
+        wait_s = self._backoff.wait_s(tries, first_s, after_s)
+        return None if wait_s is None or not self._sender.allows(monotonic() + wait_s) else wait_s
 
     def _finish(self, exchange: Exchange, refusal: Refusal, verdict: Trouble) -> None:
         """Make the last answer what its client gets."""

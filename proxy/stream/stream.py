@@ -207,6 +207,7 @@ class Stream:
         "route",
         "subscriptions",
         "trace_id",
+        "upstream",
         "vitals",
         "writer",
     )
@@ -231,6 +232,7 @@ class Stream:
         self.caller = caller
         self.created_at = 0  # Unix seconds
         self.trace_id = ident  # or that of a W3C traceparent
+        self.upstream = ""  # the name of the one that answered
         self.keys: tuple[str, ...] = ()  # those it was given, each once, the last one last
         self.answer: Head | None = None  # of an answer that is no event stream: then frames are its reads
         self.log = FrameLog()

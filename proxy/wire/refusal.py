@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import orjson
 
-from proxy.wire.dialect import record
+from proxy.wire.delta import record
 from proxy.wire.sse import fields
 
 _STATUS = re.compile(rb"^(?::HTTP_STATUS/|status: ?)([1-5][0-9]{2})\s*$", re.MULTILINE)

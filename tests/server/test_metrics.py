@@ -637,7 +637,11 @@ FED = {
     "upstream_connections": {"state"},
     "subscriptions_ended_total": {"mode", "reason"},
     "rejected_total": {"reason"},
-    "retries_total": set(),
+    "retries_total": {"reason"},
+    "upstream_requests_total": {"upstream"},
+    "upstream_state": {"upstream", "state"},
+    "queued": {"upstream"},
+    "queue_wait_seconds": {"upstream"},
     "build_info": {"version", "python", "aiohttp", "loop"},
 }
 
@@ -645,7 +649,8 @@ FED = {
 @asynccontextmanager
 async def busy(fake: FakeQwen) -> AsyncIterator[Tee]:
     """Run a proxy that has seen enough for every metric to have a sample."""
-    async with teed(fake.url) as tee:
+    upstream = {"spares": ["spare"], "max_concurrent": 100}
+    async with teed(fake.url, upstream=upstream, upstreams={"spare": {"url": fake.url, "weight": 0}}) as tee:
         answer = await tee.chat(fault="count; frames=200", **USAGE)
         await answer.read()
         await (await tee.follow(answer.stream_id)).read()

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from proxy.edge.upstream import Exchange, Timeouts, Upstream
 from proxy.server.breaker import Breaker, State
-from proxy.server.config import RetriesConfig
 from proxy.server.origin import Message, Origin
 from proxy.server.sender import Sender, by_weight
+from proxy.server.upstream_config import RetriesConfig
 from proxy.wire.errors import Overloaded, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 from tests.edge.test_upstream import NO_LIMITS, Listener, listened
 from tests.end_to_end.conftest import EVENT_STREAM, GUARD_S, Stage, Turn, no_complaints, on_each_loop, staged
@@ -32,11 +32,11 @@ class Way:
     def __init__(self, stages: Sequence[Stage], sender: Sender, origins: list[Origin], retried: Counter[str]) -> None:
         self.stages, self.sender, self.origins, self.retried = stages, sender, origins, retried
 
-    def open(self, message: Message = CHAT) -> asyncio.Task[tuple[Exchange, Origin]]:
+    def open(self, message: Message = CHAT) -> asyncio.Task[Exchange]:
         return asyncio.create_task(self.sender.open(message))
 
     async def hear(self, message: Message = CHAT) -> tuple[Exchange, Listener]:
-        exchange, _ = await self.sender.open(message)
+        exchange = await self.sender.open(message)
         return exchange, await listened(exchange)
 
 
@@ -49,6 +49,7 @@ async def way(
     keys: bool = True,
     weights: Sequence[int] = (1, 1, 1),
     failures: int = 3,
+    bases: Sequence[bytes] = (),
     timeouts: Timeouts = NO_LIMITS,
 ) -> AsyncIterator[Way]:
     """Open a way to so many stages, each an upstream; see afterwards that nothing of it is left."""
@@ -58,13 +59,14 @@ async def way(
         origins = []
         for number, stage in enumerate(stages):
             upstream = Upstream(stage.url, timeouts)
+            upstream.name = f"{number}"
             stack.push_async_callback(upstream.close)
             breaker = Breaker(failures, 30, 60) if count > 1 else None
             key = b"Bearer %d" % number if keys else None
             one = Origin(f"{number}", upstream, weight=weights[number], authorization=key, breaker=breaker)
             origins.append(one)
         retried = Counter[str]()
-        yield Way(stages, Sender(origins, retries, retried, unwraps=unwraps), origins, retried)
+        yield Way(stages, Sender(origins, retries, retried, bases=bases, unwraps=unwraps), origins, retried)
         assert not any(origin.upstream.active for origin in origins)
 
 
@@ -85,7 +87,7 @@ async def test_transient_refusal_is_asked_again(status: int) -> None:
         again = await to.stages[0].next()
         assert await again.body() == b"{}"
         again.reply("200 OK", body=b"fine")
-        exchange, _ = await task
+        exchange = await task
         assert (await listened(exchange)).body == b"fine"
         assert exchange.header(b"x-should-retry") is None
         assert to.retried == {f"status_{status}": 1}
@@ -100,7 +102,7 @@ async def test_last_refusal_passes_byte_for_byte_and_asks_for_no_more_tries() ->
         task = to.open()
         for number in range(3):
             refuse(await to.stages[0].next(), 429, b'{"error":{"code":"limit_requests"},"n":%d}' % number)
-        exchange, _ = await task
+        exchange = await task
         listener = await listened(exchange)
         assert (exchange.status, listener.body) == (429, b'{"error":{"code":"limit_requests"},"n":2}')
         assert (b"x-should-retry", b"false") in exchange.headers
@@ -125,7 +127,7 @@ async def test_refusal_that_would_stay_or_may_be_billed_is_not_asked_again(statu
     async with way() as to:
         task = to.open()
         refuse(await to.stages[0].next(), status, body)
-        exchange, _ = await task
+        exchange = await task
         assert (await listened(exchange)).body == body
         assert (b"x-should-retry", b"false") not in exchange.headers
         assert not to.retried
@@ -138,7 +140,7 @@ async def test_status_that_is_configured_is_asked_again() -> None:
         task = to.open()
         refuse(await to.stages[0].next(), 500, b'{"error":{"code":"internal_error"}}')
         (await to.stages[0].next()).reply("200 OK")
-        exchange, _ = await task
+        exchange = await task
         await listened(exchange)
         assert exchange.status == 200
 
@@ -155,7 +157,7 @@ async def test_native_error_in_the_first_frame_is_a_refusal() -> None:
             turn.chunk(piece[:20])
             turn.chunk(piece[20:])
             turn.end()
-        exchange, _ = await task
+        exchange = await task
         assert (await listened(exchange)).body == piece
         assert to.retried == {"status_429": 1}
 
@@ -168,7 +170,7 @@ async def test_stream_is_given_as_soon_as_its_first_frame_is_there() -> None:
         turn = await to.stages[0].next()
         turn.begin()
         turn.chunk(b"data: 1\n\ndata: 2")
-        exchange, _ = await task
+        exchange = await task
         listener = Listener()
         exchange.attach(listener)
         turn.end(b"\n\n")
@@ -214,7 +216,7 @@ async def test_body_that_came_in_pieces_is_sent_once() -> None:
     async with way() as to:
         task = to.open(CHAT._replace(body=pieces()))
         refuse(await to.stages[0].next(), 429)
-        exchange, _ = await task
+        exchange = await task
         assert (await listened(exchange)).body == BUSY
 
 
@@ -228,7 +230,7 @@ async def test_retry_after_is_waited_for_if_there_is_time() -> None:
         turn = await to.stages[0].next()
         assert monotonic() - began_at >= 0.19
         refuse(turn, 429, BUSY, "Retry-After: 60")
-        exchange, _ = await task
+        exchange = await task
         await listened(exchange)
         assert exchange.status == 429
         assert exchange.header(b"retry-after") == b"60"
@@ -258,7 +260,7 @@ async def test_refusal_that_does_not_end_is_passed_on_as_it_comes(monkeypatch: p
         turn = await to.stages[0].next()
         turn.begin(status="400 Bad Request")
         turn.chunk(b"data: {")
-        exchange, _ = await task
+        exchange = await task
         listener = Listener()
         exchange.attach(listener)
         turn.end(b"}\n\n")
@@ -289,7 +291,7 @@ async def test_nothing_configured_is_one_try() -> None:
         task = to.open()
         turn = await to.stages[0].next()
         turn.begin(status="429 No")  # its body has not come
-        exchange, _ = await task
+        exchange = await task
         assert exchange.status == 429
         turn.end()
         await listened(exchange)
@@ -307,9 +309,32 @@ async def test_spare_is_asked_at_once_when_the_first_refuses() -> None:
         spare = await to.stages[1].next()
         assert spare.all("authorization") == [b"Bearer 1"]
         spare.reply("200 OK", body=b"from the spare")
-        exchange, origin = await task
+        exchange = await task
         assert (await listened(exchange)).body == b"from the spare"
-        assert origin is to.origins[1]
+        assert exchange.upstream_name == "1"
+
+
+@pytest.mark.parametrize(
+    ("target", "first", "second"),
+    [
+        (b"/compatible-mode/v1/chat/completions", b"/compatible-mode/v1", b"/v1"),
+        (b"/api/v1/services", b"/compatible-mode/v1", b"/v1"),
+        (b"/events", b"", b"/below"),
+    ],
+)
+@on_each_loop
+async def test_spare_is_asked_where_its_api_is(target: bytes, first: bytes, second: bytes) -> None:
+    """A target below the first one's base is below the spare's."""
+    async with way(2, RetriesConfig(attempts=1), bases=(first, second)) as to:
+        task = to.open(CHAT._replace(target=target))
+        turn = await to.stages[0].next()
+        assert turn.target == target
+        refuse(turn, 503)
+        spare = await to.stages[1].next()
+        assert spare.target == (second + target.removeprefix(first) if target.startswith(first) else target)
+        spare.reply("200 OK")
+        exchange = await task
+        await listened(exchange)
 
 
 @pytest.mark.parametrize(("keys", "status"), [(True, 200), (False, 400)])
@@ -321,7 +346,7 @@ async def test_key_of_ours_that_is_refused_sends_to_the_spare(keys: bool, status
         refuse(await to.stages[0].next(), 400, b'{"error":{"code":"Arrearage","message":"m"}}')
         if keys:
             (await to.stages[1].next()).reply("200 OK")
-        exchange, _ = await task
+        exchange = await task
         await listened(exchange)
         assert exchange.status == status
         assert to.origins[0].state is (State.OPEN if keys else State.CLOSED)
@@ -337,9 +362,9 @@ async def test_failed_upstream_is_left_alone_for_its_time() -> None:
                 await to.sender.open(CHAT)
         task = to.open()
         (await to.stages[1].next()).reply("200 OK")
-        exchange, origin = await task
+        exchange = await task
         await listened(exchange)
-        assert origin.name == "1"
+        assert exchange.upstream_name == "1"
 
 
 @on_each_loop
@@ -357,12 +382,37 @@ async def test_when_all_have_failed_the_client_is_told_when_to_come_back() -> No
 
 
 @on_each_loop
+async def test_last_refusal_is_passed_on_when_nobody_may_be_asked_any_more() -> None:
+    """It tells more than that all have failed."""
+    async with way(2, RetriesConfig(attempts=9, wait_max_s=0.01), failures=1) as to:
+        task = to.open()
+        refuse(await to.stages[0].next(), 429)
+        refuse(await to.stages[1].next(), 429, b'{"error":{"code":"limit_requests"},"n":2}')
+        exchange = await task
+        assert (await listened(exchange)).body.endswith(b'"n":2}')
+        assert (b"x-should-retry", b"false") in exchange.headers
+
+
+@on_each_loop
+async def test_error_inside_a_stream_is_a_failure_of_the_upstream_if_it_is_its_fault() -> None:
+    """What its code tells; the frames are those that came last."""
+    inspection = b'data: {"error":{"code":"data_inspection_failed"}}\n\n'
+    internal = b'data: {"error":{"code":"internal_error"}}\n\n'
+    async with way(2, OFF, failures=1) as to:
+        to.sender.erred("1", [b"data: {}\n\n", inspection, b"data: [DONE]\n\n"])
+        assert to.origins[1].state is State.CLOSED
+        to.sender.erred("1", [internal, b"data: [DONE]\n\n"])
+        assert to.origins[1].state is State.OPEN
+        assert to.origins[0].state is State.CLOSED
+
+
+@on_each_loop
 async def test_wrong_request_opens_no_breaker() -> None:
     """An upstream that says what is wrong with it is well."""
     async with way(2, OFF, weights=(1, 0), failures=1) as to:
         task = to.open()
         refuse(await to.stages[0].next(), 400, b'{"error":{"code":"invalid_parameter_error"}}')
-        exchange, _ = await task
+        exchange = await task
         await listened(exchange)
         assert to.origins[0].state is State.CLOSED
 
@@ -373,7 +423,7 @@ async def test_retry_after_leaves_an_upstream_alone_for_that_long() -> None:
     async with way(2, OFF, weights=(1, 0), failures=99) as to:
         task = to.open()
         refuse(await to.stages[0].next(), 429, BUSY, "Retry-After: 77")
-        exchange, _ = await task
+        exchange = await task
         await listened(exchange)
         breaker = to.origins[0].breaker
         assert breaker is not None
@@ -412,7 +462,7 @@ async def test_framed_refusal_is_unwrapped_if_that_is_configured(unwraps: bool) 
         turn.begin("X-Request-Id: r1", status="400 Bad Request")
         turn.chunk(framed[:9])
         turn.end(framed[9:])
-        exchange, _ = await task
+        exchange = await task
         listener = await listened(exchange)
         headers = {name.lower(): value for name, value in exchange.headers}
         assert exchange.status == 400
@@ -433,7 +483,7 @@ async def test_what_can_not_be_unwrapped_passes_as_it_is(body: bytes) -> None:
     async with way(retries=OFF, unwraps=True) as to:
         task = to.open()
         refuse(await to.stages[0].next(), 400, body)
-        exchange, _ = await task
+        exchange = await task
         assert (await listened(exchange)).body == body
 
 
@@ -443,7 +493,7 @@ async def test_refusal_that_passes_through_is_not_unwrapped() -> None:
     async with way(retries=OFF, unwraps=True) as to:
         task = to.open(CHAT._replace(generation=False))
         refuse(await to.stages[0].next(), 400, b'data: {"error":{}}\n\n')
-        exchange, _ = await task
+        exchange = await task
         assert (await listened(exchange)).body == b'data: {"error":{}}\n\n'
 
 

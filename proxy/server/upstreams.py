@@ -1,0 +1,88 @@
+"""Every configured upstream, made once, and the ways to them: alone, or with its spares.
+
+An upstream that has spares, or is one, has a breaker and sends its own key; one that has limits has a queue.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from proxy.edge.upstream import Timeouts, Upstream
+from proxy.server.breaker import Breaker
+from proxy.server.config import Config
+from proxy.server.metrics import Metrics
+from proxy.server.origin import Origin
+from proxy.server.request_queue import RequestQueue
+from proxy.server.sender import Sender
+from proxy.server.upstream_config import DEFAULT, UpstreamConfig
+
+
+class Upstreams:
+    """The upstreams by name; what is counted of them is told to the metrics."""
+
+    def __init__(self, config: Config, metrics: Metrics) -> None:
+        """Call within a running loop."""
+        self._config = config
+        self._settings: Mapping[str, UpstreamConfig] = {DEFAULT: config.upstream, **config.upstreams}
+        self._grouped = {name for first, one in self._settings.items() if one.spares for name in (first, *one.spares)}
+        self._retried: Counter[str] = Counter()
+        self.by_name = {name: self._origin(name, one, metrics) for name, one in self._settings.items()}
+        metrics.retries = self._retries
+        metrics.connections = self._connections
+        metrics.upstreams = self.by_name.values
+
+    def sender(self, name: str = DEFAULT) -> Sender:
+        """Return the way to an upstream and its spares."""
+        names = (name, *self._settings[name].spares)
+        return Sender(
+            [self.by_name[one] for one in names],
+            self._config.retries,
+            self._retried,
+            bases=[self.base(one, compatible=name == DEFAULT).encode() for one in names],
+            unwraps=self._config.generations.unwrap_errors,
+        )
+
+    def base(self, name: str, *, compatible: bool) -> str:
+        """Return the path that targets begin with: that of the URL, or of the compatible API."""
+        settings = self._settings[name]
+        return settings.compatible_base if compatible else urlsplit(settings.url).path
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for origin in self.by_name.values():
+            await origin.upstream.close()
+
+    def _origin(self, name: str, settings: UpstreamConfig, metrics: Metrics) -> Origin:
+        config, key = self._config, settings.key.get_secret_value()
+        timeouts, breaker = config.timeouts, config.breaker
+        most, rate = settings.max_concurrent, settings.requests_per_minute
+        grouped = name in self._grouped
+        upstream = Upstream(
+            settings.url,
+            Timeouts(timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s, timeouts.total_s),
+            max_connections=settings.max_connections,
+            keepalive_s=settings.keepalive_s,
+            outbound_proxy=settings.outbound_proxy.get_secret_value() or None,
+        )
+        upstream.name = name
+        return Origin(
+            name,
+            upstream,
+            weight=settings.weight,
+            authorization=f"Bearer {key}".encode() if grouped and key else None,
+            breaker=Breaker(breaker.failures, breaker.window_s, breaker.open_s) if grouped else None,
+            queue=RequestQueue(max_concurrent=most, per_minute=rate, size=settings.queue_size)
+            if most or rate
+            else None,
+            queue_s=settings.queue_s,
+            on_wait=metrics.distribution("queue_wait", name).observe if most or rate else float,
+        )
+
+    def _retries(self) -> Mapping[str, int]:
+        reused = sum(origin.upstream.retries for origin in self.by_name.values())
+        return {**self._retried, "connection_reused": reused}
+
+    def _connections(self) -> Mapping[str, int]:
+        """Return the number of connections to all upstreams, by state."""
+        upstreams = [origin.upstream for origin in self.by_name.values()]
+        return {"active": sum(len(one.active) for one in upstreams), "idle": sum(one.idle for one in upstreams)}

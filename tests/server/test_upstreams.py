@@ -1,0 +1,80 @@
+"""The upstreams of a configuration: which have a breaker, a queue and a key of their own, and what they tell."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from proxy.server.metrics import Metrics
+from proxy.server.upstreams import Upstreams
+from proxy.stream.hub import Hub
+from tests.end_to_end.conftest import configured, no_complaints, on_each_loop
+
+ONE = {"url": "http://one.test/v1", "key": "sk-one"}
+TWO = {"url": "http://two.test"}
+
+
+@asynccontextmanager
+async def made(**tables: Any) -> AsyncIterator[tuple[Upstreams, Metrics]]:
+    """Make the upstreams of a configuration."""
+    with no_complaints():
+        hub: Any = Hub.__new__(Hub)
+        metrics = Metrics(hub, 5, "loop")
+        upstreams = Upstreams(configured("http://zero.test", **tables), metrics)
+        try:
+            yield upstreams, metrics
+        finally:
+            await upstreams.close()
+
+
+@on_each_loop
+async def test_lone_upstream_has_neither_breaker_nor_queue() -> None:
+    """It costs a request nothing."""
+    async with made(upstream={"key": "sk-zero"}) as (upstreams, _):
+        origin = upstreams.by_name["default"]
+        assert (origin.breaker, origin.queue, origin.has_key) == (None, None, False)
+        assert upstreams.sender().origins == [origin]
+
+
+@on_each_loop
+async def test_upstream_and_its_spares_have_breakers_and_their_keys() -> None:
+    """Others have not."""
+    upstream = {"key": "sk-zero", "spares": ["one"], "weight": 3}
+    async with made(upstream=upstream, upstreams={"one": ONE, "two": TWO}) as (upstreams, _):
+        default, one, two = (upstreams.by_name[name] for name in ("default", "one", "two"))
+        assert upstreams.sender().origins == [default, one]
+        assert upstreams.sender("two").origins == [two]
+        assert default.breaker is not None
+        assert one.breaker is not None
+        assert two.breaker is None
+        assert (default.has_key, one.has_key, two.has_key) == (True, True, False)
+        assert (default.weight, one.weight) == (3, 1)
+
+
+@on_each_loop
+async def test_targets_begin_with_the_path_of_each_upstreams_api() -> None:
+    """That of the compatible API for Qwen's routes, that of the URL for the user's own."""
+    async with made(upstreams={"one": ONE, "two": TWO}) as (upstreams, _):
+        assert upstreams.base("default", compatible=True) == "/compatible-mode/v1"
+        assert upstreams.base("one", compatible=True) == "/v1"
+        assert upstreams.base("two", compatible=True) == "/compatible-mode/v1"
+        assert upstreams.base("one", compatible=False) == "/v1"
+        assert upstreams.base("two", compatible=False) == ""
+
+
+@on_each_loop
+async def test_limits_make_a_queue() -> None:
+    """Each of them."""
+    limits = {"a": {"max_concurrent": 1}, "b": {"requests_per_minute": 1}, "c": {}}
+    async with made(upstreams={name: {**TWO, **limit} for name, limit in limits.items()}) as (upstreams, _):
+        assert [upstreams.by_name[name].queue is not None for name in limits] == [True, True, False]
+
+
+@on_each_loop
+async def test_metrics_hear_of_every_upstream() -> None:
+    """Connections and retries are summed, the rest is told by name."""
+    async with made(upstreams={"one": ONE}) as (upstreams, metrics):
+        upstreams.by_name["one"].upstream.retries = 2
+        upstreams.by_name["default"].upstream.retries = 3
+        assert metrics.retries() == {"connection_reused": 5}
+        assert metrics.connections() == {"active": 0, "idle": 0}
+        assert [origin.name for origin in metrics.upstreams()] == ["default", "one"]
