@@ -87,10 +87,13 @@ class StreamsConfig(Table):
 
 
 class GenerationsConfig(Table):
-    """Who shares an upstream call, and how its errors are told."""
+    """How generations are asked for upstream, who shares a call, and how its errors are told."""
 
     share: Literal["none", "body"] = "none"
     retry_grace_s: Seconds = 30
+    upgrade: Literal["never", "always", "auto"] = "never"
+    keepalive_s: Seconds = 0
+    include_usage: bool = False
     unwrap_errors: bool = False
 
 

@@ -10,7 +10,8 @@ from proxy.edge.upstream import Headers
 from proxy.edge.websocket import WebSocket
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
-from proxy.stream.stream import Subscription
+from proxy.stream.projections import EVENT_STREAM, MODES
+from proxy.stream.stream import Subscription, View
 from proxy.wire.http import Head, end_to_end
 
 CACHING: Headers = [
@@ -19,18 +20,22 @@ CACHING: Headers = [
 ]
 # Response headers that we set ourselves.
 _OURS = frozenset((b"stream-id", b"location", b"content-location", b"idempotency-replayed", b"stream-follow-url"))
+_CONTENT_TYPE = frozenset((b"content-type",))
 _STREAMS = _OURS | frozenset((b"content-length", b"cache-control", b"x-accel-buffering"))
 
 
-def begin_stream(request: web.BaseRequest, upstream: Headers, ours: Headers, ident: str) -> Downstream:
-    """Begin to answer with a stream: the headers its upstream sent, `ours`, and where it is found.
+def begin_stream(request: web.BaseRequest, upstream: Headers, ours: Headers, view: View) -> Downstream:
+    """Begin to answer with a stream in a view: the headers its upstream sent, and `ours`.
 
     Raises: ConnectionResetError, when the client has gone.
     """
     downstream = Downstream(request)
-    found = b"/v1/streams/" + ident.encode()
-    mine = [(b"Stream-Id", ident.encode()), (b"Location", found), (b"Content-Location", found)]
-    downstream.start(b"OK", [*end_to_end(upstream, _STREAMS), *CACHING, *mine, *ours])
+    kind = MODES[view.mode].content_type
+    if kind == EVENT_STREAM:
+        headers = end_to_end(upstream, _STREAMS)
+    else:
+        headers = [(b"Content-Type", kind), *end_to_end(upstream, _STREAMS | _CONTENT_TYPE)]
+    downstream.start(b"OK", [*headers, *CACHING, *ours])
     return downstream
 
 

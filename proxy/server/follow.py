@@ -14,12 +14,13 @@ from proxy.server.auth import Auth
 from proxy.server.capabilities import CANCEL, INFO, READ
 from proxy.server.config import Config
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
+from proxy.server.document import JSON, LastWords, wait_for_document
 from proxy.server.metrics import Metrics
 from proxy.server.wish import Cursor, Wish, read, seconds
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.log import COMPLETE, DRAINED, Ending, FrameLog
 from proxy.stream.projections import MODES
-from proxy.stream.stream import Stream, Subscription, View
+from proxy.stream.stream import Sink, Stream, Subscription, View
 from proxy.stream.websocket import closing
 from proxy.wire.errors import (
     OffsetBeyond,
@@ -69,6 +70,8 @@ class Follow:
             return await self._attach(request, stream, wish)
         if not wish.wait_s:
             raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}; wait=SECONDS waits")
+        if wish.view == JSON:
+            return await self._wait_for_document(request, caller, key, wish)
         return await self._wait(request, caller, key, wish)
 
     async def head(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
@@ -103,10 +106,12 @@ class Follow:
         """Answer with the stream from the cursor on: 204 when it has ended and nothing is left to say."""
         if stream.answer is not None:
             return await self._replay(request, stream, stream.answer, wish)
+        if wish.view == JSON:
+            return await wait_for_document(stream, wish.wait_s, [(b"Stream-Id", stream.id.encode())])
         stream.projection(wish.view)  # raises OffsetGone, when it tells of more than is held
         offset, skip = _place(stream, wish)
         log = stream.log
-        over = wish.cursor.given and log.ending is not None and _nothing_after(stream, wish.view.mode, offset, skip)
+        over = wish.cursor.given and log.ending is not None and _nothing_after(stream, wish.view, offset, skip)
         if over and not wish.view.websocket:  # which says it by its close code
             return web.Response(status=204, headers={"Stream-Id": stream.id})
         self._hub.check_room_to_follow(stream)
@@ -165,15 +170,8 @@ class Follow:
         self._hub.check_room_to_follow()
         downstream = self._begin(request, wish, [])
         downstream.flush()
-        begun: asyncio.Future[Stream | None] = asyncio.get_running_loop().create_future()
         heartbeat_s = wish.heartbeat_s if wish.view.websocket or MODES[wish.view.mode].heartbeat else 0
-        now = time.monotonic()
-        waiter = Waiter(caller, key, begun, downstream, now=now, wait_s=wish.wait_s, heartbeat_s=heartbeat_s)
-        self._hub.wait(waiter)
-        try:
-            stream = await begun
-        finally:
-            self._hub.give_up(waiter)
+        stream = await self._begun(caller, key, downstream, wish.wait_s, heartbeat_s)
         if stream is None:
             downstream.close(closing(DRAINED if self._hub.draining else COMPLETE) if wish.view.websocket else b"")
             await downstream.finished()
@@ -185,6 +183,27 @@ class Follow:
         if stream.answer is not None:
             return await _end(downstream, stream, wish.view, refusal(stream.answer))
         return await self._deliver(downstream, stream, wish, 0, 0)
+
+    async def _wait_for_document(
+        self, request: web.BaseRequest, caller: bytes, key: str, wish: Wish
+    ) -> web.StreamResponse:
+        """Answer when the stream has begun and ended, or with what there is when the time is up."""
+        began_at = time.monotonic()
+        stream = await self._begun(caller, key, LastWords(), wish.wait_s, 0)
+        if stream is None:
+            raise UnknownStream(f"no stream of yours began under the key {key!r} within {wish.wait_s:g} s")
+        left_s = max(0.0, wish.wait_s - (time.monotonic() - began_at))
+        return await self._attach(request, stream, wish._replace(wait_s=left_s))
+
+    async def _begun(self, caller: bytes, key: str, sink: Sink, wait_s: float, heartbeat_s: float) -> Stream | None:
+        """Wait for the next stream under a key; None when the time is up."""
+        begun: asyncio.Future[Stream | None] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(caller, key, begun, sink, now=time.monotonic(), wait_s=wait_s, heartbeat_s=heartbeat_s)
+        self._hub.wait(waiter)
+        try:
+            return await begun
+        finally:
+            self._hub.give_up(waiter)
 
     def _granted(self, request: web.BaseRequest, ident: str, right: str) -> Stream:
         return self._auth.granted(request, self._hub, ident, right)[0]
@@ -294,10 +313,13 @@ def check_held(log: FrameLog, seq: int) -> None:
         raise OffsetBeyond(f"cursor {seq} is beyond the {log.end} events there are")
 
 
-def _nothing_after(stream: Stream, mode: str, offset: int, skip: int) -> bool:
+def _nothing_after(stream: Stream, view: View, offset: int, skip: int) -> bool:
     """Tell whether a follower at `offset` of an ended stream has had everything, its ending included."""
     log = stream.log
     assert log.ending is not None
     if offset > log.end:
         return True
-    return offset == log.end and log.ending.clean and not (mode == "raw" and log.tail[skip:])
+    if offset < log.end or log.ending.reason == DRAINED.reason:
+        return False
+    last, properly = stream.projection(view._replace(websocket=False)).ending(log.ending, offset)
+    return properly and not last[skip:]

@@ -10,16 +10,17 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from aiohttp import web
 
 from proxy.edge.upstream import Exchange, Headers
 from proxy.server.answers import answer
+from proxy.server.asked import Asked, rewrite
 from proxy.server.auth import Auth
 from proxy.server.calls import Call, Calls, Identity, by_body, by_key
 from proxy.server.config import Config
 from proxy.server.delivery import begin_answer, begin_stream, deliver, refusal
+from proxy.server.document import JSON, deliver_document
 from proxy.server.follow import describe
 from proxy.server.forward import MINE, Forward, Route, read_body
 from proxy.server.metrics import Metrics
@@ -32,27 +33,17 @@ from proxy.stream.stream import Stream, Subscription, View
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import OffsetGone, ProxyError, UpstreamError
 from proxy.wire.http import Head
+from proxy.wire.stream_only import is_stream_only
 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
 _MODEL_WITHIN = 64 * 1024
+_REFUSAL_BYTES = 64 * 1024  # more is none
 
 # Identity is asked for: a compressed stream has no frames. The Idempotency-Key is kept here, since behind one key of
 # ours two callers' keys would be one.
 _MINE = MINE | {b"accept-encoding", b"idempotency-key"}
 _RUN_ON = OnDisconnect(None)
 _REPLAYED = (b"Idempotency-Replayed", b"true")
-
-
-class Asked(NamedTuple):
-    """A generation that was asked for."""
-
-    route: Route
-    caller: bytes
-    options: Options
-    target: bytes
-    headers: Headers  # for upstream
-    body: bytes
-    started_at: float  # when the last byte of it was here
 
 
 class Generations:
@@ -76,7 +67,9 @@ class Generations:
         self._auth = auth
         self._metrics = metrics
         self._tell = tell
-        self._by_body = config.generations.share == "body"
+        generations = config.generations
+        self._by_body = generations.share == "body"
+        self._rewrites = generations.upgrade != "never" or generations.include_usage
 
     async def generate(self, route: Route, request: web.BaseRequest, **named: str) -> web.StreamResponse:
         """Answer with the stream of an upstream call: a new one, or one that others share."""
@@ -90,9 +83,11 @@ class Generations:
         target = self._forward.target(route, request)
         body = await read_body(request, self._config.limits.body_bytes)
         mine = _MINE | {b"prefer"} if options.respond_async else _MINE
-        headers = self._forward.headers(request, mine)
-        headers += [(b"Accept-Encoding", b"identity"), (b"Content-Length", b"%d" % len(body))]
-        asked = Asked(route, caller, options, target, headers, body, time.monotonic())
+        headers = [*self._forward.headers(request, mine), (b"Accept-Encoding", b"identity")]
+        asked = Asked(route, caller, options, target, headers, body, None, False, time.monotonic())
+        if self._rewrites:
+            asked = rewrite(asked, self._config.generations)
+            options = asked.options
         if shared:
             return await self._share(request, asked)
         if options.apart:
@@ -118,14 +113,16 @@ class Generations:
             raise
         pump.stream.upstream = exchange.upstream_name
         pump.start(exchange)
+        stream, view, ours = pump.stream, asked.options.view, self._found(pump.stream)
+        if view == JSON:
+            return await self._document(request, stream, ours, first=True)
         try:
-            downstream = begin_stream(request, exchange.headers, self._links(pump.stream), pump.stream.id)
+            downstream = begin_stream(request, exchange.headers, ours, view)
         except ConnectionError:
             pump.last_left()
             raise
-        subscription = Subscription(pump.stream, asked.options.view, downstream, 0, self._config.streams.heartbeat_s)
-        pump.stream.originator = subscription
-        return await deliver(self._hub, downstream, subscription)
+        stream.originator = Subscription(stream, view, downstream, 0, self._config.streams.heartbeat_s)
+        return await deliver(self._hub, downstream, stream.originator)
 
     # Apart
 
@@ -213,8 +210,10 @@ class Generations:
         try:
             if late:
                 self._check_late(stream, view)
+            if stream.answer is None and view == JSON:
+                return await self._document(request, stream, self._found(stream) + ours, first=not late)
             if stream.answer is None:
-                downstream = begin_stream(request, head.headers, ours + self._links(stream), stream.id)
+                downstream = begin_stream(request, head.headers, self._found(stream) + ours, view)
             else:
                 found = [(b"Stream-Id", stream.id.encode()), *self._links(stream)] if stream.retain_s else []
                 downstream = begin_answer(request, head, found + ours)
@@ -226,6 +225,13 @@ class Generations:
             stream.originator = subscription
         return await deliver(self._hub, downstream, subscription)
 
+    async def _document(
+        self, request: web.BaseRequest, stream: Stream, headers: Headers, *, first: bool
+    ) -> web.StreamResponse:
+        return await deliver_document(
+            request, self._hub, stream, headers, first=first, keepalive_s=self._config.generations.keepalive_s
+        )
+
     def _check_late(self, stream: Stream, view: View) -> None:
         """Raises: Overloaded, when too many follow; OffsetGone, when the log does not hold its start any more."""
         self._hub.check_room_to_follow(stream)
@@ -236,12 +242,34 @@ class Generations:
 
     # Both
 
+    def _found(self, stream: Stream) -> Headers:
+        """Return the headers that say where a stream is found."""
+        ident = stream.id.encode()
+        found = b"/v1/streams/" + ident
+        return [(b"Stream-Id", ident), (b"Location", found), (b"Content-Location", found), *self._links(stream)]
+
     def _links(self, stream: Stream) -> Headers:
         """Return the header by which a stream can be followed without the caller's key, if that is configured."""
         return [(b"Stream-Follow-URL", self._auth.follow_url(stream.id).encode())] if self._auth.capabilities else []
 
     async def _open(self, asked: Asked) -> Exchange:
-        message = Message(b"POST", asked.target, asked.headers, asked.body, asked.caller, generation=True)
+        """Ask upstream; once more for a stream, if it says that it answers nothing else."""
+        exchange = await self._send(asked)
+        if asked.streamed is not None and exchange.status == 400:
+            try:
+                refusal = await exchange.peek(lambda body: len(body) > _REFUSAL_BYTES)
+            except BaseException:
+                exchange.close()
+                raise
+            if is_stream_only(refusal):
+                exchange.close()
+                headers, body = asked.streamed
+                return await self._send(asked._replace(headers=headers, body=body))
+        return exchange
+
+    async def _send(self, asked: Asked) -> Exchange:
+        headers = [*asked.headers, (b"Content-Length", b"%d" % len(asked.body))]
+        message = Message(b"POST", asked.target, headers, asked.body, asked.caller, generation=True)
         return await self._forward.open(asked.route, message)
 
     def _pump(self, asked: Asked) -> Pump:
@@ -266,6 +294,7 @@ class Generations:
             max_frame_bytes=self._config.limits.frame_bytes,
             on_sealed=self._sealed,
             overhead=self._metrics.distribution("proxy_overhead", route.name).observe,
+            hides_usage=asked.hides_usage,
         )
 
     def _sealed(self, pump: Pump) -> None:

@@ -224,6 +224,7 @@ class Metrics(Collector):
         reasons = self._subscriptions_ended
         yield _counter("subscriptions_ended", "Followers by why they ended.", ("mode", "reason"), reasons)
         yield _counter("retries", "Requests sent upstream once more.", ("reason",), Tally(self.retries()))
+        yield _counter("reopened", "Times a shared stream asked its upstream again.", ("route",), self.reopened)
         chosen = Tally({origin.name: origin.chosen for origin in self.upstreams()})
         yield _counter("upstream_requests", "Requests that an upstream was chosen for.", ("upstream",), chosen)
         yield _counter("rejected", "Requests refused here, by error code.", ("reason",), self.rejected)

@@ -52,6 +52,8 @@ class Pump:
         "_early",
         "_exchange",
         "_grace",
+        "_hidden",
+        "_hides",
         "_note",
         "_on_sealed",
         "_splitter",
@@ -72,6 +74,7 @@ class Pump:
         max_frame_bytes: int,
         on_sealed: Callable[["Pump"], None],
         overhead: Callable[[float], object],
+        hides_usage: bool = False,
     ) -> None:
         self.stream = stream
         self._vitals = stream.vitals
@@ -86,6 +89,8 @@ class Pump:
         self._early = True  # the first answer text has not come
         self._note = stream.vitals.times.append
         self._stopped = False
+        self._hides = stream.dialect.only_counts if hides_usage else None  # tells of a frame nobody asked for
+        self._hidden: list[bytes] = []
         stream.writer = self
 
     def start(self, exchange: Exchange) -> None:
@@ -108,6 +113,8 @@ class Pump:
             return
         if not frames:
             self._vitals.first_byte_at = self._vitals.first_byte_at or at
+            return
+        if self._hides is not None and not (frames := self._shown(frames)):
             return
         stream = self.stream
         stream.fed_at = at
@@ -133,6 +140,8 @@ class Pump:
         if error is None and tail and _is_whole(tail, self.stream.dialect):
             frames.append(tail)  # it lacks only its blank line
             tail = b""
+        if self._hides is not None:
+            frames = self._shown(frames)
         if frames:
             self._look(frames, at)
         self.seal(self._judge(error, tail, frames), frames, tail)
@@ -174,6 +183,15 @@ class Pump:
         if not self.awaited and not self.stream.subscriptions:
             self.stop(GONE)
 
+    def _shown(self, frames: list[bytes]) -> list[bytes]:
+        """Keep back the usage that was asked for by the proxy alone: the one exception to law 1, off by default."""
+        assert self._hides is not None
+        hidden = [frame for frame in frames if self._hides(frame)]
+        if not hidden:
+            return frames
+        self._hidden = hidden
+        return [frame for frame in frames if frame not in hidden]
+
     def _look(self, frames: list[bytes], at: float) -> None:
         vitals = self._vitals
         vitals.first_byte_at = vitals.first_byte_at or at
@@ -210,7 +228,7 @@ class Pump:
         if self._grace is not None:
             self._grace.cancel()
         stream = self.stream
-        self._vitals.conclude(stream.log.frames[-6:] + frames)
+        self._vitals.conclude(stream.log.frames[-6:] + frames, self._hidden)
         if ending is COMPLETE and self._vitals.summary.failed:
             ending = Ending("upstream_error", "the upstream reported an error", clean=True)
         stream.seal(ending, frames, tail)

@@ -48,6 +48,9 @@ def read(request: web.BaseRequest, streams: StreamsConfig) -> Wish:
     seen = view_of(query.get("mode") or "events", query.get("flush_ms"), query.get("flush_bytes"))
     heartbeat_s = seconds(query.get("heartbeat"), "heartbeat", streams.heartbeat_s)
     wait_s = min(seconds(query.get("wait"), "wait", 0), streams.wait_max_s)
+    start = cursor(request, seen.mode)
+    if seen.mode == "json" and start.given:
+        raise BadRequest("mode json tells of the whole stream and takes no cursor")
     accept = handshake(request)
     if accept:
         _check_origin(request)
@@ -56,7 +59,7 @@ def read(request: web.BaseRequest, streams: StreamsConfig) -> Wish:
         if seen.mode in NOT_IN_EVENTS:
             raise BadRequest(f"mode {seen.mode!r} has no events, which are the messages of a WebSocket")
         seen = seen._replace(websocket=True)
-    return Wish(seen, cursor(request, seen.mode), heartbeat_s, wait_s, accept)
+    return Wish(seen, start, heartbeat_s, wait_s, accept)
 
 
 def view_of(mode: str, flush_ms: str | None = None, flush_bytes: str | None = None) -> View:

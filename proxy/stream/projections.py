@@ -54,6 +54,8 @@ class Projection(Span, ABC):
     in_bytes: ClassVar[bool] = False
     """Its cursor may be an offset in bytes."""
     span_bytes: ClassVar[int] = SPAN_BYTES
+    spans_a_turn: ClassVar[int] = 4
+    """What a follower that is behind gets in one turn of the loop: making one takes half a millisecond."""
 
     def __init__(self, source: Source) -> None:
         """Raises: OffsetGone, when the mode tells of what the log no longer holds."""
@@ -107,6 +109,7 @@ class Raw(Projection):
     __slots__ = ()
 
     heartbeat = False
+    spans_a_turn = 64  # nothing is made here
     in_bytes = True
 
     def render(self, start: int, end: int) -> bytes:
@@ -182,6 +185,7 @@ class Coalesced(Incremental):
 
     paced = True
     span_bytes = MERGED_BYTES
+    spans_a_turn = 1
 
     def render(self, start: int, end: int) -> bytes:
         return b"".join(self._rewriter.coalesce(start, end))
@@ -199,6 +203,7 @@ class Cumulative(Incremental):
 
     paced = True
     span_bytes = MERGED_BYTES
+    spans_a_turn = 1
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)

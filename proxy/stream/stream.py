@@ -21,8 +21,6 @@ from proxy.stream.websocket import Messages
 from proxy.wire.http import Head
 from proxy.wire.transcript import Transcript
 
-SPANS = 4  # that a follower which is behind gets in one turn of the loop: rendering one may take half a millisecond
-
 
 class View(NamedTuple):
     """How a follower sees a stream: in a mode, and at a pace (0 ms: at once). All of one view share a projection."""
@@ -115,7 +113,7 @@ class Subscription:
     def advance(self) -> None:
         """Bring the sink to the log's end, as far as it takes it."""
         log, span = self._log, self._projection
-        for _ in range(SPANS):
+        for _ in range(span.spans_a_turn):
             if self.offset >= log.end:
                 if log.ending is not None:
                     self._end(b"", log.ending)
@@ -186,6 +184,7 @@ class Stream:
         "_at_once",
         "_call_soon",
         "_ledger",
+        "_on_sealed",
         "_paced",
         "_pacer",
         "_projections",
@@ -247,6 +246,7 @@ class Stream:
         self._at_once = Cohort(call_soon)
         self._paced: dict[tuple[int, int], PacedCohort] = {}
         self._projections: dict[View, Projection] = {}
+        self._on_sealed: list[Callable[[Ending], object]] = []
         self._transcript: Transcript | None = None
         self._ledger = ledger
         self._call_soon = call_soon
@@ -335,6 +335,13 @@ class Stream:
         for cohort in (self._at_once, *self._paced.values()):
             cohort.conclude()
         self.writer = None
+        for tell in self._on_sealed:
+            tell(ending)
+        self._on_sealed.clear()
+
+    def when_sealed(self, tell: Callable[[Ending], object]) -> None:
+        """Call `tell` once the stream has ended and its followers have been told."""
+        self._on_sealed.append(tell)
 
     def park(self, subscription: Subscription) -> None:
         """Pass over a follower until its sink has drained."""

@@ -6,6 +6,7 @@ the times now and then, when the caches are warm for it.
 """
 
 from bisect import bisect_left
+from collections.abc import Sequence
 
 from proxy.wire.dialect import Dialect, Summary, Text
 from proxy.wire.sse import payload
@@ -72,11 +73,11 @@ class Vitals:
         self.last_token_at = last
         del self.times[: len(times)]
 
-    def conclude(self, frames: list[bytes]) -> None:
+    def conclude(self, frames: list[bytes], hidden: Sequence[bytes] = ()) -> None:
         """Read usage and finish reason from a log's last frames, and count the gaps that are left."""
         last = frames[-_LAST_FRAMES:]
         dialect, times = self.dialect, self.times
-        self.summary = dialect.summary(last)
+        self.summary = dialect.summary([*last, *hidden])
         # The last frames bring the finish, usage, [DONE]: no token, though they were taken for one, comments aside.
         for frame in reversed(last):
             if dialect.generated(frame)[1] is not None:

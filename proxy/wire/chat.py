@@ -4,9 +4,10 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.delta import Delta, record, records
+from proxy.wire.delta import Delta, json_object, record, records
 from proxy.wire.dialect import Summary, Text, Usage, count
 from proxy.wire.errors import ProxyError, RequestError
+from proxy.wire.http import RawHeaders
 from proxy.wire.sse import fields, payload
 
 _DONE = b"[DONE]"
@@ -54,6 +55,28 @@ class ChatCompletions:
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
         error = {"error": {"message": message, "type": "stream_error", "code": code}}
         return b"data: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
+
+    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        asked = json_object(body)
+        if not asked or asked.get("stream"):
+            return None
+        asked["stream"] = True
+        asked["stream_options"] = record(asked.get("stream_options")) | {"include_usage": True}
+        return list(headers), orjson.dumps(asked)
+
+    def counted(self, body: bytes) -> bytes | None:
+        asked = json_object(body)
+        options = record(asked.get("stream_options"))
+        if not asked.get("stream") or options.get("include_usage"):
+            return None
+        asked["stream_options"] = options | {"include_usage": True}
+        return orjson.dumps(asked)
+
+    def only_counts(self, frame: bytes) -> bool:
+        if b'"usage"' not in frame:
+            return False
+        chunk = _chunk(frame)
+        return chunk.get("choices") == [] and bool(chunk.get("usage"))
 
     def document(self, frame: bytes) -> dict[str, Any] | None:
         chunk = _chunk(frame)
@@ -105,13 +128,7 @@ def _sum(known: Any, more: Any) -> Any:
 def _chunk(frame: bytes) -> dict[str, Any]:
     """Return the chunk in a frame; {} for comments, [DONE] and what is not a JSON object."""
     data = payload(frame)
-    if not data or data == _DONE:
-        return {}
-    try:
-        chunk = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
-    return chunk if isinstance(chunk, dict) else {}
+    return {} if not data or data == _DONE else json_object(data)
 
 
 def _usage(stated: Any) -> Usage | None:

@@ -4,11 +4,13 @@ from typing import Any
 
 import orjson
 
-from proxy.wire.delta import Delta, record, records
+from proxy.wire.delta import Delta, json_object, record, records
 from proxy.wire.dialect import Summary, Text, Usage, count
 from proxy.wire.errors import ProxyError
+from proxy.wire.http import RawHeaders
 from proxy.wire.sse import fields, payload
 
+_SSE = b"X-DashScope-SSE"
 _UNFINISHED = (None, "", "null")  # DashScope writes the string "null" until the end
 
 
@@ -52,6 +54,20 @@ class DashScope:
         # No space after "event:": the DashScope SDK crashes on one. The status travels as a line of its own.
         error = {"code": code, "message": message, "request_id": ""}
         return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (orjson.dumps(error), ident)
+
+    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        asked, named = json_object(body), {name.lower(): value.lower() for name, value in headers}
+        if not asked or named.get(_SSE.lower()) == b"enable" or b"text/event-stream" in named.get(b"accept", b""):
+            return None
+        asked["parameters"] = {"incremental_output": True} | record(asked.get("parameters"))
+        kept = [header for header in headers if header[0].lower() not in (b"accept", _SSE.lower())]
+        return [*kept, (b"Accept", b"text/event-stream"), (_SSE, b"enable")], orjson.dumps(asked)
+
+    def counted(self, body: bytes) -> bytes | None:
+        return None  # usage is in every event
+
+    def only_counts(self, frame: bytes) -> bool:
+        return False
 
     def document(self, frame: bytes) -> dict[str, Any] | None:
         return _result(frame) or None
@@ -101,14 +117,7 @@ _TOLD = frozenset(["choices", "finish_reason", "text", "reasoning_content", "too
 
 
 def _result(frame: bytes) -> dict[str, Any]:
-    data = payload(frame)
-    if not data:
-        return {}
-    try:
-        result = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
-    return result if isinstance(result, dict) else {}
+    return json_object(payload(frame) or b"")
 
 
 def _model(result: dict[str, Any]) -> str | None:

@@ -5,6 +5,8 @@ Knows no frames, no order and no past. What it does not know by name it leaves a
 
 from typing import Any
 
+import orjson
+
 Channel = tuple[str, int]
 """What a text belongs to within its choice: a field of the message, or the arguments of the tool call of an index."""
 
@@ -150,6 +152,14 @@ def _joined(content: Any) -> str | None:
 def _index(fragment: dict[str, Any], place: int) -> int:
     index = fragment.get("index")
     return index if isinstance(index, int) and index >= 0 else place
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """Return the JSON object that bytes are; {} for whatever else they are."""
+    try:
+        return record(orjson.loads(data))
+    except orjson.JSONDecodeError:
+        return {}
 
 
 def record(value: Any) -> dict[str, Any]:

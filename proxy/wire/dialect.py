@@ -7,6 +7,7 @@ import orjson
 
 from proxy.wire.delta import Delta
 from proxy.wire.errors import ProxyError
+from proxy.wire.http import RawHeaders
 from proxy.wire.sse import respell
 
 
@@ -62,6 +63,18 @@ class Dialect(Protocol):
 
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
         """Return the frame that ends a failed stream; `ident` is the last frame's id."""
+
+    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        """Return the request that asks for the same answer as a stream, usage included.
+
+        None: it does ask for a stream, or its body is no JSON object.
+        """
+
+    def counted(self, body: bytes) -> bytes | None:
+        """Return the request for a stream that asks for usage, too; None: it does, or has it anyway, or is none."""
+
+    def only_counts(self, frame: bytes) -> bool:
+        """Tell whether a frame is there for nothing but the usage."""
 
     def document(self, frame: bytes) -> dict[str, Any] | None:
         """Return the JSON object in a frame; None for errors, comments, [DONE] and what is no JSON object."""

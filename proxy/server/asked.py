@@ -1,0 +1,40 @@
+"""A generation that was asked for, and what of it is asked for upstream in another way."""
+
+from typing import NamedTuple
+
+from proxy.edge.upstream import Headers
+from proxy.server.config import GenerationsConfig
+from proxy.server.document import JSON
+from proxy.server.forward import Route
+from proxy.server.options import Options
+
+
+class Asked(NamedTuple):
+    """A generation that was asked for."""
+
+    route: Route
+    caller: bytes
+    options: Options
+    target: bytes
+    headers: Headers  # for upstream, but for the length
+    body: bytes
+    streamed: tuple[Headers, bytes] | None  # headers and body to ask with, if a stream must be asked for
+    hides_usage: bool  # the client did not ask for it
+    started_at: float  # when the last byte of it was here
+
+
+def rewrite(asked: Asked, generations: GenerationsConfig) -> Asked:
+    """Have the upstream asked for a stream, or for the usage of one, as is configured."""
+    dialect = asked.route.dialect
+    if generations.upgrade != "never":
+        streamed = dialect.streamed(asked.headers, asked.body)
+        if streamed is not None:  # the answer is a document, also if it is made of a stream
+            asked = asked._replace(options=asked.options._replace(view=JSON))
+            if generations.upgrade == "auto":
+                return asked._replace(streamed=streamed)
+            return asked._replace(headers=streamed[0], body=streamed[1])
+    if generations.include_usage:
+        counted = dialect.counted(asked.body)
+        if counted is not None:
+            return asked._replace(body=counted, hides_usage=True)
+    return asked

@@ -1,0 +1,148 @@
+"""Answers in mode json: one document for the whole stream, with the status that its ending has.
+
+A response of this mode begins when the stream has ended, so a failed stream is an HTTP error (law 7).
+"""
+
+import asyncio
+import time
+from typing import Any
+
+from aiohttp import web
+
+from proxy.edge.downstream import Downstream, Headers
+from proxy.stream.hub import Hub
+from proxy.stream.log import Ending
+from proxy.stream.projections import Json
+from proxy.stream.stream import Stream, Subscription, View
+from proxy.wire.errors import Cancelled, Garbled, Overloaded, ProxyError, Truncated, UpstreamTimeout
+from proxy.wire.qwen import Fault, trouble
+from proxy.wire.refusal import is_error
+from proxy.wire.refusal import read as read_refusal
+
+JSON = View("json")
+_HEADERS = {"Stream-Mode": "json", "Cache-Control": "no-store"}
+_BUSY = ("drained", "log_limit")
+_LAST_FRAMES = 6  # among which an error event is, if a stream ended with one
+
+
+class LastWords:
+    """A Sink that takes no notice of anything but how it ends: with a document, or without."""
+
+    __slots__ = ("document",)
+
+    def __init__(self) -> None:
+        self.document: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+
+    def write(self, span: Any) -> bool:
+        return True
+
+    def on_writable(self, resume: Any) -> None:
+        """Never called: it is always writable."""
+
+    def close(self, last: bytes) -> None:
+        self._end(last)
+
+    def abort(self, last: bytes) -> None:
+        self._end(None)
+
+    def _end(self, document: bytes | None) -> None:
+        if not self.document.done():
+            self.document.set_result(document)
+
+
+async def deliver_document(
+    request: web.BaseRequest, hub: Hub, stream: Stream, headers: Headers, *, first: bool, keepalive_s: float = 0
+) -> web.StreamResponse:
+    """Follow a stream to its end, and answer with its document. `first`: for the client that it was begun for.
+
+    With `keepalive_s` the response begins after so many seconds of silence, with a space (RFC 8259 section 2 allows
+    it before a document), and goes on so; a failure then breaks it off, since its status has left.
+    Raises: a ProxyError that says how the stream failed; OffsetGone, when its beginning is not held any more.
+    """
+    sink = LastWords()
+    subscription = Subscription(stream, JSON, sink, stream.log.end)
+    if first:
+        stream.originator = subscription
+    downstream: Downstream | None = None
+    try:
+        hub.attach(subscription, time.monotonic())
+        while not (await asyncio.wait([sink.document], timeout=keepalive_s or None))[0]:
+            downstream = downstream or _begin(request, headers)
+            downstream.write_data(b" ")
+    finally:
+        subscription.leave("left")
+    document = sink.document.result()
+    if downstream is None:
+        return _whole(stream, document, headers)
+    if document is None:
+        downstream.abort(b"")
+    else:
+        downstream.close(document)
+    return downstream.response
+
+
+async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> web.Response:
+    """Answer with a stream's document, or after `wait_s` seconds with 202 and the document that there is so far.
+
+    Not a follower: one that asks again and again does not leave in between, so the stream does not end for it.
+    Raises: as deliver_document.
+    """
+    projection = stream.projection(JSON)
+    assert isinstance(projection, Json)
+    if stream.log.ending is None and wait_s:
+        ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        stream.when_sealed(ended.set_result)
+        await asyncio.wait([ended], timeout=wait_s)
+    ending = stream.log.ending
+    if ending is None:
+        return _answer(projection.so_far(), 202, headers)
+    document, properly = projection.ending(ending, stream.log.end)
+    return _whole(stream, document if properly else None, headers)
+
+
+def _whole(stream: Stream, document: bytes | None, headers: Headers) -> web.Response:
+    if document is not None:
+        return _answer(document, 200, headers)
+    ending = stream.log.ending
+    assert ending is not None
+    if ending.reason == "upstream_error":
+        for frame in filter(is_error, reversed(stream.log.frames[-_LAST_FRAMES:])):
+            told = read_refusal(200, frame)
+            return _answer(told.body or b"", told.status if told.status >= 400 else _status(told.code), headers)
+    raise failure(ending)
+
+
+def _status(code: str | None) -> int:
+    """Return the status with which the upstream would have refused, had it not begun to answer."""
+    meant = trouble(200, code)
+    if meant.fault is Fault.ACCOUNT:
+        return 429 if meant.transient else 403
+    return 400 if meant.fault is Fault.CALLER else 502
+
+
+def failure(ending: Ending) -> ProxyError:
+    """Return the error that an ending of the proxy's own is."""
+    if ending.reason in ("cancelled", "client_gone"):
+        return Cancelled(ending.message)
+    if ending.reason in _BUSY:
+        return Overloaded(ending.message)
+    if ending.reason.startswith("timeout"):
+        return UpstreamTimeout(ending.message, ending.reason)
+    return (Garbled if ending.reason == "garbled" else Truncated)(ending.message or ending.reason)
+
+
+def _answer(document: bytes, status: int, headers: Headers) -> web.Response:
+    return web.Response(
+        body=document,
+        status=status,
+        headers=_HEADERS | {name.decode(): value.decode() for name, value in headers},
+        content_type="application/json",
+        charset="utf-8",
+    )
+
+
+def _begin(request: web.BaseRequest, headers: Headers) -> Downstream:
+    downstream = Downstream(request)
+    kind = [(b"Content-Type", b"application/json; charset=utf-8")]
+    downstream.start(b"OK", [*kind, *((n.encode(), v.encode()) for n, v in _HEADERS.items()), *headers])
+    return downstream
