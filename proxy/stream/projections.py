@@ -112,6 +112,18 @@ class Raw(Projection):
     spans_a_turn = 64  # nothing is made here
     in_bytes = True
 
+    def reach(self, start: int) -> None:
+        """Do as any projection does; for one frame, as most reads are, without further calls: 0.5 us less."""
+        log = self._log
+        end = log.end
+        if end - start != 1:
+            super().reach(start)
+        elif self.start != start or self.end != end:
+            self.start, self.end = start, end
+            self.plain = plain = log.frames[-1]
+            self.size = size = len(plain)
+            self.chunked = b"%x\r\n%b\r\n" % (size, plain)
+
     def render(self, start: int, end: int) -> bytes:
         log = self._log
         if end - start == 1:
