@@ -24,7 +24,8 @@ from proxy.wire.http import LAST_CHUNK, chunk, head
 Headers = list[tuple[bytes, bytes]]
 _NO_BODY = (204, 304)
 _MAX_HEAD_BYTES = 256 * 1024
-GIVEN_UP = Truncated("given up")  # by us: it says nothing of the upstream
+_GIVEN_UP = Truncated("given up")
+_GIVEN_UP.telling = False
 
 
 class Timeouts(NamedTuple):
@@ -330,7 +331,7 @@ class Exchange:
         """Push the body to `receiver` from now on, beginning with what has come already."""
         wire = self._wire
         if wire is None:
-            receiver.ended(b"", monotonic(), self._error or GIVEN_UP)
+            receiver.ended(b"", monotonic(), self._error or _GIVEN_UP)
             return
         data = wire.take()
         if self._ended:
@@ -378,7 +379,7 @@ class Exchange:
     def close(self) -> None:
         """Give the exchange up: close the connection, tell nobody. Nothing, once it has ended."""
         if self._wire is not None:
-            self._error = self._error or GIVEN_UP
+            self._error = self._error or _GIVEN_UP
             self._release()
 
     # For the wire
@@ -454,7 +455,9 @@ class Exchange:
             if chunked:
                 wire.transport.write(LAST_CHUNK)
         except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
-            self.ends(Unreachable("the client did not finish its request"))
+            error = Unreachable("the client did not finish its request")
+            error.telling = False
+            self.ends(error)
 
 
 class Upstream:

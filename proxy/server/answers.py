@@ -24,12 +24,10 @@ def refuse(error: ProxyError, dialect: Dialect) -> web.Response:
     """Return an error response."""
     headers: dict[str, str] = {}
     body = dialect.error_body(error)
-    if error.status == 409:  # never cured by asking again, which OpenAI's SDKs else do
+    if error.status == 409 or error.retried:  # not cured by asking again, which OpenAI's SDKs else do
         headers["x-should-retry"] = "false"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
-    if error.retried:  # the SDKs of OpenAI then do not begin again
-        headers["x-should-retry"] = "false"
     if isinstance(error, OffsetGone):
         body["earliest"] = error.earliest
     if isinstance(error, UpgradeRequired):  # RFC 6455 section 4.2.2

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, Callable
 from time import monotonic
 from typing import NamedTuple
 
-from proxy.edge.upstream import GIVEN_UP, Exchange, Headers, Upstream
+from proxy.edge.upstream import Exchange, Headers, Upstream
 from proxy.server.breaker import Breaker, State
 from proxy.server.request_queue import RequestQueue
 from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
@@ -87,6 +87,10 @@ class Origin:
         """Tell whether its breaker lets a request through."""
         return self.breaker is None or self.breaker.allows(now)
 
+    def free(self, now: float) -> bool:
+        """Tell whether a request would go at once."""
+        return self.queue is None or self.queue.free(now)
+
     async def open(self, message: Message) -> tuple[Exchange, "Passage | None"]:
         """Send a request when it is its turn; return its exchange, and its passage if anybody wants its outcome.
 
@@ -99,9 +103,8 @@ class Origin:
         try:
             await self._admitted(passage, message.caller)
             exchange = await self._send(message)
-        except UpstreamError:
-            passage.failed()
-            passage.over()
+        except UpstreamError as error:
+            passage.released(error)
             raise
         except BaseException:
             passage.over()
@@ -190,7 +193,7 @@ class Passage:
         """The exchange is over, one way or another."""
         if error is None:
             self.succeeded()
-        elif error is not GIVEN_UP:
+        elif error.telling:
             self.failed()
         self.over()
 

@@ -149,8 +149,9 @@ class RateLimited(RequestError):
 
     status = 429
     code = "rate_limited"
+    retry_after_s = 1
 
-    def __init__(self, message: str, retry_after_s: int) -> None:
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
@@ -162,6 +163,7 @@ class UpstreamError(ProxyError):
     code = "upstream_error"
     ending = "upstream_error"
     sent = True  # a part of the request may have reached the upstream
+    telling = True  # of the upstream: not where its client, or we, ended it
 
 
 class Unreachable(UpstreamError):
@@ -213,6 +215,7 @@ class Overloaded(ProxyError):
 
     status = 503
     code = "overloaded"
+    retry_after_s = 1
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ ALICE, BOB = b"alice", b"bob"
 
 
 def message(caller: bytes = ALICE, **more: Any) -> Message:
-    return Message(b"POST", b"/compatible-mode/v1/x", [(b"Authorization", b"Bearer theirs")], b"{}", caller, **more)
+    made = Message(b"POST", b"/compatible-mode/v1/x", [(b"Authorization", b"Bearer theirs")], b"{}", caller)
+    return made._replace(**more)
 
 
 def queue(max_concurrent: int = 0, per_minute: int = 0, size: int = 10) -> RequestQueue:
@@ -185,14 +187,49 @@ async def test_outcome_of_an_answer_moves_the_breaker() -> None:
 
 
 @on_each_loop
+async def test_client_of_the_trial_that_leaves_lets_another_try() -> None:
+    """Before an answer, and in it: neither says anything of the upstream."""
+    breaker = Breaker(1, 10, 60)
+    async with staged() as stage, origin(stage.url, breaker=breaker) as one:
+        breaker.failed(False, monotonic() - 60)
+        for answered in (False, True):
+            task = opening(one)
+            turn = await stage.next()
+            assert not one.allows(monotonic())
+            if answered:
+                turn.begin()
+                (await task).close()
+            else:
+                task.cancel()
+                await asyncio.wait([task])
+            assert one.allows(monotonic())
+            assert one.state is State.HALF_OPEN
+
+
+@on_each_loop
+async def test_client_that_does_not_finish_its_request_is_no_failure() -> None:
+    """Its upload broke off: the upstream had no chance."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"{"
+        raise ConnectionResetError
+
+    breaker = Breaker(1, 10, 60)
+    async with staged() as stage, origin(stage.url, breaker=breaker) as one:
+        with pytest.raises(Unreachable, match="did not finish"):
+            await one.open(message(ALICE, body=pieces()))
+        assert one.state is State.CLOSED
+
+
+@on_each_loop
 async def test_half_open_tries_one_request_at_a_time() -> None:
     """Until its outcome is known."""
-    breaker = Breaker(1, 10, 0)
+    breaker = Breaker(1, 10, 60)
     async with staged() as stage, origin(stage.url, breaker=breaker) as one:
-        breaker.failed(False, 0.0)
+        breaker.failed(False, monotonic() - 60)
         task = opening(one)
         turn = await stage.next()
-        assert not one.allows(1e9)
+        assert not one.allows(monotonic())
         turn.reply("200 OK")
         await listened(await task)
-        assert one.allows(1e9)
+        assert one.allows(monotonic())
