@@ -10,7 +10,7 @@ from typing import NamedTuple
 import orjson
 
 from proxy.wire.delta import record
-from proxy.wire.sse import fields
+from proxy.wire.sse import BOM, Splitter, fields
 
 _STATUS = re.compile(rb"^(?::HTTP_STATUS/|status: ?)([1-5][0-9]{2})\s*$", re.MULTILINE)
 _FRAMED = re.compile(rb"(?:\xef\xbb\xbf)?(?::|(?:data|event|id|retry|status):)")
@@ -31,7 +31,7 @@ def read(status: int, body: bytes) -> Refusal:
     In an answer of status 200 a frame's own status counts, if it names one.
     """
     framed = _FRAMED.match(body) is not None
-    data = fields(body).data if framed else body.strip()
+    data = _first_data(body) if framed else body.removeprefix(BOM).strip()
     try:
         told = orjson.loads(data or b"")
     except orjson.JSONDecodeError:
@@ -54,6 +54,13 @@ def is_error(frame: bytes) -> bool:
     except orjson.JSONDecodeError:
         return False
     return bool(told.get("error"))
+
+
+def _first_data(body: bytes) -> bytes | None:
+    """Return the data of the first frame that has any; [DONE] may follow it."""
+    splitter = Splitter(len(body) + 1)
+    frames = [*splitter.feed(body), splitter.tail]
+    return next((data for frame in frames if (data := fields(frame).data)), None)
 
 
 def _code(told: dict[str, object]) -> str | None:

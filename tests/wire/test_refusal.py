@@ -1,10 +1,14 @@
 """Refusals as Qwen writes them: with and without a frame around, nested and flat."""
 
+from pathlib import Path
+
 import pytest
 
 from proxy.tools import fake_text
 from proxy.tools.fake_text import REFUSALS, Stamp
+from proxy.wire.qwen import Fault, trouble
 from proxy.wire.refusal import is_error, read
+from tests.cuts import NOT_RECORDED, recorded
 
 STAMP = Stamp("5f6b1c1e-0000-4000-8000-000000000000", 1770764906)
 
@@ -26,8 +30,8 @@ def test_every_refusal_is_read_in_every_form(row: fake_text.Refusal, native: boo
     assert read(400, flat)[:2] == (400, row.native_code)
 
 
-@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\n", b""])
-@pytest.mark.parametrize("lead", [b"", b"\xef\xbb\xbf", b": comment\n"])
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\n", b"", b"\n\ndata: [DONE]\n\n"])
+@pytest.mark.parametrize("lead", [b"", b"\xef\xbb\xbf", b": comment\n", b": comment\n\n"])
 def test_frame_is_taken_off_whatever_its_line_ends(lead: bytes, end: bytes) -> None:
     """A body is one frame, terminated or not."""
     assert read(400, lead + b'data: {"error":{"code":"c"}}' + end) == (400, "c", b'{"error":{"code":"c"}}', True)
@@ -47,6 +51,21 @@ def test_what_is_no_json_object_has_no_code(body: bytes) -> None:
 def test_code_that_is_no_text_is_none(body: bytes) -> None:
     """The object is read all the same."""
     assert read(500, body) == (500, None, body, False)
+
+
+def test_byte_order_mark_before_plain_json_is_no_part_of_it() -> None:
+    """As some gateways put one."""
+    assert read(400, b'\xef\xbb\xbf{"code":"c"}')[:2] == (400, "c")
+
+
+@pytest.mark.skipif(not recorded(), reason=NOT_RECORDED)
+@pytest.mark.parametrize("path", [path for path in recorded() if "error" in path.name], ids=lambda path: path.stem)
+def test_recorded_refusals_are_read(path: Path) -> None:
+    """Each says what is wrong with its request."""
+    found = read(400 if path.name.startswith("compat") else 200, path.read_bytes())
+    assert (found.status, found.framed) == (400, True)
+    assert trouble(found.status, found.code).fault is Fault.CALLER
+    assert found.code
 
 
 def test_status_in_a_refusal_that_has_one_is_not_overruled() -> None:
