@@ -53,6 +53,19 @@ def test_half_open_lets_one_through_at_a_time() -> None:
     assert breaker.allows(31)
 
 
+def test_trial_that_takes_long_is_not_waited_for() -> None:
+    """A stream may be an hour in coming to its end: the next one may try, and both may close it."""
+    breaker = Breaker(failures=1, window_s=10, open_s=30)
+    failing(breaker, 0)
+    trial = breaker.goes(30)
+    assert not breaker.allows(59)
+    assert breaker.opens_in_s(59) == 1
+    assert breaker.allows(60)
+    breaker.goes(60)
+    breaker.succeeded(trial)
+    assert breaker.state(61) is State.CLOSED
+
+
 def test_trial_that_succeeds_closes_it() -> None:
     """And what failed before is forgotten."""
     breaker = Breaker(failures=2, window_s=100, open_s=30)
