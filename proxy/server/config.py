@@ -260,12 +260,14 @@ def load(path: Path | None) -> Config:
 
 
 def _check_spare(name: str, upstream: UpstreamConfig, spare: str, upstreams: dict[str, UpstreamConfig]) -> None:
-    """Raises: ValueError. A spare without a key would be sent none: the callers' are replaced by the first one's."""
+    """Raises: ValueError. Either the callers' keys go to all of them or to none: who is asked is not theirs to know."""
     if spare not in upstreams or spare == name or upstream.spares.count(spare) > 1:
         known = ", ".join(other for other in upstreams if other != name) or "none"
         raise ValueError(f"the spare {spare!r} of {name} is not another of: {known}, named once")
-    if upstream.key.get_secret_value() and not upstreams[spare].key.get_secret_value():
-        raise ValueError(f"upstreams.{spare} has no key, though {name}, whose spare it is, has one")
+    keyed, spare_keyed = (bool(one.key.get_secret_value()) for one in (upstream, upstreams[spare]))
+    if keyed != spare_keyed:
+        has, lacks = (name, spare) if keyed else (spare, name)
+        raise ValueError(f"{has} has a key and {lacks} has none; an upstream and its spares have all one, or none")
 
 
 def _check_environment() -> None:

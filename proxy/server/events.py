@@ -178,6 +178,7 @@ class EventRoute:
             opening.broadcast = broadcast
             broadcast.awaited = opening.askers
             broadcast.headers = end_to_end(exchange.headers, _NOT_SHARED)
+            broadcast.stream.upstream = exchange.upstream_name
             broadcast.start(exchange)
             return broadcast
         finally:

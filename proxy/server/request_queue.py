@@ -61,13 +61,17 @@ class RequestQueue:
         """How many were admitted and have not been released."""
         return self._running
 
+    def free(self, now: float) -> bool:
+        """Tell whether a newcomer would go at once."""
+        return not self.waiting and self._may_go(now)
+
     def enter(self, caller: bytes, now: float, admit: Callable[[], None]) -> Ticket | None:
         """Return a place, admitted already if nobody waits and the limits allow it; None when the queue is full.
 
         `admit` is called once for a place that had to wait, within a later `advance`.
         """
         ticket = Ticket(caller, admit)
-        if not self.waiting and self._may_go(now):
+        if self.free(now):
             self._go(ticket, now)
             return ticket
         if self.waiting >= self._size:

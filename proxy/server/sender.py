@@ -1,8 +1,8 @@
 """Sending a request upstream: to which of several upstreams, and once more if that is worth it.
 
 A request is sent again only while nothing of an answer has reached its client, and only when it has cost nothing:
-when no connection was made, or the answer is a refusal that Qwen's table calls transient and its status is a
-configured one. Nothing else is ever sent twice here. What is not configured costs nothing.
+when no connection was made; when the answer is a refusal that Qwen's table calls transient, with a status that is
+configured; when it refuses a key of ours and a spare has another. What is not configured costs a request nothing.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from proxy.edge.upstream import Exchange
 from proxy.server.backoff import Backoff, retry_after_s
 from proxy.server.origin import Message, Origin, Passage
 from proxy.server.upstream_config import RetriesConfig
-from proxy.wire.errors import Overloaded, UpstreamError
+from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
 from proxy.wire.qwen import Fault, Trouble, trouble
 from proxy.wire.refusal import Refusal, is_error, read
 from proxy.wire.sse import Splitter
@@ -47,15 +47,15 @@ class Sender:
         self.retries = retries
         self.retried = retried
         self.unwraps = unwraps
-        # Refusals are read only where something depends on them.
-        self._reads = unwraps or retries.attempts > 0 or len(origins) > 1
+        # Answers are looked into only where something depends on them.
+        self.judges = retries.attempts > 0 or len(origins) > 1
 
     async def open(self, message: Message) -> Exchange:
         """Send a request; return when the head of the answer is there that its client gets.
 
         Raises: UpstreamError, RateLimited, Overloaded.
         """
-        if not self._reads:
+        if not (self.judges or self.unwraps):
             exchange, _ = await self.origins[0].open(message)
             return exchange
         return await _Sending(self, message).open()
@@ -73,7 +73,8 @@ class Sender:
     def choose(self, tried: list[Origin]) -> Origin:
         """Return the upstream whose turn it is, by weight; one of weight 0 only where no other may be asked.
 
-        One that this request has not tried comes first. Raises: Overloaded, when no breaker lets it through.
+        One that this request has not tried comes first, then one that it need not wait for.
+        Raises: Overloaded, when no breaker lets it through.
         """
         origins = self.origins
         if len(origins) == 1:
@@ -86,7 +87,8 @@ class Sender:
             error.retried = bool(tried)
             raise error
         may = [origin for origin in may if origin not in tried] or may
-        return by_weight([origin for origin in may if origin.weight] or may)
+        may = [origin for origin in may if origin.weight] or may
+        return by_weight([origin for origin in may if origin.free(now)] or may)
 
     def readdressed(self, message: Message, origin: Origin) -> Message:
         """Return a message as it goes to one of them."""
@@ -108,7 +110,7 @@ class Sender:
 class _Sending:
     """One request's tries."""
 
-    __slots__ = ("_backoff", "_message", "_sender", "_tried")
+    __slots__ = ("_backoff", "_message", "_sender", "_tried", "_tries")
 
     def __init__(self, sender: Sender, message: Message) -> None:
         retries = sender.retries
@@ -116,6 +118,7 @@ class _Sending:
         self._message = message
         self._backoff = Backoff(retries.attempts, retries.wait_max_s, retries.total_s, random.random)
         self._tried: list[Origin] = []
+        self._tries = 0  # what was sent, or was to be sent had there been a connection
 
     async def open(self) -> Exchange:
         """Try until there is an answer to keep. Raises: UpstreamError, RateLimited, Overloaded."""
@@ -125,13 +128,19 @@ class _Sending:
             tried.append(origin)
             try:
                 exchange, passage = await origin.open(self._sender.readdressed(self._message, origin))
+            except (RateLimited, Overloaded):  # by the queue before it: nothing has been sent
+                if not self._sender.untried(tried):
+                    raise
+                continue
             except UpstreamError as error:
-                error.retried = len(tried) > 1
+                self._tries += 1
+                error.retried = self._tries > 1
                 wait_s = None if error.sent else self._wait_s(_BUSY_S)
                 if wait_s is None:
                     raise
                 reason = error.ending
             else:
+                self._tries += 1
                 wait_s, reason = await self._look(exchange, passage)
                 if wait_s is None:
                     return exchange
@@ -142,7 +151,7 @@ class _Sending:
     async def _look(self, exchange: Exchange, passage: Passage | None) -> tuple[float | None, str]:
         """Look at an answer; return how long to wait before it is asked for again, None to keep it, and why."""
         try:
-            refusal = await _refusal(exchange, self._message)
+            refusal = await _refusal(exchange, in_stream=self._message.generation and self._sender.judges)
         except BaseException:
             exchange.close()
             raise
@@ -173,15 +182,14 @@ class _Sending:
 
         None when no upstream may be asked even then: what there is tells the client more than that.
         """
-        tries = len(self._tried)
         if self._sender.untried(self._tried):
-            return self._backoff.wait_s(tries, 0)
-        wait_s = self._backoff.wait_s(tries, first_s, after_s)
+            return self._backoff.wait_s(self._tries, 0)
+        wait_s = self._backoff.wait_s(self._tries, first_s, after_s)
         return None if wait_s is None or not self._sender.allows(monotonic() + wait_s) else wait_s
 
     def _finish(self, exchange: Exchange, refusal: Refusal, verdict: Trouble) -> None:
         """Make the last answer what its client gets."""
-        if len(self._tried) > 1 and verdict.transient:
+        if self._tries > 1 and verdict.transient:
             exchange.headers.append((b"x-should-retry", b"false"))
         if self._sender.unwraps and self._message.generation and refusal.framed and refusal.body and exchange.whole:
             exchange.put(refusal.body)
@@ -202,11 +210,11 @@ def by_weight(origins: Sequence[Origin]) -> Origin:
     return chosen
 
 
-async def _refusal(exchange: Exchange, message: Message) -> Refusal | None:
-    """Return what an answer refuses; None if it does not, or can't be read."""
+async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
+    """Return what an answer refuses, `in_stream` also in the first frame of a stream; None if it does not."""
     if exchange.status >= 400:
         enough = _too_large
-    elif message.generation and exchange.is_event_stream:
+    elif in_stream and exchange.is_event_stream:
         enough = _has_frame
     else:
         return None

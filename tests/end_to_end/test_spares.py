@@ -130,6 +130,21 @@ async def test_client_that_leaves_is_no_failure(perform: Serve, stage: Stage, sp
 # The queue
 
 
+async def test_spare_that_is_free_is_asked_before_one_that_is_busy(perform: Serve, stage: Stage, spare: Stage) -> None:
+    """Whatever the weights: nobody waits while there is room."""
+    tee = await perform(**two(spare, weight=1000, max_concurrent=1))
+    first = await tee.send_chat()
+    busy = await stage.next()
+    second = await tee.send_chat()
+    await play(await spare.next())
+    await (await second.answer()).read()
+    await play(busy)
+    await (await first.answer()).read()
+    third = await tee.send_chat()
+    await play(await stage.next())
+    await (await third.answer()).read()
+
+
 async def test_callers_take_turns_at_a_busy_upstream(perform: Serve, stage: Stage) -> None:
     """One with three requests and one with one; waiting is part of the time to the first token."""
     tee = await perform(upstream={"max_concurrent": 1})
@@ -184,6 +199,22 @@ async def test_rate_that_is_used_up_is_told_with_when_to_come_back(perform: Serv
         assert refused.status == 429
         assert 50 <= int(refused.header("retry-after") or 0) <= 60
         assert b'"rate_limited"' in await refused.read()
+
+
+async def test_spare_takes_what_the_queue_before_the_first_does_not(perform: Serve, stage: Stage, spare: Stage) -> None:
+    """Also one that is kept for the worst: a client is not refused while somebody may be asked."""
+    tables = two(spare, max_concurrent=1, queue_size=0)
+    tables["upstreams"]["spare"]["weight"] = 0
+    tee = await perform(**tables)
+    first = await tee.send_chat()
+    busy = await stage.next()
+    second = await tee.send_chat()
+    await play(await spare.next())
+    answer = await second.answer()
+    await answer.read()
+    assert answer.header("x-should-retry") is None
+    await play(busy)
+    await (await first.answer()).read()
 
 
 async def test_client_that_leaves_the_queue_asks_nothing(perform: Serve, stage: Stage) -> None:
