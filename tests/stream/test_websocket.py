@@ -5,16 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import proxy
 from proxy.stream.log import COMPLETE, DRAINED, Ending
-from proxy.stream.projections import MODES, Raw
 from proxy.stream.stream import Stream, Subscription, View
 from proxy.stream.websocket import CODES, closing
-from proxy.wire.sse import payload
 from proxy.wire.websocket import CLOSE, TEXT
 from tests.conftest import FakeSink, new_stream
 from tests.frames import heard
@@ -78,20 +75,14 @@ def test_all_who_are_caught_up_are_sent_the_same_object() -> None:
     assert other.received == b"data: a\nid: gen234-1\n\ndata: b\nid: gen234-2\n\ndata: c\nid: gen234-3\n\n"
 
 
-class Text(Raw):
-    """A mode that is text."""
-
-    content_type = b"text/plain;charset=UTF-8"
-
-    def render(self, start: int, end: int) -> bytes:
-        return b"".join(payload(frame) or b"" for frame in self._log.span(start, end))
+def chunk(text: str) -> bytes:
+    return b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % text.encode()
 
 
-def test_span_of_a_text_mode_is_one_message_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_span_of_a_text_mode_is_one_message_as_it_is() -> None:
     """No JSON around it, and none of no text; that it failed is told by the code alone."""
-    monkeypatch.setitem(MODES, "text", Text)
     stream = new_stream()
-    stream.extend([b"data: a\n\n", "data: 茶\n\n".encode()])
+    stream.extend([chunk("a"), chunk("茶")])
     sink = attached(stream, View("text", websocket=True))
     stream.seal(BROKE, [b": nothing\n\n"])
     assert heard(sink.received) == [(TEXT, "a茶".encode()), (CLOSE, (4502, "upstream_reset"))]
