@@ -40,7 +40,8 @@ class ChatCompletions:
         for frame in reversed(frames):
             chunk = _chunk(frame)
             # Some gateways write the flat variant: the event is an error, its object has no "error".
-            failed = failed or bool(chunk.get("error")) or fields(frame).type == b"error"
+            flat = b"event" in frame and fields(frame).type == b"error"
+            failed = failed or flat or bool(chunk.get("error"))
             for choice in records(chunk.get("choices")):
                 finish = finish or choice.get("finish_reason")
             usage = usage or _usage(chunk.get("usage"))
