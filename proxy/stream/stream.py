@@ -113,6 +113,14 @@ class Subscription:
     def advance(self) -> None:
         """Bring the sink to the log's end, as far as it takes it."""
         log, span = self._log, self._projection
+        if self.offset == span.start and span.end == log.end and log.ending is None and span.size:
+            # All but the first of a mode's followers find their span made: 0.2 us less.
+            if self.sink.write(span):
+                self.offset = span.end
+                self.sent_bytes += span.size
+            else:
+                self.stream.park(self)
+            return
         for _ in range(span.spans_a_turn):
             if self.offset >= log.end:
                 if log.ending is not None:
