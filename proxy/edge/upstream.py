@@ -29,12 +29,16 @@ _GIVEN_UP.telling = False
 
 
 class Timeouts(NamedTuple):
-    """Seconds an upstream may take; 0 is no limit. Idle is between two reads of a body, total is the whole."""
+    """Seconds an upstream may take; 0 is no limit. Idle is between two reads of a body, total is the whole.
+
+    First token is from the request on, and asked only of bodies whose Progress tells of tokens.
+    """
 
     connect_s: float
     first_byte_s: float
     idle_s: float
     total_s: float
+    first_token_s: float = 0.0
 
 
 class Receiver(Protocol):
@@ -45,6 +49,18 @@ class Receiver(Protocol):
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         """Take the last bytes, and learn how the body ended. Called once; nothing follows."""
+
+
+class Progress(Protocol):
+    """Who knows which bytes of a body bring it on, where not all do: comments say only that the connection lives."""
+
+    @property
+    def fed_at(self) -> float:
+        """When the last such bytes came, or reading began or went on; in monotonic seconds."""
+
+    @property
+    def awaits_token(self) -> bool:
+        """Tell whether generated text is due and none has come."""
 
 
 class Wire(asyncio.Protocol):
@@ -272,6 +288,7 @@ class Exchange:
         "headers",
         "is_head_request",
         "on_released",
+        "progress",
         "reason",
         "responded",
         "status",
@@ -287,6 +304,7 @@ class Exchange:
         self._error: UpstreamError | None = None
         self.is_head_request = method == b"HEAD"
         self.endless = False  # the whole of it may take any time
+        self.progress: Progress | None = None  # without, every byte is progress
         self.framed = False  # the response itself says where its body ends; a close-delimited one can't
         self.status = 0
         self.reason = b""
@@ -426,8 +444,16 @@ class Exchange:
             if timeouts.first_byte_s and now - self._asked_at >= timeouts.first_byte_s:
                 message = f"the upstream sent no response within {timeouts.first_byte_s:g} s"
                 return UpstreamTimeout(message, "timeout_first_byte")
-        elif timeouts.idle_s and not wire.paused and now - wire.read_at >= timeouts.idle_s:
-            return UpstreamTimeout(f"the upstream sent nothing for {timeouts.idle_s:g} s", "timeout_idle")
+            return None
+        if wire.paused:  # by us
+            return None
+        progress, token_s, idle_s = self.progress, timeouts.first_token_s, timeouts.idle_s
+        if token_s and progress is not None and progress.awaits_token and now - self._asked_at >= token_s:
+            return UpstreamTimeout(f"the upstream sent no token within {token_s:g} s", "timeout_first_token")
+        fed_at = wire.read_at if progress is None else progress.fed_at
+        if idle_s and now - fed_at >= idle_s:
+            what = "nothing but comments" if wire.read_at > fed_at else "nothing"
+            return UpstreamTimeout(f"the upstream sent {what} for {idle_s:g} s", "timeout_idle")
         return None
 
     def _release(self) -> None:

@@ -96,6 +96,8 @@ class Pump:
     def start(self, exchange: Exchange) -> None:
         """Take the exchange's body from now on."""
         self._exchange = exchange
+        self.stream.fed_at = monotonic()
+        exchange.progress = self
         exchange.attach(self)
 
     def keep(self, exchange: Exchange, whole: Ending) -> None:
@@ -113,18 +115,20 @@ class Pump:
             return
         if not frames:
             self._vitals.first_byte_at = self._vitals.first_byte_at or at
+            if not self._splitter.in_comment:
+                self.stream.fed_at = at
             return
         if self._hides is not None and not (frames := self._shown(frames)):
             return
         stream = self.stream
-        stream.fed_at = at
         stream.extend(frames)
         if self._early:
             self._look(frames, at)
         elif len(frames) == 1 and frames[0][0] != _COLON:
+            stream.fed_at = at
             self._note(at)
-        else:
-            self._vitals.note(frames, at)
+        elif self._vitals.note(frames, at):
+            stream.fed_at = at
         if not stream.log.end & 63:  # about one in 64: an observation costs 1 us
             self.overhead(monotonic() - at)
             self._vitals.fold()
@@ -146,6 +150,16 @@ class Pump:
             self._look(frames, at)
         self.seal(self._judge(error, tail, frames), frames, tail)
 
+    # Progress
+
+    @property
+    def fed_at(self) -> float:
+        return self.stream.fed_at
+
+    @property
+    def awaits_token(self) -> bool:
+        return not self._vitals.first_token_at
+
     # Writer
 
     def pause(self) -> None:
@@ -154,6 +168,7 @@ class Pump:
 
     def resume(self) -> None:
         if self._exchange is not None:
+            self.stream.fed_at = monotonic()  # the silence was ours
             self._exchange.resume()
 
     def last_left(self) -> None:
@@ -195,7 +210,8 @@ class Pump:
     def _look(self, frames: list[bytes], at: float) -> None:
         vitals = self._vitals
         vitals.first_byte_at = vitals.first_byte_at or at
-        vitals.early(frames, at)
+        if vitals.early(frames, at):
+            self.stream.fed_at = at
         self._early = not vitals.first_content_at
 
     def _terminal_seen(self, frames: Sequence[bytes]) -> bool:

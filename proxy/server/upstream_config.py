@@ -56,6 +56,7 @@ class TimeoutsConfig(Table):
 
     connect_s: Seconds = 10
     first_byte_s: Seconds = 300
+    first_token_s: Seconds = 0
     idle_s: Seconds = 300
     total_s: Seconds = 3600
 

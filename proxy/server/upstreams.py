@@ -59,7 +59,13 @@ class Upstreams:
         grouped = name in self._grouped
         upstream = Upstream(
             settings.url,
-            Timeouts(timeouts.connect_s, timeouts.first_byte_s, timeouts.idle_s, timeouts.total_s),
+            Timeouts(
+                connect_s=timeouts.connect_s,
+                first_byte_s=timeouts.first_byte_s,
+                idle_s=timeouts.idle_s,
+                total_s=timeouts.total_s,
+                first_token_s=timeouts.first_token_s,
+            ),
             max_connections=settings.max_connections,
             keepalive_s=settings.keepalive_s,
             outbound_proxy=settings.outbound_proxy.get_secret_value() or None,

@@ -248,7 +248,7 @@ class Stream:
         self.originator: Subscription | None = None
         self.writer: Writer | None = None
         self.full = False  # the log may not grow until the originator has read more of it
-        self.fed_at = 0.0  # monotonic seconds of the last read; the writer sets it
+        self.fed_at = 0.0  # monotonic seconds of the last read that brought more than comments; the writer sets it
         self.retain_s = 0.0
         self.on_ended: Callable[[Subscription], None] = _nobody
         self._at_once = Cohort(call_soon)

@@ -48,14 +48,17 @@ class Vitals:
         self.gaps_s = 0.0
         self.summary = Summary()
 
-    def early(self, frames: list[bytes], at: float) -> None:
-        """Look into the frames of a read while the first answer text has not come."""
+    def early(self, frames: list[bytes], at: float) -> bool:
+        """Look into the frames of a read while the first answer text has not come; return what `note` does."""
         for frame in frames:
             self._look(frame, at)
+        return any(map(_noted, frames))
 
-    def note(self, frames: list[bytes], at: float) -> None:
-        """Take note of the frames of a read after the first answer text; comments don't count."""
-        self.times += [at] * sum(map(_noted, frames))
+    def note(self, frames: list[bytes], at: float) -> bool:
+        """Take note of the frames of a read after the first answer text; return whether any is more than a comment."""
+        noted = sum(map(_noted, frames))
+        self.times += [at] * noted
+        return noted > 0
 
     def fold(self, but: int = _LAST_FRAMES) -> None:
         """Count the gaps between the times so far, but for the last few: they may turn out to carry no token."""

@@ -17,6 +17,7 @@ _LONGEST_BLANK_LINE = 3
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _COMMENTS = re.compile(rb"(?::[^\r\n]*(?:\r\n|\n|\r))+")
 _CR = 13
+_COLON = 58  # begins a comment
 BOM = b"\xef\xbb\xbf"
 
 
@@ -37,6 +38,11 @@ class Splitter:
     def tail(self) -> bytes:
         """The bytes after the last complete frame."""
         return bytes(self._held or b"")
+
+    @property
+    def in_comment(self) -> bool:
+        """True while what is there of the next frame begins with a comment."""
+        return self._held is not None and self._held[0] == _COLON
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the frames that `data` completes, in order.

@@ -637,6 +637,61 @@ async def test_time_outs_are_told_apart(timeouts: dict[str, float], wire: bytes,
         await turn.wait_left()
 
 
+class Watched:
+    """A Progress as a test says it."""
+
+    def __init__(self, fed_at: float, *, awaits_token: bool) -> None:
+        self.fed_at, self.awaits_token = fed_at, awaits_token
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "awaits_token", "ending", "says"),
+    [
+        ({"first_token_s": 0.1}, True, "timeout_first_token", "no token within 0.1 s"),
+        ({"first_token_s": 0.1, "idle_s": 0.3}, False, "timeout_idle", "nothing but comments for 0.3 s"),
+        ({"first_token_s": 0.3, "idle_s": 0.1}, True, "timeout_idle", "nothing but comments for 0.1 s"),
+    ],
+)
+@on_each_loop
+async def test_bytes_that_are_no_progress_hold_off_no_time_out(
+    timeouts: dict[str, float], awaits_token: bool, ending: str, says: str
+) -> None:
+    """Where somebody knows which bytes bring a body on, it goes by those, and by what is due."""
+    async with staged() as stage, upstream(stage.url, NO_LIMITS._replace(**timeouts)) as up:
+        task = opening(up)
+        turn = await stage.next()
+        turn.begin()
+        exchange, listener = await task, Listener()
+        exchange.progress = Watched(asyncio.get_running_loop().time(), awaits_token=awaits_token)
+        exchange.attach(listener)
+        while not listener.over.is_set():
+            turn.chunk(b":\n\n")
+            await asyncio.sleep(0.01)
+        assert isinstance(listener.error, UpstreamTimeout)
+        assert listener.error.ending == ending
+        assert says in listener.error.message
+
+
+@on_each_loop
+async def test_paused_exchange_owes_no_token() -> None:
+    """It is not read: what it says can't be known."""
+    async with staged() as stage, upstream(stage.url, NO_LIMITS._replace(first_token_s=0.1, idle_s=0.1)) as up:
+        task = opening(up)
+        turn = await stage.next()
+        turn.begin()
+        exchange, listener = await task, Listener()
+        exchange.progress = Watched(asyncio.get_running_loop().time(), awaits_token=True)
+        exchange.attach(listener)
+        exchange.pause()
+        late = opening(up)
+        (await stage.next()).say(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n")
+        assert isinstance((await listened(await late)).error, UpstreamTimeout)
+        assert not listener.over.is_set()
+        exchange.resume()
+        await listener.wait()
+        assert isinstance(listener.error, UpstreamTimeout)
+
+
 @on_each_loop
 async def test_connecting_has_a_time_out() -> None:
     """TLS included, and waiting for a free connection."""

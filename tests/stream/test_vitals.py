@@ -277,3 +277,13 @@ def test_recorded_streams_are_measured(path: Path) -> None:
     assert vitals.summary.finish_reason is not None
     assert vitals.summary.usage is not None
     assert vitals.summary.usage.completion > 20
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_comments_alone_are_told_from_what_brings_a_stream_on(early: bool) -> None:
+    """Before the first answer text and after it; a comment may lead a chunk."""
+    vitals = Vitals(ChatCompletions(), 100.0)
+    take = vitals.early if early else vitals.note
+    assert not take([PING, PING], 101.0)
+    assert take([PING, ROLE], 102.0)
+    assert take([b": ping\n" + TEXT], 103.0)

@@ -311,3 +311,15 @@ def test_payload_is_the_data_of_the_fields(body: bytes) -> None:
     """However quickly it is found."""
     for frame in split([body])[0]:
         assert payload(frame) == fields(frame).data
+
+
+@pytest.mark.parametrize(
+    ("reads", "in_comment"),
+    [([], False), ([b": o"], True), ([b":\n", b"data: x"], True), ([b"data: x\n:"], False), ([b":\n\n"], False)],
+)
+def test_comment_is_known_before_its_frame_is_whole(reads: list[bytes], in_comment: bool) -> None:
+    """By the first byte that is held."""
+    splitter = Splitter(100)
+    for data in reads:
+        splitter.feed(data)
+    assert splitter.in_comment == in_comment
