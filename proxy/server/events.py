@@ -16,7 +16,7 @@ from aiohttp import web
 
 from proxy.edge.downstream import Downstream
 from proxy.edge.upstream import Exchange, Headers
-from proxy.server import whole
+from proxy.server import journal, whole
 from proxy.server.auth import Auth
 from proxy.server.broadcast import Ask, Broadcast, is_stream
 from proxy.server.config import Config, RouteConfig
@@ -176,6 +176,7 @@ class EventRoute:
                 exchange.close()
                 raise
             opening.broadcast = broadcast
+            journal.answered(broadcast.stream, exchange)
             broadcast.awaited = opening.askers
             broadcast.headers = end_to_end(exchange.headers, _NOT_SHARED)
             broadcast.stream.upstream = exchange.upstream_name
@@ -247,6 +248,7 @@ class EventRoute:
         self._ended[place] = stream.id
         asyncio.get_running_loop().call_later(stream.retain_s, self._outlived, place, stream.id)
         self._metrics.stream_ended(stream, now)
+        journal.ended(stream, now)
         self._tell("ended", stream)
         self._hub.retire(stream, now)
 

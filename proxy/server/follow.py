@@ -224,6 +224,8 @@ def describe(stream: Stream) -> dict[str, Any]:
         "ending": None if log.ending is None else {"reason": log.ending.reason, "message": log.ending.message},
         "route": stream.route,
         "upstream": stream.upstream or None,
+        "upstream_request_id": stream.upstream_request_id,
+        "trace_id": stream.w3c_trace_id,
         "key": stream.key,
         "answer": None if stream.answer is None else _told(stream.answer),
         "model": vitals.model,

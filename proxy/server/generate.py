@@ -14,6 +14,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from proxy.edge.upstream import Exchange, Headers
+from proxy.server import journal
 from proxy.server.answers import answer
 from proxy.server.asked import Asked, rewrite
 from proxy.server.auth import Auth
@@ -111,7 +112,7 @@ class Generations:
         except ProxyError:
             exchange.close()
             raise
-        pump.stream.upstream = exchange.upstream_name
+        journal.answered(pump.stream, exchange)
         pump.start(exchange)
         stream, view, ours = pump.stream, asked.options.view, self._found(pump.stream)
         if view == JSON:
@@ -158,7 +159,7 @@ class Generations:
             pump.stop(Ending(error.ending if isinstance(error, UpstreamError) else error.code, error.message))
             raise
         pump.opening = None
-        pump.stream.upstream = exchange.upstream_name
+        journal.answered(pump.stream, exchange)
         head = Head(exchange.status, exchange.reason, exchange.headers)
         if _is_stream(exchange):
             pump.start(exchange)
@@ -302,6 +303,7 @@ class Generations:
         stream = pump.stream
         if stream.answer is None:  # else it has been none
             self._metrics.stream_ended(stream, now)
+            journal.ended(stream, now)
             if stream.upstream and stream.log.ending is not None and stream.log.ending.reason == "upstream_error":
                 self._forward.sender.erred(stream.upstream, stream.log.frames[-6:])
         self._calls.ended(stream)

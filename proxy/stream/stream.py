@@ -215,6 +215,7 @@ class Stream:
         "subscriptions",
         "trace_id",
         "upstream",
+        "upstream_request_id",
         "vitals",
         "writer",
     )
@@ -240,6 +241,7 @@ class Stream:
         self.created_at = 0  # Unix seconds
         self.trace_id = ident  # or that of a W3C traceparent
         self.upstream = ""  # the name of the one that answered
+        self.upstream_request_id: str | None = None  # under which it knows the request
         self.keys: tuple[str, ...] = ()  # those it was given, each once, the last one last
         self.answer: Head | None = None  # of an answer that is no event stream: then frames are its reads
         self.log = FrameLog()
@@ -264,6 +266,11 @@ class Stream:
     def key(self) -> str | None:
         """The key it was given last."""
         return self.keys[-1] if self.keys else None
+
+    @property
+    def w3c_trace_id(self) -> str | None:
+        """The trace that it is part of, if it is of one."""
+        return None if self.trace_id == self.id else self.trace_id
 
     def projection(self, view: View) -> Projection:
         """Return the one projection of a view: all its followers share what it rendered last."""

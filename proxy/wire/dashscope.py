@@ -31,10 +31,11 @@ class DashScope:
         return False
 
     def summary(self, frames: list[bytes]) -> Summary:
-        finish, usage, failed = None, None, False
+        finish, usage, failed, ident = None, None, False, None
         for frame in frames:
             failed = failed or fields(frame).type == b"error"
             result = _result(frame)
+            ident = result.get("request_id") or ident
             for message in _messages(result):
                 reason = message.get("finish_reason")
                 finish = finish if reason in _UNFINISHED else reason
@@ -45,7 +46,7 @@ class DashScope:
                     count(stated, "output_tokens_details", "reasoning_tokens"),
                     count(stated, "prompt_tokens_details", "cached_tokens"),
                 )
-        return Summary(finish, usage, failed)
+        return Summary(finish, usage, failed, ident if isinstance(ident, str) else None)
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         return {"code": error.code, "message": error.message, "request_id": ""}

@@ -34,6 +34,7 @@ class Summary(NamedTuple):
     finish_reason: str | None = None
     usage: Usage | None = None
     failed: bool = False  # an error event was among them
+    request_id: str | None = None  # the upstream's own, where frames name it
 
 
 class Dialect(Protocol):

@@ -106,13 +106,15 @@ def test_nothing_is_terminal() -> None:
     assert not any(map(NATIVE.terminal, [TEXT_STOP, FAILED, frame("[DONE]"), b"data: [DONE]\n\n"]))
 
 
-def test_summary_reads_finish_and_usage() -> None:
+def test_summary_reads_finish_usage_and_request_id() -> None:
     """Usage is in every frame and cumulative, so the last one counts."""
-    assert NATIVE.summary([TEXT, TEXT_STOP]) == Summary("stop", Usage(16, 5), failed=False)
+    ident = "5b441aa7-0b9c-9fbc-ae0a-e2b212b71eac"
+    assert NATIVE.summary([TEXT, TEXT_STOP]) == Summary("stop", Usage(16, 5), failed=False, request_id=ident)
     details = {"output_tokens_details": {"reasoning_tokens": 7}, "prompt_tokens_details": {"cached_tokens": 4}}
     last = message({"content": ""}, "stop", input_tokens=16, output_tokens=9, **details)
-    assert NATIVE.summary([MESSAGE, last]) == Summary("stop", Usage(16, 9, 7, 4), failed=False)
-    assert NATIVE.summary([TEXT]) == Summary(None, Usage(16, 2), failed=False)
+    assert NATIVE.summary([MESSAGE, last]) == Summary("stop", Usage(16, 9, 7, 4), False, "5b441aa7")
+    assert NATIVE.summary([TEXT]) == Summary(None, Usage(16, 2), failed=False, request_id=ident)
+    assert NATIVE.summary([frame('{"request_id":7}')]) == Summary()
     assert NATIVE.summary([]) == Summary()
 
 

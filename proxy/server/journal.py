@@ -1,0 +1,66 @@
+"""What is logged of a stream: one line when it has ended, which ties its id to the upstream's and to the caller's trace.
+
+Names and numbers, `key=value`, `-` where there is none. Never a text, a key, a token, nor a query.
+"""
+
+import json
+import logging
+import re
+
+from proxy.edge.upstream import Exchange
+from proxy.stream.stream import Stream
+
+log = logging.getLogger("streamtee")
+
+_IDENT = re.compile("[!-~]{1,128}")
+_BARE = re.compile(r"[!#-<>-~]+")  # visible ASCII without quotes and equals signs
+_LONGEST = 100
+
+
+def answered(stream: Stream, exchange: Exchange) -> None:
+    """Note who answered a stream's request, and under which id the upstream itself knows it."""
+    stream.upstream = exchange.upstream_name
+    _identify(stream, (exchange.header(b"x-request-id") or b"").decode("latin-1"))
+
+
+def ended(stream: Stream, now: float) -> None:
+    """Log that a stream has ended; `now` in monotonic seconds. Native frames name the id, too."""
+    if stream.upstream_request_id is None:
+        _identify(stream, stream.vitals.summary.request_id or "")
+    if log.isEnabledFor(logging.INFO):
+        log.info("%s", line(stream, now))
+
+
+def line(stream: Stream, now: float) -> str:
+    """Return what is logged of a stream that has ended."""
+    vitals, frames, usage = stream.vitals, stream.log, stream.vitals.summary.usage
+    assert frames.ending is not None
+    told = {
+        "stream": stream.id,
+        "request_id": stream.upstream_request_id,
+        "trace_id": stream.w3c_trace_id,
+        "route": stream.route,
+        "model": vitals.model,
+        "upstream": stream.upstream,
+        "ending": frames.ending.reason,
+        "events": frames.end,
+        "bytes": frames.end_bytes + len(frames.tail),
+        "ttft_s": f"{vitals.first_token_at - vitals.started_at:.3f}" if vitals.first_token_at else None,
+        "duration_s": f"{now - vitals.started_at:.3f}",
+        "prompt_tokens": usage and usage.prompt,
+        "completion_tokens": usage and usage.completion,
+    }
+    return " ".join([f"{name}={_spell(value)}" for name, value in told.items()])
+
+
+def _identify(stream: Stream, ident: str) -> None:
+    if _IDENT.fullmatch(ident):
+        stream.upstream_request_id = ident
+
+
+def _spell(value: str | int | None) -> str:
+    """Return a value that stays one word of one line, whoever named it."""
+    if value is None or value == "":
+        return "-"
+    text = str(value)[:_LONGEST]
+    return text if _BARE.fullmatch(text) else json.dumps(text)
