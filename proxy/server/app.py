@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import time
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -36,7 +37,8 @@ from proxy.wire.chat import ChatCompletions
 from proxy.wire.dashscope import DashScope
 from proxy.wire.plain import Plain
 
-log = logging.getLogger("streamtee")
+if TYPE_CHECKING:
+    from proxy.server.tracing import Tracing
 
 OPENAI = ChatCompletions()
 DASHSCOPE = DashScope()
@@ -80,8 +82,8 @@ http_log.addFilter(_Unheard())
 class Proxy:
     """The running proxy: `start`, then `drain` or `stop`. Ports 0 are free ones; `url` tells them."""
 
-    def __init__(self, config: Config) -> None:
-        """Call within a running loop."""
+    def __init__(self, config: Config, tracing: "Tracing | None" = None) -> None:
+        """Call within a running loop. `tracing` is used instead of the configured one."""
         loop = asyncio.get_running_loop()
         limits = config.limits
         self.config = config
@@ -102,7 +104,10 @@ class Proxy:
         self.forward = Forward(self.upstreams.sender(), self.auth, self.metrics)
         calls = Calls()
         self.hub.on_forgotten = calls.forget
-        self.generations = Generations(config, self.hub, self.forward, calls, self.auth, self.metrics, self.feed.tell)
+        self.tracing = tracing or _traced(config)
+        self.generations = Generations(
+            config, self.hub, self.forward, calls, self.auth, self.metrics, self.feed.tell, self.tracing
+        )
         self.follow = Follow(config, self.hub, self.auth, self.metrics)
         self.share = Share(config, self.hub, self.auth)
         self.keys = Keys(self.hub, self.auth)
@@ -159,6 +164,8 @@ class Proxy:
         for runner in self._runners:
             await runner.cleanup()
         await self.upstreams.close()
+        if self.tracing is not None:
+            await self.tracing.close()
 
     def routes(self) -> Routes:
         """Return what the data port serves."""
@@ -247,6 +254,14 @@ class Proxy:
         while True:
             await asyncio.sleep(_TICK_S)
             self.hub.tick(time.monotonic())
+
+
+def _traced(config: Config) -> "Tracing | None":
+    if not config.otel.enabled:
+        return None
+    from proxy.server.tracing import exported  # of an extra
+
+    return exported()
 
 
 async def _healthy(request: web.BaseRequest) -> web.Response:

@@ -1,12 +1,19 @@
 """A generation that was asked for, and what of it is asked for upstream in another way."""
 
-from typing import NamedTuple
+import re
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.edge.upstream import Headers
 from proxy.server.config import GenerationsConfig
 from proxy.server.document import JSON
 from proxy.server.forward import Route
 from proxy.server.options import Options
+
+if TYPE_CHECKING:
+    from proxy.server.tracing import Trace
+
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
+_MODEL_WITHIN = 64 * 1024
 
 
 class Asked(NamedTuple):
@@ -21,6 +28,13 @@ class Asked(NamedTuple):
     streamed: tuple[Headers, bytes] | None  # headers and body to ask with, if a stream must be asked for
     hides_usage: bool  # the client did not ask for it
     started_at: float  # when the last byte of it was here
+    trace: "Trace | None" = None
+
+
+def model_of(body: bytes) -> str | None:
+    """Return the model that a request's body names."""
+    model = _MODEL.search(body, 0, _MODEL_WITHIN)
+    return model and model[1].decode(errors="replace")
 
 
 def rewrite(asked: Asked, generations: GenerationsConfig) -> Asked:

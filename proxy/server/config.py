@@ -4,6 +4,7 @@
 Nested keys are joined by two underscores: STREAMTEE_UPSTREAM__URL.
 """
 
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -40,6 +41,7 @@ _ORIGIN = re.compile(
 # What is served anyway: routes of the user's own stand beside it.
 _SERVED = ("/v1/", "/compatible-mode/", "/api/v1/", "/healthz")
 _PATH = re.compile(r"/[!-~]*")
+_OTEL = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 _NAME = re.compile(r"[a-z](?:[_-]?[a-z0-9])*")  # two underscores would be two keys in the environment
 
 
@@ -171,6 +173,19 @@ class CorsConfig(Table):
         return self
 
 
+class OtelConfig(Table):
+    """Whether spans are made; where they go is said by the standard OTEL_* variables."""
+
+    enabled: bool = False
+
+    @field_validator("enabled")
+    @classmethod
+    def _is_installed(cls, enabled: bool) -> bool:
+        if enabled and not all(map(_installed, _OTEL)):
+            raise ValueError("OpenTelemetry is not installed; pip install 'streamtee[otel]'")
+        return enabled
+
+
 class Config(BaseSettings):
     """Everything that can be configured."""
 
@@ -192,6 +207,7 @@ class Config(BaseSettings):
     auth: AuthConfig = AuthConfig()
     capabilities: CapabilitiesConfig = CapabilitiesConfig()
     cors: CorsConfig = CorsConfig()
+    otel: OtelConfig = OtelConfig()
 
     @field_validator("listen", "admin")
     @classmethod
@@ -278,6 +294,13 @@ def _check_environment() -> None:
         if name.startswith(prefix) and key not in Config.model_fields and name not in _OTHERS:
             known = ", ".join(prefix + field.upper() for field in Config.model_fields)
             raise ValueError(f"the environment variable {name} is not known; there are {known}")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package that it is in
+        return False
 
 
 def address(text: str) -> tuple[str, int]:

@@ -7,17 +7,18 @@ reads its frames: so it is waited for, shared, kept and replayed like a stream.
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from proxy.edge.upstream import Exchange, Headers
 from proxy.server import journal
 from proxy.server.answers import answer
-from proxy.server.asked import Asked, rewrite
+from proxy.server.asked import Asked, model_of, rewrite
 from proxy.server.auth import Auth
+from proxy.server.broadcast import is_stream
 from proxy.server.calls import Call, Calls, Identity, by_body, by_key
 from proxy.server.config import Config
 from proxy.server.delivery import begin_answer, begin_stream, deliver, refusal
@@ -36,8 +37,9 @@ from proxy.wire.errors import OffsetGone, ProxyError, UpstreamError
 from proxy.wire.http import Head
 from proxy.wire.stream_only import is_stream_only
 
-_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
-_MODEL_WITHIN = 64 * 1024
+if TYPE_CHECKING:
+    from proxy.server.tracing import Tracing
+
 _REFUSAL_BYTES = 64 * 1024  # more is none
 
 # Identity is asked for: a compressed stream has no frames. The Idempotency-Key is kept here, since behind one key of
@@ -59,6 +61,7 @@ class Generations:
         auth: Auth,
         metrics: Metrics,
         tell: Callable[[str, Stream], None],
+        tracing: "Tracing | None",
     ) -> None:
         """`tell` hears of every stream that begins, and that has ended."""
         self._config = config
@@ -68,6 +71,7 @@ class Generations:
         self._auth = auth
         self._metrics = metrics
         self._tell = tell
+        self._tracing = tracing
         generations = config.generations
         self._by_body = generations.share == "body"
         self._rewrites = generations.upgrade != "never" or generations.include_usage
@@ -93,19 +97,20 @@ class Generations:
             return await self._share(request, asked)
         if options.apart:
             return await self._answer(request, self._call(asked, None), options)
-        return await self._alone(request, asked)
+        if self._tracing is None:
+            return await self._alone(request, asked)
+        with self._tracing.begin(asked) as trace:
+            return await self._alone(request, asked._replace(trace=trace))
 
     async def _alone(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         """Make the upstream call in this client's own task: its leaving ends it."""
         try:
             exchange = await self._open(asked)
-        except UpstreamError as error:
-            self._metrics.never_began(asked.route.name, error.ending)
+        except (UpstreamError, asyncio.CancelledError) as error:
+            reason = error.ending if isinstance(error, UpstreamError) else GONE.reason
+            self._metrics.never_began(asked.route.name, reason)
             raise
-        except asyncio.CancelledError:
-            self._metrics.never_began(asked.route.name, GONE.reason)
-            raise
-        if not _is_stream(exchange):
+        if not is_stream(exchange):
             return await self._forward.relay(request, exchange)
         try:
             pump = self._pump(asked)
@@ -141,6 +146,9 @@ class Generations:
 
     def _call(self, asked: Asked, identity: Identity | None) -> Call:
         """Begin an upstream call in a task of its own. Raises: Overloaded."""
+        if self._tracing is not None and asked.trace is None:
+            with self._tracing.begin(asked) as trace:
+                return self._call(asked._replace(trace=trace), identity)
         call = Call(self._pump(asked), identity)
         call.opening = call.pump.opening = asyncio.create_task(self._begin(asked, call))
         call.opening.add_done_callback(_heard)
@@ -161,7 +169,7 @@ class Generations:
         pump.opening = None
         journal.answered(pump.stream, exchange)
         head = Head(exchange.status, exchange.reason, exchange.headers)
-        if _is_stream(exchange):
+        if is_stream(exchange):
             pump.start(exchange)
         else:
             self._keep(call, exchange, head)
@@ -270,8 +278,13 @@ class Generations:
 
     async def _send(self, asked: Asked) -> Exchange:
         headers = [*asked.headers, (b"Content-Length", b"%d" % len(asked.body))]
+        if asked.trace is not None:
+            headers = asked.trace.asks(headers)
         message = Message(b"POST", asked.target, headers, asked.body, asked.caller, generation=True)
-        return await self._forward.open(asked.route, message)
+        exchange = await self._forward.open(asked.route, message)
+        if asked.trace is not None:
+            asked.trace.answered(exchange)
+        return exchange
 
     def _pump(self, asked: Asked) -> Pump:
         """Make a stream and its writer. Raises: Overloaded."""
@@ -285,9 +298,10 @@ class Generations:
         )
         stream.created_at = int(time.time())
         stream.trace_id = options.trace_id or stream.id
+        if asked.trace is not None:
+            asked.trace.take(stream)
         if route.dialect.name == "dashscope":  # its answers name no model
-            model = _MODEL.search(asked.body, 0, _MODEL_WITHIN)
-            stream.vitals.model = model and model[1].decode(errors="replace")
+            stream.vitals.model = model_of(asked.body)
         self._tell("begun", stream)
         return Pump(
             stream,
@@ -325,10 +339,6 @@ def _accepted(stream: Stream, ours: Headers) -> web.Response:
     headers = {"Stream-Id": stream.id, "Location": f"/v1/streams/{stream.id}", "Preference-Applied": "respond-async"}
     headers |= {name.decode(): value.decode() for name, value in ours}
     return answer(describe(stream), 202, headers)
-
-
-def _is_stream(exchange: Exchange) -> bool:
-    return exchange.status == 200 and exchange.is_event_stream and exchange.header(b"content-encoding") is None
 
 
 def _heard(opening: asyncio.Task[Head]) -> None:

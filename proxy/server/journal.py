@@ -1,4 +1,4 @@
-"""What is logged of a stream: one line when it has ended, which ties its id to the upstream's and to the caller's trace.
+"""What is logged of a stream: one line when it has ended, which ties its id to the upstream's and to a trace's.
 
 Names and numbers, `key=value`, `-` where there is none. Never a text, a key, a token, nor a query.
 """

@@ -730,10 +730,10 @@ def no_complaints() -> Iterator[list[str]]:
 
 
 @asynccontextmanager
-async def teed(url: str, **tables: Any) -> AsyncIterator[Tee]:
+async def teed(url: str, *, tracing: Any = None, **tables: Any) -> AsyncIterator[Tee]:
     """Run a proxy in front of the upstream at `url`; see afterwards that nothing is left over."""
     with no_complaints():
-        proxy = Proxy(configured(url, **tables))
+        proxy = Proxy(configured(url, **tables), tracing)
         await proxy.start()
         tee = Tee(proxy)
         try:
