@@ -9,6 +9,7 @@ for generative AI; nothing that was asked or said is in them. Where they go is t
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from opentelemetry.context import Context
@@ -25,6 +26,7 @@ from proxy.stream.stream import Stream
 from proxy.wire.errors import ProxyError, UpstreamError
 
 _APPLICATION = re.compile(r"(?<=/apps/)[^/]+")  # would make every application a route of its own
+LAST_S = 3.0  # for the last export
 _NO_ERROR = ("complete", "cancelled", "client_gone")
 
 
@@ -36,15 +38,18 @@ def exported() -> "Tracing":
     given = OTELResourceDetector().detect().attributes  # by the environment; what is said here would go over it
     ours = {SERVICE_NAME: "streamtee", SERVICE_VERSION: __version__}
     provider = TracerProvider(resource=Resource.create({**ours, **given}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return Tracing(provider)
+    exporter = OTLPSpanExporter()
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    return Tracing(provider, exporter.shutdown)
 
 
 class Tracing:
     """Makes the spans of generations."""
 
-    def __init__(self, provider: TracerProvider) -> None:
+    def __init__(self, provider: TracerProvider, give_up: Callable[[], None] = lambda: None) -> None:
+        """`give_up` ends an export that goes on after the time it is given at the end."""
         self._provider = provider
+        self._give_up = give_up
         self._tracer = provider.get_tracer("streamtee", __version__)
         self._propagator = get_global_textmap()
         self._fields = {field.lower().encode() for field in self._propagator.fields}
@@ -79,8 +84,12 @@ class Tracing:
         return [*kept, *((name.encode(), value.encode("latin-1")) for name, value in carrier.items())]
 
     async def close(self) -> None:
-        """Send what has not been sent."""
-        await asyncio.to_thread(self._provider.shutdown)
+        """Send what has not been sent; a collector that is away holds up the stop for a moment only."""
+        closing = asyncio.create_task(asyncio.to_thread(self._provider.shutdown))
+        await asyncio.wait([closing], timeout=LAST_S)
+        if not closing.done():
+            self._give_up()
+        await closing
 
     def _carried(self, headers: Headers) -> dict[str, str]:
         """Return the headers that carry a context; those of one name are one list (RFC 9110 section 5.3)."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -12,11 +13,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 from pydantic import ValidationError
 
 from proxy.server.config import Config
-from proxy.server.tracing import Tracing
+from proxy.server.tracing import Tracing, exported
 from tests.end_to_end.conftest import (
     CHAT,
     DONE,
@@ -290,6 +291,18 @@ async def test_spans_get_to_a_collector(stage: Stage, monkeypatch: pytest.Monkey
     named = {one.key: one.value.string_value for one in resource.resource.attributes}
     assert named["service.name"] == (name or "streamtee")
     assert len(resource.scope_spans[0].spans) == 2
+
+
+async def test_collector_that_is_away_holds_up_the_stop_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK would go on trying for ten seconds a batch."""
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{unheard.getsockname()[1]}")
+        monkeypatch.setattr("proxy.server.tracing.LAST_S", 0.2)
+        tracing = exported()
+        tracing.begin_call(INVALID_SPAN, "qwen3-max").end()
+        async with asyncio.timeout(5):
+            await tracing.close()
 
 
 async def test_disabled_sdk_leaves_the_callers_trace_alone(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
