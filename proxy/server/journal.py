@@ -35,22 +35,15 @@ def line(stream: Stream, now: float) -> str:
     """Return what is logged of a stream that has ended."""
     vitals, frames, usage = stream.vitals, stream.log, stream.vitals.summary.usage
     assert frames.ending is not None
-    told = {
-        "stream": stream.id,
-        "request_id": stream.upstream_request_id,
-        "trace_id": stream.w3c_trace_id,
-        "route": stream.route,
-        "model": vitals.model,
-        "upstream": stream.upstream,
-        "ending": frames.ending.reason,
-        "events": frames.end,
-        "bytes": frames.end_bytes + len(frames.tail),
-        "ttft_s": f"{vitals.first_token_at - vitals.started_at:.3f}" if vitals.first_token_at else None,
-        "duration_s": f"{now - vitals.started_at:.3f}",
-        "prompt_tokens": usage and usage.prompt,
-        "completion_tokens": usage and usage.completion,
-    }
-    return " ".join([f"{name}={_spell(value)}" for name, value in told.items()])
+    ttft_s = f"{vitals.first_token_at - vitals.started_at:.3f}" if vitals.first_token_at else "-"
+    return (
+        f"stream={stream.id} request_id={_spell(stream.upstream_request_id)} trace_id={stream.w3c_trace_id or '-'}"
+        f" route={_spell(stream.route)} model={_spell(vitals.model)} upstream={_spell(stream.upstream)}"
+        f" ending={frames.ending.reason} events={frames.end} bytes={frames.end_bytes + len(frames.tail)}"
+        f" ttft_s={ttft_s} duration_s={now - vitals.started_at:.3f}"
+        f" prompt_tokens={'-' if usage is None else usage.prompt}"
+        f" completion_tokens={'-' if usage is None else usage.completion}"
+    )
 
 
 def _identify(stream: Stream, ident: str) -> None:
@@ -58,9 +51,9 @@ def _identify(stream: Stream, ident: str) -> None:
         stream.upstream_request_id = ident
 
 
-def _spell(value: str | int | None) -> str:
-    """Return a value that stays one word of one line, whoever named it."""
-    if value is None or value == "":
+def _spell(name: str | None) -> str:
+    """Return a name that stays one word of one line, whoever gave it."""
+    if not name:
         return "-"
-    text = str(value)[:_LONGEST]
-    return text if _BARE.fullmatch(text) else json.dumps(text)
+    name = name[:_LONGEST]
+    return name if _BARE.fullmatch(name) else json.dumps(name)

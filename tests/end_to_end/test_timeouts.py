@@ -11,6 +11,7 @@ from tests.end_to_end.conftest import (
     CHAT,
     DONE,
     FINISH,
+    GUARD_S,
     Answer,
     Serve,
     Stage,
@@ -40,11 +41,12 @@ def thought(text: str) -> bytes:
 
 async def chatter(turn: Turn, *parts: bytes) -> None:
     """Have the upstream say these parts in turn, again and again, until the proxy has closed the connection."""
-    for part in itertools.cycle(parts):
-        if turn.left.is_set():
-            return
-        turn.chunk(part)
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(GUARD_S):
+        for part in itertools.cycle(parts):
+            if turn.left.is_set():
+                return
+            turn.chunk(part)
+            await asyncio.sleep(0.01)
 
 
 async def outlast_idle(tee: Tee, stage: Stage) -> None:

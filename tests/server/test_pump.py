@@ -1,12 +1,15 @@
 """The pump: how it judges an ending, from what the upstream said and how its body ended."""
 
+import functools
 import re
 from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple
+from time import monotonic
+from typing import Any, NamedTuple
 
 import pytest
 
-from proxy.server.pump import OnDisconnect
+from proxy.server.pump import OnDisconnect, Pump
+from tests.conftest import new_stream
 from tests.end_to_end.conftest import (
     DONE,
     EVENT_STREAM,
@@ -74,6 +77,34 @@ def test_policy_that_is_none_is_refused(text: str) -> None:
     """Less than a day of grace."""
     with pytest.raises(ValueError):  # noqa: PT011  (whoever reads it says what is allowed)
         OnDisconnect.parse(text)
+
+
+# Time.
+
+
+class Held:
+    """An exchange that is told to wait and to go on."""
+
+    progress: Pump | None = None
+
+    def attach(self, receiver: Pump) -> None:
+        assert self.progress is receiver
+
+    def resume(self) -> None:
+        pass
+
+
+def test_silence_while_it_paused_is_not_the_upstreams() -> None:
+    """Its time begins anew when reading does, as at the start."""
+    stream = new_stream()
+    pump = Pump(stream, OnDisconnect(0), max_frame_bytes=1000, on_sealed=lambda _: None, overhead=float)
+    exchange: Any = Held()
+    for begin in (functools.partial(pump.start, exchange), pump.resume):
+        stream.fed_at = 0.0
+        before = monotonic()
+        begin()
+        assert before <= pump.fed_at <= monotonic()
+        assert pump.awaits_token
 
 
 # Endings.
