@@ -21,12 +21,14 @@ from tests.end_to_end.conftest import (
     blocks,
     chat_body,
     chunk_frame,
+    on_one_loop,
     request,
     until,
 )
 from tests.end_to_end.test_websocket import ASK
 from tests.frames import heard
 
+pytestmark = on_one_loop  # the watch is tested on both
 ROLE = chunk_frame("").replace(b'"content": ""', b'"role": "assistant", "content": ""')
 COMMENT = b": thinking\n\n"
 BEAT = b":\n"
