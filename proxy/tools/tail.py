@@ -35,6 +35,7 @@ from proxy.wire.delta import record
 _OURS = re.compile(r"/v1/(?:streams/[^/]+|keys/[^/]+/stream)$")
 _ID = re.compile(r"st_[a-z2-7]+")
 _FOLLOWED = [mode for mode in MODES if mode != "json"]  # a document is nothing to follow
+_TEXT_FROM = "coalesced"  # in increments, whichever the upstream sends; and a past of any length comes as one
 _HEARTBEAT_S = 15
 _SILENCE_S = 3 * _HEARTBEAT_S  # then the connection is taken for dead
 _CONNECT_S = 10
@@ -189,7 +190,7 @@ def tail(
     if after is not None:
         headers["Last-Event-ID"] = after
     if _OURS.search(url.path):
-        asked = {"mode": shown or "events", "wait": wait, "heartbeat": _HEARTBEAT_S}
+        asked = {"mode": shown or _TEXT_FROM, "wait": wait, "heartbeat": _HEARTBEAT_S}
         url = url.update_query({name: str(value) for name, value in asked.items() if value is not None})
     else:  # a route of the server's own: its query belongs to its upstream
         headers["Stream-Mode"] = shown or "events"

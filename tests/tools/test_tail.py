@@ -119,7 +119,7 @@ class Tailed:
         self.printed = b""
         self.said: list[str] = []
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        target = URL(url).update_query({"mode": mode or "events"})
+        target = URL(url).update_query({"mode": mode or "coalesced"})
         reader = Bytes(self._print) if mode == "raw" else Events(self._print, self._rendered(mode))
         self._tail = Tail(Aim(target, {**MINE, **named}, retries), reader)
 
@@ -162,7 +162,7 @@ async def test_tail_of_an_ended_stream_has_no_gap_and_no_repeat(tee: Tee, stage:
     """However often it is cut: in a head, in an event, between two; also while its state is asked for."""
     ident = await ended(tee, stage, *FRAMES)
     generation = ident[3:9]
-    async with relayed(tee.proxy.url, 900, 10, 1500, 600, 2000, 2500, 450, 3000, 5000, 300) as relay:
+    async with relayed(tee.proxy.url, 450, 10, 550, 700, 800, 1500, 600, 2000, 2500, 450, 3000, 5000) as relay:
         tailed = Tailed(stream_url(relay.url, ident), mode)
         await tailed.end()
         body = b"".join(FRAMES)
@@ -401,6 +401,20 @@ async def test_command_prints_as_it_comes_into_a_pipe_and_exits_with_0(tee: Tee,
         turn.end(FINISH, DONE)
         assert await process.communicate() == (b"", b"")
         assert process.returncode == 0
+
+
+async def test_command_prints_text_once_that_the_upstream_repeats() -> None:
+    """Natively each event has the whole text so far; here also after a cut."""
+    async with faked() as fake, teed(fake.url, streams={"on_disconnect": "continue"}) as tee:
+        answer = await tee.native(incremental_output=False, result_format="message")
+        await answer.read()
+        document = await (await tee.follow(answer.stream_id, "mode=json")).json()
+        text = document["output"]["choices"][0]["message"]["content"]
+        assert len(text) > 20
+        for after in ([], ["--after", "-1"], ["--mode", "text"]):
+            async with spawned("--key", KEY, "--server", tee.proxy.url, *after, answer.stream_id) as process:
+                printed, said = await process.communicate()
+                assert (printed.decode(), said, process.returncode) == (text, b"", 0)
 
 
 async def test_command_exits_with_1_when_the_stream_failed(tee: Tee, stage: Stage) -> None:
