@@ -1,7 +1,8 @@
 """How streamtee's cost grows: `make bench-growth`. Writes docs/growth.json, the curves and their table.
 
-CPU time per delivery over followers, streams and frame sizes, in a window in which all are there; CPU time per frame
-of a late join over the length of the log; and what one stream's crowd, or late joins, do to another's latency.
+CPU time per delivery over followers, streams and frame sizes, and side by side of followers in several modes, in a
+window in which all are there; CPU time per frame of a late join over the length of the log; and what one stream's
+crowd, or late joins, do to another's latency.
 """
 
 import json
@@ -26,6 +27,11 @@ STREAMS = (1, 10, 100, 1000, 5000)
 SIZES = (50, 250, 1000, 4000, 16000, 64000, 256000, 1 << 20)
 LOGS = (100, 1000, 10000, 100000)
 JOINS = 10
+MODES = ("raw", "events", "incremental", "coalesced&flush_ms=0", "cumulative&flush_ms=0", "text")
+"""Each sends each frame at once: so many deliveries as raw has."""
+CROWD = 1000
+AT_ONE = "followers in modes"
+"""The curve that is none, but figures side by side."""
 WINDOW_S = 4.0
 PROBE = Plan(0, "probe", events=12000, interval_s=0.01)
 """The stream whose latency is measured: 100 events a second."""
@@ -110,6 +116,12 @@ def over_streams(n: int) -> Point:
 def over_sizes(n: int) -> Point:
     """10 streams of frames of n bytes; 40 MB or 1,000 frames a second at most."""
     return steady("frame size, bytes", "10 streams", n, endless(10, max(1, min(100, 4_000_000 // n)), size_bytes=n))
+
+
+def over_modes(modes: Sequence[str]) -> Point:
+    """One stream with followers that take these modes by turns, 20 events a second."""
+    line = f"{len(modes)} modes by turns" if len(modes) > 1 else f"mode {modes[0].partition('&')[0]}"
+    return steady(AT_ONE, line, CROWD, replace(endless(1, 20, followers=CROWD), mode=",".join(modes)))
 
 
 @contextmanager
@@ -215,7 +227,7 @@ def verdict(points: Sequence[Point]) -> str:
 def paragraphs(points: Sequence[Point], others: Sequence[Beside]) -> list[str]:
     """Return the section of the page."""
     text = ["![CPU time over followers, streams, frame sizes and log lengths](growth.svg)"]
-    for curve in dict.fromkeys(point.curve for point in points):
+    for curve in dict.fromkeys(point.curve for point in points if point.curve != AT_ONE):
         for line in dict.fromkeys(point.line for point in points if point.curve == curve):
             theirs = [point for point in points if (point.curve, point.line) == (curve, line)]
             rows = [[f"{p.n:,}", f"{p.cpu_us:.2f}", f"{p.per_s:,.0f}", p.problem] for p in theirs]
@@ -223,6 +235,13 @@ def paragraphs(points: Sequence[Point], others: Sequence[Beside]) -> list[str]:
                 f"**{curve}** ({line}); total cost from the cheapest point on: {verdict(theirs)}",
                 report.grid((curve, "CPU us", "per s", "problems"), rows),
             ]
+    if crowds := [point for point in points if point.curve == AT_ONE]:
+        rows = [
+            [p.line, f"{p.cpu_us:.2f}", f"{p.cpu_us / crowds[0].cpu_us:.2f}", f"{p.per_s:,.0f}", p.problem]
+            for p in crowds
+        ]
+        text += [f"**{AT_ONE}**: {CROWD:,} of one stream, 20 events a second"]
+        text += [report.grid(("followers", "CPU us", "ratio", "per s", "problems"), rows)]
     rows = [[one.what, *(f"{us / 1000:.2f}" for us in (one.p50, one.p99, one.max)), one.problem] for one in others]
     if rows:
         text += ["**Latency of another stream** (100 events a second), milliseconds"]
@@ -230,7 +249,7 @@ def paragraphs(points: Sequence[Point], others: Sequence[Beside]) -> list[str]:
     return text
 
 
-PARTS = ("followers", "streams", "sizes", "logs", "fair")
+PARTS = ("followers", "streams", "sizes", "modes", "logs", "fair")
 
 
 def work(parts: Sequence[str], followers: int) -> Iterator[Callable[[], Point | list[Beside]]]:
@@ -240,6 +259,8 @@ def work(parts: Sequence[str], followers: int) -> Iterator[Callable[[], Point | 
     for part, (at, numbers) in over.items():
         if part in parts:
             yield from (partial(at, n) for n in numbers)
+    if "modes" in parts:
+        yield from (partial(over_modes, modes) for modes in (MODES[:1], MODES[1:], *((mode,) for mode in MODES[1:])))
     for mode in ("raw", "events"):
         if "logs" in parts:
             yield from (partial(late_join, n, mode) for n in LOGS)
@@ -284,7 +305,7 @@ def main(reps: int, parts: str, keep: bool) -> None:
         (report.DOCS / "growth.json").write_text(json.dumps(results, indent=1) + "\n")
         report.write_section("growth", text)
         curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
-        for point in points:
+        for point in (point for point in points if point.curve != AT_ONE):
             curves.setdefault(point.curve, {}).setdefault(point.line, []).append((point.n, point.cpu_us))
         report.plot_curves(curves, report.DOCS / "growth.svg", "CPU time, microseconds per event")
     else:

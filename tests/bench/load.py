@@ -1,8 +1,9 @@
 """The clients: asks and followers as bare protocols. A process of its own, told what to do by a Plan.
 
-It counts events by their line ends, sums up bytes (CRC-32), reads the time stamp of a sample of events, and parses
-nothing else: what it costs is not the proxy's. It says `ready` when all who come first are connected, waits for `go`,
-answers `count`, `begun` and `latency` with what has come so far, and reports when all is there or the plan's time over.
+It counts events by their line ends, or the pieces they come in, sums up bytes (CRC-32), reads the time stamp of a
+sample of events, and parses nothing else: what it costs is not the proxy's. It says `ready` when all who come first
+are connected, waits for `go`, answers `count`, `begun` and `latency` with what has come so far, and reports when all
+is there or the plan's time over.
 
 Run by tests/bench/processes.py: python -m tests.bench.load PLAN
 """
@@ -49,6 +50,7 @@ class Plan:
     repeat_s: float = 0.0
     stream: bool = True
     mode: str = "raw"
+    """Of the followers, with the rest of its query if it has any; several, with commas between, are taken by turns."""
     expect: int = 0
     ramp_per_s: float = 1000.0
     sample: int = 1
@@ -62,8 +64,9 @@ class Tally:
 
     def __init__(self) -> None:
         self.newlines = 0
+        self.pieces = 0
         self.begun = 0  # answers whose first byte has come
-        self.per_event = 2  # lines of an event
+        self.per_event = 2  # lines of an event; 0: a mode has other lines, and each piece of a body counts as one
         self.received: Counter[tuple[str, int, int]] = Counter()
         self.latency_ns = array("q")
         self.first_ns = array("q")
@@ -72,7 +75,7 @@ class Tally:
 
     @property
     def events(self) -> int:
-        return self.newlines // self.per_event
+        return self.newlines // self.per_event if self.per_event else self.pieces
 
     def latency(self) -> dict[str, Any]:
         """Return the latency of the events since it was asked for last, and the problems so far."""
@@ -163,6 +166,7 @@ class Call(asyncio.Protocol):
         self._crc = crc32(body, self._crc)
         newlines = body.count(b"\n")
         tally.newlines += newlines
+        tally.pieces += 1
         tally.last_at_ns = now
         if not self._bytes:
             tally.begun += 1
@@ -198,7 +202,8 @@ class Clients:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.tally = Tally()
-        self.tally.per_event = 3 if plan.mode == "events" else 2  # with an id line
+        self.tally.per_event = {"raw": 2, "events": 3}.get(plan.mode, 0)  # with an id line
+        self.modes = plan.mode.split(",")
         self.calls: list[Call] = []
         self._opening = asyncio.Semaphore(AT_ONCE)
 
@@ -239,7 +244,8 @@ class Clients:
         async with self._opening:
             call = await self._open(len(self.calls) % plan.sample == 0, plan.expect)
             name = f"{plan.name}-{stream}"
-            path = f"/v1/keys/{name}/stream?mode={plan.mode}&wait=60&heartbeat=0"
+            mode = self.modes[len(self.calls) % len(self.modes)]
+            path = f"/v1/keys/{name}/stream?mode={mode}&wait=60&heartbeat=0"
             call.ask(name, request("GET", path), timed=False)
             await call.headed
 
