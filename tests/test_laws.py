@@ -499,6 +499,10 @@ def test_law_7_one_ending(reads: list[bytes], dialect: Dialect, error: UpstreamE
         assert raw.ended == "aborted"
     if raw.ended == "aborted":
         assert_says_error(seen.pop(), dialect, "upstream_reset" if error is None else error.ending)
+    elif seen and b"upstream_error" in seen[-1].data:
+        event("a flat error")
+        assert dialect.name == "openai"
+        assert_says_error(seen.pop(), dialect, "upstream_error")
     assert [message.data for message in seen] == [message.data for message in said][: len(seen)]
 
 

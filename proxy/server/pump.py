@@ -244,9 +244,11 @@ class Pump:
         if self._grace is not None:
             self._grace.cancel()
         stream = self.stream
-        self._vitals.conclude(stream.log.frames[-6:] + frames, self._hidden)
+        last = stream.log.frames[-6:] + frames
+        self._vitals.conclude(last, self._hidden)
         if ending is COMPLETE and self._vitals.summary.failed:
-            ending = Ending("upstream_error", "the upstream reported an error", clean=True)
+            unheard = not any(map(stream.dialect.reports, last))
+            ending = Ending("upstream_error", "the upstream reported an error", clean=True, unheard=unheard)
         stream.seal(ending, frames, tail)
         self._exchange = None
         self._on_sealed(self)

@@ -49,6 +49,9 @@ class ChatCompletions:
                 break
         return Summary(finish, usage, failed)
 
+    def reports(self, frame: bytes) -> bool:
+        return bool(_chunk(frame).get("error"))  # neither SDK of OpenAI's looks at the event's name
+
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
         return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}

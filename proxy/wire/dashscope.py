@@ -48,6 +48,9 @@ class DashScope:
                 )
         return Summary(finish, usage, failed, ident if isinstance(ident, str) else None)
 
+    def reports(self, frame: bytes) -> bool:
+        return fields(frame).type == b"error"
+
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         return {"code": error.code, "message": error.message, "request_id": ""}
 

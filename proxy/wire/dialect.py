@@ -59,6 +59,9 @@ class Dialect(Protocol):
     def summary(self, frames: list[bytes]) -> Summary:
         """Read the last frames of a stream."""
 
+    def reports(self, frame: bytes) -> bool:
+        """Tell whether a frame is an error event, and one that clients of this API take for one."""
+
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         """Return the JSON body of an error response."""
 

@@ -18,6 +18,7 @@ from dashscope.api_entities.http_request import close_shared_sync_session
 
 from proxy.tools.fake_qwen import FakeQwen
 from proxy.tools.fake_text import BAD_KEY, OUTPUT_INSPECTION, REFUSALS, Refusal
+from tests.cuts import messages
 from tests.end_to_end.conftest import GUARD_S, Serve, Tee, on_one_loop
 
 pytestmark = on_one_loop  # the clients have loops and threads of their own
@@ -172,6 +173,21 @@ async def test_flat_error_inside_a_stream_counts_as_failed(serve: Serve, fake: F
     assert await answer.read() == bytes(fake.requests[-1].sent)
     assert await tee.metric("streamtee_streams_ended_total", ending="upstream_error") == 1
     assert await tee.metric("streamtee_streams_ended_total", ending="complete") == 0
+
+
+@pytest.mark.parametrize("mode", ["events", "coalesced", "cumulative"])
+async def test_flat_error_is_told_in_a_form_that_clients_raise(serve: Serve, fake: FakeQwen, mode: str) -> None:
+    """Once more behind the upstream's own words, to a client that asks and to one that resumes behind those."""
+    tee = await serve()
+    answer = await tee.chat(f"Stream-Mode: {mode}", "Stream-Key: k", fault="error_inside; flat=1; after=3")
+    *_, flat, ours = messages(await answer.read())
+    assert json.loads(flat.data)["code"] == OUTPUT_INSPECTION.native_code
+    assert json.loads(ours.data)["error"]["code"] == "upstream_error"
+    await tee.wait_ended(answer.stream_id)
+    resumed = await tee.follow(answer.stream_id, f"mode={mode}", f"Last-Event-ID: {(flat.id or b'').decode()}")
+    assert messages(await resumed.read()) == [ours]
+    over = await tee.follow(answer.stream_id, f"mode={mode}", f"Last-Event-ID: {(ours.id or b'').decode()}")
+    assert over.status == 204
 
 
 # The native API

@@ -196,6 +196,13 @@ def test_summary_tells_a_flat_error_event() -> None:
     assert not CHAT.summary([b'event: result\ndata: {"choices":[]}\n\n']).failed
 
 
+def test_flat_error_is_none_to_clients() -> None:
+    """They look for the field, and at no event's name."""
+    assert CHAT.reports(REFUSED)
+    assert not CHAT.reports(b'event: error\ndata: {"code":"c","message":"m"}\n\n')
+    assert not CHAT.reports(TEXT)
+
+
 def test_model_is_the_chunks() -> None:
     """As the answer names it; a chunk need not."""
     assert CHAT.generated(TEXT)[0] == "qwen3-max"

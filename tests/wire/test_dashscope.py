@@ -126,6 +126,8 @@ def test_finish_that_is_null_takes_nothing_back(unfinished: str | None) -> None:
 
 def test_summary_tells_an_error_event() -> None:
     """Errors come as events of a response with status 200."""
+    assert NATIVE.reports(FAILED)
+    assert not NATIVE.reports(TEXT)
     assert NATIVE.summary([TEXT, FAILED]).failed
     assert NATIVE.summary([FAILED, TEXT]).failed
     assert not NATIVE.summary([TEXT, TEXT_STOP]).failed
