@@ -113,7 +113,7 @@ class Subscription:
     def advance(self) -> None:
         """Bring the sink to the log's end, as far as it takes it."""
         log, span = self._log, self._projection
-        if self.offset == span.start and span.end == log.end and log.ending is None and span.size:
+        if log.start <= self.offset == span.start and span.end == log.end and log.ending is None and span.size:
             # All but the first of a mode's followers find their span made: 0.2 us less.
             if self.sink.write(span):
                 self.offset = span.end
