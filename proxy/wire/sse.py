@@ -179,10 +179,12 @@ def stamp(frame: bytes, ident: bytes) -> bytes:
     Last, so that it wins over an id of the upstream's. Only frames with data or with such an id are stamped: that id
     would be the client's cursor otherwise. A frame of nothing but comments loses its blank line: once it has seen an
     id, openai-python raises JSONDecodeError on a block without data. The comments then lead the next block, which is
-    the same to a parser by the rules.
+    the same to a parser by the rules. A byte order mark goes, too: openai-python takes it for a part of the name, and
+    would see an id without data.
     """
     if _is_plain(frame) or _data_place(frame)[0]:
         return b"%bid: %b\n\n" % (frame[:-1], ident)
+    frame = frame.removeprefix(BOM)
     lines, end, blank = _parts(frame)
     event = fields(frame)
     if event.data is None and event.id is None:

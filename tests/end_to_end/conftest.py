@@ -660,13 +660,13 @@ def blocks(body: bytes) -> list[bytes]:
 def stamped(body: bytes, generation: str, first: int = 1) -> bytes:
     """Return what mode events makes of complete blocks: an id as the last line of each that has data or an id.
 
-    A block of comments loses its blank line, so that it leads the next one.
+    A block of comments loses its blank line, so that it leads the next one; a byte order mark goes.
     """
     out = []
-    for seq, block in enumerate(blocks(body), first):
+    for seq, block in enumerate(blocks(body.removeprefix(b"\xef\xbb\xbf")), first):
         newline = b"\r\n" if block.endswith(b"\r\n\r\n") else block[-1:]
         lines = block.removesuffix(newline * 2).split(newline)
-        if any(line.removeprefix(b"\xef\xbb\xbf").startswith((b"data", b"id")) for line in lines):
+        if any(line.startswith((b"data", b"id")) for line in lines):
             lines.append(b"id: %b-%d" % (generation.encode(), seq))
         comments = all(line.startswith(b":") for line in lines)
         out.append(newline.join([*lines, b""] if comments else [*lines, b"", b""]))

@@ -235,6 +235,19 @@ def test_stamp_takes_the_blank_line_from_a_block_of_comments(frame: bytes, stamp
     assert stamp(frame, IDENT) == stamped
 
 
+@pytest.mark.parametrize(
+    ("frame", "stamped"),
+    [
+        (b"\xef\xbb\xbfdata: x\n\n", b"data: x\nid: gen234-7\n\n"),
+        (b"\xef\xbb\xbfid:1\ndata:x\n\n", b"id:1\ndata:x\nid: gen234-7\n\n"),
+        (b"\xef\xbb\xbf: ping\r\n\r\n", b": ping\r\n"),
+    ],
+)
+def test_stamp_takes_the_byte_order_mark_away(frame: bytes, stamped: bytes) -> None:
+    """To openai-python `data` with one before it is no data, and an id alone makes it raise."""
+    assert stamp(frame, IDENT) == stamped
+
+
 @pytest.mark.parametrize("frame", [b"\n\n", b"event: x\n\n", b"id: 5\0\n\n", b"retry: 3\n\n", b": a\nevent: x\n\n"])
 def test_stamp_leaves_a_block_without_data_alone(frame: bytes) -> None:
     """An id in a block without data makes openai-python raise."""
