@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what tests drive besides Python's packages: curl, promtool, Chromium, Node and the JavaScript clients of
-# tests/clients. The system's ones as root with apt; what can't be installed here is skipped by the tests that need
-# it, by name, and with CI=true they fail.
+# Installs what tests drive besides Python's packages: curl, promtool, Chromium, Node, the JavaScript clients of
+# tests/clients and the older SDKs of tests/contract. The system's ones as root with apt; what can't be installed here
+# is skipped by the tests that need it, by name, and with CI=true they fail.
 set -u
-cd "$(dirname "$0")/clients" || exit 1
+cd "$(dirname "$0")" || exit 1
 missing=()
 command -v curl >/dev/null || missing+=(curl)
 command -v promtool >/dev/null || missing+=(prometheus)
@@ -37,7 +37,17 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # What npm installed last is noted in node_modules/.package-lock.json.
-if command -v npm >/dev/null && [ ! node_modules/.package-lock.json -nt package-lock.json ]; then
-  npm ci --ignore-scripts --loglevel=error >/dev/null || echo "the JavaScript clients can't be installed here" >&2
+if command -v npm >/dev/null && [ ! clients/node_modules/.package-lock.json -nt clients/package-lock.json ]; then
+  npm --prefix clients ci --ignore-scripts --loglevel=error >/dev/null ||
+    echo "the JavaScript clients can't be installed here" >&2
+fi
+
+# Two majors of an SDK don't fit into one environment.
+python=$PWD/../.venv/bin/python
+[ -x "$python" ] || python=python3
+if [ ! contract/older/.venv/.installed -nt contract/older/requirements.txt ]; then
+  "$python" -m venv --clear contract/older/.venv &&
+    contract/older/.venv/bin/python -m pip install -q --disable-pip-version-check -r contract/older/requirements.txt &&
+    touch contract/older/.venv/.installed || echo "the older SDKs can't be installed here" >&2
 fi
 exit 0

@@ -8,7 +8,9 @@ import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
 from tests.clients.conftest import KEY, WEATHER, Node, Script, in_one_node
-from tests.end_to_end.conftest import DONE, FINISH, Stage, Tee, chat_body, chunk_frame
+from tests.contract.conftest import played
+from tests.contract.corpus import all_chats
+from tests.end_to_end.conftest import DONE, FINISH, Stage, Tee, chat_body, chunk_frame, teed
 
 pytestmark = in_one_node
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": WEATHER}}]
@@ -58,6 +60,19 @@ async def test_openai_node_raises_when_the_stream_breaks_off(openai: Script, tee
     heard = await openai.hear(tee.proxy.url, stream=True, headers={"Fake-Fault": "cut_mid_frame; after=5"})
     assert heard["chunks"] == 5
     assert heard["error"]
+
+
+async def test_openai_node_hears_the_same_of_the_whole_contract(node: Node) -> None:
+    """Of every stream that tests/contract asks the Python SDKs about, recorded ones and faulty ones."""
+    questions = all_chats()
+    async with played() as fake, teed(fake.url) as tee:
+        direct, through = [
+            await node.ask("openai", *[{**question, "url": url} for question in questions.values()])
+            for url in (fake.url, tee.proxy.url)
+        ]
+    for name, one, other in zip(questions, direct, through, strict=True):
+        assert other == one, name
+    assert sum(told["error"] is None and told["chunks"] > 1 for told in direct) > 20
 
 
 async def test_openai_node_follows_a_running_stream(openai: Script, staged_tee: Tee, stage: Stage) -> None:

@@ -1,0 +1,167 @@
+"""The contract: what a real SDK makes of a stream through the proxy is what it makes of it without.
+
+Every stream that was recorded, and those the fake makes up, cut at random, in two majors of the Python SDKs; and the
+modes say the same as the bytes do. tests/clients asks openai-node the same.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests.contract.conftest import Playback, Question, Sdks, Told, both_majors
+from tests.contract.corpus import BROKEN, OF_FRAMING, REFUSED, all_chats, all_natives, chats, natives, recordings
+from tests.cuts import NOT_RECORDED, recorded
+from tests.end_to_end.conftest import Tee
+
+MODES = ("events", "coalesced", "incremental")
+CALLER = "Authorization: Bearer sk-a-real-client"
+MAJORS = {"newer": ["3.", "2."], "older": ["1.", "1."]}
+
+Ask = Callable[[list[Question]], Awaitable[list[Told]]]
+
+
+async def compared(
+    ask: Ask, fake: Playback, tee: Tee, questions: dict[str, Question]
+) -> tuple[dict[str, Told], dict[str, Told]]:
+    """Return what is heard for each question at the fake itself, and at the proxy before it."""
+    asked = [{**question, "url": url} for question in questions.values() for url in (fake.url, tee.proxy.url)]
+    heard = await ask(asked)
+    return dict(zip(questions, heard[::2], strict=True)), dict(zip(questions, heard[1::2], strict=True))
+
+
+def of(sdk: str, questions: dict[str, Question]) -> dict[str, Question]:
+    return {name: {"sdk": sdk, **question} for name, question in questions.items()}
+
+
+@both_majors
+async def test_sdks_are_two_majors(sdks: Sdks, request: pytest.FixtureRequest) -> None:
+    """Else the suite would prove half of what it says."""
+    starts = MAJORS[request.node.callspec.params["sdks"]]
+    versions = await sdks.versions()
+    assert all(version.startswith(start) for version, start in zip(versions, starts, strict=True)), versions
+
+
+@both_majors
+async def test_openai_python_hears_the_same(sdks: Sdks, fake: Playback, tee: Tee) -> None:
+    """Text, reasoning, tool calls, usage, finish reason; and the class, status and code of an exception."""
+    direct, through = await compared(sdks.hear, fake, tee, of("openai", all_chats()))
+    assert through == direct
+    assert sum(told["error"] is None and told["texts"] != {} for told in direct.values()) > 20
+    assert {told["error"]["status"] for told in direct.values() if told["error"]} > {None, 400, 401, 429, 500}
+
+
+@both_majors
+async def test_dashscope_hears_the_same(sdks: Sdks, fake: Playback, tee: Tee) -> None:
+    """Answer by answer: status, code, message, output and usage, as it comes and as the SDK adds it up."""
+    direct, through = await compared(sdks.hear, fake, tee, of("dashscope", all_natives()))
+    assert through == direct
+    assert sum(len(told["answers"]) > 1 for told in direct.values()) > 20
+    assert {answer[0] for told in direct.values() for answer in told["answers"]} > {200, 400, 401, 429, 500}
+
+
+@both_majors
+async def test_broken_stream_raises_in_both_sdks(sdks: Sdks, fake: Playback, tee: Tee) -> None:
+    """After what came of it; never a proper end, not even where the SDK sees none in what the upstream sent (law 7)."""
+    direct, through = await compared(sdks.hear, fake, tee, of("openai", chats(BROKEN)))
+    for name, told in through.items():
+        assert told["error"], name
+        assert told["chunks"] >= direct[name]["chunks"], name
+    _, through = await compared(sdks.hear, fake, tee, of("dashscope", natives(BROKEN)))
+    for name, told in through.items():
+        assert told["error"] or told["answers"][-1][0] != 200, name
+
+
+async def asked_raw(tee: Tee, question: Question) -> str:
+    """Ask as no SDK does; return the id of the stream, once it has ended."""
+    body = {"model": "qwen-plus", "messages": [{"role": "user", "content": "说点什么"}], **question}
+    headers = [f"{name}: {value}" for name, value in body.pop("headers", {}).items()]
+    answer = await tee.ask("POST", "/v1/chat/completions", CALLER, *headers, body=json.dumps(body).encode())
+    await answer.read()
+    return answer.stream_id
+
+
+def said(told: Told) -> dict[str, Any]:
+    return {key: told[key] for key in ("texts", "finish", "usage")} | {"code": (told["error"] or {}).get("code")}
+
+
+def followed(questions: dict[str, Question]) -> dict[str, Question]:
+    """Leave out what is no stream, and what is the same stream as another once it is in the log."""
+    left_out = (*REFUSED, *OF_FRAMING, "bom", "compat-error", "native-cumulative")
+    return {name: asked for name, asked in questions.items() if asked.get("stream") and not name.startswith(left_out)}
+
+
+@both_majors
+async def test_follower_in_every_mode_hears_the_same(sdks: Sdks, fake: Playback, tee: Tee) -> None:
+    """By GET, with the SDK's own reader of streams: the same text, usage, finish reason and error as in the bytes."""
+    questions = followed(all_chats())
+    direct = await sdks.hear([{"sdk": "openai", "url": fake.url, **question} for question in questions.values()])
+    expected = {name: said(told) for name, told in zip(questions, direct, strict=True)}
+    idents = [await asked_raw(tee, question) for question in questions.values()]
+    follow: Question = {"sdk": "openai", "url": tee.proxy.url}
+    for mode in MODES:
+        heard = await sdks.hear([{**follow, "ident": ident, "query": {"mode": mode}} for ident in idents])
+        assert {name: said(told) for name, told in zip(questions, heard, strict=True)} == expected, mode
+        if mode != "coalesced":
+            assert [told["chunks"] for told in heard] == [told["chunks"] for told in direct], mode
+
+
+@both_majors
+async def test_follower_of_a_stream_with_a_byte_order_mark_hears_all_of_it(
+    sdks: Sdks, fake: Playback, tee: Tee
+) -> None:
+    """The SDK would raise, if it were there; of the bytes as they are it loses the first event."""
+    whole, marked = chats(("no_done", "bom")).values()
+    (direct,) = await sdks.hear([{"sdk": "openai", "url": fake.url, **whole}])
+    ident = await asked_raw(tee, marked)
+    asked: Question = {"sdk": "openai", "url": tee.proxy.url, "ident": ident}
+    for heard in await sdks.hear([{**asked, "query": {"mode": mode}} for mode in MODES]):
+        assert said(heard) == said(direct)
+
+
+def native_texts(told: Told) -> dict[str, str]:
+    """Add up what DashScope's answers say in each field, as one does with increments."""
+    found: dict[str, str] = {}
+    for _, _, _, output, _ in told["answers"]:
+        document = json.loads(output) or {}
+        for place, choice in enumerate(document.get("choices") or [{"message": {"content": document.get("text")}}]):
+            message, index = choice["message"], choice.get("index", place)
+            calls = {
+                f"call {call['index']}": call["function"].get("arguments") for call in message.get("tool_calls", ())
+            }
+            for field, text in {**calls, **{key: message.get(key) for key in ("content", "reasoning_content")}}.items():
+                text = "".join(part["text"] for part in text) if isinstance(text, list) else text
+                if text:
+                    found[f"{index} {field}"] = found.get(f"{index} {field}", "") + text
+    return found
+
+
+@both_majors
+async def test_dashscope_in_every_mode_adds_up_to_the_same(sdks: Sdks, fake: Playback, tee: Tee) -> None:
+    """By `Stream-Mode`, of increments: the same text; and the same answers one by one where none are merged."""
+    questions = {
+        name: {"sdk": "dashscope", **question}
+        for name, question in followed(all_natives()).items()
+        if question.get("incremental_output")
+    }
+    direct = await sdks.hear([{**question, "url": fake.url} for question in questions.values()])
+    for mode in MODES:
+        headers = {"Stream-Mode": mode}
+        asked = [
+            {**question, "url": tee.proxy.url, "headers": {**question.get("headers", {}), **headers}}
+            for question in questions.values()
+        ]
+        heard = dict(zip(questions, await sdks.hear(asked), strict=True))
+        if mode == "coalesced":
+            expected = {name: native_texts(told) for name, told in zip(questions, direct, strict=True)}
+            assert {name: native_texts(told) for name, told in heard.items()} == expected
+        else:
+            assert heard == dict(zip(questions, direct, strict=True)), mode
+
+
+@pytest.mark.skipif(not recorded(), reason=NOT_RECORDED)
+def test_recordings_are_part_of_the_contract() -> None:
+    """In both dialects, streams and whole answers."""
+    assert len(recordings("compat", {})) >= 7
+    assert len(recordings("native", {})) >= 15
