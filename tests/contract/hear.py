@@ -18,6 +18,8 @@ import dashscope
 import httpx
 import openai
 import requests
+from dashscope.api_entities.dashscope_response import DashScopeAPIResponse
+from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 
 try:
@@ -130,7 +132,19 @@ def hear_script(url: str, *, script: str, origin: str) -> dict[str, Any]:
     return {"printed": printed.getvalue()}
 
 
-HEAR = {"openai": hear_openai, "dashscope": hear_dashscope, "script": hear_script}
+def hear_sum(*, dialect: str, documents: list[Any]) -> dict[str, Any]:
+    """Return what an SDK itself adds the events of a stream up to, with no server."""
+    if dialect == "openai":
+        state = ChatCompletionStreamState()
+        for document in documents:
+            state.handle_chunk(ChatCompletionChunk.construct(**document))
+        return json.loads(state.current_completion_snapshot.to_json())
+    answers = (DashScopeAPIResponse(200, output=one["output"], usage=one["usage"]) for one in documents)
+    *_, last = dashscope.Generation._merge_generation_response(answers)
+    return json.loads(json.dumps({"output": last.output, "usage": last.usage}))
+
+
+HEAR = {"openai": hear_openai, "dashscope": hear_dashscope, "script": hear_script, "sum": hear_sum}
 
 
 def main() -> None:
