@@ -91,7 +91,7 @@ class ChatCompletions:
         return [
             Delta(index if type(index := choice.get("index")) is int else place, choice, delta, "content")
             for place, choice in enumerate(choices if isinstance(choices, list) else ())
-            if isinstance(choice, dict) and isinstance(delta := choice.get("delta"), dict)
+            if isinstance(choice, dict) and isinstance(delta := _delta(choice), dict)
         ]
 
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
@@ -111,6 +111,13 @@ class ChatCompletions:
     def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
         told = [choice.choice for choice in choices]
         return {"choices": told, "object": "chat.completion", "usage": usage} | envelope | {"object": "chat.completion"}
+
+
+def _delta(choice: dict[str, Any]) -> Any:
+    """Return a choice's delta; an empty one, put there, where a choice finishes without."""
+    if choice.get("delta") is None and choice.get("finish_reason"):
+        choice["delta"] = {}
+    return choice.get("delta")
 
 
 def _sum(known: Any, more: Any) -> Any:

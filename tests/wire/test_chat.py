@@ -256,6 +256,7 @@ def test_recorded_chunks_are_classified_as_json_says(path: Any) -> None:
         (chunk({"content": "a"}, {"content": "b"}), True, [(0, "a"), (1, "b")]),
         (b'data: {"choices":[{"delta":{"content":"c"},"index":7},{"index":8},3]}\n\n', True, [(7, "c")]),
         (b'data: {"choices":[{"delta":{"content":"c"}}]}\n\n', True, [(0, "c")]),
+        (b'data: {"choices":[{"index":2,"delta":null,"finish_reason":"stop"}]}\n\n', True, [(2, None)]),
         (b'data: {"choices":"none"}\n\n', True, []),
         (REFUSED, False, []),
         (DONE, False, []),

@@ -148,6 +148,13 @@ def test_whole_is_the_finished_completion() -> None:
     }
 
 
+def test_choice_that_finishes_without_a_delta_is_finished() -> None:
+    """Null instead of {}, as some gateways write it."""
+    last = b'data: {"choices":[{"index":0,"delta":null,"finish_reason":"stop"}]}\n\n'
+    (choice,) = json.loads(transcript(ROLE, SAYS, last).whole())["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("Hel", "stop")
+
+
 def test_whole_has_logprobs_refusal_and_unknown_fields() -> None:
     """Lists of logprobs are joined, texts add up, and what is not known is kept as OpenAI's clients keep it."""
     one, two = {"content": [{"token": "a"}], "refusal": None}, {"content": [{"token": "b"}], "refusal": None}
