@@ -129,6 +129,26 @@ def all_natives() -> dict[str, Question]:
     return streamed | whole | natives(OF_FRAMING + OF_FRAMES + REFUSED) | played | added_up
 
 
+def of_client() -> dict[str, Question]:
+    """Return questions to the client of dashscope 2 in each protocol; it sends no header, so models name the faults."""
+    asks: dict[str, Question] = {
+        "text": {},
+        "added up": {"incremental_output": False},
+        "thinking": {"enable_thinking": True},
+        "tools": {"tools": TOOLS},
+        "choices": {"n": 2},
+        "error inside": {"model": "qwen-plus+error_inside,after=3"},
+        "refused": {"model": "qwen-plus+status,status=429"},
+        "CRLF": {"model": "qwen-plus+crlf"},
+        "comments": {"model": "qwen-plus+comments"},
+    }
+    return {
+        f"{name}, {protocol}": {"protocol": protocol, "max_tokens": 40, **asked}
+        for name, asked in asks.items()
+        for protocol in ("native", "openai")
+    }
+
+
 def recordings(dialect: str, asked: Question) -> dict[str, Question]:
     """Return a question for each recorded answer of a dialect; none where they are not at hand."""
     names = [name for name in RECORDINGS if name.startswith(dialect)]

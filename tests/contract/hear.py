@@ -117,6 +117,24 @@ def hear_dashscope(url: str, *, kind: str = "Generation", **asked: Any) -> dict[
     return {"answers": answers, "error": error}
 
 
+def hear_client(url: str, *, protocol: str, model: str = "qwen-plus", **asked: Any) -> dict[str, Any]:
+    """Ask with the client that is new in dashscope 2, streamed, in one of the protocols it speaks."""
+    from dashscope.v2.errors import DashScopeError
+
+    chunks: list[Any] = []
+    error = None
+    path = {"native": "/api/v1", "openai": "/compatible-mode/v1"}[protocol]
+    client = dashscope.Client(
+        api_key=KEY, base_url=url + path, protocol=protocol, http_client=httpx.Client(verify=False)
+    )
+    try:
+        answer = client.chat.completions.create(model=model, messages=MESSAGES, stream=True, **asked)
+        chunks.extend(json.loads(chunk.model_dump_json(exclude={"created"})) for chunk in answer)
+    except (DashScopeError, httpx.HTTPError) as raised:
+        error = {"class": type(raised).__name__, "status": getattr(raised, "status_code", None), "text": str(raised)}
+    return {"chunks": chunks, "error": error}
+
+
 def told(answer: Any) -> list[Any]:
     """Return what one answer says, as text at once: the SDK adds up within the objects that it has given out."""
     return [answer.status_code, answer.code, answer.message, json.dumps(answer.output), json.dumps(answer.usage)]
@@ -144,7 +162,13 @@ def hear_sum(*, dialect: str, documents: list[Any]) -> dict[str, Any]:
     return json.loads(json.dumps({"output": last.output, "usage": last.usage}))
 
 
-HEAR = {"openai": hear_openai, "dashscope": hear_dashscope, "script": hear_script, "sum": hear_sum}
+HEAR = {
+    "openai": hear_openai,
+    "dashscope": hear_dashscope,
+    "client": hear_client,
+    "script": hear_script,
+    "sum": hear_sum,
+}
 
 
 def main() -> None:

@@ -10,8 +10,18 @@ from typing import Any
 
 import pytest
 
-from tests.contract.conftest import Playback, Question, Sdks, Told, both_majors
-from tests.contract.corpus import BROKEN, OF_FRAMING, REFUSED, all_chats, all_natives, chats, natives, recordings
+from tests.contract.conftest import Playback, Question, Sdks, Told, both_majors, newer_major
+from tests.contract.corpus import (
+    BROKEN,
+    OF_FRAMING,
+    REFUSED,
+    all_chats,
+    all_natives,
+    chats,
+    natives,
+    of_client,
+    recordings,
+)
 from tests.cuts import NOT_RECORDED, recorded
 from tests.end_to_end.conftest import Tee
 
@@ -59,6 +69,15 @@ async def test_dashscope_hears_the_same(sdks: Sdks, fake: Playback, tee: Tee) ->
     assert through == direct
     assert sum(len(told["answers"]) > 1 for told in direct.values()) > 20
     assert {answer[0] for told in direct.values() for answer in told["answers"]} > {200, 400, 401, 429, 500}
+
+
+@newer_major
+async def test_client_of_dashscope_2_hears_the_same(sdks: Sdks, fake: Playback, tee: Tee) -> None:
+    """It reads events by the rules, in both dialects: chunk by chunk, and the class and status of an exception."""
+    direct, through = await compared(sdks.hear, fake, tee, of("client", of_client()))
+    assert through == direct
+    assert sum(len(told["chunks"]) > 1 for told in direct.values()) >= 14
+    assert {told["error"]["class"] for told in direct.values() if told["error"]} > {"RateLimitError"}
 
 
 @both_majors
