@@ -45,9 +45,9 @@ fi
 # Two majors of an SDK don't fit into one environment.
 python=$PWD/../.venv/bin/python
 [ -x "$python" ] || python=python3
-if [ ! contract/older/.venv/.installed -nt contract/older/requirements.txt ]; then
+if ! cmp -s contract/older/requirements.txt contract/older/.venv/.installed; then
   "$python" -m venv --clear contract/older/.venv &&
     contract/older/.venv/bin/python -m pip install -q --disable-pip-version-check -r contract/older/requirements.txt &&
-    touch contract/older/.venv/.installed || echo "the older SDKs can't be installed here" >&2
+    cp contract/older/requirements.txt contract/older/.venv/.installed || echo "the older SDKs can't be installed here" >&2
 fi
 exit 0
