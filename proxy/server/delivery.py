@@ -35,6 +35,8 @@ def begin_stream(request: web.BaseRequest, upstream: Headers, ours: Headers, vie
         headers = end_to_end(upstream, _STREAMS)
     else:
         headers = [(b"Content-Type", kind), *end_to_end(upstream, _STREAMS | _CONTENT_TYPE)]
+    if view.mode != "raw":  # which is the answer as it came
+        headers.append((b"Stream-Mode", view.mode.encode()))
     downstream.start(b"OK", [*headers, *CACHING, *ours])
     return downstream
 

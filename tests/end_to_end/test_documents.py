@@ -143,6 +143,7 @@ async def test_post_in_any_mode_has_its_content_type(serve: Serve, mode: str) ->
     answer = await tee.chat(f"Stream-Mode: {mode}")
     kind = "text/plain;charset=UTF-8" if mode == "text" else EVENT_STREAM
     assert answer.all("content-type") == [kind.encode()]
+    assert answer.header("stream-mode") == mode
     assert await answer.read()
 
 
