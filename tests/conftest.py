@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 from proxy.stream.cohort import Pacer
-from proxy.stream.log import Ending
-from proxy.stream.projections import Span
-from proxy.stream.stream import Ledger, Stream, Subscription, View
+from proxy.stream.log import Ending, Ledger
+from proxy.stream.projections import Span, View
+from proxy.stream.stream import Stream, Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dialect import Dialect

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 
-from proxy.stream.projections import Json, Projection
-from proxy.stream.stream import Stream, View
+from proxy.stream.projections import Json, Projection, View
+from proxy.stream.stream import Stream
 from proxy.tools.fake_text import ChatAnswer, NativeAnswer
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dashscope import DashScope

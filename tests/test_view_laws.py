@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from proxy.server.pump import OnDisconnect, Pump
 from proxy.stream.log import COMPLETE, Ending
-from proxy.stream.projections import MODES, Coalesced, Cumulative, Projection, Span
-from proxy.stream.stream import HEARTBEAT, Stream, Subscription, View
+from proxy.stream.projections import MODES, Coalesced, Cumulative, Projection, Span, View
+from proxy.stream.stream import HEARTBEAT, Stream, Subscription
 from proxy.stream.websocket import CODES, NOT_IN_EVENTS
 from proxy.tools.fake_text import NativeAnswer
 from proxy.wire.chat import ChatCompletions

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from proxy.stream.ends import Sink
 from proxy.stream.projections import Span
-from proxy.stream.stream import HEARTBEAT, Sink
+from proxy.stream.stream import HEARTBEAT
 from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.websocket import CLOSE, PING, PONG, PROTOCOL_ERROR, Control, Receiver, accept, close_frame, frame
 

@@ -10,8 +10,8 @@ from proxy.edge.upstream import Headers
 from proxy.edge.websocket import WebSocket
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
-from proxy.stream.projections import EVENT_STREAM, MODES
-from proxy.stream.stream import Subscription, View
+from proxy.stream.projections import EVENT_STREAM, MODES, View
+from proxy.stream.stream import Subscription
 from proxy.wire.http import Head, end_to_end
 
 CACHING: Headers = [

@@ -12,8 +12,8 @@ from aiohttp import web
 from proxy.edge.downstream import Downstream, Headers
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
-from proxy.stream.projections import Json
-from proxy.stream.stream import Stream, Subscription, View
+from proxy.stream.projections import Json, View
+from proxy.stream.stream import Stream, Subscription
 from proxy.wire.errors import Cancelled, Garbled, Overloaded, ProxyError, Truncated, UpstreamTimeout
 from proxy.wire.qwen import Fault, trouble
 from proxy.wire.refusal import is_error

@@ -17,10 +17,11 @@ from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, LastWords, wait_for_document
 from proxy.server.metrics import Metrics
 from proxy.server.wish import Cursor, Wish, read, seconds
+from proxy.stream.ends import Sink
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.log import COMPLETE, DRAINED, Ending, FrameLog
-from proxy.stream.projections import MODES
-from proxy.stream.stream import Sink, Stream, Subscription, View
+from proxy.stream.projections import MODES, View
+from proxy.stream.stream import Stream, Subscription
 from proxy.stream.websocket import closing
 from proxy.wire.errors import (
     OffsetBeyond,

@@ -31,7 +31,8 @@ from proxy.server.origin import Message
 from proxy.server.pump import GONE, OnDisconnect, Pump
 from proxy.stream.hub import Hub
 from proxy.stream.log import COMPLETE, Ending
-from proxy.stream.stream import Stream, Subscription, View
+from proxy.stream.projections import View
+from proxy.stream.stream import Stream, Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import OffsetGone, ProxyError, UpstreamError
 from proxy.wire.http import Head

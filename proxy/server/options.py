@@ -8,7 +8,7 @@ from aiohttp import web
 from proxy.server.config import Config
 from proxy.server.pump import OnDisconnect
 from proxy.server.wish import view_of
-from proxy.stream.stream import View
+from proxy.stream.projections import View
 from proxy.wire.errors import BadRequest
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")

@@ -9,8 +9,7 @@ from aiohttp import web
 from proxy.edge.downstream import EXTRA
 from proxy.edge.websocket import handshake
 from proxy.server.config import StreamsConfig
-from proxy.stream.projections import MODES
-from proxy.stream.stream import View
+from proxy.stream.projections import MODES, View
 from proxy.stream.websocket import NOT_IN_EVENTS
 from proxy.wire.errors import BadRequest, OriginNotAllowed, UnknownMode
 

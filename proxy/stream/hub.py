@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from proxy.stream.cohort import Pacer
-from proxy.stream.log import Ending
-from proxy.stream.stream import HEARTBEAT, Ledger, Sink, Stream, Subscription
+from proxy.stream.ends import Sink
+from proxy.stream.log import Ending, Ledger
+from proxy.stream.stream import HEARTBEAT, Stream, Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Overloaded, UnknownStream
 

@@ -4,6 +4,7 @@ Keeps law 3 (frame n never changes, seqs are dense from 1) and law 4 (nothing af
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from typing import NamedTuple
 
 _STRIDE = 1024  # frames between two marks: finding a byte looks at no more than so many
@@ -128,3 +129,14 @@ class FrameLog:
     def _marked(self, count: int) -> tuple[int, int]:
         """Return the offset and the bytes before it of the last of the first `count` marks, or of the log's start."""
         return (self._marks[count - 1], self._places[count - 1]) if count else (self.start, self.trimmed_bytes)
+
+
+class Ledger:
+    """Counts the bytes that all logs hold; `relieve` is called when they are more than `max_bytes`."""
+
+    __slots__ = ("bytes", "max_bytes", "relieve")
+
+    def __init__(self, max_bytes: int) -> None:
+        self.bytes = 0
+        self.max_bytes = max_bytes
+        self.relieve: Callable[[], None] = lambda: None

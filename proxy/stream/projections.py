@@ -6,7 +6,7 @@ Modes that rewrite take their text from the stream's Transcript. Keeps laws 5 (p
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.rewriting import Rewriter, Source
@@ -19,6 +19,15 @@ SPAN_BYTES = 64 * 1024  # of frames: a follower that is behind gets no more than
 MERGED_BYTES = 16 * SPAN_BYTES  # the same where frames are merged, and become a twentieth
 
 EVENT_STREAM = b"text/event-stream;charset=UTF-8"  # as Qwen writes it
+
+
+class View(NamedTuple):
+    """How a follower sees a stream: in a mode, and at a pace (0 ms: at once). All of one view share a projection."""
+
+    mode: str
+    flush_ms: int = 0
+    flush_bytes: int = 0
+    websocket: bool = False  # as its messages
 
 
 class Span:

@@ -11,67 +11,16 @@ Knows nothing of HTTP responses, of upstreams, of time.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
-from proxy.stream.log import Ending, FrameLog
-from proxy.stream.projections import MODES, Projection, Span
+from proxy.stream.ends import Sink, Writer
+from proxy.stream.log import Ending, FrameLog, Ledger
+from proxy.stream.projections import MODES, Projection, Span, View
 from proxy.stream.vitals import Vitals
 from proxy.stream.websocket import Messages
 from proxy.wire.http import Head
 from proxy.wire.transcript import Transcript
-
-
-class View(NamedTuple):
-    """How a follower sees a stream: in a mode, and at a pace (0 ms: at once). All of one view share a projection."""
-
-    mode: str
-    flush_ms: int = 0
-    flush_bytes: int = 0
-    websocket: bool = False  # as its messages
-
-
-class Sink(Protocol):
-    """What a subscription writes to."""
-
-    def write(self, span: Span) -> bool:
-        """Send a span; or return False, and send nothing, while earlier writes are still waiting in this process."""
-
-    def on_writable(self, resume: Callable[[], None]) -> None:
-        """Call `resume` once, when the sink is writable again."""
-
-    def close(self, last: bytes) -> None:
-        """Send `last` and end the response properly."""
-
-    def abort(self, last: bytes) -> None:
-        """Send `last` and end the response so that it can't be taken for complete."""
-
-
-class Writer(Protocol):
-    """The one who appends to a stream, and may be asked to wait."""
-
-    def pause(self) -> None:
-        """Stop reading from upstream."""
-
-    def resume(self) -> None:
-        """Go on."""
-
-    def last_left(self) -> None:
-        """Be told that no follower is left."""
-
-    def stop(self, ending: Ending) -> None:
-        """Close upstream and seal the stream."""
-
-
-class Ledger:
-    """Counts the bytes that all logs hold; `relieve` is called when they are more than `max_bytes`."""
-
-    __slots__ = ("bytes", "max_bytes", "relieve")
-
-    def __init__(self, max_bytes: int) -> None:
-        self.bytes = 0
-        self.max_bytes = max_bytes
-        self.relieve: Callable[[], None] = lambda: None
 
 
 class Subscription:

@@ -13,7 +13,8 @@ from proxy.edge.upstream import Exchange, Wire
 from proxy.server.pump import OnDisconnect, Pump
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
-from proxy.stream.stream import Subscription, View
+from proxy.stream.projections import View
+from proxy.stream.stream import Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.http import chunk

@@ -11,7 +11,7 @@ from proxy.server.document import JSON
 from proxy.server.forward import Route
 from proxy.server.options import Options
 from proxy.server.pump import OnDisconnect
-from proxy.stream.stream import View
+from proxy.stream.projections import View
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dashscope import DashScope
 from proxy.wire.dialect import Dialect

@@ -5,8 +5,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from proxy.server.config import StreamsConfig
 from proxy.server.wish import FLUSH_BYTES, FLUSH_MS, Wish, read, view_of
-from proxy.stream.projections import MODES
-from proxy.stream.stream import View
+from proxy.stream.projections import MODES, View
 from proxy.wire.errors import BadRequest, OriginNotAllowed, UnknownMode
 
 PACED = [name for name, projection in MODES.items() if projection.paced]

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.stream.log import COMPLETE, Ending, FrameLog
-from proxy.stream.projections import MODES, Json, Projection, Span
-from proxy.stream.stream import View
+from proxy.stream.projections import MODES, Json, Projection, Span, View
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dashscope import DashScope
 from proxy.wire.dialect import Dialect

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.log import COMPLETE, Ending, Ledger
 from proxy.stream.projections import Events
-from proxy.stream.stream import Ledger, Stream
+from proxy.stream.stream import Stream
 from proxy.wire.dashscope import DashScope
 from tests.conftest import GENERATION, IDENT, FakeLoop, FakeSink, FakeWriter, follow, new_stream
 from tests.cuts import messages
