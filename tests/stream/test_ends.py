@@ -1,0 +1,36 @@
+"""Whoever stands at an end of a stream has what it asks for, by the same names and arguments."""
+
+import inspect
+
+import pytest
+
+from proxy.edge.downstream import Downstream
+from proxy.edge.websocket import WebSocket
+from proxy.server.broadcast import Broadcast
+from proxy.server.document import LastWords
+from proxy.server.pump import Pump
+from proxy.stream.ends import Sink, Writer
+from tests.conftest import FakeSink, FakeWriter
+
+
+def verbs(protocol: type) -> list[str]:
+    return [name for name, found in vars(protocol).items() if inspect.isfunction(found) and not name.startswith("_")]
+
+
+@pytest.mark.parametrize("kind", [Downstream, WebSocket, LastWords, FakeSink])
+def test_sink_has_every_verb(kind: type) -> None:
+    """write, on_writable, close, abort; with as many arguments."""
+    check(kind, Sink)
+
+
+@pytest.mark.parametrize("kind", [Pump, Broadcast, FakeWriter])
+def test_writer_has_every_verb(kind: type) -> None:
+    """pause, resume, last_left, stop; with as many arguments."""
+    check(kind, Writer)
+
+
+def check(kind: type, protocol: type) -> None:
+    assert len(verbs(protocol)) == 4
+    for verb in verbs(protocol):
+        asked, found = (inspect.signature(getattr(one, verb)).parameters for one in (protocol, kind))
+        assert len(asked) == len(found), verb
