@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
 _MODEL_WITHIN = 64 * 1024
+_INCREMENTAL = re.compile(rb'"incremental_output"\s*:\s*(true|false)')
 
 
 class Asked(NamedTuple):
@@ -52,3 +53,9 @@ def rewrite(asked: Asked, generations: GenerationsConfig) -> Asked:
         if counted is not None:
             return asked._replace(body=counted, hides_usage=True)
     return asked
+
+
+def asks_cumulative(body: bytes) -> bool | None:
+    """Tell whether a native request asks for all so far in every event, or for increments; None: it says neither."""
+    asked = _INCREMENTAL.search(body)
+    return None if asked is None else asked[1] == b"false"

@@ -16,7 +16,7 @@ from aiohttp import web
 from proxy.edge.upstream import Exchange, Headers
 from proxy.server import journal
 from proxy.server.answers import answer
-from proxy.server.asked import Asked, model_of, rewrite
+from proxy.server.asked import Asked, asks_cumulative, model_of, rewrite
 from proxy.server.auth import Auth
 from proxy.server.broadcast import is_stream
 from proxy.server.calls import Call, Calls, Identity, by_body, by_key
@@ -303,6 +303,7 @@ class Generations:
             asked.trace.take(stream)
         if route.dialect.name == "dashscope":  # its answers name no model
             stream.vitals.model = model_of(asked.body)
+            stream.cumulative = asks_cumulative(asked.body)
         self._tell("begun", stream)
         return Pump(
             stream,

@@ -149,6 +149,7 @@ class Stream:
         "answer",
         "caller",
         "created_at",
+        "cumulative",
         "dialect",
         "fed_at",
         "full",
@@ -188,6 +189,7 @@ class Stream:
         self.route = route  # the name of the route it was asked for at, for metrics
         self.caller = caller
         self.created_at = 0  # Unix seconds
+        self.cumulative: bool | None = None  # all so far was asked for, or increments, if either was
         self.trace_id = ident  # or that of a W3C traceparent
         self.upstream = ""  # the name of the one that answered
         self.upstream_request_id: str | None = None  # under which it knows the request
@@ -246,7 +248,7 @@ class Stream:
         """Return what was said; made when a mode first needs it, and caught up with the log as far as one does."""
         transcript, log = self._transcript, self.log
         if transcript is None:
-            transcript = self._transcript = Transcript(self.dialect, log.start)
+            transcript = self._transcript = Transcript(self.dialect, log.start, cumulative=self.cumulative)
         if transcript.end < end:
             transcript.feed(log.span(transcript.end, end))
         return transcript

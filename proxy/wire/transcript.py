@@ -190,14 +190,15 @@ class Transcript:
         "choices", "end", "literal", "logprobs", "start",
     )  # fmt: skip
 
-    def __init__(self, dialect: Dialect, start: int = 0) -> None:
+    def __init__(self, dialect: Dialect, start: int = 0, *, cumulative: bool | None = None) -> None:
+        """`cumulative`: whether the upstream was asked for all so far, or for increments; None: the dialect's way."""
         self.start = start
         self.end = start
         self.choices: dict[int, Voice] = {}
         self.literal = True  # every frame said the increment that it brought
         self.logprobs = False  # there are some
         self._dialect = dialect
-        self._expected = dialect.cumulative
+        self._expected = dialect.cumulative if cumulative is None else cumulative
         self._envelope: dict[str, Any] = {}
         self._usage: Any = None
         self._seams: list[int] = []  # offsets before which a frame may not be merged with one after them

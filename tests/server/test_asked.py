@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.server.asked import Asked, rewrite
+from proxy.server.asked import Asked, asks_cumulative, rewrite
 from proxy.server.config import GenerationsConfig
 from proxy.server.document import JSON
 from proxy.server.forward import Route
@@ -96,3 +96,12 @@ def test_native_streams_have_their_usage_anyway() -> None:
     """In every event."""
     before = asked({"model": "m"}, DashScope(), SSE)
     assert rewrite(before, GenerationsConfig(include_usage=True)) == before
+
+
+@pytest.mark.parametrize(
+    ("body", "cumulative"),
+    [(b'{"parameters":{"incremental_output" : true}}', False), (b'{"incremental_output":false}', True), (b"{}", None)],
+)
+def test_native_request_may_say_which_of_the_two_it_wants(body: bytes, cumulative: bool | None) -> None:
+    """Then the first texts of its answer are not in doubt."""
+    assert asks_cumulative(body) is cumulative

@@ -230,3 +230,12 @@ def test_late_start_hears_what_is_held() -> None:
     assert (heard.start, heard.end) == (5, 7)
     assert heard.choices[0].channels[CONTENT].text(5, 7) == "lo"
     assert documents(b"data: %b\n\n" % heard.whole())[0]["choices"][0]["message"]["content"] == "lo"
+
+
+@pytest.mark.parametrize(("cumulative", "text"), [(None, "haha"), (True, "haha"), (False, "hahaha")])
+def test_text_that_may_be_read_either_way_is_read_as_it_was_asked_for(cumulative: bool | None, text: str) -> None:
+    """Two texts, the second beginning with the first: the request may say which of the two they are."""
+    heard = Transcript(NATIVE, cumulative=cumulative)
+    last = result({"content": "haha"}).replace(b'"finish_reason": "null"', b'"finish_reason": "stop"')
+    heard.feed([result({"content": "ha"}), last])
+    assert heard.choices[0].channels[CONTENT].text(0, 2) == text
