@@ -25,10 +25,6 @@ class Trouble(NamedTuple):
     transient: bool  # the same request may succeed later
     wait_s: float | None = None  # before the first retry; None: not worth one
 
-    @property
-    def worth_a_retry(self) -> bool:
-        return self.wait_s is not None
-
 
 WRONG = Trouble(Fault.CALLER, transient=False)
 NOT_ALLOWED = Trouble(Fault.ACCOUNT, transient=False)

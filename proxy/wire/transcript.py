@@ -118,12 +118,6 @@ class Voice:
 
     # Telling
 
-    def spoke(self, start: int, end: int) -> bool:
-        """Tell whether there is anything of this choice between two offsets: text, role, name or finish reason."""
-        return any(start < fact.seq <= end for fact in self._facts) or any(
-            pieces.spoken(start, end) for pieces in self.channels.values()
-        )
-
     def last_seq(self, start: int, end: int) -> int:
         """Return the number of the last frame between two offsets that has anything of this choice; 0 for none."""
         told = [fact.seq for fact in self._facts if start < fact.seq <= end]

@@ -38,7 +38,7 @@ def test_time_out_of_the_model_is_transient_but_not_retried() -> None:
     """It generated for minutes, which are billed."""
     found = trouble(500, "RequestTimeOut")
     assert found.transient
-    assert not found.worth_a_retry
+    assert found.wait_s is None
 
 
 @pytest.mark.parametrize(
