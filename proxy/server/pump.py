@@ -49,6 +49,7 @@ class Pump:
     """The writer of one stream: a Receiver of its exchange."""
 
     __slots__ = (
+        "_at_event",
         "_early",
         "_exchange",
         "_grace",
@@ -87,6 +88,7 @@ class Pump:
         self._exchange: Exchange | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._early = True  # the first answer text has not come
+        self._at_event = False  # the next read begins an event, and there is nothing to look for in it
         self._note = stream.vitals.times.append
         self._stopped = False
         self._hides = stream.dialect.only_counts if hides_usage else None  # tells of a frame nobody asked for
@@ -98,7 +100,7 @@ class Pump:
         self._exchange = exchange
         self.stream.fed_at = monotonic()
         exchange.progress = self
-        exchange.attach(self)
+        exchange.attach(self, self.take_event)
 
     def keep(self, exchange: Exchange, whole: Ending) -> None:
         """Take the body as it comes, each read a frame: it is no event stream. `whole` is what its proper end is."""
@@ -106,6 +108,18 @@ class Pump:
         exchange.attach(_Verbatim(self, whole))
 
     # Receiver
+
+    def take_event(self, line: bytes, chunk: bytes, at: float) -> bool:
+        """Take a read that is one event of one line, and not a comment, as almost all are: the short way."""
+        if not self._at_event or 13 in line or line[:1] == b":":
+            return False
+        stream = self.stream
+        end = stream.extend([line + b"\n\n"], chunk)
+        stream.fed_at = at
+        self._note(at)
+        if not end & 63:
+            self._now_and_then(at)
+        return True
 
     def received(self, data: bytes, at: float) -> None:
         try:
@@ -117,11 +131,12 @@ class Pump:
             self._vitals.first_byte_at = self._vitals.first_byte_at or at
             if not self._splitter.in_comment:
                 self.stream.fed_at = at
+            self._at_event = False
             return
         if self._hides is not None and not (frames := self._shown(frames)):
             return
         stream = self.stream
-        stream.extend(frames)
+        end = stream.extend(frames)
         if self._early:
             self._look(frames, at)
         elif len(frames) == 1 and frames[0][0] != _COLON:
@@ -129,10 +144,9 @@ class Pump:
             self._note(at)
         elif self._vitals.note(frames, at):
             stream.fed_at = at
-        if not stream.log.end & 63:  # about one in 64: an observation costs 1 us
-            self.overhead(monotonic() - at)
-            self._vitals.fold()
-            stream.log.mark()
+        self._at_event = not (self._early or self._splitter.holds or self._hides)
+        if not end & 63:
+            self._now_and_then(at)
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         try:
@@ -206,6 +220,12 @@ class Pump:
             return frames
         self._hidden = hidden
         return [frame for frame in frames if frame not in hidden]
+
+    def _now_and_then(self, at: float) -> None:
+        """Do what need not be done with every read: about one in 64."""
+        self.overhead(monotonic() - at)
+        self._vitals.fold()
+        self.stream.log.mark()
 
     def _look(self, frames: list[bytes], at: float) -> None:
         vitals = self._vitals

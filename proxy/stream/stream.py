@@ -16,7 +16,7 @@ from typing import Any
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
 from proxy.stream.ends import Sink, Writer
 from proxy.stream.log import Ending, FrameLog, Ledger
-from proxy.stream.projections import MODES, Projection, Span, View
+from proxy.stream.projections import MODES, Projection, Raw, Span, View
 from proxy.stream.vitals import Vitals
 from proxy.stream.websocket import Messages
 from proxy.wire.http import Head
@@ -145,6 +145,7 @@ class Stream:
         "_paced",
         "_pacer",
         "_projections",
+        "_raw",
         "_transcript",
         "answer",
         "caller",
@@ -207,6 +208,7 @@ class Stream:
         self._at_once = Cohort(call_soon)
         self._paced: dict[tuple[int, int], PacedCohort] = {}
         self._projections: dict[View, Projection] = {}
+        self._raw: Raw | None = None  # the one of mode raw: it can be shown what came
         self._on_sealed: list[Callable[[Ending], object]] = []
         self._transcript: Transcript | None = None
         self._ledger = ledger
@@ -232,6 +234,8 @@ class Stream:
             else:
                 projection = MODES[view.mode](self)
             self._projections[view] = projection
+            if isinstance(projection, Raw):
+                self._raw = projection
         return projection
 
     def cohort(self, view: View) -> Cohort:
@@ -273,10 +277,15 @@ class Stream:
         if not self.subscriptions and self.log.ending is None and self.writer is not None:
             self.writer.last_left()
 
-    def extend(self, frames: list[bytes]) -> None:
-        """Append frames and advance every live cursor that is not paced."""
+    def extend(self, frames: list[bytes], chunk: bytes = b"") -> int:
+        """Append frames and advance every live cursor that is not paced; return the log's end.
+
+        `chunk`: what a single frame came as, framed as a chunk of HTTP/1.1.
+        """
         log, ledger, cohort = self.log, self._ledger, self._at_once
         size_bytes = log.extend(frames)
+        if chunk and self._raw is not None:
+            self._raw.show(frames[0], chunk)
         ledger.bytes += size_bytes
         if ledger.bytes > ledger.max_bytes:
             ledger.relieve()
@@ -289,6 +298,7 @@ class Stream:
             self._pace(size_bytes)
         if log.size_bytes > self.max_log_bytes:
             self._bound()
+        return log.end
 
     def seal(self, ending: Ending, frames: list[bytes] | None = None, tail: bytes = b"") -> None:
         """End the stream, with its last frames if there are any. Only the first call counts."""

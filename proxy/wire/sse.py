@@ -40,6 +40,11 @@ class Splitter:
         return bytes(self._held or b"")
 
     @property
+    def holds(self) -> bool:
+        """True while a frame has begun and not ended."""
+        return self._held is not None
+
+    @property
     def in_comment(self) -> bool:
         """True while what is there of the next frame begins with a comment."""
         return self._held is not None and self._held[0] == _COLON

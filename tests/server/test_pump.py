@@ -87,7 +87,7 @@ class Held:
 
     progress: Pump | None = None
 
-    def attach(self, receiver: Pump) -> None:
+    def attach(self, receiver: Pump, take_event: object) -> None:
         assert self.progress is receiver
 
     def resume(self) -> None:
