@@ -236,8 +236,8 @@ class Pump:
 
     def _terminal_seen(self, frames: Sequence[bytes]) -> bool:
         """Tell whether the dialect's last word is in the log, or in the frames that come last."""
-        last = [*self.stream.log.frames[-4:], *frames[-4:]]
-        return any(map(self.stream.dialect.terminal, reversed(last)))
+        terminal = self.stream.dialect.terminal
+        return any(map(terminal, reversed(frames[-4:]))) or any(map(terminal, reversed(self.stream.log.frames[-4:])))
 
     def _judge(self, error: UpstreamError | None, tail: bytes, frames: list[bytes]) -> Ending:
         """Decide how the stream ended, from how its response did."""

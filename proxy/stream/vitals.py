@@ -15,6 +15,7 @@ GAP_BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,
     0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60,
 )  # fmt: skip
+_COLON = 58  # begins a comment
 _LAST_FRAMES = 6  # finish reason, usage and [DONE], comments between them, are not further from the end
 
 
@@ -50,15 +51,17 @@ class Vitals:
 
     def early(self, frames: list[bytes], at: float) -> bool:
         """Look into the frames of a read while the first answer text has not come; return what `note` does."""
-        for frame in frames:
+        for looked, frame in enumerate(frames):
+            if self.first_content_at:
+                return self.note(frames[looked:], at) or looked > 0
             self._look(frame, at)
-        return any(map(_noted, frames))
+        return _told(frames) > 0
 
     def note(self, frames: list[bytes], at: float) -> bool:
         """Take note of the frames of a read after the first answer text; return whether any is more than a comment."""
-        noted = sum(map(_noted, frames))
-        self.times += [at] * noted
-        return noted > 0
+        told = _told(frames)
+        self.times += [at] * told
+        return told > 0
 
     def fold(self, but: int = _LAST_FRAMES) -> None:
         """Count the gaps between the times so far, but for the last few: they may turn out to carry no token."""
@@ -78,24 +81,21 @@ class Vitals:
 
     def conclude(self, frames: list[bytes], hidden: Sequence[bytes] = ()) -> None:
         """Read usage and finish reason from a log's last frames, and count the gaps that are left."""
-        last = frames[-_LAST_FRAMES:]
-        dialect, times = self.dialect, self.times
-        self.summary = dialect.summary([*last, *hidden])
+        last, times = frames[-_LAST_FRAMES:], self.times
+        self.summary = self.dialect.summary([*last, *hidden])
         # The last frames bring the finish, usage, [DONE]: no token, though they were taken for one, comments aside.
-        for frame in reversed(last):
-            if dialect.generated(frame)[1] is not None:
-                break
-            if times and _noted(frame) and (self.first_content_at or dialect.thinking(frame)):
-                times.pop()
+        textless = last[self.summary.last_text + 1 :]
+        if not self.first_content_at:
+            textless = list(filter(self.dialect.thinking, textless))
+        del times[max(0, len(times) - _told(textless)) :]
         self.fold(but=0)
 
     def _look(self, frame: bytes, at: float) -> None:
         """Look into a frame that may be the first with generated text, or with answer text."""
-        dialect = self.dialect
-        if self.first_content_at or (self.first_token_at and dialect.thinking(frame)):
-            self.note([frame], at)
+        if self.first_token_at and self.dialect.thinking(frame):
+            self.times += [at] * _told([frame])
             return
-        model, kind = dialect.generated(frame)
+        model, kind = self.dialect.generated(frame)
         self.model = self.model or model
         if kind is None:
             return
@@ -107,6 +107,7 @@ class Vitals:
             self.first_content_at = at
 
 
-def _noted(frame: bytes) -> bool:
-    """Tell whether a frame is more than a comment."""
-    return not frame.startswith(b":") or payload(frame) is not None
+def _told(frames: list[bytes]) -> int:
+    """Count the frames that are more than a comment."""
+    doubtful = [frame for frame in frames if frame[0] == _COLON]
+    return len(frames) - sum([payload(frame) is None for frame in doubtful]) if doubtful else len(frames)

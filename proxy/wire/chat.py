@@ -11,10 +11,7 @@ from proxy.wire.http import RawHeaders
 from proxy.wire.sse import fields, payload
 
 _DONE = b"[DONE]"
-_DELTA_TEXT = (  # the order in which a delta that has several is classified
-    ("content", Text.CONTENT),
-    ("reasoning_content", Text.REASONING),
-)
+_DONE_FRAME = b"data: [DONE]\n\n"  # as Qwen writes it
 
 
 class ChatCompletions:
@@ -26,28 +23,34 @@ class ChatCompletions:
     def generated(self, frame: bytes) -> tuple[str | None, Text | None]:
         chunk = _chunk(frame)
         model = chunk.get("model")
-        kinds = (_kind(record(choice.get("delta"))) for choice in records(chunk.get("choices")))
-        return model if isinstance(model, str) else None, next(filter(None, kinds), None)
+        return model if isinstance(model, str) else None, _kind(chunk)
 
     def thinking(self, frame: bytes) -> bool:
         return b'"content":null' in frame
 
     def terminal(self, frame: bytes) -> bool:
-        return len(frame) < 128 and payload(frame) == _DONE
+        return frame == _DONE_FRAME or (len(frame) < 128 and payload(frame) == _DONE)
 
     def summary(self, frames: list[bytes]) -> Summary:
         finish, usage, failed = None, None, False
-        for frame in reversed(frames):
+        last_text = -1
+        for place in range(len(frames) - 1, -1, -1):
+            frame = frames[place]
+            if frame == _DONE_FRAME:
+                continue
             chunk = _chunk(frame)
-            # Some gateways write the flat variant: the event is an error, its object has no "error".
-            flat = b"event" in frame and fields(frame).type == b"error"
-            failed = failed or flat or bool(chunk.get("error"))
-            for choice in records(chunk.get("choices")):
-                finish = finish or choice.get("finish_reason")
-            usage = usage or _usage(chunk.get("usage"))
-            if finish:  # usage, if it is stated, comes after it
+            if not finish:  # usage and errors, if there are any, come after it
+                # Some gateways write the flat variant: the event is an error, its object has no "error".
+                flat = b"event" in frame and fields(frame).type == b"error"
+                failed = failed or flat or bool(chunk.get("error"))
+                usage = usage or _usage(chunk.get("usage"))
+                for choice in records(chunk.get("choices")):
+                    finish = finish or choice.get("finish_reason")
+            if last_text < 0 and _kind(chunk):
+                last_text = place
+            if finish and last_text >= 0:
                 break
-        return Summary(finish, usage, failed)
+        return Summary(finish, usage, failed, last_text=last_text)
 
     def reports(self, frame: bytes) -> bool:
         return bool(_chunk(frame).get("error"))  # neither SDK of OpenAI's looks at the event's name
@@ -153,11 +156,19 @@ def _usage(stated: Any) -> Usage | None:
     )
 
 
-def _kind(delta: dict[str, Any]) -> Text | None:
-    for key, kind in _DELTA_TEXT:
-        if delta.get(key):
-            return kind
-    return Text.TOOL_CALL if any(map(_arguments, records(delta.get("tool_calls")))) else None
+def _kind(chunk: dict[str, Any]) -> Text | None:
+    """Return what the first of a chunk's choices says that says anything. One function: 0.3 us, where calls took 2."""
+    choices = chunk.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if not isinstance(choice, dict) or not isinstance(delta := choice.get("delta"), dict):
+            continue
+        if delta.get("content"):
+            return Text.CONTENT
+        if delta.get("reasoning_content"):
+            return Text.REASONING
+        if (calls := delta.get("tool_calls")) and any(map(_arguments, records(calls))):
+            return Text.TOOL_CALL
+    return None
 
 
 def _arguments(call: dict[str, Any]) -> bool:

@@ -22,7 +22,7 @@ class DashScope:
 
     def generated(self, frame: bytes) -> tuple[str | None, Text | None]:
         result = _result(frame)
-        return _model(result), next(filter(None, map(_kind, _messages(result))), None)
+        return _model(result), _first_kind(_messages(result))
 
     def thinking(self, frame: bytes) -> bool:
         return b'"content":""' in frame or b'"content":[]' in frame
@@ -31,25 +31,26 @@ class DashScope:
         return False
 
     def summary(self, frames: list[bytes]) -> Summary:
-        finish, usage, failed, ident = None, None, False, None
-        for frame in frames:
-            failed = failed or fields(frame).type == b"error"
+        finish, usage, ident = None, None, None
+        last_text = -1
+        for place in range(len(frames) - 1, -1, -1):
+            frame = frames[place]
             result = _result(frame)
-            ident = result.get("request_id") or ident
-            for message in _messages(result):
+            messages = _messages(result)
+            for message in messages if finish is None else ():
                 reason = message.get("finish_reason")
                 finish = finish if reason in _UNFINISHED else reason
-            if stated := result.get("usage"):
-                usage = Usage(
-                    count(stated, "input_tokens"),
-                    count(stated, "output_tokens"),
-                    count(stated, "output_tokens_details", "reasoning_tokens"),
-                    count(stated, "prompt_tokens_details", "cached_tokens"),
-                )
-        return Summary(finish, usage, failed, ident if isinstance(ident, str) else None)
+            ident = ident or result.get("request_id") or None
+            usage = usage or _usage(result.get("usage"))
+            if last_text < 0 and _first_kind(messages):
+                last_text = place
+            if finish is not None and ident and usage and last_text >= 0:
+                break
+        failed = any(map(self.reports, frames))
+        return Summary(finish, usage, failed, ident if isinstance(ident, str) else None, last_text)
 
     def reports(self, frame: bytes) -> bool:
-        return fields(frame).type == b"error"
+        return b"error" in frame and fields(frame).type == b"error"
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         return {"code": error.code, "message": error.message, "request_id": ""}
@@ -129,6 +130,24 @@ def _model(result: dict[str, Any]) -> str | None:
     models = records(record(result.get("usage")).get("models"))
     model = models[0].get("model_id") if models else None
     return model if isinstance(model, str) else None
+
+
+def _usage(stated: Any) -> Usage | None:
+    if not stated:
+        return None
+    return Usage(
+        count(stated, "input_tokens"),
+        count(stated, "output_tokens"),
+        count(stated, "output_tokens_details", "reasoning_tokens"),
+        count(stated, "prompt_tokens_details", "cached_tokens"),
+    )
+
+
+def _first_kind(messages: list[dict[str, Any]]) -> Text | None:
+    for message in messages:
+        if kind := _kind(message):
+            return kind
+    return None
 
 
 def _kind(message: dict[str, Any]) -> Text | None:

@@ -157,9 +157,10 @@ def _index(fragment: dict[str, Any], place: int) -> int:
 def json_object(data: bytes) -> dict[str, Any]:
     """Return the JSON object that bytes are; {} for whatever else they are."""
     try:
-        return record(orjson.loads(data))
+        value = orjson.loads(data)
     except orjson.JSONDecodeError:
         return {}
+    return value if isinstance(value, dict) else {}
 
 
 def record(value: Any) -> dict[str, Any]:

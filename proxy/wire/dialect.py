@@ -35,6 +35,7 @@ class Summary(NamedTuple):
     usage: Usage | None = None
     failed: bool = False  # an error event was among them
     request_id: str | None = None  # the upstream's own, where frames name it
+    last_text: int = -1  # the place among them of the last one with generated text
 
 
 class Dialect(Protocol):

@@ -260,7 +260,7 @@ def test_model_and_summary_are_the_answers() -> None:
     """The model from the first chunk, finish reason and usage from the last ones."""
     vitals = measured(one_a_read(ROLE, TEXT, *FINISH))
     assert vitals.model == "qwen3-max"
-    assert vitals.summary == ("stop", Usage(18, 7), False, None)
+    assert vitals.summary == ("stop", Usage(18, 7), False, None, 1)
 
 
 @pytest.mark.skipif(not recorded("compat-vercel"), reason=NOT_RECORDED)

@@ -166,10 +166,21 @@ def test_nothing_else_is_terminal(frame: bytes) -> None:
 
 def test_summary_reads_finish_and_usage_from_the_last_frames() -> None:
     """In the order Qwen sends them."""
-    assert CHAT.summary([TEXT, STOP, USAGE, DONE]) == Summary("stop", Usage(18, 779, 84, 5), failed=False)
+    assert CHAT.summary([TEXT, STOP, USAGE, DONE]) == Summary("stop", Usage(18, 779, 84, 5), last_text=0)
     assert CHAT.summary([CALLED, DONE]) == Summary("tool_calls", None, failed=False)
-    assert CHAT.summary([TEXT, TEXT]) == Summary()
+    assert CHAT.summary([TEXT, TEXT]) == Summary(last_text=1)
     assert CHAT.summary([]) == Summary()
+
+
+def test_summary_tells_the_last_frame_with_text() -> None:
+    """Of any kind, also behind the finish, and in it; no frame after it is a token."""
+    assert CHAT.summary([TEXT, TEXT, STOP, b": ping\n\n", DONE]).last_text == 1
+    assert CHAT.summary([THINKING, THINKING_ROLE]).last_text == 0
+    assert CHAT.summary([CALL_GOES_ON, CALL_IS_EMPTY, CALLED]).last_text == 0
+    assert CHAT.summary([STOP, TEXT, DONE]).last_text == 1
+    finish = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
+    assert CHAT.summary([TEXT, finish, DONE]).last_text == 1
+    assert CHAT.summary([ROLE, STOP, USAGE, DONE]).last_text == -1
 
 
 def test_summary_takes_the_last_usage_that_is_stated() -> None:
@@ -177,7 +188,7 @@ def test_summary_takes_the_last_usage_that_is_stated() -> None:
     counted = [chunk({"content": "x"}, usage={"prompt_tokens": 1, "completion_tokens": n}) for n in (1, 2)]
     finish = '{"choices":[{"index":0,"delta":{},"finish_reason":"length"}],"usage":{"completion_tokens":3}}'
     last = f"data: {finish}\n\n".encode()
-    assert CHAT.summary([*counted, last, DONE]) == Summary("length", Usage(0, 3, 0, 0), failed=False)
+    assert CHAT.summary([*counted, last, DONE]) == Summary("length", Usage(0, 3, 0, 0), last_text=1)
     assert CHAT.summary(counted).usage == Usage(1, 2, 0, 0)
     assert CHAT.summary([STOP, chunk(usage=None), DONE]) == Summary("stop", None, failed=False)
 

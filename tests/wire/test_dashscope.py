@@ -109,13 +109,20 @@ def test_nothing_is_terminal() -> None:
 def test_summary_reads_finish_usage_and_request_id() -> None:
     """Usage is in every frame and cumulative, so the last one counts."""
     ident = "5b441aa7-0b9c-9fbc-ae0a-e2b212b71eac"
-    assert NATIVE.summary([TEXT, TEXT_STOP]) == Summary("stop", Usage(16, 5), failed=False, request_id=ident)
+    assert NATIVE.summary([TEXT, TEXT_STOP]) == Summary("stop", Usage(16, 5), request_id=ident, last_text=0)
     details = {"output_tokens_details": {"reasoning_tokens": 7}, "prompt_tokens_details": {"cached_tokens": 4}}
     last = message({"content": ""}, "stop", input_tokens=16, output_tokens=9, **details)
-    assert NATIVE.summary([MESSAGE, last]) == Summary("stop", Usage(16, 9, 7, 4), False, "5b441aa7")
-    assert NATIVE.summary([TEXT]) == Summary(None, Usage(16, 2), failed=False, request_id=ident)
+    assert NATIVE.summary([MESSAGE, last]) == Summary("stop", Usage(16, 9, 7, 4), False, "5b441aa7", last_text=0)
+    assert NATIVE.summary([TEXT]) == Summary(None, Usage(16, 2), request_id=ident, last_text=0)
     assert NATIVE.summary([frame('{"request_id":7}')]) == Summary()
     assert NATIVE.summary([]) == Summary()
+
+
+def test_summary_reads_back_as_far_as_it_must() -> None:
+    """What the last frames leave out stands in those before."""
+    told = [message({"content": "x"}, "stop", input_tokens=1), message({"content": ""}, "null"), frame("{}")]
+    assert NATIVE.summary(told) == Summary("stop", Usage(1), False, "5b441aa7", last_text=0)
+    assert NATIVE.summary([*told, MESSAGE]).last_text == 3
 
 
 @pytest.mark.parametrize("unfinished", ["null", "", None])

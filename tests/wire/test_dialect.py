@@ -190,7 +190,7 @@ def test_count_is_the_number_at_a_path(usage: Any, path: list[str], expected: in
 def test_usage_and_summary_are_nothing_until_stated() -> None:
     """A stream that says nothing of them has no tokens, no finish reason and did not fail."""
     assert Usage() == (0, 0, 0, 0)
-    assert Summary() == (None, None, False, None)
+    assert Summary() == (None, None, False, None, -1)
 
 
 def _frames(path: Path) -> list[bytes]:
