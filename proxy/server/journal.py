@@ -28,7 +28,8 @@ def ended(stream: Stream, now: float) -> None:
     if stream.upstream_request_id is None:
         _identify(stream, stream.vitals.summary.request_id or "")
     if log.isEnabledFor(logging.INFO):
-        log.info("%s", line(stream, now))
+        # Not log.info, which looks for its caller and, before that, reads the path of every file it comes by: 3 us.
+        log.handle(logging.LogRecord(log.name, logging.INFO, "", 0, line(stream, now), (), None))
 
 
 def line(stream: Stream, now: float) -> str:

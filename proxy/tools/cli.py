@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from proxy import __version__
 from proxy.server.app import Proxy
 from proxy.server.config import Config, address, load
+from proxy.tools.log_lines import LogLines
 from proxy.tools.selfcheck import SelfCheckError, check_installation
 from proxy.tools.tail import tail
 
@@ -47,7 +48,7 @@ def serve(config_file: Path | None, loop: str) -> None:
     except SelfCheckError as error:
         _fail(str(error))
     config = _load(config_file)
-    logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=config.log_level.upper(), handlers=[LogLines()])
     # Kept streams are many long-lived objects without cycles: the collector's full passes over them stopped the
     # process for 100 ms and more (D of the load harness), and found nothing.
     gc.freeze()
