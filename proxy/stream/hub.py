@@ -5,7 +5,7 @@ Knows no sockets; the time is handed in. Mutations never wait, so none of this n
 
 import heapq
 import math
-import secrets
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -112,7 +112,7 @@ class Hub:
         Raises: Overloaded, when too many run, the logs are full, or the process drains.
         """
         self.check_room()
-        ident = "st_" + secrets.token_bytes(26).translate(_BASE32).decode()
+        ident = "st_" + os.urandom(26).translate(_BASE32).decode()
         stream = Stream(
             ident,
             vitals,

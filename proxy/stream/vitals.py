@@ -73,7 +73,7 @@ class Vitals:
             counts = self.gap_counts = [0] * (len(GAP_BUCKETS_S) + 1)
         last = self.last_token_at
         for at in times:
-            counts[bisect_left(GAP_BUCKETS_S, at - last)] += 1
+            counts[bisect_left(GAP_BUCKETS_S, at - last) if at > last else 0] += 1  # 0 between frames of one read
             last = at
         self.gaps_s += last - self.last_token_at
         self.last_token_at = last
@@ -95,8 +95,7 @@ class Vitals:
         if self.first_token_at and self.dialect.thinking(frame):
             self.times += [at] * _told([frame])
             return
-        model, kind = self.dialect.generated(frame)
-        self.model = self.model or model
+        self.model, kind = self.dialect.generated(frame, self.model)
         if kind is None:
             return
         if self.first_token_at:

@@ -20,9 +20,9 @@ class DashScope:
     name = "dashscope"
     cumulative = True  # that is what its older models do unless asked for increments
 
-    def generated(self, frame: bytes) -> tuple[str | None, Text | None]:
+    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, Text | None]:
         result = _result(frame)
-        return _model(result), _first_kind(_messages(result))
+        return known or _model(result), _first_kind(_messages(result))
 
     def thinking(self, frame: bytes) -> bool:
         return b'"content":""' in frame or b'"content":[]' in frame

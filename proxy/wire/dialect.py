@@ -45,8 +45,8 @@ class Dialect(Protocol):
     cumulative: bool
     """What a stream's texts are taken for, all so far or increments, until they tell it themselves."""
 
-    def generated(self, frame: bytes) -> tuple[str | None, Text | None]:
-        """Return the model a frame names, and the kind of generated text it carries.
+    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, Text | None]:
+        """Return the model a frame names, or the one that is known, and the kind of generated text it carries.
 
         No kind: role chunks, empty deltas, usage, comments.
         """
@@ -117,8 +117,9 @@ def tells(value: Any) -> bool:
     return value not in ("", "null", [])
 
 
-def count(usage: Any, *path: str) -> int:
-    """Return the number at `path` within a usage object, 0 if it is not there."""
-    for key in path:
-        usage = usage.get(key) if isinstance(usage, dict) else None
-    return usage if isinstance(usage, int) else 0
+def count(usage: Any, name: str, part: str | None = None) -> int:
+    """Return a number of a usage object, or of the object of that name in it; 0 if it is not there."""
+    stated = usage.get(name) if isinstance(usage, dict) else None
+    if part is not None:
+        stated = stated.get(part) if isinstance(stated, dict) else None
+    return stated if isinstance(stated, int) else 0

@@ -11,8 +11,8 @@ class Plain(ChatCompletions):
 
     name = "sse"
 
-    def generated(self, frame: bytes) -> tuple[str | None, Text | None]:
-        return None, None
+    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, Text | None]:
+        return known, None
 
     def thinking(self, frame: bytes) -> bool:
         return False

@@ -101,6 +101,19 @@ def test_generated_text_is_told_from_what_only_frames_it(frame: bytes, kind: Tex
     assert CHAT.generated(frame)[1] is kind
 
 
+@pytest.mark.parametrize("frame", [ROLE, TEXT, THINKING_ROLE, THINKING, ANSWER, CALL_BEGINS, STOP, USAGE, DONE])
+def test_kind_is_the_same_when_the_model_is_known(frame: bytes) -> None:
+    """Then the frame need not be parsed for it."""
+    assert CHAT.generated(frame, "qwen-known") == ("qwen-known", CHAT.generated(frame)[1])
+
+
+@pytest.mark.parametrize("rest", [b"", b'"', b"\n\n", b"x", b'"}\n\n', b"}\n\n\n"])
+def test_kind_is_told_of_what_is_no_whole_chunk(rest: bytes) -> None:
+    """With text or without, what only begins like a chunk raises nothing; in doubt it is parsed."""
+    frame = b'data: {"choices":[{"delta":{"content":"' + rest
+    assert CHAT.generated(frame, "m") == ("m", None)
+
+
 @pytest.mark.parametrize("written", [
     b'data:{"choices":[{"delta":{"content":"x"}}]}\n\n',
     b'data: {"choices":[{"delta":{"content":"x"}}]}\r\n\r\n',
