@@ -54,7 +54,10 @@ class Vitals:
         for looked, frame in enumerate(frames):
             if self.first_content_at:
                 return self.note(frames[looked:], at) or looked > 0
-            self._look(frame, at)
+            if not self.first_token_at or not self.dialect.thinking(frame):
+                self._look(frame, at)
+            elif _is_told(frame):
+                self.times.append(at)
         return _told(frames) > 0
 
     def note(self, frames: list[bytes], at: float) -> bool:
@@ -92,9 +95,6 @@ class Vitals:
 
     def _look(self, frame: bytes, at: float) -> None:
         """Look into a frame that may be the first with generated text, or with answer text."""
-        if self.first_token_at and self.dialect.thinking(frame):
-            self.times += [at] * _told([frame])
-            return
         self.model, kind = self.dialect.generated(frame, self.model)
         if kind is None:
             return
@@ -109,4 +109,8 @@ class Vitals:
 def _told(frames: list[bytes]) -> int:
     """Count the frames that are more than a comment."""
     doubtful = [frame for frame in frames if frame[0] == _COLON]
-    return len(frames) - sum([payload(frame) is None for frame in doubtful]) if doubtful else len(frames)
+    return len(frames) - len(doubtful) + sum(map(_is_told, doubtful)) if doubtful else len(frames)
+
+
+def _is_told(frame: bytes) -> bool:
+    return frame[0] != _COLON or payload(frame) is not None

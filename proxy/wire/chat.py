@@ -36,27 +36,27 @@ class ChatCompletions:
         return frame == _DONE_FRAME or (len(frame) < 128 and payload(frame) == _DONE)
 
     def summary(self, frames: list[bytes]) -> Summary:
-        finish, usage, failed = None, None, False
-        last_text = -1
-        for place in range(len(frames) - 1, -1, -1):
+        finish, usage, failed, last_text = None, None, False, -1
+        place = len(frames)
+        while place and not finish:  # usage and errors, if there are any, come after it
+            place -= 1
             frame = frames[place]
-            if finish and _has_content(frame):
-                last_text = place
-                break
             if frame == _DONE_FRAME:
                 continue
             chunk = _chunk(frame)
-            if not finish:  # usage and errors, if there are any, come after it
-                # Some gateways write the flat variant: the event is an error, its object has no "error".
-                flat = b"event" in frame and fields(frame).type == b"error"
-                failed = failed or flat or bool(chunk.get("error"))
-                usage = usage or _usage(chunk.get("usage"))
-                for choice in records(chunk.get("choices")):
+            usage = usage or _usage(chunk.get("usage"))
+            # Some gateways write the flat variant: the event is an error, its object has no "error".
+            if chunk.get("error") or (b"event" in frame and fields(frame).type == b"error"):
+                failed = True
+            if chunk.get("choices"):
+                for choice in records(chunk["choices"]):
                     finish = finish or choice.get("finish_reason")
-            if last_text < 0 and _kind(chunk):
+                if last_text < 0 and _kind(chunk):
+                    last_text = place
+        while place and last_text < 0:
+            place -= 1
+            if _has_content(frames[place]) or _kind(_chunk(frames[place])):
                 last_text = place
-            if finish and last_text >= 0:
-                break
         return Summary(finish, usage, failed, last_text=last_text)
 
     def reports(self, frame: bytes) -> bool:
