@@ -43,10 +43,13 @@ class ChatCompletions:
             frame = frames[place]
             if frame == _DONE_FRAME:
                 continue
-            chunk = _chunk(frame)
+            data = payload(frame) or b""
+            chunk = json_object(data)
             usage = usage or _usage(chunk.get("usage"))
-            # Some gateways write the flat variant: the event is an error, its object has no "error".
-            if chunk.get("error") or (b"event" in frame and fields(frame).type == b"error"):
+            # Some gateways write the flat variant: the event is an error, its object has no "error". An event's name
+            # is a line more than `data: ` and two LFs; the search for five bytes takes as long as all of payload.
+            named = len(frame) > len(data) + 8 and b"event" in frame
+            if chunk.get("error") or (named and fields(frame).type == b"error"):
                 failed = True
             if chunk.get("choices"):
                 for choice in records(chunk["choices"]):
