@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -160,6 +161,20 @@ async def test_line_tells_no_secret_and_no_text(stage: Stage, caplog: pytest.Log
     assert line["request_id"] == "-"
     for secret in (KEY, PROMPT, "the answer", "my-own", "idem", "two words"):
         assert secret not in caplog.text
+
+
+def test_records_are_loggings_with_a_time_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever formats them finds all that he asks for; one record does not change with the next."""
+    began = time.time()
+    for reason in ("complete", "client_gone"):
+        stream = new_stream()
+        stream.seal(Ending(reason))
+        journal.ended(stream, 1.0)
+    first, second = (record for record in caplog.records if record.name == "streamtee")
+    assert ["ending=complete" in record.getMessage() for record in (first, second)] == [True, False]
+    assert began <= first.created <= second.created <= time.time()
+    assert 0 <= first.created % 1 * 1000 - first.msecs < 1
+    assert vars(logging.makeLogRecord({})).keys() <= vars(first).keys()
 
 
 @pytest.mark.parametrize("model", ["a b", 'a"b', "a=b", "a\nstream=st_forged", "ü", "x" * 1000, ""])
