@@ -82,7 +82,7 @@ class Projection(Span, ABC):
         end = self._log.end
         if self.start == start and self.end == end:
             return
-        if end - start > 1:
+        if self._log.size_bytes > self.span_bytes and end - start > 1:
             end = self._limit(start, end)
         if self.start != start or self.end != end:
             self.put(start, end, self.render(start, end))
