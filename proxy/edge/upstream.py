@@ -1,19 +1,20 @@
 """The way up: one request to an upstream and its response, pushed to a receiver as it is read.
 
-aiohttp's connector makes the connections: TLS, DNS, happy eyeballs, limits, outbound proxies. On a connection that
-it lends, a Wire takes the place of aiohttp's protocol and keeps it for many requests. httptools (llhttp) parses. So
-a read from the socket reaches the log in the same turn of the loop: no task, no future, no timer per read, and no
-private attribute of aiohttp.
+aiohttp's connector makes the connections: TLS, DNS, happy eyeballs, outbound proxies; the loop itself where none of
+these is needed. On a connection that aiohttp lends, a Wire takes the place of its protocol and keeps it for many
+requests. httptools (llhttp) parses. So a read from the socket reaches the log in the same turn of the loop: no task,
+no future, no timer per read, and no private attribute of aiohttp.
 """
 
 import asyncio
 import contextlib
 import functools
+import ipaddress
 import ssl
 from collections import deque
 from collections.abc import AsyncIterable, Callable
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 import httptools
@@ -81,8 +82,8 @@ class Wire(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_chunks",
-        "_connection",
         "_head_bytes",
+        "_lent",
         "_parser",
         "_writable",
         "exchange",
@@ -100,11 +101,11 @@ class Wire(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, connection: aiohttp.connector.Connection) -> None:
-        transport = connection.transport
-        assert transport is not None
-        self._connection = connection
-        self.transport = transport
+    transport: Any  # asyncio.Transport; uvloop's is not derived from it
+
+    def __init__(self, lent: aiohttp.connector.Connection | None = None) -> None:
+        """Be a connection that is about to be made, or one `lent` by aiohttp."""
+        self._lent = lent
         self.exchange: Exchange | None = None
         self.receiver: Receiver | None = None
         self._body: list[bytes] = []
@@ -123,7 +124,9 @@ class Wire(asyncio.Protocol):
         self.over = False  # the whole response is parsed
         self.reusable = False  # the connection outlives the response
         self.paused = False
-        transport.set_protocol(self)
+        if lent is not None and lent.transport is not None:
+            self.transport = lent.transport
+            self.transport.set_protocol(self)
 
     @property
     def usable(self) -> bool:
@@ -167,7 +170,8 @@ class Wire(asyncio.Protocol):
         """Close the connection at once, whatever of a request has not left yet; safe at any time."""
         self.exchange = self.receiver = None
         self.transport.abort()  # not close(): that waits for an upstream that has stopped reading
-        self._connection.close()
+        if self._lent is not None:
+            self._lent.close()
 
     async def drained(self) -> None:
         """Wait until the transport takes more of a request."""
@@ -175,6 +179,9 @@ class Wire(asyncio.Protocol):
             await asyncio.shield(self._writable)
 
     # asyncio.Protocol
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         self.read_at = at = monotonic()
@@ -217,9 +224,8 @@ class Wire(asyncio.Protocol):
         return False  # let the transport close: connection_lost tells how
 
     def connection_lost(self, exc: Exception | None) -> None:
-        handler = self._connection.protocol
-        if handler is not None:
-            handler.connection_lost(exc)
+        if self._lent is not None and self._lent.protocol is not None:
+            self._lent.protocol.connection_lost(exc)
         self._wake()
         exchange = self.exchange
         if exchange is None or self.over:
@@ -562,6 +568,10 @@ class Upstream:
         )
         # An http:// upstream behind a proxy is asked for with the absolute form (RFC 9112 section 3.2.2).
         self._absolute = str(origin).rstrip("/").encode() if outbound_proxy and origin.scheme == "http" else b""
+        # Where there is no name to resolve, no TLS and no proxy there is no need of aiohttp's: 50 us instead of 200.
+        host, number = origin.host, origin.port
+        plain = origin.scheme == "http" and not outbound_proxy
+        self._direct = (host, number) if plain and host and number and _is_address(host) else None
         self._watch = asyncio.create_task(self._watch_time())
 
     async def open(
@@ -661,7 +671,11 @@ class Upstream:
 
     async def _connect(self) -> Wire:
         try:
-            return Wire(await self._connector.connect(self._address, [], self._connect_timeout))
+            if self._direct is None:
+                return Wire(await self._connector.connect(self._address, [], self._connect_timeout))
+            async with asyncio.timeout(self.timeouts.connect_s or None):
+                _, wire = await asyncio.get_running_loop().create_connection(Wire, *self._direct)
+                return wire
         except BaseException as exc:
             if self._room is not None:
                 self._room.release()
@@ -685,3 +699,11 @@ class Upstream:
                     exchange.ends(error)
             while self._idle and now - self._idle[0].idle_since >= self._keepalive_s:
                 self._idle.popleft().close()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -148,20 +148,32 @@ REPLIES = {
 async def test_response_is_read_by_its_framing(reply: Reply, cut: Callable[[bytes], list[bytes]]) -> None:
     """However it is cut: status, body, and whether the connection serves another request."""
     async with staged() as stage, upstream(stage.url) as up:
-        for number in range(2):
-            task = opening(up, reply.method)
-            turn = await stage.next()
-            await say(turn, cut(reply.wire))
-            (turn.close if reply.closes else turn.done.set)()
-            exchange = await task
-            assert exchange.status == reply.status
-            assert exchange.framed == reply.framed
-            listener = await listened(exchange)
-            assert (listener.body, listener.error) == (reply.body, None)
-            if not reply.keeps:
-                await turn.wait_left()
-            assert up.idle == int(reply.keeps)
-            assert stage.connections == (1 if reply.keeps else number + 1)
+        await _replied(stage, up, reply, cut)
+
+
+@pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES)
+@on_each_loop
+async def test_response_is_read_so_from_an_upstream_that_has_a_name(reply: Reply) -> None:
+    """Then aiohttp makes the connection, and lends it."""
+    async with staged() as stage, upstream(stage.url.replace("127.0.0.1", "localhost")) as up:
+        await _replied(stage, up, reply, lambda wire: [wire])
+
+
+async def _replied(stage: Stage, up: Upstream, reply: Reply, cut: Callable[[bytes], list[bytes]]) -> None:
+    for number in range(2):
+        task = opening(up, reply.method)
+        turn = await stage.next()
+        await say(turn, cut(reply.wire))
+        (turn.close if reply.closes else turn.done.set)()
+        exchange = await task
+        assert exchange.status == reply.status
+        assert exchange.framed == reply.framed
+        listener = await listened(exchange)
+        assert (listener.body, listener.error) == (reply.body, None)
+        if not reply.keeps:
+            await turn.wait_left()
+        assert up.idle == int(reply.keeps)
+        assert stage.connections == (1 if reply.keeps else number + 1)
 
 
 @CUTS
