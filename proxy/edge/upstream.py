@@ -20,19 +20,19 @@ import aiohttp
 import httptools
 from yarl import URL
 
+from proxy.wire.chunked import events
 from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 from proxy.wire.http import LAST_CHUNK, chunk, head
 
 Headers = list[tuple[bytes, bytes]]
-TakeEvent = Callable[[bytes, bytes, float], bool]
-"""Take a read that is one event of one line: the line, the chunk that it came as, and its time in monotonic seconds.
+TakeEvents = Callable[[list[bytes], bytes, float], bool]
+"""Take a read that is whole events: their frames, the chunks that they came as, and its time in monotonic seconds.
 
-False, and nothing taken, of what is not that simple.
+Return False, and take nothing, to be given it as `received` instead.
 """
 
 _NO_BODY = (204, 304)
-_LONG_READ = 16384
-_AFTER_LINE = [b"", b"\r", b""]  # of an event that is a chunk: its blank line, the chunk's end, nothing
+_LONG_READ = 64 * 1024  # one with so much has no need of a short way
 _MAX_HEAD_BYTES = 256 * 1024
 _GIVEN_UP = Truncated("given up")
 _GIVEN_UP.telling = False
@@ -91,13 +91,13 @@ class Wire(asyncio.Protocol):
         "on_body",
         "on_chunk_complete",
         "on_chunk_header",
-        "on_event",
+        "on_events",
         "over",
         "paused",
         "read_at",
         "receiver",
         "reusable",
-        "take_event",
+        "take_events",
         "transport",
     )
 
@@ -114,8 +114,8 @@ class Wire(asyncio.Protocol):
         self._chunks: list[bool] = []  # during a read: True for each chunk that began, False for each that ended
         self.on_chunk_header = functools.partial(self._chunks.append, True)
         self.on_chunk_complete = functools.partial(self._chunks.append, False)
-        self.take_event: TakeEvent | None = None  # the receiver's
-        self.on_event: TakeEvent | None = None  # the same, while a read would begin with a chunk
+        self.take_events: TakeEvents | None = None  # the receiver's
+        self.on_events: TakeEvents | None = None  # the same, while a read would begin with a chunk
         self._parser = httptools.HttpResponseParser(self)
         self._writable: asyncio.Future[None] | None = None
         self._head_bytes = 0
@@ -136,7 +136,7 @@ class Wire(asyncio.Protocol):
         """Serve an exchange from now on."""
         self.exchange = exchange
         self.over = self.reusable = False
-        self.take_event = self.on_event = None
+        self.take_events = self.on_events = None
         self._head_bytes = 0
         self.read_at = monotonic()
 
@@ -185,16 +185,11 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.read_at = at = monotonic()
-        take_event = self.on_event
-        if take_event is not None and len(data) < _LONG_READ:
-            # A read that is one chunk, and that one event of one line, as Qwen sends them: without llhttp, and with
-            # one call for what else takes nine. Each function that is called costs a microsecond of cold memory.
-            lines = data.split(b"\n", 5)
-            if (
-                lines[2:] == _AFTER_LINE
-                and lines[0] == b"%x\r" % (len(lines[1]) + 2)
-                and take_event(lines[1], data, at)
-            ):
+        take_events = self.on_events
+        if take_events is not None and len(data) < _LONG_READ:
+            # Without llhttp, and with one call for what else takes nine: each costs a microsecond of cold memory.
+            frames = events(data)
+            if frames and take_events(frames, data, at):
                 return
         self._parse(data, at)
 
@@ -208,7 +203,7 @@ class Wire(asyncio.Protocol):
             self.reusable = False  # bytes after the response, in its last read
         # An LF behind the end of a chunk would be that of the next one's size: so the last one is the chunk's own.
         at_chunk = bool(chunks := self._chunks) and not chunks[-1] and data.endswith(b"\n")
-        self.on_event = self.take_event if at_chunk and not self.over else None
+        self.on_events = self.take_events if at_chunk and not self.over else None
         chunks.clear()
         receiver = self.receiver
         if self.over:
@@ -390,10 +385,10 @@ class Exchange:
             transport.write(start)
             self._sender = asyncio.create_task(self._send_pieces(self._wire, body, chunked))
 
-    def attach(self, receiver: Receiver, take_event: TakeEvent | None = None) -> None:
+    def attach(self, receiver: Receiver, take_events: TakeEvents | None = None) -> None:
         """Push the body to `receiver` from now on, beginning with what has come already.
 
-        `take_event` is asked first, from the second read on.
+        `take_events` is asked first, from the second read on.
         """
         wire = self._wire
         if wire is None:
@@ -406,7 +401,7 @@ class Exchange:
             receiver.ended(data, at, error)
             return
         wire.receiver = receiver
-        wire.take_event = take_event
+        wire.take_events = take_events
         if data:
             receiver.received(data, wire.read_at)
 

@@ -49,12 +49,13 @@ class Pump:
     """The writer of one stream: a Receiver of its exchange."""
 
     __slots__ = (
-        "_at_event",
+        "_at_frame",
         "_early",
         "_exchange",
         "_grace",
         "_hidden",
         "_hides",
+        "_max_frame_bytes",
         "_note",
         "_on_sealed",
         "_splitter",
@@ -85,10 +86,11 @@ class Pump:
         self.opening: asyncio.Task[Any] | None = None  # while the exchange is not there
         self._on_sealed = on_sealed
         self._splitter = Splitter(max_frame_bytes)
+        self._max_frame_bytes = max_frame_bytes
         self._exchange: Exchange | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._early = True  # the first answer text has not come
-        self._at_event = False  # the next read begins an event, and there is nothing to look for in it
+        self._at_frame = False  # the next read begins a frame, and there is nothing to look for in it
         self._note = stream.vitals.times.append
         self._stopped = False
         self._hides = stream.dialect.only_counts if hides_usage else None  # tells of a frame nobody asked for
@@ -100,7 +102,7 @@ class Pump:
         self._exchange = exchange
         self.stream.fed_at = monotonic()
         exchange.progress = self
-        exchange.attach(self, self.take_event)
+        exchange.attach(self, self.take_events)
 
     def keep(self, exchange: Exchange, whole: Ending) -> None:
         """Take the body as it comes, each read a frame: it is no event stream. `whole` is what its proper end is."""
@@ -109,14 +111,17 @@ class Pump:
 
     # Receiver
 
-    def take_event(self, line: bytes, chunk: bytes, at: float) -> bool:
-        """Take a read that is one event of one line, and not a comment, as almost all are: the short way."""
-        if not self._at_event or 13 in line or line[:1] == b":":
+    def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
+        """Take a read that is whole frames, none of them a comment, as almost all are: the short way."""
+        if not self._at_frame or len(chunks) > self._max_frame_bytes:
             return False
         stream = self.stream
-        end = stream.extend([line + b"\n\n"], chunk)
+        end = stream.extend(frames, chunks)
         stream.fed_at = at
-        self._note(at)
+        if len(frames) == 1:
+            self._note(at)
+        else:
+            self._vitals.times += [at] * len(frames)
         if not end & 63:
             self._now_and_then(at)
         return True
@@ -131,7 +136,7 @@ class Pump:
             self._vitals.first_byte_at = self._vitals.first_byte_at or at
             if not self._splitter.in_comment:
                 self.stream.fed_at = at
-            self._at_event = False
+            self._at_frame = False
             return
         if self._hides is not None and not (frames := self._shown(frames)):
             return
@@ -144,7 +149,7 @@ class Pump:
             self._note(at)
         elif self._vitals.note(frames, at):
             stream.fed_at = at
-        self._at_event = not (self._early or self._splitter.holds or self._hides)
+        self._at_frame = not (self._early or self._splitter.holds or self._hides)
         if not end & 63:
             self._now_and_then(at)
 

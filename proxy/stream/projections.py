@@ -31,7 +31,7 @@ class View(NamedTuple):
 
 
 class Span:
-    """The bytes of the frames between two offsets in one mode, plain and framed as a chunk of HTTP/1.1."""
+    """The bytes of the frames between two offsets in one mode, plain and framed as chunks of HTTP/1.1."""
 
     __slots__ = ("chunked", "end", "plain", "size", "start")
 
@@ -121,13 +121,13 @@ class Raw(Projection):
     spans_a_turn = 64  # nothing is made here
     in_bytes = True
 
-    def show(self, frame: bytes, chunk: bytes) -> None:
-        """Be the span of the log's last frame, which came as this chunk: it leaves as it came, without a copy."""
+    def show(self, frames: list[bytes], chunks: bytes) -> None:
+        """Be the span of the log's last frames, which came as these chunks: they leave as they came, without a copy."""
         self.end = end = self._log.end
-        self.start = end - 1
-        self.plain = frame
-        self.size = len(frame)
-        self.chunked = chunk
+        self.start = end - len(frames)
+        self.plain = plain = frames[0] if len(frames) == 1 else b"".join(frames)
+        self.size = len(plain)
+        self.chunked = chunks
 
     def render(self, start: int, end: int) -> bytes:
         log = self._log

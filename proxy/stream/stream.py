@@ -277,15 +277,15 @@ class Stream:
         if not self.subscriptions and self.log.ending is None and self.writer is not None:
             self.writer.last_left()
 
-    def extend(self, frames: list[bytes], chunk: bytes = b"") -> int:
+    def extend(self, frames: list[bytes], chunks: bytes = b"") -> int:
         """Append frames and advance every live cursor that is not paced; return the log's end.
 
-        `chunk`: what a single frame came as, framed as a chunk of HTTP/1.1.
+        `chunks`: the chunks of HTTP/1.1 that they came as, if they came as nothing else.
         """
         log, ledger, cohort = self.log, self._ledger, self._at_once
         size_bytes = log.extend(frames)
-        if chunk and self._raw is not None:
-            self._raw.show(frames[0], chunk)
+        if chunks and self._raw is not None:
+            self._raw.show(frames, chunks)
         ledger.bytes += size_bytes
         if ledger.bytes > ledger.max_bytes:
             ledger.relieve()

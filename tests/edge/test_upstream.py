@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from proxy.edge.upstream import Exchange, Timeouts, Upstream, Wire
 from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError, UpstreamTimeout
+from proxy.wire.http import chunk
 from tests.end_to_end.conftest import GUARD_S, Stage, Turn, no_complaints, on_each_loop, staged, until
 
 NO_LIMITS = Timeouts(connect_s=0, first_byte_s=0, idle_s=0, total_s=0)
@@ -848,18 +849,16 @@ async def test_short_way_and_the_long_one_bring_the_same(
 ) -> None:
     """A read is a chunk, but where it is cut at other places; who is asked takes what he likes."""
     wire, exchange = _wire()
-    listener, asked = Listener(), []
+    listener = Listener()
 
-    def take_event(line: bytes, chunk: bytes, at: float) -> bool:
-        asked.append(chunk)
-        assert chunk == b"%x\r\n%b\n\n\r\n" % (len(line) + 2, line)
-        assert b"\n" not in line
+    def take_events(frames: list[bytes], chunks: bytes, at: float) -> bool:
+        assert chunks == b"".join(map(chunk, frames))
         if taken.random() < 0.5:
             return False
-        listener.received(line + b"\n\n", at)
+        listener.received(b"".join(frames), at)
         return True
 
-    exchange.attach(listener, take_event)
+    exchange.attach(listener, take_events)
     sent = [(size % len(piece)) + b"\r\n" + piece + b"\r\n" for piece, size in chunks] + [b"0\r\n\r\n"]
     begin = 0
     for read in sent:
@@ -872,15 +871,16 @@ async def test_short_way_and_the_long_one_bring_the_same(
     assert listener.error is None
 
 
-async def test_event_after_an_event_goes_the_short_way() -> None:
-    """Also behind one that did not: the first, and one of two lines."""
+async def test_events_after_an_event_go_the_short_way() -> None:
+    """Also behind one that did not, the first or a comment; several in one read do, too."""
     wire, exchange = _wire()
-    listener, lines = Listener(), []
-    exchange.attach(listener, lambda line, chunk, at: lines.append(line) is None)
-    for piece in (b"data: 1\n\n", b"data: 2\n\n", b"id: 3\ndata: 3\n\n", b"data: 4\n\n"):
-        wire.data_received(b"%x\r\n%b\r\n" % (len(piece), piece))
-    assert lines == [b"data: 2", b"data: 4"]
-    assert listener.body == b"data: 1\n\nid: 3\ndata: 3\n\n"
+    listener, taken = Listener(), []
+    exchange.attach(listener, lambda frames, chunks, at: taken.append(frames) is None)
+    for piece in (b"data: 1\n\n", b"data: 2\n\n", b": 3\n\n", b"id: 4\ndata: 4\n\n"):
+        wire.data_received(chunk(piece))
+    wire.data_received(chunk(b"data: 5\n\n") + chunk(b"data: 6\n\n"))
+    assert taken == [[b"data: 2\n\n"], [b"id: 4\ndata: 4\n\n"], [b"data: 5\n\n", b"data: 6\n\n"]]
+    assert listener.body == b"data: 1\n\n: 3\n\n"
     wire.data_received(b"9\r\ndata: 5\n\nno end of a chunk")
     assert isinstance(listener.error, Garbled)
 
@@ -899,11 +899,11 @@ async def test_read_that_only_looks_like_a_chunk_is_none(reads: list[bytes], bod
     wire, exchange = _wire()
     listener = Listener()
 
-    def take_event(line: bytes, chunk: bytes, at: float) -> bool:
-        listener.received(line + b"\n\n", at)
+    def take_events(frames: list[bytes], chunks: bytes, at: float) -> bool:
+        listener.received(b"".join(frames), at)
         return True
 
-    exchange.attach(listener, take_event)
+    exchange.attach(listener, take_events)
     for read in (b"2\r\n\n\n\r\n", *reads):
         wire.data_received(read)
     assert listener.body == b"\n\n" + body
@@ -914,16 +914,16 @@ async def test_read_that_only_looks_like_a_chunk_is_none(reads: list[bytes], bod
 async def test_what_follows_a_response_is_not_given_to_its_receiver(asked: bool) -> None:
     """Whether it is the next one on the connection, or nobody asked for it."""
     wire, exchange = _wire()
-    listener, event, lines = Listener(), b"9\r\ndata: x\n\n\r\n", []
-    exchange.attach(listener, lambda line, chunk, at: lines.append(line) is None)
+    listener, event, taken = Listener(), chunk(b"data: x\n\n"), []
+    exchange.attach(listener, lambda frames, chunks, at: taken.append(frames) is None)
     for read in (event, event, b"0\r\n\r\n"):
         wire.data_received(read)
-    assert lines == [b"data: x"]
+    assert taken == [[b"data: x\n\n"]]
     if asked:
         Exchange(SimpleNamespace(), wire, b"GET")  # type: ignore[arg-type]
         wire.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + event)
     wire.data_received(event)
-    assert lines == [b"data: x"]
+    assert taken == [[b"data: x\n\n"]]
     assert listener.body == b"data: x\n\n"
 
 
@@ -932,7 +932,7 @@ async def test_body_that_is_not_chunked_never_goes_the_short_way() -> None:
     body = b"9\r\ndata: x\n\n\r\n"
     wire, exchange = _wire(b"Content-Length: %d" % (3 * len(body)))
     listener = Listener()
-    exchange.attach(listener, lambda line, chunk, at: pytest.fail("it was asked"))
+    exchange.attach(listener, lambda frames, chunks, at: pytest.fail("it was asked"))
     for _ in range(3):
         wire.data_received(body)
     assert listener.body == 3 * body

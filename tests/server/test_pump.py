@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from proxy.server.pump import OnDisconnect, Pump
+from proxy.wire.http import chunk
 from tests.conftest import new_stream
 from tests.end_to_end.conftest import (
     DONE,
@@ -87,7 +88,7 @@ class Held:
 
     progress: Pump | None = None
 
-    def attach(self, receiver: Pump, take_event: object) -> None:
+    def attach(self, receiver: Pump, take_events: object) -> None:
         assert self.progress is receiver
 
     def resume(self) -> None:
@@ -105,6 +106,54 @@ def test_silence_while_it_paused_is_not_the_upstreams() -> None:
         begin()
         assert before <= pump.fed_at <= monotonic()
         assert pump.awaits_token
+
+
+# Events that come as chunks of their own.
+
+_USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n'
+
+
+def _pump(**named: Any) -> Pump:
+    settings: dict[str, Any] = {"max_frame_bytes": 1000, "on_sealed": lambda _: None, "overhead": float} | named
+    return Pump(new_stream(), OnDisconnect(0), **settings)
+
+
+def _takes(pump: Pump, *frames: bytes, at: float = 9.0) -> bool:
+    return pump.take_events(list(frames), b"".join(map(chunk, frames)), at)
+
+
+def test_events_are_not_taken_before_the_first_text_is_found() -> None:
+    """It is looked for in each frame; afterwards a frame leaves but its time."""
+    pump = _pump()
+    assert not _takes(pump, FRAME)
+    pump.received(FRAME, 1.0)
+    assert _takes(pump, FRAME, at=2.0)
+    assert _takes(pump, FRAME, FRAME, at=3.0)
+    assert pump.stream.log.frames == [FRAME] * 4
+    assert pump.stream.vitals.times == [2.0, 3.0, 3.0]
+    assert pump.fed_at == 3.0
+
+
+def test_events_are_not_taken_while_a_frame_is_unfinished() -> None:
+    """They would come between its halves."""
+    pump = _pump()
+    pump.received(FRAME + FRAME[:10], 1.0)
+    assert not _takes(pump, FRAME)
+    pump.received(FRAME[10:], 2.0)
+    assert _takes(pump, FRAME)
+    pump.received(FRAME[:10], 3.0)
+    assert not _takes(pump, FRAME)
+
+
+def test_events_that_may_be_too_long_or_hidden_are_not_taken() -> None:
+    """The way that looks at each frame decides."""
+    pump = _pump(max_frame_bytes=len(FRAME) + 20)
+    pump.received(FRAME, 1.0)
+    assert _takes(pump, FRAME)
+    assert not _takes(pump, FRAME, FRAME)
+    pump = _pump(hides_usage=True)
+    pump.received(FRAME, 1.0)
+    assert not _takes(pump, _USAGE)
 
 
 # Endings.
