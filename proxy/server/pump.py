@@ -90,7 +90,7 @@ class Pump:
         self._exchange: Exchange | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._early = True  # the first answer text has not come
-        self._at_frame = False  # the next read begins a frame, and there is nothing to look for in it
+        self._at_frame = False  # the next read begins a frame, and no first token is sought in it
         self._note = stream.vitals.times.append
         self._stopped = False
         self._hides = stream.dialect.only_counts if hides_usage else None  # tells of a frame nobody asked for
@@ -116,6 +116,8 @@ class Pump:
         if not self._at_frame or len(chunks) > self._max_frame_bytes:
             return False
         stream = self.stream
+        if self._early and not all(map(stream.dialect.thinking, frames)):
+            return False
         end = stream.extend(frames, chunks)
         stream.fed_at = at
         if len(frames) == 1:
@@ -149,7 +151,8 @@ class Pump:
             self._note(at)
         elif self._vitals.note(frames, at):
             stream.fed_at = at
-        self._at_frame = not (self._early or self._splitter.holds or self._hides)
+        sought = self._early and not self._vitals.first_token_at
+        self._at_frame = not (sought or self._splitter.holds or self._hides)
         if not end & 63:
             self._now_and_then(at)
 

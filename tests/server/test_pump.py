@@ -134,6 +134,21 @@ def test_events_are_not_taken_before_the_first_text_is_found() -> None:
     assert pump.fed_at == 3.0
 
 
+def test_events_of_a_thought_are_taken_and_the_first_text_is_not() -> None:
+    """Most of a thinking model's events are thoughts."""
+    thought = FRAME.replace(b'"content": "word"', b'"content":null,"reasoning_content":"hm"')
+    assert thought != FRAME
+    pump = _pump()
+    assert not _takes(pump, thought)
+    pump.received(thought, 1.0)
+    assert _takes(pump, thought, thought, at=2.0)
+    assert not _takes(pump, thought, FRAME)
+    pump.received(FRAME, 3.0)
+    assert _takes(pump, FRAME, at=4.0)
+    vitals = pump.stream.vitals
+    assert (vitals.first_token_at, vitals.first_content_at, vitals.times) == (1.0, 3.0, [2.0, 2.0, 3.0, 4.0])
+
+
 def test_events_are_not_taken_while_a_frame_is_unfinished() -> None:
     """They would come between its halves."""
     pump = _pump()
