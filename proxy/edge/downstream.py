@@ -64,15 +64,14 @@ class Downstream:
 
     __slots__ = (
         "_chunked_body",
-        "_done",
         "_head",
         "_keep",
-        "_loop",
         "_protocol",
         "_request",
         "_resume",
         "_transport",
         "_woken",
+        "ended",
         "status",
     )
 
@@ -87,11 +86,10 @@ class Downstream:
         self._protocol = request.protocol
         self._chunked_body = request.version >= (1, 1)
         self._keep = request.keep_alive and self._chunked_body
-        self._done = False
+        self.ended = False
         self._head = b""  # until it leaves, with the first bytes of the body if they are there in time
         self._resume: Callable[[], None] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._woken: asyncio.Future[None] = self._loop.create_future()
+        self._woken: asyncio.Future[None] | None = None  # while `finished` waits
 
     @property
     def response(self) -> web.StreamResponse:
@@ -184,18 +182,19 @@ class Downstream:
         Raises: CancelledError, when aiohttp notices first that the client has left.
         """
         self.flush()
-        while True:
-            await self._woken
-            if self._done:
-                return True
-            self._woken = self._loop.create_future()
+        while not self.ended:
+            if self._resume is None:
+                self._woken = asyncio.get_running_loop().create_future()
+                await self._woken
+                continue
             try:
                 await self._request.writer.drain()
             except ConnectionError:
-                return self._done
+                return self.ended
             resume, self._resume = self._resume, None
             if resume is not None:
                 resume()
+        return True
 
     def _put(self, data: bytes) -> None:
         try:  # noqa: SIM105  (suppress takes 1 us)
@@ -205,12 +204,12 @@ class Downstream:
         self._head = b""
 
     def _end(self) -> None:
-        self._done = True
+        self.ended = True
         self._resume = None
         self._wake()
 
     def _wake(self) -> None:
-        if not self._woken.done():
+        if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
     def _reset(self) -> None:

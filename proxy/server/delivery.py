@@ -12,16 +12,16 @@ from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
 from proxy.stream.projections import EVENT_STREAM, MODES, View
 from proxy.stream.stream import Subscription
-from proxy.wire.http import Head, end_to_end
+from proxy.wire.http import EndToEnd, Head
 
 CACHING: Headers = [
     (b"Cache-Control", b"no-cache, no-transform"),
     (b"X-Accel-Buffering", b"no"),
 ]
 # Response headers that we set ourselves.
-_OURS = frozenset((b"stream-id", b"location", b"content-location", b"idempotency-replayed", b"stream-follow-url"))
-_CONTENT_TYPE = frozenset((b"content-type",))
-_STREAMS = _OURS | frozenset((b"content-length", b"cache-control", b"x-accel-buffering"))
+_OURS = (b"stream-id", b"location", b"content-location", b"idempotency-replayed", b"stream-follow-url")
+_ANSWER = EndToEnd(_OURS)
+_STREAM = EndToEnd((*_OURS, b"content-length", b"cache-control", b"x-accel-buffering"))
 
 
 def begin_stream(request: web.BaseRequest, upstream: Headers, ours: Headers, view: View) -> Downstream:
@@ -32,12 +32,15 @@ def begin_stream(request: web.BaseRequest, upstream: Headers, ours: Headers, vie
     downstream = Downstream(request)
     kind = MODES[view.mode].content_type
     if kind == EVENT_STREAM:
-        headers = end_to_end(upstream, _STREAMS)
+        headers = _STREAM.of(upstream)
     else:
-        headers = [(b"Content-Type", kind), *end_to_end(upstream, _STREAMS | _CONTENT_TYPE)]
+        kept = (header for header in _STREAM.of(upstream) if header[0].lower() != b"content-type")
+        headers = [(b"Content-Type", kind), *kept]
     if view.mode != "raw":  # which is the answer as it came
         headers.append((b"Stream-Mode", view.mode.encode()))
-    downstream.start(b"OK", [*headers, *CACHING, *ours])
+    headers += CACHING
+    headers += ours
+    downstream.start(b"OK", headers)
     return downstream
 
 
@@ -47,7 +50,7 @@ def begin_answer(request: web.BaseRequest, head: Head, ours: Headers) -> Downstr
     Raises: ConnectionResetError, when the client has gone.
     """
     downstream = Downstream(request, head.status)
-    downstream.start(head.reason, [*end_to_end(head.headers, _OURS), *ours], framed=head.framed)
+    downstream.start(head.reason, [*_ANSWER.of(head.headers), *ours], framed=head.framed)
     return downstream
 
 

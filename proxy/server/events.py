@@ -32,7 +32,7 @@ from proxy.stream.projections import View
 from proxy.stream.stream import Stream, Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Overloaded, UnknownMode, UnknownStream
-from proxy.wire.http import end_to_end
+from proxy.wire.http import EndToEnd
 from proxy.wire.reconnection import Reconnection
 
 MODES = ("events", "raw")
@@ -43,7 +43,7 @@ _ASKED: Headers = [
     (b"Cache-Control", b"no-cache"),
 ]
 # Response headers that are ours to set, that were true at one moment only, or that make two clients one.
-_NOT_SHARED = frozenset(
+_SHARED = EndToEnd(
     (
         b"age",
         b"cache-control",
@@ -179,7 +179,7 @@ class EventRoute:
             opening.broadcast = broadcast
             journal.answered(broadcast.stream, exchange)
             broadcast.awaited = opening.askers
-            broadcast.headers = end_to_end(exchange.headers, _NOT_SHARED)
+            broadcast.headers = _SHARED.of(exchange.headers)
             broadcast.stream.upstream = exchange.upstream_name
             broadcast.start(exchange)
             return broadcast

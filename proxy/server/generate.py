@@ -8,10 +8,11 @@ reads its frames: so it is waited for, shared, kept and replayed like a stream.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from proxy.edge.upstream import Exchange, Headers
 from proxy.server import journal
@@ -26,7 +27,7 @@ from proxy.server.document import JSON, deliver_document
 from proxy.server.follow import describe
 from proxy.server.forward import MINE, Forward, Route, read_body
 from proxy.server.metrics import Metrics
-from proxy.server.options import Options, read
+from proxy.server.options import NAMES, Options, read
 from proxy.server.origin import Message
 from proxy.server.pump import GONE, OnDisconnect, Pump
 from proxy.stream.hub import Hub
@@ -46,6 +47,7 @@ _REFUSAL_BYTES = 64 * 1024  # more is none
 # Identity is asked for: a compressed stream has no frames. The Idempotency-Key is kept here, since behind one key of
 # ours two callers' keys would be one.
 _MINE = MINE | {b"accept-encoding", b"idempotency-key"}
+_IDENTITY = (b"Accept-Encoding", b"identity")
 _RUN_ON = OnDisconnect(None)
 _REPLAYED = (b"Idempotency-Replayed", b"true")
 
@@ -76,11 +78,14 @@ class Generations:
         generations = config.generations
         self._by_body = generations.share == "body"
         self._rewrites = generations.upgrade != "never" or generations.include_usage
+        self._crossing = forward.crossing(_MINE, NAMES)
+        self._usual = read(CIMultiDict(), config)  # what most ask for
 
     async def generate(self, route: Route, request: web.BaseRequest, **named: str) -> web.StreamResponse:
         """Answer with the stream of an upstream call: a new one, or one that others share."""
         caller = self._auth.caller(request.headers.get("Authorization", ""))
-        options = read(request, self._config)
+        headers, has_options = self._forward.headers(request, self._crossing)
+        options = read(request.headers, self._config) if has_options else self._usual
         shared = self._by_body or options.idempotency_key is not None
         if not shared:  # before the body is read; a call that is there already needs no more room
             self._hub.check_room()
@@ -88,8 +93,9 @@ class Generations:
             self._hub.check_room_to_follow()
         target = self._forward.target(route, request)
         body = await read_body(request, self._config.limits.body_bytes)
-        mine = _MINE | {b"prefer"} if options.respond_async else _MINE
-        headers = [*self._forward.headers(request, mine), (b"Accept-Encoding", b"identity")]
+        if options.respond_async:
+            headers = [header for header in headers if header[0].lower() != b"prefer"]
+        headers.append(_IDENTITY)
         asked = Asked(route, caller, options, target, headers, body, None, False, time.monotonic())
         if self._rewrites:
             asked = rewrite(asked, self._config.generations)
@@ -262,27 +268,37 @@ class Generations:
         """Return the header by which a stream can be followed without the caller's key, if that is configured."""
         return [(b"Stream-Follow-URL", self._auth.follow_url(stream.id).encode())] if self._auth.capabilities else []
 
-    async def _open(self, asked: Asked) -> Exchange:
-        """Ask upstream; once more for a stream, if it says that it answers nothing else."""
-        exchange = await self._send(asked)
-        if asked.streamed is not None and exchange.status == 400:
-            try:
-                refusal = await exchange.peek(lambda body: len(body) > _REFUSAL_BYTES)
-            except BaseException:
-                exchange.close()
-                raise
-            if is_stream_only(refusal):
-                exchange.close()
-                headers, body = asked.streamed
-                return await self._send(asked._replace(headers=headers, body=body))
-        return exchange
+    def _open(self, asked: Asked) -> Awaitable[Exchange]:
+        """Ask upstream; what is returned waits for the head of the answer. Raises, then: as Forward.open."""
+        if asked.streamed is None:
+            return self._send(asked) if asked.trace is None else self._send_traced(asked)
+        return self._open_again(asked, asked.streamed)
 
-    async def _send(self, asked: Asked) -> Exchange:
+    async def _open_again(self, asked: Asked, streamed: tuple[Headers, bytes]) -> Exchange:
+        """Ask upstream; once more for a stream, if it says that it answers nothing else."""
+        asked = asked._replace(streamed=None)
+        exchange = await self._open(asked)
+        if exchange.status != 400:
+            return exchange
+        try:
+            refusal = await exchange.peek(lambda body: len(body) > _REFUSAL_BYTES)
+        except BaseException:
+            exchange.close()
+            raise
+        if not is_stream_only(refusal):
+            return exchange
+        exchange.close()
+        return await self._open(asked._replace(headers=streamed[0], body=streamed[1]))
+
+    def _send(self, asked: Asked) -> Awaitable[Exchange]:
         headers = [*asked.headers, (b"Content-Length", b"%d" % len(asked.body))]
         if asked.trace is not None:
             headers = asked.trace.asks(headers)
         message = Message(b"POST", asked.target, headers, asked.body, asked.caller, generation=True)
-        exchange = await self._forward.open(asked.route, message)
+        return self._forward.open(asked.route, message)
+
+    async def _send_traced(self, asked: Asked) -> Exchange:
+        exchange = await self._send(asked)
         if asked.trace is not None:
             asked.trace.answered(exchange)
         return exchange

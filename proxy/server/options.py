@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from aiohttp import web
+from multidict import MultiMapping
 
 from proxy.server.config import Config
 from proxy.server.pump import OnDisconnect
@@ -16,6 +16,19 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 # W3C Trace Context, 3.2: version ff and ids of nothing but zeros are invalid, later versions may add fields.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 _ASYNC = re.compile(r'respond-async\s*(?:=\s*""\s*)?(?:;.*)?', re.IGNORECASE)
+
+# The headers that `read` looks for, in lower case.
+NAMES = frozenset(
+    (
+        b"idempotency-key",
+        b"prefer",
+        b"stream-key",
+        b"stream-mode",
+        b"stream-on-disconnect",
+        b"stream-retain",
+        b"traceparent",
+    )
+)
 
 
 class Options(NamedTuple):
@@ -35,9 +48,8 @@ class Options(NamedTuple):
         return self.respond_async or self.key is not None or self.on_disconnect.grace_s != 0
 
 
-def read(request: web.BaseRequest, config: Config) -> Options:
+def read(headers: MultiMapping[str], config: Config) -> Options:
     """Return what the headers ask for. Raises: UnknownMode, BadRequest."""
-    headers = request.headers
     idempotency_key = headers.get("Idempotency-Key")
     if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
         raise BadRequest("Idempotency-Key takes 1 to 255 visible ASCII characters")

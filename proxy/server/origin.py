@@ -7,7 +7,7 @@ without spares has neither, and costs a request nothing.
 import asyncio
 import functools
 import math
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from time import monotonic
 from typing import NamedTuple
 
@@ -91,14 +91,24 @@ class Origin:
         """Tell whether a request would go at once."""
         return self.queue is None or self.queue.free(now)
 
+    @property
+    def at_once(self) -> bool:
+        """True when nothing stands before it, and nobody wants to know how a request fared."""
+        return self.queue is None and self.breaker is None
+
+    def send(self, message: Message) -> Awaitable[Exchange]:
+        """Send a request without a turn; what is returned waits for the answer. Raises, then: UpstreamError."""
+        self.chosen += 1
+        return self._send(message)
+
     async def open(self, message: Message) -> tuple[Exchange, "Passage | None"]:
         """Send a request when it is its turn; return its exchange, and its passage if anybody wants its outcome.
 
         Raises: RateLimited, Overloaded, UpstreamError.
         """
+        if self.at_once:
+            return await self.send(message), None
         self.chosen += 1
-        if self.queue is None and self.breaker is None:
-            return await self._send(message), None
         passage = Passage(self)
         try:
             await self._admitted(passage, message.caller)
@@ -124,12 +134,12 @@ class Origin:
         if at is not None:
             self._timer = asyncio.get_running_loop().call_later(max(0.001, at - now), self.advance)
 
-    async def _send(self, message: Message) -> Exchange:
+    def _send(self, message: Message) -> Awaitable[Exchange]:
         headers = message.headers
         if self._authorization is not None:
             headers = [header for header in headers if header[0].lower() != b"authorization"]
             headers.append((b"Authorization", self._authorization))
-        return await self.upstream.open(message.method, message.target, headers, message.body, chunked=message.chunked)
+        return self.upstream.open(message.method, message.target, headers, message.body, chunked=message.chunked)
 
     async def _admitted(self, passage: "Passage", caller: bytes) -> None:
         """Wait for a place. Raises: RateLimited, Overloaded."""

@@ -8,7 +8,7 @@ configured; when it refuses a key of ours and a spare has another. What is not c
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -49,16 +49,17 @@ class Sender:
         self.unwraps = unwraps
         # Answers are looked into only where something depends on them.
         self.judges = retries.attempts > 0 or len(origins) > 1
+        only = not (self.judges or unwraps) and origins[0].at_once
+        self._only = origins[0] if only else None  # then nothing is between a request and it
 
-    async def open(self, message: Message) -> Exchange:
-        """Send a request; return when the head of the answer is there that its client gets.
+    def open(self, message: Message) -> Awaitable[Exchange]:
+        """Send a request; what is returned waits for the head of the answer that its client gets.
 
-        Raises: UpstreamError, RateLimited, Overloaded.
+        Raises, then: UpstreamError, RateLimited, Overloaded.
         """
-        if not (self.judges or self.unwraps):
-            exchange, _ = await self.origins[0].open(message)
-            return exchange
-        return await _Sending(self, message).open()
+        if self._only is not None:
+            return self._only.send(message)
+        return _Sending(self, message).open()
 
     def erred(self, name: str, frames: Sequence[bytes]) -> None:
         """Hear that a stream of the upstream of that name ended with an error event, which is among these frames."""

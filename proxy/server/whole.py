@@ -11,9 +11,9 @@ from aiohttp import web
 from proxy.edge.downstream import Downstream
 from proxy.edge.upstream import Exchange, Headers
 from proxy.wire.errors import Garbled, UpstreamError
-from proxy.wire.http import end_to_end
+from proxy.wire.http import EndToEnd
 
-_NOT_SHARED = frozenset((b"content-length", b"set-cookie"))
+_SHARED = EndToEnd((b"content-length", b"set-cookie"))
 _NO_LENGTH = (204, 304)  # RFC 9110 section 8.6
 
 
@@ -36,7 +36,7 @@ async def read(exchange: Exchange, max_bytes: int) -> Whole:
         body = await reader.body
     finally:
         exchange.close()
-    return Whole(exchange.status, exchange.reason, end_to_end(exchange.headers, _NOT_SHARED), body)
+    return Whole(exchange.status, exchange.reason, _SHARED.of(exchange.headers), body)
 
 
 def send(request: web.BaseRequest, whole: Whole) -> web.StreamResponse:

@@ -19,6 +19,12 @@ HOP_BY_HOP: dict[bytes, str] = {
 }
 LAST_CHUNK = b"0\r\n\r\n"
 
+_MARKED = 1  # of a header's verdict, in which 0 is that it crosses
+_ENDS = 2
+_NAMING = 4  # it is Connection
+_NAMING_NONE = frozenset((b"keep-alive", b"close", b"Keep-Alive", b""))  # the values it has, but for a few
+_NAMES, _NAME_BYTES = 256, 64  # remembered: clients choose them
+
 
 class Head(NamedTuple):
     """The head of a response: status, reason and headers, as they came."""
@@ -33,26 +39,74 @@ class Head(NamedTuple):
         return self.status in (204, 304) or any(name.lower() == b"content-length" for name, _ in self.headers)
 
 
-def end_to_end(headers: RawHeaders, but: frozenset[bytes] = frozenset()) -> list[tuple[bytes, bytes]]:
-    """Return the headers that may cross, in order and as they are, less those named (in lower case) in `but`."""
-    kept: list[tuple[bytes, bytes]] = []
-    named: set[bytes] = set()
-    for name, value in headers:
+class EndToEnd:
+    """Tells the headers that may cross from those that end here: at every hop, or because they are in `but`.
+
+    Names come spelt in few ways: each spelling is judged once and remembered, 0.1 us a header where lower() and two
+    tables take 0.35. A whole head is not remembered: it holds keys, and to find it costs as much as to judge it anew.
+    """
+
+    __slots__ = ("_but", "_marked", "_verdicts")
+
+    def __init__(self, but: Iterable[bytes] = (), marked: Iterable[bytes] = ()) -> None:
+        """`but`: names that don't cross; `marked`: names that `parted` tells of. All in lower case."""
+        self._but = frozenset(but)
+        self._marked = frozenset(marked)
+        self._verdicts: dict[bytes, int] = {}
+
+    def of(self, headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+        """Return the headers that may cross, in order and as they are."""
+        return self.parted(headers)[0]
+
+    def parted(self, headers: RawHeaders) -> tuple[list[tuple[bytes, bytes]], bool]:
+        """Return the same, and whether a marked one was there: that crosses, or that `but` names."""
+        kept: list[tuple[bytes, bytes]] = []
+        seen = 0
+        verdicts = self._verdicts
+        for header in headers:
+            verdict = verdicts.get(header[0])
+            if verdict is None:
+                verdict = self._judge(header[0])
+            if not verdict:
+                kept.append(header)
+            elif verdict == _NAMING:
+                if header[1] not in _NAMING_NONE:
+                    return self._unnamed(headers)
+            else:
+                seen |= verdict
+                if not verdict & _ENDS:
+                    kept.append(header)
+        return kept, seen & _MARKED != 0
+
+    def _judge(self, name: bytes) -> int:
         lower = name.lower()
+        verdict = _MARKED if lower in self._marked else 0
         if lower == b"connection":
-            named.update(token.strip() for token in value.lower().split(b","))
-        elif lower not in HOP_BY_HOP and lower not in but:
-            kept.append((name, value))
-    named -= {b"close", b"keep-alive", b""}
-    return [h for h in kept if h[0].lower() not in named] if named else kept
+            verdict = _NAMING
+        elif lower in HOP_BY_HOP or lower in self._but:
+            verdict |= _ENDS
+        if len(name) <= _NAME_BYTES:
+            if len(self._verdicts) >= _NAMES:  # not the oldest one out: who fills it sends nothing but new ones
+                self._verdicts.clear()
+            self._verdicts[name] = verdict
+        return verdict
+
+    def _unnamed(self, headers: RawHeaders) -> tuple[list[tuple[bytes, bytes]], bool]:
+        """Do the same where Connection names headers: they end here, too."""
+        named: set[bytes] = set()
+        for name, value in headers:
+            if name.lower() == b"connection":
+                named.update(token.strip() for token in value.lower().split(b","))
+        named -= {b"close", b"keep-alive", b""}
+        named.add(b"connection")
+        kept, marked = self.parted([header for header in headers if header[0].lower() not in named])
+        left = named & self._but & self._marked
+        return kept, marked or any(name.lower() in left for name, _ in headers)
 
 
 def head(start_line: bytes, headers: RawHeaders) -> bytes:
     """Return the bytes of a message's head, blank line included."""
-    lines = [start_line]
-    lines += [b"%b: %b" % header for header in headers]
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+    return b"\r\n".join([start_line, *map(b": ".join, headers), b"\r\n"])
 
 
 def chunk(data: bytes) -> bytes:

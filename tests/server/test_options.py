@@ -140,7 +140,7 @@ def test_client_that_may_ask_again_has_the_time_for_it(
 def options(*headers: tuple[str, str], **streams: str) -> Options:
     """Return what a request with these headers asks for."""
     request = make_mocked_request("POST", CHAT, CIMultiDict(headers))
-    return read(request, configured("http://upstream.test", streams=streams))
+    return read(request.headers, configured("http://upstream.test", streams=streams))
 
 
 async def test_errors_of_options_come_before_the_body(tee: Tee, fake: FakeQwen) -> None:

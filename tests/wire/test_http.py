@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.http import HOP_BY_HOP, LAST_CHUNK, Head, chunk, end_to_end, head
+from proxy.wire.http import HOP_BY_HOP, LAST_CHUNK, EndToEnd, Head, chunk, head
 
 # RFC 9110 section 7.6.1 and what it refers to, written down again.
 ENDS_AT_A_HOP = [
@@ -21,7 +21,7 @@ ENDS_AT_A_HOP = [
 @pytest.mark.parametrize("spelt", [bytes.title, bytes.lower, bytes.upper])
 def test_hop_by_hop_header_does_not_cross(name: bytes, spelt: Callable[[bytes], bytes]) -> None:
     """However its name is spelt."""
-    assert end_to_end([(b"A", b"1"), (spelt(name), b"x"), (b"B", b"2")]) == [(b"A", b"1"), (b"B", b"2")]
+    assert EndToEnd().of([(b"A", b"1"), (spelt(name), b"x"), (b"B", b"2")]) == [(b"A", b"1"), (b"B", b"2")]
 
 
 def test_table_has_a_reason_a_row() -> None:
@@ -39,7 +39,7 @@ def test_end_to_end_headers_cross_as_they_are() -> None:
         (b"set-cookie", b"b=2"),
         (b"x-empty", b""),
     ]
-    assert end_to_end(headers) == headers
+    assert EndToEnd().of(headers) == headers
 
 
 @pytest.mark.parametrize(
@@ -49,20 +49,49 @@ def test_end_to_end_headers_cross_as_they_are() -> None:
 def test_header_that_connection_names_does_not_cross(connection: bytes) -> None:
     """RFC 9110 7.6.1: what Connection lists is for this hop, wherever the Connection header stands."""
     named = [(b"X-One", b"1"), (b"x-other", b"3"), (b"X-TWO", b"2")]
-    assert end_to_end([(b"Connection", connection), *named]) == [(b"x-other", b"3")]
-    assert end_to_end([*named, (b"connection", connection)]) == [(b"x-other", b"3")]
+    assert EndToEnd().of([(b"Connection", connection), *named]) == [(b"x-other", b"3")]
+    assert EndToEnd().of([*named, (b"connection", connection)]) == [(b"x-other", b"3")]
 
 
 def test_several_connection_headers_all_count() -> None:
     """Each may name headers."""
     headers = [(b"Connection", b"x-one"), (b"x-one", b"1"), (b"x-two", b"2"), (b"connection", b"x-two"), (b"a", b"b")]
-    assert end_to_end(headers) == [(b"a", b"b")]
+    assert EndToEnd().of(headers) == [(b"a", b"b")]
 
 
 def test_headers_named_in_but_stay_behind() -> None:
     """The caller's own exceptions go by lower-case name."""
     headers = [(b"Host", b"h"), (b"Authorization", b"k"), (b"Accept", b"*/*")]
-    assert end_to_end(headers, frozenset({b"host", b"authorization"})) == [(b"Accept", b"*/*")]
+    assert EndToEnd({b"host", b"authorization"}).of(headers) == [(b"Accept", b"*/*")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "marked"),
+    [
+        ([], False),
+        ([(b"A", b"1")], False),
+        ([(b"LENGTH", b"1")], True),
+        ([(b"a", b"1"), (b"option", b"1")], True),
+        ([(b"length", b"1"), (b"Connection", b"length")], False),
+        ([(b"Option", b"1"), (b"Connection", b"a, option")], True),
+        ([(b"a", b"1"), (b"Connection", b"option")], False),
+    ],
+)
+def test_marked_header_is_told_of(headers: list[tuple[bytes, bytes]], marked: bool) -> None:
+    """One that crosses must do so: what Connection names does not. One that stays here need not."""
+    crossing = EndToEnd({b"option"}, {b"option", b"length"})
+    kept = [header for header in headers if header[0] in (b"A", b"a", b"LENGTH") and b"a, option" != headers[-1][1]]
+    assert crossing.parted(headers) == (kept, marked)
+    assert crossing.parted(headers) == (kept, marked)  # a name that was met before is judged alike
+
+
+def test_names_that_clients_think_up_are_not_all_remembered() -> None:
+    """Neither many nor long ones; and what ends at a hop ends there, however many were met."""
+    crossing = EndToEnd({b"host"})
+    strange = [(b"x-%d" % number, b"1") for number in range(1000)] + [(b"x" * 8000, b"1")]
+    assert crossing.of([*strange, (b"Host", b"h"), (b"TE", b"gzip")]) == strange
+    assert len(crossing._verdicts) <= 256
+    assert max(map(len, crossing._verdicts)) <= 64
 
 
 def test_head_is_what_a_parser_reads() -> None:
