@@ -101,12 +101,14 @@ class Downstream:
     def start(self, reason: bytes, headers: Headers, *, framed: bool = False) -> None:
         """Make the head, which leaves with the first write, or when `finished` or `flush` is called.
 
-        `framed`: the headers say where the body ends, so it is not chunked.
+        The list of headers is the response's from now on. `framed`: they say where the body ends, so it is not chunked.
         """
+        persists = self._chunked_body  # by itself, as connections of HTTP/1.1 do
         if framed:
             self._chunked_body = False
-            self._keep = self._request.keep_alive
-        lines = list(headers)
+            if not persists:
+                self._keep = self._request.keep_alive
+        lines = headers
         if len(self._request):  # not get() at once: 0.8 us where nothing is noted on the request
             extra = self._request.get(EXTRA)
             if extra is not None:  # then nobody else has a say: browsers refuse a second Access-Control-Allow-Origin
@@ -115,7 +117,7 @@ class Downstream:
             lines.append((b"Transfer-Encoding", b"chunked"))
         if not self._keep:
             lines.append((b"Connection", b"close"))
-        elif self._request.version < (1, 1):
+        elif not persists:
             lines.append((b"Connection", b"keep-alive"))
         self._request[STATUS] = self.status
         self._head = head(b"HTTP/1.1 %d %b" % (self.status, reason), lines)

@@ -317,14 +317,12 @@ class Exchange:
         "_arrival",
         "_asked_at",
         "_began_at",
-        "_by_name",
         "_ended",
         "_error",
         "_sender",
         "_upstream",
         "_wire",
         "endless",
-        "framed",
         "headers",
         "is_head_request",
         "on_released",
@@ -335,21 +333,20 @@ class Exchange:
         "waited_s",
     )
 
-    def __init__(self, upstream: "Upstream", wire: Wire, method: bytes) -> None:
+    def __init__(self, upstream: "Upstream", wire: Wire, method: bytes, at: float) -> None:
+        """`at` is the time, in monotonic seconds; the connection was waited for before."""
         self._upstream = upstream
         self._wire: Wire | None = wire
-        self._began_at = self._asked_at = monotonic()
+        self._began_at = self._asked_at = at
         self._sender: asyncio.Task[None] | None = None
         self._ended = False
         self._error: UpstreamError | None = None
         self.is_head_request = method == b"HEAD"
         self.endless = False  # the whole of it may take any time
         self.progress: Progress | None = None  # without, every byte is progress
-        self.framed = False  # the response itself says where its body ends; a close-delimited one can't
         self.status = 0
         self.reason = b""
         self.headers: Headers = []
-        self._by_name: dict[bytes, bytes] = {}
         self.waited_s = 0.0  # for a connection
         self.on_released: Callable[[UpstreamError | None], None] | None = None  # told its error, if it had one
         self._arrival: asyncio.Future[None] | None = None  # what somebody peeks for
@@ -357,8 +354,15 @@ class Exchange:
         wire.begin(self)
 
     def header(self, name: bytes) -> bytes | None:
-        """Return the value of the header of that (lower-case) name."""
-        return self._by_name.get(name)
+        """Return the value of the header of that (lower-case) name; of several, the last one's.
+
+        Few are asked for: a dict of all took longer.
+        """
+        size = len(name)
+        for given, value in reversed(self.headers):
+            if len(given) == size and given.lower() == name:
+                return value
+        return None
 
     @property
     def upstream_name(self) -> str:
@@ -366,7 +370,17 @@ class Exchange:
 
     @property
     def is_event_stream(self) -> bool:
-        return self._by_name.get(b"content-type", b"").lower().startswith(b"text/event-stream")
+        kind = self.header(b"content-type")
+        return kind is not None and kind.lower().startswith(b"text/event-stream")
+
+    @property
+    def framed(self) -> bool:
+        """True when the response itself says where its body ends; a close-delimited one can't."""
+        return (
+            self.bodyless
+            or self.header(b"transfer-encoding") is not None
+            or self.header(b"content-length") is not None
+        )
 
     @property
     def bodyless(self) -> bool:
@@ -455,8 +469,6 @@ class Exchange:
     def responds(self, status: int) -> None:
         """The head is there."""
         self.status = status
-        self._by_name = by_name = {name.lower(): value for name, value in self.headers}
-        self.framed = b"transfer-encoding" in by_name or b"content-length" in by_name or self.bodyless
         if not self.responded.done():
             self.responded.set_result(None)
 
@@ -550,7 +562,7 @@ class Upstream:
         self.retries = 0  # requests sent once more
         origin = URL(url).origin()
         port = "" if origin.is_default_port() else f":{origin.port}"
-        self._host = (b"Host", f"{origin.raw_host}{port}".encode())
+        self._version = f" HTTP/1.1\r\nHost: {origin.raw_host}{port}".encode()  # and the first header
         self._keepalive_s = keepalive_s
         self._max_connections = max_connections
         self._room = asyncio.Semaphore(max_connections) if max_connections else None
@@ -585,19 +597,22 @@ class Upstream:
         decide).
         Raises: Unreachable, UpstreamTimeout, Truncated, Garbled.
         """
-        line = b"%b %b%b HTTP/1.1" % (method, self._absolute, target)
+        line = b"%b %b%b%b" % (method, self._absolute, target, self._version)
         for pooled in (True, False):
-            began_at = monotonic()
+            now = began_at = monotonic()
             if self._room is not None:
                 await self._wait_room(self._room)
-            wire = self._pooled() if pooled else None
+            wire = self._pooled(now) if pooled else None
             reused = wire is not None
             if wire is None:
                 wire = await self._connect()
-            exchange = Exchange(self, wire, method)
-            exchange.waited_s = monotonic() - began_at
+            if self._room is not None or not reused:
+                now = monotonic()
+            exchange = Exchange(self, wire, method, now)
+            exchange.waited_s = now - began_at
             self.active.add(exchange)
-            exchange.send(head(line, [self._host, *self._proxy_headers(), *headers]), body, chunked=chunked)
+            lines = self._proxy_headers() + headers if self._absolute else headers
+            exchange.send(head(line, lines), body, chunked=chunked)
             try:
                 await exchange.responded
             except Unreachable:
@@ -616,10 +631,11 @@ class Upstream:
         self.active.discard(exchange)
         if self._room is not None:
             self._room.release()
-        if keep and wire.usable:
+        if keep and not wire.transport.is_closing():
             wire.exchange = wire.receiver = None
-            wire.resume()
-            wire.idle_since = monotonic()
+            if wire.paused:
+                wire.resume()
+            wire.idle_since = wire.read_at
             self._idle.append(wire)
         else:
             wire.close()
@@ -640,19 +656,17 @@ class Upstream:
         """The number of connections that wait for a request."""
         return len(self._idle)
 
-    def _pooled(self) -> Wire | None:
+    def _pooled(self, now: float) -> Wire | None:
         """Return the connection used last, if one is idle: the others may then expire."""
         idle = self._idle
         while idle:
             wire = idle.pop()
-            if wire.usable and monotonic() - wire.idle_since < self._keepalive_s:
+            if now - wire.idle_since < self._keepalive_s and not wire.transport.is_closing():
                 return wire
             wire.close()
         return None
 
     def _proxy_headers(self) -> Headers:
-        if not self._absolute:
-            return []
         value = self._address.headers.get("Proxy-Authorization")
         return [(b"Proxy-Authorization", value.encode())] if value else []
 

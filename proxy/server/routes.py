@@ -71,20 +71,21 @@ class Routes:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; count it, and tell a ProxyError in the endpoint's dialect."""
-        endpoint, arguments = self.find(request.method, request.raw_path)
+        method = request.method
+        (handler, name, dialect), arguments = self.find(method, request.raw_path)
         status = CLIENT_GONE
         try:
-            response = await endpoint.handler(request, **arguments)
+            response = await handler(request, **arguments)
             status = response.status
         except ProxyError as error:
             self._metrics.rejected[error.code] += 1
-            response = refuse(error, endpoint.dialect)
+            response = refuse(error, dialect)
             status = error.status
         except asyncio.CancelledError:
             status = request.get(STATUS, CLIENT_GONE)
             raise
         finally:
-            self._metrics.requests[endpoint.name, request.method, status] += 1
+            self._metrics.requests[name, method, status] += 1
         return response
 
 
