@@ -377,9 +377,7 @@ class Exchange:
     def framed(self) -> bool:
         """True when the response itself says where its body ends; a close-delimited one can't."""
         return (
-            self.bodyless
-            or self.header(b"transfer-encoding") is not None
-            or self.header(b"content-length") is not None
+            self.bodyless or self.header(b"transfer-encoding") is not None or self.header(b"content-length") is not None
         )
 
     @property
@@ -418,6 +416,15 @@ class Exchange:
         wire.take_events = take_events
         if data:
             receiver.received(data, wire.read_at)
+
+    def take_whole(self) -> bytes | None:
+        """Return the body if it is `whole`: the exchange is over then, without a receiver."""
+        wire = self._wire
+        if wire is None or not self._ended or self._error is not None:
+            return None
+        body = wire.take()
+        self._release()
+        return body
 
     async def peek(self, enough: Callable[[bytes], bool]) -> bytes:
         """Wait until what has come of the body is enough, or the body has ended; return it.
@@ -589,12 +596,13 @@ class Upstream:
         body: bytes | AsyncIterable[bytes] = b"",
         *,
         chunked: bool = False,
+        once: bool = False,
     ) -> Exchange:
         """Send a request; return when the head of its response is there.
 
         A pooled connection may have been closed by the upstream at the same moment: when no byte of a response
         came on a reused one, the request is sent once more, on a new one (RFC 9112 section 9.3.1 has the client
-        decide).
+        decide): unless it is to be sent `once`, or its body came in pieces, which are gone.
         Raises: Unreachable, UpstreamTimeout, Truncated, Garbled.
         """
         line = b"%b %b%b%b" % (method, self._absolute, target, self._version)
@@ -616,7 +624,7 @@ class Upstream:
             try:
                 await exchange.responded
             except Unreachable:
-                if not (reused and isinstance(body, bytes)):
+                if once or not (reused and isinstance(body, bytes)):
                     raise
                 self.retries += 1
             except asyncio.CancelledError:

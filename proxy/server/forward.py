@@ -5,7 +5,7 @@ Also what generations share with them: where a target leads, which headers cross
 
 import functools
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -20,7 +20,7 @@ from proxy.server.routes import origin_form
 from proxy.server.sender import Sender
 from proxy.wire.dialect import Dialect
 from proxy.wire.errors import BadRequest, TooLarge, UpstreamError
-from proxy.wire.http import EndToEnd
+from proxy.wire.http import LAST_CHUNK, EndToEnd, chunk
 
 _DOT_SEGMENT = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 _PIECE_BYTES = 64 * 1024
@@ -81,17 +81,17 @@ class Forward:
         headers, _ = self.headers(request, self._crossing)
         body: bytes | AsyncIterable[bytes] = b""
         chunked = False
-        if request.body_exists:
-            _invite(request)
+        has_body = request.body_exists
+        if has_body:
             length = request.headers.get("Content-Length")
             chunked = length is None
             headers.append(
                 (b"Transfer-Encoding", b"chunked") if length is None else (b"Content-Length", length.encode())
             )
-            body = _pieces(request)
+            body = _at_hand(request, chunked=chunked) if request.content.is_eof() else _pieces(request)
         elif "Content-Length" in request.headers:
             headers.append((b"Content-Length", b"0"))
-        message = Message(request.method.encode(), target, headers, body, caller, chunked=chunked)
+        message = Message(request.method.encode(), target, headers, body, caller, chunked=chunked, once=has_body)
         exchange = await self.open(route, message)
         return await self.relay(request, exchange)
 
@@ -101,8 +101,11 @@ class Forward:
             downstream = Downstream(request, exchange.status)
             headers, has_length = _ANSWER.parted(exchange.headers)
             downstream.start(exchange.reason, headers, framed=has_length or exchange.bodyless)
-            exchange.attach(_Conduit(exchange, downstream))
-            if not downstream.ended:  # most of the small ones came with their head
+            body = exchange.take_whole()
+            if body is not None:  # most small ones came with their head
+                downstream.close(body)
+            else:
+                exchange.attach(_Conduit(exchange, downstream))
                 await downstream.finished()
         finally:
             exchange.close()
@@ -184,6 +187,14 @@ def _invite(request: web.BaseRequest) -> None:
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-async def _pieces(request: web.BaseRequest) -> AsyncIterator[bytes]:
-    async for piece in request.content.iter_chunked(_PIECE_BYTES):
-        yield piece
+def _at_hand(request: web.BaseRequest, *, chunked: bool) -> bytes:
+    """Return a body that came with the head: it goes up in one write, in pieces it takes a task and 17 us more."""
+    body = request.content.read_nowait()
+    if not chunked:
+        return body
+    return chunk(body) + LAST_CHUNK if body else LAST_CHUNK
+
+
+def _pieces(request: web.BaseRequest) -> AsyncIterable[bytes]:
+    _invite(request)
+    return request.content.iter_chunked(_PIECE_BYTES)

@@ -26,6 +26,7 @@ class Message(NamedTuple):
     body: bytes | AsyncIterable[bytes]
     caller: bytes
     chunked: bool = False
+    once: bool = False  # not sent again even if its body is at hand (RFC 9110 section 9.2.2)
     generation: bool = False  # answered with what generations are answered with, refusals included
 
 
@@ -139,7 +140,9 @@ class Origin:
         if self._authorization is not None:
             headers = [header for header in headers if header[0].lower() != b"authorization"]
             headers.append((b"Authorization", self._authorization))
-        return self.upstream.open(message.method, message.target, headers, message.body, chunked=message.chunked)
+        return self.upstream.open(
+            message.method, message.target, headers, message.body, chunked=message.chunked, once=message.once
+        )
 
     async def _admitted(self, passage: "Passage", caller: bytes) -> None:
         """Wait for a place. Raises: RateLimited, Overloaded."""

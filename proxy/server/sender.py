@@ -169,7 +169,7 @@ class _Sending:
         return wait_s, f"status_{refusal.status}"
 
     def _wait_for(self, refusal: Refusal, verdict: Trouble, after_s: float | None) -> float | None:
-        if not isinstance(self._message.body, bytes):
+        if self._message.once or not isinstance(self._message.body, bytes):
             return None  # it is gone
         if verdict.wait_s is not None and refusal.status in self._sender.retries.statuses:
             return self._wait_s(verdict.wait_s, after_s)

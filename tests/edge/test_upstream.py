@@ -564,6 +564,18 @@ async def test_body_in_pieces_is_not_sent_twice() -> None:
 
 
 @on_each_loop
+async def test_what_is_to_be_sent_once_is_not_sent_twice() -> None:
+    """Though its body is at hand."""
+    async with staged() as stage, upstream(stage.url) as up:
+        await pooled(up, stage, 1)
+        task = asyncio.create_task(up.open(b"POST", b"/x", [(b"Content-Length", b"3")], b"one", once=True))
+        (await stage.next()).close()
+        with pytest.raises(Unreachable):
+            await task
+        assert len(stage.turns) == 2
+
+
+@on_each_loop
 async def test_connections_have_a_limit() -> None:
     """The next request waits for one to be free, whichever way it becomes so."""
     async with staged() as stage, upstream(stage.url, max_connections=1) as up:

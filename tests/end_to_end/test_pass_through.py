@@ -276,6 +276,35 @@ async def test_chunked_upload_streams(perform: Serve, stage: Stage) -> None:
     assert await (await client.answer()).read() == b"thanks"
 
 
+@pytest.mark.parametrize("body", [b"", b"whole"])
+async def test_chunked_upload_that_came_with_its_head_stays_chunked(perform: Serve, stage: Stage, body: bytes) -> None:
+    """One write holds it all, its end too."""
+    tee = await perform()
+    client = await tee.connect()
+    framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+    client.send(request("POST", "/v1/files", "Transfer-Encoding: chunked") + framed + b"0\r\n\r\n")
+    turn = await stage.next()
+    assert (turn.all("transfer-encoding"), turn.all("content-length")) == ([b"chunked"], [])
+    assert await turn.body() == body
+    turn.reply("200 OK", body=b"thanks")
+    assert await (await client.answer()).read() == b"thanks"
+
+
+async def test_upload_is_not_sent_twice(perform: Serve, stage: Stage) -> None:
+    """A pooled connection that breaks before the answer: what passes through may have had its effect."""
+    tee = await perform()
+    for _ in range(2):
+        client = await tee.send("POST", "/v1/files", body=b"once")
+        turn = await stage.next()
+        assert await turn.body() == b"once"
+        if len(stage.turns) == 1:
+            turn.reply("200 OK")
+            assert (await client.answer()).status == 200
+    turn.close()
+    assert (await client.answer()).status == 502
+    assert (len(stage.turns), stage.connections) == (2, 1)
+
+
 async def test_upload_with_a_length_streams(perform: Serve, stage: Stage) -> None:
     """It keeps its length, and the upstream has the first piece before the client has sent the second."""
     tee = await perform()

@@ -221,6 +221,16 @@ async def test_body_that_came_in_pieces_is_sent_once() -> None:
 
 
 @on_each_loop
+async def test_message_that_is_to_be_sent_once_is_sent_once() -> None:
+    """What passes through may do something twice if it is sent twice."""
+    async with way() as to:
+        task = to.open(CHAT._replace(once=True))
+        refuse(await to.stages[0].next(), 429)
+        exchange = await task
+        assert (await listened(exchange)).body == BUSY
+
+
+@on_each_loop
 async def test_retry_after_is_waited_for_if_there_is_time() -> None:
     """Else the client gets it, to decide for itself."""
     async with way(retries=RetriesConfig(attempts=2, total_s=0.5)) as to:
