@@ -78,6 +78,7 @@ class Generations:
         generations = config.generations
         self._by_body = generations.share == "body"
         self._rewrites = generations.upgrade != "never" or generations.include_usage
+        self._has_links = bool(auth.capabilities)
         self._crossing = forward.crossing(_MINE, NAMES)
         self._usual = read(CIMultiDict(), config)  # what most ask for
 
@@ -262,11 +263,12 @@ class Generations:
         """Return the headers that say where a stream is found."""
         ident = stream.id.encode()
         found = b"/v1/streams/" + ident
-        return [(b"Stream-Id", ident), (b"Location", found), (b"Content-Location", found), *self._links(stream)]
+        headers = [(b"Stream-Id", ident), (b"Location", found), (b"Content-Location", found)]
+        return headers + self._links(stream) if self._has_links else headers
 
     def _links(self, stream: Stream) -> Headers:
         """Return the header by which a stream can be followed without the caller's key, if that is configured."""
-        return [(b"Stream-Follow-URL", self._auth.follow_url(stream.id).encode())] if self._auth.capabilities else []
+        return [(b"Stream-Follow-URL", self._auth.follow_url(stream.id).encode())] if self._has_links else []
 
     def _open(self, asked: Asked) -> Awaitable[Exchange]:
         """Ask upstream; what is returned waits for the head of the answer. Raises, then: as Forward.open."""

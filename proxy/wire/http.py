@@ -1,6 +1,6 @@
 """HTTP/1.1 words: which headers end at a hop, and how a body is framed. Sources: RFC 9110 and RFC 9112."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -54,11 +54,11 @@ class EndToEnd:
         self._marked = frozenset(marked)
         self._verdicts: dict[bytes, int] = {}
 
-    def of(self, headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+    def of(self, headers: Collection[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Return the headers that may cross, in order and as they are."""
         return self.parted(headers)[0]
 
-    def parted(self, headers: RawHeaders) -> tuple[list[tuple[bytes, bytes]], bool]:
+    def parted(self, headers: Collection[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, bytes]], bool]:
         """Return the same, and whether a marked one was there: that crosses, or that `but` names."""
         kept: list[tuple[bytes, bytes]] = []
         seen = 0
@@ -91,7 +91,7 @@ class EndToEnd:
             self._verdicts[name] = verdict
         return verdict
 
-    def _unnamed(self, headers: RawHeaders) -> tuple[list[tuple[bytes, bytes]], bool]:
+    def _unnamed(self, headers: Collection[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, bytes]], bool]:
         """Do the same where Connection names headers: they end here, too."""
         named: set[bytes] = set()
         for name, value in headers:
