@@ -333,11 +333,10 @@ class Exchange:
         "waited_s",
     )
 
-    def __init__(self, upstream: "Upstream", wire: Wire, method: bytes, at: float) -> None:
-        """`at` is the time, in monotonic seconds; the connection was waited for before."""
+    def __init__(self, upstream: "Upstream", wire: Wire, method: bytes) -> None:
         self._upstream = upstream
         self._wire: Wire | None = wire
-        self._began_at = self._asked_at = at
+        self._began_at = self._asked_at = monotonic()
         self._sender: asyncio.Task[None] | None = None
         self._ended = False
         self._error: UpstreamError | None = None
@@ -607,17 +606,15 @@ class Upstream:
         """
         line = b"%b %b%b%b" % (method, self._absolute, target, self._version)
         for pooled in (True, False):
-            now = began_at = monotonic()
+            began_at = monotonic()
             if self._room is not None:
                 await self._wait_room(self._room)
-            wire = self._pooled(now) if pooled else None
+            wire = self._pooled(began_at) if pooled else None
             reused = wire is not None
             if wire is None:
                 wire = await self._connect()
-            if self._room is not None or not reused:
-                now = monotonic()
-            exchange = Exchange(self, wire, method, now)
-            exchange.waited_s = now - began_at
+            exchange = Exchange(self, wire, method)
+            exchange.waited_s = monotonic() - began_at
             self.active.add(exchange)
             lines = self._proxy_headers() + headers if self._absolute else headers
             exchange.send(head(line, lines), body, chunked=chunked)

@@ -68,7 +68,7 @@ def exchanges(count: int, followers: int) -> list[Wire]:
     made = []
     for _ in range(count):
         wire = Wire(SimpleNamespace(transport=Null(), protocol=None, close=lambda: None))  # type: ignore[arg-type]
-        exchange = Exchange(None, wire, b"POST", 0.0)  # type: ignore[arg-type]
+        exchange = Exchange(None, wire, b"POST")  # type: ignore[arg-type]
         stream = hub.create(Vitals(ChatCompletions(), 0.0), route="chat", caller=b"", key=None, retain_s=0)
         pump = Pump(
             stream, OnDisconnect(None), max_frame_bytes=1 << 20, on_sealed=lambda p: None, overhead=lambda s: None
