@@ -1,19 +1,23 @@
-"""A generation that was asked for, and what of it is asked for upstream in another way."""
+"""A generation that was asked for, how it is asked for upstream, and what of it in another way."""
 
 import re
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxy.edge.upstream import Headers
+from proxy.edge.upstream import Exchange, Headers
 from proxy.server.config import GenerationsConfig
 from proxy.server.document import JSON
-from proxy.server.forward import Route
+from proxy.server.forward import Forward, Route
 from proxy.server.options import Options
+from proxy.server.origin import Message
+from proxy.wire.stream_only import is_stream_only
 
 if TYPE_CHECKING:
     from proxy.server.tracing import Trace
 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
 _MODEL_WITHIN = 64 * 1024
+_REFUSAL_BYTES = 64 * 1024  # more is none
 _INCREMENTAL = re.compile(rb'"incremental_output"\s*:\s*(true|false)')
 
 
@@ -59,3 +63,39 @@ def asks_cumulative(body: bytes) -> bool | None:
     """Tell whether a native request asks for all so far in every event, or for increments; None: it says neither."""
     asked = _INCREMENTAL.search(body)
     return None if asked is None else asked[1] == b"false"
+
+
+def ask(forward: Forward, asked: Asked) -> Awaitable[Exchange]:
+    """Ask upstream; what is returned waits for the head of the answer. Raises, then: as Forward.open."""
+    if asked.streamed is None:
+        return _send(forward, asked) if asked.trace is None else _send_traced(forward, asked, asked.trace)
+    return _ask_again(forward, asked, asked.streamed)
+
+
+async def _ask_again(forward: Forward, asked: Asked, streamed: tuple[Headers, bytes]) -> Exchange:
+    """Ask as it was asked; once more for a stream, if the upstream says that it answers nothing else."""
+    asked = asked._replace(streamed=None)
+    exchange = await ask(forward, asked)
+    if exchange.status != 400:
+        return exchange
+    try:
+        refusal = await exchange.peek(lambda body: len(body) > _REFUSAL_BYTES)
+    except BaseException:
+        exchange.close()
+        raise
+    if not is_stream_only(refusal):
+        return exchange
+    exchange.close()
+    return await ask(forward, asked._replace(headers=streamed[0], body=streamed[1]))
+
+
+async def _send_traced(forward: Forward, asked: Asked, trace: "Trace") -> Exchange:
+    exchange = await _send(forward, asked._replace(headers=trace.asks(asked.headers)))
+    trace.answered(exchange)
+    return exchange
+
+
+def _send(forward: Forward, asked: Asked) -> Awaitable[Exchange]:
+    headers = [*asked.headers, (b"Content-Length", b"%d" % len(asked.body))]
+    message = Message(b"POST", asked.target, headers, asked.body, asked.caller, generation=True)
+    return forward.open(asked.route, message)

@@ -8,7 +8,7 @@ reads its frames: so it is waited for, shared, kept and replayed like a stream.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 from proxy.edge.upstream import Exchange, Headers
 from proxy.server import journal
 from proxy.server.answers import answer
-from proxy.server.asked import Asked, asks_cumulative, model_of, rewrite
+from proxy.server.asked import Asked, ask, asks_cumulative, model_of, rewrite
 from proxy.server.auth import Auth
 from proxy.server.broadcast import is_stream
 from proxy.server.calls import Call, Calls, Identity, by_body, by_key
@@ -28,7 +28,6 @@ from proxy.server.follow import describe
 from proxy.server.forward import MINE, Forward, Route, read_body
 from proxy.server.metrics import Metrics
 from proxy.server.options import NAMES, Options, read
-from proxy.server.origin import Message
 from proxy.server.pump import GONE, OnDisconnect, Pump
 from proxy.stream.hub import Hub
 from proxy.stream.log import COMPLETE, Ending
@@ -37,12 +36,9 @@ from proxy.stream.stream import Stream, Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import OffsetGone, ProxyError, UpstreamError
 from proxy.wire.http import Head
-from proxy.wire.stream_only import is_stream_only
 
 if TYPE_CHECKING:
     from proxy.server.tracing import Tracing
-
-_REFUSAL_BYTES = 64 * 1024  # more is none
 
 # Identity is asked for: a compressed stream has no frames. The Idempotency-Key is kept here, since behind one key of
 # ours two callers' keys would be one.
@@ -113,7 +109,7 @@ class Generations:
     async def _alone(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
         """Make the upstream call in this client's own task: its leaving ends it."""
         try:
-            exchange = await self._open(asked)
+            exchange = await ask(self._forward, asked)
         except (UpstreamError, asyncio.CancelledError) as error:
             reason = error.ending if isinstance(error, UpstreamError) else GONE.reason
             self._metrics.never_began(asked.route.name, reason)
@@ -167,7 +163,7 @@ class Generations:
         """Open the exchange and have the pump take its body."""
         pump = call.pump
         try:
-            exchange = await self._open(asked)
+            exchange = await ask(self._forward, asked)
         except ProxyError as error:
             pump.opening = None
             if not call.promised:
@@ -269,41 +265,6 @@ class Generations:
     def _links(self, stream: Stream) -> Headers:
         """Return the header by which a stream can be followed without the caller's key, if that is configured."""
         return [(b"Stream-Follow-URL", self._auth.follow_url(stream.id).encode())] if self._has_links else []
-
-    def _open(self, asked: Asked) -> Awaitable[Exchange]:
-        """Ask upstream; what is returned waits for the head of the answer. Raises, then: as Forward.open."""
-        if asked.streamed is None:
-            return self._send(asked) if asked.trace is None else self._send_traced(asked)
-        return self._open_again(asked, asked.streamed)
-
-    async def _open_again(self, asked: Asked, streamed: tuple[Headers, bytes]) -> Exchange:
-        """Ask upstream; once more for a stream, if it says that it answers nothing else."""
-        asked = asked._replace(streamed=None)
-        exchange = await self._open(asked)
-        if exchange.status != 400:
-            return exchange
-        try:
-            refusal = await exchange.peek(lambda body: len(body) > _REFUSAL_BYTES)
-        except BaseException:
-            exchange.close()
-            raise
-        if not is_stream_only(refusal):
-            return exchange
-        exchange.close()
-        return await self._open(asked._replace(headers=streamed[0], body=streamed[1]))
-
-    def _send(self, asked: Asked) -> Awaitable[Exchange]:
-        headers = [*asked.headers, (b"Content-Length", b"%d" % len(asked.body))]
-        if asked.trace is not None:
-            headers = asked.trace.asks(headers)
-        message = Message(b"POST", asked.target, headers, asked.body, asked.caller, generation=True)
-        return self._forward.open(asked.route, message)
-
-    async def _send_traced(self, asked: Asked) -> Exchange:
-        exchange = await self._send(asked)
-        if asked.trace is not None:
-            asked.trace.answered(exchange)
-        return exchange
 
     def _pump(self, asked: Asked) -> Pump:
         """Make a stream and its writer. Raises: Overloaded."""
