@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client.aiohttp import make_aiohttp_handler
 
+from proxy.edge.inline import server_loop
 from proxy.server.answers import answer
 from proxy.server.auth import Auth
 from proxy.server.calls import Calls
@@ -239,6 +240,7 @@ class Proxy:
             handler_cancellation=True,  # a client that leaves ends its handler at once
             auto_decompress=False,  # a compressed request passes as it is
             logger=http_log,
+            loop=server_loop(),
         )
         return web.ServerRunner(server, shutdown_timeout=1.0)
 
