@@ -87,6 +87,11 @@ def floor(module: str) -> int:
     return FLOORS[folder(module)] if folder(module) else 0
 
 
+def edge(module: str) -> str:
+    """Return the edge that a module is, or is a part of: `upstream_wire` is of `upstream`; "" for the folder itself."""
+    return [*module.split("."), ""][2].partition("_")[0]
+
+
 def upward(house: House) -> list[str]:
     """Return the imports of a higher floor."""
     return [str(one) for one in house.inner if floor(one.imported) > floor(one.importer)]
@@ -98,7 +103,7 @@ def sideways(house: House) -> list[str]:
     for one in house.inner:
         here, there = folder(one.importer), folder(one.imported)
         beside = here != there and floor(one.importer) == floor(one.imported)
-        another_edge = here == there == "edge" and one.imported not in house.packages
+        another_edge = here == there == "edge" and edge(one.imported) not in ("", edge(one.importer))
         the_hub = here == "edge" and one.imported == f"{house.name}.stream.hub"
         if beside or another_edge or the_hub:
             found.append(str(one))
@@ -172,6 +177,9 @@ def test_no_module_needs_itself() -> None:
     assert cycle(HOUSE) == []
 
 
+_WIRE_KNOWS_DOWNSTREAM = "proxy.edge.upstream_wire:3 imports proxy.edge.downstream"
+
+
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
     """Return a package in which everything is in order."""
@@ -182,6 +190,8 @@ def built(tmp_path: Path) -> Path:
         "stream/log.py": "from proxy.wire import sse\nfrom proxy.wire.sse import feed\n",
         "stream/hub.py": "from proxy.stream.log import FrameLog\n",
         "edge/upstream.py": "import asyncio, time, aiohttp\nfrom proxy.stream.log import FrameLog\n",
+        "edge/upstream_wire.py": "import socket\nfrom proxy.wire import sse\n",
+        "edge/upstream_pool.py": "from proxy.edge.upstream_wire import Wire\n",
         "edge/downstream.py": "import proxy.wire.sse\n",
         "store/redis.py": "import redis\n",
         "server/app.py": "from proxy.edge import upstream, downstream\nfrom proxy.stream.hub import Hub\n",
@@ -213,6 +223,11 @@ def test_house_in_order_is_not_blamed(built: Path) -> None:
         ("stream/hub.py", "from proxy.server.app import Proxy", "proxy.stream.hub:2 imports proxy.server.app"),
         ("server/app.py", "from proxy.tools import cli", "proxy.server.app:3 imports proxy.tools.cli"),
         ("edge/upstream.py", "from .downstream import Sink", "proxy.edge.upstream:3 imports proxy.edge.downstream"),
+        (
+            "edge/upstream_wire.py",
+            "from . import downstream",
+            "proxy.edge.upstream_wire:3 imports proxy.edge.downstream",
+        ),
         ("edge/upstream.py", "from . import downstream", "proxy.edge.upstream:3 imports proxy.edge.downstream"),
         ("edge/upstream.py", "from proxy.stream import hub", "proxy.edge.upstream:3 imports proxy.stream.hub"),
         ("edge/upstream.py", "from proxy.store.redis import x", "proxy.edge.upstream:3 imports proxy.store.redis"),

@@ -16,9 +16,8 @@ from typing import Protocol
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.wire.http import LAST_CHUNK, chunk, head
+from proxy.wire.http import LAST_CHUNK, Headers, chunk, head
 
-Headers = list[tuple[bytes, bytes]]
 STATUS = web.RequestKey("status", int)  # on a request: the status of its answer, once that has begun
 EXTRA = web.RequestKey("extra", list[tuple[bytes, bytes]])  # on a request: header lines its answer gets, for CORS
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close by RST

@@ -4,12 +4,13 @@ import re
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxy.edge.upstream import Exchange, Headers
+from proxy.edge.upstream_exchange import Exchange
 from proxy.server.config import GenerationsConfig
 from proxy.server.document import JSON
 from proxy.server.forward import Forward, Route
 from proxy.server.options import Options
 from proxy.server.origin import Message
+from proxy.wire.http import Headers
 from proxy.wire.stream_only import is_stream_only
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from proxy.edge.upstream import Exchange, Headers
+from proxy.edge.upstream_exchange import Exchange
 from proxy.server.pump import GONE
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.stream import Stream
 from proxy.wire.errors import ProxyError, TooLarge, UpstreamError
+from proxy.wire.http import Headers
 from proxy.wire.reconnection import Reconnection
 from proxy.wire.sse import BOM, Splitter
 

@@ -9,12 +9,13 @@ import re
 
 from aiohttp import web
 
-from proxy.edge.downstream import EXTRA, Headers
+from proxy.edge.downstream import EXTRA
 from proxy.server.answers import refuse
 from proxy.server.config import CorsConfig
 from proxy.server.metrics import Metrics
 from proxy.server.routes import Routes
 from proxy.wire.errors import OriginNotAllowed
+from proxy.wire.http import Headers
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 # Beside the ones that need no leave (Accept, Content-Language, ...): ours, those of the SDKs, and DashScope's.

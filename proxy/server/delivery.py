@@ -6,13 +6,12 @@ import time
 from aiohttp import web
 
 from proxy.edge.downstream import Downstream
-from proxy.edge.upstream import Headers
 from proxy.edge.websocket import WebSocket
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
 from proxy.stream.projections import EVENT_STREAM, MODES, View
 from proxy.stream.stream import Subscription
-from proxy.wire.http import EndToEnd, Head
+from proxy.wire.http import EndToEnd, Head, Headers
 
 CACHING: Headers = [
     (b"Cache-Control", b"no-cache, no-transform"),

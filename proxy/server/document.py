@@ -9,12 +9,13 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.edge.downstream import Downstream, Headers
+from proxy.edge.downstream import Downstream
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
 from proxy.stream.projections import Json, View
 from proxy.stream.stream import Stream, Subscription
 from proxy.wire.errors import Cancelled, Garbled, Overloaded, ProxyError, Truncated, UpstreamTimeout
+from proxy.wire.http import Headers
 from proxy.wire.qwen import Fault, trouble
 from proxy.wire.refusal import is_error
 from proxy.wire.refusal import read as read_refusal

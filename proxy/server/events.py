@@ -15,7 +15,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from proxy.edge.downstream import Downstream
-from proxy.edge.upstream import Exchange, Headers
+from proxy.edge.upstream_exchange import Exchange
 from proxy.server import journal, whole
 from proxy.server.auth import Auth
 from proxy.server.broadcast import Ask, Broadcast, is_stream
@@ -32,7 +32,7 @@ from proxy.stream.projections import View
 from proxy.stream.stream import Stream, Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Overloaded, UnknownMode, UnknownStream
-from proxy.wire.http import EndToEnd
+from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.reconnection import Reconnection
 
 MODES = ("events", "raw")

@@ -7,7 +7,6 @@ from typing import Any
 from aiohttp import web
 
 from proxy.edge.downstream import Downstream
-from proxy.edge.upstream import Headers
 from proxy.edge.websocket import CLOSING_S, WebSocket
 from proxy.server.answers import answer
 from proxy.server.auth import Auth
@@ -30,7 +29,7 @@ from proxy.wire.errors import (
     Overloaded,
     UnknownStream,
 )
-from proxy.wire.http import Head
+from proxy.wire.http import Head, Headers
 
 CANCELLED = Ending("cancelled", "cancelled on request")
 

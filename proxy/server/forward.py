@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from proxy.edge.downstream import Downstream
-from proxy.edge.upstream import Exchange, Headers
+from proxy.edge.upstream_exchange import Exchange
 from proxy.server.auth import Auth
 from proxy.server.capabilities import without_cookie, without_parameter
 from proxy.server.metrics import Metrics
@@ -20,7 +20,7 @@ from proxy.server.routes import origin_form
 from proxy.server.sender import Sender
 from proxy.wire.dialect import Dialect
 from proxy.wire.errors import BadRequest, TooLarge, UpstreamError
-from proxy.wire.http import LAST_CHUNK, EndToEnd, chunk
+from proxy.wire.http import LAST_CHUNK, EndToEnd, Headers, chunk
 
 _DOT_SEGMENT = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 _PIECE_BYTES = 64 * 1024

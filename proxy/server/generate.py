@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.edge.upstream import Exchange, Headers
+from proxy.edge.upstream_exchange import Exchange
 from proxy.server import journal
 from proxy.server.answers import answer
 from proxy.server.asked import Asked, ask, asks_cumulative, model_of, rewrite
@@ -35,7 +35,7 @@ from proxy.stream.projections import View
 from proxy.stream.stream import Stream, Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import OffsetGone, ProxyError, UpstreamError
-from proxy.wire.http import Head
+from proxy.wire.http import Head, Headers
 
 if TYPE_CHECKING:
     from proxy.server.tracing import Tracing

@@ -9,7 +9,7 @@ import logging
 import re
 import time
 
-from proxy.edge.upstream import Exchange
+from proxy.edge.upstream_exchange import Exchange
 from proxy.stream.stream import Stream
 
 log = logging.getLogger("streamtee")

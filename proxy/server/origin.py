@@ -11,10 +11,12 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from time import monotonic
 from typing import NamedTuple
 
-from proxy.edge.upstream import Exchange, Headers, Upstream
+from proxy.edge.upstream import Upstream
+from proxy.edge.upstream_exchange import Exchange
 from proxy.server.breaker import Breaker, State
 from proxy.server.request_queue import RequestQueue
 from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
+from proxy.wire.http import Headers
 
 
 class Message(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 
-from proxy.edge.upstream import Exchange
+from proxy.edge.upstream_exchange import Exchange
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.stream import Stream
 from proxy.wire.dialect import Dialect

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 
-from proxy.edge.upstream import Exchange
+from proxy.edge.upstream_exchange import Exchange
 from proxy.server.backoff import Backoff, retry_after_s
 from proxy.server.origin import Message, Origin, Passage
 from proxy.server.upstream_config import RetriesConfig

@@ -19,11 +19,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set_span_in_context
 
 from proxy import __version__
-from proxy.edge.upstream import Exchange, Headers
+from proxy.edge.upstream_exchange import Exchange
 from proxy.server.asked import Asked, model_of
 from proxy.stream.log import Ending
 from proxy.stream.stream import Stream
 from proxy.wire.errors import ProxyError, UpstreamError
+from proxy.wire.http import Headers
 
 _APPLICATION = re.compile(r"(?<=/apps/)[^/]+")  # would make every application a route of its own
 LAST_S = 3.0  # for the last export

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from proxy.edge.upstream import Timeouts, Upstream
+from proxy.edge.upstream import Upstream
+from proxy.edge.upstream_exchange import Timeouts
 from proxy.server.breaker import Breaker
 from proxy.server.config import Config
 from proxy.server.metrics import Metrics

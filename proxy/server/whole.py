@@ -9,9 +9,9 @@ from typing import NamedTuple
 from aiohttp import web
 
 from proxy.edge.downstream import Downstream
-from proxy.edge.upstream import Exchange, Headers
+from proxy.edge.upstream_exchange import Exchange
 from proxy.wire.errors import Garbled, UpstreamError
-from proxy.wire.http import EndToEnd
+from proxy.wire.http import EndToEnd, Headers
 
 _SHARED = EndToEnd((b"content-length", b"set-cookie"))
 _NO_LENGTH = (204, 304)  # RFC 9110 section 8.6

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+Headers = list[tuple[bytes, bytes]]
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 # RFC 9110 section 7.6.1: meant for this connection only, never forwarded. One reason a row.

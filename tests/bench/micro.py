@@ -9,7 +9,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from proxy.edge.upstream import Exchange, Wire
+from proxy.edge.upstream_exchange import Exchange
+from proxy.edge.upstream_wire import Wire
 from proxy.server.pump import OnDisconnect, Pump
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from proxy.edge.upstream import Exchange, Timeouts, Upstream
+from proxy.edge.upstream import Upstream
+from proxy.edge.upstream_exchange import Exchange, Timeouts
 from proxy.server import broadcast
 from proxy.server.broadcast import Broadcast
 from proxy.stream.log import DRAINED

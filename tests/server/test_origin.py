@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from proxy.edge.upstream import Exchange, Timeouts, Upstream
+from proxy.edge.upstream import Upstream
+from proxy.edge.upstream_exchange import Exchange, Timeouts
 from proxy.server.breaker import Breaker, State
 from proxy.server.origin import Message, Origin
 from proxy.server.request_queue import RequestQueue

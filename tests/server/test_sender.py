@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.edge.upstream import Exchange, Timeouts, Upstream
+from proxy.edge.upstream import Upstream
+from proxy.edge.upstream_exchange import Exchange, Timeouts
 from proxy.server.breaker import Breaker, State
 from proxy.server.origin import Message, Origin
 from proxy.server.sender import Sender, by_weight

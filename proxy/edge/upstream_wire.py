@@ -1,0 +1,292 @@
+"""One connection to an upstream: the response of one exchange after the other, pushed as it is read.
+
+httptools (llhttp) parses. A read from the socket reaches the log in the same turn of the loop: no task, no future, no
+timer per read. Hot path: `Wire.data_received`.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Protocol
+
+import aiohttp
+import httptools
+
+from proxy.wire.chunked import events
+from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError
+from proxy.wire.http import Headers
+
+TakeEvents = Callable[[list[bytes], bytes, float], bool]
+"""Take a read that is whole events: their frames, the chunks that they came as, and its time in monotonic seconds.
+
+Return False, and take nothing, to be given it as `received` instead.
+"""
+
+_LONG_READ = 64 * 1024  # one with so much has no need of a short way
+_MAX_HEAD_BYTES = 256 * 1024
+
+
+class Receiver(Protocol):
+    """Who is given a response's body."""
+
+    def received(self, data: bytes, at: float) -> None:
+        """Take the body bytes of one read; `at` is its time in monotonic seconds."""
+
+    def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
+        """Take the last bytes, and learn how the body ended. Called once; nothing follows."""
+
+
+class Served(Protocol):
+    """Whose response is read: an exchange, as its connection sees it."""
+
+    status: int
+    reason: bytes
+    headers: Headers
+    is_head_request: bool
+
+    @property
+    def framed(self) -> bool:
+        """True when the response itself says where its body ends."""
+
+    def responds(self, status: int) -> None:
+        """Be told that the head is there."""
+
+    def arrived(self) -> None:
+        """Be told that more of the body has come, or its end, and there is no receiver."""
+
+    def ends(self, error: UpstreamError | None) -> None:
+        """Be told that the response has ended."""
+
+
+class Wire(asyncio.Protocol):
+    """One connection to an upstream, from its first request to its close.
+
+    It has at most one exchange at a time. The hot path is `data_received`: it touches the wire and the receiver.
+    """
+
+    __slots__ = (
+        "_body",
+        "_chunks",
+        "_head_bytes",
+        "_lent",
+        "_parser",
+        "_writable",
+        "exchange",
+        "idle_since",
+        "on_body",
+        "on_chunk_complete",
+        "on_chunk_header",
+        "on_events",
+        "over",
+        "paused",
+        "read_at",
+        "receiver",
+        "reusable",
+        "take_events",
+        "transport",
+    )
+
+    transport: Any  # asyncio.Transport; uvloop's is not derived from it
+
+    def __init__(self, lent: aiohttp.connector.Connection | None = None) -> None:
+        """Be a connection that is about to be made, or one `lent` by aiohttp."""
+        self._lent = lent
+        self.exchange: Served | None = None
+        self.receiver: Receiver | None = None
+        self._body: list[bytes] = []
+        # httptools calls these for each chunk, without a frame of Python: 0.2 us less each.
+        self.on_body = self._body.append
+        self._chunks: list[bool] = []  # during a read: True for each chunk that began, False for each that ended
+        self.on_chunk_header = functools.partial(self._chunks.append, True)
+        self.on_chunk_complete = functools.partial(self._chunks.append, False)
+        self.take_events: TakeEvents | None = None  # the receiver's
+        self.on_events: TakeEvents | None = None  # the same, while a read would begin with a chunk
+        self._parser = httptools.HttpResponseParser(self)
+        self._writable: asyncio.Future[None] | None = None
+        self._head_bytes = 0
+        self.read_at = 0.0
+        self.idle_since = 0.0
+        self.over = False  # the whole response is parsed
+        self.reusable = False  # the connection outlives the response
+        self.paused = False
+        if lent is not None and lent.transport is not None:
+            self.transport = lent.transport
+            self.transport.set_protocol(self)
+
+    @property
+    def usable(self) -> bool:
+        return not self.transport.is_closing()
+
+    def begin(self, exchange: Served) -> None:
+        """Serve an exchange from now on."""
+        self.exchange = exchange
+        self.over = self.reusable = False
+        self.take_events = self.on_events = None
+        self._head_bytes = 0
+        self.read_at = monotonic()
+
+    def take(self) -> bytes:
+        """Return the body bytes that no receiver has had."""
+        body = self._body
+        data = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        return data
+
+    def kept(self) -> bytes:
+        """Return the same, and keep them."""
+        return b"".join(self._body)
+
+    def put(self, body: bytes) -> None:
+        """Replace them."""
+        self._body[:] = [body]
+
+    def pause(self) -> None:
+        if not self.paused and self.usable:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.paused and self.usable:
+            self.paused = False
+            self.read_at = monotonic()
+            self.transport.resume_reading()
+
+    def close(self) -> None:
+        """Close the connection at once, whatever of a request has not left yet; safe at any time."""
+        self.exchange = self.receiver = None
+        self.transport.abort()  # not close(): that waits for an upstream that has stopped reading
+        if self._lent is not None:
+            self._lent.close()
+
+    async def drained(self) -> None:
+        """Wait until the transport takes more of a request."""
+        if self._writable is not None:
+            await asyncio.shield(self._writable)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.read_at = at = monotonic()
+        take_events = self.on_events
+        if take_events is not None and len(data) < _LONG_READ:
+            # Without llhttp, and with one call for what else takes nine: each costs a microsecond of cold memory.
+            frames = events(data)
+            if frames and take_events(frames, data, at):
+                return
+        self._parse(data, at)
+
+    def _parse(self, data: bytes, at: float) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError) as exc:
+            if not self.over:
+                self._fail(Garbled(f"the upstream's response is not valid HTTP: {str(exc) or 'protocol switched'}"))
+                return
+            self.reusable = False  # bytes after the response, in its last read
+        # An LF behind the end of a chunk would be that of the next one's size: so the last one is the chunk's own.
+        at_chunk = bool(chunks := self._chunks) and not chunks[-1] and data.endswith(b"\n")
+        self.on_events = self.take_events if at_chunk and not self.over else None
+        chunks.clear()
+        receiver = self.receiver
+        if self.over:
+            self._conclude()
+        elif receiver is not None:
+            body = self._body
+            if body:
+                receiver.received(body.pop() if len(body) == 1 else self.take(), at)
+        else:
+            self._watch_head(len(data))
+
+    def eof_received(self) -> bool:
+        return False  # let the transport close: connection_lost tells how
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._lent is not None and self._lent.protocol is not None:
+            self._lent.protocol.connection_lost(exc)
+        self._wake()
+        exchange = self.exchange
+        if exchange is None or self.over:
+            return
+        if exchange.status and not exchange.framed and exc is None:
+            self.over = True  # close-delimited (RFC 9112 section 6.3, rule 8)
+            self._conclude()
+        elif exchange.status or self._head_bytes:
+            self._fail(Truncated("the upstream's response broke off"))
+        else:
+            self._fail(Unreachable("the upstream closed the connection before it answered"))
+
+    def pause_writing(self) -> None:
+        if self._writable is None:
+            self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        self._wake()
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self.over or self.exchange is None:
+            raise ValueError("bytes after the response")  # feed_data's caller meets it as a parser error
+
+    def on_status(self, status: bytes) -> None:
+        if self.exchange is not None:
+            self.exchange.reason += status
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.exchange is not None:
+            self.exchange.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        exchange = self.exchange
+        if exchange is None:
+            return
+        if 100 <= status < 200:  # interim (RFC 9110 section 15.2): another head follows
+            exchange.headers.clear()
+            exchange.reason = b""
+            return
+        self.reusable = self._parser.should_keep_alive()
+        exchange.responds(status)
+        if exchange.is_head_request:
+            self.over = True
+            self._parser = httptools.HttpResponseParser(self)  # the old one waits for a body
+
+    def on_message_complete(self) -> None:
+        if self.exchange is not None and self.exchange.status:
+            self.over = True
+            self.reusable = self._parser.should_keep_alive()  # llhttp forgets it with the next byte
+
+    # Endings
+
+    def _conclude(self) -> None:
+        exchange = self.exchange
+        if exchange is None:  # bytes while nothing was asked: RFC 9112 section 9.2 has the connection closed
+            self.close()
+        else:
+            exchange.ends(None)
+
+    def _fail(self, error: UpstreamError) -> None:
+        if self.exchange is None:
+            self.close()
+        else:
+            self.exchange.ends(error)
+
+    def _watch_head(self, size: int) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.close()
+        elif not exchange.status:
+            self._head_bytes += size
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self._fail(Garbled(f"the upstream's response head is larger than {_MAX_HEAD_BYTES} bytes"))
+        else:
+            exchange.arrived()
+
+    def _wake(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
