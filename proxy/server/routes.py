@@ -86,6 +86,8 @@ class Routes:
             raise
         finally:
             self._metrics.requests[name, method, status] += 1
+        if not request.content.is_eof():  # aiohttp reads the rest; who sent it up lets go of it in a turn of its own
+            await asyncio.sleep(0)
         return response
 
 

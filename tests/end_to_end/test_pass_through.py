@@ -587,13 +587,13 @@ async def test_pipelined_requests_are_answered_in_order(serve: Serve, fake: Fake
         + request("POST", CHAT, body=body)
         + request("GET", "/v1/last")
     )
-    for method in ("GET", "POST", "HEAD", "POST", "GET"):
+    for number, method in enumerate(("GET", "POST", "HEAD", "POST", "GET")):
         client._methods[:] = [method]
         answer = await client.answer()
         data = await answer.read()
         assert (answer.status, answer.end) == (200, "whole")
-        assert data == bytes(fake.requests[-1].sent)
-        assert fake.requests[-1].method == method
+        assert data == bytes(fake.requests[number].sent)
+        assert fake.requests[number].method == method
     assert len(fake.requests) == 5
 
 
