@@ -9,8 +9,10 @@ def events(data: bytes) -> list[bytes]:
     """Return the frames in data if it is whole chunks of one frame each; [] of whatever else it is.
 
     Data begins where a chunk does (RFC 9112 section 7.1). The chunks are spelled as `http.chunk` does: they may be
-    sent on as they are. Frames are of LF lines, and none begins with a comment.
+    sent on as they are. Frames are of LF lines, and none begins with a comment; the first is below 4 KiB.
     """
+    if 13 not in data[1:4]:  # of 4 KiB and more: to look for four bytes in a row takes 2.5 ns a byte
+        return []
     *chunks, rest = data.split(b"\n\n\r\n")
     if rest:
         return []

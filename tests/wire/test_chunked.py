@@ -73,6 +73,12 @@ def test_size_in_other_words_is_left_to_the_parser(size: bytes) -> None:
     assert events(b"%b\r\n%b\r\n" % (size % len(piece), piece)) == []
 
 
+def test_large_chunk_is_left_to_the_parser() -> None:
+    """It takes longer to look through."""
+    assert events(chunk(b"d" * 4093 + b"\n\n"))
+    assert events(chunk(b"d" * 4094 + b"\n\n")) == []
+
+
 def test_part_of_a_chunk_is_left_to_the_parser() -> None:
     """Its beginning, its end, and what follows a whole one."""
     whole = chunk(_EVENT)
