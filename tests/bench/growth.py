@@ -127,7 +127,7 @@ def over_modes(modes: Sequence[str]) -> Point:
 @contextmanager
 def filled(tee: Proxy, n: int) -> Iterator[Plan]:
     """Run a stream that has n frames in its log and goes on slowly; yields the plan of one who joins late."""
-    filler = Plan(0, "long", events=1000, interval_s=0.2, burst=n, sample=NOTHING, deadline_s=200)
+    filler = Plan(0, "long", keyed=True, events=1000, interval_s=0.2, burst=n, sample=NOTHING, deadline_s=200)
     with tee.load(filler) as filling:
         filling.ready()
         filling.go()

@@ -43,6 +43,8 @@ class Plan:
     name: str
     streams: int = 1
     followers: int = 0
+    keyed: bool = False
+    """Streams have a key without followers of this plan's, too: others come under it."""
     events: int = 0
     interval_s: float = 0.0
     size_bytes: int = 300
@@ -259,11 +261,12 @@ class Clients:
         name = f"{plan.name}-{stream}"
         async with self._opening:
             call = await self._open(stream % plan.sample == 0)
+        key = f"Stream-Key: {name}\r\n" if plan.followers or plan.keyed else ""
         turn, until = 0, time.monotonic() + plan.repeat_s
         while not turn or (time.monotonic() < until and not call.lost):
             called = f"{name}-{turn}" if plan.repeat_s else name
             wish = Ask(called, plan.events, plan.interval_s, plan.size_bytes, plan.burst, plan.stream)
-            call.ask(called, request("POST", "/v1/chat/completions", wish.body(), f"Stream-Key: {name}\r\n"))
+            call.ask(called, request("POST", "/v1/chat/completions", wish.body(), key))
             await call.done
             turn += 1
 

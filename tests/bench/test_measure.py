@@ -122,7 +122,7 @@ def test_late_follower_has_the_log_and_leaves() -> None:
     with ExitStack() as stack:
         _, origin_port = stack.enter_context(origin())
         _, port = stack.enter_context(running(TARGETS["streamtee"], origin_port))
-        first = stack.enter_context(load(Plan(port, "long", events=1000, interval_s=0.05, burst=500)))
+        first = stack.enter_context(load(Plan(port, "long", keyed=True, events=1000, interval_s=0.05, burst=500)))
         first.ready()
         first.go()
         first.wait_for(500)
