@@ -56,7 +56,7 @@ def measure(target: str, scenarios: Iterable[Scenario], console: Console) -> lis
     """Run a target through scenarios, freshly started, after a few requests to warm it up."""
     rows = []
     with origin() as source, running(TARGETS[target], source[1]) as (pid, port):
-        warm = Plan(port, "warm", streams=4, events=20, interval_s=0.002, deadline_s=10)
+        warm = Plan(port, "warm", streams=4, keyed=True, events=20, interval_s=0.002, deadline_s=10)
         first = run(target, "warm", pid, source, warm)
         if first.wrong or first.unfinished:
             raise Unavailable(f"fails: {first.problem or 'unfinished'}")
