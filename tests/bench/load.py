@@ -176,7 +176,8 @@ class Call(asyncio.Protocol):
             self._first = False
             tally.first_ns.append(now - self._asked_ns)
         self._bytes += len(body)
-        if self._sampled and body.startswith(b'data: {"id":"'):  # the first event of a read, its oldest
+        # The first event of a read is its oldest; of one that the read's end cuts the stamp may not be there.
+        if self._sampled and len(body) >= STAMP.stop and body.startswith(b'data: {"id":"'):
             tally.latency_ns.append(now - int(body[STAMP]))
         if self._expect:
             self._newlines += newlines
