@@ -124,7 +124,7 @@ class Pump:
             self._note(at)
         else:
             self._vitals.times += [at] * len(frames)
-        if not end & 63:
+        if end & 63 < len(frames):
             self._now_and_then(at)
         return True
 
@@ -153,7 +153,7 @@ class Pump:
             stream.fed_at = at
         sought = self._early and not self._vitals.first_token_at
         self._at_frame = not (sought or self._splitter.holds or self._hides)
-        if not end & 63:
+        if end & 63 < len(frames):
             self._now_and_then(at)
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
@@ -230,7 +230,7 @@ class Pump:
         return [frame for frame in frames if frame not in hidden]
 
     def _now_and_then(self, at: float) -> None:
-        """Do what need not be done with every read: about one in 64."""
+        """Do what need not be done with every read: when another 64 frames are in the log."""
         self.overhead(monotonic() - at)
         self._vitals.fold()
         self.stream.log.mark()

@@ -160,6 +160,21 @@ def test_events_are_not_taken_while_a_frame_is_unfinished() -> None:
     assert not _takes(pump, FRAME)
 
 
+@pytest.mark.parametrize("short_way", [True, False])
+def test_times_are_counted_now_and_then_however_many_events_a_read_brings(short_way: bool) -> None:
+    """Three and then two a time: the number of frames is never a multiple of 64."""
+    told: list[float] = []
+    pump = _pump(overhead=told.append)
+    pump.received(FRAME * 3, 1.0)
+    for turn in range(200):
+        if short_way:
+            assert _takes(pump, FRAME, FRAME, at=2.0 + turn)
+        else:
+            pump.received(FRAME * 2, 2.0 + turn)
+    assert len(told) == 403 // 64
+    assert len(pump.stream.vitals.times) < 64 + 8
+
+
 def test_events_that_may_be_too_long_or_hidden_are_not_taken() -> None:
     """The way that looks at each frame decides."""
     pump = _pump(max_frame_bytes=len(FRAME) + 20)
