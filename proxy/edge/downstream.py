@@ -11,7 +11,7 @@ import functools
 import socket
 import struct
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -127,6 +127,10 @@ class Downstream:
             self._put(b"")
 
     # Sink
+
+    @property
+    def connection(self) -> Any:  # asyncio.WriteTransport, or uvloop's
+        return self._transport if self._chunked_body and not self._head and not self.ended else None
 
     @property
     def writable(self) -> bool:

@@ -160,6 +160,14 @@ class Exchange:
         if data:
             receiver.received(data, wire.read_at)
 
+    def redirect(self, take_events: TakeEvents) -> None:
+        """Have another be asked first."""
+        wire = self._wire
+        if wire is not None:
+            wire.take_events = take_events
+            if wire.on_events is not None:
+                wire.on_events = take_events
+
     def take_whole(self) -> bytes | None:
         """Return the body if it is `whole`: the exchange is over then, without a receiver."""
         wire = self._wire

@@ -23,7 +23,7 @@ TakeEvents = Callable[[list[bytes], bytes, float], bool]
 Return False, and take nothing, to be given it as `received` instead.
 """
 
-_LONG_READ = 64 * 1024  # one with so much has no need of a short way
+LONG_READ = 64 * 1024  # one with so much has no need of a short way
 _MAX_HEAD_BYTES = 256 * 1024
 
 
@@ -172,7 +172,7 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.read_at = at = monotonic()
         take_events = self.on_events
-        if take_events is not None and len(data) < _LONG_READ:
+        if take_events is not None and len(data) < LONG_READ:
             # Without llhttp, and with one call for what else takes nine: each costs a microsecond of cold memory.
             frames = events(data)
             if frames and take_events(frames, data, at):

@@ -104,6 +104,10 @@ class WebSocket:
 
     # Sink
 
+    @property
+    def connection(self) -> None:
+        return None
+
     def write(self, span: Span) -> bool:
         if span is HEARTBEAT:
             return self._ping()

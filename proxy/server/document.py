@@ -34,6 +34,10 @@ class LastWords:
     def __init__(self) -> None:
         self.document: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
 
+    @property
+    def connection(self) -> None:
+        return None
+
     def write(self, span: Any) -> bool:
         return True
 

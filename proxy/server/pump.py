@@ -12,6 +12,8 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from proxy.edge.upstream_exchange import Exchange
+from proxy.edge.upstream_wire import LONG_READ
+from proxy.server.relay import Relay
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.stream import Stream
 from proxy.wire.dialect import Dialect
@@ -128,7 +130,20 @@ class Pump:
             self._now_and_then(at)
         return True
 
+    def relayed(self, frames: list[bytes], times: list[float]) -> None:
+        """Take frames that were sent on at these times."""
+        stream = self.stream
+        stream.fed_at = times[-1]
+        if self._early and not all(map(stream.dialect.thinking, frames)):
+            for frame, at in zip(frames, times, strict=True):
+                self._look([frame], at)
+        else:
+            self._vitals.times += times
+        self._vitals.fold()
+        stream.relayed(frames)
+
     def received(self, data: bytes, at: float) -> None:
+        self.stream.end_relay()
         try:
             frames = self._splitter.feed(data)
         except TooLarge as exc:
@@ -153,10 +168,12 @@ class Pump:
             stream.fed_at = at
         sought = self._early and not self._vitals.first_token_at
         self._at_frame = not (sought or self._splitter.holds or self._hides)
+        self._relay()
         if end & 63 < len(frames):
             self._now_and_then(at)
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
+        self.stream.end_relay()
         try:
             frames = self._splitter.feed(data) if data else []
         except TooLarge as exc:
@@ -176,7 +193,8 @@ class Pump:
 
     @property
     def fed_at(self) -> float:
-        return self.stream.fed_at
+        relay = self.stream.relay
+        return self.stream.fed_at if relay is None else relay.fed_at
 
     @property
     def awaits_token(self) -> bool:
@@ -234,6 +252,17 @@ class Pump:
         self.overhead(monotonic() - at)
         self._vitals.fold()
         self.stream.log.mark()
+        self._relay()
+
+    def _relay(self) -> None:
+        """Have the one follower, if there is just one, get events past the log."""
+        stream, exchange = self.stream, self._exchange
+        if stream.relay is not None or exchange is None or not self._at_frame or self._max_frame_bytes < LONG_READ:
+            return
+        follower = stream.lone_follower()
+        connection = None if follower is None else follower.sink.connection
+        if connection is not None:
+            stream.relay = Relay(self, exchange, connection)
 
     def _look(self, frames: list[bytes], at: float) -> None:
         vitals = self._vitals

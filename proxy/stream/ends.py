@@ -10,8 +10,22 @@ from proxy.stream.log import Ending
 from proxy.stream.projections import Span
 
 
+class Connection(Protocol):
+    """What takes chunks of HTTP/1.1 as they are: a client's transport."""
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes wait in this process."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+
+
 class Sink(Protocol):
     """What a subscription writes to."""
+
+    @property
+    def connection(self) -> Connection | None:
+        """Where whole chunks may be written as they came, in place of spans; None where they may not."""
 
     def write(self, span: Span) -> bool:
         """Send a span; or return False, and send nothing, while earlier writes are still waiting in this process."""
@@ -24,6 +38,20 @@ class Sink(Protocol):
 
     def abort(self, last: bytes) -> None:
         """Send `last` and end the response so that it can't be taken for complete."""
+
+
+class Relay(Protocol):
+    """What sends events on to the one follower of a stream before they are in its log."""
+
+    @property
+    def fed_at(self) -> float:
+        """When the last event came, in monotonic seconds."""
+
+    def settle(self) -> None:
+        """Have the log take what was sent on."""
+
+    def end(self) -> None:
+        """Settle, and send nothing on any more."""
 
 
 class Writer(Protocol):

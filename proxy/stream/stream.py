@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
-from proxy.stream.ends import Sink, Writer
+from proxy.stream.ends import Relay, Sink, Writer
 from proxy.stream.log import Ending, FrameLog, Ledger
 from proxy.stream.projections import MODES, Projection, Raw, Span, View
 from proxy.stream.vitals import Vitals
@@ -56,7 +56,7 @@ class Subscription:
     @property
     def lag_bytes(self) -> int:
         """How much of the log has not been handed to the sink."""
-        log = self._log
+        log = self.stream.log
         return 0 if self.offset >= log.end else log.end_bytes - log.position(max(self.offset, log.start))
 
     def advance(self) -> None:
@@ -105,6 +105,10 @@ class Subscription:
         if self.offset == self._log.end:
             self.sink.write(HEARTBEAT)
 
+    def gets(self, projection: Projection) -> bool:
+        """Tell whether this is what it is sent."""
+        return self._projection is projection
+
     def leave(self, reason: str) -> None:
         """End without a word to the sink: the client has gone."""
         if self.ended is None:
@@ -141,6 +145,7 @@ class Stream:
         "_at_once",
         "_call_soon",
         "_ledger",
+        "_log",
         "_on_sealed",
         "_paced",
         "_pacer",
@@ -157,10 +162,10 @@ class Stream:
         "generation",
         "id",
         "keys",
-        "log",
         "max_log_bytes",
         "on_ended",
         "originator",
+        "relay",
         "retain_s",
         "route",
         "subscriptions",
@@ -196,7 +201,8 @@ class Stream:
         self.upstream_request_id: str | None = None  # under which it knows the request
         self.keys: tuple[str, ...] = ()  # those it was given, each once, the last one last
         self.answer: Head | None = None  # of an answer that is no event stream: then frames are its reads
-        self.log = FrameLog()
+        self._log = FrameLog()
+        self.relay: Relay | None = None  # while the one follower gets its events past the log
         self.max_log_bytes = max_log_bytes
         self.subscriptions: dict[Subscription, None] = {}
         self.originator: Subscription | None = None
@@ -214,6 +220,13 @@ class Stream:
         self._ledger = ledger
         self._call_soon = call_soon
         self._pacer = pacer
+
+    @property
+    def log(self) -> FrameLog:
+        """What has come. Whoever looks at it finds all there is: what was sent on before is in it by then."""
+        if self.relay is not None:
+            self.relay.settle()
+        return self._log
 
     @property
     def key(self) -> str | None:
@@ -259,6 +272,7 @@ class Stream:
 
     def attach(self, subscription: Subscription) -> None:
         """Add a follower and bring it up to date, as far as its sink takes it."""
+        self.end_relay()
         self.subscriptions[subscription] = None
         self._enliven(subscription)
         subscription.advance()
@@ -267,6 +281,7 @@ class Stream:
         """Remove a follower; when it was the last of an open stream, the writer is told."""
         if subscription not in self.subscriptions:
             return
+        self.end_relay()
         del self.subscriptions[subscription]
         subscription.parked = True
         subscription.cohort.stale = True
@@ -274,7 +289,7 @@ class Stream:
         if subscription is self.originator:
             self.originator = None
             self.relieve()
-        if not self.subscriptions and self.log.ending is None and self.writer is not None:
+        if not self.subscriptions and self._log.ending is None and self.writer is not None:
             self.writer.last_left()
 
     def extend(self, frames: list[bytes], chunks: bytes = b"") -> int:
@@ -282,7 +297,7 @@ class Stream:
 
         `chunks`: the chunks of HTTP/1.1 that they came as, if they came as nothing else.
         """
-        log, ledger, cohort = self.log, self._ledger, self._at_once
+        log, ledger, cohort = self._log, self._ledger, self._at_once
         size_bytes = log.extend(frames)
         if chunks and self._raw is not None:
             self._raw.show(frames, chunks)
@@ -300,13 +315,40 @@ class Stream:
             self._bound()
         return log.end
 
+    def lone_follower(self) -> Subscription | None:
+        """Return the one follower, if it has had everything, and gets everything at once and as it came."""
+        if len(self.subscriptions) != 1 or self._raw is None:
+            return None
+        (follower,) = self.subscriptions
+        caught_up = not follower.parked and follower.offset == self._log.end
+        return follower if caught_up and follower.cohort is self._at_once and follower.gets(self._raw) else None
+
+    def relayed(self, frames: list[bytes]) -> None:
+        """Append frames that the one follower has had already."""
+        (follower,) = self.subscriptions
+        size_bytes = self._log.extend(frames)
+        self._log.mark()
+        follower.offset = self._log.end
+        follower.sent_bytes += size_bytes
+        self._ledger.bytes += size_bytes
+        if self._ledger.bytes > self._ledger.max_bytes:
+            self._ledger.relieve()
+        if self._log.size_bytes > self.max_log_bytes:
+            self._bound()
+
+    def end_relay(self) -> None:
+        """Have every follower served from the log again."""
+        if self.relay is not None:
+            self.relay.end()
+
     def seal(self, ending: Ending, frames: list[bytes] | None = None, tail: bytes = b"") -> None:
         """End the stream, with its last frames if there are any. Only the first call counts."""
-        if self.log.ending is not None:
+        log = self.log
+        if log.ending is not None:
             return
         if frames:
-            self._ledger.bytes += self.log.extend(frames)
-        self.log.seal(ending, tail)
+            self._ledger.bytes += log.extend(frames)
+        log.seal(ending, tail)
         self.full = False
         for cohort in (self._at_once, *self._paced.values()):
             cohort.conclude()
@@ -321,6 +363,7 @@ class Stream:
 
     def park(self, subscription: Subscription) -> None:
         """Pass over a follower until its sink has drained."""
+        self.end_relay()
         if not subscription.parked:
             subscription.parked = True
             subscription.cohort.stale = True
@@ -328,6 +371,7 @@ class Stream:
 
     def pause(self, subscription: Subscription) -> None:
         """Let others have their turn before a follower that is far behind goes on."""
+        self.end_relay()
         if not subscription.parked:
             subscription.parked = True
             subscription.cohort.stale = True
@@ -347,7 +391,7 @@ class Stream:
 
     def _enliven(self, subscription: Subscription) -> None:
         """Have sweeps visit a subscription. No sweep comes after the seal: then it ends by its own advance."""
-        if self.log.ending is None:
+        if self._log.ending is None:
             subscription.cohort.live.append(subscription)
 
     def _pace(self, size_bytes: int) -> None:
@@ -364,13 +408,13 @@ class Stream:
         A mere follower that is so far behind is ended when it gets there. While the originator itself is the
         slow one, the writer waits: that is flow control, as without a proxy.
         """
-        below = self.log.end if self.originator is None else self.originator.offset
-        if self.log.size_bytes > self.max_log_bytes:
-            transcript = self._transcript and self.transcript(self.log.end)  # it keeps the text of what goes
-            self._ledger.bytes -= self.log.trim(self.max_log_bytes * 3 // 4, below)
+        below = self._log.end if self.originator is None else self.originator.offset
+        if self._log.size_bytes > self.max_log_bytes:
+            transcript = self._transcript and self.transcript(self._log.end)  # it keeps the text of what goes
+            self._ledger.bytes -= self._log.trim(self.max_log_bytes * 3 // 4, below)
             if transcript is not None:
-                transcript.forget(self.log.start)
-        full = self.log.size_bytes > self.max_log_bytes and self.log.ending is None
+                transcript.forget(self._log.start)
+        full = self._log.size_bytes > self.max_log_bytes and self._log.ending is None
         if full != self.full and self.writer is not None:
             self.full = full
             (self.writer.pause if full else self.writer.resume)()

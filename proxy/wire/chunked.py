@@ -13,6 +13,11 @@ def events(data: bytes) -> list[bytes]:
     """
     if 13 not in data[1:4]:  # of 4 KiB and more: to look for four bytes in a row takes 2.5 ns a byte
         return []
+    size, _, rest = data.partition(b"\r\n")
+    frame = rest[:-2]
+    one = size == b"%x" % len(frame) and rest.endswith(b"\n\n\r\n")  # as most are: in half the time of what follows
+    if one and frame.find(b"\n\n") == len(frame) - 2 and 13 not in frame and frame[0] not in b":\n":
+        return [frame]
     *chunks, rest = data.split(b"\n\n\r\n")
     if rest:
         return []

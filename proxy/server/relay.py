@@ -1,0 +1,75 @@
+"""The shortest way of an event: sent on as it came, and into the log later, together with others.
+
+A stream that one client follows, which has had everything and takes it as it comes, needs its log only when somebody
+looks. So its events cross from connection to connection in one call; log, cursor and vitals are told of up to 64 of
+them at once, which is when the caches are warm for it: 4 us less of 30 (C of the load harness). `Stream.log` settles
+first, so nobody sees a log that lacks what was sent.
+"""
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from proxy.edge.upstream_exchange import Exchange
+from proxy.stream.ends import Connection
+
+if TYPE_CHECKING:
+    from proxy.server.pump import Pump
+
+_FRAMES = 64
+_LONG_READ = 1024  # bytes; one with so many costs more than settling does
+
+
+class Relay:
+    """Sends events on to the one follower of a stream, from when it is made until `end`."""
+
+    __slots__ = ("_connection", "_exchange", "_frames", "_pump", "_times")
+
+    def __init__(self, pump: "Pump", exchange: Exchange, connection: Connection) -> None:
+        self._pump = pump
+        self._exchange = exchange
+        self._connection = connection
+        self._frames: list[bytes] = []  # sent on, and not in the log yet
+        self._times: list[float] = []  # when each came
+        exchange.redirect(self.take_events)
+
+    @property
+    def fed_at(self) -> float:
+        """When the last event came, in monotonic seconds."""
+        return self._times[-1] if self._times else self._pump.stream.fed_at
+
+    def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
+        """Send a read that is whole events on; but by the log while earlier ones wait, for it has the limits."""
+        connection = self._connection
+        try:
+            if connection.get_write_buffer_size():
+                return self._log(frames, chunks, at)
+            connection.write(chunks)
+        except RuntimeError:  # uvloop, of a connection that was lost a moment ago
+            return self._log(frames, chunks, at)
+        self._frames += frames
+        times = self._times
+        if len(frames) == 1:
+            times.append(at)
+        else:
+            times += [at] * len(frames)
+        if len(times) >= _FRAMES or len(chunks) > _LONG_READ:
+            self._pump.overhead(monotonic() - at)
+            self.settle()
+        return True
+
+    def settle(self) -> None:
+        """Have the log take what was sent on."""
+        frames, times = self._frames, self._times
+        if times:
+            self._frames, self._times = [], []
+            self._pump.relayed(frames, times)
+
+    def end(self) -> None:
+        """Settle, and send nothing on any more."""
+        self.settle()
+        self._pump.stream.relay = None
+        self._exchange.redirect(self._pump.take_events)
+
+    def _log(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
+        self.settle()
+        return self._pump.take_events(frames, chunks, at)
