@@ -35,6 +35,13 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream;charset=UTF-8\r\ntra
 class Null:
     """A transport and sink that takes everything."""
 
+    @property
+    def connection(self) -> "Null":
+        return self
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def write(self, data: Any) -> bool:
         return True
 
