@@ -163,7 +163,8 @@ class Upstream:
             if self._direct is None:
                 return Wire(await self._connector.connect(self._address, [], self._connect_timeout))
             async with asyncio.timeout(self.timeouts.connect_s or None):
-                _, wire = await asyncio.get_running_loop().create_connection(Wire, *self._direct)
+                loop = asyncio.get_running_loop()
+                _, wire = await loop.create_connection(Wire, *self._direct)  # type: ignore[type-var]  # see there
                 return wire
         except BaseException as exc:
             if self._room is not None:

@@ -59,10 +59,12 @@ class Served(Protocol):
         """Be told that the response has ended."""
 
 
-class Wire(asyncio.Protocol):
+class Wire:
     """One connection to an upstream, from its first request to its close.
 
     It has at most one exchange at a time. The hot path is `data_received`: it touches the wire and the receiver.
+    An asyncio.Protocol, though not by its base: with an interpreted one its attributes would stay a dict's and slots'
+    when it is compiled. The loops ask for the methods only.
     """
 
     __slots__ = (

@@ -167,7 +167,7 @@ class Generations:
         except ProxyError as error:
             pump.opening = None
             if not call.promised:
-                call.stream.retain_s = 0
+                call.stream.retain_s = 0.0
             pump.stop(Ending(error.ending if isinstance(error, UpstreamError) else error.code, error.message))
             raise
         pump.opening = None
@@ -197,7 +197,7 @@ class Generations:
             subscription.fail(refused)
         pump.awaited -= 1
         if not (call.promised or (good and call.lasting)):
-            stream.retain_s = 0
+            stream.retain_s = 0.0
             self._hub.unname(stream)
             if not pump.awaited:
                 exchange.close()

@@ -103,7 +103,7 @@ def seconds(text: str | None, name: str, default: float) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        seconds = -1
+        seconds = -1.0
     if not 0 <= seconds <= 86400:
         raise BadRequest(f"{name} {text[:60]!r} is not a number of seconds from 0 to 86400")
     return seconds

@@ -107,7 +107,7 @@ class Receiver:
                 continue
             if len(held) < start + size:
                 return found
-            found.append(Control(opcode, _unmask(held[start : start + size], held[start - 4 : start])))
+            found.append(Control(opcode, _unmask(bytes(held[start : start + size]), held[start - 4 : start])))
             del held[: start + size]
             if opcode == CLOSE:
                 return found
@@ -133,5 +133,5 @@ def _header(held: bytearray) -> tuple[int, int, int] | None:
     return (opcode, start, size) if len(held) >= start else None
 
 
-def _unmask(payload: bytearray, mask: bytearray) -> bytes:
+def _unmask(payload: bytes, mask: bytearray) -> bytes:
     return bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))

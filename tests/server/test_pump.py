@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from proxy.edge.upstream_exchange import Exchange
+from proxy.edge.upstream_wire import Wire
 from proxy.server.pump import OnDisconnect, Pump
 from proxy.wire.http import chunk
 from tests.conftest import new_stream
@@ -83,29 +85,19 @@ def test_policy_that_is_none_is_refused(text: str) -> None:
 # Time.
 
 
-class Held:
-    """An exchange that is told to wait and to go on."""
-
-    progress: Pump | None = None
-
-    def attach(self, receiver: Pump, take_events: object) -> None:
-        assert self.progress is receiver
-
-    def resume(self) -> None:
-        pass
-
-
-def test_silence_while_it_paused_is_not_the_upstreams() -> None:
+async def test_silence_while_it_paused_is_not_the_upstreams() -> None:
     """Its time begins anew when reading does, as at the start."""
     stream = new_stream()
     pump = Pump(stream, OnDisconnect(0), max_frame_bytes=1000, on_sealed=lambda _: None, overhead=float)
-    exchange: Any = Held()
+    pool: Any = None
+    exchange = Exchange(pool, Wire(), b"POST")
     for begin in (functools.partial(pump.start, exchange), pump.resume):
         stream.fed_at = 0.0
         before = monotonic()
         begin()
         assert before <= pump.fed_at <= monotonic()
         assert pump.awaits_token
+    assert exchange.progress is pump
 
 
 # Events that come as chunks of their own.

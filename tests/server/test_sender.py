@@ -18,7 +18,7 @@ from proxy.server.origin import Message, Origin
 from proxy.server.sender import Sender, by_weight
 from proxy.server.upstream_config import RetriesConfig
 from proxy.wire.errors import Overloaded, Truncated, Unreachable, UpstreamError, UpstreamTimeout
-from tests.edge.test_upstream import NO_LIMITS, Listener, listened
+from tests.edge.test_upstream import NO_LIMITS, Listener, listened, upstream
 from tests.end_to_end.conftest import EVENT_STREAM, GUARD_S, Stage, Turn, no_complaints, on_each_loop, staged
 
 CHAT = Message(b"POST", b"/v1/chat/completions", [(b"Content-Length", b"2")], b"{}", b"alice", generation=True)
@@ -441,19 +441,11 @@ async def test_retry_after_leaves_an_upstream_alone_for_that_long() -> None:
         assert 70 < breaker.opens_in_s(monotonic()) <= 77
 
 
-class Weighed(Origin):
-    """An origin that nobody asks."""
-
-    __slots__ = ()
-
-    def __init__(self, name: str, weight: int) -> None:
-        self.name, self.weight, self.credit = name, weight, 0
-
-
 @given(weights=st.lists(st.integers(1, 9), min_size=1, max_size=5), rounds=st.integers(1, 4))
-def test_each_is_chosen_as_often_as_its_weight_says(weights: list[int], rounds: int) -> None:
+async def test_each_is_chosen_as_often_as_its_weight_says(weights: list[int], rounds: int) -> None:
     """Exactly, over as many choices as the weights make."""
-    origins = [Weighed(f"{number}", weight) for number, weight in enumerate(weights)]
+    async with upstream("http://127.0.0.1:1") as nobody_asks:
+        origins = [Origin(f"{number}", nobody_asks, weight=weight) for number, weight in enumerate(weights)]
     chosen = Counter(by_weight(origins).name for _ in range(rounds * sum(weights)))
     assert chosen == {origin.name: origin.weight * rounds for origin in origins}
 

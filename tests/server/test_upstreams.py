@@ -6,8 +6,8 @@ from typing import Any
 
 from proxy.server.metrics import Metrics
 from proxy.server.upstreams import Upstreams
-from proxy.stream.hub import Hub
 from tests.end_to_end.conftest import configured, no_complaints, on_each_loop
+from tests.stream.test_hub import new_hub
 
 ONE = {"url": "http://one.test/v1", "key": "sk-one"}
 TWO = {"url": "http://two.test"}
@@ -17,8 +17,7 @@ TWO = {"url": "http://two.test"}
 async def made(**tables: Any) -> AsyncIterator[tuple[Upstreams, Metrics]]:
     """Make the upstreams of a configuration."""
     with no_complaints():
-        hub: Any = Hub.__new__(Hub)
-        metrics = Metrics(hub, 5, "loop")
+        metrics = Metrics(new_hub(), 5, "loop")
         upstreams = Upstreams(configured("http://zero.test", **tables), metrics)
         try:
             yield upstreams, metrics

@@ -14,7 +14,7 @@ from tests.conftest import FakeSink, FakeWriter
 
 
 def verbs(protocol: type) -> list[str]:
-    return [name for name, found in vars(protocol).items() if inspect.isfunction(found) and not name.startswith("_")]
+    return [name for name, found in vars(protocol).items() if inspect.isroutine(found) and not name.startswith("_")]
 
 
 @pytest.mark.parametrize("kind", [Downstream, WebSocket, LastWords, FakeSink])
