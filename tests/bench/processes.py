@@ -49,11 +49,13 @@ class Target(NamedTuple):
 
 
 _PYTHON = f"{sys.executable} -m tests.bench.peers"
-_PROXY = f"{sys.executable} -m proxy.tools.cli serve --config $tmp/streamtee.toml"
+_SERVE = "-m proxy.tools.cli serve --config $tmp/streamtee.toml"
 TARGETS = {
     target.name: target
     for target in (
-        Target("streamtee", _PROXY, {"streamtee.toml": _STREAMTEE}),
+        Target("streamtee", f"{sys.executable} {_SERVE}", {"streamtee.toml": _STREAMTEE}),
+        # Of `make compiled`; -I, as PYTHONPATH would lead to the sources.
+        Target("streamtee_compiled", f"{ROOT}/.venv-compiled/bin/python -I {_SERVE}", {"streamtee.toml": _STREAMTEE}),
         Target("nginx", "nginx -p $tmp -e stderr -c $tmp/nginx.conf", {"nginx.conf": "peers/nginx.conf"}),
         Target("aiohttp_naive", f"{_PYTHON}.aiohttp_naive $port $origin", {}),
         Target("aiohttp_queues", f"{_PYTHON}.aiohttp_queues $port $origin", {}),

@@ -13,7 +13,7 @@ from tests.bench.measure import Row
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "performance.md"
-COLOURS = {"streamtee": "#d9480f", "nginx": "#2b8a3e"}
+COLOURS = {"streamtee": "#d9480f", "streamtee_compiled": "#f08c00", "nginx": "#2b8a3e"}
 REFERENCE = ("nginx", "aiohttp_queues")
 """What others are compared with: the first that ran."""
 
