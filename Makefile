@@ -49,7 +49,7 @@ bench-growth: $(VENV)/.stamp-bench
 compiled: $(COMPILED)/.stamp
 
 COPY := build/compiled
-$(COMPILED)/.stamp: pyproject.toml $(wildcard proxy/*.py proxy/*/*)
+$(COMPILED)/.stamp: pyproject.toml $(wildcard proxy/*.py proxy/*/*.py proxy/console/*)
 	$(PYTHON) -m venv $(COMPILED)
 	rm -rf $(COPY)
 	mkdir -p $(COPY)
@@ -69,7 +69,7 @@ test-compiled: $(COMPILED)/.stamp-dev
 	mkdir -p build/tested
 	cp -R tests config deploy docs pyproject.toml README.md build/tested
 	ln -s "$$(echo $(CURDIR)/$(COMPILED)/lib/python3*/site-packages/proxy)" build/tested/proxy
-	cd build/tested && STREAMTEE_TEST_COMPILED=1 $(CURDIR)/$(COMPILED)/bin/pytest
+	cd build/tested && TEST_COMPILED=1 $(CURDIR)/$(COMPILED)/bin/pytest
 
 clean:
 	rm -rf $(VENV) $(COMPILED) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

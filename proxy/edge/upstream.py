@@ -164,7 +164,7 @@ class Upstream:
                 return Wire(await self._connector.connect(self._address, [], self._connect_timeout))
             async with asyncio.timeout(self.timeouts.connect_s or None):
                 loop = asyncio.get_running_loop()
-                _, wire = await loop.create_connection(Wire, *self._direct)  # type: ignore[type-var]  # see there
+                _, wire = await loop.create_connection(Wire, *self._direct)  # type: ignore[type-var]  # not by its base
                 return wire
         except BaseException as exc:
             if self._room is not None:
