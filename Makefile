@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILED := .venv-compiled
+COPY := build/compiled
 .PHONY: demo test check fix bench bench-growth serve compiled test-compiled clean
 
 $(VENV)/.stamp: pyproject.toml
@@ -43,12 +44,11 @@ bench: $(VENV)/.stamp-bench
 bench-growth: $(VENV)/.stamp-bench
 	$(BIN)/python -m tests.bench.growth $(ARGS)
 
-# Builds the wheel with compiled modules and installs it in an environment of its own: .venv-compiled/bin/streamtee.
-# 2 to 4 minutes; needs a C compiler. From a copy, as the build leaves .so files beside the sources it is given, and
-# they would hide what is edited there.
+# Builds the wheel with compiled modules, build/compiled/streamtee-*.whl, and installs it in an environment of its own:
+# .venv-compiled/bin/streamtee. 4 minutes; needs a C compiler. From a copy, as the build leaves .so files beside the
+# sources it is given, and they would hide what is edited there.
 compiled: $(COMPILED)/.stamp
 
-COPY := build/compiled
 $(COMPILED)/.stamp: pyproject.toml $(wildcard proxy/*.py proxy/*/*.py proxy/console/*)
 	$(PYTHON) -m venv $(COMPILED)
 	rm -rf $(COPY)
