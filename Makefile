@@ -63,7 +63,7 @@ $(COMPILED)/.stamp-dev: $(COMPILED)/.stamp
 	$(COMPILED)/bin/python -m pip install -q --disable-pip-version-check "$$(ls $(COPY)/*.whl)[dev]"
 	@touch $@
 
-# All tests on the compiled modules, in a folder whose `proxy` is the installed one: 2 minutes more.
+# All tests on the compiled modules, in a folder whose `proxy` is the installed one: 2 to 4 minutes more.
 test-compiled: $(COMPILED)/.stamp-dev
 	rm -rf build/tested
 	mkdir -p build/tested
