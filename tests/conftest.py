@@ -7,10 +7,11 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 from proxy.stream.cohort import Pacer
-from proxy.stream.ends import Connection
+from proxy.stream.ends import Transport
 from proxy.stream.log import Ending, Ledger
 from proxy.stream.projections import Span, View
-from proxy.stream.stream import Stream, Subscription
+from proxy.stream.stream import Stream
+from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dialect import Dialect
@@ -42,13 +43,14 @@ def dechunked(data: bytes) -> bytes:
 class FakeSink:
     """A sink that keeps what it is sent, and holds its stream to the Sink protocol.
 
-    While `clogged` it takes nothing; `room` clogs it after so many writes; `drain` takes that back.
+    While `clogged` it takes nothing; `room` clogs it after so many writes; `drain` takes that back. An `open` one lets
+    others write to its transport, which is itself; when it is `lost`, its connection is.
     """
 
-    connection: Connection | None = None
-
-    def __init__(self, *, clogged: bool = False, room: int | None = None) -> None:
+    def __init__(self, *, clogged: bool = False, room: int | None = None, open: bool = True) -> None:
         self.clogged = clogged
+        self.open = open
+        self.lost = False
         self.room = room
         self.writes: list[bytes] = []
         """The same objects that came; the span itself may be another one after the call."""
@@ -62,14 +64,14 @@ class FakeSink:
         assert self.ended is None, "written to after its end"
         assert span.size == len(span.plain) > 0, "an empty chunk would end a chunked body"
         assert dechunked(span.chunked) == span.plain
-        if self.clogged or self.room == 0:
+        if self.clogged or self.lost or self.room == 0:
             self.clogged = True
             return False
-        if self.room is not None:
-            self.room -= 1
-        self.writes.append(span.plain)
-        self.received += span.plain
+        self.take(span.plain)
         return True
+
+    def transport(self) -> tuple[Transport, bool] | None:
+        return (FakeTransport(self), False) if self.open else None
 
     def on_writable(self, resume: Callable[[], None]) -> None:
         assert self.ended is None, "waited for after its end"
@@ -90,11 +92,36 @@ class FakeSink:
         if resume is not None and self.ended is None:
             resume()
 
+    def take(self, data: bytes) -> None:
+        """Keep what was sent."""
+        assert self.ended is None, "written to after its end"
+        if self.room is not None:
+            self.room -= 1
+        self.writes.append(data)
+        self.received += data
+
     def _end(self, how: str, last: bytes) -> None:
         assert self.ended is None, f"{self.ended}, then {how}"
         self.ended = how
         self.last = last
         self.received += last
+
+
+class FakeTransport:
+    """The transport of a sink: it has bytes waiting while that is clogged, and is closed when that is lost."""
+
+    def __init__(self, sink: FakeSink) -> None:
+        self.sink = sink
+
+    def get_write_buffer_size(self) -> int:
+        return int(self.sink.clogged or self.sink.room == 0)
+
+    def write(self, data: bytes) -> None:
+        assert data
+        assert not self.get_write_buffer_size(), "written to behind the back of its sink"
+        if self.sink.lost:
+            raise RuntimeError("closed")
+        self.sink.take(data)
 
 
 class FakeWriter:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from proxy.server.pump import OnDisconnect, Pump
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.projections import View
-from proxy.stream.stream import Subscription
+from proxy.stream.subscription import Subscription
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.dashscope import DashScope
 from proxy.wire.dialect import Dialect

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from proxy.server.pump import OnDisconnect, Pump
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.projections import MODES, Coalesced, Cumulative, Projection, Span, View
-from proxy.stream.stream import HEARTBEAT, Stream, Subscription
+from proxy.stream.stream import Stream
+from proxy.stream.subscription import HEARTBEAT, Subscription
 from proxy.stream.websocket import CODES, NOT_IN_EVENTS
 from proxy.tools.fake_text import NativeAnswer
 from proxy.wire.chat import ChatCompletions
@@ -115,6 +116,8 @@ class SpanSink(FakeSink):
 
     def __init__(self, *, clogged: bool = False) -> None:
         super().__init__(clogged=clogged)
+        self.projection: Span
+        """Of its view: the span that is sent."""
         self.spans: list[tuple[int, int]] = []
         self.beats = 0
 
@@ -123,10 +126,12 @@ class SpanSink(FakeSink):
             assert self.ended is None, "a heartbeat after the end"
             self.beats += not self.clogged
             return not self.clogged
-        taken = super().write(span)
-        if taken:
-            self.spans.append((span.start, span.end))
-        return taken
+        return super().write(span)
+
+    def take(self, data: bytes) -> None:
+        super().take(data)
+        assert data is self.projection.plain
+        self.spans.append((self.projection.start, self.projection.end))
 
 
 class Follower:
@@ -140,6 +145,7 @@ class Follower:
         self.sink = sink
         self.over = False
         self.final: tuple[bytes, str | None] = (b"", None)
+        sink.projection = stream.projection(view)
         self.subscription = Subscription(stream, view, sink, offset, heartbeat_s=15)
         stream.attach(self.subscription)
 

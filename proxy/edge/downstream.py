@@ -11,7 +11,7 @@ import functools
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -129,10 +129,6 @@ class Downstream:
     # Sink
 
     @property
-    def connection(self) -> Any:  # asyncio.WriteTransport, or uvloop's
-        return self._transport if self._chunked_body and not self._head and not self.ended else None
-
-    @property
     def writable(self) -> bool:
         return not self._protocol.writing_paused
 
@@ -150,6 +146,9 @@ class Downstream:
         except RuntimeError:  # uvloop, of a connection that was lost a moment ago: the handler is about to hear of it
             return False
         return True
+
+    def transport(self) -> tuple[asyncio.Transport, bool] | None:
+        return None if self._head or self.ended else (self._transport, self._chunked_body)
 
     def write_data(self, data: bytes) -> None:
         """Write bytes that go to this client only."""

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from proxy.stream.ends import Sink
 from proxy.stream.projections import Span
-from proxy.stream.stream import HEARTBEAT
+from proxy.stream.subscription import HEARTBEAT
 from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.websocket import CLOSE, PING, PONG, PROTOCOL_ERROR, Control, Receiver, accept, close_frame, frame
 
@@ -104,14 +104,13 @@ class WebSocket:
 
     # Sink
 
-    @property
-    def connection(self) -> None:
-        return None
-
     def write(self, span: Span) -> bool:
         if span is HEARTBEAT:
             return self._ping()
         return not self._closed and self._response.write(span)
+
+    def transport(self) -> None:
+        """None: nothing may follow a close, and the client's may come at any time."""
 
     def on_writable(self, resume: Callable[[], None]) -> None:
         self._response.on_writable(resume)

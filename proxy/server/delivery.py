@@ -10,7 +10,7 @@ from proxy.edge.websocket import WebSocket
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
 from proxy.stream.projections import EVENT_STREAM, MODES, View
-from proxy.stream.stream import Subscription
+from proxy.stream.subscription import Subscription
 from proxy.wire.http import EndToEnd, Head, Headers
 
 CACHING: Headers = [

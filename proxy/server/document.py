@@ -13,7 +13,8 @@ from proxy.edge.downstream import Downstream
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
 from proxy.stream.projections import Json, View
-from proxy.stream.stream import Stream, Subscription
+from proxy.stream.stream import Stream
+from proxy.stream.subscription import Subscription
 from proxy.wire.errors import Cancelled, Garbled, Overloaded, ProxyError, Truncated, UpstreamTimeout
 from proxy.wire.http import Headers
 from proxy.wire.qwen import Fault, trouble
@@ -34,12 +35,11 @@ class LastWords:
     def __init__(self) -> None:
         self.document: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
 
-    @property
-    def connection(self) -> None:
-        return None
-
     def write(self, span: Any) -> bool:
         return True
+
+    def transport(self) -> None:
+        """None: there is no connection."""
 
     def on_writable(self, resume: Any) -> None:
         """Never called: it is always writable."""

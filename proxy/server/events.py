@@ -29,7 +29,8 @@ from proxy.server.whole import Whole
 from proxy.stream.hub import ANYONE, Hub
 from proxy.stream.log import DRAINED
 from proxy.stream.projections import View
-from proxy.stream.stream import Stream, Subscription
+from proxy.stream.stream import Stream
+from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Overloaded, UnknownMode, UnknownStream
 from proxy.wire.http import EndToEnd, Headers

@@ -20,7 +20,8 @@ from proxy.stream.ends import Sink
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.log import COMPLETE, DRAINED, Ending, FrameLog
 from proxy.stream.projections import MODES, View
-from proxy.stream.stream import Stream, Subscription
+from proxy.stream.stream import Stream
+from proxy.stream.subscription import Subscription
 from proxy.stream.websocket import closing
 from proxy.wire.errors import (
     OffsetBeyond,

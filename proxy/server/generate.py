@@ -32,7 +32,8 @@ from proxy.server.pump import GONE, OnDisconnect, Pump
 from proxy.stream.hub import Hub
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.projections import View
-from proxy.stream.stream import Stream, Subscription
+from proxy.stream.stream import Stream
+from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import OffsetGone, ProxyError, UpstreamError
 from proxy.wire.http import Head, Headers

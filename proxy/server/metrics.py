@@ -25,7 +25,8 @@ from proxy import __version__
 from proxy.server.breaker import State
 from proxy.server.origin import Origin
 from proxy.stream.hub import Hub
-from proxy.stream.stream import Stream, Subscription
+from proxy.stream.stream import Stream
+from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import GAP_BUCKETS_S
 from proxy.wire.dialect import Usage
 

@@ -260,9 +260,9 @@ class Pump:
         if stream.relay is not None or exchange is None or not self._at_frame or self._max_frame_bytes < LONG_READ:
             return
         follower = stream.lone_follower()
-        connection = None if follower is None else follower.sink.connection
-        if connection is not None:
-            stream.relay = Relay(self, exchange, connection)
+        found = None if follower is None else follower.sink.transport()
+        if found is not None and found[1]:
+            stream.relay = Relay(self, exchange, found[0])
 
     def _look(self, frames: list[bytes], at: float) -> None:
         vitals = self._vitals

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from proxy.edge.upstream_exchange import Exchange
-from proxy.stream.ends import Connection
+from proxy.stream.ends import Transport
 
 if TYPE_CHECKING:
     from proxy.server.pump import Pump
@@ -22,12 +22,12 @@ _LONG_READ = 1024  # bytes; one with so many costs more than settling does
 class Relay:
     """Sends events on to the one follower of a stream, from when it is made until `end`."""
 
-    __slots__ = ("_connection", "_exchange", "_frames", "_pump", "_times")
+    __slots__ = ("_exchange", "_frames", "_pump", "_times", "_transport")
 
-    def __init__(self, pump: "Pump", exchange: Exchange, connection: Connection) -> None:
+    def __init__(self, pump: "Pump", exchange: Exchange, transport: Transport) -> None:
         self._pump = pump
         self._exchange = exchange
-        self._connection = connection
+        self._transport = transport
         self._frames: list[bytes] = []  # sent on, and not in the log yet
         self._times: list[float] = []  # when each came
         exchange.redirect(self.take_events)
@@ -39,11 +39,11 @@ class Relay:
 
     def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
         """Send a read that is whole events on; but by the log while earlier ones wait, for it has the limits."""
-        connection = self._connection
+        transport = self._transport
         try:
-            if connection.get_write_buffer_size():
+            if transport.get_write_buffer_size():
                 return self._log(frames, chunks, at)
-            connection.write(chunks)
+            transport.write(chunks)
         except RuntimeError:  # uvloop, of a connection that was lost a moment ago
             return self._log(frames, chunks, at)
         self._frames += frames

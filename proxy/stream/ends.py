@@ -10,25 +10,27 @@ from proxy.stream.log import Ending
 from proxy.stream.projections import Span
 
 
-class Connection(Protocol):
-    """What takes chunks of HTTP/1.1 as they are: a client's transport."""
+class Transport(Protocol):
+    """What a sink writes to, as asyncio has it."""
 
     def get_write_buffer_size(self) -> int:
-        """Return how many bytes wait in this process."""
+        """Return how many bytes are waiting in this process."""
 
     def write(self, data: bytes) -> None:
-        """Send bytes."""
+        """Send bytes, or let them wait. Raises: RuntimeError, of uvloop, when the connection was just lost."""
 
 
 class Sink(Protocol):
     """What a subscription writes to."""
 
-    @property
-    def connection(self) -> Connection | None:
-        """Where whole chunks may be written as they came, in place of spans; None where they may not."""
-
     def write(self, span: Span) -> bool:
         """Send a span; or return False, and send nothing, while earlier writes are still waiting in this process."""
+
+    def transport(self) -> tuple[Transport, bool] | None:
+        """Return what may be written a span's bytes instead while it has none waiting, and whether as chunks.
+
+        It is so until the response ends. None: only the sink knows how to write.
+        """
 
     def on_writable(self, resume: Callable[[], None]) -> None:
         """Call `resume` once, when the sink is writable again."""

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from proxy.stream.cohort import Pacer
 from proxy.stream.ends import Sink
 from proxy.stream.log import Ending, Ledger
-from proxy.stream.stream import HEARTBEAT, Stream, Subscription
+from proxy.stream.stream import Stream
+from proxy.stream.subscription import HEARTBEAT, Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Overloaded, UnknownStream
 

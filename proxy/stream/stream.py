@@ -4,9 +4,9 @@
     Subscription.advance()    while the sink is writable: render the span from my offset, write it, move my offset
     Stream.seal(ending)       once; every subscription ends when it has had the last frame it is due
 
-A subscription is an offset; there is no queue per subscriber. A slow one stops advancing and is parked:
-it costs nothing until its sink drains, and then asks for one longer span.
-Keeps laws 4 (one writer), 5 (prefix), 6 (independence), 7 (one ending) and 8 (resume).
+Followers that stand abreast are advanced as one, by their Rank. While there is just one follower, a Relay may send
+events on to it before they are in the log: whoever looks at `Stream.log` settles that first.
+Keeps laws 4 (one writer) and 7 (one ending).
 Knows nothing of HTTP responses, of upstreams, of time.
 """
 
@@ -14,128 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
-from proxy.stream.ends import Relay, Sink, Writer
+from proxy.stream.ends import Relay, Writer
 from proxy.stream.log import Ending, FrameLog, Ledger
-from proxy.stream.projections import MODES, Projection, Raw, Span, View
+from proxy.stream.projections import MODES, Projection, Raw, View
+from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
 from proxy.stream.websocket import Messages
 from proxy.wire.http import Head
 from proxy.wire.transcript import Transcript
-
-
-class Subscription:
-    """A cursor with a mode and a sink: an offset in a stream, with `advance()`."""
-
-    __slots__ = (
-        "_log",
-        "_projection",
-        "cohort",
-        "ended",
-        "heartbeat_s",
-        "mode",
-        "offset",
-        "parked",
-        "sent_bytes",
-        "sink",
-        "stream",
-    )
-
-    def __init__(self, stream: "Stream", view: View, sink: Sink, offset: int, heartbeat_s: float = 0) -> None:
-        self.stream = stream
-        self.mode = view.mode
-        self.sink = sink
-        self.offset = offset
-        self.sent_bytes = 0
-        self.ended: str | None = None  # the reason, once it has
-        self.parked = False  # its sink is clogged, or it has ended: sweeps pass over it
-        self.cohort = stream.cohort(view)
-        self._log = stream.log
-        self._projection = stream.projection(view)
-        self.heartbeat_s = heartbeat_s if self._projection.heartbeat else 0  # seconds of silence; 0 is none
-
-    @property
-    def lag_bytes(self) -> int:
-        """How much of the log has not been handed to the sink."""
-        log = self.stream.log
-        return 0 if self.offset >= log.end else log.end_bytes - log.position(max(self.offset, log.start))
-
-    def advance(self) -> None:
-        """Bring the sink to the log's end, as far as it takes it."""
-        log, span = self._log, self._projection
-        if log.start <= self.offset == span.start and span.end == log.end and log.ending is None and span.size:
-            # All but the first of a mode's followers find their span made: 0.2 us less.
-            if self.sink.write(span):
-                self.offset = span.end
-                self.sent_bytes += span.size
-            else:
-                self.stream.park(self)
-            return
-        for _ in range(span.spans_a_turn):
-            if self.offset >= log.end:
-                if log.ending is not None:
-                    self._end(b"", log.ending)
-                return
-            if self.offset < log.start:
-                self._fall_behind()
-                return
-            span.reach(self.offset)
-            if span.end == log.end and log.ending is not None:
-                self.offset = span.end
-                self.sent_bytes += span.size
-                self._end(span.plain, log.ending)  # the last span and the end of the response leave in one write
-                return
-            if span.size and not self.sink.write(span):
-                self.stream.park(self)
-                return
-            self.offset = span.end
-            self.sent_bytes += span.size
-            if span.end == log.end:
-                return
-        self.stream.pause(self)
-
-    def resume(self) -> None:
-        """Go on after the sink has drained."""
-        if self.ended is None:
-            self.stream.unpark(self)
-            self.advance()
-            self.stream.relieve()
-
-    def beat(self) -> None:
-        """Send a heartbeat: a comment of one line, between two frames. Followers that lag need none."""
-        if self.offset == self._log.end:
-            self.sink.write(HEARTBEAT)
-
-    def gets(self, projection: Projection) -> bool:
-        """Tell whether this is what it is sent."""
-        return self._projection is projection
-
-    def leave(self, reason: str) -> None:
-        """End without a word to the sink: the client has gone."""
-        if self.ended is None:
-            self.ended = reason
-            self.stream.detach(self)
-
-    def fail(self, ending: Ending) -> None:
-        """End now, in mid-stream, with what the mode says of `ending`."""
-        if self.ended is None:
-            self._end(b"", ending)
-
-    def _fall_behind(self) -> None:
-        """End with an error: frames this follower is due are no longer held. Never skip them silently."""
-        message = f"fell behind: frame {self.offset + 1} is gone, the earliest held is {self._log.start + 1}"
-        self._end(b"", Ending("too_slow", message))
-
-    def _end(self, last: bytes, ending: Ending) -> None:
-        failed = "failed" if ending is self._log.ending and ending.reason != "drained" else ending.reason
-        self.ended = "complete" if ending.clean else failed
-        words, properly = self._projection.ending(ending, self.offset)
-        self.sent_bytes += len(words)
-        (self.sink.close if properly else self.sink.abort)(last + words)
-        self.stream.detach(self)
-
-
-# One newline: openai-python raises on a comment followed by a blank line once it has seen an id.
-HEARTBEAT = Span(0, 0, b":\n")
 
 
 class Stream:
@@ -274,7 +160,7 @@ class Stream:
         """Add a follower and bring it up to date, as far as its sink takes it."""
         self.end_relay()
         self.subscriptions[subscription] = None
-        self._enliven(subscription)
+        self.enliven(subscription)
         subscription.advance()
 
     def detach(self, subscription: Subscription) -> None:
@@ -283,8 +169,7 @@ class Stream:
             return
         self.end_relay()
         del self.subscriptions[subscription]
-        subscription.parked = True
-        subscription.cohort.stale = True
+        subscription.halt()
         self.on_ended(subscription)
         if subscription is self.originator:
             self.originator = None
@@ -317,19 +202,21 @@ class Stream:
 
     def lone_follower(self) -> Subscription | None:
         """Return the one follower, if it has had everything, and gets everything at once and as it came."""
-        if len(self.subscriptions) != 1 or self._raw is None:
+        if len(self.subscriptions) != 1:
             return None
         (follower,) = self.subscriptions
-        caught_up = not follower.parked and follower.offset == self._log.end
-        return follower if caught_up and follower.cohort is self._at_once and follower.gets(self._raw) else None
+        if follower.cohort is not self._at_once or not follower.gets(self._raw):
+            return None
+        if follower.step_out():
+            self.enliven(follower)
+        return follower
 
     def relayed(self, frames: list[bytes]) -> None:
         """Append frames that the one follower has had already."""
         (follower,) = self.subscriptions
         size_bytes = self._log.extend(frames)
         self._log.mark()
-        follower.offset = self._log.end
-        follower.sent_bytes += size_bytes
+        follower.had(self._log.end, size_bytes)
         self._ledger.bytes += size_bytes
         if self._ledger.bytes > self._ledger.max_bytes:
             self._ledger.relieve()
@@ -365,16 +252,14 @@ class Stream:
         """Pass over a follower until its sink has drained."""
         self.end_relay()
         if not subscription.parked:
-            subscription.parked = True
-            subscription.cohort.stale = True
+            subscription.halt()
             subscription.sink.on_writable(subscription.resume)
 
     def pause(self, subscription: Subscription) -> None:
         """Let others have their turn before a follower that is far behind goes on."""
         self.end_relay()
         if not subscription.parked:
-            subscription.parked = True
-            subscription.cohort.stale = True
+            subscription.halt()
             self._call_soon(subscription.resume)
 
     def unpark(self, subscription: Subscription) -> None:
@@ -382,17 +267,18 @@ class Stream:
         subscription.cohort.drop_parked()
         if subscription.parked:
             subscription.parked = False
-            self._enliven(subscription)
+            self.enliven(subscription)
+
+    def enliven(self, subscription: Subscription) -> None:
+        """Have sweeps visit a subscription. No sweep comes after the seal: then it ends by its own advance."""
+        if self._log.ending is None:
+            subscription.cohort.live.append(subscription)
+            subscription.cohort.ragged = True
 
     def relieve(self) -> None:
         """Let the writer go on if it waited for the originator and need not any more."""
         if self.full:
             self._bound()
-
-    def _enliven(self, subscription: Subscription) -> None:
-        """Have sweeps visit a subscription. No sweep comes after the seal: then it ends by its own advance."""
-        if self._log.ending is None:
-            subscription.cohort.live.append(subscription)
 
     def _pace(self, size_bytes: int) -> None:
         """Let the paced cohorts wait for more; not before the first token, which waits for nothing."""

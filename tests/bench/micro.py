@@ -15,7 +15,7 @@ from proxy.server.pump import OnDisconnect, Pump
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.stream.projections import View
-from proxy.stream.stream import Subscription
+from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.http import chunk
@@ -35,15 +35,14 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream;charset=UTF-8\r\ntra
 class Null:
     """A transport and sink that takes everything."""
 
-    @property
-    def connection(self) -> "Null":
-        return self
+    def write(self, data: Any) -> bool:
+        return True
 
     def get_write_buffer_size(self) -> int:
         return 0
 
-    def write(self, data: Any) -> bool:
-        return True
+    def transport(self) -> tuple["Null", bool]:
+        return self, True
 
     def close(self, last: bytes = b"") -> None: ...
 

@@ -192,6 +192,26 @@ async def test_body_is_what_was_written(version: str) -> None:
         await until(lambda: one.outcomes == ["ended"])
 
 
+@pytest.mark.parametrize(("version", "chunked"), [("1.1", True), ("1.0", False)])
+@on_each_loop
+async def test_transport_is_there_while_it_takes_what_write_would_send(version: str, chunked: bool) -> None:
+    """From when the head has left until the response has ended: then another's may follow."""
+    async with served() as one:
+        client, down = await one.ask(version=version)
+        down.start(b"OK", [])
+        assert down.transport() is None
+        first, second = piece(b"first"), piece(b"second")
+        assert down.write(first)
+        found = down.transport()
+        assert found is not None
+        transport, as_chunks = found
+        assert as_chunks == chunked
+        transport.write(second.chunked if as_chunks else second.plain)
+        down.close(b"")
+        assert down.transport() is None
+        assert await (await client.answer()).read() == b"firstsecond"
+
+
 @on_each_loop
 async def test_last_bytes_and_the_end_are_one_write() -> None:
     """A client that closes right after the last event has been sent the end, too."""

@@ -12,7 +12,7 @@ from proxy.edge import websocket
 from proxy.edge.downstream import Downstream
 from proxy.edge.websocket import WebSocket, handshake
 from proxy.stream.projections import Span
-from proxy.stream.stream import HEARTBEAT
+from proxy.stream.subscription import HEARTBEAT
 from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.websocket import CLOSE, PING, PONG, TEXT, close_frame, frame
 from tests.end_to_end.conftest import GUARD_S, Client, no_complaints, on_each_loop, request, until

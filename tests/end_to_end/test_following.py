@@ -135,6 +135,27 @@ async def test_many_followers_get_the_same(serve: Serve, fake: FakeQwen) -> None
         assert await follower.read() == (sent if number % 2 else events)
 
 
+async def test_followers_abreast_are_not_disturbed_by_one_that_breaks_off(perform: Serve, stage: Stage) -> None:
+    """Of either version of HTTP; who breaks off in the turn of an event is not in the next one's way."""
+    tee = await perform()
+    originator, turn = await begun(tee, stage)
+    path = f"/v1/streams/{originator.stream_id}?mode=raw"
+    followers = [await tee.ask("GET", path, version=version) for version in ("1.1", "1.0", "1.1", "1.0", "1.1")]
+    sent = b""
+    for n in range(8):
+        frame = chunk_frame(f"word {n}")
+        turn.chunk(frame)
+        sent += frame
+        if n in (3, 4):
+            followers.pop(0).client.transport.abort()
+        for follower in (originator, *followers):
+            assert await follower.bytes(len(sent)) == sent
+    turn.chunk(DONE)
+    turn.end()
+    for follower in (originator, *followers):
+        assert (await follower.read(), follower.end) == (sent + DONE, "whole")
+
+
 async def test_originator_in_events_and_follower_in_raw(serve: Serve, fake: FakeQwen) -> None:
     """The mode is each client's own."""
     tee = await serve()

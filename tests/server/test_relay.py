@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from proxy.server.pump import OnDisconnect, Pump
 from proxy.server.relay import Relay
 from proxy.stream.log import Ending, Ledger
-from proxy.stream.projections import Span
-from proxy.stream.stream import Subscription
+from proxy.stream.subscription import Subscription
 from proxy.wire.errors import Truncated
 from proxy.wire.http import chunk
-from tests.conftest import FakeSink, dechunked, follow, new_stream
+from tests.conftest import FakeSink, FakeTransport, dechunked, follow, new_stream
 from tests.end_to_end.conftest import DONE, FINISH, chunk_frame
 
 FRAME = chunk_frame("word")
@@ -24,28 +23,24 @@ HALVES = b'data: {"choi', b'ces":[]}\n\n'
 
 
 class Connected(FakeSink):
-    """A sink that is a connection, too; `lost` once that has gone."""
+    """A sink whose transport takes chunks, as those of HTTP/1.1 do."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lost = False
         self.sent_on = 0  # reads
-        self.connection = self
 
-    def get_write_buffer_size(self) -> int:
-        return int(self.clogged and not self.lost)
+    def transport(self) -> Any:
+        return Chunked(self), True
 
-    def write(self, data: Any) -> Any:
-        """Take chunks, as a connection does, or a span."""
-        if isinstance(data, Span):
-            return super().write(data)
-        if self.lost:
-            raise RuntimeError("the connection was lost")
-        assert self.ended is None
-        assert not self.clogged
-        self.sent_on += 1
-        self.received += dechunked(data)
-        return None
+
+class Chunked(FakeTransport):
+    """What reads them."""
+
+    sink: Connected
+
+    def write(self, data: bytes) -> None:
+        super().write(dechunked(data))
+        self.sink.sent_on += 1
 
 
 class Upstream:
@@ -248,7 +243,7 @@ def test_connection_that_was_lost_parks_its_follower() -> None:
     """As a write of a span does: its task is about to hear of it."""
     upstream = relayed()
     assert isinstance(upstream.sink, Connected)
-    upstream.sink.lost = upstream.sink.clogged = True
+    upstream.sink.lost = True
     upstream.send(FRAME)
     assert upstream.follower.parked
     assert upstream.stream.relay is None

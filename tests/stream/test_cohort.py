@@ -4,6 +4,7 @@ import pytest
 
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
 from proxy.stream.log import COMPLETE
+from proxy.stream.rank import Ranks
 from tests.conftest import FakeLoop, FakeSink, follow, new_stream
 
 A, B, C, D = (b"data: %c\n\n" % letter for letter in b"abcd")
@@ -17,8 +18,13 @@ class Counted:
         self.parked = False
         self.advanced = 0
 
+    size = 1
+
     def advance(self) -> None:
         self.advanced += 1
+
+    def line_up(self, ranks: Ranks) -> "Counted":
+        return self
 
 
 @pytest.mark.parametrize("many", [0, 1, SLICE])
@@ -44,6 +50,23 @@ def test_many_members_are_advanced_in_slices() -> None:
     cohort.advance()
     loop.settle()
     assert [one.advanced for one in members] == [2] * (3 * SLICE - 1) + [0]
+
+
+def test_sweep_that_fails_is_not_the_last_one() -> None:
+    """Whoever came after the member that failed is visited by the next one."""
+    loop = FakeLoop()
+    cohort, members = Cohort(loop.call_soon), [Counted() for _ in range(2)]
+
+    def fail() -> None:
+        del members[0].advance  # type: ignore[method-assign]
+        raise ValueError("broken")
+
+    members[0].advance = fail  # type: ignore[method-assign]
+    cohort.live = list(members)
+    with pytest.raises(ValueError, match="broken"):
+        cohort.advance()
+    cohort.advance()
+    assert [one.advanced for one in members] == [1, 1]
 
 
 def test_concluded_cohort_lets_go_of_its_members() -> None:

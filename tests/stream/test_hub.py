@@ -9,7 +9,8 @@ from proxy.stream.cohort import Pacer
 from proxy.stream.hub import ANYONE, EXPIRED, STREAM_BYTES, Hub, Waiter
 from proxy.stream.log import COMPLETE
 from proxy.stream.projections import View
-from proxy.stream.stream import Stream, Subscription
+from proxy.stream.stream import Stream
+from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.chat import ChatCompletions
 from proxy.wire.errors import Overloaded, UnknownStream

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import proxy
 from proxy.stream.log import COMPLETE, DRAINED, Ending
 from proxy.stream.projections import View
-from proxy.stream.stream import Stream, Subscription
+from proxy.stream.stream import Stream
+from proxy.stream.subscription import Subscription
 from proxy.stream.websocket import CODES, closing
 from proxy.wire.websocket import CLOSE, TEXT
 from tests.conftest import FakeSink, new_stream

@@ -1,0 +1,184 @@
+"""A cursor: one follower's offset in a stream, its mode and its sink.
+
+A subscription is an offset; there is no queue per subscriber. A slow one stops advancing and is parked: it costs
+nothing until its sink drains, and then asks for one longer span.
+Keeps laws 5 (prefix), 6 (independence) and 8 (resume).
+"""
+
+from typing import TYPE_CHECKING
+
+from proxy.stream.ends import Sink
+from proxy.stream.log import Ending
+from proxy.stream.projections import Projection, Span, View
+from proxy.stream.rank import Rank, Ranks
+
+if TYPE_CHECKING:
+    from proxy.stream.stream import Stream
+
+
+class Subscription:
+    """A cursor with a mode and a sink: an offset in a stream, with `advance()`."""
+
+    __slots__ = (
+        "_log",
+        "_offset",
+        "_projection",
+        "_rank",
+        "_sent_bytes",
+        "cohort",
+        "ended",
+        "heartbeat_s",
+        "mode",
+        "parked",
+        "sink",
+        "stream",
+    )
+
+    def __init__(self, stream: "Stream", view: View, sink: Sink, offset: int, heartbeat_s: float = 0) -> None:
+        self.stream = stream
+        self.mode = view.mode
+        self.sink = sink
+        self._offset = offset
+        self._sent_bytes = 0
+        self._rank: Rank | None = None  # of those who stand abreast: then what its members have had since is its own
+        self.ended: str | None = None  # the reason, once it has
+        self.parked = False  # its sink is clogged, or it has ended: sweeps pass over it
+        self.cohort = stream.cohort(view)
+        self._log = stream.log
+        self._projection = stream.projection(view)
+        self.heartbeat_s = heartbeat_s if self._projection.heartbeat else 0  # seconds of silence; 0 is none
+
+    @property
+    def offset(self) -> int:
+        """How many frames it has had."""
+        return self._offset if self._rank is None else self._rank.offset
+
+    @property
+    def sent_bytes(self) -> int:
+        """How many bytes it was sent."""
+        return self._sent_bytes if self._rank is None else self._sent_bytes + self._rank.sent_bytes
+
+    @property
+    def lag_bytes(self) -> int:
+        """How much of the log has not been handed to the sink."""
+        log, offset = self.stream.log, self.offset
+        return 0 if offset >= log.end else log.end_bytes - log.position(max(offset, log.start))
+
+    def advance(self) -> None:
+        """Bring the sink to the log's end, as far as it takes it."""
+        log, span = self._log, self._projection
+        if log.start <= self._offset == span.start and span.end == log.end and log.ending is None and span.size:
+            # All but the first of a mode's followers find their span made: 0.2 us less.
+            if self.sink.write(span):
+                self._offset = span.end
+                self._sent_bytes += span.size
+            else:
+                self.stream.park(self)
+            return
+        for _ in range(span.spans_a_turn):
+            if self._offset >= log.end:
+                if log.ending is not None:
+                    self._end(b"", log.ending)
+                return
+            if self._offset < log.start:
+                self._fall_behind()
+                return
+            span.reach(self._offset)
+            if span.end == log.end and log.ending is not None:
+                self._offset = span.end
+                self._sent_bytes += span.size
+                self._end(span.plain, log.ending)  # the last span and the end of the response leave in one write
+                return
+            if span.size and not self.sink.write(span):
+                self.stream.park(self)
+                return
+            self._offset = span.end
+            self._sent_bytes += span.size
+            if span.end == log.end:
+                return
+        self.stream.pause(self)
+
+    def resume(self) -> None:
+        """Go on after the sink has drained."""
+        if self.parked and self.ended is None:
+            self.stream.unpark(self)
+            self.advance()
+            self.stream.relieve()
+
+    def beat(self) -> None:
+        """Send a heartbeat: a comment of one line, between two frames. Followers that lag need none."""
+        if self.offset == self._log.end:
+            self.sink.write(HEARTBEAT)
+
+    def gets(self, projection: Projection | None) -> bool:
+        """Tell whether this is what it is sent, and it has had everything."""
+        caught_up = not self.parked and self.offset == self._log.end
+        return caught_up and self._projection is projection
+
+    def had(self, end: int, size_bytes: int) -> None:
+        """Note that it was sent all frames below an offset, past `advance`."""
+        self._offset = end
+        self._sent_bytes += size_bytes
+
+    def leave(self, reason: str) -> None:
+        """End without a word to the sink: the client has gone."""
+        if self.ended is None:
+            self.ended = reason
+            self.stream.detach(self)
+
+    def fail(self, ending: Ending) -> None:
+        """End now, in mid-stream, with what the mode says of `ending`."""
+        if self.ended is None:
+            self._end(b"", ending)
+
+    # As a member of its cohort, which may be in a rank
+
+    size = 1
+
+    def line_up(self, ranks: Ranks) -> "Subscription | Rank":
+        """Join the rank of those who stand abreast, if the sink can be written to without it."""
+        found = None if self.parked else self.sink.transport()
+        if found is None:
+            return self
+        transport, chunked = found
+        abreast = self._projection, chunked, self._offset
+        rank = ranks.get(abreast)
+        if rank is None or rank.full:
+            rank = ranks[abreast] = Rank(self._log, self._projection, self._offset, chunked=chunked)
+        rank.add(self, transport)
+        self._rank = rank
+        self._sent_bytes -= rank.sent_bytes
+        return rank
+
+    def halt(self) -> None:
+        """Have sweeps pass over it."""
+        self.parked = True
+        self.cohort.stale = True
+        self.step_out()
+
+    def step_out(self) -> bool:
+        """Leave the rank at the offset it has reached; return whether it was in one."""
+        rank = self._rank
+        if rank is None:
+            return False
+        self._offset, self._sent_bytes, self._rank = self.offset, self.sent_bytes, None
+        rank.remove(self)
+        self.cohort.stale = True
+        return True
+
+    def _fall_behind(self) -> None:
+        """End with an error: frames this follower is due are no longer held. Never skip them silently."""
+        message = f"fell behind: frame {self.offset + 1} is gone, the earliest held is {self._log.start + 1}"
+        self._end(b"", Ending("too_slow", message))
+
+    def _end(self, last: bytes, ending: Ending) -> None:
+        failed = "failed" if ending is self._log.ending and ending.reason != "drained" else ending.reason
+        self.ended = "complete" if ending.clean else failed
+        words, properly = self._projection.ending(ending, self.offset)
+        self._sent_bytes += len(words)
+        (self.sink.close if properly else self.sink.abort)(last + words)
+        self.stream.detach(self)
+
+
+# One newline: openai-python raises on a comment followed by a blank line once it has seen an id.
+HEARTBEAT = Span(0, 0, b":\n")
