@@ -174,8 +174,12 @@ class Stream:
         if subscription is self.originator:
             self.originator = None
             self.relieve()
-        if not self.subscriptions and self._log.ending is None and self.writer is not None:
-            self.writer.last_left()
+        if not self.subscriptions:
+            if self._log.ending is not None:
+                self._projections.clear()  # they hold what they rendered last: of a short answer, all of it twice
+                self._raw = None
+            elif self.writer is not None:
+                self.writer.last_left()
 
     def extend(self, frames: list[bytes], chunks: bytes = b"") -> int:
         """Append frames and advance every live cursor that is not paced; return the log's end.

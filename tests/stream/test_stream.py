@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.stream.log import COMPLETE, Ending, Ledger
-from proxy.stream.projections import Events
+from proxy.stream.projections import Events, View
 from proxy.stream.stream import Stream
 from proxy.wire.dashscope import DashScope
 from tests.conftest import GENERATION, IDENT, FakeLoop, FakeSink, FakeWriter, follow, new_stream
@@ -208,6 +208,19 @@ def test_ended_followers_are_let_go_of() -> None:
     del early, late
     gc.collect()
     assert [ref() for ref in held] == [None, None]
+
+
+@pytest.mark.parametrize("sealed_first", [False, True])
+def test_ended_stream_keeps_none_of_what_was_made_for_followers(sealed_first: bool) -> None:
+    """A mode remembers its last span, twice: of a short answer that is all of it, as long as the stream is kept."""
+    stream, sink = new_stream(), FakeSink()
+    stream.extend([A])
+    if sealed_first:
+        stream.seal(COMPLETE)
+    follow(stream, sink)
+    stream.seal(COMPLETE)
+    assert sink.received == A
+    assert stream.projection(View("raw")).plain == b""
 
 
 # The writer
