@@ -13,6 +13,8 @@ from proxy.wire.sse import fields, payload
 _DONE = b"[DONE]"
 _DONE_FRAME = b"data: [DONE]\n\n"  # as Qwen writes it
 _CONTENT = b'data: {"choices":[{"delta":{"content":"'  # begins a chunk, also one whose text is empty
+_MODEL = b'"model":"'  # in a text its quotes would have backslashes
+_SHORT = 1024  # to look for several bytes in a row takes 2.5 ns a byte
 _QUOTE = 34
 
 
@@ -23,8 +25,8 @@ class ChatCompletions:
     cumulative = False
 
     def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, Text | None]:
-        if known and _has_content(frame):
-            return known, Text.CONTENT
+        if _has_content(frame) and (model := known or _model(frame)):
+            return model, Text.CONTENT
         chunk = _chunk(frame)
         model = known or chunk.get("model")
         return model if isinstance(model, str) else None, _kind(chunk)
@@ -158,6 +160,15 @@ def _chunk(frame: bytes) -> dict[str, Any]:
 def _has_content(frame: bytes) -> bool:
     """Tell without parsing that a chunk has answer text; False when in doubt. 0.2 us, where parsing takes 3."""
     return frame.startswith(_CONTENT) and frame.endswith(b"}\n\n") and frame[len(_CONTENT)] != _QUOTE
+
+
+def _model(frame: bytes) -> str | None:
+    """Return the model that a chunk names, without parsing; None when in doubt. 0.4 us, where parsing takes 2."""
+    at = frame.rfind(_MODEL)
+    if at < 0 or len(frame) > _SHORT or frame.find(_MODEL) != at:
+        return None
+    name = frame[at + len(_MODEL) : frame.find(b'"', at + len(_MODEL))]
+    return name.decode() if name.isascii() and b"\\" not in name else None
 
 
 def _usage(stated: Any) -> Usage | None:

@@ -234,6 +234,28 @@ def test_model_is_the_chunks() -> None:
     assert CHAT.generated(DONE)[0] is None
 
 
+@pytest.mark.parametrize(
+    ("rest", "model"),
+    [
+        ('"},"index":0}],"model":"qwen3-max"}', "qwen3-max"),
+        ('"},"index":0}],"model" : "qwen3-max"}', "qwen3-max"),
+        ('"},"index":0}],"model":"qwen\\u002dmax"}', "qwen-max"),
+        ('"},"index":0}],"model":"qwen-größer"}', "qwen-größer"),
+        ('"},"index":0}],"model":"inner"}'.replace("]", ',{"model":"x"}]'), "inner"),
+        ('"},"index":0}],"model":"outer","by":{"model":"inner"}}', "outer"),
+        ('\\",\\"model\\":\\"x"},"index":0}],"model":"qwen3-max"}', "qwen3-max"),
+        ('"},"index":0}],"model":""}', ""),
+        ('"},"index":0}],"model":null}', None),
+        ('"},"index":0}]}', None),
+        ('"},"index":0}],"model":"qwen3-max","rest":"' + "x" * 2000 + '"}', "qwen3-max"),
+    ],
+)
+def test_model_of_a_chunk_with_text_is_what_json_says(rest: str, model: str | None) -> None:
+    """Also where it is told without parsing."""
+    frame = ('data: {"choices":[{"delta":{"content":"x' + rest + "\n\n").encode()
+    assert CHAT.generated(frame) == (model, Text.CONTENT)
+
+
 def test_error_body_says_whose_fault_it_is() -> None:
     """OpenAI's shape: SDKs read message, type, param and code."""
     assert CHAT.error_body(BadRequest("no")) == {
