@@ -160,10 +160,9 @@ class Downstream:
         self._wake()
 
     def close(self, last: bytes) -> None:
-        if self._chunked_body:
-            self._put(chunk(last) + LAST_CHUNK if last else LAST_CHUNK)
-        else:
-            self._put(last)
+        if self._chunked_body:  # in one copy
+            last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else LAST_CHUNK
+        self._put(last)
         self._end()
 
     def abort(self, last: bytes) -> None:

@@ -89,7 +89,7 @@ class Upstream:
             if wire is None:
                 wire = await self._connect()
             exchange = Exchange(self, wire, method)
-            exchange.waited_s = monotonic() - began_at
+            exchange.waited_s = wire.read_at - began_at
             self.active.add(exchange)
             lines = self._proxy_headers() + headers if self._absolute else headers
             exchange.send(head(line, lines), body, chunked=chunked)

@@ -80,7 +80,6 @@ class Exchange:
     def __init__(self, upstream: Pool, wire: Wire, method: bytes) -> None:
         self._upstream = upstream
         self._wire: Wire | None = wire
-        self._began_at = self._asked_at = monotonic()
         self._sender: asyncio.Task[None] | None = None
         self._ended = False
         self._error: UpstreamError | None = None
@@ -95,6 +94,7 @@ class Exchange:
         self._arrival: asyncio.Future[None] | None = None  # what somebody peeks for
         self.responded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         wire.begin(self)
+        self._began_at = self._asked_at = wire.read_at  # which is now
 
     def header(self, name: bytes) -> bytes | None:
         """Return the value of the header of that (lower-case) name; of several, the last one's.

@@ -81,16 +81,17 @@ class Distribution:
         self.exemplars: dict[int, tuple[float, str, float]] = {}  # value, trace id, Unix seconds
         self.sum = 0.0
 
-    def observe(self, value: float) -> int:
-        """Count a value; return the number of its bucket."""
-        bucket = bisect_left(self._bounds, value)
-        self.counts[bucket] += 1
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
-        return bucket
 
     def observe_traced(self, value: float, trace_id: str, unix_s: float) -> None:
         """Count a value that is shown as its bucket's exemplar until the next one."""
-        self.exemplars[self.observe(value)] = value, trace_id, unix_s
+        bucket = bisect_left(self._bounds, value)  # as observe does, without its call
+        self.counts[bucket] += 1
+        self.sum += value
+        self.exemplars[bucket] = value, trace_id, unix_s
 
     def add(self, counts: list[int], total: float) -> None:
         """Count values that were sorted into the same buckets elsewhere."""

@@ -68,7 +68,9 @@ class Projection(Span, ABC):
 
     def __init__(self, source: Source) -> None:
         """Raises: OffsetGone, when the mode tells of what the log no longer holds."""
-        super().__init__(-1, -1, b"")
+        self.start = self.end = -1  # not super().__init__: two calls a stream less
+        self.plain = self.chunked = b""
+        self.size = 0
         self._source = source
         self._log = source.log
         self._generation = source.generation.encode()

@@ -74,8 +74,11 @@ class Vitals:
         counts = self.gap_counts
         if counts is None:
             counts = self.gap_counts = [0] * (len(GAP_BUCKETS_S) + 1)
-        last = self.last_token_at
-        for at in times:
+        last, apart = self.last_token_at, times
+        if times[0] == times[-1]:  # of one read: no gaps but the first
+            counts[0] += len(times) - 1
+            apart = times[:1]
+        for at in apart:
             counts[bisect_left(GAP_BUCKETS_S, at - last) if at > last else 0] += 1  # 0 between frames of one read
             last = at
         self.gaps_s += last - self.last_token_at
@@ -85,7 +88,7 @@ class Vitals:
     def conclude(self, frames: list[bytes], hidden: Sequence[bytes] = ()) -> None:
         """Read usage and finish reason from a log's last frames, and count the gaps that are left."""
         last, times = frames[-_LAST_FRAMES:], self.times
-        self.summary = self.dialect.summary([*last, *hidden])
+        self.summary = self.dialect.summary([*last, *hidden] if hidden else last)
         # The last frames bring the finish, usage, [DONE]: no token, though they were taken for one, comments aside.
         textless = last[self.summary.last_text + 1 :]
         if not self.first_content_at:
