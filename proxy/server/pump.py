@@ -74,7 +74,6 @@ class Pump:
         self,
         stream: Stream,
         on_disconnect: OnDisconnect,
-        *,
         max_frame_bytes: int,
         on_sealed: Callable[["Pump"], None],
         overhead: Callable[[float], object],
@@ -96,7 +95,7 @@ class Pump:
         self._note = stream.vitals.times.append
         self._stopped = False
         self._hides = stream.dialect.only_counts if hides_usage else None  # tells of a frame nobody asked for
-        self._hidden: list[bytes] = []
+        self._hidden: Sequence[bytes] = ()
         stream.writer = self
 
     def start(self, exchange: Exchange) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -96,7 +97,7 @@ class Sender:
         first, here = self._bases.get(self.origins[0].name), self._bases.get(origin.name)
         if first is None or here is None or first == here or not message.target.startswith(first):
             return message
-        return message._replace(target=here + message.target[len(first) :])
+        return replace(message, target=here + message.target[len(first) :])
 
     def allows(self, now: float) -> bool:
         """Tell whether any of them may be asked at a time, as far as is known."""

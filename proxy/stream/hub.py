@@ -123,16 +123,7 @@ class Hub:
         """
         self.check_room()
         ident = next(self._idents)
-        stream = Stream(
-            ident,
-            vitals,
-            route=route,
-            caller=caller,
-            ledger=self.ledger,
-            max_log_bytes=self.max_log_bytes,
-            call_soon=self._call_soon,
-            pacer=self._pacer,
-        )
+        stream = Stream(ident, vitals, route, caller, self.ledger, self.max_log_bytes, self._call_soon, self._pacer)
         stream.retain_s = retain_s
         stream.on_ended = self._subscription_ended
         self._running[ident] = stream

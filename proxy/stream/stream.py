@@ -66,7 +66,6 @@ class Stream:
         self,
         ident: str,
         vitals: Vitals,
-        *,
         route: str,
         caller: bytes,
         ledger: Ledger,
@@ -98,10 +97,10 @@ class Stream:
         self.retain_s = 0.0
         self.on_ended: Callable[[Subscription], None] = _nobody
         self._at_once = Cohort(call_soon)
-        self._paced: dict[tuple[int, int], PacedCohort] = {}
+        self._paced: dict[tuple[int, int], PacedCohort] | None = None  # few streams have any
         self._projections: dict[View, Projection] = {}
         self._raw: Raw | None = None  # the one of mode raw: it can be shown what came
-        self._on_sealed: list[Callable[[Ending], object]] = []
+        self._on_sealed: tuple[Callable[[Ending], object], ...] = ()
         self._transcript: Transcript | None = None
         self._ledger = ledger
         self._call_soon = call_soon
@@ -141,6 +140,8 @@ class Stream:
         """Return the cohort that followers of a view belong to."""
         if not view.flush_ms:
             return self._at_once
+        if self._paced is None:
+            self._paced = {}
         pace = view.flush_ms, view.flush_bytes
         cohort = self._paced.get(pace)
         if cohort is None:
@@ -199,7 +200,7 @@ class Stream:
         else:
             cohort.advance()
         if self._paced:
-            self._pace(size_bytes)
+            self._pace(self._paced, size_bytes)
         if log.size_bytes > self.max_log_bytes:
             self._bound()
         return log.end
@@ -241,16 +242,17 @@ class Stream:
             self._ledger.bytes += log.extend(frames)
         log.seal(ending, tail)
         self.full = False
-        for cohort in (self._at_once, *self._paced.values()):
+        self._at_once.conclude()
+        for cohort in self._paced.values() if self._paced else ():
             cohort.conclude()
         self.writer = None
-        for tell in self._on_sealed:
+        told, self._on_sealed = self._on_sealed, ()
+        for tell in told:
             tell(ending)
-        self._on_sealed.clear()
 
     def when_sealed(self, tell: Callable[[Ending], object]) -> None:
         """Call `tell` once the stream has ended and its followers have been told."""
-        self._on_sealed.append(tell)
+        self._on_sealed += (tell,)
 
     def park(self, subscription: Subscription) -> None:
         """Pass over a follower until its sink has drained."""
@@ -284,9 +286,9 @@ class Stream:
         if self.full:
             self._bound()
 
-    def _pace(self, size_bytes: int) -> None:
+    def _pace(self, paced: dict[tuple[int, int], PacedCohort], size_bytes: int) -> None:
         """Let the paced cohorts wait for more; not before the first token, which waits for nothing."""
-        for cohort in self._paced.values():
+        for cohort in paced.values():
             if self.vitals.first_token_at:
                 cohort.hold(size_bytes)
             else:

@@ -5,6 +5,7 @@ the model thinks, until the first answer text. Afterwards a frame leaves just it
 the times now and then, when the caches are warm for it.
 """
 
+import operator
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ GAP_BUCKETS_S = (
     0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60,
 )  # fmt: skip
 _COLON = 58  # begins a comment
+_FIRST = operator.itemgetter(0)  # of a frame: its first byte
+_NOTHING = Summary()
 _LAST_FRAMES = 6  # finish reason, usage and [DONE], comments between them, are not further from the end
 
 
@@ -47,7 +50,7 @@ class Vitals:
         self.times: list[float] = []  # of the frames with generated text since the last fold, one each
         self.gap_counts: list[int] | None = None
         self.gaps_s = 0.0
-        self.summary = Summary()
+        self.summary = _NOTHING
 
     def early(self, frames: list[bytes], at: float) -> bool:
         """Look into the frames of a read while the first answer text has not come; return what `note` does."""
@@ -111,8 +114,9 @@ class Vitals:
 
 def _told(frames: list[bytes]) -> int:
     """Count the frames that are more than a comment."""
-    doubtful = [frame for frame in frames if frame[0] == _COLON]
-    return len(frames) - len(doubtful) + sum(map(_is_told, doubtful)) if doubtful else len(frames)
+    if _COLON not in map(_FIRST, frames):
+        return len(frames)
+    return sum(map(_is_told, frames))
 
 
 def _is_told(frame: bytes) -> bool:

@@ -47,22 +47,24 @@ class ChatCompletions:
                 continue
             data = payload(frame) or b""
             chunk = json_object(data)
-            usage = usage or _usage(chunk.get("usage"))
+            if usage is None and (stated := chunk.get("usage")):
+                usage = _usage(stated)
             # Some gateways write the flat variant: the event is an error, its object has no "error". An event's name
             # is a line more than `data: ` and two LFs; the search for five bytes takes as long as all of payload.
             named = len(frame) > len(data) + 8 and b"event" in frame
             if chunk.get("error") or (named and fields(frame).type == b"error"):
                 failed = True
-            if chunk.get("choices"):
-                for choice in records(chunk["choices"]):
-                    finish = finish or choice.get("finish_reason")
-                if last_text < 0 and _kind(chunk):
+            if choices := chunk.get("choices"):
+                for choice in choices if type(choices) is list else ():
+                    if type(choice) is dict:
+                        finish = finish or choice.get("finish_reason")
+                if last_text < 0 and (_has_content(frame) or _kind(chunk)):
                     last_text = place
         while place and last_text < 0:
             place -= 1
             if _has_content(frames[place]) or _kind(_chunk(frames[place])):
                 last_text = place
-        return Summary(finish, usage, failed, last_text=last_text)
+        return Summary(finish, usage, failed, None, last_text)
 
     def reports(self, frame: bytes) -> bool:
         return bool(_chunk(frame).get("error"))  # neither SDK of OpenAI's looks at the event's name
@@ -171,9 +173,7 @@ def _model(frame: bytes) -> str | None:
     return name.decode() if name.isascii() and b"\\" not in name else None
 
 
-def _usage(stated: Any) -> Usage | None:
-    if not stated:
-        return None
+def _usage(stated: Any) -> Usage:
     return Usage(
         count(stated, "prompt_tokens"),
         count(stated, "completion_tokens"),

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -22,7 +23,7 @@ ALICE, BOB = b"alice", b"bob"
 
 def message(caller: bytes = ALICE, **more: Any) -> Message:
     made = Message(b"POST", b"/compatible-mode/v1/x", [(b"Authorization", b"Bearer theirs")], b"{}", caller)
-    return made._replace(**more)
+    return replace(made, **more)
 
 
 def queue(max_concurrent: int = 0, per_minute: int = 0, size: int = 10) -> RequestQueue:

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from time import monotonic
 
 import pytest
@@ -215,7 +216,7 @@ async def test_body_that_came_in_pieces_is_sent_once() -> None:
         yield b"{}"
 
     async with way() as to:
-        task = to.open(CHAT._replace(body=pieces()))
+        task = to.open(replace(CHAT, body=pieces()))
         refuse(await to.stages[0].next(), 429)
         exchange = await task
         assert (await listened(exchange)).body == BUSY
@@ -225,7 +226,7 @@ async def test_body_that_came_in_pieces_is_sent_once() -> None:
 async def test_message_that_is_to_be_sent_once_is_sent_once() -> None:
     """What passes through may do something twice if it is sent twice."""
     async with way() as to:
-        task = to.open(CHAT._replace(once=True))
+        task = to.open(replace(CHAT, once=True))
         refuse(await to.stages[0].next(), 429)
         exchange = await task
         assert (await listened(exchange)).body == BUSY
@@ -337,7 +338,7 @@ async def test_spare_is_asked_at_once_when_the_first_refuses() -> None:
 async def test_spare_is_asked_where_its_api_is(target: bytes, first: bytes, second: bytes) -> None:
     """A target below the first one's base is below the spare's."""
     async with way(2, RetriesConfig(attempts=1), bases=(first, second)) as to:
-        task = to.open(CHAT._replace(target=target))
+        task = to.open(replace(CHAT, target=target))
         turn = await to.stages[0].next()
         assert turn.target == target
         refuse(turn, 503)
@@ -494,7 +495,7 @@ async def test_what_can_not_be_unwrapped_passes_as_it_is(body: bytes) -> None:
 async def test_refusal_that_passes_through_is_not_unwrapped() -> None:
     """Only generations are known to mean it so."""
     async with way(retries=OFF, unwraps=True) as to:
-        task = to.open(CHAT._replace(generation=False))
+        task = to.open(replace(CHAT, generation=False))
         refuse(await to.stages[0].next(), 400, b'data: {"error":{}}\n\n')
         exchange = await task
         assert (await listened(exchange)).body == b'data: {"error":{}}\n\n'
