@@ -23,13 +23,16 @@ _RECORD = vars(logging.LogRecord(log.name, logging.INFO, "", 0, "", (), None))
 def answered(stream: Stream, exchange: Exchange) -> None:
     """Note who answered a stream's request, and under which id the upstream itself knows it."""
     stream.upstream = exchange.upstream_name
-    _identify(stream, (exchange.header(b"x-request-id") or b"").decode("latin-1"))
+    ident = exchange.header(b"x-request-id")
+    if ident:
+        _identify(stream, ident.decode("latin-1"))
 
 
 def ended(stream: Stream, now: float) -> None:
     """Log that a stream has ended; `now` in monotonic seconds. Native frames name the id, too."""
-    if stream.upstream_request_id is None:
-        _identify(stream, stream.vitals.summary.request_id or "")
+    ident = stream.vitals.summary.request_id
+    if ident and stream.upstream_request_id is None:
+        _identify(stream, ident)
     if log.isEnabledFor(logging.INFO):
         log.handle(_record(line(stream, now), time.time()))
 

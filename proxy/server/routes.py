@@ -75,7 +75,7 @@ class Routes:
         (handler, name, dialect), arguments = self.find(method, request.raw_path)
         status = CLIENT_GONE
         try:
-            response = await handler(request, **arguments)
+            response = await (handler(request, **arguments) if arguments else handler(request))
             status = response.status
         except ProxyError as error:
             self._metrics.rejected[error.code] += 1
