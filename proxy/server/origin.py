@@ -19,7 +19,7 @@ from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
 from proxy.wire.http import Headers
 
 
-@dataclass(slots=True)  # made in half the time that a NamedTuple takes
+@dataclass  # made in half the time that a NamedTuple takes
 class Message:
     """A request as it goes upstream."""
 
