@@ -15,8 +15,9 @@ from proxy.stream.ends import Transport
 if TYPE_CHECKING:
     from proxy.server.pump import Pump
 
+# With these two, no more than 64 KiB of a stream are sent that the log, and the ledger of all logs, have not counted.
 _FRAMES = 64
-_LONG_READ = 1024  # bytes; one with so many costs more than settling does
+_LONG_READ = 1024  # bytes; one with more costs more than settling does
 
 
 class Relay:
