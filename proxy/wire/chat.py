@@ -28,8 +28,8 @@ class ChatCompletions:
         if _has_content(frame) and (model := known or _model(frame)):
             return model, Text.CONTENT
         chunk = _chunk(frame)
-        model = known or chunk.get("model")
-        return model if isinstance(model, str) else None, _kind(chunk)
+        stated: Any = known or chunk.get("model")
+        return stated if isinstance(stated, str) else None, _kind(chunk)
 
     def thinking(self, frame: bytes) -> bool:
         return b'"content":null' in frame

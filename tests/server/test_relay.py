@@ -1,11 +1,14 @@
 """The shortest way of an event, held to the long one: nobody can tell which it went."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from proxy.edge.upstream_exchange import Exchange
+from proxy.edge.upstream_wire import Wire
 from proxy.server.pump import OnDisconnect, Pump
 from proxy.server.relay import Relay
 from proxy.stream.log import Ending, Ledger
@@ -19,6 +22,7 @@ FRAME = chunk_frame("word")
 THOUGHT = FRAME.replace(b'"content": "word"', b'"content":null,"reasoning_content":"hm"')
 ERROR = b'data: {"error":{"message":"inspected","code":"data_inspection_failed"}}\n\n'
 LONG = chunk_frame("long " * 300)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 HALVES = b'data: {"choi', b'ces":[]}\n\n'
 
 
@@ -43,10 +47,29 @@ class Chunked(FakeTransport):
         self.sink.sent_on += 1
 
 
-class Upstream:
-    """An exchange that says what it is told to, and asks first whoever is to be asked."""
+class Reading:
+    """The transport of an upstream's connection."""
 
-    framed = True
+    def __init__(self) -> None:
+        self.aborted = False
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def pause_reading(self) -> None:
+        """Nothing: whoever speaks for the upstream may go on."""
+
+    def resume_reading(self) -> None:
+        """Nothing."""
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Upstream:
+    """What an upstream sends on a connection, and the stream that comes of it; call within a running loop."""
+
+    name = "default"
 
     def __init__(self, sink: FakeSink, *, max_log_bytes: int = 1 << 30, allowed_bytes: int = 1 << 40) -> None:
         self.ledger = Ledger(allowed_bytes)
@@ -59,34 +82,26 @@ class Upstream:
             on_sealed=lambda _: None,
             overhead=self.overheads.append,
         )
-        self.progress: Any = None
-        self.paused = self.closed = False
-        exchange: Any = self
+        self.transport = Reading()
+        self.wire = Wire()
+        self.wire.connection_made(self.transport)
+        exchange = Exchange(self, self.wire, b"POST")
+        self.wire.data_received(HEAD)
         self.pump.start(exchange)
         self.sink = sink
         self.follower = follow(self.stream, sink)
         self.stream.originator = self.follower
         self.now = 0.0
 
-    def attach(self, receiver: Pump, take_events: Any) -> None:
-        self.take_events = take_events
-
-    def redirect(self, take_events: Any) -> None:
-        self.take_events = take_events
-
-    def pause(self) -> None:
-        self.paused = True
-
-    def resume(self) -> None:
-        self.paused = False
-
-    def close(self) -> None:
-        self.closed = True
+    def released(self, exchange: Exchange, wire: Wire, keep: bool) -> None:
+        """Close the connection."""
+        wire.close()
 
     def send(self, *frames: bytes) -> None:
         """Send a read of events, each a chunk of its own."""
         self.now += 1
-        if not self.take_events(list(frames), b"".join(map(chunk, frames)), self.now):
+        take_events = self.wire.take_events
+        if not (take_events and take_events(list(frames), b"".join(map(chunk, frames)), self.now)):
             self.pump.received(b"".join(frames), self.now)
 
     def send_piece(self, piece: bytes) -> None:
@@ -154,7 +169,7 @@ def run(upstream: Upstream, script: list[tuple[str, Any]], end: str) -> Iterator
             upstream.sink.clogged = False
         elif step == "drain":
             upstream.sink.drain()
-        yield upstream.sink.received, upstream.pump.fed_at == upstream.now, upstream.paused
+        yield upstream.sink.received, upstream.pump.fed_at == upstream.now, upstream.wire.paused
     upstream.sink.drain()
     if end == "leave":
         upstream.follower.leave("left")
@@ -177,15 +192,20 @@ def run(upstream: Upstream, script: list[tuple[str, Any]], end: str) -> Iterator
 @given(st.lists(steps, max_size=12), ends, st.sampled_from([1 << 30, 4000]))
 def test_nobody_can_tell(script: list[tuple[str, Any]], end: str, max_log_bytes: int) -> None:
     """Laws 3 to 8 hold on the short way as on the long one: the same bytes, cursors, endings, counts and times."""
-    short = Upstream(Connected(), max_log_bytes=max_log_bytes)
-    long = Upstream(FakeSink(), max_log_bytes=max_log_bytes)
-    for seen, due in zip(run(short, script, end), run(long, script, end), strict=True):
-        assert seen == due
-    assert short.stream.relay is None
+
+    async def both() -> Upstream:
+        short = Upstream(Connected(), max_log_bytes=max_log_bytes)
+        long = Upstream(FakeSink(), max_log_bytes=max_log_bytes)
+        for seen, due in zip(run(short, script, end), run(long, script, end), strict=True):
+            assert seen == due
+        assert short.stream.relay is None
+        return short
+
+    short = asyncio.run(both())
     event(f"sent on: {min(sent_on(short), 100) // 10 * 10}")
 
 
-def test_event_reaches_its_follower_before_the_log() -> None:
+async def test_event_reaches_its_follower_before_the_log() -> None:
     """The log has it as soon as somebody looks, and each with its time."""
     upstream = relayed()
     vitals, begun = upstream.stream.vitals, list(upstream.stream.vitals.times)
@@ -201,7 +221,7 @@ def test_event_reaches_its_follower_before_the_log() -> None:
     assert upstream.pump.fed_at == upstream.now
 
 
-def test_log_is_told_now_and_then() -> None:
+async def test_log_is_told_now_and_then() -> None:
     """Of 64 events at the latest, so that little memory is not accounted for; the overhead is sampled then."""
     upstream = relayed()
     most = 0
@@ -215,7 +235,7 @@ def test_log_is_told_now_and_then() -> None:
     assert upstream.ledger.bytes > before
 
 
-def test_waiting_client_is_served_from_the_log() -> None:
+async def test_waiting_client_is_served_from_the_log() -> None:
     """It has the limits: its follower is parked, and gets what it missed; then events are sent on again."""
     upstream = relayed()
     upstream.send(FRAME)
@@ -239,7 +259,7 @@ def test_waiting_client_is_served_from_the_log() -> None:
     assert upstream.sink.received == FRAME * 71
 
 
-def test_connection_that_was_lost_parks_its_follower() -> None:
+async def test_connection_that_was_lost_parks_its_follower() -> None:
     """As a write of a span does: its task is about to hear of it."""
     upstream = relayed()
     assert isinstance(upstream.sink, Connected)
@@ -250,7 +270,7 @@ def test_connection_that_was_lost_parks_its_follower() -> None:
     assert upstream.stream.log.end == 2
 
 
-def test_second_follower_ends_it() -> None:
+async def test_second_follower_ends_it() -> None:
     """Then all are served from the log; when it has left, the one that is left gets events straight again."""
     upstream, guest = relayed(), FakeSink()
     upstream.send(FRAME)
@@ -264,7 +284,7 @@ def test_second_follower_ends_it() -> None:
     assert upstream.stream.relay is not None
 
 
-def test_it_begins_only_where_bytes_cross_as_they_are() -> None:
+async def test_it_begins_only_where_bytes_cross_as_they_are() -> None:
     """Not in another mode, at a pace, with a usage to hide, before the first token, nor for a sink without one."""
     for mode, pace in (("events", 0), ("text", 0), ("raw", 50)):
         upstream = Upstream(FakeSink())
@@ -280,7 +300,7 @@ def test_it_begins_only_where_bytes_cross_as_they_are() -> None:
     assert upstream.stream.relay is not None
 
 
-def test_frame_that_is_cut_ends_it() -> None:
+async def test_frame_that_is_cut_ends_it() -> None:
     """What comes next is no whole event, though it is a whole chunk."""
     upstream = relayed()
     upstream.send(FRAME)
@@ -290,7 +310,7 @@ def test_frame_that_is_cut_ends_it() -> None:
     assert upstream.stream.log.frames == [FRAME, FRAME, HALVES[0] + FRAME]
 
 
-def test_times_of_the_last_read_come_after_those_before() -> None:
+async def test_times_of_the_last_read_come_after_those_before() -> None:
     """Though it is no read of whole events."""
     upstream = relayed()
     upstream.send(FRAME)
@@ -300,19 +320,19 @@ def test_times_of_the_last_read_come_after_those_before() -> None:
     assert (vitals.last_token_at, vitals.gaps_s, sum(vitals.gap_counts or ())) == (7.0, 6.0, 3)
 
 
-def test_full_ledger_ends_the_stream_with_all_that_was_sent() -> None:
+async def test_full_ledger_ends_the_stream_with_all_that_was_sent() -> None:
     """Its log holds what its follower had, to the byte."""
     upstream = relayed(allowed_bytes=20 * len(FRAME))
     upstream.ledger.relieve = lambda: upstream.pump.stop(Ending("log_limit", "too much"))
     for _ in range(64):
         upstream.send(FRAME)
-    assert upstream.closed
+    assert upstream.transport.aborted
     assert upstream.stream.relay is None
     assert b"".join(upstream.stream.log.frames) == upstream.sink.received
     assert (upstream.sink.ended, upstream.follower.ended) == ("aborted", "failed")
 
 
-def test_first_answer_text_behind_thoughts_is_timed() -> None:
+async def test_first_answer_text_behind_thoughts_is_timed() -> None:
     """Though it was sent on like the thoughts."""
     upstream = Upstream(Connected())
     for frame in (THOUGHT, THOUGHT, THOUGHT, FRAME, FRAME):
