@@ -6,15 +6,15 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
+from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.dialect import Dialect
 from proxy.stream.cohort import Pacer
-from proxy.stream.ends import Transport
+from proxy.stream.interfaces import Transport
 from proxy.stream.log import Ending, Ledger
 from proxy.stream.projections import Span, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
-from proxy.wire.chat import ChatCompletions
-from proxy.wire.dialect import Dialect
 
 # `pytest --hypothesis-profile=thorough tests/test_laws.py` looks longer.
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]

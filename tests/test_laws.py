@@ -14,13 +14,13 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from proxy.server.pump import OnDisconnect, Pump
+from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.dashscope import DashScope
+from proxy.dialects.dialect import Dialect
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.projections import View
 from proxy.stream.subscription import Subscription
-from proxy.wire.chat import ChatCompletions
-from proxy.wire.dashscope import DashScope
-from proxy.wire.dialect import Dialect
+from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import Garbled, TooLarge, Truncated, UpstreamError, UpstreamTimeout
 from proxy.wire.sse import Splitter
 from tests.conftest import GENERATION, FakeSink, FakeWriter, follow, new_stream

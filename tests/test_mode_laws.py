@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 
+from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.dashscope import DashScope
+from proxy.dialects.dialect import Dialect
 from proxy.stream.projections import Json, Projection, View
 from proxy.stream.stream import Stream
 from proxy.tools.fake_text import ChatAnswer, NativeAnswer
-from proxy.wire.chat import ChatCompletions
-from proxy.wire.dashscope import DashScope
-from proxy.wire.dialect import Dialect
 from proxy.wire.errors import OffsetBeyond
 from proxy.wire.sse import Splitter
 from tests.answers import Said, chats, documents, ids, joined, kinds, latest, made_cumulative, natives, texts

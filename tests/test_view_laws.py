@@ -14,16 +14,16 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from proxy.server.pump import OnDisconnect, Pump
+from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.dashscope import DashScope
+from proxy.dialects.dialect import Dialect
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.projections import MODES, Coalesced, Cumulative, Projection, Span, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import HEARTBEAT, Subscription
 from proxy.stream.websocket import CODES, NOT_IN_EVENTS
 from proxy.tools.fake_text import NativeAnswer
-from proxy.wire.chat import ChatCompletions
-from proxy.wire.dashscope import DashScope
-from proxy.wire.dialect import Dialect
+from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import Garbled, OffsetGone, Truncated, UpstreamError, UpstreamTimeout
 from proxy.wire.sse import Splitter
 from proxy.wire.websocket import TEXT

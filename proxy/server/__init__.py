@@ -1,1 +1,15 @@
-"""Floor 4: the running proxy. app.py makes the introductions; everything below it is told what it needs."""
+"""Floor 6: the HTTP surface. A handler for each row of the README's table, and app.py, which connects all parts.
+
+Must not know: how an API writes its chunks (room `dialects`), how events reach followers (room `stream`).
+
+Read in this order:
+
+* `app`: makes the parts, hands each what it needs, listens; `config`: the whole configuration
+* `routes`: from a path to its handler; `cors`: what pages of other origins may read
+* `generate`: asks for a generation; `generation_request` and `generation_options`: what was asked for;
+  `shared_calls`: one upstream call for several requests
+* `follow`: follows a stream that is there; `follow_request`: what a follower asks for; `keys`, `share`: control
+* `delivery`, `document`: how an answer reaches its client, as a stream or as one JSON document
+* `pass_through`: every other request; `shared_routes`, `whole`: routes of the user's own
+* `upstreams`: makes the configured upstreams; `json_responses`: our own JSON
+"""

@@ -14,32 +14,34 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from proxy.edge.inline import server_loop
-from proxy.server.answers import answer
-from proxy.server.auth import Auth
-from proxy.server.calls import Calls
+from proxy.access.callers import Auth
+from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.dashscope import DashScope
+from proxy.dialects.plain import Plain
+from proxy.dialects.route import Route
+from proxy.downstream.inline import server_loop
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
-from proxy.server.events import EventRoute
-from proxy.server.feed import LiveFeed
-from proxy.server.follow import Follow, describe
-from proxy.server.forward import Forward, Route
+from proxy.server.follow import Follow
 from proxy.server.generate import Generations
+from proxy.server.json_responses import answer
 from proxy.server.keys import Keys
-from proxy.server.metrics import Metrics
+from proxy.server.pass_through import Forward
 from proxy.server.routes import ANY, Routes
 from proxy.server.share import Share
-from proxy.server.upstream_config import DEFAULT
+from proxy.server.shared_calls import Calls
+from proxy.server.shared_routes import EventRoute
 from proxy.server.upstreams import Upstreams
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.stream.log import DRAINED
-from proxy.wire.chat import ChatCompletions
-from proxy.wire.dashscope import DashScope
-from proxy.wire.plain import Plain
+from proxy.telemetry.live_feed import LiveFeed
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.stream_object import describe
+from proxy.upstream.settings import DEFAULT
 
 if TYPE_CHECKING:
-    from proxy.server.tracing import Tracing
+    from proxy.telemetry.tracing import Tracing
 
 OPENAI = ChatCompletions()
 DASHSCOPE = DashScope()
@@ -99,7 +101,7 @@ class Proxy:
         )
         self.metrics = Metrics(self.hub, limits.model_labels, type(loop).__module__.partition(".")[0])
         self.hub.on_subscription_ended = self.metrics.subscription_ended
-        self.auth = Auth(config)
+        self.auth = auth_of(config)
         self.upstreams = Upstreams(config, self.metrics)
         self.feed = LiveFeed()
         self.forward = Forward(self.upstreams.sender(), self.auth, self.metrics)
@@ -203,7 +205,7 @@ class Proxy:
             settings = config.upstreams[own.upstream] if own.upstream else config.upstream
             base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
             route = Route(own.path, own.path, base + own.path, PLAIN)
-            auth = self.auth.towards(settings)
+            auth = self.auth.towards(settings.key.get_secret_value())
             forward = Forward(self.upstreams.sender(own.upstream or DEFAULT), auth, self.metrics)
             if own.share == "url":
                 events = EventRoute(config, own, route, self.hub, auth, self.metrics, forward, self.feed.tell)
@@ -258,10 +260,21 @@ class Proxy:
             self.hub.tick(time.monotonic())
 
 
+def auth_of(config: Config) -> Auth:
+    """Return what the configuration says of callers and their rights."""
+    return Auth(
+        digests=config.auth.keys if config.auth.mode == "keys" else None,
+        upstream_key=config.upstream.key.get_secret_value(),
+        secrets=[secret.get_secret_value() for secret in config.capabilities.secrets],
+        ttl_s=config.capabilities.ttl_s,
+        trusted_origins=config.cors.origins if config.cors.credentials else (),
+    )
+
+
 def _traced(config: Config) -> "Tracing | None":
     if not config.otel.enabled:
         return None
-    from proxy.server.tracing import exported  # of an extra
+    from proxy.telemetry.tracing import exported  # of an extra
 
     return exported()
 

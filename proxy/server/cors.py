@@ -9,11 +9,11 @@ import re
 
 from aiohttp import web
 
-from proxy.edge.downstream import EXTRA
-from proxy.server.answers import refuse
-from proxy.server.config import CorsConfig
-from proxy.server.metrics import Metrics
+from proxy.access.settings import CorsConfig
+from proxy.downstream.response import EXTRA
+from proxy.server.json_responses import refuse
 from proxy.server.routes import Routes
+from proxy.telemetry.metrics import Metrics
 from proxy.wire.errors import OriginNotAllowed
 from proxy.wire.http import Headers
 

@@ -5,8 +5,8 @@ import time
 
 from aiohttp import web
 
-from proxy.edge.downstream import Downstream
-from proxy.edge.websocket import WebSocket
+from proxy.downstream.response import Downstream
+from proxy.downstream.websocket import WebSocket
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
 from proxy.stream.projections import EVENT_STREAM, MODES, View

@@ -9,7 +9,10 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.edge.downstream import Downstream
+from proxy.dialects.error_codes import Fault, trouble
+from proxy.dialects.refusal import is_error
+from proxy.dialects.refusal import read as read_refusal
+from proxy.downstream.response import Downstream
 from proxy.stream.hub import Hub
 from proxy.stream.log import Ending
 from proxy.stream.projections import Json, View
@@ -17,9 +20,6 @@ from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.wire.errors import Cancelled, Garbled, Overloaded, ProxyError, Truncated, UpstreamTimeout
 from proxy.wire.http import Headers
-from proxy.wire.qwen import Fault, trouble
-from proxy.wire.refusal import is_error
-from proxy.wire.refusal import read as read_refusal
 
 JSON = View("json")
 _HEADERS = {"Stream-Mode": "json", "Cache-Control": "no-store"}

@@ -15,32 +15,34 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.edge.upstream_exchange import Exchange
-from proxy.server import journal
-from proxy.server.answers import answer
-from proxy.server.asked import Asked, ask, asks_cumulative, model_of, rewrite
-from proxy.server.auth import Auth
-from proxy.server.broadcast import is_stream
-from proxy.server.calls import Call, Calls, Identity, by_body, by_key
+from proxy.access.callers import Auth
+from proxy.dialects.route import Route
+from proxy.downstream.request_body import read_body
 from proxy.server.config import Config
 from proxy.server.delivery import begin_answer, begin_stream, deliver, refusal
 from proxy.server.document import JSON, deliver_document
-from proxy.server.follow import describe
-from proxy.server.forward import MINE, Forward, Route, read_body
-from proxy.server.metrics import Metrics
-from proxy.server.options import NAMES, Options, read
-from proxy.server.pump import GONE, OnDisconnect, Pump
+from proxy.server.generation_options import NAMES, Options, read
+from proxy.server.generation_request import Asked, ask, asks_cumulative, model_of, rewrite
+from proxy.server.json_responses import answer
+from proxy.server.pass_through import MINE, Forward
+from proxy.server.shared_calls import Call, Calls, Identity, by_body, by_key
 from proxy.stream.hub import Hub
 from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
+from proxy.telemetry import access_log
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.stream_object import describe
+from proxy.upstream.exchange import Exchange
+from proxy.upstream.pump import GONE, Pump
 from proxy.wire.errors import OffsetGone, ProxyError, UpstreamError
 from proxy.wire.http import Head, Headers
 
 if TYPE_CHECKING:
-    from proxy.server.tracing import Tracing
+    from proxy.telemetry.tracing import Trace, Tracing
 
 # Identity is asked for: a compressed stream has no frames. The Idempotency-Key is kept here, since behind one key of
 # ours two callers' keys would be one.
@@ -107,7 +109,7 @@ class Generations:
             return await self._answer(request, self._call(asked, None), options)
         if self._tracing is None:
             return await self._alone(request, asked)
-        with self._tracing.begin(asked) as trace:
+        with _begin_trace(self._tracing, asked) as trace:
             return await self._alone(request, replace(asked, trace=trace))
 
     async def _alone(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
@@ -118,14 +120,14 @@ class Generations:
             reason = error.ending if isinstance(error, UpstreamError) else GONE.reason
             self._metrics.never_began(asked.route.name, reason)
             raise
-        if not is_stream(exchange):
+        if not exchange.is_readable_stream:
             return await self._forward.relay(request, exchange)
         try:
             pump = self._pump(asked)
         except ProxyError:
             exchange.close()
             raise
-        journal.answered(pump.stream, exchange)
+        access_log.answered(pump.stream, exchange)
         pump.start(exchange)
         stream, view, ours = pump.stream, asked.options.view, self._found(pump.stream)
         if view == JSON:
@@ -155,7 +157,7 @@ class Generations:
     def _call(self, asked: Asked, identity: Identity | None) -> Call:
         """Begin an upstream call in a task of its own. Raises: Overloaded."""
         if self._tracing is not None and asked.trace is None:
-            with self._tracing.begin(asked) as trace:
+            with _begin_trace(self._tracing, asked) as trace:
                 return self._call(replace(asked, trace=trace), identity)
         call = Call(self._pump(asked), identity)
         call.opening = call.pump.opening = asyncio.create_task(self._begin(asked, call))
@@ -175,9 +177,9 @@ class Generations:
             pump.stop(Ending(error.ending if isinstance(error, UpstreamError) else error.code, error.message))
             raise
         pump.opening = None
-        journal.answered(pump.stream, exchange)
+        access_log.answered(pump.stream, exchange)
         head = Head(exchange.status, exchange.reason, exchange.headers)
-        if is_stream(exchange):
+        if exchange.is_readable_stream:
             pump.start(exchange)
         else:
             self._keep(call, exchange, head)
@@ -297,7 +299,7 @@ class Generations:
         stream = pump.stream
         if stream.answer is None:  # else it has been none
             self._metrics.stream_ended(stream, now)
-            journal.ended(stream, now)
+            access_log.ended(stream, now)
             if stream.upstream and stream.log.ending is not None and stream.log.ending.reason == "upstream_error":
                 self._forward.sender.erred(stream.upstream, stream.log.frames[-6:])
         self._calls.ended(stream)
@@ -312,6 +314,10 @@ def _identify(request: web.BaseRequest, asked: Asked) -> Identity:
         return by_body(asked.caller, route.name, asked.target, asked.body, request.raw_headers)
     native = route.dialect.name == "dashscope"
     return by_key(asked.caller, route.name, key, asked.target, asked.body, request.raw_headers, native=native)
+
+
+def _begin_trace(tracing: "Tracing", asked: Asked) -> "Trace":
+    return tracing.begin(asked.route, asked.target, asked.headers, model_of(asked.body), asked.started_at)
 
 
 def _accepted(stream: Stream, ours: Headers) -> web.Response:

@@ -8,12 +8,13 @@ import re
 
 from aiohttp import web
 
-from proxy.server.answers import answer
-from proxy.server.auth import Auth
-from proxy.server.follow import describe, stop, tell
-from proxy.server.wish import seconds
+from proxy.access.callers import Auth
+from proxy.server.follow import stop
+from proxy.server.follow_request import seconds
+from proxy.server.json_responses import answer
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
+from proxy.telemetry.stream_object import describe, tell
 from proxy.wire.errors import BadRequest, OtherStream, UnknownStream
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'

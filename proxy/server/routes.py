@@ -12,11 +12,12 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from proxy.edge.downstream import STATUS
-from proxy.server.answers import refuse
-from proxy.server.metrics import Metrics
-from proxy.wire.dialect import Dialect
+from proxy.dialects.dialect import Dialect
+from proxy.downstream.response import STATUS
+from proxy.server.json_responses import refuse
+from proxy.telemetry.metrics import Metrics
 from proxy.wire.errors import ProxyError, UnknownRoute
+from proxy.wire.http import origin_form
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
@@ -89,14 +90,6 @@ class Routes:
         if not request.content.is_eof():  # aiohttp reads the rest; who sent it up lets go of it in a turn of its own
             await asyncio.sleep(0)
         return response
-
-
-_ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
-
-
-def origin_form(target: str) -> str:
-    """Drop scheme and host of an absolute-form target (RFC 9112 section 3.2.2): neither steers anything here."""
-    return target if target.startswith("/") else _ABSOLUTE_FORM.sub("", target, count=1)
 
 
 async def _unknown(request: web.BaseRequest) -> web.StreamResponse:

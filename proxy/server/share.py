@@ -5,11 +5,11 @@ import time
 import orjson
 from aiohttp import web
 
-from proxy.server.answers import answer
-from proxy.server.auth import Auth
-from proxy.server.capabilities import INFO, READ, RIGHTS, Capability, url
+from proxy.access.callers import Auth
+from proxy.access.capabilities import INFO, READ, RIGHTS, Capability, url
+from proxy.downstream.request_body import read_body
 from proxy.server.config import Config
-from proxy.server.forward import read_body
+from proxy.server.json_responses import answer
 from proxy.stream.hub import Hub
 from proxy.wire.errors import BadRequest, CapabilitiesOff
 

@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from proxy.edge.upstream import Upstream
-from proxy.edge.upstream_exchange import Timeouts
-from proxy.server.breaker import Breaker
 from proxy.server.config import Config
-from proxy.server.metrics import Metrics
-from proxy.server.origin import Origin
-from proxy.server.request_queue import RequestQueue
-from proxy.server.sender import Sender
-from proxy.server.upstream_config import DEFAULT, UpstreamConfig
+from proxy.telemetry.metrics import Metrics
+from proxy.upstream.breaker import Breaker
+from proxy.upstream.exchange import Timeouts
+from proxy.upstream.group import Retries, Sender
+from proxy.upstream.pool import Upstream
+from proxy.upstream.request_queue import RequestQueue
+from proxy.upstream.settings import DEFAULT, UpstreamConfig
+from proxy.upstream.upstream import Origin
 
 
 class Upstreams:
@@ -37,7 +37,7 @@ class Upstreams:
         names = (name, *self._settings[name].spares)
         return Sender(
             [self.by_name[one] for one in names],
-            self._config.retries,
+            Retries(**self._config.retries.model_dump()),
             self._retried,
             bases=[self.base(one, compatible=name == DEFAULT).encode() for one in names],
             unwraps=self._config.generations.unwrap_errors,

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from proxy.edge.downstream import Downstream
-from proxy.edge.upstream_exchange import Exchange
+from proxy.downstream.response import Downstream
+from proxy.upstream.exchange import Exchange
 from proxy.wire.errors import Garbled, UpstreamError
 from proxy.wire.http import EndToEnd, Headers
 

@@ -1,1 +1,15 @@
-"""Floor 2: the log, its cursors and their modes. Time and timers are handed in; aiohttp is unknown here."""
+"""Floor 3: streams. The log, the cursors in it, and the modes in which it is read.
+
+Must not know: sockets, HTTP responses, upstreams, clocks. Times and timers are handed in.
+
+Read in this order:
+
+* `stream`: one stream, its followers, and how a frame reaches each of them
+* `log`: append-only frames, sealed once with an Ending
+* `subscription`: a cursor; `cohort` and `rank`: which cursors are advanced together
+* `projections`: the modes, each a pure function of a span of the log to bytes; `websocket`: modes as messages
+* `transcript`, `channel`, `rewriting`: what was said so far, and how modes that rewrite take their text from it
+* `hub`: where streams are found, while they run and while they are kept
+* `interfaces`: what a stream is connected to at either end
+* `vitals`: what is measured of a stream; `on_disconnect`: what happens when its last follower leaves
+"""

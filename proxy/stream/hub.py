@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from proxy.stream.cohort import Pacer
-from proxy.stream.ends import Sink
+from proxy.stream.interfaces import Sink
 from proxy.stream.log import Ending, Ledger
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import HEARTBEAT, Subscription

@@ -8,16 +8,17 @@ Modes that rewrite take their text from the stream's Transcript. Keeps laws 5 (p
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
+from proxy.dialects.delta import CONTENT
+from proxy.stream.channel import Pieces
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.rewriting import Rewriter, Source
-from proxy.wire.channel import Pieces
-from proxy.wire.delta import CONTENT
-from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone
+from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone, UnknownMode
 from proxy.wire.sse import stamp
 
 SPAN_BYTES = 64 * 1024  # of frames: a follower that is behind gets no more than this, or one frame, in a write
 MERGED_BYTES = 16 * SPAN_BYTES  # the same where frames are merged, and become a twentieth
 
+FLUSH_MS, FLUSH_BYTES = 50, 4096  # of a paced mode, if the follower does not say
 EVENT_STREAM = b"text/event-stream;charset=UTF-8"  # as Qwen writes it
 
 
@@ -304,3 +305,24 @@ MODES: dict[str, type[Projection]] = {
     "text": Text,
     "json": Json,
 }
+
+
+def view_of(mode: str, flush_ms: str | None = None, flush_bytes: str | None = None) -> View:
+    """Return the view of a mode, with its pace if it has one. Raises: UnknownMode, BadRequest."""
+    if mode not in MODES:
+        raise UnknownMode(f"mode {mode!r} is not one of: {', '.join(MODES)}")
+    if MODES[mode].paced:
+        at_most_ms = _number(flush_ms, "flush_ms", FLUSH_MS, 60_000)
+        return View(mode, at_most_ms, _number(flush_bytes, "flush_bytes", FLUSH_BYTES, 1 << 20) if at_most_ms else 0)
+    if flush_ms is not None or flush_bytes is not None:
+        paced = ", ".join(name for name, projection in MODES.items() if projection.paced)
+        raise BadRequest(f"flush_ms and flush_bytes go with the modes {paced}; mode {mode} sends every frame at once")
+    return View(mode)
+
+
+def _number(text: str | None, name: str, default: int, most: int) -> int:
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal()) or int(text[:12]) > most:
+        raise BadRequest(f"{name} {text[:60]!r} is not a number from 0 to {most}")
+    return int(text)

@@ -7,7 +7,7 @@ Whoever clogs, leaves or ends steps out with the offset it has reached. Keeps la
 
 from typing import TYPE_CHECKING
 
-from proxy.stream.ends import Transport
+from proxy.stream.interfaces import Transport
 from proxy.stream.log import FrameLog
 from proxy.stream.projections import Projection, Span
 

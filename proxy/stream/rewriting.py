@@ -8,11 +8,11 @@ so that to resume after it gives exactly the rest. Knows no endings and no follo
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
+from proxy.dialects.delta import Channel, Delta
+from proxy.dialects.dialect import Dialect, spell
 from proxy.stream.log import FrameLog
-from proxy.wire.delta import Channel, Delta
-from proxy.wire.dialect import Dialect, spell
+from proxy.stream.transcript import Transcript, Voice
 from proxy.wire.sse import stamp
-from proxy.wire.transcript import Transcript, Voice
 
 
 class Source(Protocol):

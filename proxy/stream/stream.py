@@ -14,14 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
-from proxy.stream.ends import Relay, Writer
+from proxy.stream.interfaces import Relay, Writer
 from proxy.stream.log import Ending, FrameLog, Ledger
 from proxy.stream.projections import MODES, Projection, Raw, View
 from proxy.stream.subscription import Subscription
+from proxy.stream.transcript import Transcript
 from proxy.stream.vitals import Vitals
 from proxy.stream.websocket import Messages
 from proxy.wire.http import Head
-from proxy.wire.transcript import Transcript
 
 
 class Stream:

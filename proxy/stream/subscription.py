@@ -7,7 +7,7 @@ Keeps laws 5 (prefix), 6 (independence) and 8 (resume).
 
 from typing import TYPE_CHECKING
 
-from proxy.stream.ends import Sink
+from proxy.stream.interfaces import Sink
 from proxy.stream.log import Ending
 from proxy.stream.projections import Projection, Span, View
 from proxy.stream.rank import Rank, Ranks

@@ -9,7 +9,7 @@ import operator
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from proxy.wire.dialect import Dialect, Summary, Text
+from proxy.dialects.dialect import Dialect, Summary, Text
 from proxy.wire.sse import payload
 
 GAP_BUCKETS_S = (

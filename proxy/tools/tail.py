@@ -15,6 +15,7 @@ import aiohttp
 import click
 from yarl import URL
 
+from proxy.dialects.delta import record
 from proxy.stream.projections import MODES
 from proxy.tools.tail_readers import (
     COMPLETE,
@@ -30,7 +31,6 @@ from proxy.tools.tail_readers import (
     parsed,
     text_of,
 )
-from proxy.wire.delta import record
 
 _OURS = re.compile(r"/v1/(?:streams/[^/]+|keys/[^/]+/stream)$")
 _ID = re.compile(r"st_[a-z2-7]+")

@@ -1,5 +1,6 @@
 """HTTP/1.1 words: which headers end at a hop, and how a body is framed. Sources: RFC 9110 and RFC 9112."""
 
+import re
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ HOP_BY_HOP: dict[bytes, str] = {
 }
 LAST_CHUNK = b"0\r\n\r\n"
 
+_ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _MARKED = 1  # of a header's verdict, in which 0 is that it crosses
 _ENDS = 2
 _NAMING = 4  # it is Connection
@@ -114,3 +116,8 @@ def head(start_line: bytes, headers: RawHeaders) -> bytes:
 def chunk(data: bytes) -> bytes:
     """Frame data as one chunk (RFC 9112 section 7.1). Data must not be empty: that would end the body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def origin_form(target: str) -> str:
+    """Drop scheme and host of an absolute-form target (RFC 9112 section 3.2.2): neither steers anything here."""
+    return target if target.startswith("/") else _ABSOLUTE_FORM.sub("", target, count=1)

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from proxy.edge.upstream_exchange import Exchange
-from proxy.edge.upstream_wire import Wire
-from proxy.server.pump import OnDisconnect, Pump
+from proxy.dialects.chat import ChatCompletions
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.stream.projections import View
 from proxy.stream.subscription import Subscription
+from proxy.stream.transcript import Transcript
 from proxy.stream.vitals import Vitals
-from proxy.wire.chat import ChatCompletions
+from proxy.upstream.connection import Wire
+from proxy.upstream.exchange import Exchange
+from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.http import chunk
 from proxy.wire.sse import Splitter, stamp
-from proxy.wire.transcript import Transcript
 from tests.bench.procfs import machine
 from tests.bench.report import conditions, grid, write_section
 

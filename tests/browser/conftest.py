@@ -17,7 +17,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.end_to_end.conftest import GUARD_S, Answer, Stage, Tee, Turn, staged, teed
 from tests.relay import Relay, relayed
-from tests.server.test_metrics import system_tool
+from tests.telemetry.test_metrics import system_tool
 
 FOLLOW_JS = Path(__file__).parents[2] / "proxy" / "console" / "follow.js"
 _PAGES = {

@@ -13,7 +13,7 @@ import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
 from tests.end_to_end.conftest import GUARD_S, Stage, Tee, faked, staged, teed
-from tests.server.test_metrics import system_tool
+from tests.telemetry.test_metrics import system_tool
 
 HERE = Path(__file__).parent
 KEY = "sk-a-real-client"

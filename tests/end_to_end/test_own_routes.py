@@ -14,7 +14,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.server import broadcast
+from proxy.upstream import broadcast
 from tests.end_to_end.conftest import (
     GUARD_S,
     Answer,

@@ -41,7 +41,7 @@ from tests.end_to_end.conftest import (
     stamped,
     until,
 )
-from tests.server.test_metrics import system_tool
+from tests.telemetry.test_metrics import system_tool
 
 gc.freeze()  # the SDKs are large: the collection after each test, here and elsewhere, need not look at them again
 pytestmark = on_one_loop  # the clients have loops and threads of their own; the proxy's two loops have their own tests

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from proxy.server.capabilities import Capabilities, Capability
+from proxy.access.capabilities import Capabilities, Capability
 from tests.end_to_end.conftest import CHAT, GUARD_S, Client, Stage, chat_body, chunk_frame, on_one_loop, request
 
 SECRET = "a secret of thirty-two characters"

@@ -6,12 +6,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from proxy.server.metrics import Metrics
+from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.dashscope import DashScope
 from proxy.server.routes import ANY, Routes, origin_form
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
-from proxy.wire.chat import ChatCompletions
-from proxy.wire.dashscope import DashScope
+from proxy.telemetry.metrics import Metrics
 
 OPENAI, NATIVE = ChatCompletions(), DashScope()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.server.capabilities import Capabilities, Capability
+from proxy.access.capabilities import Capabilities, Capability
 from tests.end_to_end.conftest import DONE, Answer, Stage, Tee, begun, chunk_frame, staged, stamped, teed
 
 SECRET = "a secret of thirty-two characters"

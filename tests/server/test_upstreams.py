@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from proxy.server.metrics import Metrics
 from proxy.server.upstreams import Upstreams
+from proxy.telemetry.metrics import Metrics
 from tests.end_to_end.conftest import configured, no_complaints, on_each_loop
 from tests.stream.test_hub import new_hub
 

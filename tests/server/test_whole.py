@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.conftest import Stage, staged, zipped
-from tests.server.test_events import first, own, tick
+from tests.server.test_shared_routes import first, own, tick
 
 
 @pytest.fixture

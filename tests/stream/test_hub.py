@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from proxy.dialects.chat import ChatCompletions
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import ANYONE, EXPIRED, STREAM_BYTES, Hub, Waiter
 from proxy.stream.log import COMPLETE
@@ -12,7 +13,6 @@ from proxy.stream.projections import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
-from proxy.wire.chat import ChatCompletions
 from proxy.wire.errors import Overloaded, UnknownStream
 from tests.conftest import FakeLoop, FakeSink, FakeWriter
 

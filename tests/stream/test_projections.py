@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
+from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.dashscope import DashScope
+from proxy.dialects.dialect import Dialect
 from proxy.stream.log import COMPLETE, Ending, FrameLog
 from proxy.stream.projections import MODES, Json, Projection, Span, View
-from proxy.wire.chat import ChatCompletions
-from proxy.wire.dashscope import DashScope
-from proxy.wire.dialect import Dialect
+from proxy.stream.transcript import Transcript
 from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone
-from proxy.wire.transcript import Transcript
 from tests.conftest import FakeSink, follow, new_stream
 from tests.cuts import messages
 

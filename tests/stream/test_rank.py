@@ -6,7 +6,7 @@ import weakref
 import pytest
 
 from proxy.stream.cohort import SLICE
-from proxy.stream.ends import Transport
+from proxy.stream.interfaces import Transport
 from proxy.stream.log import COMPLETE
 from proxy.stream.projections import Span
 from proxy.stream.rank import SIZE

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.dashscope import DashScope
 from proxy.stream.rewriting import Rewriter
 from proxy.stream.stream import Stream
-from proxy.wire.chat import ChatCompletions
-from proxy.wire.dashscope import DashScope
 from tests.answers import joined, latest
 from tests.conftest import new_stream
 from tests.cuts import messages

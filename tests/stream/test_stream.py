@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from proxy.dialects.dashscope import DashScope
 from proxy.stream.log import COMPLETE, Ending, Ledger
 from proxy.stream.projections import Events, View
 from proxy.stream.stream import Stream
-from proxy.wire.dashscope import DashScope
 from tests.conftest import GENERATION, IDENT, FakeLoop, FakeSink, FakeWriter, follow, new_stream
 from tests.cuts import messages
 

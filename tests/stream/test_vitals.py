@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.server.pump import OnDisconnect, Pump
+from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.dashscope import DashScope
+from proxy.dialects.dialect import Dialect, Usage
 from proxy.stream.vitals import GAP_BUCKETS_S, Vitals
-from proxy.wire.chat import ChatCompletions
-from proxy.wire.dashscope import DashScope
-from proxy.wire.dialect import Dialect, Usage
+from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import Truncated, UpstreamError
 from tests.conftest import new_stream
 from tests.cuts import NOT_RECORDED, recorded

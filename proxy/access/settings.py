@@ -1,0 +1,74 @@
+"""The tables of the configuration that say who may do what."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from proxy.settings import Table
+
+# As it is serialised (HTML, "ASCII serialisation of an origin"): lower case, no default port, no path.
+_ORIGIN = re.compile(
+    r"(?!http://[^/]*:80$|https://[^/]*:443$)[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
+)
+
+
+class AuthConfig(Table):
+    """Who a caller is."""
+
+    mode: Literal["pass", "keys"] = "pass"
+    keys: tuple[str, ...] = ()
+
+    @field_validator("keys")
+    @classmethod
+    def _are_digests(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        for number, key in enumerate(keys, 1):
+            if len(key) != 64 or not set(key) <= set("0123456789abcdef"):
+                raise ValueError(f"number {number} is not the SHA-256 digest of a key in 64 lower-case hex digits")
+        return keys
+
+
+class CapabilitiesConfig(Table):
+    """What signs the tokens by which one stream may be followed, and how long they last."""
+
+    secrets: tuple[SecretStr, ...] = ()
+    ttl_s: Annotated[int, Field(ge=1)] = 3600
+    ttl_max_s: Annotated[int, Field(ge=1)] = 86400
+
+    @field_validator("secrets")
+    @classmethod
+    def _are_long(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, secret in enumerate(secrets, 1):
+            if len(secret.get_secret_value()) < 32:
+                raise ValueError(f"number {number} is shorter than 32 characters; `openssl rand -hex 32` makes one")
+        return secrets
+
+    @model_validator(mode="after")
+    def _lasts_no_longer_than_allowed(self) -> "CapabilitiesConfig":
+        if self.ttl_s > self.ttl_max_s:
+            raise ValueError(f"ttl_s is {self.ttl_s}, more than ttl_max_s, {self.ttl_max_s}")
+        return self
+
+
+class CorsConfig(Table):
+    """The pages of which origins may read what is answered."""
+
+    origins: tuple[str, ...] = ()
+    credentials: bool = False
+    max_age_s: Annotated[int, Field(ge=0)] = 600
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is not an origin as browsers write it: https://host or http://host:port")
+        if "*" in origins and len(origins) > 1:
+            raise ValueError('"*" stands for every origin, and alone')
+        return origins
+
+    @model_validator(mode="after")
+    def _names_whom_it_trusts(self) -> "CorsConfig":
+        if self.credentials and "*" in self.origins:
+            raise ValueError('credentials do not go with the origin "*"; list the origins')
+        return self

@@ -1,0 +1,13 @@
+"""Floor 2: dialects. All that is known of each API: how it writes chunks, text, usage, errors, and its last word.
+
+Must not know: logs, followers, sockets, time. Nothing above this room names an API.
+
+Read in this order:
+
+* `dialect`: the questions that the rest of the proxy asks of an API
+* `chat`: OpenAI's chat completions, which Qwen's compatible mode speaks; `delta` is an increment of its shape
+* `dashscope`: DashScope's native API
+* `plain`: event streams of any other kind
+* `route`: a path prefix, the API behind it, and where it leads upstream
+* `refusal`, `error_codes`: what an upstream's refusal says, and what Qwen's error codes mean
+"""

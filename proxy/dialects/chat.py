@@ -1,0 +1,205 @@
+"""OpenAI's words: chat.completion.chunk, delta, finish_reason, usage. Facts of Qwen's compatible mode."""
+
+from typing import Any
+
+import orjson
+
+from proxy.dialects.delta import Delta, json_object, record, records
+from proxy.dialects.dialect import Summary, Text, Usage, count
+from proxy.wire.errors import ProxyError, RequestError
+from proxy.wire.http import RawHeaders
+from proxy.wire.sse import fields, payload
+
+_DONE = b"[DONE]"
+_DONE_FRAME = b"data: [DONE]\n\n"  # as Qwen writes it
+_CONTENT = b'data: {"choices":[{"delta":{"content":"'  # begins a chunk, also one whose text is empty
+_MODEL = b'"model":"'  # in a text its quotes would have backslashes
+_SHORT = 1024  # to look for several bytes in a row takes 2.5 ns a byte
+_QUOTE = 34
+
+
+class ChatCompletions:
+    """The OpenAI dialect: `data: {chunk}` frames, `data: [DONE]` at the end."""
+
+    name = "openai"
+    cumulative = False
+
+    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, Text | None]:
+        if _has_content(frame) and (model := known or _model(frame)):
+            return model, Text.CONTENT
+        chunk = _chunk(frame)
+        stated: Any = known or chunk.get("model")
+        return stated if isinstance(stated, str) else None, _kind(chunk)
+
+    def thinking(self, frame: bytes) -> bool:
+        return b'"content":null' in frame
+
+    def terminal(self, frame: bytes) -> bool:
+        return frame == _DONE_FRAME or (len(frame) < 128 and payload(frame) == _DONE)
+
+    def summary(self, frames: list[bytes]) -> Summary:
+        finish, usage, failed, last_text = None, None, False, -1
+        place = len(frames)
+        while place and not finish:  # usage and errors, if there are any, come after it
+            place -= 1
+            frame = frames[place]
+            if frame == _DONE_FRAME:
+                continue
+            data = payload(frame) or b""
+            chunk = json_object(data)
+            if usage is None and (stated := chunk.get("usage")):
+                usage = _usage(stated)
+            # Some gateways write the flat variant: the event is an error, its object has no "error". An event's name
+            # is a line more than `data: ` and two LFs; the search for five bytes takes as long as all of payload.
+            named = len(frame) > len(data) + 8 and b"event" in frame
+            if chunk.get("error") or (named and fields(frame).type == b"error"):
+                failed = True
+            if choices := chunk.get("choices"):
+                for choice in choices if type(choices) is list else ():
+                    if type(choice) is dict:
+                        finish = finish or choice.get("finish_reason")
+                if last_text < 0 and (_has_content(frame) or _kind(chunk)):
+                    last_text = place
+        while place and last_text < 0:
+            place -= 1
+            if _has_content(frames[place]) or _kind(_chunk(frames[place])):
+                last_text = place
+        return Summary(finish, usage, failed, None, last_text)
+
+    def reports(self, frame: bytes) -> bool:
+        return bool(_chunk(frame).get("error"))  # neither SDK of OpenAI's looks at the event's name
+
+    def error_body(self, error: ProxyError) -> dict[str, Any]:
+        kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
+        return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
+
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        error = {"error": {"message": message, "type": "stream_error", "code": code}}
+        return b"data: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
+
+    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        asked = json_object(body)
+        if not asked or asked.get("stream"):
+            return None
+        asked["stream"] = True
+        asked["stream_options"] = record(asked.get("stream_options")) | {"include_usage": True}
+        return list(headers), orjson.dumps(asked)
+
+    def counted(self, body: bytes) -> bytes | None:
+        asked = json_object(body)
+        options = record(asked.get("stream_options"))
+        if not asked.get("stream") or options.get("include_usage"):
+            return None
+        asked["stream_options"] = options | {"include_usage": True}
+        return orjson.dumps(asked)
+
+    def only_counts(self, frame: bytes) -> bool:
+        if b'"usage"' not in frame:
+            return False
+        chunk = _chunk(frame)
+        return chunk.get("choices") == [] and bool(chunk.get("usage"))
+
+    def document(self, frame: bytes) -> dict[str, Any] | None:
+        chunk = _chunk(frame)
+        return None if not chunk or chunk.get("error") else chunk
+
+    def deltas(self, document: dict[str, Any]) -> list[Delta]:
+        choices = document.get("choices")
+        return [
+            Delta(index if type(index := choice.get("index")) is int else place, choice, delta, "content")
+            for place, choice in enumerate(choices if isinstance(choices, list) else ())
+            if isinstance(choice, dict) and isinstance(delta := _delta(choice), dict)
+        ]
+
+    def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
+        document["choices"] = [delta.choice for delta in deltas]
+
+    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in document.items() if key not in ("choices", "usage")}
+
+    def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
+        message[key] = _sum(message.get(key), value)
+
+    def blank(self, shape: Delta) -> Delta:
+        message: dict[str, Any] = {"role": None, "content": None}
+        choice = {"message": message, "finish_reason": None, "index": shape.index, "logprobs": None}
+        return Delta(shape.index, choice, message, "content")
+
+    def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
+        told = [choice.choice for choice in choices]
+        return {"choices": told, "object": "chat.completion", "usage": usage} | envelope | {"object": "chat.completion"}
+
+
+def _delta(choice: dict[str, Any]) -> Any:
+    """Return a choice's delta; an empty one, put there, where a choice finishes without."""
+    if choice.get("delta") is None and choice.get("finish_reason"):
+        choice["delta"] = {}
+    return choice.get("delta")
+
+
+def _sum(known: Any, more: Any) -> Any:
+    """Add increments as OpenAI's own clients do: texts and numbers add up, lists grow, objects gain field by field."""
+    if known is None or isinstance(more, bool):
+        return more
+    if isinstance(known, str) and isinstance(more, str):
+        return known + more
+    if isinstance(known, int | float) and isinstance(more, int | float):
+        return known + more
+    if isinstance(known, dict) and isinstance(more, dict):
+        kept = {key: value if key in ("index", "type") else _sum(known.get(key), value) for key, value in more.items()}
+        return known | kept
+    if isinstance(known, list) and isinstance(more, list):
+        return known + more
+    return known if more is None else more
+
+
+def _chunk(frame: bytes) -> dict[str, Any]:
+    """Return the chunk in a frame; {} for comments, [DONE] and what is not a JSON object."""
+    data = payload(frame)
+    return {} if not data or data == _DONE else json_object(data)
+
+
+def _has_content(frame: bytes) -> bool:
+    """Tell without parsing that a chunk has answer text; False when in doubt. 0.2 us, where parsing takes 3."""
+    return frame.startswith(_CONTENT) and frame.endswith(b"}\n\n") and frame[len(_CONTENT)] != _QUOTE
+
+
+def _model(frame: bytes) -> str | None:
+    """Return the model that a chunk names, without parsing; None when in doubt. 0.4 us, where parsing takes 2."""
+    at = frame.rfind(_MODEL)
+    if at < 0 or len(frame) > _SHORT or frame.find(_MODEL) != at:
+        return None
+    name = frame[at + len(_MODEL) : frame.find(b'"', at + len(_MODEL))]
+    return name.decode() if name.isascii() and b"\\" not in name else None
+
+
+def _usage(stated: Any) -> Usage:
+    return Usage(
+        count(stated, "prompt_tokens"),
+        count(stated, "completion_tokens"),
+        count(stated, "completion_tokens_details", "reasoning_tokens"),
+        count(stated, "prompt_tokens_details", "cached_tokens"),
+    )
+
+
+def _kind(chunk: dict[str, Any]) -> Text | None:
+    """Return what the first of a chunk's choices says that says anything. One function: 0.3 us, where calls took 2."""
+    choices = chunk.get("choices")
+    if type(choices) is not list:
+        return None
+    for choice in choices:
+        if type(choice) is not dict or type(delta := choice.get("delta")) is not dict:
+            continue
+        if delta.get("content"):
+            return Text.CONTENT
+        if delta.get("reasoning_content"):
+            return Text.REASONING
+        if (calls := delta.get("tool_calls")) and any(map(_arguments, records(calls))):
+            return Text.TOOL_CALL
+    return None
+
+
+def _arguments(call: dict[str, Any]) -> bool:
+    """Tell whether a tool call's fragment carries generated text: a name or arguments, either may be null."""
+    function = record(call.get("function"))
+    return bool(function.get("name") or function.get("arguments"))

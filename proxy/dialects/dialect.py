@@ -1,0 +1,125 @@
+"""What the two dialects of Qwen have in common: the questions asked of a frame, and the shapes of an error."""
+
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+
+from proxy.dialects.delta import Delta
+from proxy.wire.errors import ProxyError
+from proxy.wire.http import RawHeaders
+from proxy.wire.sse import respell
+
+
+class Text(Enum):
+    """What kind of generated text a frame carries."""
+
+    REASONING = "reasoning"
+    CONTENT = "content"
+    TOOL_CALL = "tool_call"
+
+
+class Usage(NamedTuple):
+    """Token counts as the upstream states them."""
+
+    prompt: int = 0
+    completion: int = 0
+    reasoning: int = 0
+    cached: int = 0
+
+
+class Summary(NamedTuple):
+    """What the last frames of a stream tell."""
+
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    failed: bool = False  # an error event was among them
+    request_id: str | None = None  # the upstream's own, where frames name it
+    last_text: int = -1  # the place among them of the last one with generated text
+
+
+class Dialect(Protocol):
+    """How one API writes chunks and errors."""
+
+    name: str
+    cumulative: bool
+    """What a stream's texts are taken for, all so far or increments, until they tell it themselves."""
+
+    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, Text | None]:
+        """Return the model a frame names, or the one that is known, and the kind of generated text it carries.
+
+        No kind: role chunks, empty deltas, usage, comments.
+        """
+
+    def thinking(self, frame: bytes) -> bool:
+        """Tell without parsing that a frame has no answer text; False when in doubt."""
+
+    def terminal(self, frame: bytes) -> bool:
+        """Tell whether a frame is the dialect's own last word, after which nothing can be missing."""
+
+    def summary(self, frames: list[bytes]) -> Summary:
+        """Read the last frames of a stream."""
+
+    def reports(self, frame: bytes) -> bool:
+        """Tell whether a frame is an error event, and one that clients of this API take for one."""
+
+    def error_body(self, error: ProxyError) -> dict[str, Any]:
+        """Return the JSON body of an error response."""
+
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        """Return the frame that ends a failed stream; `ident` is the last frame's id."""
+
+    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        """Return the request that asks for the same answer as a stream, usage included.
+
+        None: it does ask for a stream, or its body is no JSON object.
+        """
+
+    def counted(self, body: bytes) -> bytes | None:
+        """Return the request for a stream that asks for usage, too; None: it does, or has it anyway, or is none."""
+
+    def only_counts(self, frame: bytes) -> bool:
+        """Tell whether a frame is there for nothing but the usage."""
+
+    def document(self, frame: bytes) -> dict[str, Any] | None:
+        """Return the JSON object in a frame; None for errors, comments, [DONE] and what is no JSON object."""
+
+    def deltas(self, document: dict[str, Any]) -> list[Delta]:
+        """Find the choices' increments in a document. They stand in it: what is put into them is put into it."""
+
+    def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
+        """Let a document have these choices, and no others."""
+
+    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Return what a document says besides its choices and its usage."""
+
+    def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
+        """Add a field of a delta that is no text to the whole message."""
+
+    def blank(self, shape: Delta) -> Delta:
+        """Return a choice of a finished document, of the same shape as this one of a stream and without text."""
+
+    def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
+        """Return the finished document: what a request without streaming would have been answered."""
+
+
+def spell(frame: bytes, document: dict[str, Any]) -> bytes:
+    """Return the frame with another document; all else of it stays as it is."""
+    return respell(frame, orjson.dumps(document))
+
+
+def tells(value: Any) -> bool:
+    """Tell whether a JSON value says anything; DashScope writes the string "null" for an unfinished choice."""
+    if value is None:
+        return False
+    if isinstance(value, dict):
+        return any(map(tells, value.values()))
+    return value not in ("", "null", [])
+
+
+def count(usage: Any, name: str, part: str | None = None) -> int:
+    """Return a number of a usage object, or of the object of that name in it; 0 if it is not there."""
+    stated = usage.get(name) if isinstance(usage, dict) else None
+    if part is not None:
+        stated = stated.get(part) if isinstance(stated, dict) else None
+    return stated if isinstance(stated, int) else 0

@@ -1,0 +1,69 @@
+"""What an upstream's refusal says, in any of the forms it comes in, and how it is taken out of an SSE frame.
+
+With `stream: true` Qwen's compatible mode answers HTTP 400 and a body that is one SSE frame; the native API answers
+HTTP 200 and one `event:error` frame, its status in a comment. Neither SDK of OpenAI's sees a code in the former.
+"""
+
+import re
+from typing import NamedTuple
+
+import orjson
+
+from proxy.dialects.delta import record
+from proxy.wire.sse import BOM, Splitter, fields
+
+_STATUS = re.compile(rb"^(?::HTTP_STATUS/|status: ?)([1-5][0-9]{2})\s*$", re.MULTILINE)
+_FRAMED = re.compile(rb"(?:\xef\xbb\xbf)?(?::|(?:data|event|id|retry|status):)")
+
+
+class Refusal(NamedTuple):
+    """The status and the code of an error, as its body states them; `body` is the JSON object alone."""
+
+    status: int
+    code: str | None
+    body: bytes | None
+    framed: bool  # the body was an SSE frame
+
+
+def read(status: int, body: bytes) -> Refusal:
+    """Read a refusal's body: JSON, with or without a frame around it, nested (`error`) or flat; anything else is none.
+
+    In an answer of status 200 a frame's own status counts, if it names one.
+    """
+    framed = _FRAMED.match(body) is not None
+    data = _first_data(body) if framed else body.removeprefix(BOM).strip()
+    try:
+        told = orjson.loads(data or b"")
+    except orjson.JSONDecodeError:
+        return Refusal(status, None, None, framed)
+    if not isinstance(told, dict):
+        return Refusal(status, None, None, framed)
+    stated = _STATUS.search(body) if framed and status == 200 else None
+    return Refusal(int(stated[1]) if stated else status, _code(told), data, framed)
+
+
+def is_error(frame: bytes) -> bool:
+    """Tell whether a stream's frame is an error event of either dialect, the flat variant included."""
+    event = fields(frame)
+    if event.type == b"error":
+        return True
+    if not event.data or not event.data.startswith(b"{"):
+        return False
+    try:
+        told = orjson.loads(event.data)
+    except orjson.JSONDecodeError:
+        return False
+    return bool(told.get("error"))
+
+
+def _first_data(body: bytes) -> bytes | None:
+    """Return the data of the first frame that has any; [DONE] may follow it."""
+    splitter = Splitter(len(body) + 1)
+    frames = [*splitter.feed(body), splitter.tail]
+    return next((data for frame in frames if (data := fields(frame).data)), None)
+
+
+def _code(told: dict[str, object]) -> str | None:
+    error = told.get("error")
+    code = record(error).get("code") if error else told.get("code")
+    return code if isinstance(code, str) else None

@@ -1,0 +1,33 @@
+"""A prefix that is served, and where its targets lead upstream."""
+
+import functools
+import re
+from dataclasses import dataclass
+
+from proxy.dialects.dialect import Dialect
+from proxy.wire.errors import BadRequest
+from proxy.wire.http import origin_form
+
+_DOT_SEGMENT = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)  # found by what it is in the cache: 1 us less than by its fields
+class Route:
+    """A prefix that is served, and the path it stands for upstream."""
+
+    name: str  # the label in metrics
+    prefix: str
+    upstream_prefix: str
+    dialect: Dialect
+
+    @functools.lru_cache(maxsize=1024)  # noqa: B019  (routes live as long as the process)
+    def target(self, raw_path: str) -> bytes:
+        """Return the request target for upstream, its query and its escapes untouched.
+
+        Whatever host an absolute-form target names is dropped. Raises: BadRequest, for dot segments.
+        """
+        raw = origin_form(raw_path)
+        path = raw.partition("?")[0]
+        if not path.startswith(self.prefix) or _DOT_SEGMENT.search(path):
+            raise BadRequest("the request target has dot segments, or is not below the prefix it seemed to be")
+        return (self.upstream_prefix + raw[len(self.prefix) :]).encode("utf-8", "surrogateescape")

@@ -1,0 +1,11 @@
+"""Floor 4: downstream. From bytes to a client's socket, and a client's body from it.
+
+Must not know: upstreams, the hub, what the bytes mean.
+
+Read in this order:
+
+* `response`: one response to one client, as a sink of a subscription
+* `websocket`: the same over a WebSocket
+* `request_body`: reading what a client sends
+* `inline`: lets aiohttp handle a request without a task of its own
+"""

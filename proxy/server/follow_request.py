@@ -1,0 +1,109 @@
+"""What a follower asks for, read from its query and headers: a view, a cursor, a heartbeat, how long it waits."""
+
+import math
+import re
+from typing import NamedTuple
+
+from aiohttp import web
+
+from proxy.downstream.response import EXTRA
+from proxy.downstream.websocket import handshake
+from proxy.server.config import StreamsConfig
+from proxy.stream.projections import MODES, View, view_of
+from proxy.stream.websocket import NOT_IN_EVENTS
+from proxy.wire.errors import BadRequest, OriginNotAllowed
+
+_CURSORS = ("last_event_id", "after", "starting_after")
+_EVENT_ID = re.compile(r"(?:([a-z2-7]{6})-)?([0-9]{1,18})")
+
+
+class Cursor(NamedTuple):
+    """Where a follower wants to begin: after frame number `seq` (-1: at the end), or at a byte."""
+
+    seq: int | None = None
+    generation: str | None = None
+    offset_bytes: int | None = None
+
+    @property
+    def given(self) -> bool:
+        return self.seq is not None or self.offset_bytes is not None
+
+
+class Wish(NamedTuple):
+    """What a follower asks for in its query and headers, and may have."""
+
+    view: View
+    cursor: Cursor
+    heartbeat_s: float
+    wait_s: float
+    accept: bytes = b""  # what answers the handshake of a WebSocket
+    until: float = math.inf  # when its capability expires, in monotonic seconds: its limit, not its wish
+
+
+def read(request: web.BaseRequest, streams: StreamsConfig) -> Wish:
+    """Return what the request asks for. Raises: UnknownMode, BadRequest, UpgradeRequired, OriginNotAllowed."""
+    query = request.query
+    seen = view_of(query.get("mode") or "events", query.get("flush_ms"), query.get("flush_bytes"))
+    heartbeat_s = seconds(query.get("heartbeat"), "heartbeat", streams.heartbeat_s)
+    wait_s = min(seconds(query.get("wait"), "wait", 0), streams.wait_max_s)
+    start = cursor(request, seen.mode)
+    if seen.mode == "json" and start.given:
+        raise BadRequest("mode json tells of the whole stream and takes no cursor")
+    accept = handshake(request)
+    if accept:
+        _check_origin(request)
+        if "offset" in query:
+            raise BadRequest("offset counts bytes; a WebSocket's messages take Last-Event-ID or after")
+        if seen.mode in NOT_IN_EVENTS:
+            raise BadRequest(f"mode {seen.mode!r} has no events, which are the messages of a WebSocket")
+        seen = seen._replace(websocket=True)
+    return Wish(seen, start, heartbeat_s, wait_s, accept)
+
+
+def cursor(request: web.BaseRequest, mode: str) -> Cursor:
+    """Read the cursor: the Last-Event-ID header, else the query. Raises: BadRequest."""
+    query = request.query
+    if "offset" in query:
+        if not MODES[mode].in_bytes:
+            in_bytes = " or ".join(f"mode={name}" for name, projection in MODES.items() if projection.in_bytes)
+            raise BadRequest(f"offset counts bytes and goes with {in_bytes}; mode={mode} takes Last-Event-ID or after")
+        if not query["offset"].isdecimal():
+            raise BadRequest(f"offset {query['offset']!r} is not a number of bytes")
+        return Cursor(offset_bytes=int(query["offset"]))
+    text = request.headers.get("Last-Event-ID") or next((query[name] for name in _CURSORS if name in query), "")
+    if not text:
+        return Cursor()
+    if text == "now":
+        return Cursor(seq=-1)
+    if text == "-1":
+        return Cursor(seq=0)
+    match = _EVENT_ID.fullmatch(text)
+    if match is None:
+        raise BadRequest(f"cursor {text[:60]!r} is not an event id, a number, -1 or now")
+    return Cursor(seq=int(match[2]), generation=match[1])
+
+
+def seconds(text: str | None, name: str, default: float) -> float:
+    if text is None:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86400:
+        raise BadRequest(f"{name} {text[:60]!r} is not a number of seconds from 0 to 86400")
+    return seconds
+
+
+def _check_origin(request: web.BaseRequest) -> None:
+    """Refuse a browser's page of another host, unless CORS lists it: by itself it does not hold back WebSockets.
+
+    With a cookie, which browsers send along, it must allow credentials, too. Only the host is compared: what ended TLS
+    before us is not known here (RFC 6455 section 10.2). Raises: OriginNotAllowed.
+    """
+    origin = request.headers.get("Origin")
+    if origin is None or origin.partition("://")[2].lower() == request.headers.get("Host", "").lower():
+        return
+    needed = b"Access-Control-Allow-Credentials" if "Cookie" in request.headers else b"Access-Control-Allow-Origin"
+    if all(name != needed for name, _ in request.get(EXTRA, ())):
+        raise OriginNotAllowed(f"a page of {origin[:200]!r} may not open a WebSocket here")

@@ -1,0 +1,91 @@
+"""What a client asks for in the headers of a generation, so that bodies stay OpenAI's."""
+
+import re
+from typing import NamedTuple
+
+from multidict import MultiMapping
+
+from proxy.server.config import Config
+from proxy.stream.on_disconnect import OnDisconnect
+from proxy.stream.projections import View, view_of
+from proxy.wire.errors import BadRequest
+
+_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+# W3C Trace Context, 3.2: version ff and ids of nothing but zeros are invalid, later versions may add fields.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+_ASYNC = re.compile(r'respond-async\s*(?:=\s*""\s*)?(?:;.*)?', re.IGNORECASE)
+
+# The headers that `read` looks for, in lower case.
+NAMES = frozenset(
+    (
+        b"idempotency-key",
+        b"prefer",
+        b"stream-key",
+        b"stream-mode",
+        b"stream-on-disconnect",
+        b"stream-retain",
+        b"traceparent",
+    )
+)
+
+
+class Options(NamedTuple):
+    """What a client asks for."""
+
+    view: View
+    key: str | None
+    retain_s: float
+    on_disconnect: OnDisconnect
+    trace_id: str | None
+    idempotency_key: str | None
+    respond_async: bool
+
+    @property
+    def apart(self) -> bool:
+        """Tell whether the stream may have followers, or go on, before this client has its answer."""
+        return self.respond_async or self.key is not None or self.on_disconnect.grace_s != 0
+
+
+def read(headers: MultiMapping[str], config: Config) -> Options:
+    """Return what the headers ask for. Raises: UnknownMode, BadRequest."""
+    idempotency_key = headers.get("Idempotency-Key")
+    if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+        raise BadRequest("Idempotency-Key takes 1 to 255 visible ASCII characters")
+    key = headers.get("Stream-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise BadRequest("Stream-Key takes 1 to 200 visible ASCII characters")
+    trace = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    return Options(
+        view_of(headers.get("Stream-Mode", "raw")),
+        key,
+        _retain_s(headers.get("Stream-Retain"), config),
+        _on_disconnect(headers.get("Stream-On-Disconnect"), config, may_retry=idempotency_key is not None),
+        trace and trace[1],
+        idempotency_key,
+        "Prefer" in headers and _prefers_async(headers.getall("Prefer")),
+    )
+
+
+def _on_disconnect(text: str | None, config: Config, *, may_retry: bool) -> OnDisconnect:
+    """Read the policy; the configured one gives a client that may ask again the time for it."""
+    try:
+        policy = OnDisconnect.parse(config.streams.on_disconnect if text is None else text)
+    except ValueError as error:
+        raise BadRequest(f"Stream-On-Disconnect: {error}") from None
+    if may_retry and text is None:
+        return policy.or_longer(OnDisconnect(config.generations.retry_grace_s))
+    return policy
+
+
+def _retain_s(text: str | None, config: Config) -> float:
+    if text is None:
+        return config.streams.retain_s
+    if not text.isdecimal():
+        raise BadRequest(f"Stream-Retain {text!r} is not a number of seconds")
+    return min(float(text), config.streams.retain_max_s)
+
+
+def _prefers_async(values: list[str]) -> bool:
+    """Tell whether `respond-async` is among the preferences (RFC 7240 section 4.1)."""
+    return any(_ASYNC.fullmatch(preference.strip()) for value in values for preference in value.split(","))

@@ -1,0 +1,35 @@
+"""What the proxy says by itself: JSON and errors, each in the dialect of the route."""
+
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from proxy.dialects.dialect import Dialect
+from proxy.wire.errors import OffsetGone, ProxyError, UpgradeRequired
+
+
+def answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Return a JSON response."""
+    return web.Response(
+        body=orjson.dumps(body),
+        status=status,
+        headers=headers,
+        content_type="application/json",
+        charset="utf-8",
+    )
+
+
+def refuse(error: ProxyError, dialect: Dialect) -> web.Response:
+    """Return an error response."""
+    headers: dict[str, str] = {}
+    body = dialect.error_body(error)
+    if error.status == 409 or error.retried:  # not cured by asking again, which OpenAI's SDKs else do
+        headers["x-should-retry"] = "false"
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, OffsetGone):
+        body["earliest"] = error.earliest
+    if isinstance(error, UpgradeRequired):  # RFC 6455 section 4.2.2
+        headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    return answer(body, error.status, headers)

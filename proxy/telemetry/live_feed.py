@@ -1,0 +1,55 @@
+"""The admin port's live feed: one server-sent event when a stream begins, one when it has ended.
+
+Low rate and few listeners, so aiohttp-sse serves it; followers of streams never come near it.
+"""
+
+import asyncio
+
+import orjson
+from aiohttp import web
+from aiohttp_sse import sse_response
+
+from proxy.stream.stream import Stream
+from proxy.telemetry.stream_object import describe
+
+_WAITING = 1000  # events a listener may be behind before it is let go
+
+
+class LiveFeed:
+    """Tells its listeners of the lives of streams: numbers and names, never their text."""
+
+    def __init__(self) -> None:
+        self._listeners: set[asyncio.Queue[tuple[str, str] | None]] = set()
+
+    def tell(self, event: str, stream: Stream) -> None:
+        """Send what `/info` says of a stream as an event `begun` or `ended`."""
+        if not self._listeners:
+            return
+        text = orjson.dumps(describe(stream)).decode()
+        for queue in list(self._listeners):
+            if queue.qsize() < _WAITING:
+                queue.put_nowait((event, text))
+            else:
+                self._let_go(queue)
+
+    def close(self) -> None:
+        """Let every listener go, after what waits for it."""
+        for queue in list(self._listeners):
+            self._let_go(queue)
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """GET /admin/events"""
+        queue: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
+        async with sse_response(request) as response:
+            self._listeners.add(queue)
+            try:
+                while (told := await queue.get()) is not None:
+                    event, text = told
+                    await response.send(text, event=event)
+            finally:
+                self._listeners.discard(queue)
+        return response
+
+    def _let_go(self, queue: asyncio.Queue[tuple[str, str] | None]) -> None:
+        self._listeners.discard(queue)
+        queue.put_nowait(None)

@@ -1,0 +1,72 @@
+"""What is reported of a stream: the JSON object of `/info`, lists and the live feed, and the headers of HEAD.
+
+Numbers and names, never text.
+"""
+
+from typing import Any
+
+from proxy.stream.stream import Stream
+from proxy.wire.http import Head
+
+
+def describe(stream: Stream) -> dict[str, Any]:
+    """Return what may be told of a stream: numbers and names, never its text."""
+    vitals, log = stream.vitals, stream.log
+    ttft = vitals.first_token_at - vitals.started_at if vitals.first_token_at else None
+    return {
+        "id": stream.id,
+        "object": "stream",
+        "created": stream.created_at,
+        "state": _state(stream),
+        "ending": None if log.ending is None else {"reason": log.ending.reason, "message": log.ending.message},
+        "route": stream.route,
+        "upstream": stream.upstream or None,
+        "upstream_request_id": stream.upstream_request_id,
+        "trace_id": stream.w3c_trace_id,
+        "key": stream.key,
+        "answer": None if stream.answer is None else _told(stream.answer),
+        "model": vitals.model,
+        "time_to_first_token_s": ttft,
+        "events": log.end,
+        "first_seq": log.start + 1,
+        "bytes": log.end_bytes + len(log.tail),
+        "finish_reason": vitals.summary.finish_reason,
+        "usage": None if vitals.summary.usage is None else vitals.summary.usage._asdict(),
+        "followers": [
+            {
+                "mode": s.mode,
+                "seq": s.offset,
+                "lag_events": max(0, log.end - s.offset),
+                "lag_bytes": s.lag_bytes,
+            }
+            for s in stream.subscriptions
+        ],
+    }
+
+
+def tell(stream: Stream) -> dict[str, str]:
+    """Return what headers tell of a stream."""
+    log = stream.log
+    return {
+        "Stream-Id": stream.id,
+        "Stream-State": _state(stream),
+        "Stream-Last-Seq": str(log.end),
+        "Stream-Bytes": str(log.end_bytes + len(log.tail)),
+        "Stream-Closed": str(log.ending is not None).lower(),
+        "Cache-Control": "no-store",
+    }
+
+
+def _told(head: Head) -> dict[str, Any]:
+    """Return what is told of an answer that is no event stream."""
+    kinds = [value.decode("latin-1") for name, value in head.headers if name.lower() == b"content-type"]
+    return {"status": head.status, "content_type": kinds[0] if kinds else None}
+
+
+def _state(stream: Stream) -> str:
+    ending = stream.log.ending
+    if ending is None:
+        return "open"
+    if ending.reason in ("cancelled", "client_gone"):
+        return "cancelled"
+    return "complete" if ending.reason == "complete" else "failed"

@@ -1,0 +1,201 @@
+"""The one writer of a stream that has no end: while somebody follows, it keeps an exchange open at one URL.
+
+When the upstream breaks off or ends, nothing is sealed: followers notice silence and heartbeats, and the upstream is
+asked again, as a browser's EventSource does it (WHATWG HTML, 9.2.3): after the reconnection time, with the last event
+id, and ever later while it does not answer. Must not know who follows, nor what the events say.
+Keeps law 4 (one writer); of law 1 it leaves out what an upstream had begun to say when it broke off.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.stream import Stream
+from proxy.upstream.exchange import Exchange
+from proxy.upstream.pump import GONE
+from proxy.wire.errors import ProxyError, TooLarge, UpstreamError
+from proxy.wire.http import Headers
+from proxy.wire.reconnection import Reconnection
+from proxy.wire.sse import BOM, Splitter
+
+RECONNECTION_S = 1.0  # until the upstream states another by `retry:`
+LEAST_S = 0.1  # whatever it states
+_LONGEST_S = 30.0  # unless it states more
+_JITTER = 0.25  # never earlier than the reconnection time, at most by this part of it later
+_NO_CONTENT = 204  # "don't come back" (WHATWG HTML, 9.2.3)
+_FOR_NOW = (408, 425, 429)  # client errors that say: later (RFC 9110 15.5.9, RFC 8470, RFC 6585)
+
+Ask = Callable[[bytes], Awaitable[Exchange]]
+"""Sends the request once more; the argument is the last event id, or empty. Raises: ProxyError."""
+
+
+class Broadcast:
+    """The writer of one shared stream: a Receiver of one exchange after another."""
+
+    __slots__ = (
+        "_ask",
+        "_exchange",
+        "_fresh",
+        "_keep_s",
+        "_keeping",
+        "_max_frame_bytes",
+        "_on_reopened",
+        "_on_sealed",
+        "_over",
+        "_reconnection",
+        "_splitter",
+        "_task",
+        "awaited",
+        "headers",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        stream: Stream,
+        ask: Ask,
+        *,
+        last_event_id: bytes,
+        keep_s: float,
+        max_frame_bytes: int,
+        on_reopened: Callable[[], object],
+        on_sealed: Callable[["Broadcast"], None],
+    ) -> None:
+        """`last_event_id` was sent with the first request.
+
+        `keep_s`: how long the exchange stays open when the last follower has left.
+        """
+        self.stream = stream
+        self.headers: Headers = []  # of the first response, for all who follow
+        self.awaited = 0  # clients that asked and are still to follow
+        self._ask = ask
+        self._keep_s = keep_s
+        self._max_frame_bytes = max_frame_bytes
+        self._on_reopened = on_reopened
+        self._on_sealed = on_sealed
+        self._reconnection = Reconnection(RECONNECTION_S, last_event_id)
+        self._splitter = Splitter(max_frame_bytes)
+        self._exchange: Exchange | None = None
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._fresh = True  # no frame of the exchange has come
+        self._keeping: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        stream.writer = self
+
+    def start(self, exchange: Exchange) -> None:
+        """Take the first exchange's body from now on, and that of those after it."""
+        self._exchange = exchange
+        self._task = asyncio.create_task(self._keep_open(exchange))
+
+    # Receiver
+
+    def received(self, data: bytes, at: float) -> None:
+        try:
+            frames = self._splitter.feed(data)
+        except TooLarge as exc:
+            self.stop(Ending("frame_limit", exc.message))
+            return
+        if frames:
+            self._extend(frames, at)
+
+    def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
+        self._exchange = None
+        if data:
+            self.received(data, at)
+        if not self._over.done():
+            self._over.set_result(None)
+
+    # Writer
+
+    def pause(self) -> None:
+        """Nothing: the log is a window, and never waits for a follower."""
+
+    def resume(self) -> None:
+        """Nothing, as it was not paused."""
+
+    def last_left(self) -> None:
+        """Close upstream, at once or when nobody has come within the time it is kept."""
+        if self.awaited or self.stream.log.ending is not None:
+            return
+        if self._keeping is not None:
+            self._keeping.cancel()
+        if self._keep_s:
+            self._keeping = asyncio.get_running_loop().call_later(self._keep_s, self._kept)
+        else:
+            self.stop(GONE)
+
+    def stop(self, ending: Ending) -> None:
+        """Close upstream and seal the stream."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.close()
+        if self._task is not None:
+            self._task.cancel()
+        self._seal(ending)
+
+    def _kept(self) -> None:
+        if not self.stream.subscriptions and not self.awaited:
+            self.stop(GONE)
+
+    def _extend(self, frames: list[bytes], at: float) -> None:
+        stream = self.stream
+        if self._fresh:
+            self._fresh = False
+            stream.vitals.first_byte_at = stream.vitals.first_byte_at or at
+            # A byte order mark leads a body, not a stream: amid it, it would be part of a field's name.
+            frames[0] = frames[0].removeprefix(BOM)
+        self._reconnection.note(frames)
+        stream.fed_at = at
+        stream.extend(frames)
+        if not stream.log.end & 63:
+            stream.log.mark()
+
+    async def _keep_open(self, exchange: Exchange | None) -> None:
+        while exchange is not None:
+            await self._listen(exchange)
+            exchange = await self._reopen()
+
+    async def _listen(self, exchange: Exchange) -> None:
+        """Take an exchange's body to its end."""
+        self._exchange = exchange
+        self._over = asyncio.get_running_loop().create_future()
+        self._splitter = Splitter(self._max_frame_bytes)  # what the last body had begun to say is void
+        self._fresh = True
+        exchange.endless = True
+        exchange.attach(self)
+        await self._over
+
+    async def _reopen(self) -> Exchange | None:
+        """Ask until there is an event stream again; None, when the upstream wants no more of this: it is sealed."""
+        failures = 0
+        while True:
+            await asyncio.sleep(self._delay_s(failures))
+            failures += 1
+            self._on_reopened()
+            try:
+                exchange = await self._ask(self._reconnection.last_event_id)
+            except ProxyError:  # of the upstream, or of the queue before it
+                continue
+            if exchange.is_readable_stream:
+                return exchange
+            exchange.close()
+            status = exchange.status
+            if status < 500 and status not in _FOR_NOW:
+                refused = Ending("upstream_error", f"asked again, the upstream answered with status {status}")
+                self._seal(COMPLETE if status == _NO_CONTENT else refused)
+                return None
+
+    def _delay_s(self, failures: int) -> float:
+        """Return how long to wait: the reconnection time, doubled with each failure in a row."""
+        stated_s = max(self._reconnection.retry_s, LEAST_S)
+        delay_s = min(stated_s * 2.0 ** min(failures, 16), max(stated_s, _LONGEST_S))
+        return delay_s * random.uniform(1, 1 + _JITTER)
+
+    def _seal(self, ending: Ending) -> None:
+        if self.stream.log.ending is not None:
+            return
+        if self._keeping is not None:
+            self._keeping.cancel()
+        self.stream.seal(ending)
+        self._on_sealed(self)

@@ -1,0 +1,88 @@
+"""The shortest way of an event: sent on as it came, and into the log later, together with others.
+
+A stream that one client follows, which has had everything and takes it as it comes, needs its log only when somebody
+looks. So its events cross from connection to connection in one call; log, cursor and vitals are told of up to 64 of
+them at once, which is when the caches are warm for it: 4 us less of 30 (C of the load harness). `Stream.log` settles
+first, so nobody sees a log that lacks what was sent.
+"""
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Protocol
+
+from proxy.stream.interfaces import Transport
+from proxy.stream.stream import Stream
+from proxy.upstream.exchange import Exchange
+
+# With these two, no more than 64 KiB of a stream are sent that the log, and the ledger of all logs, have not counted.
+_FRAMES = 64
+_LONG_READ = 1024  # bytes; one with more costs more than settling does
+
+
+class Pump(Protocol):
+    """The writer of the stream, as far as it is asked here."""
+
+    stream: Stream
+    overhead: Callable[[float], object]
+
+    def relayed(self, frames: list[bytes], times: list[float]) -> None:
+        """Take frames that were sent on at these times."""
+
+    def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
+        """Take a read that is whole events into the log."""
+
+
+class Relay:
+    """Sends events on to the one follower of a stream, from when it is made until `end`."""
+
+    __slots__ = ("_exchange", "_frames", "_pump", "_times", "_transport")
+
+    def __init__(self, pump: Pump, exchange: Exchange, transport: Transport) -> None:
+        self._pump = pump
+        self._exchange = exchange
+        self._transport = transport
+        self._frames: list[bytes] = []  # sent on, and not in the log yet
+        self._times: list[float] = []  # when each came
+        exchange.redirect(self.take_events)
+
+    @property
+    def fed_at(self) -> float:
+        """When the last event came, in monotonic seconds."""
+        return self._times[-1] if self._times else self._pump.stream.fed_at
+
+    def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
+        """Send a read that is whole events on; but by the log while earlier ones wait, for it has the limits."""
+        transport = self._transport
+        try:
+            if transport.get_write_buffer_size():
+                return self._log(frames, chunks, at)
+            transport.write(chunks)
+        except RuntimeError:  # uvloop, of a connection that was lost a moment ago
+            return self._log(frames, chunks, at)
+        self._frames += frames
+        times = self._times
+        if len(frames) == 1:
+            times.append(at)
+        else:
+            times += [at] * len(frames)
+        if len(times) >= _FRAMES or len(chunks) > _LONG_READ:
+            self._pump.overhead(monotonic() - at)
+            self.settle()
+        return True
+
+    def settle(self) -> None:
+        """Have the log take what was sent on."""
+        frames, times = self._frames, self._times
+        if times:
+            self._frames, self._times = [], []
+            self._pump.relayed(frames, times)
+
+    def end(self) -> None:
+        """Settle, and send nothing on any more."""
+        self.settle()
+        self._pump.stream.relay = None
+        self._exchange.redirect(self._pump.take_events)
+
+    def _log(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
+        self.settle()
+        return self._pump.take_events(frames, chunks, at)

@@ -1,0 +1,305 @@
+"""One request to an upstream and its response: sent, awaited, attached to a receiver, given up, timed."""
+
+import asyncio
+from collections.abc import AsyncIterable, Callable
+from time import monotonic
+from typing import NamedTuple, Protocol
+
+import aiohttp
+
+from proxy.upstream.connection import Receiver, TakeEvents, Wire
+from proxy.wire.errors import Truncated, Unreachable, UpstreamError, UpstreamTimeout
+from proxy.wire.http import LAST_CHUNK, Headers, chunk
+
+_NO_BODY = (204, 304)
+_GIVEN_UP = Truncated("given up")
+_GIVEN_UP.telling = False
+
+
+class Timeouts(NamedTuple):
+    """Seconds an upstream may take; 0 is no limit. Idle is between two reads of a body, total is the whole.
+
+    First token is from the request on, and asked only of bodies whose Progress tells of tokens.
+    """
+
+    connect_s: float
+    first_byte_s: float
+    idle_s: float
+    total_s: float
+    first_token_s: float = 0.0
+
+
+class Progress(Protocol):
+    """Who knows which bytes of a body bring it on, where not all do: comments say only that the connection lives."""
+
+    @property
+    def fed_at(self) -> float:
+        """When the last such bytes came, or reading began or went on; in monotonic seconds."""
+
+    @property
+    def awaits_token(self) -> bool:
+        """Tell whether generated text is due and none has come."""
+
+
+class Pool(Protocol):
+    """Where exchanges get their connections from, and give them back to."""
+
+    name: str
+
+    def released(self, exchange: "Exchange", wire: Wire, keep: bool) -> None:
+        """Take a wire back from an exchange that has ended."""
+
+
+class Exchange:
+    """One request and its response at an upstream.
+
+    Made by `Upstream.open`, which returns when the response's head is there. The body goes to the receiver
+    given to `attach`; until then it is kept.
+    """
+
+    __slots__ = (
+        "_arrival",
+        "_asked_at",
+        "_began_at",
+        "_ended",
+        "_error",
+        "_sender",
+        "_upstream",
+        "_wire",
+        "endless",
+        "headers",
+        "is_head_request",
+        "on_released",
+        "progress",
+        "reason",
+        "responded",
+        "status",
+        "waited_s",
+    )
+
+    def __init__(self, upstream: Pool, wire: Wire, method: bytes) -> None:
+        self._upstream = upstream
+        self._wire: Wire | None = wire
+        self._sender: asyncio.Task[None] | None = None
+        self._ended = False
+        self._error: UpstreamError | None = None
+        self.is_head_request = method == b"HEAD"
+        self.endless = False  # the whole of it may take any time
+        self.progress: Progress | None = None  # without, every byte is progress
+        self.status = 0
+        self.reason = b""
+        self.headers: Headers = []
+        self.waited_s = 0.0  # for a connection
+        self.on_released: Callable[[UpstreamError | None], None] | None = None  # told its error, if it had one
+        self._arrival: asyncio.Future[None] | None = None  # what somebody peeks for
+        self.responded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        wire.begin(self)
+        self._began_at = self._asked_at = wire.read_at  # which is now
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the value of the header of that (lower-case) name; of several, the last one's.
+
+        Few are asked for: a dict of all took longer.
+        """
+        size = len(name)
+        for given, value in reversed(self.headers):
+            if len(given) == size and given.lower() == name:
+                return value
+        return None
+
+    @property
+    def upstream_name(self) -> str:
+        return self._upstream.name
+
+    @property
+    def is_event_stream(self) -> bool:
+        kind = self.header(b"content-type")
+        return kind is not None and kind.lower().startswith(b"text/event-stream")
+
+    @property
+    def is_readable_stream(self) -> bool:
+        """True when the response is an event stream whose body can be read: status 200, and not compressed."""
+        return self.status == 200 and self.is_event_stream and self.header(b"content-encoding") is None
+
+    @property
+    def framed(self) -> bool:
+        """True when the response itself says where its body ends; a close-delimited one can't."""
+        return (
+            self.bodyless or self.header(b"transfer-encoding") is not None or self.header(b"content-length") is not None
+        )
+
+    @property
+    def bodyless(self) -> bool:
+        """True when the response can't have a body (RFC 9110 section 6.4.1)."""
+        return self.is_head_request or self.status in _NO_BODY
+
+    def send(self, start: bytes, body: bytes | AsyncIterable[bytes], *, chunked: bool) -> None:
+        """Write the request: its head, and its body at once or as it comes."""
+        assert self._wire is not None
+        transport = self._wire.transport
+        if isinstance(body, bytes):
+            transport.write(start + body if len(body) < 65536 else start)
+            if len(body) >= 65536:
+                transport.write(body)
+        else:
+            transport.write(start)
+            self._sender = asyncio.create_task(self._send_pieces(self._wire, body, chunked))
+
+    def attach(self, receiver: Receiver, take_events: TakeEvents | None = None) -> None:
+        """Push the body to `receiver` from now on, beginning with what has come already.
+
+        `take_events` is asked first, from the second read on.
+        """
+        wire = self._wire
+        if wire is None:
+            receiver.ended(b"", monotonic(), self._error or _GIVEN_UP)
+            return
+        data = wire.take()
+        if self._ended:
+            at, error = wire.read_at, self._error
+            self._release()
+            receiver.ended(data, at, error)
+            return
+        wire.receiver = receiver
+        wire.take_events = take_events
+        if data:
+            receiver.received(data, wire.read_at)
+
+    def redirect(self, take_events: TakeEvents) -> None:
+        """Have another be asked first."""
+        wire = self._wire
+        if wire is not None:
+            wire.take_events = take_events
+            if wire.on_events is not None:
+                wire.on_events = take_events
+
+    def take_whole(self) -> bytes | None:
+        """Return the body if it is `whole`: the exchange is over then, without a receiver."""
+        wire = self._wire
+        if wire is None or not self._ended or self._error is not None:
+            return None
+        body = wire.take()
+        self._release()
+        return body
+
+    async def peek(self, enough: Callable[[bytes], bool]) -> bytes:
+        """Wait until what has come of the body is enough, or the body has ended; return it.
+
+        It stays for whoever attaches; call it before. Cold: it joins all that has come at every read.
+        """
+        while self._wire is not None:
+            body = self._wire.kept()
+            if self._ended or enough(body):
+                return body
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
+        return b""
+
+    @property
+    def whole(self) -> bool:
+        """True when the body has come to its proper end, and nobody has attached yet."""
+        return self._ended and self._error is None
+
+    def put(self, body: bytes) -> None:
+        """Replace a `whole` body."""
+        if self._wire is not None:
+            self._wire.put(body)
+
+    def pause(self) -> None:
+        """Stop reading; the idle time-out waits too."""
+        if self._wire is not None:
+            self._wire.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._wire is not None:
+            self._wire.resume()
+
+    def close(self) -> None:
+        """Give the exchange up: close the connection, tell nobody. Nothing, once it has ended."""
+        if self._wire is not None:
+            self._error = self._error or _GIVEN_UP
+            self._release()
+
+    # For the wire
+
+    def arrived(self) -> None:
+        """More of the body has come, or its end, and there is no receiver."""
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None and not arrival.done():
+            arrival.set_result(None)
+
+    def responds(self, status: int) -> None:
+        """The head is there."""
+        self.status = status
+        if not self.responded.done():
+            self.responded.set_result(None)
+
+    def ends(self, error: UpstreamError | None) -> None:
+        """The response has ended; whoever attaches later is told then."""
+        wire = self._wire
+        if wire is None or self._ended:
+            return
+        self._ended, self._error = True, error
+        receiver = wire.receiver
+        if not self.responded.done():
+            self.responded.set_exception(error or Unreachable("the upstream sent no response"))
+            self._release()
+        elif receiver is not None:
+            data, at = wire.take(), wire.read_at
+            self._release()
+            receiver.ended(data, at, error)
+        else:
+            self.arrived()
+
+    def late(self, now: float, timeouts: Timeouts) -> UpstreamTimeout | None:
+        """Return the time-out that the exchange has run into, if any."""
+        wire = self._wire
+        if wire is None or self._ended:
+            return None
+        if timeouts.total_s and not self.endless and now - self._began_at >= timeouts.total_s:
+            return UpstreamTimeout(f"the response took longer than {timeouts.total_s:g} s in all", "timeout_total")
+        if not self.status:
+            if timeouts.first_byte_s and now - self._asked_at >= timeouts.first_byte_s:
+                message = f"the upstream sent no response within {timeouts.first_byte_s:g} s"
+                return UpstreamTimeout(message, "timeout_first_byte")
+            return None
+        if wire.paused:  # by us
+            return None
+        progress, token_s, idle_s = self.progress, timeouts.first_token_s, timeouts.idle_s
+        if token_s and progress is not None and progress.awaits_token and now - self._asked_at >= token_s:
+            return UpstreamTimeout(f"the upstream sent no token within {token_s:g} s", "timeout_first_token")
+        fed_at = wire.read_at if progress is None else progress.fed_at
+        if idle_s and now - fed_at >= idle_s:
+            what = "nothing but comments" if wire.read_at > fed_at else "nothing"
+            return UpstreamTimeout(f"the upstream sent {what} for {idle_s:g} s", "timeout_idle")
+        return None
+
+    def _release(self) -> None:
+        """Give the wire back, or have it closed."""
+        wire, self._wire = self._wire, None
+        assert wire is not None
+        sender = self._sender
+        sending = sender is not None and not sender.done()
+        if sender is not None and sending:
+            sender.cancel()
+        keep = self._error is None and wire.over and wire.reusable and not sending
+        self._upstream.released(self, wire, keep)
+        if self._arrival is not None:
+            self.arrived()
+        if self.on_released is not None:
+            self.on_released(self._error)
+
+    async def _send_pieces(self, wire: Wire, pieces: AsyncIterable[bytes], chunked: bool) -> None:
+        try:
+            async for piece in pieces:
+                if piece:
+                    wire.transport.write(chunk(piece) if chunked else piece)
+                    await wire.drained()
+                    self._asked_at = monotonic()  # a long upload is not a late answer
+            if chunked:
+                wire.transport.write(LAST_CHUNK)
+        except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
+            error = Unreachable("the client did not finish its request")
+            error.telling = False
+            self.ends(error)

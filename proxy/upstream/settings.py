@@ -1,0 +1,89 @@
+"""Where requests go, how long they may take, what is done when they fail: these tables of the configuration."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+
+from proxy.settings import Count, Seconds, Table
+from proxy.upstream.presets import resolve
+
+DEFAULT = "default"  # the name of [upstream]
+
+
+class UpstreamConfig(Table):
+    """Where Qwen is, and with whose key."""
+
+    url: str = "https://dashscope-intl.aliyuncs.com"
+    key: SecretStr = SecretStr("")
+    max_connections: Annotated[int, Field(ge=0)] = 0
+    keepalive_s: Seconds = 15
+    outbound_proxy: SecretStr = SecretStr("")  # it may hold a password
+    spares: tuple[str, ...] = ()
+    weight: Annotated[int, Field(ge=0, le=1000)] = 1
+    max_concurrent: Annotated[int, Field(ge=0)] = 0
+    requests_per_minute: Annotated[int, Field(ge=0)] = 0
+    queue_size: Annotated[int, Field(ge=0)] = 100
+    queue_s: Seconds = 30
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        return http_url(resolve(url))
+
+    @field_validator("outbound_proxy")
+    @classmethod
+    def _is_http_or_none(cls, url: SecretStr) -> SecretStr:
+        if url.get_secret_value():
+            http_url(url.get_secret_value())
+        return url
+
+    @property
+    def compatible_base(self) -> str:
+        """The path of the OpenAI-compatible API: the URL's own path if it has one."""
+        return urlsplit(self.url).path or "/compatible-mode/v1"
+
+
+class TimeoutsConfig(Table):
+    """Seconds; 0 is no limit."""
+
+    connect_s: Seconds = 10
+    first_byte_s: Seconds = 300
+    first_token_s: Seconds = 0
+    idle_s: Seconds = 300
+    total_s: Seconds = 3600
+
+
+class RetriesConfig(Table):
+    """When a request is sent upstream once more, and how it is waited."""
+
+    attempts: Annotated[int, Field(ge=0, le=10)] = 0
+    statuses: tuple[int, ...] = (429, 503)
+    wait_max_s: Seconds = 8
+    total_s: Seconds = 30
+
+    @field_validator("statuses")
+    @classmethod
+    def _may_pass(cls, statuses: tuple[int, ...]) -> tuple[int, ...]:
+        for status in statuses:
+            if status != 429 and not 500 <= status <= 599:
+                raise ValueError(f"{status} is neither 429 nor 500 to 599")
+        return statuses
+
+
+class BreakerConfig(Table):
+    """When an upstream that has spares is left alone."""
+
+    failures: Count = 5
+    window_s: Seconds = 30
+    open_s: Seconds = 30
+
+
+def http_url(url: str) -> str:
+    """Return a URL without its last slashes. Raises: ValueError, which does not quote it: it may hold a password."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not an http:// or https:// URL with a host")
+    if parts.query or parts.fragment:
+        raise ValueError("a URL with a query or a fragment; only scheme, host, port and path are allowed")
+    return url.rstrip("/")

@@ -1,0 +1,233 @@
+"""A configured upstream as requests choose it: its key, the queue before it, and the breaker that keeps them away.
+
+The queue and the breaker decide and know no clock; here they meet the event loop. An upstream without limits and
+without spares has neither, and costs a request nothing.
+"""
+
+import asyncio
+import functools
+import math
+from collections.abc import AsyncIterable, Awaitable, Callable
+from dataclasses import dataclass
+from time import monotonic
+
+from proxy.upstream.breaker import Breaker, State
+from proxy.upstream.exchange import Exchange
+from proxy.upstream.pool import Upstream
+from proxy.upstream.request_queue import RequestQueue
+from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
+from proxy.wire.http import Headers
+
+
+@dataclass  # made in half the time that a NamedTuple takes
+class Message:
+    """A request as it goes upstream."""
+
+    method: bytes
+    target: bytes
+    headers: Headers
+    body: bytes | AsyncIterable[bytes]
+    caller: bytes
+    generation: bool = False  # answered with what generations are answered with, refusals included
+    chunked: bool = False
+    once: bool = False  # not sent again even if its body is at hand (RFC 9110 section 9.2.2)
+
+
+class Origin:
+    """One upstream, and what stands before it."""
+
+    __slots__ = (
+        "_authorization",
+        "_on_wait",
+        "_queue_s",
+        "_timer",
+        "breaker",
+        "chosen",
+        "credit",
+        "name",
+        "queue",
+        "upstream",
+        "weight",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        upstream: Upstream,
+        *,
+        weight: int = 1,
+        authorization: bytes | None = None,
+        breaker: Breaker | None = None,
+        queue: RequestQueue | None = None,
+        queue_s: float = 0.0,
+        on_wait: Callable[[float], object] = float,
+    ) -> None:
+        """`authorization` replaces that of requests; None: it stays as it comes.
+
+        `queue_s` 0 is no limit; `on_wait` is told how long each request waited in the queue.
+        """
+        self.name = name
+        self.upstream = upstream
+        self.weight = weight
+        self.credit = 0  # of the choice by weight
+        self.chosen = 0
+        self.breaker = breaker
+        self.queue = queue
+        self._authorization = authorization
+        self._queue_s = queue_s
+        self._on_wait = on_wait
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def has_key(self) -> bool:
+        """True when its key is ours: what it says of a key is then no single caller's matter."""
+        return self._authorization is not None
+
+    @property
+    def state(self) -> State:
+        return self.breaker.state(monotonic()) if self.breaker is not None else State.CLOSED
+
+    def allows(self, now: float) -> bool:
+        """Tell whether its breaker lets a request through."""
+        return self.breaker is None or self.breaker.allows(now)
+
+    def free(self, now: float) -> bool:
+        """Tell whether a request would go at once."""
+        return self.queue is None or self.queue.free(now)
+
+    @property
+    def at_once(self) -> bool:
+        """True when nothing stands before it, and nobody wants to know how a request fared."""
+        return self.queue is None and self.breaker is None
+
+    def send(self, message: Message) -> Awaitable[Exchange]:
+        """Send a request without a turn; what is returned waits for the answer. Raises, then: UpstreamError."""
+        self.chosen += 1
+        return self._send(message)
+
+    async def open(self, message: Message) -> tuple[Exchange, "Passage | None"]:
+        """Send a request when it is its turn; return its exchange, and its passage if anybody wants its outcome.
+
+        Raises: RateLimited, Overloaded, UpstreamError.
+        """
+        if self.at_once:
+            return await self.send(message), None
+        self.chosen += 1
+        passage = Passage(self)
+        try:
+            await self._admitted(passage, message.caller)
+            exchange = await self._send(message)
+        except UpstreamError as error:
+            passage.released(error)
+            raise
+        except BaseException:
+            passage.over()
+            raise
+        exchange.on_released = passage.released
+        return exchange, passage
+
+    def advance(self) -> None:
+        """Let in whose turn it is, now and again when the rate allows the next."""
+        if self.queue is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = monotonic()
+        at = self.queue.advance(now)
+        if at is not None:
+            self._timer = asyncio.get_running_loop().call_later(max(0.001, at - now), self.advance)
+
+    def _send(self, message: Message) -> Awaitable[Exchange]:
+        headers = message.headers
+        if self._authorization is not None:
+            headers = [header for header in headers if header[0].lower() != b"authorization"]
+            headers.append((b"Authorization", self._authorization))
+        return self.upstream.open(
+            message.method, message.target, headers, message.body, chunked=message.chunked, once=message.once
+        )
+
+    async def _admitted(self, passage: "Passage", caller: bytes) -> None:
+        """Wait for a place. Raises: RateLimited, Overloaded."""
+        queue = self.queue
+        if queue is None:
+            return
+        began_at = monotonic()
+        expected_s = queue.expected_wait_s(began_at)
+        if self._queue_s and expected_s > self._queue_s:
+            raise _refused(expected_s, f"it would be {expected_s:.0f} s, {self._queue_s:g} are allowed")
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ticket = queue.enter(caller, began_at, functools.partial(_admit, admitted))
+        if ticket is None:
+            raise _refused(expected_s, f"{queue.waiting} requests wait already")
+        try:
+            if not ticket.admitted:
+                self.advance()
+                async with asyncio.timeout(self._queue_s or None):
+                    await admitted
+        except TimeoutError:
+            if not ticket.admitted:
+                raise _refused(expected_s, f"it lasted {self._queue_s:g} s, no more is allowed") from None
+        finally:
+            passage.holds_place = ticket.admitted  # also when the client left in the same turn
+            if not ticket.admitted:
+                queue.leave(ticket)
+                self.advance()
+        self._on_wait(monotonic() - began_at)
+
+
+class Passage:
+    """One request's way through an origin: the place it holds in the queue, and what its outcome says of the upstream.
+
+    The first outcome counts; none before it is over means that its client left.
+    """
+
+    __slots__ = ("_judged", "_origin", "_trial", "holds_place")
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        self._trial = origin.breaker is not None and origin.breaker.goes(monotonic())
+        self._judged = origin.breaker is None
+        self.holds_place = False
+
+    def succeeded(self) -> None:
+        if not self._judged and self._origin.breaker is not None:
+            self._judged = True
+            self._origin.breaker.succeeded(self._trial)
+
+    def failed(self, retry_after_s: float | None = None) -> None:
+        if not self._judged and self._origin.breaker is not None:
+            self._judged = True
+            self._origin.breaker.failed(self._trial, monotonic(), retry_after_s)
+
+    def told_nothing(self) -> None:
+        if not self._judged and self._origin.breaker is not None:
+            self._judged = True
+            self._origin.breaker.gave_up(self._trial)
+
+    def released(self, error: UpstreamError | None) -> None:
+        """The exchange is over, one way or another."""
+        if error is None:
+            self.succeeded()
+        elif error.telling:
+            self.failed()
+        self.over()
+
+    def over(self) -> None:
+        """Give the place to the next one."""
+        self.told_nothing()
+        if self.holds_place and self._origin.queue is not None:
+            self.holds_place = False
+            self._origin.queue.release()
+            self._origin.advance()
+
+
+def _admit(admitted: asyncio.Future[None]) -> None:
+    if not admitted.done():
+        admitted.set_result(None)
+
+
+def _refused(expected_s: float, why: str) -> RateLimited | Overloaded:
+    message = f"the queue before the upstream is too long: {why}"
+    after_s = max(1, math.ceil(expected_s))
+    return RateLimited(message, after_s) if expected_s else Overloaded(message, after_s)

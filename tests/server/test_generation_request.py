@@ -1,0 +1,107 @@
+"""What of a generation is asked for upstream in another way."""
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.dashscope import DashScope
+from proxy.dialects.dialect import Dialect
+from proxy.server.config import GenerationsConfig
+from proxy.server.document import JSON
+from proxy.server.generation_options import Options
+from proxy.server.generation_request import Asked, asks_cumulative, rewrite
+from proxy.server.pass_through import Route
+from proxy.stream.on_disconnect import OnDisconnect
+from proxy.stream.projections import View
+
+RAW = View("raw")
+HEADERS = [(b"Content-Type", b"application/json")]
+SSE = (b"X-DashScope-SSE", b"enable")
+
+
+def asked(body: dict[str, Any] | bytes, dialect: Dialect | None = None, *headers: tuple[bytes, bytes]) -> Asked:
+    dialect = dialect or ChatCompletions()
+    options = Options(RAW, None, 0, OnDisconnect(0), None, None, respond_async=False)
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Asked(Route("r", "/", "/", dialect), b"me", options, b"/", [*HEADERS, *headers], sent, None, False, 0.0)
+
+
+@pytest.mark.parametrize("body", [{"stream": True}, b"", b"[]", b"{", b'"stream"'])
+@pytest.mark.parametrize("upgrade", ["never", "always", "auto"])
+def test_what_needs_no_upgrade_is_left_as_it_is(body: dict[str, Any] | bytes, upgrade: str) -> None:
+    """Streams, and what is no JSON object: the upstream shall say so."""
+    before = asked(body)
+    assert rewrite(before, GenerationsConfig(upgrade=upgrade)) == before  # type: ignore[arg-type]
+
+
+def test_upgrade_asks_for_a_stream_with_usage() -> None:
+    """All else of the body stays, unknown fields too; the answer is a document."""
+    before = asked({"model": "m", "stream": False, "stream_options": {"x": 1}, "enable_thinking": True})
+    after = rewrite(before, GenerationsConfig(upgrade="always"))
+    assert json.loads(after.body) == {
+        "model": "m",
+        "stream": True,
+        "stream_options": {"x": 1, "include_usage": True},
+        "enable_thinking": True,
+    }
+    assert (after.options.view, after.streamed) == (JSON, None)
+
+
+def test_auto_keeps_the_stream_in_reserve() -> None:
+    """The request goes up as it came; what to ask with, if that is refused, is at hand."""
+    before = asked({"model": "m"})
+    after = rewrite(before, GenerationsConfig(upgrade="auto"))
+    assert (after.body, after.headers, after.options.view) == (before.body, before.headers, JSON)
+    assert after.streamed is not None
+    assert json.loads(after.streamed[1])["stream"] is True
+
+
+@pytest.mark.parametrize("given", [None, True, False])
+def test_native_upgrade_asks_by_header_and_for_increments(given: bool | None) -> None:
+    """Unless the client has said otherwise: its model may know only one of the two."""
+    parameters = {} if given is None else {"incremental_output": given}
+    before = asked({"model": "m", "parameters": parameters}, DashScope(), (b"Accept", b"application/json"))
+    after = rewrite(before, GenerationsConfig(upgrade="always"))
+    assert json.loads(after.body)["parameters"]["incremental_output"] is (given is not False)
+    assert after.headers == [*HEADERS, (b"Accept", b"text/event-stream"), SSE]
+
+
+@pytest.mark.parametrize("header", [SSE, (b"accept", b"text/event-stream")])
+def test_native_stream_is_known_by_its_headers(header: tuple[bytes, bytes]) -> None:
+    """Either of them; `stream` in the body means nothing there."""
+    before = asked({"model": "m"}, DashScope(), header)
+    assert rewrite(before, GenerationsConfig(upgrade="always")) == before
+
+
+@pytest.mark.parametrize(
+    ("body", "counted"),
+    [
+        ({"stream": True}, True),
+        ({"stream": True, "stream_options": {"include_usage": False}}, True),
+        ({"stream": True, "stream_options": {"include_usage": True}}, False),
+        ({"stream": False}, False),
+    ],
+)
+def test_usage_is_asked_for_where_it_is_not(body: dict[str, Any], counted: bool) -> None:
+    """And kept back from the client then."""
+    after = rewrite(asked(body), GenerationsConfig(include_usage=True))
+    assert after.hides_usage is counted
+    if counted:
+        assert json.loads(after.body)["stream_options"]["include_usage"] is True
+
+
+def test_native_streams_have_their_usage_anyway() -> None:
+    """In every event."""
+    before = asked({"model": "m"}, DashScope(), SSE)
+    assert rewrite(before, GenerationsConfig(include_usage=True)) == before
+
+
+@pytest.mark.parametrize(
+    ("body", "cumulative"),
+    [(b'{"parameters":{"incremental_output" : true}}', False), (b'{"incremental_output":false}', True), (b"{}", None)],
+)
+def test_native_request_may_say_which_of_the_two_it_wants(body: bytes, cumulative: bool | None) -> None:
+    """Then the first texts of its answer are not in doubt."""
+    assert asks_cumulative(body) is cumulative

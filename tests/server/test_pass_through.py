@@ -1,0 +1,108 @@
+"""Requests that pass through: where a target leads, and that the options of generations are not theirs."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.dialects.chat import ChatCompletions
+from proxy.server.app import prefixes
+from proxy.server.pass_through import Route
+from proxy.tools.fake_qwen import FakeQwen
+from proxy.wire.errors import BadRequest
+from tests.end_to_end.conftest import (
+    Tee,
+    configured,
+    faked,
+    teed,
+)
+
+ROUTE = Route("chat", "/v1/", "/compatible-mode/v1/", ChatCompletions())
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeQwen]:
+    async with faked() as one:
+        yield one
+
+
+@pytest.fixture
+async def tee(fake: FakeQwen) -> AsyncIterator[Tee]:
+    async with teed(fake.url) as one:
+        yield one
+
+
+# Targets.
+
+
+@pytest.mark.parametrize(
+    ("target", "upstream"),
+    [
+        ("/v1/models", b"/compatible-mode/v1/models"),
+        ("/v1/", b"/compatible-mode/v1/"),
+        ("/v1/a%2Fb%20c?d=%2F&e=/../f#g", b"/compatible-mode/v1/a%2Fb%20c?d=%2F&e=/../f#g"),
+        ("/v1/models?", b"/compatible-mode/v1/models?"),
+        ("/v1//x//", b"/compatible-mode/v1//x//"),
+        ("/v1/...", b"/compatible-mode/v1/..."),
+        ("/v1/.hidden/..double/trailing.", b"/compatible-mode/v1/.hidden/..double/trailing."),
+        ("/v1/%2e%2e%2fx", b"/compatible-mode/v1/%2e%2e%2fx"),
+        ("/v1/\udce9", b"/compatible-mode/v1/\xe9"),
+        ("http://elsewhere.test/v1/models", b"/compatible-mode/v1/models"),
+        ("HTTPS://a:b@elsewhere.test:1/v1/models?x", b"/compatible-mode/v1/models?x"),
+    ],
+)
+def test_target_keeps_its_bytes_below_the_prefix(target: str, upstream: bytes) -> None:
+    """Escapes, queries and bytes that are not UTF-8 are the upstream's to read; a host is dropped."""
+    assert ROUTE.target(target) == upstream
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v1/..",
+        "/v1/.",
+        "/v1/../x",
+        "/v1/./x",
+        "/v1/x/../y",
+        "/v1/x/..?q",
+        "/v1/%2e%2E/x",
+        "/v1/.%2e/x",
+        "/v1/%2E./x",
+        "/v1/%2e",
+        "http://elsewhere.test/v1/../x",
+        "/v2/models",
+        "/v1",
+        "//elsewhere.test/v1/models",
+        "http://elsewhere.test",
+        "http:///v1/../x",
+        "*",
+        "",
+    ],
+)
+def test_target_that_would_lead_elsewhere_is_refused(target: str) -> None:
+    """Dot segments however escaped, and what is not below the prefix at all."""
+    with pytest.raises(BadRequest):
+        ROUTE.target(target)
+
+
+@pytest.mark.parametrize("url", ["http://upstream.test", "http://upstream.test/v1", "http://upstream.test/a/b/"])
+def test_prefixes_stand_for_paths_of_the_upstream(url: str) -> None:
+    """Of two that fit, the longer comes first; the base of the OpenAI routes is configured."""
+    routes = prefixes(configured(url))
+    seen: list[str] = []
+    for route in routes:
+        assert not any(route.prefix.startswith(before) for before in seen)
+        seen.append(route.prefix)
+        base = url.removeprefix("http://upstream.test").rstrip("/") or "/compatible-mode/v1"
+        assert route.upstream_prefix == (
+            f"{base}/" if route.prefix.endswith("/v1/") and route.name == "chat" else route.prefix
+        )
+
+
+# Headers.
+
+
+async def test_options_are_not_those_of_what_passes_through(tee: Tee, fake: FakeQwen) -> None:
+    """They neither matter nor cross there."""
+    answer = await tee.ask("GET", "/v1/models", "Stream-Mode: cooked", "Stream-Key: two words")
+    assert answer.status == 200
+    assert [name for name, _ in fake.requests[0].headers if name.lower().startswith(b"stream-")] == []

@@ -1,0 +1,124 @@
+"""What makes requests one, and where their call is found."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.server.shared_calls import Call, Calls, Identity, by_body, by_key
+from proxy.stream.log import COMPLETE, Ending
+from proxy.upstream.pump import OnDisconnect, Pump
+from proxy.wire.errors import KeyReused
+from tests.conftest import new_stream
+
+ME = b"me"
+HEADERS = [(b"Host", b"x"), (b"Accept", b"*/*"), (b"X-DashScope-Mode", b"1")]
+FAILED = ("client_gone", "upstream_reset", "upstream_error", "timeout_idle", "refused", "drained")
+
+
+def new_call(identity: Identity | None, ident: str = "st_one") -> Call:
+    stream = new_stream()
+    stream.id = ident
+    pump = Pump(stream, OnDisconnect(0), max_frame_bytes=1, on_sealed=lambda pump: None, overhead=lambda s: None)
+    return Call(pump, identity)
+
+
+def keyed(body: bytes = b"{}", key: str = "k", **more: bytes) -> Identity:
+    return by_key(ME, "chat", key, more.get("target", b"/v1"), body, HEADERS, native=False)
+
+
+# What makes requests one.
+
+
+@given(st.permutations(HEADERS), st.lists(st.tuples(st.sampled_from([b"X-Other", b"User-Agent"]), st.binary())))
+def test_headers_that_do_not_steer_make_no_difference(
+    headers: list[tuple[bytes, bytes]], more: list[tuple[bytes, bytes]]
+) -> None:
+    """Nor does their order, nor how their names are spelt."""
+    spelt = [(name.upper(), value) for name, value in headers + more]
+    assert by_body(ME, "chat", b"/v1", b"{}", spelt) == by_body(ME, "chat", b"/v1", b"{}", HEADERS)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (b"other", "chat", b"/v1", b"{}", HEADERS),
+        (ME, "dashscope", b"/v1", b"{}", HEADERS),
+        (ME, "chat", b"/v1?", b"{}", HEADERS),
+        (ME, "chat", b"/v1", b"{ }", HEADERS),
+        (ME, "chat", b"/v1{", b"}", HEADERS),
+        (ME, "chat", b"/v1", b"{}", HEADERS[:2]),
+        (ME, "chat", b"/v1", b"{}", [*HEADERS, HEADERS[2]]),
+        (ME, "chat", b"/v1", b"{}", [(b"Accept", b"text/event-stream"), HEADERS[2]]),
+    ],
+)
+def test_whatever_steers_makes_another_request(
+    other: tuple[bytes, str, bytes, bytes, list[tuple[bytes, bytes]]],
+) -> None:
+    """Caller, route, target, body, Accept and the X-DashScope headers; what moved between two of them too."""
+    assert by_body(*other).name != by_body(ME, "chat", b"/v1", b"{}", HEADERS).name
+
+
+def test_key_names_a_request_and_the_rest_must_agree() -> None:
+    """Caller, route and key find the call; target and body say whether it is the same request."""
+    one = keyed()
+    assert one == keyed()
+    for other in (keyed(b"{ }"), keyed(target=b"/v2")):
+        assert (one.name == other.name, one.asked == other.asked) == (True, False)
+    assert keyed(key="other").name != one.name
+
+
+@pytest.mark.parametrize(
+    ("headers", "native", "streamed"),
+    [
+        ([(b"X-DASHSCOPE-SSE", b"enable")], True, True),
+        ([(b"accept", b"Text/Event-Stream, */*")], True, True),
+        ([(b"accept", b"*/*")], True, False),
+        ([(b"X-DashScope-SSE", b"enable")], False, False),
+    ],
+)
+def test_header_that_chooses_a_stream_counts_natively(
+    headers: list[tuple[bytes, bytes]], native: bool, streamed: bool
+) -> None:
+    """On OpenAI's routes it is the body that does."""
+    plain, other = (by_key(ME, "r", "k", b"/", b"{}", given, native=native) for given in ([], headers))
+    assert (plain.asked != other.asked) == streamed
+
+
+# Where it is found.
+
+
+def test_call_is_found_by_what_it_was_asked_for() -> None:
+    """And a name that stands for something else is refused, without a word of what it stands for."""
+    calls, call = Calls(), new_call(keyed(b"a secret prompt"))
+    assert calls.find(keyed(b"a secret prompt")) is None
+    calls.add(call)
+    assert calls.find(keyed(b"a secret prompt")) is call
+    assert calls.find(keyed(key="other")) is None
+    with pytest.raises(KeyReused) as caught:
+        calls.find(keyed(b"another"))
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("reason", ["complete", "cancelled", *FAILED])
+@pytest.mark.parametrize("lasting", [True, False])
+def test_call_is_found_after_its_end_if_a_retry_is_to_get_it(reason: str, lasting: bool) -> None:
+    """By key, if it is complete or was cancelled on request; by body never."""
+    identity = keyed() if lasting else by_body(ME, "chat", b"/v1", b"{}", HEADERS)
+    calls, call = Calls(), new_call(identity)
+    calls.add(call)
+    call.stream.seal(COMPLETE if reason == "complete" else Ending(reason))
+    calls.ended(call.stream)
+    assert (calls.find(identity) is call) == (lasting and reason not in FAILED)
+
+
+def test_forgotten_call_does_not_take_its_follower_along() -> None:
+    """The name may stand for another one by then; a stream without a call is no harm."""
+    calls, older, newer = Calls(), new_call(keyed(), "st_older"), new_call(keyed(), "st_newer")
+    calls.add(older)
+    calls.forget(older.stream)
+    calls.add(newer)
+    calls.forget(older.stream)
+    calls.ended(older.stream)
+    assert calls.find(keyed()) is newer
+    calls.add(new_call(None, "st_none"))
+    assert calls.find(keyed()) is newer

@@ -1,0 +1,473 @@
+"""Routes with `share = "url"`: who is given what of one upstream stream, and what goes upstream for all of them."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+
+from proxy.upstream import broadcast
+from tests.end_to_end.conftest import GUARD_S, Answer, Stage, Tee, Turn, request, staged, stamped, teed, until
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask the upstream again at once, so that no test waits."""
+    monkeypatch.setattr(broadcast, "LEAST_S", 0.002)
+    monkeypatch.setattr(broadcast, "RECONNECTION_S", 0.002)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with staged() as one:
+        yield one
+
+
+def own(stage: Stage, *, route: dict[str, Any] | None = None, **tables: Any) -> AbstractAsyncContextManager[Tee]:
+    """Run a proxy that shares `/events` of the stage."""
+    return teed(stage.url, routes=[{"path": "/events", "share": "url", **(route or {})}], **tables)
+
+
+def tick(number: int) -> bytes:
+    return b"id: u%d\ndata: %d\n\n" % (number, number)
+
+
+def ticks(*numbers: int) -> bytes:
+    return b"".join(map(tick, numbers))
+
+
+async def first(tee: Tee, stage: Stage, *numbers: int, target: str = "/events") -> tuple[Answer, Turn]:
+    """Have a client begin a stream, with these ticks; it has seen them."""
+    client = await tee.send("GET", target)
+    turn = await stage.next()
+    turn.begin()
+    for number in numbers:
+        turn.chunk(tick(number))
+    answer = await client.answer()
+    if numbers:
+        await answer.until(b"-%d\n\n" % len(numbers))
+    return answer, turn
+
+
+# Joining
+
+
+async def test_two_simultaneous_first_clients_make_one_call(stage: Stage) -> None:
+    """Both are given the stream from its start, with its id and the upstream's own headers."""
+    async with own(stage) as tee:
+        clients = [await tee.send("GET", "/events?a=1") for _ in range(2)]
+        turn = await stage.next()
+        assert (turn.method, turn.target) == (b"GET", b"/events?a=1")
+        await until(lambda: len(tee.proxy.event_routes[0]._openings) == 1)
+        turn.begin("X-Own: yes", "Set-Cookie: one=all", "Cache-Control: max-age=9", "Location: /elsewhere")
+        turn.chunk(ticks(1, 2))
+        answers = [await client.answer() for client in clients]
+        for answer in answers:
+            assert await answer.until(b"-2\n\n") == stamped(ticks(1, 2), answer.generation)
+            assert answer.header("x-own") == "yes"
+            assert answer.header("set-cookie") is None
+            assert answer.header("location") is None
+            assert answer.header("cache-control") == "no-cache, no-transform"
+            assert answer.header("stream-mode") == "events"
+        assert answers[0].stream_id == answers[1].stream_id
+        assert len(stage.turns) == 1
+
+
+async def test_late_client_joins_live(stage: Stage) -> None:
+    """It is given what comes from now on, numbered as for everybody."""
+    async with own(stage) as tee:
+        early, turn = await first(tee, stage, 1, 2)
+        late = await tee.ask("GET", "/events")
+        turn.chunk(tick(3))
+        assert await late.until(b"-3\n\n") == stamped(tick(3), early.generation, 3)
+        assert await early.until(b"-3\n\n") == stamped(ticks(1, 2, 3), early.generation)
+        assert len(stage.turns) == 1
+        assert late.header("stream-resumed-from") is None
+
+
+async def test_late_client_joins_with_the_window(stage: Stage) -> None:
+    """`join = "window"`: with all that is held."""
+    async with own(stage, route={"join": "window"}) as tee:
+        early, _ = await first(tee, stage, 1, 2)
+        late = await tee.ask("GET", "/events")
+        assert await late.until(b"-2\n\n") == stamped(ticks(1, 2), early.generation)
+        assert await tee.metric("streamtee_replayed_bytes_total", mode="events") == len(ticks(1, 2))
+
+
+async def test_client_resumes_after_its_last_event(stage: Stage) -> None:
+    """Wherever a client without an id would begin."""
+    async with own(stage) as tee:
+        early, turn = await first(tee, stage, 1, 2, 3)
+        resumed = await tee.ask("GET", "/events", f"Last-Event-ID: {early.generation}-1")
+        assert resumed.header("stream-resumed-from") == f"{early.generation}-1"
+        turn.chunk(tick(4))
+        assert await resumed.until(b"-4\n\n") == stamped(ticks(2, 3, 4), early.generation, 2)
+
+
+@pytest.mark.parametrize(("join", "offset"), [("live", 2), ("window", 0)])
+@pytest.mark.parametrize("ident", ["aaaaaa-1", "u1", "1", "a-b-c", "aaaaaa-", "{}-x"])
+async def test_id_of_another_stream_begins_as_configured(stage: Stage, join: str, offset: int, ident: str) -> None:
+    """Of an older generation, or the upstream's own; the answer says where it begins."""
+    async with own(stage, route={"join": join}) as tee:
+        early, turn = await first(tee, stage, 1, 2)
+        resumed = await tee.ask("GET", "/events", f"Last-Event-ID: {ident.format(early.generation)}")
+        assert resumed.header("stream-resumed-from") == f"{early.generation}-{offset}"
+        turn.chunk(tick(3))
+        said = ticks(*range(offset + 1, 4))
+        assert await resumed.until(b"-3\n\n") == stamped(said, early.generation, offset + 1)
+
+
+async def test_window_moves_and_below_it_is_gone(stage: Stage) -> None:
+    """410 with the earliest number held; numbers never change."""
+    big = [b"data: %b\n\n" % (b"%d" % number * 400) for number in range(1, 6)]
+    async with own(stage, route={"window_bytes": 1500, "join": "window"}) as tee:
+        early, turn = await first(tee, stage)
+        for frame in big:
+            turn.chunk(frame)
+        await early.until(b"-5\n\n")
+        gone = await tee.ask("GET", "/events", f"Last-Event-ID: {early.generation}-0")
+        assert gone.status == 410
+        told = await gone.json()
+        assert (told["error"]["code"], told["earliest"]) == ("offset_gone", 4)
+        held = await tee.ask("GET", "/events")
+        assert await held.until(b"-5\n\n") == stamped(b"".join(big[3:]), early.generation, 4)
+        resumed = await tee.ask("GET", "/events", f"Last-Event-ID: {early.generation}-3")
+        assert await resumed.until(b"-5\n\n") == stamped(b"".join(big[3:]), early.generation, 4)
+
+
+async def test_id_above_the_log_is_refused(stage: Stage) -> None:
+    """Nobody was given it."""
+    async with own(stage) as tee:
+        early, _ = await first(tee, stage, 1)
+        assert (await tee.ask("GET", "/events", f"Last-Event-ID: {early.generation}-2")).status == 416
+
+
+async def test_mode_raw_is_the_bytes_of_the_upstream(stage: Stage) -> None:
+    """Chosen by header: the query is the upstream's."""
+    async with own(stage, route={"join": "window"}) as tee:
+        await first(tee, stage, 1, 2)
+        raw = await tee.ask("GET", "/events", "Stream-Mode: raw")
+        assert await raw.until(tick(2)) == ticks(1, 2)
+        assert raw.header("stream-mode") == "raw"
+        refused = await tee.ask("GET", "/events", "Stream-Mode: text")
+        assert (refused.status, (await refused.json())["error"]["code"]) == (400, "unknown_mode")
+
+
+async def test_url_and_body_tell_streams_apart(stage: Stage) -> None:
+    """Query, method, body and its type; nothing else does."""
+    async with own(stage) as tee:
+        asked = [
+            ("GET", "/events", b"", ""),
+            ("GET", "/events?a", b"", ""),
+            ("POST", "/events", b"", ""),
+            ("POST", "/events", b"x", "text/plain"),
+            ("POST", "/events", b"y", "text/plain"),
+            ("POST", "/events", b"y", "text/other"),
+            ("GET", "/events", b"GET /smuggled HTTP/1.1\r\n\r\n", "text/plain"),
+        ]
+        idents = []
+        for method, target, body, kind in asked:
+            client = await tee.send(method, target, f"Content-Type: {kind}", body=body)
+            turn = await stage.next()
+            assert (turn.method.decode(), turn.target.decode(), await turn.body()) == (method, target, body)
+            assert turn.all("content-type") == ([kind.encode()] if kind else [])
+            turn.begin()
+            idents.append((await client.answer()).stream_id)
+        assert len(set(idents)) == len(asked)
+        for (method, target, body, kind), ident in zip(asked, idents, strict=True):
+            again = await tee.ask(method, target, f"Content-Type: {kind}", "Accept: */*", "Cookie: b=c", body=body)
+            assert again.stream_id == ident
+        assert len(stage.turns) == len(asked)
+
+
+async def test_every_url_below_a_prefix_is_a_stream_of_its_own(stage: Stage) -> None:
+    """A path that ends with a slash; dot segments are not below it."""
+    async with own(stage, route={"path": "/feeds/"}) as tee:
+        one, turn = await first(tee, stage, 1, target="/feeds/one")
+        other, _ = await first(tee, stage, 1, target="/feeds/other?x")
+        assert turn.target == b"/feeds/one"
+        assert one.stream_id != other.stream_id
+        assert (await tee.ask("GET", "/feeds/../one")).status == 400
+        assert (await tee.ask("GET", "/feeds")).status == 404
+
+
+# What goes upstream
+
+
+async def test_nothing_a_client_says_of_itself_goes_upstream(stage: Stage) -> None:
+    """The stream is everybody's: credentials of the first client would be lent to all."""
+    async with own(stage) as tee:
+        await tee.send("GET", "/events", "Cookie: session=mine", "X-Api-Key: mine", "Origin: https://a.test")
+        turn = await stage.next()
+        names = {name.lower() for name, _ in turn.headers}
+        assert names == {b"host", b"accept", b"accept-encoding", b"cache-control"}
+        assert turn.all("accept") == [b"text/event-stream"]
+
+
+async def test_key_of_the_upstream_goes_there(stage: Stage) -> None:
+    """That of the route's own upstream, instead of the caller's; the path of its URL leads."""
+    upstreams = {"ticker": {"url": f"{stage.url}/base/", "key": "sk-ticker"}}
+    async with own(stage, route={"upstream": "ticker"}, upstreams=upstreams, upstream={"key": "sk-qwen"}) as tee:
+        await tee.send("GET", "/events?q=%2F")
+        turn = await stage.next()
+        assert turn.target == b"/base/events?q=%2F"
+        assert turn.all("authorization") == [b"Bearer sk-ticker"]
+
+
+async def test_keys_of_ours_are_asked_for_and_not_shown(stage: Stage) -> None:
+    """In mode keys; also where a route only passes through to an upstream without a key."""
+    auth = {"mode": "keys", "keys": [hashlib.sha256(b"ours").hexdigest()]}
+    routes = [
+        {"path": "/events", "upstream": "other", "share": "url"},
+        {"path": "/rest", "upstream": "other"},
+    ]
+    tables = {"auth": auth, "routes": routes, "upstreams": {"other": {"url": stage.url}}}
+    async with teed(stage.url, upstream={"key": "sk-qwen"}, **tables) as tee:
+        for path in ("/events", "/rest"):
+            assert (await tee.ask("GET", path)).status == 401
+            await tee.send("GET", path, "Authorization: Bearer ours")
+            turn = await stage.next()
+            assert turn.all("authorization") == []
+
+
+async def test_upstreams_own_id_of_a_client_goes_there_first(stage: Stage) -> None:
+    """One that can't be ours: the client had the stream without us."""
+    async with own(stage) as tee:
+        await tee.send("GET", "/events", "Last-Event-ID: u7")
+        assert (await stage.next()).all("last-event-id") == [b"u7"]
+        await tee.send("GET", "/events?b", "Last-Event-ID: abcdef-7")
+        assert (await stage.next()).all("last-event-id") == []
+
+
+# What is no stream
+
+
+async def test_answer_that_is_no_stream_is_for_all_who_asked(stage: Stage) -> None:
+    """Status, headers and body; the next client asks anew."""
+    async with own(stage) as tee:
+        clients = [await tee.send("GET", "/events") for _ in range(3)]
+        turn = await stage.next()
+        await until(lambda: any(one.askers == 3 for one in tee.proxy.event_routes[0]._openings.values()))
+        turn.reply("403 Not You", "X-Own: yes", "Set-Cookie: a=b", "Content-Type: text/plain", body=b"not for you")
+        for client in clients:
+            answer = await client.answer()
+            assert (answer.status, answer.reason, answer.header("x-own")) == (403, b"Not You", "yes")
+            assert answer.header("set-cookie") is None
+            assert answer.header("stream-id") is None
+            assert await answer.read() == b"not for you"
+        later = await tee.send("GET", "/events")
+        (await stage.next()).reply("204 No Content", length=False)
+        assert (await later.answer()).status == 204
+        assert await tee.metric("streamtee_streams_ended_total") == 0
+
+
+async def test_client_that_leaves_before_the_answer_ends_the_call(stage: Stage) -> None:
+    """But not while another one waits for it."""
+    async with own(stage) as tee:
+        one, other = await tee.send("GET", "/events"), await tee.send("GET", "/events")
+        turn = await stage.next()
+        await until(lambda: any(opening.askers == 2 for opening in tee.proxy.event_routes[0]._openings.values()))
+        await one.leave()
+        await until(lambda: any(opening.askers == 1 for opening in tee.proxy.event_routes[0]._openings.values()))
+        turn.begin()
+        turn.chunk(tick(1))
+        await (await other.answer()).until(b"-1\n\n")
+        third = await tee.send("GET", "/events?third")
+        waiting = await stage.next()
+        await third.leave()
+        await waiting.wait_left()
+        await until(lambda: not tee.proxy.event_routes[0]._openings)
+
+
+async def test_too_many_streams_are_refused_before_the_upstream_is_asked(stage: Stage) -> None:
+    """503, as for generations."""
+    async with own(stage, limits={"streams": 1}) as tee:
+        await first(tee, stage, 1)
+        assert (await tee.ask("GET", "/events?other")).status == 503
+        assert len(stage.turns) == 1
+        assert (await tee.ask("GET", "/events")).status == 200
+
+
+async def test_too_many_followers_are_refused(stage: Stage) -> None:
+    """Of one stream; those who are there stay."""
+    async with own(stage, limits={"followers_per_stream": 1}) as tee:
+        early, turn = await first(tee, stage, 1)
+        assert (await tee.ask("GET", "/events")).status == 503
+        turn.chunk(tick(2))
+        await early.until(b"-2\n\n")
+
+
+# Leaving
+
+
+async def test_upstream_is_closed_when_the_last_follower_leaves(stage: Stage) -> None:
+    """Not when one of two does."""
+    async with own(stage) as tee:
+        early, turn = await first(tee, stage, 1)
+        late = await tee.ask("GET", "/events")
+        await early.client.leave()
+        await tee.wait_followers(1)
+        turn.chunk(tick(2))
+        await late.until(b"-2\n\n")
+        await late.client.leave()
+        await turn.wait_left()
+        assert await tee.metric("streamtee_streams_ended_total", ending="client_gone", route="/events") == 1
+
+
+async def test_upstream_is_kept_for_the_next_follower(stage: Stage) -> None:
+    """For as long as is configured; the stream goes on without anyone."""
+    async with own(stage, route={"keep_s": 3600}) as tee:
+        early, turn = await first(tee, stage, 1)
+        await early.client.leave()
+        await tee.wait_followers(0)
+        turn.chunk(tick(2))
+        stream = next(iter(tee.proxy.hub))
+        await until(lambda: stream.log.end == 2)
+        back = await tee.ask("GET", "/events", f"Last-Event-ID: {early.generation}-1")
+        assert await back.until(b"-2\n\n") == stamped(tick(2), early.generation, 2)
+        assert len(stage.turns) == 1
+
+
+async def test_kept_upstream_is_closed_in_the_end(stage: Stage) -> None:
+    """Unless somebody came."""
+    async with own(stage, route={"keep_s": 0.03}) as tee:
+        early, turn = await first(tee, stage, 1)
+        await early.client.leave()
+        await turn.wait_left()
+
+
+async def test_client_that_comes_back_to_an_ended_stream_misses_nothing(stage: Stage) -> None:
+    """The upstream is asked for what came after the event the client had last: by the upstream's own id."""
+    async with own(stage) as tee:
+        early, turn = await first(tee, stage, 1, 2, 3)
+        await early.client.leave()
+        await turn.wait_left()
+        client = await tee.send("GET", "/events", f"Last-Event-ID: {early.generation}-2")
+        turn = await stage.next()
+        assert turn.all("last-event-id") == [b"u2"]
+        turn.begin()
+        turn.chunk(ticks(3, 4))
+        back = await client.answer()
+        assert back.generation != early.generation
+        assert back.header("stream-resumed-from") == f"{back.generation}-0"
+        assert await back.until(b"-2\n\n") == stamped(ticks(3, 4), back.generation)
+
+
+async def test_ended_stream_is_forgotten_in_time(stage: Stage) -> None:
+    """Nothing is left of its URL."""
+    async with own(stage, streams={"retain_s": 0.02}) as tee:
+        early, turn = await first(tee, stage, 1)
+        await early.client.leave()
+        await turn.wait_left()
+        shared = tee.proxy.event_routes[0]
+        await until(lambda: not shared._ended and not shared._broadcasts and not shared._openings)
+
+
+# Around it
+
+
+async def test_stream_is_followed_by_its_id_by_anyone_and_ended_by_no_one(stage: Stage) -> None:
+    """It belongs to everybody who reaches the route: nobody's list has it, and nobody may cancel it."""
+    async with own(stage) as tee:
+        early, turn = await first(tee, stage, 1)
+        other = "Authorization: Bearer sk-another"
+        path = f"/v1/streams/{early.stream_id}"
+        assert early.header("content-location") == path
+        by_id = await tee.ask("GET", path, other)
+        assert await by_id.until(b"-1\n\n") == stamped(tick(1), early.generation)
+        assert (await tee.ask("HEAD", path, other)).status == 200
+        assert (await (await tee.ask("GET", f"{path}/info", other)).json())["route"] == "/events"
+        assert (await tee.ask("POST", f"{path}/cancel", other)).status == 404
+        assert (await tee.ask("DELETE", path)).status == 404
+        assert await tee.listed() == await tee.listed(other) == []
+        told = await (await tee.admin("/admin/streams")).json()
+        assert [row["id"] for row in told["data"]] == [early.stream_id]
+        turn.chunk(tick(2))
+        await early.until(b"-2\n\n")
+
+
+async def test_other_methods_pass_through(stage: Stage) -> None:
+    """As with `share = "none"`: with all that the client says."""
+    async with own(stage) as tee:
+        client = await tee.send("PUT", "/events", "Cookie: a=b", body=b"new")
+        turn = await stage.next()
+        assert (turn.method, await turn.body(), turn.all("cookie")) == (b"PUT", b"new", [b"a=b"])
+        turn.reply("201 Created", body=b"done")
+        answer = await client.answer()
+        assert (answer.status, await answer.read()) == (201, b"done")
+
+
+async def test_metrics_count_no_token(stage: Stage) -> None:
+    """Frames, bytes and streams are counted; there is no first token to wait for, comments aside."""
+    async with own(stage) as tee:
+        early, turn = await first(tee, stage, 1)
+        turn.chunk(b": a comment\n\n")
+        turn.chunk(tick(2))
+        await early.until(b"-3\n\n")
+        assert await tee.metric("streamtee_streams_active") == 1
+        assert await tee.metric("streamtee_frames_total", route="/events") == 3
+        said = len(ticks(1, 2) + b": a comment\n\n")
+        assert await tee.metric("streamtee_upstream_bytes_total", route="/events") == said
+        await early.client.leave()
+        await turn.wait_left()
+        assert await tee.metric("streamtee_streams_ended_total", route="/events") == 1
+        assert await tee.metric("streamtee_time_to_first_byte_seconds_count", route="/events") == 1
+        for name in ("time_to_first_token_seconds_count", "inter_token_seconds_count", "no_first_token_total"):
+            assert await tee.metric(f"streamtee_{name}") == 0
+        assert await tee.metric("streamtee_requests_total", route="/events", status="200", method="GET") == 1
+
+
+async def test_followers_hear_heartbeats_while_the_upstream_is_silent(stage: Stage) -> None:
+    """As configured for all streams."""
+    async with own(stage, streams={"heartbeat_s": 0.05}) as tee:
+        early, _ = await first(tee, stage)
+        assert await early.until(b":\n:\n") == b":\n:\n"
+
+
+async def test_follower_that_falls_out_of_the_window_is_told(stage: Stage) -> None:
+    """An error event; the others go on."""
+    frame = b"data: %b\n\n" % (b"x" * 60_000)
+    async with own(stage, route={"window_bytes": 200_000}) as tee:
+        early, turn = await first(tee, stage, 1)
+        slow = await tee.connect(receive_bytes=4096)
+        slow.send(request("GET", "/events"))
+        stalled = await slow.answer()
+        slow.stall()
+        stream = next(iter(tee.proxy.hub))
+        sent = 0
+        async with asyncio.timeout(GUARD_S):
+            while not any(one.parked and one.offset < stream.log.start for one in stream.subscriptions):
+                await turn.pour(b"%x\r\n%b\r\n" % (len(frame), frame))
+                sent += 1
+                await until(lambda: stream.log.end == sent + 1)  # noqa: B023
+        slow.read_on()
+        said = await stalled.read()
+        assert b'event: error\ndata: {"error":{' in said
+        assert b'"code":"too_slow"' in said
+        assert stalled.end == "whole"
+        turn.chunk(tick(2))
+        await early.until(b"id: u2\n")
+
+
+async def test_drain_ends_shared_streams_at_once(stage: Stage) -> None:
+    """They would never finish; followers are closed between two events, to come back elsewhere."""
+    async with own(stage, drain_s=3600) as tee:
+        early, turn = await first(tee, stage, 1)
+        async with asyncio.timeout(GUARD_S):
+            await tee.proxy.drain()
+        assert await early.read() == stamped(tick(1), early.generation)
+        assert early.end == "whole"
+        await turn.wait_left()
+
+
+async def test_first_call_ends_with_the_proxy(stage: Stage) -> None:
+    """While the upstream has not answered."""
+    async with own(stage) as tee:
+        client = await tee.send("GET", "/events")
+        turn = await stage.next()
+        await tee.proxy.stop()
+        await turn.wait_left()
+        async with asyncio.timeout(GUARD_S):
+            await client.lost.wait()

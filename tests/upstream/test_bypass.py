@@ -1,0 +1,343 @@
+"""The shortest way of an event, held to the long one: nobody can tell which it went."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from proxy.stream.log import Ending, Ledger
+from proxy.stream.subscription import Subscription
+from proxy.upstream.bypass import Relay
+from proxy.upstream.connection import Wire
+from proxy.upstream.exchange import Exchange
+from proxy.upstream.pump import OnDisconnect, Pump
+from proxy.wire.errors import Truncated
+from proxy.wire.http import chunk
+from tests.conftest import FakeSink, FakeTransport, dechunked, follow, new_stream
+from tests.end_to_end.conftest import DONE, FINISH, chunk_frame
+
+FRAME = chunk_frame("word")
+THOUGHT = FRAME.replace(b'"content": "word"', b'"content":null,"reasoning_content":"hm"')
+ERROR = b'data: {"error":{"message":"inspected","code":"data_inspection_failed"}}\n\n'
+LONG = chunk_frame("long " * 300)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+HALVES = b'data: {"choi', b'ces":[]}\n\n'
+
+
+class Connected(FakeSink):
+    """A sink whose transport takes chunks, as those of HTTP/1.1 do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent_on = 0  # reads
+
+    def transport(self) -> Any:
+        return Chunked(self), True
+
+
+class Chunked(FakeTransport):
+    """What reads them."""
+
+    sink: Connected
+
+    def write(self, data: bytes) -> None:
+        super().write(dechunked(data))
+        self.sink.sent_on += 1
+
+
+class Reading:
+    """The transport of an upstream's connection."""
+
+    def __init__(self) -> None:
+        self.aborted = False
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def pause_reading(self) -> None:
+        """Nothing: whoever speaks for the upstream may go on."""
+
+    def resume_reading(self) -> None:
+        """Nothing."""
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Upstream:
+    """What an upstream sends on a connection, and the stream that comes of it; call within a running loop."""
+
+    name = "default"
+
+    def __init__(self, sink: FakeSink, *, max_log_bytes: int = 1 << 30, allowed_bytes: int = 1 << 40) -> None:
+        self.ledger = Ledger(allowed_bytes)
+        self.stream = new_stream(max_log_bytes=max_log_bytes, ledger=self.ledger)
+        self.overheads: list[float] = []
+        self.pump = Pump(
+            self.stream,
+            OnDisconnect(None),
+            max_frame_bytes=1 << 20,
+            on_sealed=lambda _: None,
+            overhead=self.overheads.append,
+        )
+        self.transport = Reading()
+        self.wire = Wire()
+        self.wire.connection_made(self.transport)
+        exchange = Exchange(self, self.wire, b"POST")
+        self.wire.data_received(HEAD)
+        self.pump.start(exchange)
+        self.sink = sink
+        self.follower = follow(self.stream, sink)
+        self.stream.originator = self.follower
+        self.now = 0.0
+
+    def released(self, exchange: Exchange, wire: Wire, keep: bool) -> None:
+        """Close the connection."""
+        wire.close()
+
+    def send(self, *frames: bytes) -> None:
+        """Send a read of events, each a chunk of its own."""
+        self.now += 1
+        take_events = self.wire.take_events
+        if not (take_events and take_events(list(frames), b"".join(map(chunk, frames)), self.now)):
+            self.pump.received(b"".join(frames), self.now)
+
+    def send_piece(self, piece: bytes) -> None:
+        """Send a read that is something else."""
+        self.now += 1
+        self.pump.received(piece, self.now)
+
+
+def relayed(**limits: int) -> Upstream:
+    """Return the upstream of a stream whose events are sent on to its one follower."""
+    upstream = Upstream(Connected(), **limits)
+    upstream.send(FRAME)
+    assert isinstance(upstream.stream.relay, Relay)
+    return upstream
+
+
+def sent_on(upstream: Upstream) -> int:
+    """Return how many reads went past the log."""
+    assert isinstance(upstream.sink, Connected)
+    return upstream.sink.sent_on
+
+
+# Scripts: what an upstream, its client and others do to one stream, in any order.
+
+steps = st.one_of(
+    st.tuples(
+        st.just("send"), st.lists(st.sampled_from([FRAME, FRAME, THOUGHT, FINISH, LONG]), min_size=1, max_size=3)
+    ),
+    st.tuples(st.just("many"), st.sampled_from([FRAME, THOUGHT])),
+    st.tuples(st.just("piece"), st.sampled_from([*HALVES, b": comment\n\n", FRAME, FRAME + b": c"])),
+    st.tuples(st.just("look"), st.none()),
+    st.tuples(st.just("join"), st.sampled_from(["raw", "events"])),
+    st.tuples(st.just("part"), st.none()),
+    st.tuples(st.just("clog"), st.none()),
+    st.tuples(st.just("empty"), st.none()),
+    st.tuples(st.just("drain"), st.none()),
+)
+ends = st.sampled_from(["done", "last", "error", "broken", "leave", "fail"])
+
+
+def run(upstream: Upstream, script: list[tuple[str, Any]], end: str) -> Iterator[Any]:
+    """Do as the script says; yield whatever anybody can see."""
+    stream = upstream.stream
+    unbounded = stream.max_log_bytes > 1 << 20  # else what is dropped, and when, is not the same
+    guests: list[FakeSink] = []
+    others: list[Subscription] = []
+    for step, what in script:
+        if step == "send":
+            upstream.send(*what)
+        elif step == "many":
+            for _ in range(70):
+                upstream.send(what)
+        elif step == "piece":
+            upstream.send_piece(what)
+        elif step == "look":
+            yield stream.log.end, stream.log.end_bytes, upstream.follower.offset, upstream.follower.lag_bytes
+        elif step == "join":
+            guests.append(FakeSink())
+            others.append(follow(stream, guests[-1], what, 0 if unbounded else stream.log.end))
+        elif step == "part" and others:
+            others.pop().leave("left")
+        elif step == "clog":
+            upstream.sink.clogged = True
+        elif step == "empty":  # and its follower has not heard of it yet
+            upstream.sink.clogged = False
+        elif step == "drain":
+            upstream.sink.drain()
+        yield upstream.sink.received, upstream.pump.fed_at == upstream.now, upstream.wire.paused
+    upstream.sink.drain()
+    if end == "leave":
+        upstream.follower.leave("left")
+    elif end == "fail":
+        upstream.follower.fail(Ending("cut", "cut"))
+    else:
+        upstream.send(*{"done": [FINISH, DONE], "error": [ERROR]}.get(end, [FRAME]))
+        last = FRAME + DONE if end == "last" else b""
+        upstream.pump.ended(last, upstream.now + 1, Truncated("broke off") if end == "broken" else None)
+    follower, vitals, log = upstream.follower, stream.vitals, stream.log
+    assert log.size_bytes == upstream.ledger.bytes
+    assert log.size_bytes <= max(stream.max_log_bytes, 3 * len(LONG))
+    yield log.frames[-(1 << 20 if unbounded else 1) :], log.end, log.end_bytes, log.tail, log.ending
+    yield follower.offset, follower.sent_bytes, follower.ended, upstream.sink.received, upstream.sink.ended
+    yield [(guest.received, guest.ended) for guest in guests]
+    vitals.fold(but=0)
+    yield vitals.first_token_at, vitals.first_content_at, vitals.gap_counts, vitals.gaps_s, vitals.summary
+
+
+@given(st.lists(steps, max_size=12), ends, st.sampled_from([1 << 30, 4000]))
+def test_nobody_can_tell(script: list[tuple[str, Any]], end: str, max_log_bytes: int) -> None:
+    """Laws 3 to 8 hold on the short way as on the long one: the same bytes, cursors, endings, counts and times."""
+
+    async def both() -> Upstream:
+        short = Upstream(Connected(), max_log_bytes=max_log_bytes)
+        long = Upstream(FakeSink(), max_log_bytes=max_log_bytes)
+        for seen, due in zip(run(short, script, end), run(long, script, end), strict=True):
+            assert seen == due
+        assert short.stream.relay is None
+        return short
+
+    short = asyncio.run(both())
+    event(f"sent on: {min(sent_on(short), 100) // 10 * 10}")
+
+
+async def test_event_reaches_its_follower_before_the_log() -> None:
+    """The log has it as soon as somebody looks, and each with its time."""
+    upstream = relayed()
+    vitals, begun = upstream.stream.vitals, list(upstream.stream.vitals.times)
+    upstream.send(FRAME)
+    upstream.send(FRAME, FRAME)
+    assert upstream.sink.received == FRAME * 4
+    assert sent_on(upstream) == 2
+    assert vitals.times == begun
+    assert upstream.pump.fed_at == upstream.now
+    assert upstream.stream.log.frames == [FRAME] * 4
+    assert vitals.times == [*begun, 2.0, 3.0, 3.0]
+    assert (upstream.follower.offset, upstream.follower.sent_bytes) == (4, 4 * len(FRAME))
+    assert upstream.pump.fed_at == upstream.now
+
+
+async def test_log_is_told_now_and_then() -> None:
+    """Of 64 events at the latest, so that little memory is not accounted for; the overhead is sampled then."""
+    upstream = relayed()
+    most = 0
+    for _ in range(200):
+        upstream.send(FRAME)
+        most = max(most, len(upstream.sink.received) - upstream.ledger.bytes)
+    assert most == 63 * len(FRAME)
+    assert len(upstream.overheads) == 3
+    before = upstream.ledger.bytes
+    upstream.send(LONG)
+    assert upstream.ledger.bytes > before
+
+
+async def test_waiting_client_is_served_from_the_log() -> None:
+    """It has the limits: its follower is parked, and gets what it missed; then events are sent on again."""
+    upstream = relayed()
+    upstream.send(FRAME)
+    upstream.sink.clogged = True
+    upstream.send(FRAME)
+    upstream.send(FRAME)
+    assert upstream.follower.parked
+    assert upstream.sink.received == FRAME * 2
+    assert upstream.stream.log.end == 4
+    upstream.sink.clogged = False  # and its follower has not heard of it yet
+    upstream.send_piece(FRAME)
+    upstream.send(FRAME)
+    assert upstream.sink.received == FRAME * 2
+    upstream.sink.drain()
+    assert upstream.sink.received == FRAME * 6
+    for _ in range(64):
+        upstream.send(FRAME)
+    assert upstream.stream.relay is not None
+    upstream.send(FRAME)
+    assert sent_on(upstream) > 1
+    assert upstream.sink.received == FRAME * 71
+
+
+async def test_connection_that_was_lost_parks_its_follower() -> None:
+    """As a write of a span does: its task is about to hear of it."""
+    upstream = relayed()
+    assert isinstance(upstream.sink, Connected)
+    upstream.sink.lost = True
+    upstream.send(FRAME)
+    assert upstream.follower.parked
+    assert upstream.stream.relay is None
+    assert upstream.stream.log.end == 2
+
+
+async def test_second_follower_ends_it() -> None:
+    """Then all are served from the log; when it has left, the one that is left gets events straight again."""
+    upstream, guest = relayed(), FakeSink()
+    upstream.send(FRAME)
+    other = follow(upstream.stream, guest, "events")
+    assert upstream.stream.relay is None
+    upstream.send(FRAME)
+    assert (guest.received.count(b"data: "), upstream.sink.received) == (3, FRAME * 3)
+    other.leave("left")
+    for _ in range(64):
+        upstream.send(FRAME)
+    assert upstream.stream.relay is not None
+
+
+async def test_it_begins_only_where_bytes_cross_as_they_are() -> None:
+    """Not in another mode, at a pace, with a usage to hide, before the first token, nor for a sink without one."""
+    for mode, pace in (("events", 0), ("text", 0), ("raw", 50)):
+        upstream = Upstream(FakeSink())
+        upstream.follower.leave("left")
+        follow(upstream.stream, Connected(), mode, flush_ms=pace, flush_bytes=1000)
+        for _ in range(70):
+            upstream.send(FRAME)
+        assert upstream.stream.relay is None, (mode, pace)
+    upstream = Upstream(Connected())
+    upstream.send(b'data: {"choices":[]}\n\n')
+    assert upstream.stream.relay is None
+    upstream.send(FRAME)
+    assert upstream.stream.relay is not None
+
+
+async def test_frame_that_is_cut_ends_it() -> None:
+    """What comes next is no whole event, though it is a whole chunk."""
+    upstream = relayed()
+    upstream.send(FRAME)
+    upstream.send_piece(HALVES[0])
+    upstream.send(FRAME)
+    assert upstream.sink.received == FRAME * 2 + HALVES[0] + FRAME
+    assert upstream.stream.log.frames == [FRAME, FRAME, HALVES[0] + FRAME]
+
+
+async def test_times_of_the_last_read_come_after_those_before() -> None:
+    """Though it is no read of whole events."""
+    upstream = relayed()
+    upstream.send(FRAME)
+    upstream.send(FRAME)
+    upstream.pump.ended(FRAME + DONE, 7.0, None)
+    vitals = upstream.stream.vitals
+    assert (vitals.last_token_at, vitals.gaps_s, sum(vitals.gap_counts or ())) == (7.0, 6.0, 3)
+
+
+async def test_full_ledger_ends_the_stream_with_all_that_was_sent() -> None:
+    """Its log holds what its follower had, to the byte."""
+    upstream = relayed(allowed_bytes=20 * len(FRAME))
+    upstream.ledger.relieve = lambda: upstream.pump.stop(Ending("log_limit", "too much"))
+    for _ in range(64):
+        upstream.send(FRAME)
+    assert upstream.transport.aborted
+    assert upstream.stream.relay is None
+    assert b"".join(upstream.stream.log.frames) == upstream.sink.received
+    assert (upstream.sink.ended, upstream.follower.ended) == ("aborted", "failed")
+
+
+async def test_first_answer_text_behind_thoughts_is_timed() -> None:
+    """Though it was sent on like the thoughts."""
+    upstream = Upstream(Connected())
+    for frame in (THOUGHT, THOUGHT, THOUGHT, FRAME, FRAME):
+        upstream.send(frame)
+    assert sent_on(upstream) == 4
+    assert upstream.stream.log.end == 5
+    vitals = upstream.stream.vitals
+    assert (vitals.first_token_at, vitals.first_content_at, vitals.times) == (1.0, 4.0, [2.0, 3.0, 4.0, 5.0])

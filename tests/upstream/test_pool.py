@@ -1,0 +1,366 @@
+"""The way up, against an upstream that says exactly what each test has it say."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from proxy.upstream.exchange import Exchange, Timeouts
+from proxy.upstream.pool import Upstream
+from proxy.wire.errors import Garbled, Unreachable, UpstreamError
+from tests.end_to_end.conftest import GUARD_S, Stage, Turn, no_complaints, on_each_loop, staged, until
+
+NO_LIMITS = Timeouts(connect_s=0, first_byte_s=0, idle_s=0, total_s=0)
+GET = (b"GET", b"/x", [])
+
+
+class Listener:
+    """A receiver that keeps what it is given, and holds its exchange to the Receiver protocol."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.error: UpstreamError | None = None
+        self.over = asyncio.Event()
+        self.times: list[float] = []
+
+    def received(self, data: bytes, at: float) -> None:
+        assert not self.over.is_set(), "received after the end"
+        assert data, "received nothing"
+        self.body += data
+        self.times.append(at)
+
+    def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
+        assert not self.over.is_set(), "ended twice"
+        self.body += data
+        self.error = error
+        self.times.append(at)
+        self.over.set()
+
+    async def wait(self) -> None:
+        async with asyncio.timeout(GUARD_S):
+            await self.over.wait()
+        assert self.times == sorted(self.times)
+
+    async def bytes(self, count: int) -> bytes:
+        await until(lambda: len(self.body) >= count)
+        return self.body
+
+
+@asynccontextmanager
+async def upstream(url: str, timeouts: Timeouts = NO_LIMITS, **more: Any) -> AsyncIterator[Upstream]:
+    """Open the way to an upstream; see afterwards that nothing of it is left."""
+    with no_complaints():
+        one = Upstream(url, timeouts, **more)
+        try:
+            yield one
+        finally:
+            await one.close()
+        assert not one.active
+        assert one.idle == 0
+
+
+def opening(up: Upstream, method: bytes = b"GET", *more: Any, **named: Any) -> "asyncio.Task[Exchange]":
+    """Begin a request."""
+    return asyncio.create_task(up.open(method, b"/x", [], *more, **named))
+
+
+async def listened(exchange: Exchange) -> Listener:
+    """Hear a response to its end."""
+    listener = Listener()
+    exchange.attach(listener)
+    await listener.wait()
+    return listener
+
+
+def whole(data: bytes) -> list[bytes]:
+    return [data]
+
+
+def bytewise(data: bytes) -> list[bytes]:
+    return [data[at : at + 1] for at in range(len(data))]
+
+
+CUTS = pytest.mark.parametrize("cut", [whole, bytewise])
+
+
+async def say(turn: Turn, pieces: Iterable[bytes]) -> None:
+    """Write pieces, each to be read by itself."""
+    for piece in pieces:
+        await turn.pour(piece)
+
+
+async def pieces(*data: bytes) -> AsyncIterator[bytes]:
+    for piece in data:
+        yield piece
+
+
+# Connections.
+
+
+@on_each_loop
+async def test_connections_are_used_again() -> None:
+    """One after the other on one; at once on one each; afterwards all wait."""
+    async with staged() as stage, upstream(stage.url) as up:
+        for _ in range(3):
+            task = opening(up)
+            (await stage.next()).reply("200 OK")
+            await listened(await task)
+        assert (stage.connections, up.idle) == (1, 1)
+        tasks = [opening(up) for _ in range(3)]
+        turns = [await stage.next() for _ in tasks]
+        for turn in turns:
+            turn.reply("200 OK")
+        for task in tasks:
+            await listened(await task)
+        assert (stage.connections, up.idle) == (3, 3)
+
+
+@on_each_loop
+async def test_idle_connections_expire() -> None:
+    """After the keep-alive time they are closed, asked for or not."""
+    async with staged() as stage, upstream(stage.url, keepalive_s=0.1) as up:
+        task = opening(up)
+        turn = await stage.next()
+        turn.reply("200 OK")
+        await listened(await task)
+        await turn.wait_left()
+        assert up.idle == 0
+
+
+@on_each_loop
+async def test_connection_that_the_upstream_closed_is_not_used() -> None:
+    """One that is seen to be closed costs nothing: the next request goes out once, on a new one."""
+    async with staged() as stage, upstream(stage.url) as up:
+        task = opening(up)
+        turn = await stage.next()
+        turn.reply("200 OK")
+        await listened(await task)
+        turn.close()
+        await turn.wait_left()
+        task = opening(up)
+        turn = await stage.next()
+        turn.reply("200 OK")
+        await listened(await task)
+        assert (stage.connections, len(stage.turns)) == (2, 2)
+
+
+@on_each_loop
+async def test_bytes_on_an_idle_connection_close_it() -> None:
+    """Nobody asked for them (RFC 9112 section 9.2): they are nobody's answer."""
+    async with staged() as stage, upstream(stage.url) as up:
+        task = opening(up)
+        turn = await stage.next()
+        turn.reply("200 OK")
+        await listened(await task)
+        turn.say(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        await turn.wait_left()
+        task = opening(up)
+        (await stage.next()).reply("200 OK", body=b"good")
+        assert (await listened(await task)).body == b"good"
+
+
+async def pooled(up: Upstream, stage: Stage, count: int) -> None:
+    """Have so many connections wait for a request."""
+    tasks = [opening(up) for _ in range(count)]
+    for _ in tasks:
+        (await stage.next()).reply("200 OK")
+    for task in tasks:
+        await listened(await task)
+    assert up.idle == count
+
+
+@on_each_loop
+async def test_stale_connection_is_made_good_once() -> None:
+    """It closed as the request went out: the request is sent again, whole."""
+    async with staged() as stage, upstream(stage.url) as up:
+        await pooled(up, stage, 1)
+        task = opening(up, b"POST", b"body")
+        (await stage.next()).close()
+        again = await stage.next()
+        assert again.head.startswith(b"POST /x ")
+        again.reply("200 OK", body=b"made good")
+        assert (await listened(await task)).body == b"made good"
+        assert up.retries == 1
+
+
+@on_each_loop
+async def test_request_is_sent_twice_at_most() -> None:
+    """Also when many pooled connections are stale: who knows which of them the upstream has read."""
+    async with staged() as stage, upstream(stage.url) as up:
+        await pooled(up, stage, 3)
+        before = len(stage.turns)
+        task = opening(up, b"POST", b"body")
+        (await stage.next()).close()
+        (await stage.next()).close()
+        third = asyncio.create_task(stage.next())
+        await asyncio.wait({task, third}, return_when=asyncio.FIRST_COMPLETED)
+        assert len(stage.turns) - before == 2
+        third.cancel()
+        with pytest.raises(Unreachable):
+            await task
+
+
+@on_each_loop
+async def test_body_in_pieces_is_not_sent_twice() -> None:
+    """It is gone."""
+    async with staged() as stage, upstream(stage.url) as up:
+        await pooled(up, stage, 1)
+        task = asyncio.create_task(up.open(b"POST", b"/x", [(b"Content-Length", b"3")], pieces(b"one")))
+        (await stage.next()).close()
+        with pytest.raises(Unreachable):
+            await task
+        assert len(stage.turns) == 2
+
+
+@on_each_loop
+async def test_what_is_to_be_sent_once_is_not_sent_twice() -> None:
+    """Though its body is at hand."""
+    async with staged() as stage, upstream(stage.url) as up:
+        await pooled(up, stage, 1)
+        task = asyncio.create_task(up.open(b"POST", b"/x", [(b"Content-Length", b"3")], b"one", once=True))
+        (await stage.next()).close()
+        with pytest.raises(Unreachable):
+            await task
+        assert len(stage.turns) == 2
+
+
+@on_each_loop
+async def test_connections_have_a_limit() -> None:
+    """The next request waits for one to be free, whichever way it becomes so."""
+    async with staged() as stage, upstream(stage.url, max_connections=1) as up:
+        for free in ("reply", "close", "fail", "cancel"):
+            first, second = opening(up), opening(up)
+            turn = await stage.next()
+            if free == "reply":
+                turn.reply("200 OK")
+                await listened(await first)
+            elif free == "close":
+                turn.say(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+                (await first).close()
+            elif free == "fail":
+                turn.say(b"no HTTP\r\n\r\n")
+                with pytest.raises(Garbled):
+                    await first
+            else:
+                first.cancel()
+            turn = await stage.next()
+            assert len([one for one in up.active if one is not None]) == 1
+            turn.reply("200 OK")
+            await listened(await second)
+
+
+@on_each_loop
+async def test_place_is_given_back_when_no_connection_is_made() -> None:
+    """Failing to connect, again and again, uses none up."""
+    async with staged() as stage:
+        url = stage.url
+    async with upstream(url, max_connections=1) as up:
+        for _ in range(3):
+            async with asyncio.timeout(GUARD_S):
+                with pytest.raises(Unreachable):
+                    await up.open(*GET)
+
+
+@on_each_loop
+async def test_waiter_that_gives_up_takes_no_place() -> None:
+    """A request cancelled while it waits for a connection leaves the queue."""
+    async with staged() as stage, upstream(stage.url, max_connections=1) as up:
+        first, second, third = (opening(up) for _ in range(3))
+        turn = await stage.next()
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        turn.reply("200 OK")
+        await listened(await first)
+        (await stage.next()).reply("200 OK")
+        await listened(await third)
+
+
+# The way there.
+
+
+@pytest.mark.parametrize(("userinfo", "authorization"), [("", []), ("user:p%40ss@", [b"Basic dXNlcjpwQHNz"])])
+@on_each_loop
+async def test_outbound_proxy_is_asked_in_absolute_form(userinfo: str, authorization: list[bytes]) -> None:
+    """For an http:// upstream (RFC 9112 section 3.2.2); its credentials go to it in their header."""
+    async with staged() as stage:
+        proxy = stage.url.replace("http://", f"http://{userinfo}")
+        async with upstream("http://upstream.test:8000", outbound_proxy=proxy) as up:
+            task = opening(up)
+            turn = await stage.next()
+            assert turn.target == b"http://upstream.test:8000/x"
+            assert turn.all("host") == [b"upstream.test:8000"]
+            assert turn.all("proxy-authorization") == authorization
+            turn.reply("200 OK", body=b"hello")
+            assert (await listened(await task)).body == b"hello"
+
+
+def certificate(tmp_path: Any) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return the contexts of a server for localhost and of a client that trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "certificate.pem"
+    pem.write_bytes(
+        signed.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(pem)
+    return server, ssl.create_default_context(cafile=str(pem))
+
+
+@on_each_loop
+async def test_tls_is_spoken_and_checked(tmp_path: Any) -> None:
+    """A body crosses whole, the connection is kept; an upstream that can't be trusted is unreachable."""
+    server, client = certificate(tmp_path)
+    body = bytes(range(256)) * 4000
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.transport.abort()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server)
+    url = f"https://localhost:{listening.sockets[0].getsockname()[1]}"
+    async with upstream(url, ssl_context=client) as up:
+        for _ in range(2):
+            assert (await listened(await up.open(*GET))).body == body
+        assert up.idle == 1
+    async with upstream(url) as up:
+        with pytest.raises(Unreachable) as raised:
+            await up.open(*GET)
+        assert "ertificate" in raised.value.message
+    listening.close()
+    await listening.wait_closed()
+
+
+@on_each_loop
+async def test_nobody_listens() -> None:
+    """An address nobody listens at is unreachable; which address it is, is not the client's to know."""
+    async with staged() as stage:
+        url = stage.url
+    async with upstream(url) as up:
+        with pytest.raises(Unreachable) as raised:
+            await up.open(*GET)
+        assert url.removeprefix("http://") not in raised.value.message

@@ -1,0 +1,336 @@
+"""The pump: how it judges an ending, from what the upstream said and how its body ended."""
+
+import functools
+import re
+from collections.abc import AsyncIterator, Callable
+from time import monotonic
+from typing import Any, NamedTuple
+
+import pytest
+
+from proxy.upstream.connection import Wire
+from proxy.upstream.exchange import Exchange
+from proxy.upstream.pump import OnDisconnect, Pump
+from proxy.wire.http import chunk
+from tests.conftest import new_stream
+from tests.end_to_end.conftest import (
+    DONE,
+    EVENT_STREAM,
+    FINISH,
+    NATIVE,
+    Answer,
+    Stage,
+    Tee,
+    Turn,
+    blocks,
+    chunk_frame,
+    native_body,
+    staged,
+    teed,
+)
+
+FRAME = chunk_frame("word")
+LENGTH = FRAME + FINISH.replace(b'"stop"', b'"length"')
+ERROR = b'data: {"error":{"message":"inspected","type":"data_inspection_failed","code":"data_inspection_failed"}}\n\n'
+NATIVE_FRAME = (
+    b"id:1\nevent:result\n:HTTP_STATUS/200\n"
+    b'data:{"output":{"choices":[{"message":{"content":"word"},"finish_reason":"null"}]}}\n\n'
+)
+NATIVE_FINISH = NATIVE_FRAME.replace(b'"null"', b'"stop"')
+NATIVE_ERROR = b'id:2\nevent:error\n:HTTP_STATUS/400\ndata:{"code":"DataInspectionFailed","message":"inspected"}\n\n'
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with staged() as one:
+        yield one
+
+
+@pytest.fixture
+async def tee(stage: Stage) -> AsyncIterator[Tee]:
+    async with teed(stage.url) as one:
+        yield one
+
+
+# Policies.
+
+
+@pytest.mark.parametrize(
+    ("text", "grace_s"), [("cancel", 0), ("continue", None), ("grace=0", 0), ("grace=5", 5), ("grace=0.25", 0.25)]
+)
+def test_policy_is_read(text: str, grace_s: float | None) -> None:
+    """None is for ever."""
+    assert OnDisconnect.parse(text).grace_s == grace_s
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "longer"), [(0, 5, 5), (5, 0, 5), (0.5, 0.25, 0.5), (None, 5, None), (0, None, None)]
+)
+def test_more_patient_of_two_policies(one: float | None, other: float | None, longer: float | None) -> None:
+    """For ever is longest."""
+    assert OnDisconnect(one).or_longer(OnDisconnect(other)) == OnDisconnect(longer)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "stay", "Cancel", "cancel ", "grace", "grace=", "grace=x", "grace=-1", "grace=inf", "grace=nan", "grace=86400",
+     "wait=5", "continue=5"],
+)  # fmt: skip
+def test_policy_that_is_none_is_refused(text: str) -> None:
+    """Less than a day of grace."""
+    with pytest.raises(ValueError):  # noqa: PT011  (whoever reads it says what is allowed)
+        OnDisconnect.parse(text)
+
+
+# Time.
+
+
+async def test_silence_while_it_paused_is_not_the_upstreams() -> None:
+    """Its time begins anew when reading does, as at the start."""
+    stream = new_stream()
+    pump = Pump(stream, OnDisconnect(0), max_frame_bytes=1000, on_sealed=lambda _: None, overhead=float)
+    pool: Any = None
+    exchange = Exchange(pool, Wire(), b"POST")
+    for begin in (functools.partial(pump.start, exchange), pump.resume):
+        stream.fed_at = 0.0
+        before = monotonic()
+        begin()
+        assert before <= pump.fed_at <= monotonic()
+        assert pump.awaits_token
+    assert exchange.progress is pump
+
+
+# Events that come as chunks of their own.
+
+_USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n'
+
+
+def _pump(**named: Any) -> Pump:
+    settings: dict[str, Any] = {"max_frame_bytes": 1000, "on_sealed": lambda _: None, "overhead": float} | named
+    return Pump(new_stream(), OnDisconnect(0), **settings)
+
+
+def _takes(pump: Pump, *frames: bytes, at: float = 9.0) -> bool:
+    return pump.take_events(list(frames), b"".join(map(chunk, frames)), at)
+
+
+def test_events_are_not_taken_before_the_first_text_is_found() -> None:
+    """It is looked for in each frame; afterwards a frame leaves but its time."""
+    pump = _pump()
+    assert not _takes(pump, FRAME)
+    pump.received(FRAME, 1.0)
+    assert _takes(pump, FRAME, at=2.0)
+    assert _takes(pump, FRAME, FRAME, at=3.0)
+    assert pump.stream.log.frames == [FRAME] * 4
+    assert pump.stream.vitals.times == [2.0, 3.0, 3.0]
+    assert pump.fed_at == 3.0
+
+
+def test_events_of_a_thought_are_taken_and_the_first_text_is_not() -> None:
+    """Most of a thinking model's events are thoughts."""
+    thought = FRAME.replace(b'"content": "word"', b'"content":null,"reasoning_content":"hm"')
+    assert thought != FRAME
+    pump = _pump()
+    assert not _takes(pump, thought)
+    pump.received(thought, 1.0)
+    assert _takes(pump, thought, thought, at=2.0)
+    assert not _takes(pump, thought, FRAME)
+    pump.received(FRAME, 3.0)
+    assert _takes(pump, FRAME, at=4.0)
+    vitals = pump.stream.vitals
+    assert (vitals.first_token_at, vitals.first_content_at, vitals.times) == (1.0, 3.0, [2.0, 2.0, 3.0, 4.0])
+
+
+def test_events_are_not_taken_while_a_frame_is_unfinished() -> None:
+    """They would come between its halves."""
+    pump = _pump()
+    pump.received(FRAME + FRAME[:10], 1.0)
+    assert not _takes(pump, FRAME)
+    pump.received(FRAME[10:], 2.0)
+    assert _takes(pump, FRAME)
+    pump.received(FRAME[:10], 3.0)
+    assert not _takes(pump, FRAME)
+
+
+@pytest.mark.parametrize("short_way", [True, False])
+def test_times_are_counted_now_and_then_however_many_events_a_read_brings(short_way: bool) -> None:
+    """Three and then two a time: the number of frames is never a multiple of 64."""
+    told: list[float] = []
+    pump = _pump(overhead=told.append)
+    pump.received(FRAME * 3, 1.0)
+    for turn in range(200):
+        if short_way:
+            assert _takes(pump, FRAME, FRAME, at=2.0 + turn)
+        else:
+            pump.received(FRAME * 2, 2.0 + turn)
+    assert len(told) == 403 // 64
+    assert len(pump.stream.vitals.times) < 64 + 8
+
+
+def test_events_that_may_be_too_long_or_hidden_are_not_taken() -> None:
+    """The way that looks at each frame decides."""
+    pump = _pump(max_frame_bytes=len(FRAME) + 20)
+    pump.received(FRAME, 1.0)
+    assert _takes(pump, FRAME)
+    assert not _takes(pump, FRAME, FRAME)
+    pump = _pump(hides_usage=True)
+    pump.received(FRAME, 1.0)
+    assert not _takes(pump, _USAGE)
+
+
+# Endings.
+
+
+def chunked(turn: Turn, body: bytes) -> None:
+    """A body with a proper end."""
+    turn.begin()
+    turn.end(*([body] if body else []))
+
+
+def unchunked(turn: Turn, body: bytes) -> None:
+    """A body that ends with the connection."""
+    turn.say(f"HTTP/1.1 200 OK\r\nContent-Type: {EVENT_STREAM}\r\n\r\n".encode() + body)
+    turn.close()
+
+
+def measured(turn: Turn, body: bytes) -> None:
+    """A body with a length."""
+    turn.reply("200 OK", f"Content-Type: {EVENT_STREAM}", body=body)
+
+
+def cut(turn: Turn, body: bytes) -> None:
+    """Chunks without their end."""
+    turn.begin()
+    turn.chunk(body)
+    turn.close()
+
+
+def overlong(turn: Turn, body: bytes) -> None:
+    """A proper end, and then bytes that belong to nothing."""
+    turn.begin()
+    turn.chunk(body)
+    turn.say(b"0\r\n\r\nHTTP/1.1 500 What\r\n\r\n")
+
+
+class Case(NamedTuple):
+    """A body, how it ends, and what is made of it: state and reason; and how many frames there are."""
+
+    body: bytes
+    how: Callable[[Turn, bytes], None]
+    reason: str
+    frames: int
+    native: bool = False
+
+
+CASES = {
+    "whole": Case(FRAME + FINISH + DONE, chunked, "complete", 3),
+    "whole, measured": Case(FRAME + FINISH + DONE, measured, "complete", 3),
+    "whole, ends with the connection": Case(FRAME + FINISH + DONE, unchunked, "complete", 3),
+    "no done": Case(FRAME + FINISH, chunked, "complete", 2),
+    "no done, ends with the connection": Case(FRAME + FINISH, unchunked, "complete", 2),
+    "cut at the length": Case(LENGTH, unchunked, "complete", 2),
+    "no finish": Case(FRAME, chunked, "complete", 1),
+    "no finish, ends with the connection": Case(FRAME, unchunked, "upstream_reset", 1),
+    "empty": Case(b"", chunked, "complete", 0),
+    "nothing, ends with the connection": Case(b"", unchunked, "upstream_reset", 0),
+    "cut after a frame": Case(FRAME, cut, "upstream_reset", 1),
+    "cut after done": Case(FRAME + DONE, cut, "complete", 2),
+    "cut in a frame": Case(FRAME + b'data: {"choi', cut, "upstream_reset", 1),
+    "half a frame, then an end": Case(FRAME + b'data: {"choi', chunked, "upstream_reset", 1),
+    "half a frame, then an end, measured": Case(FRAME + b'data: {"choi', measured, "upstream_reset", 1),
+    "done without its blank line": Case(FRAME + FINISH + DONE[:-1], chunked, "complete", 3),
+    "done without its line's end": Case(FRAME + FINISH + DONE[:-2], chunked, "complete", 3),
+    "frame without its blank line": Case(FRAME + FINISH[:-1], chunked, "complete", 2),
+    "blank lines at the end": Case(FRAME + DONE + b"\n\n\n", chunked, "complete", 3),
+    "comments only": Case(b": one\n\n: two\n\n", chunked, "complete", 2),
+    "error inside": Case(FRAME + ERROR, chunked, "upstream_error", 2),
+    "error first": Case(ERROR, chunked, "upstream_error", 1),
+    "error, then done": Case(FRAME + ERROR + DONE, chunked, "upstream_error", 3),
+    "error, cut": Case(FRAME + ERROR, cut, "upstream_reset", 2),
+    "not JSON": Case(b"data: {not json\n\ndata: \n\n" + DONE, chunked, "complete", 3),
+    "other JSON": Case(b"data: [1]\n\ndata: 7\n\ndata: null\n\ndata: {}\n\n" + DONE, chunked, "complete", 5),
+    "odd shapes": Case(
+        b'data: {"choices":7}\n\ndata: {"choices":[7,{"delta":7}]}\n\ndata: {"choices":[{"delta":{"tool_calls":[7]}}],'
+        b'"usage":7,"model":7}\n\n' + DONE, chunked, "complete", 4
+    ),
+    "bytes after it": Case(FRAME + DONE, overlong, "complete", 2),
+    "native": Case(NATIVE_FRAME + NATIVE_FINISH, chunked, "complete", 2, native=True),
+    "native, ends with the connection": Case(NATIVE_FRAME + NATIVE_FINISH, unchunked, "complete", 2, native=True),
+    "native, unfinished, ends with the connection": Case(NATIVE_FRAME, unchunked, "upstream_reset", 1, native=True),
+    "native error": Case(NATIVE_FRAME + NATIVE_ERROR, chunked, "upstream_error", 2, native=True),
+    "native, cut": Case(NATIVE_FRAME, cut, "upstream_reset", 1, native=True),
+    "native, odd shapes": Case(
+        b'data:{"output":7,"usage":7}\n\ndata:{"output":{"choices":[7,{"message":7}]},"usage":{"models":[7]}}\n\n'
+        b"data:not json\n\n", chunked, "complete", 3, native=True
+    ),
+}  # fmt: skip
+
+
+async def run(tee: Tee, stage: Stage, case: Case) -> Answer:
+    """Have the upstream say a case; return what the client that asked has of it."""
+    client = await (
+        tee.send("POST", NATIVE, "X-DashScope-SSE: enable", body=native_body()) if case.native else tee.send_chat()
+    )
+    turn = await stage.next()
+    await turn.body()
+    case.how(turn, case.body)
+    answer = await client.answer()
+    await answer.read()
+    return answer
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_ending_is_judged_by_what_came(tee: Tee, stage: Stage, case: Case) -> None:
+    """A stream is complete when nothing can be missing; the client's body ends accordingly, with every byte."""
+    answer = await run(tee, stage, case)
+    info = await tee.info(answer.stream_id)
+    assert info["ending"]["reason"] == case.reason
+    assert info["state"] == ("complete" if case.reason == "complete" else "failed")
+    assert info["events"] == case.frames
+    assert answer.body == case.body
+    assert (answer.end == "whole") == (case.reason in ("complete", "upstream_error"))
+    # An event mode ends with an error of ours if, and only if, the upstream has told of none.
+    events = await (await tee.follow(answer.stream_id)).read()
+    assert (b'"type":"stream_error"' in events or b"\nstatus:502\n" in events) == (case.reason == "upstream_reset")
+
+
+@pytest.mark.parametrize("case", [CASES["whole"], CASES["native"]], ids=["chat", "native"])
+async def test_first_token_is_timed(tee: Tee, stage: Stage, case: Case) -> None:
+    """Model, finish reason and time to the first token are read from what passed."""
+    info = await tee.info((await run(tee, stage, case)).stream_id)
+    assert info["time_to_first_token_s"] > 0
+    assert info["finish_reason"] == "stop"
+    assert info["model"] in ((None, "qwen-max") if case.native else ("qwen3-max",))
+
+
+async def test_reads_do_not_make_frames(tee: Tee, stage: Stage) -> None:
+    """Law 2: the same bytes in any pieces are the same frames."""
+    body = FRAME + b": comment\r\n\r\n" + FRAME.replace(b"\n", b"\r\n") + FRAME.replace(b"\n", b"\r") + DONE
+    seen = []
+    for size in (1, 3, 1000):
+        client = await tee.send_chat()
+        turn = await stage.next()
+        await turn.body()
+        turn.begin()
+        for at in range(0, len(body), size):
+            piece = body[at : at + size]
+            await turn.pour(b"%x\r\n%b\r\n" % (len(piece), piece))
+        turn.end()
+        answer = await client.answer()
+        assert await answer.read() == body
+        events = await (await tee.follow(answer.stream_id)).read()
+        seen.append(events.replace(answer.generation.encode(), b"gen"))
+        assert len(blocks(events)) == 4  # the comment leads the block behind it
+        assert (await tee.info(answer.stream_id))["events"] == 5
+    assert seen[0] == seen[1] == seen[2]
+
+
+async def test_ending_is_said_once(tee: Tee, stage: Stage) -> None:
+    """Cancelled as it ends, or cancelled twice: the first word stands."""
+    answer = await run(tee, stage, CASES["cut after a frame"])
+    before = await tee.info(answer.stream_id)
+    await tee.ask("POST", f"/v1/streams/{answer.stream_id}/cancel")
+    assert await tee.info(answer.stream_id) == before
+    events = await (await tee.follow(answer.stream_id)).read()
+    assert len(re.findall(rb"stream_error", events)) == 1
+    assert await tee.metric("streamtee_streams_ended_total") == 1

@@ -1,0 +1,91 @@
+"""The tables that say where requests go: presets, spares, and what is said of mistakes."""
+
+import os
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from proxy.server.config import Config
+from proxy.upstream.settings import RetriesConfig, UpstreamConfig
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what the environment says."""
+    for name in [name for name in os.environ if name.upper().startswith("STREAMTEE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_url", "base"),
+    [
+        ("qwen-beijing", "https://dashscope.aliyuncs.com", "/compatible-mode/v1"),
+        ("qwen-us/ws-1", "https://ws-1.us-east-1.maas.aliyuncs.com", "/compatible-mode/v1"),
+        ("qwen-coding", "https://coding.dashscope.aliyuncs.com/v1", "/v1"),
+        ("https://qwen.test/", "https://qwen.test", "/compatible-mode/v1"),
+    ],
+)
+def test_url_is_a_preset_or_a_url(url: str, is_url: str, base: str) -> None:
+    """A preset and a key are a configuration."""
+    upstream = UpstreamConfig(url=url)
+    assert (upstream.url, upstream.compatible_base) == (is_url, base)
+
+
+def test_unknown_preset_is_told_which_there_are() -> None:
+    """And under which key it stands."""
+    with pytest.raises(ValidationError, match=r"(?s)upstream.url.*qwen-mars.*qwen-singapore"):
+        Config.model_validate({"upstream": {"url": "qwen-mars"}})
+
+
+def spared(**tables: Any) -> Config:
+    return Config.model_validate(tables)
+
+
+def test_nothing_is_on_by_default() -> None:
+    """No retries, no spares, no queue."""
+    config = Config()
+    assert config.retries.attempts == 0
+    assert not config.upstream.spares
+    assert config.upstream.max_concurrent == config.upstream.requests_per_minute == 0
+    assert not config.generations.unwrap_errors
+
+
+def test_spares_are_named_upstreams() -> None:
+    """Of routes of the user's own, too."""
+    one, two = {"url": "http://one.test", "spares": ["two"]}, {"url": "http://two.test"}
+    assert spared(upstream={"spares": ["one"]}, upstreams={"one": one, "two": two}).upstreams["one"].spares == ("two",)
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"upstream": {"spares": ["two"]}}, "'two' of default is not another of: none"),
+        ({"upstreams": {"one": {"url": "http://a.test", "spares": ["one"]}}}, "'one' of one is not another of: none"),
+        (
+            {"upstream": {"spares": ["one", "one"]}, "upstreams": {"one": {"url": "http://a.test"}}},
+            "'one' of default is not another of: one, named once",
+        ),
+        (
+            {"upstream": {"key": "sk-1", "spares": ["one"]}, "upstreams": {"one": {"url": "http://a.test"}}},
+            "default has a key and one has none",
+        ),
+        (
+            {"upstream": {"spares": ["one"]}, "upstreams": {"one": {"url": "http://a.test", "key": "sk-1"}}},
+            "one has a key and default has none",
+        ),
+        ({"upstreams": {"default": {"url": "http://a.test"}}}, "'default' is the name of"),
+    ],
+)
+def test_spare_that_can_not_be_one_is_refused(tables: dict[str, Any], said: str) -> None:
+    """With what there is; no key is told."""
+    with pytest.raises(ValidationError, match=said) as caught:
+        spared(**tables)
+    assert not [error for error in caught.value.errors() if "sk-1" in error["msg"]]
+
+
+@pytest.mark.parametrize("status", [200, 400, 408, 499, 600])
+def test_status_that_does_not_pass_is_not_retried(status: int) -> None:
+    """What is wrong stays wrong."""
+    with pytest.raises(ValidationError, match=f"{status} is neither 429 nor 500 to 599"):
+        RetriesConfig(statuses=(429, status))
