@@ -1,4 +1,4 @@
-"""streamtee: tee(1) for LLM streams. This page is the map of the house; each room's `__init__.py` is the map of the room.
+"""streamtee: tee(1) for LLM streams. This page is the map of the house; each room has its own in its `__init__.py`.
 
 * A **stream** is one answer of an upstream: an append-only log of SSE blocks (frames), sealed once with an ending.
 * A **subscription** is a follower of a stream: an offset in its log, a mode, and a sink. There is no queue.
@@ -6,8 +6,8 @@
 * The **pump** is the one writer of a stream: it cuts what it is sent from upstream into frames and appends them.
 * A **dialect** is all that is known of one API; nothing above the room `dialects` names an API.
 
-An event's way: `upstream` reads it, `stream` appends it and renders it once for each mode, `downstream` writes it to the
-clients. It never touches `server`, which begins streams, attaches followers, and answers everything else.
+An event's way: `upstream` reads it, `stream` appends it and renders it once for each mode, `downstream` writes it to
+the clients. It never touches `server`, which begins streams, attaches followers, and answers everything else.
 
 Rooms stand on floors, and a room imports only what stands below it. tests/test_floors.py holds this.
 
