@@ -133,11 +133,9 @@ def made_cumulative(frames: list[bytes]) -> list[bytes]:
     return told
 
 
-def ids(rendered: bytes, generation: bytes) -> list[int]:
+def ids(rendered: bytes, epoch: bytes) -> list[int]:
     """Return the numbers of the events that have one, in order."""
-    return [
-        int(m.id.removeprefix(generation + b"-")) for m in messages(rendered) if m.id and m.id.startswith(generation)
-    ]
+    return [int(m.id.removeprefix(epoch + b"-")) for m in messages(rendered) if m.id and m.id.startswith(epoch)]
 
 
 def kinds(rendered: bytes) -> list[tuple[int, str, int]]:

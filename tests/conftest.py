@@ -23,7 +23,7 @@ settings.register_profile("thorough", max_examples=3000, deadline=None, suppress
 settings.load_profile("quick")
 
 IDENT = "st_gen234abcdefghijklmnopqrst"
-GENERATION = b"gen234"
+EPOCH = b"gen234"
 
 
 def dechunked(data: bytes) -> bytes:

@@ -23,7 +23,7 @@ from proxy.stream.subscription import Subscription
 from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import Garbled, TooLarge, Truncated, UpstreamError, UpstreamTimeout
 from proxy.wire.sse import Splitter
-from tests.conftest import GENERATION, FakeSink, FakeWriter, follow, new_stream
+from tests.conftest import EPOCH, FakeSink, FakeWriter, follow, new_stream
 from tests.cuts import NOT_RECORDED, Message, cuts, messages, recorded
 
 DIALECTS: list[Dialect] = [ChatCompletions(), DashScope()]
@@ -116,7 +116,7 @@ def numbered(frame: bytes, seq: int) -> bytes:
     end = b"\r\n" if frame.endswith(b"\r\n") else frame[-1:]
     *told, _, _ = frame.split(end)
     if any(line in (b"data", b"id") or line.startswith((b"data:", b"id:")) for line in told):
-        told.append(b"id: " + GENERATION + b"-" + str(seq).encode())
+        told.append(b"id: " + EPOCH + b"-" + str(seq).encode())
     if told and all(line.startswith(b":") for line in told):
         return end.join([*told, b""])
     return end.join([*told, b"", b""])
@@ -128,7 +128,7 @@ def assert_is_error(words: bytes, dialect: Dialect, code: str, seq: int) -> None
     assert words.endswith(b"\n\n")
     assert dialect.name == "openai" or words.startswith(b"event:error\n")
     assert_says_error(said, dialect, code)
-    assert said.id == GENERATION + b"-%d" % seq
+    assert said.id == EPOCH + b"-%d" % seq
 
 
 def assert_says_error(said: Message, dialect: Dialect, code: str) -> None:
@@ -612,7 +612,7 @@ def test_recorded_stream_reaches_every_follower(path: Path) -> None:
         stream.extend([frame])
     stream.seal(COMPLETE, tail=tail)
     assert live["raw"].received == body
-    numbers = [GENERATION + b"-%d" % seq for seq, frame in enumerate(whole, 1) if messages(frame)]
+    numbers = [EPOCH + b"-%d" % seq for seq, frame in enumerate(whole, 1) if messages(frame)]
     said = messages(b"".join(whole))
     assert messages(live["events"].received) == [m._replace(id=n) for m, n in zip(said, numbers, strict=True)]
     for mode, sink in live.items():

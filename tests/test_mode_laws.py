@@ -25,7 +25,7 @@ from proxy.tools.fake_text import ChatAnswer, NativeAnswer
 from proxy.wire.errors import OffsetBeyond
 from proxy.wire.sse import Splitter
 from tests.answers import Said, chats, documents, ids, joined, kinds, latest, made_cumulative, natives, texts
-from tests.conftest import GENERATION, new_stream
+from tests.conftest import EPOCH, new_stream
 from tests.cuts import NOT_RECORDED, messages, recorded
 
 CHAT, NATIVE = ChatCompletions(), DashScope()
@@ -131,7 +131,7 @@ def test_law_8_resume_at_any_id_of_a_rewriting_mode(answer: Answer) -> None:
     for mode in MODES:
         blocks = Splitter(1 << 20).feed(projection(stream, mode).render(0, len(told)))
         for place, block in enumerate(blocks, 1):
-            for seq in ids(block, GENERATION):
+            for seq in ids(block, EPOCH):
                 rest = projection(stream, mode).render(seq, len(told)) if seq < len(told) else b""
                 assert heard(mode, b"".join(blocks[:place]) + rest) == final
 

@@ -28,7 +28,7 @@ from proxy.wire.errors import Garbled, OffsetGone, Truncated, UpstreamError, Ups
 from proxy.wire.sse import Splitter
 from proxy.wire.websocket import TEXT
 from tests.answers import Said, chats, joined, latest, made_cumulative, natives
-from tests.conftest import GENERATION, FakeLoop, FakeSink, new_stream
+from tests.conftest import EPOCH, FakeLoop, FakeSink, new_stream
 from tests.cuts import messages
 from tests.frames import heard
 
@@ -341,7 +341,7 @@ class Play:
             assert sink.ended == "closed"
             assert len(told) == (mode != "text" and loud)
             words = f"data: {json.loads(told[0][1])['data']}\n\n".encode() if told else b""  # type: ignore[arg-type]
-            assert not told or json.loads(told[0][1])["id"] == f"{GENERATION.decode()}-{seq}"  # type: ignore[arg-type]
+            assert not told or json.loads(told[0][1])["id"] == f"{EPOCH.decode()}-{seq}"  # type: ignore[arg-type]
         elif mode == "raw":
             assert (words, sink.ended) == (self.tail(ending, seq), "closed" if ending.clean else "aborted")
             return
@@ -392,7 +392,7 @@ def number(block: bytes) -> int | None:
 
 def ids_of(rendered: bytes) -> list[int]:
     """Return the numbers of the events of a body that have one of ours, in order."""
-    return [int(m.id[len(GENERATION) + 1 :]) for m in messages(rendered) if m.id and m.id.startswith(GENERATION)]
+    return [int(m.id[len(EPOCH) + 1 :]) for m in messages(rendered) if m.id and m.id.startswith(EPOCH)]
 
 
 @contextmanager

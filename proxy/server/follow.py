@@ -27,7 +27,7 @@ from proxy.telemetry.stream_object import describe, tell
 from proxy.wire.errors import (
     OffsetBeyond,
     OffsetGone,
-    OtherGeneration,
+    OtherEpoch,
     Overloaded,
     UnknownStream,
 )
@@ -55,10 +55,8 @@ class Follow:
         """GET /v1/streams/{ident}"""
         stream, until = self._auth.granted(request, self._hub, ident, READ)
         wish = read(request, self._config.streams)._replace(until=until)
-        if wish.cursor.generation not in (None, stream.generation):
-            raise OtherGeneration(
-                f"the cursor is of generation {wish.cursor.generation!r}, this stream's is {stream.generation!r}"
-            )
+        if wish.cursor.epoch not in (None, stream.epoch):
+            raise OtherEpoch(f"the cursor is of epoch {wish.cursor.epoch!r}, this stream's is {stream.epoch!r}")
         return await self._attach(request, stream, wish)
 
     async def by_key(self, request: web.BaseRequest, key: str) -> web.StreamResponse:
@@ -67,7 +65,7 @@ class Follow:
         wish = read(request, self._config.streams)
         stream = self._hub.find_key(key, caller)
         if stream is not None:
-            if wish.cursor.generation not in (None, stream.generation):
+            if wish.cursor.epoch not in (None, stream.epoch):
                 wish = wish._replace(cursor=Cursor())  # a newer stream: from its start
             return await self._attach(request, stream, wish)
         if not wish.wait_s:
@@ -123,7 +121,7 @@ class Follow:
         elif wish.cursor.offset_bytes is not None:
             headers.append((b"Stream-Offset", b"%d" % wish.cursor.offset_bytes))
         if wish.cursor.given:
-            headers.append((b"Stream-Resumed-From", b"%s-%d" % (stream.generation.encode(), offset)))
+            headers.append((b"Stream-Resumed-From", b"%s-%d" % (stream.epoch.encode(), offset)))
         downstream = self._begin(request, wish, headers)
         return await self._deliver(downstream, stream, wish, offset, skip)
 

@@ -21,7 +21,7 @@ class Cursor(NamedTuple):
     """Where a follower wants to begin: after frame number `seq` (-1: at the end), or at a byte."""
 
     seq: int | None = None
-    generation: str | None = None
+    epoch: str | None = None
     offset_bytes: int | None = None
 
     @property
@@ -80,7 +80,7 @@ def cursor(request: web.BaseRequest, mode: str) -> Cursor:
     match = _EVENT_ID.fullmatch(text)
     if match is None:
         raise BadRequest(f"cursor {text[:60]!r} is not an event id, a number, -1 or now")
-    return Cursor(seq=int(match[2]), generation=match[1])
+    return Cursor(seq=int(match[2]), epoch=match[1])
 
 
 def seconds(text: str | None, name: str, default: float) -> float:

@@ -219,7 +219,7 @@ class EventRoute:
             stream = self._hub.find(self._ended.get(place, ""), ANYONE)
         except UnknownStream:
             return b""
-        if match[1] != stream.generation:
+        if match[1] != stream.epoch:
             return b""
         log = stream.log
         had = Reconnection(0)
@@ -270,7 +270,7 @@ class EventRoute:
         """
         log = stream.log
         match = _EVENT_ID.fullmatch(last_event_id)
-        if match is None or match[1] != stream.generation:
+        if match is None or match[1] != stream.epoch:
             return log.end if self._settings.join == "live" else log.start
         seq = int(match[2])
         check_held(log, seq)
@@ -285,7 +285,7 @@ class EventRoute:
         headers = [*broadcast.headers, *CACHING, (b"Stream-Id", ident), (b"Stream-Mode", mode.encode())]
         headers.append((b"Content-Location", b"/v1/streams/" + ident))
         if "Last-Event-ID" in request.headers:
-            headers.append((b"Stream-Resumed-From", b"%b-%d" % (stream.generation.encode(), offset)))
+            headers.append((b"Stream-Resumed-From", b"%b-%d" % (stream.epoch.encode(), offset)))
         downstream = Downstream(request)
         downstream.start(b"OK", headers)
         subscription = Subscription(stream, View(mode), downstream, offset, self._config.streams.heartbeat_s)

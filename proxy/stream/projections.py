@@ -54,7 +54,7 @@ class Projection(Span, ABC):
     It is itself the span that it rendered last: `reach` makes it the one that begins at an offset.
     """
 
-    __slots__ = ("_dialect", "_generation", "_log", "_source")
+    __slots__ = ("_dialect", "_epoch", "_log", "_source")
 
     content_type: ClassVar[bytes] = EVENT_STREAM
     heartbeat: ClassVar[bool] = True
@@ -74,7 +74,7 @@ class Projection(Span, ABC):
         self.size = 0
         self._source = source
         self._log = source.log
-        self._generation = source.generation.encode()
+        self._epoch = source.epoch.encode()
         self._dialect = source.dialect
 
     def reach(self, start: int) -> None:
@@ -156,14 +156,14 @@ class Raw(Projection):
 
 
 class Events(Projection):
-    """Each frame unchanged but for one line `id: <generation>-<seq>`. A failure is an error event."""
+    """Each frame unchanged but for one line `id: <epoch>-<seq>`. A failure is an error event."""
 
     __slots__ = ()
 
     def render(self, start: int, end: int) -> bytes:
-        generation = self._generation
+        epoch = self._epoch
         frames = self._log.span(start, end)
-        return b"".join([stamp(frame, b"%b-%d" % (generation, seq)) for seq, frame in enumerate(frames, start + 1)])
+        return b"".join([stamp(frame, b"%b-%d" % (epoch, seq)) for seq, frame in enumerate(frames, start + 1)])
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         if (ending.clean and not ending.unheard) or ending.reason == "drained":
@@ -172,7 +172,7 @@ class Events(Projection):
         # told when it resumes, and only then finds nothing more (204). Any other ending repeats the cursor.
         log = self._log
         seq = offset + (ending is log.ending and offset == log.end)
-        return self._dialect.error_frame(ending.message, ending.reason, b"%b-%d" % (self._generation, seq)), True
+        return self._dialect.error_frame(ending.message, ending.reason, b"%b-%d" % (self._epoch, seq)), True
 
 
 class Incremental(Events):

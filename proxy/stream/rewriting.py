@@ -22,7 +22,7 @@ class Source(Protocol):
     def log(self) -> FrameLog: ...
 
     @property
-    def generation(self) -> str: ...
+    def epoch(self) -> str: ...
 
     @property
     def dialect(self) -> Dialect: ...
@@ -34,12 +34,12 @@ class Source(Protocol):
 class Rewriter:
     """Renders spans of one stream; each span begins at an offset and ends before another, start < end."""
 
-    __slots__ = ("_dialect", "_generation", "_log", "_source")
+    __slots__ = ("_dialect", "_epoch", "_log", "_source")
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._log = source.log
-        self._generation = source.generation.encode()
+        self._epoch = source.epoch.encode()
         self._dialect = source.dialect
 
     def increment(self, start: int, end: int) -> bytes:
@@ -135,4 +135,4 @@ class Rewriter:
         return document, next(delta for delta in deltas if delta.index == choice)
 
     def _stamped(self, frame: bytes, seq: int) -> bytes:
-        return stamp(frame, b"%b-%d" % (self._generation, seq))
+        return stamp(frame, b"%b-%d" % (self._epoch, seq))

@@ -43,9 +43,9 @@ class Stream:
         "created_at",
         "cumulative",
         "dialect",
+        "epoch",
         "fed_at",
         "full",
-        "generation",
         "id",
         "keys",
         "max_log_bytes",
@@ -74,7 +74,7 @@ class Stream:
         pacer: Pacer,
     ) -> None:
         self.id = ident
-        self.generation = ident[3:9]
+        self.epoch = ident[3:9]
         self.vitals = vitals
         self.dialect = vitals.dialect
         self.route = route  # the name of the route it was asked for at, for metrics

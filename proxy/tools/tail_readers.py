@@ -84,9 +84,9 @@ class Events:
             if error:
                 raise TailError(error, FAILED)
 
-    def _check(self, generation: str) -> None:
+    def _check(self, epoch: str) -> None:
         """Raises: TailError, when another stream than before is being followed."""
-        if self._last and generation != self._last.partition("-")[0]:
+        if self._last and epoch != self._last.partition("-")[0]:
             raise TailError("another stream has taken this one's place before its end was known", LOST)
 
     def has_all(self, state: str, *, properly: bool, heard: bool) -> bool:

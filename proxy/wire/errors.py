@@ -84,7 +84,7 @@ class UnknownStream(RequestError):
     code = "stream_not_found"
 
 
-class OtherGeneration(RequestError):
+class OtherEpoch(RequestError):
     """The cursor belongs to another stream."""
 
     status = 409

@@ -290,7 +290,7 @@ async def test_capability_alone_is_enough(stage: Stage, mode: str, way: str) -> 
         }[way]
         headers = [header] if way in ("query", "bearer") else [NOBODY, header]
         follower = await act(tee, "read", ident, query, *headers)
-        assert await follower.read() == stamped(said, answer.generation)
+        assert await follower.read() == stamped(said, answer.epoch)
         assert (await act(tee, "cancel", ident, query, *headers)).status == 200
         assert (await act(tee, "info", ident, query, *headers)).status == 200
 
@@ -388,15 +388,15 @@ async def test_followers_of_a_capability_are_closed_when_it_expires(tee: Tee, st
         told, cut = await events.read(), await raw.read()
     assert time.time() >= until
     said = bytes(answer.body)
-    assert told.startswith(stamped(said, answer.generation))
+    assert told.startswith(stamped(said, answer.epoch))
     assert EXPIRED.reason.encode() in told
-    assert f"id: {answer.generation}-2\n".encode() in told.rpartition(b"data:")[2]
+    assert f"id: {answer.epoch}-2\n".encode() in told.rpartition(b"data:")[2]
     assert (events.end, cut, raw.end) == ("whole", said, "cut")
-    again = await act(tee, "read", ident, query, NOBODY, f"Last-Event-ID: {answer.generation}-2")
+    again = await act(tee, "read", ident, query, NOBODY, f"Last-Event-ID: {answer.epoch}-2")
     assert await code(again) == (401, "capability_expired")
     turn.end(DONE)
     assert await answer.read() == said + DONE
-    assert await owner.read() == stamped(said + DONE, answer.generation)
+    assert await owner.read() == stamped(said + DONE, answer.epoch)
     assert await tee.metric("streamtee_subscriptions_ended_total", reason=EXPIRED.reason) == 2
 
 

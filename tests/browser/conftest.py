@@ -173,4 +173,4 @@ async def begin(tee: Tee, stage: Stage, *frames: bytes, key: str = "") -> tuple[
 def events(answer: Answer, *frames: bytes, first: int = 1) -> list[dict[str, str]]:
     """Return the data and id that a client is told for frames that have data in one line."""
     data = [frame.decode().removeprefix("data: ").strip() for frame in frames]
-    return [{"data": text, "id": f"{answer.generation}-{seq}"} for seq, text in enumerate(data, first)]
+    return [{"data": text, "id": f"{answer.epoch}-{seq}"} for seq, text in enumerate(data, first)]

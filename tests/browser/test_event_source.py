@@ -126,7 +126,7 @@ async def test_event_source_of_a_stream_that_fails_is_told_and_stops(tee: Tee, s
     turn.reset()
     error, *rest = await until_closed(tab)
     assert json.loads(error["data"])["error"]["code"] == "upstream_reset"
-    assert error["id"] == f"{answer.generation}-2"
+    assert error["id"] == f"{answer.epoch}-2"
     assert rest == [CONNECTING, CLOSED]
 
 

@@ -75,7 +75,7 @@ async def test_bytes_cut_anywhere_are_the_same_events(
     answer, turn = await begin(tee, stage, *frames)
     turn.end()
     data = ["一\n二\u2028三", " two spaces\n", '{"a": "😀"}', "[DONE]"]
-    ids = [f"{answer.generation}-{seq}" for seq in (2, 3, 4, 6)]
+    ids = [f"{answer.epoch}-{seq}" for seq in (2, 3, 4, 6)]
     for size in (1, 2, 3, 5, 7, 1 << 20):
         await tab.go(site)
         await tab.run(CUT_BYTES, size=size)

@@ -224,7 +224,7 @@ class Answer:
         return ident
 
     @property
-    def generation(self) -> str:
+    def epoch(self) -> str:
         return self.stream_id[3:9]
 
     async def read(self) -> bytes:
@@ -657,7 +657,7 @@ def blocks(body: bytes) -> list[bytes]:
     return found
 
 
-def stamped(body: bytes, generation: str, first: int = 1) -> bytes:
+def stamped(body: bytes, epoch: str, first: int = 1) -> bytes:
     """Return what mode events makes of complete blocks: an id as the last line of each that has data or an id.
 
     A block of comments loses its blank line, so that it leads the next one; a byte order mark goes.
@@ -667,7 +667,7 @@ def stamped(body: bytes, generation: str, first: int = 1) -> bytes:
         newline = b"\r\n" if block.endswith(b"\r\n\r\n") else block[-1:]
         lines = block.removesuffix(newline * 2).split(newline)
         if any(line.startswith((b"data", b"id")) for line in lines):
-            lines.append(b"id: %b-%d" % (generation.encode(), seq))
+            lines.append(b"id: %b-%d" % (epoch.encode(), seq))
         comments = all(line.startswith(b":") for line in lines)
         out.append(newline.join([*lines, b""] if comments else [*lines, b"", b""]))
     return b"".join(out)

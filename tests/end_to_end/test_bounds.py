@@ -166,7 +166,7 @@ async def test_log_keeps_a_window_and_the_originator_every_byte(perform: Serve, 
         peak = max(peak, tee.proxy.hub.ledger.bytes)
     await flowing
     assert await originator.read() == whole
-    assert await follower.read() == stamped(whole, originator.generation)
+    assert await follower.read() == stamped(whole, originator.epoch)
     assert peak < 2 * MEGABYTE
     info = await tee.wait_ended(originator.stream_id)
     assert info["events"] == 1001
@@ -194,13 +194,13 @@ async def test_follower_that_falls_out_of_the_window_is_told(perform: Serve, sta
         assert whole.startswith(body)
         return
     *said, error = blocks(body)
-    assert stamped(whole, originator.generation).startswith(b"".join(said))
+    assert stamped(whole, originator.epoch).startswith(b"".join(said))
     assert b'"too_slow"' in error
     assert answer.end == "whole"
     missed, earliest = numbers(re.findall(rb'"message":"(.*?)"', error)[0].decode())
     assert missed == len(said) + 1 < earliest
     last = re.findall(rb"^id: (\S+)$", error, re.MULTILINE)[0].decode()
-    assert last == f"{originator.generation}-{len(said)}"
+    assert last == f"{originator.epoch}-{len(said)}"
     assert (await tee.follow(originator.stream_id, "", f"Last-Event-ID: {last}")).status == 410
 
 
@@ -262,7 +262,7 @@ async def test_all_logs_together_have_a_limit(perform: Serve, stage: Stage) -> N
     assert statuses in ([200, 200, 200], [404, 200, 200])
     for number in range(5):
         large_turn.chunk(frame_of(16 * KILOBYTE, number))
-        await large.until(b"id: %b-%d" % (large.generation.encode(), number + 1))
+        await large.until(b"id: %b-%d" % (large.epoch.encode(), number + 1))
     assert [(await tee.ask("HEAD", f"/v1/streams/{ident}")).status for ident in kept] == [404, 404, 404]
     small_turn.chunk(frame := chunk_frame("still here"))
     assert await small.bytes(len(frame)) == frame
@@ -324,7 +324,7 @@ async def test_followers_that_came_first_have_the_streams_limit_too(perform: Ser
     assert len((await tee.info(originator.stream_id))["followers"]) <= 3
     turn.end(DONE)
     assert await originator.read() == frame + DONE
-    whole = stamped(frame + DONE, originator.generation)
+    whole = stamped(frame + DONE, originator.epoch)
     served = 0
     for answer in early:
         body = await answer.read()
@@ -451,7 +451,7 @@ async def test_stalled_follower_gets_everything_when_it_reads_on(perform: Serve,
     assert info["followers"][0]["lag_bytes"] > MEGABYTE
     slow.read_on()
     answer = await slow.answer()
-    assert await answer.read() == stamped(whole, originator.generation)
+    assert await answer.read() == stamped(whole, originator.epoch)
     assert answer.end == "whole"
 
 

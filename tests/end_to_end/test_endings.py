@@ -94,7 +94,7 @@ async def test_failed_stream_never_looks_complete(serve: Serve, fake: FakeQwen, 
     assert (originator.end, late[1].end) == ("whole", "whole")
     *said, last = blocks(events)
     whole = sent[: sum(map(len, re.findall(rb".*?(?:\r\n\r\n|\n\n)", sent, re.DOTALL)))]
-    assert b"".join(said) == stamped(whole, originator.generation)
+    assert b"".join(said) == stamped(whole, originator.epoch)
     error = failed(last, dialect)
     assert error["code"] == failure.reason
     info = await tee.info(originator.stream_id)
@@ -115,7 +115,7 @@ async def test_stream_that_says_its_own_end_ends_properly(serve: Serve, dialect:
     follower = await tee.follow(originator.stream_id)
     events = await follower.read()
     if "no_blank_line" not in fault:
-        assert events == stamped(sent, originator.generation)
+        assert events == stamped(sent, originator.epoch)
     assert len(blocks(events)) == len(re.findall(rb"(?:^|\n\r?\n)(?=.)", sent))
     assert (originator.end, follower.end) == ("whole", "whole")
     info = await tee.info(originator.stream_id)

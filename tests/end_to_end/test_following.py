@@ -68,14 +68,14 @@ async def test_follower_joins_at_any_time(perform: Serve, stage: Stage) -> None:
         await originator.bytes(len(sent))
         await join()
         for mode, follower in followers:
-            wanted = sent if mode == "raw" else stamped(sent, originator.generation)
+            wanted = sent if mode == "raw" else stamped(sent, originator.epoch)
             assert await follower.bytes(len(wanted)) == wanted
     turn.end()
     await originator.read()
     await tee.wait_ended(originator.stream_id)
     await join()
     for mode, follower in followers:
-        assert await follower.read() == (sent if mode == "raw" else stamped(sent, originator.generation))
+        assert await follower.read() == (sent if mode == "raw" else stamped(sent, originator.epoch))
         assert follower.end == "whole"
     assert len(stage.turns) == 1
 
@@ -89,7 +89,7 @@ async def test_follower_after_the_end_gets_it_all(serve: Serve, fake: FakeQwen, 
     raw = await tee.follow(answer.stream_id, "mode=raw")
     events = await tee.follow(answer.stream_id)
     assert await raw.read() == sent
-    assert await events.read() == stamped(sent, answer.generation)
+    assert await events.read() == stamped(sent, answer.epoch)
     assert raw.end == events.end == "whole"
 
 
@@ -97,7 +97,7 @@ async def test_follower_is_told_what_it_gets(serve: Serve) -> None:
     """The heads of both modes name stream, mode and place, and forbid caching."""
     tee, answer, frames = await ended(serve)
     events = await tee.follow(answer.stream_id)
-    raw = await tee.follow(answer.stream_id, f"mode=raw&after={answer.generation}-2")
+    raw = await tee.follow(answer.stream_id, f"mode=raw&after={answer.epoch}-2")
     for follower, mode in ((events, "events"), (raw, "raw")):
         assert follower.status == 200
         assert follower.header("content-type") == EVENT_STREAM
@@ -107,7 +107,7 @@ async def test_follower_is_told_what_it_gets(serve: Serve) -> None:
         assert follower.header("stream-mode") == mode
         await follower.read()
     assert events.header("stream-resumed-from") is None
-    assert raw.header("stream-resumed-from") == f"{answer.generation}-2"
+    assert raw.header("stream-resumed-from") == f"{answer.epoch}-2"
     assert raw.header("stream-offset") == str(len(frames[0] + frames[1]))
 
 
@@ -116,7 +116,7 @@ async def test_client_of_http_1_0_follows(serve: Serve) -> None:
     tee, answer, frames = await ended(serve)
     follower = await tee.ask("GET", f"/v1/streams/{answer.stream_id}", version="1.0")
     assert follower.header("transfer-encoding") is None
-    assert await follower.read() == stamped(b"".join(frames), answer.generation)
+    assert await follower.read() == stamped(b"".join(frames), answer.epoch)
 
 
 @on_one_loop
@@ -130,7 +130,7 @@ async def test_many_followers_get_the_same(serve: Serve, fake: FakeQwen) -> None
         await originator.bytes(len(originator.body) + 1)
     sent = await originator.read()
     assert sent == bytes(fake.requests[0].sent)
-    events = stamped(sent, originator.generation)
+    events = stamped(sent, originator.epoch)
     for number, follower in enumerate(followers):
         assert await follower.read() == (sent if number % 2 else events)
 
@@ -163,7 +163,7 @@ async def test_originator_in_events_and_follower_in_raw(serve: Serve, fake: Fake
     raw = await tee.follow(originator.stream_id, "mode=raw")
     sent = await raw.read()
     assert sent == bytes(fake.requests[0].sent)
-    assert await originator.read() == stamped(sent, originator.generation)
+    assert await originator.read() == stamped(sent, originator.epoch)
 
 
 # From where.
@@ -174,14 +174,14 @@ async def test_every_cursor_gives_exactly_the_rest(serve: Serve, way: str) -> No
     """Law 8: attaching at k gives the suffix after k, by a number or an id, in both modes; at the end there is none."""
     tee, answer, frames = await ended(serve, "count; frames=6, comments")
     for seq in range(len(frames)):
-        for cursor in (str(seq), f"{answer.generation}-{seq}"):
+        for cursor in (str(seq), f"{answer.epoch}-{seq}"):
             rest = b"".join(frames[seq:])
             events = await follow_from(tee, answer.stream_id, way, cursor)
-            assert await events.read() == stamped(rest, answer.generation, seq + 1)
-            assert events.header("stream-resumed-from") == f"{answer.generation}-{seq}"
+            assert await events.read() == stamped(rest, answer.epoch, seq + 1)
+            assert events.header("stream-resumed-from") == f"{answer.epoch}-{seq}"
         raw = await follow_from(tee, answer.stream_id, way, cursor, "raw")
         assert await raw.read() == rest
-    for cursor in (str(len(frames)), f"{answer.generation}-{len(frames)}", "now"):
+    for cursor in (str(len(frames)), f"{answer.epoch}-{len(frames)}", "now"):
         nothing = await follow_from(tee, answer.stream_id, way, cursor)
         assert (nothing.status, await nothing.read()) == (204, b"")
 
@@ -191,7 +191,7 @@ async def test_cursor_of_a_running_stream(perform: Serve, stage: Stage, way: str
     """0 and -1 are the start, now is the tail, a number is what comes after it, also if nothing has yet."""
     tee = await perform()
     originator, turn = await begun(tee, stage, frames=3)
-    starts = {"0": 0, "-1": 0, "1": 1, f"{originator.generation}-2": 2, "3": 3, "now": 3}
+    starts = {"0": 0, "-1": 0, "1": 1, f"{originator.epoch}-2": 2, "3": 3, "now": 3}
     followers = {cursor: await follow_from(tee, originator.stream_id, way, cursor, "raw") for cursor in starts}
     turn.end(FINISH, DONE)
     frames = blocks(await originator.read())
@@ -294,7 +294,7 @@ async def test_cursor_below_the_window_is_gone(perform: Serve, stage: Stage) -> 
     frames = blocks(sent)
     first = (await tee.info(originator.stream_id))["first_seq"]
     assert 20 < first < 40
-    for query in ("", "after=0", f"after={first - 2}", f"after={originator.generation}-{first - 2}", "mode=raw"):
+    for query in ("", "after=0", f"after={first - 2}", f"after={originator.epoch}-{first - 2}", "mode=raw"):
         gone = await tee.follow(originator.stream_id, query)
         told = await gone.json()
         assert (gone.status, told["earliest"]) == (410, first), query
@@ -318,7 +318,7 @@ async def test_cursor_of_another_stream_is_noticed(serve: Serve) -> None:
     second = await tee.chat()
     await second.read()
     for seq in (0, 1, 9999):
-        answer = await tee.follow(second.stream_id, "", f"Last-Event-ID: {first.generation}-{seq}")
+        answer = await tee.follow(second.stream_id, "", f"Last-Event-ID: {first.epoch}-{seq}")
         assert answer.status == 409
         assert (await answer.json())["error"]["code"] == "cursor_of_another_stream"
 
@@ -423,19 +423,19 @@ async def test_heartbeats_come_between_blocks_after_silence(perform: Serve, stag
     originator, turn = await begun(tee, stage, frames=2)
     beaten = await tee.follow(originator.stream_id, "heartbeat=0.1")
     quiet = [await tee.follow(originator.stream_id, q) for q in ("heartbeat=0", "mode=raw&heartbeat=0.1", "")]
-    there = stamped(bytes(originator.body), originator.generation)
+    there = stamped(bytes(originator.body), originator.epoch)
     await beaten.until(BEAT * 2)
     assert bytes(beaten.body) in (there + BEAT * 2, there + BEAT * 3)
     turn.chunk(frame := chunk_frame("after silence"))
     await beaten.until(b"silence")
-    assert bytes(beaten.body).rstrip(BEAT).endswith(stamped(frame, originator.generation, 3).rstrip(b"\n"))
+    assert bytes(beaten.body).rstrip(BEAT).endswith(stamped(frame, originator.epoch, 3).rstrip(b"\n"))
     await beaten.bytes(len(beaten.body) + 2)
     turn.end(DONE)
     whole = await originator.read()
     for follower, raw in zip(quiet, (False, True, False), strict=True):
-        assert await follower.read() == (whole if raw else stamped(whole, originator.generation))
+        assert await follower.read() == (whole if raw else stamped(whole, originator.epoch))
     body = await beaten.read()
-    assert re.sub(rb"(^|\n\n)(?::\n)+", rb"\1", body) == stamped(whole, originator.generation)
+    assert re.sub(rb"(^|\n\n)(?::\n)+", rb"\1", body) == stamped(whole, originator.epoch)
 
 
 @on_one_loop
@@ -471,14 +471,14 @@ async def test_key_names_the_callers_newest_stream(perform: Serve, stage: Stage)
     turn.chunk(frame := chunk_frame("second"))
     await second.until(b"second")
     by_key = await tee.follow("keys/chat-42")
-    by_old_id = await tee.follow("keys/chat-42", "", f"Last-Event-ID: {first.generation}-1")
-    by_new_id = await tee.follow("keys/chat-42", "", f"Last-Event-ID: {second.generation}-1")
+    by_old_id = await tee.follow("keys/chat-42", "", f"Last-Event-ID: {first.epoch}-1")
+    by_new_id = await tee.follow("keys/chat-42", "", f"Last-Event-ID: {second.epoch}-1")
     turn.end(DONE)
-    whole = stamped(frame + DONE, second.generation)
+    whole = stamped(frame + DONE, second.epoch)
     assert by_key.stream_id == by_old_id.stream_id == by_new_id.stream_id == second.stream_id
     assert await by_key.read() == await by_old_id.read() == whole
-    assert await by_new_id.read() == stamped(DONE, second.generation, 2)
-    assert by_old_id.header("stream-resumed-from") in (None, f"{second.generation}-0")
+    assert await by_new_id.read() == stamped(DONE, second.epoch, 2)
+    assert by_old_id.header("stream-resumed-from") in (None, f"{second.epoch}-0")
 
 
 async def test_key_is_the_callers_own(perform: Serve, stage: Stage) -> None:
@@ -521,7 +521,7 @@ async def test_follower_may_come_first(perform: Serve, stage: Stage) -> None:
     whole = await originator.read()
     assert whole == frame + DONE
     assert await raw.read() == whole
-    assert (await early.read()).lstrip(BEAT) == stamped(whole, originator.generation)
+    assert (await early.read()).lstrip(BEAT) == stamped(whole, originator.epoch)
     assert (early.end, raw.end) == ("whole", "whole")
 
 
@@ -715,7 +715,7 @@ async def test_cancel_ends_the_stream_for_all(serve: Serve, fake: FakeQwen, dial
     assert sent == bytes(fake.requests[0].sent)
     assert originator.end in ("cut", "reset")
     *events, error = blocks(await follower.read())
-    assert b"".join(events) == stamped(sent, originator.generation)
+    assert b"".join(events) == stamped(sent, originator.epoch)
     assert b'"cancelled"' in error
     assert (await (await tee.ask("POST", path)).json()) == first
     assert (await tee.info(originator.stream_id))["ending"]["reason"] == "cancelled"

@@ -113,7 +113,7 @@ async def test_follower_that_comes_back_in_time_keeps_the_stream(perform: Serve,
         originator = await tee.follow(originator.stream_id, "", f"Last-Event-ID: {last}")
     turn.end(DONE)
     got += await originator.read()
-    assert got == stamped(sent + DONE, originator.generation)
+    assert got == stamped(sent + DONE, originator.epoch)
     assert len(stage.turns) == 1
 
 
@@ -304,7 +304,7 @@ async def test_client_that_leaves_after_done_has_had_it_all(serve: Serve, fake: 
     assert (info["state"], info["ending"]["reason"]) == ("complete", "complete")
     sent = bytes(fake.requests[0].sent)
     replay = await tee.follow(answer.stream_id, f"mode={mode}")
-    assert await replay.read() == (sent if mode == "raw" else stamped(sent, answer.generation))
+    assert await replay.read() == (sent if mode == "raw" else stamped(sent, answer.epoch))
     assert (await replay.read()).startswith(body)
     assert replay.end == "whole"
     assert await tee.metric("streamtee_streams_ended_total", ending="complete") == 1

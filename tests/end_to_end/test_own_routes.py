@@ -178,7 +178,7 @@ async def test_ticker_of_the_fake_is_shared() -> None:
         followers = [await tee.ask("GET", "/events?every_ms=10") for _ in range(20)]
         last = followers[-1]
         seen = next(iter(tee.proxy.hub)).log.end
-        body = await last.until(b"id: %b-%d\n\n" % (last.generation.encode(), seen + 5))
+        body = await last.until(b"id: %b-%d\n\n" % (last.epoch.encode(), seen + 5))
         ticks = [block for block in blocks(body[: body.rfind(b"\n\n") + 2]) if b"event: tick" in block]
         for follower in followers[:-1]:
             await follower.until(ticks[-1])
@@ -306,4 +306,4 @@ async def test_first_event_of_any_server_is_stamped(stage: Stage) -> None:
         turn.begin()
         turn.chunk(said)
         answer = await client.answer()
-        assert await answer.until(b"-3\r\n\r\n") == stamped(said, answer.generation)
+        assert await answer.until(b"-3\r\n\r\n") == stamped(said, answer.epoch)

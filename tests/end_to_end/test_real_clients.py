@@ -406,7 +406,7 @@ async def test_openai_follower_resumes(serve: Serve) -> None:
     frames = blocks(await answer.read())
     args = (tee.proxy.url, answer.stream_id, Tap(), "0")
     whole = await asyncio.to_thread(follow_with_openai, *args)
-    rest = await asyncio.to_thread(follow_with_openai, *args, f"{answer.generation}-5")
+    rest = await asyncio.to_thread(follow_with_openai, *args, f"{answer.epoch}-5")
     assert whole.chunks == len(frames) - 1
     assert rest.chunks == whole.chunks - 5
     assert whole.text[0].endswith(rest.text[0])
@@ -627,13 +627,13 @@ async def test_curl_resumes_with_last_event_id(serve: Serve) -> None:
     tee = await serve()
     answer = await tee.chat(f"Authorization: Bearer {KEY}")
     frames = blocks(await answer.read())
-    url, generation = f"{tee.proxy.url}/v1/streams/{answer.stream_id}", answer.generation
+    url, epoch = f"{tee.proxy.url}/v1/streams/{answer.stream_id}", answer.epoch
     own = ("-H", f"Authorization: Bearer {KEY}")
-    process = await curl("-N", *own, "-H", f"Last-Event-ID: {generation}-4", url)
+    process = await curl("-N", *own, "-H", f"Last-Event-ID: {epoch}-4", url)
     out, _ = await process.communicate()
     assert process.returncode == 0
-    assert out == stamped(b"".join(frames[4:]), generation, 5)
-    process = await curl(*own, "-w", "%{http_code}", "-H", f"Last-Event-ID: {generation}-{len(frames)}", url)
+    assert out == stamped(b"".join(frames[4:]), epoch, 5)
+    process = await curl(*own, "-w", "%{http_code}", "-H", f"Last-Event-ID: {epoch}-{len(frames)}", url)
     assert (await process.communicate())[0] == b"204"
 
 
@@ -665,7 +665,7 @@ async def test_httpx_sse_reads_events_with_their_ids(serve: Serve) -> None:
     tee = await serve()
     async with httpx.AsyncClient(base_url=tee.proxy.url, headers={"Authorization": f"Bearer {KEY}"}) as client:
         asked = await client.post("/v1/chat/completions", content=chat_body())
-        path, generation = asked.headers["location"], asked.headers["stream-id"][3:9]
+        path, epoch = asked.headers["location"], asked.headers["stream-id"][3:9]
         data = [frame.removeprefix(b"data: ").strip().decode() for frame in blocks(asked.content)]
         events: list[httpx_sse.ServerSentEvent] = []
         async with httpx_sse.aconnect_sse(client, "GET", path, params={"mode": "events"}) as source:
@@ -677,7 +677,7 @@ async def test_httpx_sse_reads_events_with_their_ids(serve: Serve) -> None:
         async with httpx_sse.aconnect_sse(client, "GET", path, headers=resume) as source:
             events += [event async for event in source.aiter_sse()]
     assert [event.data for event in events] == data
-    assert [event.id for event in events] == [f"{generation}-{seq}" for seq in range(1, len(data) + 1)]
+    assert [event.id for event in events] == [f"{epoch}-{seq}" for seq in range(1, len(data) + 1)]
     assert {event.event for event in events} == {"message"}
 
 

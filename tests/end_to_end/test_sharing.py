@@ -83,7 +83,7 @@ async def test_two_at_once_make_one_call(perform: Serve, stage: Stage, mode: str
     turn.end(FINISH, DONE)
     first, second = [await client.answer() for client in clients[:2]]
     sent = FINISH + DONE
-    assert await first.read() == await second.read() == (sent if mode == "raw" else stamped(sent, first.generation))
+    assert await first.read() == await second.read() == (sent if mode == "raw" else stamped(sent, first.epoch))
     assert first.stream_id == second.stream_id
     assert (first.header("idempotency-replayed"), second.header("idempotency-replayed")) == (None, "true")
     assert second.header("x-request-id") == "1"
@@ -98,7 +98,7 @@ async def test_kept_stream_is_replayed_in_any_mode(serve: Serve, fake: FakeQwen,
     first = await tee.generate(dialect, KEYED)
     body = await first.read()
     assert first.header("idempotency-replayed") is None
-    for mode, wanted in (("raw", body), ("events", stamped(body, first.generation))):
+    for mode, wanted in (("raw", body), ("events", stamped(body, first.epoch))):
         again = await tee.generate(dialect, KEYED, f"Stream-Mode: {mode}")
         assert await again.read() == wanted
         assert (again.header("idempotency-replayed"), again.end) == ("true", "whole")

@@ -75,7 +75,7 @@ async def test_running_streams_may_finish(perform: Serve, stage: Stage) -> None:
     turn.end(FINISH, DONE)
     whole = await originator.read()
     assert whole.endswith(frame + FINISH + DONE)
-    assert await follower.read() == stamped(whole, originator.generation)
+    assert await follower.read() == stamped(whole, originator.epoch)
     assert originator.end == follower.end == "whole"
     async with asyncio.timeout(GUARD_S):
         await task
@@ -108,7 +108,7 @@ async def test_what_does_not_finish_in_time_is_ended(perform: Serve, stage: Stag
         await (tee.proxy.drain() if how == "drain" else tee.proxy.stop())
     assert (await originator.read()).startswith(sent)
     assert originator.end != "whole"
-    assert await follower.read() == stamped(sent, originator.generation)
+    assert await follower.read() == stamped(sent, originator.epoch)
     assert follower.end == "whole"
     await turn.wait_left()
 

@@ -103,7 +103,7 @@ async def test_follower_lives_along(perform: Serve, stage: Stage) -> None:
     url = f"{tee.proxy.url}/v1/streams/{answer.stream_id}"
     async with opened(tee, answer.stream_id) as early, aiohttp.ClientSession(headers=MINE) as session:
         for number in (1, 2):
-            assert json.loads(await early.recv())["id"] == f"{answer.generation}-{number}"
+            assert json.loads(await early.recv())["id"] == f"{answer.epoch}-{number}"
         turn.chunk(chunk_frame("more"))
         assert "more" in json.loads(await early.recv())["data"]
         async with session.ws_connect(url) as late:

@@ -287,7 +287,7 @@ async def test_drain_lets_streams_finish(stage: Stage) -> None:
         said = await answer.read()
         assert said.endswith(chunk_frame("last") + DONE)
         assert await late.read() == said
-        assert await follower.read() == stamped(said, answer.generation)
+        assert await follower.read() == stamped(said, answer.epoch)
         assert (answer.end, late.end, follower.end) == ("whole", "whole", "whole")
         async with asyncio.timeout(GUARD_S):
             await draining
@@ -349,7 +349,7 @@ async def test_drain_that_takes_too_long_ends_the_rest(stage: Stage) -> None:
             await tee.proxy.drain()
         assert await raw.read() == said
         assert raw.end != "whole"
-        assert await events.read() == stamped(said, raw.generation)
+        assert await events.read() == stamped(said, raw.epoch)
         assert events.end == "whole"
         await turn.wait_left()
 

@@ -67,7 +67,7 @@ async def test_cursor_that_is_long_is_not_repeated_whole(tee: Tee, kept: Answer)
 async def test_empty_word_is_none(tee: Tee, kept: Answer, query: str) -> None:
     """It gives what leaving it out gives: events, from the start."""
     follower = await tee.follow(kept.stream_id, query)
-    assert await follower.read() == stamped(bytes(kept.body), kept.generation)
+    assert await follower.read() == stamped(bytes(kept.body), kept.epoch)
 
 
 @pytest.mark.parametrize("mode", ["cooked", "RAW", "event", "raw,events", "%00"])

@@ -51,7 +51,7 @@ async def test_mode_of_the_answer_is_chosen(tee: Tee, fake: FakeQwen) -> None:
     raw = await tee.chat()
     assert await raw.read() == bytes(fake.requests[0].sent)
     events = await tee.chat("Stream-Mode: events")
-    assert await events.read() == stamped(bytes(fake.requests[1].sent), events.generation)
+    assert await events.read() == stamped(bytes(fake.requests[1].sent), events.epoch)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ async def test_shared_url_is_enough_to_follow(tee: Tee, stage: Stage) -> None:
     raw = await tee.ask("GET", told["url"] + "&mode=raw&after=1", NOBODY)
     turn.end(DONE)
     said = await answer.read()
-    assert await first.read() == stamped(said, answer.generation)
+    assert await first.read() == stamped(said, answer.epoch)
     assert await raw.read() == chunk_frame("word 2") + DONE
     assert (first.end, raw.end) == ("whole", "whole")
 

@@ -65,7 +65,7 @@ async def test_two_simultaneous_first_clients_make_one_call(stage: Stage) -> Non
         turn.chunk(ticks(1, 2))
         answers = [await client.answer() for client in clients]
         for answer in answers:
-            assert await answer.until(b"-2\n\n") == stamped(ticks(1, 2), answer.generation)
+            assert await answer.until(b"-2\n\n") == stamped(ticks(1, 2), answer.epoch)
             assert answer.header("x-own") == "yes"
             assert answer.header("set-cookie") is None
             assert answer.header("location") is None
@@ -81,8 +81,8 @@ async def test_late_client_joins_live(stage: Stage) -> None:
         early, turn = await first(tee, stage, 1, 2)
         late = await tee.ask("GET", "/events")
         turn.chunk(tick(3))
-        assert await late.until(b"-3\n\n") == stamped(tick(3), early.generation, 3)
-        assert await early.until(b"-3\n\n") == stamped(ticks(1, 2, 3), early.generation)
+        assert await late.until(b"-3\n\n") == stamped(tick(3), early.epoch, 3)
+        assert await early.until(b"-3\n\n") == stamped(ticks(1, 2, 3), early.epoch)
         assert len(stage.turns) == 1
         assert late.header("stream-resumed-from") is None
 
@@ -92,7 +92,7 @@ async def test_late_client_joins_with_the_window(stage: Stage) -> None:
     async with own(stage, route={"join": "window"}) as tee:
         early, _ = await first(tee, stage, 1, 2)
         late = await tee.ask("GET", "/events")
-        assert await late.until(b"-2\n\n") == stamped(ticks(1, 2), early.generation)
+        assert await late.until(b"-2\n\n") == stamped(ticks(1, 2), early.epoch)
         assert await tee.metric("streamtee_replayed_bytes_total", mode="events") == len(ticks(1, 2))
 
 
@@ -100,23 +100,23 @@ async def test_client_resumes_after_its_last_event(stage: Stage) -> None:
     """Wherever a client without an id would begin."""
     async with own(stage) as tee:
         early, turn = await first(tee, stage, 1, 2, 3)
-        resumed = await tee.ask("GET", "/events", f"Last-Event-ID: {early.generation}-1")
-        assert resumed.header("stream-resumed-from") == f"{early.generation}-1"
+        resumed = await tee.ask("GET", "/events", f"Last-Event-ID: {early.epoch}-1")
+        assert resumed.header("stream-resumed-from") == f"{early.epoch}-1"
         turn.chunk(tick(4))
-        assert await resumed.until(b"-4\n\n") == stamped(ticks(2, 3, 4), early.generation, 2)
+        assert await resumed.until(b"-4\n\n") == stamped(ticks(2, 3, 4), early.epoch, 2)
 
 
 @pytest.mark.parametrize(("join", "offset"), [("live", 2), ("window", 0)])
 @pytest.mark.parametrize("ident", ["aaaaaa-1", "u1", "1", "a-b-c", "aaaaaa-", "{}-x"])
 async def test_id_of_another_stream_begins_as_configured(stage: Stage, join: str, offset: int, ident: str) -> None:
-    """Of an older generation, or the upstream's own; the answer says where it begins."""
+    """Of an older epoch, or the upstream's own; the answer says where it begins."""
     async with own(stage, route={"join": join}) as tee:
         early, turn = await first(tee, stage, 1, 2)
-        resumed = await tee.ask("GET", "/events", f"Last-Event-ID: {ident.format(early.generation)}")
-        assert resumed.header("stream-resumed-from") == f"{early.generation}-{offset}"
+        resumed = await tee.ask("GET", "/events", f"Last-Event-ID: {ident.format(early.epoch)}")
+        assert resumed.header("stream-resumed-from") == f"{early.epoch}-{offset}"
         turn.chunk(tick(3))
         said = ticks(*range(offset + 1, 4))
-        assert await resumed.until(b"-3\n\n") == stamped(said, early.generation, offset + 1)
+        assert await resumed.until(b"-3\n\n") == stamped(said, early.epoch, offset + 1)
 
 
 async def test_window_moves_and_below_it_is_gone(stage: Stage) -> None:
@@ -127,21 +127,21 @@ async def test_window_moves_and_below_it_is_gone(stage: Stage) -> None:
         for frame in big:
             turn.chunk(frame)
         await early.until(b"-5\n\n")
-        gone = await tee.ask("GET", "/events", f"Last-Event-ID: {early.generation}-0")
+        gone = await tee.ask("GET", "/events", f"Last-Event-ID: {early.epoch}-0")
         assert gone.status == 410
         told = await gone.json()
         assert (told["error"]["code"], told["earliest"]) == ("offset_gone", 4)
         held = await tee.ask("GET", "/events")
-        assert await held.until(b"-5\n\n") == stamped(b"".join(big[3:]), early.generation, 4)
-        resumed = await tee.ask("GET", "/events", f"Last-Event-ID: {early.generation}-3")
-        assert await resumed.until(b"-5\n\n") == stamped(b"".join(big[3:]), early.generation, 4)
+        assert await held.until(b"-5\n\n") == stamped(b"".join(big[3:]), early.epoch, 4)
+        resumed = await tee.ask("GET", "/events", f"Last-Event-ID: {early.epoch}-3")
+        assert await resumed.until(b"-5\n\n") == stamped(b"".join(big[3:]), early.epoch, 4)
 
 
 async def test_id_above_the_log_is_refused(stage: Stage) -> None:
     """Nobody was given it."""
     async with own(stage) as tee:
         early, _ = await first(tee, stage, 1)
-        assert (await tee.ask("GET", "/events", f"Last-Event-ID: {early.generation}-2")).status == 416
+        assert (await tee.ask("GET", "/events", f"Last-Event-ID: {early.epoch}-2")).status == 416
 
 
 async def test_mode_raw_is_the_bytes_of_the_upstream(stage: Stage) -> None:
@@ -325,8 +325,8 @@ async def test_upstream_is_kept_for_the_next_follower(stage: Stage) -> None:
         turn.chunk(tick(2))
         stream = next(iter(tee.proxy.hub))
         await until(lambda: stream.log.end == 2)
-        back = await tee.ask("GET", "/events", f"Last-Event-ID: {early.generation}-1")
-        assert await back.until(b"-2\n\n") == stamped(tick(2), early.generation, 2)
+        back = await tee.ask("GET", "/events", f"Last-Event-ID: {early.epoch}-1")
+        assert await back.until(b"-2\n\n") == stamped(tick(2), early.epoch, 2)
         assert len(stage.turns) == 1
 
 
@@ -344,15 +344,15 @@ async def test_client_that_comes_back_to_an_ended_stream_misses_nothing(stage: S
         early, turn = await first(tee, stage, 1, 2, 3)
         await early.client.leave()
         await turn.wait_left()
-        client = await tee.send("GET", "/events", f"Last-Event-ID: {early.generation}-2")
+        client = await tee.send("GET", "/events", f"Last-Event-ID: {early.epoch}-2")
         turn = await stage.next()
         assert turn.all("last-event-id") == [b"u2"]
         turn.begin()
         turn.chunk(ticks(3, 4))
         back = await client.answer()
-        assert back.generation != early.generation
-        assert back.header("stream-resumed-from") == f"{back.generation}-0"
-        assert await back.until(b"-2\n\n") == stamped(ticks(3, 4), back.generation)
+        assert back.epoch != early.epoch
+        assert back.header("stream-resumed-from") == f"{back.epoch}-0"
+        assert await back.until(b"-2\n\n") == stamped(ticks(3, 4), back.epoch)
 
 
 async def test_ended_stream_is_forgotten_in_time(stage: Stage) -> None:
@@ -376,7 +376,7 @@ async def test_stream_is_followed_by_its_id_by_anyone_and_ended_by_no_one(stage:
         path = f"/v1/streams/{early.stream_id}"
         assert early.header("content-location") == path
         by_id = await tee.ask("GET", path, other)
-        assert await by_id.until(b"-1\n\n") == stamped(tick(1), early.generation)
+        assert await by_id.until(b"-1\n\n") == stamped(tick(1), early.epoch)
         assert (await tee.ask("HEAD", path, other)).status == 200
         assert (await (await tee.ask("GET", f"{path}/info", other)).json())["route"] == "/events"
         assert (await tee.ask("POST", f"{path}/cancel", other)).status == 404
@@ -457,7 +457,7 @@ async def test_drain_ends_shared_streams_at_once(stage: Stage) -> None:
         early, turn = await first(tee, stage, 1)
         async with asyncio.timeout(GUARD_S):
             await tee.proxy.drain()
-        assert await early.read() == stamped(tick(1), early.generation)
+        assert await early.read() == stamped(tick(1), early.epoch)
         assert early.end == "whole"
         await turn.wait_left()
 

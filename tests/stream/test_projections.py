@@ -33,7 +33,7 @@ def log_of(*frames: bytes) -> FrameLog:
 class Kept:
     """A source: a log, and the transcript of what it still holds when that is first asked for."""
 
-    generation = "gen234"
+    epoch = "gen234"
 
     def __init__(self, log: FrameLog, dialect: Dialect | None = None) -> None:
         self.log = log

@@ -11,7 +11,7 @@ from proxy.dialects.dashscope import DashScope
 from proxy.stream.log import COMPLETE, Ending, Ledger
 from proxy.stream.projections import Events, View
 from proxy.stream.stream import Stream
-from tests.conftest import GENERATION, IDENT, FakeLoop, FakeSink, FakeWriter, follow, new_stream
+from tests.conftest import EPOCH, IDENT, FakeLoop, FakeSink, FakeWriter, follow, new_stream
 from tests.cuts import messages
 
 A, B, C, D = (b"data: %c\n\n" % letter for letter in b"abcd")
@@ -51,8 +51,8 @@ def test_read_is_one_write_per_follower_in_the_same_turn() -> None:
 
 def test_generation_is_the_first_six_characters_of_the_id() -> None:
     """After `st_`."""
-    assert IDENT.startswith("st_" + GENERATION.decode())
-    assert new_stream().generation.encode() == GENERATION
+    assert IDENT.startswith("st_" + EPOCH.decode())
+    assert new_stream().epoch.encode() == EPOCH
 
 
 # Ends

@@ -413,7 +413,7 @@ async def test_bytes_and_frames_are_counted_as_they_pass(staged_tee: Tee, stage:
     assert page.value("replayed_bytes_total") == 0
 
     late = await tee.follow(answer.stream_id, "mode=raw")
-    resumed = await tee.follow(answer.stream_id, "", f"Last-Event-ID: {answer.generation}-2")
+    resumed = await tee.follow(answer.stream_id, "", f"Last-Event-ID: {answer.epoch}-2")
     turn.end(DONE)
     sent = await answer.read()
     assert await late.read() == sent

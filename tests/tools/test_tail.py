@@ -161,12 +161,12 @@ TEXT = "".join(f"word {number} 茶 " for number in range(20))
 async def test_tail_of_an_ended_stream_has_no_gap_and_no_repeat(tee: Tee, stage: Stage, mode: str | None) -> None:
     """However often it is cut: in a head, in an event, between two; also while its state is asked for."""
     ident = await ended(tee, stage, *FRAMES)
-    generation = ident[3:9]
+    epoch = ident[3:9]
     async with relayed(tee.proxy.url, 450, 10, 550, 700, 800, 1500, 600, 2000, 2500, 450, 3000, 5000) as relay:
         tailed = Tailed(stream_url(relay.url, ident), mode)
         await tailed.end()
         body = b"".join(FRAMES)
-        wanted = {None: TEXT.encode(), "events": stamped(body, generation), "raw": body}
+        wanted = {None: TEXT.encode(), "events": stamped(body, epoch), "raw": body}
         assert tailed.printed == wanted[mode]
         assert relay.connections > 4
 

@@ -12,12 +12,12 @@ from proxy.wire.sse import fields
 from tests.cuts import cuts
 from tests.end_to_end.conftest import DONE, chunk_frame, stamped
 
-GENERATION = "gen234"
-HEADERS = {"Stream-Id": f"st_{GENERATION}abcdefghijklmnopqrst"}
+EPOCH = "gen234"
+HEADERS = {"Stream-Id": f"st_{EPOCH}abcdefghijklmnopqrst"}
 WORDS = ["one ", "two ", "三", "👩‍🚀 ", "five"]
 TEXT = "".join(WORDS).encode()
-FRAMES = [stamped(chunk_frame(word), GENERATION, seq) for seq, word in enumerate(WORDS, 1)]
-FRAMES.append(stamped(DONE, GENERATION, 6))
+FRAMES = [stamped(chunk_frame(word), EPOCH, seq) for seq, word in enumerate(WORDS, 1)]
+FRAMES.append(stamped(DONE, EPOCH, 6))
 
 
 class Printed:

@@ -51,7 +51,7 @@ async def test_broken_upstream_is_asked_again_after_its_last_event(stage: Stage,
         assert again.all("last-event-id") == [b"u2"]
         again.begin()
         again.chunk(tick(3))
-        assert await early.until(b"-3\n\n") == stamped(ticks(1, 2, 3), early.generation)
+        assert await early.until(b"-3\n\n") == stamped(ticks(1, 2, 3), early.epoch)
         assert (await tee.ask("GET", "/events")).stream_id == early.stream_id
         assert await tee.metric("streamtee_reopened_total", route="/events") == 1
         assert await tee.metric("streamtee_streams_active") == 1
@@ -99,7 +99,7 @@ async def test_byte_order_mark_leads_a_body_only(stage: Stage) -> None:
             turn = await stage.next()
             assert turn.all("last-event-id") == [b"u%d" % number]
             turn.begin()
-        assert bytes(early.body) == stamped(ticks(1, 2), early.generation)
+        assert bytes(early.body) == stamped(ticks(1, 2), early.epoch)
 
 
 REFUSALS: dict[str, Any] = {
@@ -122,7 +122,7 @@ async def test_upstream_that_does_not_answer_is_asked_until_it_does(stage: Stage
         turn = await stage.next()
         turn.begin()
         turn.chunk(tick(2))
-        assert await early.until(b"-2\n\n") == stamped(ticks(1, 2), early.generation)
+        assert await early.until(b"-2\n\n") == stamped(ticks(1, 2), early.epoch)
 
 
 async def test_upstream_that_has_no_more_ends_the_stream(stage: Stage) -> None:
@@ -131,10 +131,10 @@ async def test_upstream_that_has_no_more_ends_the_stream(stage: Stage) -> None:
         early, turn = await first(tee, stage, 1)
         turn.end()
         (await stage.next()).reply("204 No Content", length=False)
-        assert await early.read() == stamped(tick(1), early.generation)
+        assert await early.read() == stamped(tick(1), early.epoch)
         assert early.end == "whole"
         assert await tee.metric("streamtee_streams_ended_total", ending="complete", route="/events") == 1
-        back = await tee.send("GET", "/events", f"Last-Event-ID: {early.generation}-1")
+        back = await tee.send("GET", "/events", f"Last-Event-ID: {early.epoch}-1")
         turn = await stage.next()
         assert turn.all("last-event-id") == [b"u1"]
         turn.reply("204 No Content", length=False)
@@ -156,9 +156,9 @@ async def test_upstream_that_refuses_when_asked_again_fails_the_stream(stage: St
         early, turn = await first(tee, stage, 1)
         turn.end()
         reply(await stage.next())
-        said = (await early.read()).removeprefix(stamped(tick(1), early.generation))
+        said = (await early.read()).removeprefix(stamped(tick(1), early.epoch))
         assert said.startswith(b'event: error\ndata: {"error":{"message":"asked again, the upstream answered')
-        assert said.endswith(f"\nid: {early.generation}-2\n\n".encode())
+        assert said.endswith(f"\nid: {early.epoch}-2\n\n".encode())
         assert b"secret" not in said
         assert await tee.metric("streamtee_streams_ended_total", ending="upstream_error", route="/events") == 1
 
@@ -171,7 +171,7 @@ async def test_silent_upstream_is_asked_again(stage: Stage) -> None:
         await turn.wait_left()
         again.begin()
         again.chunk(tick(2))
-        assert await early.until(b"-2\n\n") == stamped(ticks(1, 2), early.generation)
+        assert await early.until(b"-2\n\n") == stamped(ticks(1, 2), early.epoch)
 
 
 async def test_time_in_all_does_not_end_a_stream(stage: Stage) -> None:

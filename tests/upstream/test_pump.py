@@ -319,7 +319,7 @@ async def test_reads_do_not_make_frames(tee: Tee, stage: Stage) -> None:
         answer = await client.answer()
         assert await answer.read() == body
         events = await (await tee.follow(answer.stream_id)).read()
-        seen.append(events.replace(answer.generation.encode(), b"gen"))
+        seen.append(events.replace(answer.epoch.encode(), b"gen"))
         assert len(blocks(events)) == 4  # the comment leads the block behind it
         assert (await tee.info(answer.stream_id))["events"] == 5
     assert seen[0] == seen[1] == seen[2]
