@@ -121,7 +121,7 @@ class Generations:
             self._metrics.never_began(asked.route.name, reason)
             raise
         if not exchange.is_readable_stream:
-            return await self._forward.relay(request, exchange)
+            return await self._forward.send_back(request, exchange)
         try:
             pump = self._pump(asked)
         except ProxyError:

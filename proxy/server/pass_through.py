@@ -67,9 +67,9 @@ class Forward:
             headers.append((b"Content-Length", b"0"))
         message = Message(request.method.encode(), target, headers, body, caller, chunked=chunked, once=has_body)
         exchange = await self.open(route, message)
-        return await self.relay(request, exchange)
+        return await self.send_back(request, exchange)
 
-    async def relay(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+    async def send_back(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         """Send a response back as it comes."""
         try:
             downstream = Downstream(request, exchange.status)

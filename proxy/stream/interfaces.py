@@ -42,7 +42,7 @@ class Sink(Protocol):
         """Send `last` and end the response so that it can't be taken for complete."""
 
 
-class Relay(Protocol):
+class Bypass(Protocol):
     """What sends events on to the one follower of a stream before they are in its log."""
 
     @property

@@ -4,7 +4,7 @@
     Subscription.advance()    while the sink is writable: render the span from my offset, write it, move my offset
     Stream.seal(ending)       once; every subscription ends when it has had the last frame it is due
 
-Followers that stand abreast are advanced as one, by their Rank. While there is just one follower, a Relay may send
+Followers that stand abreast are advanced as one, by their Rank. While there is just one follower, a Bypass may send
 events on to it before they are in the log: whoever looks at `Stream.log` settles that first.
 Keeps laws 4 (one writer) and 7 (one ending).
 Knows nothing of HTTP responses, of upstreams, of time.
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
-from proxy.stream.interfaces import Relay, Writer
+from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.log import Ending, FrameLog, Ledger
 from proxy.stream.projections import MODES, Projection, Raw, View
 from proxy.stream.subscription import Subscription
@@ -39,6 +39,7 @@ class Stream:
         "_raw",
         "_transcript",
         "answer",
+        "bypass",
         "caller",
         "created_at",
         "cumulative",
@@ -51,7 +52,6 @@ class Stream:
         "max_log_bytes",
         "on_ended",
         "originator",
-        "relay",
         "retain_s",
         "route",
         "subscriptions",
@@ -87,7 +87,7 @@ class Stream:
         self.keys: tuple[str, ...] = ()  # those it was given, each once, the last one last
         self.answer: Head | None = None  # of an answer that is no event stream: then frames are its reads
         self._log = FrameLog()
-        self.relay: Relay | None = None  # while the one follower gets its events past the log
+        self.bypass: Bypass | None = None  # while the one follower gets its events past the log
         self.max_log_bytes = max_log_bytes
         self.subscriptions: dict[Subscription, None] = {}
         self.originator: Subscription | None = None
@@ -109,8 +109,8 @@ class Stream:
     @property
     def log(self) -> FrameLog:
         """What has come. Whoever looks at it finds all there is: what was sent on before is in it by then."""
-        if self.relay is not None:
-            self.relay.settle()
+        if self.bypass is not None:
+            self.bypass.settle()
         return self._log
 
     @property
@@ -159,7 +159,7 @@ class Stream:
 
     def attach(self, subscription: Subscription) -> None:
         """Add a follower and bring it up to date, as far as its sink takes it."""
-        self.end_relay()
+        self.end_bypass()
         self.subscriptions[subscription] = None
         self.enliven(subscription)
         subscription.advance()
@@ -168,7 +168,7 @@ class Stream:
         """Remove a follower; when it was the last of an open stream, the writer is told."""
         if subscription not in self.subscriptions:
             return
-        self.end_relay()
+        self.end_bypass()
         del self.subscriptions[subscription]
         subscription.halt()
         self.on_ended(subscription)
@@ -216,7 +216,7 @@ class Stream:
             self.enliven(follower)
         return follower
 
-    def relayed(self, frames: list[bytes]) -> None:
+    def bypassed(self, frames: list[bytes]) -> None:
         """Append frames that the one follower has had already."""
         (follower,) = self.subscriptions
         size_bytes = self._log.extend(frames)
@@ -228,10 +228,10 @@ class Stream:
         if self._log.size_bytes > self.max_log_bytes:
             self._bound()
 
-    def end_relay(self) -> None:
+    def end_bypass(self) -> None:
         """Have every follower served from the log again."""
-        if self.relay is not None:
-            self.relay.end()
+        if self.bypass is not None:
+            self.bypass.end()
 
     def seal(self, ending: Ending, frames: list[bytes] | None = None, tail: bytes = b"") -> None:
         """End the stream, with its last frames if there are any. Only the first call counts."""
@@ -256,14 +256,14 @@ class Stream:
 
     def park(self, subscription: Subscription) -> None:
         """Pass over a follower until its sink has drained."""
-        self.end_relay()
+        self.end_bypass()
         if not subscription.parked:
             subscription.halt()
             subscription.sink.on_writable(subscription.resume)
 
     def pause(self, subscription: Subscription) -> None:
         """Let others have their turn before a follower that is far behind goes on."""
-        self.end_relay()
+        self.end_bypass()
         if not subscription.parked:
             subscription.halt()
             self._call_soon(subscription.resume)

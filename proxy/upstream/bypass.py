@@ -25,14 +25,14 @@ class Pump(Protocol):
     stream: Stream
     overhead: Callable[[float], object]
 
-    def relayed(self, frames: list[bytes], times: list[float]) -> None:
+    def bypassed(self, frames: list[bytes], times: list[float]) -> None:
         """Take frames that were sent on at these times."""
 
     def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
         """Take a read that is whole events into the log."""
 
 
-class Relay:
+class Bypass:
     """Sends events on to the one follower of a stream, from when it is made until `end`."""
 
     __slots__ = ("_exchange", "_frames", "_pump", "_times", "_transport")
@@ -75,12 +75,12 @@ class Relay:
         frames, times = self._frames, self._times
         if times:
             self._frames, self._times = [], []
-            self._pump.relayed(frames, times)
+            self._pump.bypassed(frames, times)
 
     def end(self) -> None:
         """Settle, and send nothing on any more."""
         self.settle()
-        self._pump.stream.relay = None
+        self._pump.stream.bypass = None
         self._exchange.redirect(self._pump.take_events)
 
     def _log(self, frames: list[bytes], chunks: bytes, at: float) -> bool:

@@ -13,7 +13,7 @@ from proxy.dialects.dialect import Dialect
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
-from proxy.upstream.bypass import Relay
+from proxy.upstream.bypass import Bypass
 from proxy.upstream.connection import LONG_READ
 from proxy.upstream.exchange import Exchange
 from proxy.wire.errors import TooLarge, UpstreamError
@@ -105,7 +105,7 @@ class Pump:
             self._now_and_then(at)
         return True
 
-    def relayed(self, frames: list[bytes], times: list[float]) -> None:
+    def bypassed(self, frames: list[bytes], times: list[float]) -> None:
         """Take frames that were sent on at these times."""
         stream = self.stream
         stream.fed_at = times[-1]
@@ -115,10 +115,10 @@ class Pump:
         else:
             self._vitals.times += times
         self._vitals.fold()
-        stream.relayed(frames)
+        stream.bypassed(frames)
 
     def received(self, data: bytes, at: float) -> None:
-        self.stream.end_relay()
+        self.stream.end_bypass()
         try:
             frames = self._splitter.feed(data)
         except TooLarge as exc:
@@ -143,12 +143,12 @@ class Pump:
             stream.fed_at = at
         sought = self._early and not self._vitals.first_token_at
         self._at_frame = not (sought or self._splitter.holds or self._hides)
-        self._relay()
+        self._try_bypass()
         if end & 63 < len(frames):
             self._now_and_then(at)
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
-        self.stream.end_relay()
+        self.stream.end_bypass()
         try:
             frames = self._splitter.feed(data) if data else []
         except TooLarge as exc:
@@ -168,8 +168,8 @@ class Pump:
 
     @property
     def fed_at(self) -> float:
-        relay = self.stream.relay
-        return self.stream.fed_at if relay is None else relay.fed_at
+        bypass = self.stream.bypass
+        return self.stream.fed_at if bypass is None else bypass.fed_at
 
     @property
     def awaits_token(self) -> bool:
@@ -227,17 +227,17 @@ class Pump:
         self.overhead(monotonic() - at)
         self._vitals.fold()
         self.stream.log.mark()
-        self._relay()
+        self._try_bypass()
 
-    def _relay(self) -> None:
+    def _try_bypass(self) -> None:
         """Have the one follower, if there is just one, get events past the log."""
         stream, exchange = self.stream, self._exchange
-        if stream.relay is not None or exchange is None or not self._at_frame or self._max_frame_bytes < LONG_READ:
+        if stream.bypass is not None or exchange is None or not self._at_frame or self._max_frame_bytes < LONG_READ:
             return
         follower = stream.lone_follower()
         found = None if follower is None else follower.sink.transport()
         if found is not None and found[1]:
-            stream.relay = Relay(self, exchange, found[0])
+            stream.bypass = Bypass(self, exchange, found[0])
 
     def _look(self, frames: list[bytes], at: float) -> None:
         vitals = self._vitals

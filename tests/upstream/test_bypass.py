@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxy.stream.log import Ending, Ledger
 from proxy.stream.subscription import Subscription
-from proxy.upstream.bypass import Relay
+from proxy.upstream.bypass import Bypass
 from proxy.upstream.connection import Wire
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pump import OnDisconnect, Pump
@@ -110,11 +110,11 @@ class Upstream:
         self.pump.received(piece, self.now)
 
 
-def relayed(**limits: int) -> Upstream:
+def bypassed(**limits: int) -> Upstream:
     """Return the upstream of a stream whose events are sent on to its one follower."""
     upstream = Upstream(Connected(), **limits)
     upstream.send(FRAME)
-    assert isinstance(upstream.stream.relay, Relay)
+    assert isinstance(upstream.stream.bypass, Bypass)
     return upstream
 
 
@@ -198,7 +198,7 @@ def test_nobody_can_tell(script: list[tuple[str, Any]], end: str, max_log_bytes:
         long = Upstream(FakeSink(), max_log_bytes=max_log_bytes)
         for seen, due in zip(run(short, script, end), run(long, script, end), strict=True):
             assert seen == due
-        assert short.stream.relay is None
+        assert short.stream.bypass is None
         return short
 
     short = asyncio.run(both())
@@ -207,7 +207,7 @@ def test_nobody_can_tell(script: list[tuple[str, Any]], end: str, max_log_bytes:
 
 async def test_event_reaches_its_follower_before_the_log() -> None:
     """The log has it as soon as somebody looks, and each with its time."""
-    upstream = relayed()
+    upstream = bypassed()
     vitals, begun = upstream.stream.vitals, list(upstream.stream.vitals.times)
     upstream.send(FRAME)
     upstream.send(FRAME, FRAME)
@@ -223,7 +223,7 @@ async def test_event_reaches_its_follower_before_the_log() -> None:
 
 async def test_log_is_told_now_and_then() -> None:
     """Of 64 events at the latest, so that little memory is not accounted for; the overhead is sampled then."""
-    upstream = relayed()
+    upstream = bypassed()
     most = 0
     for _ in range(200):
         upstream.send(FRAME)
@@ -237,7 +237,7 @@ async def test_log_is_told_now_and_then() -> None:
 
 async def test_waiting_client_is_served_from_the_log() -> None:
     """It has the limits: its follower is parked, and gets what it missed; then events are sent on again."""
-    upstream = relayed()
+    upstream = bypassed()
     upstream.send(FRAME)
     upstream.sink.clogged = True
     upstream.send(FRAME)
@@ -253,7 +253,7 @@ async def test_waiting_client_is_served_from_the_log() -> None:
     assert upstream.sink.received == FRAME * 6
     for _ in range(64):
         upstream.send(FRAME)
-    assert upstream.stream.relay is not None
+    assert upstream.stream.bypass is not None
     upstream.send(FRAME)
     assert sent_on(upstream) > 1
     assert upstream.sink.received == FRAME * 71
@@ -261,27 +261,27 @@ async def test_waiting_client_is_served_from_the_log() -> None:
 
 async def test_connection_that_was_lost_parks_its_follower() -> None:
     """As a write of a span does: its task is about to hear of it."""
-    upstream = relayed()
+    upstream = bypassed()
     assert isinstance(upstream.sink, Connected)
     upstream.sink.lost = True
     upstream.send(FRAME)
     assert upstream.follower.parked
-    assert upstream.stream.relay is None
+    assert upstream.stream.bypass is None
     assert upstream.stream.log.end == 2
 
 
 async def test_second_follower_ends_it() -> None:
     """Then all are served from the log; when it has left, the one that is left gets events straight again."""
-    upstream, guest = relayed(), FakeSink()
+    upstream, guest = bypassed(), FakeSink()
     upstream.send(FRAME)
     other = follow(upstream.stream, guest, "events")
-    assert upstream.stream.relay is None
+    assert upstream.stream.bypass is None
     upstream.send(FRAME)
     assert (guest.received.count(b"data: "), upstream.sink.received) == (3, FRAME * 3)
     other.leave("left")
     for _ in range(64):
         upstream.send(FRAME)
-    assert upstream.stream.relay is not None
+    assert upstream.stream.bypass is not None
 
 
 async def test_it_begins_only_where_bytes_cross_as_they_are() -> None:
@@ -292,17 +292,17 @@ async def test_it_begins_only_where_bytes_cross_as_they_are() -> None:
         follow(upstream.stream, Connected(), mode, flush_ms=pace, flush_bytes=1000)
         for _ in range(70):
             upstream.send(FRAME)
-        assert upstream.stream.relay is None, (mode, pace)
+        assert upstream.stream.bypass is None, (mode, pace)
     upstream = Upstream(Connected())
     upstream.send(b'data: {"choices":[]}\n\n')
-    assert upstream.stream.relay is None
+    assert upstream.stream.bypass is None
     upstream.send(FRAME)
-    assert upstream.stream.relay is not None
+    assert upstream.stream.bypass is not None
 
 
 async def test_frame_that_is_cut_ends_it() -> None:
     """What comes next is no whole event, though it is a whole chunk."""
-    upstream = relayed()
+    upstream = bypassed()
     upstream.send(FRAME)
     upstream.send_piece(HALVES[0])
     upstream.send(FRAME)
@@ -312,7 +312,7 @@ async def test_frame_that_is_cut_ends_it() -> None:
 
 async def test_times_of_the_last_read_come_after_those_before() -> None:
     """Though it is no read of whole events."""
-    upstream = relayed()
+    upstream = bypassed()
     upstream.send(FRAME)
     upstream.send(FRAME)
     upstream.pump.ended(FRAME + DONE, 7.0, None)
@@ -322,12 +322,12 @@ async def test_times_of_the_last_read_come_after_those_before() -> None:
 
 async def test_full_ledger_ends_the_stream_with_all_that_was_sent() -> None:
     """Its log holds what its follower had, to the byte."""
-    upstream = relayed(allowed_bytes=20 * len(FRAME))
+    upstream = bypassed(allowed_bytes=20 * len(FRAME))
     upstream.ledger.relieve = lambda: upstream.pump.stop(Ending("log_limit", "too much"))
     for _ in range(64):
         upstream.send(FRAME)
     assert upstream.transport.aborted
-    assert upstream.stream.relay is None
+    assert upstream.stream.bypass is None
     assert b"".join(upstream.stream.log.frames) == upstream.sink.received
     assert (upstream.sink.ended, upstream.follower.ended) == ("aborted", "failed")
 
