@@ -1,7 +1,7 @@
 """One connection to an upstream: the response of one exchange after the other, pushed as it is read.
 
 httptools (llhttp) parses. A read from the socket reaches the log in the same turn of the loop: no task, no future, no
-timer per read. Hot path: `Wire.data_received`.
+timer per read. Hot path: `Connection.data_received`.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import aiohttp
 import httptools
 
-from proxy.wire.chunked import events
-from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError
-from proxy.wire.http import Headers
+from proxy.connection.chunked import events
+from proxy.connection.errors import Garbled, Truncated, Unreachable, UpstreamError
+from proxy.connection.http import Headers
 
 TakeEvents = Callable[[list[bytes], bytes, float], bool]
 """Take a read that is whole events: their frames, the chunks that they came as, and its time in monotonic seconds.
@@ -59,10 +59,10 @@ class Served(Protocol):
         """Be told that the response has ended."""
 
 
-class Wire:
+class Connection:
     """One connection to an upstream, from its first request to its close.
 
-    It has at most one exchange at a time. The hot path is `data_received`: it touches the wire and the receiver.
+    It has at most one exchange at a time. The hot path is `data_received`: it touches the connection and the receiver.
     An asyncio.Protocol, though not derived from it: a class with an interpreted base is slower when it is compiled,
     by 0.3 us a read, and the loops ask for the methods only.
     """

@@ -7,9 +7,9 @@ from typing import NamedTuple, Protocol
 
 import aiohttp
 
-from proxy.upstream.connection import Receiver, TakeEvents, Wire
-from proxy.wire.errors import Truncated, Unreachable, UpstreamError, UpstreamTimeout
-from proxy.wire.http import LAST_CHUNK, Headers, chunk
+from proxy.connection.errors import Truncated, Unreachable, UpstreamError, UpstreamTimeout
+from proxy.connection.http import LAST_CHUNK, Headers, chunk
+from proxy.upstream.connection import Connection, Receiver, TakeEvents
 
 _NO_BODY = (204, 304)
 _GIVEN_UP = Truncated("given up")
@@ -46,8 +46,8 @@ class Pool(Protocol):
 
     name: str
 
-    def released(self, exchange: "Exchange", wire: Wire, keep: bool) -> None:
-        """Take a wire back from an exchange that has ended."""
+    def released(self, exchange: "Exchange", connection: Connection, keep: bool) -> None:
+        """Take a connection back from an exchange that has ended."""
 
 
 class Exchange:
@@ -61,11 +61,11 @@ class Exchange:
         "_arrival",
         "_asked_at",
         "_began_at",
+        "_connection",
         "_ended",
         "_error",
         "_sender",
         "_upstream",
-        "_wire",
         "endless",
         "headers",
         "is_head_request",
@@ -77,9 +77,9 @@ class Exchange:
         "waited_s",
     )
 
-    def __init__(self, upstream: Pool, wire: Wire, method: bytes) -> None:
+    def __init__(self, upstream: Pool, connection: Connection, method: bytes) -> None:
         self._upstream = upstream
-        self._wire: Wire | None = wire
+        self._connection: Connection | None = connection
         self._sender: asyncio.Task[None] | None = None
         self._ended = False
         self._error: UpstreamError | None = None
@@ -93,8 +93,8 @@ class Exchange:
         self.on_released: Callable[[UpstreamError | None], None] | None = None  # told its error, if it had one
         self._arrival: asyncio.Future[None] | None = None  # what somebody peeks for
         self.responded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        wire.begin(self)
-        self._began_at = self._asked_at = wire.read_at  # which is now
+        connection.begin(self)
+        self._began_at = self._asked_at = connection.read_at  # which is now
 
     def header(self, name: bytes) -> bytes | None:
         """Return the value of the header of that (lower-case) name; of several, the last one's.
@@ -135,50 +135,50 @@ class Exchange:
 
     def send(self, start: bytes, body: bytes | AsyncIterable[bytes], *, chunked: bool) -> None:
         """Write the request: its head, and its body at once or as it comes."""
-        assert self._wire is not None
-        transport = self._wire.transport
+        assert self._connection is not None
+        transport = self._connection.transport
         if isinstance(body, bytes):
             transport.write(start + body if len(body) < 65536 else start)
             if len(body) >= 65536:
                 transport.write(body)
         else:
             transport.write(start)
-            self._sender = asyncio.create_task(self._send_pieces(self._wire, body, chunked))
+            self._sender = asyncio.create_task(self._send_pieces(self._connection, body, chunked))
 
     def attach(self, receiver: Receiver, take_events: TakeEvents | None = None) -> None:
         """Push the body to `receiver` from now on, beginning with what has come already.
 
         `take_events` is asked first, from the second read on.
         """
-        wire = self._wire
-        if wire is None:
+        connection = self._connection
+        if connection is None:
             receiver.ended(b"", monotonic(), self._error or _GIVEN_UP)
             return
-        data = wire.take()
+        data = connection.take()
         if self._ended:
-            at, error = wire.read_at, self._error
+            at, error = connection.read_at, self._error
             self._release()
             receiver.ended(data, at, error)
             return
-        wire.receiver = receiver
-        wire.take_events = take_events
+        connection.receiver = receiver
+        connection.take_events = take_events
         if data:
-            receiver.received(data, wire.read_at)
+            receiver.received(data, connection.read_at)
 
     def redirect(self, take_events: TakeEvents) -> None:
         """Have another be asked first."""
-        wire = self._wire
-        if wire is not None:
-            wire.take_events = take_events
-            if wire.on_events is not None:
-                wire.on_events = take_events
+        connection = self._connection
+        if connection is not None:
+            connection.take_events = take_events
+            if connection.on_events is not None:
+                connection.on_events = take_events
 
     def take_whole(self) -> bytes | None:
         """Return the body if it is `whole`: the exchange is over then, without a receiver."""
-        wire = self._wire
-        if wire is None or not self._ended or self._error is not None:
+        connection = self._connection
+        if connection is None or not self._ended or self._error is not None:
             return None
-        body = wire.take()
+        body = connection.take()
         self._release()
         return body
 
@@ -187,8 +187,8 @@ class Exchange:
 
         It stays for whoever attaches; call it before. Cold: it joins all that has come at every read.
         """
-        while self._wire is not None:
-            body = self._wire.kept()
+        while self._connection is not None:
+            body = self._connection.kept()
             if self._ended or enough(body):
                 return body
             self._arrival = asyncio.get_running_loop().create_future()
@@ -202,26 +202,26 @@ class Exchange:
 
     def put(self, body: bytes) -> None:
         """Replace a `whole` body."""
-        if self._wire is not None:
-            self._wire.put(body)
+        if self._connection is not None:
+            self._connection.put(body)
 
     def pause(self) -> None:
         """Stop reading; the idle time-out waits too."""
-        if self._wire is not None:
-            self._wire.pause()
+        if self._connection is not None:
+            self._connection.pause()
 
     def resume(self) -> None:
         """Read on."""
-        if self._wire is not None:
-            self._wire.resume()
+        if self._connection is not None:
+            self._connection.resume()
 
     def close(self) -> None:
         """Give the exchange up: close the connection, tell nobody. Nothing, once it has ended."""
-        if self._wire is not None:
+        if self._connection is not None:
             self._error = self._error or _GIVEN_UP
             self._release()
 
-    # For the wire
+    # For the connection
 
     def arrived(self) -> None:
         """More of the body has come, or its end, and there is no receiver."""
@@ -237,16 +237,16 @@ class Exchange:
 
     def ends(self, error: UpstreamError | None) -> None:
         """The response has ended; whoever attaches later is told then."""
-        wire = self._wire
-        if wire is None or self._ended:
+        connection = self._connection
+        if connection is None or self._ended:
             return
         self._ended, self._error = True, error
-        receiver = wire.receiver
+        receiver = connection.receiver
         if not self.responded.done():
             self.responded.set_exception(error or Unreachable("the upstream sent no response"))
             self._release()
         elif receiver is not None:
-            data, at = wire.take(), wire.read_at
+            data, at = connection.take(), connection.read_at
             self._release()
             receiver.ended(data, at, error)
         else:
@@ -254,8 +254,8 @@ class Exchange:
 
     def late(self, now: float, timeouts: Timeouts) -> UpstreamTimeout | None:
         """Return the time-out that the exchange has run into, if any."""
-        wire = self._wire
-        if wire is None or self._ended:
+        connection = self._connection
+        if connection is None or self._ended:
             return None
         if timeouts.total_s and not self.endless and now - self._began_at >= timeouts.total_s:
             return UpstreamTimeout(f"the response took longer than {timeouts.total_s:g} s in all", "timeout_total")
@@ -264,41 +264,41 @@ class Exchange:
                 message = f"the upstream sent no response within {timeouts.first_byte_s:g} s"
                 return UpstreamTimeout(message, "timeout_first_byte")
             return None
-        if wire.paused:  # by us
+        if connection.paused:  # by us
             return None
         progress, token_s, idle_s = self.progress, timeouts.first_token_s, timeouts.idle_s
         if token_s and progress is not None and progress.awaits_token and now - self._asked_at >= token_s:
             return UpstreamTimeout(f"the upstream sent no token within {token_s:g} s", "timeout_first_token")
-        fed_at = wire.read_at if progress is None else progress.fed_at
+        fed_at = connection.read_at if progress is None else progress.fed_at
         if idle_s and now - fed_at >= idle_s:
-            what = "nothing but comments" if wire.read_at > fed_at else "nothing"
+            what = "nothing but comments" if connection.read_at > fed_at else "nothing"
             return UpstreamTimeout(f"the upstream sent {what} for {idle_s:g} s", "timeout_idle")
         return None
 
     def _release(self) -> None:
-        """Give the wire back, or have it closed."""
-        wire, self._wire = self._wire, None
-        assert wire is not None
+        """Give the connection back, or have it closed."""
+        connection, self._connection = self._connection, None
+        assert connection is not None
         sender = self._sender
         sending = sender is not None and not sender.done()
         if sender is not None and sending:
             sender.cancel()
-        keep = self._error is None and wire.over and wire.reusable and not sending
-        self._upstream.released(self, wire, keep)
+        keep = self._error is None and connection.over and connection.reusable and not sending
+        self._upstream.released(self, connection, keep)
         if self._arrival is not None:
             self.arrived()
         if self.on_released is not None:
             self.on_released(self._error)
 
-    async def _send_pieces(self, wire: Wire, pieces: AsyncIterable[bytes], chunked: bool) -> None:
+    async def _send_pieces(self, connection: Connection, pieces: AsyncIterable[bytes], chunked: bool) -> None:
         try:
             async for piece in pieces:
                 if piece:
-                    wire.transport.write(chunk(piece) if chunked else piece)
-                    await wire.drained()
+                    connection.transport.write(chunk(piece) if chunked else piece)
+                    await connection.drained()
                     self._asked_at = monotonic()  # a long upload is not a late answer
             if chunked:
-                wire.transport.write(LAST_CHUNK)
+                connection.transport.write(LAST_CHUNK)
         except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
             error = Unreachable("the client did not finish its request")
             error.telling = False

@@ -1,7 +1,7 @@
 """The way up: one request to an upstream and its response, pushed to a receiver as it is read.
 
 aiohttp's connector makes the connections: TLS, DNS, happy eyeballs, outbound proxies; the loop itself where none of
-these is needed. On a connection that aiohttp lends, a Wire takes the place of its protocol and keeps it for many
+these is needed. On a connection that aiohttp lends, a Connection takes the place of its protocol and keeps it for many
 requests. httptools (llhttp) parses. So a read from the socket reaches the log in the same turn of the loop: no task,
 no future, no timer per read, and no private attribute of aiohttp.
 """
@@ -17,10 +17,10 @@ from time import monotonic
 import aiohttp
 from yarl import URL
 
-from proxy.upstream.connection import Wire
+from proxy.connection.errors import Unreachable, UpstreamTimeout
+from proxy.connection.http import Headers, head
+from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange, Timeouts
-from proxy.wire.errors import Unreachable, UpstreamTimeout
-from proxy.wire.http import Headers, head
 
 
 class Upstream:
@@ -47,7 +47,7 @@ class Upstream:
         self._keepalive_s = keepalive_s
         self._max_connections = max_connections
         self._room = asyncio.Semaphore(max_connections) if max_connections else None
-        self._idle: deque[Wire] = deque()  # the one used last, last
+        self._idle: deque[Connection] = deque()  # the one used last, last
         self._connector = aiohttp.TCPConnector(limit=0)
         self._connect_timeout = aiohttp.ClientTimeout(total=None, connect=timeouts.connect_s or None)
         # The connector asks a request only where to connect to; one for the origin serves all.
@@ -84,12 +84,12 @@ class Upstream:
             began_at = monotonic()
             if self._room is not None:
                 await self._wait_room(self._room)
-            wire = self._pooled(began_at) if pooled else None
-            reused = wire is not None
-            if wire is None:
-                wire = await self._connect()
-            exchange = Exchange(self, wire, method)
-            exchange.waited_s = wire.read_at - began_at
+            connection = self._pooled(began_at) if pooled else None
+            reused = connection is not None
+            if connection is None:
+                connection = await self._connect()
+            exchange = Exchange(self, connection, method)
+            exchange.waited_s = connection.read_at - began_at
             self.active.add(exchange)
             lines = self._proxy_headers() + headers if self._absolute else headers
             exchange.send(head(line, lines), body, chunked=chunked)
@@ -106,19 +106,19 @@ class Upstream:
                 return exchange
         raise AssertionError("a new connection is not a reused one")
 
-    def released(self, exchange: Exchange, wire: Wire, keep: bool) -> None:
-        """Take a wire back from an exchange that has ended."""
+    def released(self, exchange: Exchange, connection: Connection, keep: bool) -> None:
+        """Take a connection back from an exchange that has ended."""
         self.active.discard(exchange)
         if self._room is not None:
             self._room.release()
-        if keep and not wire.transport.is_closing():
-            wire.exchange = wire.receiver = None
-            if wire.paused:
-                wire.resume()
-            wire.idle_since = wire.read_at
-            self._idle.append(wire)
+        if keep and not connection.transport.is_closing():
+            connection.exchange = connection.receiver = None
+            if connection.paused:
+                connection.resume()
+            connection.idle_since = connection.read_at
+            self._idle.append(connection)
         else:
-            wire.close()
+            connection.close()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -136,14 +136,14 @@ class Upstream:
         """The number of connections that wait for a request."""
         return len(self._idle)
 
-    def _pooled(self, now: float) -> Wire | None:
+    def _pooled(self, now: float) -> Connection | None:
         """Return the connection used last, if one is idle: the others may then expire."""
         idle = self._idle
         while idle:
-            wire = idle.pop()
-            if now - wire.idle_since < self._keepalive_s and not wire.transport.is_closing():
-                return wire
-            wire.close()
+            connection = idle.pop()
+            if now - connection.idle_since < self._keepalive_s and not connection.transport.is_closing():
+                return connection
+            connection.close()
         return None
 
     def _proxy_headers(self) -> Headers:
@@ -158,14 +158,14 @@ class Upstream:
             message = f"all {self._max_connections} connections were taken for {self.timeouts.connect_s:g} s"
             raise UpstreamTimeout(message, "timeout_connect") from exc
 
-    async def _connect(self) -> Wire:
+    async def _connect(self) -> Connection:
         try:
             if self._direct is None:
-                return Wire(await self._connector.connect(self._address, [], self._connect_timeout))
+                return Connection(await self._connector.connect(self._address, [], self._connect_timeout))
             async with asyncio.timeout(self.timeouts.connect_s or None):
                 loop = asyncio.get_running_loop()
-                _, wire = await loop.create_connection(Wire, *self._direct)  # type: ignore[type-var]  # not by its base
-                return wire
+                _, connection = await loop.create_connection(Connection, *self._direct)  # type: ignore[type-var]  # not by its base
+                return connection
         except BaseException as exc:
             if self._room is not None:
                 self._room.release()

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from proxy.connection.http import chunk
+from proxy.connection.sse import Splitter, stamp
+
 from proxy.dialects.chat import ChatCompletions
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
@@ -16,11 +19,9 @@ from proxy.stream.projections import View
 from proxy.stream.subscription import Subscription
 from proxy.stream.transcript import Transcript
 from proxy.stream.vitals import Vitals
-from proxy.upstream.connection import Wire
+from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pump import OnDisconnect, Pump
-from proxy.wire.http import chunk
-from proxy.wire.sse import Splitter, stamp
 from tests.bench.procfs import machine
 from tests.bench.report import conditions, grid, write_section
 
@@ -64,7 +65,7 @@ def least(work: Callable[[], int], rounds: int = 7) -> float:
     return best
 
 
-def exchanges(count: int, followers: int) -> list[Wire]:
+def exchanges(count: int, followers: int) -> list[Connection]:
     """Return exchanges whose pumps feed streams with so many followers in mode raw each."""
     loop = asyncio.get_running_loop()
     hub = Hub(
@@ -74,17 +75,17 @@ def exchanges(count: int, followers: int) -> list[Wire]:
     )  # fmt: skip
     made = []
     for _ in range(count):
-        wire = Wire(SimpleNamespace(transport=Null(), protocol=None, close=lambda: None))  # type: ignore[arg-type]
-        exchange = Exchange(None, wire, b"POST")  # type: ignore[arg-type]
+        connection = Connection(SimpleNamespace(transport=Null(), protocol=None, close=lambda: None))  # type: ignore[arg-type]
+        exchange = Exchange(None, connection, b"POST")  # type: ignore[arg-type]
         stream = hub.create(Vitals(ChatCompletions(), 0.0), route="chat", caller=b"", key=None, retain_s=0)
         pump = Pump(
             stream, OnDisconnect(None), max_frame_bytes=1 << 20, on_sealed=lambda p: None, overhead=lambda s: None
         )
-        wire.data_received(HEAD)
+        connection.data_received(HEAD)
         pump.start(exchange)
         for _ in range(followers):
             hub.attach(Subscription(stream, View("raw"), Null(), 0), 0.0)  # type: ignore[arg-type]
-        made.append(wire)
+        made.append(connection)
     return made
 
 
@@ -95,8 +96,8 @@ def through(streams: int, followers: int, reads: int) -> float:
 
     def work() -> int:
         for _ in range(reads):
-            for wire in made:
-                wire.data_received(data)
+            for connection in made:
+                connection.data_received(data)
         return reads * streams * max(1, followers)
 
     return least(work, 3)

@@ -6,15 +6,15 @@ from typing import Any
 
 from hypothesis import event, given
 from hypothesis import strategies as st
+from proxy.connection.errors import Truncated
+from proxy.connection.http import chunk
 
 from proxy.stream.log import Ending, Ledger
 from proxy.stream.subscription import Subscription
 from proxy.upstream.bypass import Bypass
-from proxy.upstream.connection import Wire
+from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pump import OnDisconnect, Pump
-from proxy.wire.errors import Truncated
-from proxy.wire.http import chunk
 from tests.conftest import FakeSink, FakeTransport, dechunked, follow, new_stream
 from tests.end_to_end.conftest import DONE, FINISH, chunk_frame
 
@@ -83,24 +83,24 @@ class Upstream:
             overhead=self.overheads.append,
         )
         self.transport = Reading()
-        self.wire = Wire()
-        self.wire.connection_made(self.transport)
-        exchange = Exchange(self, self.wire, b"POST")
-        self.wire.data_received(HEAD)
+        self.connection = Connection()
+        self.connection.connection_made(self.transport)
+        exchange = Exchange(self, self.connection, b"POST")
+        self.connection.data_received(HEAD)
         self.pump.start(exchange)
         self.sink = sink
         self.follower = follow(self.stream, sink)
         self.stream.originator = self.follower
         self.now = 0.0
 
-    def released(self, exchange: Exchange, wire: Wire, keep: bool) -> None:
+    def released(self, exchange: Exchange, connection: Connection, keep: bool) -> None:
         """Close the connection."""
-        wire.close()
+        connection.close()
 
     def send(self, *frames: bytes) -> None:
         """Send a read of events, each a chunk of its own."""
         self.now += 1
-        take_events = self.wire.take_events
+        take_events = self.connection.take_events
         if not (take_events and take_events(list(frames), b"".join(map(chunk, frames)), self.now)):
             self.pump.received(b"".join(frames), self.now)
 
@@ -169,7 +169,7 @@ def run(upstream: Upstream, script: list[tuple[str, Any]], end: str) -> Iterator
             upstream.sink.clogged = False
         elif step == "drain":
             upstream.sink.drain()
-        yield upstream.sink.received, upstream.pump.fed_at == upstream.now, upstream.wire.paused
+        yield upstream.sink.received, upstream.pump.fed_at == upstream.now, upstream.connection.paused
     upstream.sink.drain()
     if end == "leave":
         upstream.follower.leave("left")

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from proxy.connection.errors import Garbled
+from proxy.connection.http import chunk
 
-from proxy.upstream.connection import Wire
+from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
-from proxy.wire.errors import Garbled
-from proxy.wire.http import chunk
 from tests.upstream.test_pool import Listener
 
 _PIECES = (
@@ -28,17 +28,17 @@ _PIECES = (
 _SIZES = (b"%x", b"%x", b"%X", b"0%x", b"%x;extension=1")
 
 
-def _wire(framing: bytes = b"Transfer-Encoding: chunked") -> tuple[Wire, Exchange]:
-    """Return a wire without a socket, and an exchange on it whose response has begun."""
+def _connection(framing: bytes = b"Transfer-Encoding: chunked") -> tuple[Connection, Exchange]:
+    """Return a connection without a socket, and an exchange on it whose response has begun."""
     transport = SimpleNamespace(set_protocol=lambda protocol: None, is_closing=lambda: False, abort=lambda: None)
-    wire = Wire(SimpleNamespace(transport=transport, protocol=None, close=lambda: None))  # type: ignore[arg-type]
+    connection = Connection(SimpleNamespace(transport=transport, protocol=None, close=lambda: None))  # type: ignore[arg-type]
 
-    def released(exchange: Exchange, wire: Wire, keep: bool) -> None:
-        wire.exchange = wire.receiver = None
+    def released(exchange: Exchange, connection: Connection, keep: bool) -> None:
+        connection.exchange = connection.receiver = None
 
-    exchange = Exchange(SimpleNamespace(released=released), wire, b"GET")  # type: ignore[arg-type]
-    wire.data_received(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % framing)
-    return wire, exchange
+    exchange = Exchange(SimpleNamespace(released=released), connection, b"GET")  # type: ignore[arg-type]
+    connection.data_received(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % framing)
+    return connection, exchange
 
 
 @given(
@@ -50,7 +50,7 @@ async def test_short_way_and_the_long_one_bring_the_same(
     chunks: list[tuple[bytes, bytes]], cuts: set[int], taken: Any
 ) -> None:
     """A read is a chunk, but where it is cut at other places; who is asked takes what he likes."""
-    wire, exchange = _wire()
+    connection, exchange = _connection()
     listener = Listener()
 
     def take_events(frames: list[bytes], chunks: bytes, at: float) -> bool:
@@ -66,7 +66,7 @@ async def test_short_way_and_the_long_one_bring_the_same(
     for read in sent:
         places = sorted({0, len(read), *(at - begin for at in cuts if 0 < at - begin < len(read))})
         for first, last in itertools.pairwise(places):
-            wire.data_received(read[first:last])
+            connection.data_received(read[first:last])
         begin += len(read)
     assert listener.body == b"".join(piece for piece, _ in chunks)
     assert listener.over.is_set()
@@ -75,15 +75,15 @@ async def test_short_way_and_the_long_one_bring_the_same(
 
 async def test_events_after_an_event_go_the_short_way() -> None:
     """Also behind one that did not, the first or a comment; several in one read do, too."""
-    wire, exchange = _wire()
+    connection, exchange = _connection()
     listener, taken = Listener(), []
     exchange.attach(listener, lambda frames, chunks, at: taken.append(frames) is None)
     for piece in (b"data: 1\n\n", b"data: 2\n\n", b": 3\n\n", b"id: 4\ndata: 4\n\n"):
-        wire.data_received(chunk(piece))
-    wire.data_received(chunk(b"data: 5\n\n") + chunk(b"data: 6\n\n"))
+        connection.data_received(chunk(piece))
+    connection.data_received(chunk(b"data: 5\n\n") + chunk(b"data: 6\n\n"))
     assert taken == [[b"data: 2\n\n"], [b"id: 4\ndata: 4\n\n"], [b"data: 5\n\n", b"data: 6\n\n"]]
     assert listener.body == b"data: 1\n\n: 3\n\n"
-    wire.data_received(b"9\r\ndata: 5\n\nno end of a chunk")
+    connection.data_received(b"9\r\ndata: 5\n\nno end of a chunk")
     assert isinstance(listener.error, Garbled)
 
 
@@ -98,7 +98,7 @@ async def test_events_after_an_event_go_the_short_way() -> None:
 )
 async def test_read_that_only_looks_like_a_chunk_is_none(reads: list[bytes], body: bytes) -> None:
     """It began within the size of one, or within one, or is the beginning of a longer one."""
-    wire, exchange = _wire()
+    connection, exchange = _connection()
     listener = Listener()
 
     def take_events(frames: list[bytes], chunks: bytes, at: float) -> bool:
@@ -107,7 +107,7 @@ async def test_read_that_only_looks_like_a_chunk_is_none(reads: list[bytes], bod
 
     exchange.attach(listener, take_events)
     for read in (b"2\r\n\n\n\r\n", *reads):
-        wire.data_received(read)
+        connection.data_received(read)
     assert listener.body == b"\n\n" + body
     assert listener.error is None
 
@@ -115,16 +115,16 @@ async def test_read_that_only_looks_like_a_chunk_is_none(reads: list[bytes], bod
 @pytest.mark.parametrize("asked", [True, False])
 async def test_what_follows_a_response_is_not_given_to_its_receiver(asked: bool) -> None:
     """Whether it is the next one on the connection, or nobody asked for it."""
-    wire, exchange = _wire()
+    connection, exchange = _connection()
     listener, event, taken = Listener(), chunk(b"data: x\n\n"), []
     exchange.attach(listener, lambda frames, chunks, at: taken.append(frames) is None)
     for read in (event, event, b"0\r\n\r\n"):
-        wire.data_received(read)
+        connection.data_received(read)
     assert taken == [[b"data: x\n\n"]]
     if asked:
-        Exchange(SimpleNamespace(), wire, b"GET")  # type: ignore[arg-type]
-        wire.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + event)
-    wire.data_received(event)
+        Exchange(SimpleNamespace(), connection, b"GET")  # type: ignore[arg-type]
+        connection.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + event)
+    connection.data_received(event)
     assert taken == [[b"data: x\n\n"]]
     assert listener.body == b"data: x\n\n"
 
@@ -132,10 +132,10 @@ async def test_what_follows_a_response_is_not_given_to_its_receiver(asked: bool)
 async def test_body_that_is_not_chunked_never_goes_the_short_way() -> None:
     """Though it looks so: what counts is how the response is framed."""
     body = b"9\r\ndata: x\n\n\r\n"
-    wire, exchange = _wire(b"Content-Length: %d" % (3 * len(body)))
+    connection, exchange = _connection(b"Content-Length: %d" % (3 * len(body)))
     listener = Listener()
     exchange.attach(listener, lambda frames, chunks, at: pytest.fail("it was asked"))
     for _ in range(3):
-        wire.data_received(body)
+        connection.data_received(body)
     assert listener.body == 3 * body
     assert listener.error is None

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
 import pytest
+from proxy.connection.errors import Garbled, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 
 from proxy.upstream.pool import Upstream
-from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 from tests.end_to_end.conftest import GUARD_S, Stage, on_each_loop, staged
 from tests.upstream.test_pool import CUTS, GET, NO_LIMITS, Listener, listened, opening, pieces, say, upstream
 
@@ -15,7 +15,7 @@ from tests.upstream.test_pool import CUTS, GET, NO_LIMITS, Listener, listened, o
 class Reply(NamedTuple):
     """What an upstream writes, and what is to be made of it."""
 
-    wire: bytes
+    connection: bytes
     body: bytes = b""
     status: int = 200
     keeps: bool = True
@@ -69,14 +69,14 @@ async def test_response_is_read_by_its_framing(reply: Reply, cut: Callable[[byte
 async def test_response_is_read_so_from_an_upstream_that_has_a_name(reply: Reply) -> None:
     """Then aiohttp makes the connection, and lends it."""
     async with staged() as stage, upstream(stage.url.replace("127.0.0.1", "localhost")) as up:
-        await _replied(stage, up, reply, lambda wire: [wire])
+        await _replied(stage, up, reply, lambda connection: [connection])
 
 
 async def _replied(stage: Stage, up: Upstream, reply: Reply, cut: Callable[[bytes], list[bytes]]) -> None:
     for number in range(2):
         task = opening(up, reply.method)
         turn = await stage.next()
-        await say(turn, cut(reply.wire))
+        await say(turn, cut(reply.connection))
         (turn.close if reply.closes else turn.done.set)()
         exchange = await task
         assert exchange.status == reply.status
@@ -110,7 +110,7 @@ async def test_head_is_kept_as_it_came(cut: Callable[[bytes], list[bytes]]) -> N
 class Failure(NamedTuple):
     """What an upstream writes before it closes, the error that makes, and whether a head was there before."""
 
-    wire: bytes
+    connection: bytes
     error: type[UpstreamError]
     headed: bool = False
     body: bytes = b""
@@ -146,7 +146,7 @@ async def test_failure_is_told_as_what_it_is(failure: Failure) -> None:
     async with staged() as stage, upstream(stage.url) as up:
         task = opening(up)
         turn = await stage.next()
-        turn.say(failure.wire)
+        turn.say(failure.connection)
         if failure.headed:
             exchange = await task
             listener = Listener()
@@ -368,14 +368,14 @@ async def test_body_that_breaks_off_breaks_the_exchange() -> None:
     ],
 )
 @on_each_loop
-async def test_time_outs_are_told_apart(timeouts: dict[str, float], wire: bytes, ending: str) -> None:
+async def test_time_outs_are_told_apart(timeouts: dict[str, float], connection: bytes, ending: str) -> None:
     """Each has an ending of its own and names its limit; the connection is closed."""
     async with staged() as stage, upstream(stage.url, NO_LIMITS._replace(**timeouts)) as up:
         task = opening(up)
         turn = await stage.next()
-        turn.say(wire)
+        turn.say(connection)
         began = asyncio.get_running_loop().time()
-        if b"hel" in wire:
+        if b"hel" in connection:
             listener = await listened(await task)
             assert listener.body == b"hel"
             error = listener.error

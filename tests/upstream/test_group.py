@@ -11,13 +11,13 @@ from time import monotonic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from proxy.connection.errors import Overloaded, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.group import Retries, Sender, by_weight
 from proxy.upstream.pool import Upstream
 from proxy.upstream.upstream import Message, Origin
-from proxy.wire.errors import Overloaded, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 from tests.end_to_end.conftest import EVENT_STREAM, GUARD_S, Stage, Turn, no_complaints, on_each_loop, staged
 from tests.upstream.test_pool import NO_LIMITS, Listener, listened, upstream
 

@@ -7,11 +7,11 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 import pytest
+from proxy.connection.http import chunk
 
-from proxy.upstream.connection import Wire
+from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pump import OnDisconnect, Pump
-from proxy.wire.http import chunk
 from tests.conftest import new_stream
 from tests.end_to_end.conftest import (
     DONE,
@@ -90,7 +90,7 @@ async def test_silence_while_it_paused_is_not_the_upstreams() -> None:
     stream = new_stream()
     pump = Pump(stream, OnDisconnect(0), max_frame_bytes=1000, on_sealed=lambda _: None, overhead=float)
     pool: Any = None
-    exchange = Exchange(pool, Wire(), b"POST")
+    exchange = Exchange(pool, Connection(), b"POST")
     for begin in (functools.partial(pump.start, exchange), pump.resume):
         stream.fed_at = 0.0
         before = monotonic()

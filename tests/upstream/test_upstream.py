@@ -8,13 +8,13 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from proxy.connection.errors import Overloaded, RateLimited, Unreachable
 
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.pool import Upstream
 from proxy.upstream.request_queue import RequestQueue
 from proxy.upstream.upstream import Message, Origin
-from proxy.wire.errors import Overloaded, RateLimited, Unreachable
 from tests.end_to_end.conftest import Stage, no_complaints, on_each_loop, staged, until
 from tests.upstream.test_pool import NO_LIMITS, listened
 
