@@ -12,7 +12,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.exchange import Timeouts
 from proxy.upstream.group import Retries, Sender
-from proxy.upstream.pool import Upstream
+from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.request_queue import RequestQueue
 from proxy.upstream.settings import DEFAULT, UpstreamConfig
 from proxy.upstream.upstream import Origin
@@ -51,14 +51,14 @@ class Upstreams:
     async def close(self) -> None:
         """Close every connection."""
         for origin in self.by_name.values():
-            await origin.upstream.close()
+            await origin.pool.close()
 
     def _origin(self, name: str, settings: UpstreamConfig, metrics: Metrics) -> Origin:
         config, key = self._config, settings.key.get_secret_value()
         timeouts, breaker = config.timeouts, config.breaker
         most, rate = settings.max_concurrent, settings.requests_per_minute
         grouped = name in self._grouped
-        upstream = Upstream(
+        upstream = ConnectionPool(
             settings.url,
             Timeouts(
                 connect_s=timeouts.connect_s,
@@ -86,7 +86,7 @@ class Upstreams:
         )
 
     def _retries(self) -> Mapping[str, int]:
-        reused = sum(origin.upstream.retries for origin in self.by_name.values())
+        reused = sum(origin.pool.retries for origin in self.by_name.values())
         return {**self._retried, "connection_reused": reused}
 
     def _connections(self) -> Mapping[str, int]:

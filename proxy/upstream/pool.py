@@ -23,7 +23,7 @@ from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange, Timeouts
 
 
-class Upstream:
+class ConnectionPool:
     """A configured origin, and the connections to it."""
 
     def __init__(

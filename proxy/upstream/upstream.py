@@ -13,7 +13,7 @@ from time import monotonic
 
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.pool import Upstream
+from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.request_queue import RequestQueue
 from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
 from proxy.wire.http import Headers
@@ -53,7 +53,7 @@ class Origin:
     def __init__(
         self,
         name: str,
-        upstream: Upstream,
+        upstream: ConnectionPool,
         *,
         weight: int = 1,
         authorization: bytes | None = None,

@@ -13,7 +13,7 @@ from proxy.stream.log import DRAINED
 from proxy.upstream import broadcast
 from proxy.upstream.broadcast import Broadcast
 from proxy.upstream.exchange import Exchange, Timeouts
-from proxy.upstream.pool import Upstream
+from proxy.upstream.pool import ConnectionPool
 from tests.conftest import FakeSink, follow, new_stream
 from tests.end_to_end.conftest import GUARD_S, Stage, staged, stamped, until
 from tests.server.test_shared_routes import first, own, tick, ticks
@@ -256,7 +256,7 @@ async def waits(monkeypatch: pytest.MonkeyPatch, said: bytes, calls: int) -> lis
         on_sealed=lambda _: None,
     )
     async with staged() as stage, asyncio.timeout(GUARD_S):
-        upstream = Upstream(stage.url, Timeouts(0, 0, 0, 0))
+        upstream = ConnectionPool(stage.url, Timeouts(0, 0, 0, 0))
         opening = asyncio.create_task(upstream.open(b"GET", b"/", []))
         turn = await stage.next()
         turn.begin()

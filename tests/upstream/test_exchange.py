@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 from proxy.connection.errors import Garbled, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 
-from proxy.upstream.pool import Upstream
+from proxy.upstream.pool import ConnectionPool
 from tests.end_to_end.conftest import GUARD_S, Stage, on_each_loop, staged
 from tests.upstream.test_pool import CUTS, GET, NO_LIMITS, Listener, listened, opening, pieces, say, upstream
 
@@ -72,7 +72,7 @@ async def test_response_is_read_so_from_an_upstream_that_has_a_name(reply: Reply
         await _replied(stage, up, reply, lambda connection: [connection])
 
 
-async def _replied(stage: Stage, up: Upstream, reply: Reply, cut: Callable[[bytes], list[bytes]]) -> None:
+async def _replied(stage: Stage, up: ConnectionPool, reply: Reply, cut: Callable[[bytes], list[bytes]]) -> None:
     for number in range(2):
         task = opening(up, reply.method)
         turn = await stage.next()

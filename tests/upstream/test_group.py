@@ -16,7 +16,7 @@ from proxy.connection.errors import Overloaded, Truncated, Unreachable, Upstream
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.group import Retries, Sender, by_weight
-from proxy.upstream.pool import Upstream
+from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.upstream import Message, Origin
 from tests.end_to_end.conftest import EVENT_STREAM, GUARD_S, Stage, Turn, no_complaints, on_each_loop, staged
 from tests.upstream.test_pool import NO_LIMITS, Listener, listened, upstream
@@ -59,7 +59,7 @@ async def way(
         stack.enter_context(no_complaints())
         origins = []
         for number, stage in enumerate(stages):
-            upstream = Upstream(stage.url, timeouts)
+            upstream = ConnectionPool(stage.url, timeouts)
             upstream.name = f"{number}"
             stack.push_async_callback(upstream.close)
             breaker = Breaker(failures, 30, 60) if count > 1 else None
@@ -68,7 +68,7 @@ async def way(
             origins.append(one)
         retried = Counter[str]()
         yield Way(stages, Sender(origins, retries, retried, bases=bases, unwraps=unwraps), origins, retried)
-        assert not any(origin.upstream.active for origin in origins)
+        assert not any(origin.pool.active for origin in origins)
 
 
 def refuse(turn: Turn, status: int, body: bytes = BUSY, *headers: str) -> None:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from proxy.connection.errors import Garbled, Unreachable, UpstreamError
 
 from proxy.upstream.exchange import Exchange, Timeouts
-from proxy.upstream.pool import Upstream
+from proxy.upstream.pool import ConnectionPool
 from tests.end_to_end.conftest import GUARD_S, Stage, Turn, no_complaints, on_each_loop, staged, until
 
 NO_LIMITS = Timeouts(connect_s=0, first_byte_s=0, idle_s=0, total_s=0)
@@ -54,10 +54,10 @@ class Listener:
 
 
 @asynccontextmanager
-async def upstream(url: str, timeouts: Timeouts = NO_LIMITS, **more: Any) -> AsyncIterator[Upstream]:
+async def upstream(url: str, timeouts: Timeouts = NO_LIMITS, **more: Any) -> AsyncIterator[ConnectionPool]:
     """Open the way to an upstream; see afterwards that nothing of it is left."""
     with no_complaints():
-        one = Upstream(url, timeouts, **more)
+        one = ConnectionPool(url, timeouts, **more)
         try:
             yield one
         finally:
@@ -66,7 +66,7 @@ async def upstream(url: str, timeouts: Timeouts = NO_LIMITS, **more: Any) -> Asy
         assert one.idle == 0
 
 
-def opening(up: Upstream, method: bytes = b"GET", *more: Any, **named: Any) -> "asyncio.Task[Exchange]":
+def opening(up: ConnectionPool, method: bytes = b"GET", *more: Any, **named: Any) -> "asyncio.Task[Exchange]":
     """Begin a request."""
     return asyncio.create_task(up.open(method, b"/x", [], *more, **named))
 
@@ -166,7 +166,7 @@ async def test_bytes_on_an_idle_connection_close_it() -> None:
         assert (await listened(await task)).body == b"good"
 
 
-async def pooled(up: Upstream, stage: Stage, count: int) -> None:
+async def pooled(up: ConnectionPool, stage: Stage, count: int) -> None:
     """Have so many connections wait for a request."""
     tasks = [opening(up) for _ in range(count)]
     for _ in tasks:

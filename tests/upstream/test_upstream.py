@@ -12,7 +12,7 @@ from proxy.connection.errors import Overloaded, RateLimited, Unreachable
 
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
-from proxy.upstream.pool import Upstream
+from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.request_queue import RequestQueue
 from proxy.upstream.upstream import Message, Origin
 from tests.end_to_end.conftest import Stage, no_complaints, on_each_loop, staged, until
@@ -34,7 +34,7 @@ def queue(max_concurrent: int = 0, per_minute: int = 0, size: int = 10) -> Reque
 async def origin(url: str, timeouts: Timeouts = NO_LIMITS, name: str = "one", **more: Any) -> AsyncIterator[Origin]:
     """Open an origin; see afterwards that it holds nobody's place."""
     with no_complaints():
-        upstream = Upstream(url, timeouts)
+        upstream = ConnectionPool(url, timeouts)
         one = Origin(name, upstream, **more)
         try:
             yield one
