@@ -15,7 +15,7 @@ from proxy.upstream.group import Retries, Sender
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.request_queue import RequestQueue
 from proxy.upstream.settings import DEFAULT, UpstreamConfig
-from proxy.upstream.upstream import Origin
+from proxy.upstream.upstream import Upstream
 
 
 class Upstreams:
@@ -27,7 +27,7 @@ class Upstreams:
         self._settings: Mapping[str, UpstreamConfig] = {DEFAULT: config.upstream, **config.upstreams}
         self._grouped = {name for first, one in self._settings.items() if one.spares for name in (first, *one.spares)}
         self._retried: Counter[str] = Counter()
-        self.by_name = {name: self._origin(name, one, metrics) for name, one in self._settings.items()}
+        self.by_name = {name: self._upstream(name, one, metrics) for name, one in self._settings.items()}
         metrics.retries = self._retries
         metrics.connections = self._connections
         metrics.upstreams = self.by_name.values
@@ -50,15 +50,15 @@ class Upstreams:
 
     async def close(self) -> None:
         """Close every connection."""
-        for origin in self.by_name.values():
-            await origin.pool.close()
+        for upstream in self.by_name.values():
+            await upstream.pool.close()
 
-    def _origin(self, name: str, settings: UpstreamConfig, metrics: Metrics) -> Origin:
+    def _upstream(self, name: str, settings: UpstreamConfig, metrics: Metrics) -> Upstream:
         config, key = self._config, settings.key.get_secret_value()
         timeouts, breaker = config.timeouts, config.breaker
         most, rate = settings.max_concurrent, settings.requests_per_minute
         grouped = name in self._grouped
-        upstream = ConnectionPool(
+        pool = ConnectionPool(
             settings.url,
             Timeouts(
                 connect_s=timeouts.connect_s,
@@ -71,10 +71,10 @@ class Upstreams:
             keepalive_s=settings.keepalive_s,
             outbound_proxy=settings.outbound_proxy.get_secret_value() or None,
         )
-        upstream.name = name
-        return Origin(
+        pool.name = name
+        return Upstream(
             name,
-            upstream,
+            pool,
             weight=settings.weight,
             authorization=f"Bearer {key}".encode() if grouped and key else None,
             breaker=Breaker(breaker.failures, breaker.window_s, breaker.open_s) if grouped else None,
@@ -86,10 +86,10 @@ class Upstreams:
         )
 
     def _retries(self) -> Mapping[str, int]:
-        reused = sum(origin.pool.retries for origin in self.by_name.values())
+        reused = sum(upstream.pool.retries for upstream in self.by_name.values())
         return {**self._retried, "connection_reused": reused}
 
     def _connections(self) -> Mapping[str, int]:
         """Return the number of connections to all upstreams, by state."""
-        upstreams = [origin.upstream for origin in self.by_name.values()]
-        return {"active": sum(len(one.active) for one in upstreams), "idle": sum(one.idle for one in upstreams)}
+        pools = [upstream.pool for upstream in self.by_name.values()]
+        return {"active": sum(len(one.active) for one in pools), "idle": sum(one.idle for one in pools)}

@@ -28,7 +28,7 @@ from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import GAP_BUCKETS_S
 from proxy.upstream.breaker import State
-from proxy.upstream.upstream import Origin
+from proxy.upstream.upstream import Upstream
 
 # OpenTelemetry's buckets for the first token, carried on as vLLM does; seconds.
 FIRST_TOKEN_BUCKETS_S = (
@@ -158,7 +158,7 @@ class Metrics(Collector):
         self.replayed: Tally[str] = Tally()
         self.retries: Callable[[], Mapping[str, int]] = dict  # requests that were sent upstream once more, by reason
         self.connections: Callable[[], Mapping[str, int]] = dict  # to upstreams, by state
-        self.upstreams: Callable[[], Iterable[Origin]] = tuple
+        self.upstreams: Callable[[], Iterable[Upstream]] = tuple
         self.reopened: Tally[str] = Tally()  # by route
         self._hub = hub
         self._build = (__version__, platform.python_version(), aiohttp.__version__, loop)
@@ -254,7 +254,7 @@ class Metrics(Collector):
         yield _counter("subscriptions_ended", "Followers by why they ended.", ("mode", "reason"), reasons)
         yield _counter("retries", "Requests sent upstream once more.", ("reason",), Tally(self.retries()))
         yield _counter("reopened", "Times a shared stream asked its upstream again.", ("route",), self.reopened)
-        chosen = Tally({origin.name: origin.chosen for origin in self.upstreams()})
+        chosen = Tally({upstream.name: upstream.chosen for upstream in self.upstreams()})
         yield _counter("upstream_requests", "Requests that an upstream was chosen for.", ("upstream",), chosen)
         yield _counter("rejected", "Requests refused here, by error code.", ("reason",), self.rejected)
 
@@ -269,13 +269,13 @@ class Metrics(Collector):
         yield _gauge("log_bytes", "What all logs hold.", (), Tally({(): hub.ledger.bytes}))
         connections = Tally(self.connections())
         yield _gauge("upstream_connections", "Connections to upstreams, by state.", ("state",), connections)
-        waiting = {origin.name: origin.queue.waiting for origin in self.upstreams() if origin.queue is not None}
+        waiting = {upstream.name: upstream.queue.waiting for upstream in self.upstreams() if upstream.queue is not None}
         yield _gauge("queued", "Requests in the queue before an upstream.", ("upstream",), Tally(waiting))
         states = {
-            (origin.name, state.value): int(origin.state is state)
-            for origin in self.upstreams()
+            (upstream.name, state.value): int(upstream.state is state)
+            for upstream in self.upstreams()
             for state in State
-            if origin.breaker is not None
+            if upstream.breaker is not None
         }
         text = "1 for the state that an upstream's circuit breaker is in, 0 for the others."
         yield _gauge("upstream_state", text, ("upstream", "state"), Tally(states))

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import aiohttp
 import httptools
 
-from proxy.connection.chunked import events
-from proxy.connection.errors import Garbled, Truncated, Unreachable, UpstreamError
-from proxy.connection.http import Headers
+from proxy.wire.chunked import events
+from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError
+from proxy.wire.http import Headers
 
 TakeEvents = Callable[[list[bytes], bytes, float], bool]
 """Take a read that is whole events: their frames, the chunks that they came as, and its time in monotonic seconds.

@@ -7,9 +7,9 @@ from typing import NamedTuple, Protocol
 
 import aiohttp
 
-from proxy.connection.errors import Truncated, Unreachable, UpstreamError, UpstreamTimeout
-from proxy.connection.http import LAST_CHUNK, Headers, chunk
 from proxy.upstream.connection import Connection, Receiver, TakeEvents
+from proxy.wire.errors import Truncated, Unreachable, UpstreamError, UpstreamTimeout
+from proxy.wire.http import LAST_CHUNK, Headers, chunk
 
 _NO_BODY = (204, 304)
 _GIVEN_UP = Truncated("given up")
@@ -53,7 +53,7 @@ class Pool(Protocol):
 class Exchange:
     """One request and its response at an upstream.
 
-    Made by `Upstream.open`, which returns when the response's head is there. The body goes to the receiver
+    Made by `ConnectionPool.open`, which returns when the response's head is there. The body goes to the receiver
     given to `attach`; until then it is kept.
     """
 

@@ -18,7 +18,7 @@ from proxy.dialects.error_codes import Fault, Trouble, trouble
 from proxy.dialects.refusal import Refusal, is_error, read
 from proxy.upstream.backoff import Backoff, retry_after_s
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.upstream import Message, Origin, Passage
+from proxy.upstream.upstream import Message, Passage, Upstream
 from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
 from proxy.wire.sse import Splitter
 
@@ -41,7 +41,7 @@ class Sender:
 
     def __init__(
         self,
-        origins: Sequence[Origin],
+        upstreams: Sequence[Upstream],
         retries: Retries,
         retried: Counter[str],
         *,
@@ -50,17 +50,17 @@ class Sender:
     ) -> None:
         """`retried` counts, by reason, what is sent once more; `unwraps`: refusals framed as SSE become JSON.
 
-        `bases`, one for each origin, are the paths of the API there. Targets are made for the first.
+        `bases`, one for each upstream, are the paths of the API there. Targets are made for the first.
         """
-        self.origins = origins
-        self._bases = dict(zip((origin.name for origin in origins), bases, strict=False))
+        self.upstreams = upstreams
+        self._bases = dict(zip((upstream.name for upstream in upstreams), bases, strict=False))
         self.retries = retries
         self.retried = retried
         self.unwraps = unwraps
         # Answers are looked into only where something depends on them.
-        self.judges = retries.attempts > 0 or len(origins) > 1
-        only = not (self.judges or unwraps) and origins[0].at_once
-        self._only = origins[0] if only else None  # then nothing is between a request and it
+        self.judges = retries.attempts > 0 or len(upstreams) > 1
+        only = not (self.judges or unwraps) and upstreams[0].at_once
+        self._only = upstreams[0] if only else None  # then nothing is between a request and it
 
     def open(self, message: Message) -> Awaitable[Exchange]:
         """Send a request; what is returned waits for the head of the answer that its client gets.
@@ -73,49 +73,49 @@ class Sender:
 
     def erred(self, name: str, frames: Sequence[bytes]) -> None:
         """Hear that a stream of the upstream of that name ended with an error event, which is among these frames."""
-        origin = next(origin for origin in self.origins if origin.name == name)
+        upstream = next(upstream for upstream in self.upstreams if upstream.name == name)
         frame = next(filter(is_error, reversed(frames)), None)
-        if origin.breaker is not None and frame is not None:
+        if upstream.breaker is not None and frame is not None:
             refusal = read(200, frame)
             fault = trouble(refusal.status, refusal.code).fault
-            if fault is Fault.UPSTREAM or (fault is Fault.ACCOUNT and origin.has_key):
-                origin.breaker.failed(False, monotonic())
+            if fault is Fault.UPSTREAM or (fault is Fault.ACCOUNT and upstream.has_key):
+                upstream.breaker.failed(False, monotonic())
 
-    def choose(self, tried: list[Origin]) -> Origin:
+    def choose(self, tried: list[Upstream]) -> Upstream:
         """Return the upstream whose turn it is, by weight; one of weight 0 only where no other may be asked.
 
         One that this request has not tried comes first, then one that it need not wait for.
         Raises: Overloaded, when no breaker lets it through.
         """
-        origins = self.origins
-        if len(origins) == 1:
-            return origins[0]
+        upstreams = self.upstreams
+        if len(upstreams) == 1:
+            return upstreams[0]
         now = monotonic()
-        may = [origin for origin in origins if origin.allows(now)]
+        may = [upstream for upstream in upstreams if upstream.allows(now)]
         if not may:
-            soonest_s = min(origin.breaker.opens_in_s(now) for origin in origins if origin.breaker is not None)
-            error = Overloaded(f"all {len(origins)} upstreams have failed of late", max(1, round(soonest_s)))
+            soonest_s = min(upstream.breaker.opens_in_s(now) for upstream in upstreams if upstream.breaker is not None)
+            error = Overloaded(f"all {len(upstreams)} upstreams have failed of late", max(1, round(soonest_s)))
             error.retried = bool(tried)
             raise error
-        may = [origin for origin in may if origin not in tried] or may
-        may = [origin for origin in may if origin.weight] or may
-        return by_weight([origin for origin in may if origin.free(now)] or may)
+        may = [upstream for upstream in may if upstream not in tried] or may
+        may = [upstream for upstream in may if upstream.weight] or may
+        return by_weight([upstream for upstream in may if upstream.free(now)] or may)
 
-    def readdressed(self, message: Message, origin: Origin) -> Message:
+    def readdressed(self, message: Message, upstream: Upstream) -> Message:
         """Return a message as it goes to one of them."""
-        first, here = self._bases.get(self.origins[0].name), self._bases.get(origin.name)
+        first, here = self._bases.get(self.upstreams[0].name), self._bases.get(upstream.name)
         if first is None or here is None or first == here or not message.target.startswith(first):
             return message
         return replace(message, target=here + message.target[len(first) :])
 
     def allows(self, now: float) -> bool:
         """Tell whether any of them may be asked at a time, as far as is known."""
-        return any(origin.allows(now) for origin in self.origins)
+        return any(upstream.allows(now) for upstream in self.upstreams)
 
-    def untried(self, tried: Sequence[Origin]) -> bool:
+    def untried(self, tried: Sequence[Upstream]) -> bool:
         """Tell whether there is an upstream that may be asked and has not been."""
         now = monotonic()
-        return any(origin.allows(now) for origin in self.origins if origin not in tried)
+        return any(upstream.allows(now) for upstream in self.upstreams if upstream not in tried)
 
 
 class _Sending:
@@ -128,17 +128,17 @@ class _Sending:
         self._sender = sender
         self._message = message
         self._backoff = Backoff(retries.attempts, retries.wait_max_s, retries.total_s, random.random)
-        self._tried: list[Origin] = []
+        self._tried: list[Upstream] = []
         self._tries = 0  # what was sent, or was to be sent had there been a connection
 
     async def open(self) -> Exchange:
         """Try until there is an answer to keep. Raises: UpstreamError, RateLimited, Overloaded."""
         tried = self._tried
         while True:
-            origin = self._sender.choose(tried)
-            tried.append(origin)
+            upstream = self._sender.choose(tried)
+            tried.append(upstream)
             try:
-                exchange, passage = await origin.open(self._sender.readdressed(self._message, origin))
+                exchange, passage = await upstream.open(self._sender.readdressed(self._message, upstream))
             except (RateLimited, Overloaded):  # by the queue before it: nothing has been sent
                 if not self._sender.untried(tried):
                     raise
@@ -209,15 +209,15 @@ class _Sending:
             exchange.headers[:] = [*kept, (b"Content-Type", b"application/json"), length]
 
 
-def by_weight(origins: Sequence[Origin]) -> Origin:
+def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
     """Return whose turn it is: each as often as its weight says, and evenly spread.
 
     Smooth weighted round robin, as in nginx (commit 52327e0627f4).
     """
-    for origin in origins:
-        origin.credit += origin.weight
-    chosen = max(origins, key=lambda origin: origin.credit)
-    chosen.credit -= sum(origin.weight for origin in origins)
+    for upstream in upstreams:
+        upstream.credit += upstream.weight
+    chosen = max(upstreams, key=lambda upstream: upstream.credit)
+    chosen.credit -= sum(upstream.weight for upstream in upstreams)
     return chosen
 
 

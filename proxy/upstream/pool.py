@@ -17,14 +17,14 @@ from time import monotonic
 import aiohttp
 from yarl import URL
 
-from proxy.connection.errors import Unreachable, UpstreamTimeout
-from proxy.connection.http import Headers, head
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange, Timeouts
+from proxy.wire.errors import Unreachable, UpstreamTimeout
+from proxy.wire.http import Headers, head
 
 
 class ConnectionPool:
-    """A configured origin, and the connections to it."""
+    """The connections to one server: those in use, and those that are kept for the next request."""
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ class Message:
     once: bool = False  # not sent again even if its body is at hand (RFC 9110 section 9.2.2)
 
 
-class Origin:
+class Upstream:
     """One upstream, and what stands before it."""
 
     __slots__ = (
@@ -45,15 +45,15 @@ class Origin:
         "chosen",
         "credit",
         "name",
+        "pool",
         "queue",
-        "upstream",
         "weight",
     )
 
     def __init__(
         self,
         name: str,
-        upstream: ConnectionPool,
+        pool: ConnectionPool,
         *,
         weight: int = 1,
         authorization: bytes | None = None,
@@ -67,7 +67,7 @@ class Origin:
         `queue_s` 0 is no limit; `on_wait` is told how long each request waited in the queue.
         """
         self.name = name
-        self.upstream = upstream
+        self.pool = pool
         self.weight = weight
         self.credit = 0  # of the choice by weight
         self.chosen = 0
@@ -143,7 +143,7 @@ class Origin:
         if self._authorization is not None:
             headers = [header for header in headers if header[0].lower() != b"authorization"]
             headers.append((b"Authorization", self._authorization))
-        return self.upstream.open(
+        return self.pool.open(
             message.method, message.target, headers, message.body, chunked=message.chunked, once=message.once
         )
 
@@ -177,33 +177,33 @@ class Origin:
 
 
 class Passage:
-    """One request's way through an origin: the place it holds in the queue, and what its outcome says of the upstream.
+    """One request at an upstream: the place it holds in the queue, and what its outcome tells the circuit breaker.
 
     The first outcome counts; none before it is over means that its client left.
     """
 
-    __slots__ = ("_judged", "_origin", "_trial", "holds_place")
+    __slots__ = ("_judged", "_trial", "_upstream", "holds_place")
 
-    def __init__(self, origin: Origin) -> None:
-        self._origin = origin
-        self._trial = origin.breaker is not None and origin.breaker.goes(monotonic())
-        self._judged = origin.breaker is None
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._trial = upstream.breaker is not None and upstream.breaker.goes(monotonic())
+        self._judged = upstream.breaker is None
         self.holds_place = False
 
     def succeeded(self) -> None:
-        if not self._judged and self._origin.breaker is not None:
+        if not self._judged and self._upstream.breaker is not None:
             self._judged = True
-            self._origin.breaker.succeeded(self._trial)
+            self._upstream.breaker.succeeded(self._trial)
 
     def failed(self, retry_after_s: float | None = None) -> None:
-        if not self._judged and self._origin.breaker is not None:
+        if not self._judged and self._upstream.breaker is not None:
             self._judged = True
-            self._origin.breaker.failed(self._trial, monotonic(), retry_after_s)
+            self._upstream.breaker.failed(self._trial, monotonic(), retry_after_s)
 
     def told_nothing(self) -> None:
-        if not self._judged and self._origin.breaker is not None:
+        if not self._judged and self._upstream.breaker is not None:
             self._judged = True
-            self._origin.breaker.gave_up(self._trial)
+            self._upstream.breaker.gave_up(self._trial)
 
     def released(self, error: UpstreamError | None) -> None:
         """The exchange is over, one way or another."""
@@ -216,10 +216,10 @@ class Passage:
     def over(self) -> None:
         """Give the place to the next one."""
         self.told_nothing()
-        if self.holds_place and self._origin.queue is not None:
+        if self.holds_place and self._upstream.queue is not None:
             self.holds_place = False
-            self._origin.queue.release()
-            self._origin.advance()
+            self._upstream.queue.release()
+            self._upstream.advance()
 
 
 def _admit(admitted: asyncio.Future[None]) -> None:

@@ -9,9 +9,6 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from proxy.connection.http import chunk
-from proxy.connection.sse import Splitter, stamp
-
 from proxy.dialects.chat import ChatCompletions
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
@@ -22,6 +19,8 @@ from proxy.stream.vitals import Vitals
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pump import OnDisconnect, Pump
+from proxy.wire.http import chunk
+from proxy.wire.sse import Splitter, stamp
 from tests.bench.procfs import machine
 from tests.bench.report import conditions, grid, write_section
 

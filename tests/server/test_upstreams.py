@@ -29,9 +29,9 @@ async def made(**tables: Any) -> AsyncIterator[tuple[Upstreams, Metrics]]:
 async def test_lone_upstream_has_neither_breaker_nor_queue() -> None:
     """It costs a request nothing."""
     async with made(upstream={"key": "sk-zero"}) as (upstreams, _):
-        origin = upstreams.by_name["default"]
-        assert (origin.breaker, origin.queue, origin.has_key) == (None, None, False)
-        assert upstreams.sender().origins == [origin]
+        upstream = upstreams.by_name["default"]
+        assert (upstream.breaker, upstream.queue, upstream.has_key) == (None, None, False)
+        assert upstreams.sender().upstreams == [upstream]
 
 
 @on_each_loop
@@ -40,8 +40,8 @@ async def test_upstream_and_its_spares_have_breakers_and_their_keys() -> None:
     upstream = {"key": "sk-zero", "spares": ["one"], "weight": 3}
     async with made(upstream=upstream, upstreams={"one": ONE, "two": TWO}) as (upstreams, _):
         default, one, two = (upstreams.by_name[name] for name in ("default", "one", "two"))
-        assert upstreams.sender().origins == [default, one]
-        assert upstreams.sender("two").origins == [two]
+        assert upstreams.sender().upstreams == [default, one]
+        assert upstreams.sender("two").upstreams == [two]
         assert default.breaker is not None
         assert one.breaker is not None
         assert two.breaker is None
@@ -76,4 +76,4 @@ async def test_metrics_hear_of_every_upstream() -> None:
         upstreams.by_name["default"].upstream.retries = 3
         assert metrics.retries() == {"connection_reused": 5}
         assert metrics.connections() == {"active": 0, "idle": 0}
-        assert [origin.name for origin in metrics.upstreams()] == ["default", "one"]
+        assert [upstream.name for upstream in metrics.upstreams()] == ["default", "one"]

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from proxy.connection.errors import Unreachable
 
 from proxy.dialects.plain import Plain
 from proxy.stream.log import DRAINED
@@ -14,6 +13,7 @@ from proxy.upstream import broadcast
 from proxy.upstream.broadcast import Broadcast
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.pool import ConnectionPool
+from proxy.wire.errors import Unreachable
 from tests.conftest import FakeSink, follow, new_stream
 from tests.end_to_end.conftest import GUARD_S, Stage, staged, stamped, until
 from tests.server.test_shared_routes import first, own, tick, ticks

@@ -6,8 +6,6 @@ from typing import Any
 
 from hypothesis import event, given
 from hypothesis import strategies as st
-from proxy.connection.errors import Truncated
-from proxy.connection.http import chunk
 
 from proxy.stream.log import Ending, Ledger
 from proxy.stream.subscription import Subscription
@@ -15,6 +13,8 @@ from proxy.upstream.bypass import Bypass
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pump import OnDisconnect, Pump
+from proxy.wire.errors import Truncated
+from proxy.wire.http import chunk
 from tests.conftest import FakeSink, FakeTransport, dechunked, follow, new_stream
 from tests.end_to_end.conftest import DONE, FINISH, chunk_frame
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from proxy.connection.errors import Garbled
-from proxy.connection.http import chunk
 
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
+from proxy.wire.errors import Garbled
+from proxy.wire.http import chunk
 from tests.upstream.test_pool import Listener
 
 _PIECES = (

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
 import pytest
-from proxy.connection.errors import Garbled, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 
 from proxy.upstream.pool import ConnectionPool
+from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 from tests.end_to_end.conftest import GUARD_S, Stage, on_each_loop, staged
 from tests.upstream.test_pool import CUTS, GET, NO_LIMITS, Listener, listened, opening, pieces, say, upstream
 

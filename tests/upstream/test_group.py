@@ -11,13 +11,13 @@ from time import monotonic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from proxy.connection.errors import Overloaded, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.group import Retries, Sender, by_weight
 from proxy.upstream.pool import ConnectionPool
-from proxy.upstream.upstream import Message, Origin
+from proxy.upstream.upstream import Message, Upstream
+from proxy.wire.errors import Overloaded, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 from tests.end_to_end.conftest import EVENT_STREAM, GUARD_S, Stage, Turn, no_complaints, on_each_loop, staged
 from tests.upstream.test_pool import NO_LIMITS, Listener, listened, upstream
 
@@ -30,8 +30,10 @@ BUSY = b'{"error":{"code":"limit_requests","message":"m"}}'
 class Way:
     """A Sender to stages, and what it counted."""
 
-    def __init__(self, stages: Sequence[Stage], sender: Sender, origins: list[Origin], retried: Counter[str]) -> None:
-        self.stages, self.sender, self.origins, self.retried = stages, sender, origins, retried
+    def __init__(
+        self, stages: Sequence[Stage], sender: Sender, upstreams: list[Upstream], retried: Counter[str]
+    ) -> None:
+        self.stages, self.sender, self.upstreams, self.retried = stages, sender, upstreams, retried
 
     def open(self, message: Message = CHAT) -> asyncio.Task[Exchange]:
         return asyncio.create_task(self.sender.open(message))
@@ -57,18 +59,18 @@ async def way(
     async with AsyncExitStack() as stack:
         stages = [await stack.enter_async_context(staged()) for _ in range(count)]
         stack.enter_context(no_complaints())
-        origins = []
+        upstreams = []
         for number, stage in enumerate(stages):
             upstream = ConnectionPool(stage.url, timeouts)
             upstream.name = f"{number}"
             stack.push_async_callback(upstream.close)
             breaker = Breaker(failures, 30, 60) if count > 1 else None
             key = b"Bearer %d" % number if keys else None
-            one = Origin(f"{number}", upstream, weight=weights[number], authorization=key, breaker=breaker)
-            origins.append(one)
+            one = Upstream(f"{number}", upstream, weight=weights[number], authorization=key, breaker=breaker)
+            upstreams.append(one)
         retried = Counter[str]()
-        yield Way(stages, Sender(origins, retries, retried, bases=bases, unwraps=unwraps), origins, retried)
-        assert not any(origin.pool.active for origin in origins)
+        yield Way(stages, Sender(upstreams, retries, retried, bases=bases, unwraps=unwraps), upstreams, retried)
+        assert not any(upstream.pool.active for upstream in upstreams)
 
 
 def refuse(turn: Turn, status: int, body: bytes = BUSY, *headers: str) -> None:
@@ -287,7 +289,7 @@ async def test_client_that_leaves_while_a_refusal_comes_closes_its_connection() 
         turn = await to.stages[0].next()
         turn.begin(status="400 Bad Request")
         async with asyncio.timeout(GUARD_S):
-            while not any(exchange.status for exchange in to.origins[0].upstream.active):
+            while not any(exchange.status for exchange in to.upstreams[0].pool.active):
                 await asyncio.sleep(0)
         await asyncio.sleep(0)
         task.cancel()
@@ -360,7 +362,7 @@ async def test_key_of_ours_that_is_refused_sends_to_the_spare(keys: bool, status
         exchange = await task
         await listened(exchange)
         assert exchange.status == status
-        assert to.origins[0].state is (State.OPEN if keys else State.CLOSED)
+        assert to.upstreams[0].state is (State.OPEN if keys else State.CLOSED)
 
 
 @on_each_loop
@@ -411,10 +413,10 @@ async def test_error_inside_a_stream_is_a_failure_of_the_upstream_if_it_is_its_f
     internal = b'data: {"error":{"code":"internal_error"}}\n\n'
     async with way(2, OFF, failures=1) as to:
         to.sender.erred("1", [b"data: {}\n\n", inspection, b"data: [DONE]\n\n"])
-        assert to.origins[1].state is State.CLOSED
+        assert to.upstreams[1].state is State.CLOSED
         to.sender.erred("1", [internal, b"data: [DONE]\n\n"])
-        assert to.origins[1].state is State.OPEN
-        assert to.origins[0].state is State.CLOSED
+        assert to.upstreams[1].state is State.OPEN
+        assert to.upstreams[0].state is State.CLOSED
 
 
 @on_each_loop
@@ -425,7 +427,7 @@ async def test_wrong_request_opens_no_breaker() -> None:
         refuse(await to.stages[0].next(), 400, b'{"error":{"code":"invalid_parameter_error"}}')
         exchange = await task
         await listened(exchange)
-        assert to.origins[0].state is State.CLOSED
+        assert to.upstreams[0].state is State.CLOSED
 
 
 @on_each_loop
@@ -436,7 +438,7 @@ async def test_retry_after_leaves_an_upstream_alone_for_that_long() -> None:
         refuse(await to.stages[0].next(), 429, BUSY, "Retry-After: 77")
         exchange = await task
         await listened(exchange)
-        breaker = to.origins[0].breaker
+        breaker = to.upstreams[0].breaker
         assert breaker is not None
         assert 70 < breaker.opens_in_s(monotonic()) <= 77
 
@@ -445,9 +447,9 @@ async def test_retry_after_leaves_an_upstream_alone_for_that_long() -> None:
 async def test_each_is_chosen_as_often_as_its_weight_says(weights: list[int], rounds: int) -> None:
     """Exactly, over as many choices as the weights make."""
     async with upstream("http://127.0.0.1:1") as nobody_asks:
-        origins = [Origin(f"{number}", nobody_asks, weight=weight) for number, weight in enumerate(weights)]
-    chosen = Counter(by_weight(origins).name for _ in range(rounds * sum(weights)))
-    assert chosen == {origin.name: origin.weight * rounds for origin in origins}
+        upstreams = [Upstream(f"{number}", nobody_asks, weight=weight) for number, weight in enumerate(weights)]
+    chosen = Counter(by_weight(upstreams).name for _ in range(rounds * sum(weights)))
+    assert chosen == {upstream.name: upstream.weight * rounds for upstream in upstreams}
 
 
 # What the client gets

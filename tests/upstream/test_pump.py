@@ -7,11 +7,11 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 import pytest
-from proxy.connection.http import chunk
 
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pump import OnDisconnect, Pump
+from proxy.wire.http import chunk
 from tests.conftest import new_stream
 from tests.end_to_end.conftest import (
     DONE,

@@ -8,13 +8,13 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from proxy.connection.errors import Overloaded, RateLimited, Unreachable
 
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.request_queue import RequestQueue
-from proxy.upstream.upstream import Message, Origin
+from proxy.upstream.upstream import Message, Upstream
+from proxy.wire.errors import Overloaded, RateLimited, Unreachable
 from tests.end_to_end.conftest import Stage, no_complaints, on_each_loop, staged, until
 from tests.upstream.test_pool import NO_LIMITS, listened
 
@@ -31,11 +31,11 @@ def queue(max_concurrent: int = 0, per_minute: int = 0, size: int = 10) -> Reque
 
 
 @asynccontextmanager
-async def origin(url: str, timeouts: Timeouts = NO_LIMITS, name: str = "one", **more: Any) -> AsyncIterator[Origin]:
-    """Open an origin; see afterwards that it holds nobody's place."""
+async def opened(url: str, timeouts: Timeouts = NO_LIMITS, name: str = "one", **more: Any) -> AsyncIterator[Upstream]:
+    """Open an upstream; see afterwards that it holds nobody's place."""
     with no_complaints():
         upstream = ConnectionPool(url, timeouts)
-        one = Origin(name, upstream, **more)
+        one = Upstream(name, upstream, **more)
         try:
             yield one
         finally:
@@ -43,7 +43,7 @@ async def origin(url: str, timeouts: Timeouts = NO_LIMITS, name: str = "one", **
         assert one.queue is None or (one.queue.running, one.queue.waiting) == (0, 0)
 
 
-def opening(one: Origin, caller: bytes = ALICE) -> asyncio.Task[Exchange]:
+def opening(one: Upstream, caller: bytes = ALICE) -> asyncio.Task[Exchange]:
     async def opened() -> Exchange:
         exchange, _ = await one.open(message(caller))
         return exchange
@@ -60,7 +60,7 @@ async def answered(stage: Stage, task: asyncio.Task[Exchange], status: str = "20
 @on_each_loop
 async def test_key_of_the_origin_goes_upstream() -> None:
     """In place of the one that the request came with."""
-    async with staged() as stage, origin(stage.url, authorization=b"Bearer ours") as one:
+    async with staged() as stage, opened(stage.url, authorization=b"Bearer ours") as one:
         task = opening(one)
         turn = await stage.next()
         assert turn.all("authorization") == [b"Bearer ours"]
@@ -72,7 +72,7 @@ async def test_key_of_the_origin_goes_upstream() -> None:
 async def test_limit_of_concurrent_requests_holds_until_answers_end() -> None:
     """Not until they begin: a stream that runs takes its place."""
     waits: list[float] = []
-    async with staged() as stage, origin(stage.url, queue=queue(1), on_wait=waits.append) as one:
+    async with staged() as stage, opened(stage.url, queue=queue(1), on_wait=waits.append) as one:
         first, second = opening(one), opening(one)
         turn = await stage.next()
         turn.begin()
@@ -90,7 +90,7 @@ async def test_limit_of_concurrent_requests_holds_until_answers_end() -> None:
 @on_each_loop
 async def test_client_that_leaves_gives_its_place_up() -> None:
     """While it waits, while it is answered, and while it connects."""
-    async with staged() as stage, origin(stage.url, queue=queue(1)) as one:
+    async with staged() as stage, opened(stage.url, queue=queue(1)) as one:
         assert one.queue is not None
         first, leaving, last = opening(one), opening(one), opening(one, BOB)
         turn = await stage.next()
@@ -110,7 +110,7 @@ async def test_client_that_leaves_gives_its_place_up() -> None:
 @on_each_loop
 async def test_full_queue_refuses_at_once() -> None:
     """With a Retry-After."""
-    async with staged() as stage, origin(stage.url, queue=queue(1, size=0)) as one:
+    async with staged() as stage, opened(stage.url, queue=queue(1, size=0)) as one:
         first = opening(one)
         turn = await stage.next()
         with pytest.raises(Overloaded, match="0 requests wait already") as caught:
@@ -123,7 +123,7 @@ async def test_full_queue_refuses_at_once() -> None:
 @on_each_loop
 async def test_wait_that_lasts_too_long_is_refused() -> None:
     """When its time is over."""
-    async with staged() as stage, origin(stage.url, queue=queue(1), queue_s=0.05) as one:
+    async with staged() as stage, opened(stage.url, queue=queue(1), queue_s=0.05) as one:
         first = opening(one)
         turn = await stage.next()
         with pytest.raises(Overloaded, match=r"0\.05 s"):
@@ -135,7 +135,7 @@ async def test_wait_that_lasts_too_long_is_refused() -> None:
 @on_each_loop
 async def test_wait_that_would_last_too_long_is_refused_at_once() -> None:
     """A rate can be foretold; the client learns when to come back."""
-    async with staged() as stage, origin(stage.url, queue=queue(per_minute=1), queue_s=5) as one:
+    async with staged() as stage, opened(stage.url, queue=queue(per_minute=1), queue_s=5) as one:
         await answered(stage, opening(one))
         with pytest.raises(RateLimited, match="5 are allowed") as caught:
             await one.open(message())
@@ -145,7 +145,7 @@ async def test_wait_that_would_last_too_long_is_refused_at_once() -> None:
 @on_each_loop
 async def test_rate_lets_the_next_one_in_by_itself() -> None:
     """No request has to end for it."""
-    async with staged() as stage, origin(stage.url, queue=queue(per_minute=60)) as one:
+    async with staged() as stage, opened(stage.url, queue=queue(per_minute=60)) as one:
         tasks = [opening(one), opening(one)]
         turn = await stage.next()
         turn.begin()
@@ -161,7 +161,7 @@ async def test_unreachable_upstream_opens_the_breaker_and_holds_no_place() -> No
     async with staged() as stage:
         nowhere = stage.url
     breaker = Breaker(2, 10, 60)
-    async with origin(nowhere, breaker=breaker, queue=queue(1)) as one:
+    async with opened(nowhere, breaker=breaker, queue=queue(1)) as one:
         for _ in range(2):
             assert one.state is State.CLOSED
             with pytest.raises(Unreachable):
@@ -173,7 +173,7 @@ async def test_unreachable_upstream_opens_the_breaker_and_holds_no_place() -> No
 async def test_outcome_of_an_answer_moves_the_breaker() -> None:
     """A break is a failure, a clean end a success; a client that leaves is neither."""
     breaker = Breaker(1, 10, 0)  # open for no time: half open
-    async with staged() as stage, origin(stage.url, breaker=breaker) as one:
+    async with staged() as stage, opened(stage.url, breaker=breaker) as one:
         for ends, state in (("breaks", State.HALF_OPEN), ("left", State.HALF_OPEN), ("clean", State.CLOSED)):
             task = opening(one)
             turn = await stage.next()
@@ -192,7 +192,7 @@ async def test_outcome_of_an_answer_moves_the_breaker() -> None:
 async def test_client_of_the_trial_that_leaves_lets_another_try() -> None:
     """Before an answer, and in it: neither says anything of the upstream."""
     breaker = Breaker(1, 10, 60)
-    async with staged() as stage, origin(stage.url, breaker=breaker) as one:
+    async with staged() as stage, opened(stage.url, breaker=breaker) as one:
         breaker.failed(False, monotonic() - 60)
         for answered in (False, True):
             task = opening(one)
@@ -217,7 +217,7 @@ async def test_client_that_does_not_finish_its_request_is_no_failure() -> None:
         raise ConnectionResetError
 
     breaker = Breaker(1, 10, 60)
-    async with staged() as stage, origin(stage.url, breaker=breaker) as one:
+    async with staged() as stage, opened(stage.url, breaker=breaker) as one:
         with pytest.raises(Unreachable, match="did not finish"):
             await one.open(message(ALICE, body=pieces()))
         assert one.state is State.CLOSED
@@ -227,7 +227,7 @@ async def test_client_that_does_not_finish_its_request_is_no_failure() -> None:
 async def test_half_open_tries_one_request_at_a_time() -> None:
     """Until its outcome is known."""
     breaker = Breaker(1, 10, 60)
-    async with staged() as stage, origin(stage.url, breaker=breaker) as one:
+    async with staged() as stage, opened(stage.url, breaker=breaker) as one:
         breaker.failed(False, monotonic() - 60)
         task = opening(one)
         turn = await stage.next()
