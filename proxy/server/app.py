@@ -104,7 +104,7 @@ class Proxy:
         self.auth = auth_of(config)
         self.upstreams = Upstreams(config, self.metrics)
         self.feed = LiveFeed()
-        self.forward = Forward(self.upstreams.sender(), self.auth, self.metrics)
+        self.forward = Forward(self.upstreams.group(), self.auth, self.metrics)
         calls = Calls()
         self.hub.on_forgotten = calls.forget
         self.tracing = tracing or _traced(config)
@@ -206,7 +206,7 @@ class Proxy:
             base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
             route = Route(own.path, own.path, base + own.path, PLAIN)
             auth = self.auth.towards(settings.key.get_secret_value())
-            forward = Forward(self.upstreams.sender(own.upstream or DEFAULT), auth, self.metrics)
+            forward = Forward(self.upstreams.group(own.upstream or DEFAULT), auth, self.metrics)
             if own.share == "url":
                 events = EventRoute(config, own, route, self.hub, auth, self.metrics, forward, self.feed.tell)
                 self.event_routes.append(events)

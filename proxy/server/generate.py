@@ -301,7 +301,7 @@ class Generations:
             self._metrics.stream_ended(stream, now)
             access_log.ended(stream, now)
             if stream.upstream and stream.log.ending is not None and stream.log.ending.reason == "upstream_error":
-                self._forward.sender.erred(stream.upstream, stream.log.frames[-6:])
+                self._forward.group.erred(stream.upstream, stream.log.frames[-6:])
         self._calls.ended(stream)
         self._tell("ended", stream)
         self._hub.retire(stream, now)

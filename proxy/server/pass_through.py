@@ -14,7 +14,7 @@ from proxy.downstream.request_body import invite
 from proxy.downstream.response import Downstream
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.group import Sender
+from proxy.upstream.group import UpstreamGroup
 from proxy.upstream.upstream import Message
 from proxy.wire.errors import UpstreamError
 from proxy.wire.http import LAST_CHUNK, EndToEnd, Headers, chunk
@@ -40,8 +40,8 @@ _ANSWER = EndToEnd(marked=(b"content-length",))
 class Forward:
     """The way from a client's request to the upstream, and the handler of requests that pass through."""
 
-    def __init__(self, sender: Sender, auth: Auth, metrics: Metrics) -> None:
-        self.sender = sender
+    def __init__(self, group: UpstreamGroup, auth: Auth, metrics: Metrics) -> None:
+        self.group = group
         self._auth = auth
         self._metrics = metrics
         self._authorization = auth.upstream_authorization
@@ -90,7 +90,7 @@ class Forward:
 
         Raises: UpstreamError, RateLimited, Overloaded.
         """
-        exchange = await self.sender.open(message)
+        exchange = await self.group.open(message)
         self._metrics.distribution("upstream_connect", route.name).observe(exchange.waited_s)
         return exchange
 

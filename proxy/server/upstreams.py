@@ -11,7 +11,7 @@ from proxy.server.config import Config
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.exchange import Timeouts
-from proxy.upstream.group import Retries, Sender
+from proxy.upstream.group import Retries, UpstreamGroup
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.request_queue import RequestQueue
 from proxy.upstream.settings import DEFAULT, UpstreamConfig
@@ -32,10 +32,10 @@ class Upstreams:
         metrics.connections = self._connections
         metrics.upstreams = self.by_name.values
 
-    def sender(self, name: str = DEFAULT) -> Sender:
+    def group(self, name: str = DEFAULT) -> UpstreamGroup:
         """Return the way to an upstream and its spares."""
         names = (name, *self._settings[name].spares)
-        return Sender(
+        return UpstreamGroup(
             [self.by_name[one] for one in names],
             Retries(**self._config.retries.model_dump()),
             self._retried,

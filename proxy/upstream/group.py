@@ -36,7 +36,7 @@ class Retries(NamedTuple):
     total_s: float = 30.0
 
 
-class Sender:
+class UpstreamGroup:
     """An upstream and its spares, as one."""
 
     def __init__(
@@ -121,11 +121,11 @@ class Sender:
 class _Sending:
     """One request's tries."""
 
-    __slots__ = ("_backoff", "_message", "_sender", "_tried", "_tries")
+    __slots__ = ("_backoff", "_group", "_message", "_tried", "_tries")
 
-    def __init__(self, sender: Sender, message: Message) -> None:
-        retries = sender.retries
-        self._sender = sender
+    def __init__(self, group: UpstreamGroup, message: Message) -> None:
+        retries = group.retries
+        self._group = group
         self._message = message
         self._backoff = Backoff(retries.attempts, retries.wait_max_s, retries.total_s, random.random)
         self._tried: list[Upstream] = []
@@ -135,12 +135,12 @@ class _Sending:
         """Try until there is an answer to keep. Raises: UpstreamError, RateLimited, Overloaded."""
         tried = self._tried
         while True:
-            upstream = self._sender.choose(tried)
+            upstream = self._group.choose(tried)
             tried.append(upstream)
             try:
-                exchange, passage = await upstream.open(self._sender.readdressed(self._message, upstream))
+                exchange, passage = await upstream.open(self._group.readdressed(self._message, upstream))
             except (RateLimited, Overloaded):  # by the queue before it: nothing has been sent
-                if not self._sender.untried(tried):
+                if not self._group.untried(tried):
                     raise
                 continue
             except UpstreamError as error:
@@ -155,14 +155,14 @@ class _Sending:
                 wait_s, reason = await self._look(exchange, passage)
                 if wait_s is None:
                     return exchange
-            self._sender.retried[reason] += 1
+            self._group.retried[reason] += 1
             if wait_s:
                 await asyncio.sleep(wait_s)
 
     async def _look(self, exchange: Exchange, passage: Passage | None) -> tuple[float | None, str]:
         """Look at an answer; return how long to wait before it is asked for again, None to keep it, and why."""
         try:
-            refusal = await _refusal(exchange, in_stream=self._message.generation and self._sender.judges)
+            refusal = await _refusal(exchange, in_stream=self._message.generation and self._group.judges)
         except BaseException:
             exchange.close()
             raise
@@ -181,10 +181,10 @@ class _Sending:
     def _wait_for(self, refusal: Refusal, verdict: Trouble, after_s: float | None) -> float | None:
         if self._message.once or not isinstance(self._message.body, bytes):
             return None  # it is gone
-        if verdict.wait_s is not None and refusal.status in self._sender.retries.statuses:
+        if verdict.wait_s is not None and refusal.status in self._group.retries.statuses:
             return self._wait_s(verdict.wait_s, after_s)
         own_key_refused = verdict.fault is Fault.ACCOUNT and not verdict.transient and self._tried[-1].has_key
-        if own_key_refused and self._sender.untried(self._tried):
+        if own_key_refused and self._group.untried(self._tried):
             return self._wait_s(0)  # another key may do
         return None
 
@@ -193,16 +193,16 @@ class _Sending:
 
         None when no upstream may be asked even then: what there is tells the client more than that.
         """
-        if self._sender.untried(self._tried):
+        if self._group.untried(self._tried):
             return self._backoff.wait_s(self._tries, 0)
         wait_s = self._backoff.wait_s(self._tries, first_s, after_s)
-        return None if wait_s is None or not self._sender.allows(monotonic() + wait_s) else wait_s
+        return None if wait_s is None or not self._group.allows(monotonic() + wait_s) else wait_s
 
     def _finish(self, exchange: Exchange, refusal: Refusal, verdict: Trouble) -> None:
         """Make the last answer what its client gets."""
         if self._tries > 1 and verdict.transient:
             exchange.headers.append((b"x-should-retry", b"false"))
-        if self._sender.unwraps and self._message.generation and refusal.framed and refusal.body and exchange.whole:
+        if self._group.unwraps and self._message.generation and refusal.framed and refusal.body and exchange.whole:
             exchange.put(refusal.body)
             kept = [h for h in exchange.headers if h[0].lower() not in (b"content-type", b"content-length")]
             length = (b"Content-Length", b"%d" % len(refusal.body))

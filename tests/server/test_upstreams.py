@@ -31,7 +31,7 @@ async def test_lone_upstream_has_neither_breaker_nor_queue() -> None:
     async with made(upstream={"key": "sk-zero"}) as (upstreams, _):
         upstream = upstreams.by_name["default"]
         assert (upstream.breaker, upstream.queue, upstream.has_key) == (None, None, False)
-        assert upstreams.sender().upstreams == [upstream]
+        assert upstreams.group().upstreams == [upstream]
 
 
 @on_each_loop
@@ -40,8 +40,8 @@ async def test_upstream_and_its_spares_have_breakers_and_their_keys() -> None:
     upstream = {"key": "sk-zero", "spares": ["one"], "weight": 3}
     async with made(upstream=upstream, upstreams={"one": ONE, "two": TWO}) as (upstreams, _):
         default, one, two = (upstreams.by_name[name] for name in ("default", "one", "two"))
-        assert upstreams.sender().upstreams == [default, one]
-        assert upstreams.sender("two").upstreams == [two]
+        assert upstreams.group().upstreams == [default, one]
+        assert upstreams.group("two").upstreams == [two]
         assert default.breaker is not None
         assert one.breaker is not None
         assert two.breaker is None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
-from proxy.upstream.group import Retries, Sender, by_weight
+from proxy.upstream.group import Retries, UpstreamGroup, by_weight
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.upstream import Message, Upstream
 from proxy.wire.errors import Overloaded, Truncated, Unreachable, UpstreamError, UpstreamTimeout
@@ -28,18 +28,18 @@ BUSY = b'{"error":{"code":"limit_requests","message":"m"}}'
 
 
 class Way:
-    """A Sender to stages, and what it counted."""
+    """An UpstreamGroup of stages, and what it counted."""
 
     def __init__(
-        self, stages: Sequence[Stage], sender: Sender, upstreams: list[Upstream], retried: Counter[str]
+        self, stages: Sequence[Stage], group: UpstreamGroup, upstreams: list[Upstream], retried: Counter[str]
     ) -> None:
-        self.stages, self.sender, self.upstreams, self.retried = stages, sender, upstreams, retried
+        self.stages, self.group, self.upstreams, self.retried = stages, group, upstreams, retried
 
     def open(self, message: Message = CHAT) -> asyncio.Task[Exchange]:
-        return asyncio.create_task(self.sender.open(message))
+        return asyncio.create_task(self.group.open(message))
 
     async def hear(self, message: Message = CHAT) -> tuple[Exchange, Listener]:
-        exchange = await self.sender.open(message)
+        exchange = await self.group.open(message)
         return exchange, await listened(exchange)
 
 
@@ -69,7 +69,7 @@ async def way(
             one = Upstream(f"{number}", upstream, weight=weights[number], authorization=key, breaker=breaker)
             upstreams.append(one)
         retried = Counter[str]()
-        yield Way(stages, Sender(upstreams, retries, retried, bases=bases, unwraps=unwraps), upstreams, retried)
+        yield Way(stages, UpstreamGroup(upstreams, retries, retried, bases=bases, unwraps=unwraps), upstreams, retried)
         assert not any(upstream.pool.active for upstream in upstreams)
 
 
@@ -187,7 +187,7 @@ async def test_absent_upstream_is_tried_again_and_then_told() -> None:
     async with way() as to:
         await to.stages[0].stop()
         with pytest.raises(Unreachable) as caught:
-            await to.sender.open(CHAT)
+            await to.group.open(CHAT)
         assert caught.value.retried
         assert to.retried == {"upstream_unreachable": 2}
 
@@ -372,7 +372,7 @@ async def test_failed_upstream_is_left_alone_for_its_time() -> None:
         await to.stages[0].stop()
         for _ in range(2):
             with pytest.raises(Unreachable):
-                await to.sender.open(CHAT)
+                await to.group.open(CHAT)
         task = to.open()
         (await to.stages[1].next()).reply("200 OK")
         exchange = await task
@@ -388,9 +388,9 @@ async def test_when_all_have_failed_the_client_is_told_when_to_come_back() -> No
             await stage.stop()
         for _ in range(2):
             with pytest.raises(Unreachable):
-                await to.sender.open(CHAT)
+                await to.group.open(CHAT)
         with pytest.raises(Overloaded, match="all 2 upstreams") as caught:
-            await to.sender.open(CHAT)
+            await to.group.open(CHAT)
         assert 55 <= (caught.value.retry_after_s or 0) <= 60
 
 
@@ -412,9 +412,9 @@ async def test_error_inside_a_stream_is_a_failure_of_the_upstream_if_it_is_its_f
     inspection = b'data: {"error":{"code":"data_inspection_failed"}}\n\n'
     internal = b'data: {"error":{"code":"internal_error"}}\n\n'
     async with way(2, OFF, failures=1) as to:
-        to.sender.erred("1", [b"data: {}\n\n", inspection, b"data: [DONE]\n\n"])
+        to.group.erred("1", [b"data: {}\n\n", inspection, b"data: [DONE]\n\n"])
         assert to.upstreams[1].state is State.CLOSED
-        to.sender.erred("1", [internal, b"data: [DONE]\n\n"])
+        to.group.erred("1", [internal, b"data: [DONE]\n\n"])
         assert to.upstreams[1].state is State.OPEN
         assert to.upstreams[0].state is State.CLOSED
 
