@@ -18,7 +18,7 @@ from proxy.dialects.error_codes import Fault, Trouble, trouble
 from proxy.dialects.refusal import Refusal, is_error, read
 from proxy.upstream.backoff import Backoff, retry_after_s
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.upstream import Message, Passage, Upstream
+from proxy.upstream.upstream import Attempt, Message, Upstream
 from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
 from proxy.wire.sse import Splitter
 
@@ -138,7 +138,7 @@ class _Sending:
             upstream = self._group.choose(tried)
             tried.append(upstream)
             try:
-                exchange, passage = await upstream.open(self._group.readdressed(self._message, upstream))
+                exchange, attempt = await upstream.open(self._group.readdressed(self._message, upstream))
             except (RateLimited, Overloaded):  # by the queue before it: nothing has been sent
                 if not self._group.untried(tried):
                     raise
@@ -152,14 +152,14 @@ class _Sending:
                 reason = error.ending
             else:
                 self._tries += 1
-                wait_s, reason = await self._look(exchange, passage)
+                wait_s, reason = await self._look(exchange, attempt)
                 if wait_s is None:
                     return exchange
             self._group.retried[reason] += 1
             if wait_s:
                 await asyncio.sleep(wait_s)
 
-    async def _look(self, exchange: Exchange, passage: Passage | None) -> tuple[float | None, str]:
+    async def _look(self, exchange: Exchange, attempt: Attempt | None) -> tuple[float | None, str]:
         """Look at an answer; return how long to wait before it is asked for again, None to keep it, and why."""
         try:
             refusal = await _refusal(exchange, in_stream=self._message.generation and self._group.judges)
@@ -170,7 +170,7 @@ class _Sending:
             return None, ""
         verdict = trouble(refusal.status, refusal.code)
         after_s = retry_after_s(exchange.header(b"retry-after"), lambda: datetime.now(UTC))
-        _judge(passage, verdict, after_s, has_key=self._tried[-1].has_key)
+        _judge(attempt, verdict, after_s, has_key=self._tried[-1].has_key)
         wait_s = self._wait_for(refusal, verdict, after_s)
         if wait_s is None:
             self._finish(exchange, refusal, verdict)
@@ -248,16 +248,16 @@ def _has_frame(body: bytes) -> bool:
     return b"\n\n" in body or b"\r\r" in body or b"\n\r\n" in body or len(body) >= _REFUSAL_BYTES
 
 
-def _judge(passage: Passage | None, verdict: Trouble, after_s: float | None, *, has_key: bool) -> None:
+def _judge(attempt: Attempt | None, verdict: Trouble, after_s: float | None, *, has_key: bool) -> None:
     """Tell the breaker what a refusal says of the upstream: nothing, where it is about the caller's own key."""
-    if passage is None:
+    if attempt is None:
         return
     if verdict.fault is Fault.CALLER:
-        passage.succeeded()
+        attempt.succeeded()
     elif verdict.fault is Fault.UPSTREAM or has_key:
-        passage.failed(after_s)
+        attempt.failed(after_s)
     else:
-        passage.told_nothing()
+        attempt.gave_no_verdict()
 
 
 class _Nobody:

@@ -105,26 +105,26 @@ class Upstream:
         self.chosen += 1
         return self._send(message)
 
-    async def open(self, message: Message) -> tuple[Exchange, "Passage | None"]:
-        """Send a request when it is its turn; return its exchange, and its passage if anybody wants its outcome.
+    async def open(self, message: Message) -> tuple[Exchange, "Attempt | None"]:
+        """Send a request when it is its turn; return its exchange, and its attempt if anybody wants its outcome.
 
         Raises: RateLimited, Overloaded, UpstreamError.
         """
         if self.at_once:
             return await self.send(message), None
         self.chosen += 1
-        passage = Passage(self)
+        attempt = Attempt(self)
         try:
-            await self._admitted(passage, message.caller)
+            await self._admitted(attempt, message.caller)
             exchange = await self._send(message)
         except UpstreamError as error:
-            passage.released(error)
+            attempt.released(error)
             raise
         except BaseException:
-            passage.over()
+            attempt.over()
             raise
-        exchange.on_released = passage.released
-        return exchange, passage
+        exchange.on_released = attempt.released
+        return exchange, attempt
 
     def advance(self) -> None:
         """Let in whose turn it is, now and again when the rate allows the next."""
@@ -147,7 +147,7 @@ class Upstream:
             message.method, message.target, headers, message.body, chunked=message.chunked, once=message.once
         )
 
-    async def _admitted(self, passage: "Passage", caller: bytes) -> None:
+    async def _admitted(self, attempt: "Attempt", caller: bytes) -> None:
         """Wait for a place. Raises: RateLimited, Overloaded."""
         queue = self.queue
         if queue is None:
@@ -169,14 +169,14 @@ class Upstream:
             if not ticket.admitted:
                 raise _refused(expected_s, f"it lasted {self._queue_s:g} s, no more is allowed") from None
         finally:
-            passage.holds_place = ticket.admitted  # also when the client left in the same turn
+            attempt.holds_place = ticket.admitted  # also when the client left in the same turn
             if not ticket.admitted:
                 queue.leave(ticket)
                 self.advance()
         self._on_wait(monotonic() - began_at)
 
 
-class Passage:
+class Attempt:
     """One request at an upstream: the place it holds in the queue, and what its outcome tells the circuit breaker.
 
     The first outcome counts; none before it is over means that its client left.
@@ -200,7 +200,7 @@ class Passage:
             self._judged = True
             self._upstream.breaker.failed(self._trial, monotonic(), retry_after_s)
 
-    def told_nothing(self) -> None:
+    def gave_no_verdict(self) -> None:
         if not self._judged and self._upstream.breaker is not None:
             self._judged = True
             self._upstream.breaker.gave_up(self._trial)
@@ -215,7 +215,7 @@ class Passage:
 
     def over(self) -> None:
         """Give the place to the next one."""
-        self.told_nothing()
+        self.gave_no_verdict()
         if self.holds_place and self._upstream.queue is not None:
             self.holds_place = False
             self._upstream.queue.release()
