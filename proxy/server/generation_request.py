@@ -12,7 +12,7 @@ from proxy.server.document import JSON
 from proxy.server.generation_options import Options
 from proxy.server.pass_through import Forward
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.upstream import Message
+from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.http import Headers
 
 if TYPE_CHECKING:
@@ -101,5 +101,6 @@ async def _send_traced(forward: Forward, asked: Asked, trace: "Trace") -> Exchan
 
 def _send(forward: Forward, asked: Asked) -> Awaitable[Exchange]:
     headers = [*asked.headers, (b"Content-Length", b"%d" % len(asked.body))]
-    message = Message(b"POST", asked.target, headers, asked.body, asked.caller, True)  # by place: a name takes 0.1 us
-    return forward.open(asked.route, message)
+    # By place: a name takes 0.1 us.
+    upstream_request = UpstreamRequest(b"POST", asked.target, headers, asked.body, asked.caller, True)
+    return forward.open(asked.route, upstream_request)

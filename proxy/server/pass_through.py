@@ -15,7 +15,7 @@ from proxy.downstream.response import Downstream
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import UpstreamGroup
-from proxy.upstream.upstream import Message
+from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.errors import UpstreamError
 from proxy.wire.http import LAST_CHUNK, EndToEnd, Headers, chunk
 
@@ -65,8 +65,10 @@ class Forward:
             body = _at_hand(request, chunked=chunked) if request.content.is_eof() else _pieces(request)
         elif "Content-Length" in request.headers:
             headers.append((b"Content-Length", b"0"))
-        message = Message(request.method.encode(), target, headers, body, caller, chunked=chunked, once=has_body)
-        exchange = await self.open(route, message)
+        upstream_request = UpstreamRequest(
+            request.method.encode(), target, headers, body, caller, chunked=chunked, once=has_body
+        )
+        exchange = await self.open(route, upstream_request)
         return await self.send_back(request, exchange)
 
     async def send_back(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
@@ -85,12 +87,12 @@ class Forward:
             exchange.close()
         return downstream.response
 
-    async def open(self, route: Route, message: Message) -> Exchange:
+    async def open(self, route: Route, upstream_request: UpstreamRequest) -> Exchange:
         """Send a request upstream; return when the head of its response is there.
 
         Raises: UpstreamError, RateLimited, Overloaded.
         """
-        exchange = await self.group.open(message)
+        exchange = await self.group.open(upstream_request)
         self._metrics.distribution("upstream_connect", route.name).observe(exchange.waited_s)
         return exchange
 

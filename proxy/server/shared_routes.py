@@ -34,7 +34,7 @@ from proxy.telemetry import access_log
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.broadcast import Ask, Broadcast
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.upstream import Message
+from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.errors import Overloaded, UnknownMode, UnknownStream
 from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.reconnection import Reconnection
@@ -204,8 +204,8 @@ class EventRoute:
             headers.append((b"Content-Type", place.content_type.encode("utf-8", "surrogateescape")))
         if self._auth.upstream_authorization:
             headers.append((b"Authorization", self._auth.upstream_authorization))
-        message = Message(place.method.encode(), place.target, headers, body, ANYONE)
-        return await self._forward.open(self._route, message)
+        upstream_request = UpstreamRequest(place.method.encode(), place.target, headers, body, ANYONE)
+        return await self._forward.open(self._route, upstream_request)
 
     def _before(self, place: Place, last_event_id: str) -> bytes:
         """Return the upstream's id of the last event that a client had, when it had it of a stream that has ended.

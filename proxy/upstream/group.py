@@ -18,7 +18,7 @@ from proxy.dialects.error_codes import Fault, Trouble, trouble
 from proxy.dialects.refusal import Refusal, is_error, read
 from proxy.upstream.backoff import Backoff, retry_after_s
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.upstream import Attempt, Message, Upstream
+from proxy.upstream.upstream import Attempt, Upstream, UpstreamRequest
 from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
 from proxy.wire.sse import Splitter
 
@@ -62,14 +62,14 @@ class UpstreamGroup:
         only = not (self.judges or unwraps) and upstreams[0].at_once
         self._only = upstreams[0] if only else None  # then nothing is between a request and it
 
-    def open(self, message: Message) -> Awaitable[Exchange]:
+    def open(self, request: UpstreamRequest) -> Awaitable[Exchange]:
         """Send a request; what is returned waits for the head of the answer that its client gets.
 
         Raises, then: UpstreamError, RateLimited, Overloaded.
         """
         if self._only is not None:
-            return self._only.send(message)
-        return _Sending(self, message).open()
+            return self._only.send(request)
+        return _Attempts(self, request).open()
 
     def erred(self, name: str, frames: Sequence[bytes]) -> None:
         """Hear that a stream of the upstream of that name ended with an error event, which is among these frames."""
@@ -101,12 +101,12 @@ class UpstreamGroup:
         may = [upstream for upstream in may if upstream.weight] or may
         return by_weight([upstream for upstream in may if upstream.free(now)] or may)
 
-    def readdressed(self, message: Message, upstream: Upstream) -> Message:
-        """Return a message as it goes to one of them."""
+    def readdressed(self, request: UpstreamRequest, upstream: Upstream) -> UpstreamRequest:
+        """Return a request as it goes to one of them."""
         first, here = self._bases.get(self.upstreams[0].name), self._bases.get(upstream.name)
-        if first is None or here is None or first == here or not message.target.startswith(first):
-            return message
-        return replace(message, target=here + message.target[len(first) :])
+        if first is None or here is None or first == here or not request.target.startswith(first):
+            return request
+        return replace(request, target=here + request.target[len(first) :])
 
     def allows(self, now: float) -> bool:
         """Tell whether any of them may be asked at a time, as far as is known."""
@@ -118,15 +118,15 @@ class UpstreamGroup:
         return any(upstream.allows(now) for upstream in self.upstreams if upstream not in tried)
 
 
-class _Sending:
+class _Attempts:
     """One request's tries."""
 
-    __slots__ = ("_backoff", "_group", "_message", "_tried", "_tries")
+    __slots__ = ("_backoff", "_group", "_request", "_tried", "_tries")
 
-    def __init__(self, group: UpstreamGroup, message: Message) -> None:
+    def __init__(self, group: UpstreamGroup, request: UpstreamRequest) -> None:
         retries = group.retries
         self._group = group
-        self._message = message
+        self._request = request
         self._backoff = Backoff(retries.attempts, retries.wait_max_s, retries.total_s, random.random)
         self._tried: list[Upstream] = []
         self._tries = 0  # what was sent, or was to be sent had there been a connection
@@ -138,7 +138,7 @@ class _Sending:
             upstream = self._group.choose(tried)
             tried.append(upstream)
             try:
-                exchange, attempt = await upstream.open(self._group.readdressed(self._message, upstream))
+                exchange, attempt = await upstream.open(self._group.readdressed(self._request, upstream))
             except (RateLimited, Overloaded):  # by the queue before it: nothing has been sent
                 if not self._group.untried(tried):
                     raise
@@ -162,7 +162,7 @@ class _Sending:
     async def _look(self, exchange: Exchange, attempt: Attempt | None) -> tuple[float | None, str]:
         """Look at an answer; return how long to wait before it is asked for again, None to keep it, and why."""
         try:
-            refusal = await _refusal(exchange, in_stream=self._message.generation and self._group.judges)
+            refusal = await _refusal(exchange, in_stream=self._request.generation and self._group.judges)
         except BaseException:
             exchange.close()
             raise
@@ -179,7 +179,7 @@ class _Sending:
         return wait_s, f"status_{refusal.status}"
 
     def _wait_for(self, refusal: Refusal, verdict: Trouble, after_s: float | None) -> float | None:
-        if self._message.once or not isinstance(self._message.body, bytes):
+        if self._request.once or not isinstance(self._request.body, bytes):
             return None  # it is gone
         if verdict.wait_s is not None and refusal.status in self._group.retries.statuses:
             return self._wait_s(verdict.wait_s, after_s)
@@ -202,7 +202,7 @@ class _Sending:
         """Make the last answer what its client gets."""
         if self._tries > 1 and verdict.transient:
             exchange.headers.append((b"x-should-retry", b"false"))
-        if self._group.unwraps and self._message.generation and refusal.framed and refusal.body and exchange.whole:
+        if self._group.unwraps and self._request.generation and refusal.framed and refusal.body and exchange.whole:
             exchange.put(refusal.body)
             kept = [h for h in exchange.headers if h[0].lower() not in (b"content-type", b"content-length")]
             length = (b"Content-Length", b"%d" % len(refusal.body))

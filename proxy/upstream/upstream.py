@@ -20,7 +20,7 @@ from proxy.wire.http import Headers
 
 
 @dataclass  # made in half the time that a NamedTuple takes
-class Message:
+class UpstreamRequest:
     """A request as it goes upstream."""
 
     method: bytes
@@ -100,23 +100,23 @@ class Upstream:
         """True when nothing stands before it, and nobody wants to know how a request fared."""
         return self.queue is None and self.breaker is None
 
-    def send(self, message: Message) -> Awaitable[Exchange]:
+    def send(self, request: UpstreamRequest) -> Awaitable[Exchange]:
         """Send a request without a turn; what is returned waits for the answer. Raises, then: UpstreamError."""
         self.chosen += 1
-        return self._send(message)
+        return self._send(request)
 
-    async def open(self, message: Message) -> tuple[Exchange, "Attempt | None"]:
+    async def open(self, request: UpstreamRequest) -> tuple[Exchange, "Attempt | None"]:
         """Send a request when it is its turn; return its exchange, and its attempt if anybody wants its outcome.
 
         Raises: RateLimited, Overloaded, UpstreamError.
         """
         if self.at_once:
-            return await self.send(message), None
+            return await self.send(request), None
         self.chosen += 1
         attempt = Attempt(self)
         try:
-            await self._admitted(attempt, message.caller)
-            exchange = await self._send(message)
+            await self._admitted(attempt, request.caller)
+            exchange = await self._send(request)
         except UpstreamError as error:
             attempt.released(error)
             raise
@@ -138,13 +138,13 @@ class Upstream:
         if at is not None:
             self._timer = asyncio.get_running_loop().call_later(max(0.001, at - now), self.advance)
 
-    def _send(self, message: Message) -> Awaitable[Exchange]:
-        headers = message.headers
+    def _send(self, request: UpstreamRequest) -> Awaitable[Exchange]:
+        headers = request.headers
         if self._authorization is not None:
             headers = [header for header in headers if header[0].lower() != b"authorization"]
             headers.append((b"Authorization", self._authorization))
         return self.pool.open(
-            message.method, message.target, headers, message.body, chunked=message.chunked, once=message.once
+            request.method, request.target, headers, request.body, chunked=request.chunked, once=request.once
         )
 
     async def _admitted(self, attempt: "Attempt", caller: bytes) -> None:

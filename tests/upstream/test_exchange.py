@@ -356,7 +356,7 @@ async def test_body_that_breaks_off_breaks_the_exchange() -> None:
 
 
 @pytest.mark.parametrize(
-    ("timeouts", "wire", "ending"),
+    ("timeouts", "connection", "ending"),
     [
         ({"first_byte_s": 0.1}, b"", "timeout_first_byte"),
         ({"first_byte_s": 0.1}, b"HTTP/1.1 200 OK\r\n", "timeout_first_byte"),

@@ -16,12 +16,12 @@ from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.group import Retries, UpstreamGroup, by_weight
 from proxy.upstream.pool import ConnectionPool
-from proxy.upstream.upstream import Message, Upstream
+from proxy.upstream.upstream import Upstream, UpstreamRequest
 from proxy.wire.errors import Overloaded, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 from tests.end_to_end.conftest import EVENT_STREAM, GUARD_S, Stage, Turn, no_complaints, on_each_loop, staged
 from tests.upstream.test_pool import NO_LIMITS, Listener, listened, upstream
 
-CHAT = Message(b"POST", b"/v1/chat/completions", [(b"Content-Length", b"2")], b"{}", b"alice", generation=True)
+CHAT = UpstreamRequest(b"POST", b"/v1/chat/completions", [(b"Content-Length", b"2")], b"{}", b"alice", generation=True)
 TWICE = Retries(attempts=2, wait_max_s=0.01)
 OFF = Retries()
 BUSY = b'{"error":{"code":"limit_requests","message":"m"}}'
@@ -35,11 +35,11 @@ class Way:
     ) -> None:
         self.stages, self.group, self.upstreams, self.retried = stages, group, upstreams, retried
 
-    def open(self, message: Message = CHAT) -> asyncio.Task[Exchange]:
-        return asyncio.create_task(self.group.open(message))
+    def open(self, request: UpstreamRequest = CHAT) -> asyncio.Task[Exchange]:
+        return asyncio.create_task(self.group.open(request))
 
-    async def hear(self, message: Message = CHAT) -> tuple[Exchange, Listener]:
-        exchange = await self.group.open(message)
+    async def hear(self, request: UpstreamRequest = CHAT) -> tuple[Exchange, Listener]:
+        exchange = await self.group.open(request)
         return exchange, await listened(exchange)
 
 

@@ -13,7 +13,7 @@ from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.request_queue import RequestQueue
-from proxy.upstream.upstream import Message, Upstream
+from proxy.upstream.upstream import Upstream, UpstreamRequest
 from proxy.wire.errors import Overloaded, RateLimited, Unreachable
 from tests.end_to_end.conftest import Stage, no_complaints, on_each_loop, staged, until
 from tests.upstream.test_pool import NO_LIMITS, listened
@@ -21,8 +21,8 @@ from tests.upstream.test_pool import NO_LIMITS, listened
 ALICE, BOB = b"alice", b"bob"
 
 
-def message(caller: bytes = ALICE, **more: Any) -> Message:
-    made = Message(b"POST", b"/compatible-mode/v1/x", [(b"Authorization", b"Bearer theirs")], b"{}", caller)
+def request(caller: bytes = ALICE, **more: Any) -> UpstreamRequest:
+    made = UpstreamRequest(b"POST", b"/compatible-mode/v1/x", [(b"Authorization", b"Bearer theirs")], b"{}", caller)
     return replace(made, **more)
 
 
@@ -45,7 +45,7 @@ async def opened(url: str, timeouts: Timeouts = NO_LIMITS, name: str = "one", **
 
 def opening(one: Upstream, caller: bytes = ALICE) -> asyncio.Task[Exchange]:
     async def opened() -> Exchange:
-        exchange, _ = await one.open(message(caller))
+        exchange, _ = await one.open(request(caller))
         return exchange
 
     return asyncio.create_task(opened())
@@ -114,7 +114,7 @@ async def test_full_queue_refuses_at_once() -> None:
         first = opening(one)
         turn = await stage.next()
         with pytest.raises(Overloaded, match="0 requests wait already") as caught:
-            await one.open(message())
+            await one.open(request())
         assert caught.value.retry_after_s == 1
         turn.reply("200 OK")
         await listened(await first)
@@ -127,7 +127,7 @@ async def test_wait_that_lasts_too_long_is_refused() -> None:
         first = opening(one)
         turn = await stage.next()
         with pytest.raises(Overloaded, match=r"0\.05 s"):
-            await one.open(message())
+            await one.open(request())
         turn.reply("200 OK")
         await listened(await first)
 
@@ -138,7 +138,7 @@ async def test_wait_that_would_last_too_long_is_refused_at_once() -> None:
     async with staged() as stage, opened(stage.url, queue=queue(per_minute=1), queue_s=5) as one:
         await answered(stage, opening(one))
         with pytest.raises(RateLimited, match="5 are allowed") as caught:
-            await one.open(message())
+            await one.open(request())
         assert 55 <= (caught.value.retry_after_s or 0) <= 60
 
 
@@ -165,7 +165,7 @@ async def test_unreachable_upstream_opens_the_breaker_and_holds_no_place() -> No
         for _ in range(2):
             assert one.state is State.CLOSED
             with pytest.raises(Unreachable):
-                await one.open(message())
+                await one.open(request())
         assert one.state is State.OPEN
 
 
@@ -219,7 +219,7 @@ async def test_client_that_does_not_finish_its_request_is_no_failure() -> None:
     breaker = Breaker(1, 10, 60)
     async with staged() as stage, opened(stage.url, breaker=breaker) as one:
         with pytest.raises(Unreachable, match="did not finish"):
-            await one.open(message(ALICE, body=pieces()))
+            await one.open(request(ALICE, body=pieces()))
         assert one.state is State.CLOSED
 
 
