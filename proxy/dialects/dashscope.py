@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from proxy.dialects.delta import Delta, json_object, record, records
-from proxy.dialects.dialect import Summary, Text, Usage, count
+from proxy.dialects.dialect import Summary, TextKind, Usage, count
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
 from proxy.wire.sse import fields, payload
@@ -20,7 +20,7 @@ class DashScope:
     name = "dashscope"
     cumulative = True  # that is what its older models do unless asked for increments
 
-    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, Text | None]:
+    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, TextKind | None]:
         result = _result(frame)
         return known or _model(result), _first_kind(_messages(result))
 
@@ -143,22 +143,22 @@ def _usage(stated: Any) -> Usage | None:
     )
 
 
-def _first_kind(messages: list[dict[str, Any]]) -> Text | None:
+def _first_kind(messages: list[dict[str, Any]]) -> TextKind | None:
     for message in messages:
         if kind := _kind(message):
             return kind
     return None
 
 
-def _kind(message: dict[str, Any]) -> Text | None:
+def _kind(message: dict[str, Any]) -> TextKind | None:
     content = message.get("content")
     if isinstance(content, list):  # of multimodal models
         content = any(part.get("text") or part.get("image") or part.get("audio") for part in records(content))
     if content or message.get("text"):
-        return Text.CONTENT
+        return TextKind.CONTENT
     if message.get("reasoning_content"):
-        return Text.REASONING
-    return Text.TOOL_CALL if message.get("tool_calls") else None
+        return TextKind.REASONING
+    return TextKind.TOOL_CALL if message.get("tool_calls") else None
 
 
 def _messages(result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from proxy.wire.http import RawHeaders
 from proxy.wire.sse import respell
 
 
-class Text(Enum):
+class TextKind(Enum):
     """What kind of generated text a frame carries."""
 
     REASONING = "reasoning"
@@ -45,7 +45,7 @@ class Dialect(Protocol):
     cumulative: bool
     """What a stream's texts are taken for, all so far or increments, until they tell it themselves."""
 
-    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, Text | None]:
+    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, TextKind | None]:
         """Return the model a frame names, or the one that is known, and the kind of generated text it carries.
 
         No kind: role chunks, empty deltas, usage, comments.

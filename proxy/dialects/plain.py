@@ -3,7 +3,7 @@
 from typing import Any
 
 from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dialect import Summary, Text
+from proxy.dialects.dialect import Summary, TextKind
 
 
 class Plain(ChatCompletions):
@@ -11,7 +11,7 @@ class Plain(ChatCompletions):
 
     name = "sse"
 
-    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, Text | None]:
+    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, TextKind | None]:
         return known, None
 
     def thinking(self, frame: bytes) -> bool:

@@ -17,7 +17,7 @@ from proxy.stream.interfaces import Sink
 from proxy.stream.projections import Span
 from proxy.stream.subscription import HEARTBEAT
 from proxy.wire.errors import BadRequest, UpgradeRequired
-from proxy.wire.websocket import CLOSE, PING, PONG, PROTOCOL_ERROR, Control, Receiver, accept, close_frame, frame
+from proxy.wire.websocket import CLOSE, PING, PONG, PROTOCOL_ERROR, Control, FrameReader, accept, close_frame, frame
 
 _PINGED = Span(0, 0, frame(PING, b""))
 CLOSING_S = 1.0  # for the client to answer a close
@@ -72,7 +72,7 @@ class WebSocket:
     def __init__(self, request: web.BaseRequest, response: Response) -> None:
         self._request = request
         self._response = response
-        self._receiver: Receiver | None = Receiver()  # None when the client is not heard any more
+        self._receiver: FrameReader | None = FrameReader()  # None when the client is not heard any more
         self._closed = False  # a close was sent: nothing may follow it
         self._pinged = False  # and no word since
         self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()

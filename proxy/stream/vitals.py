@@ -9,7 +9,7 @@ import operator
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from proxy.dialects.dialect import Dialect, Summary, Text
+from proxy.dialects.dialect import Dialect, Summary, TextKind
 from proxy.wire.sse import payload
 
 GAP_BUCKETS_S = (
@@ -108,7 +108,7 @@ class Vitals:
             self.times.append(at)
         else:
             self.first_token_at = self.last_token_at = at
-        if kind is not Text.REASONING:
+        if kind is not TextKind.REASONING:
             self.first_content_at = at
 
 

@@ -76,7 +76,7 @@ class Control(NamedTuple):
         return code if known and len(self.payload) > 1 else PROTOCOL_ERROR
 
 
-class Receiver:
+class FrameReader:
     """Reads a client's frames, however they were cut into reads. Its messages are passed over, and never kept."""
 
     __slots__ = ("_held", "_skip")

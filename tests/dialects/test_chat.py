@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dialect import Summary, Text, Usage
+from proxy.dialects.dialect import Summary, TextKind, Usage
 from proxy.wire.errors import BadRequest, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
 
@@ -72,12 +72,12 @@ REFUSED = (
     ("frame", "kind"),
     [
         (ROLE, None),
-        (TEXT, Text.CONTENT),
+        (TEXT, TextKind.CONTENT),
         (THINKING_ROLE, None),
-        (THINKING, Text.REASONING),
-        (ANSWER, Text.CONTENT),
-        (CALL_BEGINS, Text.TOOL_CALL),
-        (CALL_GOES_ON, Text.TOOL_CALL),
+        (THINKING, TextKind.REASONING),
+        (ANSWER, TextKind.CONTENT),
+        (CALL_BEGINS, TextKind.TOOL_CALL),
+        (CALL_GOES_ON, TextKind.TOOL_CALL),
         (CALL_IS_EMPTY, None),
         (STOP, None),
         (CALLED, None),
@@ -86,17 +86,17 @@ REFUSED = (
         (REFUSED, None),
         (chunk(call(name=None, arguments=None)), None),
         (chunk(call(arguments=None)), None),
-        (chunk(call(name="weather", arguments=None)), Text.TOOL_CALL),
-        (chunk({"content": "x", "reasoning_content": "y"}), Text.CONTENT),
-        (chunk({"content": "x"} | call(arguments="{")), Text.CONTENT),
-        (chunk({}, {"content": "x"}), Text.CONTENT),
-        (chunk({}, {}, {"reasoning_content": "x"}), Text.REASONING),
+        (chunk(call(name="weather", arguments=None)), TextKind.TOOL_CALL),
+        (chunk({"content": "x", "reasoning_content": "y"}), TextKind.CONTENT),
+        (chunk({"content": "x"} | call(arguments="{")), TextKind.CONTENT),
+        (chunk({}, {"content": "x"}), TextKind.CONTENT),
+        (chunk({}, {}, {"reasoning_content": "x"}), TextKind.REASONING),
         (chunk({"role": "assistant"}), None),
-        (chunk({"content": " "}), Text.CONTENT),
+        (chunk({"content": " "}), TextKind.CONTENT),
         (chunk(), None),
     ],
 )
-def test_generated_text_is_told_from_what_only_frames_it(frame: bytes, kind: Text | None) -> None:
+def test_generated_text_is_told_from_what_only_frames_it(frame: bytes, kind: TextKind | None) -> None:
     """The first token is the first frame with reasoning, content or arguments: not the role, not an empty delta."""
     assert CHAT.generated(frame)[1] is kind
 
@@ -123,7 +123,7 @@ def test_kind_is_told_of_what_is_no_whole_chunk(rest: bytes) -> None:
 ])  # fmt: skip
 def test_chunk_is_read_however_its_frame_is_written(written: bytes) -> None:
     """Line endings, more fields and several data lines are the frame's business."""
-    assert CHAT.generated(written)[1] is Text.CONTENT
+    assert CHAT.generated(written)[1] is TextKind.CONTENT
 
 
 @pytest.mark.parametrize("frame", [ROLE, TEXT, ANSWER, STOP, USAGE, DONE, CALL_IS_EMPTY, CALLED, REFUSED])
@@ -253,7 +253,7 @@ def test_model_is_the_chunks() -> None:
 def test_model_of_a_chunk_with_text_is_what_json_says(rest: str, model: str | None) -> None:
     """Also where it is told without parsing."""
     frame = ('data: {"choices":[{"delta":{"content":"x' + rest + "\n\n").encode()
-    assert CHAT.generated(frame) == (model, Text.CONTENT)
+    assert CHAT.generated(frame) == (model, TextKind.CONTENT)
 
 
 def test_error_body_says_whose_fault_it_is() -> None:
@@ -286,11 +286,11 @@ def test_recorded_chunks_are_classified_as_json_says(path: Any) -> None:
             delta = choice["delta"]
             calls = [one["function"] for one in delta.get("tool_calls", [])]
             if delta.get("content"):
-                expected = Text.CONTENT
+                expected = TextKind.CONTENT
             elif delta.get("reasoning_content"):
-                expected = Text.REASONING
+                expected = TextKind.REASONING
             elif any(one.get("name") or one.get("arguments") for one in calls):
-                expected = Text.TOOL_CALL
+                expected = TextKind.TOOL_CALL
         assert CHAT.generated(block + b"\n\n")[1] is expected, block
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.dialects.dashscope import DashScope
-from proxy.dialects.dialect import Summary, Text, Usage
+from proxy.dialects.dialect import Summary, TextKind, Usage
 from proxy.wire.errors import BadRequest
 from tests.cuts import NOT_RECORDED, messages, recorded
 
@@ -56,28 +56,28 @@ SEARCHED = frame(
 @pytest.mark.parametrize(
     ("given", "kind"),
     [
-        (TEXT, Text.CONTENT),
+        (TEXT, TextKind.CONTENT),
         (TEXT_STOP, None),
-        (APPLICATION, Text.CONTENT),
-        (MESSAGE, Text.CONTENT),
-        (PICTURE, Text.CONTENT),
-        (THINKING, Text.REASONING),
+        (APPLICATION, TextKind.CONTENT),
+        (MESSAGE, TextKind.CONTENT),
+        (PICTURE, TextKind.CONTENT),
+        (THINKING, TextKind.REASONING),
         (FAILED, None),
         (SEARCHED, None),
         (message({"content": "", "reasoning_content": ""}, "stop"), None),
-        (message({"content": "x", "reasoning_content": ""}), Text.CONTENT),
+        (message({"content": "x", "reasoning_content": ""}), TextKind.CONTENT),
         (message({"content": []}), None),
-        (message({"content": [], "reasoning_content": "x"}), Text.REASONING),
+        (message({"content": [], "reasoning_content": "x"}), TextKind.REASONING),
         (message({"content": [{"text": ""}]}), None),
-        (message({"content": [{"text": ""}], "reasoning_content": "x"}), Text.REASONING),
-        (message(tool_call(name="get_current_weather", arguments="")), Text.TOOL_CALL),
-        (message(tool_call(arguments='{"location": "')), Text.TOOL_CALL),
-        (message({"content": "的请尊重环境"}, "stop"), Text.CONTENT),
+        (message({"content": [{"text": ""}], "reasoning_content": "x"}), TextKind.REASONING),
+        (message(tool_call(name="get_current_weather", arguments="")), TextKind.TOOL_CALL),
+        (message(tool_call(arguments='{"location": "')), TextKind.TOOL_CALL),
+        (message({"content": "的请尊重环境"}, "stop"), TextKind.CONTENT),
         (frame("{}"), None),
         (frame("[DONE]"), None),
     ],
 )
-def test_generated_text_is_told_from_what_only_frames_it(given: bytes, kind: Text | None) -> None:
+def test_generated_text_is_told_from_what_only_frames_it(given: bytes, kind: TextKind | None) -> None:
     """In both result formats, with and without pictures, reasoning, search and tools."""
     assert NATIVE.generated(given)[1] is kind
 
@@ -85,7 +85,7 @@ def test_generated_text_is_told_from_what_only_frames_it(given: bytes, kind: Tex
 def test_text_of_the_last_frame_counts() -> None:
     """DashScope sends text in the frame that has the finish reason too."""
     last = message({"content": "和其他访客。"}, "stop", output_tokens=85)
-    assert NATIVE.generated(last)[1] is Text.CONTENT
+    assert NATIVE.generated(last)[1] is TextKind.CONTENT
 
 
 @pytest.mark.parametrize("given", [TEXT, TEXT_STOP, MESSAGE, PICTURE, APPLICATION, FAILED])
@@ -177,11 +177,11 @@ def test_recorded_frames_are_classified_as_json_says(path: Any) -> None:
             if isinstance(content, list):
                 content = "".join(piece["text"] for piece in content)
             if content:
-                expected = Text.CONTENT
+                expected = TextKind.CONTENT
             elif part.get("reasoning_content"):
-                expected = Text.REASONING
+                expected = TextKind.REASONING
             elif part.get("tool_calls"):
-                expected = Text.TOOL_CALL
+                expected = TextKind.TOOL_CALL
         assert NATIVE.generated(line + b"\n")[1] is expected, line
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.dialects.chat import ChatCompletions
 from proxy.dialects.dashscope import DashScope
-from proxy.dialects.dialect import Dialect, Summary, Text, Usage, count, spell, tells
+from proxy.dialects.dialect import Dialect, Summary, TextKind, Usage, count, spell, tells
 from proxy.wire.errors import BadRequest, OffsetGone, Overloaded, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
 
@@ -54,7 +54,7 @@ def ask_everything(dialect: Dialect, frame: bytes) -> None:
     model, kind = dialect.generated(frame)
     summary = dialect.summary([frame])
     assert model is None or isinstance(model, str)
-    assert kind is None or isinstance(kind, Text)
+    assert kind is None or isinstance(kind, TextKind)
     assert isinstance(summary, Summary)
     assert {type(answer) for answer in (dialect.thinking(frame), dialect.terminal(frame))} == {bool}
 
@@ -164,7 +164,7 @@ def test_recorded_frames_answer_without_error(dialect: Dialect, path: Path) -> N
 def test_thinking_is_never_said_of_answer_text(dialect: Dialect, path: Path) -> None:
     """The test without parsing agrees with the parsed frame on every recorded one."""
     for frame in _frames(path):
-        assert not (dialect.thinking(frame) and dialect.generated(frame)[1] is Text.CONTENT), frame
+        assert not (dialect.thinking(frame) and dialect.generated(frame)[1] is TextKind.CONTENT), frame
 
 
 @pytest.mark.parametrize(

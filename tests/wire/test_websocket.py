@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.wire.errors import BadRequest
-from proxy.wire.websocket import CLOSE, PING, PONG, TEXT, Control, Receiver, accept, close_frame, frame, messages
+from proxy.wire.websocket import CLOSE, PING, PONG, TEXT, Control, FrameReader, accept, close_frame, frame, messages
 from tests.cuts import cuts
 from tests.frames import MASK, heard, masked
 
@@ -75,12 +75,12 @@ def test_message_is_utf_8_whatever_came() -> None:
     assert said(b"data: a\xffb \xe8\x8c\xb6\nid: g-1\n\n")[0]["data"] == "a\ufffdb 茶"
 
 
-# Receiver
+# FrameReader
 
 
 def feed(reads: list[bytes]) -> list[Control]:
     """Return what a receiver hears of these reads."""
-    receiver = Receiver()
+    receiver = FrameReader()
     return [control for read in reads for control in receiver.feed(read)]
 
 
@@ -113,7 +113,7 @@ def test_receiver_hears_what_a_whole_reader_hears(sent: list[tuple[int, bytes, b
     """Any frames, any masks, any reads."""
     sent = [(opcode, payload[:125] if opcode >= CLOSE else payload, mask) for opcode, payload, mask in sent]
     body = b"".join(masked(opcode, payload, mask=mask) for opcode, payload, mask in sent)
-    receiver, found = Receiver(), list[Control]()
+    receiver, found = FrameReader(), list[Control]()
     while body:
         size = data.draw(st.integers(1, len(body)))
         found += receiver.feed(body[:size])
@@ -123,7 +123,7 @@ def test_receiver_hears_what_a_whole_reader_hears(sent: list[tuple[int, bytes, b
 
 def test_nothing_of_a_message_is_kept() -> None:
     """However large it says it is."""
-    receiver = Receiver()
+    receiver = FrameReader()
     receiver.feed(masked(TEXT, b"")[:1] + b"\xff" + (1 << 60).to_bytes(8, "big") + MASK)
     for _ in range(100):
         assert receiver.feed(b"x" * 65536) == []
@@ -132,7 +132,7 @@ def test_nothing_of_a_message_is_kept() -> None:
 
 def test_nothing_after_a_close_is_heard() -> None:
     """Section 5.5.1: it is the last frame."""
-    assert Receiver().feed(masked(CLOSE, b"\x03\xe8") + masked(PING, b"") + b"\xff") == [(CLOSE, b"\x03\xe8")]
+    assert FrameReader().feed(masked(CLOSE, b"\x03\xe8") + masked(PING, b"") + b"\xff") == [(CLOSE, b"\x03\xe8")]
 
 
 @pytest.mark.parametrize(
