@@ -13,7 +13,7 @@ from proxy.downstream.websocket import CLOSING_S, WebSocket
 from proxy.server.config import Config
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, LastWords, wait_for_document
-from proxy.server.follow_request import Cursor, Wish, read, seconds
+from proxy.server.follow_request import Cursor, FollowRequest, read_follow_request, seconds
 from proxy.server.json_responses import answer
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
@@ -54,25 +54,25 @@ class Follow:
     async def by_id(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
         """GET /v1/streams/{ident}"""
         stream, until = self._auth.granted(request, self._hub, ident, READ)
-        wish = read(request, self._config.streams)._replace(until=until)
-        if wish.cursor.epoch not in (None, stream.epoch):
-            raise OtherEpoch(f"the cursor is of epoch {wish.cursor.epoch!r}, this stream's is {stream.epoch!r}")
-        return await self._attach(request, stream, wish)
+        wanted = read_follow_request(request, self._config.streams)._replace(until=until)
+        if wanted.cursor.epoch not in (None, stream.epoch):
+            raise OtherEpoch(f"the cursor is of epoch {wanted.cursor.epoch!r}, this stream's is {stream.epoch!r}")
+        return await self._attach(request, stream, wanted)
 
     async def by_key(self, request: web.BaseRequest, key: str) -> web.StreamResponse:
         """GET /v1/keys/{key}/stream: the newest stream under the key, or the next one, if the follower waits."""
         caller = self._caller(request)
-        wish = read(request, self._config.streams)
+        wanted = read_follow_request(request, self._config.streams)
         stream = self._hub.find_key(key, caller)
         if stream is not None:
-            if wish.cursor.epoch not in (None, stream.epoch):
-                wish = wish._replace(cursor=Cursor())  # a newer stream: from its start
-            return await self._attach(request, stream, wish)
-        if not wish.wait_s:
+            if wanted.cursor.epoch not in (None, stream.epoch):
+                wanted = wanted._replace(cursor=Cursor())  # a newer stream: from its start
+            return await self._attach(request, stream, wanted)
+        if not wanted.wait_s:
             raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}; wait=SECONDS waits")
-        if wish.view == JSON:
-            return await self._wait_for_document(request, caller, key, wish)
-        return await self._wait(request, caller, key, wish)
+        if wanted.view == JSON:
+            return await self._wait_for_document(request, caller, key, wanted)
+        return await self._wait(request, caller, key, wanted)
 
     async def head(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
         """HEAD /v1/streams/{ident}"""
@@ -102,38 +102,38 @@ class Follow:
         self._hub.forget(stream)
         return answer({"id": stream.id, "object": "stream.deleted", "deleted": True})
 
-    async def _attach(self, request: web.BaseRequest, stream: Stream, wish: Wish) -> web.StreamResponse:
+    async def _attach(self, request: web.BaseRequest, stream: Stream, wanted: FollowRequest) -> web.StreamResponse:
         """Answer with the stream from the cursor on: 204 when it has ended and nothing is left to say."""
         if stream.answer is not None:
-            return await self._replay(request, stream, stream.answer, wish)
-        if wish.view == JSON:
-            return await wait_for_document(stream, wish.wait_s, [(b"Stream-Id", stream.id.encode())])
-        stream.projection(wish.view)  # raises OffsetGone, when it tells of more than is held
-        offset, skip = _place(stream, wish)
+            return await self._replay(request, stream, stream.answer, wanted)
+        if wanted.view == JSON:
+            return await wait_for_document(stream, wanted.wait_s, [(b"Stream-Id", stream.id.encode())])
+        stream.projection(wanted.view)  # raises OffsetGone, when it tells of more than is held
+        offset, skip = _place(stream, wanted)
         log = stream.log
-        over = wish.cursor.given and log.ending is not None and _nothing_after(stream, wish.view, offset, skip)
-        if over and not wish.view.websocket:  # which says it by its close code
+        over = wanted.cursor.given and log.ending is not None and _nothing_after(stream, wanted.view, offset, skip)
+        if over and not wanted.view.websocket:  # which says it by its close code
             return web.Response(status=204, headers={"Stream-Id": stream.id})
         self._hub.check_room_to_follow(stream)
         headers = [(b"Stream-Id", stream.id.encode())]
-        if wish.view.mode == "raw":
+        if wanted.view.mode == "raw":
             headers.append((b"Stream-Offset", b"%d" % (stream.log.position(offset) + skip)))
-        elif wish.cursor.offset_bytes is not None:
-            headers.append((b"Stream-Offset", b"%d" % wish.cursor.offset_bytes))
-        if wish.cursor.given:
+        elif wanted.cursor.offset_bytes is not None:
+            headers.append((b"Stream-Offset", b"%d" % wanted.cursor.offset_bytes))
+        if wanted.cursor.given:
             headers.append((b"Stream-Resumed-From", b"%s-%d" % (stream.epoch.encode(), offset)))
-        downstream = self._begin(request, wish, headers)
-        return await self._deliver(downstream, stream, wish, offset, skip)
+        downstream = self._begin(request, wanted, headers)
+        return await self._deliver(downstream, stream, wanted, offset, skip)
 
-    def _begin(self, request: web.BaseRequest, wish: Wish, headers: Headers) -> Downstream | WebSocket:
-        mode = wish.view.mode
+    def _begin(self, request: web.BaseRequest, wanted: FollowRequest, headers: Headers) -> Downstream | WebSocket:
+        mode = wanted.view.mode
         named = [(b"Stream-Mode", mode.encode()), *headers]
-        if not wish.view.websocket:
+        if not wanted.view.websocket:
             downstream = Downstream(request)
             downstream.start(b"OK", [(b"Content-Type", MODES[mode].content_type), *CACHING, *named])
             return downstream
         websocket = WebSocket(request, Downstream(request, 101))
-        websocket.start(wish.accept, named)
+        websocket.start(wanted.accept, named)
         task = asyncio.current_task()
         assert task is not None
         self._websockets.add(task)
@@ -141,59 +141,63 @@ class Follow:
         return websocket
 
     async def _deliver(
-        self, downstream: Downstream | WebSocket, stream: Stream, wish: Wish, offset: int, skip: int
+        self, downstream: Downstream | WebSocket, stream: Stream, wanted: FollowRequest, offset: int, skip: int
     ) -> web.StreamResponse:
         if offset < stream.log.end:
-            self._metrics.replayed[wish.view.mode] += stream.log.end_bytes - stream.log.position(offset) - skip
+            self._metrics.replayed[wanted.view.mode] += stream.log.end_bytes - stream.log.position(offset) - skip
         ending = stream.log.ending
         if skip and offset == stream.log.end and ending is not None:  # raw, from within the tail
-            last, properly = stream.projection(wish.view).ending(ending, offset)
+            last, properly = stream.projection(wanted.view).ending(ending, offset)
             (downstream.close if properly else downstream.abort)(last[skip:])
             return downstream.response
         if skip:  # raw or text, from within a frame
             assert isinstance(downstream, Downstream)  # a message is not begun within
-            downstream.write_data(stream.projection(wish.view).render(offset, offset + 1)[skip:])
+            downstream.write_data(stream.projection(wanted.view).render(offset, offset + 1)[skip:])
             offset += 1
-        subscription = Subscription(stream, wish.view, downstream, offset, wish.heartbeat_s)
-        return await deliver(self._hub, downstream, subscription, wish.until)
+        subscription = Subscription(stream, wanted.view, downstream, offset, wanted.heartbeat_s)
+        return await deliver(self._hub, downstream, subscription, wanted.until)
 
-    async def _replay(self, request: web.BaseRequest, stream: Stream, head: Head, wish: Wish) -> web.StreamResponse:
+    async def _replay(
+        self, request: web.BaseRequest, stream: Stream, head: Head, wanted: FollowRequest
+    ) -> web.StreamResponse:
         """Answer as the upstream did: with its status and its body, from the start and as it is, in whatever mode."""
-        _place(stream, wish._replace(cursor=Cursor()))
+        _place(stream, wanted._replace(cursor=Cursor()))
         self._hub.check_room_to_follow(stream)
         self._metrics.replayed["raw"] += stream.log.end_bytes
         downstream = begin_answer(request, head, [(b"Stream-Id", stream.id.encode())])
-        return await deliver(self._hub, downstream, Subscription(stream, View("raw"), downstream, 0), wish.until)
+        return await deliver(self._hub, downstream, Subscription(stream, View("raw"), downstream, 0), wanted.until)
 
-    async def _wait(self, request: web.BaseRequest, caller: bytes, key: str, wish: Wish) -> web.StreamResponse:
+    async def _wait(
+        self, request: web.BaseRequest, caller: bytes, key: str, wanted: FollowRequest
+    ) -> web.StreamResponse:
         """Answer at once, and follow the stream when it begins; end properly if none does in time."""
         self._hub.check_room_to_follow()
-        downstream = self._begin(request, wish, [])
+        downstream = self._begin(request, wanted, [])
         downstream.flush()
-        heartbeat_s = wish.heartbeat_s if wish.view.websocket or MODES[wish.view.mode].heartbeat else 0
-        stream = await self._begun(caller, key, downstream, wish.wait_s, heartbeat_s)
+        heartbeat_s = wanted.heartbeat_s if wanted.view.websocket or MODES[wanted.view.mode].heartbeat else 0
+        stream = await self._begun(caller, key, downstream, wanted.wait_s, heartbeat_s)
         if stream is None:
-            downstream.close(closing(DRAINED if self._hub.draining else COMPLETE) if wish.view.websocket else b"")
+            downstream.close(closing(DRAINED if self._hub.draining else COMPLETE) if wanted.view.websocket else b"")
             await downstream.finished()
             return downstream.response
         try:
             self._hub.check_room_to_follow(stream)
         except Overloaded as error:
-            return await _end(downstream, stream, wish.view, Ending(error.code, error.message))
+            return await _end(downstream, stream, wanted.view, Ending(error.code, error.message))
         if stream.answer is not None:
-            return await _end(downstream, stream, wish.view, refusal(stream.answer))
-        return await self._deliver(downstream, stream, wish, 0, 0)
+            return await _end(downstream, stream, wanted.view, refusal(stream.answer))
+        return await self._deliver(downstream, stream, wanted, 0, 0)
 
     async def _wait_for_document(
-        self, request: web.BaseRequest, caller: bytes, key: str, wish: Wish
+        self, request: web.BaseRequest, caller: bytes, key: str, wanted: FollowRequest
     ) -> web.StreamResponse:
         """Answer when the stream has begun and ended, or with what there is when the time is up."""
         began_at = time.monotonic()
-        stream = await self._begun(caller, key, LastWords(), wish.wait_s, 0)
+        stream = await self._begun(caller, key, LastWords(), wanted.wait_s, 0)
         if stream is None:
-            raise UnknownStream(f"no stream of yours began under the key {key!r} within {wish.wait_s:g} s")
-        left_s = max(0.0, wish.wait_s - (time.monotonic() - began_at))
-        return await self._attach(request, stream, wish._replace(wait_s=left_s))
+            raise UnknownStream(f"no stream of yours began under the key {key!r} within {wanted.wait_s:g} s")
+        left_s = max(0.0, wanted.wait_s - (time.monotonic() - began_at))
+        return await self._attach(request, stream, wanted._replace(wait_s=left_s))
 
     async def _begun(self, caller: bytes, key: str, sink: Sink, wait_s: float, heartbeat_s: float) -> Stream | None:
         """Wait for the next stream under a key; None when the time is up."""
@@ -226,14 +230,14 @@ async def _end(downstream: Downstream | WebSocket, stream: Stream, view: View, e
     return downstream.response
 
 
-def _place(stream: Stream, wish: Wish) -> tuple[int, int]:
+def _place(stream: Stream, wanted: FollowRequest) -> tuple[int, int]:
     """Return the offset of the first frame a follower is due, and how many bytes of it it has.
 
     Raises: OffsetGone below the log's start, OffsetBeyond above its end.
     """
-    log, cursor = stream.log, wish.cursor
+    log, cursor = stream.log, wanted.cursor
     if cursor.offset_bytes is not None:
-        return stream.projection(wish.view).locate(cursor.offset_bytes)
+        return stream.projection(wanted.view).locate(cursor.offset_bytes)
     seq = cursor.seq
     if seq is None:
         seq = 0

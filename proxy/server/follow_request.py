@@ -29,7 +29,7 @@ class Cursor(NamedTuple):
         return self.seq is not None or self.offset_bytes is not None
 
 
-class Wish(NamedTuple):
+class FollowRequest(NamedTuple):
     """What a follower asks for in its query and headers, and may have."""
 
     view: View
@@ -37,10 +37,10 @@ class Wish(NamedTuple):
     heartbeat_s: float
     wait_s: float
     accept: bytes = b""  # what answers the handshake of a WebSocket
-    until: float = math.inf  # when its capability expires, in monotonic seconds: its limit, not its wish
+    until: float = math.inf  # when its capability expires, in monotonic seconds: its limit, not its wanted
 
 
-def read(request: web.BaseRequest, streams: StreamsConfig) -> Wish:
+def read_follow_request(request: web.BaseRequest, streams: StreamsConfig) -> FollowRequest:
     """Return what the request asks for. Raises: UnknownMode, BadRequest, UpgradeRequired, OriginNotAllowed."""
     query = request.query
     seen = view_of(query.get("mode") or "events", query.get("flush_ms"), query.get("flush_bytes"))
@@ -57,7 +57,7 @@ def read(request: web.BaseRequest, streams: StreamsConfig) -> Wish:
         if seen.mode in NOT_IN_EVENTS:
             raise BadRequest(f"mode {seen.mode!r} has no events, which are the messages of a WebSocket")
         seen = seen._replace(websocket=True)
-    return Wish(seen, start, heartbeat_s, wait_s, accept)
+    return FollowRequest(seen, start, heartbeat_s, wait_s, accept)
 
 
 def cursor(request: web.BaseRequest, mode: str) -> Cursor:

@@ -123,7 +123,7 @@ async def test_wait_is_capped(fake: FakeQwen) -> None:
 
 
 async def test_heartbeat_is_configured(fake: FakeQwen) -> None:
-    """Without a wish of the follower's the configuration's holds."""
+    """Without a wanted of the follower's the configuration's holds."""
     async with teed(fake.url, streams={"heartbeat_s": 0.1}) as tee:
         running = await tee.chat(fault="hang; after=0")
         follower = await tee.follow(running.stream_id)

@@ -4,7 +4,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from proxy.server.config import StreamsConfig
-from proxy.server.follow_request import Wish, read
+from proxy.server.follow_request import FollowRequest, read_follow_request
 from proxy.stream.projections import FLUSH_BYTES, FLUSH_MS, MODES, View, view_of
 from proxy.wire.errors import BadRequest, OriginNotAllowed, UnknownMode
 
@@ -45,19 +45,19 @@ def test_unknown_mode_is_refused() -> None:
 # WebSockets
 
 
-def wished(target: str = "/", **headers: str) -> Wish:
+def wished(target: str = "/", **headers: str) -> FollowRequest:
     """Return what the handshake of a WebSocket asks for."""
     handshake = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     handshake["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
-    return read(make_mocked_request("GET", target, headers={**handshake, **headers}), StreamsConfig())
+    return read_follow_request(make_mocked_request("GET", target, headers={**handshake, **headers}), StreamsConfig())
 
 
 def test_handshake_asks_for_messages() -> None:
     """In the same view as another request with this query, from the same cursor."""
-    wish = wished("/?after=3&heartbeat=2")
-    assert wish.view == View("events", websocket=True)
-    assert (wish.cursor.seq, wish.heartbeat_s) == (3, 2)
-    assert wish.accept == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    wanted = wished("/?after=3&heartbeat=2")
+    assert wanted.view == View("events", websocket=True)
+    assert (wanted.cursor.seq, wanted.heartbeat_s) == (3, 2)
+    assert wanted.accept == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
     assert not wished("/", Upgrade="").view.websocket
 
 

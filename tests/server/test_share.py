@@ -100,7 +100,7 @@ async def test_wish_that_is_none_is_refused(tee: Tee, stage: Stage, asked: Any) 
 
 
 async def test_body_that_is_too_large_is_refused(tee: Tee, stage: Stage) -> None:
-    """A wish is short."""
+    """A wanted is short."""
     answer, _ = await begun(tee, stage)
     refused = await share(tee, answer.stream_id, body=b" " * 5000)
     assert refused.status == 413
