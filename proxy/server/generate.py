@@ -21,8 +21,8 @@ from proxy.downstream.request_body import read_body
 from proxy.server.config import Config
 from proxy.server.delivery import begin_answer, begin_stream, deliver, refusal
 from proxy.server.document import JSON, deliver_document
-from proxy.server.generation_options import NAMES, Options, read
-from proxy.server.generation_request import Asked, ask, asks_cumulative, model_of, rewrite
+from proxy.server.generation_options import NAMES, GenerationOptions, read_options
+from proxy.server.generation_request import GenerationRequest, ask, asks_cumulative, model_of, rewrite
 from proxy.server.json_responses import answer
 from proxy.server.pass_through import MINE, Forward
 from proxy.server.shared_calls import Call, Calls, Identity, by_body, by_key
@@ -82,13 +82,13 @@ class Generations:
         self._crossing = forward.crossing(_MINE, NAMES)
         self._frame_bytes = config.limits.frame_bytes
         self._body_bytes = config.limits.body_bytes
-        self._usual = read(CIMultiDict(), config)  # what most ask for
+        self._usual = read_options(CIMultiDict(), config)  # what most ask for
 
     async def generate(self, route: Route, request: web.BaseRequest, **named: str) -> web.StreamResponse:
         """Answer with the stream of an upstream call: a new one, or one that others share."""
         caller = self._auth.caller(request.headers.get("Authorization", ""))
         headers, has_options = self._forward.headers(request, self._crossing)
-        options = read(request.headers, self._config) if has_options else self._usual
+        options = read_options(request.headers, self._config) if has_options else self._usual
         shared = self._by_body or options.idempotency_key is not None
         if not shared:  # before the body is read; a call that is there already needs no more room
             self._hub.check_room()
@@ -99,37 +99,37 @@ class Generations:
         if options.respond_async:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
         headers.append(_IDENTITY)
-        asked = Asked(route, caller, options, target, headers, body, None, False, time.monotonic())
+        generation = GenerationRequest(route, caller, options, target, headers, body, None, False, time.monotonic())
         if self._rewrites:
-            asked = rewrite(asked, self._config.generations)
-            options = asked.options
+            generation = rewrite(generation, self._config.generations)
+            options = generation.options
         if shared:
-            return await self._share(request, asked)
-        if options.apart:
-            return await self._answer(request, self._call(asked, None), options)
+            return await self._share(request, generation)
+        if options.detached:
+            return await self._answer(request, self._call(generation, None), options)
         if self._tracing is None:
-            return await self._alone(request, asked)
-        with _begin_trace(self._tracing, asked) as trace:
-            return await self._alone(request, replace(asked, trace=trace))
+            return await self._alone(request, generation)
+        with _begin_trace(self._tracing, generation) as trace:
+            return await self._alone(request, replace(generation, trace=trace))
 
-    async def _alone(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
+    async def _alone(self, request: web.BaseRequest, generation: GenerationRequest) -> web.StreamResponse:
         """Make the upstream call in this client's own task: its leaving ends it."""
         try:
-            exchange = await ask(self._forward, asked)
+            exchange = await ask(self._forward, generation)
         except (UpstreamError, asyncio.CancelledError) as error:
             reason = error.ending if isinstance(error, UpstreamError) else GONE.reason
-            self._metrics.never_began(asked.route.name, reason)
+            self._metrics.never_began(generation.route.name, reason)
             raise
         if not exchange.is_readable_stream:
             return await self._forward.send_back(request, exchange)
         try:
-            pump = self._pump(asked)
+            pump = self._pump(generation)
         except ProxyError:
             exchange.close()
             raise
         access_log.answered(pump.stream, exchange)
         pump.start(exchange)
-        stream, view, ours = pump.stream, asked.options.view, self._found(pump.stream)
+        stream, view, ours = pump.stream, generation.options.view, self._found(pump.stream)
         if view == JSON:
             return await self._document(request, stream, ours, first=True)
         try:
@@ -142,34 +142,34 @@ class Generations:
 
     # Apart
 
-    async def _share(self, request: web.BaseRequest, asked: Asked) -> web.StreamResponse:
+    async def _share(self, request: web.BaseRequest, generation: GenerationRequest) -> web.StreamResponse:
         """Attach to the call that this request shares, or make it."""
-        identity, options = _identify(request, asked), asked.options
+        identity, options = _identify(request, generation), generation.options
         call = self._calls.find(identity)
         if call is None:
-            return await self._answer(request, self._call(asked, identity), options)
+            return await self._answer(request, self._call(generation, identity), options)
         policy = _RUN_ON if options.respond_async else options.on_disconnect
         call.pump.on_disconnect = call.pump.on_disconnect.or_longer(policy)
         if options.key is not None:
             self._hub.name(call.stream, options.key)
         return await self._answer(request, call, options, late=True)
 
-    def _call(self, asked: Asked, identity: Identity | None) -> Call:
+    def _call(self, generation: GenerationRequest, identity: Identity | None) -> Call:
         """Begin an upstream call in a task of its own. Raises: Overloaded."""
-        if self._tracing is not None and asked.trace is None:
-            with _begin_trace(self._tracing, asked) as trace:
-                return self._call(replace(asked, trace=trace), identity)
-        call = Call(self._pump(asked), identity)
-        call.opening = call.pump.opening = asyncio.create_task(self._begin(asked, call))
+        if self._tracing is not None and generation.trace is None:
+            with _begin_trace(self._tracing, generation) as trace:
+                return self._call(replace(generation, trace=trace), identity)
+        call = Call(self._pump(generation), identity)
+        call.opening = call.pump.opening = asyncio.create_task(self._begin(generation, call))
         call.opening.add_done_callback(_heard)
         self._calls.add(call)
         return call
 
-    async def _begin(self, asked: Asked, call: Call) -> Head:
+    async def _begin(self, generation: GenerationRequest, call: Call) -> Head:
         """Open the exchange and have the pump take its body."""
         pump = call.pump
         try:
-            exchange = await ask(self._forward, asked)
+            exchange = await ask(self._forward, generation)
         except ProxyError as error:
             pump.opening = None
             if not call.promised:
@@ -212,7 +212,7 @@ class Generations:
         pump.keep(exchange, COMPLETE if good else refused._replace(clean=True))
 
     async def _answer(
-        self, request: web.BaseRequest, call: Call, options: Options, *, late: bool = False
+        self, request: web.BaseRequest, call: Call, options: GenerationOptions, *, late: bool = False
     ) -> web.StreamResponse:
         """Answer a client with a call's stream from its start, or, if it prefers that, with where it will be found.
 
@@ -272,27 +272,27 @@ class Generations:
         """Return the header by which a stream can be followed without the caller's key, if that is configured."""
         return [(b"Stream-Follow-URL", self._auth.follow_url(stream.id).encode())] if self._has_links else []
 
-    def _pump(self, asked: Asked) -> Pump:
+    def _pump(self, generation: GenerationRequest) -> Pump:
         """Make a stream and its writer. Raises: Overloaded."""
-        options, route = asked.options, asked.route
+        options, route = generation.options, generation.route
         stream = self._hub.create(
-            Vitals(route.dialect, asked.started_at),
+            Vitals(route.dialect, generation.started_at),
             route=route.name,
-            caller=asked.caller,
+            caller=generation.caller,
             key=options.key,
             retain_s=options.retain_s,
         )
         stream.created_at = int(time.time())
         stream.trace_id = options.trace_id or stream.id
-        if asked.trace is not None:
-            asked.trace.take(stream)
+        if generation.trace is not None:
+            generation.trace.take(stream)
         if route.dialect.name == "dashscope":  # its answers name no model
-            stream.vitals.model = model_of(asked.body)
-            stream.cumulative = asks_cumulative(asked.body)
+            stream.vitals.model = model_of(generation.body)
+            stream.cumulative = asks_cumulative(generation.body)
         self._tell("begun", stream)
         overhead = self._metrics.distribution("proxy_overhead", route.name).observe
         # By place, as the hub makes a stream: names make a dict, 0.5 us a constructor.
-        return Pump(stream, options.on_disconnect, self._frame_bytes, self._sealed, overhead, asked.hides_usage)
+        return Pump(stream, options.on_disconnect, self._frame_bytes, self._sealed, overhead, generation.hides_usage)
 
     def _sealed(self, pump: Pump) -> None:
         now = time.monotonic()
@@ -307,17 +307,21 @@ class Generations:
         self._hub.retire(stream, now)
 
 
-def _identify(request: web.BaseRequest, asked: Asked) -> Identity:
+def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identity:
     """Return what makes a request one with others: its Idempotency-Key if it has one, else all that it asks for."""
-    route, key = asked.route, asked.options.idempotency_key
+    route, key = generation.route, generation.options.idempotency_key
     if key is None:
-        return by_body(asked.caller, route.name, asked.target, asked.body, request.raw_headers)
+        return by_body(generation.caller, route.name, generation.target, generation.body, request.raw_headers)
     native = route.dialect.name == "dashscope"
-    return by_key(asked.caller, route.name, key, asked.target, asked.body, request.raw_headers, native=native)
+    return by_key(
+        generation.caller, route.name, key, generation.target, generation.body, request.raw_headers, native=native
+    )
 
 
-def _begin_trace(tracing: "Tracing", asked: Asked) -> "Trace":
-    return tracing.begin(asked.route, asked.target, asked.headers, model_of(asked.body), asked.started_at)
+def _begin_trace(tracing: "Tracing", generation: GenerationRequest) -> "Trace":
+    return tracing.begin(
+        generation.route, generation.target, generation.headers, model_of(generation.body), generation.started_at
+    )
 
 
 def _accepted(stream: Stream, ours: Headers) -> web.Response:

@@ -16,7 +16,7 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 _ASYNC = re.compile(r'respond-async\s*(?:=\s*""\s*)?(?:;.*)?', re.IGNORECASE)
 
-# The headers that `read` looks for, in lower case.
+# The headers that `read_options` looks for, in lower case.
 NAMES = frozenset(
     (
         b"idempotency-key",
@@ -30,7 +30,7 @@ NAMES = frozenset(
 )
 
 
-class Options(NamedTuple):
+class GenerationOptions(NamedTuple):
     """What a client asks for."""
 
     view: View
@@ -42,12 +42,12 @@ class Options(NamedTuple):
     respond_async: bool
 
     @property
-    def apart(self) -> bool:
+    def detached(self) -> bool:
         """Tell whether the stream may have followers, or go on, before this client has its answer."""
         return self.respond_async or self.key is not None or self.on_disconnect.grace_s != 0
 
 
-def read(headers: MultiMapping[str], config: Config) -> Options:
+def read_options(headers: MultiMapping[str], config: Config) -> GenerationOptions:
     """Return what the headers ask for. Raises: UnknownMode, BadRequest."""
     idempotency_key = headers.get("Idempotency-Key")
     if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
@@ -56,7 +56,7 @@ def read(headers: MultiMapping[str], config: Config) -> Options:
     if key is not None and not _KEY.fullmatch(key):
         raise BadRequest("Stream-Key takes 1 to 200 visible ASCII characters")
     trace = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
-    return Options(
+    return GenerationOptions(
         view_of(headers.get("Stream-Mode", "raw")),
         key,
         _retain_s(headers.get("Stream-Retain"), config),

@@ -6,7 +6,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from proxy.server.generation_options import Options, read
+from proxy.server.generation_options import GenerationOptions, read_options
 from proxy.tools.fake_qwen import FakeQwen
 from tests.end_to_end.conftest import (
     CHAT,
@@ -137,10 +137,10 @@ def test_client_that_may_ask_again_has_the_time_for_it(
     assert options(*given, on_disconnect=configured_policy).on_disconnect.grace_s == grace_s
 
 
-def options(*headers: tuple[str, str], **streams: str) -> Options:
+def options(*headers: tuple[str, str], **streams: str) -> GenerationOptions:
     """Return what a request with these headers asks for."""
     request = make_mocked_request("POST", CHAT, CIMultiDict(headers))
-    return read(request.headers, configured("http://upstream.test", streams=streams))
+    return read_options(request.headers, configured("http://upstream.test", streams=streams))
 
 
 async def test_errors_of_options_come_before_the_body(tee: Tee, fake: FakeQwen) -> None:

@@ -10,8 +10,8 @@ from proxy.dialects.dashscope import DashScope
 from proxy.dialects.dialect import Dialect
 from proxy.server.config import GenerationsConfig
 from proxy.server.document import JSON
-from proxy.server.generation_options import Options
-from proxy.server.generation_request import Asked, asks_cumulative, rewrite
+from proxy.server.generation_options import GenerationOptions
+from proxy.server.generation_request import GenerationRequest, asks_cumulative, rewrite
 from proxy.server.pass_through import Route
 from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.projections import View
@@ -21,11 +21,15 @@ HEADERS = [(b"Content-Type", b"application/json")]
 SSE = (b"X-DashScope-SSE", b"enable")
 
 
-def asked(body: dict[str, Any] | bytes, dialect: Dialect | None = None, *headers: tuple[bytes, bytes]) -> Asked:
+def asked(
+    body: dict[str, Any] | bytes, dialect: Dialect | None = None, *headers: tuple[bytes, bytes]
+) -> GenerationRequest:
     dialect = dialect or ChatCompletions()
-    options = Options(RAW, None, 0, OnDisconnect(0), None, None, respond_async=False)
+    options = GenerationOptions(RAW, None, 0, OnDisconnect(0), None, None, respond_async=False)
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Asked(Route("r", "/", "/", dialect), b"me", options, b"/", [*HEADERS, *headers], sent, None, False, 0.0)
+    return GenerationRequest(
+        Route("r", "/", "/", dialect), b"me", options, b"/", [*HEADERS, *headers], sent, None, False, 0.0
+    )
 
 
 @pytest.mark.parametrize("body", [{"stream": True}, b"", b"[]", b"{", b'"stream"'])

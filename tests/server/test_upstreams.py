@@ -72,8 +72,8 @@ async def test_limits_make_a_queue() -> None:
 async def test_metrics_hear_of_every_upstream() -> None:
     """Connections and retries are summed, the rest is told by name."""
     async with made(upstreams={"one": ONE}) as (upstreams, metrics):
-        upstreams.by_name["one"].upstream.retries = 2
-        upstreams.by_name["default"].upstream.retries = 3
+        upstreams.by_name["one"].pool.retries = 2
+        upstreams.by_name["default"].pool.retries = 3
         assert metrics.retries() == {"connection_reused": 5}
         assert metrics.connections() == {"active": 0, "idle": 0}
         assert [upstream.name for upstream in metrics.upstreams()] == ["default", "one"]
