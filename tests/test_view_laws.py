@@ -333,8 +333,8 @@ class Play:
         sink, mode = follower.sink, follower.view.mode
         assert sink.received.startswith(had)
         words = sink.received[len(had) :]
-        unheard = ending.reason == "upstream_error" and self.body.dialect is CHAT and self.body.frames[-1] == FLAT
-        loud = unheard or not (ending.clean or ending.reason == "drained")
+        unrecognised = ending.reason == "upstream_error" and self.body.dialect is CHAT and self.body.frames[-1] == FLAT
+        loud = unrecognised or not (ending.clean or ending.reason == "drained")
         if follower.view.websocket:
             *told, (_, closed) = heard(words)
             assert closed == (CODES[ending.reason], ending.reason)

@@ -108,12 +108,12 @@ def spell(frame: bytes, document: dict[str, Any]) -> bytes:
     return respell(frame, orjson.dumps(document))
 
 
-def tells(value: Any) -> bool:
+def says_anything(value: Any) -> bool:
     """Tell whether a JSON value says anything; DashScope writes the string "null" for an unfinished choice."""
     if value is None:
         return False
     if isinstance(value, dict):
-        return any(map(tells, value.values()))
+        return any(map(says_anything, value.values()))
     return value not in ("", "null", [])
 
 

@@ -71,7 +71,7 @@ def prefixes(config: Config) -> list[Route]:
     ]
 
 
-class _Unheard(logging.Filter):
+class _WithoutMalformed(logging.Filter):
     """Drops aiohttp's tracebacks of malformed requests: they quote the header, which may hold a key."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -79,7 +79,7 @@ class _Unheard(logging.Filter):
 
 
 http_log = logging.getLogger("streamtee.http")
-http_log.addFilter(_Unheard())
+http_log.addFilter(_WithoutMalformed())
 
 
 class Proxy:
@@ -109,7 +109,7 @@ class Proxy:
         self.hub.on_forgotten = calls.forget
         self.tracing = tracing or _traced(config)
         self.generations = Generations(
-            config, self.hub, self.forward, calls, self.auth, self.metrics, self.feed.tell, self.tracing
+            config, self.hub, self.forward, calls, self.auth, self.metrics, self.feed.publish, self.tracing
         )
         self.follow = Follow(config, self.hub, self.auth, self.metrics)
         self.share = Share(config, self.hub, self.auth)
@@ -208,7 +208,7 @@ class Proxy:
             auth = self.auth.towards(settings.key.get_secret_value())
             forward = Forward(self.upstreams.group(own.upstream or DEFAULT), auth, self.metrics)
             if own.share == "url":
-                events = EventRoute(config, own, route, self.hub, auth, self.metrics, forward, self.feed.tell)
+                events = EventRoute(config, own, route, self.hub, auth, self.metrics, forward, self.feed.publish)
                 self.event_routes.append(events)
                 for method in ("GET", "POST"):
                     served.add(method, own.path, events.serve, route.name, PLAIN)

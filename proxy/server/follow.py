@@ -23,7 +23,7 @@ from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.websocket import closing
 from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.stream_object import describe, tell
+from proxy.telemetry.stream_object import describe, stream_headers
 from proxy.wire.errors import (
     OffsetBeyond,
     OffsetGone,
@@ -76,7 +76,7 @@ class Follow:
 
     async def head(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
         """HEAD /v1/streams/{ident}"""
-        return web.Response(headers=tell(self._granted(request, ident, READ)))
+        return web.Response(headers=stream_headers(self._granted(request, ident, READ)))
 
     async def info(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
         """GET /v1/streams/{ident}/info"""
@@ -104,8 +104,8 @@ class Follow:
 
     async def _attach(self, request: web.BaseRequest, stream: Stream, wanted: FollowRequest) -> web.StreamResponse:
         """Answer with the stream from the cursor on: 204 when it has ended and nothing is left to say."""
-        if stream.answer is not None:
-            return await self._replay(request, stream, stream.answer, wanted)
+        if stream.kept_head is not None:
+            return await self._replay(request, stream, stream.kept_head, wanted)
         if wanted.view == JSON:
             return await wait_for_document(stream, wanted.wait_s, [(b"Stream-Id", stream.id.encode())])
         stream.projection(wanted.view)  # raises OffsetGone, when it tells of more than is held
@@ -184,8 +184,8 @@ class Follow:
             self._hub.check_room_to_follow(stream)
         except Overloaded as error:
             return await _end(downstream, stream, wanted.view, Ending(error.code, error.message))
-        if stream.answer is not None:
-            return await _end(downstream, stream, wanted.view, refusal(stream.answer))
+        if stream.kept_head is not None:
+            return await _end(downstream, stream, wanted.view, refusal(stream.kept_head))
         return await self._deliver(downstream, stream, wanted, 0, 0)
 
     async def _wait_for_document(

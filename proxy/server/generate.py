@@ -161,7 +161,7 @@ class Generations:
                 return self._call(replace(generation, trace=trace), identity)
         call = Call(self._pump(generation), identity)
         call.opening = call.pump.opening = asyncio.create_task(self._begin(generation, call))
-        call.opening.add_done_callback(_heard)
+        call.opening.add_done_callback(_retrieve_error)
         self._calls.add(call)
         return call
 
@@ -193,7 +193,7 @@ class Generations:
         stream, and are told that there is none.
         """
         stream, pump = call.stream, call.pump
-        stream.answer = head
+        stream.kept_head = head
         good = 200 <= head.status < 300
         refused = refusal(head)
         if not good:
@@ -225,13 +225,13 @@ class Generations:
             stream.retain_s = max(stream.retain_s, options.retain_s)  # it may have been decided that nobody needs it
             return _accepted(stream, ours + self._links(stream))
         head = await call.answered()
-        view = options.view if stream.answer is None else View("raw")
+        view = options.view if stream.kept_head is None else View("raw")
         try:
             if late:
                 self._check_late(stream, view)
-            if stream.answer is None and view == JSON:
+            if stream.kept_head is None and view == JSON:
                 return await self._document(request, stream, self._found(stream) + ours, first=not late)
-            if stream.answer is None:
+            if stream.kept_head is None:
                 downstream = begin_stream(request, head.headers, self._found(stream) + ours, view)
             else:
                 found = [(b"Stream-Id", stream.id.encode()), *self._links(stream)] if stream.retain_s else []
@@ -297,7 +297,7 @@ class Generations:
     def _sealed(self, pump: Pump) -> None:
         now = time.monotonic()
         stream = pump.stream
-        if stream.answer is None:  # else it has been none
+        if stream.kept_head is None:  # else it has been none
             self._metrics.stream_ended(stream, now)
             access_log.ended(stream, now)
             if stream.upstream and stream.log.ending is not None and stream.log.ending.reason == "upstream_error":
@@ -331,8 +331,8 @@ def _accepted(stream: Stream, ours: Headers) -> web.Response:
     return answer(describe(stream), 202, headers)
 
 
-def _heard(opening: asyncio.Task[Head]) -> None:
-    """Hear of an upstream's failure, which the stream's ending tells: no client may be there to hear of it."""
+def _retrieve_error(opening: asyncio.Task[Head]) -> None:
+    """Mark an upstream's failure as retrieved, so that asyncio does not log it: the stream's ending has it."""
     error = None if opening.cancelled() else opening.exception()
     if error is not None and not isinstance(error, ProxyError):
         raise error

@@ -14,7 +14,7 @@ from proxy.server.follow_request import seconds
 from proxy.server.json_responses import answer
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
-from proxy.telemetry.stream_object import describe, tell
+from proxy.telemetry.stream_object import describe, stream_headers
 from proxy.wire.errors import BadRequest, OtherStream, UnknownStream
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
@@ -36,7 +36,7 @@ class Keys:
     async def head(self, request: web.BaseRequest, key: str) -> web.StreamResponse:
         """HEAD /v1/keys/{key}"""
         stream = self._newest(request, key)
-        return web.Response(headers={**tell(stream), "ETag": _tag(stream)})
+        return web.Response(headers={**stream_headers(stream), "ETag": _tag(stream)})
 
     async def cancel(self, request: web.BaseRequest, key: str) -> web.StreamResponse:
         """POST /v1/keys/{key}/cancel; idempotent. The end is there before the answer, whatever `wait` allows."""

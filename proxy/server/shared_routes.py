@@ -293,6 +293,6 @@ class EventRoute:
 
 
 def _retrieve(task: "asyncio.Task[Broadcast | Whole]") -> None:
-    """Let an error that nobody waits for any more be no complaint of the event loop."""
+    """Mark the exception as retrieved, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()

@@ -59,7 +59,7 @@ class Waiter:
         self._heartbeat_s = heartbeat_s
         self._beaten_at = now
 
-    def tell(self, stream: Stream | None) -> None:
+    def notify(self, stream: Stream | None) -> None:
         """Say that the stream has begun, or that none did in time."""
         if not self._begun.done():
             self._begun.set_result(stream)
@@ -67,7 +67,7 @@ class Waiter:
     def tick(self, now: float) -> None:
         """Do what is due."""
         if now >= self._until:
-            self.tell(None)
+            self.notify(None)
         elif self._heartbeat_s and now - self._beaten_at >= self._heartbeat_s:
             self._sink.write(HEARTBEAT)
             self._beaten_at = now
@@ -139,7 +139,7 @@ class Hub:
         stream.keys = (*stream.keys, key)
         self._keys[stream.caller, key] = stream
         for waiter in self._waiters.pop((stream.caller, key), ()):
-            waiter.tell(stream)
+            waiter.notify(stream)
 
     def unname(self, stream: Stream) -> None:
         """Take its keys from a stream; it is still found by its id."""
@@ -239,7 +239,7 @@ class Hub:
         """Take no new streams; let go of those who wait for one."""
         self.draining = True
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
-            waiter.tell(None)
+            waiter.notify(None)
 
     def check_room(self) -> None:
         """Raises: Overloaded, when a new stream would be refused."""

@@ -15,13 +15,13 @@ class Ending(NamedTuple):
 
     `reason` is the word of the metric's label, `message` what a follower is told. `clean`: the log's own last
     frames say all there is (its end, or an error event of the upstream's), so followers get a proper close.
-    `unheard`: such an error event is in a form that clients take for a chunk, so modes of events say it once more.
+    `unrecognised`: such an error event is in a form that clients take for a chunk, so modes of events say it once more.
     """
 
     reason: str
     message: str = ""
     clean: bool = False
-    unheard: bool = False
+    unrecognised: bool = False
 
 
 COMPLETE = Ending("complete", clean=True)

@@ -166,7 +166,7 @@ class Events(Projection):
         return b"".join([stamp(frame, b"%b-%d" % (epoch, seq)) for seq, frame in enumerate(frames, start + 1)])
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
-        if (ending.clean and not ending.unheard) or ending.reason == "drained":
+        if (ending.clean and not ending.unrecognised) or ending.reason == "drained":
             return b"", True  # drained: closed between two events, so that the client resumes elsewhere
         # The log's ending is numbered as one more event, so that a client that had all frames but not this one is
         # told when it resumes, and only then finds nothing more (204). Any other ending repeats the cursor.

@@ -48,6 +48,7 @@ class Stream:
         "fed_at",
         "full",
         "id",
+        "kept_head",
         "keys",
         "max_log_bytes",
         "on_ended",
@@ -85,7 +86,7 @@ class Stream:
         self.upstream = ""  # the name of the one that answered
         self.upstream_request_id: str | None = None  # under which it knows the request
         self.keys: tuple[str, ...] = ()  # those it was given, each once, the last one last
-        self.answer: Head | None = None  # of an answer that is no event stream: then frames are its reads
+        self.kept_head: Head | None = None  # of an answer that is no event stream: then frames are its reads
         self._log = FrameLog()
         self.bypass: Bypass | None = None  # while the one follower gets its events past the log
         self.max_log_bytes = max_log_bytes

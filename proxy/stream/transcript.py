@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from proxy.dialects.delta import Channel, Delta, record
-from proxy.dialects.dialect import Dialect, tells
+from proxy.dialects.dialect import Dialect, says_anything
 from proxy.stream.channel import Listener, Pieces
 
 
@@ -96,7 +96,9 @@ class Voice:
                     self._calls.setdefault(call, {}).update(fields)
             else:
                 dialect.accumulate(self._message, key, value)
-        self._beside.update({key: value for key, value in beside.items() if tells(value) or key not in self._beside})
+        self._beside.update(
+            {key: value for key, value in beside.items() if says_anything(value) or key not in self._beside}
+        )
 
     def note_logprobs(self, logprobs: dict[str, Any]) -> None:
         """Take in logprobs, in the form in which they take least memory."""
@@ -110,7 +112,7 @@ class Voice:
         return self._tell(seq, None, "role", delta.message.get("role"))
 
     def _tell(self, seq: int, call: Channel | None, field: str, value: Any) -> bool:
-        if value is None or not tells(value) or self._values.get((call, field)) == value:
+        if value is None or not says_anything(value) or self._values.get((call, field)) == value:
             return False
         self._values[call, field] = value
         self._facts.append(Fact(seq, call, field, value))
@@ -239,7 +241,7 @@ class Transcript:
             if logprobs := record(delta.choice.get("logprobs")):
                 self.logprobs = True
                 voice.note_logprobs(logprobs)
-            ends = ends or tells(delta.choice.get("finish_reason"))
+            ends = ends or says_anything(delta.choice.get("finish_reason"))
         role, alike = deltas[0].message.get("role"), (counted, rests, envelope)
         if alike != self._rest:
             self._cut(wall=True)
@@ -254,14 +256,14 @@ class Transcript:
 
     def _note(self, envelope: dict[str, Any], usage: Any) -> None:
         known = self._envelope
-        if tells(usage):
+        if says_anything(usage):
             self._usage = usage
         if envelope == known:
             return
         for key, value in envelope.items():
             if isinstance(value, dict) and isinstance(known.get(key), dict):
-                known[key] = known[key] | {field: told for field, told in value.items() if tells(told)}
-            elif tells(value) or key not in known:
+                known[key] = known[key] | {field: told for field, told in value.items() if says_anything(told)}
+            elif says_anything(value) or key not in known:
                 known[key] = value
 
     def runs(self, start: int, end: int, *, walls: bool = False) -> Iterator[tuple[int, int]]:

@@ -21,7 +21,7 @@ class LiveFeed:
     def __init__(self) -> None:
         self._listeners: set[asyncio.Queue[tuple[str, str] | None]] = set()
 
-    def tell(self, event: str, stream: Stream) -> None:
+    def publish(self, event: str, stream: Stream) -> None:
         """Send what `/info` says of a stream as an event `begun` or `ended`."""
         if not self._listeners:
             return

@@ -24,7 +24,7 @@ def describe(stream: Stream) -> dict[str, Any]:
         "upstream_request_id": stream.upstream_request_id,
         "trace_id": stream.w3c_trace_id,
         "key": stream.key,
-        "answer": None if stream.answer is None else _told(stream.answer),
+        "answer": None if stream.kept_head is None else _kept_response(stream.kept_head),
         "model": vitals.model,
         "time_to_first_token_s": ttft,
         "events": log.end,
@@ -44,7 +44,7 @@ def describe(stream: Stream) -> dict[str, Any]:
     }
 
 
-def tell(stream: Stream) -> dict[str, str]:
+def stream_headers(stream: Stream) -> dict[str, str]:
     """Return what headers tell of a stream."""
     log = stream.log
     return {
@@ -57,7 +57,7 @@ def tell(stream: Stream) -> dict[str, str]:
     }
 
 
-def _told(head: Head) -> dict[str, Any]:
+def _kept_response(head: Head) -> dict[str, Any]:
     """Return what is told of an answer that is no event stream."""
     kinds = [value.decode("latin-1") for name, value in head.headers if name.lower() == b"content-type"]
     return {"status": head.status, "content_type": kinds[0] if kinds else None}

@@ -166,7 +166,7 @@ class Trace:
         self._span.add_event("ending", {"reason": ending.reason, "events": stream.log.end, "bytes": received_bytes})
         if self._call is not None:
             _describe(self._call, stream)
-        if ending.reason not in _NO_ERROR and (stream.answer is None or not ending.clean):
+        if ending.reason not in _NO_ERROR and (stream.kept_head is None or not ending.clean):
             self._fail(ending.reason)
         self._end()
 

@@ -13,7 +13,7 @@ from proxy.wire.http import LAST_CHUNK, Headers, chunk
 
 _NO_BODY = (204, 304)
 _GIVEN_UP = Truncated("given up")
-_GIVEN_UP.telling = False
+_GIVEN_UP.blames_upstream = False
 
 
 class Timeouts(NamedTuple):
@@ -301,5 +301,5 @@ class Exchange:
                 connection.transport.write(LAST_CHUNK)
         except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
             error = Unreachable("the client did not finish its request")
-            error.telling = False
+            error.blames_upstream = False
             self.ends(error)

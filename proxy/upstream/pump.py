@@ -279,8 +279,8 @@ class Pump:
         last = stream.log.frames[-6:] + frames
         self._vitals.conclude(last, self._hidden)
         if ending is COMPLETE and self._vitals.summary.failed:
-            unheard = not any(map(stream.dialect.reports, last))
-            ending = Ending("upstream_error", "the upstream reported an error", clean=True, unheard=unheard)
+            unrecognised = not any(map(stream.dialect.reports, last))
+            ending = Ending("upstream_error", "the upstream reported an error", clean=True, unrecognised=unrecognised)
         stream.seal(ending, frames, tail)
         self._exchange = None
         self._on_sealed(self)

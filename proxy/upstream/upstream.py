@@ -209,7 +209,7 @@ class Attempt:
         """The exchange is over, one way or another."""
         if error is None:
             self.succeeded()
-        elif error.telling:
+        elif error.blames_upstream:
             self.failed()
         self.over()
 

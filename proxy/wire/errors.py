@@ -163,7 +163,7 @@ class UpstreamError(ProxyError):
     code = "upstream_error"
     ending = "upstream_error"
     sent = True  # a part of the request may have reached the upstream
-    telling = True  # of the upstream: not where its client, or we, ended it
+    blames_upstream = True  # False where its client, or the proxy, ended it
 
 
 class Unreachable(UpstreamError):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.dialects.chat import ChatCompletions
 from proxy.dialects.dashscope import DashScope
-from proxy.dialects.dialect import Dialect, Summary, TextKind, Usage, count, spell, tells
+from proxy.dialects.dialect import Dialect, Summary, TextKind, Usage, count, says_anything, spell
 from proxy.wire.errors import BadRequest, OffsetGone, Overloaded, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
 
@@ -207,13 +207,13 @@ def _strings(value: Any) -> list[str]:
 @pytest.mark.parametrize("value", [None, "", "null", [], {}, {"a": None, "b": [], "c": {"d": ""}}])
 def test_value_that_tells_nothing(value: Any) -> None:
     """What an upstream writes where it has nothing to say."""
-    assert not tells(value)
+    assert not says_anything(value)
 
 
 @pytest.mark.parametrize("value", [0, False, "stop", [None], {"a": None, "b": {"c": 0}}])
 def test_value_that_tells_something(value: Any) -> None:
     """Zero and false do."""
-    assert tells(value)
+    assert says_anything(value)
 
 
 def test_frame_is_spelled_with_another_document() -> None:

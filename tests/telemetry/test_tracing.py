@@ -295,9 +295,9 @@ async def test_spans_get_to_a_collector(stage: Stage, monkeypatch: pytest.Monkey
 
 async def test_collector_that_is_away_holds_up_the_stop_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK would go on trying for ten seconds a batch."""
-    with socket.socket() as unheard:
-        unheard.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{unheard.getsockname()[1]}")
+    with socket.socket() as unrecognised:
+        unrecognised.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{unrecognised.getsockname()[1]}")
         monkeypatch.setattr("proxy.telemetry.tracing.LAST_S", 0.2)
         tracing = exported()
         tracing.begin_call(INVALID_SPAN, "qwen3-max").end()
