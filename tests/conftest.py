@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.chat import CHAT
 from proxy.dialects.dialect import Dialect
 from proxy.stream.cohort import Pacer
 from proxy.stream.interfaces import Transport
@@ -207,7 +207,7 @@ def new_stream(
     loop = loop or FakeLoop(prompt=True)
     return Stream(
         IDENT,
-        Vitals(dialect or ChatCompletions(), 0.0),
+        Vitals(dialect or CHAT, 0.0),
         route="chat",
         caller=b"someone",
         ledger=ledger or Ledger(1 << 40),

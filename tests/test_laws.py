@@ -14,8 +14,8 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dashscope import DashScope
+from proxy.dialects.chat import CHAT
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.projections import View
@@ -26,7 +26,7 @@ from proxy.wire.sse import Splitter
 from tests.conftest import EPOCH, FakeSink, FakeWriter, follow, new_stream
 from tests.cuts import NOT_RECORDED, Message, cuts, messages, recorded
 
-DIALECTS: list[Dialect] = [ChatCompletions(), DashScope()]
+DIALECTS: list[Dialect] = [CHAT, DASHSCOPE]
 MODES = ["raw", "events"]
 LIMIT = 1 << 20
 DONE = b"data: [DONE]\n\n"

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 
-from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dashscope import DashScope
+from proxy.dialects.chat import CHAT
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.stream.projections import Json, Projection, View
 from proxy.stream.stream import Stream
@@ -28,7 +28,7 @@ from tests.answers import Said, chats, documents, ids, joined, kinds, latest, ma
 from tests.conftest import EPOCH, new_stream
 from tests.cuts import NOT_RECORDED, messages, recorded
 
-CHAT, NATIVE = ChatCompletions(), DashScope()
+NATIVE = DASHSCOPE
 MODES = ["coalesced", "incremental", "cumulative"]
 INTRUDERS = [b": keep-alive\n\n", b"data: not json\n\n", b'data: {"choices":"none"}\n\n', b"event: ping\n\n"]
 Answer = tuple[Dialect, list[bytes]]

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dashscope import DashScope
+from proxy.dialects.chat import CHAT
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.projections import MODES, Coalesced, Cumulative, Projection, Span, View
@@ -32,7 +32,7 @@ from tests.conftest import EPOCH, FakeLoop, FakeSink, new_stream
 from tests.cuts import messages
 from tests.frames import heard
 
-CHAT, NATIVE = ChatCompletions(), DashScope()
+NATIVE = DASHSCOPE
 INTRUDERS = [b": keep-alive\n\n", b"data: not json\n\n", b"event: ping\n\n"]
 FLAT = b'event:error\nstatus:400\ndata:{"code":"DataInspectionFailed","message":"blocked"}\n\n'
 REPORTED = [b'data: {"error":{"message":"blocked","code":"data_inspection_failed"}}\n\n', FLAT]

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from proxy.dialects.delta import Delta, json_object, record, records
-from proxy.dialects.dialect import Summary, TextKind, Usage, count
+from proxy.dialects.dialect import Dialect, Summary, TextKind, Usage, count
 from proxy.wire.errors import ProxyError, RequestError
 from proxy.wire.http import RawHeaders
 from proxy.wire.sse import fields, payload
@@ -18,11 +18,30 @@ _SHORT = 1024  # to look for several bytes in a row takes 2.5 ns a byte
 _QUOTE = 34
 
 
-class ChatCompletions:
-    """The OpenAI dialect: `data: {chunk}` frames, `data: [DONE]` at the end."""
+class ChatRequests:
+    """How a chat completion is asked for."""
 
-    name = "openai"
-    cumulative = False
+    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        asked = json_object(body)
+        if not asked or asked.get("stream"):
+            return None
+        asked["stream"] = True
+        asked["stream_options"] = record(asked.get("stream_options")) | {"include_usage": True}
+        return list(headers), orjson.dumps(asked)
+
+    def counted(self, body: bytes) -> bytes | None:
+        asked = json_object(body)
+        options = record(asked.get("stream_options"))
+        if not asked.get("stream") or options.get("include_usage"):
+            return None
+        asked["stream_options"] = options | {"include_usage": True}
+        return orjson.dumps(asked)
+
+
+class ChatFrames:
+    """What a frame of a chat completion says: `data: {chunk}`, and `data: [DONE]` at the end."""
+
+    has_text = True
 
     def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, TextKind | None]:
         if _has_content(frame) and (model := known or _model(frame)):
@@ -69,6 +88,12 @@ class ChatCompletions:
     def reports(self, frame: bytes) -> bool:
         return bool(_chunk(frame).get("error"))  # neither SDK of OpenAI's looks at the event's name
 
+    def only_counts(self, frame: bytes) -> bool:
+        if b'"usage"' not in frame:
+            return False
+        chunk = _chunk(frame)
+        return chunk.get("choices") == [] and bool(chunk.get("usage"))
+
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
         return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
@@ -77,27 +102,9 @@ class ChatCompletions:
         error = {"error": {"message": message, "type": "stream_error", "code": code}}
         return b"data: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
 
-    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        asked = json_object(body)
-        if not asked or asked.get("stream"):
-            return None
-        asked["stream"] = True
-        asked["stream_options"] = record(asked.get("stream_options")) | {"include_usage": True}
-        return list(headers), orjson.dumps(asked)
 
-    def counted(self, body: bytes) -> bytes | None:
-        asked = json_object(body)
-        options = record(asked.get("stream_options"))
-        if not asked.get("stream") or options.get("include_usage"):
-            return None
-        asked["stream_options"] = options | {"include_usage": True}
-        return orjson.dumps(asked)
-
-    def only_counts(self, frame: bytes) -> bool:
-        if b'"usage"' not in frame:
-            return False
-        chunk = _chunk(frame)
-        return chunk.get("choices") == [] and bool(chunk.get("usage"))
+class ChatDocuments:
+    """The increments in chunks, and the finished chat.completion."""
 
     def document(self, frame: bytes) -> dict[str, Any] | None:
         chunk = _chunk(frame)
@@ -128,6 +135,8 @@ class ChatCompletions:
     def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
         told = [choice.choice for choice in choices]
         return {"choices": told, "object": "chat.completion", "usage": usage} | envelope | {"object": "chat.completion"}
+
+    cumulative = False
 
 
 def _delta(choice: dict[str, Any]) -> Any:
@@ -203,3 +212,6 @@ def _arguments(call: dict[str, Any]) -> bool:
     """Tell whether a tool call's fragment carries generated text: a name or arguments, either may be null."""
     function = record(call.get("function"))
     return bool(function.get("name") or function.get("arguments"))
+
+
+CHAT = Dialect("openai", ChatRequests(), ChatFrames(), ChatDocuments())

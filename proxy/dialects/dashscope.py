@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from proxy.dialects.delta import Delta, json_object, record, records
-from proxy.dialects.dialect import Summary, TextKind, Usage, count
+from proxy.dialects.dialect import Dialect, Summary, TextKind, Usage, count
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
 from proxy.wire.sse import fields, payload
@@ -14,11 +14,25 @@ _SSE = b"X-DashScope-SSE"
 _UNFINISHED = (None, "", "null")  # DashScope writes the string "null" until the end
 
 
-class DashScope:
-    """The native dialect: no [DONE]; the stream ends with its body."""
+class DashScopeRequests:
+    """How a native generation is asked for."""
 
-    name = "dashscope"
-    cumulative = True  # that is what its older models do unless asked for increments
+    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        asked, named = json_object(body), {name.lower(): value.lower() for name, value in headers}
+        if not asked or named.get(_SSE.lower()) == b"enable" or b"text/event-stream" in named.get(b"accept", b""):
+            return None
+        asked["parameters"] = {"incremental_output": True} | record(asked.get("parameters"))
+        kept = [header for header in headers if header[0].lower() not in (b"accept", _SSE.lower())]
+        return [*kept, (b"Accept", b"text/event-stream"), (_SSE, b"enable")], orjson.dumps(asked)
+
+    def counted(self, body: bytes) -> bytes | None:
+        return None  # usage is in every event
+
+
+class DashScopeFrames:
+    """What a native frame says. There is no [DONE]: the stream ends with its body."""
+
+    has_text = True
 
     def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, TextKind | None]:
         result = _result(frame)
@@ -52,6 +66,9 @@ class DashScope:
     def reports(self, frame: bytes) -> bool:
         return b"error" in frame and fields(frame).type == b"error"
 
+    def only_counts(self, frame: bytes) -> bool:
+        return False
+
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         return {"code": error.code, "message": error.message, "request_id": ""}
 
@@ -60,19 +77,9 @@ class DashScope:
         error = {"code": code, "message": message, "request_id": ""}
         return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (orjson.dumps(error), ident)
 
-    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        asked, named = json_object(body), {name.lower(): value.lower() for name, value in headers}
-        if not asked or named.get(_SSE.lower()) == b"enable" or b"text/event-stream" in named.get(b"accept", b""):
-            return None
-        asked["parameters"] = {"incremental_output": True} | record(asked.get("parameters"))
-        kept = [header for header in headers if header[0].lower() not in (b"accept", _SSE.lower())]
-        return [*kept, (b"Accept", b"text/event-stream"), (_SSE, b"enable")], orjson.dumps(asked)
 
-    def counted(self, body: bytes) -> bytes | None:
-        return None  # usage is in every event
-
-    def only_counts(self, frame: bytes) -> bool:
-        return False
+class DashScopeDocuments:
+    """The increments in native results, and the finished result."""
 
     def document(self, frame: bytes) -> dict[str, Any] | None:
         return _result(frame) or None
@@ -116,6 +123,8 @@ class DashScope:
         return {"output": output | record(envelope.get("output")), "usage": usage} | {
             key: value for key, value in envelope.items() if key != "output"
         }
+
+    cumulative = True  # that is what its older models do unless asked for increments
 
 
 _TOLD = frozenset(["choices", "finish_reason", "text", "reasoning_content", "tool_calls", "role"])
@@ -168,3 +177,6 @@ def _messages(result: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(choices, list):
         return [output]
     return [choice | record(choice.get("message")) for choice in records(choices)]
+
+
+DASHSCOPE = Dialect("dashscope", DashScopeRequests(), DashScopeFrames(), DashScopeDocuments())

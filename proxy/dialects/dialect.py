@@ -38,12 +38,24 @@ class Summary(NamedTuple):
     last_text: int = -1  # the place among them of the last one with generated text
 
 
-class Dialect(Protocol):
-    """How one API writes chunks and errors."""
+class Requests(Protocol):
+    """How an API is asked: what a request says, and the same request asked in another way."""
 
-    name: str
-    cumulative: bool
-    """What a stream's texts are taken for, all so far or increments, until they tell it themselves."""
+    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        """Return the request that asks for the same answer as a stream, usage included.
+
+        None: it does ask for a stream, or its body is no JSON object.
+        """
+
+    def counted(self, body: bytes) -> bytes | None:
+        """Return the request for a stream that asks for usage, too; None: it does, or has it anyway, or is none."""
+
+
+class Frames(Protocol):
+    """What a frame of a stream says, without its texts; and how the proxy itself says that something failed."""
+
+    has_text: bool
+    """Whether frames carry generated text at all."""
 
     def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, TextKind | None]:
         """Return the model a frame names, or the one that is known, and the kind of generated text it carries.
@@ -63,23 +75,21 @@ class Dialect(Protocol):
     def reports(self, frame: bytes) -> bool:
         """Tell whether a frame is an error event, and one that clients of this API take for one."""
 
+    def only_counts(self, frame: bytes) -> bool:
+        """Tell whether a frame is there for nothing but the usage."""
+
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         """Return the JSON body of an error response."""
 
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
         """Return the frame that ends a failed stream; `ident` is the last frame's id."""
 
-    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        """Return the request that asks for the same answer as a stream, usage included.
 
-        None: it does ask for a stream, or its body is no JSON object.
-        """
+class Documents(Protocol):
+    """The increments in frames, and the finished document that they add up to."""
 
-    def counted(self, body: bytes) -> bytes | None:
-        """Return the request for a stream that asks for usage, too; None: it does, or has it anyway, or is none."""
-
-    def only_counts(self, frame: bytes) -> bool:
-        """Tell whether a frame is there for nothing but the usage."""
+    cumulative: bool
+    """What a stream's texts are taken for, all so far or increments, until they tell it themselves."""
 
     def document(self, frame: bytes) -> dict[str, Any] | None:
         """Return the JSON object in a frame; None for errors, comments, [DONE] and what is no JSON object."""
@@ -101,6 +111,15 @@ class Dialect(Protocol):
 
     def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
         """Return the finished document: what a request without streaming would have been answered."""
+
+
+class Dialect(NamedTuple):
+    """One API: all that is known of how it is asked and how it answers."""
+
+    name: str
+    requests: Requests
+    frames: Frames
+    documents: Documents
 
 
 def spell(frame: bytes, document: dict[str, Any]) -> bytes:

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dialect import Summary, TextKind
+from proxy.dialects.chat import ChatDocuments, ChatFrames, ChatRequests
+from proxy.dialects.dialect import Dialect, Summary, TextKind
 
 
-class Plain(ChatCompletions):
-    """The dialect of routes of the user's own: OpenAI's where the proxy itself speaks, but no frame is a chunk."""
+class PlainFrames(ChatFrames):
+    """The proxy itself speaks as OpenAI does, but no frame is a chunk."""
 
-    name = "sse"
+    has_text = False
 
     def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, TextKind | None]:
         return known, None
@@ -23,8 +23,15 @@ class Plain(ChatCompletions):
     def summary(self, frames: list[bytes]) -> Summary:
         return Summary()
 
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        return b"event: error\n" + super().error_frame(message, code, ident)
+
+
+class PlainDocuments(ChatDocuments):
+    """Nothing is known of the data: no increments, no document."""
+
     def document(self, frame: bytes) -> dict[str, Any] | None:
         return None
 
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        return b"event: error\n" + super().error_frame(message, code, ident)
+
+PLAIN = Dialect("sse", ChatRequests(), PlainFrames(), PlainDocuments())

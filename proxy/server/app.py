@@ -15,9 +15,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from proxy.access.callers import Auth
-from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dashscope import DashScope
-from proxy.dialects.plain import Plain
+from proxy.dialects.chat import CHAT
+from proxy.dialects.dashscope import DASHSCOPE
+from proxy.dialects.plain import PLAIN
 from proxy.dialects.route import Route
 from proxy.downstream.inline import server_loop
 from proxy.server.config import Config, address
@@ -43,9 +43,6 @@ from proxy.upstream.settings import DEFAULT
 if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
 
-OPENAI = ChatCompletions()
-DASHSCOPE = DashScope()
-PLAIN = Plain()
 _TICK_S = 0.25
 
 # Generations: read whole, so that they can be sent again, and answered with a stream. The rest passes through.
@@ -64,9 +61,9 @@ def prefixes(config: Config) -> list[Route]:
     """Return the prefixes served, the more special first, and the paths they stand for upstream."""
     base = config.upstream.compatible_base
     return [
-        Route("chat", "/v1/", f"{base}/", OPENAI),
-        Route("chat", "/compatible-mode/v1/", f"{base}/", OPENAI),
-        Route("compatible", "/compatible-mode/", "/compatible-mode/", OPENAI),
+        Route("chat", "/v1/", f"{base}/", CHAT),
+        Route("chat", "/compatible-mode/v1/", f"{base}/", CHAT),
+        Route("compatible", "/compatible-mode/", "/compatible-mode/", CHAT),
         Route("dashscope", "/api/v1/", "/api/v1/", DASHSCOPE),
     ]
 
@@ -172,7 +169,7 @@ class Proxy:
 
     def routes(self) -> Routes:
         """Return what the data port serves."""
-        served = Routes(self.metrics, OPENAI)
+        served = Routes(self.metrics, CHAT)
         follow, keys = self.follow, self.keys
         for method, path, handler in (
             ("GET", "/v1/streams", follow.listed),
@@ -187,8 +184,8 @@ class Proxy:
             ("GET", "/v1/keys/{key}/stream", follow.by_key),
             ("POST", "/v1/keys/{key}/cancel", keys.cancel),
         ):
-            served.add(method, path, handler, "streams", OPENAI)
-        served.add("GET", "/healthz", _healthy, "health", OPENAI)
+            served.add(method, path, handler, "streams", CHAT)
+        served.add("GET", "/healthz", _healthy, "health", CHAT)
         for route in prefixes(self.config):
             for path in _GENERATIONS[route.name]:
                 generate = functools.partial(self.generations.generate, route)

@@ -50,14 +50,14 @@ def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> Ge
     """Have the upstream asked for a stream, or for the usage of one, as is configured."""
     dialect = generation.route.dialect
     if generations.upgrade != "never":
-        streamed = dialect.streamed(generation.headers, generation.body)
+        streamed = dialect.requests.streamed(generation.headers, generation.body)
         if streamed is not None:  # the answer is a document, also if it is made of a stream
             generation = replace(generation, options=generation.options._replace(view=JSON))
             if generations.upgrade == "auto":
                 return replace(generation, streamed=streamed)
             return replace(generation, headers=streamed[0], body=streamed[1])
     if generations.include_usage:
-        counted = dialect.counted(generation.body)
+        counted = dialect.requests.counted(generation.body)
         if counted is not None:
             return replace(generation, body=counted, hides_usage=True)
     return generation

@@ -23,7 +23,7 @@ def answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) 
 def refuse(error: ProxyError, dialect: Dialect) -> web.Response:
     """Return an error response."""
     headers: dict[str, str] = {}
-    body = dialect.error_body(error)
+    body = dialect.frames.error_body(error)
     if error.status == 409 or error.retried:  # not cured by asking again, which OpenAI's SDKs else do
         headers["x-should-retry"] = "false"
     if error.retry_after_s is not None:

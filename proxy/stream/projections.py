@@ -172,7 +172,7 @@ class Events(Projection):
         # told when it resumes, and only then finds nothing more (204). Any other ending repeats the cursor.
         log = self._log
         seq = offset + (ending is log.ending and offset == log.end)
-        return self._dialect.error_frame(ending.message, ending.reason, b"%b-%d" % (self._epoch, seq)), True
+        return self._dialect.frames.error_frame(ending.message, ending.reason, b"%b-%d" % (self._epoch, seq)), True
 
 
 class Incremental(Events):

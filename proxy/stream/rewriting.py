@@ -75,7 +75,7 @@ class Rewriter:
                     transcript.choices[index].state(delta, last)
                     if transcript.logprobs:
                         self._join_logprobs(delta, range(first + 1, last + 1))
-                self._dialect.select(document, [here[index] for index in sorted(here)])
+                self._dialect.documents.select(document, [here[index] for index in sorted(here)])
                 frame = spell(frame, document)
             yield self._stamped(frame, last)
 
@@ -108,7 +108,7 @@ class Rewriter:
         voice.name(delta, channel, start, end)
         if self._source.transcript(end).logprobs:
             self._join_logprobs(delta, pieces.seqs(start, end))
-        self._dialect.select(document, [delta])
+        self._dialect.documents.select(document, [delta])
         return spell(self._frame(last), document)
 
     def _join_logprobs(self, delta: Delta, seqs: Iterable[int]) -> None:
@@ -126,8 +126,8 @@ class Rewriter:
         return self._log.frames[seq - 1 - self._log.start]
 
     def _read(self, seq: int) -> tuple[dict[str, Any], list[Delta]]:
-        document = self._dialect.document(self._frame(seq))
-        return ({}, []) if document is None else (document, self._dialect.deltas(document))
+        document = self._dialect.documents.document(self._frame(seq))
+        return ({}, []) if document is None else (document, self._dialect.documents.deltas(document))
 
     def _part(self, seq: int, choice: int) -> tuple[dict[str, Any], Delta]:
         """Read a frame for one choice of it, which must be there."""

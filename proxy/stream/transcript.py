@@ -95,7 +95,7 @@ class Voice:
                 for call, fields in value:
                     self._calls.setdefault(call, {}).update(fields)
             else:
-                dialect.accumulate(self._message, key, value)
+                dialect.documents.accumulate(self._message, key, value)
         self._beside.update(
             {key: value for key, value in beside.items() if says_anything(value) or key not in self._beside}
         )
@@ -162,7 +162,7 @@ class Voice:
 
     def whole(self, dialect: Dialect, end: int) -> Delta:
         """Return the finished choice."""
-        delta = dialect.blank(self._shape)
+        delta = dialect.documents.blank(self._shape)
         delta.message.update(self._message)
         delta.choice.update(self._beside)
         for channel in self.channels:
@@ -194,7 +194,7 @@ class Transcript:
         self.literal = True  # every frame said the increment that it brought
         self.logprobs = False  # there are some
         self._dialect = dialect
-        self._expected = dialect.cumulative if cumulative is None else cumulative
+        self._expected = dialect.documents.cumulative if cumulative is None else cumulative
         self._envelope: dict[str, Any] = {}
         self._usage: Any = None
         self._seams: list[int] = []  # offsets before which a frame may not be merged with one after them
@@ -207,10 +207,10 @@ class Transcript:
         """Take in the next frames."""
         for frame in frames:
             self.end += 1
-            document = self._dialect.document(frame)
-            deltas = [] if document is None else self._dialect.deltas(document)
+            document = self._dialect.documents.document(frame)
+            deltas = [] if document is None else self._dialect.documents.deltas(document)
             if document is not None:
-                envelope = self._dialect.envelope(document)
+                envelope = self._dialect.documents.envelope(document)
                 self._note(envelope, document.get("usage"))
             if document is None or not deltas:
                 self._cut(wall=True)
@@ -283,4 +283,4 @@ class Transcript:
     def whole(self) -> bytes:
         """Return the finished document of all that was heard, in JSON."""
         choices = [self.choices[index].whole(self._dialect, self.end) for index in sorted(self.choices)]
-        return orjson.dumps(self._dialect.whole(self._envelope, self._usage, choices))
+        return orjson.dumps(self._dialect.documents.whole(self._envelope, self._usage, choices))

@@ -57,7 +57,7 @@ class Vitals:
         for looked, frame in enumerate(frames):
             if self.first_content_at:
                 return self.note(frames[looked:], at) or looked > 0
-            if not self.first_token_at or not self.dialect.thinking(frame):
+            if not self.first_token_at or not self.dialect.frames.thinking(frame):
                 self._look(frame, at)
             elif _is_told(frame):
                 self.times.append(at)
@@ -91,17 +91,17 @@ class Vitals:
     def conclude(self, frames: list[bytes], hidden: Sequence[bytes] = ()) -> None:
         """Read usage and finish reason from a log's last frames, and count the gaps that are left."""
         last, times = frames[-_LAST_FRAMES:], self.times
-        self.summary = self.dialect.summary([*last, *hidden] if hidden else last)
+        self.summary = self.dialect.frames.summary([*last, *hidden] if hidden else last)
         # The last frames bring the finish, usage, [DONE]: no token, though they were taken for one, comments aside.
         textless = last[self.summary.last_text + 1 :]
         if not self.first_content_at:
-            textless = list(filter(self.dialect.thinking, textless))
+            textless = list(filter(self.dialect.frames.thinking, textless))
         del times[max(0, len(times) - _told(textless)) :]
         self.fold(but=0)
 
     def _look(self, frame: bytes, at: float) -> None:
         """Look into a frame that may be the first with generated text, or with answer text."""
-        self.model, kind = self.dialect.generated(frame, self.model)
+        self.model, kind = self.dialect.frames.generated(frame, self.model)
         if kind is None:
             return
         if self.first_token_at:

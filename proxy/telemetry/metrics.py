@@ -194,7 +194,7 @@ class Metrics(Collector):
             times.first_byte.observe(vitals.first_byte_at - began)
         if vitals.first_token_at:
             times.first_token.observe_traced(vitals.first_token_at - began, stream.trace_id, unix_s)
-        elif stream.dialect.name != "sse":  # which has no tokens
+        elif stream.dialect.frames.has_text:
             ended.no_token += 1
         if vitals.first_content_at:
             times.first_content.observe(vitals.first_content_at - began)

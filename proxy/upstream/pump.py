@@ -70,7 +70,7 @@ class Pump:
         self._at_frame = False  # the next read begins a frame, and no first token is sought in it
         self._note = stream.vitals.times.append
         self._stopped = False
-        self._hides = stream.dialect.only_counts if hides_usage else None  # tells of a frame nobody asked for
+        self._hides = stream.dialect.frames.only_counts if hides_usage else None  # tells of a frame nobody asked for
         self._hidden: Sequence[bytes] = ()
         stream.writer = self
 
@@ -93,7 +93,7 @@ class Pump:
         if not self._at_frame or len(chunks) > self._max_frame_bytes:
             return False
         stream = self.stream
-        if self._early and not all(map(stream.dialect.thinking, frames)):
+        if self._early and not all(map(stream.dialect.frames.thinking, frames)):
             return False
         end = stream.extend(frames, chunks)
         stream.fed_at = at
@@ -109,7 +109,7 @@ class Pump:
         """Take frames that were sent on at these times."""
         stream = self.stream
         stream.fed_at = times[-1]
-        if self._early and not all(map(stream.dialect.thinking, frames)):
+        if self._early and not all(map(stream.dialect.frames.thinking, frames)):
             for frame, at in zip(frames, times, strict=True):
                 self._look([frame], at)
         else:
@@ -248,7 +248,7 @@ class Pump:
 
     def _terminal_seen(self, frames: Sequence[bytes]) -> bool:
         """Tell whether the dialect's last word is in the log, or in the frames that come last."""
-        terminal = self.stream.dialect.terminal
+        terminal = self.stream.dialect.frames.terminal
         return any(map(terminal, reversed(frames[-4:]))) or any(map(terminal, reversed(self.stream.log.frames[-4:])))
 
     def _judge(self, error: UpstreamError | None, tail: bytes, frames: list[bytes]) -> Ending:
@@ -266,7 +266,7 @@ class Pump:
 
     def _finished(self, frames: list[bytes]) -> bool:
         last = (self.stream.log.frames[-3:] + frames)[-3:]
-        return self.stream.dialect.summary(last).finish_reason is not None
+        return self.stream.dialect.frames.summary(last).finish_reason is not None
 
     def seal(self, ending: Ending, frames: list[bytes], tail: bytes) -> None:
         """End the stream with its last frames; only the first call counts."""
@@ -279,7 +279,7 @@ class Pump:
         last = stream.log.frames[-6:] + frames
         self._vitals.conclude(last, self._hidden)
         if ending is COMPLETE and self._vitals.summary.failed:
-            unrecognised = not any(map(stream.dialect.reports, last))
+            unrecognised = not any(map(stream.dialect.frames.reports, last))
             ending = Ending("upstream_error", "the upstream reported an error", clean=True, unrecognised=unrecognised)
         stream.seal(ending, frames, tail)
         self._exchange = None
@@ -307,4 +307,4 @@ class _Verbatim:
 
 def _is_whole(tail: bytes, dialect: Dialect) -> bool:
     """Tell whether an unterminated tail lacks only its blank line: it ends a line, or is the dialect's last word."""
-    return bool(tail.strip()) and (tail.endswith((b"\n", b"\r")) or dialect.terminal(tail))
+    return bool(tail.strip()) and (tail.endswith((b"\n", b"\r")) or dialect.frames.terminal(tail))

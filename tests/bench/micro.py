@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.chat import CHAT
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.stream.projections import View
@@ -76,7 +76,7 @@ def exchanges(count: int, followers: int) -> list[Connection]:
     for _ in range(count):
         connection = Connection(SimpleNamespace(transport=Null(), protocol=None, close=lambda: None))  # type: ignore[arg-type]
         exchange = Exchange(None, connection, b"POST")  # type: ignore[arg-type]
-        stream = hub.create(Vitals(ChatCompletions(), 0.0), route="chat", caller=b"", key=None, retain_s=0)
+        stream = hub.create(Vitals(CHAT, 0.0), route="chat", caller=b"", key=None, retain_s=0)
         pump = Pump(
             stream, OnDisconnect(None), max_frame_bytes=1 << 20, on_sealed=lambda p: None, overhead=lambda s: None
         )
@@ -138,7 +138,7 @@ async def main() -> None:
         return 20000
 
     def hear() -> int:
-        Transcript(ChatCompletions()).feed([FRAME] * 5000)
+        Transcript(CHAT).feed([FRAME] * 5000)
         return 5000
 
     rows = [

@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.chat import CHAT
 from proxy.dialects.dialect import Summary, TextKind, Usage
 from proxy.wire.errors import BadRequest, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
 
-CHAT = ChatCompletions()
 _REST = (
     '"object":"chat.completion.chunk","usage":null,"created":1770764906,"system_fingerprint":null,'
     '"model":"qwen3-max","id":"chatcmpl-d2d6aab7-cbca-970f-8aa6-7d58c9724733"}\n\n'
@@ -98,20 +97,20 @@ REFUSED = (
 )
 def test_generated_text_is_told_from_what_only_frames_it(frame: bytes, kind: TextKind | None) -> None:
     """The first token is the first frame with reasoning, content or arguments: not the role, not an empty delta."""
-    assert CHAT.generated(frame)[1] is kind
+    assert CHAT.frames.generated(frame)[1] is kind
 
 
 @pytest.mark.parametrize("frame", [ROLE, TEXT, THINKING_ROLE, THINKING, ANSWER, CALL_BEGINS, STOP, USAGE, DONE])
 def test_kind_is_the_same_when_the_model_is_known(frame: bytes) -> None:
     """Then the frame need not be parsed for it."""
-    assert CHAT.generated(frame, "qwen-known") == ("qwen-known", CHAT.generated(frame)[1])
+    assert CHAT.frames.generated(frame, "qwen-known") == ("qwen-known", CHAT.frames.generated(frame)[1])
 
 
 @pytest.mark.parametrize("rest", [b"", b'"', b"\n\n", b"x", b'"}\n\n', b"}\n\n\n"])
 def test_kind_is_told_of_what_is_no_whole_chunk(rest: bytes) -> None:
     """With text or without, what only begins like a chunk raises nothing; in doubt it is parsed."""
     frame = b'data: {"choices":[{"delta":{"content":"' + rest
-    assert CHAT.generated(frame, "m") == ("m", None)
+    assert CHAT.frames.generated(frame, "m") == ("m", None)
 
 
 @pytest.mark.parametrize("written", [
@@ -123,20 +122,20 @@ def test_kind_is_told_of_what_is_no_whole_chunk(rest: bytes) -> None:
 ])  # fmt: skip
 def test_chunk_is_read_however_its_frame_is_written(written: bytes) -> None:
     """Line endings, more fields and several data lines are the frame's business."""
-    assert CHAT.generated(written)[1] is TextKind.CONTENT
+    assert CHAT.frames.generated(written)[1] is TextKind.CONTENT
 
 
 @pytest.mark.parametrize("frame", [ROLE, TEXT, ANSWER, STOP, USAGE, DONE, CALL_IS_EMPTY, CALLED, REFUSED])
 def test_thinking_is_denied_when_in_doubt(frame: bytes) -> None:
     """Only what surely has no answer text may be passed over unparsed."""
-    assert not CHAT.thinking(frame)
+    assert not CHAT.frames.thinking(frame)
 
 
 def test_thinking_is_told_without_parsing() -> None:
     """Qwen writes null for the content while it reasons; text that quotes such a chunk is no such chunk."""
-    assert CHAT.thinking(THINKING)
-    assert CHAT.thinking(THINKING_ROLE)
-    assert not CHAT.thinking(chunk({"content": 'then comes "content":null'}))
+    assert CHAT.frames.thinking(THINKING)
+    assert CHAT.frames.thinking(THINKING_ROLE)
+    assert not CHAT.frames.thinking(chunk({"content": 'then comes "content":null'}))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +155,7 @@ def test_thinking_is_told_without_parsing() -> None:
 )
 def test_done_is_terminal(frame: bytes) -> None:
     """However it is written, and with whatever other fields."""
-    assert CHAT.terminal(frame)
+    assert CHAT.frames.terminal(frame)
 
 
 @pytest.mark.parametrize(
@@ -174,26 +173,26 @@ def test_done_is_terminal(frame: bytes) -> None:
 )
 def test_nothing_else_is_terminal(frame: bytes) -> None:
     """Only the word itself says that nothing can be missing."""
-    assert not CHAT.terminal(frame)
+    assert not CHAT.frames.terminal(frame)
 
 
 def test_summary_reads_finish_and_usage_from_the_last_frames() -> None:
     """In the order Qwen sends them."""
-    assert CHAT.summary([TEXT, STOP, USAGE, DONE]) == Summary("stop", Usage(18, 779, 84, 5), last_text=0)
-    assert CHAT.summary([CALLED, DONE]) == Summary("tool_calls", None, failed=False)
-    assert CHAT.summary([TEXT, TEXT]) == Summary(last_text=1)
-    assert CHAT.summary([]) == Summary()
+    assert CHAT.frames.summary([TEXT, STOP, USAGE, DONE]) == Summary("stop", Usage(18, 779, 84, 5), last_text=0)
+    assert CHAT.frames.summary([CALLED, DONE]) == Summary("tool_calls", None, failed=False)
+    assert CHAT.frames.summary([TEXT, TEXT]) == Summary(last_text=1)
+    assert CHAT.frames.summary([]) == Summary()
 
 
 def test_summary_tells_the_last_frame_with_text() -> None:
     """Of any kind, also behind the finish, and in it; no frame after it is a token."""
-    assert CHAT.summary([TEXT, TEXT, STOP, b": ping\n\n", DONE]).last_text == 1
-    assert CHAT.summary([THINKING, THINKING_ROLE]).last_text == 0
-    assert CHAT.summary([CALL_GOES_ON, CALL_IS_EMPTY, CALLED]).last_text == 0
-    assert CHAT.summary([STOP, TEXT, DONE]).last_text == 1
+    assert CHAT.frames.summary([TEXT, TEXT, STOP, b": ping\n\n", DONE]).last_text == 1
+    assert CHAT.frames.summary([THINKING, THINKING_ROLE]).last_text == 0
+    assert CHAT.frames.summary([CALL_GOES_ON, CALL_IS_EMPTY, CALLED]).last_text == 0
+    assert CHAT.frames.summary([STOP, TEXT, DONE]).last_text == 1
     finish = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
-    assert CHAT.summary([TEXT, finish, DONE]).last_text == 1
-    assert CHAT.summary([ROLE, STOP, USAGE, DONE]).last_text == -1
+    assert CHAT.frames.summary([TEXT, finish, DONE]).last_text == 1
+    assert CHAT.frames.summary([ROLE, STOP, USAGE, DONE]).last_text == -1
 
 
 def test_summary_takes_the_last_usage_that_is_stated() -> None:
@@ -201,37 +200,37 @@ def test_summary_takes_the_last_usage_that_is_stated() -> None:
     counted = [chunk({"content": "x"}, usage={"prompt_tokens": 1, "completion_tokens": n}) for n in (1, 2)]
     finish = '{"choices":[{"index":0,"delta":{},"finish_reason":"length"}],"usage":{"completion_tokens":3}}'
     last = f"data: {finish}\n\n".encode()
-    assert CHAT.summary([*counted, last, DONE]) == Summary("length", Usage(0, 3, 0, 0), last_text=1)
-    assert CHAT.summary(counted).usage == Usage(1, 2, 0, 0)
-    assert CHAT.summary([STOP, chunk(usage=None), DONE]) == Summary("stop", None, failed=False)
+    assert CHAT.frames.summary([*counted, last, DONE]) == Summary("length", Usage(0, 3, 0, 0), last_text=1)
+    assert CHAT.frames.summary(counted).usage == Usage(1, 2, 0, 0)
+    assert CHAT.frames.summary([STOP, chunk(usage=None), DONE]) == Summary("stop", None, failed=False)
 
 
 def test_summary_tells_an_error_event() -> None:
     """An error in mid-stream fails it, also when [DONE] follows; `"error":null` is none."""
-    assert CHAT.summary([TEXT, REFUSED]).failed
-    assert CHAT.summary([TEXT, REFUSED, DONE]).failed
-    assert not CHAT.summary([chunk({"content": "x"}, error=None)]).failed
+    assert CHAT.frames.summary([TEXT, REFUSED]).failed
+    assert CHAT.frames.summary([TEXT, REFUSED, DONE]).failed
+    assert not CHAT.frames.summary([chunk({"content": "x"}, error=None)]).failed
 
 
 def test_summary_tells_a_flat_error_event() -> None:
     """As some gateways write it: only the event's name says that it is one."""
-    assert CHAT.summary([TEXT, b'event: error\ndata: {"code":"c","message":"m"}\n\n', DONE]).failed
-    assert CHAT.summary([TEXT, b"event:error\ndata: not json\n\n"]).failed
-    assert not CHAT.summary([b'event: result\ndata: {"choices":[]}\n\n']).failed
+    assert CHAT.frames.summary([TEXT, b'event: error\ndata: {"code":"c","message":"m"}\n\n', DONE]).failed
+    assert CHAT.frames.summary([TEXT, b"event:error\ndata: not json\n\n"]).failed
+    assert not CHAT.frames.summary([b'event: result\ndata: {"choices":[]}\n\n']).failed
 
 
 def test_flat_error_is_none_to_clients() -> None:
     """They look for the field, and at no event's name."""
-    assert CHAT.reports(REFUSED)
-    assert not CHAT.reports(b'event: error\ndata: {"code":"c","message":"m"}\n\n')
-    assert not CHAT.reports(TEXT)
+    assert CHAT.frames.reports(REFUSED)
+    assert not CHAT.frames.reports(b'event: error\ndata: {"code":"c","message":"m"}\n\n')
+    assert not CHAT.frames.reports(TEXT)
 
 
 def test_model_is_the_chunks() -> None:
     """As the answer names it; a chunk need not."""
-    assert CHAT.generated(TEXT)[0] == "qwen3-max"
-    assert CHAT.generated(REFUSED)[0] is None
-    assert CHAT.generated(DONE)[0] is None
+    assert CHAT.frames.generated(TEXT)[0] == "qwen3-max"
+    assert CHAT.frames.generated(REFUSED)[0] is None
+    assert CHAT.frames.generated(DONE)[0] is None
 
 
 @pytest.mark.parametrize(
@@ -253,20 +252,20 @@ def test_model_is_the_chunks() -> None:
 def test_model_of_a_chunk_with_text_is_what_json_says(rest: str, model: str | None) -> None:
     """Also where it is told without parsing."""
     frame = ('data: {"choices":[{"delta":{"content":"x' + rest + "\n\n").encode()
-    assert CHAT.generated(frame) == (model, TextKind.CONTENT)
+    assert CHAT.frames.generated(frame) == (model, TextKind.CONTENT)
 
 
 def test_error_body_says_whose_fault_it_is() -> None:
     """OpenAI's shape: SDKs read message, type, param and code."""
-    assert CHAT.error_body(BadRequest("no")) == {
+    assert CHAT.frames.error_body(BadRequest("no")) == {
         "error": {"message": "no", "type": "invalid_request_error", "param": None, "code": "bad_request"}
     }
-    assert CHAT.error_body(Truncated("cut"))["error"]["type"] == "server_error"
+    assert CHAT.frames.error_body(Truncated("cut"))["error"]["type"] == "server_error"
 
 
 def test_error_frame_has_a_top_level_error() -> None:
     """Both OpenAI SDKs read a flat {code, message} as success; a client without ids passes over the id line."""
-    frame = CHAT.error_frame("broke off", "upstream_reset", b"gen234-7")
+    frame = CHAT.frames.error_frame("broke off", "upstream_reset", b"gen234-7")
     [said] = messages(frame)
     assert (said.type, said.id) == (b"", b"gen234-7")
     assert json.loads(said.data) == {
@@ -291,7 +290,7 @@ def test_recorded_chunks_are_classified_as_json_says(path: Any) -> None:
                 expected = TextKind.REASONING
             elif any(one.get("name") or one.get("arguments") for one in calls):
                 expected = TextKind.TOOL_CALL
-        assert CHAT.generated(block + b"\n\n")[1] is expected, block
+        assert CHAT.frames.generated(block + b"\n\n")[1] is expected, block
 
 
 @pytest.mark.parametrize(
@@ -312,18 +311,18 @@ def test_recorded_chunks_are_classified_as_json_says(path: Any) -> None:
 )
 def test_deltas_are_found_in_the_document(frame: bytes, has_document: bool, deltas: list[tuple[int, str]]) -> None:
     """Errors, [DONE] and what is no JSON object have no document; usage has one without deltas."""
-    document = CHAT.document(frame)
+    document = CHAT.documents.document(frame)
     assert (document is not None) == has_document
-    found = CHAT.deltas(document or {})
+    found = CHAT.documents.deltas(document or {})
     assert [(one.index, one.message.get("content")) for one in found] == deltas
 
 
 def test_deltas_stand_in_the_document() -> None:
     """What is put into them, and which of them are selected, is said by it."""
-    document = CHAT.document(chunk({"content": "a"}, {"content": "b"})) or {}
-    _, second = CHAT.deltas(document)
+    document = CHAT.documents.document(chunk({"content": "a"}, {"content": "b"})) or {}
+    _, second = CHAT.documents.deltas(document)
     second.message["content"] = "new"
-    CHAT.select(document, [second])
+    CHAT.documents.select(document, [second])
     assert document == {"choices": [{"index": 1, "delta": {"content": "new"}}]}
 
 
@@ -343,5 +342,5 @@ def test_unknown_fields_add_up_as_in_openais_clients(values: list[Any], whole: A
     """Texts and numbers are added, lists grow, objects gain field by field."""
     message: dict[str, Any] = {}
     for value in values:
-        CHAT.accumulate(message, "audio", value)
+        CHAT.documents.accumulate(message, "audio", value)
     assert message == {"audio": whole}

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.dashscope import DashScope
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Summary, TextKind, Usage
 from proxy.wire.errors import BadRequest
 from tests.cuts import NOT_RECORDED, messages, recorded
 
-NATIVE = DashScope()
+NATIVE = DASHSCOPE
 
 
 def frame(data: str, *, event: str = "result", status: int = 200) -> bytes:
@@ -79,83 +79,83 @@ SEARCHED = frame(
 )
 def test_generated_text_is_told_from_what_only_frames_it(given: bytes, kind: TextKind | None) -> None:
     """In both result formats, with and without pictures, reasoning, search and tools."""
-    assert NATIVE.generated(given)[1] is kind
+    assert NATIVE.frames.generated(given)[1] is kind
 
 
 def test_text_of_the_last_frame_counts() -> None:
     """DashScope sends text in the frame that has the finish reason too."""
     last = message({"content": "和其他访客。"}, "stop", output_tokens=85)
-    assert NATIVE.generated(last)[1] is TextKind.CONTENT
+    assert NATIVE.frames.generated(last)[1] is TextKind.CONTENT
 
 
 @pytest.mark.parametrize("given", [TEXT, TEXT_STOP, MESSAGE, PICTURE, APPLICATION, FAILED])
 def test_thinking_is_denied_when_in_doubt(given: bytes) -> None:
     """Only what surely has no answer text may be passed over unparsed."""
-    assert not NATIVE.thinking(given)
+    assert not NATIVE.frames.thinking(given)
 
 
 def test_thinking_is_told_without_parsing() -> None:
     """Content is there and empty while the model reasons; text that quotes such a frame is no such frame."""
-    assert NATIVE.thinking(THINKING)
-    assert NATIVE.thinking(message({"content": [], "reasoning_content": "x"}))
-    assert not NATIVE.thinking(message({"content": 'then "content":"" follows'}))
+    assert NATIVE.frames.thinking(THINKING)
+    assert NATIVE.frames.thinking(message({"content": [], "reasoning_content": "x"}))
+    assert not NATIVE.frames.thinking(message({"content": 'then "content":"" follows'}))
 
 
 def test_nothing_is_terminal() -> None:
     """The native dialect has no last word: its stream ends with its body."""
-    assert not any(map(NATIVE.terminal, [TEXT_STOP, FAILED, frame("[DONE]"), b"data: [DONE]\n\n"]))
+    assert not any(map(NATIVE.frames.terminal, [TEXT_STOP, FAILED, frame("[DONE]"), b"data: [DONE]\n\n"]))
 
 
 def test_summary_reads_finish_usage_and_request_id() -> None:
     """Usage is in every frame and cumulative, so the last one counts."""
     ident = "5b441aa7-0b9c-9fbc-ae0a-e2b212b71eac"
-    assert NATIVE.summary([TEXT, TEXT_STOP]) == Summary("stop", Usage(16, 5), request_id=ident, last_text=0)
+    assert NATIVE.frames.summary([TEXT, TEXT_STOP]) == Summary("stop", Usage(16, 5), request_id=ident, last_text=0)
     details = {"output_tokens_details": {"reasoning_tokens": 7}, "prompt_tokens_details": {"cached_tokens": 4}}
     last = message({"content": ""}, "stop", input_tokens=16, output_tokens=9, **details)
-    assert NATIVE.summary([MESSAGE, last]) == Summary("stop", Usage(16, 9, 7, 4), False, "5b441aa7", last_text=0)
-    assert NATIVE.summary([TEXT]) == Summary(None, Usage(16, 2), request_id=ident, last_text=0)
-    assert NATIVE.summary([frame('{"request_id":7}')]) == Summary()
-    assert NATIVE.summary([]) == Summary()
+    assert NATIVE.frames.summary([MESSAGE, last]) == Summary("stop", Usage(16, 9, 7, 4), False, "5b441aa7", last_text=0)
+    assert NATIVE.frames.summary([TEXT]) == Summary(None, Usage(16, 2), request_id=ident, last_text=0)
+    assert NATIVE.frames.summary([frame('{"request_id":7}')]) == Summary()
+    assert NATIVE.frames.summary([]) == Summary()
 
 
 def test_summary_reads_back_as_far_as_it_must() -> None:
     """What the last frames leave out stands in those before."""
     told = [message({"content": "x"}, "stop", input_tokens=1), message({"content": ""}, "null"), frame("{}")]
-    assert NATIVE.summary(told) == Summary("stop", Usage(1), False, "5b441aa7", last_text=0)
-    assert NATIVE.summary([*told, MESSAGE]).last_text == 3
+    assert NATIVE.frames.summary(told) == Summary("stop", Usage(1), False, "5b441aa7", last_text=0)
+    assert NATIVE.frames.summary([*told, MESSAGE]).last_text == 3
 
 
 @pytest.mark.parametrize("unfinished", ["null", "", None])
 def test_finish_that_is_null_takes_nothing_back(unfinished: str | None) -> None:
     """A frame without a reason after the one with it leaves it standing."""
-    assert NATIVE.summary([message({}, "stop"), message({}, unfinished)]).finish_reason == "stop"
+    assert NATIVE.frames.summary([message({}, "stop"), message({}, unfinished)]).finish_reason == "stop"
 
 
 def test_summary_tells_an_error_event() -> None:
     """Errors come as events of a response with status 200."""
-    assert NATIVE.reports(FAILED)
-    assert not NATIVE.reports(TEXT)
-    assert NATIVE.summary([TEXT, FAILED]).failed
-    assert NATIVE.summary([FAILED, TEXT]).failed
-    assert not NATIVE.summary([TEXT, TEXT_STOP]).failed
+    assert NATIVE.frames.reports(FAILED)
+    assert not NATIVE.frames.reports(TEXT)
+    assert NATIVE.frames.summary([TEXT, FAILED]).failed
+    assert NATIVE.frames.summary([FAILED, TEXT]).failed
+    assert not NATIVE.frames.summary([TEXT, TEXT_STOP]).failed
 
 
 def test_model_is_named_by_applications_only() -> None:
     """In each usage entry; the other answers name none."""
-    assert NATIVE.generated(APPLICATION)[0] == "qwen-max-latest"
-    assert NATIVE.generated(TEXT)[0] is None
-    assert NATIVE.generated(SEARCHED)[0] is None
-    assert NATIVE.generated(FAILED)[0] is None
+    assert NATIVE.frames.generated(APPLICATION)[0] == "qwen-max-latest"
+    assert NATIVE.frames.generated(TEXT)[0] is None
+    assert NATIVE.frames.generated(SEARCHED)[0] is None
+    assert NATIVE.frames.generated(FAILED)[0] is None
 
 
 def test_error_body_is_flat() -> None:
     """DashScope's shape."""
-    assert NATIVE.error_body(BadRequest("no")) == {"code": "bad_request", "message": "no", "request_id": ""}
+    assert NATIVE.frames.error_body(BadRequest("no")) == {"code": "bad_request", "message": "no", "request_id": ""}
 
 
 def test_error_frame_is_what_the_sdk_can_read() -> None:
     """No space after `event:`, which crashes the SDK; the status is a line before the data; no [DONE]."""
-    error = NATIVE.error_frame("broke off", "upstream_reset", b"gen234-7")
+    error = NATIVE.frames.error_frame("broke off", "upstream_reset", b"gen234-7")
     assert error.startswith(b"event:error\nstatus:502\ndata:{")
     [said] = messages(error)
     assert (said.type, said.id) == (b"error", b"gen234-7")
@@ -182,7 +182,7 @@ def test_recorded_frames_are_classified_as_json_says(path: Any) -> None:
                 expected = TextKind.REASONING
             elif part.get("tool_calls"):
                 expected = TextKind.TOOL_CALL
-        assert NATIVE.generated(line + b"\n")[1] is expected, line
+        assert NATIVE.frames.generated(line + b"\n")[1] is expected, line
 
 
 @pytest.mark.parametrize(
@@ -199,6 +199,6 @@ def test_recorded_frames_are_classified_as_json_says(path: Any) -> None:
 )
 def test_deltas_are_found_in_the_document(data: bytes, deltas: list[tuple[int, str]]) -> None:
     """In messages, or in the output itself (result_format text); errors have none."""
-    document = DashScope().document(b"id:1\nevent:result\ndata:%b\n\n" % data)
-    found = DashScope().deltas(document or {})
+    document = DASHSCOPE.documents.document(b"id:1\nevent:result\ndata:%b\n\n" % data)
+    found = DASHSCOPE.documents.deltas(document or {})
     assert [(one.index, one.message[one.content]) for one in found] == deltas

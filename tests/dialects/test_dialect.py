@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dashscope import DashScope
+from proxy.dialects.chat import CHAT
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect, Summary, TextKind, Usage, count, says_anything, spell
 from proxy.wire.errors import BadRequest, OffsetGone, Overloaded, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
 
-DIALECTS: list[Dialect] = [ChatCompletions(), DashScope()]
+DIALECTS: list[Dialect] = [CHAT, DASHSCOPE]
 SAMPLES = [(DIALECTS[path.name.startswith("native")], path) for path in recorded()]
 needs_samples = pytest.mark.skipif(not SAMPLES, reason=NOT_RECORDED)
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
@@ -51,12 +51,12 @@ def frame_of(value: Any, *, before: str = "") -> bytes:
 
 def ask_everything(dialect: Dialect, frame: bytes) -> None:
     """Ask all there is to ask of a frame, and hold the answers to their types."""
-    model, kind = dialect.generated(frame)
-    summary = dialect.summary([frame])
+    model, kind = dialect.frames.generated(frame)
+    summary = dialect.frames.summary([frame])
     assert model is None or isinstance(model, str)
     assert kind is None or isinstance(kind, TextKind)
     assert isinstance(summary, Summary)
-    assert {type(answer) for answer in (dialect.thinking(frame), dialect.terminal(frame))} == {bool}
+    assert {type(answer) for answer in (dialect.frames.thinking(frame), dialect.frames.terminal(frame))} == {bool}
 
 
 @each_dialect
@@ -82,9 +82,9 @@ def ask_everything(dialect: Dialect, frame: bytes) -> None:
 def test_frame_without_a_chunk_tells_nothing(dialect: Dialect, frame: bytes) -> None:
     """Comments, garbage and JSON that is no object are passed over."""
     ask_everything(dialect, frame)
-    assert dialect.generated(frame) == (None, None)
-    assert dialect.summary([frame]) == Summary()
-    assert not dialect.terminal(frame)
+    assert dialect.frames.generated(frame) == (None, None)
+    assert dialect.frames.summary([frame]) == Summary()
+    assert not dialect.frames.terminal(frame)
 
 
 @each_dialect
@@ -122,21 +122,21 @@ def test_json_of_any_shape_raises_nothing(dialect: Dialect, value: Any) -> None:
 def test_value_of_another_type_is_passed_over(dialect: Dialect, value: Any) -> None:
     """Null, list, string or number where an object is expected is as good as nothing."""
     ask_everything(dialect, frame_of(value))
-    assert dialect.generated(frame_of(value)) == (None, None)
+    assert dialect.frames.generated(frame_of(value)) == (None, None)
 
 
 @each_dialect
 @pytest.mark.parametrize("message", ["broke off", 'a "quote"\n\nand two lines\r', "没有了 \u2028\u0085", ""])
 def test_error_frame_is_one_message_that_no_client_takes_for_text(dialect: Dialect, message: str) -> None:
     """Whatever the message holds, it is one block with the id given, and read as an error by its own dialect."""
-    frame = dialect.error_frame(message, "upstream_reset", b"gen234-7")
+    frame = dialect.frames.error_frame(message, "upstream_reset", b"gen234-7")
     [said] = messages(frame)
     assert said.id == b"gen234-7"
     assert message in list(_strings(json.loads(said.data)))
     assert messages(frame[:-1]) == []
-    assert dialect.summary([frame]).failed
-    assert dialect.generated(frame) == (None, None)
-    assert not dialect.terminal(frame)
+    assert dialect.frames.summary([frame]).failed
+    assert dialect.frames.generated(frame) == (None, None)
+    assert not dialect.frames.terminal(frame)
     assert b"[DONE]" not in frame
 
 
@@ -146,7 +146,7 @@ def test_error_frame_is_one_message_that_no_client_takes_for_text(dialect: Diale
 )
 def test_error_body_has_message_and_code(dialect: Dialect, error: Any) -> None:
     """Where each dialect's clients look for them."""
-    body = json.loads(json.dumps(dialect.error_body(error)))
+    body = json.loads(json.dumps(dialect.frames.error_body(error)))
     inner = body.get("error", body)
     assert (inner["message"], inner["code"]) == ("m", error.code)
 
@@ -164,7 +164,7 @@ def test_recorded_frames_answer_without_error(dialect: Dialect, path: Path) -> N
 def test_thinking_is_never_said_of_answer_text(dialect: Dialect, path: Path) -> None:
     """The test without parsing agrees with the parsed frame on every recorded one."""
     for frame in _frames(path):
-        assert not (dialect.thinking(frame) and dialect.generated(frame)[1] is TextKind.CONTENT), frame
+        assert not (dialect.frames.thinking(frame) and dialect.frames.generated(frame)[1] is TextKind.CONTENT), frame
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,12 @@
 import orjson
 import pytest
 
-from proxy.dialects.dialect import Dialect, Summary
-from proxy.dialects.plain import Plain
+from proxy.dialects.dialect import Summary
+from proxy.dialects.plain import PLAIN
 from proxy.wire.errors import BadRequest, Overloaded
 from proxy.wire.sse import fields
 from tests.cuts import messages
 
-PLAIN: Dialect = Plain()
 CHAT = (
     b'data: {"model":"m","choices":[{"delta":{"content":"x"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1}}\n\n'
 )
@@ -18,15 +17,15 @@ CHAT = (
 @pytest.mark.parametrize("frame", [CHAT, b"data: [DONE]\n\n", b": ping\n\n", b"\xff\n\n", b"event: error\ndata: x\n\n"])
 def test_no_frame_means_anything(frame: bytes) -> None:
     """Also not one that looks like a chat completion's."""
-    assert PLAIN.generated(frame) == (None, None)
-    assert not PLAIN.thinking(frame)
-    assert not PLAIN.terminal(frame)
-    assert PLAIN.summary([frame]) == Summary()
+    assert PLAIN.frames.generated(frame) == (None, None)
+    assert not PLAIN.frames.thinking(frame)
+    assert not PLAIN.frames.terminal(frame)
+    assert PLAIN.frames.summary([frame]) == Summary()
 
 
 def test_error_frame_is_an_event_of_its_own_type() -> None:
     """`event: error`, so that no listener for messages takes it for one; with the last id."""
-    frame = PLAIN.error_frame("it broke\noff", "upstream_reset", b"gen234-7")
+    frame = PLAIN.frames.error_frame("it broke\noff", "upstream_reset", b"gen234-7")
     assert messages(frame) == [(b"error", fields(frame).data, b"gen234-7")]
     error = {"message": "it broke\noff", "type": "stream_error", "code": "upstream_reset"}
     assert orjson.loads(fields(frame).data or b"") == {"error": error}
@@ -34,6 +33,6 @@ def test_error_frame_is_an_event_of_its_own_type() -> None:
 
 def test_error_body_says_whose_fault_it_is() -> None:
     """In OpenAI's shape."""
-    told = PLAIN.error_body(BadRequest("no"))["error"]
+    told = PLAIN.frames.error_body(BadRequest("no"))["error"]
     assert told == {"message": "no", "type": "invalid_request_error", "param": None, "code": "bad_request"}
-    assert PLAIN.error_body(Overloaded("full"))["error"]["type"] == "server_error"
+    assert PLAIN.frames.error_body(Overloaded("full"))["error"]["type"] == "server_error"

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dashscope import DashScope
+from proxy.dialects.chat import CHAT
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.server.config import GenerationsConfig
 from proxy.server.document import JSON
@@ -24,7 +24,7 @@ SSE = (b"X-DashScope-SSE", b"enable")
 def asked(
     body: dict[str, Any] | bytes, dialect: Dialect | None = None, *headers: tuple[bytes, bytes]
 ) -> GenerationRequest:
-    dialect = dialect or ChatCompletions()
+    dialect = dialect or CHAT
     options = GenerationOptions(RAW, None, 0, OnDisconnect(0), None, None, respond_async=False)
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     return GenerationRequest(
@@ -66,7 +66,7 @@ def test_auto_keeps_the_stream_in_reserve() -> None:
 def test_native_upgrade_asks_by_header_and_for_increments(given: bool | None) -> None:
     """Unless the client has said otherwise: its model may know only one of the two."""
     parameters = {} if given is None else {"incremental_output": given}
-    before = asked({"model": "m", "parameters": parameters}, DashScope(), (b"Accept", b"application/json"))
+    before = asked({"model": "m", "parameters": parameters}, DASHSCOPE, (b"Accept", b"application/json"))
     after = rewrite(before, GenerationsConfig(upgrade="always"))
     assert json.loads(after.body)["parameters"]["incremental_output"] is (given is not False)
     assert after.headers == [*HEADERS, (b"Accept", b"text/event-stream"), SSE]
@@ -75,7 +75,7 @@ def test_native_upgrade_asks_by_header_and_for_increments(given: bool | None) ->
 @pytest.mark.parametrize("header", [SSE, (b"accept", b"text/event-stream")])
 def test_native_stream_is_known_by_its_headers(header: tuple[bytes, bytes]) -> None:
     """Either of them; `stream` in the body means nothing there."""
-    before = asked({"model": "m"}, DashScope(), header)
+    before = asked({"model": "m"}, DASHSCOPE, header)
     assert rewrite(before, GenerationsConfig(upgrade="always")) == before
 
 
@@ -98,7 +98,7 @@ def test_usage_is_asked_for_where_it_is_not(body: dict[str, Any], counted: bool)
 
 def test_native_streams_have_their_usage_anyway() -> None:
     """In every event."""
-    before = asked({"model": "m"}, DashScope(), SSE)
+    before = asked({"model": "m"}, DASHSCOPE, SSE)
     assert rewrite(before, GenerationsConfig(include_usage=True)) == before
 
 

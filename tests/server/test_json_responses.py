@@ -6,15 +6,13 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dashscope import DashScope
+from proxy.dialects.chat import CHAT as CHATS
+from proxy.dialects.dashscope import DASHSCOPE as NATIVES
 from proxy.dialects.dialect import Dialect
 from proxy.server.json_responses import answer, refuse
 from proxy.wire import errors
 from proxy.wire.errors import OffsetGone, Overloaded, ProxyError, RequestError, UpstreamTimeout
 from tests.end_to_end.conftest import CHAT, NATIVE, chat_body, faked, native_body, teed
-
-CHATS, NATIVES = ChatCompletions(), DashScope()
 
 
 def leaves(base: type[ProxyError] = ProxyError) -> list[type[ProxyError]]:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.chat import CHAT
 from proxy.server.app import prefixes
 from proxy.server.pass_through import Route
 from proxy.tools.fake_qwen import FakeQwen
@@ -16,7 +16,7 @@ from tests.end_to_end.conftest import (
     teed,
 )
 
-ROUTE = Route("chat", "/v1/", "/compatible-mode/v1/", ChatCompletions())
+ROUTE = Route("chat", "/v1/", "/compatible-mode/v1/", CHAT)
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dashscope import DashScope
+from proxy.dialects.chat import CHAT
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.server.routes import ANY, Routes, origin_form
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.telemetry.metrics import Metrics
 
-OPENAI, NATIVE = ChatCompletions(), DashScope()
+OPENAI, NATIVE = CHAT, DASHSCOPE
 
 
 async def nothing(request: Any, **arguments: str) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.chat import ChatCompletions
+from proxy.dialects.chat import CHAT
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import ANYONE, EXPIRED, STREAM_BYTES, Hub, Waiter
 from proxy.stream.log import COMPLETE
@@ -31,7 +31,7 @@ def new_hub(**limits: int) -> Hub:
 
 
 def new_stream(hub: Hub, *, caller: bytes = ME, key: str | None = None, retain_s: float = 60) -> Stream:
-    return hub.create(Vitals(ChatCompletions(), 0.0), route="chat", caller=caller, key=key, retain_s=retain_s)
+    return hub.create(Vitals(CHAT, 0.0), route="chat", caller=caller, key=key, retain_s=retain_s)
 
 
 def follow(

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dashscope import DashScope
+from proxy.dialects.chat import CHAT
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.stream.log import COMPLETE, Ending, FrameLog
 from proxy.stream.projections import MODES, Json, Projection, Span, View
@@ -21,7 +21,7 @@ DRAINED = Ending("drained", "this server is shutting down")
 each_mode = pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in ("text", "json")])
 """Those in which every frame is seen."""
 each_event_mode = pytest.mark.parametrize("mode", ["events", "incremental", "coalesced", "cumulative"])
-each_dialect = pytest.mark.parametrize("dialect", [ChatCompletions(), DashScope()], ids=lambda dialect: dialect.name)
+each_dialect = pytest.mark.parametrize("dialect", [CHAT, DASHSCOPE], ids=lambda dialect: dialect.name)
 
 
 def log_of(*frames: bytes) -> FrameLog:
@@ -37,7 +37,7 @@ class Kept:
 
     def __init__(self, log: FrameLog, dialect: Dialect | None = None) -> None:
         self.log = log
-        self.dialect = dialect or ChatCompletions()
+        self.dialect = dialect or CHAT
         self._transcript: Transcript | None = None
 
     def transcript(self, end: int) -> Transcript:

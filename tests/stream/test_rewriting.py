@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dashscope import DashScope
+from proxy.dialects.chat import CHAT
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.stream.rewriting import Rewriter
 from proxy.stream.stream import Stream
 from tests.answers import joined, latest
@@ -36,7 +36,7 @@ def stamped(frame: bytes, seq: int) -> bytes:
 
 
 def stream_of(*frames: bytes, dialect: Any = None) -> Stream:
-    stream = new_stream(dialect or ChatCompletions())
+    stream = new_stream(dialect or CHAT)
     stream.extend(list(frames))
     return stream
 
@@ -65,7 +65,7 @@ def test_increments_are_merged_between_role_and_finish_reason() -> None:
 
 def test_native_frames_keep_their_lines_and_their_usage() -> None:
     """Without a space after the colons; the usage is the latest, and the finish reason stays with the last text."""
-    stream = stream_of(result("Hel", 1), result("lo", 2, tokens=5), result("!", 3, "stop", 6), dialect=DashScope())
+    stream = stream_of(result("Hel", 1), result("lo", 2, tokens=5), result("!", 3, "stop", 6), dialect=DASHSCOPE)
     assert coalesced(stream) == [stamped(result("Hello!", 3, "stop", 6), 3)]
     assert coalesced(stream, 1, 2) == [stamped(result("lo", 2, tokens=5), 2)]
 
@@ -75,13 +75,13 @@ def test_cumulative_native_frames_become_increments_and_the_other_way_round() ->
     cumulative = [result("Hel", 1), result("Hello", 2), result("Hello", 3, "stop")]
     increments = [result("Hel", 1), result("lo", 2), result("", 3, "stop")]
     for sent in (cumulative, increments):
-        stream = stream_of(*sent, dialect=DashScope())
+        stream = stream_of(*sent, dialect=DASHSCOPE)
         found = [Rewriter(stream).increment(at, at + 1) for at in range(3)]
         assert found == [stamped(frame, seq) for seq, frame in enumerate(increments, 1)]
         assert [one for at in range(3) for one in states(stream, at, at + 1)] == [
             stamped(frame, seq) for seq, frame in enumerate(cumulative, 1)
         ]
-    assert coalesced(stream_of(*cumulative, dialect=DashScope()), 0, 2) == [stamped(result("Hello", 2), 2)]
+    assert coalesced(stream_of(*cumulative, dialect=DASHSCOPE), 0, 2) == [stamped(result("Hello", 2), 2)]
 
 
 def test_line_endings_stay_as_they_are() -> None:

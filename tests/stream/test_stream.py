@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.dashscope import DashScope
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.stream.log import COMPLETE, Ending, Ledger
 from proxy.stream.projections import Events, View
 from proxy.stream.stream import Stream
@@ -94,7 +94,7 @@ def test_error_reported_by_the_upstream_is_passed_on_and_closed_properly() -> No
 
 def test_native_follower_is_told_in_its_own_dialect() -> None:
     """DashScope's error event, with its type and no [DONE]."""
-    stream, sink = new_stream(DashScope()), FakeSink()
+    stream, sink = new_stream(DASHSCOPE), FakeSink()
     follow(stream, sink, "events")
     stream.seal(BROKE)
     [said] = messages(sink.received)

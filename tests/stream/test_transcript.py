@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dashscope import DashScope
+from proxy.dialects.chat import CHAT
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.delta import CONTENT, Channel
 from proxy.stream.transcript import Transcript
 from tests.answers import documents
 
-CHAT, NATIVE = ChatCompletions(), DashScope()
+NATIVE = DASHSCOPE
 REASONING: Channel = ("reasoning_content", -1)
 DONE = b"data: [DONE]\n\n"
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}

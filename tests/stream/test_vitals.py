@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.dialects.chat import ChatCompletions
-from proxy.dialects.dashscope import DashScope
+from proxy.dialects.chat import CHAT
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect, Usage
 from proxy.stream.vitals import GAP_BUCKETS_S, Vitals
 from proxy.upstream.pump import OnDisconnect, Pump
@@ -123,7 +123,7 @@ def test_native_answer() -> None:
     """The frame with the finish reason has the times of its own dialect."""
     text, thought = b'"content":"x"', b'"content":"","reasoning_content":"x"'
     frames = [native(thought), native(thought), native(text), native(text), native(b'"content":""', b"stop")]
-    vitals = measured(one_a_read(*frames), DashScope())
+    vitals = measured(one_a_read(*frames), DASHSCOPE)
     assert (vitals.first_token_at, vitals.first_content_at, vitals.last_token_at) == (101, 102, 102.5)
     assert gaps(vitals) == [(0.5, 3)]
     assert vitals.summary.usage == Usage(16, 5)
@@ -133,7 +133,7 @@ def test_text_in_the_frame_that_finishes_is_a_token() -> None:
     """DashScope sends the last of a tool call, or of a picture's description, together with the finish reason."""
     text, call = b'"content":[{"text":"x"}]', b'"content":"","tool_calls":[{"function":{"arguments":"}"}}]'
     for last, finish in ((text, b"stop"), (call, b"tool_calls")):
-        vitals = measured(one_a_read(native(text), native(text), native(last, finish)), DashScope())
+        vitals = measured(one_a_read(native(text), native(text), native(last, finish)), DASHSCOPE)
         assert vitals.last_token_at == 102
         assert gaps(vitals) == [(0.5, 2)]
     vitals = measured(one_a_read(ROLE, TEXT, TEXT, delta('"content":"x"', '"stop"'), USAGE, DONE))
@@ -268,7 +268,7 @@ def test_model_and_summary_are_the_answers() -> None:
 def test_recorded_streams_are_measured(path: Path) -> None:
     """First and last token are the first and the last frame with text, as the JSON has it."""
     frames = [block + b"\n\n" for block in path.read_bytes().split(b"\n\n") if block]
-    tokens = [n for n, frame in enumerate(frames) if ChatCompletions().generated(frame)[1]]
+    tokens = [n for n, frame in enumerate(frames) if CHAT.frames.generated(frame)[1]]
     vitals = measured(one_a_read(*frames, every_s=0.25))
     assert vitals.model == "qwen3-max"
     assert vitals.first_token_at == 101 + tokens[0] * 0.25
@@ -282,7 +282,7 @@ def test_recorded_streams_are_measured(path: Path) -> None:
 @pytest.mark.parametrize("early", [True, False])
 def test_comments_alone_are_told_from_what_brings_a_stream_on(early: bool) -> None:
     """Before the first answer text and after it; a comment may lead a chunk."""
-    vitals = Vitals(ChatCompletions(), 100.0)
+    vitals = Vitals(CHAT, 100.0)
     take = vitals.early if early else vitals.note
     assert not take([PING, PING], 101.0)
     assert take([PING, ROLE], 102.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.plain import Plain
+from proxy.dialects.plain import PLAIN
 from proxy.stream.log import DRAINED
 from proxy.upstream import broadcast
 from proxy.upstream.broadcast import Broadcast
@@ -244,7 +244,7 @@ class Times:
 async def waits(monkeypatch: pytest.MonkeyPatch, said: bytes, calls: int) -> list[float]:
     """Return how long a broadcast waits between its calls, after an upstream said that and broke off."""
     times = Times(monkeypatch, calls)
-    stream = new_stream(Plain())
+    stream = new_stream(PLAIN)
     follow(stream, FakeSink())
     writer = Broadcast(
         stream,
