@@ -169,9 +169,9 @@ class Stream:
         """Remove a follower; when it was the last of an open stream, the writer is told."""
         if subscription not in self.subscriptions:
             return
+        subscription.halt()  # first: what settles may exceed a limit and seal the stream, which must not end it twice
         self.end_bypass()
         del self.subscriptions[subscription]
-        subscription.halt()
         self.on_ended(subscription)
         if subscription is self.originator:
             self.originator = None

@@ -1,9 +1,10 @@
 """The shortest way of an event, held to the long one: nobody can tell which it went."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
@@ -330,6 +331,30 @@ async def test_full_ledger_ends_the_stream_with_all_that_was_sent() -> None:
     assert upstream.stream.bypass is None
     assert b"".join(upstream.stream.log.frames) == upstream.sink.received
     assert (upstream.sink.ended, upstream.follower.ended) == ("aborted", "failed")
+
+
+@pytest.mark.parametrize(
+    ("leave", "ended", "sink_ended"),
+    [
+        (lambda follower: follower.leave("left"), "left", None),
+        (lambda follower: follower.fail(Ending("cut", "cut")), "cut", "aborted"),
+    ],
+)
+async def test_follower_whose_leaving_fills_the_ledger_ends_once(
+    leave: Callable[[Subscription], None], ended: str, sink_ended: str | None
+) -> None:
+    """The log takes what was sent on when it leaves; that may seal the stream, which ends those who are still there."""
+    upstream = bypassed(allowed_bytes=20 * len(FRAME))
+    upstream.ledger.relieve = lambda: upstream.pump.stop(Ending("log_limit", "too much"))
+    reports: list[str | None] = []
+    upstream.stream.on_ended = lambda follower: reports.append(follower.ended)
+    for _ in range(30):
+        upstream.send(FRAME)
+    leave(upstream.follower)
+    assert (upstream.follower.ended, upstream.sink.ended, reports) == (ended, sink_ended, [ended])
+    assert b"".join(upstream.stream.log.frames) == upstream.sink.received
+    assert upstream.follower.sent_bytes == len(upstream.sink.received)
+    assert upstream.stream.log.ending == Ending("log_limit", "too much")
 
 
 async def test_first_answer_text_behind_thoughts_is_timed() -> None:
