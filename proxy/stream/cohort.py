@@ -91,6 +91,8 @@ class Cohort:
 
     def _line_up(self) -> None:
         """Have those who stand abreast visited as one. After a sweep: then all do who could be written to."""
+        if self.stale:
+            self.drop_parked()  # else somebody who is alone, and may be served by a bypass, would be put into a rank
         ranks: Ranks = {}
         if len(self.live) > 1:
             self.live = list(dict.fromkeys([member.line_up(ranks) for member in self.live]))

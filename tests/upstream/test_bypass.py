@@ -16,7 +16,7 @@ from proxy.upstream.exchange import Exchange
 from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import Truncated
 from proxy.wire.http import chunk
-from tests.conftest import FakeSink, FakeTransport, dechunked, follow, new_stream
+from tests.conftest import FakeLoop, FakeSink, FakeTransport, dechunked, follow, new_stream
 from tests.end_to_end.conftest import DONE, FINISH, chunk_frame
 
 FRAME = chunk_frame("word")
@@ -72,9 +72,16 @@ class Upstream:
 
     name = "default"
 
-    def __init__(self, sink: FakeSink, *, max_log_bytes: int = 1 << 30, allowed_bytes: int = 1 << 40) -> None:
+    def __init__(
+        self,
+        sink: FakeSink,
+        *,
+        max_log_bytes: int = 1 << 30,
+        allowed_bytes: int = 1 << 40,
+        loop: FakeLoop | None = None,
+    ) -> None:
         self.ledger = Ledger(allowed_bytes)
-        self.stream = new_stream(max_log_bytes=max_log_bytes, ledger=self.ledger)
+        self.stream = new_stream(max_log_bytes=max_log_bytes, ledger=self.ledger, loop=loop)
         self.overheads: list[float] = []
         self.pump = Pump(
             self.stream,
@@ -283,6 +290,29 @@ async def test_second_follower_ends_it() -> None:
     for _ in range(64):
         upstream.send(FRAME)
     assert upstream.stream.bypass is not None
+
+
+async def test_one_left_of_many_while_a_sweep_goes_on_is_sent_nothing_twice() -> None:
+    """The sweep's last slice comes after events are sent on: it must not put the follower into a rank."""
+    loop = FakeLoop()
+    upstream = Upstream(Connected(), loop=loop)
+    others = [follow(upstream.stream, Connected()) for _ in range(320)]
+    upstream.send(FRAME)
+    loop.settle()
+    upstream.send(FRAME)
+    assert upstream.follower.offset == 2 > others[-1].offset, "no slice is left"
+    for other in others:
+        other.leave("left")
+    upstream.send(FRAME)
+    upstream.send_piece(FRAME)
+    assert upstream.stream.bypass is not None
+    loop.settle()
+    upstream.send(FRAME)
+    assert upstream.stream.log.end == upstream.follower.offset == 5
+    follow(upstream.stream, Connected())
+    upstream.send(FRAME)
+    loop.settle()
+    assert upstream.sink.received == FRAME * 6
 
 
 async def test_it_begins_only_where_bytes_cross_as_they_are() -> None:
