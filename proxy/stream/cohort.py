@@ -27,45 +27,45 @@ class Member(Protocol):
     def advance(self) -> None:
         """Go to the log's end, as far as the sink takes it."""
 
-    def line_up(self, ranks: Ranks) -> "Member":
+    def regroup(self, ranks: Ranks) -> "Member":
         """Return whom sweeps shall visit for it from now on: itself, or the rank that it has joined."""
 
 
 class Cohort:
     """The followers of one stream that are advanced at the same moments: here, with every read."""
 
-    __slots__ = ("_again", "_call_soon", "_last", "_sweep", "live", "ragged", "stale")
+    __slots__ = ("_call_soon", "_concluded", "_sweep", "_sweep_again", "has_parked", "live", "ungrouped")
 
     def __init__(self, call_soon: Callable[..., Any]) -> None:
         self.live: list[Member] = []  # all but the parked; those parked since the last sweep may be in it
-        self.stale = False  # some of the live ones are parked
-        self.ragged = False  # some of the live ones may stand abreast, and are in no rank
+        self.has_parked = False  # some of the live ones are parked
+        self.ungrouped = False  # some of the live ones may stand abreast, and are in no rank
         self._call_soon = call_soon
         self._sweep: list[Member] | None = None  # whom the one that is going on has yet to visit, the next one last
-        self._again = False
-        self._last = False
+        self._sweep_again = False
+        self._concluded = False
 
     def advance(self) -> None:
         """Advance every live member, in this turn of the loop, or in slices when they are many."""
-        if self.stale:
+        if self.has_parked:
             self.drop_parked()
         if self._sweep is not None:
-            self._again = True
+            self._sweep_again = True
             return
         self._sweep = self.live[::-1]
-        if self._last:
+        if self._concluded:
             self.live = []  # a kept stream does not hold the connections of those who followed it
         self._advance_slice()
 
     def conclude(self) -> None:
         """Advance for the last time: the log is sealed. Who is parked ends by its own advance."""
-        self._last = True
+        self._concluded = True
         self.advance()
 
     def drop_parked(self) -> None:
         """Leave the parked out of the live ones."""
         self.live = [member for member in self.live if not member.parked]
-        self.stale = False
+        self.has_parked = False
 
     def _advance_slice(self) -> None:
         sweep, visited = self._sweep, 0
@@ -83,20 +83,20 @@ class Cohort:
             self._call_soon(self._advance_slice)
             return
         self._sweep = None
-        if self.ragged:
-            self._line_up()
-        if self._again:
-            self._again = False
+        if self.ungrouped:
+            self._regroup()
+        if self._sweep_again:
+            self._sweep_again = False
             self.advance()
 
-    def _line_up(self) -> None:
+    def _regroup(self) -> None:
         """Have those who stand abreast visited as one. After a sweep: then all do who could be written to."""
-        if self.stale:
+        if self.has_parked:
             self.drop_parked()  # else somebody who is alone, and may be served by a bypass, would be put into a rank
         ranks: Ranks = {}
         if len(self.live) > 1:
-            self.live = list(dict.fromkeys([member.line_up(ranks) for member in self.live]))
-        self.ragged = False
+            self.live = list(dict.fromkeys([member.regroup(ranks) for member in self.live]))
+        self.ungrouped = False
 
 
 class Pacer:
@@ -117,14 +117,14 @@ class Pacer:
         first = not self._due or at < self._due[0][0]
         heapq.heappush(self._due, (at, next(self._number), cohort))
         if first:
-            self._call_later(after_s, self._ring)
+            self._call_later(after_s, self._call_due)
 
-    def _ring(self) -> None:
+    def _call_due(self) -> None:
         now = self._time()
         while self._due and self._due[0][0] <= now:
             heapq.heappop(self._due)[2].due()
         if self._due:
-            self._call_later(self._due[0][0] - now, self._ring)
+            self._call_later(self._due[0][0] - now, self._call_due)
 
 
 class PacedCohort(Cohort):

@@ -93,7 +93,7 @@ class Hub:
         self.followers = 0
         self.max_log_bytes = max_log_bytes
         self.ledger = Ledger(max_total_log_bytes)
-        self.ledger.relieve = self._relieve
+        self.ledger.on_over_limit = self._make_room
         self.on_forgotten: Callable[[Stream], None] = lambda stream: None
         self.on_subscription_ended: Callable[[Subscription], None] = lambda subscription: None
         self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and when they had the last
@@ -257,7 +257,7 @@ class Hub:
         while self.ledger.bytes > self.ledger.max_bytes and self._ended:
             self.forget(next(iter(self._ended.values())))
 
-    def _relieve(self) -> None:
+    def _make_room(self) -> None:
         """Make room; when nothing kept is left to drop, the largest stream that runs is ended."""
         self._evict()
         if self.ledger.bytes > self.ledger.max_bytes and self._running:

@@ -132,11 +132,11 @@ class FrameLog:
 
 
 class Ledger:
-    """Counts the bytes that all logs hold; `relieve` is called when they are more than `max_bytes`."""
+    """Counts the bytes that all logs hold; `on_over_limit` is called when they are more than `max_bytes`."""
 
-    __slots__ = ("bytes", "max_bytes", "relieve")
+    __slots__ = ("bytes", "max_bytes", "on_over_limit")
 
     def __init__(self, max_bytes: int) -> None:
         self.bytes = 0
         self.max_bytes = max_bytes
-        self.relieve: Callable[[], None] = lambda: None
+        self.on_over_limit: Callable[[], None] = lambda: None

@@ -124,7 +124,7 @@ class Raw(Projection):
     spans_a_turn = 64  # nothing is made here
     in_bytes = True
 
-    def show(self, frames: list[bytes], chunks: bytes) -> None:
+    def reuse_chunks(self, frames: list[bytes], chunks: bytes) -> None:
         """Be the span of the log's last frames, which came as these chunks: they leave as they came, without a copy."""
         self.end = end = self._log.end
         self.start = end - len(frames)

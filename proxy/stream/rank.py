@@ -50,7 +50,7 @@ class Rank:
         del self._members[member]
         self.parked = not self._members
 
-    def line_up(self, ranks: "Ranks") -> "Rank":
+    def regroup(self, ranks: "Ranks") -> "Rank":
         """Offer its room to others."""
         if self._members and not self.full:
             ranks.setdefault((self._projection, self._chunked, self.offset), self)
@@ -92,10 +92,10 @@ class Rank:
     def _dissolve(self) -> None:
         members = list(self._members)
         for member in members:
-            member.step_out()
+            member.leave_rank()
         for member in members:
             if not member.parked:
-                member.stream.enliven(member)
+                member.stream.make_live(member)
                 member.advance()
 
 

@@ -28,7 +28,6 @@ class Stream:
     """One upstream answer: its id, log and cursors. Exactly one writer."""
 
     __slots__ = (
-        "_at_once",
         "_call_soon",
         "_ledger",
         "_log",
@@ -38,7 +37,7 @@ class Stream:
         "_projections",
         "_raw",
         "_transcript",
-        "answer",
+        "_unpaced",
         "bypass",
         "caller",
         "created_at",
@@ -96,8 +95,8 @@ class Stream:
         self.full = False  # the log may not grow until the originator has read more of it
         self.fed_at = 0.0  # monotonic seconds of the last read that brought more than comments; the writer sets it
         self.retain_s = 0.0
-        self.on_ended: Callable[[Subscription], None] = _nobody
-        self._at_once = Cohort(call_soon)
+        self.on_ended: Callable[[Subscription], None] = _ignore
+        self._unpaced = Cohort(call_soon)
         self._paced: dict[tuple[int, int], PacedCohort] | None = None  # few streams have any
         self._projections: dict[View, Projection] = {}
         self._raw: Raw | None = None  # the one of mode raw: it can be shown what came
@@ -140,7 +139,7 @@ class Stream:
     def cohort(self, view: View) -> Cohort:
         """Return the cohort that followers of a view belong to."""
         if not view.flush_ms:
-            return self._at_once
+            return self._unpaced
         if self._paced is None:
             self._paced = {}
         pace = view.flush_ms, view.flush_bytes
@@ -162,20 +161,21 @@ class Stream:
         """Add a follower and bring it up to date, as far as its sink takes it."""
         self.end_bypass()
         self.subscriptions[subscription] = None
-        self.enliven(subscription)
+        self.make_live(subscription)
         subscription.advance()
 
     def detach(self, subscription: Subscription) -> None:
         """Remove a follower; when it was the last of an open stream, the writer is told."""
         if subscription not in self.subscriptions:
             return
-        subscription.halt()  # first: what settles may exceed a limit and seal the stream, which must not end it twice
+        # In this order: the log that the bypass settles with may exceed a limit, and then be sealed: that ends who is live.
+        subscription.mark_parked()
         self.end_bypass()
         del self.subscriptions[subscription]
         self.on_ended(subscription)
         if subscription is self.originator:
             self.originator = None
-            self.relieve()
+            self.resume_writer()
         if not self.subscriptions:
             if self._log.ending is not None:
                 self._projections.clear()  # they hold what they rendered last: of a short answer, all of it twice
@@ -188,22 +188,22 @@ class Stream:
 
         `chunks`: the chunks of HTTP/1.1 that they came as, if they came as nothing else.
         """
-        log, ledger, cohort = self._log, self._ledger, self._at_once
+        log, ledger, cohort = self._log, self._ledger, self._unpaced
         size_bytes = log.extend(frames)
         if chunks and self._raw is not None:
-            self._raw.show(frames, chunks)
+            self._raw.reuse_chunks(frames, chunks)
         ledger.bytes += size_bytes
         if ledger.bytes > ledger.max_bytes:
-            ledger.relieve()
+            ledger.on_over_limit()
         live = cohort.live
-        if len(live) == 1 and not cohort.stale:  # the common case, without a call or a loop
+        if len(live) == 1 and not cohort.has_parked:  # the common case, without a call or a loop
             live[0].advance()
         else:
             cohort.advance()
         if self._paced:
             self._pace(self._paced, size_bytes)
         if log.size_bytes > self.max_log_bytes:
-            self._bound()
+            self._limit_log()
         return log.end
 
     def lone_follower(self) -> Subscription | None:
@@ -211,10 +211,10 @@ class Stream:
         if len(self.subscriptions) != 1:
             return None
         (follower,) = self.subscriptions
-        if follower.cohort is not self._at_once or not follower.gets(self._raw):
+        if follower.cohort is not self._unpaced or not follower.is_caught_up_in(self._raw):
             return None
-        if follower.step_out():
-            self.enliven(follower)
+        if follower.leave_rank():
+            self.make_live(follower)
         return follower
 
     def bypassed(self, frames: list[bytes]) -> None:
@@ -222,12 +222,12 @@ class Stream:
         (follower,) = self.subscriptions
         size_bytes = self._log.extend(frames)
         self._log.mark()
-        follower.had(self._log.end, size_bytes)
+        follower.note_sent(self._log.end, size_bytes)
         self._ledger.bytes += size_bytes
         if self._ledger.bytes > self._ledger.max_bytes:
-            self._ledger.relieve()
+            self._ledger.on_over_limit()
         if self._log.size_bytes > self.max_log_bytes:
-            self._bound()
+            self._limit_log()
 
     def end_bypass(self) -> None:
         """Have every follower served from the log again."""
@@ -243,30 +243,30 @@ class Stream:
             self._ledger.bytes += log.extend(frames)
         log.seal(ending, tail)
         self.full = False
-        self._at_once.conclude()
+        self._unpaced.conclude()
         for cohort in self._paced.values() if self._paced else ():
             cohort.conclude()
         self.writer = None
-        told, self._on_sealed = self._on_sealed, ()
-        for tell in told:
-            tell(ending)
+        callbacks, self._on_sealed = self._on_sealed, ()
+        for callback in callbacks:
+            callback(ending)
 
-    def when_sealed(self, tell: Callable[[Ending], object]) -> None:
-        """Call `tell` once the stream has ended and its followers have been told."""
-        self._on_sealed += (tell,)
+    def when_sealed(self, callback: Callable[[Ending], object]) -> None:
+        """Call back once, when the stream has been sealed and its followers have been sent what they take at once."""
+        self._on_sealed += (callback,)
 
     def park(self, subscription: Subscription) -> None:
         """Pass over a follower until its sink has drained."""
         self.end_bypass()
         if not subscription.parked:
-            subscription.halt()
+            subscription.mark_parked()
             subscription.sink.on_writable(subscription.resume)
 
     def pause(self, subscription: Subscription) -> None:
         """Let others have their turn before a follower that is far behind goes on."""
         self.end_bypass()
         if not subscription.parked:
-            subscription.halt()
+            subscription.mark_parked()
             self._call_soon(subscription.resume)
 
     def unpark(self, subscription: Subscription) -> None:
@@ -274,18 +274,18 @@ class Stream:
         subscription.cohort.drop_parked()
         if subscription.parked:
             subscription.parked = False
-            self.enliven(subscription)
+            self.make_live(subscription)
 
-    def enliven(self, subscription: Subscription) -> None:
+    def make_live(self, subscription: Subscription) -> None:
         """Have sweeps visit a subscription. No sweep comes after the seal: then it ends by its own advance."""
         if self._log.ending is None:
             subscription.cohort.live.append(subscription)
-            subscription.cohort.ragged = True
+            subscription.cohort.ungrouped = True
 
-    def relieve(self) -> None:
+    def resume_writer(self) -> None:
         """Let the writer go on if it waited for the originator and need not any more."""
         if self.full:
-            self._bound()
+            self._limit_log()
 
     def _pace(self, paced: dict[tuple[int, int], PacedCohort], size_bytes: int) -> None:
         """Let the paced cohorts wait for more; not before the first token, which waits for nothing."""
@@ -295,7 +295,7 @@ class Stream:
             else:
                 cohort.flush()
 
-    def _bound(self) -> None:
+    def _limit_log(self) -> None:
         """Keep the log within its limit: drop its oldest quarter, but nothing the originator has yet to read.
 
         A mere follower that is so far behind is ended when it gets there. While the originator itself is the
@@ -313,5 +313,5 @@ class Stream:
             (self.writer.pause if full else self.writer.resume)()
 
 
-def _nobody(subscription: Subscription) -> None:
+def _ignore(subscription: Subscription) -> None:
     """Nobody wants to know."""

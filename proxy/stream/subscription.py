@@ -103,19 +103,19 @@ class Subscription:
         if self.parked and self.ended is None:
             self.stream.unpark(self)
             self.advance()
-            self.stream.relieve()
+            self.stream.resume_writer()
 
     def beat(self) -> None:
         """Send a heartbeat: a comment of one line, between two frames. Followers that lag need none."""
         if self.offset == self._log.end:
             self.sink.write(HEARTBEAT)
 
-    def gets(self, projection: Projection | None) -> bool:
+    def is_caught_up_in(self, projection: Projection | None) -> bool:
         """Tell whether this is what it is sent, and it has had everything."""
         caught_up = not self.parked and self.offset == self._log.end
         return caught_up and self._projection is projection
 
-    def had(self, end: int, size_bytes: int) -> None:
+    def note_sent(self, end: int, size_bytes: int) -> None:
         """Note that it was sent all frames below an offset, past `advance`."""
         self._offset = end
         self._sent_bytes += size_bytes
@@ -135,35 +135,35 @@ class Subscription:
 
     size = 1
 
-    def line_up(self, ranks: Ranks) -> "Subscription | Rank":
+    def regroup(self, ranks: Ranks) -> "Subscription | Rank":
         """Join the rank of those who stand abreast, if the sink can be written to without it."""
         found = None if self.parked else self.sink.transport()
         if found is None:
             return self
         transport, chunked = found
-        abreast = self._projection, chunked, self._offset
-        rank = ranks.get(abreast)
+        group = self._projection, chunked, self._offset
+        rank = ranks.get(group)
         if rank is None or rank.full:
-            rank = ranks[abreast] = Rank(self._log, self._projection, self._offset, chunked=chunked)
+            rank = ranks[group] = Rank(self._log, self._projection, self._offset, chunked=chunked)
         rank.add(self, transport)
         self._rank = rank
         self._sent_bytes -= rank.sent_bytes
         return rank
 
-    def halt(self) -> None:
+    def mark_parked(self) -> None:
         """Have sweeps pass over it."""
         self.parked = True
-        self.cohort.stale = True
-        self.step_out()
+        self.cohort.has_parked = True
+        self.leave_rank()
 
-    def step_out(self) -> bool:
+    def leave_rank(self) -> bool:
         """Leave the rank at the offset it has reached; return whether it was in one."""
         rank = self._rank
         if rank is None:
             return False
         self._offset, self._sent_bytes, self._rank = self.offset, self.sent_bytes, None
         rank.remove(self)
-        self.cohort.stale = True
+        self.cohort.has_parked = True
         return True
 
     def _fall_behind(self) -> None:

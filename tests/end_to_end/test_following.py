@@ -135,7 +135,7 @@ async def test_many_followers_get_the_same(serve: Serve, fake: FakeQwen) -> None
         assert await follower.read() == (sent if number % 2 else events)
 
 
-async def test_followers_abreast_are_not_disturbed_by_one_that_breaks_off(perform: Serve, stage: Stage) -> None:
+async def test_followers_in_a_rank_are_not_disturbed_by_one_that_breaks_off(perform: Serve, stage: Stage) -> None:
     """Of either version of HTTP; who breaks off in the turn of an event is not in the next one's way."""
     tee = await perform()
     originator, turn = await begun(tee, stage)

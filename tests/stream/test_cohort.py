@@ -23,7 +23,7 @@ class Counted:
     def advance(self) -> None:
         self.advanced += 1
 
-    def line_up(self, ranks: Ranks) -> "Counted":
+    def regroup(self, ranks: Ranks) -> "Counted":
         return self
 
 
@@ -45,7 +45,7 @@ def test_many_members_are_advanced_in_slices() -> None:
     cohort.live = list(members)
     cohort.advance()
     assert sum(one.advanced for one in members) == SLICE
-    members[-1].parked = cohort.stale = True
+    members[-1].parked = cohort.has_parked = True
     cohort.advance()
     cohort.advance()
     loop.settle()

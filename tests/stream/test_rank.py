@@ -1,4 +1,4 @@
-"""Followers that stand abreast: written to as one, and each as if it were alone."""
+"""Followers in a rank are written to as one, and each is served as if it were alone."""
 
 import gc
 import weakref
@@ -32,7 +32,7 @@ class Asked(FakeSink):
         return (FakeTransport(self), self.chunked) if self.open else None
 
 
-def abreast(stream: Stream, count: int = 3) -> list[Asked]:
+def in_ranks(stream: Stream, count: int = 3) -> list[Asked]:
     """Return the sinks of followers that have had A and stand in ranks."""
     sinks = [Asked() for _ in range(count)]
     for sink in sinks:
@@ -44,10 +44,10 @@ def abreast(stream: Stream, count: int = 3) -> list[Asked]:
     return sinks
 
 
-def test_those_abreast_are_written_to_without_their_sinks() -> None:
+def test_members_of_a_rank_are_written_to_without_their_sinks() -> None:
     """And know how far they are."""
     stream = new_stream()
-    sinks = abreast(stream)
+    sinks = in_ranks(stream)
     stream.extend([B, C])
     stream.extend([D])
     assert [sink.writes for sink in sinks] == [[A, B + C, D]] * 3
@@ -85,16 +85,16 @@ def test_sink_that_must_be_asked_is_asked() -> None:
     """Beside those whose transports are written to."""
     stream, closed = new_stream(), Asked(open=False)
     follow(stream, closed)
-    sinks = abreast(stream)
+    sinks = in_ranks(stream)
     stream.extend([B])
     assert [sink.received for sink in (closed, *sinks)] == [A + B] * 4
     assert [sink.asked for sink in (closed, *sinks)] == [2, 0, 0, 0]
 
 
 def test_follower_that_clogs_steps_out_and_comes_back() -> None:
-    """What it lacks comes in one span; then it stands abreast again."""
+    """What it lacks comes in one span; then it is in a rank again."""
     stream = new_stream()
-    sinks = abreast(stream)
+    sinks = in_ranks(stream)
     slow = list(stream.subscriptions)[1]
     sinks[1].clogged = True
     stream.extend([B])
@@ -111,9 +111,9 @@ def test_follower_that_clogs_steps_out_and_comes_back() -> None:
 
 
 def test_spurious_drain_does_no_harm() -> None:
-    """A follower that stands abreast waits for nothing."""
+    """A follower in a rank waits for nothing."""
     stream = new_stream()
-    sinks = abreast(stream)
+    sinks = in_ranks(stream)
     stream.extend([B])
     next(iter(stream.subscriptions)).resume()
     stream.extend([C])
@@ -123,7 +123,7 @@ def test_spurious_drain_does_no_harm() -> None:
 def test_follower_with_bytes_waiting_stays_if_its_sink_takes_more() -> None:
     """As it does up to the high-water mark of its transport."""
     stream = new_stream()
-    sinks = abreast(stream)
+    sinks = in_ranks(stream)
 
     class Waiting(FakeTransport):
         def get_write_buffer_size(self) -> int:
@@ -141,7 +141,7 @@ def test_follower_with_bytes_waiting_stays_if_its_sink_takes_more() -> None:
 def test_lost_connection_does_not_break_the_sweep() -> None:
     """Its follower waits for its handler to hear of it; the others have theirs."""
     stream = new_stream()
-    sinks = abreast(stream)
+    sinks = in_ranks(stream)
     sinks[0].lost = True
     lost = next(iter(stream.subscriptions))
     stream.extend([B])
@@ -156,7 +156,7 @@ def test_lost_connection_does_not_break_the_sweep() -> None:
 def test_follower_that_leaves_is_sent_nothing_more() -> None:
     """What it was sent stays known; whoever is left goes on, and the last one."""
     stream = new_stream()
-    sinks = abreast(stream)
+    sinks = in_ranks(stream)
     told: list[tuple[int, int]] = []
     stream.on_ended = lambda one: told.append((one.offset, one.sent_bytes))
     subscriptions = list(stream.subscriptions)
@@ -176,7 +176,7 @@ def test_follower_that_leaves_is_sent_nothing_more() -> None:
 def test_end_comes_to_each_with_the_last_frames() -> None:
     """In one write with the close, by its sink."""
     stream = new_stream()
-    sinks = abreast(stream)
+    sinks = in_ranks(stream)
     subscriptions = list(stream.subscriptions)
     stream.extend([B])
     stream.seal(COMPLETE, [C, D])
@@ -187,7 +187,7 @@ def test_end_comes_to_each_with_the_last_frames() -> None:
 def test_who_is_ended_in_mid_stream_ends_where_it_is() -> None:
     """The others go on."""
     stream = new_stream()
-    sinks = abreast(stream)
+    sinks = in_ranks(stream)
     stream.extend([B])
     next(iter(stream.subscriptions)).fail(COMPLETE)
     stream.extend([C])
@@ -196,9 +196,9 @@ def test_who_is_ended_in_mid_stream_ends_where_it_is() -> None:
 
 
 def test_more_than_a_span_goes_to_each_alone() -> None:
-    """They are abreast again afterwards."""
+    """They are in a rank again afterwards."""
     stream = new_stream()
-    sinks = abreast(stream)
+    sinks = in_ranks(stream)
     frames = [b"data: %b\n\n" % (b"x" * 40_000) for _ in range(4)]
     stream.extend(frames)
     assert [sink.received for sink in sinks] == [A + b"".join(frames)] * 3
@@ -213,7 +213,7 @@ def test_more_than_a_span_goes_to_each_alone() -> None:
 
 @pytest.mark.parametrize("count", [SIZE - 1, SIZE, SIZE + 1, SLICE + 1, 3 * SLICE + SIZE + 1])
 def test_no_turn_writes_to_many_more_than_a_slice(count: int) -> None:
-    """However many stand abreast; nobody is forgotten, and nobody has anything twice."""
+    """However many are in ranks; nobody is forgotten, and nobody has anything twice."""
     loop = FakeLoop()
     stream = new_stream(loop=loop)
     sinks = [Asked() for _ in range(count)]
@@ -238,7 +238,7 @@ def test_no_turn_writes_to_many_more_than_a_slice(count: int) -> None:
 def test_those_who_come_later_fill_the_ranks() -> None:
     """A rank that some have left is not kept beside a new one."""
     stream = new_stream()
-    abreast(stream, SIZE)
+    in_ranks(stream, SIZE)
     for subscription in list(stream.subscriptions)[: SIZE // 2]:
         subscription.leave("left")
     for _ in range(SIZE // 2):
@@ -267,7 +267,7 @@ def test_rank_out_of_the_window_is_ended_with_an_error() -> None:
 def test_ended_stream_holds_none_of_those_in_a_rank() -> None:
     """Nor one that goes on without them."""
     stream = new_stream()
-    held = [weakref.ref(sink) for sink in abreast(stream)]
+    held = [weakref.ref(sink) for sink in in_ranks(stream)]
     next(iter(stream.subscriptions)).leave("left")
     gc.collect()
     assert [ref() is None for ref in held] == [True, False, False]

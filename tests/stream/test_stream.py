@@ -376,24 +376,24 @@ def test_ledger_counts_what_the_logs_hold() -> None:
     assert ledger.bytes == first.log.size_bytes + second.log.size_bytes
 
 
-def test_ledger_over_its_limit_asks_for_relief() -> None:
+def test_ledger_over_its_limit_calls_back() -> None:
     """Each time an append leaves it over; not at the limit."""
     ledger, asked = Ledger(300), []
-    ledger.relieve = lambda: asked.append(ledger.bytes)
+    ledger.on_over_limit = lambda: asked.append(ledger.bytes)
     stream = new_stream(ledger=ledger)
     for _ in range(4):
         stream.extend([frame(100)])
     assert asked == [400]
 
 
-def test_stream_stopped_to_relieve_the_ledger_ends_its_followers_once() -> None:
-    """The relief may seal the very stream that is being extended; what it had is still delivered."""
+def test_stream_stopped_because_the_logs_are_full_ends_its_followers_once() -> None:
+    """That may seal the very stream that is being extended; what it had is still delivered."""
     ledger = Ledger(250)
     stream, raw, events = new_stream(ledger=ledger), FakeSink(), FakeSink()
     writer = FakeWriter(stream)
     follow(stream, raw)
     follow(stream, events, "events")
-    ledger.relieve = lambda: writer.stop(Ending("log_limit", "too much"))
+    ledger.on_over_limit = lambda: writer.stop(Ending("log_limit", "too much"))
     for _ in range(2):
         stream.extend([frame(100)])
     stream.extend([frame(100)])

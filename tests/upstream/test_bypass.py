@@ -354,7 +354,7 @@ async def test_times_of_the_last_read_come_after_those_before() -> None:
 async def test_full_ledger_ends_the_stream_with_all_that_was_sent() -> None:
     """Its log holds what its follower had, to the byte."""
     upstream = bypassed(allowed_bytes=20 * len(FRAME))
-    upstream.ledger.relieve = lambda: upstream.pump.stop(Ending("log_limit", "too much"))
+    upstream.ledger.on_over_limit = lambda: upstream.pump.stop(Ending("log_limit", "too much"))
     for _ in range(64):
         upstream.send(FRAME)
     assert upstream.transport.aborted
@@ -375,7 +375,7 @@ async def test_follower_whose_leaving_fills_the_ledger_ends_once(
 ) -> None:
     """The log takes what was sent on when it leaves; that may seal the stream, which ends those who are still there."""
     upstream = bypassed(allowed_bytes=20 * len(FRAME))
-    upstream.ledger.relieve = lambda: upstream.pump.stop(Ending("log_limit", "too much"))
+    upstream.ledger.on_over_limit = lambda: upstream.pump.stop(Ending("log_limit", "too much"))
     reports: list[str | None] = []
     upstream.stream.on_ended = lambda follower: reports.append(follower.ended)
     for _ in range(30):
