@@ -1,7 +1,105 @@
-"""Which followers are advanced together, and when: at once with every read, or at a pace.
+"""Which followers are advanced together, and when: with every read, or at a pace. And the page of their states.
 
-Knows what to advance, not how: a Member's `advance` does it. Keeps law 6 (independence): a sweep over many members
-is cut into slices, so that other streams' turn comes between them.
+Two rules for this file. It knows who is to be advanced and when, not how: a Member's `advance` does that. And whatever
+`stream`, `subscription`, `rank` and `cohort` do with a follower stands in the table below, which
+tests/stream/test_follower_states.py reads and holds the code to: change both together.
+Keeps law 6 (independence): a sweep over many members is cut into slices, and other streams have their turn in between.
+
+Theory of operation
+===================
+
+A follower is an offset in a log and a sink. To *advance* it is to write to its sink what lies between its offset and
+the log's end, and to move the offset. Three things make it advance: a *sweep*, in which its cohort advances all its
+members because the log has grown (or because the pace says so); its own `resume`, after it had to wait; and attaching.
+Followers differ in nothing but who makes them advance next, and that is what their state says:
+
+    live      the next sweep of its cohort: it is a member of `Cohort.live`
+    ranked    the same, through its Rank, which is the member of `Cohort.live` and has the one offset of all in it
+    bypassed  nobody: a live follower, the only one of its stream, to whose transport the Bypass sends events before
+              they are in the log; offset and log are told of up to 64 of them at once
+    parked    its own `resume`, which is called once: by its sink when it has drained, or by the event loop when others
+              have had their turn. The second was called "paused": it is no state of its own
+    closing   as parked, or the last slice of the last sweep; but the log is sealed, so that it ends at its last frame
+    ended     nobody: it has been sent its end, or has left
+
+An advance by itself (of a live follower, or of one that resumes or attaches) leads to one of four states:
+
+    a follower advances | the sink took all | the sink clogged, or there is more than a turn's worth
+    --------------------|-------------------|-------------------------------------------------------
+    the log is open     | live              | parked
+    the log is sealed   | ended             | closing
+
+The table. A cell is the state after the event, or the letter of the reason why the event can't happen to that state.
+
+    event           | live    | ranked  | bypassed | parked  | closing | ended
+    ----------------|---------|---------|----------|---------|---------|------
+    read            | live    | ranked  | bypassed | parked  | a       | ended
+    read, clogged   | parked  | parked  | parked   | parked  | a       | ended
+    read, long      | parked  | parked  | bypassed | parked  | a       | ended
+    resume          | live    | ranked  | bypassed | live    | ended   | ended
+    resume, clogged | live    | ranked  | bypassed | parked  | closing | ended
+    outrun          | ended   | ended   | b        | ended   | ended   | ended
+    another comes   | live    | ranked  | live     | parked  | closing | ended
+    company         | ranked  | ranked  | c        | parked  | a       | ended
+    alone           | bypassed| bypassed| bypassed | parked  | a       | ended
+    leave           | ended   | ended   | ended    | ended   | ended   | ended
+    fail            | ended   | ended   | ended    | ended   | ended   | ended
+    seal            | ended   | ended   | ended    | closing | closing | ended
+    seal, long      | closing | closing | closing  | closing | closing | ended
+
+What the events are, and what the code does:
+
+* read: frames are appended (`Stream.extend`), and the sweep writes them. A bypassed follower had them already
+  (`Stream.bypassed`). Members of a rank are written to by it, and move with its offset.
+* read, clogged: the sink refuses the write, since earlier ones are waiting, or its connection was just lost.
+  `Stream.park` ends the bypass, takes the follower out of its rank with the offset it has reached, sets `parked` and
+  asks the sink to call `resume`. The other members of the rank stay.
+* read, long: more than a follower is given in one turn. `Stream.pause` is `park`, with the loop to call `resume`. A
+  rank that is due more than one span dissolves first: its members are live, and grouped again after the sweep. A
+  bypass sends on what came, however much.
+* resume: `Stream.unpark` makes it live again, unless the log is sealed, and it advances by itself: see the four states
+  above. Called when the follower is not parked, it does nothing.
+* resume, clogged: it advanced, and the sink took some of what was due. Or it has had its turn's worth once more.
+* outrun: the log's window has moved past the offset, and the follower is advanced: it ends with the error `too_slow`.
+  Frames are never skipped. Until it is advanced, nothing happens to it.
+* another comes: `Stream.attach`, of another follower. A bypass ends; everybody is served from the log.
+* company: a sweep ends, and the cohort has another member. Each follower whose sink has a transport goes into the rank
+  of its view, framing and offset (`Cohort._regroup`), and may be the first in it, or the only one.
+* alone: no other follower is left, it has had everything, and its sink takes the upstream's chunks as they come: the
+  writer asks for `lone_follower`, which leaves its rank, and puts a Bypass before it.
+* leave: the client has gone. The sink is told nothing. `Stream.detach` parks it for good and forgets it.
+* fail: the follower alone is ended, because its token has expired, say. The sink is told what its mode makes of it.
+* seal: the log has its ending. The last sweep has each live follower send its last frames with its end; a rank
+  dissolves for that. Only the first seal counts.
+* seal, long: as seal, with more frames due than the sink, or a turn, takes. It goes on by `resume`.
+
+Why an event can't happen:
+
+* a: the log is sealed. It does not grow, nothing writes to it, and `Cohort.live` is empty.
+* b: a bypassed follower lacks nothing; the log takes what it was sent before it drops a frame.
+* c: `attach` ends a bypass before the other follower is there to be grouped with.
+
+The flag `parked` is also set on closing and ended followers (but for those whom a slice of the last sweep is still to
+visit): a sweep asks this one flag, whatever the state is.
+
+The circle of imports
+=====================
+
+These four modules are one machine, and name each other: Stream has Cohorts and Subscriptions, a Subscription has its
+Stream and its Rank, a Rank has Subscriptions, and a Cohort groups its members into Ranks. Imports that run go one way,
+stream > subscription > rank and stream > cohort > rank; those back are for the type checker only. It is the one circle
+of the house (`KNOT` in tests/test_floors.py).
+
+What is ugly
+============
+
+* No attribute holds the state: it is read off `ended`, `parked`, the log's ending, `_rank` and `Stream.bypass`. An
+  attribute would have to be kept right where the time goes, in sweeps and writes.
+* `parked` members stay in `live` until the next sweep (`has_parked`): to take one out of a list of thousands costs.
+* A Subscription reaches into its cohort (`has_parked`) and Stream into Subscription (`parked`) and Cohort (`live`,
+  `ungrouped`). With all states in Cohort, each event would cross one object more.
+* Whatever ends a bypass settles it, and that may exceed a limit and seal the stream, in the midst of something else:
+  `attach`, `detach`, `park`, `pause` and every reader of `Stream.log` must bear that.
 """
 
 import heapq

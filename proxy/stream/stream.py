@@ -168,7 +168,7 @@ class Stream:
         """Remove a follower; when it was the last of an open stream, the writer is told."""
         if subscription not in self.subscriptions:
             return
-        # In this order: the log that the bypass settles with may exceed a limit, and then be sealed: that ends who is live.
+        # First: what the bypass gives the log may exceed a limit and seal the stream, which ends whoever is not parked.
         subscription.mark_parked()
         self.end_bypass()
         del self.subscriptions[subscription]

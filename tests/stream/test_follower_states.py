@@ -1,0 +1,478 @@
+"""The table of a follower's states on top of stream/cohort.py, and the code, held to each other.
+
+The table is read from that page, so that it can't say one thing and the test another. Each of its cells is one test:
+a real stream and its writer bring a follower into the state, the event happens, and the state after it is read off what
+anybody can see. Then a random walk over the table does the same in any order. After each step laws 5, 6 and 7 hold.
+"""
+
+import ast
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import proxy
+from proxy.stream.hub import EXPIRED
+from proxy.stream.log import Ending
+from proxy.stream.projections import SPAN_BYTES, Raw
+from proxy.stream.rank import Rank
+from proxy.stream.subscription import Subscription
+from tests.conftest import FakeLoop, FakeSink, follow
+from tests.cuts import messages
+from tests.upstream.test_bypass import FRAME, Connected, Upstream
+
+BROKE = Ending("upstream_reset", "the upstream's response broke off")
+ROLE = b'data: {"choices":[]}\n\n'  # no token: until the first one nothing is sent past the log
+BIG = b"data: " + b"x" * SPAN_BYTES + b"\n\n"  # more than a span
+TURN = [BIG] * (Raw.spans_a_turn + 3)  # more than a turn's worth
+FLUSH_MS = 1000
+
+
+def rows(page: str, first: str) -> list[list[str]]:
+    """Return the table whose first column is headed so, row by row."""
+    lines = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
+    start = next(index for index, line in enumerate(lines) if line[0] == first)
+    found = []
+    for line in lines[start:]:
+        if len(line) == 1:
+            break
+        if set("".join(line)) != {"-"}:
+            found.append(line)
+    return found
+
+
+PAGE = ast.get_docstring(ast.parse((Path(proxy.__file__).parent / "stream/cohort.py").read_text())) or ""
+(_, *STATES), *_ROWS = rows(PAGE, "event")
+TABLE = {(state, event): cell for event, *cells in _ROWS for state, cell in zip(STATES, cells, strict=True)}
+POSSIBLE = {at: cell for at, cell in TABLE.items() if cell in STATES}
+IMPOSSIBLE = {at: cell for at, cell in TABLE.items() if cell not in STATES}
+
+
+class Scene:
+    """A follower of a stream in mode raw, the upstream that feeds it, and others beside it; within a running loop.
+
+    `paced`: it is advanced once a second, and the log holds little, so that it can be outrun.
+    """
+
+    def __init__(self, *, paced: bool = False) -> None:
+        self.loop = FakeLoop()
+        self.sink = Connected()
+        limit = 10 * len(FRAME) if paced else 1 << 30
+        self.upstream = Upstream(self.sink, loop=self.loop, max_log_bytes=limit)
+        self.stream = self.upstream.stream
+        self.follower = self.upstream.follower
+        self.flush_ms = FLUSH_MS if paced else 0
+        if paced:
+            self.follower.leave("left")
+            self.sink = Connected()
+            self.follower = self.follow(self.sink)
+        self.stream.originator = None  # for whom the log would wait
+        self.ever: list[bytes] = []  # all frames that came
+        self.raw: list[tuple[Connected, int]] = []  # others of the same view, and the offset they began at
+        self.numbered: list[FakeSink] = []  # others in mode events
+        self.others: list[Subscription] = []
+
+    def follow(self, sink: Connected, offset: int = 0) -> Subscription:
+        """Attach one more follower of the same view."""
+        return follow(
+            self.stream, sink, offset=offset, flush_ms=self.flush_ms, flush_bytes=1 << 20 if self.flush_ms else 0
+        )
+
+    @property
+    def state(self) -> str:
+        """Return the follower's state, as the page defines it."""
+        follower, stream = self.follower, self.stream
+        if follower.ended is not None:
+            assert follower not in stream.subscriptions
+            return "ended"
+        assert follower in stream.subscriptions
+        if stream.log.ending is not None:
+            assert not follower.cohort.live
+            assert stream.bypass is None
+            return "closing"
+        if follower.parked:
+            assert follower not in [member for member in follower.cohort.live if not member.parked]
+            assert (self.sink.resume is not None) or self.loop._due
+            assert stream.bypass is None
+            return "parked"
+        members = [member for member in follower.cohort.live if not member.parked]
+        ranks = [member for member in members if isinstance(member, Rank) and follower in member._members]
+        assert members.count(follower) + len(ranks) == 1, "one sweep would advance it twice, or never"
+        if stream.bypass is not None:
+            assert not ranks
+            assert list(stream.subscriptions) == [follower]
+            return "bypassed"
+        return "ranked" if ranks else "live"
+
+    # What the events of the page are
+
+    def send(self, *frames: bytes, whole: bool = True) -> None:
+        """Have a read come from the upstream; `whole`: by the short way, if it is open."""
+        self.ever += frames
+        if whole:
+            self.upstream.send(*frames)
+        else:
+            self.upstream.send_piece(b"".join(frames))
+
+    def read(self) -> None:
+        self.send(ROLE)
+
+    def read_clogged(self) -> None:
+        self.sink.clogged = True
+        self.send(FRAME)
+
+    def read_long(self) -> None:
+        self.send(*TURN)
+
+    def resume(self) -> None:
+        """By whoever was asked to, the sink or the loop; a spurious one, if nobody was."""
+        waited = self.sink.resume is not None
+        self.sink.drain()
+        if not self.loop.turn() and not waited:
+            self.follower.resume()
+
+    def resume_clogged(self) -> None:
+        """The sink takes a single span."""
+        self.sink.clogged, self.sink.room = False, 1
+        resume, self.sink.resume = self.sink.resume, None
+        if resume is not None:
+            resume()
+        elif not self.loop.turn():
+            self.follower.resume()
+        self.sink.room = None
+
+    def outrun(self) -> None:
+        """Let the log drop frames that the follower lacks, and advance it."""
+        for _ in range(20 if self.stream.log.ending is None else 0):
+            self.send(FRAME)
+        if self.follower.ended is None:
+            assert self.follower.offset < self.stream.log.start
+        if self.follower.parked:
+            self.resume()
+        self.loop.elapse(FLUSH_MS / 1000)
+
+    def another_comes(self) -> None:
+        self.numbered.append(FakeSink())
+        self.others.append(follow(self.stream, self.numbered[-1], "events"))
+
+    def company(self) -> None:
+        self.raw.append((Connected(), self.stream.log.end))
+        self.others.append(self.follow(self.raw[-1][0], self.stream.log.end))
+        self.send(FRAME)
+        if self.flush_ms:
+            self.loop.elapse(FLUSH_MS / 1000)
+
+    def alone(self) -> None:
+        for other in self.others:
+            other.leave("left")
+        self.send(FRAME, whole=False)
+
+    def leave(self) -> None:
+        self.follower.leave("left")
+
+    def fail(self) -> None:
+        self.follower.fail(EXPIRED)
+
+    def seal(self) -> None:
+        self.upstream.pump.stop(BROKE)
+
+    def seal_long(self) -> None:
+        if self.follower.ended is None and not self.follower.parked:
+            self.sink.room = 1
+        if self.stream.log.ending is None:
+            self.ever += [BIG] * 4
+        self.upstream.pump.seal(BROKE, [BIG] * 4, b"")
+        self.sink.room = None
+
+    def happen(self, event: str) -> None:
+        """Let an event of the page happen."""
+        getattr(self, event.replace(", ", "_").replace(" ", "_"))()
+
+    # The laws
+
+    def check_laws(self) -> None:
+        """Everybody had a prefix of what came, and nobody but the follower is behind or has ended (laws 5 and 6)."""
+        frames = self.stream.log.frames  # what was sent past the log is in it now
+        assert self.ever[-len(frames) :] == frames or not frames
+        offset = self.follower.offset
+        assert self.sink.received == b"".join(self.ever[:offset])
+        assert self.follower.sent_bytes == len(self.sink.received)
+        if self.follower.ended is None:
+            assert self.sink.ended is None
+            assert self.follower.lag_bytes == sum(map(len, frames)) - sum(
+                map(len, frames[: max(0, offset - self.stream.log.start)])
+            )
+        sealed = self.stream.log.ending is not None
+        for (sink, start), other in zip(self.raw, [one for one in self.others if one.mode == "raw"], strict=True):
+            due = self.ever[start : other.offset]
+            assert sink.received == b"".join(due)
+            if not self.flush_ms and other.ended != "left" and not self.loop._due:
+                assert other.offset == len(self.ever)
+                assert sink.ended == ("aborted" if sealed else None)
+        for said, other in zip(self.numbered, [one for one in self.others if one.mode == "events"], strict=True):
+            if other.ended != "left" and not self.loop._due:
+                assert len(messages(said.received)) == len(self.ever) + sealed
+                assert said.ended == ("closed" if sealed else None)
+
+    def check_end(self) -> None:
+        """Once all have drained: who saw the end had everything, and a failed stream does not look complete (law 7)."""
+        self.loop.settle()
+        self.check_laws()
+        self.seal()
+        for _ in range(100):
+            self.resume()
+        self.check_laws()
+        assert self.state == "ended"
+        expected = {"left": None}.get(self.follower.ended or "", "aborted")
+        assert self.sink.ended == expected
+        if self.follower.ended == "failed":
+            assert self.sink.received == b"".join(self.ever)
+
+
+# How to come into each state, and in which ways
+
+
+def live(scene: Scene) -> None:
+    """Alone, before the first token."""
+    scene.send(ROLE)
+
+
+def ranked(scene: Scene) -> None:
+    scene.company()
+
+
+def bypassed(scene: Scene) -> None:
+    scene.send(FRAME)
+
+
+def parked(scene: Scene) -> None:
+    """By its sink, with more due than a span."""
+    live(scene)
+    scene.sink.clogged = True
+    scene.send(BIG, BIG, BIG, whole=False)
+
+
+def paused(scene: Scene) -> None:
+    """By the loop."""
+    live(scene)
+    scene.read_long()
+    assert scene.sink.resume is None
+
+
+def parked_in_company(scene: Scene) -> None:
+    """Out of a rank."""
+    ranked(scene)
+    scene.sink.clogged = True
+    scene.send(BIG, BIG, BIG, whole=False)
+
+
+def closing(scene: Scene) -> None:
+    parked(scene)
+    scene.seal()
+
+
+def closing_paused(scene: Scene) -> None:
+    paused(scene)
+    scene.seal()
+
+
+def closing_at_its_last_frames(scene: Scene) -> None:
+    bypassed(scene)
+    scene.seal_long()
+
+
+def left(scene: Scene) -> None:
+    live(scene)
+    scene.leave()
+
+
+def failed(scene: Scene) -> None:
+    bypassed(scene)
+    scene.fail()
+
+
+def over(scene: Scene) -> None:
+    live(scene)
+    scene.seal()
+
+
+Way = Callable[[Scene], None]
+WAYS: dict[str, list[Way]] = {
+    "live": [live],
+    "ranked": [ranked],
+    "bypassed": [bypassed],
+    "parked": [parked, paused, parked_in_company],
+    "closing": [closing, closing_paused, closing_at_its_last_frames],
+    "ended": [left, failed],
+}
+OVER = {"read", "read, clogged", "read, long", "company", "alone"}  # events that a sealed stream can't have
+
+
+def outrun_from(state: str, scene: Scene) -> None:
+    """Bring a paced follower into a state in which the next sweep comes too late for it."""
+    if state == "ended":
+        live(scene)
+        scene.leave()
+    elif state == "live":
+        scene.send(FRAME)
+        scene.loop.elapse(1)
+    elif state == "ranked":
+        scene.send(FRAME)
+        scene.loop.elapse(1)
+        scene.company()
+    else:
+        scene.sink.clogged = True
+        scene.send(FRAME)
+        scene.loop.elapse(1)
+        if state == "closing":
+            for _ in range(20):
+                scene.send(FRAME)
+            scene.seal()
+    assert scene.state == state
+
+
+def test_page_has_a_cell_for_every_state_and_event() -> None:
+    """A state after it, or a letter that the page gives a reason for; and each state has its line of definition."""
+    assert list(WAYS) == STATES
+    assert len(TABLE) == len(STATES) * len(_ROWS)
+    for letter in IMPOSSIBLE.values():
+        assert f"\n* {letter}: " in PAGE
+    for event, *_ in _ROWS:
+        assert f"\n* {event}: " in PAGE, event
+    for state in STATES:
+        assert f"\n    {state}  " in PAGE
+
+
+@pytest.mark.parametrize(
+    ("way", "event", "after"),
+    [
+        pytest.param(way, event, cell, id=f"{way.__name__}-{event}")
+        for (state, event), cell in POSSIBLE.items()
+        if event != "outrun"
+        for way in [*WAYS[state], *([over] if state == "ended" and event not in OVER else [])]
+    ],
+)
+async def test_event_in_a_state_leads_to_the_state_of_the_page(way: Way, event: str, after: str) -> None:
+    """And the follower, the others and the end are as the laws say."""
+    scene = Scene()
+    way(scene)
+    before = "ended" if way is over else next(state for state, ways in WAYS.items() if way in ways)
+    assert scene.state == before
+    scene.happen(event)
+    assert scene.state == after
+    scene.check_end()
+
+
+@pytest.mark.parametrize("state", [state for state, event in POSSIBLE if event == "outrun"])
+async def test_outrun_follower_is_ended_with_an_error(state: str) -> None:
+    """Never served on with a gap (law 5), and its connection is broken off (law 7)."""
+    scene = Scene(paced=True)
+    outrun_from(state, scene)
+    scene.outrun()
+    assert scene.state == POSSIBLE[state, "outrun"]
+    assert (scene.follower.ended, scene.sink.ended) == (("left", None) if state == "ended" else ("too_slow", "aborted"))
+    scene.check_laws()
+
+
+@pytest.mark.parametrize("event", [event for (_, event), letter in IMPOSSIBLE.items() if letter == "a"])
+async def test_sealed_stream_can_have_no_such_event(event: str) -> None:
+    """Reason a: its log refuses to grow."""
+    scene = Scene()
+    closing(scene)
+    assert scene.stream.writer is None
+    with pytest.raises(RuntimeError, match="sealed"):
+        scene.happen(event)
+
+
+async def test_advance_by_itself_leads_to_one_of_four_states() -> None:
+    """The small table of the page, tried with followers that attach."""
+    (_, *takes), *table = rows(PAGE, "a follower advances")
+    assert takes == ["the sink took all", "the sink clogged, or there is more than a turn's worth"]
+    for log, all_taken, more in table:
+        for room, frames, after in ((None, [BIG] * 2, all_taken), (1, [BIG] * 3, more), (None, TURN, more)):
+            scene = Scene()
+            scene.send(*frames)
+            scene.follower.leave("left")
+            if log == "the log is sealed":
+                scene.seal()
+            scene.sink = Connected()
+            scene.sink.room = room
+            scene.follower = follow(scene.stream, scene.sink)
+            scene.sink.room = None
+            assert scene.state == after, (log, room, len(frames))
+            scene.check_end()
+
+
+class Walk(RuleBasedStateMachine):
+    """Events in any order; what the page says must come of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expected = "live"
+
+    @initialize()
+    def begin(self) -> None:
+        self.scene = Scene()
+        live(self.scene)
+
+    def step(self, event: str) -> None:
+        """Let the event happen, unless the page says that it can't."""
+        if (self.expected, event) in IMPOSSIBLE or (event in OVER and self.scene.stream.log.ending is not None):
+            return
+        self.expected = TABLE[self.expected, event]
+        self.scene.happen(event)
+
+    @rule()
+    def read(self) -> None:
+        """Whoever is beside it then, and whether the first token has come, makes this one of three events."""
+        scene = self.scene
+        if scene.stream.subscriptions.keys() == {scene.follower} and scene.stream.vitals.first_token_at:
+            self.step("alone")
+        elif self.expected == "live" and len(scene.stream.subscriptions) > 1:
+            self.step("company")
+        else:
+            self.step("read")
+
+    @rule(event=st.sampled_from(["read, clogged", "resume", "another comes", "company", "alone", "seal"]))
+    def event(self, event: str) -> None:
+        self.step(event)
+
+    @precondition(lambda self: BIG not in self.scene.ever)
+    @rule()
+    def long(self) -> None:
+        self.step("read, long")
+
+    @rule(event=st.sampled_from(["leave", "fail", "seal, long"]))
+    @precondition(lambda self: len(self.scene.ever) > 6)
+    def last(self, event: str) -> None:
+        self.step(event)
+
+    @invariant()
+    def page_is_right(self) -> None:
+        if hasattr(self, "scene"):
+            assert self.scene.state == self.expected
+            self.scene.check_laws()
+
+    def teardown(self) -> None:
+        if hasattr(self, "scene"):
+            self.scene.check_end()
+
+
+def test_random_walk_over_the_table() -> None:
+    """Whatever happened before."""
+
+    async def walk() -> None:
+        run_state_machine_as_test(Walk, settings=settings(stateful_step_count=20))
+
+    asyncio.run(walk())
