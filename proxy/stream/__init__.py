@@ -6,7 +6,8 @@ Read in this order:
 
 * `stream`: one stream, its followers, and how a frame reaches each of them
 * `log`: append-only frames, sealed once with an Ending
-* `subscription`: a cursor; `cohort` and `rank`: which cursors are advanced together
+* `cohort`: which followers are advanced together; on top of it the states of a follower, and what each event does to it
+* `subscription`: one follower, a cursor; `rank`: followers that are written to as one
 * `projections`: the modes, each a pure function of a span of the log to bytes; `websocket`: modes as messages
 * `transcript`, `channel`, `rewriting`: what was said so far, and how modes that rewrite take their text from it
 * `hub`: where streams are found, while they run and while they are kept

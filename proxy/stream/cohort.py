@@ -1,4 +1,4 @@
-"""Which followers are advanced together, and when: with every read, or at a pace. And the page of their states.
+"""Which followers are advanced together, and when; and the page on the states a follower can be in.
 
 Two rules for this file. It knows who is to be advanced and when, not how: a Member's `advance` does that. And whatever
 `stream`, `subscription`, `rank` and `cohort` do with a follower stands in the table below, which
@@ -8,17 +8,20 @@ Keeps law 6 (independence): a sweep over many members is cut into slices, and ot
 Theory of operation
 ===================
 
-A follower is an offset in a log and a sink. To *advance* it is to write to its sink what lies between its offset and
-the log's end, and to move the offset. Three things make it advance: a *sweep*, in which its cohort advances all its
-members because the log has grown (or because the pace says so); its own `resume`, after it had to wait; and attaching.
-Followers differ in nothing but who makes them advance next, and that is what their state says:
+A follower is a client that reads a stream: an offset in the stream's log, a view (the mode in which it is sent the
+frames), and a sink (the response or WebSocket that takes the bytes). To *advance* it is to write to its sink what lies
+between its offset and the log's end, and to move the offset.
+
+Three things make a follower advance: a *sweep*, in which its cohort advances all its members because the log has grown
+(or, if it is paced, because it has waited long enough); its own `resume`, after it had to wait; and attaching.
+Followers differ only in who makes them advance next, and that is what their state says:
 
     live      the next sweep of its cohort: it is a member of `Cohort.live`
     ranked    the same, through its Rank, which is the member of `Cohort.live` and has the one offset of all in it
     bypassed  nobody: a live follower, the only one of its stream, to whose transport the Bypass sends events before
               they are in the log; offset and log are told of up to 64 of them at once
     parked    its own `resume`, which is called once: by its sink when it has drained, or by the event loop when others
-              have had their turn. The second was called "paused": it is no state of its own
+              have had their turn (`Stream.pause`): what is called paused is no state of its own
     closing   as parked, or the last slice of the last sweep; but the log is sealed, so that it ends at its last frame
     ended     nobody: it has been sent its end, or has left
 
@@ -109,42 +112,43 @@ from typing import Any, Protocol
 
 from proxy.stream.rank import Ranks
 
-# Cursors advanced in one turn of the loop, and a rank more: at about 10 us a delivery, other streams wait 3 ms at most.
+# Followers advanced in one turn of the event loop, and less than a rank more: at about 10 us each, other streams wait
+# for 3 ms at most.
 SLICE = 256
 
 
 class Member(Protocol):
-    """A cursor in a cohort: a subscription, or a rank of them."""
+    """What a sweep visits: a subscription, or a rank of several."""
 
-    parked: bool  # sweeps pass over it
+    parked: bool  # sweeps skip it
 
     @property
     def size(self) -> int:
-        """How many followers it advances."""
+        """Return how many followers it advances."""
 
     def advance(self) -> None:
-        """Go to the log's end, as far as the sink takes it."""
+        """Write everything up to the log's end, or as much of it as the sink takes."""
 
     def regroup(self, ranks: Ranks) -> "Member":
-        """Return whom sweeps shall visit for it from now on: itself, or the rank that it has joined."""
+        """Join a rank, if it can; return what sweeps visit from now on, itself or that rank."""
 
 
 class Cohort:
-    """The followers of one stream that are advanced at the same moments: here, with every read."""
+    """Followers of one stream that are advanced together; in this class, with every read of the upstream."""
 
     __slots__ = ("_call_soon", "_concluded", "_sweep", "_sweep_again", "has_parked", "live", "ungrouped")
 
     def __init__(self, call_soon: Callable[..., Any]) -> None:
-        self.live: list[Member] = []  # all but the parked; those parked since the last sweep may be in it
-        self.has_parked = False  # some of the live ones are parked
-        self.ungrouped = False  # some of the live ones may stand abreast, and are in no rank
+        self.live: list[Member] = []  # those that are not parked; who parked since the last sweep may still be in it
+        self.has_parked = False  # some of `live` are parked
+        self.ungrouped = False  # some of `live` could join a rank, and are in none
         self._call_soon = call_soon
-        self._sweep: list[Member] | None = None  # whom the one that is going on has yet to visit, the next one last
-        self._sweep_again = False
-        self._concluded = False
+        self._sweep: list[Member] | None = None  # members that the current sweep has yet to visit, in reverse
+        self._sweep_again = False  # the log grew during a sweep
+        self._concluded = False  # the next sweep is the last one
 
     def advance(self) -> None:
-        """Advance every live member, in this turn of the loop, or in slices when they are many."""
+        """Sweep: advance every live member, in this turn of the event loop, or in slices if they are many."""
         if self.has_parked:
             self.drop_parked()
         if self._sweep is not None:
@@ -152,16 +156,16 @@ class Cohort:
             return
         self._sweep = self.live[::-1]
         if self._concluded:
-            self.live = []  # a kept stream does not hold the connections of those who followed it
+            self.live = []  # so that a stream which is kept does not hold its followers' connections
         self._advance_slice()
 
     def conclude(self) -> None:
-        """Advance for the last time: the log is sealed. Who is parked ends by its own advance."""
+        """Sweep for the last time, because the log is sealed. Those who are parked end when they resume."""
         self._concluded = True
         self.advance()
 
     def drop_parked(self) -> None:
-        """Leave the parked out of the live ones."""
+        """Remove those who are parked from `live`."""
         self.live = [member for member in self.live if not member.parked]
         self.has_parked = False
 
@@ -175,7 +179,7 @@ class Cohort:
                     visited += member.size
                     member.advance()
         except BaseException:
-            self._sweep = None  # over: the next one visits all, and the last one ends them
+            self._sweep = None  # give this sweep up: the next one visits everybody
             raise
         if sweep:
             self._call_soon(self._advance_slice)
@@ -188,9 +192,9 @@ class Cohort:
             self.advance()
 
     def _regroup(self) -> None:
-        """Have those who stand abreast visited as one. After a sweep: then all do who could be written to."""
+        """Put followers that are due the same bytes into ranks. After a sweep: then most are at the log's end."""
         if self.has_parked:
-            self.drop_parked()  # else somebody who is alone, and may be served by a bypass, would be put into a rank
+            self.drop_parked()  # else a follower that is alone, and may be bypassed, would be put into a rank
         ranks: Ranks = {}
         if len(self.live) > 1:
             self.live = list(dict.fromkeys([member.regroup(ranks) for member in self.live]))
@@ -198,19 +202,19 @@ class Cohort:
 
 
 class Pacer:
-    """The one timer of all paced cohorts: calls each when it is due."""
+    """One timer for all paced cohorts: calls `due` of each at its time."""
 
     __slots__ = ("_call_later", "_due", "_number", "_time")
 
     def __init__(self, call_later: Callable[..., Any], time: Callable[[], float]) -> None:
-        """`time` is in seconds; `call_later` takes seconds and what to call."""
+        """`time` returns monotonic seconds; `call_later` takes seconds and a function, as asyncio's does."""
         self._call_later = call_later
         self._time = time
         self._due: list[tuple[float, int, PacedCohort]] = []  # a heap
         self._number = count()
 
     def wake(self, cohort: "PacedCohort", after_s: float) -> None:
-        """Call the cohort's `due` once, after so many seconds."""
+        """Call the cohort's `due` once, after `after_s` seconds."""
         at = self._time() + after_s
         first = not self._due or at < self._due[0][0]
         heapq.heappush(self._due, (at, next(self._number), cohort))
@@ -226,7 +230,7 @@ class Pacer:
 
 
 class PacedCohort(Cohort):
-    """A cohort that lets frames gather, for `flush_ms` or until `flush_bytes` of them, so that they can be joined."""
+    """A cohort that waits for `flush_ms`, or for `flush_bytes` of frames, so that they can be merged into fewer."""
 
     __slots__ = ("_flush_bytes", "_flush_s", "_held_bytes", "_pacer", "_waiting")
 
@@ -239,7 +243,7 @@ class PacedCohort(Cohort):
         self._waiting = False
 
     def hold(self, size_bytes: int) -> None:
-        """The log has grown by so many bytes: advance now or later."""
+        """Note that the log has grown by so many bytes; advance at once if enough have gathered, else in time."""
         self._held_bytes += size_bytes
         if self._held_bytes >= self._flush_bytes:
             self.flush()
@@ -248,12 +252,12 @@ class PacedCohort(Cohort):
             self._pacer.wake(self, self._flush_s)
 
     def due(self) -> None:
-        """The time is up."""
+        """Advance if frames have gathered: the pacer calls this when the time is up."""
         self._waiting = False
         if self._held_bytes:
             self.flush()
 
     def flush(self) -> None:
-        """Advance now."""
+        """Advance now, whatever has gathered."""
         self._held_bytes = 0
         self.advance()

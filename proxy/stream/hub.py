@@ -1,6 +1,6 @@
-"""Where streams are found: by id and by key, while they run and for as long as they are kept.
+"""Where streams are found: by id and by key, while they run and as long as they are kept after their end.
 
-Knows no sockets; the time is handed in. Mutations never wait, so none of this needs a lock.
+Must not know: sockets, clocks (the time is handed in). Nothing here awaits, so none of it needs a lock.
 """
 
 import heapq
@@ -18,15 +18,15 @@ from proxy.stream.subscription import HEARTBEAT, Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Overloaded, UnknownStream
 
-_BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # each byte to one of 32: five random bits
+_BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # maps each byte to one of 32 letters: five random bits
 
-ANYONE = b""  # the caller of a stream that everybody may follow
+ANYONE = b""  # the `caller` of a stream that everybody may follow
 EXPIRED = Ending("capability_expired", "the token that this follower came with has expired; the stream may go on")
-STREAM_BYTES = 3000  # what a stream costs beside its log's frames, so that many short ones are counted too
+STREAM_BYTES = 3000  # memory that a stream takes beside its frames: many short streams count, too
 
 
 def _idents() -> Iterator[str]:
-    """Make up ids of streams. Random bytes for many at once: 0.2 us an id, where the system takes 1.5."""
+    """Yield new stream ids. Random bytes are drawn for 64 at a time: 0.2 us an id instead of 1.5."""
     while True:
         letters = os.urandom(26 * 64).translate(_BASE32).decode()
         for start in range(0, len(letters), 26):
@@ -34,17 +34,20 @@ def _idents() -> Iterator[str]:
 
 
 class Promise(Protocol):
-    """What a waiter is told through: an asyncio.Future, for one."""
+    """What a waiter's stream is handed over with: an asyncio.Future, for example."""
 
     def done(self) -> bool:
-        """Tell whether it has a result, or was cancelled."""
+        """Return whether it has a result, or was cancelled."""
 
     def set_result(self, result: Stream | None, /) -> None:
-        """Give it its result."""
+        """Set the result: the stream, or None."""
 
 
 class Waiter:
-    """A follower that came before its stream. It has a heartbeat, and waits until a time in monotonic seconds."""
+    """A follower that came before its stream: it waits for one under its key, and is sent heartbeats meanwhile.
+
+    `now` is in monotonic seconds; a `heartbeat_s` of 0 means none.
+    """
 
     __slots__ = ("_beaten_at", "_begun", "_heartbeat_s", "_sink", "_until", "caller", "key")
 
@@ -60,12 +63,12 @@ class Waiter:
         self._beaten_at = now
 
     def notify(self, stream: Stream | None) -> None:
-        """Say that the stream has begun, or that none did in time."""
+        """Hand over the stream that has begun, or None if none did in time."""
         if not self._begun.done():
             self._begun.set_result(stream)
 
     def tick(self, now: float) -> None:
-        """Do what is due."""
+        """Give up if the time is over, else send a heartbeat if one is due."""
         if now >= self._until:
             self.notify(None)
         elif self._heartbeat_s and now - self._beaten_at >= self._heartbeat_s:
@@ -74,7 +77,7 @@ class Waiter:
 
 
 class Hub:
-    """Stream id to Stream: create, find, linger, retire, drain."""
+    """Stream id to Stream: create, find, keep after the end (retire), forget, drain."""
 
     def __init__(
         self,
@@ -96,8 +99,8 @@ class Hub:
         self.ledger.on_over_limit = self._make_room
         self.on_forgotten: Callable[[Stream], None] = lambda stream: None
         self.on_subscription_ended: Callable[[Subscription], None] = lambda subscription: None
-        self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and when they had the last
-        self.leaving: dict[Subscription, float] = {}  # followers whose time is limited, and when it is over
+        self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and the time of the last one
+        self.leaving: dict[Subscription, float] = {}  # followers whose time is limited, and when it ends
         self.draining = False
         self._call_soon = call_soon
         self._pacer = pacer
@@ -117,9 +120,9 @@ class Hub:
         yield from self._ended.values()
 
     def create(self, vitals: Vitals, *, route: str, caller: bytes, key: str | None, retain_s: float) -> Stream:
-        """Make a stream with an id of its own. Under a key, followers who wait for it are told at once.
+        """Make a stream with a new id. Followers that wait for its key are notified at once.
 
-        Raises: Overloaded, when too many run, the logs are full, or the process drains.
+        Raises: Overloaded, when too many streams run, the logs are full, or the process drains.
         """
         self.check_room()
         ident = next(self._idents)
@@ -133,7 +136,7 @@ class Hub:
         return stream
 
     def name(self, stream: Stream, key: str) -> None:
-        """Make a stream its caller's newest under a key. A key it has, or had, is not given to it again."""
+        """Make a stream its caller's newest under a key. Does nothing if it has, or once had, the key."""
         if key in stream.keys:
             return
         stream.keys = (*stream.keys, key)
@@ -142,15 +145,15 @@ class Hub:
             waiter.notify(stream)
 
     def unname(self, stream: Stream) -> None:
-        """Take its keys from a stream; it is still found by its id."""
+        """Have a stream no longer found by its keys; it is still found by its id."""
         for key in stream.keys:
             if self._keys.get((stream.caller, key)) is stream:
                 del self._keys[stream.caller, key]
 
     def find(self, ident: str, caller: bytes | None) -> Stream:
-        """Return a caller's stream, or, if None, anybody's: something else than being its caller gives access to it.
+        """Return a stream of a caller; or of anybody, if `caller` is None, because access was granted in another way.
 
-        Raises: UnknownStream, also when it expired or is another caller's.
+        Raises: UnknownStream, also when the stream has expired or is another caller's.
         """
         stream = self._running.get(ident) or self._ended.get(ident)
         if stream is None or caller not in (None, stream.caller):
@@ -158,7 +161,7 @@ class Hub:
         return stream
 
     def find_readable(self, ident: str, caller: bytes) -> Stream:
-        """Return a stream that a caller may follow: its own, or everybody's. Raises: UnknownStream."""
+        """Return a stream that a caller may follow: one of its own, or one open to everybody. Raises: UnknownStream."""
         try:
             return self.find(ident, ANYONE)
         except UnknownStream:
@@ -169,7 +172,7 @@ class Hub:
         return self._keys.get((caller, key))
 
     def wait(self, waiter: "Waiter") -> None:
-        """Tell a waiter of the next stream under its key, or of None when its time is up."""
+        """Notify a waiter of the next stream under its key, or with None when its time is over."""
         self._waiters.setdefault((waiter.caller, waiter.key), {})[waiter] = None
         self.followers += 1
 
@@ -183,18 +186,18 @@ class Hub:
                 del self._waiters[waiter.caller, waiter.key]
 
     def check_room_to_follow(self, stream: Stream | None = None) -> None:
-        """Raises: Overloaded, when too many follow, in all or this stream."""
+        """Raises: Overloaded, when there are too many followers, of all streams or of this one."""
         if self.followers >= self.max_followers:
             raise Overloaded(f"{self.followers} followers are connected, {self.max_followers} are allowed")
         if stream is not None:
-            # The client that asked has its place, also while those who came first are already there.
+            # A place is kept for the client that asked: followers that waited for the key attach before it.
             asker = stream.key is not None and stream.originator is None and not stream.log.end
             allowed = self.max_followers_per_stream
             if len(stream.subscriptions) >= allowed - asker:
                 raise Overloaded(f"{len(stream.subscriptions)} followers have this stream, {allowed} are allowed")
 
     def attach(self, subscription: Subscription, now: float, until: float = math.inf) -> None:
-        """Let a subscription follow its stream, at most until a time in monotonic seconds."""
+        """Attach a subscription to its stream, at most until a time in monotonic seconds."""
         self.followers += 1
         if until < math.inf:
             self.leaving[subscription] = until
@@ -203,7 +206,7 @@ class Hub:
         subscription.stream.attach(subscription)
 
     def retire(self, stream: Stream, now: float) -> None:
-        """Keep a stream that was just sealed for as long as it is to be retained."""
+        """Keep a stream that was just sealed for its `retain_s`, then forget it."""
         if self._running.pop(stream.id, None) is None:
             return
         self._ended[stream.id] = stream
@@ -212,7 +215,7 @@ class Hub:
             self.forget(stream)
 
     def forget(self, stream: Stream) -> None:
-        """Let go of a stream. Who follows it still goes on to its end."""
+        """Have a stream no longer found. Its followers still get all of it."""
         held = self._running.pop(stream.id, None) or self._ended.pop(stream.id, None)
         if held is None:
             return
@@ -221,7 +224,10 @@ class Hub:
         self.on_forgotten(stream)
 
     def tick(self, now: float) -> None:
-        """Do what is due: once a second is enough. One timer for all streams, not one each."""
+        """Do what is due: forget, send heartbeats, end followers whose time is over. Call it once a second.
+
+        So there is one timer for all streams and followers, not one for each.
+        """
         while self._retire_at and self._retire_at[0][0] <= now:
             stream = self._ended.get(heapq.heappop(self._retire_at)[1])
             if stream is not None:
@@ -236,7 +242,7 @@ class Hub:
             waiter.tick(now)
 
     def drain(self) -> None:
-        """Take no new streams; let go of those who wait for one."""
+        """Refuse new streams; tell those who wait for one that none will come."""
         self.draining = True
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             waiter.notify(None)
@@ -253,12 +259,12 @@ class Hub:
             raise Overloaded(f"the logs hold {self.ledger.bytes} bytes, {self.ledger.max_bytes} are allowed")
 
     def _evict(self) -> None:
-        """Let go of kept streams, the one that ended first, first, until the logs are within their limit."""
+        """Forget kept streams, oldest ending first, until the logs are within their limit."""
         while self.ledger.bytes > self.ledger.max_bytes and self._ended:
             self.forget(next(iter(self._ended.values())))
 
     def _make_room(self) -> None:
-        """Make room; when nothing kept is left to drop, the largest stream that runs is ended."""
+        """Bring the logs within their limit: forget kept streams; if need be, end the largest running one."""
         self._evict()
         if self.ledger.bytes > self.ledger.max_bytes and self._running:
             largest = max(self._running.values(), key=lambda stream: stream.log.size_bytes)

@@ -1,6 +1,7 @@
-"""The two ends of a stream, as it sees them: what its subscriptions write to, and who writes it.
+"""What a stream needs of what it is connected to: sinks, to which it writes, and its writer.
 
-The real ones stand on other floors: a response, a WebSocket, a pump, a broadcast.
+These are protocols only. The sinks are in `downstream` (a response, a WebSocket), the writers and the bypass in
+`upstream` (a pump, a broadcast).
 """
 
 from collections.abc import Callable
@@ -11,29 +12,30 @@ from proxy.stream.projections import Span
 
 
 class Transport(Protocol):
-    """What a sink writes to, as asyncio has it."""
+    """What a sink writes to: the two methods of asyncio's WriteTransport that are needed here."""
 
     def get_write_buffer_size(self) -> int:
-        """Return how many bytes are waiting in this process."""
+        """Return how many bytes are waiting in this process to be sent."""
 
     def write(self, data: bytes) -> None:
-        """Send bytes, or let them wait. Raises: RuntimeError, of uvloop, when the connection was just lost."""
+        """Send bytes, or let them wait. Raises: RuntimeError (uvloop's) when the connection was just lost."""
 
 
 class Sink(Protocol):
     """What a subscription writes to."""
 
     def write(self, span: Span) -> bool:
-        """Send a span; or return False, and send nothing, while earlier writes are still waiting in this process."""
+        """Send a span and return True; or send nothing and return False, if too much is waiting to be sent already."""
 
     def transport(self) -> tuple[Transport, bool] | None:
-        """Return what may be written a span's bytes instead while it has none waiting, and whether as chunks.
+        """Return the transport that a span may be written to directly, and whether framed as HTTP/1.1 chunks.
 
-        It is so until the response ends. None: only the sink knows how to write.
+        Directly means instead of `write`, while the transport has no bytes waiting, until the sink is closed or
+        aborted. None: every span must go through `write`.
         """
 
     def on_writable(self, resume: Callable[[], None]) -> None:
-        """Call `resume` once, when the sink is writable again."""
+        """Call `resume` once, when the sink takes writes again."""
 
     def close(self, last: bytes) -> None:
         """Send `last` and end the response properly."""
@@ -43,30 +45,30 @@ class Sink(Protocol):
 
 
 class Bypass(Protocol):
-    """What sends events on to the one follower of a stream before they are in its log."""
+    """What sends events to the only follower of a stream before they are in its log."""
 
     @property
     def fed_at(self) -> float:
-        """When the last event came, in monotonic seconds."""
+        """Return when the last event came, in monotonic seconds."""
 
     def settle(self) -> None:
-        """Have the log take what was sent on."""
+        """Have the log take the events that were sent."""
 
     def end(self) -> None:
-        """Settle, and send nothing on any more."""
+        """Settle, and send nothing more: events go to the log first again."""
 
 
 class Writer(Protocol):
-    """The one who appends to a stream, and may be asked to wait."""
+    """The one that appends to a stream, and may be asked to wait."""
 
     def pause(self) -> None:
         """Stop reading from upstream."""
 
     def resume(self) -> None:
-        """Go on."""
+        """Go on reading from upstream."""
 
     def last_left(self) -> None:
-        """Be told that no follower is left."""
+        """Note that the last follower has left; decide whether to go on."""
 
     def stop(self, ending: Ending) -> None:
         """Close upstream and seal the stream."""

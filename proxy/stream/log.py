@@ -1,4 +1,4 @@
-"""The log: one upstream answer as append-only frames, and the one way it ended.
+"""The log: one upstream response as append-only frames, and the one way it ended.
 
 Keeps law 3 (frame n never changes, seqs are dense from 1) and law 4 (nothing after the seal).
 """
@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from typing import NamedTuple
 
-_STRIDE = 1024  # frames between two marks: finding a byte looks at no more than so many
+_STRIDE = 1024  # frames between two marks: finding a byte looks at no more frames than this
 
 
 class Ending(NamedTuple):
@@ -31,8 +31,8 @@ DRAINED = Ending("drained", "this server is shutting down")
 class FrameLog:
     """Append-only frames `start..end`, open, then sealed once with an Ending.
 
-    `start` and `end` are offsets: frame number `seq` stands at offset `seq - 1`. When a log is longer than it
-    may be it keeps a window: `start` moves, seq never does. `tail` is what came after the last whole frame.
+    `start` and `end` are offsets: frame number `seq` is at offset `seq - 1`. When a log grows beyond its limit, its
+    oldest frames are dropped: `start` moves, no frame's number does. `tail` is what came after the last whole frame.
     """
 
     __slots__ = (
@@ -47,8 +47,8 @@ class FrameLog:
         self.trimmed_bytes = 0  # of the frames below start
         self.tail = b""
         self.ending: Ending | None = None
-        self._marks: list[int] = []  # every so many frames the offset of one
-        self._places: list[int] = []  # and how many bytes stand before it
+        self._marks: list[int] = []  # offsets, at most _STRIDE frames apart
+        self._places: list[int] = []  # how many bytes come before each mark, dropped ones included
 
     def extend(self, frames: list[bytes]) -> int:
         """Append frames; return their size in bytes. Raises: RuntimeError, when sealed."""
@@ -92,13 +92,13 @@ class FrameLog:
 
     @property
     def end_bytes(self) -> int:
-        """The offset in bytes behind the last whole frame."""
+        """Return how many bytes all frames have had so far, dropped ones included."""
         return self.trimmed_bytes + self.size_bytes
 
     def position(self, offset: int) -> int:
-        """Return how many bytes stand before the frame at an offset, `self.start <= offset <= self.end`.
+        """Return how many bytes come before the frame at an offset, `self.start <= offset <= self.end`.
 
-        Those of dropped frames count, too.
+        Bytes of dropped frames count, too.
         """
         self.mark()
         at, place = self._marked(bisect_right(self._marks, offset))
@@ -118,7 +118,7 @@ class FrameLog:
         return self.end, 0
 
     def mark(self) -> None:
-        """Take down where the frames stand that came since the last mark. Called now and then, it is quick."""
+        """Add marks for the frames that came since the last one. Quick if it is called every now and then."""
         at, place = self._marked(len(self._marks))
         while self.end - at > _STRIDE:
             place += sum(map(len, self.span(at, at + _STRIDE)))
@@ -132,7 +132,7 @@ class FrameLog:
 
 
 class Ledger:
-    """Counts the bytes that all logs hold; `on_over_limit` is called when they are more than `max_bytes`."""
+    """Counts the bytes that all logs hold; whoever makes them more than `max_bytes` calls `on_over_limit`."""
 
     __slots__ = ("bytes", "max_bytes", "on_over_limit")
 

@@ -1,8 +1,10 @@
-"""Followers that stand abreast: at one offset, in one view and one framing, so that they are due the same bytes.
+"""Followers that are due the same bytes, advanced as one: same view, same framing, same offset.
 
-A sweep over thousands finds their memory cold, and each object that it touches costs. So a rank has the offset of all
-its members, and of each it touches the transport alone: 1 us of 7 less a delivery, with 100 followers and with 5,000.
-Whoever clogs, leaves or ends steps out with the offset it has reached. Keeps laws 5 (prefix) and 6 (independence).
+When a stream has thousands of followers, most of their memory is not in the CPU's caches, and each object that a sweep
+touches costs time. So a rank holds the offset for all its members, and touches only the transport of each: 1 us of 7
+less a delivery, with 100 followers and with 5,000. A member whose transport has bytes waiting, or that leaves or ends,
+leaves the rank with the offset it has reached. The page on a follower's states is on top of `cohort`.
+Keeps laws 5 (prefix) and 6 (independence).
 """
 
 from typing import TYPE_CHECKING
@@ -14,11 +16,11 @@ from proxy.stream.projections import Projection, Span
 if TYPE_CHECKING:
     from proxy.stream.subscription import Subscription
 
-SIZE = 64  # members at most: a sweep gives other streams their turn between two ranks
+SIZE = 64  # members at most: a sweep can be interrupted, for other streams, between two ranks but not within one
 
 
 class Rank:
-    """Followers of one view that stand at one offset: a Member of their cohort that advances all of them."""
+    """Followers of one view and framing at one offset, advanced as one: each is a transport that is written to."""
 
     __slots__ = ("_chunked", "_log", "_members", "_projection", "offset", "parked", "sent_bytes")
 
@@ -28,36 +30,36 @@ class Rank:
         self._chunked = chunked
         self._members: dict[Subscription, Transport] = {}
         self.offset = offset
-        self.sent_bytes = 0  # to each, since the rank is there
-        self.parked = False  # nobody is left
+        self.sent_bytes = 0  # to each member, since the rank was made
+        self.parked = False  # it has no members left
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """Return the number of members."""
         return len(self._members)
 
     @property
     def full(self) -> bool:
-        """Nobody more may join."""
+        """Return whether no more members may join."""
         return len(self._members) >= SIZE
 
     def add(self, member: "Subscription", transport: Transport) -> None:
-        """Take in a follower that stands at the offset."""
+        """Add a follower whose offset is the rank's."""
         self._members[member] = transport
 
     def remove(self, member: "Subscription") -> None:
-        """Let a follower go."""
+        """Remove a follower."""
         del self._members[member]
         self.parked = not self._members
 
     def regroup(self, ranks: "Ranks") -> "Rank":
-        """Offer its room to others."""
+        """Let others join while there is room; return itself."""
         if self._members and not self.full:
             ranks.setdefault((self._projection, self._chunked, self.offset), self)
         return self
 
     def advance(self) -> None:
-        """Bring all members to the log's end; when that takes more than the same write to each, they go on alone."""
+        """Write a span to all members, if one reaches the log's end; else dissolve, and have each advance by itself."""
         log, span = self._log, self._projection
         if log.ending is not None or self.offset < log.start:
             self._dissolve()
@@ -82,7 +84,7 @@ class Rank:
                     unsure.append(transport)
                 else:
                     transport.write(data)
-            except RuntimeError:  # uvloop, of a connection that was lost a moment ago: its sink knows what to do
+            except RuntimeError:  # raised by uvloop when the connection was just lost: the sink deals with it
                 unsure.append(transport)
         if unsure:
             for member in [member for member, transport in self._members.items() if transport in unsure]:

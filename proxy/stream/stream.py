@@ -1,13 +1,14 @@
-"""One stream, its cursors, and how a frame reaches every follower. Start reading here.
+"""One stream, its followers, and how a frame reaches each of them. Start reading here.
 
-    Stream.extend(frames)     the one writer: append to the log, then advance every live cursor
-    Subscription.advance()    while the sink is writable: render the span from my offset, write it, move my offset
-    Stream.seal(ending)       once; every subscription ends when it has had the last frame it is due
+    Stream.extend(frames)     by the one writer: append to the log, then advance every live follower
+    Subscription.advance()    while the sink takes it: render a span from the offset on, write it, move the offset
+    Stream.seal(ending)       once: each follower ends when it has been sent the last frame
 
-Followers that stand abreast are advanced as one, by their Rank. While there is just one follower, a Bypass may send
-events on to it before they are in the log: whoever looks at `Stream.log` settles that first.
+Followers that are due the same bytes are advanced as one, by their Rank. While a stream has a single follower, a Bypass
+may send events to it before they are in the log; reading `Stream.log` has the log take them first.
+Which states a follower can be in, and what each event does to it, is on top of `cohort`.
 Keeps laws 4 (one writer) and 7 (one ending).
-Knows nothing of HTTP responses, of upstreams, of time.
+Must not know: HTTP responses, upstreams, time.
 """
 
 from collections.abc import Callable
@@ -77,29 +78,29 @@ class Stream:
         self.epoch = ident[3:9]
         self.vitals = vitals
         self.dialect = vitals.dialect
-        self.route = route  # the name of the route it was asked for at, for metrics
+        self.route = route  # the name of the route of its request, for metrics
         self.caller = caller
         self.created_at = 0  # Unix seconds
-        self.cumulative: bool | None = None  # all so far was asked for, or increments, if either was
+        self.cumulative: bool | None = None  # whether the request asks for all text so far (True) or increments (False)
         self.trace_id = ident  # or that of a W3C traceparent
         self.upstream = ""  # the name of the one that answered
         self.upstream_request_id: str | None = None  # under which it knows the request
         self.keys: tuple[str, ...] = ()  # those it was given, each once, the last one last
-        self.kept_head: Head | None = None  # of an answer that is no event stream: then frames are its reads
+        self.kept_head: Head | None = None  # of a response that is no event stream: each frame is one of its reads
         self._log = FrameLog()
-        self.bypass: Bypass | None = None  # while the one follower gets its events past the log
+        self.bypass: Bypass | None = None  # while the single follower is sent events before the log has them
         self.max_log_bytes = max_log_bytes
         self.subscriptions: dict[Subscription, None] = {}
         self.originator: Subscription | None = None
         self.writer: Writer | None = None
-        self.full = False  # the log may not grow until the originator has read more of it
+        self.full = False  # the writer is paused until the originator has been sent more of the log
         self.fed_at = 0.0  # monotonic seconds of the last read that brought more than comments; the writer sets it
         self.retain_s = 0.0
         self.on_ended: Callable[[Subscription], None] = _ignore
         self._unpaced = Cohort(call_soon)
-        self._paced: dict[tuple[int, int], PacedCohort] | None = None  # few streams have any
+        self._paced: dict[tuple[int, int], PacedCohort] | None = None  # by pace; None: few streams have any
         self._projections: dict[View, Projection] = {}
-        self._raw: Raw | None = None  # the one of mode raw: it can be shown what came
+        self._raw: Raw | None = None  # the projection of mode raw, once it is made
         self._on_sealed: tuple[Callable[[Ending], object], ...] = ()
         self._transcript: Transcript | None = None
         self._ledger = ledger
@@ -108,23 +109,23 @@ class Stream:
 
     @property
     def log(self) -> FrameLog:
-        """What has come. Whoever looks at it finds all there is: what was sent on before is in it by then."""
+        """Return the log, with all that has come: what a bypass has sent is taken into it first."""
         if self.bypass is not None:
             self.bypass.settle()
         return self._log
 
     @property
     def key(self) -> str | None:
-        """The key it was given last."""
+        """Return the key that the stream was given last, if any."""
         return self.keys[-1] if self.keys else None
 
     @property
     def w3c_trace_id(self) -> str | None:
-        """The trace that it is part of, if it is of one."""
+        """Return the id of the W3C trace that the request belongs to, if it belongs to one."""
         return None if self.trace_id == self.id else self.trace_id
 
     def projection(self, view: View) -> Projection:
-        """Return the one projection of a view: all its followers share what it rendered last."""
+        """Return the projection of a view: all followers of the view share it, and the span it rendered last."""
         projection = self._projections.get(view)
         if projection is None:
             if view.websocket:
@@ -149,7 +150,7 @@ class Stream:
         return cohort
 
     def transcript(self, end: int) -> Transcript:
-        """Return what was said; made when a mode first needs it, and caught up with the log as far as one does."""
+        """Return what the stream has said, parsed up to offset `end` at least. Made when a mode first needs it."""
         transcript, log = self._transcript, self.log
         if transcript is None:
             transcript = self._transcript = Transcript(self.dialect, log.start, cumulative=self.cumulative)
@@ -158,7 +159,7 @@ class Stream:
         return transcript
 
     def attach(self, subscription: Subscription) -> None:
-        """Add a follower and bring it up to date, as far as its sink takes it."""
+        """Add a follower and advance it."""
         self.end_bypass()
         self.subscriptions[subscription] = None
         self.make_live(subscription)
@@ -184,9 +185,9 @@ class Stream:
                 self.writer.last_left()
 
     def extend(self, frames: list[bytes], chunks: bytes = b"") -> int:
-        """Append frames and advance every live cursor that is not paced; return the log's end.
+        """Append frames and advance every live follower, a paced one when its time has come; return the log's end.
 
-        `chunks`: the chunks of HTTP/1.1 that they came as, if they came as nothing else.
+        `chunks`: the bytes of the frames as HTTP/1.1 chunks, if the upstream sent them as just these chunks.
         """
         log, ledger, cohort = self._log, self._ledger, self._unpaced
         size_bytes = log.extend(frames)
@@ -196,7 +197,7 @@ class Stream:
         if ledger.bytes > ledger.max_bytes:
             ledger.on_over_limit()
         live = cohort.live
-        if len(live) == 1 and not cohort.has_parked:  # the common case, without a call or a loop
+        if len(live) == 1 and not cohort.has_parked:  # the common case: saves a call and a loop
             live[0].advance()
         else:
             cohort.advance()
@@ -207,7 +208,10 @@ class Stream:
         return log.end
 
     def lone_follower(self) -> Subscription | None:
-        """Return the one follower, if it has had everything, and gets everything at once and as it came."""
+        """Return the only follower, out of its rank, if a bypass can serve it.
+
+        It can if the follower is in mode raw, is not paced, and has been sent everything.
+        """
         if len(self.subscriptions) != 1:
             return None
         (follower,) = self.subscriptions
@@ -218,7 +222,7 @@ class Stream:
         return follower
 
     def bypassed(self, frames: list[bytes]) -> None:
-        """Append frames that the one follower has had already."""
+        """Append frames that the bypass has sent to the only follower already."""
         (follower,) = self.subscriptions
         size_bytes = self._log.extend(frames)
         self._log.mark()
@@ -230,12 +234,12 @@ class Stream:
             self._limit_log()
 
     def end_bypass(self) -> None:
-        """Have every follower served from the log again."""
+        """End the bypass, if there is one: the follower is served from the log again."""
         if self.bypass is not None:
             self.bypass.end()
 
     def seal(self, ending: Ending, frames: list[bytes] | None = None, tail: bytes = b"") -> None:
-        """End the stream, with its last frames if there are any. Only the first call counts."""
+        """Append the last frames, if there are any, and end the stream. Only the first call counts."""
         log = self.log
         if log.ending is not None:
             return
@@ -256,39 +260,39 @@ class Stream:
         self._on_sealed += (callback,)
 
     def park(self, subscription: Subscription) -> None:
-        """Pass over a follower until its sink has drained."""
+        """Have sweeps skip a follower until its sink has drained."""
         self.end_bypass()
         if not subscription.parked:
             subscription.mark_parked()
             subscription.sink.on_writable(subscription.resume)
 
     def pause(self, subscription: Subscription) -> None:
-        """Let others have their turn before a follower that is far behind goes on."""
+        """Have a follower that is far behind go on in the next turn of the event loop, so that others have theirs."""
         self.end_bypass()
         if not subscription.parked:
             subscription.mark_parked()
             self._call_soon(subscription.resume)
 
     def unpark(self, subscription: Subscription) -> None:
-        """Count a follower among the live ones again."""
+        """Make a parked follower live again."""
         subscription.cohort.drop_parked()
         if subscription.parked:
             subscription.parked = False
             self.make_live(subscription)
 
     def make_live(self, subscription: Subscription) -> None:
-        """Have sweeps visit a subscription. No sweep comes after the seal: then it ends by its own advance."""
+        """Have sweeps visit a follower. After the seal there are no more: then the follower's own advance ends it."""
         if self._log.ending is None:
             subscription.cohort.live.append(subscription)
             subscription.cohort.ungrouped = True
 
     def resume_writer(self) -> None:
-        """Let the writer go on if it waited for the originator and need not any more."""
+        """Let a paused writer go on, if the originator has been sent enough of the log."""
         if self.full:
             self._limit_log()
 
     def _pace(self, paced: dict[tuple[int, int], PacedCohort], size_bytes: int) -> None:
-        """Let the paced cohorts wait for more; not before the first token, which waits for nothing."""
+        """Have the paced cohorts wait for more, or advance at once until the first token has come: it must not wait."""
         for cohort in paced.values():
             if self.vitals.first_token_at:
                 cohort.hold(size_bytes)
@@ -296,14 +300,14 @@ class Stream:
                 cohort.flush()
 
     def _limit_log(self) -> None:
-        """Keep the log within its limit: drop its oldest quarter, but nothing the originator has yet to read.
+        """Keep the log within its limit: drop its oldest quarter, but nothing the originator has yet to be sent.
 
-        A mere follower that is so far behind is ended when it gets there. While the originator itself is the
-        slow one, the writer waits: that is flow control, as without a proxy.
+        Another follower that lacks what was dropped is ended when it is next advanced. While the originator itself is
+        the slow one, the writer is paused: that is flow control, as without a proxy.
         """
         below = self._log.end if self.originator is None else self.originator.offset
         if self._log.size_bytes > self.max_log_bytes:
-            transcript = self._transcript and self.transcript(self._log.end)  # it keeps the text of what goes
+            transcript = self._transcript and self.transcript(self._log.end)  # keeps the text of dropped frames
             self._ledger.bytes -= self._log.trim(self.max_log_bytes * 3 // 4, below)
             if transcript is not None:
                 transcript.forget(self._log.start)
@@ -314,4 +318,4 @@ class Stream:
 
 
 def _ignore(subscription: Subscription) -> None:
-    """Nobody wants to know."""
+    """Do nothing: the callback until one is set."""

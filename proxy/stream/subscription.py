@@ -1,7 +1,7 @@
-"""A cursor: one follower's offset in a stream, its mode and its sink.
+"""One follower of a stream: a cursor, which is an offset in the log with a mode and a sink.
 
-A subscription is an offset; there is no queue per subscriber. A slow one stops advancing and is parked: it costs
-nothing until its sink drains, and then asks for one longer span.
+There is no queue for a follower. One whose sink takes no more is parked: it costs nothing until the sink has drained,
+and is then sent one longer span. The page on a follower's states is on top of `cohort`.
 Keeps laws 5 (prefix), 6 (independence) and 8 (resume).
 """
 
@@ -40,35 +40,35 @@ class Subscription:
         self.sink = sink
         self._offset = offset
         self._sent_bytes = 0
-        self._rank: Rank | None = None  # of those who stand abreast: then what its members have had since is its own
-        self.ended: str | None = None  # the reason, once it has
-        self.parked = False  # its sink is clogged, or it has ended: sweeps pass over it
+        self._rank: Rank | None = None  # while it is in one: then the rank's offset is its own
+        self.ended: str | None = None  # why, once it has ended
+        self.parked = False  # sweeps skip it: it waits for its `resume`, or has ended
         self.cohort = stream.cohort(view)
         self._log = stream.log
         self._projection = stream.projection(view)
-        self.heartbeat_s = heartbeat_s if self._projection.heartbeat else 0  # seconds of silence; 0 is none
+        self.heartbeat_s = heartbeat_s if self._projection.heartbeat else 0  # seconds of silence; 0: none
 
     @property
     def offset(self) -> int:
-        """How many frames it has had."""
+        """Return how many frames it has been sent."""
         return self._offset if self._rank is None else self._rank.offset
 
     @property
     def sent_bytes(self) -> int:
-        """How many bytes it was sent."""
+        """Return how many bytes it has been sent."""
         return self._sent_bytes if self._rank is None else self._sent_bytes + self._rank.sent_bytes
 
     @property
     def lag_bytes(self) -> int:
-        """How much of the log has not been handed to the sink."""
+        """Return how many bytes of the log it has not been sent yet."""
         log, offset = self.stream.log, self.offset
         return 0 if offset >= log.end else log.end_bytes - log.position(max(offset, log.start))
 
     def advance(self) -> None:
-        """Bring the sink to the log's end, as far as it takes it."""
+        """Write everything up to the log's end, or as much of it as the sink takes, and end if the log is sealed."""
         log, span = self._log, self._projection
         if log.start <= self._offset == span.start and span.end == log.end and log.ending is None and span.size:
-            # All but the first of a mode's followers find their span made: 0.2 us less.
+            # The first follower of a view has rendered this span already: 0.2 us less for each of the others.
             if self.sink.write(span):
                 self._offset = span.end
                 self._sent_bytes += span.size
@@ -99,44 +99,44 @@ class Subscription:
         self.stream.pause(self)
 
     def resume(self) -> None:
-        """Go on after the sink has drained."""
+        """Go on after the sink has drained, or others have had their turn. Does nothing unless it is parked."""
         if self.parked and self.ended is None:
             self.stream.unpark(self)
             self.advance()
             self.stream.resume_writer()
 
     def beat(self) -> None:
-        """Send a heartbeat: a comment of one line, between two frames. Followers that lag need none."""
+        """Send a heartbeat, a comment of one line between two frames, unless frames are due that show life as well."""
         if self.offset == self._log.end:
             self.sink.write(HEARTBEAT)
 
     def is_caught_up_in(self, projection: Projection | None) -> bool:
-        """Tell whether this is what it is sent, and it has had everything."""
+        """Return whether it is served by this projection and has been sent everything."""
         caught_up = not self.parked and self.offset == self._log.end
         return caught_up and self._projection is projection
 
     def note_sent(self, end: int, size_bytes: int) -> None:
-        """Note that it was sent all frames below an offset, past `advance`."""
+        """Note that the bypass has sent it everything up to offset `end`."""
         self._offset = end
         self._sent_bytes += size_bytes
 
     def leave(self, reason: str) -> None:
-        """End without a word to the sink: the client has gone."""
+        """End without writing to the sink, because the client has gone."""
         if self.ended is None:
             self.ended = reason
             self.stream.detach(self)
 
     def fail(self, ending: Ending) -> None:
-        """End now, in mid-stream, with what the mode says of `ending`."""
+        """End this follower alone, in mid-stream, with what its mode sends for `ending`."""
         if self.ended is None:
             self._end(b"", ending)
 
-    # As a member of its cohort, which may be in a rank
+    # A Member of its cohort, by itself or in a rank
 
     size = 1
 
     def regroup(self, ranks: Ranks) -> "Subscription | Rank":
-        """Join the rank of those who stand abreast, if the sink can be written to without it."""
+        """Join or begin the rank of its view, framing and offset, if its transport may be written to directly."""
         found = None if self.parked else self.sink.transport()
         if found is None:
             return self
@@ -151,13 +151,13 @@ class Subscription:
         return rank
 
     def mark_parked(self) -> None:
-        """Have sweeps pass over it."""
+        """Have sweeps skip it, and leave its rank."""
         self.parked = True
         self.cohort.has_parked = True
         self.leave_rank()
 
     def leave_rank(self) -> bool:
-        """Leave the rank at the offset it has reached; return whether it was in one."""
+        """Leave the rank with the offset it has reached; return whether it was in one."""
         rank = self._rank
         if rank is None:
             return False
@@ -167,7 +167,7 @@ class Subscription:
         return True
 
     def _fall_behind(self) -> None:
-        """End with an error: frames this follower is due are no longer held. Never skip them silently."""
+        """End with an error, because the log no longer holds frames that it lacks: they are never skipped silently."""
         message = f"fell behind: frame {self.offset + 1} is gone, the earliest held is {self._log.start + 1}"
         self._end(b"", Ending("too_slow", message))
 
