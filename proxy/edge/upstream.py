@@ -19,6 +19,7 @@ from yarl import URL
 
 from proxy.edge.upstream_exchange import Exchange, Timeouts
 from proxy.edge.upstream_wire import Wire
+from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.wire.errors import Unreachable, UpstreamTimeout
 from proxy.wire.http import Headers, head
 
@@ -31,13 +32,14 @@ class Upstream:
         url: str,
         timeouts: Timeouts,
         *,
+        name: str = "",
         max_connections: int = 0,
         keepalive_s: float = 15.0,
         ssl_context: ssl.SSLContext | None = None,
         outbound_proxy: str | None = None,
     ) -> None:
         """Call within a running loop. `max_connections` 0 is no limit."""
-        self.name = ""  # as it is configured
+        self.name = name  # as it is configured
         self.timeouts = timeouts
         self.active: set[Exchange] = set()
         self.retries = 0  # requests sent once more
@@ -60,6 +62,7 @@ class Upstream:
         host, number = origin.host, origin.port
         plain = origin.scheme == "http" and not outbound_proxy
         self._direct = (host, number) if plain and host and number and _is_address(host) else None
+        self.background = BackgroundLoop(f"timeouts:{name}", monotonic, OVERDUE_S)
         self._watch = asyncio.create_task(self._watch_time())
 
     async def open(
@@ -184,11 +187,16 @@ class Upstream:
             await asyncio.sleep(every_s)
             now = monotonic()
             for exchange in list(self.active):
-                error = exchange.late(now, self.timeouts)
-                if error is not None:
-                    exchange.ends(error)
-            while self._idle and now - self._idle[0].idle_since >= self._keepalive_s:
-                self._idle.popleft().close()
+                with self.background:  # of each: what one raises must not keep the others
+                    error = exchange.late(now, self.timeouts)
+                    if error is not None:
+                        exchange.ends(error)
+            with self.background:
+                self._close_idle(now)
+
+    def _close_idle(self, now: float) -> None:
+        while self._idle and now - self._idle[0].idle_since >= self._keepalive_s:
+            self._idle.popleft().close()
 
 
 def _is_address(host: str) -> bool:

@@ -87,6 +87,7 @@ class Proxy:
         """Call within a running loop. `tracing` is used instead of the configured one."""
         loop = asyncio.get_running_loop()
         limits = config.limits
+        pacer = Pacer(loop.call_later, time.monotonic)
         self.config = config
         self.hub = Hub(
             max_streams=limits.streams,
@@ -95,9 +96,10 @@ class Proxy:
             max_log_bytes=limits.log_bytes,
             max_total_log_bytes=limits.total_log_bytes,
             call_soon=loop.call_soon,
-            pacer=Pacer(loop.call_later, time.monotonic),
+            pacer=pacer,
         )
         self.metrics = Metrics(self.hub, limits.model_labels, type(loop).__module__.partition(".")[0])
+        self.metrics.background_loops += [self.hub.background, pacer.background]
         self.hub.on_subscription_ended = self.metrics.subscription_ended
         self.auth = Auth(config)
         self.upstreams = Upstreams(config, self.metrics)
@@ -255,7 +257,8 @@ class Proxy:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
-            self.hub.tick(time.monotonic())
+            with self.hub.background:
+                self.hub.tick(time.monotonic())
 
 
 def _traced(config: Config) -> "Tracing | None":

@@ -15,6 +15,7 @@ from proxy.edge.upstream import Upstream
 from proxy.edge.upstream_exchange import Exchange
 from proxy.server.breaker import Breaker, State
 from proxy.server.request_queue import RequestQueue
+from proxy.stream.background import BackgroundLoop
 from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
 from proxy.wire.http import Headers
 
@@ -41,6 +42,7 @@ class Origin:
         "_on_wait",
         "_queue_s",
         "_timer",
+        "background",
         "breaker",
         "chosen",
         "credit",
@@ -76,6 +78,7 @@ class Origin:
         self._authorization = authorization
         self._queue_s = queue_s
         self._on_wait = on_wait
+        self.background = BackgroundLoop(f"queue:{name}", monotonic)
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -134,7 +137,9 @@ class Origin:
             self._timer.cancel()
             self._timer = None
         now = monotonic()
-        at = self.queue.advance(now)
+        at: float | None = now + 1
+        with self.background:
+            at = self.queue.advance(now)
         if at is not None:
             self._timer = asyncio.get_running_loop().call_later(max(0.001, at - now), self.advance)
 

@@ -67,12 +67,13 @@ class Upstreams:
                 total_s=timeouts.total_s,
                 first_token_s=timeouts.first_token_s,
             ),
+            name=name,
             max_connections=settings.max_connections,
             keepalive_s=settings.keepalive_s,
             outbound_proxy=settings.outbound_proxy.get_secret_value() or None,
         )
-        upstream.name = name
-        return Origin(
+        metrics.background_loops.append(upstream.background)
+        origin = Origin(
             name,
             upstream,
             weight=settings.weight,
@@ -84,6 +85,9 @@ class Upstreams:
             queue_s=settings.queue_s,
             on_wait=metrics.distribution("queue_wait", name).observe if most or rate else float,
         )
+        if origin.queue is not None:
+            metrics.background_loops.append(origin.background)
+        return origin
 
     def _retries(self) -> Mapping[str, int]:
         reused = sum(origin.upstream.retries for origin in self.by_name.values())

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.stream.cohort import Pacer
 from proxy.stream.ends import Sink
 from proxy.stream.log import Ending, Ledger
@@ -93,7 +94,7 @@ class Hub:
         self.followers = 0
         self.max_log_bytes = max_log_bytes
         self.ledger = Ledger(max_total_log_bytes)
-        self.ledger.relieve = self._relieve
+        self.ledger.relieve = self._plan_relief
         self.on_forgotten: Callable[[Stream], None] = lambda stream: None
         self.on_subscription_ended: Callable[[Subscription], None] = lambda subscription: None
         self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and when they had the last
@@ -101,6 +102,8 @@ class Hub:
         self.draining = False
         self._call_soon = call_soon
         self._pacer = pacer
+        self.background = BackgroundLoop("streams", pacer.time, OVERDUE_S)
+        self._relief_planned = False
         self._idents = _idents()
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
@@ -221,19 +224,26 @@ class Hub:
         self.on_forgotten(stream)
 
     def tick(self, now: float) -> None:
-        """Do what is due: once a second is enough. One timer for all streams, not one each."""
+        """Do what is due: once a second is enough. One timer for all streams, not one each.
+
+        What one of them raises keeps no other from its turn.
+        """
         while self._retire_at and self._retire_at[0][0] <= now:
             stream = self._ended.get(heapq.heappop(self._retire_at)[1])
             if stream is not None:
-                self.forget(stream)
+                with self.background:
+                    self.forget(stream)
         for subscription, last in list(self.beating.items()):
             if now - max(last, subscription.stream.fed_at) >= subscription.heartbeat_s:
-                subscription.beat()
                 self.beating[subscription] = now
+                with self.background:
+                    subscription.beat()
         for subscription in [subscription for subscription, until in self.leaving.items() if until <= now]:
-            subscription.fail(EXPIRED)
+            with self.background:
+                subscription.fail(EXPIRED)
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
-            waiter.tick(now)
+            with self.background:
+                waiter.tick(now)
 
     def drain(self) -> None:
         """Take no new streams; let go of those who wait for one."""
@@ -257,8 +267,15 @@ class Hub:
         while self.ledger.bytes > self.ledger.max_bytes and self._ended:
             self.forget(next(iter(self._ended.values())))
 
+    def _plan_relief(self) -> None:
+        """Make room in a turn of its own: whoever adds to a log may be amid a settlement or an iteration of streams."""
+        if not self._relief_planned:
+            self._relief_planned = True
+            self._call_soon(self._relieve)
+
     def _relieve(self) -> None:
         """Make room; when nothing kept is left to drop, the largest stream that runs is ended."""
+        self._relief_planned = False
         self._evict()
         if self.ledger.bytes > self.ledger.max_bytes and self._running:
             largest = max(self._running.values(), key=lambda stream: stream.log.size_bytes)
@@ -267,6 +284,8 @@ class Hub:
                 held, allowed = self.ledger.bytes, self.ledger.max_bytes
                 message = f"all logs together hold {held} bytes, {allowed} are allowed, and this is the largest"
                 writer.stop(Ending("log_limit", message))
+                if largest.id not in self._running:  # it is kept now: it can be dropped, and the next one be ended
+                    self._plan_relief()
 
     def _subscription_ended(self, subscription: Subscription) -> None:
         self.followers -= 1

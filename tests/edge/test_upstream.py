@@ -1,6 +1,7 @@
 """The way up, against an upstream that says exactly what each test has it say."""
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from proxy.edge.upstream import Upstream
 from proxy.edge.upstream_exchange import Exchange, Timeouts
-from proxy.wire.errors import Garbled, Unreachable, UpstreamError
+from proxy.wire.errors import Garbled, Unreachable, UpstreamError, UpstreamTimeout
 from tests.end_to_end.conftest import GUARD_S, Stage, Turn, no_complaints, on_each_loop, staged, until
 
 NO_LIMITS = Timeouts(connect_s=0, first_byte_s=0, idle_s=0, total_s=0)
@@ -164,6 +165,34 @@ async def test_bytes_on_an_idle_connection_close_it() -> None:
         task = opening(up)
         (await stage.next()).reply("200 OK", body=b"good")
         assert (await listened(await task)).body == b"good"
+
+
+@on_each_loop
+async def test_what_one_receiver_raises_keeps_no_other_from_its_time_out(
+    background_log: list[logging.LogRecord],
+) -> None:
+    """The one watch over all of them goes on."""
+    async with staged() as stage, upstream(stage.url, NO_LIMITS._replace(idle_s=0.1)) as up:
+        listeners = []
+        for number in range(3):
+            task = opening(up)
+            (await stage.next()).say(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+            exchange = await task
+            listener = Listener()
+            if number == 0:
+                listener.ended = _raise  # type: ignore[method-assign]
+            exchange.attach(listener)
+            listeners.append(listener)
+        for listener in listeners[1:]:
+            await listener.wait()
+            assert isinstance(listener.error, UpstreamTimeout)
+        await until(lambda: up.background.failures == 1)
+        assert not up.background.alive
+    assert "ZeroDivisionError" in repr(background_log[0].exc_info)
+
+
+def _raise(*_: Any) -> None:
+    raise ZeroDivisionError
 
 
 async def pooled(up: Upstream, stage: Stage, count: int) -> None:
