@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from proxy.edge.inline import server_loop
+from proxy.server.allowed_paths import AllowedPaths
 from proxy.server.answers import answer
 from proxy.server.auth import Auth
 from proxy.server.calls import Calls
@@ -104,7 +105,8 @@ class Proxy:
         self.auth = Auth(config)
         self.upstreams = Upstreams(config, self.metrics)
         self.feed = LiveFeed()
-        self.forward = Forward(self.upstreams.sender(), self.auth, self.metrics)
+        allowed = AllowedPaths(config.upstream.paths) if config.upstream.key.get_secret_value() else None
+        self.forward = Forward(self.upstreams.sender(), self.auth, self.metrics, allowed)
         calls = Calls()
         self.hub.on_forgotten = calls.forget
         self.tracing = tracing or _traced(config)

@@ -21,6 +21,7 @@ from pydantic_settings import (
 from proxy.server.pump import OnDisconnect
 from proxy.server.upstream_config import (
     DEFAULT,
+    SERVED,
     BreakerConfig,
     Count,
     RetriesConfig,
@@ -39,7 +40,7 @@ _ORIGIN = re.compile(
 
 
 # What is served anyway: routes of the user's own stand beside it.
-_SERVED = ("/v1/", "/compatible-mode/", "/api/v1/", "/healthz")
+_SERVED = (*SERVED, "/healthz")
 _PATH = re.compile(r"/[!-~]*")
 _OTEL = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 _NAME = re.compile(r"[a-z](?:[_-]?[a-z0-9])*")  # two underscores would be two keys in the environment
@@ -231,6 +232,8 @@ class Config(BaseSettings):
                 raise ValueError(f"upstreams: the name {name!r} is not a-z and 0-9, a letter first, - or _ between")
             if "url" not in upstream.model_fields_set:
                 raise ValueError(f"upstreams.{name} has no url")
+            if upstream.paths:
+                raise ValueError(f"upstreams.{name}.paths: only [upstream] has paths; those of others are [[routes]]")
         paths: set[str] = set()
         for route in self.routes:
             if route.upstream and route.upstream not in self.upstreams:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from proxy.edge.downstream import Downstream
 from proxy.edge.upstream_exchange import Exchange
+from proxy.server.allowed_paths import AllowedPaths
 from proxy.server.auth import Auth
 from proxy.server.capabilities import without_cookie, without_parameter
 from proxy.server.metrics import Metrics
@@ -22,7 +23,8 @@ from proxy.wire.dialect import Dialect
 from proxy.wire.errors import BadRequest, TooLarge, UpstreamError
 from proxy.wire.http import LAST_CHUNK, EndToEnd, Headers, chunk
 
-_DOT_SEGMENT = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+# Also between what only some servers take for the limits of a segment.
+_DOT_SEGMENT = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:/|%2f|\\|%5c|;|%3b|#|%23|%3f|$)", re.IGNORECASE)
 _PIECE_BYTES = 64 * 1024
 
 # Request headers that are ours to read or to make anew.
@@ -66,8 +68,10 @@ class Route:
 class Forward:
     """The way from a client's request to the upstream, and the handler of requests that pass through."""
 
-    def __init__(self, sender: Sender, auth: Auth, metrics: Metrics) -> None:
+    def __init__(self, sender: Sender, auth: Auth, metrics: Metrics, allowed: AllowedPaths | None = None) -> None:
+        """`allowed`: the only paths that lead upstream; None: all that are served do."""
         self.sender = sender
+        self._allowed = allowed
         self._auth = auth
         self._metrics = metrics
         self._authorization = auth.upstream_authorization
@@ -121,8 +125,10 @@ class Forward:
         return exchange
 
     def target(self, route: Route, request: web.BaseRequest) -> bytes:
-        """Return the target for upstream. Raises: BadRequest."""
+        """Return the target for upstream. Raises: BadRequest, PathNotAllowed."""
         target = request.raw_path
+        if self._allowed is not None:
+            self._allowed.check(request.method, origin_form(target).partition("?")[0])
         return route.target(without_parameter(target) if self._hides_tokens and "?" in target else target)
 
     def crossing(self, mine: frozenset[bytes], marked: Iterable[bytes] = ()) -> EndToEnd:

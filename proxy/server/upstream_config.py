@@ -1,15 +1,19 @@
 """Where requests go, how long they may take, what is done when they fail: these tables of the configuration."""
 
+import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from proxy.server.allowed_paths import SEGMENT
 from proxy.wire.presets import resolve
 
 Seconds = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 DEFAULT = "default"  # the name of [upstream]
+SERVED = ("/v1/", "/compatible-mode/", "/api/v1/")  # the prefixes of Qwen's API
+_PATH = re.compile(f"(?:/{SEGMENT})+/?")
 
 
 class Table(BaseModel):
@@ -23,6 +27,7 @@ class UpstreamConfig(Table):
 
     url: str = "https://dashscope-intl.aliyuncs.com"
     key: SecretStr = SecretStr("")
+    paths: tuple[str, ...] = ()
     max_connections: Annotated[int, Field(ge=0)] = 0
     keepalive_s: Seconds = 15
     outbound_proxy: SecretStr = SecretStr("")  # it may hold a password
@@ -37,6 +42,14 @@ class UpstreamConfig(Table):
     @classmethod
     def _is_http(cls, url: str) -> str:
         return http_url(resolve(url))
+
+    @field_validator("paths")
+    @classmethod
+    def _are_served(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in paths:
+            if not path.startswith(SERVED) or not _PATH.fullmatch(path):
+                raise ValueError(f"{path!r} is not a path below {', '.join(SERVED)}, without escapes or dot segments")
+        return paths
 
     @field_validator("outbound_proxy")
     @classmethod
