@@ -184,7 +184,11 @@ class Upstream:
         shortest = min(filter(None, (*self.timeouts[1:], self._keepalive_s)), default=10.0)
         every_s = min(1.0, max(0.02, shortest / 20))
         while True:
+            began_at = monotonic()
             await asyncio.sleep(every_s)
+            if monotonic() - began_at > 2 * every_s:
+                # The process was stopped, or its loop held up: what came meanwhile is read before anything is late.
+                await asyncio.sleep(every_s)
             now = monotonic()
             for exchange in list(self.active):
                 with self.background:  # of each: what one raises must not keep the others
