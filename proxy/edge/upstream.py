@@ -23,6 +23,9 @@ from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.wire.errors import Unreachable, UpstreamTimeout
 from proxy.wire.http import Headers, head
 
+_FRESH_S = 0.1  # a connection that has been idle for longer is looked at before it is used again
+_IDEMPOTENT = (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE")
+
 
 class Upstream:
     """A configured origin, and the connections to it."""
@@ -78,8 +81,9 @@ class Upstream:
         """Send a request; return when the head of its response is there.
 
         A pooled connection may have been closed by the upstream at the same moment: when no byte of a response
-        came on a reused one, the request is sent once more, on a new one (RFC 9112 section 9.3.1 has the client
-        decide): unless it is to be sent `once`, or its body came in pieces, which are gone.
+        came on a reused one, an idempotent request (RFC 9110 section 9.2.2) is sent once more, on a new one, unless it
+        is to be sent `once`, or its body came in pieces, which are gone. Any other is not: the upstream may have
+        worked on it, and billed it.
         Raises: Unreachable, UpstreamTimeout, Truncated, Garbled.
         """
         line = b"%b %b%b%b" % (method, self._absolute, target, self._version)
@@ -99,7 +103,7 @@ class Upstream:
             try:
                 await exchange.responded
             except Unreachable:
-                if once or not (reused and isinstance(body, bytes)):
+                if once or method not in _IDEMPOTENT or not (reused and isinstance(body, bytes)):
                     raise
                 self.retries += 1
             except asyncio.CancelledError:
@@ -144,7 +148,8 @@ class Upstream:
         idle = self._idle
         while idle:
             wire = idle.pop()
-            if now - wire.idle_since < self._keepalive_s and not wire.transport.is_closing():
+            idle_s = now - wire.idle_since
+            if idle_s < self._keepalive_s and wire.usable and not (idle_s > _FRESH_S and wire.stirs):
                 return wire
             wire.close()
         return None

@@ -64,6 +64,7 @@ class Exchange:
         "_ended",
         "_error",
         "_sender",
+        "_unsent",
         "_upstream",
         "_wire",
         "endless",
@@ -82,6 +83,7 @@ class Exchange:
         self._wire: Wire | None = wire
         self._sender: asyncio.Task[None] | None = None
         self._ended = False
+        self._unsent = True  # a part of the request has yet to be written
         self._error: UpstreamError | None = None
         self.is_head_request = method == b"HEAD"
         self.endless = False  # the whole of it may take any time
@@ -136,6 +138,7 @@ class Exchange:
             transport.write(start + body if len(body) < 65536 else start)
             if len(body) >= 65536:
                 transport.write(body)
+            self._unsent = False
         else:
             transport.write(start)
             self._sender = asyncio.create_task(self._send_pieces(self._wire, body, chunked))
@@ -275,10 +278,11 @@ class Exchange:
         wire, self._wire = self._wire, None
         assert wire is not None
         sender = self._sender
-        sending = sender is not None and not sender.done()
-        if sender is not None and sending:
+        if sender is not None and not sender.done():
             sender.cancel()
-        keep = self._error is None and wire.over and wire.reusable and not sending
+        keep = self._error is None and wire.over and wire.reusable and wire.usable
+        if keep and (self._unsent or wire.transport.get_write_buffer_size()):
+            keep = False  # what is left of the request would be taken for the next one, or stand before it
         self._upstream.released(self, wire, keep)
         if self._arrival is not None:
             self.arrived()
@@ -294,6 +298,7 @@ class Exchange:
                     self._asked_at = monotonic()  # a long upload is not a late answer
             if chunked:
                 wire.transport.write(LAST_CHUNK)
+            self._unsent = False
         except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
             error = Unreachable("the client did not finish its request")
             error.telling = False
