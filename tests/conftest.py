@@ -1,9 +1,11 @@
 """Fakes of the seams of floor 2 (Sink, Writer, the loop's call_soon), and the settings of the property tests."""
 
+import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from proxy.dialects.chat import CHAT
@@ -24,6 +26,20 @@ settings.load_profile("quick")
 
 IDENT = "st_gen234abcdefghijklmnopqrst"
 EPOCH = b"gen234"
+
+
+@pytest.fixture
+def background_log() -> Iterator[list[logging.LogRecord]]:
+    """What is logged of background loops, for tests that have one fail: nobody else hears of it."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    log = logging.getLogger("streamtee.background")
+    log.addHandler(handler)
+    log.propagate = False
+    yield records
+    log.removeHandler(handler)
+    log.propagate = True
 
 
 def dechunked(data: bytes) -> bytes:

@@ -29,7 +29,7 @@ GROUND = {"settings"}
 """The package's own modules, which any floor may import."""
 
 _IO = {"asyncio", "time", "logging", "aiohttp", "redis", "socket", "threading"}
-NOT_IN = {"wire": _IO, "dialects": _IO, "stream": _IO}
+NOT_IN = {"wire": _IO, "dialects": _IO, "stream": _IO - {"logging"}}
 PURE = {"wire": {"orjson"}, "dialects": {"orjson"}, "stream": {"orjson"}}
 """Rooms that live on the standard library, and what else they may have."""
 

@@ -8,7 +8,8 @@ from proxy.dialects.dialect import Dialect
 from proxy.wire.errors import BadRequest
 from proxy.wire.http import origin_form
 
-_DOT_SEGMENT = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+# Also between what only some servers take for the limits of a segment.
+_DOT_SEGMENT = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:/|%2f|\\|%5c|;|%3b|#|%23|%3f|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)  # found by what it is in the cache: 1 us less than by its fields

@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from proxy.access.callers import Auth
+from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.plain import PLAIN
@@ -86,6 +87,7 @@ class Proxy:
         """Call within a running loop. `tracing` is used instead of the configured one."""
         loop = asyncio.get_running_loop()
         limits = config.limits
+        pacer = Pacer(loop.call_later, time.monotonic)
         self.config = config
         self.hub = Hub(
             max_streams=limits.streams,
@@ -94,14 +96,16 @@ class Proxy:
             max_log_bytes=limits.log_bytes,
             max_total_log_bytes=limits.total_log_bytes,
             call_soon=loop.call_soon,
-            pacer=Pacer(loop.call_later, time.monotonic),
+            pacer=pacer,
         )
         self.metrics = Metrics(self.hub, limits.model_labels, type(loop).__module__.partition(".")[0])
+        self.metrics.background_loops += [self.hub.background, pacer.background]
         self.hub.on_subscription_ended = self.metrics.subscription_ended
         self.auth = auth_of(config)
         self.upstreams = Upstreams(config, self.metrics)
         self.feed = LiveFeed()
-        self.forward = Forward(self.upstreams.group(), self.auth, self.metrics)
+        allowed = AllowedPaths(config.upstream.paths) if config.upstream.key.get_secret_value() else None
+        self.forward = Forward(self.upstreams.group(), self.auth, self.metrics, allowed)
         calls = Calls()
         self.hub.on_forgotten = calls.forget
         self.tracing = tracing or _traced(config)
@@ -254,7 +258,8 @@ class Proxy:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
-            self.hub.tick(time.monotonic())
+            with self.hub.background:
+                self.hub.tick(time.monotonic())
 
 
 def auth_of(config: Config) -> Auth:

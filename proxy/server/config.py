@@ -21,11 +21,11 @@ from pydantic_settings import (
 from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig
 from proxy.settings import Bytes, Count, Seconds, Table
 from proxy.stream.on_disconnect import OnDisconnect
-from proxy.upstream.settings import DEFAULT, BreakerConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
+from proxy.upstream.settings import DEFAULT, SERVED, BreakerConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
 
 _OTHERS = ("STREAMTEE_TAIL_KEY",)  # variables that are no configuration: the key `streamtee tail` follows with
 # What is served anyway: routes of the user's own stand beside it.
-_SERVED = ("/v1/", "/compatible-mode/", "/api/v1/", "/healthz")
+_SERVED = (*SERVED, "/healthz")
 _PATH = re.compile(r"/[!-~]*")
 _OTEL = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 _NAME = re.compile(r"[a-z](?:[_-]?[a-z0-9])*")  # two underscores would be two keys in the environment
@@ -156,6 +156,8 @@ class Config(BaseSettings):
                 raise ValueError(f"upstreams: the name {name!r} is not a-z and 0-9, a letter first, - or _ between")
             if "url" not in upstream.model_fields_set:
                 raise ValueError(f"upstreams.{name} has no url")
+            if upstream.paths:
+                raise ValueError(f"upstreams.{name}.paths: only [upstream] has paths; those of others are [[routes]]")
         paths: set[str] = set()
         for route in self.routes:
             if route.upstream and route.upstream not in self.upstreams:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from proxy.access.callers import Auth
 from proxy.access.capabilities import without_cookie, without_parameter
+from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import invite
 from proxy.downstream.response import Downstream
@@ -17,7 +18,7 @@ from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import UpstreamGroup
 from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.errors import UpstreamError
-from proxy.wire.http import LAST_CHUNK, EndToEnd, Headers, chunk
+from proxy.wire.http import LAST_CHUNK, EndToEnd, Headers, chunk, origin_form
 
 _PIECE_BYTES = 64 * 1024
 
@@ -40,8 +41,10 @@ _ANSWER = EndToEnd(marked=(b"content-length",))
 class Forward:
     """The way from a client's request to the upstream, and the handler of requests that pass through."""
 
-    def __init__(self, group: UpstreamGroup, auth: Auth, metrics: Metrics) -> None:
+    def __init__(self, group: UpstreamGroup, auth: Auth, metrics: Metrics, allowed: AllowedPaths | None = None) -> None:
+        """`allowed`: the only paths that lead upstream; None: all that are served do."""
         self.group = group
+        self._allowed = allowed
         self._auth = auth
         self._metrics = metrics
         self._authorization = auth.upstream_authorization
@@ -97,8 +100,10 @@ class Forward:
         return exchange
 
     def target(self, route: Route, request: web.BaseRequest) -> bytes:
-        """Return the target for upstream. Raises: BadRequest."""
+        """Return the target for upstream. Raises: BadRequest, PathNotAllowed."""
         target = request.raw_path
+        if self._allowed is not None:
+            self._allowed.check(request.method, origin_form(target).partition("?")[0])
         return route.target(without_parameter(target) if self._hides_tokens and "?" in target else target)
 
     def crossing(self, mine: frozenset[bytes], marked: Iterable[bytes] = ()) -> EndToEnd:

@@ -24,6 +24,7 @@ from proxy.server.delivery import CACHING, deliver
 from proxy.server.follow import check_held
 from proxy.server.pass_through import Forward
 from proxy.server.whole import Whole
+from proxy.stream.background import BackgroundLoop
 from proxy.stream.hub import ANYONE, Hub
 from proxy.stream.log import DRAINED
 from proxy.stream.projections import View
@@ -105,6 +106,8 @@ class EventRoute:
         self._metrics = metrics
         self._forward = forward
         self._tell = tell
+        self._background = BackgroundLoop(f"reopening:{route.name}", time.monotonic)
+        metrics.background_loops.append(self._background)
         self._openings: dict[Place, _Opening] = {}
         self._broadcasts: dict[Place, Broadcast] = {}
         self._ended: dict[Place, str] = {}  # the ids of streams that are kept, to resume after
@@ -238,6 +241,7 @@ class EventRoute:
         broadcast = self._broadcasts[place] = Broadcast(
             stream,
             ask,
+            background=self._background,
             last_event_id=last_event_id,
             keep_s=self._settings.keep_s,
             max_frame_bytes=self._config.limits.frame_bytes,

@@ -67,12 +67,14 @@ class Upstreams:
                 total_s=timeouts.total_s,
                 first_token_s=timeouts.first_token_s,
             ),
+            name=name,
             max_connections=settings.max_connections,
             keepalive_s=settings.keepalive_s,
             outbound_proxy=settings.outbound_proxy.get_secret_value() or None,
         )
         pool.name = name
-        return Upstream(
+        metrics.background_loops.append(pool.background)
+        upstream = Upstream(
             name,
             pool,
             weight=settings.weight,
@@ -84,6 +86,9 @@ class Upstreams:
             queue_s=settings.queue_s,
             on_wait=metrics.distribution("queue_wait", name).observe if most or rate else float,
         )
+        if upstream.queue is not None:
+            metrics.background_loops.append(upstream.background)
+        return upstream
 
     def _retries(self) -> Mapping[str, int]:
         reused = sum(upstream.pool.retries for upstream in self.by_name.values())

@@ -110,6 +110,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Protocol
 
+from proxy.stream.background import BackgroundLoop
 from proxy.stream.rank import Ranks
 
 # Followers advanced in one turn of the event loop, and less than a rank more: at about 10 us each, other streams wait
@@ -204,27 +205,30 @@ class Cohort:
 class Pacer:
     """One timer for all paced cohorts: calls `due` of each at its time."""
 
-    __slots__ = ("_call_later", "_due", "_number", "_time")
+    __slots__ = ("_call_later", "_due", "_number", "background", "time")
 
     def __init__(self, call_later: Callable[..., Any], time: Callable[[], float]) -> None:
         """`time` returns monotonic seconds; `call_later` takes seconds and a function, as asyncio's does."""
         self._call_later = call_later
-        self._time = time
+        self.time = time
+        self.background = BackgroundLoop("pace", time)
         self._due: list[tuple[float, int, PacedCohort]] = []  # a heap
         self._number = count()
 
     def wake(self, cohort: "PacedCohort", after_s: float) -> None:
         """Call the cohort's `due` once, after `after_s` seconds."""
-        at = self._time() + after_s
+        at = self.time() + after_s
         first = not self._due or at < self._due[0][0]
         heapq.heappush(self._due, (at, next(self._number), cohort))
         if first:
             self._call_later(after_s, self._call_due)
 
     def _call_due(self) -> None:
-        now = self._time()
+        now = self.time()
         while self._due and self._due[0][0] <= now:
-            heapq.heappop(self._due)[2].due()
+            cohort = heapq.heappop(self._due)[2]
+            with self.background:  # else nobody would ring for the others, nor ever again
+                cohort.due()
         if self._due:
             self._call_later(self._due[0][0] - now, self._call_due)
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.stream.cohort import Pacer
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import Ending, Ledger
@@ -96,7 +97,7 @@ class Hub:
         self.followers = 0
         self.max_log_bytes = max_log_bytes
         self.ledger = Ledger(max_total_log_bytes)
-        self.ledger.on_over_limit = self._make_room
+        self.ledger.on_over_limit = self._plan_room
         self.on_forgotten: Callable[[Stream], None] = lambda stream: None
         self.on_subscription_ended: Callable[[Subscription], None] = lambda subscription: None
         self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and the time of the last one
@@ -104,6 +105,8 @@ class Hub:
         self.draining = False
         self._call_soon = call_soon
         self._pacer = pacer
+        self.background = BackgroundLoop("streams", pacer.time, OVERDUE_S)
+        self._room_planned = False
         self._idents = _idents()
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
@@ -227,19 +230,24 @@ class Hub:
         """Do what is due: forget, send heartbeats, end followers whose time is over. Call it once a second.
 
         So there is one timer for all streams and followers, not one for each.
+        What one of them raises keeps no other from its turn.
         """
         while self._retire_at and self._retire_at[0][0] <= now:
             stream = self._ended.get(heapq.heappop(self._retire_at)[1])
             if stream is not None:
-                self.forget(stream)
+                with self.background:
+                    self.forget(stream)
         for subscription, last in list(self.beating.items()):
             if now - max(last, subscription.stream.fed_at) >= subscription.heartbeat_s:
-                subscription.beat()
                 self.beating[subscription] = now
+                with self.background:
+                    subscription.beat()
         for subscription in [subscription for subscription, until in self.leaving.items() if until <= now]:
-            subscription.fail(EXPIRED)
+            with self.background:
+                subscription.fail(EXPIRED)
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
-            waiter.tick(now)
+            with self.background:
+                waiter.tick(now)
 
     def drain(self) -> None:
         """Refuse new streams; tell those who wait for one that none will come."""
@@ -263,8 +271,15 @@ class Hub:
         while self.ledger.bytes > self.ledger.max_bytes and self._ended:
             self.forget(next(iter(self._ended.values())))
 
+    def _plan_room(self) -> None:
+        """Make room in a turn of its own: whoever adds to a log may be amid a settlement or an iteration of streams."""
+        if not self._room_planned:
+            self._room_planned = True
+            self._call_soon(self._make_room)
+
     def _make_room(self) -> None:
         """Bring the logs within their limit: forget kept streams; if need be, end the largest running one."""
+        self._room_planned = False
         self._evict()
         if self.ledger.bytes > self.ledger.max_bytes and self._running:
             largest = max(self._running.values(), key=lambda stream: stream.log.size_bytes)
@@ -273,6 +288,8 @@ class Hub:
                 held, allowed = self.ledger.bytes, self.ledger.max_bytes
                 message = f"all logs together hold {held} bytes, {allowed} are allowed, and this is the largest"
                 writer.stop(Ending("log_limit", message))
+                if largest.id not in self._running:  # it is kept now: it can be dropped, and the next one be ended
+                    self._plan_room()
 
     def _subscription_ended(self, subscription: Subscription) -> None:
         self.followers -= 1

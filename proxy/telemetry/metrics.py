@@ -23,6 +23,7 @@ from prometheus_client.samples import Exemplar
 
 from proxy import __version__
 from proxy.dialects.dialect import Usage
+from proxy.stream.background import BackgroundLoop
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
@@ -160,6 +161,7 @@ class Metrics(Collector):
         self.connections: Callable[[], Mapping[str, int]] = dict  # to upstreams, by state
         self.upstreams: Callable[[], Iterable[Upstream]] = tuple
         self.reopened: Tally[str] = Tally()  # by route
+        self.background_loops: list[BackgroundLoop] = []  # each with a name of its own
         self._hub = hub
         self._build = (__version__, platform.python_version(), aiohttp.__version__, loop)
         self._max_models = max_models
@@ -256,6 +258,8 @@ class Metrics(Collector):
         yield _counter("reopened", "Times a shared stream asked its upstream again.", ("route",), self.reopened)
         chosen = Tally({upstream.name: upstream.chosen for upstream in self.upstreams()})
         yield _counter("upstream_requests", "Requests that an upstream was chosen for.", ("upstream",), chosen)
+        failures = Tally({loop.name: loop.failures for loop in self.background_loops})
+        yield _counter("background_loop_failures", "Turns that ended with an exception.", ("loop",), failures)
         yield _counter("rejected", "Requests refused here, by error code.", ("reason",), self.rejected)
 
     def _gauges(self) -> Iterator[Metric]:
@@ -279,6 +283,9 @@ class Metrics(Collector):
         }
         text = "1 for the state that an upstream's circuit breaker is in, 0 for the others."
         yield _gauge("upstream_state", text, ("upstream", "state"), Tally(states))
+        alive = Tally({loop.name: int(loop.alive) for loop in self.background_loops})
+        text = "1 while a background loop has its turns, and none of the last minute failed."
+        yield _gauge("background_loop_alive", text, ("loop",), alive)
         build = ("version", "python", "aiohttp", "loop")
         yield _gauge("build_info", "What runs.", build, Tally({self._build: 1}))
 

@@ -47,8 +47,8 @@ class LogLines(logging.StreamHandler[TextIO]):
         return f"{self._written},{record.msecs:03.0f} {record.levelname} {record.name}: {record.getMessage()}"
 
     def flush(self) -> None:
-        """Write what was gathered. A log that nobody reads any more stops nothing."""
-        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError):
+        """Write what was gathered. A log that nobody reads any more, or that is closed, stops nothing."""
+        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError, ValueError):
             lines, self._lines = self._lines, []
             self.stream.write("".join(lines))
             self.stream.flush()

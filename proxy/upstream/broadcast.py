@@ -7,9 +7,11 @@ Keeps law 4 (one writer); of law 1 it leaves out what an upstream had begun to s
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 
+from proxy.stream.background import BackgroundLoop
 from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
@@ -35,6 +37,7 @@ class Broadcast:
 
     __slots__ = (
         "_ask",
+        "_background",
         "_exchange",
         "_fresh",
         "_keep_s",
@@ -56,6 +59,7 @@ class Broadcast:
         stream: Stream,
         ask: Ask,
         *,
+        background: BackgroundLoop,
         last_event_id: bytes,
         keep_s: float,
         max_frame_bytes: int,
@@ -70,6 +74,7 @@ class Broadcast:
         self.headers: Headers = []  # of the first response, for all who follow
         self.awaited = 0  # clients that asked and are still to follow
         self._ask = ask
+        self._background = background
         self._keep_s = keep_s
         self._max_frame_bytes = max_frame_bytes
         self._on_reopened = on_reopened
@@ -153,7 +158,9 @@ class Broadcast:
 
     async def _keep_open(self, exchange: Exchange | None) -> None:
         while exchange is not None:
-            await self._listen(exchange)
+            with self._background:
+                await self._listen(exchange)
+            exchange.close()  # nothing, unless that failed
             exchange = await self._reopen()
 
     async def _listen(self, exchange: Exchange) -> None:
@@ -173,9 +180,10 @@ class Broadcast:
             await asyncio.sleep(self._delay_s(failures))
             failures += 1
             self._on_reopened()
-            try:
+            exchange: Exchange | None = None
+            with self._background, contextlib.suppress(ProxyError):  # of the upstream, or of the queue before it
                 exchange = await self._ask(self._reconnection.last_event_id)
-            except ProxyError:  # of the upstream, or of the queue before it
+            if exchange is None:
                 continue
             if exchange.is_readable_stream:
                 return exchange

@@ -6,6 +6,7 @@ timer per read. Hot path: `Connection.data_received`.
 
 import asyncio
 import functools
+import select
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
@@ -119,6 +120,13 @@ class Connection:
     @property
     def usable(self) -> bool:
         return not self.transport.is_closing()
+
+    @property
+    def stirs(self) -> bool:
+        """True when an idle connection was closed, or sent something, and the loop has not come to that yet."""
+        watch = select.poll()
+        watch.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(watch.poll(0))
 
     def begin(self, exchange: Served) -> None:
         """Serve an exchange from now on."""

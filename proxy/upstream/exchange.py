@@ -65,6 +65,7 @@ class Exchange:
         "_ended",
         "_error",
         "_sender",
+        "_unsent",
         "_upstream",
         "endless",
         "headers",
@@ -82,6 +83,7 @@ class Exchange:
         self._connection: Connection | None = connection
         self._sender: asyncio.Task[None] | None = None
         self._ended = False
+        self._unsent = True  # a part of the request has yet to be written
         self._error: UpstreamError | None = None
         self.is_head_request = method == b"HEAD"
         self.endless = False  # the whole of it may take any time
@@ -141,6 +143,7 @@ class Exchange:
             transport.write(start + body if len(body) < 65536 else start)
             if len(body) >= 65536:
                 transport.write(body)
+            self._unsent = False
         else:
             transport.write(start)
             self._sender = asyncio.create_task(self._send_pieces(self._connection, body, chunked))
@@ -280,10 +283,11 @@ class Exchange:
         connection, self._connection = self._connection, None
         assert connection is not None
         sender = self._sender
-        sending = sender is not None and not sender.done()
-        if sender is not None and sending:
+        if sender is not None and not sender.done():
             sender.cancel()
-        keep = self._error is None and connection.over and connection.reusable and not sending
+        keep = self._error is None and connection.over and connection.reusable and connection.usable
+        if keep and (self._unsent or connection.transport.get_write_buffer_size()):
+            keep = False  # what is left of the request would be taken for the next one, or stand before it
         self._upstream.released(self, connection, keep)
         if self._arrival is not None:
             self.arrived()
@@ -299,6 +303,7 @@ class Exchange:
                     self._asked_at = monotonic()  # a long upload is not a late answer
             if chunked:
                 connection.transport.write(LAST_CHUNK)
+            self._unsent = False
         except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
             error = Unreachable("the client did not finish its request")
             error.blames_upstream = False

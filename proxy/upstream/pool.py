@@ -17,10 +17,14 @@ from time import monotonic
 import aiohttp
 from yarl import URL
 
+from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.wire.errors import Unreachable, UpstreamTimeout
 from proxy.wire.http import Headers, head
+
+_FRESH_S = 0.1  # a connection that has been idle for longer is looked at before it is used again
+_IDEMPOTENT = (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE")
 
 
 class ConnectionPool:
@@ -31,13 +35,14 @@ class ConnectionPool:
         url: str,
         timeouts: Timeouts,
         *,
+        name: str = "",
         max_connections: int = 0,
         keepalive_s: float = 15.0,
         ssl_context: ssl.SSLContext | None = None,
         outbound_proxy: str | None = None,
     ) -> None:
         """Call within a running loop. `max_connections` 0 is no limit."""
-        self.name = ""  # as it is configured
+        self.name = name  # as it is configured
         self.timeouts = timeouts
         self.active: set[Exchange] = set()
         self.retries = 0  # requests sent once more
@@ -60,6 +65,7 @@ class ConnectionPool:
         host, number = origin.host, origin.port
         plain = origin.scheme == "http" and not outbound_proxy
         self._direct = (host, number) if plain and host and number and _is_address(host) else None
+        self.background = BackgroundLoop(f"timeouts:{name}", monotonic, OVERDUE_S)
         self._watch = asyncio.create_task(self._watch_time())
 
     async def open(
@@ -75,8 +81,9 @@ class ConnectionPool:
         """Send a request; return when the head of its response is there.
 
         A pooled connection may have been closed by the upstream at the same moment: when no byte of a response
-        came on a reused one, the request is sent once more, on a new one (RFC 9112 section 9.3.1 has the client
-        decide): unless it is to be sent `once`, or its body came in pieces, which are gone.
+        came on a reused one, an idempotent request (RFC 9110 section 9.2.2) is sent once more, on a new one, unless it
+        is to be sent `once`, or its body came in pieces, which are gone. Any other is not: the upstream may have
+        worked on it, and billed it.
         Raises: Unreachable, UpstreamTimeout, Truncated, Garbled.
         """
         line = b"%b %b%b%b" % (method, self._absolute, target, self._version)
@@ -96,7 +103,7 @@ class ConnectionPool:
             try:
                 await exchange.responded
             except Unreachable:
-                if once or not (reused and isinstance(body, bytes)):
+                if once or method not in _IDEMPOTENT or not (reused and isinstance(body, bytes)):
                     raise
                 self.retries += 1
             except asyncio.CancelledError:
@@ -141,7 +148,8 @@ class ConnectionPool:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if now - connection.idle_since < self._keepalive_s and not connection.transport.is_closing():
+            idle_s = now - connection.idle_since
+            if idle_s < self._keepalive_s and connection.usable and not (idle_s > _FRESH_S and connection.stirs):
                 return connection
             connection.close()
         return None
@@ -181,14 +189,23 @@ class ConnectionPool:
         shortest = min(filter(None, (*self.timeouts[1:], self._keepalive_s)), default=10.0)
         every_s = min(1.0, max(0.02, shortest / 20))
         while True:
+            began_at = monotonic()
             await asyncio.sleep(every_s)
+            if monotonic() - began_at > 2 * every_s:
+                # The process was stopped, or its loop held up: what came meanwhile is read before anything is late.
+                await asyncio.sleep(every_s)
             now = monotonic()
             for exchange in list(self.active):
-                error = exchange.late(now, self.timeouts)
-                if error is not None:
-                    exchange.ends(error)
-            while self._idle and now - self._idle[0].idle_since >= self._keepalive_s:
-                self._idle.popleft().close()
+                with self.background:  # of each: what one raises must not keep the others
+                    error = exchange.late(now, self.timeouts)
+                    if error is not None:
+                        exchange.ends(error)
+            with self.background:
+                self._close_idle(now)
+
+    def _close_idle(self, now: float) -> None:
+        while self._idle and now - self._idle[0].idle_since >= self._keepalive_s:
+            self._idle.popleft().close()
 
 
 def _is_address(host: str) -> bool:

@@ -1,14 +1,18 @@
 """Where requests go, how long they may take, what is done when they fail: these tables of the configuration."""
 
+import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
+from proxy.dialects.allowed_paths import SEGMENT
 from proxy.settings import Count, Seconds, Table
 from proxy.upstream.presets import resolve
 
 DEFAULT = "default"  # the name of [upstream]
+SERVED = ("/v1/", "/compatible-mode/", "/api/v1/")  # the prefixes of Qwen's API
+_PATH = re.compile(f"(?:/{SEGMENT})+/?")
 
 
 class UpstreamConfig(Table):
@@ -16,6 +20,7 @@ class UpstreamConfig(Table):
 
     url: str = "https://dashscope-intl.aliyuncs.com"
     key: SecretStr = SecretStr("")
+    paths: tuple[str, ...] = ()
     max_connections: Annotated[int, Field(ge=0)] = 0
     keepalive_s: Seconds = 15
     outbound_proxy: SecretStr = SecretStr("")  # it may hold a password
@@ -30,6 +35,14 @@ class UpstreamConfig(Table):
     @classmethod
     def _is_http(cls, url: str) -> str:
         return http_url(resolve(url))
+
+    @field_validator("paths")
+    @classmethod
+    def _are_served(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in paths:
+            if not path.startswith(SERVED) or not _PATH.fullmatch(path):
+                raise ValueError(f"{path!r} is not a path below {', '.join(SERVED)}, without escapes or dot segments")
+        return paths
 
     @field_validator("outbound_proxy")
     @classmethod

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
 
+from proxy.stream.background import BackgroundLoop
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pool import ConnectionPool
@@ -41,6 +42,7 @@ class Upstream:
         "_on_wait",
         "_queue_s",
         "_timer",
+        "background",
         "breaker",
         "chosen",
         "credit",
@@ -76,6 +78,7 @@ class Upstream:
         self._authorization = authorization
         self._queue_s = queue_s
         self._on_wait = on_wait
+        self.background = BackgroundLoop(f"queue:{name}", monotonic)
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -134,7 +137,9 @@ class Upstream:
             self._timer.cancel()
             self._timer = None
         now = monotonic()
-        at = self.queue.advance(now)
+        at: float | None = now + 1
+        with self.background:
+            at = self.queue.advance(now)
         if at is not None:
             self._timer = asyncio.get_running_loop().call_later(max(0.001, at - now), self.advance)
 

@@ -70,6 +70,13 @@ class OriginNotAllowed(RequestError):
     code = "origin_not_allowed"
 
 
+class PathNotAllowed(RequestError):
+    """Not with a key of ours."""
+
+    status = 403
+    code = "path_not_allowed"
+
+
 class UnknownRoute(RequestError):
     """Nothing is served at this path."""
 

@@ -32,6 +32,7 @@ from tests.end_to_end.conftest import (
 
 OURS, THEIRS, UPSTREAMS = "key-of-one", "key-of-two", "sk-upstream"
 BASIC = "Basic dXNlcjpwdw=="
+BASIC_HEADER = f"Authorization: {BASIC}"
 SECRET = "a secret of thirty-two characters"
 NOBODY = "Authorization:"
 SIGNER = Capabilities([SECRET])
@@ -169,10 +170,57 @@ async def test_our_key_goes_upstream_instead(stage: Stage, mode: str) -> None:
             ("POST", CHAT, chat_body()),
             ("POST", NATIVE, native_body()),
             ("GET", "/v1/models", b""),
-            ("POST", "/api/v1/tasks", b"{}"),
+            ("POST", "/v1/embeddings", b"{}"),
         ):
             got = await exchange(tee, stage, method, path, f"AUTHORIZATION: Bearer {OURS}", body=body)
             assert got == [f"Bearer {UPSTREAMS}".encode()]
+
+
+@pytest.mark.parametrize("mode", ["pass", "keys"])
+async def test_our_key_opens_what_is_listed_and_no_more(stage: Stage, mode: str) -> None:
+    """Else 403 in the route's dialect, with nothing sent upstream; by no spelling, at no route."""
+    tables = in_mode_keys(OURS) if mode == "keys" else {"upstream": {"key": UPSTREAMS}}
+    bearer = f"Authorization: Bearer {OURS}"
+    async with teed(stage.url, **tables) as tee:
+        for method, path in (
+            ("GET", "/v1/files"),
+            ("GET", "/compatible-mode/v1/files/file-of-another/content"),
+            ("GET", "/compatible-mode/files"),
+            ("DELETE", "/v1/batches/b1?x"),
+            ("GET", "http://proxy/v1/files"),
+            ("PUT", "/v1/streams/st_x"),
+            ("POST", "/api/v1/tokens?expire_in_seconds=1800"),
+            ("POST", "/api/v1/tasks/t/cancel"),
+            ("POST", "/api/v1/apps/..%2f..%2ftokens/completion"),
+            ("GET", "/v1/models/%2e%2e/files"),
+            ("GET", "/v1/models/../files"),
+        ):
+            answer = await tee.ask(method, path, bearer)
+            body = await answer.json()
+            error = body.get("error", body)
+            assert (answer.status, error["code"]) == (403, "path_not_allowed"), path
+            assert "upstream.paths" in error["message"]
+            assert ("error" in body) == (not path.startswith("/api/"))
+        assert stage.turns == []
+
+
+async def test_paths_can_be_added_to_what_our_key_opens(stage: Stage) -> None:
+    """All below a folder, at both of its prefixes; routes of the operator's own need no word more."""
+    tables = in_mode_keys(OURS)
+    tables["upstream"]["paths"] = ["/v1/files/"]
+    bearer = f"Authorization: Bearer {OURS}"
+    async with teed(stage.url, routes=[{"path": "/rest/"}], **tables) as tee:
+        for path in ("/v1/files/f1", "/compatible-mode/v1/files/f1/content?a=%2f..", "/rest/anything"):
+            assert await exchange(tee, stage, "GET", path, bearer) == [f"Bearer {UPSTREAMS}".encode()]
+        assert (await tee.ask("GET", "/v1/files/..%2fbatches", bearer)).status == 403
+        assert len(stage.turns) == 3
+
+
+async def test_callers_own_key_opens_whatever_it_opens(stage: Stage) -> None:
+    """What is asked for with it is its holder's."""
+    async with teed(stage.url) as tee:
+        for path in ("/v1/files", "/api/v1/tasks/1", "/v1/models/a%2fb"):
+            assert await exchange(tee, stage, "GET", path, BASIC_HEADER) == [BASIC.encode()]
 
 
 @pytest.mark.parametrize("authorization", ["Authorization: Bearer nobody", "X-None: 1", f"Authorization: {BASIC}"])

@@ -279,6 +279,28 @@ async def test_all_logs_together_have_a_limit(perform: Serve, stage: Stage) -> N
     assert small.end == "whole"
 
 
+async def test_time_outs_and_metrics_outlive_full_logs(perform: Serve, stage: Stage) -> None:
+    """Also where the limit is met only when a time-out, or a scrape, looks at what was sent past the logs."""
+    count, size = 12, 40
+    tee = await perform(limits={"total_log_bytes": 100 * KILOBYTE}, timeouts={"idle_s": 0.3})
+    answers = []
+    for _ in range(count):
+        answer, turn = await begun(tee, stage)
+        answers.append(answer)
+        for number in range(size):
+            turn.chunk(frame := frame_of(500, number))
+            await answer.until(frame)
+    assert (await tee.admin("/metrics")).status == 200
+    for answer in answers:
+        await answer.read()
+        assert answer.end != "whole"
+    late, _ = await begun(tee, stage)
+    await late.read()
+    ended = "streamtee_streams_ended_total"
+    assert await tee.metric(ended, ending="timeout_idle") + await tee.metric(ended, ending="log_limit") == count + 1
+    assert await tee.metric("streamtee_background_loop_alive") == 3
+
+
 # Counts.
 
 

@@ -1,5 +1,7 @@
 """Which followers are advanced when: in slices, and at a pace, with one timer for all."""
 
+import logging
+
 import pytest
 
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
@@ -125,6 +127,28 @@ def test_pacer_has_one_timer_for_all() -> None:
     loop.elapse(1)
     assert [one.advanced for one in members] == [1] * 20
     assert not loop.timers
+
+
+def test_cohort_that_raises_holds_up_no_other(background_log: list[logging.LogRecord]) -> None:
+    """Neither those that are due with it nor those after it."""
+    loop = FakeLoop()
+    pacer = Pacer(loop.call_later, loop.time)
+    cohorts = [PacedCohort(loop.call_soon, pacer, flush_ms, 4096) for flush_ms in (50, 50, 50, 80)]
+    members = [Counted() for _ in cohorts]
+    members[1].advance = _raise  # type: ignore[method-assign]
+    for cohort, member in zip(cohorts, members, strict=True):
+        cohort.live = [member]
+        cohort.hold(1)
+    loop.elapse(0.1)
+    assert [member.advanced for member in members] == [1, 0, 1, 1]
+    cohorts[0].hold(1)
+    loop.elapse(0.1)
+    assert members[0].advanced == 2
+    assert (pacer.background.failures, len(background_log)) == (1, 1)
+
+
+def _raise() -> None:
+    raise ZeroDivisionError
 
 
 def test_shorter_wait_is_not_held_up_by_a_longer_one() -> None:

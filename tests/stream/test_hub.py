@@ -1,5 +1,6 @@
 """Where streams are found, for how long they are kept, and what is refused. The clock is a number handed in."""
 
+import logging
 import re
 from typing import Any
 
@@ -21,12 +22,12 @@ A = b"data: a\n\n"
 LARGE = b"data: " + b"x" * 9992 + b"\n\n"
 
 
-def new_hub(**limits: int) -> Hub:
+def new_hub(loop: FakeLoop | None = None, **limits: int) -> Hub:
     most = {
         "max_streams": 100, "max_followers": 100, "max_followers_per_stream": 100,
         "max_log_bytes": 1 << 20, "max_total_log_bytes": 1 << 30,
     }  # fmt: skip
-    loop = FakeLoop()
+    loop = loop or FakeLoop()
     return Hub(**(most | limits), call_soon=loop.call_soon, pacer=Pacer(loop.call_later, loop.time))
 
 
@@ -58,6 +59,19 @@ class RetiringWriter(FakeWriter):
     def stop(self, ending: Any) -> None:
         super().stop(ending)
         self.hub.retire(self.stream, 0.0)
+
+
+def new_stream_beside(hub: Hub) -> Stream:
+    """Make a stream, which has a writer, though the logs may be full."""
+    allowed, hub.ledger.max_bytes = hub.ledger.max_bytes, 1 << 30
+    stream = new_stream(hub)
+    hub.ledger.max_bytes = allowed
+    RetiringWriter(stream, hub)
+    return stream
+
+
+def _raise(*_: Any) -> Any:
+    raise ZeroDivisionError
 
 
 # Finding
@@ -412,7 +426,8 @@ def test_ledger_is_even_after_a_stream_that_outlived_its_keeping() -> None:
 
 def test_kept_streams_make_room_oldest_first() -> None:
     """When the logs are over their limit, those that ended go, and no more of them than need be."""
-    hub = new_hub(max_total_log_bytes=4 * (STREAM_BYTES + len(LARGE)))
+    loop = FakeLoop()
+    hub = new_hub(loop, max_total_log_bytes=4 * (STREAM_BYTES + len(LARGE)))
     kept = [new_stream(hub) for _ in range(3)]
     for stream in kept:
         stream.extend([LARGE])
@@ -421,13 +436,15 @@ def test_kept_streams_make_room_oldest_first() -> None:
     running.extend([LARGE])
     assert list(hub) == [running, *kept]
     running.extend([A])
+    loop.settle()
     assert list(hub) == [running, *kept[1:]]
     assert running.log.ending is None
 
 
 def test_largest_running_stream_is_ended_when_nothing_kept_is_left() -> None:
     """Its followers learn of the limit; the stream that only came last goes on."""
-    hub = new_hub(max_total_log_bytes=3 * STREAM_BYTES + 4 * len(LARGE))
+    loop = FakeLoop()
+    hub = new_hub(loop, max_total_log_bytes=3 * STREAM_BYTES + 4 * len(LARGE))
     small, large, other, sink = new_stream(hub), new_stream(hub), new_stream(hub), FakeSink()
     for stream in (small, large, other):
         RetiringWriter(stream, hub)
@@ -437,12 +454,57 @@ def test_largest_running_stream_is_ended_when_nothing_kept_is_left() -> None:
     other.extend([LARGE])
     assert large.log.ending is None
     small.extend([A])
+    loop.settle()
     assert large.log.ending is not None
     assert (large.log.ending.reason, sink.ended) == ("log_limit", "closed")
     assert b'"log_limit"' in sink.last
     small.extend([A])
+    loop.settle()
     assert [stream.log.ending for stream in (small, other)] == [None, None]
     assert hub.ledger.bytes <= hub.ledger.max_bytes
+
+
+def test_room_is_made_in_a_turn_of_its_own() -> None:
+    """Whoever adds to a log may be amid all streams: none of them goes before it has finished."""
+    loop = FakeLoop()
+    hub = new_hub(loop, max_total_log_bytes=1)
+    streams = [new_stream_beside(hub) for _ in range(3)]
+    for stream in hub:
+        stream.extend([LARGE])
+    assert [stream.log.ending for stream in streams] == [None] * 3
+    loop.settle()
+    assert [stream.log.ending is None for stream in streams] == [False] * 3
+    assert (list(hub), hub.ledger.bytes) == ([], 0)
+
+
+def test_no_more_streams_are_ended_than_need_be() -> None:
+    """Though several are too many: room is made until there is enough."""
+    loop = FakeLoop()
+    hub = new_hub(loop, max_total_log_bytes=2 * (STREAM_BYTES + len(LARGE)))
+    streams = [new_stream_beside(hub) for _ in range(5)]
+    for stream in streams:
+        stream.extend([LARGE])
+    loop.settle()
+    assert [stream.log.ending for stream in streams].count(None) == 2
+    assert hub.running == 2
+
+
+def test_what_one_follower_raises_keeps_no_other_from_its_heartbeat(background_log: list[logging.LogRecord]) -> None:
+    """Nor from its end, nor a kept stream from its; it is counted."""
+    hub, sinks = new_hub(), [FakeSink() for _ in range(3)]
+    broken = FakeSink()
+    broken.write = broken.close = _raise  # type: ignore[method-assign,assignment]
+    stream, kept = new_stream(hub), new_stream(hub, retain_s=5)
+    end(hub, kept, 0.0)
+    for sink in (sinks[0], broken, sinks[1]):
+        follow(hub, stream, sink, heartbeat_s=5)
+    for sink in (broken, sinks[2]):
+        hub.attach(Subscription(stream, View("events"), sink, 0), 0.0, 5.0)
+    hub.tick(5)
+    assert [sink.writes for sink in sinks[:2]] == [[b":\n"], [b":\n"]]
+    assert sinks[2].ended == "closed"
+    assert list(hub) == [stream]
+    assert (hub.background.failures, hub.background.alive) == (2, False)
 
 
 def test_new_stream_is_refused_while_the_logs_are_full() -> None:

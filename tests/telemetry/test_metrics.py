@@ -642,6 +642,8 @@ FED = {
     "upstream_state": {"upstream", "state"},
     "queued": {"upstream"},
     "queue_wait_seconds": {"upstream"},
+    "background_loop_alive": {"loop"},
+    "background_loop_failures_total": {"loop"},
     "build_info": {"version", "python", "aiohttp", "loop"},
 }
 

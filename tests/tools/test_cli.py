@@ -148,6 +148,41 @@ async def test_signal_straight_after_the_address_is_heeded(stage: Stage) -> None
         assert await process.wait() == 0
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_process_that_was_stopped_reads_before_anything_is_late(stage: Stage, loop: str) -> None:
+    """What came while it was stopped is no silence, for longer than the idle time-out; where nothing came it is one."""
+    settings = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url, "STREAMTEE_TIMEOUTS__IDLE_S": "0.6"}
+    async with spawned("serve", "--loop", loop, **settings) as process:
+        url = (await line(process)).split()[3].rstrip(",")
+        streams = []
+        for _ in range(4):
+            client = await Client.connect(url)
+            client.send(request("POST", "/v1/chat/completions", body=chat_body()), method="POST")
+            turn = await stage.next()
+            turn.begin()
+            turn.chunk(chunk_frame("before"))
+            streams.append((await client.answer(), turn))
+        (silent, _), *others = streams
+        for answer, _ in streams:
+            await answer.until(b"before")
+        process.send_signal(signal.SIGSTOP)
+        for step in range(
+            100
+        ):  # for a second; first nothing, so that its timers are due before there is anything to read
+            for _, turn in others if step >= 50 else ():
+                turn.chunk(chunk_frame("meanwhile"))
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGCONT)
+        await silent.read()
+        assert silent.end != "whole"
+        for answer, turn in others:
+            turn.end(DONE)
+            assert (await answer.read()).count(b"meanwhile") == 50
+            assert answer.end == "whole"
+        for answer, _ in streams:
+            await answer.client.leave()
+
+
 # A configuration that is not valid
 
 

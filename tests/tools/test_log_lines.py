@@ -136,8 +136,11 @@ def test_lines_are_those_of_logging() -> None:
 
 
 def test_log_that_nobody_reads_stops_nothing() -> None:
-    """A closed pipe ends no stream."""
-    LogLines(Unread()).handle(record("x", logging.ERROR))
+    """Neither a closed pipe nor a closed file ends a stream."""
+    closed = io.StringIO()
+    closed.close()
+    for stream in (Unread(), closed):
+        LogLines(stream).handle(record("x", logging.ERROR))
 
 
 def test_record_that_can_not_be_written_out_is_reported_as_loggings_are(capsys: pytest.CaptureFixture[str]) -> None:

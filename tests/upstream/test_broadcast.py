@@ -1,6 +1,8 @@
 """The writer of a stream without an end: it asks the upstream again, and followers notice nothing but silence."""
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -8,9 +10,11 @@ from typing import Any
 import pytest
 
 from proxy.dialects.plain import PLAIN
+from proxy.stream.background import BackgroundLoop
 from proxy.stream.log import DRAINED
+from proxy.stream.stream import Stream
 from proxy.upstream import broadcast
-from proxy.upstream.broadcast import Broadcast
+from proxy.upstream.broadcast import Ask, Broadcast
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.pool import ConnectionPool
 from proxy.wire.errors import Unreachable
@@ -241,20 +245,57 @@ class Times:
         raise Unreachable("nobody is there")
 
 
-async def waits(monkeypatch: pytest.MonkeyPatch, said: bytes, calls: int) -> list[float]:
-    """Return how long a broadcast waits between its calls, after an upstream said that and broke off."""
-    times = Times(monkeypatch, calls)
-    stream = new_stream(PLAIN)
-    follow(stream, FakeSink())
-    writer = Broadcast(
+def broadcast_of(stream: Stream, ask: Ask, background: BackgroundLoop) -> Broadcast:
+    return Broadcast(
         stream,
-        times.ask,
+        ask,
+        background=background,
         last_event_id=b"",
         keep_s=0,
         max_frame_bytes=1000,
         on_reopened=lambda: None,
         on_sealed=lambda _: None,
     )
+
+
+async def test_unforeseen_failure_is_asked_over(
+    monkeypatch: pytest.MonkeyPatch, background_log: list[logging.LogRecord]
+) -> None:
+    """It is logged and counted; followers go on as after any other failure."""
+    monkeypatch.setattr(broadcast, "RECONNECTION_S", 0.001)
+    monkeypatch.setattr(broadcast, "LEAST_S", 0.001)
+    stream, sink, background = new_stream(PLAIN), FakeSink(), BackgroundLoop("reopening", time.monotonic)
+    follow(stream, sink)
+    async with staged() as stage, asyncio.timeout(GUARD_S):
+        upstream = ConnectionPool(stage.url, Timeouts(0, 0, 0, 0))
+
+        async def ask(last_event_id: bytes) -> Exchange:
+            if not background.failures:
+                raise ZeroDivisionError
+            return await upstream.open(b"GET", b"/", [])
+
+        writer = broadcast_of(stream, ask, background)
+        opening = asyncio.create_task(upstream.open(b"GET", b"/", []))
+        for number in (1, 2):
+            turn = await stage.next()
+            turn.begin()
+            if number == 1:
+                writer.start(await opening)
+            turn.chunk(tick(number))
+            await until(lambda count=number: stream.log.end == count)  # type: ignore[misc]
+            turn.end()
+        writer.stop(DRAINED)
+        await upstream.close()
+    assert (background.failures, len(background_log)) == (1, 1)
+    assert sink.received.startswith(ticks(1, 2))
+
+
+async def waits(monkeypatch: pytest.MonkeyPatch, said: bytes, calls: int) -> list[float]:
+    """Return how long a broadcast waits between its calls, after an upstream said that and broke off."""
+    times = Times(monkeypatch, calls)
+    stream = new_stream(PLAIN)
+    follow(stream, FakeSink())
+    writer = broadcast_of(stream, times.ask, BackgroundLoop("reopening", time.monotonic))
     async with staged() as stage, asyncio.timeout(GUARD_S):
         upstream = ConnectionPool(stage.url, Timeouts(0, 0, 0, 0))
         opening = asyncio.create_task(upstream.open(b"GET", b"/", []))

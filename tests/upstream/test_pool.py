@@ -1,10 +1,13 @@
 """The way up, against an upstream that says exactly what each test has it say."""
 
 import asyncio
+import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.pool import ConnectionPool
-from proxy.wire.errors import Garbled, Unreachable, UpstreamError
+from proxy.wire.errors import Garbled, Unreachable, UpstreamError, UpstreamTimeout
 from tests.end_to_end.conftest import GUARD_S, Stage, Turn, no_complaints, on_each_loop, staged, until
 
 NO_LIMITS = Timeouts(connect_s=0, first_byte_s=0, idle_s=0, total_s=0)
@@ -85,6 +88,14 @@ def whole(data: bytes) -> list[bytes]:
 
 def bytewise(data: bytes) -> list[bytes]:
     return [data[at : at + 1] for at in range(len(data))]
+
+
+async def broken_off(piece: bytes, cue: asyncio.Event, over: asyncio.Event) -> AsyncIterator[bytes]:
+    """Yield a piece of a body whose client then breaks off, when it is told to."""
+    yield piece
+    await cue.wait()
+    over.set()
+    raise ConnectionResetError
 
 
 CUTS = pytest.mark.parametrize("cut", [whole, bytewise])
@@ -166,6 +177,34 @@ async def test_bytes_on_an_idle_connection_close_it() -> None:
         assert (await listened(await task)).body == b"good"
 
 
+@on_each_loop
+async def test_what_one_receiver_raises_keeps_no_other_from_its_time_out(
+    background_log: list[logging.LogRecord],
+) -> None:
+    """The one watch over all of them goes on."""
+    async with staged() as stage, upstream(stage.url, NO_LIMITS._replace(idle_s=0.1)) as up:
+        listeners = []
+        for number in range(3):
+            task = opening(up)
+            (await stage.next()).say(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+            exchange = await task
+            listener = Listener()
+            if number == 0:
+                listener.ended = _raise  # type: ignore[method-assign]
+            exchange.attach(listener)
+            listeners.append(listener)
+        for listener in listeners[1:]:
+            await listener.wait()
+            assert isinstance(listener.error, UpstreamTimeout)
+        await until(lambda: up.background.failures == 1)
+        assert not up.background.alive
+    assert "ZeroDivisionError" in repr(background_log[0].exc_info)
+
+
+def _raise(*_: Any) -> None:
+    raise ZeroDivisionError
+
+
 async def pooled(up: ConnectionPool, stage: Stage, count: int) -> None:
     """Have so many connections wait for a request."""
     tasks = [opening(up) for _ in range(count)]
@@ -178,13 +217,13 @@ async def pooled(up: ConnectionPool, stage: Stage, count: int) -> None:
 
 @on_each_loop
 async def test_stale_connection_is_made_good_once() -> None:
-    """It closed as the request went out: the request is sent again, whole."""
+    """It closed as the request went out: the request is sent again, whole, if that changes nothing."""
     async with staged() as stage, upstream(stage.url) as up:
         await pooled(up, stage, 1)
-        task = opening(up, b"POST", b"body")
+        task = opening(up, b"PUT", b"body")
         (await stage.next()).close()
         again = await stage.next()
-        assert again.head.startswith(b"POST /x ")
+        assert again.head.startswith(b"PUT /x ")
         again.reply("200 OK", body=b"made good")
         assert (await listened(await task)).body == b"made good"
         assert up.retries == 1
@@ -196,7 +235,7 @@ async def test_request_is_sent_twice_at_most() -> None:
     async with staged() as stage, upstream(stage.url) as up:
         await pooled(up, stage, 3)
         before = len(stage.turns)
-        task = opening(up, b"POST", b"body")
+        task = opening(up)
         (await stage.next()).close()
         (await stage.next()).close()
         third = asyncio.create_task(stage.next())
@@ -212,7 +251,7 @@ async def test_body_in_pieces_is_not_sent_twice() -> None:
     """It is gone."""
     async with staged() as stage, upstream(stage.url) as up:
         await pooled(up, stage, 1)
-        task = asyncio.create_task(up.open(b"POST", b"/x", [(b"Content-Length", b"3")], pieces(b"one")))
+        task = asyncio.create_task(up.open(b"PUT", b"/x", [(b"Content-Length", b"3")], pieces(b"one")))
         (await stage.next()).close()
         with pytest.raises(Unreachable):
             await task
@@ -224,11 +263,73 @@ async def test_what_is_to_be_sent_once_is_not_sent_twice() -> None:
     """Though its body is at hand."""
     async with staged() as stage, upstream(stage.url) as up:
         await pooled(up, stage, 1)
-        task = asyncio.create_task(up.open(b"POST", b"/x", [(b"Content-Length", b"3")], b"one", once=True))
+        task = asyncio.create_task(up.open(b"PUT", b"/x", [(b"Content-Length", b"3")], b"one", once=True))
         (await stage.next()).close()
         with pytest.raises(Unreachable):
             await task
         assert len(stage.turns) == 2
+
+
+@pytest.mark.parametrize("body", [b"", b"body", b"b" * 100_000])
+@on_each_loop
+async def test_post_is_not_sent_twice(body: bytes) -> None:
+    """The upstream that closed the connection may have worked on it first."""
+    async with staged() as stage, upstream(stage.url) as up:
+        await pooled(up, stage, 1)
+        task = opening(up, b"POST", body)
+        (await stage.next()).close()
+        with pytest.raises(Unreachable):
+            await task
+        assert (len(stage.turns), up.retries) == (2, 0)
+
+
+@on_each_loop
+async def test_connection_that_was_closed_while_the_loop_was_held_up_is_not_used() -> None:
+    """The loop has not come to its end: so a POST goes out on another one, and is not lost."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        async with upstream(f"http://127.0.0.1:{listening.getsockname()[1]}") as up:
+            for number in range(2):
+                task = opening(up, b"POST", b"body")
+                peer, _ = await loop.sock_accept(listening)
+                assert await loop.sock_recv(peer, 1000)
+                await loop.sock_sendall(peer, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number)
+                assert (await listened(await task)).body == b"%d" % number
+                idle_since = monotonic()
+                await until(lambda since=idle_since: monotonic() - since > 0.1)  # type: ignore[misc]
+                assert up.idle == 1
+                peer.close()  # and no turn of the loop until the next request
+
+
+UNREAD = b"x" * 20_000_000  # more than two sockets hold
+
+
+@pytest.mark.parametrize("how", ["at once", "in pieces", "broken off"])
+@on_each_loop
+async def test_connection_whose_request_was_not_sent_whole_is_not_used_again(how: str) -> None:
+    """An answer that comes early is whole; what is left of its request would be taken for the next one."""
+    async with staged() as stage, upstream(stage.url) as up:
+        length = [(b"Content-Length", b"%d" % len(UNREAD))]
+        cue, over = asyncio.Event(), asyncio.Event()
+        bodies: dict[str, Any] = {
+            "at once": UNREAD,
+            "in pieces": pieces(UNREAD),
+            "broken off": broken_off(b"a part", cue, over),
+        }
+        task = asyncio.create_task(up.open(b"POST", b"/x", length, bodies[how]))
+        (await stage.next()).say(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")
+        exchange = await task
+        await until(lambda: exchange.whole)
+        if how == "broken off":
+            cue.set()
+            await over.wait()
+        assert (await listened(exchange)).body == b"early"
+        assert up.idle == 0
+        task = opening(up)
+        (await stage.next()).reply("200 OK", body=b"next")
+        assert (await listened(await task)).body == b"next"
+        assert stage.connections == 2
 
 
 @on_each_loop

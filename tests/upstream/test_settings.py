@@ -84,6 +84,22 @@ def test_spare_that_can_not_be_one_is_refused(tables: dict[str, Any], said: str)
     assert not [error for error in caught.value.errors() if "sk-1" in error["msg"]]
 
 
+@pytest.mark.parametrize(
+    "path", ["", "files", "/files", "/v2/files", "/v1/../x", "/v1/%2e%2e/x", "/v1/a%2fb", "/v1//x", "/v1/x?y", "/v1/*"]
+)
+def test_path_that_would_add_nothing_or_more_than_it_says_is_refused(path: str) -> None:
+    """It stands below a prefix of Qwen's API, and is spelled in one way."""
+    with pytest.raises(ValidationError, match="is not a path below /v1/, /compatible-mode/, /api/v1/, without"):
+        spared(upstream={"paths": [path]})
+    assert spared(upstream={"paths": ["/v1/files/", "/api/v1/tasks"]}).upstream.paths == ("/v1/files/", "/api/v1/tasks")
+
+
+def test_other_upstreams_have_no_paths() -> None:
+    """What of theirs is served, routes say."""
+    with pytest.raises(ValidationError, match=r"upstreams\.one\.paths: only \[upstream\] has paths"):
+        spared(upstreams={"one": {"url": "http://a.test", "paths": ["/v1/files"]}})
+
+
 @pytest.mark.parametrize("status", [200, 400, 408, 499, 600])
 def test_status_that_does_not_pass_is_not_retried(status: int) -> None:
     """What is wrong stays wrong."""

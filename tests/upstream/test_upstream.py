@@ -1,6 +1,7 @@
 """One upstream behind its queue and its breaker, on real sockets."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -66,6 +67,27 @@ async def test_key_of_the_origin_goes_upstream() -> None:
         assert turn.all("authorization") == [b"Bearer ours"]
         turn.reply("200 OK")
         await listened(await task)
+
+
+@on_each_loop
+async def test_failure_to_admit_one_keeps_no_other_waiting(background_log: list[logging.LogRecord]) -> None:
+    """Nor does whoever made room for it hear of it; who waits behind it is admitted within a second."""
+    async with staged() as stage, opened(stage.url, queue=queue(1)) as one:
+        first = opening(one)
+        turn = await stage.next()
+        assert one.queue is not None
+        one.queue.enter(BOB, monotonic(), _raise)
+        second = opening(one)
+        await until(lambda: one.queue is not None and one.queue.waiting == 2)
+        turn.reply("200 OK")
+        await listened(await first)
+        assert (one.background.failures, len(background_log)) == (1, 1)
+        one.queue.release()  # that of the one that failed
+        await answered(stage, second)
+
+
+def _raise() -> None:
+    raise ZeroDivisionError
 
 
 @on_each_loop

@@ -1,0 +1,108 @@
+"""What goes upstream with a key of ours: what is listed, what is added, and no way around either."""
+
+import pytest
+
+from proxy.dialects.allowed_paths import AllowedPaths
+from proxy.wire.errors import PathNotAllowed
+
+NATIVE = "/api/v1/services"
+LISTED = [
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/compatible-mode/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/responses"),
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages/count_tokens"),
+    ("POST", "/v1/embeddings"),
+    ("POST", "/compatible-mode/v1/embeddings"),
+    ("POST", "/v1/reranks"),
+    ("POST", f"{NATIVE}/aigc/text-generation/generation"),
+    ("POST", f"{NATIVE}/aigc/multimodal-generation/generation"),
+    ("POST", "/api/v1/apps/0123abcd/completion"),
+    ("POST", f"{NATIVE}/embeddings/text-embedding/text-embedding"),
+    ("POST", f"{NATIVE}/embeddings/multimodal-embedding/multimodal-embedding"),
+    ("POST", f"{NATIVE}/rerank/text-rerank/text-rerank"),
+    ("GET", "/v1/models"),
+    ("HEAD", "/v1/models"),
+    ("GET", "/v1/models/qwen3-max.1"),
+]
+UNLISTED = [
+    ("GET", "/v1/files"),
+    ("GET", "/v1/files/file-of-another/content"),
+    ("DELETE", "/v1/files/file-of-another"),
+    ("GET", "/v1/batches"),
+    ("GET", "/v1/responses/resp_of_another"),
+    ("GET", "/v1/chat/completions"),
+    ("DELETE", "/v1/models/mine"),
+    ("OPTIONS", "/v1/chat/completions"),
+    ("TRACE", "/v1/models"),
+    ("GET", "/api/v1/tasks/task-of-another"),
+    ("POST", "/api/v1/tasks/task-of-another/cancel"),
+    ("POST", "/api/v1/tokens"),
+    ("GET", "/api/v1/deployments"),
+    ("POST", f"{NATIVE}/aigc/text2image/image-synthesis"),
+    ("POST", "/api/v1/apps/a/sessions"),
+    ("GET", "/compatible-mode/v2/models"),
+]
+WAYS_AROUND = [
+    "/v1/models/../files",
+    "/v1/models/..",
+    "/v1/models/.",
+    "/v1/models/%2e%2e%2ffiles",
+    "/v1/models/..%2ffiles",
+    "/v1/models/x%2f..%2f..%2ffiles",
+    "/v1/models/%252e%252e%252ffiles",
+    "/v1/models/..;/files",
+    "/v1/models/x;/../files",
+    "/v1/models/..\\files",
+    "/v1/models/%5c..%5cfiles",
+    "/v1/models//files",
+    "/v1//files",
+    "//v1/models",
+    "/v1/models/x#/../files",
+    "/v1/models/x\n",
+    "/v1/models\n",
+    "/v1/models/ｘ",
+    "/v1/models/\ufe0e\ufe0e/files",
+    "/V1/models",
+    "/v1/models/",
+]
+
+
+def is_allowed(allowed: AllowedPaths, method: str, path: str) -> bool:
+    try:
+        allowed.check(method, path)
+    except PathNotAllowed:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("method", "path"), LISTED)
+def test_generations_and_what_belongs_to_nobody_are_allowed(method: str, path: str) -> None:
+    """By the method that they are asked by."""
+    assert is_allowed(AllowedPaths(()), method, path)
+
+
+@pytest.mark.parametrize(("method", "path"), UNLISTED)
+def test_what_may_be_somebody_elses_is_not(method: str, path: str) -> None:
+    """Nor what changes the account, nor a listed path by another method; it is said which key could allow it."""
+    with pytest.raises(PathNotAllowed, match=rf"{method} {path} .* upstream\.paths"):
+        AllowedPaths(()).check(method, path)
+
+
+@pytest.mark.parametrize("path", WAYS_AROUND)
+@pytest.mark.parametrize("added", [(), ("/v1/models/",)])
+def test_no_spelling_leads_around_the_list(path: str, added: tuple[str, ...]) -> None:
+    """Neither around what is listed nor out of a folder that was added."""
+    folder = added and path == "/v1/models/"
+    assert is_allowed(AllowedPaths(added), "GET", path) == bool(folder)
+
+
+def test_added_paths_are_allowed_by_any_method() -> None:
+    """A path as it is, a folder with all below it; nothing beside them, nothing that only begins so."""
+    allowed = AllowedPaths(("/v1/files/", "/api/v1/tasks", "/compatible-mode/v2/x"))
+    for path in ("/v1/files/", "/v1/files/a", "/compatible-mode/v1/files/a/content", "/api/v1/tasks"):
+        assert all(is_allowed(allowed, method, path) for method in ("GET", "POST", "DELETE")), path
+    for path in ("/v1/files", "/v1/filesystem", "/v1/files/../batches", "/api/v1/tasks/1", "/api/v1/tasks/", "/v2/x"):
+        assert not is_allowed(allowed, "GET", path), path
+    assert is_allowed(allowed, "POST", "/v1/chat/completions")
