@@ -15,6 +15,7 @@ from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, LastWords, wait_for_document
 from proxy.server.follow_request import Cursor, FollowRequest, read_follow_request, seconds
 from proxy.server.json_responses import answer
+from proxy.stream.event_id import EventId
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import COMPLETE, DRAINED, Ending, FrameLog
@@ -121,7 +122,7 @@ class Follow:
         elif wanted.cursor.offset_bytes is not None:
             headers.append((b"Stream-Offset", b"%d" % wanted.cursor.offset_bytes))
         if wanted.cursor.given:
-            headers.append((b"Stream-Resumed-From", b"%s-%d" % (stream.epoch.encode(), offset)))
+            headers.append((b"Stream-Resumed-From", bytes(EventId(stream.epoch, offset))))
         downstream = self._begin(request, wanted, headers)
         return await self._deliver(downstream, stream, wanted, offset, skip)
 

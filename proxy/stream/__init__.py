@@ -8,6 +8,7 @@ Read in this order:
 * `log`: append-only frames, sealed once with an Ending
 * `cohort`: which followers are advanced together; on top of it the states of a follower, and what each event does to it
 * `subscription`: one follower, a cursor; `rank`: followers that are written to as one
+* `event_id`: what clients resume by
 * `projections`: the modes, each a pure function of a span of the log to bytes; `websocket`: modes as messages
 * `transcript`, `channel`, `rewriting`: what was said so far, and how modes that rewrite take their text from it
 * `hub`: where streams are found, while they run and while they are kept
