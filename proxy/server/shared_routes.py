@@ -23,9 +23,9 @@ from proxy.server.delivery import CACHING, deliver
 from proxy.server.follow import check_held
 from proxy.server.pass_through import Forward
 from proxy.server.whole import Whole
+from proxy.stream.endings import DRAINED
 from proxy.stream.event_id import EventId, read_event_id
 from proxy.stream.hub import ANYONE, Hub
-from proxy.stream.log import DRAINED
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription

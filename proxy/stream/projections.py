@@ -10,8 +10,8 @@ from typing import ClassVar, NamedTuple
 
 from proxy.dialects.delta import CONTENT
 from proxy.stream.channel import Pieces
+from proxy.stream.endings import COMPLETE, DRAINED, Ending
 from proxy.stream.event_id import prefix
-from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.rewriting import Rewriter, Source
 from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone, UnknownMode
 from proxy.wire.sse import stamp
@@ -167,7 +167,7 @@ class Events(Projection):
         return b"".join([stamp(frame, before + b"%d" % seq) for seq, frame in enumerate(frames, start + 1)])
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
-        if (ending.clean and not ending.unrecognised) or ending.reason == "drained":
+        if (ending.clean and not ending.unrecognised) or ending.reason == DRAINED.reason:
             return b"", True  # drained: closed between two events, so that the client resumes elsewhere
         # The log's ending is numbered as one more event, so that a client that had all frames but not this one is
         # told when it resumes, and only then finds nothing more (204). Any other ending repeats the cursor.

@@ -19,7 +19,7 @@ from yarl import URL
 
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange, Timeouts
-from proxy.wire.errors import Unreachable, UpstreamTimeout
+from proxy.wire.errors import ConnectTimeout, Unreachable
 from proxy.wire.http import Headers, head
 
 
@@ -156,7 +156,7 @@ class ConnectionPool:
                 await room.acquire()
         except TimeoutError as exc:
             message = f"all {self._max_connections} connections were taken for {self.timeouts.connect_s:g} s"
-            raise UpstreamTimeout(message, "timeout_connect") from exc
+            raise ConnectTimeout(message) from exc
 
     async def _connect(self) -> Connection:
         try:
@@ -171,7 +171,7 @@ class ConnectionPool:
                 self._room.release()
             if isinstance(exc, TimeoutError):
                 message = f"no connection to the upstream within {self.timeouts.connect_s:g} s"
-                raise UpstreamTimeout(message, "timeout_connect") from exc
+                raise ConnectTimeout(message) from exc
             if isinstance(exc, OSError | aiohttp.ClientError):
                 raise Unreachable(f"no connection to the upstream: {type(exc).__name__}", sent=False) from exc
             raise

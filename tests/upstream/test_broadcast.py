@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.dialects.plain import PLAIN
-from proxy.stream.log import DRAINED
+from proxy.stream.endings import DRAINED
 from proxy.upstream import broadcast
 from proxy.upstream.broadcast import Broadcast
 from proxy.upstream.exchange import Exchange, Timeouts
