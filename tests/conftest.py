@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, settings
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dialect import Dialect
 from proxy.stream.cohort import Pacer
+from proxy.stream.endings import Ending
 from proxy.stream.interfaces import Transport
-from proxy.stream.log import Ending, Ledger
+from proxy.stream.log import Ledger
 from proxy.stream.projections import Span, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription

@@ -17,11 +17,20 @@ from hypothesis import strategies as st
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
-from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.endings import (
+    CANCELLED,
+    CAPABILITY_EXPIRED,
+    COMPLETE,
+    DRAINED,
+    TIMEOUT_IDLE,
+    UPSTREAM_ERROR,
+    UPSTREAM_RESET,
+    Ending,
+)
 from proxy.stream.projections import View
 from proxy.stream.subscription import Subscription
 from proxy.upstream.pump import OnDisconnect, Pump
-from proxy.wire.errors import Garbled, TooLarge, Truncated, UpstreamError, UpstreamTimeout
+from proxy.wire.errors import Garbled, IdleTimeout, TooLarge, Truncated, UpstreamError
 from proxy.wire.sse import Splitter
 from tests.conftest import EPOCH, FakeSink, FakeWriter, follow, new_stream
 from tests.cuts import NOT_RECORDED, Message, cuts, messages, recorded
@@ -161,11 +170,11 @@ def assert_ended(follower: "Follower", ever: list[bytes], ending: Ending, tail: 
 
 ENDINGS = [
     COMPLETE,
-    Ending("upstream_error", "the upstream reported an error", clean=True),
-    Ending("upstream_reset", "the response broke off"),
-    Ending("timeout_idle", "nothing came for 5 s"),
-    Ending("cancelled", 'cancelled "on request"\n\n'),
-    Ending("drained", "this server is shutting down"),
+    UPSTREAM_ERROR.saying("the upstream reported an error")._replace(clean=True),
+    UPSTREAM_RESET.saying("the response broke off"),
+    TIMEOUT_IDLE.saying("nothing came for 5 s"),
+    CANCELLED.saying('cancelled "on request"\n\n'),
+    DRAINED.saying("this server is shutting down"),
 ]
 which = st.integers(0, 7)
 joins = st.tuples(st.just("join"), st.sampled_from(MODES), st.floats(0, 1), st.booleans())
@@ -274,9 +283,9 @@ class Play:
         self.finish(follower)
 
     def expire_one(self, follower: Follower) -> None:
-        follower.subscription.fail(Ending("expired", "the capability has expired"))
+        follower.subscription.fail(CAPABILITY_EXPIRED.saying("the capability has expired"))
         if not follower.over:
-            self.check_cut_short(follower, "expired")
+            self.check_cut_short(follower, CAPABILITY_EXPIRED.reason)
 
     def beat_one(self, follower: Follower) -> None:
         """As the hub does it: never in raw, and not after the end."""
@@ -465,7 +474,7 @@ def test_law_6_independence(
             if kind == "leaves":
                 subscription.leave("left")
             elif kind == "fails":
-                subscription.fail(Ending("expired", "m"))
+                subscription.fail(CAPABILITY_EXPIRED.saying("m"))
         for at, mode, kind in stuck:
             if at == now:
                 sink = FakeSink(clogged=kind == "never", room=1 if kind == "once" else None)
@@ -483,7 +492,7 @@ def test_law_6_independence(
 @given(
     reads_of(),
     st.sampled_from(DIALECTS),
-    st.sampled_from([None, Truncated("m"), Garbled("m"), UpstreamTimeout("m", "timeout_idle")]),
+    st.sampled_from([None, Truncated("m"), Garbled("m"), IdleTimeout("m")]),
 )
 def test_law_7_one_ending(reads: list[bytes], dialect: Dialect, error: UpstreamError | None) -> None:
     """A response that broke off never looks complete, in no mode; `[DONE]` is there only if upstream said it."""

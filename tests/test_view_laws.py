@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
-from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.endings import CANCELLED, CAPABILITY_EXPIRED, COMPLETE, DRAINED, ENDINGS, Ending
 from proxy.stream.projections import MODES, Coalesced, Cumulative, Projection, Span, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import HEARTBEAT, Subscription
-from proxy.stream.websocket import CODES, NOT_IN_EVENTS
+from proxy.stream.websocket import NOT_IN_EVENTS
 from proxy.tools.fake_text import NativeAnswer
 from proxy.upstream.pump import OnDisconnect, Pump
-from proxy.wire.errors import Garbled, OffsetGone, Truncated, UpstreamError, UpstreamTimeout
+from proxy.wire.errors import Garbled, IdleTimeout, OffsetGone, Truncated, UpstreamError
 from proxy.wire.sse import Splitter
 from proxy.wire.websocket import TEXT
 from tests.answers import Said, chats, joined, latest, made_cumulative, natives
@@ -96,8 +96,8 @@ steps = st.one_of(
     st.tuples(st.sampled_from(["clog", "drain", "drain", "leave", "expire", "beat"]), which),
     st.tuples(st.sampled_from(["turn", "rest"])),
 )
-BREAKS = [Truncated("broke off"), Garbled("no HTTP"), UpstreamTimeout("nothing came for 5 s", "timeout_idle")]
-STOPS = [Ending("cancelled", "cancelled on request"), Ending("drained", "this server is shutting down")]
+BREAKS = [Truncated("broke off"), Garbled("no HTTP"), IdleTimeout("nothing came for 5 s")]
+STOPS = [CANCELLED, DRAINED]
 ends = st.one_of(st.just(("finish",)), st.tuples(st.just("end"), st.sampled_from([*BREAKS, *STOPS])))
 
 
@@ -253,7 +253,7 @@ class Play:
         self.close(follower)
 
     def expire(self, follower: Follower) -> None:
-        follower.subscription.fail(Ending("capability_expired", "the capability has expired"))
+        follower.subscription.fail(CAPABILITY_EXPIRED.saying("the capability has expired"))
         if not follower.over:
             self.check_cut_short(follower, "capability_expired")
 
@@ -325,7 +325,7 @@ class Play:
     def check_cut_short(self, follower: Follower, code: str) -> None:
         had, at = self.rendered(follower)
         had += self.body.render(follower.view, at, follower.subscription.offset)
-        self.check_words(follower, had, Ending(code, ""), follower.subscription.offset)
+        self.check_words(follower, had, ENDINGS[code], follower.subscription.offset)
         self.close(follower)
 
     def check_words(self, follower: Follower, had: bytes, ending: Ending, seq: int) -> None:
@@ -337,7 +337,7 @@ class Play:
         loud = unrecognised or not (ending.clean or ending.reason == "drained")
         if follower.view.websocket:
             *told, (_, closed) = heard(words)
-            assert closed == (CODES[ending.reason], ending.reason)
+            assert closed == (ending.close_code, ending.reason)
             assert sink.ended == "closed"
             assert len(told) == (mode != "text" and loud)
             words = f"data: {json.loads(told[0][1])['data']}\n\n".encode() if told else b""  # type: ignore[arg-type]

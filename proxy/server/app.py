@@ -34,8 +34,8 @@ from proxy.server.shared_calls import Calls
 from proxy.server.shared_routes import EventRoute
 from proxy.server.upstreams import Upstreams
 from proxy.stream.cohort import Pacer
+from proxy.stream.endings import DRAINED
 from proxy.stream.hub import Hub
-from proxy.stream.log import DRAINED
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.stream_object import describe

@@ -7,8 +7,8 @@ from aiohttp import web
 
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket
+from proxy.stream.endings import REFUSED, Ending
 from proxy.stream.hub import Hub
-from proxy.stream.log import Ending
 from proxy.stream.projections import EVENT_STREAM, MODES, View
 from proxy.stream.subscription import Subscription
 from proxy.wire.http import EndToEnd, Head, Headers
@@ -55,7 +55,7 @@ def begin_answer(request: web.BaseRequest, head: Head, ours: Headers) -> Downstr
 
 def refusal(head: Head) -> Ending:
     """Return the ending of those who came for a stream, where the upstream's answer is none."""
-    return Ending("refused", f"the upstream answered with status {head.status} and no stream")
+    return REFUSED.saying(f"the upstream answered with status {head.status} and no stream")
 
 
 async def deliver(

@@ -13,17 +13,15 @@ from proxy.dialects.error_codes import Fault, trouble
 from proxy.dialects.refusal import is_error
 from proxy.dialects.refusal import read as read_refusal
 from proxy.downstream.response import Downstream
+from proxy.stream.endings import UPSTREAM_ERROR, Ending
 from proxy.stream.hub import Hub
-from proxy.stream.log import Ending
 from proxy.stream.projections import Json, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
-from proxy.wire.errors import Cancelled, Garbled, Overloaded, ProxyError, Truncated, UpstreamTimeout
 from proxy.wire.http import Headers
 
 JSON = View("json")
 _HEADERS = {"Stream-Mode": "json", "Cache-Control": "no-store"}
-_BUSY = ("drained", "log_limit")
 _LAST_FRAMES = 6  # among which an error event is, if a stream ended with one
 
 
@@ -110,11 +108,11 @@ def _whole(stream: Stream, document: bytes | None, headers: Headers) -> web.Resp
         return _answer(document, 200, headers)
     ending = stream.log.ending
     assert ending is not None
-    if ending.reason == "upstream_error":
+    if ending.reason == UPSTREAM_ERROR.reason:
         for frame in filter(is_error, reversed(stream.log.frames[-_LAST_FRAMES:])):
             told = read_refusal(200, frame)
             return _answer(told.body or b"", told.status if told.status >= 400 else _status(told.code), headers)
-    raise failure(ending)
+    raise ending.as_error()
 
 
 def _status(code: str | None) -> int:
@@ -123,17 +121,6 @@ def _status(code: str | None) -> int:
     if meant.fault is Fault.ACCOUNT:
         return 429 if meant.transient else 403
     return 400 if meant.fault is Fault.CALLER else 502
-
-
-def failure(ending: Ending) -> ProxyError:
-    """Return the error that an ending of the proxy's own is."""
-    if ending.reason in ("cancelled", "client_gone"):
-        return Cancelled(ending.message)
-    if ending.reason in _BUSY:
-        return Overloaded(ending.message)
-    if ending.reason.startswith("timeout"):
-        return UpstreamTimeout(ending.message, ending.reason)
-    return (Garbled if ending.reason == "garbled" else Truncated)(ending.message or ending.reason)
 
 
 def _answer(document: bytes, status: int, headers: Headers) -> web.Response:

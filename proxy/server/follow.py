@@ -15,9 +15,11 @@ from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, LastWords, wait_for_document
 from proxy.server.follow_request import Cursor, FollowRequest, read_follow_request, seconds
 from proxy.server.json_responses import answer
+from proxy.stream.endings import CANCELLED, COMPLETE, DRAINED, Ending, ending_of
+from proxy.stream.event_id import EventId
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
-from proxy.stream.log import COMPLETE, DRAINED, Ending, FrameLog
+from proxy.stream.log import FrameLog
 from proxy.stream.projections import MODES, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
@@ -32,8 +34,6 @@ from proxy.wire.errors import (
     UnknownStream,
 )
 from proxy.wire.http import Head, Headers
-
-CANCELLED = Ending("cancelled", "cancelled on request")
 
 
 class Follow:
@@ -121,7 +121,7 @@ class Follow:
         elif wanted.cursor.offset_bytes is not None:
             headers.append((b"Stream-Offset", b"%d" % wanted.cursor.offset_bytes))
         if wanted.cursor.given:
-            headers.append((b"Stream-Resumed-From", b"%s-%d" % (stream.epoch.encode(), offset)))
+            headers.append((b"Stream-Resumed-From", bytes(EventId(stream.epoch, offset))))
         downstream = self._begin(request, wanted, headers)
         return await self._deliver(downstream, stream, wanted, offset, skip)
 
@@ -183,7 +183,7 @@ class Follow:
         try:
             self._hub.check_room_to_follow(stream)
         except Overloaded as error:
-            return await _end(downstream, stream, wanted.view, Ending(error.code, error.message))
+            return await _end(downstream, stream, wanted.view, ending_of(error))
         if stream.kept_head is not None:
             return await _end(downstream, stream, wanted.view, refusal(stream.kept_head))
         return await self._deliver(downstream, stream, wanted, 0, 0)

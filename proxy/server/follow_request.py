@@ -1,7 +1,6 @@
 """What a follower asks for, read from its query and headers: a view, a cursor, a heartbeat, how long it waits."""
 
 import math
-import re
 from typing import NamedTuple
 
 from aiohttp import web
@@ -9,12 +8,13 @@ from aiohttp import web
 from proxy.downstream.response import EXTRA
 from proxy.downstream.websocket import handshake
 from proxy.server.config import StreamsConfig
+from proxy.stream.event_id import read_event_id
 from proxy.stream.projections import MODES, View, view_of
 from proxy.stream.websocket import NOT_IN_EVENTS
 from proxy.wire.errors import BadRequest, OriginNotAllowed
 
 _CURSORS = ("last_event_id", "after", "starting_after")
-_EVENT_ID = re.compile(r"(?:([a-z2-7]{6})-)?([0-9]{1,18})")
+_SEQ_DIGITS = 18
 
 
 class Cursor(NamedTuple):
@@ -77,10 +77,12 @@ def cursor(request: web.BaseRequest, mode: str) -> Cursor:
         return Cursor(seq=-1)
     if text == "-1":
         return Cursor(seq=0)
-    match = _EVENT_ID.fullmatch(text)
-    if match is None:
+    if text.isascii() and text.isdecimal() and len(text) <= _SEQ_DIGITS:
+        return Cursor(seq=int(text))
+    event_id = read_event_id(text)
+    if event_id is None:
         raise BadRequest(f"cursor {text[:60]!r} is not an event id, a number, -1 or now")
-    return Cursor(seq=int(match[2]), epoch=match[1])
+    return Cursor(seq=event_id.seq, epoch=event_id.epoch)
 
 
 def seconds(text: str | None, name: str, default: float) -> float:

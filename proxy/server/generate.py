@@ -26,8 +26,8 @@ from proxy.server.generation_request import GenerationRequest, ask, asks_cumulat
 from proxy.server.json_responses import answer
 from proxy.server.pass_through import MINE, Forward
 from proxy.server.shared_calls import Call, Calls, Identity, by_body, by_key
+from proxy.stream.endings import CLIENT_GONE, COMPLETE, UPSTREAM_ERROR, ending_of
 from proxy.stream.hub import Hub
-from proxy.stream.log import COMPLETE, Ending
 from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
@@ -37,8 +37,8 @@ from proxy.telemetry import access_log
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.stream_object import describe
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.pump import GONE, Pump
-from proxy.wire.errors import OffsetGone, ProxyError, UpstreamError
+from proxy.upstream.pump import Pump
+from proxy.wire.errors import OffsetGone, Overloaded, ProxyError, RateLimited, UpstreamError
 from proxy.wire.http import Head, Headers
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Generations:
         try:
             exchange = await ask(self._forward, generation)
         except (UpstreamError, asyncio.CancelledError) as error:
-            reason = error.ending if isinstance(error, UpstreamError) else GONE.reason
+            reason = error.ending if isinstance(error, UpstreamError) else CLIENT_GONE.reason
             self._metrics.never_began(generation.route.name, reason)
             raise
         if not exchange.is_readable_stream:
@@ -170,11 +170,11 @@ class Generations:
         pump = call.pump
         try:
             exchange = await ask(self._forward, generation)
-        except ProxyError as error:
+        except (UpstreamError, RateLimited, Overloaded) as error:
             pump.opening = None
             if not call.promised:
                 call.stream.retain_s = 0.0
-            pump.stop(Ending(error.ending if isinstance(error, UpstreamError) else error.code, error.message))
+            pump.stop(ending_of(error))
             raise
         pump.opening = None
         access_log.answered(pump.stream, exchange)
@@ -207,7 +207,7 @@ class Generations:
             self._hub.unname(stream)
             if not pump.awaited:
                 exchange.close()
-                pump.stop(GONE)
+                pump.stop(CLIENT_GONE)
                 return
         pump.keep(exchange, COMPLETE if good else refused._replace(clean=True))
 
@@ -300,7 +300,7 @@ class Generations:
         if stream.kept_head is None:  # else it has been none
             self._metrics.stream_ended(stream, now)
             access_log.ended(stream, now)
-            if stream.upstream and stream.log.ending is not None and stream.log.ending.reason == "upstream_error":
+            if stream.upstream and stream.log.ending is not None and stream.log.ending.reason == UPSTREAM_ERROR.reason:
                 self._forward.group.erred(stream.upstream, stream.log.frames[-6:])
         self._calls.ended(stream)
         self._tell("ended", stream)

@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 from proxy.stream.stream import Stream
 from proxy.upstream.pump import Pump
-from proxy.wire.errors import Cancelled, KeyReused, Overloaded
+from proxy.wire.errors import KeyReused
 from proxy.wire.http import Head, RawHeaders
 
-_LASTING = ("complete", "cancelled")  # a retry must not undo a cancel
 _SDK = b"x-dashscope-sdk-"  # who asks, not what for: a session's id among them
 
 
@@ -96,7 +95,7 @@ class Call:
             self.pump.awaited -= 1
             ending = self.stream.log.ending
             if isinstance(error, asyncio.CancelledError) and self.opening.cancelled() and ending is not None:
-                raise (Cancelled if ending.reason == "cancelled" else Overloaded)(ending.message) from None
+                raise ending.as_error() from None
             self.left()
             raise
         self.pump.awaited -= 1
@@ -134,7 +133,7 @@ class Calls:
     def ended(self, stream: Stream) -> None:
         """Take note of a stream that has just been sealed."""
         call, ending = self._by_stream.get(stream.id), stream.log.ending
-        if call is not None and not (call.lasting and ending is not None and ending.reason in _LASTING):
+        if call is not None and not (call.lasting and ending is not None and ending.replayed):
             self.forget(stream)
 
     def forget(self, stream: Stream) -> None:

@@ -7,7 +7,6 @@ here, and nothing that a client says of itself is in it; only route, method, tar
 import asyncio
 import functools
 import hashlib
-import re
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,8 +24,9 @@ from proxy.server.follow import check_held
 from proxy.server.pass_through import Forward
 from proxy.server.whole import Whole
 from proxy.stream.background import BackgroundLoop
+from proxy.stream.endings import DRAINED
+from proxy.stream.event_id import EventId, read_event_id
 from proxy.stream.hub import ANYONE, Hub
-from proxy.stream.log import DRAINED
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
@@ -41,7 +41,6 @@ from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.reconnection import Reconnection
 
 MODES = ("events", "raw")
-_EVENT_ID = re.compile(r"([a-z2-7]{6})-([0-9]{1,18})")
 _ASKED: Headers = [
     (b"Accept", b"text/event-stream"),
     (b"Accept-Encoding", b"identity"),
@@ -215,18 +214,18 @@ class EventRoute:
 
         An id that can't be ours is the upstream's own: the client had it without us.
         """
-        match = _EVENT_ID.fullmatch(last_event_id)
-        if match is None:
+        last = read_event_id(last_event_id)
+        if last is None:
             return last_event_id.encode("utf-8", "surrogateescape")
         try:
             stream = self._hub.find(self._ended.get(place, ""), ANYONE)
         except UnknownStream:
             return b""
-        if match[1] != stream.epoch:
+        if last.epoch != stream.epoch:
             return b""
         log = stream.log
         had = Reconnection(0)
-        had.note(log.span(log.start, max(log.start, min(int(match[2]), log.end))))
+        had.note(log.span(log.start, max(log.start, min(last.seq, log.end))))
         return had.last_event_id
 
     def _broadcast(self, place: Place, ask: Ask, last_event_id: bytes, started_at: float) -> Broadcast:
@@ -273,12 +272,11 @@ class EventRoute:
         Raises: OffsetGone below what is held, OffsetBeyond above it.
         """
         log = stream.log
-        match = _EVENT_ID.fullmatch(last_event_id)
-        if match is None or match[1] != stream.epoch:
+        last = read_event_id(last_event_id)
+        if last is None or last.epoch != stream.epoch:
             return log.end if self._settings.join == "live" else log.start
-        seq = int(match[2])
-        check_held(log, seq)
-        return seq
+        check_held(log, last.seq)
+        return last.seq
 
     async def _follow(
         self, request: web.BaseRequest, broadcast: Broadcast, mode: str, offset: int
@@ -289,7 +287,7 @@ class EventRoute:
         headers = [*broadcast.headers, *CACHING, (b"Stream-Id", ident), (b"Stream-Mode", mode.encode())]
         headers.append((b"Content-Location", b"/v1/streams/" + ident))
         if "Last-Event-ID" in request.headers:
-            headers.append((b"Stream-Resumed-From", b"%b-%d" % (stream.epoch.encode(), offset)))
+            headers.append((b"Stream-Resumed-From", bytes(EventId(stream.epoch, offset))))
         downstream = Downstream(request)
         downstream.start(b"OK", headers)
         subscription = Subscription(stream, View(mode), downstream, offset, self._config.streams.heartbeat_s)

@@ -5,9 +5,10 @@ Must not know: sockets, HTTP responses, upstreams, clocks. Times and timers are 
 Read in this order:
 
 * `stream`: one stream, its followers, and how a frame reaches each of them
-* `log`: append-only frames, sealed once with an Ending
+* `log`: append-only frames, sealed once with an Ending; `endings`: the table of these, and what follows from each
 * `cohort`: which followers are advanced together; on top of it the states of a follower, and what each event does to it
 * `subscription`: one follower, a cursor; `rank`: followers that are written to as one
+* `event_id`: what clients resume by
 * `projections`: the modes, each a pure function of a span of the log to bytes; `websocket`: modes as messages
 * `transcript`, `channel`, `rewriting`: what was said so far, and how modes that rewrite take their text from it
 * `hub`: where streams are found, while they run and while they are kept

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.stream.cohort import Pacer
+from proxy.stream.endings import CAPABILITY_EXPIRED, LOG_LIMIT
 from proxy.stream.interfaces import Sink
-from proxy.stream.log import Ending, Ledger
+from proxy.stream.log import Ledger
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import HEARTBEAT, Subscription
 from proxy.stream.vitals import Vitals
@@ -22,7 +23,6 @@ from proxy.wire.errors import Overloaded, UnknownStream
 _BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # maps each byte to one of 32 letters: five random bits
 
 ANYONE = b""  # the `caller` of a stream that everybody may follow
-EXPIRED = Ending("capability_expired", "the token that this follower came with has expired; the stream may go on")
 STREAM_BYTES = 3000  # memory that a stream takes beside its frames: many short streams count, too
 
 
@@ -244,7 +244,7 @@ class Hub:
                     subscription.beat()
         for subscription in [subscription for subscription, until in self.leaving.items() if until <= now]:
             with self.background:
-                subscription.fail(EXPIRED)
+                subscription.fail(CAPABILITY_EXPIRED)
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             with self.background:
                 waiter.tick(now)
@@ -287,7 +287,7 @@ class Hub:
             if writer is not None:
                 held, allowed = self.ledger.bytes, self.ledger.max_bytes
                 message = f"all logs together hold {held} bytes, {allowed} are allowed, and this is the largest"
-                writer.stop(Ending("log_limit", message))
+                writer.stop(LOG_LIMIT.saying(message))
                 if largest.id not in self._running:  # it is kept now: it can be dropped, and the next one be ended
                     self._plan_room()
 

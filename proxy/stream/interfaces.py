@@ -7,7 +7,7 @@ These are protocols only. The sinks are in `downstream` (a response, a WebSocket
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.stream.log import Ending
+from proxy.stream.endings import Ending
 from proxy.stream.projections import Span
 
 

@@ -5,27 +5,10 @@ Keeps law 3 (frame n never changes, seqs are dense from 1) and law 4 (nothing af
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
-from typing import NamedTuple
+
+from proxy.stream.endings import Ending
 
 _STRIDE = 1024  # frames between two marks: finding a byte looks at no more frames than this
-
-
-class Ending(NamedTuple):
-    """How a log ended: complete, failed or cancelled; exactly one per log.
-
-    `reason` is the word of the metric's label, `message` what a follower is told. `clean`: the log's own last
-    frames say all there is (its end, or an error event of the upstream's), so followers get a proper close.
-    `unrecognised`: such an error event is in a form that clients take for a chunk, so modes of events say it once more.
-    """
-
-    reason: str
-    message: str = ""
-    clean: bool = False
-    unrecognised: bool = False
-
-
-COMPLETE = Ending("complete", clean=True)
-DRAINED = Ending("drained", "this server is shutting down")
 
 
 class FrameLog:

@@ -10,7 +10,8 @@ from typing import ClassVar, NamedTuple
 
 from proxy.dialects.delta import CONTENT
 from proxy.stream.channel import Pieces
-from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.endings import COMPLETE, DRAINED, Ending
+from proxy.stream.event_id import prefix
 from proxy.stream.rewriting import Rewriter, Source
 from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone, UnknownMode
 from proxy.wire.sse import stamp
@@ -54,7 +55,7 @@ class Projection(Span, ABC):
     It is itself the span that it rendered last: `reach` makes it the one that begins at an offset.
     """
 
-    __slots__ = ("_dialect", "_epoch", "_log", "_source")
+    __slots__ = ("_dialect", "_id_prefix", "_log", "_source")
 
     content_type: ClassVar[bytes] = EVENT_STREAM
     heartbeat: ClassVar[bool] = True
@@ -74,7 +75,7 @@ class Projection(Span, ABC):
         self.size = 0
         self._source = source
         self._log = source.log
-        self._epoch = source.epoch.encode()
+        self._id_prefix = prefix(source.epoch)
         self._dialect = source.dialect
 
     def reach(self, start: int) -> None:
@@ -161,18 +162,18 @@ class Events(Projection):
     __slots__ = ()
 
     def render(self, start: int, end: int) -> bytes:
-        epoch = self._epoch
+        before = self._id_prefix
         frames = self._log.span(start, end)
-        return b"".join([stamp(frame, b"%b-%d" % (epoch, seq)) for seq, frame in enumerate(frames, start + 1)])
+        return b"".join([stamp(frame, before + b"%d" % seq) for seq, frame in enumerate(frames, start + 1)])
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
-        if (ending.clean and not ending.unrecognised) or ending.reason == "drained":
+        if (ending.clean and not ending.unrecognised) or ending.reason == DRAINED.reason:
             return b"", True  # drained: closed between two events, so that the client resumes elsewhere
         # The log's ending is numbered as one more event, so that a client that had all frames but not this one is
         # told when it resumes, and only then finds nothing more (204). Any other ending repeats the cursor.
         log = self._log
         seq = offset + (ending is log.ending and offset == log.end)
-        return self._dialect.frames.error_frame(ending.message, ending.reason, b"%b-%d" % (self._epoch, seq)), True
+        return self._dialect.frames.error_frame(ending.message, ending.reason, self._id_prefix + b"%d" % seq), True
 
 
 class Incremental(Events):

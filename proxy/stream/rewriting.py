@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from proxy.dialects.delta import Channel, Delta
 from proxy.dialects.dialect import Dialect, spell
+from proxy.stream.event_id import prefix
 from proxy.stream.log import FrameLog
 from proxy.stream.transcript import Transcript, Voice
 from proxy.wire.sse import stamp
@@ -34,12 +35,12 @@ class Source(Protocol):
 class Rewriter:
     """Renders spans of one stream; each span begins at an offset and ends before another, start < end."""
 
-    __slots__ = ("_dialect", "_epoch", "_log", "_source")
+    __slots__ = ("_dialect", "_id_prefix", "_log", "_source")
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._log = source.log
-        self._epoch = source.epoch.encode()
+        self._id_prefix = prefix(source.epoch)
         self._dialect = source.dialect
 
     def increment(self, start: int, end: int) -> bytes:
@@ -135,4 +136,4 @@ class Rewriter:
         return document, next(delta for delta in deltas if delta.index == choice)
 
     def _stamped(self, frame: bytes, seq: int) -> bytes:
-        return stamp(frame, b"%b-%d" % (self._epoch, seq))
+        return stamp(frame, self._id_prefix + b"%d" % seq)

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
+from proxy.stream.endings import Ending
 from proxy.stream.interfaces import Bypass, Writer
-from proxy.stream.log import Ending, FrameLog, Ledger
+from proxy.stream.log import FrameLog, Ledger
 from proxy.stream.projections import MODES, Projection, Raw, View
 from proxy.stream.subscription import Subscription
 from proxy.stream.transcript import Transcript

@@ -7,8 +7,8 @@ Keeps laws 5 (prefix), 6 (independence) and 8 (resume).
 
 from typing import TYPE_CHECKING
 
+from proxy.stream.endings import COMPLETE, DRAINED, TOO_SLOW, Ending
 from proxy.stream.interfaces import Sink
-from proxy.stream.log import Ending
 from proxy.stream.projections import Projection, Span, View
 from proxy.stream.rank import Rank, Ranks
 
@@ -169,11 +169,11 @@ class Subscription:
     def _fall_behind(self) -> None:
         """End with an error, because the log no longer holds frames that it lacks: they are never skipped silently."""
         message = f"fell behind: frame {self.offset + 1} is gone, the earliest held is {self._log.start + 1}"
-        self._end(b"", Ending("too_slow", message))
+        self._end(b"", TOO_SLOW.saying(message))
 
     def _end(self, last: bytes, ending: Ending) -> None:
-        failed = "failed" if ending is self._log.ending and ending.reason != "drained" else ending.reason
-        self.ended = "complete" if ending.clean else failed
+        failed = "failed" if ending is self._log.ending and ending.reason != DRAINED.reason else ending.reason
+        self.ended = COMPLETE.reason if ending.clean else failed
         words, properly = self._projection.ending(ending, self.offset)
         self._sent_bytes += len(words)
         (self.sink.close if properly else self.sink.abort)(last + words)

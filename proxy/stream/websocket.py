@@ -5,39 +5,11 @@ text message of its own (see wire/websocket.py); in a mode that is text, each sp
 sockets. Keeps laws 5 (prefix), 7 (one ending: only a complete stream closes with 1000) and 8 (resume) as the mode does.
 """
 
-from proxy.stream.log import Ending, FrameLog
+from proxy.stream.endings import Ending
+from proxy.stream.log import FrameLog
 from proxy.stream.projections import Projection, Span
-from proxy.wire.websocket import (
-    COMPLETE,
-    GOING_AWAY,
-    INTERNAL_ERROR,
-    TEXT,
-    TRY_AGAIN_LATER,
-    close_frame,
-    frame,
-    messages,
-)
+from proxy.wire.websocket import TEXT, close_frame, frame, messages
 
-# An ending's close code: where HTTP has a status for it, 4000 more (RFC 6455 section 7.4.2: 4000-4999 are private).
-CODES = {
-    "complete": COMPLETE,
-    "drained": GOING_AWAY,
-    "overloaded": TRY_AGAIN_LATER,
-    "capability_expired": 4401,
-    "cancelled": 4409,
-    "too_slow": 4410,
-    "frame_limit": 4413,
-    "log_limit": 4413,
-    "client_gone": 4499,
-    "refused": 4502,
-    "upstream_error": 4502,
-    "upstream_reset": 4502,
-    "upstream_unreachable": 4502,
-    "garbled": 4502,
-    "timeout_first_byte": 4504,
-    "timeout_idle": 4504,
-    "timeout_total": 4504,
-}
 NOT_IN_EVENTS = ("raw", "json")  # the modes that are bytes, or one document: they have no messages
 
 
@@ -72,4 +44,4 @@ class Messages(Projection):
 
 def closing(ending: Ending) -> bytes:
     """Return the close frame of an ending; its reason is the ending's word."""
-    return close_frame(CODES.get(ending.reason, INTERNAL_ERROR), ending.reason)
+    return close_frame(ending.close_code, ending.reason)

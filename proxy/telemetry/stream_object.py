@@ -65,8 +65,4 @@ def _kept_response(head: Head) -> dict[str, Any]:
 
 def _state(stream: Stream) -> str:
     ending = stream.log.ending
-    if ending is None:
-        return "open"
-    if ending.reason in ("cancelled", "client_gone"):
-        return "cancelled"
-    return "complete" if ending.reason == "complete" else "failed"
+    return "open" if ending is None else ending.state

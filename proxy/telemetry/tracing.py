@@ -20,7 +20,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set
 
 from proxy import __version__
 from proxy.dialects.route import Route
-from proxy.stream.log import Ending
+from proxy.stream.endings import Ending
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
 from proxy.wire.errors import ProxyError, UpstreamError
@@ -28,7 +28,6 @@ from proxy.wire.http import Headers
 
 _APPLICATION = re.compile(r"(?<=/apps/)[^/]+")  # would make every application a route of its own
 LAST_S = 3.0  # for the last export
-_NO_ERROR = ("complete", "cancelled", "client_gone")
 
 
 def exported() -> "Tracing":
@@ -166,7 +165,7 @@ class Trace:
         self._span.add_event("ending", {"reason": ending.reason, "events": stream.log.end, "bytes": received_bytes})
         if self._call is not None:
             _describe(self._call, stream)
-        if ending.reason not in _NO_ERROR and (stream.kept_head is None or not ending.clean):
+        if ending.state == "failed" and (stream.kept_head is None or not ending.clean):
             self._fail(ending.reason)
         self._end()
 

@@ -12,10 +12,9 @@ import random
 from collections.abc import Awaitable, Callable
 
 from proxy.stream.background import BackgroundLoop
-from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.endings import CLIENT_GONE, COMPLETE, FRAME_LIMIT, UPSTREAM_ERROR, Ending
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.pump import GONE
 from proxy.wire.errors import ProxyError, TooLarge, UpstreamError
 from proxy.wire.http import Headers
 from proxy.wire.reconnection import Reconnection
@@ -99,7 +98,7 @@ class Broadcast:
         try:
             frames = self._splitter.feed(data)
         except TooLarge as exc:
-            self.stop(Ending("frame_limit", exc.message))
+            self.stop(FRAME_LIMIT.saying(exc.message))
             return
         if frames:
             self._extend(frames, at)
@@ -128,7 +127,7 @@ class Broadcast:
         if self._keep_s:
             self._keeping = asyncio.get_running_loop().call_later(self._keep_s, self._kept)
         else:
-            self.stop(GONE)
+            self.stop(CLIENT_GONE)
 
     def stop(self, ending: Ending) -> None:
         """Close upstream and seal the stream."""
@@ -141,7 +140,7 @@ class Broadcast:
 
     def _kept(self) -> None:
         if not self.stream.subscriptions and not self.awaited:
-            self.stop(GONE)
+            self.stop(CLIENT_GONE)
 
     def _extend(self, frames: list[bytes], at: float) -> None:
         stream = self.stream
@@ -190,7 +189,7 @@ class Broadcast:
             exchange.close()
             status = exchange.status
             if status < 500 and status not in _FOR_NOW:
-                refused = Ending("upstream_error", f"asked again, the upstream answered with status {status}")
+                refused = UPSTREAM_ERROR.saying(f"asked again, the upstream answered with status {status}")
                 self._seal(COMPLETE if status == _NO_CONTENT else refused)
                 return None
 

@@ -8,7 +8,16 @@ from typing import NamedTuple, Protocol
 import aiohttp
 
 from proxy.upstream.connection import Connection, Receiver, TakeEvents
-from proxy.wire.errors import Truncated, Unreachable, UpstreamError, UpstreamTimeout
+from proxy.wire.errors import (
+    FirstByteTimeout,
+    FirstTokenTimeout,
+    IdleTimeout,
+    TotalTimeout,
+    Truncated,
+    Unreachable,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from proxy.wire.http import LAST_CHUNK, Headers, chunk
 
 _NO_BODY = (204, 304)
@@ -261,21 +270,20 @@ class Exchange:
         if connection is None or self._ended:
             return None
         if timeouts.total_s and not self.endless and now - self._began_at >= timeouts.total_s:
-            return UpstreamTimeout(f"the response took longer than {timeouts.total_s:g} s in all", "timeout_total")
+            return TotalTimeout(f"the response took longer than {timeouts.total_s:g} s in all")
         if not self.status:
             if timeouts.first_byte_s and now - self._asked_at >= timeouts.first_byte_s:
-                message = f"the upstream sent no response within {timeouts.first_byte_s:g} s"
-                return UpstreamTimeout(message, "timeout_first_byte")
+                return FirstByteTimeout(f"the upstream sent no response within {timeouts.first_byte_s:g} s")
             return None
         if connection.paused:  # by us
             return None
         progress, token_s, idle_s = self.progress, timeouts.first_token_s, timeouts.idle_s
         if token_s and progress is not None and progress.awaits_token and now - self._asked_at >= token_s:
-            return UpstreamTimeout(f"the upstream sent no token within {token_s:g} s", "timeout_first_token")
+            return FirstTokenTimeout(f"the upstream sent no token within {token_s:g} s")
         fed_at = connection.read_at if progress is None else progress.fed_at
         if idle_s and now - fed_at >= idle_s:
             what = "nothing but comments" if connection.read_at > fed_at else "nothing"
-            return UpstreamTimeout(f"the upstream sent {what} for {idle_s:g} s", "timeout_idle")
+            return IdleTimeout(f"the upstream sent {what} for {idle_s:g} s")
         return None
 
     def _release(self) -> None:

@@ -20,7 +20,7 @@ from yarl import URL
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange, Timeouts
-from proxy.wire.errors import Unreachable, UpstreamTimeout
+from proxy.wire.errors import ConnectTimeout, Unreachable
 from proxy.wire.http import Headers, head
 
 _FRESH_S = 0.1  # a connection that has been idle for longer is looked at before it is used again
@@ -164,7 +164,7 @@ class ConnectionPool:
                 await room.acquire()
         except TimeoutError as exc:
             message = f"all {self._max_connections} connections were taken for {self.timeouts.connect_s:g} s"
-            raise UpstreamTimeout(message, "timeout_connect") from exc
+            raise ConnectTimeout(message) from exc
 
     async def _connect(self) -> Connection:
         try:
@@ -179,7 +179,7 @@ class ConnectionPool:
                 self._room.release()
             if isinstance(exc, TimeoutError):
                 message = f"no connection to the upstream within {self.timeouts.connect_s:g} s"
-                raise UpstreamTimeout(message, "timeout_connect") from exc
+                raise ConnectTimeout(message) from exc
             if isinstance(exc, OSError | aiohttp.ClientError):
                 raise Unreachable(f"no connection to the upstream: {type(exc).__name__}", sent=False) from exc
             raise

@@ -10,7 +10,15 @@ from time import monotonic
 from typing import Any
 
 from proxy.dialects.dialect import Dialect
-from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.endings import (
+    CLIENT_GONE,
+    COMPLETE,
+    FRAME_LIMIT,
+    UPSTREAM_ERROR,
+    UPSTREAM_RESET,
+    Ending,
+    ending_of,
+)
 from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
 from proxy.upstream.bypass import Bypass
@@ -20,7 +28,6 @@ from proxy.wire.errors import TooLarge, UpstreamError
 from proxy.wire.sse import Splitter
 
 _COLON = 58  # begins a comment
-GONE = Ending("client_gone", "cancelled: the last follower left")
 
 
 class Pump:
@@ -122,7 +129,7 @@ class Pump:
         try:
             frames = self._splitter.feed(data)
         except TooLarge as exc:
-            self.stop(Ending("frame_limit", exc.message))
+            self.stop(FRAME_LIMIT.saying(exc.message))
             return
         if not frames:
             self._vitals.first_byte_at = self._vitals.first_byte_at or at
@@ -152,7 +159,7 @@ class Pump:
         try:
             frames = self._splitter.feed(data) if data else []
         except TooLarge as exc:
-            self.stop(Ending("frame_limit", exc.message))
+            self.stop(FRAME_LIMIT.saying(exc.message))
             return
         tail = self._splitter.tail
         if error is None and tail and _is_whole(tail, self.stream.dialect):
@@ -194,7 +201,7 @@ class Pump:
         if self._terminal_seen(()):  # openai-python 3.x leaves straight after [DONE]: that is an end, not an abort
             self.stop(COMPLETE)
         elif grace_s == 0:
-            self.stop(GONE)
+            self.stop(CLIENT_GONE)
         elif grace_s is not None:
             if self._grace is not None:
                 self._grace.cancel()
@@ -211,7 +218,7 @@ class Pump:
 
     def _grace_over(self) -> None:
         if not self.awaited and not self.stream.subscriptions:
-            self.stop(GONE)
+            self.stop(CLIENT_GONE)
 
     def _shown(self, frames: list[bytes]) -> list[bytes]:
         """Keep back the usage that was asked for by the proxy alone: the one exception to law 1, off by default."""
@@ -256,12 +263,12 @@ class Pump:
         if self._terminal_seen(frames):
             return COMPLETE
         if error is not None:
-            return Ending(error.ending, error.message)
+            return ending_of(error)
         if tail.strip():
-            return Ending("upstream_reset", f"the upstream ended within a frame, {len(tail)} bytes of it came")
+            return UPSTREAM_RESET.saying(f"the upstream ended within a frame, {len(tail)} bytes of it came")
         if self._exchange is not None and not self._exchange.framed and not self._finished(frames):
             # Nothing tells a close-delimited body that is whole from one that broke off, but its own last word.
-            return Ending("upstream_reset", "the upstream closed the connection before the stream was finished")
+            return UPSTREAM_RESET.saying("the upstream closed the connection before the stream was finished")
         return COMPLETE
 
     def _finished(self, frames: list[bytes]) -> bool:
@@ -280,7 +287,8 @@ class Pump:
         self._vitals.conclude(last, self._hidden)
         if ending is COMPLETE and self._vitals.summary.failed:
             unrecognised = not any(map(stream.dialect.frames.reports, last))
-            ending = Ending("upstream_error", "the upstream reported an error", clean=True, unrecognised=unrecognised)
+            message = "the upstream reported an error"
+            ending = UPSTREAM_ERROR._replace(message=message, clean=True, unrecognised=unrecognised)
         stream.seal(ending, frames, tail)
         self._exchange = None
         self._on_sealed(self)
@@ -301,7 +309,7 @@ class _Verbatim:
         stream.extend([data])
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
-        ending = self._whole if error is None else Ending(error.ending, error.message)
+        ending = self._whole if error is None else ending_of(error)
         self._pump.seal(ending, [data] if data else [], b"")
 
 

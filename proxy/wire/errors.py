@@ -156,6 +156,7 @@ class RateLimited(RequestError):
 
     status = 429
     code = "rate_limited"
+    ending = "rate_limited"
     retry_after_s = 1
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
@@ -168,7 +169,7 @@ class UpstreamError(ProxyError):
 
     status = 502
     code = "upstream_error"
-    ending = "upstream_error"
+    ending = "upstream_error"  # the row of stream/endings.py with which it ends a stream
     sent = True  # a part of the request may have reached the upstream
     blames_upstream = True  # False where its client, or the proxy, ended it
 
@@ -199,15 +200,41 @@ class Garbled(UpstreamError):
 
 
 class UpstreamTimeout(UpstreamError):
-    """The upstream took longer than allowed. `ending` says which of the time-outs it was."""
+    """The upstream took longer than allowed. Each time-out is a class of its own; clients are told one code."""
 
     status = 504
     code = "upstream_timeout"
 
-    def __init__(self, message: str, ending: str) -> None:
-        super().__init__(message)
-        self.ending = ending
-        self.sent = ending != "timeout_connect"
+
+class ConnectTimeout(UpstreamTimeout):
+    """No connection in time, so nothing was sent."""
+
+    ending = "timeout_connect"
+    sent = False
+
+
+class FirstByteTimeout(UpstreamTimeout):
+    """No response began in time."""
+
+    ending = "timeout_first_byte"
+
+
+class FirstTokenTimeout(UpstreamTimeout):
+    """No generated text in time."""
+
+    ending = "timeout_first_token"
+
+
+class IdleTimeout(UpstreamTimeout):
+    """Nothing came for too long."""
+
+    ending = "timeout_idle"
+
+
+class TotalTimeout(UpstreamTimeout):
+    """The response took too long in all."""
+
+    ending = "timeout_total"
 
 
 class CapabilitiesOff(ProxyError):
@@ -222,6 +249,7 @@ class Overloaded(ProxyError):
 
     status = 503
     code = "overloaded"
+    ending = "overloaded"
     retry_after_s = 1
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:

@@ -11,7 +11,7 @@ import pytest
 from proxy.access.capabilities import RIGHTS, Capabilities, Capability
 from proxy.server.app import auth_of
 from proxy.server.config import Config
-from proxy.stream.hub import EXPIRED
+from proxy.stream.endings import CAPABILITY_EXPIRED
 from proxy.wire.errors import MissingRight, Unauthorised
 from tests.end_to_end.conftest import (
     CHAT,
@@ -437,7 +437,7 @@ async def test_followers_of_a_capability_are_closed_when_it_expires(tee: Tee, st
     assert time.time() >= until
     said = bytes(answer.body)
     assert told.startswith(stamped(said, answer.epoch))
-    assert EXPIRED.reason.encode() in told
+    assert CAPABILITY_EXPIRED.reason.encode() in told
     assert f"id: {answer.epoch}-2\n".encode() in told.rpartition(b"data:")[2]
     assert (events.end, cut, raw.end) == ("whole", said, "cut")
     again = await act(tee, "read", ident, query, NOBODY, f"Last-Event-ID: {answer.epoch}-2")
@@ -445,7 +445,7 @@ async def test_followers_of_a_capability_are_closed_when_it_expires(tee: Tee, st
     turn.end(DONE)
     assert await answer.read() == said + DONE
     assert await owner.read() == stamped(said + DONE, answer.epoch)
-    assert await tee.metric("streamtee_subscriptions_ended_total", reason=EXPIRED.reason) == 2
+    assert await tee.metric("streamtee_subscriptions_ended_total", reason=CAPABILITY_EXPIRED.reason) == 2
 
 
 # What becomes of tokens.

@@ -1,6 +1,7 @@
 """Spare upstreams and the queue before each, as clients, `/info` and the metrics see them."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.conftest import Serve, Stage, Tee, Turn, chunk_frame, on_one_loop, staged
+from tests.end_to_end.test_websocket import opened, rest
 
 pytestmark = on_one_loop  # origins and their queues have tests on both
 
@@ -199,6 +201,34 @@ async def test_rate_that_is_used_up_is_told_with_when_to_come_back(perform: Serv
         assert refused.status == 429
         assert 50 <= int(refused.header("retry-after") or 0) <= 60
         assert b'"rate_limited"' in await refused.read()
+
+
+@pytest.mark.parametrize(
+    ("limits", "status", "code", "least_s", "close_code"),
+    [
+        ({"requests_per_minute": 1, "queue_s": 1}, 429, "rate_limited", 50, 4429),
+        ({"max_concurrent": 1, "queue_size": 0}, 503, "overloaded", 1, 1013),
+    ],
+)
+async def test_refusal_of_the_queue_is_found_in_the_place_of_a_detached_answer(
+    perform: Serve, stage: Stage, limits: dict[str, int], status: int, code: str, least_s: int, close_code: int
+) -> None:
+    """As the refusal it was, with when to come back: it is no fault of the upstream's, which was not asked."""
+    tee = await perform(upstream=limits)
+    first = await tee.send_chat()
+    turn = await stage.next()
+    promised = await tee.chat("Prefer: respond-async")
+    assert (promised.status, (await tee.wait_ended(promised.stream_id))["ending"]["reason"]) == (202, code)
+    refused = await tee.follow(promised.stream_id, "mode=json")
+    error = (await refused.json())["error"]
+    assert (refused.status, error["code"]) == (status, code)
+    assert error["message"].startswith("the queue before the upstream is too long")
+    assert least_s <= int(refused.header("retry-after") or 0) <= 60
+    async with opened(tee, promised.stream_id) as socket:
+        (event,), close = await rest(socket)
+        assert (json.loads(event["data"])["error"]["code"], close) == (code, (close_code, code))
+    await play(turn)
+    assert (await first.answer()).status == 200
 
 
 async def test_spare_takes_what_the_queue_before_the_first_does_not(perform: Serve, stage: Stage, spare: Stage) -> None:

@@ -25,7 +25,7 @@ from tests.end_to_end.conftest import (
     request,
     until,
 )
-from tests.end_to_end.test_websocket import ASK
+from tests.end_to_end.test_websocket import ASK, opened, rest
 from tests.frames import heard
 
 pytestmark = on_one_loop  # the watch is tested on both
@@ -92,6 +92,20 @@ async def test_no_answer_in_time_is_told(perform: Serve, stage: Stage) -> None:
     assert "0.1 s" in await refused_by(tee, await tee.chat(), "timeout_first_byte")
 
 
+async def test_time_out_without_an_answer_is_told_where_the_answer_would_be(perform: Serve, stage: Stage) -> None:
+    """A detached request that found no connection: its document is a 504, its WebSocket closes with 4504."""
+    tee = await perform(upstream={"max_connections": 1}, timeouts={"connect_s": 0.1})
+    first, turn = await begun(tee, stage, frames=1)
+    promised = await tee.chat("Prefer: respond-async")
+    await tee.wait_ended(promised.stream_id)
+    refused = await tee.follow(promised.stream_id, "mode=json")
+    assert (refused.status, (await refused.json())["error"]["code"]) == (504, "upstream_timeout")
+    async with opened(tee, promised.stream_id) as socket:
+        assert (await rest(socket))[1] == (4504, "timeout_connect")
+    turn.end(DONE)
+    await first.read()
+
+
 @pytest.mark.parametrize("frame", [ROLE, COMMENT, BEAT, b": in pieces"], ids=["role", "comment", "line", "pieces"])
 async def test_stream_without_a_token_ends_in_time(perform: Serve, stage: Stage, frame: bytes) -> None:
     """Role chunks and comments are no token, however many come; raw never looks complete, events say why."""
@@ -106,6 +120,8 @@ async def test_stream_without_a_token_ends_in_time(perform: Serve, stage: Stage,
     assert error["code"] == "timeout_first_token"
     assert "0.2 s" in error["message"] == await ended_by(tee, answer, "timeout_first_token")
     assert await tee.metric("streamtee_no_first_token_total", ending="timeout_first_token") == 1
+    async with opened(tee, answer.stream_id) as socket:
+        assert (await rest(socket))[1] == (4504, "timeout_first_token")
 
 
 async def test_reasoning_is_a_token(perform: Serve, stage: Stage) -> None:

@@ -1,30 +1,6 @@
-"""The status that a document's ending has. What clients see is in end_to_end/test_documents.py."""
+"""How a document waits for its stream's end. What clients see is in end_to_end/test_documents.py."""
 
-import pytest
-
-from proxy.server.document import LastWords, failure
-from proxy.stream.log import Ending
-
-
-@pytest.mark.parametrize(
-    ("reason", "status"),
-    [
-        ("upstream_reset", 502),
-        ("upstream_unreachable", 502),
-        ("garbled", 502),
-        ("timeout_idle", 504),
-        ("timeout_total", 504),
-        ("cancelled", 409),
-        ("client_gone", 409),
-        ("drained", 503),
-        ("log_limit", 503),
-        ("frame_limit", 502),
-    ],
-)
-def test_every_ending_but_a_complete_one_is_an_error(reason: str, status: int) -> None:
-    """With its message, if it has one."""
-    error = failure(Ending(reason, "what happened"))
-    assert (error.status, error.message) == (status, "what happened")
+from proxy.server.document import LastWords
 
 
 async def test_last_words_are_heard_once() -> None:

@@ -11,7 +11,7 @@ from proxy.dialects.dashscope import DASHSCOPE as NATIVES
 from proxy.dialects.dialect import Dialect
 from proxy.server.json_responses import answer, refuse
 from proxy.wire import errors
-from proxy.wire.errors import OffsetGone, Overloaded, ProxyError, RequestError, UpstreamTimeout
+from proxy.wire.errors import OffsetGone, Overloaded, ProxyError, RequestError
 from tests.end_to_end.conftest import CHAT, NATIVE, chat_body, faked, native_body, teed
 
 
@@ -21,7 +21,7 @@ def leaves(base: type[ProxyError] = ProxyError) -> list[type[ProxyError]]:
 
 
 def made(kind: type[ProxyError]) -> ProxyError:
-    more = {OffsetGone: (5,), UpstreamTimeout: ("timeout_idle",), errors.RateLimited: (7,)}
+    more = {OffsetGone: (5,), errors.RateLimited: (7,)}
     return kind("what happened", *more.get(kind, ()))  # type: ignore[arg-type]
 
 

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.server.shared_calls import Call, Calls, Identity, by_body, by_key
-from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.endings import ENDINGS
 from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import KeyReused
 from tests.conftest import new_stream
 
 ME = b"me"
 HEADERS = [(b"Host", b"x"), (b"Accept", b"*/*"), (b"X-DashScope-Mode", b"1")]
-FAILED = ("client_gone", "upstream_reset", "upstream_error", "timeout_idle", "refused", "drained")
+FAILED = sorted(set(ENDINGS) - {"complete", "cancelled"})
 
 
 def new_call(identity: Identity | None, ident: str = "st_one") -> Call:
@@ -99,14 +99,14 @@ def test_call_is_found_by_what_it_was_asked_for() -> None:
     assert "secret" not in caught.value.message
 
 
-@pytest.mark.parametrize("reason", ["complete", "cancelled", *FAILED])
+@pytest.mark.parametrize("reason", ENDINGS)
 @pytest.mark.parametrize("lasting", [True, False])
 def test_call_is_found_after_its_end_if_a_retry_is_to_get_it(reason: str, lasting: bool) -> None:
     """By key, if it is complete or was cancelled on request; by body never."""
     identity = keyed() if lasting else by_body(ME, "chat", b"/v1", b"{}", HEADERS)
     calls, call = Calls(), new_call(identity)
     calls.add(call)
-    call.stream.seal(COMPLETE if reason == "complete" else Ending(reason))
+    call.stream.seal(ENDINGS[reason])
     calls.ended(call.stream)
     assert (calls.find(identity) is call) == (lasting and reason not in FAILED)
 

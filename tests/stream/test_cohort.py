@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
-from proxy.stream.log import COMPLETE
+from proxy.stream.endings import COMPLETE
 from proxy.stream.rank import Ranks
 from tests.conftest import FakeLoop, FakeSink, follow, new_stream
 

@@ -23,8 +23,7 @@ from hypothesis.stateful import (
 )
 
 import proxy
-from proxy.stream.hub import EXPIRED
-from proxy.stream.log import Ending
+from proxy.stream.endings import CAPABILITY_EXPIRED, UPSTREAM_RESET
 from proxy.stream.projections import SPAN_BYTES, Raw
 from proxy.stream.rank import Rank
 from proxy.stream.subscription import Subscription
@@ -32,7 +31,7 @@ from tests.conftest import FakeLoop, FakeSink, follow
 from tests.cuts import messages
 from tests.upstream.test_bypass import FRAME, Connected, Upstream
 
-BROKE = Ending("upstream_reset", "the upstream's response broke off")
+BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
 ROLE = b'data: {"choices":[]}\n\n'  # no token: until the first one nothing is sent past the log
 BIG = b"data: " + b"x" * SPAN_BYTES + b"\n\n"  # more than a span
 TURN = [BIG] * (Raw.spans_a_turn + 3)  # more than a turn's worth
@@ -182,7 +181,7 @@ class Scene:
         self.follower.leave("left")
 
     def fail(self) -> None:
-        self.follower.fail(EXPIRED)
+        self.follower.fail(CAPABILITY_EXPIRED)
 
     def seal(self) -> None:
         self.upstream.pump.stop(BROKE)

@@ -8,8 +8,8 @@ import pytest
 
 from proxy.dialects.chat import CHAT
 from proxy.stream.cohort import Pacer
-from proxy.stream.hub import ANYONE, EXPIRED, STREAM_BYTES, Hub, Waiter
-from proxy.stream.log import COMPLETE
+from proxy.stream.endings import CAPABILITY_EXPIRED, COMPLETE
+from proxy.stream.hub import ANYONE, STREAM_BYTES, Hub, Waiter
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
@@ -566,7 +566,7 @@ def test_no_heartbeat_after_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "how", "last"), [("events", "closed", EXPIRED.reason.encode()), ("raw", "aborted", b"")]
+    ("mode", "how", "last"), [("events", "closed", CAPABILITY_EXPIRED.reason.encode()), ("raw", "aborted", b"")]
 )
 def test_follower_whose_time_is_over_is_ended(mode: str, how: str, last: bytes) -> None:
     """Not before, and nobody else; its stream goes on."""
@@ -580,7 +580,7 @@ def test_follower_whose_time_is_over_is_ended(mode: str, how: str, last: bytes) 
     hub.tick(9.9)
     assert sink.ended is None
     hub.tick(10.0)
-    assert (sink.ended, subscription.ended) == (how, EXPIRED.reason)
+    assert (sink.ended, subscription.ended) == (how, CAPABILITY_EXPIRED.reason)
     assert last in sink.last
     stream.extend([A])
     hub.tick(11.0)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.stream.log import COMPLETE, Ending, FrameLog
+from proxy.stream.endings import CANCELLED, COMPLETE
+from proxy.stream.log import FrameLog
 
 frames_of = st.lists(st.binary(min_size=1, max_size=9), max_size=6)
 
@@ -55,7 +56,7 @@ def test_sealed_log_takes_nothing_more() -> None:
     with pytest.raises(RuntimeError):
         log.extend([])
     with pytest.raises(RuntimeError):
-        log.seal(Ending("cancelled"), b"other")
+        log.seal(CANCELLED, b"other")
     assert (log.span(0, log.end), log.ending, log.tail, log.end_bytes) == ([b"a"], COMPLETE, b"rest", 1)
 
 

@@ -8,16 +8,26 @@ import pytest
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
-from proxy.stream.log import COMPLETE, Ending, FrameLog
+from proxy.stream.endings import (
+    CANCELLED,
+    CAPABILITY_EXPIRED,
+    CLIENT_GONE,
+    COMPLETE,
+    DRAINED,
+    TOO_SLOW,
+    UPSTREAM_ERROR,
+    UPSTREAM_RESET,
+    Ending,
+)
+from proxy.stream.log import FrameLog
 from proxy.stream.projections import MODES, Json, Projection, Span, View
 from proxy.stream.transcript import Transcript
 from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone
 from tests.conftest import FakeSink, follow, new_stream
 from tests.cuts import messages
 
-BROKE = Ending("upstream_reset", "the upstream's response broke off")
-REPORTED = Ending("upstream_error", "the upstream reported an error", clean=True)
-DRAINED = Ending("drained", "this server is shutting down")
+BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
+REPORTED = UPSTREAM_ERROR.saying("the upstream reported an error")._replace(clean=True)
 each_mode = pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in ("text", "json")])
 """Those in which every frame is seen."""
 each_event_mode = pytest.mark.parametrize("mode", ["events", "incremental", "coalesced", "cumulative"])
@@ -159,7 +169,7 @@ def test_clean_ending_adds_nothing_and_closes(mode: str, ending: Ending) -> None
     assert projection(mode, log).ending(ending, 1) == (b"", True)
 
 
-@pytest.mark.parametrize("ending", [BROKE, DRAINED, Ending("cancelled"), Ending("client_gone")])
+@pytest.mark.parametrize("ending", [BROKE, DRAINED, CANCELLED, CLIENT_GONE])
 def test_raw_failure_breaks_the_response_after_the_tail(ending: Ending) -> None:
     """Without a terminating chunk; what came of the last frame has gone out as it came."""
     log = log_of(b"data: a\n\n")
@@ -172,7 +182,7 @@ def test_raw_tail_is_for_those_who_had_all_frames() -> None:
     """To a follower that ends earlier it would be a gap."""
     log = log_of(b"data: a\n\n", b"data: b\n\n")
     log.seal(BROKE, b"data: hal")
-    assert projection("raw", log).ending(Ending("too_slow"), 1) == (b"", False)
+    assert projection("raw", log).ending(TOO_SLOW, 1) == (b"", False)
 
 
 def test_raw_clean_ending_sends_a_tail_too() -> None:
@@ -201,7 +211,7 @@ def test_events_failure_is_an_error_event_and_a_proper_close(dialect: Dialect, m
 def test_events_of_a_follower_ended_in_mid_stream_are_numbered_by_what_it_had() -> None:
     """So that it resumes with the next frame, and misses none."""
     log = log_of(b"data: a\n\n", b"data: b\n\n", b"data: c\n\n")
-    last, properly = projection("events", log).ending(Ending("expired", "m"), 1)
+    last, properly = projection("events", log).ending(CAPABILITY_EXPIRED.saying("m"), 1)
     assert properly
     assert messages(last)[0].id == b"gen234-1"
 
@@ -262,7 +272,7 @@ def test_mode_of_events_has_no_bytes_to_begin_at(mode: str) -> None:
         projection(mode, log_of(said("a"))).locate(0)
 
 
-@pytest.mark.parametrize("ending", [BROKE, REPORTED, DRAINED, Ending("cancelled")])
+@pytest.mark.parametrize("ending", [BROKE, REPORTED, DRAINED, CANCELLED])
 @pytest.mark.parametrize("mode", ["text", "json"])
 def test_failure_in_a_mode_that_can_not_tell_of_it_breaks_the_response(mode: str, ending: Ending) -> None:
     """Law 7: also when the upstream itself reported it, since its error event is not seen here."""

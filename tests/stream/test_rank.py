@@ -6,8 +6,8 @@ import weakref
 import pytest
 
 from proxy.stream.cohort import SLICE
+from proxy.stream.endings import COMPLETE
 from proxy.stream.interfaces import Transport
-from proxy.stream.log import COMPLETE
 from proxy.stream.projections import Span
 from proxy.stream.rank import SIZE
 from proxy.stream.stream import Stream

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.stream.log import COMPLETE, Ending, Ledger
+from proxy.stream.endings import CAPABILITY_EXPIRED, COMPLETE, LOG_LIMIT, UPSTREAM_ERROR, UPSTREAM_RESET
+from proxy.stream.log import Ledger
 from proxy.stream.projections import Events, View
 from proxy.stream.stream import Stream
 from tests.conftest import EPOCH, IDENT, FakeLoop, FakeSink, FakeWriter, follow, new_stream
 from tests.cuts import messages
 
 A, B, C, D = (b"data: %c\n\n" % letter for letter in b"abcd")
-BROKE = Ending("upstream_reset", "the upstream's response broke off")
+BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
 SPANS = Events.spans_a_turn
 MANY = 1000  # followers: more than are advanced in one turn of the loop
 
@@ -87,7 +88,7 @@ def test_error_reported_by_the_upstream_is_passed_on_and_closed_properly() -> No
     stream, raw, events = new_stream(), FakeSink(), FakeSink()
     follow(stream, raw)
     follow(stream, events, "events")
-    stream.seal(Ending("upstream_error", "m", clean=True), [reported])
+    stream.seal(UPSTREAM_ERROR.saying("m")._replace(clean=True), [reported])
     assert (raw.received, raw.ended) == (reported, "closed")
     assert (len(messages(events.received)), events.ended) == (1, "closed")
 
@@ -151,12 +152,12 @@ def test_each_follower_is_reported_ended_once_with_the_reason() -> None:
     first.leave("left")
     first.leave("left")
     first.fail(BROKE)
-    second.fail(Ending("expired", "m"))
+    second.fail(CAPABILITY_EXPIRED.saying("m"))
     second.leave("left")
-    assert reasons == ["left", "expired"]
+    assert reasons == ["left", "capability_expired"]
     stream.seal(BROKE)
     third.leave("left")
-    assert reasons == ["left", "expired", "failed"]
+    assert reasons == ["left", "capability_expired", "failed"]
     stream, reasons_complete = new_stream(), []
     stream.on_ended = lambda subscription: reasons_complete.append(subscription.ended)
     follow(stream, FakeSink())
@@ -186,12 +187,12 @@ def test_follower_failed_in_mid_stream_is_told_what_its_mode_says() -> None:
     follow(stream, other)
     stream.extend([A])
     for subscription in (follow_raw, follow_events):
-        subscription.fail(Ending("expired", "the capability has expired"))
+        subscription.fail(CAPABILITY_EXPIRED.saying("the capability has expired"))
     stream.extend([B])
     stream.seal(COMPLETE)
     assert (raw.received, raw.ended) == (A, "aborted")
     assert messages(events.received)[-1].id == b"gen234-1"
-    assert error_in(events.last)["code"] == "expired"
+    assert error_in(events.last)["code"] == "capability_expired"
     assert (other.received, other.ended) == (A + B, "closed")
 
 
@@ -393,7 +394,7 @@ def test_stream_stopped_because_the_logs_are_full_ends_its_followers_once() -> N
     writer = FakeWriter(stream)
     follow(stream, raw)
     follow(stream, events, "events")
-    ledger.on_over_limit = lambda: writer.stop(Ending("log_limit", "too much"))
+    ledger.on_over_limit = lambda: writer.stop(LOG_LIMIT.saying("too much"))
     for _ in range(2):
         stream.extend([frame(100)])
     stream.extend([frame(100)])

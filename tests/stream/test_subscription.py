@@ -2,12 +2,12 @@
 
 import pytest
 
-from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.endings import COMPLETE, UPSTREAM_RESET
 from tests.conftest import FakeSink, follow, new_stream
 from tests.cuts import messages
 
 A, B, C, D = (b"data: %c\n\n" % letter for letter in b"abcd")
-BROKE = Ending("upstream_reset", "the upstream's response broke off")
+BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
 
 
 def frame(size_bytes: int) -> bytes:

@@ -1,25 +1,21 @@
 """A mode as WebSocket messages: the mode's events, its endings as close codes, made once for all followers."""
 
 import json
-import re
-from pathlib import Path
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-import proxy
-from proxy.stream.log import COMPLETE, DRAINED, Ending
+from proxy.stream.endings import COMPLETE, DRAINED, UPSTREAM_ERROR, UPSTREAM_RESET
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
-from proxy.stream.websocket import CODES, closing
 from proxy.wire.websocket import CLOSE, TEXT
 from tests.conftest import FakeSink, new_stream
 from tests.frames import heard
 
-BROKE = Ending("upstream_reset", "the upstream's response broke off")
-REPORTED = Ending("upstream_error", "the upstream reported an error", clean=True)
+BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
+REPORTED = UPSTREAM_ERROR.saying("the upstream reported an error")._replace(clean=True)
 FRAMES = [b"data: a\n\n", b": c\n\n", b"data: b\r\n\r\n", b"event:result\rdata: c\r\r", b"data: [DONE]\n\n"]
 EVENTS = View("events")
 MESSAGES = View("events", websocket=True)
@@ -146,18 +142,3 @@ def test_follower_that_fell_behind_is_told_and_closed() -> None:
     slow.drain()
     *_, (kind, close) = heard(slow.received)
     assert (kind, close) == (CLOSE, (4410, "too_slow"))
-
-
-def test_only_complete_is_1000() -> None:
-    """Law 7; and the codes are such as a server may send (section 7.4.2)."""
-    assert [reason for reason, code in CODES.items() if code == 1000] == ["complete"]
-    assert all(4000 <= code < 5000 or code in (1000, 1001, 1013) for code in CODES.values())
-    assert said(closing(Ending("never heard of"))) == [(1011, "never heard of")]
-
-
-def test_every_ending_has_its_code() -> None:
-    """A reason that the source names gets a row."""
-    sources = [path.read_text() for path in Path(proxy.__file__).parent.rglob("*.py")]
-    named = {reason for source in sources for reason in re.findall(r'\bEnding\("(\w+)"', source)}
-    assert {"complete", "too_slow", "frame_limit"} <= named
-    assert named <= set(CODES)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.stream.log import Ending
+from proxy.stream.endings import CLIENT_GONE, COMPLETE
 from proxy.telemetry import access_log
 from proxy.tools.fake_qwen import FakeQwen
 from tests.conftest import IDENT, new_stream
@@ -166,9 +166,9 @@ async def test_line_tells_no_secret_and_no_text(stage: Stage, caplog: pytest.Log
 def test_records_are_loggings_with_a_time_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
     """Whoever formats them finds all that he asks for; one record does not change with the next."""
     began = time.time()
-    for reason in ("complete", "client_gone"):
+    for ending in (COMPLETE, CLIENT_GONE):
         stream = new_stream()
-        stream.seal(Ending(reason))
+        stream.seal(ending)
         access_log.ended(stream, 1.0)
     first, second = (record for record in caplog.records if record.name == "streamtee")
     assert ["ending=complete" in record.getMessage() for record in (first, second)] == [True, False]
@@ -182,7 +182,7 @@ def test_line_stays_one_line_of_words(model: str) -> None:
     """A model's name comes from outside."""
     stream = new_stream()
     stream.vitals.model = model
-    stream.seal(Ending("complete", "", clean=True))
+    stream.seal(COMPLETE)
     line = access_log.line(stream, 1.0)
     assert line.isascii()
     assert line.isprintable()

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.dialects.plain import PLAIN
 from proxy.stream.background import BackgroundLoop
-from proxy.stream.log import DRAINED
+from proxy.stream.endings import DRAINED
 from proxy.stream.stream import Stream
 from proxy.upstream import broadcast
 from proxy.upstream.broadcast import Ask, Broadcast

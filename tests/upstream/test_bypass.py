@@ -8,7 +8,8 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from proxy.stream.log import Ending, Ledger
+from proxy.stream.endings import CAPABILITY_EXPIRED, LOG_LIMIT
+from proxy.stream.log import Ledger
 from proxy.stream.subscription import Subscription
 from proxy.upstream.bypass import Bypass
 from proxy.upstream.connection import Connection
@@ -182,7 +183,7 @@ def run(upstream: Upstream, script: list[tuple[str, Any]], end: str) -> Iterator
     if end == "leave":
         upstream.follower.leave("left")
     elif end == "fail":
-        upstream.follower.fail(Ending("cut", "cut"))
+        upstream.follower.fail(CAPABILITY_EXPIRED.saying("cut"))
     else:
         upstream.send(*{"done": [FINISH, DONE], "error": [ERROR]}.get(end, [FRAME]))
         last = FRAME + DONE if end == "last" else b""
@@ -354,7 +355,7 @@ async def test_times_of_the_last_read_come_after_those_before() -> None:
 async def test_full_ledger_ends_the_stream_with_all_that_was_sent() -> None:
     """Its log holds what its follower had, to the byte."""
     upstream = bypassed(allowed_bytes=20 * len(FRAME))
-    upstream.ledger.on_over_limit = lambda: upstream.pump.stop(Ending("log_limit", "too much"))
+    upstream.ledger.on_over_limit = lambda: upstream.pump.stop(LOG_LIMIT.saying("too much"))
     for _ in range(64):
         upstream.send(FRAME)
     assert upstream.transport.aborted
@@ -367,7 +368,7 @@ async def test_full_ledger_ends_the_stream_with_all_that_was_sent() -> None:
     ("leave", "ended", "sink_ended"),
     [
         (lambda follower: follower.leave("left"), "left", None),
-        (lambda follower: follower.fail(Ending("cut", "cut")), "cut", "aborted"),
+        (lambda follower: follower.fail(CAPABILITY_EXPIRED), "capability_expired", "aborted"),
     ],
 )
 async def test_follower_whose_leaving_fills_the_ledger_ends_once(
@@ -375,7 +376,7 @@ async def test_follower_whose_leaving_fills_the_ledger_ends_once(
 ) -> None:
     """The log takes what was sent on when it leaves; that may seal the stream, which ends those who are still there."""
     upstream = bypassed(allowed_bytes=20 * len(FRAME))
-    upstream.ledger.on_over_limit = lambda: upstream.pump.stop(Ending("log_limit", "too much"))
+    upstream.ledger.on_over_limit = lambda: upstream.pump.stop(LOG_LIMIT.saying("too much"))
     reports: list[str | None] = []
     upstream.stream.on_ended = lambda follower: reports.append(follower.ended)
     for _ in range(30):
@@ -384,7 +385,7 @@ async def test_follower_whose_leaving_fills_the_ledger_ends_once(
     assert (upstream.follower.ended, upstream.sink.ended, reports) == (ended, sink_ended, [ended])
     assert b"".join(upstream.stream.log.frames) == upstream.sink.received
     assert upstream.follower.sent_bytes == len(upstream.sink.received)
-    assert upstream.stream.log.ending == Ending("log_limit", "too much")
+    assert upstream.stream.log.ending == LOG_LIMIT.saying("too much")
 
 
 async def test_first_answer_text_behind_thoughts_is_timed() -> None:

@@ -9,8 +9,12 @@ from proxy.wire.errors import (
     BadRequest,
     Cancelled,
     CapabilitiesOff,
+    ConnectTimeout,
     ExpiredCapability,
+    FirstByteTimeout,
+    FirstTokenTimeout,
     Garbled,
+    IdleTimeout,
     InvalidCapability,
     KeyReused,
     MissingRight,
@@ -25,6 +29,7 @@ from proxy.wire.errors import (
     RateLimited,
     RequestError,
     TooLarge,
+    TotalTimeout,
     Truncated,
     Unauthorised,
     UnknownMode,
@@ -59,7 +64,11 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (Unreachable("m"), 502, UpstreamError),
     (Truncated("m"), 502, UpstreamError),
     (Garbled("m"), 502, UpstreamError),
-    (UpstreamTimeout("m", "timeout_idle"), 504, UpstreamError),
+    (ConnectTimeout("m"), 504, UpstreamTimeout),
+    (FirstByteTimeout("m"), 504, UpstreamTimeout),
+    (FirstTokenTimeout("m"), 504, UpstreamTimeout),
+    (IdleTimeout("m"), 504, UpstreamTimeout),
+    (TotalTimeout("m"), 504, UpstreamTimeout),
     (CapabilitiesOff("m"), 501, ProxyError),
     (Overloaded("m"), 503, ProxyError),
 ]
@@ -78,12 +87,12 @@ def test_leaf_has_its_status_and_the_base_of_whose_fault_it_is(
 def test_every_leaf_is_in_this_table() -> None:
     """A new error gets a row here."""
     known = {made for made in vars(errors).values() if isinstance(made, type) and issubclass(made, ProxyError)}
-    assert known - {ProxyError, RequestError, UpstreamError} == {type(error) for error, _, _ in MADE}
+    assert known - {ProxyError, RequestError, UpstreamError, UpstreamTimeout} == {type(error) for error, _, _ in MADE}
 
 
 def test_codes_tell_the_leaves_apart() -> None:
-    """A client can branch on the code alone."""
-    codes = sorted(error.code for error, _, _ in MADE)
+    """A client can branch on the code alone; all time-outs are one to it."""
+    codes = sorted(error.code for error, _, base in MADE if base is not UpstreamTimeout)
     assert [code for code, same in groupby(codes) if len(list(same)) > 1] == []
 
 
@@ -94,7 +103,11 @@ def test_upstream_errors_carry_the_word_the_stream_ends_with() -> None:
         Unreachable: "upstream_unreachable",
         Truncated: "upstream_reset",
         Garbled: "garbled",
-        UpstreamTimeout: "timeout_idle",
+        ConnectTimeout: "timeout_connect",
+        FirstByteTimeout: "timeout_first_byte",
+        FirstTokenTimeout: "timeout_first_token",
+        IdleTimeout: "timeout_idle",
+        TotalTimeout: "timeout_total",
     }
 
 
@@ -113,8 +126,8 @@ def test_offset_gone_tells_the_earliest() -> None:
     ("error", "sent"),
     [
         (Unreachable("m", sent=False), False),
-        (UpstreamTimeout("m", "timeout_connect"), False),
-        (UpstreamTimeout("m", "timeout_first_byte"), True),
+        (ConnectTimeout("m"), False),
+        (FirstByteTimeout("m"), True),
         (Unreachable("m"), True),
         (Truncated("m"), True),
     ],

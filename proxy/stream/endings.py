@@ -1,0 +1,113 @@
+"""How streams and followers end: one closed table, a row an ending, and all that follows from it.
+
+An ending is made from a row alone: `TIMEOUT_IDLE.saying("nothing came for 5 s")`, or `ending_of(error)`. So there is
+no ending that a WebSocket, mode json, /info, a span or a retry would not know. A new one is a row here, and its word
+in the README. Knows nothing of sockets. Keeps law 7 (one ending: only `complete` is a success anywhere).
+"""
+
+from typing import Literal, NamedTuple
+
+from proxy.wire.errors import (
+    Cancelled,
+    ConnectTimeout,
+    ExpiredCapability,
+    FirstByteTimeout,
+    FirstTokenTimeout,
+    Garbled,
+    IdleTimeout,
+    Overloaded,
+    ProxyError,
+    RateLimited,
+    TotalTimeout,
+    Truncated,
+    Unreachable,
+    UpstreamError,
+)
+from proxy.wire.websocket import COMPLETE as NORMAL_CLOSURE
+from proxy.wire.websocket import GOING_AWAY, TRY_AGAIN_LATER
+
+
+class Ending(NamedTuple):
+    """How a log ended: complete, failed or cancelled; exactly one per log. Or how a single follower did.
+
+    `reason` is the word of the metric's label, `message` what a follower is told. `clean`: the log's own last
+    frames say all there is (its end, or an error event of the upstream's), so followers get a proper close.
+    `unrecognised`: such an error event is in a form that clients take for a chunk, so modes of events say it once more.
+    """
+
+    reason: str
+    state: Literal["complete", "cancelled", "failed"]  # in /info; a span is an error if it failed
+    fault: Literal["client", "proxy", "upstream"] | None
+    close_code: int  # of a WebSocket
+    error: type[ProxyError] | None  # with which mode json answers; None where no document fails by it
+    replayed: bool = False  # a retry under the same Idempotency-Key gets the kept answer, instead of a new one
+    message: str = ""
+    retry_after_s: int | None = None  # None: as long as the error says
+    clean: bool = False
+    unrecognised: bool = False
+
+    def saying(self, message: str) -> "Ending":
+        """Return this ending with a message of its own."""
+        return self._replace(message=message)
+
+    def as_error(self) -> ProxyError:
+        """Return the error with which mode json answers, of a log that was sealed without being complete."""
+        assert self.error is not None
+        error = self.error(self.message or self.reason)
+        if self.retry_after_s is not None:
+            error.retry_after_s = self.retry_after_s
+        return error
+
+
+# Close codes: 1000, 1001 and 1013 where RFC 6455 (section 7.4.1) and its registry have one that says just this. Else
+# the status that HTTP has for it and 4000 more (section 7.4.2: 4000-4999 are private). So `rate_limited` is 4429, not
+# 1013: that the server is overloaded (1013) and that the client asks too often (4429) are told apart, as 503 and 429.
+# fmt: off
+
+# Of a stream, and of those who follow it.
+
+COMPLETE = Ending("complete", "complete", None, NORMAL_CLOSURE, None, replayed=True, clean=True)
+
+CANCELLED = Ending(  # a retry must not undo a cancel
+    "cancelled", "cancelled", "client", 4409, Cancelled, replayed=True, message="cancelled on request")
+CLIENT_GONE = Ending(
+    "client_gone", "cancelled", "client", 4499, Cancelled, message="cancelled: the last follower left")
+RATE_LIMITED = Ending("rate_limited", "failed", "client", 4429, RateLimited)
+
+DRAINED = Ending("drained", "failed", "proxy", GOING_AWAY, Overloaded, message="this server is shutting down")
+OVERLOADED = Ending("overloaded", "failed", "proxy", TRY_AGAIN_LATER, Overloaded)
+LOG_LIMIT = Ending("log_limit", "failed", "proxy", 4413, Overloaded)
+
+UPSTREAM_UNREACHABLE = Ending("upstream_unreachable", "failed", "upstream", 4502, Unreachable)
+UPSTREAM_RESET = Ending("upstream_reset", "failed", "upstream", 4502, Truncated)
+UPSTREAM_ERROR = Ending("upstream_error", "failed", "upstream", 4502, UpstreamError)
+GARBLED = Ending("garbled", "failed", "upstream", 4502, Garbled)
+FRAME_LIMIT = Ending("frame_limit", "failed", "upstream", 4413, Truncated)
+TIMEOUT_CONNECT = Ending("timeout_connect", "failed", "upstream", 4504, ConnectTimeout)
+TIMEOUT_FIRST_BYTE = Ending("timeout_first_byte", "failed", "upstream", 4504, FirstByteTimeout)
+TIMEOUT_FIRST_TOKEN = Ending("timeout_first_token", "failed", "upstream", 4504, FirstTokenTimeout)
+TIMEOUT_IDLE = Ending("timeout_idle", "failed", "upstream", 4504, IdleTimeout)
+TIMEOUT_TOTAL = Ending("timeout_total", "failed", "upstream", 4504, TotalTimeout)
+
+# Of a single follower, whose stream may go on. `refused`: it came for a stream, and the upstream's answer is none.
+
+TOO_SLOW = Ending("too_slow", "failed", "client", 4410, None)
+CAPABILITY_EXPIRED = Ending(
+    "capability_expired", "failed", "client", 4401, ExpiredCapability,
+    message="the token that this follower came with has expired; the stream may go on")
+REFUSED = Ending("refused", "failed", "upstream", 4502, UpstreamError)
+
+# fmt: on
+
+OF_STREAMS = (
+    COMPLETE, CANCELLED, CLIENT_GONE, RATE_LIMITED, DRAINED, OVERLOADED, LOG_LIMIT, UPSTREAM_UNREACHABLE,
+    UPSTREAM_RESET, UPSTREAM_ERROR, GARBLED, FRAME_LIMIT, TIMEOUT_CONNECT, TIMEOUT_FIRST_BYTE, TIMEOUT_FIRST_TOKEN,
+    TIMEOUT_IDLE, TIMEOUT_TOTAL,
+)  # fmt: skip
+OF_FOLLOWERS = (TOO_SLOW, CAPABILITY_EXPIRED, REFUSED)
+ENDINGS = {ending.reason: ending for ending in (*OF_STREAMS, *OF_FOLLOWERS)}
+
+
+def ending_of(error: UpstreamError | RateLimited | Overloaded) -> Ending:
+    """Return the ending of a stream that an error ends, or does not let begin."""
+    return ENDINGS[error.ending]._replace(message=error.message, retry_after_s=error.retry_after_s)
