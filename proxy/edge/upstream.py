@@ -9,6 +9,7 @@ no future, no timer per read, and no private attribute of aiohttp.
 import asyncio
 import contextlib
 import ipaddress
+import re
 import ssl
 from collections import deque
 from collections.abc import AsyncIterable
@@ -21,6 +22,9 @@ from proxy.edge.upstream_exchange import Exchange, Timeouts
 from proxy.edge.upstream_wire import Wire
 from proxy.wire.errors import Unreachable, UpstreamTimeout
 from proxy.wire.http import Headers, head
+
+_SAFE = (b"GET", b"HEAD", b"OPTIONS")
+_ZONE = re.compile("%25[^]]*")
 
 
 class Upstream:
@@ -43,7 +47,8 @@ class Upstream:
         self.retries = 0  # requests sent once more
         origin = URL(url).origin()
         port = "" if origin.is_default_port() else f":{origin.port}"
-        self._version = f" HTTP/1.1\r\nHost: {origin.raw_host}{port}".encode()  # and the first header
+        # And the first header. Without a zone, which means something on this machine only (RFC 6874 section 1).
+        self._version = f" HTTP/1.1\r\nHost: {_ZONE.sub('', origin.host_subcomponent or '')}{port}".encode()
         self._keepalive_s = keepalive_s
         self._max_connections = max_connections
         self._room = asyncio.Semaphore(max_connections) if max_connections else None
@@ -70,15 +75,16 @@ class Upstream:
         body: bytes | AsyncIterable[bytes] = b"",
         *,
         chunked: bool = False,
-        once: bool = False,
     ) -> Exchange:
         """Send a request; return when the head of its response is there.
 
-        A pooled connection may have been closed by the upstream at the same moment: when no byte of a response
-        came on a reused one, the request is sent once more, on a new one (RFC 9112 section 9.3.1 has the client
-        decide): unless it is to be sent `once`, or its body came in pieces, which are gone.
+        A pooled connection that is found closed before a byte is written on it is passed over, whatever is asked.
+        The upstream may close one at the same moment, too. Then it may have begun to work on what was written, so only
+        a GET, HEAD or OPTIONS to which no byte of a response came is sent once more, on a new connection (RFC 9110
+        section 9.2.2).
         Raises: Unreachable, UpstreamTimeout, Truncated, Garbled.
         """
+        repeatable = method in _SAFE and isinstance(body, bytes)  # a body in pieces is gone
         line = b"%b %b%b%b" % (method, self._absolute, target, self._version)
         for pooled in (True, False):
             began_at = monotonic()
@@ -96,7 +102,7 @@ class Upstream:
             try:
                 await exchange.responded
             except Unreachable:
-                if once or not (reused and isinstance(body, bytes)):
+                if not (reused and repeatable):
                     raise
                 self.retries += 1
             except asyncio.CancelledError:
@@ -111,7 +117,9 @@ class Upstream:
         self.active.discard(exchange)
         if self._room is not None:
             self._room.release()
-        if keep and not wire.transport.is_closing():
+        if (
+            keep and wire.usable and not wire.transport.get_write_buffer_size()
+        ):  # else a refusal came before its request
             wire.exchange = wire.receiver = None
             if wire.paused:
                 wire.resume()
@@ -141,7 +149,7 @@ class Upstream:
         idle = self._idle
         while idle:
             wire = idle.pop()
-            if now - wire.idle_since < self._keepalive_s and not wire.transport.is_closing():
+            if now - wire.idle_since < self._keepalive_s and wire.usable and wire.quiet:
                 return wire
             wire.close()
         return None

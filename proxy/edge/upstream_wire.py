@@ -6,6 +6,7 @@ timer per read. Hot path: `Wire.data_received`.
 
 import asyncio
 import functools
+import select
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
@@ -73,6 +74,7 @@ class Wire:
         "_head_bytes",
         "_lent",
         "_parser",
+        "_poll",
         "_writable",
         "exchange",
         "idle_since",
@@ -105,6 +107,7 @@ class Wire:
         self.take_events: TakeEvents | None = None  # the receiver's
         self.on_events: TakeEvents | None = None  # the same, while a read would begin with a chunk
         self._parser = httptools.HttpResponseParser(self)
+        self._poll: Callable[[int], Any] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._head_bytes = 0
         self.read_at = 0.0
@@ -119,6 +122,15 @@ class Wire:
     @property
     def usable(self) -> bool:
         return not self.transport.is_closing()
+
+    @property
+    def quiet(self) -> bool:
+        """True when nothing waits to be read, also no end. The system knows it before the loop has told."""
+        if self._poll is None:
+            poll = select.poll()
+            poll.register(self.transport.get_extra_info("socket"), select.POLLIN)
+            self._poll = poll.poll
+        return not self._poll(0)
 
     def begin(self, exchange: Served) -> None:
         """Serve an exchange from now on."""

@@ -30,7 +30,7 @@ class Message:
     caller: bytes
     generation: bool = False  # answered with what generations are answered with, refusals included
     chunked: bool = False
-    once: bool = False  # not sent again even if its body is at hand (RFC 9110 section 9.2.2)
+    once: bool = False  # not asked for again when it is refused, though its body is at hand
 
 
 class Origin:
@@ -143,9 +143,7 @@ class Origin:
         if self._authorization is not None:
             headers = [header for header in headers if header[0].lower() != b"authorization"]
             headers.append((b"Authorization", self._authorization))
-        return self.upstream.open(
-            message.method, message.target, headers, message.body, chunked=message.chunked, once=message.once
-        )
+        return self.upstream.open(message.method, message.target, headers, message.body, chunked=message.chunked)
 
     async def _admitted(self, passage: "Passage", caller: bytes) -> None:
         """Wait for a place. Raises: RateLimited, Overloaded."""

@@ -10,6 +10,7 @@ from tests.end_to_end.conftest import (
     CHAT,
     GUARD_S,
     KEY,
+    NATIVE,
     Client,
     Serve,
     Stage,
@@ -290,19 +291,18 @@ async def test_chunked_upload_that_came_with_its_head_stays_chunked(perform: Ser
     assert await (await client.answer()).read() == b"thanks"
 
 
-async def test_upload_is_not_sent_twice(perform: Serve, stage: Stage) -> None:
-    """A pooled connection that breaks before the answer: what passes through may have had its effect."""
+@pytest.mark.parametrize("path", [CHAT, NATIVE, "/v1/embeddings", "/v1/files"])
+async def test_request_on_a_connection_that_closes_is_sent_once(perform: Serve, stage: Stage, path: str) -> None:
+    """It may have been worked on: the client is told, whether it generates or passes through."""
     tee = await perform()
-    for _ in range(2):
-        client = await tee.send("POST", "/v1/files", body=b"once")
+    for closes in (False, True):
+        asking = await tee.send("POST", path, body=b"{}")
         turn = await stage.next()
-        assert await turn.body() == b"once"
-        if len(stage.turns) == 1:
-            turn.reply("200 OK")
-            assert (await client.answer()).status == 200
-    turn.close()
-    assert (await client.answer()).status == 502
-    assert (len(stage.turns), stage.connections) == (2, 1)
+        assert await turn.body() == b"{}"
+        turn.close() if closes else turn.reply("200 OK", body=b"{}")
+        answer = await asking.answer()
+        await answer.read()
+    assert (answer.status, len(stage.turns), stage.connections) == (502, 2, 1)
 
 
 async def test_upload_with_a_length_streams(perform: Serve, stage: Stage) -> None:
