@@ -113,8 +113,10 @@ class Downstream:
             if extra is not None:  # then nobody else has a say: browsers refuse a second Access-Control-Allow-Origin
                 lines = [line for line in lines if not line[0].lower().startswith(b"access-control-")] + extra
         if self._chunked_body:
+            # No `Connection: close`, also where it is closed: after it, undici (Node's fetch) takes a chunked body that
+            # breaks off for a whole one. RFC 9112 section 9.6 says only that it should be sent.
             lines.append((b"Transfer-Encoding", b"chunked"))
-        if not self._keep:
+        elif not self._keep:
             lines.append((b"Connection", b"close"))
         elif not persists:
             lines.append((b"Connection", b"keep-alive"))

@@ -117,9 +117,7 @@ class Upstream:
         self.active.discard(exchange)
         if self._room is not None:
             self._room.release()
-        if (
-            keep and wire.usable and not wire.transport.get_write_buffer_size()
-        ):  # else a refusal came before its request
+        if keep and wire.usable and not wire.transport.get_write_buffer_size():  # all of the request has left
             wire.exchange = wire.receiver = None
             if wire.paused:
                 wire.resume()

@@ -197,10 +197,8 @@ async def test_connection_that_has_ended_by_now_is_not_written_on(body: str, how
         before = len(stage.turns)
         for turn in stage.turns:
             end_silently(turn, how)
-        if body == "none":
-            task = opening(up)
-        else:
-            task = opening(up, b"POST", b"one" if body == "whole" else pieces(b"one"))
+        data = {"none": b"", "whole": b"one", "pieces": pieces(b"one")}[body]
+        task = opening(up, b"POST", data) if data else opening(up)
         turn = await stage.next()
         turn.reply("200 OK", body=b"new")
         assert (await listened(await task)).body == b"new"
