@@ -9,9 +9,10 @@ import aiohttp
 
 from proxy.edge.upstream_wire import Receiver, TakeEvents, Wire
 from proxy.wire.errors import Truncated, Unreachable, UpstreamError, UpstreamTimeout
-from proxy.wire.http import LAST_CHUNK, Headers, chunk
+from proxy.wire.http import LAST_CHUNK, Head, Headers, chunk
 
 _NO_BODY = (204, 304)
+_NO_CODING = {b"", b"identity", b"none"}
 _GIVEN_UP = Truncated("given up")
 _GIVEN_UP.telling = False
 
@@ -108,6 +109,10 @@ class Exchange:
         return None
 
     @property
+    def head(self) -> Head:
+        return Head(self.status, self.reason, self.headers)
+
+    @property
     def upstream_name(self) -> str:
         return self._upstream.name
 
@@ -115,6 +120,14 @@ class Exchange:
     def is_event_stream(self) -> bool:
         kind = self.header(b"content-type")
         return kind is not None and kind.lower().startswith(b"text/event-stream")
+
+    @property
+    def is_encoded(self) -> bool:
+        """True when the body is in a content coding; `identity`, `none` and an empty value, all seen, are none."""
+        if self.header(b"content-encoding") is None:
+            return False
+        values = [value for name, value in self.headers if name.lower() == b"content-encoding"]
+        return not {coding.strip().lower() for coding in b",".join(values).split(b",")} <= _NO_CODING
 
     @property
     def framed(self) -> bool:

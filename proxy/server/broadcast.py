@@ -202,5 +202,5 @@ class Broadcast:
 
 
 def is_stream(exchange: Exchange) -> bool:
-    """Tell whether a response is an event stream that can be read."""
-    return exchange.status == 200 and exchange.is_event_stream and exchange.header(b"content-encoding") is None
+    """Tell whether a response is an event stream that can be read, as browsers do it (WHATWG HTML, 9.2.3)."""
+    return exchange.status == 200 and exchange.is_event_stream and not exchange.is_encoded

@@ -18,9 +18,8 @@ from multidict import CIMultiDict
 from proxy.edge.upstream_exchange import Exchange
 from proxy.server import journal
 from proxy.server.answers import answer
-from proxy.server.asked import Asked, ask, asks_cumulative, model_of, rewrite
+from proxy.server.asked import Asked, ask, asks_cumulative, is_stream, model_of, rewrite
 from proxy.server.auth import Auth
-from proxy.server.broadcast import is_stream
 from proxy.server.calls import Call, Calls, Identity, by_body, by_key
 from proxy.server.config import Config
 from proxy.server.delivery import begin_answer, begin_stream, deliver, refusal
@@ -118,7 +117,7 @@ class Generations:
             reason = error.ending if isinstance(error, UpstreamError) else GONE.reason
             self._metrics.never_began(asked.route.name, reason)
             raise
-        if not is_stream(exchange):
+        if not await is_stream(exchange):
             return await self._forward.relay(request, exchange)
         try:
             pump = self._pump(asked)
@@ -131,7 +130,7 @@ class Generations:
         if view == JSON:
             return await self._document(request, stream, ours, first=True)
         try:
-            downstream = begin_stream(request, exchange.headers, ours, view)
+            downstream = begin_stream(request, exchange.head, ours, view)
         except ConnectionError:
             pump.last_left()
             raise
@@ -176,8 +175,8 @@ class Generations:
             raise
         pump.opening = None
         journal.answered(pump.stream, exchange)
-        head = Head(exchange.status, exchange.reason, exchange.headers)
-        if is_stream(exchange):
+        head = exchange.head
+        if await is_stream(exchange):
             pump.start(exchange)
         else:
             self._keep(call, exchange, head)
@@ -230,7 +229,7 @@ class Generations:
             if stream.answer is None and view == JSON:
                 return await self._document(request, stream, self._found(stream) + ours, first=not late)
             if stream.answer is None:
-                downstream = begin_stream(request, head.headers, self._found(stream) + ours, view)
+                downstream = begin_stream(request, head, self._found(stream) + ours, view)
             else:
                 found = [(b"Stream-Id", stream.id.encode()), *self._links(stream)] if stream.retain_s else []
                 downstream = begin_answer(request, head, found + ours)

@@ -29,6 +29,7 @@ class Message:
     body: bytes | AsyncIterable[bytes]
     caller: bytes
     generation: bool = False  # answered with what generations are answered with, refusals included
+    unwraps: bool = False  # a refusal that is framed as SSE becomes JSON
     chunked: bool = False
     once: bool = False  # not asked for again when it is refused, though its body is at hand
 

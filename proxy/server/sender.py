@@ -58,7 +58,7 @@ class Sender:
 
         Raises, then: UpstreamError, RateLimited, Overloaded.
         """
-        if self._only is not None:
+        if self._only is not None and not message.unwraps:
             return self._only.send(message)
         return _Sending(self, message).open()
 
@@ -193,7 +193,8 @@ class _Sending:
         """Make the last answer what its client gets."""
         if self._tries > 1 and verdict.transient:
             exchange.headers.append((b"x-should-retry", b"false"))
-        if self._sender.unwraps and self._message.generation and refusal.framed and refusal.body and exchange.whole:
+        unwraps = self._message.unwraps or (self._sender.unwraps and self._message.generation)
+        if unwraps and (refusal.framed or exchange.is_event_stream) and refusal.body and exchange.whole:
             exchange.put(refusal.body)
             kept = [h for h in exchange.headers if h[0].lower() not in (b"content-type", b"content-length")]
             length = (b"Content-Length", b"%d" % len(refusal.body))

@@ -354,25 +354,6 @@ async def test_connections_on_both_sides_serve_many_streams(serve: Serve, fake: 
     assert len(fake.connections) == 1
 
 
-async def test_upstream_connection_that_was_closed_meanwhile_is_not_noticed(perform: Serve, stage: Stage) -> None:
-    """A pooled connection that breaks before a byte of the answer came: the request is sent again, once."""
-    tee = await perform()
-    answer, turn = await begun(tee, stage)
-    turn.end(DONE)
-    assert await answer.read() == DONE
-    client = await tee.send_chat()
-    turn = await stage.next()
-    assert stage.connections == 1  # it is the pooled one
-    await turn.body()
-    turn.close()
-    turn = await stage.next()
-    assert stage.connections == 2
-    assert await turn.body() == chat_body()
-    turn.begin()
-    turn.end(DONE)
-    assert await (await client.answer()).read() == DONE
-
-
 async def test_fresh_connection_that_breaks_is_not_retried(perform: Serve, stage: Stage) -> None:
     """Whether the upstream has begun to work on it can't be known: that is told to the client."""
     tee = await perform()
