@@ -8,10 +8,11 @@ from typing import NamedTuple, Protocol
 import aiohttp
 
 from proxy.edge.upstream_wire import Receiver, TakeEvents, Wire
-from proxy.wire.errors import Truncated, Unreachable, UpstreamError, UpstreamTimeout
+from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 from proxy.wire.http import LAST_CHUNK, Head, Headers, chunk
 
 _NO_BODY = (204, 304)
+_TRANSFER_CODINGS = {b"", b"chunked", b"identity"}
 _NO_CODING = {b"", b"identity", b"none"}
 _GIVEN_UP = Truncated("given up")
 _GIVEN_UP.telling = False
@@ -132,9 +133,12 @@ class Exchange:
     @property
     def framed(self) -> bool:
         """True when the response itself says where its body ends; a close-delimited one can't."""
-        return (
-            self.bodyless or self.header(b"transfer-encoding") is not None or self.header(b"content-length") is not None
-        )
+        if self.bodyless:
+            return True
+        coding = self.header(b"transfer-encoding")
+        if coding is None:
+            return self.header(b"content-length") is not None
+        return coding.rstrip().lower().endswith(b"chunked")
 
     @property
     def bodyless(self) -> bool:
@@ -240,6 +244,8 @@ class Exchange:
     def responds(self, status: int) -> None:
         """The head is there."""
         self.status = status
+        if self.header(b"transfer-encoding") is not None:
+            self._read_coding()
         if not self.responded.done():
             self.responded.set_result(None)
 
@@ -283,6 +289,13 @@ class Exchange:
             return UpstreamTimeout(f"the upstream sent {what} for {idle_s:g} s", "timeout_idle")
         return None
 
+    def _read_coding(self) -> None:
+        """Drop the length that a transfer coding overrides; end the exchange if the coding can't be read."""
+        named = [value for name, value in self.headers if name.lower() == b"transfer-encoding"]
+        if not {coding.strip().lower() for coding in b",".join(named).split(b",")} <= _TRANSFER_CODINGS:
+            self.ends(Garbled("the upstream's response is in a transfer coding that was not asked for"))
+        self.headers[:] = [header for header in self.headers if header[0].lower() != b"content-length"]
+
     def _release(self) -> None:
         """Give the wire back, or have it closed."""
         wire, self._wire = self._wire, None
@@ -301,6 +314,10 @@ class Exchange:
     async def _send_pieces(self, wire: Wire, pieces: AsyncIterable[bytes], chunked: bool) -> None:
         try:
             async for piece in pieces:
+                if not wire.quiet:  # read first: who refuses a body may reset the connection on which more comes
+                    await asyncio.sleep(0)
+                if self.status >= 400:
+                    await asyncio.get_running_loop().create_future()  # refused: no more of it, until this is cancelled
                 if piece:
                     wire.transport.write(chunk(piece) if chunked else piece)
                     await wire.drained()
