@@ -1,6 +1,8 @@
 """One request and its response, against an upstream that says exactly what each test has it say."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
@@ -464,16 +466,20 @@ async def test_connecting_has_a_time_out() -> None:
 @on_each_loop
 async def test_refusal_is_heard_though_the_request_met_a_reset_connection() -> None:
     """The loop notices the reset as it writes, and reads no more: what had come is read all the same."""
-    async with staged() as stage, upstream(stage.url) as up:
-        task = opening(up, b"POST", pieces(b"first"), chunked=True)
-        turn = await stage.next()
-        (exchange,) = up.active
-        turn.say(b"HTTP/1.1 413 Too Large\r\nContent-Length: 8\r\n\r\ntoo much")
-        done, turn.done = turn.done, asyncio.Event()  # what comes now is no request
-        turn.reset()
-        turn.done = done
-        exchange._wire.transport.write(b"x")
-        assert (await listened(await task)).body == b"too much"
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        async with upstream(f"http://127.0.0.1:{listening.getsockname()[1]}") as up:
+            task = opening(up, b"POST", bytes(9))
+            peer, _ = await loop.sock_accept(listening)
+            await loop.sock_recv(peer, 65536)
+            (exchange,) = up.active
+            assert exchange._wire is not None
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 8\r\n\r\ntoo much")
+            peer.close()
+            exchange._wire.transport.write(b"the rest")
+            assert (await listened(await task)).body == b"too much"
 
 
 # Framing.
