@@ -16,7 +16,7 @@ from aiohttp import web
 
 from proxy.edge.downstream import Downstream
 from proxy.edge.upstream_exchange import Exchange
-from proxy.server import journal, whole
+from proxy.server import journal, whole, wish
 from proxy.server.auth import Auth
 from proxy.server.broadcast import Ask, Broadcast, is_stream
 from proxy.server.config import Config, RouteConfig
@@ -113,11 +113,11 @@ class EventRoute:
         if mode not in MODES:
             raise UnknownMode(f"Stream-Mode {mode!r} is not one of: {', '.join(MODES)}")
         self._hub.check_room_to_follow()
-        target = self._route.target(request.raw_path)
+        target = self._route.target(wish.without_last_event_id(request.raw_path))
         body = await read_body(request, self._config.limits.body_bytes)
         content_type = request.headers.get("Content-Type", "") if body else ""
         place = Place(request.method, target, content_type, hashlib.sha256(body).digest())
-        last_event_id = request.headers.get("Last-Event-ID", "")
+        last_event_id = wish.last_event_id(request)
         broadcast = self._broadcasts.get(place)
         if broadcast is None:
             return await self._begin(request, place, body, mode, last_event_id)
@@ -281,7 +281,7 @@ class EventRoute:
         ident = stream.id.encode()
         headers = [*broadcast.headers, *CACHING, (b"Stream-Id", ident), (b"Stream-Mode", mode.encode())]
         headers.append((b"Content-Location", b"/v1/streams/" + ident))
-        if "Last-Event-ID" in request.headers:
+        if wish.last_event_id(request):
             headers.append((b"Stream-Resumed-From", b"%b-%d" % (stream.generation.encode(), offset)))
         downstream = Downstream(request)
         downstream.start(b"OK", headers)

@@ -3,6 +3,7 @@
 import math
 import re
 from typing import NamedTuple
+from urllib.parse import unquote_plus
 
 from aiohttp import web
 
@@ -14,7 +15,8 @@ from proxy.stream.websocket import NOT_IN_EVENTS
 from proxy.wire.errors import BadRequest, OriginNotAllowed, UnknownMode
 
 FLUSH_MS, FLUSH_BYTES = 50, 4096  # of a paced mode, if the follower does not say
-_CURSORS = ("last_event_id", "after", "starting_after")
+_CURSORS = ("after", "starting_after")
+_LAST_EVENT_ID = re.compile(r"last[-_]?event[-_]?id", re.IGNORECASE)  # however a polyfill of EventSource spells it
 _EVENT_ID = re.compile(r"(?:([a-z2-7]{6})-)?([0-9]{1,18})")
 
 
@@ -84,7 +86,7 @@ def cursor(request: web.BaseRequest, mode: str) -> Cursor:
         if not query["offset"].isdecimal():
             raise BadRequest(f"offset {query['offset']!r} is not a number of bytes")
         return Cursor(offset_bytes=int(query["offset"]))
-    text = request.headers.get("Last-Event-ID") or next((query[name] for name in _CURSORS if name in query), "")
+    text = last_event_id(request) or next((query[name] for name in _CURSORS if name in query), "")
     if not text:
         return Cursor()
     if text == "now":
@@ -95,6 +97,19 @@ def cursor(request: web.BaseRequest, mode: str) -> Cursor:
     if match is None:
         raise BadRequest(f"cursor {text[:60]!r} is not an event id, a number, -1 or now")
     return Cursor(seq=int(match[2]), generation=match[1])
+
+
+def last_event_id(request: web.BaseRequest) -> str:
+    """Return the Last-Event-ID of a request: its header's, or the query's; polyfills can't always send the former."""
+    named = request.headers.get("Last-Event-ID")
+    return named or next((value for name, value in request.query.items() if _LAST_EVENT_ID.fullmatch(name)), "")
+
+
+def without_last_event_id(target: str) -> str:
+    """Return a request target without it: it says where its client is, not what is asked for."""
+    path, mark, query = target.partition("?")
+    kept = [pair for pair in query.split("&") if not _LAST_EVENT_ID.fullmatch(unquote_plus(pair.partition("=")[0]))]
+    return f"{path}{mark}{'&'.join(kept)}" if kept else path
 
 
 def seconds(text: str | None, name: str, default: float) -> float:
