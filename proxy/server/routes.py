@@ -10,16 +10,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from aiohttp import web
+from aiohttp import HttpVersion, web
 
 from proxy.edge.downstream import STATUS
 from proxy.server.answers import refuse
 from proxy.server.metrics import Metrics
 from proxy.wire.dialect import Dialect
-from proxy.wire.errors import ProxyError, UnknownRoute
+from proxy.wire.errors import BadRequest, ProxyError, UnknownRoute, VersionNotSupported
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
+UNSPOKEN = web.RequestKey("unspoken", HttpVersion)  # on a request: the version of HTTP it is in, if that is not spoken
+SPOKEN = "HTTP/1.1 and HTTP/1.0 are spoken here"
 CLIENT_GONE = 499  # nginx's number for a client that left before its answer began
 
 
@@ -75,6 +77,8 @@ class Routes:
         (handler, name, dialect), arguments = self.find(method, request.raw_path)
         status = CLIENT_GONE
         try:
+            if len(request) and UNSPOKEN in request:
+                raise (BadRequest if request[UNSPOKEN].major == 0 else VersionNotSupported)(SPOKEN)
             response = await (handler(request, **arguments) if arguments else handler(request))
             status = response.status
         except ProxyError as error:

@@ -137,6 +137,27 @@ class TooLarge(RequestError):
     code = "too_large"
 
 
+class TargetTooLong(RequestError):
+    """A request target over its limit."""
+
+    status = 414
+    code = "target_too_long"
+
+
+class HeadersTooLarge(RequestError):
+    """Headers over their limits."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class VersionNotSupported(RequestError):
+    """A version of HTTP that is not spoken."""
+
+    status = 505
+    code = "http_version_not_supported"
+
+
 class UpgradeRequired(RequestError):
     """The protocol, or the version of it, that is asked for is not spoken."""
 
