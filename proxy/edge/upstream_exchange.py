@@ -327,4 +327,5 @@ class Exchange:
         except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
             error = Unreachable("the client did not finish its request")
             error.telling = False
+            error.status, error.code = 400, "bad_request"
             self.ends(error)

@@ -149,6 +149,15 @@ class Connection(RequestHandler):
         if not self.beginning and not self._request_in_progress:
             self.beginning = data
         super().data_received(data)
+        if self._messages and self._request_in_progress:
+            self._spoil()
+
+    def _spoil(self) -> None:
+        """Let the request in progress hear that the rest of its body can't be read: aiohttp has it wait for ever."""
+        error = getattr(self._messages[-1][0], "exc", None)
+        request = self._current_request
+        if error is not None and request is not None and not request.content.is_eof():
+            request.content.set_exception(error)
 
     def handle_error(
         self,
@@ -158,5 +167,6 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         if isinstance(exc, HttpProcessingError):
-            return self._refuse(request, self.beginning, exc)
+            read = f"{request.method} {request.raw_path} HTTP/1.1\n"
+            return self._refuse(request, self.beginning if request.method == _UNREAD else read.encode(), exc)
         return super().handle_error(request, status, exc, message)

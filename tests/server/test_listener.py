@@ -178,3 +178,21 @@ async def test_request_after_another_is_refused_in_its_own_dialect(tee: Tee, sta
     await answer.read()
     assert answer.status == 431
     assert code(answer, NATIVE)
+
+
+@pytest.mark.parametrize("path", [CHAT, NATIVE, "/v1/files", "/api/v1/tasks"])
+@pytest.mark.parametrize("spoilt", [b"zz\r\n", b"-1\r\n", b"3\r\nabcdef\r\n", b"fffffffffffffffff\r\n"])
+async def test_body_that_can_not_be_read_is_a_bad_request(tee: Tee, stage: Stage, path: str, spoilt: bytes) -> None:
+    """Also when its beginning could: nobody waits for the rest, neither the client nor the upstream."""
+    client = await tee.connect()
+    client.send(request("POST", path, "Transfer-Encoding: chunked") + b"2\r\n{}\r\n")
+    await (await tee.ask("GET", "/healthz")).read()
+    turn = await stage.next() if path in ("/v1/files", "/api/v1/tasks") else None
+    client.send(spoilt)
+    answer = await client.answer()
+    await answer.read()
+    assert answer.status == 400
+    assert code(answer, path) == "bad_request"
+    assert await client.wait_gone() == "fin"
+    if turn is not None:
+        await turn.wait_left()
