@@ -6,11 +6,13 @@ the status that HTTP has for it and the shape of the dialect that is spoken at t
 
 import asyncio
 import re
+import select
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
 import orjson
-from aiohttp import HttpVersion10, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import (
     BadHttpMethod,
@@ -22,13 +24,14 @@ from aiohttp.http_exceptions import (
 )
 from aiohttp.web_protocol import RequestHandler
 
-from proxy.edge.downstream import Downstream
+from proxy.edge.downstream import RESPONSE, Downstream
 from proxy.server.config import LimitsConfig
 from proxy.server.metrics import Metrics
 from proxy.server.routes import SPOKEN, UNSPOKEN, Routes
 from proxy.wire.errors import BadRequest, HeadersTooLarge, ProxyError, TargetTooLong, VersionNotSupported
 
 _LINGERING_S = 2.0
+_RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # one after the other: a round trip, however long
 _UNREAD = "UNKNOWN"  # the method of the request that aiohttp makes up for one that it could not read
 _VERSION = re.compile(rb" HTTP/([0-9]{1,9})(?:\.[0-9]+)?\s*$")
 # What llhttp says is one of its constants; what follows it quotes the request.
@@ -151,6 +154,35 @@ class Connection(RequestHandler):
         super().data_received(data)
         if self._messages and self._request_in_progress:
             self._spoil()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # what asyncio asks for
+        """Keep the connection of a client that waits for an answer and may have ended only its own side (half-close).
+
+        One that has closed altogether says the same, but answers with a reset what is written to it.
+        """
+        request, transport = self._current_request, self.transport
+        if request is None or transport is None or request.version < HttpVersion11 or not request.content.is_eof():
+            return False
+        begun = request.get(RESPONSE)
+        if begun is None:
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # may be sent at any time (RFC 9110 section 15.2)
+        elif not begun.probe():
+            return False
+        self.close()  # when it has its answer
+        self._look_for_reset(_RESETS_S)
+        return True
+
+    def _look_for_reset(self, waits_s: Sequence[float]) -> None:
+        """Close the connection if it was reset, which the loop does not notice before something is written again."""
+        transport = self.transport
+        if transport is None:
+            return
+        poll = select.poll()
+        poll.register(transport.get_extra_info("socket"), 0)
+        if poll.poll(0):
+            transport.abort()
+        elif waits_s:
+            self._loop.call_later(waits_s[0], self._look_for_reset, waits_s[1:])
 
     def _spoil(self) -> None:
         """Let the request in progress hear that the rest of its body can't be read: aiohttp has it wait for ever."""

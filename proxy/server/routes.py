@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from aiohttp import HttpVersion, web
 
-from proxy.edge.downstream import STATUS
+from proxy.edge.downstream import RESPONSE
 from proxy.server.answers import refuse
 from proxy.server.metrics import Metrics
 from proxy.wire.dialect import Dialect
@@ -86,7 +86,8 @@ class Routes:
             response = refuse(error, dialect)
             status = error.status
         except asyncio.CancelledError:
-            status = request.get(STATUS, CLIENT_GONE)
+            begun = request.get(RESPONSE)
+            status = CLIENT_GONE if begun is None else begun.status
             raise
         finally:
             self._metrics.requests[name, method, status] += 1

@@ -5,7 +5,21 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.end_to_end.conftest import CHAT, NATIVE, Answer, Stage, Tee, chat_body, request, staged, teed
+from tests.end_to_end.conftest import (
+    CHAT,
+    DONE,
+    FINISH,
+    NATIVE,
+    Answer,
+    Stage,
+    Tee,
+    chat_body,
+    chunk_frame,
+    request,
+    staged,
+    stamped,
+    teed,
+)
 
 SECRET = "sk-never-to-be-quoted"
 LIMIT = 20_000
@@ -196,3 +210,69 @@ async def test_body_that_can_not_be_read_is_a_bad_request(tee: Tee, stage: Stage
     assert await client.wait_gone() == "fin"
     if turn is not None:
         await turn.wait_left()
+
+
+# Half-closed connections.
+
+
+@pytest.mark.parametrize("when", ["with the request", "before the answer", "within the answer"])
+@pytest.mark.parametrize("way", ["raw", "events", "text", "json", "pass", "follow"])
+async def test_client_that_ended_its_side_has_its_answer(tee: Tee, stage: Stage, way: str, when: str) -> None:
+    """Whole, and then the connection is closed; it is not taken for one that has left."""
+    whole = chunk_frame("one ") + chunk_frame("two") + FINISH + DONE
+    path = "/v1/files" if way == "pass" else CHAT
+    mode = way if way in ("events", "text", "json") else "raw"
+    client = await tee.connect()
+    client.send(request("POST", path, f"Stream-Mode: {mode}", body=chat_body()))
+    if when == "with the request" and way != "follow":
+        client.transport.write_eof()
+    turn = await stage.next()
+    await turn.body()
+    if way == "follow":
+        turn.begin()
+        turn.chunk(chunk_frame("one "))
+        ident = (await client.answer()).stream_id
+        client = await tee.connect()
+        client.send(request("GET", f"/v1/streams/{ident}?mode=raw"))
+        if when == "with the request":
+            client.transport.write_eof()
+        await tee.wait_followers(2)
+    if when == "before the answer":
+        client.transport.write_eof()
+        await (await tee.ask("GET", "/healthz")).read()
+    if way != "follow":
+        turn.begin()
+        turn.chunk(chunk_frame("one "))
+    answer = None
+    if when == "within the answer" and way != "json":
+        answer = await client.answer()
+        await answer.bytes(1)
+        client.transport.write_eof()
+        await (await tee.ask("GET", "/healthz")).read()
+    turn.chunk(chunk_frame("two"))
+    turn.end(FINISH, DONE)
+    answer = answer or await client.answer()
+    body = await answer.read()
+    assert (answer.status, answer.end) == (200, "whole")
+    if way in ("raw", "pass", "follow"):
+        assert body == whole
+    elif way == "json":
+        assert json.loads(body)["choices"][0]["message"]["content"] == "one two"
+    else:
+        assert body == (b"one two" if way == "text" else stamped(whole, answer.generation))
+    assert when == "within the answer" or await client.wait_gone() == "fin"
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_client_that_closed_altogether_has_left(tee: Tee, stage: Stage, begun: bool) -> None:
+    """Though it says the same: it answers what comes with a reset, and its upstream call ends."""
+    client = await tee.connect()
+    client.send(request("POST", CHAT, body=chat_body()))
+    turn = await stage.next()
+    await turn.body()
+    if begun:
+        turn.begin()
+        turn.chunk(chunk_frame())
+        await (await client.answer()).bytes(1)
+    await client.leave()
+    await turn.wait_left()
