@@ -151,13 +151,6 @@ class HeadersTooLarge(RequestError):
     code = "headers_too_large"
 
 
-class VersionNotSupported(RequestError):
-    """A version of HTTP that is not spoken."""
-
-    status = 505
-    code = "http_version_not_supported"
-
-
 class UpgradeRequired(RequestError):
     """The protocol, or the version of it, that is asked for is not spoken."""
 
@@ -229,6 +222,13 @@ class CapabilitiesOff(ProxyError):
 
     status = 501
     code = "capabilities_off"
+
+
+class VersionNotSupported(ProxyError):
+    """A version of HTTP that is not spoken."""
+
+    status = 505
+    code = "http_version_not_supported"
 
 
 class Overloaded(ProxyError):

@@ -11,6 +11,7 @@ from proxy.wire.errors import (
     CapabilitiesOff,
     ExpiredCapability,
     Garbled,
+    HeadersTooLarge,
     InvalidCapability,
     KeyReused,
     MissingRight,
@@ -23,6 +24,7 @@ from proxy.wire.errors import (
     ProxyError,
     RateLimited,
     RequestError,
+    TargetTooLong,
     TooLarge,
     Truncated,
     Unauthorised,
@@ -33,6 +35,7 @@ from proxy.wire.errors import (
     UpgradeRequired,
     UpstreamError,
     UpstreamTimeout,
+    VersionNotSupported,
 )
 
 MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
@@ -52,7 +55,9 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (OtherStream("m"), 412, RequestError),
     (TooLarge("m"), 413, RequestError),
     (OffsetBeyond("m"), 416, RequestError),
+    (TargetTooLong("m"), 414, RequestError),
     (UpgradeRequired("m"), 426, RequestError),
+    (HeadersTooLarge("m"), 431, RequestError),
     (RateLimited("m", 7), 429, RequestError),
     (Unreachable("m"), 502, UpstreamError),
     (Truncated("m"), 502, UpstreamError),
@@ -60,6 +65,7 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (UpstreamTimeout("m", "timeout_idle"), 504, UpstreamError),
     (CapabilitiesOff("m"), 501, ProxyError),
     (Overloaded("m"), 503, ProxyError),
+    (VersionNotSupported("m"), 505, ProxyError),
 ]
 
 
