@@ -199,6 +199,7 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         if isinstance(exc, HttpProcessingError):
+            self.close()  # and pass over what comes
             read = f"{request.method} {request.raw_path} HTTP/1.1\n"
             return self._refuse(request, self.beginning if request.method == _UNREAD else read.encode(), exc)
         return super().handle_error(request, status, exc, message)

@@ -412,7 +412,10 @@ async def test_tls_is_spoken_and_checked(tmp_path: Any) -> None:
     server, client = certificate(tmp_path)
     body = bytes(range(256)) * 4000
 
+    connections: list[asyncio.StreamWriter] = []
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
         try:
             while await reader.readuntil(b"\r\n\r\n"):
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
@@ -424,7 +427,7 @@ async def test_tls_is_spoken_and_checked(tmp_path: Any) -> None:
     async with upstream(url, ssl_context=client) as up:
         for _ in range(2):
             assert (await listened(await up.open(*GET))).body == body
-        assert up.idle == 1
+        assert (up.idle, len(connections)) == (1, 1)
     async with upstream(url) as up:
         with pytest.raises(Unreachable) as raised:
             await up.open(*GET)
