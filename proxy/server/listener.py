@@ -146,11 +146,11 @@ class Connection(RequestHandler):
     def __init__(self, listener: Listener, **options: Any) -> None:
         super().__init__(listener, **options)
         self._refuse = listener.refuse
-        self.beginning = b""  # the first bytes of a request, until it is read
+        self.beginning = b""  # of a request, its first line and a little more, until its head is read
 
     def data_received(self, data: bytes) -> None:
-        if not self.beginning and not self._request_in_progress:
-            self.beginning = data
+        if b"\n" not in self.beginning and not self._request_in_progress:
+            self.beginning += data
         super().data_received(data)
         if self._messages and self._request_in_progress:
             self._spoil()

@@ -85,7 +85,7 @@ async def test_headers_beyond_a_limit_are_refused_as_such(tee: Tee, path: str, h
 async def test_head_that_comes_in_pieces_is_refused_in_its_dialect(tee: Tee) -> None:
     """Its first line came long before the header that is too long."""
     whole = request("POST", NATIVE, f"Authorization: Bearer {LONG}", body=b"{}")
-    answer = await refused(tee, whole[:80], whole[80:9000], whole[9000:])
+    answer = await refused(tee, whole[:1], whole[1:30], whole[30:80], whole[80:9000], whole[9000:])
     assert (answer.status, code(answer, NATIVE)) == (431, "headers_too_large")
 
 
