@@ -18,7 +18,6 @@ from aiohttp.abc import AbstractStreamWriter
 
 from proxy.wire.http import LAST_CHUNK, Headers, chunk, head
 
-STATUS = web.RequestKey("status", int)  # on a request: the status of its answer, once that has begun
 EXTRA = web.RequestKey("extra", list[tuple[bytes, bytes]])  # on a request: header lines its answer gets, for CORS
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close by RST
 
@@ -113,18 +112,30 @@ class Downstream:
             if extra is not None:  # then nobody else has a say: browsers refuse a second Access-Control-Allow-Origin
                 lines = [line for line in lines if not line[0].lower().startswith(b"access-control-")] + extra
         if self._chunked_body:
+            # No `Connection: close`, also where it is closed: after it, undici (Node's fetch) takes a chunked body that
+            # breaks off for a whole one. RFC 9112 section 9.6 says only that it should be sent.
             lines.append((b"Transfer-Encoding", b"chunked"))
-        if not self._keep:
+        elif not self._keep:
             lines.append((b"Connection", b"close"))
         elif not persists:
             lines.append((b"Connection", b"keep-alive"))
-        self._request[STATUS] = self.status
+        self._request[RESPONSE] = self
         self._head = head(b"HTTP/1.1 %d %b" % (self.status, reason), lines)
 
     def flush(self) -> None:
         """Send the head, if it has not left."""
         if self._head:
             self._put(b"")
+
+    def probe(self) -> bool:
+        """Write what says nothing, so that a client that has closed answers with a reset; False where nothing is so.
+
+        A zero before the size of the chunk to come (RFC 9112 section 7.1).
+        """
+        if self._head or self.ended or not self._chunked_body:
+            return False
+        self._put(b"0")
+        return True
 
     # Sink
 
@@ -220,3 +231,6 @@ class Downstream:
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
+
+
+RESPONSE = web.RequestKey("response", Downstream)  # on a request: its answer, once that has begun

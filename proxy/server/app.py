@@ -27,6 +27,7 @@ from proxy.server.follow import Follow
 from proxy.server.generate import Generations
 from proxy.server.json_responses import answer
 from proxy.server.keys import Keys
+from proxy.server.listener import Listener
 from proxy.server.pass_through import Forward
 from proxy.server.routes import ANY, Routes
 from proxy.server.share import Share
@@ -237,8 +238,11 @@ class Proxy:
 
     def _data_runner(self) -> web.ServerRunner:
         routes = self.routes()
-        server = web.Server(
+        server = Listener(
             Cors(self.config.cors, routes, self.metrics) if self.config.cors.origins else routes,
+            routes,
+            self.metrics,
+            self.config.limits,
             access_log=None,
             handler_cancellation=True,  # a client that leaves ends its handler at once
             auto_decompress=False,  # a compressed request passes as it is

@@ -88,6 +88,8 @@ class GenerationsConfig(Table):
 class LimitsConfig(Table):
     """What may be had at most."""
 
+    header_bytes: Bytes = 64 * 1024
+    headers: Count = 128
     body_bytes: Bytes = 64 * 1024 * 1024
     frame_bytes: Bytes = 8 * 1024 * 1024
     log_bytes: Bytes = 64 * 1024 * 1024

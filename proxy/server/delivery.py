@@ -19,27 +19,26 @@ CACHING: Headers = [
 ]
 # Response headers that we set ourselves.
 _OURS = (b"stream-id", b"location", b"content-location", b"idempotency-replayed", b"stream-follow-url")
-_ANSWER = EndToEnd(_OURS)
-_STREAM = EndToEnd((*_OURS, b"content-length", b"cache-control", b"x-accel-buffering"))
+_ANSWER = EndToEnd(set(_OURS) - {b"location", b"content-location"})  # of a redirect they are the upstream's
+# A stream is in no content coding, whatever a header of it says.
+_STREAM = EndToEnd((*_OURS, b"content-encoding", b"content-length", b"cache-control", b"x-accel-buffering"))
 
 
-def begin_stream(request: web.BaseRequest, upstream: Headers, ours: Headers, view: View) -> Downstream:
-    """Begin to answer with a stream in a view: the headers its upstream sent, and `ours`.
+def begin_stream(request: web.BaseRequest, head: Head, ours: Headers, view: View) -> Downstream:
+    """Begin to answer with a stream in a view: the head its upstream sent, and `ours`.
 
     Raises: ConnectionResetError, when the client has gone.
     """
-    downstream = Downstream(request)
+    downstream = Downstream(request, head.status)
+    headers = _STREAM.of(head.headers)
     kind = MODES[view.mode].content_type
-    if kind == EVENT_STREAM:
-        headers = _STREAM.of(upstream)
-    else:
-        kept = (header for header in _STREAM.of(upstream) if header[0].lower() != b"content-type")
-        headers = [(b"Content-Type", kind), *kept]
+    if view.mode != "raw" and not (kind == EVENT_STREAM and head.is_event_stream):
+        headers = [(b"Content-Type", kind), *(one for one in headers if one[0].lower() != b"content-type")]
     if view.mode != "raw":  # which is the answer as it came
         headers.append((b"Stream-Mode", view.mode.encode()))
     headers += CACHING
     headers += ours
-    downstream.start(b"OK", headers)
+    downstream.start(head.reason, headers)
     return downstream
 
 

@@ -1,7 +1,9 @@
 """What a follower asks for, read from its query and headers: a view, a cursor, a heartbeat, how long it waits."""
 
 import math
+import re
 from typing import NamedTuple
+from urllib.parse import unquote_plus
 
 from aiohttp import web
 
@@ -13,7 +15,8 @@ from proxy.stream.projections import MODES, View, view_of
 from proxy.stream.websocket import NOT_IN_EVENTS
 from proxy.wire.errors import BadRequest, OriginNotAllowed
 
-_CURSORS = ("last_event_id", "after", "starting_after")
+_CURSORS = ("after", "starting_after")
+_LAST_EVENT_ID = re.compile(r"last[-_]?event[-_]?id", re.IGNORECASE)  # however a polyfill of EventSource spells it
 _SEQ_DIGITS = 18
 
 
@@ -70,7 +73,7 @@ def cursor(request: web.BaseRequest, mode: str) -> Cursor:
         if not query["offset"].isdecimal():
             raise BadRequest(f"offset {query['offset']!r} is not a number of bytes")
         return Cursor(offset_bytes=int(query["offset"]))
-    text = request.headers.get("Last-Event-ID") or next((query[name] for name in _CURSORS if name in query), "")
+    text = last_event_id(request) or next((query[name] for name in _CURSORS if name in query), "")
     if not text:
         return Cursor()
     if text == "now":
@@ -83,6 +86,19 @@ def cursor(request: web.BaseRequest, mode: str) -> Cursor:
     if event_id is None:
         raise BadRequest(f"cursor {text[:60]!r} is not an event id, a number, -1 or now")
     return Cursor(seq=event_id.seq, epoch=event_id.epoch)
+
+
+def last_event_id(request: web.BaseRequest) -> str:
+    """Return the Last-Event-ID of a request: its header's, or the query's; polyfills can't always send the former."""
+    named = request.headers.get("Last-Event-ID")
+    return named or next((value for name, value in request.query.items() if _LAST_EVENT_ID.fullmatch(name)), "")
+
+
+def without_last_event_id(target: str) -> str:
+    """Return a request target without it: it says where its client is, not what is asked for."""
+    path, mark, query = target.partition("?")
+    kept = [pair for pair in query.split("&") if not _LAST_EVENT_ID.fullmatch(unquote_plus(pair.partition("=")[0]))]
+    return f"{path}{mark}{'&'.join(kept)}" if kept else path
 
 
 def seconds(text: str | None, name: str, default: float) -> float:

@@ -22,7 +22,7 @@ from proxy.server.config import Config
 from proxy.server.delivery import begin_answer, begin_stream, deliver, refusal
 from proxy.server.document import JSON, deliver_document
 from proxy.server.generation_options import NAMES, GenerationOptions, read_options
-from proxy.server.generation_request import GenerationRequest, ask, asks_cumulative, model_of, rewrite
+from proxy.server.generation_request import GenerationRequest, ask, asks_cumulative, is_stream, model_of, rewrite
 from proxy.server.json_responses import answer
 from proxy.server.pass_through import MINE, Forward
 from proxy.server.shared_calls import Call, Calls, Identity, by_body, by_key
@@ -120,7 +120,7 @@ class Generations:
             reason = error.ending if isinstance(error, UpstreamError) else CLIENT_GONE.reason
             self._metrics.never_began(generation.route.name, reason)
             raise
-        if not exchange.is_readable_stream:
+        if not await is_stream(exchange):
             return await self._forward.send_back(request, exchange)
         try:
             pump = self._pump(generation)
@@ -133,7 +133,7 @@ class Generations:
         if view == JSON:
             return await self._document(request, stream, ours, first=True)
         try:
-            downstream = begin_stream(request, exchange.headers, ours, view)
+            downstream = begin_stream(request, exchange.head, ours, view)
         except ConnectionError:
             pump.last_left()
             raise
@@ -178,8 +178,8 @@ class Generations:
             raise
         pump.opening = None
         access_log.answered(pump.stream, exchange)
-        head = Head(exchange.status, exchange.reason, exchange.headers)
-        if exchange.is_readable_stream:
+        head = exchange.head
+        if await is_stream(exchange):
             pump.start(exchange)
         else:
             self._keep(call, exchange, head)
@@ -232,7 +232,7 @@ class Generations:
             if stream.kept_head is None and view == JSON:
                 return await self._document(request, stream, self._found(stream) + ours, first=not late)
             if stream.kept_head is None:
-                downstream = begin_stream(request, head.headers, self._found(stream) + ours, view)
+                downstream = begin_stream(request, head, self._found(stream) + ours, view)
             else:
                 found = [(b"Stream-Id", stream.id.encode()), *self._links(stream)] if stream.retain_s else []
                 downstream = begin_answer(request, head, found + ours)

@@ -14,6 +14,7 @@ from proxy.server.pass_through import Forward
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.http import Headers
+from proxy.wire.sse import begins_stream
 
 if TYPE_CHECKING:
     from proxy.telemetry.tracing import Trace
@@ -78,6 +79,26 @@ def ask(forward: Forward, generation: GenerationRequest) -> Awaitable[Exchange]:
     return _send(forward, generation)
 
 
+async def is_stream(exchange: Exchange) -> bool:
+    """Return whether a generation is answered with a readable event stream; wait for its first bytes if need be.
+
+    Not by Content-Type alone: some gateways name another, or none. Where it is another, no head leaves before that.
+    """
+    if not 200 <= exchange.status < 300 or exchange.is_encoded:
+        return False
+    if exchange.is_event_stream:
+        return not exchange.bodyless
+    try:
+        return begins_stream(await exchange.peek(_is_decided)) is True
+    except BaseException:
+        exchange.close()
+        raise
+
+
+def _is_decided(body: bytes) -> bool:
+    return begins_stream(body) is not None
+
+
 async def _ask_again(forward: Forward, generation: GenerationRequest, streamed: tuple[Headers, bytes]) -> Exchange:
     """Ask as the client did; once more for a stream, if the upstream says that it answers nothing else."""
     generation = replace(generation, streamed=None)
@@ -103,6 +124,9 @@ async def _send_traced(forward: Forward, generation: GenerationRequest, trace: "
 
 def _send(forward: Forward, generation: GenerationRequest) -> Awaitable[Exchange]:
     headers = [*generation.headers, (b"Content-Length", b"%d" % len(generation.body))]
+    json = generation.options.view.mode == "json"  # then its client knows nothing of streams, nor do refusals
     # By place: a name takes 0.1 us.
-    upstream_request = UpstreamRequest(b"POST", generation.target, headers, generation.body, generation.caller, True)
+    upstream_request = UpstreamRequest(
+        b"POST", generation.target, headers, generation.body, generation.caller, True, json
+    )
     return forward.open(generation.route, upstream_request)

@@ -10,17 +10,19 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from aiohttp import web
+from aiohttp import HttpVersion, web
 
 from proxy.dialects.dialect import Dialect
-from proxy.downstream.response import STATUS
+from proxy.downstream.response import RESPONSE
 from proxy.server.json_responses import refuse
 from proxy.telemetry.metrics import Metrics
-from proxy.wire.errors import ProxyError, UnknownRoute
+from proxy.wire.errors import BadRequest, ProxyError, UnknownRoute, VersionNotSupported
 from proxy.wire.http import origin_form
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
+UNSPOKEN = web.RequestKey("unspoken", HttpVersion)  # on a request: the version of HTTP it is in, if that is not spoken
+SPOKEN = "HTTP/1.1 and HTTP/1.0 are spoken here"
 CLIENT_GONE = 499  # nginx's number for a client that left before its answer began
 
 
@@ -76,6 +78,8 @@ class Routes:
         (handler, name, dialect), arguments = self.find(method, request.raw_path)
         status = CLIENT_GONE
         try:
+            if len(request) and UNSPOKEN in request:
+                raise (BadRequest if request[UNSPOKEN].major == 0 else VersionNotSupported)(SPOKEN)
             response = await (handler(request, **arguments) if arguments else handler(request))
             status = response.status
         except ProxyError as error:
@@ -83,7 +87,8 @@ class Routes:
             response = refuse(error, dialect)
             status = error.status
         except asyncio.CancelledError:
-            status = request.get(STATUS, CLIENT_GONE)
+            begun = request.get(RESPONSE)
+            status = CLIENT_GONE if begun is None else begun.status
             raise
         finally:
             self._metrics.requests[name, method, status] += 1

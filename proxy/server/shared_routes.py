@@ -17,7 +17,7 @@ from proxy.access.callers import Auth
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import read_body
 from proxy.downstream.response import Downstream
-from proxy.server import whole
+from proxy.server import follow_request, whole
 from proxy.server.config import Config, RouteConfig
 from proxy.server.delivery import CACHING, deliver
 from proxy.server.follow import check_held
@@ -118,11 +118,11 @@ class EventRoute:
         if mode not in MODES:
             raise UnknownMode(f"Stream-Mode {mode!r} is not one of: {', '.join(MODES)}")
         self._hub.check_room_to_follow()
-        target = self._route.target(request.raw_path)
+        target = self._route.target(follow_request.without_last_event_id(request.raw_path))
         body = await read_body(request, self._config.limits.body_bytes)
         content_type = request.headers.get("Content-Type", "") if body else ""
         place = Place(request.method, target, content_type, hashlib.sha256(body).digest())
-        last_event_id = request.headers.get("Last-Event-ID", "")
+        last_event_id = follow_request.last_event_id(request)
         broadcast = self._broadcasts.get(place)
         if broadcast is None:
             return await self._begin(request, place, body, mode, last_event_id)
@@ -286,7 +286,7 @@ class EventRoute:
         ident = stream.id.encode()
         headers = [*broadcast.headers, *CACHING, (b"Stream-Id", ident), (b"Stream-Mode", mode.encode())]
         headers.append((b"Content-Location", b"/v1/streams/" + ident))
-        if "Last-Event-ID" in request.headers:
+        if follow_request.last_event_id(request):
             headers.append((b"Stream-Resumed-From", bytes(EventId(stream.epoch, offset))))
         downstream = Downstream(request)
         downstream.start(b"OK", headers)

@@ -5,8 +5,11 @@ timer per read. Hot path: `Connection.data_received`.
 """
 
 import asyncio
+import contextlib
 import functools
+import os
 import select
+import socket
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
@@ -74,6 +77,7 @@ class Connection:
         "_head_bytes",
         "_lent",
         "_parser",
+        "_poll",
         "_writable",
         "exchange",
         "idle_since",
@@ -105,7 +109,8 @@ class Connection:
         self.on_chunk_complete = functools.partial(self._chunks.append, False)
         self.take_events: TakeEvents | None = None  # the receiver's
         self.on_events: TakeEvents | None = None  # the same, while a read would begin with a chunk
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser = self._new_parser()
+        self._poll: Callable[[int], Any] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._head_bytes = 0
         self.read_at = 0.0
@@ -122,11 +127,13 @@ class Connection:
         return not self.transport.is_closing()
 
     @property
-    def stirs(self) -> bool:
-        """True when an idle connection was closed, or sent something, and the loop has not come to that yet."""
-        watch = select.poll()
-        watch.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return bool(watch.poll(0))
+    def quiet(self) -> bool:
+        """True when nothing waits to be read, also no end. The system knows it before the loop has told."""
+        if self._poll is None:
+            poll = select.poll()
+            poll.register(self.transport.get_extra_info("socket"), select.POLLIN)
+            self._poll = poll.poll
+        return not self._poll(0)
 
     def begin(self, exchange: Served) -> None:
         """Serve an exchange from now on."""
@@ -174,6 +181,24 @@ class Connection:
         if self._writable is not None:
             await asyncio.shield(self._writable)
 
+    def _read_rest(self) -> None:
+        """Read what came before the connection was reset: loops don't, where they notice that as they write a request.
+
+        So a refusal is heard of who closes without having read all. Not with TLS: the loop has the keys.
+        """
+        if self.transport.get_extra_info("ssl_object") is not None:
+            return
+        number = self.transport.get_extra_info("socket").fileno()
+        if number >= 0:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as sock:
+                while self.exchange is not None and (data := sock.recv(LONG_READ)):
+                    self._parse(data, self.read_at)
+
+    def _new_parser(self) -> httptools.HttpResponseParser:
+        parser = httptools.HttpResponseParser(self)
+        parser.set_dangerous_leniencies(lenient_chunked_length=True)  # chunks override a length (RFC 9112 section 6.3)
+        return parser
+
     # asyncio.Protocol
 
     def connection_made(self, transport: Any) -> None:
@@ -218,6 +243,8 @@ class Connection:
         if self._lent is not None and self._lent.protocol is not None:
             self._lent.protocol.connection_lost(exc)
         self._wake()
+        if exc is not None and self.exchange is not None:
+            self._read_rest()
         exchange = self.exchange
         if exchange is None or self.over:
             return
@@ -263,7 +290,7 @@ class Connection:
         exchange.responds(status)
         if exchange.is_head_request:
             self.over = True
-            self._parser = httptools.HttpResponseParser(self)  # the old one waits for a body
+            self._parser = self._new_parser()  # the old one waits for a body
 
     def on_message_complete(self) -> None:
         if self.exchange is not None and self.exchange.status:

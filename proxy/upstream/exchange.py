@@ -11,6 +11,7 @@ from proxy.upstream.connection import Connection, Receiver, TakeEvents
 from proxy.wire.errors import (
     FirstByteTimeout,
     FirstTokenTimeout,
+    Garbled,
     IdleTimeout,
     TotalTimeout,
     Truncated,
@@ -18,9 +19,11 @@ from proxy.wire.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from proxy.wire.http import LAST_CHUNK, Headers, chunk
+from proxy.wire.http import LAST_CHUNK, Head, Headers, chunk
 
 _NO_BODY = (204, 304)
+_TRANSFER_CODINGS = {b"", b"chunked", b"identity"}
+_NO_CODING = {b"", b"identity", b"none"}
 _GIVEN_UP = Truncated("given up")
 _GIVEN_UP.blames_upstream = False
 
@@ -119,6 +122,10 @@ class Exchange:
         return None
 
     @property
+    def head(self) -> Head:
+        return Head(self.status, self.reason, self.headers)
+
+    @property
     def upstream_name(self) -> str:
         return self._upstream.name
 
@@ -129,15 +136,26 @@ class Exchange:
 
     @property
     def is_readable_stream(self) -> bool:
-        """True when the response is an event stream whose body can be read: status 200, and not compressed."""
-        return self.status == 200 and self.is_event_stream and self.header(b"content-encoding") is None
+        """True when the response is an event stream to an event source (WHATWG HTML, 9.2.3), and not compressed."""
+        return self.status == 200 and self.is_event_stream and not self.is_encoded
+
+    @property
+    def is_encoded(self) -> bool:
+        """True when the body is in a content coding; `identity`, `none` and an empty value, all seen, are none."""
+        if self.header(b"content-encoding") is None:
+            return False
+        values = [value for name, value in self.headers if name.lower() == b"content-encoding"]
+        return not {coding.strip().lower() for coding in b",".join(values).split(b",")} <= _NO_CODING
 
     @property
     def framed(self) -> bool:
         """True when the response itself says where its body ends; a close-delimited one can't."""
-        return (
-            self.bodyless or self.header(b"transfer-encoding") is not None or self.header(b"content-length") is not None
-        )
+        if self.bodyless:
+            return True
+        coding = self.header(b"transfer-encoding")
+        if coding is None:
+            return self.header(b"content-length") is not None
+        return coding.rstrip().lower().endswith(b"chunked")
 
     @property
     def bodyless(self) -> bool:
@@ -244,6 +262,8 @@ class Exchange:
     def responds(self, status: int) -> None:
         """The head is there."""
         self.status = status
+        if self.header(b"transfer-encoding") is not None:
+            self._read_coding()
         if not self.responded.done():
             self.responded.set_result(None)
 
@@ -286,6 +306,13 @@ class Exchange:
             return IdleTimeout(f"the upstream sent {what} for {idle_s:g} s")
         return None
 
+    def _read_coding(self) -> None:
+        """Drop the length that a transfer coding overrides; end the exchange if the coding can't be read."""
+        named = [value for name, value in self.headers if name.lower() == b"transfer-encoding"]
+        if not {coding.strip().lower() for coding in b",".join(named).split(b",")} <= _TRANSFER_CODINGS:
+            self.ends(Garbled("the upstream's response is in a transfer coding that was not asked for"))
+        self.headers[:] = [header for header in self.headers if header[0].lower() != b"content-length"]
+
     def _release(self) -> None:
         """Give the connection back, or have it closed."""
         connection, self._connection = self._connection, None
@@ -305,6 +332,10 @@ class Exchange:
     async def _send_pieces(self, connection: Connection, pieces: AsyncIterable[bytes], chunked: bool) -> None:
         try:
             async for piece in pieces:
+                if not connection.quiet:  # read first: who refuses a body may reset the connection on which more comes
+                    await asyncio.sleep(0)
+                if self.status >= 400:
+                    await asyncio.get_running_loop().create_future()  # refused: no more of it, until this is cancelled
                 if piece:
                     connection.transport.write(chunk(piece) if chunked else piece)
                     await connection.drained()
@@ -315,4 +346,5 @@ class Exchange:
         except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
             error = Unreachable("the client did not finish its request")
             error.blames_upstream = False
+            error.status, error.code = 400, "bad_request"
             self.ends(error)

@@ -67,7 +67,7 @@ class UpstreamGroup:
 
         Raises, then: UpstreamError, RateLimited, Overloaded.
         """
-        if self._only is not None:
+        if self._only is not None and not request.unwraps:
             return self._only.send(request)
         return _Attempts(self, request).open()
 
@@ -202,7 +202,8 @@ class _Attempts:
         """Make the last answer what its client gets."""
         if self._tries > 1 and verdict.transient:
             exchange.headers.append((b"x-should-retry", b"false"))
-        if self._group.unwraps and self._request.generation and refusal.framed and refusal.body and exchange.whole:
+        unwraps = self._request.unwraps or (self._group.unwraps and self._request.generation)
+        if unwraps and (refusal.framed or exchange.is_event_stream) and refusal.body and exchange.whole:
             exchange.put(refusal.body)
             kept = [h for h in exchange.headers if h[0].lower() not in (b"content-type", b"content-length")]
             length = (b"Content-Length", b"%d" % len(refusal.body))

@@ -9,6 +9,7 @@ no future, no timer per read, and no private attribute of aiohttp.
 import asyncio
 import contextlib
 import ipaddress
+import re
 import ssl
 from collections import deque
 from collections.abc import AsyncIterable
@@ -23,8 +24,8 @@ from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.wire.errors import ConnectTimeout, Unreachable
 from proxy.wire.http import Headers, head
 
-_FRESH_S = 0.1  # a connection that has been idle for longer is looked at before it is used again
-_IDEMPOTENT = (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE")
+_SAFE = (b"GET", b"HEAD", b"OPTIONS")
+_ZONE = re.compile("%25[^]]*")
 
 
 class ConnectionPool:
@@ -48,7 +49,8 @@ class ConnectionPool:
         self.retries = 0  # requests sent once more
         origin = URL(url).origin()
         port = "" if origin.is_default_port() else f":{origin.port}"
-        self._version = f" HTTP/1.1\r\nHost: {origin.raw_host}{port}".encode()  # and the first header
+        # And the first header. Without a zone, which means something on this machine only (RFC 6874 section 1).
+        self._version = f" HTTP/1.1\r\nHost: {_ZONE.sub('', origin.host_subcomponent or '')}{port}".encode()
         self._keepalive_s = keepalive_s
         self._max_connections = max_connections
         self._room = asyncio.Semaphore(max_connections) if max_connections else None
@@ -76,16 +78,16 @@ class ConnectionPool:
         body: bytes | AsyncIterable[bytes] = b"",
         *,
         chunked: bool = False,
-        once: bool = False,
     ) -> Exchange:
         """Send a request; return when the head of its response is there.
 
-        A pooled connection may have been closed by the upstream at the same moment: when no byte of a response
-        came on a reused one, an idempotent request (RFC 9110 section 9.2.2) is sent once more, on a new one, unless it
-        is to be sent `once`, or its body came in pieces, which are gone. Any other is not: the upstream may have
-        worked on it, and billed it.
+        A pooled connection that is found closed before a byte is written on it is passed over, whatever is asked.
+        The upstream may close one at the same moment, too. Then it may have begun to work on what was written, so only
+        a GET, HEAD or OPTIONS to which no byte of a response came is sent once more, on a new connection (RFC 9110
+        section 9.2.2).
         Raises: Unreachable, UpstreamTimeout, Truncated, Garbled.
         """
+        repeatable = method in _SAFE and isinstance(body, bytes)  # a body in pieces is gone
         line = b"%b %b%b%b" % (method, self._absolute, target, self._version)
         for pooled in (True, False):
             began_at = monotonic()
@@ -103,7 +105,7 @@ class ConnectionPool:
             try:
                 await exchange.responded
             except Unreachable:
-                if once or method not in _IDEMPOTENT or not (reused and isinstance(body, bytes)):
+                if not (reused and repeatable):
                     raise
                 self.retries += 1
             except asyncio.CancelledError:
@@ -118,7 +120,7 @@ class ConnectionPool:
         self.active.discard(exchange)
         if self._room is not None:
             self._room.release()
-        if keep and not connection.transport.is_closing():
+        if keep and connection.usable and not connection.transport.get_write_buffer_size():
             connection.exchange = connection.receiver = None
             if connection.paused:
                 connection.resume()
@@ -148,8 +150,7 @@ class ConnectionPool:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            idle_s = now - connection.idle_since
-            if idle_s < self._keepalive_s and connection.usable and not (idle_s > _FRESH_S and connection.stirs):
+            if now - connection.idle_since < self._keepalive_s and connection.usable and connection.quiet:
                 return connection
             connection.close()
         return None

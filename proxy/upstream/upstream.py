@@ -30,8 +30,9 @@ class UpstreamRequest:
     body: bytes | AsyncIterable[bytes]
     caller: bytes
     generation: bool = False  # answered with what generations are answered with, refusals included
+    unwraps: bool = False  # a refusal that is framed as SSE becomes JSON
     chunked: bool = False
-    once: bool = False  # not sent again even if its body is at hand (RFC 9110 section 9.2.2)
+    once: bool = False  # not asked for again when it is refused, though its body is at hand
 
 
 class Upstream:
@@ -148,9 +149,7 @@ class Upstream:
         if self._authorization is not None:
             headers = [header for header in headers if header[0].lower() != b"authorization"]
             headers.append((b"Authorization", self._authorization))
-        return self.pool.open(
-            request.method, request.target, headers, request.body, chunked=request.chunked, once=request.once
-        )
+        return self.pool.open(request.method, request.target, headers, request.body, chunked=request.chunked)
 
     async def _admitted(self, attempt: "Attempt", caller: bytes) -> None:
         """Wait for a place. Raises: RateLimited, Overloaded."""

@@ -144,6 +144,20 @@ class TooLarge(RequestError):
     code = "too_large"
 
 
+class TargetTooLong(RequestError):
+    """A request target over its limit."""
+
+    status = 414
+    code = "target_too_long"
+
+
+class HeadersTooLarge(RequestError):
+    """Headers over their limits."""
+
+    status = 431
+    code = "headers_too_large"
+
+
 class UpgradeRequired(RequestError):
     """The protocol, or the version of it, that is asked for is not spoken."""
 
@@ -242,6 +256,13 @@ class CapabilitiesOff(ProxyError):
 
     status = 501
     code = "capabilities_off"
+
+
+class VersionNotSupported(ProxyError):
+    """A version of HTTP that is not spoken."""
+
+    status = 505
+    code = "http_version_not_supported"
 
 
 class Overloaded(ProxyError):

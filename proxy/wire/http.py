@@ -41,6 +41,12 @@ class Head(NamedTuple):
         """Tell whether it says where its body ends, other than by chunks, or that there is none."""
         return self.status in (204, 304) or any(name.lower() == b"content-length" for name, _ in self.headers)
 
+    @property
+    def is_event_stream(self) -> bool:
+        """Tell whether it says that an event stream follows."""
+        kinds = [value for name, value in self.headers if name.lower() == b"content-type"]
+        return bool(kinds) and kinds[-1].lower().startswith(b"text/event-stream")
+
 
 class EndToEnd:
     """Tells the headers that may cross from those that end here: at every hop, or because they are in `but`.

@@ -19,6 +19,7 @@ _COMMENTS = re.compile(rb"(?::[^\r\n]*(?:\r\n|\n|\r))+")
 _CR = 13
 _COLON = 58  # begins a comment
 BOM = b"\xef\xbb\xbf"
+_BEGINNINGS = (b":", b"data:", b"event:", b"id:", b"retry:")
 
 
 class Splitter:
@@ -122,6 +123,16 @@ def _cut(data: bytes, start: int, frames: list[bytes]) -> int:
         frames.append(data[start : match.end()])
         start = match.end()
     return start
+
+
+def begins_stream(data: bytes) -> bool | None:
+    """Tell whether a body begins as event streams do, with a comment or a field; None: too little has come to tell."""
+    if BOM.startswith(data):
+        return None
+    data = data.removeprefix(BOM)
+    if data.startswith(_BEGINNINGS):
+        return True
+    return None if any(beginning.startswith(data) for beginning in _BEGINNINGS) else False
 
 
 class Event(NamedTuple):

@@ -93,7 +93,7 @@ async def served() -> AsyncIterator[Served]:
     [
         ("1.1", (), False, [b"Transfer-Encoding: chunked"], True),
         ("1.1", (), True, [], True),
-        ("1.1", ("Connection: close",), False, [b"Transfer-Encoding: chunked", b"Connection: close"], False),
+        ("1.1", ("Connection: close",), False, [b"Transfer-Encoding: chunked"], False),
         ("1.1", ("Connection: close",), True, [b"Connection: close"], False),
         ("1.0", (), False, [b"Connection: close"], False),
         ("1.0", (), True, [b"Connection: close"], False),

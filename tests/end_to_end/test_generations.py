@@ -354,26 +354,6 @@ async def test_connections_on_both_sides_serve_many_streams(serve: Serve, fake: 
     assert len(fake.connections) == 1
 
 
-@pytest.mark.parametrize("headers", [(), ("Idempotency-Key: a",)])
-async def test_pooled_connection_that_breaks_is_not_retried(
-    perform: Serve, stage: Stage, headers: tuple[str, ...]
-) -> None:
-    """Though no byte of an answer came: the upstream may have worked on it, and billed it."""
-    tee = await perform()
-    answer, turn = await begun(tee, stage)
-    turn.end(DONE)
-    assert await answer.read() == DONE
-    client = await tee.send_chat(*headers)
-    turn = await stage.next()
-    assert stage.connections == 1  # it is the pooled one
-    await turn.body()
-    turn.close()
-    answer = await client.answer()
-    assert answer.status == 502
-    assert (await answer.json())["error"]["code"] == "upstream_unreachable"
-    assert len(stage.turns) == 2
-
-
 async def test_fresh_connection_that_breaks_is_not_retried(perform: Serve, stage: Stage) -> None:
     """Whether the upstream has begun to work on it can't be known: that is told to the client."""
     tee = await perform()

@@ -1,7 +1,10 @@
 """Everything below the API's prefixes that is not a generation: a plain reverse proxy, streamed both ways."""
 
 import asyncio
+import contextlib
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -10,6 +13,7 @@ from tests.end_to_end.conftest import (
     CHAT,
     GUARD_S,
     KEY,
+    NATIVE,
     Client,
     Serve,
     Stage,
@@ -18,6 +22,7 @@ from tests.end_to_end.conftest import (
     on_one_loop,
     request,
     rss_bytes,
+    teed,
     until,
     zipped,
 )
@@ -290,19 +295,63 @@ async def test_chunked_upload_that_came_with_its_head_stays_chunked(perform: Ser
     assert await (await client.answer()).read() == b"thanks"
 
 
-async def test_upload_is_not_sent_twice(perform: Serve, stage: Stage) -> None:
-    """A pooled connection that breaks before the answer: what passes through may have had its effect."""
+@pytest.mark.parametrize("path", [CHAT, NATIVE, "/v1/embeddings", "/v1/files"])
+async def test_request_on_a_connection_that_closes_is_sent_once(perform: Serve, stage: Stage, path: str) -> None:
+    """It may have been worked on: the client is told, whether it generates or passes through."""
     tee = await perform()
-    for _ in range(2):
-        client = await tee.send("POST", "/v1/files", body=b"once")
+    for closes in (False, True):
+        asking = await tee.send("POST", path, body=b"{}")
         turn = await stage.next()
-        assert await turn.body() == b"once"
-        if len(stage.turns) == 1:
-            turn.reply("200 OK")
-            assert (await client.answer()).status == 200
-    turn.close()
-    assert (await client.answer()).status == 502
-    assert (len(stage.turns), stage.connections) == (2, 1)
+        assert await turn.body() == b"{}"
+        turn.close() if closes else turn.reply("200 OK", body=b"{}")
+        answer = await asking.answer()
+        await answer.read()
+    assert (answer.status, len(stage.turns), stage.connections) == (502, 2, 1)
+
+
+@asynccontextmanager
+async def refusing(*, lingers: bool) -> AsyncIterator[str]:
+    """An upstream that refuses each request as soon as it has its head, and reads its body to the end or not at all."""
+
+    running: set[asyncio.StreamWriter] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        running.add(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 8\r\n\r\ntoo much")
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            if lingers:
+                writer.write_eof()
+                while await reader.read(1 << 20):
+                    pass
+        writer.close()
+        running.remove(writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await until(lambda: not running)
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize("lingers", [True, False])
+@pytest.mark.parametrize("path", [CHAT, NATIVE, "/v1/files"])
+@pytest.mark.parametrize("size", [70_000, 300_000, 8_000_000])
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_refusal_comes_while_the_body_goes_up(path: str, size: int, chunked: bool, lingers: bool) -> None:
+    """It reaches the client, also when the upstream resets the connection on which nobody reads the body."""
+    body = bytes(size)
+    if chunked:
+        cut = [body[at : at + 65536] for at in range(0, size, 65536)]
+        body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in cut) + b"0\r\n\r\n"
+    headers = ("Transfer-Encoding: chunked",) if chunked else ()
+    async with refusing(lingers=lingers) as url, teed(url) as tee:
+        for _ in range(3):
+            answer = await tee.ask("POST", path, *headers, body=body)
+            assert (answer.status, await answer.read()) == (413, b"too much")
 
 
 async def test_upload_with_a_length_streams(perform: Serve, stage: Stage) -> None:
@@ -655,10 +704,22 @@ async def test_upgrade_is_not_passed_on(perform: Serve, stage: Stage) -> None:
     assert (await answer.json())["error"]["code"] == "upstream_garbled"
 
 
+async def test_length_beside_chunks_goes_no_further(perform: Serve, stage: Stage) -> None:
+    """The chunks override it (RFC 9112 section 6.3), and whoever forwards them has to remove it."""
+    tee = await perform()
+    client = await tee.send("GET", "/v1/files/1")
+    turn = await stage.next()
+    turn.say(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n")
+    turn.end(b"hello")
+    answer = await client.answer()
+    assert (answer.header("content-length"), answer.header("transfer-encoding")) == (None, "chunked")
+    assert (await answer.read(), answer.end) == (b"hello", "whole")
+
+
 @pytest.mark.parametrize(
     "head",
     [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: deflate, chunked",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6",
         b"HTTP/1.1 200 OK\r\nContent-Length: five",
         b"HTTP/1.1 200 OK\r\nno colon at all",

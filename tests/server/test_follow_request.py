@@ -4,7 +4,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from proxy.server.config import StreamsConfig
-from proxy.server.follow_request import FollowRequest, read_follow_request
+from proxy.server.follow_request import Cursor, FollowRequest, read_follow_request, without_last_event_id
 from proxy.stream.projections import FLUSH_BYTES, FLUSH_MS, MODES, View, view_of
 from proxy.wire.errors import BadRequest, OriginNotAllowed, UnknownMode
 
@@ -40,6 +40,29 @@ def test_unknown_mode_is_refused() -> None:
     """The message names those there are."""
     with pytest.raises(UnknownMode, match="raw, events"):
         view_of("loud")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lastEventId", "Last-Event-ID", "last-event-id", "last_event_id", "lastEventID", "lasteventid"],
+)
+def test_last_event_id_may_stand_in_the_query(name: str) -> None:
+    """Polyfills that can't send the header spell it so; the header counts where both are."""
+    generation = "abcdef"
+
+    def cursor(query: str, **headers: str) -> Cursor:
+        return read_follow_request(make_mocked_request("GET", f"/?{query}", headers=headers), StreamsConfig()).cursor
+
+    assert cursor(f"a=b&{name}={generation}-7") == Cursor(7, generation)
+    assert cursor(f"{name}=") == Cursor()
+    assert cursor(f"{name}=7&after=9") == Cursor(7)
+    assert cursor(f"{name}=7", **{"Last-Event-ID": "8"}) == Cursor(8)
+    with pytest.raises(BadRequest, match="nine"):
+        cursor(f"{name}=nine")
+    for target in (f"/e?{name}=7", f"/e?{name.replace('e', '%65')}=7&{name}"):
+        assert without_last_event_id(target) == "/e"
+    assert without_last_event_id(f"/e?a=b&{name}=7&c") == "/e?a=b&c"
+    assert without_last_event_id(f"/{name}=7?") == f"/{name}=7?"
 
 
 # WebSockets

@@ -9,14 +9,20 @@ from proxy.tools.fake_qwen import FakeQwen
 from tests.end_to_end.conftest import (
     CHAT,
     DONE,
+    FINISH,
     Stage,
     Tee,
     begun,
+    chunk_frame,
     faked,
     staged,
     stamped,
     teed,
+    until,
+    zipped,
 )
+
+SPOKEN = b": hello\n\n" + chunk_frame("one") + FINISH + DONE
 
 
 @pytest.fixture
@@ -55,32 +61,118 @@ async def test_mode_of_the_answer_is_chosen(tee: Tee, fake: FakeQwen) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "is_stream"),
+    "headers",
     [
-        ("200 OK", "text/event-stream", True),
-        ("200 OK", "text/event-stream;charset=UTF-8", True),
-        ("200 OK", "Text/Event-Stream ; charset=utf-8", True),
-        ("200 OK", "application/json", False),
-        ("200 OK", "text/plain", False),
-        ("201 Created", "text/event-stream", False),
-        ("400 Bad Request", "text/event-stream", False),
-        ("500 Oh No", "text/event-stream", False),
+        ("Content-Type: text/event-stream",),
+        ("Content-Type: text/event-stream;charset=UTF-8",),
+        ("Content-Type: Text/Event-Stream ; charset=utf-8",),
+        (),
+        ("Content-Type: application/json",),
+        ("Content-Type: text/plain; charset=utf-8",),
+        ("Content-Type: application/octet-stream",),
+        ("Content-Type: text/event-stream", "Content-Encoding: identity"),
+        ("Content-Type: text/event-stream", "Content-Encoding: none"),
+        ("Content-Type: text/event-stream", "content-encoding: "),
+        ("Content-Type: text/event-stream", "Content-Encoding: Identity, none", "Content-Encoding: identity"),
+        ("Content-Type: text/plain", "Content-Encoding: identity"),
     ],
 )
-async def test_event_stream_with_status_200_is_a_stream(stage: Stage, status: str, kind: str, is_stream: bool) -> None:
-    """And nothing else is; all of it comes back as it is."""
+@pytest.mark.parametrize("status", ["200 OK", "201 Created", "203 Transformed"])
+@pytest.mark.parametrize("mode", ["raw", "events", "text"])
+async def test_answer_that_begins_as_event_streams_do_is_a_stream(
+    stage: Stage, status: str, headers: tuple[str, ...], mode: str
+) -> None:
+    """Whatever its type says, if its status is one of success, and nothing of it is compressed."""
+    async with teed(stage.url) as tee:
+        client = await tee.send_chat(f"Stream-Mode: {mode}")
+        turn = await stage.next()
+        await turn.body()
+        turn.reply(status, *headers, body=SPOKEN)
+        answer = await client.answer()
+        assert f"{answer.status} {answer.reason.decode()}" == status
+        body = await answer.read()
+        assert body == {"raw": SPOKEN, "events": stamped(SPOKEN, answer.epoch), "text": b"one"}[mode]
+        named = dict(header.partition(": ")[::2] for header in headers)
+        kind = named.get("Content-Type")
+        if mode == "text":
+            kind = "text/plain;charset=UTF-8"
+        elif mode == "events" and "event-stream" not in (kind or "").lower():
+            kind = "text/event-stream;charset=UTF-8"
+        assert (answer.header("content-type"), answer.header("content-encoding")) == (kind, None)
+        assert await tee.metric("streamtee_streams_ended_total", ending="complete") == 1
+        assert answer.end == "whole"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        ("200 OK", ["Content-Type: application/json"], b'{"data": 1}'),
+        ("200 OK", ["Content-Type: application/json"], b'\n\n {"data": 1}'),
+        ("200 OK", ["Content-Type: text/plain"], b"dat"),
+        ("200 OK", ["Content-Type: text/plain"], b"database: none"),
+        ("200 OK", [], b"\xef\xbb"),
+        ("200 OK", [], b""),
+        ("200 OK", ["Content-Type: text/event-stream", "Content-Encoding: gzip"], zipped(DONE)),
+        ("200 OK", ["Content-Type: text/event-stream", "Content-Encoding: identity, br"], b"x"),
+        ("200 OK", ["Content-Encoding: gzip", "Content-Encoding: identity"], DONE),
+        ("400 Bad Request", ["Content-Type: text/event-stream"], DONE),
+        ("500 Oh No", ["Content-Type: text/event-stream"], DONE),
+        ("302 Found", ["Content-Type: text/event-stream"], DONE),
+    ],
+)
+async def test_any_other_answer_is_none(stage: Stage, status: str, headers: list[str], body: bytes) -> None:
+    """It comes back as it is."""
     async with teed(stage.url) as tee:
         client = await tee.send_chat()
         turn = await stage.next()
         await turn.body()
-        turn.reply(status, f"Content-Type: {kind}", body=DONE)
+        turn.reply(status, *headers, body=body)
         answer = await client.answer()
         assert f"{answer.status} {answer.reason.decode()}" == status
-        assert await answer.read() == DONE
-        assert answer.header("content-type") == kind
-        assert (answer.header("stream-id") is not None) == is_stream
-        assert len(await tee.listed()) == int(is_stream)
+        assert await answer.read() == body
+        assert answer.header("stream-id") is None
+        assert await tee.listed() == []
         assert answer.end == "whole"
+
+
+async def test_answer_of_another_type_is_awaited_no_longer_than_its_beginning(stage: Stage) -> None:
+    """A space that holds a connection open before a document passes at once; a part of a field's name tells nothing."""
+    async with teed(stage.url) as tee:
+        client = await tee.send_chat()
+        turn = await stage.next()
+        await turn.body()
+        turn.say(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        turn.chunk(b" ")
+        answer = await client.answer()
+        await answer.until(b" ")
+        turn.end(b"{}")
+        assert await answer.read() == b" {}"
+        client = await tee.send_chat()
+        turn = await stage.next()
+        await turn.body()
+        turn.say(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for byte in b"data":
+            turn.chunk(bytes((byte,)))
+        turn.end(b": [DONE]\n\n")
+        answer = await client.answer()
+        assert (await answer.read(), answer.stream_id[:3]) == (DONE, "st_")
+
+
+@pytest.mark.parametrize("how", ["client", "upstream"])
+async def test_answer_whose_beginning_never_comes_is_given_up(stage: Stage, how: str) -> None:
+    """When its client leaves, or when it breaks off: then as what it is, no stream."""
+    async with teed(stage.url) as tee:
+        client = await tee.send_chat()
+        turn = await stage.next()
+        turn.say(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nda")
+        await until(lambda: any(one.status for one in tee.proxy.upstreams.by_name["default"].pool.active))
+        if how == "client":
+            await client.leave()
+            await turn.wait_left()
+        else:
+            turn.close()
+            answer = await client.answer()
+            assert (await answer.read(), answer.end) == (b"da", "reset")
 
 
 async def test_stream_with_a_length_is_a_stream(stage: Stage) -> None:
@@ -88,6 +180,7 @@ async def test_stream_with_a_length_is_a_stream(stage: Stage) -> None:
     async with teed(stage.url) as tee:
         client = await tee.send_chat()
         turn = await stage.next()
+        await turn.body()
         turn.say(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 100\r\n\r\n: half\n\n")
         answer = await client.answer()
         assert answer.header("content-length") is None

@@ -106,6 +106,21 @@ async def test_client_resumes_after_its_last_event(stage: Stage) -> None:
         assert await resumed.until(b"-4\n\n") == stamped(ticks(2, 3, 4), early.epoch, 2)
 
 
+@pytest.mark.parametrize("name", ["lastEventId", "Last-Event-ID"])
+async def test_last_event_id_in_the_query_resumes(stage: Stage, name: str) -> None:
+    """As polyfills send it: the URL is the same one, and its upstream is asked neither again nor for that."""
+    async with own(stage) as tee:
+        early, turn = await first(tee, stage, 1, 2, target="/events?a=1")
+        resumed = await tee.ask("GET", f"/events?a=1&{name}={early.epoch}-1")
+        assert resumed.header("stream-resumed-from") == f"{early.epoch}-1"
+        turn.chunk(tick(3))
+        assert await resumed.until(b"-3\n\n") == stamped(ticks(2, 3), early.epoch, 2)
+        assert len(stage.turns) == 1
+        await tee.send("GET", f"/events?b&{name}=u7")
+        other = await stage.next()
+        assert (other.target, other.all("last-event-id")) == (b"/events?b", [b"u7"])
+
+
 @pytest.mark.parametrize(("join", "offset"), [("live", 2), ("window", 0)])
 @pytest.mark.parametrize("ident", ["aaaaaa-1", "u1", "1", "a-b-c", "aaaaaa-", "{}-x"])
 async def test_id_of_another_stream_begins_as_configured(stage: Stage, join: str, offset: int, ident: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterable
@@ -215,18 +216,62 @@ async def pooled(up: ConnectionPool, stage: Stage, count: int) -> None:
     assert up.idle == count
 
 
+def end_silently(turn: Turn, how: int) -> None:
+    """End the upstream's side of a connection so that the system knows it, and the loop does not yet."""
+    sock = socket.socket(fileno=os.dup(turn._transport.get_extra_info("socket").fileno()))
+    if how == socket.SHUT_RDWR:  # what arrives after it is answered with a reset
+        sock.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+    sock.shutdown(how)
+    sock.close()
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_WR, socket.SHUT_RDWR])
+@pytest.mark.parametrize("body", ["none", "whole", "pieces"])
 @on_each_loop
-async def test_stale_connection_is_made_good_once() -> None:
-    """It closed as the request went out: the request is sent again, whole, if that changes nothing."""
+async def test_connection_that_has_ended_by_now_is_not_written_on(body: str, how: int) -> None:
+    """Whatever is asked goes out once, on a new one, though the loop has not told that the old ones are closed."""
+    async with staged() as stage, upstream(stage.url) as up:
+        await pooled(up, stage, 2)
+        before = len(stage.turns)
+        for turn in stage.turns:
+            end_silently(turn, how)
+        data = {"none": b"", "whole": b"one", "pieces": pieces(b"one")}[body]
+        task = opening(up, b"POST", data) if data else opening(up)
+        turn = await stage.next()
+        turn.reply("200 OK", body=b"new")
+        assert (await listened(await task)).body == b"new"
+        assert (len(stage.turns) - before, stage.connections, up.retries) == (1, 3, 0)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS"])
+@on_each_loop
+async def test_safe_request_is_sent_again_when_its_connection_closes(method: bytes) -> None:
+    """It went out on a kept connection, and no byte of an answer came: it is sent once more, on a new one."""
     async with staged() as stage, upstream(stage.url) as up:
         await pooled(up, stage, 1)
-        task = opening(up, b"PUT", b"body")
+        task = opening(up, method)
         (await stage.next()).close()
         again = await stage.next()
-        assert again.head.startswith(b"PUT /x ")
-        again.reply("200 OK", body=b"made good")
-        assert (await listened(await task)).body == b"made good"
+        assert again.head.startswith(method + b" /x ")
+        again.reply("200 OK")
+        assert (await task).status == 200
+        (await task).close()
         assert up.retries == 1
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+@pytest.mark.parametrize("method", [b"POST", b"PUT", b"PATCH", b"DELETE", b"LOCK"])
+@on_each_loop
+async def test_other_request_is_not_sent_again(method: bytes, end: str) -> None:
+    """The upstream may have begun to work on what it has read of it (RFC 9110 section 9.2.2)."""
+    async with staged() as stage, upstream(stage.url) as up:
+        await pooled(up, stage, 1)
+        before = len(stage.turns)
+        task = opening(up, method, b"body")
+        getattr(await stage.next(), end)()
+        with pytest.raises(Unreachable):
+            await task
+        assert (len(stage.turns) - before, up.retries) == (1, 0)
 
 
 @on_each_loop
@@ -248,10 +293,10 @@ async def test_request_is_sent_twice_at_most() -> None:
 
 @on_each_loop
 async def test_body_in_pieces_is_not_sent_twice() -> None:
-    """It is gone."""
+    """It is gone, though the method would allow it."""
     async with staged() as stage, upstream(stage.url) as up:
         await pooled(up, stage, 1)
-        task = asyncio.create_task(up.open(b"PUT", b"/x", [(b"Content-Length", b"3")], pieces(b"one")))
+        task = asyncio.create_task(up.open(b"GET", b"/x", [(b"Content-Length", b"3")], pieces(b"one")))
         (await stage.next()).close()
         with pytest.raises(Unreachable):
             await task
@@ -259,15 +304,36 @@ async def test_body_in_pieces_is_not_sent_twice() -> None:
 
 
 @on_each_loop
-async def test_what_is_to_be_sent_once_is_not_sent_twice() -> None:
-    """Though its body is at hand."""
+async def test_connection_that_still_holds_a_request_is_not_kept() -> None:
+    """Refused before it was read, the request stands in the way of the next one."""
     async with staged() as stage, upstream(stage.url) as up:
-        await pooled(up, stage, 1)
-        task = asyncio.create_task(up.open(b"PUT", b"/x", [(b"Content-Length", b"3")], b"one", once=True))
-        (await stage.next()).close()
-        with pytest.raises(Unreachable):
-            await task
-        assert len(stage.turns) == 2
+        task = opening(up, b"POST", bytes(16 * 1024 * 1024))
+        turn = await stage.next()
+        turn.say(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 8\r\n\r\ntoo much")
+        assert (await listened(await task)).body == b"too much"
+        assert up.idle == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [("[::1]", "[::1]"), ("127.0.0.1", "127.0.0.1"), ("localhost", "localhost")],
+)
+@on_each_loop
+async def test_host_names_the_upstream_as_a_url_does(host: str, named: str) -> None:
+    """An IPv6 address stands in brackets (RFC 9110 section 7.2)."""
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "::1" if "[" in host else "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    async with upstream(f"http://{host}:{port}") as up:
+        await listened(await up.open(*GET))
+    listening.close()
+    assert f"\r\nHost: {named}:{port}\r\n".encode() in asked[0]
 
 
 @pytest.mark.parametrize("body", [b"", b"body", b"b" * 100_000])
@@ -387,6 +453,17 @@ async def test_waiter_that_gives_up_takes_no_place() -> None:
 # The way there.
 
 
+@on_each_loop
+async def test_host_leaves_out_the_zone_of_an_address() -> None:
+    """It means something on this machine only."""
+    async with staged() as stage, upstream("http://[fe80::1%25eth0]:8000", outbound_proxy=stage.url) as up:
+        task = opening(up)
+        turn = await stage.next()
+        assert turn.all("host") == [b"[fe80::1]:8000"]
+        turn.reply("200 OK")
+        await listened(await task)
+
+
 @pytest.mark.parametrize(("userinfo", "authorization"), [("", []), ("user:p%40ss@", [b"Basic dXNlcjpwQHNz"])])
 @on_each_loop
 async def test_outbound_proxy_is_asked_in_absolute_form(userinfo: str, authorization: list[bytes]) -> None:
@@ -435,7 +512,10 @@ async def test_tls_is_spoken_and_checked(tmp_path: Any) -> None:
     server, client = certificate(tmp_path)
     body = bytes(range(256)) * 4000
 
+    connections: list[asyncio.StreamWriter] = []
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
         try:
             while await reader.readuntil(b"\r\n\r\n"):
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
@@ -447,7 +527,7 @@ async def test_tls_is_spoken_and_checked(tmp_path: Any) -> None:
     async with upstream(url, ssl_context=client) as up:
         for _ in range(2):
             assert (await listened(await up.open(*GET))).body == body
-        assert up.idle == 1
+        assert (up.idle, len(connections)) == (1, 1)
     async with upstream(url) as up:
         with pytest.raises(Unreachable) as raised:
             await up.open(*GET)

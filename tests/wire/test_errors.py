@@ -14,6 +14,7 @@ from proxy.wire.errors import (
     FirstByteTimeout,
     FirstTokenTimeout,
     Garbled,
+    HeadersTooLarge,
     IdleTimeout,
     InvalidCapability,
     KeyReused,
@@ -28,6 +29,7 @@ from proxy.wire.errors import (
     ProxyError,
     RateLimited,
     RequestError,
+    TargetTooLong,
     TooLarge,
     TotalTimeout,
     Truncated,
@@ -39,6 +41,7 @@ from proxy.wire.errors import (
     UpgradeRequired,
     UpstreamError,
     UpstreamTimeout,
+    VersionNotSupported,
 )
 
 MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
@@ -59,7 +62,9 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (OtherStream("m"), 412, RequestError),
     (TooLarge("m"), 413, RequestError),
     (OffsetBeyond("m"), 416, RequestError),
+    (TargetTooLong("m"), 414, RequestError),
     (UpgradeRequired("m"), 426, RequestError),
+    (HeadersTooLarge("m"), 431, RequestError),
     (RateLimited("m", 7), 429, RequestError),
     (Unreachable("m"), 502, UpstreamError),
     (Truncated("m"), 502, UpstreamError),
@@ -71,6 +76,7 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (TotalTimeout("m"), 504, UpstreamTimeout),
     (CapabilitiesOff("m"), 501, ProxyError),
     (Overloaded("m"), 503, ProxyError),
+    (VersionNotSupported("m"), 505, ProxyError),
 ]
 
 
