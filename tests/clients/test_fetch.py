@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.telemetry.test_metrics import system_tool
 
 from tests.clients.conftest import HERE
 from tests.end_to_end.conftest import GUARD_S, Stage, chat_body, chunk_frame, staged, teed
+from tests.telemetry.test_metrics import system_tool
 
 FRAME = chunk_frame("one ")
 BROKEN = b"%x\r\n%b\r\n" % (len(FRAME), FRAME)  # chunks without the last one
