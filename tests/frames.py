@@ -4,6 +4,13 @@ from websockets.frames import Close, Opcode
 from websockets.protocol import Protocol, Side, State
 
 MASK = b"\x01\x80\xff\x00"
+ASK = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+"""The headers of a handshake (RFC 6455 1.2)."""
 
 
 def masked(opcode: int, payload: bytes, *, final: bool = True, mask: bytes = MASK) -> bytes:

@@ -25,8 +25,8 @@ from proxy.tools.fake_text import ChatAnswer, NativeAnswer
 from proxy.wire.errors import OffsetBeyond
 from proxy.wire.sse import Splitter
 from tests.answers import Said, chats, documents, ids, joined, kinds, latest, made_cumulative, natives, texts
-from tests.conftest import EPOCH, new_stream
 from tests.cuts import NOT_RECORDED, messages, recorded
+from tests.streams import EPOCH, new_stream
 
 NATIVE = DASHSCOPE
 MODES = ["coalesced", "incremental", "cumulative"]

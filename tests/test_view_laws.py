@@ -28,9 +28,10 @@ from proxy.wire.errors import Garbled, IdleTimeout, OffsetGone, Truncated, Upstr
 from proxy.wire.sse import Splitter
 from proxy.wire.websocket import TEXT
 from tests.answers import Said, chats, joined, latest, made_cumulative, natives
-from tests.conftest import EPOCH, FakeLoop, FakeSink, new_stream
 from tests.cuts import messages
+from tests.fakes import FakeLoop, FakeSink
 from tests.frames import heard
+from tests.streams import EPOCH, new_stream
 
 NATIVE = DASHSCOPE
 INTRUDERS = [b": keep-alive\n\n", b"data: not json\n\n", b"event: ping\n\n"]

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.clients.conftest import KEY, WEATHER, Node, Script, in_one_node
-from tests.contract.conftest import played
+from tests.clients.node import KEY, WEATHER, Node, Script, in_one_node
 from tests.contract.corpus import all_chats
-from tests.end_to_end.conftest import DONE, FINISH, Stage, Tee, chat_body, chunk_frame, teed
+from tests.contract.playback import played
+from tests.event_streams import DONE, FINISH, chunk_frame
+from tests.proxy_under_test import Tee, chat_body, teed
+from tests.stage import Stage
 
 pytestmark = in_one_node
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": WEATHER}}]

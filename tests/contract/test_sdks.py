@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests.contract.conftest import Playback, Question, Sdks, Told, both_majors, newer_major
 from tests.contract.corpus import (
     BROKEN,
     OF_FRAMING,
@@ -22,8 +21,10 @@ from tests.contract.corpus import (
     of_client,
     recordings,
 )
+from tests.contract.playback import Playback
+from tests.contract.sdks import Question, Sdks, Told, both_majors, newer_major
 from tests.cuts import NOT_RECORDED, recorded
-from tests.end_to_end.conftest import Tee
+from tests.proxy_under_test import Tee
 
 MODES = ("events", "coalesced", "incremental")
 CALLER = "Authorization: Bearer sk-a-real-client"

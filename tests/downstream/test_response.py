@@ -9,7 +9,9 @@ import pytest
 from aiohttp import web
 
 from proxy.downstream.response import EXTRA, Downstream
-from tests.end_to_end.conftest import GUARD_S, Client, no_complaints, on_each_loop, request, until
+from tests.complaints import no_complaints
+from tests.event_loops import GUARD_S, on_each_loop, until
+from tests.http_client import Client, request
 
 Play = Callable[[Downstream], Awaitable[None]]
 LAST_CHUNK = b"0\r\n\r\n"

@@ -15,8 +15,10 @@ from proxy.stream.projections import Span
 from proxy.stream.subscription import HEARTBEAT
 from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.websocket import CLOSE, PING, PONG, TEXT, close_frame, frame
-from tests.end_to_end.conftest import GUARD_S, Client, no_complaints, on_each_loop, request, until
+from tests.complaints import no_complaints
+from tests.event_loops import GUARD_S, on_each_loop, until
 from tests.frames import heard, masked
+from tests.http_client import Client, request
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="

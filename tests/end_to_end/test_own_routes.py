@@ -15,20 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.upstream import broadcast
-from tests.end_to_end.conftest import (
-    GUARD_S,
-    Answer,
-    Stage,
-    Tee,
-    Turn,
-    blocks,
-    faked,
-    on_one_loop,
-    staged,
-    stamped,
-    teed,
-    until,
-)
+from tests.event_loops import GUARD_S, on_one_loop, until
+from tests.event_streams import blocks, stamped
+from tests.http_client import Answer
+from tests.proxy_under_test import Tee, faked, teed
+from tests.stage import Stage, Turn, staged
 
 SHARED = {"path": "/events", "share": "url"}
 HALF = b"id: u999999\ndata: a block that is never"

@@ -1,26 +1,15 @@
 """Following, word by word: what a cursor, a mode and a number of seconds may look like, and what is said otherwise."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import KEY, PROMPT, Answer, Tee, blocks, faked, stamped, teed
+from tests.event_streams import blocks, stamped
+from tests.http_client import KEY, Answer
+from tests.proxy_under_test import PROMPT, Tee, teed
 
 FRAMES = 8
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeQwen]:
-    async with faked() as one:
-        yield one
-
-
-@pytest.fixture
-async def tee(fake: FakeQwen) -> AsyncIterator[Tee]:
-    async with teed(fake.url) as one:
-        yield one
 
 
 @pytest.fixture

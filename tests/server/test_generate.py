@@ -1,40 +1,13 @@
 """Generations: which requests are, and which answers are streams."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    Stage,
-    Tee,
-    begun,
-    faked,
-    staged,
-    stamped,
-    teed,
-)
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeQwen]:
-    async with faked() as one:
-        yield one
-
-
-@pytest.fixture
-async def tee(fake: FakeQwen) -> AsyncIterator[Tee]:
-    async with teed(fake.url) as one:
-        yield one
+from tests.event_streams import DONE, stamped
+from tests.proxy_under_test import CHAT, Tee, begun, teed
+from tests.stage import Stage
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])

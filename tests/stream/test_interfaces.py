@@ -10,7 +10,7 @@ from proxy.server.document import LastWords
 from proxy.stream.interfaces import Sink, Writer
 from proxy.upstream.broadcast import Broadcast
 from proxy.upstream.pump import Pump
-from tests.conftest import FakeSink, FakeWriter
+from tests.fakes import FakeSink, FakeWriter
 
 
 def verbs(protocol: type) -> list[str]:

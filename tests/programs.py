@@ -1,0 +1,15 @@
+"""Programs that some tests need, which not every machine has."""
+
+import os
+import shutil
+
+import pytest
+
+
+def system_tool(name: str) -> str:
+    """Return the path of a program. Without it the test is skipped, saying so; with CI=true it fails."""
+    path = shutil.which(name)
+    if path is None:
+        reason = f"{name} is not installed; tests/system_tools.sh installs it"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    return path
