@@ -58,7 +58,7 @@ class FakeSink:
         return True
 
     def transport(self) -> tuple[Transport, bool] | None:
-        return (FakeTransport(self), False) if self.open else None
+        return (FakeTransport(self), False) if self.open and self.ended is None else None
 
     def on_writable(self, resume: Callable[[], None]) -> None:
         assert self.ended is None, "waited for after its end"
