@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ on_one_loop = pytest.mark.asyncio(loop_factories=["uvloop"])
 """For tests that take long, or that measure what does not depend on the loop."""
 
 
-def on_each_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+def on_each_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Run one test on both event loops, in a folder whose conftest.py does not do so for all of them."""
 
     def run(loop: str, **named: Any) -> None:
@@ -32,7 +32,8 @@ def on_each_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     )
     run.__name__, run.__qualname__, run.__doc__ = test.__name__, test.__qualname__, test.__doc__
     run.__module__ = test.__module__
-    return pytest.mark.parametrize("loop", list(LOOPS))(run)
+    on_each: Callable[..., None] = pytest.mark.parametrize("loop", list(LOOPS))(run)
+    return on_each
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -10,12 +10,13 @@ import pytest
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.pool import ConnectionPool
 from proxy.wire.errors import UpstreamError
+from proxy.wire.http import Headers
 from tests.complaints import no_complaints
 from tests.event_loops import GUARD_S, until
 from tests.stage import Turn
 
 NO_LIMITS = Timeouts(connect_s=0, first_byte_s=0, idle_s=0, total_s=0)
-GET = (b"GET", b"/x", [])
+GET: tuple[bytes, bytes, Headers] = (b"GET", b"/x", [])
 
 
 class Listener:

@@ -11,5 +11,7 @@ def system_tool(name: str) -> str:
     path = shutil.which(name)
     if path is None:
         reason = f"{name} is not installed; tests/system_tools.sh installs it"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
     return path

@@ -89,11 +89,13 @@ class Tee:
     async def info(self, ident: str) -> dict[str, Any]:
         answer = await self.ask("GET", f"/v1/streams/{ident}/info")
         assert answer.status == 200, answer.status
-        return await answer.json()
+        described: dict[str, Any] = await answer.json()
+        return described
 
     async def listed(self, *headers: str) -> list[dict[str, Any]]:
         answer = await self.ask("GET", "/v1/streams", *headers)
-        return (await answer.json())["data"]
+        streams: list[dict[str, Any]] = (await answer.json())["data"]
+        return streams
 
     async def admin(self, path: str) -> Answer:
         client = await self.connect(admin=True)

@@ -3,9 +3,10 @@
 from typing import Any
 
 from proxy.stream.log import Ledger
+from proxy.stream.on_disconnect import OnDisconnect
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.pump import OnDisconnect, Pump
+from proxy.upstream.pump import Pump
 from proxy.wire.http import chunk
 from tests.event_streams import chunk_frame
 from tests.fakes import FakeLoop, FakeSink, FakeTransport, dechunked

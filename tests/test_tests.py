@@ -35,20 +35,21 @@ def borrowed(found: dict[str, ast.Module]) -> list[str]:
         f"{module}:{node.lineno} imports {name}"
         for module, tree in found.items()
         for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
         for name in _imported(module, node)
         if private(name) and name in found
     ]
 
 
-def _imported(module: str, node: ast.AST) -> Iterator[str]:
+def _imported(module: str, node: ast.Import | ast.ImportFrom) -> Iterator[str]:
     """Yield what a statement may import: modules, and names that are perhaps modules."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        home = module.split(".")[: -node.level] if node.level else []
-        origin = ".".join([*home, *([node.module] if node.module else [])])
-        yield origin
-        yield from (f"{origin}.{alias.name}" for alias in node.names)
+        return
+    home = module.split(".")[: -node.level] if node.level else []
+    origin = ".".join([*home, *([node.module] if node.module else [])])
+    yield origin
+    yield from (f"{origin}.{alias.name}" for alias in node.names)
 
 
 def copied(found: dict[str, ast.Module]) -> list[str]:
