@@ -7,15 +7,21 @@ names say what they are; see tests/test_tests.py.
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from proxy.tools.fake_qwen import FakeQwen
 from proxy.upstream import broadcast
-from tests.event_loops import until
-from tests.proxy_under_test import Tee, faked, teed
-from tests.stage import Stage, staged
+
+# Before they are imported: then a failing assert in what tests share says what it found, as one in a test does.
+_SHARED = [f"tests.{path.stem}" for path in Path(__file__).parent.glob("*.py") if path.stem != "conftest"]
+pytest.register_assert_rewrite(*_SHARED)
+
+from tests.event_loops import until  # noqa: E402
+from tests.proxy_under_test import Tee, faked, teed  # noqa: E402
+from tests.stage import Stage, staged  # noqa: E402
 
 # `pytest --hypothesis-profile=thorough tests/test_laws.py` looks longer.
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -37,7 +43,7 @@ def background_log() -> Iterator[list[logging.LogRecord]]:
     """What is logged of background loops, for tests that have one fail: nobody else hears of it."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
-    handler.emit = records.append  # type: ignore[method-assign]
+    handler.emit = records.append  # type: ignore[method-assign, assignment]
     log = logging.getLogger("streamtee.background")
     log.addHandler(handler)
     log.propagate = False

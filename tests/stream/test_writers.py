@@ -1,6 +1,7 @@
 """The contract of Writer (proxy/stream/interfaces.py), which every writer keeps: pumps, broadcasts, and the fake."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 import pytest
 
 from proxy.dialects.plain import PLAIN
+from proxy.stream.background import BackgroundLoop
+from proxy.stream.endings import CANCELLED, CLIENT_GONE, COMPLETE, DRAINED
 from proxy.stream.interfaces import Writer
-from proxy.stream.log import COMPLETE, DRAINED, Ending
 from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
 from proxy.upstream.broadcast import Broadcast
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.pump import GONE, Pump
+from proxy.upstream.pump import Pump
 from proxy.wire.errors import Unreachable
 from tests.event_loops import on_each_loop, until
 from tests.event_streams import chunk_frame
@@ -75,6 +77,7 @@ def _broadcast(stream: Stream, kept_s: float, on_sealed: Callable[[Any], None]) 
     return Broadcast(
         stream,
         refuse,
+        background=BackgroundLoop("reopening", time.monotonic),
         last_event_id=b"",
         keep_s=kept_s,
         max_frame_bytes=1000,
@@ -139,7 +142,7 @@ async def test_stop_seals_once_and_closes_the_upstream(kind: str, paused: bool) 
         if kind in REAL:
             await one.say(FRAMES[2])  # it is on its way
         one.writer.stop(DRAINED)
-        one.writer.stop(Ending("cancelled"))
+        one.writer.stop(CANCELLED)
         assert one.stream.log.ending is DRAINED
         assert one.stream.log.frames == FRAMES[:2]
         assert one.stream.writer is None
@@ -173,7 +176,7 @@ async def test_last_follower_that_leaves_closes_the_upstream(kind: str) -> None:
         first.leave("left")
         assert one.stream.log.ending is None
         second.leave("left")
-        assert one.stream.log.ending is GONE
+        assert one.stream.log.ending is CLIENT_GONE
         await one.wait_upstream_closed()
 
 
@@ -187,7 +190,7 @@ async def test_upstream_is_kept_for_those_who_are_still_to_follow(kind: str) -> 
         assert one.stream.log.ending is None
         one.real.awaited -= 1
         follow(one.stream, FakeSink()).leave("left")
-        assert one.stream.log.ending is GONE
+        assert one.stream.log.ending is CLIENT_GONE
 
 
 @every_real_writer
@@ -203,5 +206,5 @@ async def test_upstream_is_kept_for_a_while_for_nobody(kind: str) -> None:
         assert one.stream.log.ending is None
         again.leave("left")
         assert one.stream.log.ending is None
-        await until(lambda: one.stream.log.ending is GONE)
+        await until(lambda: one.stream.log.ending is CLIENT_GONE)
         await one.wait_upstream_closed()
