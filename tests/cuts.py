@@ -59,7 +59,9 @@ def messages(body: bytes) -> list[Message]:
     text = body.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     *lines, _unfinished = text.split(b"\n")
     found: list[Message] = []
-    kind, data, ident = b"", [], None
+    kind = b""
+    data: list[bytes] = []
+    ident: bytes | None = None
     for line in lines:
         if line == b"":
             if data:

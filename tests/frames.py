@@ -1,9 +1,16 @@
 """The other end of a WebSocket: frames as a client sends them, and what it makes of a server's."""
 
-from websockets.frames import Close, Opcode
+from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
 MASK = b"\x01\x80\xff\x00"
+ASK = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+"""The headers of a handshake (RFC 6455 1.2)."""
 
 
 def masked(opcode: int, payload: bytes, *, final: bool = True, mask: bytes = MASK) -> bytes:
@@ -26,6 +33,7 @@ def heard(sent: bytes) -> list[tuple[int, bytes | tuple[int, str]]]:
     assert client.parser_exc is None
     found: list[tuple[int, bytes | tuple[int, str]]] = []
     for frame in client.events_received():
+        assert isinstance(frame, Frame)
         assert frame.fin
         close = Close.parse(frame.data) if frame.opcode is Opcode.CLOSE else None
         found.append((int(frame.opcode), bytes(frame.data) if close is None else (int(close.code), close.reason)))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.end_to_end.conftest import GUARD_S, until
+from tests.event_loops import GUARD_S, until
 
 _MOMENT_S = 0.03
 

@@ -27,13 +27,15 @@ from proxy.stream.endings import (
     UPSTREAM_RESET,
     Ending,
 )
+from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.projections import View
 from proxy.stream.subscription import Subscription
-from proxy.upstream.pump import OnDisconnect, Pump
+from proxy.upstream.pump import Pump
 from proxy.wire.errors import Garbled, IdleTimeout, TooLarge, Truncated, UpstreamError
 from proxy.wire.sse import Splitter
-from tests.conftest import EPOCH, FakeSink, FakeWriter, follow, new_stream
 from tests.cuts import NOT_RECORDED, Message, cuts, messages, recorded
+from tests.fakes import FakeSink, FakeWriter
+from tests.streams import EPOCH, follow, new_stream
 
 DIALECTS: list[Dialect] = [CHAT, DASHSCOPE]
 MODES = ["raw", "events"]

@@ -25,8 +25,8 @@ from proxy.tools.fake_text import ChatAnswer, NativeAnswer
 from proxy.wire.errors import OffsetBeyond
 from proxy.wire.sse import Splitter
 from tests.answers import Said, chats, documents, ids, joined, kinds, latest, made_cumulative, natives, texts
-from tests.conftest import EPOCH, new_stream
 from tests.cuts import NOT_RECORDED, messages, recorded
+from tests.streams import EPOCH, new_stream
 
 NATIVE = DASHSCOPE
 MODES = ["coalesced", "incremental", "cumulative"]
@@ -38,7 +38,7 @@ Answer = tuple[Dialect, list[bytes]]
 def answers(draw: st.DrawFn) -> Answer:
     """Draw an answer in either dialect, incremental or cumulative, sometimes with other frames in between."""
     native = draw(st.booleans())
-    told = list(draw(natives() if native else chats()).frames())
+    told = list(draw(natives()).frames() if native else draw(chats()).frames())
     if not native and draw(st.booleans()):
         told = made_cumulative(told)
     for place, frame in draw(st.lists(st.tuples(st.integers(0, 60), st.sampled_from(INTRUDERS)), max_size=2)):

@@ -18,19 +18,21 @@ from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.stream.endings import CANCELLED, CAPABILITY_EXPIRED, COMPLETE, DRAINED, ENDINGS, Ending
+from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.projections import MODES, Coalesced, Cumulative, Projection, Span, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import HEARTBEAT, Subscription
 from proxy.stream.websocket import NOT_IN_EVENTS
-from proxy.tools.fake_text import NativeAnswer
-from proxy.upstream.pump import OnDisconnect, Pump
+from proxy.tools.fake_text import ChatAnswer, NativeAnswer
+from proxy.upstream.pump import Pump
 from proxy.wire.errors import Garbled, IdleTimeout, OffsetGone, Truncated, UpstreamError
 from proxy.wire.sse import Splitter
 from proxy.wire.websocket import TEXT
 from tests.answers import Said, chats, joined, latest, made_cumulative, natives
-from tests.conftest import EPOCH, FakeLoop, FakeSink, new_stream
 from tests.cuts import messages
+from tests.fakes import FakeLoop, FakeSink
 from tests.frames import heard
+from tests.streams import EPOCH, new_stream
 
 NATIVE = DASHSCOPE
 INTRUDERS = [b": keep-alive\n\n", b"data: not json\n\n", b"event: ping\n\n"]
@@ -69,7 +71,7 @@ class Body:
 def bodies(draw: st.DrawFn) -> Body:
     """Draw an answer in either dialect, incremental or cumulative; other frames may be in it, or an error last."""
     native = draw(st.booleans())
-    answer = draw(natives() if native else chats())
+    answer: NativeAnswer | ChatAnswer = draw(natives()) if native else draw(chats())
     frames = list(answer.frames())
     respelled = not native and draw(st.booleans())
     if respelled:

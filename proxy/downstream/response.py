@@ -228,7 +228,7 @@ class Downstream:
 
     def _reset(self) -> None:
         sock = self._transport.get_extra_info("socket")
-        if sock is not None:
+        if sock is not None and not self._transport.is_closing():  # that of a connection that was lost is closed
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 

@@ -13,22 +13,11 @@ from proxy.server.app import auth_of
 from proxy.server.config import Config
 from proxy.stream.endings import CAPABILITY_EXPIRED
 from proxy.wire.errors import MissingRight, Unauthorised
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    GUARD_S,
-    NATIVE,
-    Answer,
-    Stage,
-    Tee,
-    begun,
-    chat_body,
-    configured,
-    native_body,
-    staged,
-    stamped,
-    teed,
-)
+from tests.event_loops import GUARD_S
+from tests.event_streams import DONE, stamped
+from tests.http_client import Answer
+from tests.proxy_under_test import CHAT, NATIVE, Tee, begun, chat_body, configured, native_body, teed
+from tests.stage import Stage
 
 OURS, THEIRS, UPSTREAMS = "key-of-one", "key-of-two", "sk-upstream"
 BASIC = "Basic dXNlcjpwdw=="
@@ -48,12 +37,6 @@ def in_mode_keys(*keys: str) -> dict[str, Any]:
 
 def config(**tables: Any) -> Config:
     return configured("http://127.0.0.1:1", **tables)
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
 
 
 def token(ident: str, *rights: str, expires_at: int = 10**11, signer: Capabilities = SIGNER) -> str:

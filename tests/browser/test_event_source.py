@@ -10,9 +10,11 @@ from typing import Any
 
 from playwright.async_api import BrowserContext
 
-from tests.browser.conftest import Tab, begin, events, in_one_browser
-from tests.end_to_end.conftest import DONE, FINISH, Stage, Tee, chunk_frame
+from tests.browser.tab import Tab, begin, events, in_one_browser
+from tests.event_streams import DONE, FINISH, chunk_frame
+from tests.proxy_under_test import Tee
 from tests.relay import Relay
+from tests.stage import Stage
 
 pytestmark = in_one_browser
 

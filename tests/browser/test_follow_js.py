@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import FOLLOW_JS, Tab, begin, events, in_one_browser
-from tests.end_to_end.conftest import DONE, FINISH, Stage, Tee, chunk_frame
+from tests.browser.tab import FOLLOW_JS, Tab, begin, events, in_one_browser
+from tests.event_streams import DONE, FINISH, chunk_frame
+from tests.proxy_under_test import Tee
 from tests.relay import Relay
+from tests.stage import Stage
 
 pytestmark = in_one_browser
 

@@ -1,57 +1,22 @@
 """What the tests with real clients of other languages and frameworks stand on: a fake Qwen, a proxy, and Node."""
 
-import asyncio
-import json
 import os
-import re
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import GUARD_S, Stage, Tee, faked, staged, teed
-from tests.telemetry.test_metrics import system_tool
-
-HERE = Path(__file__).parent
-KEY = "sk-a-real-client"
-WEATHER = {"type": "object", "properties": {"location": {"type": "string"}}, "required": ["location"]}
-in_one_node = pytest.mark.xdist_group("node")
-_DRAWN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-
-
-class Node:
-    """A process of Node that runs the clients, one question at a time: to start it anew takes them 2 s."""
-
-    def __init__(self, program: str) -> None:
-        command = [program, str(HERE / "run.mjs")]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    async def ask(self, client: str, *asked: dict[str, Any]) -> list[dict[str, Any]]:
-        """Have a client ask, all questions at once; return what it heard, without what is drawn anew each time."""
-        async with asyncio.timeout(3 * GUARD_S):
-            return await asyncio.to_thread(self._ask, json.dumps({"client": client, "asked": asked}))
-
-    def _ask(self, question: str) -> list[dict[str, Any]]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{question}\n".encode())
-        self._process.stdin.flush()
-        heard: list[dict[str, Any]] = json.loads(_DRAWN.sub("…", self._process.stdout.readline().decode()))
-        return heard
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+from tests.clients.node import Node, Script
+from tests.programs import system_tool
+from tests.proxy_under_test import faked
 
 
 @pytest.fixture(scope="session")
 def node() -> Iterator[Node]:
     """Skips, or fails with CI=true, when Node or the clients are not there."""
     program = system_tool("node")
-    if not (HERE / "node_modules" / ".package-lock.json").exists():
+    if not (Path(__file__).parent / "node_modules" / ".package-lock.json").exists():
         reason = "the JavaScript clients are not installed; tests/system_tools.sh installs them"
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
     one = Node(program)
@@ -59,47 +24,14 @@ def node() -> Iterator[Node]:
     one.stop()
 
 
-class Script:
-    """One of the clients beside this file."""
-
-    def __init__(self, node: Node, name: str) -> None:
-        self._node = node
-        self._name = name
-
-    async def hear(self, url: str, **asked: Any) -> dict[str, Any]:
-        """Ask at this URL; return what was heard."""
-        (heard,) = await self._node.ask(self._name, {"url": url, **asked})
-        return heard
-
-    async def compare(self, fake: FakeQwen, tee: Tee, **asked: Any) -> dict[str, Any]:
-        """Ask at the fake and at the proxy before it; return what was heard, when it is the same."""
-        urls = (fake.url, tee.proxy.url)
-        direct, through = await self._node.ask(self._name, *[{"url": url, **asked} for url in urls])
-        assert through == direct
-        return through
+@pytest.fixture
+def ai_sdk(node: Node) -> Script:
+    """The Vercel AI SDK."""
+    return Script(node, "ai_sdk")
 
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeQwen]:
+    """A fake Qwen; the clients here keep their connections to it."""
     async with faked() as one:
-        yield one
-
-
-@pytest.fixture
-async def tee(fake: FakeQwen) -> AsyncIterator[Tee]:
-    """A proxy before the fake."""
-    async with teed(fake.url) as one:
-        yield one
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
-
-
-@pytest.fixture
-async def staged_tee(stage: Stage) -> AsyncIterator[Tee]:
-    """A proxy before the stage."""
-    async with teed(stage.url) as one:
         yield one

@@ -5,15 +5,10 @@ from typing import Any
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.clients.conftest import WEATHER, Node, Script, in_one_node
-from tests.end_to_end.conftest import Tee
+from tests.clients.node import WEATHER, Script, in_one_node
+from tests.proxy_under_test import Tee
 
 pytestmark = in_one_node
-
-
-@pytest.fixture
-def ai_sdk(node: Node) -> Script:
-    return Script(node, "ai_sdk")
 
 
 async def test_ai_sdk_hears_the_same(ai_sdk: Script, fake: FakeQwen, tee: Tee) -> None:

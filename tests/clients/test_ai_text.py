@@ -3,8 +3,8 @@
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.clients.conftest import Node, Script, in_one_node
-from tests.end_to_end.conftest import Tee
+from tests.clients.node import Node, Script, in_one_node
+from tests.proxy_under_test import Tee
 
 pytestmark = in_one_node
 
@@ -12,11 +12,6 @@ pytestmark = in_one_node
 @pytest.fixture
 def ai_text(node: Node) -> Script:
     return Script(node, "ai_text")
-
-
-@pytest.fixture
-def ai_sdk(node: Node) -> Script:
-    return Script(node, "ai_sdk")
 
 
 async def test_text_transport_builds_the_message(ai_text: Script, ai_sdk: Script, fake: FakeQwen, tee: Tee) -> None:

@@ -3,9 +3,9 @@
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.clients.conftest import Node, Script, in_one_node
-from tests.clients.test_langchain import model, streamed
-from tests.end_to_end.conftest import Tee
+from tests.clients.langchain_model import model, streamed
+from tests.clients.node import Node, Script, in_one_node
+from tests.proxy_under_test import Tee
 from tests.relay import relayed
 
 pytestmark = in_one_node

@@ -7,9 +7,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.clients.conftest import HERE
-from tests.end_to_end.conftest import GUARD_S, Stage, chat_body, chunk_frame, staged, teed
-from tests.telemetry.test_metrics import system_tool
+from tests.clients.node import HERE
+from tests.event_loops import GUARD_S
+from tests.event_streams import chunk_frame
+from tests.programs import system_tool
+from tests.proxy_under_test import chat_body, teed
+from tests.stage import Stage, staged
 
 FRAME = chunk_frame("one ")
 BROKEN = b"%x\r\n%b\r\n" % (len(FRAME), FRAME)  # chunks without the last one

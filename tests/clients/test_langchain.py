@@ -1,33 +1,16 @@
 """LangChain's ChatOpenAI: nothing changed but the base URL."""
 
 import gc
-from typing import Any
 
 import openai
 import pytest
-from langchain_core.messages import AIMessageChunk
-from langchain_openai import ChatOpenAI
-from pydantic import SecretStr
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.clients.conftest import KEY, WEATHER
-from tests.end_to_end.conftest import GUARD_S, Tee
+from tests.clients.langchain_model import model, streamed
+from tests.clients.node import WEATHER
+from tests.proxy_under_test import Tee
 
 gc.freeze()  # it is large: the collection after each test, here and elsewhere, need not look at it again
-
-
-def model(url: str, **more: Any) -> ChatOpenAI:
-    key = SecretStr(KEY)
-    return ChatOpenAI(model="qwen-plus", base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=GUARD_S, **more)
-
-
-async def streamed(llm: Any) -> AIMessageChunk:
-    """Return the sum of the chunks of an answer."""
-    whole: Any = None
-    async for chunk in llm.astream("说点什么"):
-        whole = chunk if whole is None else whole + chunk
-    assert isinstance(whole, AIMessageChunk)
-    return whole
 
 
 async def test_langchain_streams_the_same(fake: FakeQwen, tee: Tee) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.clients.conftest import KEY, WEATHER, Node, Script, in_one_node
-from tests.contract.conftest import played
+from tests.clients.node import KEY, WEATHER, Node, Script, in_one_node
 from tests.contract.corpus import all_chats
-from tests.end_to_end.conftest import DONE, FINISH, Stage, Tee, chat_body, chunk_frame, teed
+from tests.contract.playback import played
+from tests.event_streams import DONE, FINISH, chunk_frame
+from tests.proxy_under_test import Tee, chat_body, teed
+from tests.stage import Stage
 
 pytestmark = in_one_node
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": WEATHER}}]
@@ -75,9 +77,9 @@ async def test_openai_node_hears_the_same_of_the_whole_contract(node: Node) -> N
     assert sum(told["error"] is None and told["chunks"] > 1 for told in direct) > 20
 
 
-async def test_openai_node_follows_a_running_stream(openai: Script, staged_tee: Tee, stage: Stage) -> None:
+async def test_openai_node_follows_a_running_stream(openai: Script, tee: Tee, stage: Stage) -> None:
     """By GET in mode events: the past, heartbeats, what comes, and the end."""
-    client = await staged_tee.send("POST", "/v1/chat/completions", f"Authorization: Bearer {KEY}", body=chat_body())
+    client = await tee.send("POST", "/v1/chat/completions", f"Authorization: Bearer {KEY}", body=chat_body())
     turn = await stage.next()
     await turn.body()
     turn.begin()
@@ -85,8 +87,8 @@ async def test_openai_node_follows_a_running_stream(openai: Script, staged_tee: 
     answer = await client.answer()
     await answer.bytes(1)
     query = {"mode": "events", "heartbeat": "0.05"}
-    following = asyncio.create_task(openai.hear(staged_tee.proxy.url, ident=answer.stream_id, query=query))
-    await staged_tee.wait_followers(2)
+    following = asyncio.create_task(openai.hear(tee.proxy.url, ident=answer.stream_id, query=query))
+    await tee.wait_followers(2)
     turn.chunk(chunk_frame("two "))
     turn.chunk(FINISH)
     turn.end(DONE)

@@ -5,7 +5,8 @@ A question is what an SDK is called with; the header it sends names the fault, o
 
 from typing import Any
 
-from tests.contract.conftest import RECORDINGS, Question
+from tests.contract.playback import RECORDINGS
+from tests.contract.sdks import Question
 
 TOOLS = [
     {

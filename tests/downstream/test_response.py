@@ -1,15 +1,17 @@
 """The way down, on aiohttp's server, to clients that see every byte."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple
 
 import pytest
 from aiohttp import web
 
 from proxy.downstream.response import EXTRA, Downstream
-from tests.end_to_end.conftest import GUARD_S, Client, no_complaints, on_each_loop, request, until
+from tests.event_loops import GUARD_S, on_each_loop, until
+from tests.http_client import Client, request
+from tests.served import Served, running
 
 Play = Callable[[Downstream], Awaitable[None]]
 LAST_CHUNK = b"0\r\n\r\n"
@@ -26,63 +28,31 @@ def piece(data: bytes) -> Piece:
     return Piece(data, b"%x\r\n%b\r\n" % (len(data), data))
 
 
-class Served:
-    """A server whose next response a test plays; `down` is the one that is being played."""
+class Played(Served[Downstream]):
+    """A server of responses with this status, whose requests have these extra lines noted on them."""
 
     def __init__(self) -> None:
-        self.url = ""
-        self.down: Downstream
-        self.arrived = asyncio.Event()
-        self.outcomes: list[str] = []
-        self.clients: list[Client] = []
+        super().__init__()
         self.status = 200
         self.extra: list[tuple[bytes, bytes]] | None = None
 
-    async def handler(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Hand the response to the test, and wait until it has ended."""
+    def begin(self, request: web.BaseRequest) -> Downstream:
         if self.extra is not None:
             request[EXTRA] = self.extra
-        self.down = down = Downstream(request, self.status)
-        self.arrived.set()
-        try:
-            self.outcomes.append("ended" if await down.finished() else "left")
-        except asyncio.CancelledError:
-            self.outcomes.append("left")
-            raise
-        return down.response
+        return Downstream(request, self.status)
 
     async def ask(self, *headers: str, version: str = "1.1", receive_bytes: int = 0) -> tuple[Client, Downstream]:
         """Have a client ask; return it with the response that is to be played."""
-        client = await Client.connect(self.url, receive_bytes=receive_bytes)
-        self.clients.append(client)
+        client = await self.connect(receive_bytes=receive_bytes)
         return client, await self.again(client, *headers, version=version)
 
     async def again(self, client: Client, *headers: str, version: str = "1.1") -> Downstream:
         """Have it ask once more."""
-        self.arrived.clear()
-        client.send(request("GET", "/", *headers, version=version))
-        async with asyncio.timeout(GUARD_S):
-            await self.arrived.wait()
-        return self.down
+        return await self.send(client, request("GET", "/", *headers, version=version))
 
 
-@asynccontextmanager
-async def served() -> AsyncIterator[Served]:
-    """Run a server as the proxy does."""
-    one = Served()
-    server = web.Server(one.handler, access_log=None, handler_cancellation=True, auto_decompress=False)
-    runner = web.ServerRunner(server, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    one.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    with no_complaints():
-        try:
-            yield one
-        finally:
-            for client in one.clients:
-                await client.leave()
-            await runner.cleanup()
+def served() -> AbstractAsyncContextManager[Played]:
+    return running(Played())
 
 
 # Heads.
@@ -258,37 +228,6 @@ async def test_abort_can_not_be_taken_for_an_end(
 # Back-pressure.
 
 
-@pytest.mark.parametrize("version", ["1.1", "1.0"])
-@on_each_loop
-async def test_sink_that_is_full_takes_nothing(version: str) -> None:
-    """`write` says so and sends nothing; `resume` is called once, when there is room; every byte arrives once."""
-    async with served() as one:
-        client, down = await one.ask(version=version, receive_bytes=4096)
-        client.stall()
-        down.start(b"OK", [])
-        data = bytes(range(256)) * 256
-        resumed = asyncio.Event()
-        sent = 0
-        for _ in range(3):
-            while down.write(piece(data)):
-                sent += 1
-            assert not down.writable
-            assert not down.write(piece(data))
-            assert sent < 2000
-            resumed.clear()
-            down.on_writable(resumed.set)
-            client.read_on()
-            async with asyncio.timeout(GUARD_S):
-                await resumed.wait()
-            assert down.writable
-            client.stall()
-        client.read_on()
-        down.close(b"the end")
-        answer = await client.answer()
-        assert await answer.read() == data * sent + b"the end"
-        assert answer.end == "whole"
-
-
 @on_each_loop
 async def test_abort_of_a_full_sink_resets() -> None:
     """Waiting for a client that does not read would not end."""
@@ -302,23 +241,6 @@ async def test_abort_of_a_full_sink_resets() -> None:
         await until(lambda: one.outcomes != [])
         client.read_on()
         assert await client.wait_gone() == "reset"
-
-
-@on_each_loop
-async def test_close_of_a_full_sink_sends_what_it_holds() -> None:
-    """The client gets everything in its own time."""
-    async with served() as one:
-        client, down = await one.ask(receive_bytes=4096)
-        client.stall()
-        down.start(b"OK", [])
-        sent = 0
-        while down.write(piece(bytes(65536))):
-            sent += 1
-        down.close(b"the end")
-        client.read_on()
-        answer = await client.answer()
-        assert await answer.read() == bytes(65536 * sent) + b"the end"
-        assert answer.end == "whole"
 
 
 # Leaving.
@@ -346,21 +268,6 @@ async def test_client_that_leaves_ends_the_wait(when: str) -> None:
         down.flush()
         down.on_writable(lambda: None)
         down.close(b"x")
-
-
-@pytest.mark.parametrize("end", ["close", "abort"])
-@on_each_loop
-async def test_ending_for_a_client_that_has_just_gone_is_no_harm(end: str) -> None:
-    """Both may happen in one turn of the loop."""
-    async with served() as one:
-        client, down = await one.ask()
-        down.start(b"OK", [])
-        down.flush()
-        await client.answer()
-        client.transport.abort()
-        (down.close if end == "close" else down.abort)(b"x")
-        await until(lambda: one.outcomes != [])
-        await until(client.lost.is_set)
 
 
 @on_each_loop

@@ -1,8 +1,8 @@
 """The way down to a WebSocket client, byte by byte: handshake, what it hears, what it does not, and how it ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from aiohttp import web
@@ -15,12 +15,13 @@ from proxy.stream.projections import Span
 from proxy.stream.subscription import HEARTBEAT
 from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.websocket import CLOSE, PING, PONG, TEXT, close_frame, frame
-from tests.end_to_end.conftest import GUARD_S, Client, no_complaints, on_each_loop, request, until
-from tests.frames import heard, masked
+from tests.event_loops import GUARD_S, on_each_loop, until
+from tests.frames import ASK, heard, masked
+from tests.http_client import Client, request
+from tests.served import Served, running
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-ASK = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {KEY}")
 
 
 def asked(**headers: str) -> web.Request:
@@ -63,33 +64,22 @@ def test_key_that_is_none_is_refused(key: str) -> None:
 # The connection
 
 
-class Served:
+class Opened(Served[WebSocket]):
     """A server of WebSockets: the test plays what is sent on `socket`, the last that was opened."""
 
-    def __init__(self) -> None:
-        self.url = ""
-        self.socket: WebSocket
-        self.arrived = asyncio.Event()
-        self.outcomes: list[str] = []
-        self.clients: list[Client] = []
+    @property
+    def socket(self) -> WebSocket:
+        return self.down
 
-    async def handler(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Open a WebSocket, and wait until it has ended."""
-        self.socket = WebSocket(request, Downstream(request, 101))
-        self.socket.start(handshake(request), [(b"X-A", b"b")])
-        self.arrived.set()
-        try:
-            self.outcomes.append("ended" if await self.socket.finished() else "left")
-        except asyncio.CancelledError:
-            self.outcomes.append("left")
-            raise
-        return self.socket.response
+    def begin(self, request: web.BaseRequest) -> WebSocket:
+        socket = WebSocket(request, Downstream(request, 101))
+        socket.start(handshake(request), [(b"X-A", b"b")])
+        return socket
 
     async def open(self, *, behind: bytes = b"", receive_bytes: int = 0) -> Client:
         """Have a client open one; `behind` is what it sends with its request."""
-        client = await Client.connect(self.url, receive_bytes=receive_bytes)
-        self.clients.append(client)
-        client.send(request("GET", "/", *ASK) + behind)
+        client = await self.connect(receive_bytes=receive_bytes)
+        await self.send(client, request("GET", "/", *ASK) + behind)
         answer = await client.answer()
         assert answer.head == (
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -97,28 +87,9 @@ class Served:
         )
         return client
 
-    async def wait_outcome(self, outcome: str) -> None:
-        await until(lambda: bool(self.outcomes))
-        assert self.outcomes == [outcome]
 
-
-@asynccontextmanager
-async def served() -> AsyncIterator[Served]:
-    """Run a server as the proxy does."""
-    one = Served()
-    server = web.Server(one.handler, access_log=None, handler_cancellation=True, auto_decompress=False)
-    runner = web.ServerRunner(server, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    one.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    with no_complaints():
-        try:
-            yield one
-        finally:
-            for client in one.clients:
-                await client.leave()
-            await runner.cleanup()
+def served() -> AbstractAsyncContextManager[Opened]:
+    return running(Opened())
 
 
 async def wait_said(client: Client, said: bytes) -> None:

@@ -11,27 +11,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    FINISH,
-    GUARD_S,
-    NATIVE,
-    Answer,
-    Client,
-    Serve,
-    Stage,
-    Tee,
-    Turn,
-    begun,
-    blocks,
-    chat_body,
-    chunk_frame,
-    native_body,
-    on_one_loop,
-    request,
-    stamped,
-)
+from tests.event_loops import GUARD_S, on_one_loop
+from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
+from tests.http_client import Answer, Client, request
+from tests.proxy_under_test import CHAT, NATIVE, Serve, Tee, begun, chat_body, native_body
+from tests.stage import Stage, Turn
 
 KILOBYTE = 1 << 10
 MEGABYTE = 1 << 20

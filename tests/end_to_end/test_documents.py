@@ -7,21 +7,11 @@ import openai
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    CHAT,
-    EVENT_STREAM,
-    KEY,
-    NATIVE,
-    Serve,
-    Stage,
-    begun,
-    chat_body,
-    chunk_frame,
-    faked,
-    native_body,
-    on_one_loop,
-    teed,
-)
+from tests.event_loops import on_one_loop
+from tests.event_streams import chunk_frame
+from tests.http_client import KEY
+from tests.proxy_under_test import CHAT, NATIVE, Serve, begun, chat_body, faked, native_body, teed
+from tests.stage import EVENT_STREAM, Stage
 
 FIXED = {"id", "created", "request_id"}  # what no two answers have in common
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]

@@ -7,25 +7,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    FINISH,
-    KEY,
-    NATIVE,
-    PROMPT,
-    Serve,
-    Stage,
-    Tee,
-    begun,
-    blocks,
-    chat_body,
-    chunk_frame,
-    native_body,
-    on_one_loop,
-    request,
-    stamped,
-)
+from tests.event_loops import on_one_loop
+from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
+from tests.http_client import KEY, request
+from tests.proxy_under_test import CHAT, NATIVE, PROMPT, Serve, Tee, begun, chat_body, native_body
+from tests.stage import Stage
 
 TIMEOUTS = {"first_byte_s": 0.2, "idle_s": 0.2, "total_s": 0.6}
 FAST = {"first_byte_s": 0.3, "idle_s": 0.2}

@@ -19,7 +19,8 @@ from dashscope.api_entities.http_request import close_shared_sync_session
 from proxy.tools.fake_qwen import FakeQwen
 from proxy.tools.fake_text import BAD_KEY, OUTPUT_INSPECTION, REFUSALS, Refusal
 from tests.cuts import messages
-from tests.end_to_end.conftest import GUARD_S, Serve, Tee, on_one_loop
+from tests.event_loops import GUARD_S, on_one_loop
+from tests.proxy_under_test import Serve, Tee
 
 pytestmark = on_one_loop  # the clients have loops and threads of their own
 

@@ -8,23 +8,11 @@ from typing import Any
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    DONE,
-    EVENT_STREAM,
-    FINISH,
-    GUARD_S,
-    Answer,
-    Serve,
-    Stage,
-    Tee,
-    begun,
-    blocks,
-    chunk_frame,
-    on_one_loop,
-    request,
-    stamped,
-    until,
-)
+from tests.event_loops import GUARD_S, on_one_loop, until
+from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
+from tests.http_client import Answer, request
+from tests.proxy_under_test import Serve, Tee, begun
+from tests.stage import EVENT_STREAM, Stage
 
 OTHER = "Authorization: Bearer sk-another-caller"
 BEAT = b":\n"

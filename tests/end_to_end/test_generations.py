@@ -8,24 +8,11 @@ import pytest
 
 from proxy.tools.fake_faults import FAULTS
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    EVENT_STREAM,
-    HOP_BY_HOP,
-    KEY,
-    NATIVE,
-    Serve,
-    Stage,
-    begun,
-    chat_body,
-    chunk_frame,
-    native_body,
-    on_one_loop,
-    request,
-    stamped,
-    zipped,
-)
+from tests.event_loops import on_one_loop
+from tests.event_streams import DONE, chunk_frame, stamped
+from tests.http_client import HOP_BY_HOP, KEY, request, zipped
+from tests.proxy_under_test import CHAT, NATIVE, Serve, begun, chat_body, native_body
+from tests.stage import EVENT_STREAM, Stage
 
 MULTIMODAL = "/api/v1/services/aigc/multimodal-generation/generation"
 APP = "/api/v1/apps/an-app.id/completion"

@@ -6,25 +6,11 @@ import re
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    FINISH,
-    GUARD_S,
-    NATIVE,
-    Answer,
-    Client,
-    Serve,
-    Stage,
-    Tee,
-    Turn,
-    begun,
-    chat_body,
-    chunk_frame,
-    native_body,
-    request,
-    stamped,
-)
+from tests.event_loops import GUARD_S
+from tests.event_streams import DONE, FINISH, chunk_frame, stamped
+from tests.http_client import Answer, Client, request
+from tests.proxy_under_test import CHAT, NATIVE, Serve, Tee, begun, chat_body, native_body
+from tests.stage import Stage, Turn
 
 AT_ONCE_S = 0.1
 GRACE_S = 0.3

@@ -7,17 +7,11 @@ import pytest
 
 from tests.answers import joined, latest, made_cumulative, texts
 from tests.cuts import messages
-from tests.end_to_end.conftest import (
-    DONE,
-    FINISH,
-    Answer,
-    Serve,
-    Stage,
-    begun,
-    blocks,
-    chunk_frame,
-    on_one_loop,
-)
+from tests.event_loops import on_one_loop
+from tests.event_streams import DONE, FINISH, blocks, chunk_frame
+from tests.http_client import Answer
+from tests.proxy_under_test import Serve, begun
+from tests.stage import Stage
 
 EVENT_MODES = ("coalesced", "incremental", "cumulative")
 FOLLOWED = (*EVENT_MODES, "text")

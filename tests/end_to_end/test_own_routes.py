@@ -15,20 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.upstream import broadcast
-from tests.end_to_end.conftest import (
-    GUARD_S,
-    Answer,
-    Stage,
-    Tee,
-    Turn,
-    blocks,
-    faked,
-    on_one_loop,
-    staged,
-    stamped,
-    teed,
-    until,
-)
+from tests.event_loops import GUARD_S, on_one_loop, until
+from tests.event_streams import blocks, stamped
+from tests.http_client import Answer
+from tests.proxy_under_test import Tee, faked, teed
+from tests.stage import Stage, Turn, staged
 
 SHARED = {"path": "/events", "share": "url"}
 HALF = b"id: u999999\ndata: a block that is never"
@@ -189,7 +180,7 @@ async def test_ticker_of_the_fake_is_shared() -> None:
 # FastAPI with sse-starlette
 
 SERVER = """
-import asyncio, json, sys
+import asyncio, json, socket, sys
 import uvicorn
 from fastapi import FastAPI, Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -219,29 +210,38 @@ def events(topic: str, request: Request) -> EventSourceResponse:
 
     return EventSourceResponse(numbers())
 
-uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")
+listening = socket.socket(fileno=int(sys.argv[1]))
+uvicorn.Server(uvicorn.Config(app, log_level="critical")).run(sockets=[listening])
 """
 
 
 @contextlib.asynccontextmanager
 async def fastapi() -> AsyncIterator[str]:
-    """Run it in a process of its own: its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = await asyncio.create_subprocess_exec(sys.executable, "-c", SERVER, str(port))
+    """Run it in a process of its own, on a socket that listens already: a free port might be taken by then.
+
+    Yields its URL, once it has begun to answer.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        command = [sys.executable, "-c", SERVER, str(listening.fileno())]
+        server = await asyncio.create_subprocess_exec(*command, pass_fds=[listening.fileno()])
     try:
         async with asyncio.timeout(3 * GUARD_S):
-            while True:
-                assert server.returncode is None
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
-                    await writer.wait_closed()
-                    break
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"HEAD /ready HTTP/1.0\r\n\r\n")
+            assert await reader.readline() == b"HTTP/1.1 404 Not Found\r\n"
+            writer.close()
+            await writer.wait_closed()
         yield f"http://127.0.0.1:{port}"
     finally:
-        server.kill()
-        await server.wait()
+        await ended(server)
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """End a process, unless it has ended by itself: then what the test found of that is what it fails with."""
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()
 
 
 class Curl:
@@ -258,8 +258,7 @@ class Curl:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self._process.terminate()
-        await self._process.communicate()
+        await ended(self._process)
 
     async def until(self, wanted: bytes) -> bytes:
         assert self._process.stdout is not None

@@ -9,23 +9,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    CHAT,
-    GUARD_S,
-    KEY,
-    NATIVE,
-    Client,
-    Serve,
-    Stage,
-    Turn,
-    chat_body,
-    on_one_loop,
-    request,
-    rss_bytes,
-    teed,
-    until,
-    zipped,
-)
+from tests.event_loops import GUARD_S, on_one_loop, until
+from tests.http_client import KEY, Client, request, zipped
+from tests.memory import rss_bytes
+from tests.proxy_under_test import CHAT, NATIVE, Serve, chat_body, teed
+from tests.stage import Stage, Turn
 
 MEGABYTE = 1 << 20
 

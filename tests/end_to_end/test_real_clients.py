@@ -28,20 +28,11 @@ from openai.types.chat import ChatCompletionChunk
 
 from proxy.tools import demo
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    DONE,
-    GUARD_S,
-    Serve,
-    Stage,
-    Tee,
-    blocks,
-    chat_body,
-    chunk_frame,
-    on_one_loop,
-    stamped,
-    until,
-)
-from tests.telemetry.test_metrics import system_tool
+from tests.event_loops import GUARD_S, on_one_loop, until
+from tests.event_streams import DONE, blocks, chunk_frame, stamped
+from tests.programs import system_tool
+from tests.proxy_under_test import Serve, Tee, chat_body
+from tests.stage import Stage
 
 gc.freeze()  # the SDKs are large: the collection after each test, here and elsewhere, need not look at them again
 pytestmark = on_one_loop  # the clients have loops and threads of their own; the proxy's two loops have their own tests

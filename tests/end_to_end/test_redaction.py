@@ -12,7 +12,11 @@ from contextlib import suppress
 import pytest
 
 from proxy.access.capabilities import Capabilities, Capability
-from tests.end_to_end.conftest import CHAT, GUARD_S, Client, Stage, chat_body, chunk_frame, on_one_loop, request
+from tests.event_loops import GUARD_S, on_one_loop
+from tests.event_streams import chunk_frame
+from tests.http_client import Client, request
+from tests.proxy_under_test import CHAT, chat_body
+from tests.stage import Stage
 
 SECRET = "a secret of thirty-two characters"
 

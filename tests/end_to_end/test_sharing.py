@@ -12,28 +12,11 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    FINISH,
-    NATIVE,
-    Answer,
-    Client,
-    Serve,
-    Stage,
-    Tee,
-    Turn,
-    begun,
-    blocks,
-    chat_body,
-    chunk_frame,
-    native_body,
-    on_one_loop,
-    staged,
-    stamped,
-    teed,
-    until,
-)
+from tests.event_loops import on_one_loop, until
+from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
+from tests.http_client import Answer, Client
+from tests.proxy_under_test import CHAT, NATIVE, Serve, Tee, begun, chat_body, native_body, teed
+from tests.stage import Stage, Turn, staged
 
 KEYED = "Idempotency-Key: one"
 BY_BODY = {"generations": {"share": "body"}}

@@ -6,24 +6,11 @@ import json
 import pytest
 
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    FINISH,
-    GUARD_S,
-    Answer,
-    Client,
-    Serve,
-    Stage,
-    Tee,
-    Turn,
-    begun,
-    chat_body,
-    chunk_frame,
-    on_one_loop,
-    request,
-    stamped,
-)
+from tests.event_loops import GUARD_S, on_one_loop
+from tests.event_streams import DONE, FINISH, chunk_frame, stamped
+from tests.http_client import Answer, Client, request
+from tests.proxy_under_test import CHAT, Serve, Tee, begun, chat_body
+from tests.stage import Stage, Turn
 
 
 async def is_accepting(url: str) -> bool:

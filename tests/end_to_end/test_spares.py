@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.conftest import Serve, Stage, Tee, Turn, chunk_frame, on_one_loop, staged
-from tests.end_to_end.test_websocket import opened, rest
+from tests.event_loops import on_one_loop
+from tests.event_streams import chunk_frame
+from tests.proxy_under_test import Serve, Tee
+from tests.stage import Stage, Turn, staged
+from tests.websocket_client import opened, rest
 
 pytestmark = on_one_loop  # origins and their queues have tests on both
 

@@ -7,26 +7,13 @@ import json
 import pytest
 
 from proxy.wire.websocket import PING
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    FINISH,
-    GUARD_S,
-    Answer,
-    Serve,
-    Stage,
-    Tee,
-    Turn,
-    begun,
-    blocks,
-    chat_body,
-    chunk_frame,
-    on_one_loop,
-    request,
-    until,
-)
-from tests.end_to_end.test_websocket import ASK, opened, rest
-from tests.frames import heard
+from tests.event_loops import GUARD_S, on_one_loop, until
+from tests.event_streams import DONE, FINISH, blocks, chunk_frame
+from tests.frames import ASK, heard
+from tests.http_client import Answer, request
+from tests.proxy_under_test import CHAT, Serve, Tee, begun, chat_body
+from tests.stage import Stage, Turn
+from tests.websocket_client import opened, rest
 
 pytestmark = on_one_loop  # the watch is tested on both
 ROLE = chunk_frame("").replace(b'"content": ""', b'"role": "assistant", "content": ""')

@@ -2,63 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from proxy.wire.websocket import PING
 from tests.cuts import messages
-from tests.end_to_end.conftest import (
-    DONE,
-    FINISH,
-    GUARD_S,
-    KEY,
-    Serve,
-    Stage,
-    Tee,
-    begun,
-    chunk_frame,
-    on_one_loop,
-    request,
-)
-from tests.frames import heard, masked
-
-MINE = {"Authorization": f"Bearer {KEY}"}
-ASK = (
-    "Upgrade: websocket",
-    "Connection: Upgrade",
-    "Sec-WebSocket-Version: 13",
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-)
-
-
-def path_of(ident: str, query: str = "") -> str:
-    path = f"/v1/{ident}/stream" if ident.startswith("keys/") else f"/v1/streams/{ident}"
-    return f"{path}?{query}" if query else path
-
-
-@asynccontextmanager
-async def opened(tee: Tee, ident: str, query: str = "", **headers: str) -> AsyncIterator[ClientConnection]:
-    """Follow with the `websockets` library, as it comes: it offers compression, and pings."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    url = tee.proxy.url.replace("http", "ws", 1) + path_of(ident, query)
-    async with asyncio.timeout(GUARD_S), connect(url, additional_headers={**MINE, **named}) as socket:
-        yield socket
-
-
-async def rest(socket: ClientConnection) -> tuple[list[dict[str, str]], tuple[int, str]]:
-    """Return all messages to come, and how the connection was closed."""
-    found = []
-    try:
-        while True:
-            found.append(json.loads(await socket.recv()))
-    except ConnectionClosed:
-        assert socket.close_code is not None
-        return found, (socket.close_code, socket.close_reason or "")
+from tests.event_loops import GUARD_S, on_one_loop
+from tests.event_streams import DONE, FINISH, chunk_frame
+from tests.frames import ASK, heard, masked
+from tests.http_client import request
+from tests.proxy_under_test import Serve, Tee, begun
+from tests.stage import Stage
+from tests.websocket_client import MINE, opened, rest
 
 
 def as_messages(body: bytes, last: str = "") -> list[dict[str, str]]:

@@ -2,45 +2,16 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from proxy.server.app import Proxy
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    GUARD_S,
-    KEY,
-    PROMPT,
-    Client,
-    Stage,
-    Tee,
-    begun,
-    blocks,
-    chat_body,
-    chunk_frame,
-    configured,
-    native_body,
-    request,
-    staged,
-    stamped,
-    teed,
-    until,
-)
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
-
-
-@pytest.fixture
-async def tee(stage: Stage) -> AsyncIterator[Tee]:
-    async with teed(stage.url) as one:
-        yield one
+from tests.event_loops import GUARD_S, until
+from tests.event_streams import DONE, blocks, chunk_frame, stamped
+from tests.http_client import KEY, Client, request
+from tests.proxy_under_test import CHAT, PROMPT, Tee, begun, chat_body, configured, native_body, teed
+from tests.stage import Stage, staged
 
 
 async def listens(url: str) -> bool:

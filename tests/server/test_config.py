@@ -1,7 +1,6 @@
 """The configuration: the file that documents it, what goes over what, and what is said of mistakes."""
 
 import json
-import os
 import re
 import tomllib
 from pathlib import Path
@@ -19,11 +18,7 @@ SECRET = "sk-never-to-be-printed"
 DIGEST = "a" * 64
 
 
-@pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take away what the environment says."""
-    for name in [name for name in os.environ if name.upper().startswith("STREAMTEE_")]:
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("bare_environment")
 
 
 @pytest.fixture

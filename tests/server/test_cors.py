@@ -6,28 +6,13 @@ from typing import Any
 import pytest
 
 from proxy.server.cors import EXPOSED, METHODS
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    NATIVE,
-    Answer,
-    Stage,
-    Tee,
-    begun,
-    chat_body,
-    native_body,
-    staged,
-    teed,
-)
+from tests.event_streams import DONE
+from tests.http_client import Answer
+from tests.proxy_under_test import CHAT, NATIVE, Tee, begun, chat_body, native_body, teed
+from tests.stage import Stage
 
 PAGE, OTHER, STRANGER = "https://page.test", "http://localhost:3000", "https://evil.test"
 SECRET = "a secret of thirty-two characters"
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
 
 
 @pytest.fixture

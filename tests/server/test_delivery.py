@@ -1,27 +1,15 @@
 """How a stream reaches a client: whose headers stand in the head of its response."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from proxy.server.delivery import refusal
 from proxy.wire.http import Head
-from tests.end_to_end.conftest import DONE, Stage, Tee, staged, teed
+from tests.event_streams import DONE
+from tests.proxy_under_test import Tee, teed
+from tests.stage import Stage
 
 KEYED = "Idempotency-Key: one"
 FALSE = ["Stream-Id: st_of_another", "Location: /elsewhere", "Content-Location: /e", "Idempotency-Replayed: no"]
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
-
-
-@pytest.fixture
-async def tee(stage: Stage) -> AsyncIterator[Tee]:
-    async with teed(stage.url) as one:
-        yield one
 
 
 @pytest.mark.parametrize("stream", [True, False])

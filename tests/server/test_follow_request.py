@@ -1,5 +1,7 @@
 """What a follower asks for, read from its query."""
 
+from urllib.parse import quote
+
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
@@ -48,12 +50,12 @@ def test_unknown_mode_is_refused() -> None:
 )
 def test_last_event_id_may_stand_in_the_query(name: str) -> None:
     """Polyfills that can't send the header spell it so; the header counts where both are."""
-    generation = "abcdef"
+    epoch = "abcdef"
 
     def cursor(query: str, **headers: str) -> Cursor:
         return read_follow_request(make_mocked_request("GET", f"/?{query}", headers=headers), StreamsConfig()).cursor
 
-    assert cursor(f"a=b&{name}={generation}-7") == Cursor(7, generation)
+    assert cursor(f"a=b&{name}={epoch}-7") == Cursor(7, epoch)
     assert cursor(f"{name}=") == Cursor()
     assert cursor(f"{name}=7&after=9") == Cursor(7)
     assert cursor(f"{name}=7", **{"Last-Event-ID": "8"}) == Cursor(8)
@@ -63,6 +65,97 @@ def test_last_event_id_may_stand_in_the_query(name: str) -> None:
         assert without_last_event_id(target) == "/e"
     assert without_last_event_id(f"/e?a=b&{name}=7&c") == "/e?a=b&c"
     assert without_last_event_id(f"/{name}=7?") == f"/{name}=7?"
+
+
+# Cursors
+
+
+def asked(target: str = "/", streams: StreamsConfig | None = None, **headers: str) -> FollowRequest:
+    """Return what a follower by HTTP asks for; `_` in a header's name stands for `-`."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return read_follow_request(make_mocked_request("GET", target, headers=named), streams or StreamsConfig())
+
+
+@pytest.mark.parametrize(
+    ("text", "cursor"),
+    [("3", Cursor(3)), ("0", Cursor(0)), ("-1", Cursor(0)), ("now", Cursor(-1)), ("gen234-3", Cursor(3, "gen234"))],
+)
+@pytest.mark.parametrize("way", ["header", "last_event_id", "after", "starting_after"])
+def test_cursor_is_read(way: str, text: str, cursor: Cursor) -> None:
+    """A number, an event id, -1 for the start, or now for the end; the header wins."""
+    if way == "header":
+        assert asked("/?after=7", Last_Event_ID=text).cursor == cursor
+    else:
+        assert asked(f"/?{way}={text}").cursor == cursor
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["x", "1.5", "-2", "+1", "1-", "-", "-x", "gen-", "gen-x", "1 ", "0x1", "\u0661", "1" * 19, "1e3", "NOW", "a b"],
+)
+@pytest.mark.parametrize("way", ["header", "last_event_id", "after", "starting_after"])
+def test_cursor_that_is_none_is_refused(way: str, cursor: str) -> None:
+    """With what was given and what is allowed."""
+    with pytest.raises(BadRequest) as refused:
+        asked("/", Last_Event_ID=cursor) if way == "header" else asked(f"/?{way}={quote(cursor, safe='')}")
+    assert all(word in refused.value.message for word in (repr(cursor[:60]), "cursor", "id", "number", "-1", "now"))
+
+
+def test_cursor_that_is_long_is_not_repeated_whole() -> None:
+    """A message does not grow with what a client sends."""
+    with pytest.raises(BadRequest) as refused:
+        asked("/?after=" + "x" * 5000)
+    assert len(refused.value.message) < 200
+
+
+@pytest.mark.parametrize("query", ["", "after=", "last_event_id=", "mode=", "mode=events", "after=&starting_after="])
+def test_empty_word_is_none(query: str) -> None:
+    """It gives what leaving it out gives: events, from the start."""
+    wanted = asked(f"/?{query}")
+    assert (wanted.view, wanted.cursor) == (View("events"), Cursor())
+    assert not wanted.cursor.given
+
+
+@pytest.mark.parametrize("mode", ["cooked", "RAW", "event", "raw,events", "\0"])
+def test_mode_that_is_none_is_refused(mode: str) -> None:
+    """With those there are."""
+    with pytest.raises(UnknownMode, match="raw, events"):
+        asked(f"/?mode={quote(mode)}")
+
+
+@pytest.mark.parametrize("offset", ["-1", "x", "1.5", "", "1e3", "\u00b2", "+1", " 1"])
+def test_offset_that_is_none_is_refused(offset: str) -> None:
+    """Bytes are counted in whole numbers from 0."""
+    with pytest.raises(BadRequest, match="offset"):
+        asked(f"/?mode=raw&offset={quote(offset)}")
+
+
+@pytest.mark.parametrize("query", ["offset=5", "mode=events&offset=5"])
+def test_offset_goes_with_raw(query: str) -> None:
+    """In events the bytes are others; the message says what to use."""
+    with pytest.raises(BadRequest, match="mode=raw"):
+        asked(f"/?{query}")
+    assert asked("/?mode=raw&offset=5").cursor == Cursor(offset_bytes=5)
+
+
+# Seconds
+
+
+@pytest.mark.parametrize("name", ["heartbeat", "wait"])
+@pytest.mark.parametrize("seconds", ["x", "-1", "nan", "inf", "1e9", "", "1s"])
+def test_seconds_that_are_none_are_refused(name: str, seconds: str) -> None:
+    """With the name and the range."""
+    with pytest.raises(BadRequest, match=rf"{name} .* from 0 to 86400"):
+        asked(f"/?{name}={seconds}")
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.5", "15", "86400"])
+def test_seconds_are_numbers(seconds: str) -> None:
+    """Parts of one, too; the wait is no longer than configured."""
+    streams = StreamsConfig(wait_max_s=10)
+    wanted = asked(f"/?heartbeat={seconds}&wait={seconds}", streams)
+    assert (wanted.heartbeat_s, wanted.wait_s) == (float(seconds), min(float(seconds), 10))
+    assert (asked("/", streams).heartbeat_s, asked("/", streams).wait_s) == (streams.heartbeat_s, 0)
 
 
 # WebSockets

@@ -2,45 +2,27 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from unittest import mock
 
 import pytest
+from aiohttp import StreamReader, web
+from aiohttp.test_utils import make_mocked_request
 
+from proxy.dialects import chat as dialects
+from proxy.dialects.route import Route
+from proxy.server.app import Proxy
+from proxy.stream.endings import COMPLETE
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    FINISH,
-    Stage,
-    Tee,
-    begun,
-    chunk_frame,
-    faked,
-    staged,
-    stamped,
-    teed,
-    until,
-    zipped,
-)
+from tests.complaints import no_complaints
+from tests.event_loops import until
+from tests.event_streams import DONE, FINISH, chunk_frame, stamped
+from tests.http_client import KEY, zipped
+from tests.proxy_under_test import CHAT, Tee, begun, chat_body, configured, teed
+from tests.stage import Stage
 
 SPOKEN = b": hello\n\n" + chunk_frame("one") + FINISH + DONE
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeQwen]:
-    async with faked() as one:
-        yield one
-
-
-@pytest.fixture
-async def tee(fake: FakeQwen) -> AsyncIterator[Tee]:
-    async with teed(fake.url) as one:
-        yield one
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
@@ -204,3 +186,74 @@ async def test_refused_stream_lets_go_of_its_upstream(stage: Stage) -> None:
         await refused
         assert (await client.answer()).status == 503
         assert not first.left.is_set()
+
+
+# The handler by itself: no server, no client
+
+
+@asynccontextmanager
+async def unserved(stage: Stage) -> AsyncIterator[Proxy]:
+    """Make the handlers of a proxy that does not listen, in front of the stage."""
+    with no_complaints():
+        proxy = Proxy(configured(stage.url))
+        try:
+            yield proxy
+        finally:
+            await proxy.stop()
+
+
+async def accepted(proxy: Proxy, key: str) -> web.StreamResponse:
+    """Have the handler take a generation under an Idempotency-Key, whose client will come for it later."""
+    payload = StreamReader(mock.Mock(_reading_paused=False), 1 << 16, loop=asyncio.get_running_loop())
+    payload.feed_data(chat_body())
+    payload.feed_eof()
+    asked = {"Authorization": f"Bearer {KEY}", "Prefer": "respond-async", "Idempotency-Key": key}
+    request = make_mocked_request("POST", CHAT, headers={**asked, "Content-Length": "1"}, payload=payload)
+    route = Route("chat", "/v1/", "/compatible-mode/v1/", dialects.CHAT)
+    response = await proxy.generations.generate(route, request)
+    assert response.status == 202
+    return response
+
+
+async def test_requests_under_one_key_are_one_call(stage: Stage) -> None:
+    """The upstream is asked once; who comes later is told that it is the same stream."""
+    async with unserved(stage) as proxy:
+        first, second, other = [await accepted(proxy, key) for key in ("a", "a", "b")]
+        assert second.headers["Stream-Id"] == first.headers["Stream-Id"] != other.headers["Stream-Id"]
+        assert [one.headers.get("Idempotency-Replayed") for one in (first, second, other)] == [None, "true", None]
+        assert {(await stage.next()).method for _ in range(2)} == {b"POST"}
+        assert proxy.hub.running == 2
+
+
+async def test_answer_that_is_no_stream_is_found_under_its_key(stage: Stage) -> None:
+    """With its head and all of its body in the log."""
+    async with unserved(stage) as proxy:
+        first = await accepted(proxy, "a")
+        turn = await stage.next()
+        await turn.body()
+        turn.reply("201 Created", "Content-Type: application/json", body=b"{}")
+        stream = proxy.hub.find(first.headers["Stream-Id"], None)
+        await until(lambda: stream.log.ending is not None)
+        assert stream.log.ending is COMPLETE
+        assert stream.kept_head is not None
+        assert (stream.kept_head.status, b"".join(stream.log.frames)) == (201, b"{}")
+        again = await accepted(proxy, "a")
+        assert again.headers["Stream-Id"] == first.headers["Stream-Id"]
+        assert len(stage.turns) == 1
+
+
+@pytest.mark.parametrize("refuse", [lambda turn: turn.reply("400 Bad Request"), lambda turn: turn.close()])
+async def test_failure_is_kept_for_those_it_was_promised_and_found_by_no_retry(stage: Stage, refuse: Any) -> None:
+    """A refusal, or an upstream that breaks off: the next request under the same key asks again."""
+    async with unserved(stage) as proxy:
+        first = await accepted(proxy, "a")
+        turn = await stage.next()
+        await turn.body()
+        refuse(turn)
+        stream = proxy.hub.find(first.headers["Stream-Id"], None)
+        await until(lambda: stream.log.ending is not None)
+        assert stream.log.ending is not COMPLETE
+        again = await accepted(proxy, "a")
+        assert again.headers["Stream-Id"] != first.headers["Stream-Id"]
+        await stage.next()
+        assert proxy.hub.find(first.headers["Stream-Id"], None) is stream

@@ -1,35 +1,12 @@
 """What a client asks for in headers: what is taken, what is refused, and that none of it crosses."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
 from proxy.server.generation_options import GenerationOptions, read_options
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    CHAT,
-    NATIVE,
-    Tee,
-    chat_body,
-    configured,
-    faked,
-    native_body,
-    teed,
-)
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeQwen]:
-    async with faked() as one:
-        yield one
-
-
-@pytest.fixture
-async def tee(fake: FakeQwen) -> AsyncIterator[Tee]:
-    async with teed(fake.url) as one:
-        yield one
+from tests.proxy_under_test import CHAT, NATIVE, Tee, chat_body, configured, native_body
 
 
 @pytest.mark.parametrize(("path", "body"), [(CHAT, chat_body()), (NATIVE, native_body())], ids=["chat", "native"])

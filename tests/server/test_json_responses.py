@@ -12,7 +12,7 @@ from proxy.dialects.dialect import Dialect
 from proxy.server.json_responses import answer, refuse
 from proxy.wire import errors
 from proxy.wire.errors import OffsetGone, Overloaded, ProxyError, RequestError
-from tests.end_to_end.conftest import CHAT, NATIVE, chat_body, faked, native_body, teed
+from tests.proxy_under_test import CHAT, NATIVE, chat_body, faked, native_body, teed
 
 
 def leaves(base: type[ProxyError] = ProxyError) -> list[type[ProxyError]]:

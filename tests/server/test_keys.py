@@ -1,24 +1,11 @@
 """Control by key: what is told, and that a cancel hits the stream that is meant."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
-from tests.end_to_end.conftest import Stage, Tee, Turn, begun, staged, teed
+from tests.proxy_under_test import Tee, begun
+from tests.stage import Stage, Turn
 
 CANCEL = "/v1/keys/k/cancel"
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
-
-
-@pytest.fixture
-async def tee(stage: Stage) -> AsyncIterator[Tee]:
-    async with teed(stage.url) as one:
-        yield one
 
 
 async def named(tee: Tee, stage: Stage, key: str = "k") -> tuple[str, Turn]:

@@ -5,32 +5,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    FINISH,
-    NATIVE,
-    Answer,
-    Stage,
-    Tee,
-    chat_body,
-    chunk_frame,
-    request,
-    staged,
-    stamped,
-    teed,
-)
+from tests.event_streams import DONE, FINISH, chunk_frame, stamped
+from tests.http_client import Answer, request
+from tests.proxy_under_test import CHAT, NATIVE, Tee, chat_body, teed
+from tests.stage import Stage
 
 SECRET = "sk-never-to-be-quoted"
 LIMIT = 20_000
 LONG = SECRET + "x" * LIMIT
 PATHS = ["/v1/models", CHAT, NATIVE, "/api/v1/tasks/1", "/v1/streams/st_x", "/nowhere"]
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
 
 
 @pytest.fixture

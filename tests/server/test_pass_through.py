@@ -1,7 +1,5 @@
 """Requests that pass through: where a target leads, and that the options of generations are not theirs."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from proxy.dialects.chat import CHAT
@@ -9,26 +7,9 @@ from proxy.server.app import prefixes
 from proxy.server.pass_through import Route
 from proxy.tools.fake_qwen import FakeQwen
 from proxy.wire.errors import BadRequest
-from tests.end_to_end.conftest import (
-    Tee,
-    configured,
-    faked,
-    teed,
-)
+from tests.proxy_under_test import Tee, configured
 
 ROUTE = Route("chat", "/v1/", "/compatible-mode/v1/", CHAT)
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeQwen]:
-    async with faked() as one:
-        yield one
-
-
-@pytest.fixture
-async def tee(fake: FakeQwen) -> AsyncIterator[Tee]:
-    async with teed(fake.url) as one:
-        yield one
 
 
 # Targets.

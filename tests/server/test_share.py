@@ -8,17 +8,14 @@ from typing import Any
 import pytest
 
 from proxy.access.capabilities import Capabilities, Capability
-from tests.end_to_end.conftest import DONE, Answer, Stage, Tee, begun, chunk_frame, staged, stamped, teed
+from tests.event_streams import DONE, chunk_frame, stamped
+from tests.http_client import Answer
+from tests.proxy_under_test import Tee, begun, teed
+from tests.stage import Stage
 
 SECRET = "a secret of thirty-two characters"
 NOBODY = "Authorization:"
 OTHER = "Authorization: Bearer sk-somebody-else"
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
 
 
 @pytest.fixture

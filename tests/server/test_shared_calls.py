@@ -8,7 +8,7 @@ from proxy.server.shared_calls import Call, Calls, Identity, by_body, by_key
 from proxy.stream.endings import ENDINGS
 from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import KeyReused
-from tests.conftest import new_stream
+from tests.streams import new_stream
 
 ME = b"me"
 HEADERS = [(b"Host", b"x"), (b"Accept", b"*/*"), (b"X-DashScope-Mode", b"1")]

@@ -2,53 +2,17 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 import pytest
 
-from proxy.upstream import broadcast
-from tests.end_to_end.conftest import GUARD_S, Answer, Stage, Tee, Turn, request, staged, stamped, teed, until
+from tests.event_loops import GUARD_S, until
+from tests.event_streams import stamped
+from tests.http_client import request
+from tests.proxy_under_test import teed
+from tests.shared_route import first, own, tick, ticks
+from tests.stage import Stage
 
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask the upstream again at once, so that no test waits."""
-    monkeypatch.setattr(broadcast, "LEAST_S", 0.002)
-    monkeypatch.setattr(broadcast, "RECONNECTION_S", 0.002)
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
-
-
-def own(stage: Stage, *, route: dict[str, Any] | None = None, **tables: Any) -> AbstractAsyncContextManager[Tee]:
-    """Run a proxy that shares `/events` of the stage."""
-    return teed(stage.url, routes=[{"path": "/events", "share": "url", **(route or {})}], **tables)
-
-
-def tick(number: int) -> bytes:
-    return b"id: u%d\ndata: %d\n\n" % (number, number)
-
-
-def ticks(*numbers: int) -> bytes:
-    return b"".join(map(tick, numbers))
-
-
-async def first(tee: Tee, stage: Stage, *numbers: int, target: str = "/events") -> tuple[Answer, Turn]:
-    """Have a client begin a stream, with these ticks; it has seen them."""
-    client = await tee.send("GET", target)
-    turn = await stage.next()
-    turn.begin()
-    for number in numbers:
-        turn.chunk(tick(number))
-    answer = await client.answer()
-    if numbers:
-        await answer.until(b"-%d\n\n" % len(numbers))
-    return answer, turn
+pytestmark = pytest.mark.usefixtures("hasty")
 
 
 # Joining

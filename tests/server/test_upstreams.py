@@ -6,8 +6,10 @@ from typing import Any
 
 from proxy.server.upstreams import Upstreams
 from proxy.telemetry.metrics import Metrics
-from tests.end_to_end.conftest import configured, no_complaints, on_each_loop
-from tests.stream.test_hub import new_hub
+from tests.complaints import no_complaints
+from tests.event_loops import on_each_loop
+from tests.proxy_under_test import configured
+from tests.streams import new_hub
 
 ONE = {"url": "http://one.test/v1", "key": "sk-one"}
 TWO = {"url": "http://two.test"}

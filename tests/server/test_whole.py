@@ -1,18 +1,12 @@
 """Answers that are no event stream, read to their end for all who asked."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from tests.end_to_end.conftest import Stage, staged, zipped
-from tests.server.test_shared_routes import first, own, tick
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
+from tests.http_client import zipped
+from tests.shared_route import first, own, tick
+from tests.stage import Stage
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])

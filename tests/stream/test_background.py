@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
-from tests.conftest import FakeLoop
+from tests.fakes import FakeLoop
 
 
 def test_exception_in_a_turn_is_logged_counted_and_dropped(background_log: list[logging.LogRecord]) -> None:

@@ -7,7 +7,8 @@ import pytest
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
 from proxy.stream.endings import COMPLETE
 from proxy.stream.rank import Ranks
-from tests.conftest import FakeLoop, FakeSink, follow, new_stream
+from tests.fakes import FakeLoop, FakeSink
+from tests.streams import follow, new_stream
 
 A, B, C, D = (b"data: %c\n\n" % letter for letter in b"abcd")
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"},"index":0}]}\n\n'

@@ -27,9 +27,10 @@ from proxy.stream.endings import CAPABILITY_EXPIRED, UPSTREAM_RESET
 from proxy.stream.projections import SPAN_BYTES, Raw
 from proxy.stream.rank import Rank
 from proxy.stream.subscription import Subscription
-from tests.conftest import FakeLoop, FakeSink, follow
 from tests.cuts import messages
-from tests.upstream.test_bypass import FRAME, Connected, Upstream
+from tests.fakes import FakeLoop, FakeSink
+from tests.pumped import FRAME, Connected, Upstream
+from tests.streams import follow
 
 BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
 ROLE = b'data: {"choices":[]}\n\n'  # no token: until the first one nothing is sent past the log

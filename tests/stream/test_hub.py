@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from proxy.dialects.chat import CHAT
-from proxy.stream.cohort import Pacer
 from proxy.stream.endings import CAPABILITY_EXPIRED, COMPLETE
 from proxy.stream.hub import ANYONE, STREAM_BYTES, Hub, Waiter
 from proxy.stream.projections import View
@@ -15,20 +14,12 @@ from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Overloaded, UnknownStream
-from tests.conftest import FakeLoop, FakeSink, FakeWriter
+from tests.fakes import FakeLoop, FakeSink, FakeWriter
+from tests.streams import new_hub
 
 ME, OTHER = b"me", b"other"
 A = b"data: a\n\n"
 LARGE = b"data: " + b"x" * 9992 + b"\n\n"
-
-
-def new_hub(loop: FakeLoop | None = None, **limits: int) -> Hub:
-    most = {
-        "max_streams": 100, "max_followers": 100, "max_followers_per_stream": 100,
-        "max_log_bytes": 1 << 20, "max_total_log_bytes": 1 << 30,
-    }  # fmt: skip
-    loop = loop or FakeLoop()
-    return Hub(**(most | limits), call_soon=loop.call_soon, pacer=Pacer(loop.call_later, loop.time))
 
 
 def new_stream(hub: Hub, *, caller: bytes = ME, key: str | None = None, retain_s: float = 60) -> Stream:

@@ -23,8 +23,9 @@ from proxy.stream.log import FrameLog
 from proxy.stream.projections import MODES, Json, Projection, Span, View
 from proxy.stream.transcript import Transcript
 from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone
-from tests.conftest import FakeSink, follow, new_stream
 from tests.cuts import messages
+from tests.fakes import FakeSink
+from tests.streams import follow, new_stream
 
 BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
 REPORTED = UPSTREAM_ERROR.saying("the upstream reported an error")._replace(clean=True)

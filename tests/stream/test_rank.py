@@ -11,7 +11,8 @@ from proxy.stream.interfaces import Transport
 from proxy.stream.projections import Span
 from proxy.stream.rank import SIZE
 from proxy.stream.stream import Stream
-from tests.conftest import FakeLoop, FakeSink, FakeTransport, follow, new_stream
+from tests.fakes import FakeLoop, FakeSink, FakeTransport
+from tests.streams import follow, new_stream
 
 A, B, C, D = (b"data: %c\n\n" % letter for letter in b"abcd")
 

@@ -10,8 +10,8 @@ from proxy.dialects.dashscope import DASHSCOPE
 from proxy.stream.rewriting import Rewriter
 from proxy.stream.stream import Stream
 from tests.answers import joined, latest
-from tests.conftest import new_stream
 from tests.cuts import messages
+from tests.streams import new_stream
 
 TAIL = ',"object":"chat.completion.chunk","usage":null,"created":1,"id":"c"}\n\n'
 DONE = b"data: [DONE]\n\n"

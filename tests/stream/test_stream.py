@@ -12,8 +12,9 @@ from proxy.stream.endings import CAPABILITY_EXPIRED, COMPLETE, LOG_LIMIT, UPSTRE
 from proxy.stream.log import Ledger
 from proxy.stream.projections import Events, View
 from proxy.stream.stream import Stream
-from tests.conftest import EPOCH, IDENT, FakeLoop, FakeSink, FakeWriter, follow, new_stream
 from tests.cuts import messages
+from tests.fakes import FakeLoop, FakeSink, FakeWriter
+from tests.streams import EPOCH, IDENT, follow, new_stream
 
 A, B, C, D = (b"data: %c\n\n" % letter for letter in b"abcd")
 BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")

@@ -3,8 +3,9 @@
 import pytest
 
 from proxy.stream.endings import COMPLETE, UPSTREAM_RESET
-from tests.conftest import FakeSink, follow, new_stream
 from tests.cuts import messages
+from tests.fakes import FakeSink
+from tests.streams import follow, new_stream
 
 A, B, C, D = (b"data: %c\n\n" % letter for letter in b"abcd")
 BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")

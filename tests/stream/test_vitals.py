@@ -17,8 +17,8 @@ from proxy.dialects.dialect import Dialect, Usage
 from proxy.stream.vitals import GAP_BUCKETS_S, Vitals
 from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import Truncated, UpstreamError
-from tests.conftest import new_stream
 from tests.cuts import NOT_RECORDED, recorded
+from tests.streams import new_stream
 
 Read = tuple[float, bytes]
 

@@ -11,8 +11,9 @@ from proxy.stream.projections import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.wire.websocket import CLOSE, TEXT
-from tests.conftest import FakeSink, new_stream
+from tests.fakes import FakeSink
 from tests.frames import heard
+from tests.streams import new_stream
 
 BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
 REPORTED = UPSTREAM_ERROR.saying("the upstream reported an error")._replace(clean=True)

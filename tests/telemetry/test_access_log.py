@@ -3,43 +3,20 @@
 import logging
 import shlex
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
 from proxy.stream.endings import CLIENT_GONE, COMPLETE
 from proxy.telemetry import access_log
 from proxy.tools.fake_qwen import FakeQwen
-from tests.conftest import IDENT, new_stream
-from tests.end_to_end.conftest import (
-    DONE,
-    FINISH,
-    KEY,
-    NATIVE,
-    PROMPT,
-    Stage,
-    begun,
-    chunk_frame,
-    faked,
-    native_body,
-    staged,
-    teed,
-)
+from tests.event_streams import DONE, FINISH, chunk_frame
+from tests.http_client import KEY
+from tests.proxy_under_test import NATIVE, PROMPT, begun, native_body, teed
+from tests.stage import Stage
+from tests.streams import IDENT, new_stream
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"traceparent: 00-{TRACE}-00f067aa0ba902b7-01"
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeQwen]:
-    async with faked() as one:
-        yield one
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -19,22 +17,12 @@ from prometheus_client.samples import Sample
 
 from proxy import __version__
 from proxy.tools.fake_qwen import FakeQwen
-from tests.end_to_end.conftest import (
-    DONE,
-    FINISH,
-    GUARD_S,
-    KEY,
-    PROMPT,
-    Stage,
-    Tee,
-    begun,
-    blocks,
-    chunk_frame,
-    faked,
-    request,
-    staged,
-    teed,
-)
+from tests.event_loops import GUARD_S
+from tests.event_streams import DONE, FINISH, blocks, chunk_frame
+from tests.http_client import KEY, request
+from tests.programs import system_tool
+from tests.proxy_under_test import PROMPT, Tee, begun, teed
+from tests.stage import Stage
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 STALL_S = 0.3
@@ -47,41 +35,6 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"location": {"type": "string"}}, "required": ["location"]},
     },
 }
-
-
-def system_tool(name: str) -> str:
-    """Return the path of a program. Without it the test is skipped, saying so; with CI=true it fails."""
-    path = shutil.which(name)
-    if path is None:
-        reason = f"{name} is not installed; tests/system_tools.sh installs it"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    return path
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeQwen]:
-    async with faked() as one:
-        yield one
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
-
-
-@pytest.fixture
-async def tee(fake: FakeQwen) -> AsyncIterator[Tee]:
-    """A proxy before the fake."""
-    async with teed(fake.url) as one:
-        yield one
-
-
-@pytest.fixture
-async def staged_tee(stage: Stage) -> AsyncIterator[Tee]:
-    """A proxy before the stage."""
-    async with teed(stage.url) as one:
-        yield one
 
 
 class Page:
@@ -233,14 +186,14 @@ async def test_native_stream_is_measured_too(tee: Tee) -> None:
     assert page.value("tokens_total", kind="completion", **labels) > 10
 
 
-async def test_histograms_count_a_stream_once_whatever_its_followers(staged_tee: Tee, stage: Stage) -> None:
+async def test_histograms_count_a_stream_once_whatever_its_followers(tee: Tee, stage: Stage) -> None:
     """Four followers in two modes, early and late, and one that comes after the end."""
-    answer, turn = await begun(staged_tee, stage, frames=2)
-    followers = [await staged_tee.follow(answer.stream_id, f"mode={mode}") for mode in ("raw", "events", "events")]
+    answer, turn = await begun(tee, stage, frames=2)
+    followers = [await tee.follow(answer.stream_id, f"mode={mode}") for mode in ("raw", "events", "events")]
     turn.end(chunk_frame("more"), FINISH, DONE)
-    for one in (answer, *followers, await staged_tee.follow(answer.stream_id)):
+    for one in (answer, *followers, await tee.follow(answer.stream_id)):
         await one.read()
-    page = await scraped_when(staged_tee, "subscriptions_ended_total", 5)
+    page = await scraped_when(tee, "subscriptions_ended_total", 5)
     for name in ("time_to_first_byte", "time_to_first_token", "time_to_first_content", "stream_duration"):
         assert page.value(f"{name}_seconds_count") == 1, name
     assert page.value("inter_token_seconds_count") == 2
@@ -376,9 +329,9 @@ async def test_refusal_is_a_request_and_no_stream(tee: Tee) -> None:
 # Tokens, bytes, frames
 
 
-async def test_tokens_are_what_usage_states(staged_tee: Tee, stage: Stage) -> None:
+async def test_tokens_are_what_usage_states(tee: Tee, stage: Stage) -> None:
     """Four kinds."""
-    answer, turn = await begun(staged_tee, stage, frames=1)
+    answer, turn = await begun(tee, stage, frames=1)
     usage = {
         "prompt_tokens": 11,
         "completion_tokens": 31,
@@ -388,7 +341,7 @@ async def test_tokens_are_what_usage_states(staged_tee: Tee, stage: Stage) -> No
     }
     turn.end(FINISH, b'data: {"choices":[],"model":"qwen3-max","usage":%b}\n\n' % json.dumps(usage).encode(), DONE)
     await answer.read()
-    page = await scrape(staged_tee)
+    page = await scrape(tee)
     assert page.by("tokens_total", "kind") == {"prompt": 11, "completion": 31, "reasoning": 17, "cached": 5}
     assert {sample.labels["model"] for sample in page.of("tokens_total")} == {"qwen3-max"}
 
@@ -401,9 +354,8 @@ async def test_tokens_without_usage_are_not_guessed(tee: Tee) -> None:
     assert page.value("time_per_output_token_seconds_count") == 0
 
 
-async def test_bytes_and_frames_are_counted_as_they_pass(staged_tee: Tee, stage: Stage) -> None:
+async def test_bytes_and_frames_are_counted_as_they_pass(tee: Tee, stage: Stage) -> None:
     """While the stream runs and after it; delivered by mode, and the replayed past of a late follower."""
-    tee = staged_tee
     answer, turn = await begun(tee, stage, frames=3)
     past = len(answer.body)
     page = await scrape(tee)
@@ -437,9 +389,8 @@ async def test_half_a_frame_counts_as_bytes(tee: Tee, fake: FakeQwen) -> None:
 # Gauges
 
 
-async def test_gauges_say_what_is_now(staged_tee: Tee, stage: Stage) -> None:
+async def test_gauges_say_what_is_now(tee: Tee, stage: Stage) -> None:
     """Streams, followers by mode, connections by state, bytes in the logs; and nothing once all have gone."""
-    tee = staged_tee
     answer, turn = await begun(tee, stage, "Stream-Retain: 0", frames=1)
     await answer.bytes(1)
     followers = [await tee.follow(answer.stream_id, f"mode={mode}") for mode in ("raw", "events", "events")]
@@ -461,9 +412,8 @@ async def test_gauges_say_what_is_now(staged_tee: Tee, stage: Stage) -> None:
     assert page.value("upstream_connections", state="idle") == 1
 
 
-async def test_lag_is_that_of_the_slowest(staged_tee: Tee, stage: Stage) -> None:
+async def test_lag_is_that_of_the_slowest(tee: Tee, stage: Stage) -> None:
     """A follower that does not read falls behind in the gauge; once it has read, it is level."""
-    tee = staged_tee
     answer, turn = await begun(tee, stage, frames=1)
     slow = await tee.connect(receive_bytes=4096)
     slow.send(request("GET", f"/v1/streams/{answer.stream_id}?mode=raw"))

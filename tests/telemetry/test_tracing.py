@@ -18,22 +18,11 @@ from pydantic import ValidationError
 
 from proxy.server.config import Config
 from proxy.telemetry.tracing import Tracing, exported
-from tests.end_to_end.conftest import (
-    CHAT,
-    DONE,
-    FINISH,
-    KEY,
-    PROMPT,
-    Stage,
-    Tee,
-    Turn,
-    begun,
-    chat_body,
-    chunk_frame,
-    staged,
-    teed,
-    until,
-)
+from tests.event_loops import until
+from tests.event_streams import DONE, FINISH, chunk_frame
+from tests.http_client import KEY
+from tests.proxy_under_test import CHAT, PROMPT, Tee, begun, chat_body, teed
+from tests.stage import Stage, Turn
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -73,12 +62,6 @@ def collected() -> Iterator[Collected]:
         assert PROMPT not in span.to_json()
         assert KEY not in span.to_json()
         assert "said" not in span.to_json()
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
 
 
 @asynccontextmanager

@@ -17,7 +17,10 @@ from click.testing import CliRunner, Result
 from proxy import __version__
 from proxy.tools.cli import main
 from proxy.tools.fake_faults import FAULTS
-from tests.end_to_end.conftest import DONE, Client, Stage, chat_body, chunk_frame, request, staged
+from tests.event_streams import DONE, chunk_frame
+from tests.http_client import Client, request
+from tests.proxy_under_test import chat_body
+from tests.stage import Stage, staged
 
 GUARD_S = 15
 ROOT = Path(__file__).parents[2]
@@ -54,12 +57,6 @@ async def answered(url: str, sent: bytes) -> tuple[int, bytes]:
     body = await answer.read()
     await client.leave()
     return answer.status, body
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
 
 
 def invoked(*arguments: str, **settings: str) -> Result:

@@ -8,7 +8,8 @@ import pytest
 from proxy.tools import fake_ticker
 from proxy.tools.fake_faults import Case, Head, Part, Wait
 from proxy.tools.fake_text import Stamp
-from tests.end_to_end.conftest import Client, faked, request
+from tests.http_client import Client, request
+from tests.proxy_under_test import faked
 
 CASE = Case(Stamp("a-uuid", 0), 1000.0, native=False, gzip=False)
 

@@ -19,21 +19,11 @@ from yarl import URL
 from proxy.tools.cli import main
 from proxy.tools.tail import Aim, Tail, url_of
 from proxy.tools.tail_readers import FAILED, LOST, USAGE, Bytes, Events, TailError, text_of
-from tests.end_to_end.conftest import (
-    DONE,
-    FINISH,
-    GUARD_S,
-    KEY,
-    Stage,
-    Tee,
-    begun,
-    chunk_frame,
-    faked,
-    staged,
-    stamped,
-    teed,
-    until,
-)
+from tests.event_loops import GUARD_S, until
+from tests.event_streams import DONE, FINISH, chunk_frame, stamped
+from tests.http_client import KEY
+from tests.proxy_under_test import Tee, begun, faked, teed
+from tests.stage import Stage
 
 MINE = {"Authorization": f"Bearer {KEY}"}
 
@@ -98,12 +88,6 @@ async def relayed(to: str, *budgets: int) -> AsyncIterator[Relay]:
         yield relay
     finally:
         await relay.stop()
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
 
 
 @pytest.fixture

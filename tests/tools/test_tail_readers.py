@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proxy.tools.tail_readers import FAILED, LOST, Bytes, Events, TailError, text_of
 from proxy.wire.sse import fields
 from tests.cuts import cuts
-from tests.end_to_end.conftest import DONE, chunk_frame, stamped
+from tests.event_streams import DONE, chunk_frame, stamped
 
 EPOCH = "gen234"
 HEADERS = {"Stream-Id": f"st_{EPOCH}abcdefghijklmnopqrst"}

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,22 +17,14 @@ from proxy.upstream.broadcast import Ask, Broadcast
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.pool import ConnectionPool
 from proxy.wire.errors import Unreachable
-from tests.conftest import FakeSink, follow, new_stream
-from tests.end_to_end.conftest import GUARD_S, Stage, staged, stamped, until
-from tests.server.test_shared_routes import first, own, tick, ticks
+from tests.event_loops import GUARD_S, until
+from tests.event_streams import stamped
+from tests.fakes import FakeSink
+from tests.shared_route import first, own, tick, ticks
+from tests.stage import Stage, staged
+from tests.streams import follow, new_stream
 
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask the upstream again at once, so that no test waits."""
-    monkeypatch.setattr(broadcast, "LEAST_S", 0.002)
-    monkeypatch.setattr(broadcast, "RECONNECTION_S", 0.002)
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
+pytestmark = pytest.mark.usefixtures("hasty")
 
 
 BREAKS: dict[str, Any] = {

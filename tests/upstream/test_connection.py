@@ -12,7 +12,7 @@ from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.wire.errors import Garbled
 from proxy.wire.http import chunk
-from tests.upstream.test_pool import Listener
+from tests.exchanges import Listener
 
 _PIECES = (
     b"data: x\n\n",

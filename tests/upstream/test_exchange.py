@@ -10,8 +10,9 @@ import pytest
 
 from proxy.upstream.pool import ConnectionPool
 from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError, UpstreamTimeout
-from tests.end_to_end.conftest import GUARD_S, Stage, on_each_loop, staged
-from tests.upstream.test_pool import CUTS, GET, NO_LIMITS, Listener, listened, opening, pieces, say, upstream
+from tests.event_loops import GUARD_S, on_each_loop
+from tests.exchanges import CUTS, GET, NO_LIMITS, Listener, listened, opening, pieces, say, upstream
+from tests.stage import Stage, staged
 
 
 class Reply(NamedTuple):

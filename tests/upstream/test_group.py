@@ -18,8 +18,10 @@ from proxy.upstream.group import Retries, UpstreamGroup, by_weight
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.upstream import Upstream, UpstreamRequest
 from proxy.wire.errors import Overloaded, Truncated, Unreachable, UpstreamError, UpstreamTimeout
-from tests.end_to_end.conftest import EVENT_STREAM, GUARD_S, Stage, Turn, no_complaints, on_each_loop, staged
-from tests.upstream.test_pool import NO_LIMITS, Listener, listened, upstream
+from tests.complaints import no_complaints
+from tests.event_loops import GUARD_S, on_each_loop
+from tests.exchanges import NO_LIMITS, Listener, listened, upstream
+from tests.stage import EVENT_STREAM, Stage, Turn, staged
 
 CHAT = UpstreamRequest(b"POST", b"/v1/chat/completions", [(b"Content-Length", b"2")], b"{}", b"alice", generation=True)
 TWICE = Retries(attempts=2, wait_max_s=0.01)

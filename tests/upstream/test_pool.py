@@ -5,8 +5,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -16,79 +15,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.pool import ConnectionPool
-from proxy.wire.errors import Garbled, Unreachable, UpstreamError, UpstreamTimeout
-from tests.end_to_end.conftest import GUARD_S, Stage, Turn, no_complaints, on_each_loop, staged, until
-
-NO_LIMITS = Timeouts(connect_s=0, first_byte_s=0, idle_s=0, total_s=0)
-GET = (b"GET", b"/x", [])
-
-
-class Listener:
-    """A receiver that keeps what it is given, and holds its exchange to the Receiver protocol."""
-
-    def __init__(self) -> None:
-        self.body = b""
-        self.error: UpstreamError | None = None
-        self.over = asyncio.Event()
-        self.times: list[float] = []
-
-    def received(self, data: bytes, at: float) -> None:
-        assert not self.over.is_set(), "received after the end"
-        assert data, "received nothing"
-        self.body += data
-        self.times.append(at)
-
-    def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
-        assert not self.over.is_set(), "ended twice"
-        self.body += data
-        self.error = error
-        self.times.append(at)
-        self.over.set()
-
-    async def wait(self) -> None:
-        async with asyncio.timeout(GUARD_S):
-            await self.over.wait()
-        assert self.times == sorted(self.times)
-
-    async def bytes(self, count: int) -> bytes:
-        await until(lambda: len(self.body) >= count)
-        return self.body
-
-
-@asynccontextmanager
-async def upstream(url: str, timeouts: Timeouts = NO_LIMITS, **more: Any) -> AsyncIterator[ConnectionPool]:
-    """Open the way to an upstream; see afterwards that nothing of it is left."""
-    with no_complaints():
-        one = ConnectionPool(url, timeouts, **more)
-        try:
-            yield one
-        finally:
-            await one.close()
-        assert not one.active
-        assert one.idle == 0
-
-
-def opening(up: ConnectionPool, method: bytes = b"GET", *more: Any, **named: Any) -> "asyncio.Task[Exchange]":
-    """Begin a request."""
-    return asyncio.create_task(up.open(method, b"/x", [], *more, **named))
-
-
-async def listened(exchange: Exchange) -> Listener:
-    """Hear a response to its end."""
-    listener = Listener()
-    exchange.attach(listener)
-    await listener.wait()
-    return listener
-
-
-def whole(data: bytes) -> list[bytes]:
-    return [data]
-
-
-def bytewise(data: bytes) -> list[bytes]:
-    return [data[at : at + 1] for at in range(len(data))]
+from proxy.wire.errors import Garbled, Unreachable, UpstreamTimeout
+from tests.event_loops import GUARD_S, on_each_loop, until
+from tests.exchanges import GET, NO_LIMITS, Listener, listened, opening, pieces, upstream
+from tests.stage import Stage, Turn, staged
 
 
 async def broken_off(piece: bytes, cue: asyncio.Event, over: asyncio.Event) -> AsyncIterator[bytes]:
@@ -97,20 +28,6 @@ async def broken_off(piece: bytes, cue: asyncio.Event, over: asyncio.Event) -> A
     await cue.wait()
     over.set()
     raise ConnectionResetError
-
-
-CUTS = pytest.mark.parametrize("cut", [whole, bytewise])
-
-
-async def say(turn: Turn, pieces: Iterable[bytes]) -> None:
-    """Write pieces, each to be read by itself."""
-    for piece in pieces:
-        await turn.pour(piece)
-
-
-async def pieces(*data: bytes) -> AsyncIterator[bytes]:
-    for piece in data:
-        yield piece
 
 
 # Connections.

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -12,22 +12,11 @@ from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.http import chunk
-from tests.conftest import new_stream
-from tests.end_to_end.conftest import (
-    DONE,
-    EVENT_STREAM,
-    FINISH,
-    NATIVE,
-    Answer,
-    Stage,
-    Tee,
-    Turn,
-    blocks,
-    chunk_frame,
-    native_body,
-    staged,
-    teed,
-)
+from tests.event_streams import DONE, FINISH, blocks, chunk_frame
+from tests.http_client import Answer
+from tests.proxy_under_test import NATIVE, Tee, native_body
+from tests.stage import EVENT_STREAM, Stage, Turn
+from tests.streams import new_stream
 
 FRAME = chunk_frame("word")
 LENGTH = FRAME + FINISH.replace(b'"stop"', b'"length"')
@@ -38,18 +27,6 @@ NATIVE_FRAME = (
 )
 NATIVE_FINISH = NATIVE_FRAME.replace(b'"null"', b'"stop"')
 NATIVE_ERROR = b'id:2\nevent:error\n:HTTP_STATUS/400\ndata:{"code":"DataInspectionFailed","message":"inspected"}\n\n'
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with staged() as one:
-        yield one
-
-
-@pytest.fixture
-async def tee(stage: Stage) -> AsyncIterator[Tee]:
-    async with teed(stage.url) as one:
-        yield one
 
 
 # Policies.

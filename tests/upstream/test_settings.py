@@ -1,6 +1,5 @@
 """The tables that say where requests go: presets, spares, and what is said of mistakes."""
 
-import os
 from typing import Any
 
 import pytest
@@ -9,12 +8,7 @@ from pydantic import ValidationError
 from proxy.server.config import Config
 from proxy.upstream.settings import RetriesConfig, UpstreamConfig
 
-
-@pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take away what the environment says."""
-    for name in [name for name in os.environ if name.upper().startswith("STREAMTEE_")]:
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("bare_environment")
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.request_queue import RequestQueue
 from proxy.upstream.upstream import Upstream, UpstreamRequest
 from proxy.wire.errors import Overloaded, RateLimited, Unreachable
-from tests.end_to_end.conftest import Stage, no_complaints, on_each_loop, staged, until
-from tests.upstream.test_pool import NO_LIMITS, listened
+from tests.complaints import no_complaints
+from tests.event_loops import on_each_loop, until
+from tests.exchanges import NO_LIMITS, listened
+from tests.stage import Stage, staged
 
 ALICE, BOB = b"alice", b"bob"
 
