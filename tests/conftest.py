@@ -12,6 +12,7 @@ from proxy.dialects.chat import CHAT
 from proxy.dialects.dialect import Dialect
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import Ending
+from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Transport
 from proxy.stream.log import Ledger
 from proxy.stream.projections import Span, View
@@ -219,18 +220,19 @@ def new_stream(
     max_log_bytes: int = 1 << 30,
     ledger: Ledger | None = None,
     loop: FakeLoop | None = None,
+    ident: str = IDENT,
+    on_subscription_ended: Callable[[Subscription], object] = lambda one: None,
 ) -> Stream:
     """Return an open stream without a writer."""
     loop = loop or FakeLoop(prompt=True)
     return Stream(
-        IDENT,
+        StreamInfo(ident, "chat", b"someone", 0, 0.0, max_log_bytes),
         Vitals(dialect or CHAT, 0.0),
-        route="chat",
-        caller=b"someone",
         ledger=ledger or Ledger(1 << 40),
-        max_log_bytes=max_log_bytes,
         call_soon=loop.call_soon,
         pacer=Pacer(loop.call_later, loop.time),
+        on_subscription_ended=on_subscription_ended,
+        on_sealed=lambda stream: None,
     )
 
 

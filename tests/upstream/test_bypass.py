@@ -82,13 +82,18 @@ class Upstream:
         loop: FakeLoop | None = None,
     ) -> None:
         self.ledger = Ledger(allowed_bytes)
-        self.stream = new_stream(max_log_bytes=max_log_bytes, ledger=self.ledger, loop=loop)
+        self.reports: list[str | None] = []  # how followers ended
+        self.stream = new_stream(
+            max_log_bytes=max_log_bytes,
+            ledger=self.ledger,
+            loop=loop,
+            on_subscription_ended=lambda follower: self.reports.append(follower.ended),
+        )
         self.overheads: list[float] = []
         self.pump = Pump(
             self.stream,
             OnDisconnect(None),
             max_frame_bytes=1 << 20,
-            on_sealed=lambda _: None,
             overhead=self.overheads.append,
         )
         self.transport = Reading()
@@ -377,12 +382,10 @@ async def test_follower_whose_leaving_fills_the_ledger_ends_once(
     """The log takes what was sent on when it leaves; that may seal the stream, which ends those who are still there."""
     upstream = bypassed(allowed_bytes=20 * len(FRAME))
     upstream.ledger.on_over_limit = lambda: upstream.pump.stop(LOG_LIMIT.saying("too much"))
-    reports: list[str | None] = []
-    upstream.stream.on_ended = lambda follower: reports.append(follower.ended)
     for _ in range(30):
         upstream.send(FRAME)
     leave(upstream.follower)
-    assert (upstream.follower.ended, upstream.sink.ended, reports) == (ended, sink_ended, [ended])
+    assert (upstream.follower.ended, upstream.sink.ended, upstream.reports) == (ended, sink_ended, [ended])
     assert b"".join(upstream.stream.log.frames) == upstream.sink.received
     assert upstream.follower.sent_bytes == len(upstream.sink.received)
     assert upstream.stream.log.ending == LOG_LIMIT.saying("too much")
