@@ -70,13 +70,18 @@ class Upstream:
         loop: FakeLoop | None = None,
     ) -> None:
         self.ledger = Ledger(allowed_bytes)
-        self.stream = new_stream(max_log_bytes=max_log_bytes, ledger=self.ledger, loop=loop)
+        self.reports: list[str | None] = []  # how followers ended
+        self.stream = new_stream(
+            max_log_bytes=max_log_bytes,
+            ledger=self.ledger,
+            loop=loop,
+            on_subscription_ended=lambda follower: self.reports.append(follower.ended),
+        )
         self.overheads: list[float] = []
         self.pump = Pump(
             self.stream,
             OnDisconnect(None),
             max_frame_bytes=1 << 20,
-            on_sealed=lambda _: None,
             overhead=self.overheads.append,
         )
         self.transport = Reading()

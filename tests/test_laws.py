@@ -96,9 +96,7 @@ def pumped(
 ) -> tuple[FakeSink, FakeSink]:
     """Return what a follower in raw and one in events had of a response that came in these reads, and so ended."""
     stream, raw, events = new_stream(dialect), FakeSink(), FakeSink()
-    pump = Pump(
-        stream, OnDisconnect(None), max_frame_bytes=limit, on_sealed=lambda pump: None, overhead=lambda seconds: None
-    )
+    pump = Pump(stream, OnDisconnect(None), max_frame_bytes=limit, overhead=lambda seconds: None)
     follow(stream, raw, "raw")
     follow(stream, events, "events")
     for at, read in enumerate(reads):

@@ -176,7 +176,6 @@ class Play:
             self.stream,
             OnDisconnect(None),
             max_frame_bytes=1 << 20,
-            on_sealed=lambda pump: None,
             overhead=lambda seconds: None,
         )
         self.bytes = b"".join(body.frames)

@@ -7,9 +7,9 @@ Read in this order:
 * `app`: makes the parts, hands each what it needs, listens; `config`: the whole configuration
 * `routes`: from a path to its handler; `cors`: what pages of other origins may read
 * `generate`: asks for a generation; `generation_request` and `generation_options`: what was asked for;
-  `shared_calls`: one upstream call for several requests
+  `generation_response`: how its client is answered; `shared_calls`: one upstream call for several requests
 * `follow`: follows a stream that is there; `follow_request`: what a follower asks for; `keys`, `share`: control
 * `delivery`, `document`: how an answer reaches its client, as a stream or as one JSON document
-* `pass_through`: every other request; `shared_routes`, `whole`: routes of the user's own
+* `pass_through`: every other request; `shared_routes`: routes of the user's own
 * `upstreams`: makes the configured upstreams; `json_responses`: our own JSON
 """

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import time
+import traceback
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -25,11 +26,13 @@ from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.follow import Follow
 from proxy.server.generate import Generations
+from proxy.server.generation_request import GenerationReader, model_of
+from proxy.server.generation_response import GenerationResponses
 from proxy.server.json_responses import answer
 from proxy.server.keys import Keys
 from proxy.server.listener import Listener
 from proxy.server.pass_through import Forward
-from proxy.server.routes import ANY, Routes
+from proxy.server.routes import ANY, Handler, Routes
 from proxy.server.share import Share
 from proxy.server.shared_calls import Calls
 from proxy.server.shared_routes import EventRoute
@@ -37,8 +40,11 @@ from proxy.server.upstreams import Upstreams
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import DRAINED
 from proxy.stream.hub import Hub
+from proxy.stream.observer import Observers
+from proxy.telemetry import access_log
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.metrics_page import MetricsPage
 from proxy.telemetry.stream_object import describe
 from proxy.upstream.settings import DEFAULT
 
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
 
 _TICK_S = 0.25
+_log = logging.getLogger("streamtee")
 
 # Generations: read whole, so that they can be sent again, and answered with a stream. The rest passes through.
 _GENERATIONS = {
@@ -90,29 +97,30 @@ class Proxy:
         limits = config.limits
         pacer = Pacer(loop.call_later, time.monotonic)
         self.config = config
+        self.auth = auth_of(config)
+        self.metrics = Metrics(limits.model_labels)
+        self.upstreams = Upstreams(config, self.metrics)
+        self.feed = LiveFeed()
+        self.calls = Calls()
+        self.tracing = tracing or _traced(config)
         self.hub = Hub(
             max_streams=limits.streams,
             max_followers=limits.followers,
             max_followers_per_stream=limits.followers_per_stream,
-            max_log_bytes=limits.log_bytes,
             max_total_log_bytes=limits.total_log_bytes,
             call_soon=loop.call_soon,
             pacer=pacer,
+            observers=self._observers(),
+            on_forgotten=self.calls.forget,
+            on_subscription_ended=self.metrics.subscription_ended,
         )
-        self.metrics = Metrics(self.hub, limits.model_labels, type(loop).__module__.partition(".")[0])
+        self.page = MetricsPage(self.metrics, self.hub, self.upstreams, type(loop).__module__.partition(".")[0])
         self.metrics.background_loops += [self.hub.background, pacer.background]
-        self.hub.on_subscription_ended = self.metrics.subscription_ended
-        self.auth = auth_of(config)
-        self.upstreams = Upstreams(config, self.metrics)
-        self.feed = LiveFeed()
         allowed = AllowedPaths(config.upstream.paths) if config.upstream.key.get_secret_value() else None
-        self.forward = Forward(self.upstreams.group(), self.auth, self.metrics, allowed)
-        calls = Calls()
-        self.hub.on_forgotten = calls.forget
-        self.tracing = tracing or _traced(config)
-        self.generations = Generations(
-            config, self.hub, self.forward, calls, self.auth, self.metrics, self.feed.publish, self.tracing
-        )
+        opened = self.upstreams.group().open
+        asked = opened if self.tracing is None else self.tracing.calls(opened, model_of)
+        self.forward = Forward(asked, self.auth, self.metrics, allowed)
+        self.generations = self._generations()
         self.follow = Follow(config, self.hub, self.auth, self.metrics)
         self.share = Share(config, self.hub, self.auth)
         self.keys = Keys(self.hub, self.auth)
@@ -122,6 +130,35 @@ class Proxy:
         self._ticking: asyncio.Task[None] | None = None
         self.url = ""
         self.admin_url = ""
+
+    def _observers(self) -> Observers:
+        tracing = self.tracing
+        spans_begun, spans_ended = ([], []) if tracing is None else ([tracing.begun], [tracing.ended])
+        return Observers(
+            begun=[*spans_begun, self.feed.begun],  # in this order: spans name a stream's trace
+            answered=[self.calls.answered],
+            ended=[
+                *spans_ended,
+                self.metrics.ended,
+                access_log.ended,
+                self.upstreams.ended,
+                self.calls.ended,
+                self.feed.ended,
+            ],
+            on_fault=_log_fault,
+        )
+
+    def _generations(self) -> Generations:
+        return Generations(
+            self.hub,
+            self.forward,
+            self.calls,
+            GenerationReader(self.config, self.hub, self.forward, self.auth),
+            GenerationResponses(self.config, self.hub, self.auth, self.metrics),
+            self.metrics,
+            max_log_bytes=self.config.limits.log_bytes,
+            max_frame_bytes=self.config.limits.frame_bytes,
+        )
 
     async def start(self) -> None:
         """Listen. Raises: OSError, when an address is taken."""
@@ -191,9 +228,12 @@ class Proxy:
         ):
             served.add(method, path, handler, "streams", CHAT)
         served.add("GET", "/healthz", _healthy, "health", CHAT)
+        generations: Handler = self.generations.generate
+        if self.tracing is not None:
+            generations = self.tracing.traced(generations)
         for route in prefixes(self.config):
             for path in _GENERATIONS[route.name]:
-                generate = functools.partial(self.generations.generate, route)
+                generate = functools.partial(generations, route)
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
             pass_through = functools.partial(self.forward.pass_through, route)
             served.add(ANY, route.prefix, pass_through, route.name, route.dialect)
@@ -208,9 +248,9 @@ class Proxy:
             base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
             route = Route(own.path, own.path, base + own.path, PLAIN)
             auth = self.auth.towards(settings.key.get_secret_value())
-            forward = Forward(self.upstreams.group(own.upstream or DEFAULT), auth, self.metrics)
+            forward = Forward(self.upstreams.group(own.upstream or DEFAULT).open, auth, self.metrics)
             if own.share == "url":
-                events = EventRoute(config, own, route, self.hub, auth, self.metrics, forward, self.feed.publish)
+                events = EventRoute(config, own, route, self.hub, auth, self.metrics, forward, self.calls)
                 self.event_routes.append(events)
                 for method in ("GET", "POST"):
                     served.add(method, own.path, events.serve, route.name, PLAIN)
@@ -219,7 +259,7 @@ class Proxy:
     def admin_app(self) -> web.Application:
         """Return the application of the admin port."""
         app = web.Application()
-        app.router.add_get("/metrics", make_aiohttp_handler(self.metrics.registry))
+        app.router.add_get("/metrics", make_aiohttp_handler(self.page.registry))
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/admin/streams", self._streams)
         app.router.add_get("/admin/events", self.feed.serve)
@@ -283,6 +323,12 @@ def _traced(config: Config) -> "Tracing | None":
     from proxy.telemetry.tracing import exported  # of an extra
 
     return exported()
+
+
+def _log_fault(error: Exception) -> None:
+    """Log that an observer of streams failed, and where; not its message, which may quote what is secret."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    _log.error("an observer of streams failed: %s in %s, line %s", type(error).__name__, where.name, where.lineno)
 
 
 async def _healthy(request: web.BaseRequest) -> web.Response:

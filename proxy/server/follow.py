@@ -85,7 +85,7 @@ class Follow:
     async def listed(self, request: web.BaseRequest) -> web.StreamResponse:
         """GET /v1/streams: the caller's own, newest first."""
         caller = self._caller(request)
-        mine = sorted((s for s in self._hub if s.caller == caller), key=lambda s: -s.vitals.started_at)
+        mine = sorted((s for s in self._hub if s.info.caller == caller), key=lambda s: -s.vitals.started_at)
         return answer({"object": "list", "data": [describe(stream) for stream in mine], "has_more": False})
 
     async def cancel(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:

@@ -1,23 +1,34 @@
-"""A request for a generation, and how it is rewritten for the upstream."""
+"""A request for a generation: how it is read, rewritten for the upstream, and sent there."""
 
 import re
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from aiohttp import web
+from multidict import CIMultiDict
+
+from proxy.access.callers import Auth
 from proxy.dialects.route import Route
 from proxy.dialects.stream_only import is_stream_only
-from proxy.server.config import GenerationsConfig
+from proxy.downstream.request_body import read_body
+from proxy.server.config import Config, GenerationsConfig
 from proxy.server.document import JSON
-from proxy.server.generation_options import GenerationOptions
-from proxy.server.pass_through import Forward
+from proxy.server.generation_options import NAMES, GenerationOptions, read_options
+from proxy.server.pass_through import MINE, Forward
+from proxy.server.shared_calls import Identity, by_body, by_key
+from proxy.stream.hub import Hub
+from proxy.stream.info import StreamInfo
+from proxy.stream.vitals import Vitals
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.http import Headers
 from proxy.wire.sse import begins_stream
 
-if TYPE_CHECKING:
-    from proxy.telemetry.tracing import Trace
+# Identity is asked for: a compressed stream has no frames. The Idempotency-Key is kept here, since behind one key of
+# ours two callers' keys would be one.
+_MINE = MINE | {b"accept-encoding", b"idempotency-key"}
+_IDENTITY = (b"Accept-Encoding", b"identity")
 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
 _MODEL_WITHIN = 64 * 1024
@@ -38,7 +49,62 @@ class GenerationRequest:
     streamed: tuple[Headers, bytes] | None  # headers and body to ask with, if a stream must be asked for
     hides_usage: bool  # the client did not ask for it
     started_at: float  # when the last byte of it was here
-    trace: "Trace | None" = None
+    identity: Identity | None = None  # of the call that it shares with others
+
+    def info(self, ident: str, max_log_bytes: int) -> StreamInfo:
+        """Return the record of the stream that answers it."""
+        options, route = self.options, self.route
+        keys = () if options.key is None else (options.key,)
+        cumulative = asks_cumulative(self.body) if route.dialect.name == "dashscope" else None
+        # By place: names make a dict, 0.5 us a constructor.
+        return StreamInfo(
+            ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
+            cumulative,
+        )  # fmt: skip
+
+    def vitals(self) -> Vitals:
+        """Return the vitals of the stream that answers it."""
+        dialect = self.route.dialect  # DashScope's answers name no model
+        return Vitals(dialect, self.started_at, model_of(self.body) if dialect.name == "dashscope" else None)
+
+
+class GenerationReader:
+    """Reads requests for generations."""
+
+    def __init__(self, config: Config, hub: Hub, forward: Forward, auth: Auth) -> None:
+        self._config = config
+        self._hub = hub
+        self._forward = forward
+        self._auth = auth
+        generations = config.generations
+        self._by_body = generations.share == "body"
+        self._rewrites = generations.upgrade != "never" or generations.include_usage
+        self._crossing = forward.crossing(_MINE, NAMES)
+        self._body_bytes = config.limits.body_bytes
+        self._usual = read_options(CIMultiDict(), config)  # what most ask for
+
+    async def read(self, route: Route, request: web.BaseRequest) -> GenerationRequest:
+        """Read a request whole, when there is room for what it asks for.
+
+        Raises: a RequestError, for what may not be asked for; Overloaded.
+        """
+        caller = self._auth.caller(request.headers.get("Authorization", ""))
+        headers, has_options = self._forward.headers(request, self._crossing)
+        options = read_options(request.headers, self._config) if has_options else self._usual
+        shared = self._by_body or options.idempotency_key is not None
+        if not shared:  # before the body is read; a call that is there already needs no more room
+            self._hub.check_room()
+        if not options.respond_async:
+            self._hub.check_room_to_follow()
+        target = self._forward.target(route, request)
+        body = await read_body(request, self._body_bytes)
+        if options.respond_async:
+            headers = [header for header in headers if header[0].lower() != b"prefer"]
+        headers.append(_IDENTITY)
+        generation = GenerationRequest(route, caller, options, target, headers, body, None, False, time.monotonic())
+        if self._rewrites:
+            generation = rewrite(generation, self._config.generations)
+        return replace(generation, identity=_identify(request, generation)) if shared else generation
 
 
 def model_of(body: bytes) -> str | None:
@@ -74,8 +140,6 @@ def ask(forward: Forward, generation: GenerationRequest) -> Awaitable[Exchange]:
     """Ask upstream; what is returned waits for the head of the answer. Raises, then: as Forward.open."""
     if generation.streamed is not None:
         return _ask_again(forward, generation, generation.streamed)
-    if generation.trace is not None:
-        return _send_traced(forward, generation, generation.trace)
     return _send(forward, generation)
 
 
@@ -116,10 +180,15 @@ async def _ask_again(forward: Forward, generation: GenerationRequest, streamed: 
     return await ask(forward, replace(generation, headers=streamed[0], body=streamed[1]))
 
 
-async def _send_traced(forward: Forward, generation: GenerationRequest, trace: "Trace") -> Exchange:
-    exchange = await _send(forward, replace(generation, headers=trace.asks(generation.headers)))
-    trace.answered(exchange)
-    return exchange
+def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identity:
+    """Return what makes a request one with others: its Idempotency-Key if it has one, else all that it asks for."""
+    route, key = generation.route, generation.options.idempotency_key
+    if key is None:
+        return by_body(generation.caller, route.name, generation.target, generation.body, request.raw_headers)
+    native = route.dialect.name == "dashscope"
+    return by_key(
+        generation.caller, route.name, key, generation.target, generation.body, request.raw_headers, native=native
+    )
 
 
 def _send(forward: Forward, generation: GenerationRequest) -> Awaitable[Exchange]:

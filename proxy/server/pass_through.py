@@ -15,7 +15,7 @@ from proxy.downstream.request_body import invite
 from proxy.downstream.response import Downstream
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.group import UpstreamGroup
+from proxy.upstream.group import OpenExchange
 from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.errors import UpstreamError
 from proxy.wire.http import LAST_CHUNK, EndToEnd, Headers, chunk, origin_form
@@ -41,9 +41,11 @@ _ANSWER = EndToEnd(marked=(b"content-length",))
 class Forward:
     """The way from a client's request to the upstream, and the handler of requests that pass through."""
 
-    def __init__(self, group: UpstreamGroup, auth: Auth, metrics: Metrics, allowed: AllowedPaths | None = None) -> None:
+    def __init__(
+        self, open_exchange: OpenExchange, auth: Auth, metrics: Metrics, allowed: AllowedPaths | None = None
+    ) -> None:
         """`allowed`: the only paths that lead upstream; None: all that are served do."""
-        self.group = group
+        self._open_exchange = open_exchange
         self._allowed = allowed
         self._auth = auth
         self._metrics = metrics
@@ -95,7 +97,7 @@ class Forward:
 
         Raises: UpstreamError, RateLimited, Overloaded.
         """
-        exchange = await self.group.open(upstream_request)
+        exchange = await self._open_exchange(upstream_request)
         self._metrics.distribution("upstream_connect", route.name).observe(exchange.waited_s)
         return exchange
 

@@ -1,24 +1,38 @@
-"""Upstream calls that several requests share: what makes requests one, and where their call is found.
+"""Upstream calls that several requests share: what makes requests one, where their call is found, and how it begins.
 
-Two requests are one by their `Idempotency-Key`, or, when that is configured, by all that they ask for. A call is
-found from the moment its request is here, so two at once make one upstream call; it is answered to each of them from
-its start. By body it is found while it runs; by key also afterwards, for as long as its stream is kept, if it is
-complete or was cancelled: what failed, or was given up when everyone had left, is asked for again.
+Two requests are one by their `Idempotency-Key`, or, when that is configured, by all that they ask for, or, at a route
+of the user's own, by their URL. A call is found from the moment its request is here, so two at once make one upstream
+call. By body and by URL it is found while it runs; by key also afterwards, for as long as its stream is kept, if it
+is complete or was cancelled: what failed, or was given up when everyone had left, is asked for again.
 
 Knows nothing of responses. Nothing here waits between looking for a call and adding it, so none of it needs a lock.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
+from proxy.server.delivery import refusal
+from proxy.stream.endings import CLIENT_GONE, COMPLETE, ending_of
+from proxy.stream.hub import ANYONE, Hub
+from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
-from proxy.upstream.pump import Pump
-from proxy.wire.errors import KeyReused
+from proxy.upstream.exchange import Exchange
+from proxy.upstream.stream_writer import StreamWriter
+from proxy.wire.errors import KeyReused, Overloaded, ProxyError, RateLimited, UpstreamError
 from proxy.wire.http import Head, RawHeaders
 
+ASKING = "asking"  # holds a call for clients that asked, and do not follow yet
+_AT_ONCE = OnDisconnect(0)
 _SDK = b"x-dashscope-sdk-"  # who asks, not what for: a session's id among them
+
+
+Ask = Callable[[], Awaitable[Exchange]]
+"""Asks upstream; what is returned waits for the head of the answer."""
+
+IsStream = Callable[[Exchange], Awaitable[bool]]
+"""Finds out whether an answer is an event stream that can be read; its body may be looked at, but not taken."""
 
 
 class Identity(NamedTuple):
@@ -26,7 +40,8 @@ class Identity(NamedTuple):
 
     name: tuple[bytes, str, str | bytes]
     asked: bytes
-    lasting: bool  # found after its end, too
+    lasting: bool = False  # found after its end, too
+    endless: bool = False  # an event source, which is resumed when it has ended
 
 
 def by_key(
@@ -51,7 +66,13 @@ def by_body(caller: bytes, route: str, target: bytes, body: bytes, headers: RawH
         if name.lower() == b"accept" or (name.lower().startswith(b"x-dashscope-") and not name.lower().startswith(_SDK))
     )
     asked = _digest([target, body, *steering])
-    return Identity((caller, route, asked), asked, lasting=False)
+    return Identity((caller, route, asked), asked)
+
+
+def by_url(route: str, method: str, target: bytes, body: bytes, content_type: str) -> Identity:
+    """Identify a request at a route whose streams are everybody's: nothing that a client says of itself counts."""
+    asked = _digest([method.encode(), target, content_type.encode("utf-8", "surrogateescape"), body])
+    return Identity((ANYONE, route, asked), asked, endless=True)
 
 
 def _digest(parts: Iterable[bytes]) -> bytes:
@@ -65,55 +86,98 @@ def _digest(parts: Iterable[bytes]) -> bytes:
 class Call:
     """One upstream call that no client's leaving ends by itself, and the stream of its answer."""
 
-    __slots__ = ("identity", "opening", "promised", "pump")
+    __slots__ = ("_hub", "identity", "opening", "promised", "writer")
     opening: asyncio.Task[Head]
-    """Opens the exchange; its result is the head of the answer. Whoever makes the call sets it."""
+    """Opens the exchange; its result is the head of the answer."""
 
-    def __init__(self, pump: Pump, identity: Identity | None) -> None:
-        self.pump = pump
+    def __init__(self, hub: Hub, writer: StreamWriter, identity: Identity | None) -> None:
+        self._hub = hub
+        self.writer = writer
         self.identity = identity
         self.promised = False  # a client was told that it would find the answer by the stream's id
 
     @property
     def stream(self) -> Stream:
-        return self.pump.stream
+        return self.writer.stream
 
     @property
     def lasting(self) -> bool:
-        """Tell whether it is found after its end, too."""
+        """Whether it is found after its end, too."""
         return self.identity is not None and self.identity.lasting
 
+    def begin(self, ask: Ask, is_stream: IsStream) -> None:
+        """Make the call, in a task of its own."""
+        self.opening = self.writer.opening = asyncio.create_task(self._open(ask, is_stream))
+        self.opening.add_done_callback(_retrieve_error)
+
     async def answered(self) -> Head:
-        """Wait for the head of the answer. Whoever waits counts as a follower of the stream to come.
+        """Wait for the head of the answer. Whoever waits holds the call, until it has had a turn to follow.
 
         Raises: UpstreamError; Cancelled, when the stream was ended on request before; Overloaded, when by us.
         """
-        self.pump.awaited += 1
+        stream = self.stream
+        stream.hold(ASKING)
         try:
             head = await asyncio.shield(self.opening)
         except BaseException as error:
-            self.pump.awaited -= 1
-            ending = self.stream.log.ending
+            stream.release(ASKING)
+            ending = stream.log.ending
             if isinstance(error, asyncio.CancelledError) and self.opening.cancelled() and ending is not None:
                 raise ending.as_error() from None
-            self.left()
             raise
-        self.pump.awaited -= 1
+        asyncio.get_running_loop().call_soon(stream.release, ASKING)
         return head
 
-    def left(self) -> None:
-        """Be told that a client that waited will not follow; when it was the last, the writer is told."""
-        stream = self.stream
-        if not self.pump.awaited and not stream.subscriptions and stream.log.ending is None:
-            self.pump.last_left()
+    async def _open(self, ask: Ask, is_stream: IsStream) -> Head:
+        """Open the exchange and have the writer take its body."""
+        writer = self.writer
+        try:
+            exchange = await ask()
+            streamed = await is_stream(exchange)
+        except (UpstreamError, RateLimited, Overloaded) as error:
+            writer.opening = None
+            if not self.promised:
+                self._hub.discard(self.stream)
+            writer.stop(ending_of(error))
+            raise
+        writer.opening = None
+        head = exchange.head
+        request_id = exchange.header(b"x-request-id")
+        self._hub.answered(self.stream, exchange.upstream_name, request_id, None if streamed else head)
+        if streamed:
+            writer.start(exchange)
+        else:
+            self._keep(exchange, head)
+        return head
+
+    def _keep(self, exchange: Exchange, head: Head) -> None:
+        """Take an answer that is no event stream into the log, for those who wait for it.
+
+        It stays after its end if it is a success under an Idempotency-Key, or if a client was promised it. A refusal
+        is found by no request that comes later: a retry asks again. Followers that are there already came for a
+        stream, and are told that there is none.
+        """
+        stream, refused = self.stream, refusal(head)
+        stream.dismiss(refused)
+        good = 200 <= head.status < 300
+        if not (self.promised or (good and self.lasting)):
+            self._hub.discard(stream)
+            if not stream.wanted:
+                exchange.close()
+                self.writer.stop(CLIENT_GONE)
+                return
+            if not good or self.identity is None:  # found by nobody who comes later, who would be waited for
+                self.writer.on_disconnect = _AT_ONCE
+        self.writer.keep(exchange, COMPLETE if good else refused._replace(clean=True))
 
 
 class Calls:
-    """Names to calls."""
+    """Names to calls; an observer of their streams."""
 
     def __init__(self) -> None:
         self._by_name: dict[tuple[bytes, str, str | bytes], Call] = {}
         self._by_stream: dict[str, Call] = {}
+        self._before: dict[tuple[bytes, str, str | bytes], Stream] = {}  # event streams that have ended
 
     def find(self, identity: Identity) -> Call | None:
         """Return the call that a request shares. Raises: KeyReused, when its name stands for another one."""
@@ -124,20 +188,48 @@ class Calls:
             )
         return call
 
+    def before(self, identity: Identity) -> Stream | None:
+        """Return the last event stream of an endless call that has ended, while it is kept."""
+        return self._before.get(identity.name)
+
     def add(self, call: Call) -> None:
         """Let a call be found by its name, until its stream is forgotten; one without an identity is not."""
         if call.identity is not None:
             self._by_name[call.identity.name] = call
             self._by_stream[call.stream.id] = call
 
+    def answered(self, stream: Stream) -> None:
+        """Let a call that was refused be found no more."""
+        head = stream.kept_head
+        if head is not None and not 200 <= head.status < 300:
+            self.forget(stream)
+
     def ended(self, stream: Stream) -> None:
-        """Take note of a stream that has just been sealed."""
+        """Let a call that has ended be found no more, but by retries that are to have its answer."""
         call, ending = self._by_stream.get(stream.id), stream.log.ending
-        if call is not None and not (call.lasting and ending is not None and ending.replayed):
+        if call is None or call.identity is None:
+            return
+        name, is_event_stream = call.identity.name, stream.log.end > 0 and stream.kept_head is None
+        if call.identity.endless and is_event_stream:
+            del self._by_name[name]
+            self._before[name] = stream
+        elif not (call.lasting and ending is not None and ending.replayed):
             self.forget(stream)
 
     def forget(self, stream: Stream) -> None:
         """Let the call of a stream be found no more."""
         call = self._by_stream.pop(stream.id, None)
-        if call is not None and call.identity is not None:
-            del self._by_name[call.identity.name]
+        if call is None or call.identity is None:
+            return
+        name = call.identity.name
+        if self._by_name.get(name) is call:
+            del self._by_name[name]
+        if self._before.get(name) is stream:
+            del self._before[name]
+
+
+def _retrieve_error(opening: asyncio.Task[Head]) -> None:
+    """Mark an upstream's failure as retrieved, so that asyncio does not log it: the stream's ending has it."""
+    error = None if opening.cancelled() else opening.exception()
+    if error is not None and not isinstance(error, ProxyError):
+        raise error

@@ -8,18 +8,22 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from proxy.server.config import Config
+from proxy.stream.endings import UPSTREAM_ERROR
+from proxy.stream.stream import Stream
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.exchange import Timeouts
-from proxy.upstream.group import Retries, UpstreamGroup
+from proxy.upstream.group import Retries, UpstreamGroup, erred
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.request_queue import RequestQueue
 from proxy.upstream.settings import DEFAULT, UpstreamConfig
 from proxy.upstream.upstream import Upstream
 
+_LAST_FRAMES = 6  # among which an error event is, if a stream ended with one
+
 
 class Upstreams:
-    """The upstreams by name; what is counted of them is told to the metrics."""
+    """The upstreams by name; an observer of their streams."""
 
     def __init__(self, config: Config, metrics: Metrics) -> None:
         """Call within a running loop."""
@@ -28,9 +32,6 @@ class Upstreams:
         self._grouped = {name for first, one in self._settings.items() if one.spares for name in (first, *one.spares)}
         self._retried: Counter[str] = Counter()
         self.by_name = {name: self._upstream(name, one, metrics) for name, one in self._settings.items()}
-        metrics.retries = self._retries
-        metrics.connections = self._connections
-        metrics.upstreams = self.by_name.values
 
     def group(self, name: str = DEFAULT) -> UpstreamGroup:
         """Return the way to an upstream and its spares."""
@@ -47,6 +48,22 @@ class Upstreams:
         """Return the path that targets begin with: that of the URL, or of the compatible API."""
         settings = self._settings[name]
         return settings.compatible_base if compatible else urlsplit(settings.url).path
+
+    def ended(self, stream: Stream) -> None:
+        """Tell a stream's upstream when an error event of its own ended it."""
+        ending, upstream = stream.log.ending, self.by_name.get(stream.upstream)
+        if upstream is not None and ending is not None and ending.reason == UPSTREAM_ERROR.reason and ending.clean:
+            erred(upstream, stream.log.frames[-_LAST_FRAMES:])
+
+    def retries(self) -> Mapping[str, int]:
+        """Return how many requests were sent upstream once more, by reason."""
+        reused = sum(upstream.pool.retries for upstream in self.by_name.values())
+        return {**self._retried, "connection_reused": reused}
+
+    def connections(self) -> Mapping[str, int]:
+        """Return the number of connections to all upstreams, by state."""
+        pools = [upstream.pool for upstream in self.by_name.values()]
+        return {"active": sum(len(one.active) for one in pools), "idle": sum(one.idle for one in pools)}
 
     async def close(self) -> None:
         """Close every connection."""
@@ -89,12 +106,3 @@ class Upstreams:
         if upstream.queue is not None:
             metrics.background_loops.append(upstream.background)
         return upstream
-
-    def _retries(self) -> Mapping[str, int]:
-        reused = sum(upstream.pool.retries for upstream in self.by_name.values())
-        return {**self._retried, "connection_reused": reused}
-
-    def _connections(self) -> Mapping[str, int]:
-        """Return the number of connections to all upstreams, by state."""
-        pools = [upstream.pool for upstream in self.by_name.values()]
-        return {"active": sum(len(one.active) for one in pools), "idle": sum(one.idle for one in pools)}

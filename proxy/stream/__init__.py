@@ -11,7 +11,8 @@ Read in this order:
 * `event_id`: what clients resume by
 * `projections`: the modes, each a pure function of a span of the log to bytes; `websocket`: modes as messages
 * `transcript`, `channel`, `rewriting`: what was said so far, and how modes that rewrite take their text from it
-* `hub`: where streams are found, while they run and while they are kept
+* `info`: what a stream is called, whose it is, and how it was asked for
+* `hub`: where streams begin, are found, while they run and while they are kept, and end; `observer`: who is told of it
 * `interfaces`: what a stream is connected to at either end
 * `vitals`: what is measured of a stream; `on_disconnect`: what happens when its last follower leaves
 """

@@ -1,4 +1,4 @@
-"""Where streams are found: by id and by key, while they run and as long as they are kept after their end.
+"""Where streams begin, are found by id and by key, while they run and as long as they are kept, and end.
 
 Must not know: sockets, clocks (the time is handed in). Nothing here awaits, so none of it needs a lock.
 """
@@ -13,12 +13,15 @@ from typing import Any, Protocol
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import CAPABILITY_EXPIRED, LOG_LIMIT
+from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import Ledger
+from proxy.stream.observer import Observers
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import HEARTBEAT, Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Overloaded, UnknownStream
+from proxy.wire.http import Head
 
 _BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # maps each byte to one of 32 letters: five random bits
 
@@ -32,6 +35,10 @@ def _idents() -> Iterator[str]:
         letters = os.urandom(26 * 64).translate(_BASE32).decode()
         for start in range(0, len(letters), 26):
             yield "st_" + letters[start : start + 26]
+
+
+def _unheard(told: object) -> None:
+    """Nobody is told."""
 
 
 class Promise(Protocol):
@@ -78,7 +85,7 @@ class Waiter:
 
 
 class Hub:
-    """Stream id to Stream: create, find, keep after the end (retire), forget, drain."""
+    """Stream id to Stream: begin, find, keep after the end (retire), forget, drain; it tells the observers of it."""
 
     def __init__(
         self,
@@ -86,20 +93,19 @@ class Hub:
         max_streams: int,
         max_followers: int,
         max_followers_per_stream: int,
-        max_log_bytes: int,
         max_total_log_bytes: int,
         call_soon: Callable[..., Any],
         pacer: Pacer,
+        observers: Observers | None = None,
+        on_forgotten: Callable[[Stream], object] = _unheard,
+        on_subscription_ended: Callable[[Subscription], object] = _unheard,
     ) -> None:
         self.max_streams = max_streams
         self.max_followers = max_followers
         self.max_followers_per_stream = max_followers_per_stream
         self.followers = 0
-        self.max_log_bytes = max_log_bytes
         self.ledger = Ledger(max_total_log_bytes)
         self.ledger.on_over_limit = self._plan_room
-        self.on_forgotten: Callable[[Stream], None] = lambda stream: None
-        self.on_subscription_ended: Callable[[Subscription], None] = lambda subscription: None
         self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and the time of the last one
         self.leaving: dict[Subscription, float] = {}  # followers whose time is limited, and when it ends
         self.draining = False
@@ -107,6 +113,9 @@ class Hub:
         self._pacer = pacer
         self.background = BackgroundLoop("streams", pacer.time, OVERDUE_S)
         self._room_planned = False
+        self._observers = observers or Observers()
+        self._on_forgotten = on_forgotten
+        self._on_subscription_ended = on_subscription_ended
         self._idents = _idents()
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
@@ -122,36 +131,52 @@ class Hub:
         yield from self._running.values()
         yield from self._ended.values()
 
-    def create(self, vitals: Vitals, *, route: str, caller: bytes, key: str | None, retain_s: float) -> Stream:
-        """Make a stream with a new id. Followers that wait for its key are notified at once.
+    def new_id(self) -> str:
+        """Make up the id of a stream: 130 random bits."""
+        return next(self._idents)
+
+    def begin(self, info: StreamInfo, vitals: Vitals) -> Stream:
+        """Make a stream; its observers are told, and those who wait for it under its key.
 
         Raises: Overloaded, when too many streams run, the logs are full, or the process drains.
         """
         self.check_room()
-        ident = next(self._idents)
-        stream = Stream(ident, vitals, route, caller, self.ledger, self.max_log_bytes, self._call_soon, self._pacer)
-        stream.retain_s = retain_s
-        stream.on_ended = self._subscription_ended
-        self._running[ident] = stream
+        stream = Stream(info, vitals, self.ledger, self._call_soon, self._pacer, self._subscription_ended, self._retire)
+        self._running[info.id] = stream
         self.ledger.bytes += STREAM_BYTES
-        if key is not None:
-            self.name(stream, key)
+        self._observers.begun(stream)
+        for key in info.keys:
+            self._find_by(key, stream)
         return stream
+
+    def answered(
+        self, stream: Stream, upstream: str, request_id: bytes | None = None, kept_head: Head | None = None
+    ) -> None:
+        """Note who answered a stream's request, and as which request; `kept_head` if the answer is no event stream."""
+        stream.answered(upstream, request_id, kept_head)
+        self._observers.answered(stream)
 
     def name(self, stream: Stream, key: str) -> None:
         """Make a stream its caller's newest under a key. Does nothing if it has, or once had, the key."""
-        if key in stream.keys:
-            return
-        stream.keys = (*stream.keys, key)
-        self._keys[stream.caller, key] = stream
-        for waiter in self._waiters.pop((stream.caller, key), ()):
-            waiter.notify(stream)
+        if key not in stream.info.keys:
+            stream.info.keys = (*stream.info.keys, key)
+            self._find_by(key, stream)
 
     def unname(self, stream: Stream) -> None:
         """Have a stream no longer found by its keys; it is still found by its id."""
-        for key in stream.keys:
-            if self._keys.get((stream.caller, key)) is stream:
-                del self._keys[stream.caller, key]
+        caller = stream.info.caller
+        for key in stream.info.keys:
+            if self._keys.get((caller, key)) is stream:
+                del self._keys[caller, key]
+
+    def retain(self, stream: Stream, retain_s: float) -> None:
+        """Keep a stream at least for so long after its end."""
+        stream.info.retain_s = max(stream.info.retain_s, retain_s)
+
+    def discard(self, stream: Stream) -> None:
+        """Let a stream be found no more by its keys, nor kept after its end: it is for those who have it already."""
+        stream.info.retain_s = 0.0
+        self.unname(stream)
 
     def find(self, ident: str, caller: bytes | None) -> Stream:
         """Return a stream of a caller; or of anybody, if `caller` is None, because access was granted in another way.
@@ -159,7 +184,7 @@ class Hub:
         Raises: UnknownStream, also when the stream has expired or is another caller's.
         """
         stream = self._running.get(ident) or self._ended.get(ident)
-        if stream is None or caller not in (None, stream.caller):
+        if stream is None or caller not in (None, stream.info.caller):
             raise UnknownStream(f"no stream {ident!r} of yours is running or kept")
         return stream
 
@@ -194,7 +219,7 @@ class Hub:
             raise Overloaded(f"{self.followers} followers are connected, {self.max_followers} are allowed")
         if stream is not None:
             # A place is kept for the client that asked: followers that waited for the key attach before it.
-            asker = stream.key is not None and stream.originator is None and not stream.log.end
+            asker = bool(stream.info.keys) and stream.originator is None and not stream.log.end
             allowed = self.max_followers_per_stream
             if len(stream.subscriptions) >= allowed - asker:
                 raise Overloaded(f"{len(stream.subscriptions)} followers have this stream, {allowed} are allowed")
@@ -208,15 +233,6 @@ class Hub:
             self.beating[subscription] = now
         subscription.stream.attach(subscription)
 
-    def retire(self, stream: Stream, now: float) -> None:
-        """Keep a stream that was just sealed for its `retain_s`, then forget it."""
-        if self._running.pop(stream.id, None) is None:
-            return
-        self._ended[stream.id] = stream
-        heapq.heappush(self._retire_at, (now + stream.retain_s, stream.id))
-        if stream.retain_s <= 0:
-            self.forget(stream)
-
     def forget(self, stream: Stream) -> None:
         """Have a stream no longer found. Its followers still get all of it."""
         held = self._running.pop(stream.id, None) or self._ended.pop(stream.id, None)
@@ -224,7 +240,7 @@ class Hub:
             return
         self.ledger.bytes -= STREAM_BYTES + stream.log.size_bytes
         self.unname(stream)
-        self.on_forgotten(stream)
+        self._on_forgotten(stream)
 
     def tick(self, now: float) -> None:
         """Do what is due: forget, send heartbeats, end followers whose time is over. Call it once a second.
@@ -291,8 +307,26 @@ class Hub:
                 if largest.id not in self._running:  # it is kept now: it can be dropped, and the next one be ended
                     self._plan_room()
 
+    def _find_by(self, key: str, stream: Stream) -> None:
+        """Have a stream found by a key, and tell those who wait for it."""
+        name = stream.info.caller, key
+        self._keys[name] = stream
+        for waiter in self._waiters.pop(name, ()):
+            waiter.notify(stream)
+
+    def _retire(self, stream: Stream) -> None:
+        """Tell the observers that a stream was sealed, and keep it for as long as it is to be retained."""
+        stream.ended_at = self._pacer.time()
+        self._observers.ended(stream)
+        if self._running.pop(stream.id, None) is None:
+            return
+        self._ended[stream.id] = stream
+        heapq.heappush(self._retire_at, (stream.ended_at + stream.info.retain_s, stream.id))
+        if stream.info.retain_s <= 0:
+            self.forget(stream)
+
     def _subscription_ended(self, subscription: Subscription) -> None:
         self.followers -= 1
         self.beating.pop(subscription, None)
         self.leaving.pop(subscription, None)
-        self.on_subscription_ended(subscription)
+        self._on_subscription_ended(subscription)

@@ -68,7 +68,7 @@ class Writer(Protocol):
         """Go on reading from upstream."""
 
     def last_left(self) -> None:
-        """Note that the last follower has left; decide whether to go on."""
+        """Note that nobody follows the stream any more, nor holds it; decide whether to go on."""
 
     def stop(self, ending: Ending) -> None:
         """Close upstream and seal the stream."""

@@ -11,11 +11,13 @@ Keeps laws 4 (one writer) and 7 (one ending).
 Must not know: HTTP responses, upstreams, time.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
 from proxy.stream.endings import Ending
+from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.log import FrameLog, Ledger
 from proxy.stream.projections import MODES, Projection, Raw, View
@@ -24,6 +26,9 @@ from proxy.stream.transcript import Transcript
 from proxy.stream.vitals import Vitals
 from proxy.stream.websocket import Messages
 from proxy.wire.http import Head
+
+_IDENT = re.compile("[!-~]{1,128}")  # what is no word is not repeated, in a log line least of all
+_DISMISSAL = "dismissal"
 
 
 class Stream:
@@ -34,75 +39,68 @@ class Stream:
         "_ledger",
         "_log",
         "_on_sealed",
+        "_on_subscription_ended",
         "_paced",
         "_pacer",
         "_projections",
         "_raw",
         "_transcript",
         "_unpaced",
+        "_upstream_request_id",
+        "_when_sealed",
         "bypass",
-        "caller",
-        "created_at",
-        "cumulative",
         "dialect",
+        "ended_at",
         "epoch",
         "fed_at",
         "full",
+        "holds",
         "id",
+        "info",
         "kept_head",
-        "keys",
         "max_log_bytes",
-        "on_ended",
         "originator",
-        "retain_s",
-        "route",
         "subscriptions",
-        "trace_id",
         "upstream",
-        "upstream_request_id",
         "vitals",
         "writer",
     )
 
     def __init__(
         self,
-        ident: str,
+        info: StreamInfo,
         vitals: Vitals,
-        route: str,
-        caller: bytes,
         ledger: Ledger,
-        max_log_bytes: int,
         call_soon: Callable[..., Any],
         pacer: Pacer,
+        on_subscription_ended: Callable[[Subscription], object],
+        on_sealed: Callable[["Stream"], object],
     ) -> None:
-        self.id = ident
-        self.epoch = ident[3:9]
+        self.info = info
+        self.id = info.id
+        self.epoch = info.id[3:9]
         self.vitals = vitals
         self.dialect = vitals.dialect
-        self.route = route  # the name of the route of its request, for metrics
-        self.caller = caller
-        self.created_at = 0  # Unix seconds
-        self.cumulative: bool | None = None  # whether the request asks for all text so far (True) or increments (False)
-        self.trace_id = ident  # or that of a W3C traceparent
         self.upstream = ""  # the name of the one that answered
-        self.upstream_request_id: str | None = None  # under which it knows the request
-        self.keys: tuple[str, ...] = ()  # those it was given, each once, the last one last
+        self._upstream_request_id: str | None = None  # that of its response's headers
         self.kept_head: Head | None = None  # of a response that is no event stream: each frame is one of its reads
         self._log = FrameLog()
         self.bypass: Bypass | None = None  # while the single follower is sent events before the log has them
-        self.max_log_bytes = max_log_bytes
+        self.max_log_bytes = info.max_log_bytes
         self.subscriptions: dict[Subscription, None] = {}
+        self.holds: dict[str, int] = {}  # who keeps the upstream open beside the followers, and how many of each
         self.originator: Subscription | None = None
         self.writer: Writer | None = None
         self.full = False  # the writer is paused until the originator has been sent more of the log
         self.fed_at = 0.0  # monotonic seconds of the last read that brought more than comments; the writer sets it
-        self.retain_s = 0.0
-        self.on_ended: Callable[[Subscription], None] = _ignore
+        self.ended_at = 0.0  # monotonic seconds; the hub sets it
+        self._on_subscription_ended = on_subscription_ended
         self._unpaced = Cohort(call_soon)
         self._paced: dict[tuple[int, int], PacedCohort] | None = None  # by pace; None: few streams have any
         self._projections: dict[View, Projection] = {}
         self._raw: Raw | None = None  # the projection of mode raw, once it is made
-        self._on_sealed: tuple[Callable[[Ending], object], ...] = ()
+        self._on_sealed = on_sealed
+        self._when_sealed: tuple[Callable[[Ending], object], ...] = ()
         self._transcript: Transcript | None = None
         self._ledger = ledger
         self._call_soon = call_soon
@@ -116,14 +114,15 @@ class Stream:
         return self._log
 
     @property
-    def key(self) -> str | None:
-        """Return the key that the stream was given last, if any."""
-        return self.keys[-1] if self.keys else None
+    def upstream_request_id(self) -> str | None:
+        """The id under which the upstream knows the request, if it is one: that of its header, or of its frames."""
+        ident = self._upstream_request_id or self.vitals.summary.request_id
+        return ident if ident and _IDENT.fullmatch(ident) else None
 
     @property
-    def w3c_trace_id(self) -> str | None:
-        """Return the id of the W3C trace that the request belongs to, if it belongs to one."""
-        return None if self.trace_id == self.id else self.trace_id
+    def wanted(self) -> bool:
+        """Whether anybody follows the stream, or holds it."""
+        return bool(self.subscriptions or self.holds)
 
     def projection(self, view: View) -> Projection:
         """Return the projection of a view: all followers of the view share it, and the span it rendered last."""
@@ -154,7 +153,7 @@ class Stream:
         """Return what the stream has said, parsed up to offset `end` at least. Made when a mode first needs it."""
         transcript, log = self._transcript, self.log
         if transcript is None:
-            transcript = self._transcript = Transcript(self.dialect, log.start, cumulative=self.cumulative)
+            transcript = self._transcript = Transcript(self.dialect, log.start, cumulative=self.info.cumulative)
         if transcript.end < end:
             transcript.feed(log.span(transcript.end, end))
         return transcript
@@ -174,7 +173,7 @@ class Stream:
         subscription.mark_parked()
         self.end_bypass()
         del self.subscriptions[subscription]
-        self.on_ended(subscription)
+        self._on_subscription_ended(subscription)
         if subscription is self.originator:
             self.originator = None
             self.resume_writer()
@@ -182,8 +181,39 @@ class Stream:
             if self._log.ending is not None:
                 self._projections.clear()  # they hold what they rendered last: of a short answer, all of it twice
                 self._raw = None
-            elif self.writer is not None:
-                self.writer.last_left()
+            else:
+                self.left()
+
+    def hold(self, name: str) -> None:
+        """Keep the upstream open, as a follower does, under a name that says for whom.
+
+        Meanwhile nothing of the log is dropped: whoever it is held for is yet to read it.
+        """
+        self.holds[name] = self.holds.get(name, 0) + 1
+
+    def release(self, name: str) -> None:
+        """Hold the upstream no more; when nobody else wants the stream, the writer is told."""
+        self._let_go(name)
+        self.resume_writer()
+        self.left()
+
+    def left(self) -> None:
+        """Tell the writer if nobody wants the stream."""
+        if self.writer is not None and not self.wanted and self._log.ending is None:
+            self.writer.last_left()
+
+    def dismiss(self, ending: Ending) -> None:
+        """End all who follow now, though the stream goes on: its writer is not told that they left."""
+        self.hold(_DISMISSAL)
+        for subscription in list(self.subscriptions):
+            subscription.fail(ending)
+        self._let_go(_DISMISSAL)
+
+    def answered(self, upstream: str, request_id: bytes | None, kept_head: Head | None) -> None:
+        """Note who answered, under which id it knows the request, and with what head if that is no event stream."""
+        self.upstream = upstream
+        self._upstream_request_id = None if request_id is None else request_id.decode("latin-1")
+        self.kept_head = kept_head
 
     def extend(self, frames: list[bytes], chunks: bytes = b"") -> int:
         """Append frames and advance every live follower, a paced one when its time has come; return the log's end.
@@ -252,13 +282,14 @@ class Stream:
         for cohort in self._paced.values() if self._paced else ():
             cohort.conclude()
         self.writer = None
-        callbacks, self._on_sealed = self._on_sealed, ()
+        self._on_sealed(self)
+        callbacks, self._when_sealed = self._when_sealed, ()
         for callback in callbacks:
             callback(ending)
 
     def when_sealed(self, callback: Callable[[Ending], object]) -> None:
         """Call back once, when the stream has been sealed and its followers have been sent what they take at once."""
-        self._on_sealed += (callback,)
+        self._when_sealed += (callback,)
 
     def park(self, subscription: Subscription) -> None:
         """Have sweeps skip a follower until its sink has drained."""
@@ -287,6 +318,11 @@ class Stream:
             subscription.cohort.live.append(subscription)
             subscription.cohort.ungrouped = True
 
+    def _let_go(self, name: str) -> None:
+        count = self.holds.pop(name) - 1
+        if count:
+            self.holds[name] = count
+
     def resume_writer(self) -> None:
         """Let a paused writer go on, if the originator has been sent enough of the log."""
         if self.full:
@@ -306,7 +342,9 @@ class Stream:
         Another follower that lacks what was dropped is ended when it is next advanced. While the originator itself is
         the slow one, the writer is paused: that is flow control, as without a proxy.
         """
-        below = self._log.end if self.originator is None else self.originator.offset
+        below = self._log.start if self.holds else self._log.end  # who holds it is yet to read all of it
+        if self.originator is not None:
+            below = self.originator.offset
         if self._log.size_bytes > self.max_log_bytes:
             transcript = self._transcript and self.transcript(self._log.end)  # keeps the text of dropped frames
             self._ledger.bytes -= self._log.trim(self.max_log_bytes * 3 // 4, below)
@@ -316,7 +354,3 @@ class Stream:
         if full != self.full and self.writer is not None:
             self.full = full
             (self.writer.pause if full else self.writer.resume)()
-
-
-def _ignore(subscription: Subscription) -> None:
-    """Do nothing: the callback until one is set."""

@@ -39,14 +39,14 @@ class Vitals:
         "times",
     )
 
-    def __init__(self, dialect: Dialect, started_at: float) -> None:
+    def __init__(self, dialect: Dialect, started_at: float, model: str | None = None) -> None:
         self.dialect = dialect
         self.started_at = started_at
         self.first_byte_at = 0.0
         self.first_token_at = 0.0
         self.first_content_at = 0.0
         self.last_token_at = 0.0
-        self.model: str | None = None
+        self.model = model  # that was asked for, until a frame names one
         self.times: list[float] = []  # of the frames with generated text since the last fold, one each
         self.gap_counts: list[int] | None = None
         self.gaps_s = 0.0

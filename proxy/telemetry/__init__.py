@@ -1,11 +1,11 @@
 """Floor 5: telemetry. What is reported of streams and requests: numbers and names, never text.
 
-Must not know: handlers, callers' keys.
+Must not know: handlers, callers' keys. Most of it observes streams: the hub tells it when one begins and has ended.
 
 Read in this order:
 
 * `stream_object`: what is said of one stream, as JSON and as headers
-* `metrics`: what Prometheus scrapes
+* `metrics`: what is counted and timed; `metrics_page`: what Prometheus scrapes
 * `access_log`: one line for each stream that has ended
 * `tracing`: OpenTelemetry spans, if they are enabled
 * `live_feed`: server-sent events of streams that begin and end, on the admin port

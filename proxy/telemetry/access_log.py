@@ -10,43 +10,30 @@ import re
 import time
 
 from proxy.stream.stream import Stream
-from proxy.upstream.exchange import Exchange
 
 log = logging.getLogger("streamtee")
 
-_IDENT = re.compile("[!-~]{1,128}")
 _BARE = re.compile(r"[!#-<>-~]+")  # visible ASCII without quotes and equals signs
 _LONGEST = 100
 _RECORD = vars(logging.LogRecord(log.name, logging.INFO, "", 0, "", (), None))
 
 
-def answered(stream: Stream, exchange: Exchange) -> None:
-    """Note who answered a stream's request, and under which id the upstream itself knows it."""
-    stream.upstream = exchange.upstream_name
-    ident = exchange.header(b"x-request-id")
-    if ident:
-        _identify(stream, ident.decode("latin-1"))
+def ended(stream: Stream) -> None:
+    """Log that a stream has ended; an answer that is no stream has no line."""
+    if stream.kept_head is None and log.isEnabledFor(logging.INFO):
+        log.handle(_record(line(stream), time.time()))
 
 
-def ended(stream: Stream, now: float) -> None:
-    """Log that a stream has ended; `now` in monotonic seconds. Native frames name the id, too."""
-    ident = stream.vitals.summary.request_id
-    if ident and stream.upstream_request_id is None:
-        _identify(stream, ident)
-    if log.isEnabledFor(logging.INFO):
-        log.handle(_record(line(stream, now), time.time()))
-
-
-def line(stream: Stream, now: float) -> str:
+def line(stream: Stream) -> str:
     """Return what is logged of a stream that has ended."""
-    vitals, frames, usage = stream.vitals, stream.log, stream.vitals.summary.usage
+    info, vitals, frames, usage = stream.info, stream.vitals, stream.log, stream.vitals.summary.usage
     assert frames.ending is not None
     ttft_s = f"{vitals.first_token_at - vitals.started_at:.3f}" if vitals.first_token_at else "-"
     return (
-        f"stream={stream.id} request_id={_spell(stream.upstream_request_id)} trace_id={stream.w3c_trace_id or '-'}"
-        f"{_names(stream.route, vitals.model, stream.upstream)}"
+        f"stream={stream.id} request_id={_spell(stream.upstream_request_id)} trace_id={info.w3c_trace_id or '-'}"
+        f"{_names(info.route, vitals.model, stream.upstream)}"
         f" ending={frames.ending.reason} events={frames.end} bytes={frames.end_bytes + len(frames.tail)}"
-        f" ttft_s={ttft_s} duration_s={now - vitals.started_at:.3f}"
+        f" ttft_s={ttft_s} duration_s={stream.ended_at - vitals.started_at:.3f}"
         f" prompt_tokens={'-' if usage is None else usage.prompt}"
         f" completion_tokens={'-' if usage is None else usage.completion}"
     )
@@ -60,11 +47,6 @@ def _record(message: str, unix_s: float) -> logging.LogRecord:
     record = object.__new__(logging.LogRecord)
     record.__dict__.update(_RECORD, msg=message, created=unix_s, msecs=unix_s % 1 * 1000 // 1)
     return record
-
-
-def _identify(stream: Stream, ident: str) -> None:
-    if _IDENT.fullmatch(ident):
-        stream.upstream_request_id = ident
 
 
 @functools.lru_cache(maxsize=256)

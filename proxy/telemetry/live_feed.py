@@ -16,21 +16,18 @@ _WAITING = 1000  # events a listener may be behind before it is let go
 
 
 class LiveFeed:
-    """Tells its listeners of the lives of streams: numbers and names, never their text."""
+    """An observer that tells its listeners of the lives of streams: numbers and names, never their text."""
 
     def __init__(self) -> None:
         self._listeners: set[asyncio.Queue[tuple[str, str] | None]] = set()
 
-    def publish(self, event: str, stream: Stream) -> None:
-        """Send what `/info` says of a stream as an event `begun` or `ended`."""
-        if not self._listeners:
-            return
-        text = orjson.dumps(describe(stream)).decode()
-        for queue in list(self._listeners):
-            if queue.qsize() < _WAITING:
-                queue.put_nowait((event, text))
-            else:
-                self._let_go(queue)
+    def begun(self, stream: Stream) -> None:
+        """Send what `/info` says of a stream as an event `begun`."""
+        self._publish("begun", stream)
+
+    def ended(self, stream: Stream) -> None:
+        """Send what `/info` says of a stream as an event `ended`."""
+        self._publish("ended", stream)
 
     def close(self) -> None:
         """Let every listener go, after what waits for it."""
@@ -49,6 +46,16 @@ class LiveFeed:
             finally:
                 self._listeners.discard(queue)
         return response
+
+    def _publish(self, event: str, stream: Stream) -> None:
+        if not self._listeners:
+            return
+        text = orjson.dumps(describe(stream)).decode()
+        for queue in list(self._listeners):
+            if queue.qsize() < _WAITING:
+                queue.put_nowait((event, text))
+            else:
+                self._let_go(queue)
 
     def _let_go(self, queue: asyncio.Queue[tuple[str, str] | None]) -> None:
         self._listeners.discard(queue)

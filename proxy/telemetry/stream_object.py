@@ -11,19 +11,19 @@ from proxy.wire.http import Head
 
 def describe(stream: Stream) -> dict[str, Any]:
     """Return what may be told of a stream: numbers and names, never its text."""
-    vitals, log = stream.vitals, stream.log
+    info, vitals, log = stream.info, stream.vitals, stream.log
     ttft = vitals.first_token_at - vitals.started_at if vitals.first_token_at else None
     return {
         "id": stream.id,
         "object": "stream",
-        "created": stream.created_at,
+        "created": info.created_at,
         "state": _state(stream),
         "ending": None if log.ending is None else {"reason": log.ending.reason, "message": log.ending.message},
-        "route": stream.route,
+        "route": info.route,
         "upstream": stream.upstream or None,
         "upstream_request_id": stream.upstream_request_id,
-        "trace_id": stream.w3c_trace_id,
-        "key": stream.key,
+        "trace_id": info.w3c_trace_id,
+        "key": info.key,
         "answer": None if stream.kept_head is None else _kept_response(stream.kept_head),
         "model": vitals.model,
         "time_to_first_token_s": ttft,

@@ -4,14 +4,20 @@ A generation has a span of kind server, a child of the caller's if that sent a t
 request to the seal of its stream; and for each call upstream one of kind client, whose context goes upstream instead
 of the caller's. Clients that share a call share its spans. Names are those of the semantic conventions for HTTP and
 for generative AI; nothing that was asked or said is in them. Where they go is the business of OTEL_* variables.
+
+A handler knows nothing of this: it is called through `traced`, asks its upstream through `calls`, and its streams
+are observed. What connects the three is the context that its task runs in, and each task that it begins.
 """
 
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import replace
 from types import TracebackType
 
+from aiohttp import web
 from opentelemetry.context import Context
 from opentelemetry.propagate import get_global_textmap
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
@@ -20,14 +26,18 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set
 
 from proxy import __version__
 from proxy.dialects.route import Route
-from proxy.stream.endings import Ending
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.group import OpenExchange
+from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.errors import ProxyError, UpstreamError
-from proxy.wire.http import Headers
+from proxy.wire.http import Headers, RawHeaders, origin_form
 
 _APPLICATION = re.compile(r"(?<=/apps/)[^/]+")  # would make every application a route of its own
 LAST_S = 3.0  # for the last export
+_CURRENT: ContextVar["Trace | None"] = ContextVar("trace", default=None)
+
+Handler = Callable[..., Awaitable[web.StreamResponse]]
 
 
 def exported() -> "Tracing":
@@ -44,7 +54,7 @@ def exported() -> "Tracing":
 
 
 class Tracing:
-    """Makes the spans of generations."""
+    """Makes the spans of generations; an observer of their streams."""
 
     def __init__(self, provider: TracerProvider, give_up: Callable[[], None] = lambda: None) -> None:
         """`give_up` ends an export that goes on after the time it is given at the end."""
@@ -53,19 +63,59 @@ class Tracing:
         self._tracer = provider.get_tracer("streamtee", __version__)
         self._propagator = get_global_textmap()
         self._fields = {field.lower().encode() for field in self._propagator.fields}
+        self._traces: dict[str, Trace] = {}  # by the ids of the streams that run
 
-    def begin(self, route: Route, target: bytes, headers: Headers, model: str | None, started_at: float) -> "Trace":
-        """Begin the spans of a generation that makes a call of its own; `started_at` in monotonic seconds."""
-        path = target.partition(b"?")[0].decode("latin-1").removeprefix(route.upstream_prefix)
-        named = _APPLICATION.sub("{app_id}", route.prefix + path)
-        span = self._tracer.start_span(
+    def traced(self, handler: Handler) -> Handler:
+        """Return a handler of generations, each of them with its spans: they begin when it first does something."""
+
+        async def serve(route: Route, request: web.BaseRequest, **named: str) -> web.StreamResponse:
+            with Trace(self, request) as trace:
+                token = _CURRENT.set(trace)
+                try:
+                    return await handler(route, request, **named)
+                finally:
+                    _CURRENT.reset(token)
+
+        return serve
+
+    def calls(self, open_exchange: OpenExchange, model_of: Callable[[bytes], str | None]) -> OpenExchange:
+        """Return a way upstream on which each call of a generation has a span; `model_of` reads a request's body."""
+
+        async def traced(request: UpstreamRequest) -> Exchange:
+            trace = _CURRENT.get()
+            if trace is None or not request.generation:
+                return await open_exchange(request)
+            assert isinstance(request.body, bytes)
+            headers = trace.asks(request.headers, model_of(request.body))
+            exchange = await open_exchange(replace(request, headers=headers))
+            trace.answered(exchange)
+            return exchange
+
+        return traced
+
+    def begun(self, stream: Stream) -> None:
+        """Have the spans of the request that began a stream last as long as it; its trace is theirs."""
+        trace = _CURRENT.get()
+        if trace is not None:
+            self._traces[stream.id] = trace
+            trace.take(stream)
+
+    def ended(self, stream: Stream) -> None:
+        """End the spans of a stream."""
+        trace = self._traces.pop(stream.id, None)
+        if trace is not None:
+            trace.sealed(stream)
+
+    def begin(self, request: web.BaseRequest) -> Span:
+        """Begin the span of a request."""
+        path = origin_form(request.raw_path).partition("?")[0]
+        named = _APPLICATION.sub("{app_id}", path)
+        return self._tracer.start_span(
             f"POST {named}",
-            self._propagator.extract(self._carried(headers), Context()),
+            self._propagator.extract(self._carried(request.raw_headers), Context()),
             SpanKind.SERVER,
             {"http.request.method": "POST", "http.route": named},
-            start_time=_unix_ns(started_at),
         )
-        return Trace(self, span, model)
 
     def begin_call(self, parent: Span, model: str | None) -> Span:
         """Begin the span of a call upstream."""
@@ -91,7 +141,7 @@ class Tracing:
             self._give_up()
         await closing
 
-    def _carried(self, headers: Headers) -> dict[str, str]:
+    def _carried(self, headers: RawHeaders) -> dict[str, str]:
         """Return the headers that carry a context; those of one name are one list (RFC 9110 section 5.3)."""
         carried: dict[str, str] = {}
         for name, value in headers:
@@ -105,14 +155,14 @@ class Tracing:
 class Trace:
     """The spans of one generation. They end with its stream; as a context, without one, when it is left."""
 
-    __slots__ = ("_call", "_model", "_span", "_stream", "_tracing")
+    __slots__ = ("_call", "_request", "_span", "_taken", "_tracing")
 
-    def __init__(self, tracing: Tracing, span: Span, model: str | None) -> None:
+    def __init__(self, tracing: Tracing, request: web.BaseRequest) -> None:
         self._tracing = tracing
-        self._span = span
-        self._model = model
+        self._request: web.BaseRequest | None = request  # until its span begins
+        self._span: Span | None = None  # until the request begins a stream, or asks upstream
         self._call: Span | None = None
-        self._stream: Stream | None = None
+        self._taken = False  # by a stream
 
     def __enter__(self) -> "Trace":
         return self
@@ -120,7 +170,7 @@ class Trace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._stream is not None:
+        if self._taken or self._span is None:
             return
         if isinstance(error, ProxyError):
             self._span.set_attribute("http.response.status_code", error.status)
@@ -129,18 +179,27 @@ class Trace:
             self._fail(type(error).__name__)
         self._end()
 
-    def asks(self, headers: Headers) -> Headers:
+    @property
+    def span(self) -> Span:
+        """The request's own, which begins when it is first asked for."""
+        if self._span is None:
+            assert self._request is not None
+            self._span = self._tracing.begin(self._request)
+            self._request = None  # a connection that is made meanwhile, and kept, keeps the context it was made in
+        return self._span
+
+    def asks(self, headers: Headers, model: str | None) -> Headers:
         """Begin a call upstream; return the headers to make it with."""
         if self._call is not None:  # refused, and made anew in another way
             self._call.end()
-        self._call = self._tracing.begin_call(self._span, self._model)
+        self._call = self._tracing.begin_call(self.span, model)
         return self._tracing.readdressed(headers, self._call)
 
     def answered(self, exchange: Exchange) -> None:
         """The head of the answer is there."""
         assert self._call is not None
         status = exchange.status
-        for span, first_error in ((self._span, 500), (self._call, 400)):
+        for span, first_error in ((self.span, 500), (self._call, 400)):
             span.set_attributes({"http.response.status_code": status, "streamtee.upstream": exchange.upstream_name})
             if status >= first_error:
                 span.set_attribute("error.type", str(status))
@@ -148,21 +207,20 @@ class Trace:
 
     def take(self, stream: Stream) -> None:
         """Last as long as a stream, and give it the trace's id."""
-        self._stream = stream
-        context = self._span.get_span_context()
+        self._taken = True
+        context = self.span.get_span_context()
         if context.is_valid:  # else OTEL_SDK_DISABLED
-            stream.trace_id = format_trace_id(context.trace_id)
-        self._span.set_attribute("streamtee.stream.id", stream.id)
-        stream.when_sealed(self._sealed)
+            stream.info.w3c_trace_id = format_trace_id(context.trace_id)
+        self.span.set_attribute("streamtee.stream.id", stream.id)
 
-    def _sealed(self, ending: Ending) -> None:
-        stream = self._stream
-        assert stream is not None
-        first_token_at = stream.vitals.first_token_at
+    def sealed(self, stream: Stream) -> None:
+        """Say how the stream was, and end."""
+        ending, first_token_at = stream.log.ending, stream.vitals.first_token_at
+        assert ending is not None
         if first_token_at:
-            self._span.add_event("first_token", timestamp=_unix_ns(first_token_at))
+            self.span.add_event("first_token", timestamp=_unix_ns(first_token_at))
         received_bytes = stream.log.end_bytes + len(stream.log.tail)
-        self._span.add_event("ending", {"reason": ending.reason, "events": stream.log.end, "bytes": received_bytes})
+        self.span.add_event("ending", {"reason": ending.reason, "events": stream.log.end, "bytes": received_bytes})
         if self._call is not None:
             _describe(self._call, stream)
         if ending.state == "failed" and (stream.kept_head is None or not ending.clean):
@@ -177,14 +235,14 @@ class Trace:
     def _end(self) -> None:
         if self._call is not None:
             self._call.end()
-        self._span.end()
+        self.span.end()
 
 
 def _describe(span: Span, stream: Stream) -> None:
     """Say in a call's span what its answer was."""
     vitals, summary = stream.vitals, stream.vitals.summary
     span.set_attribute("streamtee.stream.id", stream.id)
-    ident = stream.upstream_request_id or summary.request_id
+    ident = stream.upstream_request_id
     if ident:
         span.set_attribute("streamtee.upstream_request_id", ident)
     if vitals.model:

@@ -12,11 +12,12 @@ import random
 from collections.abc import Awaitable, Callable
 
 from proxy.stream.background import BackgroundLoop
-from proxy.stream.endings import CLIENT_GONE, COMPLETE, FRAME_LIMIT, UPSTREAM_ERROR, Ending
+from proxy.stream.endings import COMPLETE, FRAME_LIMIT, UPSTREAM_ERROR
+from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import ProxyError, TooLarge, UpstreamError
-from proxy.wire.http import Headers
 from proxy.wire.reconnection import Reconnection
 from proxy.wire.sse import BOM, Splitter
 
@@ -27,30 +28,24 @@ _JITTER = 0.25  # never earlier than the reconnection time, at most by this part
 _NO_CONTENT = 204  # "don't come back" (WHATWG HTML, 9.2.3)
 _FOR_NOW = (408, 425, 429)  # client errors that say: later (RFC 9110 15.5.9, RFC 8470, RFC 6585)
 
+_sleep = asyncio.sleep
+
 Ask = Callable[[bytes], Awaitable[Exchange]]
 """Sends the request once more; the argument is the last event id, or empty. Raises: ProxyError."""
 
 
-class Broadcast:
+class Broadcast(StreamWriter):
     """The writer of one shared stream: a Receiver of one exchange after another."""
 
     __slots__ = (
         "_ask",
         "_background",
-        "_exchange",
         "_fresh",
-        "_keep_s",
-        "_keeping",
         "_max_frame_bytes",
         "_on_reopened",
-        "_on_sealed",
         "_over",
         "_reconnection",
         "_splitter",
-        "_task",
-        "awaited",
-        "headers",
-        "stream",
     )
 
     def __init__(
@@ -63,34 +58,25 @@ class Broadcast:
         keep_s: float,
         max_frame_bytes: int,
         on_reopened: Callable[[], object],
-        on_sealed: Callable[["Broadcast"], None],
     ) -> None:
         """`last_event_id` was sent with the first request.
 
         `keep_s`: how long the exchange stays open when the last follower has left.
         """
-        self.stream = stream
-        self.headers: Headers = []  # of the first response, for all who follow
-        self.awaited = 0  # clients that asked and are still to follow
+        super().__init__(stream, OnDisconnect(keep_s))
         self._ask = ask
         self._background = background
-        self._keep_s = keep_s
         self._max_frame_bytes = max_frame_bytes
         self._on_reopened = on_reopened
-        self._on_sealed = on_sealed
         self._reconnection = Reconnection(RECONNECTION_S, last_event_id)
         self._splitter = Splitter(max_frame_bytes)
-        self._exchange: Exchange | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._fresh = True  # no frame of the exchange has come
-        self._keeping: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-        stream.writer = self
 
     def start(self, exchange: Exchange) -> None:
         """Take the first exchange's body from now on, and that of those after it."""
         self._exchange = exchange
-        self._task = asyncio.create_task(self._keep_open(exchange))
+        self.opening = asyncio.create_task(self._keep_open(exchange))
 
     # Receiver
 
@@ -113,34 +99,9 @@ class Broadcast:
     # Writer
 
     def pause(self) -> None:
-        """Nothing: the log is a window, and never waits for a follower."""
-
-    def resume(self) -> None:
-        """Nothing, as it was not paused."""
-
-    def last_left(self) -> None:
-        """Close upstream, at once or when nobody has come within the time it is kept."""
-        if self.awaited or self.stream.log.ending is not None:
-            return
-        if self._keeping is not None:
-            self._keeping.cancel()
-        if self._keep_s:
-            self._keeping = asyncio.get_running_loop().call_later(self._keep_s, self._kept)
-        else:
-            self.stop(CLIENT_GONE)
-
-    def stop(self, ending: Ending) -> None:
-        """Close upstream and seal the stream."""
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.close()
-        if self._task is not None:
-            self._task.cancel()
-        self._seal(ending)
-
-    def _kept(self) -> None:
-        if not self.stream.subscriptions and not self.awaited:
-            self.stop(CLIENT_GONE)
+        """Wait for a client that takes an answer which is no stream; a stream's log is a window, and never waits."""
+        if self.stream.kept_head is not None:
+            super().pause()
 
     def _extend(self, frames: list[bytes], at: float) -> None:
         stream = self.stream
@@ -176,7 +137,7 @@ class Broadcast:
         """Ask until there is an event stream again; None, when the upstream wants no more of this: it is sealed."""
         failures = 0
         while True:
-            await asyncio.sleep(self._delay_s(failures))
+            await _sleep(self._delay_s(failures))
             failures += 1
             self._on_reopened()
             exchange: Exchange | None = None
@@ -190,7 +151,7 @@ class Broadcast:
             status = exchange.status
             if status < 500 and status not in _FOR_NOW:
                 refused = UPSTREAM_ERROR.saying(f"asked again, the upstream answered with status {status}")
-                self._seal(COMPLETE if status == _NO_CONTENT else refused)
+                self.seal(COMPLETE if status == _NO_CONTENT else refused, [], b"")
                 return None
 
     def _delay_s(self, failures: int) -> float:
@@ -198,11 +159,3 @@ class Broadcast:
         stated_s = max(self._reconnection.retry_s, LEAST_S)
         delay_s = min(stated_s * 2.0 ** min(failures, 16), max(stated_s, _LONGEST_S))
         return delay_s * random.uniform(1, 1 + _JITTER)
-
-    def _seal(self, ending: Ending) -> None:
-        if self.stream.log.ending is not None:
-            return
-        if self._keeping is not None:
-            self._keeping.cancel()
-        self.stream.seal(ending)
-        self._on_sealed(self)

@@ -8,7 +8,7 @@ configured; when it refuses a key of ours and a spare has another. What is not c
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
@@ -25,6 +25,9 @@ from proxy.wire.sse import Splitter
 _REFUSAL_BYTES = 64 * 1024  # more than that is no refusal
 _REFUSAL_S = 5.0  # a refusal comes whole; what does not is passed on as it comes
 _BUSY_S = 1.0  # before the first retry of what no answer came to
+
+OpenExchange = Callable[[UpstreamRequest], Awaitable[Exchange]]
+"""Sends a request upstream; what is returned waits for the head of the answer, as UpstreamGroup.open does."""
 
 
 class Retries(NamedTuple):
@@ -70,16 +73,6 @@ class UpstreamGroup:
         if self._only is not None and not request.unwraps:
             return self._only.send(request)
         return _Attempts(self, request).open()
-
-    def erred(self, name: str, frames: Sequence[bytes]) -> None:
-        """Hear that a stream of the upstream of that name ended with an error event, which is among these frames."""
-        upstream = next(upstream for upstream in self.upstreams if upstream.name == name)
-        frame = next(filter(is_error, reversed(frames)), None)
-        if upstream.breaker is not None and frame is not None:
-            refusal = read(200, frame)
-            fault = trouble(refusal.status, refusal.code).fault
-            if fault is Fault.UPSTREAM or (fault is Fault.ACCOUNT and upstream.has_key):
-                upstream.breaker.failed(False, monotonic())
 
     def choose(self, tried: list[Upstream]) -> Upstream:
         """Return the upstream whose turn it is, by weight; one of weight 0 only where no other may be asked.
@@ -208,6 +201,16 @@ class _Attempts:
             kept = [h for h in exchange.headers if h[0].lower() not in (b"content-type", b"content-length")]
             length = (b"Content-Length", b"%d" % len(refusal.body))
             exchange.headers[:] = [*kept, (b"Content-Type", b"application/json"), length]
+
+
+def erred(upstream: Upstream, frames: Sequence[bytes]) -> None:
+    """Let an upstream's breaker know of a stream that ended with an error event, which is among these frames."""
+    frame = next(filter(is_error, reversed(frames)), None)
+    if upstream.breaker is not None and frame is not None:
+        refusal = read(200, frame)
+        fault = trouble(refusal.status, refusal.code).fault
+        if fault is Fault.UPSTREAM or (fault is Fault.ACCOUNT and upstream.has_key):
+            upstream.breaker.failed(False, monotonic())
 
 
 def by_weight(upstreams: Sequence[Upstream]) -> Upstream:

@@ -1,17 +1,13 @@
 """The one writer of a stream: what its exchange receives, it cuts into frames and appends.
 
-The pump belongs to the stream, never to the handler of the client that started it. It also decides how the stream
-ended (law 7), and measures it. Hot path: `received`.
+It also decides how the stream ended (law 7), and measures it. Hot path: `received`.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any
 
 from proxy.dialects.dialect import Dialect
 from proxy.stream.endings import (
-    CLIENT_GONE,
     COMPLETE,
     FRAME_LIMIT,
     UPSTREAM_ERROR,
@@ -24,33 +20,26 @@ from proxy.stream.stream import Stream
 from proxy.upstream.bypass import Bypass
 from proxy.upstream.connection import LONG_READ
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import TooLarge, UpstreamError
 from proxy.wire.sse import Splitter
 
 _COLON = 58  # begins a comment
 
 
-class Pump:
+class Pump(StreamWriter):
     """The writer of one stream: a Receiver of its exchange."""
 
     __slots__ = (
         "_at_frame",
         "_early",
-        "_exchange",
-        "_grace",
         "_hidden",
         "_hides",
         "_max_frame_bytes",
         "_note",
-        "_on_sealed",
         "_splitter",
-        "_stopped",
         "_vitals",
-        "awaited",
-        "on_disconnect",
-        "opening",
         "overhead",
-        "stream",
     )
 
     def __init__(
@@ -58,28 +47,19 @@ class Pump:
         stream: Stream,
         on_disconnect: OnDisconnect,
         max_frame_bytes: int,
-        on_sealed: Callable[["Pump"], None],
         overhead: Callable[[float], object],
         hides_usage: bool = False,
     ) -> None:
-        self.stream = stream
+        super().__init__(stream, on_disconnect)
         self._vitals = stream.vitals
-        self.on_disconnect = on_disconnect
         self.overhead = overhead
-        self.awaited = 0  # clients that asked, and are still to follow
-        self.opening: asyncio.Task[Any] | None = None  # while the exchange is not there
-        self._on_sealed = on_sealed
         self._splitter = Splitter(max_frame_bytes)
         self._max_frame_bytes = max_frame_bytes
-        self._exchange: Exchange | None = None
-        self._grace: asyncio.TimerHandle | None = None
         self._early = True  # the first answer text has not come
         self._at_frame = False  # the next read begins a frame, and no first token is sought in it
         self._note = stream.vitals.times.append
-        self._stopped = False
         self._hides = stream.dialect.frames.only_counts if hides_usage else None  # tells of a frame nobody asked for
         self._hidden: Sequence[bytes] = ()
-        stream.writer = self
 
     def start(self, exchange: Exchange) -> None:
         """Take the exchange's body from now on."""
@@ -87,11 +67,6 @@ class Pump:
         self.stream.fed_at = monotonic()
         exchange.progress = self
         exchange.attach(self, self.take_events)
-
-    def keep(self, exchange: Exchange, whole: Ending) -> None:
-        """Take the body as it comes, each read a frame: it is no event stream. `whole` is what its proper end is."""
-        self._exchange = exchange
-        exchange.attach(_Verbatim(self, whole))
 
     # Receiver
 
@@ -184,41 +159,16 @@ class Pump:
 
     # Writer
 
-    def pause(self) -> None:
-        if self._exchange is not None:
-            self._exchange.pause()
-
     def resume(self) -> None:
-        if self._exchange is not None:
-            self.stream.fed_at = monotonic()  # the silence was ours
-            self._exchange.resume()
+        self.stream.fed_at = monotonic()  # the silence was ours
+        super().resume()
 
     def last_left(self) -> None:
         """Close upstream at once, after the grace, or not at all."""
-        grace_s = self.on_disconnect.grace_s
-        if self.awaited:
-            return
         if self._terminal_seen(()):  # openai-python 3.x leaves straight after [DONE]: that is an end, not an abort
             self.stop(COMPLETE)
-        elif grace_s == 0:
-            self.stop(CLIENT_GONE)
-        elif grace_s is not None:
-            if self._grace is not None:
-                self._grace.cancel()
-            self._grace = asyncio.get_running_loop().call_later(grace_s, self._grace_over)
-
-    def stop(self, ending: Ending) -> None:
-        """Close upstream and seal the stream."""
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.close()
-        if self.opening is not None:
-            self.opening.cancel()
-        self.seal(ending, [], self._splitter.tail)
-
-    def _grace_over(self) -> None:
-        if not self.awaited and not self.stream.subscriptions:
-            self.stop(CLIENT_GONE)
+        else:
+            super().last_left()
 
     def _shown(self, frames: list[bytes]) -> list[bytes]:
         """Keep back the usage that was asked for by the proxy alone: the one exception to law 1, off by default."""
@@ -275,42 +225,20 @@ class Pump:
         last = (self.stream.log.frames[-3:] + frames)[-3:]
         return self.stream.dialect.frames.summary(last).finish_reason is not None
 
-    def seal(self, ending: Ending, frames: list[bytes], tail: bytes) -> None:
-        """End the stream with its last frames; only the first call counts."""
-        if self._stopped:
-            return
-        self._stopped = True
-        if self._grace is not None:
-            self._grace.cancel()
-        stream = self.stream
-        last = stream.log.frames[-6:] + frames
+    @property
+    def tail(self) -> bytes:
+        return self._splitter.tail
+
+    def conclude(self, ending: Ending, frames: list[bytes]) -> Ending:
+        """Read the vitals off the last frames; an error event among them is what ended the stream."""
+        frames_of = self.stream.dialect.frames
+        last = self.stream.log.frames[-6:] + frames
         self._vitals.conclude(last, self._hidden)
-        if ending is COMPLETE and self._vitals.summary.failed:
-            unrecognised = not any(map(stream.dialect.frames.reports, last))
-            message = "the upstream reported an error"
-            ending = UPSTREAM_ERROR._replace(message=message, clean=True, unrecognised=unrecognised)
-        stream.seal(ending, frames, tail)
-        self._exchange = None
-        self._on_sealed(self)
-
-
-class _Verbatim:
-    """A Receiver that appends what it receives as it is."""
-
-    __slots__ = ("_pump", "_whole")
-
-    def __init__(self, pump: Pump, whole: Ending) -> None:
-        self._pump = pump
-        self._whole = whole
-
-    def received(self, data: bytes, at: float) -> None:
-        stream = self._pump.stream
-        stream.fed_at = at
-        stream.extend([data])
-
-    def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
-        ending = self._whole if error is None else ending_of(error)
-        self._pump.seal(ending, [data] if data else [], b"")
+        if ending is not COMPLETE or not self._vitals.summary.failed:
+            return ending
+        unrecognised = not any(map(frames_of.reports, last))
+        message = "the upstream reported an error"
+        return UPSTREAM_ERROR._replace(message=message, clean=True, unrecognised=unrecognised)
 
 
 def _is_whole(tail: bytes, dialect: Dialect) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from proxy.dialects.chat import CHAT
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
+from proxy.stream.info import StreamInfo
 from proxy.stream.projections import View
 from proxy.stream.subscription import Subscription
 from proxy.stream.transcript import Transcript
@@ -69,17 +70,15 @@ def exchanges(count: int, followers: int) -> list[Connection]:
     loop = asyncio.get_running_loop()
     hub = Hub(
         max_streams=10**6, max_followers=10**6, max_followers_per_stream=10**6,
-        max_log_bytes=1 << 40, max_total_log_bytes=1 << 50, call_soon=loop.call_soon,
+        max_total_log_bytes=1 << 50, clock=loop.time, call_soon=loop.call_soon,
         pacer=Pacer(loop.call_later, loop.time),
     )  # fmt: skip
     made = []
     for _ in range(count):
         connection = Connection(SimpleNamespace(transport=Null(), protocol=None, close=lambda: None))  # type: ignore[arg-type]
         exchange = Exchange(None, connection, b"POST")  # type: ignore[arg-type]
-        stream = hub.create(Vitals(CHAT, 0.0), route="chat", caller=b"", key=None, retain_s=0)
-        pump = Pump(
-            stream, OnDisconnect(None), max_frame_bytes=1 << 20, on_sealed=lambda p: None, overhead=lambda s: None
-        )
+        stream = hub.begin(StreamInfo(hub.new_id(), "chat", b"", 0, 0.0, 1 << 40), Vitals(CHAT, 0.0))
+        pump = Pump(stream, OnDisconnect(None), max_frame_bytes=1 << 20, overhead=lambda s: None)
         connection.data_received(HEAD)
         pump.start(exchange)
         for _ in range(followers):

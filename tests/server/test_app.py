@@ -3,10 +3,14 @@
 import asyncio
 import socket
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from proxy.server import app
 from proxy.server.app import Proxy
+from proxy.stream.stream import Stream
+from proxy.telemetry.live_feed import LiveFeed
 from tests.event_loops import GUARD_S, until
 from tests.event_streams import DONE, blocks, chunk_frame, stamped
 from tests.http_client import KEY, Client, request
@@ -406,3 +410,23 @@ async def test_health_needs_no_key(stage: Stage) -> None:
     async with teed(stage.url, auth=auth, upstream={"key": "sk-of-the-upstream"}) as tee:
         assert (await answered(tee.proxy.url, request("GET", "/healthz", "Authorization:"))).status == 200
         assert (await answered(tee.proxy.url, request("GET", "/v1/streams", "Authorization:"))).status == 401
+
+
+async def test_observer_that_breaks_is_logged_and_hurts_nobody(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it broke, not what it said, which may be a secret."""
+
+    def broken(feed: LiveFeed, stream: Stream) -> None:
+        raise ValueError("a secret")
+
+    logged = Mock()
+    monkeypatch.setattr(LiveFeed, "begun", broken)
+    monkeypatch.setattr(app, "_log", logged)
+    async with teed(stage.url) as tee:
+        answer, turn = await begun(tee, stage)
+        turn.end(DONE)
+        await answer.read()
+        assert answer.end == "whole"
+        assert await tee.metric("streamtee_streams_ended_total", ending="complete") == 1
+    (text, kind, where, _), _ = logged.error.call_args
+    assert (kind, where) == ("ValueError", "broken")
+    assert "secret" not in text

@@ -9,8 +9,6 @@ from aiohttp.test_utils import make_mocked_request
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.server.routes import ANY, Routes, origin_form
-from proxy.stream.cohort import Pacer
-from proxy.stream.hub import Hub
 from proxy.telemetry.metrics import Metrics
 
 OPENAI, NATIVE = CHAT, DASHSCOPE
@@ -22,16 +20,7 @@ async def nothing(request: Any, **arguments: str) -> Any:
 
 @pytest.fixture
 def routes() -> Routes:
-    hub = Hub(
-        max_streams=1,
-        max_followers=1,
-        max_followers_per_stream=1,
-        max_log_bytes=1,
-        max_total_log_bytes=1,
-        call_soon=nothing,
-        pacer=Pacer(nothing, float),
-    )
-    routes = Routes(Metrics(hub, 1, "none"), OPENAI)
+    routes = Routes(Metrics(1), OPENAI)
     routes.add("GET", "/v1/streams", nothing, "listed", OPENAI)
     routes.add("GET", "/v1/streams/{ident}", nothing, "stream", OPENAI)
     routes.add("POST", "/v1/streams/{ident}/cancel", nothing, "cancel", OPENAI)

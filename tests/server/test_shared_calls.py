@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.server.shared_calls import Call, Calls, Identity, by_body, by_key
-from proxy.stream.endings import ENDINGS
+from proxy.server.shared_calls import Call, Calls, Identity, by_body, by_key, by_url
+from proxy.stream.endings import CLIENT_GONE, ENDINGS
 from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import KeyReused
-from tests.streams import new_stream
+from proxy.wire.http import Head
+from tests.streams import new_hub, new_stream
 
 ME = b"me"
 HEADERS = [(b"Host", b"x"), (b"Accept", b"*/*"), (b"X-DashScope-Mode", b"1")]
@@ -16,10 +17,8 @@ FAILED = sorted(set(ENDINGS) - {"complete", "cancelled"})
 
 
 def new_call(identity: Identity | None, ident: str = "st_one") -> Call:
-    stream = new_stream()
-    stream.id = ident
-    pump = Pump(stream, OnDisconnect(0), max_frame_bytes=1, on_sealed=lambda pump: None, overhead=lambda s: None)
-    return Call(pump, identity)
+    pump = Pump(new_stream(ident=ident), OnDisconnect(0), max_frame_bytes=1, overhead=lambda s: None)
+    return Call(new_hub(), pump, identity)
 
 
 def keyed(body: bytes = b"{}", key: str = "k", **more: bytes) -> Identity:
@@ -84,6 +83,20 @@ def test_header_that_chooses_a_stream_counts_natively(
     assert (plain.asked != other.asked) == streamed
 
 
+def test_url_makes_requests_one_whoever_asks() -> None:
+    """Route, method, target, body and its type."""
+    asked = ("/events", "GET", b"/events", b"", "")
+    others = [
+        ("/other", "GET", b"/events", b"", ""),
+        ("/events", "POST", b"/events", b"", ""),
+        ("/events", "GET", b"/events?a", b"", ""),
+        ("/events", "GET", b"/events", b"x", ""),
+        ("/events", "GET", b"/events", b"", "text/plain"),
+    ]
+    assert by_url(*asked) == by_url(*asked)
+    assert len({by_url(*one).name for one in (asked, *others)}) == 1 + len(others)
+
+
 # Where it is found.
 
 
@@ -122,3 +135,31 @@ def test_forgotten_call_does_not_take_its_follower_along() -> None:
     assert calls.find(keyed()) is newer
     calls.add(new_call(None, "st_none"))
     assert calls.find(keyed()) is newer
+
+
+@pytest.mark.parametrize(("status", "found"), [(200, True), (201, True), (301, False), (429, False), (500, False)])
+def test_refused_call_is_found_by_no_request_that_comes_later(status: int, found: bool) -> None:
+    """Not even while its body comes; a success is."""
+    calls, call = Calls(), new_call(keyed())
+    calls.add(call)
+    call.stream.answered("default", None, Head(status, b"", []))
+    calls.answered(call.stream)
+    assert (calls.find(keyed()) is call) == found
+
+
+def test_event_source_that_has_ended_is_found_to_resume_after_until_it_is_forgotten() -> None:
+    """Not joined; and one that never said anything does not take its place."""
+    identity = by_url("/events", "GET", b"/events", b"", "")
+    calls, spoke, silent = Calls(), new_call(identity, "st_spoke"), new_call(identity, "st_silent")
+    calls.add(spoke)
+    spoke.stream.extend([b"data: a\n\n"])
+    for call in (spoke, silent):
+        call.stream.seal(CLIENT_GONE)
+        calls.ended(call.stream)
+        assert calls.find(identity) is None
+        assert calls.before(identity) is spoke.stream
+        calls.add(silent)
+    calls.forget(silent.stream)
+    assert calls.before(identity) is spoke.stream
+    calls.forget(spoke.stream)
+    assert calls.before(identity) is None

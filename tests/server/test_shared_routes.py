@@ -2,17 +2,24 @@
 
 import asyncio
 import hashlib
+from typing import Any
 
 import pytest
 
+from proxy.server.shared_calls import ASKING
 from tests.event_loops import GUARD_S, until
 from tests.event_streams import stamped
-from tests.http_client import request
-from tests.proxy_under_test import teed
+from tests.http_client import request, zipped
+from tests.proxy_under_test import Tee, teed
 from tests.shared_route import first, own, tick, ticks
 from tests.stage import Stage
 
 pytestmark = pytest.mark.usefixtures("hasty")
+
+
+async def asking(tee: Tee, count: int) -> None:
+    """Wait until so many clients wait for an answer."""
+    await until(lambda: sum(stream.holds.get(ASKING, 0) for stream in tee.proxy.hub) == count)
 
 
 # Joining
@@ -24,7 +31,7 @@ async def test_two_simultaneous_first_clients_make_one_call(stage: Stage) -> Non
         clients = [await tee.send("GET", "/events?a=1") for _ in range(2)]
         turn = await stage.next()
         assert (turn.method, turn.target) == (b"GET", b"/events?a=1")
-        await until(lambda: len(tee.proxy.event_routes[0]._openings) == 1)
+        await asking(tee, 2)
         turn.begin("X-Own: yes", "Set-Cookie: one=all", "Cache-Control: max-age=9", "Location: /elsewhere")
         turn.chunk(ticks(1, 2))
         answers = [await client.answer() for client in clients]
@@ -228,7 +235,7 @@ async def test_answer_that_is_no_stream_is_for_all_who_asked(stage: Stage) -> No
     async with own(stage) as tee:
         clients = [await tee.send("GET", "/events") for _ in range(3)]
         turn = await stage.next()
-        await until(lambda: any(one.askers == 3 for one in tee.proxy.event_routes[0]._openings.values()))
+        await asking(tee, 3)
         turn.reply("403 Not You", "X-Own: yes", "Set-Cookie: a=b", "Content-Type: text/plain", body=b"not for you")
         for client in clients:
             answer = await client.answer()
@@ -242,14 +249,90 @@ async def test_answer_that_is_no_stream_is_for_all_who_asked(stage: Stage) -> No
         assert await tee.metric("streamtee_streams_ended_total") == 0
 
 
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+@pytest.mark.parametrize("body", [b"", b"x" * 5000])
+async def test_answer_that_is_no_stream_is_given_as_it_came(stage: Stage, framing: str, body: bytes) -> None:
+    """However its end is told, and though it is longer than the window; a redirection leads on."""
+    async with own(stage, route={"window_bytes": 1500}) as tee:
+        client = await tee.send("GET", "/events")
+        turn = await stage.next()
+        lines = ["X-Own: yes", "Content-Encoding: br", "Location: /elsewhere"]
+        if framing == "length":
+            turn.reply("302 Over There", *lines, body=body)
+        else:
+            lines += ["Transfer-Encoding: chunked"] * (framing == "chunked")
+            turn.say("\r\n".join(["HTTP/1.1 302 Over There", *lines, "", ""]).encode())
+            if framing == "chunked":
+                turn.end(*([body] if body else []))
+            else:
+                turn.say(body)
+                turn.close()
+        answer = await client.answer()
+        assert (await answer.read(), answer.end) == (body, "whole")
+        assert (answer.status, answer.reason, answer.header("location")) == (302, b"Over There", "/elsewhere")
+        assert (answer.header("x-own"), answer.header("content-encoding")) == ("yes", "br")
+        assert answer.header("content-length") == (str(len(body)) if framing == "length" else None)
+
+
+@pytest.mark.parametrize(("status", "line"), [(204, "204 No Content"), (304, "304 Not Modified")])
+async def test_answer_without_a_body_has_no_length(stage: Stage, status: int, line: str) -> None:
+    """The connection goes on to the next request."""
+    async with own(stage) as tee:
+        client = await tee.send("GET", "/events")
+        (await stage.next()).reply(line, length=False)
+        answer = await client.answer()
+        assert (answer.status, answer.header("content-length")) == (status, None)
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (lambda turn: turn.close(), "upstream_unreachable"),
+        (
+            lambda turn: turn.reply(
+                "200 OK", "Content-Type: text/event-stream", "Content-Encoding: gzip", body=zipped(tick(1))
+            ),
+            "upstream_garbled",
+        ),
+    ],
+    ids=["closed", "compressed"],
+)
+async def test_first_call_that_fails_is_an_error(stage: Stage, reply: Any, code: str) -> None:
+    """For everyone who asked; nothing is kept of it."""
+    async with own(stage) as tee:
+        clients = [await tee.send("GET", "/events") for _ in range(2)]
+        turn = await stage.next()
+        await asking(tee, 2)
+        reply(turn)
+        for client in clients:
+            answer = await client.answer()
+            assert (answer.status, (await answer.json())["error"]["code"]) == (502, code)
+        _, turn = await first(tee, stage, 1)
+        assert turn is stage.turns[-1]
+        assert tee.proxy.hub.running == len(list(tee.proxy.hub)) == 1
+
+
+async def test_answer_that_breaks_off_does_not_look_complete(stage: Stage) -> None:
+    """It came with its status; who asks next asks anew."""
+    async with own(stage) as tee:
+        client = await tee.send("GET", "/events")
+        turn = await stage.next()
+        turn.reply("200 OK", "Content-Length: 9", body=b"part", length=False)
+        turn.close()
+        answer = await client.answer()
+        assert await answer.read() == b"part"
+        assert answer.end != "whole"
+        await first(tee, stage, 1)
+
+
 async def test_client_that_leaves_before_the_answer_ends_the_call(stage: Stage) -> None:
     """But not while another one waits for it."""
     async with own(stage) as tee:
         one, other = await tee.send("GET", "/events"), await tee.send("GET", "/events")
         turn = await stage.next()
-        await until(lambda: any(opening.askers == 2 for opening in tee.proxy.event_routes[0]._openings.values()))
+        await asking(tee, 2)
         await one.leave()
-        await until(lambda: any(opening.askers == 1 for opening in tee.proxy.event_routes[0]._openings.values()))
+        await asking(tee, 1)
         turn.begin()
         turn.chunk(tick(1))
         await (await other.answer()).until(b"-1\n\n")
@@ -257,7 +340,7 @@ async def test_client_that_leaves_before_the_answer_ends_the_call(stage: Stage) 
         waiting = await stage.next()
         await third.leave()
         await waiting.wait_left()
-        await until(lambda: not tee.proxy.event_routes[0]._openings)
+        await asking(tee, 0)
 
 
 async def test_too_many_streams_are_refused_before_the_upstream_is_asked(stage: Stage) -> None:
@@ -340,8 +423,8 @@ async def test_ended_stream_is_forgotten_in_time(stage: Stage) -> None:
         early, turn = await first(tee, stage, 1)
         await early.client.leave()
         await turn.wait_left()
-        shared = tee.proxy.event_routes[0]
-        await until(lambda: not shared._ended and not shared._broadcasts and not shared._openings)
+        calls = tee.proxy.calls
+        await until(lambda: not calls._by_name and not calls._by_stream and not calls._before)
 
 
 # Around it

@@ -9,20 +9,18 @@ from proxy.telemetry.metrics import Metrics
 from tests.complaints import no_complaints
 from tests.event_loops import on_each_loop
 from tests.proxy_under_test import configured
-from tests.streams import new_hub
 
 ONE = {"url": "http://one.test/v1", "key": "sk-one"}
 TWO = {"url": "http://two.test"}
 
 
 @asynccontextmanager
-async def made(**tables: Any) -> AsyncIterator[tuple[Upstreams, Metrics]]:
+async def made(**tables: Any) -> AsyncIterator[Upstreams]:
     """Make the upstreams of a configuration."""
     with no_complaints():
-        metrics = Metrics(new_hub(), 5, "loop")
-        upstreams = Upstreams(configured("http://zero.test", **tables), metrics)
+        upstreams = Upstreams(configured("http://zero.test", **tables), Metrics(5))
         try:
-            yield upstreams, metrics
+            yield upstreams
         finally:
             await upstreams.close()
 
@@ -30,7 +28,7 @@ async def made(**tables: Any) -> AsyncIterator[tuple[Upstreams, Metrics]]:
 @on_each_loop
 async def test_lone_upstream_has_neither_breaker_nor_queue() -> None:
     """It costs a request nothing."""
-    async with made(upstream={"key": "sk-zero"}) as (upstreams, _):
+    async with made(upstream={"key": "sk-zero"}) as upstreams:
         upstream = upstreams.by_name["default"]
         assert (upstream.breaker, upstream.queue, upstream.has_key) == (None, None, False)
         assert upstreams.group().upstreams == [upstream]
@@ -40,7 +38,7 @@ async def test_lone_upstream_has_neither_breaker_nor_queue() -> None:
 async def test_upstream_and_its_spares_have_breakers_and_their_keys() -> None:
     """Others have not."""
     upstream = {"key": "sk-zero", "spares": ["one"], "weight": 3}
-    async with made(upstream=upstream, upstreams={"one": ONE, "two": TWO}) as (upstreams, _):
+    async with made(upstream=upstream, upstreams={"one": ONE, "two": TWO}) as upstreams:
         default, one, two = (upstreams.by_name[name] for name in ("default", "one", "two"))
         assert upstreams.group().upstreams == [default, one]
         assert upstreams.group("two").upstreams == [two]
@@ -54,7 +52,7 @@ async def test_upstream_and_its_spares_have_breakers_and_their_keys() -> None:
 @on_each_loop
 async def test_targets_begin_with_the_path_of_each_upstreams_api() -> None:
     """That of the compatible API for Qwen's routes, that of the URL for the user's own."""
-    async with made(upstreams={"one": ONE, "two": TWO}) as (upstreams, _):
+    async with made(upstreams={"one": ONE, "two": TWO}) as upstreams:
         assert upstreams.base("default", compatible=True) == "/compatible-mode/v1"
         assert upstreams.base("one", compatible=True) == "/v1"
         assert upstreams.base("two", compatible=True) == "/compatible-mode/v1"
@@ -66,16 +64,16 @@ async def test_targets_begin_with_the_path_of_each_upstreams_api() -> None:
 async def test_limits_make_a_queue() -> None:
     """Each of them."""
     limits = {"a": {"max_concurrent": 1}, "b": {"requests_per_minute": 1}, "c": {}}
-    async with made(upstreams={name: {**TWO, **limit} for name, limit in limits.items()}) as (upstreams, _):
+    async with made(upstreams={name: {**TWO, **limit} for name, limit in limits.items()}) as upstreams:
         assert [upstreams.by_name[name].queue is not None for name in limits] == [True, True, False]
 
 
 @on_each_loop
-async def test_metrics_hear_of_every_upstream() -> None:
-    """Connections and retries are summed, the rest is told by name."""
-    async with made(upstreams={"one": ONE}) as (upstreams, metrics):
+async def test_connections_and_retries_of_all_upstreams_are_counted() -> None:
+    """They are summed; the rest is found by name."""
+    async with made(upstreams={"one": ONE}) as upstreams:
         upstreams.by_name["one"].pool.retries = 2
         upstreams.by_name["default"].pool.retries = 3
-        assert metrics.retries() == {"connection_reused": 5}
-        assert metrics.connections() == {"active": 0, "idle": 0}
-        assert [upstream.name for upstream in metrics.upstreams()] == ["default", "one"]
+        assert upstreams.retries() == {"connection_reused": 5}
+        assert upstreams.connections() == {"active": 0, "idle": 0}
+        assert list(upstreams.by_name) == ["default", "one"]

@@ -6,24 +6,20 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.chat import CHAT
 from proxy.stream.endings import CAPABILITY_EXPIRED, COMPLETE
 from proxy.stream.hub import ANYONE, STREAM_BYTES, Hub, Waiter
+from proxy.stream.observer import Observers
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
-from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Overloaded, UnknownStream
 from tests.fakes import FakeLoop, FakeSink, FakeWriter
+from tests.streams import hub_stream as new_stream
 from tests.streams import new_hub
 
 ME, OTHER = b"me", b"other"
 A = b"data: a\n\n"
 LARGE = b"data: " + b"x" * 9992 + b"\n\n"
-
-
-def new_stream(hub: Hub, *, caller: bytes = ME, key: str | None = None, retain_s: float = 60) -> Stream:
-    return hub.create(Vitals(CHAT, 0.0), route="chat", caller=caller, key=key, retain_s=retain_s)
 
 
 def follow(
@@ -34,22 +30,49 @@ def follow(
     return subscription
 
 
-def end(hub: Hub, stream: Stream, now: float) -> None:
-    """Seal a stream and have it kept."""
+# Observers
+
+
+def test_observers_are_told_of_each_step_of_a_life() -> None:
+    """Once of each; the end comes with its time, when followers have theirs and the stream is still found."""
+    told: list[tuple[str, ...]] = []
+    loop = FakeLoop()
+
+    def ended(stream: Stream) -> None:
+        assert hub.find(stream.id, ME) is stream
+        assert not stream.subscriptions
+        told.append(("ended", stream.id, f"{stream.ended_at:g}"))
+
+    observers = Observers(
+        begun=[lambda stream: told.append(("begun", stream.id))],
+        answered=[lambda stream: told.append(("answered", stream.upstream))],
+        ended=[ended],
+    )
+    hub = new_hub(loop, observers=observers)
+    stream = new_stream(hub, retain_s=0)
+    follow(hub, stream)
+    hub.answered(stream, "default", b"q-1")
+    loop.now = 7.5
     stream.seal(COMPLETE)
-    hub.retire(stream, now)
+    stream.seal(COMPLETE)
+    assert told == [("begun", stream.id), ("answered", "default"), ("ended", stream.id, "7.5")]
+    assert stream.upstream_request_id == "q-1"
 
 
-class RetiringWriter(FakeWriter):
-    """A writer that has its stream retired when it is stopped, as the pump does."""
-
-    def __init__(self, stream: Stream, hub: Hub) -> None:
-        super().__init__(stream)
-        self.hub = hub
-
-    def stop(self, ending: Any) -> None:
-        super().stop(ending)
-        self.hub.retire(self.stream, 0.0)
+def test_stream_is_kept_longer_or_not_at_all() -> None:
+    """A client that was promised it, or nobody who comes later."""
+    loop = FakeLoop()
+    hub = new_hub(loop)
+    kept, discarded = new_stream(hub, key="kept", retain_s=5), new_stream(hub, key="discarded")
+    hub.retain(kept, 60)
+    hub.retain(kept, 1)
+    hub.discard(discarded)
+    assert hub.find_key("discarded", ME) is None
+    for stream in (kept, discarded):
+        stream.seal(COMPLETE)
+    assert list(hub) == [kept]
+    hub.tick(59)
+    assert hub.find_key("kept", ME) is kept
 
 
 def new_stream_beside(hub: Hub) -> Stream:
@@ -57,7 +80,7 @@ def new_stream_beside(hub: Hub) -> Stream:
     allowed, hub.ledger.max_bytes = hub.ledger.max_bytes, 1 << 30
     stream = new_stream(hub)
     hub.ledger.max_bytes = allowed
-    RetiringWriter(stream, hub)
+    FakeWriter(stream)
     return stream
 
 
@@ -107,10 +130,12 @@ def test_ids_are_130_random_bits() -> None:
 
 def test_kept_stream_is_found_until_its_time_is_over() -> None:
     """Counted from its end."""
-    hub = new_hub()
+    loop = FakeLoop()
+    hub = new_hub(loop)
     stream = new_stream(hub, retain_s=60)
+    loop.now = 1000
     hub.tick(1000)
-    end(hub, stream, 1000)
+    stream.seal(COMPLETE)
     hub.tick(1059.9)
     assert hub.find(stream.id, ME) is stream
     hub.tick(1060)
@@ -120,10 +145,12 @@ def test_kept_stream_is_found_until_its_time_is_over() -> None:
 
 def test_each_stream_is_kept_for_its_own_time() -> None:
     """Whatever the order in which they end."""
-    hub = new_hub()
+    loop = FakeLoop()
+    hub = new_hub(loop)
     streams = [new_stream(hub, retain_s=retain_s) for retain_s in (30, 10, 20)]
     for now, stream in enumerate(streams):
-        end(hub, stream, now)
+        loop.now = now
+        stream.seal(COMPLETE)
     kept = []
     for now in (10.5, 11.5, 22.5, 30.5):
         hub.tick(now)
@@ -135,7 +162,7 @@ def test_stream_that_is_not_to_be_kept_is_gone_with_its_end() -> None:
     """Retained for 0 seconds."""
     hub = new_hub()
     stream = new_stream(hub, key="k", retain_s=0)
-    end(hub, stream, 5)
+    stream.seal(COMPLETE)
     assert list(hub) == []
     assert hub.find_key("k", ME) is None
     assert hub.ledger.bytes == 0
@@ -145,7 +172,7 @@ def test_running_counts_those_that_have_not_ended() -> None:
     """Iterating gives them all, those that run first."""
     hub = new_hub()
     first, second = new_stream(hub), new_stream(hub)
-    end(hub, first, 0)
+    first.seal(COMPLETE)
     assert hub.running == 1
     assert list(hub) == [second, first]
 
@@ -156,7 +183,7 @@ def test_forgotten_stream_goes_on_for_those_who_follow() -> None:
     stream = new_stream(hub, key="k")
     follow(hub, stream, sink, mode="raw")
     stream.extend([A])
-    end(hub, stream, 0)
+    stream.seal(COMPLETE)
     hub.forget(stream)
     hub.forget(stream)
     with pytest.raises(UnknownStream):
@@ -173,7 +200,7 @@ def test_stream_retired_after_it_was_forgotten_stays_forgotten() -> None:
     hub = new_hub()
     stream = new_stream(hub)
     hub.forget(stream)
-    end(hub, stream, 0)
+    stream.seal(COMPLETE)
     assert list(hub) == []
     assert hub.ledger.bytes == 0
 
@@ -186,7 +213,7 @@ def test_stream_may_have_several_keys() -> None:
     hub = new_hub()
     older = new_stream(hub, key="a")
     hub.name(older, "b")
-    assert (older.keys, older.key) == (("a", "b"), "b")
+    assert (older.info.keys, older.info.key) == (("a", "b"), "b")
     newer = new_stream(hub, key="b")
     hub.name(older, "b")
     assert (hub.find_key("a", ME), hub.find_key("b", ME)) == (older, newer)
@@ -197,11 +224,10 @@ def test_stream_may_have_several_keys() -> None:
 
 def test_who_cares_is_told_once_of_a_stream_that_is_forgotten() -> None:
     """Whatever made it so: a request, or its time; and not while it is kept."""
-    hub = new_hub()
     forgotten: list[Stream] = []
-    hub.on_forgotten = forgotten.append
+    hub = new_hub(on_forgotten=forgotten.append)
     kept, gone = new_stream(hub, retain_s=60), new_stream(hub)
-    end(hub, kept, 0.0)
+    kept.seal(COMPLETE)
     assert forgotten == []
     hub.forget(gone)
     hub.forget(gone)
@@ -337,7 +363,7 @@ def test_too_many_running_streams_are_refused() -> None:
     new_stream(hub)
     with pytest.raises(Overloaded, match="2 streams are running, 2 are allowed"):
         new_stream(hub)
-    end(hub, first, 0)
+    first.seal(COMPLETE)
     new_stream(hub)
 
 
@@ -373,14 +399,14 @@ def test_too_many_followers_are_refused() -> None:
 
 def test_ended_followers_are_counted_out_and_reported_once() -> None:
     """However they end: left, with the stream, or at once, when the stream has ended before."""
-    hub, reported = new_hub(), []
-    hub.on_subscription_ended = reported.append
+    reported: list[Subscription] = []
+    hub = new_hub(on_subscription_ended=reported.append)
     stream = new_stream(hub)
     left, stays = follow(hub, stream), follow(hub, stream)
     left.leave("left")
     left.leave("left")
     assert hub.followers == 1
-    end(hub, stream, 0)
+    stream.seal(COMPLETE)
     late = follow(hub, stream)
     assert reported == [left, stays, late]
     assert hub.followers == 0
@@ -393,7 +419,7 @@ def test_ledger_counts_logs_and_streams() -> None:
     stream.extend([A])
     other.extend([LARGE])
     assert hub.ledger.bytes == 2 * STREAM_BYTES + len(A + LARGE)
-    end(hub, stream, 0)
+    stream.seal(COMPLETE)
     assert hub.ledger.bytes == 2 * STREAM_BYTES + len(A + LARGE)
     hub.tick(60)
     assert hub.ledger.bytes == STREAM_BYTES + len(LARGE)
@@ -404,12 +430,12 @@ def test_ledger_counts_logs_and_streams() -> None:
 
 def test_ledger_is_even_after_a_stream_that_outlived_its_keeping() -> None:
     """Frames that are dropped after their stream was let go of are not counted out twice."""
-    hub, sink = new_hub(max_log_bytes=1000), FakeSink(clogged=True)
-    stream = new_stream(hub, retain_s=0)
+    hub, sink = new_hub(), FakeSink(clogged=True)
+    stream = new_stream(hub, retain_s=0, max_log_bytes=1000)
     FakeWriter(stream)
     stream.originator = follow(hub, stream, sink, mode="raw")
     stream.extend([LARGE, LARGE])
-    end(hub, stream, 0)
+    stream.seal(COMPLETE)
     sink.drain()
     assert (sink.received, sink.ended) == (LARGE * 2, "closed")
     assert hub.ledger.bytes == 0
@@ -422,7 +448,7 @@ def test_kept_streams_make_room_oldest_first() -> None:
     kept = [new_stream(hub) for _ in range(3)]
     for stream in kept:
         stream.extend([LARGE])
-        end(hub, stream, 0)
+        stream.seal(COMPLETE)
     running = new_stream(hub)
     running.extend([LARGE])
     assert list(hub) == [running, *kept]
@@ -438,7 +464,7 @@ def test_largest_running_stream_is_ended_when_nothing_kept_is_left() -> None:
     hub = new_hub(loop, max_total_log_bytes=3 * STREAM_BYTES + 4 * len(LARGE))
     small, large, other, sink = new_stream(hub), new_stream(hub), new_stream(hub), FakeSink()
     for stream in (small, large, other):
-        RetiringWriter(stream, hub)
+        FakeWriter(stream)
     follow(hub, large, sink)
     small.extend([LARGE])
     large.extend([LARGE, LARGE])
@@ -486,7 +512,7 @@ def test_what_one_follower_raises_keeps_no_other_from_its_heartbeat(background_l
     broken = FakeSink()
     broken.write = broken.close = _raise  # type: ignore[method-assign,assignment]
     stream, kept = new_stream(hub), new_stream(hub, retain_s=5)
-    end(hub, kept, 0.0)
+    kept.seal(COMPLETE)
     for sink in (sinks[0], broken, sinks[1]):
         follow(hub, stream, sink, heartbeat_s=5)
     for sink in (broken, sinks[2]):
@@ -505,7 +531,7 @@ def test_new_stream_is_refused_while_the_logs_are_full() -> None:
     stream.extend([LARGE])  # it has no writer that could be stopped
     with pytest.raises(Overloaded, match=f"hold {STREAM_BYTES + len(LARGE)} bytes, {STREAM_BYTES + len(LARGE) - 1} "):
         new_stream(hub)
-    end(hub, stream, 0)
+    stream.seal(COMPLETE)
     new_stream(hub)
     assert stream not in list(hub)
 
@@ -547,7 +573,7 @@ def test_no_heartbeat_after_the_end() -> None:
     stream = new_stream(hub)
     follow(hub, stream, sinks[0], heartbeat_s=1).leave("left")
     follow(hub, stream, sinks[1], heartbeat_s=1)
-    end(hub, stream, 0)
+    stream.seal(COMPLETE)
     follow(hub, stream, sinks[2], heartbeat_s=1)
     hub.tick(10)
     assert [sink.writes for sink in sinks] == [[], [], []]
@@ -589,7 +615,7 @@ def test_follower_that_leaves_in_time_is_not_remembered() -> None:
     hub.attach(staying, 0.0, 10.0)
     leaving.leave("left")
     assert list(hub.leaving) == [staying]
-    end(hub, stream, 1.0)
+    stream.seal(COMPLETE)
     assert not hub.leaving
     hub.attach(Subscription(stream, View("raw"), FakeSink(), 0), 2.0, 10.0)
     assert not hub.leaving

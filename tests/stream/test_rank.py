@@ -156,10 +156,9 @@ def test_lost_connection_does_not_break_the_sweep() -> None:
 
 def test_follower_that_leaves_is_sent_nothing_more() -> None:
     """What it was sent stays known; whoever is left goes on, and the last one."""
-    stream = new_stream()
-    sinks = in_ranks(stream)
     told: list[tuple[int, int]] = []
-    stream.on_ended = lambda one: told.append((one.offset, one.sent_bytes))
+    stream = new_stream(on_subscription_ended=lambda one: told.append((one.offset, one.sent_bytes)))
+    sinks = in_ranks(stream)
     subscriptions = list(stream.subscriptions)
     stream.extend([B])
     subscriptions[0].leave("left")

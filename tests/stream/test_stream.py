@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.dialects.dashscope import DASHSCOPE
+from proxy.dialects.dialect import Summary
 from proxy.stream.endings import CAPABILITY_EXPIRED, COMPLETE, LOG_LIMIT, UPSTREAM_ERROR, UPSTREAM_RESET
 from proxy.stream.log import Ledger
 from proxy.stream.projections import Events, View
@@ -147,8 +148,8 @@ def test_stream_without_a_frame_still_ends() -> None:
 
 def test_each_follower_is_reported_ended_once_with_the_reason() -> None:
     """The word of the metric: complete, failed, left, or what it was ended with in mid-stream."""
-    stream, reasons = new_stream(), []
-    stream.on_ended = lambda subscription: reasons.append(subscription.ended)
+    reasons: list[str | None] = []
+    stream = new_stream(on_subscription_ended=lambda subscription: reasons.append(subscription.ended))
     first, second, third = (follow(stream, FakeSink()) for _ in range(3))
     first.leave("left")
     first.leave("left")
@@ -159,8 +160,8 @@ def test_each_follower_is_reported_ended_once_with_the_reason() -> None:
     stream.seal(BROKE)
     third.leave("left")
     assert reasons == ["left", "capability_expired", "failed"]
-    stream, reasons_complete = new_stream(), []
-    stream.on_ended = lambda subscription: reasons_complete.append(subscription.ended)
+    reasons_complete: list[str | None] = []
+    stream = new_stream(on_subscription_ended=lambda subscription: reasons_complete.append(subscription.ended))
     follow(stream, FakeSink())
     stream.seal(COMPLETE)
     assert reasons_complete == ["complete"]
@@ -258,7 +259,75 @@ def test_sealed_stream_has_no_writer() -> None:
     assert writer.asked == []
 
 
+def test_hold_keeps_the_writer_as_a_follower_does() -> None:
+    """Each under its name, however many; the writer is told when the last hold and the last follower have gone."""
+    stream = new_stream()
+    writer = FakeWriter(stream)
+    for name in ("asking", "asking", "replica"):
+        stream.hold(name)
+    assert stream.holds == {"asking": 2, "replica": 1}
+    follow(stream, FakeSink()).leave("left")
+    for name in ("asking", "replica"):
+        stream.release(name)
+    assert (writer.asked, stream.wanted) == ([], True)
+    follower = follow(stream, FakeSink())
+    stream.release("asking")
+    assert writer.asked == []
+    follower.leave("left")
+    assert (writer.asked, stream.wanted) == (["last_left"], False)
+
+
+def test_release_after_the_end_tells_nobody() -> None:
+    """There is no writer any more."""
+    stream = new_stream()
+    writer = FakeWriter(stream)
+    stream.hold("asking")
+    stream.seal(COMPLETE)
+    stream.release("asking")
+    assert writer.asked == []
+
+
+def test_followers_are_dismissed_without_the_writer_being_told() -> None:
+    """They end as they are told; the stream goes on for those who come."""
+    stream, sink = new_stream(), FakeSink()
+    writer = FakeWriter(stream)
+    follow(stream, sink, "events")
+    stream.dismiss(BROKE)
+    assert (bool(sink.ended), len(stream.subscriptions), writer.asked, stream.holds) == (True, 0, [], {})
+    late = FakeSink()
+    follow(stream, late)
+    stream.extend([A])
+    assert late.received == A
+
+
+@pytest.mark.parametrize(
+    ("of_header", "of_frames", "expected"),
+    [(b"q-1", "f-1", "q-1"), (None, "f-1", "f-1"), (None, None, None), (b"two words", None, None), (b"", "f", "f")],
+)
+def test_upstreams_request_id_is_a_word(of_header: bytes | None, of_frames: str | None, expected: str | None) -> None:
+    """That of the header, else that of the last frames; it goes into log lines."""
+    stream = new_stream()
+    stream.answered("default", of_header, None)
+    stream.vitals.summary = Summary(request_id=of_frames)
+    assert (stream.upstream, stream.upstream_request_id) == ("default", expected)
+
+
 # Bounds
+
+
+def test_nothing_is_dropped_while_the_stream_is_held() -> None:
+    """A client that asked is yet to read it: the writer waits for it, as for one that reads slowly."""
+    stream = new_stream(max_log_bytes=100)
+    writer = FakeWriter(stream)
+    stream.hold("asking")
+    frames = [b"data: %b\n\n" % (b"x" * 40)] * 4
+    for frame in frames:
+        stream.extend([frame])
+    assert (stream.log.start, writer.paused) == (0, True)
+    stream.originator = follow(stream, sink := FakeSink())
+    stream.release("asking")
+    assert (sink.received, writer.paused) == (b"".join(frames), False)
+    assert stream.log.size_bytes <= 100
 
 
 def test_log_over_its_limit_drops_its_oldest_frames() -> None:

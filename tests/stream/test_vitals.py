@@ -65,7 +65,6 @@ def measured(
         stream,
         OnDisconnect(None),
         max_frame_bytes=1 << 20,
-        on_sealed=lambda sealed: None,
         overhead=lambda seconds: None,
     )
     for at, data in reads:
@@ -177,7 +176,7 @@ def test_first_byte_counts_before_the_first_frame_is_whole() -> None:
 def test_body_that_comes_with_its_end_is_measured_too() -> None:
     """All of a short response may be there at once."""
     stream = new_stream()
-    pump = Pump(stream, OnDisconnect(None), max_frame_bytes=1 << 20, on_sealed=lambda p: None, overhead=lambda s: None)
+    pump = Pump(stream, OnDisconnect(None), max_frame_bytes=1 << 20, overhead=lambda s: None)
     pump.ended(b"".join([ROLE, TEXT, TEXT, *FINISH]), 101.0, None)
     vitals = stream.vitals
     assert (vitals.first_byte_at, vitals.first_token_at, vitals.last_token_at) == (101, 101, 101)

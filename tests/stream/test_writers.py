@@ -32,11 +32,11 @@ KEPT_S = 0.05
 class Written:
     """A writer at work: its stream, and the upstream that it writes from."""
 
-    def __init__(self, stream: Stream, writer: Any, turn: Turn | None = None) -> None:
+    def __init__(self, stream: Stream, writer: Any, sealed: list[Stream], turn: Turn | None = None) -> None:
         self.stream = stream
         self.writer: Writer = writer
         self.real = writer
-        self.sealed: list[Any] = []
+        self.sealed = sealed
         self._turn = turn
 
     async def say(self, *frames: bytes) -> None:
@@ -59,18 +59,19 @@ class Written:
 
 @asynccontextmanager
 async def _faked(kept_s: float) -> AsyncIterator[Written]:
-    stream = new_stream()
-    yield Written(stream, FakeWriter(stream))
+    sealed: list[Stream] = []
+    stream = new_stream(on_sealed=sealed.append)
+    yield Written(stream, FakeWriter(stream), sealed)
 
 
-Make = Callable[[Stream, float, Callable[[Any], None]], Any]
+Make = Callable[[Stream, float], Any]
 
 
-def _pump(stream: Stream, kept_s: float, on_sealed: Callable[[Any], None]) -> Pump:
-    return Pump(stream, OnDisconnect(kept_s), max_frame_bytes=1000, on_sealed=on_sealed, overhead=float)
+def _pump(stream: Stream, kept_s: float) -> Pump:
+    return Pump(stream, OnDisconnect(kept_s), max_frame_bytes=1000, overhead=float)
 
 
-def _broadcast(stream: Stream, kept_s: float, on_sealed: Callable[[Any], None]) -> Broadcast:
+def _broadcast(stream: Stream, kept_s: float) -> Broadcast:
     async def refuse(last_event_id: bytes) -> Exchange:
         raise Unreachable("nobody is there")
 
@@ -82,7 +83,6 @@ def _broadcast(stream: Stream, kept_s: float, on_sealed: Callable[[Any], None]) 
         keep_s=kept_s,
         max_frame_bytes=1000,
         on_reopened=lambda: None,
-        on_sealed=on_sealed,
     )
 
 
@@ -93,9 +93,10 @@ def _real(make: Make) -> Callable[[float], AbstractAsyncContextManager[Written]]
             opened = opening(pool)
             turn = await stage.next()
             turn.begin()
-            stream = new_stream(PLAIN if make is _broadcast else None)
-            written = Written(stream, None, turn)
-            written.writer = written.real = make(stream, kept_s, written.sealed.append)
+            sealed: list[Stream] = []
+            stream = new_stream(PLAIN if make is _broadcast else None, on_sealed=sealed.append)
+            written = Written(stream, None, sealed, turn)
+            written.writer = written.real = make(stream, kept_s)
             written.real.start(await opened)
             yield written
             written.writer.stop(COMPLETE)
@@ -149,7 +150,7 @@ async def test_stop_seals_once_and_closes_the_upstream(kind: str, paused: bool) 
         await one.wait_upstream_closed()
         assert one.stream.log.frames == FRAMES[:2]
         assert sink.ended is not None
-        assert one.sealed == ([one.writer] if kind in REAL else [])
+        assert one.sealed == [one.stream]
 
 
 @every_writer
@@ -162,7 +163,7 @@ async def test_writer_that_has_stopped_takes_every_other_call(kind: str) -> None
         one.writer.resume()
         one.writer.last_left()
         assert one.stream.log.ending is DRAINED
-        assert one.sealed == ([one.writer] if kind in REAL else [])
+        assert one.sealed == [one.stream]
 
 
 @every_real_writer
@@ -185,10 +186,10 @@ async def test_last_follower_that_leaves_closes_the_upstream(kind: str) -> None:
 async def test_upstream_is_kept_for_those_who_are_still_to_follow(kind: str) -> None:
     """Until they have followed and left, too."""
     async with REAL[kind](0) as one:
-        one.real.awaited += 1
+        one.stream.hold("test")
         follow(one.stream, FakeSink()).leave("left")
         assert one.stream.log.ending is None
-        one.real.awaited -= 1
+        one.stream.release("test")
         follow(one.stream, FakeSink()).leave("left")
         assert one.stream.log.ending is CLIENT_GONE
 

@@ -146,7 +146,7 @@ def test_records_are_loggings_with_a_time_of_their_own(caplog: pytest.LogCapture
     for ending in (COMPLETE, CLIENT_GONE):
         stream = new_stream()
         stream.seal(ending)
-        access_log.ended(stream, 1.0)
+        access_log.ended(stream)
     first, second = (record for record in caplog.records if record.name == "streamtee")
     assert ["ending=complete" in record.getMessage() for record in (first, second)] == [True, False]
     assert began <= first.created <= second.created <= time.time()
@@ -160,7 +160,7 @@ def test_line_stays_one_line_of_words(model: str) -> None:
     stream = new_stream()
     stream.vitals.model = model
     stream.seal(COMPLETE)
-    line = access_log.line(stream, 1.0)
+    line = access_log.line(stream)
     assert line.isascii()
     assert line.isprintable()
     assert len(line) < 400

@@ -499,7 +499,7 @@ async def test_drain_is_a_reason_of_its_own(fake: FakeQwen) -> None:
         follower = await tee.follow(answer.stream_id)
         await follower.bytes(1)
         await tee.proxy.drain()
-        page = Page(generate_latest(tee.proxy.metrics.registry).decode())
+        page = Page(generate_latest(tee.proxy.page.registry).decode())
     assert page.by("streams_ended_total", "ending") == {"drained": 1}
     assert page.by("subscriptions_ended_total", "mode", "reason") == {("raw", "drained"): 1, ("events", "drained"): 1}
 

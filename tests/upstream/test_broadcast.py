@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -222,8 +221,7 @@ class Times:
         self.asked: list[bytes] = []
         self.done = asyncio.Event()
         self._calls = calls
-        there = SimpleNamespace(**{**vars(asyncio), "sleep": self._sleep})  # the test itself still takes its time
-        monkeypatch.setattr(broadcast, "asyncio", there)
+        monkeypatch.setattr(broadcast, "_sleep", self._sleep)  # the test itself still takes its time
 
     async def _sleep(self, seconds: float) -> None:
         self.waited.append(seconds)
@@ -245,7 +243,6 @@ def broadcast_of(stream: Stream, ask: Ask, background: BackgroundLoop) -> Broadc
         keep_s=0,
         max_frame_bytes=1000,
         on_reopened=lambda: None,
-        on_sealed=lambda _: None,
     )
 
 

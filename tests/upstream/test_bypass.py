@@ -281,12 +281,10 @@ async def test_follower_whose_leaving_fills_the_ledger_ends_once(
     """The log takes what was sent on when it leaves; that may seal the stream, which ends those who are still there."""
     upstream = bypassed(allowed_bytes=20 * len(FRAME))
     upstream.ledger.on_over_limit = lambda: upstream.pump.stop(LOG_LIMIT.saying("too much"))
-    reports: list[str | None] = []
-    upstream.stream.on_ended = lambda follower: reports.append(follower.ended)
     for _ in range(30):
         upstream.send(FRAME)
     leave(upstream.follower)
-    assert (upstream.follower.ended, upstream.sink.ended, reports) == (ended, sink_ended, [ended])
+    assert (upstream.follower.ended, upstream.sink.ended, upstream.reports) == (ended, sink_ended, [ended])
     assert b"".join(upstream.stream.log.frames) == upstream.sink.received
     assert upstream.follower.sent_bytes == len(upstream.sink.received)
     assert upstream.stream.log.ending == LOG_LIMIT.saying("too much")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
-from proxy.upstream.group import Retries, UpstreamGroup, by_weight
+from proxy.upstream.group import Retries, UpstreamGroup, by_weight, erred
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.upstream import Upstream, UpstreamRequest
 from proxy.wire.errors import Overloaded, Truncated, Unreachable, UpstreamError, UpstreamTimeout
@@ -414,9 +414,9 @@ async def test_error_inside_a_stream_is_a_failure_of_the_upstream_if_it_is_its_f
     inspection = b'data: {"error":{"code":"data_inspection_failed"}}\n\n'
     internal = b'data: {"error":{"code":"internal_error"}}\n\n'
     async with way(2, OFF, failures=1) as to:
-        to.group.erred("1", [b"data: {}\n\n", inspection, b"data: [DONE]\n\n"])
+        erred(to.group.upstreams[1], [b"data: {}\n\n", inspection, b"data: [DONE]\n\n"])
         assert to.upstreams[1].state is State.CLOSED
-        to.group.erred("1", [internal, b"data: [DONE]\n\n"])
+        erred(to.group.upstreams[1], [internal, b"data: [DONE]\n\n"])
         assert to.upstreams[1].state is State.OPEN
         assert to.upstreams[0].state is State.CLOSED
 

@@ -65,7 +65,7 @@ def test_policy_that_is_none_is_refused(text: str) -> None:
 async def test_silence_while_it_paused_is_not_the_upstreams() -> None:
     """Its time begins anew when reading does, as at the start."""
     stream = new_stream()
-    pump = Pump(stream, OnDisconnect(0), max_frame_bytes=1000, on_sealed=lambda _: None, overhead=float)
+    pump = Pump(stream, OnDisconnect(0), max_frame_bytes=1000, overhead=float)
     pool: Any = None
     exchange = Exchange(pool, Connection(), b"POST")
     for begin in (functools.partial(pump.start, exchange), pump.resume):
@@ -83,7 +83,7 @@ _USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}
 
 
 def _pump(**named: Any) -> Pump:
-    settings: dict[str, Any] = {"max_frame_bytes": 1000, "on_sealed": lambda _: None, "overhead": float} | named
+    settings: dict[str, Any] = {"max_frame_bytes": 1000, "overhead": float} | named
     return Pump(new_stream(), OnDisconnect(0), **settings)
 
 

@@ -1,0 +1,94 @@
+"""How a generation's client is answered: with its stream, with what is no stream, with a document, or with a handle.
+
+And the headers that say where a stream is found. Knows nothing of the upstream call.
+"""
+
+from aiohttp import web
+
+from proxy.access.callers import Auth
+from proxy.server.config import Config
+from proxy.server.delivery import begin_answer, begin_stream, deliver
+from proxy.server.document import JSON, deliver_document
+from proxy.server.generation_options import GenerationOptions
+from proxy.server.json_responses import answer
+from proxy.stream.hub import Hub
+from proxy.stream.projections import View
+from proxy.stream.stream import Stream
+from proxy.stream.subscription import Subscription
+from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.stream_object import describe
+from proxy.wire.errors import OffsetGone
+from proxy.wire.http import Head, Headers
+
+_REPLAYED = (b"Idempotency-Replayed", b"true")
+
+
+class GenerationResponses:
+    """Answers the clients of generations."""
+
+    def __init__(self, config: Config, hub: Hub, auth: Auth, metrics: Metrics) -> None:
+        self._hub = hub
+        self._auth = auth
+        self._metrics = metrics
+        self._has_links = bool(auth.capabilities)
+        self._heartbeat_s = config.streams.heartbeat_s
+        self._keepalive_s = config.generations.keepalive_s
+
+    async def send(
+        self, request: web.BaseRequest, stream: Stream, head: Head, options: GenerationOptions, *, late: bool = False
+    ) -> web.StreamResponse:
+        """Answer with a stream from its start; `head` is what its upstream sent before it.
+
+        `late`: the stream was begun for another request. Raises: ConnectionResetError, when the client has gone;
+        Overloaded, when too many follow; OffsetGone, when the stream's start is not held any more.
+        """
+        replayed = _replayed(options, late=late)
+        view = options.view if stream.kept_head is None else View("raw")
+        if late:
+            self._check_late(stream, view)
+        if stream.kept_head is not None:
+            downstream = begin_answer(request, stream.kept_head, self._kept(stream) + replayed)
+        elif view == JSON:
+            headers = self._found(stream) + replayed
+            return await deliver_document(
+                request, self._hub, stream, headers, first=not late, keepalive_s=self._keepalive_s
+            )
+        else:
+            downstream = begin_stream(request, head, self._found(stream) + replayed, view)
+        subscription = Subscription(stream, view, downstream, 0, self._heartbeat_s)
+        if not late:
+            stream.originator = subscription
+        return await deliver(self._hub, downstream, subscription)
+
+    def accept(self, stream: Stream, options: GenerationOptions, *, late: bool) -> web.StreamResponse:
+        """Answer with a handle (RFC 7240 section 4.1)."""
+        named = {"Stream-Id": stream.id, "Location": f"/v1/streams/{stream.id}", "Preference-Applied": "respond-async"}
+        more = _replayed(options, late=late) + self._links(stream)
+        return answer(describe(stream), 202, named | {name.decode(): value.decode() for name, value in more})
+
+    def _check_late(self, stream: Stream, view: View) -> None:
+        self._hub.check_room_to_follow(stream)
+        log = stream.log
+        if log.start:
+            raise OffsetGone(f"the stream's start is gone, the earliest frame held is {log.start + 1}", log.start + 1)
+        self._metrics.replayed[view.mode] += log.end_bytes
+
+    def _found(self, stream: Stream) -> Headers:
+        """Return the headers that say where a stream is found."""
+        ident = stream.id.encode()
+        found = b"/v1/streams/" + ident
+        headers = [(b"Stream-Id", ident), (b"Location", found), (b"Content-Location", found)]
+        return headers + self._links(stream) if self._has_links else headers
+
+    def _kept(self, stream: Stream) -> Headers:
+        """Return the headers that say where an answer that is no stream is found, if it is kept."""
+        return [(b"Stream-Id", stream.id.encode()), *self._links(stream)] if stream.info.retain_s else []
+
+    def _links(self, stream: Stream) -> Headers:
+        """Return the header by which a stream can be followed without the caller's key, if that is configured."""
+        return [(b"Stream-Follow-URL", self._auth.follow_url(stream.id).encode())] if self._has_links else []
+
+
+def _replayed(options: GenerationOptions, *, late: bool) -> Headers:
+    """Return the header that says that the call was another request's."""
+    return [_REPLAYED] if late and options.idempotency_key is not None else []

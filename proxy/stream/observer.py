@@ -1,0 +1,49 @@
+"""Who is told of the life of streams: metrics, the access log, spans, the live feed. The hub tells them.
+
+An observer changes nothing of a stream's course, and what one raises hurts nobody else.
+"""
+
+from collections.abc import Callable, Sequence
+
+from proxy.stream.stream import Stream
+
+Observer = Callable[[Stream], object]
+
+
+class Observers:
+    """Those who are told that a stream has begun, was answered, has ended; each in the order given."""
+
+    __slots__ = ("_answered", "_begun", "_ended", "_on_fault")
+
+    def __init__(
+        self,
+        *,
+        begun: Sequence[Observer] = (),
+        answered: Sequence[Observer] = (),
+        ended: Sequence[Observer] = (),
+        on_fault: Callable[[Exception], object] = lambda error: None,
+    ) -> None:
+        """`on_fault` is given what an observer raised."""
+        self._begun = tuple(begun)
+        self._answered = tuple(answered)
+        self._ended = tuple(ended)
+        self._on_fault = on_fault
+
+    def begun(self, stream: Stream) -> None:
+        """A stream was made; it has no frames and no writer yet."""
+        self._tell(self._begun, stream)
+
+    def answered(self, stream: Stream) -> None:
+        """The head of the upstream's response is there: see `stream.upstream`, and `kept_head` if it is no stream."""
+        self._tell(self._answered, stream)
+
+    def ended(self, stream: Stream) -> None:
+        """A stream was sealed, and its followers have been told; `stream.ended_at` is when."""
+        self._tell(self._ended, stream)
+
+    def _tell(self, observers: tuple[Observer, ...], stream: Stream) -> None:
+        for observe in observers:
+            try:
+                observe(stream)
+            except Exception as error:
+                self._on_fault(error)

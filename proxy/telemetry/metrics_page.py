@@ -1,0 +1,137 @@
+"""The page that Prometheus scrapes: what was counted, and what is there now, summed when it is asked for.
+
+prometheus_client writes it, as text or as OpenMetrics.
+"""
+
+import platform
+from collections import Counter as Tally
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import aiohttp
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from proxy import __version__
+from proxy.dialects.dialect import Usage
+from proxy.stream.hub import Hub
+from proxy.telemetry.metrics import HISTOGRAMS, Metrics
+from proxy.upstream.breaker import State
+from proxy.upstream.upstream import Upstream
+
+
+class Upstreams(Protocol):
+    """All that is configured, as far as it is asked here."""
+
+    @property
+    def by_name(self) -> Mapping[str, Upstream]:
+        """Every upstream."""
+
+    def retries(self) -> Mapping[str, int]:
+        """Return how many requests were sent upstream once more, by reason."""
+
+    def connections(self) -> Mapping[str, int]:
+        """Return the number of connections to all upstreams, by state."""
+
+
+class MetricsPage(Collector):
+    """Collects all metrics of one proxy; `registry` is what a page is made of."""
+
+    def __init__(self, metrics: Metrics, hub: Hub, upstreams: Upstreams, loop: str) -> None:
+        """`loop` is the name of the event loop's package, which build_info tells."""
+        self.registry = CollectorRegistry()
+        self._metrics = metrics
+        self._hub = hub
+        self._upstreams = upstreams
+        self._build = (__version__, platform.python_version(), aiohttp.__version__, loop)
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._counters()
+        yield from self._gauges()
+        for name, (text, labels, _) in HISTOGRAMS.items():
+            family = HistogramMetricFamily(f"streamtee_{name}_seconds", text, labels=labels)
+            for values, child in self._metrics.distributions[name].items():
+                family.add_metric(values, child.buckets(), child.sum)
+            yield family
+
+    def _counters(self) -> Iterator[Metric]:
+        metrics, upstreams = self._metrics, self._upstreams
+        frames, received, delivered = Tally[str](), Tally[str](), Tally(metrics.delivered)
+        ended, no_token = Tally(metrics.streams_unbegun), Tally(metrics.streams_unbegun)
+        tokens = Tally[tuple[str, str, str]]()
+        for key, counts in metrics.streams_ended.items():
+            ended[key] += counts.streams
+            no_token[key] += counts.no_token
+            frames[key[0]] += counts.frames
+            received[key[0]] += counts.bytes
+            for kind, count in zip(Usage._fields, counts.tokens, strict=True):
+                tokens[(*key[:2], kind)] += count
+        for stream in self._hub:
+            if stream.log.ending is None:
+                frames[stream.info.route] += stream.log.end
+                received[stream.info.route] += stream.log.end_bytes
+            for subscription in stream.subscriptions:
+                delivered[subscription.mode] += subscription.sent_bytes
+        label = ("route", "model", "ending")
+        yield _counter("streams_ended", "Streams by how they ended.", label, ended)
+        yield _counter("no_first_token", "Streams that ended before a token.", label, +no_token)
+        yield _counter("tokens", "Tokens, as usage states them.", ("route", "model", "kind"), +tokens)
+        yield _counter("requests", "Requests by final status.", ("route", "method", "status"), metrics.requests)
+        yield _counter("frames", "Frames received from upstream.", ("route",), frames)
+        yield _counter("upstream_bytes", "Body bytes of streams from upstream.", ("route",), received)
+        yield _counter("delivered_bytes", "Bytes handed to followers, by mode.", ("mode",), delivered)
+        yield _counter("replayed_bytes", "Bytes of the past that followers asked for.", ("mode",), metrics.replayed)
+        reasons = metrics.subscriptions_ended
+        yield _counter("subscriptions_ended", "Followers by why they ended.", ("mode", "reason"), reasons)
+        yield _counter("retries", "Requests sent upstream once more.", ("reason",), Tally(upstreams.retries()))
+        yield _counter("reopened", "Times a shared stream asked its upstream again.", ("route",), metrics.reopened)
+        chosen = Tally({upstream.name: upstream.chosen for upstream in upstreams.by_name.values()})
+        yield _counter("upstream_requests", "Requests that an upstream was chosen for.", ("upstream",), chosen)
+        failures = Tally({loop.name: loop.failures for loop in metrics.background_loops})
+        yield _counter("background_loop_failures", "Turns that ended with an exception.", ("loop",), failures)
+        yield _counter("rejected", "Requests refused here, by error code.", ("reason",), metrics.rejected)
+
+    def _gauges(self) -> Iterator[Metric]:
+        hub, upstreams = self._hub, self._upstreams.by_name.values()
+        followers = [subscription for stream in hub for subscription in stream.subscriptions]
+        modes = Tally(subscription.mode for subscription in followers)
+        lag = max((subscription.lag_bytes for subscription in followers), default=0)
+        yield _gauge("streams_active", "Streams that are not sealed.", (), Tally({(): hub.running}))
+        yield _gauge("subscribers", "Followers, by mode.", ("mode",), modes)
+        yield _gauge("subscriber_lag_bytes_max", "The slowest follower's lag.", (), Tally({(): lag}))
+        yield _gauge("log_bytes", "What all logs hold.", (), Tally({(): hub.ledger.bytes}))
+        connections = Tally(self._upstreams.connections())
+        yield _gauge("upstream_connections", "Connections to upstreams, by state.", ("state",), connections)
+        waiting = {upstream.name: upstream.queue.waiting for upstream in upstreams if upstream.queue is not None}
+        yield _gauge("queued", "Requests in the queue before an upstream.", ("upstream",), Tally(waiting))
+        states = {
+            (upstream.name, state.value): int(upstream.state is state)
+            for upstream in upstreams
+            for state in State
+            if upstream.breaker is not None
+        }
+        text = "1 for the state that an upstream's circuit breaker is in, 0 for the others."
+        yield _gauge("upstream_state", text, ("upstream", "state"), Tally(states))
+        alive = Tally({loop.name: int(loop.alive) for loop in self._metrics.background_loops})
+        text = "1 while a background loop has its turns, and none of the last minute failed."
+        yield _gauge("background_loop_alive", text, ("loop",), alive)
+        build = ("version", "python", "aiohttp", "loop")
+        yield _gauge("build_info", "What runs.", build, Tally({self._build: 1}))
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...], tally: Tally[Any]) -> Metric:
+    return _filled(CounterMetricFamily(f"streamtee_{name}", text, labels=labels), tally)
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...], tally: Tally[Any]) -> Metric:
+    return _filled(GaugeMetricFamily(f"streamtee_{name}", text, labels=labels), tally)
+
+
+def _filled(family: Any, tally: Tally[Any]) -> Metric:
+    for key, count in tally.items():
+        values = key if isinstance(key, tuple) else (key,)
+        family.add_metric([str(value) for value in values], count)
+    metric: Metric = family
+    return metric

@@ -1,0 +1,110 @@
+"""What the writers of streams have in common: when upstream is closed because nobody wants the stream, and its one end.
+
+A writer belongs to its stream, never to the handler of the client that it was begun for. Upstream may still have to
+answer: until then `opening` is the task that waits for it. What it answers is started with, if it is an event stream;
+else it is kept as it comes.
+"""
+
+import asyncio
+from typing import Any
+
+from proxy.stream.endings import CLIENT_GONE, Ending, ending_of
+from proxy.stream.on_disconnect import OnDisconnect
+from proxy.stream.stream import Stream
+from proxy.upstream.exchange import Exchange
+from proxy.wire.errors import UpstreamError
+
+
+class StreamWriter:
+    """The one writer of a stream: it seals the stream once, and leaves when nobody follows or holds it."""
+
+    __slots__ = ("_exchange", "_grace", "_stopped", "on_disconnect", "opening", "stream")
+
+    def __init__(self, stream: Stream, on_disconnect: OnDisconnect) -> None:
+        self.stream = stream
+        self.on_disconnect = on_disconnect
+        self.opening: asyncio.Task[Any] | None = None  # while the exchange is not there, or may have to be opened again
+        self._exchange: Exchange | None = None
+        self._grace: asyncio.TimerHandle | None = None
+        self._stopped = False
+        stream.writer = self
+
+    def start(self, exchange: Exchange) -> None:
+        """Take the exchange's body, which is an event stream, from now on."""
+        raise NotImplementedError
+
+    def keep(self, exchange: Exchange, complete: Ending) -> None:
+        """Take the body as it comes, each read a frame: it is no event stream. `complete` is what its proper end is."""
+        self._exchange = exchange
+        exchange.attach(_Verbatim(self, complete))
+
+    # Writer
+
+    def pause(self) -> None:
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume(self) -> None:
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    def last_left(self) -> None:
+        """Close upstream at once, after the grace, or not at all."""
+        grace_s = self.on_disconnect.grace_s
+        if grace_s == 0:
+            self.stop(CLIENT_GONE)
+        elif grace_s is not None:
+            if self._grace is not None:
+                self._grace.cancel()
+            self._grace = asyncio.get_running_loop().call_later(grace_s, self._grace_over)
+
+    def stop(self, ending: Ending) -> None:
+        """Close upstream and seal the stream."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.close()
+        if self.opening is not None:
+            self.opening.cancel()
+        self.seal(ending, [], self.tail)
+
+    @property
+    def tail(self) -> bytes:
+        """What came after the last whole frame."""
+        return b""
+
+    def seal(self, ending: Ending, frames: list[bytes], tail: bytes) -> None:
+        """End the stream with its last frames; only the first call counts."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._grace is not None:
+            self._grace.cancel()
+        self.stream.seal(self.conclude(ending, frames), frames, tail)
+        self._exchange = None
+
+    def conclude(self, ending: Ending, frames: list[bytes]) -> Ending:
+        """Return the ending that the stream has, which these frames may say more of than its response does."""
+        return ending
+
+    def _grace_over(self) -> None:
+        if not self.stream.wanted:
+            self.stop(CLIENT_GONE)
+
+
+class _Verbatim:
+    """A Receiver that appends what it receives as it is."""
+
+    __slots__ = ("_complete", "_writer")
+
+    def __init__(self, writer: StreamWriter, complete: Ending) -> None:
+        self._writer = writer
+        self._complete = complete
+
+    def received(self, data: bytes, at: float) -> None:
+        stream = self._writer.stream
+        stream.fed_at = at
+        stream.extend([data])
+
+    def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
+        ending = self._complete if error is None else ending_of(error)
+        self._writer.seal(ending, [data] if data else [], b"")
