@@ -300,8 +300,14 @@ class Generations:
         if stream.kept_head is None:  # else it has been none
             self._metrics.stream_ended(stream, now)
             access_log.ended(stream, now)
-            if stream.upstream and stream.log.ending is not None and stream.log.ending.reason == UPSTREAM_ERROR.reason:
-                self._forward.group.erred(stream.upstream, stream.log.frames[-6:])
+            failure, ending = stream.vitals.reader.failure, stream.log.ending
+            if (
+                stream.upstream
+                and failure is not None
+                and ending is not None
+                and ending.reason == UPSTREAM_ERROR.reason
+            ):
+                self._forward.group.erred(stream.upstream, failure)
         self._calls.ended(stream)
         self._tell("ended", stream)
         self._hub.retire(stream, now)

@@ -33,6 +33,7 @@ class Stream:
         "_call_soon",
         "_ledger",
         "_log",
+        "_on_answered",
         "_on_sealed",
         "_paced",
         "_pacer",
@@ -103,6 +104,7 @@ class Stream:
         self._projections: dict[View, Projection] = {}
         self._raw: Raw | None = None  # the projection of mode raw, once it is made
         self._on_sealed: tuple[Callable[[Ending], object], ...] = ()
+        self._on_answered: tuple[Callable[[Ending], object], ...] = ()
         self._transcript: Transcript | None = None
         self._ledger = ledger
         self._call_soon = call_soon
@@ -239,6 +241,18 @@ class Stream:
         if self.bypass is not None:
             self.bypass.end()
 
+    @property
+    def outcome(self) -> Ending | None:
+        """How the answer ended, if it has; what the frames say may tell it before the response ends."""
+        return self._log.ending or self._log.outcome
+
+    def conclude(self, outcome: Ending) -> None:
+        """End those who wait for nothing but the answer, which has ended so; the log stays open."""
+        self._log.outcome = outcome
+        if any(projection.ends_with_answer for projection in self._projections.values()):
+            self._unpaced.advance()
+        self._tell_answered(outcome)
+
     def seal(self, ending: Ending, frames: list[bytes] | None = None, tail: bytes = b"") -> None:
         """Append the last frames, if there are any, and end the stream. Only the first call counts."""
         log = self.log
@@ -252,6 +266,7 @@ class Stream:
         for cohort in self._paced.values() if self._paced else ():
             cohort.conclude()
         self.writer = None
+        self._tell_answered(ending)
         callbacks, self._on_sealed = self._on_sealed, ()
         for callback in callbacks:
             callback(ending)
@@ -259,6 +274,15 @@ class Stream:
     def when_sealed(self, callback: Callable[[Ending], object]) -> None:
         """Call back once, when the stream has been sealed and its followers have been sent what they take at once."""
         self._on_sealed += (callback,)
+
+    def when_answered(self, callback: Callable[[Ending], object]) -> None:
+        """Call back once, when it is known how the answer ended: at the latest when the stream has been sealed."""
+        self._on_answered += (callback,)
+
+    def _tell_answered(self, outcome: Ending) -> None:
+        callbacks, self._on_answered = self._on_answered, ()
+        for callback in callbacks:
+            callback(outcome)
 
     def park(self, subscription: Subscription) -> None:
         """Have sweeps skip a follower until its sink has drained."""

@@ -30,7 +30,7 @@ def answered(stream: Stream, exchange: Exchange) -> None:
 
 def ended(stream: Stream, now: float) -> None:
     """Log that a stream has ended; `now` in monotonic seconds. Native frames name the id, too."""
-    ident = stream.vitals.summary.request_id
+    ident = stream.vitals.reader.request_id
     if ident and stream.upstream_request_id is None:
         _identify(stream, ident)
     if log.isEnabledFor(logging.INFO):
@@ -39,7 +39,7 @@ def ended(stream: Stream, now: float) -> None:
 
 def line(stream: Stream, now: float) -> str:
     """Return what is logged of a stream that has ended."""
-    vitals, frames, usage = stream.vitals, stream.log, stream.vitals.summary.usage
+    vitals, frames, usage = stream.vitals, stream.log, stream.vitals.reader.usage
     assert frames.ending is not None
     ttft_s = f"{vitals.first_token_at - vitals.started_at:.3f}" if vitals.first_token_at else "-"
     return (

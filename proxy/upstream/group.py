@@ -15,7 +15,8 @@ from time import monotonic
 from typing import NamedTuple
 
 from proxy.dialects.error_codes import Fault, Trouble, trouble
-from proxy.dialects.refusal import Refusal, is_error, read
+from proxy.dialects.failure import Failure, reported
+from proxy.dialects.refusal import Refusal, read
 from proxy.upstream.backoff import Backoff, retry_after_s
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.upstream import Attempt, Upstream, UpstreamRequest
@@ -71,13 +72,11 @@ class UpstreamGroup:
             return self._only.send(request)
         return _Attempts(self, request).open()
 
-    def erred(self, name: str, frames: Sequence[bytes]) -> None:
-        """Hear that a stream of the upstream of that name ended with an error event, which is among these frames."""
+    def erred(self, name: str, failure: Failure) -> None:
+        """Hear of the error with which a stream of the upstream of that name ended."""
         upstream = next(upstream for upstream in self.upstreams if upstream.name == name)
-        frame = next(filter(is_error, reversed(frames)), None)
-        if upstream.breaker is not None and frame is not None:
-            refusal = read(200, frame)
-            fault = trouble(refusal.status, refusal.code).fault
+        if upstream.breaker is not None:
+            fault = trouble(failure.status or 200, failure.code).fault
             if fault is Fault.UPSTREAM or (fault is Fault.ACCOUNT and upstream.has_key):
                 upstream.breaker.failed(False, monotonic())
 
@@ -223,7 +222,7 @@ def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
 
 
 async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
-    """Return what an answer refuses, `in_stream` also in the first frame of a stream; None if it does not."""
+    """Return what an answer refuses, `in_stream` also in the first frames of a stream; None if it does not."""
     if exchange.status >= 400:
         enough = _too_large
     elif in_stream and exchange.is_event_stream:
@@ -237,8 +236,10 @@ async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
         body = b""
     if exchange.status >= 400:
         return read(exchange.status, body if exchange.whole else b"")
-    frames = Splitter(len(body) + 1).feed(body) if body else []
-    return read(exchange.status, frames[0]) if frames and is_error(frames[0]) else None
+    for frame in Splitter(len(body) + 1).feed(body) if body else ():
+        if (found := reported(frame)) is not None:
+            return Refusal(found.status or exchange.status, found.code, found.body, framed=True)
+    return None
 
 
 def _too_large(body: bytes) -> bool:

@@ -5,20 +5,11 @@ ended (law 7), and measures it. Hot path: `received`.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from proxy.dialects.dialect import Dialect
-from proxy.stream.endings import (
-    CLIENT_GONE,
-    COMPLETE,
-    FRAME_LIMIT,
-    UPSTREAM_ERROR,
-    UPSTREAM_RESET,
-    Ending,
-    ending_of,
-)
+from proxy.stream.endings import CLIENT_GONE, COMPLETE, FRAME_LIMIT, UPSTREAM_ERROR, UPSTREAM_RESET, Ending, ending_of
 from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
 from proxy.upstream.bypass import Bypass
@@ -27,26 +18,25 @@ from proxy.upstream.exchange import Exchange
 from proxy.wire.errors import TooLarge, UpstreamError
 from proxy.wire.sse import Splitter
 
-_COLON = 58  # begins a comment
-
 
 class Pump:
     """The writer of one stream: a Receiver of its exchange."""
 
     __slots__ = (
         "_at_frame",
-        "_early",
+        "_count",
         "_exchange",
         "_grace",
-        "_hidden",
         "_hides",
         "_max_frame_bytes",
-        "_note",
         "_on_sealed",
+        "_reader",
         "_splitter",
         "_stopped",
         "_vitals",
         "awaited",
+        "ended_at",
+        "is_ordinary",
         "on_disconnect",
         "opening",
         "overhead",
@@ -73,12 +63,13 @@ class Pump:
         self._max_frame_bytes = max_frame_bytes
         self._exchange: Exchange | None = None
         self._grace: asyncio.TimerHandle | None = None
-        self._early = True  # the first answer text has not come
-        self._at_frame = False  # the next read begins a frame, and no first token is sought in it
-        self._note = stream.vitals.times.append
+        self.ended_at = 0.0  # when the dialect's last word came
+        self._at_frame = False  # the next read begins a frame
+        self._count = stream.vitals.times.append
+        self._reader = stream.vitals.reader
+        self.is_ordinary: Callable[[bytes], bool] = self._reader.ordinary
         self._stopped = False
         self._hides = stream.dialect.frames.only_counts if hides_usage else None  # tells of a frame nobody asked for
-        self._hidden: Sequence[bytes] = ()
         stream.writer = self
 
     def start(self, exchange: Exchange) -> None:
@@ -100,27 +91,22 @@ class Pump:
         if not self._at_frame or len(chunks) > self._max_frame_bytes:
             return False
         stream = self.stream
-        if self._early and not all(map(stream.dialect.frames.thinking, frames)):
-            return False
         end = stream.extend(frames, chunks)
-        stream.fed_at = at
-        if len(frames) == 1:
-            self._note(at)
+        if len(frames) == 1 and self.is_ordinary(frames[0]):
+            stream.fed_at = at
+            self._count(at)
         else:
-            self._vitals.times += [at] * len(frames)
+            self.note(frames, at, self._vitals.times)
+            self._try_bypass()  # if it was the first token
         if end & 63 < len(frames):
             self._now_and_then(at)
         return True
 
-    def bypassed(self, frames: list[bytes], times: list[float]) -> None:
-        """Take frames that were sent on at these times."""
+    def bypassed(self, frames: list[bytes], times: list[float], at: float) -> None:
+        """Take frames that were sent on, the last one at a time, those with text among them at these."""
         stream = self.stream
-        stream.fed_at = times[-1]
-        if self._early and not all(map(stream.dialect.frames.thinking, frames)):
-            for frame, at in zip(frames, times, strict=True):
-                self._look([frame], at)
-        else:
-            self._vitals.times += times
+        stream.fed_at = at
+        self._vitals.times += times
         self._vitals.fold()
         stream.bypassed(frames)
 
@@ -137,21 +123,12 @@ class Pump:
                 self.stream.fed_at = at
             self._at_frame = False
             return
-        if self._hides is not None and not (frames := self._shown(frames)):
-            return
-        stream = self.stream
-        end = stream.extend(frames)
-        if self._early:
-            self._look(frames, at)
-        elif len(frames) == 1 and frames[0][0] != _COLON:
-            stream.fed_at = at
-            self._note(at)
-        elif self._vitals.note(frames, at):
-            stream.fed_at = at
-        sought = self._early and not self._vitals.first_token_at
-        self._at_frame = not (sought or self._splitter.holds or self._hides)
+        shown = frames if self._hides is None else self._shown(frames)
+        end = self.stream.extend(shown) if shown else 0
+        self.note(frames, at, self._vitals.times)
+        self._at_frame = not (self._splitter.holds or self._hides)
         self._try_bypass()
-        if end & 63 < len(frames):
+        if shown and end & 63 < len(shown):
             self._now_and_then(at)
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
@@ -162,14 +139,13 @@ class Pump:
             self.stop(FRAME_LIMIT.saying(exc.message))
             return
         tail = self._splitter.tail
-        if error is None and tail and _is_whole(tail, self.stream.dialect):
+        self._vitals.note(frames, at, self._vitals.times)
+        if error is None and tail.strip() and self._is_whole(tail, at):
             frames.append(tail)  # it lacks only its blank line
             tail = b""
         if self._hides is not None:
             frames = self._shown(frames)
-        if frames:
-            self._look(frames, at)
-        self.seal(self._judge(error, tail, frames), frames, tail)
+        self.seal(self._judge(error, tail), frames, tail)
 
     # Progress
 
@@ -198,10 +174,10 @@ class Pump:
         grace_s = self.on_disconnect.grace_s
         if self.awaited:
             return
-        if self._terminal_seen(()):  # openai-python 3.x leaves straight after [DONE]: that is an end, not an abort
-            self.stop(COMPLETE)
-        elif grace_s == 0:
-            self.stop(CLIENT_GONE)
+        if self._reader.ended:  # openai-python 3.x leaves straight after [DONE]: that is an end, not an abort
+            return  # the exchange is over in a moment
+        if grace_s == 0:
+            self._give_up()
         elif grace_s is not None:
             if self._grace is not None:
                 self._grace.cancel()
@@ -218,16 +194,16 @@ class Pump:
 
     def _grace_over(self) -> None:
         if not self.awaited and not self.stream.subscriptions:
-            self.stop(CLIENT_GONE)
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """End a stream that nobody follows; one that has failed by then has failed."""
+        self.stop(CLIENT_GONE if self._reader.failure is None else self._judge(None, b""))
 
     def _shown(self, frames: list[bytes]) -> list[bytes]:
         """Keep back the usage that was asked for by the proxy alone: the one exception to law 1, off by default."""
-        assert self._hides is not None
-        hidden = [frame for frame in frames if self._hides(frame)]
-        if not hidden:
-            return frames
-        self._hidden = hidden
-        return [frame for frame in frames if frame not in hidden]
+        hides = self._hides
+        return frames if hides is None else [frame for frame in frames if not hides(frame)]
 
     def _now_and_then(self, at: float) -> None:
         """Do what need not be done with every read: when another 64 frames are in the log."""
@@ -241,39 +217,61 @@ class Pump:
         stream, exchange = self.stream, self._exchange
         if stream.bypass is not None or exchange is None or not self._at_frame or self._max_frame_bytes < LONG_READ:
             return
+        if not self._vitals.first_token_at:
+            return
         follower = stream.lone_follower()
         found = None if follower is None else follower.sink.transport()
         if found is not None and found[1]:
             stream.bypass = Bypass(self, exchange, found[0])
 
-    def _look(self, frames: list[bytes], at: float) -> None:
-        vitals = self._vitals
-        vitals.first_byte_at = vitals.first_byte_at or at
-        if vitals.early(frames, at):
+    def note(self, frames: list[bytes], at: float, times: list[float]) -> None:
+        """Take in what frames say that are not just ordinary; append to `times` when those with text came."""
+        if self._vitals.note(frames, at, times):
             self.stream.fed_at = at
-        self._early = not vitals.first_content_at
+        if self._reader.ended or self._reader.failure is not None:
+            self._conclude(at)
 
-    def _terminal_seen(self, frames: Sequence[bytes]) -> bool:
-        """Tell whether the dialect's last word is in the log, or in the frames that come last."""
-        terminal = self.stream.dialect.frames.terminal
-        return any(map(terminal, reversed(frames[-4:]))) or any(map(terminal, reversed(self.stream.log.frames[-4:])))
+    def _conclude(self, at: float) -> None:
+        """Keep nobody waiting who has all of the answer, or what failed of it; the response itself may go on.
 
-    def _judge(self, error: UpstreamError | None, tail: bytes, frames: list[bytes]) -> Ending:
-        """Decide how the stream ended, from how its response did."""
-        if self._terminal_seen(frames):
+        After the last word the upstream is left a moment to end it, so that its connection serves the next request.
+        """
+        if self._reader.ended:
+            self.ended_at = self.ended_at or at
+        if self.stream.outcome is None:
+            self.stream.conclude(self._judge(None, b""))
+
+    def _is_whole(self, tail: bytes, at: float) -> bool:
+        """Take note of an unterminated tail; tell whether it lacks only its blank line.
+
+        So it is if it ends a line, or says that all is over.
+        """
+        known = self._reader.ended, self._reader.failure
+        self._vitals.note([tail], at, self._vitals.times)
+        return tail.endswith((b"\n", b"\r")) or known != (self._reader.ended, self._reader.failure)
+
+    def _judge(self, error: UpstreamError | None, tail: bytes) -> Ending:
+        """Decide how the stream ended, from what it said and from how its response ended."""
+        said, failure = self._reader, self._reader.failure
+        if failure is not None:
+            # Mode raw ends as the response did; modes of events say what its clients would not take for an error.
+            clean = said.ended or (error is None and not tail.strip())
+            message = f"the upstream reported an error: {failure.reason}"
+            return UPSTREAM_ERROR.saying(message)._replace(clean=clean, unrecognised=not failure.recognised)
+        if said.ended and said.brought:
             return COMPLETE
-        if error is not None:
+        if error is not None and not said.ended:
             return ending_of(error)
-        if tail.strip():
+        if tail.strip() and not said.ended:
             return UPSTREAM_RESET.saying(f"the upstream ended within a frame, {len(tail)} bytes of it came")
-        if self._exchange is not None and not self._exchange.framed and not self._finished(frames):
-            # Nothing tells a close-delimited body that is whole from one that broke off, but its own last word.
-            return UPSTREAM_RESET.saying("the upstream closed the connection before the stream was finished")
-        return COMPLETE
-
-    def _finished(self, frames: list[bytes]) -> bool:
-        last = (self.stream.log.frames[-3:] + frames)[-3:]
-        return self.stream.dialect.frames.summary(last).finish_reason is not None
+        if said.brought and said.finished:
+            return COMPLETE
+        # A response of a known length ended as it should, and so does mode raw. Nothing tells a close-delimited one
+        # that is whole from one that broke off, but its own last word.
+        clean = said.ended or self._exchange is None or self._exchange.framed
+        what = "finished" if said.brought else "begun"
+        message = f"the upstream ended its response before the answer had {what}"
+        return UPSTREAM_RESET.saying(message)._replace(clean=clean, unrecognised=True)
 
     def seal(self, ending: Ending, frames: list[bytes], tail: bytes) -> None:
         """End the stream with its last frames; only the first call counts."""
@@ -282,14 +280,8 @@ class Pump:
         self._stopped = True
         if self._grace is not None:
             self._grace.cancel()
-        stream = self.stream
-        last = stream.log.frames[-6:] + frames
-        self._vitals.conclude(last, self._hidden)
-        if ending is COMPLETE and self._vitals.summary.failed:
-            unrecognised = not any(map(stream.dialect.frames.reports, last))
-            message = "the upstream reported an error"
-            ending = UPSTREAM_ERROR._replace(message=message, clean=True, unrecognised=unrecognised)
-        stream.seal(ending, frames, tail)
+        self._vitals.fold()
+        self.stream.seal(ending, frames, tail)
         self._exchange = None
         self._on_sealed(self)
 
@@ -311,8 +303,3 @@ class _Verbatim:
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         ending = self._whole if error is None else ending_of(error)
         self._pump.seal(ending, [data] if data else [], b"")
-
-
-def _is_whole(tail: bytes, dialect: Dialect) -> bool:
-    """Tell whether an unterminated tail lacks only its blank line: it ends a line, or is the dialect's last word."""
-    return bool(tail.strip()) and (tail.endswith((b"\n", b"\r")) or dialect.frames.terminal(tail))

@@ -188,6 +188,15 @@ class UpstreamError(ProxyError):
     blames_upstream = True  # False where its client, or the proxy, ended it
 
 
+class Reported(UpstreamError):
+    """The upstream said within its answer that it failed."""
+
+    def __init__(self, message: str, code: str | None = None, status: int = 502) -> None:
+        super().__init__(message)
+        self.code = code or type(self).code
+        self.status = status
+
+
 class Unreachable(UpstreamError):
     """No connection, or it closed before the response began."""
 

@@ -16,6 +16,7 @@ from proxy.wire.errors import MissingRight, Unauthorised
 from tests.end_to_end.conftest import (
     CHAT,
     DONE,
+    FINISH,
     GUARD_S,
     NATIVE,
     Answer,
@@ -327,7 +328,7 @@ async def test_capability_alone_is_enough(stage: Stage, mode: str, way: str) -> 
     tables = in_mode_keys(OURS) if mode == "keys" else {}
     async with teed(stage.url, capabilities={"secrets": [SECRET]}, **tables) as tee:
         answer, turn = await begun(tee, stage, f"Authorization: Bearer {OURS}")
-        turn.end(DONE)
+        turn.end(FINISH)
         said = await answer.read()
         ident = answer.stream_id
         query, header = {

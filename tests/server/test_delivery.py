@@ -6,7 +6,7 @@ import pytest
 
 from proxy.server.delivery import refusal
 from proxy.wire.http import Head
-from tests.end_to_end.conftest import DONE, Stage, Tee, staged, teed
+from tests.end_to_end.conftest import FINISH, Stage, Tee, staged, teed
 
 KEYED = "Idempotency-Key: one"
 FALSE = ["Stream-Id: st_of_another", "Location: /elsewhere", "Content-Location: /e", "Idempotency-Replayed: no"]
@@ -31,12 +31,12 @@ async def test_what_we_say_is_not_said_by_the_upstream(tee: Tee, stage: Stage, s
     turn = await stage.next()
     if stream:
         turn.begin(*FALSE, "X-Kept: 1")
-        turn.end(DONE)
+        turn.end(FINISH)
     else:
-        turn.reply("200 OK", *FALSE, "X-Kept: 1", body=b"{}")
+        turn.reply("200 OK", *FALSE, "X-Kept: 1", body=FINISH)
     answers = [await client.answer(), await tee.chat(KEYED, stream=stream)]
     for answer, replayed in zip(answers, (None, "true"), strict=True):
-        assert (await answer.read(), answer.header("x-kept")) == (DONE if stream else b"{}", "1")
+        assert (await answer.read(), answer.header("x-kept")) == (FINISH, "1")
         assert answer.header("idempotency-replayed") == replayed
         assert answer.header("location") == (f"/v1/streams/{answer.stream_id}" if stream else "/elsewhere")
         assert answer.stream_id != "st_of_another"
@@ -51,9 +51,9 @@ async def test_everyone_who_shares_gets_a_signed_url(stage: Stage, stream: bool)
         turn = await stage.next()
         if stream:
             turn.begin("Stream-Follow-URL: /of-another")
-            turn.end(DONE)
+            turn.end(FINISH)
         else:
-            turn.reply("200 OK", "Content-Type: text/plain", body=b"{}")
+            turn.reply("200 OK", "Content-Type: text/plain", body=FINISH)
         first, late = await client.answer(), await tee.chat(KEYED, stream=stream)
         handle = await tee.chat(KEYED, "Prefer: respond-async", stream=stream)
         assert handle.status == 202
@@ -62,7 +62,7 @@ async def test_everyone_who_shares_gets_a_signed_url(stage: Stage, stream: bool)
             url = answer.header("stream-follow-url")
             assert url is not None
             followed = await tee.ask("GET", f"{url}&mode=raw", "Authorization:")
-            assert (followed.status, await followed.read()) == (200, DONE if stream else b"{}")
+            assert (followed.status, await followed.read()) == (200, FINISH)
 
 
 @pytest.mark.parametrize("status", [204, 304])

@@ -28,6 +28,7 @@ from proxy.wire.errors import (
     PathNotAllowed,
     ProxyError,
     RateLimited,
+    Reported,
     RequestError,
     TargetTooLong,
     TooLarge,
@@ -66,6 +67,7 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (UpgradeRequired("m"), 426, RequestError),
     (HeadersTooLarge("m"), 431, RequestError),
     (RateLimited("m", 7), 429, RequestError),
+    (Reported("m"), 502, UpstreamError),
     (Unreachable("m"), 502, UpstreamError),
     (Truncated("m"), 502, UpstreamError),
     (Garbled("m"), 502, UpstreamError),
@@ -106,6 +108,7 @@ def test_upstream_errors_carry_the_word_the_stream_ends_with() -> None:
     """It is the label of the metric; of the time-outs each has its own."""
     endings = {type(error): error.ending for error, _, _ in MADE if isinstance(error, UpstreamError)}
     assert endings == {
+        Reported: "upstream_error",
         Unreachable: "upstream_unreachable",
         Truncated: "upstream_reset",
         Garbled: "garbled",
