@@ -33,10 +33,10 @@ async def test_what_we_say_is_not_said_by_the_upstream(tee: Tee, stage: Stage, s
         turn.begin(*FALSE, "X-Kept: 1")
         turn.end(FINISH)
     else:
-        turn.reply("200 OK", *FALSE, "X-Kept: 1", body=FINISH)
+        turn.reply("200 OK", *FALSE, "X-Kept: 1", body=b"{}")
     answers = [await client.answer(), await tee.chat(KEYED, stream=stream)]
     for answer, replayed in zip(answers, (None, "true"), strict=True):
-        assert (await answer.read(), answer.header("x-kept")) == (FINISH, "1")
+        assert (await answer.read(), answer.header("x-kept")) == (FINISH if stream else b"{}", "1")
         assert answer.header("idempotency-replayed") == replayed
         assert answer.header("location") == (f"/v1/streams/{answer.stream_id}" if stream else "/elsewhere")
         assert answer.stream_id != "st_of_another"
@@ -53,7 +53,7 @@ async def test_everyone_who_shares_gets_a_signed_url(stage: Stage, stream: bool)
             turn.begin("Stream-Follow-URL: /of-another")
             turn.end(FINISH)
         else:
-            turn.reply("200 OK", "Content-Type: text/plain", body=FINISH)
+            turn.reply("200 OK", "Content-Type: text/plain", body=b"{}")
         first, late = await client.answer(), await tee.chat(KEYED, stream=stream)
         handle = await tee.chat(KEYED, "Prefer: respond-async", stream=stream)
         assert handle.status == 202
@@ -62,7 +62,7 @@ async def test_everyone_who_shares_gets_a_signed_url(stage: Stage, stream: bool)
             url = answer.header("stream-follow-url")
             assert url is not None
             followed = await tee.ask("GET", f"{url}&mode=raw", "Authorization:")
-            assert (followed.status, await followed.read()) == (200, FINISH)
+            assert (followed.status, await followed.read()) == (200, FINISH if stream else b"{}")
 
 
 @pytest.mark.parametrize("status", [204, 304])

@@ -67,7 +67,7 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (UpgradeRequired("m"), 426, RequestError),
     (HeadersTooLarge("m"), 431, RequestError),
     (RateLimited("m", 7), 429, RequestError),
-    (Reported("m"), 502, UpstreamError),
+    (Reported("m"), 502, ProxyError),
     (Unreachable("m"), 502, UpstreamError),
     (Truncated("m"), 502, UpstreamError),
     (Garbled("m"), 502, UpstreamError),
@@ -108,7 +108,6 @@ def test_upstream_errors_carry_the_word_the_stream_ends_with() -> None:
     """It is the label of the metric; of the time-outs each has its own."""
     endings = {type(error): error.ending for error, _, _ in MADE if isinstance(error, UpstreamError)}
     assert endings == {
-        Reported: "upstream_error",
         Unreachable: "upstream_unreachable",
         Truncated: "upstream_reset",
         Garbled: "garbled",
