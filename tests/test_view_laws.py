@@ -315,10 +315,11 @@ class Play:
     def check_ended(self, follower: Follower) -> None:
         """Hold a follower to its last span and the stream's ending."""
         log, view = self.stream.log, follower.view
-        assert log.ending is not None, "ended before the stream"
+        ending = self.stream.outcome if view.mode in ("text", "json") and not view.websocket else log.ending
+        assert ending is not None, "ended before the stream, or what it had to say"
         had, at = self.rendered(follower)
         had += self.body.render(view, at, log.end)
-        self.check_words(follower, had, log.ending, log.end + 1)
+        self.check_words(follower, had, ending, log.end + 1)
         if self.body.plain and not follower.began and view.mode != "json":
             self.check_said(follower, complete=log.ending is COMPLETE)
         self.close(follower)

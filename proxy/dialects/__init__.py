@@ -7,6 +7,8 @@ Read in this order:
 * `dialect`: the questions that the rest of the proxy asks of an API
 * `chat`: OpenAI's chat completions, which Qwen's compatible mode speaks; `delta` is an increment of its shape
 * `dashscope`: DashScope's native API
+* `reader`: what their readers have in common; `generated`, `failure`: text and errors wherever they stand in JSON;
+  `lenient`: JSON as upstreams write it
 * `plain`: event streams of any other kind
 * `route`: a path prefix, the API behind it, and where it leads upstream
 * `refusal`, `error_codes`: what an upstream's refusal says, and what Qwen's error codes mean

@@ -4,14 +4,17 @@ from typing import Any
 
 import orjson
 
-from proxy.dialects.delta import Delta, json_object, record, records
-from proxy.dialects.dialect import Dialect, Summary, TextKind, Usage, count
+from proxy.dialects.delta import Delta, record, records
+from proxy.dialects.dialect import Dialect, Reader, TextKind
+from proxy.dialects.failure import FOREIGN, failure, foreign, stated_status
+from proxy.dialects.generated import generated
+from proxy.dialects.lenient import json_object
+from proxy.dialects.reader import LearningReader
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
 from proxy.wire.sse import fields, payload
 
 _SSE = b"X-DashScope-SSE"
-_UNFINISHED = (None, "", "null")  # DashScope writes the string "null" until the end
 
 
 class DashScopeRequests:
@@ -29,42 +32,72 @@ class DashScopeRequests:
         return None  # usage is in every event
 
 
+class DashScopeReader(LearningReader):
+    """What the results of one native answer said. There is no last word: the stream ends with its body."""
+
+    __slots__ = ("_done",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._done = False  # of answers that have no finish reason: they say that they are finished
+
+    @property
+    def finished(self) -> bool:
+        return self._done or (bool(self._finished) and all(self._finished.values()))
+
+    def note(self, frame: bytes) -> TextKind | None:
+        data = payload(frame)
+        named = b"error" in frame and fields(frame).type == b"error"
+        if not named and (data is None or frame.startswith(FOREIGN)):
+            self._fail(foreign(frame))
+        if data is None and not named:
+            return None
+        result = json_object(data or b"")
+        output = result.get("output")
+        refuses = named or _says_status(frame)
+        if refuses or not output or "error" in result:
+            found = failure(frame, data or b"", result, named=refuses)
+            # The SDK looks at the event's name alone.
+            self._fail(found._replace(recognised=named) if found is not None else None)
+        if self.model is None:
+            self.model = _model(result)
+        if self.request_id is None and isinstance(ident := result.get("request_id"), str):
+            self.request_id = ident or None
+        if usage := result.get("usage"):
+            self._take_usage(usage)
+        return self._note_output(frame, output) if isinstance(output, dict) else None
+
+    def _note_output(self, frame: bytes, output: dict[str, Any]) -> TextKind | None:
+        self.brought = self.brought or bool(output)
+        self._done = _is_finished(output)
+        kind, messages = None, _messages(output)
+        choices = isinstance(output.get("choices"), list)
+        for place, message in enumerate(messages):
+            stated = message.get("index")
+            index = stated if choices and type(stated) is int else place
+            if choices or "finish_reason" in message:
+                self._finish(index, message.get("finish_reason"))
+            found = generated(message)
+            if found is None:
+                continue
+            if kind is None or kind is TextKind.REASONING:
+                kind = found.kind
+            finished = self._done or self._finished.get(index)
+            if found.text and len(messages) == 1 and not finished and self.failure is None:
+                self._learn(frame, found.key, found.text, index)
+        return kind
+
+    def _recount(self, frame: bytes) -> None:
+        self._take_usage(_result(frame).get("usage"))
+
+
 class DashScopeFrames:
-    """What a native frame says. There is no [DONE]: the stream ends with its body."""
+    """What a native frame says, beside its fields `id`, `event` and the status in a comment."""
 
     has_text = True
 
-    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, TextKind | None]:
-        result = _result(frame)
-        return known or _model(result), _first_kind(_messages(result))
-
-    def thinking(self, frame: bytes) -> bool:
-        return b'"content":""' in frame or b'"content":[]' in frame
-
-    def terminal(self, frame: bytes) -> bool:
-        return False
-
-    def summary(self, frames: list[bytes]) -> Summary:
-        finish, usage, ident = None, None, None
-        last_text = -1
-        for place in range(len(frames) - 1, -1, -1):
-            frame = frames[place]
-            result = _result(frame)
-            messages = _messages(result)
-            for message in messages if finish is None else ():
-                reason = message.get("finish_reason")
-                finish = finish if reason in _UNFINISHED else reason
-            ident = ident or result.get("request_id") or None
-            usage = usage or _usage(result.get("usage"))
-            if last_text < 0 and _first_kind(messages):
-                last_text = place
-            if finish is not None and ident and usage and last_text >= 0:
-                break
-        failed = any(map(self.reports, frames))
-        return Summary(finish, usage, failed, ident if isinstance(ident, str) else None, last_text)
-
-    def reports(self, frame: bytes) -> bool:
-        return b"error" in frame and fields(frame).type == b"error"
+    def reader(self) -> Reader:
+        return DashScopeReader()
 
     def only_counts(self, frame: bytes) -> bool:
         return False
@@ -141,42 +174,26 @@ def _model(result: dict[str, Any]) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def _usage(stated: Any) -> Usage | None:
-    if not stated:
-        return None
-    return Usage(
-        count(stated, "input_tokens"),
-        count(stated, "output_tokens"),
-        count(stated, "output_tokens_details", "reasoning_tokens"),
-        count(stated, "prompt_tokens_details", "cached_tokens"),
-    )
-
-
-def _first_kind(messages: list[dict[str, Any]]) -> TextKind | None:
-    for message in messages:
-        if kind := _kind(message):
-            return kind
-    return None
-
-
-def _kind(message: dict[str, Any]) -> TextKind | None:
-    content = message.get("content")
-    if isinstance(content, list):  # of multimodal models
-        content = any(part.get("text") or part.get("image") or part.get("audio") for part in records(content))
-    if content or message.get("text"):
-        return TextKind.CONTENT
-    if message.get("reasoning_content"):
-        return TextKind.REASONING
-    return TextKind.TOOL_CALL if message.get("tool_calls") else None
-
-
-def _messages(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what carries text: the output itself (result_format text) or its choices' messages."""
-    output = record(result.get("output"))
+def _messages(output: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what carries text: choices with their messages, or the output itself, or the one message in it."""
     choices = output.get("choices")
-    if not isinstance(choices, list):
-        return [output]
-    return [choice | record(choice.get("message")) for choice in records(choices)]
+    if isinstance(choices, list):
+        return [choice | record(choice.get("message")) for choice in records(choices)]
+    message = output.get("message")  # of deep research
+    if not isinstance(message, dict):
+        message = record(output.get("workflow_message")).get("message")  # of a workflow application
+    return [output | message if isinstance(message, dict) else output]
+
+
+def _is_finished(output: dict[str, Any]) -> bool:
+    """Tell whether an output without finish reasons says that it is finished; deep research misspells the word."""
+    status = record(output.get("message")).get("status")
+    return status == "finished" or output.get("finished") is True or output.get("fininshed") is True
+
+
+def _says_status(frame: bytes) -> bool:
+    """Tell whether the status beside a frame's data is that of an error."""
+    return b"HTTP_STATUS/" in frame and b"HTTP_STATUS/200" not in frame and stated_status(frame) is not None
 
 
 DASHSCOPE = Dialect("dashscope", DashScopeRequests(), DashScopeFrames(), DashScopeDocuments())

@@ -1,4 +1,4 @@
-"""What the two dialects of Qwen have in common: the questions asked of a frame, and the shapes of an error."""
+"""What the rest of the proxy asks of an API: the protocols that each dialect fulfils, and the words they share."""
 
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from proxy.dialects.delta import Delta
+from proxy.dialects.failure import Failure
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
 from proxy.wire.sse import respell
@@ -28,16 +29,6 @@ class Usage(NamedTuple):
     cached: int = 0
 
 
-class Summary(NamedTuple):
-    """What the last frames of a stream tell."""
-
-    finish_reason: str | None = None
-    usage: Usage | None = None
-    failed: bool = False  # an error event was among them
-    request_id: str | None = None  # the upstream's own, where frames name it
-    last_text: int = -1  # the place among them of the last one with generated text
-
-
 class Requests(Protocol):
     """How an API is asked: what a request says, and the same request asked in another way."""
 
@@ -51,29 +42,49 @@ class Requests(Protocol):
         """Return the request for a stream that asks for usage, too; None: it does, or has it anyway, or is none."""
 
 
+class Reader(Protocol):
+    """What one stream has said, known when it is said. It is shown every frame once, in order, and never looks back."""
+
+    model: str | None
+    finish_reason: str | None
+    request_id: str | None
+    """The upstream's own, where frames name it."""
+    failure: Failure | None
+    """The error that the stream told of."""
+    ended: bool
+    """The dialect's last word was said: nothing can be missing, and nothing that counts can follow."""
+    brought: bool
+    """It said anything that the dialect defines, but for its last word."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """The usage that was stated last."""
+
+    @property
+    def finished(self) -> bool:
+        """True when the stream is complete if its response ends properly now, with or without a last word."""
+
+    def ordinary(self, frame: bytes) -> bool:
+        """Tell without parsing that a frame brings generated text and nothing else: then it need not be noted.
+
+        Its kind is that of the last one noted. False when in doubt.
+        """
+
+    def note(self, frame: bytes) -> TextKind | None:
+        """Take in a frame; return the kind of generated text it carries.
+
+        None: role chunks, empty deltas, usage, comments.
+        """
+
+
 class Frames(Protocol):
-    """What a frame of a stream says, without its texts; and how the proxy itself says that something failed."""
+    """What the frames of a stream say, without its texts; and how the proxy itself says that something failed."""
 
     has_text: bool
     """Whether frames carry generated text at all."""
 
-    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, TextKind | None]:
-        """Return the model a frame names, or the one that is known, and the kind of generated text it carries.
-
-        No kind: role chunks, empty deltas, usage, comments.
-        """
-
-    def thinking(self, frame: bytes) -> bool:
-        """Tell without parsing that a frame has no answer text; False when in doubt."""
-
-    def terminal(self, frame: bytes) -> bool:
-        """Tell whether a frame is the dialect's own last word, after which nothing can be missing."""
-
-    def summary(self, frames: list[bytes]) -> Summary:
-        """Read the last frames of a stream."""
-
-    def reports(self, frame: bytes) -> bool:
-        """Tell whether a frame is an error event, and one that clients of this API take for one."""
+    def reader(self) -> Reader:
+        """Return a reader for one stream."""
 
     def only_counts(self, frame: bytes) -> bool:
         """Tell whether a frame is there for nothing but the usage."""
@@ -141,4 +152,6 @@ def count(usage: Any, name: str, part: str | None = None) -> int:
     stated = usage.get(name) if isinstance(usage, dict) else None
     if part is not None:
         stated = stated.get(part) if isinstance(stated, dict) else None
-    return stated if isinstance(stated, int) else 0
+    if isinstance(stated, float) and stated.is_integer():  # also not infinity
+        stated = int(stated)
+    return stated if isinstance(stated, int) and stated > 0 else 0

@@ -3,7 +3,22 @@
 from typing import Any
 
 from proxy.dialects.chat import ChatDocuments, ChatFrames, ChatRequests
-from proxy.dialects.dialect import Dialect, Summary, TextKind
+from proxy.dialects.dialect import Dialect, Reader, TextKind
+from proxy.dialects.reader import LearningReader
+
+
+class PlainReader(LearningReader):
+    """Reads nothing: such a stream is complete when its response ends properly."""
+
+    __slots__ = ()
+
+    @property
+    def finished(self) -> bool:
+        return True
+
+    def note(self, frame: bytes) -> TextKind | None:
+        self.brought = True
+        return None
 
 
 class PlainFrames(ChatFrames):
@@ -11,17 +26,8 @@ class PlainFrames(ChatFrames):
 
     has_text = False
 
-    def generated(self, frame: bytes, known: str | None = None) -> tuple[str | None, TextKind | None]:
-        return known, None
-
-    def thinking(self, frame: bytes) -> bool:
-        return False
-
-    def terminal(self, frame: bytes) -> bool:
-        return False
-
-    def summary(self, frames: list[bytes]) -> Summary:
-        return Summary()
+    def reader(self) -> Reader:
+        return PlainReader()
 
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
         return b"event: error\n" + super().error_frame(message, code, ident)

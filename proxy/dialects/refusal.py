@@ -42,20 +42,6 @@ def read(status: int, body: bytes) -> Refusal:
     return Refusal(int(stated[1]) if stated else status, _code(told), data, framed)
 
 
-def is_error(frame: bytes) -> bool:
-    """Tell whether a stream's frame is an error event of either dialect, the flat variant included."""
-    event = fields(frame)
-    if event.type == b"error":
-        return True
-    if not event.data or not event.data.startswith(b"{"):
-        return False
-    try:
-        told = orjson.loads(event.data)
-    except orjson.JSONDecodeError:
-        return False
-    return bool(told.get("error"))
-
-
 def _first_data(body: bytes) -> bytes | None:
     """Return the data of the first frame that has any; [DONE] may follow it."""
     splitter = Splitter(len(body) + 1)

@@ -10,19 +10,17 @@ from typing import Any
 from aiohttp import web
 
 from proxy.dialects.error_codes import Fault, trouble
-from proxy.dialects.refusal import is_error
-from proxy.dialects.refusal import read as read_refusal
 from proxy.downstream.response import Downstream
 from proxy.stream.endings import UPSTREAM_ERROR, Ending
 from proxy.stream.hub import Hub
 from proxy.stream.projections import Json, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
+from proxy.wire.errors import Reported
 from proxy.wire.http import Headers
 
 JSON = View("json")
 _HEADERS = {"Stream-Mode": "json", "Cache-Control": "no-store"}
-_LAST_FRAMES = 6  # among which an error event is, if a stream ended with one
 
 
 class LastWords:
@@ -92,11 +90,11 @@ async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> 
     """
     projection = stream.projection(JSON)
     assert isinstance(projection, Json)
-    if stream.log.ending is None and wait_s:
+    if stream.outcome is None and wait_s:
         ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        stream.when_sealed(ended.set_result)
+        stream.when_answered(ended.set_result)
         await asyncio.wait([ended], timeout=wait_s)
-    ending = stream.log.ending
+    ending = stream.outcome
     if ending is None:
         return _answer(projection.so_far(), 202, headers)
     document, properly = projection.ending(ending, stream.log.end)
@@ -106,13 +104,14 @@ async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> 
 def _whole(stream: Stream, document: bytes | None, headers: Headers) -> web.Response:
     if document is not None:
         return _answer(document, 200, headers)
-    ending = stream.log.ending
+    ending, told = stream.outcome, stream.vitals.reader.failure
     assert ending is not None
-    if ending.reason == UPSTREAM_ERROR.reason:
-        for frame in filter(is_error, reversed(stream.log.frames[-_LAST_FRAMES:])):
-            told = read_refusal(200, frame)
-            return _answer(told.body or b"", told.status if told.status >= 400 else _status(told.code), headers)
-    raise ending.as_error()
+    if told is None or ending.reason != UPSTREAM_ERROR.reason:
+        raise ending.as_error()
+    status = told.status or _status(told.code)
+    if told.body is not None and told.recognised:
+        return _answer(told.body, status, headers)
+    raise Reported(told.message, told.code, status)
 
 
 def _status(code: str | None) -> int:

@@ -19,8 +19,6 @@ from proxy.upstream.request_queue import RequestQueue
 from proxy.upstream.settings import DEFAULT, UpstreamConfig
 from proxy.upstream.upstream import Upstream
 
-_LAST_FRAMES = 6  # among which an error event is, if a stream ended with one
-
 
 class Upstreams:
     """The upstreams by name; an observer of their streams."""
@@ -51,9 +49,12 @@ class Upstreams:
 
     def ended(self, stream: Stream) -> None:
         """Tell a stream's upstream when an error event of its own ended it."""
-        ending, upstream = stream.log.ending, self.by_name.get(stream.upstream)
-        if upstream is not None and ending is not None and ending.reason == UPSTREAM_ERROR.reason and ending.clean:
-            erred(upstream, stream.log.frames[-_LAST_FRAMES:])
+        ending, failure = stream.log.ending, stream.vitals.reader.failure
+        upstream = self.by_name.get(stream.upstream)
+        if upstream is None or ending is None or failure is None:
+            return
+        if ending.reason == UPSTREAM_ERROR.reason:
+            erred(upstream, failure)
 
     def retries(self) -> Mapping[str, int]:
         """Return how many requests were sent upstream once more, by reason."""

@@ -72,6 +72,8 @@ What the events are, and what the code does:
   writer asks for `lone_follower`, which leaves its rank, and puts a Bypass before it.
 * leave: the client has gone. The sink is told nothing. `Stream.detach` parks it for good and forgets it.
 * fail: the follower alone is ended, because its token has expired, say. The sink is told what its mode makes of it.
+* answer, which is in no column as mode raw has none: the dialect's last word has come, or an error. `Stream.conclude`
+  has one more sweep, in which the live followers of modes that `ends_with_answer` end; the parked end by `resume`.
 * seal: the log has its ending. The last sweep has each live follower send its last frames with its end; a rank
   dissolves for that. Only the first seal counts.
 * seal, long: as seal, with more frames due than the sink, or a turn, takes. It goes on by `resume`.

@@ -19,7 +19,7 @@ class FrameLog:
     """
 
     __slots__ = (
-        "_marks", "_places", "end", "ending", "frames", "size_bytes", "start", "tail", "trimmed_bytes",
+        "_marks", "_places", "end", "ending", "frames", "outcome", "size_bytes", "start", "tail", "trimmed_bytes",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -30,6 +30,7 @@ class FrameLog:
         self.trimmed_bytes = 0  # of the frames below start
         self.tail = b""
         self.ending: Ending | None = None
+        self.outcome: Ending | None = None  # how the answer ended, known before the seal by what the frames say
         self._marks: list[int] = []  # offsets, at most _STRIDE frames apart
         self._places: list[int] = []  # how many bytes come before each mark, dropped ones included
 

@@ -62,6 +62,8 @@ class Projection(Span, ABC):
     """Whether a comment may be sent between its frames."""
     paced: ClassVar[bool] = False
     """Whether it may be sent at a pace (flush_ms, flush_bytes): it merges what has gathered."""
+    ends_with_answer: ClassVar[bool] = False
+    """It says nothing but the answer: its followers need not wait for the end of the response."""
     in_bytes: ClassVar[bool] = False
     """Whether a follower may begin at an offset in bytes."""
     span_bytes: ClassVar[int] = SPAN_BYTES
@@ -240,6 +242,7 @@ class Text(Projection):
     __slots__ = ()
 
     content_type = b"text/plain;charset=UTF-8"
+    ends_with_answer = True
     heartbeat = False
     in_bytes = True
 
@@ -273,6 +276,7 @@ class Json(Projection):
     __slots__ = ()
 
     content_type = b"application/json"
+    ends_with_answer = True
     heartbeat = False
 
     def __init__(self, source: Source) -> None:

@@ -61,7 +61,7 @@ class Rank:
     def advance(self) -> None:
         """Write a span to all members, if one reaches the log's end; else dissolve, and have each advance by itself."""
         log, span = self._log, self._projection
-        if log.ending is not None or self.offset < log.start:
+        if log.ending is not None or self.offset < log.start or (log.outcome is not None and span.ends_with_answer):
             self._dissolve()
             return
         if self.offset == log.end:

@@ -38,6 +38,7 @@ class Stream:
         "_call_soon",
         "_ledger",
         "_log",
+        "_on_answered",
         "_on_sealed",
         "_on_subscription_ended",
         "_paced",
@@ -101,6 +102,7 @@ class Stream:
         self._raw: Raw | None = None  # the projection of mode raw, once it is made
         self._on_sealed = on_sealed
         self._when_sealed: tuple[Callable[[Ending], object], ...] = ()
+        self._on_answered: tuple[Callable[[Ending], object], ...] = ()
         self._transcript: Transcript | None = None
         self._ledger = ledger
         self._call_soon = call_soon
@@ -116,7 +118,7 @@ class Stream:
     @property
     def upstream_request_id(self) -> str | None:
         """The id under which the upstream knows the request, if it is one: that of its header, or of its frames."""
-        ident = self._upstream_request_id or self.vitals.summary.request_id
+        ident = self._upstream_request_id or self.vitals.reader.request_id
         return ident if ident and _IDENT.fullmatch(ident) else None
 
     @property
@@ -269,6 +271,18 @@ class Stream:
         if self.bypass is not None:
             self.bypass.end()
 
+    @property
+    def outcome(self) -> Ending | None:
+        """How the answer ended, if it has; what the frames say may tell it before the response ends."""
+        return self._log.ending or self._log.outcome
+
+    def conclude(self, outcome: Ending) -> None:
+        """End those who wait for nothing but the answer, which has ended so; the log stays open."""
+        self._log.outcome = outcome
+        if any(projection.ends_with_answer for projection in self._projections.values()):
+            self._unpaced.advance()
+        self._tell_answered(outcome)
+
     def seal(self, ending: Ending, frames: list[bytes] | None = None, tail: bytes = b"") -> None:
         """Append the last frames, if there are any, and end the stream. Only the first call counts."""
         log = self.log
@@ -283,6 +297,7 @@ class Stream:
             cohort.conclude()
         self.writer = None
         self._on_sealed(self)
+        self._tell_answered(ending)
         callbacks, self._when_sealed = self._when_sealed, ()
         for callback in callbacks:
             callback(ending)
@@ -290,6 +305,15 @@ class Stream:
     def when_sealed(self, callback: Callable[[Ending], object]) -> None:
         """Call back once, when the stream has been sealed and its followers have been sent what they take at once."""
         self._when_sealed += (callback,)
+
+    def when_answered(self, callback: Callable[[Ending], object]) -> None:
+        """Call back once, when it is known how the answer ended: at the latest when the stream has been sealed."""
+        self._on_answered += (callback,)
+
+    def _tell_answered(self, outcome: Ending) -> None:
+        callbacks, self._on_answered = self._on_answered, ()
+        for callback in callbacks:
+            callback(outcome)
 
     def park(self, subscription: Subscription) -> None:
         """Have sweeps skip a follower until its sink has drained."""

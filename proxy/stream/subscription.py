@@ -77,8 +77,7 @@ class Subscription:
             return
         for _ in range(span.spans_a_turn):
             if self._offset >= log.end:
-                if log.ending is not None:
-                    self._end(b"", log.ending)
+                self._end_if_due()
                 return
             if self._offset < log.start:
                 self._fall_behind()
@@ -95,8 +94,18 @@ class Subscription:
             self._offset = span.end
             self._sent_bytes += span.size
             if span.end == log.end:
+                if log.outcome is not None:
+                    self._end_if_due()
                 return
         self.stream.pause(self)
+
+    def _end_if_due(self) -> None:
+        """End, having had everything, if the log is sealed, or the mode needs no more of it."""
+        ending = self._log.ending
+        if ending is None and self._projection.ends_with_answer:
+            ending = self._log.outcome
+        if ending is not None:
+            self._end(b"", ending)
 
     def resume(self) -> None:
         """Go on after the sink has drained, or others have had their turn. Does nothing unless it is parked."""

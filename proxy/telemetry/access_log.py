@@ -26,7 +26,7 @@ def ended(stream: Stream) -> None:
 
 def line(stream: Stream) -> str:
     """Return what is logged of a stream that has ended."""
-    info, vitals, frames, usage = stream.info, stream.vitals, stream.log, stream.vitals.summary.usage
+    info, vitals, frames, usage = stream.info, stream.vitals, stream.log, stream.vitals.reader.usage
     assert frames.ending is not None
     ttft_s = f"{vitals.first_token_at - vitals.started_at:.3f}" if vitals.first_token_at else "-"
     return (

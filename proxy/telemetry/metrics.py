@@ -187,7 +187,7 @@ class Metrics:
             times.first_content.observe(vitals.first_content_at - began)
         if vitals.gap_counts is not None:
             times.gap.add(vitals.gap_counts, vitals.gaps_s)
-        usage = vitals.summary.usage
+        usage = vitals.reader.usage
         if usage is not None:
             ended.tokens = list(map(operator.add, ended.tokens, usage))
             if usage.completion > 1 and vitals.last_token_at > vitals.first_token_at:

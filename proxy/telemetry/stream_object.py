@@ -30,8 +30,8 @@ def describe(stream: Stream) -> dict[str, Any]:
         "events": log.end,
         "first_seq": log.start + 1,
         "bytes": log.end_bytes + len(log.tail),
-        "finish_reason": vitals.summary.finish_reason,
-        "usage": None if vitals.summary.usage is None else vitals.summary.usage._asdict(),
+        "finish_reason": vitals.reader.finish_reason,
+        "usage": None if vitals.reader.usage is None else vitals.reader.usage._asdict(),
         "followers": [
             {
                 "mode": s.mode,

@@ -240,19 +240,19 @@ class Trace:
 
 def _describe(span: Span, stream: Stream) -> None:
     """Say in a call's span what its answer was."""
-    vitals, summary = stream.vitals, stream.vitals.summary
+    vitals, said = stream.vitals, stream.vitals.reader
     span.set_attribute("streamtee.stream.id", stream.id)
     ident = stream.upstream_request_id
     if ident:
         span.set_attribute("streamtee.upstream_request_id", ident)
     if vitals.model:
         span.set_attribute("gen_ai.response.model", vitals.model)
-    if summary.finish_reason:
-        span.set_attribute("gen_ai.response.finish_reasons", [summary.finish_reason])
+    if said.finish_reason:
+        span.set_attribute("gen_ai.response.finish_reasons", [said.finish_reason])
     if vitals.first_token_at:
         span.add_event("first_token", timestamp=_unix_ns(vitals.first_token_at))
-    if summary.usage is not None:
-        usage = summary.usage
+    if said.usage is not None:
+        usage = said.usage
         span.set_attributes({"gen_ai.usage.input_tokens": usage.prompt, "gen_ai.usage.output_tokens": usage.completion})
         if usage.cached:
             span.set_attribute("gen_ai.usage.cache_read.input_tokens", usage.cached)

@@ -24,9 +24,13 @@ class Pump(Protocol):
 
     stream: Stream
     overhead: Callable[[float], object]
+    is_ordinary: Callable[[bytes], bool]
 
-    def bypassed(self, frames: list[bytes], times: list[float]) -> None:
-        """Take frames that were sent on at these times."""
+    def bypassed(self, frames: list[bytes], times: list[float], at: float) -> None:
+        """Take frames that were sent on, the last one at a time, those with text among them at these."""
+
+    def note(self, frames: list[bytes], at: float, times: list[float]) -> None:
+        """Take in what frames say that are not just ordinary; append to `times` when those with text came."""
 
     def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
         """Take a read that is whole events into the log."""
@@ -35,20 +39,22 @@ class Pump(Protocol):
 class Bypass:
     """Sends events on to the one follower of a stream, from when it is made until `end`."""
 
-    __slots__ = ("_exchange", "_frames", "_pump", "_times", "_transport")
+    __slots__ = ("_at", "_exchange", "_frames", "_is_ordinary", "_pump", "_times", "_transport")
 
     def __init__(self, pump: Pump, exchange: Exchange, transport: Transport) -> None:
         self._pump = pump
+        self._is_ordinary = pump.is_ordinary
         self._exchange = exchange
         self._transport = transport
         self._frames: list[bytes] = []  # sent on, and not in the log yet
-        self._times: list[float] = []  # when each came
+        self._times: list[float] = []  # when each of them with text came
+        self._at = 0.0  # when the last one came
         exchange.redirect(self.take_events)
 
     @property
     def fed_at(self) -> float:
         """When the last event came, in monotonic seconds."""
-        return self._times[-1] if self._times else self._pump.stream.fed_at
+        return self._at if self._frames else self._pump.stream.fed_at
 
     def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
         """Send a read that is whole events on; but by the log while earlier ones wait, for it has the limits."""
@@ -60,12 +66,12 @@ class Bypass:
         except RuntimeError:  # uvloop, of a connection that was lost a moment ago
             return self._log(frames, chunks, at)
         self._frames += frames
-        times = self._times
-        if len(frames) == 1:
-            times.append(at)
+        self._at = at
+        if len(frames) == 1 and self._is_ordinary(frames[0]):
+            self._times.append(at)
         else:
-            times += [at] * len(frames)
-        if len(times) >= _FRAMES or len(chunks) > _LONG_READ:
+            self._pump.note(frames, at, self._times)
+        if len(self._frames) >= _FRAMES or len(chunks) > _LONG_READ:
             self._pump.overhead(monotonic() - at)
             self.settle()
         return True
@@ -73,9 +79,9 @@ class Bypass:
     def settle(self) -> None:
         """Have the log take what was sent on."""
         frames, times = self._frames, self._times
-        if times:
+        if frames:
             self._frames, self._times = [], []
-            self._pump.bypassed(frames, times)
+            self._pump.bypassed(frames, times, self._at)
 
     def end(self) -> None:
         """Settle, and send nothing on any more."""

@@ -17,7 +17,6 @@ from proxy.wire.errors import (
     Truncated,
     Unreachable,
     UpstreamError,
-    UpstreamTimeout,
 )
 from proxy.wire.http import LAST_CHUNK, Head, Headers, chunk
 
@@ -26,6 +25,9 @@ _TRANSFER_CODINGS = {b"", b"chunked", b"identity"}
 _NO_CODING = {b"", b"identity", b"none"}
 _GIVEN_UP = Truncated("given up")
 _GIVEN_UP.blames_upstream = False
+_MOMENT_S = 0.75  # in which an upstream may end its response after its last word; it is looked at once a second
+_OVER = Truncated("the upstream did not end its response after its last word")
+_OVER.blames_upstream = False
 
 
 class Timeouts(NamedTuple):
@@ -51,6 +53,10 @@ class Progress(Protocol):
     @property
     def awaits_token(self) -> bool:
         """Tell whether generated text is due and none has come."""
+
+    @property
+    def ended_at(self) -> float:
+        """When the last word came, after which nothing can be missing; 0: it has not."""
 
 
 class Pool(Protocol):
@@ -284,8 +290,8 @@ class Exchange:
         else:
             self.arrived()
 
-    def late(self, now: float, timeouts: Timeouts) -> UpstreamTimeout | None:
-        """Return the time-out that the exchange has run into, if any."""
+    def late(self, now: float, timeouts: Timeouts) -> UpstreamError | None:
+        """Return the time-out that the exchange has run into, if any, or that it is over but for its end."""
         connection = self._connection
         if connection is None or self._ended:
             return None
@@ -295,9 +301,12 @@ class Exchange:
             if timeouts.first_byte_s and now - self._asked_at >= timeouts.first_byte_s:
                 return FirstByteTimeout(f"the upstream sent no response within {timeouts.first_byte_s:g} s")
             return None
+        progress = self.progress
+        if progress is not None and progress.ended_at and now - progress.ended_at >= _MOMENT_S:
+            return _OVER
         if connection.paused:  # by us
             return None
-        progress, token_s, idle_s = self.progress, timeouts.first_token_s, timeouts.idle_s
+        token_s, idle_s = timeouts.first_token_s, timeouts.idle_s
         if token_s and progress is not None and progress.awaits_token and now - self._asked_at >= token_s:
             return FirstTokenTimeout(f"the upstream sent no token within {token_s:g} s")
         fed_at = connection.read_at if progress is None else progress.fed_at

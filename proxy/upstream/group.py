@@ -15,7 +15,8 @@ from time import monotonic
 from typing import NamedTuple
 
 from proxy.dialects.error_codes import Fault, Trouble, trouble
-from proxy.dialects.refusal import Refusal, is_error, read
+from proxy.dialects.failure import Failure, reported
+from proxy.dialects.refusal import Refusal, read
 from proxy.upstream.backoff import Backoff, retry_after_s
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.upstream import Attempt, Upstream, UpstreamRequest
@@ -203,12 +204,10 @@ class _Attempts:
             exchange.headers[:] = [*kept, (b"Content-Type", b"application/json"), length]
 
 
-def erred(upstream: Upstream, frames: Sequence[bytes]) -> None:
-    """Let an upstream's breaker know of a stream that ended with an error event, which is among these frames."""
-    frame = next(filter(is_error, reversed(frames)), None)
-    if upstream.breaker is not None and frame is not None:
-        refusal = read(200, frame)
-        fault = trouble(refusal.status, refusal.code).fault
+def erred(upstream: Upstream, failure: Failure) -> None:
+    """Let an upstream's breaker know of the error with which a stream ended."""
+    if upstream.breaker is not None:
+        fault = trouble(failure.status or 200, failure.code).fault
         if fault is Fault.UPSTREAM or (fault is Fault.ACCOUNT and upstream.has_key):
             upstream.breaker.failed(False, monotonic())
 
@@ -226,7 +225,7 @@ def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
 
 
 async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
-    """Return what an answer refuses, `in_stream` also in the first frame of a stream; None if it does not."""
+    """Return what an answer refuses, `in_stream` also in the first frames of a stream; None if it does not."""
     if exchange.status >= 400:
         enough = _too_large
     elif in_stream and exchange.is_event_stream:
@@ -240,8 +239,10 @@ async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
         body = b""
     if exchange.status >= 400:
         return read(exchange.status, body if exchange.whole else b"")
-    frames = Splitter(len(body) + 1).feed(body) if body else []
-    return read(exchange.status, frames[0]) if frames and is_error(frames[0]) else None
+    for frame in Splitter(len(body) + 1).feed(body) if body else ():
+        if (found := reported(frame)) is not None:
+            return Refusal(found.status or exchange.status, found.code, found.body, framed=True)
+    return None
 
 
 def _too_large(body: bytes) -> bool:

@@ -3,18 +3,10 @@
 It also decides how the stream ended (law 7), and measures it. Hot path: `received`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 
-from proxy.dialects.dialect import Dialect
-from proxy.stream.endings import (
-    COMPLETE,
-    FRAME_LIMIT,
-    UPSTREAM_ERROR,
-    UPSTREAM_RESET,
-    Ending,
-    ending_of,
-)
+from proxy.stream.endings import CLIENT_GONE, COMPLETE, FRAME_LIMIT, UPSTREAM_ERROR, UPSTREAM_RESET, Ending, ending_of
 from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
 from proxy.upstream.bypass import Bypass
@@ -24,21 +16,20 @@ from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import TooLarge, UpstreamError
 from proxy.wire.sse import Splitter
 
-_COLON = 58  # begins a comment
-
 
 class Pump(StreamWriter):
     """The writer of one stream: a Receiver of its exchange."""
 
     __slots__ = (
         "_at_frame",
-        "_early",
-        "_hidden",
+        "_count",
         "_hides",
         "_max_frame_bytes",
-        "_note",
+        "_reader",
         "_splitter",
         "_vitals",
+        "ended_at",
+        "is_ordinary",
         "overhead",
     )
 
@@ -55,11 +46,12 @@ class Pump(StreamWriter):
         self.overhead = overhead
         self._splitter = Splitter(max_frame_bytes)
         self._max_frame_bytes = max_frame_bytes
-        self._early = True  # the first answer text has not come
-        self._at_frame = False  # the next read begins a frame, and no first token is sought in it
-        self._note = stream.vitals.times.append
+        self.ended_at = 0.0  # when the dialect's last word came
+        self._at_frame = False  # the next read begins a frame
+        self._count = stream.vitals.times.append
+        self._reader = stream.vitals.reader
+        self.is_ordinary: Callable[[bytes], bool] = self._reader.ordinary
         self._hides = stream.dialect.frames.only_counts if hides_usage else None  # tells of a frame nobody asked for
-        self._hidden: Sequence[bytes] = ()
 
     def start(self, exchange: Exchange) -> None:
         """Take the exchange's body from now on."""
@@ -75,27 +67,22 @@ class Pump(StreamWriter):
         if not self._at_frame or len(chunks) > self._max_frame_bytes:
             return False
         stream = self.stream
-        if self._early and not all(map(stream.dialect.frames.thinking, frames)):
-            return False
         end = stream.extend(frames, chunks)
-        stream.fed_at = at
-        if len(frames) == 1:
-            self._note(at)
+        if len(frames) == 1 and self.is_ordinary(frames[0]):
+            stream.fed_at = at
+            self._count(at)
         else:
-            self._vitals.times += [at] * len(frames)
+            self.note(frames, at, self._vitals.times)
+            self._try_bypass()  # if it was the first token
         if end & 63 < len(frames):
             self._now_and_then(at)
         return True
 
-    def bypassed(self, frames: list[bytes], times: list[float]) -> None:
-        """Take frames that were sent on at these times."""
+    def bypassed(self, frames: list[bytes], times: list[float], at: float) -> None:
+        """Take frames that were sent on, the last one at a time, those with text among them at these."""
         stream = self.stream
-        stream.fed_at = times[-1]
-        if self._early and not all(map(stream.dialect.frames.thinking, frames)):
-            for frame, at in zip(frames, times, strict=True):
-                self._look([frame], at)
-        else:
-            self._vitals.times += times
+        stream.fed_at = at
+        self._vitals.times += times
         self._vitals.fold()
         stream.bypassed(frames)
 
@@ -112,21 +99,12 @@ class Pump(StreamWriter):
                 self.stream.fed_at = at
             self._at_frame = False
             return
-        if self._hides is not None and not (frames := self._shown(frames)):
-            return
-        stream = self.stream
-        end = stream.extend(frames)
-        if self._early:
-            self._look(frames, at)
-        elif len(frames) == 1 and frames[0][0] != _COLON:
-            stream.fed_at = at
-            self._note(at)
-        elif self._vitals.note(frames, at):
-            stream.fed_at = at
-        sought = self._early and not self._vitals.first_token_at
-        self._at_frame = not (sought or self._splitter.holds or self._hides)
+        shown = frames if self._hides is None else self._shown(frames)
+        end = self.stream.extend(shown) if shown else 0
+        self.note(frames, at, self._vitals.times)
+        self._at_frame = not (self._splitter.holds or self._hides)
         self._try_bypass()
-        if end & 63 < len(frames):
+        if shown and end & 63 < len(shown):
             self._now_and_then(at)
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
@@ -137,14 +115,13 @@ class Pump(StreamWriter):
             self.stop(FRAME_LIMIT.saying(exc.message))
             return
         tail = self._splitter.tail
-        if error is None and tail and _is_whole(tail, self.stream.dialect):
+        self._vitals.note(frames, at, self._vitals.times)
+        if error is None and tail.strip() and self._is_whole(tail, at):
             frames.append(tail)  # it lacks only its blank line
             tail = b""
         if self._hides is not None:
             frames = self._shown(frames)
-        if frames:
-            self._look(frames, at)
-        self.seal(self._judge(error, tail, frames), frames, tail)
+        self.seal(self._judge(error, tail), frames, tail)
 
     # Progress
 
@@ -165,19 +142,17 @@ class Pump(StreamWriter):
 
     def last_left(self) -> None:
         """Close upstream at once, after the grace, or not at all."""
-        if self._terminal_seen(()):  # openai-python 3.x leaves straight after [DONE]: that is an end, not an abort
-            self.stop(COMPLETE)
-        else:
-            super().last_left()
+        if not self._reader.ended:  # openai-python 3.x leaves straight after [DONE]: that is an end, not an abort,
+            super().last_left()  # and the exchange is over in a moment
+
+    def given_up(self) -> Ending:
+        """A stream that has failed by then has failed."""
+        return CLIENT_GONE if self._reader.failure is None else self._judge(None, b"")
 
     def _shown(self, frames: list[bytes]) -> list[bytes]:
         """Keep back the usage that was asked for by the proxy alone: the one exception to law 1, off by default."""
-        assert self._hides is not None
-        hidden = [frame for frame in frames if self._hides(frame)]
-        if not hidden:
-            return frames
-        self._hidden = hidden
-        return [frame for frame in frames if frame not in hidden]
+        hides = self._hides
+        return frames if hides is None else [frame for frame in frames if not hides(frame)]
 
     def _now_and_then(self, at: float) -> None:
         """Do what need not be done with every read: when another 64 frames are in the log."""
@@ -191,56 +166,67 @@ class Pump(StreamWriter):
         stream, exchange = self.stream, self._exchange
         if stream.bypass is not None or exchange is None or not self._at_frame or self._max_frame_bytes < LONG_READ:
             return
+        if not self._vitals.first_token_at:
+            return
         follower = stream.lone_follower()
         found = None if follower is None else follower.sink.transport()
         if found is not None and found[1]:
             stream.bypass = Bypass(self, exchange, found[0])
 
-    def _look(self, frames: list[bytes], at: float) -> None:
-        vitals = self._vitals
-        vitals.first_byte_at = vitals.first_byte_at or at
-        if vitals.early(frames, at):
+    def note(self, frames: list[bytes], at: float, times: list[float]) -> None:
+        """Take in what frames say that are not just ordinary; append to `times` when those with text came."""
+        if self._vitals.note(frames, at, times):
             self.stream.fed_at = at
-        self._early = not vitals.first_content_at
+        if self._reader.ended or self._reader.failure is not None:
+            self._conclude(at)
 
-    def _terminal_seen(self, frames: Sequence[bytes]) -> bool:
-        """Tell whether the dialect's last word is in the log, or in the frames that come last."""
-        terminal = self.stream.dialect.frames.terminal
-        return any(map(terminal, reversed(frames[-4:]))) or any(map(terminal, reversed(self.stream.log.frames[-4:])))
+    def _conclude(self, at: float) -> None:
+        """Keep nobody waiting who has all of the answer, or what failed of it; the response itself may go on.
 
-    def _judge(self, error: UpstreamError | None, tail: bytes, frames: list[bytes]) -> Ending:
-        """Decide how the stream ended, from how its response did."""
-        if self._terminal_seen(frames):
+        After the last word the upstream is left a moment to end it, so that its connection serves the next request.
+        """
+        if self._reader.ended:
+            self.ended_at = self.ended_at or at
+        if self.stream.outcome is None:
+            self.stream.conclude(self._judge(None, b""))
+
+    def _is_whole(self, tail: bytes, at: float) -> bool:
+        """Take note of an unterminated tail; tell whether it lacks only its blank line.
+
+        So it is if it ends a line, or says that all is over.
+        """
+        known = self._reader.ended, self._reader.failure
+        self._vitals.note([tail], at, self._vitals.times)
+        return tail.endswith((b"\n", b"\r")) or known != (self._reader.ended, self._reader.failure)
+
+    def _judge(self, error: UpstreamError | None, tail: bytes) -> Ending:
+        """Decide how the stream ended, from what it said and from how its response ended."""
+        said, failure = self._reader, self._reader.failure
+        if failure is not None:
+            # Mode raw ends as the response did; modes of events say what its clients would not take for an error.
+            clean = said.ended or (error is None and not tail.strip())
+            message = f"the upstream reported an error: {failure.reason}"
+            return UPSTREAM_ERROR.saying(message)._replace(clean=clean, unrecognised=not failure.recognised)
+        if said.ended and said.brought:
             return COMPLETE
-        if error is not None:
+        if error is not None and not said.ended:
             return ending_of(error)
-        if tail.strip():
+        if tail.strip() and not said.ended:
             return UPSTREAM_RESET.saying(f"the upstream ended within a frame, {len(tail)} bytes of it came")
-        if self._exchange is not None and not self._exchange.framed and not self._finished(frames):
-            # Nothing tells a close-delimited body that is whole from one that broke off, but its own last word.
-            return UPSTREAM_RESET.saying("the upstream closed the connection before the stream was finished")
-        return COMPLETE
-
-    def _finished(self, frames: list[bytes]) -> bool:
-        last = (self.stream.log.frames[-3:] + frames)[-3:]
-        return self.stream.dialect.frames.summary(last).finish_reason is not None
+        if said.brought and said.finished:
+            return COMPLETE
+        # A response of a known length ended as it should, and so does mode raw. Nothing tells a close-delimited one
+        # that is whole from one that broke off, but its own last word.
+        clean = said.ended or self._exchange is None or self._exchange.framed
+        what = "finished" if said.brought else "begun"
+        message = f"the upstream ended its response before the answer had {what}"
+        return UPSTREAM_RESET.saying(message)._replace(clean=clean, unrecognised=True)
 
     @property
     def tail(self) -> bytes:
         return self._splitter.tail
 
-    def conclude(self, ending: Ending, frames: list[bytes]) -> Ending:
-        """Read the vitals off the last frames; an error event among them is what ended the stream."""
-        frames_of = self.stream.dialect.frames
-        last = self.stream.log.frames[-6:] + frames
-        self._vitals.conclude(last, self._hidden)
-        if ending is not COMPLETE or not self._vitals.summary.failed:
-            return ending
-        unrecognised = not any(map(frames_of.reports, last))
-        message = "the upstream reported an error"
-        return UPSTREAM_ERROR._replace(message=message, clean=True, unrecognised=unrecognised)
-
-
-def _is_whole(tail: bytes, dialect: Dialect) -> bool:
-    """Tell whether an unterminated tail lacks only its blank line: it ends a line, or is the dialect's last word."""
-    return bool(tail.strip()) and (tail.endswith((b"\n", b"\r")) or dialect.frames.terminal(tail))
+    def seal(self, ending: Ending, frames: list[bytes], tail: bytes) -> None:
+        """End the stream with its last frames; only the first call counts."""
+        self._vitals.fold()
+        super().seal(ending, frames, tail)

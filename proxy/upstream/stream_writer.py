@@ -52,7 +52,7 @@ class StreamWriter:
         """Close upstream at once, after the grace, or not at all."""
         grace_s = self.on_disconnect.grace_s
         if grace_s == 0:
-            self.stop(CLIENT_GONE)
+            self.stop(self.given_up())
         elif grace_s is not None:
             if self._grace is not None:
                 self._grace.cancel()
@@ -79,16 +79,16 @@ class StreamWriter:
         self._stopped = True
         if self._grace is not None:
             self._grace.cancel()
-        self.stream.seal(self.conclude(ending, frames), frames, tail)
+        self.stream.seal(ending, frames, tail)
         self._exchange = None
 
-    def conclude(self, ending: Ending, frames: list[bytes]) -> Ending:
-        """Return the ending that the stream has, which these frames may say more of than its response does."""
-        return ending
+    def given_up(self) -> Ending:
+        """Return how the stream ends when nobody wants it any more."""
+        return CLIENT_GONE
 
     def _grace_over(self) -> None:
         if not self.stream.wanted:
-            self.stop(CLIENT_GONE)
+            self.stop(self.given_up())
 
 
 class _Verbatim:

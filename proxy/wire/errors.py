@@ -188,6 +188,18 @@ class UpstreamError(ProxyError):
     blames_upstream = True  # False where its client, or the proxy, ended it
 
 
+class Reported(ProxyError):
+    """The upstream said within its answer that it failed: an answer to one who asks for a document."""
+
+    status = 502
+    code = "upstream_error"
+
+    def __init__(self, message: str, code: str | None = None, status: int = 502) -> None:
+        super().__init__(message)
+        self.code = code or type(self).code
+        self.status = status
+
+
 class Unreachable(UpstreamError):
     """No connection, or it closed before the response began."""
 

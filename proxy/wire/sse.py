@@ -210,7 +210,8 @@ def stamp(frame: bytes, ident: bytes) -> bytes:
     lines, end, blank = _parts(frame)
     event = fields(frame)
     if event.data is None and event.id is None:
-        return lines if _COMMENTS.fullmatch(lines) else frame
+        unended = not frame.endswith((b"\n", b"\r"))  # what follows must not become a part of its last line
+        return lines if unended or _COMMENTS.fullmatch(lines) else frame
     return b"%bid: %b%b%b" % (lines, ident, end, blank)
 
 

@@ -14,7 +14,7 @@ from proxy.server.config import Config
 from proxy.stream.endings import CAPABILITY_EXPIRED
 from proxy.wire.errors import MissingRight, Unauthorised
 from tests.event_loops import GUARD_S
-from tests.event_streams import DONE, stamped
+from tests.event_streams import DONE, FINISH, stamped
 from tests.http_client import Answer
 from tests.proxy_under_test import CHAT, NATIVE, Tee, begun, chat_body, configured, native_body, teed
 from tests.stage import Stage
@@ -310,7 +310,7 @@ async def test_capability_alone_is_enough(stage: Stage, mode: str, way: str) -> 
     tables = in_mode_keys(OURS) if mode == "keys" else {}
     async with teed(stage.url, capabilities={"secrets": [SECRET]}, **tables) as tee:
         answer, turn = await begun(tee, stage, f"Authorization: Bearer {OURS}")
-        turn.end(DONE)
+        turn.end(FINISH)
         said = await answer.read()
         ident = answer.stream_id
         query, header = {

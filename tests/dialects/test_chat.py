@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from proxy.dialects.chat import CHAT
-from proxy.dialects.dialect import Summary, TextKind, Usage
+from proxy.dialects.dialect import TextKind, Usage
 from proxy.wire.errors import BadRequest, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
+from tests.noted import kind, noted
 
 _REST = (
     '"object":"chat.completion.chunk","usage":null,"created":1770764906,"system_fingerprint":null,'
@@ -68,7 +69,7 @@ REFUSED = (
 
 
 @pytest.mark.parametrize(
-    ("frame", "kind"),
+    ("frame", "expected"),
     [
         (ROLE, None),
         (TEXT, TextKind.CONTENT),
@@ -92,25 +93,25 @@ REFUSED = (
         (chunk({}, {}, {"reasoning_content": "x"}), TextKind.REASONING),
         (chunk({"role": "assistant"}), None),
         (chunk({"content": " "}), TextKind.CONTENT),
+        (chunk({"reasoning_content": "x"}, {"content": "x"}), TextKind.CONTENT),
+        (chunk({"content": "", "reasoning": "x"}), TextKind.REASONING),
+        (chunk({"content": [{"type": "text", "text": "x"}]}), TextKind.CONTENT),
+        (chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "x"}]}]}), TextKind.REASONING),
+        (chunk({"content": [{"type": "text", "text": ""}]}), None),
+        (chunk({"content": None, "audio": {"id": "a", "data": "UklG"}}), TextKind.CONTENT),
+        (chunk({"content": "", "audio": {"id": "a", "transcript": "x"}}), TextKind.CONTENT),
+        (chunk({"content": "", "audio": {"id": "a", "expires_at": 1}}), None),
+        (chunk({"refusal": "I won't"}), TextKind.CONTENT),
+        (chunk({"function_call": {"name": "weather", "arguments": ""}}), TextKind.TOOL_CALL),
+        (chunk(call(arguments={"place": "x"})), TextKind.TOOL_CALL),
+        (b'data: {"choices":[{"index":0,"message":{"role":"assistant","content":"x"}}]}\n\n', TextKind.CONTENT),
+        (b'data: {"choices":[{"index":0,"text":"x"}]}\n\n', TextKind.CONTENT),
         (chunk(), None),
     ],
 )
-def test_generated_text_is_told_from_what_only_frames_it(frame: bytes, kind: TextKind | None) -> None:
+def test_generated_text_is_told_from_what_only_frames_it(frame: bytes, expected: TextKind | None) -> None:
     """The first token is the first frame with reasoning, content or arguments: not the role, not an empty delta."""
-    assert CHAT.frames.generated(frame)[1] is kind
-
-
-@pytest.mark.parametrize("frame", [ROLE, TEXT, THINKING_ROLE, THINKING, ANSWER, CALL_BEGINS, STOP, USAGE, DONE])
-def test_kind_is_the_same_when_the_model_is_known(frame: bytes) -> None:
-    """Then the frame need not be parsed for it."""
-    assert CHAT.frames.generated(frame, "qwen-known") == ("qwen-known", CHAT.frames.generated(frame)[1])
-
-
-@pytest.mark.parametrize("rest", [b"", b'"', b"\n\n", b"x", b'"}\n\n', b"}\n\n\n"])
-def test_kind_is_told_of_what_is_no_whole_chunk(rest: bytes) -> None:
-    """With text or without, what only begins like a chunk raises nothing; in doubt it is parsed."""
-    frame = b'data: {"choices":[{"delta":{"content":"' + rest
-    assert CHAT.frames.generated(frame, "m") == ("m", None)
+    assert kind(CHAT, frame) is expected
 
 
 @pytest.mark.parametrize("written", [
@@ -122,20 +123,7 @@ def test_kind_is_told_of_what_is_no_whole_chunk(rest: bytes) -> None:
 ])  # fmt: skip
 def test_chunk_is_read_however_its_frame_is_written(written: bytes) -> None:
     """Line endings, more fields and several data lines are the frame's business."""
-    assert CHAT.frames.generated(written)[1] is TextKind.CONTENT
-
-
-@pytest.mark.parametrize("frame", [ROLE, TEXT, ANSWER, STOP, USAGE, DONE, CALL_IS_EMPTY, CALLED, REFUSED])
-def test_thinking_is_denied_when_in_doubt(frame: bytes) -> None:
-    """Only what surely has no answer text may be passed over unparsed."""
-    assert not CHAT.frames.thinking(frame)
-
-
-def test_thinking_is_told_without_parsing() -> None:
-    """Qwen writes null for the content while it reasons; text that quotes such a chunk is no such chunk."""
-    assert CHAT.frames.thinking(THINKING)
-    assert CHAT.frames.thinking(THINKING_ROLE)
-    assert not CHAT.frames.thinking(chunk({"content": 'then comes "content":null'}))
+    assert kind(CHAT, written) is TextKind.CONTENT
 
 
 @pytest.mark.parametrize(
@@ -150,20 +138,19 @@ def test_thinking_is_told_without_parsing() -> None:
         b"\ndata: [DONE]\n\n",
         b"event: done\ndata: [DONE]\n\n",
         b"data: [DONE]\nid: gen234-1234567\n\n",
+        b"data: [DONE] \n\n",
         b"id: 12345678\nevent: message\ndata: [DONE]\n\n",
     ],
 )
 def test_done_is_terminal(frame: bytes) -> None:
-    """However it is written, and with whatever other fields."""
-    assert CHAT.frames.terminal(frame)
+    """However it is written, and with whatever other fields: SDKs look for no more than how the data begins."""
+    assert noted(CHAT, frame).ended
 
 
 @pytest.mark.parametrize(
     "frame",
     [
         b": [DONE]\n\n",
-        b"data: [DONE] \n\n",
-        b"data: [DONE]\ndata: \n\n",
         b"event: [DONE]\n\n",
         b'data: "[DONE]"\n\n',
         chunk({"content": "[DONE]"}),
@@ -173,86 +160,75 @@ def test_done_is_terminal(frame: bytes) -> None:
 )
 def test_nothing_else_is_terminal(frame: bytes) -> None:
     """Only the word itself says that nothing can be missing."""
-    assert not CHAT.frames.terminal(frame)
+    assert not noted(CHAT, frame).ended
 
 
-def test_summary_reads_finish_and_usage_from_the_last_frames() -> None:
+def test_finish_and_usage_are_known_when_they_are_said() -> None:
     """In the order Qwen sends them."""
-    assert CHAT.frames.summary([TEXT, STOP, USAGE, DONE]) == Summary("stop", Usage(18, 779, 84, 5), last_text=0)
-    assert CHAT.frames.summary([CALLED, DONE]) == Summary("tool_calls", None, failed=False)
-    assert CHAT.frames.summary([TEXT, TEXT]) == Summary(last_text=1)
-    assert CHAT.frames.summary([]) == Summary()
+    said = noted(CHAT, TEXT, STOP, USAGE, DONE)
+    assert (said.finish_reason, said.usage, said.ended, said.finished) == ("stop", Usage(18, 779, 84, 5), True, True)
+    said = noted(CHAT, TEXT, CALLED)
+    assert (said.finish_reason, said.usage, said.ended, said.finished) == ("tool_calls", None, False, True)
+    assert not noted(CHAT, TEXT).finished
+    assert not noted(CHAT).finished
 
 
-def test_summary_tells_the_last_frame_with_text() -> None:
-    """Of any kind, also behind the finish, and in it; no frame after it is a token."""
-    assert CHAT.frames.summary([TEXT, TEXT, STOP, b": ping\n\n", DONE]).last_text == 1
-    assert CHAT.frames.summary([THINKING, THINKING_ROLE]).last_text == 0
-    assert CHAT.frames.summary([CALL_GOES_ON, CALL_IS_EMPTY, CALLED]).last_text == 0
-    assert CHAT.frames.summary([STOP, TEXT, DONE]).last_text == 1
-    finish = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
-    assert CHAT.frames.summary([TEXT, finish, DONE]).last_text == 1
-    assert CHAT.frames.summary([ROLE, STOP, USAGE, DONE]).last_text == -1
+def test_stream_has_finished_when_each_choice_has() -> None:
+    """One that nothing was said of yet is none."""
+    first, second = (b'data: {"choices":[{"index":%d,"delta":{},"finish_reason":"stop"}]}\n\n' % n for n in (0, 1))
+    both = chunk({"content": "a"}, {"content": "b"})
+    assert not noted(CHAT, both, first).finished
+    assert noted(CHAT, both, second, first).finished
+    assert noted(CHAT, first).finished
 
 
-def test_summary_takes_the_last_usage_that_is_stated() -> None:
+def test_what_brings_nothing_is_told() -> None:
+    """Comments, the last word, and what is no chunk; a role is something."""
+    nothing = (b": ping\n\n", b"\n\n", DONE, b"data: {}\n\n", b'data: {"type":"ping"}\n\n', b"data: {not json\n\n")
+    assert not noted(CHAT, *nothing).brought
+    assert noted(CHAT, ROLE).brought
+    assert noted(CHAT, USAGE).brought
+
+
+def test_usage_is_the_last_one_stated() -> None:
     """Some upstreams count up in every chunk, the one with the finish reason included; null states nothing."""
     counted = [chunk({"content": "x"}, usage={"prompt_tokens": 1, "completion_tokens": n}) for n in (1, 2)]
     finish = '{"choices":[{"index":0,"delta":{},"finish_reason":"length"}],"usage":{"completion_tokens":3}}'
     last = f"data: {finish}\n\n".encode()
-    assert CHAT.frames.summary([*counted, last, DONE]) == Summary("length", Usage(0, 3, 0, 0), last_text=1)
-    assert CHAT.frames.summary(counted).usage == Usage(1, 2, 0, 0)
-    assert CHAT.frames.summary([STOP, chunk(usage=None), DONE]) == Summary("stop", None, failed=False)
+    assert noted(CHAT, *counted, last, DONE).usage == Usage(0, 3, 0, 0)
+    assert noted(CHAT, *counted).usage == Usage(1, 2, 0, 0)
+    assert noted(CHAT, *counted, STOP, chunk(usage=None), chunk(usage={"prompt_tokens": 0}), DONE).usage == Usage(1, 2)
 
 
-def test_summary_tells_an_error_event() -> None:
-    """An error in mid-stream fails it, also when [DONE] follows; `"error":null` is none."""
-    assert CHAT.frames.summary([TEXT, REFUSED]).failed
-    assert CHAT.frames.summary([TEXT, REFUSED, DONE]).failed
-    assert not CHAT.frames.summary([chunk({"content": "x"}, error=None)]).failed
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 7.0, "completion_tokens": 5.0},
+        {"input_tokens": 7, "output_tokens": 5},
+        {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": None, "completion_tokens_details": None},
+    ],
+)
+def test_usage_is_read_however_it_is_spelled(usage: dict[str, Any]) -> None:
+    """Floats, other names, null where an object is due; beside choices, or within one."""
+    assert noted(CHAT, chunk(usage=usage)).usage == Usage(7, 5)
+    within = json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}]})
+    assert noted(CHAT, f"data: {within}\n\n".encode()).usage == Usage(7, 5)
 
 
-def test_summary_tells_a_flat_error_event() -> None:
-    """As some gateways write it: only the event's name says that it is one."""
-    assert CHAT.frames.summary([TEXT, b'event: error\ndata: {"code":"c","message":"m"}\n\n', DONE]).failed
-    assert CHAT.frames.summary([TEXT, b"event:error\ndata: not json\n\n"]).failed
-    assert not CHAT.frames.summary([b'event: result\ndata: {"choices":[]}\n\n']).failed
-
-
-def test_flat_error_is_none_to_clients() -> None:
-    """They look for the field, and at no event's name."""
-    assert CHAT.frames.reports(REFUSED)
-    assert not CHAT.frames.reports(b'event: error\ndata: {"code":"c","message":"m"}\n\n')
-    assert not CHAT.frames.reports(TEXT)
+def test_error_is_told_and_the_first_one_counts() -> None:
+    """An error in mid-stream fails it, also when [DONE] follows; `"error":null` is none; after [DONE] none counts."""
+    said = noted(CHAT, TEXT, REFUSED, DONE, b'data: {"error":{"message":"later"}}\n\n')
+    assert said.failure is not None
+    assert (said.failure.code, said.failure.recognised) == ("invalid_parameter_error", True)
+    assert said.failure.message == "Range of top_logprobs should be [0, 5]"
+    assert noted(CHAT, chunk({"content": "x"}, error=None)).failure is None
+    assert noted(CHAT, TEXT, DONE, REFUSED).failure is None
 
 
 def test_model_is_the_chunks() -> None:
     """As the answer names it; a chunk need not."""
-    assert CHAT.frames.generated(TEXT)[0] == "qwen3-max"
-    assert CHAT.frames.generated(REFUSED)[0] is None
-    assert CHAT.frames.generated(DONE)[0] is None
-
-
-@pytest.mark.parametrize(
-    ("rest", "model"),
-    [
-        ('"},"index":0}],"model":"qwen3-max"}', "qwen3-max"),
-        ('"},"index":0}],"model" : "qwen3-max"}', "qwen3-max"),
-        ('"},"index":0}],"model":"qwen\\u002dmax"}', "qwen-max"),
-        ('"},"index":0}],"model":"qwen-größer"}', "qwen-größer"),
-        ('"},"index":0}],"model":"inner"}'.replace("]", ',{"model":"x"}]'), "inner"),
-        ('"},"index":0}],"model":"outer","by":{"model":"inner"}}', "outer"),
-        ('\\",\\"model\\":\\"x"},"index":0}],"model":"qwen3-max"}', "qwen3-max"),
-        ('"},"index":0}],"model":""}', ""),
-        ('"},"index":0}],"model":null}', None),
-        ('"},"index":0}]}', None),
-        ('"},"index":0}],"model":"qwen3-max","rest":"' + "x" * 2000 + '"}', "qwen3-max"),
-    ],
-)
-def test_model_of_a_chunk_with_text_is_what_json_says(rest: str, model: str | None) -> None:
-    """Also where it is told without parsing."""
-    frame = ('data: {"choices":[{"delta":{"content":"x' + rest + "\n\n").encode()
-    assert CHAT.frames.generated(frame) == (model, TextKind.CONTENT)
+    assert noted(CHAT, TEXT).model == "qwen3-max"
+    assert noted(CHAT, REFUSED, DONE, chunk(model=7)).model is None
 
 
 def test_error_body_says_whose_fault_it_is() -> None:
@@ -290,7 +266,7 @@ def test_recorded_chunks_are_classified_as_json_says(path: Any) -> None:
                 expected = TextKind.REASONING
             elif any(one.get("name") or one.get("arguments") for one in calls):
                 expected = TextKind.TOOL_CALL
-        assert CHAT.frames.generated(block + b"\n\n")[1] is expected, block
+        assert kind(CHAT, block + b"\n\n") is expected, block
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.dialect import Summary, TextKind, Usage
+from proxy.dialects.dialect import TextKind, Usage
 from proxy.wire.errors import BadRequest
 from tests.cuts import NOT_RECORDED, messages, recorded
+from tests.noted import kind, noted
 
 NATIVE = DASHSCOPE
 
@@ -54,7 +55,7 @@ SEARCHED = frame(
 
 
 @pytest.mark.parametrize(
-    ("given", "kind"),
+    ("given", "expected"),
     [
         (TEXT, TextKind.CONTENT),
         (TEXT_STOP, None),
@@ -73,79 +74,82 @@ SEARCHED = frame(
         (message(tool_call(name="get_current_weather", arguments="")), TextKind.TOOL_CALL),
         (message(tool_call(arguments='{"location": "')), TextKind.TOOL_CALL),
         (message({"content": "的请尊重环境"}, "stop"), TextKind.CONTENT),
+        (frame('{"output":{"message":{"phase":"answer","status":"typing","content":"x"}}}'), TextKind.CONTENT),
+        (frame('{"output":{"message":{"phase":"KeepAlive","status":"typing","content":""}}}'), None),
+        (frame('{"output":{"workflow_message":{"message":{"content":"x"}},"finish_reason":"null"}}'), TextKind.CONTENT),
+        (frame('{"output":{"finish_reason":"null","audio":{"id":"a","data":"UklG"}}}'), TextKind.CONTENT),
+        (frame('{"output":{"finish_reason":"null","audio":{"id":"a","data":""}}}'), None),
         (frame("{}"), None),
         (frame("[DONE]"), None),
     ],
 )
-def test_generated_text_is_told_from_what_only_frames_it(given: bytes, kind: TextKind | None) -> None:
+def test_generated_text_is_told_from_what_only_frames_it(given: bytes, expected: TextKind | None) -> None:
     """In both result formats, with and without pictures, reasoning, search and tools."""
-    assert NATIVE.frames.generated(given)[1] is kind
+    assert kind(NATIVE, given) is expected
 
 
 def test_text_of_the_last_frame_counts() -> None:
     """DashScope sends text in the frame that has the finish reason too."""
     last = message({"content": "和其他访客。"}, "stop", output_tokens=85)
-    assert NATIVE.frames.generated(last)[1] is TextKind.CONTENT
+    assert kind(NATIVE, last) is TextKind.CONTENT
 
 
-@pytest.mark.parametrize("given", [TEXT, TEXT_STOP, MESSAGE, PICTURE, APPLICATION, FAILED])
-def test_thinking_is_denied_when_in_doubt(given: bytes) -> None:
-    """Only what surely has no answer text may be passed over unparsed."""
-    assert not NATIVE.frames.thinking(given)
+def test_nothing_is_a_last_word() -> None:
+    """The native dialect has none: its stream ends with its body."""
+    assert not noted(NATIVE, TEXT_STOP, frame("[DONE]"), b"data: [DONE]\n\n").ended
 
 
-def test_thinking_is_told_without_parsing() -> None:
-    """Content is there and empty while the model reasons; text that quotes such a frame is no such frame."""
-    assert NATIVE.frames.thinking(THINKING)
-    assert NATIVE.frames.thinking(message({"content": [], "reasoning_content": "x"}))
-    assert not NATIVE.frames.thinking(message({"content": 'then "content":"" follows'}))
-
-
-def test_nothing_is_terminal() -> None:
-    """The native dialect has no last word: its stream ends with its body."""
-    assert not any(map(NATIVE.frames.terminal, [TEXT_STOP, FAILED, frame("[DONE]"), b"data: [DONE]\n\n"]))
-
-
-def test_summary_reads_finish_usage_and_request_id() -> None:
+def test_finish_usage_and_request_id_are_known_when_they_are_said() -> None:
     """Usage is in every frame and cumulative, so the last one counts."""
-    ident = "5b441aa7-0b9c-9fbc-ae0a-e2b212b71eac"
-    assert NATIVE.frames.summary([TEXT, TEXT_STOP]) == Summary("stop", Usage(16, 5), request_id=ident, last_text=0)
+    said = noted(NATIVE, TEXT, TEXT_STOP)
+    assert (said.finish_reason, said.usage, said.finished) == ("stop", Usage(16, 5), True)
+    assert said.request_id == "5b441aa7-0b9c-9fbc-ae0a-e2b212b71eac"
     details = {"output_tokens_details": {"reasoning_tokens": 7}, "prompt_tokens_details": {"cached_tokens": 4}}
     last = message({"content": ""}, "stop", input_tokens=16, output_tokens=9, **details)
-    assert NATIVE.frames.summary([MESSAGE, last]) == Summary("stop", Usage(16, 9, 7, 4), False, "5b441aa7", last_text=0)
-    assert NATIVE.frames.summary([TEXT]) == Summary(None, Usage(16, 2), request_id=ident, last_text=0)
-    assert NATIVE.frames.summary([frame('{"request_id":7}')]) == Summary()
-    assert NATIVE.frames.summary([]) == Summary()
+    assert noted(NATIVE, MESSAGE, last).usage == Usage(16, 9, 7, 4)
+    said = noted(NATIVE, TEXT)
+    assert (said.finish_reason, said.usage, said.finished) == (None, Usage(16, 2), False)
+    said = noted(NATIVE, frame('{"request_id":7}'))
+    assert (said.request_id, said.brought, said.finished) == (None, False, False)
 
 
-def test_summary_reads_back_as_far_as_it_must() -> None:
-    """What the last frames leave out stands in those before."""
-    told = [message({"content": "x"}, "stop", input_tokens=1), message({"content": ""}, "null"), frame("{}")]
-    assert NATIVE.frames.summary(told) == Summary("stop", Usage(1), False, "5b441aa7", last_text=0)
-    assert NATIVE.frames.summary([*told, MESSAGE]).last_text == 3
+def test_usage_of_several_models_is_their_sum() -> None:
+    """As applications state it."""
+    assert noted(NATIVE, APPLICATION).usage == Usage(2304, 1)
+    entry = {"input_tokens": 3, "output_tokens": 4, "model_id": "m"}
+    assert noted(NATIVE, message({"content": "x"}, models=[entry, entry])).usage == Usage(6, 8)
 
 
 @pytest.mark.parametrize("unfinished", ["null", "", None])
 def test_finish_that_is_null_takes_nothing_back(unfinished: str | None) -> None:
     """A frame without a reason after the one with it leaves it standing."""
-    assert NATIVE.frames.summary([message({}, "stop"), message({}, unfinished)]).finish_reason == "stop"
+    said = noted(NATIVE, message({}, "stop"), message({}, unfinished))
+    assert (said.finish_reason, said.finished) == ("stop", True)
 
 
-def test_summary_tells_an_error_event() -> None:
-    """Errors come as events of a response with status 200."""
-    assert NATIVE.frames.reports(FAILED)
-    assert not NATIVE.frames.reports(TEXT)
-    assert NATIVE.frames.summary([TEXT, FAILED]).failed
-    assert NATIVE.frames.summary([FAILED, TEXT]).failed
-    assert not NATIVE.frames.summary([TEXT, TEXT_STOP]).failed
+def test_deep_research_has_finished_when_its_message_has() -> None:
+    """It has no finish reasons; each of its phases ends so."""
+    typing, over = (
+        frame(json.dumps({"output": {"message": {"phase": "answer", "status": status, "content": "x"}}}))
+        for status in ("typing", "finished")
+    )
+    assert noted(NATIVE, typing, over).finished
+    assert not noted(NATIVE, over, typing).finished
+
+
+def test_error_event_is_told() -> None:
+    """Errors come as events of a response with status 200; their status stands beside the data."""
+    said = noted(NATIVE, TEXT, FAILED, TEXT)
+    assert said.failure is not None
+    assert said.failure[:3] == ("Preprocessor error", "InvalidParameter", 400)
+    assert said.failure.recognised
+    assert noted(NATIVE, TEXT, TEXT_STOP).failure is None
 
 
 def test_model_is_named_by_applications_only() -> None:
     """In each usage entry; the other answers name none."""
-    assert NATIVE.frames.generated(APPLICATION)[0] == "qwen-max-latest"
-    assert NATIVE.frames.generated(TEXT)[0] is None
-    assert NATIVE.frames.generated(SEARCHED)[0] is None
-    assert NATIVE.frames.generated(FAILED)[0] is None
+    assert noted(NATIVE, APPLICATION).model == "qwen-max-latest"
+    assert noted(NATIVE, TEXT, SEARCHED, FAILED).model is None
 
 
 def test_error_body_is_flat() -> None:
@@ -182,7 +186,7 @@ def test_recorded_frames_are_classified_as_json_says(path: Any) -> None:
                 expected = TextKind.REASONING
             elif part.get("tool_calls"):
                 expected = TextKind.TOOL_CALL
-        assert NATIVE.frames.generated(line + b"\n")[1] is expected, line
+        assert kind(NATIVE, line + b"\n") is expected, line
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.dialect import Dialect, Summary, TextKind, Usage, count, says_anything, spell
+from proxy.dialects.dialect import Dialect, TextKind, Usage, count, says_anything, spell
 from proxy.wire.errors import BadRequest, OffsetGone, Overloaded, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
+from tests.noted import kind, noted
 
 DIALECTS: list[Dialect] = [CHAT, DASHSCOPE]
 SAMPLES = [(DIALECTS[path.name.startswith("native")], path) for path in recorded()]
@@ -51,12 +52,16 @@ def frame_of(value: Any, *, before: str = "") -> bytes:
 
 def ask_everything(dialect: Dialect, frame: bytes) -> None:
     """Ask all there is to ask of a frame, and hold the answers to their types."""
-    model, kind = dialect.frames.generated(frame)
-    summary = dialect.frames.summary([frame])
-    assert model is None or isinstance(model, str)
-    assert kind is None or isinstance(kind, TextKind)
-    assert isinstance(summary, Summary)
-    assert {type(answer) for answer in (dialect.frames.thinking(frame), dialect.frames.terminal(frame))} == {bool}
+    said = dialect.frames.reader()
+    found = said.note(frame)
+    assert found is None or isinstance(found, TextKind)
+    for stated in (said.model, said.finish_reason, said.request_id):
+        assert stated is None or isinstance(stated, str)
+    assert said.usage is None or all(isinstance(number, int) for number in said.usage)
+    assert {type(answer) for answer in (said.ended, said.finished, said.brought, said.ordinary(frame))} == {bool}
+    if said.failure is not None:
+        assert said.failure.reason
+        assert said.failure.status is None or 400 <= said.failure.status < 600
 
 
 @each_dialect
@@ -82,9 +87,9 @@ def ask_everything(dialect: Dialect, frame: bytes) -> None:
 def test_frame_without_a_chunk_tells_nothing(dialect: Dialect, frame: bytes) -> None:
     """Comments, garbage and JSON that is no object are passed over."""
     ask_everything(dialect, frame)
-    assert dialect.frames.generated(frame) == (None, None)
-    assert dialect.frames.summary([frame]) == Summary()
-    assert not dialect.frames.terminal(frame)
+    said = noted(dialect, frame)
+    assert (said.model, said.finish_reason, said.usage, said.failure) == (None, None, None, None)
+    assert (said.ended, said.finished, said.brought, kind(dialect, frame)) == (False, False, False, None)
 
 
 @each_dialect
@@ -122,7 +127,7 @@ def test_json_of_any_shape_raises_nothing(dialect: Dialect, value: Any) -> None:
 def test_value_of_another_type_is_passed_over(dialect: Dialect, value: Any) -> None:
     """Null, list, string or number where an object is expected is as good as nothing."""
     ask_everything(dialect, frame_of(value))
-    assert dialect.frames.generated(frame_of(value)) == (None, None)
+    assert kind(dialect, frame_of(value)) is None
 
 
 @each_dialect
@@ -134,9 +139,10 @@ def test_error_frame_is_one_message_that_no_client_takes_for_text(dialect: Diale
     assert said.id == b"gen234-7"
     assert message in list(_strings(json.loads(said.data)))
     assert messages(frame[:-1]) == []
-    assert dialect.frames.summary([frame]).failed
-    assert dialect.frames.generated(frame) == (None, None)
-    assert not dialect.frames.terminal(frame)
+    said = noted(dialect, frame)
+    assert said.failure is not None
+    assert said.failure.recognised
+    assert not said.ended
     assert b"[DONE]" not in frame
 
 
@@ -159,14 +165,6 @@ def test_recorded_frames_answer_without_error(dialect: Dialect, path: Path) -> N
         ask_everything(dialect, frame)
 
 
-@needs_samples
-@each_sample
-def test_thinking_is_never_said_of_answer_text(dialect: Dialect, path: Path) -> None:
-    """The test without parsing agrees with the parsed frame on every recorded one."""
-    for frame in _frames(path):
-        assert not (dialect.frames.thinking(frame) and dialect.frames.generated(frame)[1] is TextKind.CONTENT), frame
-
-
 @pytest.mark.parametrize(
     ("usage", "path", "expected"),
     [
@@ -180,6 +178,9 @@ def test_thinking_is_never_said_of_answer_text(dialect: Dialect, path: Path) -> 
         ([], ["a"], 0),
         ({"a": "3"}, ["a"], 0),
         ({"a": 3.5}, ["a"], 0),
+        ({"a": 3.0}, ["a"], 3),
+        ({"a": -1}, ["a"], 0),
+        ({"a": float("inf")}, ["a"], 0),
     ],
 )
 def test_count_is_the_number_at_a_path(usage: Any, path: list[str], expected: int) -> None:
@@ -187,10 +188,13 @@ def test_count_is_the_number_at_a_path(usage: Any, path: list[str], expected: in
     assert count(usage, *path) == expected
 
 
-def test_usage_and_summary_are_nothing_until_stated() -> None:
-    """A stream that says nothing of them has no tokens, no finish reason and did not fail."""
+@each_dialect
+def test_nothing_is_known_until_it_is_said(dialect: Dialect) -> None:
+    """A stream that says nothing has no tokens, no finish reason, did not fail, and is not complete."""
+    said = dialect.frames.reader()
     assert Usage() == (0, 0, 0, 0)
-    assert Summary() == (None, None, False, None, -1)
+    assert (said.model, said.finish_reason, said.usage, said.failure, said.request_id) == (None,) * 5
+    assert (said.ended, said.finished, said.brought) == (False, False, False)
 
 
 def _frames(path: Path) -> list[bytes]:

@@ -3,11 +3,11 @@
 import orjson
 import pytest
 
-from proxy.dialects.dialect import Summary
 from proxy.dialects.plain import PLAIN
 from proxy.wire.errors import BadRequest, Overloaded
 from proxy.wire.sse import fields
 from tests.cuts import messages
+from tests.noted import noted
 
 CHAT = (
     b'data: {"model":"m","choices":[{"delta":{"content":"x"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1}}\n\n'
@@ -17,10 +17,15 @@ CHAT = (
 @pytest.mark.parametrize("frame", [CHAT, b"data: [DONE]\n\n", b": ping\n\n", b"\xff\n\n", b"event: error\ndata: x\n\n"])
 def test_no_frame_means_anything(frame: bytes) -> None:
     """Also not one that looks like a chat completion's."""
-    assert PLAIN.frames.generated(frame) == (None, None)
-    assert not PLAIN.frames.thinking(frame)
-    assert not PLAIN.frames.terminal(frame)
-    assert PLAIN.frames.summary([frame]) == Summary()
+    said = noted(PLAIN, frame)
+    assert (said.model, said.finish_reason, said.usage, said.failure) == (None, None, None, None)
+    assert not PLAIN.frames.reader().ordinary(frame)
+
+
+def test_stream_is_complete_when_its_response_has_ended_properly() -> None:
+    """There is no last word, and nothing that must have been said."""
+    said = PLAIN.frames.reader()
+    assert (said.finished, said.ended) == (True, False)
 
 
 def test_error_frame_is_an_event_of_its_own_type() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from proxy.dialects.error_codes import Fault, trouble
-from proxy.dialects.refusal import is_error, read
+from proxy.dialects.refusal import read
 from proxy.tools import fake_text
 from proxy.tools.fake_text import REFUSALS, Stamp
 from tests.cuts import NOT_RECORDED, recorded
@@ -71,22 +71,3 @@ def test_recorded_refusals_are_read(path: Path) -> None:
 def test_status_in_a_refusal_that_has_one_is_not_overruled() -> None:
     """HTTP 429 is a 429, whatever a comment says."""
     assert read(429, b'event:error\n:HTTP_STATUS/500\ndata:{"code":"x"}\n\n').status == 429
-
-
-@pytest.mark.parametrize(
-    ("frame", "error"),
-    [
-        (b'data: {"error":{"code":"c","message":"m"}}\n\n', True),
-        (b'id:1\nevent:error\n:HTTP_STATUS/400\ndata:{"code":"c"}\n\n', True),
-        (b'event: error\ndata: {"code":"c","message":"m"}\n\n', True),
-        (b"event:error\ndata: not json\n\n", True),
-        (b'data: {"choices":[],"error":null}\n\n', False),
-        (b'data: {"choices":[{"delta":{"content":"error"}}]}\n\n', False),
-        (b"data: [DONE]\n\n", False),
-        (b": error\n\n", False),
-        (b"data: {broken\n\n", False),
-    ],
-)
-def test_error_event_is_told_from_other_frames(frame: bytes, error: bool) -> None:
-    """In both dialects, and the flat variant of some gateways."""
-    assert is_error(frame) == error

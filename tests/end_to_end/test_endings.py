@@ -144,8 +144,8 @@ async def test_body_without_an_end_of_its_own_needs_the_last_word(perform: Serve
     assert (await tee.info(answer.stream_id))["ending"]["reason"] == "upstream_reset"
 
 
-async def test_empty_stream_is_an_empty_stream(perform: Serve, stage: Stage) -> None:
-    """An upstream that properly ends a body without a frame has said so."""
+async def test_empty_stream_is_an_empty_response_and_a_failure(perform: Serve, stage: Stage) -> None:
+    """An upstream that properly ends a body without a frame: mode raw ends so, too, and nothing else does."""
     tee = await perform()
     client = await tee.send_chat()
     turn = await stage.next()
@@ -154,7 +154,8 @@ async def test_empty_stream_is_an_empty_stream(perform: Serve, stage: Stage) -> 
     answer = await client.answer()
     assert await answer.read() == b""
     assert answer.end == "whole"
-    assert (await tee.follow(answer.stream_id, "after=0")).status == 204
+    assert (await tee.info(answer.stream_id))["ending"]["reason"] == "upstream_reset"
+    assert b"stream_error" in await (await tee.follow(answer.stream_id, "after=0")).read()
 
 
 # Before the first byte.

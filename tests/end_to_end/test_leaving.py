@@ -124,7 +124,7 @@ async def test_policy_is_configured(perform: Serve, stage: Stage) -> None:
     cancelled, cancelled_turn = await begun(tee, stage, "Stream-On-Disconnect: cancel")
     await leave(kept.client, cancelled.client)
     await cancelled_turn.wait_left()
-    kept_turn.end(DONE)
+    kept_turn.end(FINISH, DONE)
     assert (await tee.wait_ended(kept.stream_id))["state"] == "complete"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.server.cors import EXPOSED, METHODS
-from tests.event_streams import DONE
+from tests.event_streams import DONE, FINISH
 from tests.http_client import Answer
 from tests.proxy_under_test import CHAT, NATIVE, Tee, begun, chat_body, native_body, teed
 from tests.stage import Stage
@@ -146,10 +146,10 @@ async def test_stream_and_followers_can_be_read_by_the_page(tee: Tee, stage: Sta
     """With the headers that tell how to follow it; its end, 204, can be told from an error."""
     answer, turn = await begun(tee, stage, from_page(origin))
     follower = await tee.follow(answer.stream_id, "", from_page(origin))
-    turn.end(DONE)
-    assert await answer.read() == DONE
+    turn.end(FINISH, DONE)
+    assert await answer.read() == FINISH + DONE
     await follower.read()
-    over = await tee.follow(answer.stream_id, "after=1", from_page(origin))
+    over = await tee.follow(answer.stream_id, "after=2", from_page(origin))
     assert over.status == 204
     waited = await tee.follow("keys/none", "wait=0.01", from_page(origin))
     for one in (answer, follower, over, waited):

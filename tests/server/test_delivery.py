@@ -4,7 +4,7 @@ import pytest
 
 from proxy.server.delivery import refusal
 from proxy.wire.http import Head
-from tests.event_streams import DONE
+from tests.event_streams import FINISH
 from tests.proxy_under_test import Tee, teed
 from tests.stage import Stage
 
@@ -19,12 +19,12 @@ async def test_what_we_say_is_not_said_by_the_upstream(tee: Tee, stage: Stage, s
     turn = await stage.next()
     if stream:
         turn.begin(*FALSE, "X-Kept: 1")
-        turn.end(DONE)
+        turn.end(FINISH)
     else:
         turn.reply("200 OK", *FALSE, "X-Kept: 1", body=b"{}")
     answers = [await client.answer(), await tee.chat(KEYED, stream=stream)]
     for answer, replayed in zip(answers, (None, "true"), strict=True):
-        assert (await answer.read(), answer.header("x-kept")) == (DONE if stream else b"{}", "1")
+        assert (await answer.read(), answer.header("x-kept")) == (FINISH if stream else b"{}", "1")
         assert answer.header("idempotency-replayed") == replayed
         assert answer.header("location") == (f"/v1/streams/{answer.stream_id}" if stream else "/elsewhere")
         assert answer.stream_id != "st_of_another"
@@ -39,7 +39,7 @@ async def test_everyone_who_shares_gets_a_signed_url(stage: Stage, stream: bool)
         turn = await stage.next()
         if stream:
             turn.begin("Stream-Follow-URL: /of-another")
-            turn.end(DONE)
+            turn.end(FINISH)
         else:
             turn.reply("200 OK", "Content-Type: text/plain", body=b"{}")
         first, late = await client.answer(), await tee.chat(KEYED, stream=stream)
@@ -50,7 +50,7 @@ async def test_everyone_who_shares_gets_a_signed_url(stage: Stage, stream: bool)
             url = answer.header("stream-follow-url")
             assert url is not None
             followed = await tee.ask("GET", f"{url}&mode=raw", "Authorization:")
-            assert (followed.status, await followed.read()) == (200, DONE if stream else b"{}")
+            assert (followed.status, await followed.read()) == (200, FINISH if stream else b"{}")
 
 
 @pytest.mark.parametrize("status", [204, 304])

@@ -174,7 +174,7 @@ def test_first_token_never_waits() -> None:
     stream.extend([A])
     stream.extend([TOKEN])
     assert sink.writes == [A, TOKEN]
-    stream.vitals.early([TOKEN], 1.0)
+    stream.vitals.note([TOKEN], 1.0, [])
     stream.extend([B])
     stream.extend([C])
     assert sink.writes == [A, TOKEN]
@@ -186,7 +186,7 @@ def test_paced_follower_gets_the_past_at_once_and_the_end_at_once() -> None:
     """Only what grows while it is there is held back, and nothing after the seal."""
     loop, sink, prompt = FakeLoop(), FakeSink(), FakeSink()
     stream = new_stream(loop=loop)
-    stream.vitals.early([TOKEN], 1.0)
+    stream.vitals.note([TOKEN], 1.0, [])
     stream.extend([A, B])
     follow(stream, sink, flush_ms=50, flush_bytes=4096)
     follow(stream, prompt)
@@ -202,7 +202,7 @@ def test_paced_follower_that_clogs_goes_on_when_it_drains() -> None:
     """At once: it has waited long enough."""
     loop, sink = FakeLoop(), FakeSink(clogged=True)
     stream = new_stream(loop=loop)
-    stream.vitals.early([TOKEN], 1.0)
+    stream.vitals.note([TOKEN], 1.0, [])
     follow(stream, sink, flush_ms=50, flush_bytes=4096)
     stream.extend([A])
     loop.elapse(0.05)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.dialect import Summary
 from proxy.stream.endings import CAPABILITY_EXPIRED, COMPLETE, LOG_LIMIT, UPSTREAM_ERROR, UPSTREAM_RESET
 from proxy.stream.log import Ledger
 from proxy.stream.projections import Events, View
@@ -308,7 +307,7 @@ def test_upstreams_request_id_is_a_word(of_header: bytes | None, of_frames: str 
     """That of the header, else that of the last frames; it goes into log lines."""
     stream = new_stream()
     stream.answered("default", of_header, None)
-    stream.vitals.summary = Summary(request_id=of_frames)
+    stream.vitals.reader.request_id = of_frames
     assert (stream.upstream, stream.upstream_request_id) == ("default", expected)
 
 

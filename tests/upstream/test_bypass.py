@@ -98,8 +98,10 @@ def run(upstream: Upstream, script: list[tuple[str, Any]], end: str) -> Iterator
     yield log.frames[-(1 << 20 if unbounded else 1) :], log.end, log.end_bytes, log.tail, log.ending
     yield follower.offset, follower.sent_bytes, follower.ended, upstream.sink.received, upstream.sink.ended
     yield [(guest.received, guest.ended) for guest in guests]
-    vitals.fold(but=0)
-    yield vitals.first_token_at, vitals.first_content_at, vitals.gap_counts, vitals.gaps_s, vitals.summary
+    vitals.fold()
+    yield vitals.first_token_at, vitals.first_content_at, vitals.gap_counts, vitals.gaps_s
+    said = vitals.reader
+    yield said.finish_reason, said.failure, said.ended, said.finished, said.usage
 
 
 @given(st.lists(steps, max_size=12), ends, st.sampled_from([1 << 30, 4000]))
@@ -121,15 +123,15 @@ def test_nobody_can_tell(script: list[tuple[str, Any]], end: str, max_log_bytes:
 async def test_event_reaches_its_follower_before_the_log() -> None:
     """The log has it as soon as somebody looks, and each with its time."""
     upstream = bypassed()
-    vitals, begun = upstream.stream.vitals, list(upstream.stream.vitals.times)
+    vitals = upstream.stream.vitals
     upstream.send(FRAME)
     upstream.send(FRAME, FRAME)
     assert upstream.sink.received == FRAME * 4
     assert sent_on(upstream) == 2
-    assert vitals.times == begun
+    assert not vitals.gap_counts
     assert upstream.pump.fed_at == upstream.now
     assert upstream.stream.log.frames == [FRAME] * 4
-    assert vitals.times == [*begun, 2.0, 3.0, 3.0]
+    assert (vitals.last_token_at, sum(vitals.gap_counts or ())) == (3.0, 3)
     assert (upstream.follower.offset, upstream.follower.sent_bytes) == (4, 4 * len(FRAME))
     assert upstream.pump.fed_at == upstream.now
 
@@ -236,6 +238,18 @@ async def test_it_begins_only_where_bytes_cross_as_they_are() -> None:
     assert upstream.stream.bypass is not None
 
 
+async def test_what_is_not_just_text_is_known_when_it_was_sent_on() -> None:
+    """Nobody need look at the log for it."""
+    upstream, said = bypassed(), []
+    for frame in (FRAME, FINISH, FRAME, DONE):
+        upstream.send(frame)
+        reader = upstream.stream.vitals.reader
+        said.append((reader.finish_reason, reader.ended))
+    assert said == [(None, False), ("stop", False), ("stop", False), ("stop", True)]
+    assert sent_on(upstream) == 4
+    upstream.pump.ended(b"", 9.0, None)
+
+
 async def test_frame_that_is_cut_ends_it() -> None:
     """What comes next is no whole event, though it is a whole chunk."""
     upstream = bypassed()
@@ -298,4 +312,5 @@ async def test_first_answer_text_behind_thoughts_is_timed() -> None:
     assert sent_on(upstream) == 4
     assert upstream.stream.log.end == 5
     vitals = upstream.stream.vitals
-    assert (vitals.first_token_at, vitals.first_content_at, vitals.times) == (1.0, 4.0, [2.0, 3.0, 4.0, 5.0])
+    assert (vitals.first_token_at, vitals.first_content_at, sum(vitals.gap_counts or ())) == (1.0, 4.0, 4)
+    assert vitals.last_token_at == 5.0

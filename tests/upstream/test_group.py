@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.dialects.failure import Failure
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.group import Retries, UpstreamGroup, by_weight, erred
@@ -150,10 +151,14 @@ async def test_status_that_is_configured_is_asked_again() -> None:
         assert exchange.status == 200
 
 
+@pytest.mark.parametrize("frame", [
+    b'id:1\nevent:error\n:HTTP_STATUS/429\ndata:{"code":"Throttling.RateQuota","message":"m"}\n\n',
+    b'data: {"object":"error","message":"m","code":429}\n\n',
+    b'{"error":{"code":"429","message":"m"}}\n\n',
+])  # fmt: skip
 @on_each_loop
-async def test_native_error_in_the_first_frame_is_a_refusal() -> None:
-    """Natively a throttle comes as HTTP 200 and an error event, its status in a comment."""
-    frame = b'id:1\nevent:error\n:HTTP_STATUS/429\ndata:{"code":"Throttling.RateQuota","message":"m"}\n\n'
+async def test_error_in_the_first_frame_is_a_refusal(frame: bytes) -> None:
+    """Natively a throttle comes as HTTP 200 and an error event, its status in a comment; gateways have other forms."""
     async with way() as to:
         task = to.open()
         for piece in (frame, b'id:1\nevent:result\n:HTTP_STATUS/200\ndata:{"output":{}}\n\n'):
@@ -410,13 +415,12 @@ async def test_last_refusal_is_passed_on_when_nobody_may_be_asked_any_more() -> 
 
 @on_each_loop
 async def test_error_inside_a_stream_is_a_failure_of_the_upstream_if_it_is_its_fault() -> None:
-    """What its code tells; the frames are those that came last."""
-    inspection = b'data: {"error":{"code":"data_inspection_failed"}}\n\n'
-    internal = b'data: {"error":{"code":"internal_error"}}\n\n'
+    """What its code tells."""
+    inspection, internal = Failure("inspected", "data_inspection_failed"), Failure("broken", "internal_error")
     async with way(2, OFF, failures=1) as to:
-        erred(to.group.upstreams[1], [b"data: {}\n\n", inspection, b"data: [DONE]\n\n"])
+        erred(to.group.upstreams[1], inspection)
         assert to.upstreams[1].state is State.CLOSED
-        erred(to.group.upstreams[1], [internal, b"data: [DONE]\n\n"])
+        erred(to.group.upstreams[1], internal)
         assert to.upstreams[1].state is State.OPEN
         assert to.upstreams[0].state is State.CLOSED
 

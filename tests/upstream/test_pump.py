@@ -7,7 +7,10 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from proxy.dialects.dialect import Usage
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pump import OnDisconnect, Pump
@@ -20,6 +23,7 @@ from tests.streams import new_stream
 
 FRAME = chunk_frame("word")
 LENGTH = FRAME + FINISH.replace(b'"stop"', b'"length"')
+CHOICES = FRAME.replace(b'[{"index": 0,', b'[{"index": 1, "delta": {"content": "other"}}, {"index": 0,')
 ERROR = b'data: {"error":{"message":"inspected","type":"data_inspection_failed","code":"data_inspection_failed"}}\n\n'
 NATIVE_FRAME = (
     b"id:1\nevent:result\n:HTTP_STATUS/200\n"
@@ -91,19 +95,21 @@ def _takes(pump: Pump, *frames: bytes, at: float = 9.0) -> bool:
     return pump.take_events(list(frames), b"".join(map(chunk, frames)), at)
 
 
-def test_events_are_not_taken_before_the_first_text_is_found() -> None:
-    """It is looked for in each frame; afterwards a frame leaves but its time."""
+def test_events_are_not_taken_before_the_first_frame_has_come() -> None:
+    """It says that reads begin frames; afterwards one of text leaves but its time, and others are looked at."""
     pump = _pump()
     assert not _takes(pump, FRAME)
     pump.received(FRAME, 1.0)
     assert _takes(pump, FRAME, at=2.0)
     assert _takes(pump, FRAME, FRAME, at=3.0)
-    assert pump.stream.log.frames == [FRAME] * 4
-    assert pump.stream.vitals.times == [2.0, 3.0, 3.0]
-    assert pump.fed_at == 3.0
+    assert _takes(pump, FINISH, _USAGE, at=4.0)
+    assert pump.stream.log.frames == [*[FRAME] * 4, FINISH, _USAGE]
+    vitals = pump.stream.vitals
+    assert (vitals.times, vitals.reader.finish_reason, vitals.reader.usage) == ([2.0, 3.0, 3.0], "stop", Usage(1, 2))
+    assert pump.fed_at == 4.0
 
 
-def test_events_of_a_thought_are_taken_and_the_first_text_is_not() -> None:
+def test_first_text_after_thoughts_is_found_on_the_short_way() -> None:
     """Most of a thinking model's events are thoughts."""
     thought = FRAME.replace(b'"content": "word"', b'"content":null,"reasoning_content":"hm"')
     assert thought != FRAME
@@ -111,8 +117,7 @@ def test_events_of_a_thought_are_taken_and_the_first_text_is_not() -> None:
     assert not _takes(pump, thought)
     pump.received(thought, 1.0)
     assert _takes(pump, thought, thought, at=2.0)
-    assert not _takes(pump, thought, FRAME)
-    pump.received(FRAME, 3.0)
+    assert _takes(pump, FRAME, at=3.0)
     assert _takes(pump, FRAME, at=4.0)
     vitals = pump.stream.vitals
     assert (vitals.first_token_at, vitals.first_content_at, vitals.times) == (1.0, 3.0, [2.0, 2.0, 3.0, 4.0])
@@ -197,6 +202,10 @@ class Case(NamedTuple):
     reason: str
     frames: int
     native: bool = False
+    clean: bool | None = None
+    """Whether mode raw ends properly though it failed, or the other way round; None: as the reason has it."""
+    told: bool = True
+    """The upstream's error, if it is one, is in a form that clients know."""
 
 
 CASES = {
@@ -206,9 +215,12 @@ CASES = {
     "no done": Case(FRAME + FINISH, chunked, "complete", 2),
     "no done, ends with the connection": Case(FRAME + FINISH, unchunked, "complete", 2),
     "cut at the length": Case(LENGTH, unchunked, "complete", 2),
-    "no finish": Case(FRAME, chunked, "complete", 1),
+    "no finish": Case(FRAME, chunked, "upstream_reset", 1, clean=True),
+    "one of two finishes": Case(CHOICES + FINISH, chunked, "upstream_reset", 2, clean=True),
+    "no finish but done": Case(FRAME + DONE, chunked, "complete", 2),
     "no finish, ends with the connection": Case(FRAME, unchunked, "upstream_reset", 1),
-    "empty": Case(b"", chunked, "complete", 0),
+    "empty": Case(b"", chunked, "upstream_reset", 0, clean=True),
+    "done alone": Case(DONE, chunked, "upstream_reset", 1, clean=True),
     "nothing, ends with the connection": Case(b"", unchunked, "upstream_reset", 0),
     "cut after a frame": Case(FRAME, cut, "upstream_reset", 1),
     "cut after done": Case(FRAME + DONE, cut, "complete", 2),
@@ -219,13 +231,20 @@ CASES = {
     "done without its line's end": Case(FRAME + FINISH + DONE[:-2], chunked, "complete", 3),
     "frame without its blank line": Case(FRAME + FINISH[:-1], chunked, "complete", 2),
     "blank lines at the end": Case(FRAME + DONE + b"\n\n\n", chunked, "complete", 3),
-    "comments only": Case(b": one\n\n: two\n\n", chunked, "complete", 2),
+    "comments only": Case(b": one\n\n: two\n\n", chunked, "upstream_reset", 2, clean=True),
+    "comments and done": Case(b": one\n\n" + DONE, chunked, "upstream_reset", 2, clean=True),
     "error inside": Case(FRAME + ERROR, chunked, "upstream_error", 2),
     "error first": Case(ERROR, chunked, "upstream_error", 1),
     "error, then done": Case(FRAME + ERROR + DONE, chunked, "upstream_error", 3),
-    "error, cut": Case(FRAME + ERROR, cut, "upstream_reset", 2),
-    "not JSON": Case(b"data: {not json\n\ndata: \n\n" + DONE, chunked, "complete", 3),
-    "other JSON": Case(b"data: [1]\n\ndata: 7\n\ndata: null\n\ndata: {}\n\n" + DONE, chunked, "complete", 5),
+    "error, cut": Case(FRAME + ERROR, cut, "upstream_error", 2, clean=False),
+    "error after done": Case(FRAME + DONE + ERROR, chunked, "complete", 3),
+    "flat error": Case(FRAME + b'data: {"code":"c","message":"m"}\n\n', chunked, "upstream_error", 2, told=False),
+    "error as the tail": Case(FRAME + b'{"error":{"message":"m"}}', chunked, "upstream_error", 2, told=False),
+    "HTML": Case(b"<html>\n<title>502</title></html>", chunked, "upstream_error", 1, told=False),
+    "not JSON": Case(b"data: {not json\n\ndata: \n\n" + DONE, chunked, "upstream_reset", 3, clean=True),
+    "other JSON": Case(
+        b"data: [1]\n\ndata: 7\n\ndata: null\n\ndata: {}\n\n" + DONE, chunked, "upstream_reset", 5, clean=True
+    ),
     "odd shapes": Case(
         b'data: {"choices":7}\n\ndata: {"choices":[7,{"delta":7}]}\n\ndata: {"choices":[{"delta":{"tool_calls":[7]}}],'
         b'"usage":7,"model":7}\n\n' + DONE, chunked, "complete", 4
@@ -238,7 +257,7 @@ CASES = {
     "native, cut": Case(NATIVE_FRAME, cut, "upstream_reset", 1, native=True),
     "native, odd shapes": Case(
         b'data:{"output":7,"usage":7}\n\ndata:{"output":{"choices":[7,{"message":7}]},"usage":{"models":[7]}}\n\n'
-        b"data:not json\n\n", chunked, "complete", 3, native=True
+        b"data:not json\n\n", chunked, "upstream_reset", 3, native=True, clean=True
     ),
 }  # fmt: skip
 
@@ -265,10 +284,42 @@ async def test_ending_is_judged_by_what_came(tee: Tee, stage: Stage, case: Case)
     assert info["state"] == ("complete" if case.reason == "complete" else "failed")
     assert info["events"] == case.frames
     assert answer.body == case.body
-    assert (answer.end == "whole") == (case.reason in ("complete", "upstream_error"))
+    clean = case.reason in ("complete", "upstream_error") if case.clean is None else case.clean
+    assert (answer.end == "whole") == clean
     # An event mode ends with an error of ours if, and only if, the upstream has told of none.
     events = await (await tee.follow(answer.stream_id)).read()
-    assert (b'"type":"stream_error"' in events or b"\nstatus:502\n" in events) == (case.reason == "upstream_reset")
+    ours = case.reason != "complete" and not (case.reason == "upstream_error" and clean and case.told)
+    assert (b'"type":"stream_error"' in events or b"\nstatus:502\n" in events) == ours
+
+
+_SAID = [FRAME, CHOICES, FINISH, _USAGE, DONE, ERROR, b'data: {"code":"c","message":"m"}\n\n', b"<html>\n\n"]
+_NOTHING = [b": keep-alive\n\n", b"\n\n", b'data: {"type":"ping"}\n\n', b"retry: 5\n\n", b"data:\n\n"]
+
+
+def _outcome(reads: list[bytes]) -> tuple[Any, ...]:
+    """Return all that is known of a stream whose body comes in these reads, and then ends."""
+    pump = _pump()
+    for at, data in enumerate(reads, 1):
+        pump.received(data, float(at))
+    pump.ended(b"", 99.0, None)
+    vitals, ending = pump.stream.vitals, pump.stream.log.ending
+    said = vitals.reader
+    return ending, said.finish_reason, said.usage, said.failure, bool(vitals.first_token_at), vitals.model
+
+
+@given(st.lists(st.sampled_from(_SAID), max_size=6), st.data())
+def test_what_says_nothing_changes_nothing_wherever_it_stands(said: list[bytes], data: st.DataObject) -> None:
+    """Comments, blank blocks, pings, any number of them, in any reads: ending, usage and finish are the same."""
+    places = data.draw(st.lists(st.integers(0, 30), min_size=len(said) + 1, max_size=len(said) + 1))
+    parts: list[bytes] = []
+    for frame, count in zip([*said, b""], places, strict=True):
+        parts += [data.draw(st.sampled_from(_NOTHING))] * count
+        parts.append(frame)
+    body, reads = b"".join(parts), []
+    for cut in sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=8)), reverse=True):
+        reads.insert(0, body[cut:])
+        body = body[:cut]
+    assert _outcome([read for read in [body, *reads] if read]) == _outcome(said)
 
 
 @pytest.mark.parametrize("case", [CASES["whole"], CASES["native"]], ids=["chat", "native"])

@@ -336,3 +336,9 @@ def test_comment_is_known_before_its_frame_is_whole(reads: list[bytes], in_comme
     for data in reads:
         splitter.feed(data)
     assert splitter.in_comment == in_comment
+
+
+@pytest.mark.parametrize("frame", [b'{"error":"m"}', b"<html></html>", b"data", b"Internal Server Error"])
+def test_what_follows_a_stamped_tail_is_no_part_of_its_line(frame: bytes) -> None:
+    """Also where the tail is no event, and gets no id."""
+    assert messages(stamp(frame, b"e-1") + b"data: x\n\n")[-1].data.endswith(b"x")

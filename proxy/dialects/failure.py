@@ -1,0 +1,162 @@
+"""How upstreams say within a stream that it failed: every shape in which errors are seen, in one place.
+
+With a top-level `error` (OpenAI), as an event named `error` (DashScope, Anthropic), flat (`code` and `message`, vLLM's
+`object`, FastAPI's `detail`, RFC 9457), and as JSON, HTML or plain text where an event should be. Whether the clients
+of an API take one of them for an error is for its dialect to say.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from proxy.dialects.lenient import json_object
+from proxy.wire.sse import BOM, fields
+
+_STATUS = re.compile(rb"^(?::HTTP_STATUS/|status: ?)([1-5][0-9]{2})\s*$", re.MULTILINE)
+_TITLE = re.compile(rb"<title>\s*(.*?)\s*</title>", re.IGNORECASE | re.DOTALL)
+_DATA = re.compile(rb"[\r\n]data:")
+_FIELD_NAME = re.compile(rb"[\w-]*")
+_LONGEST = 500  # characters of a message
+_MESSAGES = ("message", "msg", "error_msg", "error_message", "errmsg", "detail", "status_msg", "title")
+_CODES = ("code", "error_code", "errcode", "errorCode", "status_code")
+_FAILED = ("error", "failed", "failure")  # as a status
+_NO_CODES = (None, "", 0, 200, "0", "200", "null", "ok", "OK", "success", "Success")
+FOREIGN = (b"{", b"<", b"[")  # no field of an event begins so
+_ANSWERS = ("choices", "output")  # what an answer's frame has one of
+
+
+class Failure(NamedTuple):
+    """An error that an upstream told of within a stream."""
+
+    message: str
+    code: str | None = None
+    status: int | None = None  # of HTTP, with which it would have refused; None: not stated
+    body: bytes | None = None  # the JSON object that says so
+    recognised: bool = True  # clients of the API take it for an error
+
+    @property
+    def reason(self) -> str:
+        """What a follower is told."""
+        return ": ".join(part for part in (self.code, self.message) if part)
+
+
+def reported(frame: bytes) -> Failure | None:
+    """Return the error that a frame, or what came in place of one, tells of."""
+    event = fields(frame)
+    if event.type != b"error" and (event.data is None or frame.startswith(FOREIGN)):
+        return foreign(frame)
+    return failure(frame, event.data or b"", json_object(event.data or b""), named=event.type == b"error")
+
+
+def failure(frame: bytes, data: bytes, told: dict[str, Any], *, named: bool) -> Failure | None:
+    """Return the error that the JSON object in a frame tells of; `named`: by the event's name, it is one.
+
+    `{}` is also what is no JSON object.
+    """
+    error = told.get("error")
+    if not named and not _says(error) and not _is_flat(told):
+        return None
+    inner: dict[str, Any] = error if isinstance(error, dict) else {}
+    message = _first(_texts((inner, told), _MESSAGES)) or (error if isinstance(error, str) else None) or _detail(told)
+    if message is None and not told:
+        message = data.decode("utf-8", "replace")
+    codes = list(_values((inner, told), (*_CODES, "status")))
+    code = _first(value for value in codes if isinstance(value, str) and not value.isdecimal() and value not in _FAILED)
+    return Failure(
+        (message or "no reason was given")[:_LONGEST],
+        code or _first(_texts((inner, told), ("type",))),
+        stated_status(frame) or _first(filter(None, map(_status, codes))),
+        data if told else None,
+    )
+
+
+def foreign(frame: bytes) -> Failure | None:
+    """Return the error that bytes without data are, which are no event at all: JSON, HTML, a line of text.
+
+    Nobody who reads an event stream sees it. An event may follow without a blank line between.
+    """
+    text = _DATA.split(frame.removeprefix(BOM), maxsplit=1)[0].strip()
+    if text.startswith(b"<"):
+        title = _TITLE.search(text)
+        return _unseen("the upstream sent HTML in place of events" + (f": {_cut(title[1])}" if title else ""))
+    if text.startswith((b"{", b"[")):
+        told = json_object(text)
+        found = failure(b"", text, told, named=False) if told else None
+        return found._replace(recognised=False) if found else _unseen("the upstream sent JSON in place of events")
+    line = re.split(rb"[\r\n]", text, maxsplit=1)[0]
+    name, colon, _ = line.partition(b":")
+    if not name or _FIELD_NAME.fullmatch(name.rstrip() if colon else name):
+        return None
+    return _unseen(f"the upstream sent text in place of events: {_cut(line)}")
+
+
+def _unseen(message: str) -> Failure:
+    return Failure(message, recognised=False)
+
+
+def _is_flat(told: dict[str, Any]) -> bool:
+    """Tell whether an object is an error without an `error` in it."""
+    if told.get("object") == "error" or told.get("type") == "error":
+        return True
+    if any(told.get(name) for name in _ANSWERS):
+        return False
+    if told.get("detail") or (told.get("errors") and isinstance(told["errors"], list)):
+        return True
+    nested = told.get("base_resp")  # of MiniMax
+    if isinstance(nested, dict) and _is_flat(nested):
+        return True
+    status = told.get("status")
+    failed = told.get("success") is False or status in _FAILED or bool(_status(status))
+    failed = failed or any(value not in _NO_CODES for value in _values((told,), _CODES))
+    return failed and _first(_texts((told,), _MESSAGES)) is not None
+
+
+def _detail(told: dict[str, Any]) -> str | None:
+    """Return the first message of a list of errors: FastAPI's `detail`, `errors` of others."""
+    for name in ("detail", "errors", "base_resp"):
+        listed = told.get(name)
+        first = listed[0] if isinstance(listed, list) and listed else listed
+        if isinstance(first, dict):
+            return next(iter(_texts((first,), _MESSAGES)), None)
+        if isinstance(first, str):
+            return str(first)
+    return None
+
+
+def _says(error: Any) -> bool:
+    if isinstance(error, dict):
+        return any(value not in (None, "", "null") for value in error.values())
+    return bool(error) and error != "null"
+
+
+def _values(objects: Iterable[dict[str, Any]], names: tuple[str, ...]) -> Iterable[Any]:
+    for told in objects:
+        for name in names:
+            value = told.get(name)
+            if isinstance(value, str | int) and not isinstance(value, bool):
+                yield value
+
+
+def _texts(objects: Iterable[dict[str, Any]], names: tuple[str, ...]) -> Iterable[str]:
+    return (value for value in _values(objects, names) if isinstance(value, str) and value)
+
+
+def _first(values: Iterable[Any]) -> Any:
+    return next(iter(values), None)
+
+
+def stated_status(frame: bytes) -> int | None:
+    """Return the status of an error that a frame has beside its data, as DashScope's have."""
+    stated = _STATUS.search(frame)
+    return int(stated[1]) if stated and stated[1] >= b"400" else None
+
+
+def _status(code: Any) -> int | None:
+    """Return the HTTP status that a code is, if it is one of an error."""
+    if isinstance(code, str):
+        code = int(code) if code.isdecimal() and len(code) == 3 else 0
+    return code if isinstance(code, int) and 400 <= code < 600 else None
+
+
+def _cut(text: bytes) -> str:
+    return text.decode("utf-8", "replace")[:200]

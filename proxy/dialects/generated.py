@@ -1,0 +1,84 @@
+"""Generated text in a message or a delta of Qwen's two dialects, wherever it is seen: to measure by, not to rewrite."""
+
+from typing import Any, NamedTuple
+
+from proxy.dialects.dialect import TextKind
+
+
+class Generated(NamedTuple):
+    """That a message carries generated text, and where: `text` is the string under `key`, "" if it is not just one."""
+
+    kind: TextKind
+    key: str = ""
+    text: str = ""
+
+
+_FIELDS = {  # what comes first is told of a message that has several
+    "content": TextKind.CONTENT,
+    "text": TextKind.CONTENT,  # of native answers without choices, and of legacy completions
+    "reasoning_content": TextKind.REASONING,
+    "reasoning": TextKind.REASONING,  # of vLLM, Ollama and OpenRouter
+    "refusal": TextKind.CONTENT,
+    "audio": TextKind.CONTENT,  # of models that speak
+    "images": TextKind.CONTENT,
+    "thoughts": TextKind.REASONING,  # of native applications
+}
+_PART_FIELDS = ("text", "image", "audio", "image_url", "video", "thinking", "refusal", "data", "transcript", "thought")
+
+
+def generated(message: dict[str, Any]) -> Generated | None:
+    """Return the generated text that a message, or a delta of one, carries; None: a role, empty fields, names of it."""
+    content = message.get("content")
+    if content and type(content) is str:  # the common case
+        return Generated(TextKind.CONTENT, "content", content)
+    said = [key for key, value in message.items() if value and key in _FIELDS]
+    for key in said if len(said) < 2 else [key for key in _FIELDS if key in said]:
+        found = _in_value(key, message[key], _FIELDS[key])
+        if found is not None:
+            return found
+    if message.get("tool_calls") or message.get("function_call"):
+        return _in_calls(message)
+    return None
+
+
+def _in_value(key: str, value: Any, kind: TextKind) -> Generated | None:
+    if type(value) is str:
+        return Generated(kind, key, value)
+    if isinstance(value, list):
+        return _in_parts(value, kind)
+    return Generated(kind) if not isinstance(value, dict) or _in_part(value) else None
+
+
+def _in_parts(parts: list[Any], kind: TextKind) -> Generated | None:
+    """Look into content of typed parts, as multimodal models write it."""
+    for part in parts:
+        if isinstance(part, str) and part:
+            return Generated(kind)
+        if not isinstance(part, dict) or not _in_part(part):
+            continue
+        if "thinking" in part:
+            kind = TextKind.REASONING
+        text = part.get("text")
+        return Generated(kind, "text", text) if len(parts) == 1 and isinstance(text, str) else Generated(kind)
+    return None
+
+
+def _in_part(part: dict[str, Any]) -> bool:
+    return any(part.get(name) for name in _PART_FIELDS)
+
+
+def _in_calls(message: dict[str, Any]) -> Generated | None:
+    """Look for a name or arguments, either of which may be null."""
+    calls = message.get("tool_calls") or [{"function": message.get("function_call")}]
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") or call.get("custom") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            continue
+        if function.get("name"):
+            return Generated(TextKind.TOOL_CALL)
+        text = function.get("arguments") or function.get("input")
+        if text and len(calls) == 1 and isinstance(text, str):
+            return Generated(TextKind.TOOL_CALL, "arguments" if function.get("arguments") else "input", text)
+        if text:
+            return Generated(TextKind.TOOL_CALL)
+    return None

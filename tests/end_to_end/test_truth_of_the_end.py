@@ -1,0 +1,241 @@
+"""What a stream said decides how it ended, for everybody: errors of every shape, the last word, and the lack of it."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from proxy.upstream import exchange
+from tests.event_loops import on_one_loop
+from tests.event_streams import DONE, FINISH, chunk_frame
+from tests.http_client import Answer
+from tests.proxy_under_test import CHAT, NATIVE, Serve, Tee, begun, chat_body, native_body
+from tests.stage import Stage, Turn
+
+WORD = chunk_frame("word")
+PINGS = b": keep-alive\n\n\n\n" * 9
+NATIVE_WORD = (
+    b"id:1\nevent:result\n:HTTP_STATUS/200\n"
+    b'data:{"output":{"choices":[{"message":{"content":"word"},"finish_reason":"null"}]},"request_id":"r"}\n\n'
+)
+MODES = ("raw", "events", "incremental", "coalesced", "cumulative", "text", "json")
+
+
+def frame(value: Any) -> bytes:
+    return b"data: %b\n\n" % json.dumps(value).encode()
+
+
+def choice(**fields: Any) -> bytes:
+    return frame({"choices": [{"index": 0, "delta": {}, **fields}]})
+
+
+CHAT_ERRORS = {  # and the status with which mode json answers
+    "error": (frame({"error": {"message": "REASON", "code": "internal_error"}}), 502),
+    "error, wrong": (frame({"error": {"message": "REASON", "code": "invalid_parameter_error"}}), 400),
+    "error text": (frame({"error": "REASON"}), 502),
+    "error with choices": (frame({"choices": [], "error": {"message": "REASON", "code": 503}}), 503),
+    "object": (frame({"object": "error", "message": "REASON", "type": "BadRequestError", "code": 400}), 400),
+    "detail": (frame({"detail": "REASON"}), 502),
+    "flat": (frame({"code": "DataInspectionFailed", "message": "REASON"}), 400),
+    "flat, too fast": (frame({"code": "Throttling.RateQuota", "message": "REASON"}), 429),
+    "in a choice": (choice(finish_reason="error", error={"code": 502, "message": "REASON"}), 502),
+    "event": (b"event: error\ndata: REASON\n\n", 502),
+    "event, CRLF": (b'event:error\r\ndata:{"message":"REASON"}\r\n\r\n', 502),
+    "JSON": (b'{"error": {"message": "REASON", "code": 429}}\n\n', 429),
+    "JSON as a tail": (b'{\n  "detail": "REASON"\n}', 502),
+    "HTML": (b"<html>\n<head><title>REASON</title></head>\n<body></body></html>\n", 502),
+    "text": (b"upstream connect error: REASON\n\n", 502),
+}
+NATIVE_ERRORS = {
+    "event": (b'event:error\n:HTTP_STATUS/400\ndata:{"code":"InvalidParameter","message":"REASON"}\n\n', 400),
+    "flat": (frame({"code": "Throttling", "message": "REASON", "request_id": "r"}), 429),
+    "error": (frame({"error": {"message": "REASON", "code": "internal_error"}}), 502),
+    "status": (b'event:result\n:HTTP_STATUS/503\ndata:{"message":"REASON"}\n\n', 503),
+    "HTML": (b"<html><title>REASON</title></html>", 502),
+}
+
+
+async def ask(tee: Tee, stage: Stage, mode: str, body: bytes, *, native: bool = False) -> tuple[Answer, bytes]:
+    """Have the upstream say a body in one chunk, and end properly; return the answer in a mode."""
+    asked = native_body(incremental_output=True) if native else chat_body()
+    headers = [f"Stream-Mode: {mode}", "X-DashScope-SSE: enable"]
+    client = await tee.send("POST", NATIVE if native else CHAT, *headers, body=asked)
+    turn = await stage.next()
+    await turn.body()
+    turn.begin()
+    turn.end(*([body] if body else []))
+    answer = await client.answer()
+    return answer, await answer.read()
+
+
+@on_one_loop
+@pytest.mark.parametrize("comments", [b"", PINGS], ids=["", "comments"])
+@pytest.mark.parametrize(
+    ("native", "name"), [*((False, name) for name in CHAT_ERRORS), *((True, name) for name in NATIVE_ERRORS)]
+)
+async def test_error_of_any_shape_fails_the_stream_everywhere(
+    perform: Serve, stage: Stage, native: bool, name: str, comments: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the upstream's reason: by a status in json, an error event, a break in text; in metrics, info and log."""
+    tee = await perform()
+    error, status = (NATIVE_ERRORS if native else CHAT_ERRORS)[name]
+    word = NATIVE_WORD if native else WORD
+    body = word + comments + error
+    if not name.endswith("tail"):
+        body += comments + (b"" if native else DONE)
+    caplog.set_level("INFO", "streamtee")
+    for mode in MODES:
+        answer, said = await ask(tee, stage, mode, body, native=native)
+        if mode == "raw":
+            assert (answer.end, said) == ("whole", body)
+        elif mode == "text":
+            assert (answer.end, said) == ("cut", b"word")
+        elif mode == "json":
+            assert (answer.status, b"REASON" in said) == (status, True)
+        else:
+            assert said.count(b"REASON") == 1 + (b"an error: " in said)
+            assert b"event:error" in said or b'"error": ' in said or b'"error":' in said
+        if answer.status == 200:
+            info = await tee.info(answer.stream_id)
+            assert (info["state"], info["ending"]["reason"]) == ("failed", "upstream_error")
+            assert "REASON" in info["ending"]["message"]
+    assert await tee.metric("streamtee_streams_ended_total", ending="upstream_error") == len(MODES)
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("ending=upstream_error" in line for line in lines) == len(MODES)
+
+
+@on_one_loop
+@pytest.mark.parametrize("body", [b"", b": one\n\n: two\n\n", DONE, PINGS + DONE, b'data: {"type":"ping"}\n\n' + DONE])
+async def test_stream_that_brings_nothing_is_no_success(perform: Serve, stage: Stage, body: bytes) -> None:
+    """Mode raw alone ends as the upstream did."""
+    tee = await perform(generations={"upgrade": "always"})
+    for mode in MODES:
+        answer, said = await ask(tee, stage, mode, body)
+        if mode == "raw":
+            assert (answer.end, said) == ("whole", body)
+        elif mode == "text":
+            assert (answer.end, said) == ("cut", b"")
+        elif mode == "json":
+            assert (answer.status, json.loads(said)["error"]["code"]) == (502, "upstream_reset")
+        else:
+            assert b"stream_error" in said
+    client = await tee.send_chat(stream=False)
+    turn = await stage.next()
+    turn.begin()
+    turn.end(*([body] if body else []))
+    assert (await client.answer()).status == 502
+    assert await tee.metric("streamtee_streams_ended_total", ending="complete") == 0
+
+
+@on_one_loop
+@pytest.mark.parametrize("native", [False, True])
+async def test_proper_end_without_a_last_word_is_a_failure(perform: Serve, stage: Stage, native: bool) -> None:
+    """Most SDKs take it for success, so every mode but raw tells of it."""
+    tee = await perform()
+    word = NATIVE_WORD if native else WORD
+    for mode in MODES:
+        answer, said = await ask(tee, stage, mode, word + PINGS, native=native)
+        if mode == "raw":
+            assert (answer.end, said) == ("whole", word + PINGS)
+        elif mode == "text":
+            assert (answer.end, said) == ("cut", b"word")
+        elif mode == "json":
+            assert (answer.status, b"before the answer had finished" in said) == (502, True)
+        else:
+            assert b"before the answer had finished" in said
+    assert await tee.metric("streamtee_streams_ended_total", ending="upstream_reset") == len(MODES)
+
+
+# The last word.
+
+
+async def goes_on(turn: Turn) -> None:
+    """Trickle comments."""
+    while True:
+        turn.chunk(b": still here\n\n")
+        await asyncio.sleep(0.05)
+
+
+@on_one_loop
+@pytest.mark.parametrize("trickles", [False, True])
+@pytest.mark.parametrize("how", ["json", "text", "upgrade", "poll", "json, shared"])
+async def test_last_word_ends_waiting(perform: Serve, stage: Stage, how: str, trickles: bool) -> None:
+    """Though the response does not end; then the upstream is closed, and the stream is complete."""
+    tee = await perform(generations={"upgrade": "always"}, timeouts={"idle_s": 60, "total_s": 60})
+    headers = [f"Stream-Mode: {how.partition(',')[0]}"] if how.startswith(("json", "text")) else []
+    headers += ["Stream-Key: k"] if how.endswith("shared") else []
+    client = await tee.send_chat(*headers, stream=how != "upgrade")
+    turn = await stage.next()
+    await turn.body()
+    turn.begin()
+    turn.chunk(WORD)
+    if how == "poll":
+        ident = (await client.answer()).stream_id
+        client = await tee.send("GET", f"/v1/streams/{ident}?mode=json&wait=60")
+    turn.chunk(FINISH + DONE)
+    trickling = asyncio.create_task(goes_on(turn)) if trickles else None
+    async with asyncio.timeout(0.9):
+        answer = await client.answer()
+        assert b"word" in await answer.read()
+    assert (answer.status, answer.end) == (200, "whole")
+    await turn.wait_left()
+    if trickling is not None:
+        trickling.cancel()
+    info = await tee.wait_ended(answer.stream_id)
+    assert info["state"] == "complete"
+    assert await tee.metric("streamtee_streams_ended_total", ending="complete") == 1
+
+
+@on_one_loop
+async def test_others_see_what_comes_after_the_last_word(perform: Serve, stage: Stage) -> None:
+    """Raw and events have every byte, and end properly when the upstream is closed."""
+    tee = await perform()
+    answer, turn = await begun(tee, stage)
+    events = await tee.follow(answer.stream_id, "mode=events")
+    text = await tee.follow(answer.stream_id, "mode=text")
+    turn.chunk(WORD + DONE)
+    assert (await text.read(), text.end) == (b"word", "whole")
+    turn.chunk(b": after\n\n" + WORD)
+    await answer.until(b"after")
+    await turn.wait_left()
+    assert (await answer.read(), answer.end) == (WORD + DONE + b": after\n\n" + WORD, "whole")
+    assert (b"after" in await events.read(), events.end) == (True, "whole")
+
+
+@on_one_loop
+async def test_upstream_that_ends_within_a_moment_keeps_its_connection(perform: Serve, stage: Stage) -> None:
+    """The client of mode json has left by then, which is no reason to close it."""
+    tee = await perform()
+    for _ in range(2):
+        client = await tee.send_chat("Stream-Mode: json")
+        turn = await stage.next()
+        await turn.body()
+        turn.begin()
+        turn.chunk(WORD + DONE)
+        answer = await client.answer()
+        await answer.read()
+        turn.end()
+        await tee.settled(lambda: stage.connections)
+    assert stage.connections == 1
+    assert await tee.metric("streamtee_streams_ended_total", ending="complete") == 2
+
+
+@on_one_loop
+async def test_error_ends_waiting_too(perform: Serve, stage: Stage) -> None:
+    """What has failed does not become better."""
+    tee = await perform()
+    client = await tee.send_chat("Stream-Mode: json")
+    turn = await stage.next()
+    await turn.body()
+    turn.begin()
+    turn.chunk(WORD + CHAT_ERRORS["flat, too fast"][0])
+    answer = await client.answer()
+    assert (answer.status, b"REASON" in await answer.read()) == (429, True)
+    await turn.wait_left()
+    assert await tee.metric("streamtee_streams_ended_total", ending="upstream_error") == 1
+
+
+def test_moment_is_short() -> None:
+    """About a second: a client of mode raw that stops at the last word waits for no more."""
+    assert 0.5 <= exchange._MOMENT_S <= 2
