@@ -233,6 +233,16 @@ def test_no_room_is_a_drawer() -> None:
     assert {room: count for room, count in rooms.items() if count > 20} == {}
 
 
+def test_core_has_no_room_of_a_quarter() -> None:
+    """The largest folder is below 25 % of the core's lines; the command line is not the core."""
+    lines: dict[str, int] = {}
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0]
+        if room not in ("tools", "console", "__init__.py"):
+            lines[room] = lines.get(room, 0) + path.read_text().count("\n")
+    assert {room: count for room, count in lines.items() if 4 * count >= sum(lines.values())} == {}
+
+
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
     """Return a package in which everything is in order."""

@@ -11,5 +11,6 @@ Read in this order:
   `lenient`: JSON as upstreams write it
 * `plain`: event streams of any other kind
 * `route`: a path prefix, the API behind it, and where it leads upstream
+* `credentials`: the headers in which keys are shown
 * `refusal`, `error_codes`: what an upstream's refusal says, and what Qwen's error codes mean
 """

@@ -4,6 +4,7 @@ import functools
 import re
 from dataclasses import dataclass
 
+from proxy.dialects.credentials import AUTHORIZATION
 from proxy.dialects.dialect import Dialect
 from proxy.wire.errors import BadRequest
 from proxy.wire.http import origin_form
@@ -20,6 +21,7 @@ class Route:
     prefix: str
     upstream_prefix: str
     dialect: Dialect
+    key_header: str = AUTHORIZATION  # in which its upstream takes a key
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019  (routes live as long as the process)
     def target(self, raw_path: str) -> bytes:

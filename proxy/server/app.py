@@ -13,27 +13,28 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from prometheus_client.aiohttp import make_aiohttp_handler
 
-from proxy.access.callers import Auth
+from proxy.access.admission import Admission, Needs
+from proxy.access.callers import Callers
+from proxy.access.capabilities import Capabilities
+from proxy.access.grants import Grants
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.plain import PLAIN
 from proxy.dialects.route import Route
 from proxy.downstream.inline import server_loop
+from proxy.downstream.listener import Listener
+from proxy.server.admin import Admin, healthy
 from proxy.server.config import Config, address
+from proxy.server.control import Control
 from proxy.server.cors import Cors
 from proxy.server.follow import Follow
 from proxy.server.generate import Generations
 from proxy.server.generation_request import GenerationReader, model_of
 from proxy.server.generation_response import GenerationResponses
-from proxy.server.json_responses import answer
-from proxy.server.keys import Keys
-from proxy.server.listener import Listener
-from proxy.server.pass_through import Forward
+from proxy.server.pass_through import Forward, PassThrough
 from proxy.server.routes import ANY, Handler, Routes
-from proxy.server.share import Share
 from proxy.server.shared_calls import Calls
 from proxy.server.shared_routes import EventRoute
 from proxy.server.upstreams import Upstreams
@@ -45,7 +46,7 @@ from proxy.telemetry import access_log
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
-from proxy.telemetry.stream_object import describe
+from proxy.upstream.group import OpenExchange
 from proxy.upstream.settings import DEFAULT
 
 if TYPE_CHECKING:
@@ -97,7 +98,6 @@ class Proxy:
         limits = config.limits
         pacer = Pacer(loop.call_later, time.monotonic)
         self.config = config
-        self.auth = auth_of(config)
         self.metrics = Metrics(limits.model_labels)
         self.upstreams = Upstreams(config, self.metrics)
         self.feed = LiveFeed()
@@ -116,14 +116,14 @@ class Proxy:
         )
         self.page = MetricsPage(self.metrics, self.hub, self.upstreams, type(loop).__module__.partition(".")[0])
         self.metrics.background_loops += [self.hub.background, pacer.background]
+        callers, self.grants = access_of(config)
+        self.admission = Admission(callers, self.grants, self.hub, shares_bodies=config.generations.share == "body")
         allowed = AllowedPaths(config.upstream.paths) if config.upstream.key.get_secret_value() else None
-        opened = self.upstreams.group().open
-        asked = opened if self.tracing is None else self.tracing.calls(opened, model_of)
-        self.forward = Forward(asked, self.auth, self.metrics, allowed)
+        self.forward = Forward(allowed, hides_tokens=bool(self.grants))
         self.generations = self._generations()
-        self.follow = Follow(config, self.hub, self.auth, self.metrics)
-        self.share = Share(config, self.hub, self.auth)
-        self.keys = Keys(self.hub, self.auth)
+        self.follow = Follow(config.streams, self.hub, self.admission, self.metrics)
+        self.control = Control(self.hub, self.admission, self.grants)
+        self.admin = Admin(self.hub, self.page, self.feed)
         self.event_routes: list[EventRoute] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
@@ -149,16 +149,22 @@ class Proxy:
         )
 
     def _generations(self) -> Generations:
+        opened = self._way_up()
+        asked = opened if self.tracing is None else self.tracing.calls(opened, model_of)
         return Generations(
             self.hub,
-            self.forward,
+            asked,
             self.calls,
-            GenerationReader(self.config, self.hub, self.forward, self.auth),
-            GenerationResponses(self.config, self.hub, self.auth, self.metrics),
+            GenerationReader(self.config, self.admission, self.forward),
+            GenerationResponses(self.config, self.hub, self.admission, self.grants, self.metrics),
             self.metrics,
             max_log_bytes=self.config.limits.log_bytes,
             max_frame_bytes=self.config.limits.frame_bytes,
         )
+
+    def _way_up(self, upstream: str = DEFAULT) -> OpenExchange:
+        """Return the way to an upstream and its spares."""
+        return self.metrics.calls(self.upstreams.group(upstream).open)
 
     async def start(self) -> None:
         """Listen. Raises: OSError, when an address is taken."""
@@ -166,7 +172,7 @@ class Proxy:
             self.url, self._data_site = await self._listen(self._data_runner(), self.config.listen)
             if self.config.admin:
                 self.admin_url, _ = await self._listen(
-                    web.AppRunner(self.admin_app(), access_log=None, shutdown_timeout=1.0, logger=http_log),
+                    web.AppRunner(self.admin.application(), access_log=None, shutdown_timeout=1.0, logger=http_log),
                     self.config.admin,
                 )
         except OSError:
@@ -211,31 +217,32 @@ class Proxy:
 
     def routes(self) -> Routes:
         """Return what the data port serves."""
-        served = Routes(self.metrics, CHAT)
-        follow, keys = self.follow, self.keys
-        for method, path, handler in (
-            ("GET", "/v1/streams", follow.listed),
-            ("GET", "/v1/streams/{ident}", follow.by_id),
-            ("HEAD", "/v1/streams/{ident}", follow.head),
-            ("DELETE", "/v1/streams/{ident}", follow.delete),
-            ("GET", "/v1/streams/{ident}/info", follow.info),
-            ("POST", "/v1/streams/{ident}/cancel", follow.cancel),
-            ("POST", "/v1/streams/{ident}/share", self.share.share),
-            ("GET", "/v1/keys/{key}", keys.info),
-            ("HEAD", "/v1/keys/{key}", keys.head),
-            ("GET", "/v1/keys/{key}/stream", follow.by_key),
-            ("POST", "/v1/keys/{key}/cancel", keys.cancel),
+        served = Routes(self.admission, self.metrics, CHAT)
+        follow, control = self.follow, self.control
+        for method, path, handler, needs in (
+            ("GET", "/v1/streams", control.listed, Needs.OWNING),
+            ("GET", "/v1/streams/{ident}", follow.by_id, Needs.CAPABILITY),
+            ("HEAD", "/v1/streams/{ident}", control.head, Needs.CAPABILITY),
+            ("DELETE", "/v1/streams/{ident}", control.delete, Needs.CAPABILITY),
+            ("GET", "/v1/streams/{ident}/info", control.info, Needs.CAPABILITY),
+            ("POST", "/v1/streams/{ident}/cancel", control.cancel, Needs.CAPABILITY),
+            ("POST", "/v1/streams/{ident}/share", control.share, Needs.CAPABILITY),
+            ("GET", "/v1/keys/{key}", control.info_by_key, Needs.OWNING),
+            ("HEAD", "/v1/keys/{key}", control.head_by_key, Needs.OWNING),
+            ("GET", "/v1/keys/{key}/stream", follow.by_key, Needs.OWNING),
+            ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.OWNING),
         ):
-            served.add(method, path, handler, "streams", CHAT)
-        served.add("GET", "/healthz", _healthy, "health", CHAT)
+            served.add(method, path, handler, "streams", CHAT, needs)
+        served.add("GET", "/healthz", healthy, "health", CHAT, Needs.NOTHING)
         generations: Handler = self.generations.generate
         if self.tracing is not None:
             generations = self.tracing.traced(generations)
+        passing = PassThrough(self.forward, self._way_up())
         for route in prefixes(self.config):
             for path in _GENERATIONS[route.name]:
                 generate = functools.partial(generations, route)
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
-            pass_through = functools.partial(self.forward.pass_through, route)
+            pass_through = functools.partial(passing.serve, route)
             served.add(ANY, route.prefix, pass_through, route.name, route.dialect)
         self._add_own(served)
         return served
@@ -244,27 +251,16 @@ class Proxy:
         """Serve the routes of the user's own, the more special first."""
         config = self.config
         for own in sorted(config.routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
-            settings = config.upstreams[own.upstream] if own.upstream else config.upstream
             base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
-            route = Route(own.path, own.path, base + own.path, PLAIN)
-            auth = self.auth.towards(settings.key.get_secret_value())
-            forward = Forward(self.upstreams.group(own.upstream or DEFAULT).open, auth, self.metrics)
+            route = Route(own.path, own.path, base + own.path, PLAIN, key_header=own.key_header)
+            opened = self._way_up(own.upstream or DEFAULT)
+            passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opened)
             if own.share == "url":
-                events = EventRoute(config, own, route, self.hub, auth, self.metrics, forward, self.calls)
+                events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, opened, self.calls)
                 self.event_routes.append(events)
                 for method in ("GET", "POST"):
                     served.add(method, own.path, events.serve, route.name, PLAIN)
-            served.add(ANY, own.path, functools.partial(forward.pass_through, route), route.name, PLAIN)
-
-    def admin_app(self) -> web.Application:
-        """Return the application of the admin port."""
-        app = web.Application()
-        app.router.add_get("/metrics", make_aiohttp_handler(self.page.registry))
-        app.router.add_get("/readyz", self._ready)
-        app.router.add_get("/admin/streams", self._streams)
-        app.router.add_get("/admin/events", self.feed.serve)
-        app.router.add_get("/healthz", _healthy)
-        return app
+            served.add(ANY, own.path, functools.partial(passing.serve, route), route.name, PLAIN)
 
     async def _listen(self, runner: web.BaseRunner, where: str) -> tuple[str, web.BaseSite]:
         host, port = address(where)
@@ -279,10 +275,12 @@ class Proxy:
     def _data_runner(self) -> web.ServerRunner:
         routes = self.routes()
         server = Listener(
-            Cors(self.config.cors, routes, self.metrics) if self.config.cors.origins else routes,
-            routes,
-            self.metrics,
-            self.config.limits,
+            Cors(self.config.cors, routes, self.metrics, self.config.key_headers)
+            if self.config.cors.origins
+            else routes,
+            routes.refuse_unread,
+            header_bytes=self.config.limits.header_bytes,
+            max_headers=self.config.limits.headers,
             access_log=None,
             handler_cancellation=True,  # a client that leaves ends its handler at once
             auto_decompress=False,  # a compressed request passes as it is
@@ -291,14 +289,6 @@ class Proxy:
         )
         return web.ServerRunner(server, shutdown_timeout=1.0)
 
-    async def _ready(self, request: web.Request) -> web.Response:
-        draining = self.hub.draining
-        return answer({"ready": not draining}, 503 if draining else 200)
-
-    async def _streams(self, request: web.Request) -> web.Response:
-        """Return every caller's streams; nobody else than the admin port's users may see that."""
-        return answer({"object": "list", "data": [describe(stream) for stream in self.hub], "has_more": False})
-
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
@@ -306,13 +296,20 @@ class Proxy:
                 self.hub.tick(time.monotonic())
 
 
-def auth_of(config: Config) -> Auth:
-    """Return what the configuration says of callers and their rights."""
-    return Auth(
+def access_of(config: Config) -> tuple[Callers, Grants]:
+    """Return what the configuration says of callers and of what they are granted."""
+    capabilities = Capabilities([secret.get_secret_value() for secret in config.capabilities.secrets])
+    callers = Callers(
+        capabilities,
         digests=config.auth.keys if config.auth.mode == "keys" else None,
-        upstream_key=config.upstream.key.get_secret_value(),
-        secrets=[secret.get_secret_value() for secret in config.capabilities.secrets],
+        shares_anonymous=config.shares_anonymous,
+        key_headers=config.key_headers,
+    )
+    return callers, Grants(
+        capabilities,
+        callers,
         ttl_s=config.capabilities.ttl_s,
+        ttl_max_s=config.capabilities.ttl_max_s,
         trusted_origins=config.cors.origins if config.cors.credentials else (),
     )
 
@@ -329,7 +326,3 @@ def _log_fault(error: Exception) -> None:
     """Log that an observer of streams failed, and where; not its message, which may quote what is secret."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     _log.error("an observer of streams failed: %s in %s, line %s", type(error).__name__, where.name, where.lineno)
-
-
-async def _healthy(request: web.BaseRequest) -> web.Response:
-    return answer({"status": "ok"})

@@ -8,26 +8,26 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.access.callers import Auth
+from proxy.access.admission import Admission
+from proxy.access.callers import Caller
 from proxy.dialects.route import Route
 from proxy.dialects.stream_only import is_stream_only
 from proxy.downstream.request_body import read_body
 from proxy.server.config import Config, GenerationsConfig
 from proxy.server.document import JSON
-from proxy.server.generation_options import NAMES, GenerationOptions, read_options
-from proxy.server.pass_through import MINE, Forward
+from proxy.server.generation_options import GenerationOptions, read_options
+from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
+from proxy.server.pass_through import Forward
 from proxy.server.shared_calls import Identity, by_body, by_key
-from proxy.stream.hub import Hub
 from proxy.stream.info import StreamInfo
 from proxy.stream.vitals import Vitals
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.group import OpenExchange
 from proxy.upstream.upstream import UpstreamRequest
-from proxy.wire.http import Headers
+from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.sse import begins_stream
 
-# Identity is asked for: a compressed stream has no frames. The Idempotency-Key is kept here, since behind one key of
-# ours two callers' keys would be one.
-_MINE = MINE | {b"accept-encoding", b"idempotency-key"}
+_CROSSING = EndToEnd(KEPT_OF_GENERATIONS, OPTIONS)
 _IDENTITY = (b"Accept-Encoding", b"identity")
 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
@@ -71,37 +71,32 @@ class GenerationRequest:
 class GenerationReader:
     """Reads requests for generations."""
 
-    def __init__(self, config: Config, hub: Hub, forward: Forward, auth: Auth) -> None:
+    def __init__(self, config: Config, admission: Admission, forward: Forward) -> None:
         self._config = config
-        self._hub = hub
+        self._admission = admission
         self._forward = forward
-        self._auth = auth
         generations = config.generations
-        self._by_body = generations.share == "body"
         self._rewrites = generations.upgrade != "never" or generations.include_usage
-        self._crossing = forward.crossing(_MINE, NAMES)
         self._body_bytes = config.limits.body_bytes
         self._usual = read_options(CIMultiDict(), config)  # what most ask for
 
-    async def read(self, route: Route, request: web.BaseRequest) -> GenerationRequest:
+    async def read(self, route: Route, request: web.BaseRequest, caller: Caller) -> GenerationRequest:
         """Read a request whole, when there is room for what it asks for.
 
         Raises: a RequestError, for what may not be asked for; Overloaded.
         """
-        caller = self._auth.caller(request.headers.get("Authorization", ""))
-        headers, has_options = self._forward.headers(request, self._crossing)
+        headers, has_options = self._forward.headers(request, _CROSSING)
         options = read_options(request.headers, self._config) if has_options else self._usual
-        shared = self._by_body or options.idempotency_key is not None
-        if not shared:  # before the body is read; a call that is there already needs no more room
-            self._hub.check_room()
-        if not options.respond_async:
-            self._hub.check_room_to_follow()
+        idempotent, named = options.idempotency_key is not None, options.key is not None
+        shared = self._admission.admit_generation(caller, idempotent, named, not options.respond_async)
         target = self._forward.target(route, request)
         body = await read_body(request, self._body_bytes)
         if options.respond_async:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
         headers.append(_IDENTITY)
-        generation = GenerationRequest(route, caller, options, target, headers, body, None, False, time.monotonic())
+        generation = GenerationRequest(
+            route, caller.digest, options, target, headers, body, None, False, time.monotonic()
+        )
         if self._rewrites:
             generation = rewrite(generation, self._config.generations)
         return replace(generation, identity=_identify(request, generation)) if shared else generation
@@ -136,11 +131,11 @@ def asks_cumulative(body: bytes) -> bool | None:
     return None if asked is None else asked[1] == b"false"
 
 
-def ask(forward: Forward, generation: GenerationRequest) -> Awaitable[Exchange]:
-    """Ask upstream; what is returned waits for the head of the answer. Raises, then: as Forward.open."""
+def ask(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable[Exchange]:
+    """Ask upstream; what is returned waits for the head of the answer. Raises, then: as UpstreamGroup.open."""
     if generation.streamed is not None:
-        return _ask_again(forward, generation, generation.streamed)
-    return _send(forward, generation)
+        return _ask_again(open_exchange, generation, generation.streamed)
+    return _send(open_exchange, generation)
 
 
 async def is_stream(exchange: Exchange) -> bool:
@@ -163,10 +158,12 @@ def _is_decided(body: bytes) -> bool:
     return begins_stream(body) is not None
 
 
-async def _ask_again(forward: Forward, generation: GenerationRequest, streamed: tuple[Headers, bytes]) -> Exchange:
+async def _ask_again(
+    open_exchange: OpenExchange, generation: GenerationRequest, streamed: tuple[Headers, bytes]
+) -> Exchange:
     """Ask as the client did; once more for a stream, if the upstream says that it answers nothing else."""
     generation = replace(generation, streamed=None)
-    exchange = await ask(forward, generation)
+    exchange = await ask(open_exchange, generation)
     if exchange.status != 400:
         return exchange
     try:
@@ -177,7 +174,7 @@ async def _ask_again(forward: Forward, generation: GenerationRequest, streamed: 
     if not is_stream_only(refusal):
         return exchange
     exchange.close()
-    return await ask(forward, replace(generation, headers=streamed[0], body=streamed[1]))
+    return await ask(open_exchange, replace(generation, headers=streamed[0], body=streamed[1]))
 
 
 def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identity:
@@ -191,11 +188,11 @@ def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identi
     )
 
 
-def _send(forward: Forward, generation: GenerationRequest) -> Awaitable[Exchange]:
+def _send(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable[Exchange]:
     headers = [*generation.headers, (b"Content-Length", b"%d" % len(generation.body))]
     json = generation.options.view.mode == "json"  # then its client knows nothing of streams, nor do refusals
     # By place: a name takes 0.1 us.
     upstream_request = UpstreamRequest(
-        b"POST", generation.target, headers, generation.body, generation.caller, True, json
+        generation.route, b"POST", generation.target, headers, generation.body, generation.caller, True, json
     )
-    return forward.open(generation.route, upstream_request)
+    return open_exchange(upstream_request)

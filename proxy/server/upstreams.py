@@ -1,6 +1,6 @@
 """Every configured upstream, made once, and the ways to them: alone, or with its spares.
 
-An upstream that has spares, or is one, has a breaker and sends its own key; one that has limits has a queue.
+An upstream that has spares, or is one, has a breaker; one that has limits has a queue.
 """
 
 from collections import Counter
@@ -72,7 +72,7 @@ class Upstreams:
             await upstream.pool.close()
 
     def _upstream(self, name: str, settings: UpstreamConfig, metrics: Metrics) -> Upstream:
-        config, key = self._config, settings.key.get_secret_value()
+        config = self._config
         timeouts, breaker = config.timeouts, config.breaker
         most, rate = settings.max_concurrent, settings.requests_per_minute
         grouped = name in self._grouped
@@ -96,7 +96,9 @@ class Upstreams:
             name,
             pool,
             weight=settings.weight,
-            authorization=f"Bearer {key}".encode() if grouped and key else None,
+            key=settings.key.get_secret_value(),
+            credentials=config.key_headers,
+            hides_keys=config.auth.mode == "keys",
             breaker=Breaker(breaker.failures, breaker.window_s, breaker.open_s) if grouped else None,
             queue=RequestQueue(max_concurrent=most, per_minute=rate, size=settings.queue_size)
             if most or rate

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
 from aiohttp import web
 from opentelemetry.context import Context
@@ -68,11 +69,11 @@ class Tracing:
     def traced(self, handler: Handler) -> Handler:
         """Return a handler of generations, each of them with its spans: they begin when it first does something."""
 
-        async def serve(route: Route, request: web.BaseRequest, **named: str) -> web.StreamResponse:
+        async def serve(route: Route, request: web.BaseRequest, *given: Any, **named: str) -> web.StreamResponse:
             with Trace(self, request) as trace:
                 token = _CURRENT.set(trace)
                 try:
-                    return await handler(route, request, **named)
+                    return await handler(route, request, *given, **named)
                 finally:
                     _CURRENT.reset(token)
 

@@ -7,12 +7,11 @@ the status that HTTP has for it and the shape of the dialect that is spoken at t
 import asyncio
 import re
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
-import orjson
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import (
     BadHttpMethod,
@@ -25,11 +24,10 @@ from aiohttp.http_exceptions import (
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.downstream.response import RESPONSE, Downstream
-from proxy.server.config import LimitsConfig
-from proxy.server.routes import SPOKEN, UNSPOKEN, Routes
-from proxy.telemetry.metrics import Metrics
 from proxy.wire.errors import BadRequest, HeadersTooLarge, ProxyError, TargetTooLong, VersionNotSupported
 
+UNSPOKEN = web.RequestKey("unspoken", HttpVersion)  # on a request: the version of HTTP it is in, if that is not spoken
+SPOKEN = "HTTP/1.1 and HTTP/1.0 are spoken here"
 _LINGERING_S = 2.0
 _RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # one after the other: a round trip, however long
 _UNREAD = "UNKNOWN"  # the method of the request that aiohttp makes up for one that it could not read
@@ -47,21 +45,31 @@ _CONSTANT = re.compile(r"[A-Za-z][A-Za-z' /-]*")
 class Listener(web.Server):
     """Makes the connections of the data port."""
 
-    def __init__(self, handler: Any, routes: Routes, metrics: Metrics, limits: LimitsConfig, **options: Any) -> None:
-        """`handler` answers requests; `routes` tell which dialect is spoken where."""
+    def __init__(
+        self,
+        handler: Any,
+        error_body: Callable[[str, str, ProxyError], bytes],
+        *,
+        header_bytes: int,
+        max_headers: int,
+        **options: Any,
+    ) -> None:
+        """`handler` answers requests.
+
+        `error_body` is told of those that can't be read, by method and target, and returns what they are answered.
+        """
         super().__init__(handler, request_factory=self._begin, **options)
-        self._routes = routes
-        self._metrics = metrics
-        self._limits = limits
+        self._error_body = error_body
+        self._header_bytes = header_bytes
+        self._max_headers = max_headers
 
     def __call__(self) -> "Connection":
-        limits = self._limits
         return Connection(
             self,
             loop=self._loop,
-            max_line_size=limits.header_bytes,
-            max_field_size=limits.header_bytes,
-            max_headers=limits.headers,
+            max_line_size=self._header_bytes,
+            max_field_size=self._header_bytes,
+            max_headers=self._max_headers,
             **self._kwargs,
         )
 
@@ -79,25 +87,22 @@ class Listener(web.Server):
         """Answer a request that could not be read, of which this is the beginning."""
         line, ended, _ = beginning.partition(b"\n")
         words = line.decode("latin-1").split(" ")
-        endpoint, _ = self._routes.find(words[0], words[1] if len(words) > 1 else "")
         refusal = self._refusal(error, line, complete=bool(ended))
-        self._metrics.rejected[refusal.code] += 1
-        self._metrics.requests[endpoint.name, _UNREAD, refusal.status] += 1
+        body = self._error_body(words[0], words[1] if len(words) > 1 else "", refusal)
         downstream = Downstream(request, refusal.status)
-        body = orjson.dumps(endpoint.dialect.frames.error_body(refusal))
         headers = [(b"Content-Type", b"application/json; charset=utf-8"), (b"Content-Length", b"%d" % len(body))]
         downstream.start(HTTPStatus(refusal.status).phrase.encode(), headers, framed=True)
         downstream.close(body)
         return _Refused(request.transport)
 
     def _refusal(self, error: HttpProcessingError, line: bytes, *, complete: bool) -> ProxyError:
-        limits = self._limits
-        if isinstance(error, LineTooLong) and not (complete and len(line) <= limits.header_bytes):
-            return TargetTooLong(f"the request target is longer than {limits.header_bytes} bytes (limits.header_bytes)")
+        allowed = f"{self._header_bytes} bytes (limits.header_bytes)"
+        if isinstance(error, LineTooLong) and not (complete and len(line) <= self._header_bytes):
+            return TargetTooLong(f"the request target is longer than {allowed}")
         if isinstance(error, LineTooLong):
-            return HeadersTooLarge(f"a header is longer than {limits.header_bytes} bytes (limits.header_bytes)")
+            return HeadersTooLarge(f"a header is longer than {allowed}")
         if error.message.startswith("Too many headers"):
-            return HeadersTooLarge(f"there are more than {limits.headers} headers (limits.headers)")
+            return HeadersTooLarge(f"there are more than {self._max_headers} headers (limits.headers)")
         version = _VERSION.search(line)
         if version is not None and int(version[1]) > 1:
             return VersionNotSupported(SPOKEN)
