@@ -4,6 +4,7 @@ from typing import Any
 
 import orjson
 
+from proxy.dialects.choices import ChoiceDocuments
 from proxy.dialects.delta import Delta, json_object, record, records
 from proxy.dialects.dialect import Dialect, Summary, TextKind, Usage, count
 from proxy.wire.errors import ProxyError, RequestError
@@ -103,12 +104,14 @@ class ChatFrames:
         return b"data: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
 
 
-class ChatDocuments:
+class ChatDocuments(ChoiceDocuments):
     """The increments in chunks, and the finished chat.completion."""
 
-    def document(self, frame: bytes) -> dict[str, Any] | None:
-        chunk = _chunk(frame)
-        return None if not chunk or chunk.get("error") else chunk
+    cumulative = False
+    states = True
+
+    def tells(self, document: dict[str, Any]) -> bool:
+        return bool(document) and not document.get("error")
 
     def deltas(self, document: dict[str, Any]) -> list[Delta]:
         choices = document.get("choices")
@@ -121,22 +124,23 @@ class ChatDocuments:
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
         document["choices"] = [delta.choice for delta in deltas]
 
-    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+    def beside(self, document: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in document.items() if key not in ("choices", "usage")}
+
+    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+        return self.beside(document)
 
     def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
         message[key] = _sum(message.get(key), value)
 
-    def blank(self, shape: Delta) -> Delta:
-        message: dict[str, Any] = {"role": None, "content": None}
-        choice = {"message": message, "finish_reason": None, "index": shape.index, "logprobs": None}
-        return Delta(shape.index, choice, message, "content")
+    def blank(self, index: int, shape: Delta, *, streamed: bool = False) -> Delta:
+        message: dict[str, Any] = {} if streamed else {"role": None, "content": None}
+        key = "delta" if streamed else "message"
+        return Delta(index, {key: message, "finish_reason": None, "index": index, "logprobs": None}, message, "content")
 
     def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
         told = [choice.choice for choice in choices]
         return {"choices": told, "object": "chat.completion", "usage": usage} | envelope | {"object": "chat.completion"}
-
-    cumulative = False
 
 
 def _delta(choice: dict[str, Any]) -> Any:

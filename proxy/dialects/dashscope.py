@@ -4,6 +4,7 @@ from typing import Any
 
 import orjson
 
+from proxy.dialects.choices import ChoiceDocuments
 from proxy.dialects.delta import Delta, json_object, record, records
 from proxy.dialects.dialect import Dialect, Summary, TextKind, Usage, count
 from proxy.wire.errors import ProxyError
@@ -78,11 +79,14 @@ class DashScopeFrames:
         return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (orjson.dumps(error), ident)
 
 
-class DashScopeDocuments:
+class DashScopeDocuments(ChoiceDocuments):
     """The increments in native results, and the finished result."""
 
-    def document(self, frame: bytes) -> dict[str, Any] | None:
-        return _result(frame) or None
+    cumulative = True  # that is what its older models do unless asked for increments
+    states = True
+
+    def tells(self, document: dict[str, Any]) -> bool:
+        return bool(document)
 
     def deltas(self, document: dict[str, Any]) -> list[Delta]:
         output = record(document.get("output"))
@@ -99,23 +103,26 @@ class DashScopeDocuments:
         if deltas[0].choice is not document["output"]:
             document["output"]["choices"] = [delta.choice for delta in deltas]
 
-    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+    def beside(self, document: dict[str, Any]) -> dict[str, Any]:
         known = {key: value for key, value in document.items() if key not in ("output", "usage")}
         output = record(document.get("output"))
         return known | {"output": {key: value for key, value in output.items() if key not in _TOLD}}
 
+    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+        return self.beside(document)
+
     def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
         message[key] = value
 
-    def blank(self, shape: Delta) -> Delta:
+    def blank(self, index: int, shape: Delta, *, streamed: bool = False) -> Delta:
         if shape.choice is shape.message:
             output = {"finish_reason": "null", "text": ""}
             return Delta(0, output, output, "text")
         in_parts = isinstance(shape.message.get("content"), list)
         message: dict[str, Any] = {"content": [] if in_parts else "", "role": None}
         choice: dict[str, Any] = {"message": message, "finish_reason": "null"}
-        numbered = {"index": shape.index} if "index" in shape.choice else {}
-        return Delta(shape.index, choice | numbered, message, "content")
+        numbered = {"index": index} if "index" in shape.choice else {}
+        return Delta(index, choice | numbered, message, "content")
 
     def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
         told = [choice.choice for choice in choices]
@@ -123,8 +130,6 @@ class DashScopeDocuments:
         return {"output": output | record(envelope.get("output")), "usage": usage} | {
             key: value for key, value in envelope.items() if key != "output"
         }
-
-    cumulative = True  # that is what its older models do unless asked for increments
 
 
 _TOLD = frozenset(["choices", "finish_reason", "text", "reasoning_content", "tool_calls", "role"])

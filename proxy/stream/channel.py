@@ -1,10 +1,12 @@
-"""What was said in one channel of one choice: pieces of text, and the number of the frame that each came with.
+"""What was said in one channel of an answer: pieces of text, and the number of the frame that each came with.
 
-Knows no JSON and no frames. An upstream sends increments, or, with every frame, all the text so far; which of the two
-is found out by reading, and the pieces are increments either way.
+Knows no API, no JSON and no frames. An upstream sends increments, or, with every frame, all the text so far; which of
+the two is found out by reading, and the pieces are increments either way.
 """
 
 from bisect import bisect_right
+
+from proxy.dialects.increment import Kind
 
 _EVIDENT = 8  # so many characters said again, and more after them, are no coincidence
 
@@ -12,11 +14,31 @@ _EVIDENT = 8  # so many characters said again, and more after them, are no coinc
 class Pieces:
     """A text as increments, in the order of their frames; any span of frames is a slice found by bisection."""
 
-    __slots__ = ("_seqs", "_texts")
+    __slots__ = ("_kind", "_listener", "_seqs", "_texts", "answers")
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Kind = Kind.TEXT, *, answers: bool = False) -> None:
+        self.answers = answers  # it is answer text
+        self._kind = kind
+        self._listener = Listener() if kind is Kind.TEXT else None
         self._seqs: list[int] = []
         self._texts: list[str] = []
+
+    @property
+    def cumulative(self) -> bool | None:
+        """Whether its texts turned out to be all so far; None: that is not known yet."""
+        return None if self._listener is None else self._listener.cumulative
+
+    def hear(self, text: str, expected: bool, *, whole: bool = False) -> str:
+        """Return the increment that a text brings, which is to be added; `expected` as in Listener.hear."""
+        if self._listener is not None:
+            return self._listener.hear(text, expected)
+        if self._kind is Kind.DATA or self._kind is Kind.ITEMS:
+            return text
+        return "" if not text or (self._texts and self.so_far(self._seqs[-1]) == text) else text
+
+    def settle(self, expected: bool) -> str:
+        """Return what is to be said yet: the part of the answer that it belongs to has ended."""
+        return "" if self._listener is None else self._listener.settle(expected)
 
     def add(self, seq: int, text: str) -> None:
         """Append what frame number `seq`, not lower than any before, says."""
@@ -28,10 +50,12 @@ class Pieces:
         seqs = self._seqs
         return "".join(self._texts[bisect_right(seqs, start) : bisect_right(seqs, end)])
 
-    def seqs(self, start: int, end: int) -> list[int]:
-        """Return the numbers of the frames between two offsets that say something."""
-        seqs = self._seqs
-        return seqs[bisect_right(seqs, start) : bisect_right(seqs, end)]
+    def so_far(self, end: int) -> str:
+        """Return what is said in it up to an offset: all texts, or of what is so from now on the last."""
+        if self._kind is Kind.MARK or self._kind is Kind.END:
+            last = bisect_right(self._seqs, end)
+            return self._texts[last - 1] if last else ""
+        return self.text(0, end)
 
     def spoken(self, start: int, end: int) -> tuple[int, int] | None:
         """Return the numbers of the first and the last frame between two offsets that say something, if one does."""

@@ -8,8 +8,6 @@ Modes that rewrite take their text from the stream's Transcript. Keeps laws 5 (p
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
-from proxy.dialects.delta import CONTENT
-from proxy.stream.channel import Pieces
 from proxy.stream.endings import COMPLETE, DRAINED, Ending
 from proxy.stream.event_id import prefix
 from proxy.stream.rewriting import Rewriter, Source
@@ -190,7 +188,7 @@ class Incremental(Events):
         self._rewriter = Rewriter(source)
 
     def render(self, start: int, end: int) -> bytes:
-        return b"".join([self._rewriter.increment(offset, offset + 1) for offset in range(start, end)])
+        return b"".join([self._rewriter.increment(seq) for seq in range(start + 1, end + 1)])
 
 
 class Coalesced(Incremental):
@@ -248,9 +246,7 @@ class Text(Projection):
         source.transcript(source.log.start)
 
     def render(self, start: int, end: int) -> bytes:
-        voice = self._source.transcript(end).choices.get(0)
-        pieces = voice.channels.get(CONTENT) if voice else None
-        return pieces.text(start, end).encode() if pieces else b""
+        return self._source.transcript(end).answer.text(start, end).encode()
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         return b"", ending.reason == COMPLETE.reason
@@ -258,10 +254,8 @@ class Text(Projection):
     def locate(self, offset_bytes: int) -> tuple[int, int]:
         _require_all(self._source)
         end = self._log.end
-        voice = self._source.transcript(end).choices.get(0)
-        pieces = voice.channels.get(CONTENT) if voice else None
         try:
-            seq, place = pieces.locate(offset_bytes) if pieces else Pieces().locate(offset_bytes)
+            seq, place = self._source.transcript(end).answer.locate(offset_bytes)
         except IndexError as there_are:
             raise OffsetBeyond(f"offset {offset_bytes} is beyond the {there_are} bytes of text there are") from None
         return (seq - 1, place) if seq else (end, 0)
@@ -287,7 +281,7 @@ class Json(Projection):
 
     def so_far(self) -> bytes:
         """Return the document that what there is would make if it were all."""
-        return self._source.transcript(self._log.end).whole()
+        return self._source.transcript(self._log.end).document()
 
 
 def _require_all(source: Source) -> None:

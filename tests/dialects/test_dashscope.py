@@ -197,8 +197,11 @@ def test_recorded_frames_are_classified_as_json_says(path: Any) -> None:
         (b"[DONE]", []),
     ],
 )
-def test_deltas_are_found_in_the_document(data: bytes, deltas: list[tuple[int, str]]) -> None:
+def test_choices_are_found_in_a_result(data: bytes, deltas: list[tuple[int, str]]) -> None:
     """In messages, or in the output itself (result_format text); errors have none."""
-    document = DASHSCOPE.documents.document(b"id:1\nevent:result\ndata:%b\n\n" % data)
-    found = DASHSCOPE.documents.deltas(document or {})
-    assert [(one.index, one.message[one.content]) for one in found] == deltas
+    found = DASHSCOPE.documents.assembler().take(b"id:1\nevent:result\ndata:%b\n\n" % data, 1)
+    assert (
+        [(where.part, text) for where, text in found.texts if where.name == "content"] == deltas
+        if found
+        else not deltas
+    )

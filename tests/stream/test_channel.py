@@ -37,10 +37,9 @@ def test_text_of_a_span_is_what_its_frames_said(texts: list[str], one: int, othe
 
 
 def test_span_knows_which_of_its_frames_spoke() -> None:
-    """First and last, all, and whether any did before an offset."""
+    """First and last, and whether any did before an offset."""
     pieces = pieces_of("a", "b", "c")
     assert (pieces.spoken(2, 6), pieces.spoken(0, 3), pieces.spoken(4, 5)) == ((4, 6), (2, 2), None)
-    assert pieces.seqs(1, 4) == [2, 4]
     assert (pieces.begun(1), pieces.begun(2), Pieces().begun(9)) == (False, True, False)
 
 
