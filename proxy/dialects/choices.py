@@ -67,23 +67,24 @@ class ChoiceIncrement:
 
     __slots__ = ("_documents", "alike", "alone", "altered", "deltas", "document", "parts", "texts", "whole")
 
-    def __init__(self, documents: ChoiceDocuments, document: dict[str, Any], deltas: list[Delta], alike: Any) -> None:
+    def __init__(self, documents: ChoiceDocuments, document: dict[str, Any], deltas: list[Delta]) -> None:
         self._documents = documents
         self.document = document
         self.deltas = deltas
-        self.alike = alike
+        self.alike: Any = None  # when it is taken
         self.altered = False
         self.parts: tuple[int, ...]
         self.texts: list[tuple[Channel, str]]
+        for delta in deltas:
+            delta.find()
         if len(deltas) == 1:
-            self.parts, self.texts, self.whole = (deltas[0].index,), deltas[0].texts, deltas[0].whole
+            only = deltas[0]
+            self.parts, self.texts, self.whole, self.alone = (only.index,), only.texts, only.whole, only.sounds
         else:
             self.parts = tuple(dict.fromkeys([delta.index for delta in deltas]))
             self.texts = [told for delta in deltas for told in delta.texts]
             self.whole = bool(deltas) and deltas[0].whole
-        self.alone = False
-        for delta in deltas:
-            self.alone = self.alone or delta.sounds
+            self.alone = any(delta.sounds for delta in deltas)
 
     def put(self, where: Channel, text: str) -> None:
         self._delta(where.part).put(where, text)
@@ -155,7 +156,7 @@ class ChoiceAssembler:
     """The Assembler of a stream of documents with choices."""
 
     __slots__ = (
-        "_alike", "_beside", "_calls", "_documents", "_envelope", "_fragments", "_logprobs", "_messages", "_numbers",
+        "_alike", "_beside", "_calls", "_documents", "_envelope", "_exact", "_fragments", "_logprobs", "_messages", "_numbers",
         "_shapes", "_usage", "unread",
     )  # fmt: skip
 
@@ -163,6 +164,7 @@ class ChoiceAssembler:
         self.unread = 0
         self._documents = documents
         self._alike: Any = None  # of the last frame
+        self._exact = False  # there are numbers that lose digits when they are read quickly
         self._envelope: dict[str, Any] = {}
         self._usage: Any = None
         self._shapes: dict[int, Delta] = {}  # of each choice, the first of its increments
@@ -183,18 +185,22 @@ class ChoiceAssembler:
             if delta.calls:
                 self._number(deltas, seq)
                 break
-        increment = self._increment(document, deltas)
+        increment = ChoiceIncrement(self._documents, document, deltas)
         increment.altered = seq in self._numbers
+        increment.alike = self._like(increment)
         if increment.alike != self._alike:
-            if json_text.may_lose_digits(data) and (exact := self.read(frame, seq)):
+            self._exact = self._exact or json_text.may_lose_digits(data)
+            if self._exact and (exact := self.read(frame, seq)):
                 increment = exact
+                increment.alike = self._like(increment)
             self._note_envelope(increment)
         self._note(increment)
         return increment
 
     def read(self, frame: bytes, seq: int) -> ChoiceIncrement | None:
         try:
-            document = record(json_text.read_exactly(payload(frame) or b""))
+            data = payload(frame) or b""
+            document = record(json_text.read_exactly(data) if self._exact else json_text.read(data))
         except ValueError:
             return None
         if not self._documents.tells(document):
@@ -202,7 +208,7 @@ class ChoiceAssembler:
         deltas = self._documents.deltas(document)
         if numbers := self._numbers.get(seq):
             _renumber(deltas, numbers)
-        increment = self._increment(document, deltas)
+        increment = ChoiceIncrement(self._documents, document, deltas)
         increment.altered = bool(numbers)
         return increment
 
@@ -221,16 +227,16 @@ class ChoiceAssembler:
             return None
         return document if isinstance(document, dict) and self._documents.tells(document) else None
 
-    def _increment(self, document: dict[str, Any], deltas: list[Delta]) -> ChoiceIncrement:
+    def _like(self, increment: ChoiceIncrement) -> Any:
+        """Return what a frame says besides its texts."""
+        deltas, document = increment.deltas, increment.document
         rests: list[Any] = []
         for delta in deltas:
-            delta.find()
-            rest = delta.rest, delta.beside
-            if rest not in rests:
-                rests.append(rest)
-        whole = bool(deltas) and deltas[0].whole
-        alike = bool(document.get("usage")), whole, rests, self._documents.beside(document)
-        return ChoiceIncrement(self._documents, document, deltas, alike)
+            if delta.rest or delta.beside or len(deltas) > 1:
+                rest = delta.rest, delta.beside
+                if rest not in rests:
+                    rests.append(rest)
+        return bool(document.get("usage")), increment.whole, rests, self._documents.beside(document)
 
     def _number(self, deltas: list[Delta], seq: int) -> None:
         numbers = [self._calls.setdefault(delta.index, Calls()).number(delta.calls) for delta in deltas]
@@ -261,7 +267,7 @@ class ChoiceAssembler:
                 self._note_beside(delta)
             if delta.logprobs:
                 self._logprobs.setdefault(delta.index, {}).update(dict.fromkeys(delta.logprobs))
-        if says_anything(usage):
+        if usage and says_anything(usage):
             self._usage = usage
 
     def _note_rest(self, delta: Delta) -> None:

@@ -55,11 +55,11 @@ class Delta:
         self.message = message
         self.content = content
         self.whole = whole
-        self.calls: list[tuple[int, dict[str, Any]]] = _numbered(message.get("tool_calls"))
+        self.calls = _numbered(message["tool_calls"]) if "tool_calls" in message else []
         self.texts: list[tuple[Channel, str]] = []
         self.rest: dict[str, Any] = {}  # what the message says that is none of them
         self.beside: dict[str, Any] = {}  # the same of the choice
-        self.logprobs: dict[str, Any] = {}
+        self.logprobs: dict[str, Any] | None = None
         self.sounds = False  # it has encoded sound, of which each piece is to be decoded alone
 
     def find(self) -> None:
@@ -202,7 +202,7 @@ _CALL = frozenset(["index", "id", "type"])
 
 
 def _numbered(calls: Any) -> list[tuple[int, dict[str, Any]]]:
-    return [(_index(fragment, place), fragment) for place, fragment in enumerate(records(calls))] if calls else []
+    return [(_index(fragment, place), fragment) for place, fragment in enumerate(records(calls))]
 
 
 def _index(fragment: dict[str, Any], place: int) -> int:

@@ -14,31 +14,40 @@ _EVIDENT = 8  # so many characters said again, and more after them, are no coinc
 class Pieces:
     """A text as increments, in the order of their frames; any span of frames is a slice found by bisection."""
 
-    __slots__ = ("_kind", "_listener", "_seqs", "_texts", "answers")
+    __slots__ = ("_listener", "_seqs", "_texts", "answers", "cumulative", "labels", "marks")
 
     def __init__(self, kind: Kind = Kind.TEXT, *, answers: bool = False) -> None:
         self.answers = answers  # it is answer text
-        self._kind = kind
+        self.labels = kind is Kind.LABEL
+        self.marks = kind in (Kind.MARK, Kind.END)
+        self.cumulative: bool | None = None  # whether its texts turned out to be all so far; None: not known yet
         self._listener = Listener() if kind is Kind.TEXT else None
         self._seqs: list[int] = []
         self._texts: list[str] = []
 
     @property
-    def cumulative(self) -> bool | None:
-        """Whether its texts turned out to be all so far; None: that is not known yet."""
-        return None if self._listener is None else self._listener.cumulative
+    def last(self) -> str:
+        """What was said last."""
+        return self._texts[-1] if self._texts else ""
 
     def hear(self, text: str, expected: bool, *, whole: bool = False) -> str:
         """Return the increment that a text brings, which is to be added; `expected` as in Listener.hear."""
-        if self._listener is not None:
-            return self._listener.hear(text, expected)
-        if self._kind is Kind.DATA or self._kind is Kind.ITEMS:
+        listener = self._listener
+        if self.cumulative is False or not text:
             return text
-        return "" if not text or (self._texts and self.so_far(self._seqs[-1]) == text) else text
+        if listener is not None:
+            piece = listener.hear(text, expected)
+            self.cumulative = listener.cumulative
+            return piece
+        return "" if self.labels and self._joined() == text else text
 
     def settle(self, expected: bool) -> str:
         """Return what is to be said yet: the part of the answer that it belongs to has ended."""
-        return "" if self._listener is None else self._listener.settle(expected)
+        if self._listener is None or self.cumulative is not None:
+            return ""
+        rest = self._listener.settle(expected)
+        self.cumulative = self._listener.cumulative
+        return rest
 
     def add(self, seq: int, text: str) -> None:
         """Append what frame number `seq`, not lower than any before, says."""
@@ -52,7 +61,7 @@ class Pieces:
 
     def so_far(self, end: int) -> str:
         """Return what is said in it up to an offset: all texts, or of what is so from now on the last."""
-        if self._kind is Kind.MARK or self._kind is Kind.END:
+        if self.marks:
             last = bisect_right(self._seqs, end)
             return self._texts[last - 1] if last else ""
         return self.text(0, end)
@@ -66,6 +75,9 @@ class Pieces:
     def begun(self, end: int) -> bool:
         """Tell whether a frame before an offset says something."""
         return bool(self._seqs) and self._seqs[0] <= end
+
+    def _joined(self) -> str:
+        return "".join(self._texts)
 
     def locate(self, offset_bytes: int) -> tuple[int, int]:
         """Return the number of the frame that says a byte of the text in UTF-8, and the byte's place in the piece.

@@ -87,10 +87,12 @@ class Rewriter:
         """Return a span's last frame with all that the parts which changed say; None: it can't be written."""
         changed = {channel.part for channel, pieces in transcript.channels.items() if pieces.spoken(start, end)}
         changed.update(increment.parts)
+        said = _joined(increment.texts)
         for channel, pieces in transcript.channels.items():
             if channel.part in changed and pieces.begun(end):
-                of_span = channel.kind is Kind.ITEMS
-                increment.put(channel, pieces.text(start, end) if of_span else pieces.so_far(end))
+                text = pieces.text(start, end) if channel.kind is Kind.ITEMS else pieces.so_far(end)
+                if text != said.get(channel):
+                    increment.put(channel, text)
         return _respelled(self._frame(end), increment)
 
     def _merge(self, start: int, end: int) -> list[bytes]:
@@ -122,11 +124,11 @@ class Rewriter:
         increment = transcript.read(frame, last)
         if increment is None:
             return None
-        increment.keep_only(group[0][0].group)
         said = _joined(increment.texts)
+        increment.keep_only(group[0][0].group)
         for channel, pieces in group:
             text = pieces.text(start, end)
-            if text or channel in said:
+            if text != said.get(channel, ""):
                 increment.put(channel, text)
         return _respelled(frame, increment)
 

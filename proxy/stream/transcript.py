@@ -64,19 +64,19 @@ class Transcript:
         seq, spoken, again = self.end, 0, False
         marks: list[tuple[Channel, str]] = []
         for channel, text in increment.texts:
-            kind = channel.kind
-            if kind is Kind.MARK or kind is Kind.END:
+            pieces = self.channels.get(channel) or self._open(channel)
+            if pieces.marks:
                 marks.append((channel, text))
                 continue
-            pieces = self.channels.get(channel) or self._open(channel)
             piece = pieces.hear(text, self._expected, whole=increment.whole)
             if piece:
                 pieces.add(seq, piece)
-                spoken += kind is Kind.TEXT
+                spoken += channel.kind is Kind.TEXT
                 if pieces.answers:
                     self.answer.add(seq, piece)
-            again = again or piece != text
-            if pieces.cumulative is not None and kind is Kind.TEXT:
+            if piece != text:
+                again = True
+            if pieces.cumulative is not None:
                 self._expected = pieces.cumulative
         if again or increment.altered:
             self.literal = False
@@ -89,8 +89,8 @@ class Transcript:
         """Take in what is so from now on, and what ends."""
         begins = ends = False
         for channel, text in marks:
-            pieces = self.channels.get(channel) or self._open(channel)
-            new = pieces.hear(text, False) != ""
+            pieces = self.channels[channel]
+            new = pieces.last != text
             if new:
                 pieces.add(self.end, text)
             if channel.kind is Kind.END:

@@ -6,14 +6,14 @@ of integers beyond 64 bits, and writes 254 levels at most. All of that is read h
 """
 
 import json
-import re
 from typing import Any
 
 import orjson
 
 from proxy.wire.sse import BOM
 
-_LONG_NUMBER = re.compile(rb"[:\[,\s]-?[0-9]{19}")  # may be an integer beyond 64 bits: 2 us a frame
+_ZEROS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # every digit as 0: 1 us a frame, where a
+_LONG_NUMBER = b"0" * 19  # regular expression takes 2; so many may be an integer beyond 64 bits
 _LINE_SEPARATORS = (("\u0085", b"\\u0085"), ("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"))
 
 
@@ -47,7 +47,7 @@ def read_exactly(data: bytes) -> Any:
 
 def may_lose_digits(data: bytes) -> bool:
     """Tell whether a JSON text may have a number that `read` changes."""
-    return _LONG_NUMBER.search(data) is not None
+    return _LONG_NUMBER in data.translate(_ZEROS)
 
 
 def written(value: Any) -> bytes:
