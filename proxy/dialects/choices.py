@@ -156,8 +156,8 @@ class ChoiceAssembler:
     """The Assembler of a stream of documents with choices."""
 
     __slots__ = (
-        "_alike", "_beside", "_calls", "_documents", "_envelope", "_exact", "_fragments", "_logprobs", "_messages", "_numbers",
-        "_shapes", "_usage", "unread",
+        "_alike", "_beside", "_calls", "_documents", "_envelope", "_exact", "_fragments", "_logprobs", "_messages",
+        "_numbers", "_shapes", "_usage", "unread",
     )  # fmt: skip
 
     def __init__(self, documents: ChoiceDocuments) -> None:

@@ -62,6 +62,8 @@ class Projection(Span, ABC):
     """Whether it may be sent at a pace (flush_ms, flush_bytes): it merges what has gathered."""
     in_bytes: ClassVar[bool] = False
     """Whether a follower may begin at an offset in bytes."""
+    restates: ClassVar[bool] = False
+    """Whether it makes increments of all so far, or the other way round: that has a meaning where an API knows both."""
     span_bytes: ClassVar[int] = SPAN_BYTES
     spans_a_turn: ClassVar[int] = 4
     """How many spans a follower that is behind is sent in one turn of the event loop: rendering one takes 0.5 ms."""
@@ -183,9 +185,17 @@ class Incremental(Events):
 
     __slots__ = ("_rewriter",)
 
+    restates = True
+
     def __init__(self, source: Source) -> None:
+        """Raises: BadRequest, when the mode has no meaning for the stream's API."""
         super().__init__(source)
         self._rewriter = Rewriter(source)
+        if self.restates and not source.dialect.documents.states:
+            raise BadRequest(
+                "the events of this API are increments always: its streams have no other mode of events "
+                "than events and coalesced"
+            )
 
     def render(self, start: int, end: int) -> bytes:
         return b"".join([self._rewriter.increment(seq) for seq in range(start + 1, end + 1)])
@@ -202,6 +212,7 @@ class Coalesced(Incremental):
 
     __slots__ = ()
 
+    restates = False
     paced = True
     span_bytes = MERGED_BYTES
     spans_a_turn = 1
