@@ -111,15 +111,20 @@ class ChatDocuments(ChoiceDocuments):
     states = True
 
     def tells(self, document: dict[str, Any]) -> bool:
-        return bool(document) and not document.get("error")
+        if document.get("error"):
+            return False
+        if choices := document.get("choices"):
+            return isinstance(choices, list)
+        return document.get("object", _OBJECTS[0]) in _OBJECTS and (choices == [] or bool(document.get("usage")))
 
     def deltas(self, document: dict[str, Any]) -> list[Delta]:
-        choices = document.get("choices")
-        return [
-            Delta(index if type(index := choice.get("index")) is int else place, choice, delta, "content")
-            for place, choice in enumerate(choices if isinstance(choices, list) else ())
-            if isinstance(choice, dict) and isinstance(delta := _delta(choice), dict)
-        ]
+        found = []
+        for place, choice in enumerate(document.get("choices") or ()):
+            if isinstance(choice, dict) and isinstance(delta := _delta(choice), dict):
+                index = choice.get("index")
+                whole = delta is choice.get("message")
+                found.append(Delta(index if type(index) is int else place, choice, delta, "content", whole=whole))
+        return found
 
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
         document["choices"] = [delta.choice for delta in deltas]
@@ -128,13 +133,13 @@ class ChatDocuments(ChoiceDocuments):
         return {key: value for key, value in document.items() if key not in ("choices", "usage")}
 
     def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
-        return self.beside(document)
+        return {key: document[key] for key in _ENVELOPE if key in document}
 
     def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
-        message[key] = _sum(message.get(key), value)
+        message[key] = _sum(key, message.get(key), value)
 
     def blank(self, index: int, shape: Delta, *, streamed: bool = False) -> Delta:
-        message: dict[str, Any] = {} if streamed else {"role": None, "content": None}
+        message: dict[str, Any] = {} if streamed else {"role": "assistant", "content": None}
         key = "delta" if streamed else "message"
         return Delta(index, {key: message, "finish_reason": None, "index": index, "logprobs": None}, message, "content")
 
@@ -143,24 +148,32 @@ class ChatDocuments(ChoiceDocuments):
         return {"choices": told, "object": "chat.completion", "usage": usage} | envelope | {"object": "chat.completion"}
 
 
+_OBJECTS = ("chat.completion.chunk", "chat.completion")
+_ENVELOPE = ("id", "created", "model", "system_fingerprint", "service_tier", "request_id", "citations")
+_NAMES = frozenset(
+    ["id", "type", "index", "role", "name", "object", "format", "status"]
+)  # of fields that do not add up
+
+
 def _delta(choice: dict[str, Any]) -> Any:
-    """Return a choice's delta; an empty one, put there, where a choice finishes without."""
-    if choice.get("delta") is None and choice.get("finish_reason"):
-        choice["delta"] = {}
-    return choice.get("delta")
+    """Return a choice's delta, or the message in place of it; an empty one, put there, where it finishes without."""
+    delta = choice.get("delta")
+    if isinstance(message := choice.get("message"), dict) and not delta:
+        return message
+    if delta is None and choice.get("finish_reason"):
+        delta = choice["delta"] = {}
+    return delta
 
 
-def _sum(known: Any, more: Any) -> Any:
-    """Add increments as OpenAI's own clients do: texts and numbers add up, lists grow, objects gain field by field."""
-    if known is None or isinstance(more, bool):
-        return more
+def _sum(key: str, known: Any, more: Any) -> Any:
+    """Add increments as OpenAI's own clients do, but for names, numbers and times, which are not said in pieces.
+
+    Texts add up, lists grow, objects gain field by field.
+    """
     if isinstance(known, str) and isinstance(more, str):
-        return known + more
-    if isinstance(known, int | float) and isinstance(more, int | float):
-        return known + more
+        return more if key in _NAMES or key.endswith("_id") else known + more
     if isinstance(known, dict) and isinstance(more, dict):
-        kept = {key: value if key in ("index", "type") else _sum(known.get(key), value) for key, value in more.items()}
-        return known | kept
+        return known | {field: _sum(field, known.get(field), value) for field, value in more.items()}
     if isinstance(known, list) and isinstance(more, list):
         return known + more
     return known if more is None else more

@@ -10,10 +10,11 @@ from typing import Any
 from proxy.dialects.delta import Delta, record, says_anything
 from proxy.dialects.increment import Assembler, Channel, Increment
 from proxy.wire import json_text
-from proxy.wire.sse import payload
+from proxy.wire.sse import BOM, payload
 
 _ANSWER = (("content", ""), ("audio", "transcript"))
-_OPENS_JSON = (b"{", b"[", b"\xef\xbb\xbf{")
+_TEXTS = ("delta", "message")  # where a choice's texts stand, or others that nobody asked for
+_OPENS_JSON = (b"{", BOM + b"{")
 
 
 class ChoiceDocuments(ABC):
@@ -276,12 +277,16 @@ class ChoiceAssembler:
             if key == "tool_calls":
                 for number, fields in value:
                     self._fragments.setdefault((delta.index, number), {}).update(fields)
+            elif delta.whole:
+                message[key] = value
             else:
                 self._documents.accumulate(message, key, value)
 
     def _note_beside(self, delta: Delta) -> None:
         known = self._beside.setdefault(delta.index, {})
-        known.update({key: value for key, value in delta.beside.items() if says_anything(value) or key not in known})
+        for key, value in delta.beside.items():
+            if key not in _TEXTS and (says_anything(value) or key not in known):
+                known[key] = value
 
     def _choice(self, index: int, texts: dict[Channel, str]) -> Delta:
         """Return a finished choice."""

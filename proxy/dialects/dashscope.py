@@ -86,53 +86,78 @@ class DashScopeDocuments(ChoiceDocuments):
     states = True
 
     def tells(self, document: dict[str, Any]) -> bool:
-        return bool(document)
+        return isinstance(document.get("output"), dict)
 
     def deltas(self, document: dict[str, Any]) -> list[Delta]:
-        output = record(document.get("output"))
-        choices = output.get("choices")
-        if not isinstance(choices, list):
-            return [Delta(0, output, output, "text")] if isinstance(output.get("text"), str) else []
-        return [
-            Delta(index if type(index := choice.get("index")) is int else place, choice, message, "content")
-            for place, choice in enumerate(records(choices))
-            if isinstance(message := choice.get("message"), dict)
-        ]
+        output = document["output"]
+        if isinstance(choices := output.get("choices"), list):
+            return [
+                Delta(index if type(index := choice.get("index")) is int else place, choice, message, "content")
+                for place, choice in enumerate(records(choices))
+                if isinstance(message := choice.get("message"), dict)
+            ]
+        if isinstance(output.get("text"), str):
+            return [Delta(0, output, output, "text", lone=True)]
+        message = _message(output)
+        return [] if message is None else [Delta(0, output, message, "content", lone=True)]
 
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
-        if deltas[0].choice is not document["output"]:
+        if not deltas[0].lone:
             document["output"]["choices"] = [delta.choice for delta in deltas]
 
     def beside(self, document: dict[str, Any]) -> dict[str, Any]:
         known = {key: value for key, value in document.items() if key not in ("output", "usage")}
-        output = record(document.get("output"))
-        return known | {"output": {key: value for key, value in output.items() if key not in _TOLD}}
+        return known | {"output": _beside(document["output"])}
 
     def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
-        return self.beside(document)
+        known = {key: document[key] for key in _ENVELOPE if key in document}
+        return known | {"output": _beside(document["output"])}
 
     def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
         message[key] = value
 
     def blank(self, index: int, shape: Delta, *, streamed: bool = False) -> Delta:
         if shape.choice is shape.message:
-            output = {"finish_reason": "null", "text": ""}
-            return Delta(0, output, output, "text")
+            output: dict[str, Any] = {"finish_reason": "null", "text": ""}
+            return Delta(0, output, output, "text", lone=True)
         in_parts = isinstance(shape.message.get("content"), list)
-        message: dict[str, Any] = {"content": [] if in_parts else "", "role": None}
+        message: dict[str, Any] = {"content": [] if in_parts else "", "role": "assistant"}
         choice: dict[str, Any] = {"message": message, "finish_reason": "null"}
+        if shape.lone:
+            if "message" not in shape.choice:
+                choice = {_WORKFLOW: {"message": message}, "finish_reason": "null"}
+            return Delta(0, choice, message, "content", lone=True)
         numbered = {"index": index} if "index" in shape.choice else {}
         return Delta(index, choice | numbered, message, "content")
 
     def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
         told = [choice.choice for choice in choices]
-        output = told[0] if choices and choices[0].choice is choices[0].message else {"choices": told}
-        return {"output": output | record(envelope.get("output")), "usage": usage} | {
+        output: dict[str, Any] = told[0] if choices and choices[0].lone else {"choices": told}
+        beside = dict(record(envelope.get("output")))
+        if _WORKFLOW in output:
+            output[_WORKFLOW] = record(beside.pop(_WORKFLOW, None)) | output[_WORKFLOW]
+        return {"output": output | beside, "usage": usage} | {
             key: value for key, value in envelope.items() if key != "output"
         }
 
 
-_TOLD = frozenset(["choices", "finish_reason", "text", "reasoning_content", "tool_calls", "role"])
+_WORKFLOW = "workflow_message"  # of applications; a text is in its message
+_ENVELOPE = ("request_id",)
+_TEXTS = frozenset(["choices", "finish_reason", "text", "reasoning_content", "tool_calls", "role", "message"])
+
+
+def _message(output: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the message of an output without choices: of deep research, or of a workflow."""
+    found = output["message"] if "message" in output else record(output.get(_WORKFLOW)).get("message")
+    return found if isinstance(found, dict) else None
+
+
+def _beside(output: dict[str, Any]) -> dict[str, Any]:
+    """Return what an output says besides its texts."""
+    found = {key: value for key, value in output.items() if key not in _TEXTS}
+    if _WORKFLOW in found:
+        found[_WORKFLOW] = {key: value for key, value in record(found[_WORKFLOW]).items() if key != "message"}
+    return found
 
 
 def _result(frame: bytes) -> dict[str, Any]:

@@ -30,31 +30,31 @@ class Delta:
     """OpenAI's word: a choice's increment in one chunk.
 
     `choice` is the object that has the finish_reason, `message` the one that has the texts, `content` the key of the
-    answer text in it. `whole`: the message is a finished one, or all there is of it so far.
+    answer text in it. `whole`: the message is a finished one, or all there is of it so far. `lone`: there is no list
+    of choices, and what the object says besides is not the choice's.
     """
 
     __slots__ = (
-        "beside",
-        "calls",
-        "choice",
-        "content",
-        "index",
-        "logprobs",
-        "message",
-        "rest",
-        "sounds",
-        "texts",
+        "beside", "calls", "choice", "content", "index", "logprobs", "lone", "message", "rest", "sounds", "texts",
         "whole",
-    )
+    )  # fmt: skip
 
     def __init__(
-        self, index: int, choice: dict[str, Any], message: dict[str, Any], content: str, *, whole: bool = False
+        self,
+        index: int,
+        choice: dict[str, Any],
+        message: dict[str, Any],
+        content: str,
+        *,
+        whole: bool = False,
+        lone: bool = False,
     ) -> None:
         self.index = index
         self.choice = choice
         self.message = message
         self.content = content
         self.whole = whole
+        self.lone = lone
         self.calls = _numbered(message["tool_calls"]) if "tool_calls" in message else []
         self.texts: list[tuple[Channel, str]] = []
         self.rest: dict[str, Any] = {}  # what the message says that is none of them
@@ -87,8 +87,10 @@ class Delta:
                 self._find_audio(value)
             elif key not in _BESIDE:
                 self.rest[key] = value
-        if self.choice is not self.message:
+        if not self.lone:
             self._find_beside()
+        elif self.choice is not self.message:
+            self._mark("finish_reason", self.choice.get("finish_reason"))
 
     def _find_beside(self) -> None:
         message = self.message

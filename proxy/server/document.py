@@ -13,7 +13,7 @@ from proxy.dialects.error_codes import Fault, trouble
 from proxy.dialects.refusal import is_error
 from proxy.dialects.refusal import read as read_refusal
 from proxy.downstream.response import Downstream
-from proxy.stream.endings import UPSTREAM_ERROR, Ending
+from proxy.stream.endings import COMPLETE, UPSTREAM_ERROR, Ending
 from proxy.stream.hub import Hub
 from proxy.stream.projections import Json, View
 from proxy.stream.stream import Stream
@@ -90,8 +90,7 @@ async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> 
     Not a follower: one that asks again and again does not leave in between, so the stream does not end for it.
     Raises: as deliver_document.
     """
-    projection = stream.projection(JSON)
-    assert isinstance(projection, Json)
+    projection = _json(stream)
     if stream.log.ending is None and wait_s:
         ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         stream.when_sealed(ended.set_result)
@@ -103,6 +102,12 @@ async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> 
     return _whole(stream, document if properly else None, headers)
 
 
+def _json(stream: Stream) -> Json:
+    projection = stream.projection(JSON)
+    assert isinstance(projection, Json)
+    return projection
+
+
 def _whole(stream: Stream, document: bytes | None, headers: Headers) -> web.Response:
     if document is not None:
         return _answer(document, 200, headers)
@@ -112,6 +117,8 @@ def _whole(stream: Stream, document: bytes | None, headers: Headers) -> web.Resp
         for frame in filter(is_error, reversed(stream.log.frames[-_LAST_FRAMES:])):
             told = read_refusal(200, frame)
             return _answer(told.body or b"", told.status if told.status >= 400 else _status(told.code), headers)
+    if ending is COMPLETE:
+        return _answer(_json(stream).so_far(), 200, headers)  # it could not be made, and says why
     raise ending.as_error()
 
 

@@ -5,13 +5,15 @@ span it rendered last, since all followers that are caught up ask for the same o
 Modes that rewrite take their text from the stream's Transcript. Keeps laws 5 (prefix), 7 (one ending) and 8 (resume).
 """
 
+import contextlib
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
+from proxy.stream.channel import utf8
 from proxy.stream.endings import COMPLETE, DRAINED, Ending
 from proxy.stream.event_id import prefix
 from proxy.stream.rewriting import Rewriter, Source
-from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone, UnknownMode
+from proxy.wire.errors import BadRequest, Garbled, OffsetBeyond, OffsetGone, UnknownMode
 from proxy.wire.sse import stamp
 
 SPAN_BYTES = 64 * 1024  # of frames: a follower that is behind gets no more than this, or one frame, in a write
@@ -244,7 +246,7 @@ class Cumulative(Incremental):
 
 
 class Text(Projection):
-    """The answer text of the first choice, plain. A failure is an aborted connection, a reported one too."""
+    """The answer text, plain. A failure is an aborted connection: a reported one, and a frame that is no JSON, too."""
 
     __slots__ = ()
 
@@ -257,10 +259,10 @@ class Text(Projection):
         source.transcript(source.log.start)
 
     def render(self, start: int, end: int) -> bytes:
-        return self._source.transcript(end).answer.text(start, end).encode()
+        return utf8(self._source.transcript(end).answer.text(start, end))
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
-        return b"", ending.reason == COMPLETE.reason
+        return b"", ending.reason == COMPLETE.reason and not self._source.transcript(self._log.end).unread
 
     def locate(self, offset_bytes: int) -> tuple[int, int]:
         _require_all(self._source)
@@ -288,11 +290,23 @@ class Json(Projection):
         return b""
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
-        return (self.so_far(), True) if ending.reason == COMPLETE.reason else (b"", False)
+        if ending.reason == COMPLETE.reason:
+            with contextlib.suppress(Garbled):
+                return self.so_far(), True
+        return b"", False
 
     def so_far(self) -> bytes:
-        """Return the document that what there is would make if it were all."""
-        return self._source.transcript(self._log.end).document()
+        """Return the document that what there is would make if it were all.
+
+        Raises: Garbled, when something that it should say can't be read or written.
+        """
+        transcript = self._source.transcript(self._log.end)
+        if transcript.unread:
+            raise Garbled(f"event {transcript.unread} of the stream is no JSON: the document would lack what it says")
+        try:
+            return transcript.document()
+        except ValueError as error:
+            raise Garbled(f"the document can't be written: {error}") from error
 
 
 def _require_all(source: Source) -> None:

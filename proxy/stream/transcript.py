@@ -6,6 +6,7 @@ is asked for between two offsets, or up to one, depends on the frames up to ther
 only `whole` tells of all of them.
 """
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,12 +15,15 @@ from proxy.dialects.dialect import Dialect
 from proxy.dialects.increment import Channel, Increment, Kind
 from proxy.stream.channel import Pieces
 
+_BACKSLASH = 92
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape of half a character, as a rule with the other half behind it
+
 
 class Transcript:
     """What a stream has said so far, from offset `start` to `end`."""
 
     __slots__ = (
-        "_alike", "_assembler", "_documents", "_ended", "_expected", "_marks", "_seams", "_walls",
+        "_alike", "_assembler", "_documents", "_ended", "_expected", "_halves", "_marks", "_seams", "_walls",
         "answer", "channels", "end", "literal", "start",
     )  # fmt: skip
 
@@ -38,6 +42,7 @@ class Transcript:
         self._alike: Any = None  # of the last frame: what makes two frames alike but for their texts
         self._marks: set[str] | None = None  # of the last frame
         self._ended = False
+        self._halves: dict[Channel, str] | None = None  # of characters that came in two; None: there were none
 
     @property
     def unread(self) -> int:
@@ -48,6 +53,8 @@ class Transcript:
         """Take in the next frames."""
         for frame in frames:
             self.end += 1
+            if _BACKSLASH in frame and self._halves is None and _HALF.search(frame):
+                self._halves = {}
             increment = self._assembler.take(frame, self.end)
             if increment is None or not increment.parts:
                 self._cut(wall=True)
@@ -68,7 +75,9 @@ class Transcript:
             if pieces.marks:
                 marks.append((channel, text))
                 continue
-            piece = pieces.hear(text, self._expected, whole=increment.whole)
+            piece = pieces.hear_whole(text) if increment.whole else pieces.hear(text, self._expected)
+            if self._halves is not None:
+                piece = self._whole_characters(channel, piece)
             if piece:
                 pieces.add(seq, piece)
                 spoken += channel.kind is Kind.TEXT
@@ -76,7 +85,7 @@ class Transcript:
                     self.answer.add(seq, piece)
             if piece != text:
                 again = True
-            if pieces.cumulative is not None:
+            if pieces.cumulative is not None and not increment.whole:
                 self._expected = pieces.cumulative
         if again or increment.altered:
             self.literal = False
@@ -120,13 +129,25 @@ class Transcript:
         """Add what is to be said yet now that a part has ended; return how many channels that is."""
         settled = 0
         for channel, pieces in self.channels.items():
-            if channel.part == part and (rest := pieces.settle(self._expected)):
+            rest = pieces.settle(self._expected) if channel.part == part else ""
+            if self._halves and channel.part == part:
+                rest += self._halves.pop(channel, "")
+            if rest:
                 pieces.add(self.end, rest)
                 if pieces.answers:
                     self.answer.add(self.end, rest)
                 self.literal = False
                 settled += 1
         return settled
+
+    def _whole_characters(self, channel: Channel, piece: str) -> str:
+        """Join the halves of a character; what ends with a first half is said without, until the other comes."""
+        assert self._halves is not None
+        piece = self._halves.pop(channel, "") + piece
+        if "\ud800" <= piece[-1:] <= "\udbff":
+            self._halves[channel] = piece[-1]
+            piece = piece[:-1]
+        return piece.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
     def _cut(self, *, wall: bool) -> None:
         self._seams.append(self.end - 1)
@@ -149,4 +170,7 @@ class Transcript:
 
     def document(self) -> bytes:
         """Return the finished document of all that was heard, in JSON. Raises: ValueError, when it can't be written."""
-        return self._assembler.document({channel: pieces.so_far(self.end) for channel, pieces in self.channels.items()})
+        texts = {channel: pieces.so_far(self.end) for channel, pieces in self.channels.items()}
+        for channel, half in (self._halves or {}).items():
+            texts[channel] += half
+        return self._assembler.document(texts)

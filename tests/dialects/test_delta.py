@@ -143,7 +143,7 @@ def test_rest_is_what_is_not_known_by_name(message: dict[str, Any], choice: dict
 def test_rest_of_a_choice_that_is_its_message_is_told_once() -> None:
     """Native result_format text."""
     output = {"text": "a", "finish_reason": "null", "session_id": "s"}
-    found = Delta(0, output, output, "text")
+    found = Delta(0, output, output, "text", lone=True)
     found.find()
     assert (found.rest, found.beside) == ({"session_id": "s"}, {})
 

@@ -127,10 +127,12 @@ def test_frames_that_bring_what_they_say_are_literal() -> None:
 
 def test_second_channel_is_expected_to_be_sent_as_the_first() -> None:
     """An upstream that repeats its reasoning repeats its content: a short beginning is understood at once."""
-    thoughts = [chunk({"reasoning_content": text}) for text in ("Let me see", "Let me see now")]
+    words = ["Let", " me", " see", " now", ",", " what", " was", " it", " again", "?"]
+    thoughts = [chunk({"reasoning_content": "".join(words[: place + 1])}) for place in range(len(words))]
     heard = transcript(*thoughts, chunk({"content": "I"}), chunk({"content": "It"}), chunk({"content": "It is"}))
-    assert heard.channels[CONTENT].text(0, 9) == "It is"
-    assert heard.channels[CONTENT].text(0, 4) == "It"
+    assert heard.channels[REASONING].text(0, 10) == "".join(words)
+    assert heard.channels[CONTENT].text(0, 13) == "It is"
+    assert heard.channels[CONTENT].text(0, 12) == "It"
 
 
 def test_whole_is_the_finished_completion() -> None:
