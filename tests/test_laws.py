@@ -120,17 +120,18 @@ def rendered(mode: str, ever: list[bytes], start: int, end: int) -> bytes:
 
 
 def numbered(frame: bytes, seq: int) -> bytes:
-    """Return a frame of one line ending with its id as the last line, if it has data or an id.
+    """Return a frame of one line ending with its id as the last line, if it has data.
 
-    One of nothing but comments is without its blank line: they lead the next frame.
+    One without is without its blank line, too: what it has leads the next frame, an event's name and an id as comments.
     """
     end = b"\r\n" if frame.endswith(b"\r\n") else frame[-1:]
     *told, _, _ = frame.split(end)
-    if any(line in (b"data", b"id") or line.startswith((b"data:", b"id:")) for line in told):
-        told.append(b"id: " + EPOCH + b"-" + str(seq).encode())
-    if told and all(line.startswith(b":") for line in told):
-        return end.join([*told, b""])
-    return end.join([*told, b"", b""])
+    while told and not told[0]:
+        del told[0]
+    if any(line == b"data" or line.startswith(b"data:") for line in told):
+        return end.join([*told, b"id: " + EPOCH + b"-" + str(seq).encode()]) + end + end
+    named = (b"event", b"id")
+    return b"".join((b":" if line.partition(b":")[0] in named else b"") + line + end for line in told)
 
 
 def assert_is_error(words: bytes, dialect: Dialect, code: str, seq: int) -> None:

@@ -15,7 +15,8 @@ from proxy.wire.errors import TooLarge
 _BLANK_LINE = re.compile(rb"\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 _LONGEST_BLANK_LINE = 3
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_COMMENTS = re.compile(rb"(?::[^\r\n]*(?:\r\n|\n|\r))+")
+_LINE_ENDS = b"\r\n"
+_UNSAID = re.compile(rb"(?:(?<=[\r\n])|\A)((?:event|id)(?=[:\r\n]))")
 _CR = 13
 _COLON = 58  # begins a comment
 BOM = b"\xef\xbb\xbf"
@@ -198,19 +199,18 @@ def respell(frame: bytes, data: bytes) -> bytes:
 def stamp(frame: bytes, ident: bytes) -> bytes:
     """Return the frame with one line `id: <ident>` before its blank line, in the frame's own line ending.
 
-    Last, so that it wins over an id of the upstream's. Only frames with data or with such an id are stamped: that id
-    would be the client's cursor otherwise. A frame of nothing but comments loses its blank line: once it has seen an
-    id, openai-python raises JSONDecodeError on a block without data. The comments then lead the next block, which is
-    the same to a parser by the rules. A byte order mark goes, too: openai-python takes it for a part of the name, and
-    would see an id without data.
+    Last, so that it wins over an id of the upstream's. Blank lines before a frame's first line are left out, and a
+    frame without data loses its blank line, and its `event` and `id` lines, which then say nothing, become comments:
+    once it has seen an id, openai-python raises JSONDecodeError on a block without data. What is left leads the next
+    block, which is the same to a parser by the rules. A byte order mark goes, too: openai-python takes it for a part of
+    the name, and would see an id without data.
     """
-    if _is_plain(frame) or _data_place(frame)[0]:
+    if _is_plain(frame) or (frame[:1] not in _LINE_ENDS and _data_place(frame)[0]):
         return b"%bid: %b\n\n" % (frame[:-1], ident)
-    frame = frame.removeprefix(BOM)
+    frame = frame.removeprefix(BOM).lstrip(_LINE_ENDS)
     lines, end, blank = _parts(frame)
-    event = fields(frame)
-    if event.data is None and event.id is None:
-        return lines if _COMMENTS.fullmatch(lines) else frame
+    if fields(frame).data is None:
+        return _UNSAID.sub(b":\\1", lines) if frame else b""
     return b"%bid: %b%b%b" % (lines, ident, end, blank)
 
 
