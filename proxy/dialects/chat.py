@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from proxy.dialects.choices import ChoiceDocuments
-from proxy.dialects.delta import Delta, json_object, record, records
+from proxy.dialects.delta import Delta, json_object, record, records, rewritten_body
 from proxy.dialects.dialect import Dialect, Summary, TextKind, Usage, count
 from proxy.wire.errors import ProxyError, RequestError
 from proxy.wire.http import RawHeaders
@@ -23,20 +23,21 @@ class ChatRequests:
     """How a chat completion is asked for."""
 
     def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        asked = json_object(body)
+        asked = json_object(body, exactly=True)
         if not asked or asked.get("stream"):
             return None
         asked["stream"] = True
         asked["stream_options"] = record(asked.get("stream_options")) | {"include_usage": True}
-        return list(headers), orjson.dumps(asked)
+        rewritten = rewritten_body(asked)
+        return None if rewritten is None else (list(headers), rewritten)
 
     def counted(self, body: bytes) -> bytes | None:
-        asked = json_object(body)
+        asked = json_object(body, exactly=True)
         options = record(asked.get("stream_options"))
         if not asked.get("stream") or options.get("include_usage"):
             return None
         asked["stream_options"] = options | {"include_usage": True}
-        return orjson.dumps(asked)
+        return rewritten_body(asked)
 
 
 class ChatFrames:

@@ -180,6 +180,8 @@ class ChoiceAssembler:
         data = payload(frame)
         document = self._parsed(data, seq)
         if data is None or document is None:
+            if frame.startswith(_OPENS_JSON):  # a line without a field's name
+                self.unread = self.unread or seq
             return None
         deltas = self._documents.deltas(document)
         for delta in deltas:
@@ -223,8 +225,8 @@ class ChoiceAssembler:
         try:
             document = json_text.read(data)
         except ValueError:
-            if not self.unread and data.startswith(_OPENS_JSON):
-                self.unread = seq
+            if data.startswith(_OPENS_JSON):
+                self.unread = self.unread or seq
             return None
         return document if isinstance(document, dict) and self._documents.tells(document) else None
 

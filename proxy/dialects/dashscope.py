@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from proxy.dialects.choices import ChoiceDocuments
-from proxy.dialects.delta import Delta, json_object, record, records
+from proxy.dialects.delta import Delta, json_object, record, records, rewritten_body
 from proxy.dialects.dialect import Dialect, Summary, TextKind, Usage, count
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
@@ -19,12 +19,13 @@ class DashScopeRequests:
     """How a native generation is asked for."""
 
     def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        asked, named = json_object(body), {name.lower(): value.lower() for name, value in headers}
+        asked, named = json_object(body, exactly=True), {name.lower(): value.lower() for name, value in headers}
         if not asked or named.get(_SSE.lower()) == b"enable" or b"text/event-stream" in named.get(b"accept", b""):
             return None
         asked["parameters"] = {"incremental_output": True} | record(asked.get("parameters"))
         kept = [header for header in headers if header[0].lower() not in (b"accept", _SSE.lower())]
-        return [*kept, (b"Accept", b"text/event-stream"), (_SSE, b"enable")], orjson.dumps(asked)
+        rewritten = rewritten_body(asked)
+        return None if rewritten is None else ([*kept, (b"Accept", b"text/event-stream"), (_SSE, b"enable")], rewritten)
 
     def counted(self, body: bytes) -> bytes | None:
         return None  # usage is in every event

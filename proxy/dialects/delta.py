@@ -239,12 +239,20 @@ def _joined(content: Any) -> str | None:
     return None
 
 
-def json_object(data: bytes) -> dict[str, Any]:
-    """Return the JSON object that bytes are; {} for whatever else they are."""
+def json_object(data: bytes, *, exactly: bool = False) -> dict[str, Any]:
+    """Return the JSON object that bytes are, `exactly` to be written again; {} for whatever else they are."""
     try:
-        return record(json_text.read(data))
+        return record(json_text.read_exactly(data) if exactly else json_text.read(data))
     except ValueError:
         return {}
+
+
+def rewritten_body(asked: dict[str, Any]) -> bytes | None:
+    """Return the body of a request; None: it can't be written, and is left as it came."""
+    try:
+        return json_text.written(asked)
+    except ValueError:
+        return None
 
 
 def record(value: Any) -> dict[str, Any]:

@@ -337,3 +337,36 @@ def test_comment_is_known_before_its_frame_is_whole(reads: list[bytes], in_comme
     for data in reads:
         splitter.feed(data)
     assert splitter.in_comment == in_comment
+
+
+BY_LINES = [
+    [b'data: {"a":1}\n', b'data: {"b":2}\n', b"data: [DONE]\n"],
+    [b'data:{"a":1}\r\n', b"data:[DONE]\r\n", b"\r\n", b"data: x\n"],
+    [b'{"a":1}\n', b'{"b":2}\n', b"\n", b'{"c":3}\n'],
+    [b'\xef\xbb\xbfdata: {"a":1}\n', b'data: {"b":[]}\n', b": ping\n"],
+]
+IN_BLOCKS = [
+    [b'data: {"a":1}\n\n', b'data: {"a":1}\ndata: {"b":2}\n\n'],
+    [b'data: {\ndata: "a":{}\ndata: }\n\n', b"data: x\n\n"],
+    [b'data: {"a":1}\ndata\n\n'],
+    [b'data: {"a":1}\nid: 1\n\n'],
+    [b'data: {"a":1}\r\r', b'data: {"b":2}\n\n'],
+    [b'event: x\ndata: {"a":1}\ndata: {"a":1}\n\n'],
+]
+
+
+@pytest.mark.parametrize("frames", BY_LINES + IN_BLOCKS)
+def test_lines_of_json_without_blank_lines_are_frames(frames: list[bytes]) -> None:
+    """However they are cut into reads; a body that is not so from its first line on goes by blank lines."""
+    for cut in cuts(b"".join(frames), b""):
+        found, tail = split(cut.reads)
+        assert (found, tail) == (frames, b"")
+
+
+def test_line_of_json_leaves_before_the_next_one_is_whole() -> None:
+    """The first as soon as it is known what the second is, each of the others at once."""
+    splitter = Splitter(100)
+    assert splitter.feed(b'data: {"a":1}\n') == []
+    assert splitter.feed(b"data: {") == [b'data: {"a":1}\n']
+    assert splitter.feed(b'"b":2}\n') == [b'data: {"b":2}\n']
+    assert splitter.holds
