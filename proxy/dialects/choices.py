@@ -191,11 +191,13 @@ class ChoiceAssembler:
         increment = ChoiceIncrement(self._documents, document, deltas)
         increment.altered = seq in self._numbers
         increment.alike = self._like(increment)
-        if increment.alike != self._alike:
+        new = increment.alike != self._alike
+        if new or (deltas and deltas[0].logprobs):
             self._exact = self._exact or json_text.may_lose_digits(data)
             if self._exact and (exact := self.read(frame, seq)):
                 increment = exact
                 increment.alike = self._like(increment)
+        if new:
             self._note_envelope(increment)
         self._note(increment)
         return increment

@@ -11,8 +11,10 @@ from proxy.wire import json_text
 
 _TEXTS = frozenset(["reasoning_content", "reasoning", "refusal"])  # vLLM, Ollama and OpenRouter say reasoning
 _AUDIO = ("id", "data", "transcript")
-_BODIES = {"function": "arguments", "custom": "input"}  # of a tool call: where its name stands, its text's name there
+_CUSTOM = "custom."
+_BODIES = {"function": ("", "arguments"), "custom": (_CUSTOM, "input")}  # of a tool call: where its name and text stand
 _KINDS = {"role": Kind.MARK, "finish_reason": Kind.END, "id": Kind.LABEL, "name": Kind.LABEL, "data": Kind.DATA}
+_KINDS[_CUSTOM + "name"] = Kind.LABEL
 _UNSAID = (None, "", "null")  # DashScope writes the string "null" for an unfinished choice
 _LOGPROBS = "logprobs."
 _MARKS = (Kind.MARK, Kind.END)
@@ -124,8 +126,9 @@ class Delta:
     def _find_calls(self) -> None:
         rest = []
         for number, fragment in self.calls:
-            body, text_name = _body(fragment)
-            found = {"id": fragment.get("id"), "name": body.get("name"), text_name: _arguments(body.get(text_name))}
+            body, prefix, text_name = _body(fragment)
+            found = {"id": fragment.get("id"), prefix + "name": body.get("name")}
+            found[prefix + text_name] = _arguments(body.get(text_name))
             for field, text in found.items():
                 if isinstance(text, str):
                     self.texts.append((channel(self.index, "tool_calls", number, field), text))
@@ -170,7 +173,8 @@ class Delta:
         number, field = where.place, where.field
         fragment = next((one for known, one in self.calls if known == number), None)
         if fragment is None:
-            fragment = {"index": number, "id": "", "type": "function", "function": {}}
+            kind = "custom" if field.startswith(_CUSTOM) else "function"
+            fragment = {"index": number, "id": "", "type": kind, kind: {}}
             self.calls = sorted([*self.calls, (number, fragment)], key=lambda call: call[0])
         else:
             self.calls = [call for call in self.calls if call[0] != number or call[1] is fragment]
@@ -178,7 +182,8 @@ class Delta:
         if field == "id":
             fragment["id"] = text
             return
-        name = "custom" if field == "input" or fragment.get("type") == "custom" else "function"
+        name = "custom" if field.startswith(_CUSTOM) else "function"
+        field = field.removeprefix(_CUSTOM)
         body = dict(record(fragment.get(name)))
         if field != "name":
             body[field] = text
@@ -212,12 +217,12 @@ def _index(fragment: dict[str, Any], place: int) -> int:
     return index if type(index) is int and index >= 0 else place
 
 
-def _body(fragment: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return what has a tool call's name, and the name of its text there."""
-    for key, text_name in _BODIES.items():
+def _body(fragment: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
+    """Return what has a tool call's name, how its fields are told from others', and the name of its text there."""
+    for key, (prefix, text_name) in _BODIES.items():
         if isinstance(body := fragment.get(key), dict):
-            return body, text_name
-    return {}, "arguments"
+            return body, prefix, text_name
+    return {}, "", "arguments"
 
 
 def _arguments(stated: Any) -> Any:

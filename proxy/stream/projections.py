@@ -246,7 +246,7 @@ class Cumulative(Incremental):
 
 
 class Text(Projection):
-    """The answer text, plain. A failure is an aborted connection: a reported one, and a frame that is no JSON, too."""
+    """The answer text, plain. A failure is an aborted connection: of a frame that can't be read, too."""
 
     __slots__ = ()
 
@@ -302,7 +302,7 @@ class Json(Projection):
         """
         transcript = self._source.transcript(self._log.end)
         if transcript.unread:
-            raise Garbled(f"event {transcript.unread} of the stream is no JSON: the document would lack what it says")
+            raise Garbled(f"event {transcript.unread} of the stream can't be read, and the document would lack it")
         try:
             return transcript.document()
         except ValueError as error:
