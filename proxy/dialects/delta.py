@@ -173,8 +173,7 @@ class Delta:
         number, field = where.place, where.field
         fragment = next((one for known, one in self.calls if known == number), None)
         if fragment is None:
-            kind = "custom" if field.startswith(_CUSTOM) else "function"
-            fragment = {"index": number, "id": "", "type": kind, kind: {}}
+            fragment = {"index": number, "id": "", "type": "function", "function": {}}
             self.calls = sorted([*self.calls, (number, fragment)], key=lambda call: call[0])
         else:
             self.calls = [call for call in self.calls if call[0] != number or call[1] is fragment]
@@ -184,6 +183,9 @@ class Delta:
             return
         name = "custom" if field.startswith(_CUSTOM) else "function"
         field = field.removeprefix(_CUSTOM)
+        if name not in fragment and not fragment.get("function"):  # it was made before its type was known
+            fragment.pop("function", None)
+            fragment["type"] = name
         body = dict(record(fragment.get(name)))
         if field != "name":
             body[field] = text
