@@ -19,10 +19,11 @@ from openai.types.chat import ChatCompletionChunk
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.stream.endings import COMPLETE
 from proxy.stream.projections import Json, Projection, View
 from proxy.stream.stream import Stream
 from proxy.tools.fake_text import ChatAnswer, NativeAnswer
-from proxy.wire.errors import OffsetBeyond
+from proxy.wire.errors import Garbled, OffsetBeyond
 from proxy.wire.sse import Splitter
 from tests.answers import Said, chats, documents, ids, joined, kinds, latest, made_cumulative, natives, texts
 from tests.cuts import NOT_RECORDED, messages, recorded
@@ -197,6 +198,68 @@ def test_cumulative_native_upstream_reads_as_the_incremental_one(data: st.DataOb
     assert whole(stream) == final
     for mode in MODES:
         assert heard(mode, projection(stream, mode).render(0, len(told))) == final
+
+
+# What upstreams really send
+
+WORDS = [
+    "choices", "delta", "message", "content", "reasoning", "tool_calls", "function", "name", "arguments", "usage", "id",
+    "error", "finish_reason", "output", "text", "index", "role", "logprobs", "audio", "data", "object", "custom",
+    "workflow_message", "type", "input", "refusal",
+]  # fmt: skip
+LEAVES = st.sampled_from(
+    [b"null", b"true", b"0", b"-1", b"1.5", b"NaN", b"-Infinity", b"9" * 40, b"1e400", b'""', b'"null"', b'"a"',
+     b'"ab"', rb'"\ud83d"', rb'"\ude00b"', b'"\xe2\x80\xa8"', b'"\xff"', b'"assistant"', b'"stop"', b"[]", b"{}",
+     b"[" * 300 + b"]" * 300, b"[" * 1100 + b"]" * 1100, b'"chat.completion"']
+)  # fmt: skip
+
+
+def _objects(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    members = st.dictionaries(st.sampled_from(WORDS), inner, max_size=5)
+    return members.map(lambda found: b"{%b}" % b",".join(b'"%b":%b' % (k.encode(), v) for k, v in found.items()))
+
+
+def _lists(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    return st.lists(inner, max_size=3).map(lambda found: b"[%b]" % b",".join(found))
+
+
+anything = st.recursive(LEAVES, lambda inner: _objects(inner) | _lists(inner), max_leaves=12)
+messages_of_sorts = _objects(anything)
+bodies_of_sorts = st.one_of(
+    anything,
+    messages_of_sorts.map(lambda delta: b'{"choices":[{"index":0,"delta":%b}]}' % delta),
+    messages_of_sorts.map(lambda message: b'{"choices":[{"message":%b,"finish_reason":"stop"}]}' % message),
+    _lists(messages_of_sorts).map(lambda calls: b'{"choices":[{"delta":{"tool_calls":%b}}]}' % calls),
+    messages_of_sorts.map(lambda choice: b'{"output":{"choices":[%b]}}' % choice),
+    messages_of_sorts.map(lambda message: b'{"output":{"message":%b}}' % message),
+    messages_of_sorts.map(lambda output: b'{"output":%b}' % output),
+    st.binary(max_size=8).filter(lambda data: not set(data) & {10, 13}),
+)
+
+
+@given(st.lists(bodies_of_sorts, max_size=6), st.sampled_from([CHAT, NATIVE]), st.data())
+def test_no_frame_makes_a_mode_raise(bodies: list[bytes], dialect: Dialect, data: st.DataObject) -> None:
+    """Whatever stands in it: modes of events render it, the same in the end as live, text is UTF-8, and json is JSON.
+
+    Or json says that it can't be made, and then text does not end properly.
+    """
+    told = [b"data: %b\n\n" % body for body in bodies]
+    spans = data.draw(spans_of(len(told)), "spans")
+    complete = streamed(dialect, told)
+    for mode in [*MODES, "text"]:
+        live, had = streamed(dialect, []), b""
+        for start, end in spans:
+            live.extend(told[start:end])
+            had += projection(live, mode).render(start, end) if start < end else b""
+        assert had == b"".join(projection(complete, mode).render(start, end) for start, end in spans if start < end)
+    document, text = projection(complete, "json"), projection(complete, "text")
+    assert isinstance(document, Json)
+    try:
+        assert isinstance(json.loads(document.so_far()), dict)
+    except Garbled:
+        assert document.ending(COMPLETE, len(told)) == (b"", False)
+    else:
+        assert text.ending(COMPLETE, len(told)) == (b"", True)
 
 
 # json

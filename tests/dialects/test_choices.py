@@ -7,7 +7,7 @@ import pytest
 
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.stream.log import COMPLETE
+from proxy.stream.endings import COMPLETE
 from proxy.stream.projections import Json, View
 from proxy.stream.stream import Stream
 from proxy.wire.errors import Garbled

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.stream.log import COMPLETE, Ending
+from proxy.stream.endings import COMPLETE, Ending
 from proxy.stream.projections import Json, View
 from proxy.stream.stream import Stream
 from proxy.upstream.pump import OnDisconnect, Pump
