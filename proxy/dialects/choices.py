@@ -237,8 +237,8 @@ class ChoiceAssembler:
         deltas, document = increment.deltas, increment.document
         rests: list[Any] = []
         for delta in deltas:
-            if delta.rest or delta.beside or len(deltas) > 1:
-                rest = delta.rest, delta.beside
+            if delta.rest or delta.beside or delta.call_rests or len(deltas) > 1:
+                rest = delta.rest, delta.beside, delta.call_rests
                 if rest not in rests:
                     rests.append(rest)
         return bool(document.get("usage")), increment.whole, rests, self._documents.beside(document)
@@ -267,6 +267,8 @@ class ChoiceAssembler:
                 self._shapes[delta.index] = delta
             if delta.rest:
                 self._note_rest(delta)
+            for number, fields in delta.call_rests or ():
+                self._fragments.setdefault((delta.index, number), {}).update(fields)
             if delta.beside:
                 usage = usage or delta.beside.get("usage")
                 self._note_beside(delta)
@@ -278,10 +280,7 @@ class ChoiceAssembler:
     def _note_rest(self, delta: Delta) -> None:
         message = self._messages.setdefault(delta.index, {})
         for key, value in delta.rest.items():
-            if key == "tool_calls":
-                for number, fields in value:
-                    self._fragments.setdefault((delta.index, number), {}).update(fields)
-            elif delta.whole:
+            if delta.whole:
                 message[key] = value
             else:
                 self._documents.accumulate(message, key, value)

@@ -136,7 +136,7 @@ class DashScopeDocuments(ChoiceDocuments):
         output: dict[str, Any] = told[0] if choices and choices[0].lone else {"choices": told}
         beside = dict(record(envelope.get("output")))
         if _WORKFLOW in output:
-            output[_WORKFLOW] = record(beside.pop(_WORKFLOW, None)) | output[_WORKFLOW]
+            output[_WORKFLOW] = record(beside.pop(_WORKFLOW, None)) | record(output[_WORKFLOW])
         return {"output": output | beside, "usage": usage} | {
             key: value for key, value in envelope.items() if key != "output"
         }

@@ -37,8 +37,8 @@ class Delta:
     """
 
     __slots__ = (
-        "beside", "calls", "choice", "content", "index", "logprobs", "lone", "message", "rest", "sounds", "texts",
-        "whole",
+        "beside", "call_rests", "calls", "choice", "content", "index", "logprobs", "lone", "message", "rest", "sounds",
+        "texts", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,7 @@ class Delta:
         self.texts: list[tuple[Channel, str]] = []
         self.rest: dict[str, Any] = {}  # what the message says that is none of them
         self.beside: dict[str, Any] = {}  # the same of the choice
+        self.call_rests: list[tuple[int, dict[str, Any]]] | None = None  # the same of tool calls, by their numbers
         self.logprobs: dict[str, Any] | None = None
         self.sounds = False  # it has encoded sound, of which each piece is to be decoded alone
 
@@ -135,7 +136,7 @@ class Delta:
             if others := {key: value for key, value in fragment.items() if key not in _CALL and key not in _BODIES}:
                 rest.append((number, others))
         if rest:
-            self.rest["tool_calls"] = rest
+            self.call_rests = rest
 
     # Putting
 

@@ -131,13 +131,18 @@ def test_others_are_silenced() -> None:
         ),
         ({"content": [{"image": "x"}]}, {}, ({"content": [{"image": "x"}]}, {})),
         ({"content": [{"image": "x"}, {"text": "a"}]}, {}, ({"content": [{"image": "x"}]}, {})),
-        ({"tool_calls": [call(2, extra=1)]}, {}, ({"tool_calls": [(2, {"extra": 1})]}, {})),
+        ({"tool_calls": "none"}, {}, ({"tool_calls": "none"}, {})),
     ],
 )
 def test_rest_is_what_is_not_known_by_name(message: dict[str, Any], choice: dict[str, Any], rest: Any) -> None:
     """Nothing as a rule."""
     found = delta(message, **choice)
     assert (found.rest, found.beside) == rest
+
+
+def test_rest_of_a_call_is_told_with_its_number() -> None:
+    """Beside its id, its name and its arguments."""
+    assert delta({"tool_calls": [call(2, extra=1)]}).call_rests == [(2, {"extra": 1})]
 
 
 def test_rest_of_a_choice_that_is_its_message_is_told_once() -> None:
