@@ -178,10 +178,17 @@ class ChoiceAssembler:
 
     def take(self, frame: bytes, seq: int) -> Increment | None:
         data = payload(frame)
-        document = self._parsed(data, seq)
-        if data is None or document is None:
-            if frame.startswith(_OPENS_JSON):  # a line without a field's name
-                self.unread = self.unread or seq
+        try:
+            increment = None if data is None else self._taken(frame, data, seq)
+        except (ValueError, RecursionError):  # no JSON, or too deep to be compared or written
+            increment = None
+        if increment is None and not self.unread and self._is_lost(frame, data):
+            self.unread = seq
+        return increment
+
+    def _taken(self, frame: bytes, data: bytes, seq: int) -> Increment | None:
+        document = json_text.read(data)
+        if not isinstance(document, dict) or not self._documents.tells(document):
             return None
         deltas = self._documents.deltas(document)
         for delta in deltas:
@@ -206,14 +213,14 @@ class ChoiceAssembler:
         try:
             data = payload(frame) or b""
             document = record(json_text.read_exactly(data) if self._exact else json_text.read(data))
-        except ValueError:
+            if not self._documents.tells(document):
+                return None
+            deltas = self._documents.deltas(document)
+            if numbers := self._numbers.get(seq):
+                _renumber(deltas, numbers)
+            increment = ChoiceIncrement(self._documents, document, deltas)
+        except (ValueError, RecursionError):
             return None
-        if not self._documents.tells(document):
-            return None
-        deltas = self._documents.deltas(document)
-        if numbers := self._numbers.get(seq):
-            _renumber(deltas, numbers)
-        increment = ChoiceIncrement(self._documents, document, deltas)
         increment.altered = bool(numbers)
         return increment
 
@@ -221,16 +228,16 @@ class ChoiceAssembler:
         choices = [self._choice(index, texts) for index in sorted(self._shapes)]
         return json_text.written(self._documents.whole(self._envelope, self._usage, choices))
 
-    def _parsed(self, data: bytes | None, seq: int) -> dict[str, Any] | None:
-        if not data:
-            return None
+    def _is_lost(self, frame: bytes, data: bytes | None) -> bool:
+        """Tell whether a frame of which nothing was taken should have told something."""
+        if data is None:
+            return frame.startswith(_OPENS_JSON)  # a line without a field's name
+        if not data.startswith(_OPENS_JSON):
+            return False
         try:
-            document = json_text.read(data)
+            return self._documents.tells(record(json_text.read(data)))
         except ValueError:
-            if data.startswith(_OPENS_JSON):
-                self.unread = self.unread or seq
-            return None
-        return document if isinstance(document, dict) and self._documents.tells(document) else None
+            return True
 
     def _like(self, increment: ChoiceIncrement) -> Any:
         """Return what a frame says besides its texts."""

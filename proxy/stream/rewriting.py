@@ -75,13 +75,11 @@ class Rewriter:
         transcript = self._source.transcript(end)
         for first, last in transcript.runs(start, end, walls=True):
             frame = self._frame(last)
-            if increment := transcript.read(frame, last):
-                stated = self._stated(transcript, increment, first, last)
-                if stated is None:
-                    yield from (self._stamped(self._frame(seq), seq) for seq in range(first + 1, last))
-                else:
-                    frame = stated
-            yield self._stamped(frame, last)
+            increment = transcript.read(frame, last)
+            stated = None if increment is None else self._stated(transcript, increment, first, last)
+            if stated is None:
+                yield from (self._stamped(self._frame(seq), seq) for seq in range(first + 1, last))
+            yield self._stamped(stated or frame, last)
 
     def _stated(self, transcript: Transcript, increment: Increment, start: int, end: int) -> bytes | None:
         """Return a span's last frame with all that the parts which changed say; None: it can't be written."""

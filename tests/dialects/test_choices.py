@@ -81,6 +81,24 @@ def test_frame_of_many_levels_is_no_other(levels: int) -> None:
     assert deep in stream.projection(View("coalesced")).render(0, 3)
 
 
+@pytest.mark.parametrize("levels", [900, 990, 1000, 1020, 1024, 1100, 100_000])
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+@pytest.mark.parametrize("where", [b'"extra":%b', b'"usage":%b', b'"choices":[{"delta":{"content":"b","extra":%b}}]'])
+def test_frame_beyond_all_levels_raises_nothing(levels: int, opening: bytes, closing: bytes, where: bytes) -> None:
+    """It is said, or json says that it was not."""
+    deep = opening * levels + b"0" + closing * levels
+    body = b'{"choices":[{"delta":{"content":"b"}}],%b}' % (where % deep)
+    stream = stream_of(chunk({"content": "a"}), sse(body), sse(body), sse(STOP))
+    for mode in ("incremental", "coalesced", "cumulative", "text"):
+        assert rendered(stream, mode)
+    projection = stream.projection(View("json"))
+    assert isinstance(projection, Json)
+    try:
+        assert json.loads(projection.so_far())["choices"][0]["message"]["content"] == "abb"
+    except Garbled:
+        assert projection.ending(COMPLETE, 4) == (b"", False)
+
+
 def test_halves_of_a_character_are_one() -> None:
     """Some servers cut text anywhere; a half that never gets its other half is the replacement character in text."""
     halves = [rb'{"choices":[{"index":0,"delta":{"content":"%b"}}]}' % half for half in (rb"a\ud83d", rb"\ude00b")]
