@@ -12,7 +12,7 @@ from proxy.stream.projections import Json, View
 from proxy.stream.stream import Stream
 from proxy.wire.errors import Garbled
 from tests.answers import documents
-from tests.conftest import new_stream
+from tests.streams import new_stream
 
 DONE = b"data: [DONE]\n\n"
 STOP = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}

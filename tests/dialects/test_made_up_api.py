@@ -14,9 +14,10 @@ from proxy.stream.stream import Stream
 from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import BadRequest, Truncated
 from proxy.wire.sse import Splitter
-from tests.conftest import EPOCH, FakeSink, follow, new_stream
 from tests.cuts import messages
 from tests.dialects.made_up import MADE_UP
+from tests.fakes import FakeSink
+from tests.streams import EPOCH, follow, new_stream
 
 BEATS = b": ping\n\n"
 Item = tuple[str, list[str]]
