@@ -5,7 +5,8 @@ Must not know: logs, followers, sockets, time. Nothing above this room names an 
 Read in this order:
 
 * `dialect`: the questions that the rest of the proxy asks of an API
-* `chat`: OpenAI's chat completions, which Qwen's compatible mode speaks; `delta` is an increment of its shape
+* `increment`: what one frame adds to an answer, in any API, and who makes a document of it
+* `chat`: OpenAI's chat completions, which Qwen's compatible mode speaks; `choices` and `delta`: answers of its shape
 * `dashscope`: DashScope's native API
 * `reader`: what their readers have in common; `generated`, `failure`: text and errors wherever they stand in JSON;
   `lenient`: JSON as upstreams write it

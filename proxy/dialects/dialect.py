@@ -3,13 +3,10 @@
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
-import orjson
-
-from proxy.dialects.delta import Delta
 from proxy.dialects.failure import Failure
+from proxy.dialects.increment import Assembler, Channel
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
-from proxy.wire.sse import respell
 
 
 class TextKind(Enum):
@@ -100,28 +97,15 @@ class Documents(Protocol):
     """The increments in frames, and the finished document that they add up to."""
 
     cumulative: bool
-    """What a stream's texts are taken for, all so far or increments, until they tell it themselves."""
+    """What a stream's texts are taken for, all so far or increments, unless the request said."""
+    states: bool
+    """Whether a frame may tell of all so far: else modes that take that from frames, or make it, have no meaning."""
 
-    def document(self, frame: bytes) -> dict[str, Any] | None:
-        """Return the JSON object in a frame; None for errors, comments, [DONE] and what is no JSON object."""
+    def assembler(self) -> Assembler:
+        """Return the reader of the frames of one stream."""
 
-    def deltas(self, document: dict[str, Any]) -> list[Delta]:
-        """Find the choices' increments in a document. They stand in it: what is put into them is put into it."""
-
-    def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
-        """Let a document have these choices, and no others."""
-
-    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Return what a document says besides its choices and its usage."""
-
-    def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
-        """Add a field of a delta that is no text to the whole message."""
-
-    def blank(self, shape: Delta) -> Delta:
-        """Return a choice of a finished document, of the same shape as this one of a stream and without text."""
-
-    def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
-        """Return the finished document: what a request without streaming would have been answered."""
+    def answers(self, channel: Channel) -> bool:
+        """Tell whether the texts of a channel are answer text, as mode text says it."""
 
 
 class Dialect(NamedTuple):
@@ -131,20 +115,6 @@ class Dialect(NamedTuple):
     requests: Requests
     frames: Frames
     documents: Documents
-
-
-def spell(frame: bytes, document: dict[str, Any]) -> bytes:
-    """Return the frame with another document; all else of it stays as it is."""
-    return respell(frame, orjson.dumps(document))
-
-
-def says_anything(value: Any) -> bool:
-    """Tell whether a JSON value says anything; DashScope writes the string "null" for an unfinished choice."""
-    if value is None:
-        return False
-    if isinstance(value, dict):
-        return any(map(says_anything, value.values()))
-    return value not in ("", "null", [])
 
 
 def count(usage: Any, name: str, part: str | None = None) -> int:

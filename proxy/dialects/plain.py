@@ -36,8 +36,8 @@ class PlainFrames(ChatFrames):
 class PlainDocuments(ChatDocuments):
     """Nothing is known of the data: no increments, no document."""
 
-    def document(self, frame: bytes) -> dict[str, Any] | None:
-        return None
+    def tells(self, document: dict[str, Any]) -> bool:
+        return False
 
 
 PLAIN = Dialect("sse", ChatRequests(), PlainFrames(), PlainDocuments())
