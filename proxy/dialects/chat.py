@@ -5,13 +5,14 @@ from typing import Any
 import orjson
 
 from proxy.dialects.delta import Delta, record
-from proxy.dialects.dialect import Dialect, Reader, TextKind
+from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.generated import generated
 from proxy.dialects.lenient import json_object
 from proxy.dialects.reader import LearningReader
 from proxy.wire.errors import ProxyError, RequestError
 from proxy.wire.http import RawHeaders
+from proxy.wire.json_members import Members, members
 from proxy.wire.sse import fields, payload
 
 _DONE = b"[DONE]"
@@ -20,21 +21,29 @@ _DONE = b"[DONE]"
 class ChatRequests:
     """How a chat completion is asked for."""
 
-    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        asked = json_object(body)
-        if not asked or asked.get("stream"):
-            return None
-        asked["stream"] = True
-        asked["stream_options"] = record(asked.get("stream_options")) | {"include_usage": True}
-        return list(headers), orjson.dumps(asked)
+    names_model = True
 
-    def counted(self, body: bytes) -> bytes | None:
-        asked = json_object(body)
-        options = record(asked.get("stream_options"))
-        if not asked.get("stream") or options.get("include_usage"):
+    def model(self, body: bytes) -> str | None:
+        return model_of(body)
+
+    def asks_stream(self, headers: RawHeaders) -> bool:
+        return False
+
+    def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        asked = members(body)
+        if asked is None or asked.get("stream") not in (None, False):
             return None
-        asked["stream_options"] = options | {"include_usage": True}
-        return orjson.dumps(asked)
+        rewritten = _with_usage(asked, {"stream": b"true"})
+        return None if rewritten is None else (list(headers), rewritten)
+
+    def with_usage(self, body: bytes) -> bytes | None:
+        asked = members(body)
+        if asked is None or asked.get("stream") is not True:
+            return None
+        return None if record(asked.get("stream_options")).get("include_usage") else _with_usage(asked, {})
+
+    def asks_cumulative(self, body: bytes) -> bool | None:
+        return None
 
 
 class ChatReader(LearningReader):
@@ -159,6 +168,12 @@ class ChatDocuments:
         return {"choices": told, "object": "chat.completion", "usage": usage} | envelope | {"object": "chat.completion"}
 
     cumulative = False
+
+
+def _with_usage(asked: Members, more: dict[str, bytes]) -> bytes | None:
+    """Return a request that asks for usage, and for more; None when its stream_options are no object."""
+    options = asked.inner("stream_options")
+    return None if options is None else asked.put({**more, "stream_options": options.put({"include_usage": b"true"})})
 
 
 def _delta(choice: dict[str, Any]) -> Any:

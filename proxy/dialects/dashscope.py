@@ -1,35 +1,58 @@
 """DashScope's own words: frames with id, event and status lines; output, usage and request_id in the data."""
 
+import re
 from typing import Any
 
 import orjson
 
 from proxy.dialects.delta import Delta, record, records
-from proxy.dialects.dialect import Dialect, Reader, TextKind
+from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.failure import FOREIGN, failure, foreign, stated_status
 from proxy.dialects.generated import generated
 from proxy.dialects.lenient import json_object
 from proxy.dialects.reader import LearningReader
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
+from proxy.wire.json_members import members
 from proxy.wire.sse import fields, payload
 
 _SSE = b"X-DashScope-SSE"
+_INCREMENTAL = re.compile(rb'"incremental_output"\s*:\s*(true|false)')
 
 
 class DashScopeRequests:
     """How a native generation is asked for."""
 
-    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        asked, named = json_object(body), {name.lower(): value.lower() for name, value in headers}
-        if not asked or named.get(_SSE.lower()) == b"enable" or b"text/event-stream" in named.get(b"accept", b""):
-            return None
-        asked["parameters"] = {"incremental_output": True} | record(asked.get("parameters"))
-        kept = [header for header in headers if header[0].lower() not in (b"accept", _SSE.lower())]
-        return [*kept, (b"Accept", b"text/event-stream"), (_SSE, b"enable")], orjson.dumps(asked)
+    names_model = False
 
-    def counted(self, body: bytes) -> bytes | None:
+    def model(self, body: bytes) -> str | None:
+        return model_of(body)
+
+    def asks_stream(self, headers: RawHeaders) -> bool:
+        for name, value in headers:
+            lower = name.lower()
+            if lower == _SSE.lower() and value.lower() == b"enable":
+                return True
+            if lower == b"accept" and b"text/event-stream" in value.lower():
+                return True
+        return False
+
+    def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        asked = None if self.asks_stream(headers) else members(body)
+        parameters = asked and asked.inner("parameters")
+        if asked is None or parameters is None:
+            return None
+        if parameters.get("incremental_output") is None:
+            body = asked.put({"parameters": parameters.put({"incremental_output": b"true"})})
+        kept = [header for header in headers if header[0].lower() not in (b"accept", _SSE.lower())]
+        return [*kept, (b"Accept", b"text/event-stream"), (_SSE, b"enable")], body
+
+    def with_usage(self, body: bytes) -> bytes | None:
         return None  # usage is in every event
+
+    def asks_cumulative(self, body: bytes) -> bool | None:
+        asked = _INCREMENTAL.search(body)
+        return None if asked is None else asked[1] == b"false"
 
 
 class DashScopeReader(LearningReader):

@@ -16,17 +16,15 @@ from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from proxy.access.callers import Auth
+from proxy.dialects import table
 from proxy.dialects.allowed_paths import AllowedPaths
-from proxy.dialects.chat import CHAT
-from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.plain import PLAIN
 from proxy.dialects.route import Route
 from proxy.downstream.inline import server_loop
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.follow import Follow
 from proxy.server.generate import Generations
-from proxy.server.generation_request import GenerationReader, model_of
+from proxy.server.generation_request import GenerationReader
 from proxy.server.generation_response import GenerationResponses
 from proxy.server.json_responses import answer
 from proxy.server.keys import Keys
@@ -53,28 +51,6 @@ if TYPE_CHECKING:
 
 _TICK_S = 0.25
 _log = logging.getLogger("streamtee")
-
-# Generations: read whole, so that they can be sent again, and answered with a stream. The rest passes through.
-_GENERATIONS = {
-    "chat": ("chat/completions",),
-    "compatible": (),
-    "dashscope": (
-        "services/aigc/text-generation/generation",
-        "services/aigc/multimodal-generation/generation",
-        "apps/{app_id}/completion",
-    ),
-}
-
-
-def prefixes(config: Config) -> list[Route]:
-    """Return the prefixes served, the more special first, and the paths they stand for upstream."""
-    base = config.upstream.compatible_base
-    return [
-        Route("chat", "/v1/", f"{base}/", CHAT),
-        Route("chat", "/compatible-mode/v1/", f"{base}/", CHAT),
-        Route("compatible", "/compatible-mode/", "/compatible-mode/", CHAT),
-        Route("dashscope", "/api/v1/", "/api/v1/", DASHSCOPE),
-    ]
 
 
 class _WithoutMalformed(logging.Filter):
@@ -118,7 +94,7 @@ class Proxy:
         self.metrics.background_loops += [self.hub.background, pacer.background]
         allowed = AllowedPaths(config.upstream.paths) if config.upstream.key.get_secret_value() else None
         opened = self.upstreams.group().open
-        asked = opened if self.tracing is None else self.tracing.calls(opened, model_of)
+        asked = opened if self.tracing is None else self.tracing.calls(opened)
         self.forward = Forward(asked, self.auth, self.metrics, allowed)
         self.generations = self._generations()
         self.follow = Follow(config, self.hub, self.auth, self.metrics)
@@ -211,7 +187,7 @@ class Proxy:
 
     def routes(self) -> Routes:
         """Return what the data port serves."""
-        served = Routes(self.metrics, CHAT)
+        served = Routes(self.metrics, table.OWN)
         follow, keys = self.follow, self.keys
         for method, path, handler in (
             ("GET", "/v1/streams", follow.listed),
@@ -226,13 +202,13 @@ class Proxy:
             ("GET", "/v1/keys/{key}/stream", follow.by_key),
             ("POST", "/v1/keys/{key}/cancel", keys.cancel),
         ):
-            served.add(method, path, handler, "streams", CHAT)
-        served.add("GET", "/healthz", _healthy, "health", CHAT)
+            served.add(method, path, handler, "streams", table.OWN)
+        served.add("GET", "/healthz", _healthy, "health", table.OWN)
         generations: Handler = self.generations.generate
         if self.tracing is not None:
             generations = self.tracing.traced(generations)
-        for route in prefixes(self.config):
-            for path in _GENERATIONS[route.name]:
+        for route, paths in table.routes(self.config.upstream.compatible_base):
+            for path in paths:
                 generate = functools.partial(generations, route)
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
             pass_through = functools.partial(self.forward.pass_through, route)
@@ -246,15 +222,15 @@ class Proxy:
         for own in sorted(config.routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
             settings = config.upstreams[own.upstream] if own.upstream else config.upstream
             base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
-            route = Route(own.path, own.path, base + own.path, PLAIN)
+            route = Route(own.path, own.path, base + own.path, table.UNKNOWN)
             auth = self.auth.towards(settings.key.get_secret_value())
             forward = Forward(self.upstreams.group(own.upstream or DEFAULT).open, auth, self.metrics)
             if own.share == "url":
                 events = EventRoute(config, own, route, self.hub, auth, self.metrics, forward, self.calls)
                 self.event_routes.append(events)
                 for method in ("GET", "POST"):
-                    served.add(method, own.path, events.serve, route.name, PLAIN)
-            served.add(ANY, own.path, functools.partial(forward.pass_through, route), route.name, PLAIN)
+                    served.add(method, own.path, events.serve, route.name, table.UNKNOWN)
+            served.add(ANY, own.path, functools.partial(forward.pass_through, route), route.name, table.UNKNOWN)
 
     def admin_app(self) -> web.Application:
         """Return the application of the admin port."""

@@ -10,6 +10,7 @@ import re
 from aiohttp import web
 
 from proxy.access.settings import CorsConfig
+from proxy.dialects import table
 from proxy.downstream.response import EXTRA
 from proxy.server.json_responses import refuse
 from proxy.server.routes import Routes
@@ -18,10 +19,10 @@ from proxy.wire.errors import OriginNotAllowed
 from proxy.wire.http import Headers
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
-# Beside the ones that need no leave (Accept, Content-Language, ...): ours, those of the SDKs, and DashScope's.
-_REQUEST_HEADERS = re.compile(
+# Beside the ones that need no leave (Accept, Content-Language, ...), and those of the APIs.
+_REQUEST_HEADERS = (
     r"authorization|content-type|last-event-id|idempotency-key|prefer|if-match|cache-control|user-agent|traceparent"
-    r"|x-request-id|(?:stream|x-stainless|x-dashscope|openai)-[a-z0-9-]+"
+    r"|x-request-id|stream-[a-z0-9-]+"
 )
 EXPOSED = ", ".join(
     (
@@ -54,6 +55,7 @@ class Cors:
         self._metrics = metrics
         self._max_age_s = config.max_age_s
         self._listed = {origin: _allowance(origin, config.credentials) for origin in config.origins}
+        self._may_be_sent = re.compile(f"{_REQUEST_HEADERS}|{table.request_headers()}").fullmatch
         self._anyone = self._listed.get("*")
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -92,7 +94,7 @@ class Cors:
             self._metrics.requests[endpoint.name, "OPTIONS", error.status] += 1
             return refuse(error, endpoint.dialect)
         asked = (name.strip() for name in headers.get("Access-Control-Request-Headers", "").split(","))
-        allowed = [name for name in asked if _REQUEST_HEADERS.fullmatch(name.lower())]
+        allowed = [name for name in asked if self._may_be_sent(name.lower())]
         self._metrics.requests[endpoint.name, "OPTIONS", 204] += 1
         return web.Response(
             status=204,
