@@ -11,7 +11,7 @@ Read in this order:
 * `dashscope`: DashScope's native API
 * `reader`: what their readers have in common; `generated`, `failure`: text and errors wherever they stand in JSON;
   `lenient`: JSON as upstreams write it
-* `plain`: event streams of any other kind
+* `plain`: event streams of any other kind; `error_shape`: the errors that chat and they have alike
 * `route`: a path prefix, the API behind it, and where it leads upstream; `allowed_paths`: what may be asked for with a
   key of ours; `presets`: the names of Qwen's hosts
 * `refusal`, `error_codes`: what an upstream's refusal says, and what Qwen's error codes mean

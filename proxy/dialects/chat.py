@@ -2,15 +2,14 @@
 
 from typing import Any
 
-import orjson
-
 from proxy.dialects.delta import Delta, record
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
+from proxy.dialects.error_shape import error_body, error_data
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.generated import generated
 from proxy.dialects.lenient import json_object
 from proxy.dialects.reader import LearningReader
-from proxy.wire.errors import ProxyError, RequestError
+from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import Members, members
 from proxy.wire.sse import fields, payload
@@ -126,12 +125,10 @@ class ChatFrames:
         return chunk.get("choices") == [] and bool(chunk.get("usage"))
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
-        kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
-        return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
+        return error_body(error)
 
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        error = {"error": {"message": message, "type": "stream_error", "code": code}}
-        return b"data: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
+        return b"data: %b\nid: %b\n\n" % (error_data(message, code), ident)
 
 
 class ChatDocuments:
