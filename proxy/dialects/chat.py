@@ -30,7 +30,7 @@ class ChatRequests:
 
     def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         asked = members(body)
-        if asked is None or asked.get("stream") not in (None, False):
+        if asked is None or not (asked.get("stream") is None or asked.get("stream") is False):
             return None
         rewritten = _with_usage(asked, {"stream": b"true"})
         return None if rewritten is None else (list(headers), rewritten)
@@ -170,7 +170,8 @@ class ChatDocuments:
 def _with_usage(asked: Members, more: dict[str, bytes]) -> bytes | None:
     """Return a request that asks for usage, and for more; None when its stream_options are no object."""
     options = asked.inner("stream_options")
-    return None if options is None else asked.put({**more, "stream_options": options.put({"include_usage": b"true"})})
+    counting = None if options is None else options.put({"include_usage": b"true"})
+    return None if counting is None else asked.put({**more, "stream_options": counting})
 
 
 def _delta(choice: dict[str, Any]) -> Any:

@@ -38,14 +38,11 @@ class DashScopeRequests:
         return False
 
     def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        asked = None if self.asks_stream(headers) else members(body)
-        parameters = asked and asked.inner("parameters")
-        if asked is None or parameters is None:
+        rewritten = None if self.asks_stream(headers) else _in_increments(body)
+        if rewritten is None:
             return None
-        if parameters.get("incremental_output") is None:
-            body = asked.put({"parameters": parameters.put({"incremental_output": b"true"})})
         kept = [header for header in headers if header[0].lower() not in (b"accept", _SSE.lower())]
-        return [*kept, (b"Accept", b"text/event-stream"), (_SSE, b"enable")], body
+        return [*kept, (b"Accept", b"text/event-stream"), (_SSE, b"enable")], rewritten
 
     def with_usage(self, body: bytes) -> bytes | None:
         return None  # usage is in every event
@@ -53,6 +50,21 @@ class DashScopeRequests:
     def asks_cumulative(self, body: bytes) -> bool | None:
         asked = _INCREMENTAL.search(body)
         return None if asked is None else asked[1] == b"false"
+
+
+def _in_increments(body: bytes) -> bytes | None:
+    """Return a body that asks for increments, if it does not say itself what it asks for; None: it has no parameters.
+
+    They may be missing or null, but nothing else than an object.
+    """
+    asked = members(body)
+    parameters = None if asked is None else asked.inner("parameters")
+    if asked is None or parameters is None:
+        return None
+    if parameters.get("incremental_output") is not None:
+        return body
+    incremental = parameters.put({"incremental_output": b"true"})
+    return None if incremental is None else asked.put({"parameters": incremental})
 
 
 class DashScopeReader(LearningReader):

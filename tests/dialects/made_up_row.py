@@ -32,9 +32,8 @@ class MadeUpRequests:
 
     def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         asked = members(body)
-        if asked is None or asked.get("live") not in (None, False):
-            return None
-        return list(headers), asked.put({"live": b"true"})
+        live = None if asked is None or asked.get("live") else asked.put({"live": b"true"})
+        return None if live is None else (list(headers), live)
 
     def with_usage(self, body: bytes) -> bytes | None:
         return None
