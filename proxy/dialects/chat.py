@@ -2,16 +2,16 @@
 
 from typing import Any
 
-import orjson
-
 from proxy.dialects.choices import ChoiceDocuments
-from proxy.dialects.delta import Delta, json_object, record, rewritten_body
-from proxy.dialects.dialect import Dialect, Reader, TextKind
+from proxy.dialects.delta import Delta, json_object, record
+from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
+from proxy.dialects.error_shape import error_body, error_data
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.generated import generated
 from proxy.dialects.reader import LearningReader
-from proxy.wire.errors import ProxyError, RequestError
+from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
+from proxy.wire.json_members import Members, members
 from proxy.wire.sse import fields, payload
 
 _DONE = b"[DONE]"
@@ -20,22 +20,29 @@ _DONE = b"[DONE]"
 class ChatRequests:
     """How a chat completion is asked for."""
 
-    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        asked = json_object(body, exactly=True)
-        if not asked or asked.get("stream"):
+    names_model = True
+
+    def model(self, body: bytes) -> str | None:
+        return model_of(body)
+
+    def asks_stream(self, headers: RawHeaders) -> bool:
+        return False
+
+    def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        asked = members(body)
+        if asked is None or not (asked.get("stream") is None or asked.get("stream") is False):
             return None
-        asked["stream"] = True
-        asked["stream_options"] = record(asked.get("stream_options")) | {"include_usage": True}
-        rewritten = rewritten_body(asked)
+        rewritten = _with_usage(asked, {"stream": b"true"})
         return None if rewritten is None else (list(headers), rewritten)
 
-    def counted(self, body: bytes) -> bytes | None:
-        asked = json_object(body, exactly=True)
-        options = record(asked.get("stream_options"))
-        if not asked.get("stream") or options.get("include_usage"):
+    def with_usage(self, body: bytes) -> bytes | None:
+        asked = members(body)
+        if asked is None or asked.get("stream") is not True:
             return None
-        asked["stream_options"] = options | {"include_usage": True}
-        return rewritten_body(asked)
+        return None if record(asked.get("stream_options")).get("include_usage") else _with_usage(asked, {})
+
+    def asks_cumulative(self, body: bytes) -> bool | None:
+        return None
 
 
 class ChatReader(LearningReader):
@@ -118,12 +125,10 @@ class ChatFrames:
         return chunk.get("choices") == [] and bool(chunk.get("usage"))
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
-        kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
-        return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
+        return error_body(error)
 
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        error = {"error": {"message": message, "type": "stream_error", "code": code}}
-        return b"data: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
+        return b"data: %b\nid: %b\n\n" % (error_data(message, code), ident)
 
 
 class ChatDocuments(ChoiceDocuments):
@@ -175,6 +180,13 @@ _ENVELOPE = ("id", "created", "model", "system_fingerprint", "service_tier", "re
 _NAMES = frozenset(
     ["id", "type", "index", "role", "name", "object", "format", "status"]
 )  # of fields that do not add up
+
+
+def _with_usage(asked: Members, more: dict[str, bytes]) -> bytes | None:
+    """Return a request that asks for usage, and for more; None when its stream_options are no object."""
+    options = asked.inner("stream_options")
+    counting = None if options is None else options.put({"include_usage": b"true"})
+    return None if counting is None else asked.put({**more, "stream_options": counting})
 
 
 def _delta(choice: dict[str, Any]) -> Any:

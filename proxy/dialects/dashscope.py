@@ -1,36 +1,70 @@
 """DashScope's own words: frames with id, event and status lines; output, usage and request_id in the data."""
 
+import re
 from typing import Any
 
 import orjson
 
 from proxy.dialects.choices import ChoiceDocuments
-from proxy.dialects.delta import Delta, json_object, record, records, rewritten_body
-from proxy.dialects.dialect import Dialect, Reader, TextKind
+from proxy.dialects.delta import Delta, json_object, record, records
+from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.failure import FOREIGN, failure, foreign, stated_status
 from proxy.dialects.generated import generated
 from proxy.dialects.reader import LearningReader
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
+from proxy.wire.json_members import members
 from proxy.wire.sse import fields, payload
 
 _SSE = b"X-DashScope-SSE"
+_INCREMENTAL = re.compile(rb'"incremental_output"\s*:\s*(true|false)')
 
 
 class DashScopeRequests:
     """How a native generation is asked for."""
 
-    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        asked, named = json_object(body, exactly=True), {name.lower(): value.lower() for name, value in headers}
-        if not asked or named.get(_SSE.lower()) == b"enable" or b"text/event-stream" in named.get(b"accept", b""):
-            return None
-        asked["parameters"] = {"incremental_output": True} | record(asked.get("parameters"))
-        kept = [header for header in headers if header[0].lower() not in (b"accept", _SSE.lower())]
-        rewritten = rewritten_body(asked)
-        return None if rewritten is None else ([*kept, (b"Accept", b"text/event-stream"), (_SSE, b"enable")], rewritten)
+    names_model = False
 
-    def counted(self, body: bytes) -> bytes | None:
+    def model(self, body: bytes) -> str | None:
+        return model_of(body)
+
+    def asks_stream(self, headers: RawHeaders) -> bool:
+        for name, value in headers:
+            lower = name.lower()
+            if lower == _SSE.lower() and value.lower() == b"enable":
+                return True
+            if lower == b"accept" and b"text/event-stream" in value.lower():
+                return True
+        return False
+
+    def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        rewritten = None if self.asks_stream(headers) else _in_increments(body)
+        if rewritten is None:
+            return None
+        kept = [header for header in headers if header[0].lower() not in (b"accept", _SSE.lower())]
+        return [*kept, (b"Accept", b"text/event-stream"), (_SSE, b"enable")], rewritten
+
+    def with_usage(self, body: bytes) -> bytes | None:
         return None  # usage is in every event
+
+    def asks_cumulative(self, body: bytes) -> bool | None:
+        asked = _INCREMENTAL.search(body)
+        return None if asked is None else asked[1] == b"false"
+
+
+def _in_increments(body: bytes) -> bytes | None:
+    """Return a body that asks for increments, if it does not say itself what it asks for; None: it has no parameters.
+
+    They may be missing or null, but nothing else than an object.
+    """
+    asked = members(body)
+    parameters = None if asked is None else asked.inner("parameters")
+    if asked is None or parameters is None:
+        return None
+    if parameters.get("incremental_output") is not None:
+        return body
+    incremental = parameters.put({"incremental_output": b"true"})
+    return None if incremental is None else asked.put({"parameters": incremental})
 
 
 class DashScopeReader(LearningReader):

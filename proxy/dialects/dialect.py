@@ -1,5 +1,6 @@
 """What the rest of the proxy asks of an API: the protocols that each dialect fulfils, and the words they share."""
 
+import re
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -7,6 +8,9 @@ from proxy.dialects.failure import Failure
 from proxy.dialects.increment import Assembler, Channel
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
+
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
+_MODEL_WITHIN_BYTES = 64 * 1024
 
 
 class TextKind(Enum):
@@ -27,16 +31,34 @@ class Usage(NamedTuple):
 
 
 class Requests(Protocol):
-    """How an API is asked: what a request says, and the same request asked in another way."""
+    """How an API is asked: what a request says, and the same request asked in another way.
 
-    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+    A body that can't be read, or has something else where an object should be, is left to the upstream to judge.
+    """
+
+    names_model: bool
+    """Whether answers name their model themselves; else it is the one that was asked for."""
+
+    def model(self, body: bytes) -> str | None:
+        """Return the model that a request names."""
+
+    def asks_stream(self, headers: RawHeaders) -> bool:
+        """Return whether the headers ask for a stream; False where only the body can."""
+
+    def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         """Return the request that asks for the same answer as a stream, usage included.
 
-        None: it does ask for a stream, or its body is no JSON object.
+        None: it asks for one already, or can't be rewritten.
         """
 
-    def counted(self, body: bytes) -> bytes | None:
-        """Return the request for a stream that asks for usage, too; None: it does, or has it anyway, or is none."""
+    def with_usage(self, body: bytes) -> bytes | None:
+        """Return the body of a request for a stream that asks for usage, too.
+
+        None: it asks for it already, streams always have it, it asks for no stream, or can't be rewritten.
+        """
+
+    def asks_cumulative(self, body: bytes) -> bool | None:
+        """Return whether a request asks for all so far in every event (True) or for increments; None: for neither."""
 
 
 class Reader(Protocol):
@@ -115,6 +137,12 @@ class Dialect(NamedTuple):
     requests: Requests
     frames: Frames
     documents: Documents
+
+
+def model_of(body: bytes) -> str | None:
+    """Return the model that a request's body names near its beginning, without parsing: it may have megabytes."""
+    model = _MODEL.search(body, 0, _MODEL_WITHIN_BYTES)
+    return model and model[1].decode(errors="replace")
 
 
 def count(usage: Any, name: str, part: str | None = None) -> int:

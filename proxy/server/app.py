@@ -18,10 +18,8 @@ from proxy.access.admission import Admission, Needs
 from proxy.access.callers import Callers
 from proxy.access.capabilities import Capabilities
 from proxy.access.grants import Grants
+from proxy.dialects import table
 from proxy.dialects.allowed_paths import AllowedPaths
-from proxy.dialects.chat import CHAT
-from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.plain import PLAIN
 from proxy.dialects.route import Route
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
@@ -31,7 +29,7 @@ from proxy.server.control import Control
 from proxy.server.cors import Cors
 from proxy.server.follow import Follow
 from proxy.server.generate import Generations
-from proxy.server.generation_request import GenerationReader, model_of
+from proxy.server.generation_request import GenerationReader
 from proxy.server.generation_response import GenerationResponses
 from proxy.server.pass_through import Forward, PassThrough
 from proxy.server.routes import ANY, Handler, Routes
@@ -54,28 +52,6 @@ if TYPE_CHECKING:
 
 _TICK_S = 0.25
 _log = logging.getLogger("streamtee")
-
-# Generations: read whole, so that they can be sent again, and answered with a stream. The rest passes through.
-_GENERATIONS = {
-    "chat": ("chat/completions",),
-    "compatible": (),
-    "dashscope": (
-        "services/aigc/text-generation/generation",
-        "services/aigc/multimodal-generation/generation",
-        "apps/{app_id}/completion",
-    ),
-}
-
-
-def prefixes(config: Config) -> list[Route]:
-    """Return the prefixes served, the more special first, and the paths they stand for upstream."""
-    base = config.upstream.compatible_base
-    return [
-        Route("chat", "/v1/", f"{base}/", CHAT),
-        Route("chat", "/compatible-mode/v1/", f"{base}/", CHAT),
-        Route("compatible", "/compatible-mode/", "/compatible-mode/", CHAT),
-        Route("dashscope", "/api/v1/", "/api/v1/", DASHSCOPE),
-    ]
 
 
 class _WithoutMalformed(logging.Filter):
@@ -150,7 +126,7 @@ class Proxy:
 
     def _generations(self) -> Generations:
         opened = self._way_up()
-        asked = opened if self.tracing is None else self.tracing.calls(opened, model_of)
+        asked = opened if self.tracing is None else self.tracing.calls(opened)
         return Generations(
             self.hub,
             asked,
@@ -217,7 +193,7 @@ class Proxy:
 
     def routes(self) -> Routes:
         """Return what the data port serves."""
-        served = Routes(self.admission, self.metrics, CHAT)
+        served = Routes(self.admission, self.metrics, table.OWN)
         follow, control = self.follow, self.control
         for method, path, handler, needs in (
             ("GET", "/v1/streams", control.listed, Needs.OWNING),
@@ -232,14 +208,14 @@ class Proxy:
             ("GET", "/v1/keys/{key}/stream", follow.by_key, Needs.OWNING),
             ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.OWNING),
         ):
-            served.add(method, path, handler, "streams", CHAT, needs)
-        served.add("GET", "/healthz", healthy, "health", CHAT, Needs.NOTHING)
+            served.add(method, path, handler, "streams", table.OWN, needs)
+        served.add("GET", "/healthz", healthy, "health", table.OWN, Needs.NOTHING)
         generations: Handler = self.generations.generate
         if self.tracing is not None:
             generations = self.tracing.traced(generations)
         passing = PassThrough(self.forward, self._way_up())
-        for route in prefixes(self.config):
-            for path in _GENERATIONS[route.name]:
+        for route, paths in table.routes(self.config.upstream.compatible_base):
+            for path in paths:
                 generate = functools.partial(generations, route)
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
             pass_through = functools.partial(passing.serve, route)
@@ -252,15 +228,15 @@ class Proxy:
         config = self.config
         for own in sorted(config.routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
             base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
-            route = Route(own.path, own.path, base + own.path, PLAIN, key_header=own.key_header)
+            route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
             opened = self._way_up(own.upstream or DEFAULT)
             passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opened)
             if own.share == "url":
                 events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, opened, self.calls)
                 self.event_routes.append(events)
                 for method in ("GET", "POST"):
-                    served.add(method, own.path, events.serve, route.name, PLAIN)
-            served.add(ANY, own.path, functools.partial(passing.serve, route), route.name, PLAIN)
+                    served.add(method, own.path, events.serve, route.name, table.UNKNOWN)
+            served.add(ANY, own.path, functools.partial(passing.serve, route), route.name, table.UNKNOWN)
 
     async def _listen(self, runner: web.BaseRunner, where: str) -> tuple[str, web.BaseSite]:
         host, port = address(where)

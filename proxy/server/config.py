@@ -20,15 +20,14 @@ from pydantic_settings import (
 )
 
 from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig
+from proxy.dialects import table
 from proxy.dialects.credentials import AUTHORIZATION, KEY_HEADERS
 from proxy.settings import Bytes, Count, Seconds, Table
 from proxy.stream.on_disconnect import OnDisconnect
-from proxy.upstream.settings import DEFAULT, SERVED, BreakerConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
+from proxy.upstream.settings import DEFAULT, BreakerConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
 from proxy.wire.http import HOP_BY_HOP
 
 _OTHERS = ("STREAMTEE_TAIL_KEY",)  # variables that are no configuration: the key `streamtee tail` follows with
-# What is served anyway: routes of the user's own stand beside it.
-_SERVED = (*SERVED, "/healthz")
 _PATH = re.compile(r"/[!-~]*")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _FRAMING = ("host", "content-length", "cookie")
@@ -59,7 +58,7 @@ class RouteConfig(Table):
     def _is_free(cls, path: str) -> str:
         if not _PATH.fullmatch(path) or set(path) & set("?#{}*") or {".", ".."} & set(path.split("/")):
             raise ValueError(f"{path!r} is not a path that begins with a slash, without query, braces or dot segments")
-        for served in _SERVED:
+        for served in (*table.served(), "/healthz"):
             if path in (served, served.rstrip("/")) or (served.endswith("/") and path.startswith(served)):
                 raise ValueError(f"{path!r} clashes with {served}, which is served already")
         return path

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from proxy.access.settings import CorsConfig
+from proxy.dialects import table
 from proxy.downstream.response import EXTRA
 from proxy.server.headers import ALLOWED, EXPOSED
 from proxy.server.json_responses import refuse
@@ -20,8 +21,6 @@ from proxy.wire.errors import OriginNotAllowed
 from proxy.wire.http import Headers
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
-# Beside the ones that need no leave (Accept, Content-Language, ...) and those of the table: ours and the SDKs'.
-_SDKS = re.compile(r"(?:stream|x-stainless|x-dashscope|openai)-[a-z0-9-]+")
 _VARY = (b"Vary", b"Origin")
 
 
@@ -35,6 +34,7 @@ class Cors:
         self._max_age_s = config.max_age_s
         self._allowed = ALLOWED | {name.lower() for name in key_headers}
         self._listed = {origin: _allowance(origin, config.credentials) for origin in config.origins}
+        self._of_apis = re.compile(f"stream-[a-z0-9-]+|{table.request_headers()}").fullmatch
         self._anyone = self._listed.get("*")
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -73,7 +73,7 @@ class Cors:
             self._metrics.requests[endpoint.name, "OPTIONS", error.status] += 1
             return refuse(error, endpoint.dialect)
         asked = (name.strip() for name in headers.get("Access-Control-Request-Headers", "").split(","))
-        allowed = [name for name in asked if name.lower() in self._allowed or _SDKS.fullmatch(name.lower())]
+        allowed = [name for name in asked if name.lower() in self._allowed or self._of_apis(name.lower())]
         self._metrics.requests[endpoint.name, "OPTIONS", 204] += 1
         return web.Response(
             status=204,

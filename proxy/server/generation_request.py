@@ -1,6 +1,5 @@
 """A request for a generation: how it is read, rewritten for the upstream, and sent there."""
 
-import re
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
@@ -10,8 +9,8 @@ from multidict import CIMultiDict
 
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
+from proxy.dialects.refusal import asks_for_stream
 from proxy.dialects.route import Route
-from proxy.dialects.stream_only import is_stream_only
 from proxy.downstream.request_body import read_body
 from proxy.server.config import Config, GenerationsConfig
 from proxy.server.document import JSON
@@ -30,10 +29,7 @@ from proxy.wire.sse import begins_stream
 _CROSSING = EndToEnd(KEPT_OF_GENERATIONS, OPTIONS)
 _IDENTITY = (b"Accept-Encoding", b"identity")
 
-_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
-_MODEL_WITHIN = 64 * 1024
 _REFUSAL_BYTES = 64 * 1024  # more is none
-_INCREMENTAL = re.compile(rb'"incremental_output"\s*:\s*(true|false)')
 
 
 @dataclass  # made in half the time that a NamedTuple takes
@@ -55,7 +51,7 @@ class GenerationRequest:
         """Return the record of the stream that answers it."""
         options, route = self.options, self.route
         keys = () if options.key is None else (options.key,)
-        cumulative = asks_cumulative(self.body) if route.dialect.name == "dashscope" else None
+        cumulative = route.dialect.requests.asks_cumulative(self.body)
         # By place: names make a dict, 0.5 us a constructor.
         return StreamInfo(
             ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
@@ -64,8 +60,9 @@ class GenerationRequest:
 
     def vitals(self) -> Vitals:
         """Return the vitals of the stream that answers it."""
-        dialect = self.route.dialect  # DashScope's answers name no model
-        return Vitals(dialect, self.started_at, model_of(self.body) if dialect.name == "dashscope" else None)
+        dialect = self.route.dialect
+        requests = dialect.requests
+        return Vitals(dialect, self.started_at, None if requests.names_model else requests.model(self.body))
 
 
 class GenerationReader:
@@ -102,33 +99,21 @@ class GenerationReader:
         return replace(generation, identity=_identify(request, generation)) if shared else generation
 
 
-def model_of(body: bytes) -> str | None:
-    """Return the model that a request's body names."""
-    model = _MODEL.search(body, 0, _MODEL_WITHIN)
-    return model and model[1].decode(errors="replace")
-
-
 def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> GenerationRequest:
     """Have the upstream asked for a stream, or for the usage of one, as is configured."""
     dialect = generation.route.dialect
     if generations.upgrade != "never":
-        streamed = dialect.requests.streamed(generation.headers, generation.body)
+        streamed = dialect.requests.as_stream(generation.headers, generation.body)
         if streamed is not None:  # the answer is a document, also if it is made of a stream
             generation = replace(generation, options=generation.options._replace(view=JSON))
             if generations.upgrade == "auto":
                 return replace(generation, streamed=streamed)
             return replace(generation, headers=streamed[0], body=streamed[1])
     if generations.include_usage:
-        counted = dialect.requests.counted(generation.body)
+        counted = dialect.requests.with_usage(generation.body)
         if counted is not None:
             return replace(generation, body=counted, hides_usage=True)
     return generation
-
-
-def asks_cumulative(body: bytes) -> bool | None:
-    """Tell whether a native request asks for all so far in every event, or for increments; None: it says neither."""
-    asked = _INCREMENTAL.search(body)
-    return None if asked is None else asked[1] == b"false"
 
 
 def ask(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable[Exchange]:
@@ -171,7 +156,7 @@ async def _ask_again(
     except BaseException:
         exchange.close()
         raise
-    if not is_stream_only(refusal):
+    if not asks_for_stream(refusal):
         return exchange
     exchange.close()
     return await ask(open_exchange, replace(generation, headers=streamed[0], body=streamed[1]))
@@ -180,12 +165,11 @@ async def _ask_again(
 def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identity:
     """Return what makes a request one with others: its Idempotency-Key if it has one, else all that it asks for."""
     route, key = generation.route, generation.options.idempotency_key
+    caller, target, body = generation.caller, generation.target, generation.body
     if key is None:
-        return by_body(generation.caller, route.name, generation.target, generation.body, request.raw_headers)
-    native = route.dialect.name == "dashscope"
-    return by_key(
-        generation.caller, route.name, key, generation.target, generation.body, request.raw_headers, native=native
-    )
+        return by_body(caller, route.name, target, body, route.steered_by(request.raw_headers))
+    streamed = route.dialect.requests.asks_stream(request.raw_headers)
+    return by_key(caller, route.name, key, target, body, streamed=streamed)
 
 
 def _send(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable[Exchange]:

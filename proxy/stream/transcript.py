@@ -122,7 +122,10 @@ class Transcript:
         self._alike, self._marks, self._ended = alike, marks, ends or alone
 
     def _open(self, channel: Channel) -> Pieces:
-        pieces = self.channels[channel] = Pieces(channel.kind, answers=self._documents.answers(channel))
+        documents = self._documents
+        pieces = self.channels[channel] = Pieces(channel.kind, answers=documents.answers(channel))
+        if channel.kind is Kind.TEXT and not documents.states:
+            pieces.cumulative = False  # no frame of this API tells of all so far: nothing is to be guessed
         return pieces
 
     def _settle(self, part: int) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 import proxy
 from tests.access.keys import BASIC, BASIC_HEADER, NOBODY, OURS, SECRET, THEIRS, UPSTREAMS, act, code, in_mode_keys
-from tests.event_streams import DONE, stamped
+from tests.event_streams import FINISH, stamped
 from tests.proxy_under_test import CHAT, NATIVE, Tee, begun, chat_body, native_body, teed
 from tests.stage import Stage
 
@@ -146,7 +146,7 @@ async def test_streams_are_their_callers_own(stage: Stage) -> None:
         turn = await stage.next()
         await turn.body()
         turn.begin()
-        turn.end(DONE)
+        turn.end(FINISH)
         answer = await client.answer()
         await answer.read()
         assert (await tee.follow(answer.stream_id, "", f"Authorization: Bearer {THEIRS}")).status == 404
@@ -180,7 +180,7 @@ async def test_stream_is_its_callers_in_whatever_header_it_shows_its_key(stage: 
     tables = in_mode_keys(OURS, THEIRS) if mode == "keys" else {}
     async with teed(stage.url, capabilities={"secrets": [SECRET]}, **tables) as tee:
         answer, turn = await begun(tee, stage, *showing(asked, OURS), "Stream-Key: k")
-        turn.end(DONE)
+        turn.end(FINISH)
         await answer.read()
         found = ("/v1/keys/k", "/v1/keys/k/stream", f"/v1/streams/{answer.stream_id}/info")
         for header in KEY_HEADERS:
@@ -209,7 +209,7 @@ async def test_call_is_shared_within_a_caller_only(stage: Stage, share: str) -> 
         for turn in (first, second):
             await turn.body()
             turn.begin()
-            turn.end(DONE)
+            turn.end(FINISH)
         idents = [(await client.answer()).stream_id for client in (one, same, other)]
         assert idents[0] == idents[1] != idents[2]
         assert len(stage.turns) == 2
@@ -292,8 +292,8 @@ async def test_callers_without_a_key_share_nothing(stage: Stage) -> None:
             assert await code(refused) == (401, "invalid_api_key"), option
         assert len(stage.turns) == 2
         for one, its_turn in ((answer, turn), (other, other_turn)):
-            its_turn.end(DONE)
-            assert (await one.read()).endswith(DONE)
+            its_turn.end(FINISH)
+            assert (await one.read()).endswith(FINISH)
 
 
 async def test_callers_without_a_key_have_what_a_token_is_for(stage: Stage) -> None:
@@ -301,14 +301,14 @@ async def test_callers_without_a_key_have_what_a_token_is_for(stage: Stage) -> N
     async with teed(stage.url, auth={"anonymous": "none"}, capabilities={"secrets": [SECRET]}) as tee:
         answer, turn = await begun(tee, stage, NOBODY)
         follower = await tee.ask("GET", answer.header("stream-follow-url") or "", NOBODY)
-        turn.end(DONE)
+        turn.end(FINISH)
         assert await follower.read() == stamped(await answer.read(), answer.epoch)
         handle = await tee.ask("POST", CHAT, NOBODY, "Prefer: respond-async", body=chat_body())
         assert handle.status == 202
         later = await stage.next()
         await later.body()
         later.begin()
-        later.end(DONE)
+        later.end(FINISH)
         late = await tee.ask("GET", handle.header("stream-follow-url") or "", NOBODY)
         assert b"[DONE]" in await late.read()
 
@@ -317,7 +317,7 @@ async def test_callers_without_a_key_are_one_on_loopback(stage: Stage) -> None:
     """So that a key is no trouble where nobody else is; whoever shows one is another."""
     async with teed(stage.url) as tee:
         answer, turn = await begun(tee, stage, NOBODY, "Stream-Key: k")
-        turn.end(DONE)
+        turn.end(FINISH)
         said = await answer.read()
         assert await (await tee.ask("GET", "/v1/keys/k/stream", NOBODY)).read() == stamped(said, answer.epoch)
         assert (await tee.ask("GET", "/v1/keys/k/stream", "Authorization: Bearer a")).status == 404

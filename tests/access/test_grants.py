@@ -19,7 +19,7 @@ from tests.access.keys import (
     token,
 )
 from tests.event_loops import GUARD_S
-from tests.event_streams import DONE, stamped
+from tests.event_streams import FINISH, stamped
 from tests.proxy_under_test import CHAT, NATIVE, Tee, begun, chat_body, native_body, teed
 from tests.stage import Stage
 
@@ -66,7 +66,7 @@ async def test_capability_alone_is_enough(stage: Stage, mode: str, way: str) -> 
     tables = in_mode_keys(OURS) if mode == "keys" else {}
     async with teed(stage.url, capabilities={"secrets": [SECRET]}, **tables) as tee:
         answer, turn = await begun(tee, stage, f"Authorization: Bearer {OURS}")
-        turn.end(DONE)
+        turn.end(FINISH)
         said = await answer.read()
         ident = answer.stream_id
         query, header = {
@@ -181,9 +181,9 @@ async def test_followers_of_a_capability_are_closed_when_it_expires(tee: Tee, st
     assert (events.end, cut, raw.end) == ("whole", said, "cut")
     again = await act(tee, "read", ident, query, NOBODY, f"Last-Event-ID: {answer.epoch}-2")
     assert await code(again) == (401, "capability_expired")
-    turn.end(DONE)
-    assert await answer.read() == said + DONE
-    assert await owner.read() == stamped(said + DONE, answer.epoch)
+    turn.end(FINISH)
+    assert await answer.read() == said + FINISH
+    assert await owner.read() == stamped(said + FINISH, answer.epoch)
     assert await tee.metric("streamtee_subscriptions_ended_total", reason=CAPABILITY_EXPIRED.reason) == 2
 
 
