@@ -88,6 +88,10 @@ class DashScopeReader(LearningReader):
         if data is None and not named:
             return None
         result = json_object(data or b"")
+        if not result and not named and data is not None and b"\n" in data:
+            # Blocks that lost the blank lines between them: the SDK reads by lines, and finds a result in each.
+            kinds = [self.note(b"data:%b\n\n" % line) for line in data.split(b"\n")]
+            return next(filter(None, kinds), None)
         output = result.get("output")
         refuses = named or _says_status(frame)
         if refuses or not output or "error" in result:
