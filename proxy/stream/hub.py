@@ -95,12 +95,12 @@ class Places:
         self._streams = streams
         self._followers = followers
         hub.promised_streams += streams
-        hub.followers += followers
+        hub.promised_followers += followers
 
     def give_back(self) -> None:
         """Give them back; to follow, give it back and attach in the same turn. Only the first call counts."""
         self._hub.promised_streams -= self._streams
-        self._hub.followers -= self._followers
+        self._hub.promised_followers -= self._followers
         self._streams = self._followers = 0
 
 
@@ -123,7 +123,8 @@ class Hub:
         self.max_streams = max_streams
         self.max_followers = max_followers
         self.max_followers_per_stream = max_followers_per_stream
-        self.followers = 0  # that are connected, or have a place
+        self.followers = 0  # that are connected
+        self.promised_followers = 0  # places of followers that are yet to come
         self.promised_streams = 0  # places of streams that are yet to begin
         self.ledger = Ledger(max_total_log_bytes)
         self.ledger.on_over_limit = self._plan_relief
@@ -252,8 +253,9 @@ class Hub:
 
     def check_room_to_follow(self, stream: Stream | None = None) -> None:
         """Raises: Overloaded, when there are too many followers, of all streams or of this one."""
-        if self.followers >= self.max_followers:
-            raise Overloaded(f"{self.followers} followers are connected, {self.max_followers} are allowed")
+        followers = self.followers + self.promised_followers
+        if followers >= self.max_followers:
+            raise Overloaded(f"{followers} followers are connected, {self.max_followers} are allowed")
         if stream is not None:
             # A place is kept for the client that asked: followers that waited for the key attach before it.
             asker = bool(stream.info.keys) and stream.originator is None and not stream.log.end

@@ -570,7 +570,7 @@ def test_place_counts_until_it_is_given_back() -> None:
     stream = hub.begin(StreamInfo(hub.new_id(), "chat", ME, 0, 60, 1 << 20), Vitals(CHAT, 0.0), places)
     places.give_back()
     follow(hub, stream)
-    assert (hub.running, hub.promised_streams, hub.followers) == (1, 0, 1)
+    assert (hub.running, hub.promised_streams, hub.followers, hub.promised_followers) == (1, 0, 1, 0)
 
 
 def test_survey_counts_spans_and_what_clients_have_not_taken() -> None:
