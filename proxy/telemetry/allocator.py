@@ -1,8 +1,8 @@
 """Memory that was freed and that the allocator keeps: it is given back to the system when the process is idle.
 
 glibc keeps what lies between pieces still in use, so that the process stays as large as its largest flood of streams
-made it: 507 MB, of which 63 are in use. `malloc_trim` gives the rest back. It takes up to 60 us a megabyte and holds
-the allocator meanwhile: so it runs in a thread, and only while the process does next to nothing.
+made it (docs/memory.md). `malloc_trim` gives the rest back. It holds the allocator
+meanwhile: so it runs in a thread, and only while the process does next to nothing.
 """
 
 import asyncio
