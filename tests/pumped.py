@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from proxy.stream.log import Ledger
+from proxy.stream.ledger import Ledger
 from proxy.stream.on_disconnect import OnDisconnect
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange

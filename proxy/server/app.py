@@ -41,6 +41,7 @@ from proxy.stream.endings import DRAINED
 from proxy.stream.hub import Hub
 from proxy.stream.observer import Observers
 from proxy.telemetry import access_log
+from proxy.telemetry.allocator import IdleTrim, malloc_trim
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
@@ -90,6 +91,7 @@ class Proxy:
             on_forgotten=self.calls.forget,
             on_subscription_ended=self.metrics.subscription_ended,
         )
+        self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
         self.page = MetricsPage(self.metrics, self.hub, self.upstreams, type(loop).__module__.partition(".")[0])
         self.metrics.background_loops += [self.hub.background, pacer.background]
         callers, self.grants = access_of(config)
@@ -270,6 +272,7 @@ class Proxy:
             await asyncio.sleep(_TICK_S)
             with self.hub.background:
                 self.hub.tick(time.monotonic())
+                self.trim.tick(time.monotonic())
 
 
 def access_of(config: Config) -> tuple[Callers, Grants]:

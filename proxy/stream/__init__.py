@@ -6,6 +6,7 @@ Read in this order:
 
 * `stream`: one stream, its followers, and how a frame reaches each of them
 * `log`: append-only frames, sealed once with an Ending; `endings`: the table of these, and what follows from each
+* `ledger`: how much memory is held, of which kind, and what is done when it is too much
 * `cohort`: which followers are advanced together; on top of it the states of a follower, and what each event does to it
 * `subscription`: one follower, a cursor; `rank`: followers that are written to as one
 * `event_id`: what clients resume by

@@ -102,6 +102,8 @@ class MetricsPage(Collector):
         yield _gauge("subscribers", "Followers, by mode.", ("mode",), modes)
         yield _gauge("subscriber_lag_bytes_max", "The slowest follower's lag.", (), Tally({(): lag}))
         yield _gauge("log_bytes", "What all logs hold.", (), Tally({(): hub.ledger.bytes}))
+        text = "Memory held for streams, by kind; the limit total_log_bytes is on their sum."
+        yield _gauge("memory_bytes", text, ("kind",), Tally(hub.ledger.by_kind()))
         connections = Tally(self._upstreams.connections())
         yield _gauge("upstream_connections", "Connections to upstreams, by state.", ("state",), connections)
         waiting = {upstream.name: upstream.queue.waiting for upstream in upstreams if upstream.queue is not None}
