@@ -68,10 +68,10 @@ ROW = table.Row(
 
 
 @contextmanager
-def registered() -> Iterator[None]:
+def registered(row: table.Row = ROW) -> Iterator[None]:
     """Serve the API: every proxy that is made meanwhile does."""
-    table.ROWS.append(ROW)
+    table.ROWS.append(row)
     try:
         yield
     finally:
-        table.ROWS.remove(ROW)
+        table.ROWS.remove(row)

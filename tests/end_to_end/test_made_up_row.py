@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from pydantic import ValidationError
 
-from tests.dialects.made_up_row import registered
+from tests.dialects.made_up_row import ROW, registered
 from tests.proxy_under_test import Serve, configured
 from tests.stage import Stage
 
@@ -98,6 +98,20 @@ async def test_pages_may_send_the_headers_of_its_clients(perform: Serve) -> None
         "Access-Control-Request-Headers: x-made-up-tone, x-unknown",
     )
     assert answer.header("access-control-allow-headers") == "x-made-up-tone"
+
+
+async def test_api_below_the_prefixes_of_another_is_a_row_too(perform: Serve, stage: Stage) -> None:
+    """Its generations are counted as its own, below each of them; all else there stays the first row's."""
+    with registered(ROW._replace(prefixes=("/v1/", "/compatible-mode/v1/"), upstream_prefix=None)):
+        tee = await perform()
+    for path in ("/v1/answers", "/compatible-mode/v1/answers", "/v1/models"):
+        client = await tee.send("POST", path, body=b'{"live":true}')
+        turn = await stage.next()
+        assert turn.target == b"/compatible-mode/v1/" + path.rpartition("/")[2].encode()
+        turn.reply("400 Bad Request", body=b"{}")
+        await (await client.answer()).read()
+    assert await tee.metric("streamtee_requests_total", route="made_up", status="400") == 2
+    assert await tee.metric("streamtee_requests_total", route="chat", status="400") == 1
 
 
 def test_routes_and_paths_of_the_operator_know_its_prefix() -> None:
