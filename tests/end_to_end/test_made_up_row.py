@@ -12,6 +12,7 @@ from tests.stage import Stage
 
 ANSWERS = "/made-up/v2/answers"
 EVENT = b'event: item.delta\ndata: {"type":"item.delta","seq":1,"item":0,"delta":"Hel"}\n\n'
+LAST = b'event: answer.ended\ndata: {"type":"answer.ended","seq":2,"answer":{"id":"a","items":[]}}\n\n'
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +31,9 @@ async def test_generation_leads_upstream_and_its_stream_back(path: str, perform:
     turn = await stage.next()
     assert (turn.target, await turn.body()) == (f"/inner/made-up/{path}".encode(), body)
     turn.begin()
-    turn.end(EVENT)
+    turn.end(EVENT + LAST)
     answer = await client.answer()
-    assert await answer.read() == EVENT
+    assert await answer.read() == EVENT + LAST
     info = await tee.wait_ended(answer.stream_id)
     assert (info["state"], info["model"]) == ("complete", "m-1")
     assert await tee.metric("streamtee_requests_total", route="made_up", status="200") == 1
