@@ -88,7 +88,7 @@ def test_readme_has_a_row_for_every_mode() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     table = readme.partition("| Mode |")[2].partition("\n\n")[0]
     listed = {mode for line in table.splitlines()[2:] for mode in re.findall(r"`(\w+)`", line.split("|")[1])}
-    assert listed == set(MODES)
+    assert listed == set(MODES), f"README lacks {set(MODES) - listed}, and has {listed - set(MODES)}"
 
 
 @pytest.mark.parametrize(("plain", "chunked"), [(b"x", b"1\r\nx\r\n"), (b"y" * 300, b"12c\r\n" + b"y" * 300 + b"\r\n")])
