@@ -44,7 +44,7 @@ def background_log() -> Iterator[list[logging.LogRecord]]:
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = records.append  # type: ignore[method-assign, assignment]
-    log = logging.getLogger("streamtee.background")
+    log = logging.getLogger("streamtee.faults")
     log.addHandler(handler)
     log.propagate = False
     yield records

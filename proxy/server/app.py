@@ -8,7 +8,6 @@ import contextlib
 import functools
 import logging
 import time
-import traceback
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -121,7 +120,6 @@ class Proxy:
                 self.calls.ended,
                 self.feed.ended,
             ],
-            on_fault=_log_fault,
         )
 
     def _generations(self) -> Generations:
@@ -296,9 +294,3 @@ def _traced(config: Config) -> "Tracing | None":
     from proxy.telemetry.tracing import exported  # of an extra
 
     return exported()
-
-
-def _log_fault(error: Exception) -> None:
-    """Log that an observer of streams failed, and where; not its message, which may quote what is secret."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    _log.error("an observer of streams failed: %s in %s, line %s", type(error).__name__, where.name, where.lineno)

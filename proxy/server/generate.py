@@ -23,7 +23,7 @@ from proxy.stream.on_disconnect import OnDisconnect
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.pump import Pump
-from proxy.wire.errors import ProxyError, UpstreamError
+from proxy.wire.errors import UpstreamError
 
 _RUN_ON = OnDisconnect(None)
 
@@ -85,7 +85,7 @@ class Generations:
             return await send_back(request, exchange)
         try:
             pump = self._pump(generation)
-        except ProxyError:
+        except Exception:
             exchange.close()
             raise
         stream = pump.stream
@@ -93,7 +93,7 @@ class Generations:
         pump.start(exchange)
         try:
             return await self._responses.send(request, stream, exchange.head, generation.options)
-        except ConnectionError:  # the client had gone before it could follow
+        except Exception:  # the client had gone before it could follow, or could not be answered
             stream.left()
             raise
 

@@ -14,5 +14,6 @@ Read in this order:
 * `info`: what a stream is called, whose it is, and how it was asked for
 * `hub`: where streams begin, are found, while they run and while they are kept, and end; `observer`: who is told of it
 * `interfaces`: what a stream is connected to at either end
+* `faults`: what happens when something in here raises that should not
 * `vitals`: what is measured of a stream; `on_disconnect`: what happens when its last follower leaves
 """

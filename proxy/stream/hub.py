@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import CAPABILITY_EXPIRED, LOG_LIMIT
+from proxy.stream.faults import tell
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import Ledger
@@ -240,7 +241,7 @@ class Hub:
             return
         self.ledger.bytes -= STREAM_BYTES + stream.log.size_bytes
         self.unname(stream)
-        self._on_forgotten(stream)
+        tell(self._on_forgotten, stream)
 
     def tick(self, now: float) -> None:
         """Do what is due: forget, send heartbeats, end followers whose time is over. Call it once a second.

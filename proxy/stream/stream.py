@@ -17,6 +17,7 @@ from typing import Any
 
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
 from proxy.stream.endings import Ending
+from proxy.stream.faults import log_fault, tell
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.log import FrameLog, Ledger
@@ -175,7 +176,7 @@ class Stream:
         subscription.mark_parked()
         self.end_bypass()
         del self.subscriptions[subscription]
-        self._on_subscription_ended(subscription)
+        tell(self._on_subscription_ended, subscription)
         if subscription is self.originator:
             self.originator = None
             self.resume_writer()
@@ -296,11 +297,11 @@ class Stream:
         for cohort in self._paced.values() if self._paced else ():
             cohort.conclude()
         self.writer = None
-        self._on_sealed(self)
+        tell(self._on_sealed, self)
         self._tell_answered(ending)
         callbacks, self._when_sealed = self._when_sealed, ()
         for callback in callbacks:
-            callback(ending)
+            tell(callback, ending)
 
     def when_sealed(self, callback: Callable[[Ending], object]) -> None:
         """Call back once, when the stream has been sealed and its followers have been sent what they take at once."""
@@ -313,7 +314,7 @@ class Stream:
     def _tell_answered(self, outcome: Ending) -> None:
         callbacks, self._on_answered = self._on_answered, ()
         for callback in callbacks:
-            callback(outcome)
+            tell(callback, outcome)
 
     def park(self, subscription: Subscription) -> None:
         """Have sweeps skip a follower until its sink has drained."""
@@ -360,6 +361,16 @@ class Stream:
             else:
                 cohort.flush()
 
+    def _hear_all(self) -> None:
+        """Have the transcript keep the text of frames that are about to be dropped.
+
+        One that fails tells nobody anything any more, so it is the fault of nobody's but those who ask it.
+        """
+        try:
+            self.transcript(self._log.end)
+        except Exception as error:
+            log_fault("a transcript", error)
+
     def _limit_log(self) -> None:
         """Keep the log within its limit: drop its oldest quarter, but nothing the originator has yet to be sent.
 
@@ -370,10 +381,11 @@ class Stream:
         if self.originator is not None:
             below = self.originator.offset
         if self._log.size_bytes > self.max_log_bytes:
-            transcript = self._transcript and self.transcript(self._log.end)  # keeps the text of dropped frames
+            if self._transcript is not None:
+                self._hear_all()
             self._ledger.bytes -= self._log.trim(self.max_log_bytes * 3 // 4, below)
-            if transcript is not None:
-                transcript.forget(self._log.start)
+            if self._transcript is not None:
+                self._transcript.forget(self._log.start)
         full = self._log.size_bytes > self.max_log_bytes and self._log.ending is None
         if full != self.full and self.writer is not None:
             self.full = full

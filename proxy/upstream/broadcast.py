@@ -117,11 +117,15 @@ class Broadcast(StreamWriter):
             stream.log.mark()
 
     async def _keep_open(self, exchange: Exchange | None) -> None:
-        while exchange is not None:
-            with self._background:
-                await self._listen(exchange)
-            exchange.close()  # nothing, unless that failed
-            exchange = await self._reopen()
+        try:
+            while exchange is not None:
+                with self._background:
+                    await self._listen(exchange)
+                exchange.close()  # nothing, unless that failed
+                exchange = await self._reopen()
+        except Exception as fault:
+            self.opening = None  # not to be cancelled by itself
+            self.failed(fault)
 
     async def _listen(self, exchange: Exchange) -> None:
         """Take an exchange's body to its end."""

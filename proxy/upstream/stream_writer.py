@@ -8,7 +8,8 @@ else it is kept as it comes.
 import asyncio
 from typing import Any
 
-from proxy.stream.endings import CLIENT_GONE, Ending, ending_of
+from proxy.stream.endings import CLIENT_GONE, INTERNAL_ERROR, Ending, ending_of
+from proxy.stream.faults import log_fault
 from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
@@ -67,6 +68,11 @@ class StreamWriter:
             self.opening.cancel()
         self.seal(ending, [], self.tail)
 
+    def failed(self, fault: Exception) -> None:
+        """Close upstream and seal the stream, because its writer has raised an error."""
+        log_fault("the writer of a stream", fault)
+        self.stop(INTERNAL_ERROR)
+
     @property
     def tail(self) -> bytes:
         """What came after the last whole frame."""
@@ -108,3 +114,6 @@ class _Verbatim:
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         ending = self._complete if error is None else ending_of(error)
         self._writer.seal(ending, [data] if data else [], b"")
+
+    def failed(self, fault: Exception) -> None:
+        self._writer.failed(fault)

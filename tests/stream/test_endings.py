@@ -62,6 +62,7 @@ def test_every_ending_but_a_complete_one_is_an_error_to_mode_json(ending: Ending
         ("drained", 503, "overloaded"),
         ("overloaded", 503, "overloaded"),
         ("log_limit", 503, "overloaded"),
+        ("internal_error", 500, "internal_error"),
         ("upstream_unreachable", 502, "upstream_unreachable"),
         ("upstream_reset", 502, "upstream_reset"),
         ("upstream_error", 502, "upstream_error"),
@@ -161,7 +162,7 @@ def test_every_row_is_in_the_table_under_its_own_name() -> None:
 
 
 def test_readme_lists_the_endings_of_streams_by_whose_fault_they_are() -> None:
-    """Seventeen labels: none that does not exist, and none missing."""
+    """Eighteen labels: none that does not exist, and none missing."""
     listed = re.search(
         r"by `ending`: complete; the client's: (.*?); the proxy's: (.*?); the upstream's: (.*?) \(\[", README
     )
