@@ -125,7 +125,7 @@ def each_call(run: Callable[[Faults], None]) -> None:
 
 def failing(dialect: Dialect, faults: Faults) -> Dialect:
     """Return a dialect whose readers of frames and of documents fail."""
-    frames = Faulty(dialect.frames, faults, "error_frame")
+    frames: Any = Faulty(dialect.frames, faults, "error_frame")
     reader = dialect.frames.reader
     frames.reader = lambda: Faulty(reader(), faults, "note", "ordinary")
     return dialect._replace(frames=frames)
@@ -178,7 +178,7 @@ async def test_transcript_that_raises_ends_those_who_read_it(dialect: Dialect, b
     body = bodies(dialect)
 
     def run(faults: Faults) -> None:
-        documents = Faulty(dialect.documents, faults)
+        documents: Any = Faulty(dialect.documents, faults)
         assembler = dialect.documents.assembler
         documents.assembler = lambda: Faulty(assembler(), faults, "take", "read", "document")
         one = Play(dialect._replace(documents=documents))
