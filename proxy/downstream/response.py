@@ -188,14 +188,16 @@ class Downstream:
 
         A body that ends with the connection (HTTP/1.0) can only be broken by a reset.
         """
-        self.flush()
-        self.write_data(last)
         self._keep = False
-        if self._chunked_body and self.writable:
-            self._transport.close()
-        else:
-            self._reset()
-        self._end()
+        try:
+            self.flush()
+            self.write_data(last)
+            if self._chunked_body and self.writable:
+                self._transport.close()
+            else:
+                self._reset()
+        finally:
+            self._end()  # whatever happened: nobody waits for a response that was given up
 
     async def finished(self) -> bool:
         """Wait until the response has ended; False when the client has left before.

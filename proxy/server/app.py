@@ -8,7 +8,6 @@ import contextlib
 import functools
 import logging
 import time
-import traceback
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
 
 _TICK_S = 0.25
-_log = logging.getLogger("streamtee")
 
 
 class _WithoutMalformed(logging.Filter):
@@ -123,7 +121,6 @@ class Proxy:
                 self.calls.ended,
                 self.feed.ended,
             ],
-            on_fault=_log_fault,
         )
 
     def _generations(self) -> Generations:
@@ -299,9 +296,3 @@ def _traced(config: Config) -> "Tracing | None":
     from proxy.telemetry.tracing import exported  # of an extra
 
     return exported()
-
-
-def _log_fault(error: Exception) -> None:
-    """Log that an observer of streams failed, and where; not its message, which may quote what is secret."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    _log.error("an observer of streams failed: %s in %s, line %s", type(error).__name__, where.name, where.lineno)

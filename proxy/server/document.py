@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.dialects.error_codes import Fault, trouble
 from proxy.downstream.response import Downstream
-from proxy.stream.endings import COMPLETE, LOG_LIMIT, UPSTREAM_ERROR, Ending
+from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, LOG_LIMIT, UPSTREAM_ERROR, Ending
 from proxy.stream.hub import Hub
 from proxy.stream.projections import Json, View
 from proxy.stream.stream import Stream
@@ -78,6 +78,9 @@ async def deliver_document(
     finally:
         subscription.leave("left")
     document = sink.document.result()
+    alone = stream.outcome is None or subscription.ended == INTERNAL_ERROR.reason
+    if downstream is None and document is None and alone:  # it ended, and the stream did not, or not so
+        raise ENDINGS.get(subscription.ended or "", INTERNAL_ERROR).as_error()
     if downstream is None:
         return _whole(stream, document, headers)
     if document is None:

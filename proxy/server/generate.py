@@ -19,10 +19,10 @@ from proxy.server.pass_through import send_back
 from proxy.server.shared_calls import Call, Calls
 from proxy.stream.endings import CLIENT_GONE
 from proxy.stream.hub import Hub, Places
-from proxy.stream.on_disconnect import OnDisconnect
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.pump import Pump
 from proxy.wire.errors import UpstreamError
 
@@ -83,7 +83,7 @@ class Generations:
         places = self._hub.reserve(streams=1, followers=1)
         try:
             exchange = await ask(self._open_exchange, generation, self._hub.ledger)
-            pump = self._pump(generation, places) if await is_stream(exchange) else None
+            pump = await self._pump_of(exchange, generation, places)
         except (UpstreamError, asyncio.CancelledError) as error:
             reason = error.ending if isinstance(error, UpstreamError) else CLIENT_GONE.reason
             self._metrics.never_began(generation.route.name, reason)
@@ -98,8 +98,16 @@ class Generations:
         pump.start(exchange)
         try:
             return await self._responses.send(request, stream, exchange.head, generation.options)
-        except ConnectionError:  # the client had gone before it could follow
+        except Exception:  # the client had gone before it could follow, or could not be answered
             stream.left()
+            raise
+
+    async def _pump_of(self, exchange: Exchange, generation: GenerationRequest, places: Places) -> Pump | None:
+        """Begin a stream for a response; None, if it is no event stream. Whatever fails, the exchange is closed."""
+        try:
+            return self._pump(generation, places) if await is_stream(exchange) else None
+        except BaseException:
+            exchange.close()
             raise
 
     def _call(self, generation: GenerationRequest) -> Call:

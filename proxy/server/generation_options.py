@@ -6,8 +6,8 @@ from typing import NamedTuple
 from multidict import MultiMapping
 
 from proxy.server.config import Config
-from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.projections import View, view_of
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.wire.errors import BadRequest
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")

@@ -14,6 +14,7 @@ from proxy.dialects.route import Route
 from proxy.downstream.request_body import invite
 from proxy.downstream.response import Downstream
 from proxy.server.headers import KEPT
+from proxy.stream.faults import log_fault
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.upstream import UpstreamRequest
@@ -113,6 +114,10 @@ class _Conduit:
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         (self._downstream.close if error is None else self._downstream.abort)(data)
+
+    def failed(self, fault: Exception) -> None:
+        log_fault("a response that passes through", fault)
+        self._downstream.abort(b"")
 
 
 def _at_hand(request: web.BaseRequest, *, chunked: bool) -> bytes:

@@ -10,17 +10,20 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+import aiohttp
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.access.admission import Admission, Needs
 from proxy.access.callers import Caller
 from proxy.dialects.dialect import Dialect
 from proxy.downstream.listener import SPOKEN, UNSPOKEN
-from proxy.downstream.response import RESPONSE
+from proxy.downstream.response import RESPONSE, Downstream
 from proxy.server.json_responses import refuse
+from proxy.stream.faults import log_fault
 from proxy.telemetry.metrics import Metrics
-from proxy.wire.errors import BadRequest, ProxyError, UnknownRoute, VersionNotSupported
+from proxy.wire.errors import BadRequest, InternalError, ProxyError, UnknownRoute, VersionNotSupported
 from proxy.wire.http import origin_form
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
@@ -102,6 +105,12 @@ class Routes:
             response = refuse(error, dialect)
             status = error.status
             error.drop_traceback()
+        except (OSError, aiohttp.ClientError, HttpProcessingError):  # the client has gone, or sent what can't be read
+            raise
+        except Exception as fault:
+            log_fault(f"the answer to a request of {name}", fault)
+            response = _failed(request, dialect)
+            status = response.status
         except asyncio.CancelledError:
             begun = request.get(RESPONSE)
             status = CLIENT_GONE if begun is None else begun.status
@@ -111,6 +120,16 @@ class Routes:
         if not request.content.is_eof():  # aiohttp reads the rest; who sent it up lets go of it in a turn of its own
             await asyncio.sleep(0)
         return response
+
+
+def _failed(request: web.BaseRequest, dialect: Dialect) -> web.StreamResponse:
+    """Return the answer to a request on which this proxy has failed; what has begun already is broken off."""
+    begun: Downstream | None = request.get(RESPONSE)
+    if begun is None:
+        return refuse(InternalError(), dialect)
+    if not begun.ended:
+        begun.abort(b"")
+    return begun.response
 
 
 async def _unknown(request: web.BaseRequest, caller: Caller) -> web.StreamResponse:

@@ -15,12 +15,13 @@ from typing import NamedTuple
 
 from proxy.server.delivery import refusal
 from proxy.stream.endings import CLIENT_GONE, COMPLETE, ending_of
+from proxy.stream.faults import log_fault
 from proxy.stream.hub import ANYONE, Hub
-from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.stream_writer import StreamWriter
-from proxy.wire.errors import KeyReused, Overloaded, ProxyError, RateLimited, UpstreamError
+from proxy.wire.errors import InternalError, KeyReused, Overloaded, ProxyError, RateLimited, UpstreamError
 from proxy.wire.http import Head
 
 ASKING = "asking"  # holds a call for clients that asked, and do not follow yet
@@ -117,17 +118,28 @@ class Call:
         return head
 
     async def _open(self, ask: Ask, is_stream: IsStream) -> Head:
-        """Open the exchange and have the writer take its body."""
-        writer = self.writer
+        """Open the exchange and have the writer take its body. Raises: ProxyError, with which the stream has ended."""
         try:
-            exchange = await ask()
-            streamed = await is_stream(exchange)
+            return await self._opened(ask, is_stream)
         except (UpstreamError, RateLimited, Overloaded) as error:
-            writer.opening = None
-            if not self.promised:
-                self._hub.discard(self.stream)
-            writer.stop(ending_of(error))
+            self._end(error)
             raise
+        except Exception as fault:
+            log_fault("the opening of a call", fault)
+            unforeseen = InternalError()
+            self._end(unforeseen)
+            raise unforeseen from None
+
+    def _end(self, error: UpstreamError | RateLimited | Overloaded | InternalError) -> None:
+        self.writer.opening = None
+        if not self.promised:
+            self._hub.discard(self.stream)
+        self.writer.stop(ending_of(error))
+
+    async def _opened(self, ask: Ask, is_stream: IsStream) -> Head:
+        writer = self.writer
+        exchange = await ask()
+        streamed = await is_stream(exchange)
         writer.opening = None
         head = exchange.head
         request_id = exchange.header(b"x-request-id")
@@ -217,7 +229,7 @@ class Calls:
 
 
 def _retrieve_error(opening: asyncio.Task[Head]) -> None:
-    """Mark an upstream's failure as retrieved, so that asyncio does not log it: the stream's ending has it.
+    """Mark a failure as retrieved, so that asyncio does not log it: the stream's ending has it.
 
     By `result`, not `exception`: only then does the task let go of the traceback, in which the call itself is.
     """
@@ -227,3 +239,5 @@ def _retrieve_error(opening: asyncio.Task[Head]) -> None:
         pass
     except ProxyError as error:
         error.drop_traceback()
+    except Exception:  # noqa: S110  (it was logged where it was met)
+        pass

@@ -16,5 +16,6 @@ Read in this order:
 * `hub`: where streams begin, are found, while they run and while they are kept, and end; `observer`: who is told of it
 * `interfaces`: what a stream is connected to at either end
 * `background`: a loop that goes on after a turn that failed; higher rooms run theirs by it, too
-* `vitals`: what is measured of a stream; `on_disconnect`: what happens when its last follower leaves
+* `faults`: what happens when something in here raises that should not
+* `vitals`: what is measured of a stream
 """

@@ -3,15 +3,14 @@
 Knows no clock: it is handed in.
 """
 
-import logging
 import math
 from collections.abc import Callable
 from types import TracebackType
 
+from proxy.stream.faults import log_fault
+
 OVERDUE_S = 10.0  # for loops that have a turn every second, or more often
 _FAILING_S = 60.0  # so long after an exception a loop counts as failing: longer than between two scrapes
-
-_log = logging.getLogger("streamtee.background")
 
 
 class BackgroundLoop:
@@ -42,7 +41,7 @@ class BackgroundLoop:
             return False
         now = self._clock()
         if now - self._failed_at >= _FAILING_S:  # else the log would have it with every turn
-            _log.error("a turn of the background loop %s failed; the loop goes on", self.name, exc_info=error)
+            log_fault(f"a turn of the background loop {self.name}, which goes on,", error)
         self._failed_at = now
         self.failures += 1
         return True

@@ -15,6 +15,7 @@ from proxy.wire.errors import (
     FirstTokenTimeout,
     Garbled,
     IdleTimeout,
+    InternalError,
     Overloaded,
     ProxyError,
     RateLimited,
@@ -77,6 +78,8 @@ RATE_LIMITED = Ending("rate_limited", "failed", "client", 4429, RateLimited)
 
 DRAINED = Ending("drained", "failed", "proxy", GOING_AWAY, Overloaded, message="this server is shutting down")
 OVERLOADED = Ending("overloaded", "failed", "proxy", TRY_AGAIN_LATER, Overloaded)
+INTERNAL_ERROR = Ending(  # of a follower alone, too
+    "internal_error", "failed", "proxy", 4500, InternalError, message="this proxy failed; its log says where")
 
 UPSTREAM_UNREACHABLE = Ending("upstream_unreachable", "failed", "upstream", 4502, Unreachable)
 UPSTREAM_RESET = Ending("upstream_reset", "failed", "upstream", 4502, Truncated)
@@ -101,7 +104,7 @@ REFUSED = Ending("refused", "failed", "upstream", 4502, UpstreamError)
 # fmt: on
 
 OF_STREAMS = (
-    COMPLETE, CANCELLED, CLIENT_GONE, RATE_LIMITED, DRAINED, OVERLOADED, UPSTREAM_UNREACHABLE,
+    COMPLETE, CANCELLED, CLIENT_GONE, RATE_LIMITED, DRAINED, OVERLOADED, INTERNAL_ERROR, UPSTREAM_UNREACHABLE,
     UPSTREAM_RESET, UPSTREAM_ERROR, GARBLED, FRAME_LIMIT, TIMEOUT_CONNECT, TIMEOUT_FIRST_BYTE, TIMEOUT_FIRST_TOKEN,
     TIMEOUT_IDLE, TIMEOUT_TOTAL,
 )  # fmt: skip
@@ -109,6 +112,6 @@ OF_FOLLOWERS = (TOO_SLOW, LOG_LIMIT, CAPABILITY_EXPIRED, REFUSED)
 ENDINGS = {ending.reason: ending for ending in (*OF_STREAMS, *OF_FOLLOWERS)}
 
 
-def ending_of(error: UpstreamError | RateLimited | Overloaded) -> Ending:
+def ending_of(error: UpstreamError | RateLimited | Overloaded | InternalError) -> Ending:
     """Return the ending of a stream that an error ends, or does not let begin."""
     return ENDINGS[error.ending]._replace(message=error.message, retry_after_s=error.retry_after_s)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import CAPABILITY_EXPIRED
+from proxy.stream.faults import tell
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Sink
 from proxy.stream.ledger import Holder, Ledger, Relief
@@ -278,7 +279,7 @@ class Hub:
         if held is None:
             return
         self.unname(stream)
-        self._on_forgotten(stream)
+        tell(self._on_forgotten, stream)
         self._outlived[stream.id] = stream
         self._let_go(stream)
 

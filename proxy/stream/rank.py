@@ -66,7 +66,11 @@ class Rank:
             return
         if self.offset == log.end:
             return
-        span.reach(self.offset)
+        try:
+            span.reach(self.offset)
+        except Exception:  # each of them meets it by itself
+            self._dissolve()
+            return
         if span.end != log.end:
             self._dissolve()
             return
@@ -84,12 +88,11 @@ class Rank:
                     unsure.append(transport)
                 else:
                     transport.write(data)
-            except RuntimeError:  # raised by uvloop when the connection was just lost: the sink deals with it
+            except Exception:  # uvloop's RuntimeError when the connection was just lost; the sink deals with any
                 unsure.append(transport)
         if unsure:
             for member in [member for member, transport in self._members.items() if transport in unsure]:
-                if not member.sink.write(span):
-                    member.stream.park(member)
+                member.take(span)
 
     def _dissolve(self) -> None:
         members = list(self._members)

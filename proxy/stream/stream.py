@@ -17,6 +17,7 @@ from typing import Any
 
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
 from proxy.stream.endings import LOG_LIMIT, Ending
+from proxy.stream.faults import log_fault, tell
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.ledger import FRAME_BYTES, LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
@@ -190,7 +191,7 @@ class Stream:
         subscription.mark_parked()
         self.end_bypass()
         del self.subscriptions[subscription]
-        self._on_subscription_ended(subscription)
+        tell(self._on_subscription_ended, subscription)
         if subscription is self.originator:
             self.originator = None
             self.resume_writer()
@@ -318,11 +319,11 @@ class Stream:
         if not self.subscriptions:
             self._drop_projections()
         self.writer = None
-        self._on_sealed(self)
+        tell(self._on_sealed, self)
         self._tell_answered(ending)
         callbacks, self._when_sealed = self._when_sealed, ()
         for callback in callbacks:
-            callback(ending)
+            tell(callback, ending)
 
     def when_sealed(self, callback: Callable[[Ending], object]) -> None:
         """Call back once, when the stream has been sealed and its followers have been sent what they take at once."""
@@ -335,7 +336,7 @@ class Stream:
     def _tell_answered(self, outcome: Ending) -> None:
         callbacks, self._on_answered = self._on_answered, ()
         for callback in callbacks:
-            callback(outcome)
+            tell(callback, outcome)
 
     def park(self, subscription: Subscription) -> None:
         """Have sweeps skip a follower until its sink has drained."""
@@ -388,6 +389,16 @@ class Stream:
                 cohort.hold(size_bytes)
             else:
                 cohort.flush()
+
+    def _hear_all(self) -> None:
+        """Have the transcript keep the text of frames that are about to be dropped.
+
+        One that fails tells nobody anything any more, so it is the fault of nobody's but those who ask it.
+        """
+        try:
+            self.transcript(self._log.end)
+        except Exception as error:
+            log_fault("a transcript", error)
 
     def _limit_log(self) -> None:
         """Keep the log within its limit: drop its oldest quarter, but nothing the originator has yet to be sent.

@@ -23,8 +23,8 @@ class Transcript:
     """What a stream has said so far, from offset `start` to `end`."""
 
     __slots__ = (
-        "_alike", "_assembler", "_documents", "_ended", "_expected", "_halves", "_marks", "_seams", "_walls",
-        "answer", "channels", "end", "literal", "start",
+        "_alike", "_assembler", "_documents", "_ended", "_expected", "_feeding", "_halves", "_marks", "_seams",
+        "_walls", "answer", "channels", "end", "literal", "start",
     )  # fmt: skip
 
     def __init__(self, dialect: Dialect, start: int = 0, *, cumulative: bool | None = None) -> None:
@@ -42,6 +42,7 @@ class Transcript:
         self._alike: Any = None  # of the last frame: what makes two frames alike but for their texts
         self._marks: set[str] | None = None  # of the last frame
         self._ended = False
+        self._feeding = False  # also when it failed within a frame
         self._halves: dict[Channel, str] | None = None  # of characters that came in two; None: there were none
 
     @property
@@ -55,7 +56,10 @@ class Transcript:
         return sum([pieces.size_bytes for pieces in self.channels.values()])
 
     def feed(self, frames: Iterable[bytes]) -> None:
-        """Take in the next frames."""
+        """Take in the next frames. Raises: RuntimeError, when it failed before: what it knows lacks something."""
+        if self._feeding:
+            raise RuntimeError("an earlier frame could not be taken in")
+        self._feeding = True
         for frame in frames:
             self.end += 1
             if _BACKSLASH in frame and self._halves is None and _HALF.search(frame):
@@ -66,6 +70,7 @@ class Transcript:
                 self._alike, self._ended = None, True
             else:
                 self._hear(increment)
+        self._feeding = False
 
     def read(self, frame: bytes, seq: int) -> Increment | None:
         """Return the increment of a frame that was fed, if it is of any part of the answer."""

@@ -10,5 +10,6 @@ Read in this order:
 * `stream_writer`: how every writer of a stream leaves, and ends it
 * `pump`: the writer of a stream that is one answer; `bypass`: the short way to a lone follower
 * `broadcast`: the writer of a stream that never ends
+* `on_disconnect`: what happens when the last follower of a stream leaves
 * `settings`: its tables of the configuration
 """

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 
 from proxy.stream.background import BackgroundLoop
 from proxy.stream.endings import COMPLETE, FRAME_LIMIT, UPSTREAM_ERROR
-from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import ProxyError, TooLarge, UpstreamError
 from proxy.wire.reconnection import Reconnection
@@ -122,11 +122,15 @@ class Broadcast(StreamWriter):
             stream.take_stock()
 
     async def _keep_open(self, exchange: Exchange | None) -> None:
-        while exchange is not None:
-            with self._background:
-                await self._listen(exchange)
-            exchange.close()  # nothing, unless that failed
-            exchange = await self._reopen()
+        try:
+            while exchange is not None:
+                with self._background:
+                    await self._listen(exchange)
+                exchange.close()  # nothing, unless that failed
+                exchange = await self._reopen()
+        except Exception as fault:
+            self.opening = None  # not to be cancelled by itself
+            self.failed(fault)
 
     async def _listen(self, exchange: Exchange) -> None:
         """Take an exchange's body to its end."""

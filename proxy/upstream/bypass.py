@@ -35,6 +35,12 @@ class Pump(Protocol):
     def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
         """Take a read that is whole events into the log."""
 
+    def lose(self, fault: Exception) -> bool:
+        """Know no more what the stream says, since its reader has raised an error; return False."""
+
+    def failed(self, fault: Exception) -> None:
+        """End, because what was sent on can't be taken into the log."""
+
 
 class Bypass:
     """Sends events on to the one follower of a stream, from when it is made until `end`."""
@@ -63,11 +69,16 @@ class Bypass:
             if transport.get_write_buffer_size():
                 return self._log(frames, chunks, at)
             transport.write(chunks)
-        except RuntimeError:  # uvloop, of a connection that was lost a moment ago
+        except Exception:  # uvloop's RuntimeError, of a connection that was lost a moment ago; the sink deals with any
             return self._log(frames, chunks, at)
         self._frames += frames
         self._at = at
-        if len(frames) == 1 and self._is_ordinary(frames[0]):
+        try:
+            ordinary = len(frames) == 1 and self._is_ordinary(frames[0])
+        except Exception as fault:
+            ordinary = self._pump.lose(fault)
+            self._is_ordinary = self._pump.is_ordinary
+        if ordinary:
             self._times.append(at)
         else:
             self._pump.note(frames, at, self._times)
@@ -81,7 +92,10 @@ class Bypass:
         frames, times = self._frames, self._times
         if frames:
             self._frames, self._times = [], []
-            self._pump.bypassed(frames, times, self._at)
+            try:
+                self._pump.bypassed(frames, times, self._at)
+            except Exception as fault:
+                self._pump.failed(fault)
 
     def end(self) -> None:
         """Settle, and send nothing on any more."""

@@ -40,6 +40,9 @@ class Receiver(Protocol):
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         """Take the last bytes, and learn how the body ended. Called once; nothing follows."""
 
+    def failed(self, fault: Exception) -> None:
+        """Be told what it raised itself when it was given something: that body is lost to it, and nothing follows."""
+
 
 class Served(Protocol):
     """Whose response is read: an exchange, as its connection sees it."""
@@ -61,6 +64,9 @@ class Served(Protocol):
 
     def ends(self, error: UpstreamError | None) -> None:
         """Be told that the response has ended."""
+
+    def breaks(self, receiver: Receiver, fault: Exception) -> None:
+        """Be told what its receiver has raised."""
 
 
 class Connection:
@@ -213,13 +219,19 @@ class Connection:
 
     def data_received(self, data: bytes) -> None:
         self.read_at = at = monotonic()
-        take_events = self.on_events
-        if take_events is not None and len(data) < LONG_READ:
-            # Without llhttp, and with one call for what else takes nine: each costs a microsecond of cold memory.
-            frames = events(data)
-            if frames and take_events(frames, data, at):
-                return
-        self._parse(data, at)
+        take_events, receiver = self.on_events, self.receiver
+        try:
+            if take_events is not None and len(data) < LONG_READ:
+                # Without llhttp, and with one call for what else takes nine: each costs a microsecond of cold memory.
+                frames = events(data)
+                if frames and take_events(frames, data, at):
+                    return
+            self._parse(data, at)
+        except Exception as fault:
+            exchange = self.exchange
+            if receiver is None or exchange is None:
+                raise
+            exchange.breaks(receiver, fault)
 
     def _parse(self, data: bytes, at: float) -> None:
         parser = self._parser

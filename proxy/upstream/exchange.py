@@ -188,18 +188,21 @@ class Exchange:
         """
         connection = self._connection
         if connection is None:
-            receiver.ended(b"", monotonic(), self._error or _GIVEN_UP)
+            _end(receiver, b"", monotonic(), self._error or _GIVEN_UP)
             return
         data = connection.take()
         if self._ended:
             at, error = connection.read_at, self._error
             self._release()
-            receiver.ended(data, at, error)
+            _end(receiver, data, at, error)
             return
         connection.receiver = receiver
         connection.take_events = take_events
         if data:
-            receiver.received(data, connection.read_at)
+            try:
+                receiver.received(data, connection.read_at)
+            except Exception as fault:
+                self.breaks(receiver, fault)
 
     def redirect(self, take_events: TakeEvents) -> None:
         """Have another be asked first."""
@@ -286,9 +289,14 @@ class Exchange:
         elif receiver is not None:
             data, at = connection.take(), connection.read_at
             self._release()
-            receiver.ended(data, at, error)
+            _end(receiver, data, at, error)
         else:
             self.arrived()
+
+    def breaks(self, receiver: Receiver, fault: Exception) -> None:
+        """The receiver has raised an error: it lacks something now, and is given nothing more."""
+        self.close()
+        receiver.failed(fault)
 
     def late(self, now: float, timeouts: Timeouts) -> UpstreamError | None:
         """Return the time-out that the exchange has run into, if any, or that it is over but for its end."""
@@ -357,3 +365,11 @@ class Exchange:
             error.blames_upstream = False
             error.status, error.code = 400, "bad_request"
             self.ends(error)
+
+
+def _end(receiver: Receiver, data: bytes, at: float, error: UpstreamError | None) -> None:
+    """Tell a receiver that its body has ended; or, if it raises, that it has failed."""
+    try:
+        receiver.ended(data, at, error)
+    except Exception as fault:
+        receiver.failed(fault)

@@ -274,6 +274,9 @@ class _Nobody:
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         pass
 
+    def failed(self, fault: Exception) -> None:
+        pass
+
 
 def _drop(exchange: Exchange) -> None:
     if exchange.whole:

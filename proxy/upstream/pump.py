@@ -6,12 +6,22 @@ It also decides how the stream ended (law 7), and measures it. Hot path: `receiv
 from collections.abc import Callable
 from time import monotonic
 
-from proxy.stream.endings import CLIENT_GONE, COMPLETE, FRAME_LIMIT, UPSTREAM_ERROR, UPSTREAM_RESET, Ending, ending_of
-from proxy.stream.on_disconnect import OnDisconnect
+from proxy.stream.endings import (
+    CLIENT_GONE,
+    COMPLETE,
+    FRAME_LIMIT,
+    INTERNAL_ERROR,
+    UPSTREAM_ERROR,
+    UPSTREAM_RESET,
+    Ending,
+    ending_of,
+)
+from proxy.stream.faults import log_fault
 from proxy.stream.stream import Stream
 from proxy.upstream.bypass import Bypass
 from proxy.upstream.connection import LONG_READ
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import TooLarge, UpstreamError
 from proxy.wire.sse import Splitter
@@ -26,6 +36,7 @@ class Pump(StreamWriter):
         "_at_frame",
         "_count",
         "_hides",
+        "_lost",
         "_max_frame_bytes",
         "_reader",
         "_splitter",
@@ -50,6 +61,7 @@ class Pump(StreamWriter):
         self._max_frame_bytes = max_frame_bytes
         self.ended_at = 0.0  # when the dialect's last word came
         self._at_frame = False  # the next read begins a frame
+        self._lost = False  # the dialect has failed to read a frame: it knows no more how the stream ends
         self._count = stream.vitals.times.append
         self._reader = stream.vitals.reader
         self.is_ordinary: Callable[[bytes], bool] = self._reader.ordinary
@@ -70,7 +82,11 @@ class Pump(StreamWriter):
             return False
         stream = self.stream
         end = stream.extend(frames, chunks)
-        if len(frames) == 1 and self.is_ordinary(frames[0]):
+        try:
+            ordinary = len(frames) == 1 and self.is_ordinary(frames[0])
+        except Exception as fault:
+            ordinary = self.lose(fault)
+        if ordinary:
             stream.fed_at = at
             self._count(at)
         else:
@@ -119,7 +135,7 @@ class Pump(StreamWriter):
             self.stop(FRAME_LIMIT.saying(exc.message))
             return
         tail = self._splitter.tail
-        self._vitals.note(frames, at, self._vitals.times)
+        self._hear(frames, at, self._vitals.times)
         if error is None and tail.strip() and self._is_whole(tail, at):
             frames.append(tail)  # it lacks only its blank line
             tail = b""
@@ -136,7 +152,7 @@ class Pump(StreamWriter):
 
     @property
     def awaits_token(self) -> bool:
-        return not self._vitals.first_token_at
+        return not (self._vitals.first_token_at or self._lost)
 
     # Writer
 
@@ -146,12 +162,12 @@ class Pump(StreamWriter):
 
     def last_left(self) -> None:
         """Close upstream at once, after the grace, or not at all."""
-        if not self._reader.ended:  # openai-python 3.x leaves straight after [DONE]: that is an end, not an abort,
-            super().last_left()  # and the exchange is over in a moment
+        if self._lost or not self._reader.ended:  # openai-python 3.x leaves straight after [DONE]: that is an end,
+            super().last_left()  # not an abort, and the exchange is over in a moment
 
     def given_up(self) -> Ending:
         """A stream that has failed by then has failed."""
-        return CLIENT_GONE if self._reader.failure is None else self._judge(None, b"")
+        return CLIENT_GONE if self._reader.failure is None and not self._lost else self._judge(None, b"")
 
     def _shown(self, frames: list[bytes]) -> list[bytes]:
         """Keep back the usage that was asked for by the proxy alone: the one exception to law 1, off by default."""
@@ -170,19 +186,35 @@ class Pump(StreamWriter):
         stream, exchange = self.stream, self._exchange
         if stream.bypass is not None or exchange is None or not self._at_frame or self._max_frame_bytes < LONG_READ:
             return
-        if not self._vitals.first_token_at:
+        if self._lost or not self._vitals.first_token_at:
             return
         follower = stream.lone_follower()
-        found = None if follower is None else follower.sink.transport()
+        found = None if follower is None else follower.transport()
         if found is not None and found[1]:
             stream.bypass = Bypass(self, exchange, found[0])
 
     def note(self, frames: list[bytes], at: float, times: list[float]) -> None:
         """Take in what frames say that are not just ordinary; append to `times` when those with text came."""
-        if self._vitals.note(frames, at, times):
+        if self._hear(frames, at, times):
             self.stream.fed_at = at
-        if self._reader.ended or self._reader.failure is not None:
+        if not self._lost and (self._reader.ended or self._reader.failure is not None):
             self._conclude(at)
+
+    def _hear(self, frames: list[bytes], at: float, times: list[float]) -> bool:
+        """Take the same in, if the dialect can read it; return whether any frame has data."""
+        if not self._lost:
+            try:
+                return self._vitals.note(frames, at, times)
+            except Exception as fault:
+                self.lose(fault)
+        return True
+
+    def lose(self, fault: Exception) -> bool:
+        """Know no more what the stream says: it goes on for its followers, but is no success. Return False."""
+        log_fault(f"the reader of dialect {self.stream.dialect.name}", fault)
+        self._lost = True
+        self.is_ordinary = _never
+        return False
 
     def _conclude(self, at: float) -> None:
         """Keep nobody waiting who has all of the answer, or what failed of it; the response itself may go on.
@@ -205,12 +237,14 @@ class Pump(StreamWriter):
         So it is if it ends a line, or says that all is over.
         """
         known = self._reader.ended, self._reader.failure
-        self._vitals.note([tail], at, self._vitals.times)
+        self._hear([tail], at, self._vitals.times)
         return tail.endswith((b"\n", b"\r")) or known != (self._reader.ended, self._reader.failure)
 
     def _judge(self, error: UpstreamError | None, tail: bytes) -> Ending:
         """Decide how the stream ended, from what it said and from how its response ended."""
         said, failure = self._reader, self._reader.failure
+        if self._lost:
+            return INTERNAL_ERROR._replace(clean=error is None and not tail.strip(), unrecognised=True)
         if failure is not None:
             # Mode raw ends as the response did; modes of events say what its clients would not take for an error.
             clean = said.ended or (error is None and not tail.strip())
@@ -239,3 +273,8 @@ class Pump(StreamWriter):
         """End the stream with its last frames; only the first call counts."""
         self._vitals.fold()
         super().seal(ending, frames, tail)
+
+
+def _never(frame: bytes) -> bool:
+    """Take no frame for an ordinary one."""
+    return False

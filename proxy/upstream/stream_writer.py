@@ -8,11 +8,12 @@ else it is kept as it comes.
 import asyncio
 from typing import Any
 
-from proxy.stream.endings import CLIENT_GONE, Ending, ending_of
+from proxy.stream.endings import CLIENT_GONE, INTERNAL_ERROR, Ending, ending_of
+from proxy.stream.faults import log_fault
 from proxy.stream.ledger import UNFINISHED
-from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.wire.errors import UpstreamError
 
 
@@ -69,6 +70,11 @@ class StreamWriter:
             self.opening.cancel()
         self.seal(ending, [], self.tail)
 
+    def failed(self, fault: Exception) -> None:
+        """Close upstream and seal the stream, because its writer has raised an error."""
+        log_fault("the writer of a stream", fault)
+        self.stop(INTERNAL_ERROR)
+
     @property
     def tail(self) -> bytes:
         """What came after the last whole frame."""
@@ -115,3 +121,6 @@ class _Verbatim:
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         ending = self._complete if error is None else ending_of(error)
         self._writer.seal(ending, [data] if data else [], b"")
+
+    def failed(self, fault: Exception) -> None:
+        self._writer.failed(fault)

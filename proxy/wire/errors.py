@@ -273,6 +273,15 @@ class TotalTimeout(UpstreamTimeout):
     ending = "timeout_total"
 
 
+class InternalError(ProxyError):
+    """The proxy itself failed: an exception where none should be. The log says which; nobody is told its message."""
+
+    ending = "internal_error"
+
+    def __init__(self, message: str = "this proxy failed; its log says where") -> None:
+        super().__init__(message)
+
+
 class CapabilitiesOff(ProxyError):
     """No secret is configured that tokens could be signed with."""
 

@@ -16,6 +16,7 @@ from proxy.wire.errors import (
     Garbled,
     HeadersTooLarge,
     IdleTimeout,
+    InternalError,
     InvalidCapability,
     KeyReused,
     MissingRight,
@@ -46,6 +47,7 @@ from proxy.wire.errors import (
 )
 
 MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
+    (InternalError("m"), 500, ProxyError),
     (BadRequest("m"), 400, RequestError),
     (UnknownMode("m"), 400, RequestError),
     (Unauthorised("m"), 401, RequestError),
