@@ -65,7 +65,7 @@ class CorsConfig(Table):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is not an origin as browsers write it: https://host or http://host:port")
         if "*" in origins and len(origins) > 1:
-            raise ValueError('"*" stands for every origin, so it must be the only entry')
+            raise ValueError('"*" stands for every origin, so it must stand alone')
         return origins
 
     @model_validator(mode="after")

@@ -47,7 +47,7 @@ class Follow:
         self._websockets: set[asyncio.Task[Any]] = set()  # the handlers of those that are open
 
     async def wait_closed(self) -> None:
-        """Wait until the WebSockets that were told so have closed. A server that shuts down hears no answers."""
+        """Wait until all WebSockets have closed: aiohttp's shutdown does not wait for the client's close frame."""
         if self._websockets:
             await asyncio.wait(self._websockets, timeout=2 * CLOSING_S)
 
@@ -60,12 +60,12 @@ class Follow:
         return await self._attach(request, stream, wanted)
 
     async def by_key(self, request: web.BaseRequest, caller: Caller, key: str) -> web.StreamResponse:
-        """GET /v1/keys/{key}/stream: the newest stream under the key, or the next one, if the follower waits."""
+        """GET /v1/keys/{key}/stream: the newest stream under the key; with `wait`, the next one if there is none."""
         wanted = read_follow_request(request, self._config)
         stream = self._hub.find_key(key, caller.digest)
         if stream is not None:
             if wanted.cursor.epoch not in (None, stream.epoch):
-                wanted = wanted._replace(cursor=Cursor())  # a newer stream: from its start
+                wanted = wanted._replace(cursor=Cursor())  # the cursor is of an older stream: begin at the start
             return await self._attach(request, stream, wanted)
         check_key(key)  # it would be remembered as long as its follower waits
         if not wanted.wait_s:
@@ -75,16 +75,16 @@ class Follow:
         return await self._wait(request, caller.digest, key, wanted)
 
     async def _attach(self, request: web.BaseRequest, stream: Stream, wanted: FollowRequest) -> web.StreamResponse:
-        """Answer with the stream from the cursor on: 204 when it has ended and nothing is left to say."""
+        """Deliver the stream from the cursor on; respond with 204 if it has ended and nothing is left to send."""
         if stream.kept_head is not None:
             return await self._replay(request, stream, stream.kept_head, wanted)
         if wanted.view == JSON:
             return await wait_for_document(stream, wanted.wait_s, [(b"Stream-Id", stream.id.encode())])
-        stream.projection(wanted.view)  # raises OffsetGone, when it tells of more than is held
+        stream.projection(wanted.view)  # raises OffsetGone, if the mode needs frames that are no longer held
         offset, skip = _place(stream, wanted)
         log = stream.log
         over = wanted.cursor.given and log.ending is not None and _nothing_after(stream, wanted.view, offset, skip)
-        if over and not wanted.view.websocket:  # which says it by its close code
+        if over and not wanted.view.websocket:  # a WebSocket is opened and closed with the code for it
             return web.Response(status=204, headers={"Stream-Id": stream.id})
         self._admission.admit_follower(stream)
         headers = [(b"Stream-Id", stream.id.encode())]
@@ -118,12 +118,12 @@ class Follow:
         if offset < stream.log.end:
             self._metrics.replayed[wanted.view.mode] += stream.log.end_bytes - stream.log.position(offset) - skip
         ending = stream.log.ending
-        if skip and offset == stream.log.end and ending is not None:  # raw, from within the tail
+        if skip and offset == stream.log.end and ending is not None:  # mode raw, from within the tail
             last, properly = stream.projection(wanted.view).ending(ending, offset)
             (downstream.close if properly else downstream.abort)(last[skip:])
             return downstream.response
-        if skip:  # raw or text, from within a frame
-            assert isinstance(downstream, Downstream)  # a message is not begun within
+        if skip:  # mode raw or text, from within a frame
+            assert isinstance(downstream, Downstream)  # WebSockets take no offset in bytes
             downstream.write_data(stream.projection(wanted.view).render(offset, offset + 1)[skip:])
             offset += 1
         subscription = Subscription(stream, wanted.view, downstream, offset, wanted.heartbeat_s)
@@ -132,7 +132,7 @@ class Follow:
     async def _replay(
         self, request: web.BaseRequest, stream: Stream, head: Head, wanted: FollowRequest
     ) -> web.StreamResponse:
-        """Answer as the upstream did: with its status and its body, from the start and as it is, in whatever mode."""
+        """Send a kept response that is no event stream, unchanged from its start, whatever the mode."""
         _place(stream, wanted._replace(cursor=Cursor()))
         self._admission.admit_follower(stream)
         self._metrics.replayed["raw"] += stream.log.end_bytes
@@ -142,7 +142,7 @@ class Follow:
     async def _wait(
         self, request: web.BaseRequest, caller: bytes, key: str, wanted: FollowRequest
     ) -> web.StreamResponse:
-        """Answer at once, and follow the stream when it begins; end properly if none does in time."""
+        """Begin the response at once, and follow the stream when it begins; end the response properly if none does."""
         self._admission.admit_follower()
         downstream = self._begin(request, wanted, [])
         downstream.flush()
@@ -163,7 +163,7 @@ class Follow:
     async def _wait_for_document(
         self, request: web.BaseRequest, caller: bytes, key: str, wanted: FollowRequest
     ) -> web.StreamResponse:
-        """Answer when the stream has begun and ended, or with what there is when the time is up."""
+        """Respond when the stream has begun and ended, or with the document so far when the time is up."""
         began_at = time.monotonic()
         stream = await self._begun(caller, key, LastWords(), wanted.wait_s, 0)
         if stream is None:
@@ -172,7 +172,7 @@ class Follow:
         return await self._attach(request, stream, wanted._replace(wait_s=left_s))
 
     async def _begun(self, caller: bytes, key: str, sink: Sink, wait_s: float, heartbeat_s: float) -> Stream | None:
-        """Wait for the next stream under a key; None when the time is up."""
+        """Wait for the next stream under a key and return it; None when the time is up."""
         begun: asyncio.Future[Stream | None] = asyncio.get_running_loop().create_future()
         waiter = Waiter(caller, key, begun, sink, now=time.monotonic(), wait_s=wait_s, heartbeat_s=heartbeat_s)
         self._hub.wait(waiter)
@@ -183,7 +183,7 @@ class Follow:
 
 
 async def _end(downstream: Downstream | WebSocket, stream: Stream, view: View, ending: Ending) -> web.StreamResponse:
-    """End a response whose head has left: a refusal is then an ending."""
+    """End a response whose head has been sent: an error can then only be an ending."""
     last, properly = stream.projection(view).ending(ending, 0)
     (downstream.close if properly else downstream.abort)(last)
     await downstream.finished()
@@ -191,7 +191,7 @@ async def _end(downstream: Downstream | WebSocket, stream: Stream, view: View, e
 
 
 def _place(stream: Stream, wanted: FollowRequest) -> tuple[int, int]:
-    """Return the offset of the first frame a follower is due, and how many bytes of it it has.
+    """Return the offset of the first frame to send to a follower, and how many bytes of that frame it has already.
 
     Raises: OffsetGone below the log's start, OffsetBeyond above its end.
     """
@@ -208,7 +208,10 @@ def _place(stream: Stream, wanted: FollowRequest) -> tuple[int, int]:
 
 
 def check_held(log: FrameLog, seq: int) -> None:
-    """Raises: OffsetGone, when frames after number `seq` are gone, OffsetBeyond, when there is no such frame."""
+    """Check that all frames after number `seq` are held.
+
+    Raises: OffsetGone, if some are dropped; OffsetBeyond, if there is no frame `seq`.
+    """
     if seq < log.start:
         raise OffsetGone(f"frame {seq + 1} is gone, the earliest held is {log.start + 1}", log.start + 1)
     # The error event that ends a failed stream is numbered too.
@@ -217,7 +220,7 @@ def check_held(log: FrameLog, seq: int) -> None:
 
 
 def _nothing_after(stream: Stream, view: View, offset: int, skip: int) -> bool:
-    """Tell whether a follower at `offset` of an ended stream has had everything, its ending included."""
+    """Return whether a follower at `offset` of an ended stream has been sent everything, the ending included."""
     log = stream.log
     assert log.ending is not None
     if offset > log.end:
