@@ -23,7 +23,7 @@ JSON = View("json")
 _HEADERS = {"Stream-Mode": "json", "Cache-Control": "no-store"}
 
 
-class LastWords:
+class DocumentSink:
     """A Sink that keeps only what it is closed with: the document, or None if it is aborted."""
 
     __slots__ = ("document",)
@@ -65,7 +65,7 @@ async def deliver_document(
     (RFC 8259 section 2 allows white space before a document). A failure then aborts the connection, since the status
     has been sent. Raises: a ProxyError for a stream that failed; OffsetGone, if its first frames are no longer held.
     """
-    sink = LastWords()
+    sink = DocumentSink()
     subscription = Subscription(stream, JSON, sink, stream.log.end)
     if first:
         stream.originator = subscription

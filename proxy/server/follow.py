@@ -13,7 +13,7 @@ from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import CLOSING_S, WebSocket
 from proxy.server.config import StreamsConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
-from proxy.server.document import JSON, LastWords, wait_for_document
+from proxy.server.document import JSON, DocumentSink, wait_for_document
 from proxy.server.follow_request import Cursor, FollowRequest, read_follow_request
 from proxy.server.generation_options import check_key
 from proxy.stream.endings import COMPLETE, DRAINED, Ending, ending_of
@@ -165,7 +165,7 @@ class Follow:
     ) -> web.StreamResponse:
         """Respond when the stream has begun and ended, or with the document so far when the time is up."""
         began_at = time.monotonic()
-        stream = await self._begun(caller, key, LastWords(), wanted.wait_s, 0)
+        stream = await self._begun(caller, key, DocumentSink(), wanted.wait_s, 0)
         if stream is None:
             raise UnknownStream(f"no stream of yours began under the key {key!r} within {wanted.wait_s:g} s")
         left_s = max(0.0, wanted.wait_s - (time.monotonic() - began_at))
