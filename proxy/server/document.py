@@ -79,7 +79,7 @@ async def deliver_document(
         subscription.leave("left")
     document = sink.document.result()
     if downstream is None:
-        return _whole(stream, document, headers)
+        return _document_response(stream, document, headers)
     if document is None:
         downstream.abort(b"")
     else:
@@ -102,7 +102,7 @@ async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> 
     if ending is None:
         return _answer(projection.so_far(), 202, headers)
     document, properly = projection.ending(ending, stream.log.end)
-    return _whole(stream, document if properly else None, headers)
+    return _document_response(stream, document if properly else None, headers)
 
 
 def _json(stream: Stream) -> Json:
@@ -111,7 +111,7 @@ def _json(stream: Stream) -> Json:
     return projection
 
 
-def _whole(stream: Stream, document: bytes | None, headers: Headers) -> web.Response:
+def _document_response(stream: Stream, document: bytes | None, headers: Headers) -> web.Response:
     if document is not None:
         return _answer(document, 200, headers)
     ending, told = stream.outcome, stream.vitals.reader.failure
@@ -119,12 +119,12 @@ def _whole(stream: Stream, document: bytes | None, headers: Headers) -> web.Resp
         raise LOG_LIMIT.saying("the document takes more memory than a stream's log may have").as_error()
     if ending.reason == COMPLETE.reason:
         return _answer(_json(stream).so_far(), 200, headers)  # the document can't be made; this one says why
-    if told is None or ending.reason != UPSTREAM_ERROR.reason:
+    if failure is None or ending.reason != UPSTREAM_ERROR.reason:
         raise ending.as_error()
-    status = told.status or _status(told.code)
-    if told.body is not None and told.recognised:
-        return _answer(told.body, status, headers)
-    raise Reported(told.message, told.code, status)
+    status = failure.status or _status(failure.code)
+    if failure.body is not None and failure.recognised:
+        return _answer(failure.body, status, headers)
+    raise Reported(failure.message, failure.code, status)
 
 
 def _status(code: str | None) -> int:
