@@ -127,11 +127,11 @@ class Proxy:
         )
 
     def _generations(self) -> Generations:
-        opened = self._way_up()
-        asked = opened if self.tracing is None else self.tracing.calls(opened)
+        open_exchange = self._open_exchange()
+        traced = open_exchange if self.tracing is None else self.tracing.calls(open_exchange)
         return Generations(
             self.hub,
-            asked,
+            traced,
             self.calls,
             GenerationReader(self.config, self.admission, self.forward),
             GenerationResponses(self.config, self.hub, self.admission, self.grants, self.metrics),
@@ -140,7 +140,7 @@ class Proxy:
             max_frame_bytes=self.config.limits.frame_bytes,
         )
 
-    def _way_up(self, upstream: str = DEFAULT) -> OpenExchange:
+    def _open_exchange(self, upstream: str = DEFAULT) -> OpenExchange:
         """Return the function that sends a request to an upstream or its spares."""
         return self.metrics.calls(self.upstreams.group(upstream).open)
 
@@ -215,7 +215,7 @@ class Proxy:
         generations: Handler = self.generations.generate
         if self.tracing is not None:
             generations = self.tracing.traced(generations)
-        passing = PassThrough(self.forward, self._way_up())
+        passing = PassThrough(self.forward, self._open_exchange())
         for route, paths in table.routes(self.config.upstream.compatible_base):
             for path in paths:
                 generate = functools.partial(generations, route)
@@ -231,10 +231,10 @@ class Proxy:
         for own in sorted(config.routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
             base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
             route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
-            opened = self._way_up(own.upstream or DEFAULT)
-            passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opened)
+            open_exchange = self._open_exchange(own.upstream or DEFAULT)
+            passing = PassThrough(Forward(hides_tokens=bool(self.grants)), open_exchange)
             if own.share == "url":
-                events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, opened, self.calls)
+                events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, open_exchange, self.calls)
                 self.event_routes.append(events)
                 for method in ("GET", "POST"):
                     served.add(method, own.path, events.serve, route.name, table.UNKNOWN)
