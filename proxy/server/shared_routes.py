@@ -90,8 +90,8 @@ class EventRoute:
         call = self._calls.find(identity)
         last_event_id = follow_request.last_event_id(request)
         if call is None:
-            question = _Question(request.method, target, content_type, body)
-            call = self._call(identity, question, self._before(identity, last_event_id))
+            shared = _SharedRequest(request.method, target, content_type, body)
+            call = self._call(identity, shared, self._before(identity, last_event_id))
         joins = call.opening.done()
         place = self._hub.reserve(followers=1)
         try:
@@ -115,9 +115,9 @@ class EventRoute:
 
     # For the first client of a URL
 
-    def _call(self, identity: Identity, question: "_Question", last_event_id: bytes) -> Call:
+    def _call(self, identity: Identity, shared: "_SharedRequest", last_event_id: bytes) -> Call:
         """Begin the call of a URL. Raises: Overloaded."""
-        ask = functools.partial(self._ask, question)
+        ask = functools.partial(self._ask, shared)
         writer = Broadcast(
             self._hub.begin(self._info(), Vitals(self._route.dialect, time.monotonic())),
             ask,
@@ -138,16 +138,16 @@ class EventRoute:
         retain_s, window_bytes = self._config.streams.retain_s, self._settings.window_bytes
         return StreamInfo(self._hub.new_id(), self._route.name, ANYONE, int(time.time()), retain_s, window_bytes)
 
-    async def _ask(self, question: "_Question", last_event_id: bytes) -> Exchange:
-        headers = list(_ASKED)
+    async def _ask(self, shared: "_SharedRequest", last_event_id: bytes) -> Exchange:
+        headers = list(_REQUEST_HEADERS)
         if last_event_id:
             headers.append((b"Last-Event-ID", last_event_id))
-        if question.body or question.method == "POST":
-            headers.append((b"Content-Length", b"%d" % len(question.body)))
-        if question.content_type:
-            headers.append((b"Content-Type", question.content_type.encode("utf-8", "surrogateescape")))
+        if shared.body or shared.method == "POST":
+            headers.append((b"Content-Length", b"%d" % len(shared.body)))
+        if shared.content_type:
+            headers.append((b"Content-Type", shared.content_type.encode("utf-8", "surrogateescape")))
         upstream_request = UpstreamRequest(
-            self._route, question.method.encode(), question.target, headers, question.body, ANYONE
+            self._route, shared.method.encode(), shared.target, headers, shared.body, ANYONE
         )
         return await self._open_exchange(upstream_request)
 
@@ -217,7 +217,7 @@ async def _is_stream(exchange: Exchange) -> bool:
     return exchange.is_readable_stream
 
 
-class _Question(NamedTuple):
+class _SharedRequest(NamedTuple):
     """What the upstream request of a URL consists of, for all its clients."""
 
     method: str
