@@ -129,11 +129,11 @@ def _tag(stream: Stream) -> str:
     return f'"{stream.id}"'
 
 
-def _check_match(stream: Stream, wanted: str) -> None:
+def _check_match(stream: Stream, if_match: str) -> None:
     """Check an If-Match header against a stream. Raises: BadRequest, OtherStream."""
-    if wanted == "*":
+    if if_match == "*":
         return
-    if not _TAGS.fullmatch(wanted):
+    if not _TAGS.fullmatch(if_match):
         raise BadRequest('If-Match takes stream ids in double quotes, as in "st_...", or *')
-    if _tag(stream) not in re.findall(_TAG, wanted):  # weak tags keep their W/, so they never match
+    if _tag(stream) not in re.findall(_TAG, if_match):  # weak tags keep their W/, so they never match
         raise OtherStream(f"the newest stream under this key is {stream.id}, and not among those in If-Match")

@@ -69,7 +69,7 @@ class PassThrough:
             headers.append(
                 (b"Transfer-Encoding", b"chunked") if length is None else (b"Content-Length", length.encode())
             )
-            body = _at_hand(request, chunked=chunked) if request.content.is_eof() else _pieces(request)
+            body = _arrived(request, chunked=chunked) if request.content.is_eof() else _pieces(request)
         elif "Content-Length" in request.headers:
             headers.append((b"Content-Length", b"0"))
         upstream_request = UpstreamRequest(
@@ -115,7 +115,7 @@ class _Conduit:
         (self._downstream.close if error is None else self._downstream.abort)(data)
 
 
-def _at_hand(request: web.BaseRequest, *, chunked: bool) -> bytes:
+def _arrived(request: web.BaseRequest, *, chunked: bool) -> bytes:
     """Return a body that arrived with the head, to send in one write: a task for its pieces would take 17 us more."""
     body = request.content.read_nowait()
     if not chunked:

@@ -73,8 +73,8 @@ class Routes:
         endpoint = self._exact.get((method, path))
         if endpoint is not None:
             return endpoint, {}
-        for wanted, pattern, endpoint in self._patterns:
-            match = pattern.fullmatch(path) if wanted in (method, ANY) else None
+        for served, pattern, endpoint in self._patterns:
+            match = pattern.fullmatch(path) if served in (method, ANY) else None
             if match is not None:
                 return endpoint, {name: unquote(value) for name, value in match.groupdict().items()}
         return self._nowhere, {}

@@ -38,7 +38,7 @@ def _idents() -> Iterator[str]:
             yield "st_" + letters[start : start + 26]
 
 
-def _unheard(told: object) -> None:
+def _ignore(value: object) -> None:
     """Do nothing: the default callback."""
 
 
@@ -117,8 +117,8 @@ class Hub:
         call_soon: Callable[..., Any],
         pacer: Pacer,
         observers: Observers | None = None,
-        on_forgotten: Callable[[Stream], object] = _unheard,
-        on_subscription_ended: Callable[[Subscription], object] = _unheard,
+        on_forgotten: Callable[[Stream], object] = _ignore,
+        on_subscription_ended: Callable[[Subscription], object] = _ignore,
     ) -> None:
         self.max_streams = max_streams
         self.max_followers = max_followers

@@ -52,21 +52,21 @@ class Vitals:
         For each frame with generated text, except the stream's first, `at` is appended to `times`.
         """
         self.first_byte_at = self.first_byte_at or at
-        reader, told, several = self.reader, False, len(frames) > 1
+        reader, has_data, several = self.reader, False, len(frames) > 1
         for frame in frames:
             if several and reader.ordinary(frame):
                 times.append(at)
-                told = True
+                has_data = True
                 continue
             kind = reader.note(frame)
             if kind is not None:
                 self._count(kind, at, times)
-                told = True
-            elif not told:
-                told = payload(frame) is not None
+                has_data = True
+            elif not has_data:
+                has_data = payload(frame) is not None
         if self.model is None:
             self.model = reader.model
-        return told
+        return has_data
 
     def _count(self, kind: TextKind, at: float, times: list[float]) -> None:
         if self.first_token_at:
