@@ -231,10 +231,10 @@ class Proxy:
         for own in sorted(config.routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
             base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
             route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
-            open_exchange = self._open_exchange(own.upstream or DEFAULT)
-            passing = PassThrough(Forward(hides_tokens=bool(self.grants)), open_exchange)
+            opens = self._open_exchange(own.upstream or DEFAULT)
+            passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opens)
             if own.share == "url":
-                events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, open_exchange, self.calls)
+                events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, opens, self.calls)
                 self.event_routes.append(events)
                 for method in ("GET", "POST"):
                     served.add(method, own.path, events.serve, route.name, table.UNKNOWN)
