@@ -114,7 +114,7 @@ def _json(stream: Stream) -> Json:
 def _document_response(stream: Stream, document: bytes | None, headers: Headers) -> web.Response:
     if document is not None:
         return _answer(document, 200, headers)
-    ending, told = stream.outcome, stream.vitals.reader.failure
+    ending, failure = stream.outcome, stream.vitals.reader.failure
     if ending is None:  # this follower alone was ended
         raise LOG_LIMIT.saying("the document takes more memory than a stream's log may have").as_error()
     if ending.reason == COMPLETE.reason:

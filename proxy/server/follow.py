@@ -64,11 +64,11 @@ class Follow:
         follow = read_follow_request(request, self._config)
         stream = self._hub.find_key(key, caller.digest)
         if stream is not None:
-            if wanted.cursor.epoch not in (None, stream.epoch):
-                wanted = wanted._replace(cursor=Cursor())  # the cursor is of an older stream: begin at the start
-            return await self._attach(request, stream, wanted)
+            if follow.cursor.epoch not in (None, stream.epoch):
+                follow = follow._replace(cursor=Cursor())  # the cursor is of an older stream: begin at the start
+            return await self._attach(request, stream, follow)
         check_key(key)  # it would be remembered as long as its follower waits
-        if not wanted.wait_s:
+        if not follow.wait_s:
             raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}; wait=SECONDS waits")
         if follow.view == JSON:
             return await self._wait_for_document(request, caller.digest, key, follow)

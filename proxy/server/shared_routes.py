@@ -42,7 +42,7 @@ from proxy.wire.reconnection import Reconnection
 
 MODES = ("events", "raw")
 _NAME_BYTES = 1000  # of memory that a URL takes beside its own length: in two tables, by its digest
-_ASKED: Headers = [
+_REQUEST_HEADERS: Headers = [
     (b"Accept", b"text/event-stream"),
     (b"Accept-Encoding", b"identity"),
     (b"Cache-Control", b"no-cache"),
@@ -127,7 +127,7 @@ class EventRoute:
             max_frame_bytes=self._config.limits.frame_bytes,
             on_reopened=functools.partial(self._metrics.reopened.update, (self._route.name,)),
         )
-        size_bytes = len(question.target) + len(question.content_type) + len(question.body)
+        size_bytes = len(shared.target) + len(shared.content_type) + len(shared.body)
         writer.stream.count(NAMES, size_bytes + _NAME_BYTES)
         call = Call(self._hub, writer, identity)
         call.begin(functools.partial(ask, last_event_id), _is_stream)
