@@ -2,7 +2,7 @@
 
 Read in this order:
 
-* `cli`: every command of `streamtee`
+* `cli`: the commands
 * `demo`: the demonstration that `make demo` runs
 * `tail`, `tail_readers`: `streamtee tail`
 * `fake_qwen`, `fake_text`, `fake_faults`, `fake_ticker`: an upstream to try against, and how it can misbehave
