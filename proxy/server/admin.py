@@ -1,4 +1,4 @@
-"""The admin port: metrics, readiness, every caller's streams, and a live feed of them. Not for callers."""
+"""The admin port, for operators: metrics, readiness, the streams of all callers, and a live feed of them."""
 
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
@@ -19,7 +19,7 @@ class Admin:
         self._feed = feed
 
     def application(self) -> web.Application:
-        """Return what the admin port serves."""
+        """Return the application that the admin port serves."""
         app = web.Application()
         app.router.add_get("/metrics", make_aiohttp_handler(self._page.registry))
         app.router.add_get("/readyz", self._ready)
@@ -33,10 +33,10 @@ class Admin:
         return answer({"ready": not draining}, 503 if draining else 200)
 
     async def _streams(self, request: web.Request) -> web.Response:
-        """Return every caller's streams; nobody else than the admin port's users may see that."""
+        """GET /admin/streams: the streams of all callers. Callers must not see this list; it is for operators."""
         return answer({"object": "list", "data": [describe(stream) for stream in self._hub], "has_more": False})
 
 
 async def healthy(request: web.BaseRequest, *admitted: object) -> web.Response:
-    """GET /healthz, at either port; at the data port it is called with a caller."""
+    """GET /healthz, on both ports; the data port passes a caller, too."""
     return answer({"status": "ok"})

@@ -1,7 +1,7 @@
-"""What is served where: the table of paths, and the way from a request to its handler.
+"""The table of routes: finds the handler of a request, has the request admitted, and calls the handler.
 
-aiohttp's low-level server, and a table of our own. Not web.Application: its router, match objects and signals take
-13 us a request, as much as half of the whole server below them (E of the load harness).
+For aiohttp's low-level server. Not web.Application: its router, match objects and signals take 13 us a request, half as
+much as the server below them (measured by E of the load harness).
 """
 
 import asyncio
@@ -33,7 +33,7 @@ CLIENT_GONE = 499  # nginx's number for a client that left before its answer beg
 
 
 class Endpoint(NamedTuple):
-    """A handler, the label its requests are counted under, the dialect its errors are told in, and whom it is for."""
+    """A handler, the label of its requests in metrics, the dialect of its errors, and what it requires of callers."""
 
     handler: Handler
     name: str
@@ -42,14 +42,14 @@ class Endpoint(NamedTuple):
 
 
 class Routes:
-    """Paths to endpoints. Exact paths are found first, then patterns in the order they were added.
+    """Maps paths to endpoints. Exact paths are tried first, then patterns in the order they were added.
 
-    A pattern's `{name}` stands for one segment, and is handed to the handler, unquoted, as an argument of that name;
-    a pattern that ends with a slash stands for everything below it.
+    A pattern's `{name}` matches one segment, which is passed to the handler, unquoted, as an argument of that name;
+    a pattern that ends with a slash matches all paths below it.
     """
 
     def __init__(self, admission: Admission, metrics: Metrics, dialect: Dialect) -> None:
-        """`dialect` is that of requests for which nothing is served."""
+        """`dialect` is that of errors for paths that are not served."""
         self._admit = admission.admit
         self._metrics = metrics
         self._exact: dict[tuple[str, str], Endpoint] = {}
@@ -59,7 +59,7 @@ class Routes:
     def add(
         self, method: str, path: str, handler: Handler, name: str, dialect: Dialect, needs: Needs = Needs.ASKING
     ) -> None:
-        """Serve `path` with a handler; `method` may be ANY. It is called with a request and its caller."""
+        """Serve `path` with a handler, called with the request and its caller. `method` may be ANY."""
         endpoint = Endpoint(handler, name, dialect, needs)
         if "{" not in path and not path.endswith("/") and method != ANY:
             self._exact[method, path] = endpoint
@@ -68,7 +68,7 @@ class Routes:
         self._patterns.append((method, re.compile(pattern + (".*" if path.endswith("/") else "")), endpoint))
 
     def find(self, method: str, target: str) -> tuple[Endpoint, dict[str, Any]]:
-        """Return the endpoint of a request target, and the arguments its path holds."""
+        """Return the endpoint of a request target, and the handler's arguments from its path."""
         endpoint = self._exact.get((method, target))
         if endpoint is not None:
             return endpoint, {}
@@ -76,8 +76,8 @@ class Routes:
         endpoint = self._exact.get((method, path))
         if endpoint is not None:
             return endpoint, {}
-        for wanted, pattern, endpoint in self._patterns:
-            match = pattern.fullmatch(path) if wanted in (method, ANY) else None
+        for served, pattern, endpoint in self._patterns:
+            match = pattern.fullmatch(path) if served in (method, ANY) else None
             if match is not None:
                 return endpoint, {name: unquote(value) for name, value in match.groupdict().items()}
         return self._nowhere, {}
@@ -90,7 +90,7 @@ class Routes:
         return orjson.dumps(endpoint.dialect.frames.error_body(error))
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Admit and answer a request; count it, and tell a ProxyError in the endpoint's dialect."""
+        """Admit a request, call its handler, and count it; respond to a ProxyError in the endpoint's dialect."""
         method = request.method
         (handler, name, dialect, needs), arguments = self.find(method, request.raw_path)
         status = CLIENT_GONE

@@ -1,6 +1,6 @@
-"""Background loops: work that goes on beside requests, and that an exception in one turn of it must not end.
+"""Background loops: periodic work beside requests. An exception in one turn must not end the loop.
 
-Knows no clock: it is handed in.
+Knows no clock: it is passed in.
 """
 
 import math
@@ -10,11 +10,11 @@ from types import TracebackType
 from proxy.stream.faults import log_fault
 
 OVERDUE_S = 10.0  # for loops that have a turn every second, or more often
-_FAILING_S = 60.0  # so long after an exception a loop counts as failing: longer than between two scrapes
+_FAILING_S = 60.0  # for so long after an exception a loop counts as failing: longer than the time between two scrapes
 
 
 class BackgroundLoop:
-    """What each turn of a background loop, or each part of one, runs in: exceptions are logged, counted and dropped."""
+    """A context manager around each turn of a background loop: exceptions are logged, counted and dropped."""
 
     __slots__ = ("_clock", "_failed_at", "_overdue_s", "_turned_at", "failures", "name")
 
@@ -29,7 +29,7 @@ class BackgroundLoop:
 
     @property
     def alive(self) -> bool:
-        """True while its turns come, and none has failed of late."""
+        """Whether its turns come in time, and none has failed recently."""
         now = self._clock()
         return now - self._turned_at < self._overdue_s and now - self._failed_at >= _FAILING_S
 

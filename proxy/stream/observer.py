@@ -1,6 +1,6 @@
-"""Who is told of the life of streams: metrics, the access log, spans, the live feed. The hub tells them.
+"""Observers of streams: metrics, the access log, spans, the live feed. The hub notifies them.
 
-An observer changes nothing of a stream's course, and what one raises hurts nobody else.
+An observer does not influence the stream, and an exception it raises does not affect the others.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ Observer = Callable[[Stream], object]
 
 
 class Observers:
-    """Those who are told that a stream has begun, was answered, has ended; each in the order given."""
+    """The functions to call when a stream has begun, when the upstream has responded, and when it has ended."""
 
     __slots__ = ("_answered", "_begun", "_ended")
 

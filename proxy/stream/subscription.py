@@ -1,7 +1,7 @@
-"""One follower of a stream: a cursor, which is an offset in the log with a mode and a sink.
+"""One follower of a stream: an offset in the log, with a mode and a sink.
 
-There is no queue for a follower. One whose sink takes no more is parked: it costs nothing until the sink has drained,
-and is then sent one longer span. The page on a follower's states is on top of `cohort`.
+A follower has no queue. One whose sink takes no more is parked: it costs nothing until the sink has drained, and is
+then sent one longer span. `cohort` describes the states of a follower.
 Keeps laws 5 (prefix), 6 (independence) and 8 (resume).
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Subscription:
-    """A cursor with a mode and a sink: an offset in a stream, with `advance()`."""
+    """A follower of a stream: an offset in its log, a mode, and a sink."""
 
     __slots__ = (
         "_log",
@@ -104,7 +104,7 @@ class Subscription:
             self.break_off(error)
 
     def _end_if_due(self) -> None:
-        """End, having had everything, if the log is sealed, or the mode needs no more of it."""
+        """End, if the log is sealed or the mode needs no more of it; everything has been sent."""
         ending = self._log.ending
         if ending is None and self._projection.ends_with_answer:
             ending = self._log.outcome
@@ -119,7 +119,7 @@ class Subscription:
             self.stream.resume_writer()
 
     def beat(self) -> None:
-        """Send a heartbeat, a comment of one line between two frames, unless frames are due that show life as well."""
+        """Send a heartbeat, a comment of one line between two frames, unless frames are waiting to be sent."""
         if self.offset == self._log.end:
             try:
                 self.sink.write(HEARTBEAT)

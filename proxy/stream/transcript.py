@@ -1,9 +1,9 @@
 """What a stream has said so far, by channel: the index from which rewriting modes take their text.
 
 Fed every frame once, in order. Knows no API, log, clock or socket. It keeps the pieces of each channel with the number
-of the frame they came with, and where runs of frames begin that may be merged: O(text), never O(text x frames). All it
-is asked for between two offsets, or up to one, depends on the frames up to there alone, however many more it has heard;
-only `whole` tells of all of them.
+of the frame they came with, and where runs of frames begin that may be merged: O(text), never O(text x frames). What it
+returns for a span, or up to an offset, depends only on the frames before its end, even if it has been fed more; only
+`document` depends on all frames.
 """
 
 import re
@@ -135,11 +135,11 @@ class Transcript:
         documents = self._documents
         pieces = self.channels[channel] = Pieces(channel.kind, answers=documents.answers(channel))
         if channel.kind is Kind.TEXT and not documents.states:
-            pieces.cumulative = False  # no frame of this API tells of all so far: nothing is to be guessed
+            pieces.cumulative = False  # this API has no cumulative texts: nothing is to be detected
         return pieces
 
     def _settle(self, part: int) -> int:
-        """Add what is to be said yet now that a part has ended; return how many channels that is."""
+        """Add the texts that were held back, because a part has ended; return how many channels had one."""
         settled = 0
         for channel, pieces in self.channels.items():
             rest = pieces.settle(self._expected) if channel.part == part else ""
@@ -154,7 +154,7 @@ class Transcript:
         return settled
 
     def _whole_characters(self, channel: Channel, piece: str) -> str:
-        """Join the halves of a character; what ends with a first half is said without, until the other comes."""
+        """Join the halves of a surrogate pair; a first half at the end is held back until the second comes."""
         assert self._halves is not None
         piece = self._halves.pop(channel, "") + piece
         if piece and 0xD800 <= ord(piece[-1]) <= 0xDBFF:
@@ -177,7 +177,7 @@ class Transcript:
         yield from zip([start, *inside], [*inside, end], strict=True)
 
     def forget(self, start: int) -> None:
-        """Be asked for no span from below an offset any more; texts are kept, since later ones tell of them."""
+        """Drop what is only needed for spans below an offset; texts are kept, since later frames repeat them."""
         for seams in (self._seams, self._walls):
             del seams[: bisect_left(seams, start)]
 
