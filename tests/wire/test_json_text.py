@@ -65,7 +65,7 @@ def test_what_can_not_be_written_is_a_value_error() -> None:
     deep: Any = []
     for _ in range(5000):
         deep = [deep]
-    with pytest.raises(ValueError, match="levels"):
+    with pytest.raises(ValueError, match="nested too deeply"):
         json_text.written(deep)
 
 
