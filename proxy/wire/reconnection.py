@@ -29,7 +29,7 @@ class Reconnection:
         return self._first_id if self._marked is None else fields(self._marked).id or b""
 
     def note(self, frames: list[bytes]) -> None:
-        """Read the id and retry fields of frames, in order. Only complete frames may be given, as others set nothing."""
+        """Read the id and retry fields of frames, in order. The frames must be complete: others set nothing."""
         for frame in frames:
             if b"id" in frame and _ID.search(frame):
                 self._marked = frame

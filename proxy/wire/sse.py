@@ -122,7 +122,7 @@ class Splitter:
         if largest > allowed:
             self._held = bytearray(b"".join(frames) + self.tail)
             raise TooLarge(
-                f"a frame of the stream is larger than the {allowed} bytes allowed ({largest} received so far)"
+                f"a frame of the stream is larger than the allowed {allowed} bytes ({largest} received so far)"
             )
 
 
