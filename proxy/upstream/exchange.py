@@ -210,7 +210,7 @@ class Exchange:
             if connection.on_events is not None:
                 connection.on_events = take_events
 
-    def take_whole(self) -> bytes | None:
+    def take_complete(self) -> bytes | None:
         """Return the body if it is `complete`, which ends the exchange without a receiver; otherwise None."""
         connection = self._connection
         if connection is None or not self._ended or self._error is not None:
@@ -233,7 +233,7 @@ class Exchange:
         return b""
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """True when the body has been received completely and without an error."""
         return self._ended and self._error is None
 

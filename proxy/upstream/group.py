@@ -197,7 +197,7 @@ class _Attempts:
         if self._tries > 1 and verdict.transient:
             exchange.headers.append((b"x-should-retry", b"false"))
         unwraps = self._request.unwraps or (self._group.unwraps and self._request.generation)
-        if unwraps and (refusal.framed or exchange.is_event_stream) and refusal.body and exchange.whole:
+        if unwraps and (refusal.framed or exchange.is_event_stream) and refusal.body and exchange.complete:
             exchange.put(refusal.body)
             kept = [h for h in exchange.headers if h[0].lower() not in (b"content-type", b"content-length")]
             length = (b"Content-Length", b"%d" % len(refusal.body))
@@ -238,7 +238,7 @@ async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
     except TimeoutError:
         body = b""
     if exchange.status >= 400:
-        return read(exchange.status, body if exchange.whole else b"")
+        return read(exchange.status, body if exchange.complete else b"")
     for frame in Splitter(len(body) + 1).feed(body) if body else ():
         if (found := reported(frame)) is not None:
             return Refusal(found.status or exchange.status, found.code, found.body, framed=True)
@@ -276,7 +276,7 @@ class _Nobody:
 
 
 def _drop(exchange: Exchange) -> None:
-    if exchange.whole:
+    if exchange.complete:
         exchange.attach(_Nobody())
     else:
         exchange.close()
