@@ -1,7 +1,7 @@
-"""The server of the data port: aiohttp's, but for how it refuses what it can't read.
+"""The server of the data port: aiohttp's, but with its own error responses to requests that can't be parsed.
 
-aiohttp quotes in text/plain what it could not read, which may be a key, and says 400 of everything. Here a refusal has
-the status that HTTP has for it and the shape of the dialect that is spoken at the request's path.
+aiohttp responds with 400 to all of them, and quotes in text/plain what it could not parse, which may be a key. Here the
+response has the status that HTTP defines for the error, and the error format of the API at the request's path.
 """
 
 import asyncio
@@ -26,24 +26,24 @@ from aiohttp.web_protocol import RequestHandler
 from proxy.downstream.response import RESPONSE, Downstream
 from proxy.wire.errors import BadRequest, HeadersTooLarge, ProxyError, TargetTooLong, VersionNotSupported
 
-UNSPOKEN = web.RequestKey("unspoken", HttpVersion)  # on a request: the version of HTTP it is in, if that is not spoken
-SPOKEN = "HTTP/1.1 and HTTP/1.0 are spoken here"
+UNSPOKEN = web.RequestKey("unspoken", HttpVersion)  # on a request: its version of HTTP, if not supported
+SPOKEN = "the request's version of HTTP is not supported; HTTP/1.1 and HTTP/1.0 are"
 _LINGERING_S = 2.0
-_RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # one after the other: a round trip, however long
-_UNREAD = "UNKNOWN"  # the method of the request that aiohttp makes up for one that it could not read
+_RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # successive waits, for round trips of any length
+_UNREAD = "UNKNOWN"  # the method of the request that aiohttp creates for one that it could not parse
 _VERSION = re.compile(rb" HTTP/([0-9]{1,9})(?:\.[0-9]+)?\s*$")
-# What llhttp says is one of its constants; what follows it quotes the request.
+# The first line of llhttp's messages is a constant; the lines after it quote the request.
 _KINDS: tuple[tuple[type[HttpProcessingError], str], ...] = (
     (InvalidHeader, "a header is malformed"),
     (InvalidURLError, "its target is malformed"),
-    (BadHttpMethod, "its method is none that is known"),
+    (BadHttpMethod, "its method is unknown"),
     (BadStatusLine, "its first line is malformed"),
 )
 _CONSTANT = re.compile(r"[A-Za-z][A-Za-z' /-]*")
 
 
 class Listener(web.Server):
-    """Makes the connections of the data port."""
+    """The server of the data port, which creates a Connection for each client."""
 
     def __init__(
         self,
@@ -54,9 +54,9 @@ class Listener(web.Server):
         max_headers: int,
         **options: Any,
     ) -> None:
-        """`handler` answers requests.
+        """`handler` responds to requests.
 
-        `error_body` is told of those that can't be read, by method and target, and returns what they are answered.
+        `error_body` returns the response body for a request that can't be parsed, from its method, target and error.
         """
         super().__init__(handler, request_factory=self._begin, **options)
         self._error_body = error_body
@@ -84,7 +84,7 @@ class Listener(web.Server):
         return request
 
     def refuse(self, request: web.BaseRequest, beginning: bytes, error: HttpProcessingError) -> web.StreamResponse:
-        """Answer a request that could not be read, of which this is the beginning."""
+        """Respond to a request that could not be parsed; `beginning` is the first part of it."""
         line, ended, _ = beginning.partition(b"\n")
         words = line.decode("latin-1").split(" ")
         refusal = self._refusal(error, line, complete=bool(ended))
@@ -110,7 +110,7 @@ class Listener(web.Server):
 
 
 def _what(error: HttpProcessingError) -> str:
-    """Return what is wrong with a request, without a word of it."""
+    """Return what is wrong with a request, without quoting it."""
     for kind, what in _KINDS:
         if isinstance(error, kind):
             return what
@@ -119,9 +119,9 @@ def _what(error: HttpProcessingError) -> str:
 
 
 class _Refused(web.StreamResponse):
-    """A response that was written, on a connection that takes what its client still sends: else a reset destroys it.
+    """A response that has been written, on a connection that still reads what its client sends.
 
-    RFC 9112 section 9.6.
+    Closing at once would cause a reset, which can destroy the response (RFC 9112 section 9.6).
     """
 
     def __init__(self, transport: asyncio.Transport | None) -> None:
@@ -133,11 +133,11 @@ class _Refused(web.StreamResponse):
         return False
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Nothing: the head was written."""
+        """Do nothing: the head has been written."""
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Say that no more comes, and wait for the client to close; its leaving cancels this."""
+        """Close the sending side, and wait for the client to close, which cancels this method."""
         if self._connection is not None and self._connection.can_write_eof():
             self._connection.write_eof()
             await asyncio.sleep(_LINGERING_S)
@@ -151,7 +151,7 @@ class Connection(RequestHandler):
     def __init__(self, listener: Listener, **options: Any) -> None:
         super().__init__(listener, **options)
         self._refuse = listener.refuse
-        self.beginning = b""  # of a request, its first line and a little more, until its head is read
+        self.beginning = b""  # the first line of a request and a little more, until its head is parsed
 
     def data_received(self, data: bytes) -> None:
         if b"\n" not in self.beginning and not self._request_in_progress:
@@ -160,10 +160,10 @@ class Connection(RequestHandler):
         if self._messages and self._request_in_progress:
             self._spoil()
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # what asyncio asks for
-        """Keep the connection of a client that waits for an answer and may have ended only its own side (half-close).
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio expects a bool
+        """Keep the connection if the client waits for a response and may have closed only its own side (half-close).
 
-        One that has closed altogether says the same, but answers with a reset what is written to it.
+        A client that has closed completely looks the same here, but responds with a reset to what is written to it.
         """
         request, transport = self._current_request, self.transport
         if request is None or transport is None or request.version < HttpVersion11 or not request.content.is_eof():
@@ -173,12 +173,12 @@ class Connection(RequestHandler):
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # may be sent at any time (RFC 9110 section 15.2)
         elif not begun.probe():
             return False
-        self.close()  # when it has its answer
+        self.close()  # after the response
         self._look_for_reset(_RESETS_S)
         return True
 
     def _look_for_reset(self, waits_s: Sequence[float]) -> None:
-        """Close the connection if it was reset, which the loop does not notice before something is written again."""
+        """Close the connection if it was reset, which the loop would notice only when something is written again."""
         transport = self.transport
         if transport is None:
             return
@@ -190,7 +190,7 @@ class Connection(RequestHandler):
             self._loop.call_later(waits_s[0], self._look_for_reset, waits_s[1:])
 
     def _spoil(self) -> None:
-        """Let the request in progress hear that the rest of its body can't be read: aiohttp has it wait for ever."""
+        """Fail the request in progress if the rest of its body can't be parsed: aiohttp would let it wait forever."""
         error = getattr(self._messages[-1][0], "exc", None)
         request = self._current_request
         if error is not None and request is not None and not request.content.is_eof():
@@ -204,7 +204,7 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         if isinstance(exc, HttpProcessingError):
-            self.close()  # and pass over what comes
+            self.close()  # after the response; ignores further requests
             read = f"{request.method} {request.raw_path} HTTP/1.1\n"
             return self._refuse(request, self.beginning if request.method == _UNREAD else read.encode(), exc)
         return super().handle_error(request, status, exc, message)

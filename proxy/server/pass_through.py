@@ -85,7 +85,7 @@ async def send_back(request: web.BaseRequest, exchange: Exchange) -> web.StreamR
         downstream = Downstream(request, exchange.status)
         headers, has_length = _ANSWER.parted(exchange.headers)
         downstream.start(exchange.reason, headers, framed=has_length or exchange.bodyless)
-        body = exchange.take_whole()
+        body = exchange.take_complete()
         if body is not None:  # most small bodies arrived together with their head
             downstream.close(body)
         else:

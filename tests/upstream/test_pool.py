@@ -303,7 +303,7 @@ async def test_connection_whose_request_was_not_sent_whole_is_not_used_again(how
         task = asyncio.create_task(up.open(b"POST", b"/x", length, bodies[how]))
         (await stage.next()).say(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")
         exchange = await task
-        await until(lambda: exchange.whole)
+        await until(lambda: exchange.complete)
         if how == "broken off":
             cue.set()
             await over.wait()
