@@ -132,7 +132,7 @@ class Follow:
             downstream = Downstream(request)
             downstream.start(b"OK", [(b"Content-Type", MODES[mode].content_type), *CACHING, *named])
             return downstream
-        websocket = WebSocket(request, Downstream(request, 101))
+        websocket = WebSocket(request, Downstream(request, 101), self._hub.turns)
         websocket.start(wanted.accept, named)
         task = asyncio.current_task()
         assert task is not None

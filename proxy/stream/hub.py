@@ -19,6 +19,7 @@ from proxy.stream.log import Ledger
 from proxy.stream.observer import Observers
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import HEARTBEAT, Subscription
+from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Overloaded, UnknownStream
 from proxy.wire.http import Head
@@ -111,6 +112,7 @@ class Hub:
         self.draining = False
         self._call_soon = call_soon
         self._pacer = pacer
+        self.turns = Turns(call_soon, pacer.time)  # of followers, and of what else clients ask for
         self.background = BackgroundLoop("streams", pacer.time, OVERDUE_S)
         self._room_planned = False
         self._observers = observers or Observers()
@@ -141,7 +143,9 @@ class Hub:
         Raises: Overloaded, when too many streams run, the logs are full, or the process drains.
         """
         self.check_room()
-        stream = Stream(info, vitals, self.ledger, self._call_soon, self._pacer, self._subscription_ended, self._retire)
+        stream = Stream(
+            info, vitals, self.ledger, self._call_soon, self._pacer, self.turns, self._subscription_ended, self._retire
+        )
         self._running[info.id] = stream
         self.ledger.bytes += STREAM_BYTES
         self._observers.begun(stream)

@@ -67,8 +67,11 @@ class Projection(Span, ABC):
     in_bytes: ClassVar[bool] = False
     """Whether a follower may begin at an offset in bytes."""
     span_bytes: ClassVar[int] = SPAN_BYTES
-    spans_a_turn: ClassVar[int] = 4
-    """How many spans a follower that is behind is sent in one turn of the event loop: rendering one takes 0.5 ms."""
+    spans_a_turn: ClassVar[int] = 1
+    """How many spans a follower that is behind is sent before others have their turn.
+
+    One takes 0.5 ms to render, and then serves all who are at the same offset, if they take turns.
+    """
 
     def __init__(self, source: Source) -> None:
         """Raises: OffsetGone, when the mode tells of what the log no longer holds."""
@@ -124,7 +127,7 @@ class Raw(Projection):
     __slots__ = ()
 
     heartbeat = False
-    spans_a_turn = 64  # nothing is made here
+    spans_a_turn = 4  # nothing is made here
     in_bytes = True
 
     def reuse_chunks(self, frames: list[bytes], chunks: bytes) -> None:
@@ -208,7 +211,6 @@ class Coalesced(Incremental):
 
     paced = True
     span_bytes = MERGED_BYTES
-    spans_a_turn = 1
 
     def render(self, start: int, end: int) -> bytes:
         return b"".join(self._rewriter.coalesce(start, end))
@@ -226,7 +228,6 @@ class Cumulative(Incremental):
 
     paced = True
     span_bytes = MERGED_BYTES
-    spans_a_turn = 1
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)

@@ -1,0 +1,50 @@
+"""Work for clients that waits its turn, so that none of them holds the event loop, however much it asks for.
+
+Whoever has more to do than a small piece does the piece and waits here to go on: a follower that catches up, a
+connection that has sent more than is read at once. Knows no clock: it is handed in.
+Keeps law 6 (independence).
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+# Of each turn of the event loop: what else is ready, other streams and health checks, has the rest.
+TURN_S = 0.005
+
+
+class Turns:
+    """A queue of pieces of work, of which each turn of the event loop does as many as fit into `TURN_S`."""
+
+    __slots__ = ("_call_soon", "_planned", "_time", "_waiting")
+
+    def __init__(self, call_soon: Callable[..., Any], time: Callable[[], float]) -> None:
+        """`time` returns monotonic seconds; `call_soon` calls in the next turn, as asyncio's does."""
+        self._call_soon = call_soon
+        self._time = time
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._planned = False
+
+    @property
+    def busy(self) -> bool:
+        """Return whether somebody waits already."""
+        return self._planned
+
+    def wait(self, work: Callable[[], object]) -> None:
+        """Do a piece of work after those that wait already."""
+        self._waiting.append(work)
+        if not self._planned:
+            self._planned = True
+            self._call_soon(self._take)
+
+    def _take(self) -> None:
+        waiting, until = self._waiting, self._time() + TURN_S
+        try:
+            while waiting:
+                waiting.popleft()()
+                if self._time() >= until:
+                    break
+        finally:  # also when a piece fails: the loop logs it, and the others go on
+            self._planned = bool(waiting)
+            if waiting:
+                self._call_soon(self._take)
