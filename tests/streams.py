@@ -11,8 +11,8 @@ from proxy.stream.info import StreamInfo
 from proxy.stream.log import Ledger
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
-from proxy.stream.turns import Turns
 from proxy.stream.subscription import Subscription
+from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
 from tests.fakes import FakeLoop, FakeSink
 

@@ -14,6 +14,7 @@ from secrets import token_bytes
 from aiohttp import web
 
 from proxy.access.capabilities import INFO, PARAMETER, READ, Capabilities, Capability, cookie, url
+from proxy.access.pages import Pages
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
 from proxy.wire.errors import (
@@ -37,11 +38,13 @@ class Auth:
         secrets: Sequence[str] = (),
         ttl_s: int = 3600,
         trusted_origins: Sequence[str] = (),
+        origins: Sequence[str] = (),
     ) -> None:
         """`digests` are those of the keys that callers may have, as SHA-256 in hex; None: whatever key a caller brings.
 
         `upstream_key` is sent upstream instead of the caller's. `secrets` sign and verify capabilities, which last
-        `ttl_s` seconds. Pages of the `trusted_origins` may use the cookie that holds one.
+        `ttl_s` seconds. Pages of the `trusted_origins` may use the cookie that holds one. Pages of the `origins` may
+        use a key of ours.
         """
         self._own_keys = digests is not None
         self._digests = [bytes.fromhex(digest) for digest in digests or ()]
@@ -52,6 +55,7 @@ class Auth:
         self.capabilities = Capabilities(secrets)
         self._ttl_s = ttl_s
         self._trusted_with_cookies = trusted_origins
+        self.pages = Pages(origins)
 
     def towards(self, upstream_key: str) -> "Auth":
         """Return the same for another upstream. Keys of ours are not shown to it, if it has none of its own."""

@@ -7,5 +7,7 @@ Read in this order:
 * `response`: one response to one client, as a sink of a subscription
 * `websocket`: the same over a WebSocket
 * `request_body`: reading what a client sends
+* `client_connections`: the time-outs of all connections, and what is held of them; `descriptors`, `unsent`: what the
+  system tells of them
 * `inline`: lets aiohttp handle a request without a task of its own
 """

@@ -1,17 +1,32 @@
 """The body of a client's request."""
 
+from typing import Protocol
+
 from aiohttp import web
 
 from proxy.wire.errors import TooLarge
 
 
+class Holder(Protocol):
+    """A client's connection, which tells how much may be held of what it sends."""
+
+    def hold_body(self, size_bytes: int) -> None:
+        """Count bytes of a body that are kept in memory, until the answer ends. Raises: RateLimited."""
+
+
 async def read_body(request: web.BaseRequest, allowed_bytes: int) -> bytes:
-    """Return the whole body of a request. Raises: TooLarge."""
+    """Return the whole body of a request, which its connection counts.
+
+    Raises: TooLarge, RateLimited, RequestTimeout.
+    """
     content = request.content
+    holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
     if content.is_eof():  # most came with the head: no need to wait
         body = content.read_nowait()
         if len(body) > allowed_bytes:
             raise TooLarge(f"the request body has {len(body)} bytes, {allowed_bytes} are allowed")
+        if body:
+            holder.hold_body(len(body))
         return body
     invite(request)
     length = request.content_length
@@ -20,6 +35,7 @@ async def read_body(request: web.BaseRequest, allowed_bytes: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
     while size <= allowed_bytes and (piece := await content.readany()):
+        holder.hold_body(len(piece))
         pieces.append(piece)
         size += len(piece)
     if size > allowed_bytes:

@@ -187,7 +187,7 @@ class Downstream:
         if self._chunked_body and self.writable:
             self._transport.close()
         else:
-            self._reset()
+            reset(self._transport)
         self._end()
 
     async def finished(self) -> bool:
@@ -226,11 +226,13 @@ class Downstream:
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
-    def _reset(self) -> None:
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None and not self._transport.is_closing():  # that of a connection that was lost is closed
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._transport.abort()
+
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection by a reset: what waits is not sent, and nothing looks complete."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and not transport.is_closing():  # that of a connection that was lost is closed
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()
 
 
 RESPONSE = web.RequestKey("response", Downstream)  # on a request: its answer, once that has begun

@@ -16,11 +16,14 @@ from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from proxy.access.callers import Auth
+from proxy.access.pages import Hosts
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.plain import PLAIN
 from proxy.dialects.route import Route
+from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
@@ -114,8 +117,15 @@ class Proxy:
             on_forgotten=self.calls.forget,
             on_subscription_ended=self.metrics.subscription_ended,
         )
-        self.page = MetricsPage(self.metrics, self.hub, self.upstreams, type(loop).__module__.partition(".")[0])
-        self.metrics.background_loops += [self.hub.background, pacer.background]
+        self.clients = ClientConnections(
+            ClientTimeouts(**config.clients.model_dump()),
+            Descriptors.of_process(),
+            max_body_bytes=limits.total_body_bytes,
+            max_pending_bytes=limits.total_pending_bytes,
+        )
+        loop_name = type(loop).__module__.partition(".")[0]
+        self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name)
+        self.metrics.background_loops += [self.hub.background, pacer.background, self.clients.background]
         allowed = AllowedPaths(config.upstream.paths) if config.upstream.key.get_secret_value() else None
         opened = self.upstreams.group().open
         asked = opened if self.tracing is None else self.tracing.calls(opened, model_of)
@@ -127,7 +137,7 @@ class Proxy:
         self.event_routes: list[EventRoute] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
-        self._ticking: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         self.url = ""
         self.admin_url = ""
 
@@ -163,16 +173,17 @@ class Proxy:
     async def start(self) -> None:
         """Listen. Raises: OSError, when an address is taken."""
         try:
-            self.url, self._data_site = await self._listen(self._data_runner(), self.config.listen)
+            self.url, self._data_site = await self._listen(
+                self._runner(self.routes(), self.config.listen), self.config.listen
+            )
             if self.config.admin:
                 self.admin_url, _ = await self._listen(
-                    web.AppRunner(self.admin_app(), access_log=None, shutdown_timeout=1.0, logger=http_log),
-                    self.config.admin,
+                    self._runner(self.admin_routes(), self.config.admin), self.config.admin
                 )
         except OSError:
             await self.stop()
             raise
-        self._ticking = asyncio.create_task(self._tick())
+        self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
 
     async def drain(self) -> None:
         """Stop accepting, let streams finish for at most `drain_s`, end the rest, and stop.
@@ -198,10 +209,10 @@ class Proxy:
             for subscription in list(stream.subscriptions):
                 subscription.fail(DRAINED)
         await self.follow.wait_closed()
-        if self._ticking is not None:
-            self._ticking.cancel()
+        for task in self._background:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._ticking
+                await task
         self.feed.close()
         for runner in self._runners:
             await runner.cleanup()
@@ -227,7 +238,8 @@ class Proxy:
             ("POST", "/v1/keys/{key}/cancel", keys.cancel),
         ):
             served.add(method, path, handler, "streams", CHAT)
-        served.add("GET", "/healthz", _healthy, "health", CHAT)
+        for method in ("GET", "HEAD"):
+            served.add(method, "/healthz", _healthy, "health", CHAT)
         generations: Handler = self.generations.generate
         if self.tracing is not None:
             generations = self.tracing.traced(generations)
@@ -256,15 +268,23 @@ class Proxy:
                     served.add(method, own.path, events.serve, route.name, PLAIN)
             served.add(ANY, own.path, functools.partial(forward.pass_through, route), route.name, PLAIN)
 
-    def admin_app(self) -> web.Application:
-        """Return the application of the admin port."""
-        app = web.Application()
-        app.router.add_get("/metrics", make_aiohttp_handler(self.page.registry))
-        app.router.add_get("/readyz", self._ready)
-        app.router.add_get("/admin/streams", self._streams)
-        app.router.add_get("/admin/events", self.feed.serve)
-        app.router.add_get("/healthz", _healthy)
-        return app
+    def admin_routes(self) -> Routes:
+        """Return what the admin port serves; of web pages, to its own and those of `cors.origins` only."""
+        served = Routes(self.metrics, CHAT)
+        for path, handler in (
+            ("/metrics", make_aiohttp_handler(self.page.registry)),
+            ("/readyz", self._ready),
+            ("/admin/streams", self._streams),
+            ("/admin/events", self.feed.serve),
+            ("/healthz", _healthy),
+        ):
+            for method in ("GET", "HEAD"):
+                served.add(method, path, functools.partial(self._told, handler), "admin", CHAT)
+        return served
+
+    async def _told(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
+        self.auth.pages.check(request)
+        return await handler(request)
 
     async def _listen(self, runner: web.BaseRunner, where: str) -> tuple[str, web.BaseSite]:
         host, port = address(where)
@@ -276,13 +296,16 @@ class Proxy:
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{port}", site
 
-    def _data_runner(self) -> web.ServerRunner:
-        routes = self.routes()
+    def _runner(self, routes: Routes, listen: str) -> web.ServerRunner:
+        config = self.config
         server = Listener(
-            Cors(self.config.cors, routes, self.metrics) if self.config.cors.origins else routes,
+            Cors(config.cors, routes, self.metrics) if config.cors.origins else routes,
             routes,
             self.metrics,
-            self.config.limits,
+            config.limits,
+            clients=self.clients,
+            hosts=Hosts(address(listen)[0], config.hosts),
+            turns=self.hub.turns,
             access_log=None,
             handler_cancellation=True,  # a client that leaves ends its handler at once
             auto_decompress=False,  # a compressed request passes as it is
@@ -291,11 +314,11 @@ class Proxy:
         )
         return web.ServerRunner(server, shutdown_timeout=1.0)
 
-    async def _ready(self, request: web.Request) -> web.Response:
+    async def _ready(self, request: web.BaseRequest) -> web.Response:
         draining = self.hub.draining
         return answer({"ready": not draining}, 503 if draining else 200)
 
-    async def _streams(self, request: web.Request) -> web.Response:
+    async def _streams(self, request: web.BaseRequest) -> web.Response:
         """Return every caller's streams; nobody else than the admin port's users may see that."""
         return answer({"object": "list", "data": [describe(stream) for stream in self.hub], "has_more": False})
 
@@ -314,6 +337,7 @@ def auth_of(config: Config) -> Auth:
         secrets=[secret.get_secret_value() for secret in config.capabilities.secrets],
         ttl_s=config.capabilities.ttl_s,
         trusted_origins=config.cors.origins if config.cors.credentials else (),
+        origins=config.cors.origins,
     )
 
 

@@ -18,6 +18,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from proxy.access.pages import is_loopback
 from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig
 from proxy.settings import Bytes, Count, Seconds, Table
 from proxy.stream.on_disconnect import OnDisconnect
@@ -85,12 +86,24 @@ class GenerationsConfig(Table):
     unwrap_errors: bool = False
 
 
+class ClientsConfig(Table):
+    """How long a client may be silent, in seconds; 0 is no limit."""
+
+    head_s: Seconds = 30
+    body_s: Seconds = 30
+    keepalive_s: Seconds = 75
+    write_s: Seconds = 300
+
+
 class LimitsConfig(Table):
     """What may be had at most."""
 
     header_bytes: Bytes = 64 * 1024
     headers: Count = 128
     body_bytes: Bytes = 64 * 1024 * 1024
+    held_body_bytes: Bytes = 1024 * 1024
+    total_body_bytes: Bytes = 512 * 1024 * 1024
+    total_pending_bytes: Bytes = 256 * 1024 * 1024
     frame_bytes: Bytes = 8 * 1024 * 1024
     log_bytes: Bytes = 64 * 1024 * 1024
     total_log_bytes: Bytes = 512 * 1024 * 1024
@@ -120,6 +133,7 @@ class Config(BaseSettings):
 
     listen: str = "127.0.0.1:8080"
     admin: str = "127.0.0.1:9090"
+    hosts: tuple[str, ...] = ()
     drain_s: Seconds = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     routes: tuple[RouteConfig, ...] = ()
@@ -130,6 +144,7 @@ class Config(BaseSettings):
     breaker: BreakerConfig = BreakerConfig()
     streams: StreamsConfig = StreamsConfig()
     generations: GenerationsConfig = GenerationsConfig()
+    clients: ClientsConfig = ClientsConfig()
     limits: LimitsConfig = LimitsConfig()
     auth: AuthConfig = AuthConfig()
     capabilities: CapabilitiesConfig = CapabilitiesConfig()
@@ -149,6 +164,18 @@ class Config(BaseSettings):
             raise ValueError('auth.mode = "keys" needs auth.keys, and upstream.key to send instead of theirs')
         if not self.listen:
             raise ValueError("listen is empty; it takes HOST:PORT")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_are_not_for_everybody(self) -> "Config":
+        keyed = [name for name, one in self.upstreams.items() if one.key.get_secret_value()]
+        if self.upstream.key.get_secret_value():
+            keyed.insert(0, DEFAULT)
+        if keyed and self.auth.mode == "pass" and not is_loopback(address(self.listen)[0]):
+            raise ValueError(
+                f"whoever reaches {self.listen} could use the key of {', '.join(keyed)}: either set auth.mode ="
+                ' "keys", with auth.keys for those who may, or listen on 127.0.0.1'
+            )
         return self
 
     @model_validator(mode="after")

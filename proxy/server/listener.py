@@ -1,4 +1,4 @@
-"""The server of the data port: aiohttp's, but for how it refuses what it can't read.
+"""The server of both ports: aiohttp's, but for what it refuses, and for how long it waits for a client.
 
 aiohttp quotes in text/plain what it could not read, which may be a key, and says 400 of everything. Here a refusal has
 the status that HTTP has for it and the shape of the dialect that is spoken at the request's path.
@@ -9,6 +9,7 @@ import re
 import select
 from collections.abc import Sequence
 from http import HTTPStatus
+from time import monotonic
 from typing import Any
 
 import orjson
@@ -24,14 +25,35 @@ from aiohttp.http_exceptions import (
 )
 from aiohttp.web_protocol import RequestHandler
 
-from proxy.downstream.response import RESPONSE, Downstream
+from proxy.access.pages import Hosts
+from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.response import RESPONSE, Downstream, reset
+from proxy.downstream.unsent import unsent_in_kernel
 from proxy.server.config import LimitsConfig
-from proxy.server.routes import SPOKEN, UNSPOKEN, Routes
+from proxy.server.routes import REFUSED, Routes
+from proxy.stream.turns import Turns
 from proxy.telemetry.metrics import Metrics
-from proxy.wire.errors import BadRequest, HeadersTooLarge, ProxyError, TargetTooLong, VersionNotSupported
+from proxy.wire.errors import (
+    BadRequest,
+    CodingNotSupported,
+    HeadersTooLarge,
+    HostNotServed,
+    MethodNotAllowed,
+    Overloaded,
+    ProxyError,
+    RequestTimeout,
+    TargetTooLong,
+    VersionNotSupported,
+)
+from proxy.wire.http import Headers, head
 
 _LINGERING_S = 2.0
 _RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # one after the other: a round trip, however long
+_BURST, _BURST_S = 64, 0.02  # requests that begin at once within so long; the others wait for their turns
+_FOR_EVER_S = 365 * 24 * 3600.0
+_SPOKEN = "HTTP/1.1 and HTTP/1.0 are spoken here"
+_NEVER_ANSWERED = ("TRACE", "CONNECT")  # TRACE would tell the client what goes upstream (RFC 9110 section 9.3.8)
+_CLOSE = re.compile(rb"\nconnection:[^\n]*\bclose\b")
 _UNREAD = "UNKNOWN"  # the method of the request that aiohttp makes up for one that it could not read
 _VERSION = re.compile(rb" HTTP/([0-9]{1,9})(?:\.[0-9]+)?\s*$")
 # What llhttp says is one of its constants; what follows it quotes the request.
@@ -45,14 +67,31 @@ _CONSTANT = re.compile(r"[A-Za-z][A-Za-z' /-]*")
 
 
 class Listener(web.Server):
-    """Makes the connections of the data port."""
+    """Makes the connections of a port."""
 
-    def __init__(self, handler: Any, routes: Routes, metrics: Metrics, limits: LimitsConfig, **options: Any) -> None:
+    def __init__(
+        self,
+        handler: Any,
+        routes: Routes,
+        metrics: Metrics,
+        limits: LimitsConfig,
+        *,
+        clients: ClientConnections,
+        hosts: Hosts,
+        turns: Turns,
+        **options: Any,
+    ) -> None:
         """`handler` answers requests; `routes` tell which dialect is spoken where."""
-        super().__init__(handler, request_factory=self._begin, **options)
+        # aiohttp's own timer would be one for each connection: ours stands for it.
+        super().__init__(handler, request_factory=self._begin, keepalive_timeout=_FOR_EVER_S, **options)
+        self.clients = clients
+        self.turns = turns
         self._routes = routes
         self._metrics = metrics
         self._limits = limits
+        self._hosts = hosts
+        self._burst = 0
+        self._burst_until = 0.0
 
     def __call__(self) -> "Connection":
         limits = self._limits
@@ -65,30 +104,73 @@ class Listener(web.Server):
             **self._kwargs,
         )
 
+    def may_begin(self, now: float) -> bool:
+        """Tell whether a request may begin at once: of many that come in one turn of the loop, the rest wait."""
+        if now > self._burst_until:
+            self._burst_until = now + _BURST_S
+            self._burst = 0
+        self._burst += 1
+        return self._burst <= _BURST
+
     def _begin(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         if message.method != _UNREAD:
             protocol.beginning = b""
-        if message.version.major == 1:
-            return self._make_request(message, payload, protocol, writer, task)
-        answerable = message._replace(version=HttpVersion10, should_close=True)
-        request = self._make_request(answerable, payload, protocol, writer, task)
-        request[UNSPOKEN] = message.version
+        spoken = message.version.major == 1
+        if not spoken:
+            refused = (BadRequest if message.version.major == 0 else VersionNotSupported)(_SPOKEN)
+            message = message._replace(version=HttpVersion10, should_close=True)
+        request = self._make_request(message, payload, protocol, writer, task)
+        protocol.begin(request)
+        error = self._objection(message) if spoken else refused
+        if error is not None:
+            request[REFUSED] = error
         return request
+
+    def _objection(self, message: Any) -> ProxyError | None:
+        """Return why a request that could be read is answered nowhere."""
+        headers = message.headers
+        if message.chunked:
+            coding = headers.get("Transfer-Encoding", "")
+            if coding.strip().lower() != "chunked":
+                return CodingNotSupported(f"the transfer coding {coding[:100]!r} is not spoken here, only chunked")
+        if message.method in _NEVER_ANSWERED:
+            return MethodNotAllowed(f"{message.method} is not answered here")
+        host = headers.get("Host")
+        if message.method == _UNREAD or self._hosts.serves(host):
+            return None
+        if self._hosts.is_malformed(host):
+            return BadRequest("the header Host is not HOST or HOST:PORT")
+        return HostNotServed(
+            f"this server is not {host[:100]!r}; a port of the loopback interface answers for localhost, addresses,"
+            " names without a dot, and the names in `hosts` of its configuration"
+        )
 
     def refuse(self, request: web.BaseRequest, beginning: bytes, error: HttpProcessingError) -> web.StreamResponse:
         """Answer a request that could not be read, of which this is the beginning."""
         line, ended, _ = beginning.partition(b"\n")
-        words = line.decode("latin-1").split(" ")
-        endpoint, _ = self._routes.find(words[0], words[1] if len(words) > 1 else "")
-        refusal = self._refusal(error, line, complete=bool(ended))
-        self._metrics.rejected[refusal.code] += 1
-        self._metrics.requests[endpoint.name, _UNREAD, refusal.status] += 1
-        downstream = Downstream(request, refusal.status)
-        body = orjson.dumps(endpoint.dialect.frames.error_body(refusal))
-        headers = [(b"Content-Type", b"application/json; charset=utf-8"), (b"Content-Length", b"%d" % len(body))]
-        downstream.start(HTTPStatus(refusal.status).phrase.encode(), headers, framed=True)
+        status, headers, body = self._say(line, self._refusal(error, line, complete=bool(ended)))
+        downstream = Downstream(request, status)
+        downstream.start(HTTPStatus(status).phrase.encode(), headers, framed=True)
         downstream.close(body)
         return _Refused(request.transport)
+
+    def refusal(self, beginning: bytes, error: ProxyError) -> bytes:
+        """Return the whole answer to a request that is not there, of which this is the beginning."""
+        status, headers, body = self._say(beginning.partition(b"\n")[0], error)
+        headers.append((b"Connection", b"close"))
+        return head(b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode()), headers) + body
+
+    def _say(self, line: bytes, error: ProxyError) -> tuple[int, Headers, bytes]:
+        """Count a refusal; return it in the dialect that is spoken at the path of a first line."""
+        words = line.decode("latin-1").split(" ")
+        endpoint, _ = self._routes.find(words[0], words[1] if len(words) > 1 else "")
+        self._metrics.rejected[error.code] += 1
+        self._metrics.requests[endpoint.name, _UNREAD, error.status] += 1
+        body = orjson.dumps(endpoint.dialect.frames.error_body(error))
+        headers = [(b"Content-Type", b"application/json; charset=utf-8"), (b"Content-Length", b"%d" % len(body))]
+        if error.retry_after_s is not None:
+            headers.append((b"Retry-After", b"%d" % error.retry_after_s))
+        return error.status, headers, body
 
     def _refusal(self, error: HttpProcessingError, line: bytes, *, complete: bool) -> ProxyError:
         limits = self._limits
@@ -100,7 +182,7 @@ class Listener(web.Server):
             return HeadersTooLarge(f"there are more than {limits.headers} headers (limits.headers)")
         version = _VERSION.search(line)
         if version is not None and int(version[1]) > 1:
-            return VersionNotSupported(SPOKEN)
+            return VersionNotSupported(_SPOKEN)
         return BadRequest(f"the request could not be read: {_what(error)}")
 
 
@@ -141,26 +223,134 @@ class _Refused(web.StreamResponse):
 class Connection(RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ("_refuse", "beginning")
+    __slots__ = (
+        "_answered",
+        "_head_at",
+        "_heard_at",
+        "_held",
+        "_held_bytes",
+        "_idle_at",
+        "_listener",
+        "_over",
+        "_queued_bytes",
+        "_within_head",
+        "beginning",
+        "current",
+        "peer",
+        "taken_at",
+        "unsent_bytes",
+    )
+
+    peer: asyncio.Transport  # also when aiohttp has let go of it
 
     def __init__(self, listener: Listener, **options: Any) -> None:
         super().__init__(listener, **options)
-        self._refuse = listener.refuse
+        self._listener = listener
+        self.current: web.BaseRequest | None = None  # from its head to the end of its answer
         self.beginning = b""  # of a request, its first line and a little more, until its head is read
+        self._held = b""  # what was read and waits for its turn
+        self._held_bytes = 0  # of bodies, in memory
+        self._answered = False  # a request, at least
+        self._within_head = False
+        self._head_at = self._heard_at = self._idle_at = self.taken_at = monotonic()
+        self._over = False  # it was refused, and is about to be closed
+        self.unsent_bytes = self._queued_bytes = 0
+
+    # From one request to the next
+
+    def connection_made(self, transport: Any) -> None:
+        self.peer = transport
+        super().connection_made(transport)
+        self._listener.clients.arrived(self, transport.get_extra_info("socket").fileno())
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._release_body()
+        self._listener.clients.gone(self)
+        super().connection_lost(exc)
+
+    def begin(self, request: web.BaseRequest) -> None:
+        """Note that the head of a request has come."""
+        self.current = request
+        self._within_head = False
+        self._listener.clients.idle.pop(self, None)
+        if self._messages:
+            self._spoil()
+
+    def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
+        """Note that an answer has ended: aiohttp calls this after each."""
+        self.current = None
+        self._answered = True
+        self._idle_at = monotonic()
+        self._listener.clients.idle[self] = None
+        if self._held_bytes:
+            self._release_body()
+        if isinstance(request.content.exception(), RequestTimeout):
+            request.content.feed_eof()  # else aiohttp would wait for the rest
+
+    def hold_body(self, size_bytes: int) -> None:
+        """Count bytes of the body that are kept in memory, until the answer ends. Raises: RateLimited."""
+        self._listener.clients.hold_body(size_bytes)
+        self._held_bytes += size_bytes
+
+    def _release_body(self) -> None:
+        self._listener.clients.body_bytes -= self._held_bytes
+        self._held_bytes = 0
+
+    # What the client sends
 
     def data_received(self, data: bytes) -> None:
-        if b"\n" not in self.beginning and not self._request_in_progress:
+        request = self.current
+        if request is not None:
+            if data:
+                self._heard_at = monotonic()
+                if request.content.is_eof():
+                    self._head_at, self._within_head = self._heard_at, True
+            super().data_received(data)
+            if self._messages and self.current is not None:
+                self._spoil()
+            return
+        if not data:  # aiohttp reads on in what it has: requests of which many came at once
+            self._listener.turns.wait(self._refill)
+            return
+        self._heard_at = now = monotonic()
+        if not self._within_head:
+            self._head_at, self._within_head = now, True
+        if b"\n" not in self.beginning:
             self.beginning += data
+        if self._held or not self._listener.may_begin(now):
+            if not self._held:
+                self._listener.turns.wait(self._feed_held)
+            self._held += data
+        else:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Have a head be read, and what came with it.
+
+        One that asks to close the connection by itself: what is behind its message is an error to the parser, which
+        would then forget the message, too (RFC 9112 section 9.6: it is passed over).
+        """
+        end = data.find(b"\r\n\r\n") + 4
+        if 4 <= end < len(data) and b"close" in data[:end].lower() and _CLOSE.search(data[:end].lower()):
+            super().data_received(data[:end])
+            data = data[end:]
         super().data_received(data)
-        if self._messages and self._request_in_progress:
-            self._spoil()
+
+    def _feed_held(self) -> None:
+        held, self._held = self._held, b""
+        self._feed(held)
+
+    def _refill(self) -> None:
+        super().data_received(b"")
 
     def eof_received(self) -> bool:  # type: ignore[override]  # what asyncio asks for
         """Keep the connection of a client that waits for an answer and may have ended only its own side (half-close).
 
         One that has closed altogether says the same, but answers with a reset what is written to it.
         """
-        request, transport = self._current_request, self.transport
+        if self._held:
+            return True  # a request waits to be begun
+        request, transport = self.current, self.transport
         if request is None or transport is None or request.version < HttpVersion11 or not request.content.is_eof():
             return False
         begun = request.get(RESPONSE)
@@ -171,6 +361,75 @@ class Connection(RequestHandler):
         self.close()  # when it has its answer
         self._look_for_reset(_RESETS_S)
         return True
+
+    # What it does not do in time
+
+    def check(self, now: float, timeouts: ClientTimeouts) -> None:
+        """End the connection, or refuse its request, if the client is late."""
+        self._look_at_unsent(now)
+        if self.unsent_bytes and timeouts.write_s and now - self.taken_at >= timeouts.write_s:
+            self.cut("write", clean=False)
+        elif self._over:
+            if now - self._idle_at >= _LINGERING_S:
+                self.peer.abort()
+        elif self.current is not None:
+            self._check_body(self.current, now, timeouts.body_s)
+        elif self._within_head:
+            if timeouts.head_s and now - self._head_at >= timeouts.head_s:
+                late = RequestTimeout(f"the head of the request did not come within {timeouts.head_s:g} s")
+                self._refuse("head", late)
+        else:
+            allowed_s = timeouts.keepalive_s if self._answered else timeouts.head_s
+            if allowed_s and now - self._idle_at >= allowed_s:
+                self.cut("keepalive" if self._answered else "head", clean=True)
+
+    def _check_body(self, request: web.BaseRequest, now: float, body_s: float) -> None:
+        if request.content.is_eof() or not body_s:
+            return
+        if not self.peer.is_reading():  # it is held back: the upstream takes no more
+            self._heard_at = now
+        elif now - self._heard_at >= body_s:
+            if request.get(RESPONSE) is not None or request.content.exception() is not None:
+                self.cut("body", clean=False)
+                return
+            self._heard_at = now
+            self._listener.clients.cuts["body"] += 1
+            message = f"nothing of the request's body came for {body_s:g} s"
+            request.content.set_exception(RequestTimeout(message))
+            self.close()  # when that is said
+
+    def _look_at_unsent(self, now: float) -> None:
+        """Note what waits for the client to take it, here and in the system, and whether it took some."""
+        unsent = self.peer.get_write_buffer_size()
+        if unsent:
+            queued = unsent_in_kernel(self.peer)
+            if not self.unsent_bytes or unsent < self.unsent_bytes or queued < self._queued_bytes:
+                self.taken_at = now
+            self._queued_bytes = queued
+        self.unsent_bytes = unsent
+
+    def cut(self, reason: str, *, clean: bool) -> None:
+        """Close the connection; not `clean`: by a reset, so that no answer looks complete."""
+        self._listener.clients.cuts[reason] += 1
+        self._over = True
+        if clean:
+            self.peer.close()
+        else:
+            reset(self.peer)
+
+    def turn_away(self) -> None:
+        """Say that there is no room for a connection that has just come, and close it."""
+        self._refuse("no_descriptor", Overloaded("this server has no file descriptor left for another connection"))
+        self.peer.close()
+
+    def _refuse(self, reason: str, error: ProxyError) -> None:
+        """Answer what has not become a request, and close when the client has, or soon."""
+        self._listener.clients.cuts[reason] += 1
+        self._over, self._idle_at = True, monotonic()
+        self.peer.write(self._listener.refusal(self.beginning, error))
+        if self.peer.can_write_eof():
+            self.peer.write_eof()
+        self.close()
 
     def _look_for_reset(self, waits_s: Sequence[float]) -> None:
         """Close the connection if it was reset, which the loop does not notice before something is written again."""
@@ -186,8 +445,7 @@ class Connection(RequestHandler):
 
     def _spoil(self) -> None:
         """Let the request in progress hear that the rest of its body can't be read: aiohttp has it wait for ever."""
-        error = getattr(self._messages[-1][0], "exc", None)
-        request = self._current_request
+        error, request = getattr(self._messages[-1][0], "exc", None), self.current
         if error is not None and request is not None and not request.content.is_eof():
             request.content.set_exception(error)
 
@@ -201,5 +459,5 @@ class Connection(RequestHandler):
         if isinstance(exc, HttpProcessingError):
             self.close()  # and pass over what comes
             read = f"{request.method} {request.raw_path} HTTP/1.1\n"
-            return self._refuse(request, self.beginning if request.method == _UNREAD else read.encode(), exc)
+            return self._listener.refuse(request, self.beginning if request.method == _UNREAD else read.encode(), exc)
         return super().handle_error(request, status, exc, message)

@@ -50,6 +50,7 @@ class Forward:
         self._auth = auth
         self._metrics = metrics
         self._authorization = auth.upstream_authorization
+        self._pages = auth.pages
         self._hides_tokens = bool(auth.capabilities)
         self._crossing = self.crossing(MINE)
 
@@ -113,9 +114,13 @@ class Forward:
         return EndToEnd(mine if self._authorization is None else mine | _AUTHORIZATION, marked)
 
     def headers(self, request: web.BaseRequest, crossing: EndToEnd) -> tuple[Headers, bool]:
-        """Return the request's headers that cross, with the configured upstream key, and whether any was marked."""
+        """Return the request's headers that cross, with the configured upstream key, and whether any was marked.
+
+        Raises: OriginNotAllowed, UnsupportedMediaType, for a web page that may not use that key.
+        """
         headers, marked = crossing.parted(request.raw_headers)
         if self._authorization:
+            self._pages.check(request)
             headers.append((b"Authorization", self._authorization))
         return without_cookie(headers) if self._hides_tokens else headers, marked
 

@@ -10,19 +10,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from aiohttp import HttpVersion, web
+from aiohttp import web
 
 from proxy.dialects.dialect import Dialect
 from proxy.downstream.response import RESPONSE
 from proxy.server.json_responses import refuse
 from proxy.telemetry.metrics import Metrics
-from proxy.wire.errors import BadRequest, ProxyError, UnknownRoute, VersionNotSupported
+from proxy.wire.errors import ProxyError, UnknownRoute
 from proxy.wire.http import origin_form
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
-UNSPOKEN = web.RequestKey("unspoken", HttpVersion)  # on a request: the version of HTTP it is in, if that is not spoken
-SPOKEN = "HTTP/1.1 and HTTP/1.0 are spoken here"
+REFUSED = web.RequestKey("refused", ProxyError)  # on a request: why it is not answered, whatever it asks for
 CLIENT_GONE = 499  # nginx's number for a client that left before its answer began
 
 
@@ -78,8 +77,8 @@ class Routes:
         (handler, name, dialect), arguments = self.find(method, request.raw_path)
         status = CLIENT_GONE
         try:
-            if len(request) and UNSPOKEN in request:
-                raise (BadRequest if request[UNSPOKEN].major == 0 else VersionNotSupported)(SPOKEN)
+            if len(request) and REFUSED in request:
+                raise request[REFUSED]
             response = await (handler(request, **arguments) if arguments else handler(request))
             status = response.status
         except ProxyError as error:

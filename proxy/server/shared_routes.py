@@ -89,6 +89,8 @@ class EventRoute:
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Follow the stream of a URL; it is begun if nobody follows it."""
         self._auth.caller(request.headers.get("Authorization", ""))
+        if self._auth.upstream_authorization:
+            self._auth.pages.check(request)
         mode = request.headers.get("Stream-Mode", "events")
         if mode not in MODES:
             raise UnknownMode(f"Stream-Mode {mode!r} is not one of: {', '.join(MODES)}")
