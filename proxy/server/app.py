@@ -4,7 +4,6 @@ The data port serves what the README's "HTTP surface" lists; the admin port metr
 """
 
 import asyncio
-import contextlib
 import functools
 import logging
 import time
@@ -209,13 +208,12 @@ class Proxy:
             for subscription in list(stream.subscriptions):
                 subscription.fail(DRAINED)
         await self.follow.wait_closed()
-        for task in self._background:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
         self.feed.close()
         for runner in self._runners:
             await runner.cleanup()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         await self.upstreams.close()
         if self.tracing is not None:
             await self.tracing.close()

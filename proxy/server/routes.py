@@ -21,7 +21,7 @@ from proxy.wire.http import origin_form
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
-REFUSED = web.RequestKey("refused", ProxyError)  # on a request: why it is not answered, whatever it asks for
+REFUSED = web.RequestKey("objection", ProxyError)  # on a request: why it is not answered, whatever it asks for
 CLIENT_GONE = 499  # nginx's number for a client that left before its answer began
 
 

@@ -127,7 +127,7 @@ class Raw(Projection):
     __slots__ = ()
 
     heartbeat = False
-    spans_a_turn = 4  # nothing is made here
+    spans_a_turn = 64  # nothing is made here
     in_bytes = True
 
     def reuse_chunks(self, frames: list[bytes], chunks: bytes) -> None:

@@ -170,7 +170,7 @@ class Stream:
         self.subscriptions[subscription] = None
         if subscription.is_far_behind:
             subscription.parked = True
-            self.turns.wait(subscription.go_on)
+            self.turns.do(subscription.go_on)
         else:
             self.make_live(subscription)
             subscription.advance()

@@ -113,10 +113,10 @@ class Subscription:
             self._end(b"", ending)
 
     def resume(self) -> None:
-        """Go on after the sink has drained: in its turn, if it is far behind. Does nothing unless it is parked."""
+        """Go on after the sink has drained, in its turn if it is far behind. Does nothing unless it is parked."""
         if self.parked and self.ended is None:
             if self.is_far_behind:
-                self.stream.turns.wait(self.go_on)
+                self.stream.turns.do(self.go_on)
             else:
                 self.go_on()
 

@@ -282,7 +282,7 @@ async def test_time_outs_and_metrics_outlive_full_logs(perform: Serve, stage: St
     await late.read()
     ended = "streamtee_streams_ended_total"
     assert await tee.metric(ended, ending="timeout_idle") + await tee.metric(ended, ending="log_limit") == count + 1
-    assert await tee.metric("streamtee_background_loop_alive") == 3
+    assert await tee.metric("streamtee_background_loop_alive") == 4
 
 
 # Counts.

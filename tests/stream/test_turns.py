@@ -18,11 +18,30 @@ def test_work_is_done_in_order_as_much_as_fits_into_a_turn() -> None:
     for number in range(10):
         turns.wait(lambda number=number: work(number))  # type: ignore[misc]
     for so_far in (4, 8, 10):
-        assert turns.busy
         loop.turn()
         assert done == list(range(so_far))
-    assert not turns.busy
     assert not loop.turn()
+
+
+def test_work_is_done_at_once_while_the_turn_has_time_for_it() -> None:
+    """What is too much for the turn waits, and what comes after it waits behind it."""
+    loop, done = FakeLoop(), list[int]()
+    turns = Turns(loop.call_soon, loop.time)
+
+    def work(number: int) -> None:
+        done.append(number)
+        loop.now += TURN_S / 2
+
+    for number in range(5):
+        turns.do(lambda number=number: work(number))  # type: ignore[misc]
+    assert done == [0, 1]
+    loop.turn()
+    assert done == [0, 1, 2, 3]
+    turns.do(lambda: work(5))
+    loop.settle()
+    assert done == list(range(6))
+    turns.do(lambda: work(6))
+    assert done[-1] == 6
 
 
 def test_work_that_goes_on_lets_the_others_have_their_turn() -> None:
