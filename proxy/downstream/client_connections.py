@@ -86,10 +86,13 @@ class ClientConnections:
             )
         self.body_bytes = held
 
-    def arrived(self, connection: ClientConnection, descriptor: int) -> None:
-        """Take a new connection in. If descriptors run out, the one that is idle the longest goes, or this one."""
+    def arrived(self, connection: ClientConnection, descriptor: int, *, admin: bool) -> None:
+        """Take a new connection in. If descriptors run out, the one that is idle the longest goes, or this one.
+
+        One of the `admin` port stays: some are kept for it.
+        """
         self.open.add(connection)
-        if self._descriptors.are_short(descriptor):
+        if descriptor >= self._descriptors.for_clients_end and not admin:
             self._press()
             oldest = next(iter(self.idle), None)
             if oldest is None:

@@ -34,14 +34,11 @@ class Descriptors(NamedTuple):
         return cls(1 << 30 if limit == resource.RLIM_INFINITY else limit)
 
     @property
-    def for_upstream(self) -> int:
-        """Return how many are kept for connections to upstreams, beside those of the admin port."""
-        return min(_MOST_UPSTREAM, self.limit // 4)
+    def for_clients_end(self) -> int:
+        """Return the first number that is none for clients of the data port: a quarter is kept for upstreams."""
+        return max(0, self.for_upstream_end - min(_MOST_UPSTREAM, self.limit // 4))
 
-    def are_short(self, descriptor: int) -> bool:
-        """Tell, by the number of a client's new one, whether only the reserves are left."""
-        return descriptor >= self.limit - self.for_upstream - ADMIN
-
-    def are_out(self, descriptor: int) -> bool:
-        """Tell, by the number of a new one to an upstream, whether only the admin port's are left."""
-        return descriptor >= self.limit - ADMIN
+    @property
+    def for_upstream_end(self) -> int:
+        """Return the first number that is none for upstreams either: the rest is the admin port's."""
+        return max(0, self.limit - ADMIN)

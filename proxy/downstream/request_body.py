@@ -1,5 +1,7 @@
 """The body of a client's request."""
 
+from collections.abc import AsyncIterator
+from time import monotonic
 from typing import Protocol
 
 from aiohttp import web
@@ -41,6 +43,46 @@ async def read_body(request: web.BaseRequest, allowed_bytes: int) -> bytes:
     if size > allowed_bytes:
         raise TooLarge(f"the request body has more than {allowed_bytes} bytes, {size} came so far")
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class LargeBody:
+    """A body that is sent on as it comes, once: what has come of it, and then the rest."""
+
+    def __init__(self, request: web.BaseRequest, beginning: bytes, allowed_bytes: int) -> None:
+        self.beginning = beginning
+        self.size_bytes = request.content_length  # None: it comes in chunks
+        self.ended_at = 0.0  # monotonic seconds, when the last byte of it is here
+        self._content = request.content
+        self._allowed_bytes = allowed_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Raises: TooLarge, RequestTimeout."""
+        size, piece = 0, self.beginning
+        while piece:
+            size += len(piece)
+            if size > self._allowed_bytes:
+                raise TooLarge(f"the request body has more than {self._allowed_bytes} bytes, {size} came so far")
+            yield piece
+            piece = await self._content.readany()
+        self.ended_at = monotonic()
+
+
+async def read_body_or_beginning(request: web.BaseRequest, held_bytes: int, allowed_bytes: int) -> bytes | LargeBody:
+    """Return the whole body of a request; of one larger than `held_bytes` the beginning, and a way to the rest.
+
+    Raises: TooLarge, RateLimited, RequestTimeout.
+    """
+    length, content = request.content_length, request.content
+    if content.is_eof() or (length is not None and not held_bytes < length <= allowed_bytes):
+        return await read_body(request, allowed_bytes)
+    invite(request)
+    pieces: list[bytes] = []
+    size = 0
+    while size <= (held_bytes if length is None else 0) and (piece := await content.readany()):
+        pieces.append(piece)
+        size += len(piece)
+    whole = b"".join(pieces)
+    return LargeBody(request, whole, allowed_bytes) if length is not None or size > held_bytes else whole
 
 
 def invite(request: web.BaseRequest) -> None:

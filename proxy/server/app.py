@@ -110,6 +110,7 @@ class Proxy:
             max_followers=limits.followers,
             max_followers_per_stream=limits.followers_per_stream,
             max_total_log_bytes=limits.total_log_bytes,
+            max_pending_bytes=limits.total_pending_bytes,
             call_soon=loop.call_soon,
             pacer=pacer,
             observers=self._observers(),
@@ -173,11 +174,11 @@ class Proxy:
         """Listen. Raises: OSError, when an address is taken."""
         try:
             self.url, self._data_site = await self._listen(
-                self._runner(self.routes(), self.config.listen), self.config.listen
+                self._runner(self.routes(), self.config.listen, is_admin=False), self.config.listen
             )
             if self.config.admin:
                 self.admin_url, _ = await self._listen(
-                    self._runner(self.admin_routes(), self.config.admin), self.config.admin
+                    self._runner(self.admin_routes(), self.config.admin, is_admin=True), self.config.admin
                 )
         except OSError:
             await self.stop()
@@ -294,7 +295,7 @@ class Proxy:
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{port}", site
 
-    def _runner(self, routes: Routes, listen: str) -> web.ServerRunner:
+    def _runner(self, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
         config = self.config
         server = Listener(
             Cors(config.cors, routes, self.metrics) if config.cors.origins else routes,
@@ -304,6 +305,7 @@ class Proxy:
             clients=self.clients,
             hosts=Hosts(address(listen)[0], config.hosts),
             turns=self.hub.turns,
+            is_admin=is_admin,
             access_log=None,
             handler_cancellation=True,  # a client that leaves ends its handler at once
             auto_decompress=False,  # a compressed request passes as it is

@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 from proxy.access.callers import Auth
 from proxy.dialects.route import Route
 from proxy.dialects.stream_only import is_stream_only
-from proxy.downstream.request_body import read_body
+from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning
 from proxy.server.config import Config, GenerationsConfig
 from proxy.server.document import JSON
 from proxy.server.generation_options import NAMES, GenerationOptions, read_options
@@ -45,7 +45,7 @@ class GenerationRequest:
     options: GenerationOptions
     target: bytes
     headers: Headers  # for upstream, but for the length
-    body: bytes
+    body: bytes | LargeBody
     streamed: tuple[Headers, bytes] | None  # headers and body to ask with, if a stream must be asked for
     hides_usage: bool  # the client did not ask for it
     started_at: float  # when the last byte of it was here
@@ -55,7 +55,7 @@ class GenerationRequest:
         """Return the record of the stream that answers it."""
         options, route = self.options, self.route
         keys = () if options.key is None else (options.key,)
-        cumulative = asks_cumulative(self.body) if route.dialect.name == "dashscope" else None
+        cumulative = asks_cumulative(self.whole_body) if route.dialect.name == "dashscope" else None
         # By place: names make a dict, 0.5 us a constructor.
         return StreamInfo(
             ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
@@ -64,8 +64,16 @@ class GenerationRequest:
 
     def vitals(self) -> Vitals:
         """Return the vitals of the stream that answers it."""
-        dialect = self.route.dialect  # DashScope's answers name no model
-        return Vitals(dialect, self.started_at, model_of(self.body) if dialect.name == "dashscope" else None)
+        dialect, body = self.route.dialect, self.body
+        if dialect.name == "dashscope":  # its answers name no model
+            return Vitals(dialect, self.started_at, model_of(self.whole_body))
+        return Vitals(dialect, self.started_at if isinstance(body, bytes) else body.ended_at or self.started_at)
+
+    @property
+    def whole_body(self) -> bytes:
+        """Return the body, where it is one that had to be held."""
+        assert isinstance(self.body, bytes)
+        return self.body
 
 
 class GenerationReader:
@@ -81,6 +89,7 @@ class GenerationReader:
         self._rewrites = generations.upgrade != "never" or generations.include_usage
         self._crossing = forward.crossing(_MINE, NAMES)
         self._body_bytes = config.limits.body_bytes
+        self._held_body_bytes = config.limits.held_body_bytes
         self._usual = read_options(CIMultiDict(), config)  # what most ask for
 
     async def read(self, route: Route, request: web.BaseRequest) -> GenerationRequest:
@@ -97,7 +106,12 @@ class GenerationReader:
         if not options.respond_async:
             self._hub.check_room_to_follow()
         target = self._forward.target(route, request)
-        body = await read_body(request, self._body_bytes)
+        body: bytes | LargeBody
+        # One that is looked into, and one that may be sent after its client has left, is held.
+        if shared or self._rewrites or options.detached or route.dialect.name == "dashscope":
+            body = await read_body(request, self._body_bytes)
+        else:
+            body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)
         if options.respond_async:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
         headers.append(_IDENTITY)
@@ -117,14 +131,14 @@ def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> Ge
     """Have the upstream asked for a stream, or for the usage of one, as is configured."""
     dialect = generation.route.dialect
     if generations.upgrade != "never":
-        streamed = dialect.requests.streamed(generation.headers, generation.body)
+        streamed = dialect.requests.streamed(generation.headers, generation.whole_body)
         if streamed is not None:  # the answer is a document, also if it is made of a stream
             generation = replace(generation, options=generation.options._replace(view=JSON))
             if generations.upgrade == "auto":
                 return replace(generation, streamed=streamed)
             return replace(generation, headers=streamed[0], body=streamed[1])
     if generations.include_usage:
-        counted = dialect.requests.counted(generation.body)
+        counted = dialect.requests.counted(generation.whole_body)
         if counted is not None:
             return replace(generation, body=counted, hides_usage=True)
     return generation
@@ -184,18 +198,24 @@ def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identi
     """Return what makes a request one with others: its Idempotency-Key if it has one, else all that it asks for."""
     route, key = generation.route, generation.options.idempotency_key
     if key is None:
-        return by_body(generation.caller, route.name, generation.target, generation.body, request.raw_headers)
+        return by_body(generation.caller, route.name, generation.target, generation.whole_body, request.raw_headers)
     native = route.dialect.name == "dashscope"
     return by_key(
-        generation.caller, route.name, key, generation.target, generation.body, request.raw_headers, native=native
+        generation.caller, route.name, key, generation.target, generation.whole_body, request.raw_headers, native=native
     )
 
 
 def _send(forward: Forward, generation: GenerationRequest) -> Awaitable[Exchange]:
-    headers = [*generation.headers, (b"Content-Length", b"%d" % len(generation.body))]
+    body, chunked = generation.body, False
+    if isinstance(body, bytes):
+        headers = [*generation.headers, (b"Content-Length", b"%d" % len(body))]
+    elif body.size_bytes is not None:
+        headers = [*generation.headers, (b"Content-Length", b"%d" % body.size_bytes)]
+    else:
+        headers, chunked = [*generation.headers, (b"Transfer-Encoding", b"chunked")], True
     json = generation.options.view.mode == "json"  # then its client knows nothing of streams, nor do refusals
     # By place: a name takes 0.1 us.
     upstream_request = UpstreamRequest(
-        b"POST", generation.target, headers, generation.body, generation.caller, True, json
+        b"POST", generation.target, headers, body, generation.caller, True, json, chunked
     )
     return forward.open(generation.route, upstream_request)

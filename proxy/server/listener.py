@@ -79,6 +79,7 @@ class Listener(web.Server):
         clients: ClientConnections,
         hosts: Hosts,
         turns: Turns,
+        is_admin: bool,
         **options: Any,
     ) -> None:
         """`handler` answers requests; `routes` tell which dialect is spoken where."""
@@ -86,6 +87,7 @@ class Listener(web.Server):
         super().__init__(handler, request_factory=self._begin, keepalive_timeout=_FOR_EVER_S, **options)
         self.clients = clients
         self.turns = turns
+        self.is_admin = is_admin
         self._routes = routes
         self._metrics = metrics
         self._limits = limits
@@ -261,7 +263,8 @@ class Connection(RequestHandler):
     def connection_made(self, transport: Any) -> None:
         self.peer = transport
         super().connection_made(transport)
-        self._listener.clients.arrived(self, transport.get_extra_info("socket").fileno())
+        number = transport.get_extra_info("socket").fileno()
+        self._listener.clients.arrived(self, number, admin=self._listener.is_admin)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._release_body()

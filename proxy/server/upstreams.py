@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from proxy.downstream.descriptors import Descriptors
 from proxy.server.config import Config
 from proxy.stream.endings import UPSTREAM_ERROR
 from proxy.stream.stream import Stream
@@ -89,6 +90,7 @@ class Upstreams:
             max_connections=settings.max_connections,
             keepalive_s=settings.keepalive_s,
             outbound_proxy=settings.outbound_proxy.get_secret_value() or None,
+            max_descriptor=Descriptors.of_process().for_upstream_end,
         )
         pool.name = name
         metrics.background_loops.append(pool.background)

@@ -6,13 +6,14 @@ Must not know: sockets, clocks (the time is handed in). Nothing here awaits, so 
 import heapq
 import math
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.stream.cohort import Pacer
-from proxy.stream.endings import CAPABILITY_EXPIRED, LOG_LIMIT
+from proxy.stream.endings import CAPABILITY_EXPIRED, LOG_LIMIT, TOO_SLOW
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import Ledger
@@ -95,6 +96,7 @@ class Hub:
         max_followers: int,
         max_followers_per_stream: int,
         max_total_log_bytes: int,
+        max_pending_bytes: int = sys.maxsize,
         call_soon: Callable[..., Any],
         pacer: Pacer,
         observers: Observers | None = None,
@@ -120,6 +122,9 @@ class Hub:
         self._on_subscription_ended = on_subscription_ended
         self._idents = _idents()
         self._running: dict[str, Stream] = {}
+        self._outlived: dict[Stream, int] = {}  # forgotten streams that are still read, and the bytes of their logs
+        self.max_pending_bytes = max_pending_bytes
+        self.pending_bytes = 0  # of these logs
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
         self._retire_at: list[tuple[float, str]] = []  # a heap
         self._keys: dict[tuple[bytes, str], Stream] = {}
@@ -242,7 +247,13 @@ class Hub:
         held = self._running.pop(stream.id, None) or self._ended.pop(stream.id, None)
         if held is None:
             return
-        self.ledger.bytes -= STREAM_BYTES + stream.log.size_bytes
+        size_bytes = stream.log.size_bytes
+        self.ledger.bytes -= STREAM_BYTES + size_bytes
+        if stream.subscriptions:
+            self._outlived[stream] = size_bytes
+            self.pending_bytes += size_bytes
+            if self.pending_bytes > self.max_pending_bytes:
+                self._call_soon(self._cut_pending)  # it may be amid its last sweep
         self.unname(stream)
         self._on_forgotten(stream)
 
@@ -329,7 +340,22 @@ class Hub:
         if stream.info.retain_s <= 0:
             self.forget(stream)
 
+    def _cut_pending(self) -> None:
+        """End the last readers of streams that were forgotten, the first of them first, until the rest is no more."""
+        for stream in list(self._outlived):
+            if self.pending_bytes <= self.max_pending_bytes:
+                return
+            held, allowed = self.pending_bytes, self.max_pending_bytes
+            late = TOO_SLOW.saying(
+                f"clients have yet to take {held} bytes of streams that are over, {allowed} are kept"
+            )
+            for subscription in list(stream.subscriptions):
+                subscription.fail(late)
+
     def _subscription_ended(self, subscription: Subscription) -> None:
+        stream = subscription.stream
+        if not stream.subscriptions:
+            self.pending_bytes -= self._outlived.pop(stream, 0)
         self.followers -= 1
         self.beating.pop(subscription, None)
         self.leaving.pop(subscription, None)

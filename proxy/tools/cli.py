@@ -13,6 +13,7 @@ import click
 from pydantic import ValidationError
 
 from proxy import __version__
+from proxy.downstream.descriptors import raise_limit
 from proxy.server.app import Proxy
 from proxy.server.config import Config, address, load
 from proxy.tools.log_lines import LogLines
@@ -48,6 +49,8 @@ def serve(config_file: Path | None, loop: str) -> None:
     except SelfCheckError as error:
         _fail(str(error))
     config = _load(config_file)
+    before, limit = raise_limit()
+    click.echo(f"file descriptors: {limit} at most" + (f", raised from {before}" if limit != before else ""))
     logging.basicConfig(level=config.log_level.upper(), handlers=[LogLines()])
     # Kept streams are many long-lived objects without cycles: the collector's full passes over them stopped the
     # process for 100 ms and more (D of the load harness), and found nothing.

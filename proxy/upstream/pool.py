@@ -8,9 +8,11 @@ no future, no timer per read, and no private attribute of aiohttp.
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import re
 import ssl
+import sys
 from collections import deque
 from collections.abc import AsyncIterable
 from time import monotonic
@@ -21,10 +23,12 @@ from yarl import URL
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange, Timeouts
-from proxy.wire.errors import ConnectTimeout, Unreachable
+from proxy.wire.errors import ConnectTimeout, Overloaded, Unreachable
 from proxy.wire.http import Headers, head
 
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+_OUT_OF_DESCRIPTORS = "this server has no file descriptor left for another connection to the upstream"
 _ZONE = re.compile("%25[^]]*")
 
 
@@ -41,8 +45,13 @@ class ConnectionPool:
         keepalive_s: float = 15.0,
         ssl_context: ssl.SSLContext | None = None,
         outbound_proxy: str | None = None,
+        max_descriptor: int = sys.maxsize,
     ) -> None:
-        """Call within a running loop. `max_connections` 0 is no limit."""
+        """Call within a running loop. `max_connections` 0 is no limit.
+
+        File descriptors from number `max_descriptor` on are left to others.
+        """
+        self._max_descriptor = max_descriptor
         self.name = name  # as it is configured
         self.timeouts = timeouts
         self.active: set[Exchange] = set()
@@ -170,20 +179,30 @@ class ConnectionPool:
     async def _connect(self) -> Connection:
         try:
             if self._direct is None:
-                return Connection(await self._connector.connect(self._address, [], self._connect_timeout))
+                lent = await self._connector.connect(self._address, [], self._connect_timeout)
+                return self._within_reach(Connection(lent))
             async with asyncio.timeout(self.timeouts.connect_s or None):
                 loop = asyncio.get_running_loop()
                 _, connection = await loop.create_connection(Connection, *self._direct)  # type: ignore[type-var]  # not by its base
-                return connection
+                return self._within_reach(connection)
         except BaseException as exc:
             if self._room is not None:
                 self._room.release()
             if isinstance(exc, TimeoutError):
                 message = f"no connection to the upstream within {self.timeouts.connect_s:g} s"
                 raise ConnectTimeout(message) from exc
+            if isinstance(exc, OSError) and exc.errno in _NO_DESCRIPTOR:
+                raise Overloaded(_OUT_OF_DESCRIPTORS) from exc
             if isinstance(exc, OSError | aiohttp.ClientError):
                 raise Unreachable(f"no connection to the upstream: {type(exc).__name__}", sent=False) from exc
             raise
+
+    def _within_reach(self, connection: Connection) -> Connection:
+        """Return a new connection, if it has not taken one of the last descriptors. Raises: Overloaded."""
+        if connection.transport.get_extra_info("socket").fileno() >= self._max_descriptor:
+            connection.close()
+            raise Overloaded(_OUT_OF_DESCRIPTORS)
+        return connection
 
     async def _watch_time(self) -> None:
         """End what is late, and idle connections that are. One timer for all, and none that is set per read."""
