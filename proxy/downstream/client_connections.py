@@ -75,6 +75,7 @@ class ClientConnections:
         self._max_body_bytes = max_body_bytes
         self._max_pending_bytes = max_pending_bytes
         self._descriptors = descriptors
+        descriptors.counted.append(self.open.__len__)
         self._pressed_at = float("-inf")
 
     def hold_body(self, size_bytes: int) -> None:
@@ -86,13 +87,13 @@ class ClientConnections:
             )
         self.body_bytes = held
 
-    def arrived(self, connection: ClientConnection, descriptor: int, *, admin: bool) -> None:
+    def arrived(self, connection: ClientConnection, *, admin: bool) -> None:
         """Take a new connection in. If descriptors run out, the one that is idle the longest goes, or this one.
 
         One of the `admin` port stays: some are kept for it.
         """
         self.open.add(connection)
-        if descriptor >= self._descriptors.for_clients_end and not admin:
+        if not admin and self._descriptors.are_short:
             self._press()
             oldest = next(iter(self.idle), None)
             if oldest is None:

@@ -101,7 +101,8 @@ class Proxy:
         self.config = config
         self.auth = auth_of(config)
         self.metrics = Metrics(limits.model_labels)
-        self.upstreams = Upstreams(config, self.metrics)
+        descriptors = Descriptors.of_process()
+        self.upstreams = Upstreams(config, self.metrics, descriptors)
         self.feed = LiveFeed()
         self.calls = Calls()
         self.tracing = tracing or _traced(config)
@@ -119,7 +120,7 @@ class Proxy:
         )
         self.clients = ClientConnections(
             ClientTimeouts(**config.clients.model_dump()),
-            Descriptors.of_process(),
+            descriptors,
             max_body_bytes=limits.total_body_bytes,
             max_pending_bytes=limits.total_pending_bytes,
         )

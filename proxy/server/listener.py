@@ -263,8 +263,7 @@ class Connection(RequestHandler):
     def connection_made(self, transport: Any) -> None:
         self.peer = transport
         super().connection_made(transport)
-        number = transport.get_extra_info("socket").fileno()
-        self._listener.clients.arrived(self, number, admin=self._listener.is_admin)
+        self._listener.clients.arrived(self, admin=self._listener.is_admin)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._release_body()

@@ -24,9 +24,11 @@ from proxy.upstream.upstream import Upstream
 class Upstreams:
     """The upstreams by name; an observer of their streams."""
 
-    def __init__(self, config: Config, metrics: Metrics) -> None:
+    def __init__(self, config: Config, metrics: Metrics, descriptors: Descriptors) -> None:
         """Call within a running loop."""
         self._config = config
+        self._descriptors = descriptors
+        descriptors.counted.append(lambda: sum(self.connections().values()))
         self._settings: Mapping[str, UpstreamConfig] = {DEFAULT: config.upstream, **config.upstreams}
         self._grouped = {name for first, one in self._settings.items() if one.spares for name in (first, *one.spares)}
         self._retried: Counter[str] = Counter()
@@ -90,7 +92,7 @@ class Upstreams:
             max_connections=settings.max_connections,
             keepalive_s=settings.keepalive_s,
             outbound_proxy=settings.outbound_proxy.get_secret_value() or None,
-            max_descriptor=Descriptors.of_process().for_upstream_end,
+            are_descriptors_out=lambda: self._descriptors.are_out,
         )
         pool.name = name
         metrics.background_loops.append(pool.background)

@@ -12,9 +12,8 @@ import errno
 import ipaddress
 import re
 import ssl
-import sys
 from collections import deque
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from time import monotonic
 
 import aiohttp
@@ -45,13 +44,13 @@ class ConnectionPool:
         keepalive_s: float = 15.0,
         ssl_context: ssl.SSLContext | None = None,
         outbound_proxy: str | None = None,
-        max_descriptor: int = sys.maxsize,
+        are_descriptors_out: Callable[[], bool] = bool,
     ) -> None:
         """Call within a running loop. `max_connections` 0 is no limit.
 
-        File descriptors from number `max_descriptor` on are left to others.
+        `are_descriptors_out`: no connection is to be made, because others need the last file descriptors.
         """
-        self._max_descriptor = max_descriptor
+        self._are_descriptors_out = are_descriptors_out
         self.name = name  # as it is configured
         self.timeouts = timeouts
         self.active: set[Exchange] = set()
@@ -178,13 +177,15 @@ class ConnectionPool:
 
     async def _connect(self) -> Connection:
         try:
+            if self._are_descriptors_out():
+                raise OSError(errno.EMFILE, "kept for the admin port")
             if self._direct is None:
                 lent = await self._connector.connect(self._address, [], self._connect_timeout)
-                return self._within_reach(Connection(lent))
+                return Connection(lent)
             async with asyncio.timeout(self.timeouts.connect_s or None):
                 loop = asyncio.get_running_loop()
                 _, connection = await loop.create_connection(Connection, *self._direct)  # type: ignore[type-var]  # not by its base
-                return self._within_reach(connection)
+                return connection
         except BaseException as exc:
             if self._room is not None:
                 self._room.release()
@@ -196,13 +197,6 @@ class ConnectionPool:
             if isinstance(exc, OSError | aiohttp.ClientError):
                 raise Unreachable(f"no connection to the upstream: {type(exc).__name__}", sent=False) from exc
             raise
-
-    def _within_reach(self, connection: Connection) -> Connection:
-        """Return a new connection, if it has not taken one of the last descriptors. Raises: Overloaded."""
-        if connection.transport.get_extra_info("socket").fileno() >= self._max_descriptor:
-            connection.close()
-            raise Overloaded(_OUT_OF_DESCRIPTORS)
-        return connection
 
     async def _watch_time(self) -> None:
         """End what is late, and idle connections that are. One timer for all, and none that is set per read."""
