@@ -99,6 +99,7 @@ class ClientConnections:
             if oldest is None:
                 connection.turn_away()
                 return
+            del self.idle[oldest]  # it is lost in a turn of its own: the next one to come takes another
             oldest.cut("descriptors", clean=True)
         self.idle[connection] = None
 

@@ -23,6 +23,8 @@ from proxy.tools.tail import tail
 if TYPE_CHECKING:
     from proxy.tools.fake_qwen import FakeQwen
 
+_log = logging.getLogger("streamtee")
+
 _CONFIG = click.option(
     "--config",
     "config_file",
@@ -49,9 +51,10 @@ def serve(config_file: Path | None, loop: str) -> None:
     except SelfCheckError as error:
         _fail(str(error))
     config = _load(config_file)
-    before, limit = raise_limit()
-    click.echo(f"file descriptors: {limit} at most" + (f", raised from {before}" if limit != before else ""))
     logging.basicConfig(level=config.log_level.upper(), handlers=[LogLines()])
+    before, limit = raise_limit()
+    if limit != before:
+        _log.info("the limit of file descriptors was raised from %d to %d", before, limit)
     # Kept streams are many long-lived objects without cycles: the collector's full passes over them stopped the
     # process for 100 ms and more (D of the load harness), and found nothing.
     gc.freeze()
