@@ -29,16 +29,17 @@ def blocks(body: bytes) -> list[bytes]:
 
 
 def stamped(body: bytes, epoch: str, first: int = 1) -> bytes:
-    """Return what mode events makes of complete blocks: an id as the last line of each that has data or an id.
+    """Return what mode events makes of complete blocks: an id as the last line of each that has data.
 
-    A block of comments loses its blank line, so that it leads the next one; a byte order mark goes.
+    A block without data loses its blank line, so that it leads the next one, and names of an event or an id in it
+    become comments; a byte order mark goes.
     """
     out = []
     for seq, block in enumerate(blocks(body.removeprefix(b"\xef\xbb\xbf")), first):
         newline = b"\r\n" if block.endswith(b"\r\n\r\n") else block[-1:]
         lines = block.removesuffix(newline * 2).split(newline)
-        if any(line.startswith((b"data", b"id")) for line in lines):
-            lines.append(b"id: %b-%d" % (epoch.encode(), seq))
-        comments = all(line.startswith(b":") for line in lines)
-        out.append(newline.join([*lines, b""] if comments else [*lines, b"", b""]))
+        if any(line.startswith(b"data") for line in lines):
+            out.append(newline.join([*lines, b"id: %b-%d" % (epoch.encode(), seq), b"", b""]))
+        else:
+            out += [b":" * line.startswith((b"event", b"id")) + line + newline for line in lines]
     return b"".join(out)

@@ -7,11 +7,12 @@ send, which JSON is not (the Fetch standard, "CORS protocol").
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from aiohttp import web
 
-from proxy.wire.errors import OriginNotAllowed, UnsupportedMediaType
+from proxy.wire.errors import BadRequest, HostNotServed, OriginNotAllowed, ProxyError, UnsupportedMediaType
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")  # RFC 9110 section 7.2
 _REMEMBERED = 256
@@ -25,21 +26,29 @@ class Hosts:
         """`names` are answered for besides; without any, a port that is not on loopback answers for every name."""
         self._names = frozenset(name.lower() for name in names)
         self._any = not names and not is_loopback(listen_host)
-        self._served: dict[str | None, bool] = {}
+        self._served: dict[str, bool] = {}
 
-    def serves(self, host: str | None) -> bool:
-        """Tell whether a request with this header Host is answered; None: it has none, which HTTP/1.0 allows."""
+    def objection(self, host: str | None) -> ProxyError | None:
+        """Return why a request with this header Host is not answered; None: it is.
+
+        A `host` of None: it has no such header, which HTTP/1.0 allows.
+        """
+        if host is None or self._serves(host):
+            return None
+        if not _HOST.fullmatch(host):
+            return BadRequest("the header Host is not HOST or HOST:PORT")
+        return HostNotServed(
+            f"this server is not {host[:100]!r}; a port of the loopback interface answers for localhost, addresses,"
+            " names without a dot, and the names in `hosts` of its configuration"
+        )
+
+    def _serves(self, host: str) -> bool:
         served = self._served.get(host)
         if served is None:
             if len(self._served) >= _REMEMBERED:
                 self._served.clear()
-            served = self._served[host] = host is None or self._is_served(host)
+            served = self._served[host] = self._is_served(host)
         return served
-
-    @staticmethod
-    def is_malformed(host: str | None) -> bool:
-        """Tell whether that header is none."""
-        return host is not None and not _HOST.fullmatch(host)
 
     def _is_served(self, host: str) -> bool:
         match = _HOST.fullmatch(host)
@@ -58,6 +67,17 @@ class Pages:
     def __init__(self, origins: Sequence[str]) -> None:
         """`origins`: those that may, besides the proxy's own; "*": all."""
         self._origins = frozenset(origins)
+
+    def only(
+        self, handler: Callable[..., Awaitable[web.StreamResponse]]
+    ) -> Callable[..., Awaitable[web.StreamResponse]]:
+        """Return a handler that asks `check` first."""
+
+        async def serve(request: web.BaseRequest, *given: Any, **named: str) -> web.StreamResponse:
+            self.check(request)
+            return await handler(request, *given, **named)
+
+        return serve
 
     def check(self, request: web.BaseRequest) -> None:
         """Raises: OriginNotAllowed, UnsupportedMediaType, for what a page sends that may not, or not so."""

@@ -18,6 +18,7 @@ class AuthConfig(Table):
 
     mode: Literal["pass", "keys"] = "pass"
     keys: tuple[str, ...] = ()
+    anonymous: Literal["auto", "none", "shared"] = "auto"
 
     @field_validator("keys")
     @classmethod

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-import orjson
-
-from proxy.dialects.delta import Delta, record
-from proxy.dialects.dialect import Dialect, Reader, TextKind
+from proxy.dialects.choices import ChoiceDocuments
+from proxy.dialects.delta import Delta, json_object, record
+from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
+from proxy.dialects.error_shape import error_body, error_data
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.generated import generated
-from proxy.dialects.lenient import json_object
 from proxy.dialects.reader import LearningReader
-from proxy.wire.errors import ProxyError, RequestError
+from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
+from proxy.wire.json_members import Members, members
 from proxy.wire.sse import fields, payload
 
 _DONE = b"[DONE]"
@@ -20,21 +20,30 @@ _DONE = b"[DONE]"
 class ChatRequests:
     """How a chat completion is asked for."""
 
-    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        asked = json_object(body)
-        if not asked or asked.get("stream"):
-            return None
-        asked["stream"] = True
-        asked["stream_options"] = record(asked.get("stream_options")) | {"include_usage": True}
-        return list(headers), orjson.dumps(asked)
+    names_model = True
+    reads_body = False
 
-    def counted(self, body: bytes) -> bytes | None:
-        asked = json_object(body)
-        options = record(asked.get("stream_options"))
-        if not asked.get("stream") or options.get("include_usage"):
+    def model(self, body: bytes) -> str | None:
+        return model_of(body)
+
+    def asks_stream(self, headers: RawHeaders) -> bool:
+        return False
+
+    def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        asked = members(body)
+        if asked is None or not (asked.get("stream") is None or asked.get("stream") is False):
             return None
-        asked["stream_options"] = options | {"include_usage": True}
-        return orjson.dumps(asked)
+        rewritten = _with_usage(asked, {"stream": b"true"})
+        return None if rewritten is None else (list(headers), rewritten)
+
+    def with_usage(self, body: bytes) -> bytes | None:
+        asked = members(body)
+        if asked is None or asked.get("stream") is not True:
+            return None
+        return None if record(asked.get("stream_options")).get("include_usage") else _with_usage(asked, {})
+
+    def asks_cumulative(self, body: bytes) -> bool | None:
+        return None
 
 
 class ChatReader(LearningReader):
@@ -117,68 +126,89 @@ class ChatFrames:
         return chunk.get("choices") == [] and bool(chunk.get("usage"))
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
-        kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
-        return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
+        return error_body(error)
 
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        error = {"error": {"message": message, "type": "stream_error", "code": code}}
-        return b"data: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
+        return b"data: %b\nid: %b\n\n" % (error_data(message, code), ident)
 
 
-class ChatDocuments:
+class ChatDocuments(ChoiceDocuments):
     """The increments in chunks, and the finished chat.completion."""
 
-    def document(self, frame: bytes) -> dict[str, Any] | None:
-        chunk = _chunk(frame)
-        return None if not chunk or chunk.get("error") else chunk
+    cumulative = False
+    states = True
+
+    def tells(self, document: dict[str, Any]) -> bool:
+        if document.get("error"):
+            return False
+        if choices := document.get("choices"):
+            return isinstance(choices, list)
+        return document.get("object", _OBJECTS[0]) in _OBJECTS and (choices == [] or bool(document.get("usage")))
 
     def deltas(self, document: dict[str, Any]) -> list[Delta]:
-        choices = document.get("choices")
-        return [
-            Delta(index if type(index := choice.get("index")) is int else place, choice, delta, "content")
-            for place, choice in enumerate(choices if isinstance(choices, list) else ())
-            if isinstance(choice, dict) and isinstance(delta := _delta(choice), dict)
-        ]
+        found = []
+        for place, choice in enumerate(document.get("choices") or ()):
+            if isinstance(choice, dict) and isinstance(delta := _delta(choice), dict):
+                index = choice.get("index")
+                whole = delta is choice.get("message")
+                found.append(Delta(index if type(index) is int else place, choice, delta, "content", whole=whole))
+        return found
 
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
         document["choices"] = [delta.choice for delta in deltas]
 
-    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+    def beside(self, document: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in document.items() if key not in ("choices", "usage")}
 
-    def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
-        message[key] = _sum(message.get(key), value)
+    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+        return {key: document[key] for key in _ENVELOPE if key in document}
 
-    def blank(self, shape: Delta) -> Delta:
-        message: dict[str, Any] = {"role": None, "content": None}
-        choice = {"message": message, "finish_reason": None, "index": shape.index, "logprobs": None}
-        return Delta(shape.index, choice, message, "content")
+    def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
+        message[key] = _sum(key, message.get(key), value)
+
+    def blank(self, index: int, shape: Delta, *, streamed: bool = False) -> Delta:
+        message: dict[str, Any] = {} if streamed else {"role": "assistant", "content": None}
+        key = "delta" if streamed else "message"
+        return Delta(index, {key: message, "finish_reason": None, "index": index, "logprobs": None}, message, "content")
 
     def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
         told = [choice.choice for choice in choices]
         return {"choices": told, "object": "chat.completion", "usage": usage} | envelope | {"object": "chat.completion"}
 
-    cumulative = False
+
+_OBJECTS = ("chat.completion.chunk", "chat.completion")
+_ENVELOPE = ("id", "created", "model", "system_fingerprint", "service_tier", "request_id", "citations")
+_NAMES = frozenset(
+    ["id", "type", "index", "role", "name", "object", "format", "status"]
+)  # of fields that do not add up
+
+
+def _with_usage(asked: Members, more: dict[str, bytes]) -> bytes | None:
+    """Return a request that asks for usage, and for more; None when its stream_options are no object."""
+    options = asked.inner("stream_options")
+    counting = None if options is None else options.put({"include_usage": b"true"})
+    return None if counting is None else asked.put({**more, "stream_options": counting})
 
 
 def _delta(choice: dict[str, Any]) -> Any:
-    """Return a choice's delta; an empty one, put there, where a choice finishes without."""
-    if choice.get("delta") is None and choice.get("finish_reason"):
-        choice["delta"] = {}
-    return choice.get("delta")
+    """Return a choice's delta, or the message in place of it; an empty one, put there, where it finishes without."""
+    delta = choice.get("delta")
+    if isinstance(message := choice.get("message"), dict) and not delta:
+        return message
+    if delta is None and choice.get("finish_reason"):
+        delta = choice["delta"] = {}
+    return delta
 
 
-def _sum(known: Any, more: Any) -> Any:
-    """Add increments as OpenAI's own clients do: texts and numbers add up, lists grow, objects gain field by field."""
-    if known is None or isinstance(more, bool):
-        return more
+def _sum(key: str, known: Any, more: Any) -> Any:
+    """Add increments as OpenAI's own clients do, but for names, numbers and times, which are not said in pieces.
+
+    Texts add up, lists grow, objects gain field by field.
+    """
     if isinstance(known, str) and isinstance(more, str):
-        return known + more
-    if isinstance(known, int | float) and isinstance(more, int | float):
-        return known + more
+        return more if key in _NAMES or key.endswith("_id") else known + more
     if isinstance(known, dict) and isinstance(more, dict):
-        kept = {key: value if key in ("index", "type") else _sum(known.get(key), value) for key, value in more.items()}
-        return known | kept
+        return known | {field: _sum(field, known.get(field), value) for field, value in more.items()}
     if isinstance(known, list) and isinstance(more, list):
         return known + more
     return known if more is None else more

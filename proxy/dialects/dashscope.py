@@ -1,35 +1,71 @@
 """DashScope's own words: frames with id, event and status lines; output, usage and request_id in the data."""
 
+import re
 from typing import Any
 
 import orjson
 
-from proxy.dialects.delta import Delta, record, records
-from proxy.dialects.dialect import Dialect, Reader, TextKind
+from proxy.dialects.choices import ChoiceDocuments
+from proxy.dialects.delta import Delta, json_object, record, records
+from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.failure import FOREIGN, failure, foreign, stated_status
 from proxy.dialects.generated import generated
-from proxy.dialects.lenient import json_object
 from proxy.dialects.reader import LearningReader
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
+from proxy.wire.json_members import members
 from proxy.wire.sse import fields, payload
 
 _SSE = b"X-DashScope-SSE"
+_INCREMENTAL = re.compile(rb'"incremental_output"\s*:\s*(true|false)')
 
 
 class DashScopeRequests:
     """How a native generation is asked for."""
 
-    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        asked, named = json_object(body), {name.lower(): value.lower() for name, value in headers}
-        if not asked or named.get(_SSE.lower()) == b"enable" or b"text/event-stream" in named.get(b"accept", b""):
-            return None
-        asked["parameters"] = {"incremental_output": True} | record(asked.get("parameters"))
-        kept = [header for header in headers if header[0].lower() not in (b"accept", _SSE.lower())]
-        return [*kept, (b"Accept", b"text/event-stream"), (_SSE, b"enable")], orjson.dumps(asked)
+    names_model = False
+    reads_body = True
 
-    def counted(self, body: bytes) -> bytes | None:
+    def model(self, body: bytes) -> str | None:
+        return model_of(body)
+
+    def asks_stream(self, headers: RawHeaders) -> bool:
+        for name, value in headers:
+            lower = name.lower()
+            if lower == _SSE.lower() and value.lower() == b"enable":
+                return True
+            if lower == b"accept" and b"text/event-stream" in value.lower():
+                return True
+        return False
+
+    def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        rewritten = None if self.asks_stream(headers) else _in_increments(body)
+        if rewritten is None:
+            return None
+        kept = [header for header in headers if header[0].lower() not in (b"accept", _SSE.lower())]
+        return [*kept, (b"Accept", b"text/event-stream"), (_SSE, b"enable")], rewritten
+
+    def with_usage(self, body: bytes) -> bytes | None:
         return None  # usage is in every event
+
+    def asks_cumulative(self, body: bytes) -> bool | None:
+        asked = _INCREMENTAL.search(body)
+        return None if asked is None else asked[1] == b"false"
+
+
+def _in_increments(body: bytes) -> bytes | None:
+    """Return a body that asks for increments, if it does not say itself what it asks for; None: it has no parameters.
+
+    They may be missing or null, but nothing else than an object.
+    """
+    asked = members(body)
+    parameters = None if asked is None else asked.inner("parameters")
+    if asked is None or parameters is None:
+        return None
+    if parameters.get("incremental_output") is not None:
+        return body
+    incremental = parameters.put({"incremental_output": b"true"})
+    return None if incremental is None else asked.put({"parameters": incremental})
 
 
 class DashScopeReader(LearningReader):
@@ -53,6 +89,10 @@ class DashScopeReader(LearningReader):
         if data is None and not named:
             return None
         result = json_object(data or b"")
+        if not result and not named and data is not None and b"\n" in data:
+            # Blocks that lost the blank lines between them: the SDK reads by lines, and finds a result in each.
+            kinds = [self.note(b"data:%b\n\n" % line) for line in data.split(b"\n")]
+            return next(filter(None, kinds), None)
         output = result.get("output")
         refuses = named or _says_status(frame)
         if refuses or not output or "error" in result:
@@ -111,56 +151,85 @@ class DashScopeFrames:
         return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (orjson.dumps(error), ident)
 
 
-class DashScopeDocuments:
+class DashScopeDocuments(ChoiceDocuments):
     """The increments in native results, and the finished result."""
 
-    def document(self, frame: bytes) -> dict[str, Any] | None:
-        return _result(frame) or None
+    cumulative = True  # that is what its older models do unless asked for increments
+    states = True
+
+    def tells(self, document: dict[str, Any]) -> bool:
+        return isinstance(document.get("output"), dict)
 
     def deltas(self, document: dict[str, Any]) -> list[Delta]:
-        output = record(document.get("output"))
-        choices = output.get("choices")
-        if not isinstance(choices, list):
-            return [Delta(0, output, output, "text")] if isinstance(output.get("text"), str) else []
-        return [
-            Delta(index if type(index := choice.get("index")) is int else place, choice, message, "content")
-            for place, choice in enumerate(records(choices))
-            if isinstance(message := choice.get("message"), dict)
-        ]
+        output = document["output"]
+        if isinstance(choices := output.get("choices"), list):
+            return [
+                Delta(index if type(index := choice.get("index")) is int else place, choice, message, "content")
+                for place, choice in enumerate(records(choices))
+                if isinstance(message := choice.get("message"), dict)
+            ]
+        if isinstance(output.get("text"), str):
+            return [Delta(0, output, output, "text", lone=True)]
+        message = _message(output)
+        return [] if message is None else [Delta(0, output, message, "content", lone=True)]
 
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
-        if deltas[0].choice is not document["output"]:
+        if not deltas[0].lone:
             document["output"]["choices"] = [delta.choice for delta in deltas]
 
-    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+    def beside(self, document: dict[str, Any]) -> dict[str, Any]:
         known = {key: value for key, value in document.items() if key not in ("output", "usage")}
-        output = record(document.get("output"))
-        return known | {"output": {key: value for key, value in output.items() if key not in _TOLD}}
+        return known | {"output": _beside(document["output"])}
+
+    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+        known = {key: document[key] for key in _ENVELOPE if key in document}
+        return known | {"output": _beside(document["output"])}
 
     def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
         message[key] = value
 
-    def blank(self, shape: Delta) -> Delta:
+    def blank(self, index: int, shape: Delta, *, streamed: bool = False) -> Delta:
         if shape.choice is shape.message:
-            output = {"finish_reason": "null", "text": ""}
-            return Delta(0, output, output, "text")
+            output: dict[str, Any] = {"finish_reason": "null", "text": ""}
+            return Delta(0, output, output, "text", lone=True)
         in_parts = isinstance(shape.message.get("content"), list)
-        message: dict[str, Any] = {"content": [] if in_parts else "", "role": None}
+        message: dict[str, Any] = {"content": [] if in_parts else "", "role": "assistant"}
         choice: dict[str, Any] = {"message": message, "finish_reason": "null"}
-        numbered = {"index": shape.index} if "index" in shape.choice else {}
-        return Delta(shape.index, choice | numbered, message, "content")
+        if shape.lone:
+            if "message" not in shape.choice:
+                choice = {_WORKFLOW: {"message": message}, "finish_reason": "null"}
+            return Delta(0, choice, message, "content", lone=True)
+        numbered = {"index": index} if "index" in shape.choice else {}
+        return Delta(index, choice | numbered, message, "content")
 
     def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
         told = [choice.choice for choice in choices]
-        output = told[0] if choices and choices[0].choice is choices[0].message else {"choices": told}
-        return {"output": output | record(envelope.get("output")), "usage": usage} | {
+        output: dict[str, Any] = told[0] if choices and choices[0].lone else {"choices": told}
+        beside = dict(record(envelope.get("output")))
+        if _WORKFLOW in output:
+            output[_WORKFLOW] = record(beside.pop(_WORKFLOW, None)) | record(output[_WORKFLOW])
+        return {"output": output | beside, "usage": usage} | {
             key: value for key, value in envelope.items() if key != "output"
         }
 
-    cumulative = True  # that is what its older models do unless asked for increments
+
+_WORKFLOW = "workflow_message"  # of applications; a text is in its message
+_ENVELOPE = ("request_id",)
+_TEXTS = frozenset(["choices", "finish_reason", "text", "reasoning_content", "tool_calls", "role", "message"])
 
 
-_TOLD = frozenset(["choices", "finish_reason", "text", "reasoning_content", "tool_calls", "role"])
+def _message(output: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the message of an output without choices: of deep research, or of a workflow."""
+    found = output["message"] if "message" in output else record(output.get(_WORKFLOW)).get("message")
+    return found if isinstance(found, dict) else None
+
+
+def _beside(output: dict[str, Any]) -> dict[str, Any]:
+    """Return what an output says besides its texts."""
+    found = {key: value for key, value in output.items() if key not in _TEXTS}
+    if _WORKFLOW in found:
+        found[_WORKFLOW] = {key: value for key, value in record(found[_WORKFLOW]).items() if key != "message"}
+    return found
 
 
 def _result(frame: bytes) -> dict[str, Any]:

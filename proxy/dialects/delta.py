@@ -1,166 +1,266 @@
-"""One choice's increment in a document of either dialect: where its texts stand, to read them and to put others there.
+"""One choice's increment in a document of Qwen's two dialects: where its texts stand, to read and to replace them.
 
 Knows no frames, no order and no past. What it does not know by name it leaves alone.
 """
 
+from functools import lru_cache
 from typing import Any
 
-import orjson
+from proxy.dialects.increment import Channel, Kind
+from proxy.wire import json_text
 
-Channel = tuple[str, int]
-"""What a text belongs to within its choice: a field of the message, or the arguments of the tool call of an index."""
+_TEXTS = frozenset(["reasoning_content", "reasoning", "refusal"])  # vLLM, Ollama and OpenRouter say reasoning
+_AUDIO = ("id", "data", "transcript")
+_CUSTOM = "custom."
+_BODIES = {"function": ("", "arguments"), "custom": (_CUSTOM, "input")}  # of a tool call: where its name and text stand
+_KINDS = {"role": Kind.MARK, "finish_reason": Kind.END, "id": Kind.LABEL, "name": Kind.LABEL, "data": Kind.DATA}
+_KINDS[_CUSTOM + "name"] = Kind.LABEL
+_UNSAID = (None, "", "null")  # DashScope writes the string "null" for an unfinished choice
+_LOGPROBS = "logprobs."
+_MARKS = (Kind.MARK, Kind.END)
+_BESIDE = frozenset(["index", "logprobs"])
 
-CONTENT: Channel = ("content", -1)
-_FIELDS = ("reasoning_content", "refusal")
-_CHANNELS: dict[str, Channel] = {field: (field, -1) for field in _FIELDS}
+
+@lru_cache(maxsize=1024)
+def channel(part: int, name: str = "content", place: int = -1, field: str = "") -> Channel:
+    """Return the channel of a choice's field, or of a field within it."""
+    kind = Kind.ITEMS if field.startswith(_LOGPROBS) else _KINDS.get(field or name, Kind.TEXT)
+    return Channel(part, name, place, field, kind)
 
 
 class Delta:
     """OpenAI's word: a choice's increment in one chunk.
 
     `choice` is the object that has the finish_reason, `message` the one that has the texts, `content` the key of the
-    answer text in it.
+    answer text in it. `whole`: the message is a finished one, or all there is of it so far. `lone`: there is no list
+    of choices, and what the object says besides is not the choice's.
     """
 
-    __slots__ = ("choice", "content", "index", "message")
+    __slots__ = (
+        "beside", "call_rests", "calls", "choice", "content", "index", "logprobs", "lone", "message", "rest", "sounds",
+        "texts", "whole",
+    )  # fmt: skip
 
-    def __init__(self, index: int, choice: dict[str, Any], message: dict[str, Any], content: str) -> None:
+    def __init__(
+        self,
+        index: int,
+        choice: dict[str, Any],
+        message: dict[str, Any],
+        content: str,
+        *,
+        whole: bool = False,
+        lone: bool = False,
+    ) -> None:
         self.index = index
         self.choice = choice
         self.message = message
         self.content = content
+        self.whole = whole
+        self.lone = lone
+        self.calls = _numbered(message["tool_calls"]) if "tool_calls" in message else []
+        self.texts: list[tuple[Channel, str]] = []
+        self.rest: dict[str, Any] = {}  # what the message says that is none of them
+        self.beside: dict[str, Any] = {}  # the same of the choice
+        self.call_rests: list[tuple[int, dict[str, Any]]] | None = None  # the same of tool calls, by their numbers
+        self.logprobs: dict[str, Any] | None = None
+        self.sounds = False  # it has encoded sound, of which each piece is to be decoded alone
 
-    def texts(self) -> list[tuple[Channel, str]]:
-        """Return the texts in the order of channels: reasoning, refusal, content, arguments; also those that are ""."""
-        message, found = self.message, []
-        for field in _FIELDS:
-            text = message.get(field)
-            if type(text) is str:
-                found.append((_CHANNELS[field], text))
-        content = _joined(message.get(self.content))
-        if content is not None:
-            found.append((CONTENT, content))
-        if message.get("tool_calls"):
-            for call, fragment in self._fragments():
-                arguments = record(fragment.get("function")).get("arguments")
-                found.append((call, arguments if isinstance(arguments, str) else ""))
-        return found
-
-    def named(self) -> list[tuple[Channel, str, str]]:
-        """Return what names tool calls: ids and functions' names, those that are said."""
-        found = []
-        for call, fragment in self._fragments() if self.message.get("tool_calls") else ():
-            for field, value in (("id", fragment.get("id")), ("name", record(fragment.get("function")).get("name"))):
-                if value and isinstance(value, str):
-                    found.append((call, field, value))
-        return found
-
-    def put(self, channel: Channel, text: str) -> None:
-        """Put a text in its place, which is made if there is none."""
-        field, call = channel
-        if call >= 0:
-            fragment = self._fragment(channel)
-            self._function(channel)["arguments"] = text
-            others = [one for told, one in self._fragments() if told != channel or one is fragment]
-            self.message["tool_calls"] = others  # one chunk may have several fragments of a call
-            return
-        field = self.content if channel == CONTENT else field
-        in_parts = isinstance(self.message.get(field), list)
-        self.message[field] = [{"text": text}] if in_parts else text
-
-    def name(self, channel: Channel, ident: str | None, name: str | None) -> None:
-        """Give a tool call its id and its function's name; None is left out, as Qwen does after the first fragment."""
-        fragment, function = self._fragment(channel), self._function(channel)
-        fragment["id"] = ident or ""
-        others = {key: value for key, value in function.items() if key != "name"}
-        function.clear()
-        function.update(others if name is None else {"name": name, **others})
-
-    def add(self, channel: Channel, fields: dict[str, Any]) -> None:
-        """Give a tool call further fields."""
-        self._fragment(channel).update(fields)
-
-    def silence(self, but: Channel) -> None:
-        """Take out every text but that of one channel."""
-        message = self.message
-        for channel, text in self.texts():
-            if text and channel != but and channel[1] < 0:
-                self.put(channel, "")
-        if "tool_calls" in message:
-            kept = [fragment for call, fragment in self._fragments() if call == but]
-            message.pop("tool_calls") if not kept else message.update(tool_calls=kept)
-
-    def rest(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what message and choice say that is neither text, name, role, finish reason nor logprobs.
-
-        Both are empty as a rule.
-        """
-        message, choice = self.message, self.choice
-        found: dict[str, Any] = {}
-        for key, value in message.items():
-            if key in _KNOWN or value is None or (key == self.content and _joined(value) is not None):
+    def find(self) -> None:
+        """Find the texts, and what there is besides; `calls` must have their numbers."""
+        index, texts = self.index, self.texts
+        for key, value in self.message.items():
+            if value is None:
                 continue
-            if key == "tool_calls":
-                value = [(call, other) for call, fragment in self._fragments() if (other := _unknown(fragment))]
-                if not value:
-                    continue
-            found[key] = value
-        if choice is message:
-            return found, {}
-        beside = {
-            key: value
-            for key, value in choice.items()
-            if key not in _KNOWN and value is not None and value is not message
-        }
-        return found, beside
+            if key == self.content:
+                if type(value) is str:
+                    texts.append((channel(index), value))
+                elif (text := _joined(value)) is not None:
+                    texts.append((channel(index), text))
+                    if others := [part for part in value if not _is_text(part)]:
+                        self.rest[key] = others
+                else:
+                    self.rest[key] = value
+            elif key in _TEXTS and type(value) is str:
+                texts.append((channel(index, key), value))
+            elif key == "role" or key == "finish_reason":
+                self._mark(key, value)
+            elif key == "tool_calls" and isinstance(value, list):
+                self._find_calls()
+            elif key == "audio" and isinstance(value, dict):
+                self._find_audio(value)
+            elif key not in _BESIDE:
+                self.rest[key] = value
+        if not self.lone:
+            self._find_beside()
+        elif self.choice is not self.message:
+            self._mark("finish_reason", self.choice.get("finish_reason"))
 
-    def _fragments(self) -> list[tuple[Channel, dict[str, Any]]]:
-        fragments = records(self.message.get("tool_calls"))
-        return [(("arguments", _index(fragment, place)), fragment) for place, fragment in enumerate(fragments)]
+    def _find_beside(self) -> None:
+        message = self.message
+        for key, value in self.choice.items():
+            if value is None or value is message:
+                continue
+            if key == "finish_reason":
+                self._mark(key, value)
+            elif key == "logprobs" and isinstance(value, dict):
+                self.logprobs = value
+                for field, found in value.items():
+                    if found and isinstance(found, list):
+                        name = "refusal" if field == "refusal" else "content"
+                        items = "," + json_text.written(found)[1:-1].decode()
+                        self.texts.append((channel(self.index, name, -1, _LOGPROBS + field), items))
+            elif key not in _BESIDE:
+                self.beside[key] = value
 
-    def _fragment(self, channel: Channel) -> dict[str, Any]:
-        for call, fragment in self._fragments():
-            if call == channel:
-                return fragment
-        fragment = {"index": channel[1], "id": "", "type": "function", "function": {}}
-        fragments = [*self._fragments(), (channel, fragment)]
-        self.message["tool_calls"] = [one for _, one in sorted(fragments, key=lambda told: told[0])]
-        return fragment
+    def _mark(self, key: str, value: Any) -> None:
+        if isinstance(value, str) and value not in _UNSAID:
+            self.texts.append((channel(self.index, key), value))
 
-    def _function(self, channel: Channel) -> dict[str, Any]:
-        fragment = self._fragment(channel)
-        function = fragment["function"] = record(fragment.get("function"))
-        return function
+    def _find_audio(self, audio: dict[str, Any]) -> None:
+        for field in _AUDIO:
+            if isinstance(text := audio.get(field), str):
+                self.texts.append((channel(self.index, "audio", -1, field), text))
+                self.sounds = self.sounds or field == "data"
+        if others := {key: value for key, value in audio.items() if key not in _AUDIO and value is not None}:
+            self.rest["audio"] = others
+
+    def _find_calls(self) -> None:
+        rest = []
+        for number, fragment in self.calls:
+            body, prefix, text_name = _body(fragment)
+            found = {"id": fragment.get("id"), prefix + "name": body.get("name")}
+            found[prefix + text_name] = _arguments(body.get(text_name))
+            for field, text in found.items():
+                if isinstance(text, str):
+                    self.texts.append((channel(self.index, "tool_calls", number, field), text))
+            if others := {key: value for key, value in fragment.items() if key not in _CALL and key not in _BODIES}:
+                rest.append((number, others))
+        if rest:
+            self.call_rests = rest
+
+    # Putting
+
+    def put(self, where: Channel, text: str) -> None:
+        """Put a text in its place, which is made if there is none."""
+        name, field = where.name, where.field
+        if field.startswith(_LOGPROBS):
+            found = json_text.Exactly(f"[{text[1:]}]") if text else None
+            self.choice["logprobs"] = record(self.choice.get("logprobs")) | {field.removeprefix(_LOGPROBS): found}
+        elif name == "tool_calls":
+            self._put_call(where, text)
+        elif name == "finish_reason":
+            self.choice[name] = text
+        elif name == "audio":
+            self.message[name] = record(self.message.get(name)) | {field: text}
+        elif name == "content":
+            self._put_content(text)
+        else:
+            self.message[name] = text
+
+    def _put_content(self, text: str) -> None:
+        key = self.content
+        parts = self.message.get(key)
+        if not isinstance(parts, list):
+            self.message[key] = text
+            return
+        first: dict[str, Any] = next(filter(_is_text, parts), {})
+        places = [place for place, part in enumerate(parts) if _is_text(part)]
+        others = [part for part in parts if not _is_text(part)]
+        others.insert(places[0] if places else len(others), {**first, "text": text})
+        self.message[key] = others
+
+    def _put_call(self, where: Channel, text: str) -> None:
+        """Put a text into a call's first fragment, which is left alone: a chunk may have several."""
+        number, field = where.place, where.field
+        fragment = next((one for known, one in self.calls if known == number), None)
+        if fragment is None:
+            fragment = {"index": number, "id": "", "type": "function", "function": {}}
+            self.calls = sorted([*self.calls, (number, fragment)], key=lambda call: call[0])
+        else:
+            self.calls = [call for call in self.calls if call[0] != number or call[1] is fragment]
+        self.message["tool_calls"] = [one for _, one in self.calls]
+        if field == "id":
+            fragment["id"] = text
+            return
+        name = "custom" if field.startswith(_CUSTOM) else "function"
+        field = field.removeprefix(_CUSTOM)
+        if name not in fragment and not fragment.get("function"):  # it was made before its type was known
+            fragment.pop("function", None)
+            fragment["type"] = name
+        body = dict(record(fragment.get(name)))
+        if field != "name":
+            body[field] = text
+        else:
+            body.pop("name", None)
+            body = {"name": text, **body} if text else body  # left out, as Qwen does after the first fragment
+        fragment[name] = body
+
+    def silence(self, group: tuple[int, str, int]) -> None:
+        """Take out every text but those of a group of channels."""
+        calls = self.calls
+        for where, text in self.texts:
+            if text and where.group != group and where.kind not in _MARKS and where.name != "tool_calls":
+                self.put(where, "")
+        if "tool_calls" in self.message:
+            self.calls = [call for call in calls if (self.index, "tool_calls", call[0]) == group]
+            self.message["tool_calls"] = [fragment for _, fragment in self.calls]
+            if not self.calls:
+                del self.message["tool_calls"]
 
 
-_KNOWN = frozenset([*_FIELDS, "role", "finish_reason", "logprobs", "index"])
+_CALL = frozenset(["index", "id", "type"])
 
 
-def _unknown(fragment: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fragment.items() if key not in ("index", "id", "type", "function")}
-
-
-def _joined(content: Any) -> str | None:
-    """Return answer text, also when it comes in parts as multimodal models write it; None when it is no text."""
-    if type(content) is str:
-        return content
-    if isinstance(content, list) and all(isinstance(part, dict) and list(part) == ["text"] for part in content):
-        return "".join(part["text"] for part in content if isinstance(part["text"], str))
-    return None
+def _numbered(calls: Any) -> list[tuple[int, dict[str, Any]]]:
+    return [(_index(fragment, place), fragment) for place, fragment in enumerate(records(calls))]
 
 
 def _index(fragment: dict[str, Any], place: int) -> int:
     index = fragment.get("index")
-    return index if isinstance(index, int) and index >= 0 else place
+    return index if type(index) is int and index >= 0 else place
 
 
-def json_object(data: bytes) -> dict[str, Any]:
-    """Return the JSON object that bytes are; {} for whatever else they are."""
+def _body(fragment: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
+    """Return what has a tool call's name, how its fields are told from others', and the name of its text there."""
+    for key, (prefix, text_name) in _BODIES.items():
+        if isinstance(body := fragment.get(key), dict):
+            return body, prefix, text_name
+    return {}, "", "arguments"
+
+
+def _arguments(stated: Any) -> Any:
+    """Return arguments as the text they should be; some servers write the object itself."""
+    return json_text.written(stated).decode() if isinstance(stated, dict | list) else stated
+
+
+_TEXT_PART = frozenset(["text", "type"])
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.keys() <= _TEXT_PART and isinstance(part.get("text", 0), str | None)
+
+
+def _joined(content: Any) -> str | None:
+    """Return answer text, also when it comes in parts; None when it is no text."""
+    if isinstance(content, list) and (not content or any(map(_is_text, content))):
+        return "".join([part.get("text") or "" for part in content if _is_text(part)])
+    return None
+
+
+def json_object(data: bytes, *, exactly: bool = False) -> dict[str, Any]:
+    """Return the JSON object that bytes are, `exactly` to be written again; {} for whatever else they are."""
     try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
+        return record(json_text.read_exactly(data) if exactly else json_text.read(data))
+    except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}
+
+
+def rewritten_body(asked: dict[str, Any]) -> bytes | None:
+    """Return the body of a request; None: it can't be written, and is left as it came."""
+    try:
+        return json_text.written(asked)
+    except ValueError:
+        return None
 
 
 def record(value: Any) -> dict[str, Any]:
@@ -171,3 +271,12 @@ def record(value: Any) -> dict[str, Any]:
 def records(value: Any) -> list[dict[str, Any]]:
     """Return the objects in a JSON array; none of anything else."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def says_anything(value: Any) -> bool:
+    """Tell whether a JSON value says anything; DashScope writes the string "null" for an unfinished choice."""
+    if value is None:
+        return False
+    if isinstance(value, dict):
+        return any(map(says_anything, value.values()))
+    return value not in ("", "null", [])

@@ -1,15 +1,16 @@
 """What the rest of the proxy asks of an API: the protocols that each dialect fulfils, and the words they share."""
 
+import re
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
-import orjson
-
-from proxy.dialects.delta import Delta
 from proxy.dialects.failure import Failure
+from proxy.dialects.increment import Assembler, Channel
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
-from proxy.wire.sse import respell
+
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
+_MODEL_WITHIN_BYTES = 64 * 1024
 
 
 class TextKind(Enum):
@@ -30,16 +31,36 @@ class Usage(NamedTuple):
 
 
 class Requests(Protocol):
-    """How an API is asked: what a request says, and the same request asked in another way."""
+    """How an API is asked: what a request says, and the same request asked in another way.
 
-    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+    A body that can't be read, or has something else where an object should be, is left to the upstream to judge.
+    """
+
+    names_model: bool
+    """Whether answers name their model themselves; else it is the one that was asked for."""
+    reads_body: bool
+    """Whether a body tells what the proxy must know of any request: then also a large one is held until it is whole."""
+
+    def model(self, body: bytes) -> str | None:
+        """Return the model that a request names."""
+
+    def asks_stream(self, headers: RawHeaders) -> bool:
+        """Return whether the headers ask for a stream; False where only the body can."""
+
+    def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         """Return the request that asks for the same answer as a stream, usage included.
 
-        None: it does ask for a stream, or its body is no JSON object.
+        None: it asks for one already, or can't be rewritten.
         """
 
-    def counted(self, body: bytes) -> bytes | None:
-        """Return the request for a stream that asks for usage, too; None: it does, or has it anyway, or is none."""
+    def with_usage(self, body: bytes) -> bytes | None:
+        """Return the body of a request for a stream that asks for usage, too.
+
+        None: it asks for it already, streams always have it, it asks for no stream, or can't be rewritten.
+        """
+
+    def asks_cumulative(self, body: bytes) -> bool | None:
+        """Return whether a request asks for all so far in every event (True) or for increments; None: for neither."""
 
 
 class Reader(Protocol):
@@ -100,28 +121,15 @@ class Documents(Protocol):
     """The increments in frames, and the finished document that they add up to."""
 
     cumulative: bool
-    """What a stream's texts are taken for, all so far or increments, until they tell it themselves."""
+    """What a stream's texts are taken for, all so far or increments, unless the request said."""
+    states: bool
+    """Whether a frame may tell of all so far: else modes that take that from frames, or make it, have no meaning."""
 
-    def document(self, frame: bytes) -> dict[str, Any] | None:
-        """Return the JSON object in a frame; None for errors, comments, [DONE] and what is no JSON object."""
+    def assembler(self) -> Assembler:
+        """Return the reader of the frames of one stream."""
 
-    def deltas(self, document: dict[str, Any]) -> list[Delta]:
-        """Find the choices' increments in a document. They stand in it: what is put into them is put into it."""
-
-    def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
-        """Let a document have these choices, and no others."""
-
-    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Return what a document says besides its choices and its usage."""
-
-    def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
-        """Add a field of a delta that is no text to the whole message."""
-
-    def blank(self, shape: Delta) -> Delta:
-        """Return a choice of a finished document, of the same shape as this one of a stream and without text."""
-
-    def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
-        """Return the finished document: what a request without streaming would have been answered."""
+    def answers(self, channel: Channel) -> bool:
+        """Tell whether the texts of a channel are answer text, as mode text says it."""
 
 
 class Dialect(NamedTuple):
@@ -133,18 +141,10 @@ class Dialect(NamedTuple):
     documents: Documents
 
 
-def spell(frame: bytes, document: dict[str, Any]) -> bytes:
-    """Return the frame with another document; all else of it stays as it is."""
-    return respell(frame, orjson.dumps(document))
-
-
-def says_anything(value: Any) -> bool:
-    """Tell whether a JSON value says anything; DashScope writes the string "null" for an unfinished choice."""
-    if value is None:
-        return False
-    if isinstance(value, dict):
-        return any(map(says_anything, value.values()))
-    return value not in ("", "null", [])
+def model_of(body: bytes) -> str | None:
+    """Return the model that a request's body names near its beginning, without parsing: it may have megabytes."""
+    model = _MODEL.search(body, 0, _MODEL_WITHIN_BYTES)
+    return model and model[1].decode(errors="replace")
 
 
 def count(usage: Any, name: str, part: str | None = None) -> int:

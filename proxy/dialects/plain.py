@@ -1,10 +1,13 @@
-"""Event streams of anyone's: no generated text in them, and nothing known of their data."""
+"""Event streams of anyone: nothing is known of how they are asked for or of their data, and no text is generated."""
 
 from typing import Any
 
-from proxy.dialects.chat import ChatDocuments, ChatFrames, ChatRequests
+from proxy.dialects.chat import ChatDocuments
 from proxy.dialects.dialect import Dialect, Reader, TextKind
+from proxy.dialects.error_shape import error_body, error_data
 from proxy.dialects.reader import LearningReader
+from proxy.wire.errors import ProxyError
+from proxy.wire.http import RawHeaders
 
 
 class PlainReader(LearningReader):
@@ -21,23 +24,51 @@ class PlainReader(LearningReader):
         return None
 
 
-class PlainFrames(ChatFrames):
-    """The proxy itself speaks as OpenAI does, but no frame is a chunk."""
+class PlainRequests:
+    """Nothing is known of a request, and none is rewritten."""
+
+    names_model = True
+    reads_body = False
+
+    def model(self, body: bytes) -> str | None:
+        return None
+
+    def asks_stream(self, headers: RawHeaders) -> bool:
+        return False
+
+    def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        return None
+
+    def with_usage(self, body: bytes) -> bytes | None:
+        return None
+
+    def asks_cumulative(self, body: bytes) -> bool | None:
+        return None
+
+
+class PlainFrames:
+    """No frame means anything. Errors are events of their own type, so that no listener for messages takes them."""
 
     has_text = False
 
     def reader(self) -> Reader:
         return PlainReader()
 
+    def only_counts(self, frame: bytes) -> bool:
+        return False
+
+    def error_body(self, error: ProxyError) -> dict[str, Any]:
+        return error_body(error)
+
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        return b"event: error\n" + super().error_frame(message, code, ident)
+        return b"event: error\ndata: %b\nid: %b\n\n" % (error_data(message, code), ident)
 
 
 class PlainDocuments(ChatDocuments):
     """Nothing is known of the data: no increments, no document."""
 
-    def document(self, frame: bytes) -> dict[str, Any] | None:
-        return None
+    def tells(self, document: dict[str, Any]) -> bool:
+        return False
 
 
-PLAIN = Dialect("sse", ChatRequests(), PlainFrames(), PlainDocuments())
+PLAIN = Dialect("sse", PlainRequests(), PlainFrames(), PlainDocuments())

@@ -13,6 +13,14 @@ from proxy.dialects.delta import record
 from proxy.wire.sse import BOM, Splitter, fields
 
 _STATUS = re.compile(rb"^(?::HTTP_STATUS/|status: ?)([1-5][0-9]{2})\s*$", re.MULTILINE)
+# Source: Model Studio's error messages, as recorded in reports of their users.
+_STREAM_ONLY = (
+    b"only support stream mode",
+    b"must be set to false for non-streaming calls",
+    b"enable_thinking only support stream call",
+    b"only support with stream=true",
+    b"does not support http call",
+)
 _FRAMED = re.compile(rb"(?:\xef\xbb\xbf)?(?::|(?:data|event|id|retry|status):)")
 
 
@@ -40,6 +48,11 @@ def read(status: int, body: bytes) -> Refusal:
         return Refusal(status, None, None, framed)
     stated = _STATUS.search(body) if framed and status == 200 else None
     return Refusal(int(stated[1]) if stated else status, _code(told), data, framed)
+
+
+def asks_for_stream(body: bytes) -> bool:
+    """Return whether a refusal's body says that a model, or its thinking mode, answers nothing but streams."""
+    return any(words in body for words in _STREAM_ONLY)
 
 
 def _first_data(body: bytes) -> bytes | None:

@@ -4,9 +4,10 @@ import functools
 import re
 from dataclasses import dataclass
 
+from proxy.dialects.credentials import AUTHORIZATION
 from proxy.dialects.dialect import Dialect
 from proxy.wire.errors import BadRequest
-from proxy.wire.http import origin_form
+from proxy.wire.http import RawHeaders, origin_form
 
 # Also between what only some servers take for the limits of a segment.
 _DOT_SEGMENT = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:/|%2f|\\|%5c|;|%3b|#|%23|%3f|$)", re.IGNORECASE)
@@ -20,6 +21,15 @@ class Route:
     prefix: str
     upstream_prefix: str
     dialect: Dialect
+    steering: str = ""
+    """A regular expression: names, in lower case, of headers that steer the answer."""
+    key_header: str = AUTHORIZATION
+    """The header in which its upstream takes a key."""
+
+    def steered_by(self, headers: RawHeaders) -> list[bytes]:
+        """Return the headers that steer the answer, spelt and ordered the same however they came."""
+        steers = re.compile(self.steering.encode()).fullmatch
+        return sorted(b"%b: %b" % (lower, value) for name, value in headers if steers(lower := name.lower()))
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019  (routes live as long as the process)
     def target(self, raw_path: str) -> bytes:

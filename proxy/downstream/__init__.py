@@ -4,6 +4,7 @@ Must not know: upstreams, the hub, what the bytes mean.
 
 Read in this order:
 
+* `listener`: the connections of clients, and how requests are refused that can't be read
 * `response`: one response to one client, as a sink of a subscription
 * `websocket`: the same over a WebSocket
 * `request_body`: reading what a client sends

@@ -12,30 +12,29 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from prometheus_client.aiohttp import make_aiohttp_handler
 
-from proxy.access.callers import Auth
-from proxy.access.pages import Hosts
+from proxy.access.admission import Admission, Needs
+from proxy.access.callers import Callers
+from proxy.access.capabilities import Capabilities
+from proxy.access.grants import Grants
+from proxy.access.pages import Hosts, Pages
+from proxy.dialects import table
 from proxy.dialects.allowed_paths import AllowedPaths
-from proxy.dialects.chat import CHAT
-from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.plain import PLAIN
 from proxy.dialects.route import Route
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
+from proxy.downstream.listener import Listener
+from proxy.server.admin import Admin, healthy
 from proxy.server.config import Config, address
+from proxy.server.control import Control
 from proxy.server.cors import Cors
 from proxy.server.follow import Follow
 from proxy.server.generate import Generations
-from proxy.server.generation_request import GenerationReader, model_of
+from proxy.server.generation_request import GenerationReader
 from proxy.server.generation_response import GenerationResponses
-from proxy.server.json_responses import answer
-from proxy.server.keys import Keys
-from proxy.server.listener import Listener
-from proxy.server.pass_through import Forward
+from proxy.server.pass_through import Forward, PassThrough
 from proxy.server.routes import ANY, Handler, Routes
-from proxy.server.share import Share
 from proxy.server.shared_calls import Calls
 from proxy.server.shared_routes import EventRoute
 from proxy.server.upstreams import Upstreams
@@ -47,7 +46,7 @@ from proxy.telemetry import access_log
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
-from proxy.telemetry.stream_object import describe
+from proxy.upstream.group import OpenExchange
 from proxy.upstream.settings import DEFAULT
 
 if TYPE_CHECKING:
@@ -55,28 +54,6 @@ if TYPE_CHECKING:
 
 _TICK_S = 0.25
 _log = logging.getLogger("streamtee")
-
-# Generations: read whole, so that they can be sent again, and answered with a stream. The rest passes through.
-_GENERATIONS = {
-    "chat": ("chat/completions",),
-    "compatible": (),
-    "dashscope": (
-        "services/aigc/text-generation/generation",
-        "services/aigc/multimodal-generation/generation",
-        "apps/{app_id}/completion",
-    ),
-}
-
-
-def prefixes(config: Config) -> list[Route]:
-    """Return the prefixes served, the more special first, and the paths they stand for upstream."""
-    base = config.upstream.compatible_base
-    return [
-        Route("chat", "/v1/", f"{base}/", CHAT),
-        Route("chat", "/compatible-mode/v1/", f"{base}/", CHAT),
-        Route("compatible", "/compatible-mode/", "/compatible-mode/", CHAT),
-        Route("dashscope", "/api/v1/", "/api/v1/", DASHSCOPE),
-    ]
 
 
 class _WithoutMalformed(logging.Filter):
@@ -99,7 +76,6 @@ class Proxy:
         limits = config.limits
         pacer = Pacer(loop.call_later, time.monotonic)
         self.config = config
-        self.auth = auth_of(config)
         self.metrics = Metrics(limits.model_labels)
         descriptors = Descriptors.of_process()
         self.upstreams = Upstreams(config, self.metrics, descriptors)
@@ -127,14 +103,15 @@ class Proxy:
         loop_name = type(loop).__module__.partition(".")[0]
         self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name)
         self.metrics.background_loops += [self.hub.background, pacer.background, self.clients.background]
+        callers, self.grants = access_of(config)
+        self.pages = Pages(config.cors.origins)
+        self.admission = Admission(callers, self.grants, self.hub, shares_bodies=config.generations.share == "body")
         allowed = AllowedPaths(config.upstream.paths) if config.upstream.key.get_secret_value() else None
-        opened = self.upstreams.group().open
-        asked = opened if self.tracing is None else self.tracing.calls(opened, model_of)
-        self.forward = Forward(asked, self.auth, self.metrics, allowed)
+        self.forward = Forward(allowed, hides_tokens=bool(self.grants))
         self.generations = self._generations()
-        self.follow = Follow(config, self.hub, self.auth, self.metrics)
-        self.share = Share(config, self.hub, self.auth)
-        self.keys = Keys(self.hub, self.auth)
+        self.follow = Follow(config.streams, self.hub, self.admission, self.metrics)
+        self.control = Control(self.hub, self.admission, self.grants)
+        self.admin = Admin(self.hub, self.page, self.feed)
         self.event_routes: list[EventRoute] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
@@ -160,16 +137,22 @@ class Proxy:
         )
 
     def _generations(self) -> Generations:
+        opened = self._way_up()
+        asked = opened if self.tracing is None else self.tracing.calls(opened)
         return Generations(
             self.hub,
-            self.forward,
+            asked,
             self.calls,
-            GenerationReader(self.config, self.hub, self.forward, self.auth),
-            GenerationResponses(self.config, self.hub, self.auth, self.metrics),
+            GenerationReader(self.config, self.admission, self.forward),
+            GenerationResponses(self.config, self.hub, self.admission, self.grants, self.metrics),
             self.metrics,
             max_log_bytes=self.config.limits.log_bytes,
             max_frame_bytes=self.config.limits.frame_bytes,
         )
+
+    def _way_up(self, upstream: str = DEFAULT) -> OpenExchange:
+        """Return the way to an upstream and its spares."""
+        return self.metrics.calls(self.upstreams.group(upstream).open)
 
     async def start(self) -> None:
         """Listen. Raises: OSError, when an address is taken."""
@@ -222,32 +205,33 @@ class Proxy:
 
     def routes(self) -> Routes:
         """Return what the data port serves."""
-        served = Routes(self.metrics, CHAT)
-        follow, keys = self.follow, self.keys
-        for method, path, handler in (
-            ("GET", "/v1/streams", follow.listed),
-            ("GET", "/v1/streams/{ident}", follow.by_id),
-            ("HEAD", "/v1/streams/{ident}", follow.head),
-            ("DELETE", "/v1/streams/{ident}", follow.delete),
-            ("GET", "/v1/streams/{ident}/info", follow.info),
-            ("POST", "/v1/streams/{ident}/cancel", follow.cancel),
-            ("POST", "/v1/streams/{ident}/share", self.share.share),
-            ("GET", "/v1/keys/{key}", keys.info),
-            ("HEAD", "/v1/keys/{key}", keys.head),
-            ("GET", "/v1/keys/{key}/stream", follow.by_key),
-            ("POST", "/v1/keys/{key}/cancel", keys.cancel),
+        served = Routes(self.admission, self.metrics, table.OWN)
+        follow, control = self.follow, self.control
+        for method, path, handler, needs in (
+            ("GET", "/v1/streams", control.listed, Needs.OWNING),
+            ("GET", "/v1/streams/{ident}", follow.by_id, Needs.CAPABILITY),
+            ("HEAD", "/v1/streams/{ident}", control.head, Needs.CAPABILITY),
+            ("DELETE", "/v1/streams/{ident}", control.delete, Needs.CAPABILITY),
+            ("GET", "/v1/streams/{ident}/info", control.info, Needs.CAPABILITY),
+            ("POST", "/v1/streams/{ident}/cancel", control.cancel, Needs.CAPABILITY),
+            ("POST", "/v1/streams/{ident}/share", control.share, Needs.CAPABILITY),
+            ("GET", "/v1/keys/{key}", control.info_by_key, Needs.OWNING),
+            ("HEAD", "/v1/keys/{key}", control.head_by_key, Needs.OWNING),
+            ("GET", "/v1/keys/{key}/stream", follow.by_key, Needs.OWNING),
+            ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.OWNING),
         ):
-            served.add(method, path, handler, "streams", CHAT)
+            served.add(method, path, handler, "streams", table.OWN, needs)
         for method in ("GET", "HEAD"):
-            served.add(method, "/healthz", _healthy, "health", CHAT)
+            served.add(method, "/healthz", healthy, "health", table.OWN, Needs.NOTHING)
         generations: Handler = self.generations.generate
         if self.tracing is not None:
             generations = self.tracing.traced(generations)
-        for route in prefixes(self.config):
-            for path in _GENERATIONS[route.name]:
-                generate = functools.partial(generations, route)
+        passing = PassThrough(self.forward, self._way_up())
+        for route, paths in table.routes(self.config.upstream.compatible_base):
+            for path in paths:
+                generate = self._lending(functools.partial(generations, route))
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
-            pass_through = functools.partial(self.forward.pass_through, route)
+            pass_through = self._lending(functools.partial(passing.serve, route))
             served.add(ANY, route.prefix, pass_through, route.name, route.dialect)
         self._add_own(served)
         return served
@@ -256,35 +240,30 @@ class Proxy:
         """Serve the routes of the user's own, the more special first."""
         config = self.config
         for own in sorted(config.routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
-            settings = config.upstreams[own.upstream] if own.upstream else config.upstream
             base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
-            route = Route(own.path, own.path, base + own.path, PLAIN)
-            auth = self.auth.towards(settings.key.get_secret_value())
-            forward = Forward(self.upstreams.group(own.upstream or DEFAULT).open, auth, self.metrics)
+            route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
+            upstream = own.upstream or DEFAULT
+            opened = self._way_up(upstream)
+            passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opened)
             if own.share == "url":
-                events = EventRoute(config, own, route, self.hub, auth, self.metrics, forward, self.calls)
+                events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, opened, self.calls)
                 self.event_routes.append(events)
                 for method in ("GET", "POST"):
-                    served.add(method, own.path, events.serve, route.name, PLAIN)
-            served.add(ANY, own.path, functools.partial(forward.pass_through, route), route.name, PLAIN)
+                    served.add(method, own.path, self._lending(events.serve, upstream), route.name, table.UNKNOWN)
+            pass_through = self._lending(functools.partial(passing.serve, route), upstream)
+            served.add(ANY, own.path, pass_through, route.name, table.UNKNOWN)
+
+    def _lending(self, handler: Handler, upstream: str = DEFAULT) -> Handler:
+        """Return a handler for the pages only that may use a key of ours, if requests go up with one."""
+        return self.pages.only(handler) if self.upstreams.has_key(upstream) else handler
 
     def admin_routes(self) -> Routes:
-        """Return what the admin port serves; of web pages, to its own and those of `cors.origins` only."""
-        served = Routes(self.metrics, CHAT)
-        for path, handler in (
-            ("/metrics", make_aiohttp_handler(self.page.registry)),
-            ("/readyz", self._ready),
-            ("/admin/streams", self._streams),
-            ("/admin/events", self.feed.serve),
-            ("/healthz", _healthy),
-        ):
+        """Return what the admin port serves."""
+        served = Routes(self.admission, self.metrics, table.OWN)
+        for path, handler in self.admin.endpoints():
             for method in ("GET", "HEAD"):
-                served.add(method, path, functools.partial(self._told, handler), "admin", CHAT)
+                served.add(method, path, self.pages.only(handler), "admin", table.OWN, Needs.NOTHING)
         return served
-
-    async def _told(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
-        self.auth.pages.check(request)
-        return await handler(request)
 
     async def _listen(self, runner: web.BaseRunner, where: str) -> tuple[str, web.BaseSite]:
         host, port = address(where)
@@ -299,12 +278,12 @@ class Proxy:
     def _runner(self, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
         config = self.config
         server = Listener(
-            Cors(config.cors, routes, self.metrics) if config.cors.origins else routes,
-            routes,
-            self.metrics,
-            config.limits,
+            Cors(config.cors, routes, self.metrics, config.key_headers) if config.cors.origins else routes,
+            routes.refuse_unread,
+            header_bytes=config.limits.header_bytes,
+            max_headers=config.limits.headers,
             clients=self.clients,
-            hosts=Hosts(address(listen)[0], config.hosts),
+            host_objection=Hosts(address(listen)[0], config.hosts).objection,
             turns=self.hub.turns,
             is_admin=is_admin,
             access_log=None,
@@ -315,14 +294,6 @@ class Proxy:
         )
         return web.ServerRunner(server, shutdown_timeout=1.0)
 
-    async def _ready(self, request: web.BaseRequest) -> web.Response:
-        draining = self.hub.draining
-        return answer({"ready": not draining}, 503 if draining else 200)
-
-    async def _streams(self, request: web.BaseRequest) -> web.Response:
-        """Return every caller's streams; nobody else than the admin port's users may see that."""
-        return answer({"object": "list", "data": [describe(stream) for stream in self.hub], "has_more": False})
-
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
@@ -330,15 +301,21 @@ class Proxy:
                 self.hub.tick(time.monotonic())
 
 
-def auth_of(config: Config) -> Auth:
-    """Return what the configuration says of callers and their rights."""
-    return Auth(
+def access_of(config: Config) -> tuple[Callers, Grants]:
+    """Return what the configuration says of callers and of what they are granted."""
+    capabilities = Capabilities([secret.get_secret_value() for secret in config.capabilities.secrets])
+    callers = Callers(
+        capabilities,
         digests=config.auth.keys if config.auth.mode == "keys" else None,
-        upstream_key=config.upstream.key.get_secret_value(),
-        secrets=[secret.get_secret_value() for secret in config.capabilities.secrets],
+        shares_anonymous=config.shares_anonymous,
+        key_headers=config.key_headers,
+    )
+    return callers, Grants(
+        capabilities,
+        callers,
         ttl_s=config.capabilities.ttl_s,
+        ttl_max_s=config.capabilities.ttl_max_s,
         trusted_origins=config.cors.origins if config.cors.credentials else (),
-        origins=config.cors.origins,
     )
 
 
@@ -354,7 +331,3 @@ def _log_fault(error: Exception) -> None:
     """Log that an observer of streams failed, and where; not its message, which may quote what is secret."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     _log.error("an observer of streams failed: %s in %s, line %s", type(error).__name__, where.name, where.lineno)
-
-
-async def _healthy(request: web.BaseRequest) -> web.Response:
-    return answer({"status": "ok"})

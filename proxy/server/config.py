@@ -7,6 +7,7 @@ Nested keys are joined by two underscores: STREAMTEE_UPSTREAM__URL.
 import importlib.util
 import os
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +21,17 @@ from pydantic_settings import (
 
 from proxy.access.pages import is_loopback
 from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig
+from proxy.dialects import table
+from proxy.dialects.credentials import AUTHORIZATION, KEY_HEADERS
 from proxy.settings import Bytes, Count, Seconds, Table
 from proxy.stream.on_disconnect import OnDisconnect
-from proxy.upstream.settings import DEFAULT, SERVED, BreakerConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
+from proxy.upstream.settings import DEFAULT, BreakerConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
+from proxy.wire.http import HOP_BY_HOP
 
 _OTHERS = ("STREAMTEE_TAIL_KEY",)  # variables that are no configuration: the key `streamtee tail` follows with
-# What is served anyway: routes of the user's own stand beside it.
-_SERVED = (*SERVED, "/healthz")
 _PATH = re.compile(r"/[!-~]*")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_FRAMING = ("host", "content-length", "cookie")
 _OTEL = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 _NAME = re.compile(r"[a-z](?:[_-]?[a-z0-9])*")  # two underscores would be two keys in the environment
 
@@ -41,13 +45,21 @@ class RouteConfig(Table):
     window_bytes: Bytes = 1024 * 1024
     join: Literal["live", "window"] = "live"
     keep_s: Seconds = 0
+    key_header: str = AUTHORIZATION
+
+    @field_validator("key_header")
+    @classmethod
+    def _is_header_name(cls, name: str) -> str:
+        if not _TOKEN.fullmatch(name) or name.lower().encode() in HOP_BY_HOP or name.lower() in _FRAMING:
+            raise ValueError(f"{name!r} is not the name of a header that a key can be sent in")
+        return name
 
     @field_validator("path")
     @classmethod
     def _is_free(cls, path: str) -> str:
         if not _PATH.fullmatch(path) or set(path) & set("?#{}*") or {".", ".."} & set(path.split("/")):
             raise ValueError(f"{path!r} is not a path that begins with a slash, without query, braces or dot segments")
-        for served in _SERVED:
+        for served in (*table.served(), "/healthz"):
             if path in (served, served.rstrip("/")) or (served.endswith("/") and path.startswith(served)):
                 raise ValueError(f"{path!r} clashes with {served}, which is served already")
         return path
@@ -151,6 +163,18 @@ class Config(BaseSettings):
     cors: CorsConfig = CorsConfig()
     otel: OtelConfig = OtelConfig()
 
+    @property
+    def key_headers(self) -> tuple[str, ...]:
+        """The headers that hold keys: those of all APIs, and those that routes name."""
+        return (*KEY_HEADERS, *(route.key_header for route in self.routes))
+
+    @property
+    def shares_anonymous(self) -> bool:
+        """Whether all who show no key are one caller, with streams of its own."""
+        if self.auth.anonymous == "auto":
+            return all(_is_loopback(address(text)[0]) for text in (self.listen, self.admin) if text)
+        return self.auth.anonymous == "shared"
+
     @field_validator("listen", "admin")
     @classmethod
     def _is_address(cls, text: str) -> str:
@@ -162,6 +186,10 @@ class Config(BaseSettings):
     def _keys_fit_the_mode(self) -> "Config":
         if self.auth.mode == "keys" and not (self.auth.keys and self.upstream.key.get_secret_value()):
             raise ValueError('auth.mode = "keys" needs auth.keys, and upstream.key to send instead of theirs')
+        if self.auth.mode == "keys" and self.auth.anonymous == "shared":
+            raise ValueError(
+                'auth.anonymous = "shared" goes with auth.mode = "pass"; in mode keys all callers show a key'
+            )
         if not self.listen:
             raise ValueError("listen is empty; it takes HOST:PORT")
         return self
@@ -257,6 +285,13 @@ def _installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of a package that it is in
         return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def address(text: str) -> tuple[str, int]:

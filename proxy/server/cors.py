@@ -6,11 +6,14 @@ decided here: it is a client like any other.
 """
 
 import re
+from collections.abc import Iterable
 
 from aiohttp import web
 
 from proxy.access.settings import CorsConfig
+from proxy.dialects import table
 from proxy.downstream.response import EXTRA
+from proxy.server.headers import ALLOWED, EXPOSED
 from proxy.server.json_responses import refuse
 from proxy.server.routes import Routes
 from proxy.telemetry.metrics import Metrics
@@ -18,42 +21,20 @@ from proxy.wire.errors import OriginNotAllowed
 from proxy.wire.http import Headers
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
-# Beside the ones that need no leave (Accept, Content-Language, ...): ours, those of the SDKs, and DashScope's.
-_REQUEST_HEADERS = re.compile(
-    r"authorization|content-type|last-event-id|idempotency-key|prefer|if-match|cache-control|user-agent|traceparent"
-    r"|x-request-id|(?:stream|x-stainless|x-dashscope|openai)-[a-z0-9-]+"
-)
-EXPOSED = ", ".join(
-    (
-        "Stream-Id",
-        "Stream-Mode",
-        "Stream-Offset",
-        "Stream-Resumed-From",
-        "Stream-State",
-        "Stream-Last-Seq",
-        "Stream-Bytes",
-        "Stream-Closed",
-        "Stream-Follow-URL",
-        "Location",
-        "Content-Location",
-        "Idempotency-Replayed",
-        "Preference-Applied",
-        "Retry-After",
-        "x-request-id",
-        "x-should-retry",
-    )
-)
 _VARY = (b"Vary", b"Origin")
 
 
 class Cors:
     """The routes, to pages of the origins that are listed."""
 
-    def __init__(self, config: CorsConfig, routes: Routes, metrics: Metrics) -> None:
+    def __init__(self, config: CorsConfig, routes: Routes, metrics: Metrics, key_headers: Iterable[str] = ()) -> None:
+        """`key_headers` hold keys, so a page may send them, too."""
         self._routes = routes
         self._metrics = metrics
         self._max_age_s = config.max_age_s
+        self._allowed = ALLOWED | {name.lower() for name in key_headers}
         self._listed = {origin: _allowance(origin, config.credentials) for origin in config.origins}
+        self._of_apis = re.compile(f"stream-[a-z0-9-]+|{table.request_headers()}").fullmatch
         self._anyone = self._listed.get("*")
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -92,7 +73,7 @@ class Cors:
             self._metrics.requests[endpoint.name, "OPTIONS", error.status] += 1
             return refuse(error, endpoint.dialect)
         asked = (name.strip() for name in headers.get("Access-Control-Request-Headers", "").split(","))
-        allowed = [name for name in asked if _REQUEST_HEADERS.fullmatch(name.lower())]
+        allowed = [name for name in asked if name.lower() in self._allowed or self._of_apis(name.lower())]
         self._metrics.requests[endpoint.name, "OPTIONS", 204] += 1
         return web.Response(
             status=204,

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket
+from proxy.server.headers import SET, SET_OF_STREAMS
 from proxy.stream.endings import REFUSED, Ending
 from proxy.stream.hub import Hub
 from proxy.stream.projections import EVENT_STREAM, MODES, View
@@ -17,11 +18,8 @@ CACHING: Headers = [
     (b"Cache-Control", b"no-cache, no-transform"),
     (b"X-Accel-Buffering", b"no"),
 ]
-# Response headers that we set ourselves.
-_OURS = (b"stream-id", b"location", b"content-location", b"idempotency-replayed", b"stream-follow-url")
-_ANSWER = EndToEnd(set(_OURS) - {b"location", b"content-location"})  # of a redirect they are the upstream's
-# A stream is in no content coding, whatever a header of it says.
-_STREAM = EndToEnd((*_OURS, b"content-encoding", b"content-length", b"cache-control", b"x-accel-buffering"))
+_ANSWER = EndToEnd(SET)
+_STREAM = EndToEnd(SET_OF_STREAMS)
 
 
 def begin_stream(request: web.BaseRequest, head: Head, ours: Headers, view: View) -> Downstream:

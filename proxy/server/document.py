@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.dialects.error_codes import Fault, trouble
 from proxy.downstream.response import Downstream
-from proxy.stream.endings import UPSTREAM_ERROR, Ending
+from proxy.stream.endings import COMPLETE, UPSTREAM_ERROR, Ending
 from proxy.stream.hub import Hub
 from proxy.stream.projections import Json, View
 from proxy.stream.stream import Stream
@@ -88,8 +88,7 @@ async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> 
     Not a follower: one that asks again and again does not leave in between, so the stream does not end for it.
     Raises: as deliver_document.
     """
-    projection = stream.projection(JSON)
-    assert isinstance(projection, Json)
+    projection = _json(stream)
     if stream.outcome is None and wait_s:
         ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         stream.when_answered(ended.set_result)
@@ -101,11 +100,19 @@ async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> 
     return _whole(stream, document if properly else None, headers)
 
 
+def _json(stream: Stream) -> Json:
+    projection = stream.projection(JSON)
+    assert isinstance(projection, Json)
+    return projection
+
+
 def _whole(stream: Stream, document: bytes | None, headers: Headers) -> web.Response:
     if document is not None:
         return _answer(document, 200, headers)
     ending, told = stream.outcome, stream.vitals.reader.failure
     assert ending is not None
+    if ending.reason == COMPLETE.reason:
+        return _answer(_json(stream).so_far(), 200, headers)  # it could not be made, and says why
     if told is None or ending.reason != UPSTREAM_ERROR.reason:
         raise ending.as_error()
     status = told.status or _status(told.code)

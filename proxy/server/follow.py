@@ -1,4 +1,4 @@
-"""Requests for streams that are here: following in any mode and from any cursor, and control."""
+"""Following a stream: by its id or by a key, in any mode and from any cursor, before it begins or after its end."""
 
 import asyncio
 import time
@@ -6,16 +6,16 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.access.callers import Auth
-from proxy.access.capabilities import CANCEL, INFO, READ
+from proxy.access.admission import Admission
+from proxy.access.callers import Caller
+from proxy.access.capabilities import READ
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import CLOSING_S, WebSocket
-from proxy.server.config import Config
+from proxy.server.config import StreamsConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, LastWords, wait_for_document
-from proxy.server.follow_request import Cursor, FollowRequest, read_follow_request, seconds
-from proxy.server.json_responses import answer
-from proxy.stream.endings import CANCELLED, COMPLETE, DRAINED, Ending, ending_of
+from proxy.server.follow_request import Cursor, FollowRequest, read_follow_request
+from proxy.stream.endings import COMPLETE, DRAINED, Ending, ending_of
 from proxy.stream.event_id import EventId
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
@@ -25,7 +25,6 @@ from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.websocket import closing
 from proxy.telemetry.metrics import Metrics
-from proxy.telemetry.stream_object import describe, stream_headers
 from proxy.wire.errors import (
     OffsetBeyond,
     OffsetGone,
@@ -37,12 +36,12 @@ from proxy.wire.http import Head, Headers
 
 
 class Follow:
-    """The handlers of `/v1/streams` and `/v1/keys`."""
+    """The handlers of `/v1/streams/{ident}` and `/v1/keys/{key}/stream`."""
 
-    def __init__(self, config: Config, hub: Hub, auth: Auth, metrics: Metrics) -> None:
+    def __init__(self, config: StreamsConfig, hub: Hub, admission: Admission, metrics: Metrics) -> None:
         self._config = config
         self._hub = hub
-        self._auth = auth
+        self._admission = admission
         self._metrics = metrics
         self._websockets: set[asyncio.Task[Any]] = set()  # the handlers of those that are open
 
@@ -51,19 +50,18 @@ class Follow:
         if self._websockets:
             await asyncio.wait(self._websockets, timeout=2 * CLOSING_S)
 
-    async def by_id(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
+    async def by_id(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
         """GET /v1/streams/{ident}"""
-        stream, until = self._auth.granted(request, self._hub, ident, READ)
-        wanted = read_follow_request(request, self._config.streams)._replace(until=until)
+        stream, until = self._admission.find(request, caller, ident, READ)
+        wanted = read_follow_request(request, self._config)._replace(until=until)
         if wanted.cursor.epoch not in (None, stream.epoch):
             raise OtherEpoch(f"the cursor is of epoch {wanted.cursor.epoch!r}, this stream's is {stream.epoch!r}")
         return await self._attach(request, stream, wanted)
 
-    async def by_key(self, request: web.BaseRequest, key: str) -> web.StreamResponse:
+    async def by_key(self, request: web.BaseRequest, caller: Caller, key: str) -> web.StreamResponse:
         """GET /v1/keys/{key}/stream: the newest stream under the key, or the next one, if the follower waits."""
-        caller = self._caller(request)
-        wanted = read_follow_request(request, self._config.streams)
-        stream = self._hub.find_key(key, caller)
+        wanted = read_follow_request(request, self._config)
+        stream = self._hub.find_key(key, caller.digest)
         if stream is not None:
             if wanted.cursor.epoch not in (None, stream.epoch):
                 wanted = wanted._replace(cursor=Cursor())  # a newer stream: from its start
@@ -71,36 +69,8 @@ class Follow:
         if not wanted.wait_s:
             raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}; wait=SECONDS waits")
         if wanted.view == JSON:
-            return await self._wait_for_document(request, caller, key, wanted)
-        return await self._wait(request, caller, key, wanted)
-
-    async def head(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
-        """HEAD /v1/streams/{ident}"""
-        return web.Response(headers=stream_headers(self._granted(request, ident, READ)))
-
-    async def info(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
-        """GET /v1/streams/{ident}/info"""
-        return answer(describe(self._granted(request, ident, INFO)))
-
-    async def listed(self, request: web.BaseRequest) -> web.StreamResponse:
-        """GET /v1/streams: the caller's own, newest first."""
-        caller = self._caller(request)
-        mine = sorted((s for s in self._hub if s.info.caller == caller), key=lambda s: -s.vitals.started_at)
-        return answer({"object": "list", "data": [describe(stream) for stream in mine], "has_more": False})
-
-    async def cancel(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
-        """POST /v1/streams/{ident}/cancel; idempotent. The end is there before the answer, whatever `wait` allows."""
-        stream = self._granted(request, ident, CANCEL)
-        seconds(request.query.get("wait"), "wait", 0)
-        stop(stream)
-        return answer(describe(stream))
-
-    async def delete(self, request: web.BaseRequest, ident: str) -> web.StreamResponse:
-        """DELETE /v1/streams/{ident}: cancel and forget. Its caller's alone."""
-        stream = self._granted(request, ident, "delete")
-        stop(stream)
-        self._hub.forget(stream)
-        return answer({"id": stream.id, "object": "stream.deleted", "deleted": True})
+            return await self._wait_for_document(request, caller.digest, key, wanted)
+        return await self._wait(request, caller.digest, key, wanted)
 
     async def _attach(self, request: web.BaseRequest, stream: Stream, wanted: FollowRequest) -> web.StreamResponse:
         """Answer with the stream from the cursor on: 204 when it has ended and nothing is left to say."""
@@ -114,7 +84,7 @@ class Follow:
         over = wanted.cursor.given and log.ending is not None and _nothing_after(stream, wanted.view, offset, skip)
         if over and not wanted.view.websocket:  # which says it by its close code
             return web.Response(status=204, headers={"Stream-Id": stream.id})
-        self._hub.check_room_to_follow(stream)
+        self._admission.admit_follower(stream)
         headers = [(b"Stream-Id", stream.id.encode())]
         if wanted.view.mode == "raw":
             headers.append((b"Stream-Offset", b"%d" % (stream.log.position(offset) + skip)))
@@ -162,7 +132,7 @@ class Follow:
     ) -> web.StreamResponse:
         """Answer as the upstream did: with its status and its body, from the start and as it is, in whatever mode."""
         _place(stream, wanted._replace(cursor=Cursor()))
-        self._hub.check_room_to_follow(stream)
+        self._admission.admit_follower(stream)
         self._metrics.replayed["raw"] += stream.log.end_bytes
         downstream = begin_answer(request, head, [(b"Stream-Id", stream.id.encode())])
         return await deliver(self._hub, downstream, Subscription(stream, View("raw"), downstream, 0), wanted.until)
@@ -171,7 +141,7 @@ class Follow:
         self, request: web.BaseRequest, caller: bytes, key: str, wanted: FollowRequest
     ) -> web.StreamResponse:
         """Answer at once, and follow the stream when it begins; end properly if none does in time."""
-        self._hub.check_room_to_follow()
+        self._admission.admit_follower()
         downstream = self._begin(request, wanted, [])
         downstream.flush()
         heartbeat_s = wanted.heartbeat_s if wanted.view.websocket or MODES[wanted.view.mode].heartbeat else 0
@@ -181,7 +151,7 @@ class Follow:
             await downstream.finished()
             return downstream.response
         try:
-            self._hub.check_room_to_follow(stream)
+            self._admission.admit_follower(stream)
         except Overloaded as error:
             return await _end(downstream, stream, wanted.view, ending_of(error))
         if stream.kept_head is not None:
@@ -208,18 +178,6 @@ class Follow:
             return await begun
         finally:
             self._hub.give_up(waiter)
-
-    def _granted(self, request: web.BaseRequest, ident: str, right: str) -> Stream:
-        return self._auth.granted(request, self._hub, ident, right)[0]
-
-    def _caller(self, request: web.BaseRequest) -> bytes:
-        return self._auth.caller(request.headers.get("Authorization", ""))
-
-
-def stop(stream: Stream) -> None:
-    """Cancel a stream, if it runs."""
-    if stream.writer is not None:
-        stream.writer.stop(CANCELLED)
 
 
 async def _end(downstream: Downstream | WebSocket, stream: Stream, view: View, ending: Ending) -> web.StreamResponse:

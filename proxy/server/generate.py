@@ -11,15 +11,17 @@ import functools
 
 from aiohttp import web
 
+from proxy.access.callers import Caller
 from proxy.dialects.route import Route
 from proxy.server.generation_request import GenerationReader, GenerationRequest, ask, is_stream
 from proxy.server.generation_response import GenerationResponses
-from proxy.server.pass_through import Forward
+from proxy.server.pass_through import send_back
 from proxy.server.shared_calls import Call, Calls
 from proxy.stream.endings import CLIENT_GONE
 from proxy.stream.hub import Hub
 from proxy.stream.on_disconnect import OnDisconnect
 from proxy.telemetry.metrics import Metrics
+from proxy.upstream.group import OpenExchange
 from proxy.upstream.pump import Pump
 from proxy.wire.errors import ProxyError, UpstreamError
 
@@ -32,7 +34,7 @@ class Generations:
     def __init__(
         self,
         hub: Hub,
-        forward: Forward,
+        open_exchange: OpenExchange,
         calls: Calls,
         reader: GenerationReader,
         responses: GenerationResponses,
@@ -42,7 +44,7 @@ class Generations:
         max_frame_bytes: int,
     ) -> None:
         self._hub = hub
-        self._forward = forward
+        self._open_exchange = open_exchange
         self._calls = calls
         self._reader = reader
         self._responses = responses
@@ -50,9 +52,11 @@ class Generations:
         self._max_log_bytes = max_log_bytes
         self._max_frame_bytes = max_frame_bytes
 
-    async def generate(self, route: Route, request: web.BaseRequest, **named: str) -> web.StreamResponse:
+    async def generate(
+        self, route: Route, request: web.BaseRequest, caller: Caller, **named: str
+    ) -> web.StreamResponse:
         """Answer with the stream of an upstream call: a new one, or one that others share."""
-        generation = await self._reader.read(route, request)
+        generation = await self._reader.read(route, request, caller)
         options = generation.options
         if generation.identity is None and not options.detached:
             return await self._alone(request, generation)
@@ -72,13 +76,13 @@ class Generations:
     async def _alone(self, request: web.BaseRequest, generation: GenerationRequest) -> web.StreamResponse:
         """Make the upstream call in this client's own task: its leaving ends it."""
         try:
-            exchange = await ask(self._forward, generation)
+            exchange = await ask(self._open_exchange, generation)
         except (UpstreamError, asyncio.CancelledError) as error:
             reason = error.ending if isinstance(error, UpstreamError) else CLIENT_GONE.reason
             self._metrics.never_began(generation.route.name, reason)
             raise
         if not await is_stream(exchange):
-            return await self._forward.send_back(request, exchange)
+            return await send_back(request, exchange)
         try:
             pump = self._pump(generation)
         except ProxyError:
@@ -96,7 +100,7 @@ class Generations:
     def _call(self, generation: GenerationRequest) -> Call:
         """Begin an upstream call in a task of its own. Raises: Overloaded."""
         call = Call(self._hub, self._pump(generation), generation.identity)
-        call.begin(functools.partial(ask, self._forward, generation), is_stream)
+        call.begin(functools.partial(ask, self._open_exchange, generation), is_stream)
         self._calls.add(call)
         return call
 

@@ -16,19 +16,6 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 _ASYNC = re.compile(r'respond-async\s*(?:=\s*""\s*)?(?:;.*)?', re.IGNORECASE)
 
-# The headers that `read_options` looks for, in lower case.
-NAMES = frozenset(
-    (
-        b"idempotency-key",
-        b"prefer",
-        b"stream-key",
-        b"stream-mode",
-        b"stream-on-disconnect",
-        b"stream-retain",
-        b"traceparent",
-    )
-)
-
 
 class GenerationOptions(NamedTuple):
     """What a client asks for."""

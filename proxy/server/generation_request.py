@@ -1,6 +1,5 @@
 """A request for a generation: how it is read, rewritten for the upstream, and sent there."""
 
-import re
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
@@ -8,32 +7,29 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.access.callers import Auth
+from proxy.access.admission import Admission
+from proxy.access.callers import Caller
+from proxy.dialects.refusal import asks_for_stream
 from proxy.dialects.route import Route
-from proxy.dialects.stream_only import is_stream_only
 from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning
 from proxy.server.config import Config, GenerationsConfig
 from proxy.server.document import JSON
-from proxy.server.generation_options import NAMES, GenerationOptions, read_options
-from proxy.server.pass_through import MINE, Forward
+from proxy.server.generation_options import GenerationOptions, read_options
+from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
+from proxy.server.pass_through import Forward
 from proxy.server.shared_calls import Identity, by_body, by_key
-from proxy.stream.hub import Hub
 from proxy.stream.info import StreamInfo
 from proxy.stream.vitals import Vitals
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.group import OpenExchange
 from proxy.upstream.upstream import UpstreamRequest
-from proxy.wire.http import Headers
+from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.sse import begins_stream
 
-# Identity is asked for: a compressed stream has no frames. The Idempotency-Key is kept here, since behind one key of
-# ours two callers' keys would be one.
-_MINE = MINE | {b"accept-encoding", b"idempotency-key"}
+_CROSSING = EndToEnd(KEPT_OF_GENERATIONS, OPTIONS)
 _IDENTITY = (b"Accept-Encoding", b"identity")
 
-_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
-_MODEL_WITHIN = 64 * 1024
 _REFUSAL_BYTES = 64 * 1024  # more is none
-_INCREMENTAL = re.compile(rb'"incremental_output"\s*:\s*(true|false)')
 
 
 @dataclass  # made in half the time that a NamedTuple takes
@@ -55,7 +51,8 @@ class GenerationRequest:
         """Return the record of the stream that answers it."""
         options, route = self.options, self.route
         keys = () if options.key is None else (options.key,)
-        cumulative = asks_cumulative(self.whole_body) if route.dialect.name == "dashscope" else None
+        requests = route.dialect.requests
+        cumulative = requests.asks_cumulative(self.whole_body) if requests.reads_body else None
         # By place: names make a dict, 0.5 us a constructor.
         return StreamInfo(
             ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
@@ -65,9 +62,9 @@ class GenerationRequest:
     def vitals(self) -> Vitals:
         """Return the vitals of the stream that answers it."""
         dialect, body = self.route.dialect, self.body
-        if dialect.name == "dashscope":  # its answers name no model
-            return Vitals(dialect, self.started_at, model_of(self.whole_body))
-        return Vitals(dialect, self.started_at if isinstance(body, bytes) else body.ended_at or self.started_at)
+        began_at = self.started_at if isinstance(body, bytes) else body.ended_at or self.started_at
+        requests = dialect.requests
+        return Vitals(dialect, began_at, None if requests.names_model else requests.model(self.whole_body))
 
     @property
     def whole_body(self) -> bytes:
@@ -79,82 +76,65 @@ class GenerationRequest:
 class GenerationReader:
     """Reads requests for generations."""
 
-    def __init__(self, config: Config, hub: Hub, forward: Forward, auth: Auth) -> None:
+    def __init__(self, config: Config, admission: Admission, forward: Forward) -> None:
         self._config = config
-        self._hub = hub
+        self._admission = admission
         self._forward = forward
-        self._auth = auth
         generations = config.generations
-        self._by_body = generations.share == "body"
         self._rewrites = generations.upgrade != "never" or generations.include_usage
-        self._crossing = forward.crossing(_MINE, NAMES)
         self._body_bytes = config.limits.body_bytes
         self._held_body_bytes = config.limits.held_body_bytes
         self._usual = read_options(CIMultiDict(), config)  # what most ask for
 
-    async def read(self, route: Route, request: web.BaseRequest) -> GenerationRequest:
+    async def read(self, route: Route, request: web.BaseRequest, caller: Caller) -> GenerationRequest:
         """Read a request whole, when there is room for what it asks for.
 
         Raises: a RequestError, for what may not be asked for; Overloaded.
         """
-        caller = self._auth.caller(request.headers.get("Authorization", ""))
-        headers, has_options = self._forward.headers(request, self._crossing)
+        headers, has_options = self._forward.headers(request, _CROSSING)
         options = read_options(request.headers, self._config) if has_options else self._usual
-        shared = self._by_body or options.idempotency_key is not None
-        if not shared:  # before the body is read; a call that is there already needs no more room
-            self._hub.check_room()
-        if not options.respond_async:
-            self._hub.check_room_to_follow()
+        idempotent, named = options.idempotency_key is not None, options.key is not None
+        shared = self._admission.admit_generation(caller, idempotent, named, not options.respond_async)
         target = self._forward.target(route, request)
         body: bytes | LargeBody
         # One that is looked into, and one that may be sent after its client has left, is held.
-        if shared or self._rewrites or options.detached or route.dialect.name == "dashscope":
+        if shared or self._rewrites or options.detached or route.dialect.requests.reads_body:
             body = await read_body(request, self._body_bytes)
         else:
             body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)
         if options.respond_async:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
         headers.append(_IDENTITY)
-        generation = GenerationRequest(route, caller, options, target, headers, body, None, False, time.monotonic())
+        generation = GenerationRequest(
+            route, caller.digest, options, target, headers, body, None, False, time.monotonic()
+        )
         if self._rewrites:
             generation = rewrite(generation, self._config.generations)
         return replace(generation, identity=_identify(request, generation)) if shared else generation
-
-
-def model_of(body: bytes) -> str | None:
-    """Return the model that a request's body names."""
-    model = _MODEL.search(body, 0, _MODEL_WITHIN)
-    return model and model[1].decode(errors="replace")
 
 
 def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> GenerationRequest:
     """Have the upstream asked for a stream, or for the usage of one, as is configured."""
     dialect = generation.route.dialect
     if generations.upgrade != "never":
-        streamed = dialect.requests.streamed(generation.headers, generation.whole_body)
+        streamed = dialect.requests.as_stream(generation.headers, generation.whole_body)
         if streamed is not None:  # the answer is a document, also if it is made of a stream
             generation = replace(generation, options=generation.options._replace(view=JSON))
             if generations.upgrade == "auto":
                 return replace(generation, streamed=streamed)
             return replace(generation, headers=streamed[0], body=streamed[1])
     if generations.include_usage:
-        counted = dialect.requests.counted(generation.whole_body)
+        counted = dialect.requests.with_usage(generation.whole_body)
         if counted is not None:
             return replace(generation, body=counted, hides_usage=True)
     return generation
 
 
-def asks_cumulative(body: bytes) -> bool | None:
-    """Tell whether a native request asks for all so far in every event, or for increments; None: it says neither."""
-    asked = _INCREMENTAL.search(body)
-    return None if asked is None else asked[1] == b"false"
-
-
-def ask(forward: Forward, generation: GenerationRequest) -> Awaitable[Exchange]:
-    """Ask upstream; what is returned waits for the head of the answer. Raises, then: as Forward.open."""
+def ask(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable[Exchange]:
+    """Ask upstream; what is returned waits for the head of the answer. Raises, then: as UpstreamGroup.open."""
     if generation.streamed is not None:
-        return _ask_again(forward, generation, generation.streamed)
-    return _send(forward, generation)
+        return _ask_again(open_exchange, generation, generation.streamed)
+    return _send(open_exchange, generation)
 
 
 async def is_stream(exchange: Exchange) -> bool:
@@ -177,10 +157,12 @@ def _is_decided(body: bytes) -> bool:
     return begins_stream(body) is not None
 
 
-async def _ask_again(forward: Forward, generation: GenerationRequest, streamed: tuple[Headers, bytes]) -> Exchange:
+async def _ask_again(
+    open_exchange: OpenExchange, generation: GenerationRequest, streamed: tuple[Headers, bytes]
+) -> Exchange:
     """Ask as the client did; once more for a stream, if the upstream says that it answers nothing else."""
     generation = replace(generation, streamed=None)
-    exchange = await ask(forward, generation)
+    exchange = await ask(open_exchange, generation)
     if exchange.status != 400:
         return exchange
     try:
@@ -188,24 +170,23 @@ async def _ask_again(forward: Forward, generation: GenerationRequest, streamed: 
     except BaseException:
         exchange.close()
         raise
-    if not is_stream_only(refusal):
+    if not asks_for_stream(refusal):
         return exchange
     exchange.close()
-    return await ask(forward, replace(generation, headers=streamed[0], body=streamed[1]))
+    return await ask(open_exchange, replace(generation, headers=streamed[0], body=streamed[1]))
 
 
 def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identity:
     """Return what makes a request one with others: its Idempotency-Key if it has one, else all that it asks for."""
     route, key = generation.route, generation.options.idempotency_key
+    caller, target, body = generation.caller, generation.target, generation.whole_body
     if key is None:
-        return by_body(generation.caller, route.name, generation.target, generation.whole_body, request.raw_headers)
-    native = route.dialect.name == "dashscope"
-    return by_key(
-        generation.caller, route.name, key, generation.target, generation.whole_body, request.raw_headers, native=native
-    )
+        return by_body(caller, route.name, target, body, route.steered_by(request.raw_headers))
+    streamed = route.dialect.requests.asks_stream(request.raw_headers)
+    return by_key(caller, route.name, key, target, body, streamed=streamed)
 
 
-def _send(forward: Forward, generation: GenerationRequest) -> Awaitable[Exchange]:
+def _send(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable[Exchange]:
     body, chunked = generation.body, False
     if isinstance(body, bytes):
         headers = [*generation.headers, (b"Content-Length", b"%d" % len(body))]
@@ -216,6 +197,6 @@ def _send(forward: Forward, generation: GenerationRequest) -> Awaitable[Exchange
     json = generation.options.view.mode == "json"  # then its client knows nothing of streams, nor do refusals
     # By place: a name takes 0.1 us.
     upstream_request = UpstreamRequest(
-        b"POST", generation.target, headers, body, generation.caller, True, json, chunked
+        generation.route, b"POST", generation.target, headers, body, generation.caller, True, json, chunked
     )
-    return forward.open(generation.route, upstream_request)
+    return open_exchange(upstream_request)

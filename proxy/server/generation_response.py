@@ -5,7 +5,8 @@ And the headers that say where a stream is found. Knows nothing of the upstream 
 
 from aiohttp import web
 
-from proxy.access.callers import Auth
+from proxy.access.admission import Admission
+from proxy.access.grants import Grants
 from proxy.server.config import Config
 from proxy.server.delivery import begin_answer, begin_stream, deliver
 from proxy.server.document import JSON, deliver_document
@@ -26,11 +27,12 @@ _REPLAYED = (b"Idempotency-Replayed", b"true")
 class GenerationResponses:
     """Answers the clients of generations."""
 
-    def __init__(self, config: Config, hub: Hub, auth: Auth, metrics: Metrics) -> None:
+    def __init__(self, config: Config, hub: Hub, admission: Admission, grants: Grants, metrics: Metrics) -> None:
         self._hub = hub
-        self._auth = auth
+        self._admission = admission
+        self._grants = grants
         self._metrics = metrics
-        self._has_links = bool(auth.capabilities)
+        self._has_links = bool(grants)
         self._heartbeat_s = config.streams.heartbeat_s
         self._keepalive_s = config.generations.keepalive_s
 
@@ -67,7 +69,7 @@ class GenerationResponses:
         return answer(describe(stream), 202, named | {name.decode(): value.decode() for name, value in more})
 
     def _check_late(self, stream: Stream, view: View) -> None:
-        self._hub.check_room_to_follow(stream)
+        self._admission.admit_follower(stream)
         log = stream.log
         if log.start:
             raise OffsetGone(f"the stream's start is gone, the earliest frame held is {log.start + 1}", log.start + 1)
@@ -86,7 +88,7 @@ class GenerationResponses:
 
     def _links(self, stream: Stream) -> Headers:
         """Return the header by which a stream can be followed without the caller's key, if that is configured."""
-        return [(b"Stream-Follow-URL", self._auth.follow_url(stream.id).encode())] if self._has_links else []
+        return [(b"Stream-Follow-URL", self._grants.follow_url(stream.id).encode())] if self._has_links else []
 
 
 def _replayed(options: GenerationOptions, *, late: bool) -> Headers:

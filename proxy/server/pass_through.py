@@ -1,19 +1,19 @@
 """Requests that pass through: sent upstream, and answered as they are, both streamed, neither looked into.
 
-Also what generations share with them: where a target leads, which headers cross, how a request is sent.
+Also what generations share with them: where a target leads, which headers cross, how a response is sent back.
 """
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable
 
 from aiohttp import web
 
-from proxy.access.callers import Auth
+from proxy.access.callers import Caller
 from proxy.access.capabilities import without_cookie, without_parameter
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import invite
 from proxy.downstream.response import Downstream
-from proxy.telemetry.metrics import Metrics
+from proxy.server.headers import KEPT
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.upstream import UpstreamRequest
@@ -21,44 +21,45 @@ from proxy.wire.errors import UpstreamError
 from proxy.wire.http import LAST_CHUNK, EndToEnd, Headers, chunk, origin_form
 
 _PIECE_BYTES = 64 * 1024
-
-# Request headers that are ours to read or to make anew.
-MINE = frozenset(
-    (
-        b"host",
-        b"content-length",
-        b"expect",
-        b"stream-key",
-        b"stream-mode",
-        b"stream-on-disconnect",
-        b"stream-retain",
-    )
-)
-_AUTHORIZATION = frozenset((b"authorization",))
+_CROSSING = EndToEnd(KEPT)
 _ANSWER = EndToEnd(marked=(b"content-length",))
 
 
 class Forward:
-    """The way from a client's request to the upstream, and the handler of requests that pass through."""
+    """What of a client's request goes upstream: its target and its headers. Keys are the upstream's own matter."""
 
-    def __init__(
-        self, open_exchange: OpenExchange, auth: Auth, metrics: Metrics, allowed: AllowedPaths | None = None
-    ) -> None:
-        """`allowed`: the only paths that lead upstream; None: all that are served do."""
-        self._open_exchange = open_exchange
+    def __init__(self, allowed: AllowedPaths | None = None, *, hides_tokens: bool = False) -> None:
+        """`allowed`: the only paths that lead upstream; None: all that are served do.
+
+        `hides_tokens`: no token for a stream goes upstream.
+        """
         self._allowed = allowed
-        self._auth = auth
-        self._metrics = metrics
-        self._authorization = auth.upstream_authorization
-        self._pages = auth.pages
-        self._hides_tokens = bool(auth.capabilities)
-        self._crossing = self.crossing(MINE)
+        self._hides_tokens = hides_tokens
 
-    async def pass_through(self, route: Route, request: web.BaseRequest) -> web.StreamResponse:
+    def target(self, route: Route, request: web.BaseRequest) -> bytes:
+        """Return the target for upstream. Raises: BadRequest, PathNotAllowed."""
+        target = request.raw_path
+        if self._allowed is not None:
+            self._allowed.check(request.method, origin_form(target).partition("?")[0])
+        return route.target(without_parameter(target) if self._hides_tokens and "?" in target else target)
+
+    def headers(self, request: web.BaseRequest, crossing: EndToEnd) -> tuple[Headers, bool]:
+        """Return the request's headers that cross, and whether any was marked."""
+        headers, marked = crossing.parted(request.raw_headers)
+        return without_cookie(headers) if self._hides_tokens else headers, marked
+
+
+class PassThrough:
+    """The handler of requests that pass through."""
+
+    def __init__(self, forward: Forward, open_exchange: OpenExchange) -> None:
+        self._forward = forward
+        self._open_exchange = open_exchange
+
+    async def serve(self, route: Route, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """Send a request upstream and its response back, both streamed, neither looked into."""
-        caller = self._auth.caller(request.headers.get("Authorization", ""))
-        target = self.target(route, request)
-        headers, _ = self.headers(request, self._crossing)
+        target = self._forward.target(route, request)
+        headers, _ = self._forward.headers(request, _CROSSING)
         body: bytes | AsyncIterable[bytes] = b""
         chunked = False
         has_body = request.body_exists
@@ -72,57 +73,26 @@ class Forward:
         elif "Content-Length" in request.headers:
             headers.append((b"Content-Length", b"0"))
         upstream_request = UpstreamRequest(
-            request.method.encode(), target, headers, body, caller, chunked=chunked, once=has_body
+            route, request.method.encode(), target, headers, body, caller.digest, chunked=chunked, once=has_body
         )
-        exchange = await self.open(route, upstream_request)
-        return await self.send_back(request, exchange)
+        return await send_back(request, await self._open_exchange(upstream_request))
 
-    async def send_back(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
-        """Send a response back as it comes."""
-        try:
-            downstream = Downstream(request, exchange.status)
-            headers, has_length = _ANSWER.parted(exchange.headers)
-            downstream.start(exchange.reason, headers, framed=has_length or exchange.bodyless)
-            body = exchange.take_whole()
-            if body is not None:  # most small ones came with their head
-                downstream.close(body)
-            else:
-                exchange.attach(_Conduit(exchange, downstream))
-                await downstream.finished()
-        finally:
-            exchange.close()
-        return downstream.response
 
-    async def open(self, route: Route, upstream_request: UpstreamRequest) -> Exchange:
-        """Send a request upstream; return when the head of its response is there.
-
-        Raises: UpstreamError, RateLimited, Overloaded.
-        """
-        exchange = await self._open_exchange(upstream_request)
-        self._metrics.distribution("upstream_connect", route.name).observe(exchange.waited_s)
-        return exchange
-
-    def target(self, route: Route, request: web.BaseRequest) -> bytes:
-        """Return the target for upstream. Raises: BadRequest, PathNotAllowed."""
-        target = request.raw_path
-        if self._allowed is not None:
-            self._allowed.check(request.method, origin_form(target).partition("?")[0])
-        return route.target(without_parameter(target) if self._hides_tokens and "?" in target else target)
-
-    def crossing(self, mine: frozenset[bytes], marked: Iterable[bytes] = ()) -> EndToEnd:
-        """Return what tells the headers that go upstream from `mine` (in lower case); made once, for `headers`."""
-        return EndToEnd(mine if self._authorization is None else mine | _AUTHORIZATION, marked)
-
-    def headers(self, request: web.BaseRequest, crossing: EndToEnd) -> tuple[Headers, bool]:
-        """Return the request's headers that cross, with the configured upstream key, and whether any was marked.
-
-        Raises: OriginNotAllowed, UnsupportedMediaType, for a web page that may not use that key.
-        """
-        headers, marked = crossing.parted(request.raw_headers)
-        if self._authorization:
-            self._pages.check(request)
-            headers.append((b"Authorization", self._authorization))
-        return without_cookie(headers) if self._hides_tokens else headers, marked
+async def send_back(request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+    """Send a response back as it comes."""
+    try:
+        downstream = Downstream(request, exchange.status)
+        headers, has_length = _ANSWER.parted(exchange.headers)
+        downstream.start(exchange.reason, headers, framed=has_length or exchange.bodyless)
+        body = exchange.take_whole()
+        if body is not None:  # most small ones came with their head
+            downstream.close(body)
+        else:
+            exchange.attach(_Conduit(exchange, downstream))
+            await downstream.finished()
+    finally:
+        exchange.close()
+    return downstream.response
 
 
 class _Conduit:

@@ -10,9 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+import orjson
 from aiohttp import web
 
+from proxy.access.admission import Admission, Needs
+from proxy.access.callers import Caller
 from proxy.dialects.dialect import Dialect
+from proxy.downstream.listener import REFUSED
 from proxy.downstream.response import RESPONSE
 from proxy.server.json_responses import refuse
 from proxy.telemetry.metrics import Metrics
@@ -21,16 +25,17 @@ from proxy.wire.http import origin_form
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
-REFUSED = web.RequestKey("objection", ProxyError)  # on a request: why it is not answered, whatever it asks for
+_UNREAD = "UNKNOWN"  # the method under which requests are counted that could not be read
 CLIENT_GONE = 499  # nginx's number for a client that left before its answer began
 
 
 class Endpoint(NamedTuple):
-    """A handler, the label its requests are counted under, and the dialect its errors are told in."""
+    """A handler, the label its requests are counted under, the dialect its errors are told in, and whom it is for."""
 
     handler: Handler
     name: str
     dialect: Dialect
+    needs: Needs
 
 
 class Routes:
@@ -40,16 +45,19 @@ class Routes:
     a pattern that ends with a slash stands for everything below it.
     """
 
-    def __init__(self, metrics: Metrics, dialect: Dialect) -> None:
+    def __init__(self, admission: Admission, metrics: Metrics, dialect: Dialect) -> None:
         """`dialect` is that of requests for which nothing is served."""
+        self._admit = admission.admit
         self._metrics = metrics
         self._exact: dict[tuple[str, str], Endpoint] = {}
         self._patterns: list[tuple[str, re.Pattern[str], Endpoint]] = []
-        self._nowhere = Endpoint(_unknown, "none", dialect)
+        self._nowhere = Endpoint(_unknown, "none", dialect, Needs.NOTHING)
 
-    def add(self, method: str, path: str, handler: Handler, name: str, dialect: Dialect) -> None:
-        """Serve `path` with a handler; `method` may be ANY."""
-        endpoint = Endpoint(handler, name, dialect)
+    def add(
+        self, method: str, path: str, handler: Handler, name: str, dialect: Dialect, needs: Needs = Needs.ASKING
+    ) -> None:
+        """Serve `path` with a handler; `method` may be ANY. It is called with a request and its caller."""
+        endpoint = Endpoint(handler, name, dialect, needs)
         if "{" not in path and not path.endswith("/") and method != ANY:
             self._exact[method, path] = endpoint
             return
@@ -71,15 +79,23 @@ class Routes:
                 return endpoint, {name: unquote(value) for name, value in match.groupdict().items()}
         return self._nowhere, {}
 
+    def refuse_unread(self, method: str, target: str, error: ProxyError) -> bytes:
+        """Count a request that could not be read; return the error in the dialect of its path."""
+        endpoint, _ = self.find(method, target)
+        self._metrics.rejected[error.code] += 1
+        self._metrics.requests[endpoint.name, _UNREAD, error.status] += 1
+        return orjson.dumps(endpoint.dialect.frames.error_body(error))
+
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request; count it, and tell a ProxyError in the endpoint's dialect."""
+        """Admit and answer a request; count it, and tell a ProxyError in the endpoint's dialect."""
         method = request.method
-        (handler, name, dialect), arguments = self.find(method, request.raw_path)
+        (handler, name, dialect, needs), arguments = self.find(method, request.raw_path)
         status = CLIENT_GONE
         try:
             if len(request) and REFUSED in request:
                 raise request[REFUSED]
-            response = await (handler(request, **arguments) if arguments else handler(request))
+            caller = self._admit(request, needs)
+            response = await (handler(request, caller, **arguments) if arguments else handler(request, caller))
             status = response.status
         except ProxyError as error:
             self._metrics.rejected[error.code] += 1
@@ -96,6 +112,6 @@ class Routes:
         return response
 
 
-async def _unknown(request: web.BaseRequest) -> web.StreamResponse:
+async def _unknown(request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
     path = request.raw_path.partition("?")[0]
     raise UnknownRoute(f"nothing is served at {request.method} {path[:100]}")

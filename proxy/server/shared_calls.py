@@ -21,11 +21,10 @@ from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import KeyReused, Overloaded, ProxyError, RateLimited, UpstreamError
-from proxy.wire.http import Head, RawHeaders
+from proxy.wire.http import Head
 
 ASKING = "asking"  # holds a call for clients that asked, and do not follow yet
 _AT_ONCE = OnDisconnect(0)
-_SDK = b"x-dashscope-sdk-"  # who asks, not what for: a session's id among them
 
 
 Ask = Callable[[], Awaitable[Exchange]]
@@ -44,27 +43,16 @@ class Identity(NamedTuple):
     endless: bool = False  # an event source, which is resumed when it has ended
 
 
-def by_key(
-    caller: bytes, route: str, key: str, target: bytes, body: bytes, headers: RawHeaders, *, native: bool
-) -> Identity:
+def by_key(caller: bytes, route: str, key: str, target: bytes, body: bytes, *, streamed: bool = False) -> Identity:
     """Identify a request by its caller, route and Idempotency-Key.
 
-    Its target and body must then be the same, and natively the headers that choose between a stream and one answer.
+    Its target and body must then be the same, and whether its headers ask for a stream (`streamed`).
     """
-    streamed = native and any(
-        name.lower() == b"x-dashscope-sse" or (name.lower() == b"accept" and b"text/event-stream" in value.lower())
-        for name, value in headers
-    )
     return Identity((caller, route, key), _digest([b"%d" % streamed, target, body]), lasting=True)
 
 
-def by_body(caller: bytes, route: str, target: bytes, body: bytes, headers: RawHeaders) -> Identity:
-    """Identify a request by its caller and all that steers Qwen: target, body, Accept and X-DashScope headers."""
-    steering = sorted(
-        b"%b: %b" % (name.lower(), value)
-        for name, value in headers
-        if name.lower() == b"accept" or (name.lower().startswith(b"x-dashscope-") and not name.lower().startswith(_SDK))
-    )
+def by_body(caller: bytes, route: str, target: bytes, body: bytes, steering: Iterable[bytes]) -> Identity:
+    """Identify a request by its caller and all that steers its answer: target, body, and headers (`steering`)."""
     asked = _digest([target, body, *steering])
     return Identity((caller, route, asked), asked)
 

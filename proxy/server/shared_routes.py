@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from proxy.access.callers import Auth
+from proxy.access.admission import Admission
+from proxy.access.callers import Caller
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import read_body
 from proxy.downstream.response import Downstream
@@ -18,7 +19,7 @@ from proxy.server import follow_request
 from proxy.server.config import Config, RouteConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver
 from proxy.server.follow import check_held
-from proxy.server.pass_through import Forward
+from proxy.server.headers import NOT_SHARED
 from proxy.server.shared_calls import Call, Calls, Identity, by_url
 from proxy.stream.background import BackgroundLoop
 from proxy.stream.endings import DRAINED
@@ -32,6 +33,7 @@ from proxy.stream.vitals import Vitals
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.broadcast import Broadcast
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.group import OpenExchange
 from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.errors import Garbled, UnknownMode
 from proxy.wire.http import EndToEnd, Head, Headers
@@ -43,21 +45,8 @@ _ASKED: Headers = [
     (b"Accept-Encoding", b"identity"),
     (b"Cache-Control", b"no-cache"),
 ]
-# Response headers that are ours to set, that were true at one moment only, or that make two clients one.
 _SHARED_ANSWER = EndToEnd((b"set-cookie",))  # a shared response must not log anyone in
-_SHARED = EndToEnd(
-    (
-        b"age",
-        b"cache-control",
-        b"content-length",
-        b"content-location",
-        b"date",
-        b"location",
-        b"set-cookie",
-        b"stream-id",
-        b"x-accel-buffering",
-    )
-)
+_SHARED = EndToEnd(NOT_SHARED)
 
 
 class EventRoute:
@@ -69,32 +58,29 @@ class EventRoute:
         settings: RouteConfig,
         route: Route,
         hub: Hub,
-        auth: Auth,
+        admission: Admission,
         metrics: Metrics,
-        forward: Forward,
+        open_exchange: OpenExchange,
         calls: Calls,
     ) -> None:
-        """`forward` leads to the route's upstream."""
+        """`open_exchange` leads to the route's upstream."""
         self._config = config
         self._settings = settings
         self._route = route
         self._hub = hub
-        self._auth = auth
+        self._admission = admission
         self._metrics = metrics
-        self._forward = forward
+        self._open_exchange = open_exchange
         self._calls = calls
         self._background = BackgroundLoop(f"reopening:{route.name}", time.monotonic)
         metrics.background_loops.append(self._background)
 
-    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def serve(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """Follow the stream of a URL; it is begun if nobody follows it."""
-        self._auth.caller(request.headers.get("Authorization", ""))
-        if self._auth.upstream_authorization:
-            self._auth.pages.check(request)
         mode = request.headers.get("Stream-Mode", "events")
         if mode not in MODES:
             raise UnknownMode(f"Stream-Mode {mode!r} is not one of: {', '.join(MODES)}")
-        self._hub.check_room_to_follow()
+        self._admission.admit_follower()
         target = self._route.target(follow_request.without_last_event_id(request.raw_path))
         body = await read_body(request, self._config.limits.body_bytes)
         content_type = request.headers.get("Content-Type", "") if body else ""
@@ -152,10 +138,10 @@ class EventRoute:
             headers.append((b"Content-Length", b"%d" % len(question.body)))
         if question.content_type:
             headers.append((b"Content-Type", question.content_type.encode("utf-8", "surrogateescape")))
-        if self._auth.upstream_authorization:
-            headers.append((b"Authorization", self._auth.upstream_authorization))
-        upstream_request = UpstreamRequest(question.method.encode(), question.target, headers, question.body, ANYONE)
-        return await self._forward.open(self._route, upstream_request)
+        upstream_request = UpstreamRequest(
+            self._route, question.method.encode(), question.target, headers, question.body, ANYONE
+        )
+        return await self._open_exchange(upstream_request)
 
     def _before(self, identity: Identity, last_event_id: str) -> bytes:
         """Return the upstream's id of the last event that a client had, when it had it of a stream that has ended.
@@ -190,7 +176,7 @@ class EventRoute:
     async def _follow(
         self, request: web.BaseRequest, stream: Stream, upstream: Headers, mode: str, offset: int
     ) -> web.StreamResponse:
-        self._hub.check_room_to_follow(stream)
+        self._admission.admit_follower(stream)
         ident = stream.id.encode()
         headers = [*upstream, *CACHING, (b"Stream-Id", ident), (b"Stream-Mode", mode.encode())]
         headers.append((b"Content-Location", b"/v1/streams/" + ident))

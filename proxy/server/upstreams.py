@@ -1,6 +1,6 @@
 """Every configured upstream, made once, and the ways to them: alone, or with its spares.
 
-An upstream that has spares, or is one, has a breaker and sends its own key; one that has limits has a queue.
+An upstream that has spares, or is one, has a breaker; one that has limits has a queue.
 """
 
 from collections import Counter
@@ -45,6 +45,10 @@ class Upstreams:
             unwraps=self._config.generations.unwrap_errors,
         )
 
+    def has_key(self, name: str) -> bool:
+        """Tell whether requests to an upstream, or to a spare of it, go up with a key of ours."""
+        return any(self.by_name[one].has_key for one in (name, *self._settings[name].spares))
+
     def base(self, name: str, *, compatible: bool) -> str:
         """Return the path that targets begin with: that of the URL, or of the compatible API."""
         settings = self._settings[name]
@@ -75,7 +79,7 @@ class Upstreams:
             await upstream.pool.close()
 
     def _upstream(self, name: str, settings: UpstreamConfig, metrics: Metrics) -> Upstream:
-        config, key = self._config, settings.key.get_secret_value()
+        config = self._config
         timeouts, breaker = config.timeouts, config.breaker
         most, rate = settings.max_concurrent, settings.requests_per_minute
         grouped = name in self._grouped
@@ -100,7 +104,9 @@ class Upstreams:
             name,
             pool,
             weight=settings.weight,
-            authorization=f"Bearer {key}".encode() if grouped and key else None,
+            key=settings.key.get_secret_value(),
+            credentials=config.key_headers,
+            hides_keys=config.auth.mode == "keys",
             breaker=Breaker(breaker.failures, breaker.window_s, breaker.open_s) if grouped else None,
             queue=RequestQueue(max_concurrent=most, per_minute=rate, size=settings.queue_size)
             if most or rate

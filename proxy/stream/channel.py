@@ -1,22 +1,68 @@
-"""What was said in one channel of one choice: pieces of text, and the number of the frame that each came with.
+"""What was said in one channel of an answer: pieces of text, and the number of the frame that each came with.
 
-Knows no JSON and no frames. An upstream sends increments, or, with every frame, all the text so far; which of the two
-is found out by reading, and the pieces are increments either way.
+Knows no API, no JSON and no frames. An upstream sends increments, or, with every frame, all the text so far; which of
+the two is found out by reading, and the pieces are increments either way.
 """
 
 from bisect import bisect_right
 
-_EVIDENT = 8  # so many characters said again, and more after them, are no coincidence
+from proxy.dialects.increment import Kind
+
+_EVIDENT_TEXTS = 8  # so many texts in a row, each the one before and more,
+_EVIDENT_CHARACTERS = 24  # the last so long, are nothing that a model writes
+_DOUBTFUL_TEXTS = 16  # of so many nothing is held back any more
 
 
 class Pieces:
     """A text as increments, in the order of their frames; any span of frames is a slice found by bisection."""
 
-    __slots__ = ("_seqs", "_texts")
+    __slots__ = ("_listener", "_seqs", "_texts", "answers", "cumulative", "labels", "marks", "wholes")
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Kind = Kind.TEXT, *, answers: bool = False) -> None:
+        self.answers = answers  # it is answer text
+        self.labels = kind is Kind.LABEL
+        self.marks = kind in (Kind.MARK, Kind.END)
+        self.cumulative: bool | None = None  # whether its texts turned out to be all so far; None: not known yet
+        self.wholes = False  # all its texts came as ones that are all there is
+        self._listener = Listener() if kind is Kind.TEXT else None
         self._seqs: list[int] = []
         self._texts: list[str] = []
+
+    @property
+    def last(self) -> str:
+        """What was said last."""
+        return self._texts[-1] if self._texts else ""
+
+    def hear(self, text: str, expected: bool) -> str:
+        """Return the increment that a text brings, which is to be added; `expected` as in Listener.hear."""
+        listener = self._listener
+        if self.cumulative is False or not text:
+            return text
+        if listener is not None:
+            piece = listener.hear(text, expected)
+            self.cumulative = listener.cumulative
+            return piece
+        known = self._joined() if self.labels else ""
+        return text[len(known) :] if text.startswith(known) else text
+
+    def hear_whole(self, text: str) -> str:
+        """Return what a text that is all there is adds, or an increment, if all are said in that form and turn out so.
+
+        What differs from the increments that were said before can't be taken back.
+        """
+        self.wholes = self.wholes or not self._texts
+        if self.wholes and self._listener is not None:
+            return self._listener.hear(text, True)
+        said = self._joined()
+        return text[len(said) :] if text.startswith(said) else ""
+
+    def settle(self, expected: bool) -> str:
+        """Return what is to be said yet: the part of the answer that it belongs to has ended."""
+        if self._listener is None or self.cumulative is not None:
+            return ""
+        rest = self._listener.settle(expected)
+        self.cumulative = self._listener.cumulative
+        return rest
 
     def add(self, seq: int, text: str) -> None:
         """Append what frame number `seq`, not lower than any before, says."""
@@ -28,10 +74,12 @@ class Pieces:
         seqs = self._seqs
         return "".join(self._texts[bisect_right(seqs, start) : bisect_right(seqs, end)])
 
-    def seqs(self, start: int, end: int) -> list[int]:
-        """Return the numbers of the frames between two offsets that say something."""
-        seqs = self._seqs
-        return seqs[bisect_right(seqs, start) : bisect_right(seqs, end)]
+    def so_far(self, end: int) -> str:
+        """Return what is said in it up to an offset: all texts, or of what is so from now on the last."""
+        if self.marks:
+            last = bisect_right(self._seqs, end)
+            return self._texts[last - 1] if last else ""
+        return self.text(0, end)
 
     def spoken(self, start: int, end: int) -> tuple[int, int] | None:
         """Return the numbers of the first and the last frame between two offsets that say something, if one does."""
@@ -43,6 +91,9 @@ class Pieces:
         """Tell whether a frame before an offset says something."""
         return bool(self._seqs) and self._seqs[0] <= end
 
+    def _joined(self) -> str:
+        return "".join(self._texts)
+
     def locate(self, offset_bytes: int) -> tuple[int, int]:
         """Return the number of the frame that says a byte of the text in UTF-8, and the byte's place in the piece.
 
@@ -50,7 +101,7 @@ class Pieces:
         """
         place = 0
         for seq, text in zip(self._seqs, self._texts, strict=True):
-            size = len(text.encode())
+            size = len(utf8(text))
             if offset_bytes < place + size:
                 return seq, offset_bytes - place
             place += size
@@ -63,20 +114,21 @@ class Listener:
     """Tells increments from texts that repeat all before them, and makes increments of either.
 
     A cumulative upstream begins each text with the whole one before; one text that does not, and it sends increments.
-    The other way round a beginning can be chance ("ha", then "haha"), so two readings are kept until one is certain,
-    and only what they agree on is said. Cumulative is certain when a text begins with the one before, goes on
-    otherwise than by repeating it, and it was expected, or _EVIDENT characters long, or this is the second time.
-    What can't be told when the choice finishes is as it was expected.
+    The other way round a beginning proves nothing: "ha", then "haha", a refrain, the lines of a table. So where all so
+    far is not expected, two readings are kept, and only what they agree on is said, until a text decides. Cumulative
+    are _EVIDENT_TEXTS in a row that repeat no pattern, and of which each would go on in the line and the word that the
+    one before left, if they were increments. What can't be told is as it was expected: increments when in doubt.
     """
 
-    __slots__ = ("_doubted", "_joined", "_last", "_said", "cumulative")
+    __slots__ = ("_glued", "_joined", "_last", "_said", "_texts", "cumulative")
 
     def __init__(self) -> None:
         self.cumulative: bool | None = None  # until it is certain
         self._last = ""  # all said so far, if the upstream is cumulative
         self._joined = ""  # all said so far, if it sends increments; kept while that is not certain
         self._said = 0  # characters of both that have been said; likewise
-        self._doubted = False
+        self._texts = 0  # that begin with the one before; likewise
+        self._glued = 0  # of these, the ones that speak for cumulative; likewise
 
     def hear(self, text: str, expected: bool) -> str:
         """Return the increment that a text brings; `expected` is whether the upstream is taken for cumulative."""
@@ -104,7 +156,7 @@ class Listener:
 
     def _differs(self, text: str) -> str:
         if self.cumulative:  # it begins anew
-            self.cumulative, self._doubted = None, False
+            self.cumulative, self._texts, self._glued = None, 0, 0
             self._last = self._joined = text
             self._said = len(text)
             return text
@@ -112,18 +164,24 @@ class Listener:
 
     def _begins_with_the_last(self, text: str, expected: bool) -> str:
         last, self._last = self._last, text
+        both = text
         if self._joined.startswith(text):  # by repeating it, if at all
             if text == last and not expected:
                 return self._increments(self._joined)
-            both = text
-        elif expected or self._doubted or len(last) >= _EVIDENT:
+        elif expected or self._is_evident(last, text):
             self.cumulative, self._joined = True, ""
-            both = text
+        elif self._texts == _DOUBTFUL_TEXTS:
+            return self._increments(self._joined)
         else:
-            self._doubted = True
             both = _common(text, self._joined)
         piece, self._said = both[self._said :], len(both)
         return piece
+
+    def _is_evident(self, last: str, text: str) -> bool:
+        """Tell whether that a text begins with the last one, and others before did so, can be no coincidence."""
+        self._texts += 1
+        self._glued += not (text[0].isspace() or last[-1] in "\r\n")
+        return self._glued >= _EVIDENT_TEXTS and len(text) >= _EVIDENT_CHARACTERS
 
     def _increments(self, joined: str) -> str:
         self.cumulative = False
@@ -137,3 +195,11 @@ def _common(one: str, other: str) -> str:
         if a != b:
             return one[:place]
     return min(one, other, key=len)
+
+
+def utf8(text: str) -> bytes:
+    """Return a text in UTF-8; half a character, of which the other half never came, is U+FFFD."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text).encode()

@@ -5,15 +5,15 @@ span it rendered last, since all followers that are caught up ask for the same o
 Modes that rewrite take their text from the stream's Transcript. Keeps laws 5 (prefix), 7 (one ending) and 8 (resume).
 """
 
+import contextlib
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
-from proxy.dialects.delta import CONTENT
-from proxy.stream.channel import Pieces
+from proxy.stream.channel import utf8
 from proxy.stream.endings import COMPLETE, DRAINED, Ending
 from proxy.stream.event_id import prefix
 from proxy.stream.rewriting import Rewriter, Source
-from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone, UnknownMode
+from proxy.wire.errors import BadRequest, Garbled, OffsetBeyond, OffsetGone, UnknownMode
 from proxy.wire.sse import stamp
 
 SPAN_BYTES = 64 * 1024  # of frames: a follower that is behind gets no more than this, or one frame, in a write
@@ -66,6 +66,8 @@ class Projection(Span, ABC):
     """It says nothing but the answer: its followers need not wait for the end of the response."""
     in_bytes: ClassVar[bool] = False
     """Whether a follower may begin at an offset in bytes."""
+    restates: ClassVar[bool] = False
+    """Whether it makes increments of all so far, or the other way round: that has a meaning where an API knows both."""
     span_bytes: ClassVar[int] = SPAN_BYTES
     spans_a_turn: ClassVar[int] = 1
     """How many spans a follower that is behind is sent before others have their turn.
@@ -190,12 +192,20 @@ class Incremental(Events):
 
     __slots__ = ("_rewriter",)
 
+    restates = True
+
     def __init__(self, source: Source) -> None:
+        """Raises: BadRequest, when the mode has no meaning for the stream's API."""
         super().__init__(source)
         self._rewriter = Rewriter(source)
+        if self.restates and not source.dialect.documents.states:
+            raise BadRequest(
+                "the events of this API are increments always: its streams have no other mode of events "
+                "than events and coalesced"
+            )
 
     def render(self, start: int, end: int) -> bytes:
-        return b"".join([self._rewriter.increment(offset, offset + 1) for offset in range(start, end)])
+        return b"".join([self._rewriter.increment(seq) for seq in range(start + 1, end + 1)])
 
 
 class Coalesced(Incremental):
@@ -209,6 +219,7 @@ class Coalesced(Incremental):
 
     __slots__ = ()
 
+    restates = False
     paced = True
     span_bytes = MERGED_BYTES
 
@@ -238,7 +249,7 @@ class Cumulative(Incremental):
 
 
 class Text(Projection):
-    """The answer text of the first choice, plain. A failure is an aborted connection, a reported one too."""
+    """The answer text, plain. A failure is an aborted connection: of a frame that can't be read, too."""
 
     __slots__ = ()
 
@@ -252,20 +263,16 @@ class Text(Projection):
         source.transcript(source.log.start)
 
     def render(self, start: int, end: int) -> bytes:
-        voice = self._source.transcript(end).choices.get(0)
-        pieces = voice.channels.get(CONTENT) if voice else None
-        return pieces.text(start, end).encode() if pieces else b""
+        return utf8(self._source.transcript(end).answer.text(start, end))
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
-        return b"", ending.reason == COMPLETE.reason
+        return b"", ending.reason == COMPLETE.reason and not self._source.transcript(self._log.end).unread
 
     def locate(self, offset_bytes: int) -> tuple[int, int]:
         _require_all(self._source)
         end = self._log.end
-        voice = self._source.transcript(end).choices.get(0)
-        pieces = voice.channels.get(CONTENT) if voice else None
         try:
-            seq, place = pieces.locate(offset_bytes) if pieces else Pieces().locate(offset_bytes)
+            seq, place = self._source.transcript(end).answer.locate(offset_bytes)
         except IndexError as there_are:
             raise OffsetBeyond(f"offset {offset_bytes} is beyond the {there_are} bytes of text there are") from None
         return (seq - 1, place) if seq else (end, 0)
@@ -288,11 +295,23 @@ class Json(Projection):
         return b""
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
-        return (self.so_far(), True) if ending.reason == COMPLETE.reason else (b"", False)
+        if ending.reason == COMPLETE.reason:
+            with contextlib.suppress(Garbled):
+                return self.so_far(), True
+        return b"", False
 
     def so_far(self) -> bytes:
-        """Return the document that what there is would make if it were all."""
-        return self._source.transcript(self._log.end).whole()
+        """Return the document that what there is would make if it were all.
+
+        Raises: Garbled, when something that it should say can't be read or written.
+        """
+        transcript = self._source.transcript(self._log.end)
+        if transcript.unread:
+            raise Garbled(f"event {transcript.unread} of the stream can't be read, and the document would lack it")
+        try:
+            return transcript.document()
+        except ValueError as error:
+            raise Garbled(f"the document can't be written: {error}") from error
 
 
 def _require_all(source: Source) -> None:

@@ -1,19 +1,23 @@
 """Spans of a log with other texts in their frames: increments, increments merged, or all so far.
 
-What a frame says that need not change stays as it is. Each frame is numbered as the last of the log that it contains,
-so that to resume after it gives exactly the rest. Knows no endings and no followers. Keeps laws 5 (prefix) and 8
-(resume): all it returns depends on the frames before `end` alone.
+What a frame says that need not change stays as it is, and a frame that can't be written anew as it came. Each frame is
+numbered as the last of the log that it contains, so that to resume after it gives exactly the rest. Knows no API, no
+endings and no followers. Keeps laws 5 (prefix) and 8 (resume): all it returns depends on the frames before `end` alone.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
-from proxy.dialects.delta import Channel, Delta
-from proxy.dialects.dialect import Dialect, spell
+from proxy.dialects.dialect import Dialect
+from proxy.dialects.increment import Channel, Increment, Kind
+from proxy.stream.channel import Pieces
 from proxy.stream.event_id import prefix
 from proxy.stream.log import FrameLog
-from proxy.stream.transcript import Transcript, Voice
-from proxy.wire.sse import stamp
+from proxy.stream.transcript import Transcript
+from proxy.wire.sse import respell, stamp
+
+_MARKS = (Kind.MARK, Kind.END)
+Group = list[tuple[Channel, Pieces]]
 
 
 class Source(Protocol):
@@ -35,105 +39,121 @@ class Source(Protocol):
 class Rewriter:
     """Renders spans of one stream; each span begins at an offset and ends before another, start < end."""
 
-    __slots__ = ("_dialect", "_id_prefix", "_log", "_source")
+    __slots__ = ("_id_prefix", "_log", "_source")
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._log = source.log
         self._id_prefix = prefix(source.epoch)
-        self._dialect = source.dialect
 
-    def increment(self, start: int, end: int) -> bytes:
-        """Return the last frame of a span with what the span adds to its choices."""
-        transcript, frame = self._source.transcript(end), self._frame(end)
-        if not transcript.literal:
-            document, deltas = self._read(end)
-            changed = [transcript.choices[delta.index].increment(delta, start, end) for delta in deltas]
-            if any(changed):
-                frame = spell(frame, document)
-        return self._stamped(frame, end)
+    def increment(self, seq: int) -> bytes:
+        """Return frame number `seq` with the increments that it brings."""
+        transcript, frame = self._source.transcript(seq), self._frame(seq)
+        if not transcript.literal and (increment := transcript.read(frame, seq)):
+            changed = increment.altered
+            said = _joined(increment.texts)
+            for channel, pieces in transcript.channels.items():
+                if channel.part in increment.parts and channel.kind not in _MARKS:
+                    text = pieces.text(seq - 1, seq)
+                    if text != said.get(channel, ""):
+                        increment.put(channel, text)
+                        changed = True
+            if changed:
+                frame = _respelled(frame, increment) or frame
+        return self._stamped(frame, seq)
 
     def coalesce(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield a frame for each channel, and each frame that can't be merged, in order."""
+        """Yield a frame for each group of channels, and each frame that can't be merged, in order."""
         for first, last in self._source.transcript(end).runs(start, end):
             if last - first == 1:
-                yield self.increment(first, last)
+                yield self.increment(last)
             else:
-                yield from self._merge(first, last)
+                yield from self._merge(first, last) or map(self.increment, range(first + 1, last + 1))
 
     def state(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield a frame with all that was said by the choices that changed, and each frame without choices."""
+        """Yield a frame with all that was said by the parts that changed, and each frame that tells of none."""
         transcript = self._source.transcript(end)
         for first, last in transcript.runs(start, end, walls=True):
-            document, deltas = self._read(last)
             frame = self._frame(last)
-            if deltas:
-                here = {delta.index: delta for delta in deltas}
-                for index, voice in transcript.choices.items():
-                    if index not in here and (seq := voice.last_seq(first, last)):
-                        here[index] = self._part(seq, index)[1]
-                for index, delta in here.items():
-                    transcript.choices[index].state(delta, last)
-                    if transcript.logprobs:
-                        self._join_logprobs(delta, range(first + 1, last + 1))
-                self._dialect.documents.select(document, [here[index] for index in sorted(here)])
-                frame = spell(frame, document)
-            yield self._stamped(frame, last)
+            increment = transcript.read(frame, last)
+            stated = None if increment is None else self._stated(transcript, increment, first, last)
+            if stated is None:
+                yield from (self._stamped(self._frame(seq), seq) for seq in range(first + 1, last))
+            yield self._stamped(stated or frame, last)
 
-    def _merge(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield one frame for each channel that said something in a run."""
-        choices = self._source.transcript(end).choices
-        groups = sorted(
-            (spoken[1], spoken[0], index, channel)
-            for index, voice in choices.items()
-            for channel, pieces in voice.channels.items()
-            if (spoken := pieces.spoken(start, end))
-        )
-        if not groups:
-            yield self.increment(end - 1, end)
-        for place, (last, _, index, channel) in enumerate(groups, 1):
-            frame = self._group(choices[index], channel, start, end, last, index)
-            if place == len(groups):
-                yield self._stamped(frame, end)
-            elif last < min(first for _, first, *_ in groups[place:]):
-                yield self._stamped(frame, last)
-            else:
-                yield frame
+    def _stated(self, transcript: Transcript, increment: Increment, start: int, end: int) -> bytes | None:
+        """Return a span's last frame with all that the parts which changed say; None: it can't be written."""
+        changed = {channel.part for channel, pieces in transcript.channels.items() if pieces.spoken(start, end)}
+        changed.update(increment.parts)
+        said = _joined(increment.texts)
+        for channel, pieces in transcript.channels.items():
+            if channel.part in changed and pieces.begun(end):
+                text = pieces.text(start, end) if channel.kind is Kind.ITEMS else pieces.so_far(end)
+                if text != said.get(channel):
+                    increment.put(channel, text)
+        return _respelled(self._frame(end), increment)
 
-    def _group(self, voice: Voice, channel: Channel, start: int, end: int, last: int, index: int) -> bytes:
-        """Return one channel's frames of a run as one."""
-        document, delta = self._part(last, index)
-        pieces = voice.channels[channel]
-        delta.silence(channel)
-        delta.put(channel, pieces.text(start, end))
-        voice.name(delta, channel, start, end)
-        if self._source.transcript(end).logprobs:
-            self._join_logprobs(delta, pieces.seqs(start, end))
-        self._dialect.documents.select(document, [delta])
-        return spell(self._frame(last), document)
+    def _merge(self, start: int, end: int) -> list[bytes]:
+        """Return one frame for each group of channels that said something in a run; none: they can't be written."""
+        transcript = self._source.transcript(end)
+        groups: dict[tuple[int, str, int], Group] = {}
+        for channel, pieces in transcript.channels.items():
+            if channel.kind not in _MARKS:
+                groups.setdefault(channel.group, []).append((channel, pieces))
+        told = [(spoken[1], spoken[0], group) for group in groups.values() if (spoken := _spoken(group, start, end))]
+        told.sort(key=lambda one: one[:2])
+        if not told:
+            return [self.increment(end)]
+        merged = []
+        for place, (last, _, group) in enumerate(told, 1):
+            frame = self._group(transcript, group, start, end, last)
+            if frame is None:
+                return []
+            if place == len(told):
+                frame = self._stamped(frame, end)
+            elif last < min(first for _, first, _ in told[place:]):
+                frame = self._stamped(frame, last)
+            merged.append(frame)
+        return merged
 
-    def _join_logprobs(self, delta: Delta, seqs: Iterable[int]) -> None:
-        """Give a choice the logprobs of all of these frames."""
-        joined: dict[str, Any] = {}
-        for seq in seqs:
-            for part in self._read(seq)[1]:
-                found = part.choice.get("logprobs") if part.index == delta.index else None
-                for field, values in found.items() if isinstance(found, dict) else ():
-                    joined[field] = [*(joined.get(field) or []), *values] if values else joined.get(field)
-        if joined:
-            delta.choice["logprobs"] = joined
+    def _group(self, transcript: Transcript, group: Group, start: int, end: int, last: int) -> bytes | None:
+        """Return the frames of a run that a group of channels spoke in as one, which is the last of them."""
+        frame = self._frame(last)
+        increment = transcript.read(frame, last)
+        if increment is None:
+            return None
+        said = _joined(increment.texts)
+        increment.keep_only(group[0][0].group)
+        for channel, pieces in group:
+            text = pieces.text(start, end)
+            if text != said.get(channel, ""):
+                increment.put(channel, text)
+        return _respelled(frame, increment)
 
     def _frame(self, seq: int) -> bytes:
         return self._log.frames[seq - 1 - self._log.start]
 
-    def _read(self, seq: int) -> tuple[dict[str, Any], list[Delta]]:
-        document = self._dialect.documents.document(self._frame(seq))
-        return ({}, []) if document is None else (document, self._dialect.documents.deltas(document))
-
-    def _part(self, seq: int, choice: int) -> tuple[dict[str, Any], Delta]:
-        """Read a frame for one choice of it, which must be there."""
-        document, deltas = self._read(seq)
-        return document, next(delta for delta in deltas if delta.index == choice)
-
     def _stamped(self, frame: bytes, seq: int) -> bytes:
         return stamp(frame, self._id_prefix + b"%d" % seq)
+
+
+def _joined(texts: list[tuple[Channel, str]]) -> dict[Channel, str]:
+    """Return what a frame says in each channel; one may come several times."""
+    said: dict[Channel, str] = {}
+    for channel, text in texts:
+        said[channel] = said[channel] + text if channel in said else text
+    return said
+
+
+def _spoken(group: Group, start: int, end: int) -> tuple[int, int] | None:
+    """Return the numbers of the first and the last frame between two offsets in which a group says something."""
+    spans = [spoken for _, pieces in group if (spoken := pieces.spoken(start, end))]
+    return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else None
+
+
+def _respelled(frame: bytes, increment: Increment) -> bytes | None:
+    """Return a frame with the texts that were put into its increment; None: they can't be written."""
+    try:
+        return respell(frame, increment.data())
+    except ValueError:
+        return None

@@ -5,7 +5,7 @@ text message of its own (see wire/websocket.py); in a mode that is text, each sp
 sockets. Keeps laws 5 (prefix), 7 (one ending: only a complete stream closes with 1000) and 8 (resume) as the mode does.
 """
 
-from proxy.stream.endings import Ending
+from proxy.stream.endings import COMPLETE, GARBLED, Ending
 from proxy.stream.log import FrameLog
 from proxy.stream.projections import Projection, Span
 from proxy.wire.websocket import TEXT, close_frame, frame, messages
@@ -33,8 +33,10 @@ class Messages(Projection):
         return self._framed(self._mode.render(start, end))
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
-        words = b"" if offset > self._log.end else self._mode.ending(ending, offset)[0]
-        return self._framed(words) + closing(ending), True
+        words, properly = self._mode.ending(ending, offset)
+        if not properly and ending.reason == COMPLETE.reason:
+            ending = GARBLED  # of what the stream said something can't be told in this mode
+        return self._framed(b"" if offset > self._log.end else words) + closing(ending), True
 
     def _framed(self, rendered: bytes) -> bytes:
         if self._mode.content_type.startswith(b"text/event-stream"):

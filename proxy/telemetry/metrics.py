@@ -20,6 +20,9 @@ from proxy.stream.background import BackgroundLoop
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import GAP_BUCKETS_S
+from proxy.upstream.exchange import Exchange
+from proxy.upstream.group import OpenExchange
+from proxy.upstream.upstream import UpstreamRequest
 
 # OpenTelemetry's buckets for the first token, carried on as vLLM does; seconds.
 FIRST_TOKEN_BUCKETS_S = (
@@ -163,6 +166,16 @@ class Metrics:
         if found is None:
             found = children[labels] = Distribution(HISTOGRAMS[name][2])
         return found
+
+    def calls(self, open_exchange: OpenExchange) -> OpenExchange:
+        """Return a way upstream on which each request's wait for a connection is timed."""
+
+        async def timed(request: UpstreamRequest) -> Exchange:
+            exchange = await open_exchange(request)
+            self.distribution("upstream_connect", request.route.name).observe(exchange.waited_s)
+            return exchange
+
+        return timed
 
     def ended(self, stream: Stream) -> None:
         """Take a stream's times and counts; an answer that is no stream has none."""

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
 from aiohttp import web
 from opentelemetry.context import Context
@@ -26,6 +27,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set
 
 from proxy import __version__
 from proxy.dialects.route import Route
+from proxy.dialects.table import PROVIDER
 from proxy.downstream.request_body import LargeBody
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
@@ -69,18 +71,18 @@ class Tracing:
     def traced(self, handler: Handler) -> Handler:
         """Return a handler of generations, each of them with its spans: they begin when it first does something."""
 
-        async def serve(route: Route, request: web.BaseRequest, **named: str) -> web.StreamResponse:
-            with Trace(self, request) as trace:
+        async def serve(route: Route, request: web.BaseRequest, *given: Any, **named: str) -> web.StreamResponse:
+            with Trace(self, route, request) as trace:
                 token = _CURRENT.set(trace)
                 try:
-                    return await handler(route, request, **named)
+                    return await handler(route, request, *given, **named)
                 finally:
                     _CURRENT.reset(token)
 
         return serve
 
-    def calls(self, open_exchange: OpenExchange, model_of: Callable[[bytes], str | None]) -> OpenExchange:
-        """Return a way upstream on which each call of a generation has a span; `model_of` reads a request's body."""
+    def calls(self, open_exchange: OpenExchange) -> OpenExchange:
+        """Return a way upstream on which each call of a generation has a span."""
 
         async def traced(request: UpstreamRequest) -> Exchange:
             trace = _CURRENT.get()
@@ -88,7 +90,7 @@ class Tracing:
                 return await open_exchange(request)
             body = request.body.beginning if isinstance(request.body, LargeBody) else request.body
             assert isinstance(body, bytes)
-            headers = trace.asks(request.headers, model_of(body))
+            headers = trace.asks(request.headers, body)
             exchange = await open_exchange(replace(request, headers=headers))
             trace.answered(exchange)
             return exchange
@@ -121,7 +123,7 @@ class Tracing:
 
     def begin_call(self, parent: Span, model: str | None) -> Span:
         """Begin the span of a call upstream."""
-        asked = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "dashscope"}
+        asked = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": PROVIDER}
         if model is not None:
             asked["gen_ai.request.model"] = model
         name = f"chat {model}" if model else "chat"
@@ -157,10 +159,11 @@ class Tracing:
 class Trace:
     """The spans of one generation. They end with its stream; as a context, without one, when it is left."""
 
-    __slots__ = ("_call", "_request", "_span", "_taken", "_tracing")
+    __slots__ = ("_call", "_request", "_route", "_span", "_taken", "_tracing")
 
-    def __init__(self, tracing: Tracing, request: web.BaseRequest) -> None:
+    def __init__(self, tracing: Tracing, route: Route, request: web.BaseRequest) -> None:
         self._tracing = tracing
+        self._route = route
         self._request: web.BaseRequest | None = request  # until its span begins
         self._span: Span | None = None  # until the request begins a stream, or asks upstream
         self._call: Span | None = None
@@ -190,11 +193,11 @@ class Trace:
             self._request = None  # a connection that is made meanwhile, and kept, keeps the context it was made in
         return self._span
 
-    def asks(self, headers: Headers, model: str | None) -> Headers:
+    def asks(self, headers: Headers, body: bytes) -> Headers:
         """Begin a call upstream; return the headers to make it with."""
         if self._call is not None:  # refused, and made anew in another way
             self._call.end()
-        self._call = self._tracing.begin_call(self.span, model)
+        self._call = self._tracing.begin_call(self.span, self._route.dialect.requests.model(body))
         return self._tracing.readdressed(headers, self._call)
 
     def answered(self, exchange: Exchange) -> None:

@@ -10,5 +10,5 @@ Read in this order:
 * `stream_writer`: how every writer of a stream leaves, and ends it
 * `pump`: the writer of a stream that is one answer; `bypass`: the short way to a lone follower
 * `broadcast`: the writer of a stream that never ends
-* `settings`, `presets`: its tables of the configuration, and the names of Qwen's hosts
+* `settings`: its tables of the configuration
 """

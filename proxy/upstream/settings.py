@@ -6,19 +6,18 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
+from proxy.dialects import presets, table
 from proxy.dialects.allowed_paths import SEGMENT
 from proxy.settings import Count, Seconds, Table
-from proxy.upstream.presets import resolve
 
 DEFAULT = "default"  # the name of [upstream]
-SERVED = ("/v1/", "/compatible-mode/", "/api/v1/")  # the prefixes of Qwen's API
 _PATH = re.compile(f"(?:/{SEGMENT})+/?")
 
 
 class UpstreamConfig(Table):
     """Where Qwen is, and with whose key."""
 
-    url: str = "https://dashscope-intl.aliyuncs.com"
+    url: str = presets.resolve(presets.DEFAULT)
     key: SecretStr = SecretStr("")
     paths: tuple[str, ...] = ()
     max_connections: Annotated[int, Field(ge=0)] = 0
@@ -34,14 +33,15 @@ class UpstreamConfig(Table):
     @field_validator("url")
     @classmethod
     def _is_http(cls, url: str) -> str:
-        return http_url(resolve(url))
+        return http_url(presets.resolve(url))
 
     @field_validator("paths")
     @classmethod
     def _are_served(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        served = table.served()
         for path in paths:
-            if not path.startswith(SERVED) or not _PATH.fullmatch(path):
-                raise ValueError(f"{path!r} is not a path below {', '.join(SERVED)}, without escapes or dot segments")
+            if not path.startswith(served) or not _PATH.fullmatch(path):
+                raise ValueError(f"{path!r} is not a path below {', '.join(served)}, without escapes or dot segments")
         return paths
 
     @field_validator("outbound_proxy")
@@ -54,7 +54,7 @@ class UpstreamConfig(Table):
     @property
     def compatible_base(self) -> str:
         """The path of the OpenAI-compatible API: the URL's own path if it has one."""
-        return urlsplit(self.url).path or "/compatible-mode/v1"
+        return urlsplit(self.url).path or table.BASE
 
 
 class TimeoutsConfig(Table):

@@ -7,10 +7,12 @@ without spares has neither, and costs a request nothing.
 import asyncio
 import functools
 import math
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 
+from proxy.dialects.credentials import KEY_HEADERS, key_header
+from proxy.dialects.route import Route
 from proxy.stream.background import BackgroundLoop
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange
@@ -22,8 +24,9 @@ from proxy.wire.http import Headers
 
 @dataclass  # made in half the time that a NamedTuple takes
 class UpstreamRequest:
-    """A request as it goes upstream."""
+    """A request as it goes upstream: but for the key, which the upstream puts on."""
 
+    route: Route  # by which it came
     method: bytes
     target: bytes
     headers: Headers
@@ -39,7 +42,9 @@ class Upstream:
     """One upstream, and what stands before it."""
 
     __slots__ = (
-        "_authorization",
+        "_credentials",
+        "_hides_keys",
+        "_key",
         "_on_wait",
         "_queue_s",
         "_timer",
@@ -59,14 +64,17 @@ class Upstream:
         pool: ConnectionPool,
         *,
         weight: int = 1,
-        authorization: bytes | None = None,
+        key: str = "",
+        credentials: Iterable[str] = KEY_HEADERS,
+        hides_keys: bool = False,
         breaker: Breaker | None = None,
         queue: RequestQueue | None = None,
         queue_s: float = 0.0,
         on_wait: Callable[[float], object] = float,
     ) -> None:
-        """`authorization` replaces that of requests; None: it stays as it comes.
+        """`key` goes up instead of those that callers show in the headers `credentials`; "": theirs go, as they come.
 
+        `hides_keys`: theirs never go, since they are keys of ours.
         `queue_s` 0 is no limit; `on_wait` is told how long each request waited in the queue.
         """
         self.name = name
@@ -76,7 +84,9 @@ class Upstream:
         self.chosen = 0
         self.breaker = breaker
         self.queue = queue
-        self._authorization = authorization
+        self._key = key
+        self._credentials = frozenset(name.lower().encode() for name in credentials)
+        self._hides_keys = hides_keys or bool(key)
         self._queue_s = queue_s
         self._on_wait = on_wait
         self.background = BackgroundLoop(f"queue:{name}", monotonic)
@@ -85,7 +95,7 @@ class Upstream:
     @property
     def has_key(self) -> bool:
         """True when its key is ours: what it says of a key is then no single caller's matter."""
-        return self._authorization is not None
+        return self._key != ""
 
     @property
     def state(self) -> State:
@@ -146,9 +156,10 @@ class Upstream:
 
     def _send(self, request: UpstreamRequest) -> Awaitable[Exchange]:
         headers = request.headers
-        if self._authorization is not None:
-            headers = [header for header in headers if header[0].lower() != b"authorization"]
-            headers.append((b"Authorization", self._authorization))
+        if self._hides_keys:
+            headers = [header for header in headers if header[0].lower() not in self._credentials]
+            if self._key:
+                headers.append(key_header(request.route.key_header, self._key))
         return self.pool.open(request.method, request.target, headers, request.body, chunked=request.chunked)
 
     async def _admitted(self, attempt: "Attempt", caller: bytes) -> None:

@@ -8,6 +8,7 @@ Read in this order:
 * `sse`: cuts a body into frames (SSE blocks), reads their fields, adds an `id:` line
 * `http`: which headers cross a proxy, and how a body is framed
 * `chunked`: recognises a read that is whole events in whole chunks
+* `json_members`: the members of a JSON object, found in its text, to put some and touch no other
 * `websocket`: frames of RFC 6455
 * `reconnection`: what an event source remembers between two connections
 * `errors`: every error that a client can be told, by whose fault it is

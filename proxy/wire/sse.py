@@ -15,7 +15,11 @@ from proxy.wire.errors import TooLarge
 _BLANK_LINE = re.compile(rb"\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 _LONGEST_BLANK_LINE = 3
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_COMMENTS = re.compile(rb"(?::[^\r\n]*(?:\r\n|\n|\r))+")
+_LINE_ENDS = b"\r\n"
+_UNSAID = re.compile(rb"(?:(?<=[\r\n])|\A)((?:event|id)(?=[:\r\n]))")
+_JSON_LINE = re.compile(rb"(?:\xef\xbb\xbf)?(?:data: ?)?\{[^\r\n]*\}\r?")
+_JSON_BEGINNINGS = (b"data: {", b"data:{", b"data: [DONE]", b"data:[DONE]", b"{")
+_LONGEST_JSON_BEGINNING = 12
 _CR = 13
 _COLON = 58  # begins a comment
 BOM = b"\xef\xbb\xbf"
@@ -25,14 +29,17 @@ _BEGINNINGS = (b":", b"data:", b"event:", b"id:", b"retry:")
 class Splitter:
     """Cuts data, however it was cut into reads, into frames.
 
-    A Frame is one complete SSE block as received, blank line included; a frame *is* its bytes.
+    A Frame is one complete SSE block as received, blank line included; a frame *is* its bytes. Where the first line is
+    JSON, and the next one JSON again without a blank line between them, each line is a frame: that is no SSE, but
+    clients that go by lines read it.
     """
 
-    __slots__ = ("_held", "max_frame_bytes")
+    __slots__ = ("_by_lines", "_held", "max_frame_bytes")
 
     def __init__(self, max_frame_bytes: int) -> None:
         self.max_frame_bytes = max_frame_bytes
         self._held: bytearray | None = None  # the beginning of a frame
+        self._by_lines: bool | None = None  # each line is a frame; None: that is not known yet
 
     @property
     def tail(self) -> bytes:
@@ -41,8 +48,8 @@ class Splitter:
 
     @property
     def holds(self) -> bool:
-        """True while a frame has begun and not ended."""
-        return self._held is not None
+        """True while a frame has begun and not ended, and where nothing tells the beginning of one."""
+        return self._held is not None or self._by_lines is True
 
     @property
     def in_comment(self) -> bool:
@@ -55,6 +62,11 @@ class Splitter:
         Raises: TooLarge, when a frame has more than `max_frame_bytes`; what was not returned stays in `tail`.
         """
         held = self._held
+        if self._by_lines is not False:
+            if self._by_lines is None:
+                self._by_lines = _goes_by_lines(data if held is None else held + data)
+            if self._by_lines:
+                return self._feed_lines(data)
         lf_only = 13 not in data
         if lf_only and held is None and data.endswith(b"\n\n") and len(data) <= self.max_frame_bytes:
             # Frames of one line each, as Qwen sends them: 0.2 us a frame; one by one they take 0.7, and by the
@@ -69,6 +81,16 @@ class Splitter:
         start = _cut_lf(data, start, frames) if lf_only else _cut(data, start, frames)
         if start < len(data):
             self._held = bytearray(data[start:]) if self._held is None else self._held
+        if frames:
+            self._by_lines = False
+        self._check(frames)
+        return frames
+
+    def _feed_lines(self, data: bytes) -> list[bytes]:
+        """Do the same where each line is a frame."""
+        *frames, rest = (bytes(self._held or b"") + data).split(b"\n")
+        frames = [line + b"\n" for line in frames]
+        self._held = bytearray(rest) if rest else None
         self._check(frames)
         return frames
 
@@ -95,6 +117,19 @@ class Splitter:
         if largest > allowed:
             self._held = bytearray(b"".join(frames) + self.tail)
             raise TooLarge(f"a frame of the stream is larger than {allowed} bytes ({largest} received of it so far)")
+
+
+def _goes_by_lines(data: bytes | bytearray) -> bool | None:
+    """Tell from the first line of a body, and how the second begins, whether each line is a frame; None: not yet."""
+    at = data.find(b"\n")
+    if at < 0:
+        return None if data[:1] in (b"", b"d", b"{", BOM[:1]) else False
+    if not _JSON_LINE.fullmatch(data, 0, at):
+        return False
+    second = bytes(data[at + 1 : at + 1 + _LONGEST_JSON_BEGINNING])
+    if second.startswith(_JSON_BEGINNINGS):
+        return True
+    return None if any(beginning.startswith(second) for beginning in _JSON_BEGINNINGS) else False
 
 
 def _cut_lf(data: bytes, start: int, frames: list[bytes]) -> int:
@@ -198,20 +233,18 @@ def respell(frame: bytes, data: bytes) -> bytes:
 def stamp(frame: bytes, ident: bytes) -> bytes:
     """Return the frame with one line `id: <ident>` before its blank line, in the frame's own line ending.
 
-    Last, so that it wins over an id of the upstream's. Only frames with data or with such an id are stamped: that id
-    would be the client's cursor otherwise. A frame of nothing but comments loses its blank line: once it has seen an
-    id, openai-python raises JSONDecodeError on a block without data. The comments then lead the next block, which is
-    the same to a parser by the rules. A byte order mark goes, too: openai-python takes it for a part of the name, and
-    would see an id without data.
+    Last, so that it wins over an id of the upstream's. Blank lines before a frame's first line are left out, and a
+    frame without data loses its blank line, and its `event` and `id` lines, which then say nothing, become comments:
+    once it has seen an id, openai-python raises JSONDecodeError on a block without data. What is left leads the next
+    block, which is the same to a parser by the rules. A byte order mark goes, too: openai-python takes it for a part of
+    the name, and would see an id without data.
     """
-    if _is_plain(frame) or _data_place(frame)[0]:
+    if _is_plain(frame) or (frame[:1] not in _LINE_ENDS and _data_place(frame)[0]):
         return b"%bid: %b\n\n" % (frame[:-1], ident)
-    frame = frame.removeprefix(BOM)
+    frame = frame.removeprefix(BOM).lstrip(_LINE_ENDS)
     lines, end, blank = _parts(frame)
-    event = fields(frame)
-    if event.data is None and event.id is None:
-        unended = not frame.endswith((b"\n", b"\r"))  # what follows must not become a part of its last line
-        return lines if unended or _COMMENTS.fullmatch(lines) else frame
+    if fields(frame).data is None:
+        return _UNSAID.sub(b":\\1", lines) if frame else b""
     return b"%bid: %b%b%b" % (lines, ident, end, blank)
 
 

@@ -157,6 +157,9 @@ def native_texts(told: Told) -> dict[str, str]:
     return found
 
 
+UNFINISHED = "native-cnblogs-deep-research-keep-alive-type-sse.sse"
+
+
 @both_majors
 async def test_dashscope_in_every_mode_adds_up_to_the_same(sdks: Sdks, fake: Playback, tee: Tee) -> None:
     """By `Stream-Mode`, of increments: the same text; and the same answers one by one where none are merged."""
@@ -174,6 +177,9 @@ async def test_dashscope_in_every_mode_adds_up_to_the_same(sdks: Sdks, fake: Pla
         ]
         heard = dict(zip(questions, await sdks.hear(asked), strict=True))
         expected = dict(zip(questions, direct, strict=True))
+        heard_error = heard.pop(UNFINISHED, None)  # a piece of a stream: it ends before its answer has finished
+        assert heard_error is None or "upstream_reset" in heard_error["answers"][-1]
+        expected.pop(UNFINISHED, None)
         for name in filter(is_untyped, questions):  # the SDK itself takes it for JSON, and fails
             assert (heard.pop(name)["answers"] != []) >= (expected.pop(name)["answers"] != [])
         if mode == "coalesced":

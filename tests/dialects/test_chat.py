@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.chat import CHAT
+from proxy.dialects.chat import CHAT, ChatDocuments
+from proxy.dialects.delta import channel
 from proxy.dialects.dialect import TextKind, Usage
 from proxy.wire.errors import BadRequest, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
@@ -16,6 +17,7 @@ _REST = (
     '"model":"qwen3-max","id":"chatcmpl-d2d6aab7-cbca-970f-8aa6-7d58c9724733"}\n\n'
 )
 DONE = b"data: [DONE]\n\n"
+DOCUMENTS = ChatDocuments()
 
 
 def recorded_chunk(choice: str) -> bytes:
@@ -278,28 +280,34 @@ def test_recorded_chunks_are_classified_as_json_says(path: Any) -> None:
         (b'data: {"choices":[{"delta":{"content":"c"},"index":7},{"index":8},3]}\n\n', True, [(7, "c")]),
         (b'data: {"choices":[{"delta":{"content":"c"}}]}\n\n', True, [(0, "c")]),
         (b'data: {"choices":[{"index":2,"delta":null,"finish_reason":"stop"}]}\n\n', True, [(2, None)]),
-        (b'data: {"choices":"none"}\n\n', True, []),
+        (b'data: {"choices":"none"}\n\n', False, []),
+        (b'data: {"type":"ping"}\n\n', False, []),
+        (b'data: {"object":"billing","choices":[]}\n\n', False, []),
+        (b'data: {"choices":[{"index":0,"message":{"content":"whole"}}]}\n\n', True, [(0, "whole")]),
         (REFUSED, False, []),
         (DONE, False, []),
         (b": ping\n\n", False, []),
         (b"data: [1]\n\n", False, []),
     ],
 )
-def test_deltas_are_found_in_the_document(frame: bytes, has_document: bool, deltas: list[tuple[int, str]]) -> None:
-    """Errors, [DONE] and what is no JSON object have no document; usage has one without deltas."""
-    document = CHAT.documents.document(frame)
-    assert (document is not None) == has_document
-    found = CHAT.documents.deltas(document or {})
-    assert [(one.index, one.message.get("content")) for one in found] == deltas
+def test_choices_are_found_in_a_chunk(frame: bytes, has_document: bool, deltas: list[tuple[int, str]]) -> None:
+    """Errors, [DONE] and what is no JSON object tell nothing; usage tells of no choice."""
+    found = CHAT.documents.assembler().take(frame, 1)
+    assert (found is not None) == has_document
+    if found is not None:
+        assert found.parts == tuple(index for index, _ in deltas)
+        assert [(where.part, text) for where, text in found.texts if where.name == "content"] == [
+            one for one in deltas if one[1] is not None
+        ]
 
 
-def test_deltas_stand_in_the_document() -> None:
-    """What is put into them, and which of them are selected, is said by it."""
-    document = CHAT.documents.document(chunk({"content": "a"}, {"content": "b"})) or {}
-    _, second = CHAT.documents.deltas(document)
-    second.message["content"] = "new"
-    CHAT.documents.select(document, [second])
-    assert document == {"choices": [{"index": 1, "delta": {"content": "new"}}]}
+def test_text_that_is_put_is_written() -> None:
+    """With the choices that are to be kept."""
+    found = CHAT.documents.assembler().take(chunk({"content": "a"}, {"content": "b"}), 1)
+    assert found is not None
+    found.keep_only(channel(1).group)
+    found.put(channel(1), "new")
+    assert json.loads(found.data()) == {"choices": [{"index": 1, "delta": {"content": "new"}}]}
 
 
 @pytest.mark.parametrize(
@@ -307,16 +315,16 @@ def test_deltas_stand_in_the_document() -> None:
     [
         (["a", None, "b"], "ab"),
         ([None, "a"], "a"),
-        ([1, 2.5], 3.5),
+        ([1, 2.5], 2.5),
         ([True, False], False),
         ([[1], [2]], [1, 2]),
-        ([{"id": "x", "type": "t"}, {"id": "y", "type": "t", "n": 1}], {"id": "xy", "type": "t", "n": 1}),
+        ([{"id": "x", "type": "t"}, {"id": "x", "type": "t", "n": 1}], {"id": "x", "type": "t", "n": 1}),
         (["a", {"b": 1}], {"b": 1}),
     ],
 )
-def test_unknown_fields_add_up_as_in_openais_clients(values: list[Any], whole: Any) -> None:
-    """Texts and numbers are added, lists grow, objects gain field by field."""
+def test_unknown_fields_add_up_but_for_names_and_numbers(values: list[Any], whole: Any) -> None:
+    """Texts are added, lists grow, objects gain field by field; ids and times are said again, not in pieces."""
     message: dict[str, Any] = {}
     for value in values:
-        CHAT.documents.accumulate(message, "audio", value)
-    assert message == {"audio": whole}
+        DOCUMENTS.accumulate(message, "video", value)
+    assert message == {"video": whole}

@@ -195,14 +195,18 @@ def test_recorded_frames_are_classified_as_json_says(path: Any) -> None:
         (b'{"output":{"choices":[{"message":{"content":"a"},"finish_reason":"null"}]}}', [(0, "a")]),
         (b'{"output":{"choices":[{"message":{"content":"a"},"index":2},{"message":null},3]}}', [(2, "a")]),
         (b'{"output":{"text":"a","finish_reason":"null"}}', [(0, "a")]),
-        (b'{"output":{"message":{"phase":"KeepAlive","content":""}}}', []),
+        (b'{"output":{"message":{"phase":"KeepAlive","content":""}}}', [(0, "")]),
+        (b'{"output":{"workflow_message":{"node_id":"a","message":{"content":"x"}}}}', [(0, "x")]),
         (b'{"code":"InvalidParameter","message":"m","request_id":"r"}', []),
         (b"[1]", []),
         (b"[DONE]", []),
     ],
 )
-def test_deltas_are_found_in_the_document(data: bytes, deltas: list[tuple[int, str]]) -> None:
+def test_choices_are_found_in_a_result(data: bytes, deltas: list[tuple[int, str]]) -> None:
     """In messages, or in the output itself (result_format text); errors have none."""
-    document = DASHSCOPE.documents.document(b"id:1\nevent:result\ndata:%b\n\n" % data)
-    found = DASHSCOPE.documents.deltas(document or {})
-    assert [(one.index, one.message[one.content]) for one in found] == deltas
+    found = DASHSCOPE.documents.assembler().take(b"id:1\nevent:result\ndata:%b\n\n" % data, 1)
+    assert (
+        [(where.part, text) for where, text in found.texts if where.name == "content"] == deltas
+        if found
+        else not deltas
+    )

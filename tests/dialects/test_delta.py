@@ -4,13 +4,16 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.delta import CONTENT, Delta, record, records
+from proxy.dialects.delta import Delta, channel, record, records, says_anything
+from proxy.dialects.increment import Kind
 
-REASONING = ("reasoning_content", -1)
+CONTENT, REASONING, REFUSAL = channel(0), channel(0, "reasoning_content"), channel(0, "refusal")
 
 
 def delta(message: dict[str, Any], content: str = "content", **choice: Any) -> Delta:
-    return Delta(0, {**choice, "delta": message}, message, content)
+    found = Delta(0, {**choice, "delta": message}, message, content)
+    found.find()
+    return found
 
 
 def call(index: int | None = 0, arguments: Any = "", **more: Any) -> dict[str, Any]:
@@ -18,30 +21,53 @@ def call(index: int | None = 0, arguments: Any = "", **more: Any) -> dict[str, A
     return ({} if index is None else {"index": index}) | {"id": "", "type": "function", "function": function} | more
 
 
+def of_call(number: int, field: str = "arguments") -> Any:
+    return channel(0, "tool_calls", number, field)
+
+
 @pytest.mark.parametrize(
     ("message", "texts"),
     [
         ({"content": "a"}, [(CONTENT, "a")]),
         ({"content": None, "reasoning_content": "b"}, [(REASONING, "b")]),
-        ({"content": "", "refusal": "no"}, [(("refusal", -1), "no"), (CONTENT, "")]),
+        ({"content": "", "refusal": "no"}, [(CONTENT, ""), (REFUSAL, "no")]),
         ({"content": [{"text": "a"}, {"text": "b"}]}, [(CONTENT, "ab")]),
+        ({"content": [{"type": "text", "text": "a"}]}, [(CONTENT, "a")]),
         ({"content": []}, [(CONTENT, "")]),
         ({"content": [{"image": "x"}]}, []),
         ({"content": [{"text": None}]}, [(CONTENT, "")]),
         ({"content": 7, "tool_calls": "x"}, []),
-        ({"tool_calls": [call(1, "{"), call(0, None)]}, [(("arguments", 1), "{"), (("arguments", 0), "")]),
-        ({"tool_calls": [{"function": None}, 3]}, [(("arguments", 0), "")]),
+        (
+            {"tool_calls": [call(1, "{"), call(0, None)]},
+            [(of_call(1, "id"), ""), (of_call(1), "{"), (of_call(0, "id"), "")],
+        ),
+        (
+            {"tool_calls": [call(0, "{", name="f")]},
+            [(of_call(0, "id"), ""), (of_call(0, "name"), "f"), (of_call(0), "{")],
+        ),
+        ({"tool_calls": [{"function": None}, 3]}, []),
+        ({"role": "assistant"}, [(channel(0, "role"), "assistant")]),
         ({}, []),
     ],
 )
 def test_texts_are_found_by_channel(message: dict[str, Any], texts: list[tuple[Any, str]]) -> None:
     """Strings only; what is null or of another kind is no text."""
-    assert delta(message).texts() == texts
+    assert delta(message).texts == texts
 
 
 def test_native_text_stands_under_its_own_key() -> None:
     """result_format text."""
-    assert delta({"text": "a", "finish_reason": "null"}, "text").texts() == [(CONTENT, "a")]
+    assert delta({"text": "a", "finish_reason": "null"}, "text").texts == [(CONTENT, "a")]
+
+
+def test_kind_of_a_channel_is_how_its_texts_add_up() -> None:
+    """Ids and names are said once, items of a list always add up, a role is a mark, a finish reason an end."""
+    kinds = [one.kind for one in (CONTENT, of_call(0), of_call(0, "id"), of_call(0, "name"), channel(0, "role"))]
+    assert kinds == [Kind.TEXT, Kind.TEXT, Kind.LABEL, Kind.LABEL, Kind.MARK]
+    assert channel(0, "finish_reason").kind is Kind.END
+    assert delta({}, logprobs={"content": [{"a": 1}]}).texts == [
+        (channel(0, "content", -1, "logprobs.content"), ',{"a":1}')
+    ]
 
 
 @pytest.mark.parametrize(
@@ -50,10 +76,15 @@ def test_native_text_stands_under_its_own_key() -> None:
         ({"role": "assistant", "content": "a"}, CONTENT, {"role": "assistant", "content": "new"}),
         ({"content": None}, REASONING, {"content": None, "reasoning_content": "new"}),
         ({"content": [{"text": "a"}, {"text": "b"}]}, CONTENT, {"content": [{"text": "new"}]}),
-        ({"tool_calls": [call(1, "{", id="x")]}, ("arguments", 1), {"tool_calls": [call(1, "new", id="x")]}),
-        ({"tool_calls": [call(1)]}, ("arguments", 0), {"tool_calls": [call(0, "new"), call(1)]}),
-        ({}, ("arguments", 0), {"tool_calls": [call(0, "new")]}),
-        ({"tool_calls": [call(0, "{"), call(0, "}")]}, ("arguments", 0), {"tool_calls": [call(0, "new")]}),
+        (
+            {"content": [{"image": "x"}, {"type": "text", "text": "a"}, {"image": "y"}]},
+            CONTENT,
+            {"content": [{"image": "x"}, {"type": "text", "text": "new"}, {"image": "y"}]},
+        ),
+        ({"tool_calls": [call(1, "{", id="x")]}, of_call(1), {"tool_calls": [call(1, "new", id="x")]}),
+        ({"tool_calls": [call(1)]}, of_call(0), {"tool_calls": [call(0, "new"), call(1)]}),
+        ({}, of_call(0), {"tool_calls": [call(0, "new")]}),
+        ({"tool_calls": [call(0, "{"), call(0, "}")]}, of_call(0), {"tool_calls": [call(0, "new")]}),
     ],
 )
 def test_text_is_put_in_its_place(before: dict[str, Any], channel: Any, after: dict[str, Any]) -> None:
@@ -66,21 +97,21 @@ def test_call_is_named_as_qwen_does_it() -> None:
     """The name before the arguments; without one an empty id and no name."""
     message = {"tool_calls": [call(0, "{}")]}
     one = delta(message)
-    assert one.named() == []
-    one.name(("arguments", 0), "call_1", "weather")
+    one.put(of_call(0, "id"), "call_1")
+    one.put(of_call(0, "name"), "weather")
     assert message["tool_calls"] == [call(0, "{}", id="call_1", name="weather")]
     assert list(message["tool_calls"][0]["function"]) == ["name", "arguments"]
-    assert one.named() == [(("arguments", 0), "id", "call_1"), (("arguments", 0), "name", "weather")]
-    one.name(("arguments", 0), None, None)
+    one.put(of_call(0, "id"), "")
+    one.put(of_call(0, "name"), "")
     assert message["tool_calls"] == [call(0, "{}")]
 
 
 def test_others_are_silenced() -> None:
     """One channel's text is left, and of the calls that one; null stays null."""
     message = {"content": "a", "reasoning_content": None, "refusal": "no", "tool_calls": [call(0, "{"), call(1, "[")]}
-    delta(message).silence(("arguments", 1))
+    delta(message).silence(of_call(1).group)
     assert message == {"content": "", "reasoning_content": None, "refusal": "", "tool_calls": [call(1, "[")]}
-    delta(message).silence(CONTENT)
+    delta(message).silence(CONTENT.group)
     assert message == {"content": "", "reasoning_content": None, "refusal": ""}
 
 
@@ -94,26 +125,47 @@ def test_others_are_silenced() -> None:
         ),
         ({"content": None, "tool_calls": [call(0, "{", name="f")]}, {"logprobs": {"content": []}}, ({}, {})),
         (
-            {"audio": {"data": "x"}, "content": None},
+            {"video": {"data": "x"}, "content": None},
             {"stop": 3, "other": None},
-            ({"audio": {"data": "x"}}, {"stop": 3}),
+            ({"video": {"data": "x"}}, {"stop": 3}),
         ),
         ({"content": [{"image": "x"}]}, {}, ({"content": [{"image": "x"}]}, {})),
-        ({"tool_calls": [call(2, extra=1)]}, {}, ({"tool_calls": [(("arguments", 2), {"extra": 1})]}, {})),
+        ({"content": [{"image": "x"}, {"text": "a"}]}, {}, ({"content": [{"image": "x"}]}, {})),
+        ({"tool_calls": "none"}, {}, ({"tool_calls": "none"}, {})),
     ],
 )
 def test_rest_is_what_is_not_known_by_name(message: dict[str, Any], choice: dict[str, Any], rest: Any) -> None:
     """Nothing as a rule."""
-    assert delta(message, **choice).rest() == rest
+    found = delta(message, **choice)
+    assert (found.rest, found.beside) == rest
+
+
+def test_rest_of_a_call_is_told_with_its_number() -> None:
+    """Beside its id, its name and its arguments."""
+    assert delta({"tool_calls": [call(2, extra=1)]}).call_rests == [(2, {"extra": 1})]
 
 
 def test_rest_of_a_choice_that_is_its_message_is_told_once() -> None:
     """Native result_format text."""
     output = {"text": "a", "finish_reason": "null", "session_id": "s"}
-    assert Delta(0, output, output, "text").rest() == ({"session_id": "s"}, {})
+    found = Delta(0, output, output, "text", lone=True)
+    found.find()
+    assert (found.rest, found.beside) == ({"session_id": "s"}, {})
 
 
 def test_what_is_no_object_is_an_empty_one() -> None:
     """An upstream may send what it likes."""
     assert (record(None), record([]), record({"a": 1})) == ({}, {}, {"a": 1})
     assert (records(None), records([1, {}, None]), records({})) == ([], [{}], [])
+
+
+@pytest.mark.parametrize("value", [None, "", "null", [], {}, {"a": None, "b": [], "c": {"d": ""}}])
+def test_value_that_tells_nothing(value: Any) -> None:
+    """What an upstream writes where it has nothing to say."""
+    assert not says_anything(value)
+
+
+@pytest.mark.parametrize("value", [0, False, "stop", [None], {"a": None, "b": {"c": 0}}])
+def test_value_that_tells_something(value: Any) -> None:
+    """Zero and false do."""
+    assert says_anything(value)

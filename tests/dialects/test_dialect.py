@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.dialect import Dialect, TextKind, Usage, count, says_anything, spell
+from proxy.dialects.dialect import Dialect, TextKind, Usage, count
 from proxy.wire.errors import BadRequest, OffsetGone, Overloaded, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
 from tests.noted import kind, noted
@@ -206,22 +206,3 @@ def _strings(value: Any) -> list[str]:
     if isinstance(value, dict):
         return [text for inner in value.values() for text in _strings(inner)]
     return [value] if isinstance(value, str) else []
-
-
-@pytest.mark.parametrize("value", [None, "", "null", [], {}, {"a": None, "b": [], "c": {"d": ""}}])
-def test_value_that_tells_nothing(value: Any) -> None:
-    """What an upstream writes where it has nothing to say."""
-    assert not says_anything(value)
-
-
-@pytest.mark.parametrize("value", [0, False, "stop", [None], {"a": None, "b": {"c": 0}}])
-def test_value_that_tells_something(value: Any) -> None:
-    """Zero and false do."""
-    assert says_anything(value)
-
-
-def test_frame_is_spelled_with_another_document() -> None:
-    """In compact JSON and raw UTF-8, as Qwen writes it."""
-    frame = b"id:1\nevent:result\n:HTTP_STATUS/200\ndata:{}\n\n"
-    spelled = 'id:1\nevent:result\n:HTTP_STATUS/200\ndata:{"a":"溪"}\n\n'
-    assert spell(frame, {"a": "溪"}) == spelled.encode()

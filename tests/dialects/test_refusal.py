@@ -5,11 +5,18 @@ from pathlib import Path
 import pytest
 
 from proxy.dialects.error_codes import Fault, trouble
-from proxy.dialects.refusal import read
+from proxy.dialects.refusal import asks_for_stream, read
 from proxy.tools import fake_text
 from proxy.tools.fake_text import REFUSALS, Stamp
 from tests.cuts import NOT_RECORDED, recorded
 
+SAYING_SO = (
+    "This model only support stream mode, please enable the stream parameter to access the model. ",
+    "parameter.enable_thinking must be set to false for non-streaming calls",
+    "parameter.enable_thinking only support stream call",
+    "'audio' output only support with stream=true",
+    "current user api does not support http call.",
+)
 STAMP = Stamp("5f6b1c1e-0000-4000-8000-000000000000", 1770764906)
 
 
@@ -71,3 +78,16 @@ def test_recorded_refusals_are_read(path: Path) -> None:
 def test_status_in_a_refusal_that_has_one_is_not_overruled() -> None:
     """HTTP 429 is a 429, whatever a comment says."""
     assert read(429, b'event:error\n:HTTP_STATUS/500\ndata:{"code":"x"}\n\n').status == 429
+
+
+@pytest.mark.parametrize("message", SAYING_SO)
+def test_refusal_that_asks_for_streaming_is_known(message: str) -> None:
+    """In whatever JSON it comes."""
+    assert asks_for_stream(b'{"error":{"message":"%b"}}' % message.encode())
+    assert asks_for_stream(b'{"code":"InvalidParameter","message":"%b"}' % message.encode())
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"error":{"message":"Range of top_logprobs should be [0, 5]"}}'])
+def test_other_refusals_do_not_ask_for_it(body: bytes) -> None:
+    """They would be the same with streaming, and paid for with another call."""
+    assert not asks_for_stream(body)

@@ -16,7 +16,7 @@ from tests.stage import Stage
 EVENT_MODES = ("coalesced", "incremental", "cumulative")
 FOLLOWED = (*EVENT_MODES, "text")
 MODES = (*FOLLOWED, "json")
-WORDS = ["The ", "stream ", "溪水 ", "goes ", "on."]
+WORDS = ["The ", "stream ", "溪水 ", "goes ", "on ", "and ", "on ", "for ", "as ", "long ", "as ", "it ", "takes."]
 
 
 def heard(mode: str, body: bytes) -> dict[Any, str]:

@@ -12,7 +12,7 @@ from proxy.server.app import Proxy
 from proxy.stream.stream import Stream
 from proxy.telemetry.live_feed import LiveFeed
 from tests.event_loops import GUARD_S, until
-from tests.event_streams import DONE, blocks, chunk_frame, stamped
+from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
 from tests.http_client import KEY, Client, request
 from tests.proxy_under_test import CHAT, PROMPT, Tee, begun, chat_body, configured, native_body, teed
 from tests.stage import Stage, staged
@@ -423,7 +423,7 @@ async def test_observer_that_breaks_is_logged_and_hurts_nobody(stage: Stage, mon
     monkeypatch.setattr(app, "_log", logged)
     async with teed(stage.url) as tee:
         answer, turn = await begun(tee, stage)
-        turn.end(DONE)
+        turn.end(FINISH)
         await answer.read()
         assert answer.end == "whole"
         assert await tee.metric("streamtee_streams_ended_total", ending="complete") == 1

@@ -225,6 +225,14 @@ def test_origin_is_as_browsers_write_it(write: Any, origin: str) -> None:
         ('[[routes]]\npath = "/a"\nshare = "body"', ["routes.0.share", "none", "url"]),
         ('[[routes]]\npath = "/a"\nshare = "url"\njoin = "start"', ["routes.0.join", "live", "window"]),
         ('[[routes]]\npath = "/a"\nshare = "url"\nkeep_s = -1', ["routes.0.keep_s", "greater than or equal to 0"]),
+        ('[auth]\nanonymous = "some"', ["auth.anonymous", "auto", "none", "shared"]),
+        (
+            f'[upstream]\nkey = "k"\n[auth]\nmode = "keys"\nkeys = ["{DIGEST}"]\nanonymous = "shared"',
+            ["auth.anonymous", "pass"],
+        ),
+        ('[[routes]]\npath = "/a"\nkey_header = "X Key"', ["routes.0.key_header", "X Key"]),
+        ('[[routes]]\npath = "/a"\nkey_header = "Connection"', ["routes.0.key_header", "Connection"]),
+        ('[[routes]]\npath = "/a"\nkey_header = "Host"', ["routes.0.key_header", "Host"]),
         ('[[routes]]\npath = "/a"\nkeep_s = 1', ["routes.0", "keep_s", 'share = "url"']),
     ],
 )

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from proxy.server.cors import EXPOSED, METHODS
+from proxy.server.cors import METHODS
+from proxy.server.headers import EXPOSED
 from tests.event_streams import DONE, FINISH
 from tests.http_client import Answer
 from tests.proxy_under_test import CHAT, NATIVE, Tee, begun, chat_body, native_body, teed
@@ -89,7 +90,7 @@ async def test_headers_of_the_sdks_are_allowed_and_no_others(tee: Tee) -> None:
     wanted = [
         "authorization", "Content-Type", "last-event-id", "idempotency-key", "stream-key", "Stream-On-Disconnect",
         "prefer", "if-match", "x-stainless-os", "x-stainless-retry-count", "x-dashscope-sse", "openai-organization",
-        "user-agent",
+        "user-agent", "x-api-key", "Api-Key",
     ]  # fmt: skip
     unwanted = ["x-forwarded-for", "host", "streams", "x-stainless", "stream-", "cookie", "authorization2", "", "*"]
     asked = ",".join([*wanted[:5], *unwanted]) + " ,  " + ", ".join(wanted[5:])
@@ -98,6 +99,13 @@ async def test_headers_of_the_sdks_are_allowed_and_no_others(tee: Tee) -> None:
     none = await preflight(tee, CHAT, "Access-Control-Request-Headers: x-forwarded-for")
     assert none.status == 204
     assert "access-control-allow-headers" not in said(none)
+
+
+async def test_key_header_of_a_route_is_allowed(stage: Stage) -> None:
+    """A page must be able to show its key as any client does."""
+    async with allowing(stage, PAGE, routes=[{"path": "/other/", "key_header": "X-Other-Key"}]) as tee:
+        answer = await preflight(tee, "/other/x", "Access-Control-Request-Headers: x-other-key")
+        assert answer.header("access-control-allow-headers") == "x-other-key"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import StreamReader, web
 from aiohttp.test_utils import make_mocked_request
 
+from proxy.access.callers import Caller
 from proxy.dialects import chat as dialects
 from proxy.dialects.route import Route
 from proxy.server.app import Proxy
@@ -210,7 +211,7 @@ async def accepted(proxy: Proxy, key: str) -> web.StreamResponse:
     asked = {"Authorization": f"Bearer {KEY}", "Prefer": "respond-async", "Idempotency-Key": key}
     request = make_mocked_request("POST", CHAT, headers={**asked, "Content-Length": "1"}, payload=payload)
     route = Route("chat", "/v1/", "/compatible-mode/v1/", dialects.CHAT)
-    response = await proxy.generations.generate(route, request)
+    response = await proxy.generations.generate(route, request, Caller(b"somebody"))
     assert response.status == 202
     return response
 

@@ -11,7 +11,7 @@ from proxy.dialects.dialect import Dialect
 from proxy.server.config import GenerationsConfig
 from proxy.server.document import JSON
 from proxy.server.generation_options import GenerationOptions
-from proxy.server.generation_request import GenerationRequest, asks_cumulative, rewrite
+from proxy.server.generation_request import GenerationRequest, rewrite
 from proxy.server.pass_through import Route
 from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.projections import View
@@ -100,12 +100,3 @@ def test_native_streams_have_their_usage_anyway() -> None:
     """In every event."""
     before = asked({"model": "m"}, DASHSCOPE, SSE)
     assert rewrite(before, GenerationsConfig(include_usage=True)) == before
-
-
-@pytest.mark.parametrize(
-    ("body", "cumulative"),
-    [(b'{"parameters":{"incremental_output" : true}}', False), (b'{"incremental_output":false}', True), (b"{}", None)],
-)
-def test_native_request_may_say_which_of_the_two_it_wants(body: bytes, cumulative: bool | None) -> None:
-    """Then the first texts of its answer are not in doubt."""
-    assert asks_cumulative(body) is cumulative

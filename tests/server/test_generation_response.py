@@ -6,7 +6,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from proxy.server.app import auth_of
+from proxy.access.admission import Admission
+from proxy.server.app import access_of
 from proxy.server.generation_options import read_options
 from proxy.server.generation_response import GenerationResponses
 from proxy.stream.hub import Hub
@@ -20,7 +21,8 @@ CONFIG = configured("http://upstream.test")
 
 
 def responses(hub: Hub) -> GenerationResponses:
-    return GenerationResponses(CONFIG, hub, auth_of(CONFIG), Metrics(1))
+    callers, grants = access_of(CONFIG)
+    return GenerationResponses(CONFIG, hub, Admission(callers, grants, hub), grants, Metrics(1))
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,10 @@
 import pytest
 
 from proxy.dialects.chat import CHAT
-from proxy.server.app import prefixes
 from proxy.server.pass_through import Route
 from proxy.tools.fake_qwen import FakeQwen
 from proxy.wire.errors import BadRequest
-from tests.proxy_under_test import Tee, configured
+from tests.proxy_under_test import Tee
 
 ROUTE = Route("chat", "/v1/", "/compatible-mode/v1/", CHAT)
 
@@ -72,20 +71,6 @@ def test_target_that_would_lead_elsewhere_is_refused(target: str) -> None:
     """Dot segments however escaped, and what is not below the prefix at all."""
     with pytest.raises(BadRequest):
         ROUTE.target(target)
-
-
-@pytest.mark.parametrize("url", ["http://upstream.test", "http://upstream.test/v1", "http://upstream.test/a/b/"])
-def test_prefixes_stand_for_paths_of_the_upstream(url: str) -> None:
-    """Of two that fit, the longer comes first; the base of the OpenAI routes is configured."""
-    routes = prefixes(configured(url))
-    seen: list[str] = []
-    for route in routes:
-        assert not any(route.prefix.startswith(before) for before in seen)
-        seen.append(route.prefix)
-        base = url.removeprefix("http://upstream.test").rstrip("/") or "/compatible-mode/v1"
-        assert route.upstream_prefix == (
-            f"{base}/" if route.prefix.endswith("/v1/") and route.name == "chat" else route.prefix
-        )
 
 
 # Headers.

@@ -1,27 +1,39 @@
 """The table of paths: which endpoint a request target finds, and what its path holds."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+from proxy.access.admission import Admission, Needs
+from proxy.access.callers import Caller
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.server.routes import ANY, Routes, origin_form
 from proxy.telemetry.metrics import Metrics
+from proxy.wire.errors import Unauthorised
 
 OPENAI, NATIVE = CHAT, DASHSCOPE
 
 
-async def nothing(request: Any, **arguments: str) -> Any:
+async def nothing(request: Any, caller: Any, **arguments: str) -> Any:
     raise AssertionError("not called")
+
+
+class Doorman:
+    """Lets everybody in but to /v1/streams."""
+
+    def admit(self, request: web.BaseRequest, needs: Needs) -> Caller:
+        if needs is Needs.OWNING:
+            raise Unauthorised("not you")
+        return Caller(b"somebody")
 
 
 @pytest.fixture
 def routes() -> Routes:
-    routes = Routes(Metrics(1), OPENAI)
-    routes.add("GET", "/v1/streams", nothing, "listed", OPENAI)
+    routes = Routes(cast(Admission, Doorman()), Metrics(1), OPENAI)
+    routes.add("GET", "/v1/streams", nothing, "listed", OPENAI, Needs.OWNING)
     routes.add("GET", "/v1/streams/{ident}", nothing, "stream", OPENAI)
     routes.add("POST", "/v1/streams/{ident}/cancel", nothing, "cancel", OPENAI)
     routes.add("POST", "/api/v1/chat", nothing, "chat", NATIVE)
@@ -80,3 +92,24 @@ async def test_unknown_path_is_told_without_its_query(routes: Routes) -> None:
     assert answer.status == 404
     assert b"nothing is served at GET /nowhere" in bytes(answer.body or b"")
     assert b"token" not in bytes(answer.body or b"")
+
+
+async def test_handler_is_given_the_caller_that_was_admitted(routes: Routes) -> None:
+    """With what its path holds."""
+    given: list[Any] = []
+
+    async def handler(request: web.BaseRequest, caller: Caller, ident: str) -> web.Response:
+        given.extend((caller, ident))
+        return web.Response()
+
+    routes.add("GET", "/things/{ident}", handler, "things", OPENAI)
+    await routes(make_mocked_request("GET", "/things/x"))
+    assert given == [Caller(b"somebody"), "x"]
+
+
+async def test_request_that_is_not_admitted_reaches_no_handler(routes: Routes) -> None:
+    """Its refusal is told in the dialect of its path."""
+    answer = await routes(make_mocked_request("GET", "/v1/streams"))
+    assert isinstance(answer, web.Response)
+    assert answer.status == 401
+    assert b"not you" in bytes(answer.body or b"")

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.dialects.table import routes
 from proxy.server.shared_calls import Call, Calls, Identity, by_body, by_key, by_url
 from proxy.stream.endings import CLIENT_GONE, ENDINGS
 from proxy.upstream.pump import OnDisconnect, Pump
@@ -13,6 +14,8 @@ from tests.streams import new_hub, new_stream
 
 ME = b"me"
 HEADERS = [(b"Host", b"x"), (b"Accept", b"*/*"), (b"X-DashScope-Mode", b"1")]
+CHAT, NATIVE = (next(route for route, _ in routes() if route.name == name) for name in ("chat", "dashscope"))
+STEERING = CHAT.steered_by(HEADERS)
 FAILED = sorted(set(ENDINGS) - {"complete", "cancelled"})
 
 
@@ -22,7 +25,7 @@ def new_call(identity: Identity | None, ident: str = "st_one") -> Call:
 
 
 def keyed(body: bytes = b"{}", key: str = "k", **more: bytes) -> Identity:
-    return by_key(ME, "chat", key, more.get("target", b"/v1"), body, HEADERS, native=False)
+    return by_key(ME, "chat", key, more.get("target", b"/v1"), body)
 
 
 # What makes requests one.
@@ -34,7 +37,7 @@ def test_headers_that_do_not_steer_make_no_difference(
 ) -> None:
     """Nor does their order, nor how their names are spelt."""
     spelt = [(name.upper(), value) for name, value in headers + more]
-    assert by_body(ME, "chat", b"/v1", b"{}", spelt) == by_body(ME, "chat", b"/v1", b"{}", HEADERS)
+    assert CHAT.steered_by(spelt) == CHAT.steered_by(HEADERS)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +57,8 @@ def test_whatever_steers_makes_another_request(
     other: tuple[bytes, str, bytes, bytes, list[tuple[bytes, bytes]]],
 ) -> None:
     """Caller, route, target, body, Accept and the X-DashScope headers; what moved between two of them too."""
-    assert by_body(*other).name != by_body(ME, "chat", b"/v1", b"{}", HEADERS).name
+    *others, headers = other
+    assert by_body(*others, CHAT.steered_by(headers)).name != by_body(ME, "chat", b"/v1", b"{}", STEERING).name
 
 
 def test_key_names_a_request_and_the_rest_must_agree() -> None:
@@ -66,21 +70,11 @@ def test_key_names_a_request_and_the_rest_must_agree() -> None:
     assert keyed(key="other").name != one.name
 
 
-@pytest.mark.parametrize(
-    ("headers", "native", "streamed"),
-    [
-        ([(b"X-DASHSCOPE-SSE", b"enable")], True, True),
-        ([(b"accept", b"Text/Event-Stream, */*")], True, True),
-        ([(b"accept", b"*/*")], True, False),
-        ([(b"X-DashScope-SSE", b"enable")], False, False),
-    ],
-)
-def test_header_that_chooses_a_stream_counts_natively(
-    headers: list[tuple[bytes, bytes]], native: bool, streamed: bool
-) -> None:
-    """On OpenAI's routes it is the body that does."""
-    plain, other = (by_key(ME, "r", "k", b"/", b"{}", given, native=native) for given in ([], headers))
-    assert (plain.asked != other.asked) == streamed
+def test_key_stands_for_a_stream_or_for_one_answer() -> None:
+    """Where headers choose between the two."""
+    plain, other = (by_key(ME, "r", "k", b"/", b"{}", streamed=streamed) for streamed in (False, True))
+    assert plain.name == other.name
+    assert plain.asked != other.asked
 
 
 def test_url_makes_requests_one_whoever_asks() -> None:
@@ -116,7 +110,7 @@ def test_call_is_found_by_what_it_was_asked_for() -> None:
 @pytest.mark.parametrize("lasting", [True, False])
 def test_call_is_found_after_its_end_if_a_retry_is_to_get_it(reason: str, lasting: bool) -> None:
     """By key, if it is complete or was cancelled on request; by body never."""
-    identity = keyed() if lasting else by_body(ME, "chat", b"/v1", b"{}", HEADERS)
+    identity = keyed() if lasting else by_body(ME, "chat", b"/v1", b"{}", STEERING)
     calls, call = Calls(), new_call(identity)
     calls.add(call)
     call.stream.seal(ENDINGS[reason])

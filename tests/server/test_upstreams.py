@@ -31,7 +31,7 @@ async def test_lone_upstream_has_neither_breaker_nor_queue() -> None:
     """It costs a request nothing."""
     async with made(upstream={"key": "sk-zero"}) as upstreams:
         upstream = upstreams.by_name["default"]
-        assert (upstream.breaker, upstream.queue, upstream.has_key) == (None, None, False)
+        assert (upstream.breaker, upstream.queue, upstream.has_key) == (None, None, True)
         assert upstreams.group().upstreams == [upstream]
 
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.stream.channel import Listener, Pieces
+from proxy.dialects.increment import Kind
+from proxy.stream.channel import Listener, Pieces, utf8
 
 texts = st.lists(st.text(st.sampled_from("ab你"), max_size=4), max_size=8)
 
@@ -37,10 +38,9 @@ def test_text_of_a_span_is_what_its_frames_said(texts: list[str], one: int, othe
 
 
 def test_span_knows_which_of_its_frames_spoke() -> None:
-    """First and last, all, and whether any did before an offset."""
+    """First and last, and whether any did before an offset."""
     pieces = pieces_of("a", "b", "c")
     assert (pieces.spoken(2, 6), pieces.spoken(0, 3), pieces.spoken(4, 5)) == ((4, 6), (2, 2), None)
-    assert pieces.seqs(1, 4) == [2, 4]
     assert (pieces.begun(1), pieces.begun(2), Pieces().begun(9)) == (False, True, False)
 
 
@@ -60,22 +60,62 @@ def test_texts_that_differ_from_the_first_are_increments(expected: bool, texts: 
     assert heard(expected, *told) == [*told, ""]
 
 
-@pytest.mark.parametrize("expected", [False, True])
 @given(st.lists(st.text(st.sampled_from("ab你"), max_size=4), max_size=8))
-def test_texts_that_repeat_all_before_are_said_once(expected: bool, more: list[str]) -> None:
-    """As soon as it is certain only the increments are said, and all of them in the end."""
+def test_texts_that_repeat_all_before_are_said_once(more: list[str]) -> None:
+    """Where that is expected, from the second on only the increments are said, and all of them in the end."""
     increments = ["The answer", " is ", *more]
-    assert heard(expected, *repeated(increments)) == [*increments, ""]
+    assert heard(True, *repeated(increments)) == [*increments, ""]
 
 
-@pytest.mark.parametrize("expected", [False, True])
-@pytest.mark.parametrize("beginning", [["我", "是"], ["We", " think"], ["1", "0"], ["The answer", " is"]])
-def test_short_beginning_of_a_cumulative_upstream_is_not_said_twice(expected: bool, beginning: list[str]) -> None:
-    """Where increments were expected, the second text is held back until the third makes it certain."""
-    told = heard(expected, *repeated([*beginning, ": yes", ", certainly"]))
-    assert "".join(told) == "".join(beginning) + ": yes, certainly"
-    assert told[0] == beginning[0]
-    assert told[3] == ", certainly"
+@pytest.mark.parametrize("words", [["The", " answer"], ["我", "是"], ["Wo", "rd "], ["#", " T"]])
+def test_upstream_that_repeats_all_before_is_found_out(words: list[str]) -> None:
+    """Where increments are expected, it takes nine texts; nothing is said twice, then or later."""
+    told = heard(False, *repeated([*words * 2, " x", "yz", " a", "ns", "we", "r i", "s this", " and", " that"]))
+    assert "".join(told) == "".join([*words * 2, " x", "yz", " a", "ns", "we", "r i", "s this", " and", " that"])
+    assert told[0] == words[0]
+    assert told[-2] == " that"
+
+
+def growing(line: str, seam: str, count: int) -> list[str]:
+    """Return increments each of which begins with the whole one before."""
+    return [seam + line[: size + 1] for size in range(count)]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [
+            "Happy birthday to you,\n",
+            "Happy birthday to you,\nHappy birthday dear ",
+            "Ada,\n",
+            "Happy birthday to you!",
+        ],
+        ["==========", "==========\n= Report =", "\nDone"],
+        ["|------|------|", "|------|------|\n| a | b |", "\n"],
+        ["1", "10", "100", "1000", " done"],
+        ["1", "10", "100", "1000", "10000", "100000", "1000000"],
+        ["No", "No, not", " that"],
+        ["A", "An", "And", "And so"],
+        growing("ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFGHIJ", " ", 30),
+        growing("*" * 40, "\n", 40),
+        growing("1234567890abcdefghijklmnopqrstuvwxyz", "\n", 36),
+        growing("I packed my bag and took a hat with me", "\n", 36),
+        ["x", "xy"] * 9,
+        ["a\n", "a\nb\n", "a\nb\nc\n", "a\nb\nc\nd\n"] * 3,
+        ["".join(f"{n}\n" for n in range(size)) for size in range(1, 30)],
+        ["<", "<p", "<p>", "<p>x"],
+    ],
+)
+def test_what_a_model_may_write_is_not_taken_for_cumulative_text(told: list[str]) -> None:
+    """Songs, banners, tables, triangles of letters: every text is said, as often as it came."""
+    assert "".join(heard(False, *told)) == "".join(told)
+
+
+def test_held_back_is_not_more_than_some_texts() -> None:
+    """What is in doubt for long is increments: nothing waits for the end of a stream."""
+    told = heard(False, *growing("1234567890abcdefghijklmnopqrstuvwxyz", "\n", 30), "!")
+    assert told[-2] == "!"
+    assert told[20]
 
 
 @pytest.mark.parametrize("expected", [False, True])
@@ -105,10 +145,59 @@ def test_what_can_not_be_told_is_as_expected_in_the_end(expected: bool, said: st
     assert "".join(heard(expected, "ha", "haha")) == said
 
 
-@pytest.mark.parametrize("expected", [False, True])
-def test_empty_texts_tell_nothing(expected: bool) -> None:
+def test_empty_texts_tell_nothing() -> None:
     """An idle channel says "" beside another that speaks."""
-    assert "".join(heard(expected, "", "Once", "", "Once upon", "Once upon a", "")) == "Once upon a"
+    assert "".join(heard(True, "", "Once", "", "Once upon", "Once upon a", "")) == "Once upon a"
+
+
+def test_label_that_is_said_again_says_nothing() -> None:
+    """A name may come in pieces, though, or longer than before."""
+    for told, said in (
+        (["f", "f"], "f"),
+        (["get_", "weather"], "get_weather"),
+        (["get", "get_weather"], "get_weather"),
+    ):
+        pieces = Pieces(Kind.LABEL)
+        for seq, text in enumerate(told, 1):
+            pieces.add(seq, pieces.hear(text, False))
+        assert pieces.so_far(9) == said
+
+
+def test_mark_is_what_was_said_last() -> None:
+    """Up to any offset."""
+    pieces = Pieces(Kind.MARK)
+    pieces.add(1, "assistant")
+    pieces.add(3, "tool")
+    assert [pieces.so_far(end) for end in range(4)] == ["", "assistant", "assistant", "tool"]
+
+
+@pytest.mark.parametrize(
+    ("increments", "wholes", "said"),
+    [
+        ([], ["Hello"], "Hello"),
+        (["Hel", "lo"], ["Hello"], "Hello"),
+        (["Hel"], ["Hello"], "Hello"),
+        (["Hello "], ["Hello"], "Hello "),
+        ([], ["Hel", "Hello"], "Hello"),
+        ([], ["Hel", "lo"], "Hello"),
+        ([], ["Hello", "Hello"], "Hello"),
+    ],
+)
+def test_text_that_is_all_there_is_adds_what_is_missing(increments: list[str], wholes: list[str], said: str) -> None:
+    """Some servers end with the whole message, or send nothing but messages, whole ones or in pieces."""
+    pieces = Pieces()
+    for text in increments:
+        pieces.add(1, pieces.hear(text, False))
+    for text in wholes:
+        pieces.add(2, pieces.hear_whole(text))
+    pieces.add(2, pieces.settle(True))
+    assert pieces.text(0, 9) == said
+
+
+def test_half_a_character_is_written_as_its_replacement() -> None:
+    """A text may end within one."""
+    assert utf8("a\ud83d") == "a\ufffd".encode()
+    assert utf8("溪") == "溪".encode()
 
 
 @given(st.booleans(), texts)

@@ -76,7 +76,7 @@ def test_cumulative_native_frames_become_increments_and_the_other_way_round() ->
     increments = [result("Hel", 1), result("lo", 2), result("", 3, "stop")]
     for sent in (cumulative, increments):
         stream = stream_of(*sent, dialect=DASHSCOPE)
-        found = [Rewriter(stream).increment(at, at + 1) for at in range(3)]
+        found = [Rewriter(stream).increment(seq) for seq in (1, 2, 3)]
         assert found == [stamped(frame, seq) for seq, frame in enumerate(increments, 1)]
         assert [one for at in range(3) for one in states(stream, at, at + 1)] == [
             stamped(frame, seq) for seq, frame in enumerate(cumulative, 1)
@@ -131,7 +131,7 @@ def test_tool_call_is_named_once_and_its_arguments_are_merged() -> None:
     [unnamed] = coalesced(stream, 1, 2)
     [fragment] = json.loads(messages(unnamed)[0].data)["choices"][0]["delta"]["tool_calls"]
     assert fragment == {"index": 0, "id": "", "type": "function", "function": {"arguments": "}"}}
-    assert Rewriter(stream).increment(1, 2) == unnamed
+    assert Rewriter(stream).increment(2) == unnamed
     [state] = states(stream)
     assert latest(state) == {(0, "arguments", 0): "{}", (0, "arguments", 1): "[]"}
     assert state.count(b'"name":"f"') == 2

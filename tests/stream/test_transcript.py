@@ -8,12 +8,13 @@ import pytest
 
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.delta import CONTENT, Channel
+from proxy.dialects.delta import channel
+from proxy.dialects.increment import Channel
 from proxy.stream.transcript import Transcript
 from tests.answers import documents
 
 NATIVE = DASHSCOPE
-REASONING: Channel = ("reasoning_content", -1)
+CONTENT, REASONING = channel(0), channel(0, "reasoning_content")
 DONE = b"data: [DONE]\n\n"
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 
@@ -22,6 +23,10 @@ def chunk(delta: dict[str, Any], index: int = 0, **choice: Any) -> bytes:
     """Return a compatible frame of one choice."""
     choices = [{"index": index, "delta": delta, **choice}]
     return f"data: {json.dumps({'id': 'c', 'object': 'chat.completion.chunk', 'choices': choices})}\n\n".encode()
+
+
+def arguments(number: int) -> Channel:
+    return channel(0, "tool_calls", number, "arguments")
 
 
 def call(index: int, arguments: str, **more: Any) -> dict[str, Any]:
@@ -54,10 +59,10 @@ def test_text_is_found_by_choice_and_channel() -> None:
     """For any span of offsets."""
     heard = transcript(ROLE, THINKS, SAYS, chunk({"content": "Other"}, 1), MORE, STOP, DONE)
     assert heard.end == 7
-    assert heard.choices[0].channels[CONTENT].text(0, 7) == "Hello"
-    assert heard.choices[0].channels[CONTENT].text(3, 5) == "lo"
-    assert heard.choices[0].channels[REASONING].text(0, 2) == "Hm"
-    assert heard.choices[1].channels[CONTENT].text(0, 7) == "Other"
+    assert heard.channels[CONTENT].text(0, 7) == "Hello"
+    assert heard.channels[CONTENT].text(3, 5) == "lo"
+    assert heard.channels[REASONING].text(0, 2) == "Hm"
+    assert heard.channels[channel(1)].text(0, 7) == "Other"
 
 
 def test_arguments_are_those_of_their_call() -> None:
@@ -65,15 +70,15 @@ def test_arguments_are_those_of_their_call() -> None:
     heard = transcript(
         chunk(call(0, "{", id="a", name="f")), chunk(call(1, "[", id="b", name="g")), chunk(call(0, "}"))
     )
-    channels = heard.choices[0].channels
-    assert (channels["arguments", 0].text(0, 3), channels["arguments", 1].text(0, 3)) == ("{}", "[")
+    channels = heard.channels
+    assert (channels[arguments(0)].text(0, 3), channels[arguments(1)].text(0, 3)) == ("{}", "[")
 
 
 def test_several_fragments_of_a_call_in_a_chunk_add_up() -> None:
     """As OpenAI's own clients read them."""
     two = [one["tool_calls"][0] for one in (call(0, "{", id="a", name="f"), call(0, "}"))]
     heard = transcript(chunk({"tool_calls": two}), chunk(call(0, " ")))
-    assert heard.choices[0].channels["arguments", 0].text(0, 2) == "{} "
+    assert heard.channels[arguments(0)].text(0, 2) == "{} "
 
 
 def test_feeding_one_by_one_or_at_once_is_the_same() -> None:
@@ -83,7 +88,7 @@ def test_feeding_one_by_one_or_at_once_is_the_same() -> None:
     for frame in frames:
         slowly.feed([frame])
     at_once = transcript(*frames)
-    assert slowly.whole() == at_once.whole()
+    assert slowly.document() == at_once.document()
     assert list(slowly.runs(0, 6)) == list(at_once.runs(0, 6))
 
 
@@ -122,17 +127,19 @@ def test_frames_that_bring_what_they_say_are_literal() -> None:
 
 def test_second_channel_is_expected_to_be_sent_as_the_first() -> None:
     """An upstream that repeats its reasoning repeats its content: a short beginning is understood at once."""
-    thoughts = [chunk({"reasoning_content": text}) for text in ("Let me see", "Let me see now")]
+    words = ["Let", " me", " see", " now", ",", " what", " was", " it", " again", "?"]
+    thoughts = [chunk({"reasoning_content": "".join(words[: place + 1])}) for place in range(len(words))]
     heard = transcript(*thoughts, chunk({"content": "I"}), chunk({"content": "It"}), chunk({"content": "It is"}))
-    assert heard.choices[0].channels[CONTENT].text(0, 9) == "It is"
-    assert heard.choices[0].channels[CONTENT].text(0, 4) == "It"
+    assert heard.channels[REASONING].text(0, 10) == "".join(words)
+    assert heard.channels[CONTENT].text(0, 13) == "It is"
+    assert heard.channels[CONTENT].text(0, 12) == "It"
 
 
 def test_whole_is_the_finished_completion() -> None:
     """Latest usage, finish reasons, choices in the order of their index, no field of a chunk."""
     usage = b"data: %b\n\n" % json.dumps({"id": "c", "choices": [], "usage": USAGE}).encode()
     heard = transcript(chunk({"role": "assistant", "content": "b"}, 1), ROLE, SAYS, MORE, STOP, usage, DONE)
-    assert json.loads(heard.whole()) == {
+    assert json.loads(heard.document()) == {
         "id": "c",
         "object": "chat.completion",
         "choices": [
@@ -151,7 +158,7 @@ def test_whole_is_the_finished_completion() -> None:
 def test_choice_that_finishes_without_a_delta_is_finished() -> None:
     """Null instead of {}, as some gateways write it."""
     last = b'data: {"choices":[{"index":0,"delta":null,"finish_reason":"stop"}]}\n\n'
-    (choice,) = json.loads(transcript(ROLE, SAYS, last).whole())["choices"]
+    (choice,) = json.loads(transcript(ROLE, SAYS, last).document())["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("Hel", "stop")
 
 
@@ -163,7 +170,7 @@ def test_whole_has_logprobs_refusal_and_unknown_fields() -> None:
         chunk({"content": "b", "refusal": "no", "audio": {"data": "B"}}, logprobs=two),
         chunk({"refusal": "pe", **call(0, "{}", id="i", name="f", extra=1)}, finish_reason="stop", logprobs=None),
     )
-    [choice] = json.loads(heard.whole())["choices"]
+    [choice] = json.loads(heard.document())["choices"]
     assert choice["logprobs"] == {"content": [{"token": "a"}, {"token": "b"}], "refusal": None}
     assert choice["stop"] == 1
     assert choice["message"] == {
@@ -183,7 +190,7 @@ def test_whole_native_answer_keeps_its_shape() -> None:
         result({"content": [{"text": "A"}], "role": "assistant"}, usage={}),
         result({"content": [{"text": "AB"}], "role": "assistant"}, usage={"output_tokens": 2}),
     ]
-    found = json.loads(transcript(*frames, dialect=NATIVE).whole())
+    found = json.loads(transcript(*frames, dialect=NATIVE).document())
     assert found == {
         "output": {
             "choices": [{"message": {"content": [{"text": "AB"}], "role": "assistant"}, "finish_reason": "null"}]
@@ -196,7 +203,7 @@ def test_whole_native_answer_keeps_its_shape() -> None:
 @pytest.mark.parametrize("dialect", [CHAT, NATIVE])
 def test_nothing_said_makes_a_document_all_the_same(dialect: Any) -> None:
     """What there is so far may be nothing."""
-    assert isinstance(json.loads(transcript(b": ping\n\n", DONE, dialect=dialect).whole()), dict)
+    assert isinstance(json.loads(transcript(b": ping\n\n", DONE, dialect=dialect).document()), dict)
 
 
 @pytest.mark.parametrize(
@@ -210,8 +217,8 @@ def test_whatever_an_upstream_sends_is_heard(dialect: Any, data: bytes) -> None:
     """It never raises, and takes what comes after it."""
     after = SAYS if dialect is CHAT else result({"content": "Hel"})
     heard = transcript(b"data: %b\n\n" % data, after, dialect=dialect)
-    assert "Hel" in heard.choices[0].channels[CONTENT].text(1, 2)
-    json.loads(heard.whole())
+    assert "Hel" in heard.channels[CONTENT].text(1, 2)
+    json.loads(heard.document())
 
 
 def test_memory_is_that_of_the_text() -> None:
@@ -219,7 +226,7 @@ def test_memory_is_that_of_the_text() -> None:
     words = [f"word {place} " for place in range(2000)]
     told = ["".join(words[: place + 1]) for place in range(len(words))]
     heard = transcript(*(chunk({"content": text}) for text in told))
-    kept = heard.choices[0].channels[CONTENT]
+    kept = heard.channels[CONTENT]
     assert kept.text(0, 2000) == told[-1]
     assert sum(map(sys.getsizeof, kept._texts)) < 100 * len(words)
 
@@ -228,8 +235,8 @@ def test_late_start_hears_what_is_held() -> None:
     """Offsets are those of the log; a cumulative upstream's first frame that is held tells all before it."""
     heard = transcript(MORE, STOP, start=5)
     assert (heard.start, heard.end) == (5, 7)
-    assert heard.choices[0].channels[CONTENT].text(5, 7) == "lo"
-    assert documents(b"data: %b\n\n" % heard.whole())[0]["choices"][0]["message"]["content"] == "lo"
+    assert heard.channels[CONTENT].text(5, 7) == "lo"
+    assert documents(b"data: %b\n\n" % heard.document())[0]["choices"][0]["message"]["content"] == "lo"
 
 
 @pytest.mark.parametrize(("cumulative", "text"), [(None, "haha"), (True, "haha"), (False, "hahaha")])
@@ -238,4 +245,4 @@ def test_text_that_may_be_read_either_way_is_read_as_it_was_asked_for(cumulative
     heard = Transcript(NATIVE, cumulative=cumulative)
     last = result({"content": "haha"}).replace(b'"finish_reason": "null"', b'"finish_reason": "stop"')
     heard.feed([result({"content": "ha"}), last])
-    assert heard.choices[0].channels[CONTENT].text(0, 2) == text
+    assert heard.channels[CONTENT].text(0, 2) == text

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.dialects.chat import CHAT as CHAT_COMPLETIONS
 from proxy.dialects.failure import Failure
+from proxy.dialects.route import Route
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.group import Retries, UpstreamGroup, by_weight, erred
@@ -24,7 +26,10 @@ from tests.event_loops import GUARD_S, on_each_loop
 from tests.exchanges import NO_LIMITS, Listener, listened, upstream
 from tests.stage import EVENT_STREAM, Stage, Turn, staged
 
-CHAT = UpstreamRequest(b"POST", b"/v1/chat/completions", [(b"Content-Length", b"2")], b"{}", b"alice", generation=True)
+ROUTE = Route("chat", "/v1/", "/v1/", CHAT_COMPLETIONS)
+CHAT = UpstreamRequest(
+    ROUTE, b"POST", b"/v1/chat/completions", [(b"Content-Length", b"2")], b"{}", b"alice", generation=True
+)
 TWICE = Retries(attempts=2, wait_max_s=0.01)
 OFF = Retries()
 BUSY = b'{"error":{"code":"limit_requests","message":"m"}}'
@@ -68,8 +73,8 @@ async def way(
             upstream.name = f"{number}"
             stack.push_async_callback(upstream.close)
             breaker = Breaker(failures, 30, 60) if count > 1 else None
-            key = b"Bearer %d" % number if keys else None
-            one = Upstream(f"{number}", upstream, weight=weights[number], authorization=key, breaker=breaker)
+            key = f"{number}" if keys else ""
+            one = Upstream(f"{number}", upstream, weight=weights[number], key=key, breaker=breaker)
             upstreams.append(one)
         retried = Counter[str]()
         yield Way(stages, UpstreamGroup(upstreams, retries, retried, bases=bases, unwraps=unwraps), upstreams, retried)

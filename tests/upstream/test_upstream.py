@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from proxy.dialects.chat import CHAT
+from proxy.dialects.route import Route
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.upstream.pool import ConnectionPool
@@ -21,11 +23,14 @@ from tests.event_loops import on_each_loop, until
 from tests.exchanges import NO_LIMITS, listened
 from tests.stage import Stage, staged
 
+ROUTE = Route("chat", "/v1/", "/compatible-mode/v1/", CHAT)
 ALICE, BOB = b"alice", b"bob"
 
 
 def request(caller: bytes = ALICE, **more: Any) -> UpstreamRequest:
-    made = UpstreamRequest(b"POST", b"/compatible-mode/v1/x", [(b"Authorization", b"Bearer theirs")], b"{}", caller)
+    made = UpstreamRequest(
+        ROUTE, b"POST", b"/compatible-mode/v1/x", [(b"Authorization", b"Bearer theirs")], b"{}", caller
+    )
     return replace(made, **more)
 
 
@@ -63,7 +68,7 @@ async def answered(stage: Stage, task: asyncio.Task[Exchange], status: str = "20
 @on_each_loop
 async def test_key_of_the_origin_goes_upstream() -> None:
     """In place of the one that the request came with."""
-    async with staged() as stage, opened(stage.url, authorization=b"Bearer ours") as one:
+    async with staged() as stage, opened(stage.url, key="ours") as one:
         task = opening(one)
         turn = await stage.next()
         assert turn.all("authorization") == [b"Bearer ours"]

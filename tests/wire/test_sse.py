@@ -210,9 +210,10 @@ def test_payload_of_any_frame_is_its_data(body: bytes) -> None:
         (b"id:1\nevent:result\n:HTTP_STATUS/200\ndata:x\n\n",
          b"id:1\nevent:result\n:HTTP_STATUS/200\ndata:x\nid: gen234-7\n\n"),
         (b"data: x\nid: 99\n\n", b"data: x\nid: 99\nid: gen234-7\n\n"),
-        (b"id: 99\n\n", b"id: 99\nid: gen234-7\n\n"),
         (b"data\n\n", b"data\nid: gen234-7\n\n"),
-        (b"\ndata: x\n\n", b"\ndata: x\nid: gen234-7\n\n"),
+        (b"\ndata: x\n\n", b"data: x\nid: gen234-7\n\n"),
+        (b"\r\n\r\ndata: x\r\n\r\n", b"data: x\r\nid: gen234-7\r\n\r\n"),
+        (b"\nid:1\ndata:x\n\n", b"id:1\ndata:x\nid: gen234-7\n\n"),
         (b": ping\ndata: x\n\n", b": ping\ndata: x\nid: gen234-7\n\n"),
     ],
 )  # fmt: skip
@@ -228,10 +229,18 @@ def test_stamp_puts_the_id_last_in_the_blocks_own_line_ending(frame: bytes, stam
         (b":\r\n\r\n", b":\r\n"),
         (b": a\n: b\n\n", b": a\n: b\n"),
         (b":\r\r", b":\r"),
+        (b"\n\n", b""),
+        (b"\r\n\r\n", b""),
+        (b"retry: 3\n\n", b"retry: 3\n"),
+        (b"x-padding: 000\n\n", b"x-padding: 000\n"),
+        (b"event: x\n\n", b":event: x\n"),
+        (b"id: 99\n\n", b":id: 99\n"),
+        (b": a\r\nevent\r\nid:5\0\r\n\r\n", b": a\r\n:event\r\n:id:5\0\r\n"),
+        (b"eventual: x\nidle\n\n", b"eventual: x\nidle\n"),
     ],
 )
-def test_stamp_takes_the_blank_line_from_a_block_of_comments(frame: bytes, stamped: bytes) -> None:
-    """A block without data makes openai-python raise; a comment that leads the next block does not."""
+def test_stamp_takes_the_blank_line_from_a_block_without_data(frame: bytes, stamped: bytes) -> None:
+    """Such a block makes openai-python raise; what leads the next one does not, and must not name it."""
     assert stamp(frame, IDENT) == stamped
 
 
@@ -246,12 +255,6 @@ def test_stamp_takes_the_blank_line_from_a_block_of_comments(frame: bytes, stamp
 def test_stamp_takes_the_byte_order_mark_away(frame: bytes, stamped: bytes) -> None:
     """To openai-python `data` with one before it is no data, and an id alone makes it raise."""
     assert stamp(frame, IDENT) == stamped
-
-
-@pytest.mark.parametrize("frame", [b"\n\n", b"event: x\n\n", b"id: 5\0\n\n", b"retry: 3\n\n", b": a\nevent: x\n\n"])
-def test_stamp_leaves_a_block_without_data_alone(frame: bytes) -> None:
-    """An id in a block without data makes openai-python raise."""
-    assert stamp(frame, IDENT) == frame
 
 
 @pytest.mark.parametrize(
@@ -270,9 +273,7 @@ def test_stamp_finishes_a_tail_that_was_taken_as_a_frame(tail: bytes, stamped: b
     assert stamp(tail, IDENT) == stamped
 
 
-@pytest.mark.parametrize(
-    "frame", [b"data: a\n\r\n", b"data: a\r\n\n", b"data: a\n\r", b"event: e\rdata: a\n\n", b"\ndata: a\r\n\r\n"]
-)
+@pytest.mark.parametrize("frame", [b"data: a\n\r\n", b"data: a\r\n\n", b"data: a\n\r", b"event: e\rdata: a\n\n"])
 def test_stamp_adds_one_line_and_changes_no_byte(frame: bytes) -> None:
     """Without the line that was added, a frame of mixed line endings is as it was."""
     assert re.sub(rb"id: gen234-7(\r\n|\n|\r)", b"", stamp(frame, IDENT), count=1) == frame
@@ -342,3 +343,36 @@ def test_comment_is_known_before_its_frame_is_whole(reads: list[bytes], in_comme
 def test_what_follows_a_stamped_tail_is_no_part_of_its_line(frame: bytes) -> None:
     """Also where the tail is no event, and gets no id."""
     assert messages(stamp(frame, b"e-1") + b"data: x\n\n")[-1].data.endswith(b"x")
+
+
+BY_LINES = [
+    [b'data: {"a":1}\n', b'data: {"b":2}\n', b"data: [DONE]\n"],
+    [b'data:{"a":1}\r\n', b"data:[DONE]\r\n", b"\r\n", b"data: x\n"],
+    [b'{"a":1}\n', b'{"b":2}\n', b"\n", b'{"c":3}\n'],
+    [b'\xef\xbb\xbfdata: {"a":1}\n', b'data: {"b":[]}\n', b": ping\n"],
+]
+IN_BLOCKS = [
+    [b'data: {"a":1}\n\n', b'data: {"a":1}\ndata: {"b":2}\n\n'],
+    [b'data: {\ndata: "a":{}\ndata: }\n\n', b"data: x\n\n"],
+    [b'data: {"a":1}\ndata\n\n'],
+    [b'data: {"a":1}\nid: 1\n\n'],
+    [b'data: {"a":1}\r\r', b'data: {"b":2}\n\n'],
+    [b'event: x\ndata: {"a":1}\ndata: {"a":1}\n\n'],
+]
+
+
+@pytest.mark.parametrize("frames", BY_LINES + IN_BLOCKS)
+def test_lines_of_json_without_blank_lines_are_frames(frames: list[bytes]) -> None:
+    """However they are cut into reads; a body that is not so from its first line on goes by blank lines."""
+    for cut in cuts(b"".join(frames), b""):
+        found, tail = split(cut.reads)
+        assert (found, tail) == (frames, b"")
+
+
+def test_line_of_json_leaves_before_the_next_one_is_whole() -> None:
+    """The first as soon as it is known what the second is, each of the others at once."""
+    splitter = Splitter(100)
+    assert splitter.feed(b'data: {"a":1}\n') == []
+    assert splitter.feed(b"data: {") == [b'data: {"a":1}\n']
+    assert splitter.feed(b'"b":2}\n') == [b'data: {"b":2}\n']
+    assert splitter.holds

@@ -22,6 +22,7 @@ _SUBSCRIPTIONS = {
     "qwen-coding": "https://coding.dashscope.aliyuncs.com/v1",
     "qwen-tokens": "https://token-plan.cn-beijing.maas.aliyuncs.com/compatible-mode/v1",
 }
+DEFAULT = "qwen-singapore"
 _WORKSPACE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # one label of a host name
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.upstream.presets import resolve
+from proxy.dialects.presets import resolve
 
 
 @pytest.mark.parametrize(

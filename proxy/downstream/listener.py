@@ -7,12 +7,11 @@ the status that HTTP has for it and the shape of the dialect that is spoken at t
 import asyncio
 import re
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from time import monotonic
 from typing import Any
 
-import orjson
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import (
@@ -25,19 +24,14 @@ from aiohttp.http_exceptions import (
 )
 from aiohttp.web_protocol import RequestHandler
 
-from proxy.access.pages import Hosts
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.response import RESPONSE, Downstream, reset
 from proxy.downstream.unsent import unsent_in_kernel
-from proxy.server.config import LimitsConfig
-from proxy.server.routes import REFUSED, Routes
 from proxy.stream.turns import Turns
-from proxy.telemetry.metrics import Metrics
 from proxy.wire.errors import (
     BadRequest,
     CodingNotSupported,
     HeadersTooLarge,
-    HostNotServed,
     MethodNotAllowed,
     Overloaded,
     ProxyError,
@@ -47,6 +41,7 @@ from proxy.wire.errors import (
 )
 from proxy.wire.http import Headers, head
 
+REFUSED = web.RequestKey("refused", ProxyError)  # on a request: why it is not answered, whatever it asks for
 _LINGERING_S = 2.0
 _RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # one after the other: a round trip, however long
 _BURST, _BURST_S = 64, 0.02  # requests that begin at once within so long; the others wait for their turns
@@ -72,37 +67,40 @@ class Listener(web.Server):
     def __init__(
         self,
         handler: Any,
-        routes: Routes,
-        metrics: Metrics,
-        limits: LimitsConfig,
+        error_body: Callable[[str, str, ProxyError], bytes],
         *,
+        header_bytes: int,
+        max_headers: int,
         clients: ClientConnections,
-        hosts: Hosts,
+        host_objection: Callable[[str | None], ProxyError | None],
         turns: Turns,
         is_admin: bool,
         **options: Any,
     ) -> None:
-        """`handler` answers requests; `routes` tell which dialect is spoken where."""
+        """`handler` answers requests.
+
+        `error_body` is told of those that can't be read, by method and target, and returns what they are answered.
+        `host_objection` returns why a request with this header Host is not answered, if it is not.
+        """
         # aiohttp's own timer would be one for each connection: ours stands for it.
         super().__init__(handler, request_factory=self._begin, keepalive_timeout=_FOR_EVER_S, **options)
         self.clients = clients
         self.turns = turns
         self.is_admin = is_admin
-        self._routes = routes
-        self._metrics = metrics
-        self._limits = limits
-        self._hosts = hosts
+        self._error_body = error_body
+        self._header_bytes = header_bytes
+        self._max_headers = max_headers
+        self._host_objection = host_objection
         self._burst = 0
         self._burst_until = 0.0
 
     def __call__(self) -> "Connection":
-        limits = self._limits
         return Connection(
             self,
             loop=self._loop,
-            max_line_size=limits.header_bytes,
-            max_field_size=limits.header_bytes,
-            max_headers=limits.headers,
+            max_line_size=self._header_bytes,
+            max_field_size=self._header_bytes,
+            max_headers=self._max_headers,
             **self._kwargs,
         )
 
@@ -130,58 +128,47 @@ class Listener(web.Server):
 
     def _objection(self, message: Any) -> ProxyError | None:
         """Return why a request that could be read is answered nowhere."""
-        headers = message.headers
         if message.chunked:
-            coding = headers.get("Transfer-Encoding", "")
+            coding = message.headers.get("Transfer-Encoding", "")
             if coding.strip().lower() != "chunked":
                 return CodingNotSupported(f"the transfer coding {coding[:100]!r} is not spoken here, only chunked")
         if message.method in _NEVER_ANSWERED:
             return MethodNotAllowed(f"{message.method} is not answered here")
-        host = headers.get("Host")
-        if message.method == _UNREAD or self._hosts.serves(host):
-            return None
-        if self._hosts.is_malformed(host):
-            return BadRequest("the header Host is not HOST or HOST:PORT")
-        return HostNotServed(
-            f"this server is not {host[:100]!r}; a port of the loopback interface answers for localhost, addresses,"
-            " names without a dot, and the names in `hosts` of its configuration"
-        )
+        return None if message.method == _UNREAD else self._host_objection(message.headers.get("Host"))
 
     def refuse(self, request: web.BaseRequest, beginning: bytes, error: HttpProcessingError) -> web.StreamResponse:
         """Answer a request that could not be read, of which this is the beginning."""
         line, ended, _ = beginning.partition(b"\n")
-        status, headers, body = self._say(line, self._refusal(error, line, complete=bool(ended)))
-        downstream = Downstream(request, status)
-        downstream.start(HTTPStatus(status).phrase.encode(), headers, framed=True)
+        refusal = self._refusal(error, line, complete=bool(ended))
+        headers, body = self._told(line, refusal)
+        downstream = Downstream(request, refusal.status)
+        downstream.start(HTTPStatus(refusal.status).phrase.encode(), headers, framed=True)
         downstream.close(body)
         return _Refused(request.transport)
 
     def refusal(self, beginning: bytes, error: ProxyError) -> bytes:
         """Return the whole answer to a request that is not there, of which this is the beginning."""
-        status, headers, body = self._say(beginning.partition(b"\n")[0], error)
+        headers, body = self._told(beginning.partition(b"\n")[0], error)
         headers.append((b"Connection", b"close"))
-        return head(b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode()), headers) + body
+        return head(b"HTTP/1.1 %d %b" % (error.status, HTTPStatus(error.status).phrase.encode()), headers) + body
 
-    def _say(self, line: bytes, error: ProxyError) -> tuple[int, Headers, bytes]:
-        """Count a refusal; return it in the dialect that is spoken at the path of a first line."""
+    def _told(self, line: bytes, error: ProxyError) -> tuple[Headers, bytes]:
+        """Return headers and body of a refusal, in the dialect that is spoken at the path of a first line."""
         words = line.decode("latin-1").split(" ")
-        endpoint, _ = self._routes.find(words[0], words[1] if len(words) > 1 else "")
-        self._metrics.rejected[error.code] += 1
-        self._metrics.requests[endpoint.name, _UNREAD, error.status] += 1
-        body = orjson.dumps(endpoint.dialect.frames.error_body(error))
+        body = self._error_body(words[0], words[1] if len(words) > 1 else "", error)
         headers = [(b"Content-Type", b"application/json; charset=utf-8"), (b"Content-Length", b"%d" % len(body))]
         if error.retry_after_s is not None:
             headers.append((b"Retry-After", b"%d" % error.retry_after_s))
-        return error.status, headers, body
+        return headers, body
 
     def _refusal(self, error: HttpProcessingError, line: bytes, *, complete: bool) -> ProxyError:
-        limits = self._limits
-        if isinstance(error, LineTooLong) and not (complete and len(line) <= limits.header_bytes):
-            return TargetTooLong(f"the request target is longer than {limits.header_bytes} bytes (limits.header_bytes)")
+        allowed = f"{self._header_bytes} bytes (limits.header_bytes)"
+        if isinstance(error, LineTooLong) and not (complete and len(line) <= self._header_bytes):
+            return TargetTooLong(f"the request target is longer than {allowed}")
         if isinstance(error, LineTooLong):
-            return HeadersTooLarge(f"a header is longer than {limits.header_bytes} bytes (limits.header_bytes)")
+            return HeadersTooLarge(f"a header is longer than {allowed}")
         if error.message.startswith("Too many headers"):
-            return HeadersTooLarge(f"there are more than {limits.headers} headers (limits.headers)")
+            return HeadersTooLarge(f"there are more than {self._max_headers} headers (limits.headers)")
         version = _VERSION.search(line)
         if version is not None and int(version[1]) > 1:
             return VersionNotSupported(_SPOKEN)

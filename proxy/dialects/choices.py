@@ -1,0 +1,322 @@
+"""Answers made of choices, as both of Qwen's dialects have them: one frame's increment, and the finished document.
+
+Knows no order but that of the frames it is given, and no text but where it stands: what was said is kept by whoever
+asks (stream/transcript.py).
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from proxy.dialects.delta import Delta, record, says_anything
+from proxy.dialects.increment import Assembler, Channel, Increment
+from proxy.wire import json_text
+from proxy.wire.sse import BOM, payload
+
+_ANSWER = (("content", ""), ("audio", "transcript"))
+_TEXTS = ("delta", "message")  # where a choice's texts stand, or others that nobody asked for
+_OPENS_JSON = (b"{", BOM + b"{")
+
+
+class ChoiceDocuments(ABC):
+    """What a dialect knows of its documents with choices."""
+
+    cumulative: bool
+
+    def assembler(self) -> Assembler:
+        """Return the reader of one stream."""
+        return ChoiceAssembler(self)
+
+    def answers(self, channel: Channel) -> bool:
+        """Tell whether a text is answer text of the first choice."""
+        return channel.part == 0 and (channel.name, channel.field) in _ANSWER
+
+    @abstractmethod
+    def tells(self, document: dict[str, Any]) -> bool:
+        """Tell whether a JSON object is one of this dialect, and no error."""
+
+    @abstractmethod
+    def deltas(self, document: dict[str, Any]) -> list[Delta]:
+        """Find the choices' increments in a document. They stand in it: what is put into them is put into it."""
+
+    @abstractmethod
+    def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
+        """Let a document have these choices, and no others."""
+
+    @abstractmethod
+    def beside(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Return what a document says besides its choices and its usage."""
+
+    @abstractmethod
+    def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Return what of that the finished document says, too: what the dialect defines."""
+
+    @abstractmethod
+    def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
+        """Add a field of a delta that is no text to the whole message."""
+
+    @abstractmethod
+    def blank(self, index: int, shape: Delta, *, streamed: bool = False) -> Delta:
+        """Return a choice without text of the same shape as another: of a finished document, or of a chunk."""
+
+    @abstractmethod
+    def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
+        """Return the finished document: what a request without streaming would have been answered."""
+
+
+class ChoiceIncrement:
+    """The Increment of a frame whose document has choices."""
+
+    __slots__ = ("_documents", "alike", "alone", "altered", "deltas", "document", "parts", "texts", "whole")
+
+    def __init__(self, documents: ChoiceDocuments, document: dict[str, Any], deltas: list[Delta]) -> None:
+        self._documents = documents
+        self.document = document
+        self.deltas = deltas
+        self.alike: Any = None  # when it is taken
+        self.altered = False
+        self.parts: tuple[int, ...]
+        self.texts: list[tuple[Channel, str]]
+        for delta in deltas:
+            delta.find()
+        if len(deltas) == 1:
+            only = deltas[0]
+            self.parts, self.texts, self.whole, self.alone = (only.index,), only.texts, only.whole, only.sounds
+        else:
+            self.parts = tuple(dict.fromkeys([delta.index for delta in deltas]))
+            self.texts = [told for delta in deltas for told in delta.texts]
+            self.whole = bool(deltas) and deltas[0].whole
+            self.alone = any(delta.sounds for delta in deltas)
+
+    def put(self, where: Channel, text: str) -> None:
+        self._delta(where.part).put(where, text)
+
+    def keep_only(self, group: tuple[int, str, int]) -> None:
+        delta = self._delta(group[0])
+        delta.silence(group)
+        self.deltas = [delta]
+
+    def data(self) -> bytes:
+        self._documents.select(self.document, sorted(self.deltas, key=lambda delta: delta.index))
+        return json_text.written(self.document)
+
+    def _delta(self, index: int) -> Delta:
+        """Return the one increment of a choice, which is made if there is none."""
+        found = [delta for delta in self.deltas if delta.index == index]
+        if not found:
+            found = [self._documents.blank(index, self.deltas[0], streamed=True)]
+            self.deltas.append(found[0])
+        elif len(found) > 1:
+            self.deltas = [delta for delta in self.deltas if delta.index != index or delta is found[0]]
+        return found[0]
+
+
+class Calls:
+    """Which call each fragment belongs to: its index tells it, and its id where there is none, or that of another."""
+
+    __slots__ = ("_by_id", "_by_index", "_ids", "_last")
+
+    def __init__(self) -> None:
+        self._by_index: dict[int, int] = {}  # the last call that had an index
+        self._by_id: dict[str, int] = {}
+        self._ids: dict[int, str] = {}
+        self._last = 0
+
+    def number(self, calls: list[tuple[int, dict[str, Any]]]) -> list[int]:
+        """Return the numbers of the calls that the fragments of a frame belong to."""
+        return [self._number(fragment, place, len(calls)) for place, (_, fragment) in enumerate(calls)]
+
+    def _number(self, fragment: dict[str, Any], place: int, among: int) -> int:
+        index, ident = fragment.get("index"), fragment.get("id")
+        at = index if type(index) is int and index >= 0 else None
+        name = ident if isinstance(ident, str) and ident else None
+        if name is None and at is None:
+            known = self._by_index.get(place) if among > 1 else self._last if self._ids else None
+            at = place
+        elif name is None:
+            known = self._by_index.get(at or 0)
+        elif at is None:
+            known = self._by_id.get(name)
+        else:
+            known = self._by_index.get(at)
+            if known is not None and self._ids[known] not in ("", name):
+                known = self._by_id.get(name)
+        if known is None:
+            wanted = len(self._ids) if at is None else at
+            known = wanted if wanted not in self._ids else max(self._ids) + 1
+            self._ids[known] = name or ""
+        elif name is not None:
+            self._ids[known] = name
+        if name is not None:
+            self._by_id[name] = known
+        self._by_index[known if at is None else at] = known
+        self._last = known
+        return known
+
+
+class ChoiceAssembler:
+    """The Assembler of a stream of documents with choices."""
+
+    __slots__ = (
+        "_alike", "_beside", "_calls", "_documents", "_envelope", "_exact", "_fragments", "_logprobs", "_messages",
+        "_numbers", "_shapes", "_usage", "unread",
+    )  # fmt: skip
+
+    def __init__(self, documents: ChoiceDocuments) -> None:
+        self.unread = 0
+        self._documents = documents
+        self._alike: Any = None  # of the last frame
+        self._exact = False  # there are numbers that lose digits when they are read quickly
+        self._envelope: dict[str, Any] = {}
+        self._usage: Any = None
+        self._shapes: dict[int, Delta] = {}  # of each choice, the first of its increments
+        self._messages: dict[int, dict[str, Any]] = {}  # fields of the message that are no text
+        self._beside: dict[int, dict[str, Any]] = {}  # fields of the choice
+        self._fragments: dict[tuple[int, int], dict[str, Any]] = {}  # fields of tool calls that are none of the known
+        self._logprobs: dict[int, dict[str, None]] = {}  # their fields
+        self._calls: dict[int, Calls] = {}
+        self._numbers: dict[int, list[list[int]]] = {}  # by frame: where the calls' own indexes do not tell
+
+    def take(self, frame: bytes, seq: int) -> Increment | None:
+        data = payload(frame)
+        try:
+            increment = None if data is None else self._taken(frame, data, seq)
+        except (ValueError, RecursionError):  # no JSON, or too deep to be compared or written
+            increment = None
+        if increment is None and not self.unread and self._is_lost(frame, data):
+            self.unread = seq
+        return increment
+
+    def _taken(self, frame: bytes, data: bytes, seq: int) -> Increment | None:
+        document = json_text.read(data)
+        if not isinstance(document, dict) or not self._documents.tells(document):
+            return None
+        deltas = self._documents.deltas(document)
+        for delta in deltas:
+            if delta.calls:
+                self._number(deltas, seq)
+                break
+        increment = ChoiceIncrement(self._documents, document, deltas)
+        increment.altered = seq in self._numbers
+        increment.alike = self._like(increment)
+        new = increment.alike != self._alike
+        if new or (deltas and deltas[0].logprobs):
+            self._exact = self._exact or json_text.may_lose_digits(data)
+            if self._exact and (exact := self.read(frame, seq)):
+                increment = exact
+                increment.alike = self._like(increment)
+        if new:
+            self._note_envelope(increment)
+        self._note(increment)
+        return increment
+
+    def read(self, frame: bytes, seq: int) -> ChoiceIncrement | None:
+        try:
+            data = payload(frame) or b""
+            document = record(json_text.read_exactly(data) if self._exact else json_text.read(data))
+            if not self._documents.tells(document):
+                return None
+            deltas = self._documents.deltas(document)
+            if numbers := self._numbers.get(seq):
+                _renumber(deltas, numbers)
+            increment = ChoiceIncrement(self._documents, document, deltas)
+        except (ValueError, RecursionError):
+            return None
+        increment.altered = bool(numbers)
+        return increment
+
+    def document(self, texts: dict[Channel, str]) -> bytes:
+        choices = [self._choice(index, texts) for index in sorted(self._shapes)]
+        return json_text.written(self._documents.whole(self._envelope, self._usage, choices))
+
+    def _is_lost(self, frame: bytes, data: bytes | None) -> bool:
+        """Tell whether a frame of which nothing was taken should have told something."""
+        if data is None:
+            return frame.startswith(_OPENS_JSON)  # a line without a field's name
+        if not data.startswith(_OPENS_JSON):
+            return False
+        try:
+            return self._documents.tells(record(json_text.read(data)))
+        except ValueError:
+            return True
+
+    def _like(self, increment: ChoiceIncrement) -> Any:
+        """Return what a frame says besides its texts."""
+        deltas, document = increment.deltas, increment.document
+        rests: list[Any] = []
+        for delta in deltas:
+            if delta.rest or delta.beside or delta.call_rests or len(deltas) > 1:
+                rest = delta.rest, delta.beside, delta.call_rests
+                if rest not in rests:
+                    rests.append(rest)
+        return bool(document.get("usage")), increment.whole, rests, self._documents.beside(document)
+
+    def _number(self, deltas: list[Delta], seq: int) -> None:
+        numbers = [self._calls.setdefault(delta.index, Calls()).number(delta.calls) for delta in deltas]
+        if numbers != [[number for number, _ in delta.calls] for delta in deltas]:
+            self._numbers[seq] = numbers
+            _renumber(deltas, numbers)
+
+    def _note_envelope(self, increment: ChoiceIncrement) -> None:
+        """Take in what a document says besides its choices."""
+        self._alike = increment.alike
+        known = self._envelope
+        for key, value in self._documents.envelope(increment.document).items():
+            if isinstance(value, dict) and isinstance(known.get(key), dict):
+                known[key] = known[key] | {field: told for field, told in value.items() if says_anything(told)}
+            elif says_anything(value) or key not in known:
+                known[key] = value
+
+    def _note(self, increment: ChoiceIncrement) -> None:
+        """Take in what choices say besides their texts."""
+        usage = increment.document.get("usage")
+        for delta in increment.deltas:
+            if delta.index not in self._shapes:
+                self._shapes[delta.index] = delta
+            if delta.rest:
+                self._note_rest(delta)
+            for number, fields in delta.call_rests or ():
+                self._fragments.setdefault((delta.index, number), {}).update(fields)
+            if delta.beside:
+                usage = usage or delta.beside.get("usage")
+                self._note_beside(delta)
+            if delta.logprobs:
+                self._logprobs.setdefault(delta.index, {}).update(dict.fromkeys(delta.logprobs))
+        if usage and says_anything(usage):
+            self._usage = usage
+
+    def _note_rest(self, delta: Delta) -> None:
+        message = self._messages.setdefault(delta.index, {})
+        for key, value in delta.rest.items():
+            if delta.whole:
+                message[key] = value
+            else:
+                self._documents.accumulate(message, key, value)
+
+    def _note_beside(self, delta: Delta) -> None:
+        known = self._beside.setdefault(delta.index, {})
+        for key, value in delta.beside.items():
+            if key not in _TEXTS and (says_anything(value) or key not in known):
+                known[key] = value
+
+    def _choice(self, index: int, texts: dict[Channel, str]) -> Delta:
+        """Return a finished choice."""
+        delta = self._documents.blank(index, self._shapes[index])
+        delta.message.update(self._messages.get(index, {}))
+        delta.choice.update(self._beside.get(index, {}))
+        if fields := self._logprobs.get(index):
+            delta.choice["logprobs"] = dict(fields)
+        for where, text in texts.items():
+            if where.part == index:
+                delta.put(where, text)
+        for number, fragment in delta.calls:
+            fragment.update(self._fragments.get((index, number), {}))
+        return delta
+
+
+def _renumber(deltas: list[Delta], numbers: list[list[int]]) -> None:
+    """Give fragments the numbers of their calls, in the document, too."""
+    for delta, told in zip(deltas, numbers, strict=True):
+        fragments = [fragment for _, fragment in delta.calls]
+        delta.calls = list(zip(told, fragments, strict=True))
+        for number, fragment in delta.calls:
+            fragment["index"] = number

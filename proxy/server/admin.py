@@ -1,0 +1,53 @@
+"""The admin port: metrics, readiness, every caller's streams, and a live feed of them. Not for callers."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from aiohttp import web
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from proxy.access.callers import Caller
+from proxy.server.json_responses import answer
+from proxy.server.routes import Handler
+from proxy.stream.hub import Hub
+from proxy.telemetry.live_feed import LiveFeed
+from proxy.telemetry.metrics_page import MetricsPage
+from proxy.telemetry.stream_object import describe
+
+
+class Admin:
+    """The handlers of the admin port."""
+
+    def __init__(self, hub: Hub, page: MetricsPage, feed: LiveFeed) -> None:
+        self._hub = hub
+        self._exposition: Callable[[Any], Awaitable[web.StreamResponse]] = make_aiohttp_handler(page.registry)
+        self._feed = feed
+
+    def endpoints(self) -> Sequence[tuple[str, Handler]]:
+        """Return the paths of the admin port, and what answers GET and HEAD there."""
+        return (
+            ("/metrics", self._metrics),
+            ("/readyz", self._ready),
+            ("/admin/streams", self._streams),
+            ("/admin/events", self._events),
+            ("/healthz", healthy),
+        )
+
+    async def _metrics(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        return await self._exposition(request)
+
+    async def _events(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        return await self._feed.serve(request)
+
+    async def _ready(self, request: web.BaseRequest, caller: Caller) -> web.Response:
+        draining = self._hub.draining
+        return answer({"ready": not draining}, 503 if draining else 200)
+
+    async def _streams(self, request: web.BaseRequest, caller: Caller) -> web.Response:
+        """Return every caller's streams; nobody else than the admin port's users may see that."""
+        return answer({"object": "list", "data": [describe(stream) for stream in self._hub], "has_more": False})
+
+
+async def healthy(request: web.BaseRequest, caller: Caller) -> web.Response:
+    """GET /healthz, at either port."""
+    return answer({"status": "ok"})

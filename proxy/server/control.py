@@ -1,0 +1,139 @@
+"""Control of streams, by their id or by the key they were given: what is told of them, cancelling, deleting, sharing.
+
+A client that acts on a key may mean a stream that is no longer the newest: with `If-Match` it says which one it
+means, the stream's id being a strong entity tag (RFC 9110 section 13.1.1).
+"""
+
+import re
+
+import orjson
+from aiohttp import web
+
+from proxy.access.admission import Admission
+from proxy.access.callers import Caller
+from proxy.access.capabilities import CANCEL, INFO, READ, RIGHTS
+from proxy.access.grants import Grants
+from proxy.downstream.request_body import read_body
+from proxy.server.follow_request import seconds
+from proxy.server.json_responses import answer
+from proxy.stream.endings import CANCELLED
+from proxy.stream.hub import Hub
+from proxy.stream.stream import Stream
+from proxy.telemetry.stream_object import describe, stream_headers
+from proxy.wire.errors import BadRequest, OtherStream, UnknownStream
+
+_TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
+_TAGS = re.compile(rf"{_TAG}(?:\s*,\s*{_TAG})*")
+_SHARE_BYTES = 4096
+
+
+class Control:
+    """The handlers of `/v1/streams` and `/v1/keys`, but for following."""
+
+    def __init__(self, hub: Hub, admission: Admission, grants: Grants) -> None:
+        self._hub = hub
+        self._admission = admission
+        self._grants = grants
+
+    async def listed(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """GET /v1/streams: the caller's own, newest first."""
+        mine = [stream for stream in self._hub if stream.info.caller == caller.digest]
+        mine.sort(key=lambda stream: -stream.vitals.started_at)
+        return answer({"object": "list", "data": [describe(stream) for stream in mine], "has_more": False})
+
+    # By id
+
+    async def head(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
+        """HEAD /v1/streams/{ident}"""
+        return web.Response(headers=stream_headers(self._find(request, caller, ident, READ)))
+
+    async def info(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
+        """GET /v1/streams/{ident}/info"""
+        return answer(describe(self._find(request, caller, ident, INFO)))
+
+    async def cancel(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
+        """POST /v1/streams/{ident}/cancel; idempotent. The end is there before the answer, whatever `wait` allows."""
+        stream = self._find(request, caller, ident, CANCEL)
+        seconds(request.query.get("wait"), "wait", 0)
+        stop(stream)
+        return answer(describe(stream))
+
+    async def delete(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
+        """DELETE /v1/streams/{ident}: cancel and forget. Its caller's alone."""
+        stream = self._find(request, caller, ident, "delete")
+        stop(stream)
+        self._hub.forget(stream)
+        return answer({"id": stream.id, "object": "stream.deleted", "deleted": True})
+
+    async def share(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
+        """POST /v1/streams/{ident}/share: a token for others. Its caller's alone: not for one who has but a token."""
+        stream = self._find(request, caller, ident, "share")
+        self._grants.check_signs()
+        rights, expires_in_s = _read_terms(await read_body(request, _SHARE_BYTES), self._grants.ttl_s)
+        return answer(self._grants.share(stream.id, rights, expires_in_s), headers={"Cache-Control": "no-store"})
+
+    # By key
+
+    async def head_by_key(self, request: web.BaseRequest, caller: Caller, key: str) -> web.StreamResponse:
+        """HEAD /v1/keys/{key}"""
+        stream = self._newest(caller, key)
+        return web.Response(headers={**stream_headers(stream), "ETag": _tag(stream)})
+
+    async def info_by_key(self, request: web.BaseRequest, caller: Caller, key: str) -> web.StreamResponse:
+        """GET /v1/keys/{key}"""
+        stream = self._newest(caller, key)
+        return answer(describe(stream), headers={"ETag": _tag(stream), "Cache-Control": "no-store"})
+
+    async def cancel_by_key(self, request: web.BaseRequest, caller: Caller, key: str) -> web.StreamResponse:
+        """POST /v1/keys/{key}/cancel, as by id."""
+        stream = self._newest(caller, key)
+        seconds(request.query.get("wait"), "wait", 0)
+        if "If-Match" in request.headers:
+            _check_match(stream, ",".join(request.headers.getall("If-Match")).strip())
+        stop(stream)
+        return answer(describe(stream), headers={"ETag": _tag(stream)})
+
+    def _find(self, request: web.BaseRequest, caller: Caller, ident: str, right: str) -> Stream:
+        return self._admission.find(request, caller, ident, right)[0]
+
+    def _newest(self, caller: Caller, key: str) -> Stream:
+        stream = self._hub.find_key(key, caller.digest)
+        if stream is None:
+            raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}")
+        return stream
+
+
+def stop(stream: Stream) -> None:
+    """Cancel a stream, if it runs."""
+    if stream.writer is not None:
+        stream.writer.stop(CANCELLED)
+
+
+def _read_terms(body: bytes, ttl_s: int) -> tuple[tuple[str, ...], int]:
+    """Read the rights, in their own order, and the seconds that are asked for. Raises: BadRequest."""
+    try:
+        asked = orjson.loads(body) if body.strip() else {}
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error.msg}") from None
+    if not isinstance(asked, dict) or not asked.keys() <= {"rights", "expires_in"}:
+        raise BadRequest('the body is not a JSON object of "rights" and "expires_in" alone')
+    rights, expires_in_s = asked.get("rights", [READ, INFO]), asked.get("expires_in", ttl_s)
+    if not isinstance(rights, list) or not rights or any(right not in RIGHTS for right in rights):
+        raise BadRequest(f"rights is not a list of one or more of: {', '.join(RIGHTS)}")
+    if type(expires_in_s) is not int or expires_in_s < 1:  # True is an int, too
+        raise BadRequest("expires_in is not a whole number of seconds, 1 or more")
+    return tuple(right for right in RIGHTS if right in rights), expires_in_s
+
+
+def _tag(stream: Stream) -> str:
+    return f'"{stream.id}"'
+
+
+def _check_match(stream: Stream, wanted: str) -> None:
+    """Raises: BadRequest, OtherStream."""
+    if wanted == "*":
+        return
+    if not _TAGS.fullmatch(wanted):
+        raise BadRequest('If-Match takes stream ids in double quotes, as in "st_...", or *')
+    if _tag(stream) not in re.findall(_TAG, wanted):  # a weak tag keeps its W/, so that it is never equal
+        raise OtherStream(f"the newest stream under this key is {stream.id}, and not among those in If-Match")

@@ -1,0 +1,97 @@
+"""JSON as upstreams really write it: the standard's by orjson, the rest by the standard library, nothing changed.
+
+orjson refuses what Python's own parser reads, and what clients written in Python therefore take: NaN and Infinity,
+escapes of half a character (\\ud83d, whose other half may come with the next frame), a byte order mark; it makes floats
+of integers beyond 64 bits, and writes 254 levels at most. All of that is read here, and written as it came.
+"""
+
+import json
+from typing import Any
+
+import orjson
+
+from proxy.wire.sse import BOM
+
+_ZEROS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # every digit as 0: 1 us a frame, where a
+_LONG_NUMBER = b"0" * 19  # regular expression takes 2; so many may be an integer beyond 64 bits
+_LINE_SEPARATORS = (("\u0085", b"\\u0085"), ("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"))
+
+
+class Exactly:
+    """JSON that is to be written as it stands here: a number that orjson can't read, or what was written before."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Exactly) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def read(data: bytes) -> Any:
+    """Return the value of a JSON text; integers beyond 64 bits may have become floats. Raises: ValueError."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return _read_leniently(data)
+
+
+def read_exactly(data: bytes) -> Any:
+    """Return the value of a JSON text, to be written again. Raises: ValueError."""
+    return _read_leniently(data) if may_lose_digits(data) else read(data)
+
+
+def may_lose_digits(data: bytes) -> bool:
+    """Tell whether a JSON text may have a number that `read` changes."""
+    return _LONG_NUMBER in data.translate(_ZEROS)
+
+
+def written(value: Any) -> bytes:
+    """Return a value as compact JSON without what some clients take for the end of a line. Raises: ValueError."""
+    try:
+        text = orjson.dumps(value, default=_fragment)
+    except TypeError:  # half a character, or too deep
+        return _write_leniently(value)
+    if text.isascii():
+        return text
+    for separator, escaped in _LINE_SEPARATORS:
+        raw = separator.encode()
+        if raw in text:
+            text = text.replace(raw, escaped)
+    return text
+
+
+def _fragment(value: Any) -> Any:
+    if isinstance(value, Exactly):
+        return orjson.Fragment(value.text)
+    raise TypeError
+
+
+def _read_leniently(data: bytes) -> Any:
+    try:
+        text = data.removeprefix(BOM).decode(errors="replace")  # as event streams are decoded
+        return json.loads(text, parse_constant=Exactly, parse_int=_integer, strict=False)
+    except RecursionError as error:
+        raise ValueError("JSON has too many levels") from error
+
+
+def _integer(digits: str) -> Any:
+    return int(digits) if len(digits) < 19 else Exactly(digits)
+
+
+def _write_leniently(value: Any) -> bytes:
+    try:
+        return json.dumps(value, separators=(",", ":"), default=_parsed).encode()
+    except (RecursionError, TypeError) as error:
+        raise ValueError("JSON has too many levels") from error
+
+
+def _parsed(value: Any) -> Any:
+    """Return what stands in an Exactly as a value that the standard library can write."""
+    if isinstance(value, Exactly):
+        return json.loads(value.text)
+    raise TypeError

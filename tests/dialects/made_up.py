@@ -1,0 +1,159 @@
+"""An API that nobody has, with typed events: to hold the rest of the proxy to knowing none.
+
+    event: item.begun     {"type":"item.begun","seq":1,"item":0,"kind":"text"}
+    event: item.delta     {"type":"item.delta","seq":2,"item":0,"delta":"Hel"}
+    event: item.ended     {"type":"item.ended","seq":4,"item":0,"text":"Hello"}
+    event: answer.ended   {"type":"answer.ended","seq":5,"answer":{"id":"a","items":[{"kind":"text","text":"Hello"}]}}
+    event: answer.failed  {"type":"answer.failed","seq":5,"reason":"...","message":"..."}
+
+Items are of kind text, thought or call. Its Dialect is all there is of it; no module of the proxy names it.
+"""
+
+import json
+from typing import Any
+
+from proxy.dialects.dialect import Dialect, TextKind, Usage
+from proxy.dialects.failure import Failure
+from proxy.dialects.increment import Channel
+from proxy.wire import json_text
+from proxy.wire.errors import ProxyError
+from proxy.wire.http import RawHeaders
+from proxy.wire.sse import payload
+
+KINDS = {"text": TextKind.CONTENT, "thought": TextKind.REASONING, "call": TextKind.TOOL_CALL}
+Group = tuple[int, str, int]
+
+
+def told(frame: bytes) -> dict[str, Any]:
+    """Return the event in a frame; {} for whatever else it is."""
+    try:
+        event = json_text.read(payload(frame) or b"")
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+class MadeUpRequests:
+    """How it is asked: always for a stream."""
+
+    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        return None
+
+    def counted(self, body: bytes) -> bytes | None:
+        return None
+
+
+class MadeUpReader:
+    """What one stream said, by the types of its events."""
+
+    model: str | None = None
+    finish_reason: str | None = None
+    request_id: str | None = None
+    usage: Usage | None = None
+
+    def __init__(self) -> None:
+        self.failure: Failure | None = None
+        self.ended = False
+        self.brought = False
+
+    @property
+    def finished(self) -> bool:
+        return self.ended
+
+    def ordinary(self, frame: bytes) -> bool:
+        return False
+
+    def note(self, frame: bytes) -> TextKind | None:
+        event = told(frame)
+        kind = event.get("type")
+        if kind == "answer.failed":
+            self.failure = Failure(str(event.get("message")), str(event.get("reason")))
+        if kind in ("answer.ended", "answer.failed"):
+            self.ended = True
+            self.finish_reason = "ended"
+        self.brought = self.brought or kind is not None
+        return TextKind.CONTENT if kind == "item.delta" and event.get("delta") else None
+
+
+class MadeUpFrames:
+    """What a frame says by its type."""
+
+    has_text = True
+
+    def reader(self) -> MadeUpReader:
+        return MadeUpReader()
+
+    def only_counts(self, frame: bytes) -> bool:
+        return False
+
+    def error_body(self, error: ProxyError) -> dict[str, Any]:
+        return {"reason": error.code, "message": error.message}
+
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        event = json.dumps({"type": "answer.failed", "reason": code, "message": message})
+        return b"event: answer.failed\ndata: %b\nid: %b\n\n" % (event.encode(), ident)
+
+
+class MadeUpIncrement:
+    """A delta of one item."""
+
+    altered = whole = alone = False
+
+    def __init__(self, event: dict[str, Any], kind: str) -> None:
+        self._event = event
+        channel = Channel(event["item"], kind)
+        self.texts = [(channel, event["delta"])]
+        self.parts: tuple[int, ...] = (event["item"],)
+        self.alike: Any = {key: value for key, value in event.items() if key not in ("seq", "delta")}
+
+    def put(self, channel: Channel, text: str) -> None:
+        self._event["delta"] = text
+
+    def keep_only(self, group: Group) -> None:
+        """There is one."""
+
+    def data(self) -> bytes:
+        return json_text.written(self._event)
+
+
+class MadeUpAssembler:
+    """The reader of one stream: which item is of which kind, and the last word."""
+
+    def __init__(self) -> None:
+        self.unread = 0
+        self._kinds: dict[int, str] = {}
+        self._answer: Any = None
+
+    def take(self, frame: bytes, seq: int) -> MadeUpIncrement | None:
+        event = told(frame)
+        if event.get("type") == "item.begun":
+            self._kinds[event["item"]] = event["kind"]
+        if event.get("type") == "answer.ended":
+            self._answer = event["answer"]
+        return self.read(frame, seq)
+
+    def read(self, frame: bytes, seq: int) -> MadeUpIncrement | None:
+        event = told(frame)
+        if event.get("type") != "item.delta":
+            return None
+        return MadeUpIncrement(event, self._kinds.get(event["item"], "text"))
+
+    def document(self, texts: dict[Channel, str]) -> bytes:
+        items = [{"kind": channel.name, "text": text} for channel, text in sorted(texts.items())]
+        return json_text.written(self._answer or {"id": None, "items": items})
+
+
+class MadeUpDocuments:
+    """Its increments; no frame of it tells of all so far."""
+
+    cumulative = False
+    states = False
+
+    def assembler(self) -> MadeUpAssembler:
+        return MadeUpAssembler()
+
+    def answers(self, channel: Channel) -> bool:
+        return channel.name == "text"
+
+
+MADE_UP = Dialect("made up", MadeUpRequests(), MadeUpFrames(), MadeUpDocuments())

@@ -1,0 +1,59 @@
+"""The table of APIs: what follows from its rows."""
+
+import re
+
+import pytest
+
+from proxy.dialects import table
+from proxy.dialects.chat import CHAT
+
+
+@pytest.mark.parametrize("base", ["/compatible-mode/v1", "/v1", "/a/b"])
+def test_prefixes_stand_for_paths_of_the_upstream(base: str) -> None:
+    """Of two that fit, the longer comes first; the base of the OpenAI routes is configured."""
+    seen: list[str] = []
+    for route, _ in table.routes(base):
+        assert not any(route.prefix.startswith(before) for before in seen)
+        seen.append(route.prefix)
+        assert route.upstream_prefix == (f"{base}/" if route.name == "chat" else route.prefix)
+    assert sorted(seen) == ["/api/v1/", "/compatible-mode/", "/compatible-mode/v1/", "/v1/"]
+
+
+def test_served_are_the_prefixes_below_no_other() -> None:
+    """In the table's order, which error messages have, too."""
+    assert table.served() == ("/v1/", "/compatible-mode/", "/api/v1/")
+
+
+def test_path_is_spelt_below_each_prefix_that_stands_for_its_own() -> None:
+    """Any other path is spelt in one way."""
+    assert table.spellings("/v1/models") == ["/v1/models", "/compatible-mode/v1/models"]
+    assert table.spellings("/compatible-mode/v1/models") == ["/compatible-mode/v1/models"]
+    assert table.spellings("/elsewhere") == ["/elsewhere"]
+
+
+@pytest.mark.parametrize("row", table.ROWS, ids=lambda row: row.name)
+def test_every_row_can_be_served(row: table.Row) -> None:
+    """Prefixes are folders and nobody else's, paths lie below them, patterns are some."""
+    assert all(prefix.startswith("/") and prefix.endswith("/") for prefix in row.prefixes)
+    others = [prefix for other in table.ROWS if other is not row for prefix in other.prefixes]
+    assert not set(row.prefixes) & set(others)
+    assert not [path for path in (*row.generations, *row.lent, *row.lent_to_read) if path.startswith("/")]
+    re.compile(row.steering)
+    re.compile(row.headers)
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "steers"),
+    [
+        ("authorization", False, False),
+        ("x-dashscope-sse", True, True),
+        ("x-dashscope-sdk-session", True, False),
+        ("x-stainless-lang", True, False),
+        ("openai-beta", True, False),
+    ],
+)
+def test_headers_of_an_api_are_known(name: str, sent: bool, steers: bool) -> None:
+    """Those that its clients send, and of them those that steer the answer."""
+    route = next(route for route, _ in table.routes() if route.dialect is CHAT)
+    assert bool(re.fullmatch(table.request_headers(), name)) is sent
+    assert bool(route.steered_by([(name.encode(), b"x")])) is steers

@@ -1,0 +1,86 @@
+"""JSON that the standard has not, and that upstreams write: read as clients read it, and written as it came."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.wire import json_text
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters()), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(values)
+def test_what_is_read_exactly_is_written_again(value: Any) -> None:
+    """Integers of any size, halves of characters, line separators."""
+    data = json.dumps(value).encode()
+    assert json.loads(json_text.written(json_text.read_exactly(data))) == value
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a":NaN}',
+        b'{"a":[Infinity,-Infinity]}',
+        b'{"id":123456789012345678901234567890}',
+        b'{"id":-18446744073709551616}',
+        b'{"half":"\\ud83d"}',
+        b"[" * 300 + b"]" * 300,
+        b'{"a":18446744073709551615}',
+    ],
+)
+def test_what_orjson_can_not_read_or_write_stays_as_it_came(data: bytes) -> None:
+    """Byte by byte, as far as the spelling of a value is one."""
+    assert json_text.written(json_text.read_exactly(data)) == data
+
+
+def test_reading_quickly_changes_nothing_but_long_numbers() -> None:
+    """They become floats, which is why a text that is to be written again is read exactly."""
+    assert json_text.read(b"[100000000000000000000]") == [1e20]
+    assert not json_text.may_lose_digits(b'{"created":1770764906,"id":"c-123456789012345678"}')
+    assert json_text.may_lose_digits(b"[100000000000000000000]")
+
+
+@pytest.mark.parametrize("data", [b"\xef\xbb\xbf[1]", b'["\xff"]', b'["a\tb"]'])
+def test_what_python_clients_read_is_read(data: bytes) -> None:
+    """A byte order mark, bytes that are no UTF-8, a raw tab."""
+    assert isinstance(json_text.read(data), list)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"nope", b'{"a":1}{', b"[" * 100_000, b"\xff"])
+def test_what_nobody_reads_is_a_value_error(data: bytes) -> None:
+    """And no other: too many levels are."""
+    with pytest.raises(ValueError, match=r"levels|Expecting|Extra data"):
+        json_text.read(data)
+
+
+def test_what_can_not_be_written_is_a_value_error() -> None:
+    """More levels than any writer has."""
+    deep: Any = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="levels"):
+        json_text.written(deep)
+
+
+@pytest.mark.parametrize("character", ["\u0085", "\u2028", "\u2029"])
+def test_nothing_that_ends_a_line_is_written_raw(character: str) -> None:
+    """Clients that split by Unicode's lines would cut the event there."""
+    told = json_text.written({"a": f"x{character}溪"})
+    assert told.decode().splitlines() == [told.decode()]
+    assert json.loads(told) == {"a": f"x{character}溪"}
+
+
+def test_exact_text_is_written_as_it_stands() -> None:
+    """Beside halves of characters, too, which another writer has to write."""
+    number = json_text.Exactly("-Infinity")
+    assert json_text.written({"a": number}) == b'{"a":-Infinity}'
+    assert json_text.written({"a": number, "b": "\ud83d"}) == b'{"a":-Infinity,"b":"\\ud83d"}'
+    assert number == json_text.Exactly("-Infinity")
+    assert len({number, json_text.Exactly("-Infinity")}) == 1
