@@ -46,6 +46,7 @@ class FakeSink:
         """What came with the end."""
         self.ended: str | None = None
         self.resume: Callable[[], None] | None = None
+        self.unsent_bytes = 0
 
     def write(self, span: Span) -> bool:
         assert self.ended is None, "written to after its end"

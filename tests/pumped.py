@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from proxy.stream.log import Ledger
-from proxy.stream.on_disconnect import OnDisconnect
+from proxy.stream.ledger import Ledger
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.pump import Pump
 from proxy.wire.http import chunk
 from tests.event_streams import chunk_frame

@@ -8,7 +8,7 @@ from proxy.dialects.dialect import Dialect
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.stream.info import StreamInfo
-from proxy.stream.log import Ledger
+from proxy.stream.ledger import Ledger
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription

@@ -27,9 +27,9 @@ from proxy.stream.endings import (
     UPSTREAM_RESET,
     Ending,
 )
-from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.projections import View
 from proxy.stream.subscription import Subscription
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.pump import Pump
 from proxy.wire.errors import Garbled, IdleTimeout, TooLarge, Truncated, UpstreamError
 from proxy.wire.sse import Splitter

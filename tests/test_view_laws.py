@@ -18,12 +18,12 @@ from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.stream.endings import CANCELLED, CAPABILITY_EXPIRED, COMPLETE, DRAINED, ENDINGS, Ending
-from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.projections import MODES, Coalesced, Cumulative, Projection, Span, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import HEARTBEAT, Subscription
 from proxy.stream.websocket import NOT_IN_EVENTS
 from proxy.tools.fake_text import ChatAnswer, NativeAnswer
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.pump import Pump
 from proxy.wire.errors import Garbled, IdleTimeout, OffsetGone, Truncated, UpstreamError
 from proxy.wire.sse import Splitter

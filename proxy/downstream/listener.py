@@ -41,7 +41,7 @@ from proxy.wire.errors import (
 )
 from proxy.wire.http import Headers, head
 
-REFUSED = web.RequestKey("refused", ProxyError)  # on a request: why it is not answered, whatever it asks for
+REFUSED = web.RequestKey("objection", ProxyError)  # on a request: why it is not answered, whatever it asks for
 _LINGERING_S = 2.0
 _RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # one after the other: a round trip, however long
 _BURST, _BURST_S = 64, 0.02  # requests that begin at once within so long; the others wait for their turns

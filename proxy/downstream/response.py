@@ -143,6 +143,13 @@ class Downstream:
     def writable(self) -> bool:
         return not self._protocol.writing_paused
 
+    @property
+    def unsent_bytes(self) -> int:
+        try:
+            return self._transport.get_write_buffer_size()
+        except RuntimeError:  # as in write
+            return 0
+
     def write(self, span: Framed) -> bool:
         transport = self._transport
         try:
@@ -196,19 +203,22 @@ class Downstream:
         Raises: CancelledError, when aiohttp notices first that the client has left.
         """
         self.flush()
-        while not self.ended:
-            if self._resume is None:
-                self._woken = asyncio.get_running_loop().create_future()
-                await self._woken
-                continue
-            try:
-                await self._request.writer.drain()
-            except ConnectionError:
-                return self.ended
-            resume, self._resume = self._resume, None
-            if resume is not None:
-                resume()
-        return True
+        try:
+            while not self.ended:
+                if self._resume is None:
+                    self._woken = asyncio.get_running_loop().create_future()
+                    await self._woken
+                    continue
+                try:
+                    await self._request.writer.drain()
+                except ConnectionError:
+                    break
+                resume, self._resume = self._resume, None
+                if resume is not None:
+                    resume()
+        finally:
+            self._resume = self._woken = None  # it belongs to a follower, which refers to this
+        return self.ended
 
     def _put(self, data: bytes) -> None:
         try:  # noqa: SIM105  (suppress takes 1 us)

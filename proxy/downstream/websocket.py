@@ -107,6 +107,10 @@ class WebSocket:
 
     # Sink
 
+    @property
+    def unsent_bytes(self) -> int:
+        return self._response.unsent_bytes
+
     def write(self, span: Span) -> bool:
         if span is HEARTBEAT:
             return self._ping()

@@ -43,6 +43,7 @@ from proxy.stream.endings import DRAINED
 from proxy.stream.hub import Hub
 from proxy.stream.observer import Observers
 from proxy.telemetry import access_log
+from proxy.telemetry.allocator import IdleTrim, malloc_trim
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
@@ -100,6 +101,7 @@ class Proxy:
             max_body_bytes=limits.total_body_bytes,
             max_pending_bytes=limits.total_pending_bytes,
         )
+        self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
         loop_name = type(loop).__module__.partition(".")[0]
         self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name)
         self.metrics.background_loops += [self.hub.background, pacer.background, self.clients.background]
@@ -299,6 +301,7 @@ class Proxy:
             await asyncio.sleep(_TICK_S)
             with self.hub.background:
                 self.hub.tick(time.monotonic())
+                self.trim.tick(time.monotonic())
 
 
 def access_of(config: Config) -> tuple[Callers, Grants]:

@@ -24,7 +24,7 @@ from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig
 from proxy.dialects import table
 from proxy.dialects.credentials import AUTHORIZATION, KEY_HEADERS
 from proxy.settings import Bytes, Count, Seconds, Table
-from proxy.stream.on_disconnect import OnDisconnect
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.settings import DEFAULT, BreakerConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
 from proxy.wire.http import HOP_BY_HOP
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.dialects.error_codes import Fault, trouble
 from proxy.downstream.response import Downstream
-from proxy.stream.endings import COMPLETE, UPSTREAM_ERROR, Ending
+from proxy.stream.endings import COMPLETE, LOG_LIMIT, UPSTREAM_ERROR, Ending
 from proxy.stream.hub import Hub
 from proxy.stream.projections import Json, View
 from proxy.stream.stream import Stream
@@ -30,6 +30,11 @@ class LastWords:
 
     def __init__(self) -> None:
         self.document: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """0: there is no connection."""
+        return 0
 
     def write(self, span: Any) -> bool:
         return True
@@ -110,7 +115,8 @@ def _whole(stream: Stream, document: bytes | None, headers: Headers) -> web.Resp
     if document is not None:
         return _answer(document, 200, headers)
     ending, told = stream.outcome, stream.vitals.reader.failure
-    assert ending is not None
+    if ending is None:  # this follower alone was ended
+        raise LOG_LIMIT.saying("the document takes more memory than a stream's log may have").as_error()
     if ending.reason == COMPLETE.reason:
         return _answer(_json(stream).so_far(), 200, headers)  # it could not be made, and says why
     if told is None or ending.reason != UPSTREAM_ERROR.reason:

@@ -15,6 +15,7 @@ from proxy.server.config import StreamsConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, LastWords, wait_for_document
 from proxy.server.follow_request import Cursor, FollowRequest, read_follow_request
+from proxy.server.generation_options import check_key
 from proxy.stream.endings import COMPLETE, DRAINED, Ending, ending_of
 from proxy.stream.event_id import EventId
 from proxy.stream.hub import Hub, Waiter
@@ -66,6 +67,7 @@ class Follow:
             if wanted.cursor.epoch not in (None, stream.epoch):
                 wanted = wanted._replace(cursor=Cursor())  # a newer stream: from its start
             return await self._attach(request, stream, wanted)
+        check_key(key)  # it would be remembered as long as its follower waits
         if not wanted.wait_s:
             raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}; wait=SECONDS waits")
         if wanted.view == JSON:

@@ -18,12 +18,13 @@ from proxy.server.generation_response import GenerationResponses
 from proxy.server.pass_through import send_back
 from proxy.server.shared_calls import Call, Calls
 from proxy.stream.endings import CLIENT_GONE
-from proxy.stream.hub import Hub
-from proxy.stream.on_disconnect import OnDisconnect
+from proxy.stream.hub import Hub, Places
 from proxy.telemetry.metrics import Metrics
+from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.pump import Pump
-from proxy.wire.errors import ProxyError, UpstreamError
+from proxy.wire.errors import UpstreamError
 
 _RUN_ON = OnDisconnect(None)
 
@@ -70,24 +71,28 @@ class Generations:
             call.promised = True
             self._hub.retain(call.stream, options.retain_s)  # it may have been decided that nobody needs it
             return self._responses.accept(call.stream, options, late=late)
-        head = await call.answered()
+        place = self._hub.reserve(followers=1)
+        try:
+            head = await call.answered()
+        finally:
+            place.give_back()
         return await self._responses.send(request, call.stream, head, options, late=late)
 
     async def _alone(self, request: web.BaseRequest, generation: GenerationRequest) -> web.StreamResponse:
         """Make the upstream call in this client's own task: its leaving ends it."""
+        places = self._hub.reserve(streams=1, followers=1)
         try:
-            exchange = await ask(self._open_exchange, generation)
+            exchange = await ask(self._open_exchange, generation, self._hub.ledger)
+            pump = self._pump(generation, places) if await is_stream(exchange) else None
         except (UpstreamError, asyncio.CancelledError) as error:
             reason = error.ending if isinstance(error, UpstreamError) else CLIENT_GONE.reason
             self._metrics.never_began(generation.route.name, reason)
             raise
-        if not await is_stream(exchange):
+        finally:
+            places.give_back()
+            generation.let_go()
+        if pump is None:
             return await send_back(request, exchange)
-        try:
-            pump = self._pump(generation)
-        except ProxyError:
-            exchange.close()
-            raise
         stream = pump.stream
         self._hub.answered(stream, exchange.upstream_name, exchange.header(b"x-request-id"))
         pump.start(exchange)
@@ -100,22 +105,29 @@ class Generations:
     def _call(self, generation: GenerationRequest) -> Call:
         """Begin an upstream call in a task of its own. Raises: Overloaded."""
         call = Call(self._hub, self._pump(generation), generation.identity)
-        call.begin(functools.partial(ask, self._open_exchange, generation), is_stream)
+        call.begin(functools.partial(self._ask, generation), is_stream)
         self._calls.add(call)
         return call
 
+    async def _ask(self, generation: GenerationRequest) -> Exchange:
+        try:
+            return await ask(self._open_exchange, generation, self._hub.ledger)
+        finally:
+            generation.let_go()
+
     def _join(self, call: Call, generation: GenerationRequest) -> None:
         """Have a call go on for as long as one more request wants it to, and found by that one's key."""
+        generation.let_go()
         options = generation.options
         policy = _RUN_ON if options.respond_async else options.on_disconnect
         call.writer.on_disconnect = call.writer.on_disconnect.or_longer(policy)
         if options.key is not None:
             self._hub.name(call.stream, options.key)
 
-    def _pump(self, generation: GenerationRequest) -> Pump:
+    def _pump(self, generation: GenerationRequest, places: Places | None = None) -> Pump:
         """Begin a stream, and make its writer. Raises: Overloaded."""
         info = generation.info(self._hub.new_id(), self._max_log_bytes)
-        stream = self._hub.begin(info, generation.vitals())
+        stream = self._hub.begin(info, generation.vitals(), places)
         overhead = self._metrics.distribution("proxy_overhead", generation.route.name).observe
         policy = generation.options.on_disconnect
         # By place: names make a dict, 0.5 us a constructor.

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from multidict import MultiMapping
 
 from proxy.server.config import Config
-from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.projections import View, view_of
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.wire.errors import BadRequest
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
@@ -40,8 +40,8 @@ def read_options(headers: MultiMapping[str], config: Config) -> GenerationOption
     if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
         raise BadRequest("Idempotency-Key takes 1 to 255 visible ASCII characters")
     key = headers.get("Stream-Key")
-    if key is not None and not _KEY.fullmatch(key):
-        raise BadRequest("Stream-Key takes 1 to 200 visible ASCII characters")
+    if key is not None:
+        check_key(key)
     trace = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
     return GenerationOptions(
         view_of(headers.get("Stream-Mode", "raw")),
@@ -52,6 +52,12 @@ def read_options(headers: MultiMapping[str], config: Config) -> GenerationOption
         idempotency_key,
         "Prefer" in headers and _prefers_async(headers.getall("Prefer")),
     )
+
+
+def check_key(key: str) -> None:
+    """Raises: BadRequest, when no stream can have this key."""
+    if not _KEY.fullmatch(key):
+        raise BadRequest("Stream-Key takes 1 to 200 visible ASCII characters")
 
 
 def _on_disconnect(text: str | None, config: Config, *, may_retry: bool) -> OnDisconnect:

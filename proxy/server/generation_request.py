@@ -19,6 +19,7 @@ from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
 from proxy.server.pass_through import Forward
 from proxy.server.shared_calls import Identity, by_body, by_key
 from proxy.stream.info import StreamInfo
+from proxy.stream.ledger import BODIES, Ledger
 from proxy.stream.vitals import Vitals
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
@@ -58,6 +59,10 @@ class GenerationRequest:
             ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
             cumulative,
         )  # fmt: skip
+
+    def let_go(self) -> None:
+        """Drop the body: nobody will ask with it any more."""
+        self.body, self.streamed = b"", None
 
     def vitals(self) -> Vitals:
         """Return the vitals of the stream that answers it."""
@@ -130,11 +135,16 @@ def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> Ge
     return generation
 
 
-def ask(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable[Exchange]:
-    """Ask upstream; what is returned waits for the head of the answer. Raises, then: as UpstreamGroup.open."""
-    if generation.streamed is not None:
-        return _ask_again(open_exchange, generation, generation.streamed)
-    return _send(open_exchange, generation)
+async def ask(open_exchange: OpenExchange, generation: GenerationRequest, ledger: Ledger) -> Exchange:
+    """Ask upstream, and wait for the head of the answer. Raises: as UpstreamGroup.open."""
+    size_bytes = len(generation.body) if isinstance(generation.body, bytes) else 0
+    ledger.count(BODIES, size_bytes)
+    try:
+        if generation.streamed is not None:
+            return await _ask_again(open_exchange, generation, generation.streamed)
+        return await _send(open_exchange, generation)
+    finally:
+        ledger.count(BODIES, -size_bytes)
 
 
 async def is_stream(exchange: Exchange) -> bool:
@@ -161,8 +171,7 @@ async def _ask_again(
     open_exchange: OpenExchange, generation: GenerationRequest, streamed: tuple[Headers, bytes]
 ) -> Exchange:
     """Ask as the client did; once more for a stream, if the upstream says that it answers nothing else."""
-    generation = replace(generation, streamed=None)
-    exchange = await ask(open_exchange, generation)
+    exchange = await _send(open_exchange, generation)
     if exchange.status != 400:
         return exchange
     try:
@@ -173,7 +182,7 @@ async def _ask_again(
     if not asks_for_stream(refusal):
         return exchange
     exchange.close()
-    return await ask(open_exchange, replace(generation, headers=streamed[0], body=streamed[1]))
+    return await _send(open_exchange, replace(generation, headers=streamed[0], body=streamed[1]))
 
 
 def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identity:

@@ -101,6 +101,7 @@ class Routes:
             self._metrics.rejected[error.code] += 1
             response = refuse(error, dialect)
             status = error.status
+            error.drop_traceback()
         except asyncio.CancelledError:
             begun = request.get(RESPONSE)
             status = CLIENT_GONE if begun is None else begun.status

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from proxy.server.delivery import refusal
 from proxy.stream.endings import CLIENT_GONE, COMPLETE, ending_of
 from proxy.stream.hub import ANYONE, Hub
-from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import KeyReused, Overloaded, ProxyError, RateLimited, UpstreamError
 from proxy.wire.http import Head
@@ -217,7 +217,13 @@ class Calls:
 
 
 def _retrieve_error(opening: asyncio.Task[Head]) -> None:
-    """Mark an upstream's failure as retrieved, so that asyncio does not log it: the stream's ending has it."""
-    error = None if opening.cancelled() else opening.exception()
-    if error is not None and not isinstance(error, ProxyError):
-        raise error
+    """Mark an upstream's failure as retrieved, so that asyncio does not log it: the stream's ending has it.
+
+    By `result`, not `exception`: only then does the task let go of the traceback, in which the call itself is.
+    """
+    try:
+        opening.result()
+    except asyncio.CancelledError:
+        pass
+    except ProxyError as error:
+        error.drop_traceback()

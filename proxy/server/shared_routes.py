@@ -26,6 +26,7 @@ from proxy.stream.endings import DRAINED
 from proxy.stream.event_id import EventId, read_event_id
 from proxy.stream.hub import ANYONE, Hub
 from proxy.stream.info import StreamInfo
+from proxy.stream.ledger import NAMES
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
@@ -40,6 +41,7 @@ from proxy.wire.http import EndToEnd, Head, Headers
 from proxy.wire.reconnection import Reconnection
 
 MODES = ("events", "raw")
+_NAME_BYTES = 1000  # of memory that a URL takes beside its own length: in two tables, by its digest
 _ASKED: Headers = [
     (b"Accept", b"text/event-stream"),
     (b"Accept-Encoding", b"identity"),
@@ -91,7 +93,11 @@ class EventRoute:
             question = _Question(request.method, target, content_type, body)
             call = self._call(identity, question, self._before(identity, last_event_id))
         joins = call.opening.done()
-        head = await call.answered()
+        place = self._hub.reserve(followers=1)
+        try:
+            head = await call.answered()
+        finally:
+            place.give_back()
         stream = call.stream
         if stream.kept_head is not None:
             return await self._send_kept(request, stream, stream.kept_head)
@@ -121,6 +127,8 @@ class EventRoute:
             max_frame_bytes=self._config.limits.frame_bytes,
             on_reopened=functools.partial(self._metrics.reopened.update, (self._route.name,)),
         )
+        size_bytes = len(question.target) + len(question.content_type) + len(question.body)
+        writer.stream.count(NAMES, size_bytes + _NAME_BYTES)
         call = Call(self._hub, writer, identity)
         call.begin(functools.partial(ask, last_event_id), _is_stream)
         self._calls.add(call)

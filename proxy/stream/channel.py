@@ -8,6 +8,7 @@ from bisect import bisect_right
 
 from proxy.dialects.increment import Kind
 
+_PIECE_BYTES = 104  # of memory that a piece takes beside its characters: two objects, two pointers
 _EVIDENT_TEXTS = 8  # so many texts in a row, each the one before and more,
 _EVIDENT_CHARACTERS = 24  # the last so long, are nothing that a model writes
 _DOUBTFUL_TEXTS = 16  # of so many nothing is held back any more
@@ -16,9 +17,22 @@ _DOUBTFUL_TEXTS = 16  # of so many nothing is held back any more
 class Pieces:
     """A text as increments, in the order of their frames; any span of frames is a slice found by bisection."""
 
-    __slots__ = ("_listener", "_seqs", "_texts", "answers", "cumulative", "labels", "marks", "wholes")
+    __slots__ = (
+        "_forgotten",
+        "_listener",
+        "_seqs",
+        "_texts",
+        "answers",
+        "cumulative",
+        "labels",
+        "marks",
+        "size_bytes",
+        "wholes",
+    )
 
     def __init__(self, kind: Kind = Kind.TEXT, *, answers: bool = False) -> None:
+        self.size_bytes = 0  # of memory
+        self._forgotten = 0  # characters
         self.answers = answers  # it is answer text
         self.labels = kind is Kind.LABEL
         self.marks = kind in (Kind.MARK, Kind.END)
@@ -53,7 +67,7 @@ class Pieces:
         self.wholes = self.wholes or not self._texts
         if self.wholes and self._listener is not None:
             return self._listener.hear(text, True)
-        said = self._joined()
+        said, text = self._joined(), text[self._forgotten :]
         return text[len(said) :] if text.startswith(said) else ""
 
     def settle(self, expected: bool) -> str:
@@ -68,6 +82,14 @@ class Pieces:
         """Append what frame number `seq`, not lower than any before, says."""
         self._seqs.append(seq)
         self._texts.append(text)
+        self.size_bytes += _memory_bytes(text)
+
+    def forget(self, below: int) -> None:
+        """Be asked no more for what the frames below an offset say."""
+        count = bisect_right(self._seqs, below)
+        self.size_bytes -= sum(map(_memory_bytes, self._texts[:count]))
+        self._forgotten += sum(map(len, self._texts[:count]))
+        del self._seqs[:count], self._texts[:count]
 
     def text(self, start: int, end: int) -> str:
         """Return what the frames between two offsets say."""
@@ -187,6 +209,11 @@ class Listener:
         self.cumulative = False
         self._last = self._joined = ""
         return joined[self._said :]
+
+
+def _memory_bytes(text: str) -> int:
+    """Return how much memory a piece takes."""
+    return _PIECE_BYTES + len(text) * (1 if text.isascii() else 2)
 
 
 def _common(one: str, other: str) -> str:

@@ -18,6 +18,7 @@ from proxy.wire.errors import (
     Overloaded,
     ProxyError,
     RateLimited,
+    TooLarge,
     TotalTimeout,
     Truncated,
     Unreachable,
@@ -76,7 +77,6 @@ RATE_LIMITED = Ending("rate_limited", "failed", "client", 4429, RateLimited)
 
 DRAINED = Ending("drained", "failed", "proxy", GOING_AWAY, Overloaded, message="this server is shutting down")
 OVERLOADED = Ending("overloaded", "failed", "proxy", TRY_AGAIN_LATER, Overloaded)
-LOG_LIMIT = Ending("log_limit", "failed", "proxy", 4413, Overloaded)
 
 UPSTREAM_UNREACHABLE = Ending("upstream_unreachable", "failed", "upstream", 4502, Unreachable)
 UPSTREAM_RESET = Ending("upstream_reset", "failed", "upstream", 4502, Truncated)
@@ -91,6 +91,7 @@ TIMEOUT_TOTAL = Ending("timeout_total", "failed", "upstream", 4504, TotalTimeout
 
 # Of a single follower, whose stream may go on. `refused`: it came for a stream, and the upstream's answer is none.
 
+LOG_LIMIT = Ending("log_limit", "failed", "client", 4413, TooLarge)  # its mode needs all that was said
 TOO_SLOW = Ending("too_slow", "failed", "client", 4410, None)
 CAPABILITY_EXPIRED = Ending(
     "capability_expired", "failed", "client", 4401, ExpiredCapability,
@@ -100,11 +101,11 @@ REFUSED = Ending("refused", "failed", "upstream", 4502, UpstreamError)
 # fmt: on
 
 OF_STREAMS = (
-    COMPLETE, CANCELLED, CLIENT_GONE, RATE_LIMITED, DRAINED, OVERLOADED, LOG_LIMIT, UPSTREAM_UNREACHABLE,
+    COMPLETE, CANCELLED, CLIENT_GONE, RATE_LIMITED, DRAINED, OVERLOADED, UPSTREAM_UNREACHABLE,
     UPSTREAM_RESET, UPSTREAM_ERROR, GARBLED, FRAME_LIMIT, TIMEOUT_CONNECT, TIMEOUT_FIRST_BYTE, TIMEOUT_FIRST_TOKEN,
     TIMEOUT_IDLE, TIMEOUT_TOTAL,
 )  # fmt: skip
-OF_FOLLOWERS = (TOO_SLOW, CAPABILITY_EXPIRED, REFUSED)
+OF_FOLLOWERS = (TOO_SLOW, LOG_LIMIT, CAPABILITY_EXPIRED, REFUSED)
 ENDINGS = {ending.reason: ending for ending in (*OF_STREAMS, *OF_FOLLOWERS)}
 
 

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.stream.cohort import Pacer
-from proxy.stream.endings import CAPABILITY_EXPIRED, LOG_LIMIT, TOO_SLOW
+from proxy.stream.endings import CAPABILITY_EXPIRED, TOO_SLOW
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Sink
-from proxy.stream.log import Ledger
+from proxy.stream.ledger import Holder, Ledger, Relief
 from proxy.stream.observer import Observers
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import HEARTBEAT, Subscription
@@ -28,6 +28,7 @@ from proxy.wire.http import Head
 _BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # maps each byte to one of 32 letters: five random bits
 
 ANYONE = b""  # the `caller` of a stream that everybody may follow
+SURVEYED_A_TICK = 2000  # streams and followers: 1 ms
 STREAM_BYTES = 3000  # memory that a stream takes beside its frames: many short streams count, too
 
 
@@ -86,6 +87,25 @@ class Waiter:
             self._beaten_at = now
 
 
+class Places:
+    """Places among the running streams and the followers that are taken before what they are for is begun."""
+
+    __slots__ = ("_followers", "_hub", "_streams")
+
+    def __init__(self, hub: "Hub", streams: int, followers: int) -> None:
+        self._hub = hub
+        self._streams = streams
+        self._followers = followers
+        hub.promised_streams += streams
+        hub.promised_followers += followers
+
+    def give_back(self) -> None:
+        """Give them back; to follow, give it back and attach in the same turn. Only the first call counts."""
+        self._hub.promised_streams -= self._streams
+        self._hub.promised_followers -= self._followers
+        self._streams = self._followers = 0
+
+
 class Hub:
     """Stream id to Stream: begin, find, keep after the end (retire), forget, drain; it tells the observers of it."""
 
@@ -106,9 +126,11 @@ class Hub:
         self.max_streams = max_streams
         self.max_followers = max_followers
         self.max_followers_per_stream = max_followers_per_stream
-        self.followers = 0
+        self.followers = 0  # that are connected
+        self.promised_followers = 0  # places of followers that are yet to come
+        self.promised_streams = 0  # places of streams that are yet to begin
         self.ledger = Ledger(max_total_log_bytes)
-        self.ledger.on_over_limit = self._plan_room
+        self.ledger.on_over_limit = self._plan_relief
         self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and the time of the last one
         self.leaving: dict[Subscription, float] = {}  # followers whose time is limited, and when it ends
         self.draining = False
@@ -116,16 +138,18 @@ class Hub:
         self._pacer = pacer
         self.turns = Turns(call_soon, pacer.time)  # of followers, and of what else clients ask for
         self.background = BackgroundLoop("streams", pacer.time, OVERDUE_S)
-        self._room_planned = False
+        self._relief = Relief(self.ledger)
+        self._relief_planned = False
+        self._relief_from_bytes = 0.0  # so much must be held, or a tick come, before more relief is worth its time
+        self._surveyed: Iterator[Stream] = iter(())
         self._observers = observers or Observers()
         self._on_forgotten = on_forgotten
         self._on_subscription_ended = on_subscription_ended
         self._idents = _idents()
         self._running: dict[str, Stream] = {}
-        self._outlived: dict[Stream, int] = {}  # forgotten streams that are still read, and the bytes of their logs
-        self.max_pending_bytes = max_pending_bytes
-        self.pending_bytes = 0  # of these logs
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
+        self._outlived: dict[str, Stream] = {}  # forgotten, but running, or followed to their end
+        self._max_pending_bytes = max_pending_bytes
         self._retire_at: list[tuple[float, str]] = []  # a heap
         self._keys: dict[tuple[bytes, str], Stream] = {}
         self._waiters: dict[tuple[bytes, str], dict[Waiter, None]] = {}
@@ -133,6 +157,11 @@ class Hub:
     @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Return how much is in the logs of forgotten streams that only their last followers still need."""
+        return sum([stream.log.size_bytes for stream in self._outlived.values() if stream.sealed])
 
     def __iter__(self) -> Iterator[Stream]:
         yield from self._running.values()
@@ -142,12 +171,16 @@ class Hub:
         """Make up the id of a stream: 130 random bits."""
         return next(self._idents)
 
-    def begin(self, info: StreamInfo, vitals: Vitals) -> Stream:
+    def begin(self, info: StreamInfo, vitals: Vitals, places: Places | None = None) -> Stream:
         """Make a stream; its observers are told, and those who wait for it under its key.
 
-        Raises: Overloaded, when too many streams run, the logs are full, or the process drains.
+        `places` were taken for it, and are given back: it is not refused any more, its upstream has been asked.
+        Raises: Overloaded, when too many streams run, they hold too much memory, or the process drains.
         """
-        self.check_room()
+        if places is None:
+            self.check_room()
+        else:
+            places.give_back()
         stream = Stream(
             info, vitals, self.ledger, self._call_soon, self._pacer, self.turns, self._subscription_ended, self._retire
         )
@@ -222,10 +255,19 @@ class Hub:
             if not waiters:
                 del self._waiters[waiter.caller, waiter.key]
 
+    def reserve(self, *, streams: int = 0, followers: int = 0) -> Places:
+        """Take places for what is asked for upstream, before that costs anything. Raises: Overloaded."""
+        if streams:
+            self.check_room()
+        if followers:
+            self.check_room_to_follow()
+        return Places(self, streams, followers)
+
     def check_room_to_follow(self, stream: Stream | None = None) -> None:
         """Raises: Overloaded, when there are too many followers, of all streams or of this one."""
-        if self.followers >= self.max_followers:
-            raise Overloaded(f"{self.followers} followers are connected, {self.max_followers} are allowed")
+        followers = self.followers + self.promised_followers
+        if followers >= self.max_followers:
+            raise Overloaded(f"{followers} followers are connected, {self.max_followers} are allowed")
         if stream is not None:
             # A place is kept for the client that asked: followers that waited for the key attach before it.
             asker = bool(stream.info.keys) and stream.originator is None and not stream.log.end
@@ -247,15 +289,10 @@ class Hub:
         held = self._running.pop(stream.id, None) or self._ended.pop(stream.id, None)
         if held is None:
             return
-        size_bytes = stream.log.size_bytes
-        self.ledger.bytes -= STREAM_BYTES + size_bytes
-        if stream.subscriptions:
-            self._outlived[stream] = size_bytes
-            self.pending_bytes += size_bytes
-            if self.pending_bytes > self.max_pending_bytes:
-                self._call_soon(self._cut_pending)  # it may be amid its last sweep
         self.unname(stream)
         self._on_forgotten(stream)
+        self._outlived[stream.id] = stream
+        self._let_go(stream)
 
     def tick(self, now: float) -> None:
         """Do what is due: forget, send heartbeats, end followers whose time is over. Call it once a second.
@@ -279,6 +316,14 @@ class Hub:
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             with self.background:
                 waiter.tick(now)
+        with self.background:
+            self._cut_pending()
+        self._survey()
+        with self.background:
+            if self.ledger.over:
+                self._relieve()
+            else:
+                self._relief.let_on()
 
     def drain(self) -> None:
         """Refuse new streams; tell those who wait for one that none will come."""
@@ -290,37 +335,50 @@ class Hub:
         """Raises: Overloaded, when a new stream would be refused."""
         if self.draining:
             raise Overloaded("this server is shutting down")
-        if len(self._running) >= self.max_streams:
-            raise Overloaded(f"{len(self._running)} streams are running, {self.max_streams} are allowed")
-        if self.ledger.bytes > self.ledger.max_bytes:
-            self._evict()
-        if self.ledger.bytes > self.ledger.max_bytes:
-            raise Overloaded(f"the logs hold {self.ledger.bytes} bytes, {self.ledger.max_bytes} are allowed")
+        running = len(self._running) + self.promised_streams
+        if running >= self.max_streams:
+            raise Overloaded(f"{running} streams are running, {self.max_streams} are allowed")
+        if self.ledger.over:
+            self._drop_kept()
+        if self.ledger.over:
+            held, allowed = self.ledger.total_bytes, self.ledger.max_bytes
+            raise Overloaded(f"the streams hold {held} bytes of memory, {allowed} are allowed")
 
-    def _evict(self) -> None:
-        """Forget kept streams, oldest ending first, until the logs are within their limit."""
-        while self.ledger.bytes > self.ledger.max_bytes and self._ended:
-            self.forget(next(iter(self._ended.values())))
+    def _plan_relief(self, holder: Holder | None) -> None:
+        """Relieve in a turn of its own: whoever adds to a log may be amid a settlement or an iteration of streams."""
+        if holder is not None:
+            self._relief.hold(holder)
+        if not self._relief_planned and self.ledger.total_bytes >= self._relief_from_bytes:
+            self._relief_planned = True
+            self._call_soon(self._relieve)
 
-    def _plan_room(self) -> None:
-        """Make room in a turn of its own: whoever adds to a log may be amid a settlement or an iteration of streams."""
-        if not self._room_planned:
-            self._room_planned = True
-            self._call_soon(self._make_room)
+    def _relieve(self) -> None:
+        """Bring what is held within its limit: forget kept streams, then see `Relief`."""
+        self._relief_planned = False
+        self._drop_kept()
+        followed = [stream for stream in self._ended.values() if stream.wanted]
+        self._relief.relieve(list(self._running.values()), [*followed, *self._outlived.values()])
+        self._relief_from_bytes = self.ledger.total_bytes + self.ledger.max_bytes / 64 if self.ledger.over else 0.0
 
-    def _make_room(self) -> None:
-        """Bring the logs within their limit: forget kept streams; if need be, end the largest running one."""
-        self._room_planned = False
-        self._evict()
-        if self.ledger.bytes > self.ledger.max_bytes and self._running:
-            largest = max(self._running.values(), key=lambda stream: stream.log.size_bytes)
-            writer = largest.writer
-            if writer is not None:
-                held, allowed = self.ledger.bytes, self.ledger.max_bytes
-                message = f"all logs together hold {held} bytes, {allowed} are allowed, and this is the largest"
-                writer.stop(LOG_LIMIT.saying(message))
-                if largest.id not in self._running:  # it is kept now: it can be dropped, and the next one be ended
-                    self._plan_room()
+    def _drop_kept(self) -> None:
+        """Forget kept streams that nobody follows, oldest ending first, until what is held is within its limit."""
+        for stream in list(self._ended.values()):
+            if not self.ledger.tight:
+                return
+            if not stream.wanted:
+                self.forget(stream)
+
+    def _survey(self) -> None:
+        """Have some more streams counted, so that within seconds all have been, and no turn takes long."""
+        left = SURVEYED_A_TICK
+        for stream in self._surveyed:
+            with self.background:
+                stream.survey()
+            left -= 1 + len(stream.subscriptions)
+            if left <= 0:
+                return
+        followed = [stream for stream in self._ended.values() if stream.wanted]
+        self._surveyed = iter([*self._running.values(), *followed, *self._outlived.values()])
 
     def _find_by(self, key: str, stream: Stream) -> None:
         """Have a stream found by a key, and tell those who wait for it."""
@@ -334,6 +392,7 @@ class Hub:
         stream.ended_at = self._pacer.time()
         self._observers.ended(stream)
         if self._running.pop(stream.id, None) is None:
+            self._let_go(stream)
             return
         self._ended[stream.id] = stream
         heapq.heappush(self._retire_at, (stream.ended_at + stream.info.retain_s, stream.id))
@@ -341,22 +400,30 @@ class Hub:
             self.forget(stream)
 
     def _cut_pending(self) -> None:
-        """End the last readers of streams that were forgotten, the first of them first, until the rest is no more."""
-        for stream in list(self._outlived):
-            if self.pending_bytes <= self.max_pending_bytes:
+        """End the last followers of forgotten streams, the first of these first, until the rest is no more."""
+        allowed = self._max_pending_bytes
+        for stream in list(self._outlived.values()):
+            held = self.pending_bytes
+            if held <= allowed:
                 return
-            held, allowed = self.pending_bytes, self.max_pending_bytes
-            late = TOO_SLOW.saying(
-                f"clients have yet to take {held} bytes of streams that are over, {allowed} are kept"
-            )
-            for subscription in list(stream.subscriptions):
-                subscription.fail(late)
+            for subscription in list(stream.subscriptions) if stream.sealed else ():
+                subscription.fail(
+                    TOO_SLOW.saying(
+                        f"clients have yet to take {held} bytes of streams that are over, {allowed} are kept"
+                    )
+                )
 
     def _subscription_ended(self, subscription: Subscription) -> None:
-        stream = subscription.stream
-        if not stream.subscriptions:
-            self.pending_bytes -= self._outlived.pop(stream, 0)
         self.followers -= 1
         self.beating.pop(subscription, None)
         self.leaving.pop(subscription, None)
         self._on_subscription_ended(subscription)
+        if self._outlived:
+            self._let_go(subscription.stream)
+
+    def _let_go(self, stream: Stream) -> None:
+        """Count a forgotten stream no more, when it has ended and nobody follows it."""
+        if stream.id in self._outlived and not stream.subscriptions and stream.sealed:
+            del self._outlived[stream.id]
+            self.ledger.bytes -= STREAM_BYTES
+            stream.uncount()

@@ -24,6 +24,10 @@ class Transport(Protocol):
 class Sink(Protocol):
     """What a subscription writes to."""
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Return how many bytes were written and wait in this process for the client to take them."""
+
     def write(self, span: Span) -> bool:
         """Send a span and return True; or send nothing and return False, if too much is waiting to be sent already."""
 

@@ -4,7 +4,6 @@ Keeps law 3 (frame n never changes, seqs are dense from 1) and law 4 (nothing af
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
 
 from proxy.stream.endings import Ending
 
@@ -113,14 +112,3 @@ class FrameLog:
     def _marked(self, count: int) -> tuple[int, int]:
         """Return the offset and the bytes before it of the last of the first `count` marks, or of the log's start."""
         return (self._marks[count - 1], self._places[count - 1]) if count else (self.start, self.trimmed_bytes)
-
-
-class Ledger:
-    """Counts the bytes that all logs hold; whoever makes them more than `max_bytes` calls `on_over_limit`."""
-
-    __slots__ = ("bytes", "max_bytes", "on_over_limit")
-
-    def __init__(self, max_bytes: int) -> None:
-        self.bytes = 0
-        self.max_bytes = max_bytes
-        self.on_over_limit: Callable[[], None] = lambda: None

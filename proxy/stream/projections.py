@@ -68,6 +68,10 @@ class Projection(Span, ABC):
     """Whether a follower may begin at an offset in bytes."""
     restates: ClassVar[bool] = False
     """Whether it makes increments of all so far, or the other way round: that has a meaning where an API knows both."""
+    rewrites: ClassVar[bool] = False
+    """Whether it takes texts from the stream's transcript."""
+    tells_all: ClassVar[bool] = False
+    """Whether it tells of all that was said, from the start."""
     span_bytes: ClassVar[int] = SPAN_BYTES
     spans_a_turn: ClassVar[int] = 1
     """How many spans a follower that is behind is sent before others have their turn.
@@ -192,7 +196,7 @@ class Incremental(Events):
 
     __slots__ = ("_rewriter",)
 
-    restates = True
+    restates = rewrites = True
 
     def __init__(self, source: Source) -> None:
         """Raises: BadRequest, when the mode has no meaning for the stream's API."""
@@ -238,6 +242,7 @@ class Cumulative(Incremental):
     __slots__ = ()
 
     paced = True
+    tells_all = True
     span_bytes = MERGED_BYTES
 
     def __init__(self, source: Source) -> None:
@@ -256,6 +261,7 @@ class Text(Projection):
     content_type = b"text/plain;charset=UTF-8"
     ends_with_answer = True
     heartbeat = False
+    rewrites = True
     in_bytes = True
 
     def __init__(self, source: Source) -> None:
@@ -286,6 +292,7 @@ class Json(Projection):
     content_type = b"application/json"
     ends_with_answer = True
     heartbeat = False
+    rewrites = tells_all = True
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
@@ -303,8 +310,10 @@ class Json(Projection):
     def so_far(self) -> bytes:
         """Return the document that what there is would make if it were all.
 
-        Raises: Garbled, when something that it should say can't be read or written.
+        Raises: OffsetGone, when what was said at first has been dropped; Garbled, when something that it should say
+        can't be read or written.
         """
+        _require_all(self._source)
         transcript = self._source.transcript(self._log.end)
         if transcript.unread:
             raise Garbled(f"event {transcript.unread} of the stream can't be read, and the document would lack it")

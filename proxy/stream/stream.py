@@ -12,14 +12,15 @@ Must not know: HTTP responses, upstreams, time.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
-from proxy.stream.endings import Ending
+from proxy.stream.endings import LOG_LIMIT, Ending
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
-from proxy.stream.log import FrameLog, Ledger
+from proxy.stream.ledger import FRAME_BYTES, LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
+from proxy.stream.log import FrameLog
 from proxy.stream.projections import MODES, Projection, Raw, View
 from proxy.stream.subscription import Subscription
 from proxy.stream.transcript import Transcript
@@ -30,6 +31,8 @@ from proxy.wire.http import Head
 
 _IDENT = re.compile("[!-~]{1,128}")  # what is no word is not repeated, in a log line least of all
 _DISMISSAL = "dismissal"
+_TRANSCRIPT_BYTES = 64 * 1024  # of memory that a transcript may take however small the log's limit is
+_NOBODYS = Ledger(1 << 62)  # of streams that are forgotten
 
 
 class Stream:
@@ -37,6 +40,7 @@ class Stream:
 
     __slots__ = (
         "_call_soon",
+        "_counted",
         "_ledger",
         "_log",
         "_on_answered",
@@ -63,6 +67,7 @@ class Stream:
         "max_log_bytes",
         "originator",
         "subscriptions",
+        "throttled",
         "turns",
         "upstream",
         "vitals",
@@ -96,6 +101,7 @@ class Stream:
         self.originator: Subscription | None = None
         self.writer: Writer | None = None
         self.full = False  # the writer is paused until the originator has been sent more of the log
+        self.throttled = False  # it is paused until less memory is held, of this stream or of all
         self.fed_at = 0.0  # monotonic seconds of the last read that brought more than comments; the writer sets it
         self.ended_at = 0.0  # monotonic seconds; the hub sets it
         self._on_subscription_ended = on_subscription_ended
@@ -108,6 +114,7 @@ class Stream:
         self._on_answered: tuple[Callable[[Ending], object], ...] = ()
         self._transcript: Transcript | None = None
         self._ledger = ledger
+        self._counted: dict[str, int] = {}  # bytes of each kind that are in the ledger for it, beside its frames
         self._call_soon = call_soon
         self._pacer = pacer
         self.turns = turns
@@ -124,6 +131,11 @@ class Stream:
         """The id under which the upstream knows the request, if it is one: that of its header, or of its frames."""
         ident = self._upstream_request_id or self.vitals.reader.request_id
         return ident if ident and _IDENT.fullmatch(ident) else None
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it has ended; what a bypass has sent is not taken into the log for this."""
+        return self._log.ending is not None
 
     @property
     def wanted(self) -> bool:
@@ -162,6 +174,9 @@ class Stream:
             transcript = self._transcript = Transcript(self.dialect, log.start, cumulative=self.info.cumulative)
         if transcript.end < end:
             transcript.feed(log.span(transcript.end, end))
+            self.count(TRANSCRIPTS, transcript.size_bytes)
+            if transcript.size_bytes > max(self.max_log_bytes, _TRANSCRIPT_BYTES):
+                self._call_soon(self._limit_transcript)  # not here: a follower is being advanced
         return transcript
 
     def attach(self, subscription: Subscription) -> None:
@@ -189,8 +204,7 @@ class Stream:
             self.resume_writer()
         if not self.subscriptions:
             if self._log.ending is not None:
-                self._projections.clear()  # they hold what they rendered last: of a short answer, all of it twice
-                self._raw = None
+                self._drop_projections()
             else:
                 self.left()
 
@@ -235,8 +249,8 @@ class Stream:
         if chunks and self._raw is not None:
             self._raw.reuse_chunks(frames, chunks)
         ledger.bytes += size_bytes
-        if ledger.bytes > ledger.max_bytes:
-            ledger.on_over_limit()
+        if ledger.bytes > ledger.room_bytes:
+            ledger.on_over_limit(self)
         live = cohort.live
         if len(live) == 1 and not cohort.has_parked:  # the common case: saves a call and a loop
             live[0].advance()
@@ -266,11 +280,11 @@ class Stream:
         """Append frames that the bypass has sent to the only follower already."""
         (follower,) = self.subscriptions
         size_bytes = self._log.extend(frames)
-        self._log.mark()
+        self.take_stock()
         follower.note_sent(self._log.end, size_bytes)
         self._ledger.bytes += size_bytes
-        if self._ledger.bytes > self._ledger.max_bytes:
-            self._ledger.on_over_limit()
+        if self._ledger.over:
+            self._ledger.on_over_limit(self)
         if self._log.size_bytes > self.max_log_bytes:
             self._limit_log()
 
@@ -299,10 +313,14 @@ class Stream:
         if frames:
             self._ledger.bytes += log.extend(frames)
         log.seal(ending, tail)
-        self.full = False
+        self.take_stock()
+        self.count(UNFINISHED, len(tail))
+        self.full = self.throttled = False
         self._unpaced.conclude()
         for cohort in self._paced.values() if self._paced else ():
             cohort.conclude()
+        if not self.subscriptions:
+            self._drop_projections()
         self.writer = None
         self._on_sealed(self)
         self._tell_answered(ending)
@@ -350,6 +368,13 @@ class Stream:
             subscription.cohort.live.append(subscription)
             subscription.cohort.ungrouped = True
 
+    def _drop_projections(self) -> None:
+        """Drop them: they hold what they rendered last, of a short answer all of it twice, and refer back to this."""
+        self._projections.clear()
+        self._raw = None
+        self.count(SPANS, 0)
+        self.count(UNSENT, 0)
+
     def _let_go(self, name: str) -> None:
         count = self.holds.pop(name) - 1
         if count:
@@ -374,15 +399,106 @@ class Stream:
         Another follower that lacks what was dropped is ended when it is next advanced. While the originator itself is
         the slow one, the writer is paused: that is flow control, as without a proxy.
         """
-        below = self._log.start if self.holds else self._log.end  # who holds it is yet to read all of it
-        if self.originator is not None:
-            below = self.originator.offset
         if self._log.size_bytes > self.max_log_bytes:
-            transcript = self._transcript and self.transcript(self._log.end)  # keeps the text of dropped frames
-            self._ledger.bytes -= self._log.trim(self.max_log_bytes * 3 // 4, below)
-            if transcript is not None:
-                transcript.forget(self._log.start)
+            self._trim(self.max_log_bytes * 3 // 4, self._needed_from(()))
         full = self._log.size_bytes > self.max_log_bytes and self._log.ending is None
         if full != self.full and self.writer is not None:
             self.full = full
-            (self.writer.pause if full else self.writer.resume)()
+            self._turn_writer()
+
+    # Memory
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Return whether the client that it was begun for has yet to take what there is."""
+        return self.full or (self.originator is not None and self.originator.parked)
+
+    @property
+    def held_bytes(self) -> int:
+        """Return how much memory it holds, as far as that is counted."""
+        return self._log.size_bytes + sum(self._counted.values())
+
+    def count(self, kind: str, size_bytes: int) -> None:
+        """Have the ledger know that it holds so much of a kind now."""
+        more = size_bytes - self._counted.get(kind, 0)
+        if more:
+            self._counted[kind] = size_bytes
+            self._ledger.count(kind, more, self)
+
+    def take_stock(self) -> None:
+        """Count what was left out when its frames were: what each takes beside its bytes. And mark the log."""
+        self._log.mark()
+        self.count(LOGS, len(self._log.frames) * FRAME_BYTES)
+
+    def survey(self) -> None:
+        """Count what changes too often to be counted as it does: spans, and what clients have not taken yet.
+
+        Followers at one offset in one view were written the same bytes, which are there once.
+        """
+        if self._projections:
+            self.count(SPANS, sum([len(span.plain) + len(span.chunked) for span in self._projections.values()]))
+        unsent: dict[tuple[str, int], int] = {}
+        for follower in self.subscriptions:
+            size_bytes = follower.sink.unsent_bytes
+            if size_bytes:
+                place = follower.mode, follower.offset
+                unsent[place] = max(size_bytes, unsent.get(place, 0))
+        self.count(UNSENT, sum(unsent.values()))
+
+    def uncount(self) -> None:
+        """Have the ledger know that it holds nothing any more: it is forgotten, and nobody follows it."""
+        self._ledger.bytes -= self._log.size_bytes
+        for kind in list(self._counted):
+            self.count(kind, 0)
+        self._ledger = _NOBODYS
+
+    def drop_past(self, *, spare_slow: bool) -> None:
+        """Drop of the log what all followers have been sent, and what is remembered for modes that nobody follows.
+
+        Without `spare_slow` those whose sinks are clogged count as little as when the log has reached its limit.
+        """
+        if not any(MODES[follower.mode].rewrites for follower in self.subscriptions):
+            self._transcript = None
+            self.count(TRANSCRIPTS, 0)
+            self._projections = {view: one for view, one in self._projections.items() if not MODES[view.mode].rewrites}
+        self._trim(0, self._needed_from([one for one in self.subscriptions if spare_slow or not one.parked]))
+
+    def throttle(self, throttled: bool) -> None:
+        """Have the writer paused for the sake of memory, or not any more."""
+        if throttled != self.throttled and self.writer is not None:
+            self.throttled = throttled
+            self._turn_writer()
+
+    def _turn_writer(self) -> None:
+        assert self.writer is not None
+        (self.writer.pause if self.full or self.throttled else self.writer.resume)()
+
+    def _needed_from(self, followers: Iterable[Subscription]) -> int:
+        """Return the lowest offset that these have yet to be sent, or the originator, or who holds the stream."""
+        if self.holds:
+            return self._log.start  # who holds it is yet to read all of it
+        needed = self._log.end if self.originator is None else self.originator.offset
+        return min([needed, *(follower.offset for follower in followers)])
+
+    def _trim(self, to_bytes: int, below: int) -> None:
+        transcript = self._transcript and self.transcript(self._log.end)  # keeps the text of dropped frames
+        self._ledger.bytes -= self._log.trim(to_bytes, below)
+        self.take_stock()
+        if transcript is not None:
+            transcript.forget(self._log.start)
+
+    def _limit_transcript(self) -> None:
+        """Keep the transcript within the log's limit, too: drop what was said to all who follow.
+
+        A follower whose mode tells of all that was said can't be served any more, and is told so.
+        """
+        transcript, allowed = self._transcript, max(self.max_log_bytes, _TRANSCRIPT_BYTES)
+        if transcript is None or transcript.size_bytes <= allowed:
+            return
+        held = transcript.size_bytes
+        for follower in [one for one in self.subscriptions if MODES[one.mode].tells_all]:
+            what = f"mode {follower.mode} needs all that was said: {held} bytes of memory, {allowed} are allowed"
+            follower.fail(LOG_LIMIT.saying(what))
+        self._projections = {view: one for view, one in self._projections.items() if not MODES[view.mode].tells_all}
+        transcript.drop_texts(min(self._needed_from(self.subscriptions), transcript.end))
+        self.count(TRANSCRIPTS, transcript.size_bytes)

@@ -49,6 +49,11 @@ class Transcript:
         """The number of the first frame whose data could not be read; 0: all could."""
         return self._assembler.unread
 
+    @property
+    def size_bytes(self) -> int:
+        """Return how much memory its texts take."""
+        return sum([pieces.size_bytes for pieces in self.channels.values()])
+
     def feed(self, frames: Iterable[bytes]) -> None:
         """Take in the next frames."""
         for frame in frames:
@@ -170,6 +175,13 @@ class Transcript:
         """Be asked for no span from below an offset any more; texts are kept, since later ones tell of them."""
         for seams in (self._seams, self._walls):
             del seams[: bisect_left(seams, start)]
+
+    def drop_texts(self, below: int) -> None:
+        """Be asked for nothing that was said below an offset any more, nor for all that was said."""
+        self.start = max(self.start, below)
+        for pieces in (self.answer, *self.channels.values()):
+            if not (pieces.marks or pieces.labels):
+                pieces.forget(below)
 
     def document(self) -> bytes:
         """Return the finished document of all that was heard, in JSON. Raises: ValueError, when it can't be written."""

@@ -1,4 +1,4 @@
-"""Floor 5: telemetry. What is reported of streams and requests: numbers and names, never text.
+"""Floor 5: telemetry. What is reported of streams, requests and the process: numbers and names, never text.
 
 Must not know: handlers, callers' keys. Most of it observes streams: the hub tells it when one begins and has ended.
 
@@ -8,5 +8,6 @@ Read in this order:
 * `metrics`: what is counted and timed; `metrics_page`: what Prometheus scrapes
 * `access_log`: one line for each stream that has ended
 * `tracing`: OpenTelemetry spans, if they are enabled
+* `allocator`: the memory of the process, beside what is in use; it is given back when nothing goes on
 * `live_feed`: server-sent events of streams that begin and end, on the admin port
 """

@@ -106,6 +106,8 @@ class MetricsPage(Collector):
         yield _gauge("subscribers", "Followers, by mode.", ("mode",), modes)
         yield _gauge("subscriber_lag_bytes_max", "The slowest follower's lag.", (), Tally({(): lag}))
         yield _gauge("log_bytes", "What all logs hold.", (), Tally({(): hub.ledger.bytes}))
+        text = "Memory held for streams, by kind; the limit total_log_bytes is on their sum."
+        yield _gauge("memory_bytes", text, ("kind",), Tally(hub.ledger.by_kind()))
         connections = Tally(self._upstreams.connections())
         there_are = Tally({(): len(self._clients.open)})
         yield _gauge("client_connections", "Connections of clients, at both ports.", (), there_are)

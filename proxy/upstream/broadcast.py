@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 
 from proxy.stream.background import BackgroundLoop
 from proxy.stream.endings import COMPLETE, FRAME_LIMIT, UPSTREAM_ERROR
-from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import ProxyError, TooLarge, UpstreamError
 from proxy.wire.reconnection import Reconnection
@@ -86,6 +86,8 @@ class Broadcast(StreamWriter):
         except TooLarge as exc:
             self.stop(FRAME_LIMIT.saying(exc.message))
             return
+        if self._splitter.holds or self.holds_unfinished:
+            self.count_unfinished(self._splitter.held_bytes)
         if frames:
             self._extend(frames, at)
 
@@ -99,8 +101,11 @@ class Broadcast(StreamWriter):
     # Writer
 
     def pause(self) -> None:
-        """Wait for a client that takes an answer which is no stream; a stream's log is a window, and never waits."""
-        if self.stream.kept_head is not None:
+        """Wait for a client that takes an answer which is no stream, or while too much memory is held.
+
+        A stream's log is a window, and waits for no client.
+        """
+        if self.stream.kept_head is not None or self.stream.throttled:
             super().pause()
 
     def _extend(self, frames: list[bytes], at: float) -> None:
@@ -113,8 +118,8 @@ class Broadcast(StreamWriter):
         self._reconnection.note(frames)
         stream.fed_at = at
         stream.extend(frames)
-        if not stream.log.end & 63:
-            stream.log.mark()
+        if stream.log.end & 63 < len(frames):
+            stream.take_stock()
 
     async def _keep_open(self, exchange: Exchange | None) -> None:
         while exchange is not None:
@@ -128,6 +133,7 @@ class Broadcast(StreamWriter):
         self._exchange = exchange
         self._over = asyncio.get_running_loop().create_future()
         self._splitter = Splitter(self._max_frame_bytes)  # what the last body had begun to say is void
+        self.count_unfinished(0)
         self._fresh = True
         exchange.endless = True
         exchange.attach(self)

@@ -109,7 +109,7 @@ class Connection:
         self.on_chunk_complete = functools.partial(self._chunks.append, False)
         self.take_events: TakeEvents | None = None  # the receiver's
         self.on_events: TakeEvents | None = None  # the same, while a read would begin with a chunk
-        self._parser = self._new_parser()
+        self._parser: httptools.HttpResponseParser | None = self._new_parser()  # None: closed
         self._poll: Callable[[int], Any] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._head_bytes = 0
@@ -169,9 +169,16 @@ class Connection:
             self.read_at = monotonic()
             self.transport.resume_reading()
 
+    def let_go(self) -> None:
+        """Serve nobody any more: nothing of the exchange, its receiver and their stream is referred to from here."""
+        self.exchange = self.receiver = None
+        self.take_events = self.on_events = None
+        self._body.clear()
+
     def close(self) -> None:
         """Close the connection at once, whatever of a request has not left yet; safe at any time."""
-        self.exchange = self.receiver = None
+        self.let_go()
+        self._parser = None  # they refer to each other, and the garbage collector seldom looks at what has lived long
         self.transport.abort()  # not close(): that waits for an upstream that has stopped reading
         if self._lent is not None:
             self._lent.close()
@@ -215,8 +222,11 @@ class Connection:
         self._parse(data, at)
 
     def _parse(self, data: bytes, at: float) -> None:
+        parser = self._parser
+        if parser is None:
+            return
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as exc:
             if not self.over:
                 self._fail(Garbled(f"the upstream's response is not valid HTTP: {str(exc) or 'protocol switched'}"))
@@ -246,7 +256,10 @@ class Connection:
         if exc is not None and self.exchange is not None:
             self._read_rest()
         exchange = self.exchange
-        if exchange is None or self.over:
+        if exchange is None:
+            self._parser = None
+            return
+        if self.over:
             return
         if exchange.status and not exchange.framed and exc is None:
             self.over = True  # close-delimited (RFC 9112 section 6.3, rule 8)
@@ -279,10 +292,10 @@ class Connection:
             exchange.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        exchange = self.exchange
-        if exchange is None:
+        exchange, parser = self.exchange, self._parser
+        if exchange is None or parser is None:
             return
+        status = parser.get_status_code()
         if status < 100:
             self._fail(Garbled(f"the upstream's response has the status {status}, which HTTP does not have"))
             return
@@ -290,14 +303,14 @@ class Connection:
             exchange.headers.clear()
             exchange.reason = b""
             return
-        self.reusable = self._parser.should_keep_alive()
+        self.reusable = parser.should_keep_alive()
         exchange.responds(status)
         if exchange.is_head_request:
             self.over = True
             self._parser = self._new_parser()  # the old one waits for a body
 
     def on_message_complete(self) -> None:
-        if self.exchange is not None and self.exchange.status:
+        if self.exchange is not None and self.exchange.status and self._parser is not None:
             self.over = True
             self.reusable = self._parser.should_keep_alive()  # llhttp forgets it with the next byte
 

@@ -129,7 +129,7 @@ class ConnectionPool:
         if self._room is not None:
             self._room.release()
         if keep and connection.usable and not connection.transport.get_write_buffer_size():
-            connection.exchange = connection.receiver = None
+            connection.let_go()
             if connection.paused:
                 connection.resume()
             connection.idle_since = connection.read_at
@@ -208,14 +208,17 @@ class ConnectionPool:
             if monotonic() - began_at > 2 * every_s:
                 # The process was stopped, or its loop held up: what came meanwhile is read before anything is late.
                 await asyncio.sleep(every_s)
-            now = monotonic()
-            for exchange in list(self.active):
-                with self.background:  # of each: what one raises must not keep the others
-                    error = exchange.late(now, self.timeouts)
-                    if error is not None:
-                        exchange.ends(error)
-            with self.background:
-                self._close_idle(now)
+            self._end_late(monotonic())
+
+    def _end_late(self, now: float) -> None:
+        """Do so once. Not in the loop itself: its variables would keep the last exchange, and its stream, for ever."""
+        for exchange in list(self.active):
+            with self.background:  # of each: what one raises must not keep the others
+                error = exchange.late(now, self.timeouts)
+                if error is not None:
+                    exchange.ends(error)
+        with self.background:
+            self._close_idle(now)
 
     def _close_idle(self, now: float) -> None:
         while self._idle and now - self._idle[0].idle_since >= self._keepalive_s:

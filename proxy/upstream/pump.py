@@ -7,11 +7,11 @@ from collections.abc import Callable
 from time import monotonic
 
 from proxy.stream.endings import CLIENT_GONE, COMPLETE, FRAME_LIMIT, UPSTREAM_ERROR, UPSTREAM_RESET, Ending, ending_of
-from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
 from proxy.upstream.bypass import Bypass
 from proxy.upstream.connection import LONG_READ
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import TooLarge, UpstreamError
 from proxy.wire.sse import Splitter
@@ -93,6 +93,8 @@ class Pump(StreamWriter):
         except TooLarge as exc:
             self.stop(FRAME_LIMIT.saying(exc.message))
             return
+        if self._splitter.holds or self.holds_unfinished:
+            self.count_unfinished(self._splitter.held_bytes)
         if not frames:
             self._vitals.first_byte_at = self._vitals.first_byte_at or at
             if not self._splitter.in_comment:
@@ -158,7 +160,7 @@ class Pump(StreamWriter):
         """Do what need not be done with every read: when another 64 frames are in the log."""
         self.overhead(monotonic() - at)
         self._vitals.fold()
-        self.stream.log.mark()
+        self.stream.take_stock()
         self._try_bypass()
 
     def _try_bypass(self) -> None:

@@ -9,16 +9,17 @@ import asyncio
 from typing import Any
 
 from proxy.stream.endings import CLIENT_GONE, Ending, ending_of
-from proxy.stream.on_disconnect import OnDisconnect
+from proxy.stream.ledger import UNFINISHED
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.wire.errors import UpstreamError
 
 
 class StreamWriter:
     """The one writer of a stream: it seals the stream once, and leaves when nobody follows or holds it."""
 
-    __slots__ = ("_exchange", "_grace", "_stopped", "on_disconnect", "opening", "stream")
+    __slots__ = ("_exchange", "_grace", "_stopped", "holds_unfinished", "on_disconnect", "opening", "stream")
 
     def __init__(self, stream: Stream, on_disconnect: OnDisconnect) -> None:
         self.stream = stream
@@ -27,6 +28,7 @@ class StreamWriter:
         self._exchange: Exchange | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._stopped = False
+        self.holds_unfinished = False  # a frame that had begun and not ended was counted
         stream.writer = self
 
     def start(self, exchange: Exchange) -> None:
@@ -71,6 +73,11 @@ class StreamWriter:
     def tail(self) -> bytes:
         """What came after the last whole frame."""
         return b""
+
+    def count_unfinished(self, size_bytes: int) -> None:
+        """Have the ledger know how much of a frame that has not ended is held."""
+        self.holds_unfinished = size_bytes > 0
+        self.stream.count(UNFINISHED, size_bytes)
 
     def seal(self, ending: Ending, frames: list[bytes], tail: bytes) -> None:
         """End the stream with its last frames; only the first call counts."""

@@ -17,6 +17,16 @@ class ProxyError(Exception):
         super().__init__(message)
         self.message = message
 
+    def drop_traceback(self) -> None:
+        """Forget where it was raised, and so the variables there, once it has been told.
+
+        What keeps an error (an exchange, a task) is as a rule among them: a cycle, with a request's body in it.
+        """
+        error: BaseException | None = self
+        while error is not None:
+            error.__traceback__ = None
+            error = error.__cause__ or error.__context__
+
 
 class RequestError(ProxyError):
     """The fault is below: in the client's request."""

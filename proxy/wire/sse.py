@@ -52,6 +52,11 @@ class Splitter:
         return self._held is not None or self._by_lines is True
 
     @property
+    def held_bytes(self) -> int:
+        """How much of a frame that has not ended is held."""
+        return 0 if self._held is None else len(self._held)
+
+    @property
     def in_comment(self) -> bool:
         """True while what is there of the next frame begins with a comment."""
         return self._held is not None and self._held[0] == _COLON

@@ -155,11 +155,11 @@ def growth(points: Sequence[tuple[float, float]]) -> float:
 
 def plot_targets(lines: Sequence[Line], path: Path = DOCS / "performance.svg") -> None:
     """Draw CPU time of each target and scenario as bars, a panel a scenario, and write the SVG."""
-    pyplot = _pyplot()
+    plot = pyplot()
     scenarios = list(dict.fromkeys(line.what for line in lines))
     columns = min(2, len(scenarios))
     rows = math.ceil(len(scenarios) / columns)
-    figure, panels = pyplot.subplots(rows, columns, figsize=(5.5 * columns, 1.8 * rows), squeeze=False)
+    figure, panels = plot.subplots(rows, columns, figsize=(5.5 * columns, 1.8 * rows), squeeze=False)
     for panel, what in zip(panels.flat, scenarios, strict=False):
         theirs = [line for line in lines if line.what == what][::-1]
         costs = [line.least_us for line in theirs]
@@ -177,13 +177,13 @@ def plot_targets(lines: Sequence[Line], path: Path = DOCS / "performance.svg") -
     figure.suptitle(
         "CPU time of the proxy's process, microseconds per event (small JSON answers: per request)", fontsize=10
     )
-    _write(figure, path)
+    write(figure, path)
 
 
 def plot_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: Path, unit: str) -> None:
     """Draw lines over doubly logarithmic axes, a panel a curve; its key is the label of its horizontal axis."""
-    pyplot = _pyplot()
-    figure, panels = pyplot.subplots(1, len(curves), figsize=(3.6 * len(curves), 3), squeeze=False)
+    plot = pyplot()
+    figure, panels = plot.subplots(1, len(curves), figsize=(3.6 * len(curves), 3), squeeze=False)
     for panel, (label, lines) in zip(panels.flat, curves.items(), strict=True):
         for name, points in lines.items():
             panel.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
@@ -192,10 +192,10 @@ def plot_curves(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]
         panel.legend(fontsize=7)
         panel.tick_params(labelsize=8)
     panels[0, 0].set_ylabel(unit)
-    _write(figure, path)
+    write(figure, path)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
     """Import matplotlib only when something is drawn: it takes a second."""
     import matplotlib
 
@@ -208,6 +208,6 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _write(figure: Any, path: Path) -> None:
+def write(figure: Any, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})

@@ -15,6 +15,7 @@ from tests.event_loops import GUARD_S, on_one_loop
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
 from tests.http_client import Answer, Client, request
 from tests.proxy_under_test import CHAT, NATIVE, Serve, Tee, begun, chat_body, native_body
+from tests.shared_route import own
 from tests.stage import Stage, Turn
 
 KILOBYTE = 1 << 10
@@ -231,8 +232,8 @@ async def test_slow_originator_that_leaves_lets_the_stream_go_on(perform: Serve,
     await flowing
 
 
-async def test_all_logs_together_have_a_limit(perform: Serve, stage: Stage) -> None:
-    """Kept streams give way first, the oldest first; then the largest that runs is ended, with the numbers."""
+async def test_all_streams_together_have_a_limit(perform: Serve, stage: Stage) -> None:
+    """Kept streams give way first, the oldest first; then the past of running ones, whose followers go on."""
     tee = await perform(limits={"total_log_bytes": 100 * KILOBYTE})
     kept = []
     for _ in range(3):
@@ -242,25 +243,91 @@ async def test_all_logs_together_have_a_limit(perform: Serve, stage: Stage) -> N
         kept.append(answer.stream_id)
     small, small_turn = await begun(tee, stage)
     large, large_turn = await begun(tee, stage, "Stream-Mode: events")
-    statuses = [(await tee.ask("HEAD", f"/v1/streams/{ident}")).status for ident in kept]
-    assert statuses in ([200, 200, 200], [404, 200, 200])
-    for number in range(5):
+    for number in range(20):
         large_turn.chunk(frame_of(16 * KILOBYTE, number))
         await large.until(b"id: %b-%d" % (large.epoch.encode(), number + 1))
     assert [(await tee.ask("HEAD", f"/v1/streams/{ident}")).status for ident in kept] == [404, 404, 404]
-    small_turn.chunk(frame := chunk_frame("still here"))
-    assert await small.bytes(len(frame)) == frame
-    for number in range(5, 10):
-        large_turn.chunk(frame_of(16 * KILOBYTE, number))
-    event = blocks(await large.read())[-1]
-    assert b'"log_limit"' in event
-    message = re.findall(rb'"message":"(.*?)"', event)[0].decode()
-    assert 100 * KILOBYTE in numbers(message)
-    assert any(number > 100 * KILOBYTE for number in numbers(message)), f"{message!r} does not say what was observed"
-    await large_turn.wait_left()
-    small_turn.end(FINISH, DONE)
-    assert await small.read() == frame + FINISH + DONE
-    assert small.end == "whole"
+    assert tee.proxy.hub.ledger.total_bytes < 120 * KILOBYTE
+    late = await tee.follow(large.stream_id)
+    message = await refusal(late, 410, "offset_gone")
+    assert numbers(message)[-1] > 10
+    small_turn.end(chunk_frame("still here"), FINISH, DONE)
+    assert await small.read() == chunk_frame("still here") + FINISH + DONE
+    large_turn.end(DONE)
+    assert len(blocks(await large.read())) == 21
+    assert (small.end, large.end) == ("whole", "whole")
+
+
+@on_one_loop
+async def test_frames_that_do_not_end_are_counted(perform: Serve, stage: Stage) -> None:
+    """Their upstreams are not read while they are too much, newcomers are refused, and all come to their end."""
+    limit = 16 * MEGABYTE
+    tee = await perform(limits={"total_log_bytes": limit})
+    begun_first = [await begun(tee, stage) for _ in range(24)]
+    frame = frame_of(MEGABYTE)
+    speaking = [asyncio.create_task(turn.pour(b"%x\r\n%b" % (len(frame), frame[:-1]))) for _, turn in begun_first]
+    ledger = tee.proxy.hub.ledger
+    await tee.settled(lambda: ledger.by_kind()["unfinished_frames"])
+    assert limit < ledger.total_bytes < limit * 1.2
+    assert ledger.by_kind()["unfinished_frames"] == await tee.metric("streamtee_memory_bytes", kind="unfinished_frames")
+    refused = await tee.chat()
+    assert int(refused.header("retry-after") or 0) > 0
+    message = await refusal(refused, 503, "overloaded")
+    assert limit in numbers(message)
+    for task, (_, turn) in zip(speaking, begun_first, strict=True):
+        task.add_done_callback(lambda _, turn=turn: turn.say(b"\n\r\n"))
+        task.add_done_callback(lambda _, turn=turn: turn.end(DONE))
+    for answer, _ in begun_first:
+        assert await answer.read() == frame + DONE
+    assert ledger.total_bytes < limit
+
+
+@on_one_loop
+@pytest.mark.parametrize("mode", ["text", "json"])
+async def test_what_a_mode_remembers_has_the_logs_limit(perform: Serve, stage: Stage, mode: str) -> None:
+    """A mode that needs only what comes goes on; one that tells of all that was said is ended, and told why."""
+    tee = await perform(limits={"log_bytes": 100 * KILOBYTE})
+    originator, turn = await begun(tee, stage)
+    follower = await tee.send("GET", f"/v1/streams/{originator.stream_id}?mode={mode}&wait=30")
+    if mode == "text":
+        await tee.wait_followers(2)
+    frames = [frame_of(10 * KILOBYTE, number) for number in range(100)]
+    for frame in frames:
+        await turn.pour(b"%x\r\n%b\r\n" % (len(frame), frame))
+        await originator.until(frame)
+    held = tee.proxy.hub.ledger.by_kind()["transcripts"]
+    turn.end(FINISH, DONE)
+    await originator.read()
+    answer = await follower.answer()
+    if mode == "text":
+        assert 0 < held < 200 * KILOBYTE
+        assert len(await answer.read()) > 90 * 10 * KILOBYTE
+    else:
+        assert answer.status == 410
+
+
+async def test_targets_of_a_shared_route_are_counted(stage: Stage) -> None:
+    """Each is remembered for as long as its stream."""
+    async with own(stage) as tee:
+        client = await tee.send("GET", "/events?" + "x" * 5000)
+        (await stage.next()).begin()
+        answer = await client.answer()
+        assert tee.proxy.hub.ledger.by_kind()["shared_routes"] > 5000
+        assert answer.status == 200
+    assert tee.proxy.hub.ledger.by_kind()["shared_routes"] <= 7000
+
+
+async def test_body_is_counted_until_the_upstream_answers(perform: Serve, stage: Stage) -> None:
+    """Then nobody needs it."""
+    tee = await perform()
+    for headers in ((), ("Stream-Key: k",)):
+        client = await tee.send_chat(*headers, padding="x" * 10_000)
+        turn = await stage.next()
+        await turn.body()
+        assert tee.proxy.hub.ledger.by_kind()["request_bodies"] > 10_000
+        turn.begin()
+        await client.answer()
+        assert tee.proxy.hub.ledger.by_kind()["request_bodies"] == 0
 
 
 async def test_time_outs_and_metrics_outlive_full_logs(perform: Serve, stage: Stage) -> None:
@@ -281,7 +348,7 @@ async def test_time_outs_and_metrics_outlive_full_logs(perform: Serve, stage: St
     late, _ = await begun(tee, stage)
     await late.read()
     ended = "streamtee_streams_ended_total"
-    assert await tee.metric(ended, ending="timeout_idle") + await tee.metric(ended, ending="log_limit") == count + 1
+    assert await tee.metric(ended, ending="timeout_idle") == count + 1
     assert await tee.metric("streamtee_background_loop_alive") == 4
 
 
@@ -303,6 +370,27 @@ async def test_streams_that_run_at_once_have_a_limit(serve: Serve, fake: FakeQwe
     assert answer.status == 200
     await answer.read()
     assert len([received for received in fake.requests if received.state == "open"]) == 1
+
+
+@on_one_loop
+@pytest.mark.parametrize("headers", [(), ("Stream-Key: k",)])
+@pytest.mark.parametrize("limit", ["streams", "followers"])
+async def test_limit_acts_before_the_upstream_is_asked(
+    perform: Serve, stage: Stage, headers: tuple[str, ...], limit: str
+) -> None:
+    """Of many that come at once as many are sent upstream as there are places; no answer is paid for and dropped."""
+    tee = await perform(limits={limit: 10})
+    clients = [await tee.send_chat(*headers) for _ in range(50)]
+    turns = [await stage.next() for _ in range(10)]
+    for turn in turns:
+        await turn.body()
+        turn.begin()
+        turn.end(DONE)
+    answers = [await client.answer() for client in clients]
+    assert sorted(answer.status for answer in answers) == [200] * 10 + [503] * 40
+    for answer in answers:
+        await answer.read()
+    assert len(stage.turns) == 10
 
 
 async def test_followers_of_one_stream_have_a_limit(serve: Serve) -> None:

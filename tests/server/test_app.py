@@ -430,3 +430,10 @@ async def test_observer_that_breaks_is_logged_and_hurts_nobody(stage: Stage, mon
     (text, kind, where, _), _ = logged.error.call_args
     assert (kind, where) == ("ValueError", "broken")
     assert "secret" not in text
+
+
+async def test_freed_memory_is_looked_at_now_and_then(stage: Stage) -> None:
+    """With what the ledger says is held."""
+    async with teed(stage.url) as tee:
+        looked = tee.proxy.trim.tick = Mock()  # type: ignore[method-assign]
+        await until(lambda: looked.called)

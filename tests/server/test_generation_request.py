@@ -13,8 +13,8 @@ from proxy.server.document import JSON
 from proxy.server.generation_options import GenerationOptions
 from proxy.server.generation_request import GenerationRequest, rewrite
 from proxy.server.pass_through import Route
-from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.projections import View
+from proxy.upstream.on_disconnect import OnDisconnect
 
 RAW = View("raw")
 HEADERS = [(b"Content-Type", b"application/json")]

@@ -61,7 +61,7 @@ def test_every_ending_but_a_complete_one_is_an_error_to_mode_json(ending: Ending
         ("rate_limited", 429, "rate_limited"),
         ("drained", 503, "overloaded"),
         ("overloaded", 503, "overloaded"),
-        ("log_limit", 503, "overloaded"),
+        ("log_limit", 413, "too_large"),
         ("upstream_unreachable", 502, "upstream_unreachable"),
         ("upstream_reset", 502, "upstream_reset"),
         ("upstream_error", 502, "upstream_error"),

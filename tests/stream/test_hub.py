@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 
+from proxy.dialects.chat import CHAT
 from proxy.stream.endings import CAPABILITY_EXPIRED, COMPLETE
-from proxy.stream.hub import ANYONE, STREAM_BYTES, Hub, Waiter
+from proxy.stream.hub import ANYONE, STREAM_BYTES, Hub, Places, Waiter
+from proxy.stream.info import StreamInfo
+from proxy.stream.ledger import FRAME_BYTES, UNFINISHED
 from proxy.stream.observer import Observers
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
+from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Overloaded, UnknownStream
 from tests.fakes import FakeLoop, FakeSink, FakeWriter
 from tests.streams import hub_stream as new_stream
@@ -75,13 +79,11 @@ def test_stream_is_kept_longer_or_not_at_all() -> None:
     assert hub.find_key("kept", ME) is kept
 
 
-def new_stream_beside(hub: Hub) -> Stream:
-    """Make a stream, which has a writer, though the logs may be full."""
-    allowed, hub.ledger.max_bytes = hub.ledger.max_bytes, 1 << 30
-    stream = new_stream(hub)
-    hub.ledger.max_bytes = allowed
-    FakeWriter(stream)
-    return stream
+def new_stream_beside(hub: Hub) -> tuple[Stream, FakeWriter]:
+    """Make a stream, which has a writer, though there may be no room: a place was taken for it."""
+    info = StreamInfo(hub.new_id(), "chat", ME, 0, 60, 1 << 20)
+    stream = hub.begin(info, Vitals(CHAT, 0.0), Places(hub, 1, 0))
+    return stream, FakeWriter(stream)
 
 
 def _raise(*_: Any) -> Any:
@@ -421,11 +423,27 @@ def test_ledger_counts_logs_and_streams() -> None:
     assert hub.ledger.bytes == 2 * STREAM_BYTES + len(A + LARGE)
     stream.seal(COMPLETE)
     assert hub.ledger.bytes == 2 * STREAM_BYTES + len(A + LARGE)
+    assert hub.ledger.by_kind()["logs"] == hub.ledger.bytes + FRAME_BYTES
     hub.tick(60)
     assert hub.ledger.bytes == STREAM_BYTES + len(LARGE)
     hub.forget(other)
     hub.forget(other)
-    assert hub.ledger.bytes == 0
+    assert hub.ledger.bytes == STREAM_BYTES + len(LARGE)
+    other.seal(COMPLETE)
+    assert hub.ledger.bytes == hub.ledger.total_bytes == 0
+
+
+def test_forgotten_stream_is_counted_until_nobody_reads_it() -> None:
+    """A reader that stalls holds it: how long it was to be kept has nothing to do with that."""
+    hub, sink = new_hub(), FakeSink(clogged=True)
+    stream = new_stream(hub, retain_s=0)
+    reader = follow(hub, stream, sink)
+    stream.extend([LARGE])
+    stream.seal(COMPLETE)
+    assert list(hub) == []
+    assert hub.ledger.bytes == STREAM_BYTES + len(LARGE)
+    reader.leave("left")
+    assert hub.ledger.total_bytes == 0
 
 
 def test_ledger_is_even_after_a_stream_that_outlived_its_keeping() -> None:
@@ -458,52 +476,120 @@ def test_kept_streams_make_room_oldest_first() -> None:
     assert running.log.ending is None
 
 
-def test_largest_running_stream_is_ended_when_nothing_kept_is_left() -> None:
-    """Its followers learn of the limit; the stream that only came last goes on."""
+def test_past_of_the_largest_running_stream_goes_when_nothing_kept_is_left() -> None:
+    """It goes on, and so does who has had that; a late joiner is told that it is gone."""
     loop = FakeLoop()
-    hub = new_hub(loop, max_total_log_bytes=3 * STREAM_BYTES + 4 * len(LARGE))
-    small, large, other, sink = new_stream(hub), new_stream(hub), new_stream(hub), FakeSink()
-    for stream in (small, large, other):
-        FakeWriter(stream)
-    follow(hub, large, sink)
+    hub = new_hub(loop, max_total_log_bytes=3 * STREAM_BYTES + 4 * len(LARGE) + 500)
+    (small, _), (large, writer), (other, _) = (new_stream_beside(hub) for _ in range(3))
+    sink = FakeSink()
+    follow(hub, large, sink, mode="raw")
     small.extend([LARGE])
     large.extend([LARGE, LARGE])
     other.extend([LARGE])
-    assert large.log.ending is None
-    small.extend([A])
     loop.settle()
-    assert large.log.ending is not None
-    assert (large.log.ending.reason, sink.ended) == ("log_limit", "closed")
-    assert b'"log_limit"' in sink.last
-    small.extend([A])
+    assert large.log.start == 0
+    small.extend([LARGE[:1200]])
     loop.settle()
-    assert [stream.log.ending for stream in (small, other)] == [None, None]
-    assert hub.ledger.bytes <= hub.ledger.max_bytes
+    assert (large.log.start, small.log.start, other.log.start) == (2, 0, 0)
+    large.extend([A])
+    assert sink.received == LARGE * 2 + A
+    assert [stream.log.ending for stream in (small, large, other)] == [None] * 3
+    assert not writer.paused
+    assert not hub.ledger.over
 
 
-def test_room_is_made_in_a_turn_of_its_own() -> None:
-    """Whoever adds to a log may be amid all streams: none of them goes before it has finished."""
+def test_what_a_slow_follower_lacks_goes_after_the_past_of_all() -> None:
+    """It is ended, and told; the client that a stream was begun for never is: then its upstream waits."""
+    loop = FakeLoop()
+    hub = new_hub(loop, max_total_log_bytes=2 * STREAM_BYTES + 4 * len(LARGE) - 1)
+    (stream, writer), (asked, asked_writer) = new_stream_beside(hub), new_stream_beside(hub)
+    slow, slow_asker = FakeSink(clogged=True), FakeSink(clogged=True)
+    follow(hub, stream, slow)
+    asked.originator = follow(hub, asked, slow_asker)
+    stream.extend([LARGE, LARGE])
+    asked.extend([LARGE, LARGE])
+    loop.settle()
+    assert (stream.log.start, asked.log.start) == (2, 0)
+    slow.drain()
+    loop.settle()
+    assert b'"too_slow"' in slow.last
+    asked.extend([LARGE, LARGE])
+    loop.settle()
+    assert (asked_writer.paused, writer.paused) == (True, False)
+    slow_asker.drain()
+    loop.settle()
+    hub.tick(1)
+    assert not asked_writer.paused
+    assert slow_asker.received.count(LARGE[:-2]) == 4
+
+
+def test_streams_that_hold_little_are_read_while_the_large_wait() -> None:
+    """And one of the large, so that memory gets free; as it ends, the next."""
+    loop = FakeLoop()
+    hub = new_hub(loop, max_total_log_bytes=1 << 20)
+    large = [new_stream_beside(hub) for _ in range(3)]
+    _, small_writer = new_stream_beside(hub)
+    for stream, _ in large:
+        stream.count(UNFINISHED, 1 << 19)
+    loop.settle()
+    assert [writer.paused for _, writer in large] == [False, True, True]
+    assert not small_writer.paused
+    with pytest.raises(Overloaded):
+        new_stream(hub)
+    assert all(not stream.sealed for stream, _ in large)
+    large[0][0].count(UNFINISHED, 0)
+    large[0][0].seal(COMPLETE)
+    hub.tick(1)
+    assert [writer.paused for _, writer in large[1:]] == [False, True]
+    large[1][0].count(UNFINISHED, 0)
+    large[1][0].seal(COMPLETE)
+    hub.tick(2)
+    assert not large[2][1].paused
+
+
+def test_relief_comes_in_a_turn_of_its_own() -> None:
+    """Whoever adds to a log may be amid all streams: none loses anything before it has finished."""
     loop = FakeLoop()
     hub = new_hub(loop, max_total_log_bytes=1)
-    streams = [new_stream_beside(hub) for _ in range(3)]
+    streams = [new_stream_beside(hub)[0] for _ in range(3)]
     for stream in hub:
         stream.extend([LARGE])
+    assert [stream.log.start for stream in streams] == [0] * 3
+    loop.settle()
+    assert [stream.log.start for stream in streams] == [1] * 3
     assert [stream.log.ending for stream in streams] == [None] * 3
-    loop.settle()
-    assert [stream.log.ending is None for stream in streams] == [False] * 3
-    assert (list(hub), hub.ledger.bytes) == ([], 0)
 
 
-def test_no_more_streams_are_ended_than_need_be() -> None:
-    """Though several are too many: room is made until there is enough."""
-    loop = FakeLoop()
-    hub = new_hub(loop, max_total_log_bytes=2 * (STREAM_BYTES + len(LARGE)))
-    streams = [new_stream_beside(hub) for _ in range(5)]
-    for stream in streams:
-        stream.extend([LARGE])
-    loop.settle()
-    assert [stream.log.ending for stream in streams].count(None) == 2
-    assert hub.running == 2
+def test_place_counts_until_it_is_given_back() -> None:
+    """One of a stream and of a follower: who comes meanwhile is refused, and the one it is for is not."""
+    hub = new_hub(max_streams=1, max_followers=1)
+    places = hub.reserve(streams=1, followers=1)
+    for refused in ({"streams": 1}, {"followers": 1}):
+        with pytest.raises(Overloaded):
+            hub.reserve(**refused)
+    stream = hub.begin(StreamInfo(hub.new_id(), "chat", ME, 0, 60, 1 << 20), Vitals(CHAT, 0.0), places)
+    places.give_back()
+    follow(hub, stream)
+    assert (hub.running, hub.promised_streams, hub.followers, hub.promised_followers) == (1, 0, 1, 0)
+
+
+def test_survey_counts_spans_and_what_clients_have_not_taken() -> None:
+    """What several clients were sent alike is there once; when they leave it is not there any more."""
+    hub, sinks = new_hub(), [FakeSink() for _ in range(3)]
+    stream = new_stream(hub)
+    followers = [follow(hub, stream, sink) for sink in sinks]
+    stream.extend([A])
+    for sink in sinks:
+        sink.unsent_bytes = 1000
+    hub.tick(1)
+    hub.tick(2)
+    held = hub.ledger.by_kind()
+    assert held["unsent"] == 1000
+    assert held["rendered_spans"] > 2 * len(A)
+    for follower in followers:
+        follower.leave("left")
+    stream.seal(COMPLETE)
+    assert hub.ledger.by_kind()["unsent"] == hub.ledger.by_kind()["rendered_spans"] == 0
 
 
 def test_what_one_follower_raises_keeps_no_other_from_its_heartbeat(background_log: list[logging.LogRecord]) -> None:
@@ -529,7 +615,9 @@ def test_new_stream_is_refused_while_the_logs_are_full() -> None:
     hub = new_hub(max_total_log_bytes=STREAM_BYTES + len(LARGE) - 1)
     stream = new_stream(hub)
     stream.extend([LARGE])  # it has no writer that could be stopped
-    with pytest.raises(Overloaded, match=f"hold {STREAM_BYTES + len(LARGE)} bytes, {STREAM_BYTES + len(LARGE) - 1} "):
+    with pytest.raises(
+        Overloaded, match=f"hold {STREAM_BYTES + len(LARGE)} bytes of memory, {STREAM_BYTES + len(LARGE) - 1} "
+    ):
         new_stream(hub)
     stream.seal(COMPLETE)
     new_stream(hub)

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.stream.endings import CAPABILITY_EXPIRED, COMPLETE, LOG_LIMIT, UPSTREAM_ERROR, UPSTREAM_RESET
-from proxy.stream.log import Ledger
+from proxy.stream.ledger import Ledger
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
 from proxy.stream.turns import TURN_S
@@ -457,7 +457,7 @@ def test_ledger_counts_what_the_logs_hold() -> None:
 def test_ledger_over_its_limit_calls_back() -> None:
     """Each time an append leaves it over; not at the limit."""
     ledger, asked = Ledger(300), []
-    ledger.on_over_limit = lambda: asked.append(ledger.bytes)
+    ledger.on_over_limit = lambda _: asked.append(ledger.bytes)
     stream = new_stream(ledger=ledger)
     for _ in range(4):
         stream.extend([frame(100)])
@@ -471,7 +471,7 @@ def test_stream_stopped_because_the_logs_are_full_ends_its_followers_once() -> N
     writer = FakeWriter(stream)
     follow(stream, raw)
     follow(stream, events, "events")
-    ledger.on_over_limit = lambda: writer.stop(LOG_LIMIT.saying("too much"))
+    ledger.on_over_limit = lambda _: writer.stop(LOG_LIMIT.saying("too much"))
     for _ in range(2):
         stream.extend([frame(100)])
     stream.extend([frame(100)])

@@ -12,10 +12,10 @@ from proxy.dialects.plain import PLAIN
 from proxy.stream.background import BackgroundLoop
 from proxy.stream.endings import CANCELLED, CLIENT_GONE, COMPLETE, DRAINED
 from proxy.stream.interfaces import Writer
-from proxy.stream.on_disconnect import OnDisconnect
 from proxy.stream.stream import Stream
 from proxy.upstream.broadcast import Broadcast
 from proxy.upstream.exchange import Exchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.pump import Pump
 from proxy.wire.errors import Unreachable
 from tests.event_loops import on_each_loop, until

@@ -584,6 +584,7 @@ FED = {
     "subscribers": {"mode"},
     "subscriber_lag_bytes_max": set(),
     "log_bytes": set(),
+    "memory_bytes": {"kind"},
     "upstream_connections": {"state"},
     "subscriptions_ended_total": {"mode", "reason"},
     "rejected_total": {"reason"},

@@ -273,7 +273,7 @@ async def test_times_of_the_last_read_come_after_those_before() -> None:
 async def test_full_ledger_ends_the_stream_with_all_that_was_sent() -> None:
     """Its log holds what its follower had, to the byte."""
     upstream = bypassed(allowed_bytes=20 * len(FRAME))
-    upstream.ledger.on_over_limit = lambda: upstream.pump.stop(LOG_LIMIT.saying("too much"))
+    upstream.ledger.on_over_limit = lambda _: upstream.pump.stop(LOG_LIMIT.saying("too much"))
     for _ in range(64):
         upstream.send(FRAME)
     assert upstream.transport.aborted
@@ -294,7 +294,7 @@ async def test_follower_whose_leaving_fills_the_ledger_ends_once(
 ) -> None:
     """The log takes what was sent on when it leaves; that may seal the stream, which ends those who are still there."""
     upstream = bypassed(allowed_bytes=20 * len(FRAME))
-    upstream.ledger.on_over_limit = lambda: upstream.pump.stop(LOG_LIMIT.saying("too much"))
+    upstream.ledger.on_over_limit = lambda _: upstream.pump.stop(LOG_LIMIT.saying("too much"))
     for _ in range(30):
         upstream.send(FRAME)
     leave(upstream.follower)

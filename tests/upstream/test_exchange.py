@@ -394,6 +394,8 @@ async def test_time_outs_are_told_apart(timeouts: dict[str, float], connection: 
 class Watched:
     """A Progress as a test says it."""
 
+    ended_at = 0.0
+
     def __init__(self, fed_at: float, *, awaits_token: bool) -> None:
         self.fed_at, self.awaits_token = fed_at, awaits_token
 

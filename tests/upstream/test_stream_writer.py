@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.stream.endings import CLIENT_GONE, COMPLETE, UPSTREAM_RESET
-from proxy.stream.on_disconnect import OnDisconnect
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.stream_writer import StreamWriter
 from tests.event_loops import until
 from tests.fakes import FakeSink

@@ -1,0 +1,70 @@
+"""Memory that was freed and that the allocator keeps: it is given back to the system when the process is idle.
+
+glibc keeps what lies between pieces still in use, so that the process stays as large as its largest flood of streams
+made it (docs/memory.md). `malloc_trim` gives the rest back. It holds the allocator
+meanwhile: so it runs in a thread, and only while the process does next to nothing.
+"""
+
+import asyncio
+import ctypes
+import os
+import time
+from collections.abc import Callable
+
+TRIM_BYTES = 32 * 1024 * 1024  # so much more than after the last time is worth it
+_EVERY_S = 1.0
+_IDLE = 0.1  # of one core's time
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process has. Linux only, as glibc is."""
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def malloc_trim() -> Callable[[], object] | None:
+    """Return what has the allocator give back what it does not use; None where the C library is not glibc."""
+    if not os.path.exists("/proc/self/statm"):
+        return None
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return None if trim is None else lambda: trim(0)
+
+
+class IdleTrim:
+    """Trims when the process is idle and has much more memory than it had after the last trim, held bytes aside."""
+
+    def __init__(
+        self,
+        held_bytes: Callable[[], int],
+        *,
+        trim: Callable[[], object] | None,
+        resident_bytes: Callable[[], int] = resident_bytes,
+        cpu_s: Callable[[], float] = time.process_time,
+    ) -> None:
+        """`held_bytes` returns what is in use, as far as it is counted; `trim` is called in a thread."""
+        self._held_bytes = held_bytes
+        self._trim = trim
+        self._resident_bytes = resident_bytes
+        self._cpu_s = cpu_s
+        self._least_bytes: int | None = None  # that was resident and not held
+        self._looked_at = (0.0, 0.0)  # the time, and the CPU time then
+        self.trimming: asyncio.Future[object] | None = None  # while a thread trims
+
+    def tick(self, now: float) -> None:
+        """Trim if that is due; `now` is in monotonic seconds. Call it now and then, within a running loop."""
+        looked_at, cpu_s = self._looked_at
+        if self._trim is None or self.trimming is not None or now - looked_at < _EVERY_S:
+            return
+        self._looked_at = now, self._cpu_s()
+        if (self._looked_at[1] - cpu_s) / (now - looked_at) > _IDLE:
+            return
+        kept = self._resident_bytes() - self._held_bytes()
+        if self._least_bytes is None or kept < self._least_bytes:
+            self._least_bytes = kept
+        elif kept - self._least_bytes >= TRIM_BYTES:
+            self.trimming = asyncio.get_running_loop().run_in_executor(None, self._trim)
+            self.trimming.add_done_callback(self._trimmed)
+
+    def _trimmed(self, trimming: asyncio.Future[object]) -> None:
+        self.trimming = None
+        self._least_bytes = self._resident_bytes() - self._held_bytes()  # what is still there is in use
