@@ -4,6 +4,7 @@ Read off the source; nothing runs. `proxy/__init__.py` says in words what is hel
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,6 +230,15 @@ def test_house_is_read() -> None:
     """The modules and imports that the other tests are about are there."""
     assert {"proxy.wire.sse", "proxy.stream.stream", "proxy.upstream.pool", "proxy.server.app"} <= HOUSE.modules
     assert len(HOUSE.inner) > 50
+
+
+@pytest.mark.parametrize("room", sorted(folder(module) for module in HOUSE.packages if folder(module)))
+def test_map_of_a_room_names_each_of_its_modules(room: str) -> None:
+    """A new module gets a word in the docstring of its room's `__init__.py`; one that has gone, loses it."""
+    named = set(re.findall(r"`([a-z_]+)`", (PACKAGE / room / "__init__.py").read_text())) - set(FLOORS)
+    modules = {_last(module) for module in HOUSE.modules - HOUSE.packages if folder(module) == room}
+    assert modules <= named | {room}, f"proxy/{room}/__init__.py does not say what these are: {modules - named}"
+    assert named <= modules, f"proxy/{room}/__init__.py names modules that are not there: {named - modules}"
 
 
 def test_every_folder_with_code_is_a_floor() -> None:

@@ -10,8 +10,7 @@ Read in this order:
 * `increment`: what one frame adds to an answer, in any API, and who makes a document of it
 * `chat`: OpenAI's chat completions, which Qwen's compatible mode speaks; `choices` and `delta`: answers of its shape
 * `dashscope`: DashScope's native API
-* `reader`: what their readers have in common; `generated`, `failure`: text and errors wherever they stand in JSON;
-  `lenient`: JSON as upstreams write it
+* `reader`: what their readers have in common; `generated`, `failure`: text and errors wherever they stand in JSON
 * `plain`: event streams of any other kind; `error_shape`: the errors that chat and they have alike
 * `route`: a path prefix, the API behind it, and where it leads upstream; `allowed_paths`: what may be asked for with a
   key of ours; `presets`: the names of Qwen's hosts

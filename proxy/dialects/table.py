@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
     name: str
     prefixes: tuple[str, ...]
-    """They stand for each other."""
+    """They stand for each other. Of rows with the same ones, the first has all that is a generation of none."""
     dialect: Dialect
     upstream_prefix: str | None = None
     """None: the path of the upstream's URL."""
@@ -99,7 +99,7 @@ def routes(base: str = BASE) -> list[tuple[Route, tuple[str, ...]]]:
 
 def served() -> tuple[str, ...]:
     """Return the prefixes that are served, without those below another."""
-    prefixes = [prefix for row in ROWS for prefix in row.prefixes]
+    prefixes = dict.fromkeys(prefix for row in ROWS for prefix in row.prefixes)
     return tuple(one for one in prefixes if not any(one != other and one.startswith(other) for other in prefixes))
 
 

@@ -256,6 +256,7 @@ class Connection(RequestHandler):
         self._release_body()
         self._listener.clients.gone(self)
         super().connection_lost(exc)
+        self.current = None  # it refers back to this
 
     def begin(self, request: web.BaseRequest) -> None:
         """Note that the head of a request has come."""

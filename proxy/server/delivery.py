@@ -25,6 +25,8 @@ _STREAM = EndToEnd(SET_OF_STREAMS)
 def begin_stream(request: web.BaseRequest, head: Head, ours: Headers, view: View) -> Downstream:
     """Begin to answer with a stream in a view: the head its upstream sent, and `ours`.
 
+    For the client that asked; a follower is sent a head of the proxy's own (follow.py).
+
     Raises: ConnectionResetError, when the client has gone.
     """
     downstream = Downstream(request, head.status)

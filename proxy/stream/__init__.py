@@ -15,6 +15,7 @@ Read in this order:
 * `info`: what a stream is called, whose it is, and how it was asked for
 * `hub`: where streams begin, are found, while they run and while they are kept, and end; `observer`: who is told of it
 * `interfaces`: what a stream is connected to at either end
+* `turns`: work for clients that waits, so that none of them holds the event loop
+* `background`: a loop that goes on after a turn that failed; higher rooms run theirs by it, too
 * `vitals`: what is measured of a stream
-* `turns`: work for clients that waits, so that none of them holds the event loop; `background`: loops beside requests
 """

@@ -229,4 +229,4 @@ def utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text).encode()
+        return "".join("\ufffd" if 0xD800 <= ord(character) <= 0xDFFF else character for character in text).encode()

@@ -206,8 +206,15 @@ class Cohort:
         self.ungrouped = False
 
 
+class Paced(Protocol):
+    """What the pacer calls at its time: a paced cohort, or a stream's last word that waits a moment."""
+
+    def due(self) -> None:
+        """Do what was put off."""
+
+
 class Pacer:
-    """One timer for all paced cohorts: calls `due` of each at its time."""
+    """One timer for all that is put off: calls `due` of each at its time."""
 
     __slots__ = ("_call_later", "_due", "_number", "background", "time")
 
@@ -216,23 +223,23 @@ class Pacer:
         self._call_later = call_later
         self.time = time
         self.background = BackgroundLoop("pace", time)
-        self._due: list[tuple[float, int, PacedCohort]] = []  # a heap
+        self._due: list[tuple[float, int, Paced]] = []  # a heap
         self._number = count()
 
-    def wake(self, cohort: "PacedCohort", after_s: float) -> None:
-        """Call the cohort's `due` once, after `after_s` seconds."""
+    def wake(self, paced: Paced, after_s: float) -> None:
+        """Call `due` once, after `after_s` seconds."""
         at = self.time() + after_s
         first = not self._due or at < self._due[0][0]
-        heapq.heappush(self._due, (at, next(self._number), cohort))
+        heapq.heappush(self._due, (at, next(self._number), paced))
         if first:
             self._call_later(after_s, self._call_due)
 
     def _call_due(self) -> None:
         now = self.time()
         while self._due and self._due[0][0] <= now:
-            cohort = heapq.heappop(self._due)[2]
+            paced = heapq.heappop(self._due)[2]
             with self.background:  # else nobody would ring for the others, nor ever again
-                cohort.due()
+                paced.due()
         if self._due:
             self._call_later(self._due[0][0] - now, self._call_due)
 

@@ -15,6 +15,7 @@ class FrameLog:
 
     `start` and `end` are offsets: frame number `seq` is at offset `seq - 1`. When a log grows beyond its limit, its
     oldest frames are dropped: `start` moves, no frame's number does. `tail` is what came after the last whole frame.
+    An answer that is no event stream is kept here, too: then each frame is what one read brought.
     """
 
     __slots__ = (

@@ -196,7 +196,8 @@ class Incremental(Events):
 
     __slots__ = ("_rewriter",)
 
-    restates = rewrites = True
+    restates = True
+    rewrites = True
 
     def __init__(self, source: Source) -> None:
         """Raises: BadRequest, when the mode has no meaning for the stream's API."""
@@ -292,7 +293,8 @@ class Json(Projection):
     content_type = b"application/json"
     ends_with_answer = True
     heartbeat = False
-    rewrites = tells_all = True
+    rewrites = True
+    tells_all = True
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)

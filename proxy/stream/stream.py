@@ -298,6 +298,10 @@ class Stream:
         """How the answer ended, if it has; what the frames say may tell it before the response ends."""
         return self._log.ending or self._log.outcome
 
+    def conclude_after(self, outcome: Ending, after_s: float) -> None:
+        """Do as `conclude` after so many seconds, unless the stream has ended by then."""
+        self._pacer.wake(_Conclusion(self, outcome), after_s)
+
     def conclude(self, outcome: Ending) -> None:
         """End those who wait for nothing but the answer, which has ended so; the log stays open."""
         self._log.outcome = outcome
@@ -502,3 +506,17 @@ class Stream:
         self._projections = {view: one for view, one in self._projections.items() if not MODES[view.mode].tells_all}
         transcript.drop_texts(min(self._needed_from(self.subscriptions), transcript.end))
         self.count(TRANSCRIPTS, transcript.size_bytes)
+
+
+class _Conclusion:
+    """The outcome of an answer whose last word was said: it waits a moment for what may follow, a usage as a rule."""
+
+    __slots__ = ("_outcome", "_stream")
+
+    def __init__(self, stream: Stream, outcome: Ending) -> None:
+        self._stream = stream
+        self._outcome = outcome
+
+    def due(self) -> None:
+        if self._stream.outcome is None:
+            self._stream.conclude(self._outcome)

@@ -152,7 +152,7 @@ class Transcript:
         """Join the halves of a character; what ends with a first half is said without, until the other comes."""
         assert self._halves is not None
         piece = self._halves.pop(channel, "") + piece
-        if "\ud800" <= piece[-1:] <= "\udbff":
+        if piece and 0xD800 <= ord(piece[-1]) <= 0xDBFF:
             self._halves[channel] = piece[-1]
             piece = piece[:-1]
         return piece.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")

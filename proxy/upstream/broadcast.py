@@ -101,9 +101,9 @@ class Broadcast(StreamWriter):
     # Writer
 
     def pause(self) -> None:
-        """Wait for a client that takes an answer which is no stream, or while too much memory is held.
+        """Stop reading a response that is not a stream, or any response while too much memory is held.
 
-        A stream's log is a window, and waits for no client.
+        Otherwise the log of a stream drops its oldest frames instead of waiting for clients.
         """
         if self.stream.kept_head is not None or self.stream.throttled:
             super().pause()
@@ -132,7 +132,7 @@ class Broadcast(StreamWriter):
         """Take an exchange's body to its end."""
         self._exchange = exchange
         self._over = asyncio.get_running_loop().create_future()
-        self._splitter = Splitter(self._max_frame_bytes)  # what the last body had begun to say is void
+        self._splitter = Splitter(self._max_frame_bytes)  # drops an incomplete frame of the last body
         self.count_unfinished(0)
         self._fresh = True
         exchange.endless = True

@@ -108,7 +108,7 @@ class Connection:
         self.on_chunk_header = functools.partial(self._chunks.append, True)
         self.on_chunk_complete = functools.partial(self._chunks.append, False)
         self.take_events: TakeEvents | None = None  # the receiver's
-        self.on_events: TakeEvents | None = None  # the same, while a read would begin with a chunk
+        self.on_events: TakeEvents | None = None  # the same, but only while the next read begins with a chunk
         self._parser: httptools.HttpResponseParser | None = self._new_parser()  # None: closed
         self._poll: Callable[[int], Any] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -170,15 +170,15 @@ class Connection:
             self.transport.resume_reading()
 
     def let_go(self) -> None:
-        """Serve nobody any more: nothing of the exchange, its receiver and their stream is referred to from here."""
+        """Drop all references to the exchange, its receiver and their stream."""
         self.exchange = self.receiver = None
         self.take_events = self.on_events = None
         self._body.clear()
 
     def close(self) -> None:
-        """Close the connection at once, whatever of a request has not left yet; safe at any time."""
+        """Close the connection at once, even if a part of a request has not been sent yet; safe at any time."""
         self.let_go()
-        self._parser = None  # they refer to each other, and the garbage collector seldom looks at what has lived long
+        self._parser = None  # breaks a reference cycle: the garbage collector rarely examines old objects
         self.transport.abort()  # not close(): that waits for an upstream that has stopped reading
         if self._lent is not None:
             self._lent.close()

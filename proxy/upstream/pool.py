@@ -211,9 +211,9 @@ class ConnectionPool:
             self._end_late(monotonic())
 
     def _end_late(self, now: float) -> None:
-        """Do so once. Not in the loop itself: its variables would keep the last exchange, and its stream, for ever."""
+        """Do so once. Not within the loop, whose variables would keep the last exchange and its stream alive."""
         for exchange in list(self.active):
-            with self.background:  # of each: what one raises must not keep the others
+            with self.background:  # for each: an exception of one must not affect the others
                 error = exchange.late(now, self.timeouts)
                 if error is not None:
                     exchange.ends(error)

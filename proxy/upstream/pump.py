@@ -16,6 +16,8 @@ from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import TooLarge, UpstreamError
 from proxy.wire.sse import Splitter
 
+_USAGE_S = 0.05  # for a usage that comes after the last word, before those who wait for the answer alone are answered
+
 
 class Pump(StreamWriter):
     """The writer of one stream: a Receiver of its exchange."""
@@ -187,10 +189,15 @@ class Pump(StreamWriter):
 
         After the last word the upstream is left a moment to end it, so that its connection serves the next request.
         """
-        if self._reader.ended:
+        said, first = self._reader, not self.ended_at
+        if said.ended:
             self.ended_at = self.ended_at or at
-        if self.stream.outcome is None:
+        if self.stream.outcome is not None:
+            return
+        if said.failure is not None or said.usage is not None:
             self.stream.conclude(self._judge(None, b""))
+        elif first:  # some say the usage behind the last word
+            self.stream.conclude_after(self._judge(None, b""), _USAGE_S)
 
     def _is_whole(self, tail: bytes, at: float) -> bool:
         """Take note of an unterminated tail; tell whether it lacks only its blank line.

@@ -9,6 +9,7 @@ Read in this order:
 * `http`: which headers cross a proxy, and how a body is framed
 * `chunked`: recognises a read that is whole events in whole chunks
 * `json_members`: the members of a JSON object, found in its text, to put some and touch no other
+* `json_text`: reads and writes JSON without changing a number or an escape
 * `websocket`: frames of RFC 6455
 * `reconnection`: what an event source remembers between two connections
 * `errors`: every error that a client can be told, by whose fault it is

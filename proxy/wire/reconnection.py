@@ -13,7 +13,11 @@ _RETRY = re.compile(rb"(?:^|[\r\n])retry:[ ]?([0-9]{1,9})(?=[\r\n])")
 
 
 class Reconnection:
-    """The last event id and the reconnection time of one event stream, over all its connections."""
+    """The last event id and the reconnection time of one event stream, over all its connections.
+
+    The proxy is the client here, of the upstream of a shared route (upstream/broadcast.py). What its own clients
+    resume by is stream/event_id.py.
+    """
 
     __slots__ = ("_first_id", "_marked", "retry_s")
 

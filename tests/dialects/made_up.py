@@ -18,6 +18,7 @@ from proxy.dialects.increment import Channel
 from proxy.wire import json_text
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
+from proxy.wire.json_members import members
 from proxy.wire.sse import payload
 
 KINDS = {"text": TextKind.CONTENT, "thought": TextKind.REASONING, "call": TextKind.TOOL_CALL}
@@ -34,12 +35,28 @@ def told(frame: bytes) -> dict[str, Any]:
 
 
 class MadeUpRequests:
-    """How it is asked: always for a stream."""
+    """How it is asked: for a stream with `live`."""
 
-    def streamed(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+    names_model = False
+    reads_body = True
+
+    def model(self, body: bytes) -> str | None:
+        asked = members(body)
+        engine = asked and asked.get("engine")
+        return engine if isinstance(engine, str) else None
+
+    def asks_stream(self, headers: RawHeaders) -> bool:
+        return False
+
+    def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        asked = members(body)
+        live = None if asked is None or asked.get("live") else asked.put({"live": b"true"})
+        return None if live is None else (list(headers), live)
+
+    def with_usage(self, body: bytes) -> bytes | None:
         return None
 
-    def counted(self, body: bytes) -> bytes | None:
+    def asks_cumulative(self, body: bytes) -> bool | None:
         return None
 
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 import pytest
 from pydantic import ValidationError
 
-from tests.dialects.made_up_row import registered
+from tests.dialects.made_up_row import ROW, registered
 from tests.proxy_under_test import Serve, configured
 from tests.stage import Stage
 
 ANSWERS = "/made-up/v2/answers"
 EVENT = b'event: item.delta\ndata: {"type":"item.delta","seq":1,"item":0,"delta":"Hel"}\n\n'
+LAST = b'event: answer.ended\ndata: {"type":"answer.ended","seq":2,"answer":{"id":"a","items":[]}}\n\n'
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +31,9 @@ async def test_generation_leads_upstream_and_its_stream_back(path: str, perform:
     turn = await stage.next()
     assert (turn.target, await turn.body()) == (f"/inner/made-up/{path}".encode(), body)
     turn.begin()
-    turn.end(EVENT)
+    turn.end(EVENT + LAST)
     answer = await client.answer()
-    assert await answer.read() == EVENT
+    assert await answer.read() == EVENT + LAST
     info = await tee.wait_ended(answer.stream_id)
     assert (info["state"], info["model"]) == ("complete", "m-1")
     assert await tee.metric("streamtee_requests_total", route="made_up", status="200") == 1
@@ -98,6 +99,20 @@ async def test_pages_may_send_the_headers_of_its_clients(perform: Serve) -> None
         "Access-Control-Request-Headers: x-made-up-tone, x-unknown",
     )
     assert answer.header("access-control-allow-headers") == "x-made-up-tone"
+
+
+async def test_api_below_the_prefixes_of_another_is_a_row_too(perform: Serve, stage: Stage) -> None:
+    """Its generations are counted as its own, below each of them; all else there stays the first row's."""
+    with registered(ROW._replace(prefixes=("/v1/", "/compatible-mode/v1/"), upstream_prefix=None)):
+        tee = await perform()
+    for path in ("/v1/answers", "/compatible-mode/v1/answers", "/v1/models"):
+        client = await tee.send("POST", path, body=b'{"live":true}')
+        turn = await stage.next()
+        assert turn.target == b"/compatible-mode/v1/" + path.rpartition("/")[2].encode()
+        turn.reply("400 Bad Request", body=b"{}")
+        await (await client.answer()).read()
+    assert await tee.metric("streamtee_requests_total", route="made_up", status="400") == 2
+    assert await tee.metric("streamtee_requests_total", route="chat", status="400") == 1
 
 
 def test_routes_and_paths_of_the_operator_know_its_prefix() -> None:

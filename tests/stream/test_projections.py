@@ -1,6 +1,8 @@
 """The modes: what a span of the log is in each, and what its ending looks like."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +81,14 @@ def test_modes_are_a_table() -> None:
         "text": (b"text/plain;charset=UTF-8", False, False, True),
         "json": (b"application/json", False, False, False),
     }
+
+
+def test_readme_has_a_row_for_every_mode() -> None:
+    """In the table of modes; and for none that does not exist."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    table = readme.partition("| Mode |")[2].partition("\n\n")[0]
+    listed = {mode for line in table.splitlines()[2:] for mode in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert listed == set(MODES), f"README lacks {set(MODES) - listed}, and has {listed - set(MODES)}"
 
 
 @pytest.mark.parametrize(("plain", "chunked"), [(b"x", b"1\r\nx\r\n"), (b"y" * 300, b"12c\r\n" + b"y" * 300 + b"\r\n")])

@@ -25,6 +25,7 @@ from tests.proxy_under_test import PROMPT, Tee, begun, teed
 from tests.stage import Stage
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+README = (DEPLOY.parent / "README.md").read_text()
 STALL_S = 0.3
 USAGE = {"stream_options": {"include_usage": True}}
 OPENMETRICS = "Accept: application/openmetrics-text; version=1.0.0"
@@ -625,6 +626,16 @@ async def test_every_metric_is_there_with_its_labels(fake: FakeQwen) -> None:
         name = re.sub(r"(?<=_seconds)_(bucket|count|sum|created)$", "", sample.name)
         labels[name] = set(sample.labels) - {"le"}
     assert labels == {f"streamtee_{name}": names for name, names in FED.items()}
+
+
+async def test_readme_lists_every_metric(tee: Tee) -> None:
+    """Also those that have no sample yet; and none that does not exist."""
+    families = tee.proxy.page.collect()
+    exposed = {family.name + "_total" * (family.type == "counter") for family in families}
+    table = README.partition("## Metrics")[2].partition("\n\n`time_to_first_token_seconds` is")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    listed = {f"streamtee_{name}" for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert listed == exposed, f"README lacks {exposed - listed}, and has {listed - exposed}"
 
 
 async def test_buckets_are_the_documented_ones(fake: FakeQwen) -> None:
