@@ -1,10 +1,10 @@
-# make demo | test | fix | bench | bench-growth | serve | compiled | test-compiled.  PYTHON: any Python >= 3.11.
+# make demo | test | fix | fuzz | bench | bench-growth | serve | compiled | test-compiled.  PYTHON: any Python >= 3.11.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILED := .venv-compiled
 COPY := build/compiled
-.PHONY: demo test check fix bench bench-growth serve compiled test-compiled clean
+.PHONY: demo test check fix fuzz bench bench-growth serve compiled test-compiled clean
 
 $(VENV)/.stamp: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamtee needs Python 3.11 or later")'
@@ -36,6 +36,11 @@ test: $(VENV)/.stamp-dev
 fix: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# How many streams it makes up: EXAMPLES, 1,000 to 2,000 of them a minute. See docs/fuzzing.md.
+EXAMPLES ?= 20000
+fuzz: $(VENV)/.stamp-dev
+	EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n 0 -o timeout=0 --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_fuzz.py
 
 bench: $(VENV)/.stamp-bench
 	$(BIN)/python -m tests.bench.micro

@@ -1,4 +1,4 @@
-"""What the tables of the configuration are made of. Each room has its own tables in a module `settings`."""
+"""The base class and the number types of the configuration's tables. A room's tables are in its module `settings`."""
 
 from typing import Annotated
 
@@ -10,6 +10,6 @@ Bytes = Annotated[int, Field(ge=1)]
 
 
 class Table(BaseModel):
-    """A table: no key but its own."""
+    """A table of the configuration file: immutable, and a key that it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

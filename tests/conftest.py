@@ -27,6 +27,9 @@ from tests.stage import Stage, staged  # noqa: E402
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("quick", max_examples=60, deadline=None, suppress_health_check=_QUIET)
 settings.register_profile("thorough", max_examples=3000, deadline=None, suppress_health_check=_QUIET)
+settings.register_profile(
+    "fuzz", max_examples=int(os.environ.get("EXAMPLES", "20000")), deadline=None, suppress_health_check=_QUIET
+)
 settings.load_profile("quick")
 
 
@@ -44,7 +47,7 @@ def background_log() -> Iterator[list[logging.LogRecord]]:
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = records.append  # type: ignore[method-assign, assignment]
-    log = logging.getLogger("streamtee.background")
+    log = logging.getLogger("streamtee.faults")
     log.addHandler(handler)
     log.propagate = False
     yield records

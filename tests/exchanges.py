@@ -41,6 +41,9 @@ class Listener:
         self.times.append(at)
         self.over.set()
 
+    def failed(self, fault: Exception) -> None:
+        raise fault  # what does not hold is the test's failure
+
     async def wait(self) -> None:
         async with asyncio.timeout(GUARD_S):
             await self.over.wait()

@@ -1,13 +1,14 @@
-"""Floor 5: access. Who a caller is, what a request may do, and whether there is room for it.
+"""Floor 5: access. Who a caller is, what a request may do, and whether the limits leave room for it.
 
-Must not know: how requests are answered. Keys and tokens are compared as digests and never reach a log or a metric.
+Must not know: how responses are made. Keys and tokens are compared in constant time, as digests or signatures, and
+never reach a log or a metric.
 
 Read in this order:
 
-* `admission`: the one door, through which each request comes once, and its handler is given the caller
-* `callers`: who a caller is, by the keys that its request shows
-* `grants`: what a request may have of streams that are not its caller's, and the tokens it is given for others
-* `capabilities`: signed tokens for one stream
-* `pages`: what web pages may have done with a key of ours, and the names that a port answers for
-* `settings`: its tables of the configuration
+* `admission`: admits each request once, before its handler runs, and gives the handler its caller
+* `callers`: identifies the caller by the keys in the request's headers
+* `grants`: access to streams of other callers: checks the token of a request, and issues new tokens
+* `capabilities`: signs and verifies tokens, each for one stream
+* `pages`: which web pages may send requests that use a key of ours, and which host names a port accepts
+* `settings`: this room's tables of the configuration
 """

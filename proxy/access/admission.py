@@ -1,7 +1,8 @@
-"""The one door: who sent a request, what it may have, and whether there is room for it.
+"""Admission of requests: who sent a request, what it may access, and whether the limits leave room for it.
 
-Each request is admitted once, where its path is found, and its handler is given the caller. What depends on more than
-the path is asked here, too: by a generation when its options are known, by a follower when its response is to begin.
+Each request is admitted once, when its path has been found, and its handler is given the caller. Checks that need more
+than the path are here, too: handlers call them, for a generation once its options are read, and for a follower just
+before its response begins.
 """
 
 import math
@@ -18,23 +19,23 @@ from proxy.wire.errors import RequestError, UnknownStream
 
 
 class Needs(Enum):
-    """What a caller must be to have an endpoint."""
+    """What an endpoint requires of a caller."""
 
     NOTHING = 0
-    """Anybody: health, or where nothing is served."""
+    """Nothing: the health check, and paths that are not served."""
     CAPABILITY = 1
-    """Anybody: the stream must be its own, or it brings a capability for it; `Admission.find` decides."""
+    """A stream of the caller's own, or a capability for the stream; `Admission.find` checks it."""
     ASKING = 2
-    """One that may ask the upstream."""
+    """Permission to send requests upstream."""
     OWNING = 3
-    """One that has streams of its own."""
+    """Streams of its own: the caller can be identified."""
 
 
 class Admission:
-    """Admits requests."""
+    """Decides whether a request may be served, and for which caller."""
 
     def __init__(self, callers: Callers, grants: Grants, hub: Hub, *, shares_bodies: bool = False) -> None:
-        """`shares_bodies`: identical generations of a caller that run at once share a call."""
+        """`shares_bodies`: identical generation requests of one caller share an upstream call while it runs."""
         self._callers = callers
         self._grants = grants
         self._hub = hub
@@ -50,28 +51,32 @@ class Admission:
         return caller
 
     def admit_generation(self, caller: Caller, idempotent: bool, named: bool, follows: bool) -> bool:
-        """Return whether a generation shares its call with others of its caller, when there is room for it.
+        """Check a generation request against the limits; return whether it may share an upstream call.
 
-        `idempotent` and `named`: it has an Idempotency-Key, a Stream-Key; `follows`: its client waits for the answer.
-        To be asked before the body is read. Raises: Unauthorised, for what takes streams of one's own; Overloaded.
+        `idempotent`: it has an Idempotency-Key; `named`: it has a Stream-Key; `follows`: its client waits for the
+        answer. Call it before the body is read. Raises: Unauthorised, if the request needs an identified caller;
+        Overloaded.
         """
-        if idempotent or named or not (follows or self._grants):  # without a token nobody could have the answer later
+        if idempotent or named or not (follows or self._grants):  # else nobody could fetch the answer later
             caller.check_owns_streams()
         shares = idempotent or (self._shares_bodies and caller.owns_streams)
-        if not shares:  # before the body is read; a call that is there already needs no more room
+        if not shares:  # joining a call that runs already needs no room for another stream
             self._hub.check_room()
         if follows:
             self._hub.check_room_to_follow()
         return shares
 
     def admit_follower(self, stream: Stream | None = None) -> None:
-        """Raises: Overloaded, when too many follow all streams, or this one. To be asked before a response begins."""
+        """Check the limits on followers, in all and of this stream; call it before a response begins.
+
+        Raises: Overloaded.
+        """
         self._hub.check_room_to_follow(stream)
 
     def find(self, request: web.BaseRequest, caller: Caller, ident: str, right: str) -> tuple[Stream, float]:
-        """Return a stream of the caller's, or one the request has a capability for; and until when, in monotonic s.
+        """Return a stream the request may access, and the time when the access ends, in monotonic seconds.
 
-        A caller needs no capability for streams of its own: what else it brings is not looked at.
+        A caller needs no capability for streams of its own: a token in such a request is not looked at.
         Raises: UnknownStream, Unauthorised, InvalidCapability, ExpiredCapability, MissingRight.
         """
         refused: RequestError | None = None
@@ -88,7 +93,7 @@ class Admission:
         return self._own(caller, ident, right), math.inf
 
     def _own(self, caller: Caller, ident: str, right: str) -> Stream:
-        """Return a stream that is a caller's own, or, to be read, everybody's."""
+        """Return a stream of the caller's own, or, if it is only to be read, one that is open to everybody."""
         if right in (READ, INFO) and caller.may_ask:
             try:
                 return self._hub.find(ident, ANYONE)

@@ -1,6 +1,6 @@
-"""Who the caller is, by the keys that its request shows.
+"""Identifies the caller of a request by the keys in its headers.
 
-Keys are compared and kept as digests; none reaches a log or a metric, and no token does. Knows no stream.
+Keys are compared and stored as digests; no key and no token reaches a log or a metric. Knows no stream.
 """
 
 import functools
@@ -20,44 +20,44 @@ _OTHERS = "streams are told apart by it. Send one, or set auth.anonymous in the 
 
 
 class Refusal(NamedTuple):
-    """An error as it is remembered: each time it is raised it is made anew, since a raised one holds its frames."""
+    """The class and message of an error, kept instead of the error: a raised exception keeps its traceback alive."""
 
     kind: type[RequestError]
     message: str
 
     def error(self) -> RequestError:
-        """Return the error."""
+        """Return a new error."""
         return self.kind(self.message)
 
 
 class Caller(NamedTuple):
-    """Who sent a request, as far as its keys tell."""
+    """Who sent a request, identified by the keys in its headers; streams belong to a caller."""
 
-    digest: bytes  # whose its streams, its calls and its turns in queues are
+    digest: bytes  # identifies the caller: its streams, its shared calls, and its turns in queues
     shows_key: bool = True
-    may_ask: bool = True  # the upstream; else it may have only what a capability is for
-    refusal: Refusal | None = None  # why it has no streams of its own; None: it has
+    may_ask: bool = True  # it may send requests upstream; else it may access only what its capability names
+    refusal: Refusal | None = None  # why it can't have streams of its own; None: it can
 
     @property
     def owns_streams(self) -> bool:
-        """Whether streams are found by it, kept for it, and shared among its requests."""
+        """Whether it can have streams of its own: found, kept and shared among its requests by its digest."""
         return self.refusal is None
 
     def check_may_ask(self) -> None:
-        """Raises: Unauthorised, MissingRight, for one that may have only what a capability is for."""
+        """Raises: Unauthorised, MissingRight, if the caller may access only what its capability names."""
         if not self.may_ask:
             self.check_owns_streams()
 
     def check_owns_streams(self) -> None:
-        """Raises: Unauthorised, MissingRight, for one whose streams can't be told from others'."""
+        """Raises: Unauthorised, MissingRight, if the caller can't have streams of its own."""
         if self.refusal is not None:
             raise self.refusal.error()
 
 
 class Callers:
-    """Tells callers apart by every key that they show: the same one in whatever header is the same caller.
+    """Identifies callers by all the keys in a request; the same key identifies the same caller in whatever header.
 
-    Two that differ are a caller of their own: what the upstream answers may depend on either.
+    A request with two different keys has a caller of its own, since the upstream's response may depend on either.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class Callers:
         shares_anonymous: bool = False,
         key_headers: Iterable[str] = (),
     ) -> None:
-        """`digests` are those of the keys that callers may have, as SHA-256 in hex; None: whatever keys they bring.
+        """`digests`: SHA-256 digests, in hex, of the keys that are accepted; None accepts every key.
 
-        `shares_anonymous`: all who show no key are one caller, with streams of its own. `key_headers` are further
-        headers that hold keys.
+        `shares_anonymous`: all requests without a key have one caller, with streams of its own. `key_headers`: names of
+        further headers that hold keys.
         """
         self._capabilities = capabilities
         self._digests = None if digests is None else [bytes.fromhex(digest) for digest in digests]
@@ -79,7 +79,7 @@ class Callers:
         names = {name.lower(): istr(name) for name in (*KEY_HEADERS, *key_headers)}
         self._names = tuple(names.values())
         self._listed = f"{', '.join(self._names[:-1])} or {self._names[-1]}"
-        self._secret = token_bytes(16)  # so that a caller's digest tells nothing outside this process
+        self._secret = token_bytes(16)  # so that a caller's digest has no meaning outside this process
         self._of = functools.lru_cache(maxsize=4096)(self._caller)
 
     def caller(self, headers: MultiMapping[str]) -> Caller:
@@ -87,11 +87,11 @@ class Callers:
         return self._of(self._shown(headers))
 
     def keys(self, headers: MultiMapping[str]) -> list[str]:
-        """Return the keys that these headers show, each once."""
+        """Return the keys in these headers, each once."""
         return _distinct(self._shown(headers))
 
     def _shown(self, headers: MultiMapping[str]) -> tuple[str, ...]:
-        """Return the values of the headers that hold keys; one that came twice has one value (RFC 9110 section 5.3)."""
+        """Return the values of the headers that hold keys; a repeated header is one value (RFC 9110 section 5.3)."""
         return tuple([", ".join(headers.getall(name)) for name in self._names if name in headers])
 
     def _caller(self, shown: tuple[str, ...]) -> Caller:
@@ -100,7 +100,7 @@ class Callers:
             why = Refusal(MissingRight, "a token is for one stream, and for what it names; this takes a key")
             return Caller(self._digest(keys), may_ask=False, refusal=why)
         if self._digests is not None:
-            keys = list(filter(self._is_listed, keys))  # the others go nowhere: a caller is not another one by them
+            keys = list(filter(self._is_listed, keys))  # other keys are not sent upstream, so they identify nobody
             if not keys:
                 why = Refusal(Unauthorised, f"no key that is known here came in {self._listed}")
                 return Caller(self._digest(keys), shows_key=bool(shown), may_ask=False, refusal=why)

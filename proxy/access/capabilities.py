@@ -1,8 +1,8 @@
-"""Capabilities: signed tokens. Whoever holds one may do with one stream what it names, until it expires.
+"""Capabilities: signed tokens. Whoever holds one has the rights it names, to one stream, until it expires.
 
-A token is `base64url(id|rights|expiry).base64url(HMAC-SHA256)`, without padding (RFC 4648 section 5); the signature is
-that of the first part as it is written. Signatures are compared as text, so each token can be spelled in one way only.
-Knows no stream and no clock. No token is to reach a log, a metric or the upstream: it is a key.
+A token is `base64url(id|rights|expiry).base64url(HMAC-SHA256)`, without padding (RFC 4648 section 5); the signature
+covers the encoded first part. Encoded signatures are compared, so that no other encoding of a token is accepted.
+Knows no stream and no clock. A token is a secret like a key: it must not reach a log, a metric or the upstream.
 """
 
 import hmac
@@ -21,7 +21,7 @@ _COOKIE = re.compile(rf"(?:^|;)[ \t]*{COOKIE}=([^;]*)")
 
 
 class Capability(NamedTuple):
-    """What may be done with one stream, until `expires_at` in Unix seconds."""
+    """The rights to one stream that a token grants, until `expires_at` in Unix seconds."""
 
     ident: str
     rights: tuple[str, ...]
@@ -29,10 +29,10 @@ class Capability(NamedTuple):
 
 
 class Capabilities:
-    """Signs capabilities and knows its own again. False when there is nothing to sign with."""
+    """Signs capabilities and verifies tokens. False as a condition if no secret is configured."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
-        """The first secret signs, all verify."""
+        """The first secret signs; a token signed with any of them is accepted."""
         self._secrets = [secret.encode() for secret in secrets]
 
     def __bool__(self) -> bool:
@@ -52,12 +52,12 @@ class Capabilities:
 
 
 def url(capability: Capability, token: str) -> str:
-    """Return where the stream is to be had with a token: path and query."""
+    """Return the path and query at which the stream can be followed with a token."""
     return f"/v1/streams/{capability.ident}?{PARAMETER}={token}"
 
 
 def cookie(header: str) -> str | None:
-    """Return the token in a Cookie header: that of the longest path, which comes first (RFC 6265 section 5.4)."""
+    """Return the first token in a Cookie header: the cookie with the longest path (RFC 6265 section 5.4)."""
     match = _COOKIE.search(header)
     return match and match[1].strip('" \t')
 
@@ -72,7 +72,7 @@ def without_parameter(target: str) -> str:
 
 
 def without_cookie(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return headers without a token's cookie; the other cookies stay as they are, and a header of none goes."""
+    """Return headers without the token's cookie; other cookies are kept, and a Cookie header left empty is dropped."""
     kept = []
     for name, value in headers:
         if name.lower() == b"cookie":
@@ -93,7 +93,7 @@ def _written(capability: Capability) -> bytes:
 
 
 def _read(body: bytes) -> Capability | None:
-    """Read the first part of a token whose signature is good; None for one that `sign` would not write."""
+    """Read the first part of a token whose signature is valid; None if `sign` would not have written it so."""
     try:
         match = _BODY.fullmatch(urlsafe_b64decode(body + b"==").decode())
     except ValueError:

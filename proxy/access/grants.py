@@ -1,6 +1,6 @@
-"""What a request may have without being its caller's: the capabilities that it brings, and those that it is given.
+"""Access to streams of other callers: checks the token that a request carries, and issues new tokens.
 
-Knows no stream, only ids: whoever asks for one looks it up with what is granted here.
+Knows no stream, only ids: the caller of these methods looks the stream up.
 """
 
 import time
@@ -15,7 +15,7 @@ from proxy.wire.errors import CapabilitiesOff, ExpiredCapability, InvalidCapabil
 
 
 class Grants:
-    """Reads the tokens of requests, and signs new ones. False when there is nothing to sign with."""
+    """Checks the tokens of requests, and issues new ones. False as a condition if no secret is configured."""
 
     def __init__(
         self,
@@ -26,9 +26,9 @@ class Grants:
         ttl_max_s: int = 86400,
         trusted_origins: Collection[str] = (),
     ) -> None:
-        """Tokens last `ttl_s` seconds, or as long as is asked for, at most `ttl_max_s`.
+        """A token is valid for `ttl_s` seconds, or for as long as the client asks, at most `ttl_max_s`.
 
-        Pages of the `trusted_origins` may use the cookie that holds one. `callers` read the keys of requests.
+        Pages of the `trusted_origins` may use the cookie that holds a token. `callers` reads the keys of requests.
         """
         self._capabilities = capabilities
         self._callers = callers
@@ -40,24 +40,24 @@ class Grants:
         return bool(self._capabilities)
 
     def follow_url(self, ident: str) -> str:
-        """Return where a stream can be followed, and its numbers be had, by anybody for a while."""
+        """Return a URL with a new token, with which anybody can follow the stream and read its `/info`."""
         capability = Capability(ident, (READ, INFO), int(time.time()) + self.ttl_s)
         return url(capability, self._capabilities.sign(capability))
 
     def check_signs(self) -> None:
-        """Raises: CapabilitiesOff, when there is nothing to sign with."""
+        """Raises: CapabilitiesOff, if no secret is configured to sign tokens with."""
         if not self:
             raise CapabilitiesOff("streams can't be shared here: the configuration has no capabilities.secrets")
 
     def share(self, ident: str, rights: Sequence[str], expires_in_s: int) -> dict[str, Any]:
-        """Return a new token for a stream, and what is told of it."""
+        """Return the JSON object of the response that hands over a new token for a stream."""
         expires_at = int(time.time()) + min(expires_in_s, self._ttl_max_s)
         capability = Capability(ident, tuple(rights), expires_at)
         token = self._capabilities.sign(capability)
         return {"url": url(capability, token), "token": token, "rights": capability.rights, "expires_at": expires_at}
 
     def until(self, request: web.BaseRequest, ident: str, right: str) -> float | None:
-        """Return until when a request may have this of a stream, in monotonic seconds; None if it brings no token.
+        """Return when the right that a request's token grants ends, in monotonic seconds; None without a token.
 
         Raises: InvalidCapability, ExpiredCapability, MissingRight; UnknownStream, for a token of another stream.
         """
@@ -71,7 +71,7 @@ class Grants:
         return time.monotonic() + capability.expires_at - time.time()
 
     def _capability(self, request: web.BaseRequest) -> Capability | None:
-        """Return what the token that comes with a request is for; None without one.
+        """Return the capability of the token that a request carries; None without one.
 
         Raises: InvalidCapability, ExpiredCapability.
         """
@@ -80,23 +80,23 @@ class Grants:
             return None
         capability = self._capabilities.verify(token)
         if capability is None:
-            raise InvalidCapability("the token was not given here, or is not as it was given")
+            raise InvalidCapability("the token was not issued here, or has been altered")
         if capability.expires_at <= time.time():
             raise ExpiredCapability(f"the token expired at {capability.expires_at}, in Unix seconds")
         return capability
 
     def _token(self, request: web.BaseRequest) -> str | None:
-        """Return the token in the query, else where keys are shown, else in the cookie; None without one."""
+        """Return the token in the query, else in a header that holds keys, else in the cookie; None without one."""
         token = request.query.get(PARAMETER)
         if token is not None:
             return token
         for key in self._callers.keys(request.headers):
-            if self._capabilities.verify(key) is not None:  # else it is somebody's key
+            if self._capabilities.verify(key) is not None:  # else it is a key, not a token
                 return key
         return cookie(request.headers.get("Cookie", "")) if self._is_cookie_meant(request) else None
 
     def _is_cookie_meant(self, request: web.BaseRequest) -> bool:
-        """Return whether the page that asks may use the cookies: browsers send them for any page, WebSockets too."""
+        """Return whether the requesting page may use the cookie: browsers send it for any page, on WebSockets too."""
         origin = request.headers.get("Origin")
         if origin is None or origin in self._trusted_with_cookies:
             return True

@@ -1,4 +1,4 @@
-"""The tables of the configuration that say who may do what."""
+"""The configuration's tables [auth], [capabilities] and [cors]."""
 
 import re
 from typing import Annotated, Literal
@@ -7,14 +7,14 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from proxy.settings import Table
 
-# As it is serialised (HTML, "ASCII serialisation of an origin"): lower case, no default port, no path.
+# As browsers serialise it (HTML, "ASCII serialisation of an origin"): lower case, no default port, no path.
 _ORIGIN = re.compile(
     r"(?!http://[^/]*:80$|https://[^/]*:443$)[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
 )
 
 
 class AuthConfig(Table):
-    """Who a caller is."""
+    """[auth]: which keys are accepted, and who the caller of a request without a key is."""
 
     mode: Literal["pass", "keys"] = "pass"
     keys: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class AuthConfig(Table):
 
 
 class CapabilitiesConfig(Table):
-    """What signs the tokens by which one stream may be followed, and how long they last."""
+    """[capabilities]: the secrets that sign tokens for streams, and how long tokens are valid."""
 
     secrets: tuple[SecretStr, ...] = ()
     ttl_s: Annotated[int, Field(ge=1)] = 3600
@@ -52,7 +52,7 @@ class CapabilitiesConfig(Table):
 
 
 class CorsConfig(Table):
-    """The pages of which origins may read what is answered."""
+    """[cors]: the origins whose pages may read responses."""
 
     origins: tuple[str, ...] = ()
     credentials: bool = False
@@ -65,7 +65,7 @@ class CorsConfig(Table):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"{origin!r} is not an origin as browsers write it: https://host or http://host:port")
         if "*" in origins and len(origins) > 1:
-            raise ValueError('"*" stands for every origin, and alone')
+            raise ValueError('"*" stands for every origin, so it must stand alone')
         return origins
 
     @model_validator(mode="after")

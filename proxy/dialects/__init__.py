@@ -1,19 +1,20 @@
-"""Floor 2: dialects. All that is known of each API: how it writes chunks, text, usage, errors, and its last word.
+"""Floor 2: dialects. All that is known of each API: the format of its requests, chunks, usage, errors, and endings.
 
 Must not know: logs, followers, sockets, time. Nothing above this room names an API.
 
 Read in this order:
 
-* `table`: the APIs, a row each: where they are served, by which dialect, which headers count. A new one is a row here
-  and a module like `chat`
-* `dialect`: the questions that the rest of the proxy asks of an API
-* `increment`: what one frame adds to an answer, in any API, and who makes a document of it
-* `chat`: OpenAI's chat completions, which Qwen's compatible mode speaks; `choices` and `delta`: answers of its shape
+* `table`: the APIs, one row each: where each is served, its dialect, its headers. A new API is a row here and a module
+  like `chat`
+* `dialect`: the protocols that each API implements for the rest of the proxy
+* `increment`: what one frame adds to a response, in any API, and how a finished document is assembled
+* `chat`: OpenAI's chat completions, which Qwen's compatible mode implements
+* `choices`, `delta`: responses that consist of choices, as those of both of Qwen's APIs do
 * `dashscope`: DashScope's native API
-* `reader`: what their readers have in common; `generated`, `failure`: text and errors wherever they stand in JSON
-* `plain`: event streams of any other kind; `error_shape`: the errors that chat and they have alike
-* `route`: a path prefix, the API behind it, and where it leads upstream; `allowed_paths`: what may be asked for with a
-  key of ours; `presets`: the names of Qwen's hosts
-* `credentials`: the headers in which keys are shown
-* `refusal`, `error_codes`: what an upstream's refusal says, and what Qwen's error codes mean
+* `reader`: what the readers of the dialects have in common
+* `generated`, `failure`: find generated text and errors in any JSON that upstreams send
+* `plain`: event streams of any other kind; `error_shape`: the format of errors that it shares with `chat`
+* `route`: a path prefix, its API, and the path it stands for upstream; `credentials`: the headers that carry API keys
+* `allowed_paths`: which requests may be sent with the proxy's own key; `presets`: the names of Qwen's hosts
+* `refusal`, `error_codes`: what an upstream's error response says, and what Qwen's error codes mean
 """

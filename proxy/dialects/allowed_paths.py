@@ -1,7 +1,7 @@
-"""What goes upstream with a key of ours: only what the table of APIs lends, since the key opens more than that.
+"""Which requests may be sent with the proxy's own upstream key: only those that the table of APIs lists.
 
-Behind it are everybody's files, batches and tasks, and the proxy can't tell whose they are; deployments; and temporary
-keys that work without the proxy.
+The key gives access to more: to files, batches and tasks, whose owners the proxy doesn't know; to deployments; and to
+temporary keys that work without the proxy.
 """
 
 import re
@@ -10,15 +10,15 @@ from collections.abc import Iterable
 from proxy.dialects import table
 from proxy.wire.errors import PathNotAllowed
 
-# No escapes, no empty and no dot segments, no path parameters: nothing that whoever reads it next may take otherwise.
+# No escapes, no empty segments or dot segments, no path parameters: servers may interpret these differently.
 SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._~:@+,=-]+"
 
 
 class AllowedPaths:
-    """The requests that are sent with a key of ours: these, and any method at the `added` paths.
+    """The requests that may be sent with the proxy's own key: those in the table, and any method at the `added` paths.
 
-    An added path that ends with a slash stands for everything below it. One below an API's first prefix stands for
-    the same below its others, too: /v1/ for /compatible-mode/v1/.
+    An added path that ends with a slash allows everything below it. A path below an API's first prefix also allows
+    the same path below its other prefixes: /v1/ those of /compatible-mode/v1/.
     """
 
     def __init__(self, added: Iterable[str]) -> None:
@@ -26,21 +26,21 @@ class AllowedPaths:
         self._by_method = {method: _any(paths) for method, paths in table.lent().items()}
 
     def check(self, method: str, path: str) -> None:
-        """Raises: PathNotAllowed, for a path, as the client wrote it, that is not listed for the method."""
+        """Check a path, as the client wrote it. Raises: PathNotAllowed, if it is not listed for the method."""
         listed = self._by_method.get(method)
         if not (listed and listed.fullmatch(path)) and not self._always.fullmatch(path):
             raise PathNotAllowed(
-                f"{method} {path[:100]} is not among what goes upstream with the key of this proxy;"
-                " upstream.paths in its configuration can add it, unless it has escapes, empty or dot segments"
+                f"{method} {path[:100]} may not be requested with the key of this proxy; the setting upstream.paths"
+                " can allow it, unless the path has escapes, empty segments or dot segments"
             )
 
 
 def _any(paths: Iterable[str]) -> re.Pattern[str]:
-    """Return what matches any of these paths: of none, nothing."""
+    """Return a pattern that matches any of these paths; without paths, one that matches nothing."""
     return re.compile("|".join(map(_pattern, paths)) or r"(?!)")
 
 
 def _pattern(path: str) -> str:
-    """Return what matches a path, in which {} stands for one segment, and a slash at its end for all below it."""
+    """Return a pattern for a path, in which {} stands for any segment, and a slash at the end for all paths below."""
     patterns = [re.sub(r"\\\{\w*\\\}", lambda _: SEGMENT, re.escape(one)) for one in table.spellings(path)]
     return f"(?:{'|'.join(patterns)})" + (f"(?:{SEGMENT}/)*(?:{SEGMENT})?" if path.endswith("/") else "")

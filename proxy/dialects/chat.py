@@ -1,4 +1,4 @@
-"""OpenAI's words: chat.completion.chunk, delta, finish_reason, usage. Facts of Qwen's compatible mode."""
+"""The dialect of OpenAI's chat completions, as Qwen's compatible mode implements them."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ _DONE = b"[DONE]"
 
 
 class ChatRequests:
-    """How a chat completion is asked for."""
+    """What requests for chat completions contain."""
 
     names_model = True
     reads_body = False
@@ -47,17 +47,17 @@ class ChatRequests:
 
 
 class ChatReader(LearningReader):
-    """What the chunks of one chat completion said."""
+    """The Reader of the chunks of one chat completion."""
 
     __slots__ = ()
 
     def note(self, frame: bytes) -> TextKind | None:
         data = payload(frame)
-        plain = data is not None and len(frame) == len(data) + 8  # it is `data: `, data, and two LFs
+        plain = data is not None and len(frame) == len(data) + 8  # the frame is `data: `, the data, and two LFs
         named = not plain and self._note_fields(frame, data)
         if data is None and not named:
             return None
-        if data is not None and data.startswith(_DONE):  # SDKs look for no more than this, and stop
+        if data is not None and data.startswith(_DONE):  # SDKs compare the beginning only, and then stop reading
             self.ended = True
             return None
         chunk = json_object(data or b"")
@@ -72,7 +72,7 @@ class ChatReader(LearningReader):
         return self._note_choices(frame, choices) if choices and type(choices) is list else None
 
     def _note_fields(self, frame: bytes, data: bytes | None) -> bool:
-        """Look at what a frame has besides its data; tell whether it is an event named error."""
+        """Check a frame's fields besides its data; return whether the event is named error."""
         if b"event" in frame and fields(frame).type == b"error":
             return True
         if data is None or frame.startswith(FOREIGN):
@@ -96,7 +96,7 @@ class ChatReader(LearningReader):
             found = generated(delta if type(delta) is dict else choice)
             if found is None:
                 continue
-            if kind is None or kind is TextKind.REASONING:  # the answer's text counts more than a thought beside it
+            if kind is None or kind is TextKind.REASONING:  # content takes precedence over reasoning
                 kind = found.kind
             if reason is None and found.text and len(choices) == 1 and self.failure is None:
                 self._learn(frame, found.key, found.text, index)
@@ -104,7 +104,7 @@ class ChatReader(LearningReader):
 
     def _note_failure(self, frame: bytes, data: bytes, chunk: dict[str, Any], named: bool) -> None:
         found = failure(frame, data, chunk, named=named)
-        # Neither SDK of OpenAI's looks at an event's name, or finds an error that is flat.
+        # OpenAI's SDKs ignore an event's name, and recognise an error only under the key "error".
         self._fail(found._replace(recognised=bool(chunk.get("error"))) if found is not None else None)
 
     def _recount(self, frame: bytes) -> None:
@@ -112,7 +112,7 @@ class ChatReader(LearningReader):
 
 
 class ChatFrames:
-    """What a frame of a chat completion says: `data: {chunk}`, and `data: [DONE]` at the end."""
+    """The frames of a chat completion: `data: {chunk}`, and `data: [DONE]` at the end."""
 
     has_text = True
 
@@ -133,7 +133,7 @@ class ChatFrames:
 
 
 class ChatDocuments(ChoiceDocuments):
-    """The increments in chunks, and the finished chat.completion."""
+    """The increments in chunks, and the finished chat.completion that they add up to."""
 
     cumulative = False
     states = True
@@ -180,18 +180,18 @@ _OBJECTS = ("chat.completion.chunk", "chat.completion")
 _ENVELOPE = ("id", "created", "model", "system_fingerprint", "service_tier", "request_id", "citations")
 _NAMES = frozenset(
     ["id", "type", "index", "role", "name", "object", "format", "status"]
-)  # of fields that do not add up
+)  # fields whose values are replaced, not concatenated
 
 
 def _with_usage(asked: Members, more: dict[str, bytes]) -> bytes | None:
-    """Return a request that asks for usage, and for more; None when its stream_options are no object."""
+    """Return the body of a request with usage enabled and the members `more`; None if stream_options is no object."""
     options = asked.inner("stream_options")
     counting = None if options is None else options.put({"include_usage": b"true"})
     return None if counting is None else asked.put({**more, "stream_options": counting})
 
 
 def _delta(choice: dict[str, Any]) -> Any:
-    """Return a choice's delta, or the message in place of it; an empty one, put there, where it finishes without."""
+    """Return a choice's delta, or the message in its place; a choice that finishes without one gets an empty delta."""
     delta = choice.get("delta")
     if isinstance(message := choice.get("message"), dict) and not delta:
         return message
@@ -201,9 +201,10 @@ def _delta(choice: dict[str, Any]) -> Any:
 
 
 def _sum(key: str, known: Any, more: Any) -> Any:
-    """Add increments as OpenAI's own clients do, but for names, numbers and times, which are not said in pieces.
+    """Return the sum of a value and its increment, as OpenAI's own clients add them.
 
-    Texts add up, lists grow, objects gain field by field.
+    Strings and lists are concatenated, objects merged field by field. Names, numbers and times are never sent in
+    pieces, so they are replaced.
     """
     if isinstance(known, str) and isinstance(more, str):
         return more if key in _NAMES or key.endswith("_id") else known + more
@@ -215,7 +216,7 @@ def _sum(key: str, known: Any, more: Any) -> Any:
 
 
 def _chunk(frame: bytes) -> dict[str, Any]:
-    """Return the chunk in a frame; {} for comments, [DONE] and what is not a JSON object."""
+    """Return the chunk in a frame; {} for comments, [DONE] and anything that is not a JSON object."""
     data = payload(frame)
     return {} if not data or data == _DONE else json_object(data)
 

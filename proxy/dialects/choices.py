@@ -1,7 +1,6 @@
-"""Answers made of choices, as both of Qwen's dialects have them: one frame's increment, and the finished document.
+"""Responses that consist of choices, as in both of Qwen's APIs: one frame's increment, and the finished document.
 
-Knows no order but that of the frames it is given, and no text but where it stands: what was said is kept by whoever
-asks (stream/transcript.py).
+Finds texts and replaces them, but keeps none: the caller (stream/transcript.py) keeps what was received.
 """
 
 from abc import ABC, abstractmethod
@@ -13,54 +12,54 @@ from proxy.wire import json_text
 from proxy.wire.sse import BOM, payload
 
 _ANSWER = (("content", ""), ("audio", "transcript"))
-_TEXTS = ("delta", "message")  # where a choice's texts stand, or others that nobody asked for
+_TEXTS = ("delta", "message")  # the members of a choice that contain its texts
 _OPENS_JSON = (b"{", BOM + b"{")
 
 
 class ChoiceDocuments(ABC):
-    """What a dialect knows of its documents with choices."""
+    """The part of ChoiceIncrement and ChoiceAssembler that differs between dialects."""
 
     cumulative: bool
 
     def assembler(self) -> Assembler:
-        """Return the reader of one stream."""
+        """Return an assembler for one stream."""
         return ChoiceAssembler(self)
 
     def answers(self, channel: Channel) -> bool:
-        """Tell whether a text is answer text of the first choice."""
+        """Return whether the texts of a channel are content of the first choice."""
         return channel.part == 0 and (channel.name, channel.field) in _ANSWER
 
     @abstractmethod
     def tells(self, document: dict[str, Any]) -> bool:
-        """Tell whether a JSON object is one of this dialect, and no error."""
+        """Return whether a JSON object is a document of this dialect, and not an error."""
 
     @abstractmethod
     def deltas(self, document: dict[str, Any]) -> list[Delta]:
-        """Find the choices' increments in a document. They stand in it: what is put into them is put into it."""
+        """Return the increments of the choices in a document. They share its objects: changing one changes both."""
 
     @abstractmethod
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
-        """Let a document have these choices, and no others."""
+        """Replace the choices of a document with these."""
 
     @abstractmethod
     def beside(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Return what a document says besides its choices and its usage."""
+        """Return the fields of a document besides its choices and its usage."""
 
     @abstractmethod
     def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Return what of that the finished document says, too: what the dialect defines."""
+        """Return those of these fields that the finished document has, too: those that the dialect defines."""
 
     @abstractmethod
     def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
-        """Add a field of a delta that is no text to the whole message."""
+        """Add a field of a delta that is not text to the complete message."""
 
     @abstractmethod
     def blank(self, index: int, shape: Delta, *, streamed: bool = False) -> Delta:
-        """Return a choice without text of the same shape as another: of a finished document, or of a chunk."""
+        """Return a choice without text, in the format of `shape`: for a chunk if `streamed`, else for a document."""
 
     @abstractmethod
     def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
-        """Return the finished document: what a request without streaming would have been answered."""
+        """Return the finished document, as in the response to a request without streaming."""
 
 
 class ChoiceIncrement:
@@ -72,7 +71,7 @@ class ChoiceIncrement:
         self._documents = documents
         self.document = document
         self.deltas = deltas
-        self.alike: Any = None  # when it is taken
+        self.alike: Any = None  # set when the frame is taken
         self.altered = False
         self.parts: tuple[int, ...]
         self.texts: list[tuple[Channel, str]]
@@ -100,7 +99,7 @@ class ChoiceIncrement:
         return json_text.written(self.document)
 
     def _delta(self, index: int) -> Delta:
-        """Return the one increment of a choice, which is made if there is none."""
+        """Return the only increment of a choice: the first one, or a new one if there is none."""
         found = [delta for delta in self.deltas if delta.index == index]
         if not found:
             found = [self._documents.blank(index, self.deltas[0], streamed=True)]
@@ -111,12 +110,15 @@ class ChoiceIncrement:
 
 
 class Calls:
-    """Which call each fragment belongs to: its index tells it, and its id where there is none, or that of another."""
+    """Finds out which tool call each fragment belongs to.
+
+    The index decides; the id does if there is no index, or if the index belongs to a call with another id.
+    """
 
     __slots__ = ("_by_id", "_by_index", "_ids", "_last")
 
     def __init__(self) -> None:
-        self._by_index: dict[int, int] = {}  # the last call that had an index
+        self._by_index: dict[int, int] = {}  # the latest call with each index
         self._by_id: dict[str, int] = {}
         self._ids: dict[int, str] = {}
         self._last = 0
@@ -165,22 +167,23 @@ class ChoiceAssembler:
         self.unread = 0
         self._documents = documents
         self._alike: Any = None  # of the last frame
-        self._exact = False  # there are numbers that lose digits when they are read quickly
+        self._exact = False  # some numbers lose digits when they are read the fast way
         self._envelope: dict[str, Any] = {}
         self._usage: Any = None
-        self._shapes: dict[int, Delta] = {}  # of each choice, the first of its increments
-        self._messages: dict[int, dict[str, Any]] = {}  # fields of the message that are no text
+        # By the index of the choice:
+        self._shapes: dict[int, Delta] = {}  # the first increment
+        self._messages: dict[int, dict[str, Any]] = {}  # fields of the message that are not text
         self._beside: dict[int, dict[str, Any]] = {}  # fields of the choice
-        self._fragments: dict[tuple[int, int], dict[str, Any]] = {}  # fields of tool calls that are none of the known
-        self._logprobs: dict[int, dict[str, None]] = {}  # their fields
+        self._fragments: dict[tuple[int, int], dict[str, Any]] = {}  # unknown fields of tool calls, by call number too
+        self._logprobs: dict[int, dict[str, None]] = {}  # the names of the fields of logprobs
         self._calls: dict[int, Calls] = {}
-        self._numbers: dict[int, list[list[int]]] = {}  # by frame: where the calls' own indexes do not tell
+        self._numbers: dict[int, list[list[int]]] = {}  # by frame: call numbers that differ from the calls' indexes
 
     def take(self, frame: bytes, seq: int) -> Increment | None:
         data = payload(frame)
         try:
             increment = None if data is None else self._taken(frame, data, seq)
-        except (ValueError, RecursionError):  # no JSON, or too deep to be compared or written
+        except (ValueError, RecursionError):  # not JSON, or nested too deeply to be compared or written
             increment = None
         if increment is None and not self.unread and self._is_lost(frame, data):
             self.unread = seq
@@ -229,9 +232,9 @@ class ChoiceAssembler:
         return json_text.written(self._documents.whole(self._envelope, self._usage, choices))
 
     def _is_lost(self, frame: bytes, data: bytes | None) -> bool:
-        """Tell whether a frame of which nothing was taken should have told something."""
+        """Return whether a frame that gave no increment should have given one."""
         if data is None:
-            return frame.startswith(_OPENS_JSON)  # a line without a field's name
+            return frame.startswith(_OPENS_JSON)  # a line without a field name
         if not data.startswith(_OPENS_JSON):
             return False
         try:
@@ -240,7 +243,7 @@ class ChoiceAssembler:
             return True
 
     def _like(self, increment: ChoiceIncrement) -> Any:
-        """Return what a frame says besides its texts."""
+        """Return what a frame contains besides its texts, to be compared with other frames."""
         deltas, document = increment.deltas, increment.document
         rests: list[Any] = []
         for delta in deltas:
@@ -257,7 +260,7 @@ class ChoiceAssembler:
             _renumber(deltas, numbers)
 
     def _note_envelope(self, increment: ChoiceIncrement) -> None:
-        """Take in what a document says besides its choices."""
+        """Record the fields of a document besides its choices."""
         self._alike = increment.alike
         known = self._envelope
         for key, value in self._documents.envelope(increment.document).items():
@@ -267,7 +270,7 @@ class ChoiceAssembler:
                 known[key] = value
 
     def _note(self, increment: ChoiceIncrement) -> None:
-        """Take in what choices say besides their texts."""
+        """Record what choices contain besides their texts."""
         usage = increment.document.get("usage")
         for delta in increment.deltas:
             if delta.index not in self._shapes:
@@ -314,7 +317,7 @@ class ChoiceAssembler:
 
 
 def _renumber(deltas: list[Delta], numbers: list[list[int]]) -> None:
-    """Give fragments the numbers of their calls, in the document, too."""
+    """Set the indexes of tool call fragments, also in the document, to the numbers of their calls."""
     for delta, told in zip(deltas, numbers, strict=True):
         fragments = [fragment for _, fragment in delta.calls]
         delta.calls = list(zip(told, fragments, strict=True))

@@ -1,4 +1,4 @@
-"""DashScope's own words: frames with id, event and status lines; output, usage and request_id in the data."""
+"""The dialect of DashScope's native API: frames with id, event and status lines, and data with output and usage."""
 
 import re
 from typing import Any
@@ -21,7 +21,7 @@ _INCREMENTAL = re.compile(rb'"incremental_output"\s*:\s*(true|false)')
 
 
 class DashScopeRequests:
-    """How a native generation is asked for."""
+    """What requests to the native API contain."""
 
     names_model = False
     reads_body = True
@@ -54,9 +54,9 @@ class DashScopeRequests:
 
 
 def _in_increments(body: bytes) -> bytes | None:
-    """Return a body that asks for increments, if it does not say itself what it asks for; None: it has no parameters.
+    """Return a request's body with `incremental_output` set, unless the client has set it.
 
-    They may be missing or null, but nothing else than an object.
+    None, if the body can't be read, or its `parameters` are neither missing, nor null, nor an object.
     """
     asked = members(body)
     parameters = None if asked is None else asked.inner("parameters")
@@ -69,13 +69,13 @@ def _in_increments(body: bytes) -> bytes | None:
 
 
 class DashScopeReader(LearningReader):
-    """What the results of one native answer said. There is no last word: the stream ends with its body."""
+    """The Reader of the results of one native stream. It has no final event: the stream ends with its body."""
 
     __slots__ = ("_done",)
 
     def __init__(self) -> None:
         super().__init__()
-        self._done = False  # of answers that have no finish reason: they say that they are finished
+        self._done = False  # for responses without a finish reason: their own flag says that they are finished
 
     @property
     def finished(self) -> bool:
@@ -97,7 +97,7 @@ class DashScopeReader(LearningReader):
         refuses = named or _says_status(frame)
         if refuses or not output or "error" in result:
             found = failure(frame, data or b"", result, named=refuses)
-            # The SDK looks at the event's name alone.
+            # The SDK recognises errors by the event's name alone.
             self._fail(found._replace(recognised=named) if found is not None else None)
         if self.model is None:
             self.model = _model(result)
@@ -132,7 +132,7 @@ class DashScopeReader(LearningReader):
 
 
 class DashScopeFrames:
-    """What a native frame says, beside its fields `id`, `event` and the status in a comment."""
+    """The frames of the native API: fields `id`, `event` and `data`, and the HTTP status in a comment."""
 
     has_text = True
 
@@ -146,15 +146,15 @@ class DashScopeFrames:
         return {"code": error.code, "message": error.message, "request_id": ""}
 
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        # No space after "event:": the DashScope SDK crashes on one. The status travels as a line of its own.
+        # No space after "event:": the DashScope SDK crashes on one. It reads the status from a line of its own.
         error = {"code": code, "message": message, "request_id": ""}
         return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (orjson.dumps(error), ident)
 
 
 class DashScopeDocuments(ChoiceDocuments):
-    """The increments in native results, and the finished result."""
+    """The increments in native results, and the finished result that they add up to."""
 
-    cumulative = True  # that is what its older models do unless asked for increments
+    cumulative = True  # as older models are unless the request asks for increments
     states = True
 
     def tells(self, document: dict[str, Any]) -> bool:
@@ -213,19 +213,19 @@ class DashScopeDocuments(ChoiceDocuments):
         }
 
 
-_WORKFLOW = "workflow_message"  # of applications; a text is in its message
+_WORKFLOW = "workflow_message"  # of workflow applications; the text is in its `message`
 _ENVELOPE = ("request_id",)
 _TEXTS = frozenset(["choices", "finish_reason", "text", "reasoning_content", "tool_calls", "role", "message"])
 
 
 def _message(output: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the message of an output without choices: of deep research, or of a workflow."""
+    """Return the message of an output without choices, as deep research and workflow applications send it."""
     found = output["message"] if "message" in output else record(output.get(_WORKFLOW)).get("message")
     return found if isinstance(found, dict) else None
 
 
 def _beside(output: dict[str, Any]) -> dict[str, Any]:
-    """Return what an output says besides its texts."""
+    """Return the fields of an output besides its texts."""
     found = {key: value for key, value in output.items() if key not in _TEXTS}
     if _WORKFLOW in found:
         found[_WORKFLOW] = {key: value for key, value in record(found[_WORKFLOW]).items() if key != "message"}
@@ -237,14 +237,14 @@ def _result(frame: bytes) -> dict[str, Any]:
 
 
 def _model(result: dict[str, Any]) -> str | None:
-    """Return the model; native answers name none, applications do in their usage."""
+    """Return the model that a result names; only those of applications do, in their usage."""
     models = records(record(result.get("usage")).get("models"))
     model = models[0].get("model_id") if models else None
     return model if isinstance(model, str) else None
 
 
 def _messages(output: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what carries text: choices with their messages, or the output itself, or the one message in it."""
+    """Return the objects with text: choices merged with their messages, or the output, merged with its message."""
     choices = output.get("choices")
     if isinstance(choices, list):
         return [choice | record(choice.get("message")) for choice in records(choices)]
@@ -255,13 +255,13 @@ def _messages(output: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _is_finished(output: dict[str, Any]) -> bool:
-    """Tell whether an output without finish reasons says that it is finished; deep research misspells the word."""
+    """Return whether an output without finish reasons is marked as finished; deep research misspells the word."""
     status = record(output.get("message")).get("status")
     return status == "finished" or output.get("finished") is True or output.get("fininshed") is True
 
 
 def _says_status(frame: bytes) -> bool:
-    """Tell whether the status beside a frame's data is that of an error."""
+    """Return whether a frame has the HTTP status of an error besides its data."""
     return b"HTTP_STATUS/" in frame and b"HTTP_STATUS/200" not in frame and stated_status(frame) is not None
 
 

@@ -1,6 +1,6 @@
-"""One choice's increment in a document of Qwen's two dialects: where its texts stand, to read and to replace them.
+"""One choice's increment in a document of Qwen's two APIs: finds its texts, and replaces them.
 
-Knows no frames, no order and no past. What it does not know by name it leaves alone.
+Knows no frames and no earlier increments. Fields that it does not know by name stay unchanged.
 """
 
 from functools import lru_cache
@@ -9,10 +9,10 @@ from typing import Any
 from proxy.dialects.increment import Channel, Kind
 from proxy.wire import json_text
 
-_TEXTS = frozenset(["reasoning_content", "reasoning", "refusal"])  # vLLM, Ollama and OpenRouter say reasoning
+_TEXTS = frozenset(["reasoning_content", "reasoning", "refusal"])  # `reasoning`: of vLLM, Ollama and OpenRouter
 _AUDIO = ("id", "data", "transcript")
 _CUSTOM = "custom."
-_BODIES = {"function": ("", "arguments"), "custom": (_CUSTOM, "input")}  # of a tool call: where its name and text stand
+_BODIES = {"function": ("", "arguments"), "custom": (_CUSTOM, "input")}  # of a tool call: hold its name and text
 _KINDS = {"role": Kind.MARK, "finish_reason": Kind.END, "id": Kind.LABEL, "name": Kind.LABEL, "data": Kind.DATA}
 _KINDS[_CUSTOM + "name"] = Kind.LABEL
 _UNSAID = (None, "", "null")  # DashScope writes the string "null" for an unfinished choice
@@ -29,11 +29,11 @@ def channel(part: int, name: str = "content", place: int = -1, field: str = "") 
 
 
 class Delta:
-    """OpenAI's word: a choice's increment in one chunk.
+    """A choice's increment in one chunk, as OpenAI calls it.
 
     `choice` is the object that has the finish_reason, `message` the one that has the texts, `content` the key of the
-    answer text in it. `whole`: the message is a finished one, or all there is of it so far. `lone`: there is no list
-    of choices, and what the object says besides is not the choice's.
+    content in it. `whole`: the message is complete, not an increment. `lone`: the document has no list of choices, and
+    the other fields of `choice` do not belong to the choice.
     """
 
     __slots__ = (
@@ -59,14 +59,14 @@ class Delta:
         self.lone = lone
         self.calls = _numbered(message["tool_calls"]) if "tool_calls" in message else []
         self.texts: list[tuple[Channel, str]] = []
-        self.rest: dict[str, Any] = {}  # what the message says that is none of them
-        self.beside: dict[str, Any] = {}  # the same of the choice
-        self.call_rests: list[tuple[int, dict[str, Any]]] | None = None  # the same of tool calls, by their numbers
+        self.rest: dict[str, Any] = {}  # the fields of the message that are not texts
+        self.beside: dict[str, Any] = {}  # the fields of the choice that are not texts
+        self.call_rests: list[tuple[int, dict[str, Any]]] | None = None  # the same of tool calls, with their numbers
         self.logprobs: dict[str, Any] | None = None
-        self.sounds = False  # it has encoded sound, of which each piece is to be decoded alone
+        self.sounds = False  # it has encoded audio, each piece of which must be decoded by itself
 
     def find(self) -> None:
-        """Find the texts, and what there is besides; `calls` must have their numbers."""
+        """Find the texts and the other fields; the numbers in `calls` must be right by now."""
         index, texts = self.index, self.texts
         for key, value in self.message.items():
             if value is None:
@@ -138,10 +138,10 @@ class Delta:
         if rest:
             self.call_rests = rest
 
-    # Putting
+    # Changing texts
 
     def put(self, where: Channel, text: str) -> None:
-        """Put a text in its place, which is made if there is none."""
+        """Set the text of a channel, and create its field if there is none."""
         name, field = where.name, where.field
         if field.startswith(_LOGPROBS):
             found = json_text.Exactly(f"[{text[1:]}]") if text else None
@@ -170,7 +170,7 @@ class Delta:
         self.message[key] = others
 
     def _put_call(self, where: Channel, text: str) -> None:
-        """Put a text into a call's first fragment, which is left alone: a chunk may have several."""
+        """Set a text in the first fragment of a call, and remove the call's other fragments."""
         number, field = where.place, where.field
         fragment = next((one for known, one in self.calls if known == number), None)
         if fragment is None:
@@ -184,7 +184,7 @@ class Delta:
             return
         name = "custom" if field.startswith(_CUSTOM) else "function"
         field = field.removeprefix(_CUSTOM)
-        if name not in fragment and not fragment.get("function"):  # it was made before its type was known
+        if name not in fragment and not fragment.get("function"):  # it was created before its type was known
             fragment.pop("function", None)
             fragment["type"] = name
         body = dict(record(fragment.get(name)))
@@ -192,11 +192,11 @@ class Delta:
             body[field] = text
         else:
             body.pop("name", None)
-            body = {"name": text, **body} if text else body  # left out, as Qwen does after the first fragment
+            body = {"name": text, **body} if text else body  # Qwen omits the name after the first fragment, too
         fragment[name] = body
 
     def silence(self, group: tuple[int, str, int]) -> None:
-        """Take out every text but those of a group of channels."""
+        """Remove all texts except those of a group of channels."""
         calls = self.calls
         for where, text in self.texts:
             if text and where.group != group and where.kind not in _MARKS and where.name != "tool_calls":
@@ -221,7 +221,7 @@ def _index(fragment: dict[str, Any], place: int) -> int:
 
 
 def _body(fragment: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
-    """Return what has a tool call's name, how its fields are told from others', and the name of its text there."""
+    """Return the object with a tool call's name, the prefix of its channels' fields, and the key of its text."""
     for key, (prefix, text_name) in _BODIES.items():
         if isinstance(body := fragment.get(key), dict):
             return body, prefix, text_name
@@ -229,7 +229,7 @@ def _body(fragment: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
 
 
 def _arguments(stated: Any) -> Any:
-    """Return arguments as the text they should be; some servers write the object itself."""
+    """Return a call's arguments as text; some servers send the object itself."""
     return json_text.written(stated).decode() if isinstance(stated, dict | list) else stated
 
 
@@ -241,14 +241,14 @@ def _is_text(part: Any) -> bool:
 
 
 def _joined(content: Any) -> str | None:
-    """Return answer text, also when it comes in parts; None when it is no text."""
+    """Return the text of a list of content parts; None if there is none."""
     if isinstance(content, list) and (not content or any(map(_is_text, content))):
         return "".join([part.get("text") or "" for part in content if _is_text(part)])
     return None
 
 
 def json_object(data: bytes, *, exactly: bool = False) -> dict[str, Any]:
-    """Return the JSON object that bytes are, `exactly` to be written again; {} for whatever else they are."""
+    """Return a JSON object, if `exactly` so that it can be written again without a loss; {} for anything else."""
     try:
         return record(json_text.read_exactly(data) if exactly else json_text.read(data))
     except ValueError:
@@ -256,7 +256,7 @@ def json_object(data: bytes, *, exactly: bool = False) -> dict[str, Any]:
 
 
 def rewritten_body(asked: dict[str, Any]) -> bytes | None:
-    """Return the body of a request; None: it can't be written, and is left as it came."""
+    """Return the body of a rewritten request; None, if it can't be written."""
     try:
         return json_text.written(asked)
     except ValueError:
@@ -264,17 +264,17 @@ def rewritten_body(asked: dict[str, Any]) -> bytes | None:
 
 
 def record(value: Any) -> dict[str, Any]:
-    """Return a JSON object as it is, anything else as an empty one: an upstream may send what it likes."""
+    """Return a JSON object unchanged, and {} for anything else that an upstream may have sent in its place."""
     return value if isinstance(value, dict) else {}
 
 
 def records(value: Any) -> list[dict[str, Any]]:
-    """Return the objects in a JSON array; none of anything else."""
+    """Return the objects in a JSON array; an empty list for anything else."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def says_anything(value: Any) -> bool:
-    """Tell whether a JSON value says anything; DashScope writes the string "null" for an unfinished choice."""
+    """Return whether a JSON value is not empty; DashScope writes the string "null" for an unfinished choice."""
     if value is None:
         return False
     if isinstance(value, dict):

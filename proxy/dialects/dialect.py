@@ -1,4 +1,4 @@
-"""What the rest of the proxy asks of an API: the protocols that each dialect fulfils, and the words they share."""
+"""What the rest of the proxy needs from an API: the protocols that each dialect implements, and their types."""
 
 import re
 from enum import Enum
@@ -31,84 +31,87 @@ class Usage(NamedTuple):
 
 
 class Requests(Protocol):
-    """How an API is asked: what a request says, and the same request asked in another way.
+    """Reads and rewrites an API's requests.
 
-    A body that can't be read, or has something else where an object should be, is left to the upstream to judge.
+    A body that can't be read, or that has something else in place of an object, is left for the upstream to reject.
     """
 
     names_model: bool
-    """Whether answers name their model themselves; else it is the one that was asked for."""
+    """Whether responses name their model; otherwise it is taken from the request."""
     reads_body: bool
-    """Whether a body tells what the proxy must know of any request: then also a large one is held until it is whole."""
+    """Whether the proxy needs the body of every request: then a large one is held, too, until it is complete."""
 
     def model(self, body: bytes) -> str | None:
         """Return the model that a request names."""
 
     def asks_stream(self, headers: RawHeaders) -> bool:
-        """Return whether the headers ask for a stream; False where only the body can."""
+        """Return whether the headers request a stream; False for an API where only the body does."""
 
     def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        """Return the request that asks for the same answer as a stream, usage included.
+        """Return the headers and the body of a request for the same response as a stream, usage included.
 
-        None: it asks for one already, or can't be rewritten.
+        None, if it requests a stream already, or can't be rewritten.
         """
 
     def with_usage(self, body: bytes) -> bytes | None:
-        """Return the body of a request for a stream that asks for usage, too.
+        """Return the body of a streaming request, changed to request usage, too.
 
-        None: it asks for it already, streams always have it, it asks for no stream, or can't be rewritten.
+        None, if it requests usage already, streams always have usage, it requests no stream, or can't be rewritten.
         """
 
     def asks_cumulative(self, body: bytes) -> bool | None:
-        """Return whether a request asks for all so far in every event (True) or for increments; None: for neither."""
+        """Return whether a request asks for the full text so far in every event (True) or for increments (False).
+
+        None, if it does not say.
+        """
 
 
 class Reader(Protocol):
-    """What one stream has said, known when it is said. It is shown every frame once, in order, and never looks back."""
+    """Follows one stream, and knows its state so far. It is given every frame once, in order."""
 
     model: str | None
     finish_reason: str | None
     request_id: str | None
     """The upstream's own, where frames name it."""
     failure: Failure | None
-    """The error that the stream told of."""
+    """The first error that the stream reported."""
     ended: bool
-    """The dialect's last word was said: nothing can be missing, and nothing that counts can follow."""
+    """The dialect's final event has come, such as [DONE]: nothing is missing, and nothing relevant can follow."""
     brought: bool
-    """It said anything that the dialect defines, but for its last word."""
+    """The stream has had content that the dialect defines, apart from its final event."""
 
     @property
     def usage(self) -> Usage | None:
-        """The usage that was stated last."""
+        """The latest usage that the stream reported."""
 
     @property
     def finished(self) -> bool:
-        """True when the stream is complete if its response ends properly now, with or without a last word."""
+        """True when the stream is complete if its response ends cleanly now, with or without a final event."""
 
     def ordinary(self, frame: bytes) -> bool:
-        """Tell without parsing that a frame brings generated text and nothing else: then it need not be noted.
+        """Return, without parsing, whether a frame adds only generated text, so that `note` need not be called for it.
 
-        Its kind is that of the last one noted. False when in doubt.
+        Its kind of text is that of the last noted frame. False when in doubt.
         """
 
     def note(self, frame: bytes) -> TextKind | None:
-        """Take in a frame; return the kind of generated text it carries.
+        """Read a frame; return the kind of generated text it carries.
 
-        None: role chunks, empty deltas, usage, comments.
+        None for frames without text: role chunks, empty deltas, usage, comments.
         """
 
 
 class Frames(Protocol):
-    """What the frames of a stream say, without its texts; and how the proxy itself says that something failed."""
+    """Reads an API's frames, and writes the proxy's own errors in the API's format."""
 
     has_text: bool
-    """Whether frames carry generated text at all."""
+    """Whether frames can carry generated text at all."""
 
     def reader(self) -> Reader:
         """Return a reader for one stream."""
 
     def only_counts(self, frame: bytes) -> bool:
-        """Tell whether a frame is there for nothing but the usage."""
+        """Return whether a frame contains nothing but the usage."""
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         """Return the JSON body of an error response."""
@@ -121,19 +124,19 @@ class Documents(Protocol):
     """The increments in frames, and the finished document that they add up to."""
 
     cumulative: bool
-    """What a stream's texts are taken for, all so far or increments, unless the request said."""
+    """Whether each text is the full text so far, not an increment, unless the request says otherwise."""
     states: bool
-    """Whether a frame may tell of all so far: else modes that take that from frames, or make it, have no meaning."""
+    """Whether frames can carry the full text so far; otherwise modes that read or write such frames have no meaning."""
 
     def assembler(self) -> Assembler:
-        """Return the reader of the frames of one stream."""
+        """Return an assembler for the frames of one stream."""
 
     def answers(self, channel: Channel) -> bool:
-        """Tell whether the texts of a channel are answer text, as mode text says it."""
+        """Return whether the texts of a channel are content, which mode text sends."""
 
 
 class Dialect(NamedTuple):
-    """One API: all that is known of how it is asked and how it answers."""
+    """One API: how its requests and its responses are read and written."""
 
     name: str
     requests: Requests
@@ -142,16 +145,16 @@ class Dialect(NamedTuple):
 
 
 def model_of(body: bytes) -> str | None:
-    """Return the model that a request's body names near its beginning, without parsing: it may have megabytes."""
+    """Return the model that a body names near its beginning, found without parsing: the body may have megabytes."""
     model = _MODEL.search(body, 0, _MODEL_WITHIN_BYTES)
     return model and model[1].decode(errors="replace")
 
 
 def count(usage: Any, name: str, part: str | None = None) -> int:
-    """Return a number of a usage object, or of the object of that name in it; 0 if it is not there."""
+    """Return the number `name` of a usage object, or the number `part` of its object `name`; 0 if it is missing."""
     stated = usage.get(name) if isinstance(usage, dict) else None
     if part is not None:
         stated = stated.get(part) if isinstance(stated, dict) else None
-    if isinstance(stated, float) and stated.is_integer():  # also not infinity
+    if isinstance(stated, float) and stated.is_integer():  # False for infinity
         stated = int(stated)
     return stated if isinstance(stated, int) and stated > 0 else 0

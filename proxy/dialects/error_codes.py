@@ -1,8 +1,8 @@
-"""What Qwen's error codes mean: whose fault, whether it passes, and whether and when another try is worth it.
+"""What Qwen's error codes mean: whose fault an error is, whether it is transient, and whether and when to retry.
 
-Pure words, no clock: a wait is what the first retry backs off by, the caller draws the real one. Facts of both
-dialects; the compatible mode spells `limit_requests` what the native one spells `Throttling.RateQuota`.
-Source: Alibaba Cloud Model Studio, "Error codes". Qwen sends no Retry-After, so the waits are ours: quotas are
+Knows no clock: a wait is the upper limit for the first retry, from which the caller draws the actual one. The table
+covers both APIs; what is `limit_requests` in the compatible mode is `Throttling.RateQuota` in the native API.
+Source: Alibaba Cloud Model Studio, "Error codes". Qwen sends no Retry-After, so the waits are chosen here: quotas are
 counted per minute and per second, and recover within one minute.
 """
 
@@ -11,19 +11,19 @@ from typing import NamedTuple
 
 
 class Fault(Enum):
-    """Whose fault a refusal is."""
+    """Whose fault an error response is."""
 
     CALLER = "caller"  # the request is wrong wherever it is sent
-    ACCOUNT = "account"  # the key is, or its quota is used up: another key may do
+    ACCOUNT = "account"  # the key is wrong, or its quota is used up: another key may work
     UPSTREAM = "upstream"
 
 
 class Trouble(NamedTuple):
-    """What a refusal means."""
+    """What an error response means."""
 
     fault: Fault
     transient: bool  # the same request may succeed later
-    wait_s: float | None = None  # before the first retry; None: not worth one
+    wait_s: float | None = None  # before the first retry; None: do not retry
 
 
 WRONG = Trouble(Fault.CALLER, transient=False)
@@ -33,7 +33,7 @@ TOO_MUCH = Trouble(Fault.ACCOUNT, transient=True, wait_s=4.0)  # tokens, counted
 BUSY = Trouble(Fault.UPSTREAM, transient=True, wait_s=1.0)
 TOOK_TOO_LONG = Trouble(Fault.UPSTREAM, transient=True)  # it generated for minutes, and has been paid for
 
-# Both spellings in one row, in lower case.
+# Both APIs' spellings in one row, in lower case.
 _ROWS: tuple[tuple[tuple[str, ...], Trouble], ...] = (
     (("invalidparameter", "invalid_parameter_error", "internalerror.algo.invalidparameter"), WRONG),
     (("datainspectionfailed", "data_inspection_failed", "data_inspection"), WRONG),
@@ -44,7 +44,7 @@ _ROWS: tuple[tuple[tuple[str, ...], Trouble], ...] = (
     (("allocationquota.freetieronly",), NOT_ALLOWED),
     (("throttling", "throttling.ratequota", "limitrequests", "limit_requests", "throttling.concurrency"), TOO_FAST),
     (("throttling.burstrate", "limit_burst_rate"), TOO_FAST),
-    # "You exceeded your current quota, please check your plan and billing details": a throttle all the same.
+    # "You exceeded your current quota, please check your plan and billing details": despite its wording, a rate limit.
     (("throttling.allocationquota", "insufficient_quota"), TOO_MUCH),
     (("internalerror", "internal_error"), BUSY),
     (("modelservingerror", "modelunavailable"), BUSY),
@@ -62,9 +62,9 @@ _BY_STATUS = {
 
 
 def trouble(status: int, code: str | None) -> Trouble:
-    """Return what a refusal means: by its code if it is known, else by its longest known beginning, else by status.
+    """Return what an error means: by its code, or the code's longest known prefix, or otherwise by its status.
 
-    `Throttling.Anything` is a throttle. A status below 400 is that of a stream with an error event in it.
+    `Throttling.Anything` counts as `Throttling`. A status below 400 is that of a stream with an error event in it.
     """
     known = (code or "").lower()
     while known:

@@ -1,4 +1,4 @@
-"""The shape of an error that OpenAI's clients read; the proxy uses it, too, where nothing is known of the API."""
+"""The format of errors that OpenAI's clients read; the proxy also uses it where the API is unknown."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""How upstreams say within a stream that it failed: every shape in which errors are seen, in one place.
+"""Finds errors that upstreams report within a stream, in every known format.
 
-With a top-level `error` (OpenAI), as an event named `error` (DashScope, Anthropic), flat (`code` and `message`, vLLM's
-`object`, FastAPI's `detail`, RFC 9457), and as JSON, HTML or plain text where an event should be. Whether the clients
-of an API take one of them for an error is for its dialect to say.
+Errors come with a top-level `error` (OpenAI), as an event named `error` (DashScope, Anthropic), flat (`code` and
+`message`, vLLM's `object`, FastAPI's `detail`, RFC 9457), and as JSON, HTML or plain text in place of an event.
+Each dialect decides which of these the clients of its API recognise as an error.
 """
 
 import re
@@ -21,27 +21,27 @@ _MESSAGES = ("message", "msg", "error_msg", "error_message", "errmsg", "detail",
 _CODES = ("code", "error_code", "errcode", "errorCode", "status_code")
 _FAILED = ("error", "failed", "failure")  # as a status
 _NO_CODES = (None, "", 0, 200, "0", "200", "null", "ok", "OK", "success", "Success")
-FOREIGN = (b"{", b"<", b"[")  # no field of an event begins so
-_ANSWERS = ("choices", "output")  # what an answer's frame has one of
+FOREIGN = (b"{", b"<", b"[")  # no field of an event begins with these
+_ANSWERS = ("choices", "output")  # a frame that is no error has one of these
 
 
 class Failure(NamedTuple):
-    """An error that an upstream told of within a stream."""
+    """An error that an upstream reported within a stream."""
 
     message: str
     code: str | None = None
-    status: int | None = None  # of HTTP, with which it would have refused; None: not stated
-    body: bytes | None = None  # the JSON object that says so
-    recognised: bool = True  # clients of the API take it for an error
+    status: int | None = None  # the HTTP status that an error response would have had; None: not stated
+    body: bytes | None = None  # the JSON object with the error
+    recognised: bool = True  # whether clients of the API recognise it as an error
 
     @property
     def reason(self) -> str:
-        """What a follower is told."""
+        """The description that followers receive."""
         return ": ".join(part for part in (self.code, self.message) if part)
 
 
 def reported(frame: bytes) -> Failure | None:
-    """Return the error that a frame, or what came in place of one, tells of."""
+    """Return the error that a frame, or bytes in place of a frame, report."""
     event = fields(frame)
     if event.type != b"error" and (event.data is None or frame.startswith(FOREIGN)):
         return foreign(frame)
@@ -49,9 +49,9 @@ def reported(frame: bytes) -> Failure | None:
 
 
 def failure(frame: bytes, data: bytes, told: dict[str, Any], *, named: bool) -> Failure | None:
-    """Return the error that the JSON object in a frame tells of; `named`: by the event's name, it is one.
+    """Return the error that the JSON object `told` in a frame reports; `named`: the event's name says that it is one.
 
-    `{}` is also what is no JSON object.
+    `told` is {} if the frame's data is not a JSON object.
     """
     error = told.get("error")
     if not named and not _says(error) and not _is_flat(told):
@@ -71,9 +71,9 @@ def failure(frame: bytes, data: bytes, told: dict[str, Any], *, named: bool) -> 
 
 
 def foreign(frame: bytes) -> Failure | None:
-    """Return the error that bytes without data are, which are no event at all: JSON, HTML, a line of text.
+    """Return the error in bytes that are not an event at all: JSON, HTML, or a line of text.
 
-    Nobody who reads an event stream sees it. An event may follow without a blank line between.
+    Clients of an event stream do not see it. An event may follow without a blank line in between.
     """
     text = _DATA.split(frame.removeprefix(BOM), maxsplit=1)[0].strip()
     if text.startswith(b"<"):
@@ -95,7 +95,7 @@ def _unseen(message: str) -> Failure:
 
 
 def _is_flat(told: dict[str, Any]) -> bool:
-    """Tell whether an object is an error without an `error` in it."""
+    """Return whether an object is an error although it has no member `error`."""
     if told.get("object") == "error" or told.get("type") == "error":
         return True
     if any(told.get(name) for name in _ANSWERS):
@@ -146,13 +146,13 @@ def _first(values: Iterable[Any]) -> Any:
 
 
 def stated_status(frame: bytes) -> int | None:
-    """Return the status of an error that a frame has beside its data, as DashScope's have."""
+    """Return the status of an error that a frame has beside its data, as DashScope's frames do."""
     stated = _STATUS.search(frame)
     return int(stated[1]) if stated and stated[1] >= b"400" else None
 
 
 def _status(code: Any) -> int | None:
-    """Return the HTTP status that a code is, if it is one of an error."""
+    """Return a code as an HTTP status, if it is the status of an error."""
     if isinstance(code, str):
         code = int(code) if code.isdecimal() and len(code) == 3 else 0
     return code if isinstance(code, int) and 400 <= code < 600 else None

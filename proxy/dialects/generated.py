@@ -1,4 +1,4 @@
-"""Generated text in a message or a delta of Qwen's two dialects, wherever it is seen: to measure by, not to rewrite."""
+"""Finds generated text anywhere in a message or a delta of Qwen's two APIs, for measuring, not for rewriting."""
 
 from typing import Any, NamedTuple
 
@@ -6,14 +6,14 @@ from proxy.dialects.dialect import TextKind
 
 
 class Generated(NamedTuple):
-    """That a message carries generated text, and where: `text` is the string under `key`, "" if it is not just one."""
+    """Generated text in a message: `text` is the string under `key`; both are "" if it is not a single string."""
 
     kind: TextKind
     key: str = ""
     text: str = ""
 
 
-_FIELDS = {  # what comes first is told of a message that has several
+_FIELDS = {  # in order of precedence
     "content": TextKind.CONTENT,
     "text": TextKind.CONTENT,  # of native answers without choices, and of legacy completions
     "reasoning_content": TextKind.REASONING,
@@ -27,7 +27,7 @@ _PART_FIELDS = ("text", "image", "audio", "image_url", "video", "thinking", "ref
 
 
 def generated(message: dict[str, Any]) -> Generated | None:
-    """Return the generated text that a message, or a delta of one, carries; None: a role, empty fields, names of it."""
+    """Return the generated text in a message or a delta; None if it has none: only a role, say, or empty fields."""
     content = message.get("content")
     if content and type(content) is str:  # the common case
         return Generated(TextKind.CONTENT, "content", content)
@@ -50,7 +50,7 @@ def _in_value(key: str, value: Any, kind: TextKind) -> Generated | None:
 
 
 def _in_parts(parts: list[Any], kind: TextKind) -> Generated | None:
-    """Look into content of typed parts, as multimodal models write it."""
+    """Return the generated text in a list of typed content parts, as multimodal models send it."""
     for part in parts:
         if isinstance(part, str) and part:
             return Generated(kind)
@@ -68,7 +68,7 @@ def _in_part(part: dict[str, Any]) -> bool:
 
 
 def _in_calls(message: dict[str, Any]) -> Generated | None:
-    """Look for a name or arguments, either of which may be null."""
+    """Return the generated text in tool calls: names or arguments, either of which may be null."""
     calls = message.get("tool_calls") or [{"function": message.get("function_call")}]
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") or call.get("custom") if isinstance(call, dict) else None

@@ -1,7 +1,7 @@
-"""What one frame adds to an answer, in any API: pieces of text for channels, and the frame written with other texts.
+"""What one frame adds to a response, in any API: pieces of text for channels. Their texts can be replaced.
 
-Knows no API, no order and no past. Modes that rewrite (stream/transcript.py, stream/rewriting.py) know an answer by
-this alone.
+Knows no API and no earlier frames. Modes that rewrite frames (stream/transcript.py, stream/rewriting.py) see them only
+through these protocols.
 """
 
 from enum import Enum
@@ -9,73 +9,73 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Kind(Enum):
-    """What a text is, and so how those of one channel add up."""
+    """What a text is, which decides how the texts of one channel add up."""
 
-    TEXT = "text"  # increments, or with every frame all so far
-    LABEL = "label"  # what names something: said again it says nothing new
-    DATA = "data"  # increments always, as of encoded sound
-    ITEMS = "items"  # of a JSON array, each with a comma before it: increments always, also for who is told all so far
-    MARK = "mark"  # what is so from now on, as a role: only who is told all so far is told it again
-    END = "end"  # a mark after which its part says nothing more: a finish reason
+    TEXT = "text"  # increments, or in each frame the full text so far
+    LABEL = "label"  # an identifier or a name: repeating it adds nothing
+    DATA = "data"  # always increments, such as encoded audio
+    ITEMS = "items"  # items of a JSON array, each after a comma: always increments, also where texts are cumulative
+    MARK = "mark"  # a value that holds from now on, such as a role: repeated only where texts are cumulative
+    END = "end"  # a mark after which its part has no more texts: a finish reason
 
 
 class Channel(NamedTuple):
-    """What a text belongs to."""
+    """The place in a response that a text belongs to."""
 
     part: int
-    """Which choice, item or block of the answer."""
+    """The number of the choice, item or block."""
     name: str
     place: int = -1
-    """Which of several of that name: of tool calls, say."""
+    """The number among several of that name, such as tool calls."""
     field: str = ""
     kind: Kind = Kind.TEXT
 
     @property
     def group(self) -> tuple[int, str, int]:
-        """Return what all channels have in common that are merged into one frame: a tool call's id and arguments."""
+        """What channels have in common that may be merged into one frame, such as a tool call's id and arguments."""
         return self[:3]
 
 
 class Increment(Protocol):
-    """What one frame says, found in its data: texts that are put into it are written with it."""
+    """The texts in the data of one frame, which can be replaced before the data is written again."""
 
     texts: list[tuple[Channel, str]]
-    """In their order, also those that are ""; a channel may come several times."""
+    """The texts in order, including empty ones; a channel may occur several times."""
     parts: tuple[int, ...]
-    """Of which parts of the answer it tells; none: it is a frame of its own in every mode, as it came."""
+    """The parts of the response that it contains; if empty, every mode sends the frame unchanged and by itself."""
     alike: Any
-    """Equal in frames that differ by nothing but texts, marks, and what changes with every frame."""
+    """Equal in frames that differ only in texts, marks, and values that change with every frame."""
     alone: bool
-    """It is not merged with others, though its texts add up with theirs."""
+    """It must not be merged with other frames, though its texts add up with theirs."""
     altered: bool
-    """It says of itself what it did not say when it came, as the number of a tool call, and is to be written anew."""
+    """The increment differs from the frame it was read from, in the number of a tool call, say: write it again."""
     whole: bool
-    """Its texts are all that their channels said, though others were increments."""
+    """Its texts are the complete texts of their channels, even if earlier ones were increments."""
 
     def put(self, channel: Channel, text: str) -> None:
-        """Let it say a text; the place for it is made where there is none."""
+        """Set the text of a channel, and create its field if there is none."""
 
     def keep_only(self, group: tuple[int, str, int]) -> None:
-        """Take out all texts but those of a group of channels, and all parts but theirs."""
+        """Remove all texts except those of a group of channels, and all parts except theirs."""
 
     def data(self) -> bytes:
-        """Return the frame's data with the texts that were put. Raises: ValueError, when they can't be written."""
+        """Return the frame's data with its current texts. Raises: ValueError, if it can't be written."""
 
 
 class Assembler(Protocol):
-    """Reads the frames of one stream in their order, and makes the finished document."""
+    """Reads the frames of one stream in order, and assembles the finished document."""
 
     unread: int
-    """The number of the first frame whose data could not be read; 0: all could."""
+    """The number of the first frame whose data could not be read; 0 if there is none."""
 
     def take(self, frame: bytes, seq: int) -> Increment | None:
-        """Take in frame number `seq`, the next one; None: it tells of no part of the answer."""
+        """Read the next frame, number `seq`, for the first time; None if it has no part of the response."""
 
     def read(self, frame: bytes, seq: int) -> Increment | None:
         """Read a frame again that was taken before."""
 
     def document(self, texts: dict[Channel, str]) -> bytes:
-        """Return the finished document: what a request without streaming would have been answered.
+        """Return the finished document, as in the response to a request without streaming.
 
-        Raises: ValueError, when it can't be written.
+        Raises: ValueError, if it can't be written.
         """

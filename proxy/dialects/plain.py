@@ -1,4 +1,4 @@
-"""Event streams of anyone: nothing is known of how they are asked for or of their data, and no text is generated."""
+"""The dialect of any other event stream: nothing is known of its requests or its data, and it has no generated text."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from proxy.wire.http import RawHeaders
 
 
 class PlainReader(LearningReader):
-    """Reads nothing: such a stream is complete when its response ends properly."""
+    """A Reader that parses nothing: such a stream is complete when its response ends cleanly."""
 
     __slots__ = ()
 
@@ -25,7 +25,7 @@ class PlainReader(LearningReader):
 
 
 class PlainRequests:
-    """Nothing is known of a request, and none is rewritten."""
+    """Requests of which nothing is known; none is rewritten."""
 
     names_model = True
     reads_body = False
@@ -47,7 +47,7 @@ class PlainRequests:
 
 
 class PlainFrames:
-    """No frame means anything. Errors are events of their own type, so that no listener for messages takes them."""
+    """Frames of which nothing is known. Errors have a type of their own, so listeners for messages don't get them."""
 
     has_text = False
 
@@ -65,7 +65,7 @@ class PlainFrames:
 
 
 class PlainDocuments(ChatDocuments):
-    """Nothing is known of the data: no increments, no document."""
+    """Data of which nothing is known: there are no increments and no document."""
 
     def tells(self, document: dict[str, Any]) -> bool:
         return False

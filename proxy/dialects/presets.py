@@ -1,4 +1,4 @@
-"""Names for the places where Qwen is served, so that a configuration is a name and a key.
+"""Names for the hosts where Qwen is served, so that a name and a key are enough for a configuration.
 
     qwen-singapore              a region's public host
     qwen-singapore/llm-abc123   a workspace's own host in that region
@@ -27,7 +27,7 @@ _WORKSPACE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # one
 
 
 def resolve(name: str) -> str:
-    """Return the base URL of a preset; of what is none (it has no `qwen-` in front), the text itself.
+    """Return the base URL of a preset; a text that does not begin with `qwen-` is no preset and is returned unchanged.
 
     Raises: ValueError, which names the presets there are.
     """
@@ -41,7 +41,7 @@ def resolve(name: str) -> str:
     host, place = _REGIONS[region]
     if slash:
         if not _WORKSPACE.fullmatch(workspace):
-            raise ValueError(f"{workspace[:60]!r} is not a workspace's id: letters, digits and hyphens")
+            raise ValueError(f"{workspace[:60]!r} is not a workspace id; only letters, digits and hyphens are allowed")
         return f"https://{workspace}.{place}.maas.aliyuncs.com"
     if not host:
         raise ValueError(f"{region} has no public host, only those of workspaces: {region}/WORKSPACE")

@@ -1,7 +1,7 @@
-"""What a stream has said, taken in frame by frame: one reader a stream, which never looks back.
+"""The base of the dialects' readers, each of which follows one stream frame by frame.
 
-Most frames bring nothing but the next piece of text. What such a frame looks like, but for its text, is learned from
-one that was parsed; the others are told by it without parsing. Knows no log, no clock.
+Most frames add nothing but the next piece of text. A reader learns from a parsed frame what surrounds its text, and
+then recognises similar frames without parsing them. Knows no log and no clock.
 """
 
 import json
@@ -13,13 +13,13 @@ from proxy.dialects.dialect import Usage, count
 from proxy.dialects.failure import Failure
 
 _ZEROS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))  # every digit becomes 0
-_NEVER = b"\0\0"  # no frame ends so
-_NOWHERE = 1 << 30  # no frame is so long
+_NEVER = b"\0\0"  # no frame ends with this
+_NOWHERE = 1 << 30  # no frame is this long
 _UNFINISHED = ("", "null")  # DashScope writes the string "null" until the end
 
 
 class LearningReader:
-    """A Reader that learns what an ordinary frame looks like; how a frame is read is for its dialects."""
+    """A Reader that learns to recognise ordinary frames; subclasses implement `note` and `_recount` for a dialect."""
 
     __slots__ = (
         "_counted",
@@ -42,39 +42,39 @@ class LearningReader:
 
     def __init__(self) -> None:
         self.model: str | None = None
-        self.finish_reason: str | None = None  # of the first choice, or of whichever has one
-        self.request_id: str | None = None  # the upstream's own, where frames name it
+        self.finish_reason: str | None = None  # of the first choice, or else of any choice that has one
+        self.request_id: str | None = None  # the upstream's own, if frames contain it
         self.failure: Failure | None = None
-        self.ended = False  # the dialect's last word was said: nothing can be missing
-        self.brought = False  # anything that the dialect defines but for its last word
+        self.ended = False  # the dialect's final event has come: nothing can be missing
+        self.brought = False  # content that the dialect defines has come, apart from the final event
         self._finished: dict[int, bool] = {}  # by choice
         self._counted: Usage | None = None
-        self._uncounted: bytes | None = None  # an ordinary frame, with a usage that was not read yet
-        # What a frame with text looks like: what stands before the text, and from its last quote on.
+        self._uncounted: bytes | None = None  # the latest ordinary frame, if its usage has not been read yet
+        # An ordinary frame is this head, the text, and this tail, which begins with the quote that ends the text.
         self._head = self._tail = _NEVER
-        self._start = _NOWHERE  # where to look for that quote: the text has one byte at least
-        # The same with every number 0, if frames differ by their text and their numbers: an id, a usage that grows.
+        self._start = _NOWHERE  # where to look for that quote: the text has at least one byte
+        # If frames differ in numbers, too (an id, a usage that grows): head and tail with every digit replaced by 0.
         self._numbered = False
         self._zeroed_head = self._zeroed_tail = _NEVER
-        self._fixed = b""  # the index of the choice, where numbers differ: that one must not
+        self._fixed = b""  # the index of the choice, the only number that must not differ
 
     @property
     def finished(self) -> bool:
-        """True when the stream would be complete if its response ended now, with or without a last word."""
+        """True when the stream would be complete if its response ended now, with or without a final event."""
         return bool(self._finished) and all(self._finished.values())
 
     @property
     def usage(self) -> Usage | None:
-        """The usage that was stated last."""
+        """The latest usage that the stream reported."""
         frame, self._uncounted = self._uncounted, None
         if frame is not None:
             self._recount(frame)
         return self._counted
 
     def ordinary(self, frame: bytes) -> bool:
-        """Tell without parsing that a frame brings generated text and nothing else; False when in doubt.
+        """Return, without parsing, whether a frame adds only generated text; False when in doubt.
 
-        Of the same kind as that of the last one noted. Hot: 0.2 us.
+        Its kind of text is that of the last noted frame. Hot: 0.2 us.
         """
         start = self._start
         # By slices: 60 ns less than by startswith.
@@ -82,7 +82,7 @@ class LearningReader:
         return known or self._is_alike(frame)
 
     def _is_alike(self, frame: bytes) -> bool:
-        """Tell the same of a frame whose text has escapes, or whose numbers differ."""
+        """Return the same as `ordinary` for a frame whose text has escapes, or whose numbers differ."""
         head, tail, told = self._head, self._tail, frame
         if self._numbered:
             head, tail, told = self._zeroed_head, self._zeroed_tail, frame.translate(_ZEROS)
@@ -100,7 +100,7 @@ class LearningReader:
         return True
 
     def _learn(self, frame: bytes, key: str, text: str, index: int) -> None:
-        """Take a frame for what ordinary ones look like but for this text under this key, of the choice of an index."""
+        """Learn from a frame what surrounds the text of ordinary frames; its text is under `key`, of choice `index`."""
         start, end = _place(frame, key, text)
         if not start or not frame.endswith(b"\n\n") or b"\r" in frame:
             return
@@ -118,17 +118,17 @@ class LearningReader:
             self._fixed = fixed if fixed in frame else b""
 
     def _take_usage(self, stated: Any) -> None:
-        """Take in a usage; one of nothing but zeros is none where there is another."""
+        """Record a usage; one that consists of zeros does not replace another."""
         usage = read_usage(stated)
         if usage is not None and (any(usage) or self._counted is None):
             self._counted, self._uncounted = usage, None
 
     def _recount(self, frame: bytes) -> None:
-        """Take in the usage in a frame."""
+        """Read and record the usage in a frame."""
         raise NotImplementedError
 
     def _finish(self, index: int, reason: Any) -> None:
-        """Take in what a choice says of its end, or that it has not ended."""
+        """Record a choice's finish reason, or that it has none yet."""
         if reason is None or reason in _UNFINISHED:
             if index not in self._finished:
                 self._finished[index] = False
@@ -141,17 +141,17 @@ class LearningReader:
                 self._fail(Failure(f"a choice ended with finish reason {reason[:50]}", recognised=False))
 
     def _fail(self, failure: Failure | None) -> None:
-        """Take in an error: the first one counts, and none after the last word, where clients have stopped reading."""
+        """Record an error; only the first one counts, and none after the final event, where clients stop reading."""
         if self.failure is None and not self.ended:
             self.failure = failure
 
 
 def read_usage(stated: Any) -> Usage | None:
-    """Return the token counts of a usage object in any of the spellings that are seen; None for what is none."""
+    """Return the token counts of a usage object in any of the known spellings; None if it is not a usage object."""
     if not stated or not isinstance(stated, dict):
         return None
     models = stated.get("models")
-    if isinstance(models, list):  # of an application, which may have asked several
+    if isinstance(models, list):  # of an application, which may have used several
         counts = [usage for usage in map(read_usage, models) if usage is not None]
         if counts:
             return Usage(*map(sum, zip(*counts, strict=True)))
@@ -165,16 +165,16 @@ def read_usage(stated: Any) -> Usage | None:
 
 
 def _detail(stated: dict[str, Any], name: str, other: str, part: str) -> int:
-    """Return a number of the object under either name; 0 if it is not there."""
+    """Return the number `part` of the object under either name; 0 if it is missing."""
     details = stated.get(name) or stated.get(other)
     return count(details, part) if details else 0
 
 
 def _place(frame: bytes, key: str, text: str) -> tuple[int, int]:
-    """Return where a text begins and ends in a frame that has it once under this key; (0, 0) when in doubt."""
+    """Return where the text under a key begins and ends in a frame; (0, 0) if that is not certain."""
     try:
         compact = orjson.dumps(text)
-    except TypeError:  # half a character
+    except TypeError:  # an unpaired surrogate
         return 0, 0
     for string in (compact, json.dumps(text).encode()):
         for colon in (b'":', b'": '):

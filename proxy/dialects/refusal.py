@@ -1,7 +1,7 @@
-"""What an upstream's refusal says, in any of the forms it comes in, and how it is taken out of an SSE frame.
+"""Reads an upstream's error response in any of its formats, also one that is framed as SSE.
 
-With `stream: true` Qwen's compatible mode answers HTTP 400 and a body that is one SSE frame; the native API answers
-HTTP 200 and one `event:error` frame, its status in a comment. Neither SDK of OpenAI's sees a code in the former.
+With `stream: true` Qwen's compatible mode responds with HTTP 400 and a body that is one SSE frame, in which OpenAI's
+SDKs find no error code; the native API responds with HTTP 200 and one `event:error` frame, its status in a comment.
 """
 
 import re
@@ -25,7 +25,7 @@ _FRAMED = re.compile(rb"(?:\xef\xbb\xbf)?(?::|(?:data|event|id|retry|status):)")
 
 
 class Refusal(NamedTuple):
-    """The status and the code of an error, as its body states them; `body` is the JSON object alone."""
+    """The status and the code of an error response, as its body states them; `body` is its JSON object, unframed."""
 
     status: int
     code: str | None
@@ -34,9 +34,9 @@ class Refusal(NamedTuple):
 
 
 def read(status: int, body: bytes) -> Refusal:
-    """Read a refusal's body: JSON, with or without a frame around it, nested (`error`) or flat; anything else is none.
+    """Read an error response: JSON, framed as SSE or not, with a nested `error` or flat; anything else has no code.
 
-    In an answer of status 200 a frame's own status counts, if it names one.
+    If the status is 200, the status in the frame is used, if it has one.
     """
     framed = _FRAMED.match(body) is not None
     data = _first_data(body) if framed else body.removeprefix(BOM).strip()
@@ -51,7 +51,7 @@ def read(status: int, body: bytes) -> Refusal:
 
 
 def asks_for_stream(body: bytes) -> bool:
-    """Return whether a refusal's body says that a model, or its thinking mode, answers nothing but streams."""
+    """Return whether an error response says that a model, or its thinking mode, supports only streaming."""
     return any(words in body for words in _STREAM_ONLY)
 
 

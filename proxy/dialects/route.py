@@ -1,4 +1,4 @@
-"""A prefix that is served, and where its targets lead upstream."""
+"""A path prefix that is served, and the request targets it stands for upstream."""
 
 import functools
 import re
@@ -9,36 +9,36 @@ from proxy.dialects.dialect import Dialect
 from proxy.wire.errors import BadRequest
 from proxy.wire.http import RawHeaders, origin_form
 
-# Also between what only some servers take for the limits of a segment.
+# Also between characters that only some servers treat as the limits of a segment.
 _DOT_SEGMENT = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:/|%2f|\\|%5c|;|%3b|#|%23|%3f|$)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, eq=False)  # found by what it is in the cache: 1 us less than by its fields
+@dataclass(frozen=True, eq=False)  # the cache compares it by identity, which takes 1 us less than by its fields
 class Route:
-    """A prefix that is served, and the path it stands for upstream."""
+    """A path prefix that is served, its dialect, and the path it stands for upstream."""
 
     name: str  # the label in metrics
     prefix: str
     upstream_prefix: str
     dialect: Dialect
     steering: str = ""
-    """A regular expression: names, in lower case, of headers that steer the answer."""
+    """A regular expression for the names, in lower case, of request headers that influence the response."""
     key_header: str = AUTHORIZATION
-    """The header in which its upstream takes a key."""
+    """The header in which the upstream expects its key."""
 
     def steered_by(self, headers: RawHeaders) -> list[bytes]:
-        """Return the headers that steer the answer, spelt and ordered the same however they came."""
+        """Return the headers that influence the response, normalised: sorted, and their names in lower case."""
         steers = re.compile(self.steering.encode()).fullmatch
         return sorted(b"%b: %b" % (lower, value) for name, value in headers if steers(lower := name.lower()))
 
     @functools.lru_cache(maxsize=1024)  # noqa: B019  (routes live as long as the process)
     def target(self, raw_path: str) -> bytes:
-        """Return the request target for upstream, its query and its escapes untouched.
+        """Return the request target for the upstream, with its query and its escapes unchanged.
 
-        Whatever host an absolute-form target names is dropped. Raises: BadRequest, for dot segments.
+        The host in an absolute-form target is dropped. Raises: BadRequest, for dot segments.
         """
         raw = origin_form(raw_path)
         path = raw.partition("?")[0]
         if not path.startswith(self.prefix) or _DOT_SEGMENT.search(path):
-            raise BadRequest("the request target has dot segments, or is not below the prefix it seemed to be")
+            raise BadRequest(f"the request target has dot segments or is not below {self.prefix}; neither is allowed")
         return (self.upstream_prefix + raw[len(self.prefix) :]).encode("utf-8", "surrogateescape")

@@ -1,6 +1,6 @@
-"""The table of APIs: what is served where, and by which dialect. A row, and the module it names, add an API.
+"""The table of APIs: where each is served, and by which dialect. A new API is one row and the module it names.
 
-Everything above this room asks here which prefixes, paths and headers there are, and spells none of an API's itself.
+All rooms above get the prefixes, paths and headers of APIs from this table, and contain none themselves.
 Source: Alibaba Cloud Model Studio's API references.
 """
 
@@ -13,38 +13,39 @@ from proxy.dialects.plain import PLAIN
 from proxy.dialects.route import Route
 
 OWN = CHAT
-"""What the proxy's own paths speak: the body of an error there."""
+"""The dialect of error responses at the proxy's own paths."""
 UNKNOWN = PLAIN
-"""What is assumed of routes of the user's own."""
+"""The dialect of routes that the configuration defines."""
 BASE = "/compatible-mode/v1"
-"""The path of an upstream whose URL has none: where rows without an upstream prefix lead."""
+"""The upstream path for rows without an upstream prefix, if the URL of the upstream has no path."""
 PROVIDER = "dashscope"
-"""Who serves all of these APIs, by the name that OpenTelemetry's conventions have for it."""
+"""The provider of all of these APIs, as OpenTelemetry's conventions name it."""
 
-# Of X-DashScope-SDK headers the values tell who asks (a session's id among them), not what for.
+# X-DashScope-SDK headers are left out: their values describe the client (a session id, say), not the request.
 _STEERING = r"accept|x-dashscope-(?!sdk-).*"
 _DASHSCOPE_HEADERS = r"x-dashscope-[a-z0-9-]+"
 
 
 class Row(NamedTuple):
-    """An API: its label in metrics, where it is served, what that stands for upstream, and how it is spoken."""
+    """An API: its label in metrics, the prefixes where it is served, its dialect, and its paths and headers."""
 
     name: str
     prefixes: tuple[str, ...]
-    """They stand for each other. Of rows with the same ones, the first has all that is a generation of none."""
+    """Equivalent prefixes; paths in the settings are below the first one. Where two rows have the same prefixes, the
+    first row also gets every request that is no generation of either."""
     dialect: Dialect
     upstream_prefix: str | None = None
-    """None: the path of the upstream's URL."""
+    """The path upstream that a prefix stands for; None: the path of the upstream's URL."""
     generations: tuple[str, ...] = ()
-    """Paths that are asked for with POST and answered with a stream; read whole, so that they can be sent again."""
+    """Paths of POST requests that respond with a stream. Their bodies are read completely, so they can be retried."""
     lent: tuple[str, ...] = ()
-    """What else may be asked for with POST and a key of ours; `{}` stands for one segment."""
+    """Other paths that POST requests with the proxy's own key may have; `{}` stands for one segment."""
     lent_to_read: tuple[str, ...] = ()
-    """The same with GET and HEAD."""
+    """The same for GET and HEAD."""
     steering: str = "accept"
-    """A regular expression: names, in lower case, of headers that two requests for one answer have alike."""
+    """A regular expression for the names, in lower case, of headers that must be equal to share one response."""
     headers: str = ""
-    """A regular expression: names, in lower case, of headers that its clients send beside the usual ones."""
+    """A regular expression for the names, in lower case, of headers that only clients of this API send."""
 
 
 ROWS = [
@@ -82,7 +83,7 @@ ROWS = [
 
 
 def routes(base: str = BASE) -> list[tuple[Route, tuple[str, ...]]]:
-    """Return the routes, the more special first, and the paths of generations below each.
+    """Return the routes, the longest prefix first, each with its paths of generations.
 
     `base` is the path of the upstream's URL.
     """
@@ -104,14 +105,14 @@ def served() -> tuple[str, ...]:
 
 
 def lent() -> dict[str, list[str]]:
-    """Return the paths that may be asked for with a key of ours, by method."""
+    """Return, by method, the paths that may be requested with the proxy's own key."""
     posted = [row.prefixes[0] + path for row in ROWS for path in (*row.generations, *row.lent)]
     read = [row.prefixes[0] + path for row in ROWS for path in row.lent_to_read]
     return {"POST": posted, "GET": read, "HEAD": read}
 
 
 def spellings(path: str) -> list[str]:
-    """Return a path below the first prefix of an API as it is spelt below each of them; any other as it is."""
+    """Return a path below the first prefix of an API with each of the API's prefixes; any other path unchanged."""
     for row in ROWS:
         first = row.prefixes[0]
         if path.startswith(first):
@@ -120,5 +121,5 @@ def spellings(path: str) -> list[str]:
 
 
 def request_headers() -> str:
-    """Return a regular expression for the names, in lower case, of all headers that clients of the APIs send."""
+    """Return a regular expression for the names, in lower case, of all headers that clients of these APIs send."""
     return "|".join(row.headers for row in ROWS if row.headers)

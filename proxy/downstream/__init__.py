@@ -1,14 +1,14 @@
-"""Floor 4: downstream. From bytes to a client's socket, and a client's body from it.
+"""Floor 4: downstream. Reads the requests of clients, and writes bytes as responses to their sockets.
 
 Must not know: upstreams, the hub, what the bytes mean.
 
 Read in this order:
 
-* `listener`: the connections of clients, and how requests are refused that can't be read
-* `response`: one response to one client, as a sink of a subscription
+* `response`: one response to one client, the sink of a subscription
 * `websocket`: the same over a WebSocket
-* `request_body`: reading what a client sends
-* `client_connections`: the time-outs of all connections, and what is held of them; `descriptors`, `unsent`: what the
-  system tells of them
+* `listener`: the connections of clients, and the error responses to requests that can't be parsed
+* `client_connections`: the time-outs of all connections, and the bytes held for them; `descriptors`, `unsent`: what the
+  operating system reports about them
+* `request_body`: reads the body of a request
 * `inline`: lets aiohttp handle a request without a task of its own
 """

@@ -1,7 +1,7 @@
-"""The server of both ports: aiohttp's, but for what it refuses, and for how long it waits for a client.
+"""The servers of both ports: aiohttp's, but with their own error responses, and time-outs for clients.
 
-aiohttp quotes in text/plain what it could not read, which may be a key, and says 400 of everything. Here a refusal has
-the status that HTTP has for it and the shape of the dialect that is spoken at the request's path.
+aiohttp responds with 400 to all of them, and quotes in text/plain what it could not parse, which may be a key. Here the
+response has the status that HTTP defines for the error, and the error format of the API at the request's path.
 """
 
 import asyncio
@@ -41,28 +41,28 @@ from proxy.wire.errors import (
 )
 from proxy.wire.http import Headers, head
 
-REFUSED = web.RequestKey("objection", ProxyError)  # on a request: why it is not answered, whatever it asks for
+REFUSED = web.RequestKey("refused", ProxyError)  # on a request: why it gets an error response, whatever its path
 _LINGERING_S = 2.0
-_RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # one after the other: a round trip, however long
-_BURST, _BURST_S = 64, 0.02  # requests that begin at once within so long; the others wait for their turns
+_RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # successive waits, for round trips of any length
+_BURST, _BURST_S = 64, 0.02  # requests that may begin within so many seconds; the others wait for their turns
 _FOR_EVER_S = 365 * 24 * 3600.0
-_SPOKEN = "HTTP/1.1 and HTTP/1.0 are spoken here"
-_NEVER_ANSWERED = ("TRACE", "CONNECT")  # TRACE would tell the client what goes upstream (RFC 9110 section 9.3.8)
+_SUPPORTED = "the request's version of HTTP is not supported; HTTP/1.1 and HTTP/1.0 are"
+_NEVER_ANSWERED = ("TRACE", "CONNECT")  # TRACE would show the client what goes upstream (RFC 9110 section 9.3.8)
 _CLOSE = re.compile(rb"\nconnection:[^\n]*\bclose\b")
-_UNREAD = "UNKNOWN"  # the method of the request that aiohttp makes up for one that it could not read
+_UNREAD = "UNKNOWN"  # the method of the request that aiohttp creates for one that it could not parse
 _VERSION = re.compile(rb" HTTP/([0-9]{1,9})(?:\.[0-9]+)?\s*$")
-# What llhttp says is one of its constants; what follows it quotes the request.
+# The first line of llhttp's messages is a constant; the lines after it quote the request.
 _KINDS: tuple[tuple[type[HttpProcessingError], str], ...] = (
     (InvalidHeader, "a header is malformed"),
     (InvalidURLError, "its target is malformed"),
-    (BadHttpMethod, "its method is none that is known"),
+    (BadHttpMethod, "its method is unknown"),
     (BadStatusLine, "its first line is malformed"),
 )
 _CONSTANT = re.compile(r"[A-Za-z][A-Za-z' /-]*")
 
 
 class Listener(web.Server):
-    """Makes the connections of a port."""
+    """The server of a port, which creates a Connection for each client."""
 
     def __init__(
         self,
@@ -77,10 +77,10 @@ class Listener(web.Server):
         is_admin: bool,
         **options: Any,
     ) -> None:
-        """`handler` answers requests.
+        """`handler` responds to requests.
 
-        `error_body` is told of those that can't be read, by method and target, and returns what they are answered.
-        `host_objection` returns why a request with this header Host is not answered, if it is not.
+        `error_body` returns the response body for a request that can't be parsed, from its method, target and error.
+        `host_objection` returns the error for a request with this Host header, or None if the host is accepted.
         """
         # aiohttp's own timer would be one for each connection: ours stands for it.
         super().__init__(handler, request_factory=self._begin, keepalive_timeout=_FOR_EVER_S, **options)
@@ -117,7 +117,7 @@ class Listener(web.Server):
             protocol.beginning = b""
         spoken = message.version.major == 1
         if not spoken:
-            refused = (BadRequest if message.version.major == 0 else VersionNotSupported)(_SPOKEN)
+            refused = (BadRequest if message.version.major == 0 else VersionNotSupported)(_SUPPORTED)
             message = message._replace(version=HttpVersion10, should_close=True)
         request = self._make_request(message, payload, protocol, writer, task)
         protocol.begin(request)
@@ -137,7 +137,7 @@ class Listener(web.Server):
         return None if message.method == _UNREAD else self._host_objection(message.headers.get("Host"))
 
     def refuse(self, request: web.BaseRequest, beginning: bytes, error: HttpProcessingError) -> web.StreamResponse:
-        """Answer a request that could not be read, of which this is the beginning."""
+        """Respond to a request that could not be parsed; `beginning` is the first part of it."""
         line, ended, _ = beginning.partition(b"\n")
         refusal = self._refusal(error, line, complete=bool(ended))
         headers, body = self._told(line, refusal)
@@ -171,12 +171,12 @@ class Listener(web.Server):
             return HeadersTooLarge(f"there are more than {self._max_headers} headers (limits.headers)")
         version = _VERSION.search(line)
         if version is not None and int(version[1]) > 1:
-            return VersionNotSupported(_SPOKEN)
+            return VersionNotSupported(_SUPPORTED)
         return BadRequest(f"the request could not be read: {_what(error)}")
 
 
 def _what(error: HttpProcessingError) -> str:
-    """Return what is wrong with a request, without a word of it."""
+    """Return what is wrong with a request, without quoting it."""
     for kind, what in _KINDS:
         if isinstance(error, kind):
             return what
@@ -185,9 +185,9 @@ def _what(error: HttpProcessingError) -> str:
 
 
 class _Refused(web.StreamResponse):
-    """A response that was written, on a connection that takes what its client still sends: else a reset destroys it.
+    """A response that has been written, on a connection that still reads what its client sends.
 
-    RFC 9112 section 9.6.
+    Closing at once would cause a reset, which can destroy the response (RFC 9112 section 9.6).
     """
 
     def __init__(self, transport: asyncio.Transport | None) -> None:
@@ -199,11 +199,11 @@ class _Refused(web.StreamResponse):
         return False
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Nothing: the head was written."""
+        """Do nothing: the head has been written."""
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Say that no more comes, and wait for the client to close; its leaving cancels this."""
+        """Close the sending side, and wait for the client to close, which cancels this method."""
         if self._connection is not None and self._connection.can_write_eof():
             self._connection.write_eof()
             await asyncio.sleep(_LINGERING_S)
@@ -235,14 +235,14 @@ class Connection(RequestHandler):
     def __init__(self, listener: Listener, **options: Any) -> None:
         super().__init__(listener, **options)
         self._listener = listener
-        self.current: web.BaseRequest | None = None  # from its head to the end of its answer
-        self.beginning = b""  # of a request, its first line and a little more, until its head is read
-        self._held = b""  # what was read and waits for its turn
+        self.current: web.BaseRequest | None = None  # from the end of its head to the end of its response
+        self.beginning = b""  # the first line of a request and a little more, until its head is parsed
+        self._held = b""  # bytes that were read and wait for their turn
         self._held_bytes = 0  # of bodies, in memory
-        self._answered = False  # a request, at least
+        self._answered = False  # at least one request
         self._within_head = False
         self._head_at = self._heard_at = self._idle_at = self.taken_at = monotonic()
-        self._over = False  # it was refused, and is about to be closed
+        self._over = False  # an error response was sent or is being sent, and the connection is about to be closed
         self.unsent_bytes = self._queued_bytes = 0
 
     # From one request to the next
@@ -267,7 +267,7 @@ class Connection(RequestHandler):
             self._spoil()
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
-        """Note that an answer has ended: aiohttp calls this after each."""
+        """Note that a response has ended: aiohttp calls this after each."""
         self.current = None
         self._answered = True
         self._idle_at = monotonic()
@@ -278,7 +278,7 @@ class Connection(RequestHandler):
             request.content.feed_eof()  # else aiohttp would wait for the rest
 
     def hold_body(self, size_bytes: int) -> None:
-        """Count bytes of the body that are kept in memory, until the answer ends. Raises: RateLimited."""
+        """Count bytes of the body that are kept in memory, until the response ends. Raises: RateLimited."""
         self._listener.clients.hold_body(size_bytes)
         self._held_bytes += size_bytes
 
@@ -333,10 +333,10 @@ class Connection(RequestHandler):
     def _refill(self) -> None:
         super().data_received(b"")
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # what asyncio asks for
-        """Keep the connection of a client that waits for an answer and may have ended only its own side (half-close).
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio expects a bool
+        """Keep the connection if the client waits for a response and may have closed only its own side (half-close).
 
-        One that has closed altogether says the same, but answers with a reset what is written to it.
+        A client that has closed completely looks the same here, but responds with a reset to what is written to it.
         """
         if self._held:
             return True  # a request waits to be begun
@@ -348,7 +348,7 @@ class Connection(RequestHandler):
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # may be sent at any time (RFC 9110 section 15.2)
         elif not begun.probe():
             return False
-        self.close()  # when it has its answer
+        self.close()  # after the response
         self._look_for_reset(_RESETS_S)
         return True
 
@@ -422,7 +422,7 @@ class Connection(RequestHandler):
         self.close()
 
     def _look_for_reset(self, waits_s: Sequence[float]) -> None:
-        """Close the connection if it was reset, which the loop does not notice before something is written again."""
+        """Close the connection if it was reset, which the loop would notice only when something is written again."""
         transport = self.transport
         if transport is None:
             return
@@ -434,7 +434,7 @@ class Connection(RequestHandler):
             self._loop.call_later(waits_s[0], self._look_for_reset, waits_s[1:])
 
     def _spoil(self) -> None:
-        """Let the request in progress hear that the rest of its body can't be read: aiohttp has it wait for ever."""
+        """Fail the request in progress if the rest of its body can't be parsed: aiohttp would let it wait forever."""
         error, request = getattr(self._messages[-1][0], "exc", None), self.current
         if error is not None and request is not None and not request.content.is_eof():
             request.content.set_exception(error)
@@ -447,7 +447,7 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         if isinstance(exc, HttpProcessingError):
-            self.close()  # and pass over what comes
+            self.close()  # after the response; ignores further requests
             read = f"{request.method} {request.raw_path} HTTP/1.1\n"
             return self._listener.refuse(request, self.beginning if request.method == _UNREAD else read.encode(), exc)
         return super().handle_error(request, status, exc, message)

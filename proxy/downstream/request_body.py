@@ -1,4 +1,4 @@
-"""The body of a client's request."""
+"""Reads the body of a client's request, up to a limit."""
 
 from collections.abc import AsyncIterator
 from time import monotonic
@@ -17,13 +17,13 @@ class Holder(Protocol):
 
 
 async def read_body(request: web.BaseRequest, allowed_bytes: int) -> bytes:
-    """Return the whole body of a request, which its connection counts.
+    """Return the complete body of a request, which its connection counts.
 
     Raises: TooLarge, RateLimited, RequestTimeout.
     """
     content = request.content
     holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
-    if content.is_eof():  # most came with the head: no need to wait
+    if content.is_eof():  # the usual case: the body came with the head
         body = content.read_nowait()
         if len(body) > allowed_bytes:
             raise TooLarge(f"the request body has {len(body)} bytes, {allowed_bytes} are allowed")
@@ -41,7 +41,7 @@ async def read_body(request: web.BaseRequest, allowed_bytes: int) -> bytes:
         pieces.append(piece)
         size += len(piece)
     if size > allowed_bytes:
-        raise TooLarge(f"the request body has more than {allowed_bytes} bytes, {size} came so far")
+        raise TooLarge(f"the request body has more than the {allowed_bytes} bytes allowed, {size} came so far")
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

@@ -1,8 +1,8 @@
-"""The way down to a WebSocket client: the handshake, and a Sink that also hears what the client says.
+"""One WebSocket to one client: the handshake, and a Sink that also reads the client's control frames.
 
-The response that switched protocols is written as any other; what is written to it are frames, made once for all
-followers. Not web.WebSocketResponse: it frames a message for each client anew, its reader takes a task of each, and
-it closes behind the back of whoever writes to the transport. Source: RFC 6455.
+The response that switches protocols is written like any other; its body consists of frames that are made once for all
+followers. Not web.WebSocketResponse, because it frames each message again for each client, needs a task a client for
+reading, and closes the transport by itself while the proxy writes to it. Source: RFC 6455.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.websocket import CLOSE, PING, PONG, PROTOCOL_ERROR, Control, FrameReader, accept, close_frame, frame
 
 _PINGED = Span(0, 0, frame(PING, b""))
-CLOSING_S = 1.0  # for the client to answer a close
-_PONG_ROOM_BYTES = 128 * 1024  # with more unsent, a client that pings but does not read gets no pongs
+CLOSING_S = 1.0  # for the client to respond to a close frame
+_PONG_ROOM_BYTES = 128 * 1024  # no pongs while more is unsent, for clients that send pings but do not read
 
 
 def handshake(request: web.BaseRequest) -> bytes:
-    """Return the Sec-WebSocket-Accept of a client that asks for a WebSocket; b"" if it does not (section 4.2.1).
+    """Return the Sec-WebSocket-Accept for a request for a WebSocket; b"" for other requests (section 4.2.1).
 
-    Raises: UpgradeRequired for another version, BadRequest for a key that is none.
+    Raises: UpgradeRequired, for another version of WebSocket; BadRequest, for an invalid key.
     """
     headers = request.headers
     options = [option.strip().lower() for option in ",".join(headers.getall("Connection", ())).split(",")]
     if headers.get("Upgrade", "").strip().lower() != "websocket" or "upgrade" not in options:
         return b""
     if headers.get("Sec-WebSocket-Version") != "13":
-        raise UpgradeRequired("only version 13 of WebSocket is spoken here")
+        raise UpgradeRequired("the requested version of WebSocket is not supported; only version 13 is")
     key = headers.get("Sec-WebSocket-Key", "")
     try:
         size = len(b64decode(key, validate=True))
@@ -47,7 +47,7 @@ def handshake(request: web.BaseRequest) -> bytes:
 
 
 class Response(Sink, Protocol):
-    """The response on which protocols are switched."""
+    """The response that switches protocols."""
 
     @property
     def response(self) -> web.StreamResponse: ...
@@ -62,11 +62,12 @@ class Response(Sink, Protocol):
 
 
 class WebSocket:
-    """One WebSocket to one client: a Sink of frames. Pings and closes of the client's are answered.
+    """One WebSocket to one client: a Sink of frames, which responds to the client's pings and closes.
 
-    The client's own messages are passed over. One that sends many frames at once has them read in turns, and of their
-    pings the latest is answered (section 5.5.3). It is taken for dead when a ping has not been answered by the time of
-    the next one. `finished` also waits for its answer to a close, so that nothing sent before is lost.
+    Messages from the client are ignored. If it sends many frames at once, they are read in turns, and only the latest
+    of their pings is answered (RFC 6455 section 5.5.3). A client that has sent nothing since the last ping when the
+    next one is due is disconnected. `finished` also waits for its response to a close frame, so that nothing sent
+    before is lost.
     """
 
     __slots__ = ("_answered", "_closed", "_pinged", "_receiver", "_request", "_response", "_turns")
@@ -75,9 +76,9 @@ class WebSocket:
         self._turns = turns
         self._request = request
         self._response = response
-        self._receiver: FrameReader | None = FrameReader()  # None when the client is not heard any more
-        self._closed = False  # a close was sent: nothing may follow it
-        self._pinged = False  # and no word since
+        self._receiver: FrameReader | None = FrameReader()  # None when nothing more is read from the client
+        self._closed = False  # a close frame was sent: nothing may follow it
+        self._pinged = False  # a ping was sent, and nothing has been received since
         self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -85,20 +86,20 @@ class WebSocket:
         return self._response.response
 
     def start(self, accepted: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        """Make the head that switches protocols, and hear the client from now on."""
+        """Make the head that switches protocols, and read the client's frames from now on."""
         switching = [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Accept", accepted)]
         self._response.start(b"Switching Protocols", [*switching, *headers], framed=True)
         reader: Any = self  # a parser, as the protocol calls what is fed the connection's bytes
         self._request.protocol.set_parser(reader)
 
     def flush(self) -> None:
-        """Send the head, if it has not left."""
+        """Send the head if it has not been sent."""
         self._response.flush()
 
     async def finished(self) -> bool:
-        """Wait until the client has had everything; False when it has left before.
+        """Wait until the client has received everything; return False if it disconnected before.
 
-        Raises: CancelledError, when aiohttp notices first that it has left.
+        Raises: CancelledError, if aiohttp notices first that it has disconnected.
         """
         ended = await self._response.finished()
         if ended:
@@ -117,7 +118,7 @@ class WebSocket:
         return not self._closed and self._response.write(span)
 
     def transport(self) -> None:
-        """None: nothing may follow a close, and the client's may come at any time."""
+        """Return None: writing past this object could send frames after a close frame."""
 
     def on_writable(self, resume: Callable[[], None]) -> None:
         self._response.on_writable(resume)
@@ -138,10 +139,10 @@ class WebSocket:
         self._pinged = not self._closed and self._response.write(_PINGED)
         return self._pinged
 
-    # What the client says
+    # Frames of the client
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Hear the client; return, as the protocol wants it, that this is not the end and that nothing is left."""
+        """Read the client's bytes; return, as aiohttp expects, that this is not the end and that none are left."""
         self._pinged = False
         if self._read_frames(data):
             transport = self._request.transport
@@ -151,10 +152,10 @@ class WebSocket:
         return False, b""
 
     def feed_eof(self) -> None:
-        """Nothing: the handler is about to be cancelled."""
+        """Do nothing: the handler is about to be cancelled."""
 
     def _read_frames(self, data: bytes) -> bool:
-        """Hear some frames; return whether there may be more."""
+        """Take some frames; return whether there may be more."""
         receiver = self._receiver
         if receiver is None:
             return False
@@ -184,7 +185,7 @@ class WebSocket:
             self._response.write_data(frame(PONG, ping.payload))
 
     def _answer_close(self, last: bytes) -> None:
-        """Take the client's close; answer it, unless it is an answer, and end the connection."""
+        """End the connection after the client's close frame; respond with `last` unless one was sent already."""
         self._receiver = None
         if not self._closed:
             self.close(last)

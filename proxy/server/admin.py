@@ -1,4 +1,4 @@
-"""The admin port: metrics, readiness, every caller's streams, and a live feed of them. Not for callers."""
+"""The admin port, for operators: metrics, readiness, the streams of all callers, and a live feed of them."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -44,10 +44,10 @@ class Admin:
         return answer({"ready": not draining}, 503 if draining else 200)
 
     async def _streams(self, request: web.BaseRequest, caller: Caller) -> web.Response:
-        """Return every caller's streams; nobody else than the admin port's users may see that."""
+        """GET /admin/streams: the streams of all callers. Callers must not see this list; it is for operators."""
         return answer({"object": "list", "data": [describe(stream) for stream in self._hub], "has_more": False})
 
 
 async def healthy(request: web.BaseRequest, caller: Caller) -> web.Response:
-    """GET /healthz, at either port."""
+    """GET /healthz, on both ports."""
     return answer({"status": "ok"})

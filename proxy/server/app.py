@@ -1,4 +1,4 @@
-"""The composition root: makes the parts, introduces them to each other, and listens.
+"""The composition root: makes all parts, connects them, and listens.
 
 The data port serves what the README's "HTTP surface" lists; the admin port metrics, readiness and a live feed.
 """
@@ -7,7 +7,6 @@ import asyncio
 import functools
 import logging
 import time
-import traceback
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -54,11 +53,10 @@ if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
 
 _TICK_S = 0.25
-_log = logging.getLogger("streamtee")
 
 
 class _WithoutMalformed(logging.Filter):
-    """Drops aiohttp's tracebacks of malformed requests: they quote the header, which may hold a key."""
+    """Drops aiohttp's tracebacks of malformed requests: they quote the headers, which may hold a key."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
@@ -69,7 +67,7 @@ http_log.addFilter(_WithoutMalformed())
 
 
 class Proxy:
-    """The running proxy: `start`, then `drain` or `stop`. Ports 0 are free ones; `url` tells them."""
+    """The running proxy: call `start`, then `drain` or `stop`. Port 0 takes a free port; `url` has its number."""
 
     def __init__(self, config: Config, tracing: "Tracing | None" = None) -> None:
         """Call within a running loop. `tracing` is used instead of the configured one."""
@@ -125,7 +123,7 @@ class Proxy:
         tracing = self.tracing
         spans_begun, spans_ended = ([], []) if tracing is None else ([tracing.begun], [tracing.ended])
         return Observers(
-            begun=[*spans_begun, self.feed.begun],  # in this order: spans name a stream's trace
+            begun=[*spans_begun, self.feed.begun],  # spans first: they set the trace id, which the feed shows
             answered=[self.calls.answered],
             ended=[
                 *spans_ended,
@@ -135,15 +133,14 @@ class Proxy:
                 self.calls.ended,
                 self.feed.ended,
             ],
-            on_fault=_log_fault,
         )
 
     def _generations(self) -> Generations:
-        opened = self._way_up()
-        asked = opened if self.tracing is None else self.tracing.calls(opened)
+        open_exchange = self._open_exchange()
+        traced = open_exchange if self.tracing is None else self.tracing.calls(open_exchange)
         return Generations(
             self.hub,
-            asked,
+            traced,
             self.calls,
             GenerationReader(self.config, self.admission, self.forward),
             GenerationResponses(self.config, self.hub, self.admission, self.grants, self.metrics),
@@ -152,8 +149,8 @@ class Proxy:
             max_frame_bytes=self.config.limits.frame_bytes,
         )
 
-    def _way_up(self, upstream: str = DEFAULT) -> OpenExchange:
-        """Return the way to an upstream and its spares."""
+    def _open_exchange(self, upstream: str = DEFAULT) -> OpenExchange:
+        """Return the function that sends a request to an upstream or its spares."""
         return self.metrics.calls(self.upstreams.group(upstream).open)
 
     async def start(self) -> None:
@@ -206,7 +203,7 @@ class Proxy:
             await self.tracing.close()
 
     def routes(self) -> Routes:
-        """Return what the data port serves."""
+        """Return the routes of the data port."""
         served = Routes(self.admission, self.metrics, table.OWN)
         follow, control = self.follow, self.control
         for method, path, handler, needs in (
@@ -228,7 +225,7 @@ class Proxy:
         generations: Handler = self.generations.generate
         if self.tracing is not None:
             generations = self.tracing.traced(generations)
-        passing = PassThrough(self.forward, self._way_up())
+        passing = PassThrough(self.forward, self._open_exchange())
         for route, paths in table.routes(self.config.upstream.compatible_base):
             for path in paths:
                 generate = self._lending(functools.partial(generations, route))
@@ -239,16 +236,16 @@ class Proxy:
         return served
 
     def _add_own(self, served: Routes) -> None:
-        """Serve the routes of the user's own, the more special first."""
+        """Add the configured routes, more specific paths first."""
         config = self.config
         for own in sorted(config.routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
             base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
             route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
             upstream = own.upstream or DEFAULT
-            opened = self._way_up(upstream)
-            passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opened)
+            opens = self._open_exchange(upstream)
+            passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opens)
             if own.share == "url":
-                events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, opened, self.calls)
+                events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, opens, self.calls)
                 self.event_routes.append(events)
                 for method in ("GET", "POST"):
                     served.add(method, own.path, self._lending(events.serve, upstream), route.name, table.UNKNOWN)
@@ -289,8 +286,8 @@ class Proxy:
             turns=self.hub.turns,
             is_admin=is_admin,
             access_log=None,
-            handler_cancellation=True,  # a client that leaves ends its handler at once
-            auto_decompress=False,  # a compressed request passes as it is
+            handler_cancellation=True,  # a handler is cancelled as soon as its client disconnects
+            auto_decompress=False,  # a compressed request is passed on as it is
             logger=http_log,
             loop=server_loop(),
         )
@@ -305,7 +302,7 @@ class Proxy:
 
 
 def access_of(config: Config) -> tuple[Callers, Grants]:
-    """Return what the configuration says of callers and of what they are granted."""
+    """Make the configured Callers and Grants."""
     capabilities = Capabilities([secret.get_secret_value() for secret in config.capabilities.secrets])
     callers = Callers(
         capabilities,
@@ -325,12 +322,6 @@ def access_of(config: Config) -> tuple[Callers, Grants]:
 def _traced(config: Config) -> "Tracing | None":
     if not config.otel.enabled:
         return None
-    from proxy.telemetry.tracing import exported  # of an extra
+    from proxy.telemetry.tracing import exported  # needs the extra `otel`
 
     return exported()
-
-
-def _log_fault(error: Exception) -> None:
-    """Log that an observer of streams failed, and where; not its message, which may quote what is secret."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    _log.error("an observer of streams failed: %s in %s, line %s", type(error).__name__, where.name, where.lineno)

@@ -1,6 +1,6 @@
-"""The configuration: a TOML file, over it environment variables `STREAMTEE_...`, over it nothing.
+"""The configuration: a TOML file, and environment variables `STREAMTEE_...`, which override it.
 
-`config/streamtee.toml` lists every key with its default and a comment; a test holds the two together.
+`config/streamtee.toml` lists every key with its default and a comment; a test compares it with the classes here.
 Nested keys are joined by two underscores: STREAMTEE_UPSTREAM__URL.
 """
 
@@ -28,16 +28,16 @@ from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.settings import DEFAULT, BreakerConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
 from proxy.wire.http import HOP_BY_HOP
 
-_OTHERS = ("STREAMTEE_TAIL_KEY",)  # variables that are no configuration: the key `streamtee tail` follows with
+_OTHERS = ("STREAMTEE_TAIL_KEY",)  # not part of the configuration: the key that `streamtee tail` sends
 _PATH = re.compile(r"/[!-~]*")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _FRAMING = ("host", "content-length", "cookie")
 _OTEL = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
-_NAME = re.compile(r"[a-z](?:[_-]?[a-z0-9])*")  # two underscores would be two keys in the environment
+_NAME = re.compile(r"[a-z](?:[_-]?[a-z0-9])*")  # two underscores would separate two keys in an environment variable
 
 
 class RouteConfig(Table):
-    """A path of the user's own, and what is served there."""
+    """[[routes]]: a path beside those of the API, and how requests to it are served."""
 
     path: str
     upstream: str = ""
@@ -72,7 +72,7 @@ class RouteConfig(Table):
 
 
 class StreamsConfig(Table):
-    """How streams live."""
+    """[streams]: how long streams are kept, and defaults and limits for their followers."""
 
     on_disconnect: str = "cancel"
     retain_s: Seconds = 300
@@ -88,7 +88,7 @@ class StreamsConfig(Table):
 
 
 class GenerationsConfig(Table):
-    """How generations are asked for upstream, who shares a call, and how its errors are told."""
+    """[generations]: how generation requests are rewritten, which share an upstream call, and how errors are sent."""
 
     share: Literal["none", "body"] = "none"
     retry_grace_s: Seconds = 30
@@ -108,7 +108,7 @@ class ClientsConfig(Table):
 
 
 class LimitsConfig(Table):
-    """What may be had at most."""
+    """[limits]: sizes and numbers that requests and streams must not exceed."""
 
     header_bytes: Bytes = 64 * 1024
     headers: Count = 128
@@ -126,7 +126,7 @@ class LimitsConfig(Table):
 
 
 class OtelConfig(Table):
-    """Whether spans are made; where they go is said by the standard OTEL_* variables."""
+    """[otel]: whether spans are made; the standard OTEL_* variables say where they are sent."""
 
     enabled: bool = False
 
@@ -139,7 +139,7 @@ class OtelConfig(Table):
 
 
 class Config(BaseSettings):
-    """Everything that can be configured."""
+    """The complete configuration."""
 
     model_config = SettingsConfigDict(env_prefix="STREAMTEE_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
@@ -165,12 +165,12 @@ class Config(BaseSettings):
 
     @property
     def key_headers(self) -> tuple[str, ...]:
-        """The headers that hold keys: those of all APIs, and those that routes name."""
+        """The names of the headers that hold keys: those of all APIs, and the `key_header` of each route."""
         return (*KEY_HEADERS, *(route.key_header for route in self.routes))
 
     @property
     def shares_anonymous(self) -> bool:
-        """Whether all who show no key are one caller, with streams of its own."""
+        """Whether all requests without a key have one caller, with streams of its own."""
         if self.auth.anonymous == "auto":
             return all(_is_loopback(address(text)[0]) for text in (self.listen, self.admin) if text)
         return self.auth.anonymous == "shared"
@@ -247,20 +247,23 @@ class Config(BaseSettings):
 
 
 def load(path: Path | None) -> Config:
-    """Read the file, if there is one, under the environment.
+    """Read the file, if a path is given, and the environment, which overrides it.
 
     Raises: pydantic.ValidationError, tomllib.TOMLDecodeError, OSError.
     """
     _check_environment()
     given: dict[str, Any] = {}
     if path is not None:
-        path.stat()  # a file that was asked for must be there: the source would pass over it
+        path.stat()  # raises if there is no such file; pydantic's source would silently ignore that
         given = TomlConfigSettingsSource(Config, path)()
     return Config(**given)
 
 
 def _check_spare(name: str, upstream: UpstreamConfig, spare: str, upstreams: dict[str, UpstreamConfig]) -> None:
-    """Raises: ValueError. Either the callers' keys go to all of them or to none: who is asked is not theirs to know."""
+    """Check a spare of an upstream. Raises: ValueError.
+
+    Either all of them have a key or none has: callers can't know which one a request is sent to, and with it their key.
+    """
     if spare not in upstreams or spare == name or upstream.spares.count(spare) > 1:
         known = ", ".join(other for other in upstreams if other != name) or "none"
         raise ValueError(f"the spare {spare!r} of {name} is not another of: {known}, named once")
@@ -271,7 +274,7 @@ def _check_spare(name: str, upstream: UpstreamConfig, spare: str, upstreams: dic
 
 
 def _check_environment() -> None:
-    """Raises: ValueError, for a variable that looks like ours and is none: it would do nothing, silently."""
+    """Raises: ValueError, for a variable that begins with STREAMTEE_ and is not known: it would silently do nothing."""
     prefix = "STREAMTEE_"
     for name in os.environ:
         key = name.removeprefix(prefix).partition("__")[0].lower()
@@ -283,7 +286,7 @@ def _check_environment() -> None:
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package that it is in
+    except ModuleNotFoundError:  # raised for a missing parent package
         return False
 
 

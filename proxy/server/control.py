@@ -1,4 +1,4 @@
-"""Control of streams, by their id or by the key they were given: what is told of them, cancelling, deleting, sharing.
+"""Control of streams, by id or by key: showing, listing, cancelling, deleting and sharing them.
 
 A client that acts on a key may mean a stream that is no longer the newest: with `If-Match` it says which one it
 means, the stream's id being a strong entity tag (RFC 9110 section 13.1.1).
@@ -28,7 +28,7 @@ _SHARE_BYTES = 4096
 
 
 class Control:
-    """The handlers of `/v1/streams` and `/v1/keys`, but for following."""
+    """The handlers of `/v1/streams` and `/v1/keys`, except for following."""
 
     def __init__(self, hub: Hub, admission: Admission, grants: Grants) -> None:
         self._hub = hub
@@ -52,21 +52,21 @@ class Control:
         return answer(describe(self._find(request, caller, ident, INFO)))
 
     async def cancel(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
-        """POST /v1/streams/{ident}/cancel; idempotent. The end is there before the answer, whatever `wait` allows."""
+        """POST /v1/streams/{ident}/cancel; idempotent. The stream has ended when the response is sent."""
         stream = self._find(request, caller, ident, CANCEL)
         seconds(request.query.get("wait"), "wait", 0)
         stop(stream)
         return answer(describe(stream))
 
     async def delete(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
-        """DELETE /v1/streams/{ident}: cancel and forget. Its caller's alone."""
+        """DELETE /v1/streams/{ident}: cancel and forget. Only for the stream's own caller."""
         stream = self._find(request, caller, ident, "delete")
         stop(stream)
         self._hub.forget(stream)
         return answer({"id": stream.id, "object": "stream.deleted", "deleted": True})
 
     async def share(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
-        """POST /v1/streams/{ident}/share: a token for others. Its caller's alone: not for one who has but a token."""
+        """POST /v1/streams/{ident}/share: issue a token. Only for the stream's own caller, not for a token's holder."""
         stream = self._find(request, caller, ident, "share")
         self._grants.check_signs()
         rights, expires_in_s = _read_terms(await read_body(request, _SHARE_BYTES), self._grants.ttl_s)
@@ -110,7 +110,7 @@ def stop(stream: Stream) -> None:
 
 
 def _read_terms(body: bytes, ttl_s: int) -> tuple[tuple[str, ...], int]:
-    """Read the rights, in their own order, and the seconds that are asked for. Raises: BadRequest."""
+    """Return the requested rights, in the order of RIGHTS, and the requested seconds. Raises: BadRequest."""
     try:
         asked = orjson.loads(body) if body.strip() else {}
     except orjson.JSONDecodeError as error:
@@ -120,7 +120,7 @@ def _read_terms(body: bytes, ttl_s: int) -> tuple[tuple[str, ...], int]:
     rights, expires_in_s = asked.get("rights", [READ, INFO]), asked.get("expires_in", ttl_s)
     if not isinstance(rights, list) or not rights or any(right not in RIGHTS for right in rights):
         raise BadRequest(f"rights is not a list of one or more of: {', '.join(RIGHTS)}")
-    if type(expires_in_s) is not int or expires_in_s < 1:  # True is an int, too
+    if type(expires_in_s) is not int or expires_in_s < 1:  # not isinstance: True is an int
         raise BadRequest("expires_in is not a whole number of seconds, 1 or more")
     return tuple(right for right in RIGHTS if right in rights), expires_in_s
 
@@ -129,11 +129,11 @@ def _tag(stream: Stream) -> str:
     return f'"{stream.id}"'
 
 
-def _check_match(stream: Stream, wanted: str) -> None:
-    """Raises: BadRequest, OtherStream."""
-    if wanted == "*":
+def _check_match(stream: Stream, if_match: str) -> None:
+    """Check an If-Match header against a stream. Raises: BadRequest, OtherStream."""
+    if if_match == "*":
         return
-    if not _TAGS.fullmatch(wanted):
+    if not _TAGS.fullmatch(if_match):
         raise BadRequest('If-Match takes stream ids in double quotes, as in "st_...", or *')
-    if _tag(stream) not in re.findall(_TAG, wanted):  # a weak tag keeps its W/, so that it is never equal
+    if _tag(stream) not in re.findall(_TAG, if_match):  # weak tags keep their W/, so they never match
         raise OtherStream(f"the newest stream under this key is {stream.id}, and not among those in If-Match")

@@ -1,8 +1,8 @@
-"""CORS: lets pages of other origins ask, and read what is answered (the Fetch standard, section "CORS protocol").
+"""CORS: lets pages of other origins send requests and read responses (the Fetch standard, section "CORS protocol").
 
-Stands around the routes, so that every answer carries its headers, a refusal as well; without it, off, nothing is spent
-on it. Preflights are answered here, whatever the route: they have no key. Whose streams a page may have is not
-decided here: it is a client like any other.
+Wraps the routes, so that every response has its headers, errors too; while CORS is off, it is not there and costs
+nothing. Preflights are answered here, whatever the route, since they carry no key. Which streams a page may access is
+not decided here: it is a client like any other.
 """
 
 import re
@@ -25,10 +25,10 @@ _VARY = (b"Vary", b"Origin")
 
 
 class Cors:
-    """The routes, to pages of the origins that are listed."""
+    """Serves the routes to pages of the configured origins, too."""
 
     def __init__(self, config: CorsConfig, routes: Routes, metrics: Metrics, key_headers: Iterable[str] = ()) -> None:
-        """`key_headers` hold keys, so a page may send them, too."""
+        """`key_headers`: names of further headers that hold keys; a page may send them."""
         self._routes = routes
         self._metrics = metrics
         self._max_age_s = config.max_age_s
@@ -38,7 +38,7 @@ class Cors:
         self._anyone = self._listed.get("*")
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a preflight, or have the request answered; either way with the headers the page is due."""
+        """Respond to a preflight, or have the routes respond; add the CORS headers to either response."""
         origin = request.headers.get("Origin")
         headers = self._headers(origin)
         request[EXTRA] = headers
@@ -52,17 +52,17 @@ class Cors:
         return response
 
     def allows(self, origin: str) -> bool:
-        """Tell whether a page of this origin may ask."""
+        """Return whether a page of this origin may send requests."""
         return self._anyone is not None or origin in self._listed
 
     def _headers(self, origin: str | None) -> Headers:
-        """Return what is added to every answer."""
+        """Return the headers to add to a response."""
         if origin is None:
             return [_VARY]
         return self._listed.get(origin) or self._anyone or [_VARY]
 
     async def _preflight(self, request: web.BaseRequest, origin: str) -> web.StreamResponse:
-        """Say what a page may send. Where nothing is served, 404 as ever; to an origin that is not listed, 403."""
+        """Respond to a preflight: 403 for an origin that is not configured, 404 for a path that is not served."""
         headers = request.headers
         endpoint, _ = self._routes.find(headers["Access-Control-Request-Method"], request.raw_path)
         if endpoint.name == "none":

@@ -1,4 +1,4 @@
-"""How a stream reaches the client of one request: the head of its response, then its frames until either ends."""
+"""Delivery of a stream to the client of one request: the head of the response, then frames, until one of them ends."""
 
 import math
 import time
@@ -23,7 +23,7 @@ _STREAM = EndToEnd(SET_OF_STREAMS)
 
 
 def begin_stream(request: web.BaseRequest, head: Head, ours: Headers, view: View) -> Downstream:
-    """Begin to answer with a stream in a view: the head its upstream sent, and `ours`.
+    """Begin the response that delivers a stream in a view: with the upstream's head and our own headers, `ours`.
 
     For the client that asked; a follower is sent a head of the proxy's own (follow.py).
 
@@ -34,7 +34,7 @@ def begin_stream(request: web.BaseRequest, head: Head, ours: Headers, view: View
     kind = MODES[view.mode].content_type
     if view.mode != "raw" and not (kind == EVENT_STREAM and head.is_event_stream):
         headers = [(b"Content-Type", kind), *(one for one in headers if one[0].lower() != b"content-type")]
-    if view.mode != "raw":  # which is the answer as it came
+    if view.mode != "raw":  # mode raw is the upstream's response unchanged
         headers.append((b"Stream-Mode", view.mode.encode()))
     headers += CACHING
     headers += ours
@@ -43,7 +43,7 @@ def begin_stream(request: web.BaseRequest, head: Head, ours: Headers, view: View
 
 
 def begin_answer(request: web.BaseRequest, head: Head, ours: Headers) -> Downstream:
-    """Begin to answer with what is no event stream, as its upstream did; `ours` are added.
+    """Begin a response that is no event stream, with the upstream's head and our own headers, `ours`.
 
     Raises: ConnectionResetError, when the client has gone.
     """
@@ -53,14 +53,14 @@ def begin_answer(request: web.BaseRequest, head: Head, ours: Headers) -> Downstr
 
 
 def refusal(head: Head) -> Ending:
-    """Return the ending of those who came for a stream, where the upstream's answer is none."""
+    """Return the ending for followers of a stream when the upstream's response is no event stream."""
     return REFUSED.saying(f"the upstream answered with status {head.status} and no stream")
 
 
 async def deliver(
     hub: Hub, downstream: Downstream | WebSocket, subscription: Subscription, until: float = math.inf
 ) -> web.StreamResponse:
-    """Attach a subscription and wait until it has ended, or its client has left; at most `until` (monotonic s)."""
+    """Attach a subscription and wait until it has ended or its client has left; at most `until` (monotonic s)."""
     try:
         hub.attach(subscription, time.monotonic(), until)
         await downstream.finished()

@@ -1,6 +1,6 @@
-"""Answers in mode json: one document for the whole stream, with the status that its ending has.
+"""Responses in mode json: one JSON document for the complete stream, with the HTTP status of its ending.
 
-A response of this mode begins when the stream has ended, so a failed stream is an HTTP error (law 7).
+The response begins when the stream has ended, so that a failed stream is an HTTP error (law 7).
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.dialects.error_codes import Fault, trouble
 from proxy.downstream.response import Downstream
-from proxy.stream.endings import COMPLETE, LOG_LIMIT, UPSTREAM_ERROR, Ending
+from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, LOG_LIMIT, UPSTREAM_ERROR, Ending
 from proxy.stream.hub import Hub
 from proxy.stream.projections import Json, View
 from proxy.stream.stream import Stream
@@ -23,8 +23,8 @@ JSON = View("json")
 _HEADERS = {"Stream-Mode": "json", "Cache-Control": "no-store"}
 
 
-class LastWords:
-    """A Sink that takes no notice of anything but how it ends: with a document, or without."""
+class DocumentSink:
+    """A Sink that keeps only what it is closed with: the document, or None if it is aborted."""
 
     __slots__ = ("document",)
 
@@ -59,13 +59,13 @@ class LastWords:
 async def deliver_document(
     request: web.BaseRequest, hub: Hub, stream: Stream, headers: Headers, *, first: bool, keepalive_s: float = 0
 ) -> web.StreamResponse:
-    """Follow a stream to its end, and answer with its document. `first`: for the client that it was begun for.
+    """Follow a stream to its end and respond with its document. `first`: to the client that the stream was begun for.
 
-    With `keepalive_s` the response begins after so many seconds of silence, with a space (RFC 8259 section 2 allows
-    it before a document), and goes on so; a failure then breaks it off, since its status has left.
-    Raises: a ProxyError that says how the stream failed; OffsetGone, when its beginning is not held any more.
+    With `keepalive_s` the response begins after that many seconds, and a space is sent each time they have passed
+    (RFC 8259 section 2 allows white space before a document). A failure then aborts the connection, since the status
+    has been sent. Raises: a ProxyError for a stream that failed; OffsetGone, if its first frames are no longer held.
     """
-    sink = LastWords()
+    sink = DocumentSink()
     subscription = Subscription(stream, JSON, sink, stream.log.end)
     if first:
         stream.originator = subscription
@@ -78,8 +78,11 @@ async def deliver_document(
     finally:
         subscription.leave("left")
     document = sink.document.result()
+    alone = stream.outcome is None or subscription.ended == INTERNAL_ERROR.reason
+    if downstream is None and document is None and alone:  # it ended, and the stream did not, or not so
+        raise ENDINGS.get(subscription.ended or "", INTERNAL_ERROR).as_error()
     if downstream is None:
-        return _whole(stream, document, headers)
+        return _document_response(stream, document, headers)
     if document is None:
         downstream.abort(b"")
     else:
@@ -88,9 +91,9 @@ async def deliver_document(
 
 
 async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> web.Response:
-    """Answer with a stream's document, or after `wait_s` seconds with 202 and the document that there is so far.
+    """Respond with a stream's document, or after `wait_s` seconds with 202 and the document so far.
 
-    Not a follower: one that asks again and again does not leave in between, so the stream does not end for it.
+    The client does not count as a follower: one that polls would leave between two requests, and end the stream.
     Raises: as deliver_document.
     """
     projection = _json(stream)
@@ -102,7 +105,7 @@ async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> 
     if ending is None:
         return _answer(projection.so_far(), 202, headers)
     document, properly = projection.ending(ending, stream.log.end)
-    return _whole(stream, document if properly else None, headers)
+    return _document_response(stream, document if properly else None, headers)
 
 
 def _json(stream: Stream) -> Json:
@@ -111,24 +114,24 @@ def _json(stream: Stream) -> Json:
     return projection
 
 
-def _whole(stream: Stream, document: bytes | None, headers: Headers) -> web.Response:
+def _document_response(stream: Stream, document: bytes | None, headers: Headers) -> web.Response:
     if document is not None:
         return _answer(document, 200, headers)
-    ending, told = stream.outcome, stream.vitals.reader.failure
+    ending, failure = stream.outcome, stream.vitals.reader.failure
     if ending is None:  # this follower alone was ended
         raise LOG_LIMIT.saying("the document takes more memory than a stream's log may have").as_error()
     if ending.reason == COMPLETE.reason:
-        return _answer(_json(stream).so_far(), 200, headers)  # it could not be made, and says why
-    if told is None or ending.reason != UPSTREAM_ERROR.reason:
+        return _answer(_json(stream).so_far(), 200, headers)  # the document can't be made; this one says why
+    if failure is None or ending.reason != UPSTREAM_ERROR.reason:
         raise ending.as_error()
-    status = told.status or _status(told.code)
-    if told.body is not None and told.recognised:
-        return _answer(told.body, status, headers)
-    raise Reported(told.message, told.code, status)
+    status = failure.status or _status(failure.code)
+    if failure.body is not None and failure.recognised:
+        return _answer(failure.body, status, headers)
+    raise Reported(failure.message, failure.code, status)
 
 
 def _status(code: str | None) -> int:
-    """Return the status with which the upstream would have refused, had it not begun to answer."""
+    """Return the status that the upstream would have sent for this error before the start of its response."""
     meant = trouble(200, code)
     if meant.fault is Fault.ACCOUNT:
         return 429 if meant.transient else 403

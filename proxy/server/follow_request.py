@@ -1,4 +1,4 @@
-"""What a follower asks for, read from its query and headers: a view, a cursor, a heartbeat, how long it waits."""
+"""Reads a request to follow a stream, from query and headers: a view, a cursor, a heartbeat, how long to wait."""
 
 import math
 import re
@@ -16,12 +16,12 @@ from proxy.stream.websocket import NOT_IN_EVENTS
 from proxy.wire.errors import BadRequest, OriginNotAllowed
 
 _CURSORS = ("after", "starting_after")
-_LAST_EVENT_ID = re.compile(r"last[-_]?event[-_]?id", re.IGNORECASE)  # however a polyfill of EventSource spells it
+_LAST_EVENT_ID = re.compile(r"last[-_]?event[-_]?id", re.IGNORECASE)  # as the polyfills of EventSource spell it
 _SEQ_DIGITS = 18
 
 
 class Cursor(NamedTuple):
-    """Where a follower wants to begin: after frame number `seq` (-1: at the end), or at a byte."""
+    """Where in a stream a follower begins: after frame number `seq` (-1: at the end), or at an offset in bytes."""
 
     seq: int | None = None
     epoch: str | None = None
@@ -33,18 +33,18 @@ class Cursor(NamedTuple):
 
 
 class FollowRequest(NamedTuple):
-    """What a follower asks for in its query and headers, and may have."""
+    """A request to follow a stream, as read from query and headers, and when the access ends."""
 
     view: View
     cursor: Cursor
     heartbeat_s: float
     wait_s: float
-    accept: bytes = b""  # what answers the handshake of a WebSocket
-    until: float = math.inf  # when its capability expires, in monotonic seconds: its limit, not its wanted
+    accept: bytes = b""  # the Sec-WebSocket-Accept of a WebSocket's handshake; empty: plain HTTP
+    until: float = math.inf  # when its capability expires, in monotonic seconds; not read from the request
 
 
 def read_follow_request(request: web.BaseRequest, streams: StreamsConfig) -> FollowRequest:
-    """Return what the request asks for. Raises: UnknownMode, BadRequest, UpgradeRequired, OriginNotAllowed."""
+    """Read a request to follow a stream. Raises: UnknownMode, BadRequest, UpgradeRequired, OriginNotAllowed."""
     query = request.query
     seen = view_of(query.get("mode") or "events", query.get("flush_ms"), query.get("flush_bytes"))
     heartbeat_s = seconds(query.get("heartbeat"), "heartbeat", streams.heartbeat_s)
@@ -89,13 +89,13 @@ def cursor(request: web.BaseRequest, mode: str) -> Cursor:
 
 
 def last_event_id(request: web.BaseRequest) -> str:
-    """Return the Last-Event-ID of a request: its header's, or the query's; polyfills can't always send the former."""
+    """Return the Last-Event-ID of a request: of its header, else of its query, as some polyfills can't set headers."""
     named = request.headers.get("Last-Event-ID")
     return named or next((value for name, value in request.query.items() if _LAST_EVENT_ID.fullmatch(name)), "")
 
 
 def without_last_event_id(target: str) -> str:
-    """Return a request target without it: it says where its client is, not what is asked for."""
+    """Return a request target without a Last-Event-ID: it says where the client resumes, not what it requests."""
     path, mark, query = target.partition("?")
     kept = [pair for pair in query.split("&") if not _LAST_EVENT_ID.fullmatch(unquote_plus(pair.partition("=")[0]))]
     return f"{path}{mark}{'&'.join(kept)}" if kept else path
@@ -114,10 +114,10 @@ def seconds(text: str | None, name: str, default: float) -> float:
 
 
 def _check_origin(request: web.BaseRequest) -> None:
-    """Refuse a browser's page of another host, unless CORS lists it: by itself it does not hold back WebSockets.
+    """Refuse a WebSocket to a page of another host, unless CORS allows its origin: browsers don't apply CORS to these.
 
-    With a cookie, which browsers send along, it must allow credentials, too. Only the host is compared: what ended TLS
-    before us is not known here (RFC 6455 section 10.2). Raises: OriginNotAllowed.
+    If the request has a cookie, which browsers send by themselves, CORS must allow credentials, too. Only hosts are
+    compared, not schemes: a proxy before this one may have ended TLS (RFC 6455 section 10.2). Raises: OriginNotAllowed.
     """
     origin = request.headers.get("Origin")
     if origin is None or origin.partition("://")[2].lower() == request.headers.get("Host", "").lower():

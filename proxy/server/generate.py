@@ -1,9 +1,9 @@
-"""Generations: sent upstream, answered with a stream; alone, or with others that ask for the same.
+"""The handler of generation requests: makes an upstream call, or joins one that other requests share.
 
-Alone, a client waits for its own upstream call, and its leaving ends it. Where the call may outlive the client, or
-have other followers (a key, a grace, `Idempotency-Key`, `share`, `respond-async`), it runs in a task and with a stream
-of its own, and every client attaches to that. An answer that is no event stream is then a log, too, its reads its
-frames: so it is waited for, shared, kept and replayed like a stream.
+Usually the call runs in the handler of its client, and is closed when that disconnects. If the call may outlive the
+client or have other followers (a key, a grace period, `Idempotency-Key`, `share`, `respond-async`), it runs in a task
+of its own, and every client attaches to its stream. A response that is no event stream is then put into a log, too,
+each read as a frame, so that it can be shared, kept and replayed like a stream.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _RUN_ON = OnDisconnect(None)
 
 
 class Generations:
-    """The handler of generations, and what it begins."""
+    """The handler of generation requests."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Generations:
     async def generate(
         self, route: Route, request: web.BaseRequest, caller: Caller, **named: str
     ) -> web.StreamResponse:
-        """Answer with the stream of an upstream call: a new one, or one that others share."""
+        """Deliver the response of an upstream call: a new one, or one that other requests share."""
         generation = await self._reader.read(route, request, caller)
         options = generation.options
         if generation.identity is None and not options.detached:
@@ -69,7 +69,7 @@ class Generations:
             self._join(call, generation)
         if options.respond_async:
             call.promised = True
-            self._hub.retain(call.stream, options.retain_s)  # it may have been decided that nobody needs it
+            self._hub.retain(call.stream, options.retain_s)  # else a response that nobody waited for is not kept
             return self._responses.accept(call.stream, options, late=late)
         place = self._hub.reserve(followers=1)
         try:
@@ -79,11 +79,11 @@ class Generations:
         return await self._responses.send(request, call.stream, head, options, late=late)
 
     async def _alone(self, request: web.BaseRequest, generation: GenerationRequest) -> web.StreamResponse:
-        """Make the upstream call in this client's own task: its leaving ends it."""
+        """Make the upstream call in the handler's task: when the client disconnects, both are cancelled."""
         places = self._hub.reserve(streams=1, followers=1)
         try:
             exchange = await ask(self._open_exchange, generation, self._hub.ledger)
-            pump = self._pump(generation, places) if await is_stream(exchange) else None
+            pump = await self._pump_of(exchange, generation, places)
         except (UpstreamError, asyncio.CancelledError) as error:
             reason = error.ending if isinstance(error, UpstreamError) else CLIENT_GONE.reason
             self._metrics.never_began(generation.route.name, reason)
@@ -98,12 +98,20 @@ class Generations:
         pump.start(exchange)
         try:
             return await self._responses.send(request, stream, exchange.head, generation.options)
-        except ConnectionError:  # the client had gone before it could follow
+        except Exception:  # the client had gone before it could follow, or could not be answered
             stream.left()
             raise
 
+    async def _pump_of(self, exchange: Exchange, generation: GenerationRequest, places: Places) -> Pump | None:
+        """Begin a stream for a response; None, if it is no event stream. Whatever fails, the exchange is closed."""
+        try:
+            return self._pump(generation, places) if await is_stream(exchange) else None
+        except BaseException:
+            exchange.close()
+            raise
+
     def _call(self, generation: GenerationRequest) -> Call:
-        """Begin an upstream call in a task of its own. Raises: Overloaded."""
+        """Begin an upstream call in a separate task. Raises: Overloaded."""
         call = Call(self._hub, self._pump(generation), generation.identity)
         call.begin(functools.partial(self._ask, generation), is_stream)
         self._calls.add(call)
@@ -116,7 +124,7 @@ class Generations:
             generation.let_go()
 
     def _join(self, call: Call, generation: GenerationRequest) -> None:
-        """Have a call go on for as long as one more request wants it to, and found by that one's key."""
+        """Add a request to a call: apply the longer of the policies, and name the stream by the request's key."""
         generation.let_go()
         options = generation.options
         policy = _RUN_ON if options.respond_async else options.on_disconnect
@@ -125,7 +133,7 @@ class Generations:
             self._hub.name(call.stream, options.key)
 
     def _pump(self, generation: GenerationRequest, places: Places | None = None) -> Pump:
-        """Begin a stream, and make its writer. Raises: Overloaded."""
+        """Begin a stream and make its writer. Raises: Overloaded."""
         info = generation.info(self._hub.new_id(), self._max_log_bytes)
         stream = self._hub.begin(info, generation.vitals(), places)
         overhead = self._metrics.distribution("proxy_overhead", generation.route.name).observe

@@ -1,4 +1,4 @@
-"""What a client asks for in the headers of a generation, so that bodies stay OpenAI's."""
+"""The options of a generation, which clients send in headers, so that bodies stay those of the API."""
 
 import re
 from typing import NamedTuple
@@ -18,7 +18,7 @@ _ASYNC = re.compile(r'respond-async\s*(?:=\s*""\s*)?(?:;.*)?', re.IGNORECASE)
 
 
 class GenerationOptions(NamedTuple):
-    """What a client asks for."""
+    """The options in the headers of a generation request."""
 
     view: View
     key: str | None
@@ -30,12 +30,12 @@ class GenerationOptions(NamedTuple):
 
     @property
     def detached(self) -> bool:
-        """Tell whether the stream may have followers, or go on, before this client has its answer."""
+        """Return whether the stream may have other followers, or go on after this client has left."""
         return self.respond_async or self.key is not None or self.on_disconnect.grace_s != 0
 
 
 def read_options(headers: MultiMapping[str], config: Config) -> GenerationOptions:
-    """Return what the headers ask for. Raises: UnknownMode, BadRequest."""
+    """Read the options in the headers. Raises: UnknownMode, BadRequest."""
     idempotency_key = headers.get("Idempotency-Key")
     if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
         raise BadRequest("Idempotency-Key takes 1 to 255 visible ASCII characters")
@@ -61,7 +61,7 @@ def check_key(key: str) -> None:
 
 
 def _on_disconnect(text: str | None, config: Config, *, may_retry: bool) -> OnDisconnect:
-    """Read the policy; the configured one gives a client that may ask again the time for it."""
+    """Read the policy; the configured one is extended for a client that may retry, so that it has the time to."""
     try:
         policy = OnDisconnect.parse(config.streams.on_disconnect if text is None else text)
     except ValueError as error:
@@ -80,5 +80,5 @@ def _retain_s(text: str | None, config: Config) -> float:
 
 
 def _prefers_async(values: list[str]) -> bool:
-    """Tell whether `respond-async` is among the preferences (RFC 7240 section 4.1)."""
+    """Return whether `respond-async` is among the preferences (RFC 7240 section 4.1)."""
     return any(_ASYNC.fullmatch(preference.strip()) for value in values for preference in value.split(","))

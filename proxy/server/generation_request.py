@@ -30,7 +30,7 @@ from proxy.wire.sse import begins_stream
 _CROSSING = EndToEnd(KEPT_OF_GENERATIONS, OPTIONS)
 _IDENTITY = (b"Accept-Encoding", b"identity")
 
-_REFUSAL_BYTES = 64 * 1024  # more is none
+_REFUSAL_BYTES = 64 * 1024  # a longer body is not looked at
 
 
 @dataclass  # made in half the time that a NamedTuple takes
@@ -41,15 +41,15 @@ class GenerationRequest:
     caller: bytes
     options: GenerationOptions
     target: bytes
-    headers: Headers  # for upstream, but for the length
+    headers: Headers  # to send upstream, without Content-Length
     body: bytes | LargeBody
-    streamed: tuple[Headers, bytes] | None  # headers and body to ask with, if a stream must be asked for
-    hides_usage: bool  # the client did not ask for it
-    started_at: float  # when the last byte of it was here
-    identity: Identity | None = None  # of the call that it shares with others
+    streamed: tuple[Headers, bytes] | None  # headers and body that request a stream, for when the upstream demands one
+    hides_usage: bool  # we requested the usage, the client did not: don't send it on
+    started_at: float  # when its last byte arrived, in monotonic seconds
+    identity: Identity | None = None  # of the call that it may share with others; None: it shares none
 
     def info(self, ident: str, max_log_bytes: int) -> StreamInfo:
-        """Return the record of the stream that answers it."""
+        """Return the StreamInfo of the stream for this request."""
         options, route = self.options, self.route
         keys = () if options.key is None else (options.key,)
         requests = route.dialect.requests
@@ -65,7 +65,7 @@ class GenerationRequest:
         self.body, self.streamed = b"", None
 
     def vitals(self) -> Vitals:
-        """Return the vitals of the stream that answers it."""
+        """Return the Vitals of the stream for this request."""
         dialect, body = self.route.dialect, self.body
         began_at = self.started_at if isinstance(body, bytes) else body.ended_at or self.started_at
         requests = dialect.requests
@@ -89,12 +89,12 @@ class GenerationReader:
         self._rewrites = generations.upgrade != "never" or generations.include_usage
         self._body_bytes = config.limits.body_bytes
         self._held_body_bytes = config.limits.held_body_bytes
-        self._usual = read_options(CIMultiDict(), config)  # what most ask for
+        self._usual = read_options(CIMultiDict(), config)  # of a request without options, as most are
 
     async def read(self, route: Route, request: web.BaseRequest, caller: Caller) -> GenerationRequest:
-        """Read a request whole, when there is room for what it asks for.
+        """Read a request and its complete body, if the limits leave room for it.
 
-        Raises: a RequestError, for what may not be asked for; Overloaded.
+        Raises: a RequestError, if it is malformed or not allowed; Overloaded.
         """
         headers, has_options = self._forward.headers(request, _CROSSING)
         options = read_options(request.headers, self._config) if has_options else self._usual
@@ -119,11 +119,11 @@ class GenerationReader:
 
 
 def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> GenerationRequest:
-    """Have the upstream asked for a stream, or for the usage of one, as is configured."""
+    """Rewrite a request so that it asks for a stream, or for the usage of a stream, as configured."""
     dialect = generation.route.dialect
     if generations.upgrade != "never":
         streamed = dialect.requests.as_stream(generation.headers, generation.whole_body)
-        if streamed is not None:  # the answer is a document, also if it is made of a stream
+        if streamed is not None:  # the client gets a document, even if it is made from a stream
             generation = replace(generation, options=generation.options._replace(view=JSON))
             if generations.upgrade == "auto":
                 return replace(generation, streamed=streamed)
@@ -136,7 +136,7 @@ def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> Ge
 
 
 async def ask(open_exchange: OpenExchange, generation: GenerationRequest, ledger: Ledger) -> Exchange:
-    """Ask upstream, and wait for the head of the answer. Raises: as UpstreamGroup.open."""
+    """Send a request upstream; await the result for the head of the response. Raises, then: as UpstreamGroup.open."""
     size_bytes = len(generation.body) if isinstance(generation.body, bytes) else 0
     ledger.count(BODIES, size_bytes)
     try:
@@ -148,9 +148,9 @@ async def ask(open_exchange: OpenExchange, generation: GenerationRequest, ledger
 
 
 async def is_stream(exchange: Exchange) -> bool:
-    """Return whether a generation is answered with a readable event stream; wait for its first bytes if need be.
+    """Return whether the response to a generation is a readable event stream; wait for its first bytes if need be.
 
-    Not by Content-Type alone: some gateways name another, or none. Where it is another, no head leaves before that.
+    Not by Content-Type alone: some gateways send another, or none. The client is then sent no head before those bytes.
     """
     if not 200 <= exchange.status < 300 or exchange.is_encoded:
         return False
@@ -170,7 +170,7 @@ def _is_decided(body: bytes) -> bool:
 async def _ask_again(
     open_exchange: OpenExchange, generation: GenerationRequest, streamed: tuple[Headers, bytes]
 ) -> Exchange:
-    """Ask as the client did; once more for a stream, if the upstream says that it answers nothing else."""
+    """Send the request as it is; if the upstream responds that it only streams, send it again, asking for a stream."""
     exchange = await _send(open_exchange, generation)
     if exchange.status != 400:
         return exchange
@@ -186,7 +186,7 @@ async def _ask_again(
 
 
 def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identity:
-    """Return what makes a request one with others: its Idempotency-Key if it has one, else all that it asks for."""
+    """Return the identity by which requests share a call: by the Idempotency-Key if there is one, else by content."""
     route, key = generation.route, generation.options.idempotency_key
     caller, target, body = generation.caller, generation.target, generation.whole_body
     if key is None:
@@ -203,7 +203,7 @@ def _send(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitab
         headers = [*generation.headers, (b"Content-Length", b"%d" % body.size_bytes)]
     else:
         headers, chunked = [*generation.headers, (b"Transfer-Encoding", b"chunked")], True
-    json = generation.options.view.mode == "json"  # then its client knows nothing of streams, nor do refusals
+    json = generation.options.view.mode == "json"  # the client asked for a document: so errors are documents, too
     # By place: a name takes 0.1 us.
     upstream_request = UpstreamRequest(
         generation.route, b"POST", generation.target, headers, body, generation.caller, True, json, chunked

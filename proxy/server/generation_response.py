@@ -1,6 +1,6 @@
-"""How a generation's client is answered: with its stream, with what is no stream, with a document, or with a handle.
+"""Responses to generation requests: a stream, a response that is no stream, a JSON document, or a 202 with the id.
 
-And the headers that say where a stream is found. Knows nothing of the upstream call.
+Also the headers that say where a stream is found. Knows nothing of the upstream call.
 """
 
 from aiohttp import web
@@ -25,7 +25,7 @@ _REPLAYED = (b"Idempotency-Replayed", b"true")
 
 
 class GenerationResponses:
-    """Answers the clients of generations."""
+    """Makes and sends the responses to generation requests."""
 
     def __init__(self, config: Config, hub: Hub, admission: Admission, grants: Grants, metrics: Metrics) -> None:
         self._hub = hub
@@ -39,10 +39,10 @@ class GenerationResponses:
     async def send(
         self, request: web.BaseRequest, stream: Stream, head: Head, options: GenerationOptions, *, late: bool = False
     ) -> web.StreamResponse:
-        """Answer with a stream from its start; `head` is what its upstream sent before it.
+        """Deliver a stream from its start; `head` is the head of the upstream's response.
 
-        `late`: the stream was begun for another request. Raises: ConnectionResetError, when the client has gone;
-        Overloaded, when too many follow; OffsetGone, when the stream's start is not held any more.
+        `late`: the stream was begun for another request. Raises: ConnectionResetError, if the client has gone;
+        Overloaded, if there are too many followers; OffsetGone, if the stream's start is no longer held.
         """
         replayed = _replayed(options, late=late)
         view = options.view if stream.kept_head is None else View("raw")
@@ -63,7 +63,7 @@ class GenerationResponses:
         return await deliver(self._hub, downstream, subscription)
 
     def accept(self, stream: Stream, options: GenerationOptions, *, late: bool) -> web.StreamResponse:
-        """Answer with a handle (RFC 7240 section 4.1)."""
+        """Respond 202 with the description of the stream (`respond-async`, RFC 7240 section 4.1)."""
         named = {"Stream-Id": stream.id, "Location": f"/v1/streams/{stream.id}", "Preference-Applied": "respond-async"}
         more = _replayed(options, late=late) + self._links(stream)
         return answer(describe(stream), 202, named | {name.decode(): value.decode() for name, value in more})
@@ -83,14 +83,14 @@ class GenerationResponses:
         return headers + self._links(stream) if self._has_links else headers
 
     def _kept(self, stream: Stream) -> Headers:
-        """Return the headers that say where an answer that is no stream is found, if it is kept."""
+        """Return the headers that say where a response that is no event stream is found, if it is kept."""
         return [(b"Stream-Id", stream.id.encode()), *self._links(stream)] if stream.info.retain_s else []
 
     def _links(self, stream: Stream) -> Headers:
-        """Return the header by which a stream can be followed without the caller's key, if that is configured."""
+        """Return the header with a URL to follow a stream without the caller's key, if tokens are configured."""
         return [(b"Stream-Follow-URL", self._grants.follow_url(stream.id).encode())] if self._has_links else []
 
 
 def _replayed(options: GenerationOptions, *, late: bool) -> Headers:
-    """Return the header that says that the call was another request's."""
+    """Return the header that says that the upstream call was made for an earlier request."""
     return [_REPLAYED] if late and options.idempotency_key is not None else []

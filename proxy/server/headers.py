@@ -1,6 +1,6 @@
-"""Our header names, and those of HTTP that we read, set or keep: the one table, and what is derived from it.
+"""The table of header names that the proxy treats specially, its own and those of HTTP, and sets derived from it.
 
-Handlers spell a name where they read or set it; which of them go where is said here alone.
+Handlers write a name where they read or set it; which headers are forwarded, replaced or exposed is decided only here.
 """
 
 from enum import Flag, auto
@@ -9,29 +9,29 @@ from proxy.dialects.credentials import KEY_HEADERS
 
 
 class Use(Flag):
-    """What a header name is to us."""
+    """How a header is treated."""
 
     OPTION = auto()
-    """Of a request: the options of a generation may be in it."""
+    """Request header: it may hold an option of a generation."""
     KEPT = auto()
-    """Of a request: ours to read, or made anew; it does not go upstream."""
+    """Request header: not forwarded as it is; the proxy reads it, or writes its own."""
     KEPT_OF_GENERATIONS = auto()
-    """Of a generation: the same."""
+    """The same, for generation requests."""
     ALLOWED = auto()
-    """Of a request: a page of another origin may send it."""
+    """Request header: a page of another origin may send it."""
     SET = auto()
-    """Of an answer that is passed on: set by us, so the upstream's does not count."""
+    """Response header: set by the proxy, so the upstream's is dropped."""
     SET_OF_STREAMS = auto()
-    """Of an answer that is a stream: the same."""
+    """The same, for responses that are streams."""
     NOT_SHARED = auto()
-    """Of an answer that all clients of a URL share: true at one moment only, ours to set, or of one client."""
+    """Response header: dropped from the upstream's response when all clients of a URL share it."""
     EXPOSED = auto()
-    """Of an answer: a page of another origin may read it."""
+    """Response header: a page of another origin may read it."""
 
 
 _OPTION = Use.OPTION | Use.KEPT | Use.ALLOWED
 _FOUND = Use.SET | Use.SET_OF_STREAMS | Use.EXPOSED
-_LOCATION = Use.SET_OF_STREAMS | Use.NOT_SHARED | Use.EXPOSED  # of a redirect it is the upstream's
+_LOCATION = Use.SET_OF_STREAMS | Use.NOT_SHARED | Use.EXPOSED  # not SET: a redirect's is the upstream's
 TABLE = {
     "Stream-Id": _FOUND | Use.NOT_SHARED,
     "Stream-Mode": _OPTION | Use.EXPOSED,
@@ -47,7 +47,7 @@ TABLE = {
     "Stream-Follow-URL": _FOUND,
     "Location": _LOCATION,
     "Content-Location": _LOCATION,
-    # Kept here, since behind one key of ours two callers' keys would be one.
+    # Not forwarded: all callers may share one upstream key, under which equal idempotency keys would collide.
     "Idempotency-Key": Use.OPTION | Use.KEPT_OF_GENERATIONS | Use.ALLOWED,
     "Idempotency-Replayed": _FOUND,
     "Prefer": Use.OPTION | Use.ALLOWED,
@@ -59,9 +59,9 @@ TABLE = {
     "Host": Use.KEPT,
     "Expect": Use.KEPT,
     "Content-Length": Use.KEPT | Use.SET_OF_STREAMS | Use.NOT_SHARED,
-    # Identity is asked for: a compressed stream has no frames.
+    # We send `identity`: a compressed stream can't be split into frames.
     "Accept-Encoding": Use.KEPT_OF_GENERATIONS,
-    "Content-Encoding": Use.SET_OF_STREAMS,  # a stream is in no content coding, whatever a header of it says
+    "Content-Encoding": Use.SET_OF_STREAMS,  # a stream that can be read has no content coding
     "Cache-Control": Use.ALLOWED | Use.SET_OF_STREAMS | Use.NOT_SHARED,
     "X-Accel-Buffering": Use.SET_OF_STREAMS | Use.NOT_SHARED,
     "Content-Type": Use.ALLOWED,
@@ -75,12 +75,12 @@ TABLE = {
 
 
 def names(use: Use) -> tuple[str, ...]:
-    """Return the names that have a use, as they are written."""
+    """Return the names that have a use, spelled as in the table."""
     return tuple(name for name, uses in TABLE.items() if use in uses)
 
 
 def lower(use: Use) -> frozenset[bytes]:
-    """Return the names that have a use in lower case, as `EndToEnd` takes them."""
+    """Return the names that have a use, in lower case, as `EndToEnd` takes them."""
     return frozenset(name.lower().encode() for name in names(use))
 
 

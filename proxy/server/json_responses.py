@@ -1,4 +1,4 @@
-"""What the proxy says by itself: JSON and errors, each in the dialect of the route."""
+"""The proxy's own responses: JSON, and errors in the dialect of the route."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def refuse(error: ProxyError, dialect: Dialect) -> web.Response:
     """Return an error response."""
     headers: dict[str, str] = {}
     body = dialect.frames.error_body(error)
-    if error.status == 409 or error.retried:  # not cured by asking again, which OpenAI's SDKs else do
+    if error.status == 409 or error.retried:  # OpenAI's SDKs would retry, which can't help here
         headers["x-should-retry"] = "false"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)

@@ -1,6 +1,6 @@
-"""Requests that pass through: sent upstream, and answered as they are, both streamed, neither looked into.
+"""Requests that pass through: request and response are forwarded as they are, both streamed, neither parsed.
 
-Also what generations share with them: where a target leads, which headers cross, how a response is sent back.
+Also used for generation requests: the upstream target, the headers that are forwarded, sending a response back.
 """
 
 from collections.abc import AsyncIterable
@@ -14,6 +14,7 @@ from proxy.dialects.route import Route
 from proxy.downstream.request_body import invite
 from proxy.downstream.response import Downstream
 from proxy.server.headers import KEPT
+from proxy.stream.faults import log_fault
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.upstream import UpstreamRequest
@@ -26,12 +27,12 @@ _ANSWER = EndToEnd(marked=(b"content-length",))
 
 
 class Forward:
-    """What of a client's request goes upstream: its target and its headers. Keys are the upstream's own matter."""
+    """Makes the target and headers of an upstream request from a client's. Keys are set elsewhere, in `Upstream`."""
 
     def __init__(self, allowed: AllowedPaths | None = None, *, hides_tokens: bool = False) -> None:
-        """`allowed`: the only paths that lead upstream; None: all that are served do.
+        """`allowed`: the only paths that are forwarded; None: all that are served are.
 
-        `hides_tokens`: no token for a stream goes upstream.
+        `hides_tokens`: tokens for streams are removed.
         """
         self._allowed = allowed
         self._hides_tokens = hides_tokens
@@ -44,7 +45,7 @@ class Forward:
         return route.target(without_parameter(target) if self._hides_tokens and "?" in target else target)
 
     def headers(self, request: web.BaseRequest, crossing: EndToEnd) -> tuple[Headers, bool]:
-        """Return the request's headers that cross, and whether any was marked."""
+        """Return the request's headers that are forwarded, and whether any was one of `crossing`'s marked names."""
         headers, marked = crossing.parted(request.raw_headers)
         return without_cookie(headers) if self._hides_tokens else headers, marked
 
@@ -57,7 +58,7 @@ class PassThrough:
         self._open_exchange = open_exchange
 
     async def serve(self, route: Route, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
-        """Send a request upstream and its response back, both streamed, neither looked into."""
+        """Send a request upstream and its response back, both streamed, neither parsed."""
         target = self._forward.target(route, request)
         headers, _ = self._forward.headers(request, _CROSSING)
         body: bytes | AsyncIterable[bytes] = b""
@@ -69,7 +70,7 @@ class PassThrough:
             headers.append(
                 (b"Transfer-Encoding", b"chunked") if length is None else (b"Content-Length", length.encode())
             )
-            body = _at_hand(request, chunked=chunked) if request.content.is_eof() else _pieces(request)
+            body = _arrived(request, chunked=chunked) if request.content.is_eof() else _pieces(request)
         elif "Content-Length" in request.headers:
             headers.append((b"Content-Length", b"0"))
         upstream_request = UpstreamRequest(
@@ -84,8 +85,8 @@ async def send_back(request: web.BaseRequest, exchange: Exchange) -> web.StreamR
         downstream = Downstream(request, exchange.status)
         headers, has_length = _ANSWER.parted(exchange.headers)
         downstream.start(exchange.reason, headers, framed=has_length or exchange.bodyless)
-        body = exchange.take_whole()
-        if body is not None:  # most small ones came with their head
+        body = exchange.take_complete()
+        if body is not None:  # most small bodies arrived together with their head
             downstream.close(body)
         else:
             exchange.attach(_Conduit(exchange, downstream))
@@ -114,9 +115,13 @@ class _Conduit:
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         (self._downstream.close if error is None else self._downstream.abort)(data)
 
+    def failed(self, fault: Exception) -> None:
+        log_fault("a response that passes through", fault)
+        self._downstream.abort(b"")
 
-def _at_hand(request: web.BaseRequest, *, chunked: bool) -> bytes:
-    """Return a body that came with the head: it goes up in one write, in pieces it takes a task and 17 us more."""
+
+def _arrived(request: web.BaseRequest, *, chunked: bool) -> bytes:
+    """Return a body that arrived with the head, to send in one write: a task for its pieces would take 17 us more."""
     body = request.content.read_nowait()
     if not chunked:
         return body

@@ -1,7 +1,7 @@
-"""What is served where: the table of paths, and the way from a request to its handler.
+"""The table of routes: finds the handler of a request, has the request admitted, and calls the handler.
 
-aiohttp's low-level server, and a table of our own. Not web.Application: its router, match objects and signals take
-13 us a request, as much as half of the whole server below them (E of the load harness).
+For aiohttp's low-level server. Not web.Application: its router, match objects and signals take 13 us a request, half as
+much as the server below them (measured by E of the load harness).
 """
 
 import asyncio
@@ -10,17 +10,20 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+import aiohttp
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.access.admission import Admission, Needs
 from proxy.access.callers import Caller
 from proxy.dialects.dialect import Dialect
 from proxy.downstream.listener import REFUSED
-from proxy.downstream.response import RESPONSE
+from proxy.downstream.response import RESPONSE, Downstream
 from proxy.server.json_responses import refuse
+from proxy.stream.faults import log_fault
 from proxy.telemetry.metrics import Metrics
-from proxy.wire.errors import ProxyError, UnknownRoute
+from proxy.wire.errors import InternalError, ProxyError, UnknownRoute
 from proxy.wire.http import origin_form
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
@@ -30,7 +33,7 @@ CLIENT_GONE = 499  # nginx's number for a client that left before its answer beg
 
 
 class Endpoint(NamedTuple):
-    """A handler, the label its requests are counted under, the dialect its errors are told in, and whom it is for."""
+    """A handler, the label of its requests in metrics, the dialect of its errors, and what it requires of callers."""
 
     handler: Handler
     name: str
@@ -39,14 +42,14 @@ class Endpoint(NamedTuple):
 
 
 class Routes:
-    """Paths to endpoints. Exact paths are found first, then patterns in the order they were added.
+    """Maps paths to endpoints. Exact paths are tried first, then patterns in the order they were added.
 
-    A pattern's `{name}` stands for one segment, and is handed to the handler, unquoted, as an argument of that name;
-    a pattern that ends with a slash stands for everything below it.
+    A pattern's `{name}` matches one segment, which is passed to the handler, unquoted, as an argument of that name;
+    a pattern that ends with a slash matches all paths below it.
     """
 
     def __init__(self, admission: Admission, metrics: Metrics, dialect: Dialect) -> None:
-        """`dialect` is that of requests for which nothing is served."""
+        """`dialect` is that of errors for paths that are not served."""
         self._admit = admission.admit
         self._metrics = metrics
         self._exact: dict[tuple[str, str], Endpoint] = {}
@@ -56,7 +59,7 @@ class Routes:
     def add(
         self, method: str, path: str, handler: Handler, name: str, dialect: Dialect, needs: Needs = Needs.ASKING
     ) -> None:
-        """Serve `path` with a handler; `method` may be ANY. It is called with a request and its caller."""
+        """Serve `path` with a handler, called with the request and its caller. `method` may be ANY."""
         endpoint = Endpoint(handler, name, dialect, needs)
         if "{" not in path and not path.endswith("/") and method != ANY:
             self._exact[method, path] = endpoint
@@ -65,7 +68,7 @@ class Routes:
         self._patterns.append((method, re.compile(pattern + (".*" if path.endswith("/") else "")), endpoint))
 
     def find(self, method: str, target: str) -> tuple[Endpoint, dict[str, Any]]:
-        """Return the endpoint of a request target, and the arguments its path holds."""
+        """Return the endpoint of a request target, and the handler's arguments from its path."""
         endpoint = self._exact.get((method, target))
         if endpoint is not None:
             return endpoint, {}
@@ -73,8 +76,8 @@ class Routes:
         endpoint = self._exact.get((method, path))
         if endpoint is not None:
             return endpoint, {}
-        for wanted, pattern, endpoint in self._patterns:
-            match = pattern.fullmatch(path) if wanted in (method, ANY) else None
+        for served, pattern, endpoint in self._patterns:
+            match = pattern.fullmatch(path) if served in (method, ANY) else None
             if match is not None:
                 return endpoint, {name: unquote(value) for name, value in match.groupdict().items()}
         return self._nowhere, {}
@@ -87,7 +90,7 @@ class Routes:
         return orjson.dumps(endpoint.dialect.frames.error_body(error))
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Admit and answer a request; count it, and tell a ProxyError in the endpoint's dialect."""
+        """Admit a request, call its handler, and count it; respond to a ProxyError in the endpoint's dialect."""
         method = request.method
         (handler, name, dialect, needs), arguments = self.find(method, request.raw_path)
         status = CLIENT_GONE
@@ -102,6 +105,12 @@ class Routes:
             response = refuse(error, dialect)
             status = error.status
             error.drop_traceback()
+        except (OSError, aiohttp.ClientError, HttpProcessingError):  # the client has gone, or sent what can't be read
+            raise
+        except Exception as fault:
+            log_fault(f"the answer to a request of {name}", fault)
+            response = _failed(request, dialect)
+            status = response.status
         except asyncio.CancelledError:
             begun = request.get(RESPONSE)
             status = CLIENT_GONE if begun is None else begun.status
@@ -111,6 +120,16 @@ class Routes:
         if not request.content.is_eof():  # aiohttp reads the rest; who sent it up lets go of it in a turn of its own
             await asyncio.sleep(0)
         return response
+
+
+def _failed(request: web.BaseRequest, dialect: Dialect) -> web.StreamResponse:
+    """Return the answer to a request on which this proxy has failed; what has begun already is broken off."""
+    begun: Downstream | None = request.get(RESPONSE)
+    if begun is None:
+        return refuse(InternalError(), dialect)
+    if not begun.ended:
+        begun.abort(b"")
+    return begun.response
 
 
 async def _unknown(request: web.BaseRequest, caller: Caller) -> web.StreamResponse:

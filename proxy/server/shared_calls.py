@@ -1,9 +1,10 @@
-"""Upstream calls that several requests share: what makes requests one, where their call is found, and how it begins.
+"""Upstream calls that several requests share: which requests share one, how it is found, and how it begins.
 
-Two requests are one by their `Idempotency-Key`, or, when that is configured, by all that they ask for, or, at a route
-of the user's own, by their URL. A call is found from the moment its request is here, so two at once make one upstream
-call. By body and by URL it is found while it runs; by key also afterwards, for as long as its stream is kept, if it
-is complete or was cancelled: what failed, or was given up when everyone had left, is asked for again.
+Requests share a call if they have the same `Idempotency-Key`, or, if that is configured, the same content, or, on a
+configured route with `share = "url"`, the same URL. A call is registered as soon as its request has been read, so that
+two simultaneous requests make one call. By content and by URL a call is found while it runs; by key also afterwards,
+while its stream is kept, if that is complete or was cancelled: a call that failed, or that was closed because all
+clients had left, is made again.
 
 Knows nothing of responses. Nothing here waits between looking for a call and adding it, so none of it needs a lock.
 """
@@ -15,32 +16,33 @@ from typing import NamedTuple
 
 from proxy.server.delivery import refusal
 from proxy.stream.endings import CLIENT_GONE, COMPLETE, ending_of
+from proxy.stream.faults import log_fault
 from proxy.stream.hub import ANYONE, Hub
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.stream_writer import StreamWriter
-from proxy.wire.errors import KeyReused, Overloaded, ProxyError, RateLimited, UpstreamError
+from proxy.wire.errors import InternalError, KeyReused, Overloaded, ProxyError, RateLimited, UpstreamError
 from proxy.wire.http import Head
 
-ASKING = "asking"  # holds a call for clients that asked, and do not follow yet
+ASKING = "asking"  # name of the hold for clients that wait for the call's response head, and don't follow yet
 _AT_ONCE = OnDisconnect(0)
 
 
 Ask = Callable[[], Awaitable[Exchange]]
-"""Asks upstream; what is returned waits for the head of the answer."""
+"""Sends the request upstream; await the result for the head of the response."""
 
 IsStream = Callable[[Exchange], Awaitable[bool]]
-"""Finds out whether an answer is an event stream that can be read; its body may be looked at, but not taken."""
+"""Returns whether a response is a readable event stream; it may peek at the body, but not consume it."""
 
 
 class Identity(NamedTuple):
-    """What makes requests one: the name of their call, and a digest of what they ask for under it."""
+    """By what requests share a call: a name, and a digest of their content, which must be equal under one name."""
 
     name: tuple[bytes, str, str | bytes]
     asked: bytes
-    lasting: bool = False  # found after its end, too
-    endless: bool = False  # an event source, which is resumed when it has ended
+    lasting: bool = False  # the call is found after its end, too
+    endless: bool = False  # its stream is an event source, which a later call resumes
 
 
 def by_key(caller: bytes, route: str, key: str, target: bytes, body: bytes, *, streamed: bool = False) -> Identity:
@@ -52,13 +54,13 @@ def by_key(caller: bytes, route: str, key: str, target: bytes, body: bytes, *, s
 
 
 def by_body(caller: bytes, route: str, target: bytes, body: bytes, steering: Iterable[bytes]) -> Identity:
-    """Identify a request by its caller and all that steers its answer: target, body, and headers (`steering`)."""
+    """Identify a request by its caller and all that its response depends on: target, body, `steering` headers."""
     asked = _digest([target, body, *steering])
     return Identity((caller, route, asked), asked)
 
 
 def by_url(route: str, method: str, target: bytes, body: bytes, content_type: str) -> Identity:
-    """Identify a request at a route whose streams are everybody's: nothing that a client says of itself counts."""
+    """Identify a request by its URL and body alone, on a route whose streams are open to everybody."""
     asked = _digest([method.encode(), target, content_type.encode("utf-8", "surrogateescape"), body])
     return Identity((ANYONE, route, asked), asked, endless=True)
 
@@ -72,17 +74,17 @@ def _digest(parts: Iterable[bytes]) -> bytes:
 
 
 class Call:
-    """One upstream call that no client's leaving ends by itself, and the stream of its answer."""
+    """One upstream call that several requests share, and the stream of its response; a client may leave it."""
 
     __slots__ = ("_hub", "identity", "opening", "promised", "writer")
     opening: asyncio.Task[Head]
-    """Opens the exchange; its result is the head of the answer."""
+    """Opens the exchange; its result is the head of the response."""
 
     def __init__(self, hub: Hub, writer: StreamWriter, identity: Identity | None) -> None:
         self._hub = hub
         self.writer = writer
         self.identity = identity
-        self.promised = False  # a client was told that it would find the answer by the stream's id
+        self.promised = False  # a client was sent the stream's id (202), and will fetch the response by it
 
     @property
     def stream(self) -> Stream:
@@ -99,9 +101,9 @@ class Call:
         self.opening.add_done_callback(_retrieve_error)
 
     async def answered(self) -> Head:
-        """Wait for the head of the answer. Whoever waits holds the call, until it has had a turn to follow.
+        """Wait for the head of the response. A waiting client holds the call until it has had its chance to follow.
 
-        Raises: UpstreamError; Cancelled, when the stream was ended on request before; Overloaded, when by us.
+        Raises: UpstreamError; Cancelled, if the stream was cancelled before; Overloaded, if the proxy ended it.
         """
         stream = self.stream
         stream.hold(ASKING)
@@ -117,17 +119,28 @@ class Call:
         return head
 
     async def _open(self, ask: Ask, is_stream: IsStream) -> Head:
-        """Open the exchange and have the writer take its body."""
-        writer = self.writer
+        """Open the exchange and have the writer take its body. Raises: ProxyError, with which the stream has ended."""
         try:
-            exchange = await ask()
-            streamed = await is_stream(exchange)
+            return await self._opened(ask, is_stream)
         except (UpstreamError, RateLimited, Overloaded) as error:
-            writer.opening = None
-            if not self.promised:
-                self._hub.discard(self.stream)
-            writer.stop(ending_of(error))
+            self._end(error)
             raise
+        except Exception as fault:
+            log_fault("the opening of a call", fault)
+            unforeseen = InternalError()
+            self._end(unforeseen)
+            raise unforeseen from None
+
+    def _end(self, error: UpstreamError | RateLimited | Overloaded | InternalError) -> None:
+        self.writer.opening = None
+        if not self.promised:
+            self._hub.discard(self.stream)
+        self.writer.stop(ending_of(error))
+
+    async def _opened(self, ask: Ask, is_stream: IsStream) -> Head:
+        writer = self.writer
+        exchange = await ask()
+        streamed = await is_stream(exchange)
         writer.opening = None
         head = exchange.head
         request_id = exchange.header(b"x-request-id")
@@ -139,11 +152,11 @@ class Call:
         return head
 
     def _keep(self, exchange: Exchange, head: Head) -> None:
-        """Take an answer that is no event stream into the log, for those who wait for it.
+        """Put a response that is no event stream into the log, for the clients that wait for it.
 
-        It stays after its end if it is a success under an Idempotency-Key, or if a client was promised it. A refusal
-        is found by no request that comes later: a retry asks again. Followers that are there already came for a
-        stream, and are told that there is none.
+        It is kept after its end if it is a success under an Idempotency-Key, or if `promised`. Later requests don't
+        find an error response: a retry makes a new call. Followers that are attached already expected a stream; they
+        are ended with `refused`.
         """
         stream, refused = self.stream, refusal(head)
         stream.dismiss(refused)
@@ -160,7 +173,7 @@ class Call:
 
 
 class Calls:
-    """Names to calls; an observer of their streams."""
+    """The calls by name; an observer of their streams."""
 
     def __init__(self) -> None:
         self._by_name: dict[tuple[bytes, str, str | bytes], Call] = {}
@@ -168,7 +181,7 @@ class Calls:
         self._before: dict[tuple[bytes, str, str | bytes], Stream] = {}  # event streams that have ended
 
     def find(self, identity: Identity) -> Call | None:
-        """Return the call that a request shares. Raises: KeyReused, when its name stands for another one."""
+        """Return the call that a request shares. Raises: KeyReused, if that call's request has another content."""
         call = self._by_name.get(identity.name)
         if call is not None and call.identity is not None and call.identity.asked != identity.asked:
             raise KeyReused(
@@ -181,19 +194,19 @@ class Calls:
         return self._before.get(identity.name)
 
     def add(self, call: Call) -> None:
-        """Let a call be found by its name, until its stream is forgotten; one without an identity is not."""
+        """Register a call by its name, until its stream is forgotten; a call without an identity is not registered."""
         if call.identity is not None:
             self._by_name[call.identity.name] = call
             self._by_stream[call.stream.id] = call
 
     def answered(self, stream: Stream) -> None:
-        """Let a call that was refused be found no more."""
+        """Unregister a call whose response is an error."""
         head = stream.kept_head
         if head is not None and not 200 <= head.status < 300:
             self.forget(stream)
 
     def ended(self, stream: Stream) -> None:
-        """Let a call that has ended be found no more, but by retries that are to have its answer."""
+        """Unregister a call that has ended, unless retries are to find its response."""
         call, ending = self._by_stream.get(stream.id), stream.log.ending
         if call is None or call.identity is None:
             return
@@ -205,7 +218,7 @@ class Calls:
             self.forget(stream)
 
     def forget(self, stream: Stream) -> None:
-        """Let the call of a stream be found no more."""
+        """Unregister the call of a stream."""
         call = self._by_stream.pop(stream.id, None)
         if call is None or call.identity is None:
             return
@@ -217,7 +230,7 @@ class Calls:
 
 
 def _retrieve_error(opening: asyncio.Task[Head]) -> None:
-    """Mark an upstream's failure as retrieved, so that asyncio does not log it: the stream's ending has it.
+    """Mark a failure as retrieved, so that asyncio does not log it: the stream's ending has it.
 
     By `result`, not `exception`: only then does the task let go of the traceback, in which the call itself is.
     """
@@ -227,3 +240,5 @@ def _retrieve_error(opening: asyncio.Task[Head]) -> None:
         pass
     except ProxyError as error:
         error.drop_traceback()
+    except Exception:  # noqa: S110  (it was logged where it was met)
+        pass

@@ -1,7 +1,7 @@
-"""Routes of the user's own with `share = "url"`: all who ask for a URL follow one upstream event stream.
+"""Configured routes with `share = "url"`: all clients that request a URL follow one upstream event stream.
 
-A URL's stream is found in a table, not by its caller: it is everybody's. So the request that goes upstream is made
-here, and nothing that a client says of itself is in it; only route, method, target and body tell URLs apart.
+The stream of a URL is open to everybody, whoever requested it first. So the upstream request is made here, without any
+header by which a client identifies itself; requests differ only by route, method, target and body.
 """
 
 import functools
@@ -42,7 +42,7 @@ from proxy.wire.reconnection import Reconnection
 
 MODES = ("events", "raw")
 _NAME_BYTES = 1000  # of memory that a URL takes beside its own length: in two tables, by its digest
-_ASKED: Headers = [
+_REQUEST_HEADERS: Headers = [
     (b"Accept", b"text/event-stream"),
     (b"Accept-Encoding", b"identity"),
     (b"Cache-Control", b"no-cache"),
@@ -78,7 +78,7 @@ class EventRoute:
         metrics.background_loops.append(self._background)
 
     async def serve(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
-        """Follow the stream of a URL; it is begun if nobody follows it."""
+        """Follow the stream of a URL; begin it if it does not run."""
         mode = request.headers.get("Stream-Mode", "events")
         if mode not in MODES:
             raise UnknownMode(f"Stream-Mode {mode!r} is not one of: {', '.join(MODES)}")
@@ -90,8 +90,8 @@ class EventRoute:
         call = self._calls.find(identity)
         last_event_id = follow_request.last_event_id(request)
         if call is None:
-            question = _Question(request.method, target, content_type, body)
-            call = self._call(identity, question, self._before(identity, last_event_id))
+            shared = _SharedRequest(request.method, target, content_type, body)
+            call = self._call(identity, shared, self._before(identity, last_event_id))
         joins = call.opening.done()
         place = self._hub.reserve(followers=1)
         try:
@@ -108,16 +108,16 @@ class EventRoute:
         return await self._follow(request, stream, _SHARED.of(head.headers), mode, offset)
 
     def drain(self) -> None:
-        """End every stream: they would never finish by themselves."""
+        """End all streams of the route: event sources have no end of their own."""
         for stream in list(self._hub):
             if stream.info.route == self._route.name and stream.writer is not None and stream.kept_head is None:
                 stream.writer.stop(DRAINED)
 
-    # The first who ask
+    # For the first client of a URL
 
-    def _call(self, identity: Identity, question: "_Question", last_event_id: bytes) -> Call:
+    def _call(self, identity: Identity, shared: "_SharedRequest", last_event_id: bytes) -> Call:
         """Begin the call of a URL. Raises: Overloaded."""
-        ask = functools.partial(self._ask, question)
+        ask = functools.partial(self._ask, shared)
         writer = Broadcast(
             self._hub.begin(self._info(), Vitals(self._route.dialect, time.monotonic())),
             ask,
@@ -127,7 +127,7 @@ class EventRoute:
             max_frame_bytes=self._config.limits.frame_bytes,
             on_reopened=functools.partial(self._metrics.reopened.update, (self._route.name,)),
         )
-        size_bytes = len(question.target) + len(question.content_type) + len(question.body)
+        size_bytes = len(shared.target) + len(shared.content_type) + len(shared.body)
         writer.stream.count(NAMES, size_bytes + _NAME_BYTES)
         call = Call(self._hub, writer, identity)
         call.begin(functools.partial(ask, last_event_id), _is_stream)
@@ -138,23 +138,24 @@ class EventRoute:
         retain_s, window_bytes = self._config.streams.retain_s, self._settings.window_bytes
         return StreamInfo(self._hub.new_id(), self._route.name, ANYONE, int(time.time()), retain_s, window_bytes)
 
-    async def _ask(self, question: "_Question", last_event_id: bytes) -> Exchange:
-        headers = list(_ASKED)
+    async def _ask(self, shared: "_SharedRequest", last_event_id: bytes) -> Exchange:
+        headers = list(_REQUEST_HEADERS)
         if last_event_id:
             headers.append((b"Last-Event-ID", last_event_id))
-        if question.body or question.method == "POST":
-            headers.append((b"Content-Length", b"%d" % len(question.body)))
-        if question.content_type:
-            headers.append((b"Content-Type", question.content_type.encode("utf-8", "surrogateescape")))
+        if shared.body or shared.method == "POST":
+            headers.append((b"Content-Length", b"%d" % len(shared.body)))
+        if shared.content_type:
+            headers.append((b"Content-Type", shared.content_type.encode("utf-8", "surrogateescape")))
         upstream_request = UpstreamRequest(
-            self._route, question.method.encode(), question.target, headers, question.body, ANYONE
+            self._route, shared.method.encode(), shared.target, headers, shared.body, ANYONE
         )
         return await self._open_exchange(upstream_request)
 
     def _before(self, identity: Identity, last_event_id: str) -> bytes:
-        """Return the upstream's id of the last event that a client had, when it had it of a stream that has ended.
+        """Return the id with which to resume upstream: the upstream's id of the last event that a client received.
 
-        An id that can't be ours is the upstream's own: the client had it without us.
+        The client sends our event id, of a stream that has ended by now; an id in another form is the upstream's own,
+        received before this proxy was there.
         """
         last = read_event_id(last_event_id)
         if last is None:
@@ -167,12 +168,12 @@ class EventRoute:
         had.note(log.span(log.start, max(log.start, min(last.seq, log.end))))
         return had.last_event_id
 
-    # All who follow
+    # For all clients
 
     def _offset(self, stream: Stream, last_event_id: str) -> int:
-        """Return the offset that a client begins at; with an id of another stream it begins like a new one.
+        """Return the offset at which a client begins; an event id of another stream is ignored.
 
-        Raises: OffsetGone below what is held, OffsetBeyond above it.
+        Raises: OffsetGone below the frames that are held, OffsetBeyond above them.
         """
         log = stream.log
         last = read_event_id(last_event_id)
@@ -196,9 +197,9 @@ class EventRoute:
         return await deliver(self._hub, downstream, subscription)
 
     async def _send_kept(self, request: web.BaseRequest, stream: Stream, head: Head) -> web.StreamResponse:
-        """Answer with what is no event stream, as it comes; upstream waits for the first client that takes it.
+        """Deliver a response that is no event stream as it comes, no faster than the first client reads it.
 
-        Raises: OffsetGone, when its start is not held any more.
+        Raises: OffsetGone, if its start is no longer held.
         """
         check_held(stream.log, 0)
         downstream = begin_answer(request, head._replace(headers=_SHARED_ANSWER.of(head.headers)), [])
@@ -209,15 +210,15 @@ class EventRoute:
 
 
 async def _is_stream(exchange: Exchange) -> bool:
-    """Return whether an answer is an event stream. Raises: Garbled, if it is one that can't be read."""
+    """Return whether a response is an event stream. Raises: Garbled, if it is a compressed one."""
     if exchange.is_event_stream and exchange.status == 200 and not exchange.is_readable_stream:
         exchange.close()
         raise Garbled("the upstream compresses its event stream, though it was asked not to")
     return exchange.is_readable_stream
 
 
-class _Question(NamedTuple):
-    """What is asked upstream for all clients of a URL."""
+class _SharedRequest(NamedTuple):
+    """What the upstream request of a URL consists of, for all its clients."""
 
     method: str
     target: bytes

@@ -1,4 +1,4 @@
-"""Every configured upstream, made once, and the ways to them: alone, or with its spares.
+"""Makes all configured upstreams, and groups of an upstream and its spares.
 
 An upstream that has spares, or is one, has a breaker; one that has limits has a queue.
 """
@@ -35,7 +35,7 @@ class Upstreams:
         self.by_name = {name: self._upstream(name, one, metrics) for name, one in self._settings.items()}
 
     def group(self, name: str = DEFAULT) -> UpstreamGroup:
-        """Return the way to an upstream and its spares."""
+        """Return the group of an upstream and its spares."""
         names = (name, *self._settings[name].spares)
         return UpstreamGroup(
             [self.by_name[one] for one in names],
@@ -50,12 +50,12 @@ class Upstreams:
         return any(self.by_name[one].has_key for one in (name, *self._settings[name].spares))
 
     def base(self, name: str, *, compatible: bool) -> str:
-        """Return the path that targets begin with: that of the URL, or of the compatible API."""
+        """Return the path that is put before request targets: that of the URL, or of the compatible API."""
         settings = self._settings[name]
         return settings.compatible_base if compatible else urlsplit(settings.url).path
 
     def ended(self, stream: Stream) -> None:
-        """Tell a stream's upstream when an error event of its own ended it."""
+        """Report a failure to the upstream's breaker if the upstream ended the stream with an error event."""
         ending, failure = stream.log.ending, stream.vitals.reader.failure
         upstream = self.by_name.get(stream.upstream)
         if upstream is None or ending is None or failure is None:
@@ -64,7 +64,7 @@ class Upstreams:
             erred(upstream, failure)
 
     def retries(self) -> Mapping[str, int]:
-        """Return how many requests were sent upstream once more, by reason."""
+        """Return how many requests were sent upstream again, by reason."""
         reused = sum(upstream.pool.retries for upstream in self.by_name.values())
         return {**self._retried, "connection_reused": reused}
 

@@ -1,21 +1,22 @@
-"""Floor 3: streams. The log, the cursors in it, and the modes in which it is read.
+"""Floor 3: streams. The log, the followers that read it, and the modes in which they read it.
 
-Must not know: sockets, HTTP responses, upstreams, clocks. Times and timers are handed in.
+Must not know: sockets, HTTP responses, upstreams, clocks. Times and timers are passed in.
 
 Read in this order:
 
 * `stream`: one stream, its followers, and how a frame reaches each of them
-* `log`: append-only frames, sealed once with an Ending; `endings`: the table of these, and what follows from each
+* `log`: append-only frames, sealed once with an Ending; `endings`: the table of all endings and their properties
 * `ledger`: how much memory is held, of which kind, and what is done when it is too much
-* `cohort`: which followers are advanced together; on top of it the states of a follower, and what each event does to it
-* `subscription`: one follower, a cursor; `rank`: followers that are written to as one
-* `event_id`: what clients resume by
-* `projections`: the modes, each a pure function of a span of the log to bytes; `websocket`: modes as messages
-* `transcript`, `channel`, `rewriting`: what was said so far, and how modes that rewrite take their text from it
-* `info`: what a stream is called, whose it is, and how it was asked for
-* `hub`: where streams begin, are found, while they run and while they are kept, and end; `observer`: who is told of it
-* `interfaces`: what a stream is connected to at either end
-* `turns`: work for clients that waits, so that none of them holds the event loop
-* `background`: a loop that goes on after a turn that failed; higher rooms run theirs by it, too
-* `vitals`: what is measured of a stream
+* `cohort`: which followers are advanced together; its docstring lists the states of a follower and their transitions
+* `subscription`: one follower; `rank`: followers that are written to together
+* `event_id`: the ids by which clients resume
+* `projections`: the modes, each a pure function of a span of the log to bytes; `websocket`: modes as WebSocket messages
+* `transcript`, `channel`, `rewriting`: the text of the answer so far, and frames rewritten with other parts of it
+* `info`: the record of a stream: its id, owner, keys and limits
+* `hub`: begins streams, finds them while they run and while they are kept, ends them; `observer`: those it notifies
+* `interfaces`: the protocols of what a stream is connected to: sinks, writers, the bypass
+* `turns`: queues work for clients, so that none of them occupies the event loop for long
+* `background`: runs periodic work so that an exception does not end it; higher rooms use it, too
+* `faults`: what happens when something here raises an exception that it should not raise
+* `vitals`: times and counts of a stream
 """

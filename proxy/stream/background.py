@@ -1,21 +1,20 @@
-"""Background loops: work that goes on beside requests, and that an exception in one turn of it must not end.
+"""Background loops: periodic work beside requests. An exception in one turn must not end the loop.
 
-Knows no clock: it is handed in.
+Knows no clock: it is passed in.
 """
 
-import logging
 import math
 from collections.abc import Callable
 from types import TracebackType
 
-OVERDUE_S = 10.0  # for loops that have a turn every second, or more often
-_FAILING_S = 60.0  # so long after an exception a loop counts as failing: longer than between two scrapes
+from proxy.stream.faults import log_fault
 
-_log = logging.getLogger("streamtee.background")
+OVERDUE_S = 10.0  # for loops that have a turn every second, or more often
+_FAILING_S = 60.0  # for so long after an exception a loop counts as failing: longer than the time between two scrapes
 
 
 class BackgroundLoop:
-    """What each turn of a background loop, or each part of one, runs in: exceptions are logged, counted and dropped."""
+    """A context manager around each turn of a background loop: exceptions are logged, counted and dropped."""
 
     __slots__ = ("_clock", "_failed_at", "_overdue_s", "_turned_at", "failures", "name")
 
@@ -30,7 +29,7 @@ class BackgroundLoop:
 
     @property
     def alive(self) -> bool:
-        """True while its turns come, and none has failed of late."""
+        """Whether its turns come in time, and none has failed recently."""
         now = self._clock()
         return now - self._turned_at < self._overdue_s and now - self._failed_at >= _FAILING_S
 
@@ -42,7 +41,7 @@ class BackgroundLoop:
             return False
         now = self._clock()
         if now - self._failed_at >= _FAILING_S:  # else the log would have it with every turn
-            _log.error("a turn of the background loop %s failed; the loop goes on", self.name, exc_info=error)
+            log_fault(f"a turn of the background loop {self.name}, which goes on,", error)
         self._failed_at = now
         self.failures += 1
         return True

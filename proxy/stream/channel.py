@@ -1,7 +1,7 @@
-"""What was said in one channel of an answer: pieces of text, and the number of the frame that each came with.
+"""The text of one channel of an answer: pieces, each with the number of the frame that brought it.
 
-Knows no API, no JSON and no frames. An upstream sends increments, or, with every frame, all the text so far; which of
-the two is found out by reading, and the pieces are increments either way.
+Knows no API, no JSON and no frames. An upstream sends increments, or the complete text so far with every frame. Which
+of the two is detected from the texts; the pieces are increments either way.
 """
 
 from bisect import bisect_right
@@ -9,9 +9,9 @@ from bisect import bisect_right
 from proxy.dialects.increment import Kind
 
 _PIECE_BYTES = 104  # of memory that a piece takes beside its characters: two objects, two pointers
-_EVIDENT_TEXTS = 8  # so many texts in a row, each the one before and more,
-_EVIDENT_CHARACTERS = 24  # the last so long, are nothing that a model writes
-_DOUBTFUL_TEXTS = 16  # of so many nothing is held back any more
+_EVIDENT_TEXTS = 8  # this many texts in a row, each beginning with the one before,
+_EVIDENT_CHARACTERS = 24  # the last at least this long, can't be increments
+_DOUBTFUL_TEXTS = 16  # after this many without certainty, they are taken for increments
 
 
 class Pieces:
@@ -37,18 +37,18 @@ class Pieces:
         self.labels = kind is Kind.LABEL
         self.marks = kind in (Kind.MARK, Kind.END)
         self.cumulative: bool | None = None  # whether its texts turned out to be all so far; None: not known yet
-        self.wholes = False  # all its texts came as ones that are all there is
+        self.wholes = False  # all its texts so far were complete ones
         self._listener = Listener() if kind is Kind.TEXT else None
         self._seqs: list[int] = []
         self._texts: list[str] = []
 
     @property
     def last(self) -> str:
-        """What was said last."""
+        """The last piece."""
         return self._texts[-1] if self._texts else ""
 
     def hear(self, text: str, expected: bool) -> str:
-        """Return the increment that a text brings, which is to be added; `expected` as in Listener.hear."""
+        """Return the increment that a text brings, for `add`; `expected` as in Listener.hear."""
         listener = self._listener
         if self.cumulative is False or not text:
             return text
@@ -60,9 +60,10 @@ class Pieces:
         return text[len(known) :] if text.startswith(known) else text
 
     def hear_whole(self, text: str) -> str:
-        """Return what a text that is all there is adds, or an increment, if all are said in that form and turn out so.
+        """Return what a text that the API declares complete adds to the pieces so far.
 
-        What differs from the increments that were said before can't be taken back.
+        If all texts of the channel came in that form, they are read as by `hear`: they may be increments after all.
+        A text that contradicts earlier increments adds nothing, since those have been sent.
         """
         self.wholes = self.wholes or not self._texts
         if self.wholes and self._listener is not None:
@@ -71,7 +72,7 @@ class Pieces:
         return text[len(said) :] if text.startswith(said) else ""
 
     def settle(self, expected: bool) -> str:
-        """Return what is to be said yet: the part of the answer that it belongs to has ended."""
+        """Return the text that was held back, because this part of the answer has ended."""
         if self._listener is None or self.cumulative is not None:
             return ""
         rest = self._listener.settle(expected)
@@ -79,7 +80,7 @@ class Pieces:
         return rest
 
     def add(self, seq: int, text: str) -> None:
-        """Append what frame number `seq`, not lower than any before, says."""
+        """Append the piece that frame number `seq` brings; `seq` must not be lower than the last one."""
         self._seqs.append(seq)
         self._texts.append(text)
         self.size_bytes += _memory_bytes(text)
@@ -92,34 +93,34 @@ class Pieces:
         del self._seqs[:count], self._texts[:count]
 
     def text(self, start: int, end: int) -> str:
-        """Return what the frames between two offsets say."""
+        """Return the text of the frames between two offsets."""
         seqs = self._seqs
         return "".join(self._texts[bisect_right(seqs, start) : bisect_right(seqs, end)])
 
     def so_far(self, end: int) -> str:
-        """Return what is said in it up to an offset: all texts, or of what is so from now on the last."""
+        """Return the text up to an offset; for marks, whose last value holds, only the last piece."""
         if self.marks:
             last = bisect_right(self._seqs, end)
             return self._texts[last - 1] if last else ""
         return self.text(0, end)
 
     def spoken(self, start: int, end: int) -> tuple[int, int] | None:
-        """Return the numbers of the first and the last frame between two offsets that say something, if one does."""
+        """Return the numbers of the first and the last frame with a piece between two offsets; None: there is none."""
         seqs = self._seqs
         first, last = bisect_right(seqs, start), bisect_right(seqs, end)
         return (seqs[first], seqs[last - 1]) if first < last else None
 
     def begun(self, end: int) -> bool:
-        """Tell whether a frame before an offset says something."""
+        """Return whether a frame before an offset has a piece."""
         return bool(self._seqs) and self._seqs[0] <= end
 
     def _joined(self) -> str:
         return "".join(self._texts)
 
     def locate(self, offset_bytes: int) -> tuple[int, int]:
-        """Return the number of the frame that says a byte of the text in UTF-8, and the byte's place in the piece.
+        """Return the number of the frame whose piece holds a byte of the text in UTF-8, and the byte's place in it.
 
-        Of the byte behind the last: (0, 0). Raises: IndexError, with the number of bytes there are, beyond that.
+        (0, 0) for the end of the text. Raises: IndexError, with the size of the text in bytes, beyond that.
         """
         place = 0
         for seq, text in zip(self._seqs, self._texts, strict=True):
@@ -133,13 +134,13 @@ class Pieces:
 
 
 class Listener:
-    """Tells increments from texts that repeat all before them, and makes increments of either.
+    """Detects whether texts are increments or cumulative (each is the complete text so far), and returns increments.
 
-    A cumulative upstream begins each text with the whole one before; one text that does not, and it sends increments.
-    The other way round a beginning proves nothing: "ha", then "haha", a refrain, the lines of a table. So where all so
-    far is not expected, two readings are kept, and only what they agree on is said, until a text decides. Cumulative
-    are _EVIDENT_TEXTS in a row that repeat no pattern, and of which each would go on in the line and the word that the
-    one before left, if they were increments. What can't be told is as it was expected: increments when in doubt.
+    Each text of a cumulative upstream begins with the text before; a single one that does not proves increments. But a
+    text that does proves nothing: increments may be "ha", then "haha", or the lines of a table. So, unless cumulative
+    texts are expected, both readings are kept, and only what they have in common is returned, until a text decides.
+    Texts are taken for cumulative after _EVIDENT_TEXTS in a row that repeat no pattern and that, read as increments,
+    would each continue the word or line before. What stays undecided is read as expected, by default as increments.
     """
 
     __slots__ = ("_glued", "_joined", "_last", "_said", "_texts", "cumulative")
@@ -153,7 +154,7 @@ class Listener:
         self._glued = 0  # of these, the ones that speak for cumulative; likewise
 
     def hear(self, text: str, expected: bool) -> str:
-        """Return the increment that a text brings; `expected` is whether the upstream is taken for cumulative."""
+        """Return the increment that a text brings; `expected`: whether the upstream is expected to be cumulative."""
         if self.cumulative is False or not text:
             return text
         last = self._last
@@ -169,7 +170,7 @@ class Listener:
         return self._begins_with_the_last(text, expected)
 
     def settle(self, expected: bool) -> str:
-        """Return what is to be said yet: the choice has finished."""
+        """Return the text that was held back, because the choice has finished."""
         if self.cumulative is not None or not self._last:
             return ""
         self.cumulative = expected
@@ -200,7 +201,7 @@ class Listener:
         return piece
 
     def _is_evident(self, last: str, text: str) -> bool:
-        """Tell whether that a text begins with the last one, and others before did so, can be no coincidence."""
+        """Return whether so many texts that begin with the one before can't be a coincidence."""
         self._texts += 1
         self._glued += not (text[0].isspace() or last[-1] in "\r\n")
         return self._glued >= _EVIDENT_TEXTS and len(text) >= _EVIDENT_CHARACTERS
@@ -217,7 +218,7 @@ def _memory_bytes(text: str) -> int:
 
 
 def _common(one: str, other: str) -> str:
-    """Return what two texts begin with."""
+    """Return the common beginning of two texts."""
     for place, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return one[:place]
@@ -225,7 +226,7 @@ def _common(one: str, other: str) -> str:
 
 
 def utf8(text: str) -> bytes:
-    """Return a text in UTF-8; half a character, of which the other half never came, is U+FFFD."""
+    """Return a text in UTF-8; a surrogate without its pair becomes U+FFFD."""
     try:
         return text.encode()
     except UnicodeEncodeError:

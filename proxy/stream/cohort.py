@@ -1,4 +1,4 @@
-"""Which followers are advanced together, and when; and the page on the states a follower can be in.
+"""Which followers are advanced together, and when; and the description of a follower's states.
 
 Two rules for this file. It knows who is to be advanced and when, not how: a Member's `advance` does that. And whatever
 `stream`, `subscription`, `rank` and `cohort` do with a follower stands in the table below, which
@@ -19,9 +19,9 @@ Followers differ only in who makes them advance next, and that is what their sta
     live      the next sweep of its cohort: it is a member of `Cohort.live`
     ranked    the same, through its Rank, which is the member of `Cohort.live` and has the one offset of all in it
     bypassed  nobody: a live follower, the only one of its stream, to whose transport the Bypass sends events before
-              they are in the log; offset and log are told of up to 64 of them at once
-    parked    its own `resume`, which is called once: by its sink when it has drained, or when others have had
-              their turn (`Stream.pause`, `Turns`): what is called paused is no state of its own
+              they are in the log; offset and log are updated for up to 64 of them at once
+    parked    its own `resume`, which is called once: by its sink when it has drained, or when others have had their
+              turn (`Stream.pause`, `Turns`; "paused" is not a separate state)
     closing   as parked, or the last slice of the last sweep; but the log is sealed, so that it ends at its last frame
     ended     nobody: it has been sent its end, or has left
 
@@ -72,10 +72,12 @@ What the events are, and what the code does:
   of its view, framing and offset (`Cohort._regroup`), and may be the first in it, or the only one.
 * alone: no other follower is left, it has had everything, and its sink takes the upstream's chunks as they come: the
   writer asks for `lone_follower`, which leaves its rank, and puts a Bypass before it.
-* leave: the client has gone. The sink is told nothing. `Stream.detach` parks it for good and forgets it.
-* fail: the follower alone is ended, because its token has expired, say. The sink is told what its mode makes of it.
-* answer, which is in no column as mode raw has none: the dialect's last word has come, or an error. `Stream.conclude`
-  has one more sweep, in which the live followers of modes that `ends_with_answer` end; the parked end by `resume`.
+* leave: the client has gone. Nothing is written to the sink. `Stream.detach` parks it for good and removes it.
+* fail: the follower alone is ended, for example because its token has expired. The sink is sent the ending as its mode
+  writes it.
+* answer (not in the table, since mode raw does not react to it): the frame that ends the answer has come, or an error.
+  `Stream.conclude` makes one more sweep, which ends live followers whose mode `ends_with_answer`; parked ones end in
+  `resume`.
 * seal: the log has its ending. The last sweep has each live follower send its last frames with its end; a rank
   dissolves for that. Only the first seal counts.
 * seal, long: as seal, with more frames due than the sink, or a turn, takes. It goes on by `resume`.
@@ -92,21 +94,21 @@ visit): a sweep asks this one flag, whatever the state is.
 The circle of imports
 =====================
 
-These four modules are one machine, and name each other: Stream has Cohorts and Subscriptions, a Subscription has its
-Stream and its Rank, a Rank has Subscriptions, and a Cohort groups its members into Ranks. Imports that run go one way,
-stream > subscription > rank and stream > cohort > rank; those back are for the type checker only. It is the one circle
-of the house (`KNOT` in tests/test_floors.py).
+These four modules depend on each other: Stream has Cohorts and Subscriptions, a Subscription has its Stream and its
+Rank, a Rank has Subscriptions, and a Cohort groups its members into Ranks. Imports at run time go one way, stream >
+subscription > rank and stream > cohort > rank; those back are for the type checker only. It is the only import circle
+of the project (`KNOT` in tests/test_floors.py).
 
 What is ugly
 ============
 
-* No attribute holds the state: it is read off `ended`, `parked`, the log's ending, `_rank` and `Stream.bypass`. An
-  attribute would have to be kept right where the time goes, in sweeps and writes.
-* `parked` members stay in `live` until the next sweep (`has_parked`): to take one out of a list of thousands costs.
+* No attribute holds the state: it follows from `ended`, `parked`, the log's ending, `_rank` and `Stream.bypass`. An
+  attribute would have to be updated in sweeps and writes, which must be fast.
+* `parked` members stay in `live` until the next sweep (`has_parked`): removing one from a list of thousands is slow.
 * A Subscription reaches into its cohort (`has_parked`) and Stream into Subscription (`parked`) and Cohort (`live`,
   `ungrouped`). With all states in Cohort, each event would cross one object more.
-* Whatever ends a bypass settles it, and that may exceed a limit and seal the stream, in the midst of something else:
-  `attach`, `detach`, `park`, `pause` and every reader of `Stream.log` must bear that.
+* Whatever ends a bypass settles it, and that may exceed a limit and seal the stream in the middle of another operation:
+  `attach`, `detach`, `park`, `pause` and every reader of `Stream.log` must work when it does.
 """
 
 import heapq
@@ -117,13 +119,13 @@ from typing import Any, Protocol
 from proxy.stream.background import BackgroundLoop
 from proxy.stream.rank import Ranks
 
-# Followers advanced in one turn of the event loop, and less than a rank more: at about 10 us each, other streams wait
-# for 3 ms at most.
+# Followers advanced in one turn of the event loop (a rank may exceed it): at about 10 us each, other streams wait for
+# 3 ms at most.
 SLICE = 256
 
 
 class Member(Protocol):
-    """What a sweep visits: a subscription, or a rank of several."""
+    """What a sweep advances: a subscription, or a rank of several."""
 
     parked: bool  # sweeps skip it
 
@@ -139,12 +141,12 @@ class Member(Protocol):
 
 
 class Cohort:
-    """Followers of one stream that are advanced together; in this class, with every read of the upstream."""
+    """Followers of one stream that are advanced together, here with every read of the upstream."""
 
     __slots__ = ("_call_soon", "_concluded", "_sweep", "_sweep_again", "has_parked", "live", "ungrouped")
 
     def __init__(self, call_soon: Callable[..., Any]) -> None:
-        self.live: list[Member] = []  # those that are not parked; who parked since the last sweep may still be in it
+        self.live: list[Member] = []  # members that are not parked, and those that parked since the last sweep
         self.has_parked = False  # some of `live` are parked
         self.ungrouped = False  # some of `live` could join a rank, and are in none
         self._call_soon = call_soon
@@ -199,7 +201,7 @@ class Cohort:
     def _regroup(self) -> None:
         """Put followers that are due the same bytes into ranks. After a sweep: then most are at the log's end."""
         if self.has_parked:
-            self.drop_parked()  # else a follower that is alone, and may be bypassed, would be put into a rank
+            self.drop_parked()  # first: a follower that remains alone must not be put into a rank
         ranks: Ranks = {}
         if len(self.live) > 1:
             self.live = list(dict.fromkeys([member.regroup(ranks) for member in self.live]))
@@ -214,7 +216,7 @@ class Paced(Protocol):
 
 
 class Pacer:
-    """One timer for all that is put off: calls `due` of each at its time."""
+    """One timer for all paced cohorts: calls the `due` of each when its time has come."""
 
     __slots__ = ("_call_later", "_due", "_number", "background", "time")
 
@@ -238,7 +240,7 @@ class Pacer:
         now = self.time()
         while self._due and self._due[0][0] <= now:
             paced = heapq.heappop(self._due)[2]
-            with self.background:  # else nobody would ring for the others, nor ever again
+            with self.background:  # an exception must stop neither this loop nor the timer
                 paced.due()
         if self._due:
             self._call_later(self._due[0][0] - now, self._call_due)
@@ -258,7 +260,7 @@ class PacedCohort(Cohort):
         self._waiting = False
 
     def hold(self, size_bytes: int) -> None:
-        """Note that the log has grown by so many bytes; advance at once if enough have gathered, else in time."""
+        """Note that the log has grown by so many bytes; advance now if enough have gathered, else when time is up."""
         self._held_bytes += size_bytes
         if self._held_bytes >= self._flush_bytes:
             self.flush()

@@ -1,8 +1,8 @@
-"""How streams and followers end: one closed table, a row an ending, and all that follows from it.
+"""How streams and followers end: one closed table, a row for each ending with all its properties.
 
-An ending is made from a row alone: `TIMEOUT_IDLE.saying("nothing came for 5 s")`, or `ending_of(error)`. So there is
-no ending that a WebSocket, mode json, /info, a span or a retry would not know. A new one is a row here, and its word
-in the README. Knows nothing of sockets. Keeps law 7 (one ending: only `complete` is a success anywhere).
+An ending is made only from a row: `TIMEOUT_IDLE.saying("nothing came for 5 s")`, or `ending_of(error)`. So WebSockets,
+mode json, /info, spans and retries know every ending. A new ending is a row here, and its word in the README.
+Knows nothing of sockets. Keeps law 7 (one ending: only `complete` is a success anywhere).
 """
 
 from typing import Literal, NamedTuple
@@ -15,6 +15,7 @@ from proxy.wire.errors import (
     FirstTokenTimeout,
     Garbled,
     IdleTimeout,
+    InternalError,
     Overloaded,
     ProxyError,
     RateLimited,
@@ -31,16 +32,16 @@ from proxy.wire.websocket import GOING_AWAY, TRY_AGAIN_LATER
 class Ending(NamedTuple):
     """How a log ended: complete, failed or cancelled; exactly one per log. Or how a single follower did.
 
-    `reason` is the word of the metric's label, `message` what a follower is told. `clean`: the log's own last
-    frames say all there is (its end, or an error event of the upstream's), so followers get a proper close.
-    `unrecognised`: such an error event is in a form that clients take for a chunk, so modes of events say it once more.
+    `reason` is the word in metrics and logs, `message` the text sent to followers. `clean`: the log's own last frames
+    show the ending (they end the answer, or are an error event of the upstream), so responses end properly.
+    `unrecognised`: that error event is in a form that clients take for a chunk, so modes of events add one of our own.
     """
 
     reason: str
     state: Literal["complete", "cancelled", "failed"]  # in /info; a span is an error if it failed
     fault: Literal["client", "proxy", "upstream"] | None
     close_code: int  # of a WebSocket
-    error: type[ProxyError] | None  # with which mode json answers; None where no document fails by it
+    error: type[ProxyError] | None  # the error response of mode json; None: no document fails by this ending
     replayed: bool = False  # a retry under the same Idempotency-Key gets the kept answer, instead of a new one
     message: str = ""
     retry_after_s: int | None = None  # None: as long as the error says
@@ -52,7 +53,7 @@ class Ending(NamedTuple):
         return self._replace(message=message)
 
     def as_error(self) -> ProxyError:
-        """Return the error with which mode json answers, of a log that was sealed without being complete."""
+        """Return the error that mode json responds with, for a log that was sealed without being complete."""
         assert self.error is not None
         error = self.error(self.message or self.reason)
         if self.retry_after_s is not None:
@@ -60,9 +61,9 @@ class Ending(NamedTuple):
         return error
 
 
-# Close codes: 1000, 1001 and 1013 where RFC 6455 (section 7.4.1) and its registry have one that says just this. Else
-# the status that HTTP has for it and 4000 more (section 7.4.2: 4000-4999 are private). So `rate_limited` is 4429, not
-# 1013: that the server is overloaded (1013) and that the client asks too often (4429) are told apart, as 503 and 429.
+# Close codes: 1000, 1001 and 1013 where RFC 6455 (section 7.4.1) and its registry have one with exactly this meaning.
+# Else 4000 plus the HTTP status (section 7.4.2: 4000-4999 are private). So `rate_limited` is 4429, not 1013: as 429 and
+# 503 do, these distinguish too many requests of the client (4429) from an overloaded server (1013).
 # fmt: off
 
 # Of a stream, and of those who follow it.
@@ -77,6 +78,8 @@ RATE_LIMITED = Ending("rate_limited", "failed", "client", 4429, RateLimited)
 
 DRAINED = Ending("drained", "failed", "proxy", GOING_AWAY, Overloaded, message="this server is shutting down")
 OVERLOADED = Ending("overloaded", "failed", "proxy", TRY_AGAIN_LATER, Overloaded)
+INTERNAL_ERROR = Ending(  # of a follower alone, too
+    "internal_error", "failed", "proxy", 4500, InternalError, message="this proxy failed; its log says where")
 
 UPSTREAM_UNREACHABLE = Ending("upstream_unreachable", "failed", "upstream", 4502, Unreachable)
 UPSTREAM_RESET = Ending("upstream_reset", "failed", "upstream", 4502, Truncated)
@@ -89,7 +92,7 @@ TIMEOUT_FIRST_TOKEN = Ending("timeout_first_token", "failed", "upstream", 4504, 
 TIMEOUT_IDLE = Ending("timeout_idle", "failed", "upstream", 4504, IdleTimeout)
 TIMEOUT_TOTAL = Ending("timeout_total", "failed", "upstream", 4504, TotalTimeout)
 
-# Of a single follower, whose stream may go on. `refused`: it came for a stream, and the upstream's answer is none.
+# Of a single follower, whose stream may go on. `refused`: it expected a stream, but the upstream's response is none.
 
 LOG_LIMIT = Ending("log_limit", "failed", "client", 4413, TooLarge)  # its mode needs all that was said
 TOO_SLOW = Ending("too_slow", "failed", "client", 4410, None)
@@ -101,7 +104,7 @@ REFUSED = Ending("refused", "failed", "upstream", 4502, UpstreamError)
 # fmt: on
 
 OF_STREAMS = (
-    COMPLETE, CANCELLED, CLIENT_GONE, RATE_LIMITED, DRAINED, OVERLOADED, UPSTREAM_UNREACHABLE,
+    COMPLETE, CANCELLED, CLIENT_GONE, RATE_LIMITED, DRAINED, OVERLOADED, INTERNAL_ERROR, UPSTREAM_UNREACHABLE,
     UPSTREAM_RESET, UPSTREAM_ERROR, GARBLED, FRAME_LIMIT, TIMEOUT_CONNECT, TIMEOUT_FIRST_BYTE, TIMEOUT_FIRST_TOKEN,
     TIMEOUT_IDLE, TIMEOUT_TOTAL,
 )  # fmt: skip
@@ -109,6 +112,6 @@ OF_FOLLOWERS = (TOO_SLOW, LOG_LIMIT, CAPABILITY_EXPIRED, REFUSED)
 ENDINGS = {ending.reason: ending for ending in (*OF_STREAMS, *OF_FOLLOWERS)}
 
 
-def ending_of(error: UpstreamError | RateLimited | Overloaded) -> Ending:
-    """Return the ending of a stream that an error ends, or does not let begin."""
+def ending_of(error: UpstreamError | RateLimited | Overloaded | InternalError) -> Ending:
+    """Return the ending of a stream that an error ends or prevents."""
     return ENDINGS[error.ending]._replace(message=error.message, retry_after_s=error.retry_after_s)

@@ -1,6 +1,6 @@
-"""Where streams begin, are found by id and by key, while they run and as long as they are kept, and end.
+"""The registry of streams: begins them, finds them by id and by key while they run or are kept, and forgets them.
 
-Must not know: sockets, clocks (the time is handed in). Nothing here awaits, so none of it needs a lock.
+Must not know: sockets, clocks (the time is passed in). Nothing here awaits, so none of it needs a lock.
 """
 
 import heapq
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import CAPABILITY_EXPIRED, TOO_SLOW
+from proxy.stream.faults import tell
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Sink
 from proxy.stream.ledger import Holder, Ledger, Relief
@@ -40,12 +41,12 @@ def _idents() -> Iterator[str]:
             yield "st_" + letters[start : start + 26]
 
 
-def _unheard(told: object) -> None:
-    """Nobody is told."""
+def _ignore(value: object) -> None:
+    """Do nothing: the default callback."""
 
 
 class Promise(Protocol):
-    """What a waiter's stream is handed over with: an asyncio.Future, for example."""
+    """What receives a waiter's stream: an asyncio.Future, for example."""
 
     def done(self) -> bool:
         """Return whether it has a result, or was cancelled."""
@@ -55,7 +56,7 @@ class Promise(Protocol):
 
 
 class Waiter:
-    """A follower that came before its stream: it waits for one under its key, and is sent heartbeats meanwhile.
+    """A follower that waits for the next stream under a key, and is sent heartbeats meanwhile.
 
     `now` is in monotonic seconds; a `heartbeat_s` of 0 means none.
     """
@@ -107,7 +108,7 @@ class Places:
 
 
 class Hub:
-    """Stream id to Stream: begin, find, keep after the end (retire), forget, drain; it tells the observers of it."""
+    """The registry of streams: begins, finds, keeps (after their end) and forgets them, and notifies the observers."""
 
     def __init__(
         self,
@@ -120,8 +121,8 @@ class Hub:
         call_soon: Callable[..., Any],
         pacer: Pacer,
         observers: Observers | None = None,
-        on_forgotten: Callable[[Stream], object] = _unheard,
-        on_subscription_ended: Callable[[Subscription], object] = _unheard,
+        on_forgotten: Callable[[Stream], object] = _ignore,
+        on_subscription_ended: Callable[[Subscription], object] = _ignore,
     ) -> None:
         self.max_streams = max_streams
         self.max_followers = max_followers
@@ -168,11 +169,11 @@ class Hub:
         yield from self._ended.values()
 
     def new_id(self) -> str:
-        """Make up the id of a stream: 130 random bits."""
+        """Return a new id for a stream: 130 random bits."""
         return next(self._idents)
 
     def begin(self, info: StreamInfo, vitals: Vitals, places: Places | None = None) -> Stream:
-        """Make a stream; its observers are told, and those who wait for it under its key.
+        """Make a stream; notify the observers, and the followers that wait for its key.
 
         `places` were taken for it, and are given back: it is not refused any more, its upstream has been asked.
         Raises: Overloaded, when too many streams run, they hold too much memory, or the process drains.
@@ -194,7 +195,7 @@ class Hub:
     def answered(
         self, stream: Stream, upstream: str, request_id: bytes | None = None, kept_head: Head | None = None
     ) -> None:
-        """Note who answered a stream's request, and as which request; `kept_head` if the answer is no event stream."""
+        """Note which upstream responded, and its request id; `kept_head`: the head, if that is no event stream."""
         stream.answered(upstream, request_id, kept_head)
         self._observers.answered(stream)
 
@@ -205,7 +206,7 @@ class Hub:
             self._find_by(key, stream)
 
     def unname(self, stream: Stream) -> None:
-        """Have a stream no longer found by its keys; it is still found by its id."""
+        """Remove a stream's keys; it is still found by its id."""
         caller = stream.info.caller
         for key in stream.info.keys:
             if self._keys.get((caller, key)) is stream:
@@ -216,12 +217,12 @@ class Hub:
         stream.info.retain_s = max(stream.info.retain_s, retain_s)
 
     def discard(self, stream: Stream) -> None:
-        """Let a stream be found no more by its keys, nor kept after its end: it is for those who have it already."""
+        """Remove a stream's keys and don't keep it after its end: it serves only the clients attached to it."""
         stream.info.retain_s = 0.0
         self.unname(stream)
 
     def find(self, ident: str, caller: bytes | None) -> Stream:
-        """Return a stream of a caller; or of anybody, if `caller` is None, because access was granted in another way.
+        """Return a stream of a caller; of any caller if `caller` is None, for access that was granted by a token.
 
         Raises: UnknownStream, also when the stream has expired or is another caller's.
         """
@@ -247,7 +248,7 @@ class Hub:
         self.followers += 1
 
     def give_up(self, waiter: "Waiter") -> None:
-        """Tell a waiter nothing any more."""
+        """Remove a waiter."""
         self.followers -= 1
         waiters = self._waiters.get((waiter.caller, waiter.key))
         if waiters is not None:
@@ -264,12 +265,12 @@ class Hub:
         return Places(self, streams, followers)
 
     def check_room_to_follow(self, stream: Stream | None = None) -> None:
-        """Raises: Overloaded, when there are too many followers, of all streams or of this one."""
+        """Raises: Overloaded, if there are too many followers, of all streams or of this one."""
         followers = self.followers + self.promised_followers
         if followers >= self.max_followers:
             raise Overloaded(f"{followers} followers are connected, {self.max_followers} are allowed")
         if stream is not None:
-            # A place is kept for the client that asked: followers that waited for the key attach before it.
+            # A place is kept for the client that began the stream: those that waited for the key attach before it.
             asker = bool(stream.info.keys) and stream.originator is None and not stream.log.end
             allowed = self.max_followers_per_stream
             if len(stream.subscriptions) >= allowed - asker:
@@ -285,20 +286,20 @@ class Hub:
         subscription.stream.attach(subscription)
 
     def forget(self, stream: Stream) -> None:
-        """Have a stream no longer found. Its followers still get all of it."""
+        """Remove a stream, so that it is no longer found. Its followers still get all of it."""
         held = self._running.pop(stream.id, None) or self._ended.pop(stream.id, None)
         if held is None:
             return
         self.unname(stream)
-        self._on_forgotten(stream)
+        tell(self._on_forgotten, stream)
         self._outlived[stream.id] = stream
         self._let_go(stream)
 
     def tick(self, now: float) -> None:
-        """Do what is due: forget, send heartbeats, end followers whose time is over. Call it once a second.
+        """Forget streams, send heartbeats, end followers, whatever is due. Call it once a second.
 
         So there is one timer for all streams and followers, not one for each.
-        What one of them raises keeps no other from its turn.
+        An exception that one of them raises does not affect the others.
         """
         while self._retire_at and self._retire_at[0][0] <= now:
             stream = self._ended.get(heapq.heappop(self._retire_at)[1])
@@ -326,13 +327,13 @@ class Hub:
                 self._relief.let_on()
 
     def drain(self) -> None:
-        """Refuse new streams; tell those who wait for one that none will come."""
+        """Refuse new streams, and notify waiters that none will come."""
         self.draining = True
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             waiter.notify(None)
 
     def check_room(self) -> None:
-        """Raises: Overloaded, when a new stream would be refused."""
+        """Raises: Overloaded, if a new stream would be refused."""
         if self.draining:
             raise Overloaded("this server is shutting down")
         running = len(self._running) + self.promised_streams
@@ -381,14 +382,14 @@ class Hub:
         self._surveyed = iter([*self._running.values(), *followed, *self._outlived.values()])
 
     def _find_by(self, key: str, stream: Stream) -> None:
-        """Have a stream found by a key, and tell those who wait for it."""
+        """Register a stream under a key, and notify the followers that wait for the key."""
         name = stream.info.caller, key
         self._keys[name] = stream
         for waiter in self._waiters.pop(name, ()):
             waiter.notify(stream)
 
     def _retire(self, stream: Stream) -> None:
-        """Tell the observers that a stream was sealed, and keep it for as long as it is to be retained."""
+        """Notify the observers that a stream was sealed, and keep it for its `retain_s`."""
         stream.ended_at = self._pacer.time()
         self._observers.ended(stream)
         if self._running.pop(stream.id, None) is None:

@@ -1,7 +1,7 @@
-"""What a stream is called, whose it is, and how it was asked for: a record that is made at its birth.
+"""The record of a stream, made when it begins: its id, its route, its caller, its keys and its limits.
 
-It is what a store of streams would keep, and what another process would need to know of one. Knows nothing of what
-the stream says, nor of how it is doing: that is the log's, and of the vitals.
+A store of streams would keep it, and another process would need it. Knows nothing of the stream's content and progress:
+these are in the log and the vitals.
 """
 
 from dataclasses import dataclass
@@ -9,27 +9,27 @@ from dataclasses import dataclass
 
 @dataclass  # made in half the time that a NamedTuple takes
 class StreamInfo:
-    """What a stream is called, whose it is, and how it was asked for; made at its birth.
+    """The record of a stream, made when it begins: its id, its route, its caller, its keys and its limits.
 
-    Only the hub changes one, by a key more and how long it is kept; and spans name its trace while it begins.
+    Later only the hub changes it: it adds keys, and the time it is kept; tracing sets the trace id when it begins.
     """
 
     id: str
-    route: str  # the name of the route it was asked for at
+    route: str  # the name of the route of its request
     caller: bytes
     created_at: int  # Unix seconds
     retain_s: float  # how long it is kept after its end
     max_log_bytes: int
-    keys: tuple[str, ...] = ()  # each once, the one it was given last at the end
-    w3c_trace_id: str | None = None  # the trace that it is part of, if it is of one
-    cumulative: bool | None = None  # all so far was asked for in every event, or increments, if either was
+    keys: tuple[str, ...] = ()  # each once, the newest last
+    w3c_trace_id: str | None = None  # the trace that it is part of, if any
+    cumulative: bool | None = None  # the request asked for cumulative events, or for increments; None: for neither
 
     @property
     def key(self) -> str | None:
-        """The key it was given last."""
+        """The newest key."""
         return self.keys[-1] if self.keys else None
 
     @property
     def trace_id(self) -> str:
-        """An id for its trace in any case: its own, if it is part of none."""
+        """The id of its trace; the stream's own id if it is part of none."""
         return self.w3c_trace_id or self.id

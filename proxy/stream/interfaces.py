@@ -1,4 +1,4 @@
-"""What a stream needs of what it is connected to: sinks, to which it writes, and its writer.
+"""The interfaces of what a stream is connected to: the sinks that it writes to, its writer, and the bypass.
 
 These are protocols only. The sinks are in `downstream` (a response, a WebSocket), the writers and the bypass in
 `upstream` (a pump, a broadcast).
@@ -22,7 +22,7 @@ class Transport(Protocol):
 
 
 class Sink(Protocol):
-    """What a subscription writes to."""
+    """What a subscription writes to: a response, a WebSocket."""
 
     @property
     def unsent_bytes(self) -> int:
@@ -49,7 +49,7 @@ class Sink(Protocol):
 
 
 class Bypass(Protocol):
-    """What sends events to the only follower of a stream before they are in its log."""
+    """Sends events to the only follower of a stream before they are in its log."""
 
     @property
     def fed_at(self) -> float:
@@ -63,7 +63,7 @@ class Bypass(Protocol):
 
 
 class Writer(Protocol):
-    """The one that appends to a stream, and may be asked to wait."""
+    """The one object that appends to a stream; it can be paused and resumed."""
 
     def pause(self) -> None:
         """Stop reading from upstream."""
@@ -72,7 +72,7 @@ class Writer(Protocol):
         """Go on reading from upstream."""
 
     def last_left(self) -> None:
-        """Note that nobody follows the stream any more, nor holds it; decide whether to go on."""
+        """Decide whether to go on, now that the stream has neither followers nor holds."""
 
     def stop(self, ending: Ending) -> None:
         """Close upstream and seal the stream."""

@@ -14,7 +14,7 @@ class FrameLog:
     """Append-only frames `start..end`, open, then sealed once with an Ending.
 
     `start` and `end` are offsets: frame number `seq` is at offset `seq - 1`. When a log grows beyond its limit, its
-    oldest frames are dropped: `start` moves, no frame's number does. `tail` is what came after the last whole frame.
+    oldest frames are dropped: `start` moves, no frame's number does. `tail` is what came after the last complete frame.
     An answer that is no event stream is kept here, too: then each frame is what one read brought.
     """
 
@@ -30,7 +30,7 @@ class FrameLog:
         self.trimmed_bytes = 0  # of the frames below start
         self.tail = b""
         self.ending: Ending | None = None
-        self.outcome: Ending | None = None  # how the answer ended, known before the seal by what the frames say
+        self.outcome: Ending | None = None  # how the answer ended, if the frames show it before the response ends
         self._marks: list[int] = []  # offsets, at most _STRIDE frames apart
         self._places: list[int] = []  # how many bytes come before each mark, dropped ones included
 
@@ -102,7 +102,7 @@ class FrameLog:
         return self.end, 0
 
     def mark(self) -> None:
-        """Add marks for the frames that came since the last one. Quick if it is called every now and then."""
+        """Add marks for the frames that came since the last one. Fast if it is called regularly."""
         at, place = self._marked(len(self._marks))
         while self.end - at > _STRIDE:
             place += sum(map(len, self.span(at, at + _STRIDE)))

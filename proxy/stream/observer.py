@@ -1,19 +1,20 @@
-"""Who is told of the life of streams: metrics, the access log, spans, the live feed. The hub tells them.
+"""Observers of streams: metrics, the access log, spans, the live feed. The hub notifies them.
 
-An observer changes nothing of a stream's course, and what one raises hurts nobody else.
+An observer does not influence the stream, and an exception it raises does not affect the others.
 """
 
 from collections.abc import Callable, Sequence
 
+from proxy.stream.faults import tell
 from proxy.stream.stream import Stream
 
 Observer = Callable[[Stream], object]
 
 
 class Observers:
-    """Those who are told that a stream has begun, was answered, has ended; each in the order given."""
+    """The functions to call when a stream has begun, when the upstream has responded, and when it has ended."""
 
-    __slots__ = ("_answered", "_begun", "_ended", "_on_fault")
+    __slots__ = ("_answered", "_begun", "_ended")
 
     def __init__(
         self,
@@ -21,13 +22,10 @@ class Observers:
         begun: Sequence[Observer] = (),
         answered: Sequence[Observer] = (),
         ended: Sequence[Observer] = (),
-        on_fault: Callable[[Exception], object] = lambda error: None,
     ) -> None:
-        """`on_fault` is given what an observer raised."""
         self._begun = tuple(begun)
         self._answered = tuple(answered)
         self._ended = tuple(ended)
-        self._on_fault = on_fault
 
     def begun(self, stream: Stream) -> None:
         """A stream was made; it has no frames and no writer yet."""
@@ -43,7 +41,4 @@ class Observers:
 
     def _tell(self, observers: tuple[Observer, ...], stream: Stream) -> None:
         for observe in observers:
-            try:
-                observe(stream)
-            except Exception as error:
-                self._on_fault(error)
+            tell(observe, stream)

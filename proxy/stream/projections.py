@@ -19,12 +19,15 @@ from proxy.wire.sse import stamp
 SPAN_BYTES = 64 * 1024  # of frames: a follower that is behind gets no more than this, or one frame, in a write
 MERGED_BYTES = 16 * SPAN_BYTES  # the same where frames are merged, and become a twentieth
 
-FLUSH_MS, FLUSH_BYTES = 50, 4096  # of a paced mode, if the follower does not say
+FLUSH_MS, FLUSH_BYTES = 50, 4096  # defaults of paced modes
 EVENT_STREAM = b"text/event-stream;charset=UTF-8"  # as Qwen writes it
 
 
 class View(NamedTuple):
-    """How a follower sees a stream: in a mode, and at a pace (0 ms: at once). All of one view share a projection."""
+    """How a follower receives a stream: in a mode, and at a pace (0 ms: at once).
+
+    All followers of a stream with the same view share a projection.
+    """
 
     mode: str
     flush_ms: int = 0
@@ -63,11 +66,11 @@ class Projection(Span, ABC):
     paced: ClassVar[bool] = False
     """Whether it may be sent at a pace (flush_ms, flush_bytes): it merges what has gathered."""
     ends_with_answer: ClassVar[bool] = False
-    """It says nothing but the answer: its followers need not wait for the end of the response."""
+    """Whether it sends only the answer, so that its followers need not wait for the end of the response."""
     in_bytes: ClassVar[bool] = False
     """Whether a follower may begin at an offset in bytes."""
     restates: ClassVar[bool] = False
-    """Whether it makes increments of all so far, or the other way round: that has a meaning where an API knows both."""
+    """Whether it turns cumulative events into increments or the other way round: only for APIs that have both."""
     rewrites: ClassVar[bool] = False
     """Whether it takes texts from the stream's transcript."""
     tells_all: ClassVar[bool] = False
@@ -76,11 +79,11 @@ class Projection(Span, ABC):
     spans_a_turn: ClassVar[int] = 1
     """How many spans a follower that is behind is sent before others have their turn.
 
-    One takes 0.5 ms to render, and then serves all who are at the same offset, if they take turns.
+    Each takes 0.5 ms to render, once for all followers at the same offset that take turns.
     """
 
     def __init__(self, source: Source) -> None:
-        """Raises: OffsetGone, when the mode tells of what the log no longer holds."""
+        """Raises: OffsetGone, if the mode needs frames that the log no longer holds."""
         self.start = self.end = -1  # not super().__init__: two calls a stream less
         self.plain = self.chunked = b""
         self.size = 0
@@ -111,7 +114,7 @@ class Projection(Span, ABC):
         """Return the last bytes for a follower at `offset`, and whether the response ends properly."""
 
     def locate(self, offset_bytes: int) -> tuple[int, int]:
-        """Return the offset of the frame in which a byte of all this mode says stands, and the byte's place there.
+        """Return the offset of the frame that holds a byte of this mode's output, and the byte's place in it.
 
         Raises: OffsetGone, OffsetBeyond; BadRequest in a mode that is not `in_bytes`.
         """
@@ -128,12 +131,12 @@ class Projection(Span, ABC):
 
 
 class Raw(Projection):
-    """The exact bytes. A failure is an aborted connection; the tail goes first, as it came."""
+    """The exact bytes. A failure is an aborted connection, after the tail as it came."""
 
     __slots__ = ()
 
     heartbeat = False
-    spans_a_turn = 64  # nothing is made here
+    spans_a_turn = 64  # rendering costs next to nothing
     in_bytes = True
 
     def reuse_chunks(self, frames: list[bytes], chunks: bytes) -> None:
@@ -180,18 +183,18 @@ class Events(Projection):
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         if (ending.clean and not ending.unrecognised) or ending.reason == DRAINED.reason:
             return b"", True  # drained: closed between two events, so that the client resumes elsewhere
-        # The log's ending is numbered as one more event, so that a client that had all frames but not this one is
-        # told when it resumes, and only then finds nothing more (204). Any other ending repeats the cursor.
+        # The log's ending is numbered as one more event, so that a client that resumes after the last frame is sent it,
+        # and a client that resumes after the ending gets 204. Any other ending repeats the cursor.
         log = self._log
         seq = offset + (ending is log.ending and offset == log.end)
         return self._dialect.frames.error_frame(ending.message, ending.reason, self._id_prefix + b"%d" % seq), True
 
 
 class Incremental(Events):
-    """Each frame with the increments of its texts, whichever of increments and all so far the upstream sends.
+    """Each frame with increments as its texts, whether the upstream sends increments or cumulative texts.
 
-    What has no choices (comments, errors, usage, [DONE], what is no JSON) is as in mode events, and so is each frame
-    that brings what it says. A tool call is named once.
+    Frames without choices (comments, errors, usage, [DONE], anything that is no JSON) are as in mode events, and so are
+    frames that hold increments already. The name of a tool call is sent once.
     """
 
     __slots__ = ("_rewriter",)
@@ -214,12 +217,12 @@ class Incremental(Events):
 
 
 class Coalesced(Incremental):
-    """The increments of a span merged, one frame for each channel of each choice that said something in it.
+    """The increments of a span merged, one frame for each channel of each choice that has text in it.
 
     Nothing is merged across a role, a finish reason, usage, a frame without choices, or a change of any field that
-    is no text; the finish reason that comes with the last text stays with it. A merged frame is the last one it is
-    made of, with the text of all. Channels come in the order in which they end; when one had begun before the other
-    ended, the first has no id: only at the last of them is nothing left out.
+    is no text; a finish reason in the frame of the last text stays there. A merged frame is the last of its frames,
+    with the text of all. Channels come in the order in which they end; if they overlap, the first has no id, since a
+    client that resumed after it would miss a part of the other.
     """
 
     __slots__ = ()
@@ -233,11 +236,11 @@ class Coalesced(Incremental):
 
 
 class Cumulative(Incremental):
-    """All that the choices which changed in a span have said so far, in one frame for the span.
+    """The complete text so far of the choices that changed in a span, in one frame for the span.
 
-    It is the last frame of the span with the whole of each choice: every channel, role, names, finish reason.
-    Logprobs are those of the span. Frames without choices stand in their place, and so does a frame before a change
-    of any field but these.
+    It is the last frame of the span with all of each choice so far: every channel, role, names, finish reason.
+    Logprobs are those of the span. Frames without choices are kept in their place, and so is a frame before a change
+    of any other field.
     """
 
     __slots__ = ()
@@ -255,7 +258,7 @@ class Cumulative(Incremental):
 
 
 class Text(Projection):
-    """The answer text, plain. A failure is an aborted connection: of a frame that can't be read, too."""
+    """The answer text, plain. A failure, or a frame that can't be parsed, is an aborted connection."""
 
     __slots__ = ()
 
@@ -286,7 +289,7 @@ class Text(Projection):
 
 
 class Json(Projection):
-    """The finished document, when there is one: nothing before the end, and nothing of an answer that failed."""
+    """The JSON document of the complete answer: nothing is sent before the end, and nothing of a failed answer."""
 
     __slots__ = ()
 

@@ -1,8 +1,8 @@
-"""Spans of a log with other texts in their frames: increments, increments merged, or all so far.
+"""Spans of a log with other texts in their frames: increments, merged increments, or the complete text so far.
 
-What a frame says that need not change stays as it is, and a frame that can't be written anew as it came. Each frame is
-numbered as the last of the log that it contains, so that to resume after it gives exactly the rest. Knows no API, no
-endings and no followers. Keeps laws 5 (prefix) and 8 (resume): all it returns depends on the frames before `end` alone.
+Fields that need not change stay as they are, and so do frames that can't be rewritten. A frame has the number of the
+last frame of the log that it contains, so that a client which resumes after it gets exactly the rest. Knows no API, no
+endings and no followers. Keeps laws 5 (prefix) and 8 (resume): all it returns depends only on the frames before `end`.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ Group = list[tuple[Channel, Pieces]]
 
 
 class Source(Protocol):
-    """What is projected: a Stream."""
+    """What projections read of a Stream."""
 
     @property
     def log(self) -> FrameLog: ...
@@ -33,7 +33,7 @@ class Source(Protocol):
     def dialect(self) -> Dialect: ...
 
     def transcript(self, end: int) -> Transcript:
-        """Return the one transcript of the stream, which has heard the frames up to an offset, and perhaps more."""
+        """Return the stream's one transcript, which has been fed the frames up to an offset, and perhaps more."""
 
 
 class Rewriter:
@@ -71,7 +71,7 @@ class Rewriter:
                 yield from self._merge(first, last) or map(self.increment, range(first + 1, last + 1))
 
     def state(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield a frame with all that was said by the parts that changed, and each frame that tells of none."""
+        """Yield a frame with the complete text of the parts that changed, and each frame that has no part."""
         transcript = self._source.transcript(end)
         for first, last in transcript.runs(start, end, walls=True):
             frame = self._frame(last)
@@ -82,7 +82,7 @@ class Rewriter:
             yield self._stamped(stated or frame, last)
 
     def _stated(self, transcript: Transcript, increment: Increment, start: int, end: int) -> bytes | None:
-        """Return a span's last frame with all that the parts which changed say; None: it can't be written."""
+        """Return a span's last frame with the complete text of the parts that changed; None: it can't be written."""
         changed = {channel.part for channel, pieces in transcript.channels.items() if pieces.spoken(start, end)}
         changed.update(increment.parts)
         said = _joined(increment.texts)
@@ -94,7 +94,7 @@ class Rewriter:
         return _respelled(self._frame(end), increment)
 
     def _merge(self, start: int, end: int) -> list[bytes]:
-        """Return one frame for each group of channels that said something in a run; none: they can't be written."""
+        """Return one frame for each group of channels that has text in a run; an empty list: they can't be written."""
         transcript = self._source.transcript(end)
         groups: dict[tuple[int, str, int], Group] = {}
         for channel, pieces in transcript.channels.items():
@@ -117,7 +117,7 @@ class Rewriter:
         return merged
 
     def _group(self, transcript: Transcript, group: Group, start: int, end: int, last: int) -> bytes | None:
-        """Return the frames of a run that a group of channels spoke in as one, which is the last of them."""
+        """Return the frames of a run that have text of a group of channels merged into the last of them."""
         frame = self._frame(last)
         increment = transcript.read(frame, last)
         if increment is None:
@@ -138,7 +138,7 @@ class Rewriter:
 
 
 def _joined(texts: list[tuple[Channel, str]]) -> dict[Channel, str]:
-    """Return what a frame says in each channel; one may come several times."""
+    """Return a frame's text for each channel; a channel may occur several times in a frame."""
     said: dict[Channel, str] = {}
     for channel, text in texts:
         said[channel] = said[channel] + text if channel in said else text
@@ -146,7 +146,7 @@ def _joined(texts: list[tuple[Channel, str]]) -> dict[Channel, str]:
 
 
 def _spoken(group: Group, start: int, end: int) -> tuple[int, int] | None:
-    """Return the numbers of the first and the last frame between two offsets in which a group says something."""
+    """Return the numbers of the first and the last frame between two offsets that have text of a group."""
     spans = [spoken for _, pieces in group if (spoken := pieces.spoken(start, end))]
     return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else None
 

@@ -4,9 +4,9 @@
     Subscription.advance()    while the sink takes it: render a span from the offset on, write it, move the offset
     Stream.seal(ending)       once: each follower ends when it has been sent the last frame
 
-Followers that are due the same bytes are advanced as one, by their Rank. While a stream has a single follower, a Bypass
-may send events to it before they are in the log; reading `Stream.log` has the log take them first.
-Which states a follower can be in, and what each event does to it, is on top of `cohort`.
+Followers that are to be sent the same bytes are advanced together, by their Rank. While a stream has a single follower,
+a Bypass may send events to it before they are in the log; reading `Stream.log` first puts these into the log.
+`cohort` describes the states of a follower, and what each event does to it.
 Keeps laws 4 (one writer) and 7 (one ending).
 Must not know: HTTP responses, upstreams, time.
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
 from proxy.stream.endings import LOG_LIMIT, Ending
+from proxy.stream.faults import log_fault, tell
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.ledger import FRAME_BYTES, LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
@@ -29,14 +30,14 @@ from proxy.stream.vitals import Vitals
 from proxy.stream.websocket import Messages
 from proxy.wire.http import Head
 
-_IDENT = re.compile("[!-~]{1,128}")  # what is no word is not repeated, in a log line least of all
+_IDENT = re.compile("[!-~]{1,128}")  # an upstream's request id in any other form is not shown or logged
 _DISMISSAL = "dismissal"
 _TRANSCRIPT_BYTES = 64 * 1024  # of memory that a transcript may take however small the log's limit is
 _NOBODYS = Ledger(1 << 62)  # of streams that are forgotten
 
 
 class Stream:
-    """One upstream answer: its id, log and cursors. Exactly one writer."""
+    """One upstream response: its StreamInfo, log, vitals and subscriptions. It has exactly one writer."""
 
     __slots__ = (
         "_call_soon",
@@ -90,14 +91,14 @@ class Stream:
         self.epoch = info.id[3:9]
         self.vitals = vitals
         self.dialect = vitals.dialect
-        self.upstream = ""  # the name of the one that answered
+        self.upstream = ""  # the name of the upstream that responded
         self._upstream_request_id: str | None = None  # that of its response's headers
         self.kept_head: Head | None = None  # of a response that is no event stream: each frame is one of its reads
         self._log = FrameLog()
         self.bypass: Bypass | None = None  # while the single follower is sent events before the log has them
         self.max_log_bytes = info.max_log_bytes
         self.subscriptions: dict[Subscription, None] = {}
-        self.holds: dict[str, int] = {}  # who keeps the upstream open beside the followers, and how many of each
+        self.holds: dict[str, int] = {}  # named reasons to keep the upstream open, with counts
         self.originator: Subscription | None = None
         self.writer: Writer | None = None
         self.full = False  # the writer is paused until the originator has been sent more of the log
@@ -121,14 +122,14 @@ class Stream:
 
     @property
     def log(self) -> FrameLog:
-        """Return the log, with all that has come: what a bypass has sent is taken into it first."""
+        """Return the log; events that the bypass has sent are appended first."""
         if self.bypass is not None:
             self.bypass.settle()
         return self._log
 
     @property
     def upstream_request_id(self) -> str | None:
-        """The id under which the upstream knows the request, if it is one: that of its header, or of its frames."""
+        """The upstream's id of the request, from the response's headers or its frames; None if it has an odd form."""
         ident = self._upstream_request_id or self.vitals.reader.request_id
         return ident if ident and _IDENT.fullmatch(ident) else None
 
@@ -139,7 +140,7 @@ class Stream:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody follows the stream, or holds it."""
+        """Whether the stream has followers or holds."""
         return bool(self.subscriptions or self.holds)
 
     def projection(self, view: View) -> Projection:
@@ -168,7 +169,7 @@ class Stream:
         return cohort
 
     def transcript(self, end: int) -> Transcript:
-        """Return what the stream has said, parsed up to offset `end` at least. Made when a mode first needs it."""
+        """Return the transcript, which is fed up to offset `end` at least. Made when a mode first needs it."""
         transcript, log = self._transcript, self.log
         if transcript is None:
             transcript = self._transcript = Transcript(self.dialect, log.start, cumulative=self.info.cumulative)
@@ -191,14 +192,14 @@ class Stream:
             subscription.advance()
 
     def detach(self, subscription: Subscription) -> None:
-        """Remove a follower; when it was the last of an open stream, the writer is told."""
+        """Remove a follower; notify the writer if it was the last one of an open stream."""
         if subscription not in self.subscriptions:
             return
         # First: what the bypass gives the log may exceed a limit and seal the stream, which ends whoever is not parked.
         subscription.mark_parked()
         self.end_bypass()
         del self.subscriptions[subscription]
-        self._on_subscription_ended(subscription)
+        tell(self._on_subscription_ended, subscription)
         if subscription is self.originator:
             self.originator = None
             self.resume_writer()
@@ -209,32 +210,32 @@ class Stream:
                 self.left()
 
     def hold(self, name: str) -> None:
-        """Keep the upstream open, as a follower does, under a name that says for whom.
+        """Keep the upstream open, as a follower does, for the reason `name`.
 
-        Meanwhile nothing of the log is dropped: whoever it is held for is yet to read it.
+        Meanwhile no frames are dropped from the log, since a client that is to follow will read all of them.
         """
         self.holds[name] = self.holds.get(name, 0) + 1
 
     def release(self, name: str) -> None:
-        """Hold the upstream no more; when nobody else wants the stream, the writer is told."""
+        """Remove a hold; notify the writer if the stream is left without followers and holds."""
         self._let_go(name)
         self.resume_writer()
         self.left()
 
     def left(self) -> None:
-        """Tell the writer if nobody wants the stream."""
+        """Notify the writer if the stream has neither followers nor holds."""
         if self.writer is not None and not self.wanted and self._log.ending is None:
             self.writer.last_left()
 
     def dismiss(self, ending: Ending) -> None:
-        """End all who follow now, though the stream goes on: its writer is not told that they left."""
+        """End all current followers while the stream goes on; the writer is not notified."""
         self.hold(_DISMISSAL)
         for subscription in list(self.subscriptions):
             subscription.fail(ending)
         self._let_go(_DISMISSAL)
 
     def answered(self, upstream: str, request_id: bytes | None, kept_head: Head | None) -> None:
-        """Note who answered, under which id it knows the request, and with what head if that is no event stream."""
+        """Note which upstream responded, its request id, and its head if the response is no event stream."""
         self.upstream = upstream
         self._upstream_request_id = None if request_id is None else request_id.decode("latin-1")
         self.kept_head = kept_head
@@ -295,7 +296,7 @@ class Stream:
 
     @property
     def outcome(self) -> Ending | None:
-        """How the answer ended, if it has; what the frames say may tell it before the response ends."""
+        """How the answer ended, if it has; the frames may show that before the response ends."""
         return self._log.ending or self._log.outcome
 
     def conclude_after(self, outcome: Ending, after_s: float) -> None:
@@ -303,7 +304,7 @@ class Stream:
         self._pacer.wake(_Conclusion(self, outcome), after_s)
 
     def conclude(self, outcome: Ending) -> None:
-        """End those who wait for nothing but the answer, which has ended so; the log stays open."""
+        """Note how the answer ended, and end followers whose mode sends only the answer; the log stays open."""
         self._log.outcome = outcome
         if any(projection.ends_with_answer for projection in self._projections.values()):
             self._unpaced.advance()
@@ -326,11 +327,11 @@ class Stream:
         if not self.subscriptions:
             self._drop_projections()
         self.writer = None
-        self._on_sealed(self)
+        tell(self._on_sealed, self)
         self._tell_answered(ending)
         callbacks, self._when_sealed = self._when_sealed, ()
         for callback in callbacks:
-            callback(ending)
+            tell(callback, ending)
 
     def when_sealed(self, callback: Callable[[Ending], object]) -> None:
         """Call back once, when the stream has been sealed and its followers have been sent what they take at once."""
@@ -343,7 +344,7 @@ class Stream:
     def _tell_answered(self, outcome: Ending) -> None:
         callbacks, self._on_answered = self._on_answered, ()
         for callback in callbacks:
-            callback(outcome)
+            tell(callback, outcome)
 
     def park(self, subscription: Subscription) -> None:
         """Have sweeps skip a follower until its sink has drained."""
@@ -390,12 +391,22 @@ class Stream:
             self._limit_log()
 
     def _pace(self, paced: dict[tuple[int, int], PacedCohort], size_bytes: int) -> None:
-        """Have the paced cohorts wait for more, or advance at once until the first token has come: it must not wait."""
+        """Have paced cohorts wait for more frames; until the first token has come, advance them at once."""
         for cohort in paced.values():
             if self.vitals.first_token_at:
                 cohort.hold(size_bytes)
             else:
                 cohort.flush()
+
+    def _hear_all(self) -> None:
+        """Have the transcript keep the text of frames that are about to be dropped.
+
+        One that fails tells nobody anything any more, so it is the fault of nobody's but those who ask it.
+        """
+        try:
+            self.transcript(self._log.end)
+        except Exception as error:
+            log_fault("a transcript", error)
 
     def _limit_log(self) -> None:
         """Keep the log within its limit: drop its oldest quarter, but nothing the originator has yet to be sent.

@@ -1,14 +1,15 @@
-"""One follower of a stream: a cursor, which is an offset in the log with a mode and a sink.
+"""One follower of a stream: an offset in the log, with a mode and a sink.
 
-There is no queue for a follower. One whose sink takes no more is parked: it costs nothing until the sink has drained,
-and is then sent one longer span. The page on a follower's states is on top of `cohort`.
+A follower has no queue. One whose sink takes no more is parked: it costs nothing until the sink has drained, and is
+then sent one longer span. `cohort` describes the states of a follower.
 Keeps laws 5 (prefix), 6 (independence) and 8 (resume).
 """
 
 from typing import TYPE_CHECKING
 
-from proxy.stream.endings import COMPLETE, DRAINED, TOO_SLOW, Ending
-from proxy.stream.interfaces import Sink
+from proxy.stream.endings import COMPLETE, DRAINED, INTERNAL_ERROR, TOO_SLOW, Ending
+from proxy.stream.faults import log_fault
+from proxy.stream.interfaces import Sink, Transport
 from proxy.stream.projections import SPAN_BYTES, Projection, Span, View
 from proxy.stream.rank import Rank, Ranks
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Subscription:
-    """A cursor with a mode and a sink: an offset in a stream, with `advance()`."""
+    """A follower of a stream: an offset in its log, a mode, and a sink."""
 
     __slots__ = (
         "_log",
@@ -72,40 +73,43 @@ class Subscription:
     def advance(self) -> None:
         """Write everything up to the log's end, or as much of it as the sink takes, and end if the log is sealed."""
         log, span = self._log, self._projection
-        if log.start <= self._offset == span.start and span.end == log.end and log.ending is None and span.size:
-            # The first follower of a view has rendered this span already: 0.2 us less for each of the others.
-            if self.sink.write(span):
-                self._offset = span.end
-                self._sent_bytes += span.size
-            else:
-                self.stream.park(self)
-            return
-        for _ in range(span.spans_a_turn):
-            if self._offset >= log.end:
-                self._end_if_due()
+        try:
+            if log.start <= self._offset == span.start and span.end == log.end and log.ending is None and span.size:
+                # The first follower of a view has rendered this span already: 0.2 us less for each of the others.
+                if self.sink.write(span):
+                    self._offset = span.end
+                    self._sent_bytes += span.size
+                else:
+                    self.stream.park(self)
                 return
-            if self._offset < log.start:
-                self._fall_behind()
-                return
-            span.reach(self._offset)
-            if span.end == log.end and log.ending is not None:
-                self._offset = span.end
-                self._sent_bytes += span.size
-                self._end(span.plain, log.ending)  # the last span and the end of the response leave in one write
-                return
-            if span.size and not self.sink.write(span):
-                self.stream.park(self)
-                return
-            self._offset = span.end
-            self._sent_bytes += span.size
-            if span.end == log.end:
-                if log.outcome is not None:
+            for _ in range(span.spans_a_turn):
+                if self._offset >= log.end:
                     self._end_if_due()
-                return
-        self.stream.pause(self)
+                    return
+                if self._offset < log.start:
+                    self._fall_behind()
+                    return
+                span.reach(self._offset)
+                if span.end == log.end and log.ending is not None:
+                    self._offset = span.end
+                    self._sent_bytes += span.size
+                    self._end(span.plain, log.ending)  # the last span and the end of the response leave in one write
+                    return
+                if span.size and not self.sink.write(span):
+                    self.stream.park(self)
+                    return
+                self._offset = span.end
+                self._sent_bytes += span.size
+                if span.end == log.end:
+                    if log.outcome is not None:
+                        self._end_if_due()
+                    return
+            self.stream.pause(self)
+        except Exception as error:
+            self.break_off(error)
 
     def _end_if_due(self) -> None:
-        """End, having had everything, if the log is sealed, or the mode needs no more of it."""
+        """End, if the log is sealed or the mode needs no more of it; everything has been sent."""
         ending = self._log.ending
         if ending is None and self._projection.ends_with_answer:
             ending = self._log.outcome
@@ -132,9 +136,28 @@ class Subscription:
         self.stream.resume_writer()
 
     def beat(self) -> None:
-        """Send a heartbeat, a comment of one line between two frames, unless frames are due that show life as well."""
+        """Send a heartbeat, a comment of one line between two frames, unless frames are waiting to be sent."""
         if self.offset == self._log.end:
-            self.sink.write(HEARTBEAT)
+            try:
+                self.sink.write(HEARTBEAT)
+            except Exception as error:
+                self.break_off(error)
+
+    def take(self, span: Span) -> None:
+        """Take a span that its rank could not write for it, or be parked."""
+        try:
+            if not self.sink.write(span):
+                self.stream.park(self)
+        except Exception as error:
+            self.break_off(error)
+
+    def transport(self) -> tuple[Transport, bool] | None:
+        """Return what its sink's `transport` does."""
+        try:
+            return self.sink.transport()
+        except Exception as error:
+            self.break_off(error)
+            return None
 
     def is_caught_up_in(self, projection: Projection | None) -> bool:
         """Return whether it is served by this projection and has been sent everything."""
@@ -157,13 +180,18 @@ class Subscription:
         if self.ended is None:
             self._end(b"", ending)
 
+    def break_off(self, error: Exception) -> None:
+        """End this follower alone, because what it is written with has raised an error: the stream goes on."""
+        log_fault("what a follower is written with", error)
+        self.fail(INTERNAL_ERROR)
+
     # A Member of its cohort, by itself or in a rank
 
     size = 1
 
     def regroup(self, ranks: Ranks) -> "Subscription | Rank":
         """Join or begin the rank of its view, framing and offset, if its transport may be written to directly."""
-        found = None if self.parked else self.sink.transport()
+        found = None if self.parked else self.transport()
         if found is None:
             return self
         transport, chunked = found
@@ -212,10 +240,22 @@ class Subscription:
     def _end(self, last: bytes, ending: Ending) -> None:
         failed = "failed" if ending is self._log.ending and ending.reason != DRAINED.reason else ending.reason
         self.ended = COMPLETE.reason if ending.clean else failed
-        words, properly = self._projection.ending(ending, self.offset)
-        self._sent_bytes += len(words)
-        (self.sink.close if properly else self.sink.abort)(last + words)
+        try:
+            words, properly = self._projection.ending(ending, self.offset)
+            self._sent_bytes += len(words)
+            (self.sink.close if properly else self.sink.abort)(last + words)
+        except Exception as error:
+            self._abort(error)
         self.stream.detach(self)
+
+    def _abort(self, error: Exception) -> None:
+        """End without a word, because the end that was due has raised an error."""
+        log_fault("the end of a follower", error)
+        self.ended = INTERNAL_ERROR.reason
+        try:
+            self.sink.abort(b"")
+        except Exception as again:
+            log_fault("the end of a follower", again)
 
 
 # One newline: openai-python raises on a comment followed by a blank line once it has seen an id.

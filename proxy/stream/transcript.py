@@ -1,9 +1,9 @@
 """What a stream has said so far, by channel: the index from which rewriting modes take their text.
 
 Fed every frame once, in order. Knows no API, log, clock or socket. It keeps the pieces of each channel with the number
-of the frame they came with, and where runs of frames begin that may be merged: O(text), never O(text x frames). All it
-is asked for between two offsets, or up to one, depends on the frames up to there alone, however many more it has heard;
-only `whole` tells of all of them.
+of the frame they came with, and where runs of frames begin that may be merged: O(text), never O(text x frames). What it
+returns for a span, or up to an offset, depends only on the frames before its end, even if it has been fed more; only
+`document` depends on all frames.
 """
 
 import re
@@ -23,8 +23,8 @@ class Transcript:
     """What a stream has said so far, from offset `start` to `end`."""
 
     __slots__ = (
-        "_alike", "_assembler", "_documents", "_ended", "_expected", "_halves", "_marks", "_seams", "_walls",
-        "answer", "channels", "end", "literal", "start",
+        "_alike", "_assembler", "_documents", "_ended", "_expected", "_feeding", "_halves", "_marks", "_seams",
+        "_walls", "answer", "channels", "end", "literal", "start",
     )  # fmt: skip
 
     def __init__(self, dialect: Dialect, start: int = 0, *, cumulative: bool | None = None) -> None:
@@ -42,6 +42,7 @@ class Transcript:
         self._alike: Any = None  # of the last frame: what makes two frames alike but for their texts
         self._marks: set[str] | None = None  # of the last frame
         self._ended = False
+        self._feeding = False  # also when it failed within a frame
         self._halves: dict[Channel, str] | None = None  # of characters that came in two; None: there were none
 
     @property
@@ -55,7 +56,10 @@ class Transcript:
         return sum([pieces.size_bytes for pieces in self.channels.values()])
 
     def feed(self, frames: Iterable[bytes]) -> None:
-        """Take in the next frames."""
+        """Take in the next frames. Raises: RuntimeError, when it failed before: what it knows lacks something."""
+        if self._feeding:
+            raise RuntimeError("an earlier frame could not be taken in")
+        self._feeding = True
         for frame in frames:
             self.end += 1
             if _BACKSLASH in frame and self._halves is None and _HALF.search(frame):
@@ -66,6 +70,7 @@ class Transcript:
                 self._alike, self._ended = None, True
             else:
                 self._hear(increment)
+        self._feeding = False
 
     def read(self, frame: bytes, seq: int) -> Increment | None:
         """Return the increment of a frame that was fed, if it is of any part of the answer."""
@@ -130,11 +135,11 @@ class Transcript:
         documents = self._documents
         pieces = self.channels[channel] = Pieces(channel.kind, answers=documents.answers(channel))
         if channel.kind is Kind.TEXT and not documents.states:
-            pieces.cumulative = False  # no frame of this API tells of all so far: nothing is to be guessed
+            pieces.cumulative = False  # this API has no cumulative texts: nothing is to be detected
         return pieces
 
     def _settle(self, part: int) -> int:
-        """Add what is to be said yet now that a part has ended; return how many channels that is."""
+        """Add the texts that were held back, because a part has ended; return how many channels had one."""
         settled = 0
         for channel, pieces in self.channels.items():
             rest = pieces.settle(self._expected) if channel.part == part else ""
@@ -149,7 +154,7 @@ class Transcript:
         return settled
 
     def _whole_characters(self, channel: Channel, piece: str) -> str:
-        """Join the halves of a character; what ends with a first half is said without, until the other comes."""
+        """Join the halves of a surrogate pair; a first half at the end is held back until the second comes."""
         assert self._halves is not None
         piece = self._halves.pop(channel, "") + piece
         if piece and 0xD800 <= ord(piece[-1]) <= 0xDBFF:
@@ -172,7 +177,7 @@ class Transcript:
         yield from zip([start, *inside], [*inside, end], strict=True)
 
     def forget(self, start: int) -> None:
-        """Be asked for no span from below an offset any more; texts are kept, since later ones tell of them."""
+        """Drop what is only needed for spans below an offset; texts are kept, since later frames repeat them."""
         for seams in (self._seams, self._walls):
             del seams[: bisect_left(seams, start)]
 

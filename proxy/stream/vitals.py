@@ -1,8 +1,8 @@
-"""What is measured of one stream: when its first byte, token and answer text came, and the gaps between tokens.
+"""Measurements of one stream: when its first byte, token and answer text came, and the gaps between tokens.
 
-Pure: every time is handed in, in seconds of one monotonic clock. What a frame says is for the dialect's Reader; one
-that it calls ordinary leaves just its time behind. Gaps are made of the times now and then, when the caches are warm
-for it.
+Pure: every time is passed in, in seconds of one monotonic clock. Frames are parsed by the dialect's Reader; of a frame
+that it calls ordinary only the time is noted. Gaps are computed from the times for many frames at once, which is faster
+than for each.
 """
 
 from bisect import bisect_left
@@ -41,32 +41,32 @@ class Vitals:
         self.first_token_at = 0.0
         self.first_content_at = 0.0
         self.last_token_at = 0.0
-        self.model = model  # that was asked for, until a frame names one
+        self.model = model  # the requested one, until a frame names one
         self.times: list[float] = []  # of frames with generated text since the last fold, but the first
         self.gap_counts: list[int] | None = None
         self.gaps_s = 0.0
 
     def note(self, frames: list[bytes], at: float, times: list[float]) -> bool:
-        """Take note of the frames of a read that are not just ordinary; return whether any has data.
+        """Note the frames of a read; return whether any has data.
 
-        When those with text came, but for the first, is appended to `times`, which are to be added to these.
+        For each frame with generated text, except the stream's first, `at` is appended to `times`.
         """
         self.first_byte_at = self.first_byte_at or at
-        reader, told, several = self.reader, False, len(frames) > 1
+        reader, has_data, several = self.reader, False, len(frames) > 1
         for frame in frames:
             if several and reader.ordinary(frame):
                 times.append(at)
-                told = True
+                has_data = True
                 continue
             kind = reader.note(frame)
             if kind is not None:
                 self._count(kind, at, times)
-                told = True
-            elif not told:
-                told = payload(frame) is not None
+                has_data = True
+            elif not has_data:
+                has_data = payload(frame) is not None
         if self.model is None:
             self.model = reader.model
-        return told
+        return has_data
 
     def _count(self, kind: TextKind, at: float, times: list[float]) -> None:
         if self.first_token_at:

@@ -10,7 +10,7 @@ from proxy.stream.log import FrameLog
 from proxy.stream.projections import Projection, Span
 from proxy.wire.websocket import TEXT, close_frame, frame, messages
 
-NOT_IN_EVENTS = ("raw", "json")  # the modes that are bytes, or one document: they have no messages
+NOT_IN_EVENTS = ("raw", "json")  # modes without events, which would be messages
 
 
 class Messages(Projection):
@@ -35,7 +35,7 @@ class Messages(Projection):
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         words, properly = self._mode.ending(ending, offset)
         if not properly and ending.reason == COMPLETE.reason:
-            ending = GARBLED  # of what the stream said something can't be told in this mode
+            ending = GARBLED  # a part of the stream can't be rendered in this mode
         return self._framed(b"" if offset > self._log.end else words) + closing(ending), True
 
     def _framed(self, rendered: bytes) -> bytes:
@@ -45,5 +45,5 @@ class Messages(Projection):
 
 
 def closing(ending: Ending) -> bytes:
-    """Return the close frame of an ending; its reason is the ending's word."""
+    """Return the close frame of an ending, with its close code and its word as the reason."""
     return close_frame(ending.close_code, ending.reason)

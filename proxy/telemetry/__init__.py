@@ -1,11 +1,11 @@
 """Floor 5: telemetry. What is reported of streams, requests and the process: numbers and names, never text.
 
-Must not know: handlers, callers' keys. Most of it observes streams: the hub tells it when one begins and has ended.
+Must not know: handlers, callers' keys. Most modules are observers: the hub calls them when a stream begins and ends.
 
 Read in this order:
 
-* `stream_object`: what is said of one stream, as JSON and as headers
-* `metrics`: what is counted and timed; `metrics_page`: what Prometheus scrapes
+* `stream_object`: the description of one stream, as JSON and as headers
+* `metrics`: counters and histograms; `metrics_page`: the page that Prometheus scrapes
 * `access_log`: one line for each stream that has ended
 * `tracing`: OpenTelemetry spans, if they are enabled
 * `allocator`: the memory of the process, beside what is in use; it is given back when nothing goes on

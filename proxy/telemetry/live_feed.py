@@ -1,6 +1,6 @@
 """The admin port's live feed: one server-sent event when a stream begins, one when it has ended.
 
-Low rate and few listeners, so aiohttp-sse serves it; followers of streams never come near it.
+The rate is low and listeners are few, so aiohttp-sse serves it. It shares no code with the followers of streams.
 """
 
 import asyncio
@@ -13,25 +13,25 @@ from aiohttp_sse import EventSourceResponse, sse_response
 from proxy.stream.stream import Stream
 from proxy.telemetry.stream_object import describe
 
-_WAITING = 1000  # events a listener may be behind before it is let go
+_WAITING = 1000  # events that may be queued for a listener; with one more it is disconnected
 
 
 class LiveFeed:
-    """An observer that tells its listeners of the lives of streams: numbers and names, never their text."""
+    """An observer that sends an event to its listeners when a stream begins and ends: numbers and names, never text."""
 
     def __init__(self) -> None:
         self._listeners: set[asyncio.Queue[tuple[str, str] | None]] = set()
 
     def begun(self, stream: Stream) -> None:
-        """Send what `/info` says of a stream as an event `begun`."""
+        """Send the object that `/info` shows of a stream as an event `begun`."""
         self._publish("begun", stream)
 
     def ended(self, stream: Stream) -> None:
-        """Send what `/info` says of a stream as an event `ended`."""
+        """Send the object that `/info` shows of a stream as an event `ended`."""
         self._publish("ended", stream)
 
     def close(self) -> None:
-        """Let every listener go, after what waits for it."""
+        """End the response of every listener, after its queued events."""
         for queue in list(self._listeners):
             self._let_go(queue)
 
@@ -43,8 +43,8 @@ class LiveFeed:
         async with sse_response(asked) as response:
             self._listeners.add(queue)
             try:
-                while (told := await queue.get()) is not None:
-                    event, text = told
+                while (item := await queue.get()) is not None:
+                    event, text = item
                     await response.send(text, event=event)
             finally:
                 self._listeners.discard(queue)

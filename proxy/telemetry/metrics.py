@@ -1,9 +1,9 @@
-"""What is counted and timed for Prometheus; `metrics_page` makes the page of it.
+"""Counters and histograms for Prometheus; `metrics_page` makes the page from them.
 
-Everything counted is a plain integer somewhere: on streams and subscriptions while they run, here once they have
-ended. prometheus_client's own Histogram is not used, since an observation takes 1 to 2.4 us there and 0.4 here, and a
-short stream has five. All that a stream adds to is found by one key, and an exemplar becomes an object when it is
-scraped: 4 us a stream instead of 7.
+Every count is a plain integer: on streams and subscriptions while they run, here once they have ended.
+prometheus_client's own Histogram is not used, since an observation takes 1 to 2.4 us there and 0.4 here, and a short
+stream has five. All counters of a stream's labels are found by one lookup, and the objects of exemplars are made only
+when the page is scraped: 4 us a stream instead of 7.
 """
 
 import operator
@@ -24,7 +24,7 @@ from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.upstream import UpstreamRequest
 
-# OpenTelemetry's buckets for the first token, carried on as vLLM does; seconds.
+# OpenTelemetry's buckets for the time to the first token, continued upwards as vLLM does; seconds.
 FIRST_TOKEN_BUCKETS_S = (
     .001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160,
 )  # fmt: skip
@@ -65,7 +65,7 @@ HISTOGRAMS = {  # name: (help, labels, bounds)
 
 
 class Distribution:
-    """How many values fell into each bucket of a histogram, and their sum; in each, the last exemplar."""
+    """A histogram: how many values fell into each bucket, their sum, and the last exemplar of each bucket."""
 
     __slots__ = ("_bounds", "counts", "exemplars", "sum")
 
@@ -81,19 +81,19 @@ class Distribution:
         self.sum += value
 
     def observe_traced(self, value: float, trace_id: str, unix_s: float) -> None:
-        """Count a value that is shown as its bucket's exemplar until the next one."""
-        bucket = bisect_left(self._bounds, value)  # as observe does, without its call
+        """Count a value, and make it its bucket's exemplar."""
+        bucket = bisect_left(self._bounds, value)  # the code of `observe`, to save a call
         self.counts[bucket] += 1
         self.sum += value
         self.exemplars[bucket] = value, trace_id, unix_s
 
     def add(self, counts: list[int], total: float) -> None:
-        """Count values that were sorted into the same buckets elsewhere."""
+        """Add values that are counted by bucket already, in the same buckets."""
         self.counts = list(map(operator.add, self.counts, counts))
         self.sum += total
 
     def buckets(self) -> list[Any]:
-        """Return what HistogramMetricFamily takes: (upper bound, cumulative count, exemplar)."""
+        """Return the buckets as HistogramMetricFamily takes them: (upper bound, cumulative count, exemplar)."""
         bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
         running = accumulate(self.counts)
         return [
@@ -128,7 +128,7 @@ class _Times(NamedTuple):
 
 
 class EndedStreams:
-    """What is counted of the streams of one (route, model) that ended in one way."""
+    """The counters of the streams of one (route, model) that had the same ending."""
 
     __slots__ = ("bytes", "duration", "frames", "no_token", "streams", "times", "tokens")
 
@@ -143,20 +143,20 @@ class EndedStreams:
 
 
 class Metrics:
-    """Everything that is counted and does not stand elsewhere; an observer of streams."""
+    """All counters that are not attributes of streams, subscriptions or upstreams; an observer of streams."""
 
     def __init__(self, max_models: int) -> None:
         self.requests: Tally[tuple[str, str, int]] = Tally()
         self.rejected: Tally[str] = Tally()
         self.replayed: Tally[str] = Tally()
         self.reopened: Tally[str] = Tally()  # by route
-        self.background_loops: list[BackgroundLoop] = []  # each with a name of its own
+        self.background_loops: list[BackgroundLoop] = []  # with distinct names
         self._max_models = max_models
         self._models: set[str] = set()
         self.distributions: dict[str, dict[tuple[str, ...], Distribution]] = {name: {} for name in HISTOGRAMS}
         self.streams_ended: dict[tuple[str, str, str], EndedStreams] = {}
         self.streams_unbegun: Tally[tuple[str, str, str]] = Tally()
-        self.delivered: Tally[str] = Tally()  # bytes that were sent to followers who have left, by mode
+        self.delivered: Tally[str] = Tally()  # bytes sent to followers that have ended, by mode
         self.subscriptions_ended: Tally[tuple[str, str]] = Tally()
 
     def distribution(self, name: str, *labels: str) -> Distribution:
@@ -168,7 +168,7 @@ class Metrics:
         return found
 
     def calls(self, open_exchange: OpenExchange) -> OpenExchange:
-        """Return a way upstream on which each request's wait for a connection is timed."""
+        """Return `open_exchange` wrapped so that each request's wait for a connection is timed."""
 
         async def timed(request: UpstreamRequest) -> Exchange:
             exchange = await open_exchange(request)
@@ -178,7 +178,7 @@ class Metrics:
         return timed
 
     def ended(self, stream: Stream) -> None:
-        """Take a stream's times and counts; an answer that is no stream has none."""
+        """Add the times and counts of a stream that has ended; a response that is no event stream has none."""
         if stream.kept_head is not None:
             return
         log, vitals, trace_id = stream.log, stream.vitals, stream.info.trace_id
@@ -208,16 +208,16 @@ class Metrics:
                 times.per_token.observe(seconds)
 
     def never_began(self, route: str, ending: str) -> None:
-        """Count a generation that ended before its answer began."""
+        """Count a generation that ended before the upstream's response began."""
         self.streams_unbegun[route, self._model(None), ending] += 1
 
     def subscription_ended(self, subscription: Subscription) -> None:
-        """Take a follower's counts."""
+        """Add the counts of a follower that has ended."""
         self.delivered[subscription.mode] += subscription.sent_bytes
         self.subscriptions_ended[subscription.mode, subscription.ended or "left"] += 1
 
     def _model(self, model: str | None) -> str:
-        """Bound the label: the first `max_models` names are kept, the rest are `other`."""
+        """Return the label of a model: its name for the first `max_models` names, `other` for the rest."""
         if model is None:
             return "unknown"
         if model not in self._models:
@@ -227,7 +227,7 @@ class Metrics:
         return model
 
     def _first(self, route: str, model: str, ending: str) -> EndedStreams:
-        """Return what counts streams that end so from now on."""
+        """Make and return the counters for the first stream with these labels."""
         times = _Times(*(self.distribution(name, route, model) for name in _TIMES))
         ended = EndedStreams(self.distribution("stream_duration", route, model, ending), times)
         self.streams_ended[route, model, ending] = ended

@@ -1,6 +1,6 @@
-"""The page that Prometheus scrapes: what was counted, and what is there now, summed when it is asked for.
+"""The page that Prometheus scrapes: the counters, and gauges that are computed when the page is requested.
 
-prometheus_client writes it, as text or as OpenMetrics.
+prometheus_client writes the page, as text or as OpenMetrics.
 """
 
 import platform
@@ -23,24 +23,24 @@ from proxy.upstream.upstream import Upstream
 
 
 class Upstreams(Protocol):
-    """All that is configured, as far as it is asked here."""
+    """What this page reads of the configured upstreams."""
 
     @property
     def by_name(self) -> Mapping[str, Upstream]:
-        """Every upstream."""
+        """All upstreams."""
 
     def retries(self) -> Mapping[str, int]:
-        """Return how many requests were sent upstream once more, by reason."""
+        """Return how many requests were sent upstream again, by reason."""
 
     def connections(self) -> Mapping[str, int]:
         """Return the number of connections to all upstreams, by state."""
 
 
 class MetricsPage(Collector):
-    """Collects all metrics of one proxy; `registry` is what a page is made of."""
+    """Collects all metrics of one proxy; prometheus_client writes the page from `registry`."""
 
     def __init__(self, metrics: Metrics, hub: Hub, upstreams: Upstreams, clients: ClientConnections, loop: str) -> None:
-        """`loop` is the name of the event loop's package, which build_info tells."""
+        """`loop` is the name of the event loop's package, a label of build_info."""
         self.registry = CollectorRegistry()
         self._metrics = metrics
         self._hub = hub

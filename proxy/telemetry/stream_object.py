@@ -1,4 +1,4 @@
-"""What is reported of a stream: the JSON object of `/info`, lists and the live feed, and the headers of HEAD.
+"""The description of a stream: the JSON object of `/info`, lists and the live feed, and the headers of HEAD.
 
 Numbers and names, never text.
 """
@@ -10,7 +10,7 @@ from proxy.wire.http import Head
 
 
 def describe(stream: Stream) -> dict[str, Any]:
-    """Return what may be told of a stream: numbers and names, never its text."""
+    """Return the JSON object that describes a stream: numbers and names, never its text."""
     info, vitals, log = stream.info, stream.vitals, stream.log
     ttft = vitals.first_token_at - vitals.started_at if vitals.first_token_at else None
     return {
@@ -45,7 +45,7 @@ def describe(stream: Stream) -> dict[str, Any]:
 
 
 def stream_headers(stream: Stream) -> dict[str, str]:
-    """Return what headers tell of a stream."""
+    """Return the response headers that describe a stream."""
     log = stream.log
     return {
         "Stream-Id": stream.id,
@@ -58,7 +58,7 @@ def stream_headers(stream: Stream) -> dict[str, str]:
 
 
 def _kept_response(head: Head) -> dict[str, Any]:
-    """Return what is told of an answer that is no event stream."""
+    """Return the description of a response that is no event stream."""
     kinds = [value.decode("latin-1") for name, value in head.headers if name.lower() == b"content-type"]
     return {"status": head.status, "content_type": kinds[0] if kinds else None}
 

@@ -1,12 +1,12 @@
-"""OpenTelemetry spans of generations: what the extra `otel` is for. Imported only when it is enabled.
+"""OpenTelemetry spans of generations. Needs the extra `otel`; imported only when tracing is enabled.
 
-A generation has a span of kind server, a child of the caller's if that sent a traceparent, from the arrival of its
-request to the seal of its stream; and for each call upstream one of kind client, whose context goes upstream instead
-of the caller's. Clients that share a call share its spans. Names are those of the semantic conventions for HTTP and
-for generative AI; nothing that was asked or said is in them. Where they go is the business of OTEL_* variables.
+A generation has a span of kind server, from the arrival of its request to the seal of its stream; it is a child of the
+client's span if the request has a traceparent. Each call upstream has a span of kind client, whose context is sent
+upstream instead of the client's. Clients that share a call share its spans. Names are those of the semantic conventions
+for HTTP and for generative AI; no prompt or answer is in them. The standard OTEL_* variables say where spans are sent.
 
-A handler knows nothing of this: it is called through `traced`, asks its upstream through `calls`, and its streams
-are observed. What connects the three is the context that its task runs in, and each task that it begins.
+Handlers know nothing of this: they are wrapped by `traced`, their calls upstream by `calls`, and an observer sees their
+streams. The three find each other by a context variable, which a task passes on to the tasks it creates.
 """
 
 import asyncio
@@ -36,19 +36,19 @@ from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.errors import ProxyError, UpstreamError
 from proxy.wire.http import Headers, RawHeaders, origin_form
 
-_APPLICATION = re.compile(r"(?<=/apps/)[^/]+")  # would make every application a route of its own
-LAST_S = 3.0  # for the last export
+_APPLICATION = re.compile(r"(?<=/apps/)[^/]+")  # replaced, so that not every application is another route
+LAST_S = 3.0  # at most, for the last export
 _CURRENT: ContextVar["Trace | None"] = ContextVar("trace", default=None)
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 
 
 def exported() -> "Tracing":
-    """Return spans that are sent by OTLP over HTTP, in batches and by a thread of their own."""
+    """Return a Tracing whose spans are sent by OTLP over HTTP, in batches, by a thread of its own."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    given = OTELResourceDetector().detect().attributes  # by the environment; what is said here would go over it
+    given = OTELResourceDetector().detect().attributes  # of the environment; it must override our own
     ours = {SERVICE_NAME: "streamtee", SERVICE_VERSION: __version__}
     provider = TracerProvider(resource=Resource.create({**ours, **given}))
     exporter = OTLPSpanExporter()
@@ -60,16 +60,16 @@ class Tracing:
     """Makes the spans of generations; an observer of their streams."""
 
     def __init__(self, provider: TracerProvider, give_up: Callable[[], None] = lambda: None) -> None:
-        """`give_up` ends an export that goes on after the time it is given at the end."""
+        """`give_up` ends the last export if it takes longer than LAST_S."""
         self._provider = provider
         self._give_up = give_up
         self._tracer = provider.get_tracer("streamtee", __version__)
         self._propagator = get_global_textmap()
         self._fields = {field.lower().encode() for field in self._propagator.fields}
-        self._traces: dict[str, Trace] = {}  # by the ids of the streams that run
+        self._traces: dict[str, Trace] = {}  # by stream id, of the streams that run
 
     def traced(self, handler: Handler) -> Handler:
-        """Return a handler of generations, each of them with its spans: they begin when it first does something."""
+        """Return `handler` wrapped so that each generation has a span, begun when it starts a stream or a call."""
 
         async def serve(route: Route, request: web.BaseRequest, *given: Any, **named: str) -> web.StreamResponse:
             with Trace(self, route, request) as trace:
@@ -82,7 +82,7 @@ class Tracing:
         return serve
 
     def calls(self, open_exchange: OpenExchange) -> OpenExchange:
-        """Return a way upstream on which each call of a generation has a span."""
+        """Return `open_exchange` wrapped so that each call of a generation has a span."""
 
         async def traced(request: UpstreamRequest) -> Exchange:
             trace = _CURRENT.get()
@@ -98,7 +98,7 @@ class Tracing:
         return traced
 
     def begun(self, stream: Stream) -> None:
-        """Have the spans of the request that began a stream last as long as it; its trace is theirs."""
+        """Keep the spans of the current request open until the stream it began has ended."""
         trace = _CURRENT.get()
         if trace is not None:
             self._traces[stream.id] = trace
@@ -130,7 +130,7 @@ class Tracing:
         return self._tracer.start_span(name, set_span_in_context(parent, Context()), SpanKind.CLIENT, asked)
 
     def readdressed(self, headers: Headers, span: Span) -> Headers:
-        """Return headers that hand on a span's context, and no other."""
+        """Return headers in which the trace context, if there is one, is replaced by that of a span."""
         carrier: dict[str, str] = {}
         context = self._propagator.extract(self._carried(headers), Context())
         self._propagator.inject(carrier, set_span_in_context(span, context))
@@ -138,7 +138,7 @@ class Tracing:
         return [*kept, *((name.encode(), value.encode("latin-1")) for name, value in carrier.items())]
 
     async def close(self) -> None:
-        """Send what has not been sent; a collector that is away holds up the stop for a moment only."""
+        """Send the remaining spans; give up after LAST_S seconds if the collector does not respond."""
         closing = asyncio.create_task(asyncio.to_thread(self._provider.shutdown))
         await asyncio.wait([closing], timeout=LAST_S)
         if not closing.done():
@@ -146,7 +146,7 @@ class Tracing:
         await closing
 
     def _carried(self, headers: RawHeaders) -> dict[str, str]:
-        """Return the headers that carry a context; those of one name are one list (RFC 9110 section 5.3)."""
+        """Return the headers that carry a trace context; repeated ones are one list (RFC 9110 section 5.3)."""
         carried: dict[str, str] = {}
         for name, value in headers:
             lower = name.lower()
@@ -157,7 +157,7 @@ class Tracing:
 
 
 class Trace:
-    """The spans of one generation. They end with its stream; as a context, without one, when it is left."""
+    """The spans of one generation. They end with its stream; without a stream, when the `with` block is left."""
 
     __slots__ = ("_call", "_request", "_route", "_span", "_taken", "_tracing")
 
@@ -165,9 +165,9 @@ class Trace:
         self._tracing = tracing
         self._route = route
         self._request: web.BaseRequest | None = request  # until its span begins
-        self._span: Span | None = None  # until the request begins a stream, or asks upstream
+        self._span: Span | None = None  # until the request begins a stream or a call upstream
         self._call: Span | None = None
-        self._taken = False  # by a stream
+        self._taken = False  # it ends with a stream
 
     def __enter__(self) -> "Trace":
         return self
@@ -186,22 +186,22 @@ class Trace:
 
     @property
     def span(self) -> Span:
-        """The request's own, which begins when it is first asked for."""
+        """The span of the request; begun at the first access."""
         if self._span is None:
             assert self._request is not None
             self._span = self._tracing.begin(self._request)
-            self._request = None  # a connection that is made meanwhile, and kept, keeps the context it was made in
+            self._request = None  # a pooled connection keeps the context it was made in, and thereby this trace
         return self._span
 
     def asks(self, headers: Headers, body: bytes) -> Headers:
-        """Begin a call upstream; return the headers to make it with."""
-        if self._call is not None:  # refused, and made anew in another way
+        """Begin the span of a call upstream; return the headers to send."""
+        if self._call is not None:  # of a call that was refused, and is made again with another request
             self._call.end()
         self._call = self._tracing.begin_call(self.span, self._route.dialect.requests.model(body))
         return self._tracing.readdressed(headers, self._call)
 
     def answered(self, exchange: Exchange) -> None:
-        """The head of the answer is there."""
+        """Record the status of the upstream's response, whose head has arrived."""
         assert self._call is not None
         status = exchange.status
         for span, first_error in ((self.span, 500), (self._call, 400)):
@@ -211,7 +211,7 @@ class Trace:
                 span.set_status(StatusCode.ERROR)
 
     def take(self, stream: Stream) -> None:
-        """Last as long as a stream, and give it the trace's id."""
+        """End with this stream instead of the request, and set the stream's trace id."""
         self._taken = True
         context = self.span.get_span_context()
         if context.is_valid:  # else OTEL_SDK_DISABLED
@@ -219,7 +219,7 @@ class Trace:
         self.span.set_attribute("streamtee.stream.id", stream.id)
 
     def sealed(self, stream: Stream) -> None:
-        """Say how the stream was, and end."""
+        """Record how the stream ended, and end the spans."""
         ending, first_token_at = stream.log.ending, stream.vitals.first_token_at
         assert ending is not None
         if first_token_at:
@@ -244,7 +244,7 @@ class Trace:
 
 
 def _describe(span: Span, stream: Stream) -> None:
-    """Say in a call's span what its answer was."""
+    """Record the response in the span of a call: model, finish reason, tokens."""
     vitals, said = stream.vitals, stream.vitals.reader
     span.set_attribute("streamtee.stream.id", stream.id)
     ident = stream.upstream_request_id

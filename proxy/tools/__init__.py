@@ -2,8 +2,8 @@
 
 Read in this order:
 
-* `cli`: every command
-* `demo`: the proof that `make demo` runs
+* `cli`: the commands
+* `demo`: the demonstration that `make demo` runs
 * `tail`, `tail_readers`: `streamtee tail`
 * `fake_qwen`, `fake_text`, `fake_faults`, `fake_ticker`: an upstream to try against, and how it can misbehave
 * `log_lines`: how log lines are written; `selfcheck`: refuses to start beside another package of the same

@@ -45,7 +45,7 @@ def main() -> None:
     "--loop", type=click.Choice(["uvloop", "asyncio"]), default="uvloop", show_default=True, help="Event loop."
 )
 def serve(config_file: Path | None, loop: str) -> None:
-    """Run the proxy until it is told to stop (SIGTERM, SIGINT: drains first)."""
+    """Run the proxy until SIGTERM or SIGINT; it then drains before it stops."""
     try:
         check_installation()
     except SelfCheckError as error:
@@ -68,7 +68,7 @@ main.add_command(tail)
 @main.command("check-config")
 @_CONFIG
 def check_config(config_file: Path | None) -> None:
-    """Read the configuration and say what is in force. Keys are not shown."""
+    """Check the configuration and print the values in effect. Keys are not shown."""
     click.echo(_load(config_file).model_dump_json(indent=2))
 
 
@@ -116,7 +116,7 @@ async def _serve(config: Config) -> None:
 
 
 def _stop_signal() -> asyncio.Event:
-    """Return what SIGTERM and SIGINT set from now on. Call it before anybody is told that a server is there."""
+    """Return an event that SIGTERM and SIGINT set. Call it before the server announces its URL."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -156,7 +156,7 @@ def faults() -> None:
 @main.command()
 @click.option("--seconds", type=click.FloatRange(2), default=12, show_default=True, help="How long the answer takes.")
 def demo(seconds: float) -> None:
-    """Show one answer reach four clients, and prove that all were given the same bytes."""
+    """Show one answer reach four clients, and check that all received the same bytes."""
     from proxy.tools.demo import DemoError, run
 
     try:

@@ -88,7 +88,7 @@ class Tail:
                 await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2**self._failures) * random.uniform(0.5, 1))
 
     async def _connect(self, session: aiohttp.ClientSession) -> bool:
-        """Print what one response holds; tell whether the stream is complete.
+        """Print the body of one response; return whether the stream is complete.
 
         Raises: TailError, aiohttp.ClientError.
         """
@@ -107,7 +107,7 @@ class Tail:
         return bool(self._ident) and await self._is_complete(session, properly)
 
     async def _print(self, response: aiohttp.ClientResponse) -> bool:
-        """Print the body; tell whether it ended properly."""
+        """Print the body; return whether it ended properly."""
         try:
             async for data in response.content.iter_any():
                 self._heard, self._failures = True, 0
@@ -119,7 +119,7 @@ class Tail:
         return True
 
     async def _is_complete(self, session: aiohttp.ClientSession, properly: bool) -> bool:
-        """Ask how the stream stands; tell whether it is complete, and here. Raises: TailError, if it failed."""
+        """Request the stream's state; return whether it is complete and received. Raises: TailError, if it failed."""
         url = self._aim.state_url(self._ident)
         async with session.head(url, allow_redirects=False) as response:
             await _check(response, str(self._aim))
@@ -160,12 +160,12 @@ def url_of(target: str, server: str) -> URL:
 
 @click.command()
 @click.argument("target", metavar="URL|ID")
-@click.option("--server", default="http://127.0.0.1:8080", show_default=True, help="Where an ID is looked for.")
-@click.option("--key", envvar=["STREAMTEE_TAIL_KEY", "OPENAI_API_KEY"], help="The key the stream was asked for with.")
-@click.option("--mode", type=click.Choice(_FOLLOWED), help="Print what comes in this mode, instead of the text.")
+@click.option("--server", default="http://127.0.0.1:8080", show_default=True, help="The server of the ID.")
+@click.option("--key", envvar=["STREAMTEE_TAIL_KEY", "OPENAI_API_KEY"], help="Key the stream was requested with.")
+@click.option("--mode", type=click.Choice(_FOLLOWED), help="Print the stream in this mode, instead of its text.")
 @click.option("--after", help="Begin after this event: its id or number, -1 (the start), now (the end).")
 @click.option("--wait", type=click.FloatRange(0), help="Seconds to wait for a stream of a key to begin.")
-@click.option("--retries", type=click.IntRange(0), default=8, show_default=True, help="Failures in a row to bear with.")
+@click.option("--retries", type=click.IntRange(0), default=8, show_default=True, help="Failures in a row to tolerate.")
 def tail(
     target: str, server: str, key: str | None, mode: str | None, after: str | None, wait: float | None, retries: int
 ) -> None:

@@ -36,13 +36,13 @@ class Reader(Protocol):
         """Return query and headers of the request that goes on from here."""
 
     def begin(self, headers: Mapping[str, str]) -> None:
-        """Be told of a new response. Raises: TailError, when it is not the same stream's."""
+        """Begin to read another response. Raises: TailError, if it is of another stream."""
 
     def feed(self, data: bytes) -> None:
         """Print what data completes. Raises: TailError, when it says that the stream failed."""
 
     def has_all(self, state: str, *, properly: bool, heard: bool) -> bool:
-        """Tell whether everything has come of a stream in this state, whose response has ended, properly or not.
+        """Return whether a stream in this state, whose response has ended (properly or not), is received completely.
 
         `heard`: that response had a body.
         """

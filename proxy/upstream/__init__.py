@@ -1,14 +1,16 @@
-"""Floor 4: upstream. From a request to the head of its response, and from the body into a stream's log.
+"""Floor 4: upstream. Sends requests, receives their responses, and appends response bodies to logs of streams.
 
 Must not know: clients, followers, the hub, the room `downstream`, the configuration (but for `settings`).
 
 Read in this order:
 
 * `connection`: one connection; `exchange`: one request and its response on it; `pool`: the connections to one server
-* `upstream`: a configured upstream with its key, the `request_queue` before it and its circuit `breaker`
-* `group`: an upstream and its spares as one; asks again where that is worth it, after a `backoff`
-* `stream_writer`: how every writer of a stream leaves, and ends it; `on_disconnect`: what happens when nobody follows
-* `pump`: the writer of a stream that is one answer; `bypass`: the short way to a lone follower
-* `broadcast`: the writer of a stream that never ends
-* `settings`: its tables of the configuration
+* `request_queue`, `breaker`: limit how many requests an upstream gets, and stop requests to one that fails
+* `upstream`: a configured upstream with its key, its queue and its breaker
+* `backoff`: how long to wait before a retry; `group`: an upstream and its spares, which decides on retries
+* `stream_writer`: what the writers of streams have in common: how they stop, and end their stream
+* `pump`: the writer of a stream that is one response; `bypass`: its fast path to a single follower
+* `broadcast`: the writer of a stream without end, which reconnects
+* `on_disconnect`: the policy for when the last follower of a stream leaves
+* `settings`: the configuration's tables of upstreams, time-outs, retries and breakers
 """

@@ -1,7 +1,7 @@
-"""How long to wait before a request is sent once more. Pure: chance and clock are handed in.
+"""How long to wait before a request is retried. Pure: the random source and the clock are parameters.
 
-Full jitter (Brooker, "Exponential Backoff And Jitter"): a wait is drawn from nothing up to a ceiling that doubles, so
-that those who were refused together do not come back together.
+Full jitter (Brooker, "Exponential Backoff And Jitter"): a wait is drawn between zero and a ceiling that doubles, so
+that requests which failed at the same time are not retried at the same time.
 """
 
 import re
@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 
 
 class Backoff:
-    """The waits of one request: at most `attempts` more tries, and `total_s` of waiting in all."""
+    """The waits of one request: at most `attempts` retries, and at most `total_s` seconds of waiting in total."""
 
     __slots__ = ("_left_s", "_most_s", "_random", "attempts")
 
@@ -23,9 +23,9 @@ class Backoff:
         self._random = random
 
     def wait_s(self, number: int, first_s: float, retry_after_s: float | None = None) -> float | None:
-        """Return the wait before retry `number` (from 1); None when there is no more try, or no time for it.
+        """Return the wait before retry `number` (from 1); None if no retry, or no waiting time for it, is left.
 
-        `first_s` is the first wait's ceiling. A stated `Retry-After` is waited for as it is: less would be refused.
+        `first_s` is the first wait's ceiling. A `Retry-After` is used unchanged: an earlier retry would be refused.
         """
         if number > self.attempts:
             return None
@@ -39,9 +39,9 @@ class Backoff:
 
 
 def retry_after_s(value: bytes | None, now: Callable[[], datetime]) -> float | None:
-    """Read a Retry-After (RFC 9110 section 10.2.3), seconds or a date; None if it is not there or neither."""
+    """Return the seconds that a Retry-After (RFC 9110 section 10.2.3) states; None if it is missing or malformed."""
     text = (value or b"").decode("latin-1").strip()
-    if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,6})?", text):  # decimals are not standard, but sent
+    if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,6})?", text):  # decimals are not standard, but some servers send them
         return float(text)
     try:
         return max(0.0, (parsedate_to_datetime(text) - now()).total_seconds())

@@ -1,8 +1,9 @@
-"""A circuit breaker: whether an upstream is asked at all.
+"""A circuit breaker, which decides whether requests may be sent to an upstream.
 
-Pure: time is handed in, in monotonic seconds; nobody is asked from here. Closed, requests pass; after some failures
-within a window it opens, and none do; when it has been open long enough, one may pass (half open), whose outcome
-closes or opens it again. A stream may run for long: after as much time again without an outcome, one more may pass.
+Pure: the time is a parameter, in monotonic seconds. A closed breaker lets requests pass. After a number of failures
+within a window it opens and lets none pass. When it has been open long enough, it lets one request pass (half open),
+whose outcome closes or opens it again. Since a stream may take long, another request may pass if there is no outcome
+after the same time.
 """
 
 from collections import deque
@@ -18,37 +19,37 @@ class State(Enum):
 
 
 class Breaker:
-    """The breaker of one upstream. Who asks `allows`, and goes, calls `goes`; then one of the outcomes."""
+    """The breaker of one upstream. Callers check `allows`, call `goes` on sending, and then report one outcome."""
 
     __slots__ = ("_failed_at", "_failures", "_open_s", "_open_until", "_trial_until", "_window_s")
 
     def __init__(self, failures: int, window_s: float, open_s: float) -> None:
-        """Open for `open_s` after so many failures within `window_s`."""
+        """The breaker opens for `open_s` seconds after `failures` failures within `window_s` seconds."""
         self._failures = failures
         self._window_s = window_s
         self._open_s = open_s
         self._failed_at: deque[float] = deque(maxlen=failures)
         self._open_until: float | None = None
-        self._trial_until = 0.0  # half open: until then the one that is on its way is waited for
+        self._trial_until = 0.0  # half open: until then no other request may pass
 
     def state(self, now: float) -> State:
-        """Return the state at a time."""
+        """Return the state at the time `now`."""
         if self._open_until is None:
             return State.CLOSED
         return State.OPEN if now < self._open_until else State.HALF_OPEN
 
     def allows(self, now: float) -> bool:
-        """Tell whether a request may go."""
+        """Return whether a request may be sent."""
         return self._open_until is None or now >= max(self._open_until, self._trial_until)
 
     def opens_in_s(self, now: float) -> float:
-        """Return in how many seconds a request may go, as far as is known."""
+        """Return in how many seconds a request may be sent, as far as is known."""
         return max(0.0, max(self._open_until, self._trial_until) - now) if self._open_until is not None else 0.0
 
     def goes(self, now: float) -> bool:
-        """Let a request go that `allows` it; return whether it is the one that half open lets through.
+        """Record that a request is sent, after `allows`; return whether it is the trial of a half-open breaker.
 
-        That one's outcome, and no other's, closes a breaker: requests from before it opened may still end.
+        Only the outcome of a trial closes a breaker, since requests that were sent before it opened may still end.
         """
         if self._open_until is None:
             return False
@@ -56,14 +57,14 @@ class Breaker:
         return True
 
     def succeeded(self, trial: bool) -> None:
-        """An exchange ended cleanly."""
+        """Record that an exchange ended cleanly."""
         if trial:
             self._open_until = None
             self._trial_until = 0.0
             self._failed_at.clear()
 
     def failed(self, trial: bool, now: float, retry_after_s: float | None = None) -> None:
-        """The upstream failed. A stated `Retry-After` opens at once, for so long."""
+        """Record that the upstream failed. With a `Retry-After` the breaker opens at once, for that time."""
         self._failed_at.append(now)
         if trial:
             self._trial_until = 0.0
@@ -77,7 +78,7 @@ class Breaker:
             self._open(now + self._open_s)
 
     def gave_up(self, trial: bool) -> None:
-        """The client left: that says nothing of the upstream. Another may try."""
+        """Record that a request ended without an outcome, as when its client left. Another may be the trial."""
         if trial:
             self._trial_until = 0.0
 

@@ -1,9 +1,9 @@
-"""The one writer of a stream that has no end: while somebody follows, it keeps an exchange open at one URL.
+"""The one writer of a stream that has no end: it keeps a request to one URL open while somebody follows the stream.
 
-When the upstream breaks off or ends, nothing is sealed: followers notice silence and heartbeats, and the upstream is
-asked again, as a browser's EventSource does it (WHATWG HTML, 9.2.3): after the reconnection time, with the last event
-id, and ever later while it does not answer. Must not know who follows, nor what the events say.
-Keeps law 4 (one writer); of law 1 it leaves out what an upstream had begun to say when it broke off.
+When the upstream's response ends or breaks off, the stream is not sealed: followers receive only heartbeats, and the
+writer reconnects as a browser's EventSource does (WHATWG HTML, 9.2.3): after the reconnection time, with the last
+event id, and with growing delays while the upstream fails. Must not know who follows, nor what the events mean.
+Keeps law 4 (one writer), and law 1 except for an incomplete frame at the end of a response, which is dropped.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ from proxy.wire.errors import ProxyError, TooLarge, UpstreamError
 from proxy.wire.reconnection import Reconnection
 from proxy.wire.sse import BOM, Splitter
 
-RECONNECTION_S = 1.0  # until the upstream states another by `retry:`
-LEAST_S = 0.1  # whatever it states
-_LONGEST_S = 30.0  # unless it states more
-_JITTER = 0.25  # never earlier than the reconnection time, at most by this part of it later
-_NO_CONTENT = 204  # "don't come back" (WHATWG HTML, 9.2.3)
-_FOR_NOW = (408, 425, 429)  # client errors that say: later (RFC 9110 15.5.9, RFC 8470, RFC 6585)
+RECONNECTION_S = 1.0  # until the upstream sends another time in `retry:`
+LEAST_S = 0.1  # also if the upstream sends less
+_LONGEST_S = 30.0  # unless the upstream sends more
+_JITTER = 0.25  # the largest random addition to a delay, as a fraction of it
+_NO_CONTENT = 204  # tells clients to stop reconnecting (WHATWG HTML, 9.2.3)
+_FOR_NOW = (408, 425, 429)  # client errors that are transient (RFC 9110 15.5.9, RFC 8470, RFC 6585)
 
 _sleep = asyncio.sleep
 
 Ask = Callable[[bytes], Awaitable[Exchange]]
-"""Sends the request once more; the argument is the last event id, or empty. Raises: ProxyError."""
+"""Sends the request again; the argument is the last event id, or empty. Raises: ProxyError."""
 
 
 class Broadcast(StreamWriter):
-    """The writer of one shared stream: a Receiver of one exchange after another."""
+    """The writer of one stream without end: a Receiver of one exchange after another."""
 
     __slots__ = (
         "_ask",
@@ -61,7 +61,7 @@ class Broadcast(StreamWriter):
     ) -> None:
         """`last_event_id` was sent with the first request.
 
-        `keep_s`: how long the exchange stays open when the last follower has left.
+        `keep_s`: how many seconds the exchange stays open after the last follower has left.
         """
         super().__init__(stream, OnDisconnect(keep_s))
         self._ask = ask
@@ -71,10 +71,10 @@ class Broadcast(StreamWriter):
         self._reconnection = Reconnection(RECONNECTION_S, last_event_id)
         self._splitter = Splitter(max_frame_bytes)
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._fresh = True  # no frame of the exchange has come
+        self._fresh = True  # no frame of the current exchange has come
 
     def start(self, exchange: Exchange) -> None:
-        """Take the first exchange's body from now on, and that of those after it."""
+        """Receive the first exchange's body from now on, and then those of the exchanges after it."""
         self._exchange = exchange
         self.opening = asyncio.create_task(self._keep_open(exchange))
 
@@ -113,7 +113,7 @@ class Broadcast(StreamWriter):
         if self._fresh:
             self._fresh = False
             stream.vitals.first_byte_at = stream.vitals.first_byte_at or at
-            # A byte order mark leads a body, not a stream: amid it, it would be part of a field's name.
+            # A byte order mark may begin a body; within the stream it would be a part of a field's name.
             frames[0] = frames[0].removeprefix(BOM)
         self._reconnection.note(frames)
         stream.fed_at = at
@@ -122,14 +122,18 @@ class Broadcast(StreamWriter):
             stream.take_stock()
 
     async def _keep_open(self, exchange: Exchange | None) -> None:
-        while exchange is not None:
-            with self._background:
-                await self._listen(exchange)
-            exchange.close()  # nothing, unless that failed
-            exchange = await self._reopen()
+        try:
+            while exchange is not None:
+                with self._background:
+                    await self._listen(exchange)
+                exchange.close()  # has no effect unless that failed
+                exchange = await self._reopen()
+        except Exception as fault:
+            self.opening = None  # not to be cancelled by itself
+            self.failed(fault)
 
     async def _listen(self, exchange: Exchange) -> None:
-        """Take an exchange's body to its end."""
+        """Receive an exchange's body until it ends."""
         self._exchange = exchange
         self._over = asyncio.get_running_loop().create_future()
         self._splitter = Splitter(self._max_frame_bytes)  # drops an incomplete frame of the last body
@@ -140,14 +144,14 @@ class Broadcast(StreamWriter):
         await self._over
 
     async def _reopen(self) -> Exchange | None:
-        """Ask until there is an event stream again; None, when the upstream wants no more of this: it is sealed."""
+        """Send requests until the response is an event stream; None, if the upstream ended it and it was sealed."""
         failures = 0
         while True:
             await _sleep(self._delay_s(failures))
             failures += 1
             self._on_reopened()
             exchange: Exchange | None = None
-            with self._background, contextlib.suppress(ProxyError):  # of the upstream, or of the queue before it
+            with self._background, contextlib.suppress(ProxyError):  # of the upstream or of its queue
                 exchange = await self._ask(self._reconnection.last_event_id)
             if exchange is None:
                 continue
@@ -156,12 +160,12 @@ class Broadcast(StreamWriter):
             exchange.close()
             status = exchange.status
             if status < 500 and status not in _FOR_NOW:
-                refused = UPSTREAM_ERROR.saying(f"asked again, the upstream answered with status {status}")
+                refused = UPSTREAM_ERROR.saying(f"on reconnecting, the upstream responded with status {status}")
                 self.seal(COMPLETE if status == _NO_CONTENT else refused, [], b"")
                 return None
 
     def _delay_s(self, failures: int) -> float:
-        """Return how long to wait: the reconnection time, doubled with each failure in a row."""
+        """Return how long to wait in seconds: the reconnection time, doubled with each failure in a row."""
         stated_s = max(self._reconnection.retry_s, LEAST_S)
         delay_s = min(stated_s * 2.0 ** min(failures, 16), max(stated_s, _LONGEST_S))
         return delay_s * random.uniform(1, 1 + _JITTER)

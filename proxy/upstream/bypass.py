@@ -1,9 +1,9 @@
-"""The shortest way of an event: sent on as it came, and into the log later, together with others.
+"""The fast path of an event: forwarded to the client at once, and appended to the log later, together with others.
 
-A stream that one client follows, which has had everything and takes it as it comes, needs its log only when somebody
-looks. So its events cross from connection to connection in one call; log, cursor and vitals are told of up to 64 of
-them at once, which is when the caches are warm for it: 4 us less of 30 (C of the load harness). `Stream.log` settles
-first, so nobody sees a log that lacks what was sent.
+If a stream has a single follower, and that one has received everything so far, the log is needed only when somebody
+reads it. So events go from connection to connection in one call, and log, cursor and vitals are updated for up to 64
+events at once, while the caches are warm: 4 us less of 30 (C of the load harness). `Stream.log` settles first, so
+nobody sees a log without events that were sent.
 """
 
 from collections.abc import Callable
@@ -14,30 +14,36 @@ from proxy.stream.interfaces import Transport
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
 
-# With these two, no more than 64 KiB of a stream are sent that the log, and the ledger of all logs, have not counted.
+# With these limits at most 64 KiB of a stream are sent before the log, and the ledger of all logs, count them.
 _FRAMES = 64
-_LONG_READ = 1024  # bytes; one with more costs more than settling does
+_LONG_READ = 1024  # bytes; a longer read costs more than settling does
 
 
 class Pump(Protocol):
-    """The writer of the stream, as far as it is asked here."""
+    """The writer of the stream, as far as a Bypass uses it."""
 
     stream: Stream
     overhead: Callable[[float], object]
     is_ordinary: Callable[[bytes], bool]
 
     def bypassed(self, frames: list[bytes], times: list[float], at: float) -> None:
-        """Take frames that were sent on, the last one at a time, those with text among them at these."""
+        """Append frames that were forwarded; the last one came `at`, those with text at `times`."""
 
     def note(self, frames: list[bytes], at: float, times: list[float]) -> None:
-        """Take in what frames say that are not just ordinary; append to `times` when those with text came."""
+        """Read frames that are not ordinary; append `at` to `times` for each with text."""
 
     def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
-        """Take a read that is whole events into the log."""
+        """Append a read that consists of complete events to the log."""
+
+    def lose(self, fault: Exception) -> bool:
+        """Know no more what the stream says, since its reader has raised an error; return False."""
+
+    def failed(self, fault: Exception) -> None:
+        """End, because what was sent on can't be taken into the log."""
 
 
 class Bypass:
-    """Sends events on to the one follower of a stream, from when it is made until `end`."""
+    """Forwards events to the one follower of a stream, from its creation until `end`."""
 
     __slots__ = ("_at", "_exchange", "_frames", "_is_ordinary", "_pump", "_times", "_transport")
 
@@ -46,7 +52,7 @@ class Bypass:
         self._is_ordinary = pump.is_ordinary
         self._exchange = exchange
         self._transport = transport
-        self._frames: list[bytes] = []  # sent on, and not in the log yet
+        self._frames: list[bytes] = []  # forwarded, and not in the log yet
         self._times: list[float] = []  # when each of them with text came
         self._at = 0.0  # when the last one came
         exchange.redirect(self.take_events)
@@ -57,17 +63,25 @@ class Bypass:
         return self._at if self._frames else self._pump.stream.fed_at
 
     def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
-        """Send a read that is whole events on; but by the log while earlier ones wait, for it has the limits."""
+        """Forward a read that consists of complete events.
+
+        It goes through the log instead while earlier bytes wait to be sent, because the log enforces the limits.
+        """
         transport = self._transport
         try:
             if transport.get_write_buffer_size():
                 return self._log(frames, chunks, at)
             transport.write(chunks)
-        except RuntimeError:  # uvloop, of a connection that was lost a moment ago
+        except Exception:  # uvloop's RuntimeError, of a connection that was lost a moment ago; the sink deals with any
             return self._log(frames, chunks, at)
         self._frames += frames
         self._at = at
-        if len(frames) == 1 and self._is_ordinary(frames[0]):
+        try:
+            ordinary = len(frames) == 1 and self._is_ordinary(frames[0])
+        except Exception as fault:
+            ordinary = self._pump.lose(fault)
+            self._is_ordinary = self._pump.is_ordinary
+        if ordinary:
             self._times.append(at)
         else:
             self._pump.note(frames, at, self._times)
@@ -77,14 +91,17 @@ class Bypass:
         return True
 
     def settle(self) -> None:
-        """Have the log take what was sent on."""
+        """Append the forwarded events to the log."""
         frames, times = self._frames, self._times
         if frames:
             self._frames, self._times = [], []
-            self._pump.bypassed(frames, times, self._at)
+            try:
+                self._pump.bypassed(frames, times, self._at)
+            except Exception as fault:
+                self._pump.failed(fault)
 
     def end(self) -> None:
-        """Settle, and send nothing on any more."""
+        """Settle, and stop forwarding."""
         self.settle()
         self._pump.stream.bypass = None
         self._exchange.redirect(self._pump.take_events)

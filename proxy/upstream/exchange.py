@@ -1,4 +1,4 @@
-"""One request to an upstream and its response: sent, awaited, attached to a receiver, given up, timed."""
+"""One request to an upstream and its response: sends it, passes its body to a receiver, and checks its time-outs."""
 
 import asyncio
 from collections.abc import AsyncIterable, Callable
@@ -27,15 +27,16 @@ _TRANSFER_CODINGS = {b"", b"chunked", b"identity"}
 _NO_CODING = {b"", b"identity", b"none"}
 _GIVEN_UP = Truncated("given up")
 _GIVEN_UP.blames_upstream = False
-_MOMENT_S = 0.75  # in which an upstream may end its response after its last word; it is looked at once a second
-_OVER = Truncated("the upstream did not end its response after its last word")
+_MOMENT_S = 0.75  # for an upstream to end its response after the final event; checked about once a second
+_OVER = Truncated("the upstream did not end its response after its final event")
 _OVER.blames_upstream = False
 
 
 class Timeouts(NamedTuple):
-    """Seconds an upstream may take; 0 is no limit. Idle is between two reads of a body, total is the whole.
+    """How many seconds an upstream may take; 0 is no limit.
 
-    First token is from the request on, and asked only of bodies whose Progress tells of tokens.
+    `idle_s` is between two reads of a body, `total_s` for the complete exchange, and `first_token_s` from the request
+    on; the latter is checked only if there is a Progress that expects tokens.
     """
 
     connect_s: float
@@ -46,23 +47,23 @@ class Timeouts(NamedTuple):
 
 
 class Progress(Protocol):
-    """Who knows which bytes of a body bring it on, where not all do: comments say only that the connection lives."""
+    """The progress of a body, for bodies in which not all bytes are progress: comments only keep a connection alive."""
 
     @property
     def fed_at(self) -> float:
-        """When the last such bytes came, or reading began or went on; in monotonic seconds."""
+        """When progress was last made, or reading began or resumed; in monotonic seconds."""
 
     @property
     def awaits_token(self) -> bool:
-        """Tell whether generated text is due and none has come."""
+        """True while generated text is expected and none has come."""
 
     @property
     def ended_at(self) -> float:
-        """When the last word came, after which nothing can be missing; 0: it has not."""
+        """When the final event came, after which nothing can be missing, in monotonic seconds; 0 before."""
 
 
 class Pool(Protocol):
-    """Where exchanges get their connections from, and give them back to."""
+    """The pool to which exchanges return their connections."""
 
     name: str
 
@@ -73,8 +74,8 @@ class Pool(Protocol):
 class Exchange:
     """One request and its response at an upstream.
 
-    Made by `ConnectionPool.open`, which returns when the response's head is there. The body goes to the receiver
-    given to `attach`; until then it is kept.
+    Created by `ConnectionPool.open`, which returns when the response's head has been received. The body goes to the
+    receiver given to `attach`, and is kept until then.
     """
 
     __slots__ = (
@@ -103,25 +104,25 @@ class Exchange:
         self._connection: Connection | None = connection
         self._sender: asyncio.Task[None] | None = None
         self._ended = False
-        self._unsent = True  # a part of the request has yet to be written
+        self._unsent = True  # a part of the request has not been written yet
         self._error: UpstreamError | None = None
         self.is_head_request = method == b"HEAD"
-        self.endless = False  # the whole of it may take any time
-        self.progress: Progress | None = None  # without, every byte is progress
+        self.endless = False  # no total time-out
+        self.progress: Progress | None = None  # None: every byte is progress
         self.status = 0
         self.reason = b""
         self.headers: Headers = []
         self.waited_s = 0.0  # for a connection
-        self.on_released: Callable[[UpstreamError | None], None] | None = None  # told its error, if it had one
-        self._arrival: asyncio.Future[None] | None = None  # what somebody peeks for
+        self.on_released: Callable[[UpstreamError | None], None] | None = None  # called with its error, if any
+        self._arrival: asyncio.Future[None] | None = None  # set while `peek` waits for more of the body
         self.responded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         connection.begin(self)
         self._began_at = self._asked_at = connection.read_at  # which is now
 
     def header(self, name: bytes) -> bytes | None:
-        """Return the value of the header of that (lower-case) name; of several, the last one's.
+        """Return the value of the last header with this name, which is in lower case; None if there is none.
 
-        Few are asked for: a dict of all took longer.
+        Not a dict of all headers, because few are needed, and building it took longer.
         """
         size = len(name)
         for given, value in reversed(self.headers):
@@ -144,12 +145,12 @@ class Exchange:
 
     @property
     def is_readable_stream(self) -> bool:
-        """True when the response is an event stream to an event source (WHATWG HTML, 9.2.3), and not compressed."""
+        """True when the response is an event stream for an EventSource (WHATWG HTML, 9.2.3), and not compressed."""
         return self.status == 200 and self.is_event_stream and not self.is_encoded
 
     @property
     def is_encoded(self) -> bool:
-        """True when the body is in a content coding; `identity`, `none` and an empty value, all seen, are none."""
+        """True when the body has a content coding other than `identity`, `none` or an empty one, all seen in use."""
         if self.header(b"content-encoding") is None:
             return False
         values = [value for name, value in self.headers if name.lower() == b"content-encoding"]
@@ -157,7 +158,7 @@ class Exchange:
 
     @property
     def framed(self) -> bool:
-        """True when the response itself says where its body ends; a close-delimited one can't."""
+        """True when the response tells where its body ends; a close-delimited one does not."""
         if self.bodyless:
             return True
         coding = self.header(b"transfer-encoding")
@@ -171,7 +172,7 @@ class Exchange:
         return self.is_head_request or self.status in _NO_BODY
 
     def send(self, start: bytes, body: bytes | AsyncIterable[bytes], *, chunked: bool) -> None:
-        """Write the request: its head, and its body at once or as it comes."""
+        """Write the request: its head, and its body, at once or piece by piece."""
         assert self._connection is not None
         transport = self._connection.transport
         if isinstance(body, bytes):
@@ -184,35 +185,38 @@ class Exchange:
             self._sender = asyncio.create_task(self._send_pieces(self._connection, body, chunked))
 
     def attach(self, receiver: Receiver, take_events: TakeEvents | None = None) -> None:
-        """Push the body to `receiver` from now on, beginning with what has come already.
+        """Pass the body to `receiver` from now on, beginning with what has been received already.
 
-        `take_events` is asked first, from the second read on.
+        From the second read on, `take_events` is called first with reads that consist of complete events.
         """
         connection = self._connection
         if connection is None:
-            receiver.ended(b"", monotonic(), self._error or _GIVEN_UP)
+            _end(receiver, b"", monotonic(), self._error or _GIVEN_UP)
             return
         data = connection.take()
         if self._ended:
             at, error = connection.read_at, self._error
             self._release()
-            receiver.ended(data, at, error)
+            _end(receiver, data, at, error)
             return
         connection.receiver = receiver
         connection.take_events = take_events
         if data:
-            receiver.received(data, connection.read_at)
+            try:
+                receiver.received(data, connection.read_at)
+            except Exception as fault:
+                self.breaks(receiver, fault)
 
     def redirect(self, take_events: TakeEvents) -> None:
-        """Have another be asked first."""
+        """Replace the `take_events` that was given to `attach`."""
         connection = self._connection
         if connection is not None:
             connection.take_events = take_events
             if connection.on_events is not None:
                 connection.on_events = take_events
 
-    def take_whole(self) -> bytes | None:
-        """Return the body if it is `whole`: the exchange is over then, without a receiver."""
+    def take_complete(self) -> bytes | None:
+        """Return the body if it is `complete`, which ends the exchange without a receiver; otherwise None."""
         connection = self._connection
         if connection is None or not self._ended or self._error is not None:
             return None
@@ -221,9 +225,9 @@ class Exchange:
         return body
 
     async def peek(self, enough: Callable[[bytes], bool]) -> bytes:
-        """Wait until what has come of the body is enough, or the body has ended; return it.
+        """Wait until `enough` returns True for the body so far, or the body has ended; return the body so far.
 
-        It stays for whoever attaches; call it before. Cold: it joins all that has come at every read.
+        The body is kept for `attach`, which must come later. Slow: it joins the body so far at every read.
         """
         while self._connection is not None:
             body = self._connection.kept()
@@ -234,27 +238,27 @@ class Exchange:
         return b""
 
     @property
-    def whole(self) -> bool:
-        """True when the body has come to its proper end, and nobody has attached yet."""
+    def complete(self) -> bool:
+        """True when the body has been received completely and without an error."""
         return self._ended and self._error is None
 
     def put(self, body: bytes) -> None:
-        """Replace a `whole` body."""
+        """Replace a `complete` body."""
         if self._connection is not None:
             self._connection.put(body)
 
     def pause(self) -> None:
-        """Stop reading; the idle time-out waits too."""
+        """Stop reading; the idle time-out does not run meanwhile."""
         if self._connection is not None:
             self._connection.pause()
 
     def resume(self) -> None:
-        """Read on."""
+        """Continue reading."""
         if self._connection is not None:
             self._connection.resume()
 
     def close(self) -> None:
-        """Give the exchange up: close the connection, tell nobody. Nothing, once it has ended."""
+        """Abandon the exchange: close the connection without calling the receiver. No effect once it has ended."""
         if self._connection is not None:
             self._error = self._error or _GIVEN_UP
             self._release()
@@ -262,13 +266,13 @@ class Exchange:
     # For the connection
 
     def arrived(self) -> None:
-        """More of the body has come, or its end, and there is no receiver."""
+        """Wake `peek`: more of the body, or its end, has been received, and there is no receiver."""
         arrival, self._arrival = self._arrival, None
         if arrival is not None and not arrival.done():
             arrival.set_result(None)
 
     def responds(self, status: int) -> None:
-        """The head is there."""
+        """Record that the head has been received."""
         self.status = status
         if self.header(b"transfer-encoding") is not None:
             self._read_coding()
@@ -276,7 +280,7 @@ class Exchange:
             self.responded.set_result(None)
 
     def ends(self, error: UpstreamError | None) -> None:
-        """The response has ended; whoever attaches later is told then."""
+        """Record that the response has ended, and tell the receiver; one that attaches later is told then."""
         connection = self._connection
         if connection is None or self._ended:
             return
@@ -288,12 +292,17 @@ class Exchange:
         elif receiver is not None:
             data, at = connection.take(), connection.read_at
             self._release()
-            receiver.ended(data, at, error)
+            _end(receiver, data, at, error)
         else:
             self.arrived()
 
+    def breaks(self, receiver: Receiver, fault: Exception) -> None:
+        """The receiver has raised an error: it lacks something now, and is given nothing more."""
+        self.close()
+        receiver.failed(fault)
+
     def late(self, now: float, timeouts: Timeouts) -> UpstreamError | None:
-        """Return the time-out that the exchange has run into, if any, or that it is over but for its end."""
+        """Return the time-out that has expired, if any; also if the response does not end after its final event."""
         connection = self._connection
         if connection is None or self._ended:
             return None
@@ -306,7 +315,7 @@ class Exchange:
         progress = self.progress
         if progress is not None and progress.ended_at and now - progress.ended_at >= _MOMENT_S:
             return _OVER
-        if connection.paused:  # by us
+        if connection.paused:  # by the proxy itself
             return None
         token_s, idle_s = timeouts.first_token_s, timeouts.idle_s
         if token_s and progress is not None and progress.awaits_token and now - self._asked_at >= token_s:
@@ -318,14 +327,14 @@ class Exchange:
         return None
 
     def _read_coding(self) -> None:
-        """Drop the length that a transfer coding overrides; end the exchange if the coding can't be read."""
+        """Drop the length that a transfer coding overrides; end the exchange if the coding is not supported."""
         named = [value for name, value in self.headers if name.lower() == b"transfer-encoding"]
         if not {coding.strip().lower() for coding in b",".join(named).split(b",")} <= _TRANSFER_CODINGS:
             self.ends(Garbled("the upstream's response is in a transfer coding that was not asked for"))
         self.headers[:] = [header for header in self.headers if header[0].lower() != b"content-length"]
 
     def _release(self) -> None:
-        """Give the connection back, or have it closed."""
+        """Return the connection to the pool, which keeps or closes it."""
         connection, self._connection = self._connection, None
         assert connection is not None
         sender = self._sender
@@ -333,7 +342,7 @@ class Exchange:
             sender.cancel()
         keep = self._error is None and connection.over and connection.reusable and connection.usable
         if keep and (self._unsent or connection.transport.get_write_buffer_size()):
-            keep = False  # what is left of the request would be taken for the next one, or stand before it
+            keep = False  # the rest of the request would be taken for the next request, or precede it
         self._upstream.released(self, connection, keep)
         if self._arrival is not None:
             self.arrived()
@@ -343,14 +352,14 @@ class Exchange:
     async def _send_pieces(self, connection: Connection, pieces: AsyncIterable[bytes], chunked: bool) -> None:
         try:
             async for piece in pieces:
-                if not connection.quiet:  # read first: who refuses a body may reset the connection on which more comes
+                if not connection.quiet:  # read first: a server that rejects a body may reset the connection
                     await asyncio.sleep(0)
                 if self.status >= 400:
-                    await asyncio.get_running_loop().create_future()  # refused: no more of it, until this is cancelled
+                    await asyncio.get_running_loop().create_future()  # rejected: send no more; waits to be cancelled
                 if piece:
                     connection.transport.write(chunk(piece) if chunked else piece)
                     await connection.drained()
-                    self._asked_at = monotonic()  # a long upload is not a late answer
+                    self._asked_at = monotonic()  # the time of an upload is not part of the response's
             if chunked:
                 connection.transport.write(LAST_CHUNK)
             self._unsent = False
@@ -364,3 +373,11 @@ class Exchange:
         error.blames_upstream = False
         error.status, error.code = fault.status, fault.code
         self.ends(error)
+
+
+def _end(receiver: Receiver, data: bytes, at: float, error: UpstreamError | None) -> None:
+    """Tell a receiver that its body has ended; or, if it raises, that it has failed."""
+    try:
+        receiver.ended(data, at, error)
+    except Exception as fault:
+        receiver.failed(fault)

@@ -1,8 +1,8 @@
-"""Sending a request upstream: to which of several upstreams, and once more if that is worth it.
+"""Sends a request to one of several upstreams, and retries it where that is useful.
 
-A request is sent again only while nothing of an answer has reached its client, and only when it has cost nothing:
-when no connection was made; when the answer is a refusal that Qwen's table calls transient, with a status that is
-configured; when it refuses a key of ours and a spare has another. What is not configured costs a request nothing.
+A request is retried only before any part of a response has reached its client, and only if the attempt was free of
+charge: if no connection was made; if the error is transient by the table of Qwen's error codes and has a configured
+status; or if the proxy's own key was refused and a spare has another. Without retries there is no overhead.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from proxy.upstream.upstream import Attempt, Upstream, UpstreamRequest
 from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
 from proxy.wire.sse import Splitter
 
-_REFUSAL_BYTES = 64 * 1024  # more than that is no refusal
-_REFUSAL_S = 5.0  # a refusal comes whole; what does not is passed on as it comes
-_BUSY_S = 1.0  # before the first retry of what no answer came to
+_REFUSAL_BYTES = 64 * 1024  # a larger response is not inspected
+_REFUSAL_S = 5.0  # for an error response to be complete; after it, the response is forwarded uninspected
+_BUSY_S = 1.0  # the ceiling of the wait before the first retry if there was no connection
 
 OpenExchange = Callable[[UpstreamRequest], Awaitable[Exchange]]
-"""Sends a request upstream; what is returned waits for the head of the answer, as UpstreamGroup.open does."""
+"""Sends a request upstream; awaiting the result waits for the head of the response, as in UpstreamGroup.open."""
 
 
 class Retries(NamedTuple):
-    """When a request is sent upstream once more, and how long to wait between attempts, in seconds."""
+    """When a request is retried, and how long to wait between attempts, in seconds."""
 
     attempts: int = 0
     statuses: tuple[int, ...] = (429, 503)
@@ -41,7 +41,7 @@ class Retries(NamedTuple):
 
 
 class UpstreamGroup:
-    """An upstream and its spares, as one."""
+    """An upstream and its spares, used as one."""
 
     def __init__(
         self,
@@ -52,34 +52,34 @@ class UpstreamGroup:
         bases: Sequence[bytes] = (),
         unwraps: bool = False,
     ) -> None:
-        """`retried` counts, by reason, what is sent once more; `unwraps`: refusals framed as SSE become JSON.
+        """`retried` counts retries by reason; `unwraps`: error responses that are framed as SSE become JSON.
 
-        `bases`, one for each upstream, are the paths of the API there. Targets are made for the first.
+        `bases` has the path of the API at each upstream. The targets of requests are those of the first upstream.
         """
         self.upstreams = upstreams
         self._bases = dict(zip((upstream.name for upstream in upstreams), bases, strict=False))
         self.retries = retries
         self.retried = retried
         self.unwraps = unwraps
-        # Answers are looked into only where something depends on them.
+        # Responses are inspected only if something depends on it.
         self.judges = retries.attempts > 0 or len(upstreams) > 1
         only = not (self.judges or unwraps) and upstreams[0].at_once
-        self._only = upstreams[0] if only else None  # then nothing is between a request and it
+        self._only = upstreams[0] if only else None  # not None: requests go to it directly
 
     def open(self, request: UpstreamRequest) -> Awaitable[Exchange]:
-        """Send a request; what is returned waits for the head of the answer that its client gets.
+        """Send a request; awaiting the result waits for the head of the response for the client.
 
-        Raises, then: UpstreamError, RateLimited, Overloaded.
+        Awaiting raises: UpstreamError, RateLimited, Overloaded.
         """
         if self._only is not None and not request.unwraps:
             return self._only.send(request)
         return _Attempts(self, request).open()
 
     def choose(self, tried: list[Upstream]) -> Upstream:
-        """Return the upstream whose turn it is, by weight; one of weight 0 only where no other may be asked.
+        """Return the upstream whose turn it is, by weight; one of weight 0 only if no other is available.
 
-        One that this request has not tried comes first, then one that it need not wait for.
-        Raises: Overloaded, when no breaker lets it through.
+        Upstreams that this request has not tried yet are preferred, then those with a free place.
+        Raises: Overloaded, if no breaker allows a request.
         """
         upstreams = self.upstreams
         if len(upstreams) == 1:
@@ -88,7 +88,7 @@ class UpstreamGroup:
         may = [upstream for upstream in upstreams if upstream.allows(now)]
         if not may:
             soonest_s = min(upstream.breaker.opens_in_s(now) for upstream in upstreams if upstream.breaker is not None)
-            error = Overloaded(f"all {len(upstreams)} upstreams have failed of late", max(1, round(soonest_s)))
+            error = Overloaded(f"all {len(upstreams)} upstreams have failed recently", max(1, round(soonest_s)))
             error.retried = bool(tried)
             raise error
         may = [upstream for upstream in may if upstream not in tried] or may
@@ -96,24 +96,24 @@ class UpstreamGroup:
         return by_weight([upstream for upstream in may if upstream.free(now)] or may)
 
     def readdressed(self, request: UpstreamRequest, upstream: Upstream) -> UpstreamRequest:
-        """Return a request as it goes to one of them."""
+        """Return a request with the target that it has at one of the upstreams."""
         first, here = self._bases.get(self.upstreams[0].name), self._bases.get(upstream.name)
         if first is None or here is None or first == here or not request.target.startswith(first):
             return request
         return replace(request, target=here + request.target[len(first) :])
 
     def allows(self, now: float) -> bool:
-        """Tell whether any of them may be asked at a time, as far as is known."""
+        """Return whether the breaker of any upstream allows a request at a time, as far as is known."""
         return any(upstream.allows(now) for upstream in self.upstreams)
 
     def untried(self, tried: Sequence[Upstream]) -> bool:
-        """Tell whether there is an upstream that may be asked and has not been."""
+        """Return whether there is an upstream that is available and has not been tried."""
         now = monotonic()
         return any(upstream.allows(now) for upstream in self.upstreams if upstream not in tried)
 
 
 class _Attempts:
-    """One request's tries."""
+    """The attempts of one request."""
 
     __slots__ = ("_backoff", "_group", "_request", "_tried", "_tries")
 
@@ -123,17 +123,17 @@ class _Attempts:
         self._request = request
         self._backoff = Backoff(retries.attempts, retries.wait_max_s, retries.total_s, random.random)
         self._tried: list[Upstream] = []
-        self._tries = 0  # what was sent, or was to be sent had there been a connection
+        self._tries = 0  # attempts, including those without a connection
 
     async def open(self) -> Exchange:
-        """Try until there is an answer to keep. Raises: UpstreamError, RateLimited, Overloaded."""
+        """Send the request until there is a response to keep. Raises: UpstreamError, RateLimited, Overloaded."""
         tried = self._tried
         while True:
             upstream = self._group.choose(tried)
             tried.append(upstream)
             try:
                 exchange, attempt = await upstream.open(self._group.readdressed(self._request, upstream))
-            except (RateLimited, Overloaded):  # by the queue before it: nothing has been sent
+            except (RateLimited, Overloaded):  # by its queue: nothing has been sent
                 if not self._group.untried(tried):
                     raise
                 continue
@@ -154,7 +154,7 @@ class _Attempts:
                 await asyncio.sleep(wait_s)
 
     async def _look(self, exchange: Exchange, attempt: Attempt | None) -> tuple[float | None, str]:
-        """Look at an answer; return how long to wait before it is asked for again, None to keep it, and why."""
+        """Inspect a response; return how long to wait before a retry, or None to keep it, and the reason."""
         try:
             refusal = await _refusal(exchange, in_stream=self._request.generation and self._group.judges)
         except BaseException:
@@ -174,18 +174,18 @@ class _Attempts:
 
     def _wait_for(self, refusal: Refusal, verdict: Trouble, after_s: float | None) -> float | None:
         if self._request.once or not isinstance(self._request.body, bytes):
-            return None  # it is gone
+            return None  # a body that came in pieces can't be sent again
         if verdict.wait_s is not None and refusal.status in self._group.retries.statuses:
             return self._wait_s(verdict.wait_s, after_s)
         own_key_refused = verdict.fault is Fault.ACCOUNT and not verdict.transient and self._tried[-1].has_key
         if own_key_refused and self._group.untried(self._tried):
-            return self._wait_s(0)  # another key may do
+            return self._wait_s(0)  # another key may work
         return None
 
     def _wait_s(self, first_s: float, after_s: float | None = None) -> float | None:
-        """Return the wait before the next try: none before an upstream that has not been asked yet.
+        """Return the wait before the next attempt in seconds: 0 if there is an upstream that was not tried yet.
 
-        None when no upstream may be asked even then: what there is tells the client more than that.
+        None if there is no attempt left, or no upstream would be available by then: then this error tells more.
         """
         if self._group.untried(self._tried):
             return self._backoff.wait_s(self._tries, 0)
@@ -193,11 +193,11 @@ class _Attempts:
         return None if wait_s is None or not self._group.allows(monotonic() + wait_s) else wait_s
 
     def _finish(self, exchange: Exchange, refusal: Refusal, verdict: Trouble) -> None:
-        """Make the last answer what its client gets."""
+        """Prepare the last response for the client."""
         if self._tries > 1 and verdict.transient:
             exchange.headers.append((b"x-should-retry", b"false"))
         unwraps = self._request.unwraps or (self._group.unwraps and self._request.generation)
-        if unwraps and (refusal.framed or exchange.is_event_stream) and refusal.body and exchange.whole:
+        if unwraps and (refusal.framed or exchange.is_event_stream) and refusal.body and exchange.complete:
             exchange.put(refusal.body)
             kept = [h for h in exchange.headers if h[0].lower() not in (b"content-type", b"content-length")]
             length = (b"Content-Length", b"%d" % len(refusal.body))
@@ -205,7 +205,7 @@ class _Attempts:
 
 
 def erred(upstream: Upstream, failure: Failure) -> None:
-    """Let an upstream's breaker know of the error with which a stream ended."""
+    """Report the error with which a stream ended to its upstream's breaker."""
     if upstream.breaker is not None:
         fault = trouble(failure.status or 200, failure.code).fault
         if fault is Fault.UPSTREAM or (fault is Fault.ACCOUNT and upstream.has_key):
@@ -213,7 +213,7 @@ def erred(upstream: Upstream, failure: Failure) -> None:
 
 
 def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
-    """Return whose turn it is: each as often as its weight says, and evenly spread.
+    """Return the upstream whose turn it is; turns are proportional to the weights, and evenly spread.
 
     Smooth weighted round robin, as in nginx (commit 52327e0627f4).
     """
@@ -225,7 +225,7 @@ def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
 
 
 async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
-    """Return what an answer refuses, `in_stream` also in the first frames of a stream; None if it does not."""
+    """Return the error in a response, if `in_stream` also from the first frames of a stream; None if it has none."""
     if exchange.status >= 400:
         enough = _too_large
     elif in_stream and exchange.is_event_stream:
@@ -238,7 +238,7 @@ async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
     except TimeoutError:
         body = b""
     if exchange.status >= 400:
-        return read(exchange.status, body if exchange.whole else b"")
+        return read(exchange.status, body if exchange.complete else b"")
     for frame in Splitter(len(body) + 1).feed(body) if body else ():
         if (found := reported(frame)) is not None:
             return Refusal(found.status or exchange.status, found.code, found.body, framed=True)
@@ -254,7 +254,7 @@ def _has_frame(body: bytes) -> bool:
 
 
 def _judge(attempt: Attempt | None, verdict: Trouble, after_s: float | None, *, has_key: bool) -> None:
-    """Tell the breaker what a refusal says of the upstream: nothing, where it is about the caller's own key."""
+    """Report an error response to the breaker; one about the caller's own key is no outcome."""
     if attempt is None:
         return
     if verdict.fault is Fault.CALLER:
@@ -266,7 +266,7 @@ def _judge(attempt: Attempt | None, verdict: Trouble, after_s: float | None, *, 
 
 
 class _Nobody:
-    """Takes the rest of an answer that is not wanted, so that its connection serves the next request."""
+    """A Receiver that ignores the body, so that its connection can be used for the next request."""
 
     def received(self, data: bytes, at: float) -> None:
         pass
@@ -274,9 +274,12 @@ class _Nobody:
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         pass
 
+    def failed(self, fault: Exception) -> None:
+        pass
+
 
 def _drop(exchange: Exchange) -> None:
-    if exchange.whole:
+    if exchange.complete:
         exchange.attach(_Nobody())
     else:
         exchange.close()

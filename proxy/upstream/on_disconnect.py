@@ -22,7 +22,7 @@ class OnDisconnect(NamedTuple):
         return cls(float(match[1] or 0))
 
     def or_longer(self, other: "OnDisconnect") -> "OnDisconnect":
-        """Return the more patient of two."""
+        """Return the policy that waits longer."""
         if self.grace_s is None or other.grace_s is None:
             return OnDisconnect(None)
         return OnDisconnect(max(self.grace_s, other.grace_s))

@@ -1,9 +1,8 @@
-"""The way up: one request to an upstream and its response, pushed to a receiver as it is read.
+"""The connections to one server: opens them, sends requests on them, and keeps them for later requests.
 
-aiohttp's connector makes the connections: TLS, DNS, happy eyeballs, outbound proxies; the loop itself where none of
-these is needed. On a connection that aiohttp lends, a Connection takes the place of its protocol and keeps it for many
-requests. httptools (llhttp) parses. So a read from the socket reaches the log in the same turn of the loop: no task,
-no future, no timer per read, and no private attribute of aiohttp.
+aiohttp's connector opens the connections, with TLS, DNS, happy eyeballs and outbound proxies; the event loop does
+where none of these is needed. On a connection from aiohttp, a Connection replaces aiohttp's protocol, and keeps the
+connection for many requests. No private attribute of aiohttp is used.
 """
 
 import asyncio
@@ -46,32 +45,32 @@ class ConnectionPool:
         outbound_proxy: str | None = None,
         are_descriptors_out: Callable[[], bool] = bool,
     ) -> None:
-        """Call within a running loop. `max_connections` 0 is no limit.
+        """Must be called within a running loop. `max_connections` 0 is no limit.
 
-        `are_descriptors_out`: no connection is to be made, because others need the last file descriptors.
+        `are_descriptors_out` returns whether no connection may be made: others need the last file descriptors.
         """
         self._are_descriptors_out = are_descriptors_out
         self.name = name  # as it is configured
         self.timeouts = timeouts
         self.active: set[Exchange] = set()
-        self.retries = 0  # requests sent once more
+        self.retries = 0  # requests sent again on a new connection
         origin = URL(url).origin()
         port = "" if origin.is_default_port() else f":{origin.port}"
-        # And the first header. Without a zone, which means something on this machine only (RFC 6874 section 1).
+        # With the first header. Without an IPv6 zone, which has a meaning on this machine only (RFC 6874 section 1).
         self._version = f" HTTP/1.1\r\nHost: {_ZONE.sub('', origin.host_subcomponent or '')}{port}".encode()
         self._keepalive_s = keepalive_s
         self._max_connections = max_connections
         self._room = asyncio.Semaphore(max_connections) if max_connections else None
-        self._idle: deque[Connection] = deque()  # the one used last, last
+        self._idle: deque[Connection] = deque()  # the most recently used one is the last
         self._connector = aiohttp.TCPConnector(limit=0)
         self._connect_timeout = aiohttp.ClientTimeout(total=None, connect=timeouts.connect_s or None)
-        # The connector asks a request only where to connect to; one for the origin serves all.
+        # The connector reads only the address from a request, so one request for the origin is enough.
         self._address = aiohttp.ClientRequest(
             "GET", origin, ssl=ssl_context or True, proxy=URL(outbound_proxy) if outbound_proxy else None
         )
-        # An http:// upstream behind a proxy is asked for with the absolute form (RFC 9112 section 3.2.2).
+        # Requests to an http:// upstream behind a proxy have the absolute form (RFC 9112 section 3.2.2).
         self._absolute = str(origin).rstrip("/").encode() if outbound_proxy and origin.scheme == "http" else b""
-        # Where there is no name to resolve, no TLS and no proxy there is no need of aiohttp's: 50 us instead of 200.
+        # Without a name to resolve, TLS, or a proxy, aiohttp's connector is not needed: 50 us instead of 200.
         host, number = origin.host, origin.port
         plain = origin.scheme == "http" and not outbound_proxy
         self._direct = (host, number) if plain and host and number and _is_address(host) else None
@@ -87,15 +86,14 @@ class ConnectionPool:
         *,
         chunked: bool = False,
     ) -> Exchange:
-        """Send a request; return when the head of its response is there.
+        """Send a request; return when the head of its response has been received.
 
-        A pooled connection that is found closed before a byte is written on it is passed over, whatever is asked.
-        The upstream may close one at the same moment, too. Then it may have begun to work on what was written, so only
-        a GET, HEAD or OPTIONS to which no byte of a response came is sent once more, on a new connection (RFC 9110
-        section 9.2.2).
+        A pooled connection that turns out to be closed before the request is written is skipped, for any request. If
+        the upstream closes it later, it may have begun to process the request; then only a GET, HEAD or OPTIONS that
+        got no byte of a response is sent again, on a new connection (RFC 9110 section 9.2.2).
         Raises: Unreachable, UpstreamTimeout, Truncated, Garbled.
         """
-        repeatable = method in _SAFE and isinstance(body, bytes)  # a body in pieces is gone
+        repeatable = method in _SAFE and isinstance(body, bytes)  # a body in pieces can't be sent again
         line = b"%b %b%b%b" % (method, self._absolute, target, self._version)
         for pooled in (True, False):
             began_at = monotonic()
@@ -154,7 +152,7 @@ class ConnectionPool:
         return len(self._idle)
 
     def _pooled(self, now: float) -> Connection | None:
-        """Return the connection used last, if one is idle: the others may then expire."""
+        """Return the idle connection used most recently, so that the others can expire; None if there is none."""
         idle = self._idle
         while idle:
             connection = idle.pop()
@@ -172,7 +170,7 @@ class ConnectionPool:
             async with asyncio.timeout(self.timeouts.connect_s or None):
                 await room.acquire()
         except TimeoutError as exc:
-            message = f"all {self._max_connections} connections were taken for {self.timeouts.connect_s:g} s"
+            message = f"all {self._max_connections} connections were in use for {self.timeouts.connect_s:g} s"
             raise ConnectTimeout(message) from exc
 
     async def _connect(self) -> Connection:
@@ -184,7 +182,7 @@ class ConnectionPool:
                 return Connection(lent)
             async with asyncio.timeout(self.timeouts.connect_s or None):
                 loop = asyncio.get_running_loop()
-                _, connection = await loop.create_connection(Connection, *self._direct)  # type: ignore[type-var]  # not by its base
+                _, connection = await loop.create_connection(Connection, *self._direct)  # type: ignore[type-var]  # it is a Protocol, but not by inheritance
                 return connection
         except BaseException as exc:
             if self._room is not None:
@@ -199,14 +197,14 @@ class ConnectionPool:
             raise
 
     async def _watch_time(self) -> None:
-        """End what is late, and idle connections that are. One timer for all, and none that is set per read."""
+        """End exchanges and idle connections whose time-outs have expired; one timer for all, and none for a read."""
         shortest = min(filter(None, (*self.timeouts[1:], self._keepalive_s)), default=10.0)
         every_s = min(1.0, max(0.02, shortest / 20))
         while True:
             began_at = monotonic()
             await asyncio.sleep(every_s)
             if monotonic() - began_at > 2 * every_s:
-                # The process was stopped, or its loop held up: what came meanwhile is read before anything is late.
+                # The process was stopped, or its loop blocked: first read what came meanwhile.
                 await asyncio.sleep(every_s)
             self._end_late(monotonic())
 

@@ -1,12 +1,22 @@
-"""The one writer of a stream: what its exchange receives, it cuts into frames and appends.
+"""The one writer of a stream: it cuts what its exchange receives into frames and appends them to the log.
 
-It also decides how the stream ended (law 7), and measures it. Hot path: `received`.
+It also decides how the stream ended (law 7), and measures it. Hot paths: `take_events`, `received`.
 """
 
 from collections.abc import Callable
 from time import monotonic
 
-from proxy.stream.endings import CLIENT_GONE, COMPLETE, FRAME_LIMIT, UPSTREAM_ERROR, UPSTREAM_RESET, Ending, ending_of
+from proxy.stream.endings import (
+    CLIENT_GONE,
+    COMPLETE,
+    FRAME_LIMIT,
+    INTERNAL_ERROR,
+    UPSTREAM_ERROR,
+    UPSTREAM_RESET,
+    Ending,
+    ending_of,
+)
+from proxy.stream.faults import log_fault
 from proxy.stream.stream import Stream
 from proxy.upstream.bypass import Bypass
 from proxy.upstream.connection import LONG_READ
@@ -26,6 +36,7 @@ class Pump(StreamWriter):
         "_at_frame",
         "_count",
         "_hides",
+        "_lost",
         "_max_frame_bytes",
         "_reader",
         "_splitter",
@@ -48,15 +59,16 @@ class Pump(StreamWriter):
         self.overhead = overhead
         self._splitter = Splitter(max_frame_bytes)
         self._max_frame_bytes = max_frame_bytes
-        self.ended_at = 0.0  # when the dialect's last word came
+        self.ended_at = 0.0  # when the dialect's final event came
         self._at_frame = False  # the next read begins a frame
+        self._lost = False  # the dialect has failed to read a frame: it knows no more how the stream ends
         self._count = stream.vitals.times.append
         self._reader = stream.vitals.reader
         self.is_ordinary: Callable[[bytes], bool] = self._reader.ordinary
-        self._hides = stream.dialect.frames.only_counts if hides_usage else None  # tells of a frame nobody asked for
+        self._hides = stream.dialect.frames.only_counts if hides_usage else None  # whether to hide a frame
 
     def start(self, exchange: Exchange) -> None:
-        """Take the exchange's body from now on."""
+        """Receive the exchange's body from now on."""
         self._exchange = exchange
         self.stream.fed_at = monotonic()
         exchange.progress = self
@@ -65,12 +77,16 @@ class Pump(StreamWriter):
     # Receiver
 
     def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
-        """Take a read that is whole frames, none of them a comment, as almost all are: the short way."""
+        """Append a read that consists of complete frames without comments, as almost all do: the fast path."""
         if not self._at_frame or len(chunks) > self._max_frame_bytes:
             return False
         stream = self.stream
         end = stream.extend(frames, chunks)
-        if len(frames) == 1 and self.is_ordinary(frames[0]):
+        try:
+            ordinary = len(frames) == 1 and self.is_ordinary(frames[0])
+        except Exception as fault:
+            ordinary = self.lose(fault)
+        if ordinary:
             stream.fed_at = at
             self._count(at)
         else:
@@ -81,7 +97,7 @@ class Pump(StreamWriter):
         return True
 
     def bypassed(self, frames: list[bytes], times: list[float], at: float) -> None:
-        """Take frames that were sent on, the last one at a time, those with text among them at these."""
+        """Append frames that a Bypass forwarded; the last one came `at`, those with text at `times`."""
         stream = self.stream
         stream.fed_at = at
         self._vitals.times += times
@@ -119,9 +135,9 @@ class Pump(StreamWriter):
             self.stop(FRAME_LIMIT.saying(exc.message))
             return
         tail = self._splitter.tail
-        self._vitals.note(frames, at, self._vitals.times)
+        self._hear(frames, at, self._vitals.times)
         if error is None and tail.strip() and self._is_whole(tail, at):
-            frames.append(tail)  # it lacks only its blank line
+            frames.append(tail)  # only its blank line is missing
             tail = b""
         if self._hides is not None:
             frames = self._shown(frames)
@@ -136,58 +152,76 @@ class Pump(StreamWriter):
 
     @property
     def awaits_token(self) -> bool:
-        return not self._vitals.first_token_at
+        return not (self._vitals.first_token_at or self._lost)
 
     # Writer
 
     def resume(self) -> None:
-        self.stream.fed_at = monotonic()  # the silence was ours
+        self.stream.fed_at = monotonic()  # the pause was not the upstream's
         super().resume()
 
     def last_left(self) -> None:
-        """Close upstream at once, after the grace, or not at all."""
-        if not self._reader.ended:  # openai-python 3.x leaves straight after [DONE]: that is an end, not an abort,
-            super().last_left()  # and the exchange is over in a moment
+        """Close the upstream connection at once, after the grace period, or not at all."""
+        # openai-python 3.x disconnects right after [DONE]: the stream is complete then, and the exchange ends in a
+        # moment.
+        if self._lost or not self._reader.ended:
+            super().last_left()
 
     def given_up(self) -> Ending:
-        """A stream that has failed by then has failed."""
-        return CLIENT_GONE if self._reader.failure is None else self._judge(None, b"")
+        """Return how the stream ends when nobody wants it any more: with its own failure, if it has failed already."""
+        return CLIENT_GONE if self._reader.failure is None and not self._lost else self._judge(None, b"")
 
     def _shown(self, frames: list[bytes]) -> list[bytes]:
-        """Keep back the usage that was asked for by the proxy alone: the one exception to law 1, off by default."""
+        """Return frames without the usage that only the proxy requested: the one exception to law 1, off by default."""
         hides = self._hides
         return frames if hides is None else [frame for frame in frames if not hides(frame)]
 
     def _now_and_then(self, at: float) -> None:
-        """Do what need not be done with every read: when another 64 frames are in the log."""
+        """Do what is not needed for every read; called after every 64 frames."""
         self.overhead(monotonic() - at)
         self._vitals.fold()
         self.stream.take_stock()
         self._try_bypass()
 
     def _try_bypass(self) -> None:
-        """Have the one follower, if there is just one, get events past the log."""
+        """Start a bypass of the log if the stream has just one follower."""
         stream, exchange = self.stream, self._exchange
         if stream.bypass is not None or exchange is None or not self._at_frame or self._max_frame_bytes < LONG_READ:
             return
-        if not self._vitals.first_token_at:
+        if self._lost or not self._vitals.first_token_at:
             return
         follower = stream.lone_follower()
-        found = None if follower is None else follower.sink.transport()
+        found = None if follower is None else follower.transport()
         if found is not None and found[1]:
             stream.bypass = Bypass(self, exchange, found[0])
 
     def note(self, frames: list[bytes], at: float, times: list[float]) -> None:
-        """Take in what frames say that are not just ordinary; append to `times` when those with text came."""
-        if self._vitals.note(frames, at, times):
+        """Read frames that are not ordinary; append `at` to `times` for each with text."""
+        if self._hear(frames, at, times):
             self.stream.fed_at = at
-        if self._reader.ended or self._reader.failure is not None:
+        if not self._lost and (self._reader.ended or self._reader.failure is not None):
             self._conclude(at)
 
-    def _conclude(self, at: float) -> None:
-        """Keep nobody waiting who has all of the answer, or what failed of it; the response itself may go on.
+    def _hear(self, frames: list[bytes], at: float, times: list[float]) -> bool:
+        """Take the same in, if the dialect can read it; return whether any frame has data."""
+        if not self._lost:
+            try:
+                return self._vitals.note(frames, at, times)
+            except Exception as fault:
+                self.lose(fault)
+        return True
 
-        After the last word the upstream is left a moment to end it, so that its connection serves the next request.
+    def lose(self, fault: Exception) -> bool:
+        """Know no more what the stream says: it goes on for its followers, but is no success. Return False."""
+        log_fault(f"the reader of dialect {self.stream.dialect.name}", fault)
+        self._lost = True
+        self.is_ordinary = _never
+        return False
+
+    def _conclude(self, at: float) -> None:
+        """End the responses to followers after the final event or a failure, though the upstream's may go on.
+
+        After the final event the upstream gets a moment to end its response, so that its connection can be reused.
         """
         said, first = self._reader, not self.ended_at
         if said.ended:
@@ -200,19 +234,21 @@ class Pump(StreamWriter):
             self.stream.conclude_after(self._judge(None, b""), _USAGE_S)
 
     def _is_whole(self, tail: bytes, at: float) -> bool:
-        """Take note of an unterminated tail; tell whether it lacks only its blank line.
+        """Read an unterminated tail; return whether it is a frame of which only the blank line is missing.
 
-        So it is if it ends a line, or says that all is over.
+        That is so if its last line is terminated, or if it is a final event or an error.
         """
         known = self._reader.ended, self._reader.failure
-        self._vitals.note([tail], at, self._vitals.times)
+        self._hear([tail], at, self._vitals.times)
         return tail.endswith((b"\n", b"\r")) or known != (self._reader.ended, self._reader.failure)
 
     def _judge(self, error: UpstreamError | None, tail: bytes) -> Ending:
-        """Decide how the stream ended, from what it said and from how its response ended."""
+        """Decide how the stream ended, from its frames and from how its response ended."""
         said, failure = self._reader, self._reader.failure
+        if self._lost:
+            return INTERNAL_ERROR._replace(clean=error is None and not tail.strip(), unrecognised=True)
         if failure is not None:
-            # Mode raw ends as the response did; modes of events say what its clients would not take for an error.
+            # Mode raw ends as the response did; other modes send an error if clients would not recognise this one.
             clean = said.ended or (error is None and not tail.strip())
             message = f"the upstream reported an error: {failure.reason}"
             return UPSTREAM_ERROR.saying(message)._replace(clean=clean, unrecognised=not failure.recognised)
@@ -221,11 +257,11 @@ class Pump(StreamWriter):
         if error is not None and not said.ended:
             return ending_of(error)
         if tail.strip() and not said.ended:
-            return UPSTREAM_RESET.saying(f"the upstream ended within a frame, {len(tail)} bytes of it came")
+            return UPSTREAM_RESET.saying(f"the upstream ended within a frame, of which {len(tail)} bytes came")
         if said.brought and said.finished:
             return COMPLETE
-        # A response of a known length ended as it should, and so does mode raw. Nothing tells a close-delimited one
-        # that is whole from one that broke off, but its own last word.
+        # A response of known length was complete, so mode raw ends cleanly. A close-delimited one may have been cut
+        # off: only a final event shows that it is complete.
         clean = said.ended or self._exchange is None or self._exchange.framed
         what = "finished" if said.brought else "begun"
         message = f"the upstream ended its response before the answer had {what}"
@@ -239,3 +275,8 @@ class Pump(StreamWriter):
         """End the stream with its last frames; only the first call counts."""
         self._vitals.fold()
         super().seal(ending, frames, tail)
+
+
+def _never(frame: bytes) -> bool:
+    """Take no frame for an ordinary one."""
+    return False

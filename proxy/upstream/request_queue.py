@@ -1,8 +1,8 @@
-"""Who may ask an upstream next, when it may be asked only so often, or by so many at once.
+"""Decides which request may be sent next to an upstream whose rate or number of concurrent requests is limited.
 
-Pure: time is handed in, in monotonic seconds, and who is admitted is told by a call. Callers take turns, whoever of
-them has many requests; within one caller, who came first goes first. Nobody overtakes who waits, and nobody's place
-is lost but by leaving.
+Pure: the time is a parameter, in monotonic seconds, and a callback reports that a request is admitted. Callers take
+turns, however many requests each has; the requests of one caller are admitted in order. A new request never overtakes
+those that wait, and a request keeps its place until it is admitted or leaves.
 """
 
 import math
@@ -28,7 +28,7 @@ class _Window:
 
     def __init__(self, limit: int, span_s: float) -> None:
         self._span_s = span_s
-        self._went_at: deque[float] = deque(maxlen=limit)  # full: the first of them holds the next one back
+        self._went_at: deque[float] = deque(maxlen=limit)  # if full, the next one waits for the first to expire
 
     def free_at(self) -> float:
         full = len(self._went_at) == self._went_at.maxlen
@@ -39,36 +39,36 @@ class _Window:
 
 
 class RequestQueue:
-    """The queue before one upstream: its limits, and who waits for them, by caller."""
+    """The queue of one upstream: its limits, and the requests that wait, by caller."""
 
     __slots__ = ("_lines", "_max_concurrent", "_per_minute", "_running", "_size", "_windows", "waiting")
 
     def __init__(self, *, max_concurrent: int, per_minute: int, size: int) -> None:
-        """`size` may wait; 0 for the limits is none.
+        """`size` requests may wait; `max_concurrent` and `per_minute` 0 are no limit.
 
-        Qwen enforces a rate per minute within each second, too: a sixtieth of it.
+        Qwen also enforces a sixtieth of the rate per minute within each second.
         """
         self._max_concurrent = max_concurrent or math.inf
         self._per_minute = per_minute
         self._windows = [_Window(per_minute, 60.0), _Window(math.ceil(per_minute / 60), 1.0)] if per_minute else []
         self._size = size
         self._running = 0
-        self._lines: dict[bytes, dict[Ticket, None]] = {}  # whose turn is next, first
+        self._lines: dict[bytes, dict[Ticket, None]] = {}  # the next caller first
         self.waiting = 0
 
     @property
     def running(self) -> int:
-        """How many were admitted and have not been released."""
+        """The number of requests that were admitted and have not been released."""
         return self._running
 
     def free(self, now: float) -> bool:
-        """Tell whether a newcomer would go at once."""
+        """Return whether a new request would be admitted at once."""
         return not self.waiting and self._may_go(now)
 
     def enter(self, caller: bytes, now: float, admit: Callable[[], None]) -> Ticket | None:
-        """Return a place, admitted already if nobody waits and the limits allow it; None when the queue is full.
+        """Return a place, admitted already if no request waits and the limits allow it; None if the queue is full.
 
-        `admit` is called once for a place that had to wait, within a later `advance`.
+        `admit` is called once, within a later `advance`, if the request has to wait.
         """
         ticket = Ticket(caller, admit)
         if self.free(now):
@@ -81,25 +81,25 @@ class RequestQueue:
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """Give up a place that waits; nothing for one that does not."""
+        """Give up a place that waits; has no effect on others."""
         line = self._lines.get(ticket.caller)
         if line is not None and ticket in line:
             self._remove(ticket, line)
 
     def release(self) -> None:
-        """One who was admitted is done; `advance` then lets the next one in."""
+        """Record that an admitted request has ended; call `advance` then, to admit the next one."""
         self._running -= 1
 
     def advance(self, now: float) -> float | None:
-        """Admit all that the limits allow.
+        """Admit as many requests as the limits allow.
 
-        Returns when to advance again, if somebody then may go without anybody being released before.
+        Return when to advance again; None if no request can be admitted before another one is released.
         """
         while self.waiting and self._may_go(now):
             caller, line = next(iter(self._lines.items()))
             ticket = next(iter(line))
             self._remove(ticket, line)
-            if line:  # the others first
+            if line:  # behind the other callers
                 self._lines[caller] = self._lines.pop(caller)
             self._go(ticket, now)
             ticket.admit()
@@ -108,7 +108,10 @@ class RequestQueue:
         return self._free_at()
 
     def expected_wait_s(self, now: float) -> float:
-        """Return how long a newcomer would wait for the rate; others' ends may take longer, and can't be foretold."""
+        """Return how long a new request would wait for the rate limit, in seconds.
+
+        Waiting for other requests to end is not included, as it can't be predicted.
+        """
         if not self._per_minute:
             return 0.0
         return max(0.0, self._free_at() - now) + self.waiting * 60 / self._per_minute

@@ -1,4 +1,4 @@
-"""Where requests go, how long they may take, what is done when they fail: these tables of the configuration."""
+"""The configuration's tables of upstreams, their time-outs, retries, and circuit breakers."""
 
 import re
 from typing import Annotated
@@ -15,7 +15,7 @@ _PATH = re.compile(f"(?:/{SEGMENT})+/?")
 
 
 class UpstreamConfig(Table):
-    """Where Qwen is, and with whose key."""
+    """The address of an upstream, its key, and its limits."""
 
     url: str = presets.resolve(presets.DEFAULT)
     key: SecretStr = SecretStr("")
@@ -58,7 +58,7 @@ class UpstreamConfig(Table):
 
 
 class TimeoutsConfig(Table):
-    """Seconds; 0 is no limit."""
+    """Time-outs in seconds; 0 is no limit."""
 
     connect_s: Seconds = 10
     first_byte_s: Seconds = 300
@@ -68,7 +68,7 @@ class TimeoutsConfig(Table):
 
 
 class RetriesConfig(Table):
-    """When a request is sent upstream once more, and how it is waited."""
+    """When a request is retried, and how long to wait between attempts."""
 
     attempts: Annotated[int, Field(ge=0, le=10)] = 0
     statuses: tuple[int, ...] = (429, 503)
@@ -80,12 +80,12 @@ class RetriesConfig(Table):
     def _may_pass(cls, statuses: tuple[int, ...]) -> tuple[int, ...]:
         for status in statuses:
             if status != 429 and not 500 <= status <= 599:
-                raise ValueError(f"{status} is neither 429 nor 500 to 599")
+                raise ValueError(f"{status} is not allowed; only 429 and 500 to 599 are")
         return statuses
 
 
 class BreakerConfig(Table):
-    """When an upstream that has spares is left alone."""
+    """When an upstream that has spares gets no requests for a while."""
 
     failures: Count = 5
     window_s: Seconds = 30
@@ -93,10 +93,10 @@ class BreakerConfig(Table):
 
 
 def http_url(url: str) -> str:
-    """Return a URL without its last slashes. Raises: ValueError, which does not quote it: it may hold a password."""
+    """Return a URL without trailing slashes. Raises: ValueError, which does not quote it: it may contain a password."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("not an http:// or https:// URL with a host")
     if parts.query or parts.fragment:
-        raise ValueError("a URL with a query or a fragment; only scheme, host, port and path are allowed")
+        raise ValueError("the URL has a query or a fragment; only scheme, host, port and path are allowed")
     return url.rstrip("/")

@@ -1,14 +1,15 @@
-"""What the writers of streams have in common: when upstream is closed because nobody wants the stream, and its one end.
+"""What the writers of streams have in common: closing an upstream connection that nobody needs, and ending the stream.
 
-A writer belongs to its stream, never to the handler of the client that it was begun for. Upstream may still have to
-answer: until then `opening` is the task that waits for it. What it answers is started with, if it is an event stream;
-else it is kept as it comes.
+A writer belongs to its stream, not to the handler of the request that began it. While the upstream has not responded
+yet, `opening` is the task that waits for it. Then `start` is called if the response is an event stream, otherwise
+`keep`.
 """
 
 import asyncio
 from typing import Any
 
-from proxy.stream.endings import CLIENT_GONE, Ending, ending_of
+from proxy.stream.endings import CLIENT_GONE, INTERNAL_ERROR, Ending, ending_of
+from proxy.stream.faults import log_fault
 from proxy.stream.ledger import UNFINISHED
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
@@ -17,14 +18,14 @@ from proxy.wire.errors import UpstreamError
 
 
 class StreamWriter:
-    """The one writer of a stream: it seals the stream once, and leaves when nobody follows or holds it."""
+    """The one writer of a stream: it seals the stream once, and stops when nobody follows or holds it."""
 
     __slots__ = ("_exchange", "_grace", "_stopped", "holds_unfinished", "on_disconnect", "opening", "stream")
 
     def __init__(self, stream: Stream, on_disconnect: OnDisconnect) -> None:
         self.stream = stream
         self.on_disconnect = on_disconnect
-        self.opening: asyncio.Task[Any] | None = None  # while the exchange is not there, or may have to be opened again
+        self.opening: asyncio.Task[Any] | None = None  # while an exchange is being opened or may be reopened
         self._exchange: Exchange | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -32,11 +33,11 @@ class StreamWriter:
         stream.writer = self
 
     def start(self, exchange: Exchange) -> None:
-        """Take the exchange's body, which is an event stream, from now on."""
+        """Receive the exchange's body, which is an event stream, from now on."""
         raise NotImplementedError
 
     def keep(self, exchange: Exchange, complete: Ending) -> None:
-        """Take the body as it comes, each read a frame: it is no event stream. `complete` is what its proper end is."""
+        """Receive a body that is not an event stream: each read becomes a frame. `complete` is its regular ending."""
         self._exchange = exchange
         exchange.attach(_Verbatim(self, complete))
 
@@ -51,7 +52,7 @@ class StreamWriter:
             self._exchange.resume()
 
     def last_left(self) -> None:
-        """Close upstream at once, after the grace, or not at all."""
+        """Close the upstream connection at once, after the grace period, or not at all."""
         grace_s = self.on_disconnect.grace_s
         if grace_s == 0:
             self.stop(self.given_up())
@@ -61,7 +62,7 @@ class StreamWriter:
             self._grace = asyncio.get_running_loop().call_later(grace_s, self._grace_over)
 
     def stop(self, ending: Ending) -> None:
-        """Close upstream and seal the stream."""
+        """Close the upstream connection and seal the stream."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.close()
@@ -69,9 +70,14 @@ class StreamWriter:
             self.opening.cancel()
         self.seal(ending, [], self.tail)
 
+    def failed(self, fault: Exception) -> None:
+        """Close upstream and seal the stream, because its writer has raised an error."""
+        log_fault("the writer of a stream", fault)
+        self.stop(INTERNAL_ERROR)
+
     @property
     def tail(self) -> bytes:
-        """What came after the last whole frame."""
+        """The bytes after the last complete frame."""
         return b""
 
     def count_unfinished(self, size_bytes: int) -> None:
@@ -99,7 +105,7 @@ class StreamWriter:
 
 
 class _Verbatim:
-    """A Receiver that appends what it receives as it is."""
+    """A Receiver that appends what it receives unchanged."""
 
     __slots__ = ("_complete", "_writer")
 
@@ -115,3 +121,6 @@ class _Verbatim:
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         ending = self._complete if error is None else ending_of(error)
         self._writer.seal(ending, [data] if data else [], b"")
+
+    def failed(self, fault: Exception) -> None:
+        self._writer.failed(fault)

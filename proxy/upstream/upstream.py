@@ -1,7 +1,7 @@
-"""A configured upstream as requests choose it: its key, the queue before it, and the breaker that keeps them away.
+"""A configured upstream: its connections, its key, its request queue, and its circuit breaker.
 
-The queue and the breaker decide and know no clock; here they meet the event loop. An upstream without limits and
-without spares has neither, and costs a request nothing.
+The queue and the breaker only decide, and know no clock; this module connects them with the event loop. An upstream
+without limits and without spares has neither, and adds no overhead to a request.
 """
 
 import asyncio
@@ -22,24 +22,24 @@ from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
 from proxy.wire.http import Headers
 
 
-@dataclass  # made in half the time that a NamedTuple takes
+@dataclass  # created in half the time of a NamedTuple
 class UpstreamRequest:
-    """A request as it goes upstream: but for the key, which the upstream puts on."""
+    """A request as it is sent upstream, except for the key, which the upstream adds."""
 
-    route: Route  # by which it came
+    route: Route  # the route of the client's request
     method: bytes
     target: bytes
     headers: Headers
     body: bytes | AsyncIterable[bytes]
     caller: bytes
-    generation: bool = False  # answered with what generations are answered with, refusals included
-    unwraps: bool = False  # a refusal that is framed as SSE becomes JSON
+    generation: bool = False  # it requests a generation, so errors may be framed as SSE
+    unwraps: bool = False  # an error response that is framed as SSE becomes JSON
     chunked: bool = False
-    once: bool = False  # not asked for again when it is refused, though its body is at hand
+    once: bool = False  # an error response is not retried, although the body is available
 
 
 class Upstream:
-    """One upstream, and what stands before it."""
+    """One upstream with its connections, its queue and its breaker."""
 
     __slots__ = (
         "_credentials",
@@ -72,15 +72,15 @@ class Upstream:
         queue_s: float = 0.0,
         on_wait: Callable[[float], object] = float,
     ) -> None:
-        """`key` goes up instead of those that callers show in the headers `credentials`; "": theirs go, as they come.
+        """`key` replaces the keys of callers, which are in the headers `credentials`; if empty, theirs are forwarded.
 
-        `hides_keys`: theirs never go, since they are keys of ours.
-        `queue_s` 0 is no limit; `on_wait` is told how long each request waited in the queue.
+        `hides_keys`: the keys of callers are never forwarded, because they are keys of this proxy.
+        `queue_s` 0 is no limit; `on_wait` is called with the seconds that each request waited in the queue.
         """
         self.name = name
         self.pool = pool
         self.weight = weight
-        self.credit = 0  # of the choice by weight
+        self.credit = 0  # for the choice by weight
         self.chosen = 0
         self.breaker = breaker
         self.queue = queue
@@ -94,7 +94,7 @@ class Upstream:
 
     @property
     def has_key(self) -> bool:
-        """True when its key is ours: what it says of a key is then no single caller's matter."""
+        """True when it is used with the proxy's own key, so that errors about the key concern all callers."""
         return self._key != ""
 
     @property
@@ -102,25 +102,25 @@ class Upstream:
         return self.breaker.state(monotonic()) if self.breaker is not None else State.CLOSED
 
     def allows(self, now: float) -> bool:
-        """Tell whether its breaker lets a request through."""
+        """Return whether its breaker allows a request."""
         return self.breaker is None or self.breaker.allows(now)
 
     def free(self, now: float) -> bool:
-        """Tell whether a request would go at once."""
+        """Return whether a request would be sent at once."""
         return self.queue is None or self.queue.free(now)
 
     @property
     def at_once(self) -> bool:
-        """True when nothing stands before it, and nobody wants to know how a request fared."""
+        """True when it has neither a queue nor a breaker."""
         return self.queue is None and self.breaker is None
 
     def send(self, request: UpstreamRequest) -> Awaitable[Exchange]:
-        """Send a request without a turn; what is returned waits for the answer. Raises, then: UpstreamError."""
+        """Send a request without queueing; awaiting the result waits for the response, and raises UpstreamError."""
         self.chosen += 1
         return self._send(request)
 
     async def open(self, request: UpstreamRequest) -> tuple[Exchange, "Attempt | None"]:
-        """Send a request when it is its turn; return its exchange, and its attempt if anybody wants its outcome.
+        """Send a request when it is its turn; return its exchange, and its attempt if there is a queue or a breaker.
 
         Raises: RateLimited, Overloaded, UpstreamError.
         """
@@ -141,7 +141,7 @@ class Upstream:
         return exchange, attempt
 
     def advance(self) -> None:
-        """Let in whose turn it is, now and again when the rate allows the next."""
+        """Admit waiting requests, now and again when the rate limit allows the next one."""
         if self.queue is None:
             return
         if self._timer is not None:
@@ -163,18 +163,18 @@ class Upstream:
         return self.pool.open(request.method, request.target, headers, request.body, chunked=request.chunked)
 
     async def _admitted(self, attempt: "Attempt", caller: bytes) -> None:
-        """Wait for a place. Raises: RateLimited, Overloaded."""
+        """Wait in the queue until the request is admitted. Raises: RateLimited, Overloaded."""
         queue = self.queue
         if queue is None:
             return
         began_at = monotonic()
         expected_s = queue.expected_wait_s(began_at)
         if self._queue_s and expected_s > self._queue_s:
-            raise _refused(expected_s, f"it would be {expected_s:.0f} s, {self._queue_s:g} are allowed")
+            raise _refused(expected_s, f"the wait would be {expected_s:.0f} s, {self._queue_s:g} s are allowed")
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ticket = queue.enter(caller, began_at, functools.partial(_admit, admitted))
         if ticket is None:
-            raise _refused(expected_s, f"{queue.waiting} requests wait already")
+            raise _refused(expected_s, f"{queue.waiting} requests wait already, no more are allowed")
         try:
             if not ticket.admitted:
                 self.advance()
@@ -182,9 +182,9 @@ class Upstream:
                     await admitted
         except TimeoutError:
             if not ticket.admitted:
-                raise _refused(expected_s, f"it lasted {self._queue_s:g} s, no more is allowed") from None
+                raise _refused(expected_s, f"the request waited the {self._queue_s:g} s that are allowed") from None
         finally:
-            attempt.holds_place = ticket.admitted  # also when the client left in the same turn
+            attempt.holds_place = ticket.admitted  # also if it was cancelled in the same moment
             if not ticket.admitted:
                 queue.leave(ticket)
                 self.advance()
@@ -192,9 +192,9 @@ class Upstream:
 
 
 class Attempt:
-    """One request at an upstream: the place it holds in the queue, and what its outcome tells the circuit breaker.
+    """One attempt at an upstream: holds a place in the queue, and reports its outcome to the breaker.
 
-    The first outcome counts; none before it is over means that its client left.
+    Only the first outcome counts; an attempt that ends without one was abandoned by its client.
     """
 
     __slots__ = ("_judged", "_trial", "_upstream", "holds_place")
@@ -221,7 +221,7 @@ class Attempt:
             self._upstream.breaker.gave_up(self._trial)
 
     def released(self, error: UpstreamError | None) -> None:
-        """The exchange is over, one way or another."""
+        """Report the outcome of an exchange that has ended, and free its place."""
         if error is None:
             self.succeeded()
         elif error.blames_upstream:
@@ -229,7 +229,7 @@ class Attempt:
         self.over()
 
     def over(self) -> None:
-        """Give the place to the next one."""
+        """End the attempt, and give its place in the queue to the next request."""
         self.gave_no_verdict()
         if self.holds_place and self._upstream.queue is not None:
             self.holds_place = False

@@ -1,16 +1,16 @@
 """Floor 1: bytes. Parsers and writers of HTTP, SSE and WebSocket.
 
-Must not know: any API, the meaning of an event's data, sockets, time, logging. All of it is pure functions and small
-parsers.
+Must not know: any API, the meaning of an event's data, sockets, time, logging. Everything here is a pure function or a
+small parser.
 
 Read in this order:
 
+* `errors`: every error that a client can receive, grouped by whose fault it is
 * `sse`: cuts a body into frames (SSE blocks), reads their fields, adds an `id:` line
-* `http`: which headers cross a proxy, and how a body is framed
-* `chunked`: recognises a read that is whole events in whole chunks
-* `json_members`: the members of a JSON object, found in its text, to put some and touch no other
-* `json_text`: reads and writes JSON without changing a number or an escape
-* `websocket`: frames of RFC 6455
-* `reconnection`: what an event source remembers between two connections
-* `errors`: every error that a client can be told, by whose fault it is
+* `reconnection`: what an EventSource remembers between two connections
+* `http`: which headers a proxy forwards, and how a body is framed
+* `chunked`: a fast path for a read that consists of complete events in complete chunks
+* `json_text`: reads and writes JSON without changing what strict parsers refuse or alter
+* `json_members`: replaces members of a JSON object in its text and leaves every other byte as it is
+* `websocket`: the handshake and the frames of RFC 6455
 """

@@ -1,21 +1,22 @@
-"""Events that came as chunks of their own: what a server's write of one event is, as a rule, when it is read.
+"""A fast path for reads that consist of complete chunks, each of which is exactly one SSE event.
 
-Both framings are seen through at once, where a parser of each takes three times as long. What is not exactly that is
-left to the parsers. Keeps law 1 (fidelity).
+Servers usually write each event as a chunk of its own. Parsing both framings in one step takes a third of the time of
+two parsers. Any other read is left to the full parsers. Keeps law 1 (fidelity).
 """
 
 
 def events(data: bytes) -> list[bytes]:
-    """Return the frames in data if it is whole chunks of one frame each; [] of whatever else it is.
+    """Return the frames in `data` if it consists of complete chunks of one frame each, otherwise [].
 
-    Data begins where a chunk does (RFC 9112 section 7.1). The chunks are spelled as `http.chunk` does: they may be
-    sent on as they are. Frames are of LF lines, and none begins with a comment; the first is below 4 KiB.
+    `data` must begin at a chunk boundary (RFC 9112 section 7.1). Only chunks that are written as `http.chunk` writes
+    them are accepted, so they may be forwarded unchanged. Lines must end with LF, no frame may begin with a comment,
+    and the first frame must be shorter than 4 KiB.
     """
-    if 13 not in data[1:4]:  # of 4 KiB and more: to look for four bytes in a row takes 2.5 ns a byte
+    if 13 not in data[1:4]:  # a size of four digits, 4 KiB or more: searching for four bytes costs 2.5 ns a byte
         return []
     size, _, rest = data.partition(b"\r\n")
     frame = rest[:-2]
-    one = size == b"%x" % len(frame) and rest.endswith(b"\n\n\r\n")  # as most are: in half the time of what follows
+    one = size == b"%x" % len(frame) and rest.endswith(b"\n\n\r\n")  # the usual case, in half the time of the loop
     if one and frame.find(b"\n\n") == len(frame) - 2 and 13 not in frame and frame[0] not in b":\n":
         return [frame]
     *chunks, rest = data.split(b"\n\n\r\n")

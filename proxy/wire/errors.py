@@ -1,17 +1,17 @@
-"""Every error a client can meet. Bases say whose fault it is, leaves state the fact.
+"""Every error that a client can receive. The base classes say whose fault it is, the subclasses what happened.
 
-Messages give observed and allowed numbers, and never a prompt or a key. Foreign exceptions are translated
-once, at the edge that met them.
+Messages give observed and allowed values, and never contain a prompt or a key. Exceptions of other libraries are
+translated once, where they are caught.
 """
 
 
 class ProxyError(Exception):
-    """What went wrong, with the status and the code a client is told."""
+    """What went wrong, with the HTTP status and the error code that the client receives."""
 
     status = 500
     code = "internal_error"
     retry_after_s: int | None = None
-    retried = False  # the request has been sent more than once: whoever gets this shall not begin again
+    retried = False  # the request was sent more than once already: clients must not retry it again
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class ProxyError(Exception):
 
 
 class RequestError(ProxyError):
-    """The fault is below: in the client's request."""
+    """The client's request is at fault."""
 
     status = 400
     code = "bad_request"
@@ -40,48 +40,48 @@ class BadRequest(RequestError):
 
 
 class UnknownMode(RequestError):
-    """No such mode."""
+    """The request names a mode that does not exist."""
 
     code = "unknown_mode"
 
 
 class Unauthorised(RequestError):
-    """No key, or none that is known here."""
+    """The request has no API key, or an unknown one."""
 
     status = 401
     code = "invalid_api_key"
 
 
 class InvalidCapability(RequestError):
-    """A token that was not signed here."""
+    """The token was not signed by this proxy."""
 
     status = 401
     code = "invalid_capability"
 
 
 class ExpiredCapability(RequestError):
-    """A token that was signed here, and whose time is over."""
+    """The token was signed by this proxy and has expired."""
 
     status = 401
     code = "capability_expired"
 
 
 class MissingRight(RequestError):
-    """The token is good, but not for this."""
+    """The token is valid but does not grant the right that the request needs."""
 
     status = 403
     code = "missing_right"
 
 
 class OriginNotAllowed(RequestError):
-    """A page of this origin may not ask here."""
+    """Pages of this origin may not send requests to this proxy."""
 
     status = 403
     code = "origin_not_allowed"
 
 
 class PathNotAllowed(RequestError):
-    """Not with a key of ours."""
+    """The path may not be requested with the proxy's own upstream key."""
 
     status = 403
     code = "path_not_allowed"
@@ -95,7 +95,7 @@ class UnknownRoute(RequestError):
 
 
 class UnknownStream(RequestError):
-    """No such stream: never was, expired, or not the caller's. Which of these is not told."""
+    """No such stream: it never existed, has expired, or belongs to somebody else. The response does not say which."""
 
     status = 404
     code = "stream_not_found"
@@ -137,21 +137,21 @@ class OtherEpoch(RequestError):
 
 
 class KeyReused(RequestError):
-    """The Idempotency-Key stands for another request."""
+    """The Idempotency-Key was used before, for a different request."""
 
     status = 409
     code = "idempotency_key_reused"
 
 
 class Cancelled(RequestError):
-    """The stream was ended on request, before its upstream answered."""
+    """The stream was cancelled by request before the upstream responded."""
 
     status = 409
     code = "cancelled"
 
 
 class OffsetGone(RequestError):
-    """The cursor lies below what the log still holds."""
+    """The cursor points before the earliest event that the log still holds."""
 
     status = 410
     code = "offset_gone"
@@ -162,49 +162,49 @@ class OffsetGone(RequestError):
 
 
 class OffsetBeyond(RequestError):
-    """The cursor lies above what the log holds."""
+    """The cursor points behind the last event of the log."""
 
     status = 416
     code = "offset_beyond"
 
 
 class OtherStream(RequestError):
-    """The stream is not the one that the request is made for (RFC 9110 section 13.1.1)."""
+    """The stream is not the one that the request's precondition names (RFC 9110 section 13.1.1)."""
 
     status = 412
     code = "precondition_failed"
 
 
 class TooLarge(RequestError):
-    """A body or a frame over its limit."""
+    """A body or a frame exceeds its limit."""
 
     status = 413
     code = "too_large"
 
 
 class TargetTooLong(RequestError):
-    """A request target over its limit."""
+    """The request target exceeds its limit."""
 
     status = 414
     code = "target_too_long"
 
 
 class HeadersTooLarge(RequestError):
-    """Headers over their limits."""
+    """The headers exceed their limits."""
 
     status = 431
     code = "headers_too_large"
 
 
 class UpgradeRequired(RequestError):
-    """The protocol, or the version of it, that is asked for is not spoken."""
+    """The requested protocol, or its version, is not supported."""
 
     status = 426
     code = "upgrade_required"
 
 
 class RateLimited(RequestError):
-    """More requests than are allowed within a time; later there is room again."""
+    """More requests came than are allowed within a period; later requests may be accepted."""
 
     status = 429
     code = "rate_limited"
@@ -217,17 +217,17 @@ class RateLimited(RequestError):
 
 
 class UpstreamError(ProxyError):
-    """The fault is above: the upstream, or the way to it."""
+    """The upstream, or the connection to it, is at fault."""
 
     status = 502
     code = "upstream_error"
-    ending = "upstream_error"  # the row of stream/endings.py with which it ends a stream
+    ending = "upstream_error"  # the row of stream/endings.py for a stream that ends with this error
     sent = True  # a part of the request may have reached the upstream
-    blames_upstream = True  # False where its client, or the proxy, ended it
+    blames_upstream = True  # False where the client or the proxy ended the exchange
 
 
 class Reported(ProxyError):
-    """The upstream said within its answer that it failed: an answer to one who asks for a document."""
+    """The upstream reported a failure within its stream; the response to a client that requested a single document."""
 
     status = 502
     code = "upstream_error"
@@ -239,7 +239,7 @@ class Reported(ProxyError):
 
 
 class Unreachable(UpstreamError):
-    """No connection, or it closed before the response began."""
+    """No connection could be made, or it closed before the response began."""
 
     code = "upstream_unreachable"
     ending = "upstream_unreachable"
@@ -250,7 +250,7 @@ class Unreachable(UpstreamError):
 
 
 class Truncated(UpstreamError):
-    """The response broke off."""
+    """The connection closed before the response was complete."""
 
     code = "upstream_reset"
     ending = "upstream_reset"
@@ -264,45 +264,54 @@ class Garbled(UpstreamError):
 
 
 class UpstreamTimeout(UpstreamError):
-    """The upstream took longer than allowed. Each time-out is a class of its own; clients are told one code."""
+    """The upstream took longer than allowed. Each time-out has its own class; all have the same error code."""
 
     status = 504
     code = "upstream_timeout"
 
 
 class ConnectTimeout(UpstreamTimeout):
-    """No connection in time, so nothing was sent."""
+    """No connection was made in time, so nothing was sent."""
 
     ending = "timeout_connect"
     sent = False
 
 
 class FirstByteTimeout(UpstreamTimeout):
-    """No response began in time."""
+    """The response did not begin in time."""
 
     ending = "timeout_first_byte"
 
 
 class FirstTokenTimeout(UpstreamTimeout):
-    """No generated text in time."""
+    """No generated text came in time."""
 
     ending = "timeout_first_token"
 
 
 class IdleTimeout(UpstreamTimeout):
-    """Nothing came for too long."""
+    """The upstream sent nothing for too long."""
 
     ending = "timeout_idle"
 
 
 class TotalTimeout(UpstreamTimeout):
-    """The response took too long in all."""
+    """The response as a whole took too long."""
 
     ending = "timeout_total"
 
 
+class InternalError(ProxyError):
+    """The proxy itself failed: an exception where none should be. The log says which; nobody is told its message."""
+
+    ending = "internal_error"
+
+    def __init__(self, message: str = "this proxy failed; its log says where") -> None:
+        super().__init__(message)
+
+
 class CapabilitiesOff(ProxyError):
-    """No secret is configured that tokens could be signed with."""
+    """No secret is configured for signing tokens."""
 
     status = 501
     code = "capabilities_off"
@@ -316,14 +325,14 @@ class CodingNotSupported(ProxyError):
 
 
 class VersionNotSupported(ProxyError):
-    """A version of HTTP that is not spoken."""
+    """The request's version of HTTP is not supported."""
 
     status = 505
     code = "http_version_not_supported"
 
 
 class Overloaded(ProxyError):
-    """A limit of this proxy is reached; later it may not be."""
+    """A limit of this proxy is reached; later requests may be accepted."""
 
     status = 503
     code = "overloaded"

@@ -1,7 +1,7 @@
-"""The members of a JSON object, found in its text, so that some can be put there and all else stays byte for byte.
+"""Replaces members of a JSON object in its text, so that everything else stays the same byte for byte.
 
-Nothing is lost that a parser would read in another way, or not at all: numbers of any size or precision, NaN, escapes
-of half a character, bytes that are no UTF-8, a byte order mark.
+This keeps what parsing and writing again would change or refuse: numbers of any size or precision, NaN, unpaired
+surrogate escapes, bytes that are not UTF-8, a byte order mark.
 """
 
 import json
@@ -21,28 +21,31 @@ _PARSER = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_c
 
 
 class Members:
-    """A JSON object's text and its members; of several of one name, the last counts, as in most parsers."""
+    """A JSON object's text and its members. Of several members with one name the last counts, as in most parsers."""
 
     __slots__ = ("_places", "_text", "_values")
 
     def __init__(self, data: bytes) -> None:
-        """Read an object. Raises: ValueError, when it is none."""
-        self._text = data.decode("latin-1")  # a character for each byte
-        self._places: dict[str, tuple[int, int]] = {}  # found when one is first needed: that takes 3 times as long
+        """Parse an object. Raises: ValueError, if `data` is not one."""
+        self._text = data.decode("latin-1")  # one character for each byte
+        self._places: dict[str, tuple[int, int]] = {}  # found only when one is needed: that triples the parsing time
         try:
             value = orjson.loads(data)
         except orjson.JSONDecodeError:
             value = self._find()
         if not isinstance(value, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("not a JSON object")
         self._values: dict[str, Any] = value
 
     def get(self, name: str) -> Any:
-        """Return the value of a member, in which numbers may be text; None without one."""
+        """Return the value of a member, in which numbers may be strings; None if there is no such member."""
         return self._values.get(name)
 
     def inner(self, name: str) -> "Members | None":
-        """Return the members of the object that a member is: none of null, and without one; None: it is no object."""
+        """Return the members of the object that is the value of a member; None if the value is not an object.
+
+        A missing member and null count as an empty object.
+        """
         value = self._values.get(name)
         if value is None:
             return Members(b"{}")
@@ -52,9 +55,9 @@ class Members:
         return members(self._text[start:end].encode("latin-1"))
 
     def put(self, values: Mapping[str, bytes]) -> bytes | None:
-        """Return the text with these values, each a JSON text, in place of those of their names.
+        """Return the text with the members of these names set to these values, each of which is a JSON text.
 
-        None: one has a place that can't be found, as there are too many levels.
+        None, if the place of one can't be found because the JSON is nested too deeply.
         """
         text, known = self._text, [name for name in values if name in self._values]
         if not all(map(self._found, known)):
@@ -76,17 +79,17 @@ class Members:
         return name in self._places
 
     def _find(self) -> dict[str, Any]:
-        """Find the places of all members, in what other parsers read, too; return their values. Raises: ValueError."""
+        """Find the places of all members, and return their values; accepts what orjson refuses. Raises: ValueError."""
         try:
             found = list(_members_of(self._text))
         except RecursionError as error:
-            raise ValueError("JSON has too many levels") from error
+            raise ValueError("the JSON is nested too deeply") from error
         self._places = {name: (start, end) for name, _, start, end in found}
         return {name: value for name, value, _, _ in found}
 
 
 def members(data: bytes) -> Members | None:
-    """Return the members of the JSON object that bytes are; None when they are none that can be read."""
+    """Return the members of a JSON object; None if `data` can't be read as one."""
     try:
         return Members(data)
     except ValueError:
@@ -94,7 +97,7 @@ def members(data: bytes) -> Members | None:
 
 
 def _members_of(text: str) -> Iterator[tuple[str, Any, int, int]]:
-    """Find each member of an object: its name, its value, and where the value stands. Raises: ValueError."""
+    """Yield each member of an object: its name, its value, and the value's start and end. Raises: ValueError."""
     at = _after(_OPENING, text, 0)
     last = text.startswith("}", at)
     at += last
@@ -114,5 +117,5 @@ def _members_of(text: str) -> Iterator[tuple[str, Any, int, int]]:
 def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
     found = pattern.match(text, at)
     if found is None:
-        raise ValueError(f"no JSON object: character {at} is unexpected")
+        raise ValueError(f"not a JSON object: character {at} is unexpected")
     return found.end()

@@ -1,8 +1,8 @@
-"""JSON as upstreams really write it: the standard's by orjson, the rest by the standard library, nothing changed.
+"""Reads and writes JSON as upstreams really send it: with orjson where it can, with the standard library otherwise.
 
-orjson refuses what Python's own parser reads, and what clients written in Python therefore take: NaN and Infinity,
-escapes of half a character (\\ud83d, whose other half may come with the next frame), a byte order mark; it makes floats
-of integers beyond 64 bits, and writes 254 levels at most. All of that is read here, and written as it came.
+orjson refuses some of what Python's own parser, and so clients written in Python, accept: NaN and Infinity, unpaired
+surrogate escapes (\\ud83d, whose other half may come with the next frame), a byte order mark. It turns integers beyond
+64 bits into floats, and writes at most 254 levels. This module reads all of that and writes it as it was received.
 """
 
 import json
@@ -12,13 +12,13 @@ import orjson
 
 from proxy.wire.sse import BOM
 
-_ZEROS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # every digit as 0: 1 us a frame, where a
-_LONG_NUMBER = b"0" * 19  # regular expression takes 2; so many may be an integer beyond 64 bits
+_ZEROS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # every digit as 0: half the time of a regex
+_LONG_NUMBER = b"0" * 19  # this many digits may be an integer beyond 64 bits
 _LINE_SEPARATORS = (("\u0085", b"\\u0085"), ("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"))
 
 
 class Exactly:
-    """JSON that is to be written as it stands here: a number that orjson can't read, or what was written before."""
+    """A JSON text to be written unchanged: a number that orjson can't read, or a value that was written before."""
 
     __slots__ = ("text",)
 
@@ -41,20 +41,23 @@ def read(data: bytes) -> Any:
 
 
 def read_exactly(data: bytes) -> Any:
-    """Return the value of a JSON text, to be written again. Raises: ValueError."""
+    """Return the value of a JSON text so that it can be written again without a loss. Raises: ValueError."""
     return _read_leniently(data) if may_lose_digits(data) else read(data)
 
 
 def may_lose_digits(data: bytes) -> bool:
-    """Tell whether a JSON text may have a number that `read` changes."""
+    """Return whether a JSON text may have a number that `read` changes."""
     return _LONG_NUMBER in data.translate(_ZEROS)
 
 
 def written(value: Any) -> bytes:
-    """Return a value as compact JSON without what some clients take for the end of a line. Raises: ValueError."""
+    """Return a value as compact JSON, in which characters that some clients take for a line end are escaped.
+
+    Raises: ValueError.
+    """
     try:
         text = orjson.dumps(value, default=_fragment)
-    except TypeError:  # half a character, or too deep
+    except TypeError:  # an unpaired surrogate, or nested too deeply
         return _write_leniently(value)
     if text.isascii():
         return text
@@ -76,7 +79,7 @@ def _read_leniently(data: bytes) -> Any:
         text = data.removeprefix(BOM).decode(errors="replace")  # as event streams are decoded
         return json.loads(text, parse_constant=Exactly, parse_int=_integer, strict=False)
     except RecursionError as error:
-        raise ValueError("JSON has too many levels") from error
+        raise ValueError("the JSON is nested too deeply") from error
 
 
 def _integer(digits: str) -> Any:
@@ -87,11 +90,11 @@ def _write_leniently(value: Any) -> bytes:
     try:
         return json.dumps(value, separators=(",", ":"), default=_parsed).encode()
     except (RecursionError, TypeError) as error:
-        raise ValueError("JSON has too many levels") from error
+        raise ValueError("the JSON is nested too deeply") from error
 
 
 def _parsed(value: Any) -> Any:
-    """Return what stands in an Exactly as a value that the standard library can write."""
+    """Return the text of an Exactly as a value that the standard library can write."""
     if isinstance(value, Exactly):
         return json.loads(value.text)
     raise TypeError

@@ -1,4 +1,4 @@
-"""What a client of an event stream has to know when it asks again: where it was, and how long to wait.
+"""What a client of an event stream has to remember to reconnect: the last event id, and how long to wait.
 
 Source: WHATWG HTML, 9.2.6 "Interpreting an event stream" and 9.2.3 "Processing model". Pure; knows no clock.
 """
@@ -7,7 +7,7 @@ import re
 
 from proxy.wire.sse import fields
 
-# A line that sets the id: one with NUL does not. Only blocks that have such a line are read.
+# A line that sets the id; one that contains NUL does not. Only blocks with such a line are parsed.
 _ID = re.compile(rb"(?:^|[\r\n])id(?::[^\r\n\0]*)?[\r\n]")
 _RETRY = re.compile(rb"(?:^|[\r\n])retry:[ ]?([0-9]{1,9})(?=[\r\n])")
 
@@ -22,18 +22,18 @@ class Reconnection:
     __slots__ = ("_first_id", "_marked", "retry_s")
 
     def __init__(self, retry_s: float, last_event_id: bytes = b"") -> None:
-        """Both hold until the upstream states another."""
+        """Both values hold until the upstream sends another."""
         self.retry_s = retry_s
         self._first_id = last_event_id
-        self._marked: bytes | None = None  # the last frame that sets the id: it is read when somebody asks
+        self._marked: bytes | None = None  # the last frame that sets the id, parsed only when the id is needed
 
     @property
     def last_event_id(self) -> bytes:
-        """What goes into Last-Event-ID; empty, and then not sent, when no id was set or the last one was empty."""
+        """The value of Last-Event-ID; empty, so that none is sent, if no id was set or the last one was empty."""
         return self._first_id if self._marked is None else fields(self._marked).id or b""
 
     def note(self, frames: list[bytes]) -> None:
-        """Take note of frames, in order. An incomplete block must not come here: it sets nothing."""
+        """Read the id and retry fields of frames, in order. The frames must be complete: others set nothing."""
         for frame in frames:
             if b"id" in frame and _ID.search(frame):
                 self._marked = frame

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from proxy.wire.errors import TooLarge
 
-# The ends of a blank line, that is of two line terminators (CRLF, LF or CR) in a row. CRLF CRLF is found
-# by its last three bytes. Not CR CR LF as a whole: the frame ends at CR CR, so that a stream of bare CRs is
-# never held back to see whether an LF follows; that LF leads the next frame, where it is an empty line more.
+# A blank line, that is two line terminators (CRLF, LF or CR) in a row. CRLF CRLF is found by its last three bytes.
+# Of CR CR LF only CR CR is matched, so that a frame in a stream with bare CRs never waits to see whether an LF
+# follows; such an LF becomes the first byte of the next frame, where it is one more empty line.
 _BLANK_LINE = re.compile(rb"\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 _LONGEST_BLANK_LINE = 3
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -27,11 +27,11 @@ _BEGINNINGS = (b":", b"data:", b"event:", b"id:", b"retry:")
 
 
 class Splitter:
-    """Cuts data, however it was cut into reads, into frames.
+    """Cuts a body into frames, independently of how it was cut into reads.
 
-    A Frame is one complete SSE block as received, blank line included; a frame *is* its bytes. Where the first line is
-    JSON, and the next one JSON again without a blank line between them, each line is a frame: that is no SSE, but
-    clients that go by lines read it.
+    A frame is one complete SSE block as received, including its blank line, and is represented by its bytes. If the
+    first line is JSON and the second one is JSON again, without a blank line between them, each line is a frame: that
+    is not SSE, but clients that read line by line accept it.
     """
 
     __slots__ = ("_by_lines", "_held", "max_frame_bytes")
@@ -39,7 +39,7 @@ class Splitter:
     def __init__(self, max_frame_bytes: int) -> None:
         self.max_frame_bytes = max_frame_bytes
         self._held: bytearray | None = None  # the beginning of a frame
-        self._by_lines: bool | None = None  # each line is a frame; None: that is not known yet
+        self._by_lines: bool | None = None  # whether each line is a frame; None: not known yet
 
     @property
     def tail(self) -> bytes:
@@ -48,7 +48,7 @@ class Splitter:
 
     @property
     def holds(self) -> bool:
-        """True while a frame has begun and not ended, and where nothing tells the beginning of one."""
+        """True while an incomplete frame is held; always True where each line is a frame."""
         return self._held is not None or self._by_lines is True
 
     @property
@@ -58,13 +58,13 @@ class Splitter:
 
     @property
     def in_comment(self) -> bool:
-        """True while what is there of the next frame begins with a comment."""
+        """True while an incomplete frame is held that begins with a comment."""
         return self._held is not None and self._held[0] == _COLON
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the frames that `data` completes, in order.
 
-        Raises: TooLarge, when a frame has more than `max_frame_bytes`; what was not returned stays in `tail`.
+        Raises: TooLarge, if a frame has more than `max_frame_bytes`; what was not returned stays in `tail`.
         """
         held = self._held
         if self._by_lines is not False:
@@ -74,8 +74,8 @@ class Splitter:
                 return self._feed_lines(data)
         lf_only = 13 not in data
         if lf_only and held is None and data.endswith(b"\n\n") and len(data) <= self.max_frame_bytes:
-            # Frames of one line each, as Qwen sends them: 0.2 us a frame; one by one they take 0.7, and by the
-            # regular expression 2 (tests/bench/micro.py).
+            # Frames of one line each, the usual case: 0.2 us a frame, where cutting them one by one takes 0.7 and
+            # the regular expression 2 (tests/bench/micro.py).
             lines = data.split(b"\n")
             if not any(lines[1::2]) and all(lines[:-1:2]):
                 return [data] if len(lines) == 3 else [line + b"\n\n" for line in lines[:-1:2]]
@@ -92,7 +92,7 @@ class Splitter:
         return frames
 
     def _feed_lines(self, data: bytes) -> list[bytes]:
-        """Do the same where each line is a frame."""
+        """Return the frames that `data` completes where each line is a frame."""
         *frames, rest = (bytes(self._held or b"") + data).split(b"\n")
         frames = [line + b"\n" for line in frames]
         self._held = bytearray(rest) if rest else None
@@ -102,7 +102,7 @@ class Splitter:
     def _finish(self, held: bytearray, data: bytes, frames: list[bytes], lf_only: bool) -> int:
         """Complete the frame that earlier reads began; return where in `data` the next one starts."""
         seam = len(held)
-        lf_only = lf_only and held[-1] != _CR  # then the blank line is two LFs, the first perhaps held already
+        lf_only = lf_only and held[-1] != _CR  # then the blank line is two LFs, of which the first may be in `held`
         held += data
         if lf_only:
             end = _find_lf_lf(held, seam - 1) + 2
@@ -111,21 +111,26 @@ class Splitter:
             end = match.end() if match else 1
         if end == 1:
             return len(data)
-        frames.append(bytes(memoryview(held)[:end]))  # of one copy
+        frames.append(bytes(memoryview(held)[:end]))  # copies once
         self._held = None
         return end - seam
 
     def _check(self, frames: list[bytes]) -> None:
-        """Raises: TooLarge; frames and what is held are then the tail."""
+        """Check the size of complete and held frames. Raises: TooLarge; then all of them become the tail."""
         allowed = self.max_frame_bytes
         largest = max(map(len, (*frames, self._held or b"")))
         if largest > allowed:
             self._held = bytearray(b"".join(frames) + self.tail)
-            raise TooLarge(f"a frame of the stream is larger than {allowed} bytes ({largest} received of it so far)")
+            raise TooLarge(
+                f"a frame of the stream is larger than the allowed {allowed} bytes ({largest} received so far)"
+            )
 
 
 def _goes_by_lines(data: bytes | bytearray) -> bool | None:
-    """Tell from the first line of a body, and how the second begins, whether each line is a frame; None: not yet."""
+    """Return whether each line of a body is a frame; None if too little has come to decide.
+
+    Looks at the first line and at how the second one begins.
+    """
     at = data.find(b"\n")
     if at < 0:
         return None if data[:1] in (b"", b"d", b"{", BOM[:1]) else False
@@ -138,7 +143,7 @@ def _goes_by_lines(data: bytes | bytearray) -> bool | None:
 
 
 def _cut_lf(data: bytes, start: int, frames: list[bytes]) -> int:
-    """Append the frames that end within `data`, which has no CR; return where the last one ends."""
+    """Append the frames that end within `data`, which has no CR, to `frames`; return where the last one ends."""
     while (end := _find_lf_lf(data, start) + 2) > 1:
         frames.append(data[start:end])
         start = end
@@ -146,9 +151,9 @@ def _cut_lf(data: bytes, start: int, frames: list[bytes]) -> int:
 
 
 def _find_lf_lf(data: bytes | bytearray, start: int) -> int:
-    """Return where the first two LFs in a row are; -1 if they are not there.
+    """Return the position of the first two LFs in a row; -1 if there are none.
 
-    Not find of both: bytes looks for one byte at 0.02 ns a byte, for two at 2.5 (64 KiB: 2 us instead of 160).
+    Not bytes.find of both, because it takes 2.5 ns a byte for two bytes and 0.02 for one (64 KiB: 160 us and 2).
     """
     find = data.find
     at = find(b"\n", start)
@@ -158,7 +163,7 @@ def _find_lf_lf(data: bytes | bytearray, start: int) -> int:
 
 
 def _cut(data: bytes, start: int, frames: list[bytes]) -> int:
-    """Do the same for any line endings."""
+    """Do what `_cut_lf` does, for any line endings."""
     for match in _BLANK_LINE.finditer(data, start):
         frames.append(data[start : match.end()])
         start = match.end()
@@ -166,7 +171,7 @@ def _cut(data: bytes, start: int, frames: list[bytes]) -> int:
 
 
 def begins_stream(data: bytes) -> bool | None:
-    """Tell whether a body begins as event streams do, with a comment or a field; None: too little has come to tell."""
+    """Return whether a body begins like an event stream, with a comment or a field; None if too little has come."""
     if BOM.startswith(data):
         return None
     data = data.removeprefix(BOM)
@@ -176,7 +181,7 @@ def begins_stream(data: bytes) -> bool | None:
 
 
 class Event(NamedTuple):
-    """The fields of a frame by the WHATWG rules. A comment-only frame has none (`data` is None)."""
+    """The fields of a frame by the WHATWG rules; `data` is None if the frame has no data line, as a comment has."""
 
     data: bytes | None
     type: bytes
@@ -184,9 +189,9 @@ class Event(NamedTuple):
 
 
 def fields(frame: bytes) -> Event:
-    """Read a frame's fields; several `data` lines are joined by LF.
+    """Return a frame's fields; several `data` lines are joined by LF.
 
-    A frame without its blank line is read as if it had one, as the DashScope SDK does.
+    A frame that lacks its blank line is read as if it had one, as the DashScope SDK does.
     """
     data: list[bytes] = []
     kind, ident = b"", None
@@ -203,8 +208,8 @@ def fields(frame: bytes) -> Event:
 
 
 def payload(frame: bytes) -> bytes | None:
-    """Return the data of a frame, as `fields(frame).data` does, quickly in the plain case of one LF line of it."""
-    if (  # _is_plain, without its call
+    """Return the same as `fields(frame).data`, faster in the usual case of a single data line that ends with LF."""
+    if (  # _is_plain, inlined
         frame.startswith(b"data: ")
         and frame.find(b"\n") == len(frame) - 2
         and frame.endswith(b"\n")
@@ -216,7 +221,7 @@ def payload(frame: bytes) -> bytes | None:
 
 
 def respell(frame: bytes, data: bytes) -> bytes:
-    """Return the frame with other data, one line, in the place of its own; all else of it stays as it is."""
+    """Return the frame with its data replaced by `data`, which is one line; the rest of it stays unchanged."""
     if _is_plain(frame):
         return b"data: %b\n\n" % data
     first, last = _data_place(frame)
@@ -236,13 +241,13 @@ def respell(frame: bytes, data: bytes) -> bytes:
 
 
 def stamp(frame: bytes, ident: bytes) -> bytes:
-    """Return the frame with one line `id: <ident>` before its blank line, in the frame's own line ending.
+    """Return the frame with a line `id: <ident>` before its blank line, in the frame's own line ending.
 
-    Last, so that it wins over an id of the upstream's. Blank lines before a frame's first line are left out, and a
-    frame without data loses its blank line, and its `event` and `id` lines, which then say nothing, become comments:
-    once it has seen an id, openai-python raises JSONDecodeError on a block without data. What is left leads the next
-    block, which is the same to a parser by the rules. A byte order mark goes, too: openai-python takes it for a part of
-    the name, and would see an id without data.
+    The line comes last, so that it overrides an id of the upstream's. Blank lines before a frame's first line are
+    removed. A frame without data loses its blank line, so that its lines become the beginning of the next block, and
+    its `event` and `id` lines become comments: once openai-python has seen an id, it raises JSONDecodeError on a block
+    without data, and a parser that follows the standard sees no difference. A byte order mark is removed, too:
+    openai-python takes it for a part of the field's name, and would see an id without data.
     """
     if _is_plain(frame) or (frame[:1] not in _LINE_ENDS and _data_place(frame)[0]):
         return b"%bid: %b\n\n" % (frame[:-1], ident)
@@ -254,7 +259,7 @@ def stamp(frame: bytes, ident: bytes) -> bytes:
 
 
 def _is_plain(frame: bytes) -> bool:
-    """Tell whether a frame is one LF line of data and its blank line, the form that Qwen sends."""
+    """Return whether a frame is one data line and a blank line, both ending with LF, the form that Qwen sends."""
     return (
         frame.startswith(b"data: ")
         and frame.find(b"\n") == len(frame) - 2
@@ -264,9 +269,10 @@ def _is_plain(frame: bytes) -> bool:
 
 
 def _data_place(frame: bytes) -> tuple[int, int]:
-    """Return where the data of a frame stands that has one line of it, not the first, in LF lines, as DashScope's have.
+    """Return where the data begins and ends in a frame like DashScope's; (0, 0) for any other frame.
 
-    (0, 0) of any other frame: 0.5 us, where the regular expressions take 10 (tests/bench/micro.py).
+    Such a frame has LF line endings and exactly one data line, which is not the first line. This takes 0.5 us, where
+    the regular expressions take 10 (tests/bench/micro.py).
     """
     start = frame.find(b"\ndata:") + 6
     if start < 6 or frame.find(b"\r") >= 0 or not frame.endswith(b"\n\n"):
@@ -277,15 +283,15 @@ def _data_place(frame: bytes) -> tuple[int, int]:
 
 
 def _parts(frame: bytes) -> tuple[bytes, bytes, bytes]:
-    """Split a frame into its lines, each terminated, the terminator of the last of them, and its blank line.
+    """Split a frame into its lines, each terminated, the terminator of the last line, and its blank line.
 
-    What an unterminated tail that was taken as the last frame lacks is made up.
+    Terminators that the last frame of a body lacks are added.
     """
     ends = list(_LINE_END.finditer(frame))
     if not ends:
         return frame + b"\n", b"\n", b"\n"
     last = ends[-1]
-    if last.end() < len(frame):  # its last line does not end
+    if last.end() < len(frame):  # its last line is not terminated
         return frame + last.group(), last.group(), last.group()
     if len(ends) > 1 and ends[-2].end() == last.start():
         return frame[: last.start()], ends[-2].group(), last.group()

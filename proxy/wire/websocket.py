@@ -1,7 +1,7 @@
-"""WebSocket as bytes: the handshake's key, the frames of a server, and what a client's frames say.
+"""WebSocket as bytes: the handshake's key, the frames that a server sends, and a parser of a client's frames.
 
-An event is a text message of its own, a JSON object in the words of SSE: `{"id": "gen234-7", "event": "message",
-"data": "..."}`, so that `JSON.parse(e.data)` is all that a client needs.
+Each event becomes a text message, a JSON object whose members are the fields of SSE: `{"id": "gen234-7",
+"event": "message", "data": "..."}`, so that `JSON.parse(e.data)` is all that a client needs.
 
 Knows nothing of streams, sockets or time. Source: RFC 6455.
 """
@@ -27,12 +27,12 @@ FRAMES_A_FEED = 64  # 0.2 ms
 
 
 def accept(key: str) -> bytes:
-    """Return the Sec-WebSocket-Accept of a Sec-WebSocket-Key (section 4.2.2)."""
+    """Return the Sec-WebSocket-Accept that answers a Sec-WebSocket-Key (section 4.2.2)."""
     return b64encode(sha1(key.encode("latin-1") + _GUID, usedforsecurity=False).digest())
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """Return a whole message, or a control frame, as a server sends it: unmasked (section 5.2)."""
+    """Return a complete message or a control frame as a server sends it: unmasked (section 5.2)."""
     size = len(payload)
     if size <= _LONGEST_CONTROL:
         return b"%c%c%b" % (0x80 | opcode, size, payload)
@@ -42,14 +42,14 @@ def frame(opcode: int, payload: bytes) -> bytes:
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """Return a close frame; the reason has at most 123 bytes (section 5.5.1)."""
+    """Return a close frame; the reason must have at most 123 bytes (section 5.5.1)."""
     return frame(CLOSE, code.to_bytes(2, "big") + reason.encode())
 
 
 def messages(blocks: bytes) -> bytes:
-    """Return the events of SSE blocks as text messages, each whole; a block that dispatches no event is none.
+    """Return the events of SSE blocks as text messages; a block that dispatches no event gives none.
 
-    What is not UTF-8 is replaced, as a decoder of SSE does it: a client must fail a connection that sends it (8.1).
+    Bytes that are not UTF-8 are replaced, as in decoding SSE: a client must fail a connection that sends them (8.1).
     """
     found = []
     for block in Splitter(sys.maxsize).feed(blocks):
@@ -62,14 +62,14 @@ def messages(blocks: bytes) -> bytes:
 
 
 class Control(NamedTuple):
-    """A client's ping, pong or close, unmasked."""
+    """A ping, pong or close frame from a client, unmasked."""
 
     opcode: int
     payload: bytes
 
     @property
     def code(self) -> int:
-        """The code to answer a close with: its own, if it is one that may be sent (section 7.4)."""
+        """The code to answer a close frame with: the client's code, if it is one that may be sent (section 7.4)."""
         if not self.payload:
             return COMPLETE
         code = int.from_bytes(self.payload[:2], "big")
@@ -78,20 +78,20 @@ class Control(NamedTuple):
 
 
 class FrameReader:
-    """Reads a client's frames, however they were cut into reads. Its messages are passed over, and never kept."""
+    """Parses a client's frames, independently of how they were cut into reads. Messages are skipped and never kept."""
 
     __slots__ = ("_held", "_skip", "behind")
 
     def __init__(self) -> None:
         self.behind = False  # there may be more frames than were read: feed nothing, to go on
         self._held = bytearray()  # the beginning of a frame: its header, and its payload if it is a control frame
-        self._skip = 0  # bytes of a message that are still to come
+        self._skip = 0  # bytes of a message's payload that have not come yet
 
     def feed(self, data: bytes) -> list[Control]:
-        """Return the control frames that `data` completes, in order; nothing after a close counts.
+        """Return the control frames that `data` completes, in order; frames after a close are ignored.
 
         No more than `FRAMES_A_FEED` frames are read at once: a client may send tens of thousands in one read.
-        Raises: BadRequest, when what came is not what a client may send; the connection is then of no use.
+        Raises: BadRequest, if a client may not send such a frame; the connection can't be used any more.
         """
         held = self._held
         held += data
@@ -120,19 +120,22 @@ class FrameReader:
 
 
 def _header(held: bytearray) -> tuple[int, int, int] | None:
-    """Return opcode, place and size of the payload of the frame that begins here; None when more must come.
+    """Return the opcode of the frame that begins here, and where its payload begins and how many bytes it has.
 
-    Raises: BadRequest.
+    None, if the header is incomplete. Raises: BadRequest.
     """
     if len(held) < 2:
         return None
     opcode, size, start = held[0] & 0x0F, held[1] & 0x7F, 6
     if held[0] & 0x70 or opcode not in _DATA | _CONTROL:
-        raise BadRequest(f"a frame of first byte {held[0]:#04x}: no extension was agreed on, and opcodes are 0-2, 8-10")
+        first = f"a WebSocket frame begins with the byte {held[0]:#04x}"
+        raise BadRequest(f"{first}; only opcodes 0-2 and 8-10 are allowed, and no reserved bits")
     if not held[1] & 0x80:
-        raise BadRequest("a client's frame is not masked")
+        raise BadRequest("a WebSocket frame is not masked; frames from clients must be")
     if opcode in _CONTROL and (size > _LONGEST_CONTROL or not held[0] & 0x80):
-        raise BadRequest(f"a control frame is in parts, or has more than {_LONGEST_CONTROL} bytes")
+        raise BadRequest(
+            f"a WebSocket control frame is fragmented or has more than the {_LONGEST_CONTROL} bytes allowed"
+        )
     if size > _LONGEST_CONTROL:
         start += 2 if size == 126 else 8
         size = int.from_bytes(held[2 : start - 4], "big")

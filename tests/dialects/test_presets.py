@@ -32,8 +32,8 @@ def test_name_stands_for_its_host(name: str, url: str) -> None:
         ("qwen-", "qwen-coding"),
         ("qwen-mars/ws", "REGION/WORKSPACE"),
         ("qwen-tokyo", "qwen-tokyo/WORKSPACE"),
-        ("qwen-beijing/", "not a workspace's id"),
-        ("qwen-beijing/evil.example.com#", "not a workspace's id"),
+        ("qwen-beijing/", "not a workspace id"),
+        ("qwen-beijing/evil.example.com#", "not a workspace id"),
         ("qwen-coding/ws", "is not a preset"),
     ],
 )

@@ -63,6 +63,7 @@ def test_every_ending_but_a_complete_one_is_an_error_to_mode_json(ending: Ending
         ("drained", 503, "overloaded"),
         ("overloaded", 503, "overloaded"),
         ("log_limit", 413, "too_large"),
+        ("internal_error", 500, "internal_error"),
         ("upstream_unreachable", 502, "upstream_unreachable"),
         ("upstream_reset", 502, "upstream_reset"),
         ("upstream_error", 502, "upstream_error"),
@@ -139,7 +140,10 @@ def test_words_are_spelt_in_the_table_and_in_errors_alone() -> None:
         path: node.value
         for path, tree in sources()
         for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in ENDINGS
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value in ENDINGS
+        and path != "dialects/error_codes.py"  # the same word is a code of Qwen's there
     }
     assert set(spelt) == SPELT, spelt
 

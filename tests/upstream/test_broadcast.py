@@ -151,7 +151,7 @@ async def test_upstream_that_refuses_when_asked_again_fails_the_stream(stage: St
         turn.end()
         reply(await stage.next())
         said = (await early.read()).removeprefix(stamped(tick(1), early.epoch))
-        assert said.startswith(b'event: error\ndata: {"error":{"message":"asked again, the upstream answered')
+        assert said.startswith(b'event: error\ndata: {"error":{"message":"on reconnecting, the upstream responded')
         assert said.endswith(f"\nid: {early.epoch}-2\n\n".encode())
         assert b"secret" not in said
         assert await tee.metric("streamtee_streams_ended_total", ending="upstream_error", route="/events") == 1

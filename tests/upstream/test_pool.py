@@ -116,7 +116,7 @@ async def test_what_one_receiver_raises_keeps_no_other_from_its_time_out(
             assert isinstance(listener.error, UpstreamTimeout)
         await until(lambda: up.background.failures == 1)
         assert not up.background.alive
-    assert "ZeroDivisionError" in repr(background_log[0].exc_info)
+    assert "ZeroDivisionError" in background_log[0].getMessage()
 
 
 def _raise(*_: Any) -> None:
@@ -303,7 +303,7 @@ async def test_connection_whose_request_was_not_sent_whole_is_not_used_again(how
         task = asyncio.create_task(up.open(b"POST", b"/x", length, bodies[how]))
         (await stage.next()).say(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")
         exchange = await task
-        await until(lambda: exchange.whole)
+        await until(lambda: exchange.complete)
         if how == "broken off":
             cue.set()
             await over.wait()

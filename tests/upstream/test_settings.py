@@ -97,5 +97,5 @@ def test_other_upstreams_have_no_paths() -> None:
 @pytest.mark.parametrize("status", [200, 400, 408, 499, 600])
 def test_status_that_does_not_pass_is_not_retried(status: int) -> None:
     """What is wrong stays wrong."""
-    with pytest.raises(ValidationError, match=f"{status} is neither 429 nor 500 to 599"):
+    with pytest.raises(ValidationError, match=f"{status} is not allowed; only 429 and 500 to 599 are"):
         RetriesConfig(statuses=(429, status))

@@ -166,7 +166,7 @@ async def test_wait_that_would_last_too_long_is_refused_at_once() -> None:
     """A rate can be foretold; the client learns when to come back."""
     async with staged() as stage, opened(stage.url, queue=queue(per_minute=1), queue_s=5) as one:
         await answered(stage, opening(one))
-        with pytest.raises(RateLimited, match="5 are allowed") as caught:
+        with pytest.raises(RateLimited, match="5 s are allowed") as caught:
             await one.open(request())
         assert 55 <= (caught.value.retry_after_s or 0) <= 60
 

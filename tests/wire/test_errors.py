@@ -18,6 +18,7 @@ from proxy.wire.errors import (
     HeadersTooLarge,
     HostNotServed,
     IdleTimeout,
+    InternalError,
     InvalidCapability,
     KeyReused,
     MethodNotAllowed,
@@ -51,6 +52,7 @@ from proxy.wire.errors import (
 )
 
 MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
+    (InternalError("m"), 500, ProxyError),
     (BadRequest("m"), 400, RequestError),
     (UnknownMode("m"), 400, RequestError),
     (Unauthorised("m"), 401, RequestError),

@@ -168,7 +168,7 @@ def test_nothing_after_a_close_is_heard() -> None:
         (b"\x91\x80" + MASK, "0x91"),
         (b"\x83\x80" + MASK, "0x83"),
         (b"\x8b\x80" + MASK, "0x8b"),
-        (b"\x09\x80" + MASK, "in parts"),
+        (b"\x09\x80" + MASK, "fragmented"),
         (b"\x89\xfe\x00\x7e" + MASK, "125"),
         (b"GET / HTTP/1.1\r\n\r\n", "0x47"),
     ],

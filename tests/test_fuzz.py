@@ -1,0 +1,89 @@
+"""Whatever an upstream sends, in every dialect and mode: nothing is raised, nobody waits, mode raw is byte for byte.
+
+`make fuzz` looks longer (docs/fuzzing.md). Hypothesis keeps what failed in .hypothesis, and tries it first.
+"""
+
+import asyncio
+import json
+from random import Random
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from proxy.dialects.dialect import Dialect
+from tests.complaints import no_complaints
+from tests.cuts import recorded
+from tests.event_streams import FINISH, chunk_frame
+from tests.played import MODES_OF, Play
+from tests.pumped import Connected
+
+DEEP = b"[" * 300 + b"]" * 300
+PUT = [b"", b"null", b"1e999", b"{}", b"[]", b'"', b"\n\n", b"\\ud83d", DEEP]
+DONE = b"data: [DONE]\n\n"
+NAMES = [
+    "choices", "delta", "message", "content", "reasoning_content", "reasoning", "role", "index", "finish_reason",
+    "tool_calls", "function", "name", "arguments", "id", "type", "text", "usage", "prompt_tokens", "models", "error",
+    "code", "status_code", "request_id", "output", "audio", "data", "transcript", "logprobs", "object", "model",
+    "workflow_message", "detail", "expires_at", "completion_tokens_details", "reasoning_tokens", "refusal",
+]  # fmt: skip
+WORDS = ["", "stop", "null", "error", "assistant", "chat.completion.chunk", "ha", "haha", "\ud800", "\udc00", "\u2028"]
+LINES = [b"data: ", b"data:", b"id: 1", b"event: error", b": c", b"retry: 1", b"\n", b"\r\n", b"\r", b"\xef\xbb\xbf"]
+scalars = st.none() | st.booleans() | st.integers() | st.integers(0, 3) | st.floats() | st.text(max_size=5)
+values = st.recursive(
+    scalars | st.sampled_from(WORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
+    max_leaves=25,
+)
+choices = st.fixed_dictionaries(
+    {},
+    optional={
+        "index": values,
+        "delta": st.dictionaries(st.sampled_from(NAMES), values, max_size=4) | values,
+        "message": st.dictionaries(st.sampled_from(NAMES), values, max_size=4),
+        "finish_reason": st.sampled_from([*WORDS, None]) | values,
+        "logprobs": values,
+    },
+)
+chunks = st.fixed_dictionaries({"choices": st.lists(choices, max_size=3) | values}, optional={"usage": values})
+outputs = st.fixed_dictionaries({"output": chunks | st.dictionaries(st.sampled_from(NAMES), values, max_size=3)})
+frames = (values | chunks | outputs).map(lambda said: b"data: %b\n\n" % json.dumps(said).encode())
+streams = st.lists(frames | st.sampled_from([chunk_frame("a"), chunk_frame("ab"), FINISH, DONE]), max_size=8)
+noise = st.lists(st.binary(max_size=20) | st.sampled_from(LINES) | frames, max_size=12)
+RECORDED = [path.read_bytes() for path in recorded()] or [b"".join([chunk_frame("a"), chunk_frame("b"), FINISH, DONE])]
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> list[bytes]:
+    """Draw a recorded stream, a few places of which are replaced, left out or doubled."""
+    said = bytearray(draw(st.sampled_from(RECORDED))[:20_000])
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, max(0, len(said) - 1)))
+        size = draw(st.integers(0, 40))
+        said[at : at + size] = draw(st.sampled_from([*PUT, bytes(said[at : at + size]) * 2]))
+    return [bytes(said)]
+
+
+@given(st.sampled_from(list(MODES_OF)), st.one_of(streams, noise, mutated()), st.integers(0, 1 << 16), st.booleans())
+@example(next(iter(MODES_OF)), [chunk_frame("a")[:-3] + b',"x":' + DEEP + b"}\n\n", FINISH, DONE], 0, False)
+@example(next(iter(MODES_OF)), [chunk_frame("a", seq=1849372918237462528)] * 12 + [FINISH, DONE], 0, False)
+def test_whatever_comes_hurts_nobody(dialect: Dialect, said: list[bytes], seed: int, alone: bool) -> None:
+    """Cut into reads at random, or a frame a read; with all modes, or to one client of mode raw."""
+    body = b"".join(said)
+    asyncio.run(
+        _play(dialect, body, said if seed % 2 else _cut(body, Random(seed)), ["raw"] if alone else MODES_OF[dialect])
+    )
+
+
+def _cut(body: bytes, random: Random) -> list[bytes]:
+    places = sorted(random.randrange(len(body) + 1) for _ in range(random.randrange(12)))
+    return [body[start:end] for start, end in zip([0, *places], [*places, len(body)], strict=True)]
+
+
+async def _play(dialect: Dialect, body: bytes, reads: list[bytes], modes: list[str]) -> None:
+    with no_complaints():
+        one = Play(dialect)
+        for mode in modes:
+            one.follow(mode, Connected())
+        one.play(reads)
+    one.assert_over([body])
+    assert one.sinks[0].received == body
