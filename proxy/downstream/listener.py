@@ -255,6 +255,8 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._release_body()
         self._listener.clients.gone(self)
+        if exc is not None:
+            exc.with_traceback(None)  # of a failed write: it would keep the frames of the stream that was being written
         super().connection_lost(exc)
         self.current = None  # it refers back to this
 
