@@ -62,7 +62,7 @@ class Response(Sink, Protocol):
 
 
 class WebSocket:
-    """One WebSocket to one client: a Sink of frames, which responds to the client's pings and closes.
+    """One WebSocket to one client: a Sink of frames, which responds to the client's pings and closes at once.
 
     Messages from the client are ignored. If it sends many frames at once, they are read in turns, and only the latest
     of their pings is answered (RFC 6455 section 5.5.3). A client that has sent nothing since the last ping when the

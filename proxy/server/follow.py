@@ -17,7 +17,6 @@ from proxy.server.document import JSON, DocumentSink, wait_for_document
 from proxy.server.follow_request import Cursor, FollowRequest, read_follow_request
 from proxy.server.generation_options import check_key
 from proxy.stream.endings import COMPLETE, DRAINED, Ending, ending_of
-from proxy.stream.event_id import EventId
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import FrameLog
@@ -33,6 +32,7 @@ from proxy.wire.errors import (
     Overloaded,
     UnknownStream,
 )
+from proxy.wire.event_id import EventId
 from proxy.wire.http import Head, Headers
 
 

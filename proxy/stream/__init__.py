@@ -9,7 +9,6 @@ Read in this order:
 * `ledger`: how much memory is held, of which kind, and what is done when it is too much
 * `cohort`: which followers are advanced together; its docstring lists the states of a follower and their transitions
 * `subscription`: one follower; `rank`: followers that are written to together
-* `event_id`: the ids by which clients resume
 * `projections`: the modes, each a pure function of a span of the log to bytes; `websocket`: modes as WebSocket messages
 * `transcript`, `channel`, `rewriting`: the text of the answer so far, and frames rewritten with other parts of it
 * `info`: the record of a stream: its id, owner, keys and limits

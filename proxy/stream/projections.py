@@ -11,9 +11,9 @@ from typing import ClassVar, NamedTuple
 
 from proxy.stream.channel import utf8
 from proxy.stream.endings import COMPLETE, DRAINED, Ending
-from proxy.stream.event_id import prefix
 from proxy.stream.rewriting import Rewriter, Source
 from proxy.wire.errors import BadRequest, Garbled, OffsetBeyond, OffsetGone, UnknownMode
+from proxy.wire.event_id import prefix
 from proxy.wire.sse import stamp
 
 SPAN_BYTES = 64 * 1024  # of frames: a follower that is behind gets no more than this, or one frame, in a write
