@@ -41,7 +41,7 @@ from proxy.wire.errors import (
 )
 from proxy.wire.http import Headers, head
 
-REFUSED = web.RequestKey("refused", ProxyError)  # on a request: why it gets an error response, whatever its path
+REFUSED = web.RequestKey("error", ProxyError)  # on a request: why it gets an error response, whatever its path
 _LINGERING_S = 2.0
 _RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # successive waits, for round trips of any length
 _BURST, _BURST_S = 64, 0.02  # requests that may begin within so many seconds; the others wait for their turns
