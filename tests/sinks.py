@@ -4,6 +4,8 @@ A rig has a sink whose head has left, and the other side of it, where a test sta
 end what has arrived.
 """
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
@@ -14,6 +16,7 @@ from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket, handshake
 from proxy.stream.interfaces import Sink
 from proxy.stream.projections import Span
+from proxy.stream.turns import Turns
 from proxy.wire.websocket import CLOSE, TEXT, close_frame, frame
 from tests.fakes import FakeSink
 from tests.frames import ASK, heard, masked
@@ -169,7 +172,9 @@ class _Responses(Served[Downstream]):
 
 class _WebSockets(Served[WebSocket]):
     def begin(self, request: web.BaseRequest) -> WebSocket:
-        socket = WebSocket(request, Downstream(request, 101))
+        socket = WebSocket(
+            request, Downstream(request, 101), Turns(asyncio.get_running_loop().call_soon, time.monotonic)
+        )
         socket.start(handshake(request), [])
         socket.flush()
         return socket

@@ -12,6 +12,7 @@ from proxy.stream.ledger import Ledger
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
+from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
 from tests.fakes import FakeLoop, FakeSink
 
@@ -37,6 +38,7 @@ def new_stream(
         ledger=ledger or Ledger(1 << 40),
         call_soon=loop.call_soon,
         pacer=Pacer(loop.call_later, loop.time),
+        turns=Turns(loop.call_soon, loop.time),
         on_subscription_ended=on_subscription_ended,
         on_sealed=on_sealed,
     )

@@ -9,5 +9,6 @@ Read in this order:
 * `callers`: identifies the caller by the keys in the request's headers
 * `grants`: access to streams of other callers: checks the token of a request, and issues new tokens
 * `capabilities`: signs and verifies tokens, each for one stream
+* `pages`: which web pages may send requests that use a key of ours, and which host names a port accepts
 * `settings`: this room's tables of the configuration
 """

@@ -21,6 +21,7 @@ class ChatRequests:
     """What requests for chat completions contain."""
 
     names_model = True
+    reads_body = False
 
     def model(self, body: bytes) -> str | None:
         return model_of(body)

@@ -24,6 +24,7 @@ class DashScopeRequests:
     """What requests to the native API contain."""
 
     names_model = False
+    reads_body = True
 
     def model(self, body: bytes) -> str | None:
         return model_of(body)

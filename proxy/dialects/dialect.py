@@ -38,6 +38,8 @@ class Requests(Protocol):
 
     names_model: bool
     """Whether responses name their model; otherwise it is taken from the request."""
+    reads_body: bool
+    """Whether the proxy needs the body of every request: then a large one is held, too, until it is complete."""
 
     def model(self, body: bytes) -> str | None:
         """Return the model that a request names."""

@@ -28,6 +28,7 @@ class PlainRequests:
     """Requests of which nothing is known; none is rewritten."""
 
     names_model = True
+    reads_body = False
 
     def model(self, body: bytes) -> str | None:
         return None

@@ -7,6 +7,8 @@ Read in this order:
 * `response`: one response to one client, the sink of a subscription
 * `websocket`: the same over a WebSocket
 * `listener`: the connections of clients, and the error responses to requests that can't be parsed
+* `client_connections`: the time-outs of all connections, and the bytes held for them; `descriptors`, `unsent`: what the
+  operating system reports about them
 * `request_body`: reads the body of a request
 * `inline`: lets aiohttp handle a request without a task of its own
 """

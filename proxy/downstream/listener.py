@@ -1,4 +1,4 @@
-"""The server of the data port: aiohttp's, but with its own error responses to requests that can't be parsed.
+"""The servers of both ports: aiohttp's, but with their own error responses, and time-outs for clients.
 
 aiohttp responds with 400 to all of them, and quotes in text/plain what it could not parse, which may be a key. Here the
 response has the status that HTTP defines for the error, and the error format of the API at the request's path.
@@ -9,9 +9,10 @@ import re
 import select
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
+from time import monotonic
 from typing import Any
 
-from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import (
     BadHttpMethod,
@@ -23,13 +24,31 @@ from aiohttp.http_exceptions import (
 )
 from aiohttp.web_protocol import RequestHandler
 
-from proxy.downstream.response import RESPONSE, Downstream
-from proxy.wire.errors import BadRequest, HeadersTooLarge, ProxyError, TargetTooLong, VersionNotSupported
+from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.response import RESPONSE, Downstream, reset
+from proxy.downstream.unsent import unsent_in_kernel
+from proxy.stream.turns import Turns
+from proxy.wire.errors import (
+    BadRequest,
+    CodingNotSupported,
+    HeadersTooLarge,
+    MethodNotAllowed,
+    Overloaded,
+    ProxyError,
+    RequestTimeout,
+    TargetTooLong,
+    VersionNotSupported,
+)
+from proxy.wire.http import Headers, head
 
-UNSPOKEN = web.RequestKey("unspoken", HttpVersion)  # on a request: its version of HTTP, if not supported
-SPOKEN = "the request's version of HTTP is not supported; HTTP/1.1 and HTTP/1.0 are"
+REFUSED = web.RequestKey("error", ProxyError)  # on a request: why it gets an error response, whatever its path
 _LINGERING_S = 2.0
 _RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # successive waits, for round trips of any length
+_BURST, _BURST_S = 64, 0.02  # requests that may begin within so many seconds; the others wait for their turns
+_FOR_EVER_S = 365 * 24 * 3600.0
+_SUPPORTED = "the request's version of HTTP is not supported; HTTP/1.1 and HTTP/1.0 are"
+_NEVER_ANSWERED = ("TRACE", "CONNECT")  # TRACE would show the client what goes upstream (RFC 9110 section 9.3.8)
+_CLOSE = re.compile(rb"\nconnection:[^\n]*\bclose\b")
 _UNREAD = "UNKNOWN"  # the method of the request that aiohttp creates for one that it could not parse
 _VERSION = re.compile(rb" HTTP/([0-9]{1,9})(?:\.[0-9]+)?\s*$")
 # The first line of llhttp's messages is a constant; the lines after it quote the request.
@@ -43,7 +62,7 @@ _CONSTANT = re.compile(r"[A-Za-z][A-Za-z' /-]*")
 
 
 class Listener(web.Server):
-    """The server of the data port, which creates a Connection for each client."""
+    """The server of a port, which creates a Connection for each client."""
 
     def __init__(
         self,
@@ -52,16 +71,28 @@ class Listener(web.Server):
         *,
         header_bytes: int,
         max_headers: int,
+        clients: ClientConnections,
+        host_objection: Callable[[str | None], ProxyError | None],
+        turns: Turns,
+        is_admin: bool,
         **options: Any,
     ) -> None:
         """`handler` responds to requests.
 
         `error_body` returns the response body for a request that can't be parsed, from its method, target and error.
+        `host_objection` returns the error for a request with this Host header, or None if the host is accepted.
         """
-        super().__init__(handler, request_factory=self._begin, **options)
+        # aiohttp's own timer would be one for each connection: ours stands for it.
+        super().__init__(handler, request_factory=self._begin, keepalive_timeout=_FOR_EVER_S, **options)
+        self.clients = clients
+        self.turns = turns
+        self.is_admin = is_admin
         self._error_body = error_body
         self._header_bytes = header_bytes
         self._max_headers = max_headers
+        self._host_objection = host_objection
+        self._burst = 0
+        self._burst_until = 0.0
 
     def __call__(self) -> "Connection":
         return Connection(
@@ -73,27 +104,62 @@ class Listener(web.Server):
             **self._kwargs,
         )
 
+    def may_begin(self, now: float) -> bool:
+        """Tell whether a request may begin at once: of many that come in one turn of the loop, the rest wait."""
+        if now > self._burst_until:
+            self._burst_until = now + _BURST_S
+            self._burst = 0
+        self._burst += 1
+        return self._burst <= _BURST
+
     def _begin(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         if message.method != _UNREAD:
             protocol.beginning = b""
-        if message.version.major == 1:
-            return self._make_request(message, payload, protocol, writer, task)
-        answerable = message._replace(version=HttpVersion10, should_close=True)
-        request = self._make_request(answerable, payload, protocol, writer, task)
-        request[UNSPOKEN] = message.version
+        spoken = message.version.major == 1
+        if not spoken:
+            refused = (BadRequest if message.version.major == 0 else VersionNotSupported)(_SUPPORTED)
+            message = message._replace(version=HttpVersion10, should_close=True)
+        request = self._make_request(message, payload, protocol, writer, task)
+        protocol.begin(request)
+        error = self._objection(message) if spoken else refused
+        if error is not None:
+            request[REFUSED] = error
         return request
+
+    def _objection(self, message: Any) -> ProxyError | None:
+        """Return why a request that could be read is answered nowhere."""
+        if message.chunked:
+            coding = message.headers.get("Transfer-Encoding", "")
+            if coding.strip().lower() != "chunked":
+                return CodingNotSupported(f"the transfer coding {coding[:100]!r} is not spoken here, only chunked")
+        if message.method in _NEVER_ANSWERED:
+            return MethodNotAllowed(f"{message.method} is not answered here")
+        return None if message.method == _UNREAD else self._host_objection(message.headers.get("Host"))
 
     def refuse(self, request: web.BaseRequest, beginning: bytes, error: HttpProcessingError) -> web.StreamResponse:
         """Respond to a request that could not be parsed; `beginning` is the first part of it."""
         line, ended, _ = beginning.partition(b"\n")
-        words = line.decode("latin-1").split(" ")
         refusal = self._refusal(error, line, complete=bool(ended))
-        body = self._error_body(words[0], words[1] if len(words) > 1 else "", refusal)
+        headers, body = self._told(line, refusal)
         downstream = Downstream(request, refusal.status)
-        headers = [(b"Content-Type", b"application/json; charset=utf-8"), (b"Content-Length", b"%d" % len(body))]
         downstream.start(HTTPStatus(refusal.status).phrase.encode(), headers, framed=True)
         downstream.close(body)
         return _Refused(request.transport)
+
+    def refusal(self, beginning: bytes, error: ProxyError) -> bytes:
+        """Return the whole answer to a request that is not there, of which this is the beginning."""
+        headers, body = self._told(beginning.partition(b"\n")[0], error)
+        headers.append((b"Connection", b"close"))
+        return head(b"HTTP/1.1 %d %b" % (error.status, HTTPStatus(error.status).phrase.encode()), headers) + body
+
+    def _told(self, line: bytes, error: ProxyError) -> tuple[Headers, bytes]:
+        """Return headers and body of a refusal, in the dialect that is spoken at the path of a first line."""
+        words = line.decode("latin-1").split(" ")
+        body = self._error_body(words[0], words[1] if len(words) > 1 else "", error)
+        headers = [(b"Content-Type", b"application/json; charset=utf-8"), (b"Content-Length", b"%d" % len(body))]
+        if error.retry_after_s is not None:
+            headers.append((b"Retry-After", b"%d" % error.retry_after_s))
+        return headers, body
 
     def _refusal(self, error: HttpProcessingError, line: bytes, *, complete: bool) -> ProxyError:
         allowed = f"{self._header_bytes} bytes (limits.header_bytes)"
@@ -105,7 +171,7 @@ class Listener(web.Server):
             return HeadersTooLarge(f"there are more than {self._max_headers} headers (limits.headers)")
         version = _VERSION.search(line)
         if version is not None and int(version[1]) > 1:
-            return VersionNotSupported(SPOKEN)
+            return VersionNotSupported(_SUPPORTED)
         return BadRequest(f"the request could not be read: {_what(error)}")
 
 
@@ -146,26 +212,137 @@ class _Refused(web.StreamResponse):
 class Connection(RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ("_refuse", "beginning")
+    __slots__ = (
+        "_answered",
+        "_head_at",
+        "_heard_at",
+        "_held",
+        "_held_bytes",
+        "_idle_at",
+        "_listener",
+        "_over",
+        "_queued_bytes",
+        "_within_head",
+        "beginning",
+        "current",
+        "peer",
+        "taken_at",
+        "unsent_bytes",
+    )
+
+    peer: asyncio.Transport  # also when aiohttp has let go of it
 
     def __init__(self, listener: Listener, **options: Any) -> None:
         super().__init__(listener, **options)
-        self._refuse = listener.refuse
+        self._listener = listener
+        self.current: web.BaseRequest | None = None  # from the end of its head to the end of its response
         self.beginning = b""  # the first line of a request and a little more, until its head is parsed
+        self._held = b""  # bytes that were read and wait for their turn
+        self._held_bytes = 0  # of bodies, in memory
+        self._answered = False  # at least one request
+        self._within_head = False
+        self._head_at = self._heard_at = self._idle_at = self.taken_at = monotonic()
+        self._over = False  # an error response was sent or is being sent, and the connection is about to be closed
+        self.unsent_bytes = self._queued_bytes = 0
+
+    # From one request to the next
+
+    def connection_made(self, transport: Any) -> None:
+        self.peer = transport
+        super().connection_made(transport)
+        self._listener.clients.arrived(self, admin=self._listener.is_admin)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._release_body()
+        self._listener.clients.gone(self)
+        if exc is not None:
+            exc.with_traceback(None)  # of a failed write: it would keep the frames of the stream that was being written
+        super().connection_lost(exc)
+        self.current = None  # it refers back to this
+
+    def begin(self, request: web.BaseRequest) -> None:
+        """Note that the head of a request has come."""
+        self.current = request
+        self._within_head = False
+        self._listener.clients.idle.pop(self, None)
+        if self._messages:
+            self._spoil()
+
+    def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
+        """Note that a response has ended: aiohttp calls this after each."""
+        self.current = None
+        self._answered = True
+        self._idle_at = monotonic()
+        self._listener.clients.idle[self] = None
+        if self._held_bytes:
+            self._release_body()
+        if isinstance(request.content.exception(), RequestTimeout):
+            request.content.feed_eof()  # else aiohttp would wait for the rest
+
+    def hold_body(self, size_bytes: int) -> None:
+        """Count bytes of the body that are kept in memory, until the response ends. Raises: RateLimited."""
+        self._listener.clients.hold_body(size_bytes)
+        self._held_bytes += size_bytes
+
+    def _release_body(self) -> None:
+        self._listener.clients.body_bytes -= self._held_bytes
+        self._held_bytes = 0
+
+    # What the client sends
 
     def data_received(self, data: bytes) -> None:
-        if b"\n" not in self.beginning and not self._request_in_progress:
+        request = self.current
+        if request is not None:
+            if data:
+                self._heard_at = monotonic()
+                if request.content.is_eof():
+                    self._head_at, self._within_head = self._heard_at, True
+            super().data_received(data)
+            if self._messages and self.current is not None:
+                self._spoil()
+            return
+        if not data:  # aiohttp reads on in what it has: requests of which many came at once
+            self._listener.turns.wait(self._refill)
+            return
+        self._heard_at = now = monotonic()
+        if not self._within_head:
+            self._head_at, self._within_head = now, True
+        if b"\n" not in self.beginning:
             self.beginning += data
+        if self._held or not self._listener.may_begin(now):
+            if not self._held:
+                self._listener.turns.wait(self._feed_held)
+            self._held += data
+        else:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Have a head be read, and what came with it.
+
+        One that asks to close the connection by itself: what is behind its message is an error to the parser, which
+        would then forget the message, too (RFC 9112 section 9.6: it is passed over).
+        """
+        end = data.find(b"\r\n\r\n") + 4
+        if 4 <= end < len(data) and b"close" in data[:end].lower() and _CLOSE.search(data[:end].lower()):
+            super().data_received(data[:end])
+            data = data[end:]
         super().data_received(data)
-        if self._messages and self._request_in_progress:
-            self._spoil()
+
+    def _feed_held(self) -> None:
+        held, self._held = self._held, b""
+        self._feed(held)
+
+    def _refill(self) -> None:
+        super().data_received(b"")
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio expects a bool
         """Keep the connection if the client waits for a response and may have closed only its own side (half-close).
 
         A client that has closed completely looks the same here, but responds with a reset to what is written to it.
         """
-        request, transport = self._current_request, self.transport
+        if self._held:
+            return True  # a request waits to be begun
+        request, transport = self.current, self.transport
         if request is None or transport is None or request.version < HttpVersion11 or not request.content.is_eof():
             return False
         begun = request.get(RESPONSE)
@@ -176,6 +353,75 @@ class Connection(RequestHandler):
         self.close()  # after the response
         self._look_for_reset(_RESETS_S)
         return True
+
+    # What it does not do in time
+
+    def check(self, now: float, timeouts: ClientTimeouts) -> None:
+        """End the connection, or refuse its request, if the client is late."""
+        self._look_at_unsent(now)
+        if self.unsent_bytes and timeouts.write_s and now - self.taken_at >= timeouts.write_s:
+            self.cut("write", clean=False)
+        elif self._over:
+            if now - self._idle_at >= _LINGERING_S:
+                self.peer.abort()
+        elif self.current is not None:
+            self._check_body(self.current, now, timeouts.body_s)
+        elif self._within_head:
+            if timeouts.head_s and now - self._head_at >= timeouts.head_s:
+                late = RequestTimeout(f"the head of the request did not come within {timeouts.head_s:g} s")
+                self._refuse("head", late)
+        else:
+            allowed_s = timeouts.keepalive_s if self._answered else timeouts.head_s
+            if allowed_s and now - self._idle_at >= allowed_s:
+                self.cut("keepalive" if self._answered else "head", clean=True)
+
+    def _check_body(self, request: web.BaseRequest, now: float, body_s: float) -> None:
+        if request.content.is_eof() or not body_s:
+            return
+        if not self.peer.is_reading():  # it is held back: the upstream takes no more
+            self._heard_at = now
+        elif now - self._heard_at >= body_s:
+            if request.get(RESPONSE) is not None or request.content.exception() is not None:
+                self.cut("body", clean=False)
+                return
+            self._heard_at = now
+            self._listener.clients.cuts["body"] += 1
+            message = f"nothing of the request's body came for {body_s:g} s"
+            request.content.set_exception(RequestTimeout(message))
+            self.close()  # when that is said
+
+    def _look_at_unsent(self, now: float) -> None:
+        """Note what waits for the client to take it, here and in the system, and whether it took some."""
+        unsent = self.peer.get_write_buffer_size()
+        if unsent:
+            queued = unsent_in_kernel(self.peer)
+            if not self.unsent_bytes or unsent < self.unsent_bytes or queued < self._queued_bytes:
+                self.taken_at = now
+            self._queued_bytes = queued
+        self.unsent_bytes = unsent
+
+    def cut(self, reason: str, *, clean: bool) -> None:
+        """Close the connection; not `clean`: by a reset, so that no answer looks complete."""
+        self._listener.clients.cuts[reason] += 1
+        self._over = True
+        if clean:
+            self.peer.close()
+        else:
+            reset(self.peer)
+
+    def turn_away(self) -> None:
+        """Say that there is no room for a connection that has just come, and close it."""
+        self._refuse("no_descriptor", Overloaded("this server has no file descriptor left for another connection"))
+        self.peer.close()
+
+    def _refuse(self, reason: str, error: ProxyError) -> None:
+        """Answer what has not become a request, and close when the client has, or soon."""
+        self._listener.clients.cuts[reason] += 1
+        self._over, self._idle_at = True, monotonic()
+        self.peer.write(self._listener.refusal(self.beginning, error))
+        if self.peer.can_write_eof():
+            self.peer.write_eof()
+        self.close()
 
     def _look_for_reset(self, waits_s: Sequence[float]) -> None:
         """Close the connection if it was reset, which the loop would notice only when something is written again."""
@@ -191,8 +437,7 @@ class Connection(RequestHandler):
 
     def _spoil(self) -> None:
         """Fail the request in progress if the rest of its body can't be parsed: aiohttp would let it wait forever."""
-        error = getattr(self._messages[-1][0], "exc", None)
-        request = self._current_request
+        error, request = getattr(self._messages[-1][0], "exc", None), self.current
         if error is not None and request is not None and not request.content.is_eof():
             request.content.set_exception(error)
 
@@ -206,5 +451,5 @@ class Connection(RequestHandler):
         if isinstance(exc, HttpProcessingError):
             self.close()  # after the response; ignores further requests
             read = f"{request.method} {request.raw_path} HTTP/1.1\n"
-            return self._refuse(request, self.beginning if request.method == _UNREAD else read.encode(), exc)
+            return self._listener.refuse(request, self.beginning if request.method == _UNREAD else read.encode(), exc)
         return super().handle_error(request, status, exc, message)

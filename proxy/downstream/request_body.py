@@ -1,17 +1,34 @@
 """Reads the body of a client's request, up to a limit."""
 
+from collections.abc import AsyncIterator
+from time import monotonic
+from typing import Protocol
+
 from aiohttp import web
 
 from proxy.wire.errors import TooLarge
 
 
+class Holder(Protocol):
+    """A client's connection, which tells how much may be held of what it sends."""
+
+    def hold_body(self, size_bytes: int) -> None:
+        """Count bytes of a body that are kept in memory, until the answer ends. Raises: RateLimited."""
+
+
 async def read_body(request: web.BaseRequest, allowed_bytes: int) -> bytes:
-    """Return the complete body of a request. Raises: TooLarge."""
+    """Return the complete body of a request, which its connection counts.
+
+    Raises: TooLarge, RateLimited, RequestTimeout.
+    """
     content = request.content
+    holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
     if content.is_eof():  # the usual case: the body came with the head
         body = content.read_nowait()
         if len(body) > allowed_bytes:
             raise TooLarge(f"the request body has {len(body)} bytes, {allowed_bytes} are allowed")
+        if body:
+            holder.hold_body(len(body))
         return body
     invite(request)
     length = request.content_length
@@ -20,11 +37,52 @@ async def read_body(request: web.BaseRequest, allowed_bytes: int) -> bytes:
     pieces: list[bytes] = []
     size = 0
     while size <= allowed_bytes and (piece := await content.readany()):
+        holder.hold_body(len(piece))
         pieces.append(piece)
         size += len(piece)
     if size > allowed_bytes:
         raise TooLarge(f"the request body has more than the {allowed_bytes} bytes allowed, {size} came so far")
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class LargeBody:
+    """A body that is sent on as it comes, once: what has come of it, and then the rest."""
+
+    def __init__(self, request: web.BaseRequest, beginning: bytes, allowed_bytes: int) -> None:
+        self.beginning = beginning
+        self.size_bytes = request.content_length  # None: it comes in chunks
+        self.ended_at = 0.0  # monotonic seconds, when the last byte of it is here
+        self._content = request.content
+        self._allowed_bytes = allowed_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Raises: TooLarge, RequestTimeout."""
+        size, piece = 0, self.beginning
+        while piece:
+            size += len(piece)
+            if size > self._allowed_bytes:
+                raise TooLarge(f"the request body has more than {self._allowed_bytes} bytes, {size} came so far")
+            yield piece
+            piece = await self._content.readany()
+        self.ended_at = monotonic()
+
+
+async def read_body_or_beginning(request: web.BaseRequest, held_bytes: int, allowed_bytes: int) -> bytes | LargeBody:
+    """Return the whole body of a request; of one larger than `held_bytes` the beginning, and a way to the rest.
+
+    Raises: TooLarge, RateLimited, RequestTimeout.
+    """
+    length, content = request.content_length, request.content
+    if content.is_eof() or (length is not None and not held_bytes < length <= allowed_bytes):
+        return await read_body(request, allowed_bytes)
+    invite(request)
+    pieces: list[bytes] = []
+    size = 0
+    while size <= (held_bytes if length is None else 0) and (piece := await content.readany()):
+        pieces.append(piece)
+        size += len(piece)
+    whole = b"".join(pieces)
+    return LargeBody(request, whole, allowed_bytes) if length is not None or size > held_bytes else whole
 
 
 def invite(request: web.BaseRequest) -> None:

@@ -195,7 +195,7 @@ class Downstream:
             if self._chunked_body and self.writable:
                 self._transport.close()
             else:
-                self._reset()
+                reset(self._transport)
         finally:
             self._end()  # whatever happened: nobody waits for a response that was given up
 
@@ -238,11 +238,13 @@ class Downstream:
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
-    def _reset(self) -> None:
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None and not self._transport.is_closing():  # the socket of a lost connection is closed
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._transport.abort()
+
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection by a reset: waiting bytes are not sent, and no response looks complete."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and not transport.is_closing():  # the socket of a lost connection is closed
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()
 
 
 RESPONSE = web.RequestKey("response", Downstream)  # on a request: its response, once that has begun

@@ -16,6 +16,7 @@ from aiohttp import web
 from proxy.stream.interfaces import Sink
 from proxy.stream.projections import Span
 from proxy.stream.subscription import HEARTBEAT
+from proxy.stream.turns import Turns
 from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.websocket import CLOSE, PING, PONG, PROTOCOL_ERROR, Control, FrameReader, accept, close_frame, frame
 
@@ -63,13 +64,16 @@ class Response(Sink, Protocol):
 class WebSocket:
     """One WebSocket to one client: a Sink of frames, which responds to the client's pings and closes at once.
 
-    Messages from the client are ignored. A client that has sent nothing since the last ping when the next one is due is
-    disconnected. `finished` also waits for its response to a close frame, so that nothing sent before is lost.
+    Messages from the client are ignored. If it sends many frames at once, they are read in turns, and only the latest
+    of their pings is answered (RFC 6455 section 5.5.3). A client that has sent nothing since the last ping when the
+    next one is due is disconnected. `finished` also waits for its response to a close frame, so that nothing sent
+    before is lost.
     """
 
-    __slots__ = ("_answered", "_closed", "_pinged", "_receiver", "_request", "_response")
+    __slots__ = ("_answered", "_closed", "_pinged", "_receiver", "_request", "_response", "_turns")
 
-    def __init__(self, request: web.BaseRequest, response: Response) -> None:
+    def __init__(self, request: web.BaseRequest, response: Response, turns: Turns) -> None:
+        self._turns = turns
         self._request = request
         self._response = response
         self._receiver: FrameReader | None = FrameReader()  # None when nothing more is read from the client
@@ -140,24 +144,45 @@ class WebSocket:
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Read the client's bytes; return, as aiohttp expects, that this is not the end and that none are left."""
         self._pinged = False
-        if self._receiver is not None:
-            try:
-                for control in self._receiver.feed(data):
-                    self._take_control(control)
-            except BadRequest as error:
-                self._answer_close(close_frame(PROTOCOL_ERROR, error.code))
+        if self._read_frames(data):
+            transport = self._request.transport
+            if transport is not None:
+                transport.pause_reading()
+            self._turns.wait(self._read_on)
         return False, b""
 
     def feed_eof(self) -> None:
         """Do nothing: the handler is about to be cancelled."""
 
-    def _take_control(self, control: Control) -> None:
-        if control.opcode == CLOSE:
-            self._answer_close(close_frame(control.code))
-        elif control.opcode == PING and not self._closed:
-            transport = self._request.transport
-            if transport is not None and transport.get_write_buffer_size() < _PONG_ROOM_BYTES:
-                self._response.write_data(frame(PONG, control.payload))
+    def _read_frames(self, data: bytes) -> bool:
+        """Take some frames; return whether there may be more."""
+        receiver = self._receiver
+        if receiver is None:
+            return False
+        try:
+            controls = receiver.feed(data)
+        except BadRequest as error:
+            self._answer_close(close_frame(PROTOCOL_ERROR, error.code))
+            return False
+        pings = [control for control in controls if control.opcode == PING]
+        if pings:
+            self._pong(pings[-1])
+        if controls and controls[-1].opcode == CLOSE:
+            self._answer_close(close_frame(controls[-1].code))
+        return self._receiver is not None and receiver.behind
+
+    def _read_on(self) -> None:
+        if self._read_frames(b""):
+            self._turns.wait(self._read_on)
+            return
+        transport = self._request.transport
+        if transport is not None:
+            transport.resume_reading()
+
+    def _pong(self, ping: Control) -> None:
+        transport = self._request.transport
+        if not self._closed and transport is not None and transport.get_write_buffer_size() < _PONG_ROOM_BYTES:
+            self._response.write_data(frame(PONG, ping.payload))
 
     def _answer_close(self, last: bytes) -> None:
         """End the connection after the client's close frame; respond with `last` unless one was sent already."""

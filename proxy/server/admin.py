@@ -1,9 +1,14 @@
 """The admin port, for operators: metrics, readiness, the streams of all callers, and a live feed of them."""
 
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
+from proxy.access.callers import Caller
 from proxy.server.json_responses import answer
+from proxy.server.routes import Handler
 from proxy.stream.hub import Hub
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics_page import MetricsPage
@@ -15,28 +20,34 @@ class Admin:
 
     def __init__(self, hub: Hub, page: MetricsPage, feed: LiveFeed) -> None:
         self._hub = hub
-        self._page = page
+        self._exposition: Callable[[Any], Awaitable[web.StreamResponse]] = make_aiohttp_handler(page.registry)
         self._feed = feed
 
-    def application(self) -> web.Application:
-        """Return the application that the admin port serves."""
-        app = web.Application()
-        app.router.add_get("/metrics", make_aiohttp_handler(self._page.registry))
-        app.router.add_get("/readyz", self._ready)
-        app.router.add_get("/admin/streams", self._streams)
-        app.router.add_get("/admin/events", self._feed.serve)
-        app.router.add_get("/healthz", healthy)
-        return app
+    def endpoints(self) -> Sequence[tuple[str, Handler]]:
+        """Return the paths of the admin port, and what answers GET and HEAD there."""
+        return (
+            ("/metrics", self._metrics),
+            ("/readyz", self._ready),
+            ("/admin/streams", self._streams),
+            ("/admin/events", self._events),
+            ("/healthz", healthy),
+        )
 
-    async def _ready(self, request: web.Request) -> web.Response:
+    async def _metrics(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        return await self._exposition(request)
+
+    async def _events(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        return await self._feed.serve(request)
+
+    async def _ready(self, request: web.BaseRequest, caller: Caller) -> web.Response:
         draining = self._hub.draining
         return answer({"ready": not draining}, 503 if draining else 200)
 
-    async def _streams(self, request: web.Request) -> web.Response:
+    async def _streams(self, request: web.BaseRequest, caller: Caller) -> web.Response:
         """GET /admin/streams: the streams of all callers. Callers must not see this list; it is for operators."""
         return answer({"object": "list", "data": [describe(stream) for stream in self._hub], "has_more": False})
 
 
-async def healthy(request: web.BaseRequest, *admitted: object) -> web.Response:
-    """GET /healthz, on both ports; the data port passes a caller, too."""
+async def healthy(request: web.BaseRequest, caller: Caller) -> web.Response:
+    """GET /healthz, on both ports."""
     return answer({"status": "ok"})

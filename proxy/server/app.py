@@ -4,7 +4,6 @@ The data port serves what the README's "HTTP surface" lists; the admin port metr
 """
 
 import asyncio
-import contextlib
 import functools
 import logging
 import time
@@ -17,9 +16,12 @@ from proxy.access.admission import Admission, Needs
 from proxy.access.callers import Callers
 from proxy.access.capabilities import Capabilities
 from proxy.access.grants import Grants
+from proxy.access.pages import Hosts, Pages
 from proxy.dialects import table
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
+from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
 from proxy.server.admin import Admin, healthy
@@ -74,7 +76,8 @@ class Proxy:
         pacer = Pacer(loop.call_later, time.monotonic)
         self.config = config
         self.metrics = Metrics(limits.model_labels)
-        self.upstreams = Upstreams(config, self.metrics)
+        descriptors = Descriptors.of_process()
+        self.upstreams = Upstreams(config, self.metrics, descriptors)
         self.feed = LiveFeed()
         self.calls = Calls()
         self.tracing = tracing or _traced(config)
@@ -83,16 +86,25 @@ class Proxy:
             max_followers=limits.followers,
             max_followers_per_stream=limits.followers_per_stream,
             max_total_log_bytes=limits.total_log_bytes,
+            max_pending_bytes=limits.total_pending_bytes,
             call_soon=loop.call_soon,
             pacer=pacer,
             observers=self._observers(),
             on_forgotten=self.calls.forget,
             on_subscription_ended=self.metrics.subscription_ended,
         )
+        self.clients = ClientConnections(
+            ClientTimeouts(**config.clients.model_dump()),
+            descriptors,
+            max_body_bytes=limits.total_body_bytes,
+            max_pending_bytes=limits.total_pending_bytes,
+        )
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
-        self.page = MetricsPage(self.metrics, self.hub, self.upstreams, type(loop).__module__.partition(".")[0])
-        self.metrics.background_loops += [self.hub.background, pacer.background]
+        loop_name = type(loop).__module__.partition(".")[0]
+        self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name)
+        self.metrics.background_loops += [self.hub.background, pacer.background, self.clients.background]
         callers, self.grants = access_of(config)
+        self.pages = Pages(config.cors.origins)
         self.admission = Admission(callers, self.grants, self.hub, shares_bodies=config.generations.share == "body")
         allowed = AllowedPaths(config.upstream.paths) if config.upstream.key.get_secret_value() else None
         self.forward = Forward(allowed, hides_tokens=bool(self.grants))
@@ -103,7 +115,7 @@ class Proxy:
         self.event_routes: list[EventRoute] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
-        self._ticking: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         self.url = ""
         self.admin_url = ""
 
@@ -144,16 +156,17 @@ class Proxy:
     async def start(self) -> None:
         """Listen. Raises: OSError, when an address is taken."""
         try:
-            self.url, self._data_site = await self._listen(self._data_runner(), self.config.listen)
+            self.url, self._data_site = await self._listen(
+                self._runner(self.routes(), self.config.listen, is_admin=False), self.config.listen
+            )
             if self.config.admin:
                 self.admin_url, _ = await self._listen(
-                    web.AppRunner(self.admin.application(), access_log=None, shutdown_timeout=1.0, logger=http_log),
-                    self.config.admin,
+                    self._runner(self.admin_routes(), self.config.admin, is_admin=True), self.config.admin
                 )
         except OSError:
             await self.stop()
             raise
-        self._ticking = asyncio.create_task(self._tick())
+        self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
 
     async def drain(self) -> None:
         """Stop accepting, let streams finish for at most `drain_s`, end the rest, and stop.
@@ -179,13 +192,12 @@ class Proxy:
             for subscription in list(stream.subscriptions):
                 subscription.fail(DRAINED)
         await self.follow.wait_closed()
-        if self._ticking is not None:
-            self._ticking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._ticking
         self.feed.close()
         for runner in self._runners:
             await runner.cleanup()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         await self.upstreams.close()
         if self.tracing is not None:
             await self.tracing.close()
@@ -208,16 +220,17 @@ class Proxy:
             ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.OWNING),
         ):
             served.add(method, path, handler, "streams", table.OWN, needs)
-        served.add("GET", "/healthz", healthy, "health", table.OWN, Needs.NOTHING)
+        for method in ("GET", "HEAD"):
+            served.add(method, "/healthz", healthy, "health", table.OWN, Needs.NOTHING)
         generations: Handler = self.generations.generate
         if self.tracing is not None:
             generations = self.tracing.traced(generations)
         passing = PassThrough(self.forward, self._open_exchange())
         for route, paths in table.routes(self.config.upstream.compatible_base):
             for path in paths:
-                generate = functools.partial(generations, route)
+                generate = self._lending(functools.partial(generations, route))
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
-            pass_through = functools.partial(passing.serve, route)
+            pass_through = self._lending(functools.partial(passing.serve, route))
             served.add(ANY, route.prefix, pass_through, route.name, route.dialect)
         self._add_own(served)
         return served
@@ -228,14 +241,28 @@ class Proxy:
         for own in sorted(config.routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
             base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
             route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
-            opens = self._open_exchange(own.upstream or DEFAULT)
+            upstream = own.upstream or DEFAULT
+            opens = self._open_exchange(upstream)
             passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opens)
             if own.share == "url":
                 events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, opens, self.calls)
                 self.event_routes.append(events)
                 for method in ("GET", "POST"):
-                    served.add(method, own.path, events.serve, route.name, table.UNKNOWN)
-            served.add(ANY, own.path, functools.partial(passing.serve, route), route.name, table.UNKNOWN)
+                    served.add(method, own.path, self._lending(events.serve, upstream), route.name, table.UNKNOWN)
+            pass_through = self._lending(functools.partial(passing.serve, route), upstream)
+            served.add(ANY, own.path, pass_through, route.name, table.UNKNOWN)
+
+    def _lending(self, handler: Handler, upstream: str = DEFAULT) -> Handler:
+        """Return a handler for the pages only that may use a key of ours, if requests go up with one."""
+        return self.pages.only(handler) if self.upstreams.has_key(upstream) else handler
+
+    def admin_routes(self) -> Routes:
+        """Return what the admin port serves."""
+        served = Routes(self.admission, self.metrics, table.OWN)
+        for path, handler in self.admin.endpoints():
+            for method in ("GET", "HEAD"):
+                served.add(method, path, self.pages.only(handler), "admin", table.OWN, Needs.NOTHING)
+        return served
 
     async def _listen(self, runner: web.BaseRunner, where: str) -> tuple[str, web.BaseSite]:
         host, port = address(where)
@@ -247,15 +274,17 @@ class Proxy:
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{port}", site
 
-    def _data_runner(self) -> web.ServerRunner:
-        routes = self.routes()
+    def _runner(self, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
+        config = self.config
         server = Listener(
-            Cors(self.config.cors, routes, self.metrics, self.config.key_headers)
-            if self.config.cors.origins
-            else routes,
+            Cors(config.cors, routes, self.metrics, config.key_headers) if config.cors.origins else routes,
             routes.refuse_unread,
-            header_bytes=self.config.limits.header_bytes,
-            max_headers=self.config.limits.headers,
+            header_bytes=config.limits.header_bytes,
+            max_headers=config.limits.headers,
+            clients=self.clients,
+            host_objection=Hosts(address(listen)[0], config.hosts).objection,
+            turns=self.hub.turns,
+            is_admin=is_admin,
             access_log=None,
             handler_cancellation=True,  # a handler is cancelled as soon as its client disconnects
             auto_decompress=False,  # a compressed request is passed on as it is

@@ -19,6 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from proxy.access.pages import is_loopback
 from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig
 from proxy.dialects import table
 from proxy.dialects.credentials import AUTHORIZATION, KEY_HEADERS
@@ -97,12 +98,24 @@ class GenerationsConfig(Table):
     unwrap_errors: bool = False
 
 
+class ClientsConfig(Table):
+    """How long a client may be silent, in seconds; 0 is no limit."""
+
+    head_s: Seconds = 30
+    body_s: Seconds = 30
+    keepalive_s: Seconds = 75
+    write_s: Seconds = 300
+
+
 class LimitsConfig(Table):
     """[limits]: sizes and numbers that requests and streams must not exceed."""
 
     header_bytes: Bytes = 64 * 1024
     headers: Count = 128
     body_bytes: Bytes = 64 * 1024 * 1024
+    held_body_bytes: Bytes = 1024 * 1024
+    total_body_bytes: Bytes = 512 * 1024 * 1024
+    total_pending_bytes: Bytes = 256 * 1024 * 1024
     frame_bytes: Bytes = 8 * 1024 * 1024
     log_bytes: Bytes = 64 * 1024 * 1024
     total_log_bytes: Bytes = 512 * 1024 * 1024
@@ -132,6 +145,7 @@ class Config(BaseSettings):
 
     listen: str = "127.0.0.1:8080"
     admin: str = "127.0.0.1:9090"
+    hosts: tuple[str, ...] = ()
     drain_s: Seconds = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     routes: tuple[RouteConfig, ...] = ()
@@ -142,6 +156,7 @@ class Config(BaseSettings):
     breaker: BreakerConfig = BreakerConfig()
     streams: StreamsConfig = StreamsConfig()
     generations: GenerationsConfig = GenerationsConfig()
+    clients: ClientsConfig = ClientsConfig()
     limits: LimitsConfig = LimitsConfig()
     auth: AuthConfig = AuthConfig()
     capabilities: CapabilitiesConfig = CapabilitiesConfig()
@@ -177,6 +192,18 @@ class Config(BaseSettings):
             )
         if not self.listen:
             raise ValueError("listen is empty; it takes HOST:PORT")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_are_not_for_everybody(self) -> "Config":
+        keyed = [name for name, one in self.upstreams.items() if one.key.get_secret_value()]
+        if self.upstream.key.get_secret_value():
+            keyed.insert(0, DEFAULT)
+        if keyed and self.auth.mode == "pass" and not is_loopback(address(self.listen)[0]):
+            raise ValueError(
+                f"whoever reaches {self.listen} could use the key of {', '.join(keyed)}: either set auth.mode ="
+                ' "keys", with auth.keys for those who may, or listen on 127.0.0.1'
+            )
         return self
 
     @model_validator(mode="after")

@@ -17,7 +17,6 @@ from proxy.server.document import JSON, DocumentSink, wait_for_document
 from proxy.server.follow_request import Cursor, FollowRequest, read_follow_request
 from proxy.server.generation_options import check_key
 from proxy.stream.endings import COMPLETE, DRAINED, Ending, ending_of
-from proxy.stream.event_id import EventId
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import FrameLog
@@ -33,6 +32,7 @@ from proxy.wire.errors import (
     Overloaded,
     UnknownStream,
 )
+from proxy.wire.event_id import EventId
 from proxy.wire.http import Head, Headers
 
 
@@ -104,7 +104,7 @@ class Follow:
             downstream = Downstream(request)
             downstream.start(b"OK", [(b"Content-Type", MODES[mode].content_type), *CACHING, *named])
             return downstream
-        websocket = WebSocket(request, Downstream(request, 101))
+        websocket = WebSocket(request, Downstream(request, 101), self._hub.turns)
         websocket.start(follow.accept, named)
         task = asyncio.current_task()
         assert task is not None

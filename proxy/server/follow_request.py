@@ -10,10 +10,10 @@ from aiohttp import web
 from proxy.downstream.response import EXTRA
 from proxy.downstream.websocket import handshake
 from proxy.server.config import StreamsConfig
-from proxy.stream.event_id import read_event_id
 from proxy.stream.projections import MODES, View, view_of
 from proxy.stream.websocket import NOT_IN_EVENTS
 from proxy.wire.errors import BadRequest, OriginNotAllowed
+from proxy.wire.event_id import read_event_id
 
 _CURSORS = ("after", "starting_after")
 _LAST_EVENT_ID = re.compile(r"last[-_]?event[-_]?id", re.IGNORECASE)  # as the polyfills of EventSource spell it

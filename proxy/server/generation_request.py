@@ -11,7 +11,7 @@ from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.dialects.refusal import asks_for_stream
 from proxy.dialects.route import Route
-from proxy.downstream.request_body import read_body
+from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning
 from proxy.server.config import Config, GenerationsConfig
 from proxy.server.document import JSON
 from proxy.server.generation_options import GenerationOptions, read_options
@@ -42,7 +42,7 @@ class GenerationRequest:
     options: GenerationOptions
     target: bytes
     headers: Headers  # to send upstream, without Content-Length
-    body: bytes
+    body: bytes | LargeBody
     streamed: tuple[Headers, bytes] | None  # headers and body that request a stream, for when the upstream demands one
     hides_usage: bool  # we requested the usage, the client did not: don't send it on
     started_at: float  # when its last byte arrived, in monotonic seconds
@@ -52,7 +52,8 @@ class GenerationRequest:
         """Return the StreamInfo of the stream for this request."""
         options, route = self.options, self.route
         keys = () if options.key is None else (options.key,)
-        cumulative = route.dialect.requests.asks_cumulative(self.body)
+        requests = route.dialect.requests
+        cumulative = requests.asks_cumulative(self.whole_body) if requests.reads_body else None
         # By place: names make a dict, 0.5 us a constructor.
         return StreamInfo(
             ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
@@ -65,9 +66,16 @@ class GenerationRequest:
 
     def vitals(self) -> Vitals:
         """Return the Vitals of the stream for this request."""
-        dialect = self.route.dialect
+        dialect, body = self.route.dialect, self.body
+        began_at = self.started_at if isinstance(body, bytes) else body.ended_at or self.started_at
         requests = dialect.requests
-        return Vitals(dialect, self.started_at, None if requests.names_model else requests.model(self.body))
+        return Vitals(dialect, began_at, None if requests.names_model else requests.model(self.whole_body))
+
+    @property
+    def whole_body(self) -> bytes:
+        """Return the body, where it is one that had to be held."""
+        assert isinstance(self.body, bytes)
+        return self.body
 
 
 class GenerationReader:
@@ -80,6 +88,7 @@ class GenerationReader:
         generations = config.generations
         self._rewrites = generations.upgrade != "never" or generations.include_usage
         self._body_bytes = config.limits.body_bytes
+        self._held_body_bytes = config.limits.held_body_bytes
         self._usual = read_options(CIMultiDict(), config)  # of a request without options, as most are
 
     async def read(self, route: Route, request: web.BaseRequest, caller: Caller) -> GenerationRequest:
@@ -92,7 +101,12 @@ class GenerationReader:
         idempotent, named = options.idempotency_key is not None, options.key is not None
         shared = self._admission.admit_generation(caller, idempotent, named, not options.respond_async)
         target = self._forward.target(route, request)
-        body = await read_body(request, self._body_bytes)
+        body: bytes | LargeBody
+        # One that is looked into, and one that may be sent after its client has left, is held.
+        if shared or self._rewrites or options.detached or route.dialect.requests.reads_body:
+            body = await read_body(request, self._body_bytes)
+        else:
+            body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)
         if options.respond_async:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
         headers.append(_IDENTITY)
@@ -108,14 +122,14 @@ def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> Ge
     """Rewrite a request so that it asks for a stream, or for the usage of a stream, as configured."""
     dialect = generation.route.dialect
     if generations.upgrade != "never":
-        streamed = dialect.requests.as_stream(generation.headers, generation.body)
+        streamed = dialect.requests.as_stream(generation.headers, generation.whole_body)
         if streamed is not None:  # the client gets a document, even if it is made from a stream
             generation = replace(generation, options=generation.options._replace(view=JSON))
             if generations.upgrade == "auto":
                 return replace(generation, streamed=streamed)
             return replace(generation, headers=streamed[0], body=streamed[1])
     if generations.include_usage:
-        counted = dialect.requests.with_usage(generation.body)
+        counted = dialect.requests.with_usage(generation.whole_body)
         if counted is not None:
             return replace(generation, body=counted, hides_usage=True)
     return generation
@@ -123,7 +137,7 @@ def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> Ge
 
 async def ask(open_exchange: OpenExchange, generation: GenerationRequest, ledger: Ledger) -> Exchange:
     """Send a request upstream; await the result for the head of the response. Raises, then: as UpstreamGroup.open."""
-    size_bytes = len(generation.body)
+    size_bytes = len(generation.body) if isinstance(generation.body, bytes) else 0
     ledger.count(BODIES, size_bytes)
     try:
         if generation.streamed is not None:
@@ -174,7 +188,7 @@ async def _ask_again(
 def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identity:
     """Return the identity by which requests share a call: by the Idempotency-Key if there is one, else by content."""
     route, key = generation.route, generation.options.idempotency_key
-    caller, target, body = generation.caller, generation.target, generation.body
+    caller, target, body = generation.caller, generation.target, generation.whole_body
     if key is None:
         return by_body(caller, route.name, target, body, route.steered_by(request.raw_headers))
     streamed = route.dialect.requests.asks_stream(request.raw_headers)
@@ -182,10 +196,16 @@ def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identi
 
 
 def _send(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable[Exchange]:
-    headers = [*generation.headers, (b"Content-Length", b"%d" % len(generation.body))]
+    body, chunked = generation.body, False
+    if isinstance(body, bytes):
+        headers = [*generation.headers, (b"Content-Length", b"%d" % len(body))]
+    elif body.size_bytes is not None:
+        headers = [*generation.headers, (b"Content-Length", b"%d" % body.size_bytes)]
+    else:
+        headers, chunked = [*generation.headers, (b"Transfer-Encoding", b"chunked")], True
     json = generation.options.view.mode == "json"  # the client asked for a document: so errors are documents, too
     # By place: a name takes 0.1 us.
     upstream_request = UpstreamRequest(
-        generation.route, b"POST", generation.target, headers, generation.body, generation.caller, True, json
+        generation.route, b"POST", generation.target, headers, body, generation.caller, True, json, chunked
     )
     return open_exchange(upstream_request)

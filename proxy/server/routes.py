@@ -18,12 +18,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.access.admission import Admission, Needs
 from proxy.access.callers import Caller
 from proxy.dialects.dialect import Dialect
-from proxy.downstream.listener import SPOKEN, UNSPOKEN
+from proxy.downstream.listener import REFUSED
 from proxy.downstream.response import RESPONSE, Downstream
 from proxy.server.json_responses import refuse
 from proxy.stream.faults import log_fault
 from proxy.telemetry.metrics import Metrics
-from proxy.wire.errors import BadRequest, InternalError, ProxyError, UnknownRoute, VersionNotSupported
+from proxy.wire.errors import InternalError, ProxyError, UnknownRoute
 from proxy.wire.http import origin_form
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
@@ -95,8 +95,8 @@ class Routes:
         (handler, name, dialect, needs), arguments = self.find(method, request.raw_path)
         status = CLIENT_GONE
         try:
-            if len(request) and UNSPOKEN in request:
-                raise (BadRequest if request[UNSPOKEN].major == 0 else VersionNotSupported)(SPOKEN)
+            if len(request) and REFUSED in request:
+                raise request[REFUSED]
             caller = self._admit(request, needs)
             response = await (handler(request, caller, **arguments) if arguments else handler(request, caller))
             status = response.status

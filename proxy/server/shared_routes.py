@@ -23,7 +23,6 @@ from proxy.server.headers import NOT_SHARED
 from proxy.server.shared_calls import Call, Calls, Identity, by_url
 from proxy.stream.background import BackgroundLoop
 from proxy.stream.endings import DRAINED
-from proxy.stream.event_id import EventId, read_event_id
 from proxy.stream.hub import ANYONE, Hub
 from proxy.stream.info import StreamInfo
 from proxy.stream.ledger import NAMES
@@ -37,6 +36,7 @@ from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.errors import Garbled, UnknownMode
+from proxy.wire.event_id import EventId, read_event_id
 from proxy.wire.http import EndToEnd, Head, Headers
 from proxy.wire.reconnection import Reconnection
 

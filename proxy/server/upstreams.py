@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from proxy.downstream.descriptors import Descriptors
 from proxy.server.config import Config
 from proxy.stream.endings import UPSTREAM_ERROR
 from proxy.stream.stream import Stream
@@ -23,9 +24,11 @@ from proxy.upstream.upstream import Upstream
 class Upstreams:
     """The upstreams by name; an observer of their streams."""
 
-    def __init__(self, config: Config, metrics: Metrics) -> None:
+    def __init__(self, config: Config, metrics: Metrics, descriptors: Descriptors) -> None:
         """Call within a running loop."""
         self._config = config
+        self._descriptors = descriptors
+        descriptors.counted.append(lambda: sum(self.connections().values()))
         self._settings: Mapping[str, UpstreamConfig] = {DEFAULT: config.upstream, **config.upstreams}
         self._grouped = {name for first, one in self._settings.items() if one.spares for name in (first, *one.spares)}
         self._retried: Counter[str] = Counter()
@@ -41,6 +44,10 @@ class Upstreams:
             bases=[self.base(one, compatible=name == DEFAULT).encode() for one in names],
             unwraps=self._config.generations.unwrap_errors,
         )
+
+    def has_key(self, name: str) -> bool:
+        """Tell whether requests to an upstream, or to a spare of it, go up with a key of ours."""
+        return any(self.by_name[one].has_key for one in (name, *self._settings[name].spares))
 
     def base(self, name: str, *, compatible: bool) -> str:
         """Return the path that is put before request targets: that of the URL, or of the compatible API."""
@@ -89,6 +96,7 @@ class Upstreams:
             max_connections=settings.max_connections,
             keepalive_s=settings.keepalive_s,
             outbound_proxy=settings.outbound_proxy.get_secret_value() or None,
+            are_descriptors_out=lambda: self._descriptors.are_out,
         )
         pool.name = name
         metrics.background_loops.append(pool.background)

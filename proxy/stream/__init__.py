@@ -9,12 +9,12 @@ Read in this order:
 * `ledger`: how much memory is held, of which kind, and what is done when it is too much
 * `cohort`: which followers are advanced together; its docstring lists the states of a follower and their transitions
 * `subscription`: one follower; `rank`: followers that are written to together
-* `event_id`: the ids by which clients resume
 * `projections`: the modes, each a pure function of a span of the log to bytes; `websocket`: modes as WebSocket messages
 * `transcript`, `channel`, `rewriting`: the text of the answer so far, and frames rewritten with other parts of it
 * `info`: the record of a stream: its id, owner, keys and limits
 * `hub`: begins streams, finds them while they run and while they are kept, ends them; `observer`: those it notifies
 * `interfaces`: the protocols of what a stream is connected to: sinks, writers, the bypass
+* `turns`: queues work for clients, so that none of them occupies the event loop for long
 * `background`: runs periodic work so that an exception does not end it; higher rooms use it, too
 * `faults`: what happens when something here raises an exception that it should not raise
 * `vitals`: times and counts of a stream

@@ -20,8 +20,8 @@ Followers differ only in who makes them advance next, and that is what their sta
     ranked    the same, through its Rank, which is the member of `Cohort.live` and has the one offset of all in it
     bypassed  nobody: a live follower, the only one of its stream, to whose transport the Bypass sends events before
               they are in the log; offset and log are updated for up to 64 of them at once
-    parked    its own `resume`, which is called once: by its sink when it has drained, or by the event loop when others
-              have had their turn (`Stream.pause`; "paused" is not a separate state)
+    parked    its own `resume`, which is called once: by its sink when it has drained, or when others have had their
+              turn (`Stream.pause`, `Turns`; "paused" is not a separate state)
     closing   as parked, or the last slice of the last sweep; but the log is sealed, so that it ends at its last frame
     ended     nobody: it has been sent its end, or has left
 
@@ -57,15 +57,17 @@ What the events are, and what the code does:
 * read, clogged: the sink refuses the write, since earlier ones are waiting, or its connection was just lost.
   `Stream.park` ends the bypass, takes the follower out of its rank with the offset it has reached, sets `parked` and
   asks the sink to call `resume`. The other members of the rank stay.
-* read, long: more than a follower is given in one turn. `Stream.pause` is `park`, with the loop to call `resume`. A
+* read, long: more than a follower is given in one turn. `Stream.pause` is `park`, with `Turns` to call `go_on`. A
   rank that is due more than one span dissolves first: its members are live, and grouped again after the sweep. A
   bypass sends on what came, however much.
-* resume: `Stream.unpark` makes it live again, unless the log is sealed, and it advances by itself: see the four states
-  above. Called when the follower is not parked, it does nothing.
+* resume: of a follower that is far behind, by more than a span, `Turns` calls `go_on` when it is its turn; it is no
+  member of `Cohort.live` before it has caught up. Else `Stream.unpark` makes it live again, unless the log is sealed,
+  and it advances by itself: see the four states above. Called when the follower is not parked, it does nothing.
 * resume, clogged: it advanced, and the sink took some of what was due. Or it has had its turn's worth once more.
 * outrun: the log's window has moved past the offset, and the follower is advanced: it ends with the error `too_slow`.
   Frames are never skipped. Until it is advanced, nothing happens to it.
 * another comes: `Stream.attach`, of another follower. A bypass ends; everybody is served from the log.
+  A follower that is far behind when it attaches, by more than a span, is parked until it has caught up.
 * company: a sweep ends, and the cohort has another member. Each follower whose sink has a transport goes into the rank
   of its view, framing and offset (`Cohort._regroup`), and may be the first in it, or the only one.
 * alone: no other follower is left, it has had everything, and its sink takes the upstream's chunks as they come: the

@@ -6,13 +6,14 @@ Must not know: sockets, clocks (the time is passed in). Nothing here awaits, so 
 import heapq
 import math
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.stream.cohort import Pacer
-from proxy.stream.endings import CAPABILITY_EXPIRED
+from proxy.stream.endings import CAPABILITY_EXPIRED, TOO_SLOW
 from proxy.stream.faults import tell
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Sink
@@ -20,6 +21,7 @@ from proxy.stream.ledger import Holder, Ledger, Relief
 from proxy.stream.observer import Observers
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import HEARTBEAT, Subscription
+from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Overloaded, UnknownStream
 from proxy.wire.http import Head
@@ -115,6 +117,7 @@ class Hub:
         max_followers: int,
         max_followers_per_stream: int,
         max_total_log_bytes: int,
+        max_pending_bytes: int = sys.maxsize,
         call_soon: Callable[..., Any],
         pacer: Pacer,
         observers: Observers | None = None,
@@ -134,6 +137,7 @@ class Hub:
         self.draining = False
         self._call_soon = call_soon
         self._pacer = pacer
+        self.turns = Turns(call_soon, pacer.time)  # of followers, and of what else clients ask for
         self.background = BackgroundLoop("streams", pacer.time, OVERDUE_S)
         self._relief = Relief(self.ledger)
         self._relief_planned = False
@@ -146,6 +150,7 @@ class Hub:
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
         self._outlived: dict[str, Stream] = {}  # forgotten, but running, or followed to their end
+        self._max_pending_bytes = max_pending_bytes
         self._retire_at: list[tuple[float, str]] = []  # a heap
         self._keys: dict[tuple[bytes, str], Stream] = {}
         self._waiters: dict[tuple[bytes, str], dict[Waiter, None]] = {}
@@ -153,6 +158,11 @@ class Hub:
     @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Return how much is in the logs of forgotten streams that only their last followers still need."""
+        return sum([stream.log.size_bytes for stream in self._outlived.values() if stream.sealed])
 
     def __iter__(self) -> Iterator[Stream]:
         yield from self._running.values()
@@ -172,7 +182,9 @@ class Hub:
             self.check_room()
         else:
             places.give_back()
-        stream = Stream(info, vitals, self.ledger, self._call_soon, self._pacer, self._subscription_ended, self._retire)
+        stream = Stream(
+            info, vitals, self.ledger, self._call_soon, self._pacer, self.turns, self._subscription_ended, self._retire
+        )
         self._running[info.id] = stream
         self.ledger.bytes += STREAM_BYTES
         self._observers.begun(stream)
@@ -305,6 +317,8 @@ class Hub:
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             with self.background:
                 waiter.tick(now)
+        with self.background:
+            self._cut_pending()
         self._survey()
         with self.background:
             if self.ledger.over:
@@ -385,6 +399,20 @@ class Hub:
         heapq.heappush(self._retire_at, (stream.ended_at + stream.info.retain_s, stream.id))
         if stream.info.retain_s <= 0:
             self.forget(stream)
+
+    def _cut_pending(self) -> None:
+        """End the last followers of forgotten streams, the first of these first, until the rest is no more."""
+        allowed = self._max_pending_bytes
+        for stream in list(self._outlived.values()):
+            held = self.pending_bytes
+            if held <= allowed:
+                return
+            for subscription in list(stream.subscriptions) if stream.sealed else ():
+                subscription.fail(
+                    TOO_SLOW.saying(
+                        f"clients have yet to take {held} bytes of streams that are over, {allowed} are kept"
+                    )
+                )
 
     def _subscription_ended(self, subscription: Subscription) -> None:
         self.followers -= 1

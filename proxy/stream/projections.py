@@ -11,9 +11,9 @@ from typing import ClassVar, NamedTuple
 
 from proxy.stream.channel import utf8
 from proxy.stream.endings import COMPLETE, DRAINED, Ending
-from proxy.stream.event_id import prefix
 from proxy.stream.rewriting import Rewriter, Source
 from proxy.wire.errors import BadRequest, Garbled, OffsetBeyond, OffsetGone, UnknownMode
+from proxy.wire.event_id import prefix
 from proxy.wire.sse import stamp
 
 SPAN_BYTES = 64 * 1024  # of frames: a follower that is behind gets no more than this, or one frame, in a write
@@ -76,8 +76,11 @@ class Projection(Span, ABC):
     tells_all: ClassVar[bool] = False
     """Whether it tells of all that was said, from the start."""
     span_bytes: ClassVar[int] = SPAN_BYTES
-    spans_a_turn: ClassVar[int] = 4
-    """How many spans a follower that is behind is sent in one turn of the event loop; each takes 0.5 ms to render."""
+    spans_a_turn: ClassVar[int] = 1
+    """How many spans a follower that is behind is sent before others have their turn.
+
+    Each takes 0.5 ms to render, once for all followers at the same offset that take turns.
+    """
 
     def __init__(self, source: Source) -> None:
         """Raises: OffsetGone, if the mode needs frames that the log no longer holds."""
@@ -227,7 +230,6 @@ class Coalesced(Incremental):
     restates = False
     paced = True
     span_bytes = MERGED_BYTES
-    spans_a_turn = 1
 
     def render(self, start: int, end: int) -> bytes:
         return b"".join(self._rewriter.coalesce(start, end))
@@ -246,7 +248,6 @@ class Cumulative(Incremental):
     paced = True
     tells_all = True
     span_bytes = MERGED_BYTES
-    spans_a_turn = 1
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)

@@ -11,9 +11,9 @@ from typing import Protocol
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.increment import Channel, Increment, Kind
 from proxy.stream.channel import Pieces
-from proxy.stream.event_id import prefix
 from proxy.stream.log import FrameLog
 from proxy.stream.transcript import Transcript
+from proxy.wire.event_id import prefix
 from proxy.wire.sse import respell, stamp
 
 _MARKS = (Kind.MARK, Kind.END)

@@ -25,6 +25,7 @@ from proxy.stream.log import FrameLog
 from proxy.stream.projections import MODES, Projection, Raw, View
 from proxy.stream.subscription import Subscription
 from proxy.stream.transcript import Transcript
+from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
 from proxy.stream.websocket import Messages
 from proxy.wire.http import Head
@@ -68,6 +69,7 @@ class Stream:
         "originator",
         "subscriptions",
         "throttled",
+        "turns",
         "upstream",
         "vitals",
         "writer",
@@ -80,6 +82,7 @@ class Stream:
         ledger: Ledger,
         call_soon: Callable[..., Any],
         pacer: Pacer,
+        turns: Turns,
         on_subscription_ended: Callable[[Subscription], object],
         on_sealed: Callable[["Stream"], object],
     ) -> None:
@@ -115,6 +118,7 @@ class Stream:
         self._counted: dict[str, int] = {}  # bytes of each kind that are in the ledger for it, beside its frames
         self._call_soon = call_soon
         self._pacer = pacer
+        self.turns = turns
 
     @property
     def log(self) -> FrameLog:
@@ -177,11 +181,15 @@ class Stream:
         return transcript
 
     def attach(self, subscription: Subscription) -> None:
-        """Add a follower and advance it."""
+        """Add a follower and advance it; one that is far behind, when it has its turn."""
         self.end_bypass()
         self.subscriptions[subscription] = None
-        self.make_live(subscription)
-        subscription.advance()
+        if subscription.is_far_behind:
+            subscription.parked = True
+            self.turns.do(subscription.go_on)
+        else:
+            self.make_live(subscription)
+            subscription.advance()
 
     def detach(self, subscription: Subscription) -> None:
         """Remove a follower; notify the writer if it was the last one of an open stream."""
@@ -346,11 +354,11 @@ class Stream:
             subscription.sink.on_writable(subscription.resume)
 
     def pause(self, subscription: Subscription) -> None:
-        """Have a follower that is far behind go on in the next turn of the event loop, so that others have theirs."""
+        """Have a follower that is far behind go on after others have had their turn."""
         self.end_bypass()
         if not subscription.parked:
             subscription.mark_parked()
-            self._call_soon(subscription.resume)
+            self.turns.wait(subscription.go_on)
 
     def unpark(self, subscription: Subscription) -> None:
         """Make a parked follower live again."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from proxy.stream.endings import COMPLETE, DRAINED, INTERNAL_ERROR, TOO_SLOW, Ending
 from proxy.stream.faults import log_fault
 from proxy.stream.interfaces import Sink, Transport
-from proxy.stream.projections import Projection, Span, View
+from proxy.stream.projections import SPAN_BYTES, Projection, Span, View
 from proxy.stream.rank import Rank, Ranks
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ class Subscription:
         log, offset = self.stream.log, self.offset
         return 0 if offset >= log.end else log.end_bytes - log.position(max(offset, log.start))
 
+    @property
+    def is_far_behind(self) -> bool:
+        """Return whether it has more to be sent than a span: then it waits for its turn."""
+        return self.lag_bytes > SPAN_BYTES
+
     def advance(self) -> None:
         """Write everything up to the log's end, or as much of it as the sink takes, and end if the log is sealed."""
         log, span = self._log, self._projection
@@ -112,11 +117,23 @@ class Subscription:
             self._end(b"", ending)
 
     def resume(self) -> None:
-        """Go on after the sink has drained, or others have had their turn. Does nothing unless it is parked."""
+        """Go on after the sink has drained, in its turn if it is far behind. Does nothing unless it is parked."""
         if self.parked and self.ended is None:
+            if self.is_far_behind:
+                self.stream.turns.do(self.go_on)
+            else:
+                self.go_on()
+
+    def go_on(self) -> None:
+        """Advance by a turn's worth. Does nothing unless it is parked."""
+        if not self.parked or self.ended is not None:
+            return
+        if self.is_far_behind:
+            self._catch_up()
+        else:
             self.stream.unpark(self)
             self.advance()
-            self.stream.resume_writer()
+        self.stream.resume_writer()
 
     def beat(self) -> None:
         """Send a heartbeat, a comment of one line between two frames, unless frames are waiting to be sent."""
@@ -202,6 +219,18 @@ class Subscription:
         rank.remove(self)
         self.cohort.has_parked = True
         return True
+
+    def _catch_up(self) -> None:
+        """Advance without being live: to take thousands out of `live` and put them back, at each span, costs."""
+        cohort = self.cohort
+        if cohort.has_parked:
+            cohort.drop_parked()
+        self.parked = False
+        self.advance()
+        if self.parked:
+            cohort.has_parked = False  # nobody in `live` is
+        else:
+            self.stream.make_live(self)
 
     def _fall_behind(self) -> None:
         """End with an error, because the log no longer holds frames that it lacks: they are never skipped silently."""

@@ -4,10 +4,11 @@ The rate is low and listeners are few, so aiohttp-sse serves it. It shares no co
 """
 
 import asyncio
+from typing import Any
 
 import orjson
 from aiohttp import web
-from aiohttp_sse import sse_response
+from aiohttp_sse import EventSourceResponse, sse_response
 
 from proxy.stream.stream import Stream
 from proxy.telemetry.stream_object import describe
@@ -34,10 +35,12 @@ class LiveFeed:
         for queue in list(self._listeners):
             self._let_go(queue)
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """GET /admin/events"""
         queue: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
-        async with sse_response(request) as response:
+        asked: Any = request  # of web.Request nothing more is needed
+        response: EventSourceResponse
+        async with sse_response(asked) as response:
             self._listeners.add(queue)
             try:
                 while (item := await queue.get()) is not None:

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from proxy import __version__
 from proxy.dialects.dialect import Usage
+from proxy.downstream.client_connections import ClientConnections
 from proxy.stream.hub import Hub
 from proxy.telemetry.metrics import HISTOGRAMS, Metrics
 from proxy.upstream.breaker import State
@@ -38,12 +39,13 @@ class Upstreams(Protocol):
 class MetricsPage(Collector):
     """Collects all metrics of one proxy; prometheus_client writes the page from `registry`."""
 
-    def __init__(self, metrics: Metrics, hub: Hub, upstreams: Upstreams, loop: str) -> None:
+    def __init__(self, metrics: Metrics, hub: Hub, upstreams: Upstreams, clients: ClientConnections, loop: str) -> None:
         """`loop` is the name of the event loop's package, a label of build_info."""
         self.registry = CollectorRegistry()
         self._metrics = metrics
         self._hub = hub
         self._upstreams = upstreams
+        self._clients = clients
         self._build = (__version__, platform.python_version(), aiohttp.__version__, loop)
         self.registry.register(self)
 
@@ -91,6 +93,8 @@ class MetricsPage(Collector):
         yield _counter("upstream_requests", "Requests that an upstream was chosen for.", ("upstream",), chosen)
         failures = Tally({loop.name: loop.failures for loop in metrics.background_loops})
         yield _counter("background_loop_failures", "Turns that ended with an exception.", ("loop",), failures)
+        text = "Connections of clients that were cut off."
+        yield _counter("client_connections_cut", text, ("reason",), self._clients.cuts)
         yield _counter("rejected", "Requests refused here, by error code.", ("reason",), metrics.rejected)
 
     def _gauges(self) -> Iterator[Metric]:
@@ -105,6 +109,10 @@ class MetricsPage(Collector):
         text = "Memory held for streams, by kind; the limit total_log_bytes is on their sum."
         yield _gauge("memory_bytes", text, ("kind",), Tally(hub.ledger.by_kind()))
         connections = Tally(self._upstreams.connections())
+        there_are = Tally({(): len(self._clients.open)})
+        yield _gauge("client_connections", "Connections of clients, at both ports.", (), there_are)
+        held = Tally({"body": self._clients.body_bytes, "pending": self._clients.pending_bytes + hub.pending_bytes})
+        yield _gauge("client_bytes", "What requests' bodies take, and what waits for clients.", ("kind",), held)
         yield _gauge("upstream_connections", "Connections to upstreams, by state.", ("state",), connections)
         waiting = {upstream.name: upstream.queue.waiting for upstream in upstreams if upstream.queue is not None}
         yield _gauge("queued", "Requests in the queue before an upstream.", ("upstream",), Tally(waiting))

@@ -28,6 +28,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id, set
 from proxy import __version__
 from proxy.dialects.route import Route
 from proxy.dialects.table import PROVIDER
+from proxy.downstream.request_body import LargeBody
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
@@ -87,8 +88,9 @@ class Tracing:
             trace = _CURRENT.get()
             if trace is None or not request.generation:
                 return await open_exchange(request)
-            assert isinstance(request.body, bytes)
-            headers = trace.asks(request.headers, request.body)
+            body = request.body.beginning if isinstance(request.body, LargeBody) else request.body
+            assert isinstance(body, bytes)
+            headers = trace.asks(request.headers, body)
             exchange = await open_exchange(replace(request, headers=headers))
             trace.answered(exchange)
             return exchange

@@ -13,6 +13,7 @@ import click
 from pydantic import ValidationError
 
 from proxy import __version__
+from proxy.downstream.descriptors import raise_limit
 from proxy.server.app import Proxy
 from proxy.server.config import Config, address, load
 from proxy.tools.log_lines import LogLines
@@ -21,6 +22,8 @@ from proxy.tools.tail import tail
 
 if TYPE_CHECKING:
     from proxy.tools.fake_qwen import FakeQwen
+
+_log = logging.getLogger("streamtee")
 
 _CONFIG = click.option(
     "--config",
@@ -49,6 +52,9 @@ def serve(config_file: Path | None, loop: str) -> None:
         _fail(str(error))
     config = _load(config_file)
     logging.basicConfig(level=config.log_level.upper(), handlers=[LogLines()])
+    before, limit = raise_limit()
+    if limit != before:
+        _log.info("the limit of file descriptors was raised from %d to %d", before, limit)
     # Kept streams are many long-lived objects without cycles: the collector's full passes over them stopped the
     # process for 100 ms and more (D of the load harness), and found nothing.
     gc.freeze()

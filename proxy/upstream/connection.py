@@ -299,14 +299,18 @@ class Connection:
             self.exchange.reason += status
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.exchange is not None:
-            self.exchange.headers.append((name, value))
+        exchange = self.exchange
+        if exchange is not None and not exchange.status:  # else it is a trailer (RFC 9110 section 6.5.1)
+            exchange.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         exchange, parser = self.exchange, self._parser
         if exchange is None or parser is None:
             return
         status = parser.get_status_code()
+        if status < 100:
+            self._fail(Garbled(f"the upstream's response has the status {status}, which HTTP does not have"))
+            return
         if 100 <= status < 200:  # interim (RFC 9110 section 15.2): another head follows
             exchange.headers.clear()
             exchange.reason = b""

@@ -9,10 +9,12 @@ import aiohttp
 
 from proxy.upstream.connection import Connection, Receiver, TakeEvents
 from proxy.wire.errors import (
+    BadRequest,
     FirstByteTimeout,
     FirstTokenTimeout,
     Garbled,
     IdleTimeout,
+    RequestError,
     TotalTimeout,
     Truncated,
     Unreachable,
@@ -362,10 +364,15 @@ class Exchange:
                 connection.transport.write(LAST_CHUNK)
             self._unsent = False
         except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
-            error = Unreachable("the client did not finish its request")
-            error.blames_upstream = False
-            error.status, error.code = 400, "bad_request"
-            self.ends(error)
+            self._client_failed(BadRequest("the client did not finish its request"))
+        except RequestError as error:  # it took too long, or sent too much
+            self._client_failed(error)
+
+    def _client_failed(self, fault: RequestError) -> None:
+        error = Unreachable(fault.message)
+        error.blames_upstream = False
+        error.status, error.code = fault.status, fault.code
+        self.ends(error)
 
 
 def _end(receiver: Receiver, data: bytes, at: float, error: UpstreamError | None) -> None:

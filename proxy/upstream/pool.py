@@ -7,11 +7,12 @@ connection for many requests. No private attribute of aiohttp is used.
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import re
 import ssl
 from collections import deque
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from time import monotonic
 
 import aiohttp
@@ -20,10 +21,12 @@ from yarl import URL
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange, Timeouts
-from proxy.wire.errors import ConnectTimeout, Unreachable
+from proxy.wire.errors import ConnectTimeout, Overloaded, Unreachable
 from proxy.wire.http import Headers, head
 
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+_OUT_OF_DESCRIPTORS = "this server has no file descriptor left for another connection to the upstream"
 _ZONE = re.compile("%25[^]]*")
 
 
@@ -40,8 +43,13 @@ class ConnectionPool:
         keepalive_s: float = 15.0,
         ssl_context: ssl.SSLContext | None = None,
         outbound_proxy: str | None = None,
+        are_descriptors_out: Callable[[], bool] = bool,
     ) -> None:
-        """Must be called within a running loop. `max_connections` 0 is no limit."""
+        """Must be called within a running loop. `max_connections` 0 is no limit.
+
+        `are_descriptors_out` returns whether no connection may be made: others need the last file descriptors.
+        """
+        self._are_descriptors_out = are_descriptors_out
         self.name = name  # as it is configured
         self.timeouts = timeouts
         self.active: set[Exchange] = set()
@@ -167,8 +175,11 @@ class ConnectionPool:
 
     async def _connect(self) -> Connection:
         try:
+            if self._are_descriptors_out():
+                raise OSError(errno.EMFILE, "kept for the admin port")
             if self._direct is None:
-                return Connection(await self._connector.connect(self._address, [], self._connect_timeout))
+                lent = await self._connector.connect(self._address, [], self._connect_timeout)
+                return Connection(lent)
             async with asyncio.timeout(self.timeouts.connect_s or None):
                 loop = asyncio.get_running_loop()
                 _, connection = await loop.create_connection(Connection, *self._direct)  # type: ignore[type-var]  # it is a Protocol, but not by inheritance
@@ -179,6 +190,8 @@ class ConnectionPool:
             if isinstance(exc, TimeoutError):
                 message = f"no connection to the upstream within {self.timeouts.connect_s:g} s"
                 raise ConnectTimeout(message) from exc
+            if isinstance(exc, OSError) and exc.errno in _NO_DESCRIPTOR:
+                raise Overloaded(_OUT_OF_DESCRIPTORS) from exc
             if isinstance(exc, OSError | aiohttp.ClientError):
                 raise Unreachable(f"no connection to the upstream: {type(exc).__name__}", sent=False) from exc
             raise

@@ -7,6 +7,7 @@ Read in this order:
 
 * `errors`: every error that a client can receive, grouped by whose fault it is
 * `sse`: cuts a body into frames (SSE blocks), reads their fields, adds an `id:` line
+* `event_id`: the ids of events, by which clients resume
 * `reconnection`: what an EventSource remembers between two connections
 * `http`: which headers a proxy forwards, and how a body is framed
 * `chunked`: a fast path for a read that consists of complete events in complete chunks

@@ -101,6 +101,34 @@ class UnknownStream(RequestError):
     code = "stream_not_found"
 
 
+class MethodNotAllowed(RequestError):
+    """A method that nothing here answers."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class RequestTimeout(RequestError):
+    """The request did not come whole in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class UnsupportedMediaType(RequestError):
+    """A page of another origin may send JSON only: a browser asks us first whether it may (CORS)."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class HostNotServed(RequestError):
+    """The request is for a name that is not known here (RFC 9110 section 7.4)."""
+
+    status = 421
+    code = "host_not_served"
+
+
 class OtherEpoch(RequestError):
     """The cursor belongs to another stream."""
 
@@ -287,6 +315,13 @@ class CapabilitiesOff(ProxyError):
 
     status = 501
     code = "capabilities_off"
+
+
+class CodingNotSupported(ProxyError):
+    """A transfer coding that is not spoken (RFC 9112 section 6.1)."""
+
+    status = 501
+    code = "transfer_coding_not_supported"
 
 
 class VersionNotSupported(ProxyError):

@@ -16,7 +16,7 @@ class Reconnection:
     """The last event id and the reconnection time of one event stream, over all its connections.
 
     The proxy is the client here, of the upstream of a shared route (upstream/broadcast.py). What its own clients
-    resume by is stream/event_id.py.
+    resume by is wire/event_id.py.
     """
 
     __slots__ = ("_first_id", "_marked", "retry_s")

@@ -23,6 +23,7 @@ _DATA = frozenset((0x0, TEXT, 0x2))
 _CONTROL = frozenset((CLOSE, PING, PONG))
 _LONGEST_CONTROL = 125
 _LONGEST_SHORT = 0xFFFF
+FRAMES_A_FEED = 64  # 0.2 ms
 
 
 def accept(key: str) -> bytes:
@@ -79,21 +80,24 @@ class Control(NamedTuple):
 class FrameReader:
     """Parses a client's frames, independently of how they were cut into reads. Messages are skipped and never kept."""
 
-    __slots__ = ("_held", "_skip")
+    __slots__ = ("_held", "_skip", "behind")
 
     def __init__(self) -> None:
+        self.behind = False  # there may be more frames than were read: feed nothing, to go on
         self._held = bytearray()  # the beginning of a frame: its header, and its payload if it is a control frame
         self._skip = 0  # bytes of a message's payload that have not come yet
 
     def feed(self, data: bytes) -> list[Control]:
         """Return the control frames that `data` completes, in order; frames after a close are ignored.
 
+        No more than `FRAMES_A_FEED` frames are read at once: a client may send tens of thousands in one read.
         Raises: BadRequest, if a client may not send such a frame; the connection can't be used any more.
         """
         held = self._held
         held += data
         found: list[Control] = []
-        while True:
+        self.behind = False
+        for _ in range(FRAMES_A_FEED):
             skipped = min(self._skip, len(held))
             del held[:skipped]
             self._skip -= skipped
@@ -111,6 +115,8 @@ class FrameReader:
             del held[: start + size]
             if opcode == CLOSE:
                 return found
+        self.behind = True
+        return found
 
 
 def _header(held: bytearray) -> tuple[int, int, int] | None:

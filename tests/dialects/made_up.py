@@ -38,6 +38,7 @@ class MadeUpRequests:
     """How it is asked: for a stream with `live`."""
 
     names_model = False
+    reads_body = True
 
     def model(self, body: bytes) -> str | None:
         asked = members(body)

@@ -13,8 +13,9 @@ from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket, handshake
 from proxy.stream.projections import Span
 from proxy.stream.subscription import HEARTBEAT
+from proxy.stream.turns import Turns
 from proxy.wire.errors import BadRequest, UpgradeRequired
-from proxy.wire.websocket import CLOSE, PING, PONG, TEXT, close_frame, frame
+from proxy.wire.websocket import CLOSE, FRAMES_A_FEED, PING, PONG, TEXT, close_frame, frame
 from tests.event_loops import GUARD_S, on_each_loop, until
 from tests.frames import ASK, heard, masked
 from tests.http_client import Client, request
@@ -72,7 +73,8 @@ class Opened(Served[WebSocket]):
         return self.down
 
     def begin(self, request: web.BaseRequest) -> WebSocket:
-        socket = WebSocket(request, Downstream(request, 101))
+        loop = asyncio.get_running_loop()
+        socket = WebSocket(request, Downstream(request, 101), Turns(loop.call_soon, loop.time))
         socket.start(handshake(request), [(b"X-A", b"b")])
         return socket
 
@@ -221,5 +223,28 @@ async def test_clogged_client_is_not_written_to_and_is_told_of_when_it_reads() -
         kinds = [kind for kind, _ in heard(bytes(client.buffer))]
         assert kinds.count(TEXT) == written
         assert kinds.count(PONG) < 20_000
+        client.send(masked(CLOSE, b"\x03\xe8"))
+        await one.wait_outcome("ended")
+
+
+@pytest.mark.parametrize("opcode", [PING, TEXT])
+@on_each_loop
+async def test_flood_of_frames_leaves_others_their_turns(opcode: int) -> None:
+    """It is read a little at a time, and of its pings the latest is answered; what comes behind it is heard, too."""
+    many = 200_000
+    async with served() as one:
+        client = await one.open()
+        turns = 0
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            asyncio.get_running_loop().call_soon(turn)
+
+        turn()
+        client.send(masked(opcode, b"") * many + masked(PING, b"last"))
+        await client.wait_bytes(lambda buffer: buffer.endswith(frame(PONG, b"last")))
+        assert turns > many / FRAMES_A_FEED / 150  # so many feeds take far more than the 5 ms of a turn
+        one.socket.close(close_frame(1000))
         client.send(masked(CLOSE, b"\x03\xe8"))
         await one.wait_outcome("ended")

@@ -349,7 +349,7 @@ async def test_time_outs_and_metrics_outlive_full_logs(perform: Serve, stage: St
     await late.read()
     ended = "streamtee_streams_ended_total"
     assert await tee.metric(ended, ending="timeout_idle") == count + 1
-    assert await tee.metric("streamtee_background_loop_alive") == 3
+    assert await tee.metric("streamtee_background_loop_alive") == 4
 
 
 # Counts.

@@ -186,7 +186,7 @@ async def test_request_does_not_choose_the_host(
     perform: Serve, stage: Stage, target: str, headers: tuple[str, ...]
 ) -> None:
     """Absolute-form targets, Host and forwarding headers leave origin, path and Host header as configured."""
-    tee = await perform()
+    tee = await perform(hosts=["elsewhere.test"])
     client = await tee.send("GET", target, *headers)
     turn = await stage.next()
     assert turn.target == b"/compatible-mode/v1/models?x=1"

@@ -361,3 +361,16 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_path_of_the_upstream_is_the_compatible_base(url: str, base: str) -> None:
     """A path of its own stands for the compatible mode's."""
     assert Config.model_validate({"upstream": {"url": url}}).upstream.compatible_base == base
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:8080", "[::]:8080", "192.0.2.1:8080", "proxy.example.com:8080"])
+@pytest.mark.parametrize(
+    "keyed", [{"upstream": {"key": "sk-x"}}, {"upstreams": {"a": {"url": "http://a", "key": "k"}}}]
+)
+def test_key_of_ours_is_not_for_everybody(listen: str, keyed: dict[str, Any]) -> None:
+    """Off loopback and in mode pass, whoever reaches the port would use it; the error says the two ways out."""
+    with pytest.raises(ValidationError, match=r"auth\.mode = \"keys\".*listen on 127\.0\.0\.1"):
+        Config(listen=listen, **keyed)
+    for good in ("127.0.0.1:8080", "[::1]:8080", "localhost:8080", "127.0.0.2:0"):
+        Config(listen=good, **keyed)
+    Config(listen=listen)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from proxy.downstream.descriptors import Descriptors
 from proxy.server.upstreams import Upstreams
 from proxy.telemetry.metrics import Metrics
 from tests.complaints import no_complaints
@@ -18,7 +19,7 @@ TWO = {"url": "http://two.test"}
 async def made(**tables: Any) -> AsyncIterator[Upstreams]:
     """Make the upstreams of a configuration."""
     with no_complaints():
-        upstreams = Upstreams(configured("http://zero.test", **tables), Metrics(5))
+        upstreams = Upstreams(configured("http://zero.test", **tables), Metrics(5), Descriptors(1024))
         try:
             yield upstreams
         finally:

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 import proxy
 from proxy.stream.endings import CAPABILITY_EXPIRED, UPSTREAM_RESET
-from proxy.stream.projections import SPAN_BYTES, Raw
+from proxy.stream.projections import SPAN_BYTES
 from proxy.stream.rank import Rank
 from proxy.stream.subscription import Subscription
 from tests.cuts import messages
@@ -35,7 +35,7 @@ from tests.streams import follow
 BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
 ROLE = b'data: {"choices":[]}\n\n'  # no token: until the first one nothing is sent past the log
 BIG = b"data: " + b"x" * SPAN_BYTES + b"\n\n"  # more than a span
-TURN = [BIG] * (Raw.spans_a_turn + 3)  # more than a turn's worth
+TURN = [BIG] * 67  # more than a turn's worth, and than is sent on as the chunks that it came in
 FLUSH_MS = 1000
 
 
@@ -400,7 +400,7 @@ async def test_advance_by_itself_leads_to_one_of_four_states() -> None:
     (_, *takes), *table = rows(PAGE, "a follower advances")
     assert takes == ["the sink took all", "the sink clogged, or there is more than a turn's worth"]
     for log, all_taken, more in table:
-        for room, frames, after in ((None, [BIG] * 2, all_taken), (1, [BIG] * 3, more), (None, TURN, more)):
+        for room, frames, after in ((None, [FRAME] * 2, all_taken), (1, [BIG] * 3, more), (None, TURN, more)):
             scene = Scene()
             scene.send(*frames)
             scene.follower.leave("left")

@@ -10,16 +10,24 @@ import pytest
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.stream.endings import CAPABILITY_EXPIRED, COMPLETE, LOG_LIMIT, UPSTREAM_ERROR, UPSTREAM_RESET
 from proxy.stream.ledger import Ledger
-from proxy.stream.projections import Events, View
+from proxy.stream.projections import View
 from proxy.stream.stream import Stream
+from proxy.stream.turns import TURN_S
 from tests.cuts import messages
 from tests.fakes import FakeLoop, FakeSink, FakeWriter
 from tests.streams import EPOCH, IDENT, follow, new_stream
 
 A, B, C, D = (b"data: %c\n\n" % letter for letter in b"abcd")
 BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
-SPANS = Events.spans_a_turn
 MANY = 1000  # followers: more than are advanced in one turn of the loop
+
+
+class Hurried(FakeLoop):
+    """A loop in which every piece of work takes all the time there is in a turn."""
+
+    def time(self) -> float:
+        self.now += TURN_S
+        return self.now
 
 
 def frame(size_bytes: int) -> bytes:
@@ -572,29 +580,60 @@ def test_last_of_many_leaving_during_a_sweep_tells_the_writer_once() -> None:
 
 def test_follower_that_is_far_behind_goes_on_in_later_turns() -> None:
     """Its past may be long, and others have their turn in between; it gets all of it, and the end."""
-    loop, late, live = FakeLoop(), FakeSink(), FakeSink()
+    loop, late, live = Hurried(), FakeSink(), FakeSink()
     stream = new_stream(loop=loop)
     past = [frame(1000) for _ in range(1000)]
     stream.extend(past)
     follow(stream, late, "events")
-    assert len(late.writes) == SPANS
+    assert len(late.writes) == 1
     follow(stream, live, offset=1000)
     stream.extend([A])
-    assert (live.writes, len(late.writes)) == ([A], SPANS)
-    loop.turn()
-    assert len(late.writes) == 2 * SPANS
+    assert (live.writes, len(late.writes)) == ([A], 1)
+    for turns in range(2, 5):
+        loop.turn()
+        assert len(late.writes) == turns
     stream.seal(COMPLETE, [B])
     assert (live.received, live.ended, late.ended) == (A + B, "closed", None)
     loop.settle()
     assert (len(messages(late.received)), late.ended) == (1002, "closed")
 
 
+def test_followers_that_are_far_behind_are_sent_one_rendering_in_turns() -> None:
+    """Each span is rendered once for all who wait: they have their turns one after the other, and none has two."""
+    loop, sinks = Hurried(), [FakeSink() for _ in range(5)]
+    stream = new_stream(loop=loop)
+    stream.extend([frame(1000)] * 300)
+    for sink in sinks:
+        follow(stream, sink, "events")
+    loop.settle()
+    for first, *others in zip(*[sink.writes for sink in sinks[1:]], strict=True):
+        assert all(other is first for other in others)
+    assert len(messages(sinks[0].received)) == 300
+
+
+def test_follower_that_was_far_behind_is_live_again() -> None:
+    """In the sweeps, once, though it was clogged and had turns of its own in between."""
+    loop, sink = Hurried(), FakeSink(room=2)
+    stream = new_stream(loop=loop)
+    stream.extend([frame(1000)] * 300)
+    subscription = follow(stream, sink)
+    loop.settle()
+    assert (len(sink.writes), subscription.parked) == (2, True)
+    stream.extend([frame(1000)] * 300)
+    sink.drain()
+    loop.settle()
+    stream.extend([A])
+    assert sink.received == frame(1000) * 600 + A
+    assert subscription.cohort.live == [subscription]
+
+
 def test_follower_that_leaves_between_two_turns_is_sent_nothing_more() -> None:
     """Its turn comes, and passes."""
-    loop, sink = FakeLoop(), FakeSink()
+    loop, sink = Hurried(), FakeSink()
     stream = new_stream(loop=loop)
     stream.extend([frame(1000)] * 1000)
     subscription = follow(stream, sink, "events")
+    loop.turn()
     subscription.leave("left")
     loop.settle()
-    assert len(sink.writes) == SPANS
+    assert len(sink.writes) == 2

@@ -589,6 +589,8 @@ FED = {
     "upstream_connections": {"state"},
     "subscriptions_ended_total": {"mode", "reason"},
     "rejected_total": {"reason"},
+    "client_connections": set(),
+    "client_bytes": {"kind"},
     "retries_total": {"reason"},
     "upstream_requests_total": {"upstream"},
     "upstream_state": {"upstream", "state"},

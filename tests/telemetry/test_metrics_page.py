@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 from prometheus_client import generate_latest
 
+from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.descriptors import Descriptors
 from proxy.stream.endings import COMPLETE
 from proxy.stream.observer import Observers
 from proxy.telemetry.metrics import Metrics
@@ -12,6 +14,7 @@ from tests.streams import hub_stream as new_stream
 from tests.streams import new_hub
 
 FRAME = b"data: a\n\n"
+NO_CLIENTS = ClientConnections(ClientTimeouts(), Descriptors(1024), max_body_bytes=1, max_pending_bytes=1)
 NO_UPSTREAMS = SimpleNamespace(by_name={}, retries=lambda: {"status_429": 2}, connections=lambda: {"idle": 1})
 
 
@@ -19,7 +22,7 @@ def test_page_counts_what_runs_and_what_has_ended() -> None:
     """A stream's frames are there before and after its end, once; its ending when it has one."""
     metrics = Metrics(5)
     hub = new_hub(observers=Observers(ended=[metrics.ended]))
-    page = MetricsPage(metrics, hub, NO_UPSTREAMS, "asyncio")
+    page = MetricsPage(metrics, hub, NO_UPSTREAMS, NO_CLIENTS, "asyncio")
     stream = new_stream(hub)
     stream.extend([FRAME])
     running = generate_latest(page.registry).decode()

@@ -4,11 +4,13 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,11 +32,19 @@ FREE = {"STREAMTEE_LISTEN": "127.0.0.1:0", "STREAMTEE_ADMIN": "127.0.0.1:0"}
 
 
 @asynccontextmanager
-async def spawned(*arguments: str, **settings: str) -> AsyncIterator[Process]:
-    """Run a command in a process of its own, with no setting of this one's environment."""
+async def spawned(
+    *arguments: str, descriptors: tuple[int, int] | None = None, **settings: str
+) -> AsyncIterator[Process]:
+    """Run a command in a process of its own, with no setting of this one's environment.
+
+    `descriptors`: its soft and hard limit of them.
+    """
+    limit = None if descriptors is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, descriptors)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")}
     command = (sys.executable, "-m", "proxy.tools.cli", *arguments)
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=environment | settings)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=PIPE, stderr=PIPE, env=environment | settings, preexec_fn=limit
+    )
     try:
         async with asyncio.timeout(GUARD_S):
             yield process
@@ -110,7 +120,8 @@ async def test_serve_prints_where_it_listens_and_drains_when_told_to_stop(
         assert await process.wait() == 0
         await client.leave()
         assert process.stderr is not None
-        (logged,) = (await process.stderr.read()).decode().splitlines()  # the one line of the one stream
+        said = (await process.stderr.read()).decode().splitlines()
+        (logged,) = [line for line in said if "file descriptors" not in line]  # the one line of the one stream
         assert re.search(rf" INFO streamtee: stream={answer.stream_id} .* ending=complete events=3 ", logged)
 
 
@@ -121,6 +132,73 @@ async def wait_refused(url: str) -> None:
             _, writer = await asyncio.open_connection(host, int(port))
             writer.close()
             await writer.wait_closed()
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_descriptors_that_run_out_take_idle_connections_first(stage: Stage, loop: str) -> None:
+    """What runs goes on, what is new is served, probes and scrapes are answered; it is logged once, and counted."""
+    settings = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url}
+    async with spawned("serve", "--loop", loop, descriptors=(100, 128), **settings) as process:
+        url, admin = (await line(process)).split()[3].rstrip(","), (await line(process)).split()[2]
+        client = await Client.connect(url)
+        client.send(request("POST", "/v1/chat/completions", body=chat_body()), method="POST")
+        turn = await stage.next()
+        turn.begin()
+        turn.chunk(chunk_frame("before"))
+        answer = await client.answer()
+        await answer.until(b"before")
+        idle = []
+        for _ in range(40):
+            idle += [await Client.connect(url) for _ in range(4)]
+            status, page = await answered(admin.removesuffix("/metrics"), request("GET", "/metrics"))
+            assert status == 200
+        assert re.search(rb'connections_cut_total{reason="descriptors"} (\d+)', page)
+        assert [one.gone for one in idle[:50]] == ["fin"] * 50
+        assert not any(one.gone for one in idle[-50:])
+        assert await answered(url, request("GET", "/healthz")) == (200, b'{"status":"ok"}')
+        late = await Client.connect(url)
+        late.send(request("POST", "/v1/embeddings", body=b"{}"), method="POST")
+        (await stage.next()).reply("200 OK")
+        assert (await late.answer()).status == 200
+        turn.end(chunk_frame("after"), DONE)
+        assert (await answer.read()).endswith(DONE)
+        for one in (client, late, *idle):
+            await one.leave()
+        process.terminate()
+        await process.wait()
+        assert process.stderr is not None
+        logged = (await process.stderr.read()).decode()
+        assert "the limit of file descriptors was raised from 100 to 128" in logged
+        assert logged.count("file descriptors run out") == 1
+
+
+async def test_client_that_finds_no_descriptor_is_told_so(stage: Stage) -> None:
+    """Where nobody is idle: 503, and whose fault it is; the admin port answers."""
+    settings = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url}
+    async with spawned("serve", descriptors=(128, 128), **settings) as process:
+        url, admin = (await line(process)).split()[3].rstrip(","), (await line(process)).split()[2]
+        clients = []
+        statuses = []
+        for _ in range(70):
+            client = await Client.connect(url)
+            clients.append(client)
+            client.send(request("POST", "/v1/chat/completions", body=chat_body()), method="POST")
+            asked = asyncio.create_task(stage.next())
+            told = asyncio.create_task(client.answer())
+            await asyncio.wait((asked, told), return_when=asyncio.FIRST_COMPLETED)
+            if asked.done():
+                turn = await asked
+                turn.begin()
+            asked.cancel()
+            answer = await told
+            statuses.append(answer.status)
+            if answer.status == 503:
+                assert b"file descriptor" in await answer.read()
+        assert set(statuses) == {200, 503}
+        assert statuses == sorted(statuses)
+        assert (await answered(admin.removesuffix("/metrics"), request("GET", "/readyz")))[0] == 200
+        for client in clients:
+            await client.leave()
 
 
 async def test_serve_on_a_taken_port_says_so() -> None:

@@ -7,7 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.wire.errors import BadRequest
-from proxy.wire.websocket import CLOSE, PING, PONG, TEXT, Control, FrameReader, accept, close_frame, frame, messages
+from proxy.wire.websocket import (
+    CLOSE,
+    FRAMES_A_FEED,
+    PING,
+    PONG,
+    TEXT,
+    Control,
+    FrameReader,
+    accept,
+    close_frame,
+    frame,
+    messages,
+)
 from tests.cuts import cuts
 from tests.frames import MASK, heard, masked
 
@@ -82,6 +94,19 @@ def feed(reads: list[bytes]) -> list[Control]:
     """Return what a receiver hears of these reads."""
     receiver = FrameReader()
     return [control for read in reads for control in receiver.feed(read)]
+
+
+@pytest.mark.parametrize("opcode", [PING, TEXT])
+def test_frames_of_one_read_are_read_some_at_a_time(opcode: int) -> None:
+    """Whoever feeds is told that there may be more, and gets it by feeding nothing."""
+    receiver, found, feeds = FrameReader(), list[Control](), 0
+    data = masked(opcode, b"") * (3 * FRAMES_A_FEED) + masked(PONG, b"last")
+    while not feeds or receiver.behind:
+        found += receiver.feed(data if not feeds else b"")
+        feeds += 1
+        assert len(found) <= feeds * FRAMES_A_FEED
+    assert feeds == 4
+    assert found[-1] == (PONG, b"last")
 
 
 def test_control_frames_are_heard_however_they_are_cut() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.stream.event_id import EventId, prefix, read_event_id
+from proxy.wire.event_id import EventId, prefix, read_event_id
 
 EPOCHS = st.text("abcdefghijklmnopqrstuvwxyz234567", min_size=6, max_size=6)
 PACKAGE = Path(__file__).parents[2] / "proxy"
@@ -36,7 +36,7 @@ def test_ids_are_written_and_read_in_one_module() -> None:
     """Nobody else spells one, nor a pattern of one."""
     paths = {path for path in PACKAGE.rglob("*.py") if "tools" not in path.parts}
     spelt = {path.relative_to(PACKAGE).as_posix() for path in paths if any(map(looks_like_one, constants(path)))}
-    assert spelt == {"stream/event_id.py"}
+    assert spelt == {"wire/event_id.py"}
 
 
 def constants(path: Path) -> list[str]:

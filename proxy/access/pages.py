@@ -1,0 +1,116 @@
+"""What a web page may have this proxy do with a key of ours: any page that its user visits can send requests here.
+
+Two ways in are closed. A page whose own name leads to this address (DNS rebinding) says its name in Host. A page of
+another origin says that in Origin, and is not asked whether it may (no preflight) while it sends what a form could
+send, which JSON is not (the Fetch standard, "CORS protocol").
+"""
+
+import ipaddress
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from proxy.wire.errors import BadRequest, HostNotServed, OriginNotAllowed, ProxyError, UnsupportedMediaType
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")  # RFC 9110 section 7.2
+_REMEMBERED = 256
+_BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
+
+
+class Hosts:
+    """The names that a port answers for."""
+
+    def __init__(self, listen_host: str, names: Sequence[str]) -> None:
+        """`names` are answered for besides; without any, a port that is not on loopback answers for every name."""
+        self._names = frozenset(name.lower() for name in names)
+        self._any = not names and not is_loopback(listen_host)
+        self._served: dict[str, bool] = {}
+
+    def objection(self, host: str | None) -> ProxyError | None:
+        """Return why a request with this header Host is not answered; None: it is.
+
+        A `host` of None: it has no such header, which HTTP/1.0 allows.
+        """
+        if host is None or self._serves(host):
+            return None
+        if not _HOST.fullmatch(host):
+            return BadRequest("the header Host is not HOST or HOST:PORT")
+        return HostNotServed(
+            f"this server is not {host[:100]!r}; a port of the loopback interface answers for localhost, addresses,"
+            " names without a dot, and the names in `hosts` of its configuration"
+        )
+
+    def _serves(self, host: str) -> bool:
+        served = self._served.get(host)
+        if served is None:
+            if len(self._served) >= _REMEMBERED:
+                self._served.clear()
+            served = self._served[host] = self._is_served(host)
+        return served
+
+    def _is_served(self, host: str) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match[1].lower().removesuffix(".")
+        if self._any or name in self._names:
+            return True
+        # No page has these as its own: a name that leads to an attacker's server has a dot.
+        return "." not in name or name.endswith(".localhost") or _is_address(name)
+
+
+class Pages:
+    """The pages that may use a key of ours."""
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        """`origins`: those that may, besides the proxy's own; "*": all."""
+        self._origins = frozenset(origins)
+
+    def only(
+        self, handler: Callable[..., Awaitable[web.StreamResponse]]
+    ) -> Callable[..., Awaitable[web.StreamResponse]]:
+        """Return a handler that asks `check` first."""
+
+        async def serve(request: web.BaseRequest, *given: Any, **named: str) -> web.StreamResponse:
+            self.check(request)
+            return await handler(request, *given, **named)
+
+        return serve
+
+    def check(self, request: web.BaseRequest) -> None:
+        """Raises: OriginNotAllowed, UnsupportedMediaType, for what a page sends that may not, or not so."""
+        headers = request.headers
+        origin = headers.get("Origin")
+        cross_site = headers.get("Sec-Fetch-Site", "").lower() == "cross-site"
+        if origin is None and not cross_site:
+            return
+        bodiless = request.method in _BODILESS and not request.body_exists
+        if not self._may_ask(origin, headers.get("Host", "")) if origin is not None else bodiless:
+            raise OriginNotAllowed(
+                f"a page of the origin {str(origin)[:200]!r} may not ask here; cors.origins in the configuration lists"
+                " those that may"
+            )
+        kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if not bodiless and kind != "application/json":
+            raise UnsupportedMediaType(f"a web page sends application/json here, not {kind[:100]!r}")
+
+    def _may_ask(self, origin: str, host: str) -> bool:
+        return "*" in self._origins or origin in self._origins or origin.partition("://")[2] == host.lower()
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches an address to listen on."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,60 @@
+"""Work for clients that waits its turn, so that none of them holds the event loop, however much it asks for.
+
+Whoever has more to do than a small piece does the piece and waits here to go on: a follower that catches up, a
+connection that has sent more than is read at once. Knows no clock: it is handed in.
+Keeps law 6 (independence).
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+# Of each turn of the event loop: what else is ready, other streams and health checks, has the rest.
+TURN_S = 0.005
+
+
+class Turns:
+    """A queue of pieces of work, of which each turn of the event loop does as many as fit into `TURN_S`."""
+
+    __slots__ = ("_call_soon", "_planned", "_time", "_until", "_waiting")
+
+    def __init__(self, call_soon: Callable[..., Any], time: Callable[[], float]) -> None:
+        """`time` returns monotonic seconds; `call_soon` calls in the next turn, as asyncio's does."""
+        self._call_soon = call_soon
+        self._time = time
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._planned = False
+        self._until = 0.0  # the end of what this turn of the loop has for such work, while `_planned`
+
+    def do(self, work: Callable[[], object]) -> None:
+        """Do a piece of work at once, if nobody waits and this turn has time for it; else after the others."""
+        if self._waiting or (self._planned and self._time() >= self._until):
+            self.wait(work)
+            return
+        if not self._planned:
+            self._plan()
+            self._until = self._time() + TURN_S
+        work()
+
+    def wait(self, work: Callable[[], object]) -> None:
+        """Do a piece of work after those that wait already."""
+        self._waiting.append(work)
+        if not self._planned:
+            self._plan()
+
+    def _plan(self) -> None:
+        self._planned = True
+        self._call_soon(self._take)
+
+    def _take(self) -> None:
+        waiting = self._waiting
+        self._until = until = self._time() + TURN_S
+        try:
+            while waiting:
+                waiting.popleft()()
+                if self._time() >= until:
+                    break
+        finally:  # also when a piece fails: the loop logs it, and the others go on
+            self._planned = bool(waiting)
+            if waiting:
+                self._call_soon(self._take)
