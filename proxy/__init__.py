@@ -21,7 +21,7 @@ tests/test_floors.py checks this. `settings` beside them has the base class of t
     2  dialects     the APIs: a file each
     1  wire         bytes of HTTP, SSE and WebSocket; no API, no I/O
 
-Begin with stream/stream.py, then upstream/pump.py and server/generate.py.
+Begin with stream/stream.py, then upstream/pump.py and server/generations/generate.py.
 """
 
 __version__ = "0.1.0"

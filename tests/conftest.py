@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from proxy.upstream import broadcast
 
 # Before they are imported: then a failing assert in what tests share says what it found, as one in a test does.

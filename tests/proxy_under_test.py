@@ -17,7 +17,7 @@ from unittest import mock
 from proxy.server.app import Proxy
 from proxy.server.config import Config
 from proxy.stream.hub import STREAM_BYTES
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.complaints import no_complaints
 from tests.event_loops import GUARD_S, until
 from tests.event_streams import chunk_frame

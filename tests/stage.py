@@ -1,6 +1,6 @@
 """An upstream that says exactly what the test has it say, one `Turn` a request.
 
-`FakeQwen` (proxy.tools.fake_qwen) is the other upstream of the tests: faithful, and faulty on request.
+`FakeQwen` (proxy.tools.fake.qwen) is the other upstream of the tests: faithful, and faulty on request.
 """
 
 import asyncio

@@ -17,7 +17,7 @@ from proxy.dialects.plain import PLAIN
 from proxy.stream.endings import COMPLETE, INTERNAL_ERROR
 from proxy.stream.observer import Observers
 from proxy.stream.projections import MODES
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import until
 from tests.event_streams import FINISH, chunk_frame
 from tests.fakes import FakeSink

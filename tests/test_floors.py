@@ -232,13 +232,14 @@ def test_house_is_read() -> None:
     assert len(HOUSE.inner) > 50
 
 
-@pytest.mark.parametrize("room", sorted(folder(module) for module in HOUSE.packages if folder(module)))
-def test_map_of_a_room_names_each_of_its_modules(room: str) -> None:
-    """A new module gets a word in the docstring of its room's `__init__.py`; one that has gone, loses it."""
-    named = set(re.findall(r"`([a-z_]+)`", (PACKAGE / room / "__init__.py").read_text())) - set(FLOORS)
-    modules = {_last(module) for module in HOUSE.modules - HOUSE.packages if folder(module) == room}
-    assert modules <= named | {room}, f"proxy/{room}/__init__.py does not say what these are: {modules - named}"
-    assert named <= modules, f"proxy/{room}/__init__.py names modules that are not there: {named - modules}"
+@pytest.mark.parametrize("package", sorted(package for package in HOUSE.packages if folder(package)))
+def test_map_of_a_folder_names_each_of_its_modules(package: str) -> None:
+    """A new module gets a word in the docstring of its folder's `__init__.py`; one that has gone, loses it."""
+    path = package.replace(".", "/") + "/__init__.py"
+    named = set(re.findall(r"`([a-z_]+)`", (PACKAGE.parent / path).read_text())) - set(FLOORS)
+    modules = {_last(module) for module in HOUSE.modules if module.rpartition(".")[0] == package}
+    assert modules <= named | {_last(package)}, f"{path} does not say what these are: {modules - named}"
+    assert named <= modules, f"{path} names modules that are not there: {named - modules}"
 
 
 def test_every_folder_with_code_is_a_floor() -> None:
@@ -286,12 +287,13 @@ def test_only_the_documented_knot_is_a_circle() -> None:
     assert cycle(HOUSE, run=False) == []
 
 
-def test_no_room_is_a_drawer() -> None:
+def test_no_folder_is_a_drawer() -> None:
     """At most 20 modules in a folder, beside the page that is its map."""
-    rooms: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for module in HOUSE.modules - HOUSE.packages:
-        rooms[folder(module)] = rooms.get(folder(module), 0) + 1
-    assert {room: count for room, count in rooms.items() if count > 20} == {}
+        package = module.rpartition(".")[0]
+        counts[package] = counts.get(package, 0) + 1
+    assert {package: count for package, count in counts.items() if count > 20} == {}
 
 
 def test_core_has_no_room_of_a_quarter() -> None:

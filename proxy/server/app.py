@@ -26,16 +26,16 @@ from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
 from proxy.server.admin import Admin, healthy
 from proxy.server.config import Config, address
-from proxy.server.control import Control
 from proxy.server.cors import Cors
-from proxy.server.follow import Follow
-from proxy.server.generate import Generations
-from proxy.server.generation_request import GenerationReader
-from proxy.server.generation_response import GenerationResponses
+from proxy.server.following.control import Control
+from proxy.server.following.follow import Follow
+from proxy.server.following.shared_routes import EventRoute
+from proxy.server.generations.generate import Generations
+from proxy.server.generations.request import GenerationReader
+from proxy.server.generations.response import GenerationResponses
+from proxy.server.generations.shared_calls import Calls
 from proxy.server.pass_through import Forward, PassThrough
 from proxy.server.routes import ANY, Handler, Routes
-from proxy.server.shared_calls import Calls
-from proxy.server.shared_routes import EventRoute
 from proxy.server.upstreams import Upstreams
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import DRAINED

@@ -5,7 +5,7 @@ Read in this order:
 * `cli`: the commands
 * `demo`: the demonstration that `make demo` runs
 * `tail`, `tail_readers`: `streamtee tail`
-* `fake_qwen`, `fake_text`, `fake_faults`, `fake_ticker`: an upstream to try against, and how it can misbehave
+* `fake`: an upstream to try against, a folder of its own
 * `log_lines`: how log lines are written; `selfcheck`: refuses to start beside another package of the same
   name, or with the slow parser of aiohttp
 """

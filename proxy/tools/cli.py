@@ -21,7 +21,7 @@ from proxy.tools.selfcheck import SelfCheckError, check_installation
 from proxy.tools.tail import tail
 
 if TYPE_CHECKING:
-    from proxy.tools.fake_qwen import FakeQwen
+    from proxy.tools.fake.qwen import FakeQwen
 
 _log = logging.getLogger("streamtee")
 
@@ -139,7 +139,7 @@ async def _fake(qwen: "FakeQwen", listen: str) -> None:
 )
 def fake(listen: str, pace: str) -> None:
     """Run a fake Qwen: both dialects, faults on request. `streamtee faults` lists them."""
-    from proxy.tools.fake_qwen import FAST, REAL, FakeQwen
+    from proxy.tools.fake.qwen import FAST, REAL, FakeQwen
 
     _run(_fake(FakeQwen(pace=REAL if pace == "real" else FAST, history=100), listen), "uvloop")
 
@@ -147,7 +147,7 @@ def fake(listen: str, pace: str) -> None:
 @main.command()
 def faults() -> None:
     """List the faults of the fake Qwen."""
-    from proxy.tools.fake_faults import FAULTS
+    from proxy.tools.fake.faults import FAULTS
 
     for name, fault in FAULTS.items():
         click.echo(f"{name:22} {(fault.__doc__ or '').splitlines()[0]}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.clients.node import Node, Script
 from tests.programs import system_tool
 from tests.proxy_under_test import faked

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import GUARD_S
 from tests.proxy_under_test import Tee
 

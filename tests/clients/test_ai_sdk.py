@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.clients.node import WEATHER, Script, in_one_node
 from tests.proxy_under_test import Tee
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.clients.node import Node, Script, in_one_node
 from tests.proxy_under_test import Tee
 

@@ -5,7 +5,7 @@ import gc
 import openai
 import pytest
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.clients.langchain_model import model, streamed
 from tests.clients.node import WEATHER
 from tests.proxy_under_test import Tee

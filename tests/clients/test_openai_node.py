@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.clients.node import KEY, WEATHER, Node, Script, in_one_node
 from tests.contract.corpus import all_chats
 from tests.contract.playback import played

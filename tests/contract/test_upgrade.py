@@ -4,7 +4,7 @@ import json
 from random import Random
 from typing import Any
 
-from proxy.tools.fake_text import ChatAnswer, NativeAnswer, Stamp, read_chat, read_native
+from proxy.tools.fake.text import ChatAnswer, NativeAnswer, Stamp, read_chat, read_native
 from tests.answers import documents
 from tests.contract.corpus import TOOLS
 from tests.contract.playback import Playback

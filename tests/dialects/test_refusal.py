@@ -6,8 +6,8 @@ import pytest
 
 from proxy.dialects.error_codes import Fault, trouble
 from proxy.dialects.refusal import asks_for_stream, read
-from proxy.tools import fake_text
-from proxy.tools.fake_text import REFUSALS, Stamp
+from proxy.tools.fake import text as fake_text
+from proxy.tools.fake.text import REFUSALS, Stamp
 from tests.cuts import NOT_RECORDED, recorded
 
 SAYING_SO = (

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import LOOPS
 from tests.proxy_under_test import Serve, serving
 from tests.stage import Stage

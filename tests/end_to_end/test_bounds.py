@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import GUARD_S, on_one_loop
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
 from tests.http_client import Answer, Client, request

@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import on_one_loop
 from tests.event_streams import chunk_frame
 from tests.http_client import KEY

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import on_one_loop
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
 from tests.http_client import KEY, request

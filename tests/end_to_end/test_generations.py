@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
-from proxy.tools.fake_faults import FAULTS
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.faults import FAULTS
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import on_one_loop
 from tests.event_streams import DONE, chunk_frame, stamped
 from tests.http_client import HOP_BY_HOP, KEY, request, zipped

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped
 from tests.http_client import Answer, Client, request

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import GUARD_S, on_one_loop, until
 from tests.http_client import KEY, Client, request, zipped
 from tests.memory import rss_bytes

@@ -27,7 +27,7 @@ from dashscope.api_entities.http_request import close_shared_sync_session
 from openai.types.chat import ChatCompletionChunk
 
 from proxy.tools import demo
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import GUARD_S, on_one_loop, until
 from tests.event_streams import DONE, blocks, chunk_frame, stamped
 from tests.programs import system_tool

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
-from proxy.server.shared_calls import ASKING
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.server.generations.shared_calls import ASKING
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import on_one_loop, until
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
 from tests.http_client import Answer, Client

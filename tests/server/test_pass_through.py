@@ -4,7 +4,7 @@ import pytest
 
 from proxy.dialects.chat import CHAT
 from proxy.server.pass_through import Route
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from proxy.wire.errors import BadRequest
 from tests.proxy_under_test import Tee
 

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.stream.endings import CLIENT_GONE, COMPLETE
 from proxy.telemetry import access_log
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import KEY
 from tests.proxy_under_test import NATIVE, PROMPT, begun, native_body, teed

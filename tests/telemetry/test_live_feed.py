@@ -9,7 +9,7 @@ import pytest
 
 from proxy.server.app import Proxy
 from proxy.server.config import Config
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 
 PROMPT = "a prompt nobody else may read"
 BODY = {"model": "qwen-plus", "stream": True, "messages": [{"role": "user", "content": PROMPT}]}

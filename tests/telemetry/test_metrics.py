@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from proxy import __version__
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame
 from tests.http_client import KEY, request

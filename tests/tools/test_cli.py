@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from proxy import __version__
 from proxy.tools.cli import main
-from proxy.tools.fake_faults import FAULTS
+from proxy.tools.fake.faults import FAULTS
 from tests.event_streams import DONE, chunk_frame
 from tests.http_client import Client, request
 from tests.proxy_under_test import chat_body

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects.table import routes
-from proxy.server.shared_calls import Call, Calls, Identity, by_body, by_key, by_url
+from proxy.server.generations.shared_calls import Call, Calls, Identity, by_body, by_key, by_url
 from proxy.stream.endings import CLIENT_GONE, ENDINGS
 from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import KeyReused

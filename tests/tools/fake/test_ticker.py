@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from proxy.tools import fake_ticker
-from proxy.tools.fake_faults import Case, Head, Part, Wait
-from proxy.tools.fake_text import Stamp
+from proxy.tools.fake import ticker as fake_ticker
+from proxy.tools.fake.faults import Case, Head, Part, Wait
+from proxy.tools.fake.text import Stamp
 from tests.http_client import Client, request
 from tests.proxy_under_test import faked
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.server.shared_calls import ASKING
+from proxy.server.generations.shared_calls import ASKING
 from tests.event_loops import GUARD_S, until
 from tests.event_streams import stamped
 from tests.http_client import request, zipped

@@ -14,7 +14,7 @@ from proxy.access.callers import Caller
 from proxy.access.capabilities import CANCEL, INFO, READ, RIGHTS
 from proxy.access.grants import Grants
 from proxy.downstream.request_body import read_body
-from proxy.server.follow_request import seconds
+from proxy.server.following.request import seconds
 from proxy.server.json_responses import answer
 from proxy.stream.endings import CANCELLED
 from proxy.stream.hub import Hub

@@ -10,8 +10,8 @@ from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.server.config import GenerationsConfig
 from proxy.server.document import JSON
-from proxy.server.generation_options import GenerationOptions
-from proxy.server.generation_request import GenerationRequest, rewrite
+from proxy.server.generations.options import GenerationOptions
+from proxy.server.generations.request import GenerationRequest, rewrite
 from proxy.server.pass_through import Route
 from proxy.stream.projections import View
 from proxy.upstream.on_disconnect import OnDisconnect

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
-from proxy.tools.fake_faults import Case, Head, Part, Steps, Wait
+from proxy.tools.fake.faults import Case, Head, Part, Steps, Wait
 
 PATH = "/events"
 _EVERY_MS = 1000

@@ -14,10 +14,10 @@ from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning
 from proxy.server.config import Config, GenerationsConfig
 from proxy.server.document import JSON
-from proxy.server.generation_options import GenerationOptions, read_options
+from proxy.server.generations.options import GenerationOptions, read_options
+from proxy.server.generations.shared_calls import Identity, by_body, by_key
 from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
 from proxy.server.pass_through import Forward
-from proxy.server.shared_calls import Identity, by_body, by_key
 from proxy.stream.info import StreamInfo
 from proxy.stream.ledger import BODIES, Ledger
 from proxy.stream.vitals import Vitals

@@ -4,8 +4,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from proxy.server.generation_options import GenerationOptions, read_options
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.server.generations.options import GenerationOptions, read_options
+from proxy.tools.fake.qwen import FakeQwen
 from tests.proxy_under_test import CHAT, NATIVE, Tee, chat_body, configured, native_body
 
 

@@ -13,10 +13,10 @@ from aiohttp import web
 
 from proxy.access.callers import Caller
 from proxy.dialects.route import Route
-from proxy.server.generation_request import GenerationReader, GenerationRequest, ask, is_stream
-from proxy.server.generation_response import GenerationResponses
+from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_stream
+from proxy.server.generations.response import GenerationResponses
+from proxy.server.generations.shared_calls import Call, Calls
 from proxy.server.pass_through import send_back
-from proxy.server.shared_calls import Call, Calls
 from proxy.stream.endings import CLIENT_GONE
 from proxy.stream.hub import Hub, Places
 from proxy.telemetry.metrics import Metrics

@@ -15,8 +15,8 @@ from email.utils import formatdate
 from time import time
 from typing import Any, Literal, NamedTuple
 
-from proxy.tools import fake_text
-from proxy.tools.fake_text import BAD_KEY, DONE, Ask, Refusal, Stamp
+from proxy.tools.fake import text as fake_text
+from proxy.tools.fake.text import BAD_KEY, DONE, Ask, Refusal, Stamp
 
 State = Literal["open", "complete", "client_gone", "cut"]
 Framing = Literal["chunked", "length", "close", "none"]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.event_streams import blocks, stamped
 from tests.http_client import KEY, Answer
 from tests.proxy_under_test import PROMPT, Tee, teed

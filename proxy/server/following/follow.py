@@ -14,8 +14,8 @@ from proxy.downstream.websocket import CLOSING_S, WebSocket
 from proxy.server.config import StreamsConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, DocumentSink, wait_for_document
-from proxy.server.follow_request import Cursor, FollowRequest, read_follow_request
-from proxy.server.generation_options import check_key
+from proxy.server.following.request import Cursor, FollowRequest, read_follow_request
+from proxy.server.generations.options import check_key
 from proxy.stream.endings import COMPLETE, DRAINED, Ending, ending_of
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink

@@ -8,8 +8,8 @@ from multidict import CIMultiDict
 
 from proxy.access.admission import Admission
 from proxy.server.app import access_of
-from proxy.server.generation_options import read_options
-from proxy.server.generation_response import GenerationResponses
+from proxy.server.generations.options import read_options
+from proxy.server.generations.response import GenerationResponses
 from proxy.stream.hub import Hub
 from proxy.telemetry.metrics import Metrics
 from proxy.wire.errors import OffsetGone

@@ -5,7 +5,7 @@ So faults know nothing of sockets, and the connection nothing of faults or of Qw
 
 A request chooses its faults by the header `Fake-Fault: name; after=N; seconds=S` (several: separated by commas,
 applied in that order) or by its model, `MODEL+name,after=N+name` (the answer then names MODEL alone).
-`fake_faults.FAULTS` lists them.
+`faults.FAULTS` lists them.
 """
 
 import asyncio
@@ -26,8 +26,9 @@ from uuid import UUID
 import httptools
 import orjson
 
-from proxy.tools import fake_text, fake_ticker
-from proxy.tools.fake_faults import (
+from proxy.tools.fake import text as fake_text
+from proxy.tools.fake import ticker as fake_ticker
+from proxy.tools.fake.faults import (
     OF_ASK,
     OF_STEPS,
     SSE,
@@ -51,7 +52,7 @@ from proxy.tools.fake_faults import (
     refusal_steps,
     whole,
 )
-from proxy.tools.fake_text import BAD_KEY, DONE, Ask, ChatAnswer, NativeAnswer, Refused, Stamp
+from proxy.tools.fake.text import BAD_KEY, DONE, Ask, ChatAnswer, NativeAnswer, Refused, Stamp
 
 
 @dataclass(frozen=True)

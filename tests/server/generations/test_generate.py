@@ -15,7 +15,7 @@ from proxy.dialects import chat as dialects
 from proxy.dialects.route import Route
 from proxy.server.app import Proxy
 from proxy.stream.endings import COMPLETE
-from proxy.tools.fake_qwen import FakeQwen
+from proxy.tools.fake.qwen import FakeQwen
 from tests.complaints import no_complaints
 from tests.event_loops import until
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped

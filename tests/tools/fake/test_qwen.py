@@ -21,9 +21,9 @@ import openai
 import pytest
 import uvloop
 
-from proxy.tools import fake_text
-from proxy.tools.fake_faults import FAULTS, Part, Wait, fault_options
-from proxy.tools.fake_qwen import Connection, FakeQwen, Pace, Received
+from proxy.tools.fake import text as fake_text
+from proxy.tools.fake.faults import FAULTS, Part, Wait, fault_options
+from proxy.tools.fake.qwen import Connection, FakeQwen, Pace, Received
 
 SAMPLES = Path(os.environ.get("STREAMTEE_SAMPLES") or Path(__file__).parents[2].parent / "shared/samples")
 CHAT = "/compatible-mode/v1/chat/completions"

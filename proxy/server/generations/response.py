@@ -10,7 +10,7 @@ from proxy.access.grants import Grants
 from proxy.server.config import Config
 from proxy.server.delivery import begin_answer, begin_stream, deliver
 from proxy.server.document import JSON, deliver_document
-from proxy.server.generation_options import GenerationOptions
+from proxy.server.generations.options import GenerationOptions
 from proxy.server.json_responses import answer
 from proxy.stream.hub import Hub
 from proxy.stream.projections import View

@@ -15,12 +15,12 @@ from proxy.access.callers import Caller
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import read_body
 from proxy.downstream.response import Downstream
-from proxy.server import follow_request
 from proxy.server.config import Config, RouteConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver
-from proxy.server.follow import check_held
+from proxy.server.following import request as follow_request
+from proxy.server.following.follow import check_held
+from proxy.server.generations.shared_calls import Call, Calls, Identity, by_url
 from proxy.server.headers import NOT_SHARED
-from proxy.server.shared_calls import Call, Calls, Identity, by_url
 from proxy.stream.background import BackgroundLoop
 from proxy.stream.endings import DRAINED
 from proxy.stream.hub import ANYONE, Hub

@@ -1,0 +1,8 @@
+"""Requests about streams that exist: to follow them, and to show, cancel, delete and share them.
+
+Read in this order:
+
+* `follow`: the handler that follows a stream; `request`: the view, cursor and times in its query and headers
+* `control`: shows, cancels, deletes and shares streams, by id or key
+* `shared_routes`: configured routes whose clients follow one upstream event stream
+"""

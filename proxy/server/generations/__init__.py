@@ -1,0 +1,11 @@
+"""Generation requests: POST requests that respond with generated text, as a stream or as one JSON document.
+
+Must not know: how streams are followed (the folder beside this).
+
+Read in this order:
+
+* `generate`: the handler
+* `request`: reads a generation request and rewrites it for the upstream; `options`: the options in its headers
+* `response`: the response to one
+* `shared_calls`: one upstream call shared by several requests
+"""

@@ -1,0 +1,9 @@
+"""A fake Qwen: an upstream to try the proxy and clients with. It answers as DashScope does, and fails as it can fail.
+
+Read in this order:
+
+* `qwen`: the server, and the options in a request that choose how it answers
+* `text`: what it answers: words, chunks, usage, and errors
+* `faults`: how it can misbehave
+* `ticker`: an event stream without an end
+"""
