@@ -1,9 +1,11 @@
 """The admin port, for operators: metrics, readiness, the streams of all callers, and a live feed of them."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
+from aiohttp_sse import EventSourceResponse, sse_response
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from proxy.access.callers import Caller
@@ -37,7 +39,13 @@ class Admin:
         return await self._exposition(request)
 
     async def _events(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
-        return await self._feed.serve(request)
+        """GET /admin/events"""
+        asked: Any = request  # of web.Request nothing more is needed
+        response: EventSourceResponse
+        async with sse_response(asked) as response, aclosing(self._feed.listen()) as events:
+            async for event, text in events:
+                await response.send(text, event=event)
+        return response
 
     async def _ready(self, request: web.BaseRequest, caller: Caller) -> web.Response:
         draining = self._hub.draining

@@ -9,5 +9,5 @@ Read in this order:
 * `access_log`: one line for each stream that has ended
 * `tracing`: OpenTelemetry spans, if they are enabled
 * `allocator`: the memory of the process, beside what is in use; it is given back when nothing goes on
-* `live_feed`: server-sent events of streams that begin and end; here is also its handler, for the admin port
+* `live_feed`: server-sent events of streams that begin and end
 """

@@ -1,14 +1,12 @@
 """The admin port's live feed: one server-sent event when a stream begins, one when it has ended.
 
-The rate is low and listeners are few, so aiohttp-sse serves it. It shares no code with the followers of streams.
+The rate is low and listeners are few, so a queue for each is enough. It shares no code with the followers of streams.
 """
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import orjson
-from aiohttp import web
-from aiohttp_sse import EventSourceResponse, sse_response
 
 from proxy.stream.stream import Stream
 from proxy.telemetry.stream_object import describe
@@ -35,20 +33,15 @@ class LiveFeed:
         for queue in list(self._listeners):
             self._let_go(queue)
 
-    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        """GET /admin/events"""
+    async def listen(self) -> AsyncGenerator[tuple[str, str], None]:
+        """Yield the name and the data of each event from now on, in order, until this listener waits for too many."""
         queue: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
-        asked: Any = request  # of web.Request nothing more is needed
-        response: EventSourceResponse
-        async with sse_response(asked) as response:
-            self._listeners.add(queue)
-            try:
-                while (item := await queue.get()) is not None:
-                    event, text = item
-                    await response.send(text, event=event)
-            finally:
-                self._listeners.discard(queue)
-        return response
+        self._listeners.add(queue)
+        try:
+            while (item := await queue.get()) is not None:
+                yield item
+        finally:
+            self._listeners.discard(queue)
 
     def _publish(self, event: str, stream: Stream) -> None:
         if not self._listeners:
