@@ -19,7 +19,8 @@ from proxy.stream.transcript import Transcript
 from proxy.stream.vitals import Vitals
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
-from proxy.upstream.pump import OnDisconnect, Pump
+from proxy.upstream.on_disconnect import OnDisconnect
+from proxy.upstream.pump import Pump
 from proxy.wire.http import chunk
 from proxy.wire.sse import Splitter, stamp
 from tests.bench.procfs import machine
@@ -70,7 +71,7 @@ def exchanges(count: int, followers: int) -> list[Connection]:
     loop = asyncio.get_running_loop()
     hub = Hub(
         max_streams=10**6, max_followers=10**6, max_followers_per_stream=10**6,
-        max_total_log_bytes=1 << 50, clock=loop.time, call_soon=loop.call_soon,
+        max_total_log_bytes=1 << 50, call_soon=loop.call_soon,
         pacer=Pacer(loop.call_later, loop.time),
     )  # fmt: skip
     made = []
