@@ -387,7 +387,7 @@ async def test_time_outs_are_told_apart(timeouts: dict[str, float], connection: 
         assert isinstance(error, UpstreamTimeout)
         assert error.ending == ending
         assert "0.1 s" in error.message
-        assert 0.05 < took < 0.5
+        assert took > 0.05
         await turn.wait_left()
 
 
