@@ -336,7 +336,7 @@ class Play:
         assert sink.received.startswith(had)
         words = sink.received[len(had) :]
         unrecognised = ending.reason == "upstream_error" and self.body.dialect is CHAT and self.body.frames[-1] == FLAT
-        loud = unrecognised or not (ending.clean or ending.reason == "drained")
+        loud = unrecognised or not ending.clean
         if follower.view.websocket:
             *told, (_, closed) = heard(words)
             assert closed == (ending.close_code, ending.reason)

@@ -21,9 +21,11 @@ from typing import NamedTuple, Protocol
 
 from proxy.downstream.descriptors import Descriptors
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
-from proxy.wire.errors import RateLimited
+from proxy.wire.errors import ProxyError, RateLimited
 
 _SLICE = 256  # connections that are looked at in one turn of the loop: 0.3 ms
+_LAST_WORD_S = 2.0  # for clients to take the end of what they were sent, when the process ends
+_TURN_S = 0.02
 _PRESSED_S = 60.0  # descriptors that run out are logged again after so long without
 
 _log = logging.getLogger("streamtee.connections")
@@ -49,6 +51,13 @@ class ClientConnection(Protocol):
 
     def cut(self, reason: str, *, clean: bool) -> None:
         """End it; `clean`: nothing is lost."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether a request is being answered, or its answer has yet to be taken; never on the admin port."""
+
+    def end_request(self, error: ProxyError) -> None:
+        """End the request that is being answered, if there is one."""
 
     def turn_away(self) -> None:
         """Say that there is no room, and close it."""
@@ -107,6 +116,22 @@ class ClientConnections:
         """Forget a connection that was lost."""
         self.open.discard(connection)
         self.idle.pop(connection, None)
+
+    @property
+    def busy(self) -> bool:
+        """Return whether any client waits for an answer, or has yet to take it."""
+        return any(connection.is_busy for connection in self.open)
+
+    async def end_requests(self, error: ProxyError) -> None:
+        """End all requests with an error; break off what has begun, and what is not taken within a moment."""
+        for connection in list(self.open):
+            connection.end_request(error)
+        until = monotonic() + _LAST_WORD_S
+        while self.busy and monotonic() < until:
+            await asyncio.sleep(_TURN_S)
+        for connection in list(self.open):
+            if connection.is_busy:
+                connection.cut("shutdown", clean=False)
 
     async def watch(self) -> None:
         """Look at every connection again and again, for ever."""

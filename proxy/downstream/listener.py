@@ -414,6 +414,19 @@ class Connection(RequestHandler):
         self._refuse("no_descriptor", Overloaded("this server has no file descriptor left for another connection"))
         self.peer.close()
 
+    @property
+    def is_busy(self) -> bool:
+        """Return whether its request is being answered, or the answer yet to be taken; never on the admin port."""
+        return not self._listener.is_admin and (self.current is not None or self.peer.get_write_buffer_size() > 0)
+
+    def end_request(self, error: ProxyError) -> None:
+        """Have the request that is being answered, if there is one, end with this error, or be broken off."""
+        request = self.current
+        begun = None if request is None else request.get(RESPONSE)
+        if request is not None and not self._listener.is_admin and not (begun is not None and begun.ended):
+            request[REFUSED] = error
+            request.task.cancel()  # the handler, which routes.py answers for
+
     def _refuse(self, reason: str, error: ProxyError) -> None:
         """Answer what has not become a request, and close when the client has, or soon."""
         self._listener.clients.cuts[reason] += 1

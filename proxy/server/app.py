@@ -116,6 +116,7 @@ class Proxy:
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
         self._background: list[asyncio.Task[None]] = []
+        self._drains_until = 0.0  # monotonic seconds
         self.url = ""
         self.admin_url = ""
 
@@ -169,29 +170,36 @@ class Proxy:
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
 
     async def drain(self) -> None:
-        """Stop accepting, let streams finish for at most `drain_s`, end the rest, and stop.
+        """Stop accepting, let everything that was asked for finish for at most `drain_s`, end the rest, and stop.
 
-        Followers in event modes are closed between two events, so that they resume elsewhere; raw ones are aborted.
+        What is ended never looks complete: it is broken off, or says that it was drained.
         """
-        self.hub.drain()
-        for events in self.event_routes:
-            events.drain()
+        self._drains_until = time.monotonic() + self.config.drain_s
+        self._refuse_new()
         if self._data_site is not None:
             await self._data_site.stop()
-        deadline = time.monotonic() + self.config.drain_s
-        while self.hub.running and time.monotonic() < deadline:
+        while (self.hub.running or self.clients.busy) and time.monotonic() < self._drains_until:
             await asyncio.sleep(0.05)
         await self.stop()
 
+    def _refuse_new(self) -> None:
+        self.hub.drain()
+        for events in self.event_routes:
+            events.drain()
+
+    def hurry(self) -> None:
+        """Have `drain` wait no longer."""
+        self._drains_until = 0.0
+
     async def stop(self) -> None:
         """End everything now."""
-        self.hub.drain()
+        self._refuse_new()
         for stream in list(self.hub):
             if stream.writer is not None:
                 stream.writer.stop(DRAINED)
             for subscription in list(stream.subscriptions):
                 subscription.fail(DRAINED)
-        await self.follow.wait_closed()
+        await asyncio.gather(self.follow.wait_closed(), self.clients.end_requests(DRAINED.as_error()))
         self.feed.close()
         for runner in self._runners:
             await runner.cleanup()

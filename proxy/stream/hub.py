@@ -23,7 +23,7 @@ from proxy.stream.stream import Stream
 from proxy.stream.subscription import HEARTBEAT, Subscription
 from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
-from proxy.wire.errors import Overloaded, UnknownStream
+from proxy.wire.errors import Drained, Overloaded, UnknownStream
 from proxy.wire.http import Head
 
 _BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # maps each byte to one of 32 letters: five random bits
@@ -332,10 +332,14 @@ class Hub:
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             waiter.notify(None)
 
+    def check_draining(self) -> None:
+        """Raises: Drained, once the process takes nothing new."""
+        if self.draining:
+            raise Drained("this server is shutting down")
+
     def check_room(self) -> None:
         """Raises: Overloaded, if a new stream would be refused."""
-        if self.draining:
-            raise Overloaded("this server is shutting down")
+        self.check_draining()
         running = len(self._running) + self.promised_streams
         if running >= self.max_streams:
             raise Overloaded(f"{running} streams are running, {self.max_streams} are allowed")

@@ -238,8 +238,9 @@ class Subscription:
         self._end(b"", TOO_SLOW.saying(message))
 
     def _end(self, last: bytes, ending: Ending) -> None:
-        failed = "failed" if ending is self._log.ending and ending.reason != DRAINED.reason else ending.reason
-        self.ended = COMPLETE.reason if ending.clean else failed
+        alone = ending is not self._log.ending or ending.reason == DRAINED.reason
+        whole = ending.clean and ending.reason != DRAINED.reason
+        self.ended = COMPLETE.reason if whole else ending.reason if alone else "failed"
         try:
             words, properly = self._projection.ending(ending, self.offset)
             self._sent_bytes += len(words)

@@ -342,3 +342,10 @@ class Overloaded(ProxyError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Drained(Overloaded):
+    """This process is about to end: it takes nothing new, or the time for what ran was up. Asking again is worth it."""
+
+    code = "drained"
+    ending = "drained"

@@ -47,6 +47,7 @@ _REQUEST_HEADERS: Headers = [
     (b"Accept-Encoding", b"identity"),
     (b"Cache-Control", b"no-cache"),
 ]
+_LIVES_ON = DRAINED._replace(clean=True)
 _SHARED_ANSWER = EndToEnd((b"set-cookie",))  # a shared response must not log anyone in
 _SHARED = EndToEnd(NOT_SHARED)
 
@@ -108,10 +109,14 @@ class EventRoute:
         return await self._follow(request, stream, _SHARED.of(head.headers), mode, offset)
 
     def drain(self) -> None:
-        """End all streams of the route: event sources have no end of their own."""
+        """End all streams of the route: event sources have no end of their own.
+
+        Their followers are closed between two events, without an error: the source goes on, and can be followed by
+        another server. Nobody takes what has no end for whole.
+        """
         for stream in list(self._hub):
             if stream.info.route == self._route.name and stream.writer is not None and stream.kept_head is None:
-                stream.writer.stop(DRAINED)
+                stream.writer.stop(_LIVES_ON)
 
     # For the first client of a URL
 

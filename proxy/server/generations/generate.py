@@ -13,11 +13,12 @@ from aiohttp import web
 
 from proxy.access.callers import Caller
 from proxy.dialects.route import Route
+from proxy.downstream.listener import REFUSED
 from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_stream
 from proxy.server.generations.response import GenerationResponses
 from proxy.server.generations.shared_calls import Call, Calls
 from proxy.server.pass_through import send_back
-from proxy.stream.endings import CLIENT_GONE
+from proxy.stream.endings import CLIENT_GONE, DRAINED
 from proxy.stream.hub import Hub, Places
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.exchange import Exchange
@@ -85,7 +86,8 @@ class Generations:
             exchange = await ask(self._open_exchange, generation, self._hub.ledger)
             pump = await self._pump_of(exchange, generation, places)
         except (UpstreamError, asyncio.CancelledError) as error:
-            reason = error.ending if isinstance(error, UpstreamError) else CLIENT_GONE.reason
+            ended = DRAINED if REFUSED in request else CLIENT_GONE
+            reason = error.ending if isinstance(error, UpstreamError) else ended.reason
             self._metrics.never_began(generation.route.name, reason)
             raise
         finally:
