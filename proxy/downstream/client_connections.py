@@ -81,8 +81,8 @@ class ClientConnections:
         self.cuts: Counter[str] = Counter()  # by reason
         self.body_bytes = 0  # of requests, in memory
         self.pending_bytes = 0  # that waited for clients to take them, when the timer looked last
-        self._max_body_bytes = max_body_bytes
-        self._max_pending_bytes = max_pending_bytes
+        self.max_body_bytes = max_body_bytes
+        self.max_pending_bytes = max_pending_bytes
         self._descriptors = descriptors
         descriptors.counted.append(self.open.__len__)
         self._pressed_at = float("-inf")
@@ -90,9 +90,9 @@ class ClientConnections:
     def hold_body(self, size_bytes: int) -> None:
         """Count bytes of a body that is kept in memory. Raises: RateLimited, when that is too much in all."""
         held = self.body_bytes + size_bytes
-        if held > self._max_body_bytes:
+        if held > self.max_body_bytes:
             raise RateLimited(
-                f"the bodies of all requests would be {held} bytes, {self._max_body_bytes} are held (total_body_bytes)"
+                f"the bodies of all requests would be {held} bytes, {self.max_body_bytes} are held (total_body_bytes)"
             )
         self.body_bytes = held
 
@@ -135,9 +135,9 @@ class ClientConnections:
 
     async def watch(self) -> None:
         """Look at every connection again and again, for ever."""
-        shortest = min(filter(None, self.timeouts), default=60.0)
-        every_s = min(2.0, max(0.02, shortest / 20))
         while True:
+            shortest = min(filter(None, self.timeouts), default=60.0)
+            every_s = min(2.0, max(0.02, shortest / 20))
             began_at = monotonic()
             await asyncio.sleep(every_s)
             if monotonic() - began_at > 2 * every_s:
@@ -154,14 +154,14 @@ class ClientConnections:
             if not number % _SLICE:
                 await asyncio.sleep(0)
         self.pending_bytes = pending_bytes
-        if pending_bytes > self._max_pending_bytes:
+        if pending_bytes > self.max_pending_bytes:
             self._relieve()
 
     def _relieve(self) -> None:
         """Cut off the clients that have taken nothing for the longest, until what waits is within its limit."""
         stalled = sorted((one for one in self.open if one.unsent_bytes), key=lambda one: one.taken_at)
         for connection in stalled:
-            if self.pending_bytes <= self._max_pending_bytes:
+            if self.pending_bytes <= self.max_pending_bytes:
                 return
             self.pending_bytes -= connection.unsent_bytes
             connection.cut("pending", clean=False)

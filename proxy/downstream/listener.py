@@ -88,8 +88,8 @@ class Listener(web.Server):
         self.turns = turns
         self.is_admin = is_admin
         self._error_body = error_body
-        self._header_bytes = header_bytes
-        self._max_headers = max_headers
+        self.header_bytes = header_bytes
+        self.max_headers = max_headers
         self._host_objection = host_objection
         self._burst = 0
         self._burst_until = 0.0
@@ -98,9 +98,9 @@ class Listener(web.Server):
         return Connection(
             self,
             loop=self._loop,
-            max_line_size=self._header_bytes,
-            max_field_size=self._header_bytes,
-            max_headers=self._max_headers,
+            max_line_size=self.header_bytes,
+            max_field_size=self.header_bytes,
+            max_headers=self.max_headers,
             **self._kwargs,
         )
 
@@ -162,13 +162,13 @@ class Listener(web.Server):
         return headers, body
 
     def _refusal(self, error: HttpProcessingError, line: bytes, *, complete: bool) -> ProxyError:
-        allowed = f"{self._header_bytes} bytes (limits.header_bytes)"
-        if isinstance(error, LineTooLong) and not (complete and len(line) <= self._header_bytes):
+        allowed = f"{self.header_bytes} bytes (limits.header_bytes)"
+        if isinstance(error, LineTooLong) and not (complete and len(line) <= self.header_bytes):
             return TargetTooLong(f"the request target is longer than {allowed}")
         if isinstance(error, LineTooLong):
             return HeadersTooLarge(f"a header is longer than {allowed}")
         if error.message.startswith("Too many headers"):
-            return HeadersTooLarge(f"there are more than {self._max_headers} headers (limits.headers)")
+            return HeadersTooLarge(f"there are more than {self.max_headers} headers (limits.headers)")
         version = _VERSION.search(line)
         if version is not None and int(version[1]) > 1:
             return VersionNotSupported(_SUPPORTED)

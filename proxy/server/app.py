@@ -103,9 +103,11 @@ class Proxy:
         loop_name = type(loop).__module__.partition(".")[0]
         self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name)
         self.metrics.background_loops += [self.hub.background, pacer.background, self.clients.background]
-        callers, self.grants = access_of(config)
+        self.callers, self.grants = access_of(config)
         self.pages = Pages(config.cors.origins)
-        self.admission = Admission(callers, self.grants, self.hub, shares_bodies=config.generations.share == "body")
+        self.admission = Admission(
+            self.callers, self.grants, self.hub, shares_bodies=config.generations.share == "body"
+        )
         allowed = AllowedPaths(config.upstream.paths) if config.upstream.key.get_secret_value() else None
         self.forward = Forward(allowed, hides_tokens=bool(self.grants))
         self.generations = self._generations()
@@ -113,10 +115,11 @@ class Proxy:
         self.control = Control(self.hub, self.admission, self.grants)
         self.admin = Admin(self.hub, self.page, self.feed)
         self.event_routes: list[EventRoute] = []
+        self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
         self._background: list[asyncio.Task[None]] = []
-        self._drains_until = 0.0  # monotonic seconds
+        self._hurried = False
         self.url = ""
         self.admin_url = ""
 
@@ -146,8 +149,7 @@ class Proxy:
             GenerationReader(self.config, self.admission, self.forward),
             GenerationResponses(self.config, self.hub, self.admission, self.grants, self.metrics),
             self.metrics,
-            max_log_bytes=self.config.limits.log_bytes,
-            max_frame_bytes=self.config.limits.frame_bytes,
+            self.config.limits,
         )
 
     def _open_exchange(self, upstream: str = DEFAULT) -> OpenExchange:
@@ -174,11 +176,11 @@ class Proxy:
 
         What is ended never looks complete: it is broken off, or says that it was drained.
         """
-        self._drains_until = time.monotonic() + self.config.drain_s
         self._refuse_new()
         if self._data_site is not None:
             await self._data_site.stop()
-        while (self.hub.running or self.clients.busy) and time.monotonic() < self._drains_until:
+        until = time.monotonic() + self.config.drain_s
+        while (self.hub.running or self.clients.busy) and time.monotonic() < until and not self._hurried:
             await asyncio.sleep(0.05)
         await self.stop()
 
@@ -189,7 +191,7 @@ class Proxy:
 
     def hurry(self) -> None:
         """Have `drain` wait no longer."""
-        self._drains_until = 0.0
+        self._hurried = True
 
     async def stop(self) -> None:
         """End everything now."""
@@ -299,6 +301,7 @@ class Proxy:
             logger=http_log,
             loop=server_loop(),
         )
+        self.listeners.append(server)
         return web.ServerRunner(server, shutdown_timeout=1.0)
 
     async def _tick(self) -> None:
@@ -314,7 +317,7 @@ def access_of(config: Config) -> tuple[Callers, Grants]:
     capabilities = Capabilities([secret.get_secret_value() for secret in config.capabilities.secrets])
     callers = Callers(
         capabilities,
-        digests=config.auth.keys if config.auth.mode == "keys" else None,
+        digests=config.auth.accepted,
         shares_anonymous=config.shares_anonymous,
         key_headers=config.key_headers,
     )

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -257,6 +257,17 @@ def load(path: Path | None) -> Config:
         path.stat()  # raises if there is no such file; pydantic's source would silently ignore that
         given = TomlConfigSettingsSource(Config, path)()
     return Config(**given)
+
+
+def explained(error: OSError | ValueError) -> str:
+    """Return what is wrong with a configuration, by an error that `load` raised; values are not shown."""
+    if not isinstance(error, ValidationError):  # TOMLDecodeError is a ValueError, too
+        return f"the configuration can't be read: {error}"
+    lines = [
+        f"  {'.'.join(map(str, one['loc'])) or 'configuration'}: {one['msg']}"
+        for one in error.errors(include_input=False)
+    ]
+    return "the configuration is not valid:\n" + "\n".join(lines)
 
 
 def _check_spare(name: str, upstream: UpstreamConfig, spare: str, upstreams: dict[str, UpstreamConfig]) -> None:

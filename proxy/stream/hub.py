@@ -150,7 +150,7 @@ class Hub:
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
         self._outlived: dict[str, Stream] = {}  # forgotten, but running, or followed to their end
-        self._max_pending_bytes = max_pending_bytes
+        self.max_pending_bytes = max_pending_bytes
         self._retire_at: list[tuple[float, str]] = []  # a heap
         self._keys: dict[tuple[bytes, str], Stream] = {}
         self._waiters: dict[tuple[bytes, str], dict[Waiter, None]] = {}
@@ -406,7 +406,7 @@ class Hub:
 
     def _cut_pending(self) -> None:
         """End the last followers of forgotten streams, the first of these first, until the rest is no more."""
-        allowed = self._max_pending_bytes
+        allowed = self.max_pending_bytes
         for stream in list(self._outlived.values()):
             held = self.pending_bytes
             if held <= allowed:

@@ -79,6 +79,11 @@ class Ledger:
         """Return how much may be held in all."""
         return self._max_bytes
 
+    @max_bytes.setter
+    def max_bytes(self, max_bytes: int) -> None:
+        self.room_bytes += max_bytes - self._max_bytes
+        self._max_bytes = max_bytes
+
     @property
     def total_bytes(self) -> int:
         """Return how much is held in all."""

@@ -198,9 +198,9 @@ class ConnectionPool:
 
     async def _watch_time(self) -> None:
         """End exchanges and idle connections whose time-outs have expired; one timer for all, and none for a read."""
-        shortest = min(filter(None, (*self.timeouts[1:], self._keepalive_s)), default=10.0)
-        every_s = min(1.0, max(0.02, shortest / 20))
         while True:
+            shortest = min(filter(None, (*self.timeouts[1:], self._keepalive_s)), default=10.0)
+            every_s = min(1.0, max(0.02, shortest / 20))
             began_at = monotonic()
             await asyncio.sleep(every_s)
             if monotonic() - began_at > 2 * every_s:

@@ -97,6 +97,10 @@ class Upstream:
         """True when it is used with the proxy's own key, so that errors about the key concern all callers."""
         return self._key != ""
 
+    def use_key(self, key: str) -> None:
+        """Send another key of the proxy's own from now on, in place of the one it has."""
+        self._key = key
+
     @property
     def state(self) -> State:
         return self.breaker.state(monotonic()) if self.breaker is not None else State.CLOSED

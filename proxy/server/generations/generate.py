@@ -14,6 +14,7 @@ from aiohttp import web
 from proxy.access.callers import Caller
 from proxy.dialects.route import Route
 from proxy.downstream.listener import REFUSED
+from proxy.server.config import LimitsConfig
 from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_stream
 from proxy.server.generations.response import GenerationResponses
 from proxy.server.generations.shared_calls import Call, Calls
@@ -41,9 +42,7 @@ class Generations:
         reader: GenerationReader,
         responses: GenerationResponses,
         metrics: Metrics,
-        *,
-        max_log_bytes: int,
-        max_frame_bytes: int,
+        limits: LimitsConfig,
     ) -> None:
         self._hub = hub
         self._open_exchange = open_exchange
@@ -51,8 +50,13 @@ class Generations:
         self._reader = reader
         self._responses = responses
         self._metrics = metrics
-        self._max_log_bytes = max_log_bytes
-        self._max_frame_bytes = max_frame_bytes
+        self.limit(limits)
+
+    def limit(self, limits: LimitsConfig) -> None:
+        """Keep these limits from now on."""
+        self._max_log_bytes = limits.log_bytes
+        self._max_frame_bytes = limits.frame_bytes
+        self._reader.limit(limits)
 
     async def generate(
         self, route: Route, request: web.BaseRequest, caller: Caller, **named: str

@@ -12,7 +12,7 @@ from proxy.access.callers import Caller
 from proxy.dialects.refusal import asks_for_stream
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning
-from proxy.server.config import Config, GenerationsConfig
+from proxy.server.config import Config, GenerationsConfig, LimitsConfig
 from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions, read_options
 from proxy.server.generations.shared_calls import Identity, by_body, by_key
@@ -87,9 +87,13 @@ class GenerationReader:
         self._forward = forward
         generations = config.generations
         self._rewrites = generations.upgrade != "never" or generations.include_usage
-        self._body_bytes = config.limits.body_bytes
-        self._held_body_bytes = config.limits.held_body_bytes
+        self.limit(config.limits)
         self._usual = read_options(CIMultiDict(), config)  # of a request without options, as most are
+
+    def limit(self, limits: LimitsConfig) -> None:
+        """Keep these limits from now on."""
+        self._body_bytes = limits.body_bytes
+        self._held_body_bytes = limits.held_body_bytes
 
     async def read(self, route: Route, request: web.BaseRequest, caller: Caller) -> GenerationRequest:
         """Read a request and its complete body, if the limits leave room for it.
