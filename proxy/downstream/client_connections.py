@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 from proxy.downstream.descriptors import Descriptors
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
+from proxy.timers import sleep
 from proxy.wire.errors import ProxyError, RateLimited
 
 _SLICE = 256  # connections that are looked at in one turn of the loop: 0.3 ms
@@ -138,10 +139,7 @@ class ClientConnections:
         while True:
             shortest = min(filter(None, self.timeouts), default=60.0)
             every_s = min(2.0, max(0.02, shortest / 20))
-            began_at = monotonic()
-            await asyncio.sleep(every_s)
-            if monotonic() - began_at > 2 * every_s:
-                await asyncio.sleep(every_s)
+            await sleep(every_s)
             with self.background:
                 await self._look(monotonic())
 

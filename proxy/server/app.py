@@ -46,6 +46,7 @@ from proxy.telemetry.allocator import IdleTrim, malloc_trim
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
+from proxy.timers import sleep
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.settings import DEFAULT
 
@@ -306,7 +307,7 @@ class Proxy:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(_TICK_S)
+            await sleep(_TICK_S)
             with self.hub.background:
                 self.hub.tick(time.monotonic())
                 self.trim.tick(time.monotonic())

@@ -14,6 +14,7 @@ from time import monotonic
 from proxy.dialects.credentials import KEY_HEADERS, key_header
 from proxy.dialects.route import Route
 from proxy.stream.background import BackgroundLoop
+from proxy.timers import Within
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pool import ConnectionPool
@@ -182,7 +183,7 @@ class Upstream:
         try:
             if not ticket.admitted:
                 self.advance()
-                async with asyncio.timeout(self._queue_s or None):
+                async with Within(self._queue_s):
                     await admitted
         except TimeoutError:
             if not ticket.admitted:

@@ -16,6 +16,7 @@ from tests.proxy_under_test import CHAT, chat_body
 from tests.spawned import FREE, answered, serving_at, spawned
 from tests.stage import Stage
 
+SHORT_S = 0.5
 MODES = ("raw", "events", "coalesced", "incremental", "cumulative")
 
 
@@ -169,3 +170,61 @@ async def test_sighup_never_ends_the_process(stage: Stage) -> None:
         turn.reply("200 OK")
         assert (await client.answer()).status == 200
         assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_process_that_was_stopped_heeds_what_came_meanwhile(stage: Stage, tmp_path: Path, loop: str) -> None:
+    """Queue, connections, grace, keep_s and wait: each was due by then, and what ends the wait had come."""
+    file = tmp_path / "c.toml"
+    file.write_text(
+        f'listen = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\n[timeouts]\nconnect_s = {SHORT_S}\n'
+        f'[[routes]]\npath = "/feed"\nupstream = "plain"\nshare = "url"\nkeep_s = {SHORT_S}\n'
+        f'[[routes]]\npath = "/queued"\nupstream = "queued"\n[[routes]]\npath = "/few"\nupstream = "few"\n'
+        f'[upstream]\nurl = "{stage.url}"\n[upstreams.plain]\nurl = "{stage.url}"\n'
+        f'[upstreams.queued]\nurl = "{stage.url}"\nmax_concurrent = 1\nqueue_s = {SHORT_S}\n'
+        f'[upstreams.few]\nurl = "{stage.url}"\nmax_connections = 1\n'
+    )
+    async with spawned("serve", "--loop", loop, "--config", str(file)) as process:
+        url, _ = await serving_at(process)
+
+        async def sent(data: bytes) -> Client:
+            client = await Client.connect(url)
+            client.send(data)
+            return client
+
+        graced = await sent(request("POST", CHAT, f"Stream-On-Disconnect: grace={SHORT_S}", body=chat_body()))
+        (running := await stage.next()).begin()
+        running.chunk(chunk_frame())
+        ident = (await graced.answer()).stream_id
+        fed = await sent(request("GET", "/feed"))
+        (feed := await stage.next()).begin()
+        feed.chunk(b"data: 1\n\n")
+        feed_ident = (await fed.answer()).stream_id
+        first = [await sent(request("GET", path)) for path in ("/queued", "/few")]
+        turns = [await stage.next() for _ in first]
+        behind = [await sent(request("GET", path)) for path in ("/queued", "/few")]
+        waiting = await sent(request("GET", f"/v1/keys/k/stream?wait={SHORT_S}"))
+        await waiting.answer()
+        await graced.leave()
+        await fed.leave()
+        await answered(url, request("GET", "/healthz"))  # it has seen all of that
+        process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(2 * SHORT_S)
+        back = await sent(request("GET", f"/v1/streams/{ident}"))
+        again = await sent(request("GET", "/feed"))
+        named = await sent(request("POST", CHAT, "Stream-Key: k", body=chat_body()))
+        for turn in turns:
+            turn.reply("200 OK", body=b"first")
+        process.send_signal(signal.SIGCONT)
+        asked = {(turn := await stage.next()).target: turn for _ in range(3)}
+        for path in (b"/queued", b"/few"):
+            asked[path].reply("200 OK", body=b"second")
+        assert [await (await client.answer()).read() for client in behind] == [b"second"] * 2
+        (named_turn := asked[b"/compatible-mode/v1/chat/completions"]).begin()
+        named_turn.end(chunk_frame("named"), DONE)
+        await waiting.wait_bytes(lambda buffer: b"named" in buffer)
+        running.end(chunk_frame("after the stop"), DONE)
+        assert (await (await back.answer()).read()).count(b"after the stop") == 1
+        assert (await again.answer()).stream_id == feed_ident
+        for client in (*first, *behind, waiting, back, again, named):
+            await client.leave()
