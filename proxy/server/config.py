@@ -7,7 +7,7 @@ Nested keys are joined by two underscores: STREAMTEE_UPSTREAM__URL.
 import importlib.util
 import os
 import re
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,6 +146,7 @@ class Config(BaseSettings):
     listen: str = "127.0.0.1:8080"
     admin: str = "127.0.0.1:9090"
     hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     drain_s: Seconds = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     routes: tuple[RouteConfig, ...] = ()
@@ -174,6 +175,13 @@ class Config(BaseSettings):
         if self.auth.anonymous == "auto":
             return all(_is_loopback(address(text)[0]) for text in (self.listen, self.admin) if text)
         return self.auth.anonymous == "shared"
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ip_network(network)  # its error names the network, and what is wrong with it
+        return networks
 
     @field_validator("listen", "admin")
     @classmethod

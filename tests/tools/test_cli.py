@@ -223,6 +223,7 @@ async def test_process_that_was_stopped_reads_before_anything_is_late(stage: Sta
     [
         ("STREAMTEE_LISTEN", "nowhere", "listen"),
         ("STREAMTEE_LISTEN", "127.0.0.1:65536", "listen"),
+        ("STREAMTEE_TRUSTED_PROXIES", '["10.0.0.1/8"]', "trusted_proxies"),
         ("STREAMTEE_UPSTREAM__URL", "ftp://qwen.example", "upstream.url"),
         ("STREAMTEE_UPSTREAM__KEYS", "sk-a-secret", "upstream.KEYS"),
         ("STREAMTEE_TIMEOUTS__IDLE_S", "-1", "timeouts.idle_s"),

@@ -9,6 +9,7 @@ from multidict import CIMultiDict
 
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
+from proxy.access.client_addresses import ClientAddresses
 from proxy.dialects.refusal import asks_for_stream
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning
@@ -46,6 +47,7 @@ class GenerationRequest:
     streamed: tuple[Headers, bytes] | None  # headers and body that request a stream, for when the upstream demands one
     hides_usage: bool  # we requested the usage, the client did not: don't send it on
     started_at: float  # when its last byte arrived, in monotonic seconds
+    client: str = ""  # the address it came from
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
 
     def info(self, ident: str, max_log_bytes: int) -> StreamInfo:
@@ -57,7 +59,7 @@ class GenerationRequest:
         # By place: names make a dict, 0.5 us a constructor.
         return StreamInfo(
             ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
-            cumulative,
+            cumulative, self.client,
         )  # fmt: skip
 
     def let_go(self) -> None:
@@ -85,6 +87,7 @@ class GenerationReader:
         self._config = config
         self._admission = admission
         self._forward = forward
+        self._client_address = ClientAddresses(config.trusted_proxies).of
         generations = config.generations
         self._rewrites = generations.upgrade != "never" or generations.include_usage
         self.limit(config.limits)
@@ -115,8 +118,9 @@ class GenerationReader:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
         headers.append(_IDENTITY)
         generation = GenerationRequest(
-            route, caller.digest, options, target, headers, body, None, False, time.monotonic()
-        )
+            route, caller.digest, options, target, headers, body, None, False, time.monotonic(),
+            self._client_address(request),
+        )  # fmt: skip
         if self._rewrites:
             generation = rewrite(generation, self._config.generations)
         return replace(generation, identity=_identify(request, generation)) if shared else generation
