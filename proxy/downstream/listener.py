@@ -253,7 +253,7 @@ class Connection(RequestHandler):
         self._listener.clients.arrived(self, admin=self._listener.is_admin)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._release_body()
+        self.release_body()
         self._listener.clients.gone(self)
         if exc is not None:
             exc.with_traceback(None)  # of a failed write: it would keep the frames of the stream that was being written
@@ -275,7 +275,7 @@ class Connection(RequestHandler):
         self._idle_at = monotonic()
         self._listener.clients.idle[self] = None
         if self._held_bytes:
-            self._release_body()
+            self.release_body()
         if isinstance(request.content.exception(), RequestTimeout):
             request.content.feed_eof()  # else aiohttp would wait for the rest
 
@@ -284,7 +284,8 @@ class Connection(RequestHandler):
         self._listener.clients.hold_body(size_bytes)
         self._held_bytes += size_bytes
 
-    def _release_body(self) -> None:
+    def release_body(self) -> None:
+        """Count none of them any more."""
         self._listener.clients.body_bytes -= self._held_bytes
         self._held_bytes = 0
 

@@ -15,6 +15,15 @@ class Holder(Protocol):
     def hold_body(self, size_bytes: int) -> None:
         """Count bytes of a body that are kept in memory, until the answer ends. Raises: RateLimited."""
 
+    def release_body(self) -> None:
+        """Count none of them any more."""
+
+
+def release_body(request: web.BaseRequest) -> None:
+    """Have the body of a request not be counted as held any more: it was let go of, or another counts it."""
+    holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
+    holder.release_body()
+
 
 async def read_body(request: web.BaseRequest, allowed_bytes: int) -> bytes:
     """Return the complete body of a request, which its connection counts.
@@ -82,7 +91,11 @@ async def read_body_or_beginning(request: web.BaseRequest, held_bytes: int, allo
         pieces.append(piece)
         size += len(piece)
     whole = b"".join(pieces)
-    return LargeBody(request, whole, allowed_bytes) if length is not None or size > held_bytes else whole
+    if length is not None or size > held_bytes:
+        return LargeBody(request, whole, allowed_bytes)
+    holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
+    holder.hold_body(size)
+    return whole
 
 
 def invite(request: web.BaseRequest) -> None:

@@ -20,7 +20,6 @@ from proxy.server.generations.shared_calls import Identity, by_body, by_key
 from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
 from proxy.server.pass_through import Forward
 from proxy.stream.info import StreamInfo
-from proxy.stream.ledger import BODIES, Ledger
 from proxy.stream.vitals import Vitals
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
@@ -143,16 +142,11 @@ def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> Ge
     return generation
 
 
-async def ask(open_exchange: OpenExchange, generation: GenerationRequest, ledger: Ledger) -> Exchange:
+def ask(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable[Exchange]:
     """Send a request upstream; await the result for the head of the response. Raises, then: as UpstreamGroup.open."""
-    size_bytes = len(generation.body) if isinstance(generation.body, bytes) else 0
-    ledger.count(BODIES, size_bytes)
-    try:
-        if generation.streamed is not None:
-            return await _ask_again(open_exchange, generation, generation.streamed)
-        return await _send(open_exchange, generation)
-    finally:
-        ledger.count(BODIES, -size_bytes)
+    if generation.streamed is not None:
+        return _ask_again(open_exchange, generation, generation.streamed)
+    return _send(open_exchange, generation)
 
 
 async def is_stream(exchange: Exchange) -> bool:
