@@ -8,6 +8,9 @@
     between two requests          begin the next one          keepalive_s   the connection is closed
     while bytes wait for it       take one                    write_s       a reset
 
+Half a head that came in one read with the request before it counts as silence between two requests, since the parser
+does not say that it holds one. nginx closes such a connection without an answer, too, after the time for a head.
+
 The timer looks at every connection in turn, a slice of them in each turn of the event loop. So nothing is set or
 cancelled when a client is read from or written to; and the process may have been stopped: then the sockets are read
 before anything is late.

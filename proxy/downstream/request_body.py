@@ -1,12 +1,14 @@
 """Reads the body of a client's request, up to a limit."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from time import monotonic
 from typing import Protocol
 
 from aiohttp import web
 
 from proxy.wire.errors import TooLarge
+
+_CHECKED_AGAIN_BYTES = 256  # of the piece before, so that nothing is missed that lies across two
 
 
 class Holder(Protocol):
@@ -60,17 +62,21 @@ class LargeBody:
     def __init__(self, request: web.BaseRequest, beginning: bytes, allowed_bytes: int) -> None:
         self.beginning = beginning
         self.size_bytes = request.content_length  # None: it comes in chunks
+        self.check: Callable[[bytes], object] | None = None  # each piece, and the end of that before it, is given to it
         self.ended_at = 0.0  # monotonic seconds, when the last byte of it is here
         self._content = request.content
         self._allowed_bytes = allowed_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Raises: TooLarge, RequestTimeout."""
-        size, piece = 0, self.beginning
+        """Raises: TooLarge, RequestTimeout, and what `check` does."""
+        size, piece, before = 0, self.beginning, b""
         while piece:
             size += len(piece)
             if size > self._allowed_bytes:
                 raise TooLarge(f"the request body has more than {self._allowed_bytes} bytes, {size} came so far")
+            if self.check is not None:
+                self.check(before + piece)
+                before = (before + piece)[-_CHECKED_AGAIN_BYTES:]
             yield piece
             piece = await self._content.readany()
         self.ended_at = monotonic()

@@ -87,6 +87,13 @@ class PathNotAllowed(RequestError):
     code = "path_not_allowed"
 
 
+class FileNotAllowed(RequestError):
+    """A file may not be referred to with the proxy's own upstream key, under which it may be anybody's."""
+
+    status = 403
+    code = "file_not_allowed"
+
+
 class UnknownRoute(RequestError):
     """Nothing is served at this path."""
 
