@@ -22,12 +22,20 @@ class TextKind(Enum):
 
 
 class Usage(NamedTuple):
-    """Token counts as the upstream states them."""
+    """Token counts, and a count of calls, as the upstream states them."""
 
     prompt: int = 0
     completion: int = 0
     reasoning: int = 0
     cached: int = 0
+    cache_written: int = 0
+    audio: int = 0  # of the prompt and of the completion
+    image: int = 0  # likewise
+    tool_calls: int = 0  # calls of tools that the upstream itself runs, such as web search; these are no tokens
+
+
+TOKEN_KINDS = Usage._fields[:-1]
+"""The fields of Usage that count tokens."""
 
 
 class Requests(Protocol):

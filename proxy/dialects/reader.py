@@ -155,19 +155,28 @@ def read_usage(stated: Any) -> Usage | None:
         counts = [usage for usage in map(read_usage, models) if usage is not None]
         if counts:
             return Usage(*map(sum, zip(*counts, strict=True)))
+    read = stated.get("prompt_tokens_details") or stated.get("input_tokens_details")
+    made = stated.get("completion_tokens_details") or stated.get("output_tokens_details")
+    written = "cache_creation_input_tokens"
     return Usage(
         count(stated, "prompt_tokens") or count(stated, "input_tokens"),
         count(stated, "completion_tokens") or count(stated, "output_tokens"),
-        _detail(stated, "completion_tokens_details", "output_tokens_details", "reasoning_tokens"),
-        _detail(stated, "prompt_tokens_details", "input_tokens_details", "cached_tokens")
-        or count(stated, "cached_tokens"),
+        count(made, "reasoning_tokens"),
+        count(read, "cached_tokens") or count(stated, "cached_tokens") or count(stated, "cache_read_input_tokens"),
+        count(read, written) or count(stated, written),
+        count(read, "audio_tokens") + count(made, "audio_tokens") or count(stated, "audio_tokens"),
+        count(read, "image_tokens") + count(made, "image_tokens") or count(stated, "image_tokens"),
+        _tool_calls(stated),
     )
 
 
-def _detail(stated: dict[str, Any], name: str, other: str, part: str) -> int:
-    """Return the number `part` of the object under either name; 0 if it is missing."""
-    details = stated.get(name) or stated.get(other)
-    return count(details, part) if details else 0
+def _tool_calls(stated: dict[str, Any]) -> int:
+    """Return the number of tool calls: `x_tools` of Responses and `plugins` of the native API name each tool."""
+    tools = stated.get("x_tools") or stated.get("plugins")
+    if isinstance(tools, dict):
+        return sum(count(tool, "count") for tool in tools.values())
+    requests = stated.get("server_tool_use")  # of Messages: {"web_search_requests": 1}
+    return sum(count(requests, name) for name in requests) if isinstance(requests, dict) else 0
 
 
 def _place(frame: bytes, key: str, text: str) -> tuple[int, int]:

@@ -192,7 +192,7 @@ def test_count_is_the_number_at_a_path(usage: Any, path: list[str], expected: in
 def test_nothing_is_known_until_it_is_said(dialect: Dialect) -> None:
     """A stream that says nothing has no tokens, no finish reason, did not fail, and is not complete."""
     said = dialect.frames.reader()
-    assert Usage() == (0, 0, 0, 0)
+    assert not any(Usage())
     assert (said.model, said.finish_reason, said.usage, said.failure, said.request_id) == (None,) * 5
     assert (said.ended, said.finished, said.brought) == (False, False, False)
 
