@@ -125,9 +125,9 @@ def each_call(run: Callable[[Faults], None]) -> None:
 
 def failing(dialect: Dialect, faults: Faults) -> Dialect:
     """Return a dialect whose readers of frames and of documents fail."""
-    frames: Any = Faulty(dialect.frames, faults, "error_frame")
+    frames: Any = Faulty(dialect.frames, faults)
     reader = dialect.frames.reader
-    frames.reader = lambda: Faulty(reader(), faults, "note", "ordinary")
+    frames.reader = lambda: Faulty(reader(), faults, "note", "ordinary", "error_frame")
     return dialect._replace(frames=frames)
 
 

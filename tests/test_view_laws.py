@@ -18,9 +18,9 @@ from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.stream.endings import CANCELLED, CAPABILITY_EXPIRED, COMPLETE, DRAINED, ENDINGS, Ending
-from proxy.stream.projections import MODES, Coalesced, Cumulative, Projection, Span, View
+from proxy.stream.projections import MODES, Coalesced, Cumulative, Heartbeat, Projection, Span, View
 from proxy.stream.stream import Stream
-from proxy.stream.subscription import HEARTBEAT, Subscription
+from proxy.stream.subscription import Subscription
 from proxy.stream.websocket import NOT_IN_EVENTS
 from proxy.tools.fake.text import ChatAnswer, NativeAnswer
 from proxy.upstream.on_disconnect import OnDisconnect
@@ -124,7 +124,7 @@ class SpanSink(FakeSink):
         self.beats = 0
 
     def write(self, span: Span) -> bool:
-        if span is HEARTBEAT:
+        if isinstance(span, Heartbeat):
             assert self.ended is None, "a heartbeat after the end"
             self.beats += not self.clogged
             return not self.clogged

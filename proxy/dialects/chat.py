@@ -71,6 +71,9 @@ class ChatReader(LearningReader):
             self.brought = True
         return self._note_choices(frame, choices) if choices and type(choices) is list else None
 
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        return b"data: %b\nid: %b\n\n" % (error_data(message, code), ident)
+
     def _note_fields(self, frame: bytes, data: bytes | None) -> bool:
         """Check a frame's fields besides its data; return whether the event is named error."""
         if b"event" in frame and fields(frame).type == b"error":
@@ -127,9 +130,6 @@ class ChatFrames:
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         return error_body(error)
-
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        return b"data: %b\nid: %b\n\n" % (error_data(message, code), ident)
 
 
 class ChatDocuments(ChoiceDocuments):

@@ -89,6 +89,14 @@ class Reader(Protocol):
     """The stream has had content that the dialect defines, apart from its final event."""
 
     @property
+    def heartbeat(self) -> bytes:
+        """What may be sent to a follower between two frames now, to show that its connection is alive.
+
+        Either a comment of one line, which becomes a part of the next block, or a complete block with data: after an
+        id, openai-python raises JSONDecodeError on a block without data.
+        """
+
+    @property
     def usage(self) -> Usage | None:
         """The latest usage that the stream reported."""
 
@@ -108,9 +116,12 @@ class Reader(Protocol):
         None for frames without text: role chunks, empty deltas, usage, comments.
         """
 
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        """Return the frame that ends this stream as failed, for its followers; `ident` is the last frame's id."""
+
 
 class Frames(Protocol):
-    """Reads an API's frames, and writes the proxy's own errors in the API's format."""
+    """Reads an API's frames, and writes the proxy's own error responses in the API's format."""
 
     has_text: bool
     """Whether frames can carry generated text at all."""
@@ -123,9 +134,6 @@ class Frames(Protocol):
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         """Return the JSON body of an error response."""
-
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        """Return the frame that ends a failed stream; `ident` is the last frame's id."""
 
 
 class Documents(Protocol):

@@ -23,6 +23,10 @@ class PlainReader(LearningReader):
         self.brought = True
         return None
 
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        # With a type of its own, so that listeners for messages don't get it.
+        return b"event: error\ndata: %b\nid: %b\n\n" % (error_data(message, code), ident)
+
 
 class PlainRequests:
     """Requests of which nothing is known; none is rewritten."""
@@ -47,7 +51,7 @@ class PlainRequests:
 
 
 class PlainFrames:
-    """Frames of which nothing is known. Errors have a type of their own, so listeners for messages don't get them."""
+    """Frames of which nothing is known."""
 
     has_text = False
 
@@ -59,9 +63,6 @@ class PlainFrames:
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         return error_body(error)
-
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        return b"event: error\ndata: %b\nid: %b\n\n" % (error_data(message, code), ident)
 
 
 class PlainDocuments(ChatDocuments):

@@ -11,6 +11,7 @@ import orjson
 
 from proxy.dialects.dialect import Usage, count
 from proxy.dialects.failure import Failure
+from proxy.wire.sse import COMMENT
 
 _ZEROS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))  # every digit becomes 0
 _NEVER = b"\0\0"  # no frame ends with this
@@ -62,6 +63,11 @@ class LearningReader:
     def finished(self) -> bool:
         """True when the stream would be complete if its response ended now, with or without a final event."""
         return bool(self._finished) and all(self._finished.values())
+
+    @property
+    def heartbeat(self) -> bytes:
+        """A comment, unless the clients of an API need more than that."""
+        return COMMENT
 
     @property
     def usage(self) -> Usage | None:

@@ -52,13 +52,22 @@ class Span:
         self.chunked = b"%x\r\n%b\r\n" % (size, plain) if plain else b""  # wire.http.chunk, a call less
 
 
+class Heartbeat(Span):
+    """Bytes that are no part of the stream: they show that a connection is alive. A WebSocket sends a ping instead."""
+
+    __slots__ = ()
+
+    def __init__(self, plain: bytes) -> None:
+        super().__init__(0, 0, plain)
+
+
 class Projection(Span, ABC):
     """A pure function of (log, start, end) to bytes, and what an Ending looks like.
 
     It is itself the span that it rendered last: `reach` makes it the one that begins at an offset.
     """
 
-    __slots__ = ("_dialect", "_id_prefix", "_log", "_source")
+    __slots__ = ("_id_prefix", "_log", "_source")
 
     content_type: ClassVar[bytes] = EVENT_STREAM
     heartbeat: ClassVar[bool] = True
@@ -90,7 +99,6 @@ class Projection(Span, ABC):
         self._source = source
         self._log = source.log
         self._id_prefix = prefix(source.epoch)
-        self._dialect = source.dialect
 
     def reach(self, start: int) -> None:
         """Render the span that begins at `start` and ends at the log's end, or after as many frames as a span may hold.
@@ -187,7 +195,7 @@ class Events(Projection):
         # and a client that resumes after the ending gets 204. Any other ending repeats the cursor.
         log = self._log
         seq = offset + (ending is log.ending and offset == log.end)
-        return self._dialect.frames.error_frame(ending.message, ending.reason, self._id_prefix + b"%d" % seq), True
+        return self._source.reader.error_frame(ending.message, ending.reason, self._id_prefix + b"%d" % seq), True
 
 
 class Incremental(Events):

@@ -134,7 +134,7 @@ def test_value_of_another_type_is_passed_over(dialect: Dialect, value: Any) -> N
 @pytest.mark.parametrize("message", ["broke off", 'a "quote"\n\nand two lines\r', "没有了 \u2028\u0085", ""])
 def test_error_frame_is_one_message_that_no_client_takes_for_text(dialect: Dialect, message: str) -> None:
     """Whatever the message holds, it is one block with the id given, and read as an error by its own dialect."""
-    frame = dialect.frames.error_frame(message, "upstream_reset", b"gen234-7")
+    frame = dialect.frames.reader().error_frame(message, "upstream_reset", b"gen234-7")
     [said] = messages(frame)
     assert said.id == b"gen234-7"
     assert message in list(_strings(json.loads(said.data)))
