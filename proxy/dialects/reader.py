@@ -50,14 +50,14 @@ class LearningReader:
         self.brought = False  # content that the dialect defines has come, apart from the final event
         self._finished: dict[int, bool] = {}  # by choice
         self._counted: Usage | None = None
-        self._uncounted: bytes | None = None  # the latest ordinary frame, if its usage has not been read yet
+        self._uncounted: bytes | None = None  # the latest ordinary frame, if its numbers have not been read yet
         # An ordinary frame is this head, the text, and this tail, which begins with the quote that ends the text.
         self._head = self._tail = _NEVER
         self._start = _NOWHERE  # where to look for that quote: the text has at least one byte
         # If frames differ in numbers, too (an id, a usage that grows): head and tail with every digit replaced by 0.
         self._numbered = False
         self._zeroed_head = self._zeroed_tail = _NEVER
-        self._fixed = b""  # the index of the choice, the only number that must not differ
+        self._fixed = b""  # the index of the choice or item, the only number that must not differ
 
     @property
     def finished(self) -> bool:
@@ -72,10 +72,14 @@ class LearningReader:
     @property
     def usage(self) -> Usage | None:
         """The latest usage that the stream reported."""
+        self._catch_up()
+        return self._counted
+
+    def _catch_up(self) -> None:
+        """Read the numbers of the latest ordinary frame, if they have not been read yet."""
         frame, self._uncounted = self._uncounted, None
         if frame is not None:
             self._recount(frame)
-        return self._counted
 
     def ordinary(self, frame: bytes) -> bool:
         """Return, without parsing, whether a frame adds only generated text; False when in doubt.
@@ -105,8 +109,11 @@ class LearningReader:
             self._uncounted = frame
         return True
 
-    def _learn(self, frame: bytes, key: str, text: str, index: int) -> None:
-        """Learn from a frame what surrounds the text of ordinary frames; its text is under `key`, of choice `index`."""
+    def _learn(self, frame: bytes, key: str, text: str, index: int, named: bytes = b"index") -> None:
+        """Learn from a frame what surrounds the text of ordinary frames; its text is under `key`.
+
+        `index` is the number of the choice or item that it belongs to, which the frame has under the key `named`.
+        """
         start, end = _place(frame, key, text)
         if not start or not frame.endswith(b"\n\n") or b"\r" in frame:
             return
@@ -120,8 +127,8 @@ class LearningReader:
         if self._numbered:
             self._zeroed_head, self._zeroed_tail = zeroed
             self._start = _NOWHERE
-            fixed = b'"index":%d' % index
-            self._fixed = fixed if fixed in frame else b""
+            spelled = (b'"%b":%d' % (named, index), b'"%b": %d' % (named, index))
+            self._fixed = next((fixed for fixed in spelled if fixed in frame), b"")
 
     def _take_usage(self, stated: Any) -> None:
         """Record a usage; one that consists of zeros does not replace another."""
@@ -130,7 +137,7 @@ class LearningReader:
             self._counted, self._uncounted = usage, None
 
     def _recount(self, frame: bytes) -> None:
-        """Read and record the usage in a frame."""
+        """Read and record the numbers in an ordinary frame: its usage, where every frame states one."""
         raise NotImplementedError
 
     def _finish(self, index: int, reason: Any) -> None:

@@ -9,6 +9,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
+from proxy.dialects.dialect import Dialect
 from proxy.stream.channel import utf8
 from proxy.stream.endings import COMPLETE, DRAINED, Ending
 from proxy.stream.rewriting import Rewriter, Source
@@ -214,11 +215,7 @@ class Incremental(Events):
         """Raises: BadRequest, when the mode has no meaning for the stream's API."""
         super().__init__(source)
         self._rewriter = Rewriter(source)
-        if self.restates and not source.dialect.documents.states:
-            raise BadRequest(
-                "the events of this API are increments always: its streams have no other mode of events "
-                "than events and coalesced"
-            )
+        _require_meaning(type(self), source.dialect)
 
     def render(self, start: int, end: int) -> bytes:
         return b"".join([self._rewriter.increment(seq) for seq in range(start + 1, end + 1)])
@@ -334,6 +331,20 @@ class Json(Projection):
             return transcript.document()
         except ValueError as error:
             raise Garbled(f"the document can't be written: {error}") from error
+
+
+def _require_meaning(mode: type[Projection], dialect: Dialect) -> None:
+    """Raises: BadRequest, when a mode has no meaning for an API."""
+    if mode.restates and not dialect.documents.states:
+        raise BadRequest(
+            "the events of this API are increments always: its streams have no other mode of events "
+            "than events and coalesced"
+        )
+
+
+def check_view(view: View, dialect: Dialect) -> None:
+    """Check that a view has a meaning for an API. Raises: BadRequest."""
+    _require_meaning(MODES[view.mode], dialect)
 
 
 def _require_all(source: Source) -> None:

@@ -1,4 +1,4 @@
-"""What both dialects owe: the contract of Dialect, against made-up frames, garbage and recorded streams."""
+"""What all dialects owe: the contract of Dialect, against made-up frames, garbage and recorded streams."""
 
 import json
 import re
@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect, TextKind, Usage, count
+from proxy.dialects.responses import RESPONSES
 from proxy.wire.errors import BadRequest, OffsetGone, Overloaded, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
 from tests.noted import kind, noted
 
-DIALECTS: list[Dialect] = [CHAT, DASHSCOPE]
+DIALECTS: list[Dialect] = [CHAT, DASHSCOPE, RESPONSES]
 SAMPLES = [(DIALECTS[path.name.startswith("native")], path) for path in recorded()]
 needs_samples = pytest.mark.skipif(not SAMPLES, reason=NOT_RECORDED)
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
@@ -26,7 +27,8 @@ each_sample = pytest.mark.parametrize(("dialect", "path"), SAMPLES, ids=[path.st
 WORDS = st.sampled_from([
     "choices", "delta", "content", "reasoning_content", "tool_calls", "function", "name", "arguments", "usage", "error",
     "finish_reason", "model", "output", "message", "text", "models", "model_id", "prompt_tokens", "input_tokens",
-    "completion_tokens_details", "prompt_tokens_details", "cached_tokens", "index",
+    "completion_tokens_details", "prompt_tokens_details", "cached_tokens", "index", "type", "response", "item", "delta",
+    "status", "incomplete_details", "output_index", "sequence_number",
 ])  # fmt: skip
 LEAVES = (
     st.none() | st.booleans() | st.integers(-2, 9) | st.floats(allow_nan=False) | st.sampled_from(["", "null", "x"])
@@ -42,8 +44,13 @@ CHUNKS = st.fixed_dictionaries(
         "usage": VALUES,
         "model": VALUES,
         "error": VALUES,
+        "type": VALUES | st.sampled_from(["error", "response.created", "response.completed", "response.failed",
+                                          "response.output_text.delta", "response.output_item.done"]),
+        "response": VALUES,
+        "item": VALUES,
+        "delta": VALUES,
     },
-)
+)  # fmt: skip
 
 
 def frame_of(value: Any, *, before: str = "") -> bytes:
@@ -142,7 +149,7 @@ def test_error_frame_is_one_message_that_no_client_takes_for_text(dialect: Diale
     said = noted(dialect, frame)
     assert said.failure is not None
     assert said.failure.recognised
-    assert not said.ended
+    assert said.ended is (dialect is RESPONSES)  # where a failure is the last event, as in any API of typed events
     assert b"[DONE]" not in frame
 
 
