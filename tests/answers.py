@@ -6,7 +6,9 @@ from typing import Any
 import orjson
 from hypothesis import strategies as st
 
-from proxy.tools.fake.text import ChatAnswer, NativeAnswer, Stamp, read_chat, read_native
+from proxy.tools.fake.chat import ChatAnswer, read_chat
+from proxy.tools.fake.native import NativeAnswer, read_native
+from proxy.tools.fake.text import Stamp
 from tests.cuts import messages
 
 STAMP = Stamp("54036480-037a-9e3e-b1fe-50453ba831a1", 1770764906)

@@ -22,7 +22,8 @@ from proxy.dialects.dialect import Dialect
 from proxy.stream.endings import COMPLETE
 from proxy.stream.projections import Json, Projection, View
 from proxy.stream.stream import Stream
-from proxy.tools.fake.text import ChatAnswer, NativeAnswer
+from proxy.tools.fake.chat import ChatAnswer
+from proxy.tools.fake.native import NativeAnswer
 from proxy.wire.errors import Garbled, OffsetBeyond
 from proxy.wire.sse import Splitter
 from tests.answers import Said, chats, documents, ids, joined, kinds, latest, made_cumulative, natives, texts

@@ -22,7 +22,8 @@ from proxy.stream.projections import MODES, Coalesced, Cumulative, Heartbeat, Pr
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.websocket import NOT_IN_EVENTS
-from proxy.tools.fake.text import ChatAnswer, NativeAnswer
+from proxy.tools.fake.chat import ChatAnswer
+from proxy.tools.fake.native import NativeAnswer
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.pump import Pump
 from proxy.wire.errors import Garbled, IdleTimeout, OffsetGone, Truncated, UpstreamError
