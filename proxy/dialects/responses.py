@@ -160,7 +160,8 @@ class ResponseReader(LearningReader):
         else:
             stated = {"error": response.get("error") or {"code": status, "message": f"the response is {status}"}}
             found = self.failure or failure(frame, data, stated, named=True)
-            self.failure = found and found._replace(recognised=_name(frame, json_object(data)) == "response.failed")
+            failed = _name(frame, json_object(data)) == "response.failed"
+            self.failure = found and found._replace(recognised=failed, body=None)  # a response is no error's body
         self.ended = True
 
     def _note_item(self, event: dict[str, Any]) -> TextKind | None:

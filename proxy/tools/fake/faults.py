@@ -409,6 +409,16 @@ def endless(ask: Ask) -> Ask:
     return replace(ask, frames=sys.maxsize) if ask.stream else ask
 
 
+def openai(ask: Ask) -> Ask:
+    """Responses as OpenAI spells them: with spaces, without ids and statuses, calls in pieces."""
+    return replace(ask, spaced=True)
+
+
+def sparse(ask: Ask) -> Ask:
+    """Deltas of responses without item_id and content_index."""
+    return replace(ask, sparse=True)
+
+
 Fault = Callable[..., Any]
 OF_STEPS: dict[str, Fault] = {
     fault.__name__: fault
@@ -419,7 +429,7 @@ OF_STEPS: dict[str, Fault] = {
     )
 }
 # These change what is said, so they come before those that change how it is sent.
-OF_ASK: dict[str, Fault] = {fault.__name__: fault for fault in (huge_frame, count, endless)}
+OF_ASK: dict[str, Fault] = {fault.__name__: fault for fault in (huge_frame, count, endless, openai, sparse)}
 FAULTS = OF_STEPS | OF_ASK
 
 

@@ -55,6 +55,7 @@ from proxy.tools.fake.faults import (
 )
 from proxy.tools.fake.native import NATIVE, read_app, read_native
 from proxy.tools.fake.refusals import BAD_KEY, Refused, invalid
+from proxy.tools.fake.responses import RESPONSES, read_responses
 from proxy.tools.fake.text import Ask, Stamp
 
 
@@ -144,6 +145,11 @@ ROUTES = (
         lambda path, body, seed, sse: read_chat(body, seed),
     ),
     Route(
+        re.compile(r"(/compatible-mode/v1|/v1|/api/v2/apps/protocols/compatible-mode/v1)/responses"),
+        RESPONSES,
+        lambda path, body, seed, sse: read_responses(body, seed),
+    ),
+    Route(
         re.compile(r"/api/v1/services/aigc/(text|multimodal)-generation/generation"),
         NATIVE,
         lambda path, body, seed, sse: read_native(body, seed, stream=sse, multimodal="/multimodal-" in path),
@@ -154,7 +160,7 @@ ROUTES = (
         lambda path, body, seed, sse: read_app(body, seed, stream=sse),
     ),
 )
-PREFIXES = ("/compatible-mode/", "/v1/", "/api/v1/")
+PREFIXES = ("/compatible-mode/", "/v1/", "/api/v1/", "/api/v2/")
 MODELS = ("qwen-max", "qwen-plus", "qwen-turbo", "qwen3-max", "qwen3-vl-plus", "qwq-plus", "qvq-max")
 
 

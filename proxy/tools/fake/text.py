@@ -101,6 +101,12 @@ class Ask:
     """Exactly so many frames of content, instead of a length in tokens."""
     huge_bytes: int = 0
     huge_after: int = 0
+    mcp: bool = False
+    """The answer begins with a call of an MCP server's tool. Only of responses, as are the next two."""
+    spaced: bool = False
+    """Framed as OpenAI frames it."""
+    sparse: bool = False
+    """Deltas don't name their item and part."""
 
 
 def origin_of(seed: int, model: str, messages: object) -> dict[str, Any]:
