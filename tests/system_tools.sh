@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what tests drive besides Python's packages: curl, promtool, Chromium, Node, the JavaScript clients of
-# tests/clients, with CI or WITH_CODEX set also the Codex CLI, and the older SDKs of tests/contract. The system's ones as root with apt; what can't be installed here
-# is skipped by the tests that need it, by name, and with CI=true they fail.
+# tests/clients (with CI or WITH_CODEX set also the Codex CLI) and the older SDKs of tests/contract. The system's ones as
+# root with apt; what can't be installed here is skipped by the tests that need it, by name, and with CI=true they fail.
 set -u
 cd "$(dirname "$0")" || exit 1
 missing=()
