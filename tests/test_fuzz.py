@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from proxy.dialects.dialect import Dialect
 from tests.complaints import no_complaints
 from tests.cuts import recorded
+from tests.dialects.response_events import message, numbered, response
 from tests.event_streams import FINISH, chunk_frame
 from tests.played import MODES_OF, Play
 from tests.pumped import Connected
@@ -24,9 +25,16 @@ NAMES = [
     "choices", "delta", "message", "content", "reasoning_content", "reasoning", "role", "index", "finish_reason",
     "tool_calls", "function", "name", "arguments", "id", "type", "text", "usage", "prompt_tokens", "models", "error",
     "code", "status_code", "request_id", "output", "audio", "data", "transcript", "logprobs", "object", "model",
-    "workflow_message", "detail", "expires_at", "completion_tokens_details", "reasoning_tokens", "refusal",
+    "delta", "response", "item", "output_index", "content_index", "sequence_number", "status", "incomplete_details",
+    "part", "workflow_message", "detail", "expires_at", "completion_tokens_details", "reasoning_tokens", "refusal",
 ]  # fmt: skip
 WORDS = ["", "stop", "null", "error", "assistant", "chat.completion.chunk", "ha", "haha", "\ud800", "\udc00", "\u2028"]
+RESPONSE = numbered(response(message(0, ["a", "b"])), by_dashscope=True)
+EVENTS = [
+    "response.created", "response.output_item.added", "response.output_text.delta", "response.audio.delta",
+    "response.function_call_arguments.delta", "response.output_item.done", "response.completed", "response.failed",
+    "response.incomplete", "response.done", "error",
+]  # fmt: skip
 LINES = [b"data: ", b"data:", b"id: 1", b"event: error", b": c", b"retry: 1", b"\n", b"\r\n", b"\r", b"\xef\xbb\xbf"]
 scalars = st.none() | st.booleans() | st.integers() | st.integers(0, 3) | st.floats() | st.text(max_size=5)
 values = st.recursive(
@@ -45,9 +53,12 @@ choices = st.fixed_dictionaries(
     },
 )
 chunks = st.fixed_dictionaries({"choices": st.lists(choices, max_size=3) | values}, optional={"usage": values})
+events = st.fixed_dictionaries(
+    {"type": st.sampled_from(EVENTS)}, optional=dict.fromkeys(("response", "item", "delta", "output_index"), values)
+)
 outputs = st.fixed_dictionaries({"output": chunks | st.dictionaries(st.sampled_from(NAMES), values, max_size=3)})
-frames = (values | chunks | outputs).map(lambda said: b"data: %b\n\n" % json.dumps(said).encode())
-streams = st.lists(frames | st.sampled_from([chunk_frame("a"), chunk_frame("ab"), FINISH, DONE]), max_size=8)
+frames = (values | chunks | outputs | events).map(lambda said: b"data: %b\n\n" % json.dumps(said).encode())
+streams = st.lists(frames | st.sampled_from([chunk_frame("a"), chunk_frame("ab"), FINISH, DONE, *RESPONSE]), max_size=8)
 noise = st.lists(st.binary(max_size=20) | st.sampled_from(LINES) | frames, max_size=12)
 RECORDED = [path.read_bytes() for path in recorded()] or [b"".join([chunk_frame("a"), chunk_frame("b"), FINISH, DONE])]
 
