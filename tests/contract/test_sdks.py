@@ -102,6 +102,20 @@ async def test_openai_pythons_helper_adds_up_the_same(sdks: Sdks, fake: Playback
     assert sum(told["final"] is not None for told in direct.values()) > 20
 
 
+@newer_major
+async def test_openai_pythons_helper_adds_up_the_same_in_modes_of_events(sdks: Sdks, fake: Playback, tee: Tee) -> None:
+    """Merged deltas, and ids of ours, change nothing of the response that it makes."""
+    asked = {name: one for name, one in of_helper().items() if name.endswith(("dashscope", "openai"))}
+    direct = await sdks.hear([{"sdk": "responses", "url": fake.url, **question} for question in asked.values()])
+    for mode in ("events", "coalesced"):
+        questions = [
+            {"sdk": "responses", "url": tee.proxy.url, **one, "headers": {**one["headers"], "Stream-Mode": mode}}
+            for one in asked.values()
+        ]
+        for name, one, other in zip(asked, direct, await sdks.hear(questions), strict=True):
+            assert (other["final"], other["error"]) == (one["final"], one["error"]), (mode, name)
+
+
 @both_majors
 async def test_broken_response_never_looks_complete(sdks: Sdks, fake: Playback, tee: Tee) -> None:
     """Neither as it comes nor added up: nothing says that it is complete, and something that it is not."""
