@@ -81,6 +81,13 @@ async def test_key_of_ours_opens_responses_alone(serve: Serve) -> None:
         assert answer.status == 403
 
 
+async def test_model_of_a_large_request_is_known(serve: Serve) -> None:
+    """From its beginning, though the rest is sent on as it comes; and of a response that says nothing of it."""
+    tee = await serve(limits={"held_body_bytes": 1000})
+    answer = await ask(tee, fault="hang; after=6", instructions="x" * 200_000)
+    assert (await tee.info(answer.stream_id))["model"] == "qwen3.7-plus"
+
+
 async def test_response_in_one_piece_passes(serve: Serve, fake: FakeQwen) -> None:
     """Without a stream."""
     tee = await serve()
