@@ -41,7 +41,7 @@ _CALLS = frozenset([
     "apply_patch_call",
 ])  # fmt: skip
 _OF_CALLS = ("name", "arguments", "input", "action", "operation")
-_CLIENTS_CALLS = _CALLS - {"mcp_call"}  # the client is to run these
+_CLIENTS_CALLS = _CALLS - {"mcp_call"}
 _UNTOLD = {"id": "", "object": "response", "created_at": 0, "model": "", "output": []}  # of a response without snapshot
 _NOT_AGAIN = "invalid_prompt"  # Codex asks again after any code but a few; of those this one shows the message
 _FINAL = frozenset(["context_length_exceeded", "insufficient_quota", "rate_limit_exceeded", "server_is_overloaded"])
@@ -61,7 +61,9 @@ class ResponseRequests:
 
     def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         asked = members(body)
-        if asked is None or asked.get("stream") not in (None, False) or asked.get("background"):
+        if asked is None or not (asked.get("stream") is None or asked.get("stream") is False):
+            return None
+        if asked.get("background"):  # it is answered at once, and not with a stream
             return None
         streamed = asked.put({"stream": b"true"})
         return None if streamed is None else (list(headers), streamed)
@@ -152,7 +154,7 @@ class ResponseReader(LearningReader):
             return
         status = status or response.get("status")
         if status == "completed":
-            called = self._called or any(item.get("type") in _CLIENTS_CALLS for item in records(response.get("output")))
+            called = self._called or any(map(_is_for_client, records(response.get("output"))))
             self.finish_reason = "tool_calls" if called else "stop"
         elif status == "incomplete":
             reason = record(response.get("incomplete_details")).get("reason")
@@ -168,7 +170,7 @@ class ResponseReader(LearningReader):
         """Return what was generated of an item, unless that was noted before."""
         item, index = record(event.get("item")), _index(event)
         kind = _generated(item)
-        self._called = self._called or item.get("type") in _CLIENTS_CALLS
+        self._called = self._called or _is_for_client(item)
         if kind is None or index in self._spoken:
             return None
         self._spoken.add(index)
@@ -219,10 +221,16 @@ def _kind(name: str) -> TextKind:
     return TextKind.TOOL_CALL if "_call" in name else TextKind.CONTENT
 
 
+def _is_for_client(item: dict[str, Any]) -> bool:
+    """Return whether an item is a call that the client is to run."""
+    kind = item.get("type")
+    return isinstance(kind, str) and kind in _CLIENTS_CALLS
+
+
 def _generated(item: dict[str, Any]) -> TextKind | None:
     """Return the kind of what was generated of an item; None, if that is nothing yet."""
     kind = item.get("type")
-    if kind in _CALLS:
+    if isinstance(kind, str) and kind in _CALLS:
         return TextKind.TOOL_CALL if any(item.get(part) for part in _OF_CALLS) else None
     if kind == "reasoning":
         told = [*records(item.get("content")), *records(item.get("summary"))]

@@ -234,6 +234,18 @@ def test_delta_of_another_item_is_not_ordinary() -> None:
     assert not reader.ordinary(dashscope(name, 5, sequence_number=5, output_index=1, delta="x"))
 
 
+@pytest.mark.parametrize("odd", [[], {}, 7, None, [{}], {"type": []}, [{"type": {}}]])
+@pytest.mark.parametrize("member", ["type", "item", "response", "delta", "output_index", "sequence_number"])
+def test_value_of_another_type_does_no_harm(member: str, odd: Any) -> None:
+    """Wherever it stands."""
+    whole = {"output_index": 0, "delta": "x", "sequence_number": 1, "item": {"type": odd, "content": odd, "name": odd}}
+    response = {"status": odd, "output": odd, "usage": odd, "model": odd, "error": odd, "incomplete_details": odd}
+    for name in ("output_item.added", "output_item.done", "output_text.delta", "completed", "failed", "done"):
+        event = {**whole, "response": response, "type": f"response.{name}", member: odd}
+        said = noted(RESPONSES, f"event: response.{name}\ndata: {json.dumps(event)}\n\n".encode())
+        json.loads(messages(said.error_frame("m", "upstream_reset", b"x-1"))[0].data)
+
+
 def test_failure_is_the_last_snapshot_as_a_failed_one() -> None:
     """The same response, with the next number."""
     event = failed(*numbered(response(message(0, ["a", "b"])))[:5])
