@@ -44,7 +44,7 @@ OPEN = {
 }  # fmt: skip
 """The modules of `dialects` that are of no API: all that the rooms above may import."""
 
-API_NAMES = ("openai", "dashscope")
+API_NAMES = ("openai", "dashscope", "anthropic")
 
 KNOT = {"stream", "subscription", "rank", "cohort"}
 """The one circle of imports, which stream/cohort.py explains: types only, never run."""

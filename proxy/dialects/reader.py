@@ -174,7 +174,7 @@ def read_usage(stated: Any) -> Usage | None:
     return Usage(
         count(stated, "prompt_tokens") or count(stated, "input_tokens"),
         count(stated, "completion_tokens") or count(stated, "output_tokens"),
-        count(made, "reasoning_tokens"),
+        count(made, "reasoning_tokens") or count(made, "thinking_tokens"),
         count(read, "cached_tokens") or count(stated, "cached_tokens") or count(stated, "cache_read_input_tokens"),
         count(read, written) or count(stated, written),
         count(read, "audio_tokens") + count(made, "audio_tokens") or count(stated, "audio_tokens"),

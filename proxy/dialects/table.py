@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from proxy.dialects.chat import CHAT
+from proxy.dialects.credentials import AUTHORIZATION
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.messages import MESSAGES
 from proxy.dialects.plain import PLAIN
 from proxy.dialects.responses import RESPONSES
 from proxy.dialects.route import Route
@@ -50,7 +52,11 @@ class Row(NamedTuple):
     """A regular expression for the names, in lower case, of headers that must be equal to share one response."""
     headers: str = ""
     """A regular expression for the names, in lower case, of headers that only clients of this API send."""
+    key_header: str = AUTHORIZATION
+    """The header in which the upstream expects its key."""
 
+
+MESSAGES_PATH = "/apps/anthropic/v1/messages"
 
 ROWS = [
     Row(
@@ -58,7 +64,7 @@ ROWS = [
         ("/v1/", "/compatible-mode/v1/"),
         CHAT,
         generations=("chat/completions",),
-        lent=("completions", "messages", "messages/count_tokens", "embeddings", "rerank", "reranks"),
+        lent=("completions", "embeddings", "rerank", "reranks"),
         lent_to_read=("models", "models/{}"),
         steering=_STEERING,
         headers=rf"(?:x-stainless|openai)-[a-z0-9-]+|{_DASHSCOPE_HEADERS}",
@@ -96,6 +102,18 @@ ROWS = [
         headers=_DASHSCOPE_HEADERS,
     ),
     Row("apps", ("/api/v2/",), DASHSCOPE, "/api/v2/"),
+    Row(
+        "messages",
+        ("/v1/messages", MESSAGES_PATH),
+        MESSAGES,
+        MESSAGES_PATH,
+        generations=("",),
+        lent=("/count_tokens",),
+        steering=rf"{_STEERING}|anthropic-(?:version|beta)",
+        headers=r"(?:x-stainless|anthropic)-[a-z0-9-]+",
+        key_header="x-api-key",
+    ),
+    Row("anthropic", ("/apps/anthropic/",), MESSAGES, "/apps/anthropic/", key_header="x-api-key"),
 ]
 
 
@@ -106,7 +124,7 @@ def routes(upstream_prefixes: Mapping[str, str] | None = None) -> list[tuple[Rou
     """
     paths = upstream_prefixes or prefixes_upstream()
     found = [
-        (Route(row.name, prefix, paths[row.name], row.dialect, steering=row.steering), row.generations)
+        (Route(row.name, prefix, paths[row.name], row.dialect, row.steering, row.key_header), row.generations)
         for row in ROWS
         for prefix in row.prefixes
     ]

@@ -20,6 +20,7 @@ class UpstreamConfig(Table):
     url: str = presets.resolve(presets.DEFAULT)
     key: SecretStr = SecretStr("")
     responses_path: str = ""
+    messages_path: str = ""
     paths: tuple[str, ...] = ()
     max_connections: Annotated[int, Field(ge=0)] = 0
     keepalive_s: Seconds = 15
@@ -45,7 +46,7 @@ class UpstreamConfig(Table):
                 raise ValueError(f"{path!r} is not a path below {', '.join(served)}, without escapes or dot segments")
         return paths
 
-    @field_validator("responses_path")
+    @field_validator("responses_path", "messages_path")
     @classmethod
     def _is_path(cls, path: str) -> str:
         if path and (not _PATH.fullmatch(path) or path.endswith("/")):
@@ -67,7 +68,8 @@ class UpstreamConfig(Table):
     @property
     def prefixes(self) -> dict[str, str]:
         """The path of each API, by the name of its row in the table of APIs."""
-        return table.prefixes_upstream(self.compatible_base, {"responses": self.responses_path})
+        own = {"responses": self.responses_path, "messages": self.messages_path}
+        return table.prefixes_upstream(self.compatible_base, own)
 
 
 class TimeoutsConfig(Table):

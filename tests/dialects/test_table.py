@@ -14,6 +14,7 @@ OPENAI = (
     "/compatible-mode/v1/responses",
     "/api/v2/apps/protocols/compatible-mode/v1/responses",
 )
+ANTHROPIC = ("/v1/messages", "/apps/anthropic/v1/messages", "/apps/anthropic/")
 
 
 @pytest.mark.parametrize("base", ["/compatible-mode/v1", "/v1", "/a/b"])
@@ -24,8 +25,11 @@ def test_prefixes_stand_for_paths_of_the_upstream(base: str) -> None:
         assert not any(route.prefix.startswith(before) for before in seen if before != route.prefix)
         seen.append(route.prefix)
         stands_for = f"{base}/responses" if route.prefix.endswith("/responses") else f"{base}/"
-        assert route.upstream_prefix == (stands_for if route.prefix in OPENAI else route.prefix)
-    assert sorted(set(seen)) == sorted([*OPENAI, "/api/v1/", "/api/v2/", "/compatible-mode/"])
+        if route.name == "messages":
+            assert route.upstream_prefix == ANTHROPIC[1]
+        else:
+            assert route.upstream_prefix == (stands_for if route.prefix in OPENAI else route.prefix)
+    assert sorted(set(seen)) == sorted([*OPENAI, *ANTHROPIC, "/api/v1/", "/api/v2/", "/compatible-mode/"])
 
 
 def test_upstream_may_serve_an_api_elsewhere() -> None:
@@ -39,7 +43,7 @@ def test_upstream_may_serve_an_api_elsewhere() -> None:
 
 def test_served_are_the_prefixes_below_no_other() -> None:
     """In the table's order, which error messages have, too."""
-    assert table.served() == ("/v1/", "/compatible-mode/", "/api/v1/", "/api/v2/")
+    assert table.served() == ("/v1/", "/compatible-mode/", "/api/v1/", "/api/v2/", "/apps/anthropic/")
 
 
 def test_path_is_spelt_below_each_prefix_that_stands_for_its_own() -> None:
@@ -60,7 +64,8 @@ def test_every_row_can_be_served(row: table.Row) -> None:
     others = [prefix + path for other in table.ROWS if other is not row for prefix in other.prefixes
               for path in other.generations]  # fmt: skip
     assert not {prefix + path for prefix in row.prefixes for path in row.generations} & set(others)
-    assert not [path for path in (*row.generations, *row.lent, *row.lent_to_read) if path.startswith("/")]
+    paths = (*row.generations, *row.lent, *row.lent_to_read)
+    assert not [path for path in paths if path and path.startswith("/") == row.prefixes[0].endswith("/")]
     re.compile(row.steering)
     re.compile(row.headers)
 
