@@ -12,7 +12,7 @@ Read in this order:
 * `choices`, `delta`: responses that consist of choices, as those of both of Qwen's APIs do
 * `dashscope`: DashScope's native API
 * `responses`, `response_documents`: OpenAI's Responses, which Qwen's compatible mode implements, too
-* `messages`: Anthropic's Messages
+* `messages`: Anthropic's Messages: events with types; `blocks`: messages that consist of content blocks, as these do
 * `reader`: what the readers of the dialects have in common
 * `generated`, `failure`: find generated text and errors in any JSON that upstreams send
 * `plain`: event streams of any other kind; `error_shape`: the format of errors that it shares with `chat`

@@ -12,36 +12,26 @@ else its event field; Anthropic's SDKs skip events without that field, errors in
 Sources: Anthropic, "Streaming Messages" and "Errors"; Model Studio, "Anthropic-compatible Messages".
 """
 
-from functools import lru_cache
 from typing import Any
 
 import orjson
 
+from proxy.dialects.blocks import BLOCK, DELTA, MESSAGE, START, TEXTS, BlockDocuments, event_field, read_event
 from proxy.dialects.delta import record
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.error_codes import TYPES_OF_STATUSES
 from proxy.dialects.failure import FOREIGN, failure, foreign
-from proxy.dialects.increment import Channel
 from proxy.dialects.reader import LearningReader, read_usage
-from proxy.wire import json_text
-from proxy.wire.errors import ProxyError
+from proxy.wire.errors import Overloaded, ProxyError, RateLimited
 from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import members
-from proxy.wire.sse import fields, payload
+from proxy.wire.sse import COMMENT, fields, payload
 
-_START, _BLOCK, _DELTA, _STOP = "message_start", "content_block_start", "content_block_delta", "content_block_stop"
-_MESSAGE, _END, _PING = "message_delta", "message_stop", "ping"
-_EVENTS = frozenset([_START, _BLOCK, _DELTA, _STOP, _MESSAGE, _END, _PING])
-_TEXTS = {  # by type of delta: its field with the text
-    "text_delta": "text",
-    "thinking_delta": "thinking",
-    "input_json_delta": "partial_json",
-}
+_STOP, _END, _PING = "content_block_stop", "message_stop", "ping"
+_EVENTS = frozenset([START, BLOCK, DELTA, _STOP, MESSAGE, _END, _PING])
 _KINDS = {"text": TextKind.CONTENT, "thinking": TextKind.REASONING, "partial_json": TextKind.TOOL_CALL}
-_INPUT = "partial_json"
 _CALLS = "tool_use"  # ends the types of blocks whose name and input are generated, such as server_tool_use
-_NOT_OF_MESSAGES = ("type", "delta", "usage")  # members of message_delta that are no members of the message
-_BLANK: dict[str, Any] = {"type": "message", "role": "assistant"}
+_HEARTBEAT = b'event: ping\ndata: {"type": "ping"}\n\n'
 
 
 class MessagesRequests:
@@ -73,21 +63,32 @@ class MessagesRequests:
 class MessagesReader(LearningReader):
     """The Reader of the events of one message. Only message_stop ends it: without that, it was cut off."""
 
-    __slots__ = ("_stated",)
+    __slots__ = ("_begun", "_stated")
 
     def __init__(self) -> None:
         super().__init__()
+        self._begun = False  # message_start has come
         self._stated: dict[str, Any] = {}  # the last value of each field of usage
 
     @property
     def finished(self) -> bool:
         return self.ended
 
+    @property
+    def heartbeat(self) -> bytes:
+        if self.ended:
+            return b""
+        return _HEARTBEAT if self._begun else COMMENT
+
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        error = _error(_TYPES_OF_ENDINGS.get(code, "api_error"), message, code)
+        return b"event: error\ndata: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
+
     def note(self, frame: bytes) -> TextKind | None:
         try:
-            kind, event = _read(frame)
+            kind, event = read_event(frame)
         except ValueError:
-            kind, event = _field(frame), {}
+            kind, event = event_field(frame), {}
         named = b"error" in frame and fields(frame).type == b"error"
         if named or kind not in _EVENTS or "error" in event:
             self._note_failure(frame, event, named)
@@ -99,23 +100,24 @@ class MessagesReader(LearningReader):
         return None
 
     def _note_event(self, frame: bytes, kind: str, event: dict[str, Any]) -> TextKind | None:
-        if kind == _DELTA:
+        if kind == DELTA:
             return self._note_delta(frame, event)
-        if kind == _BLOCK:
+        if kind == BLOCK:
             return _generated(record(event.get("content_block")))
-        if kind == _START:
+        if kind == START:
+            self._begun = True
             message = record(event.get("message"))
             if isinstance(model := message.get("model"), str):
                 self.model = model or None
             self._note_usage(message)
-        elif kind == _MESSAGE:
+        elif kind == MESSAGE:
             self._finish(0, record(event.get("delta")).get("stop_reason"))
             self._note_usage(event)
         return None
 
     def _note_delta(self, frame: bytes, event: dict[str, Any]) -> TextKind | None:
         delta = record(event.get("delta"))
-        key = _TEXTS.get(str(delta.get("type")), "")
+        key = TEXTS.get(str(delta.get("type")), "")
         text = delta.get(key)
         if not text or not isinstance(text, str):
             return None
@@ -156,16 +158,8 @@ class MessagesFrames:
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         return _error(_type_of(error.status), error.message, error.code)
 
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        error = _error(_TYPES_OF_ENDINGS.get(code, "api_error"), message, code)
-        return b"event: error\ndata: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
 
-
-_TYPES_OF_ENDINGS = {
-    "rate_limited": "rate_limit_error",
-    "overloaded": "overloaded_error",
-    "drained": "overloaded_error",
-}
+_TYPES_OF_ENDINGS = {RateLimited.ending: "rate_limit_error", Overloaded.ending: "overloaded_error"}
 
 
 def _type_of(status: int) -> str:
@@ -178,133 +172,6 @@ def _error(kind: str, message: str, code: str) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": message, "code": code}, "request_id": None}
 
 
-class BlockIncrement:
-    """The Increment of an event that adds text to a block: a delta, or the start of a block that has text already."""
-
-    __slots__ = ("_event", "_holder", "_key", "alike", "alone", "altered", "parts", "texts", "whole")
-
-    def __init__(self, event: dict[str, Any], holder: dict[str, Any], key: str, *, alone: bool = False) -> None:
-        """`holder` is the object in the event that has the text, under `key`."""
-        index = _index(event)
-        self._event = event
-        self._holder = holder
-        self._key = key
-        self.texts = [(_channel(index, key), str(holder[key]))]
-        self.parts: tuple[int, ...] = (index,)
-        self.alike: Any = {**event, "delta": {**holder, key: None}}
-        self.alone = alone
-        self.altered = self.whole = False
-
-    def put(self, channel: Channel, text: str) -> None:
-        self._holder[self._key] = text
-
-    def keep_only(self, group: tuple[int, str, int]) -> None:
-        """Do nothing: it has only one text."""
-
-    def data(self) -> bytes:
-        return json_text.written(self._event)
-
-
-class MessageAssembler:
-    """The Assembler of a message: adds events up as Anthropic's own clients do."""
-
-    __slots__ = ("_blocks", "_message", "unread")
-
-    def __init__(self) -> None:
-        self.unread = 0
-        self._message: dict[str, Any] = {}
-        self._blocks: dict[int, dict[str, Any]] = {}  # as they started, and what deltas said that is no text
-
-    def take(self, frame: bytes, seq: int) -> BlockIncrement | None:
-        try:
-            kind, event = _read(frame)
-            self._note(kind, event)
-            return _increment(kind, event)
-        except (ValueError, RecursionError):
-            self.unread = self.unread or seq
-            return None
-
-    def read(self, frame: bytes, seq: int) -> BlockIncrement | None:
-        try:
-            return _increment(*_read(frame))
-        except (ValueError, RecursionError):
-            return None
-
-    def document(self, texts: dict[Channel, str]) -> bytes:
-        blocks = {index: dict(block) for index, block in self._blocks.items()}
-        for channel, text in texts.items():
-            block = blocks.setdefault(channel.part, {"type": "tool_use" if channel.name == _INPUT else channel.name})
-            if channel.name != _INPUT:
-                block[channel.name] = text
-            elif text:
-                block["input"] = json_text.read_beginning(text)
-        content = [blocks[index] for index in sorted(blocks)]
-        return json_text.written({**(self._message or _BLANK), "content": content})
-
-    def _note(self, kind: str, event: dict[str, Any]) -> None:
-        """Record what an event says besides text. Raises: ValueError."""
-        if kind == _START:
-            self._message = dict(_object(event, "message"))
-        elif kind == _BLOCK:
-            self._blocks[_index(event)] = dict(_object(event, "content_block"))
-        elif kind == _DELTA:
-            self._note_delta(_index(event), _object(event, "delta"))
-        elif kind == _MESSAGE:
-            _update(
-                self._message, {key: value for key, value in event.items() if key not in ("type", "delta", "usage")}
-            )
-            _update(self._message, _object(event, "delta"))
-            usage = dict(record(self._message.get("usage")))
-            _update(usage, record(event.get("usage")))
-            self._message["usage"] = usage
-
-    def _note_delta(self, index: int, delta: dict[str, Any]) -> None:
-        if delta.get("type") == "signature_delta":
-            self._blocks.setdefault(index, {"type": "thinking"})["signature"] = delta.get("signature")
-        elif delta.get("type") == "citations_delta":
-            block = self._blocks.setdefault(index, {"type": "text"})
-            block["citations"] = [*(block.get("citations") or ()), delta.get("citation")]
-
-
-def _read(frame: bytes) -> tuple[str, dict[str, Any]]:
-    """Return a frame's event and its type; {} for a frame without an object, such as a comment or [DONE].
-
-    Raises: ValueError, if there is an object that can't be read.
-    """
-    data = payload(frame)
-    if data is None:
-        if frame.startswith(b"{"):  # a line without a field name
-            raise ValueError("JSON in place of an event")
-        return "", {}
-    if not data.lstrip().startswith(b"{"):
-        return _field(frame), {}
-    event: dict[str, Any] = json_text.read_exactly(data)
-    kind = event.get("type")
-    return (kind if isinstance(kind, str) else _field(frame)), event
-
-
-def _field(frame: bytes) -> str:
-    return fields(frame).type.decode(errors="replace")
-
-
-def _increment(kind: str, event: dict[str, Any]) -> BlockIncrement | None:
-    """Return the text that an event adds; None if it has none that may be rewritten. Raises: ValueError."""
-    if kind == _DELTA:
-        delta = _object(event, "delta")
-        key = _TEXTS.get(str(delta.get("type")))
-        if key is None:
-            return None
-        if not isinstance(delta.get(key), str):
-            raise ValueError(f"a delta without {key}")
-        return BlockIncrement(event, delta, key)
-    if kind == _BLOCK:
-        block = _object(event, "content_block")
-        for key in ("text", "thinking"):
-            if block.get(key) and isinstance(block[key], str):
-                return BlockIncrement(event, block, key, alone=True)
-    return None
-
-
 def _generated(block: dict[str, Any]) -> TextKind | None:
     """Return the kind of generated text that a block starts with: the name of a tool, or text."""
     if str(block.get("type")).endswith(_CALLS):
@@ -312,43 +179,4 @@ def _generated(block: dict[str, Any]) -> TextKind | None:
     return next((_KINDS[key] for key in ("text", "thinking") if block.get(key)), None)
 
 
-def _object(event: dict[str, Any], name: str) -> dict[str, Any]:
-    value = event.get(name)
-    if not isinstance(value, dict):
-        raise ValueError(f"an event without {name}")
-    return value
-
-
-def _index(event: dict[str, Any]) -> int:
-    index = event.get("index")
-    if type(index) is not int:
-        raise ValueError("an event of a block without its index")
-    return index
-
-
-def _update(known: dict[str, Any], stated: dict[str, Any]) -> None:
-    """Replace the values that are stated; null replaces nothing."""
-    for key, value in stated.items():
-        if value is not None or key not in known:
-            known[key] = value
-
-
-@lru_cache(maxsize=1024)
-def _channel(index: int, key: str) -> Channel:
-    return Channel(index, key)
-
-
-class MessagesDocuments:
-    """The texts that events add to blocks, and the finished message. Every text is an increment."""
-
-    cumulative = False
-    states = False
-
-    def assembler(self) -> MessageAssembler:
-        return MessageAssembler()
-
-    def answers(self, channel: Channel) -> bool:
-        return channel.name == "text"
-
-
-MESSAGES = Dialect("anthropic", MessagesRequests(), MessagesFrames(), MessagesDocuments())
+MESSAGES = Dialect("anthropic", MessagesRequests(), MessagesFrames(), BlockDocuments())

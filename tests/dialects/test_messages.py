@@ -165,9 +165,16 @@ def test_error_has_the_type_of_its_status(error: ProxyError, expected: str) -> N
 
 def test_error_frame_has_the_event_field_that_clients_look_for() -> None:
     """Without it they skip it."""
-    (said,) = messages(MESSAGES.frames.error_frame("cut", "upstream_reset", b"e-7"))
+    (said,) = messages(MESSAGES.frames.reader().error_frame("cut", "upstream_reset", b"e-7"))
     assert (said.type, said.id) == (b"error", b"e-7")
     assert json.loads(said.data)["error"] == {"type": "api_error", "message": "cut", "code": "upstream_reset"}
+
+
+def test_heartbeat_is_a_ping_while_the_message_is_open() -> None:
+    """Some clients count events, and not comments; before and after it, a ping is none of the message's."""
+    assert noted(MESSAGES, PING).heartbeat == b":\n"
+    assert noted(MESSAGES, start(), delta("x")).heartbeat == PING
+    assert noted(MESSAGES, start(), finish(), STOP).heartbeat == b""
 
 
 def stream_of(frames: list[bytes]) -> Stream:
