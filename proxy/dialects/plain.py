@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from proxy.dialects.chat import ChatDocuments
+from proxy.dialects.chat import ChatDocuments, error_body, error_data
 from proxy.dialects.dialect import Dialect, Reader, TextKind
-from proxy.dialects.error_shape import error_body, error_data
 from proxy.dialects.reader import LearningReader
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders

@@ -15,10 +15,10 @@ skips sequence numbers.
 
 from typing import Any
 
+from proxy.dialects.chat import error_body
 from proxy.dialects.delta import json_object, record, records
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.error_codes import trouble
-from proxy.dialects.error_shape import error_body
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.reader import LearningReader
 from proxy.dialects.response_documents import ResponseDocuments
