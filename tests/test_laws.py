@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.messages import MESSAGES
 from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import (
     CANCELLED,
@@ -38,7 +39,7 @@ from tests.cuts import NOT_RECORDED, Message, cuts, messages, recorded
 from tests.fakes import FakeSink, FakeWriter
 from tests.streams import EPOCH, follow, new_stream
 
-DIALECTS: list[Dialect] = [CHAT, DASHSCOPE, RESPONSES]
+DIALECTS: list[Dialect] = [CHAT, DASHSCOPE, RESPONSES, MESSAGES]
 MODES = ["raw", "events"]
 LIMIT = 1 << 20
 DONE = b"data: [DONE]\n\n"
@@ -153,6 +154,7 @@ def assert_says_error(said: Message, dialect: Dialect, code: str) -> None:
         assert told["type"] == "stream_error"
     else:
         assert said.type == b"error"
+        told = told["error"] if dialect is MESSAGES else told
     assert told["code"] == code
     assert isinstance(told["message"], str)
 

@@ -139,6 +139,7 @@ class MessagesReader(LearningReader):
             return
         found = failure(frame, data or b"", event, named=named)
         self._fail(None if found is None else found._replace(recognised=named))
+        self.ended = self.ended or named or event.get("type") == "error"  # clients read no further
 
     def _recount(self, frame: bytes) -> None:
         """Do nothing: an event with text has no usage."""

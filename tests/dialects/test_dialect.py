@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect, TextKind, Usage, count
+from proxy.dialects.messages import MESSAGES
 from proxy.dialects.responses import RESPONSES
 from proxy.wire.errors import BadRequest, OffsetGone, Overloaded, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
 from tests.noted import kind, noted
 
-DIALECTS: list[Dialect] = [CHAT, DASHSCOPE, RESPONSES]
+DIALECTS: list[Dialect] = [CHAT, DASHSCOPE, RESPONSES, MESSAGES]
 SAMPLES = [(DIALECTS[path.name.startswith("native")], path) for path in recorded()]
 needs_samples = pytest.mark.skipif(not SAMPLES, reason=NOT_RECORDED)
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
@@ -149,7 +150,9 @@ def test_error_frame_is_one_message_that_no_client_takes_for_text(dialect: Diale
     said = noted(dialect, frame)
     assert said.failure is not None
     assert said.failure.recognised
-    assert said.ended is (dialect is RESPONSES)  # where a failure is the last event, as in any API of typed events
+    assert said.ended is (
+        dialect in (RESPONSES, MESSAGES)
+    )  # where a failure is the last event, as in any API of typed events
     assert b"[DONE]" not in frame
 
 
