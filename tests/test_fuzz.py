@@ -11,16 +11,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.dialects.dialect import Dialect
+from tests import message_events
 from tests.complaints import no_complaints
 from tests.cuts import recorded
 from tests.dialects.response_events import message, numbered, response
 from tests.event_streams import FINISH, chunk_frame
+from tests.message_events import Block
 from tests.played import MODES_OF, Play
 from tests.pumped import Connected
 
 DEEP = b"[" * 300 + b"]" * 300
 PUT = [b"", b"null", b"1e999", b"{}", b"[]", b'"', b"\n\n", b"\\ud83d", DEEP]
 DONE = b"data: [DONE]\n\n"
+MESSAGE = message_events.message([Block("text", ("a", "ab")), Block("tool_use", ('{"a": ', "1}"))])
+BLOCK_EVENTS = ["message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta"]
+BLOCKS = ["text_delta", "thinking_delta", "input_json_delta", "signature_delta", "citations_delta", "text", "tool_use"]
 NAMES = [
     "choices", "delta", "message", "content", "reasoning_content", "reasoning", "role", "index", "finish_reason",
     "tool_calls", "function", "name", "arguments", "id", "type", "text", "usage", "prompt_tokens", "models", "error",
@@ -56,9 +61,18 @@ chunks = st.fixed_dictionaries({"choices": st.lists(choices, max_size=3) | value
 events = st.fixed_dictionaries(
     {"type": st.sampled_from(EVENTS)}, optional=dict.fromkeys(("response", "item", "delta", "output_index"), values)
 )
+blocks = values | st.fixed_dictionaries(
+    {"type": st.sampled_from(BLOCKS)},
+    optional={"text": values, "thinking": values, "partial_json": values, "signature": values, "citation": values},
+)
+block_events = st.fixed_dictionaries(
+    {"type": st.sampled_from(BLOCK_EVENTS)},
+    optional={"index": values, "delta": blocks, "content_block": blocks, "message": values, "usage": values},
+)
 outputs = st.fixed_dictionaries({"output": chunks | st.dictionaries(st.sampled_from(NAMES), values, max_size=3)})
-frames = (values | chunks | outputs | events).map(lambda said: b"data: %b\n\n" % json.dumps(said).encode())
-streams = st.lists(frames | st.sampled_from([chunk_frame("a"), chunk_frame("ab"), FINISH, DONE, *RESPONSE]), max_size=8)
+frames = (values | chunks | outputs | events | block_events).map(lambda said: b"data: %b\n\n" % json.dumps(said).encode())
+WHOLE = [chunk_frame("a"), chunk_frame("ab"), FINISH, DONE, *RESPONSE, *MESSAGE]
+streams = st.lists(frames | st.sampled_from(WHOLE), max_size=8)
 noise = st.lists(st.binary(max_size=20) | st.sampled_from(LINES) | frames, max_size=12)
 RECORDED = [path.read_bytes() for path in recorded()] or [b"".join([chunk_frame("a"), chunk_frame("b"), FINISH, DONE])]
 

@@ -150,9 +150,7 @@ def test_error_frame_is_one_message_that_no_client_takes_for_text(dialect: Diale
     said = noted(dialect, frame)
     assert said.failure is not None
     assert said.failure.recognised
-    assert said.ended is (
-        dialect in (RESPONSES, MESSAGES)
-    )  # where a failure is the last event, as in any API of typed events
+    assert said.ended is (dialect in (RESPONSES, MESSAGES))  # where it is the last event
     assert b"[DONE]" not in frame
 
 
