@@ -1,11 +1,14 @@
-"""Events of Anthropic's Messages for tests: frames in both framings, and whole messages as they are streamed."""
+"""Events of Anthropic's Messages for tests: frames in both framings, whole messages as streams, and their sums."""
 
 import json
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from anthropic.lib.streaming._messages import accumulate_event
 from hypothesis import strategies as st
+
+from tests.cuts import messages
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 MESSAGE = {"id": "msg_1", "type": "message", "role": "assistant", "model": "qwen3-max", "content": []}
@@ -89,3 +92,21 @@ blocks = st.lists(
     max_size=4,
 )
 """Blocks of every kind that has text; the inputs of tools are JSON, in pieces cut anywhere."""
+
+
+def told_by_sdk(frames: list[bytes]) -> Any:
+    """Return what the SDK adds the events up to."""
+    snapshot: Any = None
+    buffers: dict[int, bytes] = {}
+    for frame in frames:
+        data = json.loads(messages(frame)[0].data)
+        if data["type"] != "ping":
+            snapshot = accumulate_event(event=data, current_snapshot=snapshot, json_bufs=buffers)
+    return without_nulls(json.loads(snapshot.to_json(warnings=False)))
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a document without its members that are null: SDKs set those that were not sent."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value

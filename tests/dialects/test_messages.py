@@ -5,7 +5,6 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from anthropic.lib.streaming._messages import accumulate_event
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +27,19 @@ from proxy.wire.errors import (
 )
 from proxy.wire.sse import Splitter
 from tests.cuts import messages
-from tests.message_events import PING, STOP, Block, blocks, delta, event, finish, message, start
+from tests.message_events import (
+    PING,
+    STOP,
+    Block,
+    blocks,
+    delta,
+    event,
+    finish,
+    message,
+    start,
+    told_by_sdk,
+    without_nulls,
+)
 from tests.noted import kind, noted
 from tests.streams import EPOCH, new_stream
 
@@ -187,24 +198,6 @@ def folded(frames: list[bytes]) -> Any:
     found = stream_of(frames).projection(View("json"))
     assert isinstance(found, Json)
     return json.loads(found.so_far())
-
-
-def told_by_sdk(frames: list[bytes]) -> Any:
-    """Return what the SDK adds the events up to."""
-    snapshot: Any = None
-    buffers: dict[int, bytes] = {}
-    for frame in frames:
-        data = json.loads(messages(frame)[0].data)
-        if data["type"] != "ping":
-            snapshot = accumulate_event(event=data, current_snapshot=snapshot, json_bufs=buffers)
-    return without_nulls(json.loads(snapshot.to_json(warnings=False)))
-
-
-def without_nulls(value: Any) -> Any:
-    """Return a document without its members that are null: SDKs set those that were not sent."""
-    if isinstance(value, dict):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 @given(blocks, st.data())

@@ -27,8 +27,10 @@ class Api(NamedTuple):
     """Return the frame that tells of an error inside a stream, of which it is the frame with this number."""
     flat_error_frame: Callable[[Refusal, Stamp, str, int], bytes]
     """Return it in the form that is not every client's."""
-    refusal_frame: Callable[[Refusal, Stamp, str, int], bytes]
-    """Return the frame that refuses a stream."""
+    last: bytes
+    """The frame at the end of every stream; empty: there is no such frame."""
+    refusal_frame: Callable[[Refusal, Stamp, str, int], bytes] | None = None
+    """Return the frame that refuses a stream; None: a stream is refused as other requests are."""
     refuses_streams_with: int = 0
     """The HTTP status of that; 0: the refusal's own."""
     native: bool = False

@@ -200,4 +200,4 @@ def flat_error_frame(refusal: Refusal, stamp: Stamp, model: str, number: int = 1
     return b"event: error\ndata: %b\n\n" % native.refusal_body(refusal, stamp, model)
 
 
-CHAT = Api(ChatAnswer, refusal_body, error_frame, flat_error_frame, refusal_frame=error_frame)
+CHAT = Api(ChatAnswer, refusal_body, error_frame, flat_error_frame, DONE, refusal_frame=error_frame)

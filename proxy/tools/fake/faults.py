@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from proxy.tools.fake import native
 from proxy.tools.fake.api import Api
 from proxy.tools.fake.chat import DONE
+from proxy.tools.fake.messages import PING
 from proxy.tools.fake.refusals import BAD_KEY, OUTPUT_INSPECTION, REFUSALS, Refusal, find_refusal
 from proxy.tools.fake.text import Ask, Stamp
 
@@ -138,7 +139,7 @@ def refusal_steps(case: Case, refusal: Refusal, *, in_stream: bool) -> Steps:
     api = case.api
     if in_stream:
         yield head(case, api.refuses_streams_with or refusal.status, SSE)
-        yield Part(api.refusal_frame(refusal, case.stamp, case.model, 1))
+        yield Part((api.refusal_frame or api.error_frame)(refusal, case.stamp, case.model, 1))
         yield End()
         return
     body = api.refusal_body(refusal, case.stamp, case.model)
@@ -266,7 +267,7 @@ def retry_after(steps: Steps, case: Case, *, seconds: float = 1.0, status: str =
 
 
 def error_inside(steps: Steps, case: Case, *, after: int, code: str = "", flat: int = 0, done: int = 0) -> Steps:
-    """An error event in the HTTP 200 stream, then its end; flat=1: no top-level error; done=1: [DONE] follows."""
+    """An error event in the HTTP 200 stream, then its end; flat=1: in an odd form; done=1: the last frame follows."""
     refusal = _named_refusal("", code, OUTPUT_INSPECTION)
     return _erring(_unmeasured(steps), case, refusal, after, flat=flat, done=done)
 
@@ -278,7 +279,7 @@ def _erring(steps: Steps, case: Case, refusal: Refusal, after: int, *, flat: int
         yield step
     yield Part(case.error_frame(refusal, sent + 1, flat=flat))
     if done:
-        yield Part(DONE)
+        yield Part(case.api.last or DONE)
     yield End()
 
 
@@ -321,8 +322,9 @@ def _zipped(steps: Steps) -> Steps:
 
 
 def no_done(steps: Steps, case: Case) -> Steps:
-    """No [DONE]."""
-    return (step for step in steps if not (isinstance(step, Part) and step.body.rstrip() == DONE.rstrip()))
+    """The frame at the end of every stream is missing: [DONE], or message_stop."""
+    last = case.api.last.rstrip()
+    return (step for step in steps if not (isinstance(step, Part) and last and step.body.rstrip() == last))
 
 
 def comments(steps: Steps, case: Case) -> Steps:
@@ -333,6 +335,21 @@ def comments(steps: Steps, case: Case) -> Steps:
             parts += 1
             yield Part(b": between\n\n") if parts % 2 else Part(b": before\n", held=True)
         yield step
+
+
+def pings(steps: Steps, case: Case) -> Steps:
+    """Events named ping, as Anthropic has them: before the first event, between all, and after the last."""
+    for step in steps:
+        if isinstance(step, Part):
+            yield Part(PING, held=True)
+        elif isinstance(step, End):
+            yield Part(PING)
+        yield step
+
+
+def spaced(steps: Steps, case: Case) -> Steps:
+    """A space after the colon of each field, as OpenAI and Anthropic write them."""
+    return _each_part(steps, lambda body: [re.sub(rb"(?m)^(\w+):(?! )", rb"\1: ", body)])
 
 
 def close_delimited(steps: Steps, case: Case, *, after: int, cut: str = "") -> Steps:
@@ -424,7 +441,7 @@ OF_STEPS: dict[str, Fault] = {
     fault.__name__: fault
     for fault in (
         *(cut_mid_frame, cut_mid_chunk, cut_clean_half_frame, reset, hang, hang_before_head, slow_first_token, stall),
-        *(status, retry_after, error_inside, crlf, cr, split_utf8, split_bytes, gzip, no_done, comments),
+        *(status, retry_after, error_inside, crlf, cr, split_utf8, split_bytes, gzip, no_done, comments, pings, spaced),
         *(close_delimited, bad_chunk, garbage, burst, late_end, no_blank_line, bom),
     )
 }

@@ -241,6 +241,7 @@ NATIVE = Api(
     refusal_body,
     error_frame,
     flat_error_frame=error_frame,
+    last=b"",
     refusal_frame=error_frame,
     refuses_streams_with=200,
     native=True,

@@ -28,7 +28,7 @@ import orjson
 
 from proxy.tools.fake import ticker as fake_ticker
 from proxy.tools.fake.api import Api
-from proxy.tools.fake.chat import CHAT, DONE, read_chat
+from proxy.tools.fake.chat import CHAT, read_chat
 from proxy.tools.fake.faults import (
     OF_ASK,
     OF_STEPS,
@@ -53,6 +53,7 @@ from proxy.tools.fake.faults import (
     refusal_steps,
     whole,
 )
+from proxy.tools.fake.messages import MESSAGES, count_tokens, read_messages
 from proxy.tools.fake.native import NATIVE, read_app, read_native
 from proxy.tools.fake.refusals import BAD_KEY, Refused, invalid
 from proxy.tools.fake.responses import RESPONSES, read_responses
@@ -159,8 +160,20 @@ ROUTES = (
         NATIVE,
         lambda path, body, seed, sse: read_app(body, seed, stream=sse),
     ),
+    Route(
+        re.compile(r"/apps/anthropic/v1/messages"),
+        MESSAGES,
+        lambda path, body, seed, sse: read_messages(body, seed),
+    ),
 )
-PREFIXES = ("/compatible-mode/", "/v1/", "/api/v1/", "/api/v2/")
+PREFIXES: dict[str, Api] = {
+    "/compatible-mode/": CHAT,
+    "/v1/": CHAT,
+    "/api/v1/": NATIVE,
+    "/api/v2/": CHAT,
+    "/apps/anthropic/": MESSAGES,
+}
+"""Where requests are answered with what they are, and refused, where no answer is generated."""
 MODELS = ("qwen-max", "qwen-plus", "qwen-turbo", "qwen3-max", "qwen3-vl-plus", "qwq-plus", "qvq-max")
 
 
@@ -176,7 +189,9 @@ def _plain(case: Case, received: Received) -> Steps:
     if (received.method, received.path) == ("GET", "/compatible-mode/v1/models"):
         rows = [{"id": name, "object": "model", "created": 0, "owned_by": "system"} for name in MODELS]
         return whole(case, orjson.dumps({"object": "list", "data": rows}))
-    if received.path.startswith(PREFIXES):
+    if (received.method, received.path) == ("POST", "/apps/anthropic/v1/messages/count_tokens"):
+        return whole(case, count_tokens(_body(received)))
+    if received.path.startswith(tuple(PREFIXES)):
         return whole(case, _echo(received))
     return whole(case, b'{"error":"nothing is here"}', 404)
 
@@ -423,9 +438,10 @@ class FakeQwen:
         """Return the steps of the answer, faults included."""
         stamp = Stamp(str(UUID(int=self._random.getrandbits(128), version=4)), int(time()))
         route = _route(received)
-        usual = NATIVE if received.path.startswith("/api/v1/") else CHAT
+        usual = next((api for prefix, api in PREFIXES.items() if received.path.startswith(prefix)), CHAT)
         case = Case(stamp, time(), route.api if route else usual, "gzip" in received.header("accept-encoding"))
-        if self._require_key and not received.header("authorization").removeprefix("Bearer").strip():
+        key = received.header("authorization").removeprefix("Bearer").strip() or received.header("x-api-key")
+        if self._require_key and not key:
             return refusal_steps(case, BAD_KEY, in_stream=False)
         try:
             return self._planned(received, route, case)
@@ -445,7 +461,8 @@ class FakeQwen:
             ask = _read(route, received.path, {**body, "model": model}, self._seed, sse)
             steps = self._answer(applied(ask, OF_ASK, named, case), case)
         except Refused as refused:
-            steps = refusal_steps(case, refused.refusal, in_stream=case.stream)
+            in_stream = case.stream and case.api.refusal_frame is not None
+            steps = refusal_steps(case, refused.refusal, in_stream=in_stream)
         return cast(Steps, applied(steps, OF_STEPS, named, case))
 
     def _due(self, named: Iterable[Named]) -> list[Named]:
@@ -463,17 +480,17 @@ class FakeQwen:
         yield Wait(self._pace.first_s(self._random))
         if ask.stream:
             yield head(case, 200, SSE)
-            yield from self._paced(answer.frames())
+            yield from self._paced(answer.frames(), case.api.last)
             yield End()
         else:
             yield Wait(sum(self._pace.gap_s(self._random) for _ in answer.frames()))
             yield from whole(case, answer.whole())
 
-    def _paced(self, frames: Iterator[bytes]) -> Steps:
+    def _paced(self, frames: Iterator[bytes], last: bytes) -> Steps:
         held = 0
         for number, frame in enumerate(frames):
-            if number and not held and frame is not DONE:
+            if number and not held and frame is not last:
                 yield Wait(self._pace.gap_s(self._random))
             held = held - 1 if held else self._pace.held_frames(self._random)
-            # [DONE] and the end of the body are one write.
-            yield Part(frame, held=held > 0 or frame is DONE)
+            # The last frame and the end of the body are one write.
+            yield Part(frame, held=held > 0 or frame is last)

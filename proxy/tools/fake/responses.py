@@ -267,6 +267,7 @@ RESPONSES = Api(
     chat.refusal_body,
     error_frame,
     flat_error_frame=native.error_frame,
+    last=b"",
     refusal_frame=native.error_frame,
     refuses_streams_with=200,
 )
