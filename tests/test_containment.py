@@ -20,8 +20,8 @@ from proxy.stream.endings import COMPLETE, INTERNAL_ERROR
 from proxy.stream.observer import Observers
 from proxy.stream.projections import MODES
 from proxy.tools.fake.qwen import FakeQwen
-from tests.dialects.response_events import message, numbered, response
 from tests import message_events
+from tests.dialects.response_events import message, numbered, response
 from tests.event_loops import until
 from tests.event_streams import FINISH, chunk_frame
 from tests.fakes import FakeSink

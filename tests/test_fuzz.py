@@ -70,7 +70,9 @@ block_events = st.fixed_dictionaries(
     optional={"index": values, "delta": blocks, "content_block": blocks, "message": values, "usage": values},
 )
 outputs = st.fixed_dictionaries({"output": chunks | st.dictionaries(st.sampled_from(NAMES), values, max_size=3)})
-frames = (values | chunks | outputs | events | block_events).map(lambda said: b"data: %b\n\n" % json.dumps(said).encode())
+frames = (values | chunks | outputs | events | block_events).map(
+    lambda said: b"data: %b\n\n" % json.dumps(said).encode()
+)
 WHOLE = [chunk_frame("a"), chunk_frame("ab"), FINISH, DONE, *RESPONSE, *MESSAGE]
 streams = st.lists(frames | st.sampled_from(WHOLE), max_size=8)
 noise = st.lists(st.binary(max_size=20) | st.sampled_from(LINES) | frames, max_size=12)
