@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from proxy.dialects.chat import CHAT
-from proxy.dialects.credentials import AUTHORIZATION
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.messages import MESSAGES
 from proxy.dialects.plain import PLAIN
 from proxy.dialects.responses import RESPONSES
-from proxy.dialects.route import Route
+from proxy.dialects.route import AUTHORIZATION, Route
 
 OWN = CHAT
 """The dialect of error responses at the proxy's own paths."""
