@@ -198,3 +198,38 @@ async def test_coalesced_followers_are_sent_every_other_event_as_it_came(perform
     deltas = "content_block_delta"
     assert [kind for kind in types if kind != deltas] == [kind for kind in had if kind != deltas]
     assert (types.count(deltas), had.count(deltas)) == (3, 5)  # thinking, its signature, text
+
+
+async def test_heartbeat_is_a_ping_once_the_message_has_begun(perform: Serve, stage: Stage) -> None:
+    """A comment before it, and nothing after its end; the bytes of the message are in between as they came."""
+    tee = await perform()
+    client = await tee.send("POST", MESSAGES, "Stream-Key: k", body=body(stream=True))
+    turn = await stage.next()
+    turn.begin()
+    turn.chunk(b": opening\n\n")
+    answer = await client.answer()
+    follower = await tee.ask("GET", f"/v1/streams/{answer.stream_id}?mode=events&heartbeat=0.05")
+    await follower.until(b":\n:\n")
+    assert b"ping" not in follower.body
+    turn.chunk(STREAM[0])
+    await follower.until(PING + PING)
+    turn.end(b"".join(STREAM[1:]))
+    had = messages(await follower.read())
+    assert [one.data for one in had if one.type != b"ping"] == [one.data for one in messages(WHOLE)]
+    assert had[-1].type == b"message_stop"
+    assert await answer.read() == b": opening\n\n" + WHOLE
+
+
+async def test_follower_by_key_that_waits_in_a_mode_without_meaning_is_let_go(perform: Serve, stage: Stage) -> None:
+    """It could not be told before: its response has begun, and ends with an error that says which modes there are."""
+    tee = await perform()
+    follower = await tee.send("GET", "/v1/keys/k/stream?mode=incremental&wait=9")
+    waiting = await follower.answer()
+    client = await tee.send("POST", MESSAGES, "Stream-Key: k", body=body(stream=True))
+    turn = await stage.next()
+    turn.begin()
+    turn.end(WHOLE)
+    answer = await client.answer()
+    assert await answer.read() == WHOLE
+    (said,) = messages(await waiting.read())
+    assert (waiting.end, said.type, b"events and coalesced" in said.data) == ("whole", b"error", True)
