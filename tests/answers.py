@@ -8,6 +8,7 @@ import orjson
 from hypothesis import strategies as st
 
 from proxy.tools.fake.chat import ChatAnswer, read_chat
+from proxy.tools.fake.messages import MessagesAnswer, read_messages
 from proxy.tools.fake.native import NativeAnswer, read_native
 from proxy.tools.fake.responses import ResponseAnswer, read_responses
 from proxy.tools.fake.text import Stamp
@@ -85,6 +86,23 @@ def responses(draw: st.DrawFn) -> ResponseAnswer:
     return ResponseAnswer(replace(ask, thinking_budget=20, spaced=spaced, sparse=sparse), STAMP)
 
 
+@st.composite
+def messages_of_blocks(draw: st.DrawFn) -> MessagesAnswer:
+    """Draw a message of Anthropic's."""
+    schema: dict[str, Any] = {"properties": {"place": {}, "days": {}}}
+    own = [{"name": name, "input_schema": schema} for name in ("weather", "time")]
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    body = {
+        "model": "qwen-plus",
+        "messages": [{"role": "user", "content": draw(_words)}],
+        "stream": True,
+        "thinking": {"type": draw(st.sampled_from(["enabled", "disabled"])), "budget_tokens": 20},
+        "tools": draw(st.sampled_from([[], own, [search], [search, *own]])),
+        "max_tokens": draw(st.integers(1, 40)),
+    }
+    return MessagesAnswer(read_messages(body, draw(st.integers(0, 99))), STAMP)
+
+
 def documents(rendered: bytes) -> list[dict[str, Any]]:
     """Return the JSON objects among the events of a body."""
     found = []
@@ -114,6 +132,10 @@ def texts(document: dict[str, Any]) -> Said:
             return said
         name = event.removeprefix("response.").removesuffix(".delta")
         return {(document["output_index"], "content" if name == "output_text" else name, -1): document["delta"]}
+    if event == "content_block_delta":
+        fields = {"text": "content", "thinking": "thinking", "partial_json": "arguments"}
+        delta = document["delta"].items()
+        return {(document["index"], fields[key], -1): text for key, text in delta if key in fields}
     for index, message in _choices(document):
         for field in ("reasoning_content", "refusal", "content"):
             text = message.get(field)

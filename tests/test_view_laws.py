@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.messages import MESSAGES
 from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import CANCELLED, CAPABILITY_EXPIRED, COMPLETE, DRAINED, ENDINGS, Ending
 from proxy.stream.projections import MODES, Coalesced, Cumulative, Heartbeat, Projection, Span, View
@@ -24,6 +25,7 @@ from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.websocket import NOT_IN_EVENTS
 from proxy.tools.fake.chat import ChatAnswer
+from proxy.tools.fake.messages import MessagesAnswer
 from proxy.tools.fake.native import NativeAnswer
 from proxy.tools.fake.responses import ResponseAnswer
 from proxy.upstream.on_disconnect import OnDisconnect
@@ -31,7 +33,7 @@ from proxy.upstream.pump import Pump
 from proxy.wire.errors import Garbled, IdleTimeout, OffsetGone, Truncated, UpstreamError
 from proxy.wire.sse import Splitter
 from proxy.wire.websocket import TEXT
-from tests.answers import Said, chats, joined, latest, made_cumulative, natives, responses
+from tests.answers import Said, chats, joined, latest, made_cumulative, messages_of_blocks, natives, responses
 from tests.cuts import messages
 from tests.fakes import FakeLoop, FakeSink
 from tests.frames import heard
@@ -73,10 +75,10 @@ class Body:
 @st.composite
 def bodies(draw: st.DrawFn) -> Body:
     """Draw an answer in any dialect, incremental or cumulative; other frames may be in it, or an error last."""
-    dialect = draw(st.sampled_from([CHAT, NATIVE, RESPONSES]))
+    dialect = draw(st.sampled_from([CHAT, NATIVE, RESPONSES, MESSAGES]))
     native = dialect is NATIVE
-    drawn: Any = {"openai": chats, "dashscope": natives, "responses": responses}[dialect.name]
-    answer: NativeAnswer | ChatAnswer | ResponseAnswer = draw(drawn())
+    drawn: Any = {CHAT: chats, NATIVE: natives, RESPONSES: responses, MESSAGES: messages_of_blocks}[dialect]
+    answer: NativeAnswer | ChatAnswer | ResponseAnswer | MessagesAnswer = draw(drawn())
     frames = list(answer.frames())
     respelled = dialect is CHAT and draw(st.booleans())
     if respelled:
@@ -342,7 +344,8 @@ class Play:
         sink, mode = follower.sink, follower.view.mode
         assert sink.received.startswith(had)
         words = sink.received[len(had) :]
-        forms = {CHAT: [FLAT], RESPONSES: REPORTED}.get(self.body.dialect, [])  # that its clients don't know
+        unknown = {CHAT: [FLAT], RESPONSES: REPORTED, MESSAGES: REPORTED[:1]}
+        forms = unknown.get(self.body.dialect, [])  # that its clients don't know
         unrecognised = ending.reason == "upstream_error" and self.body.frames[-1] in forms
         loud = unrecognised or not (ending.clean or ending.reason == "drained")
         if follower.view.websocket:
@@ -385,7 +388,7 @@ class Play:
         body, final = follower.kept + follower.body, self.body.said(end)
         if view.mode == "text":
             parts = [text for (part, name, _), text in sorted(final.items()) if name == "content"
-                     and (part == 0 or self.body.dialect is RESPONSES)]  # fmt: skip
+                     and (part == 0 or not self.body.dialect.documents.states)]  # fmt: skip
             said, final = {(0, "content", -1): body.decode()}, {(0, "content", -1): "".join(parts)}
         elif view.mode == "cumulative" or (self.body.cumulative and view.mode in ("raw", "events")):
             said = latest(body)
