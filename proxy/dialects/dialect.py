@@ -22,12 +22,20 @@ class TextKind(Enum):
 
 
 class Usage(NamedTuple):
-    """Token counts as the upstream states them."""
+    """Token counts, and a count of calls, as the upstream states them."""
 
     prompt: int = 0
     completion: int = 0
     reasoning: int = 0
     cached: int = 0
+    cache_written: int = 0
+    audio: int = 0  # of the prompt and of the completion
+    image: int = 0  # likewise
+    tool_calls: int = 0  # calls of tools that the upstream itself runs, such as web search; these are no tokens
+
+
+TOKEN_KINDS = Usage._fields[:-1]
+"""The fields of Usage that count tokens."""
 
 
 class Requests(Protocol):
@@ -81,6 +89,14 @@ class Reader(Protocol):
     """The stream has had content that the dialect defines, apart from its final event."""
 
     @property
+    def heartbeat(self) -> bytes:
+        """What may be sent to a follower between two frames now, to show that its connection is alive.
+
+        Either a comment of one line, which becomes a part of the next block, or a complete block with data: after an
+        id, openai-python raises JSONDecodeError on a block without data.
+        """
+
+    @property
     def usage(self) -> Usage | None:
         """The latest usage that the stream reported."""
 
@@ -100,9 +116,12 @@ class Reader(Protocol):
         None for frames without text: role chunks, empty deltas, usage, comments.
         """
 
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        """Return the frame that ends this stream as failed, for its followers; `ident` is the last frame's id."""
+
 
 class Frames(Protocol):
-    """Reads an API's frames, and writes the proxy's own errors in the API's format."""
+    """Reads an API's frames, and writes the proxy's own error responses in the API's format."""
 
     has_text: bool
     """Whether frames can carry generated text at all."""
@@ -115,9 +134,6 @@ class Frames(Protocol):
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         """Return the JSON body of an error response."""
-
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        """Return the frame that ends a failed stream; `ident` is the last frame's id."""
 
 
 class Documents(Protocol):

@@ -237,12 +237,13 @@ class Proxy:
         if self.tracing is not None:
             generations = self.tracing.traced(generations)
         passing = PassThrough(self.forward, self._open_exchange())
-        for route, paths in table.routes(self.config.upstream.compatible_base):
+        for route, paths in table.routes(self.config.upstream.prefixes):
             for path in paths:
                 generate = self._lending(functools.partial(generations, route))
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
             pass_through = self._lending(functools.partial(passing.serve, route))
-            served.add(ANY, route.prefix, pass_through, route.name, route.dialect)
+            for prefix in dict.fromkeys((route.prefix, route.prefix.rstrip("/") + "/")):
+                served.add(ANY, prefix, pass_through, route.name, route.dialect)
         self._add_own(served)
         return served
 
@@ -250,7 +251,7 @@ class Proxy:
         """Add the configured routes, more specific paths first."""
         config = self.config
         for own in sorted(config.routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
-            base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
+            base = self.upstreams.base(own.upstream) if own.upstream else ""
             route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
             upstream = own.upstream or DEFAULT
             opens = self._open_exchange(upstream)

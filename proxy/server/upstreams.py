@@ -41,7 +41,7 @@ class Upstreams:
             [self.by_name[one] for one in names],
             Retries(**self._config.retries.model_dump()),
             self._retried,
-            bases=[self.base(one, compatible=name == DEFAULT).encode() for one in names],
+            prefixes=[self._prefixes(one, of_apis=name == DEFAULT) for one in names],
             unwraps=self._config.generations.unwrap_errors,
         )
 
@@ -49,10 +49,14 @@ class Upstreams:
         """Tell whether requests to an upstream, or to a spare of it, go up with a key of ours."""
         return any(self.by_name[one].has_key for one in (name, *self._settings[name].spares))
 
-    def base(self, name: str, *, compatible: bool) -> str:
-        """Return the path that is put before request targets: that of the URL, or of the compatible API."""
-        settings = self._settings[name]
-        return settings.compatible_base if compatible else urlsplit(settings.url).path
+    def base(self, name: str) -> str:
+        """Return the path of an upstream's URL, which is put before the targets of requests to configured routes."""
+        return urlsplit(self._settings[name].url).path
+
+    def _prefixes(self, name: str, *, of_apis: bool) -> list[bytes]:
+        """Return what targets of requests to an upstream begin with: for each API, or for all configured routes."""
+        prefixes = self._settings[name].prefixes.values() if of_apis else [self.base(name)]
+        return [prefix.encode() for prefix in prefixes]
 
     def ended(self, stream: Stream) -> None:
         """Report a failure to the upstream's breaker if the upstream ended the stream with an error event."""

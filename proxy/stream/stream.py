@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from proxy.dialects.dialect import Reader
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
 from proxy.stream.endings import LOG_LIMIT, Ending
 from proxy.stream.faults import log_fault, tell
@@ -126,6 +127,11 @@ class Stream:
         if self.bypass is not None:
             self.bypass.settle()
         return self._log
+
+    @property
+    def reader(self) -> Reader:
+        """The dialect's reader, which knows the stream's state so far."""
+        return self.vitals.reader
 
     @property
     def upstream_request_id(self) -> str | None:

@@ -50,15 +50,15 @@ class UpstreamGroup:
         retries: Retries,
         retried: Counter[str],
         *,
-        bases: Sequence[bytes] = (),
+        prefixes: Sequence[Sequence[bytes]] = (),
         unwraps: bool = False,
     ) -> None:
         """`retried` counts retries by reason; `unwraps`: error responses that are framed as SSE become JSON.
 
-        `bases` has the path of the API at each upstream. The targets of requests are those of the first upstream.
+        `prefixes` has what targets begin with at each upstream, in one order. Requests have those of the first one.
         """
         self.upstreams = upstreams
-        self._bases = dict(zip((upstream.name for upstream in upstreams), bases, strict=False))
+        self._prefixes = dict(zip((upstream.name for upstream in upstreams), prefixes, strict=False))
         self.retries = retries
         self.retried = retried
         self.unwraps = unwraps
@@ -98,10 +98,15 @@ class UpstreamGroup:
 
     def readdressed(self, request: UpstreamRequest, upstream: Upstream) -> UpstreamRequest:
         """Return a request with the target that it has at one of the upstreams."""
-        first, here = self._bases.get(self.upstreams[0].name), self._bases.get(upstream.name)
-        if first is None or here is None or first == here or not request.target.startswith(first):
+        first, here = self._prefixes.get(self.upstreams[0].name), self._prefixes.get(upstream.name)
+        if first is None or here is None or first == here:
             return request
-        return replace(request, target=here + request.target[len(first) :])
+        target = request.target
+        fitting = [pair for pair in zip(first, here, strict=True) if target.startswith(pair[0])]
+        if not fitting:
+            return request
+        prefix, other = max(fitting, key=lambda pair: len(pair[0]))
+        return replace(request, target=other + target[len(prefix) :])
 
     def allows(self, now: float) -> bool:
         """Return whether the breaker of any upstream allows a request at a time, as far as is known."""

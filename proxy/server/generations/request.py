@@ -20,6 +20,7 @@ from proxy.server.generations.shared_calls import Identity, by_body, by_key
 from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
 from proxy.server.pass_through import Forward
 from proxy.stream.info import StreamInfo
+from proxy.stream.projections import check_view
 from proxy.stream.vitals import Vitals
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
@@ -70,7 +71,9 @@ class GenerationRequest:
         dialect, body = self.route.dialect, self.body
         began_at = self.started_at if isinstance(body, bytes) else body.ended_at or self.started_at
         requests = dialect.requests
-        return Vitals(dialect, began_at, None if requests.names_model else requests.model(self.whole_body))
+        if requests.names_model:
+            return Vitals(dialect, began_at)
+        return Vitals(dialect, began_at, requests.model(body if isinstance(body, bytes) else body.beginning))
 
     @property
     def whole_body(self) -> bytes:
@@ -103,7 +106,10 @@ class GenerationReader:
         Raises: a RequestError, if it is malformed or not allowed; Overloaded.
         """
         headers, has_options = self._forward.headers(request, _CROSSING)
-        options = read_options(request.headers, self._config) if has_options else self._usual
+        options = self._usual
+        if has_options:
+            options = read_options(request.headers, self._config)
+            check_view(options.view, route.dialect)
         idempotent, named = options.idempotency_key is not None, options.key is not None
         shared = self._admission.admit_generation(caller, idempotent, named, not options.respond_async)
         target = self._forward.target(route, request)
