@@ -26,7 +26,7 @@ FLOORS = {
     "tools": 7,
     "console": 7,
 }
-GROUND = {"settings"}
+GROUND = {"settings", "timers"}
 """The package's own modules, which any floor may import."""
 
 _IO = {"asyncio", "time", "logging", "aiohttp", "redis", "socket", "threading"}

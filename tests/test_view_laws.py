@@ -344,7 +344,7 @@ class Play:
         words = sink.received[len(had) :]
         forms = {CHAT: [FLAT], RESPONSES: REPORTED}.get(self.body.dialect, [])  # that its clients don't know
         unrecognised = ending.reason == "upstream_error" and self.body.frames[-1] in forms
-        loud = unrecognised or not (ending.clean or ending.reason == "drained")
+        loud = unrecognised or not ending.clean
         if follower.view.websocket:
             *told, (_, closed) = heard(words)
             assert closed == (ending.close_code, ending.reason)

@@ -10,5 +10,6 @@ Read in this order:
 * `grants`: access to streams of other callers: checks the token of a request, and issues new tokens
 * `capabilities`: signs and verifies tokens, each for one stream
 * `pages`: which web pages may send requests that use a key of ours, and which host names a port accepts
+* `client_addresses`: where clients are, also behind an edge, for the log
 * `settings`: this room's tables of the configuration
 """

@@ -1,6 +1,6 @@
 """Reads the body of a client's request, up to a limit."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from time import monotonic
 from typing import Protocol
 
@@ -8,12 +8,23 @@ from aiohttp import web
 
 from proxy.wire.errors import TooLarge
 
+_CHECKED_AGAIN_BYTES = 256  # of the piece before, so that nothing is missed that lies across two
+
 
 class Holder(Protocol):
     """A client's connection, which tells how much may be held of what it sends."""
 
     def hold_body(self, size_bytes: int) -> None:
         """Count bytes of a body that are kept in memory, until the answer ends. Raises: RateLimited."""
+
+    def release_body(self) -> None:
+        """Count none of them any more."""
+
+
+def release_body(request: web.BaseRequest) -> None:
+    """Have the body of a request not be counted as held any more: it was let go of, or another counts it."""
+    holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
+    holder.release_body()
 
 
 async def read_body(request: web.BaseRequest, allowed_bytes: int) -> bytes:
@@ -51,17 +62,21 @@ class LargeBody:
     def __init__(self, request: web.BaseRequest, beginning: bytes, allowed_bytes: int) -> None:
         self.beginning = beginning
         self.size_bytes = request.content_length  # None: it comes in chunks
+        self.check: Callable[[bytes], object] | None = None  # each piece, and the end of that before it, is given to it
         self.ended_at = 0.0  # monotonic seconds, when the last byte of it is here
         self._content = request.content
         self._allowed_bytes = allowed_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Raises: TooLarge, RequestTimeout."""
-        size, piece = 0, self.beginning
+        """Raises: TooLarge, RequestTimeout, and what `check` does."""
+        size, piece, before = 0, self.beginning, b""
         while piece:
             size += len(piece)
             if size > self._allowed_bytes:
                 raise TooLarge(f"the request body has more than {self._allowed_bytes} bytes, {size} came so far")
+            if self.check is not None:
+                self.check(before + piece)
+                before = (before + piece)[-_CHECKED_AGAIN_BYTES:]
             yield piece
             piece = await self._content.readany()
         self.ended_at = monotonic()
@@ -82,7 +97,11 @@ async def read_body_or_beginning(request: web.BaseRequest, held_bytes: int, allo
         pieces.append(piece)
         size += len(piece)
     whole = b"".join(pieces)
-    return LargeBody(request, whole, allowed_bytes) if length is not None or size > held_bytes else whole
+    if length is not None or size > held_bytes:
+        return LargeBody(request, whole, allowed_bytes)
+    holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
+    holder.hold_body(size)
+    return whole
 
 
 def invite(request: web.BaseRequest) -> None:

@@ -4,7 +4,7 @@ Must not know: how an API writes its chunks (room `dialects`), how events reach 
 
 Read in this order:
 
-* `app`: makes all parts, connects them, listens; `config`: the complete configuration
+* `app`: makes all parts, connects them, listens; `config`: the complete configuration; `reload`: changes it in place
 * `routes`: finds the handler of a path, and has each request admitted (`access.admission`); `cors`: access from pages
   of other origins; `headers`: the table of all header names that the proxy treats specially
 * `generations`: generation requests, a folder of their own; `following`: requests about streams that exist, another

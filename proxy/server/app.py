@@ -46,6 +46,7 @@ from proxy.telemetry.allocator import IdleTrim, malloc_trim
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
+from proxy.timers import sleep
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.settings import DEFAULT
 
@@ -103,9 +104,11 @@ class Proxy:
         loop_name = type(loop).__module__.partition(".")[0]
         self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name)
         self.metrics.background_loops += [self.hub.background, pacer.background, self.clients.background]
-        callers, self.grants = access_of(config)
+        self.callers, self.grants = access_of(config)
         self.pages = Pages(config.cors.origins)
-        self.admission = Admission(callers, self.grants, self.hub, shares_bodies=config.generations.share == "body")
+        self.admission = Admission(
+            self.callers, self.grants, self.hub, shares_bodies=config.generations.share == "body"
+        )
         allowed = AllowedPaths(config.upstream.paths) if config.upstream.key.get_secret_value() else None
         self.forward = Forward(allowed, hides_tokens=bool(self.grants))
         self.generations = self._generations()
@@ -113,9 +116,11 @@ class Proxy:
         self.control = Control(self.hub, self.admission, self.grants)
         self.admin = Admin(self.hub, self.page, self.feed)
         self.event_routes: list[EventRoute] = []
+        self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
         self._background: list[asyncio.Task[None]] = []
+        self._hurried = False
         self.url = ""
         self.admin_url = ""
 
@@ -145,8 +150,7 @@ class Proxy:
             GenerationReader(self.config, self.admission, self.forward),
             GenerationResponses(self.config, self.hub, self.admission, self.grants, self.metrics),
             self.metrics,
-            max_log_bytes=self.config.limits.log_bytes,
-            max_frame_bytes=self.config.limits.frame_bytes,
+            self.config.limits,
         )
 
     def _open_exchange(self, upstream: str = DEFAULT) -> OpenExchange:
@@ -169,29 +173,36 @@ class Proxy:
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
 
     async def drain(self) -> None:
-        """Stop accepting, let streams finish for at most `drain_s`, end the rest, and stop.
+        """Stop accepting, let everything that was asked for finish for at most `drain_s`, end the rest, and stop.
 
-        Followers in event modes are closed between two events, so that they resume elsewhere; raw ones are aborted.
+        What is ended never looks complete: it is broken off, or says that it was drained.
         """
-        self.hub.drain()
-        for events in self.event_routes:
-            events.drain()
+        self._refuse_new()
         if self._data_site is not None:
             await self._data_site.stop()
-        deadline = time.monotonic() + self.config.drain_s
-        while self.hub.running and time.monotonic() < deadline:
+        until = time.monotonic() + self.config.drain_s
+        while (self.hub.running or self.clients.busy) and time.monotonic() < until and not self._hurried:
             await asyncio.sleep(0.05)
         await self.stop()
 
+    def _refuse_new(self) -> None:
+        self.hub.drain()
+        for events in self.event_routes:
+            events.drain()
+
+    def hurry(self) -> None:
+        """Have `drain` wait no longer."""
+        self._hurried = True
+
     async def stop(self) -> None:
         """End everything now."""
-        self.hub.drain()
+        self._refuse_new()
         for stream in list(self.hub):
             if stream.writer is not None:
                 stream.writer.stop(DRAINED)
             for subscription in list(stream.subscriptions):
                 subscription.fail(DRAINED)
-        await self.follow.wait_closed()
+        await asyncio.gather(self.follow.wait_closed(), self.clients.end_requests(DRAINED.as_error()))
         self.feed.close()
         for runner in self._runners:
             await runner.cleanup()
@@ -292,11 +303,12 @@ class Proxy:
             logger=http_log,
             loop=server_loop(),
         )
+        self.listeners.append(server)
         return web.ServerRunner(server, shutdown_timeout=1.0)
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(_TICK_S)
+            await sleep(_TICK_S)
             with self.hub.background:
                 self.hub.tick(time.monotonic())
                 self.trim.tick(time.monotonic())
@@ -307,7 +319,7 @@ def access_of(config: Config) -> tuple[Callers, Grants]:
     capabilities = Capabilities([secret.get_secret_value() for secret in config.capabilities.secrets])
     callers = Callers(
         capabilities,
-        digests=config.auth.keys if config.auth.mode == "keys" else None,
+        digests=config.auth.accepted,
         shares_anonymous=config.shares_anonymous,
         key_headers=config.key_headers,
     )

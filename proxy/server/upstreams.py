@@ -77,6 +77,12 @@ class Upstreams:
         pools = [upstream.pool for upstream in self.by_name.values()]
         return {"active": sum(len(one.active) for one in pools), "idle": sum(one.idle for one in pools)}
 
+    def use(self, config: Config) -> None:
+        """Use the keys and time-outs of another configuration from now on."""
+        for name, settings in {DEFAULT: config.upstream, **config.upstreams}.items():
+            self.by_name[name].use_key(settings.key.get_secret_value())
+            self.by_name[name].pool.timeouts = Timeouts(**config.timeouts.model_dump())
+
     async def close(self) -> None:
         """Close every connection."""
         for upstream in self.by_name.values():
@@ -84,18 +90,12 @@ class Upstreams:
 
     def _upstream(self, name: str, settings: UpstreamConfig, metrics: Metrics) -> Upstream:
         config = self._config
-        timeouts, breaker = config.timeouts, config.breaker
+        breaker = config.breaker
         most, rate = settings.max_concurrent, settings.requests_per_minute
         grouped = name in self._grouped
         pool = ConnectionPool(
             settings.url,
-            Timeouts(
-                connect_s=timeouts.connect_s,
-                first_byte_s=timeouts.first_byte_s,
-                idle_s=timeouts.idle_s,
-                total_s=timeouts.total_s,
-                first_token_s=timeouts.first_token_s,
-            ),
+            Timeouts(**config.timeouts.model_dump()),
             name=name,
             max_connections=settings.max_connections,
             keepalive_s=settings.keepalive_s,

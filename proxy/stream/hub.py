@@ -24,7 +24,7 @@ from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
-from proxy.wire.errors import Overloaded, UnknownStream
+from proxy.wire.errors import Drained, Overloaded, UnknownStream
 from proxy.wire.http import Head
 from proxy.wire.sse import COMMENT
 
@@ -152,7 +152,7 @@ class Hub:
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
         self._outlived: dict[str, Stream] = {}  # forgotten, but running, or followed to their end
-        self._max_pending_bytes = max_pending_bytes
+        self.max_pending_bytes = max_pending_bytes
         self._retire_at: list[tuple[float, str]] = []  # a heap
         self._keys: dict[tuple[bytes, str], Stream] = {}
         self._waiters: dict[tuple[bytes, str], dict[Waiter, None]] = {}
@@ -334,10 +334,14 @@ class Hub:
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             waiter.notify(None)
 
+    def check_draining(self) -> None:
+        """Raises: Drained, once the process takes nothing new."""
+        if self.draining:
+            raise Drained("this server is shutting down")
+
     def check_room(self) -> None:
         """Raises: Overloaded, if a new stream would be refused."""
-        if self.draining:
-            raise Overloaded("this server is shutting down")
+        self.check_draining()
         running = len(self._running) + self.promised_streams
         if running >= self.max_streams:
             raise Overloaded(f"{running} streams are running, {self.max_streams} are allowed")
@@ -404,7 +408,7 @@ class Hub:
 
     def _cut_pending(self) -> None:
         """End the last followers of forgotten streams, the first of these first, until the rest is no more."""
-        allowed = self._max_pending_bytes
+        allowed = self.max_pending_bytes
         for stream in list(self._outlived.values()):
             held = self.pending_bytes
             if held <= allowed:

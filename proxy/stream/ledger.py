@@ -27,7 +27,7 @@ UNSENT = "unsent"
 NAMES = "shared_routes"
 """Targets and bodies by which shared routes tell their streams apart, and ask again."""
 BODIES = "request_bodies"
-"""Bodies of generations that wait for the upstream to answer."""
+"""Bodies of calls that outlive their clients; those of others are counted by their clients' connections."""
 KINDS = (LOGS, UNFINISHED, TRANSCRIPTS, SPANS, UNSENT, NAMES, BODIES)
 
 FRAME_BYTES = 48  # of memory that a frame takes beside its own bytes: a header of 33, a pointer of 8, rounding
@@ -78,6 +78,11 @@ class Ledger:
     def max_bytes(self) -> int:
         """Return how much may be held in all."""
         return self._max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, max_bytes: int) -> None:
+        self.room_bytes += max_bytes - self._max_bytes
+        self._max_bytes = max_bytes
 
     @property
     def total_bytes(self) -> int:

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 
 from proxy.dialects.dialect import Dialect
 from proxy.stream.channel import utf8
-from proxy.stream.endings import COMPLETE, DRAINED, Ending
+from proxy.stream.endings import COMPLETE, Ending
 from proxy.stream.rewriting import Rewriter, Source
 from proxy.wire.errors import BadRequest, Garbled, OffsetBeyond, OffsetGone, UnknownMode
 from proxy.wire.event_id import prefix
@@ -190,8 +190,8 @@ class Events(Projection):
         return b"".join([stamp(frame, before + b"%d" % seq) for seq, frame in enumerate(frames, start + 1)])
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
-        if (ending.clean and not ending.unrecognised) or ending.reason == DRAINED.reason:
-            return b"", True  # drained: closed between two events, so that the client resumes elsewhere
+        if ending.clean and not ending.unrecognised:
+            return b"", True
         # The log's ending is numbered as one more event, so that a client that resumes after the last frame is sent it,
         # and a client that resumes after the ending gets 204. Any other ending repeats the cursor.
         log = self._log

@@ -191,7 +191,7 @@ class Stream:
         self.end_bypass()
         self.subscriptions[subscription] = None
         if subscription.is_far_behind:
-            subscription.parked = True
+            subscription.parked = subscription.awaits_turn = True
             self.turns.do(subscription.go_on)
         else:
             self.make_live(subscription)
@@ -364,6 +364,7 @@ class Stream:
         self.end_bypass()
         if not subscription.parked:
             subscription.mark_parked()
+            subscription.awaits_turn = True
             self.turns.wait(subscription.go_on)
 
     def unpark(self, subscription: Subscription) -> None:
@@ -432,7 +433,7 @@ class Stream:
     @property
     def waits_for_client(self) -> bool:
         """Return whether the client that it was begun for has yet to take what there is."""
-        return self.full or (self.originator is not None and self.originator.parked)
+        return self.full or (self.originator is not None and self.originator.clogged)
 
     @property
     def held_bytes(self) -> int:
@@ -482,7 +483,7 @@ class Stream:
             self._transcript = None
             self.count(TRANSCRIPTS, 0)
             self._projections = {view: one for view, one in self._projections.items() if not MODES[view.mode].rewrites}
-        self._trim(0, self._needed_from([one for one in self.subscriptions if spare_slow or not one.parked]))
+        self._trim(0, self._needed_from([one for one in self.subscriptions if spare_slow or not one.clogged]))
 
     def throttle(self, throttled: bool) -> None:
         """Have the writer paused for the sake of memory, or not any more."""

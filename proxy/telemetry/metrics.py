@@ -151,7 +151,7 @@ class Metrics:
         self.replayed: Tally[str] = Tally()
         self.reopened: Tally[str] = Tally()  # by route
         self.background_loops: list[BackgroundLoop] = []  # with distinct names
-        self._max_models = max_models
+        self.max_models = max_models
         self._models: set[str] = set()
         self.distributions: dict[str, dict[tuple[str, ...], Distribution]] = {name: {} for name in HISTOGRAMS}
         self.streams_ended: dict[tuple[str, str, str], EndedStreams] = {}
@@ -221,7 +221,7 @@ class Metrics:
         if model is None:
             return "unknown"
         if model not in self._models:
-            if len(self._models) >= self._max_models:
+            if len(self._models) >= self.max_models:
                 return "other"
             self._models.add(model)
         return model

@@ -217,6 +217,8 @@ class Trace:
         if context.is_valid:  # else OTEL_SDK_DISABLED
             stream.info.w3c_trace_id = format_trace_id(context.trace_id)
         self.span.set_attribute("streamtee.stream.id", stream.id)
+        if stream.info.client:
+            self.span.set_attribute("client.address", stream.info.client)
 
     def sealed(self, stream: Stream) -> None:
         """Record how the stream ended, and end the spans."""

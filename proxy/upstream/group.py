@@ -17,6 +17,7 @@ from typing import NamedTuple
 from proxy.dialects.error_codes import Fault, Trouble, trouble
 from proxy.dialects.failure import Failure, reported
 from proxy.dialects.refusal import Refusal, read
+from proxy.timers import Within
 from proxy.upstream.backoff import Backoff, retry_after_s
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.upstream import Attempt, Upstream, UpstreamRequest
@@ -238,7 +239,7 @@ async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
     else:
         return None
     try:
-        async with asyncio.timeout(_REFUSAL_S if exchange.status >= 400 else None):
+        async with Within(_REFUSAL_S if exchange.status >= 400 else 0):
             body = await exchange.peek(enough)
     except TimeoutError:
         body = b""

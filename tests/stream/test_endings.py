@@ -60,7 +60,7 @@ def test_every_ending_but_a_complete_one_is_an_error_to_mode_json(ending: Ending
         ("cancelled", 409, "cancelled"),
         ("client_gone", 409, "cancelled"),
         ("rate_limited", 429, "rate_limited"),
-        ("drained", 503, "overloaded"),
+        ("drained", 503, "drained"),
         ("overloaded", 503, "overloaded"),
         ("log_limit", 413, "too_large"),
         ("internal_error", 500, "internal_error"),

@@ -167,6 +167,7 @@ class Follow:
         began_at = time.monotonic()
         stream = await self._begun(caller, key, DocumentSink(), follow.wait_s, 0)
         if stream is None:
+            self._hub.check_draining()
             raise UnknownStream(f"no stream of yours began under the key {key!r} within {follow.wait_s:g} s")
         left_s = max(0.0, follow.wait_s - (time.monotonic() - began_at))
         return await self._attach(request, stream, follow._replace(wait_s=left_s))
@@ -225,7 +226,7 @@ def _nothing_after(stream: Stream, view: View, offset: int, skip: int) -> bool:
     assert log.ending is not None
     if offset > log.end:
         return True
-    if offset < log.end or log.ending.reason == DRAINED.reason:
+    if offset < log.end:
         return False
     last, properly = stream.projection(view._replace(websocket=False)).ending(log.ending, offset)
     return properly and not last[skip:]

@@ -13,12 +13,16 @@ from aiohttp import web
 
 from proxy.access.callers import Caller
 from proxy.dialects.route import Route
+from proxy.downstream.listener import REFUSED
+from proxy.downstream.request_body import release_body
+from proxy.server.config import LimitsConfig
 from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_stream
 from proxy.server.generations.response import GenerationResponses
 from proxy.server.generations.shared_calls import Call, Calls
 from proxy.server.pass_through import send_back
-from proxy.stream.endings import CLIENT_GONE
+from proxy.stream.endings import CLIENT_GONE, DRAINED
 from proxy.stream.hub import Hub, Places
+from proxy.stream.ledger import BODIES
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
@@ -40,9 +44,7 @@ class Generations:
         reader: GenerationReader,
         responses: GenerationResponses,
         metrics: Metrics,
-        *,
-        max_log_bytes: int,
-        max_frame_bytes: int,
+        limits: LimitsConfig,
     ) -> None:
         self._hub = hub
         self._open_exchange = open_exchange
@@ -50,8 +52,13 @@ class Generations:
         self._reader = reader
         self._responses = responses
         self._metrics = metrics
-        self._max_log_bytes = max_log_bytes
-        self._max_frame_bytes = max_frame_bytes
+        self.limit(limits)
+
+    def limit(self, limits: LimitsConfig) -> None:
+        """Keep these limits from now on."""
+        self._max_log_bytes = limits.log_bytes
+        self._max_frame_bytes = limits.frame_bytes
+        self._reader.limit(limits)
 
     async def generate(
         self, route: Route, request: web.BaseRequest, caller: Caller, **named: str
@@ -67,6 +74,7 @@ class Generations:
             call = self._call(generation)
         else:
             self._join(call, generation)
+        release_body(request)
         if options.respond_async:
             call.promised = True
             self._hub.retain(call.stream, options.retain_s)  # else a response that nobody waited for is not kept
@@ -82,15 +90,17 @@ class Generations:
         """Make the upstream call in the handler's task: when the client disconnects, both are cancelled."""
         places = self._hub.reserve(streams=1, followers=1)
         try:
-            exchange = await ask(self._open_exchange, generation, self._hub.ledger)
+            exchange = await ask(self._open_exchange, generation)
             pump = await self._pump_of(exchange, generation, places)
         except (UpstreamError, asyncio.CancelledError) as error:
-            reason = error.ending if isinstance(error, UpstreamError) else CLIENT_GONE.reason
+            ended = DRAINED if REFUSED in request else CLIENT_GONE
+            reason = error.ending if isinstance(error, UpstreamError) else ended.reason
             self._metrics.never_began(generation.route.name, reason)
             raise
         finally:
             places.give_back()
             generation.let_go()
+            release_body(request)
         if pump is None:
             return await send_back(request, exchange)
         stream = pump.stream
@@ -118,9 +128,13 @@ class Generations:
         return call
 
     async def _ask(self, generation: GenerationRequest) -> Exchange:
+        """Make the call that is not its client's own: the body is counted here, since the client may leave before."""
+        ledger, size_bytes = self._hub.ledger, len(generation.whole_body)
+        ledger.count(BODIES, size_bytes)
         try:
-            return await ask(self._open_exchange, generation, self._hub.ledger)
+            return await ask(self._open_exchange, generation)
         finally:
+            ledger.count(BODIES, -size_bytes)
             generation.let_go()
 
     def _join(self, call: Call, generation: GenerationRequest) -> None:

@@ -9,17 +9,17 @@ from multidict import CIMultiDict
 
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
+from proxy.access.client_addresses import ClientAddresses
 from proxy.dialects.refusal import asks_for_stream
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning
-from proxy.server.config import Config, GenerationsConfig
+from proxy.server.config import Config, GenerationsConfig, LimitsConfig
 from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions, read_options
 from proxy.server.generations.shared_calls import Identity, by_body, by_key
 from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
 from proxy.server.pass_through import Forward
 from proxy.stream.info import StreamInfo
-from proxy.stream.ledger import BODIES, Ledger
 from proxy.stream.projections import check_view
 from proxy.stream.vitals import Vitals
 from proxy.upstream.exchange import Exchange
@@ -47,6 +47,7 @@ class GenerationRequest:
     streamed: tuple[Headers, bytes] | None  # headers and body that request a stream, for when the upstream demands one
     hides_usage: bool  # we requested the usage, the client did not: don't send it on
     started_at: float  # when its last byte arrived, in monotonic seconds
+    client: str = ""  # the address it came from
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
 
     def info(self, ident: str, max_log_bytes: int) -> StreamInfo:
@@ -58,7 +59,7 @@ class GenerationRequest:
         # By place: names make a dict, 0.5 us a constructor.
         return StreamInfo(
             ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
-            cumulative,
+            cumulative, self.client,
         )  # fmt: skip
 
     def let_go(self) -> None:
@@ -88,11 +89,16 @@ class GenerationReader:
         self._config = config
         self._admission = admission
         self._forward = forward
+        self._client_address = ClientAddresses(config.trusted_proxies).of
         generations = config.generations
         self._rewrites = generations.upgrade != "never" or generations.include_usage
-        self._body_bytes = config.limits.body_bytes
-        self._held_body_bytes = config.limits.held_body_bytes
+        self.limit(config.limits)
         self._usual = read_options(CIMultiDict(), config)  # of a request without options, as most are
+
+    def limit(self, limits: LimitsConfig) -> None:
+        """Keep these limits from now on."""
+        self._body_bytes = limits.body_bytes
+        self._held_body_bytes = limits.held_body_bytes
 
     async def read(self, route: Route, request: web.BaseRequest, caller: Caller) -> GenerationRequest:
         """Read a request and its complete body, if the limits leave room for it.
@@ -113,12 +119,14 @@ class GenerationReader:
             body = await read_body(request, self._body_bytes)
         else:
             body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)
+        self._forward.check_body(body)
         if options.respond_async:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
         headers.append(_IDENTITY)
         generation = GenerationRequest(
-            route, caller.digest, options, target, headers, body, None, False, time.monotonic()
-        )
+            route, caller.digest, options, target, headers, body, None, False, time.monotonic(),
+            self._client_address(request),
+        )  # fmt: skip
         if self._rewrites:
             generation = rewrite(generation, self._config.generations)
         return replace(generation, identity=_identify(request, generation)) if shared else generation
@@ -141,16 +149,11 @@ def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> Ge
     return generation
 
 
-async def ask(open_exchange: OpenExchange, generation: GenerationRequest, ledger: Ledger) -> Exchange:
+def ask(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable[Exchange]:
     """Send a request upstream; await the result for the head of the response. Raises, then: as UpstreamGroup.open."""
-    size_bytes = len(generation.body) if isinstance(generation.body, bytes) else 0
-    ledger.count(BODIES, size_bytes)
-    try:
-        if generation.streamed is not None:
-            return await _ask_again(open_exchange, generation, generation.streamed)
-        return await _send(open_exchange, generation)
-    finally:
-        ledger.count(BODIES, -size_bytes)
+    if generation.streamed is not None:
+        return _ask_again(open_exchange, generation, generation.streamed)
+    return _send(open_exchange, generation)
 
 
 async def is_stream(exchange: Exchange) -> bool:
