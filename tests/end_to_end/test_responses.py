@@ -10,7 +10,7 @@ from tests.cuts import messages
 from tests.dialects.response_events import message, numbered, response
 from tests.event_loops import on_one_loop
 from tests.http_client import Answer
-from tests.proxy_under_test import PROMPT, Serve, Tee
+from tests.proxy_under_test import Serve, Tee, response_body
 from tests.stage import Stage
 
 PATHS = (
@@ -22,13 +22,9 @@ FRAMES = numbered(response(message(0, ["Hel", "lo"])), by_dashscope=True)
 CALLS = {"tools": [{"type": "function", "name": "look", "parameters": {"properties": {"at": {}}}}]}
 
 
-def body_of(**more: Any) -> bytes:
-    return json.dumps({"model": "qwen3.7-plus", "input": PROMPT, "stream": True, **more}).encode()
-
-
 async def ask(tee: Tee, *headers: str, fault: str = "", path: str = PATHS[0], **more: Any) -> Answer:
     faults = (f"Fake-Fault: {fault}",) if fault else ()
-    return await tee.ask("POST", path, *headers, *faults, body=body_of(**more))
+    return await tee.ask("POST", path, *headers, *faults, body=response_body(**more))
 
 
 def events(body: bytes) -> list[dict[str, Any]]:
@@ -114,7 +110,7 @@ async def test_request_in_one_piece_is_served_by_a_stream(serve: Serve, fake: Fa
 async def test_followers_of_every_mode_hear_the_response(perform: Serve, stage: Stage) -> None:
     """While it runs and afterwards; json is the last snapshot until it is complete."""
     tee = await perform()
-    client = await tee.send("POST", PATHS[0], body=body_of())
+    client = await tee.send("POST", PATHS[0], body=response_body())
     turn = await stage.next()
     await turn.body()
     turn.begin()
@@ -198,7 +194,7 @@ async def test_response_without_its_last_event_is_no_success(end: int, perform: 
     """Also when the upstream ends its body properly, with [DONE] or without."""
     tee = await perform()
     for last in (b"", b"data: [DONE]\n\n"):
-        client = await tee.send("POST", PATHS[0], "Stream-Mode: events", body=body_of())
+        client = await tee.send("POST", PATHS[0], "Stream-Mode: events", body=response_body())
         turn = await stage.next()
         await turn.body()
         turn.begin()
@@ -212,7 +208,7 @@ async def test_response_without_its_last_event_is_no_success(end: int, perform: 
 async def test_what_follows_the_last_event_does_no_harm(perform: Serve, stage: Stage) -> None:
     """[DONE], and a body that breaks off."""
     tee = await perform()
-    client = await tee.send("POST", PATHS[0], body=body_of())
+    client = await tee.send("POST", PATHS[0], body=response_body())
     turn = await stage.next()
     await turn.body()
     turn.begin()
@@ -248,7 +244,7 @@ async def test_refusal_before_the_stream_passes_and_ours_has_openais_shape(serve
 async def test_heartbeats_are_never_blocks(perform: Serve, stage: Stage) -> None:
     """Between two events with ids, in modes of events; mode raw has none."""
     tee = await perform()
-    client = await tee.send("POST", PATHS[0], body=body_of())
+    client = await tee.send("POST", PATHS[0], body=response_body())
     turn = await stage.next()
     await turn.body()
     turn.begin()
