@@ -151,6 +151,46 @@ class Documents(Protocol):
         """Return whether the texts of a channel are content, which mode text sends."""
 
 
+class Background(NamedTuple):
+    """A request for a response in the background, as it is sent upstream."""
+
+    body: bytes
+    """It requests the same response in the foreground, as a stream."""
+    streams: bool
+    """Whether its client asked for the events, too; otherwise for the object alone, which it will fetch later."""
+
+
+class Objects(Protocol):
+    """The responses of an API as objects: each has an id, by which clients fetch it, resume it and continue it."""
+
+    def background(self, body: bytes) -> Background | None:
+        """Return what to send upstream for a request in the background; None, if it is none, or can't be rewritten."""
+
+    def continued(self, body: bytes) -> list[str]:
+        """Return the ids of what a request continues: of an earlier response, or a conversation."""
+
+    def ident(self, reader: Reader) -> str | None:
+        """Return the id that the upstream gave the response; None before it is known."""
+
+    def ident_of(self, document: bytes) -> str | None:
+        """Return the id in a response that is no stream; None, if it is no such object."""
+
+    def seen(self, reader: Reader) -> bytes | None:
+        """Return the object as the upstream sent it last, unchanged; None before the first time."""
+
+    def begun(self, ident: str, model: str | None, created_at: int) -> bytes:
+        """Return the object of a response of which the upstream has said nothing yet; `created_at` in Unix seconds."""
+
+    def ended(self, document: bytes, reader: Reader, code: str, message: str) -> bytes:
+        """Return the object of a response that has failed or was cancelled; `document` is what is known of it."""
+
+    def deleted(self, ident: str) -> bytes:
+        """Return the response to a request that deletes an object."""
+
+    def number(self, frame: bytes) -> int | None:
+        """Return the number in a frame by which clients resume; None, if it has none."""
+
+
 class Dialect(NamedTuple):
     """One API: how its requests and its responses are read and written."""
 
@@ -158,6 +198,8 @@ class Dialect(NamedTuple):
     requests: Requests
     frames: Frames
     documents: Documents
+    objects: Objects | None = None
+    """None: its responses are not stored, or have no ids to fetch them by."""
 
 
 def model_of(body: bytes) -> str | None:

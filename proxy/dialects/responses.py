@@ -17,7 +17,7 @@ from typing import Any
 
 from proxy.dialects.chat import error_body
 from proxy.dialects.delta import json_object, record, records
-from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
+from proxy.dialects.dialect import Background, Dialect, Reader, TextKind, model_of
 from proxy.dialects.error_codes import trouble
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.reader import LearningReader
@@ -43,6 +43,7 @@ _CALLS = frozenset([
 _OF_CALLS = ("name", "arguments", "input", "action", "operation")
 _CLIENTS_CALLS = _CALLS - {"mcp_call"}
 _UNTOLD = {"id": "", "object": "response", "created_at": 0, "model": "", "output": []}  # of a response without snapshot
+_CONTINUES = (b'"previous_response_id"', b'"conversation"')
 _NOT_AGAIN = "invalid_prompt"  # Codex asks again after any code but a few; of those this one shows the message
 _FINAL = frozenset(["context_length_exceeded", "insufficient_quota", "rate_limit_exceeded", "server_is_overloaded"])
 
@@ -51,7 +52,7 @@ class ResponseRequests:
     """What requests for responses contain."""
 
     names_model = False  # DashScope's do at their end only
-    reads_body = False
+    reads_body = True  # whether a response is to be made in the background stands there alone
 
     def model(self, body: bytes) -> str | None:
         return model_of(body)
@@ -78,10 +79,11 @@ class ResponseRequests:
 class ResponseReader(LearningReader):
     """The Reader of the events of one response."""
 
-    __slots__ = ("_called", "_number", "_snapshot", "_spoken")
+    __slots__ = ("_called", "_number", "_snapshot", "_spoken", "ident")
 
     def __init__(self) -> None:
         super().__init__()
+        self.ident: str | None = None  # of the response, as the upstream has it
         self._number = -1  # the last sequence number
         self._snapshot = b""  # the last frame with a snapshot
         self._spoken: set[int] = set()  # items of which something was generated, by their output index
@@ -120,16 +122,18 @@ class ResponseReader(LearningReader):
         """
         self._catch_up()
         last = json_object(payload(self._snapshot) or b"", exactly=True)
-        told = record(last.get("response")) or _UNTOLD
-        told = told | {
-            "status": "cancelled" if code == "cancelled" else "failed",
-            "error": {"code": self._code(code), "message": message},
-            "output": records(told.get("output")),
-        }
+        told = _ended(record(last.get("response")) or _UNTOLD, code)
+        told["error"] = {"code": self.failure_code(code), "message": message}
         event = {"type": "response.failed", "sequence_number": self._number + 1, "response": told}
         return b"event: response.failed\ndata: %b\nid: %b\n\n" % (json_text.written(event), ident)
 
-    def _code(self, code: str) -> str:
+    @property
+    def snapshot(self) -> bytes | None:
+        """The text of the last snapshot."""
+        event = members(payload(self._snapshot) or b"") if self._snapshot else None
+        return None if event is None else event.text("response")
+
+    def failure_code(self, code: str) -> str:
         """Return the code that the client is told, by which Codex decides whether it asks again."""
         stated = self.failure
         if stated is None:
@@ -144,6 +148,8 @@ class ResponseReader(LearningReader):
 
     def _note_snapshot(self, frame: bytes, response: dict[str, Any]) -> None:
         self._snapshot = frame
+        if self.ident is None and isinstance(ident := response.get("id"), str) and ident:
+            self.ident = ident
         if isinstance(model := response.get("model"), str) and model:
             self.model = model
         if usage := response.get("usage"):
@@ -203,6 +209,60 @@ class ResponseFrames:
         return error_body(error)
 
 
+class ResponseObjects:
+    """Responses as objects. Qwen stores them for 7 days, without background and resuming: the proxy adds both."""
+
+    def background(self, body: bytes) -> Background | None:
+        asked = members(body) if b'"background"' in body else None
+        if asked is None or asked.get("background") is not True:
+            return None
+        sent = asked.put({"stream": b"true", "background": b"false"})
+        return None if sent is None else Background(sent, asked.get("stream") is True)
+
+    def continued(self, body: bytes) -> list[str]:
+        asked = members(body) if any(name in body for name in _CONTINUES) else None
+        if asked is None:
+            return []
+        conversation = asked.get("conversation")
+        stated = [asked.get("previous_response_id"), record(conversation).get("id") or conversation]
+        return [ident if isinstance(ident, str) else "" for ident in stated if ident is not None]
+
+    def ident(self, reader: Reader) -> str | None:
+        return reader.ident if isinstance(reader, ResponseReader) else None
+
+    def ident_of(self, document: bytes) -> str | None:
+        told = json_object(document)
+        ident = told.get("id")
+        return ident if told.get("object") == "response" and isinstance(ident, str) else None
+
+    def seen(self, reader: Reader) -> bytes | None:
+        return reader.snapshot if isinstance(reader, ResponseReader) else None
+
+    def begun(self, ident: str, model: str | None, created_at: int) -> bytes:
+        told = _UNTOLD | {"id": ident, "created_at": created_at, "model": model or "", "status": "queued"}
+        return json_text.written(told | {"background": True, "error": None})
+
+    def ended(self, document: bytes, reader: Reader, code: str, message: str) -> bytes:
+        told = _ended(json_object(document, exactly=True), code)
+        if code != "cancelled":
+            stated = reader.failure_code(code) if isinstance(reader, ResponseReader) else code
+            told["error"] = {"code": stated, "message": message}
+        return json_text.written(told)
+
+    def deleted(self, ident: str) -> bytes:
+        return json_text.written({"id": ident, "object": "response", "deleted": True})
+
+    def number(self, frame: bytes) -> int | None:
+        number = json_object(payload(frame) or b"").get("sequence_number")
+        return number if type(number) is int else None
+
+
+def _ended(told: dict[str, Any], code: str) -> dict[str, Any]:
+    """Return a response that goes on no more."""
+    status = "cancelled" if code == "cancelled" else "failed"
+    return told | {"status": status, "output": records(told.get("output"))}
+
+
 def _name(frame: bytes, event: dict[str, Any]) -> str:
     """Return an event's type: that in its data, or else that of its field."""
     stated = event.get("type")
@@ -239,4 +299,4 @@ def _generated(item: dict[str, Any]) -> TextKind | None:
     return TextKind.CONTENT if any(part.get("text") or part.get("refusal") for part in parts) else None
 
 
-RESPONSES = Dialect("responses", ResponseRequests(), ResponseFrames(), ResponseDocuments())
+RESPONSES = Dialect("responses", ResponseRequests(), ResponseFrames(), ResponseDocuments(), ResponseObjects())

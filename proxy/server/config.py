@@ -96,6 +96,7 @@ class GenerationsConfig(Table):
     keepalive_s: Seconds = 0
     include_usage: bool = False
     unwrap_errors: bool = False
+    background_retain_s: Seconds = 3600
 
 
 class ClientsConfig(Table):

@@ -108,6 +108,13 @@ class UnknownStream(RequestError):
     code = "stream_not_found"
 
 
+class UnknownResponse(RequestError):
+    """No such response of this caller's: it never existed, has expired, or belongs to somebody else."""
+
+    status = 404
+    code = "response_not_found"
+
+
 class MethodNotAllowed(RequestError):
     """A method that nothing here answers."""
 

@@ -60,6 +60,11 @@ class Follow:
             raise OtherEpoch(f"the cursor is of epoch {follow.cursor.epoch!r}, this stream's is {stream.epoch!r}")
         return await self._attach(request, stream, follow)
 
+    async def events_after(self, request: web.BaseRequest, stream: Stream, offset: int) -> web.StreamResponse:
+        """Deliver the events after an offset, which is within the log, to a client of the API's own."""
+        follow = FollowRequest(View("events"), Cursor(seq=offset), self._config.heartbeat_s, wait_s=0)
+        return await self._attach(request, stream, follow)
+
     async def by_key(self, request: web.BaseRequest, caller: Caller, key: str) -> web.StreamResponse:
         """GET /v1/keys/{key}/stream: the newest stream under the key; with `wait`, the next one if there is none."""
         follow = read_follow_request(request, self._config)

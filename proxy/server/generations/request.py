@@ -10,6 +10,8 @@ from multidict import CIMultiDict
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.client_addresses import ClientAddresses
+from proxy.access.response_ids import GivenIds
+from proxy.dialects.dialect import Objects
 from proxy.dialects.refusal import asks_for_stream
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning
@@ -24,6 +26,7 @@ from proxy.stream.projections import check_view
 from proxy.stream.vitals import Vitals
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.sse import begins_stream
@@ -49,6 +52,7 @@ class GenerationRequest:
     started_at: float  # when its last byte arrived, in monotonic seconds
     client: str = ""  # the address it came from
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
+    background: bool = False  # its client is sent the object of the response at once, and fetches it later
 
     def info(self, ident: str, max_log_bytes: int) -> StreamInfo:
         """Return the StreamInfo of the stream for this request."""
@@ -85,11 +89,13 @@ class GenerationRequest:
 class GenerationReader:
     """Reads requests for generations."""
 
-    def __init__(self, config: Config, admission: Admission, forward: Forward) -> None:
+    def __init__(self, config: Config, admission: Admission, forward: Forward, given: GivenIds | None = None) -> None:
+        """`given`: the ids that callers may name in their requests; None: any."""
         self._config = config
         self._admission = admission
         self._forward = forward
         self._client_address = ClientAddresses(config.trusted_proxies).of
+        self._given = given
         generations = config.generations
         self._rewrites = generations.upgrade != "never" or generations.include_usage
         self.limit(config.limits)
@@ -127,9 +133,32 @@ class GenerationReader:
             route, caller.digest, options, target, headers, body, None, False, time.monotonic(),
             self._client_address(request),
         )  # fmt: skip
+        objects = route.dialect.objects
+        if objects is not None:
+            generation = self._with_objects(generation, objects, caller)
         if self._rewrites:
             generation = rewrite(generation, self._config.generations)
         return replace(generation, identity=_identify(request, generation)) if shared else generation
+
+    def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
+        """Check what a request continues, and have one in the background made in a stream that outlives its client.
+
+        Raises: UnknownResponse; Unauthorised, if nobody could fetch the response later.
+        """
+        if self._given is not None:
+            for ident in objects.continued(generation.whole_body):
+                self._given.check(caller.digest, generation.route.dialect, ident)
+        asked = objects.background(generation.whole_body)
+        if asked is None:
+            return generation
+        caller.check_owns_streams()
+        options = generation.options
+        options = options._replace(
+            retain_s=max(options.retain_s, self._config.generations.background_retain_s),
+            on_disconnect=OnDisconnect(None),
+            respond_async=options.respond_async or not asked.streams,
+        )
+        return replace(generation, body=asked.body, options=options, background=not asked.streams)
 
 
 def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> GenerationRequest:
