@@ -16,6 +16,7 @@ from tests.bench.load import Plan
 from tests.bench.processes import Load, allow_many_files
 
 _SAMPLE = 10  # one connection in so many has its delays noted
+_DEADLINE_S = 900.0
 
 
 class Held(NamedTuple):
@@ -81,8 +82,26 @@ def main(number: int, seconds: float) -> None:
     allow_many_files()
     ramp_s = number / 2000
     events = round(seconds + ramp_s + 120)
-    streams = Plan(0, "held", streams=number, events=events, interval_s=1.0, ramp_per_s=2000, sample=_SAMPLE)
-    followers = Plan(0, "held", followers=number, events=events, interval_s=1.0, mode="events", sample=_SAMPLE)
+    streams = Plan(
+        0,
+        "held",
+        streams=number,
+        events=events,
+        interval_s=1.0,
+        ramp_per_s=2000,
+        sample=_SAMPLE,
+        deadline_s=_DEADLINE_S,
+    )
+    followers = Plan(
+        0,
+        "held",
+        followers=number,
+        events=events,
+        interval_s=1.0,
+        mode="events",
+        sample=_SAMPLE,
+        deadline_s=_DEADLINE_S,
+    )
     click.echo(f"{number} streams: {hold(streams, seconds)}")
     click.echo(f"{number} followers of one: {hold(followers, seconds)}")
 
