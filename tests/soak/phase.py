@@ -136,8 +136,8 @@ class Phase:
         """Stop the process and let it go on, as a laptop's lid does, at times for longer than its time-outs; reload."""
         while True:
             await asyncio.sleep(self._random.uniform(2, 20))
-            if self._random.random() < 0.4 and self._proxy.catches(signal.SIGHUP):
-                self._proxy.signal(signal.SIGHUP)
+            if self._random.random() < 0.5:
+                self._proxy.reload()
                 self._done["reloads"] += 1
                 continue
             self._running.clear()
