@@ -319,6 +319,7 @@ class Hub:
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             with self.background:
                 waiter.tick(now)
+        self.ledger.divide(len(self._running))
         with self.background:
             self._cut_pending()
         self._survey()

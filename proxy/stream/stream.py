@@ -295,6 +295,12 @@ class Stream:
         if self._log.size_bytes > self.max_log_bytes:
             self._limit_log()
 
+    @property
+    def frames_ahead(self) -> int:
+        """Return how many frames a bypass may send before they are counted: of the size that they have had so far."""
+        log = self._log
+        return max(1, self._ledger.ahead_bytes * log.end // max(1, log.end_bytes))
+
     def end_bypass(self) -> None:
         """End the bypass, if there is one: the follower is served from the log again."""
         if self.bypass is not None:
