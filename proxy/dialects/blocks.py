@@ -38,7 +38,8 @@ class BlockIncrement:
         self._key = key
         self.texts = [(_channel(index, key), str(holder[key]))]
         self.parts: tuple[int, ...] = (index,)
-        self.alike: Any = {**event, "delta": {**holder, key: None}}
+        # As text: it is compared at any depth, and what is nested too deeply to be written is refused here.
+        self.alike: Any = json_text.written({**event, "delta": {**holder, key: None}})
         self.alone = alone
         self.altered = self.whole = False
 
@@ -97,20 +98,20 @@ class MessageAssembler:
         elif kind == DELTA:
             self._note_delta(_index(event), _object(event, "delta"))
         elif kind == MESSAGE:
-            _update(
-                self._message, {key: value for key, value in event.items() if key not in ("type", "delta", "usage")}
-            )
-            _update(self._message, _object(event, "delta"))
-            usage = dict(record(self._message.get("usage")))
-            _update(usage, record(event.get("usage")))
-            self._message["usage"] = usage
+            beside = {key: value for key, value in event.items() if key not in _NOT_OF_MESSAGES}
+            _update(self._message, beside | _object(event, "delta"))
+            if usage := record(event.get("usage")):
+                known = self._message["usage"] = dict(record(self._message.get("usage")))
+                _update(known, usage)
 
     def _note_delta(self, index: int, delta: dict[str, Any]) -> None:
         if delta.get("type") == "signature_delta":
             self._blocks.setdefault(index, {"type": "thinking"})["signature"] = delta.get("signature")
         elif delta.get("type") == "citations_delta":
             block = self._blocks.setdefault(index, {"type": "text"})
-            block["citations"] = [*(block.get("citations") or ()), delta.get("citation")]
+            if not isinstance(block.get("citations"), list):
+                block["citations"] = []
+            block["citations"].append(delta.get("citation"))
 
 
 def read_event(frame: bytes) -> tuple[str, dict[str, Any]]:

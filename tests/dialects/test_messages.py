@@ -246,6 +246,7 @@ def test_document_before_the_message_began_is_an_empty_one() -> None:
         event("content_block_start", index=0),
         event("message_start"),
         delta("}{", kind="tool_use"),
+        delta("x").replace(b'"index"', b'"deep":%b,"index"' % (b"[" * 1100 + b"]" * 1100)),
     ],
 )
 def test_what_can_not_be_read_is_no_message_silently_without_it(frame: bytes) -> None:

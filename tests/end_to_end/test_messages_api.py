@@ -8,7 +8,7 @@ import pytest
 from tests.cuts import messages
 from tests.message_events import PING, Block, event, message
 from tests.proxy_under_test import PROMPT, Serve
-from tests.stage import Stage
+from tests.stage import Stage, staged
 
 MESSAGES = "/v1/messages"
 UPSTREAM = b"/apps/anthropic/v1/messages"
@@ -76,6 +76,30 @@ async def test_key_of_ours_goes_up_as_the_api_key(path: str, perform: Serve, sta
     assert (turn.all("x-api-key"), turn.all("authorization")) == ([b"sk-ours"], [])
     turn.reply("200 OK", "Content-Type: application/json", body=b"{}")
     await (await client.answer()).read()
+
+
+async def test_spare_has_its_own_path_and_key(perform: Serve, stage: Stage) -> None:
+    """When the first of two plans is throttled; below the path of the message, too."""
+    async with staged() as spare:
+        tee = await perform(
+            upstream={"key": "sk-first", "spares": ["spare"], "weight": 1000},
+            upstreams={"spare": {"url": spare.url, "key": "sk-spare", "messages_path": "/plan/messages"}},
+            retries={"attempts": 1},
+        )
+        for path in ("", "/count_tokens"):
+            client = await tee.send("POST", MESSAGES + path, body=body())
+            refused = await stage.next()
+            await refused.body()
+            assert (refused.target, refused.all("x-api-key")) == (UPSTREAM + path.encode(), [b"sk-first"])
+            refused.reply("429 No", body=b'{"type":"error","error":{"type":"rate_limit_error","message":"x"}}')
+            if path:  # a body that passes through is not held, so it can't be sent again
+                await (await client.answer()).read()
+                continue
+            turn = await spare.next()
+            await turn.body()
+            assert (turn.target, turn.all("x-api-key")) == (b"/plan/messages", [b"sk-spare"])
+            turn.reply("200 OK", "Content-Type: application/json", body=b"{}")
+            await (await client.answer()).read()
 
 
 async def test_key_of_ours_opens_nothing_else_of_it(perform: Serve) -> None:
