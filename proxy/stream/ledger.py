@@ -1,14 +1,20 @@
-"""The ledger: how much memory is held for streams, by kind, beside the limit on the sum of all; and relief from it.
+"""Counts how much memory streams hold, by kind, and frees memory when that is more than allowed.
 
-Frames are counted as they come, by an addition; everything else in bulk: when it is made and dropped, with every 64
-frames, or by the hub's survey. Whoever makes it too much calls `on_over_limit`, which must act in a turn of its own.
+Frames are counted one by one as they come, since that is one addition. Everything else is counted in bulk: when it is
+created or dropped, after every 64 frames, or by the hub's survey. When the sum exceeds the limit, `on_over_limit` is
+called. It must not free memory at once, but in a later turn of the event loop: its caller may be in the middle of
+appending to a log or of walking over all streams.
 
-What is done about too much, once no kept stream is left that could be forgotten, in this order: what all followers of
-a stream have been sent is dropped, of the largest first; then also what only followers with clogged sinks have yet to
-be sent, as when a single log reaches its limit; then the largest are paused, that is, their upstreams are not read. No
-running stream is ended. Those that hold little are read on, so that a few clients that don't read hold up none but
-their own streams.
-Must not know: time, sockets, who is found by which key.
+Memory is freed in this order, and no further than necessary:
+
+1. The hub forgets kept streams that nobody follows.
+2. Frames that all followers have been sent are dropped, from the streams that hold most.
+3. Frames that only followers with clogged sinks have yet to be sent are dropped, too, as when a single log is full.
+4. The streams that hold most are paused: their upstreams are not read. Streams that hold little are read on, so that
+   a few clients that don't read delay only their own streams.
+
+No running stream is ended.
+Must not know: time, sockets, keys of streams.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,65 +25,65 @@ LOGS = "logs"
 UNFINISHED = "unfinished_frames"
 """Frames that have begun and not ended."""
 TRANSCRIPTS = "transcripts"
-"""What streams have said, as modes that rewrite need it."""
+"""What rewriting modes keep of the text of streams."""
 SPANS = "rendered_spans"
-"""What was rendered last in each view."""
+"""The bytes that each view rendered last."""
 UNSENT = "unsent"
-"""What was written to clients and waits in this process for them to take it."""
+"""Bytes that were written to clients, and wait in this process because the clients do not take them."""
 NAMES = "shared_routes"
-"""Targets and bodies by which shared routes tell their streams apart, and ask again."""
+"""The targets and bodies of shared routes: they identify a stream, and are sent again when it is reopened."""
 BODIES = "request_bodies"
 """Bodies of calls that outlive their clients; those of others are counted by their clients' connections."""
 KINDS = (LOGS, UNFINISHED, TRANSCRIPTS, SPANS, UNSENT, NAMES, BODIES)
 
 FRAME_BYTES = 48  # of memory that a frame takes beside its own bytes: a header of 33, a pointer of 8, rounding
-_LOW = 15 / 16  # of the limit: who makes room makes so much that the next event does not exceed it again
-_GROWTH = 8  # a part of the limit that all which are read on may add to it: an eighth
-_LEAST_BYTES = 4096  # what each may hold in any case
-_READ_BYTES = 256 * 1024  # what a read may add
-_AT_ONCE_BYTES = 64 * 1024
+_LOW = 15 / 16  # of the limit: memory is freed down to this, so that the next event does not exceed the limit again
+_GROWTH = 8  # streams that are not paused may together exceed the limit by an eighth of it
+_LEAST_BYTES = 4096  # a stream that holds no more than this is never paused
+_READ_BYTES = 256 * 1024  # that one turn of reading may add to a stream
+_AT_ONCE_BYTES = 64 * 1024  # more than this, and a stream that exceeds the limit is paused at once
 
 
 class Holder(Protocol):
-    """What holds memory: a Stream."""
+    """A Stream, as far as it is needed here."""
 
     @property
     def waits_for_client(self) -> bool:
-        """Return whether reading on would only have more wait for the client that it was begun for."""
+        """Return whether the client that the stream was begun for is slower than its upstream."""
 
-    throttled: bool  # its upstream is not read, for the sake of memory
+    throttled: bool  # its upstream is not read, to save memory
 
     @property
     def held_bytes(self) -> int:
-        """Return how much memory it holds, as far as that is counted."""
+        """Return how many bytes of memory it holds, of those that are counted."""
 
     @property
     def sealed(self) -> bool:
         """Return whether it has ended."""
 
     def drop_past(self, *, spare_slow: bool) -> None:
-        """Drop what all followers have been sent; without `spare_slow`, all but those with clogged sinks."""
+        """Drop frames that all followers have been sent; without `spare_slow`, clogged followers don't count."""
 
     def throttle(self, throttled: bool) -> None:
-        """Have its upstream not be read, or read on."""
+        """Stop reading its upstream, or continue."""
 
 
 class Ledger:
-    """Counts the bytes held; whoever makes them more than `max_bytes` calls `on_over_limit`."""
+    """Counts the bytes that are held, and calls `on_over_limit` when they exceed `max_bytes`."""
 
     __slots__ = ("_max_bytes", "_others", "ahead_bytes", "bytes", "on_over_limit", "room_bytes")
 
     def __init__(self, max_bytes: int) -> None:
-        self.bytes = 0  # of frames and streams; who appends to a log adds to it, and compares it with `room_bytes`
-        self.room_bytes = max_bytes  # what everything else leaves for them
-        self.ahead_bytes = max_bytes // _GROWTH  # of each stream that may be held before they are counted
-        self.on_over_limit: Callable[[Holder | None], None] = lambda holder: None  # told who made it too much
+        self.bytes = 0  # of frames and streams; streams add to it directly, and compare it with `room_bytes`
+        self.room_bytes = max_bytes  # the limit without what all other kinds hold
+        self.ahead_bytes = max_bytes // _GROWTH  # how much each stream may hold uncounted
+        self.on_over_limit: Callable[[Holder | None], None] = lambda holder: None  # called with the stream that grew
         self._max_bytes = max_bytes
         self._others = dict.fromkeys(KINDS, 0)
 
     @property
     def max_bytes(self) -> int:
-        """Return how much may be held in all."""
+        """How many bytes may be held in all."""
         return self._max_bytes
 
     @max_bytes.setter
@@ -87,28 +93,28 @@ class Ledger:
 
     @property
     def total_bytes(self) -> int:
-        """Return how much is held in all."""
+        """How many bytes are held in all."""
         return self._max_bytes - self.room_bytes + self.bytes
 
     @property
     def over(self) -> bool:
-        """Return whether more is held than may be."""
+        """Whether more is held than is allowed."""
         return self.bytes > self.room_bytes
 
     @property
     def tight(self) -> bool:
-        """Return whether so much is held that the next event might be too much."""
+        """Whether so much is held that the next events may exceed the limit."""
         return self.total_bytes > self._max_bytes * _LOW
 
     def count(self, kind: str, size_bytes: int, holder: Holder | None = None) -> None:
-        """Add to what is held of a kind, by a holder; less than nothing to take away."""
+        """Add bytes of a kind, held by `holder`; a negative number removes them."""
         self._others[kind] += size_bytes
         self.room_bytes -= size_bytes
         if size_bytes > 0 and self.bytes > self.room_bytes:
             self.on_over_limit(holder)
 
     def divide(self, streams: int) -> None:
-        """Let what so many streams hold before it is counted be no more than a part of the limit."""
+        """Set `ahead_bytes` for so many streams, so that all of it together is an eighth of the limit."""
         self.ahead_bytes = self._max_bytes // (_GROWTH * max(1, streams))
 
     def by_kind(self) -> Mapping[str, int]:
@@ -117,24 +123,24 @@ class Ledger:
 
 
 class Relief:
-    """Drops the past of streams and pauses them while too much memory is held."""
+    """Drops old frames of streams, and pauses streams, while more memory is held than allowed."""
 
     __slots__ = ("_ledger", "_let_on", "_paused")
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._paused: dict[Holder, None] = {}
-        self._let_on: Holder | None = None  # the one of the large that is read on, so that memory gets free in the end
+        self._let_on: Holder | None = None  # the one large stream that is read on: it will end, and free its memory
 
     def hold(self, holder: Holder) -> None:
-        """Pause one that has just made it too much, at once if it is large: libuv reads up to 32 times in a turn."""
+        """Pause the stream that has just exceeded the limit, if it is large: libuv reads up to 32 times in a turn."""
         if holder is not self._let_on and holder.held_bytes > _AT_ONCE_BYTES:
             holder.throttle(True)
             if holder.throttled:
                 self._paused[holder] = None
 
     def relieve(self, running: Sequence[Holder], ended: Sequence[Holder]) -> None:
-        """Bring what is held within its limit, or have it grow by no more than a part; `ended` are still followed."""
+        """Free memory until the limit is kept, or pause what makes it grow; `ended` streams are still followed."""
         ledger = self._ledger
         largest = sorted([*running, *ended], key=lambda stream: -stream.held_bytes)
         for spare_slow in (True, False):
@@ -149,7 +155,7 @@ class Relief:
             self.let_on()
 
     def let_on(self) -> None:
-        """Have paused streams read on, as many as there is room for, and one at least."""
+        """Continue paused streams, as many as there is room for, and one at least."""
         self._paused = {stream: None for stream in self._paused if not stream.sealed}
         room = self._ledger.max_bytes - self._ledger.total_bytes
         for stream in list(self._paused)[: max(1, room // _READ_BYTES)]:
@@ -159,7 +165,7 @@ class Relief:
             self._let_on = None
 
     def _pause(self, running: Sequence[Holder]) -> None:
-        """Pause those that hold more than their share, but one that is not held up by its own client."""
+        """Pause the streams that hold more than their share, except for one whose client is quick enough."""
         share = max(_LEAST_BYTES, self._ledger.max_bytes // (_GROWTH * max(1, len(running))))
         large = [stream for stream in running if stream.held_bytes > share]
         if self._let_on is None or self._let_on.sealed or self._let_on.waits_for_client:
