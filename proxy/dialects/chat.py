@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from proxy.dialects.choices import ChoiceDocuments
-from proxy.dialects.delta import Delta, json_object, record
+from proxy.dialects.delta import Delta, index_of, json_object, record
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.generated import generated
@@ -73,7 +73,7 @@ class ChatReader(LearningReader):
             self.ended = True
             return None
         chunk = json_object(data or b"")
-        choices, usage = chunk.get("choices"), chunk.get("usage")
+        choices, usage = chunk.get("choices"), chunk.get("usage") or record(chunk.get("x_groq")).get("usage")
         if named or not (choices or usage) or "error" in chunk:
             self._note_failure(frame, data or b"", chunk, named)
         if self.model is None and isinstance(model := chunk.get("model"), str):
@@ -100,8 +100,7 @@ class ChatReader(LearningReader):
         for place, choice in enumerate(choices):
             if type(choice) is not dict:
                 continue
-            stated, reason = choice.get("index"), choice.get("finish_reason")
-            index = stated if type(stated) is int else place
+            index, reason = index_of(choice, place), choice.get("finish_reason")
             if "error" in choice:
                 self._fail(_in_choice(failure(b"", b"", {"error": choice["error"]}, named=False)))
             self._finish(index, reason)
@@ -161,9 +160,8 @@ class ChatDocuments(ChoiceDocuments):
         found = []
         for place, choice in enumerate(document.get("choices") or ()):
             if isinstance(choice, dict) and isinstance(delta := _delta(choice), dict):
-                index = choice.get("index")
                 whole = delta is choice.get("message")
-                found.append(Delta(index if type(index) is int else place, choice, delta, "content", whole=whole))
+                found.append(Delta(index_of(choice, place), choice, delta, "content", whole=whole))
         return found
 
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from proxy.dialects.choices import ChoiceDocuments
-from proxy.dialects.delta import Delta, json_object, record, records
+from proxy.dialects.delta import Delta, index_of, json_object, record, records
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.failure import FOREIGN, failure, foreign, stated_status
 from proxy.dialects.generated import generated
@@ -118,8 +118,7 @@ class DashScopeReader(LearningReader):
         kind, messages = None, _messages(output)
         choices = isinstance(output.get("choices"), list)
         for place, message in enumerate(messages):
-            stated = message.get("index")
-            index = stated if choices and type(stated) is int else place
+            index = index_of(message, place) if choices else place
             if choices or "finish_reason" in message:
                 self._finish(index, message.get("finish_reason"))
             found = generated(message)
@@ -164,7 +163,7 @@ class DashScopeDocuments(ChoiceDocuments):
         output = document["output"]
         if isinstance(choices := output.get("choices"), list):
             return [
-                Delta(index if type(index := choice.get("index")) is int else place, choice, message, "content")
+                Delta(index_of(choice, place), choice, message, "content")
                 for place, choice in enumerate(records(choices))
                 if isinstance(message := choice.get("message"), dict)
             ]

@@ -214,5 +214,7 @@ def count(usage: Any, name: str, part: str | None = None) -> int:
     if part is not None:
         stated = stated.get(part) if isinstance(stated, dict) else None
     if isinstance(stated, float) and stated.is_integer():  # False for infinity
-        stated = int(stated)
+        return max(0, int(stated))
+    if isinstance(stated, str) and stated.isdecimal() and len(stated) < 19:
+        return int(stated)
     return stated if isinstance(stated, int) and stated > 0 else 0

@@ -347,9 +347,14 @@ def test_what_follows_a_stamped_tail_is_no_part_of_its_line(frame: bytes) -> Non
 
 BY_LINES = [
     [b'data: {"a":1}\n', b'data: {"b":2}\n', b"data: [DONE]\n"],
-    [b'data:{"a":1}\r\n', b"data:[DONE]\r\n", b"\r\n", b"data: x\n"],
-    [b'{"a":1}\n', b'{"b":2}\n', b"\n", b'{"c":3}\n'],
-    [b'\xef\xbb\xbfdata: {"a":1}\n', b'data: {"b":[]}\n', b": ping\n"],
+    [b'data:{"a":1}\r\n', b"data:[DONE]\r\n", b"\r\ndata: x\n"],
+    [b'{"a":1}\n', b'{"b":2}\n', b'\n{"c":3}\n'],
+    [b'\xef\xbb\xbfdata: {"a":1}\n', b'data: {"b":[]}\n', b': ping\ndata: {"c":[]}\n', b"data\n"],
+    [b'data: {"a":1}\r', b'data: {"b":2}\r', b"data: [DONE]\n"],
+    [b'id:1\nevent:x\n:c\ndata:{"a":1}\n', b'id:2\nevent:x\n:c\ndata:{"b":2}\n'],
+    [b":c\n\n", b"id:1\n\n", b'event: x\ndata: {"a":1}  \n', b': c\ndata: {"b":2}\n', b"retry: 1\n\n"],
+    [b'event: x\ndata: {"a":1}\n', b'data: {"a":1}\n', b"\ndata: x\n"],
+    [b'data: {"a":1}\n', b' \ndata: {"b":2}\n'],
 ]
 IN_BLOCKS = [
     [b'data: {"a":1}\n\n', b'data: {"a":1}\ndata: {"b":2}\n\n'],
@@ -357,13 +362,13 @@ IN_BLOCKS = [
     [b'data: {"a":1}\ndata\n\n'],
     [b'data: {"a":1}\nid: 1\n\n'],
     [b'data: {"a":1}\r\r', b'data: {"b":2}\n\n'],
-    [b'event: x\ndata: {"a":1}\ndata: {"a":1}\n\n'],
+    [b":c\n\n", b'data: {"a":1}\nevent: x\n\n', b'data: {"a":1}\ndata: {"b":2}\n\n'],
 ]
 
 
 @pytest.mark.parametrize("frames", BY_LINES + IN_BLOCKS)
 def test_lines_of_json_without_blank_lines_are_frames(frames: list[bytes]) -> None:
-    """However they are cut into reads; a body that is not so from its first line on goes by blank lines."""
+    """However they are cut into reads; a body that is not so from its first data on goes by blank lines."""
     for cut in cuts(b"".join(frames), b""):
         found, tail = split(cut.reads)
         assert (found, tail) == (frames, b"")
