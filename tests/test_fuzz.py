@@ -98,6 +98,7 @@ def mutated(draw: st.DrawFn) -> list[bytes]:
 @given(st.sampled_from(list(MODES_OF)), st.one_of(streams, noise, mutated()), st.integers(0, 1 << 16), st.booleans())
 @example(next(iter(MODES_OF)), [chunk_frame("a")[:-3] + b',"x":' + DEEP + b"}\n\n", FINISH, DONE], 0, False)
 @example(next(iter(MODES_OF)), [chunk_frame("a", seq=1849372918237462528)] * 12 + [FINISH, DONE], 0, False)
+@example(next(iter(MODES_OF)), [b'data: {"code": "\\ud800", "detail": 1}\n\n'], 0, False)
 def test_whatever_comes_hurts_nobody(dialect: Dialect, said: list[bytes], seed: int, alone: bool) -> None:
     """Cut into reads at random, or a frame a read; with all modes, or to one client of mode raw."""
     body = b"".join(said)

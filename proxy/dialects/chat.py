@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import orjson
 
 from proxy.dialects.choices import ChoiceDocuments
 from proxy.dialects.delta import Delta, index_of, json_object, record
@@ -10,6 +9,7 @@ from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.generated import generated
 from proxy.dialects.reader import LearningReader
+from proxy.wire import json_text
 from proxy.wire.errors import ProxyError, RequestError
 from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import Members, members
@@ -26,7 +26,7 @@ def error_body(error: ProxyError) -> dict[str, Any]:
 
 def error_data(message: str, code: str) -> bytes:
     """Return the data of the event that ends a failed stream."""
-    return orjson.dumps({"error": {"message": message, "type": "stream_error", "code": code}})
+    return json_text.written({"error": {"message": message, "type": "stream_error", "code": code}})
 
 
 class ChatRequests:

@@ -26,6 +26,7 @@ class Subscription:
         "_projection",
         "_rank",
         "_sent_bytes",
+        "ahead_bytes",
         "awaits_turn",
         "cohort",
         "ended",
@@ -36,12 +37,15 @@ class Subscription:
         "stream",
     )
 
-    def __init__(self, stream: "Stream", view: View, sink: Sink, offset: int, heartbeat_s: float = 0) -> None:
+    def __init__(
+        self, stream: "Stream", view: View, sink: Sink, offset: int, heartbeat_s: float = 0, ahead_bytes: int = 0
+    ) -> None:
         self.stream = stream
         self.mode = view.mode
         self.sink = sink
         self._offset = offset
         self._sent_bytes = 0
+        self.ahead_bytes = ahead_bytes  # of the frame at its offset, which had not ended when it was sent them
         self._rank: Rank | None = None  # while it is in one: then the rank's offset is its own
         self.ended: str | None = None  # why, once it has ended
         self.parked = False  # sweeps skip it: it waits for its `resume`, or has ended
@@ -135,7 +139,7 @@ class Subscription:
     def go_on(self) -> None:
         """Advance by a turn's worth. Does nothing unless it is parked."""
         self.awaits_turn = False
-        if not self.parked or self.ended is not None:
+        if not self.parked or self.ended is not None or (self.ahead_bytes and not self._finish_frame()):
             return
         if self.is_far_behind:
             self._catch_up()
@@ -143,6 +147,40 @@ class Subscription:
             self.stream.unpark(self)
             self.advance()
         self.stream.resume_writer()
+
+    def go_ahead(self, lines: bytes) -> bool:
+        """Send the first lines of a frame that has not ended, as far as they are new; return whether it was sent any.
+
+        Until the frame has ended it is parked. What the sink does not take is sent with the rest of the frame.
+        """
+        more = lines[self.ahead_bytes :]
+        try:
+            if more and self.sink.write(Span(self._offset, self._offset, more)):
+                if not self.parked:
+                    self.mark_parked()
+                self.ahead_bytes += len(more)
+                self._sent_bytes += len(more)
+        except Exception as error:
+            self.break_off(error)
+        return self.ahead_bytes > 0
+
+    def _finish_frame(self) -> bool:
+        """Send the rest of the frame that it has been sent lines of; return whether it may go on."""
+        log, sink = self._log, self.sink
+        if not log.start <= self._offset < log.end:
+            return self._offset < log.start or log.ending is not None
+        rest = log.frames[self._offset - log.start][self.ahead_bytes :]
+        try:
+            if rest and not sink.write(Span(self._offset, self._offset + 1, rest)):
+                sink.on_writable(self.resume)
+                return False
+        except Exception as error:
+            self.break_off(error)
+            return False
+        self._offset += 1
+        self._sent_bytes += len(rest)
+        self.ahead_bytes = 0
+        return True
 
     def beat(self) -> None:
         """Send a heartbeat between two frames, in the dialect's form, unless frames are waiting to be sent."""
@@ -252,6 +290,7 @@ class Subscription:
         self.ended = COMPLETE.reason if whole else ending.reason if alone else "failed"
         try:
             words, properly = self._projection.ending(ending, self.offset)
+            words = words[self.ahead_bytes :]
             self._sent_bytes += len(words)
             (self.sink.close if properly else self.sink.abort)(last + words)
         except Exception as error:

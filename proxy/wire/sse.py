@@ -58,6 +58,11 @@ class Splitter:
         return self._held is not None or self._by_lines is not False
 
     @property
+    def holds_lines(self) -> bool:
+        """True while an incomplete frame is held of which all lines are complete."""
+        return self._held is not None and self._held[-1] in _LINE_ENDS
+
+    @property
     def held_bytes(self) -> int:
         """How much of a frame that has not ended is held."""
         return 0 if self._held is None else len(self._held)
