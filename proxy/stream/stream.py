@@ -18,7 +18,7 @@ from typing import Any
 from proxy.dialects.dialect import Reader
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
 from proxy.stream.endings import LOG_LIMIT, Ending
-from proxy.stream.faults import log_fault, tell
+from proxy.stream.faults import Faults, log_fault, tell
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.ledger import FRAME_BYTES, LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
@@ -44,6 +44,7 @@ class Stream:
         "_ahead",
         "_call_soon",
         "_counted",
+        "_faults",
         "_ledger",
         "_log",
         "_on_answered",
@@ -117,6 +118,7 @@ class Stream:
         self._when_sealed: tuple[Callable[[Ending], object], ...] = ()
         self._on_answered: tuple[Callable[[Ending], object], ...] = ()
         self._transcript: Transcript | None = None
+        self._faults: Faults | None = None  # of its followers; None: there were none
         self._ledger = ledger
         self._counted: dict[str, int] = {}  # bytes of each kind that are in the ledger for it, beside its frames
         self._call_soon = call_soon
@@ -417,10 +419,18 @@ class Stream:
 
     def _drop_projections(self) -> None:
         """Drop them: they hold what they rendered last, of a short answer all of it twice, and refer back to this."""
+        if self._faults is not None:
+            self._faults.report()
         self._projections.clear()
         self._raw = None
         self.count(SPANS, 0)
         self.count(UNSENT, 0)
+
+    def note_fault(self, what: str, error: Exception) -> None:
+        """Note that something of a follower has raised an error; of many that do, few are logged."""
+        if self._faults is None:
+            self._faults = Faults()
+        self._faults.note(what, error)
 
     def _let_go(self, name: str) -> None:
         count = self.holds.pop(name) - 1

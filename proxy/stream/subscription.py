@@ -8,7 +8,6 @@ Keeps laws 5 (prefix), 6 (independence) and 8 (resume).
 from typing import TYPE_CHECKING
 
 from proxy.stream.endings import COMPLETE, DRAINED, INTERNAL_ERROR, TOO_SLOW, Ending
-from proxy.stream.faults import log_fault
 from proxy.stream.interfaces import Sink, Transport
 from proxy.stream.projections import SPAN_BYTES, Heartbeat, Projection, Span, View
 from proxy.stream.rank import Rank, Ranks
@@ -229,7 +228,7 @@ class Subscription:
 
     def break_off(self, error: Exception) -> None:
         """End this follower alone, because what it is written with has raised an error: the stream goes on."""
-        log_fault("what a follower is written with", error)
+        self.stream.note_fault("what a follower is written with", error)
         self.fail(INTERNAL_ERROR)
 
     # A Member of its cohort, by itself or in a rank
@@ -299,9 +298,9 @@ class Subscription:
 
     def _abort(self, error: Exception) -> None:
         """End without a word, because the end that was due has raised an error."""
-        log_fault("the end of a follower", error)
+        self.stream.note_fault("the end of a follower", error)
         self.ended = INTERNAL_ERROR.reason
         try:
             self.sink.abort(b"")
         except Exception as again:
-            log_fault("the end of a follower", again)
+            self.stream.note_fault("the end of a follower", again)
