@@ -99,6 +99,7 @@ def mutated(draw: st.DrawFn) -> list[bytes]:
 @example(next(iter(MODES_OF)), [chunk_frame("a")[:-3] + b',"x":' + DEEP + b"}\n\n", FINISH, DONE], 0, False)
 @example(next(iter(MODES_OF)), [chunk_frame("a", seq=1849372918237462528)] * 12 + [FINISH, DONE], 0, False)
 @example(next(iter(MODES_OF)), [b'data: {"code": "\\ud800", "detail": 1}\n\n'], 0, False)
+@example(next(iter(MODES_OF)), [b"data:{}\n", b"\0", b"\n", b"data:{"], 1, False)
 def test_whatever_comes_hurts_nobody(dialect: Dialect, said: list[bytes], seed: int, alone: bool) -> None:
     """Cut into reads at random, or a frame a read; with all modes, or to one client of mode raw."""
     body = b"".join(said)

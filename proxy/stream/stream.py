@@ -194,7 +194,7 @@ class Stream:
         """Add a follower and advance it; one that is far behind, when it has its turn."""
         self.end_bypass()
         self.subscriptions[subscription] = None
-        if subscription.ahead_bytes and subscription.offset == self._log.end:
+        if subscription.is_ahead:
             subscription.parked = True
             self._ahead.append(subscription)
         elif subscription.is_far_behind:
@@ -294,10 +294,12 @@ class Stream:
         """Have those who were sent lines of a frame go on, since it has ended, or the stream has."""
         if self._ahead:
             ahead, self._ahead = self._ahead, []
-            if self._log.ending is None:
-                self._log.tail = b""
             for follower in ahead:
                 follower.resume()
+            if self._log.ending is None:
+                self._ahead = [one for one in ahead if one.ended is None and one.is_ahead]
+                left = max([one.ahead_bytes for one in self._ahead], default=0)
+                self._log.tail = self._log.tail[-left:] if left else b""
 
     def lone_follower(self) -> Subscription | None:
         """Return the only follower, out of its rank, if a bypass can serve it.

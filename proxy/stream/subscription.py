@@ -73,7 +73,12 @@ class Subscription:
     @property
     def clogged(self) -> bool:
         """Return whether it is its sink that takes no more."""
-        return self.parked and not self.awaits_turn
+        return self.parked and not self.awaits_turn and not self.is_ahead
+
+    @property
+    def is_ahead(self) -> bool:
+        """Return whether it has been sent lines of a frame that has not ended."""
+        return self.ahead_bytes > 0 and self.offset == self._log.end
 
     @property
     def is_far_behind(self) -> bool:
@@ -164,22 +169,25 @@ class Subscription:
         return self.ahead_bytes > 0
 
     def _finish_frame(self) -> bool:
-        """Send the rest of the frame that it has been sent lines of; return whether it may go on."""
+        """Send the rest of the frame that it has been sent lines of; return whether it may go on.
+
+        The lines may turn out to be of several frames, the last of which has not ended.
+        """
         log, sink = self._log, self.sink
-        if not log.start <= self._offset < log.end:
-            return self._offset < log.start or log.ending is not None
-        rest = log.frames[self._offset - log.start][self.ahead_bytes :]
-        try:
-            if rest and not sink.write(Span(self._offset, self._offset + 1, rest)):
-                sink.on_writable(self.resume)
+        while self.ahead_bytes and log.start <= self._offset < log.end:
+            frame = log.frames[self._offset - log.start]
+            rest = frame[self.ahead_bytes :]
+            try:
+                if rest and not sink.write(Span(self._offset, self._offset + 1, rest)):
+                    sink.on_writable(self.resume)
+                    return False
+            except Exception as error:
+                self.break_off(error)
                 return False
-        except Exception as error:
-            self.break_off(error)
-            return False
-        self._offset += 1
-        self._sent_bytes += len(rest)
-        self.ahead_bytes = 0
-        return True
+            self._offset += 1
+            self._sent_bytes += len(rest)
+            self.ahead_bytes = max(0, self.ahead_bytes - len(frame))
+        return not self.ahead_bytes or self._offset < log.start or log.ending is not None
 
     def beat(self) -> None:
         """Send a heartbeat between two frames, in the dialect's form, unless frames are waiting to be sent."""

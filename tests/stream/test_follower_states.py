@@ -103,7 +103,7 @@ class Scene:
             assert not follower.cohort.live
             assert stream.bypass is None
             return "closing"
-        if follower.ahead_bytes and follower.offset == stream.log.end:
+        if follower.is_ahead:
             assert follower.parked
             assert follower in stream._ahead
             assert stream.bypass is None
