@@ -209,7 +209,8 @@ class Connection:
 
     def _new_parser(self) -> httptools.HttpResponseParser:
         parser = httptools.HttpResponseParser(self)
-        parser.set_dangerous_leniencies(lenient_chunked_length=True)  # chunks override a length (RFC 9112 section 6.3)
+        # Chunks override a length (RFC 9112 section 6.3), and spaces may stand behind a chunk's size (section 7.1.1).
+        parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_spaces_after_chunk_size=True)
         return parser
 
     # asyncio.Protocol

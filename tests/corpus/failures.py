@@ -71,6 +71,9 @@ ENTRIES = {
     "Go's http.Error": failing(b"context deadline exceeded\n", "context deadline exceeded", b""),
     "API Gateway": failing(b'{"message": "Endpoint request timed out"}', "JSON in place of events", b""),
     "JSON that is cut off": failing(b'data: {"choices": [{"delta": {"content": "l\n\n', "no JSON"),
+    "error within an event that was cut off": failing(
+        b'data: {"choices": [{"delta": {"con\n' + event({"type": "error", "error": {"message": "boom"}}), "no JSON"
+    ),
     "two objects in a line": failing(b"data: {}{}\n\n", "no JSON"),
     "data within data": failing(b"data: " + STOP, "no JSON"),
     "lines of JSON": Entry(
