@@ -1,6 +1,7 @@
 """Cutting a body into frames, reading a frame's fields, writing an id into it."""
 
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -372,6 +373,21 @@ def test_lines_of_json_without_blank_lines_are_frames(frames: list[bytes]) -> No
     for cut in cuts(b"".join(frames), b""):
         found, tail = split(cut.reads)
         assert (found, tail) == (frames, b"")
+
+
+_LINES = [b'data: {"a":1}', b'data:{"b":2} ', b"data: [DONE]", b'{"c":3}', b"data: x", b": c", b"id: 1", b"data", b""]
+_soups = st.lists(st.tuples(st.sampled_from(_LINES), st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"])), max_size=12)
+
+
+@given(_soups, st.lists(st.floats(0, 1), max_size=6))
+def test_lines_of_json_are_cut_the_same_however_they_come(soup: list[tuple[bytes, bytes]], parts: list[float]) -> None:
+    """Whether or not it turns out that lines end frames (law 2); and all frames together are the body (law 1)."""
+    body = b"".join(line + end for line, end in soup)
+    places = sorted(round(part * len(body)) for part in parts)
+    whole, tail = split([body])
+    assert b"".join(whole) + tail == body
+    for reads in ([body[a:b] for a, b in pairwise([0, *places, len(body)])], [bytes([byte]) for byte in body]):
+        assert split([read for read in reads if read]) == (whole, tail)
 
 
 def test_line_of_json_leaves_before_the_next_one_is_whole() -> None:
