@@ -39,6 +39,13 @@ def read(data: bytes) -> Any:
     return json.loads(text, strict=False, parse_int=lambda digits: int(digits[:18]))
 
 
+def joined(content: Any) -> Any:
+    """Return the text of a content that may be in parts."""
+    if not isinstance(content, list):
+        return content
+    return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+
+
 def _index(item: dict[str, Any], place: int) -> int:
     stated = item.get("index")
     return place if stated is None else int(stated)
@@ -75,9 +82,7 @@ class Heard:
         if not isinstance(delta, dict):
             return
         for name in ("content", *TEXTS):
-            said = delta.get(name)
-            if isinstance(said, list):
-                said = "".join(part.get("text") or "" for part in said if isinstance(part, dict))
+            said = joined(delta.get(name))
             if isinstance(said, str):
                 self.texts[name] = self._sum(self.texts.get(name, ""), said)
         for place, call in enumerate(filter(None, delta.get("tool_calls") or ())):
@@ -99,7 +104,7 @@ class Heard:
     def problems(self, entry: Entry) -> list[str]:
         found = []
         wanted = {"content": entry.text} | {
-            name: text or "" for name, text in entry.message.items() if name in (*TEXTS, "content")
+            name: joined(text) or "" for name, text in entry.message.items() if name in (*TEXTS, "content")
         }
         for name, text in wanted.items():
             if self.texts.get(name, "") != text:
@@ -130,9 +135,7 @@ def document_problems(dialect: Dialect, entry: Entry, document: Any) -> list[str
         message = choices[0].get("message")
     else:
         message = told.get("message") or (told.get("workflow_message") or {}).get("message") or told
-    text = message.get("content", message.get("text")) or ""
-    if isinstance(text, list):
-        text = "".join(part.get("text") or "" for part in text)
+    text = joined(message.get("content", message.get("text"))) or ""
     if "content" not in entry.message and text != entry.text:
         found.append(f"its text is {text!r}")
     return found + lacks(message, entry.message)

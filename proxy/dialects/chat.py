@@ -101,12 +101,13 @@ class ChatReader(LearningReader):
             if type(choice) is not dict:
                 continue
             index, reason = index_of(choice, place), choice.get("finish_reason")
-            if "error" in choice:
-                self._fail(_in_choice(failure(b"", b"", {"error": choice["error"]}, named=False)))
+            delta = choice.get("delta") or choice.get("message")
+            for place_of_error in (choice, delta):
+                if type(place_of_error) is dict and "error" in place_of_error:
+                    self._fail(_in_choice(failure(b"", b"", {"error": place_of_error["error"]}, named=False)))
             self._finish(index, reason)
             if "usage" in choice:
                 self._take_usage(choice["usage"])
-            delta = choice.get("delta") or choice.get("message")
             found = generated(delta if type(delta) is dict else choice)
             if found is None:
                 continue

@@ -79,7 +79,7 @@ class Delta:
                     texts.append((channel(index), value))
                 elif (text := _joined(value)) is not None:
                     texts.append((channel(index), text))
-                    if others := [part for part in value if not _is_text(part)]:
+                    if others := _beside_text(value):
                         self.rest[key] = others
                 else:
                     self.rest[key] = value
@@ -181,8 +181,9 @@ class Delta:
             return
         first: dict[str, Any] = next(filter(_is_text, parts), {})
         places = [place for place, part in enumerate(parts) if _is_text(part)]
-        others = [part for part in parts if not _is_text(part)]
-        others.insert(places[0] if places else len(others), {**first, "text": text})
+        said = {**first, "text": text}
+        others = [part for part in _beside_text(parts) if part != {**first, "text": ""}]
+        others.insert(min(places[0], len(others)) if places else len(others), said)
         self.message[key] = others
 
     def _put_call(self, where: Channel, text: str) -> None:
@@ -270,9 +271,18 @@ _TEXT_TYPES = ("text", "output_text")
 def _is_text(part: Any) -> bool:
     if not isinstance(part, dict) or not isinstance(part.get("text", 0), str | None):
         return False
-    if part.keys() <= _TEXT_PART:
-        return True
-    return part.get("type") in _TEXT_TYPES and not any(says_anything(part[key]) for key in part.keys() - _TEXT_PART)
+    return part.keys() <= _TEXT_PART or part.get("type") in _TEXT_TYPES
+
+
+def _beside_text(parts: list[Any]) -> list[Any]:
+    """Return what content parts have beside text: other parts, and the annotations of texts, without the text."""
+    found = []
+    for part in parts:
+        if not _is_text(part):
+            found.append(part)
+        elif any(says_anything(part[key]) for key in part.keys() - _TEXT_PART):
+            found.append({**part, "text": ""})
+    return found
 
 
 def _joined(content: Any) -> str | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from proxy.dialects.delta import json_object, records
+from proxy.dialects.delta import json_object, record, records
 from proxy.dialects.error_codes import STATUSES_OF_TYPES
 from proxy.wire import json_text
 from proxy.wire.sse import BOM, fields
@@ -59,7 +59,7 @@ def failure(frame: bytes, data: bytes, told: dict[str, Any], *, named: bool) -> 
     error = told.get("error")
     if not named and not _says(error) and not _is_flat(told):
         return None if told or not frame.endswith(_LINE_ENDS) else _unreadable(data)  # else it may be cut off
-    inner: dict[str, Any] = error if isinstance(error, dict) else next(iter(records(error)), {})
+    inner = _inner(error)
     message = _first(_texts((inner, told), _MESSAGES)) or (error if isinstance(error, str) else None) or _detail(told)
     if message is None and not told:
         message = data.decode("utf-8", "replace")
@@ -71,6 +71,12 @@ def failure(frame: bytes, data: bytes, told: dict[str, Any], *, named: bool) -> 
         stated_status(frame) or _first(filter(None, map(_status, codes))) or _status_of_type(told, inner),
         data if told else None,
     )
+
+
+def _inner(error: Any) -> dict[str, Any]:
+    """Return the object that describes an error: the member `error`, one within it, or one in a list."""
+    found = error if isinstance(error, dict) else next(iter(records(error)), {})
+    return record(found.get("error")) or found
 
 
 def foreign(frame: bytes) -> Failure | None:
@@ -124,7 +130,7 @@ def _is_flat(told: dict[str, Any]) -> bool:
         return True
     if any(told.get(name) for name in _ANSWERS):
         return False
-    if told.get("detail") or (told.get("errors") and isinstance(told["errors"], list)):
+    if told.get("detail") or (told.get("errors") and isinstance(told["errors"], list | dict)):
         return True
     nested = told.get("base_resp")  # of MiniMax
     if isinstance(nested, dict) and _is_flat(nested):

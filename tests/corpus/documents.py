@@ -176,5 +176,8 @@ ENTRIES = {
     "usage in the delta": told(STOP + event({**BASE, "choices": [{"index": 0, "delta": {"usage": COUNT}}]}), None),
     "usage without object": told(STOP + event({"usage": COUNT})),
     "usage with choices null": told(STOP + event({**BASE, "choices": None, "usage": COUNT})),
+    "usage too large": told(chunk({}, "stop", usage={"prompt_tokens": 7, "completion_tokens": 10**30}), (7, 0)),
+    "usage below zero": told(chunk({}, "stop", usage={"prompt_tokens": -7, "completion_tokens": 5}), (0, 5)),
+    "usage in an event of its own name": told(STOP + b"event: usage\n" + USAGE),
     "no usage": told(STOP, None),
 }

@@ -89,6 +89,19 @@ ENTRIES = {
     "error after [DONE] is not looked for": Entry(
         HELLO + END + event({"error": {"message": "boom"}}), text="Hello", first=b"Hello"
     ),
+    "error within an error": failing(event({"error": {"error": {"message": "boom"}}}), "boom"),
+    "errors as an object": failing(event({"errors": {"message": "boom"}}), "boom"),
+    "error in a delta": failing(
+        event({**BASE, "choices": [{"index": 0, "delta": {"error": {"message": "boom"}}}]}), "boom"
+    ),
+    "vLLM's abort": failing(chunk({}, "abort"), "abort"),
+    "DeepSeek's lack of resources": failing(chunk({}, "insufficient_system_resource"), "insufficient"),
+    "Cloudflare": failing(event({"success": False, "errors": [{"code": 10000, "message": "boom"}]}), "boom"),
+    "Ollama": failing(event({"error": "boom: no such model"}), "boom: no such model"),
+    "XML": failing(b'<?xml version="1.0"?><Error><Code>X</Code></Error>\n\n', "HTML"),
+    "finish reason false": Entry(HELLO + chunk({}, False), **RESET),
+    "finish reason in capitals": Entry(HELLO + chunk({}, "STOP"), text="Hello", usage=None, first=b"Hello"),
+    "finish reason of a filter": Entry(HELLO + chunk({}, "sensitive"), text="Hello", usage=None, first=b"Hello"),
     # Words that are no error
     "apology": Entry(
         chunk({"content": "error: I am sorry, 500 Internal Server Error"}) + END,

@@ -108,7 +108,53 @@ ENTRIES = {
         + LO
         + STOP
     )._replace(document={"output": {"search_info": {"search_results": [{"url": "u"}]}}, "request_id": "r-1"}),
+    "index as text": said(
+        result({"choices": [{"index": "0", "message": {"content": "Hel"}, "finish_reason": "null"}]}) + LO + STOP
+    ),
+    "message null": said(result({"choices": [{"message": None, "finish_reason": "null"}]}) + HEL + LO + STOP),
+    "content null": said(native({"role": "assistant", "content": None}) + HEL + LO + STOP),
+    "finish reason missing": said(
+        result({"choices": [{"message": {"content": "Hel"}}]})
+        + result({"choices": [{"message": {"content": "lo"}}]})
+        + STOP
+    ),
+    "flag in place of a finish reason": said(
+        result({"text": "Hel", "finished": False}) + result({"text": "lo", "finished": True})
+    ),
+    "tool call, all so far": Entry(
+        native({"content": "", "tool_calls": [A]})
+        + native({"content": "", "tool_calls": [{**A, "function": {"name": "time", "arguments": "{}"}}]}, "tool_calls"),
+        first=b"time",
+        message={"tool_calls": [TIME]},
+    ),
+    "workflow, all so far": Entry(
+        result({"workflow_message": {"message": {"content": "Hel"}}, "finish_reason": "null"})
+        + result({"workflow_message": {"message": {"content": "Hello"}}, "finish_reason": "stop"}),
+        text="Hello",
+        first=b"Hel",
+    ),
+    "same text so far": Entry(
+        native({"content": "ha"}) + native({"content": "ha"}) + native({"content": "haha"}, "stop"),
+        text="haha",
+        first=b"ha",
+    ),
+    "audio in parts": said(
+        native({"content": [{"audio": {"data": "AAAA"}}]}) + native({"content": [{"text": "Hello"}]}) + STOP, b"AAAA"
+    ),
+    "documents of an application": said(
+        result({"text": "Hel", "finish_reason": "null", "doc_references": [{"index_id": "1"}]})
+        + result({"text": "lo", "finish_reason": "stop", "doc_references": [{"index_id": "1"}]})
+    )._replace(document={"output": {"doc_references": [{"index_id": "1"}]}}),
+    "pings": said(b'data:{"type":"ping"}\n\n' + HEL + b"event:ping\ndata:{}\n\n" + LO + STOP),
+    "[DONE] of a gateway": said(HEL + LO + STOP + b"data:[DONE]\n\n"),
+    "output null": said(b'data:{"output":null,"request_id":"r-1"}\n\n' + HEL + LO + STOP),
     # Errors
+    "error, name behind the data": failing(b'data:{"code":"X","message":"boom"}\nevent:error\n\n', "boom"),
+    "error, status in a field": failing(b'event:error\nstatus:429\ndata:{"code":"X","message":"boom"}\n\n', "boom"),
+    "error beside output null": failing(b'data:{"code":"X","message":"boom","output":null}\n\n', "boom"),
+    "error after the end": said(HEL + LO + STOP + b'event:error\ndata:{"code":"X","message":"boom"}\n\n')._replace(
+        ending="upstream_error", why="boom"
+    ),
     "error by name": failing(
         b'id:2\nevent:error\n:HTTP_STATUS/429\ndata:{"code":"Throttling","message":"boom"}\n\n', "boom"
     ),
@@ -168,6 +214,10 @@ ENTRIES = {
     "usage as floats": said(
         HEL + LO + native({"content": ""}, "stop", usage={"input_tokens": 7.0, "output_tokens": 5.0})
     ),
+    "usage, then zeros": said(
+        HEL + LO + native({"content": ""}, "stop", usage={"input_tokens": 0, "output_tokens": 0})
+    ),
+    "usage, then null": said(HEL + LO + native({"content": ""}, "stop", usage=None)),
     "usage grows": said(
         native({"content": "Hel"}, usage={"input_tokens": 7, "output_tokens": 1})
         + native({"content": "lo"}, usage={"input_tokens": 7, "output_tokens": 3})

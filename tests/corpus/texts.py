@@ -84,6 +84,16 @@ ENTRIES = {
         + END
     ),
     "parts without types": said(chunk({"content": [{"text": "Hel"}, {"text": "lo"}]}) + END),
+    "parts with annotations": said(
+        chunk({"content": [{"type": "text", "text": "Hel", "annotations": [{"url": "u"}]}]}) + LO + END,
+        content=[{"type": "text", "text": "Hello", "annotations": [{"url": "u"}]}],
+    ),
+    "part null": said(chunk({"content": [None, {"type": "text", "text": "Hello"}]}) + END),
+    "image": said(
+        chunk({"content": [{"type": "image_url", "image_url": {"url": "u"}}]}) + HEL + LO + END, b"image_url"
+    ),
+    "number as content": said(chunk({"content": 7}) + HEL + LO + END),
+    "thinking of Ollama": said(chunk({"thinking": "Hm"}) + HEL + LO + END, first=b"Hm"),
     "output_text parts": said(chunk({"content": [{"type": "output_text", "text": "Hello", "annotations": []}]}) + END),
     "thinking parts": said(
         chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}]}) + HEL + LO + END,
