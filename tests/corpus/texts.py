@@ -92,7 +92,7 @@ ENTRIES = {
     "image": said(
         chunk({"content": [{"type": "image_url", "image_url": {"url": "u"}}]}) + HEL + LO + END, b"image_url"
     ),
-    "number as content": said(chunk({"content": 7}) + HEL + LO + END),
+    "number as content": said(chunk({"content": 7}) + HEL + LO + END, first=b'"content":7'),
     "thinking of Ollama": said(chunk({"thinking": "Hm"}) + HEL + LO + END, first=b"Hm"),
     "output_text parts": said(chunk({"content": [{"type": "output_text", "text": "Hello", "annotations": []}]}) + END),
     "thinking parts": said(
