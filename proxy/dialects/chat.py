@@ -2,7 +2,6 @@
 
 from typing import Any
 
-
 from proxy.dialects.choices import ChoiceDocuments
 from proxy.dialects.delta import Delta, index_of, json_object, record
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of

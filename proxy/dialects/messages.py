@@ -14,7 +14,6 @@ Sources: Anthropic, "Streaming Messages" and "Errors"; Model Studio, "Anthropic-
 
 from typing import Any
 
-
 from proxy.dialects.blocks import BLOCK, DELTA, MESSAGE, START, TEXTS, BlockDocuments, event_field, read_event
 from proxy.dialects.delta import record
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
