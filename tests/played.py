@@ -1,5 +1,7 @@
 """A stream from an upstream's connection to its followers' sinks, without sockets, and what holds when it is over."""
 
+from collections.abc import Callable
+
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
@@ -38,14 +40,20 @@ class Play:
 
     name = "default"
 
-    def __init__(self, dialect: Dialect, observers: Observers | None = None, hides_usage: bool = False) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        observers: Observers | None = None,
+        hides_usage: bool = False,
+        cumulative: bool | None = None,
+    ) -> None:
         self.loop = FakeLoop()
         self.ended: list[str | None] = []
         self.hub: Hub = new_hub(
             self.loop, observers=observers, on_subscription_ended=lambda one: self.ended.append(one.ended)
         )
         vitals = Vitals(dialect, 0.0)
-        info = StreamInfo(self.hub.new_id(), dialect.name, b"me", 0, 60.0, 1 << 20)
+        info = StreamInfo(self.hub.new_id(), dialect.name, b"me", 0, 60.0, 1 << 20, cumulative=cumulative)
         self.stream: Stream = self.hub.begin(info, vitals)
         self.pump = Pump(self.stream, OnDisconnect(None), 1 << 20, lambda s: None, hides_usage)
         self.connection = Connection()
@@ -64,12 +72,18 @@ class Play:
         self.sinks.append(sink)
         self.hub.attach(follower, 0.0)
 
-    def play(self, reads: list[bytes]) -> None:
-        """Have the upstream send these reads, each of them a chunk, and its end."""
+    def play(self, reads: list[bytes], after_each: Callable[[int], object] = lambda came: None) -> None:
+        """Have the upstream send these reads, each of them a chunk, and its end.
+
+        `after_each` is told how many bytes have come.
+        """
+        came = 0
         self.pump.start(self.exchange)
         for read in filter(None, reads):
             self.connection.data_received(chunk(read))
             self.loop.settle()
+            came += len(read)
+            after_each(came)
         self.connection.data_received(b"0\r\n\r\n")
         self.loop.settle()
         for sink in self.sinks:

@@ -235,6 +235,30 @@ async def test_mode_that_raises_ends_its_followers_alone(
         each_call(run)
 
 
+async def test_mode_that_raises_for_thousands_does_not_fill_the_log(
+    background_log: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line when the first follower fails, and one with their number when the stream is over."""
+
+    kind = MODES["events"]
+
+    class Failing(kind):  # type: ignore[misc, valid-type]
+        def render(self, start: int, end: int) -> bytes:
+            raise Fault(SECRET)
+
+    monkeypatch.setitem(MODES, "events", Failing)
+    one = Play(CHAT)
+    for _ in range(80):
+        one.follow("events", FakeSink())
+    one.follow("raw", FakeSink())
+    with logged(background_log):
+        one.play(bodies(CHAT))
+    one.assert_over(bodies(CHAT))
+    first, last = [record.getMessage() for record in background_log]
+    assert first.startswith("what a follower is written with failed: Fault in ")
+    assert last == f"{first}, 80 times in all"
+
+
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("clogged", [False, True])
 async def test_sink_that_raises_ends_its_follower_alone(alone: bool, clogged: bool, background_log: list[Any]) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from proxy.dialects.dialect import Dialect
 from tests import message_events
 from tests.complaints import no_complaints
+from tests.corpus.table import CORPUS
 from tests.cuts import recorded
 from tests.dialects.response_events import message, numbered, response
 from tests.event_streams import FINISH, chunk_frame
@@ -40,7 +41,10 @@ EVENTS = [
     "response.function_call_arguments.delta", "response.output_item.done", "response.completed", "response.failed",
     "response.incomplete", "response.done", "error",
 ]  # fmt: skip
-LINES = [b"data: ", b"data:", b"id: 1", b"event: error", b": c", b"retry: 1", b"\n", b"\r\n", b"\r", b"\xef\xbb\xbf"]
+LINES = [
+    b"data: ", b"data:", b'data: {"a":1}\n', b'data:{"choices":[{"delta":{"content":"a"}}]}\r\n', b"data: [DONE]\n",
+    b"id: 1", b"event: error", b": c", b"retry: 1", b"\n", b"\r\n", b"\r", b"\xef\xbb\xbf",
+]  # fmt: skip
 scalars = st.none() | st.booleans() | st.integers() | st.integers(0, 3) | st.floats() | st.text(max_size=5)
 values = st.recursive(
     scalars | st.sampled_from(WORDS),
@@ -76,12 +80,13 @@ frames = (values | chunks | outputs | events | block_events).map(
 WHOLE = [chunk_frame("a"), chunk_frame("ab"), FINISH, DONE, *RESPONSE, *MESSAGE]
 streams = st.lists(frames | st.sampled_from(WHOLE), max_size=8)
 noise = st.lists(st.binary(max_size=20) | st.sampled_from(LINES) | frames, max_size=12)
-RECORDED = [path.read_bytes() for path in recorded()] or [b"".join([chunk_frame("a"), chunk_frame("b"), FINISH, DONE])]
+RECORDED = [path.read_bytes() for path in recorded()]
+RECORDED += [entry.body for entries in CORPUS.values() for entry in entries.values()]
 
 
 @st.composite
 def mutated(draw: st.DrawFn) -> list[bytes]:
-    """Draw a recorded stream, a few places of which are replaced, left out or doubled."""
+    """Draw a stream that was recorded or reported, a few places of which are replaced, left out or doubled."""
     said = bytearray(draw(st.sampled_from(RECORDED))[:20_000])
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, max(0, len(said) - 1)))
@@ -93,6 +98,8 @@ def mutated(draw: st.DrawFn) -> list[bytes]:
 @given(st.sampled_from(list(MODES_OF)), st.one_of(streams, noise, mutated()), st.integers(0, 1 << 16), st.booleans())
 @example(next(iter(MODES_OF)), [chunk_frame("a")[:-3] + b',"x":' + DEEP + b"}\n\n", FINISH, DONE], 0, False)
 @example(next(iter(MODES_OF)), [chunk_frame("a", seq=1849372918237462528)] * 12 + [FINISH, DONE], 0, False)
+@example(next(iter(MODES_OF)), [b'data: {"code": "\\ud800", "detail": 1}\n\n'], 0, False)
+@example(next(iter(MODES_OF)), [b"data:{}\n", b"\0", b"\n", b"data:{"], 1, False)
 def test_whatever_comes_hurts_nobody(dialect: Dialect, said: list[bytes], seed: int, alone: bool) -> None:
     """Cut into reads at random, or a frame a read; with all modes, or to one client of mode raw."""
     body = b"".join(said)

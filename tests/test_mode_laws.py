@@ -33,7 +33,7 @@ from tests.streams import EPOCH, new_stream
 
 NATIVE = DASHSCOPE
 MODES = ["coalesced", "incremental", "cumulative"]
-INTRUDERS = [b": keep-alive\n\n", b"data: not json\n\n", b'data: {"choices":"none"}\n\n', b"event: ping\n\n"]
+INTRUDERS = [b": keep-alive\n\n", b"data: alive\n\n", b'data: {"choices":"none"}\n\n', b"event: ping\n\n"]
 Answer = tuple[Dialect, list[bytes]]
 
 
@@ -340,7 +340,7 @@ def test_recorded_stream_says_the_same_in_every_mode(path: Path) -> None:
     told = Splitter(1 << 20).feed(path.read_bytes())
     final = whole(streamed(dialect, told))
     if "cumulative" not in path.name:
-        assert final == joined(b"".join(told))
+        assert final == joined(b"".join(frame + b"\n" for frame in told))  # some lack their blank lines
     for size in (1, 3, len(told)):
         places = [*range(0, len(told), max(1, size)), len(told)]
         assert_modes_say(dialect, told, list(pairwise(places)), final)

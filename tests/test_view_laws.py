@@ -40,7 +40,7 @@ from tests.frames import heard
 from tests.streams import EPOCH, new_stream
 
 NATIVE = DASHSCOPE
-INTRUDERS = [b": keep-alive\n\n", b"data: not json\n\n", b"event: ping\n\n"]
+INTRUDERS = [b": keep-alive\n\n", b"data: alive\n\n", b"event: ping\n\n"]
 FLAT = b'event:error\nstatus:400\ndata:{"code":"DataInspectionFailed","message":"blocked"}\n\n'
 REPORTED = [b'data: {"error":{"message":"blocked","code":"data_inspection_failed"}}\n\n', FLAT]
 PACES = [(0, 0), (50, 4096), (20, 300), (1000, 100)]

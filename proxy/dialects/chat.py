@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import orjson
-
 from proxy.dialects.choices import ChoiceDocuments
-from proxy.dialects.delta import Delta, json_object, record
+from proxy.dialects.delta import Delta, index_of, json_object, record
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.generated import generated
 from proxy.dialects.reader import LearningReader
+from proxy.wire import json_text
 from proxy.wire.errors import ProxyError, RequestError
 from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import Members, members
@@ -26,7 +25,7 @@ def error_body(error: ProxyError) -> dict[str, Any]:
 
 def error_data(message: str, code: str) -> bytes:
     """Return the data of the event that ends a failed stream."""
-    return orjson.dumps({"error": {"message": message, "type": "stream_error", "code": code}})
+    return json_text.written({"error": {"message": message, "type": "stream_error", "code": code}})
 
 
 class ChatRequests:
@@ -73,7 +72,7 @@ class ChatReader(LearningReader):
             self.ended = True
             return None
         chunk = json_object(data or b"")
-        choices, usage = chunk.get("choices"), chunk.get("usage")
+        choices, usage = chunk.get("choices"), chunk.get("usage") or record(chunk.get("x_groq")).get("usage")
         if named or not (choices or usage) or "error" in chunk:
             self._note_failure(frame, data or b"", chunk, named)
         if self.model is None and isinstance(model := chunk.get("model"), str):
@@ -100,14 +99,14 @@ class ChatReader(LearningReader):
         for place, choice in enumerate(choices):
             if type(choice) is not dict:
                 continue
-            stated, reason = choice.get("index"), choice.get("finish_reason")
-            index = stated if type(stated) is int else place
-            if "error" in choice:
-                self._fail(_in_choice(failure(b"", b"", {"error": choice["error"]}, named=False)))
+            index, reason = index_of(choice, place), choice.get("finish_reason")
+            delta = choice.get("delta") or choice.get("message")
+            for place_of_error in (choice, delta):
+                if type(place_of_error) is dict and "error" in place_of_error:
+                    self._fail(_in_choice(failure(b"", b"", {"error": place_of_error["error"]}, named=False)))
             self._finish(index, reason)
             if "usage" in choice:
                 self._take_usage(choice["usage"])
-            delta = choice.get("delta") or choice.get("message")
             found = generated(delta if type(delta) is dict else choice)
             if found is None:
                 continue
@@ -161,9 +160,8 @@ class ChatDocuments(ChoiceDocuments):
         found = []
         for place, choice in enumerate(document.get("choices") or ()):
             if isinstance(choice, dict) and isinstance(delta := _delta(choice), dict):
-                index = choice.get("index")
                 whole = delta is choice.get("message")
-                found.append(Delta(index if type(index) is int else place, choice, delta, "content", whole=whole))
+                found.append(Delta(index_of(choice, place), choice, delta, "content", whole=whole))
         return found
 
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:

@@ -6,7 +6,7 @@ Finds texts and replaces them, but keeps none: the caller (stream/transcript.py)
 from abc import ABC, abstractmethod
 from typing import Any
 
-from proxy.dialects.delta import Delta, record, says_anything
+from proxy.dialects.delta import Delta, index_of, record, says_anything
 from proxy.dialects.increment import Assembler, Channel, Increment
 from proxy.wire import json_text
 from proxy.wire.sse import BOM, payload
@@ -128,8 +128,7 @@ class Calls:
         return [self._number(fragment, place, len(calls)) for place, (_, fragment) in enumerate(calls)]
 
     def _number(self, fragment: dict[str, Any], place: int, among: int) -> int:
-        index, ident = fragment.get("index"), fragment.get("id")
-        at = index if type(index) is int and index >= 0 else None
+        ident, at = fragment.get("id"), index_of(fragment)
         name = ident if isinstance(ident, str) and ident else None
         if name is None and at is None:
             known = self._by_index.get(place) if among > 1 else self._last if self._ids else None
@@ -255,7 +254,7 @@ class ChoiceAssembler:
 
     def _number(self, deltas: list[Delta], seq: int) -> None:
         numbers = [self._calls.setdefault(delta.index, Calls()).number(delta.calls) for delta in deltas]
-        if numbers != [[number for number, _ in delta.calls] for delta in deltas]:
+        if numbers != [[fragment.get("index") for _, fragment in delta.calls] for delta in deltas]:
             self._numbers[seq] = numbers
             _renumber(deltas, numbers)
 

@@ -3,14 +3,13 @@
 import re
 from typing import Any
 
-import orjson
-
 from proxy.dialects.choices import ChoiceDocuments
-from proxy.dialects.delta import Delta, json_object, record, records
+from proxy.dialects.delta import Delta, index_of, json_object, record, records
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.failure import FOREIGN, failure, foreign, stated_status
 from proxy.dialects.generated import generated
 from proxy.dialects.reader import LearningReader
+from proxy.wire import json_text
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import members
@@ -110,7 +109,7 @@ class DashScopeReader(LearningReader):
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
         # No space after "event:": the DashScope SDK crashes on one. It reads the status from a line of its own.
         error = {"code": code, "message": message, "request_id": ""}
-        return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (orjson.dumps(error), ident)
+        return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (json_text.written(error), ident)
 
     def _note_output(self, frame: bytes, output: dict[str, Any]) -> TextKind | None:
         self.brought = self.brought or bool(output)
@@ -118,8 +117,7 @@ class DashScopeReader(LearningReader):
         kind, messages = None, _messages(output)
         choices = isinstance(output.get("choices"), list)
         for place, message in enumerate(messages):
-            stated = message.get("index")
-            index = stated if choices and type(stated) is int else place
+            index = index_of(message, place) if choices else place
             if choices or "finish_reason" in message:
                 self._finish(index, message.get("finish_reason"))
             found = generated(message)
@@ -164,7 +162,7 @@ class DashScopeDocuments(ChoiceDocuments):
         output = document["output"]
         if isinstance(choices := output.get("choices"), list):
             return [
-                Delta(index if type(index := choice.get("index")) is int else place, choice, message, "content")
+                Delta(index_of(choice, place), choice, message, "content")
                 for place, choice in enumerate(records(choices))
                 if isinstance(message := choice.get("message"), dict)
             ]

@@ -6,7 +6,7 @@ Knows no frames and no earlier increments. Fields that it does not know by name 
 import re
 from base64 import b64decode, b64encode
 from functools import lru_cache
-from typing import Any
+from typing import Any, overload
 
 from proxy.dialects.increment import Channel, Kind
 from proxy.wire import json_text
@@ -79,7 +79,7 @@ class Delta:
                     texts.append((channel(index), value))
                 elif (text := _joined(value)) is not None:
                     texts.append((channel(index), text))
-                    if others := [part for part in value if not _is_text(part)]:
+                    if others := _beside_text(value):
                         self.rest[key] = others
                 else:
                     self.rest[key] = value
@@ -91,6 +91,8 @@ class Delta:
                 self._find_calls()
             elif key == "audio" and isinstance(value, dict):
                 self._find_audio(value)
+            elif key == "function_call" and isinstance(value, dict):
+                self._find_function_call(value)
             elif key not in _BESIDE:
                 self.rest[key] = value
         if not self.lone:
@@ -127,6 +129,14 @@ class Delta:
         if others := {key: value for key, value in audio.items() if key not in _AUDIO and value is not None}:
             self.rest["audio"] = others
 
+    def _find_function_call(self, call: dict[str, Any]) -> None:
+        """Find the texts of the one call of a function that there was before tool calls."""
+        for field, text in (("name", call.get("name")), ("arguments", _arguments(call.get("arguments")))):
+            if isinstance(text, str):
+                self.texts.append((channel(self.index, "function_call", -1, field), text))
+        if others := {key: value for key, value in call.items() if key not in _FUNCTION and value is not None}:
+            self.rest["function_call"] = others
+
     def _find_calls(self) -> None:
         rest = []
         for number, fragment in self.calls:
@@ -156,6 +166,8 @@ class Delta:
         elif name == "audio":
             text = joined_base64(text) if where.kind is Kind.DATA else text
             self.message[name] = record(self.message.get(name)) | {field: text}
+        elif name == "function_call":
+            self.message[name] = _with_text(record(self.message.get(name)), field, text)
         elif name == "content":
             self._put_content(text)
         else:
@@ -169,8 +181,9 @@ class Delta:
             return
         first: dict[str, Any] = next(filter(_is_text, parts), {})
         places = [place for place, part in enumerate(parts) if _is_text(part)]
-        others = [part for part in parts if not _is_text(part)]
-        others.insert(places[0] if places else len(others), {**first, "text": text})
+        said = {**first, "text": text}
+        others = [part for part in _beside_text(parts) if part != {**first, "text": ""}]
+        others.insert(min(places[0], len(others)) if places else len(others), said)
         self.message[key] = others
 
     def _put_call(self, where: Channel, text: str) -> None:
@@ -191,13 +204,7 @@ class Delta:
         if name not in fragment and not fragment.get("function"):  # it was created before its type was known
             fragment.pop("function", None)
             fragment["type"] = name
-        body = dict(record(fragment.get(name)))
-        if field != "name":
-            body[field] = text
-        else:
-            body.pop("name", None)
-            body = {"name": text, **body} if text else body  # Qwen omits the name after the first fragment, too
-        fragment[name] = body
+        fragment[name] = _with_text(record(fragment.get(name)), field, text)
 
     def silence(self, group: tuple[int, str, int]) -> None:
         """Remove all texts except those of a group of channels."""
@@ -210,18 +217,30 @@ class Delta:
             self.message["tool_calls"] = [fragment for _, fragment in self.calls]
             if not self.calls:
                 del self.message["tool_calls"]
+        if group[1] != "function_call":
+            self.message.pop("function_call", None)
 
 
+_FUNCTION = frozenset(["name", "arguments"])
 _CALL = frozenset(["index", "id", "type"])
 
 
 def _numbered(calls: Any) -> list[tuple[int, dict[str, Any]]]:
-    return [(_index(fragment, place), fragment) for place, fragment in enumerate(records(calls))]
+    return [(index_of(fragment, place), fragment) for place, fragment in enumerate(records(calls))]
 
 
-def _index(fragment: dict[str, Any], place: int) -> int:
-    index = fragment.get("index")
-    return index if type(index) is int and index >= 0 else place
+@overload
+def index_of(item: dict[str, Any]) -> int | None: ...
+@overload
+def index_of(item: dict[str, Any], place: int) -> int: ...
+def index_of(item: dict[str, Any], place: int | None = None) -> int | None:
+    """Return the index that a choice or a tool call states, some as a float or a string; `place` if it states none."""
+    index = item.get("index")
+    if type(index) is int:
+        return index if index >= 0 else place
+    if isinstance(index, float) and index.is_integer():
+        index = str(int(index))
+    return int(index) if isinstance(index, str) and index.isdecimal() and len(index) < 10 else place
 
 
 def _body(fragment: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
@@ -232,16 +251,38 @@ def _body(fragment: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
     return {}, "", "arguments"
 
 
+def _with_text(body: dict[str, Any], field: str, text: str) -> dict[str, Any]:
+    """Return a function with its name or its text replaced; Qwen omits the name after the first fragment, too."""
+    if field != "name":
+        return {**body, field: text}
+    unnamed = {key: value for key, value in body.items() if key != "name"}
+    return {"name": text, **unnamed} if text else unnamed
+
+
 def _arguments(stated: Any) -> Any:
     """Return a call's arguments as text; some servers send the object itself."""
     return json_text.written(stated).decode() if isinstance(stated, dict | list) else stated
 
 
 _TEXT_PART = frozenset(["text", "type"])
+_TEXT_TYPES = ("text", "output_text")
 
 
 def _is_text(part: Any) -> bool:
-    return isinstance(part, dict) and part.keys() <= _TEXT_PART and isinstance(part.get("text", 0), str | None)
+    if not isinstance(part, dict) or not isinstance(part.get("text", 0), str | None):
+        return False
+    return part.keys() <= _TEXT_PART or part.get("type") in _TEXT_TYPES
+
+
+def _beside_text(parts: list[Any]) -> list[Any]:
+    """Return what content parts have beside text: other parts, and the annotations of texts, without the text."""
+    found = []
+    for part in parts:
+        if not _is_text(part):
+            found.append(part)
+        elif any(says_anything(part[key]) for key in part.keys() - _TEXT_PART):
+            found.append({**part, "text": ""})
+    return found
 
 
 def _joined(content: Any) -> str | None:

@@ -10,6 +10,7 @@ from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
+_MOST_TOKENS = 1 << 53
 _MODEL_WITHIN_BYTES = 64 * 1024
 
 
@@ -213,6 +214,8 @@ def count(usage: Any, name: str, part: str | None = None) -> int:
     stated = usage.get(name) if isinstance(usage, dict) else None
     if part is not None:
         stated = stated.get(part) if isinstance(stated, dict) else None
-    if isinstance(stated, float) and stated.is_integer():  # False for infinity
+    if isinstance(stated, str):
+        stated = int(stated) if stated.isdecimal() and len(stated) < 19 else 0
+    elif isinstance(stated, float) and stated.is_integer():  # False for infinity
         stated = int(stated)
-    return stated if isinstance(stated, int) and stated > 0 else 0
+    return stated if isinstance(stated, int) and 0 < stated < _MOST_TOKENS else 0

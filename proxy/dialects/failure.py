@@ -9,14 +9,16 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from proxy.dialects.delta import json_object
+from proxy.dialects.delta import json_object, record, records
 from proxy.dialects.error_codes import STATUSES_OF_TYPES
+from proxy.wire import json_text
 from proxy.wire.sse import BOM, fields
 
 _STATUS = re.compile(rb"^(?::HTTP_STATUS/|status: ?)([1-5][0-9]{2})\s*$", re.MULTILINE)
 _TITLE = re.compile(rb"<title>\s*(.*?)\s*</title>", re.IGNORECASE | re.DOTALL)
 _DATA = re.compile(rb"[\r\n]data:")
 _FIELD_NAME = re.compile(rb"[\w-]*")
+_LINE_ENDS = (b"\n", b"\r")
 _LONGEST = 500  # characters of a message
 _MESSAGES = ("message", "msg", "error_msg", "error_message", "errmsg", "detail", "status_msg", "title")
 _CODES = ("code", "error_code", "errcode", "errorCode", "status_code")
@@ -52,12 +54,12 @@ def reported(frame: bytes) -> Failure | None:
 def failure(frame: bytes, data: bytes, told: dict[str, Any], *, named: bool) -> Failure | None:
     """Return the error that the JSON object `told` in a frame reports; `named`: the event's name says that it is one.
 
-    `told` is {} if the frame's data is not a JSON object.
+    `told` is {} if the frame's data is not a JSON object, which no client can read.
     """
     error = told.get("error")
     if not named and not _says(error) and not _is_flat(told):
-        return None
-    inner: dict[str, Any] = error if isinstance(error, dict) else {}
+        return None if told or not frame.endswith(_LINE_ENDS) else _unreadable(data)  # else it may be cut off
+    inner = _inner(error)
     message = _first(_texts((inner, told), _MESSAGES)) or (error if isinstance(error, str) else None) or _detail(told)
     if message is None and not told:
         message = data.decode("utf-8", "replace")
@@ -69,6 +71,12 @@ def failure(frame: bytes, data: bytes, told: dict[str, Any], *, named: bool) -> 
         stated_status(frame) or _first(filter(None, map(_status, codes))) or _status_of_type(told, inner),
         data if told else None,
     )
+
+
+def _inner(error: Any) -> dict[str, Any]:
+    """Return the object that describes an error: the member `error`, one within it, or one in a list."""
+    found = error if isinstance(error, dict) else next(iter(records(error)), {})
+    return record(found.get("error")) or found
 
 
 def foreign(frame: bytes) -> Failure | None:
@@ -86,9 +94,30 @@ def foreign(frame: bytes) -> Failure | None:
         return found._replace(recognised=False) if found else _unseen("the upstream sent JSON in place of events")
     line = re.split(rb"[\r\n]", text, maxsplit=1)[0]
     name, colon, _ = line.partition(b":")
-    if not name or _FIELD_NAME.fullmatch(name.rstrip() if colon else name):
+    is_field = not name or _FIELD_NAME.fullmatch(name.rstrip() if colon else name) is not None
+    if is_field and not (colon and name.lower() == b"error"):
         return None
     return _unseen(f"the upstream sent text in place of events: {_cut(line)}")
+
+
+def _unreadable(data: bytes) -> Failure | None:
+    """Return the error in data that is no JSON object: one in a list, a text, a page; None if there is none.
+
+    A single word, or what looks like a comment, keeps the connection alive: it is meant for nobody.
+    """
+    text = data.strip()
+    try:
+        value = json_text.read(text)
+    except ValueError:
+        if text.startswith(b"<"):
+            return foreign(text)
+        if b"{" in text:  # it may quote the answer
+            return _unseen("the upstream sent an event that is no JSON")
+        is_text = b" " in text and not text.startswith(b":")
+        return _unseen(f"the upstream sent an event that is no JSON: {_cut(text)}") if is_text else None
+    errors = (failure(b"", data, one, named=False) for one in records(value) if one)
+    found = next(filter(None, errors), None)
+    return found and found._replace(recognised=False)
 
 
 def _unseen(message: str) -> Failure:
@@ -101,7 +130,7 @@ def _is_flat(told: dict[str, Any]) -> bool:
         return True
     if any(told.get(name) for name in _ANSWERS):
         return False
-    if told.get("detail") or (told.get("errors") and isinstance(told["errors"], list)):
+    if told.get("detail") or (told.get("errors") and isinstance(told["errors"], list | dict)):
         return True
     nested = told.get("base_resp")  # of MiniMax
     if isinstance(nested, dict) and _is_flat(nested):

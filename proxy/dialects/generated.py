@@ -18,6 +18,8 @@ _FIELDS = {  # in order of precedence
     "text": TextKind.CONTENT,  # of native answers without choices, and of legacy completions
     "reasoning_content": TextKind.REASONING,
     "reasoning": TextKind.REASONING,  # of vLLM, Ollama and OpenRouter
+    "thinking": TextKind.REASONING,  # of Ollama
+    "reasoning_details": TextKind.REASONING,  # of OpenRouter
     "refusal": TextKind.CONTENT,
     "audio": TextKind.CONTENT,  # of models that speak
     "images": TextKind.CONTENT,

@@ -14,14 +14,13 @@ Sources: Anthropic, "Streaming Messages" and "Errors"; Model Studio, "Anthropic-
 
 from typing import Any
 
-import orjson
-
 from proxy.dialects.blocks import BLOCK, DELTA, MESSAGE, START, TEXTS, BlockDocuments, event_field, read_event
 from proxy.dialects.delta import record
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.error_codes import TYPES_OF_STATUSES
 from proxy.dialects.failure import FOREIGN, failure, foreign
 from proxy.dialects.reader import LearningReader, read_usage
+from proxy.wire import json_text
 from proxy.wire.errors import Overloaded, ProxyError, RateLimited
 from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import members
@@ -82,7 +81,7 @@ class MessagesReader(LearningReader):
 
     def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
         error = _error(_TYPES_OF_ENDINGS.get(code, "api_error"), message, code)
-        return b"event: error\ndata: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
+        return b"event: error\ndata: %b\nid: %b\n\n" % (json_text.written(error), ident)
 
     def note(self, frame: bytes) -> TextKind | None:
         try:

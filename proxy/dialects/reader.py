@@ -16,7 +16,8 @@ from proxy.wire.sse import COMMENT
 _ZEROS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))  # every digit becomes 0
 _NEVER = b"\0\0"  # no frame ends with this
 _NOWHERE = 1 << 30  # no frame is this long
-_UNFINISHED = ("", "null")  # DashScope writes the string "null" until the end
+_UNFINISHED = "null"  # DashScope writes the string until the end
+_FAILED = ("error", "abort", "insufficient_system_resource")  # the last two: of vLLM and of DeepSeek
 
 
 class LearningReader:
@@ -142,7 +143,7 @@ class LearningReader:
 
     def _finish(self, index: int, reason: Any) -> None:
         """Record a choice's finish reason, or that it has none yet."""
-        if reason is None or reason in _UNFINISHED:
+        if not reason or reason == _UNFINISHED:
             if index not in self._finished:
                 self._finished[index] = False
             return
@@ -150,7 +151,7 @@ class LearningReader:
         if isinstance(reason, str):
             if index == 0 or self.finish_reason is None:
                 self.finish_reason = reason
-            if reason == "error" or reason.endswith("_error"):
+            if reason in _FAILED or reason.endswith("_error"):
                 self._fail(Failure(f"a choice ended with finish reason {reason[:50]}", recognised=False))
 
     def _fail(self, failure: Failure | None) -> None:

@@ -7,9 +7,8 @@ SDKs find no error code; the native API responds with HTTP 200 and one `event:er
 import re
 from typing import NamedTuple
 
-import orjson
-
 from proxy.dialects.delta import record
+from proxy.wire import json_text
 from proxy.wire.sse import BOM, Splitter, fields
 
 _STATUS = re.compile(rb"^(?::HTTP_STATUS/|status: ?)([1-5][0-9]{2})\s*$", re.MULTILINE)
@@ -41,8 +40,8 @@ def read(status: int, body: bytes) -> Refusal:
     framed = _FRAMED.match(body) is not None
     data = _first_data(body) if framed else body.removeprefix(BOM).strip()
     try:
-        told = orjson.loads(data or b"")
-    except orjson.JSONDecodeError:
+        told = json_text.read(data or b"")
+    except ValueError:
         return Refusal(status, None, None, framed)
     if not isinstance(told, dict):
         return Refusal(status, None, None, framed)

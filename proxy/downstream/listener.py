@@ -339,18 +339,19 @@ class Connection(RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio expects a bool
         """Keep the connection if the client waits for a response and may have closed only its own side (half-close).
 
-        A client that has closed completely looks the same here, but responds with a reset to what is written to it.
+        A client that has closed completely looks the same here, but responds with a reset to what is written to it: to
+        a byte without a meaning, where HTTP has one to send, else to the next byte of the response.
         """
         if self._held:
             return True  # a request waits to be begun
         request, transport = self.current, self.transport
-        if request is None or transport is None or request.version < HttpVersion11 or not request.content.is_eof():
+        if request is None or transport is None or not request.content.is_eof():
             return False
         begun = request.get(RESPONSE)
-        if begun is None:
+        if begun is not None:
+            begun.probe()
+        elif request.version >= HttpVersion11:
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # may be sent at any time (RFC 9110 section 15.2)
-        elif not begun.probe():
-            return False
         self.close()  # after the response
         self._look_for_reset(_RESETS_S)
         return True

@@ -127,15 +127,13 @@ class Downstream:
         if self._head:
             self._put(b"")
 
-    def probe(self) -> bool:
-        """Write a byte without a meaning, so that a client that has closed responds with a reset; False if none exists.
+    def probe(self) -> None:
+        """Write a byte without a meaning, if there is one, so that a client that has closed responds with a reset.
 
         The byte is a leading zero of the next chunk's size (RFC 9112 section 7.1).
         """
-        if self._head or self.ended or not self._chunked_body:
-            return False
-        self._put(b"0")
-        return True
+        if not (self._head or self.ended) and self._chunked_body:
+            self._put(b"0")
 
     # Sink
 

@@ -14,7 +14,7 @@ from proxy.server.routes import Handler
 from proxy.stream.hub import Hub
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics_page import MetricsPage
-from proxy.telemetry.stream_object import describe
+from proxy.telemetry.stream_object import describe_to_operators
 
 
 class Admin:
@@ -53,7 +53,9 @@ class Admin:
 
     async def _streams(self, request: web.BaseRequest, caller: Caller) -> web.Response:
         """GET /admin/streams: the streams of all callers. Callers must not see this list; it is for operators."""
-        return answer({"object": "list", "data": [describe(stream) for stream in self._hub], "has_more": False})
+        return answer(
+            {"object": "list", "data": [describe_to_operators(stream) for stream in self._hub], "has_more": False}
+        )
 
 
 async def healthy(request: web.BaseRequest, caller: Caller) -> web.Response:

@@ -157,6 +157,7 @@ class Proxy:
             self.metrics,
             self.config.limits,
             self.given,
+            cumulative=self.config.generations.cumulative or None,
         )
 
     def _open_exchange(self, upstream: str = DEFAULT) -> OpenExchange:

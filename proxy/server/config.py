@@ -95,6 +95,7 @@ class GenerationsConfig(Table):
     upgrade: Literal["never", "always", "auto"] = "never"
     keepalive_s: Seconds = 0
     include_usage: bool = False
+    cumulative: bool = False
     unwrap_errors: bool = False
     background_retain_s: Seconds = 3600
 

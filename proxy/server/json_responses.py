@@ -2,17 +2,17 @@
 
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from proxy.dialects.dialect import Dialect
+from proxy.wire import json_text
 from proxy.wire.errors import Drained, MethodNotAllowed, OffsetGone, ProxyError, UpgradeRequired
 
 
 def answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """Return a JSON response."""
     return web.Response(
-        body=orjson.dumps(body),
+        body=json_text.written(body),
         status=status,
         headers=headers,
         content_type="application/json",

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import aiohttp
-import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -23,6 +22,7 @@ from proxy.downstream.response import RESPONSE, Downstream
 from proxy.server.json_responses import refuse
 from proxy.stream.faults import log_fault
 from proxy.telemetry.metrics import Metrics
+from proxy.wire import json_text
 from proxy.wire.errors import InternalError, ProxyError, UnknownRoute
 from proxy.wire.http import origin_form
 
@@ -87,7 +87,7 @@ class Routes:
         endpoint, _ = self.find(method, target)
         self._metrics.rejected[error.code] += 1
         self._metrics.requests[endpoint.name, _UNREAD, error.status] += 1
-        return orjson.dumps(endpoint.dialect.frames.error_body(error))
+        return json_text.written(endpoint.dialect.frames.error_body(error))
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Admit a request, call its handler, and count it; respond to a ProxyError in the endpoint's dialect."""

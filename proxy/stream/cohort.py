@@ -20,6 +20,7 @@ Followers differ only in who makes them advance next, and that is what their sta
     ranked    the same, through its Rank, which is the member of `Cohort.live` and has the one offset of all in it
     bypassed  nobody: a live follower, the only one of its stream, to whose transport the Bypass sends events before
               they are in the log; offset and log are updated for up to 64 of them at once
+    ahead     `Stream.end_ahead`, when a frame has ended of which it was sent the first lines; it is in mode raw
     parked    its own `resume`, which is called once: by its sink when it has drained, or when others have had their
               turn (`Stream.pause`, `Turns`; "paused" is not a separate state)
     closing   as parked, or the last slice of the last sweep; but the log is sealed, so that it ends at its last frame
@@ -34,21 +35,22 @@ An advance by itself (of a live follower, or of one that resumes or attaches) le
 
 The table. A cell is the state after the event, or the letter of the reason why the event can't happen to that state.
 
-    event           | live    | ranked  | bypassed | parked  | closing | ended
-    ----------------|---------|---------|----------|---------|---------|------
-    read            | live    | ranked  | bypassed | parked  | a       | ended
-    read, clogged   | parked  | parked  | parked   | parked  | a       | ended
-    read, long      | parked  | parked  | bypassed | parked  | a       | ended
-    resume          | live    | ranked  | bypassed | live    | ended   | ended
-    resume, clogged | live    | ranked  | bypassed | parked  | closing | ended
-    outrun          | ended   | ended   | b        | ended   | ended   | ended
-    another comes   | live    | ranked  | live     | parked  | closing | ended
-    company         | ranked  | ranked  | c        | parked  | a       | ended
-    alone           | bypassed| bypassed| bypassed | parked  | a       | ended
-    leave           | ended   | ended   | ended    | ended   | ended   | ended
-    fail            | ended   | ended   | ended    | ended   | ended   | ended
-    seal            | ended   | ended   | ended    | closing | closing | ended
-    seal, long      | closing | closing | closing  | closing | closing | ended
+    event           | live    | ranked  | bypassed | ahead    | parked  | closing | ended
+    ----------------|---------|---------|----------|----------|---------|---------|------
+    read            | live    | ranked  | bypassed | live     | parked  | a       | ended
+    read, clogged   | parked  | parked  | parked   | parked   | parked  | a       | ended
+    read, long      | parked  | parked  | bypassed | parked   | parked  | a       | ended
+    part            | ahead   | ahead   | ahead    | ahead    | parked  | closing | ended
+    resume          | live    | ranked  | bypassed | ahead    | live    | ended   | ended
+    resume, clogged | live    | ranked  | bypassed | ahead    | parked  | closing | ended
+    outrun          | ended   | ended   | b        | d        | ended   | ended   | ended
+    another comes   | live    | ranked  | live     | ahead    | parked  | closing | ended
+    company         | ranked  | ranked  | c        | live     | parked  | a       | ended
+    alone           | bypassed| bypassed| bypassed | bypassed | parked  | a       | ended
+    leave           | ended   | ended   | ended    | ended    | ended   | ended   | ended
+    fail            | ended   | ended   | ended    | ended    | ended   | ended   | ended
+    seal            | ended   | ended   | ended    | ended    | closing | closing | ended
+    seal, long      | closing | closing | closing  | closing  | closing | closing | ended
 
 What the events are, and what the code does:
 
@@ -60,6 +62,10 @@ What the events are, and what the code does:
 * read, long: more than a follower is given in one turn. `Stream.pause` is `park`, with `Turns` to call `go_on`. A
   rank that is due more than one span dissolves first: its members are live, and grouped again after the sweep. A
   bypass sends on what came, however much.
+* part: lines of a frame come, but not its blank line, which some upstreams send with the next event.
+  `Stream.send_ahead` sends them to followers in mode raw that have been sent all else, and they are parked until the
+  rest has come; then `Subscription.go_on` sends it. Others wait for the frame's end: only there it is known what its
+  event is. A sealed stream sends nothing more.
 * resume: of a follower that is far behind, by more than a span, `Turns` calls `go_on` when it is its turn; it is no
   member of `Cohort.live` before it has caught up. Else `Stream.unpark` makes it live again, unless the log is sealed,
   and it advances by itself: see the four states above. Called when the follower is not parked, it does nothing.
@@ -87,9 +93,10 @@ Why an event can't happen:
 * a: the log is sealed. It does not grow, nothing writes to it, and `Cohort.live` is empty.
 * b: a bypassed follower lacks nothing; the log takes what it was sent before it drops a frame.
 * c: `attach` ends a bypass before the other follower is there to be grouped with.
+* d: one that has been sent lines of a frame is the first to be sent the rest; paced followers are sent whole frames.
 
-The flag `parked` is also set on closing and ended followers (but for those whom a slice of the last sweep is still to
-visit): a sweep asks this one flag, whatever the state is.
+The flag `parked` is also set on followers that are ahead, closing and ended (but for those whom a slice of the last
+sweep is still to visit): a sweep asks this one flag, whatever the state is.
 
 The circle of imports
 =====================

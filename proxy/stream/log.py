@@ -14,7 +14,8 @@ class FrameLog:
     """Append-only frames `start..end`, open, then sealed once with an Ending.
 
     `start` and `end` are offsets: frame number `seq` is at offset `seq - 1`. When a log grows beyond its limit, its
-    oldest frames are dropped: `start` moves, no frame's number does. `tail` is what came after the last complete frame.
+    oldest frames are dropped: `start` moves, no frame's number does. `tail` is what came after the last complete frame;
+    while the log is open, the lines of it that followers of mode raw were sent.
     An answer that is no event stream is kept here, too: then each frame is what one read brought.
     """
 

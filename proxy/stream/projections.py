@@ -163,7 +163,8 @@ class Raw(Projection):
         return b"".join(log.span(start, end))
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
-        tail = self._log.tail if offset == self._log.end else b""
+        log = self._log
+        tail = log.tail if offset == log.end and log.ending is not None else b""
         return tail, ending.clean
 
     def locate(self, offset_bytes: int) -> tuple[int, int]:

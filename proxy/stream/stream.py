@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from proxy.dialects.dialect import Reader
-from proxy.stream.cohort import Cohort, PacedCohort, Pacer
+from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
 from proxy.stream.endings import LOG_LIMIT, Ending
-from proxy.stream.faults import log_fault, tell
+from proxy.stream.faults import Faults, log_fault, tell
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.ledger import FRAME_BYTES, LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
@@ -41,8 +41,10 @@ class Stream:
     """One upstream response: its StreamInfo, log, vitals and subscriptions. It has exactly one writer."""
 
     __slots__ = (
+        "_ahead",
         "_call_soon",
         "_counted",
+        "_faults",
         "_ledger",
         "_log",
         "_on_answered",
@@ -111,10 +113,12 @@ class Stream:
         self._paced: dict[tuple[int, int], PacedCohort] | None = None  # by pace; None: few streams have any
         self._projections: dict[View, Projection] = {}
         self._raw: Raw | None = None  # the projection of mode raw, once it is made
+        self._ahead: list[Subscription] = []  # followers that were sent the first lines of a frame that has not ended
         self._on_sealed = on_sealed
         self._when_sealed: tuple[Callable[[Ending], object], ...] = ()
         self._on_answered: tuple[Callable[[Ending], object], ...] = ()
         self._transcript: Transcript | None = None
+        self._faults: Faults | None = None  # of its followers; None: there were none
         self._ledger = ledger
         self._counted: dict[str, int] = {}  # bytes of each kind that are in the ledger for it, beside its frames
         self._call_soon = call_soon
@@ -190,7 +194,10 @@ class Stream:
         """Add a follower and advance it; one that is far behind, when it has its turn."""
         self.end_bypass()
         self.subscriptions[subscription] = None
-        if subscription.is_far_behind:
+        if subscription.is_ahead:
+            subscription.parked = True
+            self._ahead.append(subscription)
+        elif subscription.is_far_behind:
             subscription.parked = subscription.awaits_turn = True
             self.turns.do(subscription.go_on)
         else:
@@ -269,6 +276,31 @@ class Stream:
             self._limit_log()
         return log.end
 
+    def send_ahead(self, lines: bytes) -> None:
+        """Send the first lines of a frame that has not ended to those in mode raw, who need not know where it ends.
+
+        Not to more than are advanced in one turn of the event loop.
+        """
+        raw, log = self._raw, self._log
+        if raw is None or log.ending is not None or len(self.subscriptions) > SLICE:
+            return
+        ahead = self._ahead
+        caught_up = [one for one in self.subscriptions if one.cohort is self._unpaced and one.is_caught_up_in(raw)]
+        self._ahead = [one for one in (*ahead, *caught_up) if one.ended is None and one.go_ahead(lines)]
+        if self._ahead:
+            log.tail = lines
+
+    def end_ahead(self) -> None:
+        """Have those who were sent lines of a frame go on, since it has ended, or the stream has."""
+        if self._ahead:
+            ahead, self._ahead = self._ahead, []
+            for follower in ahead:
+                follower.resume()
+            if self._log.ending is None:
+                self._ahead = [one for one in ahead if one.ended is None and one.is_ahead]
+                left = max([one.ahead_bytes for one in self._ahead], default=0)
+                self._log.tail = self._log.tail[-left:] if left else b""
+
     def lone_follower(self) -> Subscription | None:
         """Return the only follower, out of its rank, if a bypass can serve it.
 
@@ -336,6 +368,7 @@ class Stream:
         self._unpaced.conclude()
         for cohort in self._paced.values() if self._paced else ():
             cohort.conclude()
+        self.end_ahead()
         if not self.subscriptions:
             self._drop_projections()
         self.writer = None
@@ -388,10 +421,18 @@ class Stream:
 
     def _drop_projections(self) -> None:
         """Drop them: they hold what they rendered last, of a short answer all of it twice, and refer back to this."""
+        if self._faults is not None:
+            self._faults.report()
         self._projections.clear()
         self._raw = None
         self.count(SPANS, 0)
         self.count(UNSENT, 0)
+
+    def note_fault(self, what: str, error: Exception) -> None:
+        """Note that something of a follower has raised an error; of many that do, few are logged."""
+        if self._faults is None:
+            self._faults = Faults()
+        self._faults.note(what, error)
 
     def _let_go(self, name: str) -> None:
         count = self.holds.pop(name) - 1

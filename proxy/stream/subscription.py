@@ -8,7 +8,6 @@ Keeps laws 5 (prefix), 6 (independence) and 8 (resume).
 from typing import TYPE_CHECKING
 
 from proxy.stream.endings import COMPLETE, DRAINED, INTERNAL_ERROR, TOO_SLOW, Ending
-from proxy.stream.faults import log_fault
 from proxy.stream.interfaces import Sink, Transport
 from proxy.stream.projections import SPAN_BYTES, Heartbeat, Projection, Span, View
 from proxy.stream.rank import Rank, Ranks
@@ -26,6 +25,7 @@ class Subscription:
         "_projection",
         "_rank",
         "_sent_bytes",
+        "ahead_bytes",
         "awaits_turn",
         "cohort",
         "ended",
@@ -36,12 +36,15 @@ class Subscription:
         "stream",
     )
 
-    def __init__(self, stream: "Stream", view: View, sink: Sink, offset: int, heartbeat_s: float = 0) -> None:
+    def __init__(
+        self, stream: "Stream", view: View, sink: Sink, offset: int, heartbeat_s: float = 0, ahead_bytes: int = 0
+    ) -> None:
         self.stream = stream
         self.mode = view.mode
         self.sink = sink
         self._offset = offset
         self._sent_bytes = 0
+        self.ahead_bytes = ahead_bytes  # of the frame at its offset, which had not ended when it was sent them
         self._rank: Rank | None = None  # while it is in one: then the rank's offset is its own
         self.ended: str | None = None  # why, once it has ended
         self.parked = False  # sweeps skip it: it waits for its `resume`, or has ended
@@ -70,7 +73,12 @@ class Subscription:
     @property
     def clogged(self) -> bool:
         """Return whether it is its sink that takes no more."""
-        return self.parked and not self.awaits_turn
+        return self.parked and not self.awaits_turn and not self.is_ahead
+
+    @property
+    def is_ahead(self) -> bool:
+        """Return whether it has been sent lines of a frame that has not ended."""
+        return self.ahead_bytes > 0 and self.offset == self._log.end
 
     @property
     def is_far_behind(self) -> bool:
@@ -135,7 +143,7 @@ class Subscription:
     def go_on(self) -> None:
         """Advance by a turn's worth. Does nothing unless it is parked."""
         self.awaits_turn = False
-        if not self.parked or self.ended is not None:
+        if not self.parked or self.ended is not None or (self.ahead_bytes and not self._finish_frame()):
             return
         if self.is_far_behind:
             self._catch_up()
@@ -143,6 +151,43 @@ class Subscription:
             self.stream.unpark(self)
             self.advance()
         self.stream.resume_writer()
+
+    def go_ahead(self, lines: bytes) -> bool:
+        """Send the first lines of a frame that has not ended, as far as they are new; return whether it was sent any.
+
+        Until the frame has ended it is parked. What the sink does not take is sent with the rest of the frame.
+        """
+        more = lines[self.ahead_bytes :]
+        try:
+            if more and self.sink.write(Span(self._offset, self._offset, more)):
+                if not self.parked:
+                    self.mark_parked()
+                self.ahead_bytes += len(more)
+                self._sent_bytes += len(more)
+        except Exception as error:
+            self.break_off(error)
+        return self.ahead_bytes > 0
+
+    def _finish_frame(self) -> bool:
+        """Send the rest of the frame that it has been sent lines of; return whether it may go on.
+
+        The lines may turn out to be of several frames, the last of which has not ended.
+        """
+        log, sink = self._log, self.sink
+        while self.ahead_bytes and log.start <= self._offset < log.end:
+            frame = log.frames[self._offset - log.start]
+            rest = frame[self.ahead_bytes :]
+            try:
+                if rest and not sink.write(Span(self._offset, self._offset + 1, rest)):
+                    sink.on_writable(self.resume)
+                    return False
+            except Exception as error:
+                self.break_off(error)
+                return False
+            self._offset += 1
+            self._sent_bytes += len(rest)
+            self.ahead_bytes = max(0, self.ahead_bytes - len(frame))
+        return not self.ahead_bytes or self._offset < log.start or log.ending is not None
 
     def beat(self) -> None:
         """Send a heartbeat between two frames, in the dialect's form, unless frames are waiting to be sent."""
@@ -191,7 +236,7 @@ class Subscription:
 
     def break_off(self, error: Exception) -> None:
         """End this follower alone, because what it is written with has raised an error: the stream goes on."""
-        log_fault("what a follower is written with", error)
+        self.stream.note_fault("what a follower is written with", error)
         self.fail(INTERNAL_ERROR)
 
     # A Member of its cohort, by itself or in a rank
@@ -252,6 +297,7 @@ class Subscription:
         self.ended = COMPLETE.reason if whole else ending.reason if alone else "failed"
         try:
             words, properly = self._projection.ending(ending, self.offset)
+            words = words[self.ahead_bytes :]
             self._sent_bytes += len(words)
             (self.sink.close if properly else self.sink.abort)(last + words)
         except Exception as error:
@@ -260,9 +306,9 @@ class Subscription:
 
     def _abort(self, error: Exception) -> None:
         """End without a word, because the end that was due has raised an error."""
-        log_fault("the end of a follower", error)
+        self.stream.note_fault("the end of a follower", error)
         self.ended = INTERNAL_ERROR.reason
         try:
             self.sink.abort(b"")
         except Exception as again:
-            log_fault("the end of a follower", again)
+            self.stream.note_fault("the end of a follower", again)

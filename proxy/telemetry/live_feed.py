@@ -6,10 +6,9 @@ The rate is low and listeners are few, so a queue for each is enough. It shares 
 import asyncio
 from collections.abc import AsyncGenerator
 
-import orjson
-
 from proxy.stream.stream import Stream
-from proxy.telemetry.stream_object import describe
+from proxy.telemetry.stream_object import describe_to_operators
+from proxy.wire import json_text
 
 _WAITING = 1000  # events that may be queued for a listener; with one more it is disconnected
 
@@ -46,7 +45,7 @@ class LiveFeed:
     def _publish(self, event: str, stream: Stream) -> None:
         if not self._listeners:
             return
-        text = orjson.dumps(describe(stream)).decode()
+        text = json_text.written(describe_to_operators(stream)).decode()
         for queue in list(self._listeners):
             if queue.qsize() < _WAITING:
                 queue.put_nowait((event, text))

@@ -1,16 +1,20 @@
 """The description of a stream: the JSON object of `/info`, lists and the live feed, and the headers of HEAD.
 
-Numbers and names, never text.
+Numbers and names, never text; but a stream's own clients are told the words of the error that ended it.
 """
 
+import re
 from typing import Any
 
+from proxy.stream.endings import UPSTREAM_ERROR
 from proxy.stream.stream import Stream
 from proxy.wire.http import Head
 
+_CODE = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+
 
 def describe(stream: Stream) -> dict[str, Any]:
-    """Return the JSON object that describes a stream: numbers and names, never its text."""
+    """Return the JSON object that describes a stream to its clients: numbers and names, never its text."""
     info, vitals, log = stream.info, stream.vitals, stream.log
     ttft = vitals.first_token_at - vitals.started_at if vitals.first_token_at else None
     return {
@@ -42,6 +46,17 @@ def describe(stream: Stream) -> dict[str, Any]:
             for s in stream.subscriptions
         ],
     }
+
+
+def describe_to_operators(stream: Stream) -> dict[str, Any]:
+    """Return the same without the words of an upstream's error, which may quote what a client sent: its code alone."""
+    described, ending = describe(stream), stream.log.ending
+    if ending is not None and ending.reason == UPSTREAM_ERROR.reason:
+        failure = stream.vitals.reader.failure
+        code = failure.code if failure is not None and failure.code and _CODE.fullmatch(failure.code) else None
+        message = "the upstream reported an error" + (f": {code}" if code else "")
+        described["ending"] = {"reason": ending.reason, "message": message}
+    return described
 
 
 def stream_headers(stream: Stream) -> dict[str, str]:

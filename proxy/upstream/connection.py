@@ -19,7 +19,7 @@ import httptools
 
 from proxy.wire.chunked import events
 from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError
-from proxy.wire.http import Headers
+from proxy.wire.http import Headers, with_one_length
 
 TakeEvents = Callable[[list[bytes], bytes, float], bool]
 """Takes a read that consists of complete events: their frames, their chunks, and its time in monotonic seconds.
@@ -209,7 +209,8 @@ class Connection:
 
     def _new_parser(self) -> httptools.HttpResponseParser:
         parser = httptools.HttpResponseParser(self)
-        parser.set_dangerous_leniencies(lenient_chunked_length=True)  # chunks override a length (RFC 9112 section 6.3)
+        # Chunks override a length (RFC 9112 section 6.3), and spaces may stand behind a chunk's size (section 7.1.1).
+        parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_spaces_after_chunk_size=True)
         return parser
 
     # asyncio.Protocol
@@ -241,6 +242,8 @@ class Connection:
             parser.feed_data(data)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as exc:
             if not self.over:
+                if self._reparse(data, at):
+                    return
                 self._fail(Garbled(f"the upstream's response is not valid HTTP: {str(exc) or 'protocol switched'}"))
                 return
             self.reusable = False  # bytes after the response, in its last read
@@ -257,6 +260,20 @@ class Connection:
                 receiver.received(body.pop() if len(body) == 1 else self.take(), at)
         else:
             self._watch_head(len(data))
+
+    def _reparse(self, data: bytes, at: float) -> bool:
+        """Parse a response that the parser refused again, if its head repeats its length; return whether it does.
+
+        The head must have come in this read: as all do, for the sake of few no head is kept.
+        """
+        exchange = self.exchange
+        if exchange is None or exchange.status or self._head_bytes or (whole := with_one_length(data)) is None:
+            return False
+        self._parser = self._new_parser()
+        exchange.headers.clear()
+        exchange.reason = b""
+        self._parse(whole, at)
+        return True
 
     def eof_received(self) -> bool:
         return False  # the transport closes; connection_lost gets the reason

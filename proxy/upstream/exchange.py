@@ -25,7 +25,7 @@ from proxy.wire.http import LAST_CHUNK, Head, Headers, chunk
 
 _NO_BODY = (204, 304)
 _TRANSFER_CODINGS = {b"", b"chunked", b"identity"}
-_NO_CODING = {b"", b"identity", b"none"}
+_NO_CODING = {b"", b"identity", b"none", b"utf-8", b"utf8"}  # some name the charset here
 _GIVEN_UP = Truncated("given up")
 _GIVEN_UP.blames_upstream = False
 _MOMENT_S = 0.75  # for an upstream to end its response after the final event; checked about once a second

@@ -118,14 +118,22 @@ class Pump(StreamWriter):
             if not self._splitter.in_comment:
                 self.stream.fed_at = at
             self._at_frame = False
+            self._send_ahead()
             return
         shown = frames if self._hides is None else self._shown(frames)
         end = self.stream.extend(shown) if shown else 0
+        self.stream.end_ahead()
+        self._send_ahead()
         self.note(frames, at, self._vitals.times)
         self._at_frame = not (self._splitter.holds or self._hides)
         self._try_bypass()
         if shown and end & 63 < len(shown):
             self._now_and_then(at)
+
+    def _send_ahead(self) -> None:
+        """Send lines that are held until their frame ends to those who need not wait for that: some send it late."""
+        if self._splitter.holds_lines and self._hides is None:
+            self.stream.send_ahead(self._splitter.tail)
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         self.stream.end_bypass()

@@ -19,6 +19,7 @@ HOP_BY_HOP: dict[bytes, str] = {
     b"transfer-encoding": "RFC 9112 6.1: each side frames the body itself",
     b"upgrade": "RFC 9110 7.8",
 }
+_LENGTH = b"content-length:"
 LAST_CHUNK = b"0\r\n\r\n"
 
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
@@ -124,6 +125,21 @@ def head(start_line: bytes, headers: RawHeaders) -> bytes:
 def chunk(data: bytes) -> bytes:
     """Return data as one chunk (RFC 9112 section 7.1). Data must not be empty: an empty chunk ends the body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def with_one_length(response: bytes) -> bytes | None:
+    """Return a response that repeats its length with the length stated once (RFC 9112 section 6.3); None: it does not.
+
+    Lengths that differ, or are no numbers, are not repetitions. The complete head must be there.
+    """
+    head, blank, body = response.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    stated = [line[len(_LENGTH) :] for line in lines if line[: len(_LENGTH)].lower() == _LENGTH]
+    lengths = [length.strip() for length in b",".join(stated).split(b",")]
+    if not blank or len(lengths) < 2 or len(set(lengths)) > 1 or not lengths[0].isdigit():
+        return None
+    others = [line for line in lines if line[: len(_LENGTH)].lower() != _LENGTH]
+    return b"%b\r\nContent-Length: %b\r\n\r\n%b" % (b"\r\n".join(others), lengths[0], body)
 
 
 def origin_form(target: str) -> str:

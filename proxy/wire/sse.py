@@ -17,9 +17,13 @@ _LONGEST_BLANK_LINE = 3
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _LINE_ENDS = b"\r\n"
 _UNSAID = re.compile(rb"(?:(?<=[\r\n])|\A)((?:event|id)(?=[:\r\n]))")
-_JSON_LINE = re.compile(rb"(?:\xef\xbb\xbf)?(?:data: ?)?\{[^\r\n]*\}\r?")
+# Where frames end that lines with data end: after such a line, too. A CR at the end may be the half of a CRLF.
+_DATA_LINE = re.compile(
+    rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))(?:data|\{)[^\r\n]*(?:\r\n|\n|\r(?=[^\n]))|" + _BLANK_LINE.pattern
+)
+_JSON_LINE = re.compile(rb"(?:data: ?)?\{[^\r\n]*\}\s*")
 _JSON_BEGINNINGS = (b"data: {", b"data:{", b"data: [DONE]", b"data:[DONE]", b"{")
-_LONGEST_JSON_BEGINNING = 12
+_DATA = (b"data", b"{")  # how lines begin that have data, or stand for it
 _CR = 13
 _COLON = 58  # begins a comment
 BOM = b"\xef\xbb\xbf"
@@ -32,8 +36,8 @@ class Splitter:
     """Cuts a body into frames, independently of how it was cut into reads.
 
     A frame is one complete SSE block as received, including its blank line, and is represented by its bytes. If the
-    first line is JSON and the second one is JSON again, without a blank line between them, each line is a frame: that
-    is not SSE, but clients that read line by line accept it.
+    first data is JSON in one line, and more of it follows without a blank line between them, each line with data ends a
+    frame: that is not SSE, but clients that read line by line accept it.
     """
 
     __slots__ = ("_by_lines", "_held", "max_frame_bytes")
@@ -41,7 +45,7 @@ class Splitter:
     def __init__(self, max_frame_bytes: int) -> None:
         self.max_frame_bytes = max_frame_bytes
         self._held: bytearray | None = None  # the beginning of a frame
-        self._by_lines: bool | None = None  # whether each line is a frame; None: not known yet
+        self._by_lines: bool | None = None  # whether a line with data ends a frame; None: not known yet
 
     @property
     def tail(self) -> bytes:
@@ -50,8 +54,13 @@ class Splitter:
 
     @property
     def holds(self) -> bool:
-        """True while an incomplete frame is held; always True where each line is a frame."""
-        return self._held is not None or self._by_lines is True
+        """True while an incomplete frame is held; always True where a line ends a frame, or may turn out to do so."""
+        return self._held is not None or self._by_lines is not False
+
+    @property
+    def holds_lines(self) -> bool:
+        """True while an incomplete frame is held of which all lines are complete."""
+        return self._held is not None and self._held[-1] in _LINE_ENDS
 
     @property
     def held_bytes(self) -> int:
@@ -88,16 +97,18 @@ class Splitter:
         start = _cut_lf(data, start, frames) if lf_only else _cut(data, start, frames)
         if start < len(data):
             self._held = bytearray(data[start:]) if self._held is None else self._held
-        if frames:
-            self._by_lines = False
         self._check(frames)
         return frames
 
     def _feed_lines(self, data: bytes) -> list[bytes]:
-        """Return the frames that `data` completes where each line is a frame."""
-        *frames, rest = (bytes(self._held or b"") + data).split(b"\n")
-        frames = [line + b"\n" for line in frames]
-        self._held = bytearray(rest) if rest else None
+        """Return the frames that `data` completes where each line with data ends one."""
+        data = self.tail + data
+        frames: list[bytes] = []
+        start = 0
+        for match in _DATA_LINE.finditer(data):
+            frames.append(data[start : match.end()])
+            start = match.end()
+        self._held = bytearray(data[start:]) if start < len(data) else None
         self._check(frames)
         return frames
 
@@ -129,19 +140,21 @@ class Splitter:
 
 
 def _goes_by_lines(data: bytes | bytearray) -> bool | None:
-    """Return whether each line of a body is a frame; None if too little has come to decide.
+    """Return whether each line with data ends a frame; None if too little has come to decide.
 
-    Looks at the first line and at how the second one begins.
+    Looks at the first line with data, which must be a whole JSON object, and at whether the next one begins another:
+    in an event, the two would be no JSON. Comments and other fields may stand between them.
     """
-    at = data.find(b"\n")
-    if at < 0:
-        return None if data[:1] in (b"", b"d", b"{", BOM[:1]) else False
-    if not _JSON_LINE.fullmatch(data, 0, at):
-        return False
-    second = bytes(data[at + 1 : at + 1 + _LONGEST_JSON_BEGINNING])
-    if second.startswith(_JSON_BEGINNINGS):
-        return True
-    return None if any(beginning.startswith(second) for beginning in _JSON_BEGINNINGS) else False
+    *lines, rest = _LINE_END.split(data.removeprefix(BOM))
+    found = False
+    for line in lines:
+        if found and (not line or line.startswith(_DATA)):
+            return line.startswith(_JSON_BEGINNINGS)
+        if line.startswith(_DATA):
+            if not _JSON_LINE.fullmatch(line):
+                return False
+            found = True
+    return True if found and rest.startswith(_JSON_BEGINNINGS) else None
 
 
 def _cut_lf(data: bytes, start: int, frames: list[bytes]) -> int:

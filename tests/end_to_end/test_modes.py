@@ -23,6 +23,26 @@ def heard(mode: str, body: bytes) -> dict[Any, str]:
     return (latest if mode == "cumulative" else joined)(body)
 
 
+@on_one_loop
+@pytest.mark.parametrize("stated", [False, True])
+async def test_stated_cumulative_upstream_is_read_so_from_its_first_text(
+    perform: Serve, stage: Stage, stated: bool
+) -> None:
+    """Two texts alone are no evidence: without the setting they are increments."""
+    tee = await perform(generations={"cumulative": stated})
+    first, turn = await begun(tee, stage)
+    text = await tee.follow(first.stream_id, "mode=text")
+    turn.chunk(chunk_frame("ha"))
+    turn.chunk(chunk_frame("haha"))
+    if stated:
+        await text.until(b"haha")
+    turn.end(FINISH, DONE)
+    await first.read()
+    assert await text.read() == (b"haha" if stated else b"hahaha")
+    incremental = await (await tee.follow(first.stream_id, "mode=incremental")).read()
+    assert joined(incremental) == {(0, "content", -1): "haha" if stated else "hahaha"}
+
+
 @pytest.mark.parametrize("cumulative", [False, True])
 async def test_followers_of_every_mode_hear_the_same(perform: Serve, stage: Stage, cumulative: bool) -> None:
     """Those who were there from the start, those who joined in the middle, and those who came after the end."""

@@ -1,4 +1,7 @@
-"""Tokens are keys: a process that logs all it can, and goes through all that can go wrong, never writes one down."""
+"""Tokens are keys: a process that logs all it can, and goes through all that can go wrong, never writes one down.
+
+Nor does it write down a prompt that an upstream's error quotes.
+"""
 
 import asyncio
 import json
@@ -15,7 +18,7 @@ from proxy.access.capabilities import Capabilities, Capability
 from tests.event_loops import GUARD_S, on_one_loop
 from tests.event_streams import chunk_frame
 from tests.http_client import Client, request
-from tests.proxy_under_test import CHAT, chat_body
+from tests.proxy_under_test import CHAT, PROMPT, Serve, begun, chat_body
 from tests.stage import Stage
 
 SECRET = "a secret of thirty-two characters"
@@ -67,6 +70,28 @@ async def test_output_and_metrics_never_hold_a_token(stage: Stage, loop: str) ->
             assert part.encode() not in output + pages
     assert not re.search(rb"[?&]t=", output + pages)
     assert SECRET.encode() not in output + pages
+
+
+@on_one_loop
+@pytest.mark.parametrize(("code", "shown"), [("DataInspectionFailed", True), (PROMPT, False), ("\ud800", False)])
+async def test_operators_are_not_told_what_an_error_quotes(
+    perform: Serve, stage: Stage, code: str, shown: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An upstream may quote the prompt: its clients read that, logs, metrics, list and feed have the error's code."""
+    caplog.set_level("DEBUG")
+    tee = await perform()
+    feed = await tee.admin("/admin/events")
+    asked, turn = await begun(tee, stage, "Stream-Mode: events")
+    error = {"error": {"message": f"inappropriate: {PROMPT}", "code": code}}
+    turn.end(b"data: %b\n\n" % json.dumps(error).encode())
+    assert PROMPT.encode() in await asked.read()
+    assert PROMPT in (await tee.wait_ended(asked.stream_id))["ending"]["message"]
+    listed = await (await tee.admin("/admin/streams")).read()
+    told = await feed.until(b"upstream_error")
+    pages = listed + told + (await tee.metrics()).encode() + caplog.text.encode()
+    assert PROMPT.encode() not in pages
+    for page in (listed, told):
+        assert (b"the upstream reported an error" + (f": {code}".encode() if shown else b'"')) in page
 
 
 async def _go_wrong(stage: Stage, url: str) -> list[str]:

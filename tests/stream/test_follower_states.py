@@ -7,7 +7,7 @@ anybody can see. Then a random walk over the table does the same in any order. A
 
 import ast
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,7 @@ from tests.streams import follow
 
 BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
 ROLE = b'data: {"choices":[]}\n\n'  # no token: until the first one nothing is sent past the log
+PART = b": lines\n"
 BIG = b"data: " + b"x" * SPAN_BYTES + b"\n\n"  # more than a span
 TURN = [BIG] * 67  # more than a turn's worth, and than is sent on as the chunks that it came in
 FLUSH_MS = 1000
@@ -79,6 +80,7 @@ class Scene:
             self.follower = self.follow(self.sink)
         self.stream.originator = None  # for whom the log would wait
         self.ever: list[bytes] = []  # all frames that came
+        self.partial = b""  # the lines of one that has not ended
         self.raw: list[tuple[Connected, int]] = []  # others of the same view, and the offset they began at
         self.numbered: list[FakeSink] = []  # others in mode events
         self.others: list[Subscription] = []
@@ -101,6 +103,11 @@ class Scene:
             assert not follower.cohort.live
             assert stream.bypass is None
             return "closing"
+        if follower.is_ahead:
+            assert follower.parked
+            assert follower in stream._ahead
+            assert stream.bypass is None
+            return "ahead"
         if follower.parked:
             assert follower not in [member for member in follower.cohort.live if not member.parked]
             assert (self.sink.resume is not None) or self.loop._due
@@ -119,14 +126,25 @@ class Scene:
 
     def send(self, *frames: bytes, whole: bool = True) -> None:
         """Have a read come from the upstream; `whole`: by the short way, if it is open."""
-        self.ever += frames
+        self.ever += self.completed(frames)
         if whole:
             self.upstream.send(*frames)
         else:
             self.upstream.send_piece(b"".join(frames))
 
+    def completed(self, frames: Sequence[bytes]) -> list[bytes]:
+        """Return frames of which the first ends the one that has begun."""
+        partial, self.partial = self.partial, b""
+        return [partial + frames[0], *frames[1:]]
+
     def read(self) -> None:
         self.send(ROLE)
+
+    def part(self) -> None:
+        """Lines of a frame."""
+        if self.stream.log.ending is None:
+            self.partial += PART
+            self.upstream.send_piece(PART)
 
     def read_clogged(self) -> None:
         self.sink.clogged = True
@@ -188,11 +206,13 @@ class Scene:
         self.upstream.pump.stop(BROKE)
 
     def seal_long(self) -> None:
-        if self.follower.ended is None and not self.follower.parked:
+        if self.follower.ended is None and (not self.follower.parked or self.follower.ahead_bytes):
             self.sink.room = 1
+        last = [BIG] * 4
         if self.stream.log.ending is None:
-            self.ever += [BIG] * 4
-        self.upstream.pump.seal(BROKE, [BIG] * 4, b"")
+            last = self.completed(last)
+            self.ever += last
+        self.upstream.pump.seal(BROKE, last, b"")
         self.sink.room = None
 
     def happen(self, event: str) -> None:
@@ -206,7 +226,7 @@ class Scene:
         frames = self.stream.log.frames  # what was sent past the log is in it now
         assert self.ever[-len(frames) :] == frames or not frames
         offset = self.follower.offset
-        assert self.sink.received == b"".join(self.ever[:offset])
+        assert self.sink.received == self.due(self.follower)
         assert self.follower.sent_bytes == len(self.sink.received)
         if self.follower.ended is None:
             assert self.sink.ended is None
@@ -215,8 +235,7 @@ class Scene:
             )
         sealed = self.stream.log.ending is not None
         for (sink, start), other in zip(self.raw, [one for one in self.others if one.mode == "raw"], strict=True):
-            due = self.ever[start : other.offset]
-            assert sink.received == b"".join(due)
+            assert sink.received == self.due(other, start)
             if not self.flush_ms and other.ended != "left" and not self.loop._due:
                 assert other.offset == len(self.ever)
                 assert sink.ended == ("aborted" if sealed else None)
@@ -224,6 +243,13 @@ class Scene:
             if other.ended != "left" and not self.loop._due:
                 assert len(messages(said.received)) == len(self.ever) + sealed
                 assert said.ended == ("closed" if sealed else None)
+
+    def due(self, follower: Subscription, start: int = 0) -> bytes:
+        """Return what a follower must have been sent: whole frames, perhaps lines of one, at its end the tail."""
+        came = b"".join(self.ever[start:]) + self.partial
+        if follower.ended == "failed":
+            return came
+        return came[: len(b"".join(self.ever[start : follower.offset])) + follower.ahead_bytes]
 
     def check_end(self) -> None:
         """Once all have drained: who saw the end had everything, and a failed stream does not look complete (law 7)."""
@@ -237,7 +263,7 @@ class Scene:
         expected = {"left": None}.get(self.follower.ended or "", "aborted")
         assert self.sink.ended == expected
         if self.follower.ended == "failed":
-            assert self.sink.received == b"".join(self.ever)
+            assert self.sink.received == b"".join(self.ever) + self.partial
 
 
 # How to come into each state, and in which ways
@@ -254,6 +280,22 @@ def ranked(scene: Scene) -> None:
 
 def bypassed(scene: Scene) -> None:
     scene.send(FRAME)
+
+
+def ahead(scene: Scene) -> None:
+    """Alone, before the first token."""
+    live(scene)
+    scene.part()
+
+
+def ahead_of_company(scene: Scene) -> None:
+    """Out of a rank, before the first token."""
+    live(scene)
+    scene.raw.append((Connected(), scene.stream.log.end))
+    scene.others.append(scene.follow(scene.raw[-1][0], scene.stream.log.end))
+    scene.send(ROLE)
+    assert scene.state == "ranked"
+    scene.part()
 
 
 def parked(scene: Scene) -> None:
@@ -312,6 +354,7 @@ WAYS: dict[str, list[Way]] = {
     "live": [live],
     "ranked": [ranked],
     "bypassed": [bypassed],
+    "ahead": [ahead, ahead_of_company],
     "parked": [parked, paused, parked_in_company],
     "closing": [closing, closing_paused, closing_at_its_last_frames],
     "ended": [left, failed],
@@ -444,7 +487,7 @@ class Walk(RuleBasedStateMachine):
         else:
             self.step("read")
 
-    @rule(event=st.sampled_from(["read, clogged", "resume", "another comes", "company", "alone", "seal"]))
+    @rule(event=st.sampled_from(["part", "read, clogged", "resume", "another comes", "company", "alone", "seal"]))
     def event(self, event: str) -> None:
         self.step(event)
 

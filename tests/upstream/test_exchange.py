@@ -67,6 +67,15 @@ async def test_response_is_read_by_its_framing(reply: Reply, cut: Callable[[byte
         await _replied(stage, up, reply, cut)
 
 
+@pytest.mark.parametrize("lengths", [b"Content-Length: 5\r\nA: b\r\ncontent-length:5", b"Content-Length: 5, 5,5"])
+@pytest.mark.parametrize("cut", [lambda reply: [reply], lambda reply: [reply[:-2], reply[-2:]]])
+async def test_length_that_is_repeated_is_one(lengths: bytes, cut: Callable[[bytes], list[bytes]]) -> None:
+    """RFC 9112 section 6.3; where the head comes in one read."""
+    reply = Reply(b"HTTP/1.1 200 OK\r\nB: c\r\n%b\r\n\r\nhello" % lengths, b"hello")
+    async with staged() as stage, upstream(stage.url) as up:
+        await _replied(stage, up, reply, cut)
+
+
 @pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES)
 @on_each_loop
 async def test_response_is_read_so_from_an_upstream_that_has_a_name(reply: Reply) -> None:
@@ -134,6 +143,8 @@ FAILURES = {
     "another protocol": Failure(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", Garbled
     ),
+    "two lengths in a line": Failure(b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nhello", Garbled),
+    "no length, twice": Failure(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\nContent-Length: x\r\n\r\nhello", Garbled),
     "two lengths": Failure(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", Garbled),
     "endless head": Failure(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 300_000, Garbled),
 }

@@ -241,7 +241,7 @@ CASES = {
     "flat error": Case(FRAME + b'data: {"code":"c","message":"m"}\n\n', chunked, "upstream_error", 2, told=False),
     "error as the tail": Case(FRAME + b'{"error":{"message":"m"}}', chunked, "upstream_error", 2, told=False),
     "HTML": Case(b"<html>\n<title>502</title></html>", chunked, "upstream_error", 1, told=False),
-    "not JSON": Case(b"data: {not json\n\ndata: \n\n" + DONE, chunked, "upstream_reset", 3, clean=True),
+    "not JSON": Case(b"data: {not json\n\ndata: \n\n" + DONE, chunked, "upstream_error", 3, told=False),
     "other JSON": Case(
         b"data: [1]\n\ndata: 7\n\ndata: null\n\ndata: {}\n\n" + DONE, chunked, "upstream_reset", 5, clean=True
     ),
@@ -257,7 +257,7 @@ CASES = {
     "native, cut": Case(NATIVE_FRAME, cut, "upstream_reset", 1, native=True),
     "native, odd shapes": Case(
         b'data:{"output":7,"usage":7}\n\ndata:{"output":{"choices":[7,{"message":7}]},"usage":{"models":[7]}}\n\n'
-        b"data:not json\n\n", chunked, "upstream_reset", 3, native=True, clean=True
+        b"data:not json\n\n", chunked, "upstream_error", 3, native=True, told=False
     ),
 }  # fmt: skip
 

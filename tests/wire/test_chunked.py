@@ -56,7 +56,7 @@ def test_frames_are_those_of_the_parsers(chunks: list[tuple[bytes, bytes]], cut:
             assert read == b"".join(map(chunk, frames))
             splitter = Splitter(1 << 20)
             assert splitter.feed(_Body().feed(read)) == frames
-            assert not splitter.holds
+            assert not splitter.tail
 
 
 @pytest.mark.parametrize("odd", [*_ODD, b""])

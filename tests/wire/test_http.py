@@ -8,13 +8,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.http import HOP_BY_HOP, LAST_CHUNK, EndToEnd, Head, chunk, head
+from proxy.wire.http import HOP_BY_HOP, LAST_CHUNK, EndToEnd, Head, chunk, head, with_one_length
 
 # RFC 9110 section 7.6.1 and what it refers to, written down again.
 ENDS_AT_A_HOP = [
     b"Connection", b"Keep-Alive", b"Proxy-Connection", b"Proxy-Authenticate", b"Proxy-Authorization", b"TE", b"Trailer",
     b"Transfer-Encoding", b"Upgrade",
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "lengths"),
+    [
+        (b"content-length: 5\r\nCONTENT-LENGTH:5", b"Content-Length: 5"),
+        (b"Content-Length: 5 ,5", b"Content-Length: 5"),
+        (b"Content-Length: 5", None),
+        (b"Content-Length: 5\r\nContent-Length: 6", None),
+        (b"Content-Length: 5, 05", None),
+        (b"Content-Length: -5, -5", None),
+        (b"Content-Length: ,", None),
+        (b"A: b", None),
+    ],
+)
+def test_repeated_length_is_stated_once(given: bytes, lengths: bytes | None) -> None:
+    """Equal ones alone, and nothing else of the response changes."""
+    body = b"a\r\nContent-Length: 5\r\n\r\n"
+    once = with_one_length(b"HTTP/1.1 200 OK\r\nX: 1\r\n%b\r\n\r\n%b" % (given, body))
+    assert once == (lengths and b"HTTP/1.1 200 OK\r\nX: 1\r\n%b\r\n\r\n%b" % (lengths, body))
+    assert with_one_length(b"HTTP/1.1 200 OK\r\n%b\r\n" % given) is None
 
 
 @pytest.mark.parametrize("name", ENDS_AT_A_HOP)

@@ -1,6 +1,7 @@
 """Cutting a body into frames, reading a frame's fields, writing an id into it."""
 
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -347,9 +348,14 @@ def test_what_follows_a_stamped_tail_is_no_part_of_its_line(frame: bytes) -> Non
 
 BY_LINES = [
     [b'data: {"a":1}\n', b'data: {"b":2}\n', b"data: [DONE]\n"],
-    [b'data:{"a":1}\r\n', b"data:[DONE]\r\n", b"\r\n", b"data: x\n"],
-    [b'{"a":1}\n', b'{"b":2}\n', b"\n", b'{"c":3}\n'],
-    [b'\xef\xbb\xbfdata: {"a":1}\n', b'data: {"b":[]}\n', b": ping\n"],
+    [b'data:{"a":1}\r\n', b"data:[DONE]\r\n", b"\r\ndata: x\n"],
+    [b'{"a":1}\n', b'{"b":2}\n', b'\n{"c":3}\n'],
+    [b'\xef\xbb\xbfdata: {"a":1}\n', b'data: {"b":[]}\n', b': ping\ndata: {"c":[]}\n', b"data\n"],
+    [b'data: {"a":1}\r', b'data: {"b":2}\r', b"data: [DONE]\n"],
+    [b'id:1\nevent:x\n:c\ndata:{"a":1}\n', b'id:2\nevent:x\n:c\ndata:{"b":2}\n'],
+    [b":c\n\n", b"id:1\n\n", b'event: x\ndata: {"a":1}  \n', b': c\ndata: {"b":2}\n', b"retry: 1\n\n"],
+    [b'event: x\ndata: {"a":1}\n', b'data: {"a":1}\n', b"\ndata: x\n"],
+    [b'data: {"a":1}\n', b' \ndata: {"b":2}\n'],
 ]
 IN_BLOCKS = [
     [b'data: {"a":1}\n\n', b'data: {"a":1}\ndata: {"b":2}\n\n'],
@@ -357,16 +363,31 @@ IN_BLOCKS = [
     [b'data: {"a":1}\ndata\n\n'],
     [b'data: {"a":1}\nid: 1\n\n'],
     [b'data: {"a":1}\r\r', b'data: {"b":2}\n\n'],
-    [b'event: x\ndata: {"a":1}\ndata: {"a":1}\n\n'],
+    [b":c\n\n", b'data: {"a":1}\nevent: x\n\n', b'data: {"a":1}\ndata: {"b":2}\n\n'],
 ]
 
 
 @pytest.mark.parametrize("frames", BY_LINES + IN_BLOCKS)
 def test_lines_of_json_without_blank_lines_are_frames(frames: list[bytes]) -> None:
-    """However they are cut into reads; a body that is not so from its first line on goes by blank lines."""
+    """However they are cut into reads; a body that is not so from its first data on goes by blank lines."""
     for cut in cuts(b"".join(frames), b""):
         found, tail = split(cut.reads)
         assert (found, tail) == (frames, b"")
+
+
+_LINES = [b'data: {"a":1}', b'data:{"b":2} ', b"data: [DONE]", b'{"c":3}', b"data: x", b": c", b"id: 1", b"data", b""]
+_soups = st.lists(st.tuples(st.sampled_from(_LINES), st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"])), max_size=12)
+
+
+@given(_soups, st.lists(st.floats(0, 1), max_size=6))
+def test_lines_of_json_are_cut_the_same_however_they_come(soup: list[tuple[bytes, bytes]], parts: list[float]) -> None:
+    """Whether or not it turns out that lines end frames (law 2); and all frames together are the body (law 1)."""
+    body = b"".join(line + end for line, end in soup)
+    places = sorted(round(part * len(body)) for part in parts)
+    whole, tail = split([body])
+    assert b"".join(whole) + tail == body
+    for reads in ([body[a:b] for a, b in pairwise([0, *places, len(body)])], [bytes([byte]) for byte in body]):
+        assert split([read for read in reads if read]) == (whole, tail)
 
 
 def test_line_of_json_leaves_before_the_next_one_is_whole() -> None:

@@ -128,11 +128,11 @@ class Follow:
             last, properly = stream.projection(follow.view).ending(ending, offset)
             (downstream.close if properly else downstream.abort)(last[skip:])
             return downstream.response
-        if skip:  # mode raw or text, from within a frame
+        if skip and offset < stream.log.end:  # mode raw or text, from within a frame
             assert isinstance(downstream, Downstream)  # WebSockets take no offset in bytes
             downstream.write_data(stream.projection(follow.view).render(offset, offset + 1)[skip:])
-            offset += 1
-        subscription = Subscription(stream, follow.view, downstream, offset, follow.heartbeat_s)
+            offset, skip = offset + 1, 0
+        subscription = Subscription(stream, follow.view, downstream, offset, follow.heartbeat_s, skip)
         return await deliver(self._hub, downstream, subscription, follow.until)
 
     async def _replay(

@@ -49,8 +49,13 @@ class Generations:
         metrics: Metrics,
         limits: LimitsConfig,
         given: GivenIds | None = None,
+        *,
+        cumulative: bool | None = None,
     ) -> None:
-        """`given`: where the ids of responses are noted, if callers may name only those that they were given."""
+        """`given`: where the ids of responses are noted, if callers may name only those that they were given.
+
+        `cumulative`: whether upstreams send all so far with every event; None: as requests and events tell.
+        """
         self._hub = hub
         self._open_exchange = open_exchange
         self._calls = calls
@@ -58,6 +63,7 @@ class Generations:
         self._responses = responses
         self._metrics = metrics
         self._given = given
+        self._cumulative = cumulative
         self.limit(limits)
 
     def limit(self, limits: LimitsConfig) -> None:
@@ -184,7 +190,7 @@ class Generations:
 
     def _pump(self, generation: GenerationRequest, places: Places | None = None) -> Pump:
         """Begin a stream and make its writer. Raises: Overloaded."""
-        info = generation.info(self._hub.new_id(), self._max_log_bytes)
+        info = generation.info(self._hub.new_id(), self._max_log_bytes, self._cumulative)
         stream = self._hub.begin(info, generation.vitals(), places)
         overhead = self._metrics.distribution("proxy_overhead", generation.route.name).observe
         policy = generation.options.on_disconnect

@@ -54,16 +54,16 @@ class GenerationRequest:
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
     background: bool = False  # its client is sent the object of the response at once, and fetches it later
 
-    def info(self, ident: str, max_log_bytes: int) -> StreamInfo:
-        """Return the StreamInfo of the stream for this request."""
+    def info(self, ident: str, max_log_bytes: int, cumulative: bool | None) -> StreamInfo:
+        """Return the StreamInfo of the stream for this request; `cumulative`, unless the request says it itself."""
         options, route = self.options, self.route
         keys = () if options.key is None else (options.key,)
         requests = route.dialect.requests
-        cumulative = requests.asks_cumulative(self.whole_body) if requests.reads_body else None
+        asked = requests.asks_cumulative(self.whole_body) if requests.reads_body else None
         # By place: names make a dict, 0.5 us a constructor.
         return StreamInfo(
             ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
-            cumulative, self.client,
+            cumulative if asked is None else asked, self.client,
         )  # fmt: skip
 
     def let_go(self) -> None:
