@@ -82,7 +82,7 @@ class ChatReader(LearningReader):
             self.brought = True
         return self._note_choices(frame, choices) if choices and type(choices) is list else None
 
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+    def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
         return b"data: %b\nid: %b\n\n" % (error_data(message, code), ident)
 
     def _note_fields(self, frame: bytes, data: bytes | None) -> bool:

@@ -106,7 +106,7 @@ class DashScopeReader(LearningReader):
             self._take_usage(usage)
         return self._note_output(frame, output) if isinstance(output, dict) else None
 
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+    def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
         # No space after "event:": the DashScope SDK crashes on one. It reads the status from a line of its own.
         error = {"code": code, "message": message, "request_id": ""}
         return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (json_text.written(error), ident)

@@ -117,8 +117,11 @@ class Reader(Protocol):
         None for frames without text: role chunks, empty deltas, usage, comments.
         """
 
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        """Return the frame that ends this stream as failed, for its followers; `ident` is the last frame's id."""
+    def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
+        """Return the frame that ends this stream as failed, for its followers; `ident` is the last frame's id.
+
+        `last`: the last frame that a follower was sent, if it is ended alone and may resume after it.
+        """
 
 
 class Frames(Protocol):

@@ -79,7 +79,7 @@ class MessagesReader(LearningReader):
             return b""
         return _HEARTBEAT if self._begun else COMMENT
 
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+    def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
         error = _error(_TYPES_OF_ENDINGS.get(code, "api_error"), message, code)
         return b"event: error\ndata: %b\nid: %b\n\n" % (json_text.written(error), ident)
 

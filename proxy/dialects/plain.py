@@ -22,7 +22,7 @@ class PlainReader(LearningReader):
         self.brought = True
         return None
 
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+    def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
         # With a type of its own, so that listeners for messages don't get it.
         return b"event: error\ndata: %b\nid: %b\n\n" % (error_data(message, code), ident)
 

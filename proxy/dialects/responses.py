@@ -114,17 +114,19 @@ class ResponseReader(LearningReader):
             return self._note_item(event)
         return self._note_delta(frame, name, event) if event.get("delta") else None
 
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+    def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
         """Return the last snapshot as a failed one.
 
         It needs all of it: openai-python compares the id with that of the first event, openai-node reads the output,
-        the AI SDK refuses an event without a number. Codex ignores errors in any other form.
+        the AI SDK refuses an event without a number. Codex ignores errors in any other form. The number is the next
+        one; to a follower that is ended alone that of `last` again, since it may resume after the number.
         """
         self._catch_up()
-        last = json_object(payload(self._snapshot) or b"", exactly=True)
-        told = _ended(record(last.get("response")) or _UNTOLD, code)
+        number = self._number + 1 if last is None else _number(last)
+        snapshot = json_object(payload(self._snapshot) or b"", exactly=True)
+        told = _ended(record(snapshot.get("response")) or _UNTOLD, code)
         told["error"] = {"code": self.failure_code(code), "message": message}
-        event = {"type": "response.failed", "sequence_number": self._number + 1, "response": told}
+        event = {"type": "response.failed", "sequence_number": -1 if number is None else number, "response": told}
         return b"event: response.failed\ndata: %b\nid: %b\n\n" % (json_text.written(event), ident)
 
     @property
@@ -190,8 +192,8 @@ class ResponseReader(LearningReader):
         return _kind(name)
 
     def _recount(self, frame: bytes) -> None:
-        if type(number := json_object(payload(frame) or b"").get("sequence_number")) is int:
-            self._number = number
+        number = _number(frame)
+        self._number = self._number if number is None else number
 
 
 class ResponseFrames:
@@ -253,8 +255,13 @@ class ResponseObjects:
         return json_text.written({"id": ident, "object": "response", "deleted": True})
 
     def number(self, frame: bytes) -> int | None:
-        number = json_object(payload(frame) or b"").get("sequence_number")
-        return number if type(number) is int else None
+        return _number(frame)
+
+
+def _number(frame: bytes) -> int | None:
+    """Return the sequence number of an event; None, if it has none."""
+    number = json_object(payload(frame) or b"").get("sequence_number")
+    return number if type(number) is int else None
 
 
 def _ended(told: dict[str, Any], code: str) -> dict[str, Any]:

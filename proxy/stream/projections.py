@@ -195,9 +195,12 @@ class Events(Projection):
             return b"", True
         # The log's ending is numbered as one more event, so that a client that resumes after the last frame is sent it,
         # and a client that resumes after the ending gets 204. Any other ending repeats the cursor.
-        log = self._log
+        log, last = self._log, None
         seq = offset + (ending is log.ending and offset == log.end)
-        return self._source.reader.error_frame(ending.message, ending.reason, self._id_prefix + b"%d" % seq), True
+        if ending is not log.ending:
+            last = log.frames[offset - 1 - log.start] if log.start < offset else b""
+        ident = self._id_prefix + b"%d" % seq
+        return self._source.reader.error_frame(ending.message, ending.reason, ident, last), True
 
 
 class Incremental(Events):

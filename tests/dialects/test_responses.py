@@ -254,6 +254,15 @@ def test_failure_is_the_last_snapshot_as_a_failed_one() -> None:
     assert event["response"] == snapshot("in_progress") | {"status": "failed", "error": error}
 
 
+@pytest.mark.parametrize(("last", "number"), [(1, 1), (4, 4), (None, -1)])
+def test_failure_of_one_follower_has_the_number_of_what_it_was_sent(last: int | None, number: int) -> None:
+    """It may resume after that, and the stream goes on: nothing is skipped, and at worst all is sent again."""
+    frames = numbered(response(message(0, ["a", "b"])), by_dashscope=True)
+    sent = b"" if last is None else frames[last]
+    frame = noted(RESPONSES, *frames[:7]).error_frame("m", "too_slow", b"x-1", sent)
+    assert told(frame)["sequence_number"] == number
+
+
 @pytest.mark.parametrize(
     "frames", [[], [b"data: {}\n\n"], [bare("response.created", response={"id": ID, "output": 0})]]
 )
