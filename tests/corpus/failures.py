@@ -1,12 +1,14 @@
 """Chat completions that fail, or do not end: numbers 3, 4, 5 and 16 of what is reported."""
 
+from typing import Any
+
 from tests.corpus.entry import BASE, DONE, END, STOP, USAGE, Entry, chunk, event
 
 HELLO = chunk({"role": "assistant", "content": "Hello"})
 PINGS = b": ping\n\n" * 12
 HALF = {"text": "Hello", "usage": None, "first": b"Hello"}
 ERROR = {**HALF, "ending": "upstream_error"}
-RESET = {**HALF, "ending": "upstream_reset"}
+RESET: dict[str, Any] = {**HALF, "ending": "upstream_reset"}
 
 
 def failing(frame: bytes, why: str, last: bytes = DONE) -> Entry:
