@@ -54,16 +54,19 @@ class Admission:
             caller.check_owns_streams()
         return caller
 
-    def admit_generation(self, caller: Caller, idempotent: bool, named: bool, follows: bool) -> bool:
+    def admit_generation(
+        self, caller: Caller, idempotent: bool, named: bool, follows: bool, *, shares_bodies: bool = True
+    ) -> bool:
         """Check a generation request against the limits; return whether it may share an upstream call.
 
         `idempotent`: it has an Idempotency-Key; `named`: it has a Stream-Key; `follows`: its client waits for the
-        answer. Call it before the body is read. Raises: Unauthorised, if the request needs an identified caller;
+        answer; `shares_bodies`: it may share a call with identical ones, where that is configured. Call it before the
+        body is read. Raises: Unauthorised, if the request needs an identified caller;
         Overloaded.
         """
         if idempotent or named or not (follows or self._grants):  # else nobody could fetch the answer later
             caller.check_owns_streams()
-        shares = idempotent or (self._shares_bodies and caller.owns_streams)
+        shares = idempotent or (self._shares_bodies and shares_bodies and caller.owns_streams)
         if not shares:  # joining a call that runs already needs no room for another stream
             self._hub.check_room()
         if follows:

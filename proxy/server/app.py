@@ -115,7 +115,7 @@ class Proxy:
         )
         allowed = AllowedPaths(config.upstream.paths) if lends else None
         self.forward = Forward(allowed, hides_tokens=bool(self.grants))
-        self.generations = self._generations()
+        self.generations = self._generations(self._open_exchange(), self.forward)
         self.follow = Follow(config.streams, self.hub, self.admission, self.metrics)
         self.control = Control(self.hub, self.admission, self.grants)
         self.admin = Admin(self.hub, self.page, self.feed)
@@ -145,14 +145,14 @@ class Proxy:
             ],
         )
 
-    def _generations(self) -> Generations:
-        open_exchange = self._open_exchange()
-        traced = open_exchange if self.tracing is None else self.tracing.calls(open_exchange)
+    def _generations(self, open_exchange: OpenExchange, forward: Forward, *, recorded: bool = False) -> Generations:
+        """Return the handler of generation requests, or of all requests on a `recorded` route."""
+        traced = open_exchange if recorded or self.tracing is None else self.tracing.calls(open_exchange)
         return Generations(
             self.hub,
             traced,
             self.calls,
-            GenerationReader(self.config, self.admission, self.forward, self.given),
+            GenerationReader(self.config, self.admission, forward, self.given, recorded=recorded),
             GenerationResponses(self.config, self.hub, self.admission, self.grants, self.metrics),
             self.metrics,
             self.config.limits,
@@ -277,12 +277,17 @@ class Proxy:
             route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
             upstream = own.upstream or DEFAULT
             opens = self._open_exchange(upstream)
-            passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opens)
+            forward = Forward(hides_tokens=bool(self.grants))
+            passing = PassThrough(forward, opens)
             if own.share == "url":
                 events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, opens, self.calls)
                 self.event_routes.append(events)
                 for method in ("GET", "POST"):
                     served.add(method, own.path, self._lending(events.serve, upstream), route.name, table.UNKNOWN)
+            if own.record:
+                recorded = functools.partial(self._generations(opens, forward, recorded=True).generate, route)
+                for method in ("GET", "POST"):
+                    served.add(method, own.path, self._lending(recorded, upstream), route.name, table.UNKNOWN)
             pass_through = self._lending(functools.partial(passing.serve, route), upstream)
             served.add(ANY, own.path, pass_through, route.name, table.UNKNOWN)
 

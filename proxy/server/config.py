@@ -42,6 +42,7 @@ class RouteConfig(Table):
     path: str
     upstream: str = ""
     share: Literal["none", "url"] = "none"
+    record: bool = False
     window_bytes: Bytes = 1024 * 1024
     join: Literal["live", "window"] = "live"
     keep_s: Seconds = 0
@@ -68,6 +69,15 @@ class RouteConfig(Table):
     def _shares_one_path(self) -> "RouteConfig":
         if self.share == "none" and self.model_fields_set & {"window_bytes", "join", "keep_s"}:
             raise ValueError('window_bytes, join and keep_s go with share = "url"')
+        return self
+
+    @model_validator(mode="after")
+    def _records_what_is_not_shared(self) -> "RouteConfig":
+        if self.record and self.share == "url":
+            raise ValueError(
+                'record gives each request a stream of its own, and with share = "url" all requests of a URL have one,'
+                " which has an id, followers and resume already: leave record out, or share"
+            )
         return self
 
 

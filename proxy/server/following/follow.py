@@ -20,7 +20,7 @@ from proxy.stream.endings import COMPLETE, DRAINED, REFUSED, Ending, ending_of
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import MODES, View, check_view
+from proxy.stream.projections import EVENT_STREAM, MODES, View, check_view
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.websocket import closing
@@ -163,9 +163,8 @@ class Follow:
             check_view(follow.view, stream.dialect)
         except Overloaded as error:
             return await _end(downstream, stream, follow.view, ending_of(error))
-        except BadRequest as error:
-            events = View("events", websocket=follow.view.websocket)  # in which its error is written
-            return await _end(downstream, stream, events, REFUSED.saying(error.message))
+        except BadRequest as error:  # the mode has no meaning for a stream of this API
+            return await _end_without_mode(downstream, stream, follow.view, REFUSED.saying(error.message))
         if stream.kept_head is not None:
             return await _end(downstream, stream, follow.view, refusal(stream.kept_head))
         return await self._deliver(downstream, stream, follow, 0, 0)
@@ -198,6 +197,16 @@ async def _end(downstream: Downstream | WebSocket, stream: Stream, view: View, e
     last, properly = stream.projection(view).ending(ending, 0)
     (downstream.close if properly else downstream.abort)(last)
     await downstream.finished()
+    return downstream.response
+
+
+async def _end_without_mode(
+    downstream: Downstream | WebSocket, stream: Stream, view: View, ending: Ending
+) -> web.StreamResponse:
+    """Do the same in a mode that the stream does not have: as mode events would, or by breaking off."""
+    if view.websocket or MODES[view.mode].content_type == EVENT_STREAM:
+        return await _end(downstream, stream, View("events", websocket=view.websocket), ending)
+    downstream.abort(b"")
     return downstream.response
 
 

@@ -151,7 +151,7 @@ class Generations:
     async def _pump_of(self, exchange: Exchange, generation: GenerationRequest, places: Places) -> Pump | None:
         """Begin a stream for a response; None, if it is no event stream. Whatever fails, the exchange is closed."""
         try:
-            return self._pump(generation, places) if await is_stream(exchange) else None
+            return self._pump(generation, places) if await is_stream(generation, exchange) else None
         except BaseException:
             exchange.close()
             raise
@@ -159,7 +159,7 @@ class Generations:
     def _call(self, generation: GenerationRequest) -> Call:
         """Begin an upstream call in a separate task. Raises: Overloaded."""
         call = Call(self._hub, self._pump(generation), generation.identity)
-        call.begin(functools.partial(self._ask, generation), is_stream)
+        call.begin(functools.partial(self._ask, generation), functools.partial(is_stream, generation))
         self._calls.add(call)
         return call
 
