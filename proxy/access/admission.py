@@ -73,12 +73,12 @@ class Admission:
             self._hub.check_room_to_follow()
         return shares
 
-    def admit_follower(self, stream: Stream | None = None) -> None:
+    def admit_follower(self, stream: Stream | None = None, *, followers: int = 1) -> None:
         """Check the limits on followers, in all and of this stream; call it before a response begins.
 
         Raises: Overloaded.
         """
-        self._hub.check_room_to_follow(stream)
+        self._hub.check_room_to_follow(stream, followers)
 
     def find(self, request: web.BaseRequest, caller: Caller, ident: str, right: str) -> tuple[Stream, float]:
         """Return a stream the request may access, and the time when the access ends, in monotonic seconds.

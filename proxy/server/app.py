@@ -30,6 +30,7 @@ from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.following.control import Control
 from proxy.server.following.follow import Follow
+from proxy.server.following.follow_many import FollowMany
 from proxy.server.following.objects import ObjectRequests
 from proxy.server.following.shared_routes import EventRoute
 from proxy.server.generations.generate import Generations
@@ -117,6 +118,7 @@ class Proxy:
         self.forward = Forward(allowed, hides_tokens=bool(self.grants))
         self.generations = self._generations(self._open_exchange(), self.forward)
         self.follow = Follow(config.streams, self.hub, self.admission, self.metrics)
+        self.follow_many = FollowMany(config.streams, self.hub, self.admission, self.follow, self.metrics)
         self.control = Control(self.hub, self.admission, self.grants)
         self.admin = Admin(self.hub, self.page, self.feed)
         self.event_routes: list[EventRoute] = []
@@ -226,6 +228,7 @@ class Proxy:
         for method, path, handler, needs in (
             ("GET", "/v1/streams", control.listed, Needs.OWNING),
             ("GET", "/v1/streams/{ident}", follow.by_id, Needs.CAPABILITY),
+            ("GET", "/v1/follow", self.follow_many.serve, Needs.CAPABILITY),
             ("HEAD", "/v1/streams/{ident}", control.head, Needs.CAPABILITY),
             ("DELETE", "/v1/streams/{ident}", control.delete, Needs.CAPABILITY),
             ("GET", "/v1/streams/{ident}/info", control.info, Needs.CAPABILITY),

@@ -266,10 +266,10 @@ class Hub:
             self.check_room_to_follow()
         return Places(self, streams, followers)
 
-    def check_room_to_follow(self, stream: Stream | None = None) -> None:
-        """Raises: Overloaded, if there are too many followers, of all streams or of this one."""
+    def check_room_to_follow(self, stream: Stream | None = None, more: int = 1) -> None:
+        """Raises: Overloaded, if there would be too many followers with so many more, of all streams or of this one."""
         followers = self.followers + self.promised_followers
-        if followers >= self.max_followers:
+        if followers + more > self.max_followers:
             raise Overloaded(f"{followers} followers are connected, {self.max_followers} are allowed")
         if stream is not None:
             # A place is kept for the client that began the stream: those that waited for the key attach before it.

@@ -34,6 +34,7 @@ class View(NamedTuple):
     flush_ms: int = 0
     flush_bytes: int = 0
     websocket: bool = False  # as its messages
+    labelled: bool = False  # each event with its stream's id: for a connection that several streams share
 
 
 class Span:
