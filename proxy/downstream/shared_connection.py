@@ -61,7 +61,7 @@ class SharedConnection:
         return True
 
     def beat(self, lane: "Lane") -> bool:
-        """Send a heartbeat, if it is that of the first lane: one is enough for all. A comment, whatever its dialect's."""
+        """Send a heartbeat, if it is that of the first lane: one is enough. A comment: its dialect's has an event."""
         return lane is not next(iter(self._lanes), None) or self.sink.write(Heartbeat(COMMENT))
 
     def wait(self, resume: Callable[[], None]) -> None:

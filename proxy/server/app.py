@@ -36,6 +36,7 @@ from proxy.server.following.shared_routes import EventRoute
 from proxy.server.generations.generate import Generations
 from proxy.server.generations.request import GenerationReader
 from proxy.server.generations.response import GenerationResponses
+from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
 from proxy.server.pass_through import Forward, PassThrough
 from proxy.server.routes import ANY, Handler, Routes
@@ -44,6 +45,7 @@ from proxy.stream.cohort import Pacer
 from proxy.stream.endings import DRAINED
 from proxy.stream.hub import Hub
 from proxy.stream.observer import Observers
+from proxy.stream.stream import Stream
 from proxy.telemetry import access_log
 from proxy.telemetry.allocator import IdleTrim, malloc_trim
 from proxy.telemetry.live_feed import LiveFeed
@@ -84,6 +86,7 @@ class Proxy:
         self.upstreams = Upstreams(config, self.metrics, descriptors)
         self.feed = LiveFeed()
         self.calls = Calls()
+        self.lost_calls = LostCalls(config.generations.attach_retries_s)
         self.tracing = tracing or _traced(config)
         lends = bool(config.upstream.key.get_secret_value())
         self.given = GivenIds(lambda: self.hub, time.monotonic) if lends else None
@@ -96,7 +99,7 @@ class Proxy:
             call_soon=loop.call_soon,
             pacer=pacer,
             observers=self._observers(),
-            on_forgotten=self.calls.forget,
+            on_forgotten=self._forget,
             on_subscription_ended=self.metrics.subscription_ended,
         )
         self.clients = ClientConnections(
@@ -147,6 +150,10 @@ class Proxy:
             ],
         )
 
+    def _forget(self, stream: Stream) -> None:
+        self.calls.forget(stream)
+        self.lost_calls.forget(stream)
+
     def _generations(self, open_exchange: OpenExchange, forward: Forward, *, recorded: bool = False) -> Generations:
         """Return the handler of generation requests, or of all requests on a `recorded` route."""
         traced = open_exchange if recorded or self.tracing is None else self.tracing.calls(open_exchange)
@@ -158,6 +165,7 @@ class Proxy:
             GenerationResponses(self.config, self.hub, self.admission, self.grants, self.metrics),
             self.metrics,
             self.config.limits,
+            self.lost_calls,
             self.given,
         )
 

@@ -102,6 +102,7 @@ class GenerationsConfig(Table):
 
     share: Literal["none", "body"] = "none"
     retry_grace_s: Seconds = 30
+    attach_retries_s: Seconds = 0
     upgrade: Literal["never", "always", "auto"] = "never"
     keepalive_s: Seconds = 0
     include_usage: bool = False

@@ -233,6 +233,10 @@ class Hub:
             raise UnknownStream(f"no stream {ident!r} of yours is running or kept")
         return stream
 
+    def keeps(self, stream: Stream) -> bool:
+        """Return whether a stream can be found: it runs, or is kept after its end."""
+        return stream.id in self._running or stream.id in self._ended
+
     def find_readable(self, ident: str, caller: bytes) -> Stream:
         """Return a stream that a caller may follow: one of its own, or one open to everybody. Raises: UnknownStream."""
         try:

@@ -21,6 +21,7 @@ from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beg
 from proxy.server.config import Config, GenerationsConfig, LimitsConfig
 from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions, read_options
+from proxy.server.generations.retries import meaning_of
 from proxy.server.generations.shared_calls import Identity, by_body, by_key
 from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
 from proxy.server.pass_through import Forward
@@ -58,6 +59,7 @@ class GenerationRequest:
     client: str = ""  # the address it came from
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
     background: bool = False  # its client is sent the object of the response at once, and fetches it later
+    meaning: bytes | None = None  # by which it finds the call of a lost client, or is found; None: it does neither
     method: bytes = b"POST"
     recorded: bool = False  # it is of a recorded route: no generation, and a stream only if its response says so
 
@@ -113,6 +115,7 @@ class GenerationReader:
         self._given = given
         generations = config.generations
         self._recorded = recorded
+        self._attaches = generations.attach_retries_s > 0 and not recorded
         self._rewrites = not recorded and (generations.upgrade != "never" or generations.include_usage)
         self.limit(config.limits)
         self._usual = read_options(CIMultiDict(), config)  # of a request without options, as most are
@@ -144,9 +147,10 @@ class GenerationReader:
             caller, idempotent, named, not options.respond_async, shares_bodies=not self._recorded
         )
         target = self._forward.target(route, request)
+        attaches = self._attaches and not idempotent and not options.respond_async and caller.owns_streams
         body: bytes | LargeBody
         # One that is looked into, and one that may be sent after its client has left, is held.
-        if shared or self._rewrites or options.detached or route.dialect.requests.reads_body:
+        if shared or attaches or self._rewrites or options.detached or route.dialect.requests.reads_body:
             body = await read_body(request, self._body_bytes)
         else:
             body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)
@@ -163,8 +167,11 @@ class GenerationReader:
         objects = route.dialect.objects
         if objects is not None:
             generation = self._with_objects(generation, objects, caller)
+            attaches = attaches and generation.options is options  # one in the background may be left by its client
         if self._rewrites:
             generation = rewrite(generation, self._config.generations)
+        if attaches:
+            generation.meaning = _meaning(request, generation)
         return replace(generation, identity=_identify(request, generation)) if shared else generation
 
     def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
@@ -251,6 +258,11 @@ async def _ask_again(
         return exchange
     exchange.close()
     return await _send(open_exchange, replace(generation, headers=streamed[0], body=streamed[1]))
+
+
+def _meaning(request: web.BaseRequest, generation: GenerationRequest) -> bytes:
+    route, steering = generation.route, generation.route.steered_by(request.raw_headers)
+    return meaning_of(generation.caller, route.name, generation.target, generation.whole_body, steering)
 
 
 def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identity:
