@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
 
 _TICK_S = 0.25
+_STREAM, _KEY = "/v1/streams/{ident}", "/v1/keys/{key}/stream"  # where followers follow
 
 
 class _WithoutMalformed(logging.Filter):
@@ -233,9 +234,10 @@ class Proxy:
         """Return the routes of the data port."""
         served = Routes(self.admission, self.metrics, table.OWN)
         follow, control = self.follow, self.control
+        by_id, by_key = self._followed(follow.by_id, _STREAM), self._followed(follow.by_key, _KEY)
         for method, path, handler, needs in (
             ("GET", "/v1/streams", control.listed, Needs.OWNING),
-            ("GET", "/v1/streams/{ident}", follow.by_id, Needs.CAPABILITY),
+            ("GET", _STREAM, by_id, Needs.CAPABILITY),
             ("GET", "/v1/follow", self.follow_many.serve, Needs.CAPABILITY),
             ("HEAD", "/v1/streams/{ident}", control.head, Needs.CAPABILITY),
             ("DELETE", "/v1/streams/{ident}", control.delete, Needs.CAPABILITY),
@@ -244,7 +246,7 @@ class Proxy:
             ("POST", "/v1/streams/{ident}/share", control.share, Needs.CAPABILITY),
             ("GET", "/v1/keys/{key}", control.info_by_key, Needs.OWNING),
             ("HEAD", "/v1/keys/{key}", control.head_by_key, Needs.OWNING),
-            ("GET", "/v1/keys/{key}/stream", follow.by_key, Needs.OWNING),
+            ("GET", _KEY, by_key, Needs.OWNING),
             ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.OWNING),
         ):
             served.add(method, path, handler, "streams", table.OWN, needs)
@@ -279,6 +281,10 @@ class Proxy:
         ):
             asked = self._lending(functools.partial(handler, route))
             served.add(method, f"{route.prefix}/{{ident}}{path}", asked, route.name, route.dialect)
+
+    def _followed(self, handler: Handler, path: str) -> Handler:
+        """Return the handler of followers at a path, with spans if they are enabled."""
+        return handler if self.tracing is None else self.tracing.follows(handler, path, self.hub.find_key)
 
     def _add_own(self, served: Routes) -> None:
         """Add the configured routes, more specific paths first."""
