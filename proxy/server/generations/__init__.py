@@ -1,5 +1,7 @@
 """Generation requests: POST requests that respond with generated text, as a stream or as one JSON document.
 
+Requests on configured routes with `record = true` are served here, too.
+
 Must not know: how streams are followed (the folder beside this).
 
 Read in this order:

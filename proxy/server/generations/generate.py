@@ -129,7 +129,7 @@ class Generations:
     ) -> web.StreamResponse:
         """Do the same, and have a retry find the call if the client's connection closes before the end."""
         assert generation.meaning is not None
-        reading, over = Reading(request), True
+        reading, over = Reading(request), joined != "retry"  # one that is refused a place may come again
         self._lost.begin(generation.meaning)
         try:
             response = await self._follow(call, request, generation.options, joined, reading)

@@ -234,6 +234,22 @@ async def test_lost_client_of_a_plain_document_gets_it(stage: Stage) -> None:
         assert len(stage.turns) == 1
 
 
+async def test_retry_that_finds_no_place_may_come_again(stage: Stage) -> None:
+    """Its call is not lost by that."""
+    async with teed(stage.url, **ATTACH, limits={"followers_per_stream": 1}) as tee:
+        turn = await lost(tee, stage)
+        (stream,) = tee.proxy.hub
+        follower = await tee.follow(stream.id)
+        assert (await again(tee)).status == 503
+        await follower.client.leave()
+        await tee.wait_followers(0)
+        retry = await again(tee)
+        assert (retry.status, retry.header(ATTACHED)) == (200, "true")
+        turn.end(FINISH, DONE)
+        assert (await retry.read()).endswith(DONE)
+        assert len(stage.turns) == 1
+
+
 async def test_forgotten_calls_are_let_go_of(stage: Stage) -> None:
     """What is no longer kept is not remembered either; nor is a call whose stream had gone before its client."""
     async with teed(stage.url, **ATTACH, streams={"retain_s": 0}) as tee:
