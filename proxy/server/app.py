@@ -126,6 +126,7 @@ class Proxy:
         self.control = Control(self.hub, self.admission, self.grants)
         self.admin = Admin(self.hub, self.page, self.feed)
         self.event_routes: list[EventRoute] = []
+        self.recorded_routes: list[Generations] = []
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
@@ -302,7 +303,8 @@ class Proxy:
                 for method in ("GET", "POST"):
                     served.add(method, own.path, self._lending(events.serve, upstream), route.name, table.UNKNOWN)
             if own.record:
-                recorded = functools.partial(self._generations(opens, forward, recorded=True).generate, route)
+                self.recorded_routes.append(self._generations(opens, forward, recorded=True))
+                recorded = functools.partial(self.recorded_routes[-1].generate, route)
                 for method in ("GET", "POST"):
                     served.add(method, own.path, self._lending(recorded, upstream), route.name, table.UNKNOWN)
             pass_through = self._lending(functools.partial(passing.serve, route), upstream)
