@@ -88,13 +88,13 @@ class Generations:
             self._metrics.shared(how, call.stream)
             self._join(call, generation)
         release_body(request)
+        joined = how if late else None
         if options.respond_async:
             call.promised = True
             self._hub.retain(call.stream, options.retain_s)  # else a response that nobody waited for is not kept
             if generation.background:
-                return await self._in_background(request, call, generation, late=late)
+                return await self._in_background(request, call, generation, joined)
             return self._responses.accept(call.stream, options, late=late)
-        joined = how if late else None
         if generation.meaning is None:
             return await self._follow(call, request, options, joined)
         return await self._follow_unless_lost(call, request, generation, joined)
@@ -182,7 +182,7 @@ class Generations:
             self._given.add(generation.caller, ident)
 
     async def _in_background(
-        self, request: web.BaseRequest, call: Call, generation: GenerationRequest, *, late: bool
+        self, request: web.BaseRequest, call: Call, generation: GenerationRequest, joined: Joined | None
     ) -> web.StreamResponse:
         """Respond with the object of a response, or with the upstream's refusal, if that comes in a moment."""
         try:
@@ -193,7 +193,7 @@ class Generations:
         if 200 <= head.status < 300:
             return answer_object(call.stream)
         self._hub.discard(call.stream)
-        return await self._responses.send(request, call.stream, head, generation.options, late=late)
+        return await self._responses.send(request, call.stream, head, generation.options, joined)
 
     async def _pump_of(self, exchange: Exchange, generation: GenerationRequest, places: Places) -> Pump | None:
         """Begin a stream for a response; None, if it is no event stream. Whatever fails, the exchange is closed."""
