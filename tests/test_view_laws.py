@@ -20,10 +20,10 @@ from proxy.dialects.dialect import Dialect
 from proxy.dialects.messages import MESSAGES
 from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import CANCELLED, CAPABILITY_EXPIRED, COMPLETE, DRAINED, ENDINGS, Ending
+from proxy.stream.envelopes import NOT_IN_EVENTS
 from proxy.stream.projections import MODES, Coalesced, Cumulative, Heartbeat, Projection, Span, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
-from proxy.stream.websocket import NOT_IN_EVENTS
 from proxy.tools.fake.chat import ChatAnswer
 from proxy.tools.fake.messages import MessagesAnswer
 from proxy.tools.fake.native import NativeAnswer

@@ -54,28 +54,31 @@ class Admission:
             caller.check_owns_streams()
         return caller
 
-    def admit_generation(self, caller: Caller, idempotent: bool, named: bool, follows: bool) -> bool:
+    def admit_generation(
+        self, caller: Caller, idempotent: bool, named: bool, follows: bool, *, shares_bodies: bool = True
+    ) -> bool:
         """Check a generation request against the limits; return whether it may share an upstream call.
 
         `idempotent`: it has an Idempotency-Key; `named`: it has a Stream-Key; `follows`: its client waits for the
-        answer. Call it before the body is read. Raises: Unauthorised, if the request needs an identified caller;
+        answer; `shares_bodies`: it may share a call with identical ones, where that is configured. Call it before the
+        body is read. Raises: Unauthorised, if the request needs an identified caller;
         Overloaded.
         """
         if idempotent or named or not (follows or self._grants):  # else nobody could fetch the answer later
             caller.check_owns_streams()
-        shares = idempotent or (self._shares_bodies and caller.owns_streams)
+        shares = idempotent or (self._shares_bodies and shares_bodies and caller.owns_streams)
         if not shares:  # joining a call that runs already needs no room for another stream
             self._hub.check_room()
         if follows:
             self._hub.check_room_to_follow()
         return shares
 
-    def admit_follower(self, stream: Stream | None = None) -> None:
+    def admit_follower(self, stream: Stream | None = None, *, followers: int = 1) -> None:
         """Check the limits on followers, in all and of this stream; call it before a response begins.
 
         Raises: Overloaded.
         """
-        self._hub.check_room_to_follow(stream)
+        self._hub.check_room_to_follow(stream, followers)
 
     def find(self, request: web.BaseRequest, caller: Caller, ident: str, right: str) -> tuple[Stream, float]:
         """Return a stream the request may access, and the time when the access ends, in monotonic seconds.

@@ -65,7 +65,7 @@ class Grants:
 
         Raises: InvalidCapability, ExpiredCapability, MissingRight; UnknownStream, for a token of another stream.
         """
-        capability = self._capability(request)
+        capability = self._capability(request, ident)
         if capability is None:
             return None
         if capability.ident != ident:
@@ -74,30 +74,33 @@ class Grants:
             raise MissingRight(f"this token is for: {', '.join(capability.rights)}; not for: {right}")
         return time.monotonic() + capability.expires_at - time.time()
 
-    def _capability(self, request: web.BaseRequest) -> Capability | None:
-        """Return the capability of the token that a request carries; None without one.
+    def _capability(self, request: web.BaseRequest, ident: str) -> Capability | None:
+        """Return the capability of a request's token; of several, that for this stream; None without one.
 
         Raises: InvalidCapability, ExpiredCapability.
         """
-        token = self._token(request) if self else None
-        if token is None:
+        tokens = self._tokens(request) if self else []
+        if not tokens:
             return None
-        capability = self._capabilities.verify(token)
+        found = [self._capabilities.verify(token) for token in tokens]
+        fitting = [one for one in found if one is not None and one.ident == ident]
+        capability = max(fitting, key=lambda one: one.expires_at) if fitting else found[0]
         if capability is None:
             raise InvalidCapability("the token was not issued here, or has been altered")
         if capability.expires_at <= time.time():
             raise ExpiredCapability(f"the token expired at {capability.expires_at}, in Unix seconds")
         return capability
 
-    def _token(self, request: web.BaseRequest) -> str | None:
-        """Return the token in the query, else in a header that holds keys, else in the cookie; None without one."""
-        token = request.query.get(PARAMETER)
-        if token is not None:
-            return token
+    def _tokens(self, request: web.BaseRequest) -> Sequence[str]:
+        """Return the tokens in the query, else the one in a header that holds keys, else the one in the cookie."""
+        tokens = request.query.getall(PARAMETER, ())
+        if tokens:
+            return tokens
         for key in self._callers.keys(request.headers):
             if self._capabilities.verify(key) is not None:  # else it is a key, not a token
-                return key
-        return cookie(request.headers.get("Cookie", "")) if self._is_cookie_meant(request) else None
+                return [key]
+        token = cookie(request.headers.get("Cookie", "")) if self._is_cookie_meant(request) else None
+        return [] if token is None else [token]
 
     def _is_cookie_meant(self, request: web.BaseRequest) -> bool:
         """Return whether the requesting page may use the cookie: browsers send it for any page, on WebSockets too."""

@@ -14,12 +14,15 @@ class PlainReader(LearningReader):
 
     __slots__ = ()
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.brought = True  # one without events is complete, too
+
     @property
     def finished(self) -> bool:
         return True
 
     def note(self, frame: bytes) -> TextKind | None:
-        self.brought = True
         return None
 
     def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:

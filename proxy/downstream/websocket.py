@@ -116,6 +116,11 @@ class WebSocket:
             return self._ping()
         return not self._closed and self._response.write(span)
 
+    def write_data(self, data: bytes) -> None:
+        """Write frames for this client only, whether or not it takes more."""
+        if not self._closed:
+            self._response.write_data(data)
+
     def transport(self) -> None:
         """Return None: writing past this object could send frames after a close frame."""
 

@@ -30,11 +30,13 @@ from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.following.control import Control
 from proxy.server.following.follow import Follow
+from proxy.server.following.follow_many import FollowMany
 from proxy.server.following.objects import ObjectRequests
 from proxy.server.following.shared_routes import EventRoute
 from proxy.server.generations.generate import Generations
 from proxy.server.generations.request import GenerationReader
 from proxy.server.generations.response import GenerationResponses
+from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
 from proxy.server.pass_through import Forward, PassThrough
 from proxy.server.routes import ANY, Handler, Routes
@@ -43,6 +45,7 @@ from proxy.stream.cohort import Pacer
 from proxy.stream.endings import DRAINED
 from proxy.stream.hub import Hub
 from proxy.stream.observer import Observers
+from proxy.stream.stream import Stream
 from proxy.telemetry import access_log
 from proxy.telemetry.allocator import IdleTrim, malloc_trim
 from proxy.telemetry.live_feed import LiveFeed
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
 
 _TICK_S = 0.25
+_STREAM, _KEY = "/v1/streams/{ident}", "/v1/keys/{key}/stream"  # where followers follow
 
 
 class _WithoutMalformed(logging.Filter):
@@ -83,6 +87,7 @@ class Proxy:
         self.upstreams = Upstreams(config, self.metrics, descriptors)
         self.feed = LiveFeed()
         self.calls = Calls()
+        self.lost_calls = LostCalls(config.generations.attach_retries_s)
         self.tracing = tracing or _traced(config)
         lends = bool(config.upstream.key.get_secret_value())
         self.given = GivenIds(lambda: self.hub, time.monotonic) if lends else None
@@ -95,7 +100,7 @@ class Proxy:
             call_soon=loop.call_soon,
             pacer=pacer,
             observers=self._observers(),
-            on_forgotten=self.calls.forget,
+            on_forgotten=self._forget,
             on_subscription_ended=self.metrics.subscription_ended,
         )
         self.clients = ClientConnections(
@@ -115,11 +120,13 @@ class Proxy:
         )
         allowed = AllowedPaths(config.upstream.paths) if lends else None
         self.forward = Forward(allowed, hides_tokens=bool(self.grants))
-        self.generations = self._generations()
+        self.generations = self._generations(self._open_exchange(), self.forward)
         self.follow = Follow(config.streams, self.hub, self.admission, self.metrics)
+        self.follow_many = FollowMany(config.streams, self.hub, self.admission, self.follow, self.metrics)
         self.control = Control(self.hub, self.admission, self.grants)
         self.admin = Admin(self.hub, self.page, self.feed)
         self.event_routes: list[EventRoute] = []
+        self.recorded_routes: list[Generations] = []
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
@@ -145,17 +152,22 @@ class Proxy:
             ],
         )
 
-    def _generations(self) -> Generations:
-        open_exchange = self._open_exchange()
-        traced = open_exchange if self.tracing is None else self.tracing.calls(open_exchange)
+    def _forget(self, stream: Stream) -> None:
+        self.calls.forget(stream)
+        self.lost_calls.forget(stream)
+
+    def _generations(self, open_exchange: OpenExchange, forward: Forward, *, recorded: bool = False) -> Generations:
+        """Return the handler of generation requests, or of all requests on a `recorded` route."""
+        traced = open_exchange if recorded or self.tracing is None else self.tracing.calls(open_exchange)
         return Generations(
             self.hub,
             traced,
             self.calls,
-            GenerationReader(self.config, self.admission, self.forward, self.given),
+            GenerationReader(self.config, self.admission, forward, self.given, recorded=recorded),
             GenerationResponses(self.config, self.hub, self.admission, self.grants, self.metrics),
             self.metrics,
             self.config.limits,
+            self.lost_calls,
             self.given,
             cumulative=self.config.generations.cumulative or None,
         )
@@ -224,9 +236,11 @@ class Proxy:
         """Return the routes of the data port."""
         served = Routes(self.admission, self.metrics, table.OWN)
         follow, control = self.follow, self.control
+        by_id, by_key = self._followed(follow.by_id, _STREAM), self._followed(follow.by_key, _KEY)
         for method, path, handler, needs in (
             ("GET", "/v1/streams", control.listed, Needs.OWNING),
-            ("GET", "/v1/streams/{ident}", follow.by_id, Needs.CAPABILITY),
+            ("GET", _STREAM, by_id, Needs.CAPABILITY),
+            ("GET", "/v1/follow", self.follow_many.serve, Needs.CAPABILITY),
             ("HEAD", "/v1/streams/{ident}", control.head, Needs.CAPABILITY),
             ("DELETE", "/v1/streams/{ident}", control.delete, Needs.CAPABILITY),
             ("GET", "/v1/streams/{ident}/info", control.info, Needs.CAPABILITY),
@@ -234,7 +248,7 @@ class Proxy:
             ("POST", "/v1/streams/{ident}/share", control.share, Needs.CAPABILITY),
             ("GET", "/v1/keys/{key}", control.info_by_key, Needs.OWNING),
             ("HEAD", "/v1/keys/{key}", control.head_by_key, Needs.OWNING),
-            ("GET", "/v1/keys/{key}/stream", follow.by_key, Needs.OWNING),
+            ("GET", _KEY, by_key, Needs.OWNING),
             ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.OWNING),
         ):
             served.add(method, path, handler, "streams", table.OWN, needs)
@@ -270,6 +284,10 @@ class Proxy:
             asked = self._lending(functools.partial(handler, route))
             served.add(method, f"{route.prefix}/{{ident}}{path}", asked, route.name, route.dialect)
 
+    def _followed(self, handler: Handler, path: str) -> Handler:
+        """Return the handler of followers at a path, with spans if they are enabled."""
+        return handler if self.tracing is None else self.tracing.follows(handler, path, self.hub.find_key)
+
     def _add_own(self, served: Routes) -> None:
         """Add the configured routes, more specific paths first."""
         config = self.config
@@ -278,12 +296,18 @@ class Proxy:
             route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
             upstream = own.upstream or DEFAULT
             opens = self._open_exchange(upstream)
-            passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opens)
+            forward = Forward(hides_tokens=bool(self.grants))
+            passing = PassThrough(forward, opens)
             if own.share == "url":
                 events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, opens, self.calls)
                 self.event_routes.append(events)
                 for method in ("GET", "POST"):
                     served.add(method, own.path, self._lending(events.serve, upstream), route.name, table.UNKNOWN)
+            if own.record:
+                self.recorded_routes.append(self._generations(opens, forward, recorded=True))
+                recorded = functools.partial(self.recorded_routes[-1].generate, route)
+                for method in ("GET", "POST"):
+                    served.add(method, own.path, self._lending(recorded, upstream), route.name, table.UNKNOWN)
             pass_through = self._lending(functools.partial(passing.serve, route), upstream)
             served.add(ANY, own.path, pass_through, route.name, table.UNKNOWN)
 

@@ -42,6 +42,7 @@ class RouteConfig(Table):
     path: str
     upstream: str = ""
     share: Literal["none", "url"] = "none"
+    record: bool = False
     window_bytes: Bytes = 1024 * 1024
     join: Literal["live", "window"] = "live"
     keep_s: Seconds = 0
@@ -70,6 +71,15 @@ class RouteConfig(Table):
             raise ValueError('window_bytes, join and keep_s go with share = "url"')
         return self
 
+    @model_validator(mode="after")
+    def _records_what_is_not_shared(self) -> "RouteConfig":
+        if self.record and self.share == "url":
+            raise ValueError(
+                'record gives each request a stream of its own, and with share = "url" all requests of a URL have one,'
+                " which has an id, followers and resume already: leave record out, or share"
+            )
+        return self
+
 
 class StreamsConfig(Table):
     """[streams]: how long streams are kept, and defaults and limits for their followers."""
@@ -92,6 +102,7 @@ class GenerationsConfig(Table):
 
     share: Literal["none", "body"] = "none"
     retry_grace_s: Seconds = 30
+    attach_retries_s: Seconds = 0
     upgrade: Literal["never", "always", "auto"] = "never"
     keepalive_s: Seconds = 0
     include_usage: bool = False

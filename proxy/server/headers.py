@@ -50,6 +50,7 @@ TABLE = {
     # Not forwarded: all callers may share one upstream key, under which equal idempotency keys would collide.
     "Idempotency-Key": Use.OPTION | Use.KEPT_OF_GENERATIONS | Use.ALLOWED,
     "Idempotency-Replayed": _FOUND,
+    "Stream-Retry-Attached": _FOUND,
     "Prefer": Use.OPTION | Use.ALLOWED,
     "Preference-Applied": Use.EXPOSED,
     "traceparent": Use.OPTION | Use.ALLOWED,

@@ -9,7 +9,8 @@ Read in this order:
 * `ledger`: how much memory is held, of which kind, and what is done when it is too much
 * `cohort`: which followers are advanced together; its docstring lists the states of a follower and their transitions
 * `subscription`: one follower; `rank`: followers that are written to together
-* `projections`: the modes, each a pure function of a span of the log to bytes; `websocket`: modes as WebSocket messages
+* `projections`: the modes, each a pure function of a span of the log to bytes; `envelopes`: modes as
+  WebSocket messages, and with the stream's id in each event
 * `transcript`, `channel`, `rewriting`: the text of the answer so far, and frames rewritten with other parts of it
 * `info`: the record of a stream: its id, owner, keys and limits
 * `hub`: begins streams, finds them while they run and while they are kept, ends them; `observer`: those it notifies

@@ -233,6 +233,10 @@ class Hub:
             raise UnknownStream(f"no stream {ident!r} of yours is running or kept")
         return stream
 
+    def keeps(self, stream: Stream) -> bool:
+        """Return whether a stream can be found: it runs, or is kept after its end."""
+        return stream.id in self._running or stream.id in self._ended
+
     def find_readable(self, ident: str, caller: bytes) -> Stream:
         """Return a stream that a caller may follow: one of its own, or one open to everybody. Raises: UnknownStream."""
         try:
@@ -266,10 +270,10 @@ class Hub:
             self.check_room_to_follow()
         return Places(self, streams, followers)
 
-    def check_room_to_follow(self, stream: Stream | None = None) -> None:
-        """Raises: Overloaded, if there are too many followers, of all streams or of this one."""
+    def check_room_to_follow(self, stream: Stream | None = None, more: int = 1) -> None:
+        """Raises: Overloaded, if there would be too many followers with so many more, of all streams or of this one."""
         followers = self.followers + self.promised_followers
-        if followers >= self.max_followers:
+        if followers + more > self.max_followers:
             raise Overloaded(f"{followers} followers are connected, {self.max_followers} are allowed")
         if stream is not None:
             # A place is kept for the client that began the stream: those that waited for the key attach before it.

@@ -34,6 +34,7 @@ class View(NamedTuple):
     flush_ms: int = 0
     flush_bytes: int = 0
     websocket: bool = False  # as its messages
+    labelled: bool = False  # each event with its stream's id: for a connection that several streams share
 
 
 class Span:
@@ -278,7 +279,9 @@ class Text(Projection):
     in_bytes = True
 
     def __init__(self, source: Source) -> None:
+        """Raises: BadRequest, when nothing is known of the text in the stream's events."""
         super().__init__(source)
+        _require_meaning(type(self), source.dialect)
         source.transcript(source.log.start)
 
     def render(self, start: int, end: int) -> bytes:
@@ -309,7 +312,9 @@ class Json(Projection):
     tells_all = True
 
     def __init__(self, source: Source) -> None:
+        """Raises: BadRequest, when nothing is known of the text in the stream's events."""
         super().__init__(source)
+        _require_meaning(type(self), source.dialect)
         _require_all(source)
 
     def render(self, start: int, end: int) -> bytes:
@@ -343,6 +348,10 @@ def _require_meaning(mode: type[Projection], dialect: Dialect) -> None:
         raise BadRequest(
             "the events of this API are increments always: its streams have no other mode of events "
             "than events and coalesced"
+        )
+    if mode.ends_with_answer and not dialect.frames.has_text:
+        raise BadRequest(
+            "nothing is known of the text in this stream's events: it has the modes raw, events and coalesced"
         )
 
 

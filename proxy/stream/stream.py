@@ -18,6 +18,7 @@ from typing import Any
 from proxy.dialects.dialect import Reader
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
 from proxy.stream.endings import LOG_LIMIT, Ending
+from proxy.stream.envelopes import Labelled, Messages
 from proxy.stream.faults import Faults, log_fault, tell
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
@@ -28,7 +29,6 @@ from proxy.stream.subscription import Subscription
 from proxy.stream.transcript import Transcript
 from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
-from proxy.stream.websocket import Messages
 from proxy.wire.http import Head
 
 _IDENT = re.compile("[!-~]{1,128}")  # an upstream's request id in any other form is not shown or logged
@@ -159,6 +159,9 @@ class Stream:
         if projection is None:
             if view.websocket:
                 projection = Messages(self.log, self.projection(view._replace(websocket=False)))
+            elif view.labelled:
+                mode = self.projection(view._replace(labelled=False))
+                projection = Labelled(self.id, self.epoch, self.log, mode)
             else:
                 projection = MODES[view.mode](self)
             self._projections[view] = projection

@@ -150,6 +150,8 @@ class Metrics:
         self.rejected: Tally[str] = Tally()
         self.replayed: Tally[str] = Tally()
         self.reopened: Tally[str] = Tally()  # by route
+        self.shared_requests: Tally[tuple[str, str]] = Tally()  # by route and how
+        self.shared_tokens: Tally[tuple[str, str, str]] = Tally()  # by route, how and kind: of calls that were not made
         self.background_loops: list[BackgroundLoop] = []  # with distinct names
         self.max_models = max_models
         self._models: set[str] = set()
@@ -206,6 +208,20 @@ class Metrics:
             if usage.completion > 1 and vitals.last_token_at > vitals.first_token_at:
                 seconds = (vitals.last_token_at - vitals.first_token_at) / (usage.completion - 1)
                 times.per_token.observe(seconds)
+
+    def shared(self, how: str, stream: Stream) -> None:
+        """Count a request that shares a stream with an earlier one, and, at its end, the tokens that were saved."""
+        self.shared_requests[stream.info.route, how] += 1
+        if stream.sealed:
+            self._save(how, stream)
+        else:
+            stream.when_sealed(lambda ending: self._save(how, stream))
+
+    def _save(self, how: str, stream: Stream) -> None:
+        usage = stream.vitals.reader.usage
+        if usage is not None:
+            for kind, count in zip(Usage._fields, usage, strict=True):
+                self.shared_tokens[stream.info.route, how, kind] += count
 
     def never_began(self, route: str, ending: str) -> None:
         """Count a generation that ended before the upstream's response began."""

@@ -93,6 +93,10 @@ class MetricsPage(Collector):
         yield _counter("subscriptions_ended", "Followers by why they ended.", ("mode", "reason"), reasons)
         yield _counter("retries", "Requests sent upstream once more.", ("reason",), Tally(upstreams.retries()))
         yield _counter("reopened", "Times a shared stream asked its upstream again.", ("route",), metrics.reopened)
+        labels = ("route", "how")
+        yield _counter("shared_requests", "Requests that shared a call.", labels, metrics.shared_requests)
+        text = "Tokens of calls that were shared, once for each request that made none."
+        yield _counter("shared_tokens", text, (*labels, "kind"), +metrics.shared_tokens)
         chosen = Tally({upstream.name: upstream.chosen for upstream in upstreams.by_name.values()})
         yield _counter("upstream_requests", "Requests that an upstream was chosen for.", ("upstream",), chosen)
         failures = Tally({loop.name: loop.failures for loop in metrics.background_loops})

@@ -2,17 +2,22 @@
 
 A generation has a span of kind server, from the arrival of its request to the seal of its stream; it is a child of the
 client's span if the request has a traceparent. Each call upstream has a span of kind client, whose context is sent
-upstream instead of the client's. Clients that share a call share its spans. Names are those of the semantic conventions
-for HTTP and for generative AI; no prompt or answer is in them. The standard OTEL_* variables say where spans are sent.
+upstream instead of the client's. Clients that share a call share its spans. A follower has a span `fetch_response`,
+without tokens: those are the generation's. Names are those of the semantic conventions for HTTP and for generative AI;
+of the latter those up to version 1.36 and the later ones, or with
+OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental the later ones alone. No prompt or answer is in them. The
+standard OTEL_* variables say where spans are sent.
 
 Handlers know nothing of this: they are wrapped by `traced`, their calls upstream by `calls`, and an observer sees their
 streams. The three find each other by a context variable, which a task passes on to the tasks it creates.
 """
 
 import asyncio
+import os
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from types import TracebackType
@@ -37,10 +42,14 @@ from proxy.wire.errors import ProxyError, UpstreamError
 from proxy.wire.http import Headers, RawHeaders, origin_form
 
 _APPLICATION = re.compile(r"(?<=/apps/)[^/]+")  # replaced, so that not every application is another route
+_OPT_IN, _LATEST = "OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental"
 LAST_S = 3.0  # at most, for the last export
 _CURRENT: ContextVar["Trace | None"] = ContextVar("trace", default=None)
 
+FETCH = "fetch_response"  # the operation of reading a response that was generated for another request
+
 Handler = Callable[..., Awaitable[web.StreamResponse]]
+FindKey = Callable[[str, bytes], Stream | None]
 
 
 def exported() -> "Tracing":
@@ -61,6 +70,10 @@ class Tracing:
 
     def __init__(self, provider: TracerProvider, give_up: Callable[[], None] = lambda: None) -> None:
         """`give_up` ends the last export if it takes longer than LAST_S."""
+        opted_in = [value.strip() for value in os.environ.get(_OPT_IN, "").split(",")]
+        self._provided = {"gen_ai.provider.name": PROVIDER}
+        if _LATEST not in opted_in:
+            self._provided["gen_ai.system"] = PROVIDER  # its name until version 1.36 of the conventions
         self._provider = provider
         self._give_up = give_up
         self._tracer = provider.get_tracer("streamtee", __version__)
@@ -97,6 +110,44 @@ class Tracing:
 
         return traced
 
+    def follows(self, handler: Handler, path: str, find_key: FindKey) -> Handler:
+        """Return the handler of followers at a path, wrapped so that each has a span.
+
+        `find_key` returns a caller's newest stream under a key, for a path that names one instead of a stream.
+        """
+
+        async def serve(request: web.BaseRequest, caller: Any, **named: str) -> web.StreamResponse:
+            ident = named.get("ident", "")
+            with self._fetching(request, path) as span:
+                try:
+                    stream = find_key(named["key"], caller.digest) if "key" in named else None
+                    response = await handler(request, caller, **named)
+                    stream = stream or (find_key(named["key"], caller.digest) if "key" in named else None)
+                finally:
+                    ident = ident if stream is None else stream.id
+                    if ident:
+                        span.set_attributes({"gen_ai.response.id": ident, "streamtee.stream.id": ident})
+                span.set_attribute("http.response.status_code", response.status)
+                return response
+
+        return serve
+
+    @contextmanager
+    def _fetching(self, request: web.BaseRequest, path: str) -> Iterator[Span]:
+        """Make the span of a follower; it ends with the response."""
+        said = {"http.request.method": "GET", "http.route": path, "gen_ai.operation.name": FETCH, **self._provided}
+        context = self._propagator.extract(self._carried(request.raw_headers), Context())
+        span = self._tracer.start_span(FETCH, context, SpanKind.SERVER, said)
+        try:
+            yield span
+        except ProxyError as error:
+            span.set_attributes({"http.response.status_code": error.status, "error.type": error.code})
+            if error.status >= 500:
+                span.set_status(StatusCode.ERROR, error.code)
+            raise
+        finally:
+            span.end()
+
     def begun(self, stream: Stream) -> None:
         """Keep the spans of the current request open until the stream it began has ended."""
         trace = _CURRENT.get()
@@ -123,7 +174,7 @@ class Tracing:
 
     def begin_call(self, parent: Span, model: str | None) -> Span:
         """Begin the span of a call upstream."""
-        asked = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": PROVIDER}
+        asked = {"gen_ai.operation.name": "chat", **self._provided}
         if model is not None:
             asked["gen_ai.request.model"] = model
         name = f"chat {model}" if model else "chat"
@@ -159,7 +210,7 @@ class Tracing:
 class Trace:
     """The spans of one generation. They end with its stream; without a stream, when the `with` block is left."""
 
-    __slots__ = ("_call", "_request", "_route", "_span", "_taken", "_tracing")
+    __slots__ = ("_asked_at", "_call", "_request", "_route", "_span", "_taken", "_tracing")
 
     def __init__(self, tracing: Tracing, route: Route, request: web.BaseRequest) -> None:
         self._tracing = tracing
@@ -167,6 +218,7 @@ class Trace:
         self._request: web.BaseRequest | None = request  # until its span begins
         self._span: Span | None = None  # until the request begins a stream or a call upstream
         self._call: Span | None = None
+        self._asked_at = 0.0  # when the call began, in monotonic seconds
         self._taken = False  # it ends with a stream
 
     def __enter__(self) -> "Trace":
@@ -198,6 +250,7 @@ class Trace:
         if self._call is not None:  # of a call that was refused, and is made again with another request
             self._call.end()
         self._call = self._tracing.begin_call(self.span, self._route.dialect.requests.model(body))
+        self._asked_at = time.monotonic()
         return self._tracing.readdressed(headers, self._call)
 
     def answered(self, exchange: Exchange) -> None:
@@ -229,7 +282,7 @@ class Trace:
         received_bytes = stream.log.end_bytes + len(stream.log.tail)
         self.span.add_event("ending", {"reason": ending.reason, "events": stream.log.end, "bytes": received_bytes})
         if self._call is not None:
-            _describe(self._call, stream)
+            _describe(self._call, stream, self._asked_at)
         if ending.state == "failed" and (stream.kept_head is None or not ending.clean):
             self._fail(ending.reason)
         self._end()
@@ -245,9 +298,13 @@ class Trace:
         self.span.end()
 
 
-def _describe(span: Span, stream: Stream) -> None:
-    """Record the response in the span of a call: model, finish reason, tokens."""
+def _describe(span: Span, stream: Stream, asked_at: float) -> None:
+    """Record the response in the span of a call that began at a time: model, finish reason, tokens, first chunk."""
     vitals, said = stream.vitals, stream.vitals.reader
+    if stream.kept_head is None:
+        span.set_attribute("gen_ai.request.stream", True)
+        if vitals.first_byte_at:
+            span.set_attribute("gen_ai.response.time_to_first_chunk", max(0.0, vitals.first_byte_at - asked_at))
     span.set_attribute("streamtee.stream.id", stream.id)
     ident = stream.upstream_request_id
     if ident:

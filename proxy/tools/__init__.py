@@ -5,6 +5,7 @@ Read in this order:
 * `cli`: the commands; `signals`: what signals have a running server do
 * `demo`: the demonstration that `make demo` runs
 * `tail`, `tail_readers`: `streamtee tail`
+* `record`, `replay`: a response into a file, and out of it as an upstream; `recording`: the format of the file
 * `fake`: an upstream to try against, a folder of its own
 * `log_lines`: how log lines are written; `selfcheck`: refuses to start beside another package of the same
   name, or with the slow parser of aiohttp

@@ -1,8 +1,9 @@
-"""The command line: `streamtee serve`, `tail`, `fake`, `demo`, `check-config`."""
+"""The command line: `streamtee serve`, `tail`, `record`, `replay`, `fake`, `demo`, `check-config`."""
 
 import asyncio
 import gc
 import logging
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,14 @@ from proxy.downstream.descriptors import raise_limit
 from proxy.server.app import Proxy
 from proxy.server.config import Config, address, explained, load
 from proxy.tools.log_lines import LogLines
+from proxy.tools.record import record
 from proxy.tools.selfcheck import SelfCheckError, check_installation
 from proxy.tools.signals import end_signal, heed_signals
 from proxy.tools.tail import tail
 
 if TYPE_CHECKING:
     from proxy.tools.fake.qwen import FakeQwen
+    from proxy.tools.recording import Recording
 
 _log = logging.getLogger("streamtee")
 
@@ -65,6 +68,7 @@ def serve(config_file: Path | None, loop: str) -> None:
 
 
 main.add_command(tail)
+main.add_command(record)
 
 
 @main.command("check-config")
@@ -129,6 +133,36 @@ def fake(listen: str, pace: str) -> None:
     from proxy.tools.fake.qwen import FAST, REAL, FakeQwen
 
     _run(_fake(FakeQwen(pace=REAL if pace == "real" else FAST, history=100), listen), "uvloop")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--listen", default="127.0.0.1:8000", show_default=True, help="HOST:PORT.")
+@click.option("--speed", type=click.FloatRange(0, min_open=True), default=1, show_default=True, help="Times as fast.")
+@click.option("--no-delay", is_flag=True, help="All at once, instead of at the recorded pace.")
+def replay(file: Path, listen: str, speed: float, no_delay: bool) -> None:
+    """Answer every request with a recording that `streamtee record` has made."""
+    from proxy.tools.recording import BadRecording, read_recording
+
+    try:
+        recording = read_recording(file.read_bytes().splitlines())
+    except (OSError, BadRecording) as error:
+        _fail(f"{file} can't be replayed: {error}")
+    _run(_replay(recording, listen, math.inf if no_delay else speed), "uvloop")
+
+
+async def _replay(recording: "Recording", listen: str, speed: float) -> None:
+    from proxy.tools.replay import Replay
+
+    stop = end_signal()
+    server = Replay(recording, speed)
+    try:
+        await server.start(*address(listen))
+    except (OSError, ValueError) as error:
+        _fail(f"can't listen: {error}")
+    click.echo(f"replaying on {server.url}")
+    await stop.wait()
+    await server.stop()
 
 
 @main.command()

@@ -160,7 +160,7 @@ class Pump(StreamWriter):
 
     @property
     def awaits_token(self) -> bool:
-        return not (self._vitals.first_token_at or self._lost)
+        return not (self._vitals.first_token_at or self._lost) and self.stream.dialect.frames.has_text
 
     # Writer
 

@@ -5,6 +5,7 @@ Source: WHATWG HTML, 9.2.5 "Parsing an event stream" and 9.2.6 "Interpreting an 
 """
 
 import re
+import sys
 from typing import NamedTuple
 
 from proxy.wire.errors import TooLarge
@@ -220,6 +221,12 @@ def fields(frame: bytes) -> Event:
         elif name == b"id" and b"\0" not in value:
             ident = value
     return Event(b"\n".join(data) if data else None, kind, ident)
+
+
+def dispatched(blocks: bytes) -> list[Event]:
+    """Return the events of complete blocks; a block without data dispatches none."""
+    events = [fields(block) for block in Splitter(sys.maxsize).feed(blocks)]
+    return [event for event in events if event.data is not None]
 
 
 def payload(frame: bytes) -> bytes | None:

@@ -6,7 +6,6 @@ Each event becomes a text message, a JSON object whose members are the fields of
 Knows nothing of streams, sockets or time. Source: RFC 6455.
 """
 
-import sys
 from base64 import b64encode
 from hashlib import sha1
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import orjson
 
 from proxy.wire.errors import BadRequest
-from proxy.wire.sse import Splitter, fields
+from proxy.wire.sse import dispatched
 
 TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
 COMPLETE, GOING_AWAY, PROTOCOL_ERROR, INTERNAL_ERROR, TRY_AGAIN_LATER = 1000, 1001, 1002, 1011, 1013
@@ -52,12 +51,10 @@ def messages(blocks: bytes) -> bytes:
     Bytes that are not UTF-8 are replaced, as in decoding SSE: a client must fail a connection that sends them (8.1).
     """
     found = []
-    for block in Splitter(sys.maxsize).feed(blocks):
-        event = fields(block)
-        if event.data is not None:
-            words = {"id": event.id or b"", "event": event.type or b"message", "data": event.data}
-            text = {name: value.decode(errors="replace") for name, value in words.items()}
-            found.append(frame(TEXT, orjson.dumps(text)))
+    for event in dispatched(blocks):
+        words = {"id": event.id or b"", "event": event.type or b"message", "data": event.data or b""}
+        text = {name: value.decode(errors="replace") for name, value in words.items()}
+        found.append(frame(TEXT, orjson.dumps(text)))
     return b"".join(found)
 
 

@@ -110,10 +110,12 @@ def test_routes_and_upstreams_are_read(write: Any, monkeypatch: pytest.MonkeyPat
     """As the file's own comment has them, the key of an upstream from the environment."""
     monkeypatch.setenv("STREAMTEE_UPSTREAMS__TICKER__KEY", SECRET)
     lines = re.findall(r"^  # (\{ path = .*)$", FILE.read_text(), re.MULTILINE)
-    assert len(lines) == 2
+    assert len(lines) == 3
     table = '[upstreams.ticker]\nurl = "http://127.0.0.1:1/base/"\n'
     config = load(write("\n".join(["routes = [", *lines, "]", table])))
-    events, rest = config.routes
+    events, rest, tools = config.routes
+    assert tools.record
+    assert not rest.record
     assert (events.path, events.upstream, events.share) == ("/events", "ticker", "url")
     assert (events.join, events.keep_s) == ("window", 60)
     assert (rest.path, rest.share) == ("/rest/", "none")
@@ -223,6 +225,7 @@ def test_origin_is_as_browsers_write_it(write: Any, origin: str) -> None:
         ('[[routes]]\npath = "/api/v1/x/"', ["routes.0.path", "clashes with /api/v1/"]),
         ('[[routes]]\npath = "/healthz"', ["routes.0.path", "clashes with /healthz"]),
         ('[[routes]]\npath = "/a"\nshare = "body"', ["routes.0.share", "none", "url"]),
+        ('[[routes]]\npath = "/a"\nshare = "url"\nrecord = true', ["routes.0", "record", "each request"]),
         ('[[routes]]\npath = "/a"\nshare = "url"\njoin = "start"', ["routes.0.join", "live", "window"]),
         ('[[routes]]\npath = "/a"\nshare = "url"\nkeep_s = -1', ["routes.0.keep_s", "greater than or equal to 0"]),
         ('[auth]\nanonymous = "some"', ["auth.anonymous", "auto", "none", "shared"]),

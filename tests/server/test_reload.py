@@ -56,6 +56,15 @@ async def test_body_limit_changes_in_place(tee: Tee, stage: Stage) -> None:
     assert (await tee.chat()).status == 413
 
 
+async def test_body_limit_of_a_recorded_route_changes_in_place(stage: Stage) -> None:
+    """As that of generations."""
+    routes = [{"path": "/agent", "record": True}]
+    async with teed(stage.url, routes=routes) as tee:
+        reloaded(tee, stage, routes=routes, limits={"body_bytes": 10})
+        headers = ("Stream-Key: k",)  # its body is held
+        assert (await tee.ask("POST", "/agent", *headers, body=b"x" * 11)).status == 413
+
+
 async def test_time_outs_change_in_place(tee: Tee, stage: Stage) -> None:
     """Of upstreams, and of clients: also for what waits already, in place of 5 minutes."""
     client = await tee.send_chat()

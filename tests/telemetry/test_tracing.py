@@ -112,8 +112,15 @@ async def test_generation_is_a_child_of_its_caller_and_its_call_a_child_of_it(
         "streamtee.stream.id": answer.stream_id,
         "streamtee.upstream": "default",
     }
+    assert client_span.attributes is not None
+    first_chunk_s = client_span.attributes["gen_ai.response.time_to_first_chunk"]
+    assert isinstance(first_chunk_s, float)
+    assert 0 < first_chunk_s <= (client_span.end_time - client_span.start_time) / 1e9
     assert client_span.attributes == {
         "gen_ai.operation.name": "chat",
+        "gen_ai.request.stream": True,
+        "gen_ai.response.time_to_first_chunk": first_chunk_s,
+        "gen_ai.system": "dashscope",
         "gen_ai.provider.name": "dashscope",
         "gen_ai.request.model": "qwen3-max",
         "gen_ai.response.model": "qwen3-max",
@@ -321,3 +328,75 @@ async def test_nothing_of_it_is_imported_unless_it_is_enabled() -> None:
     code = "import sys, proxy.tools.cli; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
     assert await process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("opt_in", "old"), [("", True), ("http,gen_ai_latest_experimental", False), ("http/dup", True)]
+)
+async def test_names_are_of_both_generations_or_the_latest(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, opt_in: str, old: bool
+) -> None:
+    """As OTEL_SEMCONV_STABILITY_OPT_IN says; a response that is no stream has no first chunk."""
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", opt_in)
+    collected = Collected()
+    async with traced(stage, collected) as tee:
+        client = await tee.send_chat(stream=False)
+        turn = await stage.next()
+        await turn.body()
+        turn.reply("200 OK", "Content-Type: application/json", body=b"{}")
+        await (await client.answer()).read()
+        _, call = await collected.pair()
+    assert call.attributes is not None
+    assert call.attributes["gen_ai.provider.name"] == "dashscope"
+    assert ("gen_ai.system" in call.attributes) == old
+    assert "gen_ai.request.stream" not in call.attributes
+    assert "gen_ai.response.time_to_first_chunk" not in call.attributes
+
+
+@pytest.mark.parametrize("path", ["streams", "keys"])
+async def test_follower_has_a_span_that_counts_no_tokens(stage: Stage, collected: Collected, path: str) -> None:
+    """It says which response was read, is a child of the follower's own span, and ends with its response."""
+    async with traced(stage, collected) as tee:
+        answer, turn = await begun(tee, stage, "Stream-Key: k", frames=1)
+        ident = answer.stream_id if path == "streams" else "keys/k"
+        follower = await tee.follow(ident, "", f"traceparent: {CALLER}")
+        turn.end(FINISH, USAGE, DONE)
+        await follower.read()
+        await until(lambda: len(collected.spans) == 3)
+    (span,) = [one for one in collected.spans if one.name == "fetch_response"]
+    assert span.parent is not None
+    assert (f"{span.context.trace_id:032x}", span.parent.span_id) == (TRACE, 0x00F067AA0BA902B7)
+    assert span.kind == SpanKind.SERVER
+    assert span.attributes == {
+        "http.request.method": "GET",
+        "http.route": "/v1/streams/{ident}" if path == "streams" else "/v1/keys/{key}/stream",
+        "http.response.status_code": 200,
+        "gen_ai.operation.name": "fetch_response",
+        "gen_ai.provider.name": "dashscope",
+        "gen_ai.system": "dashscope",
+        "gen_ai.response.id": answer.stream_id,
+        "streamtee.stream.id": answer.stream_id,
+    }
+    counted = [one for one in collected.spans if one.attributes and "gen_ai.usage.input_tokens" in one.attributes]
+    assert [one.name for one in counted] == ["chat qwen3-max"]
+
+
+async def test_follower_that_is_refused_or_leaves_ends_its_span(stage: Stage, collected: Collected) -> None:
+    """A refusal with its error, a client that left with none."""
+    async with traced(stage, collected) as tee:
+        answer, turn = await begun(tee, stage, frames=1)
+        await tee.follow("st_" + "a" * 26)
+        follower = await tee.follow(answer.stream_id)
+        await follower.until(b"word")
+        await follower.client.leave()
+        await until(lambda: len(collected.spans) == 2)
+        turn.end()
+    refused, left = collected.spans[:2]
+    assert refused.attributes is not None
+    assert (refused.attributes["error.type"], refused.attributes["http.response.status_code"]) == (
+        "stream_not_found",
+        404,
+    )
+    assert left.attributes is not None
+    assert left.attributes["gen_ai.response.id"] == answer.stream_id
+    assert {refused.status.status_code, left.status.status_code} == {StatusCode.UNSET}

@@ -335,6 +335,20 @@ async def test_fake_prints_where_it_listens_and_answers() -> None:
         await client.leave()
 
 
+async def test_replay_prints_where_it_listens_and_answers(tmp_path: Path) -> None:
+    """With the recording, until SIGTERM ends it with 0."""
+    file = tmp_path / "stream.jsonl"
+    head = {"streamtee": "recording", "version": 1, "status": 200, "reason": "OK", "headers": [], "at_s": 0}
+    lines = [head, {"at_s": 100, "text": "data: x\n\n"}, {"at_s": 200, "end": "complete"}]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    async with spawned("replay", str(file), "--listen", "127.0.0.1:0", "--no-delay") as process:
+        match = re.fullmatch(r"replaying on (http://127\.0\.0\.1:\d+)\n", await line(process))
+        assert match
+        assert await answered(match[1], request("POST", "/any", body=b"{}")) == (200, b"data: x\n\n")
+        process.terminate()
+        assert await process.wait() == 0
+
+
 def test_faults_lists_every_fault() -> None:
     """One line each: its name and what it does."""
     result = invoked("faults")

@@ -17,13 +17,13 @@ from proxy.server.document import JSON, DocumentSink, wait_for_document
 from proxy.server.following.request import Cursor, FollowRequest, read_follow_request
 from proxy.server.generations.options import check_key
 from proxy.stream.endings import COMPLETE, DRAINED, REFUSED, Ending, ending_of
+from proxy.stream.envelopes import closing
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import MODES, View, check_view
+from proxy.stream.projections import EVENT_STREAM, MODES, View, check_view
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
-from proxy.stream.websocket import closing
 from proxy.telemetry.metrics import Metrics
 from proxy.wire.errors import (
     BadRequest,
@@ -100,13 +100,14 @@ class Follow:
             headers.append((b"Stream-Offset", b"%d" % follow.cursor.offset_bytes))
         if follow.cursor.given:
             headers.append((b"Stream-Resumed-From", bytes(EventId(stream.epoch, offset))))
-        downstream = self._begin(request, follow, headers)
+        downstream = self.begin(request, follow, headers)
         return await self._deliver(downstream, stream, follow, offset, skip)
 
-    def _begin(self, request: web.BaseRequest, follow: FollowRequest, headers: Headers) -> Downstream | WebSocket:
+    def begin(self, request: web.BaseRequest, follow: FollowRequest, headers: Headers) -> Downstream | WebSocket:
+        """Begin the response to a follower, or its WebSocket."""
         mode = follow.view.mode
         named = [(b"Stream-Mode", mode.encode()), *headers]
-        if not follow.view.websocket:
+        if not follow.accept:
             downstream = Downstream(request)
             downstream.start(b"OK", [(b"Content-Type", MODES[mode].content_type), *CACHING, *named])
             return downstream
@@ -150,7 +151,7 @@ class Follow:
     ) -> web.StreamResponse:
         """Begin the response at once, and follow the stream when it begins; end the response properly if none does."""
         self._admission.admit_follower()
-        downstream = self._begin(request, follow, [])
+        downstream = self.begin(request, follow, [])
         downstream.flush()
         heartbeat_s = follow.heartbeat_s if follow.view.websocket or MODES[follow.view.mode].heartbeat else 0
         stream = await self._begun(caller, key, downstream, follow.wait_s, heartbeat_s)
@@ -163,9 +164,8 @@ class Follow:
             check_view(follow.view, stream.dialect)
         except Overloaded as error:
             return await _end(downstream, stream, follow.view, ending_of(error))
-        except BadRequest as error:
-            events = View("events", websocket=follow.view.websocket)  # in which its error is written
-            return await _end(downstream, stream, events, REFUSED.saying(error.message))
+        except BadRequest as error:  # the mode has no meaning for a stream of this API
+            return await _end_without_mode(downstream, stream, follow.view, REFUSED.saying(error.message))
         if stream.kept_head is not None:
             return await _end(downstream, stream, follow.view, refusal(stream.kept_head))
         return await self._deliver(downstream, stream, follow, 0, 0)
@@ -198,6 +198,16 @@ async def _end(downstream: Downstream | WebSocket, stream: Stream, view: View, e
     last, properly = stream.projection(view).ending(ending, 0)
     (downstream.close if properly else downstream.abort)(last)
     await downstream.finished()
+    return downstream.response
+
+
+async def _end_without_mode(
+    downstream: Downstream | WebSocket, stream: Stream, view: View, ending: Ending
+) -> web.StreamResponse:
+    """Do the same in a mode that the stream does not have: as mode events would, or by breaking off."""
+    if view.websocket or MODES[view.mode].content_type == EVENT_STREAM:
+        return await _end(downstream, stream, View("events", websocket=view.websocket), ending)
+    downstream.abort(b"")
     return downstream.response
 
 

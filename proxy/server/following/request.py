@@ -10,8 +10,8 @@ from aiohttp import web
 from proxy.downstream.response import EXTRA
 from proxy.downstream.websocket import handshake
 from proxy.server.config import StreamsConfig
+from proxy.stream.envelopes import NOT_IN_EVENTS
 from proxy.stream.projections import MODES, View, view_of
-from proxy.stream.websocket import NOT_IN_EVENTS
 from proxy.wire.errors import BadRequest, OriginNotAllowed
 from proxy.wire.event_id import read_event_id
 
@@ -43,13 +43,18 @@ class FollowRequest(NamedTuple):
     until: float = math.inf  # when its capability expires, in monotonic seconds; not read from the request
 
 
-def read_follow_request(request: web.BaseRequest, streams: StreamsConfig) -> FollowRequest:
-    """Read a request to follow a stream. Raises: UnknownMode, BadRequest, UpgradeRequired, OriginNotAllowed."""
+def read_follow_request(
+    request: web.BaseRequest, streams: StreamsConfig, *, takes_cursor: bool = True
+) -> FollowRequest:
+    """Read a request to follow a stream; its cursor is another's to read if it takes none.
+
+    Raises: UnknownMode, BadRequest, UpgradeRequired, OriginNotAllowed.
+    """
     query = request.query
     seen = view_of(query.get("mode") or "events", query.get("flush_ms"), query.get("flush_bytes"))
     heartbeat_s = seconds(query.get("heartbeat"), "heartbeat", streams.heartbeat_s)
     wait_s = min(seconds(query.get("wait"), "wait", 0), streams.wait_max_s)
-    start = cursor(request, seen.mode)
+    start = cursor(request, seen.mode) if takes_cursor else Cursor()
     if seen.mode == "json" and start.given:
         raise BadRequest("mode json tells of the whole stream and takes no cursor")
     accept = handshake(request)

@@ -1,9 +1,11 @@
 """The handler of generation requests: makes an upstream call, or joins one that other requests share.
 
 Usually the call runs in the handler of its client, and is closed when that disconnects. If the call may outlive the
-client or have other followers (a key, a grace period, `Idempotency-Key`, `share`, `respond-async`), it runs in a task
-of its own, and every client attaches to its stream. A response that is no event stream is then put into a log, too,
-each read as a frame, so that it can be shared, kept and replayed like a stream.
+client or have other followers (a key, a grace period, `Idempotency-Key`, `share`, `respond-async`, `attach_retries_s`),
+it runs in a task of its own, and every client attaches to its stream. A response that is no event stream is then put
+into a log, too, each read as a frame, so that it can be shared, kept and replayed like a stream.
+
+Requests on configured routes with `record = true` are served here, too: what is said of generations holds for them.
 """
 
 import asyncio
@@ -17,8 +19,10 @@ from proxy.dialects.route import Route
 from proxy.downstream.listener import REFUSED
 from proxy.downstream.request_body import release_body
 from proxy.server.config import LimitsConfig
+from proxy.server.generations.options import GenerationOptions
 from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_stream
-from proxy.server.generations.response import GenerationResponses
+from proxy.server.generations.response import GenerationResponses, Joined
+from proxy.server.generations.retries import LostCalls, Reading
 from proxy.server.generations.shared_calls import Call, Calls
 from proxy.server.pass_through import send_back
 from proxy.server.response_object import answer_object
@@ -48,6 +52,7 @@ class Generations:
         responses: GenerationResponses,
         metrics: Metrics,
         limits: LimitsConfig,
+        lost: LostCalls,
         given: GivenIds | None = None,
         *,
         cumulative: bool | None = None,
@@ -56,6 +61,7 @@ class Generations:
 
         `cumulative`: whether upstreams send all so far with every event; None: as requests and events tell.
         """
+        self._lost = lost
         self._hub = hub
         self._open_exchange = open_exchange
         self._calls = calls
@@ -78,27 +84,68 @@ class Generations:
         """Deliver the response of an upstream call: a new one, or one that other requests share."""
         generation = await self._reader.read(route, request, caller)
         options = generation.options
-        if generation.identity is None and not options.detached:
+        if generation.identity is None and generation.meaning is None and not options.detached:
             return await self._alone(request, generation)
-        call = None if generation.identity is None else self._calls.find(generation.identity)
+        call, how = await self._earlier(generation)
         late = call is not None
         if call is None:
             call = self._call(generation)
         else:
+            self._metrics.shared(how, call.stream)
             self._join(call, generation)
         release_body(request)
+        joined = how if late else None
         if options.respond_async:
             call.promised = True
             self._hub.retain(call.stream, options.retain_s)  # else a response that nobody waited for is not kept
             if generation.background:
-                return await self._in_background(request, call, generation, late=late)
+                return await self._in_background(request, call, generation, joined)
             return self._responses.accept(call.stream, options, late=late)
+        if generation.meaning is None:
+            return await self._follow(call, request, options, joined)
+        return await self._follow_unless_lost(call, request, generation, joined)
+
+    async def _earlier(self, generation: GenerationRequest) -> tuple[Call | None, Joined]:
+        """Return the call of an earlier request that this one shares, if any, and by what. Raises: KeyReused."""
+        if generation.meaning is not None:
+            call = await self._lost.take(generation.meaning)
+            if call is not None:
+                return call, "retry"
+        how: Joined = "body" if generation.options.idempotency_key is None else "key"
+        return None if generation.identity is None else self._calls.find(generation.identity), how
+
+    async def _follow(
+        self,
+        call: Call,
+        request: web.BaseRequest,
+        options: GenerationOptions,
+        joined: Joined | None,
+        reading: Reading | None = None,
+    ) -> web.StreamResponse:
+        """Wait for the head of a call's response, and deliver its stream."""
         place = self._hub.reserve(followers=1)
         try:
             head = await call.answered()
         finally:
             place.give_back()
-        return await self._responses.send(request, call.stream, head, options, late=late)
+        return await self._responses.send(request, call.stream, head, options, joined, reading)
+
+    async def _follow_unless_lost(
+        self, call: Call, request: web.BaseRequest, generation: GenerationRequest, joined: Joined | None
+    ) -> web.StreamResponse:
+        """Do the same, and have a retry find the call if the client's connection closes before the end."""
+        assert generation.meaning is not None
+        reading, over = Reading(request), joined != "retry"  # one that is refused a place may come again
+        self._lost.begin(generation.meaning)
+        try:
+            response = await self._follow(call, request, generation.options, joined, reading)
+            over = reading.subscription is None or reading.had_all(call.stream)
+            return response
+        except (asyncio.CancelledError, ConnectionError):
+            over = reading.had_all(call.stream)
+            raise
+        finally:
+            self._lost.end(generation.meaning, call, lost=not over and self._hub.keeps(call.stream))
 
     async def _alone(self, request: web.BaseRequest, generation: GenerationRequest) -> web.StreamResponse:
         """Make the upstream call in the handler's task: when the client disconnects, both are cancelled."""
@@ -141,7 +188,7 @@ class Generations:
             self._given.add(generation.caller, ident)
 
     async def _in_background(
-        self, request: web.BaseRequest, call: Call, generation: GenerationRequest, *, late: bool
+        self, request: web.BaseRequest, call: Call, generation: GenerationRequest, joined: Joined | None
     ) -> web.StreamResponse:
         """Respond with the object of a response, or with the upstream's refusal, if that comes in a moment."""
         try:
@@ -152,12 +199,12 @@ class Generations:
         if 200 <= head.status < 300:
             return answer_object(call.stream)
         self._hub.discard(call.stream)
-        return await self._responses.send(request, call.stream, head, generation.options, late=late)
+        return await self._responses.send(request, call.stream, head, generation.options, joined)
 
     async def _pump_of(self, exchange: Exchange, generation: GenerationRequest, places: Places) -> Pump | None:
         """Begin a stream for a response; None, if it is no event stream. Whatever fails, the exchange is closed."""
         try:
-            return self._pump(generation, places) if await is_stream(exchange) else None
+            return self._pump(generation, places) if await is_stream(generation, exchange) else None
         except BaseException:
             exchange.close()
             raise
@@ -165,7 +212,10 @@ class Generations:
     def _call(self, generation: GenerationRequest) -> Call:
         """Begin an upstream call in a separate task. Raises: Overloaded."""
         call = Call(self._hub, self._pump(generation), generation.identity)
-        call.begin(functools.partial(self._ask, generation), is_stream)
+        if generation.meaning is not None:
+            call.attachable = True
+            call.writer.on_disconnect = call.writer.on_disconnect.or_longer(self._lost.policy)
+        call.begin(functools.partial(self._ask, generation), functools.partial(is_stream, generation))
         self._calls.add(call)
         return call
 

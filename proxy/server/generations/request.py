@@ -1,4 +1,7 @@
-"""A request for a generation: how it is read, rewritten for the upstream, and sent there."""
+"""A request for a generation: how it is read, rewritten for the upstream, and sent there.
+
+Requests on configured routes with `record = true` are read and sent here, too, and nothing in them is rewritten.
+"""
 
 import time
 from collections.abc import Awaitable
@@ -18,16 +21,18 @@ from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beg
 from proxy.server.config import Config, GenerationsConfig, LimitsConfig
 from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions, read_options
+from proxy.server.generations.retries import meaning_of
 from proxy.server.generations.shared_calls import Identity, by_body, by_key
 from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
 from proxy.server.pass_through import Forward
 from proxy.stream.info import StreamInfo
-from proxy.stream.projections import check_view
+from proxy.stream.projections import View, check_view
 from proxy.stream.vitals import Vitals
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.upstream import UpstreamRequest
+from proxy.wire.errors import UnknownMode
 from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.sse import begins_stream
 
@@ -35,6 +40,7 @@ _CROSSING = EndToEnd(KEPT_OF_GENERATIONS, OPTIONS)
 _IDENTITY = (b"Accept-Encoding", b"identity")
 
 _REFUSAL_BYTES = 64 * 1024  # a longer body is not looked at
+RECORDED_MODES = ("raw", "events")  # of requests on recorded routes: nothing is known of the data of their events
 
 
 @dataclass  # made in half the time that a NamedTuple takes
@@ -53,6 +59,9 @@ class GenerationRequest:
     client: str = ""  # the address it came from
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
     background: bool = False  # its client is sent the object of the response at once, and fetches it later
+    meaning: bytes | None = None  # by which it finds the call of a lost client, or is found; None: it does neither
+    method: bytes = b"POST"
+    recorded: bool = False  # it is of a recorded route: no generation, and a stream only if its response says so
 
     def info(self, ident: str, max_log_bytes: int, cumulative: bool | None) -> StreamInfo:
         """Return the StreamInfo of the stream for this request; `cumulative`, unless the request says it itself."""
@@ -89,15 +98,25 @@ class GenerationRequest:
 class GenerationReader:
     """Reads requests for generations."""
 
-    def __init__(self, config: Config, admission: Admission, forward: Forward, given: GivenIds | None = None) -> None:
-        """`given`: the ids that callers may name in their requests; None: any."""
+    def __init__(
+        self,
+        config: Config,
+        admission: Admission,
+        forward: Forward,
+        given: GivenIds | None = None,
+        *,
+        recorded: bool = False,
+    ) -> None:
+        """`given`: the ids that callers may name in their requests; None: any. `recorded`: of a recorded route."""
         self._config = config
         self._admission = admission
         self._forward = forward
         self._client_address = ClientAddresses(config.trusted_proxies).of
         self._given = given
         generations = config.generations
-        self._rewrites = generations.upgrade != "never" or generations.include_usage
+        self._recorded = recorded
+        self._attaches = generations.attach_retries_s > 0 and not recorded
+        self._rewrites = not recorded and (generations.upgrade != "never" or generations.include_usage)
         self.limit(config.limits)
         self._usual = read_options(CIMultiDict(), config)  # of a request without options, as most are
 
@@ -105,6 +124,13 @@ class GenerationReader:
         """Keep these limits from now on."""
         self._body_bytes = limits.body_bytes
         self._held_body_bytes = limits.held_body_bytes
+
+    def _check(self, view: View, route: Route) -> None:
+        """Check that a view has a meaning for requests of a route. Raises: UnknownMode, BadRequest."""
+        if self._recorded and view.mode not in RECORDED_MODES:
+            modes = ", ".join(RECORDED_MODES)
+            raise UnknownMode(f"Stream-Mode {view.mode!r} is not one of those that recorded routes have: {modes}")
+        check_view(view, route.dialect)
 
     async def read(self, route: Route, request: web.BaseRequest, caller: Caller) -> GenerationRequest:
         """Read a request and its complete body, if the limits leave room for it.
@@ -115,13 +141,16 @@ class GenerationReader:
         options = self._usual
         if has_options:
             options = read_options(request.headers, self._config)
-            check_view(options.view, route.dialect)
+            self._check(options.view, route)
         idempotent, named = options.idempotency_key is not None, options.key is not None
-        shared = self._admission.admit_generation(caller, idempotent, named, not options.respond_async)
+        shared = self._admission.admit_generation(
+            caller, idempotent, named, not options.respond_async, shares_bodies=not self._recorded
+        )
         target = self._forward.target(route, request)
+        attaches = self._attaches and not idempotent and not options.respond_async and caller.owns_streams
         body: bytes | LargeBody
         # One that is looked into, and one that may be sent after its client has left, is held.
-        if shared or self._rewrites or options.detached or route.dialect.requests.reads_body:
+        if shared or attaches or self._rewrites or options.detached or route.dialect.requests.reads_body:
             body = await read_body(request, self._body_bytes)
         else:
             body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)
@@ -133,11 +162,16 @@ class GenerationReader:
             route, caller.digest, options, target, headers, body, None, False, time.monotonic(),
             self._client_address(request),
         )  # fmt: skip
+        if self._recorded:
+            generation.method, generation.recorded = request.method.encode(), True
         objects = route.dialect.objects
         if objects is not None:
             generation = self._with_objects(generation, objects, caller)
+            attaches = attaches and generation.options is options  # one in the background may be left by its client
         if self._rewrites:
             generation = rewrite(generation, self._config.generations)
+        if attaches:
+            generation.meaning = _meaning(request, generation)
         return replace(generation, identity=_identify(request, generation)) if shared else generation
 
     def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
@@ -185,11 +219,14 @@ def ask(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable
     return _send(open_exchange, generation)
 
 
-async def is_stream(exchange: Exchange) -> bool:
-    """Return whether the response to a generation is a readable event stream; wait for its first bytes if need be.
+async def is_stream(generation: GenerationRequest, exchange: Exchange) -> bool:
+    """Return whether a response is a readable event stream; wait for its first bytes if need be.
 
-    Not by Content-Type alone: some gateways send another, or none. The client is then sent no head before those bytes.
+    Not by Content-Type alone if a generation was requested: some gateways send another, or none. The client is then
+    sent no head before those bytes.
     """
+    if generation.recorded:
+        return exchange.is_readable_stream
     if not 200 <= exchange.status < 300 or exchange.is_encoded:
         return False
     if exchange.is_event_stream:
@@ -223,27 +260,38 @@ async def _ask_again(
     return await _send(open_exchange, replace(generation, headers=streamed[0], body=streamed[1]))
 
 
+def _meaning(request: web.BaseRequest, generation: GenerationRequest) -> bytes:
+    route, steering = generation.route, generation.route.steered_by(request.raw_headers)
+    return meaning_of(generation.caller, route.name, generation.target, generation.whole_body, steering)
+
+
 def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identity:
     """Return the identity by which requests share a call: by the Idempotency-Key if there is one, else by content."""
     route, key = generation.route, generation.options.idempotency_key
     caller, target, body = generation.caller, generation.target, generation.whole_body
     if key is None:
         return by_body(caller, route.name, target, body, route.steered_by(request.raw_headers))
+    if generation.recorded:  # of any method
+        target = generation.method + b" " + target
     streamed = route.dialect.requests.asks_stream(request.raw_headers)
     return by_key(caller, route.name, key, target, body, streamed=streamed)
 
 
 def _send(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable[Exchange]:
     body, chunked = generation.body, False
-    if isinstance(body, bytes):
+    if not body and generation.method == b"GET":
+        headers = generation.headers
+    elif isinstance(body, bytes):
         headers = [*generation.headers, (b"Content-Length", b"%d" % len(body))]
     elif body.size_bytes is not None:
         headers = [*generation.headers, (b"Content-Length", b"%d" % body.size_bytes)]
     else:
         headers, chunked = [*generation.headers, (b"Transfer-Encoding", b"chunked")], True
     json = generation.options.view.mode == "json"  # the client asked for a document: so errors are documents, too
+    recorded = generation.recorded
     # By place: a name takes 0.1 us.
     upstream_request = UpstreamRequest(
-        generation.route, b"POST", generation.target, headers, body, generation.caller, True, json, chunked
-    )
+        generation.route, generation.method, generation.target, headers, body, generation.caller, not recorded, json,
+        chunked, recorded and bool(body),
+    )  # fmt: skip
     return open_exchange(upstream_request)

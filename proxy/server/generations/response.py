@@ -3,6 +3,8 @@
 Also the headers that say where a stream is found. Knows nothing of the upstream call.
 """
 
+from typing import Literal
+
 from aiohttp import web
 
 from proxy.access.admission import Admission
@@ -11,6 +13,7 @@ from proxy.server.config import Config
 from proxy.server.delivery import begin_answer, begin_stream, deliver
 from proxy.server.document import JSON, deliver_document
 from proxy.server.generations.options import GenerationOptions
+from proxy.server.generations.retries import Reading
 from proxy.server.json_responses import answer
 from proxy.stream.hub import Hub
 from proxy.stream.projections import View
@@ -21,7 +24,13 @@ from proxy.telemetry.stream_object import describe
 from proxy.wire.errors import OffsetGone
 from proxy.wire.http import Head, Headers
 
-_REPLAYED = (b"Idempotency-Replayed", b"true")
+Joined = Literal["key", "body", "retry"]
+"""By what a request was found to share the call of an earlier one."""
+_JOINED: dict[Joined, Headers] = {  # the headers that say so
+    "key": [(b"Idempotency-Replayed", b"true")],
+    "body": [],
+    "retry": [(b"Stream-Retry-Attached", b"true")],
+}
 
 
 class GenerationResponses:
@@ -37,14 +46,23 @@ class GenerationResponses:
         self._keepalive_s = config.generations.keepalive_s
 
     async def send(
-        self, request: web.BaseRequest, stream: Stream, head: Head, options: GenerationOptions, *, late: bool = False
+        self,
+        request: web.BaseRequest,
+        stream: Stream,
+        head: Head,
+        options: GenerationOptions,
+        joined: Joined | None = None,
+        reading: Reading | None = None,
     ) -> web.StreamResponse:
         """Deliver a stream from its start; `head` is the head of the upstream's response.
 
-        `late`: the stream was begun for another request. Raises: ConnectionResetError, if the client has gone;
-        Overloaded, if there are too many followers; OffsetGone, if the stream's start is no longer held.
+        `joined`: the stream was begun for another request, which this one was found to share it with by that. `reading`
+        is given the subscription. Raises: ConnectionResetError, if the client has gone; Overloaded, if there are too
+        many followers; OffsetGone, if the stream's start is no longer held.
         """
-        replayed = _replayed(options, late=late)
+        late = joined is not None
+        replayed = [] if joined is None else _JOINED[joined]
+        first = not late or (joined == "retry" and stream.originator is None)
         view = options.view if stream.kept_head is None else View("raw")
         if late:
             self._check_late(stream, view)
@@ -53,19 +71,22 @@ class GenerationResponses:
         elif view == JSON:
             headers = self._found(stream) + replayed
             return await deliver_document(
-                request, self._hub, stream, headers, first=not late, keepalive_s=self._keepalive_s
+                request, self._hub, stream, headers, first=first, keepalive_s=self._keepalive_s
             )
         else:
             downstream = begin_stream(request, head, self._found(stream) + replayed, view)
         subscription = Subscription(stream, view, downstream, 0, self._heartbeat_s)
-        if not late:
+        if reading is not None:
+            reading.subscription = subscription
+        if first:
             stream.originator = subscription
         return await deliver(self._hub, downstream, subscription)
 
     def accept(self, stream: Stream, options: GenerationOptions, *, late: bool) -> web.StreamResponse:
         """Respond 202 with the description of the stream (`respond-async`, RFC 7240 section 4.1)."""
         named = {"Stream-Id": stream.id, "Location": f"/v1/streams/{stream.id}", "Preference-Applied": "respond-async"}
-        more = _replayed(options, late=late) + self._links(stream)
+        replayed = _JOINED["key"] if late and options.idempotency_key is not None else []
+        more = replayed + self._links(stream)
         return answer(describe(stream), 202, named | {name.decode(): value.decode() for name, value in more})
 
     def _check_late(self, stream: Stream, view: View) -> None:
@@ -89,8 +110,3 @@ class GenerationResponses:
     def _links(self, stream: Stream) -> Headers:
         """Return the header with a URL to follow a stream without the caller's key, if tokens are configured."""
         return [(b"Stream-Follow-URL", self._grants.follow_url(stream.id).encode())] if self._has_links else []
-
-
-def _replayed(options: GenerationOptions, *, late: bool) -> Headers:
-    """Return the header that says that the upstream call was made for an earlier request."""
-    return [_REPLAYED] if late and options.idempotency_key is not None else []

@@ -50,33 +50,34 @@ def by_key(caller: bytes, route: str, key: str, target: bytes, body: bytes, *, s
 
     Its target and body must then be the same, and whether its headers ask for a stream (`streamed`).
     """
-    return Identity((caller, route, key), _digest([b"%d" % streamed, target, body]), lasting=True)
+    return Identity((caller, route, key), digest([b"%d" % streamed, target, body]), lasting=True)
 
 
 def by_body(caller: bytes, route: str, target: bytes, body: bytes, steering: Iterable[bytes]) -> Identity:
     """Identify a request by its caller and all that its response depends on: target, body, `steering` headers."""
-    asked = _digest([target, body, *steering])
+    asked = digest([target, body, *steering])
     return Identity((caller, route, asked), asked)
 
 
 def by_url(route: str, method: str, target: bytes, body: bytes, content_type: str) -> Identity:
     """Identify a request by its URL and body alone, on a route whose streams are open to everybody."""
-    asked = _digest([method.encode(), target, content_type.encode("utf-8", "surrogateescape"), body])
+    asked = digest([method.encode(), target, content_type.encode("utf-8", "surrogateescape"), body])
     return Identity((ANYONE, route, asked), asked, endless=True)
 
 
-def _digest(parts: Iterable[bytes]) -> bytes:
-    digest = hashlib.blake2b(digest_size=32)
+def digest(parts: Iterable[bytes]) -> bytes:
+    """Return a digest of all parts, in their order."""
+    found = hashlib.blake2b(digest_size=32)
     for part in parts:
-        digest.update(b"%d:" % len(part))
-        digest.update(part)
-    return digest.digest()
+        found.update(b"%d:" % len(part))
+        found.update(part)
+    return found.digest()
 
 
 class Call:
     """One upstream call that several requests share, and the stream of its response; a client may leave it."""
 
-    __slots__ = ("_hub", "identity", "opening", "promised", "writer")
+    __slots__ = ("_hub", "attachable", "identity", "opening", "promised", "writer")
     opening: asyncio.Task[Head]
     """Opens the exchange; its result is the head of the response."""
 
@@ -84,6 +85,7 @@ class Call:
         self._hub = hub
         self.writer = writer
         self.identity = identity
+        self.attachable = False  # a retry of a client that is lost may read it, also after its end
         self.promised = False  # a client was sent the stream's id (202), and will fetch the response by it
 
     @property
@@ -154,14 +156,14 @@ class Call:
     def _keep(self, exchange: Exchange, head: Head) -> None:
         """Put a response that is no event stream into the log, for the clients that wait for it.
 
-        It is kept after its end if it is a success under an Idempotency-Key, or if `promised`. Later requests don't
+        It is kept after its end if it is `promised`, or a success that retries may read. Later requests don't
         find an error response: a retry makes a new call. Followers that are attached already expected a stream; they
         are ended with `refused`.
         """
         stream, refused = self.stream, refusal(head)
         stream.dismiss(refused)
         good = 200 <= head.status < 300
-        if not (self.promised or (good and self.lasting)):
+        if not (self.promised or (good and (self.lasting or self.attachable))):
             self._hub.discard(stream)
             if not stream.wanted:
                 exchange.close()

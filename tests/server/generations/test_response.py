@@ -52,5 +52,5 @@ async def test_late_client_is_refused_what_is_not_held_from_its_start() -> None:
         stream.extend([b"data: %b\n\n" % (b"x" * 40)])
     request: Any = make_mocked_request("POST", "/")
     with pytest.raises(OffsetGone) as caught:
-        await responses(hub).send(request, stream, [], read_options(CIMultiDict(), CONFIG), late=True)
+        await responses(hub).send(request, stream, [], read_options(CIMultiDict(), CONFIG), "key")
     assert caught.value.earliest == stream.log.start + 1

@@ -1,0 +1,150 @@
+"""One connection to one client on which several streams are delivered, as SSE or as messages of a WebSocket.
+
+Each stream has a Lane of the connection as its sink, and is served as if it had one of its own: a connection that takes
+no more parks all of them, and when it takes writes again, they have their turns. Each event is followed by an id of the
+cursors of all streams, so that the last one that a client has seen is all it needs to resume.
+Keeps laws 5 (prefix) and 7 (one ending: the connection ends when all streams have, each with an event that says how).
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from proxy.downstream.response import Downstream
+from proxy.downstream.websocket import WebSocket
+from proxy.stream.envelopes import labelled_events
+from proxy.stream.projections import Heartbeat, Span
+from proxy.wire.event_id import prefix
+from proxy.wire.sse import COMMENT
+from proxy.wire.websocket import TEXT, frame
+
+
+class SharedConnection:
+    """One connection to one client on which several streams are delivered."""
+
+    __slots__ = ("_awaits", "_clogged", "_closing", "_cursors", "_lanes", "_properly", "_waiting", "sink")
+
+    def __init__(self, sink: Downstream | WebSocket, cursors: Mapping[str, int], closing: Callable[[], bytes]) -> None:
+        """`cursors`: the last seq that the client has had of streams, by epoch.
+
+        `closing` returns the last bytes of the connection, a WebSocket's close frame. Open all lanes before anything is
+        written to one.
+        """
+        self.sink = sink
+        self._cursors = {prefix(epoch): seq for epoch, seq in cursors.items()}
+        self._closing = closing
+        self._lanes: dict[Lane, None] = {}  # that have not ended
+        self._waiting: deque[Callable[[], None]] = deque()  # the lanes that are parked, to go on in this order
+        self._clogged = False  # a write was refused, and the sink has not drained since
+        self._awaits = False  # the sink will call `_go_on` when it has
+        self._properly = True  # no lane was aborted
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Return the share of one lane in what waits to be sent."""
+        return self.sink.unsent_bytes // max(1, len(self._lanes))
+
+    def open_lane(self, epoch: str) -> "Lane":
+        """Return the sink of another stream."""
+        lane = Lane(self, prefix(epoch))
+        self._lanes[lane] = None
+        return lane
+
+    def write(self, lane: "Lane", lines: bytes) -> bool:
+        """Send labelled events of a stream and return True; or send nothing and return False, if it takes no more."""
+        if self._clogged:
+            return False
+        data, seq = self._written(lane, lines)
+        if not self.sink.write(Span(0, 0, data)):
+            self._clogged = True
+            return False
+        self._note(lane, seq)
+        return True
+
+    def beat(self, lane: "Lane") -> bool:
+        """Send a heartbeat, if it is that of the first lane: one is enough. A comment: its dialect's has an event."""
+        return lane is not next(iter(self._lanes), None) or self.sink.write(Heartbeat(COMMENT))
+
+    def wait(self, resume: Callable[[], None]) -> None:
+        """Call `resume` when it is this lane's turn to write again."""
+        self._clogged = True
+        self._waiting.append(resume)
+        self._await()
+
+    def end(self, lane: "Lane", lines: bytes, *, properly: bool) -> None:
+        """Send the last events of a stream, and end the connection with its last stream."""
+        data, seq = self._written(lane, lines)
+        self._note(lane, seq)
+        self._lanes.pop(lane, None)
+        self._properly = self._properly and properly
+        if self._lanes:
+            self.sink.write_data(data)
+        elif not self._properly:
+            self.sink.abort(data)
+        else:
+            self.sink.close(data + self._closing())
+
+    def _go_on(self) -> None:
+        self._clogged = self._awaits = False
+        waiting = self._waiting
+        while waiting and not self._clogged:
+            waiting.popleft()()
+        if waiting:
+            self._await()
+
+    def _await(self) -> None:
+        if not self._awaits:
+            self._awaits = True
+            self.sink.on_writable(self._go_on)
+
+    def _written(self, lane: "Lane", lines: bytes) -> tuple[bytes, int | None]:
+        """Return labelled events as they are sent, and the last seq among them."""
+        own, cursors = lane.prefix, self._cursors
+        others = b"".join([b",%b%d" % (epoch, seq) for epoch, seq in cursors.items() if epoch != own])
+        last = cursors.get(own)
+        written = []
+        for seq, json in labelled_events(lines):
+            last = last if seq is None else seq
+            ident = others[1:] if last is None else b"%b%d%b" % (own, last, others)
+            written.append(self._event(json, ident))
+        return b"".join(written), last
+
+    def _event(self, json: bytes, ident: bytes) -> bytes:
+        if isinstance(self.sink, WebSocket):
+            return frame(TEXT, b'%b,"last_event_id":"%b"}' % (json[:-1], ident))
+        return b"data: %b\nid: %b\n\n" % (json, ident)
+
+    def _note(self, lane: "Lane", seq: int | None) -> None:
+        if seq is not None:
+            self._cursors[lane.prefix] = seq
+
+
+class Lane:
+    """The Sink of one stream on a connection that it shares with others."""
+
+    __slots__ = ("_connection", "prefix")
+
+    def __init__(self, connection: SharedConnection, prefix: bytes) -> None:
+        """`prefix` is that of the stream's event ids."""
+        self._connection = connection
+        self.prefix = prefix
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._connection.unsent_bytes
+
+    def write(self, span: Span) -> bool:
+        if isinstance(span, Heartbeat):
+            return self._connection.beat(self)
+        return self._connection.write(self, span.plain)
+
+    def transport(self) -> None:
+        """Return None: what is written depends on what the other lanes have had."""
+
+    def on_writable(self, resume: Callable[[], None]) -> None:
+        self._connection.wait(resume)
+
+    def close(self, last: bytes) -> None:
+        self._connection.end(self, last, properly=True)
+
+    def abort(self, last: bytes) -> None:
+        self._connection.end(self, last, properly=False)
