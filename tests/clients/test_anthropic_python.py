@@ -7,33 +7,21 @@ import anthropic
 import httpx2
 import pytest
 
-from tests.clients.node import KEY, WEATHER
+from tests.clients.message_questions import ASKED, HOWS, MODES, MORE_FAULTS, SHORT
+from tests.clients.node import KEY
 from tests.contract.corpus import BROKEN, OF_FRAMES, OF_FRAMING, REFUSED
 from tests.contract.playback import Playback, played
 from tests.contract.sdks import undrawn
 from tests.proxy_under_test import Tee, teed
 
-TOOL = {"name": "weather", "description": "The weather.", "input_schema": WEATHER}
-THINKING = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
-SHORT: dict[str, Any] = {"thinking": {"type": "enabled", "budget_tokens": 9}, "max_tokens": 20}
-ASKED: dict[str, dict[str, Any]] = {
-    "text": {},
-    "one token": {"max_tokens": 1},
-    "thinking": THINKING,
-    "tool": {"tools": [TOOL]},
-    "thinking and tools": {"tools": [TOOL, {**TOOL, "name": "time"}], **THINKING},
-    "search": {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
-}
-HOWS = ("whole", "events", "helper")
-MORE_FAULTS = ("pings", "spaced", "spaced, pings, crlf", "error_inside; flat=1", "error_inside; flat=1; after=0")
-MODES = ("raw", "events", "coalesced")
+Both = tuple[Playback, Tee]
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[Playback]:
-    """A fake that cuts what it says at places that depend on the question."""
-    async with played() as one:
-        yield one
+async def both() -> AsyncIterator[Both]:
+    """A fake that cuts what it says at places that depend on the question, and a proxy before it."""
+    async with played() as fake, teed(fake.url) as tee:
+        yield fake, tee
 
 
 def faulty(fault: str) -> dict[str, Any]:
@@ -71,36 +59,36 @@ def failed(error: Exception) -> dict[str, Any]:
     return told
 
 
-async def compared(fake: Playback, tee: Tee, how: str, **asked: Any) -> dict[str, Any]:
+async def compared(both: Both, how: str, **asked: Any) -> dict[str, Any]:
     """Return what is heard at the fake and at the proxy before it, if that is the same."""
+    fake, tee = both
     direct = await hear(f"{fake.url}/apps/anthropic", how, **asked)
     assert await hear(f"{tee.proxy.url}/apps/anthropic", how, **asked) == direct
     return direct
 
 
 @pytest.mark.parametrize("how", HOWS)
-async def test_anthropic_python_hears_the_same(fake: Playback, tee: Tee, how: str) -> None:
+async def test_anthropic_python_hears_the_same(both: Both, how: str) -> None:
     """Thinking, text, calls of tools, searches of the service, usage: in one piece, event by event, and added up."""
     for name, asked in ASKED.items():
-        heard = await compared(fake, tee, how, **asked)
+        heard = await compared(both, how, **asked)
         assert heard["error"] is None, name
         assert heard["message"] or len(heard["said"]) > 4, name
 
 
 @pytest.mark.parametrize("how", ["events", "helper"])
-async def test_anthropic_python_hears_the_same_of_every_fault_of_what_arrives(
-    fake: Playback, tee: Tee, how: str
-) -> None:
+async def test_anthropic_python_hears_the_same_of_every_fault_of_what_arrives(both: Both, how: str) -> None:
     """Class, status and body of what it raises are the same, too."""
     errors = set()
     for fault in (*OF_FRAMING, *OF_FRAMES, *MORE_FAULTS, *REFUSED):
-        heard = await compared(fake, tee, how, **faulty(fault))
+        heard = await compared(both, how, **faulty(fault))
         errors.add(heard["error"] and heard["error"].get("status"))
     assert errors >= {None, 200, 400, 401, 403, 404, 429, 500}
 
 
-async def test_stream_that_breaks_off_raises_where_it_does_without_a_proxy(fake: Playback, tee: Tee) -> None:
+async def test_stream_that_breaks_off_raises_where_it_does_without_a_proxy(both: Both) -> None:
     """In the bytes as they came; in modes of events it always raises, with the proxy's words."""
+    fake, tee = both
     for fault in (*BROKEN, "no_done", "cut_clean_half_frame"):
         asked = faulty(fault)
         direct = await hear(f"{fake.url}/apps/anthropic", "events", **asked)
@@ -117,8 +105,9 @@ async def test_stream_that_breaks_off_raises_where_it_does_without_a_proxy(fake:
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_helper_adds_up_the_same_message_in_every_mode(fake: Playback, tee: Tee, mode: str) -> None:
+async def test_helper_adds_up_the_same_message_in_every_mode(both: Both, mode: str) -> None:
     """Field by field, at the path without a prefix."""
+    fake, tee = both
     for name, asked in ASKED.items():
         direct = await hear(f"{fake.url}/apps/anthropic", "helper", **asked)
         through = await hear(tee.proxy.url, "helper", **asked, extra_headers={"Stream-Mode": mode})
@@ -126,20 +115,21 @@ async def test_helper_adds_up_the_same_message_in_every_mode(fake: Playback, tee
         assert "".join(through["said"]) == "".join(direct["said"]), name
 
 
-async def test_message_made_from_a_stream_is_the_upstreams_own(fake: Playback) -> None:
+async def test_message_made_from_a_stream_is_the_upstreams_own() -> None:
     """When requests without streaming are upgraded: the answer to each is the message that the upstream would send."""
-    async with teed(fake.url, generations={"upgrade": "always"}) as tee:
+    async with played() as fake, teed(fake.url, generations={"upgrade": "always"}) as tee:
         for name, asked in ASKED.items():
-            heard = await compared(fake, tee, "whole", **asked)
+            heard = await compared((fake, tee), "whole", **asked)
             assert heard["message"]["content"], name
         for fault in REFUSED:
             if "_stream" not in fault:  # a refusal in the form of an event is answered as JSON
-                heard = await compared(fake, tee, "whole", **faulty(fault))
+                heard = await compared((fake, tee), "whole", **faulty(fault))
                 assert heard["error"], fault
 
 
-async def test_tokens_are_counted_by_the_upstream(fake: Playback, tee: Tee) -> None:
+async def test_tokens_are_counted_by_the_upstream(both: Both) -> None:
     """With the beta's query and header, too."""
+    fake, tee = both
     counts = []
     for url in (f"{fake.url}/apps/anthropic", f"{tee.proxy.url}/apps/anthropic", tee.proxy.url):
         async with anthropic.AsyncAnthropic(base_url=url, api_key=KEY, max_retries=0, timeout=10) as client:

@@ -12,14 +12,12 @@ from pydantic import SecretStr
 
 from proxy.tools.fake.qwen import FakeQwen
 from tests.clients.langchain_model import streamed
+from tests.clients.message_questions import ASKED, HOWS, MODES, MORE_FAULTS, SHORT
 from tests.clients.node import KEY, WEATHER, Node, Script, in_one_node
-from tests.clients.test_anthropic_python import ASKED, HOWS, MORE_FAULTS, SHORT
 from tests.contract.corpus import BROKEN, OF_FRAMES, OF_FRAMING, REFUSED
 from tests.contract.playback import played
 from tests.event_loops import GUARD_S
 from tests.proxy_under_test import Tee, teed
-
-MODES = ("raw", "events", "coalesced")
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from proxy.tools.fake.qwen import FakeQwen
 from proxy.tools.fake.refusals import Refused
 from proxy.tools.fake.text import Stamp
 from tests.cuts import messages
+from tests.http_client import Answer, Client, request
 from tests.message_events import told_by_sdk, without_nulls
-from tests.tools.fake.test_qwen import ask
 
 PATH = "/apps/anthropic/v1/messages"
 STAMP = Stamp("0f8fad5b-d9cb-469f-a165-70867728950e", 0)
@@ -30,6 +30,16 @@ ASKED: dict[str, dict[str, Any]] = {
 def body(**more: Any) -> dict[str, Any]:
     asked = [{"role": "user", "content": "说点什么"}]
     return {"model": "qwen3-max", "max_tokens": 1024, "stream": True, "messages": asked, **more}
+
+
+async def ask(fake: FakeQwen, path: str, asked: dict[str, Any], *headers: str) -> Answer:
+    """Return the whole answer to a request."""
+    client = await Client.connect(fake.url)
+    client.send(request("POST", path, *headers, body=json.dumps(asked).encode()), method="POST")
+    answer = await client.answer()
+    await answer.read()
+    await client.leave()
+    return answer
 
 
 @pytest.mark.parametrize("name", ASKED)
@@ -82,20 +92,19 @@ def test_request_without_what_it_needs_is_refused(missing: str) -> None:
 async def test_paths_beside_it_answer(fake: FakeQwen) -> None:
     """Tokens are counted; a refusal of a stream is JSON in Anthropic's shape."""
     counted = await ask(fake, PATH + "/count_tokens", body())
-    assert counted.json["input_tokens"] > 1
-    refused = await ask(fake, PATH, body(messages=[]))
-    assert (refused.status, refused.json["type"], refused.json["error"]["type"]) == (
-        400,
-        "error",
-        "invalid_request_error",
-    )
-    assert (await ask(fake, PATH, body(), "Fake-Fault: status; status=429")).json["error"]["type"] == "rate_limit_error"
+    assert (await counted.json())["input_tokens"] > 1
+    for asked, fault, expected in (
+        (body(messages=[]), (), (400, "invalid_request_error")),
+        (body(), ("Fake-Fault: status; status=429",), (429, "rate_limit_error")),
+    ):
+        refused = await ask(fake, PATH, asked, *fault)
+        assert (refused.status, (await refused.json())["error"]["type"]) == expected
 
 
 async def test_faults_of_its_framing(fake: FakeQwen) -> None:
     """Spaces as Anthropic writes them, pings anywhere, and an end without the last event."""
     plain, spaced, pinged, cut = [
-        (await ask(fake, PATH, body(), f"Fake-Fault: {fault}")).body
+        bytes((await ask(fake, PATH, body(), f"Fake-Fault: {fault}")).body)
         for fault in ("burst", "spaced", "pings", "no_done")
     ]
     types = [one.type for one in messages(plain)]
