@@ -46,6 +46,8 @@ class Row(NamedTuple):
     """A regular expression for the names, in lower case, of headers that must be equal to share one response."""
     headers: str = ""
     """A regular expression for the names, in lower case, of headers that only clients of this API send."""
+    models: str = ""
+    """The path at which its models are listed in the format of `model_list`."""
 
 
 ROWS = [
@@ -58,8 +60,10 @@ ROWS = [
         lent_to_read=("models", "models/{}"),
         steering=_STEERING,
         headers=rf"(?:x-stainless|openai)-[a-z0-9-]+|{_DASHSCOPE_HEADERS}",
+        models="models",
     ),
     Row("compatible", ("/compatible-mode/",), CHAT, "/compatible-mode/"),
+    Row("compatible", ("/compatible-api/",), CHAT, "/compatible-api/", lent=("v1/reranks",)),
     Row(
         "dashscope",
         ("/api/v1/",),
@@ -102,6 +106,11 @@ def served() -> tuple[str, ...]:
     """Return the prefixes that are served, without those below another."""
     prefixes = dict.fromkeys(prefix for row in ROWS for prefix in row.prefixes)
     return tuple(one for one in prefixes if not any(one != other and one.startswith(other) for other in prefixes))
+
+
+def model_lists() -> list[tuple[str, Row]]:
+    """Return the paths at which models are listed, and the API of each."""
+    return [(prefix + row.models, row) for row in ROWS if row.models for prefix in row.prefixes]
 
 
 def lent() -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ Read in this order:
 * `generations`: generation requests, a folder of their own; `following`: requests about streams that exist, another
 * `delivery`, `document`: deliver a stream to a client, as a stream or as one JSON document
 * `pass_through`: the handler of all other requests to an API
+* `models`: the upstreams that serve configured models, and the list of these
 * `upstreams`: makes the configured upstreams; `json_responses`: the proxy's own JSON, and errors
 * `admin`: the admin port
 """

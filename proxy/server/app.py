@@ -34,6 +34,7 @@ from proxy.server.generations.generate import Generations
 from proxy.server.generations.request import GenerationReader
 from proxy.server.generations.response import GenerationResponses
 from proxy.server.generations.shared_calls import Calls
+from proxy.server.models import ModelList, Models
 from proxy.server.pass_through import Forward, PassThrough
 from proxy.server.routes import ANY, Handler, Routes
 from proxy.server.upstreams import Upstreams
@@ -110,6 +111,7 @@ class Proxy:
             self.callers, self.grants, self.hub, shares_bodies=config.generations.share == "body"
         )
         allowed = AllowedPaths(config.upstream.paths) if config.upstream.key.get_secret_value() else None
+        self.models = Models(config.models)
         self.forward = Forward(allowed, hides_tokens=bool(self.grants))
         self.generations = self._generations()
         self.follow = Follow(config.streams, self.hub, self.admission, self.metrics)
@@ -147,7 +149,7 @@ class Proxy:
             self.hub,
             traced,
             self.calls,
-            GenerationReader(self.config, self.admission, self.forward),
+            GenerationReader(self.config, self.admission, self.forward, self.models),
             GenerationResponses(self.config, self.hub, self.admission, self.grants, self.metrics),
             self.metrics,
             self.config.limits,
@@ -155,7 +157,7 @@ class Proxy:
 
     def _open_exchange(self, upstream: str = DEFAULT) -> OpenExchange:
         """Return the function that sends a request to an upstream or its spares."""
-        return self.metrics.calls(self.upstreams.group(upstream).open)
+        return self.metrics.calls(self.upstreams.opener(upstream))
 
     async def start(self) -> None:
         """Listen. Raises: OSError, when an address is taken."""
@@ -236,7 +238,11 @@ class Proxy:
         generations: Handler = self.generations.generate
         if self.tracing is not None:
             generations = self.tracing.traced(generations)
-        passing = PassThrough(self.forward, self._open_exchange())
+        listing = ModelList(self.config.upstream.models)
+        for path, row in table.model_lists() if self.config.upstream.models else ():
+            served.add("GET", path, listing.listed, row.name, row.dialect)
+            served.add("GET", path + "/{model}", listing.described, row.name, row.dialect)
+        passing = PassThrough(self.forward, self._open_exchange(), self.models, self.config.limits.body_bytes)
         for route, paths in table.routes(self.config.upstream.compatible_base):
             for path in paths:
                 generate = self._lending(functools.partial(generations, route))
@@ -250,7 +256,7 @@ class Proxy:
         """Add the configured routes, more specific paths first."""
         config = self.config
         for own in sorted(config.routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
-            base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
+            base = self.upstreams.base(own.upstream) if own.upstream else ""
             route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
             upstream = own.upstream or DEFAULT
             opens = self._open_exchange(upstream)

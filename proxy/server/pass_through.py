@@ -11,9 +11,10 @@ from proxy.access.callers import Caller
 from proxy.access.capabilities import without_cookie, without_parameter
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
-from proxy.downstream.request_body import LargeBody, invite
+from proxy.downstream.request_body import LargeBody, invite, read_body
 from proxy.downstream.response import Downstream
 from proxy.server.headers import KEPT
+from proxy.server.models import Models
 from proxy.stream.faults import log_fault
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
@@ -62,9 +63,14 @@ class Forward:
 class PassThrough:
     """The handler of requests that pass through."""
 
-    def __init__(self, forward: Forward, open_exchange: OpenExchange) -> None:
+    def __init__(
+        self, forward: Forward, open_exchange: OpenExchange, models: Models | None = None, body_bytes: int = 0
+    ) -> None:
+        """`models`: JSON that is posted is read, at most `body_bytes`, and goes to the upstream of its model."""
         self._forward = forward
         self._open_exchange = open_exchange
+        self._models = models
+        self._body_bytes = body_bytes
 
     async def serve(self, route: Route, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """Send a request upstream and its response back, both streamed, neither parsed."""
@@ -73,7 +79,11 @@ class PassThrough:
         body: bytes | AsyncIterable[bytes] = b""
         chunked = False
         has_body = request.body_exists
-        if has_body:
+        upstream = ""
+        if has_body and self._models and request.method == "POST" and request.content_type == "application/json":
+            upstream, body = self._models.choose(await read_body(request, self._body_bytes))
+            headers.append((b"Content-Length", b"%d" % len(body)))
+        elif has_body:
             length = request.headers.get("Content-Length")
             chunked = length is None
             headers.append(
@@ -83,8 +93,9 @@ class PassThrough:
         elif "Content-Length" in request.headers:
             headers.append((b"Content-Length", b"0"))
         upstream_request = UpstreamRequest(
-            route, request.method.encode(), target, headers, body, caller.digest, chunked=chunked, once=has_body
-        )
+            route, request.method.encode(), target, headers, body, caller.digest, chunked=chunked, once=has_body,
+            upstream=upstream,
+        )  # fmt: skip
         return await send_back(request, await self._open_exchange(upstream_request))
 
 

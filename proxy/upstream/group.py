@@ -8,7 +8,7 @@ status; or if the proxy's own key was refused and a spare has another. Without r
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
@@ -27,6 +27,9 @@ from proxy.wire.sse import Splitter
 _REFUSAL_BYTES = 64 * 1024  # a larger response is not inspected
 _REFUSAL_S = 5.0  # for an error response to be complete; after it, the response is forwarded uninspected
 _BUSY_S = 1.0  # the ceiling of the wait before the first retry if there was no connection
+
+Paths = Mapping[str, str]
+"""The paths of one upstream that the prefixes of routes stand for, by prefix."""
 
 OpenExchange = Callable[[UpstreamRequest], Awaitable[Exchange]]
 """Sends a request upstream; awaiting the result waits for the head of the response, as in UpstreamGroup.open."""
@@ -50,21 +53,21 @@ class UpstreamGroup:
         retries: Retries,
         retried: Counter[str],
         *,
-        bases: Sequence[bytes] = (),
+        paths: Mapping[str, Paths] | None = None,
         unwraps: bool = False,
     ) -> None:
         """`retried` counts retries by reason; `unwraps`: error responses that are framed as SSE become JSON.
 
-        `bases` has the path of the API at each upstream. The targets of requests are those of the first upstream.
+        `paths` has the paths of each upstream by its name; without them, all are sent the target of the request.
         """
         self.upstreams = upstreams
-        self._bases = dict(zip((upstream.name for upstream in upstreams), bases, strict=False))
+        self._paths = paths or {}
         self.retries = retries
         self.retried = retried
         self.unwraps = unwraps
         # Responses are inspected only if something depends on it.
         self.judges = retries.attempts > 0 or len(upstreams) > 1
-        only = not (self.judges or unwraps) and upstreams[0].at_once
+        only = not (self.judges or unwraps or self._paths) and upstreams[0].at_once
         self._only = upstreams[0] if only else None  # not None: requests go to it directly
 
     def open(self, request: UpstreamRequest) -> Awaitable[Exchange]:
@@ -98,10 +101,11 @@ class UpstreamGroup:
 
     def readdressed(self, request: UpstreamRequest, upstream: Upstream) -> UpstreamRequest:
         """Return a request with the target that it has at one of the upstreams."""
-        first, here = self._bases.get(self.upstreams[0].name), self._bases.get(upstream.name)
-        if first is None or here is None or first == here or not request.target.startswith(first):
+        route, paths = request.route, self._paths.get(upstream.name)
+        path = None if paths is None else paths.get(route.prefix)
+        if path is None or path == route.upstream_prefix:
             return request
-        return replace(request, target=here + request.target[len(first) :])
+        return replace(request, target=path.encode() + request.target[len(route.upstream_prefix.encode()) :])
 
     def allows(self, now: float) -> bool:
         """Return whether the breaker of any upstream allows a request at a time, as far as is known."""

@@ -20,6 +20,7 @@ class UpstreamConfig(Table):
     url: str = presets.resolve(presets.DEFAULT)
     key: SecretStr = SecretStr("")
     paths: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     max_connections: Annotated[int, Field(ge=0)] = 0
     keepalive_s: Seconds = 15
     outbound_proxy: SecretStr = SecretStr("")  # it may hold a password

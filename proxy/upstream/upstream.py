@@ -37,6 +37,7 @@ class UpstreamRequest:
     unwraps: bool = False  # an error response that is framed as SSE becomes JSON
     chunked: bool = False
     once: bool = False  # an error response is not retried, although the body is available
+    upstream: str = ""  # the name of the upstream that serves its model; "": the usual one
 
 
 class Upstream:

@@ -18,6 +18,7 @@ from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions, read_options
 from proxy.server.generations.shared_calls import Identity, by_body, by_key
 from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
+from proxy.server.models import Models
 from proxy.server.pass_through import Forward
 from proxy.stream.info import StreamInfo
 from proxy.stream.vitals import Vitals
@@ -48,6 +49,7 @@ class GenerationRequest:
     started_at: float  # when its last byte arrived, in monotonic seconds
     client: str = ""  # the address it came from
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
+    upstream: str = ""  # the name of the upstream that serves its model; "": the usual one
 
     def info(self, ident: str, max_log_bytes: int) -> StreamInfo:
         """Return the StreamInfo of the stream for this request."""
@@ -82,13 +84,14 @@ class GenerationRequest:
 class GenerationReader:
     """Reads requests for generations."""
 
-    def __init__(self, config: Config, admission: Admission, forward: Forward) -> None:
+    def __init__(self, config: Config, admission: Admission, forward: Forward, models: Models) -> None:
         self._config = config
         self._admission = admission
         self._forward = forward
+        self._models = models
         self._client_address = ClientAddresses(config.trusted_proxies).of
         generations = config.generations
-        self._rewrites = generations.upgrade != "never" or generations.include_usage
+        self._rewrites = generations.upgrade != "never" or generations.include_usage or bool(models)
         self.limit(config.limits)
         self._usual = read_options(CIMultiDict(), config)  # of a request without options, as most are
 
@@ -121,9 +124,15 @@ class GenerationReader:
             route, caller.digest, options, target, headers, body, None, False, time.monotonic(),
             self._client_address(request),
         )  # fmt: skip
-        if self._rewrites:
-            generation = rewrite(generation, self._config.generations)
-        return replace(generation, identity=_identify(request, generation)) if shared else generation
+        if shared:  # by what the client sent
+            generation = replace(generation, identity=_identify(request, generation))
+        return self._rewritten(generation) if self._rewrites else generation
+
+    def _rewritten(self, generation: GenerationRequest) -> GenerationRequest:
+        if self._models:
+            upstream, body = self._models.choose(generation.whole_body)
+            generation = replace(generation, upstream=upstream, body=body)
+        return rewrite(generation, self._config.generations)
 
 
 def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> GenerationRequest:
@@ -209,6 +218,7 @@ def _send(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitab
     json = generation.options.view.mode == "json"  # the client asked for a document: so errors are documents, too
     # By place: a name takes 0.1 us.
     upstream_request = UpstreamRequest(
-        generation.route, b"POST", generation.target, headers, body, generation.caller, True, json, chunked
-    )
+        generation.route, b"POST", generation.target, headers, body, generation.caller, True, json, chunked, False,
+        generation.upstream,
+    )  # fmt: skip
     return open_exchange(upstream_request)
