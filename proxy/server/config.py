@@ -25,7 +25,7 @@ from proxy.dialects import table
 from proxy.dialects.credentials import AUTHORIZATION, KEY_HEADERS
 from proxy.settings import Bytes, Count, Seconds, Table
 from proxy.upstream.on_disconnect import OnDisconnect
-from proxy.upstream.settings import DEFAULT, BreakerConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
+from proxy.upstream.settings import DEFAULT, BreakerConfig, ModelConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
 from proxy.wire.http import HOP_BY_HOP
 
 _OTHERS = ("STREAMTEE_TAIL_KEY",)  # not part of the configuration: the key that `streamtee tail` sends
@@ -69,28 +69,6 @@ class RouteConfig(Table):
         if self.share == "none" and self.model_fields_set & {"window_bytes", "join", "keep_s"}:
             raise ValueError('window_bytes, join and keep_s go with share = "url"')
         return self
-
-
-class ModelConfig(Table):
-    """[[models]]: which upstream serves a model, and what the model is called there."""
-
-    name: str
-    upstream: str = ""
-    alias_of: str = ""
-
-    @field_validator("name")
-    @classmethod
-    def _is_name_or_beginning(cls, name: str) -> str:
-        if not name or "*" in name[:-1]:
-            raise ValueError(f"{name!r} is not the name of a model, or its beginning and a * at the end")
-        return name
-
-    @field_validator("alias_of")
-    @classmethod
-    def _is_whole_name(cls, name: str) -> str:
-        if "*" in name:
-            raise ValueError(f"{name!r} is not the whole name of a model")
-        return name
 
 
 class StreamsConfig(Table):

@@ -8,8 +8,8 @@ from aiohttp import web
 
 from proxy.access.callers import Caller
 from proxy.dialects.model_list import model, model_list
-from proxy.server.config import ModelConfig
 from proxy.server.json_responses import answer
+from proxy.upstream.settings import ModelConfig
 from proxy.wire.errors import BadRequest, UnknownModel
 from proxy.wire.json_members import members
 

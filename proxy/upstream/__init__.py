@@ -12,5 +12,5 @@ Read in this order:
 * `pump`: the writer of a stream that is one response; `bypass`: its fast path to a single follower
 * `broadcast`: the writer of a stream without end, which reconnects
 * `on_disconnect`: the policy for when the last follower of a stream leaves
-* `settings`: the configuration's tables of upstreams, time-outs, retries and breakers
+* `settings`: the configuration's tables of upstreams, models, time-outs, retries and breakers
 """

@@ -1,4 +1,4 @@
-"""The configuration's tables of upstreams, their time-outs, retries, and circuit breakers."""
+"""The configuration's tables of upstreams, their models, time-outs, retries, and circuit breakers."""
 
 import re
 from typing import Annotated
@@ -56,6 +56,28 @@ class UpstreamConfig(Table):
     def compatible_base(self) -> str:
         """The path of the OpenAI-compatible API: the URL's own path if it has one."""
         return urlsplit(self.url).path or table.BASE
+
+
+class ModelConfig(Table):
+    """[[models]]: which upstream serves a model, and what the model is called there."""
+
+    name: str
+    upstream: str = ""
+    alias_of: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _is_name_or_beginning(cls, name: str) -> str:
+        if not name or "*" in name[:-1]:
+            raise ValueError(f"{name!r} is not the name of a model, or its beginning and a * at the end")
+        return name
+
+    @field_validator("alias_of")
+    @classmethod
+    def _is_whole_name(cls, name: str) -> str:
+        if "*" in name:
+            raise ValueError(f"{name!r} is not the whole name of a model")
+        return name
 
 
 class TimeoutsConfig(Table):

@@ -18,12 +18,12 @@ def test_prefixes_stand_for_paths_of_the_upstream(base: str) -> None:
         assert not any(route.prefix.startswith(before) for before in seen if before != route.prefix)
         seen.append(route.prefix)
         assert route.upstream_prefix == (f"{base}/" if route.prefix in OPENAI else route.prefix)
-    assert sorted(set(seen)) == ["/api/v1/", "/compatible-mode/", "/compatible-mode/v1/", "/v1/"]
+    assert sorted(set(seen)) == ["/api/v1/", "/compatible-api/", "/compatible-mode/", "/compatible-mode/v1/", "/v1/"]
 
 
 def test_served_are_the_prefixes_below_no_other() -> None:
     """In the table's order, which error messages have, too."""
-    assert table.served() == ("/v1/", "/compatible-mode/", "/api/v1/")
+    assert table.served() == ("/v1/", "/compatible-mode/", "/compatible-api/", "/api/v1/")
 
 
 def test_path_is_spelt_below_each_prefix_that_stands_for_its_own() -> None:
@@ -31,6 +31,11 @@ def test_path_is_spelt_below_each_prefix_that_stands_for_its_own() -> None:
     assert table.spellings("/v1/models") == ["/v1/models", "/compatible-mode/v1/models"]
     assert table.spellings("/compatible-mode/v1/models") == ["/compatible-mode/v1/models"]
     assert table.spellings("/elsewhere") == ["/elsewhere"]
+
+
+def test_models_are_listed_at_each_prefix_of_an_api_that_lists_them() -> None:
+    """In the format that all of these share."""
+    assert [path for path, _ in table.model_lists()] == ["/v1/models", "/compatible-mode/v1/models"]
 
 
 @pytest.mark.parametrize("row", table.ROWS, ids=lambda row: row.name)

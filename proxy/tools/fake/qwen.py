@@ -147,7 +147,7 @@ ROUTES = (
         lambda path, body, seed, sse: fake_text.read_app(body, seed, stream=sse),
     ),
 )
-PREFIXES = ("/compatible-mode/", "/v1/", "/api/v1/")
+PREFIXES = ("/compatible-mode/", "/compatible-api/", "/v1/", "/api/v1/")
 MODELS = ("qwen-max", "qwen-plus", "qwen-turbo", "qwen3-max", "qwen3-vl-plus", "qwq-plus", "qvq-max")
 
 
