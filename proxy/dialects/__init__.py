@@ -10,7 +10,7 @@ Read in this order:
 * `increment`: what one frame adds to a response, in any API, and how a finished document is assembled
 * `chat`: OpenAI's chat completions, which Qwen's compatible mode implements
 * `choices`, `delta`: responses that consist of choices, as those of both of Qwen's APIs do
-* `dashscope`: DashScope's native API
+* `dashscope`: DashScope's native API; `realtime`: WebSocket sessions
 * `reader`: what the readers of the dialects have in common
 * `generated`, `failure`: find generated text and errors in any JSON that upstreams send
 * `plain`: event streams of any other kind; `error_shape`: the format of errors that it shares with `chat`

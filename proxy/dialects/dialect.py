@@ -81,6 +81,10 @@ class Reader(Protocol):
     """The stream has had content that the dialect defines, apart from its final event."""
 
     @property
+    def answers_begun(self) -> int:
+        """The number of answers that have begun, in a session that may have several; 0 for a single answer."""
+
+    @property
     def usage(self) -> Usage | None:
         """The latest usage that the stream reported."""
 

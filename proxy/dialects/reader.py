@@ -64,6 +64,11 @@ class LearningReader:
         return bool(self._finished) and all(self._finished.values())
 
     @property
+    def answers_begun(self) -> int:
+        """0: it is not a session."""
+        return 0
+
+    @property
     def usage(self) -> Usage | None:
         """The latest usage that the stream reported."""
         frame, self._uncounted = self._uncounted, None

@@ -10,6 +10,7 @@ from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.plain import PLAIN
+from proxy.dialects.realtime import REALTIME
 from proxy.dialects.route import Route
 
 OWN = CHAT
@@ -83,6 +84,7 @@ ROWS = [
         steering=_STEERING,
         headers=_DASHSCOPE_HEADERS,
     ),
+    Row("realtime", ("/api-ws/",), REALTIME, "/api-ws/", lent_to_read=("v1/realtime", "v1/inference", "v1/inference/")),
 ]
 
 

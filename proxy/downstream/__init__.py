@@ -5,7 +5,7 @@ Must not know: upstreams, the hub, what the bytes mean.
 Read in this order:
 
 * `response`: one response to one client, the sink of a subscription
-* `websocket`: the same over a WebSocket
+* `websocket`: the same over a WebSocket; `client_socket`: a WebSocket that carries messages both ways
 * `listener`: the connections of clients, and the error responses to requests that can't be parsed
 * `client_connections`: the time-outs of all connections, and the bytes held for them; `descriptors`, `unsent`: what the
   operating system reports about them

@@ -37,6 +37,7 @@ from proxy.server.generations.shared_calls import Calls
 from proxy.server.models import ModelList, Models
 from proxy.server.pass_through import Forward, PassThrough
 from proxy.server.routes import ANY, Handler, Routes
+from proxy.server.sockets import Sockets
 from proxy.server.upstreams import Upstreams
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import DRAINED
@@ -119,6 +120,7 @@ class Proxy:
         self.admin = Admin(self.hub, self.page, self.feed)
         self.event_routes: list[EventRoute] = []
         self.listeners: list[Listener] = []
+        self.sockets: list[Sockets] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
         self._background: list[asyncio.Task[None]] = []
@@ -204,7 +206,8 @@ class Proxy:
                 stream.writer.stop(DRAINED)
             for subscription in list(stream.subscriptions):
                 subscription.fail(DRAINED)
-        await asyncio.gather(self.follow.wait_closed(), self.clients.end_requests(DRAINED.as_error()))
+        sessions = [sockets.wait_closed() for sockets in self.sockets]
+        await asyncio.gather(self.follow.wait_closed(), *sessions, self.clients.end_requests(DRAINED.as_error()))
         self.feed.close()
         for runner in self._runners:
             await runner.cleanup()
@@ -242,7 +245,8 @@ class Proxy:
         for path, row in table.model_lists() if self.config.upstream.models else ():
             served.add("GET", path, listing.listed, row.name, row.dialect)
             served.add("GET", path + "/{model}", listing.described, row.name, row.dialect)
-        passing = PassThrough(self.forward, self._open_exchange(), self.models, self.config.limits.body_bytes)
+        opens, body_bytes = self._open_exchange(), self.config.limits.body_bytes
+        passing = PassThrough(self.forward, opens, self._sockets(opens), self.models, body_bytes)
         for route, paths in table.routes(self.config.upstream.compatible_base):
             for path in paths:
                 generate = self._lending(functools.partial(generations, route))
@@ -252,6 +256,11 @@ class Proxy:
         self._add_own(served)
         return served
 
+    def _sockets(self, opens: OpenExchange) -> Sockets:
+        sockets = Sockets(self.config, self.hub, self.admission, self.grants, self.metrics, self.models, opens)
+        self.sockets.append(sockets)
+        return sockets
+
     def _add_own(self, served: Routes) -> None:
         """Add the configured routes, more specific paths first."""
         config = self.config
@@ -260,7 +269,7 @@ class Proxy:
             route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
             upstream = own.upstream or DEFAULT
             opens = self._open_exchange(upstream)
-            passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opens)
+            passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opens, self._sockets(opens))
             if own.share == "url":
                 events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, opens, self.calls)
                 self.event_routes.append(events)

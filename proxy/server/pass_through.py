@@ -13,8 +13,10 @@ from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, invite, read_body
 from proxy.downstream.response import Downstream
+from proxy.downstream.websocket import handshake
 from proxy.server.headers import KEPT
 from proxy.server.models import Models
+from proxy.server.sockets import Sockets
 from proxy.stream.faults import log_fault
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
@@ -64,17 +66,25 @@ class PassThrough:
     """The handler of requests that pass through."""
 
     def __init__(
-        self, forward: Forward, open_exchange: OpenExchange, models: Models | None = None, body_bytes: int = 0
+        self,
+        forward: Forward,
+        open_exchange: OpenExchange,
+        sockets: Sockets,
+        models: Models | None = None,
+        body_bytes: int = 0,
     ) -> None:
         """`models`: JSON that is posted is read, at most `body_bytes`, and goes to the upstream of its model."""
         self._forward = forward
         self._open_exchange = open_exchange
+        self._sockets = sockets
         self._models = models
         self._body_bytes = body_bytes
 
     async def serve(self, route: Route, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """Send a request upstream and its response back, both streamed, neither parsed."""
         target = self._forward.target(route, request)
+        if request.method == "GET" and "Upgrade" in request.headers and (accepted := handshake(request)):
+            return await self._switch(route, request, caller, target, accepted)
         headers, _ = self._forward.headers(request, _CROSSING)
         body: bytes | AsyncIterable[bytes] = b""
         chunked = False
@@ -97,6 +107,14 @@ class PassThrough:
             upstream=upstream,
         )  # fmt: skip
         return await send_back(request, await self._open_exchange(upstream_request))
+
+    async def _switch(
+        self, route: Route, request: web.BaseRequest, caller: Caller, target: bytes, accepted: bytes
+    ) -> web.StreamResponse:
+        """Serve a WebSocket, or send back what the upstream answers instead."""
+        headers, _ = self._forward.headers(request, _CROSSING)
+        answer = await self._sockets.serve(route, request, caller, target, headers, accepted)
+        return await send_back(request, answer) if isinstance(answer, Exchange) else answer
 
 
 async def send_back(request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:

@@ -150,6 +150,8 @@ class Metrics:
         self.rejected: Tally[str] = Tally()
         self.replayed: Tally[str] = Tally()
         self.reopened: Tally[str] = Tally()  # by route
+        self.socket_messages: Tally[tuple[str, str]] = Tally()  # of WebSocket sessions, by route and side
+        self.socket_bytes: Tally[tuple[str, str]] = Tally()
         self.background_loops: list[BackgroundLoop] = []  # with distinct names
         self.max_models = max_models
         self._models: set[str] = set()
@@ -206,6 +208,10 @@ class Metrics:
             if usage.completion > 1 and vitals.last_token_at > vitals.first_token_at:
                 seconds = (vitals.last_token_at - vitals.first_token_at) / (usage.completion - 1)
                 times.per_token.observe(seconds)
+
+    def answered_in_session(self, route: str, model: str | None, seconds: float) -> None:
+        """Count the time to the first token of one answer of a session, which may have several."""
+        self.distribution("time_to_first_token", route, self._model(model)).observe(seconds)
 
     def never_began(self, route: str, ending: str) -> None:
         """Count a generation that ended before the upstream's response began."""

@@ -220,6 +220,11 @@ def payload(frame: bytes) -> bytes | None:
     return frame[start:end] if start else fields(frame).data
 
 
+def block(data: bytes) -> bytes:
+    """Return a frame with this data, which a client gets back but for line terminators: each becomes an LF."""
+    return b"data: %b\n\n" % (_LINE_END.sub(b"\ndata: ", data) if b"\n" in data or b"\r" in data else data)
+
+
 def respell(frame: bytes, data: bytes) -> bytes:
     """Return the frame with its data replaced by `data`, which is one line; the rest of it stays unchanged."""
     if _is_plain(frame):

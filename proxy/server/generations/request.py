@@ -219,6 +219,6 @@ def _send(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitab
     # By place: a name takes 0.1 us.
     upstream_request = UpstreamRequest(
         generation.route, b"POST", generation.target, headers, body, generation.caller, True, json, chunked, False,
-        generation.upstream,
+        False, generation.upstream,
     )  # fmt: skip
     return open_exchange(upstream_request)

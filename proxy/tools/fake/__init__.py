@@ -5,5 +5,6 @@ Read in this order:
 * `qwen`: the server, and the options in a request that choose how it answers
 * `text`: what it answers: words, chunks, usage, and errors
 * `faults`: how it can misbehave
+* `realtime`: its WebSockets, and how they can misbehave
 * `ticker`: an event stream without an end
 """
