@@ -55,6 +55,7 @@ class _Asked(NamedTuple):
     upstream: str
     caller: Caller
     options: GenerationOptions
+    began_at: float  # when the request came, in monotonic seconds
 
 
 class Sockets:
@@ -116,7 +117,7 @@ class Sockets:
             upstream = row.upstream
             if row.alias_of:
                 target = _MODEL.sub(b"model=" + quote(row.alias_of, safe="").encode(), target, count=1)
-        return _Asked(route, target, headers, model, upstream, caller, options)
+        return _Asked(route, target, headers, model, upstream, caller, options, time.monotonic())
 
     async def _ask_unheard(self, asked: _Asked, request: web.BaseRequest) -> Exchange:
         """Send the handshake upstream; read no more of the client meanwhile, which would gather without a limit."""
@@ -192,7 +193,7 @@ class Sockets:
             () if options.key is None else (options.key,),
             options.trace_id,
         )
-        return self._hub.begin(info, Vitals(asked.route.dialect, time.monotonic(), asked.model), places)
+        return self._hub.begin(info, Vitals(asked.route.dialect, asked.began_at, asked.model), places)
 
     def _session(self, asked: _Asked, stream: Stream, client: ClientSocket) -> Session:
         route, metrics = asked.route.name, self._metrics

@@ -18,12 +18,14 @@ def test_prefixes_stand_for_paths_of_the_upstream(base: str) -> None:
         assert not any(route.prefix.startswith(before) for before in seen if before != route.prefix)
         seen.append(route.prefix)
         assert route.upstream_prefix == (f"{base}/" if route.prefix in OPENAI else route.prefix)
-    assert sorted(set(seen)) == ["/api/v1/", "/compatible-api/", "/compatible-mode/", "/compatible-mode/v1/", "/v1/"]
+    assert sorted(set(seen)) == [
+        "/api-ws/", "/api/v1/", "/compatible-api/", "/compatible-mode/", "/compatible-mode/v1/", "/v1/",
+    ]  # fmt: skip
 
 
 def test_served_are_the_prefixes_below_no_other() -> None:
     """In the table's order, which error messages have, too."""
-    assert table.served() == ("/v1/", "/compatible-mode/", "/compatible-api/", "/api/v1/")
+    assert table.served() == ("/v1/", "/compatible-mode/", "/compatible-api/", "/api/v1/", "/api-ws/")
 
 
 def test_path_is_spelt_below_each_prefix_that_stands_for_its_own() -> None:

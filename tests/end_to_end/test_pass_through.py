@@ -712,12 +712,12 @@ async def test_close_is_between_client_and_proxy(perform: Serve, stage: Stage) -
 
 
 async def test_upgrade_is_not_passed_on(perform: Serve, stage: Stage) -> None:
-    """The upstream is not asked to switch protocols; one that does so all the same is a bad gateway."""
+    """The upstream is asked to switch to WebSocket only; one that switches all the same is a bad gateway."""
     tee = await perform()
-    client = await tee.send("GET", "/v1/realtime", "Connection: Upgrade", "Upgrade: websocket")
+    client = await tee.send("GET", "/v1/realtime", "Connection: Upgrade", "Upgrade: h2c")
     turn = await stage.next()
     assert turn.all("upgrade") == turn.all("connection") == []
-    turn.reply("101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade", length=False)
+    turn.reply("101 Switching Protocols", "Upgrade: h2c", "Connection: Upgrade", length=False)
     answer = await client.answer()
     assert answer.status == 502
     assert (await answer.json())["error"]["code"] == "upstream_garbled"

@@ -83,7 +83,7 @@ def test_spare_that_can_not_be_one_is_refused(tables: dict[str, Any], said: str)
 )
 def test_path_that_would_add_nothing_or_more_than_it_says_is_refused(path: str) -> None:
     """It stands below a prefix of Qwen's API, and is spelled in one way."""
-    with pytest.raises(ValidationError, match=r"is not a path below /v1/, /compatible-mode/, .*/api/v1/, without"):
+    with pytest.raises(ValidationError, match=r"is not a path below /v1/, /compatible-mode/, .*, without"):
         spared(upstream={"paths": [path]})
     assert spared(upstream={"paths": ["/v1/files/", "/api/v1/tasks"]}).upstream.paths == ("/v1/files/", "/api/v1/tasks")
 
