@@ -48,6 +48,9 @@ class Hearer(Protocol):
     def client_closed(self, payload: bytes) -> None:
         """Take the payload of the client's close frame, which `close` is to answer."""
 
+    def client_holds(self, size_bytes: int) -> None:
+        """Be told how much is held of a message that is not complete yet."""
+
     def client_erred(self, error: RequestError) -> None:
         """Be told that the client sent what it may not; nothing more is read of it."""
 
@@ -141,7 +144,9 @@ class ClientSocket:
         if reader is None:
             return
         try:
-            self._tell(reader.feed(data))
+            messages = reader.feed(data)
+            self._hearer.client_holds(reader.held_bytes)
+            self._tell(messages)
         except RequestError as error:
             self._stop_hearing()
             self._hearer.client_erred(error)

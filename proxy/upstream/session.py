@@ -90,6 +90,7 @@ class Session(StreamWriter):
         "_answer_began_at",
         "_answers_begun",
         "_client",
+        "_client_held_bytes",
         "_clients_close",
         "_connection",
         "_count",
@@ -121,6 +122,7 @@ class Session(StreamWriter):
         self._connection: Connection | None = None
         self._clients_close: bytes | None = None  # the payload of the client's close frame, once it has come
         self._is_upstream_told = False  # a close frame was sent upstream: nothing may follow it
+        self._client_held_bytes = 0
         self._is_client_full = False
         self._is_throttled = False
         self._lost = False  # the dialect has failed to read a message
@@ -157,7 +159,7 @@ class Session(StreamWriter):
                 return
             self._pass_on(messages, at)
             data, more = b"", self._reader.behind
-        self.stream.count(UNFINISHED, 0 if self._stopped else self._reader.held_bytes)
+        self._count_held()
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
         if data:
@@ -191,6 +193,12 @@ class Session(StreamWriter):
         self._clients_close = payload
         self._tell_upstream(payload)
         asyncio.get_running_loop().call_later(CLOSING_S, self._upstream_is_late)
+
+    def client_holds(self, size_bytes: int) -> None:
+        """Count what is held of a message of the client that is not complete yet."""
+        if size_bytes != self._client_held_bytes:
+            self._client_held_bytes = size_bytes
+            self._count_held()
 
     def client_erred(self, error: RequestError) -> None:
         """End the session because the client sent what it may not."""
@@ -257,6 +265,10 @@ class Session(StreamWriter):
         self._is_client_full = False
         if not self._is_throttled:
             super().resume()
+
+    def _count_held(self) -> None:
+        if not self._stopped:
+            self.stream.count(UNFINISHED, self._reader.held_bytes + self._client_held_bytes)
 
     def _log(self, blocks: list[bytes], at: float) -> None:
         stream, vitals = self.stream, self.stream.vitals
