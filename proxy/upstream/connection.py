@@ -260,10 +260,12 @@ class Connection:
         try:
             parser.feed_data(data)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as exc:
-            if isinstance(exc, httptools.HttpParserUpgrade) and self._switch(data, exc.args[0]):
+            is_switch = isinstance(exc, httptools.HttpParserUpgrade)
+            if is_switch and self._switch(data, exc.args[0]):
                 return
             if not self.over:
-                self._fail(Garbled(f"the upstream's response is not valid HTTP: {str(exc) or 'protocol switched'}"))
+                what = "protocol switched" if is_switch else str(exc)
+                self._fail(Garbled(f"the upstream's response is not valid HTTP: {what}"))
                 return
             self.reusable = False  # bytes after the response, in its last read
         # If the last LF did not end a chunk, it would end the size of the next one, which would have begun by then.
