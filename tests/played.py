@@ -21,7 +21,7 @@ from tests.fakes import FakeLoop, FakeSink
 from tests.pumped import HEAD, Reading
 from tests.streams import new_hub
 
-MODES_OF = {CHAT: list(MODES), DASHSCOPE: list(MODES), PLAIN: ["raw", "events", "coalesced", "text"]}
+MODES_OF = {CHAT: list(MODES), DASHSCOPE: list(MODES), PLAIN: ["raw", "events", "spaced", "coalesced", "text"]}
 
 
 class Play:

@@ -375,7 +375,7 @@ class Play:
         body, final = follower.kept + follower.body, self.body.said(end)
         if view.mode == "text":
             said, final = {(0, "content", -1): body.decode()}, {(0, "content", -1): final.get((0, "content", -1), "")}
-        elif view.mode == "cumulative" or (self.body.cumulative and view.mode in ("raw", "events")):
+        elif view.mode == "cumulative" or (self.body.cumulative and view.mode in ("raw", "events", "spaced")):
             said = latest(body)
         else:
             said = joined(body)

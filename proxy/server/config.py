@@ -90,6 +90,7 @@ class StreamsConfig(Table):
 class GenerationsConfig(Table):
     """[generations]: how generation requests are rewritten, which share an upstream call, and how errors are sent."""
 
+    mode: Literal["raw", "spaced"] = "raw"
     share: Literal["none", "body"] = "none"
     retry_grace_s: Seconds = 30
     upgrade: Literal["never", "always", "auto"] = "never"

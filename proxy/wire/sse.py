@@ -17,6 +17,7 @@ _LONGEST_BLANK_LINE = 3
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _LINE_ENDS = b"\r\n"
 _UNSAID = re.compile(rb"(?:(?<=[\r\n])|\A)((?:event|id)(?=[:\r\n]))")
+_UNSPACED = re.compile(rb"((?:(?<=[\r\n])|\A(?:\xef\xbb\xbf)?)(?:data|event|id|retry):)(?! )")
 _JSON_LINE = re.compile(rb"(?:\xef\xbb\xbf)?(?:data: ?)?\{[^\r\n]*\}\r?")
 _JSON_BEGINNINGS = (b"data: {", b"data:{", b"data: [DONE]", b"data:[DONE]", b"{")
 _LONGEST_JSON_BEGINNING = 12
@@ -261,6 +262,14 @@ def stamp(frame: bytes, ident: bytes) -> bytes:
     if fields(frame).data is None:
         return _UNSAID.sub(b":\\1", lines) if frame else b""
     return b"%bid: %b%b%b" % (lines, ident, end, blank)
+
+
+def spaced(frame: bytes) -> bytes:
+    """Return the frame with a space after the colon of each field that has none: it says the same.
+
+    Some clients look for `data: `, although the space is optional.
+    """
+    return frame if _is_plain(frame) else _UNSPACED.sub(rb"\1 ", frame)
 
 
 def _is_plain(frame: bytes) -> bool:
