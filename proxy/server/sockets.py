@@ -99,11 +99,6 @@ class Sockets:
             if exchange.status != 101:
                 return exchange
             return await self._carry(asked, request, exchange, accepted, places)
-        except (UpstreamError, asyncio.CancelledError) as error:
-            self._metrics.never_began(
-                route.name, error.ending if isinstance(error, UpstreamError) else CLIENT_GONE.reason
-            )
-            raise
         finally:
             places.give_back()
 
@@ -126,6 +121,10 @@ class Sockets:
             transport.pause_reading()
         try:
             return await self._ask(asked)
+        except (UpstreamError, asyncio.CancelledError) as error:
+            reason = error.ending if isinstance(error, UpstreamError) else CLIENT_GONE.reason
+            self._metrics.never_began(asked.route.name, reason)
+            raise
         finally:
             if transport is not None and not transport.is_closing():
                 transport.resume_reading()
@@ -161,13 +160,13 @@ class Sockets:
         self, asked: _Asked, request: web.BaseRequest, exchange: Exchange, accepted: bytes, places: Places
     ) -> web.StreamResponse:
         try:
-            stream = self._begin(asked, places)
             client = ClientSocket(request, Downstream(request, 101), self._hub.turns, self._config.limits.frame_bytes)
-            session = self._session(asked, stream, client)
-            self._hub.answered(stream, exchange.upstream_name, exchange.header(b"x-request-id"))
-        except BaseException:
+            session = self._session(asked, self._begin(asked, places), client)
+        except BaseException:  # the client has gone
             exchange.close()
             raise
+        stream = session.stream
+        self._hub.answered(stream, exchange.upstream_name, exchange.header(b"x-request-id"))
         task = asyncio.current_task()
         assert task is not None
         self._handlers.add(task)

@@ -183,6 +183,11 @@ class Connection:
         """Send bytes of the protocol that was switched to; return whether there is room for more."""
         if self.usable:
             self.transport.write(data)
+        return self.writable
+
+    @property
+    def writable(self) -> bool:
+        """Whether there is room for more of what is written."""
         return self._writable is None
 
     def on_writable(self, resume: Callable[[], object]) -> None:

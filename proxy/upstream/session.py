@@ -246,8 +246,8 @@ class Session(StreamWriter):
                 size_bytes += len(payload)
                 if opcode == TEXT:
                     blocks.append(block(payload))
-            elif opcode == PING and self._connection is not None and not self._is_upstream_told:
-                self._connection.write(masked_frame(PONG, payload, os.urandom(4)))
+            elif opcode == PING:
+                self._pong(payload)
         if frames:
             self.fed_at = self.stream.fed_at = at
             self._count("upstream", len(frames), size_bytes)
@@ -260,6 +260,12 @@ class Session(StreamWriter):
             self._is_client_full = True
             super().pause()
             self._client.on_writable(self._client_drained)
+
+    def _pong(self, payload: bytes) -> None:
+        """Answer a ping, unless the upstream does not read what it is sent."""
+        connection = self._connection
+        if connection is not None and connection.writable and not self._is_upstream_told:
+            connection.write(masked_frame(PONG, payload, os.urandom(4)))
 
     def _client_drained(self) -> None:
         self._is_client_full = False

@@ -18,11 +18,13 @@ from websockets.frames import Opcode
 from proxy.stream.ledger import UNFINISHED
 from proxy.tools.fake.qwen import FakeQwen
 from proxy.tools.fake.realtime import FakeSocket
+from proxy.wire.websocket import accept
 from tests.event_loops import GUARD_S, on_one_loop, until
 from tests.frames import ASK, masked
 from tests.http_client import KEY, request
 from tests.memory import rss_bytes
 from tests.proxy_under_test import Serve, Tee
+from tests.stage import Stage
 from tests.websocket_client import MINE, opened, rest
 
 REALTIME = "/api-ws/v1/realtime?model=qwen-omni"
@@ -287,7 +289,24 @@ async def test_client_that_goes_without_a_word_ends_the_session(serve: Serve, fa
         ident = stream_id(socket)
         socket.transport.abort()
     assert (await tee.wait_ended(ident))["ending"]["reason"] == "client_gone"
+    assert await tee.metric("streamtee_streams_ended_total", route="realtime") == 1
     await (await open_socket(fake)).closed.wait()
+
+
+@on_one_loop
+async def test_client_that_goes_during_the_handshake_leaves_nothing(perform: Serve, stage: Stage) -> None:
+    """The upstream that then agrees is left at once; no stream has begun."""
+    tee = await perform()
+    client = await tee.send("GET", REALTIME, *ASK)
+    turn = await stage.next()
+    await client.leave()
+    turn.say(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+        + accept(turn.all("sec-websocket-key")[0].decode())
+        + b"\r\n\r\n"
+    )
+    await turn.wait_left()
+    assert tee.proxy.hub.running == 0
 
 
 @on_one_loop
