@@ -64,7 +64,7 @@ ROWS = [
         models="models",
     ),
     Row("compatible", ("/compatible-mode/",), CHAT, "/compatible-mode/"),
-    Row("compatible", ("/compatible-api/",), CHAT, "/compatible-api/", lent=("v1/reranks",)),
+    Row("reranks", ("/compatible-api/",), CHAT, "/compatible-api/", lent=("v1/reranks",)),
     Row(
         "dashscope",
         ("/api/v1/",),

@@ -40,6 +40,12 @@ def test_models_are_listed_at_each_prefix_of_an_api_that_lists_them() -> None:
     assert [path for path, _ in table.model_lists()] == ["/v1/models", "/compatible-mode/v1/models"]
 
 
+def test_rows_have_names_of_their_own() -> None:
+    """They are the labels of metrics."""
+    names = [row.name for row in table.ROWS]
+    assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("row", table.ROWS, ids=lambda row: row.name)
 def test_every_row_can_be_served(row: table.Row) -> None:
     """Prefixes are folders, with no other row's generations at its own paths; patterns are some."""
