@@ -10,14 +10,14 @@ from typing import Any
 from proxy.dialects.delta import json_object
 from proxy.dialects.dialect import Dialect, Reader, TextKind, Usage
 from proxy.dialects.failure import Failure
-from proxy.dialects.plain import PlainDocuments, PlainFrames, PlainRequests
-from proxy.dialects.reader import LearningReader, read_usage
+from proxy.dialects.plain import PlainDocuments, PlainFrames, PlainReader, PlainRequests
+from proxy.dialects.reader import read_usage
 from proxy.wire.sse import payload
 
 _ARGUMENTS = "response.function_call_arguments.delta"
 
 
-class RealtimeReader(LearningReader):
+class RealtimeReader(PlainReader):
     """The Reader of the text messages of one session. It is finished while no answer is under way."""
 
     __slots__ = ("_begun", "_under_way")

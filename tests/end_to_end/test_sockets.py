@@ -624,7 +624,8 @@ async def test_session_is_measured(serve: Serve) -> None:
         assert await tee.metric("streamtee_streams_active") == 1
         await socket.close()
         info = await tee.wait_ended(stream_id(socket))
-    assert info["usage"] == {"prompt": 20, "completion": 40, "reasoning": 0, "cached": 4}
+    used = info["usage"]
+    assert (used["prompt"], used["completion"], used["cached"]) == (20, 40, 4)
     assert info["model"] == "qwen-omni"
     labels = {"route": "realtime", "model": "qwen-omni"}
     assert await tee.metric("streamtee_time_to_first_token_seconds_count", **labels) == 2
