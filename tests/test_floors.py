@@ -39,8 +39,8 @@ SETTINGS = ("settings", "config")
 """The modules that read the configuration: what they hold reaches the engine as plain values."""
 
 OPEN = {
-    "allowed_paths", "credentials", "dialect", "error_codes", "failure", "increment", "model_list", "presets",
-    "refusal", "route", "table",
+    "allowed_paths", "credentials", "dialect", "error_codes", "failure", "increment", "presets", "refusal",
+    "route", "table",
 }  # fmt: skip
 """The modules of `dialects` that are of no API: all that the rooms above may import."""
 

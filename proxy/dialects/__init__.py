@@ -16,6 +16,5 @@ Read in this order:
 * `plain`: event streams of any other kind; `error_shape`: the format of errors that it shares with `chat`
 * `route`: a path prefix, its API, and the path it stands for upstream; `credentials`: the headers that carry API keys
 * `allowed_paths`: which requests may be sent with the proxy's own key; `presets`: the names of Qwen's hosts
-* `model_list`: the format of a list of models
 * `refusal`, `error_codes`: what an upstream's error response says, and what Qwen's error codes mean
 """

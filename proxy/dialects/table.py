@@ -4,7 +4,8 @@ All rooms above get the prefixes, paths and headers of APIs from this table, and
 Source: Alibaba Cloud Model Studio's API references.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
@@ -48,7 +49,7 @@ class Row(NamedTuple):
     headers: str = ""
     """A regular expression for the names, in lower case, of headers that only clients of this API send."""
     models: str = ""
-    """The path at which its models are listed in the format of `model_list`."""
+    """The path at which its models are listed in the format of `model_list`; "": they are not listed."""
 
 
 ROWS = [
@@ -113,6 +114,16 @@ def served() -> tuple[str, ...]:
 def model_lists() -> list[tuple[str, Row]]:
     """Return the paths at which models are listed, and the API of each."""
     return [(prefix + row.models, row) for row in ROWS if row.models for prefix in row.prefixes]
+
+
+def model_list(names: Iterable[str]) -> dict[str, Any]:
+    """Return the list of the models with these names, in the format that all APIs which list them share."""
+    return {"object": "list", "data": [model(name) for name in names]}
+
+
+def model(name: str) -> dict[str, Any]:
+    """Return the description of one model; when it was created is not known."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "system"}
 
 
 def lent() -> dict[str, list[str]]:

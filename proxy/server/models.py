@@ -7,7 +7,7 @@ import orjson
 from aiohttp import web
 
 from proxy.access.callers import Caller
-from proxy.dialects.model_list import model, model_list
+from proxy.dialects import table
 from proxy.server.json_responses import answer
 from proxy.upstream.settings import ModelConfig
 from proxy.wire.errors import BadRequest, UnknownModel
@@ -66,11 +66,11 @@ class ModelList:
 
     async def listed(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """Respond with the list of all models."""
-        return answer(model_list(self._names))
+        return answer(table.model_list(self._names))
 
     async def described(self, request: web.BaseRequest, caller: Caller, **named: str) -> web.StreamResponse:
         """Respond with one model. Raises: UnknownModel."""
         name = named["model"]
         if name not in self._names:
             raise UnknownModel(f"the model {name[:100]!r} is not configured; there are {', '.join(self._names)}")
-        return answer(model(name))
+        return answer(table.model(name))
