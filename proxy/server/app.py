@@ -245,8 +245,10 @@ class Proxy:
         for path, row in table.model_lists() if self.config.upstream.models else ():
             served.add("GET", path, listing.listed, row.name, row.dialect)
             served.add("GET", path + "/{model}", listing.described, row.name, row.dialect)
-        opens, body_bytes = self._open_exchange(), self.config.limits.body_bytes
-        passing = PassThrough(self.forward, opens, self._sockets(opens), self.models, body_bytes)
+        opens = self._open_exchange()
+        passing = PassThrough(
+            self.forward, opens, self._sockets(opens), self.models, lambda: self.config.limits.body_bytes
+        )
         for route, paths in table.routes(self.config.upstream.compatible_base):
             for path in paths:
                 generate = self._lending(functools.partial(generations, route))
@@ -257,7 +259,9 @@ class Proxy:
         return served
 
     def _sockets(self, opens: OpenExchange) -> Sockets:
-        sockets = Sockets(self.config, self.hub, self.admission, self.grants, self.metrics, self.models, opens)
+        # As it is then: its limits may be changed while the proxy runs.
+        config = lambda: self.config  # noqa: E731
+        sockets = Sockets(config, self.hub, self.admission, self.grants, self.metrics, self.models, opens)
         self.sockets.append(sockets)
         return sockets
 

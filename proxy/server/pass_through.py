@@ -3,7 +3,7 @@
 Also used for generation requests: the upstream target, the headers that are forwarded, sending a response back.
 """
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 
 from aiohttp import web
 
@@ -71,9 +71,9 @@ class PassThrough:
         open_exchange: OpenExchange,
         sockets: Sockets,
         models: Models | None = None,
-        body_bytes: int = 0,
+        body_bytes: Callable[[], int] = int,
     ) -> None:
-        """`models`: JSON that is posted is read, at most `body_bytes`, and goes to the upstream of its model."""
+        """`models`: JSON that is posted is read, at most `body_bytes()`, and goes to the upstream of its model."""
         self._forward = forward
         self._open_exchange = open_exchange
         self._sockets = sockets
@@ -91,7 +91,7 @@ class PassThrough:
         has_body = request.body_exists
         upstream = ""
         if has_body and self._models and request.method == "POST" and request.content_type == "application/json":
-            upstream, body = self._models.choose(await read_body(request, self._body_bytes))
+            upstream, body = self._models.choose(await read_body(request, self._body_bytes()))
             headers.append((b"Content-Length", b"%d" % len(body)))
         elif has_body:
             length = request.headers.get("Content-Length")

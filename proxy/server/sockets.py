@@ -9,6 +9,7 @@ import os
 import re
 import time
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote
 
@@ -16,6 +17,7 @@ from aiohttp import web
 
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
+from proxy.access.client_addresses import ClientAddresses
 from proxy.access.grants import Grants
 from proxy.dialects.route import Route
 from proxy.downstream.client_socket import ClientSocket
@@ -55,6 +57,7 @@ class _Asked(NamedTuple):
     upstream: str
     caller: Caller
     options: GenerationOptions
+    client: str  # the address it came from
     began_at: float  # when the request came, in monotonic seconds
 
 
@@ -63,7 +66,7 @@ class Sockets:
 
     def __init__(
         self,
-        config: Config,
+        config: Callable[[], Config],
         hub: Hub,
         admission: Admission,
         grants: Grants,
@@ -78,6 +81,7 @@ class Sockets:
         self._metrics = metrics
         self._models = models
         self._open_exchange = open_exchange
+        self._client_address = ClientAddresses(config().trusted_proxies).of
         self._handlers: set[asyncio.Task[Any]] = set()
 
     async def wait_closed(self) -> None:
@@ -103,7 +107,7 @@ class Sockets:
             places.give_back()
 
     def _asked(self, route: Route, request: web.BaseRequest, caller: Caller, target: bytes, headers: Headers) -> _Asked:
-        options = read_options(request.headers, self._config)
+        options = read_options(request.headers, self._config())
         self._admission.admit_generation(caller, False, options.key is not None, True)
         query = dict(parse_qsl(request.raw_path.partition("?")[2]))
         model, upstream = query.get("model"), ""
@@ -112,7 +116,9 @@ class Sockets:
             upstream = row.upstream
             if row.alias_of:
                 target = _MODEL.sub(b"model=" + quote(row.alias_of, safe="").encode(), target, count=1)
-        return _Asked(route, target, headers, model, upstream, caller, options, time.monotonic())
+        return _Asked(
+            route, target, headers, model, upstream, caller, options, self._client_address(request), time.monotonic()
+        )
 
     async def _ask_unheard(self, asked: _Asked, request: web.BaseRequest) -> Exchange:
         """Send the handshake upstream; read no more of the client meanwhile, which would gather without a limit."""
@@ -160,7 +166,7 @@ class Sockets:
         self, asked: _Asked, request: web.BaseRequest, exchange: Exchange, accepted: bytes, places: Places
     ) -> web.StreamResponse:
         try:
-            client = ClientSocket(request, Downstream(request, 101), self._hub.turns, self._config.limits.frame_bytes)
+            client = ClientSocket(request, Downstream(request, 101), self._hub.turns, self._config().limits.frame_bytes)
             session = self._session(asked, self._begin(asked, places), client)
         except BaseException:  # the client has gone
             exchange.close()
@@ -188,9 +194,10 @@ class Sockets:
             asked.caller.digest,
             int(time.time()),
             options.retain_s,
-            self._config.limits.log_bytes,
+            self._config().limits.log_bytes,
             () if options.key is None else (options.key,),
             options.trace_id,
+            client=asked.client,
         )
         return self._hub.begin(info, Vitals(asked.route.dialect, asked.began_at, asked.model), places)
 
@@ -204,7 +211,7 @@ class Sockets:
             metrics.socket_messages[route, side] += messages
             metrics.socket_bytes[route, side] += size_bytes
 
-        return Session(stream, client, self._config.limits.frame_bytes, count=count, on_first_token=first_token)
+        return Session(stream, client, self._config().limits.frame_bytes, count=count, on_first_token=first_token)
 
     def _found(self, stream: Stream) -> Headers:
         """Return the headers that say where the session's stream is found."""
