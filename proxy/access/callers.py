@@ -13,7 +13,7 @@ from typing import NamedTuple
 from multidict import MultiMapping, istr
 
 from proxy.access.capabilities import Capabilities
-from proxy.dialects.credentials import KEY_HEADERS, shown_key
+from proxy.dialects.route import KEY_HEADERS, shown_key
 from proxy.wire.errors import MissingRight, RequestError, Unauthorised
 
 _OTHERS = "streams are told apart by it. Send one, or set auth.anonymous in the configuration of the proxy"

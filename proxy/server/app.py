@@ -17,6 +17,7 @@ from proxy.access.callers import Callers
 from proxy.access.capabilities import Capabilities
 from proxy.access.grants import Grants
 from proxy.access.pages import Hosts, Pages
+from proxy.access.response_ids import GivenIds
 from proxy.dialects import table
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
@@ -29,6 +30,7 @@ from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.following.control import Control
 from proxy.server.following.follow import Follow
+from proxy.server.following.objects import ObjectRequests
 from proxy.server.following.shared_routes import EventRoute
 from proxy.server.generations.generate import Generations
 from proxy.server.generations.request import GenerationReader
@@ -84,6 +86,8 @@ class Proxy:
         self.feed = LiveFeed()
         self.calls = Calls()
         self.tracing = tracing or _traced(config)
+        lends = bool(config.upstream.key.get_secret_value())
+        self.given = GivenIds(lambda: self.hub, time.monotonic) if lends else None
         self.hub = Hub(
             max_streams=limits.streams,
             max_followers=limits.followers,
@@ -111,7 +115,7 @@ class Proxy:
         self.admission = Admission(
             self.callers, self.grants, self.hub, shares_bodies=config.generations.share == "body"
         )
-        allowed = AllowedPaths(config.upstream.paths) if config.upstream.key.get_secret_value() else None
+        allowed = AllowedPaths(config.upstream.paths) if lends else None
         self.models = Models(config.models)
         self.forward = Forward(allowed, hides_tokens=bool(self.grants))
         self.generations = self._generations()
@@ -135,6 +139,7 @@ class Proxy:
             begun=[*spans_begun, self.feed.begun],  # spans first: they set the trace id, which the feed shows
             answered=[self.calls.answered],
             ended=[
+                *([] if self.given is None else [self.given.ended]),
                 *spans_ended,
                 self.metrics.ended,
                 access_log.ended,
@@ -151,10 +156,11 @@ class Proxy:
             self.hub,
             traced,
             self.calls,
-            GenerationReader(self.config, self.admission, self.forward, self.models),
+            GenerationReader(self.config, self.admission, self.forward, self.models, self.given),
             GenerationResponses(self.config, self.hub, self.admission, self.grants, self.metrics),
             self.metrics,
             self.config.limits,
+            self.given,
         )
 
     def _open_exchange(self, upstream: str = DEFAULT) -> OpenExchange:
@@ -249,12 +255,15 @@ class Proxy:
         passing = PassThrough(
             self.forward, opens, self._sockets(opens), self.models, lambda: self.config.limits.body_bytes
         )
-        for route, paths in table.routes(self.config.upstream.compatible_base):
+        for route, paths in table.routes(self.config.upstream.prefixes):
             for path in paths:
                 generate = self._lending(functools.partial(generations, route))
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
             pass_through = self._lending(functools.partial(passing.serve, route))
-            served.add(ANY, route.prefix, pass_through, route.name, route.dialect)
+            if route.dialect.objects is not None:
+                self._add_objects(served, route)
+            for prefix in dict.fromkeys((route.prefix, route.prefix.rstrip("/") + "/")):
+                served.add(ANY, prefix, pass_through, route.name, route.dialect)
         self._add_own(served)
         return served
 
@@ -264,6 +273,21 @@ class Proxy:
         sockets = Sockets(config, self.hub, self.admission, self.grants, self.metrics, self.models, opens)
         self.sockets.append(sockets)
         return sockets
+
+    def _add_objects(self, served: Routes, route: Route) -> None:
+        """Add the paths of responses that have ids: what a caller was given, it may name, whichever key is used."""
+        opens = self._open_exchange()
+        passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opens, self._sockets(opens))
+        objects = ObjectRequests(self.hub, self.follow, passing, self.given)
+        for method, path, handler in (
+            ("GET", "", objects.fetch),
+            ("POST", "/cancel", objects.cancel),
+            ("DELETE", "", objects.delete),
+            (ANY, "", objects.other),
+            (ANY, "/{more}", objects.other),
+        ):
+            asked = self._lending(functools.partial(handler, route))
+            served.add(method, f"{route.prefix}/{{ident}}{path}", asked, route.name, route.dialect)
 
     def _add_own(self, served: Routes) -> None:
         """Add the configured routes, more specific paths first."""

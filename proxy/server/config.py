@@ -22,7 +22,7 @@ from pydantic_settings import (
 from proxy.access.pages import is_loopback
 from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig
 from proxy.dialects import table
-from proxy.dialects.credentials import AUTHORIZATION, KEY_HEADERS
+from proxy.dialects.route import AUTHORIZATION, KEY_HEADERS
 from proxy.settings import Bytes, Count, Seconds, Table
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.settings import DEFAULT, BreakerConfig, ModelConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
@@ -97,6 +97,7 @@ class GenerationsConfig(Table):
     keepalive_s: Seconds = 0
     include_usage: bool = False
     unwrap_errors: bool = False
+    background_retain_s: Seconds = 3600
 
 
 class ClientsConfig(Table):

@@ -66,7 +66,7 @@ class Upstreams:
     def _paths(self, name: str) -> Paths:
         """Return the paths that prefixes stand for at an upstream: those of APIs, and of configured routes."""
         own = {route.path: (self.base(name) if route.upstream else "") + route.path for route in self._config.routes}
-        apis = table.routes(self._settings[name].compatible_base)
+        apis = table.routes(self._settings[name].prefixes)
         return own | {route.prefix: route.upstream_prefix for route, _ in apis}
 
     def ended(self, stream: Stream) -> None:

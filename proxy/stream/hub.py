@@ -19,12 +19,14 @@ from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Sink
 from proxy.stream.ledger import Holder, Ledger, Relief
 from proxy.stream.observer import Observers
+from proxy.stream.projections import Heartbeat
 from proxy.stream.stream import Stream
-from proxy.stream.subscription import HEARTBEAT, Subscription
+from proxy.stream.subscription import Subscription
 from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Drained, Overloaded, UnknownStream
 from proxy.wire.http import Head
+from proxy.wire.sse import COMMENT
 
 _BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # maps each byte to one of 32 letters: five random bits
 
@@ -84,7 +86,7 @@ class Waiter:
         if now >= self._until:
             self.notify(None)
         elif self._heartbeat_s and now - self._beaten_at >= self._heartbeat_s:
-            self._sink.write(HEARTBEAT)
+            self._sink.write(Heartbeat(COMMENT))
             self._beaten_at = now
 
 
@@ -317,6 +319,7 @@ class Hub:
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             with self.background:
                 waiter.tick(now)
+        self.ledger.divide(len(self._running))
         with self.background:
             self._cut_pending()
         self._survey()

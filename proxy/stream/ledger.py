@@ -65,11 +65,12 @@ class Holder(Protocol):
 class Ledger:
     """Counts the bytes held; whoever makes them more than `max_bytes` calls `on_over_limit`."""
 
-    __slots__ = ("_max_bytes", "_others", "bytes", "on_over_limit", "room_bytes")
+    __slots__ = ("_max_bytes", "_others", "ahead_bytes", "bytes", "on_over_limit", "room_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self.bytes = 0  # of frames and streams; who appends to a log adds to it, and compares it with `room_bytes`
         self.room_bytes = max_bytes  # what everything else leaves for them
+        self.ahead_bytes = max_bytes // _GROWTH  # of each stream that may be held before they are counted
         self.on_over_limit: Callable[[Holder | None], None] = lambda holder: None  # told who made it too much
         self._max_bytes = max_bytes
         self._others = dict.fromkeys(KINDS, 0)
@@ -105,6 +106,10 @@ class Ledger:
         self.room_bytes -= size_bytes
         if size_bytes > 0 and self.bytes > self.room_bytes:
             self.on_over_limit(holder)
+
+    def divide(self, streams: int) -> None:
+        """Let what so many streams hold before it is counted be no more than a part of the limit."""
+        self.ahead_bytes = self._max_bytes // (_GROWTH * max(1, streams))
 
     def by_kind(self) -> Mapping[str, int]:
         """Return what is held of each kind."""

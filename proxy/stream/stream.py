@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from proxy.dialects.dialect import Reader
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
 from proxy.stream.endings import LOG_LIMIT, Ending
 from proxy.stream.faults import log_fault, tell
@@ -126,6 +127,11 @@ class Stream:
         if self.bypass is not None:
             self.bypass.settle()
         return self._log
+
+    @property
+    def reader(self) -> Reader:
+        """The dialect's reader, which knows the stream's state so far."""
+        return self.vitals.reader
 
     @property
     def upstream_request_id(self) -> str | None:
@@ -288,6 +294,12 @@ class Stream:
             self._ledger.on_over_limit(self)
         if self._log.size_bytes > self.max_log_bytes:
             self._limit_log()
+
+    @property
+    def frames_ahead(self) -> int:
+        """Return how many frames a bypass may send before they are counted: of the size that they have had so far."""
+        log = self._log
+        return max(1, self._ledger.ahead_bytes * log.end // max(1, log.end_bytes))
 
     def end_bypass(self) -> None:
         """End the bypass, if there is one: the follower is served from the log again."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from proxy.stream.endings import COMPLETE, DRAINED, INTERNAL_ERROR, TOO_SLOW, Ending
 from proxy.stream.faults import log_fault
 from proxy.stream.interfaces import Sink, Transport
-from proxy.stream.projections import SPAN_BYTES, Projection, Span, View
+from proxy.stream.projections import SPAN_BYTES, Heartbeat, Projection, Span, View
 from proxy.stream.rank import Rank, Ranks
 
 if TYPE_CHECKING:
@@ -145,10 +145,10 @@ class Subscription:
         self.stream.resume_writer()
 
     def beat(self) -> None:
-        """Send a heartbeat, a comment of one line between two frames, unless frames are waiting to be sent."""
+        """Send a heartbeat between two frames, in the dialect's form, unless frames are waiting to be sent."""
         if self.offset == self._log.end:
             try:
-                self.sink.write(HEARTBEAT)
+                self.sink.write(Heartbeat(self.stream.reader.heartbeat))
             except Exception as error:
                 self.break_off(error)
 
@@ -266,7 +266,3 @@ class Subscription:
             self.sink.abort(b"")
         except Exception as again:
             log_fault("the end of a follower", again)
-
-
-# One newline: openai-python raises on a comment followed by a blank line once it has seen an id.
-HEARTBEAT = Span(0, 0, b":\n")

@@ -263,6 +263,8 @@ def _describe(span: Span, stream: Stream) -> None:
         span.set_attributes({"gen_ai.usage.input_tokens": usage.prompt, "gen_ai.usage.output_tokens": usage.completion})
         if usage.cached:
             span.set_attribute("gen_ai.usage.cache_read.input_tokens", usage.cached)
+        if usage.cache_written:
+            span.set_attribute("gen_ai.usage.cache_creation.input_tokens", usage.cache_written)
         if usage.reasoning:
             span.set_attribute("gen_ai.usage.reasoning.output_tokens", usage.reasoning)
 

@@ -11,8 +11,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 
-from proxy.dialects.credentials import KEY_HEADERS, key_header
-from proxy.dialects.route import Route
+from proxy.dialects.route import KEY_HEADERS, Route, key_header
 from proxy.stream.background import BackgroundLoop
 from proxy.timers import Within
 from proxy.upstream.breaker import Breaker, State

@@ -115,6 +115,13 @@ class UnknownModel(RequestError):
     code = "model_not_found"
 
 
+class UnknownResponse(RequestError):
+    """No such response of this caller's: it never existed, has expired, or belongs to somebody else."""
+
+    status = 404
+    code = "response_not_found"
+
+
 class MethodNotAllowed(RequestError):
     """A method that nothing here answers."""
 

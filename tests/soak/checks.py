@@ -44,7 +44,8 @@ class Sent:
         self.body = bytes(received.sent)
         self.state = received.state
         self._read = self._as_read()
-        self.ends_properly = self.state == "complete" or cut_cleanly or _says_last_word(self.body)
+        last_word = _says_last_word(self.body) or tells_error(self.body)  # more is not waited for
+        self.ends_properly = self.state == "complete" or cut_cleanly or last_word
         self._cumulative = cumulative
 
     def _as_read(self) -> bytes:

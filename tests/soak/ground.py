@@ -1,5 +1,6 @@
 """What all visits of a phase have in common: the proxy's port, the upstream, and what was found."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -21,6 +22,9 @@ class Ground:
     tally: Counter[tuple[str, object]] = field(default_factory=Counter)
     found: list[str] = field(default_factory=list)
     """What was wrong."""
+    starved_at: float = -math.inf
+    """When this process last went on after it had not run for long: then its upstream was silent, and its clients."""
+    starved: int = 0
     visits: int = 0
     streams: int = 0
 

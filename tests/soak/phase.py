@@ -15,6 +15,7 @@ from tests.soak.visits import shown, visits
 
 _AT_REST = ("streams_active", "subscribers", "memory_bytes", "client_bytes", "upstream_connections", "queued")
 _COUNTERS = ("streams_ended_total{", "subscriptions_ended_total{", "rejected_total{", "client_connections_cut_total{")
+_NOTICE_S = 0.1
 _QUIET_S = 60.0
 _BACK = 1.1  # what may be left, as a part of what there was before the load
 _BACK_RSS_MB = 8.0  # and in any case: pages of heaps that are used again
@@ -42,7 +43,7 @@ class Outcome:
         return "\n".join([
             f"{self.name} limits: {self.seconds:.0f} s, {self.ground.visits} visits, {self.ground.streams} generations "
             f"asked for, {self.ground.upstream.total} requests upstream, {', '.join(what)}; "
-            f"{len(self.ground.found)} wrong",
+            f"{len(self.ground.found)} wrong; this side did not run for long {self.ground.starved} times",
             f"  before {_shown(self.before)}; after {_shown(self.after)}; at most {self.top_rss_mb:.0f} MB; "
             f"CPU {self.cpu_s:.0f} s; health took {self.worst_pause_s * 1000:.0f} ms at most",
             shown(self.ground.tally),
@@ -116,7 +117,7 @@ class Phase:
         """
         ends_at = time.monotonic() + seconds
         self._running.set()
-        doing = [asyncio.create_task(do()) for do in (self._disturb, self._watch, self._tell)]
+        doing = [asyncio.create_task(do()) for do in (self._disturb, self._watch, self._tell, self._notice)]
         over = lambda: time.monotonic() > ends_at  # noqa: E731
         clients = [
             asyncio.create_task(visits(self._ground, seed, client, over)) for client in range(self._plan.clients)
@@ -135,8 +136,8 @@ class Phase:
         """Stop the process and let it go on, as a laptop's lid does, at times for longer than its time-outs; reload."""
         while True:
             await asyncio.sleep(self._random.uniform(2, 20))
-            if self._random.random() < 0.4 and self._proxy.catches(signal.SIGHUP):
-                self._proxy.signal(signal.SIGHUP)
+            if self._random.random() < 0.5:
+                self._proxy.reload()
                 self._done["reloads"] += 1
                 continue
             self._running.clear()
@@ -147,6 +148,16 @@ class Phase:
             self._proxy.signal(signal.SIGCONT)
             self._running.set()
             self._done["stops"] += 1
+
+    async def _notice(self) -> None:
+        """Notice when this process itself did not run for long."""
+        while True:
+            began_at = time.monotonic()
+            await asyncio.sleep(_NOTICE_S)
+            now = time.monotonic()
+            if now - began_at > self._plan.late_s / 4:
+                self._ground.starved_at = now
+                self._ground.starved += 1
 
     async def _watch(self) -> None:
         """See that it answers, and that its background loops live."""

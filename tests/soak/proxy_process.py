@@ -26,6 +26,7 @@ keepalive_s = 2
 connect_s = 5
 first_byte_s = {late_s}
 idle_s = {late_s}
+total_s = 3600
 [streams]
 retain_s = 3
 heartbeat_s = 4
@@ -54,6 +55,7 @@ total_pending_bytes = 300000
 """
 LIMITS = {"default": ("", ""), "tight": (_TIGHT_UPSTREAM, _TIGHT_LIMITS)}
 """The phases of a soak, by name: what is added to the table of the upstream, and at the end."""
+_TOTALS = ("total_s = 3600", "total_s = 3000")  # what a reload changes
 _SAMPLE = re.compile(r"^streamtee_(\w+?)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _COMPLAINTS = re.compile(r"^.*(?:Traceback|\bERROR\b|\bCRITICAL\b|never retrieved|never awaited).*$", re.MULTILINE)
 
@@ -163,10 +165,12 @@ class ProxyProcess:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def catches(self, number: Signals) -> bool:
-        """Return whether a signal is caught, so that it does not end the process."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return bool(int(re.findall(r"SigCgt:\s+(\w+)", status)[0], 16) >> (number - 1) & 1)
+    def reload(self) -> None:
+        """Change its configuration, and have it read that again."""
+        text = self.config.read_text()
+        old, new = _TOTALS if _TOTALS[0] in text else reversed(_TOTALS)
+        self.config.write_text(text.replace(old, new))
+        self.signal(Signals.SIGHUP)
 
     def complaints(self) -> list[str]:
         """Return the lines of the log that tell of what should not be."""

@@ -51,6 +51,7 @@ class Kept:
     def __init__(self, log: FrameLog, dialect: Dialect | None = None) -> None:
         self.log = log
         self.dialect = dialect or CHAT
+        self.reader = self.dialect.frames.reader()
         self._transcript: Transcript | None = None
 
     def transcript(self, end: int) -> Transcript:

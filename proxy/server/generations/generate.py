@@ -12,6 +12,7 @@ import functools
 from aiohttp import web
 
 from proxy.access.callers import Caller
+from proxy.access.response_ids import GivenIds
 from proxy.dialects.route import Route
 from proxy.downstream.listener import REFUSED
 from proxy.downstream.request_body import release_body
@@ -20,6 +21,7 @@ from proxy.server.generations.request import GenerationReader, GenerationRequest
 from proxy.server.generations.response import GenerationResponses
 from proxy.server.generations.shared_calls import Call, Calls
 from proxy.server.pass_through import send_back
+from proxy.server.response_object import answer_object
 from proxy.stream.endings import CLIENT_GONE, DRAINED
 from proxy.stream.hub import Hub, Places
 from proxy.stream.ledger import BODIES
@@ -31,6 +33,7 @@ from proxy.upstream.pump import Pump
 from proxy.wire.errors import UpstreamError
 
 _RUN_ON = OnDisconnect(None)
+_MOMENT_S = 2.0  # for the head of a response in the background: within it a refusal is the answer
 
 
 class Generations:
@@ -45,13 +48,16 @@ class Generations:
         responses: GenerationResponses,
         metrics: Metrics,
         limits: LimitsConfig,
+        given: GivenIds | None = None,
     ) -> None:
+        """`given`: where the ids of responses are noted, if callers may name only those that they were given."""
         self._hub = hub
         self._open_exchange = open_exchange
         self._calls = calls
         self._reader = reader
         self._responses = responses
         self._metrics = metrics
+        self._given = given
         self.limit(limits)
 
     def limit(self, limits: LimitsConfig) -> None:
@@ -78,6 +84,8 @@ class Generations:
         if options.respond_async:
             call.promised = True
             self._hub.retain(call.stream, options.retain_s)  # else a response that nobody waited for is not kept
+            if generation.background:
+                return await self._in_background(request, call, generation, late=late)
             return self._responses.accept(call.stream, options, late=late)
         place = self._hub.reserve(followers=1)
         try:
@@ -102,6 +110,7 @@ class Generations:
             generation.let_go()
             release_body(request)
         if pump is None:
+            await self._note_id(exchange, generation)
             return await send_back(request, exchange)
         stream = pump.stream
         self._hub.answered(stream, exchange.upstream_name, exchange.header(b"x-request-id"))
@@ -111,6 +120,33 @@ class Generations:
         except Exception:  # the client had gone before it could follow, or could not be answered
             stream.left()
             raise
+
+    async def _note_id(self, exchange: Exchange, generation: GenerationRequest) -> None:
+        """Note the id of a response that is no stream, if its caller may name only the ids that it was given."""
+        objects = generation.route.dialect.objects
+        if self._given is None or objects is None or not 200 <= exchange.status < 300:
+            return
+        try:
+            ident = objects.ident_of(await exchange.peek(lambda body: len(body) > self._max_frame_bytes))
+        except BaseException:
+            exchange.close()
+            raise
+        if ident is not None:
+            self._given.add(generation.caller, ident)
+
+    async def _in_background(
+        self, request: web.BaseRequest, call: Call, generation: GenerationRequest, *, late: bool
+    ) -> web.StreamResponse:
+        """Respond with the object of a response, or with the upstream's refusal, if that comes in a moment."""
+        try:
+            async with asyncio.timeout(_MOMENT_S):
+                head = await call.answered()
+        except TimeoutError:
+            return answer_object(call.stream)
+        if 200 <= head.status < 300:
+            return answer_object(call.stream)
+        self._hub.discard(call.stream)
+        return await self._responses.send(request, call.stream, head, generation.options, late=late)
 
     async def _pump_of(self, exchange: Exchange, generation: GenerationRequest, places: Places) -> Pump | None:
         """Begin a stream for a response; None, if it is no event stream. Whatever fails, the exchange is closed."""

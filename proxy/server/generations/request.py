@@ -10,6 +10,8 @@ from multidict import CIMultiDict
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.client_addresses import ClientAddresses
+from proxy.access.response_ids import GivenIds
+from proxy.dialects.dialect import Objects
 from proxy.dialects.refusal import asks_for_stream
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning
@@ -21,9 +23,11 @@ from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
 from proxy.server.models import Models
 from proxy.server.pass_through import Forward
 from proxy.stream.info import StreamInfo
+from proxy.stream.projections import check_view
 from proxy.stream.vitals import Vitals
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.sse import begins_stream
@@ -50,6 +54,7 @@ class GenerationRequest:
     client: str = ""  # the address it came from
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
     upstream: str = ""  # the name of the upstream that serves its model; "": the usual one
+    background: bool = False  # its client is sent the object of the response at once, and fetches it later
 
     def info(self, ident: str, max_log_bytes: int) -> StreamInfo:
         """Return the StreamInfo of the stream for this request."""
@@ -72,7 +77,9 @@ class GenerationRequest:
         dialect, body = self.route.dialect, self.body
         began_at = self.started_at if isinstance(body, bytes) else body.ended_at or self.started_at
         requests = dialect.requests
-        return Vitals(dialect, began_at, None if requests.names_model else requests.model(self.whole_body))
+        if requests.names_model:
+            return Vitals(dialect, began_at)
+        return Vitals(dialect, began_at, requests.model(body if isinstance(body, bytes) else body.beginning))
 
     @property
     def whole_body(self) -> bytes:
@@ -84,12 +91,16 @@ class GenerationRequest:
 class GenerationReader:
     """Reads requests for generations."""
 
-    def __init__(self, config: Config, admission: Admission, forward: Forward, models: Models) -> None:
+    def __init__(
+        self, config: Config, admission: Admission, forward: Forward, models: Models, given: GivenIds | None = None
+    ) -> None:
+        """`given`: the ids that callers may name in their requests; None: any."""
         self._config = config
         self._admission = admission
         self._forward = forward
         self._models = models
         self._client_address = ClientAddresses(config.trusted_proxies).of
+        self._given = given
         generations = config.generations
         self._rewrites = generations.upgrade != "never" or generations.include_usage or bool(models)
         self.limit(config.limits)
@@ -106,7 +117,10 @@ class GenerationReader:
         Raises: a RequestError, if it is malformed or not allowed; Overloaded.
         """
         headers, has_options = self._forward.headers(request, _CROSSING)
-        options = read_options(request.headers, self._config) if has_options else self._usual
+        options = self._usual
+        if has_options:
+            options = read_options(request.headers, self._config)
+            check_view(options.view, route.dialect)
         idempotent, named = options.idempotency_key is not None, options.key is not None
         shared = self._admission.admit_generation(caller, idempotent, named, not options.respond_async)
         target = self._forward.target(route, request)
@@ -124,15 +138,42 @@ class GenerationReader:
             route, caller.digest, options, target, headers, body, None, False, time.monotonic(),
             self._client_address(request),
         )  # fmt: skip
-        if shared:  # by what the client sent
+        objects = route.dialect.objects
+        if objects is not None:
+            generation = self._with_objects(generation, objects, caller)
+        if self._rewrites:
+            generation = rewrite(generation, self._config.generations)
+        if shared:
             generation = replace(generation, identity=_identify(request, generation))
-        return self._rewritten(generation) if self._rewrites else generation
+        return self._directed(generation) if self._models else generation
 
-    def _rewritten(self, generation: GenerationRequest) -> GenerationRequest:
-        if self._models:
-            upstream, body = self._models.choose(generation.whole_body)
-            generation = replace(generation, upstream=upstream, body=body)
-        return rewrite(generation, self._config.generations)
+    def _directed(self, generation: GenerationRequest) -> GenerationRequest:
+        """Choose the upstream of the model, and write the name that it has there."""
+        upstream, body = self._models.choose(generation.whole_body)
+        streamed = generation.streamed
+        if streamed is not None:
+            streamed = streamed[0], self._models.choose(streamed[1]).body
+        return replace(generation, upstream=upstream, body=body, streamed=streamed)
+
+    def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
+        """Check what a request continues, and have one in the background made in a stream that outlives its client.
+
+        Raises: UnknownResponse; Unauthorised, if nobody could fetch the response later.
+        """
+        if self._given is not None:
+            for ident in objects.continued(generation.whole_body):
+                self._given.check(caller.digest, generation.route.dialect, ident)
+        asked = objects.background(generation.whole_body)
+        if asked is None:
+            return generation
+        caller.check_owns_streams()
+        options = generation.options
+        options = options._replace(
+            retain_s=max(options.retain_s, self._config.generations.background_retain_s),
+            on_disconnect=OnDisconnect(None),
+            respond_async=options.respond_async or not asked.streams,
+        )
+        return replace(generation, body=asked.body, options=options, background=not asked.streams)
 
 
 def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> GenerationRequest:
