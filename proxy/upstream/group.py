@@ -15,8 +15,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from proxy.dialects.error_codes import Fault, Trouble, trouble
-from proxy.dialects.failure import Failure, reported
-from proxy.dialects.refusal import Refusal, read
+from proxy.dialects.failure import Failure, Refusal, read_refusal, reported
 from proxy.timers import Within
 from proxy.upstream.backoff import Backoff, retry_after_s
 from proxy.upstream.exchange import Exchange
@@ -243,7 +242,7 @@ async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
     except TimeoutError:
         body = b""
     if exchange.status >= 400:
-        return read(exchange.status, body if exchange.complete else b"")
+        return read_refusal(exchange.status, body if exchange.complete else b"")
     for frame in Splitter(len(body) + 1).feed(body) if body else ():
         if (found := reported(frame)) is not None:
             return Refusal(found.status or exchange.status, found.code, found.body, framed=True)

@@ -12,7 +12,7 @@ from proxy.access.callers import Caller
 from proxy.access.client_addresses import ClientAddresses
 from proxy.access.response_ids import GivenIds
 from proxy.dialects.dialect import Objects
-from proxy.dialects.refusal import asks_for_stream
+from proxy.dialects.failure import asks_for_stream
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning
 from proxy.server.config import Config, GenerationsConfig, LimitsConfig
