@@ -71,6 +71,9 @@ async def test_other_model_goes_the_usual_way_under_its_own_name(perform: Serve,
         ("/compatible-mode/v1/completions", b"/v1/completions"),
         ("/compatible-api/v1/reranks", b"/compatible-api/v1/reranks"),
         (NATIVE, NATIVE.encode()),
+        ("/v1/responses", b"/v1/responses"),
+        ("/v1/messages", b"/apps/anthropic/v1/messages"),
+        ("/apps/anthropic/v1/messages/count_tokens", b"/apps/anthropic/v1/messages/count_tokens"),
     ],
 )
 async def test_every_api_finds_its_model(perform: Serve, coding: Stage, path: str, target: bytes) -> None:
