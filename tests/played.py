@@ -31,7 +31,7 @@ MODES_OF = {
     DASHSCOPE: list(MODES),
     RESPONSES: OF_INCREMENTS,
     MESSAGES: OF_INCREMENTS,
-    PLAIN: ["raw", "events", "coalesced"],
+    PLAIN: ["raw", "events", "spaced", "coalesced"],
 }
 
 

@@ -7,13 +7,14 @@ from typing import Any, Generic, TypeVar
 
 from aiohttp import web
 
+from proxy.downstream.client_socket import ClientSocket
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket
 from tests.complaints import no_complaints
 from tests.event_loops import GUARD_S, until
 from tests.http_client import Client
 
-Response = TypeVar("Response", Downstream, WebSocket)
+Response = TypeVar("Response", Downstream, WebSocket, ClientSocket)
 
 
 class Served(Generic[Response]):

@@ -39,7 +39,7 @@ SETTINGS = ("settings", "config")
 """The modules that read the configuration: what they hold reaches the engine as plain values."""
 
 OPEN = {
-    "allowed_paths", "dialect", "error_codes", "failure", "increment", "presets", "refusal",
+    "allowed_paths", "dialect", "error_codes", "failure", "increment", "presets",
     "route", "table",
 }  # fmt: skip
 """The modules of `dialects` that are of no API: all that the rooms above may import."""

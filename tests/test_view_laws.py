@@ -390,7 +390,7 @@ class Play:
             parts = [text for (part, name, _), text in sorted(final.items()) if name == "content"
                      and (part == 0 or not self.body.dialect.documents.states)]  # fmt: skip
             said, final = {(0, "content", -1): body.decode()}, {(0, "content", -1): "".join(parts)}
-        elif view.mode == "cumulative" or (self.body.cumulative and view.mode in ("raw", "events")):
+        elif view.mode == "cumulative" or (self.body.cumulative and view.mode in ("raw", "events", "spaced")):
             said = latest(body)
         else:
             said = joined(body)

@@ -90,6 +90,10 @@ class Reader(Protocol):
     """The stream has had content that the dialect defines, apart from its final event."""
 
     @property
+    def answers_begun(self) -> int:
+        """The number of answers that have begun, in a session that may have several; 0 for a single answer."""
+
+    @property
     def heartbeat(self) -> bytes:
         """What may be sent to a follower between two frames now, to show that its connection is alive.
 

@@ -1,8 +1,12 @@
-"""Finds errors that upstreams report within a stream, in every known format.
+"""Finds errors that upstreams report, within a stream or as their response, in every known format.
 
 Errors come with a top-level `error` (OpenAI), as an event named `error` (DashScope, Anthropic), flat (`code` and
 `message`, vLLM's `object`, FastAPI's `detail`, RFC 9457), and as JSON, HTML or plain text in place of an event.
 Each dialect decides which of these the clients of its API recognise as an error.
+
+An error response may be framed as SSE, too: with `stream: true` Qwen's compatible mode responds with HTTP 400 and a
+body that is one SSE frame, in which OpenAI's SDKs find no error code; the native API responds with HTTP 200 and one
+`event:error` frame, its status in a comment.
 """
 
 import re
@@ -12,9 +16,18 @@ from typing import Any, NamedTuple
 from proxy.dialects.delta import json_object, record, records
 from proxy.dialects.error_codes import STATUSES_OF_TYPES
 from proxy.wire import json_text
-from proxy.wire.sse import BOM, fields
+from proxy.wire.sse import BOM, Splitter, fields
 
 _STATUS = re.compile(rb"^(?::HTTP_STATUS/|status: ?)([1-5][0-9]{2})\s*$", re.MULTILINE)
+# Source: Model Studio's error messages, as recorded in reports of their users.
+_STREAM_ONLY = (
+    b"only support stream mode",
+    b"must be set to false for non-streaming calls",
+    b"enable_thinking only support stream call",
+    b"only support with stream=true",
+    b"does not support http call",
+)
+_FRAMED = re.compile(rb"(?:\xef\xbb\xbf)?(?::|(?:data|event|id|retry|status):)")
 _TITLE = re.compile(rb"<title>\s*(.*?)\s*</title>", re.IGNORECASE | re.DOTALL)
 _DATA = re.compile(rb"[\r\n]data:")
 _FIELD_NAME = re.compile(rb"[\w-]*")
@@ -195,3 +208,47 @@ def _status(code: Any) -> int | None:
 
 def _cut(text: bytes) -> str:
     return text.decode("utf-8", "replace")[:200]
+
+
+class Refusal(NamedTuple):
+    """The status and the code of an error response, as its body states them; `body` is its JSON object, unframed."""
+
+    status: int
+    code: str | None
+    body: bytes | None
+    framed: bool  # the body was an SSE frame
+
+
+def read_refusal(status: int, body: bytes) -> Refusal:
+    """Read an error response: JSON, framed as SSE or not, with a nested `error` or flat; anything else has no code.
+
+    If the status is 200, the status in the frame is used, if it has one.
+    """
+    framed = _FRAMED.match(body) is not None
+    data = _first_data(body) if framed else body.removeprefix(BOM).strip()
+    try:
+        told = json_text.read(data or b"")
+    except ValueError:
+        return Refusal(status, None, None, framed)
+    if not isinstance(told, dict):
+        return Refusal(status, None, None, framed)
+    stated = _STATUS.search(body) if framed and status == 200 else None
+    return Refusal(int(stated[1]) if stated else status, _refusal_code(told), data, framed)
+
+
+def asks_for_stream(body: bytes) -> bool:
+    """Return whether an error response says that a model, or its thinking mode, supports only streaming."""
+    return any(words in body for words in _STREAM_ONLY)
+
+
+def _first_data(body: bytes) -> bytes | None:
+    """Return the data of the first frame that has any; [DONE] may follow it."""
+    splitter = Splitter(len(body) + 1)
+    frames = [*splitter.feed(body), splitter.tail]
+    return next((data for frame in frames if (data := fields(frame).data)), None)
+
+
+def _refusal_code(told: dict[str, object]) -> str | None:
+    error = told.get("error")
+    code = record(error).get("code") if error else told.get("code")
+    return code if isinstance(code, str) else None

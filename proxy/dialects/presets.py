@@ -18,9 +18,12 @@ _REGIONS = {
     "qwen-frankfurt": ("", "eu-central-1"),
     "qwen-tokyo": ("", "ap-northeast-1"),
 }
+# Their base URLs are documented with a path, and without a test of which others they serve.
 _SUBSCRIPTIONS = {
     "qwen-coding": "https://coding.dashscope.aliyuncs.com/v1",
+    "qwen-coding-intl": "https://coding-intl.dashscope.aliyuncs.com/v1",
     "qwen-tokens": "https://token-plan.cn-beijing.maas.aliyuncs.com/compatible-mode/v1",
+    "qwen-tokens-singapore": "https://token-plan.ap-southeast-1.maas.aliyuncs.com/compatible-mode/v1",
 }
 DEFAULT = "qwen-singapore"
 _WORKSPACE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # one label of a host name

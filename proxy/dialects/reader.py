@@ -66,6 +66,11 @@ class LearningReader:
         return bool(self._finished) and all(self._finished.values())
 
     @property
+    def answers_begun(self) -> int:
+        """0: it is not a session."""
+        return 0
+
+    @property
     def heartbeat(self) -> bytes:
         """A comment, unless the clients of an API need more than that."""
         return COMMENT

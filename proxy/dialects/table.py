@@ -4,14 +4,15 @@ All rooms above get the prefixes, paths and headers of APIs from this table, and
 Source: Alibaba Cloud Model Studio's API references.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.messages import MESSAGES
 from proxy.dialects.plain import PLAIN
+from proxy.dialects.realtime import REALTIME
 from proxy.dialects.responses import RESPONSES
 from proxy.dialects.route import AUTHORIZATION, Route
 
@@ -51,6 +52,8 @@ class Row(NamedTuple):
     """A regular expression for the names, in lower case, of headers that must be equal to share one response."""
     headers: str = ""
     """A regular expression for the names, in lower case, of headers that only clients of this API send."""
+    models: str = ""
+    """The path at which its models are listed in the format of `model_list`; "": they are not listed."""
     key_header: str = AUTHORIZATION
     """The header in which the upstream expects its key."""
 
@@ -67,8 +70,10 @@ ROWS = [
         lent_to_read=("models", "models/{}"),
         steering=_STEERING,
         headers=rf"(?:x-stainless|openai)-[a-z0-9-]+|{_DASHSCOPE_HEADERS}",
+        models="models",
     ),
     Row("compatible", ("/compatible-mode/",), CHAT, "/compatible-mode/"),
+    Row("reranks", ("/compatible-api/",), CHAT, "/compatible-api/", lent=("v1/reranks",)),
     Row(
         "responses",
         (
@@ -113,6 +118,7 @@ ROWS = [
         key_header="x-api-key",
     ),
     Row("anthropic", ("/apps/anthropic/",), MESSAGES, "/apps/anthropic/", key_header="x-api-key"),
+    Row("realtime", ("/api-ws/",), REALTIME, "/api-ws/", lent_to_read=("v1/realtime", "v1/inference", "v1/inference/")),
 ]
 
 
@@ -140,6 +146,21 @@ def served() -> tuple[str, ...]:
     """Return the prefixes that are served, without those below another."""
     prefixes = dict.fromkeys(prefix for row in ROWS for prefix in row.prefixes)
     return tuple(one for one in prefixes if not any(one != other and is_below(one, other) for other in prefixes))
+
+
+def model_lists() -> list[tuple[str, Row]]:
+    """Return the paths at which models are listed, and the API of each."""
+    return [(prefix + row.models, row) for row in ROWS if row.models for prefix in row.prefixes]
+
+
+def model_list(names: Iterable[str]) -> dict[str, Any]:
+    """Return the list of the models with these names, in the format that all APIs which list them share."""
+    return {"object": "list", "data": [model(name) for name in names]}
+
+
+def model(name: str) -> dict[str, Any]:
+    """Return the description of one model; when it was created is not known."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "system"}
 
 
 def lent() -> dict[str, list[str]]:

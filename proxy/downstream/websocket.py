@@ -21,7 +21,7 @@ from proxy.wire.websocket import CLOSE, PING, PONG, PROTOCOL_ERROR, Control, Fra
 
 _PINGED = Span(0, 0, frame(PING, b""))
 CLOSING_S = 1.0  # for the client to respond to a close frame
-_PONG_ROOM_BYTES = 128 * 1024  # no pongs while more is unsent, for clients that send pings but do not read
+PONG_ROOM_BYTES = 128 * 1024  # no pongs while more is unsent, for clients that send pings but do not read
 
 
 def handshake(request: web.BaseRequest) -> bytes:
@@ -185,7 +185,7 @@ class WebSocket:
 
     def _pong(self, ping: Control) -> None:
         transport = self._request.transport
-        if not self._closed and transport is not None and transport.get_write_buffer_size() < _PONG_ROOM_BYTES:
+        if not self._closed and transport is not None and transport.get_write_buffer_size() < PONG_ROOM_BYTES:
             self._response.write_data(frame(PONG, ping.payload))
 
     def _answer_close(self, last: bytes) -> None:

@@ -10,7 +10,8 @@ Read in this order:
 * `generations`: generation requests, a folder of their own; `following`: requests about streams that exist, another
 * `delivery`, `document`: deliver a stream to a client, as a stream or as one JSON document; `response_object`: tells of
   a response as its API does, at any time
-* `pass_through`: the handler of all other requests to an API
+* `pass_through`: the handler of all other requests to an API; `sockets`: of WebSockets among them
+* `models`: the upstreams that serve configured models, and the list of these
 * `upstreams`: makes the configured upstreams; `json_responses`: the proxy's own JSON, and errors
 * `admin`: the admin port
 """

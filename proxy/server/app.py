@@ -38,8 +38,10 @@ from proxy.server.generations.request import GenerationReader
 from proxy.server.generations.response import GenerationResponses
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
+from proxy.server.models import ModelList, Models
 from proxy.server.pass_through import Forward, PassThrough
 from proxy.server.routes import ANY, Handler, Routes
+from proxy.server.sockets import Sockets
 from proxy.server.upstreams import Upstreams
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import DRAINED
@@ -119,6 +121,7 @@ class Proxy:
             self.callers, self.grants, self.hub, shares_bodies=config.generations.share == "body"
         )
         allowed = AllowedPaths(config.upstream.paths) if lends else None
+        self.models = Models(config.models)
         self.forward = Forward(allowed, hides_tokens=bool(self.grants))
         self.generations = self._generations(self._open_exchange(), self.forward)
         self.follow = Follow(config.streams, self.hub, self.admission, self.metrics)
@@ -128,6 +131,7 @@ class Proxy:
         self.event_routes: list[EventRoute] = []
         self.recorded_routes: list[Generations] = []
         self.listeners: list[Listener] = []
+        self.sockets: list[Sockets] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
         self._background: list[asyncio.Task[None]] = []
@@ -163,7 +167,7 @@ class Proxy:
             self.hub,
             traced,
             self.calls,
-            GenerationReader(self.config, self.admission, forward, self.given, recorded=recorded),
+            GenerationReader(self.config, self.admission, forward, self.models, self.given, recorded=recorded),
             GenerationResponses(self.config, self.hub, self.admission, self.grants, self.metrics),
             self.metrics,
             self.config.limits,
@@ -174,7 +178,7 @@ class Proxy:
 
     def _open_exchange(self, upstream: str = DEFAULT) -> OpenExchange:
         """Return the function that sends a request to an upstream or its spares."""
-        return self.metrics.calls(self.upstreams.group(upstream).open)
+        return self.metrics.calls(self.upstreams.opener(upstream))
 
     async def start(self) -> None:
         """Listen. Raises: OSError, when an address is taken."""
@@ -221,7 +225,8 @@ class Proxy:
                 stream.writer.stop(DRAINED)
             for subscription in list(stream.subscriptions):
                 subscription.fail(DRAINED)
-        await asyncio.gather(self.follow.wait_closed(), self.clients.end_requests(DRAINED.as_error()))
+        sessions = [sockets.wait_closed() for sockets in self.sockets]
+        await asyncio.gather(self.follow.wait_closed(), *sessions, self.clients.end_requests(DRAINED.as_error()))
         self.feed.close()
         for runner in self._runners:
             await runner.cleanup()
@@ -257,7 +262,14 @@ class Proxy:
         generations: Handler = self.generations.generate
         if self.tracing is not None:
             generations = self.tracing.traced(generations)
-        passing = PassThrough(self.forward, self._open_exchange())
+        listing = ModelList(self.config.upstream.models)
+        for path, row in table.model_lists() if self.config.upstream.models else ():
+            served.add("GET", path, listing.listed, row.name, row.dialect)
+            served.add("GET", path + "/{model}", listing.described, row.name, row.dialect)
+        opens = self._open_exchange()
+        passing = PassThrough(
+            self.forward, opens, self._sockets(opens), self.models, lambda: self.config.limits.body_bytes
+        )
         for route, paths in table.routes(self.config.upstream.prefixes):
             for path in paths:
                 generate = self._lending(functools.partial(generations, route))
@@ -270,9 +282,17 @@ class Proxy:
         self._add_own(served)
         return served
 
+    def _sockets(self, opens: OpenExchange) -> Sockets:
+        # As it is then: its limits may be changed while the proxy runs.
+        config = lambda: self.config  # noqa: E731
+        sockets = Sockets(config, self.hub, self.admission, self.grants, self.metrics, self.models, opens)
+        self.sockets.append(sockets)
+        return sockets
+
     def _add_objects(self, served: Routes, route: Route) -> None:
         """Add the paths of responses that have ids: what a caller was given, it may name, whichever key is used."""
-        passing = PassThrough(Forward(hides_tokens=bool(self.grants)), self._open_exchange())
+        opens = self._open_exchange()
+        passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opens, self._sockets(opens))
         objects = ObjectRequests(self.hub, self.follow, passing, self.given)
         for method, path, handler in (
             ("GET", "", objects.fetch),
@@ -297,7 +317,7 @@ class Proxy:
             upstream = own.upstream or DEFAULT
             opens = self._open_exchange(upstream)
             forward = Forward(hides_tokens=bool(self.grants))
-            passing = PassThrough(forward, opens)
+            passing = PassThrough(forward, opens, self._sockets(opens))
             if own.share == "url":
                 events = EventRoute(config, own, route, self.hub, self.admission, self.metrics, opens, self.calls)
                 self.event_routes.append(events)

@@ -25,7 +25,7 @@ from proxy.dialects import table
 from proxy.dialects.route import AUTHORIZATION, KEY_HEADERS
 from proxy.settings import Bytes, Count, Seconds, Table
 from proxy.upstream.on_disconnect import OnDisconnect
-from proxy.upstream.settings import DEFAULT, BreakerConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
+from proxy.upstream.settings import DEFAULT, BreakerConfig, ModelConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
 from proxy.wire.http import HOP_BY_HOP
 
 _OTHERS = ("STREAMTEE_TAIL_KEY",)  # not part of the configuration: the key that `streamtee tail` sends
@@ -100,6 +100,7 @@ class StreamsConfig(Table):
 class GenerationsConfig(Table):
     """[generations]: how generation requests are rewritten, which share an upstream call, and how errors are sent."""
 
+    mode: Literal["raw", "spaced"] = "raw"
     share: Literal["none", "body"] = "none"
     retry_grace_s: Seconds = 30
     attach_retries_s: Seconds = 0
@@ -163,6 +164,7 @@ class Config(BaseSettings):
     drain_s: Seconds = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     routes: tuple[RouteConfig, ...] = ()
+    models: tuple[ModelConfig, ...] = ()
     upstream: UpstreamConfig = UpstreamConfig()
     upstreams: dict[str, UpstreamConfig] = {}
     timeouts: TimeoutsConfig = TimeoutsConfig()
@@ -236,6 +238,8 @@ class Config(BaseSettings):
                 raise ValueError(f"upstreams.{name} has no url")
             if upstream.paths:
                 raise ValueError(f"upstreams.{name}.paths: only [upstream] has paths; those of others are [[routes]]")
+            if upstream.models:
+                raise ValueError(f"upstreams.{name}.models: only [upstream] has models; it lists those of others")
         paths: set[str] = set()
         for route in self.routes:
             if route.upstream and route.upstream not in self.upstreams:
@@ -254,6 +258,26 @@ class Config(BaseSettings):
             for spare in upstream.spares:
                 _check_spare(name, upstream, spare, self.upstreams)
         return self
+
+    @model_validator(mode="after")
+    def _models_are_served(self) -> "Config":
+        names: set[str] = set()
+        for model in self.models:
+            if model.name in names:
+                raise ValueError(f"models: {model.name} is there twice")
+            names.add(model.name)
+            if not (model.upstream or model.alias_of):
+                raise ValueError(f"models: {model.name} has neither an upstream nor an alias_of")
+            if model.upstream:
+                self._check_upstream_of(model)
+        return self
+
+    def _check_upstream_of(self, model: ModelConfig) -> None:
+        """Check the upstream of a model, to which requests go in place of [upstream]. Raises: ValueError."""
+        if model.upstream not in self.upstreams:
+            known = ", ".join(self.upstreams) or "none"
+            raise ValueError(f"models: the upstream {model.upstream!r} of {model.name} is not among: {known}")
+        _check_keys(DEFAULT, self.upstream, model.upstream, self.upstreams[model.upstream])
 
     @classmethod
     def settings_customise_sources(
@@ -292,17 +316,25 @@ def explained(error: OSError | ValueError) -> str:
 
 
 def _check_spare(name: str, upstream: UpstreamConfig, spare: str, upstreams: dict[str, UpstreamConfig]) -> None:
-    """Check a spare of an upstream. Raises: ValueError.
-
-    Either all of them have a key or none has: callers can't know which one a request is sent to, and with it their key.
-    """
+    """Check a spare of an upstream. Raises: ValueError."""
     if spare not in upstreams or spare == name or upstream.spares.count(spare) > 1:
         known = ", ".join(other for other in upstreams if other != name) or "none"
         raise ValueError(f"the spare {spare!r} of {name} is not another of: {known}, named once")
-    keyed, spare_keyed = (bool(one.key.get_secret_value()) for one in (upstream, upstreams[spare]))
+    _check_keys(name, upstream, spare, upstreams[spare])
+
+
+def _check_keys(name: str, upstream: UpstreamConfig, other: str, spare: UpstreamConfig) -> None:
+    """Check the keys of two upstreams of which one may be sent the requests for the other. Raises: ValueError.
+
+    Either both have a key or neither: callers can't know which one a request is sent to, and with it their key.
+    """
+    keyed, spare_keyed = (bool(one.key.get_secret_value()) for one in (upstream, spare))
     if keyed != spare_keyed:
-        has, lacks = (name, spare) if keyed else (spare, name)
-        raise ValueError(f"{has} has a key and {lacks} has none; an upstream and its spares have all one, or none")
+        has, lacks = (name, other) if keyed else (other, name)
+        raise ValueError(
+            f"{has} has a key and {lacks} has none; an upstream, its spares, and those that serve models in its place"
+            " have all one, or none"
+        )
 
 
 def _check_environment() -> None:

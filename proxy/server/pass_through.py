@@ -3,7 +3,7 @@
 Also used for generation requests: the upstream target, the headers that are forwarded, sending a response back.
 """
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 
 from aiohttp import web
 
@@ -11,9 +11,12 @@ from proxy.access.callers import Caller
 from proxy.access.capabilities import without_cookie, without_parameter
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
-from proxy.downstream.request_body import LargeBody, invite
+from proxy.downstream.request_body import LargeBody, invite, read_body
 from proxy.downstream.response import Downstream
+from proxy.downstream.websocket import handshake
 from proxy.server.headers import KEPT
+from proxy.server.models import Models
+from proxy.server.sockets import Sockets
 from proxy.stream.faults import log_fault
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
@@ -62,18 +65,35 @@ class Forward:
 class PassThrough:
     """The handler of requests that pass through."""
 
-    def __init__(self, forward: Forward, open_exchange: OpenExchange) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        open_exchange: OpenExchange,
+        sockets: Sockets,
+        models: Models | None = None,
+        body_bytes: Callable[[], int] = int,
+    ) -> None:
+        """`models`: JSON that is posted is read, at most `body_bytes()`, and goes to the upstream of its model."""
         self._forward = forward
         self._open_exchange = open_exchange
+        self._sockets = sockets
+        self._models = models
+        self._body_bytes = body_bytes
 
     async def serve(self, route: Route, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """Send a request upstream and its response back, both streamed, neither parsed."""
         target = self._forward.target(route, request)
+        if request.method == "GET" and "Upgrade" in request.headers and (accepted := handshake(request)):
+            return await self._switch(route, request, caller, target, accepted)
         headers, _ = self._forward.headers(request, _CROSSING)
         body: bytes | AsyncIterable[bytes] = b""
         chunked = False
         has_body = request.body_exists
-        if has_body:
+        upstream = ""
+        if has_body and self._models and request.method == "POST" and request.content_type == "application/json":
+            upstream, body = self._models.choose(await read_body(request, self._body_bytes()))
+            headers.append((b"Content-Length", b"%d" % len(body)))
+        elif has_body:
             length = request.headers.get("Content-Length")
             chunked = length is None
             headers.append(
@@ -83,9 +103,18 @@ class PassThrough:
         elif "Content-Length" in request.headers:
             headers.append((b"Content-Length", b"0"))
         upstream_request = UpstreamRequest(
-            route, request.method.encode(), target, headers, body, caller.digest, chunked=chunked, once=has_body
-        )
+            route, request.method.encode(), target, headers, body, caller.digest, chunked=chunked, once=has_body,
+            upstream=upstream,
+        )  # fmt: skip
         return await send_back(request, await self._open_exchange(upstream_request))
+
+    async def _switch(
+        self, route: Route, request: web.BaseRequest, caller: Caller, target: bytes, accepted: bytes
+    ) -> web.StreamResponse:
+        """Serve a WebSocket, or send back what the upstream answers instead."""
+        headers, _ = self._forward.headers(request, _CROSSING)
+        answer = await self._sockets.serve(route, request, caller, target, headers, accepted)
+        return await send_back(request, answer) if isinstance(answer, Exchange) else answer
 
 
 async def send_back(request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from proxy.dialects import table
 from proxy.downstream.descriptors import Descriptors
 from proxy.server.config import Config
 from proxy.stream.endings import UPSTREAM_ERROR
@@ -14,7 +15,7 @@ from proxy.stream.stream import Stream
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.breaker import Breaker
 from proxy.upstream.exchange import Timeouts
-from proxy.upstream.group import Retries, UpstreamGroup, erred
+from proxy.upstream.group import OpenExchange, Paths, Retries, UpstreamGroup, erred
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.request_queue import RequestQueue
 from proxy.upstream.settings import DEFAULT, UpstreamConfig
@@ -34,14 +35,23 @@ class Upstreams:
         self._retried: Counter[str] = Counter()
         self.by_name = {name: self._upstream(name, one, metrics) for name, one in self._settings.items()}
 
+    def opener(self, name: str = DEFAULT) -> OpenExchange:
+        """Return the function that sends requests to an upstream or its spares; or to those that serve their models."""
+        usual = self.group(name)
+        if name != DEFAULT or not self._config.models:
+            return usual.open
+        groups = {model.upstream: self.group(model.upstream) for model in self._config.models if model.upstream}
+        return lambda request: groups.get(request.upstream, usual).open(request)
+
     def group(self, name: str = DEFAULT) -> UpstreamGroup:
         """Return the group of an upstream and its spares."""
         names = (name, *self._settings[name].spares)
+        readdresses = len(names) > 1 or any(model.upstream == name for model in self._config.models)
         return UpstreamGroup(
             [self.by_name[one] for one in names],
             Retries(**self._config.retries.model_dump()),
             self._retried,
-            prefixes=[self._prefixes(one, of_apis=name == DEFAULT) for one in names],
+            paths={one: self._paths(one) for one in names} if readdresses else None,
             unwraps=self._config.generations.unwrap_errors,
         )
 
@@ -50,13 +60,14 @@ class Upstreams:
         return any(self.by_name[one].has_key for one in (name, *self._settings[name].spares))
 
     def base(self, name: str) -> str:
-        """Return the path of an upstream's URL, which is put before the targets of requests to configured routes."""
+        """Return the path that is put before the targets of configured routes: that of the URL."""
         return urlsplit(self._settings[name].url).path
 
-    def _prefixes(self, name: str, *, of_apis: bool) -> list[bytes]:
-        """Return what targets of requests to an upstream begin with: for each API, or for all configured routes."""
-        prefixes = self._settings[name].prefixes.values() if of_apis else [self.base(name)]
-        return [prefix.encode() for prefix in prefixes]
+    def _paths(self, name: str) -> Paths:
+        """Return the paths that prefixes stand for at an upstream: those of APIs, and of configured routes."""
+        own = {route.path: (self.base(name) if route.upstream else "") + route.path for route in self._config.routes}
+        apis = table.routes(self._settings[name].prefixes)
+        return own | {route.prefix: route.upstream_prefix for route, _ in apis}
 
     def ended(self, stream: Stream) -> None:
         """Report a failure to the upstream's breaker if the upstream ended the stream with an error event."""

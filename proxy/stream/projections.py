@@ -15,7 +15,7 @@ from proxy.stream.endings import COMPLETE, Ending
 from proxy.stream.rewriting import Rewriter, Source
 from proxy.wire.errors import BadRequest, Garbled, OffsetBeyond, OffsetGone, UnknownMode
 from proxy.wire.event_id import prefix
-from proxy.wire.sse import stamp
+from proxy.wire.sse import spaced, stamp
 
 SPAN_BYTES = 64 * 1024  # of frames: a follower that is behind gets no more than this, or one frame, in a write
 MERGED_BYTES = 16 * SPAN_BYTES  # the same where frames are merged, and become a twentieth
@@ -204,6 +204,17 @@ class Events(Projection):
         return self._source.reader.error_frame(ending.message, ending.reason, ident, last), True
 
 
+class Spaced(Events):
+    """As mode events, with a space after each field's colon: some clients need one where the upstream has none."""
+
+    __slots__ = ()
+
+    def render(self, start: int, end: int) -> bytes:
+        before = self._id_prefix
+        frames = self._log.span(start, end)
+        return b"".join([spaced(stamp(frame, before + b"%d" % seq)) for seq, frame in enumerate(frames, start + 1)])
+
+
 class Incremental(Events):
     """Each frame with increments as its texts, whether the upstream sends increments or cumulative texts.
 
@@ -370,6 +381,7 @@ def _require_all(source: Source) -> None:
 MODES: dict[str, type[Projection]] = {
     "raw": Raw,
     "events": Events,
+    "spaced": Spaced,
     "coalesced": Coalesced,
     "incremental": Incremental,
     "cumulative": Cumulative,

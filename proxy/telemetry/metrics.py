@@ -152,6 +152,8 @@ class Metrics:
         self.reopened: Tally[str] = Tally()  # by route
         self.shared_requests: Tally[tuple[str, str]] = Tally()  # by route and how
         self.shared_tokens: Tally[tuple[str, str, str]] = Tally()  # by route, how and kind: of calls that were not made
+        self.socket_messages: Tally[tuple[str, str]] = Tally()  # of WebSocket sessions, by route and side
+        self.socket_bytes: Tally[tuple[str, str]] = Tally()
         self.background_loops: list[BackgroundLoop] = []  # with distinct names
         self.max_models = max_models
         self._models: set[str] = set()
@@ -222,6 +224,10 @@ class Metrics:
         if usage is not None:
             for kind, count in zip(Usage._fields, usage, strict=True):
                 self.shared_tokens[stream.info.route, how, kind] += count
+
+    def answered_in_session(self, route: str, model: str | None, seconds: float) -> None:
+        """Count the time to the first token of one answer of a session, which may have several."""
+        self.distribution("time_to_first_token", route, self._model(model)).observe(seconds)
 
     def never_began(self, route: str, ending: str) -> None:
         """Count a generation that ended before the upstream's response began."""

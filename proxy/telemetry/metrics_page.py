@@ -89,6 +89,9 @@ class MetricsPage(Collector):
         yield _counter("upstream_bytes", "Body bytes of streams from upstream.", ("route",), received)
         yield _counter("delivered_bytes", "Bytes handed to followers, by mode.", ("mode",), delivered)
         yield _counter("replayed_bytes", "Bytes of the past that followers asked for.", ("mode",), metrics.replayed)
+        sides = ("route", "from")
+        yield _counter("socket_messages", "Messages of WebSocket sessions.", sides, metrics.socket_messages)
+        yield _counter("socket_bytes", "Bytes in messages of WebSocket sessions.", sides, metrics.socket_bytes)
         reasons = metrics.subscriptions_ended
         yield _counter("subscriptions_ended", "Followers by why they ended.", ("mode", "reason"), reasons)
         yield _counter("retries", "Requests sent upstream once more.", ("reason",), Tally(upstreams.retries()))

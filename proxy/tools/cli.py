@@ -169,9 +169,12 @@ async def _replay(recording: "Recording", listen: str, speed: float) -> None:
 def faults() -> None:
     """List the faults of the fake Qwen."""
     from proxy.tools.fake.faults import FAULTS
+    from proxy.tools.fake.realtime import SOCKET_FAULTS
 
     for name, fault in FAULTS.items():
         click.echo(f"{name:22} {(fault.__doc__ or '').splitlines()[0]}")
+    for name, what in SOCKET_FAULTS.items():
+        click.echo(f"{name:22} {what}")
 
 
 @main.command()

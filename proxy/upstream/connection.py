@@ -29,6 +29,7 @@ If it returns False, it has done nothing, and the read is passed to `received` i
 
 LONG_READ = 64 * 1024  # bytes; a read of this size does not take the fast path
 _MAX_HEAD_BYTES = 256 * 1024
+_SWITCHING = 101
 
 
 class Receiver(Protocol):
@@ -51,6 +52,8 @@ class Served(Protocol):
     reason: bytes
     headers: Headers
     is_head_request: bool
+    switches: bool
+    """Whether its request asked to switch to another protocol (RFC 9110 section 7.8)."""
 
     @property
     def framed(self) -> bool:
@@ -95,6 +98,7 @@ class Connection:
         "read_at",
         "receiver",
         "reusable",
+        "switched",
         "take_events",
         "transport",
     )
@@ -123,6 +127,7 @@ class Connection:
         self.over = False  # the complete response is parsed
         self.reusable = False  # the connection stays open after the response
         self.paused = False
+        self.switched = False  # to another protocol: every byte belongs to the receiver
         if lent is not None and lent.transport is not None:
             self.transport = lent.transport
             self.transport.set_protocol(self)
@@ -173,6 +178,24 @@ class Connection:
             self.paused = False
             self.read_at = monotonic()
             self.transport.resume_reading()
+
+    def write(self, data: bytes) -> bool:
+        """Send bytes of the protocol that was switched to; return whether there is room for more."""
+        if self.usable:
+            self.transport.write(data)
+        return self.writable
+
+    @property
+    def writable(self) -> bool:
+        """Whether there is room for more of what is written."""
+        return self._writable is None
+
+    def on_writable(self, resume: Callable[[], object]) -> None:
+        """Call `resume` once, when there is room for more, or the connection is lost."""
+        if self._writable is None:
+            resume()
+        else:
+            self._writable.add_done_callback(lambda _: resume())
 
     def let_go(self) -> None:
         """Drop all references to the exchange, its receiver and their stream."""
@@ -237,14 +260,20 @@ class Connection:
     def _parse(self, data: bytes, at: float) -> None:
         parser = self._parser
         if parser is None:
+            if self.switched:
+                self._pass_on(data, at)
             return
         try:
             parser.feed_data(data)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as exc:
+            is_switch = isinstance(exc, httptools.HttpParserUpgrade)
+            if is_switch and self._switch(data, exc.args[0]):
+                return
             if not self.over:
                 if self._reparse(data, at):
                     return
-                self._fail(Garbled(f"the upstream's response is not valid HTTP: {str(exc) or 'protocol switched'}"))
+                what = "protocol switched" if is_switch else str(exc)
+                self._fail(Garbled(f"the upstream's response is not valid HTTP: {what}"))
                 return
             self.reusable = False  # bytes after the response, in its last read
         # If the last LF did not end a chunk, it would end the size of the next one, which would have begun by then.
@@ -274,6 +303,22 @@ class Connection:
         exchange.reason = b""
         self._parse(whole, at)
         return True
+
+    def _switch(self, data: bytes, start: int) -> bool:
+        """Read another protocol from `start` on, if the request asked for that and the response agrees."""
+        exchange = self.exchange
+        if exchange is None or exchange.status != _SWITCHING:
+            return False
+        self.switched, self._parser = True, None
+        if start < len(data):
+            self._body.append(data[start:])
+        return True
+
+    def _pass_on(self, data: bytes, at: float) -> None:
+        """Give a read of the other protocol to the receiver, or keep it until there is one."""
+        self._body.append(data)
+        if self.receiver is not None:
+            self.receiver.received(self.take(), at)
 
     def eof_received(self) -> bool:
         return False  # the transport closes; connection_lost gets the reason
@@ -328,6 +373,9 @@ class Connection:
         if status < 100:
             self._fail(Garbled(f"the upstream's response has the status {status}, which HTTP does not have"))
             return
+        if status == _SWITCHING and exchange.switches and parser.should_upgrade():
+            exchange.responds(status)
+            return
         if 100 <= status < 200:  # interim (RFC 9110 section 15.2): another head follows
             exchange.headers.clear()
             exchange.reason = b""
@@ -339,7 +387,7 @@ class Connection:
             self._parser = self._new_parser()  # the old one waits for a body
 
     def on_message_complete(self) -> None:
-        if self.exchange is not None and self.exchange.status and self._parser is not None:
+        if self.exchange is not None and self.exchange.status not in (0, _SWITCHING) and self._parser is not None:
             self.over = True
             self.reusable = self._parser.should_keep_alive()  # llhttp forgets it with the next byte
 

@@ -97,10 +97,12 @@ class Exchange:
         "reason",
         "responded",
         "status",
+        "switches",
         "waited_s",
     )
 
-    def __init__(self, upstream: Pool, connection: Connection, method: bytes) -> None:
+    def __init__(self, upstream: Pool, connection: Connection, method: bytes, switches: bool = False) -> None:
+        """`switches`: the request asks to switch to another protocol."""
         self._upstream = upstream
         self._connection: Connection | None = connection
         self._sender: asyncio.Task[None] | None = None
@@ -108,6 +110,7 @@ class Exchange:
         self._unsent = True  # a part of the request has not been written yet
         self._error: UpstreamError | None = None
         self.is_head_request = method == b"HEAD"
+        self.switches = switches
         self.endless = False  # no total time-out
         self.progress: Progress | None = None  # None: every byte is progress
         self.status = 0
@@ -247,6 +250,11 @@ class Exchange:
         """Replace a `complete` body."""
         if self._connection is not None:
             self._connection.put(body)
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection, to write to after it was switched to another protocol; None once the exchange is over."""
+        return self._connection
 
     def pause(self) -> None:
         """Stop reading; the idle time-out does not run meanwhile."""

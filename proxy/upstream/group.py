@@ -8,15 +8,14 @@ status; or if the proxy's own key was refused and a spare has another. Without r
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import NamedTuple
 
 from proxy.dialects.error_codes import Fault, Trouble, trouble
-from proxy.dialects.failure import Failure, reported
-from proxy.dialects.refusal import Refusal, read
+from proxy.dialects.failure import Failure, Refusal, read_refusal, reported
 from proxy.timers import Within
 from proxy.upstream.backoff import Backoff, retry_after_s
 from proxy.upstream.exchange import Exchange
@@ -27,6 +26,9 @@ from proxy.wire.sse import Splitter
 _REFUSAL_BYTES = 64 * 1024  # a larger response is not inspected
 _REFUSAL_S = 5.0  # for an error response to be complete; after it, the response is forwarded uninspected
 _BUSY_S = 1.0  # the ceiling of the wait before the first retry if there was no connection
+
+Paths = Mapping[str, str]
+"""The paths of one upstream that the prefixes of routes stand for, by prefix."""
 
 OpenExchange = Callable[[UpstreamRequest], Awaitable[Exchange]]
 """Sends a request upstream; awaiting the result waits for the head of the response, as in UpstreamGroup.open."""
@@ -50,21 +52,21 @@ class UpstreamGroup:
         retries: Retries,
         retried: Counter[str],
         *,
-        prefixes: Sequence[Sequence[bytes]] = (),
+        paths: Mapping[str, Paths] | None = None,
         unwraps: bool = False,
     ) -> None:
         """`retried` counts retries by reason; `unwraps`: error responses that are framed as SSE become JSON.
 
-        `prefixes` has what targets begin with at each upstream, in one order. Requests have those of the first one.
+        `paths` has the paths of each upstream by its name; without them, all are sent the target of the request.
         """
         self.upstreams = upstreams
-        self._prefixes = dict(zip((upstream.name for upstream in upstreams), prefixes, strict=False))
+        self._paths = paths or {}
         self.retries = retries
         self.retried = retried
         self.unwraps = unwraps
         # Responses are inspected only if something depends on it.
         self.judges = retries.attempts > 0 or len(upstreams) > 1
-        only = not (self.judges or unwraps) and upstreams[0].at_once
+        only = not (self.judges or unwraps or self._paths) and upstreams[0].at_once
         self._only = upstreams[0] if only else None  # not None: requests go to it directly
 
     def open(self, request: UpstreamRequest) -> Awaitable[Exchange]:
@@ -98,15 +100,11 @@ class UpstreamGroup:
 
     def readdressed(self, request: UpstreamRequest, upstream: Upstream) -> UpstreamRequest:
         """Return a request with the target that it has at one of the upstreams."""
-        first, here = self._prefixes.get(self.upstreams[0].name), self._prefixes.get(upstream.name)
-        if first is None or here is None or first == here:
+        route, paths = request.route, self._paths.get(upstream.name)
+        path = None if paths is None else paths.get(route.prefix)
+        if path is None or path == route.upstream_prefix:
             return request
-        target = request.target
-        fitting = [pair for pair in zip(first, here, strict=True) if target.startswith(pair[0])]
-        if not fitting:
-            return request
-        prefix, other = max(fitting, key=lambda pair: len(pair[0]))
-        return replace(request, target=other + target[len(prefix) :])
+        return replace(request, target=path.encode() + request.target[len(route.upstream_prefix.encode()) :])
 
     def allows(self, now: float) -> bool:
         """Return whether the breaker of any upstream allows a request at a time, as far as is known."""
@@ -244,7 +242,7 @@ async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
     except TimeoutError:
         body = b""
     if exchange.status >= 400:
-        return read(exchange.status, body if exchange.complete else b"")
+        return read_refusal(exchange.status, body if exchange.complete else b"")
     for frame in Splitter(len(body) + 1).feed(body) if body else ():
         if (found := reported(frame)) is not None:
             return Refusal(found.status or exchange.status, found.code, found.body, framed=True)

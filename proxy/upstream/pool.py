@@ -86,12 +86,14 @@ class ConnectionPool:
         body: bytes | AsyncIterable[bytes] = b"",
         *,
         chunked: bool = False,
+        switches: bool = False,
     ) -> Exchange:
         """Send a request; return when the head of its response has been received.
 
         A pooled connection that turns out to be closed before the request is written is skipped, for any request. If
         the upstream closes it later, it may have begun to process the request; then only a GET, HEAD or OPTIONS that
         got no byte of a response is sent again, on a new connection (RFC 9110 section 9.2.2).
+        `switches`: it asks to switch to another protocol; only then may the response do that.
         Raises: Unreachable, UpstreamTimeout, Truncated, Garbled.
         """
         repeatable = method in _SAFE and isinstance(body, bytes)  # a body in pieces can't be sent again
@@ -104,7 +106,7 @@ class ConnectionPool:
             reused = connection is not None
             if connection is None:
                 connection = await self._connect()
-            exchange = Exchange(self, connection, method)
+            exchange = Exchange(self, connection, method, switches)
             exchange.waited_s = connection.read_at - began_at
             self.active.add(exchange)
             lines = self._proxy_headers() + headers if self._absolute else headers

@@ -1,4 +1,4 @@
-"""The configuration's tables of upstreams, their time-outs, retries, and circuit breakers."""
+"""The configuration's tables of upstreams, their models, time-outs, retries, and circuit breakers."""
 
 import re
 from typing import Annotated
@@ -22,6 +22,7 @@ class UpstreamConfig(Table):
     responses_path: str = ""
     messages_path: str = ""
     paths: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     max_connections: Annotated[int, Field(ge=0)] = 0
     keepalive_s: Seconds = 15
     outbound_proxy: SecretStr = SecretStr("")  # it may hold a password
@@ -70,6 +71,28 @@ class UpstreamConfig(Table):
         """The path of each API, by the name of its row in the table of APIs."""
         own = {"responses": self.responses_path, "messages": self.messages_path}
         return table.prefixes_upstream(self.compatible_base, own)
+
+
+class ModelConfig(Table):
+    """[[models]]: which upstream serves a model, and what the model is called there."""
+
+    name: str
+    upstream: str = ""
+    alias_of: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _is_name_or_beginning(cls, name: str) -> str:
+        if not name or "*" in name[:-1]:
+            raise ValueError(f"{name!r} is not the name of a model, or its beginning and a * at the end")
+        return name
+
+    @field_validator("alias_of")
+    @classmethod
+    def _is_whole_name(cls, name: str) -> str:
+        if "*" in name:
+            raise ValueError(f"{name!r} is not the whole name of a model")
+        return name
 
 
 class TimeoutsConfig(Table):

@@ -36,6 +36,8 @@ class UpstreamRequest:
     unwraps: bool = False  # an error response that is framed as SSE becomes JSON
     chunked: bool = False
     once: bool = False  # an error response is not retried, although the body is available
+    switches: bool = False  # it asks to switch to another protocol
+    upstream: str = ""  # the name of the upstream that serves its model; "": the usual one
 
 
 class Upstream:
@@ -164,7 +166,9 @@ class Upstream:
             headers = [header for header in headers if header[0].lower() not in self._credentials]
             if self._key:
                 headers.append(key_header(request.route.key_header, self._key))
-        return self.pool.open(request.method, request.target, headers, request.body, chunked=request.chunked)
+        return self.pool.open(
+            request.method, request.target, headers, request.body, chunked=request.chunked, switches=request.switches
+        )
 
     async def _admitted(self, attempt: "Attempt", caller: bytes) -> None:
         """Wait in the queue until the request is admitted. Raises: RateLimited, Overloaded."""

@@ -108,6 +108,13 @@ class UnknownStream(RequestError):
     code = "stream_not_found"
 
 
+class UnknownModel(RequestError):
+    """No model of this name is configured."""
+
+    status = 404
+    code = "model_not_found"
+
+
 class UnknownResponse(RequestError):
     """No such response of this caller's: it never existed, has expired, or belongs to somebody else."""
 

@@ -23,6 +23,7 @@ _DATA_LINE = re.compile(
     rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))(?:data|\{)[^\r\n]*(?:\r\n|\n|\r(?=[^\n]))|" + _BLANK_LINE.pattern
 )
 _JSON_LINE = re.compile(rb"(?:data: ?)?\{[^\r\n]*\}\s*")
+_UNSPACED = re.compile(rb"((?:(?<=[\r\n])|\A(?:\xef\xbb\xbf)?)(?:data|event|id|retry):)(?! )")
 _JSON_BEGINNINGS = (b"data: {", b"data:{", b"data: [DONE]", b"data:[DONE]", b"{")
 _DATA = (b"data", b"{")  # how lines begin that have data, or stand for it
 _CR = 13
@@ -242,6 +243,11 @@ def payload(frame: bytes) -> bytes | None:
     return frame[start:end] if start else fields(frame).data
 
 
+def block(data: bytes) -> bytes:
+    """Return a frame with this data, which a client gets back but for line terminators: each becomes an LF."""
+    return b"data: %b\n\n" % (_LINE_END.sub(b"\ndata: ", data) if b"\n" in data or b"\r" in data else data)
+
+
 def respell(frame: bytes, data: bytes) -> bytes:
     """Return the frame with its data replaced by `data`, which is one line; the rest of it stays unchanged."""
     if _is_plain(frame):
@@ -278,6 +284,14 @@ def stamp(frame: bytes, ident: bytes) -> bytes:
     if fields(frame).data is None:
         return _UNSAID.sub(b":\\1", lines) if frame else b""
     return b"%bid: %b%b%b" % (lines, ident, end, blank)
+
+
+def spaced(frame: bytes) -> bytes:
+    """Return the frame with a space after the colon of each field that has none: it says the same.
+
+    Some clients look for `data: `, although the space is optional.
+    """
+    return frame if _is_plain(frame) else _UNSPACED.sub(rb"\1 ", frame)
 
 
 def _is_plain(frame: bytes) -> bool:

@@ -67,6 +67,7 @@ class MadeUpReader:
     finish_reason: str | None = None
     request_id: str | None = None
     usage: Usage | None = None
+    answers_begun = 0
 
     def __init__(self) -> None:
         self.failure: Failure | None = None

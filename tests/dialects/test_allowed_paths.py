@@ -16,6 +16,7 @@ LISTED = [
     ("POST", "/v1/embeddings"),
     ("POST", "/compatible-mode/v1/embeddings"),
     ("POST", "/v1/reranks"),
+    ("POST", "/compatible-api/v1/reranks"),
     ("POST", f"{NATIVE}/aigc/text-generation/generation"),
     ("POST", f"{NATIVE}/aigc/multimodal-generation/generation"),
     ("POST", "/api/v1/apps/0123abcd/completion"),
@@ -43,6 +44,10 @@ UNLISTED = [
     ("POST", f"{NATIVE}/aigc/text2image/image-synthesis"),
     ("POST", "/api/v1/apps/a/sessions"),
     ("GET", "/compatible-mode/v2/models"),
+    ("POST", "/compatible-api/v1/files"),
+    ("GET", "/api/v1/mcps/WebSearch/sse"),
+    ("POST", "/v1/conversations"),
+    ("GET", "/api/v1/uploads"),
 ]
 WAYS_AROUND = [
     "/v1/models/../files",

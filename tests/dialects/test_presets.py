@@ -13,6 +13,8 @@ from proxy.dialects.presets import resolve
         ("qwen-us", "https://dashscope-us.aliyuncs.com"),
         ("qwen-hongkong", "https://cn-hongkong.dashscope.aliyuncs.com"),
         ("qwen-coding", "https://coding.dashscope.aliyuncs.com/v1"),
+        ("qwen-coding-intl", "https://coding-intl.dashscope.aliyuncs.com/v1"),
+        ("qwen-tokens-singapore", "https://token-plan.ap-southeast-1.maas.aliyuncs.com/compatible-mode/v1"),
         ("qwen-tokens", "https://token-plan.cn-beijing.maas.aliyuncs.com/compatible-mode/v1"),
         ("qwen-singapore/llm-abc123", "https://llm-abc123.ap-southeast-1.maas.aliyuncs.com"),
         ("qwen-beijing/ws1", "https://ws1.cn-beijing.maas.aliyuncs.com"),

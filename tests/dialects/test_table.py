@@ -29,7 +29,9 @@ def test_prefixes_stand_for_paths_of_the_upstream(base: str) -> None:
             assert route.upstream_prefix == ANTHROPIC[1]
         else:
             assert route.upstream_prefix == (stands_for if route.prefix in OPENAI else route.prefix)
-    assert sorted(set(seen)) == sorted([*OPENAI, *ANTHROPIC, "/api/v1/", "/api/v2/", "/compatible-mode/"])
+    assert sorted(set(seen)) == sorted(
+        [*OPENAI, *ANTHROPIC, "/api-ws/", "/api/v1/", "/api/v2/", "/compatible-api/", "/compatible-mode/"]
+    )
 
 
 def test_upstream_may_serve_an_api_elsewhere() -> None:
@@ -43,7 +45,15 @@ def test_upstream_may_serve_an_api_elsewhere() -> None:
 
 def test_served_are_the_prefixes_below_no_other() -> None:
     """In the table's order, which error messages have, too."""
-    assert table.served() == ("/v1/", "/compatible-mode/", "/api/v1/", "/api/v2/", "/apps/anthropic/")
+    assert table.served() == (
+        "/v1/",
+        "/compatible-mode/",
+        "/compatible-api/",
+        "/api/v1/",
+        "/api/v2/",
+        "/apps/anthropic/",
+        "/api-ws/",
+    )
 
 
 def test_path_is_spelt_below_each_prefix_that_stands_for_its_own() -> None:
@@ -54,6 +64,17 @@ def test_path_is_spelt_below_each_prefix_that_stands_for_its_own() -> None:
     below = table.spellings("/v1/responses/{}")
     assert below == [f"{prefix}/{{}}" for prefix in OPENAI if prefix.endswith("responses")]
     assert table.spellings("/v1/responses-of-others")[1:] == ["/compatible-mode/v1/responses-of-others"]
+
+
+def test_models_are_listed_at_each_prefix_of_an_api_that_lists_them() -> None:
+    """In the format that all of these share."""
+    assert [path for path, _ in table.model_lists()] == ["/v1/models", "/compatible-mode/v1/models"]
+
+
+def test_rows_have_names_of_their_own() -> None:
+    """They are the labels of metrics."""
+    names = [row.name for row in table.ROWS]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("row", table.ROWS, ids=lambda row: row.name)

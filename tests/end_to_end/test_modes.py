@@ -156,3 +156,23 @@ async def test_what_the_log_no_longer_holds_is_refused_where_it_is_needed(perfor
     follower = await tee.follow(originator.stream_id, f"mode=text&after={info['first_seq'] - 1}")
     turn.end(FINISH, DONE)
     assert await follower.read() == b"x" * 1000 * (50 - info["first_seq"] + 1)
+
+
+@on_one_loop
+@pytest.mark.parametrize("how", ["header", "configuration"])
+async def test_strict_client_finds_a_space_after_each_colon(serve: Serve, how: str) -> None:
+    """Where DashScope writes none; the events are the same, and a client that asks for raw gets what came."""
+    tee = await serve(generations={"mode": "spaced"} if how == "configuration" else {})
+    answer = await tee.native(*(["Stream-Mode: spaced"] if how == "header" else []))
+    body = await answer.read()
+    assert (answer.header("stream-mode"), answer.end) == ("spaced", "whole")
+    raw = await (await tee.follow(answer.stream_id, "mode=raw")).read()
+    assert b"\ndata:{" in raw
+    lines = [line for line in body.split(b"\n") if line and not line.startswith(b":")]
+    assert all(line.startswith((b"data: ", b"event: ", b"id: ")) for line in lines)
+    assert [line[6:] for line in lines if line.startswith(b"data: ")] == [event.data for event in messages(raw)]
+    asked = await tee.native("Stream-Mode: raw")
+    assert (await asked.read()).count(b"\ndata:{") == raw.count(b"\ndata:{")
+    ids = [event.id for event in messages(body)]
+    rest = await tee.follow(answer.stream_id, "mode=spaced", b"Last-Event-ID: " + (ids[0] or b""))
+    assert body.endswith(await rest.read())

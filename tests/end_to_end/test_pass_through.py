@@ -159,6 +159,37 @@ async def test_paths_stand_for_the_upstreams(serve: Serve, fake: FakeQwen, path:
     assert fake.requests[-1].target == upstream
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/compatible-api/v1/reranks"),
+        ("POST", "/compatible-mode/v1/completions"),
+        ("POST", "/compatible-mode/v1/embeddings"),
+        ("POST", "/compatible-mode/v1/conversations"),
+        ("DELETE", "/compatible-mode/v1/conversations/conv_1"),
+        ("POST", "/compatible-mode/v1/files"),
+        ("GET", "/compatible-mode/v1/files/file-1/content"),
+        ("POST", "/compatible-mode/v1/batches"),
+        ("POST", "/compatible-mode/v1/batches/batch_1/cancel"),
+        ("POST", "/api/v1/services/aigc/text2image/image-synthesis"),
+        ("GET", "/api/v1/tasks/task-1"),
+        ("GET", "/api/v1/uploads?action=getPolicy&model=qwen-vl-plus"),
+        ("GET", "/api/v1/mcps/WebSearch/sse"),
+        ("POST", "/api/v1/mcps/WebSearch/message?sessionId=1"),
+    ],
+)
+@on_one_loop
+async def test_every_other_path_passes(serve: Serve, fake: FakeQwen, method: str, path: str) -> None:
+    """With the caller's key, its body and its headers as they came."""
+    tee = await serve()
+    body = b'{"model": "m"}' if method == "POST" else b""
+    answer = await tee.ask(method, path, "X-DashScope-Async: enable", body=body)
+    told = await answer.json()
+    assert (told["method"], told["target"], told["body_bytes"]) == (method, path, len(body))
+    assert ["Authorization", f"Bearer {KEY}"] in told["headers"]
+    assert ["X-DashScope-Async", "enable"] in told["headers"]
+
+
 async def test_url_with_a_path_stands_for_the_compatible_base(fake: FakeQwen, serve: Serve) -> None:
     """The configured path replaces /compatible-mode/v1 of the OpenAI routes; the native ones keep theirs."""
     tee = await serve(url=f"{fake.url}/v1/proxied/")
@@ -681,12 +712,12 @@ async def test_close_is_between_client_and_proxy(perform: Serve, stage: Stage) -
 
 
 async def test_upgrade_is_not_passed_on(perform: Serve, stage: Stage) -> None:
-    """The upstream is not asked to switch protocols; one that does so all the same is a bad gateway."""
+    """The upstream is asked to switch to WebSocket only; one that switches all the same is a bad gateway."""
     tee = await perform()
-    client = await tee.send("GET", "/v1/realtime", "Connection: Upgrade", "Upgrade: websocket")
+    client = await tee.send("GET", "/v1/realtime", "Connection: Upgrade", "Upgrade: h2c")
     turn = await stage.next()
     assert turn.all("upgrade") == turn.all("connection") == []
-    turn.reply("101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade", length=False)
+    turn.reply("101 Switching Protocols", "Upgrade: h2c", "Connection: Upgrade", length=False)
     answer = await client.answer()
     assert answer.status == 502
     assert (await answer.json())["error"]["code"] == "upstream_garbled"

@@ -236,6 +236,21 @@ def test_origin_is_as_browsers_write_it(write: Any, origin: str) -> None:
         ('[[routes]]\npath = "/a"\nkey_header = "X Key"', ["routes.0.key_header", "X Key"]),
         ('[[routes]]\npath = "/a"\nkey_header = "Connection"', ["routes.0.key_header", "Connection"]),
         ('[[routes]]\npath = "/a"\nkey_header = "Host"', ["routes.0.key_header", "Host"]),
+        ('[[models]]\nname = "m"\nupstream = "b"\n[upstreams.c]\nurl = "http://x"', ["models", "'b' of m", "among: c"]),
+        ('[[models]]\nname = "m"\nupstream = "default"', ["models", "'default' of m", "among: none"]),
+        ('[[models]]\nname = "m"', ["models", "m has neither an upstream nor an alias_of"]),
+        (
+            '[[models]]\nname = "m"\nalias_of = "n"\n[[models]]\nname = "m"\nalias_of = "o"',
+            ["models", "m is there twice"],
+        ),
+        ('[[models]]\nname = "a*b"\nalias_of = "n"', ["models.0.name", "'a*b'", "a * at the end"]),
+        ('[[models]]\nname = ""\nalias_of = "n"', ["models.0.name", "a * at the end"]),
+        ('[[models]]\nname = "m"\nalias_of = "n*"', ["models.0.alias_of", "'n*'", "whole name"]),
+        (
+            '[[models]]\nname = "m"\nupstream = "c"\n[upstreams.c]\nurl = "http://x"\nkey = "k"',
+            ["c has a key and default has none"],
+        ),
+        ('[upstreams.c]\nurl = "http://x"\nmodels = ["m"]', ["upstreams.c.models", "only [upstream]"]),
         ('[[routes]]\npath = "/a"\nkeep_s = 1', ["routes.0", "keep_s", 'share = "url"']),
     ],
 )

@@ -52,10 +52,9 @@ async def test_upstream_and_its_spares_have_breakers_and_their_keys() -> None:
 
 @on_each_loop
 async def test_targets_begin_with_the_path_of_each_upstreams_api() -> None:
-    """That of the URL, for the user's own routes; for those of the APIs see the settings."""
+    """That of the URL for the user's own routes."""
     async with made(upstreams={"one": ONE, "two": TWO}) as upstreams:
-        assert upstreams.base("one") == "/v1"
-        assert upstreams.base("two") == ""
+        assert [upstreams.base(name) for name in ("default", "one", "two")] == ["", "/v1", ""]
 
 
 @on_each_loop

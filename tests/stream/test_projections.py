@@ -76,6 +76,7 @@ def test_modes_are_a_table() -> None:
     assert {mode: (one.content_type, one.heartbeat, one.paced, one.in_bytes) for mode, one in MODES.items()} == {
         "raw": (stream, False, False, True),
         "events": (stream, True, False, False),
+        "spaced": (stream, True, False, False),
         "coalesced": (stream, True, True, False),
         "incremental": (stream, True, False, False),
         "cumulative": (stream, True, True, False),

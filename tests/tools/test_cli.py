@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from proxy import __version__
 from proxy.tools.cli import main
 from proxy.tools.fake.faults import FAULTS
+from proxy.tools.fake.realtime import SOCKET_FAULTS
 from tests.event_streams import DONE, chunk_frame
 from tests.http_client import Client, request
 from tests.proxy_under_test import chat_body
@@ -354,8 +355,9 @@ def test_faults_lists_every_fault() -> None:
     result = invoked("faults")
     assert result.exit_code == 0
     rows = [row.split(maxsplit=1) for row in result.stdout.splitlines()]
-    assert [name for name, _ in rows] == list(FAULTS)
-    assert all(FAULTS[name].__doc__.startswith(text.strip()) for name, text in rows)
+    assert [name for name, _ in rows] == [*FAULTS, *SOCKET_FAULTS]
+    known = {name: fault.__doc__ for name, fault in FAULTS.items()} | SOCKET_FAULTS
+    assert all(known[name].startswith(text.strip()) for name, text in rows)
 
 
 # The rest

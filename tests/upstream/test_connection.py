@@ -41,6 +41,62 @@ def _connection(framing: bytes = b"Transfer-Encoding: chunked") -> tuple[Connect
     return connection, exchange
 
 
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-A: b\r\n\r\n"
+
+
+def _unanswered(*, switches: bool) -> tuple[Connection, Exchange]:
+    """Return the same before its response, and whether it asked to switch protocols."""
+    transport = SimpleNamespace(set_protocol=lambda protocol: None, is_closing=lambda: False, abort=lambda: None)
+    connection = Connection(SimpleNamespace(transport=transport, protocol=None, close=lambda: None))  # type: ignore[arg-type]
+
+    def released(exchange: Exchange, connection: Connection, keep: bool) -> None:
+        connection.exchange = connection.receiver = None
+
+    return connection, Exchange(SimpleNamespace(released=released), connection, b"GET", switches)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("at", [len(SWITCHING) - 1, len(SWITCHING), len(SWITCHING) + 2])
+async def test_bytes_after_a_switch_are_the_receivers(at: int) -> None:
+    """As they come, whatever they look like, also those in one read with the head and those before there is one."""
+    connection, exchange = _unanswered(switches=True)
+    sent = SWITCHING + b"\x81\x05HTTP/1.1 200 OK\r\n\r\n"
+    connection.data_received(sent[:at])
+    connection.data_received(sent[at:])
+    assert (exchange.status, exchange.header(b"x-a")) == (101, b"b")
+    await exchange.responded
+    listener = Listener()
+    exchange.attach(listener)
+    connection.data_received(b"5\r\nx\n\n\r\n")
+    connection.data_received(b"more")
+    assert listener.body == b"\x81\x05HTTP/1.1 200 OK\r\n\r\n5\r\nx\n\n\r\nmore"
+    connection.connection_lost(None)
+    assert listener.over.is_set()
+    assert listener.error is None
+
+
+async def test_switch_that_was_not_asked_for_is_none() -> None:
+    """It is no valid response then."""
+    connection, exchange = _unanswered(switches=False)
+    connection.data_received(SWITCHING)
+    with pytest.raises(Garbled, match="protocol switched"):
+        await exchange.responded
+
+
+async def test_switch_that_names_no_protocol_is_none() -> None:
+    """Whatever follows it."""
+    connection, exchange = _unanswered(switches=True)
+    connection.data_received(b"HTTP/1.1 101 Switching Protocols\r\nX-A: b\r\n\r\n")
+    with pytest.raises(Garbled, match="not valid HTTP"):
+        await exchange.responded
+
+
+async def test_answer_without_a_switch_is_an_answer() -> None:
+    """With its body."""
+    connection, exchange = _unanswered(switches=True)
+    connection.data_received(b"HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\nno")
+    assert (exchange.status, exchange.take_complete()) == (401, b"no")
+
+
 @given(
     chunks=st.lists(st.tuples(st.sampled_from(_PIECES), st.sampled_from(_SIZES)), max_size=12),
     cuts=st.sets(st.integers(0, 400), max_size=6),

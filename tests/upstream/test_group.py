@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from time import monotonic
@@ -17,7 +17,7 @@ from proxy.dialects.failure import Failure
 from proxy.dialects.route import Route
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange, Timeouts
-from proxy.upstream.group import Retries, UpstreamGroup, by_weight, erred
+from proxy.upstream.group import Paths, Retries, UpstreamGroup, by_weight, erred
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.upstream import Upstream, UpstreamRequest
 from proxy.wire.errors import Overloaded, Truncated, Unreachable, UpstreamError, UpstreamTimeout
@@ -60,7 +60,7 @@ async def way(
     keys: bool = True,
     weights: Sequence[int] = (1, 1, 1),
     failures: int = 3,
-    prefixes: Sequence[Sequence[bytes]] = (),
+    paths: Mapping[str, Paths] | None = None,
     timeouts: Timeouts = NO_LIMITS,
 ) -> AsyncIterator[Way]:
     """Open a way to so many stages, each an upstream; see afterwards that nothing of it is left."""
@@ -77,9 +77,7 @@ async def way(
             one = Upstream(f"{number}", upstream, weight=weights[number], key=key, breaker=breaker)
             upstreams.append(one)
         retried = Counter[str]()
-        yield Way(
-            stages, UpstreamGroup(upstreams, retries, retried, prefixes=prefixes, unwraps=unwraps), upstreams, retried
-        )
+        yield Way(stages, UpstreamGroup(upstreams, retries, retried, paths=paths, unwraps=unwraps), upstreams, retried)
         assert not any(upstream.pool.active for upstream in upstreams)
 
 
@@ -342,27 +340,26 @@ async def test_spare_is_asked_at_once_when_the_first_refuses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "first", "second", "there"),
+    ("prefix", "first", "second"),
     [
-        (b"/compatible-mode/v1/chat", [b"/compatible-mode/v1/"], [b"/v1/"], b"/v1/chat"),
-        (b"/api/v1/services", [b"/compatible-mode/v1/"], [b"/v1/"], b"/api/v1/services"),
-        (b"/events", [b""], [b"/below"], b"/below/events"),
-        (b"/v1/responses", [b"/v1/", b"/v1/responses"], [b"/b/", b"/r"], b"/r"),
-        (b"/v1/responses/x", [b"/v1/responses", b"/v1/"], [b"/r", b"/b/"], b"/r/x"),
+        ("/v1/", "/compatible-mode/v1/", "/v1/"),
+        ("/api/", "/api/", "/api/"),
+        ("/own", "/own", None),
+        ("/o/", "/o/", "/x/o/"),
     ],
 )
 @on_each_loop
-async def test_spare_is_asked_where_its_api_is(
-    target: bytes, first: list[bytes], second: list[bytes], there: bytes
-) -> None:
-    """A target below a prefix of the first one is below that of the spare; of two that fit, the longer counts."""
-    async with way(2, Retries(attempts=1), prefixes=(first, second)) as to:
-        task = to.open(replace(CHAT, target=target))
+async def test_spare_is_asked_where_its_api_is(prefix: str, first: str, second: str | None) -> None:
+    """Below the path that the route's prefix stands for there; one that is not known there is left as it is."""
+    paths = {"0": {prefix: first}, "1": {"/another": "/x"} | ({} if second is None else {prefix: second})}
+    async with way(2, Retries(attempts=1), paths=paths) as to:
+        request = replace(CHAT, route=Route("r", prefix, first, CHAT_COMPLETIONS), target=f"{first}a/b?c".encode())
+        task = to.open(request)
         turn = await to.stages[0].next()
-        assert turn.target == target
+        assert turn.target == request.target
         refuse(turn, 503)
         spare = await to.stages[1].next()
-        assert spare.target == there
+        assert spare.target == f"{second or first}a/b?c".encode()
         spare.reply("200 OK")
         exchange = await task
         await listened(exchange)

@@ -89,6 +89,23 @@ def test_path_that_would_add_nothing_or_more_than_it_says_is_refused(path: str) 
     assert spared(upstream={"paths": ["/v1/files/", "/api/v1/tasks"]}).upstream.paths == ("/v1/files/", "/api/v1/tasks")
 
 
+@pytest.mark.parametrize(
+    ("preset", "base"),
+    [
+        ("qwen-coding", "/v1"),
+        ("qwen-coding-intl", "/v1"),
+        ("qwen-tokens", "/compatible-mode/v1"),
+        ("qwen-tokens-singapore", "/compatible-mode/v1"),
+        ("qwen-beijing/ws1", "/compatible-mode/v1"),
+    ],
+)
+def test_preset_knows_the_path_of_every_api(preset: str, base: str) -> None:
+    """Nothing needs to be said beside its name, so that plans can be spares of each other."""
+    prefixes = spared(upstream={"url": preset}).upstream.prefixes
+    assert (prefixes["chat"], prefixes["responses"]) == (f"{base}/", f"{base}/responses")
+    assert prefixes["messages"] == "/apps/anthropic/v1/messages"
+
+
 def test_other_upstreams_have_no_paths() -> None:
     """What of theirs is served, routes say."""
     with pytest.raises(ValidationError, match=r"upstreams\.one\.paths: only \[upstream\] has paths"):

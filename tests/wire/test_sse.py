@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.wire.errors import TooLarge
-from proxy.wire.sse import Event, Splitter, fields, payload, respell, stamp
+from proxy.wire.sse import Event, Splitter, fields, payload, respell, spaced, stamp
 from tests.cuts import TRAILER, cuts, messages
 
 LIMIT = 1 << 20
@@ -397,3 +397,32 @@ def test_line_of_json_leaves_before_the_next_one_is_whole() -> None:
     assert splitter.feed(b"data: {") == [b'data: {"a":1}\n']
     assert splitter.feed(b'"b":2}\n') == [b'data: {"b":2}\n']
     assert splitter.holds
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (b"data:x\n\n", b"data: x\n\n"),
+        (b"data: x\n\n", b"data: x\n\n"),
+        (b"data:  x\n\n", b"data:  x\n\n"),
+        (b"data:\n\n", b"data: \n\n"),
+        (b"data\n\n", b"data\n\n"),
+        (b"id:1\nevent:result\n:HTTP_STATUS/200\ndata:{\"a\":\"data:b\"}\n\n",
+         b"id: 1\nevent: result\n:HTTP_STATUS/200\ndata: {\"a\":\"data:b\"}\n\n"),
+        (b"data:a\r\ndata:b\rretry:3\r\r", b"data: a\r\ndata: b\rretry: 3\r\r"),
+        (b"\xef\xbb\xbfdata:x\n\n", b"\xef\xbb\xbfdata: x\n\n"),
+        (b"xdata:x\n\n", b"xdata:x\n\n"),
+        (b'{"data:":1}\n', b'{"data:":1}\n'),
+    ],
+)  # fmt: skip
+def test_field_without_a_space_gets_one(frame: bytes, said: bytes) -> None:
+    """And no other byte; a comment is no field."""
+    assert spaced(frame) == said
+    assert spaced(said) == said
+
+
+@given(bodies)
+def test_spaced_frames_say_the_same(body: bytes) -> None:
+    """To every parser of the standard."""
+    frames, _ = split([body])
+    assert messages(b"".join(map(spaced, frames))) == messages(b"".join(frames))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.errors import BadRequest
+from proxy.wire.errors import BadRequest, TooLarge
 from proxy.wire.websocket import (
     CLOSE,
     FRAMES_A_FEED,
@@ -15,10 +15,14 @@ from proxy.wire.websocket import (
     TEXT,
     Control,
     FrameReader,
+    Message,
+    MessageReader,
     accept,
     close_frame,
     frame,
+    masked_frame,
     messages,
+    stated_code,
 )
 from tests.cuts import cuts
 from tests.frames import MASK, heard, masked
@@ -196,3 +200,124 @@ def test_what_no_client_may_send_raises(sent: bytes, why: str) -> None:
 def test_close_is_answered_with_its_own_code_if_it_is_one(payload: bytes, code: int) -> None:
     """Section 7.4.1: 1005 and 1006 are never sent."""
     assert Control(CLOSE, payload).code == code
+
+
+# MessageReader
+
+
+def read(reads: list[bytes], *, max_bytes: int = 1 << 20, masks: bool = True) -> list[Message]:
+    """Return what a reader makes of these reads."""
+    reader, found = MessageReader(max_bytes, masked=masks), list[Message]()
+    for data in reads:
+        found += reader.feed(data)
+        while reader.behind:
+            found += reader.feed(b"")
+    return found
+
+
+@given(frames, st.booleans(), st.data())
+def test_messages_are_read_however_frames_are_cut(
+    sent: list[tuple[int, bytes, bytes]], masks: bool, data: st.DataObject
+) -> None:
+    """Whole or in fragments, with control frames between these; of either side, in any reads."""
+    body, wanted = b"", []
+    for opcode, payload, mask in sent:
+        payload = payload[:125] if opcode >= CLOSE else payload
+        wanted.append((opcode, payload))
+        pieces = [payload]
+        if opcode < CLOSE and data.draw(st.booleans()):
+            cut = data.draw(st.integers(0, len(payload)))
+            pieces = [payload[:cut], b"", payload[cut:]]
+            wanted.insert(-1, (PONG, b"amid"))
+        for number, piece in enumerate(pieces):
+            final, code = number == len(pieces) - 1, opcode if not number else CONTINUATION
+            whole = masked(code, piece, final=final, mask=mask) if masks else unmasked(code, piece, final=final)
+            body += whole
+            if not number and len(pieces) > 1:
+                body += masked(PONG, b"amid") if masks else frame(PONG, b"amid")
+    reads = []
+    while body:
+        size = data.draw(st.integers(1, len(body)))
+        reads.append(body[:size])
+        body = body[size:]
+    assert read(reads, masks=masks) == wanted
+
+
+def unmasked(opcode: int, payload: bytes, *, final: bool) -> bytes:
+    whole = frame(opcode, payload)
+    return whole if final else bytes([whole[0] & 0x7F]) + whole[1:]
+
+
+@given(st.sampled_from([TEXT, BINARY, PING]), st.binary(max_size=125) | st.binary(min_size=126, max_size=70_000),
+       st.binary(min_size=4, max_size=4))  # fmt: skip
+def test_masked_frame_is_what_a_client_sends(opcode: int, payload: bytes, mask: bytes) -> None:
+    """Byte for byte as the tests' own, which is written more slowly."""
+    payload = payload[:125] if opcode == PING else payload
+    assert masked_frame(opcode, payload, mask) == masked(opcode, payload, mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (masked(CONTINUATION, b"x"), "continues no message"),
+        (masked(TEXT, b"a", final=False) + masked(TEXT, b"b"), "begins a message within another"),
+        (masked(TEXT, b"a", final=False) + masked(BINARY, b"b", final=False), "begins a message within another"),
+        (masked(TEXT, b"a", final=False) + masked(CONTINUATION, b"b") + masked(CONTINUATION, b"c"), "continues no"),
+        (frame(TEXT, b"x"), "not masked"),
+        (b"\xc1\x80" + MASK, "0xc1"),
+        (masked(PING, b"", final=False), "fragmented"),
+    ],
+)
+def test_sequence_that_no_client_may_send_raises(sent: bytes, why: str) -> None:
+    """However it is cut."""
+    for reads, _ in cuts(masked(TEXT, b"before") + sent, trailer=b""):
+        with pytest.raises(BadRequest, match=why):
+            read(reads)
+
+
+def test_masked_frame_of_a_server_raises() -> None:
+    """Section 5.1."""
+    with pytest.raises(BadRequest, match="is masked"):
+        read([masked(TEXT, b"x")], masks=False)
+
+
+@pytest.mark.parametrize(
+    ("sent", "size"),
+    [
+        (masked(TEXT, b"x" * 11), 11),
+        (masked(TEXT, b"x" * 6, final=False) + masked(CONTINUATION, b"y" * 5), 11),
+        (b"\x82\xff" + (1 << 62).to_bytes(8, "big") + MASK + b"1234", 1 << 62),
+    ],
+)
+def test_message_larger_than_allowed_raises_before_it_is_whole(sent: bytes, size: int) -> None:
+    """What its frames say is enough."""
+    with pytest.raises(TooLarge, match=f"has {size} bytes or more, 10 are allowed"):
+        read([sent[: len(sent) - min(4, size)]], max_bytes=10)
+    assert read([masked(TEXT, b"x" * 10)], max_bytes=10) == [(TEXT, b"x" * 10)]
+
+
+def test_many_messages_of_one_read_are_read_some_at_a_time() -> None:
+    """Empty fragments, too: none of them is a message."""
+    reader = MessageReader(100, masked=True)
+    begun = masked(TEXT, b"a", final=False) + masked(CONTINUATION, b"", final=False) * FRAMES_A_FEED
+    assert reader.feed(begun + masked(CONTINUATION, b"b")) == []
+    assert reader.behind
+    assert reader.held_bytes > 1
+    assert reader.feed(b"") == [(TEXT, b"ab")]
+    assert (reader.behind, reader.held_bytes) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (b"", None),
+        (b"\x03", None),
+        (b"\x03\xe8", 1000),
+        (b"\x03\xedx", None),
+        (b"\x03\xeex", None),
+        (b"\x13\x88", None),
+    ],
+)
+def test_code_that_may_not_be_sent_is_none(payload: bytes, code: int | None) -> None:
+    """Section 7.4.1."""
+    assert stated_code(payload) == code

@@ -44,7 +44,7 @@ def read_options(headers: MultiMapping[str], config: Config) -> GenerationOption
         check_key(key)
     trace = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
     return GenerationOptions(
-        view_of(headers.get("Stream-Mode", "raw")),
+        view_of(headers.get("Stream-Mode", config.generations.mode)),
         key,
         _retain_s(headers.get("Stream-Retain"), config),
         _on_disconnect(headers.get("Stream-On-Disconnect"), config, may_retry=idempotency_key is not None),

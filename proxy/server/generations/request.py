@@ -15,7 +15,7 @@ from proxy.access.callers import Caller
 from proxy.access.client_addresses import ClientAddresses
 from proxy.access.response_ids import GivenIds
 from proxy.dialects.dialect import Objects
-from proxy.dialects.refusal import asks_for_stream
+from proxy.dialects.failure import asks_for_stream
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning
 from proxy.server.config import Config, GenerationsConfig, LimitsConfig
@@ -24,6 +24,7 @@ from proxy.server.generations.options import GenerationOptions, read_options
 from proxy.server.generations.retries import meaning_of
 from proxy.server.generations.shared_calls import Identity, by_body, by_key
 from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
+from proxy.server.models import Models
 from proxy.server.pass_through import Forward
 from proxy.stream.info import StreamInfo
 from proxy.stream.projections import View, check_view
@@ -58,6 +59,7 @@ class GenerationRequest:
     started_at: float  # when its last byte arrived, in monotonic seconds
     client: str = ""  # the address it came from
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
+    upstream: str = ""  # the name of the upstream that serves its model; "": the usual one
     background: bool = False  # its client is sent the object of the response at once, and fetches it later
     meaning: bytes | None = None  # by which it finds the call of a lost client, or is found; None: it does neither
     method: bytes = b"POST"
@@ -103,6 +105,7 @@ class GenerationReader:
         config: Config,
         admission: Admission,
         forward: Forward,
+        models: Models,
         given: GivenIds | None = None,
         *,
         recorded: bool = False,
@@ -111,12 +114,13 @@ class GenerationReader:
         self._config = config
         self._admission = admission
         self._forward = forward
+        self._models = models
         self._client_address = ClientAddresses(config.trusted_proxies).of
         self._given = given
         generations = config.generations
         self._recorded = recorded
         self._attaches = generations.attach_retries_s > 0 and not recorded
-        self._rewrites = not recorded and (generations.upgrade != "never" or generations.include_usage)
+        self._rewrites = not recorded and (generations.upgrade != "never" or generations.include_usage or bool(models))
         self.limit(config.limits)
         self._usual = read_options(CIMultiDict(), config)  # of a request without options, as most are
 
@@ -172,7 +176,17 @@ class GenerationReader:
             generation = rewrite(generation, self._config.generations)
         if attaches:
             generation.meaning = _meaning(request, generation)
-        return replace(generation, identity=_identify(request, generation)) if shared else generation
+        if shared:
+            generation = replace(generation, identity=_identify(request, generation))
+        return self._directed(generation) if self._models else generation
+
+    def _directed(self, generation: GenerationRequest) -> GenerationRequest:
+        """Choose the upstream of the model, and write the name that it has there."""
+        upstream, body = self._models.choose(generation.whole_body)
+        streamed = generation.streamed
+        if streamed is not None:
+            streamed = streamed[0], self._models.choose(streamed[1]).body
+        return replace(generation, upstream=upstream, body=body, streamed=streamed)
 
     def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
         """Check what a request continues, and have one in the background made in a stream that outlives its client.
@@ -292,6 +306,6 @@ def _send(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitab
     # By place: a name takes 0.1 us.
     upstream_request = UpstreamRequest(
         generation.route, generation.method, generation.target, headers, body, generation.caller, not recorded, json,
-        chunked, recorded and bool(body),
+        chunked, recorded and bool(body), False, generation.upstream,
     )  # fmt: skip
     return open_exchange(upstream_request)

@@ -6,5 +6,6 @@ Read in this order:
 * `text`: what it answers, whatever the API; `refusals`: the ways in which it says no
 * `api`: what each API has; `chat`, `native`, `responses`, `messages`: the APIs
 * `faults`: how it can misbehave
+* `realtime`: its WebSockets, and how they can misbehave
 * `ticker`: an event stream without an end
 """

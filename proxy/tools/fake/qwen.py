@@ -55,6 +55,7 @@ from proxy.tools.fake.faults import (
 )
 from proxy.tools.fake.messages import MESSAGES, count_tokens, read_messages
 from proxy.tools.fake.native import NATIVE, read_app, read_native
+from proxy.tools.fake.realtime import PREFIX, FakeSocket
 from proxy.tools.fake.refusals import BAD_KEY, Refused, invalid
 from proxy.tools.fake.responses import RESPONSES, read_responses
 from proxy.tools.fake.text import Ask, Stamp
@@ -168,6 +169,7 @@ ROUTES = (
 )
 PREFIXES: dict[str, Api] = {
     "/compatible-mode/": CHAT,
+    "/compatible-api/": CHAT,
     "/v1/": CHAT,
     "/api/v1/": NATIVE,
     "/api/v2/": CHAT,
@@ -249,6 +251,7 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         self._held_wire, self._held_body = bytearray(), bytearray()
         self._framing: Framing = "length"
+        self._socket: FakeSocket | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Both loops set TCP_NODELAY on accepted connections: a write is a segment.
@@ -258,19 +261,25 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fake.connections.discard(self)
+        if self._socket is not None:
+            self._socket.lost()
         self._abandon("client_gone")
 
     def pause_writing(self) -> None:
-        self._writable.clear()
+        (self._writable if self._socket is None else self._socket.writable).clear()
 
     def resume_writing(self) -> None:
-        self._writable.set()
+        (self._writable if self._socket is None else self._socket.writable).set()
 
     def data_received(self, data: bytes) -> None:
+        if self._socket is not None:
+            self._socket.feed(data)
+            return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # the request is complete, and answered as if it had not asked
+        except httptools.HttpParserUpgrade as upgrade:  # the request is complete
+            if self._socket is not None:
+                self._socket.feed(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._transport.write(_BAD_REQUEST)
             self._transport.close()
@@ -304,7 +313,12 @@ class Connection(asyncio.Protocol):
         )
         self._received = [*(one for one in self._received if one.state == "open"), received]
         self._fake.admit(received)
-        self._inbox.put_nowait(received)
+        if self._parser.should_upgrade() and received.path.startswith(PREFIX):
+            headers = {name.decode().lower(): value.decode("latin-1") for name, value in received.headers}
+            self._socket = FakeSocket(self._transport, received.target, headers)
+            self._fake.sockets.append(self._socket)
+        else:  # answered as if it had not asked to switch protocols
+            self._inbox.put_nowait(received)
 
     def cut(self) -> asyncio.Task[None]:
         """Abort at once; return the task to wait for until nothing runs any more."""
@@ -392,6 +406,8 @@ class FakeQwen:
         """`history` bounds how many requests are kept; None keeps all."""
         self.url = ""
         self.requests: list[Received] = []
+        self.sockets: list[FakeSocket] = []
+        """The WebSockets that were asked for, oldest first."""
         self.connections: set[Connection] = set()
         self._pace, self._seed, self._require_key = pace, seed, require_key
         self._random = Random(seed)

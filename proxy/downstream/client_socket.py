@@ -1,0 +1,197 @@
+"""The client's side of a WebSocket that passes through: hears its messages, and sends it frames.
+
+Unlike `websocket.WebSocket`, whose client only follows, it reads what the client sends, and leaves it to the session
+how a close is answered. Source: RFC 6455.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from proxy.downstream.websocket import CLOSING_S, PONG_ROOM_BYTES
+from proxy.stream.turns import Turns
+from proxy.wire.errors import BadRequest, RequestError
+from proxy.wire.http import Headers
+from proxy.wire.websocket import BINARY, CLOSE, PING, PONG, TEXT, Message, MessageReader, frame, stated_code
+
+
+class Response(Protocol):
+    """The response that switches protocols."""
+
+    @property
+    def response(self) -> web.StreamResponse: ...
+
+    @property
+    def writable(self) -> bool: ...
+
+    def start(self, reason: bytes, headers: Headers, *, framed: bool = False) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def write_data(self, data: bytes) -> None: ...
+
+    def on_writable(self, resume: Callable[[], None]) -> None: ...
+
+    def close(self, last: bytes) -> None: ...
+
+    async def finished(self) -> bool: ...
+
+
+class Hearer(Protocol):
+    """Whoever is told what the client sends."""
+
+    def client_sent(self, messages: list[Message]) -> None:
+        """Take text and binary messages."""
+
+    def client_closed(self, payload: bytes) -> None:
+        """Take the payload of the client's close frame, which `close` is to answer."""
+
+    def client_holds(self, size_bytes: int) -> None:
+        """Be told how much is held of a message that is not complete yet."""
+
+    def client_erred(self, error: RequestError) -> None:
+        """Be told that the client sent what it may not; nothing more is read of it."""
+
+
+class ClientSocket:
+    """One WebSocket to one client, in both directions.
+
+    Pings are answered here. If the client sends many frames at once, they are read in turns. `finished` also waits for
+    the client's answer to a close frame, so that nothing sent before is lost.
+    """
+
+    __slots__ = ("_answered", "_closed", "_hearer", "_is_held_back", "_reader", "_request", "_response", "_turns")
+
+    _hearer: Hearer
+
+    def __init__(self, request: web.BaseRequest, response: Response, turns: Turns, max_message_bytes: int) -> None:
+        self._request = request
+        self._response = response
+        self._turns = turns
+        self._reader: MessageReader | None = MessageReader(max_message_bytes, masked=True)  # None: read no more
+        self._is_held_back = False  # the upstream takes no more
+        self._closed = False  # a close frame was sent: nothing may follow it
+        self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def response(self) -> web.StreamResponse:
+        return self._response.response
+
+    def start(self, accepted: bytes, headers: Headers) -> None:
+        """Send the head that switches protocols."""
+        switching = [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Accept", accepted)]
+        self._response.start(b"Switching Protocols", [*switching, *headers], framed=True)
+        self._response.flush()
+
+    def hear(self, hearer: Hearer) -> None:
+        """Read the client's frames from now on."""
+        self._hearer = hearer
+        reader: Any = self  # a parser, as the protocol calls what is fed the connection's bytes
+        self._request.protocol.set_parser(reader)
+
+    async def finished(self) -> bool:
+        """Wait until the client has received everything; return False if it disconnected before.
+
+        Raises: CancelledError, if aiohttp notices first that it has disconnected.
+        """
+        ended = await self._response.finished()
+        if ended:
+            await asyncio.wait((self._answered,), timeout=CLOSING_S)
+        return ended
+
+    # The session's Client
+
+    @property
+    def writable(self) -> bool:
+        return self._response.writable
+
+    def write(self, frames: bytes) -> None:
+        if not self._closed:
+            self._response.write_data(frames)
+
+    def on_writable(self, resume: Callable[[], None]) -> None:
+        self._response.on_writable(resume)
+
+    def pause(self) -> None:
+        self._is_held_back = True
+        self._stop_reading()
+
+    def resume(self) -> None:
+        self._is_held_back = False
+        self._read_on()
+
+    def close(self, last: bytes) -> None:
+        if not self._closed:
+            self._closed = True
+            self._response.close(last)
+            self.resume()  # to read the client's answer
+
+    # A parser of aiohttp's
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Read the client's bytes; return, as aiohttp expects, that this is not the end and that none are left."""
+        self._read(data)
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """Do nothing: the handler is about to be cancelled."""
+
+    def _read(self, data: bytes) -> None:
+        """Take some messages; have the rest wait for its turn."""
+        reader = self._reader
+        if reader is None:
+            return
+        try:
+            messages = reader.feed(data)
+            self._hearer.client_holds(reader.held_bytes)
+            self._tell(messages)
+        except RequestError as error:
+            self._stop_hearing()
+            self._hearer.client_erred(error)
+            return
+        if self._reader is not None and reader.behind:
+            self._stop_reading()
+            if not self._is_held_back:
+                self._turns.wait(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._is_held_back:
+            return
+        if self._reader is not None and self._reader.behind:
+            self._read(b"")
+        if not self._is_held_back and (self._reader is None or not self._reader.behind):
+            transport = self._request.transport
+            if transport is not None:
+                transport.resume_reading()
+
+    def _stop_reading(self) -> None:
+        transport = self._request.transport
+        if transport is not None:
+            transport.pause_reading()
+
+    def _tell(self, messages: list[Message]) -> None:
+        """Pass on what the client sent. Raises: BadRequest, if it closes with a code that may not be sent."""
+        data = [message for message in messages if message.opcode in (TEXT, BINARY)]
+        if data:
+            self._hearer.client_sent(data)
+        pings = [message.payload for message in messages if message.opcode == PING]
+        if pings:
+            self._pong(pings[-1])  # only the latest need be answered (section 5.5.3)
+        if messages and messages[-1].opcode == CLOSE:
+            payload = messages[-1].payload
+            if payload and stated_code(payload) is None:
+                raise BadRequest("a WebSocket is closed with a code that may not be sent")
+            self._stop_hearing()
+            self._hearer.client_closed(payload)
+
+    def _stop_hearing(self) -> None:
+        self._reader = None
+        if not self._answered.done():
+            self._answered.set_result(None)
+
+    def _pong(self, payload: bytes) -> None:
+        transport = self._request.transport
+        if not self._closed and transport is not None and transport.get_write_buffer_size() < PONG_ROOM_BYTES:
+            self._response.write_data(frame(PONG, payload))

@@ -1,0 +1,354 @@
+"""The writer of a stream that is a WebSocket session: it carries the messages of both sides, each unchanged.
+
+    the client  ── client_sent ──▶  Session  ── masked frames ──▶  the upstream's connection
+    the client  ◀── frames ───────  Session  ◀── received ───────  the same
+                                       └── text messages, a frame each ──▶  the log, and whoever follows
+
+Pings are answered on each side. A close goes across with its code and reason, and the session ends when both sides
+have said it. A side that does not read what it is sent stops the other: nothing is queued here. Binary messages are not
+text, so followers do not get them. Must not know who the client is, nor what the messages mean. Source: RFC 6455.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from time import monotonic
+from typing import Protocol
+
+from proxy.stream.endings import (
+    CLIENT_GONE,
+    COMPLETE,
+    FRAME_LIMIT,
+    GARBLED,
+    INTERNAL_ERROR,
+    UPSTREAM_ERROR,
+    UPSTREAM_RESET,
+    Ending,
+    ending_of,
+)
+from proxy.stream.envelopes import closing
+from proxy.stream.faults import log_fault
+from proxy.stream.ledger import UNFINISHED
+from proxy.stream.stream import Stream
+from proxy.upstream.connection import Connection
+from proxy.upstream.exchange import Exchange
+from proxy.upstream.on_disconnect import OnDisconnect
+from proxy.upstream.stream_writer import StreamWriter
+from proxy.wire.errors import BadRequest, RequestError, TooLarge, UpstreamError
+from proxy.wire.sse import block
+from proxy.wire.websocket import (
+    BINARY,
+    CLOSE,
+    GOING_AWAY,
+    MESSAGE_TOO_BIG,
+    PING,
+    PONG,
+    PROTOCOL_ERROR,
+    TEXT,
+    Message,
+    MessageReader,
+    close_frame,
+    frame,
+    masked_frame,
+    stated_code,
+)
+from proxy.wire.websocket import COMPLETE as NORMAL_CLOSURE
+
+CLOSING_S = 2.0  # for the upstream to answer a close, and to close the connection
+
+Count = Callable[[str, int, int], object]
+"""Takes the side that has sent messages ("client" or "upstream"), their number and their bytes."""
+
+
+class Client(Protocol):
+    """The socket of the client."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether it takes writes."""
+
+    def write(self, frames: bytes) -> None:
+        """Send frames."""
+
+    def on_writable(self, resume: Callable[[], None]) -> None:
+        """Call `resume` once, when it takes writes again."""
+
+    def pause(self) -> None:
+        """Stop reading."""
+
+    def resume(self) -> None:
+        """Go on reading."""
+
+    def close(self, last: bytes) -> None:
+        """Send a close frame, and nothing after it. Only the first call counts."""
+
+
+class Session(StreamWriter):
+    """The writer of one session: a Receiver of what its upstream sends, and told of what its client sends."""
+
+    __slots__ = (
+        "_answer_began_at",
+        "_answers_begun",
+        "_client",
+        "_client_held_bytes",
+        "_clients_close",
+        "_connection",
+        "_count",
+        "_is_client_full",
+        "_is_throttled",
+        "_is_upstream_told",
+        "_lost",
+        "_on_first_token",
+        "_reader",
+        "ended_at",
+        "fed_at",
+    )
+
+    def __init__(
+        self,
+        stream: Stream,
+        client: Client,
+        max_message_bytes: int,
+        *,
+        count: Count,
+        on_first_token: Callable[[float], object],
+    ) -> None:
+        """`on_first_token` is called with the seconds from the beginning of each answer to its first token."""
+        super().__init__(stream, OnDisconnect(0))
+        self._client = client
+        self._count = count
+        self._on_first_token = on_first_token
+        self._reader = MessageReader(max_message_bytes, masked=False)
+        self._connection: Connection | None = None
+        self._clients_close: bytes | None = None  # the payload of the client's close frame, once it has come
+        self._is_upstream_told = False  # a close frame was sent upstream: nothing may follow it
+        self._client_held_bytes = 0
+        self._is_client_full = False
+        self._is_throttled = False
+        self._lost = False  # the dialect has failed to read a message
+        self._answers_begun = 0
+        self._answer_began_at = 0.0  # until its first token has come
+        self.fed_at = monotonic()  # when the last message came, of either side
+        self.ended_at = 0.0  # Progress: no message is the last one
+
+    def start(self, exchange: Exchange) -> None:
+        """Receive what the upstream sends from now on."""
+        self._exchange = exchange
+        self._connection = exchange.connection
+        exchange.endless = True
+        exchange.progress = self
+        exchange.attach(self)
+
+    @property
+    def awaits_token(self) -> bool:
+        """False: an answer is due only when the client has asked for one."""
+        return False
+
+    # Receiver of what the upstream sends
+
+    def received(self, data: bytes, at: float) -> None:
+        more = True
+        while more and not self._stopped:
+            try:
+                messages = self._reader.feed(data)
+            except TooLarge as error:
+                self._break_off(MESSAGE_TOO_BIG, FRAME_LIMIT.saying(error.message))
+                return
+            except BadRequest as error:
+                self._break_off(PROTOCOL_ERROR, GARBLED.saying(f"of the upstream: {error.message}"))
+                return
+            self._pass_on(messages, at)
+            data, more = b"", self._reader.behind
+        self._count_held()
+
+    def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
+        if data:
+            self.received(data, at)
+        if self._stopped:
+            return
+        if self._clients_close is not None:
+            self._end(self._clients_close, by_client=True)
+            return
+        reset = UPSTREAM_RESET.saying("the upstream closed the connection without a close frame")
+        self.stop(reset if error is None else ending_of(error))
+
+    # What the client does
+
+    def client_sent(self, messages: list[Message]) -> None:
+        """Send text and binary messages upstream."""
+        connection = self._connection
+        if self._stopped or self._is_upstream_told or connection is None:
+            return
+        self.fed_at = monotonic()
+        self._count("client", len(messages), sum([len(payload) for _, payload in messages]))
+        frames = [masked_frame(opcode, payload, os.urandom(4)) for opcode, payload in messages]
+        if not connection.write(b"".join(frames)):
+            self._client.pause()
+            connection.on_writable(self._client.resume)
+
+    def client_closed(self, payload: bytes) -> None:
+        """Send the client's close upstream, and wait for its answer; what the upstream sends before it, arrives."""
+        if self._stopped:
+            return
+        self._clients_close = payload
+        self._tell_upstream(payload)
+        asyncio.get_running_loop().call_later(CLOSING_S, self._upstream_is_late)
+
+    def client_holds(self, size_bytes: int) -> None:
+        """Count what is held of a message of the client that is not complete yet."""
+        if size_bytes != self._client_held_bytes:
+            self._client_held_bytes = size_bytes
+            self._count_held()
+
+    def client_erred(self, error: RequestError) -> None:
+        """End the session because the client sent what it may not."""
+        if not self._stopped:
+            code = MESSAGE_TOO_BIG if isinstance(error, TooLarge) else PROTOCOL_ERROR
+            self._client.close(close_frame(code, error.code))
+            self.stop(CLIENT_GONE.saying(error.message))
+
+    def client_left(self) -> None:
+        """Break off: the client's connection has gone. No effect once the session has ended."""
+        if not self._stopped:
+            exchange, self._exchange = self._exchange, None
+            self._seal(CLIENT_GONE)
+            if exchange is not None:
+                exchange.close()
+
+    # Writer
+
+    def pause(self) -> None:
+        self._is_throttled = True
+        super().pause()
+
+    def resume(self) -> None:
+        self._is_throttled = False
+        if not self._is_client_full:
+            super().resume()
+
+    def last_left(self) -> None:
+        """Do nothing: the session is its client's, whoever else follows."""
+
+    def stop(self, ending: Ending) -> None:
+        """Close both sides, and seal the stream."""
+        if self._stopped:
+            return
+        self._tell_upstream(GOING_AWAY.to_bytes(2, "big"))
+        self._client.close(closing(ending))
+        self._release(ending)
+
+    def _pass_on(self, messages: list[Message], at: float) -> None:
+        """Send the upstream's messages to the client, and text messages to the log."""
+        frames, blocks, size_bytes = [], [], 0
+        for opcode, payload in messages:
+            if opcode in (TEXT, BINARY):
+                frames.append(frame(opcode, payload))
+                size_bytes += len(payload)
+                if opcode == TEXT:
+                    blocks.append(block(payload))
+            elif opcode == PING:
+                self._pong(payload)
+        if frames:
+            self.fed_at = self.stream.fed_at = at
+            self._count("upstream", len(frames), size_bytes)
+            self._client.write(b"".join(frames))
+        if blocks:
+            self._log(blocks, at)
+        if messages and messages[-1].opcode == CLOSE:
+            self._end(messages[-1].payload, by_client=self._clients_close is not None)
+        elif not self._client.writable and not self._is_client_full:
+            self._is_client_full = True
+            super().pause()
+            self._client.on_writable(self._client_drained)
+
+    def _pong(self, payload: bytes) -> None:
+        """Answer a ping, unless the upstream does not read what it is sent."""
+        connection = self._connection
+        if connection is not None and connection.writable and not self._is_upstream_told:
+            connection.write(masked_frame(PONG, payload, os.urandom(4)))
+
+    def _client_drained(self) -> None:
+        self._is_client_full = False
+        if not self._is_throttled:
+            super().resume()
+
+    def _count_held(self) -> None:
+        if not self._stopped:
+            self.stream.count(UNFINISHED, self._reader.held_bytes + self._client_held_bytes)
+
+    def _log(self, blocks: list[bytes], at: float) -> None:
+        stream, vitals = self.stream, self.stream.vitals
+        vitals.first_byte_at = vitals.first_byte_at or at
+        try:
+            for one in blocks if not self._lost else ():
+                self._note(one, at)
+        except Exception as fault:
+            log_fault(f"the reader of dialect {stream.dialect.name}", fault)
+            self._lost = True
+        vitals.model = vitals.model or vitals.reader.model
+        stream.extend(blocks)
+        if stream.log.end & 63 < len(blocks):
+            stream.take_stock()
+
+    def _note(self, message: bytes, at: float) -> None:
+        """Read a message; time the first token of each answer."""
+        reader = self.stream.vitals.reader
+        kind, begun = reader.note(message), reader.answers_begun
+        if begun != self._answers_begun:
+            self._answers_begun = begun
+            self._answer_began_at = at
+        elif kind is not None and self._answer_began_at:
+            self._on_first_token(at - self._answer_began_at)
+            self._answer_began_at = 0.0
+
+    # The end
+
+    def _tell_upstream(self, payload: bytes) -> None:
+        if self._connection is not None and not self._is_upstream_told:
+            self._is_upstream_told = True
+            self._connection.write(masked_frame(CLOSE, payload, os.urandom(4)))
+
+    def _break_off(self, code: int, ending: Ending) -> None:
+        """End the session because the upstream sent what it may not."""
+        self._tell_upstream(code.to_bytes(2, "big"))
+        self.stop(ending)
+
+    def _end(self, payload: bytes, *, by_client: bool) -> None:
+        """End the session as one side asked to: with the payload of a close frame, for the client."""
+        if payload and stated_code(payload) is None:
+            self._break_off(PROTOCOL_ERROR, GARBLED.saying("the upstream closed with a code that may not be sent"))
+            return
+        self._tell_upstream(payload)
+        self._client.close(frame(CLOSE, payload))
+        self._release(self._judge(payload, by_client=by_client))
+
+    def _upstream_is_late(self) -> None:
+        if not self._stopped and self._clients_close is not None:
+            self._end(self._clients_close, by_client=True)
+
+    def _judge(self, payload: bytes, *, by_client: bool) -> Ending:
+        """Decide how a session ended in which a side said so."""
+        code, said = stated_code(payload), self.stream.vitals.reader
+        if self._lost:
+            return INTERNAL_ERROR
+        if said.failure is not None:
+            return UPSTREAM_ERROR.saying(f"the upstream reported an error: {said.failure.reason}")
+        if by_client:
+            return COMPLETE if code in (None, NORMAL_CLOSURE, GOING_AWAY) and said.finished else CLIENT_GONE
+        if code not in (None, NORMAL_CLOSURE):
+            return UPSTREAM_ERROR.saying(f"the upstream closed the session with code {code}")
+        if not said.finished:
+            return UPSTREAM_RESET.saying("the upstream closed the session before its answer had finished")
+        return COMPLETE
+
+    def _release(self, ending: Ending) -> None:
+        """Seal the stream, and give the upstream the time to close the connection after the close frames."""
+        exchange, self._exchange = self._exchange, None
+        self._seal(ending)
+        if exchange is not None:
+            exchange.resume()
+            asyncio.get_running_loop().call_later(CLOSING_S, exchange.close)
+
+    def _seal(self, ending: Ending) -> None:
+        self.stream.count(UNFINISHED, 0)
+        self.seal(ending, [], b"")
