@@ -342,6 +342,8 @@ class Connection(RequestHandler):
         A client that has closed completely looks the same here, but responds with a reset to what is written to it: to
         a byte without a meaning, where HTTP has one to send, else to the next byte of the response.
         """
+        if self._upgraded:
+            return False  # a WebSocket ends with a close frame: this one has failed (RFC 6455 section 7.1.5)
         if self._held:
             return True  # a request waits to be begun
         request, transport = self.current, self.transport
