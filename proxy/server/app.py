@@ -204,7 +204,7 @@ class Proxy:
 
     def routes(self) -> Routes:
         """Return the routes of the data port."""
-        served = Routes(self.admission, self.metrics, table.OWN)
+        served = Routes(self.admission.admit, self.metrics, table.OWN)
         follow, control = self.follow, self.control
         for method, path, handler, needs in (
             ("GET", "/v1/streams", control.listed, Needs.OWNING),
@@ -258,7 +258,7 @@ class Proxy:
 
     def admin_routes(self) -> Routes:
         """Return what the admin port serves."""
-        served = Routes(self.admission, self.metrics, table.OWN)
+        served = Routes(self.admission.admit, self.metrics, table.OWN)
         for path, handler in self.admin.endpoints():
             for method in ("GET", "HEAD"):
                 served.add(method, path, self.pages.only(handler), "admin", table.OWN, Needs.NOTHING)

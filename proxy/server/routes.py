@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy.access.admission import Admission, Needs
+from proxy.access.admission import Needs
 from proxy.access.callers import Caller
 from proxy.dialects.dialect import Dialect
 from proxy.downstream.listener import REFUSED
@@ -48,9 +48,9 @@ class Routes:
     a pattern that ends with a slash matches all paths below it.
     """
 
-    def __init__(self, admission: Admission, metrics: Metrics, dialect: Dialect) -> None:
-        """`dialect` is that of errors for paths that are not served."""
-        self._admit = admission.admit
+    def __init__(self, admit: Callable[[web.BaseRequest, Needs], Caller], metrics: Metrics, dialect: Dialect) -> None:
+        """`admit` is `Admission.admit`; `dialect` is that of errors for paths that are not served."""
+        self._admit = admit
         self._metrics = metrics
         self._exact: dict[tuple[str, str], Endpoint] = {}
         self._patterns: list[tuple[str, re.Pattern[str], Endpoint]] = []
