@@ -45,7 +45,8 @@ class Admission:
         """Return the caller of a request. Raises: Unauthorised, MissingRight."""
         caller = self._callers.caller(request.headers)
         if needs is Needs.ASKING:
-            caller.check_may_ask()
+            if not caller.may_ask:
+                caller.check_may_ask()
         elif needs is Needs.OWNING:
             caller.check_owns_streams()
         return caller

@@ -113,15 +113,14 @@ class Listener(web.Server):
         return self._burst <= _BURST
 
     def _begin(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        if message.method != _UNREAD:
-            protocol.beginning = b""
-        spoken = message.version.major == 1
-        if not spoken:
-            refused = (BadRequest if message.version.major == 0 else VersionNotSupported)(_SUPPORTED)
+        major = message.version.major
+        if major == 1:
+            error = self._objection(message)
+        else:
+            error = (BadRequest if major == 0 else VersionNotSupported)(_SUPPORTED)
             message = message._replace(version=HttpVersion10, should_close=True)
-        request = self._make_request(message, payload, protocol, writer, task)
-        protocol.begin(request)
-        error = self._objection(message) if spoken else refused
+        request = web.BaseRequest(message, payload, protocol, writer, task, self._loop)
+        protocol.begin(request, was_read=message.method != _UNREAD)
         if error is not None:
             request[REFUSED] = error
         return request
@@ -253,15 +252,18 @@ class Connection(RequestHandler):
         self._listener.clients.arrived(self, admin=self._listener.is_admin)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._release_body()
+        self._listener.clients.body_bytes -= self._held_bytes
+        self._held_bytes = 0
         self._listener.clients.gone(self)
         if exc is not None:
             exc.with_traceback(None)  # of a failed write: it would keep the frames of the stream that was being written
         super().connection_lost(exc)
         self.current = None  # it refers back to this
 
-    def begin(self, request: web.BaseRequest) -> None:
-        """Note that the head of a request has come."""
+    def begin(self, request: web.BaseRequest, *, was_read: bool) -> None:
+        """Note that the head of a request has come; it `was_read`, or could not be parsed."""
+        if was_read:
+            self.beginning = b""
         self.current = request
         self._within_head = False
         self._listener.clients.idle.pop(self, None)
@@ -273,20 +275,19 @@ class Connection(RequestHandler):
         self.current = None
         self._answered = True
         self._idle_at = monotonic()
-        self._listener.clients.idle[self] = None
+        clients = self._listener.clients
+        clients.idle[self] = None
         if self._held_bytes:
-            self._release_body()
-        if isinstance(request.content.exception(), RequestTimeout):
-            request.content.feed_eof()  # else aiohttp would wait for the rest
+            clients.body_bytes -= self._held_bytes
+            self._held_bytes = 0
+        content = request.content
+        if not content.is_eof() and isinstance(content.exception(), RequestTimeout):
+            content.feed_eof()  # else aiohttp would wait for the rest
 
     def hold_body(self, size_bytes: int) -> None:
         """Count bytes of the body that are kept in memory, until the response ends. Raises: RateLimited."""
         self._listener.clients.hold_body(size_bytes)
         self._held_bytes += size_bytes
-
-    def _release_body(self) -> None:
-        self._listener.clients.body_bytes -= self._held_bytes
-        self._held_bytes = 0
 
     # What the client sends
 
@@ -307,7 +308,7 @@ class Connection(RequestHandler):
         self._heard_at = now = monotonic()
         if not self._within_head:
             self._head_at, self._within_head = now, True
-        if b"\n" not in self.beginning:
+        if self.beginning.find(b"\n") < 0:  # not `in`, which raises an error within and takes 0.2 us more
             self.beginning += data
         if self._held or not self._listener.may_begin(now):
             if not self._held:
@@ -323,9 +324,11 @@ class Connection(RequestHandler):
         would then forget the message, too (RFC 9112 section 9.6: it is passed over).
         """
         end = data.find(b"\r\n\r\n") + 4
-        if 4 <= end < len(data) and b"close" in data[:end].lower() and _CLOSE.search(data[:end].lower()):
-            super().data_received(data[:end])
-            data = data[end:]
+        if 4 <= end < len(data):
+            lower = data[:end].lower()
+            if lower.find(b"close") >= 0 and _CLOSE.search(lower):
+                super().data_received(data[:end])
+                data = data[end:]
         super().data_received(data)
 
     def _feed_held(self) -> None:
@@ -334,6 +337,14 @@ class Connection(RequestHandler):
 
     def _refill(self) -> None:
         super().data_received(b"")
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on, if reading was paused: aiohttp calls this after each read of a body, and would parse nothing anew.
+
+        Twice a request, 1.5 us each.
+        """
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio expects a bool
         """Keep the connection if the client waits for a response and may have closed only its own side (half-close).

@@ -341,9 +341,9 @@ class Hub:
             raise Overloaded(f"{running} streams are running, {self.max_streams} are allowed")
         if self.ledger.over:
             self._drop_kept()
-        if self.ledger.over:
-            held, allowed = self.ledger.total_bytes, self.ledger.max_bytes
-            raise Overloaded(f"the streams hold {held} bytes of memory, {allowed} are allowed")
+            if self.ledger.over:
+                held, allowed = self.ledger.total_bytes, self.ledger.max_bytes
+                raise Overloaded(f"the streams hold {held} bytes of memory, {allowed} are allowed")
 
     def _plan_relief(self, holder: Holder | None) -> None:
         """Relieve in a turn of its own: whoever adds to a log may be amid a settlement or an iteration of streams."""

@@ -126,7 +126,7 @@ class ConnectionPool:
         self.active.discard(exchange)
         if self._room is not None:
             self._room.release()
-        if keep and connection.usable and not connection.transport.get_write_buffer_size():
+        if keep:
             connection.let_go()
             if connection.paused:
                 connection.resume()

@@ -172,6 +172,8 @@ def _cut(data: bytes, start: int, frames: list[bytes]) -> int:
 
 def begins_stream(data: bytes) -> bool | None:
     """Return whether a body begins like an event stream, with a comment or a field; None if too little has come."""
+    if data.startswith(b"{"):  # as JSON does: most bodies that are no event streams
+        return False
     if BOM.startswith(data):
         return None
     data = data.removeprefix(BOM)

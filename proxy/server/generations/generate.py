@@ -13,7 +13,7 @@ from aiohttp import web
 
 from proxy.access.callers import Caller
 from proxy.dialects.route import Route
-from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_stream
+from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_known_stream, is_stream
 from proxy.server.generations.response import GenerationResponses
 from proxy.server.generations.shared_calls import Call, Calls
 from proxy.server.pass_through import send_back
@@ -83,14 +83,21 @@ class Generations:
         places = self._hub.reserve(streams=1, followers=1)
         try:
             exchange = await ask(self._open_exchange, generation, self._hub.ledger)
-            pump = await self._pump_of(exchange, generation, places)
+            try:
+                streamed = is_known_stream(exchange)  # as a rule it is known: a coroutine less
+                if streamed is None:
+                    streamed = await is_stream(exchange)
+                pump = self._pump(generation, places) if streamed else None
+            except BaseException:
+                exchange.close()
+                raise
         except (UpstreamError, asyncio.CancelledError) as error:
             reason = error.ending if isinstance(error, UpstreamError) else CLIENT_GONE.reason
             self._metrics.never_began(generation.route.name, reason)
             raise
         finally:
             places.give_back()
-            generation.let_go()
+            generation.let_go(self._hub.ledger)
         if pump is None:
             return await send_back(request, exchange)
         stream = pump.stream
@@ -100,14 +107,6 @@ class Generations:
             return await self._responses.send(request, stream, exchange.head, generation.options)
         except Exception:  # the client had gone before it could follow, or could not be answered
             stream.left()
-            raise
-
-    async def _pump_of(self, exchange: Exchange, generation: GenerationRequest, places: Places) -> Pump | None:
-        """Begin a stream for a response; None, if it is no event stream. Whatever fails, the exchange is closed."""
-        try:
-            return self._pump(generation, places) if await is_stream(exchange) else None
-        except BaseException:
-            exchange.close()
             raise
 
     def _call(self, generation: GenerationRequest) -> Call:
@@ -121,11 +120,11 @@ class Generations:
         try:
             return await ask(self._open_exchange, generation, self._hub.ledger)
         finally:
-            generation.let_go()
+            generation.let_go(self._hub.ledger)
 
     def _join(self, call: Call, generation: GenerationRequest) -> None:
         """Add a request to a call: apply the longer of the policies, and name the stream by the request's key."""
-        generation.let_go()
+        generation.let_go(self._hub.ledger)
         options = generation.options
         policy = _RUN_ON if options.respond_async else options.on_disconnect
         call.writer.on_disconnect = call.writer.on_disconnect.or_longer(policy)

@@ -11,7 +11,7 @@ from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.dialects.refusal import asks_for_stream
 from proxy.dialects.route import Route
-from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning
+from proxy.downstream.request_body import LargeBody, arrived_body, read_body, read_body_or_beginning
 from proxy.server.config import Config, GenerationsConfig
 from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions, read_options
@@ -47,6 +47,7 @@ class GenerationRequest:
     hides_usage: bool  # we requested the usage, the client did not: don't send it on
     started_at: float  # when its last byte arrived, in monotonic seconds
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
+    counted_bytes: int = 0  # of its body, in the ledger
 
     def info(self, ident: str, max_log_bytes: int) -> StreamInfo:
         """Return the StreamInfo of the stream for this request."""
@@ -60,9 +61,12 @@ class GenerationRequest:
             cumulative,
         )  # fmt: skip
 
-    def let_go(self) -> None:
+    def let_go(self, ledger: Ledger) -> None:
         """Drop the body: nobody will ask with it any more."""
         self.body, self.streamed = b"", None
+        if self.counted_bytes:
+            ledger.count(BODIES, -self.counted_bytes)
+            self.counted_bytes = 0
 
     def vitals(self) -> Vitals:
         """Return the Vitals of the stream for this request."""
@@ -101,9 +105,11 @@ class GenerationReader:
         idempotent, named = options.idempotency_key is not None, options.key is not None
         shared = self._admission.admit_generation(caller, idempotent, named, not options.respond_async)
         target = self._forward.target(route, request)
-        body: bytes | LargeBody
+        body: bytes | LargeBody | None = arrived_body(request, self._body_bytes)
         # One that is looked into, and one that may be sent after its client has left, is held.
-        if shared or self._rewrites or options.detached or route.dialect.requests.reads_body:
+        if body is not None:
+            pass
+        elif shared or self._rewrites or options.detached or route.dialect.requests.reads_body:
             body = await read_body(request, self._body_bytes)
         else:
             body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)
@@ -135,27 +141,37 @@ def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> Ge
     return generation
 
 
-async def ask(open_exchange: OpenExchange, generation: GenerationRequest, ledger: Ledger) -> Exchange:
-    """Send a request upstream; await the result for the head of the response. Raises, then: as UpstreamGroup.open."""
-    size_bytes = len(generation.body) if isinstance(generation.body, bytes) else 0
-    ledger.count(BODIES, size_bytes)
-    try:
-        if generation.streamed is not None:
-            return await _ask_again(open_exchange, generation, generation.streamed)
-        return await _send(open_exchange, generation)
-    finally:
-        ledger.count(BODIES, -size_bytes)
+def ask(open_exchange: OpenExchange, generation: GenerationRequest, ledger: Ledger) -> Awaitable[Exchange]:
+    """Send a request upstream; await the result for the head of the response. Raises, then: as UpstreamGroup.open.
+
+    Its body is in the ledger from now on, until the request is `let_go`.
+    """
+    if isinstance(generation.body, bytes):
+        generation.counted_bytes = len(generation.body)
+        ledger.count(BODIES, generation.counted_bytes)
+    if generation.streamed is not None:
+        return _ask_again(open_exchange, generation, generation.streamed)
+    return _send(open_exchange, generation)
 
 
-async def is_stream(exchange: Exchange) -> bool:
-    """Return whether the response to a generation is a readable event stream; wait for its first bytes if need be.
+def is_known_stream(exchange: Exchange) -> bool | None:
+    """Return whether the response to a generation is a readable event stream; None if more of it must come first.
 
-    Not by Content-Type alone: some gateways send another, or none. The client is then sent no head before those bytes.
+    Not by Content-Type alone: some gateways send another, or none.
     """
     if not 200 <= exchange.status < 300 or exchange.is_encoded:
         return False
     if exchange.is_event_stream:
         return not exchange.bodyless
+    begins = begins_stream(exchange.body_so_far())
+    return False if begins is None and exchange.has_ended else begins
+
+
+async def is_stream(exchange: Exchange) -> bool:
+    """Return the same; wait for the first bytes if need be. The client is sent no head before those."""
+    known = is_known_stream(exchange)
+    if known is not None:
+        return known
     try:
         return begins_stream(await exchange.peek(_is_decided)) is True
     except BaseException:
