@@ -375,10 +375,11 @@ class Stream:
 
     def _drop_projections(self) -> None:
         """Drop them: they hold what they rendered last, of a short answer all of it twice, and refer back to this."""
-        self._projections.clear()
-        self._raw = None
-        self.count(SPANS, 0)
-        self.count(UNSENT, 0)
+        if self._projections:
+            self._projections.clear()
+            self._raw = None
+            self.count(SPANS, 0)
+            self.count(UNSENT, 0)
 
     def _let_go(self, name: str) -> None:
         count = self.holds.pop(name) - 1
@@ -445,20 +446,25 @@ class Stream:
         self._log.mark()
         self.count(LOGS, len(self._log.frames) * FRAME_BYTES)
 
-    def survey(self) -> None:
+    def survey(self) -> int:
         """Count what changes too often to be counted as it does: spans, and what clients have not taken yet.
 
-        Followers at one offset in one view were written the same bytes, which are there once.
+        Followers at one offset in one view were written the same bytes, which are there once. Return how many there
+        are.
         """
-        if self._projections:
-            self.count(SPANS, sum([len(span.plain) + len(span.chunked) for span in self._projections.values()]))
+        held_bytes = 0
+        for span in self._projections.values():
+            held_bytes += len(span.plain) + len(span.chunked)
+        self.count(SPANS, held_bytes)
         unsent: dict[tuple[str, int], int] = {}
         for follower in self.subscriptions:
             size_bytes = follower.sink.unsent_bytes
             if size_bytes:
                 place = follower.mode, follower.offset
                 unsent[place] = max(size_bytes, unsent.get(place, 0))
-        self.count(UNSENT, sum(unsent.values()))
+        if unsent or UNSENT in self._counted:
+            self.count(UNSENT, sum(unsent.values()))
+        return len(self.subscriptions)
 
     def uncount(self) -> None:
         """Have the ledger know that it holds nothing any more: it is forgotten, and nobody follows it."""

@@ -211,10 +211,12 @@ class ConnectionPool:
     def _end_late(self, now: float) -> None:
         """Do so once. Not within the loop, whose variables would keep the last exchange and its stream alive."""
         for exchange in list(self.active):
-            with self.background:  # for each: an exception of one must not affect the others
+            try:  # for each: an exception of one must not affect the others
                 error = exchange.late(now, self.timeouts)
                 if error is not None:
                     exchange.ends(error)
+            except Exception as fault:
+                self.background.fail(fault)
         with self.background:
             self._close_idle(now)
 
