@@ -17,7 +17,7 @@ from typing import Any
 
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
 from proxy.stream.endings import LOG_LIMIT, Ending
-from proxy.stream.faults import log_fault, tell
+from proxy.stream.faults import log_fault, tell, tell_all
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.ledger import FRAME_BYTES, LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
@@ -319,7 +319,8 @@ class Stream:
             self._ledger.bytes += log.extend(frames)
         log.seal(ending, tail)
         self.take_stock()
-        self.count(UNFINISHED, len(tail))
+        if tail or UNFINISHED in self._counted:
+            self.count(UNFINISHED, len(tail))
         self.full = self.throttled = False
         self._unpaced.conclude()
         for cohort in self._paced.values() if self._paced else ():
@@ -329,9 +330,9 @@ class Stream:
         self.writer = None
         tell(self._on_sealed, self)
         self._tell_answered(ending)
-        callbacks, self._when_sealed = self._when_sealed, ()
-        for callback in callbacks:
-            tell(callback, ending)
+        if self._when_sealed:
+            callbacks, self._when_sealed = self._when_sealed, ()
+            tell_all(callbacks, ending)
 
     def when_sealed(self, callback: Callable[[Ending], object]) -> None:
         """Call back once, when the stream has been sealed and its followers have been sent what they take at once."""
@@ -342,9 +343,9 @@ class Stream:
         self._on_answered += (callback,)
 
     def _tell_answered(self, outcome: Ending) -> None:
-        callbacks, self._on_answered = self._on_answered, ()
-        for callback in callbacks:
-            tell(callback, outcome)
+        if self._on_answered:
+            callbacks, self._on_answered = self._on_answered, ()
+            tell_all(callbacks, outcome)
 
     def park(self, subscription: Subscription) -> None:
         """Have sweeps skip a follower until its sink has drained."""

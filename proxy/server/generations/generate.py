@@ -101,7 +101,7 @@ class Generations:
         if pump is None:
             return await send_back(request, exchange)
         stream = pump.stream
-        self._hub.answered(stream, exchange.upstream_name, exchange.header(b"x-request-id"))
+        self._hub.answered(stream, exchange.upstream_name, exchange.request_id)
         pump.start(exchange)
         try:
             return await self._responses.send(request, stream, exchange.head, generation.options)
