@@ -238,7 +238,8 @@ class Downstream:
     def _end(self) -> None:
         self.ended = True
         self._resume = None
-        self._wake()
+        if self._woken is not None:
+            self._wake()
 
     def _wake(self) -> None:
         if self._woken is not None and not self._woken.done():

@@ -334,7 +334,7 @@ class Exchange:
             data, at = connection.take(), connection.read_at
             self._release()
             _end(receiver, data, at, error)
-        else:
+        elif self._arrival is not None:
             self.arrived()
 
     def breaks(self, receiver: Receiver, fault: Exception) -> None:
