@@ -330,7 +330,7 @@ class Connection(RequestHandler):
         self._heard_at = now = monotonic()
         if not self._within_head:
             self._head_at, self._within_head = now, True
-        if self.beginning.find(b"\n") < 0:  # not `in`, which raises an error within and takes 0.2 us more
+        if 10 not in self.beginning:  # an LF; the number takes a fifth of the time of b"\n"
             self.beginning += data
         if self._held or not self._listener.may_begin(now):
             if not self._held:

@@ -215,8 +215,8 @@ def payload(frame: bytes) -> bytes | None:
     """Return the same as `fields(frame).data`, faster in the usual case of a single data line that ends with LF."""
     if (  # _is_plain, inlined
         frame.startswith(b"data: ")
-        and frame.find(b"\n") == len(frame) - 2
-        and frame.endswith(b"\n")
+        and frame.endswith(b"\n\n")
+        and 10 not in frame[:-2]  # a slice and `in` take half the time of find
         and 13 not in frame
     ):
         return frame[6:-2]
