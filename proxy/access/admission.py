@@ -51,19 +51,19 @@ class Admission:
             caller.check_owns_streams()
         return caller
 
-    def admit_generation(self, caller: Caller, idempotent: bool, named: bool, follows: bool, is_here: bool) -> bool:
+    def admit_generation(self, caller: Caller, idempotent: bool, named: bool, follows: bool, at_once: bool) -> bool:
         """Check a generation request against the limits; return whether it may share an upstream call.
 
         `idempotent`: it has an Idempotency-Key; `named`: it has a Stream-Key; `follows`: its client waits for the
-        answer; `is_here`: all of it has come, so that its places are taken at once, and the limits are looked at then.
-        Else call it before the body is read. Raises: Unauthorised, if the request needs an identified caller;
+        answer; `at_once`: its places are taken at once, and the limits are looked at then, unless it shares a call.
+        Else call this before the body is read. Raises: Unauthorised, if the request needs an identified caller;
         Overloaded.
         """
         if idempotent or named or not (follows or self._grants):  # else nobody could fetch the answer later
             caller.check_owns_streams()
         shares = idempotent or (self._shares_bodies and caller.owns_streams)
-        if is_here:
-            return shares
+        if at_once and not shares:
+            return False
         if not shares:  # joining a call that runs already needs no room for another stream
             self._hub.check_room()
         if follows:

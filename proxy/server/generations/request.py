@@ -104,7 +104,8 @@ class GenerationReader:
         options = read_options(request.headers, self._config) if has_options else self._usual
         idempotent, named = options.idempotency_key is not None, options.key is not None
         is_here = request.content.is_eof()
-        shared = self._admission.admit_generation(caller, idempotent, named, not options.respond_async, is_here)
+        at_once = is_here and not options.detached
+        shared = self._admission.admit_generation(caller, idempotent, named, not options.respond_async, at_once)
         target = self._forward.target(route, request)
         body: bytes | LargeBody | None = arrived_body(request, self._body_bytes) if is_here else None
         # One that is looked into, and one that may be sent after its client has left, is held.
