@@ -10,7 +10,8 @@ The path of an event: `upstream` reads it, `stream` appends it and renders it on
 to the clients. It never passes through `server`, which begins streams, attaches followers, and serves everything else.
 
 Packages (we call them rooms) are arranged in numbered layers (floors). A package imports only from lower floors;
-tests/test_floors.py checks this. `settings` beside them has the base class of the configuration's tables.
+tests/test_floors.py checks this. `settings` beside them has the base class of the configuration's tables, `timers` the
+timers for what does not come in time.
 
     7  tools        the command line, the fake Qwen        console     (reserved: pages and scripts for browsers)
     6  server       the HTTP surface: handlers of the README's routes; app.py makes all parts and connects them

@@ -1,12 +1,17 @@
 """Whole answers as streams in either dialect, and what a client makes of what it is sent: to compare modes by."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import orjson
 from hypothesis import strategies as st
 
-from proxy.tools.fake.text import ChatAnswer, NativeAnswer, Stamp, read_chat, read_native
+from proxy.tools.fake.chat import ChatAnswer, read_chat
+from proxy.tools.fake.messages import MessagesAnswer, read_messages
+from proxy.tools.fake.native import NativeAnswer, read_native
+from proxy.tools.fake.responses import ResponseAnswer, read_responses
+from proxy.tools.fake.text import Stamp
 from tests.cuts import messages
 
 STAMP = Stamp("54036480-037a-9e3e-b1fe-50453ba831a1", 1770764906)
@@ -63,6 +68,41 @@ def natives(draw: st.DrawFn, incremental: bool | None = None) -> NativeAnswer:
     return NativeAnswer(read_native(body, draw(st.integers(0, 99)), stream=True, multimodal=in_parts), STAMP)
 
 
+@st.composite
+def responses(draw: st.DrawFn) -> ResponseAnswer:
+    """Draw a response, in either framing."""
+    function, custom = {"type": "function", **_TOOLS[0]["function"]}, {"type": "custom", "name": "note"}  # type: ignore[dict-item]
+    tools = st.lists(st.sampled_from([function, custom, {"type": "web_search"}, {"type": "mcp"}]), max_size=2)
+    body = {
+        "model": "qwen-plus",
+        "input": draw(_words),
+        "stream": True,
+        "reasoning": {"effort": draw(st.sampled_from(["none", "low"]))},
+        "tools": draw(tools),
+        "max_output_tokens": draw(st.integers(1, 40)),
+    }
+    ask = read_responses(body, draw(st.integers(0, 99)))
+    spaced, sparse = draw(st.sampled_from([(False, False), (True, False), (False, True)]))
+    return ResponseAnswer(replace(ask, thinking_budget=20, spaced=spaced, sparse=sparse), STAMP)
+
+
+@st.composite
+def messages_of_blocks(draw: st.DrawFn) -> MessagesAnswer:
+    """Draw a message of Anthropic's."""
+    schema: dict[str, Any] = {"properties": {"place": {}, "days": {}}}
+    own = [{"name": name, "input_schema": schema} for name in ("weather", "time")]
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    body = {
+        "model": "qwen-plus",
+        "messages": [{"role": "user", "content": draw(_words)}],
+        "stream": True,
+        "thinking": {"type": draw(st.sampled_from(["enabled", "disabled"])), "budget_tokens": 20},
+        "tools": draw(st.sampled_from([[], own, [search], [search, *own]])),
+        "max_tokens": draw(st.integers(1, 40)),
+    }
+    return MessagesAnswer(read_messages(body, draw(st.integers(0, 99))), STAMP)
+
+
 def documents(rendered: bytes) -> list[dict[str, Any]]:
     """Return the JSON objects among the events of a body."""
     found = []
@@ -86,6 +126,16 @@ def _choices(document: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
 def texts(document: dict[str, Any]) -> Said:
     """Return what one document says in each channel, read by the plain names of its fields."""
     said: Said = {}
+    event = str(document.get("type"))
+    if event.startswith("response."):
+        if not event.endswith(".delta"):
+            return said
+        name = event.removeprefix("response.").removesuffix(".delta")
+        return {(document["output_index"], "content" if name == "output_text" else name, -1): document["delta"]}
+    if event == "content_block_delta":
+        fields = {"text": "content", "thinking": "thinking", "partial_json": "arguments"}
+        delta = document["delta"].items()
+        return {(document["index"], fields[key], -1): text for key, text in delta if key in fields}
     for index, message in _choices(document):
         for field in ("reasoning_content", "refusal", "content"):
             text = message.get(field)

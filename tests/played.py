@@ -3,7 +3,9 @@
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.messages import MESSAGES
 from proxy.dialects.plain import PLAIN
+from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import COMPLETE
 from proxy.stream.hub import Hub
 from proxy.stream.info import StreamInfo
@@ -21,7 +23,14 @@ from tests.fakes import FakeLoop, FakeSink
 from tests.pumped import HEAD, Reading
 from tests.streams import new_hub
 
-MODES_OF = {CHAT: list(MODES), DASHSCOPE: list(MODES), PLAIN: ["raw", "events", "coalesced", "text"]}
+OF_INCREMENTS = [name for name, mode in MODES.items() if not mode.restates]
+MODES_OF = {
+    CHAT: list(MODES),
+    DASHSCOPE: list(MODES),
+    RESPONSES: OF_INCREMENTS,
+    MESSAGES: OF_INCREMENTS,
+    PLAIN: ["raw", "events", "coalesced", "text"],
+}
 
 
 class Play:

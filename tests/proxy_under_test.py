@@ -25,6 +25,7 @@ from tests.http_client import Answer, Client, request
 from tests.stage import Stage, Turn
 
 CHAT = "/v1/chat/completions"
+RESPONSES = "/v1/responses"
 NATIVE = "/api/v1/services/aigc/text-generation/generation"
 PROMPT = "a prompt nobody else may read"
 
@@ -38,6 +39,11 @@ def chat_body(**more: Any) -> bytes:
 def native_body(**parameters: Any) -> bytes:
     """Return the body of a request for a generation in DashScope's own dialect."""
     return json.dumps({"model": "qwen-max", "input": {"prompt": PROMPT}, "parameters": parameters}).encode()
+
+
+def response_body(**more: Any) -> bytes:
+    """Return the body of a request for a response, streamed."""
+    return json.dumps({"model": "qwen3.7-plus", "input": PROMPT, "stream": True, **more}).encode()
 
 
 class Tee:
@@ -79,6 +85,9 @@ class Tee:
 
     async def generate(self, dialect: str, *headers: str | bytes, fault: str = "") -> Answer:
         """Ask in the dialect of that name."""
+        if dialect == "responses":
+            faults = (f"Fake-Fault: {fault}",) if fault else ()
+            return await self.ask("POST", RESPONSES, *headers, *faults, body=response_body())
         return await (self.native if dialect == "native" else self.chat)(*headers, fault=fault)
 
     async def follow(self, ident: str, query: str = "", *headers: str | bytes) -> Answer:

@@ -184,6 +184,11 @@ class Stage:
         """How many connections were made, in all."""
         return len(self.peers)
 
+    @property
+    def idle(self) -> bool:
+        """Whether every request that came was taken by the test."""
+        return self._inbox.empty()
+
     async def next(self) -> Turn:
         """Return the next request, once its head is there."""
         async with asyncio.timeout(GUARD_S):

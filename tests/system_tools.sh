@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what tests drive besides Python's packages: curl, promtool, Chromium, Node, the JavaScript clients of
-# tests/clients and the older SDKs of tests/contract. The system's ones as root with apt; what can't be installed here
-# is skipped by the tests that need it, by name, and with CI=true they fail.
+# tests/clients (with CI or WITH_CODEX set also the Codex CLI) and the older SDKs of tests/contract. The system's ones as
+# root with apt; what can't be installed here is skipped by the tests that need it, by name, and with CI=true they fail.
 set -u
 cd "$(dirname "$0")" || exit 1
 missing=()
@@ -40,6 +40,12 @@ fi
 if command -v npm >/dev/null && [ ! clients/node_modules/.package-lock.json -nt clients/package-lock.json ]; then
   npm --prefix clients ci --ignore-scripts --loglevel=error >/dev/null ||
     echo "the JavaScript clients can't be installed here" >&2
+fi
+
+# 424 MB, so only where it is asked for.
+if [ -n "${CI:-}${WITH_CODEX:-}" ] && command -v npm >/dev/null &&
+  [ ! clients/codex/node_modules/.package-lock.json -nt clients/codex/package-lock.json ]; then
+  npm --prefix clients/codex ci --ignore-scripts --loglevel=error >/dev/null || echo "the Codex CLI can't be installed here" >&2
 fi
 
 # Two majors of an SDK don't fit into one environment.

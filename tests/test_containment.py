@@ -14,14 +14,19 @@ import pytest
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.messages import MESSAGES
 from proxy.dialects.plain import PLAIN
+from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import COMPLETE, INTERNAL_ERROR
 from proxy.stream.observer import Observers
 from proxy.stream.projections import MODES
 from proxy.tools.fake.qwen import FakeQwen
+from tests import message_events
+from tests.dialects.response_events import message, numbered, response
 from tests.event_loops import until
 from tests.event_streams import FINISH, chunk_frame
 from tests.fakes import FakeSink
+from tests.message_events import Block
 from tests.played import MODES_OF, Play
 from tests.proxy_under_test import teed
 from tests.pumped import Connected
@@ -90,6 +95,10 @@ def bodies(dialect: Dialect) -> list[bytes]:
             b'data:{"output":{"choices":[{"message":{"role":"assistant","content":"%b"},"finish_reason":"%b"}]}}\n\n'
         )
         return [output % (text.encode(), end.encode()) for text, end in zip(said, ends, strict=True)]
+    if dialect is RESPONSES:
+        return numbered(response(message(0, words)), by_dashscope=True)
+    if dialect is MESSAGES:
+        return message_events.message([Block("text", tuple(words))])
     if dialect is PLAIN:
         return [b"data: %b\n\n" % word.encode() for word in words]
     return [*map(chunk_frame, words), FINISH, b"data: [DONE]\n\n"]
@@ -100,7 +109,7 @@ def in_pieces(body: list[bytes]) -> list[bytes]:
     return [piece for n, one in enumerate(body) for piece in ([one[:7], one[7:]] if n % 3 == 0 else [one])]
 
 
-dialects = pytest.mark.parametrize("dialect", [CHAT, DASHSCOPE, PLAIN], ids=lambda one: one.name)
+dialects = pytest.mark.parametrize("dialect", [CHAT, DASHSCOPE, RESPONSES, MESSAGES, PLAIN], ids=lambda one: one.name)
 
 
 @contextmanager
@@ -126,9 +135,9 @@ def each_call(run: Callable[[Faults], None]) -> None:
 
 def failing(dialect: Dialect, faults: Faults) -> Dialect:
     """Return a dialect whose readers of frames and of documents fail."""
-    frames: Any = Faulty(dialect.frames, faults, "error_frame")
+    frames: Any = Faulty(dialect.frames, faults)
     reader = dialect.frames.reader
-    frames.reader = lambda: Faulty(reader(), faults, "note", "ordinary")
+    frames.reader = lambda: Faulty(reader(), faults, "note", "ordinary", "error_frame")
     return dialect._replace(frames=frames)
 
 

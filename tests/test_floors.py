@@ -26,7 +26,7 @@ FLOORS = {
     "tools": 7,
     "console": 7,
 }
-GROUND = {"settings"}
+GROUND = {"settings", "timers"}
 """The package's own modules, which any floor may import."""
 
 _IO = {"asyncio", "time", "logging", "aiohttp", "redis", "socket", "threading"}
@@ -39,12 +39,12 @@ SETTINGS = ("settings", "config")
 """The modules that read the configuration: what they hold reaches the engine as plain values."""
 
 OPEN = {
-    "allowed_paths", "credentials", "dialect", "error_codes", "failure", "increment", "presets", "refusal",
+    "allowed_paths", "dialect", "error_codes", "failure", "increment", "presets", "refusal",
     "route", "table",
 }  # fmt: skip
 """The modules of `dialects` that are of no API: all that the rooms above may import."""
 
-API_NAMES = ("openai", "dashscope")
+API_NAMES = ("openai", "dashscope", "anthropic")
 
 KNOT = {"stream", "subscription", "rank", "cohort"}
 """The one circle of imports, which stream/cohort.py explains: types only, never run."""

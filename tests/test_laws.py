@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.messages import MESSAGES
+from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import (
     CANCELLED,
     CAPABILITY_EXPIRED,
@@ -37,7 +39,7 @@ from tests.cuts import NOT_RECORDED, Message, cuts, messages, recorded
 from tests.fakes import FakeSink, FakeWriter
 from tests.streams import EPOCH, follow, new_stream
 
-DIALECTS: list[Dialect] = [CHAT, DASHSCOPE]
+DIALECTS: list[Dialect] = [CHAT, DASHSCOPE, RESPONSES, MESSAGES]
 MODES = ["raw", "events"]
 LIMIT = 1 << 20
 DONE = b"data: [DONE]\n\n"
@@ -136,18 +138,23 @@ def assert_is_error(words: bytes, dialect: Dialect, code: str, seq: int) -> None
     """Assert that these are the last words of a failed stream in a mode that can say so, and nothing else."""
     [said] = messages(words)
     assert words.endswith(b"\n\n")
-    assert dialect.name == "openai" or words.startswith(b"event:error\n")
+    assert dialect is not DASHSCOPE or words.startswith(b"event:error\n")
     assert_says_error(said, dialect, code)
     assert said.id == EPOCH + b"-%d" % seq
 
 
 def assert_says_error(said: Message, dialect: Dialect, code: str) -> None:
     told = json.loads(said.data)
-    if dialect.name == "openai":
+    if dialect is RESPONSES:
+        assert said.type == b"response.failed"
+        told = told["response"]["error"]
+        code = "invalid_prompt" if code == "cancelled" else code
+    elif dialect is CHAT:
         told = told["error"]
         assert told["type"] == "stream_error"
     else:
         assert said.type == b"error"
+        told = told["error"] if dialect is MESSAGES else told
     assert told["code"] == code
     assert isinstance(told["message"], str)
 
@@ -159,7 +166,7 @@ def assert_ended(follower: "Follower", ever: list[bytes], ending: Ending, tail: 
     if follower.mode == "raw":
         assert sink.received == had + tail
         assert sink.ended == ("closed" if ending.clean else "aborted")
-    elif ending.clean or ending.reason == "drained":
+    elif ending.clean:
         assert (sink.received, sink.ended) == (had, "closed")
     else:
         assert sink.received.startswith(had)

@@ -17,18 +17,23 @@ from hypothesis import strategies as st
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.messages import MESSAGES
+from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import CANCELLED, CAPABILITY_EXPIRED, COMPLETE, DRAINED, ENDINGS, Ending
-from proxy.stream.projections import MODES, Coalesced, Cumulative, Projection, Span, View
+from proxy.stream.projections import MODES, Coalesced, Cumulative, Heartbeat, Projection, Span, View
 from proxy.stream.stream import Stream
-from proxy.stream.subscription import HEARTBEAT, Subscription
+from proxy.stream.subscription import Subscription
 from proxy.stream.websocket import NOT_IN_EVENTS
-from proxy.tools.fake.text import ChatAnswer, NativeAnswer
+from proxy.tools.fake.chat import ChatAnswer
+from proxy.tools.fake.messages import MessagesAnswer
+from proxy.tools.fake.native import NativeAnswer
+from proxy.tools.fake.responses import ResponseAnswer
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.pump import Pump
 from proxy.wire.errors import Garbled, IdleTimeout, OffsetGone, Truncated, UpstreamError
 from proxy.wire.sse import Splitter
 from proxy.wire.websocket import TEXT
-from tests.answers import Said, chats, joined, latest, made_cumulative, natives
+from tests.answers import Said, chats, joined, latest, made_cumulative, messages_of_blocks, natives, responses
 from tests.cuts import messages
 from tests.fakes import FakeLoop, FakeSink
 from tests.frames import heard
@@ -69,11 +74,13 @@ class Body:
 
 @st.composite
 def bodies(draw: st.DrawFn) -> Body:
-    """Draw an answer in either dialect, incremental or cumulative; other frames may be in it, or an error last."""
-    native = draw(st.booleans())
-    answer: NativeAnswer | ChatAnswer = draw(natives()) if native else draw(chats())
+    """Draw an answer in any dialect, incremental or cumulative; other frames may be in it, or an error last."""
+    dialect = draw(st.sampled_from([CHAT, NATIVE, RESPONSES, MESSAGES]))
+    native = dialect is NATIVE
+    drawn: Any = {CHAT: chats, NATIVE: natives, RESPONSES: responses, MESSAGES: messages_of_blocks}[dialect]
+    answer: NativeAnswer | ChatAnswer | ResponseAnswer | MessagesAnswer = draw(drawn())
     frames = list(answer.frames())
-    respelled = not native and draw(st.booleans())
+    respelled = dialect is CHAT and draw(st.booleans())
     if respelled:
         frames = made_cumulative(frames)
     for place, frame in draw(st.lists(st.tuples(st.integers(0, 60), st.sampled_from(INTRUDERS)), max_size=2)):
@@ -81,7 +88,7 @@ def bodies(draw: st.DrawFn) -> Body:
     if draw(st.integers(0, 7)) == 0:
         frames[draw(st.integers(0, len(frames))) :] = [FLAT if native else draw(st.sampled_from(REPORTED))]
     cumulative = isinstance(answer, NativeAnswer) and not answer.ask.incremental
-    return Body(NATIVE if native else CHAT, frames, plain=not respelled, cumulative=cumulative)
+    return Body(dialect, frames, plain=not respelled, cumulative=cumulative)
 
 
 # What happens
@@ -124,7 +131,7 @@ class SpanSink(FakeSink):
         self.beats = 0
 
     def write(self, span: Span) -> bool:
-        if span is HEARTBEAT:
+        if isinstance(span, Heartbeat):
             assert self.ended is None, "a heartbeat after the end"
             self.beats += not self.clogged
             return not self.clogged
@@ -215,6 +222,8 @@ class Play:
             self.pump.ended(b"", 1 + self.loop.now, why)
 
     def join(self, view: View, where: float, clogged: bool) -> None:
+        if MODES[view.mode].restates and not self.body.dialect.documents.states:
+            view = view._replace(mode="events" if not view.flush_ms else "coalesced")
         log = self.stream.log
         offset = log.start + round(where * (log.end - log.start))
         self.attach(view, offset, SpanSink(clogged=clogged), offset, b"")
@@ -335,8 +344,10 @@ class Play:
         sink, mode = follower.sink, follower.view.mode
         assert sink.received.startswith(had)
         words = sink.received[len(had) :]
-        unrecognised = ending.reason == "upstream_error" and self.body.dialect is CHAT and self.body.frames[-1] == FLAT
-        loud = unrecognised or not (ending.clean or ending.reason == "drained")
+        unknown = {CHAT: [FLAT], RESPONSES: REPORTED, MESSAGES: REPORTED[:1]}
+        forms = unknown.get(self.body.dialect, [])  # that its clients don't know
+        unrecognised = ending.reason == "upstream_error" and self.body.frames[-1] in forms
+        loud = unrecognised or not ending.clean
         if follower.view.websocket:
             *told, (_, closed) = heard(words)
             assert closed == (ending.close_code, ending.reason)
@@ -360,7 +371,9 @@ class Play:
         if mode != "text" and loud:
             [said] = messages(words)
             document = json.loads(said.data)
-            assert (document.get("error") or document)["code"] == ending.reason
+            document = document.get("response") or document
+            code = (document.get("error") or document)["code"]
+            assert code == ending.reason or (self.body.dialect is RESPONSES and code == "invalid_prompt")
 
     def tail(self, ending: Ending, seq: int) -> bytes:
         """Return what raw has behind the last frame: the tail, if it has come so far."""
@@ -374,7 +387,9 @@ class Play:
         view, end = follower.view, self.stream.log.end
         body, final = follower.kept + follower.body, self.body.said(end)
         if view.mode == "text":
-            said, final = {(0, "content", -1): body.decode()}, {(0, "content", -1): final.get((0, "content", -1), "")}
+            parts = [text for (part, name, _), text in sorted(final.items()) if name == "content"
+                     and (part == 0 or not self.body.dialect.documents.states)]  # fmt: skip
+            said, final = {(0, "content", -1): body.decode()}, {(0, "content", -1): "".join(parts)}
         elif view.mode == "cumulative" or (self.body.cumulative and view.mode in ("raw", "events")):
             said = latest(body)
         else:

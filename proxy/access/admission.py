@@ -42,11 +42,15 @@ class Admission:
         self._shares_bodies = shares_bodies
 
     def admit(self, request: web.BaseRequest, needs: Needs) -> Caller:
-        """Return the caller of a request. Raises: Unauthorised, MissingRight."""
+        """Return the caller of a request. Raises: Unauthorised, MissingRight, Drained.
+
+        While the process drains nothing new is sent upstream; streams that run can still be followed and cancelled.
+        """
         caller = self._callers.caller(request.headers)
         if needs is Needs.ASKING:
             if not caller.may_ask:
                 caller.check_may_ask()
+            self._hub.check_draining()
         elif needs is Needs.OWNING:
             caller.check_owns_streams()
         return caller

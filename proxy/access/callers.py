@@ -13,7 +13,7 @@ from typing import NamedTuple
 from multidict import MultiMapping, istr
 
 from proxy.access.capabilities import Capabilities
-from proxy.dialects.credentials import KEY_HEADERS, shown_key
+from proxy.dialects.route import KEY_HEADERS, shown_key
 from proxy.wire.errors import MissingRight, RequestError, Unauthorised
 
 _OTHERS = "streams are told apart by it. Send one, or set auth.anonymous in the configuration of the proxy"
@@ -74,13 +74,18 @@ class Callers:
         further headers that hold keys.
         """
         self._capabilities = capabilities
-        self._digests = None if digests is None else [bytes.fromhex(digest) for digest in digests]
+        self._digests = _read(digests)
         self._shares_anonymous = shares_anonymous
         names = {name.lower(): istr(name) for name in (*KEY_HEADERS, *key_headers)}
         self._names = tuple(names.values())
         self._listed = f"{', '.join(self._names[:-1])} or {self._names[-1]}"
         self._secret = token_bytes(16)  # so that a caller's digest has no meaning outside this process
         self._of = functools.lru_cache(maxsize=4096)(self._caller)
+
+    def accept(self, digests: Sequence[str] | None) -> None:
+        """Accept the keys with these digests from now on, and no others; None: all. Callers keep their streams."""
+        self._digests = _read(digests)
+        self._of.cache_clear()
 
     def caller(self, headers: MultiMapping[str]) -> Caller:
         """Return who sent a request with these headers."""
@@ -122,6 +127,10 @@ class Callers:
         for key in map(_encoded, keys):
             digest.update(b"%d:%b" % (len(key), key))
         return digest.digest()
+
+
+def _read(digests: Sequence[str] | None) -> list[bytes] | None:
+    return None if digests is None else [bytes.fromhex(digest) for digest in digests]
 
 
 def _distinct(shown: tuple[str, ...]) -> list[str]:

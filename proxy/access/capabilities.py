@@ -33,6 +33,10 @@ class Capabilities:
 
     def __init__(self, secrets: Sequence[str]) -> None:
         """The first secret signs; a token signed with any of them is accepted."""
+        self.use(secrets)
+
+    def use(self, secrets: Sequence[str]) -> None:
+        """Sign and verify with these secrets from now on."""
         self._secrets = [secret.encode() for secret in secrets]
 
     def __bool__(self) -> bool:

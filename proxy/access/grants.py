@@ -39,6 +39,10 @@ class Grants:
     def __bool__(self) -> bool:
         return bool(self._capabilities)
 
+    def use(self, secrets: Sequence[str]) -> None:
+        """Sign and verify tokens with these secrets from now on."""
+        self._capabilities.use(secrets)
+
     def follow_url(self, ident: str) -> str:
         """Return a URL with a new token, with which anybody can follow the stream and read its `/info`."""
         capability = Capability(ident, (READ, INFO), int(time.time()) + self.ttl_s)

@@ -20,6 +20,11 @@ class AuthConfig(Table):
     keys: tuple[str, ...] = ()
     anonymous: Literal["auto", "none", "shared"] = "auto"
 
+    @property
+    def accepted(self) -> tuple[str, ...] | None:
+        """The digests of the keys that are accepted; None: every key is."""
+        return self.keys if self.mode == "keys" else None
+
     @field_validator("keys")
     @classmethod
     def _are_digests(cls, keys: tuple[str, ...]) -> tuple[str, ...]:

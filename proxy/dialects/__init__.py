@@ -11,10 +11,12 @@ Read in this order:
 * `chat`: OpenAI's chat completions, which Qwen's compatible mode implements
 * `choices`, `delta`: responses that consist of choices, as those of both of Qwen's APIs do
 * `dashscope`: DashScope's native API
+* `responses`, `response_documents`: OpenAI's Responses, which Qwen's compatible mode implements, too
+* `messages`: Anthropic's Messages: events with types; `blocks`: messages that consist of content blocks, as these do
 * `reader`: what the readers of the dialects have in common
 * `generated`, `failure`: find generated text and errors in any JSON that upstreams send
-* `plain`: event streams of any other kind; `error_shape`: the format of errors that it shares with `chat`
-* `route`: a path prefix, its API, and the path it stands for upstream; `credentials`: the headers that carry API keys
+* `plain`: event streams of any other kind
+* `route`: a path prefix, its API, and the path it stands for upstream; and the headers that carry API keys
 * `allowed_paths`: which requests may be sent with the proxy's own key; `presets`: the names of Qwen's hosts
 * `refusal`, `error_codes`: what an upstream's error response says, and what Qwen's error codes mean
 """

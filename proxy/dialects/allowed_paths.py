@@ -1,5 +1,7 @@
 """Which requests may be sent with the proxy's own upstream key: only those that the table of APIs lists.
 
+And of their bodies, those that refer to no file.
+
 The key gives access to more: to files, batches and tasks, whose owners the proxy doesn't know; to deployments; and to
 temporary keys that work without the proxy.
 """
@@ -8,10 +10,15 @@ import re
 from collections.abc import Iterable
 
 from proxy.dialects import table
-from proxy.wire.errors import PathNotAllowed
+from proxy.wire.errors import FileNotAllowed, PathNotAllowed
 
 # No escapes, no empty segments or dot segments, no path parameters: servers may interpret these differently.
 SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._~:@+,=-]+"
+_FILES = "/v1/files"
+# A text that begins so: a system message, by which some models read a file of the key's account. Not what is quoted
+# within a text, where the quotation mark is escaped.
+_FILE = re.compile(rb"""(?<!\\)"(?:\s|\\[nrt])*fileid:(?:\\?/){2}""", re.IGNORECASE)
+_ESCAPED = re.compile(rb"\\u00(2[fF]|3[aA]|[46][0-9A-Fa-f]|[57][0-9aA])")  # letters, the colon, the slash
 
 
 class AllowedPaths:
@@ -23,6 +30,7 @@ class AllowedPaths:
 
     def __init__(self, added: Iterable[str]) -> None:
         self._always = _any(added)
+        self._lends_files = bool(self._always.fullmatch(f"{_FILES}/a") or self._always.fullmatch(_FILES))
         self._by_method = {method: _any(paths) for method, paths in table.lent().items()}
 
     def check(self, method: str, path: str) -> None:
@@ -32,6 +40,18 @@ class AllowedPaths:
             raise PathNotAllowed(
                 f"{method} {path[:100]} may not be requested with the key of this proxy; the setting upstream.paths"
                 " can allow it, unless the path has escapes, empty segments or dot segments"
+            )
+
+    def check_body(self, body: bytes) -> None:
+        """Check a body, or a part of it. Raises: FileNotAllowed, if it refers to a file and files are not allowed."""
+        if self._lends_files:
+            return
+        if b"\\u00" in body:
+            body = _ESCAPED.sub(lambda escape: bytes.fromhex(escape[1].decode()), body)
+        if _FILE.search(body):
+            raise FileNotAllowed(
+                "a file may not be referred to (fileid://) with the key of this proxy, which can't tell whose it is;"
+                f" the setting upstream.paths can allow it, with {_FILES}/"
             )
 
 

@@ -2,19 +2,31 @@
 
 from typing import Any
 
+import orjson
+
 from proxy.dialects.choices import ChoiceDocuments
 from proxy.dialects.delta import Delta, json_object, record
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
-from proxy.dialects.error_shape import error_body, error_data
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.generated import generated
 from proxy.dialects.reader import LearningReader
-from proxy.wire.errors import ProxyError
+from proxy.wire.errors import ProxyError, RequestError
 from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import Members, members
 from proxy.wire.sse import fields, payload
 
 _DONE = b"[DONE]"
+
+
+def error_body(error: ProxyError) -> dict[str, Any]:
+    """Return the JSON body of an error response, in the format that OpenAI's clients read."""
+    kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
+    return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
+
+
+def error_data(message: str, code: str) -> bytes:
+    """Return the data of the event that ends a failed stream."""
+    return orjson.dumps({"error": {"message": message, "type": "stream_error", "code": code}})
 
 
 class ChatRequests:
@@ -70,6 +82,9 @@ class ChatReader(LearningReader):
             self._take_usage(usage)
             self.brought = True
         return self._note_choices(frame, choices) if choices and type(choices) is list else None
+
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        return b"data: %b\nid: %b\n\n" % (error_data(message, code), ident)
 
     def _note_fields(self, frame: bytes, data: bytes | None) -> bool:
         """Check a frame's fields besides its data; return whether the event is named error."""
@@ -127,9 +142,6 @@ class ChatFrames:
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         return error_body(error)
-
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        return b"data: %b\nid: %b\n\n" % (error_data(message, code), ident)
 
 
 class ChatDocuments(ChoiceDocuments):

@@ -107,6 +107,11 @@ class DashScopeReader(LearningReader):
             self._take_usage(usage)
         return self._note_output(frame, output) if isinstance(output, dict) else None
 
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        # No space after "event:": the DashScope SDK crashes on one. It reads the status from a line of its own.
+        error = {"code": code, "message": message, "request_id": ""}
+        return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (orjson.dumps(error), ident)
+
     def _note_output(self, frame: bytes, output: dict[str, Any]) -> TextKind | None:
         self.brought = self.brought or bool(output)
         self._done = _is_finished(output)
@@ -144,11 +149,6 @@ class DashScopeFrames:
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         return {"code": error.code, "message": error.message, "request_id": ""}
-
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        # No space after "event:": the DashScope SDK crashes on one. It reads the status from a line of its own.
-        error = {"code": code, "message": message, "request_id": ""}
-        return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (orjson.dumps(error), ident)
 
 
 class DashScopeDocuments(ChoiceDocuments):

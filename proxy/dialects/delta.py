@@ -3,6 +3,8 @@
 Knows no frames and no earlier increments. Fields that it does not know by name stay unchanged.
 """
 
+import re
+from base64 import b64decode, b64encode
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +21,7 @@ _UNSAID = (None, "", "null")  # DashScope writes the string "null" for an unfini
 _LOGPROBS = "logprobs."
 _MARKS = (Kind.MARK, Kind.END)
 _BESIDE = frozenset(["index", "logprobs"])
+_PADDED = re.compile(r"[^=]+=*")  # base64 up to the end of its padding (RFC 4648 section 3.2)
 
 
 @lru_cache(maxsize=1024)
@@ -151,6 +154,7 @@ class Delta:
         elif name == "finish_reason":
             self.choice[name] = text
         elif name == "audio":
+            text = joined_base64(text) if where.kind is Kind.DATA else text
             self.message[name] = record(self.message.get(name)) | {field: text}
         elif name == "content":
             self._put_content(text)
@@ -245,6 +249,16 @@ def _joined(content: Any) -> str | None:
     if isinstance(content, list) and (not content or any(map(_is_text, content))):
         return "".join([part.get("text") or "" for part in content if _is_text(part)])
     return None
+
+
+def joined_base64(pieces: str) -> str:
+    """Return data in base64 that came in pieces, each encoded by itself, as one text that can be decoded."""
+    if "=" not in pieces.rstrip("="):
+        return pieces
+    try:
+        return b64encode(b"".join([b64decode(piece, validate=True) for piece in _PADDED.findall(pieces)])).decode()
+    except ValueError:  # not in base64
+        return pieces
 
 
 def json_object(data: bytes, *, exactly: bool = False) -> dict[str, Any]:

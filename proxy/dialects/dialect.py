@@ -22,12 +22,20 @@ class TextKind(Enum):
 
 
 class Usage(NamedTuple):
-    """Token counts as the upstream states them."""
+    """Token counts, and a count of calls, as the upstream states them."""
 
     prompt: int = 0
     completion: int = 0
     reasoning: int = 0
     cached: int = 0
+    cache_written: int = 0
+    audio: int = 0  # of the prompt and of the completion
+    image: int = 0  # likewise
+    tool_calls: int = 0  # calls of tools that the upstream itself runs, such as web search; these are no tokens
+
+
+TOKEN_KINDS = Usage._fields[:-1]
+"""The fields of Usage that count tokens."""
 
 
 class Requests(Protocol):
@@ -81,6 +89,14 @@ class Reader(Protocol):
     """The stream has had content that the dialect defines, apart from its final event."""
 
     @property
+    def heartbeat(self) -> bytes:
+        """What may be sent to a follower between two frames now, to show that its connection is alive.
+
+        Either a comment of one line, which becomes a part of the next block, or a complete block with data: after an
+        id, openai-python raises JSONDecodeError on a block without data.
+        """
+
+    @property
     def usage(self) -> Usage | None:
         """The latest usage that the stream reported."""
 
@@ -100,9 +116,12 @@ class Reader(Protocol):
         None for frames without text: role chunks, empty deltas, usage, comments.
         """
 
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        """Return the frame that ends this stream as failed, for its followers; `ident` is the last frame's id."""
+
 
 class Frames(Protocol):
-    """Reads an API's frames, and writes the proxy's own errors in the API's format."""
+    """Reads an API's frames, and writes the proxy's own error responses in the API's format."""
 
     has_text: bool
     """Whether frames can carry generated text at all."""
@@ -115,9 +134,6 @@ class Frames(Protocol):
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         """Return the JSON body of an error response."""
-
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        """Return the frame that ends a failed stream; `ident` is the last frame's id."""
 
 
 class Documents(Protocol):
@@ -135,6 +151,46 @@ class Documents(Protocol):
         """Return whether the texts of a channel are content, which mode text sends."""
 
 
+class Background(NamedTuple):
+    """A request for a response in the background, as it is sent upstream."""
+
+    body: bytes
+    """It requests the same response in the foreground, as a stream."""
+    streams: bool
+    """Whether its client asked for the events, too; otherwise for the object alone, which it will fetch later."""
+
+
+class Objects(Protocol):
+    """The responses of an API as objects: each has an id, by which clients fetch it, resume it and continue it."""
+
+    def background(self, body: bytes) -> Background | None:
+        """Return what to send upstream for a request in the background; None, if it is none, or can't be rewritten."""
+
+    def continued(self, body: bytes) -> list[str]:
+        """Return the ids of what a request continues: of an earlier response, or a conversation."""
+
+    def ident(self, reader: Reader) -> str | None:
+        """Return the id that the upstream gave the response; None before it is known."""
+
+    def ident_of(self, document: bytes) -> str | None:
+        """Return the id in a response that is no stream; None, if it is no such object."""
+
+    def seen(self, reader: Reader) -> bytes | None:
+        """Return the object as the upstream sent it last, unchanged; None before the first time."""
+
+    def begun(self, ident: str, model: str | None, created_at: int) -> bytes:
+        """Return the object of a response of which the upstream has said nothing yet; `created_at` in Unix seconds."""
+
+    def ended(self, document: bytes, reader: Reader, code: str, message: str) -> bytes:
+        """Return the object of a response that has failed or was cancelled; `document` is what is known of it."""
+
+    def deleted(self, ident: str) -> bytes:
+        """Return the response to a request that deletes an object."""
+
+    def number(self, frame: bytes) -> int | None:
+        """Return the number in a frame by which clients resume; None, if it has none."""
+
+
 class Dialect(NamedTuple):
     """One API: how its requests and its responses are read and written."""
 
@@ -142,6 +198,8 @@ class Dialect(NamedTuple):
     requests: Requests
     frames: Frames
     documents: Documents
+    objects: Objects | None = None
+    """None: its responses are not stored, or have no ids to fetch them by."""
 
 
 def model_of(body: bytes) -> str | None:

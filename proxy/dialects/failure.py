@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from proxy.dialects.delta import json_object
+from proxy.dialects.error_codes import STATUSES_OF_TYPES
 from proxy.wire.sse import BOM, fields
 
 _STATUS = re.compile(rb"^(?::HTTP_STATUS/|status: ?)([1-5][0-9]{2})\s*$", re.MULTILINE)
@@ -65,7 +66,7 @@ def failure(frame: bytes, data: bytes, told: dict[str, Any], *, named: bool) -> 
     return Failure(
         (message or "no reason was given")[:_LONGEST],
         code or _first(_texts((inner, told), ("type",))),
-        stated_status(frame) or _first(filter(None, map(_status, codes))),
+        stated_status(frame) or _first(filter(None, map(_status, codes))) or _status_of_type(told, inner),
         data if told else None,
     )
 
@@ -149,6 +150,11 @@ def stated_status(frame: bytes) -> int | None:
     """Return the status of an error that a frame has beside its data, as DashScope's frames do."""
     stated = _STATUS.search(frame)
     return int(stated[1]) if stated and stated[1] >= b"400" else None
+
+
+def _status_of_type(told: dict[str, Any], inner: dict[str, Any]) -> int | None:
+    """Return the status of an error in Anthropic's format, where its type stands for it."""
+    return STATUSES_OF_TYPES.get(str(inner.get("type"))) if told.get("type") == "error" else None
 
 
 def _status(code: Any) -> int | None:

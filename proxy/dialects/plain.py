@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from proxy.dialects.chat import ChatDocuments
+from proxy.dialects.chat import ChatDocuments, error_body, error_data
 from proxy.dialects.dialect import Dialect, Reader, TextKind
-from proxy.dialects.error_shape import error_body, error_data
 from proxy.dialects.reader import LearningReader
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
@@ -22,6 +21,10 @@ class PlainReader(LearningReader):
     def note(self, frame: bytes) -> TextKind | None:
         self.brought = True
         return None
+
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        # With a type of its own, so that listeners for messages don't get it.
+        return b"event: error\ndata: %b\nid: %b\n\n" % (error_data(message, code), ident)
 
 
 class PlainRequests:
@@ -47,7 +50,7 @@ class PlainRequests:
 
 
 class PlainFrames:
-    """Frames of which nothing is known. Errors have a type of their own, so listeners for messages don't get them."""
+    """Frames of which nothing is known."""
 
     has_text = False
 
@@ -59,9 +62,6 @@ class PlainFrames:
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         return error_body(error)
-
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        return b"event: error\ndata: %b\nid: %b\n\n" % (error_data(message, code), ident)
 
 
 class PlainDocuments(ChatDocuments):

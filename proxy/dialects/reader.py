@@ -11,6 +11,7 @@ import orjson
 
 from proxy.dialects.dialect import Usage, count
 from proxy.dialects.failure import Failure
+from proxy.wire.sse import COMMENT
 
 _ZEROS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))  # every digit becomes 0
 _NEVER = b"\0\0"  # no frame ends with this
@@ -49,14 +50,14 @@ class LearningReader:
         self.brought = False  # content that the dialect defines has come, apart from the final event
         self._finished: dict[int, bool] = {}  # by choice
         self._counted: Usage | None = None
-        self._uncounted: bytes | None = None  # the latest ordinary frame, if its usage has not been read yet
+        self._uncounted: bytes | None = None  # the latest ordinary frame, if its numbers have not been read yet
         # An ordinary frame is this head, the text, and this tail, which begins with the quote that ends the text.
         self._head = self._tail = _NEVER
         self._start = _NOWHERE  # where to look for that quote: the text has at least one byte
         # If frames differ in numbers, too (an id, a usage that grows): head and tail with every digit replaced by 0.
         self._numbered = False
         self._zeroed_head = self._zeroed_tail = _NEVER
-        self._fixed = b""  # the index of the choice, the only number that must not differ
+        self._fixed = b""  # the index of the choice or item, the only number that must not differ
 
     @property
     def finished(self) -> bool:
@@ -64,12 +65,21 @@ class LearningReader:
         return bool(self._finished) and all(self._finished.values())
 
     @property
+    def heartbeat(self) -> bytes:
+        """A comment, unless the clients of an API need more than that."""
+        return COMMENT
+
+    @property
     def usage(self) -> Usage | None:
         """The latest usage that the stream reported."""
+        self._catch_up()
+        return self._counted
+
+    def _catch_up(self) -> None:
+        """Read the numbers of the latest ordinary frame, if they have not been read yet."""
         frame, self._uncounted = self._uncounted, None
         if frame is not None:
             self._recount(frame)
-        return self._counted
 
     def ordinary(self, frame: bytes) -> bool:
         """Return, without parsing, whether a frame adds only generated text; False when in doubt.
@@ -99,8 +109,11 @@ class LearningReader:
             self._uncounted = frame
         return True
 
-    def _learn(self, frame: bytes, key: str, text: str, index: int) -> None:
-        """Learn from a frame what surrounds the text of ordinary frames; its text is under `key`, of choice `index`."""
+    def _learn(self, frame: bytes, key: str, text: str, index: int, named: bytes = b"index") -> None:
+        """Learn from a frame what surrounds the text of ordinary frames; its text is under `key`.
+
+        `index` is the number of the choice or item that it belongs to, which the frame has under the key `named`.
+        """
         start, end = _place(frame, key, text)
         if not start or not frame.endswith(b"\n\n") or 13 in frame:
             return
@@ -114,8 +127,8 @@ class LearningReader:
         if self._numbered:
             self._zeroed_head, self._zeroed_tail = zeroed
             self._start = _NOWHERE
-            fixed = b'"index":%d' % index
-            self._fixed = fixed if fixed in frame else b""
+            spelled = (b'"%b":%d' % (named, index), b'"%b": %d' % (named, index))
+            self._fixed = next((fixed for fixed in spelled if fixed in frame), b"")
 
     def _take_usage(self, stated: Any) -> None:
         """Record a usage; one that consists of zeros does not replace another."""
@@ -124,7 +137,7 @@ class LearningReader:
             self._counted, self._uncounted = usage, None
 
     def _recount(self, frame: bytes) -> None:
-        """Read and record the usage in a frame."""
+        """Read and record the numbers in an ordinary frame: its usage, where every frame states one."""
         raise NotImplementedError
 
     def _finish(self, index: int, reason: Any) -> None:
@@ -155,19 +168,28 @@ def read_usage(stated: Any) -> Usage | None:
         counts = [usage for usage in map(read_usage, models) if usage is not None]
         if counts:
             return Usage(*map(sum, zip(*counts, strict=True)))
+    read = stated.get("prompt_tokens_details") or stated.get("input_tokens_details")
+    made = stated.get("completion_tokens_details") or stated.get("output_tokens_details")
+    written = "cache_creation_input_tokens"
     return Usage(
         count(stated, "prompt_tokens") or count(stated, "input_tokens"),
         count(stated, "completion_tokens") or count(stated, "output_tokens"),
-        _detail(stated, "completion_tokens_details", "output_tokens_details", "reasoning_tokens"),
-        _detail(stated, "prompt_tokens_details", "input_tokens_details", "cached_tokens")
-        or count(stated, "cached_tokens"),
+        count(made, "reasoning_tokens") or count(made, "thinking_tokens"),
+        count(read, "cached_tokens") or count(stated, "cached_tokens") or count(stated, "cache_read_input_tokens"),
+        count(read, written) or count(stated, written),
+        count(read, "audio_tokens") + count(made, "audio_tokens") or count(stated, "audio_tokens"),
+        count(read, "image_tokens") + count(made, "image_tokens") or count(stated, "image_tokens"),
+        _tool_calls(stated),
     )
 
 
-def _detail(stated: dict[str, Any], name: str, other: str, part: str) -> int:
-    """Return the number `part` of the object under either name; 0 if it is missing."""
-    details = stated.get(name) or stated.get(other)
-    return count(details, part) if details else 0
+def _tool_calls(stated: dict[str, Any]) -> int:
+    """Return the number of tool calls: `x_tools` of Responses and `plugins` of the native API name each tool."""
+    tools = stated.get("x_tools") or stated.get("plugins")
+    if isinstance(tools, dict):
+        return sum(count(tool, "count") for tool in tools.values())
+    requests = stated.get("server_tool_use")  # of Messages: {"web_search_requests": 1}
+    return sum(count(requests, name) for name in requests) if isinstance(requests, dict) else 0
 
 
 def _place(frame: bytes, key: str, text: str) -> tuple[int, int]:

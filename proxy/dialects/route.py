@@ -1,16 +1,22 @@
-"""A path prefix that is served, and the request targets it stands for upstream."""
+"""A path prefix that is served, the request targets it stands for upstream, and the headers that carry API keys.
+
+The values of these headers are secrets: they identify callers, and are never sent to an upstream that is given the
+proxy's own key.
+"""
 
 import functools
 import re
 from dataclasses import dataclass
 
-from proxy.dialects.credentials import AUTHORIZATION
 from proxy.dialects.dialect import Dialect
 from proxy.wire.errors import BadRequest
 from proxy.wire.http import RawHeaders, origin_form
 
 # Also between characters that only some servers treat as the limits of a segment.
 _DOT_SEGMENT = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:/|%2f|\\|%5c|;|%3b|#|%23|%3f|$)", re.IGNORECASE)
+
+AUTHORIZATION = "Authorization"
+KEY_HEADERS = (AUTHORIZATION, "x-api-key", "api-key")
 
 
 @dataclass(frozen=True, eq=False)  # the cache compares it by identity, which takes 1 us less than by its fields
@@ -42,3 +48,14 @@ class Route:
         if not path.startswith(self.prefix) or _DOT_SEGMENT.search(path):
             raise BadRequest(f"the request target has dot segments or is not below {self.prefix}; neither is allowed")
         return (self.upstream_prefix + raw[len(self.prefix) :]).encode("utf-8", "surrogateescape")
+
+
+def key_header(name: str, key: str) -> tuple[bytes, bytes]:
+    """Return a header with a key: with the scheme Bearer (RFC 6750) in Authorization, the bare key in others."""
+    return name.encode(), (f"Bearer {key}" if name.lower() == AUTHORIZATION.lower() else key).encode()
+
+
+def shown_key(value: str) -> str:
+    """Return the key in the value of such a header, without `Bearer`; any other scheme counts as a part of the key."""
+    scheme, _, key = value.strip().partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else value.strip()

@@ -4,13 +4,16 @@ All rooms above get the prefixes, paths and headers of APIs from this table, and
 Source: Alibaba Cloud Model Studio's API references.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.messages import MESSAGES
 from proxy.dialects.plain import PLAIN
-from proxy.dialects.route import Route
+from proxy.dialects.responses import RESPONSES
+from proxy.dialects.route import AUTHORIZATION, Route
 
 OWN = CHAT
 """The dialect of error responses at the proxy's own paths."""
@@ -32,10 +35,12 @@ class Row(NamedTuple):
     name: str
     prefixes: tuple[str, ...]
     """Equivalent prefixes; paths in the settings are below the first one. Where two rows have the same prefixes, the
-    first row also gets every request that is no generation of either."""
+    first row also gets every request that is no generation of either. One that ends without a slash is a path itself
+    and the prefix of all paths below it."""
     dialect: Dialect
     upstream_prefix: str | None = None
-    """The path upstream that a prefix stands for; None: the path of the upstream's URL."""
+    """The path upstream that a prefix stands for; None: the path of the upstream's URL, followed by `below`."""
+    below: str = "/"
     generations: tuple[str, ...] = ()
     """Paths of POST requests that respond with a stream. Their bodies are read completely, so they can be retried."""
     lent: tuple[str, ...] = ()
@@ -46,7 +51,11 @@ class Row(NamedTuple):
     """A regular expression for the names, in lower case, of headers that must be equal to share one response."""
     headers: str = ""
     """A regular expression for the names, in lower case, of headers that only clients of this API send."""
+    key_header: str = AUTHORIZATION
+    """The header in which the upstream expects its key."""
 
+
+MESSAGES_PATH = "/apps/anthropic/v1/messages"
 
 ROWS = [
     Row(
@@ -54,12 +63,24 @@ ROWS = [
         ("/v1/", "/compatible-mode/v1/"),
         CHAT,
         generations=("chat/completions",),
-        lent=("completions", "responses", "messages", "messages/count_tokens", "embeddings", "rerank", "reranks"),
+        lent=("completions", "embeddings", "rerank", "reranks"),
         lent_to_read=("models", "models/{}"),
         steering=_STEERING,
         headers=rf"(?:x-stainless|openai)-[a-z0-9-]+|{_DASHSCOPE_HEADERS}",
     ),
     Row("compatible", ("/compatible-mode/",), CHAT, "/compatible-mode/"),
+    Row(
+        "responses",
+        (
+            "/v1/responses",
+            "/compatible-mode/v1/responses",
+            "/api/v2/apps/protocols/compatible-mode/v1/responses",  # where Qwen served it first
+        ),
+        RESPONSES,
+        below="/responses",
+        generations=("",),
+        steering=_STEERING,
+    ),
     Row(
         "dashscope",
         ("/api/v1/",),
@@ -79,29 +100,46 @@ ROWS = [
         steering=_STEERING,
         headers=_DASHSCOPE_HEADERS,
     ),
+    Row("apps", ("/api/v2/",), DASHSCOPE, "/api/v2/"),
+    Row(
+        "messages",
+        ("/v1/messages", MESSAGES_PATH),
+        MESSAGES,
+        MESSAGES_PATH,
+        generations=("",),
+        lent=("/count_tokens",),
+        steering=rf"{_STEERING}|anthropic-(?:version|beta)",
+        headers=r"(?:x-stainless|anthropic)-[a-z0-9-]+",
+        key_header="x-api-key",
+    ),
+    Row("anthropic", ("/apps/anthropic/",), MESSAGES, "/apps/anthropic/", key_header="x-api-key"),
 ]
 
 
-def routes(base: str = BASE) -> list[tuple[Route, tuple[str, ...]]]:
+def routes(upstream_prefixes: Mapping[str, str] | None = None) -> list[tuple[Route, tuple[str, ...]]]:
     """Return the routes, the longest prefix first, each with its paths of generations.
 
-    `base` is the path of the upstream's URL.
+    `upstream_prefixes` has the path upstream of each row, by name, as the function of that name returns it.
     """
+    paths = upstream_prefixes or prefixes_upstream()
     found = [
-        (
-            Route(row.name, prefix, row.upstream_prefix or f"{base}/", row.dialect, steering=row.steering),
-            row.generations,
-        )
+        (Route(row.name, prefix, paths[row.name], row.dialect, row.steering, row.key_header), row.generations)
         for row in ROWS
         for prefix in row.prefixes
     ]
     return sorted(found, key=lambda one: len(one[0].prefix), reverse=True)
 
 
+def prefixes_upstream(base: str = BASE, own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the path upstream of each row, by name; `base`: the path of the upstream's URL, `own`: other paths."""
+    known = {row.name: row.upstream_prefix or base + row.below for row in ROWS}
+    return known | {name: path for name, path in (own or {}).items() if path}
+
+
 def served() -> tuple[str, ...]:
     """Return the prefixes that are served, without those below another."""
     prefixes = dict.fromkeys(prefix for row in ROWS for prefix in row.prefixes)
-    return tuple(one for one in prefixes if not any(one != other and one.startswith(other) for other in prefixes))
+    return tuple(one for one in prefixes if not any(one != other and is_below(one, other) for other in prefixes))
 
 
 def lent() -> dict[str, list[str]]:
@@ -113,11 +151,16 @@ def lent() -> dict[str, list[str]]:
 
 def spellings(path: str) -> list[str]:
     """Return a path below the first prefix of an API with each of the API's prefixes; any other path unchanged."""
-    for row in ROWS:
-        first = row.prefixes[0]
-        if path.startswith(first):
-            return [prefix + path.removeprefix(first) for prefix in row.prefixes]
-    return [path]
+    rows = [row for row in ROWS if is_below(path, row.prefixes[0])]
+    if not rows:
+        return [path]
+    row = max(rows, key=lambda row: len(row.prefixes[0]))
+    return [prefix + path.removeprefix(row.prefixes[0]) for prefix in row.prefixes]
+
+
+def is_below(path: str, prefix: str) -> bool:
+    """Return whether a path is a prefix itself, or below it."""
+    return path == prefix or path.startswith(prefix if prefix.endswith("/") else f"{prefix}/")
 
 
 def request_headers() -> str:

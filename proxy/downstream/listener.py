@@ -88,8 +88,8 @@ class Listener(web.Server):
         self.turns = turns
         self.is_admin = is_admin
         self._error_body = error_body
-        self._header_bytes = header_bytes
-        self._max_headers = max_headers
+        self.header_bytes = header_bytes
+        self.max_headers = max_headers
         self._host_objection = host_objection
         self._burst = 0
         self._burst_until = 0.0
@@ -98,9 +98,9 @@ class Listener(web.Server):
         return Connection(
             self,
             loop=self._loop,
-            max_line_size=self._header_bytes,
-            max_field_size=self._header_bytes,
-            max_headers=self._max_headers,
+            max_line_size=self.header_bytes,
+            max_field_size=self.header_bytes,
+            max_headers=self.max_headers,
             **self._kwargs,
         )
 
@@ -162,13 +162,13 @@ class Listener(web.Server):
         return headers, body
 
     def _refusal(self, error: HttpProcessingError, line: bytes, *, complete: bool) -> ProxyError:
-        allowed = f"{self._header_bytes} bytes (limits.header_bytes)"
-        if isinstance(error, LineTooLong) and not (complete and len(line) <= self._header_bytes):
+        allowed = f"{self.header_bytes} bytes (limits.header_bytes)"
+        if isinstance(error, LineTooLong) and not (complete and len(line) <= self.header_bytes):
             return TargetTooLong(f"the request target is longer than {allowed}")
         if isinstance(error, LineTooLong):
             return HeadersTooLarge(f"a header is longer than {allowed}")
         if error.message.startswith("Too many headers"):
-            return HeadersTooLarge(f"there are more than {self._max_headers} headers (limits.headers)")
+            return HeadersTooLarge(f"there are more than {self.max_headers} headers (limits.headers)")
         version = _VERSION.search(line)
         if version is not None and int(version[1]) > 1:
             return VersionNotSupported(_SUPPORTED)
@@ -264,8 +264,7 @@ class Connection(RequestHandler):
         self._listener.clients.arrived(self, admin=self._listener.is_admin)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._listener.clients.body_bytes -= self._held_bytes
-        self._held_bytes = 0
+        self.release_body()
         self._listener.clients.gone(self)
         if exc is not None:
             exc.with_traceback(None)  # of a failed write: it would keep the frames of the stream that was being written
@@ -290,8 +289,7 @@ class Connection(RequestHandler):
         clients = self._listener.clients
         clients.idle[self] = None
         if self._held_bytes:
-            clients.body_bytes -= self._held_bytes
-            self._held_bytes = 0
+            self.release_body()
         content = request.content
         if not content.is_eof() and isinstance(content.exception(), RequestTimeout):
             content.feed_eof()  # else aiohttp would wait for the rest
@@ -310,6 +308,11 @@ class Connection(RequestHandler):
         """Count bytes of the body that are kept in memory, until the response ends. Raises: RateLimited."""
         self._listener.clients.hold_body(size_bytes)
         self._held_bytes += size_bytes
+
+    def release_body(self) -> None:
+        """Count none of them any more."""
+        self._listener.clients.body_bytes -= self._held_bytes
+        self._held_bytes = 0
 
     # What the client sends
 
@@ -447,6 +450,19 @@ class Connection(RequestHandler):
         """Say that there is no room for a connection that has just come, and close it."""
         self._refuse("no_descriptor", Overloaded("this server has no file descriptor left for another connection"))
         self.peer.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether its request is being answered, or the answer yet to be taken; never on the admin port."""
+        return not self._listener.is_admin and (self.current is not None or self.peer.get_write_buffer_size() > 0)
+
+    def end_request(self, error: ProxyError) -> None:
+        """Have the request that is being answered, if there is one, end with this error, or be broken off."""
+        request = self.current
+        begun = None if request is None else request.get(RESPONSE)
+        if request is not None and not self._listener.is_admin and not (begun is not None and begun.ended):
+            request[REFUSED] = error
+            request.task.cancel()  # the handler, which routes.py answers for
 
     def _refuse(self, reason: str, error: ProxyError) -> None:
         """Answer what has not become a request, and close when the client has, or soon."""

@@ -1,5 +1,6 @@
 """Reads the body of a client's request, up to a limit."""
 
+from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
@@ -7,12 +8,23 @@ from aiohttp import web
 
 from proxy.wire.errors import TooLarge
 
+_CHECKED_AGAIN_BYTES = 256  # of the piece before, so that nothing is missed that lies across two
+
 
 class Holder(Protocol):
     """A client's connection, which tells how much may be held of what it sends."""
 
     def hold_body(self, size_bytes: int) -> None:
         """Count bytes of a body that are kept in memory, until the answer ends. Raises: RateLimited."""
+
+    def release_body(self) -> None:
+        """Count none of them any more."""
+
+
+def release_body(request: web.BaseRequest) -> None:
+    """Have the body of a request not be counted as held any more: it was let go of, or another counts it."""
+    holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
+    holder.release_body()
 
 
 def arrived_body(request: web.BaseRequest, allowed_bytes: int) -> bytes | None:
@@ -62,9 +74,11 @@ class LargeBody:
 
     def __init__(self, request: web.BaseRequest, beginning: bytes, allowed_bytes: int) -> None:
         self.size_bytes = request.content_length  # None: it comes in chunks
+        self.check: Callable[[bytes], object] | None = None  # each piece, and the end of that before it, is given to it
         self.ended_at = 0.0  # monotonic seconds, when the last byte of it is here
         self.beginning = beginning  # until it is sent
         self._came_bytes = 0
+        self._before = b""  # the end of what was checked
         self._content = request.content
         self._allowed_bytes = allowed_bytes
 
@@ -72,7 +86,7 @@ class LargeBody:
         return self
 
     async def __anext__(self) -> bytes:  # mypyc has no asynchronous generators
-        """Raises: TooLarge, RequestTimeout."""
+        """Raises: TooLarge, RequestTimeout, and what `check` does."""
         piece, self.beginning = self.beginning, b""
         if not piece:
             piece = await self._content.readany()
@@ -83,6 +97,10 @@ class LargeBody:
         if self._came_bytes > self._allowed_bytes:
             allowed = self._allowed_bytes
             raise TooLarge(f"the request body has more than {allowed} bytes, {self._came_bytes} came so far")
+        if self.check is not None:
+            checked = self._before + piece
+            self.check(checked)
+            self._before = checked[-_CHECKED_AGAIN_BYTES:]
         return piece
 
 
@@ -101,7 +119,11 @@ async def read_body_or_beginning(request: web.BaseRequest, held_bytes: int, allo
         pieces.append(piece)
         size += len(piece)
     whole = b"".join(pieces)
-    return LargeBody(request, whole, allowed_bytes) if length is not None or size > held_bytes else whole
+    if length is not None or size > held_bytes:
+        return LargeBody(request, whole, allowed_bytes)
+    holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
+    holder.hold_body(size)
+    return whole
 
 
 def invite(request: web.BaseRequest) -> None:

@@ -14,8 +14,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from proxy.stream.interfaces import Sink
-from proxy.stream.projections import Span
-from proxy.stream.subscription import HEARTBEAT
+from proxy.stream.projections import Heartbeat, Span
 from proxy.stream.turns import Turns
 from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.websocket import CLOSE, PING, PONG, PROTOCOL_ERROR, Control, FrameReader, accept, close_frame, frame
@@ -113,7 +112,7 @@ class WebSocket:
         return self._response.unsent_bytes
 
     def write(self, span: Span) -> bool:
-        if span is HEARTBEAT:
+        if isinstance(span, Heartbeat):
             return self._ping()
         return not self._closed and self._response.write(span)
 

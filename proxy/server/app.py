@@ -17,6 +17,7 @@ from proxy.access.callers import Callers
 from proxy.access.capabilities import Capabilities
 from proxy.access.grants import Grants
 from proxy.access.pages import Hosts, Pages
+from proxy.access.response_ids import GivenIds
 from proxy.dialects import table
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
@@ -29,6 +30,7 @@ from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.following.control import Control
 from proxy.server.following.follow import Follow
+from proxy.server.following.objects import ObjectRequests
 from proxy.server.following.shared_routes import EventRoute
 from proxy.server.generations.generate import Generations
 from proxy.server.generations.request import GenerationReader
@@ -46,6 +48,7 @@ from proxy.telemetry.allocator import IdleTrim, malloc_trim
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
+from proxy.timers import sleep
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.settings import DEFAULT
 
@@ -81,6 +84,8 @@ class Proxy:
         self.feed = LiveFeed()
         self.calls = Calls()
         self.tracing = tracing or _traced(config)
+        lends = bool(config.upstream.key.get_secret_value())
+        self.given = GivenIds(lambda: self.hub, time.monotonic) if lends else None
         self.hub = Hub(
             max_streams=limits.streams,
             max_followers=limits.followers,
@@ -103,19 +108,23 @@ class Proxy:
         loop_name = type(loop).__module__.partition(".")[0]
         self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name)
         self.metrics.background_loops += [self.hub.background, pacer.background, self.clients.background]
-        callers, self.grants = access_of(config)
+        self.callers, self.grants = access_of(config)
         self.pages = Pages(config.cors.origins)
-        self.admission = Admission(callers, self.grants, self.hub, shares_bodies=config.generations.share == "body")
-        allowed = AllowedPaths(config.upstream.paths) if config.upstream.key.get_secret_value() else None
+        self.admission = Admission(
+            self.callers, self.grants, self.hub, shares_bodies=config.generations.share == "body"
+        )
+        allowed = AllowedPaths(config.upstream.paths) if lends else None
         self.forward = Forward(allowed, hides_tokens=bool(self.grants))
         self.generations = self._generations()
         self.follow = Follow(config.streams, self.hub, self.admission, self.metrics)
         self.control = Control(self.hub, self.admission, self.grants)
         self.admin = Admin(self.hub, self.page, self.feed)
         self.event_routes: list[EventRoute] = []
+        self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
         self._background: list[asyncio.Task[None]] = []
+        self._hurried = False
         self.url = ""
         self.admin_url = ""
 
@@ -126,6 +135,7 @@ class Proxy:
             begun=[*spans_begun, self.feed.begun],  # spans first: they set the trace id, which the feed shows
             answered=[self.calls.answered],
             ended=[
+                *([] if self.given is None else [self.given.ended]),
                 *spans_ended,
                 self.metrics.ended,
                 access_log.ended,
@@ -142,11 +152,11 @@ class Proxy:
             self.hub,
             traced,
             self.calls,
-            GenerationReader(self.config, self.admission, self.forward),
+            GenerationReader(self.config, self.admission, self.forward, self.given),
             GenerationResponses(self.config, self.hub, self.admission, self.grants, self.metrics),
             self.metrics,
-            max_log_bytes=self.config.limits.log_bytes,
-            max_frame_bytes=self.config.limits.frame_bytes,
+            self.config.limits,
+            self.given,
         )
 
     def _open_exchange(self, upstream: str = DEFAULT) -> OpenExchange:
@@ -169,29 +179,36 @@ class Proxy:
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
 
     async def drain(self) -> None:
-        """Stop accepting, let streams finish for at most `drain_s`, end the rest, and stop.
+        """Stop accepting, let everything that was asked for finish for at most `drain_s`, end the rest, and stop.
 
-        Followers in event modes are closed between two events, so that they resume elsewhere; raw ones are aborted.
+        What is ended never looks complete: it is broken off, or says that it was drained.
         """
-        self.hub.drain()
-        for events in self.event_routes:
-            events.drain()
+        self._refuse_new()
         if self._data_site is not None:
             await self._data_site.stop()
-        deadline = time.monotonic() + self.config.drain_s
-        while self.hub.running and time.monotonic() < deadline:
+        until = time.monotonic() + self.config.drain_s
+        while (self.hub.running or self.clients.busy) and time.monotonic() < until and not self._hurried:
             await asyncio.sleep(0.05)
         await self.stop()
 
+    def _refuse_new(self) -> None:
+        self.hub.drain()
+        for events in self.event_routes:
+            events.drain()
+
+    def hurry(self) -> None:
+        """Have `drain` wait no longer."""
+        self._hurried = True
+
     async def stop(self) -> None:
         """End everything now."""
-        self.hub.drain()
+        self._refuse_new()
         for stream in list(self.hub):
             if stream.writer is not None:
                 stream.writer.stop(DRAINED)
             for subscription in list(stream.subscriptions):
                 subscription.fail(DRAINED)
-        await self.follow.wait_closed()
+        await asyncio.gather(self.follow.wait_closed(), self.clients.end_requests(DRAINED.as_error()))
         self.feed.close()
         for runner in self._runners:
             await runner.cleanup()
@@ -226,20 +243,37 @@ class Proxy:
         if self.tracing is not None:
             generations = self.tracing.traced(generations)
         passing = PassThrough(self.forward, self._open_exchange())
-        for route, paths in table.routes(self.config.upstream.compatible_base):
+        for route, paths in table.routes(self.config.upstream.prefixes):
             for path in paths:
                 generate = self._lending(functools.partial(generations, route))
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
             pass_through = self._lending(functools.partial(passing.serve, route))
-            served.add(ANY, route.prefix, pass_through, route.name, route.dialect)
+            if route.dialect.objects is not None:
+                self._add_objects(served, route)
+            for prefix in dict.fromkeys((route.prefix, route.prefix.rstrip("/") + "/")):
+                served.add(ANY, prefix, pass_through, route.name, route.dialect)
         self._add_own(served)
         return served
+
+    def _add_objects(self, served: Routes, route: Route) -> None:
+        """Add the paths of responses that have ids: what a caller was given, it may name, whichever key is used."""
+        passing = PassThrough(Forward(hides_tokens=bool(self.grants)), self._open_exchange())
+        objects = ObjectRequests(self.hub, self.follow, passing, self.given)
+        for method, path, handler in (
+            ("GET", "", objects.fetch),
+            ("POST", "/cancel", objects.cancel),
+            ("DELETE", "", objects.delete),
+            (ANY, "", objects.other),
+            (ANY, "/{more}", objects.other),
+        ):
+            asked = self._lending(functools.partial(handler, route))
+            served.add(method, f"{route.prefix}/{{ident}}{path}", asked, route.name, route.dialect)
 
     def _add_own(self, served: Routes) -> None:
         """Add the configured routes, more specific paths first."""
         config = self.config
         for own in sorted(config.routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
-            base = self.upstreams.base(own.upstream, compatible=False) if own.upstream else ""
+            base = self.upstreams.base(own.upstream) if own.upstream else ""
             route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
             upstream = own.upstream or DEFAULT
             opens = self._open_exchange(upstream)
@@ -291,11 +325,12 @@ class Proxy:
             logger=http_log,
             loop=server_loop(),
         )
+        self.listeners.append(server)
         return web.ServerRunner(server, shutdown_timeout=1.0)
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(_TICK_S)
+            await sleep(_TICK_S)
             with self.hub.background:
                 self.hub.tick(time.monotonic())
                 self.trim.tick(time.monotonic())
@@ -306,7 +341,7 @@ def access_of(config: Config) -> tuple[Callers, Grants]:
     capabilities = Capabilities([secret.get_secret_value() for secret in config.capabilities.secrets])
     callers = Callers(
         capabilities,
-        digests=config.auth.keys if config.auth.mode == "keys" else None,
+        digests=config.auth.accepted,
         shares_anonymous=config.shares_anonymous,
         key_headers=config.key_headers,
     )

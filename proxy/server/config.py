@@ -7,11 +7,11 @@ Nested keys are joined by two underscores: STREAMTEE_UPSTREAM__URL.
 import importlib.util
 import os
 import re
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,7 +22,7 @@ from pydantic_settings import (
 from proxy.access.pages import is_loopback
 from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig
 from proxy.dialects import table
-from proxy.dialects.credentials import AUTHORIZATION, KEY_HEADERS
+from proxy.dialects.route import AUTHORIZATION, KEY_HEADERS
 from proxy.settings import Bytes, Count, Seconds, Table
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.settings import DEFAULT, BreakerConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
@@ -96,6 +96,7 @@ class GenerationsConfig(Table):
     keepalive_s: Seconds = 0
     include_usage: bool = False
     unwrap_errors: bool = False
+    background_retain_s: Seconds = 3600
 
 
 class ClientsConfig(Table):
@@ -146,6 +147,7 @@ class Config(BaseSettings):
     listen: str = "127.0.0.1:8080"
     admin: str = "127.0.0.1:9090"
     hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     drain_s: Seconds = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     routes: tuple[RouteConfig, ...] = ()
@@ -174,6 +176,13 @@ class Config(BaseSettings):
         if self.auth.anonymous == "auto":
             return all(_is_loopback(address(text)[0]) for text in (self.listen, self.admin) if text)
         return self.auth.anonymous == "shared"
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ip_network(network)  # its error names the network, and what is wrong with it
+        return networks
 
     @field_validator("listen", "admin")
     @classmethod
@@ -257,6 +266,17 @@ def load(path: Path | None) -> Config:
         path.stat()  # raises if there is no such file; pydantic's source would silently ignore that
         given = TomlConfigSettingsSource(Config, path)()
     return Config(**given)
+
+
+def explained(error: OSError | ValueError) -> str:
+    """Return what is wrong with a configuration, by an error that `load` raised; values are not shown."""
+    if not isinstance(error, ValidationError):  # TOMLDecodeError is a ValueError, too
+        return f"the configuration can't be read: {error}"
+    lines = [
+        f"  {'.'.join(map(str, one['loc'])) or 'configuration'}: {one['msg']}"
+        for one in error.errors(include_input=False)
+    ]
+    return "the configuration is not valid:\n" + "\n".join(lines)
 
 
 def _check_spare(name: str, upstream: UpstreamConfig, spare: str, upstreams: dict[str, UpstreamConfig]) -> None:

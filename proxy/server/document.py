@@ -16,6 +16,7 @@ from proxy.stream.hub import Hub
 from proxy.stream.projections import Json, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
+from proxy.timers import wait
 from proxy.wire.errors import Reported
 from proxy.wire.http import Headers
 
@@ -100,7 +101,7 @@ async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> 
     if stream.outcome is None and wait_s:
         ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         stream.when_answered(ended.set_result)
-        await asyncio.wait([ended], timeout=wait_s)
+        await wait(ended, wait_s)
     ending = stream.outcome
     if ending is None:
         return _answer(projection.so_far(), 202, headers)

@@ -5,7 +5,7 @@ Handlers write a name where they read or set it; which headers are forwarded, re
 
 from enum import Flag, auto
 
-from proxy.dialects.credentials import KEY_HEADERS
+from proxy.dialects.route import KEY_HEADERS
 
 
 class Use(Flag):

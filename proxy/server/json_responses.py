@@ -6,7 +6,7 @@ import orjson
 from aiohttp import web
 
 from proxy.dialects.dialect import Dialect
-from proxy.wire.errors import MethodNotAllowed, OffsetGone, ProxyError, UpgradeRequired
+from proxy.wire.errors import Drained, MethodNotAllowed, OffsetGone, ProxyError, UpgradeRequired
 
 
 def answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -34,4 +34,7 @@ def refuse(error: ProxyError, dialect: Dialect) -> web.Response:
         headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     if isinstance(error, MethodNotAllowed):  # RFC 9110 section 15.5.6
         headers["Allow"] = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-    return answer(body, error.status, headers)
+    response = answer(body, error.status, headers)
+    if isinstance(error, Drained):  # the next request of this connection would be refused, too
+        response.force_close()
+    return response

@@ -11,7 +11,7 @@ from proxy.access.callers import Caller
 from proxy.access.capabilities import without_cookie, without_parameter
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
-from proxy.downstream.request_body import invite
+from proxy.downstream.request_body import LargeBody, invite
 from proxy.downstream.response import Downstream
 from proxy.server.headers import KEPT
 from proxy.stream.faults import log_fault
@@ -43,6 +43,15 @@ class Forward:
         if self._allowed is not None:
             self._allowed.check(request.method, origin_form(target).partition("?")[0])
         return route.target(without_parameter(target) if self._hides_tokens and "?" in target else target)
+
+    def check_body(self, body: bytes | LargeBody) -> None:
+        """Check what a body refers to, of a large one when it is sent. Raises: FileNotAllowed."""
+        if self._allowed is None:
+            return
+        if isinstance(body, LargeBody):
+            body.check = self._allowed.check_body
+        else:
+            self._allowed.check_body(body)
 
     def headers(self, request: web.BaseRequest, crossing: EndToEnd) -> tuple[Headers, bool]:
         """Return the request's headers that are forwarded, and whether any was one of `crossing`'s marked names."""

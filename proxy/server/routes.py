@@ -113,24 +113,36 @@ class Routes:
             raise
         except Exception as fault:
             log_fault(f"the answer to a request of {name}", fault)
-            response = _failed(request, dialect)
+            response = _cut(request, InternalError(), dialect)
             status = response.status
         except asyncio.CancelledError:
             begun = request.get(RESPONSE)
             status = CLIENT_GONE if begun is None else begun.status
-            raise
+            if REFUSED not in request:
+                raise
+            response = self._ended(request, dialect)
+            status = response.status
         finally:
             self._metrics.requests[name, method, status] += 1
         if not request.content.is_eof():  # aiohttp reads the rest; who sent it up lets go of it in a turn of its own
             await asyncio.sleep(0)
         return response
 
+    def _ended(self, request: web.BaseRequest, dialect: Dialect) -> web.StreamResponse:
+        """Return the answer to a request whose handler was cancelled by its connection (Connection.end_request)."""
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+        error = request[REFUSED]
+        self._metrics.rejected[error.code] += 1
+        return _cut(request, error, dialect)
 
-def _failed(request: web.BaseRequest, dialect: Dialect) -> web.StreamResponse:
-    """Return the answer to a request on which this proxy has failed; what has begun already is broken off."""
+
+def _cut(request: web.BaseRequest, error: ProxyError, dialect: Dialect) -> web.StreamResponse:
+    """Return the answer to a request that is not served to its end; what has begun already is broken off."""
     begun: Downstream | None = request.get(RESPONSE)
     if begun is None:
-        return refuse(InternalError(), dialect)
+        return refuse(error, dialect)
     if not begun.ended:
         begun.abort(b"")
     return begun.response

@@ -41,7 +41,7 @@ class Upstreams:
             [self.by_name[one] for one in names],
             Retries(**self._config.retries.model_dump()),
             self._retried,
-            bases=[self.base(one, compatible=name == DEFAULT).encode() for one in names],
+            prefixes=[self._prefixes(one, of_apis=name == DEFAULT) for one in names],
             unwraps=self._config.generations.unwrap_errors,
         )
 
@@ -49,10 +49,14 @@ class Upstreams:
         """Tell whether requests to an upstream, or to a spare of it, go up with a key of ours."""
         return any(self.by_name[one].has_key for one in (name, *self._settings[name].spares))
 
-    def base(self, name: str, *, compatible: bool) -> str:
-        """Return the path that is put before request targets: that of the URL, or of the compatible API."""
-        settings = self._settings[name]
-        return settings.compatible_base if compatible else urlsplit(settings.url).path
+    def base(self, name: str) -> str:
+        """Return the path of an upstream's URL, which is put before the targets of requests to configured routes."""
+        return urlsplit(self._settings[name].url).path
+
+    def _prefixes(self, name: str, *, of_apis: bool) -> list[bytes]:
+        """Return what targets of requests to an upstream begin with: for each API, or for all configured routes."""
+        prefixes = self._settings[name].prefixes.values() if of_apis else [self.base(name)]
+        return [prefix.encode() for prefix in prefixes]
 
     def ended(self, stream: Stream) -> None:
         """Report a failure to the upstream's breaker if the upstream ended the stream with an error event."""
@@ -73,6 +77,12 @@ class Upstreams:
         pools = [upstream.pool for upstream in self.by_name.values()]
         return {"active": sum(len(one.active) for one in pools), "idle": sum(one.idle for one in pools)}
 
+    def use(self, config: Config) -> None:
+        """Use the keys and time-outs of another configuration from now on."""
+        for name, settings in {DEFAULT: config.upstream, **config.upstreams}.items():
+            self.by_name[name].use_key(settings.key.get_secret_value())
+            self.by_name[name].pool.timeouts = Timeouts(**config.timeouts.model_dump())
+
     async def close(self) -> None:
         """Close every connection."""
         for upstream in self.by_name.values():
@@ -80,18 +90,12 @@ class Upstreams:
 
     def _upstream(self, name: str, settings: UpstreamConfig, metrics: Metrics) -> Upstream:
         config = self._config
-        timeouts, breaker = config.timeouts, config.breaker
+        breaker = config.breaker
         most, rate = settings.max_concurrent, settings.requests_per_minute
         grouped = name in self._grouped
         pool = ConnectionPool(
             settings.url,
-            Timeouts(
-                connect_s=timeouts.connect_s,
-                first_byte_s=timeouts.first_byte_s,
-                idle_s=timeouts.idle_s,
-                total_s=timeouts.total_s,
-                first_token_s=timeouts.first_token_s,
-            ),
+            Timeouts(**config.timeouts.model_dump()),
             name=name,
             max_connections=settings.max_connections,
             keepalive_s=settings.keepalive_s,

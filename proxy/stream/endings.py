@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from proxy.wire.errors import (
     Cancelled,
     ConnectTimeout,
+    Drained,
     ExpiredCapability,
     FirstByteTimeout,
     FirstTokenTimeout,
@@ -76,7 +77,9 @@ CLIENT_GONE = Ending(
     "client_gone", "cancelled", "client", 4499, Cancelled, message="cancelled: the last follower left")
 RATE_LIMITED = Ending("rate_limited", "failed", "client", 4429, RateLimited)
 
-DRAINED = Ending("drained", "failed", "proxy", GOING_AWAY, Overloaded, message="this server is shutting down")
+DRAINED = Ending(
+    "drained", "failed", "proxy", GOING_AWAY, Drained,
+    message="this server is shutting down, and the answer took longer than that may wait (drain_s)")
 OVERLOADED = Ending("overloaded", "failed", "proxy", TRY_AGAIN_LATER, Overloaded)
 INTERNAL_ERROR = Ending(  # of a follower alone, too
     "internal_error", "failed", "proxy", 4500, InternalError, message="this proxy failed; its log says where")

@@ -19,12 +19,14 @@ from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Sink
 from proxy.stream.ledger import Holder, Ledger, Relief
 from proxy.stream.observer import Observers
+from proxy.stream.projections import Heartbeat
 from proxy.stream.stream import Stream
-from proxy.stream.subscription import HEARTBEAT, Subscription
+from proxy.stream.subscription import Subscription
 from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
-from proxy.wire.errors import Overloaded, UnknownStream
+from proxy.wire.errors import Drained, Overloaded, UnknownStream
 from proxy.wire.http import Head
+from proxy.wire.sse import COMMENT
 
 _BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # maps each byte to one of 32 letters: five random bits
 
@@ -85,7 +87,7 @@ class Waiter:
         if now >= self._until:
             self.notify(None)
         elif self._heartbeat_s and now - self._beaten_at >= self._heartbeat_s:
-            self._sink.write(HEARTBEAT)
+            self._sink.write(Heartbeat(COMMENT))
             self._beaten_at = now
 
 
@@ -153,7 +155,7 @@ class Hub:
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
         self._outlived: dict[str, Stream] = {}  # forgotten, but running, or followed to their end
-        self._max_pending_bytes = max_pending_bytes
+        self.max_pending_bytes = max_pending_bytes
         self._retire_at: list[tuple[float, str]] = []  # a heap
         self._keys: dict[tuple[bytes, str], Stream] = {}
         self._waiters: dict[tuple[bytes, str], dict[Waiter, None]] = {}
@@ -323,6 +325,7 @@ class Hub:
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             with self.background:
                 waiter.tick(now)
+        self.ledger.divide(len(self._running))
         with self.background:
             self._cut_pending()
         self._survey(now)
@@ -338,10 +341,14 @@ class Hub:
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             waiter.notify(None)
 
+    def check_draining(self) -> None:
+        """Raises: Drained, once the process takes nothing new."""
+        if self.draining:
+            raise Drained("this server is shutting down")
+
     def check_room(self) -> None:
         """Raises: Overloaded, if a new stream would be refused."""
-        if self.draining:
-            raise Overloaded("this server is shutting down")
+        self.check_draining()
         running = len(self._running) + self.promised_streams
         if running >= self.max_streams:
             raise Overloaded(f"{running} streams are running, {self.max_streams} are allowed")
@@ -413,7 +420,7 @@ class Hub:
 
     def _cut_pending(self) -> None:
         """End the last followers of forgotten streams, the first of these first, until the rest is no more."""
-        allowed = self._max_pending_bytes
+        allowed = self.max_pending_bytes
         for stream in list(self._outlived.values()):
             held = self.pending_bytes
             if held <= allowed:

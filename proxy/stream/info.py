@@ -23,6 +23,7 @@ class StreamInfo:
     keys: tuple[str, ...] = ()  # each once, the newest last
     w3c_trace_id: str | None = None  # the trace that it is part of, if any
     cumulative: bool | None = None  # the request asked for cumulative events, or for increments; None: for neither
+    client: str = ""  # the address that its request came from; "": not one client's
 
     @property
     def key(self) -> str | None:

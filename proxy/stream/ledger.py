@@ -27,7 +27,7 @@ UNSENT = "unsent"
 NAMES = "shared_routes"
 """Targets and bodies by which shared routes tell their streams apart, and ask again."""
 BODIES = "request_bodies"
-"""Bodies of generations that wait for the upstream to answer."""
+"""Bodies of calls that outlive their clients; those of others are counted by their clients' connections."""
 KINDS = (LOGS, UNFINISHED, TRANSCRIPTS, SPANS, UNSENT, NAMES, BODIES)
 
 FRAME_BYTES = 48  # of memory that a frame takes beside its own bytes: a header of 33, a pointer of 8, rounding
@@ -65,11 +65,12 @@ class Holder(Protocol):
 class Ledger:
     """Counts the bytes held; whoever makes them more than `max_bytes` calls `on_over_limit`."""
 
-    __slots__ = ("_max_bytes", "_others", "bytes", "on_over_limit", "room_bytes")
+    __slots__ = ("_max_bytes", "_others", "ahead_bytes", "bytes", "on_over_limit", "room_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self.bytes = 0  # of frames and streams; who appends to a log adds to it, and compares it with `room_bytes`
         self.room_bytes = max_bytes  # what everything else leaves for them
+        self.ahead_bytes = max_bytes // _GROWTH  # of each stream that may be held before they are counted
         self.on_over_limit: Callable[[Holder | None], None] = lambda holder: None  # told who made it too much
         self._max_bytes = max_bytes
         self._others = dict.fromkeys(KINDS, 0)
@@ -78,6 +79,11 @@ class Ledger:
     def max_bytes(self) -> int:
         """Return how much may be held in all."""
         return self._max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, max_bytes: int) -> None:
+        self.room_bytes += max_bytes - self._max_bytes
+        self._max_bytes = max_bytes
 
     @property
     def total_bytes(self) -> int:
@@ -100,6 +106,10 @@ class Ledger:
         self.room_bytes -= size_bytes
         if size_bytes > 0 and self.bytes > self.room_bytes:
             self.on_over_limit(holder)
+
+    def divide(self, streams: int) -> None:
+        """Let what so many streams hold before it is counted be no more than a part of the limit."""
+        self.ahead_bytes = self._max_bytes // (_GROWTH * max(1, streams))
 
     def by_kind(self) -> Mapping[str, int]:
         """Return what is held of each kind."""

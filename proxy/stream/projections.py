@@ -9,8 +9,9 @@ import contextlib
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
+from proxy.dialects.dialect import Dialect
 from proxy.stream.channel import utf8
-from proxy.stream.endings import COMPLETE, DRAINED, Ending
+from proxy.stream.endings import COMPLETE, Ending
 from proxy.stream.rewriting import Rewriter, Source
 from proxy.wire.errors import BadRequest, Garbled, OffsetBeyond, OffsetGone, UnknownMode
 from proxy.wire.event_id import prefix
@@ -52,13 +53,22 @@ class Span:
         self.chunked = b"%x\r\n%b\r\n" % (size, plain) if plain else b""  # wire.http.chunk, a call less
 
 
+class Heartbeat(Span):
+    """Bytes that are no part of the stream: they show that a connection is alive. A WebSocket sends a ping instead."""
+
+    __slots__ = ()
+
+    def __init__(self, plain: bytes) -> None:
+        super().__init__(0, 0, plain)
+
+
 class Projection(Span, ABC):
     """A pure function of (log, start, end) to bytes, and what an Ending looks like.
 
     It is itself the span that it rendered last: `reach` makes it the one that begins at an offset.
     """
 
-    __slots__ = ("_dialect", "_id_prefix", "_log", "_source")
+    __slots__ = ("_id_prefix", "_log", "_source")
 
     content_type: ClassVar[bytes] = EVENT_STREAM
     heartbeat: ClassVar[bool] = True
@@ -90,7 +100,6 @@ class Projection(Span, ABC):
         self._source = source
         self._log = source.log
         self._id_prefix = prefix(source.epoch)
-        self._dialect = source.dialect
 
     def reach(self, start: int) -> None:
         """Render the span that begins at `start` and ends at the log's end, or after as many frames as a span may hold.
@@ -181,13 +190,13 @@ class Events(Projection):
         return b"".join([stamp(frame, before + b"%d" % seq) for seq, frame in enumerate(frames, start + 1)])
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
-        if (ending.clean and not ending.unrecognised) or ending.reason == DRAINED.reason:
-            return b"", True  # drained: closed between two events, so that the client resumes elsewhere
+        if ending.clean and not ending.unrecognised:
+            return b"", True
         # The log's ending is numbered as one more event, so that a client that resumes after the last frame is sent it,
         # and a client that resumes after the ending gets 204. Any other ending repeats the cursor.
         log = self._log
         seq = offset + (ending is log.ending and offset == log.end)
-        return self._dialect.frames.error_frame(ending.message, ending.reason, self._id_prefix + b"%d" % seq), True
+        return self._source.reader.error_frame(ending.message, ending.reason, self._id_prefix + b"%d" % seq), True
 
 
 class Incremental(Events):
@@ -206,11 +215,7 @@ class Incremental(Events):
         """Raises: BadRequest, when the mode has no meaning for the stream's API."""
         super().__init__(source)
         self._rewriter = Rewriter(source)
-        if self.restates and not source.dialect.documents.states:
-            raise BadRequest(
-                "the events of this API are increments always: its streams have no other mode of events "
-                "than events and coalesced"
-            )
+        _require_meaning(type(self), source.dialect)
 
     def render(self, start: int, end: int) -> bytes:
         return b"".join([self._rewriter.increment(seq) for seq in range(start + 1, end + 1)])
@@ -326,6 +331,20 @@ class Json(Projection):
             return transcript.document()
         except ValueError as error:
             raise Garbled(f"the document can't be written: {error}") from error
+
+
+def _require_meaning(mode: type[Projection], dialect: Dialect) -> None:
+    """Raises: BadRequest, when a mode has no meaning for an API."""
+    if mode.restates and not dialect.documents.states:
+        raise BadRequest(
+            "the events of this API are increments always: its streams have no other mode of events "
+            "than events and coalesced"
+        )
+
+
+def check_view(view: View, dialect: Dialect) -> None:
+    """Check that a view has a meaning for an API. Raises: BadRequest."""
+    _require_meaning(MODES[view.mode], dialect)
 
 
 def _require_all(source: Source) -> None:

@@ -8,7 +8,7 @@ endings and no followers. Keeps laws 5 (prefix) and 8 (resume): all it returns d
 from collections.abc import Iterator
 from typing import Protocol
 
-from proxy.dialects.dialect import Dialect
+from proxy.dialects.dialect import Dialect, Reader
 from proxy.dialects.increment import Channel, Increment, Kind
 from proxy.stream.channel import Pieces
 from proxy.stream.log import FrameLog
@@ -31,6 +31,9 @@ class Source(Protocol):
 
     @property
     def dialect(self) -> Dialect: ...
+
+    @property
+    def reader(self) -> Reader: ...
 
     def transcript(self, end: int) -> Transcript:
         """Return the stream's one transcript, which has been fed the frames up to an offset, and perhaps more."""

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from proxy.dialects.dialect import Reader
 from proxy.stream.cohort import Cohort, PacedCohort, Pacer
 from proxy.stream.endings import LOG_LIMIT, Ending
 from proxy.stream.faults import log_fault, tell, tell_all
@@ -128,6 +129,11 @@ class Stream:
         return self._log
 
     @property
+    def reader(self) -> Reader:
+        """The dialect's reader, which knows the stream's state so far."""
+        return self.vitals.reader
+
+    @property
     def upstream_request_id(self) -> str | None:
         """The upstream's id of the request, from the response's headers or its frames; None if it has an odd form."""
         ident = self._upstream_request_id or self.vitals.reader.request_id
@@ -185,7 +191,7 @@ class Stream:
         self.end_bypass()
         self.subscriptions[subscription] = None
         if subscription.is_far_behind:
-            subscription.parked = True
+            subscription.parked = subscription.awaits_turn = True
             self.turns.do(subscription.go_on)
         else:
             self.make_live(subscription)
@@ -289,6 +295,12 @@ class Stream:
         if self._log.size_bytes > self.max_log_bytes:
             self._limit_log()
 
+    @property
+    def frames_ahead(self) -> int:
+        """Return how many frames a bypass may send before they are counted: of the size that they have had so far."""
+        log = self._log
+        return max(1, self._ledger.ahead_bytes * log.end // max(1, log.end_bytes))
+
     def end_bypass(self) -> None:
         """End the bypass, if there is one: the follower is served from the log again."""
         if self.bypass is not None:
@@ -359,6 +371,7 @@ class Stream:
         self.end_bypass()
         if not subscription.parked:
             subscription.mark_parked()
+            subscription.awaits_turn = True
             self.turns.wait(subscription.go_on)
 
     def unpark(self, subscription: Subscription) -> None:
@@ -428,7 +441,7 @@ class Stream:
     @property
     def waits_for_client(self) -> bool:
         """Return whether the client that it was begun for has yet to take what there is."""
-        return self.full or (self.originator is not None and self.originator.parked)
+        return self.full or (self.originator is not None and self.originator.clogged)
 
     @property
     def held_bytes(self) -> int:
@@ -483,7 +496,7 @@ class Stream:
             self._transcript = None
             self.count(TRANSCRIPTS, 0)
             self._projections = {view: one for view, one in self._projections.items() if not MODES[view.mode].rewrites}
-        self._trim(0, self._needed_from([one for one in self.subscriptions if spare_slow or not one.parked]))
+        self._trim(0, self._needed_from([one for one in self.subscriptions if spare_slow or not one.clogged]))
 
     def throttle(self, throttled: bool) -> None:
         """Have the writer paused for the sake of memory, or not any more."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from proxy.stream.endings import COMPLETE, DRAINED, INTERNAL_ERROR, TOO_SLOW, Ending
 from proxy.stream.faults import log_fault
 from proxy.stream.interfaces import Sink, Transport
-from proxy.stream.projections import SPAN_BYTES, Projection, Span, View
+from proxy.stream.projections import SPAN_BYTES, Heartbeat, Projection, Span, View
 from proxy.stream.rank import Rank, Ranks
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class Subscription:
         "_projection",
         "_rank",
         "_sent_bytes",
+        "awaits_turn",
         "cohort",
         "ended",
         "heartbeat_s",
@@ -44,6 +45,7 @@ class Subscription:
         self._rank: Rank | None = None  # while it is in one: then the rank's offset is its own
         self.ended: str | None = None  # why, once it has ended
         self.parked = False  # sweeps skip it: it waits for its `resume`, or has ended
+        self.awaits_turn = False  # parked, but not for its sink: others that are behind go first
         self.cohort = stream.cohort(view)
         self._log = stream.log
         self._projection = stream.projection(view)
@@ -64,6 +66,11 @@ class Subscription:
         """Return how many bytes of the log it has not been sent yet."""
         log, offset = self.stream.log, self.offset
         return 0 if offset >= log.end else log.end_bytes - log.position(max(offset, log.start))
+
+    @property
+    def clogged(self) -> bool:
+        """Return whether it is its sink that takes no more."""
+        return self.parked and not self.awaits_turn
 
     @property
     def is_far_behind(self) -> bool:
@@ -121,12 +128,14 @@ class Subscription:
         """Go on after the sink has drained, in its turn if it is far behind. Does nothing unless it is parked."""
         if self.parked and self.ended is None:
             if self.is_far_behind:
+                self.awaits_turn = True
                 self.stream.turns.do(self.go_on)
             else:
                 self.go_on()
 
     def go_on(self) -> None:
         """Advance by a turn's worth. Does nothing unless it is parked."""
+        self.awaits_turn = False
         if not self.parked or self.ended is not None:
             return
         if self.is_far_behind:
@@ -137,10 +146,10 @@ class Subscription:
         self.stream.resume_writer()
 
     def beat(self) -> None:
-        """Send a heartbeat, a comment of one line between two frames, unless frames are waiting to be sent."""
+        """Send a heartbeat between two frames, in the dialect's form, unless frames are waiting to be sent."""
         if self.offset == self._log.end:
             try:
-                self.sink.write(HEARTBEAT)
+                self.sink.write(Heartbeat(self.stream.reader.heartbeat))
             except Exception as error:
                 self.break_off(error)
 
@@ -239,8 +248,9 @@ class Subscription:
         self._end(b"", TOO_SLOW.saying(message))
 
     def _end(self, last: bytes, ending: Ending) -> None:
-        failed = "failed" if ending is self._log.ending and ending.reason != DRAINED.reason else ending.reason
-        self.ended = COMPLETE.reason if ending.clean else failed
+        alone = ending is not self._log.ending or ending.reason == DRAINED.reason
+        whole = ending.clean and ending.reason != DRAINED.reason
+        self.ended = COMPLETE.reason if whole else ending.reason if alone else "failed"
         try:
             words, properly = self._projection.ending(ending, self.offset)
             self._sent_bytes += len(words)
@@ -257,7 +267,3 @@ class Subscription:
             self.sink.abort(b"")
         except Exception as again:
             log_fault("the end of a follower", again)
-
-
-# One newline: openai-python raises on a comment followed by a blank line once it has seen an id.
-HEARTBEAT = Span(0, 0, b":\n")

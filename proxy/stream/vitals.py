@@ -74,7 +74,7 @@ class Vitals:
             times.append(at)
         else:
             self.first_token_at = self.last_token_at = at
-        if kind is not TextKind.REASONING and not self.first_content_at:
+        if kind is TextKind.CONTENT and not self.first_content_at:
             self.first_content_at = at
 
     def fold(self) -> None:

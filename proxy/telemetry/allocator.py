@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 
-TRIM_BYTES = 32 * 1024 * 1024  # so much more than after the last time is worth it
+TRIM_BYTES = 8 * 1024 * 1024  # so much more than after the last time is worth it
 _EVERY_S = 1.0
 _IDLE = 0.1  # of one core's time
 

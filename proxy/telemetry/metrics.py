@@ -130,14 +130,14 @@ class _Times(NamedTuple):
 class EndedStreams:
     """The counters of the streams of one (route, model) that had the same ending."""
 
-    __slots__ = ("bytes", "duration", "frames", "no_token", "streams", "times", "tokens")
+    __slots__ = ("bytes", "duration", "frames", "no_token", "streams", "times", "usage")
 
     def __init__(self, duration: Distribution, times: _Times) -> None:
         self.streams = 0
         self.no_token = 0
         self.frames = 0
         self.bytes = 0
-        self.tokens = [0] * len(Usage._fields)
+        self.usage = [0] * len(Usage._fields)
         self.duration = duration
         self.times = times
 
@@ -151,7 +151,7 @@ class Metrics:
         self.replayed: Tally[str] = Tally()
         self.reopened: Tally[str] = Tally()  # by route
         self.background_loops: list[BackgroundLoop] = []  # with distinct names
-        self._max_models = max_models
+        self.max_models = max_models
         self._models: set[str] = set()
         self.distributions: dict[str, dict[tuple[str, ...], Distribution]] = {name: {} for name in HISTOGRAMS}
         self.streams_ended: dict[tuple[str, str, str], EndedStreams] = {}
@@ -202,7 +202,7 @@ class Metrics:
             times.gap.add(vitals.gap_counts, vitals.gaps_s)
         usage = vitals.reader.usage
         if usage is not None:
-            ended.tokens = list(map(operator.add, ended.tokens, usage))
+            ended.usage = list(map(operator.add, ended.usage, usage))
             if usage.completion > 1 and vitals.last_token_at > vitals.first_token_at:
                 seconds = (vitals.last_token_at - vitals.first_token_at) / (usage.completion - 1)
                 times.per_token.observe(seconds)
@@ -221,7 +221,7 @@ class Metrics:
         if model is None:
             return "unknown"
         if model not in self._models:
-            if len(self._models) >= self._max_models:
+            if len(self._models) >= self.max_models:
                 return "other"
             self._models.add(model)
         return model

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from proxy import __version__
-from proxy.dialects.dialect import Usage
+from proxy.dialects.dialect import TOKEN_KINDS, Usage
 from proxy.downstream.client_connections import ClientConnections
 from proxy.stream.hub import Hub
 from proxy.telemetry.metrics import HISTOGRAMS, Metrics
@@ -62,14 +62,16 @@ class MetricsPage(Collector):
         metrics, upstreams = self._metrics, self._upstreams
         frames, received, delivered = Tally[str](), Tally[str](), Tally(metrics.delivered)
         ended, no_token = Tally(metrics.streams_unbegun), Tally(metrics.streams_unbegun)
-        tokens = Tally[tuple[str, str, str]]()
+        tokens, tool_calls = Tally[tuple[str, str, str]](), Tally[tuple[str, str]]()
         for key, counts in metrics.streams_ended.items():
             ended[key] += counts.streams
             no_token[key] += counts.no_token
             frames[key[0]] += counts.frames
             received[key[0]] += counts.bytes
-            for kind, count in zip(Usage._fields, counts.tokens, strict=True):
-                tokens[(*key[:2], kind)] += count
+            usage = Usage(*counts.usage)
+            tool_calls[key[:2]] += usage.tool_calls
+            for kind in TOKEN_KINDS:
+                tokens[(*key[:2], kind)] += getattr(usage, kind)
         for stream in self._hub:
             if stream.log.ending is None:
                 frames[stream.info.route] += stream.log.end
@@ -80,6 +82,8 @@ class MetricsPage(Collector):
         yield _counter("streams_ended", "Streams by how they ended.", label, ended)
         yield _counter("no_first_token", "Streams that ended before a token.", label, +no_token)
         yield _counter("tokens", "Tokens, as usage states them.", ("route", "model", "kind"), +tokens)
+        text = "Calls of tools that the upstream runs itself, as usage states them."
+        yield _counter("tool_calls", text, ("route", "model"), +tool_calls)
         yield _counter("requests", "Requests by final status.", ("route", "method", "status"), metrics.requests)
         yield _counter("frames", "Frames received from upstream.", ("route",), frames)
         yield _counter("upstream_bytes", "Body bytes of streams from upstream.", ("route",), received)

@@ -217,6 +217,8 @@ class Trace:
         if context.is_valid:  # else OTEL_SDK_DISABLED
             stream.info.w3c_trace_id = format_trace_id(context.trace_id)
         self.span.set_attribute("streamtee.stream.id", stream.id)
+        if stream.info.client:
+            self.span.set_attribute("client.address", stream.info.client)
 
     def sealed(self, stream: Stream) -> None:
         """Record how the stream ended, and end the spans."""
@@ -261,6 +263,8 @@ def _describe(span: Span, stream: Stream) -> None:
         span.set_attributes({"gen_ai.usage.input_tokens": usage.prompt, "gen_ai.usage.output_tokens": usage.completion})
         if usage.cached:
             span.set_attribute("gen_ai.usage.cache_read.input_tokens", usage.cached)
+        if usage.cache_written:
+            span.set_attribute("gen_ai.usage.cache_creation.input_tokens", usage.cache_written)
         if usage.reasoning:
             span.set_attribute("gen_ai.usage.reasoning.output_tokens", usage.reasoning)
 

@@ -2,7 +2,7 @@
 
 Read in this order:
 
-* `cli`: the commands
+* `cli`: the commands; `signals`: what signals have a running server do
 * `demo`: the demonstration that `make demo` runs
 * `tail`, `tail_readers`: `streamtee tail`
 * `fake`: an upstream to try against, a folder of its own

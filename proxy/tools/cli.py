@@ -3,21 +3,20 @@
 import asyncio
 import gc
 import logging
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from pydantic import ValidationError
 
 from proxy import __version__
 from proxy.downstream.descriptors import raise_limit
 from proxy.server.app import Proxy
-from proxy.server.config import Config, address, load
+from proxy.server.config import Config, address, explained, load
 from proxy.tools.log_lines import LogLines
 from proxy.tools.selfcheck import SelfCheckError, check_installation
+from proxy.tools.signals import end_signal, heed_signals
 from proxy.tools.tail import tail
 
 if TYPE_CHECKING:
@@ -45,7 +44,10 @@ def main() -> None:
     "--loop", type=click.Choice(["uvloop", "asyncio"]), default="uvloop", show_default=True, help="Event loop."
 )
 def serve(config_file: Path | None, loop: str) -> None:
-    """Run the proxy until SIGTERM or SIGINT; it then drains before it stops."""
+    """Run the proxy until SIGTERM or SIGINT; it then drains before it stops, or stops at once when told again.
+
+    SIGHUP has it read its configuration again: keys, limits, time-outs and the log level change in place.
+    """
     try:
         check_installation()
     except SelfCheckError as error:
@@ -59,7 +61,7 @@ def serve(config_file: Path | None, loop: str) -> None:
     # process for 100 ms and more (D of the load harness), and found nothing.
     gc.freeze()
     gc.set_threshold(20_000, 20, 200)
-    _run(_serve(config), loop)
+    _run(_serve(config, config_file), loop)
 
 
 main.add_command(tail)
@@ -75,14 +77,8 @@ def check_config(config_file: Path | None) -> None:
 def _load(file: Path | None) -> Config:
     try:
         return load(file)
-    except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}"
-            for e in error.errors(include_input=False)
-        ]
-        _fail("the configuration is not valid:\n" + "\n".join(lines))
-    except (OSError, ValueError) as error:  # TOMLDecodeError is a ValueError
-        _fail(f"the configuration can't be read: {error}")
+    except (OSError, ValueError) as error:
+        _fail(explained(error))
 
 
 def _fail(message: str) -> NoReturn:
@@ -100,9 +96,9 @@ def _run(work: Any, loop: str) -> None:
         runner.run(work)
 
 
-async def _serve(config: Config) -> None:
-    stop = _stop_signal()
+async def _serve(config: Config, file: Path | None) -> None:
     proxy = Proxy(config)
+    told_to_end = heed_signals(proxy, file)
     try:
         await proxy.start()
     except OSError as error:
@@ -110,22 +106,13 @@ async def _serve(config: Config) -> None:
     click.echo(f"streamtee {__version__} on {proxy.url}, upstream {config.upstream.url}")
     if proxy.admin_url:
         click.echo(f"metrics on {proxy.admin_url}/metrics")
-    await stop.wait()
-    click.echo(f"draining, for at most {config.drain_s:g} s")
+    await told_to_end.wait()
+    click.echo(f"draining, for at most {proxy.config.drain_s:g} s")
     await proxy.drain()
 
 
-def _stop_signal() -> asyncio.Event:
-    """Return an event that SIGTERM and SIGINT set. Call it before the server announces its URL."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
-
-
 async def _fake(qwen: "FakeQwen", listen: str) -> None:
-    stop = _stop_signal()
+    stop = end_signal()
     await qwen.start(*address(listen))
     click.echo(f"fake Qwen on {qwen.url}")
     await stop.wait()

@@ -14,7 +14,8 @@ from proxy.stream.interfaces import Transport
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
 
-# With these limits at most 64 KiB of a stream are sent before the log, and the ledger of all logs, count them.
+# With these limits at most 64 KiB of a stream are sent before the log, and the ledger of all logs, count them; less
+# where that of all streams would be a good part of what may be held.
 _FRAMES = 64
 _LONG_READ = 1024  # bytes; a longer read costs more than settling does
 
@@ -45,7 +46,7 @@ class Pump(Protocol):
 class Bypass:
     """Forwards events to the one follower of a stream, from its creation until `end`."""
 
-    __slots__ = ("_at", "_exchange", "_frames", "_is_ordinary", "_pump", "_times", "_transport")
+    __slots__ = ("_at", "_exchange", "_frames", "_is_ordinary", "_most", "_pump", "_times", "_transport")
 
     def __init__(self, pump: Pump, exchange: Exchange, transport: Transport) -> None:
         self._pump = pump
@@ -55,6 +56,7 @@ class Bypass:
         self._frames: list[bytes] = []  # forwarded, and not in the log yet
         self._times: list[float] = []  # when each of them with text came
         self._at = 0.0  # when the last one came
+        self._most = min(_FRAMES, pump.stream.frames_ahead)  # that are not in the log yet
         exchange.redirect(self.take_events)
 
     @property
@@ -85,7 +87,7 @@ class Bypass:
             self._times.append(at)
         else:
             self._pump.note(frames, at, self._times)
-        if len(self._frames) >= _FRAMES or len(chunks) > _LONG_READ:
+        if len(self._frames) >= self._most or len(chunks) > _LONG_READ:
             self._pump.overhead(monotonic() - at)
             self.settle()
         return True
@@ -99,6 +101,7 @@ class Bypass:
                 self._pump.bypassed(frames, times, self._at)
             except Exception as fault:
                 self._pump.failed(fault)
+            self._most = min(_FRAMES, self._pump.stream.frames_ahead)
 
     def end(self) -> None:
         """Settle, and stop forwarding."""

@@ -1,6 +1,7 @@
 """One request to an upstream and its response: sends it, passes its body to a receiver, and checks its time-outs."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterable, Callable
 from time import monotonic
 from typing import NamedTuple, Protocol
@@ -391,8 +392,10 @@ class Exchange:
             self.on_released(self._error)
 
     async def _send_pieces(self, connection: Connection, pieces: AsyncIterable[bytes], chunked: bool) -> None:
+        self._asked_at = math.inf  # while the client is waited for, the upstream is not
         try:
             async for piece in pieces:
+                self._asked_at = monotonic()
                 if not connection.quiet:  # read first: a server that rejects a body may reset the connection
                     await asyncio.sleep(0)
                 if self.status >= 400:
@@ -400,7 +403,8 @@ class Exchange:
                 if piece:
                     connection.transport.write(chunk(piece) if chunked else piece)
                     await connection.drained()
-                    self._asked_at = monotonic()  # the time of an upload is not part of the response's
+                self._asked_at = math.inf
+            self._asked_at = monotonic()
             if chunked:
                 connection.transport.write(LAST_CHUNK)
             self._unsent = False

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from proxy.dialects.error_codes import Fault, Trouble, trouble
 from proxy.dialects.failure import Failure, reported
 from proxy.dialects.refusal import Refusal, read
+from proxy.timers import Within
 from proxy.upstream.backoff import Backoff, retry_after_s
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.upstream import Attempt, Upstream, UpstreamRequest
@@ -49,15 +50,15 @@ class UpstreamGroup:
         retries: Retries,
         retried: Counter[str],
         *,
-        bases: Sequence[bytes] = (),
+        prefixes: Sequence[Sequence[bytes]] = (),
         unwraps: bool = False,
     ) -> None:
         """`retried` counts retries by reason; `unwraps`: error responses that are framed as SSE become JSON.
 
-        `bases` has the path of the API at each upstream. The targets of requests are those of the first upstream.
+        `prefixes` has what targets begin with at each upstream, in one order. Requests have those of the first one.
         """
         self.upstreams = upstreams
-        self._bases = dict(zip((upstream.name for upstream in upstreams), bases, strict=False))
+        self._prefixes = dict(zip((upstream.name for upstream in upstreams), prefixes, strict=False))
         self.retries = retries
         self.retried = retried
         self.unwraps = unwraps
@@ -97,10 +98,15 @@ class UpstreamGroup:
 
     def readdressed(self, request: UpstreamRequest, upstream: Upstream) -> UpstreamRequest:
         """Return a request with the target that it has at one of the upstreams."""
-        first, here = self._bases.get(self.upstreams[0].name), self._bases.get(upstream.name)
-        if first is None or here is None or first == here or not request.target.startswith(first):
+        first, here = self._prefixes.get(self.upstreams[0].name), self._prefixes.get(upstream.name)
+        if first is None or here is None or first == here:
             return request
-        return replace(request, target=here + request.target[len(first) :])
+        target = request.target
+        fitting = [pair for pair in zip(first, here, strict=True) if target.startswith(pair[0])]
+        if not fitting:
+            return request
+        prefix, other = max(fitting, key=lambda pair: len(pair[0]))
+        return replace(request, target=other + target[len(prefix) :])
 
     def allows(self, now: float) -> bool:
         """Return whether the breaker of any upstream allows a request at a time, as far as is known."""
@@ -234,7 +240,7 @@ async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
     else:
         return None
     try:
-        async with asyncio.timeout(_REFUSAL_S if exchange.status >= 400 else None):
+        async with Within(_REFUSAL_S if exchange.status >= 400 else 0):
             body = await exchange.peek(enough)
     except TimeoutError:
         body = b""

@@ -19,6 +19,7 @@ import aiohttp
 from yarl import URL
 
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
+from proxy.timers import Within, sleep
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.wire.errors import ConnectTimeout, Overloaded, Unreachable
@@ -27,6 +28,7 @@ from proxy.wire.http import Headers, head
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _OUT_OF_DESCRIPTORS = "this server has no file descriptor left for another connection to the upstream"
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # of aiohttp's own: Within limits it
 _ZONE = re.compile("%25[^]]*")
 
 
@@ -63,7 +65,6 @@ class ConnectionPool:
         self._room = asyncio.Semaphore(max_connections) if max_connections else None
         self._idle: deque[Connection] = deque()  # the most recently used one is the last
         self._connector = aiohttp.TCPConnector(limit=0)
-        self._connect_timeout = aiohttp.ClientTimeout(total=None, connect=timeouts.connect_s or None)
         # The connector reads only the address from a request, so one request for the origin is enough.
         self._address = aiohttp.ClientRequest(
             "GET", origin, ssl=ssl_context or True, proxy=URL(outbound_proxy) if outbound_proxy else None
@@ -167,7 +168,10 @@ class ConnectionPool:
 
     async def _wait_room(self, room: asyncio.Semaphore) -> None:
         try:
-            async with asyncio.timeout(self.timeouts.connect_s or None):
+            if not room.locked():
+                await room.acquire()  # at once
+                return
+            async with Within(self.timeouts.connect_s):
                 await room.acquire()
         except TimeoutError as exc:
             message = f"all {self._max_connections} connections were in use for {self.timeouts.connect_s:g} s"
@@ -177,10 +181,9 @@ class ConnectionPool:
         try:
             if self._are_descriptors_out():
                 raise OSError(errno.EMFILE, "kept for the admin port")
-            if self._direct is None:
-                lent = await self._connector.connect(self._address, [], self._connect_timeout)
-                return Connection(lent)
-            async with asyncio.timeout(self.timeouts.connect_s or None):
+            async with Within(self.timeouts.connect_s):
+                if self._direct is None:
+                    return Connection(await self._connector.connect(self._address, [], _NO_TIMEOUT))
                 loop = asyncio.get_running_loop()
                 _, connection = await loop.create_connection(Connection, *self._direct)  # type: ignore[type-var]  # it is a Protocol, but not by inheritance
                 return connection
@@ -198,14 +201,10 @@ class ConnectionPool:
 
     async def _watch_time(self) -> None:
         """End exchanges and idle connections whose time-outs have expired; one timer for all, and none for a read."""
-        shortest = min(filter(None, (*self.timeouts[1:], self._keepalive_s)), default=10.0)
-        every_s = min(1.0, max(0.02, shortest / 20))
         while True:
-            began_at = monotonic()
-            await asyncio.sleep(every_s)
-            if monotonic() - began_at > 2 * every_s:
-                # The process was stopped, or its loop blocked: first read what came meanwhile.
-                await asyncio.sleep(every_s)
+            shortest = min(filter(None, (*self.timeouts[1:], self._keepalive_s)), default=10.0)
+            every_s = min(1.0, max(0.02, shortest / 20))
+            await sleep(every_s)
             self._end_late(monotonic())
 
     def _end_late(self, now: float) -> None:

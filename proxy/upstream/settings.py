@@ -19,6 +19,8 @@ class UpstreamConfig(Table):
 
     url: str = presets.resolve(presets.DEFAULT)
     key: SecretStr = SecretStr("")
+    responses_path: str = ""
+    messages_path: str = ""
     paths: tuple[str, ...] = ()
     max_connections: Annotated[int, Field(ge=0)] = 0
     keepalive_s: Seconds = 15
@@ -44,6 +46,13 @@ class UpstreamConfig(Table):
                 raise ValueError(f"{path!r} is not a path below {', '.join(served)}, without escapes or dot segments")
         return paths
 
+    @field_validator("responses_path", "messages_path")
+    @classmethod
+    def _is_path(cls, path: str) -> str:
+        if path and (not _PATH.fullmatch(path) or path.endswith("/")):
+            raise ValueError(f"{path!r} is not a path like /v1/responses, without escapes or a slash at its end")
+        return path
+
     @field_validator("outbound_proxy")
     @classmethod
     def _is_http_or_none(cls, url: SecretStr) -> SecretStr:
@@ -55,6 +64,12 @@ class UpstreamConfig(Table):
     def compatible_base(self) -> str:
         """The path of the OpenAI-compatible API: the URL's own path if it has one."""
         return urlsplit(self.url).path or table.BASE
+
+    @property
+    def prefixes(self) -> dict[str, str]:
+        """The path of each API, by the name of its row in the table of APIs."""
+        own = {"responses": self.responses_path, "messages": self.messages_path}
+        return table.prefixes_upstream(self.compatible_base, own)
 
 
 class TimeoutsConfig(Table):

@@ -12,6 +12,7 @@ from proxy.stream.endings import CLIENT_GONE, INTERNAL_ERROR, Ending, ending_of
 from proxy.stream.faults import log_fault
 from proxy.stream.ledger import UNFINISHED
 from proxy.stream.stream import Stream
+from proxy.timers import Timer
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.wire.errors import UpstreamError
@@ -27,7 +28,7 @@ class StreamWriter:
         self.on_disconnect = on_disconnect
         self.opening: asyncio.Task[Any] | None = None  # while an exchange is being opened or may be reopened
         self._exchange: Exchange | None = None
-        self._grace: asyncio.TimerHandle | None = None
+        self._grace: Timer | None = None
         self._stopped = False
         self.holds_unfinished = False  # a frame that had begun and not ended was counted
         stream.writer = self
@@ -59,7 +60,7 @@ class StreamWriter:
         elif grace_s is not None:
             if self._grace is not None:
                 self._grace.cancel()
-            self._grace = asyncio.get_running_loop().call_later(grace_s, self._grace_over)
+            self._grace = Timer(grace_s, self._grace_over)
 
     def stop(self, ending: Ending) -> None:
         """Close the upstream connection and seal the stream."""

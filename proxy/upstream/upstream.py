@@ -11,9 +11,9 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 
-from proxy.dialects.credentials import KEY_HEADERS, key_header
-from proxy.dialects.route import Route
+from proxy.dialects.route import KEY_HEADERS, Route, key_header
 from proxy.stream.background import BackgroundLoop
+from proxy.timers import Within
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pool import ConnectionPool
@@ -97,6 +97,10 @@ class Upstream:
         """True when it is used with the proxy's own key, so that errors about the key concern all callers."""
         return self._key != ""
 
+    def use_key(self, key: str) -> None:
+        """Send another key of the proxy's own from now on, in place of the one it has."""
+        self._key = key
+
     @property
     def state(self) -> State:
         return self.breaker.state(monotonic()) if self.breaker is not None else State.CLOSED
@@ -178,7 +182,7 @@ class Upstream:
         try:
             if not ticket.admitted:
                 self.advance()
-                async with asyncio.timeout(self._queue_s or None):
+                async with Within(self._queue_s):
                     await admitted
         except TimeoutError:
             if not ticket.admitted:

@@ -87,6 +87,13 @@ class PathNotAllowed(RequestError):
     code = "path_not_allowed"
 
 
+class FileNotAllowed(RequestError):
+    """A file may not be referred to with the proxy's own upstream key, under which it may be anybody's."""
+
+    status = 403
+    code = "file_not_allowed"
+
+
 class UnknownRoute(RequestError):
     """Nothing is served at this path."""
 
@@ -99,6 +106,13 @@ class UnknownStream(RequestError):
 
     status = 404
     code = "stream_not_found"
+
+
+class UnknownResponse(RequestError):
+    """No such response of this caller's: it never existed, has expired, or belongs to somebody else."""
+
+    status = 404
+    code = "response_not_found"
 
 
 class MethodNotAllowed(RequestError):
@@ -342,3 +356,10 @@ class Overloaded(ProxyError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Drained(Overloaded):
+    """This process is about to end: it takes nothing new, or the time for what ran was up. Asking again is worth it."""
+
+    code = "drained"
+    ending = "drained"

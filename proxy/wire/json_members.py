@@ -49,10 +49,18 @@ class Members:
         value = self._values.get(name)
         if value is None:
             return Members(b"{}")
-        if not isinstance(value, dict) or not self._found(name):
+        text = self.text(name) if isinstance(value, dict) else None
+        return None if text is None else members(text)
+
+    def text(self, name: str) -> bytes | None:
+        """Return the JSON text of a member's value as it is written; None, if there is none, or its place is unknown.
+
+        The place can't be found if the JSON is nested too deeply.
+        """
+        if name not in self._values or not self._found(name):
             return None
         start, end = self._places[name]
-        return members(self._text[start:end].encode("latin-1"))
+        return self._text[start:end].encode("latin-1")
 
     def put(self, values: Mapping[str, bytes]) -> bytes | None:
         """Return the text with the members of these names set to these values, each of which is a JSON text.

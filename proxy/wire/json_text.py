@@ -6,6 +6,7 @@ surrogate escapes (\\ud83d, whose other half may come with the next frame), a by
 """
 
 import json
+import re
 from typing import Any
 
 import orjson
@@ -14,6 +15,8 @@ from proxy.wire.sse import BOM
 
 _ZEROS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # every digit as 0: half the time of a regex
 _LONG_NUMBER = b"0" * 19  # this many digits may be an integer beyond 64 bits
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[][{},]', re.DOTALL)  # strings are found so that they are skipped
+_CLOSERS = {"{": "}", "[": "]"}
 _LINE_SEPARATORS = (("\u0085", b"\\u0085"), ("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"))
 
 
@@ -43,6 +46,30 @@ def read(data: bytes) -> Any:
 def read_exactly(data: bytes) -> Any:
     """Return the value of a JSON text so that it can be written again without a loss. Raises: ValueError."""
     return _read_leniently(data) if may_lose_digits(data) else read(data)
+
+
+def read_beginning(text: str) -> Any:
+    """Return the value of a JSON text that may have been cut off: all that is whole of it. Raises: ValueError."""
+    closers, whole = "", (0, "")  # what would close the open arrays and objects, now and at the end of what is whole
+    for token in _TOKEN.finditer(text):
+        mark = token[0]
+        if mark == ",":
+            whole = token.start(), closers
+        elif mark in _CLOSERS:
+            closers = _CLOSERS[mark] + closers
+            whole = token.end(), closers
+        elif mark in "}]":
+            closers = closers[1:]
+            whole = token.end(), closers
+    try:
+        return _read_text(text + closers)
+    except ValueError:
+        end, closers = whole
+        return _read_text(text[:end] + closers)
+
+
+def _read_text(text: str) -> Any:
+    return read_exactly(text.encode("utf-8", "surrogatepass"))
 
 
 def may_lose_digits(data: bytes) -> bool:

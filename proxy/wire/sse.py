@@ -23,6 +23,8 @@ _LONGEST_JSON_BEGINNING = 12
 _CR = 13
 _COLON = 58  # begins a comment
 BOM = b"\xef\xbb\xbf"
+COMMENT = b":\n"
+"""The shortest comment. Of one line, so that it becomes a part of the next block: not every client bears one alone."""
 _BEGINNINGS = (b":", b"data:", b"event:", b"id:", b"retry:")
 
 

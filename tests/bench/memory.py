@@ -26,7 +26,7 @@ from tests.bench import procfs, report
 
 ROOT = Path(__file__).parents[2]
 WAYS = ("complete", "closed", "client leaves")
-PAUSE_S = 12.0
+PAUSE_S = 30.0
 _MEGABYTE = 1e6
 _CONFIG = """listen = "127.0.0.1:{port}"
 admin = "127.0.0.1:{admin}"

@@ -32,6 +32,17 @@ _CHATS: dict[str, dict[str, Any]] = {
     "choices": {"n": 3, "max_tokens": 30, **_USAGE},
     "choices that think": {"n": 2, "enable_thinking": True, **_SHORT},
 }
+_FUNCTIONS = [{"type": "function", **tool["function"]} for tool in TOOLS]
+_RESPONSES: dict[str, dict[str, Any]] = {
+    "text": {},
+    "one token": {"max_output_tokens": 1},
+    "thinking": {"reasoning": {"effort": "high"}},
+    "tool": {"tools": _FUNCTIONS[:1]},
+    "tools and thinking": {"tools": _FUNCTIONS, "reasoning": {"effort": "high"}},
+    "custom tool": {"tools": [{"type": "custom", "name": "note"}]},
+    "search": {"tools": [{"type": "web_search"}]},
+    "mcp": {"tools": [{"type": "mcp", "server_label": "streams", "server_url": "https://example.com"}]},
+}
 _NATIVES: dict[str, dict[str, Any]] = {
     "text": {"incremental_output": True},
     "message": {"incremental_output": True, "result_format": "message"},
@@ -128,6 +139,32 @@ def all_natives() -> dict[str, Question]:
     played = recordings("native", {"stream": True, "incremental_output": True})
     added_up = {f"{name}, added up": {**asked, "incremental_output": False} for name, asked in played.items()}
     return streamed | whole | natives(OF_FRAMING + OF_FRAMES + REFUSED) | played | added_up
+
+
+def responses(faults: tuple[str, ...], **more: Any) -> dict[str, Question]:
+    """Return questions for a response, streamed, for an answer with each of the faults."""
+    asked: dict[str, Any] = {"stream": True, "reasoning": {"effort": "low"}, **more}
+    return {fault: {**asked, "headers": {"Fake-Fault": fault}} for fault in faults}
+
+
+def all_responses() -> dict[str, Question]:
+    """Return every question for a response that arrives, streamed or not, in both framings, and those refused."""
+    streamed: dict[str, Question] = {
+        f"{name}, {framing or 'dashscope'}": {"stream": True, "headers": {"Fake-Fault": framing}, **asked}
+        for name, asked in _RESPONSES.items()
+        for framing in ("", "openai", "sparse")
+    }
+    whole: dict[str, Question] = {f"{name}, in one piece": asked for name, asked in _RESPONSES.items()}
+    return streamed | whole | responses(OF_FRAMING + OF_FRAMES + REFUSED)
+
+
+def of_helper() -> dict[str, Question]:
+    """Return those of them that the SDK's own accumulator can take: it needs items before their deltas, and by name."""
+    return {
+        name: {"how": "helper", **asked}
+        for name, asked in all_responses().items()
+        if asked.get("stream") and "sparse" not in name and "mcp, dashscope" not in name
+    }
 
 
 def of_client() -> dict[str, Question]:

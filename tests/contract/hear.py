@@ -21,6 +21,7 @@ import requests
 from dashscope.api_entities.dashscope_response import DashScopeAPIResponse
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
+from openai.types.responses import ResponseStreamEvent
 
 try:
     import httpx2  # what openai-python 3 stands on
@@ -103,6 +104,40 @@ def _followed(client: openai.OpenAI, ident: str, query: Any) -> Any:
     )
 
 
+def hear_responses(
+    url: str, *, how: str = "create", ident: str = "", query: Any = None, headers: Any = None, **body: Any
+) -> dict[str, Any]:
+    """Ask for a response: its events as they come, or as the SDK's own helper adds them up; or follow a stream."""
+    events: list[Any] = []
+    final = error = None
+    asked = {"model": "qwen-plus", "input": "说点什么", "extra_headers": headers, **body}
+    transport = openai.DefaultHttpxClient(verify=False)
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=10, http_client=transport) as client:
+        try:
+            if how == "helper":
+                asked.pop("stream")
+                with client.responses.stream(**asked) as stream:
+                    events.extend(map(dumped, stream))
+                    final = dumped(stream.get_final_response())
+            elif ident:
+                cast: Any = {"cast_to": ResponseStreamEvent, "stream_cls": openai.Stream[ResponseStreamEvent]}
+                options: Any = {"params": query or {}}
+                events.extend(map(dumped, client.get(f"/streams/{ident}", options=options, stream=True, **cast)))
+            else:
+                answer: Any = client.responses.create(**asked)
+                events.extend(map(dumped, answer if asked.get("stream") else [answer]))
+        except (*OF_OPENAI, RuntimeError, AttributeError, IndexError, AssertionError) as raised:
+            error = failed(raised)
+    return {"events": events, "final": final, "error": error}
+
+
+def dumped(answer: Any) -> Any:
+    """Return what an object of the SDK holds, at once: the helper adds up within what it has given out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return json.loads(answer.to_json())
+
+
 def hear_dashscope(url: str, *, kind: str = "Generation", **asked: Any) -> dict[str, Any]:
     """Ask DashScope's own API; every answer is told."""
     dashscope.base_http_api_url = f"{url}/api/v1"
@@ -164,6 +199,7 @@ def hear_sum(*, dialect: str, documents: list[Any]) -> dict[str, Any]:
 
 HEAR = {
     "openai": hear_openai,
+    "responses": hear_responses,
     "dashscope": hear_dashscope,
     "client": hear_client,
     "script": hear_script,

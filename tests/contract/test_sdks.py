@@ -16,10 +16,13 @@ from tests.contract.corpus import (
     REFUSED,
     all_chats,
     all_natives,
+    all_responses,
     chats,
     natives,
     of_client,
+    of_helper,
     recordings,
+    responses,
 )
 from tests.contract.playback import RECORDINGS, Playback, recording
 from tests.contract.sdks import Question, Sdks, Told, both_majors, newer_major
@@ -79,6 +82,95 @@ async def test_client_of_dashscope_2_hears_the_same(sdks: Sdks, fake: Playback, 
     assert through == direct
     assert sum(len(told["chunks"]) > 1 for told in direct.values()) >= 14
     assert {told["error"]["class"] for told in direct.values() if told["error"]} > {"RateLimitError"}
+
+
+@both_majors
+async def test_openai_python_hears_the_same_of_responses(sdks: Sdks, fake: Playback, tee: Tee) -> None:
+    """Event by event; and the class, status and code of an exception."""
+    direct, through = await compared(sdks.hear, fake, tee, of("responses", all_responses()))
+    assert through == direct
+    assert sum(len(told["events"]) > 5 for told in direct.values()) > 20
+    assert sum(len(told["events"]) == 1 for told in direct.values()) >= 8
+    assert {told["error"].get("status") for told in direct.values() if told["error"]} > {400, 401, 429, 500}
+
+
+@both_majors
+async def test_openai_pythons_helper_adds_up_the_same(sdks: Sdks, fake: Playback, tee: Tee) -> None:
+    """Events with what the SDK has added up so far, and the response that they make."""
+    direct, through = await compared(sdks.hear, fake, tee, of("responses", of_helper()))
+    assert through == direct
+    assert sum(told["final"] is not None for told in direct.values()) > 20
+
+
+@newer_major
+async def test_openai_pythons_helper_adds_up_the_same_in_modes_of_events(sdks: Sdks, fake: Playback, tee: Tee) -> None:
+    """Merged deltas, and ids of ours, change nothing of the response that it makes."""
+    asked = {name: one for name, one in of_helper().items() if name.endswith(("dashscope", "openai"))}
+    direct = await sdks.hear([{"sdk": "responses", "url": fake.url, **question} for question in asked.values()])
+    for mode in ("events", "coalesced"):
+        questions = [
+            {"sdk": "responses", "url": tee.proxy.url, **one, "headers": {**one["headers"], "Stream-Mode": mode}}
+            for one in asked.values()
+        ]
+        for name, one, other in zip(asked, direct, await sdks.hear(questions), strict=True):
+            assert (other["final"], other["error"]) == (one["final"], one["error"]), (mode, name)
+
+
+@both_majors
+async def test_broken_response_never_looks_complete(sdks: Sdks, fake: Playback, tee: Tee) -> None:
+    """Neither as it comes nor added up: nothing says that it is complete, and something that it is not."""
+    for how in ("create", "helper"):
+        direct, through = await compared(sdks.hear, fake, tee, of("responses", responses(BROKEN, how=how)))
+        for name, told in through.items():
+            assert told["error"], name
+            assert told["final"] is None
+            assert len(told["events"]) >= len(direct[name]["events"]), name
+
+
+@both_majors
+async def test_follower_of_a_response_hears_the_same(sdks: Sdks, fake: Playback, tee: Tee) -> None:
+    """By GET, in modes of events: event by event, or merged; a failure as the last of them.
+
+    Comments do no harm there. By themselves the SDK fails on a comment between blocks with ids.
+    """
+    asked = {name: one for name, one in all_responses().items() if one.get("stream")}
+    asked = {name: one for name, one in asked.items() if name not in (*REFUSED, *OF_FRAMING, "bom", "comments, crlf")}
+    direct = await sdks.hear([{"sdk": "responses", "url": fake.url, **question} for question in asked.values()])
+    places = list(asked)
+    assert direct[places.index("comments")]["error"] == {"class": "JSONDecodeError"}
+    direct[places.index("comments")] = direct[places.index("no_done")]
+    idents = [await asked_for_response(tee, question) for question in asked.values()]
+    follow: Question = {"sdk": "responses", "url": tee.proxy.url}
+    for mode in ("events", "coalesced"):
+        heard = await sdks.hear([{**follow, "ident": ident, "query": {"mode": mode}} for ident in idents])
+        for name, one, other in zip(asked, direct, heard, strict=True):
+            assert other["error"] == one["error"], name
+            assert response_said(other["events"]) == response_said(one["events"]), name
+            if mode == "events":
+                assert other["events"] == one["events"], name
+    broken = [await asked_for_response(tee, question) for question in responses(BROKEN[:4]).values()]
+    for told in await sdks.hear([{**follow, "ident": ident} for ident in broken]):
+        assert (told["error"], told["events"][-1]["type"]) == (None, "response.failed")
+        assert told["events"][-1]["response"]["id"] == told["events"][0]["response"]["id"]
+
+
+async def asked_for_response(tee: Tee, question: Question) -> str:
+    """Ask as no SDK does; return the id of the stream, once it has ended."""
+    body = {"model": "qwen-plus", "input": "说点什么", **question}
+    headers = [f"{name}: {value}" for name, value in body.pop("headers", {}).items()]
+    answer = await tee.ask("POST", "/v1/responses", CALLER, *headers, body=json.dumps(body).encode())
+    await answer.read()
+    return answer.stream_id
+
+
+def response_said(events: list[Any]) -> tuple[Any, Any]:
+    """Return what the deltas of each channel add up to, and the other events but for their numbers."""
+    texts: dict[str, str] = {}
+    for event in events:
+        if event["type"].endswith(".delta"):
+            channel = f"{event['type']} {event['output_index']}"
+            texts[channel] = texts.get(channel, "") + event["delta"]
+    return texts, [event for event in events if not event["type"].endswith(".delta")]
 
 
 @both_majors

@@ -4,7 +4,9 @@ import json
 from random import Random
 from typing import Any
 
-from proxy.tools.fake.text import ChatAnswer, NativeAnswer, Stamp, read_chat, read_native
+from proxy.tools.fake.chat import ChatAnswer, read_chat
+from proxy.tools.fake.native import NativeAnswer, read_native
+from proxy.tools.fake.text import Stamp
 from tests.answers import documents
 from tests.contract.corpus import TOOLS
 from tests.contract.playback import Playback

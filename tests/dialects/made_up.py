@@ -19,7 +19,7 @@ from proxy.wire import json_text
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import members
-from proxy.wire.sse import payload
+from proxy.wire.sse import COMMENT, payload
 
 KINDS = {"text": TextKind.CONTENT, "thought": TextKind.REASONING, "call": TextKind.TOOL_CALL}
 Group = tuple[int, str, int]
@@ -72,6 +72,11 @@ class MadeUpReader:
         self.failure: Failure | None = None
         self.ended = False
         self.brought = False
+        self.seq = 0
+
+    @property
+    def heartbeat(self) -> bytes:
+        return b'event: still.here\ndata: {"type":"still.here"}\n\n' if self.brought else COMMENT
 
     @property
     def finished(self) -> bool:
@@ -89,7 +94,12 @@ class MadeUpReader:
             self.ended = True
             self.finish_reason = "ended"
         self.brought = self.brought or kind is not None
+        self.seq = event.get("seq", self.seq)
         return TextKind.CONTENT if kind == "item.delta" and event.get("delta") else None
+
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        event = json.dumps({"type": "answer.failed", "seq": self.seq + 1, "reason": code, "message": message})
+        return b"event: answer.failed\ndata: %b\nid: %b\n\n" % (event.encode(), ident)
 
 
 class MadeUpFrames:
@@ -105,10 +115,6 @@ class MadeUpFrames:
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         return {"reason": error.code, "message": error.message}
-
-    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
-        event = json.dumps({"type": "answer.failed", "reason": code, "message": message})
-        return b"event: answer.failed\ndata: %b\nid: %b\n\n" % (event.encode(), ident)
 
 
 class MadeUpIncrement:

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.dialects.allowed_paths import AllowedPaths
-from proxy.wire.errors import PathNotAllowed
+from proxy.wire.errors import FileNotAllowed, PathNotAllowed
 
 NATIVE = "/api/v1/services"
 LISTED = [
@@ -106,3 +106,40 @@ def test_added_paths_are_allowed_by_any_method() -> None:
     for path in ("/v1/files", "/v1/filesystem", "/v1/files/../batches", "/api/v1/tasks/1", "/api/v1/tasks/", "/v2/x"):
         assert not is_allowed(allowed, "GET", path), path
     assert is_allowed(allowed, "POST", "/v1/chat/completions")
+
+
+FILE = (
+    b'{"model":"qwen-long","messages":[{"role":"system","content":"fileid://file-fe-1"},{"role":"user","content":"?"}]}'
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        FILE,
+        FILE.replace(b'"fileid', b'" \\n fileid'),
+        FILE.replace(b"://", b":\\/\\/"),
+        FILE.replace(b"fileid:", b"\\u0066ile\\u0069d\\u003A"),
+        FILE.replace(b"://", b":\\u002f\\u002F"),
+        FILE.replace(b"fileid", b"FileID"),
+    ],
+)
+def test_body_that_refers_to_a_file_is_refused(body: bytes) -> None:
+    """However it is spelled: under one key the file may be anybody's."""
+    with pytest.raises(FileNotAllowed, match=r"upstream\.paths"):
+        AllowedPaths([]).check_body(body)
+
+
+@pytest.mark.parametrize("added", ["/v1/files/", "/v1/files"])
+def test_body_may_refer_to_a_file_where_files_are_allowed(added: str) -> None:
+    """Whoever opens them to all callers has decided that."""
+    AllowedPaths([added]).check_body(FILE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"what does fileid:// mean?", b'code: x = \\"fileid://a\\"', b"\\u0022fileid://a\\u0022", b"\\u4f60\\u597d"],
+)
+def test_text_that_tells_of_such_references_is_none(text: bytes) -> None:
+    """An agent that read this file can go on with its conversation."""
+    AllowedPaths([]).check_body(b'{"messages":[{"role":"user","content":"%b"}]}' % text)

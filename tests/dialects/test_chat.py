@@ -243,7 +243,7 @@ def test_error_body_says_whose_fault_it_is() -> None:
 
 def test_error_frame_has_a_top_level_error() -> None:
     """Both OpenAI SDKs read a flat {code, message} as success; a client without ids passes over the id line."""
-    frame = CHAT.frames.error_frame("broke off", "upstream_reset", b"gen234-7")
+    frame = CHAT.frames.reader().error_frame("broke off", "upstream_reset", b"gen234-7")
     [said] = messages(frame)
     assert (said.type, said.id) == (b"", b"gen234-7")
     assert json.loads(said.data) == {

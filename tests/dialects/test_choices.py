@@ -1,6 +1,7 @@
 """Odd answers with choices, as servers really send them: what every mode says of them."""
 
 import json
+from base64 import b64decode
 from typing import Any
 
 import pytest
@@ -173,10 +174,13 @@ def test_reasoning_is_merged_and_told_whatever_its_name(field: str) -> None:
 
 
 def test_sound_is_not_added_up_but_for_its_data() -> None:
-    """Ids and times are said with each piece; pieces stay apart, since each is decoded alone."""
+    """Ids and times come with each piece; pieces stay apart, as each is decoded alone, and are one in the end."""
     frames = [chunk({"audio": {"id": "a", "data": data, "expires_at": 7}}) for data in ("UklG", "AAA=", "BBBB")]
     stream = stream_of(*frames, chunk({"audio": {"id": "a", "transcript": "Hi", "expires_at": 7}}), sse(STOP))
-    assert message(stream)["audio"] == {"id": "a", "data": "UklGAAA=BBBB", "transcript": "Hi", "expires_at": 7}
+    audio = message(stream)["audio"]
+    assert audio == {"id": "a", "data": "UklGAAAEEEE=", "transcript": "Hi", "expires_at": 7}
+    assert b64decode(audio["data"]) == b64decode("UklG") + b64decode("AAA=") + b64decode("BBBB")
+    assert stream.projection(View("text")).render(0, 5) == b"Hi"
     merged = documents(stream.projection(View("coalesced")).render(0, 3))
     assert [one["choices"][0]["delta"]["audio"]["data"] for one in merged] == ["UklG", "AAA=", "BBBB"]
 

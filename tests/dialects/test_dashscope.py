@@ -159,7 +159,7 @@ def test_error_body_is_flat() -> None:
 
 def test_error_frame_is_what_the_sdk_can_read() -> None:
     """No space after `event:`, which crashes the SDK; the status is a line before the data; no [DONE]."""
-    error = NATIVE.frames.error_frame("broke off", "upstream_reset", b"gen234-7")
+    error = NATIVE.frames.reader().error_frame("broke off", "upstream_reset", b"gen234-7")
     assert error.startswith(b"event:error\nstatus:502\ndata:{")
     [said] = messages(error)
     assert (said.type, said.id) == (b"error", b"gen234-7")

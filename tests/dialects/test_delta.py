@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.delta import Delta, channel, record, records, says_anything
+from proxy.dialects.delta import Delta, channel, joined_base64, record, records, says_anything
 from proxy.dialects.increment import Kind
 
 CONTENT, REASONING, REFUSAL = channel(0), channel(0, "reasoning_content"), channel(0, "refusal")
@@ -169,3 +169,12 @@ def test_value_that_tells_nothing(value: Any) -> None:
 def test_value_that_tells_something(value: Any) -> None:
     """Zero and false do."""
     assert says_anything(value)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [("UklG", "UklG"), ("UklGAA==", "UklGAA=="), ("AA==AAA=", "AAAA"), ("AA==?", "AA==?"), ("A=A=", "A=A="), ("", "")],
+)
+def test_base64_in_pieces_can_be_decoded_as_one(pieces: str, expected: str) -> None:
+    """Where each was encoded by itself; anything else stays as it came."""
+    assert joined_base64(pieces) == expected

@@ -1,4 +1,4 @@
-"""What both dialects owe: the contract of Dialect, against made-up frames, garbage and recorded streams."""
+"""What all dialects owe: the contract of Dialect, against made-up frames, garbage and recorded streams."""
 
 import json
 import re
@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect, TextKind, Usage, count
+from proxy.dialects.messages import MESSAGES
+from proxy.dialects.responses import RESPONSES
 from proxy.wire.errors import BadRequest, OffsetGone, Overloaded, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
 from tests.noted import kind, noted
 
-DIALECTS: list[Dialect] = [CHAT, DASHSCOPE]
+DIALECTS: list[Dialect] = [CHAT, DASHSCOPE, RESPONSES, MESSAGES]
 SAMPLES = [(DIALECTS[path.name.startswith("native")], path) for path in recorded()]
 needs_samples = pytest.mark.skipif(not SAMPLES, reason=NOT_RECORDED)
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
@@ -26,7 +28,8 @@ each_sample = pytest.mark.parametrize(("dialect", "path"), SAMPLES, ids=[path.st
 WORDS = st.sampled_from([
     "choices", "delta", "content", "reasoning_content", "tool_calls", "function", "name", "arguments", "usage", "error",
     "finish_reason", "model", "output", "message", "text", "models", "model_id", "prompt_tokens", "input_tokens",
-    "completion_tokens_details", "prompt_tokens_details", "cached_tokens", "index",
+    "completion_tokens_details", "prompt_tokens_details", "cached_tokens", "index", "type", "response", "item", "delta",
+    "status", "incomplete_details", "output_index", "sequence_number",
 ])  # fmt: skip
 LEAVES = (
     st.none() | st.booleans() | st.integers(-2, 9) | st.floats(allow_nan=False) | st.sampled_from(["", "null", "x"])
@@ -42,8 +45,13 @@ CHUNKS = st.fixed_dictionaries(
         "usage": VALUES,
         "model": VALUES,
         "error": VALUES,
+        "type": VALUES | st.sampled_from(["error", "response.created", "response.completed", "response.failed",
+                                          "response.output_text.delta", "response.output_item.done"]),
+        "response": VALUES,
+        "item": VALUES,
+        "delta": VALUES,
     },
-)
+)  # fmt: skip
 
 
 def frame_of(value: Any, *, before: str = "") -> bytes:
@@ -134,7 +142,7 @@ def test_value_of_another_type_is_passed_over(dialect: Dialect, value: Any) -> N
 @pytest.mark.parametrize("message", ["broke off", 'a "quote"\n\nand two lines\r', "没有了 \u2028\u0085", ""])
 def test_error_frame_is_one_message_that_no_client_takes_for_text(dialect: Dialect, message: str) -> None:
     """Whatever the message holds, it is one block with the id given, and read as an error by its own dialect."""
-    frame = dialect.frames.error_frame(message, "upstream_reset", b"gen234-7")
+    frame = dialect.frames.reader().error_frame(message, "upstream_reset", b"gen234-7")
     [said] = messages(frame)
     assert said.id == b"gen234-7"
     assert message in list(_strings(json.loads(said.data)))
@@ -142,7 +150,7 @@ def test_error_frame_is_one_message_that_no_client_takes_for_text(dialect: Diale
     said = noted(dialect, frame)
     assert said.failure is not None
     assert said.failure.recognised
-    assert not said.ended
+    assert said.ended is (dialect in (RESPONSES, MESSAGES))  # where it is the last event
     assert b"[DONE]" not in frame
 
 
@@ -192,7 +200,7 @@ def test_count_is_the_number_at_a_path(usage: Any, path: list[str], expected: in
 def test_nothing_is_known_until_it_is_said(dialect: Dialect) -> None:
     """A stream that says nothing has no tokens, no finish reason, did not fail, and is not complete."""
     said = dialect.frames.reader()
-    assert Usage() == (0, 0, 0, 0)
+    assert not any(Usage())
     assert (said.model, said.finish_reason, said.usage, said.failure, said.request_id) == (None,) * 5
     assert (said.ended, said.finished, said.brought) == (False, False, False)
 

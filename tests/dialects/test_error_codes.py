@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.dialects.error_codes import Fault, trouble
-from proxy.tools.fake.text import REFUSALS, Refusal
+from proxy.tools.fake.refusals import REFUSALS, Refusal
 
 
 @pytest.mark.parametrize("row", REFUSALS, ids=lambda row: f"{row.status}-{row.code}")

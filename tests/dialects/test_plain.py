@@ -30,7 +30,7 @@ def test_stream_is_complete_when_its_response_has_ended_properly() -> None:
 
 def test_error_frame_is_an_event_of_its_own_type() -> None:
     """`event: error`, so that no listener for messages takes it for one; with the last id."""
-    frame = PLAIN.frames.error_frame("it broke\noff", "upstream_reset", b"gen234-7")
+    frame = PLAIN.frames.reader().error_frame("it broke\noff", "upstream_reset", b"gen234-7")
     assert messages(frame) == [(b"error", fields(frame).data, b"gen234-7")]
     error = {"message": "it broke\noff", "type": "stream_error", "code": "upstream_reset"}
     assert orjson.loads(fields(frame).data or b"") == {"error": error}

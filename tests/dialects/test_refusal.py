@@ -6,8 +6,10 @@ import pytest
 
 from proxy.dialects.error_codes import Fault, trouble
 from proxy.dialects.refusal import asks_for_stream, read
-from proxy.tools.fake import text as fake_text
-from proxy.tools.fake.text import REFUSALS, Stamp
+from proxy.tools.fake.chat import CHAT
+from proxy.tools.fake.native import NATIVE
+from proxy.tools.fake.refusals import REFUSALS, Refusal
+from proxy.tools.fake.text import Stamp
 from tests.cuts import NOT_RECORDED, recorded
 
 SAYING_SO = (
@@ -22,12 +24,13 @@ STAMP = Stamp("5f6b1c1e-0000-4000-8000-000000000000", 1770764906)
 
 @pytest.mark.parametrize("native", [False, True], ids=["compatible", "native"])
 @pytest.mark.parametrize("row", REFUSALS, ids=lambda row: f"{row.status}-{row.code}")
-def test_every_refusal_is_read_in_every_form(row: fake_text.Refusal, native: bool) -> None:
+def test_every_refusal_is_read_in_every_form(row: Refusal, native: bool) -> None:
     """Plain JSON and a frame say the same; natively the frame's own status counts in a 200."""
     code = row.native_code if native else row.code
-    plain = fake_text.refusal_body(row, STAMP, "qwen-plus", native=native)
-    framed = fake_text.error_frame(row, STAMP, "qwen-plus", native=native)
-    flat = fake_text.flat_error_frame(row, STAMP, "qwen-plus")
+    api = NATIVE if native else CHAT
+    plain = api.refusal_body(row, STAMP, "qwen-plus")
+    framed = api.error_frame(row, STAMP, "qwen-plus", 1)
+    flat = CHAT.flat_error_frame(row, STAMP, "qwen-plus", 1)
     assert read(row.status, plain) == (row.status, code, plain, False)
     status, found, body, in_frame = read(200 if native else row.status, framed)
     assert (status, found, in_frame) == (row.status, code, True)

@@ -11,6 +11,8 @@ from proxy.dialects import table
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.messages import MESSAGES
+from proxy.dialects.responses import RESPONSES
 
 DIALECTS = list({row.name: row.dialect for row in table.ROWS}.values())
 SSE = (b"X-DashScope-SSE", b"enable")
@@ -43,6 +45,8 @@ def test_any_body_is_asked_as_it_came_or_with_the_same_meaning(dialect: Dialect,
         assert read(body)["stream"] is True
     if streamed is not None and dialect is CHAT:
         assert read(streamed[1]) == merged(read(body), "stream_options", {"include_usage": True}) | {"stream": True}
+    elif streamed is not None and dialect in (RESPONSES, MESSAGES):
+        assert read(streamed[1]) == read(body) | {"stream": True}
     elif streamed is not None and streamed[1] != body:
         assert read(streamed[1]) == merged(read(body), "parameters", {"incremental_output": True})
 
@@ -62,7 +66,12 @@ def test_what_is_no_object_is_left_to_the_upstream(dialect: Dialect, body: bytes
         (CHAT, {"stream": 1}),
         (CHAT, {"stream": "false"}),
         (CHAT, {"stream_options": []}),
+        (MESSAGES, {"stream": True}),
+        (MESSAGES, {"stream": "false"}),
         (CHAT, {"stream_options": "x"}),
+        (RESPONSES, {"stream": True}),
+        (RESPONSES, {"stream": "false"}),
+        (RESPONSES, {"background": True}),
         (DASHSCOPE, {"parameters": "x"}),
         (DASHSCOPE, {"parameters": []}),
     ],

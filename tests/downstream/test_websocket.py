@@ -11,10 +11,10 @@ from aiohttp.test_utils import make_mocked_request
 from proxy.downstream import websocket
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket, handshake
-from proxy.stream.projections import Span
-from proxy.stream.subscription import HEARTBEAT
+from proxy.stream.projections import Heartbeat, Span
 from proxy.stream.turns import Turns
 from proxy.wire.errors import BadRequest, UpgradeRequired
+from proxy.wire.sse import COMMENT
 from proxy.wire.websocket import CLOSE, FRAMES_A_FEED, PING, PONG, TEXT, close_frame, frame
 from tests.event_loops import GUARD_S, on_each_loop, until
 from tests.frames import ASK, heard, masked
@@ -148,7 +148,7 @@ async def test_close_is_answered_and_ends_the_connection(payload: bytes, code: i
         assert client.buffer == close_frame(code)
         await until(lambda: bool(one.outcomes))
         assert not one.socket.write(Span(0, 1, frame(TEXT, b"a")))
-        assert not one.socket.write(HEARTBEAT)
+        assert not one.socket.write(Heartbeat(COMMENT))
 
 
 @on_each_loop
@@ -177,7 +177,7 @@ async def test_heartbeat_is_a_ping_and_an_answered_one_keeps_the_client() -> Non
         client = await one.open()
         said = b""
         for answer in (masked(PONG, b""), masked(TEXT, b"a"), masked(PONG, b"")):
-            assert one.socket.write(HEARTBEAT)
+            assert one.socket.write(Heartbeat(COMMENT))
             said += frame(PING, b"")
             await wait_said(client, said)
             client.send(answer + masked(PING, b""))
@@ -191,9 +191,9 @@ async def test_client_that_has_not_answered_at_the_next_heartbeat_is_dead() -> N
     """Its connection is given up at once."""
     async with served() as one:
         client = await one.open()
-        assert one.socket.write(HEARTBEAT)
+        assert one.socket.write(Heartbeat(COMMENT))
         await wait_said(client, frame(PING, b""))
-        assert not one.socket.write(HEARTBEAT)
+        assert not one.socket.write(Heartbeat(COMMENT))
         await one.wait_outcome("left")
         await client.wait_gone()
 

@@ -318,16 +318,22 @@ async def test_targets_of_a_shared_route_are_counted(stage: Stage) -> None:
 
 
 async def test_body_is_counted_until_the_upstream_answers(perform: Serve, stage: Stage) -> None:
-    """Then nobody needs it."""
+    """Then nobody needs it. Once: by the client's connection, or by the call, if that may outlive the client."""
     tee = await perform()
-    for headers in ((), ("Stream-Key: k",)):
+
+    def counted() -> tuple[bool, bool]:
+        return tee.proxy.clients.body_bytes > 10_000, tee.proxy.hub.ledger.by_kind()["request_bodies"] > 10_000
+
+    for headers, by in (((), (True, False)), (("Stream-Key: k",), (False, True))):
         client = await tee.send_chat(*headers, padding="x" * 10_000)
         turn = await stage.next()
         await turn.body()
-        assert tee.proxy.hub.ledger.by_kind()["request_bodies"] > 10_000
+        assert counted() == by
         turn.begin()
-        await client.answer()
-        assert tee.proxy.hub.ledger.by_kind()["request_bodies"] == 0
+        turn.chunk(chunk_frame())
+        await (await client.answer()).until(b"word")
+        assert counted() == (False, False)
+        assert (tee.proxy.clients.body_bytes, tee.proxy.hub.ledger.by_kind()["request_bodies"]) == (0, 0)
 
 
 async def test_time_outs_and_metrics_outlive_full_logs(perform: Serve, stage: Stage) -> None:

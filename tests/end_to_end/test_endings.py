@@ -47,6 +47,10 @@ def failed(event: bytes, dialect: str) -> dict[str, Any]:
         error = json.loads(data[1])["error"]
         assert error["type"] == "stream_error"
         return error
+    if dialect == "responses":
+        data = re.fullmatch(rb"event: response.failed\ndata: (\{.*\})\nid: \S+\n\n", event)
+        assert data is not None, event
+        return json.loads(data[1])["response"]["error"]
     data = re.fullmatch(rb"event:error\nstatus:5\d\d\ndata:(\{.*\})\nid:\S+\n\n", event)
     assert data is not None, event
     error = json.loads(data[1])
@@ -64,7 +68,7 @@ def refused(body: Any, dialect: str) -> tuple[str, str]:
     return body["code"], body["message"]
 
 
-@pytest.mark.parametrize("dialect", ["chat", "native"])
+@pytest.mark.parametrize("dialect", ["chat", "native", "responses"])
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.fault)
 async def test_failed_stream_never_looks_complete(serve: Serve, fake: FakeQwen, failure: Failure, dialect: str) -> None:
     """Raw: all bytes, then no end. Events: all blocks, then one error event in the dialect. Live and replayed alike."""
@@ -88,7 +92,7 @@ async def test_failed_stream_never_looks_complete(serve: Serve, fake: FakeQwen, 
     assert error["message"] == info["ending"]["message"] != ""
 
 
-@pytest.mark.parametrize("dialect", ["chat", "native"])
+@pytest.mark.parametrize("dialect", ["chat", "native", "responses"])
 @pytest.mark.parametrize(
     "fault",
     ["", "close_delimited", "no_blank_line", "crlf", "burst", "error_inside", "error_inside; done=1", "no_done", "bom"],

@@ -17,7 +17,7 @@ import pytest
 from dashscope.api_entities.http_request import close_shared_sync_session
 
 from proxy.tools.fake.qwen import FakeQwen
-from proxy.tools.fake.text import BAD_KEY, OUTPUT_INSPECTION, REFUSALS, Refusal
+from proxy.tools.fake.refusals import BAD_KEY, OUTPUT_INSPECTION, REFUSALS, Refusal
 from tests.cuts import messages
 from tests.event_loops import GUARD_S, on_one_loop
 from tests.proxy_under_test import Serve, Tee

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from proxy.dialects.dialect import Usage
 from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import GUARD_S, on_one_loop, until
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
@@ -669,7 +670,7 @@ async def test_info_tells_numbers_and_names(perform: Serve, stage: Stage) -> Non
     info = await tee.wait_ended(originator.stream_id)
     assert (info["state"], info["ending"]["reason"], info["followers"]) == ("complete", "complete", [])
     assert (info["finish_reason"], info["events"]) == ("stop", 4)
-    assert info["usage"] == {"prompt": 3, "completion": 8, "reasoning": 2, "cached": 1}
+    assert info["usage"] == Usage(prompt=3, completion=8, reasoning=2, cached=1)._asdict()
 
 
 async def test_list_is_the_callers_own_newest_first(serve: Serve) -> None:

@@ -68,6 +68,8 @@ CASES = (
     Case("huge_frame; bytes=300000"),
     Case("count; frames=200"),
     Case("count; frames=200, burst"),
+    Case("openai"),
+    Case("sparse"),
 )
 
 
@@ -77,7 +79,7 @@ def test_every_fault_of_the_fake_is_tried() -> None:
     assert tried - {""} == set(FAULTS) - {"endless"}
 
 
-@pytest.mark.parametrize("dialect", ["chat", "native"])
+@pytest.mark.parametrize("dialect", ["chat", "native", "responses"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.fault or "none")
 async def test_client_gets_the_upstreams_bytes(serve: Serve, fake: FakeQwen, case: Case, dialect: str) -> None:
     """Law 1: body bytes are equal, whatever the upstream did; law 7: what broke off does not look whole."""
@@ -92,7 +94,7 @@ async def test_client_gets_the_upstreams_bytes(serve: Serve, fake: FakeQwen, cas
     assert (answer.end == "whole") == case.whole
 
 
-@pytest.mark.parametrize("dialect", ["chat", "native"])
+@pytest.mark.parametrize("dialect", ["chat", "native", "responses"])
 async def test_endless_stream_comes_until_the_client_leaves(serve: Serve, fake: FakeQwen, dialect: str) -> None:
     """What the client had is how the upstream's bytes begin."""
     tee = await serve()
@@ -104,7 +106,7 @@ async def test_endless_stream_comes_until_the_client_leaves(serve: Serve, fake: 
     assert fake.requests[0].state == "client_gone"
 
 
-@pytest.mark.parametrize("dialect", ["chat", "native"])
+@pytest.mark.parametrize("dialect", ["chat", "native", "responses"])
 async def test_mode_events_gives_the_same_blocks_with_ids(serve: Serve, fake: FakeQwen, dialect: str) -> None:
     """Each block is the upstream's but for one line."""
     tee = await serve()
@@ -147,7 +149,7 @@ async def test_accept_chooses_a_native_stream(serve: Serve, fake: FakeQwen) -> N
     await answer.read()
 
 
-@pytest.mark.parametrize("dialect", ["chat", "native"])
+@pytest.mark.parametrize("dialect", ["chat", "native", "responses"])
 async def test_stream_says_where_it_is_found(serve: Serve, fake: FakeQwen, dialect: str) -> None:
     """Stream-Id, Location and Content-Location name it; nothing between here and the client may keep or change it."""
     tee = await serve()
@@ -255,7 +257,7 @@ async def test_compressed_request_body_crosses_compressed(perform: Serve, stage:
 # What is no stream.
 
 
-@pytest.mark.parametrize("dialect", ["chat", "native"])
+@pytest.mark.parametrize("dialect", ["chat", "native", "responses"])
 @pytest.mark.parametrize("status", ["400", "400_stream", "401", "403", "404", "429", "500", "503"])
 async def test_refusal_passes_and_no_stream_is_kept(serve: Serve, fake: FakeQwen, status: str, dialect: str) -> None:
     """Status, type and body of an upstream's non-2xx are the client's; an SSE-framed 400 too."""
@@ -308,7 +310,7 @@ async def test_compressed_event_stream_passes_as_it_is(perform: Serve, stage: St
 # Connections.
 
 
-@pytest.mark.parametrize("dialect", ["chat", "native"])
+@pytest.mark.parametrize("dialect", ["chat", "native", "responses"])
 async def test_client_of_http_1_0_gets_the_same_bytes(serve: Serve, fake: FakeQwen, dialect: str) -> None:
     """Without chunks, the end of the connection ends the body."""
     tee = await serve()

@@ -179,6 +179,21 @@ async def test_large_body_beyond_the_limit_is_refused(perform: Serve, stage: Sta
     await turn.wait_left()
 
 
+@pytest.mark.parametrize("at", [0, 99_990, 250_000])
+async def test_large_body_that_refers_to_a_file_is_not_sent_with_a_key_of_ours(
+    perform: Serve, stage: Stage, at: int
+) -> None:
+    """Wherever it stands, also across two pieces: the rest of the body is not sent on, and its client is told."""
+    tee = await perform(limits={"held_body_bytes": 100_000}, upstream={"key": "sk-ours"})
+    body = b"x" * at + b'"fileid://file-fe-1"' + b"x" * 300_000
+    client = await tee.send("POST", CHAT, body=body)
+    answer = await client.answer()
+    assert (answer.status, (await answer.json())["error"]["code"]) == (403, "file_not_allowed")
+    async with asyncio.timeout(GUARD_S):
+        for turn in stage.turns:
+            await turn.wait_left()
+
+
 async def test_readers_of_forgotten_streams_are_limited_in_sum(perform: Serve, stage: Stage) -> None:
     """Those of the stream that was forgotten first go first."""
     tee = await perform(limits={"total_pending_bytes": 25_000_000})

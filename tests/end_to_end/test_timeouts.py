@@ -244,3 +244,14 @@ async def test_all_who_listen_hear_heartbeats_while_the_model_thinks(perform: Se
         assert beats.replace(BEAT, b"") == b""
         assert b"at last" in text
     assert await raw.read() == chunk_frame("at last") + FINISH + DONE
+
+
+async def test_client_that_stops_amid_its_upload_is_not_blamed_on_the_upstream(perform: Serve, stage: Stage) -> None:
+    """While the client is waited for, the time to the first byte does not run: its own time-out ends the exchange."""
+    tee = await perform(timeouts={"first_byte_s": 0.05}, clients={"body_s": 0.5})
+    client = await tee.connect()
+    client.send(request("POST", "/v1/files", "Content-Length: 11") + b"first", method="POST")
+    turn = await stage.next()
+    answer = await client.answer()
+    assert answer.status == 408
+    await turn.wait_left()

@@ -225,13 +225,15 @@ async def test_cancelled_stream_is_closed_with_4409(perform: Serve, stage: Stage
 
 
 async def test_drained_follower_is_closed_as_going_away(perform: Serve, stage: Stage) -> None:
-    """Between two messages, and without an error: it resumes elsewhere; so is one that waits for its stream."""
+    """After an error, since its stream is nowhere else; one that waits for its stream is closed without."""
     tee = await perform(drain_s=0)
     answer, _ = await begun(tee, stage, frames=1)
     async with opened(tee, answer.stream_id) as socket, opened(tee, "keys/k", "wait=60") as waiting:
         await socket.recv()
         draining = asyncio.create_task(tee.proxy.drain())
-        assert await rest(socket) == ([], (1001, "drained"))
+        found, close = await rest(socket)
+        assert json.loads(found[0]["data"])["error"]["code"] == "drained"
+        assert close == (1001, "drained")
         assert await rest(waiting) == ([], (1001, "drained"))
         await draining
 

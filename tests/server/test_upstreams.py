@@ -52,13 +52,10 @@ async def test_upstream_and_its_spares_have_breakers_and_their_keys() -> None:
 
 @on_each_loop
 async def test_targets_begin_with_the_path_of_each_upstreams_api() -> None:
-    """That of the compatible API for Qwen's routes, that of the URL for the user's own."""
+    """That of the URL, for the user's own routes; for those of the APIs see the settings."""
     async with made(upstreams={"one": ONE, "two": TWO}) as upstreams:
-        assert upstreams.base("default", compatible=True) == "/compatible-mode/v1"
-        assert upstreams.base("one", compatible=True) == "/v1"
-        assert upstreams.base("two", compatible=True) == "/compatible-mode/v1"
-        assert upstreams.base("one", compatible=False) == "/v1"
-        assert upstreams.base("two", compatible=False) == ""
+        assert upstreams.base("one") == "/v1"
+        assert upstreams.base("two") == ""
 
 
 @on_each_loop

@@ -60,7 +60,7 @@ def test_every_ending_but_a_complete_one_is_an_error_to_mode_json(ending: Ending
         ("cancelled", 409, "cancelled"),
         ("client_gone", 409, "cancelled"),
         ("rate_limited", 429, "rate_limited"),
-        ("drained", 503, "overloaded"),
+        ("drained", 503, "drained"),
         ("overloaded", 503, "overloaded"),
         ("log_limit", 413, "too_large"),
         ("internal_error", 500, "internal_error"),
@@ -143,7 +143,7 @@ def test_words_are_spelt_in_the_table_and_in_errors_alone() -> None:
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and node.value in ENDINGS
-        and path != "dialects/error_codes.py"  # the same word is a code of Qwen's there
+        and path not in {"dialects/error_codes.py", "dialects/responses.py"}  # where an API has the same word
     }
     assert set(spelt) == SPELT, spelt
 

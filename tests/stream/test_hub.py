@@ -523,6 +523,23 @@ def test_what_a_slow_follower_lacks_goes_after_the_past_of_all() -> None:
     assert slow_asker.received.count(LARGE[:-2]) == 4
 
 
+def test_follower_that_waits_for_its_turn_is_not_taken_for_slow() -> None:
+    """What it has yet to be sent is kept, however much is held: others were before it."""
+    loop = FakeLoop()
+    hub = new_hub(loop)
+    stream, _ = new_stream_beside(hub)
+    stream.extend([LARGE] * 14)
+    hub.turns.wait(lambda: None)
+    sink = FakeSink()
+    follow(hub, stream, sink)
+    stream.drop_past(spare_slow=False)
+    assert stream.log.start == 0
+    loop.settle()
+    assert sink.received.count(LARGE[:-2]) == 14
+    stream.drop_past(spare_slow=False)
+    assert stream.log.start == 14
+
+
 def test_streams_that_hold_little_are_read_while_the_large_wait() -> None:
     """And one of the large, so that memory gets free; as it ends, the next."""
     loop = FakeLoop()

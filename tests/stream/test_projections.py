@@ -51,6 +51,7 @@ class Kept:
     def __init__(self, log: FrameLog, dialect: Dialect | None = None) -> None:
         self.log = log
         self.dialect = dialect or CHAT
+        self.reader = self.dialect.frames.reader()
         self._transcript: Transcript | None = None
 
     def transcript(self, end: int) -> Transcript:
@@ -227,11 +228,14 @@ def test_events_of_a_follower_ended_in_mid_stream_are_numbered_by_what_it_had() 
     assert messages(last)[0].id == b"gen234-1"
 
 
-def test_events_drained_close_between_two_events() -> None:
-    """No error: the client resumes elsewhere."""
+def test_events_drained_end_with_an_error() -> None:
+    """Nobody else has the stream: a clean end would be taken for the whole answer."""
     log = log_of(b"data: a\n\n")
     log.seal(DRAINED)
-    assert projection("events", log).ending(DRAINED, 1) == (b"", True)
+    last, properly = projection("events", log).ending(DRAINED, 1)
+    assert properly
+    assert messages(last)[0].id == b"gen234-2"
+    assert json.loads(messages(last)[0].data)["error"]["code"] == "drained"
 
 
 @each_event_mode

@@ -4,6 +4,7 @@ import pytest
 
 from proxy.stream.endings import COMPLETE, UPSTREAM_RESET
 from tests.cuts import messages
+from tests.dialects.made_up import MADE_UP
 from tests.fakes import FakeSink
 from tests.streams import follow, new_stream
 
@@ -105,3 +106,16 @@ def test_heartbeat_is_one_comment_line_for_those_who_are_caught_up() -> None:
     assert lagging.writes == []
     stream.extend([B])
     assert [said.data for said in messages(idle.received)] == [b"a", b"b"]
+
+
+def test_heartbeat_has_the_form_of_the_dialect() -> None:
+    """And of where its stream is: here a comment before the first event, an event after it."""
+    stream, sink = new_stream(MADE_UP), FakeSink()
+    follower = follow(stream, sink, "events")
+    follower.beat()
+    frame = b'data: {"type":"item.begun","item":0,"kind":"text"}\n\n'
+    stream.vitals.note([frame], 1.0, [])
+    stream.extend([frame])
+    follower.beat()
+    assert sink.writes[0] == b":\n"
+    assert messages(sink.writes[-1])[0].type == b"still.here"

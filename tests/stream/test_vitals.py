@@ -111,11 +111,11 @@ def test_thinking_that_never_comes_to_an_answer() -> None:
     assert gaps(vitals) == [(0.5, 3)]
 
 
-def test_tool_call_is_a_token() -> None:
-    """Arguments are generated text."""
-    vitals = measured(one_a_read(CALL, CALL, CALL, delta("", '"tool_calls"'), USAGE, DONE))
-    assert (vitals.first_byte_at, vitals.first_token_at, vitals.last_token_at) == (101, 101, 102)
-    assert gaps(vitals) == [(0.5, 2)]
+def test_tool_call_is_a_token_and_no_answer_text() -> None:
+    """What the model writes of a call is generated; the first answer text is that which comes after it, if any does."""
+    vitals = measured([(101.0, ROLE), (102.0, CALL), (103.0, CALL), (104.0, TEXT), (105.0, b"".join(FINISH))])
+    assert (vitals.first_token_at, vitals.first_content_at) == (102.0, 104.0)
+    assert measured([(101.0, ROLE), (102.0, CALL)]).first_content_at == 0
 
 
 def test_native_answer() -> None:

@@ -125,12 +125,14 @@ def test_error_that_the_upstream_reported_does_not_look_complete() -> None:
     assert said(sink.received) == ['{"error":{}}', (4502, "upstream_error")]
 
 
-def test_drained_follower_is_sent_elsewhere() -> None:
-    """Going away, without an error: it resumes."""
+def test_drained_follower_is_told_and_closed_as_going_away() -> None:
+    """Nobody else has its stream, so an error tells that it is not whole."""
     stream = new_stream()
     sink = attached(stream)
     stream.seal(DRAINED, [b"data: a\n\n"])
-    assert said(sink.received) == ["a", (1001, "drained")]
+    first, error, close = said(sink.received)
+    assert (first, close) == ("a", (1001, "drained"))
+    assert '"code":"drained"' in str(error)
 
 
 def test_follower_that_fell_behind_is_told_and_closed() -> None:

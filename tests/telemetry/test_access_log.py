@@ -53,6 +53,7 @@ async def test_one_line_ties_a_stream_to_its_upstreams_call_and_its_trace(
         "stream": answer.stream_id,
         "request_id": "-",
         "trace_id": TRACE,
+        "client": "127.0.0.1",
         "route": "chat",
         "model": "qwen3-max",
         "upstream": "default",
@@ -64,6 +65,20 @@ async def test_one_line_ties_a_stream_to_its_upstreams_call_and_its_trace(
     }
     for told in (running, info, everybodys["data"][0]):
         assert (told["upstream_request_id"], told["trace_id"]) == (None, TRACE)
+
+
+@pytest.mark.parametrize("trusted", [(), ("127.0.0.0/8",)], ids=["nobody", "edge"])
+async def test_forwarded_address_is_logged_of_a_trusted_proxy_alone(
+    stage: Stage, caplog: pytest.LogCaptureFixture, trusted: tuple[str, ...]
+) -> None:
+    """From anybody else it is what the client likes to be."""
+    async with teed(stage.url, trusted_proxies=trusted) as tee:
+        answer, turn = await begun(tee, stage, "X-Forwarded-For: 6.6.6.6, 203.0.113.9")
+        turn.end(FINISH, DONE)
+        await answer.read()
+        await tee.wait_ended(answer.stream_id)
+    (line,) = lines(caplog)
+    assert line["client"] == ("203.0.113.9" if trusted else "127.0.0.1")
 
 
 @pytest.mark.parametrize("apart", [(), ("Stream-On-Disconnect: continue",)], ids=["alone", "apart"])

@@ -331,19 +331,22 @@ async def test_refusal_is_a_request_and_no_stream(tee: Tee) -> None:
 
 
 async def test_tokens_are_what_usage_states(tee: Tee, stage: Stage) -> None:
-    """Four kinds."""
+    """All kinds; calls of tools are counted beside them."""
     answer, turn = await begun(tee, stage, frames=1)
     usage = {
         "prompt_tokens": 11,
         "completion_tokens": 31,
         "total_tokens": 42,
         "completion_tokens_details": {"reasoning_tokens": 17},
-        "prompt_tokens_details": {"cached_tokens": 5},
+        "prompt_tokens_details": {"cached_tokens": 5, "cache_creation_input_tokens": 6, "image_tokens": 3},
+        "plugins": {"search": {"count": 2}},
     }
     turn.end(FINISH, b'data: {"choices":[],"model":"qwen3-max","usage":%b}\n\n' % json.dumps(usage).encode(), DONE)
     await answer.read()
     page = await scrape(tee)
-    assert page.by("tokens_total", "kind") == {"prompt": 11, "completion": 31, "reasoning": 17, "cached": 5}
+    stated = {"prompt": 11, "completion": 31, "reasoning": 17, "cached": 5, "cache_written": 6, "image": 3}
+    assert page.by("tokens_total", "kind") == stated
+    assert page.value("tool_calls_total", model="qwen3-max") == 2
     assert {sample.labels["model"] for sample in page.of("tokens_total")} == {"qwen3-max"}
 
 

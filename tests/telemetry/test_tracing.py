@@ -105,6 +105,7 @@ async def test_generation_is_a_child_of_its_caller_and_its_call_a_child_of_it(
     assert info["trace_id"] == TRACE
     assert (server.name, client_span.name) == ("POST /v1/chat/completions", "chat qwen3-max")
     assert server.attributes == {
+        "client.address": "127.0.0.1",
         "http.request.method": "POST",
         "http.route": "/v1/chat/completions",
         "http.response.status_code": 200,

@@ -4,13 +4,8 @@ import asyncio
 import json
 import os
 import re
-import resource
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,51 +17,12 @@ from proxy.tools.fake.faults import FAULTS
 from tests.event_streams import DONE, chunk_frame
 from tests.http_client import Client, request
 from tests.proxy_under_test import chat_body
+from tests.spawned import FREE, answered, line, spawned
 from tests.stage import Stage, staged
 
-GUARD_S = 15
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config" / "streamtee.toml"
 DEPLOY = ROOT / "deploy"
-FREE = {"STREAMTEE_LISTEN": "127.0.0.1:0", "STREAMTEE_ADMIN": "127.0.0.1:0"}
-
-
-@asynccontextmanager
-async def spawned(
-    *arguments: str, descriptors: tuple[int, int] | None = None, **settings: str
-) -> AsyncIterator[Process]:
-    """Run a command in a process of its own, with no setting of this one's environment.
-
-    `descriptors`: its soft and hard limit of them.
-    """
-    limit = None if descriptors is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, descriptors)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")}
-    command = (sys.executable, "-m", "proxy.tools.cli", *arguments)
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=PIPE, stderr=PIPE, env=environment | settings, preexec_fn=limit
-    )
-    try:
-        async with asyncio.timeout(GUARD_S):
-            yield process
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate()
-
-
-async def line(process: Process) -> str:
-    assert process.stdout is not None
-    return (await process.stdout.readline()).decode()
-
-
-async def answered(url: str, sent: bytes) -> tuple[int, bytes]:
-    """Send a request on a connection of its own; return the status and the body of its answer."""
-    client = await Client.connect(url)
-    client.send(sent)
-    answer = await client.answer()
-    body = await answer.read()
-    await client.leave()
-    return answer.status, body
 
 
 def invoked(*arguments: str, **settings: str) -> Result:
@@ -267,6 +223,7 @@ async def test_process_that_was_stopped_reads_before_anything_is_late(stage: Sta
     [
         ("STREAMTEE_LISTEN", "nowhere", "listen"),
         ("STREAMTEE_LISTEN", "127.0.0.1:65536", "listen"),
+        ("STREAMTEE_TRUSTED_PROXIES", '["10.0.0.1/8"]', "trusted_proxies"),
         ("STREAMTEE_UPSTREAM__URL", "ftp://qwen.example", "upstream.url"),
         ("STREAMTEE_UPSTREAM__KEYS", "sk-a-secret", "upstream.KEYS"),
         ("STREAMTEE_TIMEOUTS__IDLE_S", "-1", "timeouts.idle_s"),

@@ -247,16 +247,16 @@ async def test_stream_that_is_not_retained_is_complete_when_it_said_so(tee: Tee,
 
 
 async def test_drained_server_is_not_taken_for_the_end(stage: Stage) -> None:
-    """Its response ends as properly as that of a complete stream; then nobody is there."""
+    """Its response ends as properly as that of a complete stream, but with an error."""
     async with teed(stage.url, drain_s=0) as tee:
         answer, _ = await begun(tee, stage, frames=2)
         tailed = Tailed(stream_url(tee.proxy.url, answer.stream_id), retries=1)
         following = asyncio.create_task(tailed.end())
         await until(lambda: b"word 2" in tailed.printed)
         await tee.proxy.drain()
-        with pytest.raises(TailError, match="gave up after 2 tries") as error:
+        with pytest.raises(TailError, match="drained: this server is shutting down") as error:
             await following
-        assert error.value.status == LOST
+        assert error.value.status == FAILED
 
 
 # By key

@@ -9,6 +9,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from proxy.stream.endings import CAPABILITY_EXPIRED, LOG_LIMIT
+from proxy.stream.ledger import BODIES
 from proxy.stream.subscription import Subscription
 from proxy.upstream.bypass import Bypass
 from proxy.wire.errors import Truncated
@@ -150,6 +151,20 @@ async def test_log_is_told_now_and_then() -> None:
     assert upstream.ledger.bytes > before
 
 
+async def test_what_is_not_in_the_ledger_yet_is_a_part_of_what_may_be_held() -> None:
+    """Of all streams together: where many share a small limit, each has less that was sent and not counted."""
+    upstream = bypassed(allowed_bytes=8 * 100 * 10 * len(FRAME))
+    upstream.ledger.divide(100)
+    upstream.send(FRAME)
+    assert upstream.stream.log.end == 2  # whoever looks has the bypass settle
+    assert isinstance(upstream.sink, Connected)
+    most = 0
+    for _ in range(40):
+        upstream.send(FRAME)
+        most = max(most, len(upstream.sink.received) - upstream.ledger.bytes)
+    assert most == 9 * len(FRAME)
+
+
 async def test_waiting_client_is_served_from_the_log() -> None:
     """It has the limits: its follower is parked, and gets what it missed; then events are sent on again."""
     upstream = bypassed()
@@ -272,7 +287,8 @@ async def test_times_of_the_last_read_come_after_those_before() -> None:
 
 async def test_full_ledger_ends_the_stream_with_all_that_was_sent() -> None:
     """Its log holds what its follower had, to the byte."""
-    upstream = bypassed(allowed_bytes=20 * len(FRAME))
+    upstream = bypassed()
+    upstream.ledger.count(BODIES, upstream.ledger.max_bytes - 20 * len(FRAME))
     upstream.ledger.on_over_limit = lambda _: upstream.pump.stop(LOG_LIMIT.saying("too much"))
     for _ in range(64):
         upstream.send(FRAME)
@@ -293,7 +309,8 @@ async def test_follower_whose_leaving_fills_the_ledger_ends_once(
     leave: Callable[[Subscription], None], ended: str, sink_ended: str | None
 ) -> None:
     """The log takes what was sent on when it leaves; that may seal the stream, which ends those who are still there."""
-    upstream = bypassed(allowed_bytes=20 * len(FRAME))
+    upstream = bypassed()
+    upstream.ledger.count(BODIES, upstream.ledger.max_bytes - 20 * len(FRAME))
     upstream.ledger.on_over_limit = lambda _: upstream.pump.stop(LOG_LIMIT.saying("too much"))
     for _ in range(30):
         upstream.send(FRAME)

@@ -60,7 +60,7 @@ async def way(
     keys: bool = True,
     weights: Sequence[int] = (1, 1, 1),
     failures: int = 3,
-    bases: Sequence[bytes] = (),
+    prefixes: Sequence[Sequence[bytes]] = (),
     timeouts: Timeouts = NO_LIMITS,
 ) -> AsyncIterator[Way]:
     """Open a way to so many stages, each an upstream; see afterwards that nothing of it is left."""
@@ -77,7 +77,9 @@ async def way(
             one = Upstream(f"{number}", upstream, weight=weights[number], key=key, breaker=breaker)
             upstreams.append(one)
         retried = Counter[str]()
-        yield Way(stages, UpstreamGroup(upstreams, retries, retried, bases=bases, unwraps=unwraps), upstreams, retried)
+        yield Way(
+            stages, UpstreamGroup(upstreams, retries, retried, prefixes=prefixes, unwraps=unwraps), upstreams, retried
+        )
         assert not any(upstream.pool.active for upstream in upstreams)
 
 
@@ -340,23 +342,27 @@ async def test_spare_is_asked_at_once_when_the_first_refuses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "first", "second"),
+    ("target", "first", "second", "there"),
     [
-        (b"/compatible-mode/v1/chat/completions", b"/compatible-mode/v1", b"/v1"),
-        (b"/api/v1/services", b"/compatible-mode/v1", b"/v1"),
-        (b"/events", b"", b"/below"),
+        (b"/compatible-mode/v1/chat", [b"/compatible-mode/v1/"], [b"/v1/"], b"/v1/chat"),
+        (b"/api/v1/services", [b"/compatible-mode/v1/"], [b"/v1/"], b"/api/v1/services"),
+        (b"/events", [b""], [b"/below"], b"/below/events"),
+        (b"/v1/responses", [b"/v1/", b"/v1/responses"], [b"/b/", b"/r"], b"/r"),
+        (b"/v1/responses/x", [b"/v1/responses", b"/v1/"], [b"/r", b"/b/"], b"/r/x"),
     ],
 )
 @on_each_loop
-async def test_spare_is_asked_where_its_api_is(target: bytes, first: bytes, second: bytes) -> None:
-    """A target below the first one's base is below the spare's."""
-    async with way(2, Retries(attempts=1), bases=(first, second)) as to:
+async def test_spare_is_asked_where_its_api_is(
+    target: bytes, first: list[bytes], second: list[bytes], there: bytes
+) -> None:
+    """A target below a prefix of the first one is below that of the spare; of two that fit, the longer counts."""
+    async with way(2, Retries(attempts=1), prefixes=(first, second)) as to:
         task = to.open(replace(CHAT, target=target))
         turn = await to.stages[0].next()
         assert turn.target == target
         refuse(turn, 503)
         spare = await to.stages[1].next()
-        assert spare.target == (second + target.removeprefix(first) if target.startswith(first) else target)
+        assert spare.target == there
         spare.reply("200 OK")
         exchange = await task
         await listened(exchange)

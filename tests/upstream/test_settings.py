@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from proxy.dialects import table
 from proxy.server.config import Config
 from proxy.upstream.settings import RetriesConfig, UpstreamConfig
 
@@ -83,7 +84,7 @@ def test_spare_that_can_not_be_one_is_refused(tables: dict[str, Any], said: str)
 )
 def test_path_that_would_add_nothing_or_more_than_it_says_is_refused(path: str) -> None:
     """It stands below a prefix of Qwen's API, and is spelled in one way."""
-    with pytest.raises(ValidationError, match="is not a path below /v1/, /compatible-mode/, /api/v1/, without"):
+    with pytest.raises(ValidationError, match=f"is not a path below {', '.join(table.served())}, without"):
         spared(upstream={"paths": [path]})
     assert spared(upstream={"paths": ["/v1/files/", "/api/v1/tasks"]}).upstream.paths == ("/v1/files/", "/api/v1/tasks")
 
@@ -99,3 +100,20 @@ def test_status_that_does_not_pass_is_not_retried(status: int) -> None:
     """What is wrong stays wrong."""
     with pytest.raises(ValidationError, match=f"{status} is not allowed; only 429 and 500 to 599 are"):
         RetriesConfig(statuses=(429, status))
+
+
+@pytest.mark.parametrize("path", ["v1/responses", "/v1/responses/", "/v1/../x", "/", "/a%20b", "/a?b"])
+def test_path_of_an_api_is_spelled_in_one_way(path: str) -> None:
+    """Else the setting is refused by name, with what is allowed."""
+    with pytest.raises(ValidationError, match=r"upstream.messages_path"):
+        Config.model_validate({"upstream": {"messages_path": path}})
+    with pytest.raises(ValidationError, match=r"upstream.responses_path\n.* is not a path like /v1/responses"):
+        Config.model_validate({"upstream": {"responses_path": path}})
+
+
+def test_api_is_where_the_setting_says() -> None:
+    """Or below the path of the OpenAI routes."""
+    upstream = Config.model_validate({"upstream": {"url": "http://x/v1", "responses_path": "/r/responses"}}).upstream
+    assert (upstream.prefixes["chat"], upstream.prefixes["responses"]) == ("/v1/", "/r/responses")
+    upstream = Config.model_validate({"upstream": {"url": "http://x/v1"}}).upstream
+    assert upstream.prefixes["responses"] == "/v1/responses"

@@ -11,7 +11,9 @@ from proxy.wire.errors import (
     CapabilitiesOff,
     CodingNotSupported,
     ConnectTimeout,
+    Drained,
     ExpiredCapability,
+    FileNotAllowed,
     FirstByteTimeout,
     FirstTokenTimeout,
     Garbled,
@@ -60,6 +62,7 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (ExpiredCapability("m"), 401, RequestError),
     (MissingRight("m"), 403, RequestError),
     (PathNotAllowed("m"), 403, RequestError),
+    (FileNotAllowed("m"), 403, RequestError),
     (OriginNotAllowed("m"), 403, RequestError),
     (UnknownRoute("m"), 404, RequestError),
     (UnknownStream("m"), 404, RequestError),
@@ -90,6 +93,7 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (CapabilitiesOff("m"), 501, ProxyError),
     (CodingNotSupported("m"), 501, ProxyError),
     (Overloaded("m"), 503, ProxyError),
+    (Drained("m"), 503, Overloaded),
     (VersionNotSupported("m"), 505, ProxyError),
 ]
 
@@ -135,7 +139,7 @@ def test_upstream_errors_carry_the_word_the_stream_ends_with() -> None:
 def test_only_full_or_fast_asks_to_come_back() -> None:
     """Retry-After stands where a later attempt may succeed."""
     asks = {type(error): error.retry_after_s for error, _, _ in MADE if error.retry_after_s is not None}
-    assert asks == {Overloaded: 1, RateLimited: 7}
+    assert asks == {Overloaded: 1, Drained: 1, RateLimited: 7}
 
 
 def test_offset_gone_tells_the_earliest() -> None:

@@ -132,3 +132,10 @@ def test_deep_member_that_can_not_be_passed_over_is_not_put_to(levels: int) -> N
     replaced = found.put({"stream": b"true"})
     assert (replaced is None) == (levels == 1000)
     assert found.get("stream") is False
+
+
+def test_text_of_a_member_is_as_it_was_written() -> None:
+    """None, where there is no such member."""
+    found = members(b'{"a": [1.0,  2] ,"b":null}')
+    assert found is not None
+    assert (found.text("a"), found.text("b"), found.text("c")) == (b"[1.0,  2]", b"null", None)

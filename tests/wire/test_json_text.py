@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import jiter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,11 @@ values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters()),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters()), inner, max_size=3),
     max_leaves=10,
+)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-99, 99) | st.text(st.characters(codec="utf-8"), max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
 )
 
 
@@ -84,3 +90,19 @@ def test_exact_text_is_written_as_it_stands() -> None:
     assert json_text.written({"a": number, "b": "\ud83d"}) == b'{"a":-Infinity,"b":"\\ud83d"}'
     assert number == json_text.Exactly("-Infinity")
     assert len({number, json_text.Exactly("-Infinity")}) == 1
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=4), plain, max_size=3), st.data())
+def test_beginning_of_a_text_is_what_is_whole_of_it(value: dict[str, Any], data: st.DataObject) -> None:
+    """Wherever it was cut off, as the parser of Anthropic's Python client reads it; all of it, if it was not."""
+    text = json.dumps(value, ensure_ascii=data.draw(st.booleans()))
+    cut = data.draw(st.integers(1, len(text)))
+    assert json_text.read_beginning(text) == value
+    assert json_text.read_beginning(text[:cut]) == jiter.from_json(text[:cut].encode(), partial_mode=True)
+
+
+@pytest.mark.parametrize("text", ["", "x", "}{", '{"a":1}}', "[1}"])
+def test_text_that_begins_nothing_is_a_value_error(text: str) -> None:
+    """As it is in full."""
+    with pytest.raises(ValueError, match=r"."):
+        json_text.read_beginning(text)

@@ -16,16 +16,17 @@ from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, DocumentSink, wait_for_document
 from proxy.server.following.request import Cursor, FollowRequest, read_follow_request
 from proxy.server.generations.options import check_key
-from proxy.stream.endings import COMPLETE, DRAINED, Ending, ending_of
+from proxy.stream.endings import COMPLETE, DRAINED, REFUSED, Ending, ending_of
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import MODES, View
+from proxy.stream.projections import MODES, View, check_view
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.websocket import closing
 from proxy.telemetry.metrics import Metrics
 from proxy.wire.errors import (
+    BadRequest,
     OffsetBeyond,
     OffsetGone,
     OtherEpoch,
@@ -57,6 +58,11 @@ class Follow:
         follow = read_follow_request(request, self._config)._replace(until=until)
         if follow.cursor.epoch not in (None, stream.epoch):
             raise OtherEpoch(f"the cursor is of epoch {follow.cursor.epoch!r}, this stream's is {stream.epoch!r}")
+        return await self._attach(request, stream, follow)
+
+    async def events_after(self, request: web.BaseRequest, stream: Stream, offset: int) -> web.StreamResponse:
+        """Deliver the events after an offset, which is within the log, to a client of the API's own."""
+        follow = FollowRequest(View("events"), Cursor(seq=offset), self._config.heartbeat_s, wait_s=0)
         return await self._attach(request, stream, follow)
 
     async def by_key(self, request: web.BaseRequest, caller: Caller, key: str) -> web.StreamResponse:
@@ -154,8 +160,12 @@ class Follow:
             return downstream.response
         try:
             self._admission.admit_follower(stream)
+            check_view(follow.view, stream.dialect)
         except Overloaded as error:
             return await _end(downstream, stream, follow.view, ending_of(error))
+        except BadRequest as error:
+            events = View("events", websocket=follow.view.websocket)  # in which its error is written
+            return await _end(downstream, stream, events, REFUSED.saying(error.message))
         if stream.kept_head is not None:
             return await _end(downstream, stream, follow.view, refusal(stream.kept_head))
         return await self._deliver(downstream, stream, follow, 0, 0)
@@ -167,6 +177,7 @@ class Follow:
         began_at = time.monotonic()
         stream = await self._begun(caller, key, DocumentSink(), follow.wait_s, 0)
         if stream is None:
+            self._hub.check_draining()
             raise UnknownStream(f"no stream of yours began under the key {key!r} within {follow.wait_s:g} s")
         left_s = max(0.0, follow.wait_s - (time.monotonic() - began_at))
         return await self._attach(request, stream, follow._replace(wait_s=left_s))
@@ -225,7 +236,7 @@ def _nothing_after(stream: Stream, view: View, offset: int, skip: int) -> bool:
     assert log.ending is not None
     if offset > log.end:
         return True
-    if offset < log.end or log.ending.reason == DRAINED.reason:
+    if offset < log.end:
         return False
     last, properly = stream.projection(view._replace(websocket=False)).ending(log.ending, offset)
     return properly and not last[skip:]

@@ -15,7 +15,7 @@ from proxy.access.callers import Caller
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import read_body
 from proxy.downstream.response import Downstream
-from proxy.server.config import Config, RouteConfig
+from proxy.server.config import Config, LimitsConfig, RouteConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver
 from proxy.server.following import request as follow_request
 from proxy.server.following.follow import check_held
@@ -47,6 +47,7 @@ _REQUEST_HEADERS: Headers = [
     (b"Accept-Encoding", b"identity"),
     (b"Cache-Control", b"no-cache"),
 ]
+_LIVES_ON = DRAINED._replace(clean=True)
 _SHARED_ANSWER = EndToEnd((b"set-cookie",))  # a shared response must not log anyone in
 _SHARED = EndToEnd(NOT_SHARED)
 
@@ -67,6 +68,7 @@ class EventRoute:
     ) -> None:
         """`open_exchange` leads to the route's upstream."""
         self._config = config
+        self._limits = config.limits
         self._settings = settings
         self._route = route
         self._hub = hub
@@ -84,7 +86,7 @@ class EventRoute:
             raise UnknownMode(f"Stream-Mode {mode!r} is not one of: {', '.join(MODES)}")
         self._admission.admit_follower()
         target = self._route.target(follow_request.without_last_event_id(request.raw_path))
-        body = await read_body(request, self._config.limits.body_bytes)
+        body = await read_body(request, self._limits.body_bytes)
         content_type = request.headers.get("Content-Type", "") if body else ""
         identity = by_url(self._route.name, request.method, target, body, content_type)
         call = self._calls.find(identity)
@@ -107,11 +109,19 @@ class EventRoute:
             self._metrics.replayed[mode] += stream.log.end_bytes - stream.log.position(offset)
         return await self._follow(request, stream, _SHARED.of(head.headers), mode, offset)
 
+    def limit(self, limits: LimitsConfig) -> None:
+        """Keep these limits from now on."""
+        self._limits = limits
+
     def drain(self) -> None:
-        """End all streams of the route: event sources have no end of their own."""
+        """End all streams of the route: event sources have no end of their own.
+
+        Their followers are closed between two events, without an error: the source goes on, and can be followed by
+        another server. Nobody takes what has no end for whole.
+        """
         for stream in list(self._hub):
             if stream.info.route == self._route.name and stream.writer is not None and stream.kept_head is None:
-                stream.writer.stop(DRAINED)
+                stream.writer.stop(_LIVES_ON)
 
     # For the first client of a URL
 
@@ -124,7 +134,7 @@ class EventRoute:
             background=self._background,
             last_event_id=last_event_id,
             keep_s=self._settings.keep_s,
-            max_frame_bytes=self._config.limits.frame_bytes,
+            max_frame_bytes=self._limits.frame_bytes,
             on_reopened=functools.partial(self._metrics.reopened.update, (self._route.name,)),
         )
         size_bytes = len(shared.target) + len(shared.content_type) + len(shared.body)

@@ -12,13 +12,19 @@ import functools
 from aiohttp import web
 
 from proxy.access.callers import Caller
+from proxy.access.response_ids import GivenIds
 from proxy.dialects.route import Route
+from proxy.downstream.listener import REFUSED
+from proxy.downstream.request_body import release_body
+from proxy.server.config import LimitsConfig
 from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_known_stream, is_stream
 from proxy.server.generations.response import GenerationResponses
 from proxy.server.generations.shared_calls import Call, Calls
 from proxy.server.pass_through import send_back
-from proxy.stream.endings import CLIENT_GONE
+from proxy.server.response_object import answer_object
+from proxy.stream.endings import CLIENT_GONE, DRAINED
 from proxy.stream.hub import Hub, Places
+from proxy.stream.ledger import BODIES
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
@@ -27,6 +33,7 @@ from proxy.upstream.pump import Pump
 from proxy.wire.errors import UpstreamError
 
 _RUN_ON = OnDisconnect(None)
+_MOMENT_S = 2.0  # for the head of a response in the background: within it a refusal is the answer
 
 
 class Generations:
@@ -40,18 +47,24 @@ class Generations:
         reader: GenerationReader,
         responses: GenerationResponses,
         metrics: Metrics,
-        *,
-        max_log_bytes: int,
-        max_frame_bytes: int,
+        limits: LimitsConfig,
+        given: GivenIds | None = None,
     ) -> None:
+        """`given`: where the ids of responses are noted, if callers may name only those that they were given."""
         self._hub = hub
         self._open_exchange = open_exchange
         self._calls = calls
         self._reader = reader
         self._responses = responses
         self._metrics = metrics
-        self._max_log_bytes = max_log_bytes
-        self._max_frame_bytes = max_frame_bytes
+        self._given = given
+        self.limit(limits)
+
+    def limit(self, limits: LimitsConfig) -> None:
+        """Keep these limits from now on."""
+        self._max_log_bytes = limits.log_bytes
+        self._max_frame_bytes = limits.frame_bytes
+        self._reader.limit(limits)
 
     async def generate(
         self, route: Route, request: web.BaseRequest, caller: Caller, **named: str
@@ -67,9 +80,12 @@ class Generations:
             call = self._call(generation)
         else:
             self._join(call, generation)
+        release_body(request)
         if options.respond_async:
             call.promised = True
             self._hub.retain(call.stream, options.retain_s)  # else a response that nobody waited for is not kept
+            if generation.background:
+                return await self._in_background(request, call, generation, late=late)
             return self._responses.accept(call.stream, options, late=late)
         place = self._hub.reserve(followers=1)
         try:
@@ -82,7 +98,7 @@ class Generations:
         """Make the upstream call in the handler's task: when the client disconnects, both are cancelled."""
         places = self._hub.reserve(streams=1, followers=1)
         try:
-            exchange = await ask(self._open_exchange, generation, self._hub.ledger)
+            exchange = await ask(self._open_exchange, generation)
             try:
                 streamed = is_known_stream(exchange)  # as a rule it is known: a coroutine less
                 if streamed is None:
@@ -92,13 +108,16 @@ class Generations:
                 exchange.close()
                 raise
         except (UpstreamError, asyncio.CancelledError) as error:
-            reason = error.ending if isinstance(error, UpstreamError) else CLIENT_GONE.reason
+            ended = DRAINED if REFUSED in request else CLIENT_GONE
+            reason = error.ending if isinstance(error, UpstreamError) else ended.reason
             self._metrics.never_began(generation.route.name, reason)
             raise
         finally:
             places.give_back()
-            generation.let_go(self._hub.ledger)
+            generation.let_go()
+            release_body(request)
         if pump is None:
+            await self._note_id(exchange, generation)
             return await send_back(request, exchange)
         stream = pump.stream
         self._hub.answered(stream, exchange.upstream_name, exchange.request_id)
@@ -109,6 +128,33 @@ class Generations:
             stream.left()
             raise
 
+    async def _note_id(self, exchange: Exchange, generation: GenerationRequest) -> None:
+        """Note the id of a response that is no stream, if its caller may name only the ids that it was given."""
+        objects = generation.route.dialect.objects
+        if self._given is None or objects is None or not 200 <= exchange.status < 300:
+            return
+        try:
+            ident = objects.ident_of(await exchange.peek(lambda body: len(body) > self._max_frame_bytes))
+        except BaseException:
+            exchange.close()
+            raise
+        if ident is not None:
+            self._given.add(generation.caller, ident)
+
+    async def _in_background(
+        self, request: web.BaseRequest, call: Call, generation: GenerationRequest, *, late: bool
+    ) -> web.StreamResponse:
+        """Respond with the object of a response, or with the upstream's refusal, if that comes in a moment."""
+        try:
+            async with asyncio.timeout(_MOMENT_S):
+                head = await call.answered()
+        except TimeoutError:
+            return answer_object(call.stream)
+        if 200 <= head.status < 300:
+            return answer_object(call.stream)
+        self._hub.discard(call.stream)
+        return await self._responses.send(request, call.stream, head, generation.options, late=late)
+
     def _call(self, generation: GenerationRequest) -> Call:
         """Begin an upstream call in a separate task. Raises: Overloaded."""
         call = Call(self._hub, self._pump(generation), generation.identity)
@@ -117,14 +163,18 @@ class Generations:
         return call
 
     async def _ask(self, generation: GenerationRequest) -> Exchange:
+        """Make the call that is not its client's own: the body is counted here, since the client may leave before."""
+        ledger, size_bytes = self._hub.ledger, len(generation.whole_body)
+        ledger.count(BODIES, size_bytes)
         try:
-            return await ask(self._open_exchange, generation, self._hub.ledger)
+            return await ask(self._open_exchange, generation)
         finally:
-            generation.let_go(self._hub.ledger)
+            ledger.count(BODIES, -size_bytes)
+            generation.let_go()
 
     def _join(self, call: Call, generation: GenerationRequest) -> None:
         """Add a request to a call: apply the longer of the policies, and name the stream by the request's key."""
-        generation.let_go(self._hub.ledger)
+        generation.let_go()
         options = generation.options
         policy = _RUN_ON if options.respond_async else options.on_disconnect
         call.writer.on_disconnect = call.writer.on_disconnect.or_longer(policy)

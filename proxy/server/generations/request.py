@@ -9,20 +9,24 @@ from multidict import CIMultiDict
 
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
+from proxy.access.client_addresses import ClientAddresses
+from proxy.access.response_ids import GivenIds
+from proxy.dialects.dialect import Objects
 from proxy.dialects.refusal import asks_for_stream
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, arrived_body, read_body, read_body_or_beginning
-from proxy.server.config import Config, GenerationsConfig
+from proxy.server.config import Config, GenerationsConfig, LimitsConfig
 from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions, read_options
 from proxy.server.generations.shared_calls import Identity, by_body, by_key
 from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
 from proxy.server.pass_through import Forward
 from proxy.stream.info import StreamInfo
-from proxy.stream.ledger import BODIES, Ledger
+from proxy.stream.projections import check_view
 from proxy.stream.vitals import Vitals
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
+from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.sse import begins_stream
@@ -46,8 +50,9 @@ class GenerationRequest:
     streamed: tuple[Headers, bytes] | None  # headers and body that request a stream, for when the upstream demands one
     hides_usage: bool  # we requested the usage, the client did not: don't send it on
     started_at: float  # when its last byte arrived, in monotonic seconds
+    client: str = ""  # the address it came from
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
-    counted_bytes: int = 0  # of its body, in the ledger
+    background: bool = False  # its client is sent the object of the response at once, and fetches it later
 
     def info(self, ident: str, max_log_bytes: int) -> StreamInfo:
         """Return the StreamInfo of the stream for this request."""
@@ -58,22 +63,21 @@ class GenerationRequest:
         # By place: names make a dict, 0.5 us a constructor.
         return StreamInfo(
             ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
-            cumulative,
+            cumulative, self.client,
         )  # fmt: skip
 
-    def let_go(self, ledger: Ledger) -> None:
+    def let_go(self) -> None:
         """Drop the body: nobody will ask with it any more."""
         self.body, self.streamed = b"", None
-        if self.counted_bytes:
-            ledger.count(BODIES, -self.counted_bytes)
-            self.counted_bytes = 0
 
     def vitals(self) -> Vitals:
         """Return the Vitals of the stream for this request."""
         dialect, body = self.route.dialect, self.body
         began_at = self.started_at if isinstance(body, bytes) else body.ended_at or self.started_at
         requests = dialect.requests
-        return Vitals(dialect, began_at, None if requests.names_model else requests.model(self.whole_body))
+        if requests.names_model:
+            return Vitals(dialect, began_at)
+        return Vitals(dialect, began_at, requests.model(body if isinstance(body, bytes) else body.beginning))
 
     @property
     def whole_body(self) -> bytes:
@@ -85,15 +89,22 @@ class GenerationRequest:
 class GenerationReader:
     """Reads requests for generations."""
 
-    def __init__(self, config: Config, admission: Admission, forward: Forward) -> None:
+    def __init__(self, config: Config, admission: Admission, forward: Forward, given: GivenIds | None = None) -> None:
+        """`given`: the ids that callers may name in their requests; None: any."""
         self._config = config
         self._admission = admission
         self._forward = forward
+        self._client_address = ClientAddresses(config.trusted_proxies).of
+        self._given = given
         generations = config.generations
         self._rewrites = generations.upgrade != "never" or generations.include_usage
-        self._body_bytes = config.limits.body_bytes
-        self._held_body_bytes = config.limits.held_body_bytes
+        self.limit(config.limits)
         self._usual = read_options(CIMultiDict(), config)  # of a request without options, as most are
+
+    def limit(self, limits: LimitsConfig) -> None:
+        """Keep these limits from now on."""
+        self._body_bytes = limits.body_bytes
+        self._held_body_bytes = limits.held_body_bytes
 
     async def read(self, route: Route, request: web.BaseRequest, caller: Caller) -> GenerationRequest:
         """Read a request and its complete body, if the limits leave room for it.
@@ -101,7 +112,10 @@ class GenerationReader:
         Raises: a RequestError, if it is malformed or not allowed; Overloaded.
         """
         headers, has_options = self._forward.headers(request, _CROSSING)
-        options = read_options(request.headers, self._config) if has_options else self._usual
+        options = self._usual
+        if has_options:
+            options = read_options(request.headers, self._config)
+            check_view(options.view, route.dialect)
         idempotent, named = options.idempotency_key is not None, options.key is not None
         is_here = request.content.is_eof()
         at_once = is_here and not options.detached
@@ -115,15 +129,40 @@ class GenerationReader:
             body = await read_body(request, self._body_bytes)
         else:
             body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)
+        self._forward.check_body(body)
         if options.respond_async:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
         headers.append(_IDENTITY)
         generation = GenerationRequest(
-            route, caller.digest, options, target, headers, body, None, False, time.monotonic()
-        )
+            route, caller.digest, options, target, headers, body, None, False, time.monotonic(),
+            self._client_address(request),
+        )  # fmt: skip
+        objects = route.dialect.objects
+        if objects is not None:
+            generation = self._with_objects(generation, objects, caller)
         if self._rewrites:
             generation = rewrite(generation, self._config.generations)
         return replace(generation, identity=_identify(request, generation)) if shared else generation
+
+    def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
+        """Check what a request continues, and have one in the background made in a stream that outlives its client.
+
+        Raises: UnknownResponse; Unauthorised, if nobody could fetch the response later.
+        """
+        if self._given is not None:
+            for ident in objects.continued(generation.whole_body):
+                self._given.check(caller.digest, generation.route.dialect, ident)
+        asked = objects.background(generation.whole_body)
+        if asked is None:
+            return generation
+        caller.check_owns_streams()
+        options = generation.options
+        options = options._replace(
+            retain_s=max(options.retain_s, self._config.generations.background_retain_s),
+            on_disconnect=OnDisconnect(None),
+            respond_async=options.respond_async or not asked.streams,
+        )
+        return replace(generation, body=asked.body, options=options, background=not asked.streams)
 
 
 def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> GenerationRequest:
@@ -143,14 +182,8 @@ def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> Ge
     return generation
 
 
-def ask(open_exchange: OpenExchange, generation: GenerationRequest, ledger: Ledger) -> Awaitable[Exchange]:
-    """Send a request upstream; await the result for the head of the response. Raises, then: as UpstreamGroup.open.
-
-    Its body is in the ledger from now on, until the request is `let_go`.
-    """
-    if isinstance(generation.body, bytes):
-        generation.counted_bytes = len(generation.body)
-        ledger.count(BODIES, generation.counted_bytes)
+def ask(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable[Exchange]:
+    """Send a request upstream; await the result for the head of the response. Raises, then: as UpstreamGroup.open."""
     if generation.streamed is not None:
         return _ask_again(open_exchange, generation, generation.streamed)
     return _send(open_exchange, generation)

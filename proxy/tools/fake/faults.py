@@ -15,8 +15,12 @@ from email.utils import formatdate
 from time import time
 from typing import Any, Literal, NamedTuple
 
-from proxy.tools.fake import text as fake_text
-from proxy.tools.fake.text import BAD_KEY, DONE, Ask, Refusal, Stamp
+from proxy.tools.fake import native
+from proxy.tools.fake.api import Api
+from proxy.tools.fake.chat import DONE
+from proxy.tools.fake.messages import PING
+from proxy.tools.fake.refusals import BAD_KEY, OUTPUT_INSPECTION, REFUSALS, Refusal, find_refusal
+from proxy.tools.fake.text import Ask, Stamp
 
 State = Literal["open", "complete", "client_gone", "cut"]
 Framing = Literal["chunked", "length", "close", "none"]
@@ -86,14 +90,16 @@ class Case:
     stamp: Stamp
     arrived: float
     """Unix time."""
-    native: bool
+    api: Api
     gzip: bool
     """Whether the client takes gzip."""
     model: str = ""
     stream: bool = False
 
-    def error_frame(self, refusal: Refusal, number: int) -> bytes:
-        return fake_text.error_frame(refusal, self.stamp, self.model, native=self.native, number=number)
+    def error_frame(self, refusal: Refusal, number: int, *, flat: int = 0) -> bytes:
+        """Return the frame, with this number in its stream, that tells of an error."""
+        frame = self.api.flat_error_frame if flat else self.api.error_frame
+        return frame(refusal, self.stamp, self.model, number)
 
 
 SSE = "text/event-stream;charset=UTF-8"  # recorded: no space
@@ -109,8 +115,8 @@ def head(case: Case, status: int, content_type: str, length: int | None = None) 
         (True, "x-request-id", case.stamp.request_id),
         (bool(content_type), "content-type", content_type),
         (True, "x-dashscope-call-gateway", "true"),
-        (case.native, "x-dashscope-timeout", "298"),
-        (case.native, "x-dashscope-finished", "true" if length is not None else "false"),
+        (case.api.native, "x-dashscope-timeout", "298"),
+        (case.api.native, "x-dashscope-finished", "true" if length is not None else "false"),
         (True, "req-cost-time", f"{cost_ms}"),
         (True, "req-arrive-time", f"{int(case.arrived * 1000)}"),
         (True, "resp-start-time", f"{int(now * 1000)}"),
@@ -130,13 +136,14 @@ def whole(case: Case, body: bytes, status: int = 200, content_type: str = "appli
 
 def refusal_steps(case: Case, refusal: Refusal, *, in_stream: bool) -> Steps:
     """Yield a refusal. One for a stream is a frame: natively in an HTTP 200, compatibly in an HTTP 400."""
+    api = case.api
     if in_stream:
-        yield head(case, 200 if case.native else refusal.status, SSE)
-        yield Part(case.error_frame(refusal, 1))
+        yield head(case, api.refuses_streams_with or refusal.status, SSE)
+        yield Part((api.refusal_frame or api.error_frame)(refusal, case.stamp, case.model, 1))
         yield End()
         return
-    body = fake_text.refusal_body(refusal, case.stamp, case.model, native=case.native)
-    bare = case.native and refusal is BAD_KEY  # recorded without a content-type
+    body = api.refusal_body(refusal, case.stamp, case.model)
+    bare = api.native and refusal is BAD_KEY  # recorded without a content-type
     yield from whole(case, body, refusal.status, "" if bare else "application/json")
 
 
@@ -237,7 +244,7 @@ def stall(steps: Steps, case: Case, *, after: int, seconds: float = 1.0) -> Step
 def _named_refusal(status: str, code: str, default: Refusal) -> Refusal:
     number = status.removesuffix("_stream") or "0"
     asked = int(number) if number.isdigit() else -1
-    found = fake_text.find_refusal(asked, code) if asked or code else default
+    found = find_refusal(asked, code) if asked or code else default
     if found is None:
         raise BadFault(f"no refusal has status={status or 'any'} and code={code or 'any'}")
     return found
@@ -245,23 +252,23 @@ def _named_refusal(status: str, code: str, default: Refusal) -> Refusal:
 
 def status(steps: Steps, case: Case, *, status: str = "400", code: str = "", flat: int = 0, empty: int = 0) -> Steps:
     """Refuses before the stream with an HTTP status (and code); 400_stream: as SSE; flat=1; empty=1: no body."""
-    refusal = _named_refusal(status, code, fake_text.REFUSALS[0])
+    refusal = _named_refusal(status, code, REFUSALS[0])
     if empty:
         return whole(case, b"", refusal.status, "")
     if flat:
-        return whole(case, fake_text.flat_error(refusal, case.stamp, case.model), refusal.status)
+        return whole(case, native.refusal_body(refusal, case.stamp, case.model), refusal.status)
     return refusal_steps(case, refusal, in_stream=status.endswith("_stream"))
 
 
 def retry_after(steps: Steps, case: Case, *, seconds: float = 1.0, status: str = "429", code: str = "") -> Steps:
     """Refuses as `status` does, with a Retry-After."""
-    refusal = _named_refusal(status, code, fake_text.REFUSALS[0])
+    refusal = _named_refusal(status, code, REFUSALS[0])
     return _headed(refusal_steps(case, refusal, in_stream=False), "retry-after", f"{seconds:g}")
 
 
 def error_inside(steps: Steps, case: Case, *, after: int, code: str = "", flat: int = 0, done: int = 0) -> Steps:
-    """An error event in the HTTP 200 stream, then its end; flat=1: no top-level error; done=1: [DONE] follows."""
-    refusal = _named_refusal("", code, fake_text.OUTPUT_INSPECTION)
+    """An error event in the HTTP 200 stream, then its end; flat=1: in an odd form; done=1: the last frame follows."""
+    refusal = _named_refusal("", code, OUTPUT_INSPECTION)
     return _erring(_unmeasured(steps), case, refusal, after, flat=flat, done=done)
 
 
@@ -270,11 +277,9 @@ def _erring(steps: Steps, case: Case, refusal: Refusal, after: int, *, flat: int
     for step in _lead(steps, after):
         sent += isinstance(step, Part)
         yield step
-    yield Part(
-        fake_text.flat_error_frame(refusal, case.stamp, case.model) if flat else case.error_frame(refusal, sent + 1)
-    )
+    yield Part(case.error_frame(refusal, sent + 1, flat=flat))
     if done:
-        yield Part(DONE)
+        yield Part(case.api.last or DONE)
     yield End()
 
 
@@ -317,8 +322,9 @@ def _zipped(steps: Steps) -> Steps:
 
 
 def no_done(steps: Steps, case: Case) -> Steps:
-    """No [DONE]."""
-    return (step for step in steps if not (isinstance(step, Part) and step.body.rstrip() == DONE.rstrip()))
+    """The frame at the end of every stream is missing: [DONE], or message_stop."""
+    last = case.api.last.rstrip()
+    return (step for step in steps if not (isinstance(step, Part) and last and step.body.rstrip() == last))
 
 
 def comments(steps: Steps, case: Case) -> Steps:
@@ -329,6 +335,21 @@ def comments(steps: Steps, case: Case) -> Steps:
             parts += 1
             yield Part(b": between\n\n") if parts % 2 else Part(b": before\n", held=True)
         yield step
+
+
+def pings(steps: Steps, case: Case) -> Steps:
+    """Events named ping, as Anthropic has them: before the first event, between all, and after the last."""
+    for step in steps:
+        if isinstance(step, Part):
+            yield Part(PING, held=True)
+        elif isinstance(step, End):
+            yield Part(PING)
+        yield step
+
+
+def spaced(steps: Steps, case: Case) -> Steps:
+    """A space after the colon of each field, as OpenAI and Anthropic write them."""
+    return _each_part(steps, lambda body: [re.sub(rb"(?m)^(\w+):(?! )", rb"\1: ", body)])
 
 
 def close_delimited(steps: Steps, case: Case, *, after: int, cut: str = "") -> Steps:
@@ -405,17 +426,27 @@ def endless(ask: Ask) -> Ask:
     return replace(ask, frames=sys.maxsize) if ask.stream else ask
 
 
+def openai(ask: Ask) -> Ask:
+    """Responses as OpenAI spells them: with spaces, without ids and statuses, calls in pieces."""
+    return replace(ask, spaced=True)
+
+
+def sparse(ask: Ask) -> Ask:
+    """Deltas of responses without item_id and content_index."""
+    return replace(ask, sparse=True)
+
+
 Fault = Callable[..., Any]
 OF_STEPS: dict[str, Fault] = {
     fault.__name__: fault
     for fault in (
         *(cut_mid_frame, cut_mid_chunk, cut_clean_half_frame, reset, hang, hang_before_head, slow_first_token, stall),
-        *(status, retry_after, error_inside, crlf, cr, split_utf8, split_bytes, gzip, no_done, comments),
+        *(status, retry_after, error_inside, crlf, cr, split_utf8, split_bytes, gzip, no_done, comments, pings, spaced),
         *(close_delimited, bad_chunk, garbage, burst, late_end, no_blank_line, bom),
     )
 }
 # These change what is said, so they come before those that change how it is sent.
-OF_ASK: dict[str, Fault] = {fault.__name__: fault for fault in (huge_frame, count, endless)}
+OF_ASK: dict[str, Fault] = {fault.__name__: fault for fault in (huge_frame, count, endless, openai, sparse)}
 FAULTS = OF_STEPS | OF_ASK
 
 

@@ -26,8 +26,9 @@ from uuid import UUID
 import httptools
 import orjson
 
-from proxy.tools.fake import text as fake_text
 from proxy.tools.fake import ticker as fake_ticker
+from proxy.tools.fake.api import Api
+from proxy.tools.fake.chat import CHAT, read_chat
 from proxy.tools.fake.faults import (
     OF_ASK,
     OF_STEPS,
@@ -52,7 +53,11 @@ from proxy.tools.fake.faults import (
     refusal_steps,
     whole,
 )
-from proxy.tools.fake.text import BAD_KEY, DONE, Ask, ChatAnswer, NativeAnswer, Refused, Stamp
+from proxy.tools.fake.messages import MESSAGES, count_tokens, read_messages
+from proxy.tools.fake.native import NATIVE, read_app, read_native
+from proxy.tools.fake.refusals import BAD_KEY, Refused, invalid
+from proxy.tools.fake.responses import RESPONSES, read_responses
+from proxy.tools.fake.text import Ask, Stamp
 
 
 @dataclass(frozen=True)
@@ -130,24 +135,45 @@ class Route(NamedTuple):
     """Where answers are generated, and how a request there is read: path, body, seed, whether SSE was asked for."""
 
     path: re.Pattern[str]
+    api: Api
     read: Callable[[str, Mapping[str, Any], int, bool], Ask]
 
 
 ROUTES = (
     Route(
         re.compile(r"(/compatible-mode)?/v1/chat/completions"),
-        lambda path, body, seed, sse: fake_text.read_chat(body, seed),
+        CHAT,
+        lambda path, body, seed, sse: read_chat(body, seed),
+    ),
+    Route(
+        re.compile(r"(/compatible-mode/v1|/v1|/api/v2/apps/protocols/compatible-mode/v1)/responses"),
+        RESPONSES,
+        lambda path, body, seed, sse: read_responses(body, seed),
     ),
     Route(
         re.compile(r"/api/v1/services/aigc/(text|multimodal)-generation/generation"),
-        lambda path, body, seed, sse: fake_text.read_native(body, seed, stream=sse, multimodal="/multimodal-" in path),
+        NATIVE,
+        lambda path, body, seed, sse: read_native(body, seed, stream=sse, multimodal="/multimodal-" in path),
     ),
     Route(
         re.compile(r"/api/v1/apps/[^/]+/completion"),
-        lambda path, body, seed, sse: fake_text.read_app(body, seed, stream=sse),
+        NATIVE,
+        lambda path, body, seed, sse: read_app(body, seed, stream=sse),
+    ),
+    Route(
+        re.compile(r"/apps/anthropic/v1/messages"),
+        MESSAGES,
+        lambda path, body, seed, sse: read_messages(body, seed),
     ),
 )
-PREFIXES = ("/compatible-mode/", "/v1/", "/api/v1/")
+PREFIXES: dict[str, Api] = {
+    "/compatible-mode/": CHAT,
+    "/v1/": CHAT,
+    "/api/v1/": NATIVE,
+    "/api/v2/": CHAT,
+    "/apps/anthropic/": MESSAGES,
+}
+"""Where requests are answered with what they are, and refused, where no answer is generated."""
 MODELS = ("qwen-max", "qwen-plus", "qwen-turbo", "qwen3-max", "qwen3-vl-plus", "qwq-plus", "qvq-max")
 
 
@@ -163,7 +189,9 @@ def _plain(case: Case, received: Received) -> Steps:
     if (received.method, received.path) == ("GET", "/compatible-mode/v1/models"):
         rows = [{"id": name, "object": "model", "created": 0, "owned_by": "system"} for name in MODELS]
         return whole(case, orjson.dumps({"object": "list", "data": rows}))
-    if received.path.startswith(PREFIXES):
+    if (received.method, received.path) == ("POST", "/apps/anthropic/v1/messages/count_tokens"):
+        return whole(case, count_tokens(_body(received)))
+    if received.path.startswith(tuple(PREFIXES)):
         return whole(case, _echo(received))
     return whole(case, b'{"error":"nothing is here"}', 404)
 
@@ -183,9 +211,9 @@ def _body(received: Received) -> dict[str, Any]:
     try:
         body = orjson.loads(received.body)
     except orjson.JSONDecodeError as error:
-        raise Refused(fake_text.invalid(f"the body is not JSON: {error}")) from error
+        raise Refused(invalid(f"the body is not JSON: {error}")) from error
     if not isinstance(body, dict):
-        raise Refused(fake_text.invalid("the body is not a JSON object"))
+        raise Refused(invalid("the body is not a JSON object"))
     return body
 
 
@@ -193,7 +221,7 @@ def _read(route: Route, path: str, body: Mapping[str, Any], seed: int, sse: bool
     try:
         return route.read(path, body, seed, sse)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Refused(fake_text.invalid(f"the request is malformed: {error!r}")) from error
+        raise Refused(invalid(f"the request is malformed: {error!r}")) from error
 
 
 _BODIES: dict[Framing, Callable[[bytes], bytes]] = {
@@ -409,18 +437,19 @@ class FakeQwen:
     def plan(self, received: Received) -> Steps:
         """Return the steps of the answer, faults included."""
         stamp = Stamp(str(UUID(int=self._random.getrandbits(128), version=4)), int(time()))
-        native, gzip = received.path.startswith("/api/"), "gzip" in received.header("accept-encoding")
-        case = Case(stamp, time(), native, gzip)
-        if self._require_key and not received.header("authorization").removeprefix("Bearer").strip():
+        route = _route(received)
+        usual = next((api for prefix, api in PREFIXES.items() if received.path.startswith(prefix)), CHAT)
+        case = Case(stamp, time(), route.api if route else usual, "gzip" in received.header("accept-encoding"))
+        key = received.header("authorization").removeprefix("Bearer").strip() or received.header("x-api-key")
+        if self._require_key and not key:
             return refusal_steps(case, BAD_KEY, in_stream=False)
         try:
-            return self._planned(received, case)
+            return self._planned(received, route, case)
         except BadFault as error:
-            return refusal_steps(case, fake_text.invalid(str(error)), in_stream=False)
+            return refusal_steps(case, invalid(str(error)), in_stream=False)
 
-    def _planned(self, received: Received, case: Case) -> Steps:
+    def _planned(self, received: Received, route: Route | None, case: Case) -> Steps:
         named = self._due(named_faults(received.header("fake-fault"), ",", ";"))
-        route = _route(received)
         if route is None:
             return cast(Steps, applied(_plain(case, received), OF_STEPS, named, case))
         sse = received.header("x-dashscope-sse") == "enable" or "text/event-stream" in received.header("accept")
@@ -428,11 +457,12 @@ class FakeQwen:
             body = _body(received)
             model, _, suffix = str(body.get("model") or "").partition("+")
             named += self._due(named_faults(suffix, "+", ","))
-            case = replace(case, model=model, stream=sse if case.native else bool(body.get("stream")))
+            case = replace(case, model=model, stream=sse if case.api.native else bool(body.get("stream")))
             ask = _read(route, received.path, {**body, "model": model}, self._seed, sse)
             steps = self._answer(applied(ask, OF_ASK, named, case), case)
         except Refused as refused:
-            steps = refusal_steps(case, refused.refusal, in_stream=case.stream)
+            in_stream = case.stream and case.api.refusal_frame is not None
+            steps = refusal_steps(case, refused.refusal, in_stream=in_stream)
         return cast(Steps, applied(steps, OF_STEPS, named, case))
 
     def _due(self, named: Iterable[Named]) -> list[Named]:
@@ -446,21 +476,21 @@ class FakeQwen:
 
     def _answer(self, ask: Ask, case: Case) -> Steps:
         ask = replace(ask, tokens_per_frame=self._pace.tokens_per_frame)
-        answer = (NativeAnswer if case.native else ChatAnswer)(ask, case.stamp)
+        answer = case.api.answer(ask, case.stamp)
         yield Wait(self._pace.first_s(self._random))
         if ask.stream:
             yield head(case, 200, SSE)
-            yield from self._paced(answer.frames())
+            yield from self._paced(answer.frames(), case.api.last)
             yield End()
         else:
             yield Wait(sum(self._pace.gap_s(self._random) for _ in answer.frames()))
             yield from whole(case, answer.whole())
 
-    def _paced(self, frames: Iterator[bytes]) -> Steps:
+    def _paced(self, frames: Iterator[bytes], last: bytes) -> Steps:
         held = 0
         for number, frame in enumerate(frames):
-            if number and not held and frame is not DONE:
+            if number and not held and frame is not last:
                 yield Wait(self._pace.gap_s(self._random))
             held = held - 1 if held else self._pace.held_frames(self._random)
-            # [DONE] and the end of the body are one write.
-            yield Part(frame, held=held > 0 or frame is DONE)
+            # The last frame and the end of the body are one write.
+            yield Part(frame, held=held > 0 or frame is last)

@@ -21,9 +21,12 @@ import openai
 import pytest
 import uvloop
 
-from proxy.tools.fake import text as fake_text
+from proxy.tools.fake.chat import ChatAnswer, read_chat
 from proxy.tools.fake.faults import FAULTS, Part, Wait, fault_options
+from proxy.tools.fake.native import NativeAnswer, read_native
 from proxy.tools.fake.qwen import Connection, FakeQwen, Pace, Received
+from proxy.tools.fake.refusals import REFUSALS, Refusal
+from proxy.tools.fake.text import Stamp
 
 SAMPLES = Path(os.environ.get("STREAMTEE_SAMPLES") or Path(__file__).parents[2].parent / "shared/samples")
 CHAT = "/compatible-mode/v1/chat/completions"
@@ -310,19 +313,19 @@ def aggregate(answer: Answer, index: int) -> dict[str, Any]:
 
 def test_whole_answer_of_a_thinking_model_equals_its_frames() -> None:
     """Both dialects: reasoning, too, is the same whole and in frames."""
-    stamp = fake_text.Stamp("a-uuid", 0)
-    ask = fake_text.read_chat(chat(enable_thinking=True, stream_options={"include_usage": True}), seed=0)
-    answer = fake_text.ChatAnswer(ask, stamp)
+    stamp = Stamp("a-uuid", 0)
+    ask = read_chat(chat(enable_thinking=True, stream_options={"include_usage": True}), seed=0)
+    answer = ChatAnswer(ask, stamp)
     streamed, whole = Answer(200, [], list(answer.frames())), json.loads(answer.whole())
     message = whole["choices"][0]["message"]
     assert message["reasoning_content"] == said(streamed, channel="reasoning_content") != ""
     assert message["content"] == said(streamed)
     assert payloads(streamed)[-1]["usage"] == whole["usage"]
     options: dict[str, Any] = {"enable_thinking": True, "incremental_output": True}
-    ask = fake_text.read_native(native(**options), seed=0, stream=True, multimodal=False)
-    events = [json.loads(frame.partition(b"data:")[2]) for frame in fake_text.NativeAnswer(ask, stamp).frames()]
+    ask = read_native(native(**options), seed=0, stream=True, multimodal=False)
+    events = [json.loads(frame.partition(b"data:")[2]) for frame in NativeAnswer(ask, stamp).frames()]
     reasoning = "".join(event["output"]["choices"][0]["message"]["reasoning_content"] for event in events)
-    whole = json.loads(fake_text.NativeAnswer(ask, stamp).whole())
+    whole = json.loads(NativeAnswer(ask, stamp).whole())
     assert whole["output"]["choices"][0]["message"]["reasoning_content"] == reasoning != ""
     assert whole["usage"] == events[-1]["usage"]
 
@@ -625,8 +628,8 @@ async def test_pauses_are_where_they_should_be(fake: FakeQwen, fault: str, befor
     assert said(parse(got)) == said(await ask(fake, CHAT, chat()))
 
 
-@pytest.mark.parametrize("row", fake_text.REFUSALS, ids=lambda row: f"{row.status}-{row.code}")
-async def test_status_gives_every_refusal(fake: FakeQwen, row: fake_text.Refusal) -> None:
+@pytest.mark.parametrize("row", REFUSALS, ids=lambda row: f"{row.status}-{row.code}")
+async def test_status_gives_every_refusal(fake: FakeQwen, row: Refusal) -> None:
     """Each row of the table in both dialects."""
     fault = f"status; status={row.status}; code={row.code}"
     compatible, own = await faulty(fake, fault), await faulty(fake, fault, native(), NATIVE)

@@ -6,12 +6,13 @@ import re
 import pytest
 
 from proxy.tools.fake import ticker as fake_ticker
+from proxy.tools.fake.chat import CHAT
 from proxy.tools.fake.faults import Case, Head, Part, Wait
 from proxy.tools.fake.text import Stamp
 from tests.http_client import Client, request
 from tests.proxy_under_test import faked
 
-CASE = Case(Stamp("a-uuid", 0), 1000.0, native=False, gzip=False)
+CASE = Case(Stamp("a-uuid", 0), 1000.0, CHAT, gzip=False)
 
 
 def parts(target: str, last_event_id: str = "", count: int = 4) -> list[bytes]:

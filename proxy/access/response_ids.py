@@ -1,0 +1,67 @@
+"""The ids that upstreams give their responses: whose a response is, and which ids a caller may name.
+
+Where requests go upstream with a key of the proxy, the upstream takes all callers for one: it would show and continue
+anybody's response. So a caller may then name only what it was given.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+from proxy.dialects.dialect import Dialect
+from proxy.stream.stream import Stream
+from proxy.wire.errors import UnknownResponse
+
+_KEPT_S = 7 * 24 * 3600  # as long as Qwen stores responses
+_KEPT = 100_000  # 20 MB
+
+
+def response_id(stream: Stream) -> str | None:
+    """Return the id that the upstream gave a response; None, if it is not known yet, or if the API has none."""
+    objects, head, log = stream.dialect.objects, stream.kept_head, stream.log
+    if objects is None:
+        return None
+    if head is None:
+        return objects.ident(stream.reader)
+    return objects.ident_of(b"".join(log.span(log.start, log.end))) if 200 <= head.status < 300 else None
+
+
+def find_response(streams: Iterable[Stream], caller: bytes, dialect: Dialect, ident: str) -> Stream | None:
+    """Return the stream of a caller's response, by the stream's own id or by the upstream's."""
+    for stream in streams:
+        mine = stream.info.caller == caller and stream.dialect is dialect
+        if mine and ident in (stream.id, response_id(stream)):
+            return stream
+    return None
+
+
+class GivenIds:
+    """The ids of responses that each caller was given. Bounded in number and time."""
+
+    def __init__(self, streams: Callable[[], Iterable[Stream]], clock: Callable[[], float]) -> None:
+        """`streams` returns all that are running or kept; `clock` returns seconds."""
+        self._streams = streams
+        self._clock = clock
+        self._until: OrderedDict[tuple[bytes, str], float] = OrderedDict()  # the latest last
+
+    def ended(self, stream: Stream) -> None:
+        """Note the id of a response that goes on no more; until then, it is found in its stream."""
+        ident = response_id(stream)
+        if ident is not None:
+            self.add(stream.info.caller, ident)
+
+    def add(self, caller: bytes, ident: str) -> None:
+        """Note that a caller was given an id."""
+        self._until[caller, ident] = self._clock() + _KEPT_S
+        self._until.move_to_end((caller, ident))
+        if len(self._until) > _KEPT:
+            self._until.popitem(last=False)
+
+    def remove(self, caller: bytes, ident: str) -> None:
+        """Forget an id: its response was deleted."""
+        self._until.pop((caller, ident), None)
+
+    def check(self, caller: bytes, dialect: Dialect, ident: str) -> None:
+        """Raises: UnknownResponse, if the caller was not given the id."""
+        known = self._until.get((caller, ident), 0.0) > self._clock()
+        if not known and find_response(self._streams(), caller, dialect, ident) is None:
+            raise UnknownResponse(f"no response of yours has the id {ident[:100]!r}")

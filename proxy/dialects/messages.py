@@ -1,0 +1,183 @@
+"""The dialect of Anthropic's Messages, which Qwen's hosts serve, too: events with types, for a message in blocks.
+
+    event: message_start        {"type":"message_start","message":{"id","model","content":[],"usage"}}
+    event: content_block_start  {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}
+    event: content_block_delta  {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hel"}}
+    event: content_block_stop   {"type":"content_block_stop","index":0}
+    event: message_delta        {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":9}}
+    event: message_stop         {"type":"message_stop"}
+
+A ping may come anywhere, even before message_start and after message_stop. The type of an event is that in its data, or
+else its event field; Anthropic's SDKs skip events without that field, errors included.
+Sources: Anthropic, "Streaming Messages" and "Errors"; Model Studio, "Anthropic-compatible Messages".
+"""
+
+from typing import Any
+
+import orjson
+
+from proxy.dialects.blocks import BLOCK, DELTA, MESSAGE, START, TEXTS, BlockDocuments, event_field, read_event
+from proxy.dialects.delta import record
+from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
+from proxy.dialects.error_codes import TYPES_OF_STATUSES
+from proxy.dialects.failure import FOREIGN, failure, foreign
+from proxy.dialects.reader import LearningReader, read_usage
+from proxy.wire.errors import Overloaded, ProxyError, RateLimited
+from proxy.wire.http import RawHeaders
+from proxy.wire.json_members import members
+from proxy.wire.sse import COMMENT, fields, payload
+
+_STOP, _END, _PING = "content_block_stop", "message_stop", "ping"
+_EVENTS = frozenset([START, BLOCK, DELTA, _STOP, MESSAGE, _END, _PING])
+_KINDS = {"text": TextKind.CONTENT, "thinking": TextKind.REASONING, "partial_json": TextKind.TOOL_CALL}
+_CALLS = "tool_use"  # ends the types of blocks whose name and input are generated, such as server_tool_use
+_HEARTBEAT = b'event: ping\ndata: {"type": "ping"}\n\n'
+
+
+class MessagesRequests:
+    """What requests for messages contain."""
+
+    names_model = True
+    reads_body = False
+
+    def model(self, body: bytes) -> str | None:
+        return model_of(body)
+
+    def asks_stream(self, headers: RawHeaders) -> bool:
+        return False
+
+    def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        asked = members(body)
+        if asked is None or not (asked.get("stream") is None or asked.get("stream") is False):
+            return None
+        rewritten = asked.put({"stream": b"true"})
+        return None if rewritten is None else (list(headers), rewritten)
+
+    def with_usage(self, body: bytes) -> bytes | None:
+        return None  # usage is in every stream
+
+    def asks_cumulative(self, body: bytes) -> bool | None:
+        return None
+
+
+class MessagesReader(LearningReader):
+    """The Reader of the events of one message. Only message_stop ends it: without that, it was cut off."""
+
+    __slots__ = ("_begun", "_stated")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun = False  # message_start has come
+        self._stated: dict[str, Any] = {}  # the last value of each field of usage
+
+    @property
+    def finished(self) -> bool:
+        return self.ended
+
+    @property
+    def heartbeat(self) -> bytes:
+        if self.ended:
+            return b""
+        return _HEARTBEAT if self._begun else COMMENT
+
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        error = _error(_TYPES_OF_ENDINGS.get(code, "api_error"), message, code)
+        return b"event: error\ndata: %b\nid: %b\n\n" % (orjson.dumps(error), ident)
+
+    def note(self, frame: bytes) -> TextKind | None:
+        try:
+            kind, event = read_event(frame)
+        except ValueError:
+            kind, event = event_field(frame), {}
+        named = b"error" in frame and fields(frame).type == b"error"
+        if named or kind not in _EVENTS or "error" in event:
+            self._note_failure(frame, event, named)
+        elif kind == _END:
+            self.ended = True
+        elif kind != _PING:
+            self.brought = True
+            return self._note_event(frame, kind, event)
+        return None
+
+    def _note_event(self, frame: bytes, kind: str, event: dict[str, Any]) -> TextKind | None:
+        if kind == DELTA:
+            return self._note_delta(frame, event)
+        if kind == BLOCK:
+            return _generated(record(event.get("content_block")))
+        if kind == START:
+            self._begun = True
+            message = record(event.get("message"))
+            if isinstance(model := message.get("model"), str):
+                self.model = model or None
+            self._note_usage(message)
+        elif kind == MESSAGE:
+            self._finish(0, record(event.get("delta")).get("stop_reason"))
+            self._note_usage(event)
+        return None
+
+    def _note_delta(self, frame: bytes, event: dict[str, Any]) -> TextKind | None:
+        delta = record(event.get("delta"))
+        key = TEXTS.get(str(delta.get("type")), "")
+        text = delta.get(key)
+        if not text or not isinstance(text, str):
+            return None
+        index = event.get("index")
+        if type(index) is int and self.failure is None:
+            self._learn(frame, key, text, index)
+        return _KINDS[key]
+
+    def _note_usage(self, holder: dict[str, Any]) -> None:
+        """Record a usage. The one of message_start is an estimate, of which message_delta may repeat only a part."""
+        usage = record(holder.get("usage"))
+        self._stated |= {key: value for key, value in usage.items() if value is not None}
+        self._counted = read_usage(self._stated)
+
+    def _note_failure(self, frame: bytes, event: dict[str, Any], named: bool) -> None:
+        data = payload(frame)
+        if not named and (data is None or frame.startswith(FOREIGN)):
+            self._fail(foreign(frame))
+            return
+        found = failure(frame, data or b"", event, named=named)
+        self._fail(None if found is None else found._replace(recognised=named))
+        self.ended = self.ended or named or event.get("type") == "error"  # clients read no further
+
+    def _recount(self, frame: bytes) -> None:
+        """Do nothing: an event with text has no usage."""
+
+
+class MessagesFrames:
+    """The frames of a message: an event field, and data with the same type."""
+
+    has_text = True
+
+    def reader(self) -> Reader:
+        return MessagesReader()
+
+    def only_counts(self, frame: bytes) -> bool:
+        return False
+
+    def error_body(self, error: ProxyError) -> dict[str, Any]:
+        return _error(_type_of(error.status), error.message, error.code)
+
+
+_TYPES_OF_ENDINGS = {RateLimited.ending: "rate_limit_error", Overloaded.ending: "overloaded_error"}
+
+
+def _type_of(status: int) -> str:
+    known = TYPES_OF_STATUSES.get(status)
+    return known or ("invalid_request_error" if status < 500 else "api_error")
+
+
+def _error(kind: str, message: str, code: str) -> dict[str, Any]:
+    """Return an error in Anthropic's format, with one field more: the proxy's own code."""
+    return {"type": "error", "error": {"type": kind, "message": message, "code": code}, "request_id": None}
+
+
+def _generated(block: dict[str, Any]) -> TextKind | None:
+    """Return the kind of generated text that a block starts with: the name of a tool, or text."""
+    if str(block.get("type")).endswith(_CALLS):
+        return TextKind.TOOL_CALL
+    return next((_KINDS[key] for key in ("text", "thinking") if block.get(key)), None)
+
+
+MESSAGES = Dialect("anthropic", MessagesRequests(), MessagesFrames(), BlockDocuments())

@@ -1,0 +1,302 @@
+"""The dialect of OpenAI's Responses API, as Qwen's compatible mode implements it.
+
+A response is a series of typed events. Some, first and last of all, carry the response as it is then, here called a
+snapshot; what lies between adds deltas to the items of its output:
+
+    response.created            {"type":…,"sequence_number":0,"response":{"id":…,"status":"queued","output":[],…}}
+    response.output_item.added  {"type":…,"sequence_number":2,"output_index":0,"item":{"type":"message",…}}
+    response.output_text.delta  {"type":…,"sequence_number":4,"output_index":0,"content_index":0,"delta":"Hel"}
+    response.completed          {"type":…,"sequence_number":9,"response":{…,"status":"completed","usage":{…}}}
+
+Sources: OpenAI's API reference; Model Studio, "Create a response"; recorded streams of DashScope, which writes fields
+without spaces, an id, and a status comment into each block, leaves out `item_id` and `content_index` at times, and
+skips sequence numbers.
+"""
+
+from typing import Any
+
+from proxy.dialects.chat import error_body
+from proxy.dialects.delta import json_object, record, records
+from proxy.dialects.dialect import Background, Dialect, Reader, TextKind, model_of
+from proxy.dialects.error_codes import trouble
+from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
+from proxy.dialects.reader import LearningReader
+from proxy.dialects.response_documents import ResponseDocuments
+from proxy.wire import json_text
+from proxy.wire.errors import ProxyError
+from proxy.wire.http import RawHeaders
+from proxy.wire.json_members import members
+from proxy.wire.sse import fields, payload
+
+_STATUSES = {  # with which an event ends the response; None: it says so itself (OpenRouter's)
+    "response.completed": "completed",
+    "response.incomplete": "incomplete",
+    "response.failed": "failed",
+    "response.cancelled": "cancelled",
+    "response.done": None,
+}
+_ITEMS = ("response.output_item.added", "response.output_item.done")
+_CALLS = frozenset([
+    "function_call", "custom_tool_call", "mcp_call", "computer_call", "local_shell_call", "shell_call",
+    "apply_patch_call",
+])  # fmt: skip
+_OF_CALLS = ("name", "arguments", "input", "action", "operation")
+_CLIENTS_CALLS = _CALLS - {"mcp_call"}
+_UNTOLD = {"id": "", "object": "response", "created_at": 0, "model": "", "output": []}  # of a response without snapshot
+_CONTINUES = (b'"previous_response_id"', b'"conversation"')
+_NOT_AGAIN = "invalid_prompt"  # Codex asks again after any code but a few; of those this one shows the message
+_FINAL = frozenset(["context_length_exceeded", "insufficient_quota", "rate_limit_exceeded", "server_is_overloaded"])
+
+
+class ResponseRequests:
+    """What requests for responses contain."""
+
+    names_model = False  # DashScope's do at their end only
+    reads_body = True  # whether a response is to be made in the background stands there alone
+
+    def model(self, body: bytes) -> str | None:
+        return model_of(body)
+
+    def asks_stream(self, headers: RawHeaders) -> bool:
+        return False
+
+    def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        asked = members(body)
+        if asked is None or not (asked.get("stream") is None or asked.get("stream") is False):
+            return None
+        if asked.get("background"):  # it is answered at once, and not with a stream
+            return None
+        streamed = asked.put({"stream": b"true"})
+        return None if streamed is None else (list(headers), streamed)
+
+    def with_usage(self, body: bytes) -> bytes | None:
+        return None  # usage is in the last event
+
+    def asks_cumulative(self, body: bytes) -> bool | None:
+        return None
+
+
+class ResponseReader(LearningReader):
+    """The Reader of the events of one response."""
+
+    __slots__ = ("_called", "_number", "_snapshot", "_spoken", "ident")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ident: str | None = None  # of the response, as the upstream has it
+        self._number = -1  # the last sequence number
+        self._snapshot = b""  # the last frame with a snapshot
+        self._spoken: set[int] = set()  # items of which something was generated, by their output index
+        self._called = False  # the response calls tools that its client runs
+
+    @property
+    def finished(self) -> bool:
+        return self.ended
+
+    def note(self, frame: bytes) -> TextKind | None:
+        data = payload(frame)
+        if data is None or frame.startswith(FOREIGN):
+            self._fail(foreign(frame))
+        event = json_object(data or b"")
+        name = _name(frame, event)
+        if not name.startswith("response."):
+            self._note_error(failure(frame, data or b"", event, named=name == "error"))
+            return None
+        self.brought = True
+        if type(number := event.get("sequence_number")) is int:
+            self._number, self._uncounted = number, None
+        if isinstance(response := event.get("response"), dict):
+            self._note_snapshot(frame, response)
+        if name in _STATUSES and event:
+            self._end(frame, data or b"", _STATUSES[name], record(response))
+            return None
+        if name in _ITEMS:
+            return self._note_item(event)
+        return self._note_delta(frame, name, event) if event.get("delta") else None
+
+    def error_frame(self, message: str, code: str, ident: bytes) -> bytes:
+        """Return the last snapshot as a failed one.
+
+        It needs all of it: openai-python compares the id with that of the first event, openai-node reads the output,
+        the AI SDK refuses an event without a number. Codex ignores errors in any other form.
+        """
+        self._catch_up()
+        last = json_object(payload(self._snapshot) or b"", exactly=True)
+        told = _ended(record(last.get("response")) or _UNTOLD, code)
+        told["error"] = {"code": self.failure_code(code), "message": message}
+        event = {"type": "response.failed", "sequence_number": self._number + 1, "response": told}
+        return b"event: response.failed\ndata: %b\nid: %b\n\n" % (json_text.written(event), ident)
+
+    @property
+    def snapshot(self) -> bytes | None:
+        """The text of the last snapshot."""
+        event = members(payload(self._snapshot) or b"") if self._snapshot else None
+        return None if event is None else event.text("response")
+
+    def failure_code(self, code: str) -> str:
+        """Return the code that the client is told, by which Codex decides whether it asks again."""
+        stated = self.failure
+        if stated is None:
+            return _NOT_AGAIN if code == "cancelled" else code
+        if stated.code in _FINAL:
+            return stated.code
+        return code if trouble(stated.status or 200, stated.code).transient else _NOT_AGAIN
+
+    def _note_error(self, found: Failure | None) -> None:
+        """Record an error in another form than a failed response: not all clients see those."""
+        self._fail(found._replace(recognised=False) if found is not None else None)
+
+    def _note_snapshot(self, frame: bytes, response: dict[str, Any]) -> None:
+        self._snapshot = frame
+        if self.ident is None and isinstance(ident := response.get("id"), str) and ident:
+            self.ident = ident
+        if isinstance(model := response.get("model"), str) and model:
+            self.model = model
+        if usage := response.get("usage"):
+            self._take_usage(usage)
+
+    def _end(self, frame: bytes, data: bytes, status: Any, response: dict[str, Any]) -> None:
+        if self.ended:
+            return
+        status = status or response.get("status")
+        if status == "completed":
+            called = self._called or any(map(_is_for_client, records(response.get("output"))))
+            self.finish_reason = "tool_calls" if called else "stop"
+        elif status == "incomplete":
+            reason = record(response.get("incomplete_details")).get("reason")
+            self.finish_reason = reason if isinstance(reason, str) and reason != "max_output_tokens" else "length"
+        else:
+            stated = {"error": response.get("error") or {"code": status, "message": f"the response is {status}"}}
+            found = self.failure or failure(frame, data, stated, named=True)
+            failed = _name(frame, json_object(data)) == "response.failed"
+            self.failure = found and found._replace(recognised=failed, body=None)  # a response is no error's body
+        self.ended = True
+
+    def _note_item(self, event: dict[str, Any]) -> TextKind | None:
+        """Return what was generated of an item, unless that was noted before."""
+        item, index = record(event.get("item")), _index(event)
+        kind = _generated(item)
+        self._called = self._called or _is_for_client(item)
+        if kind is None or index in self._spoken:
+            return None
+        self._spoken.add(index)
+        return kind
+
+    def _note_delta(self, frame: bytes, name: str, event: dict[str, Any]) -> TextKind:
+        self._spoken.add(_index(event))
+        text = event["delta"]
+        if type(text) is str and self.failure is None:
+            self._learn(frame, "delta", text, _index(event), b"output_index")
+        return _kind(name)
+
+    def _recount(self, frame: bytes) -> None:
+        if type(number := json_object(payload(frame) or b"").get("sequence_number")) is int:
+            self._number = number
+
+
+class ResponseFrames:
+    """The frames of a response: an event each."""
+
+    has_text = True
+
+    def reader(self) -> Reader:
+        return ResponseReader()
+
+    def only_counts(self, frame: bytes) -> bool:
+        return False
+
+    def error_body(self, error: ProxyError) -> dict[str, Any]:
+        return error_body(error)
+
+
+class ResponseObjects:
+    """Responses as objects. Qwen stores them for 7 days, without background and resuming: the proxy adds both."""
+
+    def background(self, body: bytes) -> Background | None:
+        asked = members(body) if b'"background"' in body else None
+        if asked is None or asked.get("background") is not True:
+            return None
+        sent = asked.put({"stream": b"true", "background": b"false"})
+        return None if sent is None else Background(sent, asked.get("stream") is True)
+
+    def continued(self, body: bytes) -> list[str]:
+        asked = members(body) if any(name in body for name in _CONTINUES) else None
+        if asked is None:
+            return []
+        conversation = asked.get("conversation")
+        stated = [asked.get("previous_response_id"), record(conversation).get("id") or conversation]
+        return [ident if isinstance(ident, str) else "" for ident in stated if ident is not None]
+
+    def ident(self, reader: Reader) -> str | None:
+        return reader.ident if isinstance(reader, ResponseReader) else None
+
+    def ident_of(self, document: bytes) -> str | None:
+        told = json_object(document)
+        ident = told.get("id")
+        return ident if told.get("object") == "response" and isinstance(ident, str) else None
+
+    def seen(self, reader: Reader) -> bytes | None:
+        return reader.snapshot if isinstance(reader, ResponseReader) else None
+
+    def begun(self, ident: str, model: str | None, created_at: int) -> bytes:
+        told = _UNTOLD | {"id": ident, "created_at": created_at, "model": model or "", "status": "queued"}
+        return json_text.written(told | {"background": True, "error": None})
+
+    def ended(self, document: bytes, reader: Reader, code: str, message: str) -> bytes:
+        told = _ended(json_object(document, exactly=True), code)
+        if code != "cancelled":
+            stated = reader.failure_code(code) if isinstance(reader, ResponseReader) else code
+            told["error"] = {"code": stated, "message": message}
+        return json_text.written(told)
+
+    def deleted(self, ident: str) -> bytes:
+        return json_text.written({"id": ident, "object": "response", "deleted": True})
+
+    def number(self, frame: bytes) -> int | None:
+        number = json_object(payload(frame) or b"").get("sequence_number")
+        return number if type(number) is int else None
+
+
+def _ended(told: dict[str, Any], code: str) -> dict[str, Any]:
+    """Return a response that goes on no more."""
+    status = "cancelled" if code == "cancelled" else "failed"
+    return told | {"status": status, "output": records(told.get("output"))}
+
+
+def _name(frame: bytes, event: dict[str, Any]) -> str:
+    """Return an event's type: that in its data, or else that of its field."""
+    stated = event.get("type")
+    return stated if isinstance(stated, str) else fields(frame).type.decode("utf-8", "replace")
+
+
+def _index(event: dict[str, Any]) -> int:
+    index = event.get("output_index")
+    return index if type(index) is int else 0
+
+
+def _kind(name: str) -> TextKind:
+    """Return the kind of text in a delta, by the type of its event."""
+    if "reasoning" in name:
+        return TextKind.REASONING
+    return TextKind.TOOL_CALL if "_call" in name else TextKind.CONTENT
+
+
+def _is_for_client(item: dict[str, Any]) -> bool:
+    """Return whether an item is a call that the client is to run."""
+    kind = item.get("type")
+    return isinstance(kind, str) and kind in _CLIENTS_CALLS
+
+
+def _generated(item: dict[str, Any]) -> TextKind | None:
+    """Return the kind of what was generated of an item; None, if that is nothing yet."""
+    kind = item.get("type")
+    if isinstance(kind, str) and kind in _CALLS:
+        return TextKind.TOOL_CALL if any(item.get(part) for part in _OF_CALLS) else None
+    if kind == "reasoning":
+        told = [*records(item.get("content")), *records(item.get("summary"))]
+        return TextKind.REASONING if any(part.get("text") for part in told) else None
+    parts = records(item.get("content"))
+    return TextKind.CONTENT if any(part.get("text") or part.get("refusal") for part in parts) else None
+
+
+RESPONSES = Dialect("responses", ResponseRequests(), ResponseFrames(), ResponseDocuments(), ResponseObjects())

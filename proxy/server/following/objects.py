@@ -1,0 +1,142 @@
+"""Responses as objects with ids: fetched, resumed, cancelled and deleted by the paths of their API.
+
+The upstream has none of this, or only a part. What a stream's log and its reader hold is enough for all of it, as long
+as the stream is kept. What is not kept here is asked of the upstream, if the request goes there with its caller's key.
+"""
+
+from collections import OrderedDict
+
+from aiohttp import web
+
+from proxy.access.callers import Caller
+from proxy.access.response_ids import GivenIds, find_response, response_id
+from proxy.dialects.dialect import Objects
+from proxy.dialects.route import Route
+from proxy.server.following.follow import Follow
+from proxy.server.pass_through import PassThrough
+from proxy.server.response_object import answer_document, answer_object
+from proxy.stream.endings import CANCELLED
+from proxy.stream.hub import Hub
+from proxy.stream.log import FrameLog
+from proxy.stream.stream import Stream
+from proxy.wire.errors import BadRequest, OffsetGone, UnknownResponse
+
+_DELETED = 10_000  # ids that are remembered, so that they don't pass upstream
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "": False}
+
+
+class ObjectRequests:
+    """The handlers of the paths below a generation's, each with the id of a response."""
+
+    def __init__(self, hub: Hub, follow: Follow, passing: PassThrough, given: GivenIds | None) -> None:
+        """`given`: the ids that callers may name; None: their own keys go upstream, which knows what is theirs."""
+        self._hub = hub
+        self._follow = follow
+        self._passing = passing
+        self._given = given
+        self._deleted: OrderedDict[tuple[bytes, str], None] = OrderedDict()
+
+    async def fetch(self, route: Route, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
+        """GET {ident}: the object as it is now; with `stream=true` its events, after number `starting_after`."""
+        streams = _boolean(request, "stream")
+        stream = self._find(route, caller, ident)
+        if stream is None and streams:
+            raise _unknown(ident)
+        if stream is None:
+            return await self.other(route, request, caller, ident)
+        if not streams or stream.kept_head is not None:
+            return answer_object(stream)
+        return await self._follow.events_after(request, stream, self._offset(route, stream, request))
+
+    async def cancel(self, route: Route, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
+        """POST {ident}/cancel: end the response, if it goes on, and return its object."""
+        stream = self._find(route, caller, ident)
+        if stream is None:
+            return await self.other(route, request, caller, ident)
+        if stream.writer is not None and stream.outcome is None:
+            stream.writer.stop(CANCELLED)
+        return answer_object(stream)
+
+    async def delete(self, route: Route, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
+        """DELETE {ident}: end the response, if it goes on, and forget it."""
+        stream = self._find(route, caller, ident)
+        if stream is None:
+            return await self.other(route, request, caller, ident)
+        if stream.writer is not None:
+            stream.writer.stop(CANCELLED)
+        self._hub.forget(stream)
+        objects = _objects(route)
+        for name in {ident, stream.id, response_id(stream) or ident}:
+            self._deleted[caller.digest, name] = None
+            if self._given is not None:
+                self._given.remove(caller.digest, name)
+        while len(self._deleted) > _DELETED:
+            self._deleted.popitem(last=False)
+        return answer_document(objects.deleted(ident))
+
+    async def other(
+        self, route: Route, request: web.BaseRequest, caller: Caller, ident: str, more: str = ""
+    ) -> web.StreamResponse:
+        """Any other request about one: pass it upstream, if its caller may name it."""
+        if (caller.digest, ident) in self._deleted:
+            raise _unknown(ident)
+        if self._given is not None:
+            self._given.check(caller.digest, route.dialect, ident)
+        return await self._passing.serve(route, request, caller)
+
+    def _find(self, route: Route, caller: Caller, ident: str) -> Stream | None:
+        """Return the stream of a response of the caller's, by its own id or by the upstream's."""
+        return find_response(self._hub, caller.digest, route.dialect, ident) if caller.owns_streams else None
+
+    def _offset(self, route: Route, stream: Stream, request: web.BaseRequest) -> int:
+        """Return the offset of the first event to send. Raises: BadRequest, OffsetGone."""
+        text = request.query.get("starting_after", "-1")
+        if not (text == "-1" or (text.isascii() and text.isdecimal() and len(text) <= 18)):
+            raise BadRequest(f"starting_after {text[:60]!r} is not the sequence number of an event")
+        number, log, objects = int(text), stream.log, _objects(route)
+        offset = _offset_after(log, objects, number)
+        if offset == log.start > 0:
+            raise OffsetGone("the events after this number are gone in part", log.start + 1)
+        if offset == log.end and number > _last_number(log, objects):
+            if log.ending is None:
+                raise BadRequest(f"starting_after {number} is beyond the events there are")
+            offset += 1  # it has had the event with which the proxy ended a failed response, too
+        return offset
+
+
+def _offset_after(log: FrameLog, objects: Objects, number: int) -> int:
+    """Return the offset after the last frame with at most this number. The numbers in a log never fall."""
+    low, high = log.start, log.end
+    while low < high:
+        middle = at = (low + high) // 2
+        stated = None
+        while at >= low and (stated := objects.number(log.span(at, at + 1)[0])) is None:
+            at -= 1
+        if stated is None or stated <= number:
+            low = middle + 1
+        else:
+            high = at
+    return low
+
+
+def _last_number(log: FrameLog, objects: Objects) -> int:
+    """Return the number of the last frame that has one; -1 without any."""
+    numbers = (objects.number(log.span(at, at + 1)[0]) for at in reversed(range(log.start, log.end)))
+    return next((number for number in numbers if number is not None), -1)
+
+
+def _objects(route: Route) -> Objects:
+    objects = route.dialect.objects
+    assert objects is not None  # else these handlers are not served
+    return objects
+
+
+def _boolean(request: web.BaseRequest, name: str) -> bool:
+    text = request.query.get(name, "")
+    if text.lower() not in _BOOLEANS:
+        raise BadRequest(f"{name} {text[:60]!r} is neither true nor false")
+    return _BOOLEANS[text.lower()]
+
+
+def _unknown(ident: str) -> UnknownResponse:
+    return UnknownResponse(f"no response of yours is running or kept here under the id {ident[:100]!r}")

@@ -1,0 +1,54 @@
+"""What signals have a running server do.
+
+* SIGTERM, SIGINT: drain, and end; the second one: end at once; the third one kills
+* SIGHUP: read the configuration again, and change in place what can be changed so; it never ends the process
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from proxy.server.app import Proxy
+from proxy.server.config import explained, load
+from proxy.server.reload import reload
+
+_log = logging.getLogger("streamtee")
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+def end_signal(on_second: Callable[[], object] = bool) -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set. Call it before the server announces its URL."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if not told.is_set():
+            told.set()
+            return
+        on_second()
+        for number in _ENDING:
+            loop.remove_signal_handler(number)
+
+    for number in _ENDING:
+        loop.add_signal_handler(number, end)
+    return told
+
+
+def heed_signals(proxy: Proxy, file: Path | None) -> asyncio.Event:
+    """Have signals do to a proxy what they should; return the event that says when to drain.
+
+    `file`: that of its configuration.
+    """
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _read_again, proxy, file)
+    return end_signal(proxy.hurry)
+
+
+def _read_again(proxy: Proxy, file: Path | None) -> None:
+    try:
+        changes = reload(proxy, load(file))
+    except (OSError, ValueError) as error:
+        _log.error("SIGHUP: nothing was changed: %s", explained(error))
+        return
+    _log.warning("SIGHUP: the configuration was read again: %s", changes)

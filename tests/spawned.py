@@ -1,0 +1,61 @@
+"""Commands of this package in processes of their own, which tests send signals to."""
+
+import asyncio
+import os
+import resource
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+from tests.http_client import Client
+
+GUARD_S = 15
+FREE = {"STREAMTEE_LISTEN": "127.0.0.1:0", "STREAMTEE_ADMIN": "127.0.0.1:0"}
+"""Settings of free ports."""
+
+
+@asynccontextmanager
+async def spawned(
+    *arguments: str, descriptors: tuple[int, int] | None = None, **settings: str
+) -> AsyncIterator[Process]:
+    """Run a command in a process of its own, with no setting of this one's environment.
+
+    `descriptors`: its soft and hard limit of them.
+    """
+    limit = None if descriptors is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, descriptors)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")}
+    command = (sys.executable, "-m", "proxy.tools.cli", *arguments)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=PIPE, stderr=PIPE, env=environment | settings, preexec_fn=limit
+    )
+    try:
+        async with asyncio.timeout(GUARD_S):
+            yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def line(process: Process) -> str:
+    """Read a line that it prints."""
+    assert process.stdout is not None
+    return (await process.stdout.readline()).decode()
+
+
+async def answered(url: str, sent: bytes) -> tuple[int, bytes]:
+    """Send a request on a connection of its own; return the status and the body of its answer."""
+    client = await Client.connect(url)
+    client.send(sent)
+    answer = await client.answer()
+    body = await answer.read()
+    await client.leave()
+    return answer.status, body
+
+
+async def serving_at(process: Process) -> tuple[str, str]:
+    """Return the URLs of a server's two ports, which it prints once it listens."""
+    first, second = await line(process), await line(process)
+    return first.split()[3].rstrip(","), second.split()[2].removesuffix("/metrics")

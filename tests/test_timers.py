@@ -1,0 +1,112 @@
+"""Timers that fire only after the sockets have been read, on both event loops.
+
+A loop that is held up stands for a process that was stopped: what it finds then is the same.
+"""
+
+import asyncio
+import socket
+import time
+from time import monotonic
+
+import pytest
+
+from proxy.timers import Timer, Within, sleep, wait
+from tests.event_loops import GUARD_S, on_each_loop
+
+SHORT_S, HELD_UP_S = 0.05, 0.3
+
+
+def hold_up() -> None:
+    """Let no turn of the loop begin, for longer than the timers of these tests."""
+    time.sleep(HELD_UP_S)
+
+
+async def pair() -> tuple[asyncio.StreamReader, socket.socket, asyncio.StreamWriter]:
+    """Return the reader of a connection, and its other end."""
+    mine, other = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=mine)
+    return reader, other, writer
+
+
+@on_each_loop
+async def test_what_came_while_the_loop_was_held_up_is_in_time() -> None:
+    """It is read before the time-out that was due, too, cancels whoever waits for it."""
+    reader, other, writer = await pair()
+    with other:
+        async with Within(SHORT_S):
+            hold_up()
+            other.send(b"x")
+            assert await reader.read(1) == b"x"
+    writer.close()
+
+
+@on_each_loop
+async def test_late_timer_can_be_cancelled_by_what_is_read() -> None:
+    """As a grace period is, when a client comes back."""
+    reader, other, writer = await pair()
+    fired: list[float] = []
+    timer = Timer(SHORT_S, lambda: fired.append(monotonic()))
+    with other:
+        hold_up()
+        other.send(b"x")
+        await reader.read(1)
+        timer.cancel()
+        await asyncio.sleep(2 * SHORT_S)
+    assert not fired
+    writer.close()
+
+
+@on_each_loop
+async def test_late_timer_fires_when_nothing_came() -> None:
+    """After as long as it was late, at most as long as it was set for: not before the sockets are read, not never."""
+    fired = asyncio.get_running_loop().create_future()
+    Timer(SHORT_S, lambda: fired.set_result(monotonic()))
+    hold_up()
+    held_up_until = monotonic()
+    async with asyncio.timeout(GUARD_S):
+        assert await fired - held_up_until >= SHORT_S * 0.9
+
+
+@on_each_loop
+async def test_timer_that_is_not_late_fires_in_time() -> None:
+    """Once; and what it limits raises TimeoutError, as asyncio.timeout does."""
+    began_at = monotonic()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(GUARD_S), Within(SHORT_S):
+            await asyncio.get_running_loop().create_future()
+    assert monotonic() - began_at >= SHORT_S * 0.9
+
+
+@on_each_loop
+async def test_cancelling_from_without_is_no_time_out() -> None:
+    """It goes on outwards."""
+
+    async def waits() -> None:
+        async with Within(GUARD_S):
+            await asyncio.get_running_loop().create_future()
+
+    task = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@on_each_loop
+async def test_waiting_leaves_the_future_as_it_is() -> None:
+    """It can be set afterwards; and 0 seconds are no limit."""
+    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    await wait(future, 0.001)
+    assert not future.done()
+    asyncio.get_running_loop().call_later(0.001, future.set_result, 3)
+    await wait(future, 0)
+    assert future.result() == 3
+
+
+@on_each_loop
+async def test_background_loop_that_was_held_up_sleeps_twice() -> None:
+    """So that the sockets are read between."""
+    asyncio.get_running_loop().call_soon(hold_up)
+    began_at = monotonic()
+    await sleep(SHORT_S)
+    assert monotonic() - began_at >= HELD_UP_S + SHORT_S * 0.9
