@@ -48,25 +48,29 @@ class Admission:
         """
         caller = self._callers.caller(request.headers)
         if needs is Needs.ASKING:
-            caller.check_may_ask()
+            if not caller.may_ask:
+                caller.check_may_ask()
             self._hub.check_draining()
         elif needs is Needs.OWNING:
             caller.check_owns_streams()
         return caller
 
     def admit_generation(
-        self, caller: Caller, idempotent: bool, named: bool, follows: bool, *, shares_bodies: bool = True
+        self, caller: Caller, idempotent: bool, named: bool, follows: bool, at_once: bool, shares_bodies: bool = True
     ) -> bool:
         """Check a generation request against the limits; return whether it may share an upstream call.
 
         `idempotent`: it has an Idempotency-Key; `named`: it has a Stream-Key; `follows`: its client waits for the
-        answer; `shares_bodies`: it may share a call with identical ones, where that is configured. Call it before the
-        body is read. Raises: Unauthorised, if the request needs an identified caller;
+        answer; `at_once`: its places are taken at once, and the limits are looked at then, unless it shares a call;
+        `shares_bodies`: it may share a call with identical ones, where that is configured. Unless it is `at_once`, call
+        this before the body is read. Raises: Unauthorised, if the request needs an identified caller;
         Overloaded.
         """
         if idempotent or named or not (follows or self._grants):  # else nobody could fetch the answer later
             caller.check_owns_streams()
         shares = idempotent or (self._shares_bodies and shares_bodies and caller.owns_streams)
+        if at_once and not shares:
+            return False
         if not shares:  # joining a call that runs already needs no room for another stream
             self._hub.check_room()
         if follows:

@@ -97,7 +97,11 @@ class Callers:
 
     def _shown(self, headers: MultiMapping[str]) -> tuple[str, ...]:
         """Return the values of the headers that hold keys; a repeated header is one value (RFC 9110 section 5.3)."""
-        return tuple([", ".join(headers.getall(name)) for name in self._names if name in headers])
+        shown: tuple[str, ...] = ()
+        for name in self._names:
+            if name in headers:
+                shown += (", ".join(headers.getall(name)),)
+        return shown
 
     def _caller(self, shown: tuple[str, ...]) -> Caller:
         keys = _distinct(shown)

@@ -33,7 +33,7 @@ class Hosts:
 
         A `host` of None: it has no such header, which HTTP/1.0 allows.
         """
-        if host is None or self._serves(host):
+        if host is None or self._served.get(host) or self._serves(host):  # once a request: a call less
             return None
         if not _HOST.fullmatch(host):
             return BadRequest("the header Host is not HOST or HOST:PORT")

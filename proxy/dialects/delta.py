@@ -305,9 +305,10 @@ def joined_base64(pieces: str) -> str:
 def json_object(data: bytes, *, exactly: bool = False) -> dict[str, Any]:
     """Return a JSON object, if `exactly` so that it can be written again without a loss; {} for anything else."""
     try:
-        return record(json_text.read_exactly(data) if exactly else json_text.read(data))
+        value = json_text.read_exactly(data) if exactly else json_text.read(data)
     except ValueError:
         return {}
+    return value if isinstance(value, dict) else {}
 
 
 def rewritten_body(asked: dict[str, Any]) -> bytes | None:

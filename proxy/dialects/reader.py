@@ -95,7 +95,7 @@ class LearningReader:
         start = self._start
         # By slices: 60 ns less than by startswith.
         known = frame[frame.find(b'"', start) :] == self._tail and frame[: start - 1] == self._head
-        return known or self._is_alike(frame)
+        return known or (self._head is not _NEVER and self._is_alike(frame))
 
     def _is_alike(self, frame: bytes) -> bool:
         """Return the same as `ordinary` for a frame whose text has escapes, or whose numbers differ."""
@@ -105,9 +105,9 @@ class LearningReader:
         if not (told.startswith(head) and told.endswith(tail) and len(told) > len(head) + len(tail)):
             return False
         text = told[len(head) : -len(tail)]
-        if b"\\" in text:
+        if 92 in text:
             text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
-        if b'"' in text or text.endswith(b"\\"):
+        if 34 in text or text.endswith(b"\\"):
             return False
         if self._numbered:
             if self._fixed not in frame:
@@ -121,7 +121,7 @@ class LearningReader:
         `index` is the number of the choice or item that it belongs to, which the frame has under the key `named`.
         """
         start, end = _place(frame, key, text)
-        if not start or not frame.endswith(b"\n\n") or b"\r" in frame:
+        if not start or not frame.endswith(b"\n\n") or 13 in frame:
             return
         head, tail, known = frame[:start], frame[end:], (self._head, self._tail)
         self._head, self._tail, self._start = head, tail, start + 1
@@ -204,11 +204,18 @@ def _place(frame: bytes, key: str, text: str) -> tuple[int, int]:
         compact = orjson.dumps(text)
     except TypeError:  # an unpaired surrogate
         return 0, 0
-    for string in (compact, json.dumps(text).encode()):
-        for colon in (b'":', b'": '):
-            needle = b'"%b%b%b' % (key.encode(), colon, string)
-            at = frame.find(needle)
-            if at >= 0:
-                end = at + len(needle) - 1
-                return (end - len(string) + 2, end) if frame.find(needle, at + 1) < 0 else (0, 0)
-    return 0, 0
+    begin, end = _place_of_string(frame, key, compact)
+    if begin < 0:  # as a rule it is there: saves 2 us a stream
+        begin, end = _place_of_string(frame, key, json.dumps(text).encode())
+    return max(0, begin), end
+
+
+def _place_of_string(frame: bytes, key: str, string: bytes) -> tuple[int, int]:
+    """Return where the text of a JSON string under a key begins and ends; 0 if it is there twice, -1 if not at all."""
+    for colon in (b'":', b'": '):
+        needle = b'"%b%b%b' % (key.encode(), colon, string)
+        at = frame.find(needle)
+        if at >= 0:
+            end = at + len(needle) - 1
+            return (end - len(string) + 2, end) if frame.find(needle, at + 1) < 0 else (0, 0)
+    return -1, 0

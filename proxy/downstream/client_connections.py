@@ -149,8 +149,10 @@ class ClientConnections:
     async def _look(self, now: float) -> None:
         pending_bytes = 0
         for number, connection in enumerate(list(self.open), 1):
-            with self.background:  # of each: what one raises must not keep the others
+            try:  # of each: what one raises must not keep the others
                 connection.check(now, self.timeouts)
+            except Exception as error:
+                self.background.fail(error)
             pending_bytes += connection.unsent_bytes
             if not number % _SLICE:
                 await asyncio.sleep(0)

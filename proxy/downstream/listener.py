@@ -25,7 +25,7 @@ from aiohttp.http_exceptions import (
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
-from proxy.downstream.response import RESPONSE, Downstream, reset
+from proxy.downstream.response import RESPONSE, Downstream, Written, reset
 from proxy.downstream.unsent import unsent_in_kernel
 from proxy.stream.turns import Turns
 from proxy.wire.errors import (
@@ -112,29 +112,29 @@ class Listener(web.Server):
         self._burst += 1
         return self._burst <= _BURST
 
+    def has_begun(self) -> None:
+        """Note that a request which waited has begun: when none waits any more, others may begin at once again.
+
+        So at a high rate one of 64 waits; without this, all until the 20 ms are over, for a turn of the loop each.
+        """
+        if not self.turns.are_waited_for:
+            self._burst = 0
+
     def _begin(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        if message.method != _UNREAD:
-            protocol.beginning = b""
-        spoken = message.version.major == 1
-        if not spoken:
-            refused = (BadRequest if message.version.major == 0 else VersionNotSupported)(_SUPPORTED)
+        method, major = message.method, message.version.major
+        error: ProxyError | None = None
+        if major != 1:
+            error = (BadRequest if major == 0 else VersionNotSupported)(_SUPPORTED)
             message = message._replace(version=HttpVersion10, should_close=True)
-        request = self._make_request(message, payload, protocol, writer, task)
-        protocol.begin(request)
-        error = self._objection(message) if spoken else refused
+        elif message.chunked or method in _NEVER_ANSWERED:
+            error = _objection(message)
+        if error is None and method != _UNREAD:
+            error = self._host_objection(message.headers.get("Host"))
+        request = web.BaseRequest(message, payload, protocol, writer, task, self._loop)
+        protocol.begin(request, was_read=method != _UNREAD)
         if error is not None:
             request[REFUSED] = error
         return request
-
-    def _objection(self, message: Any) -> ProxyError | None:
-        """Return why a request that could be read is answered nowhere."""
-        if message.chunked:
-            coding = message.headers.get("Transfer-Encoding", "")
-            if coding.strip().lower() != "chunked":
-                return CodingNotSupported(f"the transfer coding {coding[:100]!r} is not spoken here, only chunked")
-        if message.method in _NEVER_ANSWERED:
-            return MethodNotAllowed(f"{message.method} is not answered here")
-        return None if message.method == _UNREAD else self._host_objection(message.headers.get("Host"))
 
     def refuse(self, request: web.BaseRequest, beginning: bytes, error: HttpProcessingError) -> web.StreamResponse:
         """Respond to a request that could not be parsed; `beginning` is the first part of it."""
@@ -173,6 +173,17 @@ class Listener(web.Server):
         if version is not None and int(version[1]) > 1:
             return VersionNotSupported(_SUPPORTED)
         return BadRequest(f"the request could not be read: {_what(error)}")
+
+
+def _objection(message: Any) -> ProxyError | None:
+    """Return why a request of this coding or method is answered nowhere."""
+    if message.chunked:
+        coding = message.headers.get("Transfer-Encoding", "")
+        if coding.strip().lower() != "chunked":
+            return CodingNotSupported(f"the transfer coding {coding[:100]!r} is not spoken here, only chunked")
+    if message.method in _NEVER_ANSWERED:
+        return MethodNotAllowed(f"{message.method} is not answered here")
+    return None
 
 
 def _what(error: HttpProcessingError) -> str:
@@ -260,8 +271,10 @@ class Connection(RequestHandler):
         super().connection_lost(exc)
         self.current = None  # it refers back to this
 
-    def begin(self, request: web.BaseRequest) -> None:
-        """Note that the head of a request has come."""
+    def begin(self, request: web.BaseRequest, *, was_read: bool) -> None:
+        """Note that the head of a request has come; it `was_read`, or could not be parsed."""
+        if was_read:
+            self.beginning = b""
         self.current = request
         self._within_head = False
         self._listener.clients.idle.pop(self, None)
@@ -273,11 +286,23 @@ class Connection(RequestHandler):
         self.current = None
         self._answered = True
         self._idle_at = monotonic()
-        self._listener.clients.idle[self] = None
+        clients = self._listener.clients
+        clients.idle[self] = None
         if self._held_bytes:
             self.release_body()
-        if isinstance(request.content.exception(), RequestTimeout):
-            request.content.feed_eof()  # else aiohttp would wait for the rest
+        content = request.content
+        if not content.is_eof() and isinstance(content.exception(), RequestTimeout):
+            content.feed_eof()  # else aiohttp would wait for the rest
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """End a response: one that was written already has no more to do, which saves two coroutines a request."""
+        if type(resp) is not Written or self._upgraded:
+            return await super().finish_response(request, resp, start_time)
+        request._finish()
+        self.log_access(request, resp, start_time)
+        return resp, False
 
     def hold_body(self, size_bytes: int) -> None:
         """Count bytes of the body that are kept in memory, until the response ends. Raises: RateLimited."""
@@ -308,7 +333,7 @@ class Connection(RequestHandler):
         self._heard_at = now = monotonic()
         if not self._within_head:
             self._head_at, self._within_head = now, True
-        if b"\n" not in self.beginning:
+        if 10 not in self.beginning:  # an LF; the number takes a fifth of the time of b"\n"
             self.beginning += data
         if self._held or not self._listener.may_begin(now):
             if not self._held:
@@ -324,17 +349,28 @@ class Connection(RequestHandler):
         would then forget the message, too (RFC 9112 section 9.6: it is passed over).
         """
         end = data.find(b"\r\n\r\n") + 4
-        if 4 <= end < len(data) and b"close" in data[:end].lower() and _CLOSE.search(data[:end].lower()):
-            super().data_received(data[:end])
-            data = data[end:]
+        if 4 <= end < len(data):
+            lower = data[:end].lower()
+            if lower.find(b"close") >= 0 and _CLOSE.search(lower):
+                super().data_received(data[:end])
+                data = data[end:]
         super().data_received(data)
 
     def _feed_held(self) -> None:
         held, self._held = self._held, b""
         self._feed(held)
+        self._listener.has_begun()
 
     def _refill(self) -> None:
         super().data_received(b"")
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on, if reading was paused: aiohttp calls this after each read of a body, and would parse nothing anew.
+
+        Twice a request, 1.5 us each.
+        """
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio expects a bool
         """Keep the connection if the client waits for a response and may have closed only its own side (half-close).

@@ -1,6 +1,6 @@
 """Reads the body of a client's request, up to a limit."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
@@ -27,20 +27,33 @@ def release_body(request: web.BaseRequest) -> None:
     holder.release_body()
 
 
+def arrived_body(request: web.BaseRequest, allowed_bytes: int) -> bytes | None:
+    """Return the complete body of a request if it is here, as if it came with the head; None if it is yet to come.
+
+    Its connection counts it. Raises: TooLarge, RateLimited.
+    """
+    content = request.content
+    if not content.is_eof():
+        return None
+    body = content.read_nowait()
+    if len(body) > allowed_bytes:
+        raise TooLarge(f"the request body has {len(body)} bytes, {allowed_bytes} are allowed")
+    if body:
+        holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
+        holder.hold_body(len(body))
+    return body
+
+
 async def read_body(request: web.BaseRequest, allowed_bytes: int) -> bytes:
     """Return the complete body of a request, which its connection counts.
 
     Raises: TooLarge, RateLimited, RequestTimeout.
     """
+    body = arrived_body(request, allowed_bytes)
+    if body is not None:
+        return body
     content = request.content
     holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
-    if content.is_eof():  # the usual case: the body came with the head
-        body = content.read_nowait()
-        if len(body) > allowed_bytes:
-            raise TooLarge(f"the request body has {len(body)} bytes, {allowed_bytes} are allowed")
-        if body:
-            holder.hold_body(len(body))
-        return body
     invite(request)
     length = request.content_length
     if length is not None and length > allowed_bytes:
@@ -60,26 +73,35 @@ class LargeBody:
     """A body that is sent on as it comes, once: what has come of it, and then the rest."""
 
     def __init__(self, request: web.BaseRequest, beginning: bytes, allowed_bytes: int) -> None:
-        self.beginning = beginning
         self.size_bytes = request.content_length  # None: it comes in chunks
         self.check: Callable[[bytes], object] | None = None  # each piece, and the end of that before it, is given to it
         self.ended_at = 0.0  # monotonic seconds, when the last byte of it is here
+        self.beginning = beginning  # until it is sent
+        self._came_bytes = 0
+        self._before = b""  # the end of what was checked
         self._content = request.content
         self._allowed_bytes = allowed_bytes
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> "LargeBody":
+        return self
+
+    async def __anext__(self) -> bytes:  # mypyc has no asynchronous generators
         """Raises: TooLarge, RequestTimeout, and what `check` does."""
-        size, piece, before = 0, self.beginning, b""
-        while piece:
-            size += len(piece)
-            if size > self._allowed_bytes:
-                raise TooLarge(f"the request body has more than {self._allowed_bytes} bytes, {size} came so far")
-            if self.check is not None:
-                self.check(before + piece)
-                before = (before + piece)[-_CHECKED_AGAIN_BYTES:]
-            yield piece
+        piece, self.beginning = self.beginning, b""
+        if not piece:
             piece = await self._content.readany()
-        self.ended_at = monotonic()
+        if not piece:
+            self.ended_at = monotonic()
+            raise StopAsyncIteration
+        self._came_bytes += len(piece)
+        if self._came_bytes > self._allowed_bytes:
+            allowed = self._allowed_bytes
+            raise TooLarge(f"the request body has more than {allowed} bytes, {self._came_bytes} came so far")
+        if self.check is not None:
+            checked = self._before + piece
+            self.check(checked)
+            self._before = checked[-_CHECKED_AGAIN_BYTES:]
+        return piece
 
 
 async def read_body_or_beginning(request: web.BaseRequest, held_bytes: int, allowed_bytes: int) -> bytes | LargeBody:

@@ -69,6 +69,7 @@ class Downstream:
         "_resume",
         "_transport",
         "_woken",
+        "_writer",
         "ended",
         "status",
     )
@@ -79,7 +80,10 @@ class Downstream:
         if transport is None:
             raise ConnectionResetError("the client has disconnected")
         self.status = status
-        self._request = request
+        # Until `start`: the request refers to this then, and a cycle of them leaves its heap to the garbage collector,
+        # with all that aiohttp made for a request: 35 us of CPU time a request instead of none.
+        self._request: web.BaseRequest | None = request
+        self._writer = request.writer
         self._transport = transport
         self._protocol = request.protocol
         self._chunked_body = request.version >= (1, 1)
@@ -101,14 +105,16 @@ class Downstream:
 
         Takes over the list of headers. `framed`: they tell where the body ends, so it is not chunked.
         """
+        request, self._request = self._request, None
+        assert request is not None
         persists = self._chunked_body  # by default, as connections of HTTP/1.1 do
         if framed:
             self._chunked_body = False
             if not persists:
-                self._keep = self._request.keep_alive
+                self._keep = request.keep_alive
         lines = headers
-        if len(self._request):  # most requests store nothing, and get() takes 0.8 us
-            extra = self._request.get(EXTRA)
+        if len(request):  # most requests store nothing, and get() takes 0.8 us
+            extra = request.get(EXTRA)
             if extra is not None:  # replaces the upstream's: browsers refuse a second Access-Control-Allow-Origin
                 lines = [line for line in lines if not line[0].lower().startswith(b"access-control-")] + extra
         if self._chunked_body:
@@ -119,7 +125,7 @@ class Downstream:
             lines.append((b"Connection", b"close"))
         elif not persists:
             lines.append((b"Connection", b"keep-alive"))
-        self._request[RESPONSE] = self
+        request[RESPONSE] = self
         self._head = head(b"HTTP/1.1 %d %b" % (self.status, reason), lines)
 
     def flush(self) -> None:
@@ -210,7 +216,7 @@ class Downstream:
                     await self._woken
                     continue
                 try:
-                    await self._request.writer.drain()
+                    await self._writer.drain()
                 except ConnectionError:
                     break
                 resume, self._resume = self._resume, None
@@ -230,7 +236,8 @@ class Downstream:
     def _end(self) -> None:
         self.ended = True
         self._resume = None
-        self._wake()
+        if self._woken is not None:
+            self._wake()
 
     def _wake(self) -> None:
         if self._woken is not None and not self._woken.done():

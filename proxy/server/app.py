@@ -239,7 +239,7 @@ class Proxy:
 
     def routes(self) -> Routes:
         """Return the routes of the data port."""
-        served = Routes(self.admission, self.metrics, table.OWN)
+        served = Routes(self.admission.admit, self.metrics, table.OWN)
         follow, control = self.follow, self.control
         by_id, by_key = self._followed(follow.by_id, _STREAM), self._followed(follow.by_key, _KEY)
         for method, path, handler, needs in (
@@ -337,7 +337,7 @@ class Proxy:
 
     def admin_routes(self) -> Routes:
         """Return what the admin port serves."""
-        served = Routes(self.admission, self.metrics, table.OWN)
+        served = Routes(self.admission.admit, self.metrics, table.OWN)
         for path, handler in self.admin.endpoints():
             for method in ("GET", "HEAD"):
                 served.add(method, path, self.pages.only(handler), "admin", table.OWN, Needs.NOTHING)

@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy.access.admission import Admission, Needs
+from proxy.access.admission import Needs
 from proxy.access.callers import Caller
 from proxy.dialects.dialect import Dialect
 from proxy.downstream.listener import REFUSED
@@ -29,6 +29,7 @@ from proxy.wire.http import origin_form
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
 _UNREAD = "UNKNOWN"  # the method under which requests are counted that could not be read
+_NO_ARGUMENTS: dict[str, str] = {}
 CLIENT_GONE = 499  # nginx's number for a client that left before its answer began
 
 
@@ -48,9 +49,9 @@ class Routes:
     a pattern that ends with a slash matches all paths below it.
     """
 
-    def __init__(self, admission: Admission, metrics: Metrics, dialect: Dialect) -> None:
-        """`dialect` is that of errors for paths that are not served."""
-        self._admit = admission.admit
+    def __init__(self, admit: Callable[[web.BaseRequest, Needs], Caller], metrics: Metrics, dialect: Dialect) -> None:
+        """`admit` is `Admission.admit`; `dialect` is that of errors for paths that are not served."""
+        self._admit = admit
         self._metrics = metrics
         self._exact: dict[tuple[str, str], Endpoint] = {}
         self._patterns: list[tuple[str, re.Pattern[str], Endpoint]] = []
@@ -91,8 +92,11 @@ class Routes:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Admit a request, call its handler, and count it; respond to a ProxyError in the endpoint's dialect."""
-        method = request.method
-        (handler, name, dialect, needs), arguments = self.find(method, request.raw_path)
+        method, target = request.method, request.raw_path
+        endpoint, arguments = self._exact.get((method, target)), _NO_ARGUMENTS
+        if endpoint is None:
+            endpoint, arguments = self.find(method, target)
+        handler, name, dialect, needs = endpoint
         status = CLIENT_GONE
         try:
             if len(request) and REFUSED in request:

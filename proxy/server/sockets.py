@@ -108,7 +108,8 @@ class Sockets:
 
     def _asked(self, route: Route, request: web.BaseRequest, caller: Caller, target: bytes, headers: Headers) -> _Asked:
         options = read_options(request.headers, self._config())
-        self._admission.admit_generation(caller, False, options.key is not None, True)
+        named = options.key is not None
+        self._admission.admit_generation(caller, False, named, follows=True, at_once=True, shares_bodies=False)
         query = dict(parse_qsl(request.raw_path.partition("?")[2]))
         model, upstream = query.get("model"), ""
         row = self._models.find(model) if model else None

@@ -39,9 +39,13 @@ class BackgroundLoop:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
         if not isinstance(error, Exception):  # none, or one that ends a task or the process
             return False
+        self.fail(error)
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """Log, count and drop an exception: for loops over many, in which `with` takes 0.4 us for each."""
         now = self._clock()
         if now - self._failed_at >= _FAILING_S:  # else the log would have it with every turn
             log_fault(f"a turn of the background loop {self.name}, which goes on,", error)
         self._failed_at = now
         self.failures += 1
-        return True

@@ -4,7 +4,7 @@ An exception's message may quote what it was about, and so a prompt or a key: th
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 _Told = TypeVar("_Told")
@@ -60,3 +60,12 @@ def tell(listener: Callable[[_Told], object], told: _Told) -> None:
         listener(told)
     except Exception as error:
         log_fault("one who is told of a stream", error)
+
+
+def tell_all(listeners: Iterable[Callable[[_Told], object]], told: _Told) -> None:
+    """Do the same with each of several: a call for all of them instead of one for each."""
+    for listener in listeners:
+        try:
+            listener(told)
+        except Exception as error:
+            log_fault("one who is told of a stream", error)

@@ -5,7 +5,7 @@ An observer does not influence the stream, and an exception it raises does not a
 
 from collections.abc import Callable, Sequence
 
-from proxy.stream.faults import tell
+from proxy.stream.faults import tell_all
 from proxy.stream.stream import Stream
 
 Observer = Callable[[Stream], object]
@@ -29,16 +29,12 @@ class Observers:
 
     def begun(self, stream: Stream) -> None:
         """A stream was made; it has no frames and no writer yet."""
-        self._tell(self._begun, stream)
+        tell_all(self._begun, stream)
 
     def answered(self, stream: Stream) -> None:
         """The head of the upstream's response is there: see `stream.upstream`, and `kept_head` if it is no stream."""
-        self._tell(self._answered, stream)
+        tell_all(self._answered, stream)
 
     def ended(self, stream: Stream) -> None:
         """A stream was sealed, and its followers have been told; `stream.ended_at` is when."""
-        self._tell(self._ended, stream)
-
-    def _tell(self, observers: tuple[Observer, ...], stream: Stream) -> None:
-        for observe in observers:
-            tell(observe, stream)
+        tell_all(self._ended, stream)

@@ -19,7 +19,7 @@ from proxy.dialects.dialect import Reader
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
 from proxy.stream.endings import LOG_LIMIT, Ending
 from proxy.stream.envelopes import Labelled, Messages
-from proxy.stream.faults import Faults, log_fault, tell
+from proxy.stream.faults import Faults, log_fault, tell, tell_all
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.ledger import FRAME_BYTES, LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
@@ -366,7 +366,8 @@ class Stream:
             self._ledger.bytes += log.extend(frames)
         log.seal(ending, tail)
         self.take_stock()
-        self.count(UNFINISHED, len(tail))
+        if tail or UNFINISHED in self._counted:
+            self.count(UNFINISHED, len(tail))
         self.full = self.throttled = False
         self._unpaced.conclude()
         for cohort in self._paced.values() if self._paced else ():
@@ -377,9 +378,9 @@ class Stream:
         self.writer = None
         tell(self._on_sealed, self)
         self._tell_answered(ending)
-        callbacks, self._when_sealed = self._when_sealed, ()
-        for callback in callbacks:
-            tell(callback, ending)
+        if self._when_sealed:
+            callbacks, self._when_sealed = self._when_sealed, ()
+            tell_all(callbacks, ending)
 
     def when_sealed(self, callback: Callable[[Ending], object]) -> None:
         """Call back once, when the stream has been sealed and its followers have been sent what they take at once."""
@@ -390,9 +391,9 @@ class Stream:
         self._on_answered += (callback,)
 
     def _tell_answered(self, outcome: Ending) -> None:
-        callbacks, self._on_answered = self._on_answered, ()
-        for callback in callbacks:
-            tell(callback, outcome)
+        if self._on_answered:
+            callbacks, self._on_answered = self._on_answered, ()
+            tell_all(callbacks, outcome)
 
     def park(self, subscription: Subscription) -> None:
         """Have sweeps skip a follower until its sink has drained."""
@@ -426,10 +427,11 @@ class Stream:
         """Drop them: they hold what they rendered last, of a short answer all of it twice, and refer back to this."""
         if self._faults is not None:
             self._faults.report()
-        self._projections.clear()
-        self._raw = None
-        self.count(SPANS, 0)
-        self.count(UNSENT, 0)
+        if self._projections:
+            self._projections.clear()
+            self._raw = None
+            self.count(SPANS, 0)
+            self.count(UNSENT, 0)
 
     def note_fault(self, what: str, error: Exception) -> None:
         """Note that something of a follower has raised an error; of many that do, few are logged."""
@@ -502,20 +504,25 @@ class Stream:
         self._log.mark()
         self.count(LOGS, len(self._log.frames) * FRAME_BYTES)
 
-    def survey(self) -> None:
+    def survey(self) -> int:
         """Count what changes too often to be counted as it does: spans, and what clients have not taken yet.
 
-        Followers at one offset in one view were written the same bytes, which are there once.
+        Followers at one offset in one view were written the same bytes, which are there once. Return how many there
+        are.
         """
-        if self._projections:
-            self.count(SPANS, sum([len(span.plain) + len(span.chunked) for span in self._projections.values()]))
+        held_bytes = 0
+        for span in self._projections.values():
+            held_bytes += len(span.plain) + len(span.chunked)
+        self.count(SPANS, held_bytes)
         unsent: dict[tuple[str, int], int] = {}
         for follower in self.subscriptions:
             size_bytes = follower.sink.unsent_bytes
             if size_bytes:
                 place = follower.mode, follower.offset
                 unsent[place] = max(size_bytes, unsent.get(place, 0))
-        self.count(UNSENT, sum(unsent.values()))
+        if unsent or UNSENT in self._counted:
+            self.count(UNSENT, sum(unsent.values()))
+        return len(self.subscriptions)
 
     def uncount(self) -> None:
         """Have the ledger know that it holds nothing any more: it is forgotten, and nobody follows it."""

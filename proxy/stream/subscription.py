@@ -83,7 +83,8 @@ class Subscription:
     @property
     def is_far_behind(self) -> bool:
         """Return whether it has more to be sent than a span: then it waits for its turn."""
-        return self.lag_bytes > SPAN_BYTES
+        log = self.stream.log
+        return log.size_bytes > SPAN_BYTES and self.lag_bytes > SPAN_BYTES
 
     def advance(self) -> None:
         """Write everything up to the log's end, or as much of it as the sink takes, and end if the log is sealed."""

@@ -26,6 +26,11 @@ class Turns:
         self._planned = False
         self._until = 0.0  # the end of what this turn of the loop has for such work, while `_planned`
 
+    @property
+    def are_waited_for(self) -> bool:
+        """Return whether anybody waits for a turn."""
+        return bool(self._waiting)
+
     def do(self, work: Callable[[], object]) -> None:
         """Do a piece of work at once, if nobody waits and this turn has time for it; else after the others."""
         if self._waiting or (self._planned and self._time() >= self._until):

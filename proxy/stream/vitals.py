@@ -53,12 +53,13 @@ class Vitals:
         """
         self.first_byte_at = self.first_byte_at or at
         reader, has_data, several = self.reader, False, len(frames) > 1
+        ordinary, note = reader.ordinary, reader.note
         for frame in frames:
-            if several and reader.ordinary(frame):
+            if several and ordinary(frame):
                 times.append(at)
                 has_data = True
                 continue
-            kind = reader.note(frame)
+            kind = note(frame)
             if kind is not None:
                 self._count(kind, at, times)
                 has_data = True

@@ -21,11 +21,13 @@ class LiveFeed:
 
     def begun(self, stream: Stream) -> None:
         """Send the object that `/info` shows of a stream as an event `begun`."""
-        self._publish("begun", stream)
+        if self._listeners:
+            self._publish("begun", stream)
 
     def ended(self, stream: Stream) -> None:
         """Send the object that `/info` shows of a stream as an event `ended`."""
-        self._publish("ended", stream)
+        if self._listeners:
+            self._publish("ended", stream)
 
     def close(self) -> None:
         """End the response of every listener, after its queued events."""
@@ -43,8 +45,6 @@ class LiveFeed:
             self._listeners.discard(queue)
 
     def _publish(self, event: str, stream: Stream) -> None:
-        if not self._listeners:
-            return
         text = json_text.written(describe_to_operators(stream)).decode()
         for queue in list(self._listeners):
             if queue.qsize() < _WAITING:

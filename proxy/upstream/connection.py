@@ -162,7 +162,8 @@ class Connection:
 
     def kept(self) -> bytes:
         """Return the body bytes that no receiver has taken, and keep them."""
-        return b"".join(self._body)
+        body = self._body
+        return body[0] if len(body) == 1 else b"".join(body)
 
     def put(self, body: bytes) -> None:
         """Replace the kept body bytes."""

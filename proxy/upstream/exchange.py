@@ -28,6 +28,17 @@ _TRANSFER_CODINGS = {b"", b"chunked", b"identity"}
 _NO_CODING = {b"", b"identity", b"none", b"utf-8", b"utf8"}  # some name the charset here
 _GIVEN_UP = Truncated("given up")
 _GIVEN_UP.blames_upstream = False
+# What is noted of the headers when they have come, since it is asked for several times: one pass instead of four.
+_TYPE, _ENCODING, _CODING, _LENGTH, _REQUEST_ID = 1, 2, 4, 8, 16
+_NOTED = {
+    b"content-type": _TYPE,
+    b"content-encoding": _ENCODING,
+    b"transfer-encoding": _CODING,
+    b"content-length": _LENGTH,
+    b"x-request-id": _REQUEST_ID,
+}
+_SPELLINGS: dict[bytes, int] = {}  # what is noted of a header, by its name as it was spelled; 0: nothing
+_REMEMBERED, _NAME_BYTES = 256, 64
 _MOMENT_S = 0.75  # for an upstream to end its response after the final event; checked about once a second
 _OVER = Truncated("the upstream did not end its response after its final event")
 _OVER.blames_upstream = False
@@ -84,8 +95,11 @@ class Exchange:
         "_asked_at",
         "_began_at",
         "_connection",
+        "_content_type",
         "_ended",
         "_error",
+        "_is_plainly_chunked",
+        "_noted",
         "_sender",
         "_unsent",
         "_upstream",
@@ -95,6 +109,7 @@ class Exchange:
         "on_released",
         "progress",
         "reason",
+        "request_id",
         "responded",
         "status",
         "switches",
@@ -116,6 +131,10 @@ class Exchange:
         self.status = 0
         self.reason = b""
         self.headers: Headers = []
+        self._content_type = b""
+        self._is_plainly_chunked = False
+        self._noted = 0
+        self.request_id: bytes | None = None  # the upstream's own
         self.waited_s = 0.0  # for a connection
         self.on_released: Callable[[UpstreamError | None], None] | None = None  # called with its error, if any
         self._arrival: asyncio.Future[None] | None = None  # set while `peek` waits for more of the body
@@ -124,15 +143,28 @@ class Exchange:
         self._began_at = self._asked_at = connection.read_at  # which is now
 
     def header(self, name: bytes) -> bytes | None:
-        """Return the value of the last header with this name, which is in lower case; None if there is none.
-
-        Not a dict of all headers, because few are needed, and building it took longer.
-        """
+        """Return the value of the last header with this name, which is in lower case; None if there is none."""
         size = len(name)
         for given, value in reversed(self.headers):
             if len(given) == size and given.lower() == name:
                 return value
         return None
+
+    def note_headers(self) -> None:
+        """Note what is asked of the headers again and again. Call it when they have changed, too."""
+        self._content_type, noted = b"", 0
+        for name, value in self.headers:
+            kind = _SPELLINGS.get(name, -1)
+            if kind < 0:
+                kind = _noted_of(name)
+            if kind == _TYPE:
+                self._content_type = value
+            elif kind == _REQUEST_ID:
+                self.request_id = value
+            elif kind == _CODING:
+                self._is_plainly_chunked = value == b"chunked" and not noted & _CODING
+            noted |= kind
+        self._noted = noted
 
     @property
     def head(self) -> Head:
@@ -144,8 +176,7 @@ class Exchange:
 
     @property
     def is_event_stream(self) -> bool:
-        kind = self.header(b"content-type")
-        return kind is not None and kind.lower().startswith(b"text/event-stream")
+        return self._content_type.lower().startswith(b"text/event-stream")
 
     @property
     def is_readable_stream(self) -> bool:
@@ -155,7 +186,7 @@ class Exchange:
     @property
     def is_encoded(self) -> bool:
         """True when the body has a content coding other than `identity`, `none` or an empty one, all seen in use."""
-        if self.header(b"content-encoding") is None:
+        if not self._noted & _ENCODING:
             return False
         values = [value for name, value in self.headers if name.lower() == b"content-encoding"]
         return not {coding.strip().lower() for coding in b",".join(values).split(b",")} <= _NO_CODING
@@ -165,7 +196,7 @@ class Exchange:
         """True when the response tells where its body ends; a close-delimited one does not."""
         if self.bodyless:
             return True
-        coding = self.header(b"transfer-encoding")
+        coding = self.header(b"transfer-encoding") if self._noted & _CODING else None
         if coding is None:
             return self.header(b"content-length") is not None
         return coding.rstrip().lower().endswith(b"chunked")
@@ -228,13 +259,22 @@ class Exchange:
         self._release()
         return body
 
+    def body_so_far(self) -> bytes:
+        """Return the body so far, which is kept for `attach`."""
+        return b"" if self._connection is None else self._connection.kept()
+
+    @property
+    def has_ended(self) -> bool:
+        """True when no more of the body comes."""
+        return self._ended or self._connection is None
+
     async def peek(self, enough: Callable[[bytes], bool]) -> bytes:
         """Wait until `enough` returns True for the body so far, or the body has ended; return the body so far.
 
         The body is kept for `attach`, which must come later. Slow: it joins the body so far at every read.
         """
         while self._connection is not None:
-            body = self._connection.kept()
+            body = self.body_so_far()
             if self._ended or enough(body):
                 return body
             self._arrival = asyncio.get_running_loop().create_future()
@@ -283,7 +323,8 @@ class Exchange:
     def responds(self, status: int) -> None:
         """Record that the head has been received."""
         self.status = status
-        if self.header(b"transfer-encoding") is not None:
+        self.note_headers()
+        if self._noted & _CODING and (self._noted & _LENGTH or not self._is_plainly_chunked):
             self._read_coding()
         if not self.responded.done():
             self.responded.set_result(None)
@@ -302,7 +343,7 @@ class Exchange:
             data, at = connection.take(), connection.read_at
             self._release()
             _end(receiver, data, at, error)
-        else:
+        elif self._arrival is not None:
             self.arrived()
 
     def breaks(self, receiver: Receiver, fault: Exception) -> None:
@@ -385,6 +426,16 @@ class Exchange:
         error.blames_upstream = False
         error.status, error.code = fault.status, fault.code
         self.ends(error)
+
+
+def _noted_of(name: bytes) -> int:
+    """Return what is noted of a header, and remember it for this spelling of its name."""
+    kind = _NOTED.get(name.lower(), 0)
+    if len(name) <= _NAME_BYTES:
+        if len(_SPELLINGS) >= _REMEMBERED:
+            _SPELLINGS.clear()
+        _SPELLINGS[name] = kind
+    return kind
 
 
 def _end(receiver: Receiver, data: bytes, at: float, error: UpstreamError | None) -> None:

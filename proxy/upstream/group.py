@@ -206,6 +206,7 @@ class _Attempts:
             kept = [h for h in exchange.headers if h[0].lower() not in (b"content-type", b"content-length")]
             length = (b"Content-Length", b"%d" % len(refusal.body))
             exchange.headers[:] = [*kept, (b"Content-Type", b"application/json"), length]
+            exchange.note_headers()
 
 
 def erred(upstream: Upstream, failure: Failure) -> None:

@@ -129,7 +129,7 @@ class ConnectionPool:
         self.active.discard(exchange)
         if self._room is not None:
             self._room.release()
-        if keep and connection.usable and not connection.transport.get_write_buffer_size():
+        if keep:
             connection.let_go()
             if connection.paused:
                 connection.resume()
@@ -212,10 +212,12 @@ class ConnectionPool:
     def _end_late(self, now: float) -> None:
         """Do so once. Not within the loop, whose variables would keep the last exchange and its stream alive."""
         for exchange in list(self.active):
-            with self.background:  # for each: an exception of one must not affect the others
+            try:  # for each: an exception of one must not affect the others
                 error = exchange.late(now, self.timeouts)
                 if error is not None:
                     exchange.ends(error)
+            except Exception as fault:
+                self.background.fail(fault)
         with self.background:
             self._close_idle(now)
 

@@ -3,9 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from proxy.downstream.listener import Listener
+from proxy.stream.turns import Turns
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped
 from tests.http_client import Answer, request
 from tests.proxy_under_test import CHAT, NATIVE, Tee, chat_body, teed
@@ -285,3 +288,21 @@ async def test_client_that_closed_altogether_has_left(tee: Tee, stage: Stage, be
         await (await client.answer()).bytes(1)
     await client.leave()
     await turn.wait_left()
+
+
+async def test_burst_waits_until_nobody_does() -> None:
+    """Of a burst 64 requests begin at once; others may again as soon as those that waited have begun, not before."""
+    planned: list[Any] = []
+    turns = Turns(planned.append, lambda: 0.0)
+    none: Any = None
+    listener = Listener(
+        none, none, header_bytes=1, max_headers=1, clients=none, host_objection=none, turns=turns, is_admin=False
+    )
+    assert [listener.may_begin(0.0) for _ in range(66)].count(True) == 64
+    turns.wait(listener.has_begun)
+    turns.wait(lambda: early.append(listener.may_begin(0.0)))
+    early: list[bool] = []
+    planned.pop()()
+    assert early == [False]
+    listener.has_begun()
+    assert listener.may_begin(0.0)

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from aiohttp import web
 
 from proxy.stream.log import FrameLog
 from tests.event_loops import until
@@ -81,3 +82,24 @@ async def test_refused_request_is_referred_to_by_nothing(perform: Serve, stage: 
         turn.reset()
         assert (await client.answer()).status == 502
     await forget_all(tee)
+
+
+def requests() -> list[web.BaseRequest]:
+    """Return the requests of clients that something still refers to, or that stand in a cycle."""
+    return [found for found in gc.get_objects() if isinstance(found, web.BaseRequest)]
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
+async def test_answered_requests_stand_in_no_cycle(perform: Serve, stage: Stage, no_collector: None, kind: str) -> None:
+    """Else all that is made for a request would be left to the garbage collector: half as much CPU time again."""
+    tee = await perform()
+    client = await tee.connect()
+    for method, path in [("POST", CHAT), ("GET", "/v1/models")] * 2:
+        client.send(request(method, path, body=chat_body() if method == "POST" else b""))
+        turn = await stage.next()
+        await turn.body()
+        turn.reply("200 OK", f"Content-Type: {kind}", body=chunk_frame("x") + DONE)
+        answer = await client.answer()
+        await answer.read()
+        assert answer.end == "whole"
+        await until(lambda: len(requests()) <= 1)  # aiohttp keeps the last one of a connection

@@ -20,7 +20,7 @@ from proxy.downstream.listener import REFUSED
 from proxy.downstream.request_body import release_body
 from proxy.server.config import LimitsConfig
 from proxy.server.generations.options import GenerationOptions
-from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_stream
+from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_known_stream, is_stream
 from proxy.server.generations.response import GenerationResponses, Joined
 from proxy.server.generations.retries import LostCalls, Reading
 from proxy.server.generations.shared_calls import Call, Calls
@@ -152,7 +152,14 @@ class Generations:
         places = self._hub.reserve(streams=1, followers=1)
         try:
             exchange = await ask(self._open_exchange, generation)
-            pump = await self._pump_of(exchange, generation, places)
+            try:
+                streamed = is_known_stream(generation, exchange)  # as a rule it is known: a coroutine less
+                if streamed is None:
+                    streamed = await is_stream(generation, exchange)
+                pump = self._pump(generation, places) if streamed else None
+            except BaseException:
+                exchange.close()
+                raise
         except (UpstreamError, asyncio.CancelledError) as error:
             ended = DRAINED if REFUSED in request else CLIENT_GONE
             reason = error.ending if isinstance(error, UpstreamError) else ended.reason
@@ -166,7 +173,7 @@ class Generations:
             await self._note_id(exchange, generation)
             return await send_back(request, exchange)
         stream = pump.stream
-        self._hub.answered(stream, exchange.upstream_name, exchange.header(b"x-request-id"))
+        self._hub.answered(stream, exchange.upstream_name, exchange.request_id)
         pump.start(exchange)
         try:
             return await self._responses.send(request, stream, exchange.head, generation.options)
@@ -200,14 +207,6 @@ class Generations:
             return answer_object(call.stream)
         self._hub.discard(call.stream)
         return await self._responses.send(request, call.stream, head, generation.options, joined)
-
-    async def _pump_of(self, exchange: Exchange, generation: GenerationRequest, places: Places) -> Pump | None:
-        """Begin a stream for a response; None, if it is no event stream. Whatever fails, the exchange is closed."""
-        try:
-            return self._pump(generation, places) if await is_stream(generation, exchange) else None
-        except BaseException:
-            exchange.close()
-            raise
 
     def _call(self, generation: GenerationRequest) -> Call:
         """Begin an upstream call in a separate task. Raises: Overloaded."""

@@ -17,7 +17,7 @@ from proxy.access.response_ids import GivenIds
 from proxy.dialects.dialect import Objects
 from proxy.dialects.failure import asks_for_stream
 from proxy.dialects.route import Route
-from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning
+from proxy.downstream.request_body import LargeBody, arrived_body, read_body, read_body_or_beginning
 from proxy.server.config import Config, GenerationsConfig, LimitsConfig
 from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions, read_options
@@ -147,14 +147,17 @@ class GenerationReader:
             options = read_options(request.headers, self._config)
             self._check(options.view, route)
         idempotent, named = options.idempotency_key is not None, options.key is not None
-        shared = self._admission.admit_generation(
-            caller, idempotent, named, not options.respond_async, shares_bodies=not self._recorded
-        )
+        is_here = request.content.is_eof()
+        at_once = is_here and not options.detached
+        follows = not options.respond_async
+        shared = self._admission.admit_generation(caller, idempotent, named, follows, at_once, not self._recorded)
         target = self._forward.target(route, request)
-        attaches = self._attaches and not idempotent and not options.respond_async and caller.owns_streams
-        body: bytes | LargeBody
+        attaches = self._attaches and not idempotent and follows and caller.owns_streams
+        body: bytes | LargeBody | None = arrived_body(request, self._body_bytes) if is_here else None
         # One that is looked into, and one that may be sent after its client has left, is held.
-        if shared or attaches or self._rewrites or options.detached or route.dialect.requests.reads_body:
+        if body is not None:
+            pass
+        elif shared or attaches or self._rewrites or options.detached or route.dialect.requests.reads_body:
             body = await read_body(request, self._body_bytes)
         else:
             body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)
@@ -233,11 +236,10 @@ def ask(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable
     return _send(open_exchange, generation)
 
 
-async def is_stream(generation: GenerationRequest, exchange: Exchange) -> bool:
-    """Return whether a response is a readable event stream; wait for its first bytes if need be.
+def is_known_stream(generation: GenerationRequest, exchange: Exchange) -> bool | None:
+    """Return whether a response is a readable event stream; None if more of it must come first.
 
-    Not by Content-Type alone if a generation was requested: some gateways send another, or none. The client is then
-    sent no head before those bytes.
+    Not by Content-Type alone if a generation was requested: some gateways send another, or none.
     """
     if generation.recorded:
         return exchange.is_readable_stream
@@ -245,6 +247,15 @@ async def is_stream(generation: GenerationRequest, exchange: Exchange) -> bool:
         return False
     if exchange.is_event_stream:
         return not exchange.bodyless
+    begins = begins_stream(exchange.body_so_far())
+    return False if begins is None and exchange.has_ended else begins
+
+
+async def is_stream(generation: GenerationRequest, exchange: Exchange) -> bool:
+    """Return the same; wait for the first bytes if need be. The client is sent no head before those."""
+    known = is_known_stream(generation, exchange)
+    if known is not None:
+        return known
     try:
         return begins_stream(await exchange.peek(_is_decided)) is True
     except BaseException:

@@ -145,8 +145,8 @@ class Call:
         streamed = await is_stream(exchange)
         writer.opening = None
         head = exchange.head
-        request_id = exchange.header(b"x-request-id")
-        self._hub.answered(self.stream, exchange.upstream_name, request_id, None if streamed else head)
+        kept_head = None if streamed else head
+        self._hub.answered(self.stream, exchange.upstream_name, exchange.request_id, kept_head)
         if streamed:
             writer.start(exchange)
         else:
@@ -209,9 +209,10 @@ class Calls:
 
     def ended(self, stream: Stream) -> None:
         """Unregister a call that has ended, unless retries are to find its response."""
-        call, ending = self._by_stream.get(stream.id), stream.log.ending
+        call = self._by_stream.get(stream.id)
         if call is None or call.identity is None:
             return
+        ending = stream.log.ending
         name, is_event_stream = call.identity.name, stream.log.end > 0 and stream.kept_head is None
         if call.identity.endless and is_event_stream:
             del self._by_name[name]

@@ -13,6 +13,7 @@ from proxy.server.generations.response import GenerationResponses
 from proxy.stream.hub import Hub
 from proxy.telemetry.metrics import Metrics
 from proxy.wire.errors import OffsetGone
+from proxy.wire.http import Head
 from tests.proxy_under_test import configured
 from tests.streams import hub_stream as new_stream
 from tests.streams import new_hub
@@ -52,5 +53,5 @@ async def test_late_client_is_refused_what_is_not_held_from_its_start() -> None:
         stream.extend([b"data: %b\n\n" % (b"x" * 40)])
     request: Any = make_mocked_request("POST", "/")
     with pytest.raises(OffsetGone) as caught:
-        await responses(hub).send(request, stream, [], read_options(CIMultiDict(), CONFIG), "key")
+        await responses(hub).send(request, stream, Head(200, b"OK", []), read_options(CIMultiDict(), CONFIG), "key")
     assert caught.value.earliest == stream.log.start + 1
