@@ -376,7 +376,8 @@ class Connection(RequestHandler):
         """Keep the connection if the client waits for a response and may have closed only its own side (half-close).
 
         A client that has closed completely looks the same here, but responds with a reset to what is written to it: to
-        a byte without a meaning, where HTTP has one to send, else to the next byte of the response.
+        a byte without a meaning, where HTTP has one to send, else to the next byte of the response. Within a response
+        with a length there is none to send, and the next may be long in coming: there it is taken for gone.
         """
         if self._upgraded:
             return False  # a WebSocket ends with a close frame: this one has failed (RFC 6455 section 7.1.5)
@@ -386,6 +387,8 @@ class Connection(RequestHandler):
         if request is None or transport is None or not request.content.is_eof():
             return False
         begun = request.get(RESPONSE)
+        if begun is not None and begun.has_length:
+            return False
         if begun is not None:
             begun.probe()
         elif request.version >= HttpVersion11:

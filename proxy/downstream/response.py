@@ -71,6 +71,7 @@ class Downstream:
         "_woken",
         "_writer",
         "ended",
+        "has_length",
         "status",
     )
 
@@ -89,6 +90,7 @@ class Downstream:
         self._chunked_body = request.version >= (1, 1)
         self._keep = request.keep_alive and self._chunked_body
         self.ended = False
+        self.has_length = False  # its headers tell where its body ends
         self._head = b""  # until it is sent, with the first bytes of the body if possible
         self._resume: Callable[[], None] | None = None
         self._woken: asyncio.Future[None] | None = None  # while `finished` waits
@@ -109,6 +111,7 @@ class Downstream:
         assert request is not None
         persists = self._chunked_body  # by default, as connections of HTTP/1.1 do
         if framed:
+            self.has_length = True
             self._chunked_body = False
             if not persists:
                 self._keep = request.keep_alive

@@ -70,6 +70,8 @@ CASES = (
     Case("count; frames=200, burst"),
     Case("openai"),
     Case("sparse"),
+    Case("pings"),
+    Case("spaced"),
 )
 
 
