@@ -137,8 +137,9 @@ class MessagesReader(LearningReader):
             self._fail(foreign(frame))
             return
         found = failure(frame, data or b"", event, named=named)
-        self._fail(None if found is None else found._replace(recognised=named))
-        self.ended = self.ended or named or event.get("type") == "error"  # clients read no further
+        known = named and data is not None  # SDKs skip errors without the name, and blocks without data
+        self._fail(None if found is None else found._replace(recognised=known))
+        self.ended = self.ended or known  # clients read no further
 
     def _recount(self, frame: bytes) -> None:
         """Do nothing: an event with text has no usage."""

@@ -74,18 +74,21 @@ class Listener(web.Server):
         clients: ClientConnections,
         host_objection: Callable[[str | None], ProxyError | None],
         turns: Turns,
+        urgent: bytes,
         is_admin: bool,
         **options: Any,
     ) -> None:
         """`handler` responds to requests.
 
         `error_body` returns the response body for a request that can't be parsed, from its method, target and error.
+        A request that begins with `urgent` never waits for its turn.
         `host_objection` returns the error for a request with this Host header, or None if the host is accepted.
         """
         # aiohttp's own timer would be one for each connection: ours stands for it.
         super().__init__(handler, request_factory=self._begin, keepalive_timeout=_FOR_EVER_S, **options)
         self.clients = clients
         self.turns = turns
+        self.urgent = urgent
         self.is_admin = is_admin
         self._error_body = error_body
         self.header_bytes = header_bytes
@@ -335,7 +338,7 @@ class Connection(RequestHandler):
             self._head_at, self._within_head = now, True
         if 10 not in self.beginning:  # an LF; the number takes a fifth of the time of b"\n"
             self.beginning += data
-        if self._held or not self._listener.may_begin(now):
+        if self._held or not (self._listener.may_begin(now) or data.startswith(self._listener.urgent)):
             if not self._held:
                 self._listener.turns.wait(self._feed_held)
             self._held += data

@@ -363,6 +363,7 @@ class Proxy:
             clients=self.clients,
             host_objection=Hosts(address(listen)[0], config.hosts).objection,
             turns=self.hub.turns,
+            urgent=b"GET /healthz",  # it tells of the process, not of those who wait
             is_admin=is_admin,
             access_log=None,
             handler_cancellation=True,  # a handler is cancelled as soon as its client disconnects

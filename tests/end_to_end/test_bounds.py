@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from proxy.downstream import listener
 from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import GUARD_S, on_one_loop
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
@@ -571,4 +572,13 @@ async def test_stalled_follower_of_one_stream_slows_no_other(perform: Serve, sta
     whole = flowed(count=300, size=10 * KILOBYTE)
     assert await second.read() == await first.read() == whole
     await asyncio.gather(*flowing)
+    assert (await tee.ask("GET", "/healthz")).status == 200
+
+
+@on_one_loop
+async def test_health_does_not_wait_for_its_turn(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a burst of requests it would tell of those, not of the process."""
+    monkeypatch.setattr(listener.Listener, "may_begin", lambda self, now: False)
+    monkeypatch.setattr(listener.Connection, "_feed_held", lambda self: None)  # its turn never comes
+    tee = await serve()
     assert (await tee.ask("GET", "/healthz")).status == 200

@@ -18,7 +18,6 @@ _COUNTERS = ("streams_ended_total{", "subscriptions_ended_total{", "rejected_tot
 _NOTICE_S = 0.1
 _QUIET_S = 60.0
 _BACK = 1.1  # what may be left, as a part of what there was before the load
-_BACK_RSS_MB = 8.0  # and in any case: pages of heaps that are used again
 
 
 @dataclass
@@ -64,6 +63,8 @@ class Plan(NamedTuple):
     kept_s: int = 12
     late_s: float = 6.0
     """The time-outs of upstreams and clients."""
+    grown_mb: float = 8.0
+    """What resident memory may grow by in any case: pages of heaps that are used again."""
     settle_s: float = 5.0
     """How long what is used must not have fallen to be taken for the least."""
 
@@ -208,12 +209,12 @@ class Phase:
                     Usage(min(usage[0], least[0]), min(usage[1], least[1]), min(usage[2], least[2])),
                     time.monotonic(),
                 )
-            if before is not None and not _grown(before, least):
+            if before is not None and not _grown(before, least, self._plan.grown_mb):
                 break
         return least
 
     def _compare(self, before: Usage, after: Usage) -> None:
-        for what in _grown(before, after):
+        for what in _grown(before, after, self._plan.grown_mb):
             self._say(f"{what} grew: before {_shown(before)}, after {_shown(after)}")
 
     async def _stop(self) -> None:
@@ -234,7 +235,7 @@ def _left(metrics: Mapping[str, float]) -> dict[str, float]:
     return left
 
 
-def _grown(before: Usage, after: Usage) -> list[str]:
+def _grown(before: Usage, after: Usage, grown_mb: float) -> list[str]:
     """Return what was not given back."""
-    allowed = Usage(max(before.rss_mb * _BACK, before.rss_mb + _BACK_RSS_MB), *[int(n * _BACK) for n in before[1:]])
+    allowed = Usage(max(before.rss_mb * _BACK, before.rss_mb + grown_mb), *[int(n * _BACK) for n in before[1:]])
     return [name for name, most, used in zip(Usage._fields, allowed, after, strict=True) if used > most]
