@@ -47,6 +47,7 @@ PACES = [(0, 0), (50, 4096), (20, 300), (1000, 100)]
 PACED = [View(mode, *pace) for mode, found in MODES.items() if found.paced for pace in PACES]
 VIEWS = PACED + [View(mode) for mode, found in MODES.items() if not found.paced]
 VIEWS += [view._replace(websocket=True) for view in VIEWS if view.mode not in NOT_IN_EVENTS]
+THOUGHT = "reasoning_content"
 Step = tuple[Any, ...]
 
 
@@ -352,6 +353,9 @@ class Play:
         sink, mode = follower.sink, follower.view.mode
         assert sink.received.startswith(had)
         words = sink.received[len(had) :]
+        if mode == "chat" and not self.body.dialect.documents.chunks:
+            self.check_last_chunks(follower, words, ending, seq)
+            return
         unknown = {CHAT: [FLAT], RESPONSES: REPORTED, MESSAGES: REPORTED[:1]}
         forms = unknown.get(self.body.dialect, [])  # that its clients don't know
         unrecognised = ending.reason == "upstream_error" and self.body.frames[-1] in forms
@@ -383,6 +387,22 @@ class Play:
             code = (document.get("error") or document)["code"]
             assert code == ending.reason or (self.body.dialect is RESPONSES and code == "invalid_prompt")
 
+    def check_last_chunks(self, follower: Follower, words: bytes, ending: Ending, seq: int) -> None:
+        """Hold the end of a retold stream to [DONE] if it is complete, else to one error, with the last id."""
+        assert follower.sink.ended == "closed"
+        if follower.view.websocket:
+            *told, (_, closed) = heard(words)
+            assert closed == (ending.close_code, ending.reason)
+            texts = [json.loads(text) for _, text in told]  # type: ignore[arg-type]
+            words = "".join(f"data: {one['data']}\nid: {one['id'] or ''}\n\n" for one in texts).encode()
+        *before, last = messages(words)
+        assert ids_of(words) == [seq]
+        if ending is COMPLETE:
+            assert last.data == b"[DONE]"
+            assert all(json.loads(one.data)["object"] == "chat.completion.chunk" for one in before)
+        else:
+            assert (before, json.loads(last.data)["error"]["code"]) == ([], ending.reason)
+
     def tail(self, ending: Ending, seq: int) -> bytes:
         """Return what raw has behind the last frame: the tail, if it has come so far."""
         return self.stream.log.tail if ending is self.stream.log.ending and seq > self.stream.log.end else b""
@@ -398,6 +418,9 @@ class Play:
             parts = [text for (part, name, _), text in sorted(final.items()) if name == "content"
                      and (part == 0 or not self.body.dialect.documents.states)]  # fmt: skip
             said, final = {(0, "content", -1): body.decode()}, {(0, "content", -1): "".join(parts)}
+        elif view.mode == "chat" and not self.body.dialect.documents.states:
+            said = {channel: text for channel, text in joined(body).items() if channel[1] in ("content", THOUGHT)}
+            final = retold(final)
         elif view.mode == "cumulative" or (self.body.cumulative and view.mode in ("raw", "events", "spaced")):
             said = latest(body)
         else:
@@ -409,6 +432,16 @@ class Play:
     def close(self, follower: Follower) -> None:
         follower.over = True
         follower.final = (follower.sink.received, follower.sink.ended)
+
+
+def retold(said: Said) -> Said:
+    """Return the content and the reasoning of items or blocks, in their order, as those of one choice."""
+    found: Said = {}
+    for (_, name, _), text in sorted(said.items()):
+        channel = (0, "content" if name == "content" else THOUGHT, -1)
+        if name == "content" or name.startswith(("thinking", "reasoning")):
+            found[channel] = found.get(channel, "") + text
+    return found
 
 
 def number(block: bytes) -> int | None:

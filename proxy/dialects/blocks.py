@@ -4,15 +4,18 @@ Texts come as deltas of blocks; whatever else a message has comes in the events 
 Knows nothing of errors, tokens and endings.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from proxy.dialects.delta import channel as common
 from proxy.dialects.delta import record
-from proxy.dialects.increment import Channel
+from proxy.dialects.increment import Channel, Increment, Kind, Statement
 from proxy.wire import json_text
 from proxy.wire.sse import fields, payload
 
 START, BLOCK, DELTA, MESSAGE = "message_start", "content_block_start", "content_block_delta", "message_delta"
+STOP = "content_block_stop"
 """The types of the events with a part of the message."""
 TEXTS = {
     "text_delta": "text",
@@ -21,6 +24,15 @@ TEXTS = {
 }
 """The fields of deltas that have text, by type of delta."""
 _INPUT = "partial_json"
+_CALL = "tool_use"
+"""The type of blocks that call a tool of the client's; others call tools that the upstream runs."""
+_RETOLD = {  # channels, and in which ones chunks tell them
+    ("text", ""): ("content", ""),
+    ("thinking", ""): ("reasoning_content", ""),
+    (_INPUT, ""): ("tool_calls", "arguments"),
+    (_CALL, "id"): ("tool_calls", "id"),
+    (_CALL, "name"): ("tool_calls", "name"),
+}
 _NOT_OF_MESSAGES = ("type", "delta", "usage")  # members of message_delta that are no members of the message
 _BLANK: dict[str, Any] = {"type": "message", "role": "assistant"}
 
@@ -56,23 +68,31 @@ class BlockIncrement:
 class MessageAssembler:
     """The Assembler of a message: adds events up as Anthropic's own clients do."""
 
-    __slots__ = ("_blocks", "_message", "unread")
+    __slots__ = ("_blocks", "_message", "_statements", "_told", "unread")
 
     def __init__(self) -> None:
         self.unread = 0
+        self._statements: dict[int, list[tuple[Channel, str]]] = {}  # by frame: what it says of a call
+        self._told: set[int] = set()  # blocks whose input came in deltas, or was stated
         self._message: dict[str, Any] = {}
         self._blocks: dict[int, dict[str, Any]] = {}  # as they started, and what deltas said that is no text
 
-    def take(self, frame: bytes, seq: int) -> BlockIncrement | None:
+    def take(self, frame: bytes, seq: int) -> Increment | None:
         try:
             kind, event = read_event(frame)
             self._note(kind, event)
-            return _increment(kind, event)
+            increment = _increment(kind, event)
+            if increment is None and (said := self._stated(kind, event)):
+                self._statements[seq] = said
+                return Statement(payload(frame) or b"", said)
+            return increment
         except (ValueError, RecursionError):
             self.unread = self.unread or seq
             return None
 
-    def read(self, frame: bytes, seq: int) -> BlockIncrement | None:
+    def read(self, frame: bytes, seq: int) -> Increment | None:
+        if said := self._statements.get(seq):
+            return Statement(payload(frame) or b"", said)
         try:
             return _increment(*read_event(frame))
         except (ValueError, RecursionError):
@@ -81,6 +101,8 @@ class MessageAssembler:
     def document(self, texts: dict[Channel, str]) -> bytes:
         blocks = {index: dict(block) for index, block in self._blocks.items()}
         for channel, text in texts.items():
+            if channel.kind is not Kind.TEXT or channel.field:
+                continue  # what blocks said as they started
             block = blocks.setdefault(channel.part, {"type": "tool_use" if channel.name == _INPUT else channel.name})
             if channel.name != _INPUT:
                 block[channel.name] = text
@@ -88,6 +110,20 @@ class MessageAssembler:
                 block["input"] = json_text.read_beginning(text)
         content = [blocks[index] for index in sorted(blocks)]
         return json_text.written({**(self._message or _BLANK), "content": content})
+
+    def _stated(self, kind: str, event: dict[str, Any]) -> list[tuple[Channel, str]]:
+        """Return what an event says of a call beside deltas: its id and name, its input where that came whole."""
+        if kind == BLOCK and (block := _object(event, "content_block")).get("type") == _CALL:
+            index = _index(event)
+            found = [(Channel(index, _CALL, -1, key, Kind.LABEL), block.get(key)) for key in ("id", "name")]
+            return [(channel, text) for channel, text in found if isinstance(text, str)]
+        if kind == STOP and (index := _index(event)) not in self._told:
+            self._told.add(index)
+            block = self._blocks.get(index, {})
+            if block.get("type") == _CALL and block.get("input"):
+                text = json_text.written(block["input"]).decode()
+                return [(Channel(index, _INPUT, -1, "whole"), text)]
+        return []
 
     def _note(self, kind: str, event: dict[str, Any]) -> None:
         """Record what an event says besides text. Raises: ValueError."""
@@ -105,6 +141,8 @@ class MessageAssembler:
                 _update(known, usage)
 
     def _note_delta(self, index: int, delta: dict[str, Any]) -> None:
+        if delta.get(_INPUT):
+            self._told.add(index)
         if delta.get("type") == "signature_delta":
             self._blocks.setdefault(index, {"type": "thinking"})["signature"] = delta.get("signature")
         elif delta.get("type") == "citations_delta":
@@ -185,9 +223,25 @@ class BlockDocuments:
 
     cumulative = False
     states = False
+    chunks = False
+    finish_reasons: Mapping[str, str] = {
+        "end_turn": "stop",
+        "stop_sequence": "stop",
+        "pause_turn": "stop",
+        "max_tokens": "length",
+        "model_context_window_exceeded": "length",
+        "tool_use": "tool_calls",
+        "refusal": "content_filter",
+    }
 
     def assembler(self) -> MessageAssembler:
         return MessageAssembler()
 
     def answers(self, channel: Channel) -> bool:
         return channel.name == "text"
+
+    def retold(self, channel: Channel) -> Channel | None:
+        name, field = _RETOLD.get((channel.name, channel.field.replace("whole", "")), ("", ""))
+        if not name:
+            return None
+        return common(0, name, channel.part, field) if field else common(0, name)

@@ -3,10 +3,11 @@
 from typing import Any
 
 from proxy.dialects.choices import ChoiceDocuments
-from proxy.dialects.delta import Delta, index_of, json_object, record
-from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
+from proxy.dialects.delta import Delta, channel, index_of, json_object, record
+from proxy.dialects.dialect import Dialect, Origin, Reader, TextKind, Usage, model_of
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.generated import generated
+from proxy.dialects.increment import Channel
 from proxy.dialects.reader import LearningReader
 from proxy.wire import json_text
 from proxy.wire.errors import ProxyError, RequestError
@@ -83,7 +84,7 @@ class ChatReader(LearningReader):
         return self._note_choices(frame, choices) if choices and type(choices) is list else None
 
     def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
-        return b"data: %b\nid: %b\n\n" % (error_data(message, code), ident)
+        return CHUNKS.fail(message, code, ident)
 
     def _note_fields(self, frame: bytes, data: bytes | None) -> bool:
         """Check a frame's fields besides its data; return whether the event is named error."""
@@ -148,6 +149,7 @@ class ChatDocuments(ChoiceDocuments):
 
     cumulative = False
     states = True
+    chunks = True
 
     def tells(self, document: dict[str, Any]) -> bool:
         if document.get("error"):
@@ -184,6 +186,66 @@ class ChatDocuments(ChoiceDocuments):
     def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
         told = [choice.choice for choice in choices]
         return {"choices": told, "object": "chat.completion", "usage": usage} | envelope | {"object": "chat.completion"}
+
+
+class ChatChunks:
+    """Writes what a stream of any API says as chunks of a chat completion."""
+
+    def tell(self, origin: Origin, texts: list[tuple[Channel, str]], ident: bytes, first: bool) -> bytes:
+        said: dict[Channel, str] = {}
+        for where, text in texts:
+            said[where] = said.get(where, "") + text
+        choices: dict[int, Delta] = {}
+        if first:
+            choices[0] = _choice(0)
+            choices[0].message.update(_SPEAKER)
+        for where, text in said.items():
+            delta = choices.get(where.part)
+            if delta is None:
+                delta = choices[where.part] = _choice(where.part)
+            delta.put(where, text)
+        return _event(_chunk_of(origin, [choices[index].choice for index in sorted(choices)]), ident)
+
+    def complete(self, origin: Origin, reason: str, reader: Reader, ident: bytes) -> bytes:
+        frames = b""
+        if reason:
+            last = _choice(0)
+            last.put(channel(0, "finish_reason"), reason)
+            frames += _event(_chunk_of(origin, [last.choice]))
+        if reader.usage is not None:
+            frames += _event(_chunk_of(origin, []) | {"model": reader.model or "", "usage": _usage(reader.usage)})
+        return frames + b"data: %b\nid: %b\n\n" % (_DONE, ident)
+
+    def fail(self, message: str, code: str, ident: bytes) -> bytes:
+        return b"data: %b\nid: %b\n\n" % (error_data(message, code), ident)
+
+
+_SPEAKER = {"role": "assistant", "content": ""}
+
+
+def _choice(index: int) -> Delta:
+    message: dict[str, Any] = {}
+    return Delta(index, {"delta": message, "finish_reason": None, "index": index}, message, "content")
+
+
+def _chunk_of(origin: Origin, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    envelope = {"id": f"chatcmpl-{origin.ident}", "object": _OBJECTS[0], "created": origin.created_at, "model": ""}
+    return envelope | {"choices": choices}
+
+
+def _event(chunk: dict[str, Any], ident: bytes = b"") -> bytes:
+    data = json_text.written(chunk)
+    return b"data: %b\nid: %b\n\n" % (data, ident) if ident else b"data: %b\n\n" % data
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }
 
 
 _OBJECTS = ("chat.completion.chunk", "chat.completion")
@@ -235,4 +297,5 @@ def _in_choice(found: Failure | None) -> Failure | None:
     return None if found is None else found._replace(recognised=False)
 
 
+CHUNKS = ChatChunks()
 CHAT = Dialect("openai", ChatRequests(), ChatFrames(), ChatDocuments())

@@ -4,6 +4,7 @@ Finds texts and replaces them, but keeps none: the caller (stream/transcript.py)
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from proxy.dialects.delta import Delta, index_of, record, says_anything
@@ -20,6 +21,8 @@ class ChoiceDocuments(ABC):
     """The part of ChoiceIncrement and ChoiceAssembler that differs between dialects."""
 
     cumulative: bool
+    chunks = False
+    finish_reasons: Mapping[str, str] = {}
 
     def assembler(self) -> Assembler:
         """Return an assembler for one stream."""
@@ -28,6 +31,10 @@ class ChoiceDocuments(ABC):
     def answers(self, channel: Channel) -> bool:
         """Return whether the texts of a channel are content of the first choice."""
         return channel.part == 0 and (channel.name, channel.field) in _ANSWER
+
+    def retold(self, channel: Channel) -> Channel | None:
+        """Return the channel itself: chunks consist of choices, too."""
+        return channel
 
     @abstractmethod
     def tells(self, document: dict[str, Any]) -> bool:

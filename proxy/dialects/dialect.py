@@ -1,6 +1,7 @@
 """What the rest of the proxy needs from an API: the protocols that each dialect implements, and their types."""
 
 import re
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -155,8 +156,42 @@ class Documents(Protocol):
     def assembler(self) -> Assembler:
         """Return an assembler for the frames of one stream."""
 
+    chunks: bool
+    """Whether frames are those that the proxy retells other APIs in (`Chunks`), or their data is not known at all."""
+    finish_reasons: Mapping[str, str]
+    """Finish reasons of the API and what they are called in chunks; those that are not listed are called the same."""
+
     def answers(self, channel: Channel) -> bool:
         """Return whether the texts of a channel are content, which mode text sends."""
+
+    def retold(self, channel: Channel) -> Channel | None:
+        """Return the channel in which chunks tell the texts of this one; None, if they have no place there.
+
+        If it has a `place`, the number of a call, that need not be what it is in chunks, but the order must be.
+        """
+
+
+class Origin(NamedTuple):
+    """What all chunks of a stream say of it."""
+
+    ident: str
+    created_at: int  # Unix seconds
+
+
+class Chunks(Protocol):
+    """Writes frames that tell what a stream says, whatever its API: its content, reasoning, calls, and its end."""
+
+    def tell(self, origin: Origin, texts: list[tuple[Channel, str]], ident: bytes, first: bool) -> bytes:
+        """Return a frame with these texts; `ident` is its id. The first frame of a stream says who speaks, too."""
+
+    def complete(self, origin: Origin, reason: str, reader: Reader, ident: bytes) -> bytes:
+        """Return the frames that end a complete stream; the last one has the id, so that they are sent together.
+
+        `reason`: the finish reason, as chunks have it; "" if frames said it already.
+        """
+
+    def fail(self, message: str, code: str, ident: bytes) -> bytes:
+        """Return the frame that ends a stream that failed."""
 
 
 class Background(NamedTuple):

@@ -1,7 +1,8 @@
 """What one frame adds to a response, in any API: pieces of text for channels. Their texts can be replaced.
 
 Knows no API and no earlier frames. Modes that rewrite frames (stream/transcript.py, stream/rewriting.py) see them only
-through these protocols.
+through these protocols. The names of choices (dialects/delta.py) are the common ones: what an API calls otherwise is
+retold in them, so that one mode can tell of every API.
 """
 
 from enum import Enum
@@ -60,6 +61,30 @@ class Increment(Protocol):
 
     def data(self) -> bytes:
         """Return the frame's data with its current texts. Raises: ValueError, if it can't be written."""
+
+
+class Statement:
+    """The Increment of a frame that is sent as it came: what it says counts in modes that write other frames."""
+
+    __slots__ = ("_data", "alike", "alone", "altered", "parts", "texts", "whole")
+
+    def __init__(self, data: bytes, texts: list[tuple[Channel, str]]) -> None:
+        self._data = data
+        self.texts = texts
+        self.parts: tuple[int, ...] = (texts[0][0].part,)
+        self.alike: Any = None
+        self.alone = True
+        self.altered = self.whole = False
+
+    def put(self, channel: Channel, text: str) -> None:
+        """Do nothing."""
+
+    def keep_only(self, group: tuple[int, str, int]) -> None:
+        """Do nothing."""
+
+    def data(self) -> bytes:
+        """Return the data as it came."""
+        return self._data
 
 
 class Assembler(Protocol):

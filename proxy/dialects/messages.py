@@ -14,7 +14,7 @@ Sources: Anthropic, "Streaming Messages" and "Errors"; Model Studio, "Anthropic-
 
 from typing import Any
 
-from proxy.dialects.blocks import BLOCK, DELTA, MESSAGE, START, TEXTS, BlockDocuments, event_field, read_event
+from proxy.dialects.blocks import BLOCK, DELTA, MESSAGE, START, STOP, TEXTS, BlockDocuments, event_field, read_event
 from proxy.dialects.delta import record
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.error_codes import TYPES_OF_STATUSES
@@ -26,8 +26,8 @@ from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import members
 from proxy.wire.sse import COMMENT, fields, payload
 
-_STOP, _END, _PING = "content_block_stop", "message_stop", "ping"
-_EVENTS = frozenset([START, BLOCK, DELTA, _STOP, MESSAGE, _END, _PING])
+_END, _PING = "message_stop", "ping"
+_EVENTS = frozenset([START, BLOCK, DELTA, STOP, MESSAGE, _END, _PING])
 _KINDS = {"text": TextKind.CONTENT, "thinking": TextKind.REASONING, "partial_json": TextKind.TOOL_CALL}
 _CALLS = "tool_use"  # ends the types of blocks whose name and input are generated, such as server_tool_use
 _HEARTBEAT = b'event: ping\ndata: {"type": "ping"}\n\n'

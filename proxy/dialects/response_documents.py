@@ -4,10 +4,12 @@ An event is of a delta, which may be merged with its neighbours of the same chan
 accumulator needs: a response, an item or a part that begins or ends. These stay as they came, and where.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from proxy.dialects.delta import channel as common
 from proxy.dialects.delta import json_object, record, records
-from proxy.dialects.increment import Assembler, Channel
+from proxy.dialects.increment import Assembler, Channel, Increment, Kind, Statement
 from proxy.wire import json_text
 from proxy.wire.json_members import members
 from proxy.wire.sse import BOM, payload
@@ -18,11 +20,24 @@ _SOUNDS = "audio"  # base64, each piece of which must be decoded by itself
 _VARIES = frozenset(["sequence_number", "delta", "obfuscation"])  # differ in events that are alike
 _PLACES = ("content_index", "summary_index")
 _OPENS_JSON = (b"{", BOM + b"{")
+_ADDED, _DONE = "response.output_item.added", "response.output_item.done"
+_CALLS = {  # of tools that the client runs, by type of item: the channel of their text, and its key in the item
+    "function_call": ("function_call_arguments", "arguments"),
+    "custom_tool_call": ("custom_tool_call_input", "input"),
+}
+_RETOLD = {  # channels of calls, and the fields in which chunks tell them; there clients expect functions only
+    ("function_call", "id"): "id",
+    ("function_call", "name"): "name",
+    ("function_call_arguments", ""): "arguments",
+    ("custom_tool_call", "id"): "id",
+    ("custom_tool_call", "name"): "name",
+    ("custom_tool_call_input", ""): "arguments",
+}
 _UNTOLD = b'{"object":"response","status":"queued","output":[]}'
 
 
 class ResponseIncrement:
-    """The Increment of one event: its delta, or the texts of a message of which there was no delta."""
+    """The Increment of one event: its delta."""
 
     __slots__ = ("_event", "alike", "alone", "altered", "parts", "texts", "whole")
 
@@ -48,15 +63,16 @@ class ResponseIncrement:
 class ResponseAssembler:
     """The Assembler of one response."""
 
-    __slots__ = ("_snapshot", "_told", "_whole", "unread")
+    __slots__ = ("_named", "_snapshot", "_statements", "_told", "unread")
 
     def __init__(self) -> None:
         self.unread = 0
         self._snapshot: bytes | None = None  # the data of the last event with a response
-        self._told: set[tuple[int, int]] = set()  # texts of messages of which deltas have come
-        self._whole: set[int] = set()  # frames with texts of messages of which none have
+        self._told: set[tuple[int, int]] = set()  # texts of items of which deltas have come
+        self._named: set[int] = set()  # items whose names have come
+        self._statements: dict[int, list[tuple[Channel, str]]] = {}  # by frame: what it says of an item beside deltas
 
-    def take(self, frame: bytes, seq: int) -> ResponseIncrement | None:
+    def take(self, frame: bytes, seq: int) -> Increment | None:
         data = payload(frame)
         event = json_object(data or b"")
         if not event:
@@ -69,18 +85,16 @@ class ResponseAssembler:
         if increment is not None:
             (channel, _), *_ = increment.texts
             self._told.add((channel.part, channel.place))
-        elif event.get("type") == "response.output_item.done":
-            increment = self._message(event)
-            if increment is not None:
-                self._whole.add(seq)
+        elif said := self._stated(event):
+            self._statements[seq] = said
+            return Statement(data or b"", said)
         return increment
 
-    def read(self, frame: bytes, seq: int) -> ResponseIncrement | None:
+    def read(self, frame: bytes, seq: int) -> Increment | None:
         data = payload(frame) or b""
-        event = json_object(data)
-        if seq in self._whole:
-            return ResponseIncrement(event, _texts(event), alone=True)
-        return _delta(data, event)
+        if said := self._statements.get(seq):
+            return Statement(data, said)
+        return _delta(data, json_object(data))
 
     def document(self, texts: dict[Channel, str]) -> bytes:
         """Return the last snapshot as it came: the finished response, or what was said of it so far."""
@@ -92,12 +106,20 @@ class ResponseAssembler:
             raise ValueError("the event with the response is nested too deeply")
         return response
 
-    def _message(self, event: dict[str, Any]) -> ResponseIncrement | None:
-        """Return the increment of a message that comes whole."""
-        texts = _texts(event)
-        if not texts or any((channel.part, channel.place) in self._told for channel, _ in texts):
-            return None
-        return ResponseIncrement(event, texts, alone=True)
+    def _stated(self, event: dict[str, Any]) -> list[tuple[Channel, str]]:
+        """Return what the event of an item says that no delta does: the name of a call, and texts that come whole."""
+        kind = event.get("type")
+        if kind not in (_ADDED, _DONE):
+            return []
+        part, names = _part(event), _names(event)
+        texts = _texts(event) if kind == _DONE else []
+        if any((channel.part, channel.place) in self._told for channel, _ in texts):
+            texts = []
+        if part in self._named:
+            names = []
+        elif names:
+            self._named.add(part)
+        return [*names, *texts]
 
 
 class ResponseDocuments:
@@ -105,12 +127,24 @@ class ResponseDocuments:
 
     cumulative = False
     states = False
+    chunks = False
+    finish_reasons: Mapping[str, str] = {}
 
     def assembler(self) -> Assembler:
         return ResponseAssembler()
 
     def answers(self, channel: Channel) -> bool:
         return channel.name == _ANSWER
+
+    def retold(self, channel: Channel) -> Channel | None:
+        if channel.name == _ANSWER:
+            return common(0)
+        if channel.name == "refusal":
+            return common(0, "refusal")
+        if channel.name.startswith("reasoning"):
+            return common(0, "reasoning_content")
+        field = _RETOLD.get((channel.name, channel.field))
+        return common(0, "tool_calls", channel.part, field) if field else None
 
 
 def _delta(data: bytes, event: dict[str, Any]) -> ResponseIncrement | None:
@@ -127,9 +161,22 @@ def _delta(data: bytes, event: dict[str, Any]) -> ResponseIncrement | None:
     return ResponseIncrement(event, [(Channel(_part(event), name, place), text)], alone=alone)
 
 
-def _texts(event: dict[str, Any]) -> list[tuple[Channel, str]]:
-    """Return the texts of a finished message."""
+def _names(event: dict[str, Any]) -> list[tuple[Channel, str]]:
+    """Return the id and the name of an item that is a call of a tool of the client's."""
     item, part = record(event.get("item")), _part(event)
+    kind = item.get("type")
+    if kind not in _CALLS:
+        return []
+    found = {"id": item.get("call_id") or item.get("id"), "name": item.get("name")}
+    return [(Channel(part, kind, -1, key, Kind.LABEL), text) for key, text in found.items() if isinstance(text, str)]
+
+
+def _texts(event: dict[str, Any]) -> list[tuple[Channel, str]]:
+    """Return the texts of a finished message, or that of a finished call."""
+    item, part = record(event.get("item")), _part(event)
+    name, key = _CALLS.get(str(item.get("type")), ("", ""))
+    if name and isinstance(text := item.get(key), str) and text:
+        return [(Channel(part, name, 0), text)]
     return [
         (Channel(part, _ANSWER, place), content["text"])
         for place, content in enumerate(records(item.get("content")))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from proxy.dialects.chat import CHAT
+from proxy.dialects.chat import CHUNKS as CHUNKS
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.messages import MESSAGES

@@ -5,8 +5,9 @@ of the two is detected from the texts; the pieces are increments either way.
 """
 
 from bisect import bisect_right
+from collections.abc import Iterator
 
-from proxy.dialects.increment import Kind
+from proxy.dialects.increment import Channel, Kind
 
 _PIECE_BYTES = 104  # of memory that a piece takes beside its characters: two objects, two pointers
 _EVIDENT_TEXTS = 8  # this many texts in a row, each beginning with the one before,
@@ -26,6 +27,7 @@ class Pieces:
         "cumulative",
         "labels",
         "marks",
+        "retold",
         "size_bytes",
         "wholes",
     )
@@ -34,6 +36,7 @@ class Pieces:
         self.size_bytes = 0  # of memory
         self._forgotten = 0  # characters
         self.answers = answers  # it is answer text
+        self.retold: Channel | None = None  # the channel of chunks that tells its texts
         self.labels = kind is Kind.LABEL
         self.marks = kind in (Kind.MARK, Kind.END)
         self.cumulative: bool | None = None  # whether its texts turned out to be all so far; None: not known yet
@@ -96,6 +99,12 @@ class Pieces:
         """Return the text of the frames between two offsets."""
         seqs = self._seqs
         return "".join(self._texts[bisect_right(seqs, start) : bisect_right(seqs, end)])
+
+    def between(self, start: int, end: int) -> Iterator[tuple[int, str]]:
+        """Return the pieces of the frames between two offsets, each with the number of its frame."""
+        seqs = self._seqs
+        first, last = bisect_right(seqs, start), bisect_right(seqs, end)
+        return zip(seqs[first:last], self._texts[first:last], strict=True)
 
     def so_far(self, end: int) -> str:
         """Return the text up to an offset; for marks, whose last value holds, only the last piece."""

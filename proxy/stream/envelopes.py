@@ -39,6 +39,9 @@ class Messages(Projection):
         if self.start != mode.start or self.end != mode.end:
             self.put(mode.start, mode.end, self._framed(mode.plain))
 
+    def sign_of_life(self) -> bytes:
+        return self._mode.sign_of_life()
+
     def render(self, start: int, end: int) -> bytes:
         return self._framed(self._mode.render(start, end))
 
@@ -71,16 +74,22 @@ class Labelled(Messages):
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         if ending.reason == DRAINED.reason:
             return b"", True  # as in mode events: the client resumes elsewhere
-        log = self._log
+        log, last = self._log, b""
+        if ending.reason == COMPLETE.reason:  # what a mode says of a complete stream only; a failure is told once, here
+            words, properly = self._mode.ending(ending, offset)
+            last, ending = (self._lines(words, numbered=False), ending) if properly else (b"", GARBLED)
         seq = offset + (ending is log.ending and offset == log.end)  # as in mode events
         ident = (self._prefix + b"%d" % seq).decode()
         end = {"stream": self._ident, "id": ident, "event": END, "data": ending.message, "ending": ending.reason}
-        return b"%d %b\n" % (seq, orjson.dumps(end)), True
+        return last + b"%d %b\n" % (seq, orjson.dumps(end)), True
 
     def _framed(self, rendered: bytes) -> bytes:
+        return self._lines(rendered)
+
+    def _lines(self, rendered: bytes, *, numbered: bool = True) -> bytes:
         lines = []
         for event in dispatched(rendered):
-            ident = event.id or b""
+            ident = (event.id or b"") if numbered else b""
             ours = ident.startswith(self._prefix)
             texts = {
                 "stream": self._ident,

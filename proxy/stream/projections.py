@@ -9,13 +9,14 @@ import contextlib
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
-from proxy.dialects.dialect import Dialect
+from proxy.dialects.dialect import Chunks, Dialect, Origin
+from proxy.dialects.table import CHUNKS
 from proxy.stream.channel import utf8
-from proxy.stream.endings import COMPLETE, Ending
+from proxy.stream.endings import COMPLETE, GARBLED, Ending
 from proxy.stream.rewriting import Rewriter, Source
 from proxy.wire.errors import BadRequest, Garbled, OffsetBeyond, OffsetGone, UnknownMode
 from proxy.wire.event_id import prefix
-from proxy.wire.sse import spaced, stamp
+from proxy.wire.sse import COMMENT, spaced, stamp
 
 SPAN_BYTES = 64 * 1024  # of frames: a follower that is behind gets no more than this, or one frame, in a write
 MERGED_BYTES = 16 * SPAN_BYTES  # the same where frames are merged, and become a twentieth
@@ -114,6 +115,10 @@ class Projection(Span, ABC):
             end = self._limit(start, end)
         if self.start != start or self.end != end:
             self.put(start, end, self.render(start, end))
+
+    def sign_of_life(self) -> bytes:
+        """Return what a follower may be sent between two frames now, if the mode has heartbeats."""
+        return self._source.reader.heartbeat
 
     @abstractmethod
     def render(self, start: int, end: int) -> bytes:
@@ -278,6 +283,56 @@ class Cumulative(Incremental):
         return b"".join(self._rewriter.state(start, end))
 
 
+class Chat(Events):
+    """What a stream says, whatever its API, in chunks of chat completions, each with the id of the frame that said it.
+
+    Nothing is sent for a frame that says nothing of that kind, but for the first, whose chunk has the role. If the
+    stream itself consists of such chunks, or of data of which nothing is known, it is mode events.
+    """
+
+    __slots__ = ("_chunks", "_origin")
+
+    rewrites = True
+
+    def __init__(self, source: Source) -> None:
+        """Raises: OffsetGone, when it can't be known any more which number a call has."""
+        super().__init__(source)
+        self._chunks: Chunks | None = None if source.dialect.documents.chunks else CHUNKS
+        self._origin = Origin(source.info.id, source.info.created_at)
+        if self._chunks is not None and not source.transcript(self._log.start).whole:
+            start = self._log.start
+            raise OffsetGone(f"the first {start} frames are gone, and this mode counts the calls in them", start + 1)
+
+    def sign_of_life(self) -> bytes:
+        return super().sign_of_life() if self._chunks is None else COMMENT
+
+    def render(self, start: int, end: int) -> bytes:
+        chunks = self._chunks
+        if chunks is None:
+            return super().render(start, end)
+        told = self._source.transcript(end).told(start, end)
+        if not start:
+            told.setdefault(1, [])
+        return b"".join([chunks.tell(self._origin, told[seq], self._ident(seq), seq == 1) for seq in sorted(told)])
+
+    def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
+        chunks, log = self._chunks, self._log
+        if chunks is None:
+            return super().ending(ending, offset)
+        seq = self._ident(offset + (ending is log.ending and offset == log.end))
+        if ending.reason != COMPLETE.reason:
+            return chunks.fail(ending.message or ending.reason, ending.reason, seq), True
+        transcript, reader = self._source.transcript(log.end), self._source.reader
+        if transcript.unread:
+            return chunks.fail(f"event {transcript.unread} of the stream can't be read", GARBLED.reason, seq), False
+        reason = reader.finish_reason or "stop"
+        reason = "" if transcript.finished else self._source.dialect.documents.finish_reasons.get(reason, reason)
+        return chunks.complete(self._origin, reason, reader, seq), True
+
+    def _ident(self, seq: int) -> bytes:
+        return self._id_prefix + b"%d" % seq
+
+
 class Text(Projection):
     """The answer text, plain. A failure, or a frame that can't be parsed, is an aborted connection."""
 
@@ -385,6 +440,7 @@ MODES: dict[str, type[Projection]] = {
     "coalesced": Coalesced,
     "incremental": Incremental,
     "cumulative": Cumulative,
+    "chat": Chat,
     "text": Text,
     "json": Json,
 }

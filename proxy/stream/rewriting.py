@@ -11,6 +11,7 @@ from typing import Protocol
 from proxy.dialects.dialect import Dialect, Reader
 from proxy.dialects.increment import Channel, Increment, Kind
 from proxy.stream.channel import Pieces
+from proxy.stream.info import StreamInfo
 from proxy.stream.log import FrameLog
 from proxy.stream.transcript import Transcript
 from proxy.wire.event_id import prefix
@@ -28,6 +29,9 @@ class Source(Protocol):
 
     @property
     def epoch(self) -> str: ...
+
+    @property
+    def info(self) -> StreamInfo: ...
 
     @property
     def dialect(self) -> Dialect: ...

@@ -194,7 +194,7 @@ class Subscription:
         """Send a heartbeat between two frames, in the dialect's form, unless frames are waiting to be sent."""
         if self.offset == self._log.end:
             try:
-                self.sink.write(Heartbeat(self.stream.reader.heartbeat))
+                self.sink.write(Heartbeat(self._projection.sign_of_life()))
             except Exception as error:
                 self.break_off(error)
 

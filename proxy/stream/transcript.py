@@ -23,14 +23,15 @@ class Transcript:
     """What a stream has said so far, from offset `start` to `end`."""
 
     __slots__ = (
-        "_alike", "_assembler", "_documents", "_ended", "_expected", "_feeding", "_halves", "_marks", "_seams",
-        "_walls", "answer", "channels", "end", "literal", "start",
+        "_alike", "_assembler", "_documents", "_ended", "_expected", "_feeding", "_halves", "_marks", "_places",
+        "_seams", "_walls", "answer", "channels", "end", "literal", "start", "whole",
     )  # fmt: skip
 
     def __init__(self, dialect: Dialect, start: int = 0, *, cumulative: bool | None = None) -> None:
         """`cumulative`: whether the upstream was asked for all so far, or for increments; None: the dialect's way."""
         self.start = start
         self.end = start
+        self.whole = not start  # it has been fed all frames, though it may have dropped texts since
         self.channels: dict[Channel, Pieces] = {}
         self.answer = Pieces()  # of all channels of answer text
         self.literal = True  # every frame said the increment that it brought
@@ -43,6 +44,7 @@ class Transcript:
         self._marks: set[str] | None = None  # of the last frame
         self._ended = False
         self._feeding = False  # also when it failed within a frame
+        self._places: dict[tuple[int, str], dict[int, int]] = {}  # of calls: where they were, and their numbers
         self._halves: dict[Channel, str] | None = None  # of characters that came in two; None: there were none
 
     @property
@@ -136,7 +138,21 @@ class Transcript:
         pieces = self.channels[channel] = Pieces(channel.kind, answers=documents.answers(channel))
         if channel.kind is Kind.TEXT and not documents.states:
             pieces.cumulative = False  # this API has no cumulative texts: nothing is to be detected
+        pieces.retold = self._numbered(documents.retold(channel))
         return pieces
+
+    def _numbered(self, told: Channel | None) -> Channel | None:
+        """Return a channel of chunks with the number of its call: they are counted as they are named.
+
+        None for the texts of a call without a name: a client can't run it.
+        """
+        if told is None or told.place < 0:
+            return told
+        places = self._places.setdefault((told.part, told.name), {})
+        if told.kind is Kind.LABEL:
+            places.setdefault(told.place, len(places))
+        number = places.get(told.place)
+        return None if number is None else told._replace(place=number)
 
     def _settle(self, part: int) -> int:
         """Add the texts that were held back, because a part has ended; return how many channels had one."""
@@ -166,6 +182,20 @@ class Transcript:
         self._seams.append(self.end - 1)
         if wall:
             self._walls.append(self.end - 1)
+
+    def told(self, start: int, end: int) -> dict[int, list[tuple[Channel, str]]]:
+        """Return, by the numbers of the frames between two offsets, what each says, in the channels of chunks."""
+        found: dict[int, list[tuple[Channel, str]]] = {}
+        for pieces in self.channels.values():
+            if pieces.retold is not None:
+                for seq, text in pieces.between(start, end):
+                    found.setdefault(seq, []).append((pieces.retold, text))
+        return found
+
+    @property
+    def finished(self) -> bool:
+        """Whether a part of the answer has said that it has ended."""
+        return any(channel.kind is Kind.END for channel in self.channels)
 
     def runs(self, start: int, end: int, *, walls: bool = False) -> Iterator[tuple[int, int]]:
         """Yield the spans into which the one between two offsets falls when only what is alike is merged.

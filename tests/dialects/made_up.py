@@ -10,6 +10,7 @@ Items are of kind text, thought or call. Its Dialect is all there is of it; no m
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from proxy.dialects.dialect import Dialect, TextKind, Usage
@@ -172,12 +173,18 @@ class MadeUpDocuments:
 
     cumulative = False
     states = False
+    chunks = False
+    finish_reasons: Mapping[str, str] = {"ended": "stop"}
 
     def assembler(self) -> MadeUpAssembler:
         return MadeUpAssembler()
 
     def answers(self, channel: Channel) -> bool:
         return channel.name == "text"
+
+    def retold(self, channel: Channel) -> Channel | None:
+        names = {"text": "content", "thought": "reasoning_content"}
+        return Channel(0, names[channel.name]) if channel.name in names else None
 
 
 MADE_UP = Dialect("made up", MadeUpRequests(), MadeUpFrames(), MadeUpDocuments())

@@ -21,19 +21,20 @@ from proxy.stream.endings import (
     UPSTREAM_RESET,
     Ending,
 )
+from proxy.stream.info import StreamInfo
 from proxy.stream.log import FrameLog
 from proxy.stream.projections import MODES, Json, Projection, Span, View
 from proxy.stream.transcript import Transcript
 from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone
 from tests.cuts import messages
 from tests.fakes import FakeSink
-from tests.streams import follow, new_stream
+from tests.streams import IDENT, follow, new_stream
 
 BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
 REPORTED = UPSTREAM_ERROR.saying("the upstream reported an error")._replace(clean=True)
 each_mode = pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in ("text", "json")])
 """Those in which every frame is seen."""
-each_event_mode = pytest.mark.parametrize("mode", ["events", "incremental", "coalesced", "cumulative"])
+each_event_mode = pytest.mark.parametrize("mode", ["events", "incremental", "coalesced", "cumulative", "chat"])
 each_dialect = pytest.mark.parametrize("dialect", [CHAT, DASHSCOPE], ids=lambda dialect: dialect.name)
 
 
@@ -47,6 +48,7 @@ class Kept:
     """A source: a log, and the transcript of what it still holds when that is first asked for."""
 
     epoch = "gen234"
+    info = StreamInfo(IDENT, "chat", b"someone", 0, 0.0, 1 << 30)
 
     def __init__(self, log: FrameLog, dialect: Dialect | None = None) -> None:
         self.log = log
@@ -80,6 +82,7 @@ def test_modes_are_a_table() -> None:
         "coalesced": (stream, True, True, False),
         "incremental": (stream, True, False, False),
         "cumulative": (stream, True, True, False),
+        "chat": (stream, True, False, False),
         "text": (b"text/plain;charset=UTF-8", False, False, True),
         "json": (b"application/json", False, False, False),
     }
