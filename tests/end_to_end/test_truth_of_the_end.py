@@ -19,7 +19,7 @@ NATIVE_WORD = (
     b"id:1\nevent:result\n:HTTP_STATUS/200\n"
     b'data:{"output":{"choices":[{"message":{"content":"word"},"finish_reason":"null"}]},"request_id":"r"}\n\n'
 )
-MODES = ("raw", "events", "spaced", "incremental", "coalesced", "cumulative", "text", "json")
+MODES = ("raw", "events", "spaced", "incremental", "coalesced", "cumulative", "chat", "text", "json")
 
 
 def frame(value: Any) -> bytes:
@@ -93,6 +93,8 @@ async def test_error_of_any_shape_fails_the_stream_everywhere(
             assert (answer.end, said) == ("cut", b"word")
         elif mode == "json":
             assert (answer.status, b"REASON" in said) == (status, True)
+        elif mode == "chat" and native:  # the upstream's own event is no chunk
+            assert said.count(b'"error":') == said.count(b"REASON") == 1
         else:
             assert said.count(b"REASON") == 1 + (b"an error: " in said)
             assert b"event:error" in said or b"event: error" in said or b'"error": ' in said or b'"error":' in said
