@@ -37,6 +37,9 @@ class DashScopeRequests:
                 return True
         return False
 
+    def asks_events(self, headers: RawHeaders, body: bytes) -> bool:
+        return self.asks_stream(headers)
+
     def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         rewritten = None if self.asks_stream(headers) else _in_increments(body)
         if rewritten is None:

@@ -57,6 +57,9 @@ class Requests(Protocol):
     def asks_stream(self, headers: RawHeaders) -> bool:
         """Return whether the headers request a stream; False for an API where only the body does."""
 
+    def asks_events(self, headers: RawHeaders, body: bytes) -> bool:
+        """Return whether a request asks for a stream, by its headers or its body."""
+
     def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         """Return the headers and the body of a request for the same response as a stream, usage included.
 

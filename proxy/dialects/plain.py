@@ -42,6 +42,9 @@ class PlainRequests:
     def asks_stream(self, headers: RawHeaders) -> bool:
         return False
 
+    def asks_events(self, headers: RawHeaders, body: bytes) -> bool:
+        return False
+
     def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         return None
 

@@ -60,6 +60,10 @@ class ResponseRequests:
     def asks_stream(self, headers: RawHeaders) -> bool:
         return False
 
+    def asks_events(self, headers: RawHeaders, body: bytes) -> bool:
+        asked = members(body)
+        return asked is not None and asked.get("stream") is True
+
     def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         asked = members(body)
         if asked is None or not (asked.get("stream") is None or asked.get("stream") is False):

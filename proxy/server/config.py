@@ -88,6 +88,8 @@ class StreamsConfig(Table):
     retain_s: Seconds = 300
     retain_max_s: Seconds = 3600
     heartbeat_s: Seconds = 15
+    client_keepalive_s: Seconds = 0
+    keepalive_before_head_s: Seconds = 0
     wait_max_s: Seconds = 300
 
     @field_validator("on_disconnect")

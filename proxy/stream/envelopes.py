@@ -75,10 +75,10 @@ class Labelled(Messages):
         if ending.reason == DRAINED.reason:
             return b"", True  # as in mode events: the client resumes elsewhere
         log, last = self._log, b""
+        seq = offset + (ending is log.ending and offset == log.end)  # as in mode events
         if ending.reason == COMPLETE.reason:  # what a mode says of a complete stream only; a failure is told once, here
             words, properly = self._mode.ending(ending, offset)
             last, ending = (self._lines(words, numbered=False), ending) if properly else (b"", GARBLED)
-        seq = offset + (ending is log.ending and offset == log.end)  # as in mode events
         ident = (self._prefix + b"%d" % seq).decode()
         end = {"stream": self._ident, "id": ident, "event": END, "data": ending.message, "ending": ending.reason}
         return last + b"%d %b\n" % (seq, orjson.dumps(end)), True

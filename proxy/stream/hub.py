@@ -319,7 +319,7 @@ class Hub:
                 with self.background:
                     self.forget(stream)
         for subscription, last in list(self.beating.items()):
-            if now - max(last, subscription.stream.fed_at) >= subscription.heartbeat_s:
+            if now - max(last, subscription.stream.heard_at) >= subscription.heartbeat_s:
                 self.beating[subscription] = now
                 with self.background:
                     subscription.beat()

@@ -133,6 +133,11 @@ class Stream:
         return self._log
 
     @property
+    def heard_at(self) -> float:
+        """When the last read came that brought more than comments, in monotonic seconds, in the log or not yet."""
+        return self.fed_at if self.bypass is None else self.bypass.fed_at
+
+    @property
     def reader(self) -> Reader:
         """The dialect's reader, which knows the stream's state so far."""
         return self.vitals.reader

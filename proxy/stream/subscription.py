@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from proxy.stream.endings import COMPLETE, DRAINED, INTERNAL_ERROR, TOO_SLOW, Ending
 from proxy.stream.interfaces import Sink, Transport
-from proxy.stream.projections import SPAN_BYTES, Heartbeat, Projection, Span, View
+from proxy.stream.projections import EVENT_STREAM, SPAN_BYTES, Heartbeat, Projection, Span, View
 from proxy.stream.rank import Rank, Ranks
 
 if TYPE_CHECKING:
@@ -37,8 +37,19 @@ class Subscription:
     )
 
     def __init__(
-        self, stream: "Stream", view: View, sink: Sink, offset: int, heartbeat_s: float = 0, ahead_bytes: int = 0
+        self,
+        stream: "Stream",
+        view: View,
+        sink: Sink,
+        offset: int,
+        heartbeat_s: float = 0,
+        ahead_bytes: int = 0,
+        keepalive_s: float = 0,
     ) -> None:
+        """`heartbeat_s`: seconds of silence after which it is sent a heartbeat, if its mode has any; 0: never.
+
+        `keepalive_s`: the same for a client that asked for the stream, which has them in mode raw, too.
+        """
         self.stream = stream
         self.mode = view.mode
         self.sink = sink
@@ -52,7 +63,10 @@ class Subscription:
         self.cohort = stream.cohort(view)
         self._log = stream.log
         self._projection = stream.projection(view)
-        self.heartbeat_s = heartbeat_s if self._projection.heartbeat else 0  # seconds of silence; 0: none
+        if self._projection.heartbeat:
+            self.heartbeat_s = keepalive_s or heartbeat_s
+        else:
+            self.heartbeat_s = keepalive_s if self._projection.content_type == EVENT_STREAM else 0
 
     @property
     def offset(self) -> int:
@@ -191,8 +205,8 @@ class Subscription:
         return not self.ahead_bytes or self._offset < log.start or log.ending is not None
 
     def beat(self) -> None:
-        """Send a heartbeat between two frames, in the dialect's form, unless frames are waiting to be sent."""
-        if self.offset == self._log.end:
+        """Send a heartbeat in the dialect's form, unless frames wait to be sent, or it has a part of the next one."""
+        if self.offset == self._log.end and not self.ahead_bytes:
             try:
                 self.sink.write(Heartbeat(self._projection.sign_of_life()))
             except Exception as error:

@@ -49,6 +49,10 @@ class MadeUpRequests:
     def asks_stream(self, headers: RawHeaders) -> bool:
         return False
 
+    def asks_events(self, headers: RawHeaders, body: bytes) -> bool:
+        asked = members(body)
+        return asked is not None and asked.get("live") is True
+
     def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         asked = members(body)
         live = None if asked is None or asked.get("live") else asked.put({"live": b"true"})

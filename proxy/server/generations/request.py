@@ -121,6 +121,7 @@ class GenerationReader:
         self._recorded = recorded
         self._attaches = generations.attach_retries_s > 0 and not recorded
         self._rewrites = not recorded and (generations.upgrade != "never" or generations.include_usage or bool(models))
+        self._reads_body = self._rewrites or bool(config.streams.keepalive_before_head_s)
         self.limit(config.limits)
         self._usual = read_options(CIMultiDict(), config)  # of a request without options, as most are
 
@@ -157,7 +158,7 @@ class GenerationReader:
         # One that is looked into, and one that may be sent after its client has left, is held.
         if body is not None:
             pass
-        elif shared or attaches or self._rewrites or options.detached or route.dialect.requests.reads_body:
+        elif shared or attaches or self._reads_body or options.detached or route.dialect.requests.reads_body:
             body = await read_body(request, self._body_bytes)
         else:
             body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)

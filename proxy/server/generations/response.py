@@ -9,6 +9,7 @@ from aiohttp import web
 
 from proxy.access.admission import Admission
 from proxy.access.grants import Grants
+from proxy.downstream.response import Downstream
 from proxy.server.config import Config
 from proxy.server.delivery import begin_answer, begin_stream, deliver
 from proxy.server.document import JSON, deliver_document
@@ -43,6 +44,7 @@ class GenerationResponses:
         self._metrics = metrics
         self._has_links = bool(grants)
         self._heartbeat_s = config.streams.heartbeat_s
+        self._client_keepalive_s = config.streams.client_keepalive_s
         self._keepalive_s = config.generations.keepalive_s
 
     async def send(
@@ -53,12 +55,13 @@ class GenerationResponses:
         options: GenerationOptions,
         joined: Joined | None = None,
         reading: Reading | None = None,
+        begun: Downstream | None = None,
     ) -> web.StreamResponse:
         """Deliver a stream from its start; `head` is the head of the upstream's response.
 
         `joined`: the stream was begun for another request, which this one was found to share it with by that. `reading`
-        is given the subscription. Raises: ConnectionResetError, if the client has gone; Overloaded, if there are too
-        many followers; OffsetGone, if the stream's start is no longer held.
+        is given the subscription. `begun`: the response, if it has begun already. Raises: ConnectionResetError, if the
+        client has gone; Overloaded, if too many follow; OffsetGone, if the stream's start is no longer held.
         """
         late = joined is not None
         replayed = [] if joined is None else _JOINED[joined]
@@ -69,13 +72,14 @@ class GenerationResponses:
         if stream.kept_head is not None:
             downstream = begin_answer(request, stream.kept_head, self._kept(stream) + replayed)
         elif view == JSON:
-            headers = self._found(stream) + replayed
+            headers = self.found(stream.id) + replayed
             return await deliver_document(
                 request, self._hub, stream, headers, first=first, keepalive_s=self._keepalive_s
             )
         else:
-            downstream = begin_stream(request, head, self._found(stream) + replayed, view)
-        subscription = Subscription(stream, view, downstream, 0, self._heartbeat_s)
+            downstream = begun or begin_stream(request, head, self.found(stream.id) + replayed, view)
+        keepalive_s = 0 if stream.kept_head else self._client_keepalive_s
+        subscription = Subscription(stream, view, downstream, 0, self._heartbeat_s, keepalive_s=keepalive_s)
         if reading is not None:
             reading.subscription = subscription
         if first:
@@ -86,7 +90,7 @@ class GenerationResponses:
         """Respond 202 with the description of the stream (`respond-async`, RFC 7240 section 4.1)."""
         named = {"Stream-Id": stream.id, "Location": f"/v1/streams/{stream.id}", "Preference-Applied": "respond-async"}
         replayed = _JOINED["key"] if late and options.idempotency_key is not None else []
-        more = replayed + self._links(stream)
+        more = replayed + self._links(stream.id)
         return answer(describe(stream), 202, named | {name.decode(): value.decode() for name, value in more})
 
     def _check_late(self, stream: Stream, view: View) -> None:
@@ -96,17 +100,17 @@ class GenerationResponses:
             raise OffsetGone(f"the stream's start is gone, the earliest frame held is {log.start + 1}", log.start + 1)
         self._metrics.replayed[view.mode] += log.end_bytes
 
-    def _found(self, stream: Stream) -> Headers:
+    def found(self, stream_id: str) -> Headers:
         """Return the headers that say where a stream is found."""
-        ident = stream.id.encode()
+        ident = stream_id.encode()
         found = b"/v1/streams/" + ident
         headers = [(b"Stream-Id", ident), (b"Location", found), (b"Content-Location", found)]
-        return headers + self._links(stream) if self._has_links else headers
+        return headers + self._links(stream_id) if self._has_links else headers
 
     def _kept(self, stream: Stream) -> Headers:
         """Return the headers that say where a response that is no event stream is found, if it is kept."""
-        return [(b"Stream-Id", stream.id.encode()), *self._links(stream)] if stream.info.retain_s else []
+        return [(b"Stream-Id", stream.id.encode()), *self._links(stream.id)] if stream.info.retain_s else []
 
-    def _links(self, stream: Stream) -> Headers:
+    def _links(self, stream_id: str) -> Headers:
         """Return the header with a URL to follow a stream without the caller's key, if tokens are configured."""
-        return [(b"Stream-Follow-URL", self._grants.follow_url(stream.id).encode())] if self._has_links else []
+        return [(b"Stream-Follow-URL", self._grants.follow_url(stream_id).encode())] if self._has_links else []
