@@ -19,7 +19,6 @@ from proxy.dialects.route import Route
 from proxy.downstream.listener import REFUSED
 from proxy.downstream.request_body import release_body
 from proxy.server.config import LimitsConfig
-from proxy.server.generations.options import GenerationOptions
 from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_known_stream, is_stream
 from proxy.server.generations.response import GenerationResponses, Joined
 from proxy.server.generations.retries import LostCalls, Reading
@@ -34,7 +33,7 @@ from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.pump import Pump
-from proxy.wire.errors import UpstreamError
+from proxy.wire.errors import ProxyError, UpstreamError
 
 _RUN_ON = OnDisconnect(None)
 _MOMENT_S = 2.0  # for the head of a response in the background: within it a refusal is the answer
@@ -84,7 +83,8 @@ class Generations:
         """Deliver the response of an upstream call: a new one, or one that other requests share."""
         generation = await self._reader.read(route, request, caller)
         options = generation.options
-        if generation.identity is None and generation.meaning is None and not options.detached:
+        alone = generation.identity is None and generation.meaning is None and not options.detached
+        if alone and not generation.keepalive_s:
             return await self._alone(request, generation)
         call, how = await self._earlier(generation)
         late = call is not None
@@ -102,7 +102,7 @@ class Generations:
                 return await self._in_background(request, call, generation, joined)
             return self._responses.accept(call.stream, options, late=late)
         if generation.meaning is None:
-            return await self._follow(call, request, options, joined)
+            return await self._follow(call, request, generation, joined)
         return await self._follow_unless_lost(call, request, generation, joined)
 
     async def _earlier(self, generation: GenerationRequest) -> tuple[Call | None, Joined]:
@@ -118,17 +118,27 @@ class Generations:
         self,
         call: Call,
         request: web.BaseRequest,
-        options: GenerationOptions,
+        generation: GenerationRequest,
         joined: Joined | None,
         reading: Reading | None = None,
     ) -> web.StreamResponse:
         """Wait for the head of a call's response, and deliver its stream."""
+        early = self._responses.early(request, call, generation, joined) if generation.keepalive_s else None
         place = self._hub.reserve(followers=1)
         try:
+            if early is not None:
+                await early.wait()
             head = await call.answered()
+        except ProxyError as error:
+            if early is None or early.downstream is None:
+                raise
+            return early.fail(error)
         finally:
             place.give_back()
-        return await self._responses.send(request, call.stream, head, options, joined, reading)
+        begun = None if early is None else early.downstream
+        if early is not None and begun is not None and call.stream.kept_head is not None:
+            return await early.refuse()
+        return await self._responses.send(request, call.stream, head, generation.options, joined, reading, begun)
 
     async def _follow_unless_lost(
         self, call: Call, request: web.BaseRequest, generation: GenerationRequest, joined: Joined | None
@@ -138,7 +148,7 @@ class Generations:
         reading, over = Reading(request), joined != "retry"  # one that is refused a place may come again
         self._lost.begin(generation.meaning)
         try:
-            response = await self._follow(call, request, generation.options, joined, reading)
+            response = await self._follow(call, request, generation, joined, reading)
             over = reading.subscription is None or reading.had_all(call.stream)
             return response
         except (asyncio.CancelledError, ConnectionError):

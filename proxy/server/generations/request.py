@@ -27,7 +27,7 @@ from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
 from proxy.server.models import Models
 from proxy.server.pass_through import Forward
 from proxy.stream.info import StreamInfo
-from proxy.stream.projections import View, check_view
+from proxy.stream.projections import EVENT_STREAM, MODES, View, check_view
 from proxy.stream.vitals import Vitals
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
@@ -63,6 +63,7 @@ class GenerationRequest:
     background: bool = False  # its client is sent the object of the response at once, and fetches it later
     meaning: bytes | None = None  # by which it finds the call of a lost client, or is found; None: it does neither
     method: bytes = b"POST"
+    keepalive_s: float = 0  # its response begins before the upstream's, after so many seconds; 0: it does not
     recorded: bool = False  # it is of a recorded route: no generation, and a stream only if its response says so
 
     def info(self, ident: str, max_log_bytes: int, cumulative: bool | None) -> StreamInfo:
@@ -121,7 +122,8 @@ class GenerationReader:
         self._recorded = recorded
         self._attaches = generations.attach_retries_s > 0 and not recorded
         self._rewrites = not recorded and (generations.upgrade != "never" or generations.include_usage or bool(models))
-        self._reads_body = self._rewrites or bool(config.streams.keepalive_before_head_s)
+        self._early_s = config.streams.keepalive_before_head_s
+        self._reads_body = self._rewrites or self._early_s > 0
         self.limit(config.limits)
         self._usual = read_options(CIMultiDict(), config)  # of a request without options, as most are
 
@@ -180,9 +182,17 @@ class GenerationReader:
             generation = rewrite(generation, self._config.generations)
         if attaches:
             generation.meaning = _meaning(request, generation)
+        if self._early_s and self._asks_events(request, generation):
+            generation.keepalive_s = self._early_s
         if shared:
             generation = replace(generation, identity=_identify(request, generation))
         return self._directed(generation) if self._models else generation
+
+    def _asks_events(self, request: web.BaseRequest, generation: GenerationRequest) -> bool:
+        """Return whether a client asks for a stream and waits for it, in a mode of events."""
+        options, requests = generation.options, generation.route.dialect.requests
+        in_events = MODES[options.view.mode].content_type == EVENT_STREAM and not options.respond_async
+        return in_events and requests.asks_events(request.raw_headers, generation.whole_body)
 
     def _directed(self, generation: GenerationRequest) -> GenerationRequest:
         """Choose the upstream of the model, and write the name that it has there."""

@@ -13,8 +13,11 @@ from proxy.downstream.response import Downstream
 from proxy.server.config import Config
 from proxy.server.delivery import begin_answer, begin_stream, deliver
 from proxy.server.document import JSON, deliver_document
+from proxy.server.generations.early_head import EarlyHead
 from proxy.server.generations.options import GenerationOptions
+from proxy.server.generations.request import GenerationRequest
 from proxy.server.generations.retries import Reading
+from proxy.server.generations.shared_calls import Call
 from proxy.server.json_responses import answer
 from proxy.stream.hub import Hub
 from proxy.stream.projections import View
@@ -85,6 +88,13 @@ class GenerationResponses:
         if first:
             stream.originator = subscription
         return await deliver(self._hub, downstream, subscription)
+
+    def early(
+        self, request: web.BaseRequest, call: Call, generation: GenerationRequest, joined: Joined | None
+    ) -> EarlyHead:
+        """Return the response that may begin before that of the upstream."""
+        ours = self.found(call.stream.id) + ([] if joined is None else _JOINED[joined])
+        return EarlyHead(request, call, generation.options.view, ours, generation.keepalive_s)
 
     def accept(self, stream: Stream, options: GenerationOptions, *, late: bool) -> web.StreamResponse:
         """Respond 202 with the description of the stream (`respond-async`, RFC 7240 section 4.1)."""

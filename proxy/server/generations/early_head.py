@@ -1,0 +1,81 @@
+"""The response to a client before the upstream's head is there: status 200, and a comment every so many seconds.
+
+It commits to a stream. What then keeps one from coming, a refusal of the upstream's above all, is told by an error
+event of the dialect, in mode raw, too, since nothing of the upstream's was sent.
+"""
+
+import asyncio
+
+from aiohttp import web
+
+from proxy.dialects.failure import reported
+from proxy.downstream.response import Downstream
+from proxy.server.delivery import CACHING, refusal
+from proxy.server.generations.shared_calls import ASKING, Call
+from proxy.stream.endings import REFUSED, Ending
+from proxy.stream.projections import MODES, Heartbeat, View
+from proxy.timers import wait
+from proxy.wire.errors import ProxyError
+from proxy.wire.http import Headers
+from proxy.wire.sse import COMMENT
+
+_REFUSAL_S = 5.0  # for the body of a refusal
+
+
+class EarlyHead:
+    """The response to a client that waits for the head of a call's response; it begins only if that takes long."""
+
+    __slots__ = ("_call", "_every_s", "_ours", "_request", "_view", "downstream")
+
+    def __init__(self, request: web.BaseRequest, call: Call, view: View, ours: Headers, every_s: float) -> None:
+        """`ours`: the proxy's own headers. `every_s`: seconds of silence before the head, and before each comment."""
+        self._request = request
+        self._call = call
+        self._view = view
+        self._ours = ours
+        self._every_s = every_s
+        self.downstream: Downstream | None = None  # the response, once it has begun
+
+    async def wait(self) -> None:
+        """Wait until the upstream has responded, or failed to. Raises: ConnectionResetError, if the client has gone."""
+        stream = self._call.stream
+        stream.hold(ASKING)
+        try:
+            while not (await asyncio.wait([self._call.opening], timeout=self._every_s))[0]:
+                self.downstream = self.downstream or self._begin()
+                self.downstream.write(Heartbeat(COMMENT))
+        finally:
+            asyncio.get_running_loop().call_soon(stream.release, ASKING)  # the client follows at once, if at all
+
+    def fail(self, error: ProxyError) -> web.StreamResponse:
+        """End the response with the error for which there is no stream."""
+        return self._end(self._call.stream.log.ending or REFUSED.saying(error.message))
+
+    async def refuse(self) -> web.StreamResponse:
+        """End the response with what the upstream's says, which is no stream."""
+        stream = self._call.stream
+        assert stream.kept_head is not None
+        stream.hold(ASKING)
+        try:
+            if not stream.sealed:
+                sealed: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+                stream.when_sealed(sealed.set_result)
+                await wait(sealed, _REFUSAL_S)
+            found, plain = reported(b"".join(stream.log.frames)), refusal(stream.kept_head)
+        finally:
+            stream.release(ASKING)
+        return self._end(plain if found is None else plain.saying(f"{plain.message}: {found.reason}"))
+
+    def _begin(self) -> Downstream:
+        mode = self._view.mode
+        named = [] if mode == "raw" else [(b"Stream-Mode", mode.encode())]
+        downstream = Downstream(self._request)
+        downstream.start(b"OK", [(b"Content-Type", MODES[mode].content_type), *CACHING, *named, *self._ours])
+        return downstream
+
+    def _end(self, ending: Ending) -> web.StreamResponse:
+        assert self.downstream is not None
+        view = View("events") if self._view.mode == "raw" else self._view
+        last, _ = self._call.stream.projection(view).ending(ending, 0)
+        self.downstream.close(last)
+        return self.downstream.response
