@@ -20,7 +20,7 @@ ASKED = {
     "native": (NATIVE, native_body()),
 }
 BEFORE = {"keepalive_before_head_s": 0.1}
-AFTER = {"client_keepalive_s": 0.3}
+AFTER = {"client_keepalive_s": 0.2}
 
 
 @on_one_loop
