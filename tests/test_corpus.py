@@ -188,7 +188,7 @@ def mode_problems(dialect: Dialect, entry: Entry, mode: str, sink: Connected, *,
         found += [] if text == entry.text else [f"its text is {text!r}"]
     elif mode == "json":
         found += document_problems(dialect, entry, read(sink.received)) if sink.ended == "closed" else []
-    elif mode in ("events", "spaced"):
+    elif mode in ("events", "spaced") or (mode == "chat" and dialect.documents.chunks):
         had = messages(sink.received)
         sent = said_by(entry.body if failed else entry.body + b"\n\n")
         said = said_by(sink.received)
