@@ -128,7 +128,6 @@ class SpanSink(FakeSink):
         super().__init__(clogged=clogged)
         self.projection: Span
         """Of its view: the span that is sent."""
-        self.sent: Span | None = None
         self.spans: list[tuple[int, int]] = []
         self.beats = 0
 
@@ -137,13 +136,12 @@ class SpanSink(FakeSink):
             assert self.ended is None, "a heartbeat after the end"
             self.beats += not self.clogged
             return not self.clogged
-        self.sent = span
         return super().write(span)
 
     def take(self, data: bytes) -> None:
         super().take(data)
-        if self.sent is self.projection:
-            self.spans.append((self.sent.start, self.sent.end))
+        if data is self.projection.plain:  # else it is of lines that are sent ahead, in mode raw
+            self.spans.append((self.projection.start, self.projection.end))
 
 
 class Follower:
