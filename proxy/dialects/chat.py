@@ -5,14 +5,14 @@ from typing import Any
 from proxy.dialects.choices import ChoiceDocuments
 from proxy.dialects.delta import Delta, index_of, json_object, record
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
-from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
+from proxy.dialects.failure import FOREIGN, Failure, failure, foreign, names_error
 from proxy.dialects.generated import generated
 from proxy.dialects.reader import LearningReader
 from proxy.wire import json_text
 from proxy.wire.errors import ProxyError, RequestError
 from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import Members, members
-from proxy.wire.sse import fields, payload
+from proxy.wire.sse import payload
 
 _DONE = b"[DONE]"
 
@@ -87,7 +87,7 @@ class ChatReader(LearningReader):
 
     def _note_fields(self, frame: bytes, data: bytes | None) -> bool:
         """Check a frame's fields besides its data; return whether the event is named error."""
-        if b"event" in frame and fields(frame).type == b"error":
+        if b"event" in frame and names_error(frame):
             return True
         if data is None or frame.startswith(FOREIGN):
             self._fail(foreign(frame))
@@ -101,9 +101,9 @@ class ChatReader(LearningReader):
                 continue
             index, reason = index_of(choice, place), choice.get("finish_reason")
             delta = choice.get("delta") or choice.get("message")
-            for place_of_error in (choice, delta):
-                if type(place_of_error) is dict and "error" in place_of_error:
-                    self._fail(_in_choice(failure(b"", b"", {"error": place_of_error["error"]}, named=False)))
+            for told in (choice, delta):
+                if type(told) is dict and "error" in told:
+                    self._fail(_in_choice(failure(b"", b"", {"error": told["error"]}, named=False)))
             self._finish(index, reason)
             if "usage" in choice:
                 self._take_usage(choice["usage"])

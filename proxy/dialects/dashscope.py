@@ -118,6 +118,9 @@ class DashScopeReader(LearningReader):
         choices = isinstance(output.get("choices"), list)
         for place, message in enumerate(messages):
             index = index_of(message, place) if choices else place
+            if "error" in message:
+                found_error = failure(b"", b"", {"error": message["error"]}, named=False)
+                self._fail(found_error and found_error._replace(recognised=False))
             if choices or "finish_reason" in message:
                 self._finish(index, message.get("finish_reason"))
             found = generated(message)

@@ -167,6 +167,8 @@ ENTRIES = {
         b'data:{"code":"InvalidParameter","message":"boom","output":{},"usage":{}}\n\n', "boom"
     ),
     "OpenAI's": failing(b'data: {"error":{"message":"boom","code":"internal_error"}}\n\n', "boom"),
+    "in the output": failing(result({"error": {"message": "boom"}}), "boom"),
+    "in a choice": failing(result({"choices": [{"error": {"message": "boom"}, "message": {}}]}), "boom"),
     "status_code": failing(b'data:{"status_code":500,"code":"InternalError","message":"boom"}\n\n', "boom"),
     "HTML": failing(b"<html><head><title>502 boom</title></head></html>\n", "502 boom"),
     "text in place of an event": failing(b"upstream connect error: boom\n\n", "boom"),
