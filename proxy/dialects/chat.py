@@ -161,7 +161,8 @@ class ChatDocuments(ChoiceDocuments):
         for place, choice in enumerate(document.get("choices") or ()):
             if isinstance(choice, dict) and isinstance(delta := _delta(choice), dict):
                 whole = delta is choice.get("message")
-                found.append(Delta(index_of(choice, place), choice, delta, "content", whole=whole))
+                key = "content" if "content" in delta or not isinstance(delta.get("text"), str) else "text"
+                found.append(Delta(index_of(choice, place), choice, delta, key, whole=whole))
         return found
 
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
@@ -201,10 +202,15 @@ def _with_usage(asked: Members, more: dict[str, bytes]) -> bytes | None:
 
 
 def _delta(choice: dict[str, Any]) -> Any:
-    """Return a choice's delta, or the message in its place; a choice that finishes without one gets an empty delta."""
+    """Return a choice's delta, or what is in its place: the message, or the choice itself with a text.
+
+    A choice that finishes without any of these gets an empty delta.
+    """
     delta = choice.get("delta")
     if isinstance(message := choice.get("message"), dict) and not delta:
         return message
+    if not delta and isinstance(choice.get("text"), str):  # of legacy completions
+        return choice
     if delta is None and choice.get("finish_reason"):
         delta = choice["delta"] = {}
     return delta

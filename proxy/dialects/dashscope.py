@@ -169,9 +169,10 @@ class DashScopeDocuments(ChoiceDocuments):
                 for place, choice in enumerate(records(choices))
                 if isinstance(message := choice.get("message"), dict)
             ]
-        if isinstance(output.get("text"), str):
-            return [Delta(0, output, output, "text", lone=True)]
         message = _message(output)
+        for key in ("text", "content"):
+            if isinstance(output.get(key), str) and (key == "text" or message is None):
+                return [Delta(0, output, output, key, lone=True)]
         return [] if message is None else [Delta(0, output, message, "content", lone=True)]
 
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
@@ -216,7 +217,9 @@ class DashScopeDocuments(ChoiceDocuments):
 
 _WORKFLOW = "workflow_message"  # of workflow applications; the text is in its `message`
 _ENVELOPE = ("request_id",)
-_TEXTS = frozenset(["choices", "finish_reason", "text", "reasoning_content", "tool_calls", "role", "message"])
+_TEXTS = frozenset(
+    ["choices", "finish_reason", "text", "content", "reasoning_content", "tool_calls", "role", "message"]
+)
 
 
 def _message(output: dict[str, Any]) -> dict[str, Any] | None:

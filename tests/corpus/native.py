@@ -38,6 +38,9 @@ ENTRIES = {
     ),
     "increments, though not asked for": said(HEL + LO + STOP)._replace(cumulative=None),
     "text": said(result({"text": "Hel", "finish_reason": "null"}) + result({"text": "lo", "finish_reason": "stop"})),
+    "content in the output": said(
+        result({"content": "Hel", "finish_reason": "null"}) + result({"content": "lo", "finish_reason": "stop"})
+    ),
     "text beside choices null": said(
         result({"text": "Hel", "choices": None, "finish_reason": "null"})
         + result({"text": "lo", "choices": None, "finish_reason": "stop"})
