@@ -41,9 +41,12 @@ def read(data: bytes) -> Any:
 
 def joined(content: Any) -> Any:
     """Return the text of a content that may be in parts."""
+    if isinstance(content, dict):
+        content = [content]
     if not isinstance(content, list):
         return content
-    return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+    parts = [{"text": part} if isinstance(part, str) else part for part in content]
+    return "".join(part.get("text") or "" for part in parts if isinstance(part, dict))
 
 
 def _index(item: dict[str, Any], place: int) -> int:
@@ -72,17 +75,17 @@ class Heard:
         if isinstance(choices, list):
             for place, choice in enumerate(choices):
                 if isinstance(choice, dict) and _index(choice, place) == 0:
-                    self._add(choice.get("delta") or choice.get("message") or {})
+                    self._add(choice.get("delta") or choice.get("message") or choice)
         elif "text" in output:
             self._add({**output, "content": output["text"]})
         else:
-            self._add(output.get("message") or (output.get("workflow_message") or {}).get("message"))
+            self._add(output.get("message") or (output.get("workflow_message") or {}).get("message") or output)
 
     def _add(self, delta: Any) -> None:
         if not isinstance(delta, dict):
             return
         for name in ("content", *TEXTS):
-            said = joined(delta.get(name))
+            said = joined(delta.get(name, delta.get("text") if name == "content" else None))
             if isinstance(said, str):
                 self.texts[name] = self._sum(self.texts.get(name, ""), said)
         for place, call in enumerate(filter(None, delta.get("tool_calls") or ())):

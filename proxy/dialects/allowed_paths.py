@@ -10,15 +10,20 @@ import re
 from collections.abc import Iterable
 
 from proxy.dialects import table
-from proxy.wire.errors import FileNotAllowed, PathNotAllowed
+from proxy.wire.errors import FileNotAllowed, PathNotAllowed, UnsupportedMediaType
 
 # No escapes, no empty segments or dot segments, no path parameters: servers may interpret these differently.
 SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._~:@+,=-]+"
 _FILES = "/v1/files"
-# A text that begins so: a system message, by which some models read a file of the key's account. Not what is quoted
-# within a text, where the quotation mark is escaped.
-_FILE = re.compile(rb"""(?<!\\)"(?:\s|\\[nrt])*fileid:(?:\\?/){2}""", re.IGNORECASE)
-_ESCAPED = re.compile(rb"\\u00(2[fF]|3[aA]|[46][0-9A-Fa-f]|[57][0-9aA])")  # letters, the colon, the slash
+_PLAIN = ("", "identity", "none")
+# A text that begins so: a system message, by which some models read a file of the key's account; or a member that has
+# the id of one, as parts of type input_file or document have. Not what is quoted within a text, where the quotation
+# mark is escaped; nor other ids under the same name, which tools of the client may have.
+_FILE = re.compile(
+    rb"""(?<!\\)"(?:(?:\s|\\[nrt])*fileid:(?:\\?/){2}|file_?ids?"\s*:\s*(?:\[[^\[\]{}]{0,200})?"file[-_])""",
+    re.IGNORECASE,
+)
+_ESCAPED = re.compile(rb"\\u00(2[dDfF]|3[aA]|[46][0-9A-Fa-f]|[57][0-9aAfF])")  # letters, and - / : _
 
 
 class AllowedPaths:
@@ -42,6 +47,14 @@ class AllowedPaths:
                 " can allow it, unless the path has escapes, empty segments or dot segments"
             )
 
+    def check_encoding(self, encoding: str) -> None:
+        """Check the Content-Encoding of a body. Raises: UnsupportedMediaType, if `check_body` could not read it."""
+        if encoding.strip().lower() not in _PLAIN and not self._lends_files:
+            raise UnsupportedMediaType(
+                f"the body has the content encoding {encoding[:50]!r}; with the key of this proxy it must have none,"
+                " since it may refer to a file"
+            )
+
     def check_body(self, body: bytes) -> None:
         """Check a body, or a part of it. Raises: FileNotAllowed, if it refers to a file and files are not allowed."""
         if self._lends_files:
@@ -50,8 +63,8 @@ class AllowedPaths:
             body = _ESCAPED.sub(lambda escape: bytes.fromhex(escape[1].decode()), body)
         if _FILE.search(body):
             raise FileNotAllowed(
-                "a file may not be referred to (fileid://) with the key of this proxy, which can't tell whose it is;"
-                f" the setting upstream.paths can allow it, with {_FILES}/"
+                "a file may not be referred to (fileid://, file_id) with the key of this proxy, which can't tell whose"
+                f" it is; the setting upstream.paths can allow it, with {_FILES}/"
             )
 
 

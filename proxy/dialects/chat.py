@@ -5,7 +5,7 @@ from typing import Any
 from proxy.dialects.choices import ChoiceDocuments
 from proxy.dialects.delta import Delta, channel, index_of, json_object, record
 from proxy.dialects.dialect import Dialect, Origin, Reader, TextKind, Usage, model_of
-from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
+from proxy.dialects.failure import FOREIGN, Failure, failure, foreign, names_error
 from proxy.dialects.generated import generated
 from proxy.dialects.increment import Channel
 from proxy.dialects.reader import LearningReader
@@ -13,7 +13,7 @@ from proxy.wire import json_text
 from proxy.wire.errors import ProxyError, RequestError
 from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import Members, members
-from proxy.wire.sse import fields, payload
+from proxy.wire.sse import payload
 
 _DONE = b"[DONE]"
 
@@ -92,7 +92,7 @@ class ChatReader(LearningReader):
 
     def _note_fields(self, frame: bytes, data: bytes | None) -> bool:
         """Check a frame's fields besides its data; return whether the event is named error."""
-        if b"event" in frame and fields(frame).type == b"error":
+        if b"event" in frame and names_error(frame):
             return True
         if data is None or frame.startswith(FOREIGN):
             self._fail(foreign(frame))
@@ -106,9 +106,9 @@ class ChatReader(LearningReader):
                 continue
             index, reason = index_of(choice, place), choice.get("finish_reason")
             delta = choice.get("delta") or choice.get("message")
-            for place_of_error in (choice, delta):
-                if type(place_of_error) is dict and "error" in place_of_error:
-                    self._fail(_in_choice(failure(b"", b"", {"error": place_of_error["error"]}, named=False)))
+            for told in (choice, delta):
+                if type(told) is dict and "error" in told:
+                    self._fail(_in_choice(failure(b"", b"", {"error": told["error"]}, named=False)))
             self._finish(index, reason)
             if "usage" in choice:
                 self._take_usage(choice["usage"])
@@ -167,7 +167,8 @@ class ChatDocuments(ChoiceDocuments):
         for place, choice in enumerate(document.get("choices") or ()):
             if isinstance(choice, dict) and isinstance(delta := _delta(choice), dict):
                 whole = delta is choice.get("message")
-                found.append(Delta(index_of(choice, place), choice, delta, "content", whole=whole))
+                key = "content" if "content" in delta or not isinstance(delta.get("text"), str) else "text"
+                found.append(Delta(index_of(choice, place), choice, delta, key, whole=whole))
         return found
 
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
@@ -267,10 +268,15 @@ def _with_usage(asked: Members, more: dict[str, bytes]) -> bytes | None:
 
 
 def _delta(choice: dict[str, Any]) -> Any:
-    """Return a choice's delta, or the message in its place; a choice that finishes without one gets an empty delta."""
+    """Return a choice's delta, or what is in its place: the message, or the choice itself with a text.
+
+    A choice that finishes without any of these gets an empty delta.
+    """
     delta = choice.get("delta")
     if isinstance(message := choice.get("message"), dict) and not delta:
         return message
+    if not delta and isinstance(choice.get("text"), str):  # of legacy completions
+        return choice
     if delta is None and choice.get("finish_reason"):
         delta = choice["delta"] = {}
     return delta

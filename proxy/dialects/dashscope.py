@@ -121,6 +121,9 @@ class DashScopeReader(LearningReader):
         choices = isinstance(output.get("choices"), list)
         for place, message in enumerate(messages):
             index = index_of(message, place) if choices else place
+            if "error" in message:
+                found_error = failure(b"", b"", {"error": message["error"]}, named=False)
+                self._fail(found_error and found_error._replace(recognised=False))
             if choices or "finish_reason" in message:
                 self._finish(index, message.get("finish_reason"))
             found = generated(message)
@@ -169,9 +172,10 @@ class DashScopeDocuments(ChoiceDocuments):
                 for place, choice in enumerate(records(choices))
                 if isinstance(message := choice.get("message"), dict)
             ]
-        if isinstance(output.get("text"), str):
-            return [Delta(0, output, output, "text", lone=True)]
         message = _message(output)
+        for key in ("text", "content"):
+            if isinstance(output.get(key), str) and (key == "text" or message is None):
+                return [Delta(0, output, output, key, lone=True)]
         return [] if message is None else [Delta(0, output, message, "content", lone=True)]
 
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
@@ -216,7 +220,9 @@ class DashScopeDocuments(ChoiceDocuments):
 
 _WORKFLOW = "workflow_message"  # of workflow applications; the text is in its `message`
 _ENVELOPE = ("request_id",)
-_TEXTS = frozenset(["choices", "finish_reason", "text", "reasoning_content", "tool_calls", "role", "message"])
+_TEXTS = frozenset(
+    ["choices", "finish_reason", "text", "content", "reasoning_content", "tool_calls", "role", "message"]
+)
 
 
 def _message(output: dict[str, Any]) -> dict[str, Any] | None:

@@ -71,7 +71,9 @@ class Delta:
     def find(self) -> None:
         """Find the texts and the other fields; the numbers in `calls` must be right by now."""
         index, texts = self.index, self.texts
-        for key, value in self.message.items():
+        # Of a choice that is its own message, the other fields are those of a choice.
+        own = self.message is self.choice and not self.lone
+        for key, value in [(self.content, self.message[self.content])] if own else self.message.items():
             if value is None:
                 continue
             if key == self.content:
@@ -103,7 +105,7 @@ class Delta:
     def _find_beside(self) -> None:
         message = self.message
         for key, value in self.choice.items():
-            if value is None or value is message:
+            if value is None or value is message or (key == self.content and message is self.choice):
                 continue
             if key == "finish_reason":
                 self._mark(key, value)
@@ -176,10 +178,12 @@ class Delta:
     def _put_content(self, text: str) -> None:
         key = self.content
         parts = self.message.get(key)
+        if isinstance(parts, dict):
+            parts = [parts]
         if not isinstance(parts, list):
             self.message[key] = text
             return
-        first: dict[str, Any] = next(filter(_is_text, parts), {})
+        first = record(next(filter(_is_text, parts), {}))
         places = [place for place, part in enumerate(parts) if _is_text(part)]
         said = {**first, "text": text}
         others = [part for part in _beside_text(parts) if part != {**first, "text": ""}]
@@ -260,8 +264,8 @@ def _with_text(body: dict[str, Any], field: str, text: str) -> dict[str, Any]:
 
 
 def _arguments(stated: Any) -> Any:
-    """Return a call's arguments as text; some servers send the object itself."""
-    return json_text.written(stated).decode() if isinstance(stated, dict | list) else stated
+    """Return a call's arguments as text; some servers send the value itself."""
+    return stated if stated is None or isinstance(stated, str) else json_text.written(stated).decode()
 
 
 _TEXT_PART = frozenset(["text", "type"])
@@ -269,26 +273,32 @@ _TEXT_TYPES = ("text", "output_text")
 
 
 def _is_text(part: Any) -> bool:
+    if isinstance(part, str):
+        return True
     if not isinstance(part, dict) or not isinstance(part.get("text", 0), str | None):
         return False
     return part.keys() <= _TEXT_PART or part.get("type") in _TEXT_TYPES
 
 
-def _beside_text(parts: list[Any]) -> list[Any]:
+def _beside_text(parts: Any) -> list[Any]:
     """Return what content parts have beside text: other parts, and the annotations of texts, without the text."""
     found = []
-    for part in parts:
+    for part in [parts] if isinstance(parts, dict) else parts:
         if not _is_text(part):
             found.append(part)
-        elif any(says_anything(part[key]) for key in part.keys() - _TEXT_PART):
+        elif isinstance(part, dict) and any(says_anything(part[key]) for key in part.keys() - _TEXT_PART):
             found.append({**part, "text": ""})
     return found
 
 
 def _joined(content: Any) -> str | None:
-    """Return the text of a list of content parts; None if there is none."""
+    """Return the text of a list of content parts, or of a single part; None if there is none."""
+    if isinstance(content, dict):
+        content = [content]
     if isinstance(content, list) and (not content or any(map(_is_text, content))):
-        return "".join([part.get("text") or "" for part in content if _is_text(part)])
+        return "".join(
+            [part if isinstance(part, str) else part.get("text") or "" for part in filter(_is_text, content)]
+        )
     return None
 
 

@@ -33,9 +33,12 @@ _DATA = re.compile(rb"[\r\n]data:")
 _FIELD_NAME = re.compile(rb"[\w-]*")
 _LINE_ENDS = (b"\n", b"\r")
 _LONGEST = 500  # characters of a message
-_MESSAGES = ("message", "msg", "error_msg", "error_message", "errmsg", "detail", "status_msg", "title")
-_CODES = ("code", "error_code", "errcode", "errorCode", "status_code")
+# Fields of errors, as `_spelled` spells them.
+_MESSAGES = ("message", "msg", "errormsg", "errormessage", "errmsg", "errmessage", "detail", "statusmsg", "title")
+_CODES = ("code", "errorcode", "errcode", "statuscode", "retcode")
 _FAILED = ("error", "failed", "failure")  # as a status
+# The name of an event, of the type of an object, or of a field: `error`, `Exception`, `internalServerException`.
+_ERROR_NAME = re.compile(r"\w*(?:error|exception)|fatal|failed|failure", re.IGNORECASE)
 _NO_CODES = (None, "", 0, 200, "0", "200", "null", "ok", "OK", "success", "Success")
 FOREIGN = (b"{", b"<", b"[")  # no field of an event begins with these
 _ANSWERS = ("choices", "output")  # a frame that is no error has one of these
@@ -58,10 +61,16 @@ class Failure(NamedTuple):
 
 def reported(frame: bytes) -> Failure | None:
     """Return the error that a frame, or bytes in place of a frame, report."""
-    event = fields(frame)
-    if event.type != b"error" and (event.data is None or frame.startswith(FOREIGN)):
+    event, named = fields(frame), names_error(frame)
+    if not named and (event.data is None or frame.startswith(FOREIGN)):
         return foreign(frame)
-    return failure(frame, event.data or b"", json_object(event.data or b""), named=event.type == b"error")
+    return failure(frame, event.data or b"", json_object(event.data or b""), named=named)
+
+
+def names_error(frame: bytes) -> bool:
+    """Return whether the name of an event says that it is an error, whatever clients of the API think of it."""
+    name = fields(frame).type
+    return name == b"error" or (bool(name) and _says_error(name.decode("latin-1")))
 
 
 def failure(frame: bytes, data: bytes, told: dict[str, Any], *, named: bool) -> Failure | None:
@@ -69,8 +78,11 @@ def failure(frame: bytes, data: bytes, told: dict[str, Any], *, named: bool) -> 
 
     `told` is {} if the frame's data is not a JSON object, which no client can read.
     """
-    error = told.get("error")
+    read, told = told, _spelled(told)
+    error = told.get("error") or _named_so(told)
     if not named and not _says(error) and not _is_flat(told):
+        if names_error(frame):
+            return failure(frame, data, read, named=True)
         return None if told or not frame.endswith(_LINE_ENDS) else _unreadable(data)  # else it may be cut off
     inner = _inner(error)
     message = _first(_texts((inner, told), _MESSAGES)) or (error if isinstance(error, str) else None) or _detail(told)
@@ -88,8 +100,25 @@ def failure(frame: bytes, data: bytes, told: dict[str, Any], *, named: bool) -> 
 
 def _inner(error: Any) -> dict[str, Any]:
     """Return the object that describes an error: the member `error`, one within it, or one in a list."""
-    found = error if isinstance(error, dict) else next(iter(records(error)), {})
-    return record(found.get("error")) or found
+    found = _spelled(error if isinstance(error, dict) else next(iter(records(error)), {}))
+    return _spelled(record(found.get("error"))) or found
+
+
+def _spelled(told: dict[str, Any]) -> dict[str, Any]:
+    """Return an object with its fields spelled alike: in lower case, without separators."""
+    return {re.sub(r"[_-]", "", key).lower(): value for key, value in told.items()}
+
+
+def _says_error(name: str) -> bool:
+    return _ERROR_NAME.fullmatch(re.sub(r"[.-]", "_", name)) is not None
+
+
+def _named_so(told: dict[str, Any]) -> Any:
+    """Return the error in a field that is named after the kind of the error, as AWS does."""
+    for name, value in told.items():
+        if isinstance(value, dict) and _says_error(name) and _first(_texts((_spelled(value),), _MESSAGES)):
+            return value
+    return None
 
 
 def foreign(frame: bytes) -> Failure | None:
@@ -139,14 +168,17 @@ def _unseen(message: str) -> Failure:
 
 def _is_flat(told: dict[str, Any]) -> bool:
     """Return whether an object is an error although it has no member `error`."""
-    if told.get("object") == "error" or told.get("type") == "error":
+    kind = told.get("type")
+    if told.get("object") == "error" or kind == "error":
         return True
     if any(told.get(name) for name in _ANSWERS):
         return False
+    if isinstance(kind, str) and _says_error(kind) and _first(_texts((told,), _MESSAGES)):
+        return True
     if told.get("detail") or (told.get("errors") and isinstance(told["errors"], list | dict)):
         return True
-    nested = told.get("base_resp")  # of MiniMax
-    if isinstance(nested, dict) and _is_flat(nested):
+    nested = told.get("baseresp")  # of MiniMax
+    if isinstance(nested, dict) and _is_flat(_spelled(nested)):
         return True
     status = told.get("status")
     failed = told.get("success") is False or status in _FAILED or bool(_status(status))
@@ -156,11 +188,11 @@ def _is_flat(told: dict[str, Any]) -> bool:
 
 def _detail(told: dict[str, Any]) -> str | None:
     """Return the first message of a list of errors: FastAPI's `detail`, `errors` of others."""
-    for name in ("detail", "errors", "base_resp"):
+    for name in ("detail", "errors", "baseresp"):
         listed = told.get(name)
         first = listed[0] if isinstance(listed, list) and listed else listed
         if isinstance(first, dict):
-            return next(iter(_texts((first,), _MESSAGES)), None)
+            return next(iter(_texts((_spelled(first),), _MESSAGES)), None)
         if isinstance(first, str):
             return str(first)
     return None

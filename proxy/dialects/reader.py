@@ -5,6 +5,7 @@ then recognises similar frames without parsing them. Knows no log and no clock.
 """
 
 import json
+import re
 from typing import Any
 
 import orjson
@@ -17,7 +18,9 @@ _ZEROS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))  # every 
 _NEVER = b"\0\0"  # no frame ends with this
 _NOWHERE = 1 << 30  # no frame is this long
 _UNFINISHED = "null"  # DashScope writes the string until the end
-_FAILED = ("error", "abort", "insufficient_system_resource")  # the last two: of vLLM and of DeepSeek
+_FAILED = re.compile(  # finish reasons; `abort` is of vLLM, the last one of DeepSeek
+    r"\w*error|\w*exception|failed|failure|abort(?:ed)?|cancell?ed|timeout|insufficient_system_resource", re.IGNORECASE
+)
 
 
 class LearningReader:
@@ -156,7 +159,7 @@ class LearningReader:
         if isinstance(reason, str):
             if index == 0 or self.finish_reason is None:
                 self.finish_reason = reason
-            if reason in _FAILED or reason.endswith("_error"):
+            if _FAILED.fullmatch(reason):
                 self._fail(Failure(f"a choice ended with finish reason {reason[:50]}", recognised=False))
 
     def _fail(self, failure: Failure | None) -> None:

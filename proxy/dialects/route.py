@@ -57,5 +57,5 @@ def key_header(name: str, key: str) -> tuple[bytes, bytes]:
 
 def shown_key(value: str) -> str:
     """Return the key in the value of such a header, without `Bearer`; any other scheme counts as a part of the key."""
-    scheme, _, key = value.strip().partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else value.strip()
+    scheme, *key = value.split(maxsplit=1) or [""]
+    return "".join(key).strip() if scheme.lower() == "bearer" else value.strip()

@@ -48,7 +48,7 @@ _BURST, _BURST_S = 64, 0.02  # requests that may begin within so many seconds; t
 _FOR_EVER_S = 365 * 24 * 3600.0
 _SUPPORTED = "the request's version of HTTP is not supported; HTTP/1.1 and HTTP/1.0 are"
 _NEVER_ANSWERED = ("TRACE", "CONNECT")  # TRACE would show the client what goes upstream (RFC 9110 section 9.3.8)
-_CLOSE = re.compile(rb"\nconnection:[^\n]*\bclose\b")
+_CLOSE = re.compile(rb" http/1\.0\r\n|\nconnection:[^\n]*\bclose\b")  # the request is the last one of its connection
 _UNREAD = "UNKNOWN"  # the method of the request that aiohttp creates for one that it could not parse
 _VERSION = re.compile(rb" HTTP/([0-9]{1,9})(?:\.[0-9]+)?\s*$")
 # The first line of llhttp's messages is a constant; the lines after it quote the request.
@@ -348,13 +348,13 @@ class Connection(RequestHandler):
     def _feed(self, data: bytes) -> None:
         """Have a head be read, and what came with it.
 
-        One that asks to close the connection by itself: what is behind its message is an error to the parser, which
-        would then forget the message, too (RFC 9112 section 9.6: it is passed over).
+        One that asks to close the connection, or is of HTTP/1.0, by itself: what is behind its message is an error to
+        the parser, which would then forget the message, too (RFC 9112 section 9.6: it is passed over).
         """
         end = data.find(b"\r\n\r\n") + 4
         if 4 <= end < len(data):
             lower = data[:end].lower()
-            if lower.find(b"close") >= 0 and _CLOSE.search(lower):
+            if (lower.find(b"close") >= 0 or lower.find(b" http/1.0") >= 0) and _CLOSE.search(lower):
                 super().data_received(data[:end])
                 data = data[end:]
         super().data_received(data)

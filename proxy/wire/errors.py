@@ -137,7 +137,10 @@ class RequestTimeout(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """A page of another origin may send JSON only: a browser asks us first whether it may (CORS)."""
+    """A page of another origin may send JSON only: a browser asks us first whether it may (CORS).
+
+    With the proxy's own upstream key a body must not be compressed: what it refers to could not be checked.
+    """
 
     status = 415
     code = "unsupported_media_type"

@@ -115,7 +115,7 @@ def test_digest_tells_nothing_of_the_key() -> None:
     assert caller not in bytes.fromhex(digest(OURS) + digest(f"Bearer {OURS}"))
 
 
-@pytest.mark.parametrize("spelled", ["Bearer {}", "bearer {}", "BEARER {}", "Bearer  {}", "Bearer {} "])
+@pytest.mark.parametrize("spelled", ["Bearer {}", "bearer {}", "BEARER {}", "Bearer  {}", "Bearer {} ", "Bearer\t{}"])
 def test_key_is_known_however_the_scheme_is_spelled(spelled: str) -> None:
     """RFC 9110 section 11.1: the scheme is case-insensitive; and whoever holds the key is one caller."""
     one = callers(**in_mode_keys(OURS, THEIRS))

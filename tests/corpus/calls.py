@@ -24,6 +24,8 @@ def calls(*chunks: Any, wanted: Any = (WEATHER,), first: bytes = b"weather", tex
 
 A, B = {"id": "call_a", "type": "function"}, {"id": "call_b", "type": "function"}
 
+NAMELESS = [{"function": WEATHER["function"]}, {"function": TIME["function"]}]
+
 ENTRIES = {
     "as OpenAI": calls(
         piece("weather", "", index=0, **A), piece(None, '{"in": ', index=0), piece(None, '"Hangzhou"}', index=0)
@@ -74,6 +76,46 @@ ENTRIES = {
         piece("time", "", index=0, **B),
         piece(None, "{}", index=0),
         wanted=[WEATHER, TIME],
+    ),
+    "two with index 0, without ids": calls(
+        piece("weather", '{"in": "Hangzhou"}', index=0), piece("time", "{}", index=0), wanted=NAMELESS
+    ),
+    "two with index 0, without ids, in a chunk": calls(
+        [piece("weather", '{"in": "Hangzhou"}', index=0), piece("time", "{}", index=0)], wanted=NAMELESS
+    ),
+    "two with index 0, without ids, in pieces": calls(
+        piece("weather", "", index=0),
+        piece(None, '{"in": ', index=0),
+        piece(None, '"Hangzhou"}', index=0),
+        piece("time", "", index=0),
+        piece(None, "{}", index=0),
+        wanted=NAMELESS,
+    ),
+    "two with neither index nor id": calls(
+        piece("weather", '{"in": "Hangzhou"}'), piece("time", "{}"), wanted=NAMELESS
+    ),
+    "same function twice, index 0, without ids": calls(
+        piece("time", '{"in": 1}', index=0),
+        piece("time", '{"in": 2}', index=0),
+        wanted=[{"function": {"name": "time", "arguments": said}} for said in ('{"in": 1}', '{"in": 2}')],
+        first=b"time",
+    ),
+    "name in every fragment, without ids": calls(
+        piece("weather", '{"in": ', index=0),
+        piece("weather", '{}, "a": "}', index=0),
+        piece("weather", '{"}', index=0),
+        piece("weather", "", index=0),
+        wanted=[{"function": {"name": "weather", "arguments": '{"in": {}, "a": "}{"}'}}],
+    ),
+    "another id in every fragment": calls(
+        piece("weather", '{"in": ', index=0, **A),
+        piece(None, '"Hangzhou"}', index=0, id="call_x"),
+        piece("time", "{", index=1, id="call_y"),
+        piece(None, "}", index=1, id="call_z"),
+        wanted=[{"function": WEATHER["function"]}, {"function": TIME["function"]}],
+    ),
+    "arguments as a number": calls(
+        piece("time", 7, index=0, **A), wanted=[{"function": {"name": "time", "arguments": "7"}}], first=b"time"
     ),
     "index null": calls(
         piece("weather", '{"in": "Hangzhou"}', index=None, **A),

@@ -93,6 +93,19 @@ ENTRIES = {
     ),
     "error within an error": failing(event({"error": {"error": {"message": "boom"}}}), "boom"),
     "errors as an object": failing(event({"errors": {"message": "boom"}}), "boom"),
+    "event named exception": failing(b"event: exception\n" + event({"message": "boom"}), "boom"),
+    "event named Error": failing(b"event: Error\n" + event({"message": "boom"}), "boom"),
+    "event named stream_error": failing(b"event: stream_error\n" + event({"message": "boom"}), "boom"),
+    "event named fatal, text": failing(b"event:fatal\ndata:boom\n\n", "boom"),
+    "type exception": failing(event({"type": "exception", "message": "boom"}), "boom"),
+    "type of Python": failing(event({"type": "RuntimeError", "message": "boom"}), "boom"),
+    "Alibaba Cloud's gateway": failing(event({"Code": "Throttling", "Message": "boom", "RequestId": "r"}), "boom"),
+    "Error in capitals": failing(event({"Error": {"Code": "Throttling", "Message": "boom"}}), "boom"),
+    "Tencent's": failing(event({"ret_code": 1, "err_msg": "boom"}), "boom"),
+    "AWS": failing(event({"internalServerException": {"message": "boom"}}), "boom"),
+    "finish reason failed": failing(chunk({}, "failed"), "failed"),
+    "finish reason ERROR": failing(chunk({}, "ERROR"), "ERROR"),
+    "finish reason cancelled": failing(chunk({}, "cancelled"), "cancelled"),
     "error in a delta": failing(
         event({**BASE, "choices": [{"index": 0, "delta": {"error": {"message": "boom"}}}]}), "boom"
     ),
@@ -117,6 +130,14 @@ ENTRIES = {
     ),
     "error null in every chunk": Entry(
         chunk({"content": "Hello"}, error=None) + chunk({}, "stop", error={}) + USAGE + DONE,
+        text="Hello",
+        first=b"Hello",
+    ),
+    "fields that end with error, and are none": Entry(
+        chunk({"content": "Hello"}, last_error=None, mean_error=0.1)
+        + event({**BASE, "choices": [], "validation_error": {}})
+        + event({"type": "terror", "level": 1})
+        + END,
         text="Hello",
         first=b"Hello",
     ),

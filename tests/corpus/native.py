@@ -38,6 +38,9 @@ ENTRIES = {
     ),
     "increments, though not asked for": said(HEL + LO + STOP)._replace(cumulative=None),
     "text": said(result({"text": "Hel", "finish_reason": "null"}) + result({"text": "lo", "finish_reason": "stop"})),
+    "content in the output": said(
+        result({"content": "Hel", "finish_reason": "null"}) + result({"content": "lo", "finish_reason": "stop"})
+    ),
     "text beside choices null": said(
         result({"text": "Hel", "choices": None, "finish_reason": "null"})
         + result({"text": "lo", "choices": None, "finish_reason": "stop"})
@@ -167,6 +170,8 @@ ENTRIES = {
         b'data:{"code":"InvalidParameter","message":"boom","output":{},"usage":{}}\n\n', "boom"
     ),
     "OpenAI's": failing(b'data: {"error":{"message":"boom","code":"internal_error"}}\n\n', "boom"),
+    "in the output": failing(result({"error": {"message": "boom"}}), "boom"),
+    "in a choice": failing(result({"choices": [{"error": {"message": "boom"}, "message": {}}]}), "boom"),
     "status_code": failing(b'data:{"status_code":500,"code":"InternalError","message":"boom"}\n\n', "boom"),
     "HTML": failing(b"<html><head><title>502 boom</title></head></html>\n", "502 boom"),
     "text in place of an event": failing(b"upstream connect error: boom\n\n", "boom"),

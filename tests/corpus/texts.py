@@ -12,6 +12,12 @@ def said(body: bytes, first: bytes = b"Hel", text: str = "Hello", **message: obj
     return Entry(body, text=text, first=first, message=dict(message))
 
 
+def legacy(text: str, reason: str | None = None) -> bytes:
+    """Return a chunk of what came before chat completions."""
+    choice = {"text": text, "index": 0, "logprobs": None, "finish_reason": reason}
+    return event({**BASE, "object": "text_completion", "choices": [choice]})
+
+
 def lines(*frames: bytes) -> bytes:
     """Return frames without the blank lines between them."""
     return b"".join(frame[:-1] for frame in frames)
@@ -88,6 +94,16 @@ ENTRIES = {
         chunk({"content": [{"type": "text", "text": "Hel", "annotations": [{"url": "u"}]}]}) + LO + END,
         content=[{"type": "text", "text": "Hello", "annotations": [{"url": "u"}]}],
     ),
+    "parts as texts": said(chunk({"content": ["Hel"]}) + chunk({"content": ["lo"]}) + END),
+    "a part in place of parts": said(
+        chunk({"content": {"type": "text", "text": "Hel"}}) + chunk({"content": {"type": "text", "text": "lo"}}) + END
+    ),
+    "text in place of content": said(chunk({"text": "Hel"}) + chunk({"text": "lo"}) + END),
+    "text in a message": said(
+        event({**BASE, "choices": [{"index": 0, "message": {"text": "Hello"}, "finish_reason": "stop"}]}) + USAGE + DONE
+    ),
+    "text in the choice": said(legacy("Hel") + legacy("lo") + legacy("", "stop") + USAGE + DONE),
+    "text in the choice that finishes": said(legacy("Hel") + legacy("lo", "stop") + USAGE + DONE),
     "part null": said(chunk({"content": [None, {"type": "text", "text": "Hello"}]}) + END),
     "image": said(
         chunk({"content": [{"type": "image_url", "image_url": {"url": "u"}}]}) + HEL + LO + END, b"image_url"

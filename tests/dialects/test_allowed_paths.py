@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.dialects.allowed_paths import AllowedPaths
-from proxy.wire.errors import FileNotAllowed, PathNotAllowed
+from proxy.wire.errors import FileNotAllowed, PathNotAllowed, UnsupportedMediaType
 
 NATIVE = "/api/v1/services"
 LISTED = [
@@ -127,6 +127,12 @@ FILE = (
         FILE.replace(b"fileid:", b"\\u0066ile\\u0069d\\u003A"),
         FILE.replace(b"://", b":\\u002f\\u002F"),
         FILE.replace(b"fileid", b"FileID"),
+        b'{"input":[{"content":[{"type":"input_file","file_id":"file-fe-1"}]}]}',
+        b'{"input":[{"content":[{"type":"input_image", "file_id" :\n "file_1"}]}]}',
+        b'{"messages":[{"content":[{"type":"document","source":{"type":"file","file_id":"file_011C"}}]}]}',
+        b'{"messages":[{"content":[{"type":"file","file":{"file_id":"file-1"}}]}]}',
+        b'{"messages":[{"content":[{"file\\u005fid":"\\u0066ile\\u002dfe-1"}]}]}',
+        b'{"tools":[{"type":"code_interpreter","container":{"file_ids":["", "file-1"]}}]}',
     ],
 )
 def test_body_that_refers_to_a_file_is_refused(body: bytes) -> None:
@@ -143,8 +149,25 @@ def test_body_may_refer_to_a_file_where_files_are_allowed(added: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"what does fileid:// mean?", b'code: x = \\"fileid://a\\"', b"\\u0022fileid://a\\u0022", b"\\u4f60\\u597d"],
+    [
+        b"what does fileid:// mean?",
+        b'code: x = \\"fileid://a\\"',
+        b"\\u0022fileid://a\\u0022",
+        b"\\u4f60\\u597d",
+        b'{\\"file_id\\": \\"file-1\\"}',
+        b"file_id: file-1",
+        b'"},{"input":{"file_id":"1AbC"},"content":"',
+    ],
 )
 def test_text_that_tells_of_such_references_is_none(text: bytes) -> None:
     """An agent that read this file can go on with its conversation."""
     AllowedPaths([]).check_body(b'{"messages":[{"role":"user","content":"%b"}]}' % text)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "GZIP", "utf-8"])
+def test_body_that_cannot_be_read_is_refused(encoding: str) -> None:
+    """It may refer to a file; where files are allowed, nobody looks."""
+    with pytest.raises(UnsupportedMediaType, match="content encoding"):
+        AllowedPaths([]).check_encoding(encoding)
+    AllowedPaths(["/v1/files/"]).check_encoding(encoding)
+    AllowedPaths([]).check_encoding(" Identity ")

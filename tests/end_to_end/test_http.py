@@ -79,6 +79,16 @@ async def test_bytes_behind_the_last_request_are_passed_over(
     assert len(stage.turns) == 1
 
 
+@pytest.mark.parametrize("behind", [b"GARBAGE\r\n\r\n", b"GET /healthz HTTP/1.0\r\n\r\n", b"\r\n", b"\0"])
+async def test_bytes_behind_a_request_of_http_1_0_are_passed_over(perform: Serve, behind: bytes) -> None:
+    """It is the last one of its connection, too, without saying so."""
+    client = await (await perform()).connect()
+    client.send(b"GET /healthz HTTP/1.0\r\n\r\n" + behind)
+    answer = await client.answer()
+    assert (answer.status, await answer.read()) == (200, b'{"status":"ok"}')
+    await client.wait_gone()
+
+
 async def test_health_answers_head(perform: Serve) -> None:
     """As probes ask."""
     tee = await perform()

@@ -1,6 +1,7 @@
 """Clients that are too slow, or send too much: what is said to them, what is counted, and that others don't suffer."""
 
 import asyncio
+import gzip
 from collections.abc import Callable
 from time import process_time
 
@@ -192,6 +193,16 @@ async def test_large_body_that_refers_to_a_file_is_not_sent_with_a_key_of_ours(
     async with asyncio.timeout(GUARD_S):
         for turn in stage.turns:
             await turn.wait_left()
+
+
+async def test_compressed_body_is_not_sent_with_a_key_of_ours(perform: Serve, stage: Stage) -> None:
+    """It may refer to a file of anybody's, and can't be looked into; the caller's own key opens the caller's files."""
+    tee = await perform(upstream={"key": "sk-ours"})
+    answer = await tee.ask("POST", CHAT, "Content-Encoding: gzip", body=gzip.compress(chat_body()))
+    assert (answer.status, (await answer.json())["error"]["code"]) == (415, "unsupported_media_type")
+    answer = await tee.ask("POST", CHAT, body=b'{"input":[{"type":"input_file","file_id":"file-1"}]}')
+    assert (answer.status, (await answer.json())["error"]["code"]) == (403, "file_not_allowed")
+    assert not stage.turns
 
 
 async def test_readers_of_forgotten_streams_are_limited_in_sum(perform: Serve, stage: Stage) -> None:

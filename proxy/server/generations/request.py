@@ -164,7 +164,7 @@ class GenerationReader:
             body = await read_body(request, self._body_bytes)
         else:
             body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)
-        self._forward.check_body(body)
+        self._forward.check_body(request, body)
         if options.respond_async:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
         headers.append(_IDENTITY)
