@@ -47,10 +47,11 @@ class Forward:
             self._allowed.check(request.method, origin_form(target).partition("?")[0])
         return route.target(without_parameter(target) if self._hides_tokens and "?" in target else target)
 
-    def check_body(self, body: bytes | LargeBody) -> None:
-        """Check what a body refers to, of a large one when it is sent. Raises: FileNotAllowed."""
+    def check_body(self, request: web.BaseRequest, body: bytes | LargeBody) -> None:
+        """Check what a body refers to, of a large one when it is sent. Raises: FileNotAllowed, UnsupportedMediaType."""
         if self._allowed is None:
             return
+        self._allowed.check_coding(request.headers)
         if isinstance(body, LargeBody):
             body.check = self._allowed.check_body
         else:

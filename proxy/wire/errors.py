@@ -137,7 +137,11 @@ class RequestTimeout(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """A page of another origin may send JSON only: a browser asks us first whether it may (CORS)."""
+    """A body is not of the type or coding that is taken here.
+
+    A page of another origin may send JSON only: a browser asks us first whether it may (CORS). With a key of the proxy
+    only what can be read goes upstream.
+    """
 
     status = 415
     code = "unsupported_media_type"

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.dialects.allowed_paths import AllowedPaths
-from proxy.wire.errors import FileNotAllowed, PathNotAllowed
+from proxy.wire.errors import FileNotAllowed, PathNotAllowed, UnsupportedMediaType
 
 NATIVE = "/api/v1/services"
 LISTED = [
@@ -133,6 +133,13 @@ def test_body_that_refers_to_a_file_is_refused(body: bytes) -> None:
     """However it is spelled: under one key the file may be anybody's."""
     with pytest.raises(FileNotAllowed, match=r"upstream\.paths"):
         AllowedPaths([]).check_body(body)
+
+
+@pytest.mark.parametrize("coding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_body_that_is_not_in_utf_8_is_refused(coding: str) -> None:
+    """Some servers read JSON in UTF-16, in which a file is spelled otherwise."""
+    with pytest.raises(UnsupportedMediaType):
+        AllowedPaths([]).check_body(FILE.decode().encode(coding))
 
 
 @pytest.mark.parametrize("added", ["/v1/files/", "/v1/files"])

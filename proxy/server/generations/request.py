@@ -161,7 +161,7 @@ class GenerationReader:
             body = await read_body(request, self._body_bytes)
         else:
             body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)
-        self._forward.check_body(body)
+        self._forward.check_body(request, body)
         if options.respond_async:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
         headers.append(_IDENTITY)
@@ -194,7 +194,7 @@ class GenerationReader:
     def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
         """Check what a request continues, and have one in the background made in a stream that outlives its client.
 
-        Raises: UnknownResponse; Unauthorised, if nobody could fetch the response later.
+        Raises: UnknownResponse; BadRequest, if that can't be read; Unauthorised, if nobody could fetch the response later.
         """
         if self._given is not None:
             for ident in objects.continued(generation.whole_body):
