@@ -172,14 +172,15 @@ async def test_cancelled_response_says_so(perform: Serve, stage: Stage) -> None:
 
 
 async def test_deleted_response_is_gone_and_does_not_pass_upstream(perform: Serve, stage: Stage) -> None:
-    """By neither id."""
+    """By neither id, and at no path of the API."""
     tee = await perform()
     told, turn = await begun(tee, stage)
     answer = await tee.ask("DELETE", f"{PATH}/{ID}")
     assert await answer.json() == {"id": ID, "object": "response", "deleted": True}
     await turn.wait_left()
     for ident in (ID, told["id"]):
-        assert (await tee.ask("GET", f"{PATH}/{ident}")).status == 404
+        for prefix in ("", "/compatible-mode", "/api/v2/apps/protocols/compatible-mode"):
+            assert (await tee.ask("GET", f"{prefix}{PATH}/{ident}")).status == 404
     assert stage.idle
 
 
