@@ -9,13 +9,17 @@ temporary keys that work without the proxy.
 import re
 from collections.abc import Iterable
 
+from multidict import MultiMapping
+
 from proxy.dialects import table
 from proxy.wire.errors import FileNotAllowed, PathNotAllowed, UnsupportedMediaType
+
+_CHARSET = re.compile(r"charset[^=;]*=\s*\"?([^\s;,\"]*)", re.IGNORECASE)
+_READABLE = frozenset(["utf-8", "utf8", "us-ascii", "iso-8859-1"])  # all say in ASCII what is looked for here
 
 # No escapes, no empty segments or dot segments, no path parameters: servers may interpret these differently.
 SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._~:@+,=-]+"
 _FILES = "/v1/files"
-_PLAIN = ("", "identity", "none")
 # A text that begins so: a system message, by which some models read a file of the key's account; or a member that has
 # the id of one, as parts of type input_file or document have. Not what is quoted within a text, where the quotation
 # mark is escaped; nor other ids under the same name, which tools of the client may have.
@@ -47,20 +51,31 @@ class AllowedPaths:
                 " can allow it, unless the path has escapes, empty segments or dot segments"
             )
 
-    def check_encoding(self, encoding: str) -> None:
-        """Check the Content-Encoding of a body. Raises: UnsupportedMediaType, if `check_body` could not read it."""
-        if encoding.strip().lower() not in _PLAIN and not self._lends_files:
-            raise UnsupportedMediaType(
-                f"the body has the content encoding {encoding[:50]!r}; with the key of this proxy it must have none,"
-                " since it may refer to a file"
-            )
+    def check_coding(self, headers: MultiMapping[str]) -> None:
+        """Check that a body can be looked into. Raises: UnsupportedMediaType, for other codings and character sets."""
+        if "Content-Encoding" in headers:
+            codings = ", ".join(headers.getall("Content-Encoding")).strip().lower()
+            if codings not in ("", "identity"):
+                raise UnsupportedMediaType(
+                    f"a body that is sent with the key of this proxy is not compressed, as by {codings[:100]!r}"
+                )
+        for charset in _CHARSET.findall(", ".join(headers.getall("Content-Type", ()))):
+            if charset.lower() not in _READABLE:
+                raise UnsupportedMediaType(
+                    f"a body that is sent with the key of this proxy is in UTF-8, not in {charset[:100]!r}"
+                )
 
     def check_body(self, body: bytes) -> None:
-        """Check a body, or a part of it. Raises: FileNotAllowed, if it refers to a file and files are not allowed."""
+        """Check a body, or a part of it. Raises: FileNotAllowed, if it refers to a file and files are not allowed.
+
+        UnsupportedMediaType, if it is no text in UTF-8, as JSON in UTF-16 is, which some servers read.
+        """
         if self._lends_files:
             return
         if b"\\u00" in body:
             body = _ESCAPED.sub(lambda escape: bytes.fromhex(escape[1].decode()), body)
+        if b"\0" in body:
+            raise UnsupportedMediaType("a body that is sent with the key of this proxy is in UTF-8, without NUL")
         if _FILE.search(body):
             raise FileNotAllowed(
                 "a file may not be referred to (fileid://, file_id) with the key of this proxy, which can't tell whose"

@@ -213,7 +213,11 @@ class Objects(Protocol):
         """Return what to send upstream for a request in the background; None, if it is none, or can't be rewritten."""
 
     def continued(self, body: bytes) -> list[str]:
-        """Return the ids of what a request continues: of an earlier response, or a conversation."""
+        """Return the ids of what a request continues: of an earlier response, or a conversation.
+
+        By any of several members with one name, in upper or lower case: parsers differ in which they take.
+        Raises: BadRequest, if the body can't be read.
+        """
 
     def ident(self, reader: Reader) -> str | None:
         """Return the id that the upstream gave the response; None before it is known."""

@@ -23,9 +23,9 @@ from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.reader import LearningReader
 from proxy.dialects.response_documents import ResponseDocuments
 from proxy.wire import json_text
-from proxy.wire.errors import ProxyError
+from proxy.wire.errors import BadRequest, ProxyError
 from proxy.wire.http import RawHeaders
-from proxy.wire.json_members import members
+from proxy.wire.json_members import members, pairs
 from proxy.wire.sse import fields, payload
 
 _STATUSES = {  # with which an event ends the response; None: it says so itself (OpenRouter's)
@@ -43,7 +43,7 @@ _CALLS = frozenset([
 _OF_CALLS = ("name", "arguments", "input", "action", "operation")
 _CLIENTS_CALLS = _CALLS - {"mcp_call"}
 _UNTOLD = {"id": "", "object": "response", "created_at": 0, "model": "", "output": []}  # of a response without snapshot
-_CONTINUES = (b'"previous_response_id"', b'"conversation"')
+_CONTINUES = frozenset(["previous_response_id", "conversation"])
 _NOT_AGAIN = "invalid_prompt"  # Codex asks again after any code but a few; of those this one shows the message
 _FINAL = frozenset(["context_length_exceeded", "insufficient_quota", "rate_limit_exceeded", "server_is_overloaded"])
 
@@ -226,12 +226,12 @@ class ResponseObjects:
         return None if sent is None else Background(sent, asked.get("stream") is True)
 
     def continued(self, body: bytes) -> list[str]:
-        asked = members(body) if any(name in body for name in _CONTINUES) else None
+        asked = pairs(body)
         if asked is None:
-            return []
-        conversation = asked.get("conversation")
-        stated = [asked.get("previous_response_id"), record(conversation).get("id") or conversation]
-        return [ident if isinstance(ident, str) else "" for ident in stated if ident is not None]
+            raise BadRequest("the body is no JSON object; one that can't be read may continue anybody's response")
+        stated = [value for name, value in asked if name.lower() in _CONTINUES]
+        idents = [record(value).get("id") or value for value in stated]
+        return [ident if isinstance(ident, str) else "" for ident in idents if ident is not None]
 
     def ident(self, reader: Reader) -> str | None:
         return reader.ident if isinstance(reader, ResponseReader) else None

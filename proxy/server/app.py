@@ -270,13 +270,14 @@ class Proxy:
         passing = PassThrough(
             self.forward, opens, self._sockets(opens), self.models, lambda: self.config.limits.body_bytes
         )
+        objects = self._objects()
         for route, paths in table.routes(self.config.upstream.prefixes):
             for path in paths:
                 generate = self._lending(functools.partial(generations, route))
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
             pass_through = self._lending(functools.partial(passing.serve, route))
             if route.dialect.objects is not None:
-                self._add_objects(served, route)
+                self._add_objects(served, route, objects)
             for prefix in dict.fromkeys((route.prefix, route.prefix.rstrip("/") + "/")):
                 served.add(ANY, prefix, pass_through, route.name, route.dialect)
         self._add_own(served)
@@ -289,11 +290,14 @@ class Proxy:
         self.sockets.append(sockets)
         return sockets
 
-    def _add_objects(self, served: Routes, route: Route) -> None:
-        """Add the paths of responses that have ids: what a caller was given, it may name, whichever key is used."""
+    def _objects(self) -> ObjectRequests:
+        """Return the handlers of responses that have ids: what a caller was given, it may name, with any key."""
         opens = self._open_exchange()
         passing = PassThrough(Forward(hides_tokens=bool(self.grants)), opens, self._sockets(opens))
-        objects = ObjectRequests(self.hub, self.follow, passing, self.given)
+        return ObjectRequests(self.hub, self.follow, passing, self.given)
+
+    def _add_objects(self, served: Routes, route: Route, objects: ObjectRequests) -> None:
+        """Add the paths of responses below a prefix of their API; one that is deleted at one is gone at all."""
         for method, path, handler in (
             ("GET", "", objects.fetch),
             ("POST", "/cancel", objects.cancel),

@@ -51,8 +51,7 @@ class Forward:
         """Check what a body refers to, of a large one when it is sent. Raises: FileNotAllowed, UnsupportedMediaType."""
         if self._allowed is None:
             return
-        if "Content-Encoding" in request.headers:
-            self._allowed.check_encoding(", ".join(request.headers.getall("Content-Encoding")))
+        self._allowed.check_coding(request.headers)
         if isinstance(body, LargeBody):
             body.check = self._allowed.check_body
         else:

@@ -137,9 +137,10 @@ class RequestTimeout(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """A page of another origin may send JSON only: a browser asks us first whether it may (CORS).
+    """A body is not of the type or coding that is taken here.
 
-    With the proxy's own upstream key a body must not be compressed: what it refers to could not be checked.
+    A page of another origin may send JSON only: a browser asks us first whether it may (CORS). With a key of the proxy
+    only what can be read goes upstream.
     """
 
     status = 415

@@ -104,6 +104,17 @@ def members(data: bytes) -> Members | None:
         return None
 
 
+def pairs(data: bytes) -> list[tuple[str, Any]] | None:
+    """Return all members of a JSON object, also several with one name; None if `data` can't be read as an object.
+
+    Text beyond ASCII in them is decoded as Latin-1.
+    """
+    try:
+        return [(name, value) for name, value, _, _ in _members_of(data.decode("latin-1"))]
+    except (ValueError, RecursionError):
+        return None
+
+
 def _members_of(text: str) -> Iterator[tuple[str, Any, int, int]]:
     """Yield each member of an object: its name, its value, and the value's start and end. Raises: ValueError."""
     at = _after(_OPENING, text, 0)

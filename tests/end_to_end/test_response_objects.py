@@ -4,6 +4,7 @@ With raw clients, and with the openai SDK as it is.
 """
 
 import asyncio
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from proxy.tools.fake.qwen import FakeQwen
 from tests.cuts import messages
 from tests.dialects.response_events import ID, message, numbered, response
 from tests.event_loops import GUARD_S, on_one_loop, until
-from tests.proxy_under_test import PROMPT, Serve, Tee
+from tests.proxy_under_test import CHAT, PROMPT, Serve, Tee
 from tests.stage import Stage, Turn
 
 PATH = "/v1/responses"
@@ -171,14 +172,15 @@ async def test_cancelled_response_says_so(perform: Serve, stage: Stage) -> None:
 
 
 async def test_deleted_response_is_gone_and_does_not_pass_upstream(perform: Serve, stage: Stage) -> None:
-    """By neither id."""
+    """By neither id, and at no path of the API."""
     tee = await perform()
     told, turn = await begun(tee, stage)
     answer = await tee.ask("DELETE", f"{PATH}/{ID}")
     assert await answer.json() == {"id": ID, "object": "response", "deleted": True}
     await turn.wait_left()
     for ident in (ID, told["id"]):
-        assert (await tee.ask("GET", f"{PATH}/{ident}")).status == 404
+        for prefix in ("", "/compatible-mode", "/api/v2/apps/protocols/compatible-mode"):
+            assert (await tee.ask("GET", f"{prefix}{PATH}/{ident}")).status == 404
     assert stage.idle
 
 
@@ -228,6 +230,43 @@ async def test_with_a_key_of_ours_only_what_was_given_is_continued(name: str, pe
     for caller, ident in ((BOB, ID), (BOB, "second"), (ALICE, "another"), (ALICE, 7)):
         refused = await tee.ask("POST", PATH, caller, body=body_of(**{name: ident}))
         assert (refused.status, (await refused.json())["error"]["code"]) == (404, "response_not_found")
+    assert stage.idle
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"previous_respons\\u0065_id":"theirs"}', 404),
+        (b'{"previous_response_id":"theirs","previous_response_id":null}', 404),
+        (b'{"Previous_Response_ID":"theirs"}', 404),
+        (b'{"conversation":{"id":"theirs"},"conversation":{}}', 404),
+        (b'{"previous_response_id":"theirs",}', 400),
+        (b'{} {"previous_response_id":"theirs"}', 400),
+        (b'{"input":%b,"previous_response_id":"theirs"}' % (b"[" * 5000 + b"]" * 5000), 400),
+        ('{"previous_response_id":"theirs"}'.encode("utf-16"), 415),
+    ],
+)
+async def test_no_spelling_continues_a_response_of_others(
+    body: bytes, status: int, perform: Serve, stage: Stage
+) -> None:
+    """Whatever some parser may take for it; what can't be read goes upstream with no key of ours."""
+    tee = await perform(upstream={"key": "sk-ours"})
+    assert (await tee.ask("POST", PATH, BOB, body=body)).status == status
+    assert stage.idle
+
+
+@pytest.mark.parametrize("path", [PATH, CHAT])
+@pytest.mark.parametrize(
+    "header",
+    ["Content-Encoding: gzip", "Content-Encoding: identity, br", "Content-Type: application/json; charset=utf-7"],
+)
+async def test_body_in_another_coding_is_not_sent_with_a_key_of_ours(
+    header: str, path: str, perform: Serve, stage: Stage
+) -> None:
+    """Nobody here can see whose response or file it names."""
+    tee = await perform(upstream={"key": "sk-ours"})
+    refused = await tee.ask("POST", path, BOB, header, body=gzip.compress(body_of()))
+    assert (refused.status, (await refused.json())["error"]["code"]) == (415, "unsupported_media_type")
     assert stage.idle
 
 

@@ -205,7 +205,7 @@ class GenerationReader:
     def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
         """Check what a request continues, and have one in the background made in a stream that outlives its client.
 
-        Raises: UnknownResponse; Unauthorised, if nobody could fetch the response later.
+        Raises: UnknownResponse; BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
         """
         if self._given is not None:
             for ident in objects.continued(generation.whole_body):
