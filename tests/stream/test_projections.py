@@ -10,6 +10,8 @@ import pytest
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.plain import PLAIN
+from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import (
     CANCELLED,
     CAPABILITY_EXPIRED,
@@ -23,7 +25,7 @@ from proxy.stream.endings import (
 )
 from proxy.stream.info import StreamInfo
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import MODES, Json, Projection, Span, View
+from proxy.stream.projections import MODES, Json, Projection, Span, View, check_view
 from proxy.stream.transcript import Transcript
 from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone
 from tests.cuts import messages
@@ -289,6 +291,19 @@ def test_mode_of_events_has_no_bytes_to_begin_at(mode: str) -> None:
     """Its cursor is an id."""
     with pytest.raises(BadRequest):
         projection(mode, log_of(said("a"))).locate(0)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "mode", "others"),
+    [
+        (PLAIN, "text", "raw, events, spaced, coalesced, incremental, cumulative"),
+        (RESPONSES, "cumulative", "raw, events, spaced, coalesced, text, json"),
+    ],
+)
+def test_mode_without_a_meaning_is_refused_with_those_that_have_one(dialect: Dialect, mode: str, others: str) -> None:
+    """As the table of modes has them."""
+    with pytest.raises(BadRequest, match=f"its streams have the modes {others}$"):
+        check_view(View(mode), dialect)
 
 
 @pytest.mark.parametrize("ending", [BROKE, REPORTED, DRAINED, CANCELLED])
