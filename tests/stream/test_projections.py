@@ -293,17 +293,16 @@ def test_mode_of_events_has_no_bytes_to_begin_at(mode: str) -> None:
         projection(mode, log_of(said("a"))).locate(0)
 
 
-@pytest.mark.parametrize(
-    ("dialect", "mode", "others"),
-    [
-        (PLAIN, "text", "raw, events, spaced, coalesced, incremental, cumulative"),
-        (RESPONSES, "cumulative", "raw, events, spaced, coalesced, text, json"),
-    ],
-)
-def test_mode_without_a_meaning_is_refused_with_those_that_have_one(dialect: Dialect, mode: str, others: str) -> None:
-    """As the table of modes has them."""
-    with pytest.raises(BadRequest, match=f"its streams have the modes {others}$"):
+@pytest.mark.parametrize(("dialect", "mode"), [(PLAIN, "text"), (RESPONSES, "cumulative")])
+def test_mode_without_a_meaning_is_refused_with_those_that_have_one(dialect: Dialect, mode: str) -> None:
+    """In the order of the table of modes."""
+    with pytest.raises(BadRequest) as refused:
         check_view(View(mode), dialect)
+    others = refused.value.message.partition("its streams have the modes ")[2].split(", ")
+    for other in others:
+        check_view(View(other), dialect)
+    assert others[:3] == ["raw", "events", "spaced"]
+    assert mode not in others
 
 
 @pytest.mark.parametrize("ending", [BROKE, REPORTED, DRAINED, CANCELLED])
