@@ -60,7 +60,7 @@ bench-growth: $(VENV)/.stamp-bench
 # sources it is given, and they would hide what is edited there.
 compiled: $(COMPILED)/.stamp
 
-$(COMPILED)/.stamp: pyproject.toml $(wildcard proxy/*.py proxy/*/*.py proxy/console/*)
+$(COMPILED)/.stamp: pyproject.toml $(shell find proxy -name "*.py" -o -name "*.js")
 	$(PYTHON) -m venv $(COMPILED)
 	rm -rf $(COPY)
 	mkdir -p $(COPY)

@@ -9,7 +9,7 @@ import os
 import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -27,6 +27,9 @@ from proxy.settings import Bytes, Count, Seconds, Table
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.settings import DEFAULT, BreakerConfig, ModelConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
 from proxy.wire.http import HOP_BY_HOP
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 _OTHERS = ("STREAMTEE_TAIL_KEY",)  # not part of the configuration: the key that `streamtee tail` sends
 _PATH = re.compile(r"/[!-~]*")
@@ -221,12 +224,12 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _keys_are_not_for_everybody(self) -> "Config":
-        keyed = [name for name, one in self.upstreams.items() if one.key.get_secret_value()]
+        keyed = [f"upstreams.{name}.key" for name, one in self.upstreams.items() if one.key.get_secret_value()]
         if self.upstream.key.get_secret_value():
-            keyed.insert(0, DEFAULT)
+            keyed.insert(0, "upstream.key")
         if keyed and self.auth.mode == "pass" and not is_loopback(address(self.listen)[0]):
             raise ValueError(
-                f"whoever reaches {self.listen} could use the key of {', '.join(keyed)}: either set auth.mode ="
+                f"whoever reaches {self.listen} could use {' and '.join(keyed)}: either set auth.mode ="
                 ' "keys", with auth.keys for those who may, or listen on 127.0.0.1'
             )
         return self
@@ -310,11 +313,17 @@ def explained(error: OSError | ValueError) -> str:
     """Return what is wrong with a configuration, by an error that `load` raised; values are not shown."""
     if not isinstance(error, ValidationError):  # TOMLDecodeError is a ValueError, too
         return f"the configuration can't be read: {error}"
-    lines = [
-        f"  {'.'.join(map(str, one['loc'])) or 'configuration'}: {one['msg']}"
-        for one in error.errors(include_input=False)
-    ]
+    lines = [f"  {_objection(one)}" for one in error.errors(include_input=False)]
     return "the configuration is not valid:\n" + "\n".join(lines)
+
+
+def _objection(error: "ErrorDetails") -> str:
+    """Return one line on one error of pydantic: the key, and what is wrong with it."""
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{key}: there is no such key; config/streamtee.toml lists all"
+    text = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {text}" if key else text
 
 
 def _check_spare(name: str, upstream: UpstreamConfig, spare: str, upstreams: dict[str, UpstreamConfig]) -> None:

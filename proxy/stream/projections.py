@@ -410,15 +410,19 @@ class Json(Projection):
 
 def _require_meaning(mode: type[Projection], dialect: Dialect) -> None:
     """Raises: BadRequest, when a mode has no meaning for an API."""
+    objection = _objection(mode, dialect)
+    if objection:
+        others = ", ".join(name for name, other in MODES.items() if not _objection(other, dialect))
+        raise BadRequest(f"{objection}: its streams have the modes {others}")
+
+
+def _objection(mode: type[Projection], dialect: Dialect) -> str:
+    """Return why a mode has no meaning for an API; empty if it has one."""
     if mode.restates and not dialect.documents.states:
-        raise BadRequest(
-            "the events of this API are increments always: its streams have no other mode of events "
-            "than events and coalesced"
-        )
+        return "the events of this API are increments always"
     if mode.ends_with_answer and not dialect.frames.has_text:
-        raise BadRequest(
-            "nothing is known of the text in this stream's events: it has the modes raw, events and coalesced"
-        )
+        return "nothing is known of the text in the events of this API"
+    return ""
 
 
 def check_view(view: View, dialect: Dialect) -> None:

@@ -10,6 +10,8 @@ import pytest
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.plain import PLAIN
+from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import (
     CANCELLED,
     CAPABILITY_EXPIRED,
@@ -23,7 +25,7 @@ from proxy.stream.endings import (
 )
 from proxy.stream.info import StreamInfo
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import MODES, Json, Projection, Span, View
+from proxy.stream.projections import MODES, Json, Projection, Span, View, check_view
 from proxy.stream.transcript import Transcript
 from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone
 from tests.cuts import messages
@@ -289,6 +291,18 @@ def test_mode_of_events_has_no_bytes_to_begin_at(mode: str) -> None:
     """Its cursor is an id."""
     with pytest.raises(BadRequest):
         projection(mode, log_of(said("a"))).locate(0)
+
+
+@pytest.mark.parametrize(("dialect", "mode"), [(PLAIN, "text"), (RESPONSES, "cumulative")])
+def test_mode_without_a_meaning_is_refused_with_those_that_have_one(dialect: Dialect, mode: str) -> None:
+    """In the order of the table of modes."""
+    with pytest.raises(BadRequest) as refused:
+        check_view(View(mode), dialect)
+    others = refused.value.message.partition("its streams have the modes ")[2].split(", ")
+    for other in others:
+        check_view(View(other), dialect)
+    assert others[:3] == ["raw", "events", "spaced"]
+    assert mode not in others
 
 
 @pytest.mark.parametrize("ending", [BROKE, REPORTED, DRAINED, CANCELLED])
