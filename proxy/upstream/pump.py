@@ -260,18 +260,18 @@ class Pump(StreamWriter):
             clean = said.ended or (error is None and not tail.strip())
             message = f"the upstream reported an error: {failure.reason}"
             return UPSTREAM_ERROR.saying(message)._replace(clean=clean, unrecognised=not failure.recognised)
-        if said.ended and said.brought:
+        if said.ended and said.has_content:
             return COMPLETE
         if error is not None and not said.ended:
             return ending_of(error)
         if tail.strip() and not said.ended:
             return UPSTREAM_RESET.saying(f"the upstream ended within a frame, of which {len(tail)} bytes came")
-        if said.brought and said.finished:
+        if said.has_content and said.finished:
             return COMPLETE
         # A response of known length was complete, so mode raw ends cleanly. A close-delimited one may have been cut
         # off: only a final event shows that it is complete.
         clean = said.ended or self._exchange is None or self._exchange.framed
-        what = "finished" if said.brought else "begun"
+        what = "finished" if said.has_content else "begun"
         message = f"the upstream ended its response before the answer had {what}"
         return UPSTREAM_RESET.saying(message)._replace(clean=clean, unrecognised=True)
 
