@@ -117,7 +117,7 @@ class Connection:
         self.on_chunk_header = functools.partial(self._chunks.append, True)
         self.on_chunk_complete = functools.partial(self._chunks.append, False)
         self.take_events: TakeEvents | None = None  # the receiver's
-        self.on_events: TakeEvents | None = None  # the same while the next read begins a chunk, otherwise None
+        self.on_events: TakeEvents | None = None  # the same if the next read begins at a chunk, else None
         self._parser: httptools.HttpResponseParser | None = self._new_parser()  # None: closed
         self._poll: Callable[[int], Any] | None = None
         self._writable: asyncio.Future[None] | None = None
