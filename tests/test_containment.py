@@ -257,7 +257,7 @@ async def test_mode_that_raises_for_thousands_does_not_fill_the_log(
         one.play(bodies(CHAT))
     one.assert_over(bodies(CHAT))
     first, last = [record.getMessage() for record in background_log]
-    assert first.startswith("what a follower is written with failed: Fault in ")
+    assert first.startswith("rendering for a follower or writing to it failed: Fault in ")
     assert last == f"{first}, 80 times in all"
 
 

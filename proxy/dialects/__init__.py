@@ -9,13 +9,15 @@ Read in this order:
 * `dialect`: the protocols that each API implements for the rest of the proxy
 * `increment`: what one frame adds to a response, in any API, and how a finished document is assembled
 * `chat`: OpenAI's chat completions, which Qwen's compatible mode implements
-* `choices`, `delta`: responses that consist of choices, as those of both of Qwen's APIs do
+* `choices`, `delta`: responses that consist of choices, as in both of Qwen's APIs; a delta is what one chunk adds to a
+  choice
 * `dashscope`: DashScope's native API; `realtime`: WebSocket sessions
-* `responses`, `response_documents`: OpenAI's Responses, which Qwen's compatible mode implements, too
-* `messages`: Anthropic's Messages: events with types; `blocks`: messages that consist of content blocks, as these do
-* `reader`: what the readers of the dialects have in common
-* `generated`, `failure`: find generated text and errors in whatever upstreams send
-* `plain`: event streams of any other kind
+* `responses`, `response_documents`: OpenAI's Responses, which Qwen's compatible mode also implements
+* `messages`, `blocks`: Anthropic's Messages: events with types, for a message that consists of content blocks
+* `reader`: the base class of the dialects' readers, which follow a stream frame by frame: finish reasons, usage, the
+  first error, and recognising frames that need no parsing
+* `generated`, `failure`: find generated text and errors in the many forms in which upstreams send them
+* `plain`: event streams of unknown APIs
 * `route`: a path prefix, its API, and the path it stands for upstream; and the headers that carry API keys
 * `allowed_paths`: which requests may be sent with the proxy's own key; `presets`: the names of Qwen's hosts
 * `error_codes`: what Qwen's error codes mean

@@ -84,7 +84,7 @@ class ChatReader(LearningReader):
             self.model = model
         if usage:
             self._take_usage(usage)
-            self.brought = True
+            self.has_content = True
         return self._note_choices(frame, choices) if choices and type(choices) is list else None
 
     def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
@@ -100,7 +100,7 @@ class ChatReader(LearningReader):
 
     def _note_choices(self, frame: bytes, choices: list[Any]) -> TextKind | None:
         kind = None
-        self.brought = True
+        self.has_content = True
         for place, choice in enumerate(choices):
             if type(choice) is not dict:
                 continue
@@ -126,7 +126,7 @@ class ChatReader(LearningReader):
         # OpenAI's SDKs ignore an event's name, and recognise an error only under the key "error".
         self._fail(found._replace(recognised=bool(chunk.get("error"))) if found is not None else None)
 
-    def _recount(self, frame: bytes) -> None:
+    def _read_numbers(self, frame: bytes) -> None:
         self._take_usage(_chunk(frame).get("usage"))
 
 

@@ -1,6 +1,6 @@
 """Responses that consist of choices, as in both of Qwen's APIs: one frame's increment, and the finished document.
 
-Finds texts and replaces them, but keeps none: the caller (stream/transcript.py) keeps what was received.
+Finds texts and replaces them, but does not keep them: the caller (stream/transcript.py) does.
 """
 
 from abc import ABC, abstractmethod
@@ -42,7 +42,7 @@ class ChoiceDocuments(ABC):
 
     @abstractmethod
     def deltas(self, document: dict[str, Any]) -> list[Delta]:
-        """Return the increments of the choices in a document. They share its objects: changing one changes both."""
+        """Return the increments of the choices in a document. They share its objects: a change is seen in both."""
 
     @abstractmethod
     def select(self, document: dict[str, Any], deltas: list[Delta]) -> None:
@@ -54,7 +54,7 @@ class ChoiceDocuments(ABC):
 
     @abstractmethod
     def envelope(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Return those of these fields that the finished document has, too: those that the dialect defines."""
+        """Return those of these fields that the finished document also has: the ones that the dialect defines."""
 
     @abstractmethod
     def accumulate(self, message: dict[str, Any], key: str, value: Any) -> None:
@@ -218,7 +218,9 @@ class ChoiceAssembler:
         self._shapes: dict[int, Delta] = {}  # the first increment
         self._messages: dict[int, dict[str, Any]] = {}  # fields of the message that are not text
         self._beside: dict[int, dict[str, Any]] = {}  # fields of the choice
-        self._fragments: dict[tuple[int, int], dict[str, Any]] = {}  # unknown fields of tool calls, by call number too
+        self._fragments: dict[
+            tuple[int, int], dict[str, Any]
+        ] = {}  # unknown fields of tool calls; also by their number
         self._logprobs: dict[int, dict[str, None]] = {}  # the names of the fields of logprobs
         self._calls: dict[int, Calls] = {}
         self._numbers: dict[int, list[list[int]]] = {}  # by frame: call numbers that differ from the calls' indexes

@@ -77,7 +77,7 @@ class DashScopeReader(LearningReader):
 
     def __init__(self) -> None:
         super().__init__()
-        self._done = False  # for responses without a finish reason: their own flag says that they are finished
+        self._done = False  # the flag by which responses without a finish reason say that they are finished
 
     @property
     def finished(self) -> bool:
@@ -115,7 +115,7 @@ class DashScopeReader(LearningReader):
         return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (json_text.written(error), ident)
 
     def _note_output(self, frame: bytes, output: dict[str, Any]) -> TextKind | None:
-        self.brought = self.brought or bool(output)
+        self.has_content = self.has_content or bool(output)
         self._done = _is_finished(output)
         kind, messages = None, _messages(output)
         choices = isinstance(output.get("choices"), list)
@@ -136,7 +136,7 @@ class DashScopeReader(LearningReader):
                 self._learn(frame, found.key, found.text, index)
         return kind
 
-    def _recount(self, frame: bytes) -> None:
+    def _read_numbers(self, frame: bytes) -> None:
         self._take_usage(_result(frame).get("usage"))
 
 
@@ -158,7 +158,7 @@ class DashScopeFrames:
 class DashScopeDocuments(ChoiceDocuments):
     """The increments in native results, and the finished result that they add up to."""
 
-    cumulative = True  # as older models are unless the request asks for increments
+    cumulative = True  # as the results of older models are, unless the request asks for increments
     states = True
 
     def tells(self, document: dict[str, Any]) -> bool:
@@ -244,7 +244,7 @@ def _result(frame: bytes) -> dict[str, Any]:
 
 
 def _model(result: dict[str, Any]) -> str | None:
-    """Return the model that a result names; only those of applications do, in their usage."""
+    """Return the model that a result names; only results of applications do so, in their usage."""
     models = records(record(result.get("usage")).get("models"))
     model = models[0].get("model_id") if models else None
     return model if isinstance(model, str) else None

@@ -17,7 +17,7 @@ _CUSTOM = "custom."
 _BODIES = {"function": ("", "arguments"), "custom": (_CUSTOM, "input")}  # of a tool call: hold its name and text
 _KINDS = {"role": Kind.MARK, "finish_reason": Kind.END, "id": Kind.LABEL, "name": Kind.LABEL, "data": Kind.DATA}
 _KINDS[_CUSTOM + "name"] = Kind.LABEL
-_UNSAID = (None, "", "null")  # DashScope writes the string "null" for an unfinished choice
+_NO_VALUE = (None, "", "null")  # DashScope writes the string "null" for an unfinished choice
 _LOGPROBS = "logprobs."
 _MARKS = (Kind.MARK, Kind.END)
 _BESIDE = frozenset(["index", "logprobs"])
@@ -69,7 +69,7 @@ class Delta:
         self.sounds = False  # it has encoded audio, each piece of which must be decoded by itself
 
     def find(self) -> None:
-        """Find the texts and the other fields; the numbers in `calls` must be right by now."""
+        """Find the texts and the other fields; the numbers in `calls` must have been corrected before."""
         index, texts = self.index, self.texts
         # Of a choice that is its own message, the other fields are those of a choice.
         own = self.message is self.choice and not self.lone
@@ -120,7 +120,7 @@ class Delta:
                 self.beside[key] = value
 
     def _mark(self, key: str, value: Any) -> None:
-        if isinstance(value, str) and value not in _UNSAID:
+        if isinstance(value, str) and value not in _NO_VALUE:
             self.texts.append((channel(self.index, key), value))
 
     def _find_audio(self, audio: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ class Delta:
             self.rest["audio"] = others
 
     def _find_function_call(self, call: dict[str, Any]) -> None:
-        """Find the texts of the one call of a function that there was before tool calls."""
+        """Find the texts of a `function_call`, which tool calls have replaced in OpenAI's API."""
         for field, text in (("name", call.get("name")), ("arguments", _arguments(call.get("arguments")))):
             if isinstance(text, str):
                 self.texts.append((channel(self.index, "function_call", -1, field), text))
@@ -205,7 +205,7 @@ class Delta:
             return
         name = "custom" if field.startswith(_CUSTOM) else "function"
         field = field.removeprefix(_CUSTOM)
-        if name not in fragment and not fragment.get("function"):  # it was created before its type was known
+        if name not in fragment and not fragment.get("function"):  # the fragment was made before its type was known
             fragment.pop("function", None)
             fragment["type"] = name
         fragment[name] = _with_text(record(fragment.get(name)), field, text)

@@ -85,13 +85,13 @@ class Reader(Protocol):
     model: str | None
     finish_reason: str | None
     request_id: str | None
-    """The upstream's own, where frames name it."""
+    """The upstream's id of the request, if frames contain it."""
     failure: Failure | None
     """The first error that the stream reported."""
     ended: bool
     """The dialect's final event has come, such as [DONE]: nothing is missing, and nothing relevant can follow."""
-    brought: bool
-    """The stream has had content that the dialect defines, apart from its final event."""
+    has_content: bool
+    """Content that the dialect defines has come, apart from the final event."""
 
     @property
     def answers_begun(self) -> int:
@@ -116,7 +116,7 @@ class Reader(Protocol):
     def ordinary(self, frame: bytes) -> bool:
         """Return, without parsing, whether a frame adds only generated text, so that `note` need not be called for it.
 
-        Its kind of text is that of the last noted frame. False when in doubt.
+        Its kind of text is that of the last frame that `note` read. False when in doubt.
         """
 
     def note(self, frame: bytes) -> TextKind | None:
@@ -126,9 +126,9 @@ class Reader(Protocol):
         """
 
     def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
-        """Return the frame that ends this stream as failed, for its followers; `ident` is the last frame's id.
+        """Return the frame that tells followers that this stream has failed; `ident` is its event id.
 
-        `last`: the last frame that a follower was sent, if it is ended alone and may resume after it.
+        `last`: the last frame that was sent to a follower which is ended alone, and may resume; b"" if there was none.
         """
 
 
@@ -142,7 +142,7 @@ class Frames(Protocol):
         """Return a reader for one stream."""
 
     def only_counts(self, frame: bytes) -> bool:
-        """Return whether a frame contains nothing but the usage."""
+        """Return whether a frame contains only the usage."""
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
         """Return the JSON body of an error response."""
@@ -154,7 +154,7 @@ class Documents(Protocol):
     cumulative: bool
     """Whether each text is the full text so far, not an increment, unless the request says otherwise."""
     states: bool
-    """Whether frames can carry the full text so far; otherwise modes that read or write such frames have no meaning."""
+    """Whether frames can carry the full text so far (a state of it); otherwise modes that need this are refused."""
 
     def assembler(self) -> Assembler:
         """Return an assembler for the frames of one stream."""
@@ -165,7 +165,7 @@ class Documents(Protocol):
     """Finish reasons of the API and what they are called in chunks; those that are not listed are called the same."""
 
     def answers(self, channel: Channel) -> bool:
-        """Return whether the texts of a channel are content, which mode text sends."""
+        """Return whether the texts of a channel are part of the answer that mode text sends."""
 
     def retold(self, channel: Channel) -> Channel | None:
         """Return the channel in which chunks tell the texts of this one; None, if they have no place there.
@@ -201,19 +201,19 @@ class Background(NamedTuple):
     """A request for a response in the background, as it is sent upstream."""
 
     body: bytes
-    """It requests the same response in the foreground, as a stream."""
+    """The body to send: it requests the same response in the foreground, as a stream."""
     streams: bool
-    """Whether its client asked for the events, too; otherwise for the object alone, which it will fetch later."""
+    """Whether the client also wants the events; otherwise it wants only the object, which it will fetch later."""
 
 
 class Objects(Protocol):
     """The responses of an API as objects: each has an id, by which clients fetch it, resume it and continue it."""
 
     def background(self, body: bytes) -> Background | None:
-        """Return what to send upstream for a request in the background; None, if it is none, or can't be rewritten."""
+        """Return what to send upstream for a background request; None, if it is not one, or can't be rewritten."""
 
     def continued(self, body: bytes) -> list[str]:
-        """Return the ids of what a request continues: of an earlier response, or a conversation.
+        """Return the ids of the earlier response and the conversation that a request continues, if it names any.
 
         By any of several members with one name, in upper or lower case: parsers differ in which they take.
         Raises: BadRequest, if the body can't be read.
@@ -223,16 +223,16 @@ class Objects(Protocol):
         """Return the id that the upstream gave the response; None before it is known."""
 
     def ident_of(self, document: bytes) -> str | None:
-        """Return the id in a response that is no stream; None, if it is no such object."""
+        """Return the id of the object in a response that is not a stream; None, if it is not such an object."""
 
     def seen(self, reader: Reader) -> bytes | None:
-        """Return the object as the upstream sent it last, unchanged; None before the first time."""
+        """Return the latest object that the upstream sent, unchanged; None before the first one."""
 
     def begun(self, ident: str, model: str | None, created_at: int) -> bytes:
-        """Return the object of a response of which the upstream has said nothing yet; `created_at` in Unix seconds."""
+        """Return the object of a response before the upstream has sent one; `created_at` is in Unix seconds."""
 
     def ended(self, document: bytes, reader: Reader, code: str, message: str) -> bytes:
-        """Return the object of a response that has failed or was cancelled; `document` is what is known of it."""
+        """Return the object of a response that has failed or was cancelled; `document` is the latest known object."""
 
     def deleted(self, ident: str) -> bytes:
         """Return the response to a request that deletes an object."""

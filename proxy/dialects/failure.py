@@ -74,9 +74,9 @@ def names_error(frame: bytes) -> bool:
 
 
 def failure(frame: bytes, data: bytes, told: dict[str, Any], *, named: bool) -> Failure | None:
-    """Return the error that the JSON object `told` in a frame reports; `named`: the event's name says that it is one.
+    """Return the error that a frame reports; `named`: the event is named `error`.
 
-    `told` is {} if the frame's data is not a JSON object, which no client can read.
+    `told` is the JSON object in the frame's data; {} if the data is not one, and so no client can read it.
     """
     read, told = told, _spelled(told)
     error = told.get("error") or _named_so(told)
@@ -143,9 +143,9 @@ def foreign(frame: bytes) -> Failure | None:
 
 
 def _unreadable(data: bytes) -> Failure | None:
-    """Return the error in data that is no JSON object: one in a list, a text, a page; None if there is none.
+    """Return the error in data that is not a JSON object but a list, plain text or HTML; None if there is none.
 
-    A single word, or what looks like a comment, keeps the connection alive: it is meant for nobody.
+    A single word, or what looks like a comment, is no error: upstreams send these to keep the connection alive.
     """
     text = data.strip()
     try:
@@ -154,9 +154,9 @@ def _unreadable(data: bytes) -> Failure | None:
         if text.startswith(b"<"):
             return foreign(text)
         if b"{" in text:  # it may quote the answer
-            return _unseen("the upstream sent an event that is no JSON")
+            return _unseen("the upstream sent an event that is not JSON")
         is_text = b" " in text and not text.startswith(b":")
-        return _unseen(f"the upstream sent an event that is no JSON: {_cut(text)}") if is_text else None
+        return _unseen(f"the upstream sent an event that is not JSON: {_cut(text)}") if is_text else None
     errors = (failure(b"", data, one, named=False) for one in records(value) if one)
     found = next(filter(None, errors), None)
     return found and found._replace(recognised=False)
@@ -221,13 +221,13 @@ def _first(values: Iterable[Any]) -> Any:
 
 
 def stated_status(frame: bytes) -> int | None:
-    """Return the status of an error that a frame has beside its data, as DashScope's frames do."""
+    """Return the HTTP status of an error that a frame contains outside its data, as DashScope's frames do."""
     stated = _STATUS.search(frame)
     return int(stated[1]) if stated and stated[1] >= b"400" else None
 
 
 def _status_of_type(told: dict[str, Any], inner: dict[str, Any]) -> int | None:
-    """Return the status of an error in Anthropic's format, where its type stands for it."""
+    """Return the HTTP status of an error in Anthropic's format, which has a type instead of a status."""
     return STATUSES_OF_TYPES.get(str(inner.get("type"))) if told.get("type") == "error" else None
 
 
@@ -243,7 +243,7 @@ def _cut(text: bytes) -> str:
 
 
 class Refusal(NamedTuple):
-    """The status and the code of an error response, as its body states them; `body` is its JSON object, unframed."""
+    """The status and code of an error response, as its body states them; `body` is its JSON, without SSE framing."""
 
     status: int
     code: str | None

@@ -45,11 +45,11 @@ class Increment(Protocol):
     parts: tuple[int, ...]
     """The parts of the response that it contains; if empty, every mode sends the frame unchanged and by itself."""
     alike: Any
-    """Equal in frames that differ only in texts, marks, and values that change with every frame."""
+    """For comparison: equal in frames that differ only in texts, marks, and values that change with every frame."""
     alone: bool
-    """It must not be merged with other frames, though its texts add up with theirs."""
+    """It must not be merged with other frames, although its texts continue theirs."""
     altered: bool
-    """The increment differs from the frame it was read from, in the number of a tool call, say: write it again."""
+    """The increment differs from the frame it was read from (in the number of a tool call, say): it must be written."""
     whole: bool
     """Its texts are the complete texts of their channels, even if earlier ones were increments."""
 

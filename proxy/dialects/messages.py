@@ -98,7 +98,7 @@ class MessagesReader(LearningReader):
         elif kind == _END:
             self.ended = True
         elif kind != _PING:
-            self.brought = True
+            self.has_content = True
             return self._note_event(frame, kind, event)
         return None
 
@@ -130,10 +130,10 @@ class MessagesReader(LearningReader):
         return _KINDS[key]
 
     def _note_usage(self, holder: dict[str, Any]) -> None:
-        """Record a usage. The one of message_start is an estimate, of which message_delta may repeat only a part."""
+        """Record a usage: that of message_start is an estimate; message_delta may replace only some of its fields."""
         usage = record(holder.get("usage"))
         self._stated |= {key: value for key, value in usage.items() if value is not None}
-        self._counted = read_usage(self._stated)
+        self._usage = read_usage(self._stated)
 
     def _note_failure(self, frame: bytes, event: dict[str, Any], named: bool) -> None:
         data = payload(frame)
@@ -143,9 +143,9 @@ class MessagesReader(LearningReader):
         found = failure(frame, data or b"", event, named=named)
         known = named and data is not None  # SDKs skip errors without the name, and blocks without data
         self._fail(None if found is None else found._replace(recognised=known))
-        self.ended = self.ended or known  # clients read no further
+        self.ended = self.ended or known  # clients stop reading
 
-    def _recount(self, frame: bytes) -> None:
+    def _read_numbers(self, frame: bytes) -> None:
         """Do nothing: an event with text has no usage."""
 
 

@@ -16,7 +16,7 @@ class PlainReader(LearningReader):
 
     def __init__(self) -> None:
         super().__init__()
-        self.brought = True  # one without events is complete, too
+        self.has_content = True  # a stream without events is complete, too
 
     @property
     def finished(self) -> bool:

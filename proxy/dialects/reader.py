@@ -1,7 +1,9 @@
-"""The base of the dialects' readers, each of which follows one stream frame by frame.
+"""The base class of the dialects' readers, each of which follows one stream frame by frame.
 
-Most frames add nothing but the next piece of text. A reader learns from a parsed frame what surrounds its text, and
-then recognises similar frames without parsing them. Knows no log and no clock.
+It has what all of them need: finish reasons, usage, the first error. And it saves parsing: most frames add nothing but
+the next piece of text. A reader learns from a parsed frame which bytes surround its text, and then recognises similar
+frames, called ordinary, without parsing them. A finish reason that means failure goes into `_FAILED`; any other is
+recorded as the upstream writes it. Knows no log and no clock.
 """
 
 import json
@@ -17,30 +19,30 @@ from proxy.wire.sse import COMMENT
 _ZEROS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))  # every digit becomes 0
 _NEVER = b"\0\0"  # no frame ends with this
 _NOWHERE = 1 << 30  # no frame is this long
-_UNFINISHED = "null"  # DashScope writes the string until the end
+_UNFINISHED = "null"  # DashScope sends this string as the finish reason until the end
 _FAILED = re.compile(  # finish reasons; `abort` is of vLLM, the last one of DeepSeek
     r"\w*error|\w*exception|failed|failure|abort(?:ed)?|cancell?ed|timeout|insufficient_system_resource", re.IGNORECASE
 )
 
 
 class LearningReader:
-    """A Reader that learns to recognise ordinary frames; subclasses implement `note` and `_recount` for a dialect."""
+    """A Reader that learns to recognise ordinary frames; subclasses implement `note` and `_read_numbers`."""
 
     __slots__ = (
-        "_counted",
         "_finished",
         "_fixed",
         "_head",
         "_numbered",
         "_start",
         "_tail",
-        "_uncounted",
+        "_unread",
+        "_usage",
         "_zeroed_head",
         "_zeroed_tail",
-        "brought",
         "ended",
         "failure",
         "finish_reason",
+        "has_content",
         "model",
         "request_id",
     )
@@ -51,14 +53,14 @@ class LearningReader:
         self.request_id: str | None = None  # the upstream's own, if frames contain it
         self.failure: Failure | None = None
         self.ended = False  # the dialect's final event has come: nothing can be missing
-        self.brought = False  # content that the dialect defines has come, apart from the final event
-        self._finished: dict[int, bool] = {}  # by choice
-        self._counted: Usage | None = None
-        self._uncounted: bytes | None = None  # the latest ordinary frame, if its numbers have not been read yet
-        # An ordinary frame is this head, the text, and this tail, which begins with the quote that ends the text.
+        self.has_content = False  # content that the dialect defines has come, apart from the final event
+        self._finished: dict[int, bool] = {}  # by index of the choice: whether its finish reason has come
+        self._usage: Usage | None = None
+        self._unread: bytes | None = None  # the latest ordinary frame, if its numbers have not been read yet
+        # An ordinary frame is this head, the text, and this tail, which begins with the quotation mark after the text.
         self._head = self._tail = _NEVER
-        self._start = _NOWHERE  # where to look for that quote: the text has at least one byte
-        # If frames differ in numbers, too (an id, a usage that grows): head and tail with every digit replaced by 0.
+        self._start = _NOWHERE  # where to look for that quotation mark: the text has at least one byte
+        # If frames also differ in numbers (an id, a usage that grows): head and tail with every digit replaced by 0.
         self._numbered = False
         self._zeroed_head = self._zeroed_tail = _NEVER
         self._fixed = b""  # the index of the choice or item, the only number that must not differ
@@ -70,7 +72,7 @@ class LearningReader:
 
     @property
     def answers_begun(self) -> int:
-        """0: it is not a session."""
+        """0, since only sessions have several answers."""
         return 0
 
     @property
@@ -82,18 +84,18 @@ class LearningReader:
     def usage(self) -> Usage | None:
         """The latest usage that the stream reported."""
         self._catch_up()
-        return self._counted
+        return self._usage
 
     def _catch_up(self) -> None:
         """Read the numbers of the latest ordinary frame, if they have not been read yet."""
-        frame, self._uncounted = self._uncounted, None
+        frame, self._unread = self._unread, None
         if frame is not None:
-            self._recount(frame)
+            self._read_numbers(frame)
 
     def ordinary(self, frame: bytes) -> bool:
         """Return, without parsing, whether a frame adds only generated text; False when in doubt.
 
-        Its kind of text is that of the last noted frame. Hot: 0.2 us.
+        Its kind of text is that of the last frame that `note` read. Hot: 0.2 us.
         """
         start = self._start
         # By slices: 60 ns less than by startswith.
@@ -101,13 +103,13 @@ class LearningReader:
         return known or (self._head is not _NEVER and self._is_alike(frame))
 
     def _is_alike(self, frame: bytes) -> bool:
-        """Return the same as `ordinary` for a frame whose text has escapes, or whose numbers differ."""
-        head, tail, told = self._head, self._tail, frame
+        """Return whether a frame is ordinary whose text has escapes, or whose numbers differ."""
+        head, tail, compared = self._head, self._tail, frame
         if self._numbered:
-            head, tail, told = self._zeroed_head, self._zeroed_tail, frame.translate(_ZEROS)
-        if not (told.startswith(head) and told.endswith(tail) and len(told) > len(head) + len(tail)):
+            head, tail, compared = self._zeroed_head, self._zeroed_tail, frame.translate(_ZEROS)
+        if not (compared.startswith(head) and compared.endswith(tail) and len(compared) > len(head) + len(tail)):
             return False
-        text = told[len(head) : -len(tail)]
+        text = compared[len(head) : -len(tail)]
         if 92 in text:
             text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
         if 34 in text or text.endswith(b"\\"):
@@ -115,7 +117,7 @@ class LearningReader:
         if self._numbered:
             if self._fixed not in frame:
                 return False
-            self._uncounted = frame
+            self._unread = frame
         return True
 
     def _learn(self, frame: bytes, key: str, text: str, index: int, named: bytes = b"index") -> None:
@@ -140,13 +142,13 @@ class LearningReader:
             self._fixed = next((fixed for fixed in spelled if fixed in frame), b"")
 
     def _take_usage(self, stated: Any) -> None:
-        """Record a usage; one that consists of zeros does not replace another."""
+        """Record a usage, unless it consists of zeros and another is known."""
         usage = read_usage(stated)
-        if usage is not None and (any(usage) or self._counted is None):
-            self._counted, self._uncounted = usage, None
+        if usage is not None and (any(usage) or self._usage is None):
+            self._usage, self._unread = usage, None
 
-    def _recount(self, frame: bytes) -> None:
-        """Read and record the numbers in an ordinary frame: its usage, where every frame states one."""
+    def _read_numbers(self, frame: bytes) -> None:
+        """Read and record the numbers in an ordinary frame: the usage, if every frame has one, or its own number."""
         raise NotImplementedError
 
     def _finish(self, index: int, reason: Any) -> None:
@@ -173,7 +175,7 @@ def read_usage(stated: Any) -> Usage | None:
     if not stated or not isinstance(stated, dict):
         return None
     models = stated.get("models")
-    if isinstance(models, list):  # of an application, which may have used several
+    if isinstance(models, list):  # of an application, which may use several models
         counts = [usage for usage in map(read_usage, models) if usage is not None]
         if counts:
             return Usage(*map(sum, zip(*counts, strict=True)))
@@ -214,7 +216,10 @@ def _place(frame: bytes, key: str, text: str) -> tuple[int, int]:
 
 
 def _place_of_string(frame: bytes, key: str, string: bytes) -> tuple[int, int]:
-    """Return where the text of a JSON string under a key begins and ends; 0 if it is there twice, -1 if not at all."""
+    """Return where the text of a JSON string under a key begins and ends.
+
+    (0, 0) if it is there twice, (-1, 0) if not at all.
+    """
     for colon in (b'":', b'": '):
         needle = b'"%b%b%b' % (key.encode(), colon, string)
         at = frame.find(needle)

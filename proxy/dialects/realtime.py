@@ -1,8 +1,8 @@
 """The dialect of WebSocket sessions: the events of the Realtime API, and the tasks of DashScope's own protocol.
 
-A session may have several answers (responses, tasks). Its requests are messages of the client, which are not read here;
-binary messages, as of audio, are no frames. Sources: Model Studio's "Realtime API reference" (server events), in which
-the names are those of OpenAI's beta; and "WebSocket API for speech synthesis" (header.event).
+A session may have several answers (responses, tasks). Its requests are messages of the client, which are not read here.
+Binary messages, such as audio, are not frames. Sources: Model Studio's "Realtime API reference" (server events), which
+uses the names of OpenAI's beta; and "WebSocket API for speech synthesis" (header.event).
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ class RealtimeReader(PlainReader):
     def note(self, frame: bytes) -> TextKind | None:
         told = json_object(payload(frame) or b"")
         kind, header = told.get("type"), told.get("header")
-        self.brought = True
+        self.has_content = True
         if isinstance(kind, str):
             return self._note_event(kind, told)
         return self._note_task(header, told) if isinstance(header, dict) else None
@@ -82,7 +82,7 @@ class RealtimeReader(PlainReader):
             self.finish_reason = status
         usage = read_usage(answer.get("usage"))
         if usage is not None:
-            self._counted = Usage(*map(sum, zip(self._counted or Usage(), usage, strict=True)))
+            self._usage = Usage(*map(sum, zip(self._usage or Usage(), usage, strict=True)))
 
 
 class RealtimeFrames(PlainFrames):

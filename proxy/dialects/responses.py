@@ -1,7 +1,7 @@
 """The dialect of OpenAI's Responses API, as Qwen's compatible mode implements it.
 
-A response is a series of typed events. Some, first and last of all, carry the response as it is then, here called a
-snapshot; what lies between adds deltas to the items of its output:
+A response is a series of typed events. Some of them, such as the first and the last one, contain the complete response
+object as it is at that moment, here called a snapshot. The events between add deltas to the items of its output:
 
     response.created            {"type":…,"sequence_number":0,"response":{"id":…,"status":"queued","output":[],…}}
     response.output_item.added  {"type":…,"sequence_number":2,"output_index":0,"item":{"type":"message",…}}
@@ -11,6 +11,7 @@ snapshot; what lies between adds deltas to the items of its output:
 Sources: OpenAI's API reference; Model Studio, "Create a response"; recorded streams of DashScope, which writes fields
 without spaces, an id, and a status comment into each block, leaves out `item_id` and `content_index` at times, and
 skips sequence numbers.
+The finish reason is made of the final event's status in `ResponseReader._end`.
 """
 
 from typing import Any
@@ -28,7 +29,7 @@ from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import members, pairs
 from proxy.wire.sse import fields, payload
 
-_STATUSES = {  # with which an event ends the response; None: it says so itself (OpenRouter's)
+_STATUSES = {  # the status of the response, by its final event; None: it is in the event's snapshot (OpenRouter's)
     "response.completed": "completed",
     "response.incomplete": "incomplete",
     "response.failed": "failed",
@@ -36,23 +37,26 @@ _STATUSES = {  # with which an event ends the response; None: it says so itself 
     "response.done": None,
 }
 _ITEMS = ("response.output_item.added", "response.output_item.done")
-_CALLS = frozenset([
+_CALLS = frozenset([  # types of items
     "function_call", "custom_tool_call", "mcp_call", "computer_call", "local_shell_call", "shell_call",
     "apply_patch_call",
 ])  # fmt: skip
-_OF_CALLS = ("name", "arguments", "input", "action", "operation")
-_CLIENTS_CALLS = _CALLS - {"mcp_call"}
-_UNTOLD = {"id": "", "object": "response", "created_at": 0, "model": "", "output": []}  # of a response without snapshot
+_CALL_FIELDS = ("name", "arguments", "input", "action", "operation")  # the generated ones
+_CLIENT_CALLS = _CALLS - {"mcp_call"}  # those that the client runs
+_EMPTY = {"id": "", "object": "response", "created_at": 0, "model": "", "output": []}  # stands for a missing snapshot
 _CONTINUES = frozenset(["previous_response_id", "conversation"])
-_NOT_AGAIN = "invalid_prompt"  # Codex asks again after any code but a few; of those this one shows the message
-_FINAL = frozenset(["context_length_exceeded", "insufficient_quota", "rate_limit_exceeded", "server_is_overloaded"])
+_NO_RETRY = "invalid_prompt"  # Codex retries after all codes but a few; of those few, it shows the message of this one
+# Codes that Codex treats in ways of its own, so they are passed on if the upstream's error has one of them.
+_PASSED_ON = frozenset([
+    "context_length_exceeded", "insufficient_quota", "rate_limit_exceeded", "server_is_overloaded",
+])  # fmt: skip
 
 
 class ResponseRequests:
     """What requests for responses contain."""
 
-    names_model = False  # DashScope's do at their end only
-    reads_body = True  # whether a response is to be made in the background stands there alone
+    names_model = False  # DashScope's responses do so only at their end
+    reads_body = True  # only the body says whether a response is to be made in the background
 
     def model(self, body: bytes) -> str | None:
         return model_of(body)
@@ -68,7 +72,7 @@ class ResponseRequests:
         asked = members(body)
         if asked is None or not (asked.get("stream") is None or asked.get("stream") is False):
             return None
-        if asked.get("background"):  # it is answered at once, and not with a stream
+        if asked.get("background"):  # the response comes at once, and is not a stream
             return None
         streamed = asked.put({"stream": b"true"})
         return None if streamed is None else (list(headers), streamed)
@@ -83,15 +87,15 @@ class ResponseRequests:
 class ResponseReader(LearningReader):
     """The Reader of the events of one response."""
 
-    __slots__ = ("_called", "_number", "_snapshot", "_spoken", "ident")
+    __slots__ = ("_has_client_calls", "_number", "_seen_items", "_snapshot", "ident")
 
     def __init__(self) -> None:
         super().__init__()
-        self.ident: str | None = None  # of the response, as the upstream has it
+        self.ident: str | None = None  # the upstream's id of the response
         self._number = -1  # the last sequence number
         self._snapshot = b""  # the last frame with a snapshot
-        self._spoken: set[int] = set()  # items of which something was generated, by their output index
-        self._called = False  # the response calls tools that its client runs
+        self._seen_items: set[int] = set()  # the output indexes of items of which generated text has come
+        self._has_client_calls = False  # the response calls tools that its client runs
 
     @property
     def finished(self) -> bool:
@@ -106,9 +110,9 @@ class ResponseReader(LearningReader):
         if not name.startswith("response."):
             self._note_error(failure(frame, data or b"", event, named=name == "error"))
             return None
-        self.brought = True
+        self.has_content = True
         if type(number := event.get("sequence_number")) is int:
-            self._number, self._uncounted = number, None
+            self._number, self._unread = number, None
         if isinstance(response := event.get("response"), dict):
             self._note_snapshot(frame, response)
         if name in _STATUSES and event:
@@ -119,37 +123,38 @@ class ResponseReader(LearningReader):
         return self._note_delta(frame, name, event) if event.get("delta") else None
 
     def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
-        """Return the last snapshot as a failed one.
+        """Return a response.failed event that contains the last snapshot, marked as failed.
 
-        It needs all of it: openai-python compares the id with that of the first event, openai-node reads the output,
-        the AI SDK refuses an event without a number. Codex ignores errors in any other form. The number is the next
-        one; to a follower that is ended alone that of `last` again, since it may resume after the number.
+        Clients need all of it: openai-python compares the id with that of the first event, openai-node reads the
+        output, the AI SDK refuses an event without a sequence number, Codex ignores errors in any other form. The
+        sequence number is the next one. A single follower that is ended (`last` is given) may resume after the number
+        that it is sent, so it is sent the number of `last` once more.
         """
         self._catch_up()
         number = self._number + 1 if last is None else _number(last)
         snapshot = json_object(payload(self._snapshot) or b"", exactly=True)
-        told = _ended(record(snapshot.get("response")) or _UNTOLD, code)
-        told["error"] = {"code": self.failure_code(code), "message": message}
-        event = {"type": "response.failed", "sequence_number": -1 if number is None else number, "response": told}
+        response = _ended(record(snapshot.get("response")) or _EMPTY, code)
+        response["error"] = {"code": self.failure_code(code), "message": message}
+        event = {"type": "response.failed", "sequence_number": -1 if number is None else number, "response": response}
         return b"event: response.failed\ndata: %b\nid: %b\n\n" % (json_text.written(event), ident)
 
     @property
     def snapshot(self) -> bytes | None:
-        """The text of the last snapshot."""
+        """The JSON text of the last snapshot."""
         event = members(payload(self._snapshot) or b"") if self._snapshot else None
         return None if event is None else event.text("response")
 
     def failure_code(self, code: str) -> str:
-        """Return the code that the client is told, by which Codex decides whether it asks again."""
+        """Return the error code that the client is sent, by which Codex decides whether to retry."""
         stated = self.failure
         if stated is None:
-            return _NOT_AGAIN if code == "cancelled" else code
-        if stated.code in _FINAL:
+            return _NO_RETRY if code == "cancelled" else code
+        if stated.code in _PASSED_ON:
             return stated.code
-        return code if trouble(stated.status or 200, stated.code).transient else _NOT_AGAIN
+        return code if trouble(stated.status or 200, stated.code).transient else _NO_RETRY
 
     def _note_error(self, found: Failure | None) -> None:
-        """Record an error in another form than a failed response: not all clients see those."""
+        """Record an error that is not a response.failed event: not all clients recognise those."""
         self._fail(found._replace(recognised=False) if found is not None else None)
 
     def _note_snapshot(self, frame: bytes, response: dict[str, Any]) -> None:
@@ -166,8 +171,8 @@ class ResponseReader(LearningReader):
             return
         status = status or response.get("status")
         if status == "completed":
-            called = self._called or any(map(_is_for_client, records(response.get("output"))))
-            self.finish_reason = "tool_calls" if called else "stop"
+            calls = self._has_client_calls or any(map(_is_for_client, records(response.get("output"))))
+            self.finish_reason = "tool_calls" if calls else "stop"
         elif status == "incomplete":
             reason = record(response.get("incomplete_details")).get("reason")
             self.finish_reason = reason if isinstance(reason, str) and reason != "max_output_tokens" else "length"
@@ -175,33 +180,34 @@ class ResponseReader(LearningReader):
             stated = {"error": response.get("error") or {"code": status, "message": f"the response is {status}"}}
             found = self.failure or failure(frame, data, stated, named=True)
             failed = _name(frame, json_object(data)) == "response.failed"
-            self.failure = found and found._replace(recognised=failed, body=None)  # a response is no error's body
+            # Without a body: this data is a response object, not the body of an error response.
+            self.failure = found and found._replace(recognised=failed, body=None)
         self.ended = True
 
     def _note_item(self, event: dict[str, Any]) -> TextKind | None:
-        """Return what was generated of an item, unless that was noted before."""
+        """Return the kind of the generated text that an item contains, unless text of this item has come before."""
         item, index = record(event.get("item")), _index(event)
         kind = _generated(item)
-        self._called = self._called or _is_for_client(item)
-        if kind is None or index in self._spoken:
+        self._has_client_calls = self._has_client_calls or _is_for_client(item)
+        if kind is None or index in self._seen_items:
             return None
-        self._spoken.add(index)
+        self._seen_items.add(index)
         return kind
 
     def _note_delta(self, frame: bytes, name: str, event: dict[str, Any]) -> TextKind:
-        self._spoken.add(_index(event))
+        self._seen_items.add(_index(event))
         text = event["delta"]
         if type(text) is str and self.failure is None:
             self._learn(frame, "delta", text, _index(event), b"output_index")
         return _kind(name)
 
-    def _recount(self, frame: bytes) -> None:
+    def _read_numbers(self, frame: bytes) -> None:
         number = _number(frame)
         self._number = self._number if number is None else number
 
 
 class ResponseFrames:
-    """The frames of a response: an event each."""
+    """The frames of a response: each is one event."""
 
     has_text = True
 
@@ -216,7 +222,7 @@ class ResponseFrames:
 
 
 class ResponseObjects:
-    """Responses as objects. Qwen stores them for 7 days, without background and resuming: the proxy adds both."""
+    """Responses as objects. Qwen stores them for 7 days; the proxy adds background responses and resuming."""
 
     def background(self, body: bytes) -> Background | None:
         asked = members(body) if b'"background"' in body else None
@@ -237,23 +243,23 @@ class ResponseObjects:
         return reader.ident if isinstance(reader, ResponseReader) else None
 
     def ident_of(self, document: bytes) -> str | None:
-        told = json_object(document)
-        ident = told.get("id")
-        return ident if told.get("object") == "response" and isinstance(ident, str) else None
+        response = json_object(document)
+        ident = response.get("id")
+        return ident if response.get("object") == "response" and isinstance(ident, str) else None
 
     def seen(self, reader: Reader) -> bytes | None:
         return reader.snapshot if isinstance(reader, ResponseReader) else None
 
     def begun(self, ident: str, model: str | None, created_at: int) -> bytes:
-        told = _UNTOLD | {"id": ident, "created_at": created_at, "model": model or "", "status": "queued"}
-        return json_text.written(told | {"background": True, "error": None})
+        response = _EMPTY | {"id": ident, "created_at": created_at, "model": model or "", "status": "queued"}
+        return json_text.written(response | {"background": True, "error": None})
 
     def ended(self, document: bytes, reader: Reader, code: str, message: str) -> bytes:
-        told = _ended(json_object(document, exactly=True), code)
+        response = _ended(json_object(document, exactly=True), code)
         if code != "cancelled":
             stated = reader.failure_code(code) if isinstance(reader, ResponseReader) else code
-            told["error"] = {"code": stated, "message": message}
-        return json_text.written(told)
+            response["error"] = {"code": stated, "message": message}
+        return json_text.written(response)
 
     def deleted(self, ident: str) -> bytes:
         return json_text.written({"id": ident, "object": "response", "deleted": True})
@@ -263,19 +269,19 @@ class ResponseObjects:
 
 
 def _number(frame: bytes) -> int | None:
-    """Return the sequence number of an event; None, if it has none."""
+    """Return the sequence number of an event; None if it has none."""
     number = json_object(payload(frame) or b"").get("sequence_number")
     return number if type(number) is int else None
 
 
-def _ended(told: dict[str, Any], code: str) -> dict[str, Any]:
-    """Return a response that goes on no more."""
+def _ended(response: dict[str, Any], code: str) -> dict[str, Any]:
+    """Return a response with the status of one that was cancelled or has failed, by the reason of its ending."""
     status = "cancelled" if code == "cancelled" else "failed"
-    return told | {"status": status, "output": records(told.get("output"))}
+    return response | {"status": status, "output": records(response.get("output"))}
 
 
 def _name(frame: bytes, event: dict[str, Any]) -> str:
-    """Return an event's type: that in its data, or else that of its field."""
+    """Return an event's type: the one in its data, or otherwise that of its `event` field."""
     stated = event.get("type")
     return stated if isinstance(stated, str) else fields(frame).type.decode("utf-8", "replace")
 
@@ -295,17 +301,17 @@ def _kind(name: str) -> TextKind:
 def _is_for_client(item: dict[str, Any]) -> bool:
     """Return whether an item is a call that the client is to run."""
     kind = item.get("type")
-    return isinstance(kind, str) and kind in _CLIENTS_CALLS
+    return isinstance(kind, str) and kind in _CLIENT_CALLS
 
 
 def _generated(item: dict[str, Any]) -> TextKind | None:
-    """Return the kind of what was generated of an item; None, if that is nothing yet."""
+    """Return the kind of the generated text that an item contains; None if it contains none yet."""
     kind = item.get("type")
     if isinstance(kind, str) and kind in _CALLS:
-        return TextKind.TOOL_CALL if any(item.get(part) for part in _OF_CALLS) else None
+        return TextKind.TOOL_CALL if any(item.get(part) for part in _CALL_FIELDS) else None
     if kind == "reasoning":
-        told = [*records(item.get("content")), *records(item.get("summary"))]
-        return TextKind.REASONING if any(part.get("text") for part in told) else None
+        thoughts = [*records(item.get("content")), *records(item.get("summary"))]
+        return TextKind.REASONING if any(part.get("text") for part in thoughts) else None
     parts = records(item.get("content"))
     return TextKind.CONTENT if any(part.get("text") or part.get("refusal") for part in parts) else None
 

@@ -46,7 +46,7 @@ class Row(NamedTuple):
     generations: tuple[str, ...] = ()
     """Paths of POST requests that respond with a stream. Their bodies are read completely, so they can be retried."""
     lent: tuple[str, ...] = ()
-    """Other paths that POST requests with the proxy's own key may have; `{}` stands for one segment."""
+    """Other paths of POST requests that may be sent with the proxy's own key; `{}` stands for one segment."""
     lent_to_read: tuple[str, ...] = ()
     """The same for GET and HEAD."""
     steering: str = "accept"

@@ -5,18 +5,20 @@ Must not know: sockets, HTTP responses, upstreams, clocks. Times and timers are 
 Read in this order:
 
 * `stream`: one stream, its followers, and how a frame reaches each of them
-* `log`: append-only frames, sealed once with an Ending; `endings`: the table of all endings and their properties
-* `ledger`: how much memory is held, of which kind, and what is done when it is too much
+* `log`: append-only frames, sealed once with an Ending; `endings`: the table of all endings and their properties, to
+  which every new time-out or failure is added
+* `ledger`: how much memory is held, by kind, and what is done when it is too much
 * `cohort`: which followers are advanced together; its docstring lists the states of a follower and their transitions
 * `subscription`: one follower; `rank`: followers that are written to together
-* `projections`: the modes, each a pure function of a span of the log to bytes; `envelopes`: modes as
+* `projections`: the modes, each a pure function of a span of the log to bytes, and their table; `envelopes`: modes as
   WebSocket messages, and with the stream's id in each event
-* `transcript`, `channel`, `rewriting`: the text of the answer so far, and frames rewritten with other parts of it
+* `transcript`, `channel`, `rewriting`: for modes that change texts: the text of the answer so far, its channels
+  (content, reasoning, arguments of a tool call), and frames in which texts are replaced
 * `info`: the record of a stream: its id, owner, keys and limits
 * `hub`: begins streams, finds them while they run and while they are kept, ends them; `observer`: those it notifies
 * `interfaces`: the protocols of what a stream is connected to: sinks, writers, the bypass
-* `turns`: queues work for clients, so that none of them occupies the event loop for long
+* `turns`: a queue of work that is done for clients, so that none of them occupies the event loop for long
 * `background`: runs periodic work so that an exception does not end it; higher rooms use it, too
-* `faults`: what happens when something here raises an exception that it should not raise
+* `faults`: logs unexpected exceptions, so that they affect nobody else
 * `vitals`: times and counts of a stream
 """

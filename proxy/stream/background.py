@@ -45,7 +45,7 @@ class BackgroundLoop:
     def fail(self, error: Exception) -> None:
         """Log, count and drop an exception: for loops over many, in which `with` takes 0.4 us for each."""
         now = self._clock()
-        if now - self._failed_at >= _FAILING_S:  # else the log would have it with every turn
+        if now - self._failed_at >= _FAILING_S:  # so that a loop which fails in every turn does not fill the log
             log_fault(f"a turn of the background loop {self.name}, which goes on,", error)
         self._failed_at = now
         self.failures += 1

@@ -18,17 +18,18 @@ Followers differ only in who makes them advance next, and that is what their sta
 
     live      the next sweep of its cohort: it is a member of `Cohort.live`
     ranked    the same, through its Rank, which is the member of `Cohort.live` and has the one offset of all in it
-    bypassed  nobody: a live follower, the only one of its stream, to whose transport the Bypass sends events before
-              they are in the log; offset and log are updated for up to 64 of them at once
-    ahead     `Stream.end_ahead`, when a frame has ended of which it was sent the first lines; it is in mode raw
+    bypassed  nobody: it is the only follower of its stream, and the Bypass writes events to its transport before they
+              are in the log; offset and log are updated for up to 64 of them at once
+    ahead     `Stream.end_ahead`, when the frame has ended of which it was sent the first lines; it is in mode raw
     parked    its own `resume`, which is called once: by its sink when it has drained, or when others have had their
               turn (`Stream.pause`, `Turns`; "paused" is not a separate state)
-    closing   as parked, or the last slice of the last sweep; but the log is sealed, so that it ends at its last frame
+    closing   its own `resume`, as if parked, or a later slice of the last sweep: the log is sealed, and the follower
+              ends when it has been sent the last frame
     ended     nobody: it has been sent its end, or has left
 
 An advance by itself (of a live follower, or of one that resumes or attaches) leads to one of four states:
 
-    a follower advances | the sink took all | the sink clogged, or there is more than a turn's worth
+    a follower advances | the sink took all | the sink did not, or there is more than one turn allows
     --------------------|-------------------|-------------------------------------------------------
     the log is open     | live              | parked
     the log is sealed   | ended             | closing
@@ -56,28 +57,28 @@ What the events are, and what the code does:
 
 * read: frames are appended (`Stream.extend`), and the sweep writes them. A bypassed follower had them already
   (`Stream.bypassed`). Members of a rank are written to by it, and move with its offset.
-* read, clogged: the sink refuses the write, since earlier ones are waiting, or its connection was just lost.
+* read, clogged: the sink refuses the write, because earlier ones are waiting or its connection was just lost.
   `Stream.park` ends the bypass, takes the follower out of its rank with the offset it has reached, sets `parked` and
   asks the sink to call `resume`. The other members of the rank stay.
 * read, long: more than a follower is given in one turn. `Stream.pause` is `park`, with `Turns` to call `go_on`. A
   rank that is due more than one span dissolves first: its members are live, and grouped again after the sweep. A
-  bypass sends on what came, however much.
+  bypass forwards every read, however long.
 * part: lines of a frame come, but not its blank line, which some upstreams send with the next event.
-  `Stream.send_ahead` sends them to followers in mode raw that have been sent all else, and they are parked until the
-  rest has come; then `Subscription.go_on` sends it. Others wait for the frame's end: only there it is known what its
-  event is. A sealed stream sends nothing more.
+  `Stream.send_ahead` sends them to followers in mode raw that have been sent everything before, and they are parked
+  until the rest has come; then `Subscription.go_on` sends it. Other modes need complete frames. A sealed stream sends
+  nothing more.
 * resume: of a follower that is far behind, by more than a span, `Turns` calls `go_on` when it is its turn; it is no
   member of `Cohort.live` before it has caught up. Else `Stream.unpark` makes it live again, unless the log is sealed,
   and it advances by itself: see the four states above. Called when the follower is not parked, it does nothing.
-* resume, clogged: it advanced, and the sink took some of what was due. Or it has had its turn's worth once more.
+* resume, clogged: it advanced, but the sink accepted only a part, or there was again more than one turn allows.
 * outrun: the log's window has moved past the offset, and the follower is advanced: it ends with the error `too_slow`.
   Frames are never skipped. Until it is advanced, nothing happens to it.
 * another comes: `Stream.attach`, of another follower. A bypass ends; everybody is served from the log.
   A follower that is far behind when it attaches, by more than a span, is parked until it has caught up.
 * company: a sweep ends, and the cohort has another member. Each follower whose sink has a transport goes into the rank
   of its view, framing and offset (`Cohort._regroup`), and may be the first in it, or the only one.
-* alone: no other follower is left, it has had everything, and its sink takes the upstream's chunks as they come: the
-  writer asks for `lone_follower`, which leaves its rank, and puts a Bypass before it.
+* alone: no other follower is left, it has been sent everything, and its sink takes the upstream's chunks unchanged:
+  the writer calls `Stream.lone_follower`, which takes it out of its rank, and starts a Bypass to it.
 * leave: the client has gone. Nothing is written to the sink. `Stream.detach` parks it for good and removes it.
 * fail: the follower alone is ended, for example because its token has expired. The sink is sent the ending as its mode
   writes it.
@@ -86,17 +87,17 @@ What the events are, and what the code does:
   `resume`.
 * seal: the log has its ending. The last sweep has each live follower send its last frames with its end; a rank
   dissolves for that. Only the first seal counts.
-* seal, long: as seal, with more frames due than the sink, or a turn, takes. It goes on by `resume`.
+* seal, long: as seal, with more frames due than the sink or one turn takes. `resume` sends the rest.
 
 Why an event can't happen:
 
 * a: the log is sealed. It does not grow, nothing writes to it, and `Cohort.live` is empty.
-* b: a bypassed follower lacks nothing; the log takes what it was sent before it drops a frame.
+* b: a bypassed follower has been sent everything, and its events are added to the log before a frame is dropped.
 * c: `attach` ends a bypass before the other follower is there to be grouped with.
 * d: one that has been sent lines of a frame is the first to be sent the rest; paced followers are sent whole frames.
 
-The flag `parked` is also set on followers that are ahead, closing and ended (but for those whom a slice of the last
-sweep is still to visit): a sweep asks this one flag, whatever the state is.
+The flag `parked` is also set on followers that are ahead, closing or ended (except on closing ones that a later slice
+of the last sweep will visit): this one flag tells a sweep whom to skip, whatever the state is.
 
 The circle of imports
 =====================
@@ -111,11 +112,11 @@ What is ugly
 
 * No attribute holds the state: it follows from `ended`, `parked`, the log's ending, `_rank` and `Stream.bypass`. An
   attribute would have to be updated in sweeps and writes, which must be fast.
-* `parked` members stay in `live` until the next sweep (`has_parked`): removing one from a list of thousands is slow.
+* Parked members stay in `live` until the next sweep (`has_parked`): removing one from a list of thousands is slow.
 * A Subscription reaches into its cohort (`has_parked`) and Stream into Subscription (`parked`) and Cohort (`live`,
   `ungrouped`). With all states in Cohort, each event would cross one object more.
-* Whatever ends a bypass settles it, and that may exceed a limit and seal the stream in the middle of another operation:
-  `attach`, `detach`, `park`, `pause` and every reader of `Stream.log` must work when it does.
+* Ending a bypass settles it, which may exceed a limit and so seal the stream in the middle of another operation:
+  `attach`, `detach`, `park`, `pause` and everything that reads `Stream.log` must allow for that.
 """
 
 import heapq
@@ -216,10 +217,10 @@ class Cohort:
 
 
 class Paced(Protocol):
-    """What the pacer calls at its time: a paced cohort, or a stream's last word that waits a moment."""
+    """What the pacer calls after a delay: a paced cohort, or a call of `Stream.conclude` that was put off."""
 
     def due(self) -> None:
-        """Do what was put off."""
+        """Do what was put off: the delay is over."""
 
 
 class Pacer:

@@ -42,10 +42,10 @@ class Ending(NamedTuple):
     state: Literal["complete", "cancelled", "failed"]  # in /info; a span is an error if it failed
     fault: Literal["client", "proxy", "upstream"] | None
     close_code: int  # of a WebSocket
-    error: type[ProxyError] | None  # the error response of mode json; None: no document fails by this ending
-    replayed: bool = False  # a retry under the same Idempotency-Key gets the kept answer, instead of a new one
+    error: type[ProxyError] | None  # the error response of mode json; None: mode json never ends this way
+    replayed: bool = False  # a retry under the same Idempotency-Key gets the kept answer instead of a new one
     message: str = ""
-    retry_after_s: int | None = None  # None: as long as the error says
+    retry_after_s: int | None = None  # None: that of the error
     clean: bool = False
     unrecognised: bool = False
 
@@ -97,7 +97,7 @@ TIMEOUT_TOTAL = Ending("timeout_total", "failed", "upstream", 4504, TotalTimeout
 
 # Of a single follower, whose stream may go on. `refused`: it expected a stream, but the upstream's response is none.
 
-LOG_LIMIT = Ending("log_limit", "failed", "client", 4413, TooLarge)  # its mode needs all that was said
+LOG_LIMIT = Ending("log_limit", "failed", "client", 4413, TooLarge)  # its mode needs the whole text, which is too large
 TOO_SLOW = Ending("too_slow", "failed", "client", 4410, None)
 CAPABILITY_EXPIRED = Ending(
     "capability_expired", "failed", "client", 4401, ExpiredCapability,

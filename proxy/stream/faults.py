@@ -1,19 +1,20 @@
-"""What happens when the proxy itself fails: an exception where none should be is logged, and hurts nobody else.
+"""What happens when the proxy itself fails: an unexpected exception is logged, and does not affect anybody else.
 
-An exception's message may quote what it was about, and so a prompt or a key: the log has its type and place alone.
+The message of an exception may quote the data that caused it, and so a prompt or a key. Therefore only its type and the
+place where it was raised are logged.
 """
 
 import logging
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-_Told = TypeVar("_Told")
+_Subject = TypeVar("_Subject")
 
 _log = logging.getLogger("streamtee.faults")
 
 
 class Faults:
-    """What failed of one stream: each kind of fault is logged once, and at the end how often there were others.
+    """The faults of one stream's followers: each kind is logged when it first occurs, and at the end with its count.
 
     So a mode that fails for thousands of followers does not fill the log.
     """
@@ -24,14 +25,14 @@ class Faults:
         self._counts: dict[str, int] = {}
 
     def note(self, what: str, error: Exception) -> None:
-        """Note that something failed, and log it if it is the first time."""
-        fault = _told(what, error)
+        """Count a fault, and log it if it is the first of its kind."""
+        fault = _description(what, error)
         if fault not in self._counts:
             _log.error("%s", fault)
         self._counts[fault] = self._counts.get(fault, 0) + 1
 
     def report(self) -> None:
-        """Log how often what was logged before happened in all; called when nothing more can fail."""
+        """Log how often each repeated fault occurred in all; called when nothing more can fail."""
         for fault, count in self._counts.items():
             if count > 1:
                 _log.error("%s, %d times in all", fault, count)
@@ -39,11 +40,11 @@ class Faults:
 
 
 def log_fault(what: str, error: Exception) -> None:
-    """Log that something failed which should not, where, and by which type of exception; not its message."""
-    _log.error("%s", _told(what, error))
+    """Log what failed, with the type of the exception and the place where it was raised; not its message."""
+    _log.error("%s", _description(what, error))
 
 
-def _told(what: str, error: Exception) -> str:
+def _description(what: str, error: Exception) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -54,18 +55,18 @@ def _told(what: str, error: Exception) -> str:
     return f"{what} failed: {type(error).__name__} in {where}"
 
 
-def tell(listener: Callable[[_Told], object], told: _Told) -> None:
-    """Call one who is told of something; what it raises is logged, since it has no say in what goes on."""
+def notify(observer: Callable[[_Subject], object], subject: _Subject) -> None:
+    """Call an observer of a stream; an exception that it raises is logged, and has no other effect."""
     try:
-        listener(told)
+        observer(subject)
     except Exception as error:
-        log_fault("one who is told of a stream", error)
+        log_fault("an observer of a stream", error)
 
 
-def tell_all(listeners: Iterable[Callable[[_Told], object]], told: _Told) -> None:
-    """Do the same with each of several: a call for all of them instead of one for each."""
-    for listener in listeners:
+def notify_all(observers: Iterable[Callable[[_Subject], object]], subject: _Subject) -> None:
+    """Call several observers as `notify` does: in one call, which is faster than one for each."""
+    for observer in observers:
         try:
-            listener(told)
+            observer(subject)
         except Exception as error:
-            log_fault("one who is told of a stream", error)
+            log_fault("an observer of a stream", error)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import CAPABILITY_EXPIRED, TOO_SLOW
-from proxy.stream.faults import tell
+from proxy.stream.faults import notify
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Sink
 from proxy.stream.ledger import Holder, Ledger, Relief
@@ -31,9 +31,9 @@ from proxy.wire.sse import COMMENT
 _BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # maps each byte to one of 32 letters: five random bits
 
 ANYONE = b""  # the `caller` of a stream that everybody may follow
-SURVEYED_A_TICK = 2000  # streams and followers: 3 ms, if nothing of them is in the CPU's caches
-SURVEY_S = 1.0  # at least, from one survey to the next: with every tick it took 1.5 us an event of 500 streams
-STREAM_BYTES = 3000  # memory that a stream takes beside its frames: many short streams count, too
+SURVEYED_A_TICK = 2000  # streams and followers: 3 ms, if none of them is in the CPU's caches
+SURVEY_S = 1.0  # from one survey to the next, at least: a survey at every tick took 1.5 us an event of 500 streams
+STREAM_BYTES = 3000  # memory that a stream takes besides its frames, which matters if there are many short streams
 
 
 def _idents() -> Iterator[str]:
@@ -92,7 +92,7 @@ class Waiter:
 
 
 class Places:
-    """Places among the running streams and the followers that are taken before what they are for is begun."""
+    """A reservation of places among the running streams and the followers, for some that are about to begin."""
 
     __slots__ = ("_followers", "_hub", "_streams")
 
@@ -104,7 +104,7 @@ class Places:
         hub.promised_followers += followers
 
     def give_back(self) -> None:
-        """Give them back; to follow, give it back and attach in the same turn. Only the first call counts."""
+        """End the reservation; whoever uses it does so in the same turn. Only the first call counts."""
         self._hub.promised_streams -= self._streams
         self._hub.promised_followers -= self._followers
         self._streams = self._followers = 0
@@ -131,30 +131,30 @@ class Hub:
         self.max_followers = max_followers
         self.max_followers_per_stream = max_followers_per_stream
         self.followers = 0  # that are connected
-        self.promised_followers = 0  # places of followers that are yet to come
-        self.promised_streams = 0  # places of streams that are yet to begin
+        self.promised_followers = 0  # places that are reserved for followers
+        self.promised_streams = 0  # places that are reserved for streams
         self.ledger = Ledger(max_total_log_bytes)
         self.ledger.on_over_limit = self._plan_relief
         self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and the time of the last one
-        self.leaving: dict[Subscription, float] = {}  # followers whose time is limited, and when it ends
+        self.leaving: dict[Subscription, float] = {}  # followers whose access expires, and when
         self.draining = False
         self._call_soon = call_soon
         self._pacer = pacer
-        self.turns = Turns(call_soon, pacer.time)  # of followers, and of what else clients ask for
+        self.turns = Turns(call_soon, pacer.time)  # for followers, and for other work that clients ask for
         self.background = BackgroundLoop("streams", pacer.time, OVERDUE_S)
         self._relief = Relief(self.ledger)
         self._relief_planned = False
-        self._relief_from_bytes = 0.0  # so much must be held, or a tick come, before more relief is worth its time
-        self._surveyed: Iterator[Stream] = iter(())
-        self._survey_at = 0.0  # when the next survey begins, in monotonic seconds
-        self._followed: dict[Stream, None] = {}  # of those that are kept after their end
+        self._relief_from_bytes = 0.0  # with less memory held than this, relief waits for the next tick
+        self._surveyed: Iterator[Stream] = iter(())  # the streams that the current survey has yet to count
+        self._survey_at = 0.0  # when the next survey may begin, in monotonic seconds
+        self._followed: dict[Stream, None] = {}  # ended streams that are kept and have followers
         self._observers = observers or Observers()
         self._on_forgotten = on_forgotten
         self._on_subscription_ended = on_subscription_ended
         self._idents = _idents()
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
-        self._outlived: dict[str, Stream] = {}  # forgotten, but running, or followed to their end
+        self._outlived: dict[str, Stream] = {}  # forgotten streams that still run or have followers
         self.max_pending_bytes = max_pending_bytes
         self._retire_at: list[tuple[float, str]] = []  # a heap
         self._keys: dict[tuple[bytes, str], Stream] = {}
@@ -180,8 +180,9 @@ class Hub:
     def begin(self, info: StreamInfo, vitals: Vitals, places: Places | None = None) -> Stream:
         """Make a stream; notify the observers, and the followers that wait for its key.
 
-        `places` were taken for it, and are given back: it is not refused any more, its upstream has been asked.
-        Raises: Overloaded, when too many streams run, they hold too much memory, or the process drains.
+        `places` is its reservation, if it has one, which ends here: such a stream is never refused, since the request
+        has been sent upstream already. Raises: Overloaded, when too many streams run, they hold too much memory, or the
+        process is shutting down.
         """
         if places is None:
             self.check_room()
@@ -194,13 +195,13 @@ class Hub:
         self.ledger.bytes += STREAM_BYTES
         self._observers.begun(stream)
         for key in info.keys:
-            self._find_by(key, stream)
+            self._register(key, stream)
         return stream
 
     def answered(
         self, stream: Stream, upstream: str, request_id: bytes | None = None, kept_head: Head | None = None
     ) -> None:
-        """Note which upstream responded, and its request id; `kept_head`: the head, if that is no event stream."""
+        """Note which upstream responded, and its request id; `kept_head`: the head, if it is not of an event stream."""
         stream.answered(upstream, request_id, kept_head)
         self._observers.answered(stream)
 
@@ -208,7 +209,7 @@ class Hub:
         """Make a stream its caller's newest under a key. Does nothing if it has, or once had, the key."""
         if key not in stream.info.keys:
             stream.info.keys = (*stream.info.keys, key)
-            self._find_by(key, stream)
+            self._register(key, stream)
 
     def unname(self, stream: Stream) -> None:
         """Remove a stream's keys; it is still found by its id."""
@@ -266,7 +267,7 @@ class Hub:
                 del self._waiters[waiter.caller, waiter.key]
 
     def reserve(self, *, streams: int = 0, followers: int = 0) -> Places:
-        """Take places for what is asked for upstream, before that costs anything. Raises: Overloaded."""
+        """Reserve places before a request is sent upstream, so that it is not paid for in vain. Raises: Overloaded."""
         if streams:
             self.check_room()
         if followers:
@@ -274,15 +275,15 @@ class Hub:
         return Places(self, streams, followers)
 
     def check_room_to_follow(self, stream: Stream | None = None, more: int = 1) -> None:
-        """Raises: Overloaded, if there would be too many followers with so many more, of all streams or of this one."""
+        """Raises: Overloaded, if `more` followers would exceed the limit of all streams, or one that of this stream."""
         followers = self.followers + self.promised_followers
         if followers + more > self.max_followers:
             raise Overloaded(f"{followers} followers are connected, {self.max_followers} are allowed")
         if stream is not None:
             # A place is kept for the client that began the stream: those that waited for the key attach before it.
-            asker = bool(stream.info.keys) and stream.originator is None and not stream.log.end
+            kept = bool(stream.info.keys) and stream.originator is None and not stream.log.end
             allowed = self.max_followers_per_stream
-            if len(stream.subscriptions) >= allowed - asker:
+            if len(stream.subscriptions) >= allowed - kept:
                 raise Overloaded(f"{len(stream.subscriptions)} followers have this stream, {allowed} are allowed")
 
     def attach(self, subscription: Subscription, now: float, until: float = math.inf) -> None:
@@ -297,20 +298,20 @@ class Hub:
         subscription.stream.attach(subscription)
 
     def forget(self, stream: Stream) -> None:
-        """Remove a stream, so that it is no longer found. Its followers still get all of it."""
+        """Remove a stream, so that it is no longer found. Its followers are still sent all of it."""
         held = self._running.pop(stream.id, None) or self._ended.pop(stream.id, None)
         if held is None:
             return
         self.unname(stream)
-        tell(self._on_forgotten, stream)
+        notify(self._on_forgotten, stream)
         self._followed.pop(stream, None)
         self._outlived[stream.id] = stream
-        self._let_go(stream)
+        self._drop_if_unused(stream)
 
     def tick(self, now: float) -> None:
-        """Forget streams, send heartbeats, end followers, whatever is due. Call it once a second.
+        """Forget streams, send heartbeats and end followers whose time has come. Call it once a second.
 
-        So there is one timer for all streams and followers, not one for each.
+        This way there is one timer for all streams and followers, not one for each.
         An exception that one of them raises does not affect the others.
         """
         while self._retire_at and self._retire_at[0][0] <= now:
@@ -337,7 +338,7 @@ class Hub:
             if self.ledger.over:
                 self._relieve()
             else:
-                self._relief.let_on()
+                self._relief.resume()
 
     def drain(self) -> None:
         """Refuse new streams, and notify waiters that none will come."""
@@ -346,7 +347,7 @@ class Hub:
             waiter.notify(None)
 
     def check_draining(self) -> None:
-        """Raises: Drained, once the process takes nothing new."""
+        """Raises: Drained, while the process is shutting down."""
         if self.draining:
             raise Drained("this server is shutting down")
 
@@ -357,14 +358,14 @@ class Hub:
         if running >= self.max_streams:
             raise Overloaded(f"{running} streams are running, {self.max_streams} are allowed")
         ledger = self.ledger
-        if ledger.bytes > ledger.room_bytes:  # `over`, a call less
+        if ledger.bytes > ledger.room_bytes:  # `over`, without the call
             self._drop_kept()
             if ledger.over:
                 held, allowed = ledger.total_bytes, ledger.max_bytes
                 raise Overloaded(f"the streams hold {held} bytes of memory, {allowed} are allowed")
 
     def _plan_relief(self, holder: Holder | None) -> None:
-        """Relieve in a turn of its own: whoever adds to a log may be amid a settlement or an iteration of streams."""
+        """Have `_relieve` called in a later turn: the caller may be settling a bypass or iterating over streams."""
         if holder is not None:
             self._relief.hold(holder)
         if not self._relief_planned and self.ledger.total_bytes >= self._relief_from_bytes:
@@ -388,7 +389,7 @@ class Hub:
                 self.forget(stream)
 
     def _survey(self, now: float) -> None:
-        """Have some more streams counted, so that within seconds all have been, and no turn takes long."""
+        """Count the memory of some more streams, so that all are counted within seconds and no turn takes long."""
         left = SURVEYED_A_TICK
         for stream in self._surveyed:
             try:
@@ -401,7 +402,7 @@ class Hub:
             self._survey_at = now + SURVEY_S
             self._surveyed = iter([*self._running.values(), *self._followed, *self._outlived.values()])
 
-    def _find_by(self, key: str, stream: Stream) -> None:
+    def _register(self, key: str, stream: Stream) -> None:
         """Register a stream under a key, and notify the followers that wait for the key."""
         name = stream.info.caller, key
         self._keys[name] = stream
@@ -413,7 +414,7 @@ class Hub:
         stream.ended_at = self._pacer.time()
         self._observers.ended(stream)
         if self._running.pop(stream.id, None) is None:
-            self._let_go(stream)
+            self._drop_if_unused(stream)
             return
         self._ended[stream.id] = stream
         if stream.subscriptions:
@@ -423,7 +424,7 @@ class Hub:
             self.forget(stream)
 
     def _cut_pending(self) -> None:
-        """End the last followers of forgotten streams, the first of these first, until the rest is no more."""
+        """End the last followers of forgotten streams, oldest first, until the limit of pending bytes is kept."""
         allowed = self.max_pending_bytes
         for stream in list(self._outlived.values()):
             held = self.pending_bytes
@@ -432,7 +433,7 @@ class Hub:
             for subscription in list(stream.subscriptions) if stream.sealed else ():
                 subscription.fail(
                     TOO_SLOW.saying(
-                        f"clients have yet to take {held} bytes of streams that are over, {allowed} are kept"
+                        f"clients have yet to be sent {held} bytes of forgotten streams, {allowed} are allowed"
                     )
                 )
 
@@ -444,10 +445,10 @@ class Hub:
         if self._followed and not subscription.stream.subscriptions:
             self._followed.pop(subscription.stream, None)
         if self._outlived:
-            self._let_go(subscription.stream)
+            self._drop_if_unused(subscription.stream)
 
-    def _let_go(self, stream: Stream) -> None:
-        """Count a forgotten stream no more, when it has ended and nobody follows it."""
+    def _drop_if_unused(self, stream: Stream) -> None:
+        """Drop a forgotten stream, and stop counting its memory, if it has ended and nobody follows it."""
         if stream.id in self._outlived and not stream.subscriptions and stream.sealed:
             del self._outlived[stream.id]
             self.ledger.bytes -= STREAM_BYTES

@@ -26,7 +26,7 @@ class Sink(Protocol):
 
     @property
     def unsent_bytes(self) -> int:
-        """Return how many bytes were written and wait in this process for the client to take them."""
+        """Return how many bytes were written and wait in this process because the client has not read them."""
 
     def write(self, span: Span) -> bool:
         """Send a span and return True; or send nothing and return False, if too much is waiting to be sent already."""
@@ -56,7 +56,7 @@ class Bypass(Protocol):
         """Return when the last event came, in monotonic seconds."""
 
     def settle(self) -> None:
-        """Have the log take the events that were sent."""
+        """Append the events that were sent to the log."""
 
     def end(self) -> None:
         """Settle, and send nothing more: events go to the log first again."""

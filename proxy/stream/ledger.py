@@ -21,15 +21,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 LOGS = "logs"
-"""Frames in logs, and what each stream is by itself."""
+"""Frames in logs, and the fixed memory of each stream."""
 UNFINISHED = "unfinished_frames"
-"""Frames that have begun and not ended."""
+"""Frames that are not complete yet."""
 TRANSCRIPTS = "transcripts"
-"""What rewriting modes keep of the text of streams."""
+"""Texts of streams that are kept for rewriting modes."""
 SPANS = "rendered_spans"
 """The bytes that each view rendered last."""
 UNSENT = "unsent"
-"""Bytes that were written to clients, and wait in this process because the clients do not take them."""
+"""Bytes that were written to clients, and wait in this process because the clients do not read them."""
 NAMES = "shared_routes"
 """The targets and bodies of shared routes: they identify a stream, and are sent again when it is reopened."""
 BODIES = "request_bodies"
@@ -40,12 +40,12 @@ FRAME_BYTES = 48  # of memory that a frame takes beside its own bytes: a header 
 _LOW = 15 / 16  # of the limit: memory is freed down to this, so that the next event does not exceed the limit again
 _GROWTH = 8  # streams that are not paused may together exceed the limit by an eighth of it
 _LEAST_BYTES = 4096  # a stream that holds no more than this is never paused
-_READ_BYTES = 256 * 1024  # that one turn of reading may add to a stream
-_AT_ONCE_BYTES = 64 * 1024  # more than this, and a stream that exceeds the limit is paused at once
+_READ_BYTES = 256 * 1024  # how much one turn of reading may add to a stream
+_AT_ONCE_BYTES = 64 * 1024  # a stream that holds more than this is paused at once when it exceeds the limit
 
 
 class Holder(Protocol):
-    """A Stream, as far as it is needed here."""
+    """A Stream, as the ledger uses it."""
 
     @property
     def waits_for_client(self) -> bool:
@@ -125,16 +125,16 @@ class Ledger:
 class Relief:
     """Drops old frames of streams, and pauses streams, while more memory is held than allowed."""
 
-    __slots__ = ("_ledger", "_let_on", "_paused")
+    __slots__ = ("_favoured", "_ledger", "_paused")
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._paused: dict[Holder, None] = {}
-        self._let_on: Holder | None = None  # the one large stream that is read on: it will end, and free its memory
+        self._favoured: Holder | None = None  # the one large stream that is not paused, so it ends and frees its memory
 
     def hold(self, holder: Holder) -> None:
         """Pause the stream that has just exceeded the limit, if it is large: libuv reads up to 32 times in a turn."""
-        if holder is not self._let_on and holder.held_bytes > _AT_ONCE_BYTES:
+        if holder is not self._favoured and holder.held_bytes > _AT_ONCE_BYTES:
             holder.throttle(True)
             if holder.throttled:
                 self._paused[holder] = None
@@ -146,31 +146,31 @@ class Relief:
         for spare_slow in (True, False):
             for stream in largest:
                 if not ledger.tight:
-                    self.let_on()
+                    self.resume()
                     return
                 stream.drop_past(spare_slow=spare_slow)
         if ledger.over:
             self._pause(running)
         else:
-            self.let_on()
+            self.resume()
 
-    def let_on(self) -> None:
-        """Continue paused streams, as many as there is room for, and one at least."""
+    def resume(self) -> None:
+        """Resume as many paused streams as there is room for, but at least one."""
         self._paused = {stream: None for stream in self._paused if not stream.sealed}
         room = self._ledger.max_bytes - self._ledger.total_bytes
         for stream in list(self._paused)[: max(1, room // _READ_BYTES)]:
             del self._paused[stream]
             stream.throttle(False)
         if not self._paused:
-            self._let_on = None
+            self._favoured = None
 
     def _pause(self, running: Sequence[Holder]) -> None:
         """Pause the streams that hold more than their share, except for one whose client is quick enough."""
         share = max(_LEAST_BYTES, self._ledger.max_bytes // (_GROWTH * max(1, len(running))))
         large = [stream for stream in running if stream.held_bytes > share]
-        if self._let_on is None or self._let_on.sealed or self._let_on.waits_for_client:
-            self._let_on = next((stream for stream in large if not stream.waits_for_client), None)
-        paused = {stream: None for stream in large if stream is not self._let_on}
+        if self._favoured is None or self._favoured.sealed or self._favoured.waits_for_client:
+            self._favoured = next((stream for stream in large if not stream.waits_for_client), None)
+        paused = {stream: None for stream in large if stream is not self._favoured}
         for stream in self._paused:
             if stream not in paused:
                 stream.throttle(False)

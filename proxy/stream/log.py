@@ -14,9 +14,9 @@ class FrameLog:
     """Append-only frames `start..end`, open, then sealed once with an Ending.
 
     `start` and `end` are offsets: frame number `seq` is at offset `seq - 1`. When a log grows beyond its limit, its
-    oldest frames are dropped: `start` moves, no frame's number does. `tail` is what came after the last complete frame;
-    while the log is open, the lines of it that followers of mode raw were sent.
-    An answer that is no event stream is kept here, too: then each frame is what one read brought.
+    oldest frames are dropped: `start` moves, and the frames keep their numbers. `tail` is the incomplete frame at the
+    end; while the log is open, only those lines of it that followers in mode raw have been sent.
+    An answer that is not an event stream is kept here, too: then each frame has the bytes of one read.
     """
 
     __slots__ = (
@@ -103,7 +103,7 @@ class FrameLog:
         return self.end, 0
 
     def mark(self) -> None:
-        """Add marks for the frames that came since the last one. Fast if it is called regularly."""
+        """Add marks for the frames since the last mark. Fast if it is called regularly."""
         at, place = self._marked(len(self._marks))
         while self.end - at > _STRIDE:
             place += sum(map(len, self.span(at, at + _STRIDE)))
@@ -112,5 +112,5 @@ class FrameLog:
             self._places.append(place)
 
     def _marked(self, count: int) -> tuple[int, int]:
-        """Return the offset and the bytes before it of the last of the first `count` marks, or of the log's start."""
+        """Return mark number `count`, or the log's start if `count` is 0: its offset, and the bytes before it."""
         return (self._marks[count - 1], self._places[count - 1]) if count else (self.start, self.trimmed_bytes)

@@ -5,7 +5,7 @@ An observer does not influence the stream, and an exception it raises does not a
 
 from collections.abc import Callable, Sequence
 
-from proxy.stream.faults import tell_all
+from proxy.stream.faults import notify_all
 from proxy.stream.stream import Stream
 
 Observer = Callable[[Stream], object]
@@ -28,13 +28,13 @@ class Observers:
         self._ended = tuple(ended)
 
     def begun(self, stream: Stream) -> None:
-        """A stream was made; it has no frames and no writer yet."""
-        tell_all(self._begun, stream)
+        """Notify of a stream that was made; it has no frames and no writer yet."""
+        notify_all(self._begun, stream)
 
     def answered(self, stream: Stream) -> None:
-        """The head of the upstream's response is there: see `stream.upstream`, and `kept_head` if it is no stream."""
-        tell_all(self._answered, stream)
+        """Notify of the head of the upstream's response: see `stream.upstream`, and `kept_head` if it is no stream."""
+        notify_all(self._answered, stream)
 
     def ended(self, stream: Stream) -> None:
-        """A stream was sealed, and its followers have been told; `stream.ended_at` is when."""
-        tell_all(self._ended, stream)
+        """Notify of a stream that was sealed, at `stream.ended_at`; its followers have been sent the ending."""
+        notify_all(self._ended, stream)

@@ -68,7 +68,7 @@ class Rank:
             return
         try:
             span.reach(self.offset)
-        except Exception:  # each of them meets it by itself
+        except Exception:  # each member raises it again by itself, and is ended for it
             self._dissolve()
             return
         if span.end != log.end:
@@ -92,7 +92,7 @@ class Rank:
                 unsure.append(transport)
         if unsure:
             for member in [member for member, transport in self._members.items() if transport in unsure]:
-                member.take(span)
+                member.write_or_park(span)
 
     def _dissolve(self) -> None:
         members = list(self._members)

@@ -19,7 +19,7 @@ from proxy.dialects.dialect import Reader
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
 from proxy.stream.endings import LOG_LIMIT, Ending
 from proxy.stream.envelopes import Labelled, Messages
-from proxy.stream.faults import Faults, log_fault, tell, tell_all
+from proxy.stream.faults import Faults, notify, notify_all
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.ledger import FRAME_BYTES, LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
@@ -34,7 +34,7 @@ from proxy.wire.http import Head
 _IDENT = re.compile("[!-~]{1,128}")  # an upstream's request id in any other form is not shown or logged
 _DISMISSAL = "dismissal"
 _TRANSCRIPT_BYTES = 64 * 1024  # of memory that a transcript may take however small the log's limit is
-_NOBODYS = Ledger(1 << 62)  # of streams that are forgotten
+_UNLIMITED = Ledger(1 << 62)  # replaces the ledger of a stream that is forgotten: what it counts then is ignored
 
 
 class Stream:
@@ -96,7 +96,7 @@ class Stream:
         self.dialect = vitals.dialect
         self.upstream = ""  # the name of the upstream that responded
         self._upstream_request_id: str | None = None  # that of its response's headers
-        self.kept_head: Head | None = None  # of a response that is no event stream: each frame is one of its reads
+        self.kept_head: Head | None = None  # of a response that is not an event stream: each frame is one read of it
         self._log = FrameLog()
         self.bypass: Bypass | None = None  # while the single follower is sent events before the log has them
         self.max_log_bytes = info.max_log_bytes
@@ -120,7 +120,7 @@ class Stream:
         self._transcript: Transcript | None = None
         self._faults: Faults | None = None  # of its followers; None: there were none
         self._ledger = ledger
-        self._counted: dict[str, int] = {}  # bytes of each kind that are in the ledger for it, beside its frames
+        self._counted: dict[str, int] = {}  # by kind: its bytes in the ledger, besides those of its frames
         self._call_soon = call_soon
         self._pacer = pacer
         self.turns = turns
@@ -150,7 +150,7 @@ class Stream:
 
     @property
     def sealed(self) -> bool:
-        """Whether it has ended; what a bypass has sent is not taken into the log for this."""
+        """Whether it has ended. Unlike reading `log`, this does not settle a bypass."""
         return self._log.ending is not None
 
     @property
@@ -187,7 +187,7 @@ class Stream:
         return cohort
 
     def transcript(self, end: int) -> Transcript:
-        """Return the transcript, which is fed up to offset `end` at least. Made when a mode first needs it."""
+        """Return the transcript, fed up to offset `end` at least. It is created when a mode first needs it."""
         transcript, log = self._transcript, self.log
         if transcript is None:
             transcript = self._transcript = Transcript(self.dialect, log.start, cumulative=self.info.cumulative)
@@ -199,7 +199,7 @@ class Stream:
         return transcript
 
     def attach(self, subscription: Subscription) -> None:
-        """Add a follower and advance it; one that is far behind, when it has its turn."""
+        """Add a follower and advance it: at once, or, if it is far behind, when its turn comes."""
         self.end_bypass()
         self.subscriptions[subscription] = None
         if subscription.is_ahead:
@@ -216,11 +216,11 @@ class Stream:
         """Remove a follower; notify the writer if it was the last one of an open stream."""
         if subscription not in self.subscriptions:
             return
-        # First: what the bypass gives the log may exceed a limit and seal the stream, which ends whoever is not parked.
+        # Park it first: ending the bypass may exceed a limit and so seal the stream, which ends live followers.
         subscription.mark_parked()
         self.end_bypass()
         del self.subscriptions[subscription]
-        tell(self._on_subscription_ended, subscription)
+        notify(self._on_subscription_ended, subscription)
         if subscription is self.originator:
             self.originator = None
             self.resume_writer()
@@ -239,7 +239,7 @@ class Stream:
 
     def release(self, name: str) -> None:
         """Remove a hold; notify the writer if the stream is left without followers and holds."""
-        self._let_go(name)
+        self._remove_hold(name)
         self.resume_writer()
         self.left()
 
@@ -253,7 +253,7 @@ class Stream:
         self.hold(_DISMISSAL)
         for subscription in list(self.subscriptions):
             subscription.fail(ending)
-        self._let_go(_DISMISSAL)
+        self._remove_hold(_DISMISSAL)
 
     def answered(self, upstream: str, request_id: bytes | None, kept_head: Head | None) -> None:
         """Note which upstream responded, its request id, and its head if the response is no event stream."""
@@ -285,21 +285,21 @@ class Stream:
         return log.end
 
     def send_ahead(self, lines: bytes) -> None:
-        """Send the first lines of a frame that has not ended to those in mode raw, who need not know where it ends.
+        """Send the first lines of an incomplete frame to followers in mode raw, which need not know where it ends.
 
-        Not to more than are advanced in one turn of the event loop.
+        Does nothing if there are more followers than are advanced in one turn of the event loop.
         """
         raw, log = self._raw, self._log
         if raw is None or log.ending is not None or len(self.subscriptions) > SLICE:
             return
         ahead = self._ahead
         caught_up = [one for one in self.subscriptions if one.cohort is self._unpaced and one.is_caught_up_in(raw)]
-        self._ahead = [one for one in (*ahead, *caught_up) if one.ended is None and one.go_ahead(lines)]
+        self._ahead = [one for one in (*ahead, *caught_up) if one.ended is None and one.send_ahead(lines)]
         if self._ahead:
             log.tail = lines
 
     def end_ahead(self) -> None:
-        """Have those who were sent lines of a frame go on, since it has ended, or the stream has."""
+        """Resume followers that were sent lines of a frame, because this frame or the stream has ended."""
         if self._ahead:
             ahead, self._ahead = self._ahead, []
             for follower in ahead:
@@ -310,9 +310,9 @@ class Stream:
                 self._log.tail = self._log.tail[-left:] if left else b""
 
     def lone_follower(self) -> Subscription | None:
-        """Return the only follower, out of its rank, if a bypass can serve it.
+        """Return the only follower, if a bypass can serve it: it leaves its rank.
 
-        It can if the follower is in mode raw, is not paced, and has been sent everything.
+        A bypass can serve a follower in mode raw that is not paced and has been sent everything.
         """
         if len(self.subscriptions) != 1:
             return None
@@ -337,7 +337,7 @@ class Stream:
 
     @property
     def frames_ahead(self) -> int:
-        """Return how many frames a bypass may send before they are counted: of the size that they have had so far."""
+        """Return how many frames a bypass may send before they are counted, going by their average size so far."""
         log = self._log
         return max(1, self._ledger.ahead_bytes * log.end // max(1, log.end_bytes))
 
@@ -352,7 +352,7 @@ class Stream:
         return self._log.ending or self._log.outcome
 
     def conclude_after(self, outcome: Ending, after_s: float) -> None:
-        """Do as `conclude` after so many seconds, unless the stream has ended by then."""
+        """Call `conclude` after so many seconds, unless the outcome is known by then."""
         self._pacer.wake(_Conclusion(self, outcome), after_s)
 
     def conclude(self, outcome: Ending) -> None:
@@ -360,7 +360,7 @@ class Stream:
         self._log.outcome = outcome
         if any(projection.ends_with_answer for projection in self._projections.values()):
             self._unpaced.advance()
-        self._tell_answered(outcome)
+        self._notify_answered(outcome)
 
     def seal(self, ending: Ending, frames: list[bytes] | None = None, tail: bytes = b"") -> None:
         """Append the last frames, if there are any, and end the stream. Only the first call counts."""
@@ -381,24 +381,24 @@ class Stream:
         if not self.subscriptions:
             self._drop_projections()
         self.writer = None
-        tell(self._on_sealed, self)
-        self._tell_answered(ending)
+        notify(self._on_sealed, self)
+        self._notify_answered(ending)
         if self._when_sealed:
             callbacks, self._when_sealed = self._when_sealed, ()
-            tell_all(callbacks, ending)
+            notify_all(callbacks, ending)
 
     def when_sealed(self, callback: Callable[[Ending], object]) -> None:
-        """Call back once, when the stream has been sealed and its followers have been sent what they take at once."""
+        """Call back once, when the stream has been sealed and its followers have been sent what their sinks accept."""
         self._when_sealed += (callback,)
 
     def when_answered(self, callback: Callable[[Ending], object]) -> None:
         """Call back once, when it is known how the answer ended: at the latest when the stream has been sealed."""
         self._on_answered += (callback,)
 
-    def _tell_answered(self, outcome: Ending) -> None:
+    def _notify_answered(self, outcome: Ending) -> None:
         if self._on_answered:
             callbacks, self._on_answered = self._on_answered, ()
-            tell_all(callbacks, outcome)
+            notify_all(callbacks, outcome)
 
     def park(self, subscription: Subscription) -> None:
         """Have sweeps skip a follower until its sink has drained."""
@@ -408,7 +408,7 @@ class Stream:
             subscription.sink.on_writable(subscription.resume)
 
     def pause(self, subscription: Subscription) -> None:
-        """Have a follower that is far behind go on after others have had their turn."""
+        """Park a follower that is far behind until others have had their turn."""
         self.end_bypass()
         if not subscription.parked:
             subscription.mark_parked()
@@ -423,13 +423,13 @@ class Stream:
             self.make_live(subscription)
 
     def make_live(self, subscription: Subscription) -> None:
-        """Have sweeps visit a follower. After the seal there are no more: then the follower's own advance ends it."""
+        """Have sweeps visit a follower. After the seal there are no sweeps: then its own `advance` ends it."""
         if self._log.ending is None:
             subscription.cohort.live.append(subscription)
             subscription.cohort.ungrouped = True
 
     def _drop_projections(self) -> None:
-        """Drop them: they hold what they rendered last, of a short answer all of it twice, and refer back to this."""
+        """Drop all projections: each keeps its last span (all of a short answer), and refers back to this stream."""
         if self._faults is not None:
             self._faults.report()
         if self._projections:
@@ -439,12 +439,12 @@ class Stream:
             self.count(UNSENT, 0)
 
     def note_fault(self, what: str, error: Exception) -> None:
-        """Note that something of a follower has raised an error; of many that do, few are logged."""
+        """Log an exception that concerns a follower; of many of the same kind only the first and their number."""
         if self._faults is None:
             self._faults = Faults()
         self._faults.note(what, error)
 
-    def _let_go(self, name: str) -> None:
+    def _remove_hold(self, name: str) -> None:
         count = self.holds.pop(name) - 1
         if count:
             self.holds[name] = count
@@ -462,58 +462,48 @@ class Stream:
             else:
                 cohort.flush()
 
-    def _hear_all(self) -> None:
-        """Have the transcript keep the text of frames that are about to be dropped.
-
-        One that fails tells nobody anything any more, so it is the fault of nobody's but those who ask it.
-        """
-        try:
-            self.transcript(self._log.end)
-        except Exception as error:
-            log_fault("a transcript", error)
-
     def _limit_log(self) -> None:
-        """Keep the log within its limit: drop its oldest quarter, but nothing the originator has yet to be sent.
+        """Keep the log within its limit: drop its oldest quarter, but no frames that the originator has yet to be sent.
 
-        Another follower that lacks what was dropped is ended when it is next advanced. While the originator itself is
-        the slow one, the writer is paused: that is flow control, as without a proxy.
+        Any other follower that lacks dropped frames is ended when it is next advanced. While the originator itself is
+        too slow, the writer is paused: that is the flow control that it would have without a proxy.
         """
         if self._log.size_bytes > self.max_log_bytes:
             self._trim(self.max_log_bytes * 3 // 4, self._needed_from(()))
         full = self._log.size_bytes > self.max_log_bytes and self._log.ending is None
         if full != self.full and self.writer is not None:
             self.full = full
-            self._turn_writer()
+            self._pause_or_resume_writer()
 
     # Memory
 
     @property
     def waits_for_client(self) -> bool:
-        """Return whether the client that it was begun for has yet to take what there is."""
+        """Return whether the client that the stream was begun for is slower than its upstream."""
         return self.full or (self.originator is not None and self.originator.clogged)
 
     @property
     def held_bytes(self) -> int:
-        """Return how much memory it holds, as far as that is counted."""
+        """Return how many bytes of memory it holds, of those that are counted."""
         return self._log.size_bytes + sum(self._counted.values())
 
     def count(self, kind: str, size_bytes: int) -> None:
-        """Have the ledger know that it holds so much of a kind now."""
+        """Set in the ledger how many bytes of a kind the stream holds now."""
         more = size_bytes - self._counted.get(kind, 0)
         if more:
             self._counted[kind] = size_bytes
             self._ledger.count(kind, more, self)
 
     def take_stock(self) -> None:
-        """Count what was left out when its frames were: what each takes beside its bytes. And mark the log."""
+        """Count what appending frames leaves out, the memory that each takes besides its bytes; and mark the log."""
         self._log.mark()
         self.count(LOGS, len(self._log.frames) * FRAME_BYTES)
 
     def survey(self) -> int:
-        """Count what changes too often to be counted as it does: spans, and what clients have not taken yet.
+        """Count rendered spans and unsent bytes, which change too often to be counted at each change.
 
-        Followers at one offset in one view were written the same bytes, which are there once. Return how many there
-        are.
+        Followers with the same offset and mode share the bytes that were written to them, so these are counted once.
+        Return the number of followers.
         """
         held_bytes = 0
         for span in self._projections.values():
@@ -530,16 +520,17 @@ class Stream:
         return len(self.subscriptions)
 
     def uncount(self) -> None:
-        """Have the ledger know that it holds nothing any more: it is forgotten, and nobody follows it."""
+        """Remove everything that it holds from the ledger, because it is forgotten and nobody follows it."""
         self._ledger.bytes -= self._log.size_bytes
         for kind in list(self._counted):
             self.count(kind, 0)
-        self._ledger = _NOBODYS
+        self._ledger = _UNLIMITED
 
     def drop_past(self, *, spare_slow: bool) -> None:
-        """Drop of the log what all followers have been sent, and what is remembered for modes that nobody follows.
+        """Drop frames that all followers have been sent, and the texts that are kept for modes that nobody uses.
 
-        Without `spare_slow` those whose sinks are clogged count as little as when the log has reached its limit.
+        Without `spare_slow`, frames that only clogged followers have yet to be sent are dropped, too, as when the log
+        has reached its limit.
         """
         if not any(MODES[follower.mode].rewrites for follower in self.subscriptions):
             self._transcript = None
@@ -548,19 +539,19 @@ class Stream:
         self._trim(0, self._needed_from([one for one in self.subscriptions if spare_slow or not one.clogged]))
 
     def throttle(self, throttled: bool) -> None:
-        """Have the writer paused for the sake of memory, or not any more."""
+        """Pause the writer to save memory, or end this pause."""
         if throttled != self.throttled and self.writer is not None:
             self.throttled = throttled
-            self._turn_writer()
+            self._pause_or_resume_writer()
 
-    def _turn_writer(self) -> None:
+    def _pause_or_resume_writer(self) -> None:
         assert self.writer is not None
         (self.writer.pause if self.full or self.throttled else self.writer.resume)()
 
     def _needed_from(self, followers: Iterable[Subscription]) -> int:
-        """Return the lowest offset that these have yet to be sent, or the originator, or who holds the stream."""
+        """Return the offset from which frames are needed: by these followers, the originator, or a hold."""
         if self.holds:
-            return self._log.start  # who holds it is yet to read all of it
+            return self._log.start  # a client that is to follow will read all of it
         needed = self._log.end if self.originator is None else self.originator.offset
         return min([needed, *(follower.offset for follower in followers)])
 
@@ -572,24 +563,24 @@ class Stream:
             transcript.forget(self._log.start)
 
     def _limit_transcript(self) -> None:
-        """Keep the transcript within the log's limit, too: drop what was said to all who follow.
+        """Keep the transcript within the log's limit: drop the texts that all followers have been sent.
 
-        A follower whose mode tells of all that was said can't be served any more, and is told so.
+        A follower whose mode needs the whole text can't be served any more, and is ended with `log_limit`.
         """
         transcript, allowed = self._transcript, max(self.max_log_bytes, _TRANSCRIPT_BYTES)
         if transcript is None or transcript.size_bytes <= allowed:
             return
         held = transcript.size_bytes
         for follower in [one for one in self.subscriptions if MODES[one.mode].tells_all]:
-            what = f"mode {follower.mode} needs all that was said: {held} bytes of memory, {allowed} are allowed"
-            follower.fail(LOG_LIMIT.saying(what))
+            why = f"mode {follower.mode} needs the whole text, which takes {held} bytes, {allowed} are allowed"
+            follower.fail(LOG_LIMIT.saying(why))
         self._projections = {view: one for view, one in self._projections.items() if not MODES[view.mode].tells_all}
         transcript.drop_texts(min(self._needed_from(self.subscriptions), transcript.end))
         self.count(TRANSCRIPTS, transcript.size_bytes)
 
 
 class _Conclusion:
-    """The outcome of an answer whose last word was said: it waits a moment for what may follow, a usage as a rule."""
+    """A call of `Stream.conclude` that is put off for a moment, because the usage may follow the final event."""
 
     __slots__ = ("_outcome", "_stream")
 

@@ -1,7 +1,7 @@
 """One follower of a stream: an offset in the log, with a mode and a sink.
 
-A follower has no queue. One whose sink takes no more is parked: it costs nothing until the sink has drained, and is
-then sent one longer span. `cohort` describes the states of a follower.
+A follower has no queue. If its sink accepts no more data, it is parked: it costs nothing until the sink has drained,
+and is then sent one longer span. `cohort` describes the states of a follower.
 Keeps laws 5 (prefix), 6 (independence) and 8 (resume).
 """
 
@@ -55,11 +55,11 @@ class Subscription:
         self.sink = sink
         self._offset = offset
         self._sent_bytes = 0
-        self.ahead_bytes = ahead_bytes  # of the frame at its offset, which had not ended when it was sent them
-        self._rank: Rank | None = None  # while it is in one: then the rank's offset is its own
+        self.ahead_bytes = ahead_bytes  # how much of the frame at its offset it was sent before that frame had ended
+        self._rank: Rank | None = None  # while it is in one, the rank's offset counts, not its own
         self.ended: str | None = None  # why, once it has ended
         self.parked = False  # sweeps skip it: it waits for its `resume`, or has ended
-        self.awaits_turn = False  # parked, but not for its sink: others that are behind go first
+        self.awaits_turn = False  # parked, but not for its sink: it waits for its turn in `stream.turns`
         self.cohort = stream.cohort(view)
         self._log = stream.log
         self._projection = stream.projection(view)
@@ -86,7 +86,7 @@ class Subscription:
 
     @property
     def clogged(self) -> bool:
-        """Return whether it is its sink that takes no more."""
+        """Return whether it is parked because its sink accepts no more data."""
         return self.parked and not self.awaits_turn and not self.is_ahead
 
     @property
@@ -96,7 +96,7 @@ class Subscription:
 
     @property
     def is_far_behind(self) -> bool:
-        """Return whether it has more to be sent than a span: then it waits for its turn."""
+        """Return whether it has to be sent more than a span; then it waits for its turn."""
         log = self.stream.log
         return log.size_bytes > SPAN_BYTES and self.lag_bytes > SPAN_BYTES
 
@@ -139,7 +139,7 @@ class Subscription:
             self.break_off(error)
 
     def _end_if_due(self) -> None:
-        """End, if the log is sealed or the mode needs no more of it; everything has been sent."""
+        """End, if the log is sealed or the mode needs no more frames; called when every frame has been sent."""
         ending = self._log.ending
         if ending is None and self._projection.ends_with_answer:
             ending = self._log.outcome
@@ -147,7 +147,7 @@ class Subscription:
             self._end(b"", ending)
 
     def resume(self) -> None:
-        """Go on after the sink has drained, in its turn if it is far behind. Does nothing unless it is parked."""
+        """Continue after the sink has drained; if it is far behind, when its turn comes. No effect unless parked."""
         if self.parked and self.ended is None:
             if self.is_far_behind:
                 self.awaits_turn = True
@@ -156,7 +156,7 @@ class Subscription:
                 self.go_on()
 
     def go_on(self) -> None:
-        """Advance by a turn's worth. Does nothing unless it is parked."""
+        """Advance by as much as one turn allows. No effect unless it is parked."""
         self.awaits_turn = False
         if not self.parked or self.ended is not None or (self.ahead_bytes and not self._finish_frame()):
             return
@@ -167,10 +167,11 @@ class Subscription:
             self.advance()
         self.stream.resume_writer()
 
-    def go_ahead(self, lines: bytes) -> bool:
-        """Send the first lines of a frame that has not ended, as far as they are new; return whether it was sent any.
+    def send_ahead(self, lines: bytes) -> bool:
+        """Send those of the first lines of an incomplete frame that are new; return whether any have been sent so far.
 
-        Until the frame has ended it is parked. What the sink does not take is sent with the rest of the frame.
+        The follower is parked until the frame has ended. Lines that the sink does not accept are sent with the rest of
+        the frame.
         """
         more = lines[self.ahead_bytes :]
         try:
@@ -184,9 +185,9 @@ class Subscription:
         return self.ahead_bytes > 0
 
     def _finish_frame(self) -> bool:
-        """Send the rest of the frame that it has been sent lines of; return whether it may go on.
+        """Send the rest of the frame whose first lines it has been sent; return whether it may continue.
 
-        The lines may turn out to be of several frames, the last of which has not ended.
+        The lines may turn out to belong to several frames, the last of which has not ended.
         """
         log, sink = self._log, self.sink
         while self.ahead_bytes and log.start <= self._offset < log.end:
@@ -212,8 +213,8 @@ class Subscription:
             except Exception as error:
                 self.break_off(error)
 
-    def take(self, span: Span) -> None:
-        """Take a span that its rank could not write for it, or be parked."""
+    def write_or_park(self, span: Span) -> None:
+        """Write a span that its rank could not write directly; park if the sink does not accept it."""
         try:
             if not self.sink.write(span):
                 self.stream.park(self)
@@ -221,7 +222,7 @@ class Subscription:
             self.break_off(error)
 
     def transport(self) -> tuple[Transport, bool] | None:
-        """Return what its sink's `transport` does."""
+        """Return the transport to write to directly, as Sink.transport does; None also if that raises."""
         try:
             return self.sink.transport()
         except Exception as error:
@@ -229,7 +230,7 @@ class Subscription:
             return None
 
     def is_caught_up_in(self, projection: Projection | None) -> bool:
-        """Return whether it is served by this projection and has been sent everything."""
+        """Return whether it uses this projection and has been sent everything."""
         caught_up = not self.parked and self.offset == self._log.end
         return caught_up and self._projection is projection
 
@@ -245,13 +246,13 @@ class Subscription:
             self.stream.detach(self)
 
     def fail(self, ending: Ending) -> None:
-        """End this follower alone, in mid-stream, with what its mode sends for `ending`."""
+        """End this follower alone, before the end of the stream, with the bytes that its mode sends for `ending`."""
         if self.ended is None:
             self._end(b"", ending)
 
     def break_off(self, error: Exception) -> None:
-        """End this follower alone, because what it is written with has raised an error: the stream goes on."""
-        self.stream.note_fault("what a follower is written with", error)
+        """End this follower alone, because rendering for it or writing to its sink has raised; the stream goes on."""
+        self.stream.note_fault("rendering for a follower or writing to it", error)
         self.fail(INTERNAL_ERROR)
 
     # A Member of its cohort, by itself or in a rank
@@ -274,7 +275,7 @@ class Subscription:
         return rank
 
     def mark_parked(self) -> None:
-        """Have sweeps skip it, and leave its rank."""
+        """Set `parked`, so that sweeps skip it, and leave its rank."""
         self.parked = True
         self.cohort.has_parked = True
         self.leave_rank()
@@ -290,40 +291,41 @@ class Subscription:
         return True
 
     def _catch_up(self) -> None:
-        """Advance without being live: to take thousands out of `live` and put them back, at each span, costs."""
+        """Advance, and join `live` only when caught up: adding and removing thousands at each span would be slow."""
         cohort = self.cohort
         if cohort.has_parked:
             cohort.drop_parked()
         self.parked = False
         self.advance()
         if self.parked:
-            cohort.has_parked = False  # nobody in `live` is
+            cohort.has_parked = False  # parking has set it, but this follower is not in `live`
         else:
             self.stream.make_live(self)
 
     def _fall_behind(self) -> None:
-        """End with an error, because the log no longer holds frames that it lacks: they are never skipped silently."""
+        """End with an error: the log has dropped frames that it lacks, and frames are never skipped silently."""
         message = f"fell behind: frame {self.offset + 1} is gone, the earliest held is {self._log.start + 1}"
         self._end(b"", TOO_SLOW.saying(message))
 
     def _end(self, last: bytes, ending: Ending) -> None:
-        alone = ending is not self._log.ending or ending.reason == DRAINED.reason
-        whole = ending.clean and ending.reason != DRAINED.reason
-        self.ended = COMPLETE.reason if whole else ending.reason if alone else "failed"
+        """End the response with `last`, the last span, and the bytes that the mode sends for `ending`."""
+        is_own = ending is not self._log.ending or ending.reason == DRAINED.reason  # it ends alone
+        is_complete = ending.clean and ending.reason != DRAINED.reason
+        self.ended = COMPLETE.reason if is_complete else ending.reason if is_own else "failed"
         try:
-            words, properly = self._projection.ending(ending, self.offset)
-            words = words[self.ahead_bytes :]
-            self._sent_bytes += len(words)
-            (self.sink.close if properly else self.sink.abort)(last + words)
+            final, properly = self._projection.ending(ending, self.offset)
+            final = final[self.ahead_bytes :]
+            self._sent_bytes += len(final)
+            (self.sink.close if properly else self.sink.abort)(last + final)
         except Exception as error:
             self._abort(error)
         self.stream.detach(self)
 
     def _abort(self, error: Exception) -> None:
-        """End without a word, because the end that was due has raised an error."""
-        self.stream.note_fault("the end of a follower", error)
+        """Abort the response without sending more, because ending it has raised an error."""
+        self.stream.note_fault("ending a follower", error)
         self.ended = INTERNAL_ERROR.reason
         try:
             self.sink.abort(b"")
         except Exception as again:
-            self.stream.note_fault("the end of a follower", again)
+            self.stream.note_fault("ending a follower", again)

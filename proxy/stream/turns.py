@@ -1,7 +1,7 @@
-"""Work for clients that waits its turn, so that none of them holds the event loop, however much it asks for.
+"""A queue of work that is done for clients, so that none of them occupies the event loop, however much it asks for.
 
-Whoever has more to do than a small piece does the piece and waits here to go on: a follower that catches up, a
-connection that has sent more than is read at once. Knows no clock: it is handed in.
+Long work is done in small pieces, and each piece but the first waits here for its turn: a follower that catches up, a
+connection that has sent more than is parsed at once. Knows no clock: it is passed in.
 Keeps law 6 (independence).
 """
 
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-# Of each turn of the event loop: what else is ready, other streams and health checks, has the rest.
+# How long such work may take in one turn of the event loop; the rest is for other streams, health checks and so on.
 TURN_S = 0.005
 
 
@@ -24,7 +24,7 @@ class Turns:
         self._time = time
         self._waiting: deque[Callable[[], object]] = deque()
         self._planned = False
-        self._until = 0.0  # the end of what this turn of the loop has for such work, while `_planned`
+        self._until = 0.0  # while `_planned`: until when this turn of the event loop may do such work
 
     @property
     def are_waited_for(self) -> bool:
@@ -32,7 +32,7 @@ class Turns:
         return bool(self._waiting)
 
     def do(self, work: Callable[[], object]) -> None:
-        """Do a piece of work at once, if nobody waits and this turn has time for it; else after the others."""
+        """Do a piece of work at once, if no other work waits and this turn has time left; else after the others."""
         if self._waiting or (self._planned and self._time() >= self._until):
             self.wait(work)
             return
@@ -59,7 +59,7 @@ class Turns:
                 waiting.popleft()()
                 if self._time() >= until:
                     break
-        finally:  # also when a piece fails: the loop logs it, and the others go on
+        finally:  # also if a piece raises: the event loop logs that, and the others are still done
             self._planned = bool(waiting)
             if waiting:
                 self._call_soon(self._take)

@@ -4,7 +4,8 @@ Must not know: clients, followers, the hub, the room `downstream`, the configura
 
 Read in this order:
 
-* `connection`: one connection; `exchange`: one request and its response on it; `pool`: the connections to one server
+* `connection`: one connection; `exchange`: one request and its response on it, with its time-outs; `pool`: the
+  connections to one server
 * `request_queue`, `breaker`: limit how many requests an upstream gets, and stop requests to one that fails
 * `upstream`: a configured upstream with its key, its queue and its breaker
 * `backoff`: how long to wait before a retry; `group`: an upstream and its spares, which decides on retries

@@ -1,4 +1,4 @@
-"""One connection to an upstream, which parses one response after the other and passes on each read at once.
+"""One connection to an upstream. It parses one response after the other, and passes the body on with every read.
 
 The parser is httptools (llhttp). A read from the socket reaches the log in the same iteration of the event loop: there
 is no task, future or timer for a read. Hot path: `Connection.data_received`.
@@ -42,11 +42,11 @@ class Receiver(Protocol):
         """Take the last bytes, and the error if the body is incomplete. Called once, and last."""
 
     def failed(self, fault: Exception) -> None:
-        """Be told what it raised itself when it was given something: that body is lost to it, and nothing follows."""
+        """Take the exception that one of the methods above raised. The receiver is called no more for this body."""
 
 
 class Served(Protocol):
-    """An exchange, as the connection that reads its response uses it."""
+    """An exchange, as the connection that reads its response uses it: the methods are called by the connection."""
 
     status: int
     reason: bytes
@@ -57,19 +57,19 @@ class Served(Protocol):
 
     @property
     def framed(self) -> bool:
-        """True when the response's head or framing tells where its body ends."""
+        """True when the response's head states where its body ends."""
 
     def responds(self, status: int) -> None:
-        """Called when the head has been received."""
+        """Note that the head has been received."""
 
     def arrived(self) -> None:
-        """Called when more of the body, or its end, has been received and there is no receiver."""
+        """Note that more of the body, or its end, has been received and there is no receiver."""
 
     def ends(self, error: UpstreamError | None) -> None:
-        """Called when the response has ended."""
+        """Note that the response has ended."""
 
-    def breaks(self, receiver: Receiver, fault: Exception) -> None:
-        """Be told what its receiver has raised."""
+    def receiver_failed(self, receiver: Receiver, fault: Exception) -> None:
+        """Note that the receiver has raised an exception."""
 
 
 class Connection:
@@ -117,7 +117,7 @@ class Connection:
         self.on_chunk_header = functools.partial(self._chunks.append, True)
         self.on_chunk_complete = functools.partial(self._chunks.append, False)
         self.take_events: TakeEvents | None = None  # the receiver's
-        self.on_events: TakeEvents | None = None  # the same, but only while the next read begins with a chunk
+        self.on_events: TakeEvents | None = None  # the same if the next read begins at a chunk, else None
         self._parser: httptools.HttpResponseParser | None = self._new_parser()  # None: closed
         self._poll: Callable[[int], Any] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -138,7 +138,7 @@ class Connection:
 
     @property
     def quiet(self) -> bool:
-        """True when neither data nor an end of file waits to be read; asks the system, which knows before the loop."""
+        """True when neither data nor an end of file waits to be read. Asks the kernel, which knows before the loop."""
         if self._poll is None:
             poll = select.poll()
             poll.register(self.transport.get_extra_info("socket"), select.POLLIN)
@@ -198,7 +198,7 @@ class Connection:
         else:
             self._writable.add_done_callback(lambda _: resume())
 
-    def let_go(self) -> None:
+    def forget_exchange(self) -> None:
         """Drop all references to the exchange, its receiver and their stream."""
         self.exchange = self.receiver = None
         self.take_events = self.on_events = None
@@ -206,7 +206,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection at once, even if a part of a request has not been sent yet; safe at any time."""
-        self.let_go()
+        self.forget_exchange()
         self._parser = None  # breaks a reference cycle: the garbage collector rarely examines old objects
         self.transport.abort()  # not close(): that waits for an upstream that has stopped reading
         if self._lent is not None:
@@ -218,10 +218,10 @@ class Connection:
             await asyncio.shield(self._writable)
 
     def _read_rest(self) -> None:
-        """Read what came before the connection was reset, which loops omit if they notice the reset while writing.
+        """Read what came before the connection was reset; event loops drop it if they notice the reset while writing.
 
-        So the error response of a server that closes without reading the complete request is not lost. Not possible
-        with TLS, because only the loop can decrypt.
+        This way the error response of a server that closes without reading the complete request is not lost. Not
+        possible with TLS, because only the event loop can decrypt.
         """
         if self.transport.get_extra_info("ssl_object") is not None:
             return
@@ -256,7 +256,7 @@ class Connection:
             exchange = self.exchange
             if receiver is None or exchange is None:
                 raise
-            exchange.breaks(receiver, fault)
+            exchange.receiver_failed(receiver, fault)
 
     def _parse(self, data: bytes, at: float) -> None:
         parser = self._parser
@@ -277,7 +277,8 @@ class Connection:
                 self._fail(Garbled(f"the upstream's response is not valid HTTP: {what}"))
                 return
             self.reusable = False  # bytes after the response, in its last read
-        # If the last LF did not end a chunk, it would end the size of the next one, which would have begun by then.
+        # The read ends with a chunk if the last callback was the end of one and the last byte is its LF: were this the
+        # LF after the size of another chunk, the last callback would be that chunk's beginning.
         at_chunk = bool(chunks := self._chunks) and not chunks[-1] and data.endswith(b"\n")
         self.on_events = self.take_events if at_chunk and not self.over else None
         chunks.clear()
@@ -292,9 +293,9 @@ class Connection:
             self._watch_head(len(data))
 
     def _reparse(self, data: bytes, at: float) -> bool:
-        """Parse a response that the parser refused again, if its head repeats its length; return whether it does.
+        """Parse a refused response again with one Content-Length, if its head repeats the same; return whether it does.
 
-        The head must have come in this read: as all do, for the sake of few no head is kept.
+        Only if the complete head is in this read, as it almost always is: heads are not kept for this rare case.
         """
         exchange = self.exchange
         if exchange is None or exchange.status or self._head_bytes or (whole := with_one_length(data)) is None:
@@ -306,7 +307,7 @@ class Connection:
         return True
 
     def _switch(self, data: bytes, start: int) -> bool:
-        """Read another protocol from `start` on, if the request asked for that and the response agrees."""
+        """Switch to another protocol from `start` on, if the response agreed to that; return whether it did."""
         exchange = self.exchange
         if exchange is None or exchange.status != _SWITCHING:
             return False
@@ -316,7 +317,7 @@ class Connection:
         return True
 
     def _pass_on(self, data: bytes, at: float) -> None:
-        """Give a read of the other protocol to the receiver, or keep it until there is one."""
+        """Pass a read after the switch to another protocol on to the receiver, or keep it until there is one."""
         self._body.append(data)
         if self.receiver is not None:
             self.receiver.received(self.take(), at)
@@ -385,12 +386,12 @@ class Connection:
         exchange.responds(status)
         if exchange.is_head_request:
             self.over = True
-            self._parser = self._new_parser()  # the old one waits for a body
+            self._parser = self._new_parser()  # the old one expects a body
 
     def on_message_complete(self) -> None:
         if self.exchange is not None and self.exchange.status not in (0, _SWITCHING) and self._parser is not None:
             self.over = True
-            self.reusable = self._parser.should_keep_alive()  # llhttp forgets it with the next byte
+            self.reusable = self._parser.should_keep_alive()  # to be asked now: llhttp resets it with the next byte
 
     # Endings
 

@@ -1,4 +1,8 @@
-"""One request to an upstream and its response: sends it, passes its body to a receiver, and checks its time-outs."""
+"""One request to an upstream and its response: sends it, passes the body to a receiver, and checks the time-outs.
+
+A new time-out is a field of Timeouts, a check in `Exchange.late`, an error in wire/errors.py, a row in
+stream/endings.py, and a key in `settings`.
+"""
 
 import asyncio
 import math
@@ -28,7 +32,7 @@ _TRANSFER_CODINGS = {b"", b"chunked", b"identity"}
 _NO_CODING = {b"", b"identity", b"none", b"utf-8", b"utf8"}  # some name the charset here
 _GIVEN_UP = Truncated("given up")
 _GIVEN_UP.blames_upstream = False
-# What is noted of the headers when they have come, since it is asked for several times: one pass instead of four.
+# Which headers are present, as flags: noted once when they have come, instead of searching for each of them later.
 _TYPE, _ENCODING, _CODING, _LENGTH, _REQUEST_ID = 1, 2, 4, 8, 16
 _NOTED = {
     b"content-type": _TYPE,
@@ -37,18 +41,18 @@ _NOTED = {
     b"content-length": _LENGTH,
     b"x-request-id": _REQUEST_ID,
 }
-_SPELLINGS: dict[bytes, int] = {}  # what is noted of a header, by its name as it was spelled; 0: nothing
-_REMEMBERED, _NAME_BYTES = 256, 64
-_MOMENT_S = 0.75  # for an upstream to end its response after the final event; checked about once a second
-_OVER = Truncated("the upstream did not end its response after its final event")
-_OVER.blames_upstream = False
+_SPELLINGS: dict[bytes, int] = {}  # the flag of a header, by its name as it was spelled; 0: none
+_REMEMBERED, _NAME_BYTES = 256, 64  # limits of what is remembered, since upstreams choose the names
+_END_S = 0.75  # for an upstream to end its response after the final event; checked about once a second
+_NOT_ENDED = Truncated("the upstream did not end its response after its final event")
+_NOT_ENDED.blames_upstream = False
 
 
 class Timeouts(NamedTuple):
     """How many seconds an upstream may take; 0 is no limit.
 
-    `idle_s` is between two reads of a body, `total_s` for the complete exchange, and `first_token_s` from the request
-    on; the latter is checked only if there is a Progress that expects tokens.
+    `idle_s` is for the time between two reads of a body, `total_s` for the complete exchange, and `first_token_s` for
+    the time from the request to the first token, which is checked only if there is a Progress that expects tokens.
     """
 
     connect_s: float
@@ -151,7 +155,7 @@ class Exchange:
         return None
 
     def note_headers(self) -> None:
-        """Note what is asked of the headers again and again. Call it when they have changed, too."""
+        """Note what is needed of the headers repeatedly. To be called again when they are changed."""
         self._content_type, noted = b"", 0
         for name, value in self.headers:
             kind = _SPELLINGS.get(name, -1)
@@ -193,7 +197,7 @@ class Exchange:
 
     @property
     def framed(self) -> bool:
-        """True when the response tells where its body ends; a close-delimited one does not."""
+        """True when the response states where its body ends; a close-delimited one does not."""
         if self.bodyless:
             return True
         coding = self.header(b"transfer-encoding") if self._noted & _CODING else None
@@ -240,7 +244,7 @@ class Exchange:
             try:
                 receiver.received(data, connection.read_at)
             except Exception as fault:
-                self.breaks(receiver, fault)
+                self.receiver_failed(receiver, fault)
 
     def redirect(self, take_events: TakeEvents) -> None:
         """Replace the `take_events` that was given to `attach`."""
@@ -265,7 +269,7 @@ class Exchange:
 
     @property
     def has_ended(self) -> bool:
-        """True when no more of the body comes."""
+        """True when no more of the body will come."""
         return self._ended or self._connection is None
 
     async def peek(self, enough: Callable[[bytes], bool]) -> bytes:
@@ -346,13 +350,13 @@ class Exchange:
         elif self._arrival is not None:
             self.arrived()
 
-    def breaks(self, receiver: Receiver, fault: Exception) -> None:
-        """The receiver has raised an error: it lacks something now, and is given nothing more."""
+    def receiver_failed(self, receiver: Receiver, fault: Exception) -> None:
+        """Close the exchange, because its receiver has raised an error and so has missed a part of the body."""
         self.close()
         receiver.failed(fault)
 
     def late(self, now: float, timeouts: Timeouts) -> UpstreamError | None:
-        """Return the time-out that has expired, if any; also if the response does not end after its final event."""
+        """Return the error of a time-out that has expired, or of a response that does not end after its final event."""
         connection = self._connection
         if connection is None or self._ended:
             return None
@@ -363,8 +367,8 @@ class Exchange:
                 return FirstByteTimeout(f"the upstream sent no response within {timeouts.first_byte_s:g} s")
             return None
         progress = self.progress
-        if progress is not None and progress.ended_at and now - progress.ended_at >= _MOMENT_S:
-            return _OVER
+        if progress is not None and progress.ended_at and now - progress.ended_at >= _END_S:
+            return _NOT_ENDED
         if connection.paused:  # by the proxy itself
             return None
         token_s, idle_s = timeouts.first_token_s, timeouts.idle_s
@@ -392,7 +396,7 @@ class Exchange:
             sender.cancel()
         keep = self._error is None and connection.over and connection.reusable and connection.usable
         if keep and (self._unsent or connection.transport.get_write_buffer_size()):
-            keep = False  # the rest of the request would be taken for the next request, or precede it
+            keep = False  # the unsent rest of the request would be read as the next request, or come before it
         self._upstream.released(self, connection, keep)
         if self._arrival is not None:
             self.arrived()
@@ -400,7 +404,7 @@ class Exchange:
             self.on_released(self._error)
 
     async def _send_pieces(self, connection: Connection, pieces: AsyncIterable[bytes], chunked: bool) -> None:
-        self._asked_at = math.inf  # while the client is waited for, the upstream is not
+        self._asked_at = math.inf  # while the proxy waits for the client, the upstream's time-outs do not run
         try:
             async for piece in pieces:
                 self._asked_at = monotonic()
@@ -418,7 +422,7 @@ class Exchange:
             self._unsent = False
         except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
             self._client_failed(BadRequest("the client did not finish its request"))
-        except RequestError as error:  # it took too long, or sent too much
+        except RequestError as error:  # the client took too long, or sent too much
             self._client_failed(error)
 
     def _client_failed(self, fault: RequestError) -> None:
@@ -429,7 +433,7 @@ class Exchange:
 
 
 def _noted_of(name: bytes) -> int:
-    """Return what is noted of a header, and remember it for this spelling of its name."""
+    """Return the flag of a header, and remember it for this spelling of its name."""
     kind = _NOTED.get(name.lower(), 0)
     if len(name) <= _NAME_BYTES:
         if len(_SPELLINGS) >= _REMEMBERED:
@@ -439,7 +443,7 @@ def _noted_of(name: bytes) -> int:
 
 
 def _end(receiver: Receiver, data: bytes, at: float, error: UpstreamError | None) -> None:
-    """Tell a receiver that its body has ended; or, if it raises, that it has failed."""
+    """Notify a receiver that the body has ended; if it raises, notify it of its failure."""
     try:
         receiver.ended(data, at, error)
     except Exception as fault:

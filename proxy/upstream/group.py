@@ -57,7 +57,7 @@ class UpstreamGroup:
     ) -> None:
         """`retried` counts retries by reason; `unwraps`: error responses that are framed as SSE become JSON.
 
-        `paths` has the paths of each upstream by its name; without them, all are sent the target of the request.
+        `paths` has the paths of each upstream, by its name; an upstream without any is sent the request's own target.
         """
         self.upstreams = upstreams
         self._paths = paths or {}
@@ -178,7 +178,7 @@ class _Attempts:
 
     def _wait_for(self, refusal: Refusal, verdict: Trouble, after_s: float | None) -> float | None:
         if self._request.once or not isinstance(self._request.body, bytes):
-            return None  # a body that came in pieces can't be sent again
+            return None  # a body that is sent piece by piece is not kept, so it can't be sent again
         if verdict.wait_s is not None and refusal.status in self._group.retries.statuses:
             return self._wait_s(verdict.wait_s, after_s)
         own_key_refused = verdict.fault is Fault.ACCOUNT and not verdict.transient and self._tried[-1].has_key
@@ -189,7 +189,8 @@ class _Attempts:
     def _wait_s(self, first_s: float, after_s: float | None = None) -> float | None:
         """Return the wait before the next attempt in seconds: 0 if there is an upstream that was not tried yet.
 
-        None if there is no attempt left, or no upstream would be available by then: then this error tells more.
+        None if no attempt is left, or if no upstream would be available by then: the client then gets the current
+        error, which says more than that none is available.
         """
         if self._group.untried(self._tried):
             return self._backoff.wait_s(self._tries, 0)
@@ -259,7 +260,7 @@ def _has_frame(body: bytes) -> bool:
 
 
 def _judge(attempt: Attempt | None, verdict: Trouble, after_s: float | None, *, has_key: bool) -> None:
-    """Report an error response to the breaker; one about the caller's own key is no outcome."""
+    """Report an error response to the breaker; one about the caller's own key says nothing about the upstream."""
     if attempt is None:
         return
     if verdict.fault is Fault.CALLER:

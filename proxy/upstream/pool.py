@@ -49,7 +49,7 @@ class ConnectionPool:
     ) -> None:
         """Must be called within a running loop. `max_connections` 0 is no limit.
 
-        `are_descriptors_out` returns whether no connection may be made: others need the last file descriptors.
+        `are_descriptors_out` returns whether no connection may be made because the last file descriptors are reserved.
         """
         self._are_descriptors_out = are_descriptors_out
         self.name = name  # as it is configured
@@ -130,7 +130,7 @@ class ConnectionPool:
         if self._room is not None:
             self._room.release()
         if keep:
-            connection.let_go()
+            connection.forget_exchange()
             if connection.paused:
                 connection.resume()
             connection.idle_since = connection.read_at
@@ -210,7 +210,7 @@ class ConnectionPool:
             self._end_late(monotonic())
 
     def _end_late(self, now: float) -> None:
-        """Do so once. Not within the loop, whose variables would keep the last exchange and its stream alive."""
+        """End what is late now. A function of its own, so that no variable keeps the last exchange alive."""
         for exchange in list(self.active):
             try:  # for each: an exception of one must not affect the others
                 error = exchange.late(now, self.timeouts)

@@ -1,6 +1,8 @@
 """The one writer of a stream: it cuts what its exchange receives into frames and appends them to the log.
 
-It also decides how the stream ended (law 7), and measures it. Hot paths: `take_events`, `received`.
+It also has each frame read by the dialect's reader, notes the times of tokens, and decides how the stream ended (law 7,
+`_judge`). Time-outs are checked by the exchange, which asks the pump for its progress. Hot paths: `take_events`,
+`received`.
 """
 
 from collections.abc import Callable
@@ -26,7 +28,7 @@ from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import TooLarge, UpstreamError
 from proxy.wire.sse import Splitter
 
-_USAGE_S = 0.05  # for a usage that comes after the last word, before those who wait for the answer alone are answered
+_USAGE_S = 0.05  # how long followers that wait for the answer alone wait for a usage after the final event
 
 
 class Pump(StreamWriter):
@@ -35,8 +37,8 @@ class Pump(StreamWriter):
     __slots__ = (
         "_at_frame",
         "_count",
+        "_has_reader_failed",
         "_hides",
-        "_lost",
         "_max_frame_bytes",
         "_reader",
         "_splitter",
@@ -61,7 +63,7 @@ class Pump(StreamWriter):
         self._max_frame_bytes = max_frame_bytes
         self.ended_at = 0.0  # when the dialect's final event came
         self._at_frame = False  # the next read begins a frame
-        self._lost = False  # the dialect has failed to read a frame: it knows no more how the stream ends
+        self._has_reader_failed = False  # the reader has raised, so it is not known any more how the stream ends
         self._count = stream.vitals.times.append
         self._reader = stream.vitals.reader
         self.is_ordinary: Callable[[bytes], bool] = self._reader.ordinary
@@ -85,7 +87,7 @@ class Pump(StreamWriter):
         try:
             ordinary = len(frames) == 1 and self.is_ordinary(frames[0])
         except Exception as fault:
-            ordinary = self.lose(fault)
+            ordinary = self.reader_failed(fault)
         if ordinary:
             stream.fed_at = at
             self._count(at)
@@ -93,7 +95,7 @@ class Pump(StreamWriter):
             self.note(frames, at, self._vitals.times)
             self._try_bypass()  # if it was the first token
         if end & 63 < len(frames):
-            self._now_and_then(at)
+            self._every_64_frames(at)
         return True
 
     def bypassed(self, frames: list[bytes], times: list[float], at: float) -> None:
@@ -128,10 +130,10 @@ class Pump(StreamWriter):
         self._at_frame = not (self._splitter.holds or self._hides)
         self._try_bypass()
         if shown and end & 63 < len(shown):
-            self._now_and_then(at)
+            self._every_64_frames(at)
 
     def _send_ahead(self) -> None:
-        """Send lines that are held until their frame ends to those who need not wait for that: some send it late."""
+        """Send lines of an incomplete frame to followers that need not wait for its end, which some upstreams delay."""
         if self._splitter.holds_lines and self._hides is None:
             self.stream.send_ahead(self._splitter.tail)
 
@@ -143,7 +145,7 @@ class Pump(StreamWriter):
             self.stop(FRAME_LIMIT.saying(exc.message))
             return
         tail = self._splitter.tail
-        self._hear(frames, at, self._vitals.times)
+        self._read(frames, at, self._vitals.times)
         if error is None and tail.strip() and self._is_whole(tail, at):
             frames.append(tail)  # only its blank line is missing
             tail = b""
@@ -160,7 +162,7 @@ class Pump(StreamWriter):
 
     @property
     def awaits_token(self) -> bool:
-        return not (self._vitals.first_token_at or self._lost) and self.stream.dialect.frames.has_text
+        return not (self._vitals.first_token_at or self._has_reader_failed) and self.stream.dialect.frames.has_text
 
     # Writer
 
@@ -172,20 +174,21 @@ class Pump(StreamWriter):
         """Close the upstream connection at once, after the grace period, or not at all."""
         # openai-python 3.x disconnects right after [DONE]: the stream is complete then, and the exchange ends in a
         # moment.
-        if self._lost or not self._reader.ended:
+        if self._has_reader_failed or not self._reader.ended:
             super().last_left()
 
     def given_up(self) -> Ending:
         """Return how the stream ends when nobody wants it any more: with its own failure, if it has failed already."""
-        return CLIENT_GONE if self._reader.failure is None and not self._lost else self._judge(None, b"")
+        has_failed = self._has_reader_failed or self._reader.failure is not None
+        return self._judge(None, b"") if has_failed else CLIENT_GONE
 
     def _shown(self, frames: list[bytes]) -> list[bytes]:
         """Return frames without the usage that only the proxy requested: the one exception to law 1, off by default."""
         hides = self._hides
         return frames if hides is None else [frame for frame in frames if not hides(frame)]
 
-    def _now_and_then(self, at: float) -> None:
-        """Do what is not needed for every read; called after every 64 frames."""
+    def _every_64_frames(self, at: float) -> None:
+        """Do what is not needed for every read."""
         self.overhead(monotonic() - at)
         self._vitals.fold()
         self.stream.take_stock()
@@ -196,7 +199,7 @@ class Pump(StreamWriter):
         stream, exchange = self.stream, self._exchange
         if stream.bypass is not None or exchange is None or not self._at_frame or self._max_frame_bytes < LONG_READ:
             return
-        if self._lost or not self._vitals.first_token_at:
+        if self._has_reader_failed or not self._vitals.first_token_at:
             return
         follower = stream.lone_follower()
         found = None if follower is None else follower.transport()
@@ -205,40 +208,43 @@ class Pump(StreamWriter):
 
     def note(self, frames: list[bytes], at: float, times: list[float]) -> None:
         """Read frames that are not ordinary; append `at` to `times` for each with text."""
-        if self._hear(frames, at, times):
+        if self._read(frames, at, times):
             self.stream.fed_at = at
-        if not self._lost and (self._reader.ended or self._reader.failure is not None):
+        if not self._has_reader_failed and (self._reader.ended or self._reader.failure is not None):
             self._conclude(at)
 
-    def _hear(self, frames: list[bytes], at: float, times: list[float]) -> bool:
-        """Take the same in, if the dialect can read it; return whether any frame has data."""
-        if not self._lost:
+    def _read(self, frames: list[bytes], at: float, times: list[float]) -> bool:
+        """Have the reader read frames, as in `note`; return whether any has data, or that is not known."""
+        if not self._has_reader_failed:
             try:
                 return self._vitals.note(frames, at, times)
             except Exception as fault:
-                self.lose(fault)
+                self.reader_failed(fault)
         return True
 
-    def lose(self, fault: Exception) -> bool:
-        """Know no more what the stream says: it goes on for its followers, but is no success. Return False."""
+    def reader_failed(self, fault: Exception) -> bool:
+        """Stop reading frames, because the reader has raised; return False.
+
+        Followers are still sent the rest of the stream, which then ends with `internal_error`.
+        """
         log_fault(f"the reader of dialect {self.stream.dialect.name}", fault)
-        self._lost = True
+        self._has_reader_failed = True
         self.is_ordinary = _never
         return False
 
     def _conclude(self, at: float) -> None:
-        """End the responses to followers after the final event or a failure, though the upstream's may go on.
+        """End the responses to followers that want only the answer, after the final event or a failure.
 
-        After the final event the upstream gets a moment to end its response, so that its connection can be reused.
+        The upstream's response may continue: it has a moment to end by itself, so that its connection can be reused.
         """
-        said, first = self._reader, not self.ended_at
-        if said.ended:
+        reader, first = self._reader, not self.ended_at
+        if reader.ended:
             self.ended_at = self.ended_at or at
         if self.stream.outcome is not None:
             return
-        if said.failure is not None or said.usage is not None:
+        if reader.failure is not None or reader.usage is not None:
             self.stream.conclude(self._judge(None, b""))
-        elif first:  # some say the usage behind the last word
+        elif first:  # some upstreams send the usage after the final event
             self.stream.conclude_after(self._judge(None, b""), _USAGE_S)
 
     def _is_whole(self, tail: bytes, at: float) -> bool:
@@ -247,31 +253,31 @@ class Pump(StreamWriter):
         That is so if its last line is terminated, or if it is a final event or an error.
         """
         known = self._reader.ended, self._reader.failure
-        self._hear([tail], at, self._vitals.times)
+        self._read([tail], at, self._vitals.times)
         return tail.endswith((b"\n", b"\r")) or known != (self._reader.ended, self._reader.failure)
 
     def _judge(self, error: UpstreamError | None, tail: bytes) -> Ending:
         """Decide how the stream ended, from its frames and from how its response ended."""
-        said, failure = self._reader, self._reader.failure
-        if self._lost:
+        reader, failure = self._reader, self._reader.failure
+        if self._has_reader_failed:
             return INTERNAL_ERROR._replace(clean=error is None and not tail.strip(), unrecognised=True)
         if failure is not None:
             # Mode raw ends as the response did; other modes send an error if clients would not recognise this one.
-            clean = said.ended or (error is None and not tail.strip())
+            clean = reader.ended or (error is None and not tail.strip())
             message = f"the upstream reported an error: {failure.reason}"
             return UPSTREAM_ERROR.saying(message)._replace(clean=clean, unrecognised=not failure.recognised)
-        if said.ended and said.brought:
+        if reader.ended and reader.has_content:
             return COMPLETE
-        if error is not None and not said.ended:
+        if error is not None and not reader.ended:
             return ending_of(error)
-        if tail.strip() and not said.ended:
+        if tail.strip() and not reader.ended:
             return UPSTREAM_RESET.saying(f"the upstream ended within a frame, of which {len(tail)} bytes came")
-        if said.brought and said.finished:
+        if reader.has_content and reader.finished:
             return COMPLETE
         # A response of known length was complete, so mode raw ends cleanly. A close-delimited one may have been cut
         # off: only a final event shows that it is complete.
-        clean = said.ended or self._exchange is None or self._exchange.framed
-        what = "finished" if said.brought else "begun"
+        clean = reader.ended or self._exchange is None or self._exchange.framed
+        what = "finished" if reader.has_content else "begun"
         message = f"the upstream ended its response before the answer had {what}"
         return UPSTREAM_RESET.saying(message)._replace(clean=clean, unrecognised=True)
 
@@ -286,5 +292,5 @@ class Pump(StreamWriter):
 
 
 def _never(frame: bytes) -> bool:
-    """Take no frame for an ordinary one."""
+    """Return False: stands for `Reader.ordinary` after the reader has failed."""
     return False

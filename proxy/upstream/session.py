@@ -4,9 +4,10 @@
     the client  ◀── frames ───────  Session  ◀── received ───────  the same
                                        └── text messages, a frame each ──▶  the log, and whoever follows
 
-Pings are answered on each side. A close goes across with its code and reason, and the session ends when both sides
-have said it. A side that does not read what it is sent stops the other: nothing is queued here. Binary messages are not
-text, so followers do not get them. Must not know who the client is, nor what the messages mean. Source: RFC 6455.
+Pings are answered on each side. A close frame is passed on with its code and reason, and the session ends when both
+sides have sent one. If a side does not read, the other one is not read from: nothing is queued here. Binary messages
+are not text, so followers do not get them. Must not know who the client is, nor what the messages mean.
+Source: RFC 6455.
 """
 
 import asyncio
@@ -94,10 +95,10 @@ class Session(StreamWriter):
         "_clients_close",
         "_connection",
         "_count",
+        "_has_reader_failed",
         "_is_client_full",
         "_is_throttled",
-        "_is_upstream_told",
-        "_lost",
+        "_is_upstream_closed",
         "_on_first_token",
         "_reader",
         "ended_at",
@@ -121,11 +122,11 @@ class Session(StreamWriter):
         self._reader = MessageReader(max_message_bytes, masked=False)
         self._connection: Connection | None = None
         self._clients_close: bytes | None = None  # the payload of the client's close frame, once it has come
-        self._is_upstream_told = False  # a close frame was sent upstream: nothing may follow it
+        self._is_upstream_closed = False  # a close frame was sent upstream: nothing may follow it
         self._client_held_bytes = 0
         self._is_client_full = False
         self._is_throttled = False
-        self._lost = False  # the dialect has failed to read a message
+        self._has_reader_failed = False  # the reader has raised, so it is not known any more how the session ends
         self._answers_begun = 0
         self._answer_began_at = 0.0  # until its first token has come
         self.fed_at = monotonic()  # when the last message came, of either side
@@ -177,7 +178,7 @@ class Session(StreamWriter):
     def client_sent(self, messages: list[Message]) -> None:
         """Send text and binary messages upstream."""
         connection = self._connection
-        if self._stopped or self._is_upstream_told or connection is None:
+        if self._stopped or self._is_upstream_closed or connection is None:
             return
         self.fed_at = monotonic()
         self._count("client", len(messages), sum([len(payload) for _, payload in messages]))
@@ -187,15 +188,15 @@ class Session(StreamWriter):
             connection.on_writable(self._client.resume)
 
     def client_closed(self, payload: bytes) -> None:
-        """Send the client's close upstream, and wait for its answer; what the upstream sends before it, arrives."""
+        """Send the client's close frame upstream and wait for the answer; messages before the answer are passed on."""
         if self._stopped:
             return
         self._clients_close = payload
-        self._tell_upstream(payload)
+        self._close_upstream(payload)
         asyncio.get_running_loop().call_later(CLOSING_S, self._upstream_is_late)
 
     def client_holds(self, size_bytes: int) -> None:
-        """Count what is held of a message of the client that is not complete yet."""
+        """Count the bytes that are held of an incomplete message of the client."""
         if size_bytes != self._client_held_bytes:
             self._client_held_bytes = size_bytes
             self._count_held()
@@ -208,7 +209,7 @@ class Session(StreamWriter):
             self.stop(CLIENT_GONE.saying(error.message))
 
     def client_left(self) -> None:
-        """Break off: the client's connection has gone. No effect once the session has ended."""
+        """End the session, because the client's connection is gone. No effect once the session has ended."""
         if not self._stopped:
             exchange, self._exchange = self._exchange, None
             self._seal(CLIENT_GONE)
@@ -227,13 +228,13 @@ class Session(StreamWriter):
             super().resume()
 
     def last_left(self) -> None:
-        """Do nothing: the session is its client's, whoever else follows."""
+        """Do nothing: the session ends with its client, not with the followers."""
 
     def stop(self, ending: Ending) -> None:
         """Close both sides, and seal the stream."""
         if self._stopped:
             return
-        self._tell_upstream(GOING_AWAY.to_bytes(2, "big"))
+        self._close_upstream(GOING_AWAY.to_bytes(2, "big"))
         self._client.close(closing(ending))
         self._release(ending)
 
@@ -264,7 +265,7 @@ class Session(StreamWriter):
     def _pong(self, payload: bytes) -> None:
         """Answer a ping, unless the upstream does not read what it is sent."""
         connection = self._connection
-        if connection is not None and connection.writable and not self._is_upstream_told:
+        if connection is not None and connection.writable and not self._is_upstream_closed:
             connection.write(masked_frame(PONG, payload, os.urandom(4)))
 
     def _client_drained(self) -> None:
@@ -280,11 +281,11 @@ class Session(StreamWriter):
         stream, vitals = self.stream, self.stream.vitals
         vitals.first_byte_at = vitals.first_byte_at or at
         try:
-            for one in blocks if not self._lost else ():
+            for one in blocks if not self._has_reader_failed else ():
                 self._note(one, at)
         except Exception as fault:
             log_fault(f"the reader of dialect {stream.dialect.name}", fault)
-            self._lost = True
+            self._has_reader_failed = True
         vitals.model = vitals.model or vitals.reader.model
         stream.extend(blocks)
         if stream.log.end & 63 < len(blocks):
@@ -303,22 +304,22 @@ class Session(StreamWriter):
 
     # The end
 
-    def _tell_upstream(self, payload: bytes) -> None:
-        if self._connection is not None and not self._is_upstream_told:
-            self._is_upstream_told = True
+    def _close_upstream(self, payload: bytes) -> None:
+        if self._connection is not None and not self._is_upstream_closed:
+            self._is_upstream_closed = True
             self._connection.write(masked_frame(CLOSE, payload, os.urandom(4)))
 
     def _break_off(self, code: int, ending: Ending) -> None:
         """End the session because the upstream sent what it may not."""
-        self._tell_upstream(code.to_bytes(2, "big"))
+        self._close_upstream(code.to_bytes(2, "big"))
         self.stop(ending)
 
     def _end(self, payload: bytes, *, by_client: bool) -> None:
-        """End the session as one side asked to: with the payload of a close frame, for the client."""
+        """End the session, because a side has sent a close frame with this payload; send it to the client, too."""
         if payload and stated_code(payload) is None:
             self._break_off(PROTOCOL_ERROR, GARBLED.saying("the upstream closed with a code that may not be sent"))
             return
-        self._tell_upstream(payload)
+        self._close_upstream(payload)
         self._client.close(frame(CLOSE, payload))
         self._release(self._judge(payload, by_client=by_client))
 
@@ -327,22 +328,22 @@ class Session(StreamWriter):
             self._end(self._clients_close, by_client=True)
 
     def _judge(self, payload: bytes, *, by_client: bool) -> Ending:
-        """Decide how a session ended in which a side said so."""
-        code, said = stated_code(payload), self.stream.vitals.reader
-        if self._lost:
+        """Decide how a session ended that one side has closed with this payload."""
+        code, reader = stated_code(payload), self.stream.vitals.reader
+        if self._has_reader_failed:
             return INTERNAL_ERROR
-        if said.failure is not None:
-            return UPSTREAM_ERROR.saying(f"the upstream reported an error: {said.failure.reason}")
+        if reader.failure is not None:
+            return UPSTREAM_ERROR.saying(f"the upstream reported an error: {reader.failure.reason}")
         if by_client:
-            return COMPLETE if code in (None, NORMAL_CLOSURE, GOING_AWAY) and said.finished else CLIENT_GONE
+            return COMPLETE if code in (None, NORMAL_CLOSURE, GOING_AWAY) and reader.finished else CLIENT_GONE
         if code not in (None, NORMAL_CLOSURE):
             return UPSTREAM_ERROR.saying(f"the upstream closed the session with code {code}")
-        if not said.finished:
+        if not reader.finished:
             return UPSTREAM_RESET.saying("the upstream closed the session before its answer had finished")
         return COMPLETE
 
     def _release(self, ending: Ending) -> None:
-        """Seal the stream, and give the upstream the time to close the connection after the close frames."""
+        """Seal the stream, and leave the upstream some time to close the connection after the close frames."""
         exchange, self._exchange = self._exchange, None
         self._seal(ending)
         if exchange is not None:

@@ -30,7 +30,7 @@ class StreamWriter:
         self._exchange: Exchange | None = None
         self._grace: Timer | None = None
         self._stopped = False
-        self.holds_unfinished = False  # a frame that had begun and not ended was counted
+        self.holds_unfinished = False  # the ledger counts an incomplete frame of this stream
         stream.writer = self
 
     def start(self, exchange: Exchange) -> None:
@@ -38,7 +38,7 @@ class StreamWriter:
         raise NotImplementedError
 
     def keep(self, exchange: Exchange, complete: Ending) -> None:
-        """Receive a body that is not an event stream: each read becomes a frame. `complete` is its regular ending."""
+        """Receive a body that is not an event stream: each read becomes a frame. `complete`: how it ends regularly."""
         self._exchange = exchange
         exchange.attach(_Verbatim(self, complete))
 
@@ -82,7 +82,7 @@ class StreamWriter:
         return b""
 
     def count_unfinished(self, size_bytes: int) -> None:
-        """Have the ledger know how much of a frame that has not ended is held."""
+        """Set in the ledger the size of the incomplete frame that is held; 0 for none."""
         self.holds_unfinished = size_bytes > 0
         self.stream.count(UNFINISHED, size_bytes)
 

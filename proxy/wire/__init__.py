@@ -6,12 +6,12 @@ small parser.
 Read in this order:
 
 * `errors`: every error that a client can receive, grouped by whose fault it is
-* `sse`: cuts a body into frames (SSE blocks), reads their fields, adds an `id:` line
+* `sse`: cuts a body into frames (SSE blocks), reads their fields, adds an `id:` line, replaces their data
 * `event_id`: the ids of events, by which clients resume
 * `reconnection`: what an EventSource remembers between two connections
 * `http`: which headers a proxy forwards, and how a body is framed
 * `chunked`: a fast path for a read that consists of complete events in complete chunks
-* `json_text`: reads and writes JSON without changing what strict parsers refuse or alter
+* `json_text`: reads and writes JSON as upstreams send it, which strict parsers refuse in part or change
 * `json_members`: replaces members of a JSON object in its text and leaves every other byte as it is
 * `websocket`: the handshake and the frames of RFC 6455
 """

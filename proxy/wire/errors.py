@@ -18,9 +18,10 @@ class ProxyError(Exception):
         self.message = message
 
     def drop_traceback(self) -> None:
-        """Forget where it was raised, and so the variables there, once it has been told.
+        """Drop the traceback, and with it the local variables where the error was raised, once it has been reported.
 
-        What keeps an error (an exchange, a task) is as a rule among them: a cycle, with a request's body in it.
+        An object that keeps the error (an exchange, a task) is usually among these variables. That would be a reference
+        cycle, which keeps the body of a request in memory.
         """
         error: BaseException | None = self
         while error is not None:
@@ -123,14 +124,14 @@ class UnknownResponse(RequestError):
 
 
 class MethodNotAllowed(RequestError):
-    """A method that nothing here answers."""
+    """No handler accepts this method."""
 
     status = 405
     code = "method_not_allowed"
 
 
 class RequestTimeout(RequestError):
-    """The request did not come whole in time."""
+    """The request was not received completely in time."""
 
     status = 408
     code = "request_timeout"
@@ -148,7 +149,7 @@ class UnsupportedMediaType(RequestError):
 
 
 class HostNotServed(RequestError):
-    """The request is for a name that is not known here (RFC 9110 section 7.4)."""
+    """The request names a host that this proxy does not serve (RFC 9110 section 7.4)."""
 
     status = 421
     code = "host_not_served"
@@ -187,7 +188,7 @@ class OffsetGone(RequestError):
 
 
 class OffsetBeyond(RequestError):
-    """The cursor points behind the last event of the log."""
+    """The cursor points beyond the last event of the log."""
 
     status = 416
     code = "offset_beyond"
@@ -252,7 +253,7 @@ class UpstreamError(ProxyError):
 
 
 class Reported(ProxyError):
-    """The upstream reported a failure within its stream; the response to a client that requested a single document."""
+    """The upstream reported an error within its stream, and the client requested a single document instead."""
 
     status = 502
     code = "upstream_error"
@@ -327,7 +328,7 @@ class TotalTimeout(UpstreamTimeout):
 
 
 class InternalError(ProxyError):
-    """The proxy itself failed: an exception where none should be. The log says which; nobody is told its message."""
+    """The proxy itself failed: it raised an unexpected exception. Its type is logged; its message is never shown."""
 
     ending = "internal_error"
 
@@ -343,7 +344,7 @@ class CapabilitiesOff(ProxyError):
 
 
 class CodingNotSupported(ProxyError):
-    """A transfer coding that is not spoken (RFC 9112 section 6.1)."""
+    """The request has a transfer coding that is not supported (RFC 9112 section 6.1)."""
 
     status = 501
     code = "transfer_coding_not_supported"
@@ -370,7 +371,7 @@ class Overloaded(ProxyError):
 
 
 class Drained(Overloaded):
-    """This process is about to end: it takes nothing new, or the time for what ran was up. Asking again is worth it."""
+    """This process is shutting down: it accepts no new streams, or ended a running one. Clients should retry."""
 
     code = "drained"
     ending = "drained"

@@ -23,8 +23,8 @@ _LENGTH = b"content-length:"
 LAST_CHUNK = b"0\r\n\r\n"
 
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
-# A header's verdict is 0 if it is forwarded, otherwise a combination of these:
-_MARKED = 1
+# The verdict on a header is 0 if it is forwarded and needs no more attention, otherwise a combination of these:
+_MARKED = 1  # `parted` reports its presence; by itself this does not keep it from being forwarded
 _ENDS = 2  # it is not forwarded
 _NAMING = 4  # it is Connection, which can name other headers that are not forwarded
 _NAMING_NONE = frozenset((b"keep-alive", b"close", b"Keep-Alive", b""))  # its usual values, which name no header
@@ -51,7 +51,7 @@ class Head(NamedTuple):
 
 
 class EndToEnd:
-    """A filter that keeps end-to-end headers and drops hop-by-hop headers and those named in `but`.
+    """A filter that keeps end-to-end headers and drops hop-by-hop headers and those listed in `but`.
 
     Header names come in few spellings, so the verdict on each spelling is remembered: 0.12 us a header, where lower()
     and two look-ups take 0.3. Complete heads are not remembered: they contain keys, and looking one up costs as much
@@ -105,7 +105,7 @@ class EndToEnd:
         return verdict
 
     def _unnamed(self, headers: Collection[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, bytes]], bool]:
-        """Return what `parted` does where Connection names headers, which are not forwarded either."""
+        """Return the result of `parted` if Connection names other headers, which are then not forwarded either."""
         named: set[bytes] = set()
         for name, value in headers:
             if name.lower() == b"connection":
@@ -130,7 +130,7 @@ def chunk(data: bytes) -> bytes:
 def with_one_length(response: bytes) -> bytes | None:
     """Return a response that repeats its length with the length stated once (RFC 9112 section 6.3); None: it does not.
 
-    Lengths that differ, or are no numbers, are not repetitions. The complete head must be there.
+    Lengths that differ, or are not numbers, are not repetitions. `response` must contain the complete head.
     """
     head, blank, body = response.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")

@@ -1,7 +1,7 @@
-"""Reads and writes JSON as upstreams really send it: with orjson where it can, with the standard library otherwise.
+"""Reads and writes JSON as upstreams really send it: with orjson where possible, with the standard library otherwise.
 
-orjson refuses some of what Python's own parser, and so clients written in Python, accept: NaN and Infinity, unpaired
-surrogate escapes (\\ud83d, whose other half may come with the next frame), a byte order mark. It turns integers beyond
+orjson refuses some of what Python's own parser, and therefore Python clients, accept: NaN and Infinity, unpaired
+surrogate escapes (\\ud83d, whose other half may be in the next frame), a byte order mark. It turns integers beyond
 64 bits into floats, and writes at most 254 levels. This module reads all of that and writes it as it was received.
 """
 
@@ -44,13 +44,17 @@ def read(data: bytes) -> Any:
 
 
 def read_exactly(data: bytes) -> Any:
-    """Return the value of a JSON text so that it can be written again without a loss. Raises: ValueError."""
+    """Return the value of a JSON text, with all digits of its numbers. Raises: ValueError."""
     return _read_leniently(data) if may_lose_digits(data) else read(data)
 
 
 def read_beginning(text: str) -> Any:
-    """Return the value of a JSON text that may have been cut off: all that is whole of it. Raises: ValueError."""
-    closers, whole = "", (0, "")  # what would close the open arrays and objects, now and at the end of what is whole
+    """Return the value of a JSON text that may have been cut off, without an incomplete last member or item.
+
+    Raises: ValueError.
+    """
+    closers = ""  # the brackets that would close the arrays and objects which are open at this point
+    whole = (0, "")  # the last point where no member or item is incomplete, and the closers there
     for token in _TOKEN.finditer(text):
         mark = token[0]
         if mark == ",":
@@ -73,12 +77,12 @@ def _read_text(text: str) -> Any:
 
 
 def may_lose_digits(data: bytes) -> bool:
-    """Return whether a JSON text may have a number that `read` changes."""
+    """Return whether a JSON text may contain a number that `read` changes."""
     return _LONG_NUMBER in data.translate(_ZEROS)
 
 
 def written(value: Any) -> bytes:
-    """Return a value as compact JSON, in which characters that some clients take for a line end are escaped.
+    """Return a value as compact JSON; characters that some clients treat as line ends are escaped.
 
     Raises: ValueError.
     """

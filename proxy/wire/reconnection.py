@@ -15,28 +15,28 @@ _RETRY = re.compile(rb"(?:^|[\r\n])retry:[ ]?([0-9]{1,9})(?=[\r\n])")
 class Reconnection:
     """The last event id and the reconnection time of one event stream, over all its connections.
 
-    The proxy is the client here, of the upstream of a shared route (upstream/broadcast.py). What its own clients
-    resume by is wire/event_id.py.
+    Here the proxy is the client: of the upstream of a shared route (upstream/broadcast.py). The ids by which the
+    proxy's own clients resume are in wire/event_id.py.
     """
 
-    __slots__ = ("_first_id", "_marked", "retry_s")
+    __slots__ = ("_first_id", "_with_id", "retry_s")
 
     def __init__(self, retry_s: float, last_event_id: bytes = b"") -> None:
         """Both values hold until the upstream sends another."""
         self.retry_s = retry_s
         self._first_id = last_event_id
-        self._marked: bytes | None = None  # the last frame that sets the id, parsed only when the id is needed
+        self._with_id: bytes | None = None  # the last frame that sets the id, parsed only when the id is needed
 
     @property
     def last_event_id(self) -> bytes:
         """The value of Last-Event-ID; empty, so that none is sent, if no id was set or the last one was empty."""
-        return self._first_id if self._marked is None else fields(self._marked).id or b""
+        return self._first_id if self._with_id is None else fields(self._with_id).id or b""
 
     def note(self, frames: list[bytes]) -> None:
         """Read the id and retry fields of frames, in order. The frames must be complete: others set nothing."""
         for frame in frames:
             if b"id" in frame and _ID.search(frame):
-                self._marked = frame
+                self._with_id = frame
             if b"retry" in frame:
                 for stated in _RETRY.findall(frame):
                     self.retry_s = int(stated) / 1000

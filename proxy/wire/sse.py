@@ -1,5 +1,7 @@
 """Server-sent events as bytes: cutting a body into frames, reading a frame's fields, writing an id into it.
 
+`fields` is the complete parser of a frame; `payload` and the regular expressions below are faster ways to one answer
+each. Those that list the names of fields are `_UNSPACED` and `_BEGINNINGS`, besides `fields` itself.
 Knows nothing of chat completions, sockets or streams. Keeps laws 1 (fidelity) and 2 (cut-independence).
 Source: WHATWG HTML, 9.2.5 "Parsing an event stream" and 9.2.6 "Interpreting an event stream".
 """
@@ -17,20 +19,23 @@ _BLANK_LINE = re.compile(rb"\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
 _LONGEST_BLANK_LINE = 3
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _LINE_ENDS = b"\r\n"
-_UNSAID = re.compile(rb"(?:(?<=[\r\n])|\A)((?:event|id)(?=[:\r\n]))")
-# Where frames end that lines with data end: after such a line, too. A CR at the end may be the half of a CRLF.
+# The names of the fields that `stamp` turns into comments in a frame without data.
+_EVENT_OR_ID = re.compile(rb"(?:(?<=[\r\n])|\A)((?:event|id)(?=[:\r\n]))")
+# The end of a frame where each line with data ends one: such a line, or a blank line. A CR that ends the read is not
+# matched, because it may be the first half of a CRLF.
 _DATA_LINE = re.compile(
     rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))(?:data|\{)[^\r\n]*(?:\r\n|\n|\r(?=[^\n]))|" + _BLANK_LINE.pattern
 )
 _JSON_LINE = re.compile(rb"(?:data: ?)?\{[^\r\n]*\}\s*")
 _UNSPACED = re.compile(rb"((?:(?<=[\r\n])|\A(?:\xef\xbb\xbf)?)(?:data|event|id|retry):)(?! )")
 _JSON_BEGINNINGS = (b"data: {", b"data:{", b"data: [DONE]", b"data:[DONE]", b"{")
-_DATA = (b"data", b"{")  # how lines begin that have data, or stand for it
+_DATA = (b"data", b"{")  # how lines with data begin; some upstreams send JSON without a field name
 _CR = 13
 _COLON = 58  # begins a comment
 BOM = b"\xef\xbb\xbf"
 COMMENT = b":\n"
-"""The shortest comment. Of one line, so that it becomes a part of the next block: not every client bears one alone."""
+"""The shortest comment. It has no blank line, so it becomes a part of the next block: some clients fail on a block
+that consists of a comment only."""
 _BEGINNINGS = (b":", b"data:", b"event:", b"id:", b"retry:")
 
 
@@ -56,17 +61,17 @@ class Splitter:
 
     @property
     def holds(self) -> bool:
-        """True while an incomplete frame is held; always True where a line ends a frame, or may turn out to do so."""
+        """True while an incomplete frame is held; always True if a line with data ends a frame, or may do so."""
         return self._held is not None or self._by_lines is not False
 
     @property
     def holds_lines(self) -> bool:
-        """True while an incomplete frame is held of which all lines are complete."""
+        """True while an incomplete frame is held that consists of complete lines."""
         return self._held is not None and self._held[-1] in _LINE_ENDS
 
     @property
     def held_bytes(self) -> int:
-        """How much of a frame that has not ended is held."""
+        """The size of the incomplete frame that is held; 0 if there is none."""
         return 0 if self._held is None else len(self._held)
 
     @property
@@ -103,7 +108,7 @@ class Splitter:
         return frames
 
     def _feed_lines(self, data: bytes) -> list[bytes]:
-        """Return the frames that `data` completes where each line with data ends one."""
+        """Return the frames that `data` completes, in a body where each line with data ends a frame."""
         data = self.tail + data
         frames: list[bytes] = []
         start = 0
@@ -144,8 +149,8 @@ class Splitter:
 def _goes_by_lines(data: bytes | bytearray) -> bool | None:
     """Return whether each line with data ends a frame; None if too little has come to decide.
 
-    Looks at the first line with data, which must be a whole JSON object, and at whether the next one begins another:
-    in an event, the two would be no JSON. Comments and other fields may stand between them.
+    That is so if the first line with data is a complete JSON object and the next one begins another: as the data of one
+    event, the two would not be valid JSON. Comments and other fields may stand between them.
     """
     at = data.find(b"\n")
     if at >= 0 and data[at + 1 : at + 2] == b"\n" and data.startswith(b"data"):
@@ -183,7 +188,7 @@ def _find_lf_lf(data: bytes | bytearray, start: int) -> int:
 
 
 def _cut(data: bytes, start: int, frames: list[bytes]) -> int:
-    """Do what `_cut_lf` does, for any line endings."""
+    """Append the frames that end within `data`, with any line endings, to `frames`; return where the last one ends."""
     for match in _BLANK_LINE.finditer(data, start):
         frames.append(data[start : match.end()])
         start = match.end()
@@ -249,12 +254,12 @@ def payload(frame: bytes) -> bytes | None:
 
 
 def block(data: bytes) -> bytes:
-    """Return a frame with this data, which a client gets back but for line terminators: each becomes an LF."""
+    """Return a frame with this data. Clients receive the same data, except that each line terminator becomes an LF."""
     return b"data: %b\n\n" % (_LINE_END.sub(b"\ndata: ", data) if b"\n" in data or b"\r" in data else data)
 
 
 def respell(frame: bytes, data: bytes) -> bytes:
-    """Return the frame with its data replaced by `data`, which is one line; the rest of it stays unchanged."""
+    """Return the frame with its data replaced by `data`, which must be one line; the rest stays unchanged."""
     if _is_plain(frame):
         return b"data: %b\n\n" % data
     first, last = _data_place(frame)
@@ -276,7 +281,7 @@ def respell(frame: bytes, data: bytes) -> bytes:
 def stamp(frame: bytes, ident: bytes) -> bytes:
     """Return the frame with a line `id: <ident>` before its blank line, in the frame's own line ending.
 
-    The line comes last, so that it overrides an id of the upstream's. Blank lines before a frame's first line are
+    The line comes last, so that it overrides the upstream's id. Blank lines before a frame's first line are
     removed. A frame without data loses its blank line, so that its lines become the beginning of the next block, and
     its `event` and `id` lines become comments: once openai-python has seen an id, it raises JSONDecodeError on a block
     without data, and a parser that follows the standard sees no difference. A byte order mark is removed, too:
@@ -287,12 +292,12 @@ def stamp(frame: bytes, ident: bytes) -> bytes:
     frame = frame.removeprefix(BOM).lstrip(_LINE_ENDS)
     lines, end, blank = _parts(frame)
     if fields(frame).data is None:
-        return _UNSAID.sub(b":\\1", lines) if frame else b""
+        return _EVENT_OR_ID.sub(b":\\1", lines) if frame else b""
     return b"%bid: %b%b%b" % (lines, ident, end, blank)
 
 
 def spaced(frame: bytes) -> bytes:
-    """Return the frame with a space after the colon of each field that has none: it says the same.
+    """Return the frame with a space after the colon of each field that has none, which does not change its meaning.
 
     Some clients look for `data: `, although the space is optional.
     """

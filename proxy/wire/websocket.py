@@ -1,6 +1,6 @@
 """WebSocket as bytes: the handshake's key, the frames that either side sends, and parsers of frames.
 
-To those who follow a stream each event becomes a text message, a JSON object whose members are the fields of SSE:
+Followers of a stream receive each event as a text message, a JSON object whose members are the fields of SSE:
 `{"id": "gen234-7", "event": "message", "data": "..."}`, so that `JSON.parse(e.data)` is all that a client needs.
 
 Knows nothing of streams, sockets or time. Source: RFC 6455.
@@ -44,7 +44,7 @@ def frame(opcode: int, payload: bytes) -> bytes:
 
 
 def masked_frame(opcode: int, payload: bytes, mask: bytes) -> bytes:
-    """Return the same as a client sends it; the mask must be four bytes that nobody can predict (section 5.3)."""
+    """Return the frame as a client sends it: masked with four bytes that must be unpredictable (section 5.3)."""
     plain = frame(opcode, payload)
     start = len(plain) - len(payload)
     return b"%c%c%b%b%b" % (plain[0], plain[1] | 0x80, plain[2:start], mask, _unmask(payload, mask))
@@ -69,8 +69,8 @@ def messages(blocks: bytes) -> bytes:
     """
     found = []
     for event in dispatched(blocks):
-        words = {"id": event.id or b"", "event": event.type or b"message", "data": event.data or b""}
-        text = {name: value.decode(errors="replace") for name, value in words.items()}
+        members = {"id": event.id or b"", "event": event.type or b"message", "data": event.data or b""}
+        text = {name: value.decode(errors="replace") for name, value in members.items()}
         found.append(frame(TEXT, orjson.dumps(text)))
     return b"".join(found)
 
@@ -95,7 +95,7 @@ class FrameReader:
     __slots__ = ("_held", "_skip", "behind")
 
     def __init__(self) -> None:
-        self.behind = False  # there may be more frames than were read: feed nothing, to go on
+        self.behind = False  # `feed` stopped early: call it with b"" to parse the rest
         self._held = bytearray()  # the beginning of a frame: its header, and its payload if it is a control frame
         self._skip = 0  # bytes of a message's payload that have not come yet
 
@@ -145,7 +145,7 @@ class MessageReader:
 
     def __init__(self, max_bytes: int, *, masked: bool) -> None:
         """`max_bytes`: of one message; `masked`: the frames are a client's."""
-        self.behind = False  # there may be more messages than were read: feed nothing, to go on
+        self.behind = False  # `feed` stopped early: call it with b"" to parse the rest
         self._max_bytes = max_bytes
         self._masked = masked
         self._held = bytearray()  # the beginning of a frame
@@ -154,7 +154,7 @@ class MessageReader:
 
     @property
     def held_bytes(self) -> int:
-        """Return how much is held of a message that is incomplete."""
+        """Return how many bytes of an incomplete message are held."""
         return len(self._held) + len(self._parts)
 
     def feed(self, data: bytes) -> list[Message]:
@@ -186,7 +186,7 @@ class MessageReader:
         return found
 
     def _check(self, opcode: int, size: int) -> None:
-        """Check that a message may begin or go on with this frame."""
+        """Check that a message may begin or continue with this frame. Raises: BadRequest, TooLarge."""
         if (opcode == _CONTINUATION) is (self._opcode == _CONTINUATION):
             what = "continues no message" if opcode == _CONTINUATION else "begins a message within another"
             raise BadRequest(f"a WebSocket frame {what}")

@@ -64,7 +64,7 @@ ENTRIES = {
     "field named Error, text": failing(b"Error: boom and bust\n\n", "boom"),
     "text as data": failing(b"data: Internal Server Error\n\n", "Internal Server Error"),
     "HTML as data": failing(b"data: <html><title>502 Bad Gateway</title></html>\n\n", "502 Bad Gateway"),
-    "Python's way to write": failing(PYTHONS, "no JSON"),
+    "Python's way to write": failing(PYTHONS, "is not JSON"),
     "[ERROR]": failing(b"data: [ERROR] boom\n\n", "boom"),
     "envoy": failing(b"upstream connect error or disconnect/reset before headers\n\n", "upstream connect error"),
     "nginx": failing(
@@ -72,12 +72,12 @@ ENTRIES = {
     ),
     "Go's http.Error": failing(b"context deadline exceeded\n", "context deadline exceeded", b""),
     "API Gateway": failing(b'{"message": "Endpoint request timed out"}', "JSON in place of events", b""),
-    "JSON that is cut off": failing(b'data: {"choices": [{"delta": {"content": "l\n\n', "no JSON"),
+    "JSON that is cut off": failing(b'data: {"choices": [{"delta": {"content": "l\n\n', "is not JSON"),
     "error within an event that was cut off": failing(
-        b'data: {"choices": [{"delta": {"con\n' + event({"type": "error", "error": {"message": "boom"}}), "no JSON"
+        b'data: {"choices": [{"delta": {"con\n' + event({"type": "error", "error": {"message": "boom"}}), "is not JSON"
     ),
-    "two objects in a line": failing(b"data: {}{}\n\n", "no JSON"),
-    "data within data": failing(b"data: " + STOP, "no JSON"),
+    "two objects in a line": failing(b"data: {}{}\n\n", "is not JSON"),
+    "data within data": failing(b"data: " + STOP, "is not JSON"),
     "lines of JSON": Entry(
         b"".join(one.removeprefix(b"data: ")[:-1] for one in (HELLO, STOP)),
         ending="upstream_error",

@@ -77,12 +77,12 @@ class MadeUpReader:
     def __init__(self) -> None:
         self.failure: Failure | None = None
         self.ended = False
-        self.brought = False
+        self.has_content = False
         self.seq = 0
 
     @property
     def heartbeat(self) -> bytes:
-        return b'event: still.here\ndata: {"type":"still.here"}\n\n' if self.brought else COMMENT
+        return b'event: still.here\ndata: {"type":"still.here"}\n\n' if self.has_content else COMMENT
 
     @property
     def finished(self) -> bool:
@@ -99,7 +99,7 @@ class MadeUpReader:
         if kind in ("answer.ended", "answer.failed"):
             self.ended = True
             self.finish_reason = "ended"
-        self.brought = self.brought or kind is not None
+        self.has_content = self.has_content or kind is not None
         self.seq = event.get("seq", self.seq)
         return TextKind.CONTENT if kind == "item.delta" and event.get("delta") else None
 

@@ -187,9 +187,9 @@ def test_stream_has_finished_when_each_choice_has() -> None:
 def test_what_brings_nothing_is_told() -> None:
     """Comments, the last word, and what is no chunk; a role is something."""
     nothing = (b": ping\n\n", b"\n\n", DONE, b"data: {}\n\n", b'data: {"type":"ping"}\n\n', b"data: {not json\n\n")
-    assert not noted(CHAT, *nothing).brought
-    assert noted(CHAT, ROLE).brought
-    assert noted(CHAT, USAGE).brought
+    assert not noted(CHAT, *nothing).has_content
+    assert noted(CHAT, ROLE).has_content
+    assert noted(CHAT, USAGE).has_content
 
 
 def test_usage_is_the_last_one_stated() -> None:

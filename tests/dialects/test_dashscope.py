@@ -110,7 +110,7 @@ def test_finish_usage_and_request_id_are_known_when_they_are_said() -> None:
     said = noted(NATIVE, TEXT)
     assert (said.finish_reason, said.usage, said.finished) == (None, Usage(16, 2), False)
     said = noted(NATIVE, frame('{"request_id":7}'))
-    assert (said.request_id, said.brought, said.finished) == (None, False, False)
+    assert (said.request_id, said.has_content, said.finished) == (None, False, False)
 
 
 def test_usage_of_several_models_is_their_sum() -> None:

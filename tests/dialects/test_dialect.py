@@ -66,7 +66,7 @@ def ask_everything(dialect: Dialect, frame: bytes) -> None:
     for stated in (said.model, said.finish_reason, said.request_id):
         assert stated is None or isinstance(stated, str)
     assert said.usage is None or all(isinstance(number, int) for number in said.usage)
-    assert {type(answer) for answer in (said.ended, said.finished, said.brought, said.ordinary(frame))} == {bool}
+    assert {type(answer) for answer in (said.ended, said.finished, said.has_content, said.ordinary(frame))} == {bool}
     if said.failure is not None:
         assert said.failure.reason
         assert said.failure.status is None or 400 <= said.failure.status < 600
@@ -97,7 +97,7 @@ def test_frame_without_a_chunk_tells_nothing(dialect: Dialect, frame: bytes) -> 
     ask_everything(dialect, frame)
     said = noted(dialect, frame)
     assert (said.model, said.finish_reason, said.usage, said.failure) == (None, None, None, None)
-    assert (said.ended, said.finished, said.brought, kind(dialect, frame)) == (False, False, False, None)
+    assert (said.ended, said.finished, said.has_content, kind(dialect, frame)) == (False, False, False, None)
 
 
 @each_dialect
@@ -203,7 +203,7 @@ def test_nothing_is_known_until_it_is_said(dialect: Dialect) -> None:
     said = dialect.frames.reader()
     assert not any(Usage())
     assert (said.model, said.finish_reason, said.usage, said.failure, said.request_id) == (None,) * 5
-    assert (said.ended, said.finished, said.brought) == (False, False, False)
+    assert (said.ended, said.finished, said.has_content) == (False, False, False)
 
 
 def _frames(path: Path) -> list[bytes]:

@@ -124,9 +124,9 @@ def test_reader_knows_model_reason_and_end() -> None:
         assert (reader.ended, reader.finished) == (False, False)
     for frame in frames[-2:]:
         reader.note(frame)
-        assert (reader.ended, reader.finished, reader.brought, reader.failure) == (True, True, True, None)
+        assert (reader.ended, reader.finished, reader.has_content, reader.failure) == (True, True, True, None)
     assert (reader.model, reader.finish_reason) == ("qwen3-max", "max_tokens")
-    assert not noted(MESSAGES, PING, STOP).brought
+    assert not noted(MESSAGES, PING, STOP).has_content
 
 
 @pytest.mark.parametrize(

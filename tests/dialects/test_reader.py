@@ -45,7 +45,7 @@ def taught(dialect: Dialect, *frames: bytes) -> Reader:
 
 
 def state(reader: Reader) -> tuple[Any, ...]:
-    return reader.finish_reason, reader.failure, reader.ended, reader.finished, reader.brought, reader.usage
+    return reader.finish_reason, reader.failure, reader.ended, reader.finished, reader.has_content, reader.usage
 
 
 @pytest.mark.parametrize("spaced", [False, True])

@@ -53,7 +53,7 @@ def test_response_says_model_usage_and_how_it_finished(by_dashscope: bool) -> No
     """In either spelling; the model has no name until the last event."""
     frames = numbered(response(reasoning(0, ["a"]), message(1, ["b", "c"])), by_dashscope=by_dashscope)
     early, late = noted(RESPONSES, *frames[:-1]), noted(RESPONSES, *frames)
-    assert (early.model, early.usage, early.finish_reason, early.brought) == (None, None, None, True)
+    assert (early.model, early.usage, early.finish_reason, early.has_content) == (None, None, None, True)
     assert (early.ended, early.finished, early.failure) == (False, False, None)
     assert (late.model, late.usage, late.finish_reason) == ("qwen3.7-plus", Usage(57, 30, 20, 5, tool_calls=1), "stop")
     assert (late.ended, late.finished, late.failure) == (True, True, None)
