@@ -1,4 +1,4 @@
-"""The table of routes: finds the handler of a request, has the request admitted, and calls the handler.
+"""Routing: finds the handler of a request, has the request admitted, and calls the handler.
 
 For aiohttp's low-level server. Not web.Application: its router, match objects and signals take 13 us a request, half as
 much as the server below them (measured by E of the load harness).
