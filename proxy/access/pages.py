@@ -28,10 +28,10 @@ class Hosts:
         self._any = not names and not is_loopback(listen_host)
         self._served: dict[str, bool] = {}
 
-    def objection(self, host: str | None) -> ProxyError | None:
-        """Return why a request with this header Host is not answered; None: it is.
+    def error(self, host: str | None) -> ProxyError | None:
+        """Return the error for a request with this Host header; None if the host is served.
 
-        A `host` of None: it has no such header, which HTTP/1.0 allows.
+        A `host` of None is a request without the header, which HTTP/1.0 allows.
         """
         if host is None or self._served.get(host) or self._serves(host):  # once a request: a call less
             return None

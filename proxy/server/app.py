@@ -225,11 +225,11 @@ class Proxy:
         config = self.config
         server = Listener(
             Cors(config.cors, routes, self.metrics, config.key_headers) if config.cors.origins else routes,
-            routes.refuse_unread,
+            routes.refuse_unparsed,
             header_bytes=config.limits.header_bytes,
             max_headers=config.limits.headers,
             clients=self.clients,
-            host_objection=Hosts(address(listen)[0], config.hosts).objection,
+            host_error=Hosts(address(listen)[0], config.hosts).error,
             turns=self.hub.turns,
             urgent=b"GET /healthz",  # it tells of the process, not of those who wait
             is_admin=is_admin,

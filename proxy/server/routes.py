@@ -17,7 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.access.admission import Needs
 from proxy.access.callers import Caller
 from proxy.dialects.dialect import Dialect
-from proxy.downstream.listener import REFUSED
+from proxy.downstream.connection import ERROR_TO_SEND, UNPARSED
 from proxy.downstream.response import RESPONSE, Downstream
 from proxy.server.json_responses import refuse
 from proxy.stream.faults import log_fault
@@ -28,7 +28,6 @@ from proxy.wire.http import origin_form
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
-_UNREAD = "UNKNOWN"  # the method under which requests are counted that could not be read
 _NO_ARGUMENTS: dict[str, str] = {}
 CLIENT_GONE = 499  # nginx's number for a client that left before its answer began
 
@@ -83,11 +82,11 @@ class Routes:
                 return endpoint, {name: unquote(value) for name, value in match.groupdict().items()}
         return self._nowhere, {}
 
-    def refuse_unread(self, method: str, target: str, error: ProxyError) -> bytes:
-        """Count a request that could not be read; return the error in the dialect of its path."""
+    def refuse_unparsed(self, method: str, target: str, error: ProxyError) -> bytes:
+        """Count a request that could not be parsed; return the error in the dialect of its path."""
         endpoint, _ = self.find(method, target)
         self._metrics.rejected[error.code] += 1
-        self._metrics.requests[endpoint.name, _UNREAD, error.status] += 1
+        self._metrics.requests[endpoint.name, UNPARSED, error.status] += 1
         return json_text.written(endpoint.dialect.frames.error_body(error))
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -99,8 +98,8 @@ class Routes:
         handler, name, dialect, needs = endpoint
         status = CLIENT_GONE
         try:
-            if len(request) and REFUSED in request:
-                raise request[REFUSED]
+            if len(request) and ERROR_TO_SEND in request:
+                raise request[ERROR_TO_SEND]
             caller = self._admit(request, needs)
             response = await (handler(request, caller, **arguments) if arguments else handler(request, caller))
             status = response.status
@@ -118,7 +117,7 @@ class Routes:
         except asyncio.CancelledError:
             begun = request.get(RESPONSE)
             status = CLIENT_GONE if begun is None else begun.status
-            if REFUSED not in request:
+            if ERROR_TO_SEND not in request:
                 raise
             response = self._ended(request, dialect)
             status = response.status
@@ -133,7 +132,7 @@ class Routes:
         task = asyncio.current_task()
         if task is not None:
             task.uncancel()
-        error = request[REFUSED]
+        error = request[ERROR_TO_SEND]
         self._metrics.rejected[error.code] += 1
         return _cut(request, error, dialect)
 

@@ -16,7 +16,7 @@ from aiohttp import web
 from proxy.access.callers import Caller
 from proxy.access.response_ids import GivenIds
 from proxy.dialects.route import Route
-from proxy.downstream.listener import REFUSED
+from proxy.downstream.connection import ERROR_TO_SEND
 from proxy.downstream.request_body import release_body
 from proxy.server.config import LimitsConfig
 from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_known_stream, is_stream
@@ -171,7 +171,7 @@ class Generations:
                 exchange.close()
                 raise
         except (UpstreamError, asyncio.CancelledError) as error:
-            ended = DRAINED if REFUSED in request else CLIENT_GONE
+            ended = DRAINED if ERROR_TO_SEND in request else CLIENT_GONE
             reason = error.ending if isinstance(error, UpstreamError) else ended.reason
             self._metrics.never_began(generation.route.name, reason)
             raise
