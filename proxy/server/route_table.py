@@ -120,7 +120,7 @@ class RouteTable:
         control = self._control
         by_id, by_key = self._traced(self._follow.by_id, _STREAM), self._traced(self._follow.by_key, _KEY)
         for method, path, handler, needs in (
-            ("GET", "/v1/streams", control.listed, Needs.OWNING),
+            ("GET", "/v1/streams", control.listed, Needs.IDENTITY),
             ("GET", _STREAM, by_id, Needs.CAPABILITY),
             ("GET", "/v1/follow", self._follow_many.serve, Needs.CAPABILITY),
             ("HEAD", "/v1/streams/{ident}", control.head, Needs.CAPABILITY),
@@ -128,10 +128,10 @@ class RouteTable:
             ("GET", "/v1/streams/{ident}/info", control.info, Needs.CAPABILITY),
             ("POST", "/v1/streams/{ident}/cancel", control.cancel, Needs.CAPABILITY),
             ("POST", "/v1/streams/{ident}/share", control.share, Needs.CAPABILITY),
-            ("GET", "/v1/keys/{key}", control.info_by_key, Needs.OWNING),
-            ("HEAD", "/v1/keys/{key}", control.head_by_key, Needs.OWNING),
-            ("GET", _KEY, by_key, Needs.OWNING),
-            ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.OWNING),
+            ("GET", "/v1/keys/{key}", control.info_by_key, Needs.IDENTITY),
+            ("HEAD", "/v1/keys/{key}", control.head_by_key, Needs.IDENTITY),
+            ("GET", _KEY, by_key, Needs.IDENTITY),
+            ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.IDENTITY),
         ):
             served.add(method, path, handler, "streams", table.OWN, needs)
 

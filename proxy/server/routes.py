@@ -29,7 +29,7 @@ from proxy.wire.http import origin_form
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
 _NO_ARGUMENTS: dict[str, str] = {}
-CLIENT_GONE = 499  # nginx's number for a client that left before its answer began
+CLIENT_GONE = 499  # nginx's status for a client that disconnected before its response began
 
 
 class Endpoint(NamedTuple):
@@ -57,7 +57,7 @@ class Routes:
         self._nowhere = Endpoint(_unknown, "none", dialect, Needs.NOTHING)
 
     def add(
-        self, method: str, path: str, handler: Handler, name: str, dialect: Dialect, needs: Needs = Needs.ASKING
+        self, method: str, path: str, handler: Handler, name: str, dialect: Dialect, needs: Needs = Needs.UPSTREAM
     ) -> None:
         """Serve `path` with a handler, called with the request and its caller. `method` may be ANY."""
         endpoint = Endpoint(handler, name, dialect, needs)
@@ -108,7 +108,11 @@ class Routes:
             response = refuse(error, dialect)
             status = error.status
             error.drop_traceback()
-        except (OSError, aiohttp.ClientError, HttpProcessingError):  # the client has gone, or sent what can't be read
+        except (
+            OSError,
+            aiohttp.ClientError,
+            HttpProcessingError,
+        ):  # the client disconnected, or sent what can't be parsed
             raise
         except Exception as fault:
             log_fault(f"the answer to a request of {name}", fault)
@@ -123,12 +127,12 @@ class Routes:
             status = response.status
         finally:
             self._metrics.requests[name, method, status] += 1
-        if not request.content.is_eof():  # aiohttp reads the rest; who sent it up lets go of it in a turn of its own
+        if not request.content.is_eof():  # aiohttp reads the rest; the task that sent it upstream ends in another turn
             await asyncio.sleep(0)
         return response
 
     def _ended(self, request: web.BaseRequest, dialect: Dialect) -> web.StreamResponse:
-        """Return the answer to a request whose handler was cancelled by its connection (Connection.end_request)."""
+        """Return the response to a request whose handler was cancelled by `Connection.end_request`."""
         task = asyncio.current_task()
         if task is not None:
             task.uncancel()
@@ -138,7 +142,7 @@ class Routes:
 
 
 def _cut(request: web.BaseRequest, error: ProxyError, dialect: Dialect) -> web.StreamResponse:
-    """Return the answer to a request that is not served to its end; what has begun already is broken off."""
+    """Return an error response, or, if the response has begun already, break it off and return it."""
     begun: Downstream | None = request.get(RESPONSE)
     if begun is None:
         return refuse(error, dialect)
