@@ -37,7 +37,7 @@ IsStream = Callable[[Exchange], Awaitable[bool]]
 
 
 class Identity(NamedTuple):
-    """What makes requests share a call: the same name. The digest of their content must then be the same, too."""
+    """What makes requests share a call: an equal name, under which the digest of their content must be equal, too."""
 
     name: tuple[bytes, str, str | bytes]
     asked: bytes
