@@ -11,7 +11,7 @@ from aiohttp import web
 from proxy.dialects.failure import reported
 from proxy.downstream.response import Downstream
 from proxy.server.delivery import CACHING, refusal
-from proxy.server.generations.shared_calls import ASKING, Call
+from proxy.server.generations.shared_calls import AWAITING_HEAD, Call
 from proxy.stream.endings import REFUSED, Ending
 from proxy.stream.projections import MODES, Heartbeat, View
 from proxy.timers import wait
@@ -39,13 +39,13 @@ class EarlyHead:
     async def wait(self) -> None:
         """Wait until the upstream has responded, or failed to. Raises: ConnectionResetError, if the client has gone."""
         stream = self._call.stream
-        stream.hold(ASKING)
+        stream.hold(AWAITING_HEAD)
         try:
             while not (await asyncio.wait([self._call.opening], timeout=self._every_s))[0]:
                 self.downstream = self.downstream or self._begin()
                 self.downstream.write(Heartbeat(COMMENT))
         finally:
-            asyncio.get_running_loop().call_soon(stream.release, ASKING)  # the client follows at once, if at all
+            asyncio.get_running_loop().call_soon(stream.release, AWAITING_HEAD)  # the client follows at once, if at all
 
     def fail(self, error: ProxyError) -> web.StreamResponse:
         """End the response with the error for which there is no stream."""
@@ -55,7 +55,7 @@ class EarlyHead:
         """End the response with what the upstream's says, which is no stream."""
         stream = self._call.stream
         assert stream.kept_head is not None
-        stream.hold(ASKING)
+        stream.hold(AWAITING_HEAD)
         try:
             if not stream.sealed:
                 sealed: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -63,7 +63,7 @@ class EarlyHead:
                 await wait(sealed, _REFUSAL_S)
             found, plain = reported(b"".join(stream.log.frames)), refusal(stream.kept_head)
         finally:
-            stream.release(ASKING)
+            stream.release(AWAITING_HEAD)
         return self._end(plain if found is None else plain.saying(f"{plain.message}: {found.reason}"))
 
     def _begin(self) -> Downstream:
