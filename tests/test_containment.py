@@ -329,7 +329,7 @@ async def test_failure_while_a_call_opens_is_told_and_nothing_is_left(
         raise Fault(SECRET)
 
     async with teed(upstream_url) as tee:
-        tee.proxy.generations._open_exchange = failing_way
+        tee.proxy.route_table.generations._open_exchange = failing_way
         answer = await tee.chat(*headers)
         assert answer.status == 500
         assert (await answer.json())["error"]["code"] == INTERNAL_ERROR.reason

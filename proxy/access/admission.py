@@ -1,8 +1,10 @@
 """Admission of requests: who sent a request, what it may access, and whether the limits leave room for it.
 
-Each request is admitted once, when its path has been found, and its handler is given the caller. Checks that need more
-than the path are here, too: handlers call them, for a generation once its options are read, and for a follower just
-before its response begins.
+`Routes` has each request admitted when its path has been found (`admit`), and gives its handler the caller. Handlers
+call the other checks: `admit_generation` when the options of a generation have been read, `find` for a stream that a
+path names, and `admit_follower` just before the response to a follower begins.
+
+A new kind of caller is made in `callers`; a new requirement of a route is a member of `Needs` and a case of `admit`.
 """
 
 import math
@@ -19,23 +21,23 @@ from proxy.wire.errors import RequestError, UnknownStream
 
 
 class Needs(Enum):
-    """What an endpoint requires of a caller."""
+    """What a route requires of a caller."""
 
     NOTHING = 0
     """Nothing: the health check, and paths that are not served."""
     CAPABILITY = 1
     """A stream of the caller's own, or a capability for the stream; `Admission.find` checks it."""
-    ASKING = 2
+    UPSTREAM = 2
     """Permission to send requests upstream."""
-    OWNING = 3
-    """Streams of its own: the caller can be identified."""
+    IDENTITY = 3
+    """An identified caller: only such a caller can have streams of its own."""
 
 
 class Admission:
     """Decides whether a request may be served, and for which caller."""
 
     def __init__(self, callers: Callers, grants: Grants, hub: Hub, *, shares_bodies: bool = False) -> None:
-        """`shares_bodies`: identical generation requests of one caller share an upstream call while it runs."""
+        """`shares_bodies`: identical generation requests of one caller share one upstream call while it runs."""
         self._callers = callers
         self._grants = grants
         self._hub = hub
@@ -44,14 +46,14 @@ class Admission:
     def admit(self, request: web.BaseRequest, needs: Needs) -> Caller:
         """Return the caller of a request. Raises: Unauthorised, MissingRight, Drained.
 
-        While the process drains nothing new is sent upstream; streams that run can still be followed and cancelled.
+        While the process drains, nothing new is sent upstream; running streams can still be followed and cancelled.
         """
         caller = self._callers.caller(request.headers)
-        if needs is Needs.ASKING:
-            if not caller.may_ask:
-                caller.check_may_ask()
+        if needs is Needs.UPSTREAM:
+            if not caller.may_send:
+                caller.check_may_send()
             self._hub.check_draining()
-        elif needs is Needs.OWNING:
+        elif needs is Needs.IDENTITY:
             caller.check_owns_streams()
         return caller
 
@@ -60,34 +62,34 @@ class Admission:
     ) -> bool:
         """Check a generation request against the limits; return whether it may share an upstream call.
 
-        `idempotent`: it has an Idempotency-Key; `named`: it has a Stream-Key; `follows`: its client waits for the
-        answer; `at_once`: its places are taken at once, and the limits are looked at then, unless it shares a call;
-        `shares_bodies`: it may share a call with identical ones, where that is configured. Unless it is `at_once`, call
-        this before the body is read. Raises: Unauthorised, if the request needs an identified caller;
-        Overloaded.
+        `idempotent`: it has an Idempotency-Key. `named`: it has a Stream-Key. `follows`: its client waits for the
+        response. `at_once`: its body is here, so the handler reserves its places in the hub next, which checks the
+        limits; they are not checked here then, unless the request shares a call. `shares_bodies`: it may share a call
+        with identical requests, where that is configured. If the body is yet to come, call this before reading it.
+        Raises: Unauthorised, if the request needs an identified caller; Overloaded.
         """
-        if idempotent or named or not (follows or self._grants):  # else nobody could fetch the answer later
+        if idempotent or named or not (follows or self._grants):  # else nobody could fetch the response later
             caller.check_owns_streams()
         shares = idempotent or (self._shares_bodies and shares_bodies and caller.owns_streams)
         if at_once and not shares:
             return False
-        if not shares:  # joining a call that runs already needs no room for another stream
+        if not shares:  # a request that joins a running call begins no stream
             self._hub.check_room()
         if follows:
             self._hub.check_room_to_follow()
         return shares
 
     def admit_follower(self, stream: Stream | None = None, *, followers: int = 1) -> None:
-        """Check the limits on followers, in all and of this stream; call it before a response begins.
+        """Check the limits on followers, in all and of this stream. Call this before the response begins.
 
         Raises: Overloaded.
         """
         self._hub.check_room_to_follow(stream, followers)
 
     def find(self, request: web.BaseRequest, caller: Caller, ident: str, right: str) -> tuple[Stream, float]:
-        """Return a stream the request may access, and the time when the access ends, in monotonic seconds.
+        """Return a stream that the request may access, and when the access ends, in monotonic seconds.
 
-        A caller needs no capability for streams of its own: a token in such a request is not looked at.
+        For a stream of the caller's own, a token in the request is ignored, valid or not.
         Raises: UnknownStream, Unauthorised, InvalidCapability, ExpiredCapability, MissingRight.
         """
         refused: RequestError | None = None
@@ -104,8 +106,8 @@ class Admission:
         return self._own(caller, ident, right), math.inf
 
     def _own(self, caller: Caller, ident: str, right: str) -> Stream:
-        """Return a stream of the caller's own, or, if it is only to be read, one that is open to everybody."""
-        if right in (READ, INFO) and caller.may_ask:
+        """Return a stream of the caller's own, or, for reading only, one that is open to everybody."""
+        if right in (READ, INFO) and caller.may_send:
             try:
                 return self._hub.find(ident, ANYONE)
             except UnknownStream:

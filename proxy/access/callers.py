@@ -16,11 +16,11 @@ from proxy.access.capabilities import Capabilities
 from proxy.dialects.route import KEY_HEADERS, shown_key
 from proxy.wire.errors import MissingRight, RequestError, Unauthorised
 
-_OTHERS = "streams are told apart by it. Send one, or set auth.anonymous in the configuration of the proxy"
+_WHY_A_KEY = "callers are told apart by their keys. Send one, or set auth.anonymous in the configuration of the proxy"
 
 
 class Refusal(NamedTuple):
-    """The class and message of an error, kept instead of the error: a raised exception keeps its traceback alive."""
+    """The class and message of an error. The error itself is not kept, since a raised one keeps its traceback alive."""
 
     kind: type[RequestError]
     message: str
@@ -33,19 +33,19 @@ class Refusal(NamedTuple):
 class Caller(NamedTuple):
     """Who sent a request, identified by the keys in its headers; streams belong to a caller."""
 
-    digest: bytes  # identifies the caller: its streams, its shared calls, and its turns in queues
-    shows_key: bool = True
-    may_ask: bool = True  # it may send requests upstream; else it may access only what its capability names
-    refusal: Refusal | None = None  # why it can't have streams of its own; None: it can
+    digest: bytes  # identifies the caller, for its streams, shared calls, and turns in queues
+    shows_key: bool = True  # a key or a token came in a header that holds keys
+    may_send: bool = True  # it may send requests upstream; if not, it may access only what its capability names
+    refusal: Refusal | None = None  # the error if it can't have streams of its own; None if it can
 
     @property
     def owns_streams(self) -> bool:
-        """Whether it can have streams of its own: found, kept and shared among its requests by its digest."""
+        """Return whether it can have streams of its own, which later requests with the same digest find."""
         return self.refusal is None
 
-    def check_may_ask(self) -> None:
+    def check_may_send(self) -> None:
         """Raises: Unauthorised, MissingRight, if the caller may access only what its capability names."""
-        if not self.may_ask:
+        if not self.may_send:
             self.check_owns_streams()
 
     def check_owns_streams(self) -> None:
@@ -57,7 +57,8 @@ class Caller(NamedTuple):
 class Callers:
     """Identifies callers by all the keys in a request; the same key identifies the same caller in whatever header.
 
-    A request with two different keys has a caller of its own, since the upstream's response may depend on either.
+    A request with two different keys has another caller than one with either of them alone, since the upstream's
+    response may depend on both.
     """
 
     def __init__(
@@ -68,17 +69,17 @@ class Callers:
         shares_anonymous: bool = False,
         key_headers: Iterable[str] = (),
     ) -> None:
-        """`digests`: SHA-256 digests, in hex, of the keys that are accepted; None accepts every key.
+        """`digests`: SHA-256 digests, in hex, of the keys that are accepted; None: every key is accepted.
 
-        `shares_anonymous`: all requests without a key have one caller, with streams of its own. `key_headers`: names of
-        further headers that hold keys.
+        `shares_anonymous`: all requests without a key have the same caller, which has streams of its own; else such a
+        request has a caller without. `key_headers`: names of further headers that hold keys.
         """
         self._capabilities = capabilities
         self._digests = _read(digests)
         self._shares_anonymous = shares_anonymous
         names = {name.lower(): istr(name) for name in (*KEY_HEADERS, *key_headers)}
         self._names = tuple(names.values())
-        self._listed = f"{', '.join(self._names[:-1])} or {self._names[-1]}"
+        self._names_text = f"{', '.join(self._names[:-1])} or {self._names[-1]}"
         self._secret = token_bytes(16)  # so that a caller's digest has no meaning outside this process
         self._of = functools.lru_cache(maxsize=4096)(self._caller)
 
@@ -106,16 +107,16 @@ class Callers:
     def _caller(self, shown: tuple[str, ...]) -> Caller:
         keys = _distinct(shown)
         if any(self._capabilities.verify(key) is not None for key in keys):
-            why = Refusal(MissingRight, "a token is for one stream, and for what it names; this takes a key")
-            return Caller(self._digest(keys), may_ask=False, refusal=why)
+            why = Refusal(MissingRight, "a token gives access to one stream only; this request needs a key")
+            return Caller(self._digest(keys), may_send=False, refusal=why)
         if self._digests is not None:
             keys = list(filter(self._is_listed, keys))  # other keys are not sent upstream, so they identify nobody
             if not keys:
-                why = Refusal(Unauthorised, f"no key that is known here came in {self._listed}")
-                return Caller(self._digest(keys), shows_key=bool(shown), may_ask=False, refusal=why)
+                why = Refusal(Unauthorised, f"none of the accepted keys came in {self._names_text}")
+                return Caller(self._digest(keys), shows_key=bool(shown), may_send=False, refusal=why)
         if keys or self._shares_anonymous:
             return Caller(self._digest(keys), shows_key=bool(keys))
-        why = Refusal(Unauthorised, f"this takes a key, and none came in {self._listed}: {_OTHERS}")
+        why = Refusal(Unauthorised, f"this request needs a key, and none came in {self._names_text}: {_WHY_A_KEY}")
         return Caller(self._digest(keys), shows_key=False, refusal=why)
 
     def _is_listed(self, key: str) -> bool:

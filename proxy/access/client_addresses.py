@@ -1,8 +1,8 @@
-"""The address of a client: that of its connection, or, behind an edge that is trusted, what the edge says of it.
+"""The address of a client: that of its connection, or the one that a trusted proxy before this one states.
 
-Anybody can write X-Forwarded-For; each proxy on the way appends the address that its own connection came from. So the
-list is read from its end, as long as whoever wrote an entry is trusted: the first one that is not is the client. This
-is nginx's real_ip_recursive. For the log and spans only: no access depends on it.
+Anybody can write X-Forwarded-For; each proxy on the way appends the address from which it was reached. So the list is
+read from its end, while the address read last is that of a trusted proxy; the first that is not is the client's. nginx
+calls this real_ip_recursive. It is for the log and spans only: no access depends on it.
 """
 
 import ipaddress
@@ -14,14 +14,14 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class ClientAddresses:
-    """Tells the addresses of clients."""
+    """Finds the addresses of clients."""
 
     def __init__(self, trusted_proxies: Sequence[str]) -> None:
-        """`trusted_proxies`: addresses and networks of those whose X-Forwarded-For is believed."""
+        """`trusted_proxies`: addresses and networks of the proxies whose X-Forwarded-For is trusted."""
         self._trusted = [ipaddress.ip_network(network) for network in trusted_proxies]
 
     def of(self, request: web.BaseRequest) -> str:
-        """Return the address of the client that a request came from; "" if it has gone."""
+        """Return the address of the client that sent a request; "" if it has disconnected."""
         peer = request.remote or ""
         return self.behind(peer, request.headers.getall("X-Forwarded-For", ())) if self._trusted else peer
 
@@ -31,14 +31,14 @@ class ClientAddresses:
         hops = ",".join(forwarded).split(",")
         while address is not None and hops and any(address in network for network in self._trusted):
             said = _read(hops.pop())
-            if said is None:  # the edge did not say, or not in a form that is read here
+            if said is None:  # no address, or not in a form that `_read` knows
                 break
             address = said
         return peer if address is None else str(address)
 
 
 def _read(hop: str) -> _Address | None:
-    """Return an address, with or without a port; one of IPv4 within IPv6 is that of IPv4. None: it is none."""
+    """Return the address in an entry, which may have a port; None if it has none. IPv4-mapped IPv6 becomes IPv4."""
     host = hop.strip()
     if host.startswith("["):
         host = host[1:].partition("]")[0]

@@ -1,8 +1,9 @@
-"""What a web page may have this proxy do with a key of ours: any page that its user visits can send requests here.
+"""Protection from web pages: any page that a user visits can send requests to a proxy on the user's machine or network.
 
-Two ways in are closed. A page whose own name leads to this address (DNS rebinding) says its name in Host. A page of
-another origin says that in Origin, and is not asked whether it may (no preflight) while it sends what a form could
-send, which JSON is not (the Fetch standard, "CORS protocol").
+Two attacks are prevented, by which a page could use a key of the proxy's own. A page whose host name resolves to the
+proxy's address (DNS rebinding) has that name in Host: `Hosts` refuses unknown names. A page of another origin has its
+origin in Origin: `Pages` refuses unknown origins. Browsers send its request without a preflight if a form could send
+it, which is not so with JSON (the Fetch standard, "CORS protocol"); so only JSON is accepted.
 """
 
 import ipaddress
@@ -20,23 +21,23 @@ _BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
 
 
 class Hosts:
-    """The names that a port answers for."""
+    """The host names that a port serves."""
 
     def __init__(self, listen_host: str, names: Sequence[str]) -> None:
-        """`names` are answered for besides; without any, a port that is not on loopback answers for every name."""
+        """`names` are served besides the usual ones; without any, a port not on loopback serves every name."""
         self._names = frozenset(name.lower() for name in names)
         self._any = not names and not is_loopback(listen_host)
         self._served: dict[str, bool] = {}
 
-    def objection(self, host: str | None) -> ProxyError | None:
-        """Return why a request with this header Host is not answered; None: it is.
+    def error(self, host: str | None) -> ProxyError | None:
+        """Return the error for a request with this Host header; None if the host is served.
 
-        A `host` of None: it has no such header, which HTTP/1.0 allows.
+        A `host` of None is a request without the header, which HTTP/1.0 allows.
         """
-        if host is None or self._served.get(host) or self._serves(host):  # once a request: a call less
+        if host is None or self._served.get(host) or self._serves(host):  # saves a call for each request
             return None
         if not _HOST.fullmatch(host):
-            return BadRequest("the header Host is not HOST or HOST:PORT")
+            return BadRequest("the Host header is not HOST or HOST:PORT")
         return HostNotServed(
             f"this server is not {host[:100]!r}; a port of the loopback interface answers for localhost, addresses,"
             " names without a dot, and the names in `hosts` of its configuration"
@@ -62,16 +63,16 @@ class Hosts:
 
 
 class Pages:
-    """The pages that may use a key of ours."""
+    """The web pages that may send requests which use a key of the proxy's own."""
 
     def __init__(self, origins: Sequence[str]) -> None:
-        """`origins`: those that may, besides the proxy's own; "*": all."""
+        """`origins`: the origins whose pages may, besides the proxy's own; "*": all."""
         self._origins = frozenset(origins)
 
     def only(
         self, handler: Callable[..., Awaitable[web.StreamResponse]]
     ) -> Callable[..., Awaitable[web.StreamResponse]]:
-        """Return a handler that asks `check` first."""
+        """Return a handler that calls `check` first."""
 
         async def serve(request: web.BaseRequest, *given: Any, **named: str) -> web.StreamResponse:
             self.check(request)
@@ -80,28 +81,28 @@ class Pages:
         return serve
 
     def check(self, request: web.BaseRequest) -> None:
-        """Raises: OriginNotAllowed, UnsupportedMediaType, for what a page sends that may not, or not so."""
+        """Raises: OriginNotAllowed, for a page that may not; UnsupportedMediaType, for a body that is not JSON."""
         headers = request.headers
         origin = headers.get("Origin")
         cross_site = headers.get("Sec-Fetch-Site", "").lower() == "cross-site"
         if origin is None and not cross_site:
             return
         bodiless = request.method in _BODILESS and not request.body_exists
-        if not self._may_ask(origin, headers.get("Host", "")) if origin is not None else bodiless:
+        if not self._is_allowed(origin, headers.get("Host", "")) if origin is not None else bodiless:
             raise OriginNotAllowed(
-                f"a page of the origin {str(origin)[:200]!r} may not ask here; cors.origins in the configuration lists"
-                " those that may"
+                f"a page of the origin {str(origin)[:200]!r} may not send requests here; cors.origins in the"
+                " configuration lists those that may"
             )
         kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if not bodiless and kind != "application/json":
-            raise UnsupportedMediaType(f"a web page sends application/json here, not {kind[:100]!r}")
+            raise UnsupportedMediaType(f"a web page must send application/json here, not {kind[:100]!r}")
 
-    def _may_ask(self, origin: str, host: str) -> bool:
+    def _is_allowed(self, origin: str, host: str) -> bool:
         return "*" in self._origins or origin in self._origins or origin.partition("://")[2] == host.lower()
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches an address to listen on."""
+    """Return whether an address to listen on can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,7 +1,7 @@
 """The ids that upstreams give their responses: whose a response is, and which ids a caller may name.
 
-Where requests go upstream with a key of the proxy, the upstream takes all callers for one: it would show and continue
-anybody's response. So a caller may then name only what it was given.
+If requests are sent upstream with a key of the proxy's own, all callers are one to the upstream: it would show and
+continue anybody's response. So a caller may then name only the ids that it was given.
 """
 
 from collections import OrderedDict
@@ -44,7 +44,7 @@ class GivenIds:
         self._until: OrderedDict[tuple[bytes, str], float] = OrderedDict()  # the latest last
 
     def ended(self, stream: Stream) -> None:
-        """Note the id of a response that goes on no more; until then, it is found in its stream."""
+        """Note the id of a response that has ended; until then, it is found in its stream."""
         ident = response_id(stream)
         if ident is not None:
             self.add(stream.info.caller, ident)

@@ -7,7 +7,9 @@ Read in this order:
 * `response`: one response to one client, the sink of a subscription
 * `websocket`: the same over a WebSocket; `shared_connection`: one connection for several streams; `client_socket`: a
   WebSocket that carries messages both ways
-* `listener`: the connections of clients, and the error responses to requests that can't be parsed
+* `listener`: the server of a port, and its responses to requests that can't be parsed; `request_errors`: the errors
+  of these
+* `connection`: one connection of a client, from one request to the next
 * `client_connections`: the time-outs of all connections, and the bytes held for them; `descriptors`, `unsent`: what the
   operating system reports about them
 * `request_body`: reads the body of a request

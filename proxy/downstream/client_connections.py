@@ -1,4 +1,6 @@
-"""All connections of clients: one timer for the time-outs of all of them, and what is held of them at most.
+"""All connections of clients: one timer for the time-outs of all of them, and limits on the bytes held for them.
+
+A new time-out is a field of `ClientTimeouts`, and of `[clients]` in `server.config`, and a case of `Connection.check`.
 
     a client is silent            what it has to do           time-out      what happens
     ----------------------------  --------------------------  ------------  ---------------------------------------
@@ -8,12 +10,12 @@
     between two requests          begin the next one          keepalive_s   the connection is closed
     while bytes wait for it       take one                    write_s       a reset
 
-Half a head that came in one read with the request before it counts as silence between two requests, since the parser
-does not say that it holds one. nginx closes such a connection without an answer, too, after the time for a head.
+Half a head that was read together with the request before it counts as silence between two requests, since the parser
+does not report that it holds one. nginx, too, closes such a connection without a response, after the time for a head.
 
-The timer looks at every connection in turn, a slice of them in each turn of the event loop. So nothing is set or
-cancelled when a client is read from or written to; and the process may have been stopped: then the sockets are read
-before anything is late.
+The timer checks the connections one after another, a slice of them in each turn of the event loop. So no timer is set
+or cancelled when a client is read from or written to. If the process was suspended, the sockets are read before any
+client counts as late.
 """
 
 import asyncio
@@ -27,10 +29,10 @@ from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.timers import sleep
 from proxy.wire.errors import ProxyError, RateLimited
 
-_SLICE = 256  # connections that are looked at in one turn of the loop: 0.3 ms
-_LAST_WORD_S = 2.0  # for clients to take the end of what they were sent, when the process ends
-_TURN_S = 0.02
-_PRESSED_S = 60.0  # descriptors that run out are logged again after so long without
+_SLICE = 256  # connections that are checked in one turn of the event loop: 0.3 ms
+_SHUTDOWN_S = 2.0  # for clients to read the rest of what they were sent, when the process ends
+_POLL_S = 0.02
+_LOGGED_AGAIN_S = 60.0  # that descriptors run out is logged again after so long without a shortage
 
 _log = logging.getLogger("streamtee.connections")
 
@@ -45,30 +47,30 @@ class ClientTimeouts(NamedTuple):
 
 
 class ClientConnection(Protocol):
-    """A connection, as it is looked at from here."""
+    """What this module needs of a connection."""
 
-    taken_at: float  # when bytes last began to wait for the client, or it took some
-    unsent_bytes: int  # that waited when it was looked at last
+    taken_at: float  # when the client last took some of the bytes that wait for it, or they began to wait
+    unsent_bytes: int  # the bytes that waited for the client at the last check
 
     def check(self, now: float, timeouts: ClientTimeouts) -> None:
-        """End it, if it is late."""
+        """End the connection or its request if the client has exceeded a time-out."""
 
     def cut(self, reason: str, *, clean: bool) -> None:
-        """End it; `clean`: nothing is lost."""
+        """Close the connection; if not `clean`, by a reset, so that no response looks complete."""
 
     @property
     def is_busy(self) -> bool:
-        """Return whether a request is being answered, or its answer has yet to be taken; never on the admin port."""
+        """Return whether a request is in progress, or bytes wait to be sent; always False on the admin port."""
 
     def end_request(self, error: ProxyError) -> None:
-        """End the request that is being answered, if there is one."""
+        """End the request in progress, if any: with this error, or by breaking off the response if it has begun."""
 
-    def turn_away(self) -> None:
-        """Say that there is no room, and close it."""
+    def reject(self) -> None:
+        """Refuse a connection that has just been accepted, with an error response, and close it."""
 
 
 class ClientConnections:
-    """The connections of one port, or of several that share what is held."""
+    """The connections of one port, or of several that share the limits on bytes."""
 
     def __init__(
         self,
@@ -81,75 +83,79 @@ class ClientConnections:
         self.timeouts = timeouts
         self.background = BackgroundLoop("clients", monotonic, OVERDUE_S)
         self.open: set[ClientConnection] = set()
-        self.idle: dict[ClientConnection, None] = {}  # without a request, the longest first
-        self.cuts: Counter[str] = Counter()  # by reason
-        self.body_bytes = 0  # of requests, in memory
-        self.pending_bytes = 0  # that waited for clients to take them, when the timer looked last
+        self.idle: dict[ClientConnection, None] = {}  # without a request; idle for the longest first
+        self.cuts: Counter[str] = Counter()  # how many were cut, by reason
+        self.body_bytes = 0  # of request bodies, in memory
+        self.pending_bytes = 0  # that waited for clients to take them, at the timer's last check
         self.max_body_bytes = max_body_bytes
         self.max_pending_bytes = max_pending_bytes
         self._descriptors = descriptors
         descriptors.counted.append(self.open.__len__)
-        self._pressed_at = float("-inf")
+        self._short_at = float("-inf")
 
     def hold_body(self, size_bytes: int) -> None:
-        """Count bytes of a body that is kept in memory. Raises: RateLimited, when that is too much in all."""
+        """Count bytes of a body that is kept in memory. Raises: RateLimited, if all bodies exceed their limit."""
         held = self.body_bytes + size_bytes
         if held > self.max_body_bytes:
             raise RateLimited(
-                f"the bodies of all requests would be {held} bytes, {self.max_body_bytes} are held (total_body_bytes)"
+                f"the bodies of all requests would be {held} bytes, {self.max_body_bytes} are allowed"
+                " (limits.total_body_bytes)"
             )
         self.body_bytes = held
 
     def arrived(self, connection: ClientConnection, *, admin: bool) -> None:
-        """Take a new connection in. If descriptors run out, the one that is idle the longest goes, or this one.
+        """Add a new connection. If descriptors run out, close the one that has been idle for the longest, else this.
 
-        One of the `admin` port stays: some are kept for it.
+        A connection of the `admin` port is always kept: some descriptors are reserved for it.
         """
         self.open.add(connection)
         if not admin and self._descriptors.are_short:
-            self._press()
+            self._log_shortage()
             oldest = next(iter(self.idle), None)
             if oldest is None:
-                connection.turn_away()
+                connection.reject()
                 return
-            del self.idle[oldest]  # it is lost in a turn of its own: the next one to come takes another
+            del self.idle[oldest]  # at once: `gone` is called later, and the next arrival must not choose it again
             oldest.cut("descriptors", clean=True)
         self.idle[connection] = None
 
     def gone(self, connection: ClientConnection) -> None:
-        """Forget a connection that was lost."""
+        """Remove a connection that was lost."""
         self.open.discard(connection)
         self.idle.pop(connection, None)
 
     @property
     def busy(self) -> bool:
-        """Return whether any client waits for an answer, or has yet to take it."""
+        """Return whether any client waits for a response, or for the rest of one."""
         return any(connection.is_busy for connection in self.open)
 
     async def end_requests(self, error: ProxyError) -> None:
-        """End all requests with an error; break off what has begun, and what is not taken within a moment."""
+        """End all requests with an error, or by breaking off responses that have begun.
+
+        Then reset the connections whose clients don't read the rest within `_SHUTDOWN_S`.
+        """
         for connection in list(self.open):
             connection.end_request(error)
-        until = monotonic() + _LAST_WORD_S
+        until = monotonic() + _SHUTDOWN_S
         while self.busy and monotonic() < until:
-            await asyncio.sleep(_TURN_S)
+            await asyncio.sleep(_POLL_S)
         for connection in list(self.open):
             if connection.is_busy:
                 connection.cut("shutdown", clean=False)
 
     async def watch(self) -> None:
-        """Look at every connection again and again, for ever."""
+        """Check every connection at regular intervals, for ever."""
         while True:
             shortest = min(filter(None, self.timeouts), default=60.0)
             every_s = min(2.0, max(0.02, shortest / 20))
             await sleep(every_s)
             with self.background:
-                await self._look(monotonic())
+                await self._check(monotonic())
 
-    async def _look(self, now: float) -> None:
+    async def _check(self, now: float) -> None:
         pending_bytes = 0
         for number, connection in enumerate(list(self.open), 1):
-            try:  # of each: what one raises must not keep the others
+            try:  # for each: an error in one must not prevent the check of the others
                 connection.check(now, self.timeouts)
             except Exception as error:
                 self.background.fail(error)
@@ -161,7 +167,7 @@ class ClientConnections:
             self._relieve()
 
     def _relieve(self) -> None:
-        """Cut off the clients that have taken nothing for the longest, until what waits is within its limit."""
+        """Cut the clients that have read nothing for the longest, until the bytes that wait are within their limit."""
         stalled = sorted((one for one in self.open if one.unsent_bytes), key=lambda one: one.taken_at)
         for connection in stalled:
             if self.pending_bytes <= self.max_pending_bytes:
@@ -169,12 +175,12 @@ class ClientConnections:
             self.pending_bytes -= connection.unsent_bytes
             connection.cut("pending", clean=False)
 
-    def _press(self) -> None:
+    def _log_shortage(self) -> None:
         now = monotonic()
-        if now - self._pressed_at > _PRESSED_S:
+        if now - self._short_at > _LOGGED_AGAIN_S:
             _log.warning(
-                "file descriptors run out (%d are allowed, ulimit -n): idle connections of clients are closed, and"
-                " new ones where none is idle",
+                "file descriptors run out (%d are allowed, ulimit -n): idle client connections are closed, and new ones"
+                " if none is idle",
                 self._descriptors.limit,
             )
-        self._pressed_at = now
+        self._short_at = now

@@ -1,7 +1,7 @@
-"""The client's side of a WebSocket that passes through: hears its messages, and sends it frames.
+"""The client's side of a WebSocket that passes through: receives the client's messages, and sends it frames.
 
-Unlike `websocket.WebSocket`, whose client only follows, it reads what the client sends, and leaves it to the session
-how a close is answered. Source: RFC 6455.
+Unlike `websocket.WebSocket`, which ignores messages, it passes them on, and leaves the response to a close frame to the
+session. Source: RFC 6455.
 """
 
 import asyncio
@@ -40,29 +40,29 @@ class Response(Protocol):
 
 
 class Hearer(Protocol):
-    """Whoever is told what the client sends."""
+    """What receives the client's messages: the session."""
 
     def client_sent(self, messages: list[Message]) -> None:
         """Take text and binary messages."""
 
     def client_closed(self, payload: bytes) -> None:
-        """Take the payload of the client's close frame, which `close` is to answer."""
+        """Take the payload of the client's close frame; respond by calling `close`."""
 
     def client_holds(self, size_bytes: int) -> None:
-        """Be told how much is held of a message that is not complete yet."""
+        """Note how many bytes are held of a message that is not complete."""
 
     def client_erred(self, error: RequestError) -> None:
-        """Be told that the client sent what it may not; nothing more is read of it."""
+        """Take the error of a client that violated the protocol; nothing more is read from it."""
 
 
 class ClientSocket:
     """One WebSocket to one client, in both directions.
 
-    Pings are answered here. If the client sends many frames at once, they are read in turns. `finished` also waits for
-    the client's answer to a close frame, so that nothing sent before is lost.
+    Pings are answered here. If the client sends many frames at once, they are read a few in each turn of the event
+    loop. `finished` also waits for the client's response to a close frame, so that nothing sent before is lost.
     """
 
-    __slots__ = ("_answered", "_closed", "_hearer", "_is_held_back", "_reader", "_request", "_response", "_turns")
+    __slots__ = ("_answered", "_closed", "_hearer", "_is_paused", "_reader", "_request", "_response", "_turns")
 
     _hearer: Hearer
 
@@ -70,8 +70,8 @@ class ClientSocket:
         self._request = request
         self._response = response
         self._turns = turns
-        self._reader: MessageReader | None = MessageReader(max_message_bytes, masked=True)  # None: read no more
-        self._is_held_back = False  # the upstream takes no more
+        self._reader: MessageReader | None = MessageReader(max_message_bytes, masked=True)  # None: nothing more is read
+        self._is_paused = False  # the upstream takes no more for now
         self._closed = False  # a close frame was sent: nothing may follow it
         self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -88,7 +88,7 @@ class ClientSocket:
     def hear(self, hearer: Hearer) -> None:
         """Read the client's frames from now on."""
         self._hearer = hearer
-        reader: Any = self  # a parser, as the protocol calls what is fed the connection's bytes
+        reader: Any = self  # aiohttp calls it a parser: it is fed the connection's bytes
         self._request.protocol.set_parser(reader)
 
     async def finished(self) -> bool:
@@ -115,20 +115,20 @@ class ClientSocket:
         self._response.on_writable(resume)
 
     def pause(self) -> None:
-        self._is_held_back = True
+        self._is_paused = True
         self._stop_reading()
 
     def resume(self) -> None:
-        self._is_held_back = False
+        self._is_paused = False
         self._read_on()
 
     def close(self, last: bytes) -> None:
         if not self._closed:
             self._closed = True
             self._response.close(last)
-            self.resume()  # to read the client's answer
+            self.resume()  # to read the client's close frame
 
-    # A parser of aiohttp's
+    # What aiohttp expects of a parser
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Read the client's bytes; return, as aiohttp expects, that this is not the end and that none are left."""
@@ -139,7 +139,7 @@ class ClientSocket:
         """Do nothing: the handler is about to be cancelled."""
 
     def _read(self, data: bytes) -> None:
-        """Take some messages; have the rest wait for its turn."""
+        """Read some messages; the rest waits for its turn."""
         reader = self._reader
         if reader is None:
             return
@@ -153,15 +153,15 @@ class ClientSocket:
             return
         if self._reader is not None and reader.behind:
             self._stop_reading()
-            if not self._is_held_back:
+            if not self._is_paused:
                 self._turns.wait(self._read_on)
 
     def _read_on(self) -> None:
-        if self._is_held_back:
+        if self._is_paused:
             return
         if self._reader is not None and self._reader.behind:
             self._read(b"")
-        if not self._is_held_back and (self._reader is None or not self._reader.behind):
+        if not self._is_paused and (self._reader is None or not self._reader.behind):
             transport = self._request.transport
             if transport is not None:
                 transport.resume_reading()

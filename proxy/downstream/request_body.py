@@ -8,27 +8,27 @@ from aiohttp import web
 
 from proxy.wire.errors import TooLarge
 
-_CHECKED_AGAIN_BYTES = 256  # of the piece before, so that nothing is missed that lies across two
+_CHECKED_AGAIN_BYTES = 256  # of the piece before, so that what is cut in two between pieces is found
 
 
 class Holder(Protocol):
-    """A client's connection, which tells how much may be held of what it sends."""
+    """A client's connection, which counts the bytes of its request's body that are kept in memory."""
 
     def hold_body(self, size_bytes: int) -> None:
-        """Count bytes of a body that are kept in memory, until the answer ends. Raises: RateLimited."""
+        """Count bytes of a body that are kept in memory, until the response ends. Raises: RateLimited."""
 
     def release_body(self) -> None:
-        """Count none of them any more."""
+        """Count the bytes of the body no longer as held."""
 
 
 def release_body(request: web.BaseRequest) -> None:
-    """Have the body of a request not be counted as held any more: it was let go of, or another counts it."""
-    holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
+    """Count the body of a request no longer as held: it was released, or is counted elsewhere from now on."""
+    holder: Holder = request.protocol  # type: ignore[assignment]  # it is a Connection
     holder.release_body()
 
 
 def arrived_body(request: web.BaseRequest, allowed_bytes: int) -> bytes | None:
-    """Return the complete body of a request if it is here, as if it came with the head; None if it is yet to come.
+    """Return the complete body of a request if it has arrived, usually with the head; None if it has not.
 
     Its connection counts it. Raises: TooLarge, RateLimited.
     """
@@ -39,7 +39,7 @@ def arrived_body(request: web.BaseRequest, allowed_bytes: int) -> bytes | None:
     if len(body) > allowed_bytes:
         raise TooLarge(f"the request body has {len(body)} bytes, {allowed_bytes} are allowed")
     if body:
-        holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
+        holder: Holder = request.protocol  # type: ignore[assignment]  # it is a Connection
         holder.hold_body(len(body))
     return body
 
@@ -53,7 +53,7 @@ async def read_body(request: web.BaseRequest, allowed_bytes: int) -> bytes:
     if body is not None:
         return body
     content = request.content
-    holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
+    holder: Holder = request.protocol  # type: ignore[assignment]  # it is a Connection
     invite(request)
     length = request.content_length
     if length is not None and length > allowed_bytes:
@@ -70,13 +70,13 @@ async def read_body(request: web.BaseRequest, allowed_bytes: int) -> bytes:
 
 
 class LargeBody:
-    """A body that is sent on as it comes, once: what has come of it, and then the rest."""
+    """A body that is forwarded while it arrives, once: its beginning, which has arrived, and then the rest."""
 
     def __init__(self, request: web.BaseRequest, beginning: bytes, allowed_bytes: int) -> None:
         self.size_bytes = request.content_length  # None: it comes in chunks
-        self.check: Callable[[bytes], object] | None = None  # each piece, and the end of that before it, is given to it
-        self.ended_at = 0.0  # monotonic seconds, when the last byte of it is here
-        self.beginning = beginning  # until it is sent
+        self.check: Callable[[bytes], object] | None = None  # called with each piece, after the end of the one before
+        self.ended_at = 0.0  # monotonic seconds at which the last byte arrived; 0 until then
+        self.beginning = beginning  # empty once it has been sent
         self._came_bytes = 0
         self._before = b""  # the end of what was checked
         self._content = request.content
@@ -86,7 +86,7 @@ class LargeBody:
         return self
 
     async def __anext__(self) -> bytes:  # mypyc has no asynchronous generators
-        """Raises: TooLarge, RequestTimeout, and what `check` does."""
+        """Raises: TooLarge, RequestTimeout, and what `check` raises."""
         piece, self.beginning = self.beginning, b""
         if not piece:
             piece = await self._content.readany()
@@ -121,7 +121,7 @@ async def read_body_or_beginning(request: web.BaseRequest, held_bytes: int, allo
     whole = b"".join(pieces)
     if length is not None or size > held_bytes:
         return LargeBody(request, whole, allowed_bytes)
-    holder: Holder = request.protocol  # type: ignore[assignment]  # the server's connections are
+    holder: Holder = request.protocol  # type: ignore[assignment]  # it is a Connection
     holder.hold_body(size)
     return whole
 

@@ -1,8 +1,8 @@
 """One connection to one client on which several streams are delivered, as SSE or as messages of a WebSocket.
 
-Each stream has a Lane of the connection as its sink, and is served as if it had one of its own: a connection that takes
-no more parks all of them, and when it takes writes again, they have their turns. Each event is followed by an id of the
-cursors of all streams, so that the last one that a client has seen is all it needs to resume.
+Each stream has a Lane of the connection as its sink, as if it were a connection of its own. When the connection takes
+no more, all streams are parked, and go on in the order in which they were parked. The id of each event holds the
+cursors of all streams, so that the last id that a client has received is all it needs to resume.
 Keeps laws 5 (prefix) and 7 (one ending: the connection ends when all streams have, each with an event that says how).
 """
 
@@ -21,26 +21,26 @@ from proxy.wire.websocket import TEXT, frame
 class SharedConnection:
     """One connection to one client on which several streams are delivered."""
 
-    __slots__ = ("_awaits", "_clogged", "_closing", "_cursors", "_lanes", "_properly", "_waiting", "sink")
+    __slots__ = ("_closing", "_cursors", "_is_full", "_lanes", "_properly", "_waiting", "_waits_for_sink", "sink")
 
     def __init__(self, sink: Downstream | WebSocket, cursors: Mapping[str, int], closing: Callable[[], bytes]) -> None:
-        """`cursors`: the last seq that the client has had of streams, by epoch.
+        """`cursors`: the last seq that the client has received of each stream, by epoch.
 
-        `closing` returns the last bytes of the connection, a WebSocket's close frame. Open all lanes before anything is
-        written to one.
+        `closing` returns the last bytes of the connection: the close frame of a WebSocket. All lanes must be open
+        before the first write.
         """
         self.sink = sink
         self._cursors = {prefix(epoch): seq for epoch, seq in cursors.items()}
         self._closing = closing
-        self._lanes: dict[Lane, None] = {}  # that have not ended
-        self._waiting: deque[Callable[[], None]] = deque()  # the lanes that are parked, to go on in this order
-        self._clogged = False  # a write was refused, and the sink has not drained since
-        self._awaits = False  # the sink will call `_go_on` when it has
+        self._lanes: dict[Lane, None] = {}  # those that have not ended, in order
+        self._waiting: deque[Callable[[], None]] = deque()  # how the parked lanes go on, in order
+        self._is_full = False  # a write was refused, and the sink has not drained since
+        self._waits_for_sink = False  # the sink will call `_go_on` when it takes writes again
         self._properly = True  # no lane was aborted
 
     @property
     def unsent_bytes(self) -> int:
-        """Return the share of one lane in what waits to be sent."""
+        """Return the bytes that wait to be sent, divided by the number of lanes."""
         return self.sink.unsent_bytes // max(1, len(self._lanes))
 
     def open_lane(self, epoch: str) -> "Lane":
@@ -51,22 +51,22 @@ class SharedConnection:
 
     def write(self, lane: "Lane", lines: bytes) -> bool:
         """Send labelled events of a stream and return True; or send nothing and return False, if it takes no more."""
-        if self._clogged:
+        if self._is_full:
             return False
         data, seq = self._written(lane, lines)
         if not self.sink.write(Span(0, 0, data)):
-            self._clogged = True
+            self._is_full = True
             return False
         self._note(lane, seq)
         return True
 
     def beat(self, lane: "Lane") -> bool:
-        """Send a heartbeat, if it is that of the first lane: one is enough. A comment: its dialect's has an event."""
+        """Send a heartbeat for the first lane, and none for the others. It is a comment, whatever the dialect's is."""
         return lane is not next(iter(self._lanes), None) or self.sink.write(Heartbeat(COMMENT))
 
     def wait(self, resume: Callable[[], None]) -> None:
-        """Call `resume` when it is this lane's turn to write again."""
-        self._clogged = True
+        """Call `resume` when it is the turn of its lane to write again."""
+        self._is_full = True
         self._waiting.append(resume)
         self._await()
 
@@ -84,16 +84,16 @@ class SharedConnection:
             self.sink.close(data + self._closing())
 
     def _go_on(self) -> None:
-        self._clogged = self._awaits = False
+        self._is_full = self._waits_for_sink = False
         waiting = self._waiting
-        while waiting and not self._clogged:
+        while waiting and not self._is_full:
             waiting.popleft()()
         if waiting:
             self._await()
 
     def _await(self) -> None:
-        if not self._awaits:
-            self._awaits = True
+        if not self._waits_for_sink:
+            self._waits_for_sink = True
             self.sink.on_writable(self._go_on)
 
     def _written(self, lane: "Lane", lines: bytes) -> tuple[bytes, int | None]:
@@ -138,7 +138,7 @@ class Lane:
         return self._connection.write(self, span.plain)
 
     def transport(self) -> None:
-        """Return None: what is written depends on what the other lanes have had."""
+        """Return None: nothing may write to the transport directly, since ids depend on the other lanes."""
 
     def on_writable(self, resume: Callable[[], None]) -> None:
         self._connection.wait(resume)

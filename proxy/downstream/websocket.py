@@ -63,10 +63,10 @@ class Response(Sink, Protocol):
 class WebSocket:
     """One WebSocket to one client: a Sink of frames, which responds to the client's pings and closes at once.
 
-    Messages from the client are ignored. If it sends many frames at once, they are read in turns, and only the latest
-    of their pings is answered (RFC 6455 section 5.5.3). A client that has sent nothing since the last ping when the
-    next one is due is disconnected. `finished` also waits for its response to a close frame, so that nothing sent
-    before is lost.
+    Messages from the client are ignored. If it sends many frames at once, they are read a few in each turn of the event
+    loop, and only the latest of their pings is answered (RFC 6455 section 5.5.3). A client that has sent nothing since
+    the last ping is disconnected when the next ping is due. `finished` also waits for the client's response to a close
+    frame, so that nothing sent before is lost.
     """
 
     __slots__ = ("_answered", "_closed", "_pinged", "_receiver", "_request", "_response", "_turns")
@@ -88,7 +88,7 @@ class WebSocket:
         """Make the head that switches protocols, and read the client's frames from now on."""
         switching = [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Accept", accepted)]
         self._response.start(b"Switching Protocols", [*switching, *headers], framed=True)
-        reader: Any = self  # a parser, as the protocol calls what is fed the connection's bytes
+        reader: Any = self  # aiohttp calls it a parser: it is fed the connection's bytes
         self._request.protocol.set_parser(reader)
 
     def flush(self) -> None:
@@ -117,12 +117,12 @@ class WebSocket:
         return not self._closed and self._response.write(span)
 
     def write_data(self, data: bytes) -> None:
-        """Write frames for this client only, whether or not it takes more."""
+        """Write frames for this client only, even if it reads none at the moment."""
         if not self._closed:
             self._response.write_data(data)
 
     def transport(self) -> None:
-        """Return None: writing past this object could send frames after a close frame."""
+        """Return None: whoever wrote to the transport directly could write after a close frame."""
 
     def on_writable(self, resume: Callable[[], None]) -> None:
         self._response.on_writable(resume)
@@ -159,7 +159,7 @@ class WebSocket:
         """Do nothing: the handler is about to be cancelled."""
 
     def _read_frames(self, data: bytes) -> bool:
-        """Take some frames; return whether there may be more."""
+        """Read some frames; return whether there may be more."""
         receiver = self._receiver
         if receiver is None:
             return False

@@ -68,10 +68,7 @@ def _limits(proxy: Proxy, config: Config) -> None:
     proxy.metrics.max_models = limits.model_labels
     for listener in proxy.listeners:  # for new connections
         listener.header_bytes, listener.max_headers = limits.header_bytes, limits.headers
-    for generations in (proxy.generations, *proxy.recorded_routes):
-        generations.limit(limits)
-    for route in proxy.event_routes:
-        route.limit(limits)
+    proxy.route_table.limit(limits)
 
 
 def _log_level(proxy: Proxy, config: Config) -> None:

@@ -1,4 +1,4 @@
-"""The table of routes: finds the handler of a request, has the request admitted, and calls the handler.
+"""Routing: finds the handler of a request, has the request admitted, and calls the handler.
 
 For aiohttp's low-level server. Not web.Application: its router, match objects and signals take 13 us a request, half as
 much as the server below them (measured by E of the load harness).
@@ -17,7 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.access.admission import Needs
 from proxy.access.callers import Caller
 from proxy.dialects.dialect import Dialect
-from proxy.downstream.listener import REFUSED
+from proxy.downstream.connection import ERROR_TO_SEND, UNPARSED
 from proxy.downstream.response import RESPONSE, Downstream
 from proxy.server.json_responses import refuse
 from proxy.stream.faults import log_fault
@@ -28,9 +28,8 @@ from proxy.wire.http import origin_form
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
-_UNREAD = "UNKNOWN"  # the method under which requests are counted that could not be read
 _NO_ARGUMENTS: dict[str, str] = {}
-CLIENT_GONE = 499  # nginx's number for a client that left before its answer began
+CLIENT_GONE = 499  # nginx's status for a client that disconnected before its response began
 
 
 class Endpoint(NamedTuple):
@@ -58,7 +57,7 @@ class Routes:
         self._nowhere = Endpoint(_unknown, "none", dialect, Needs.NOTHING)
 
     def add(
-        self, method: str, path: str, handler: Handler, name: str, dialect: Dialect, needs: Needs = Needs.ASKING
+        self, method: str, path: str, handler: Handler, name: str, dialect: Dialect, needs: Needs = Needs.UPSTREAM
     ) -> None:
         """Serve `path` with a handler, called with the request and its caller. `method` may be ANY."""
         endpoint = Endpoint(handler, name, dialect, needs)
@@ -83,11 +82,11 @@ class Routes:
                 return endpoint, {name: unquote(value) for name, value in match.groupdict().items()}
         return self._nowhere, {}
 
-    def refuse_unread(self, method: str, target: str, error: ProxyError) -> bytes:
-        """Count a request that could not be read; return the error in the dialect of its path."""
+    def refuse_unparsed(self, method: str, target: str, error: ProxyError) -> bytes:
+        """Count a request that could not be parsed; return the error in the dialect of its path."""
         endpoint, _ = self.find(method, target)
         self._metrics.rejected[error.code] += 1
-        self._metrics.requests[endpoint.name, _UNREAD, error.status] += 1
+        self._metrics.requests[endpoint.name, UNPARSED, error.status] += 1
         return json_text.written(endpoint.dialect.frames.error_body(error))
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -99,8 +98,8 @@ class Routes:
         handler, name, dialect, needs = endpoint
         status = CLIENT_GONE
         try:
-            if len(request) and REFUSED in request:
-                raise request[REFUSED]
+            if len(request) and ERROR_TO_SEND in request:
+                raise request[ERROR_TO_SEND]
             caller = self._admit(request, needs)
             response = await (handler(request, caller, **arguments) if arguments else handler(request, caller))
             status = response.status
@@ -109,7 +108,11 @@ class Routes:
             response = refuse(error, dialect)
             status = error.status
             error.drop_traceback()
-        except (OSError, aiohttp.ClientError, HttpProcessingError):  # the client has gone, or sent what can't be read
+        except (
+            OSError,
+            aiohttp.ClientError,
+            HttpProcessingError,
+        ):  # the client disconnected, or sent what can't be parsed
             raise
         except Exception as fault:
             log_fault(f"the answer to a request of {name}", fault)
@@ -118,28 +121,28 @@ class Routes:
         except asyncio.CancelledError:
             begun = request.get(RESPONSE)
             status = CLIENT_GONE if begun is None else begun.status
-            if REFUSED not in request:
+            if ERROR_TO_SEND not in request:
                 raise
             response = self._ended(request, dialect)
             status = response.status
         finally:
             self._metrics.requests[name, method, status] += 1
-        if not request.content.is_eof():  # aiohttp reads the rest; who sent it up lets go of it in a turn of its own
+        if not request.content.is_eof():  # aiohttp reads the rest; the task that sent it upstream ends in another turn
             await asyncio.sleep(0)
         return response
 
     def _ended(self, request: web.BaseRequest, dialect: Dialect) -> web.StreamResponse:
-        """Return the answer to a request whose handler was cancelled by its connection (Connection.end_request)."""
+        """Return the response to a request whose handler was cancelled by `Connection.end_request`."""
         task = asyncio.current_task()
         if task is not None:
             task.uncancel()
-        error = request[REFUSED]
+        error = request[ERROR_TO_SEND]
         self._metrics.rejected[error.code] += 1
         return _cut(request, error, dialect)
 
 
 def _cut(request: web.BaseRequest, error: ProxyError, dialect: Dialect) -> web.StreamResponse:
-    """Return the answer to a request that is not served to its end; what has begun already is broken off."""
+    """Return an error response, or, if the response has begun already, break it off and return it."""
     begun: Downstream | None = request.get(RESPONSE)
     if begun is None:
         return refuse(error, dialect)

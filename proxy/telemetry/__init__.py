@@ -8,6 +8,6 @@ Read in this order:
 * `metrics`: counters and histograms; `metrics_page`: the page that Prometheus scrapes
 * `access_log`: one line for each stream that has ended
 * `tracing`: OpenTelemetry spans, if they are enabled
-* `allocator`: the memory of the process, beside what is in use; it is given back when nothing goes on
+* `allocator`: returns memory that was freed to the operating system when the process is idle
 * `live_feed`: server-sent events of streams that begin and end
 """

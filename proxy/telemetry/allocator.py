@@ -1,8 +1,8 @@
-"""Memory that was freed and that the allocator keeps: it is given back to the system when the process is idle.
+"""Returns memory that was freed to the operating system when the process is idle.
 
-glibc keeps what lies between pieces still in use, so that the process stays as large as its largest flood of streams
-made it (docs/memory.md). `malloc_trim` gives the rest back. It holds the allocator
-meanwhile: so it runs in a thread, and only while the process does next to nothing.
+glibc keeps freed memory between pieces still in use, so that the process stays as large as it was with the most streams
+(docs/memory.md). `malloc_trim` returns this memory. It locks the allocator meanwhile: so it runs in a thread, and only
+while the process does almost nothing.
 """
 
 import asyncio
@@ -11,19 +11,19 @@ import os
 import time
 from collections.abc import Callable
 
-TRIM_BYTES = 8 * 1024 * 1024  # so much more than after the last time is worth it
+TRIM_BYTES = 8 * 1024 * 1024  # a trim is worth it if there is so much more than after the last one
 _EVERY_S = 1.0
-_IDLE = 0.1  # of one core's time
+_IDLE = 0.1  # an idle process takes less than this share of one core
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process has. Linux only, as glibc is."""
+    """Return the resident memory of this process. On Linux only."""
     with open("/proc/self/statm", "rb") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def malloc_trim() -> Callable[[], object] | None:
-    """Return what has the allocator give back what it does not use; None where the C library is not glibc."""
+    """Return a function that has the allocator return unused memory; None where the C library is not glibc."""
     if not os.path.exists("/proc/self/statm"):
         return None
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

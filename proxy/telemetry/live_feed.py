@@ -32,7 +32,7 @@ class LiveFeed:
     def close(self) -> None:
         """End the response of every listener, after its queued events."""
         for queue in list(self._listeners):
-            self._let_go(queue)
+            self._disconnect(queue)
 
     async def listen(self) -> AsyncGenerator[tuple[str, str], None]:
         """Yield the name and the data of each event from now on, in order, until this listener waits for too many."""
@@ -50,8 +50,8 @@ class LiveFeed:
             if queue.qsize() < _WAITING:
                 queue.put_nowait((event, text))
             else:
-                self._let_go(queue)
+                self._disconnect(queue)
 
-    def _let_go(self, queue: asyncio.Queue[tuple[str, str] | None]) -> None:
+    def _disconnect(self, queue: asyncio.Queue[tuple[str, str] | None]) -> None:
         self._listeners.discard(queue)
         queue.put_nowait(None)

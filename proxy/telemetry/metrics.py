@@ -1,15 +1,19 @@
 """Counters and histograms for Prometheus; `metrics_page` makes the page from them.
 
+A new counter is a `Tally` of `Metrics` and a line of `MetricsPage`; a new histogram is a row of `HISTOGRAMS`, which the
+page shows by itself; a count of each stream is a slot of `EndedStreams`, added up in `Metrics.ended`. All are listed in
+the README.
+
 Every count is a plain integer: on streams and subscriptions while they run, here once they have ended.
 prometheus_client's own Histogram is not used, since an observation takes 1 to 2.4 us there and 0.4 here, and a short
-stream has five. All counters of a stream's labels are found by one lookup, and the objects of exemplars are made only
-when the page is scraped: 4 us a stream instead of 7.
+stream has five. All counters with a stream's labels are found by one lookup, and the objects of exemplars are made only
+when the page is scraped: together 4 us a stream instead of 7.
 """
 
 import operator
 import time
 from bisect import bisect_left
-from collections import Counter as Tally
+from collections import Counter as Tally  # prometheus_client has a Counter, too
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -81,14 +85,14 @@ class Distribution:
         self.sum += value
 
     def observe_traced(self, value: float, trace_id: str, unix_s: float) -> None:
-        """Count a value, and make it its bucket's exemplar."""
-        bucket = bisect_left(self._bounds, value)  # the code of `observe`, to save a call
+        """Count a value, and make it the exemplar of its bucket."""
+        bucket = bisect_left(self._bounds, value)  # repeats `observe`, to save a call
         self.counts[bucket] += 1
         self.sum += value
         self.exemplars[bucket] = value, trace_id, unix_s
 
     def add(self, counts: list[int], total: float) -> None:
-        """Add values that are counted by bucket already, in the same buckets."""
+        """Add values that have been counted in the same buckets; `total` is their sum."""
         self.counts = list(map(operator.add, self.counts, counts))
         self.sum += total
 
@@ -128,7 +132,7 @@ class _Times(NamedTuple):
 
 
 class EndedStreams:
-    """The counters of the streams of one (route, model) that had the same ending."""
+    """The counters of the ended streams of one (route, model, ending)."""
 
     __slots__ = ("bytes", "duration", "frames", "no_token", "streams", "times", "usage")
 
@@ -143,15 +147,15 @@ class EndedStreams:
 
 
 class Metrics:
-    """All counters that are not attributes of streams, subscriptions or upstreams; an observer of streams."""
+    """All counters that are not attributes of running streams, subscriptions or upstreams; an observer of streams."""
 
     def __init__(self, max_models: int) -> None:
-        self.requests: Tally[tuple[str, str, int]] = Tally()
-        self.rejected: Tally[str] = Tally()
-        self.replayed: Tally[str] = Tally()
-        self.reopened: Tally[str] = Tally()  # by route
-        self.shared_requests: Tally[tuple[str, str]] = Tally()  # by route and how
-        self.shared_tokens: Tally[tuple[str, str, str]] = Tally()  # by route, how and kind: of calls that were not made
+        self.requests: Tally[tuple[str, str, int]] = Tally()  # by route, method and status
+        self.rejected: Tally[str] = Tally()  # by error code
+        self.replayed: Tally[str] = Tally()  # bytes of the past that followers were sent, by mode
+        self.reopened: Tally[str] = Tally()  # shared streams that were requested again from the upstream, by route
+        self.shared_requests: Tally[tuple[str, str]] = Tally()  # by route, and what found the shared call
+        self.shared_tokens: Tally[tuple[str, str, str]] = Tally()  # the same, and kind: of calls that were not made
         self.socket_messages: Tally[tuple[str, str]] = Tally()  # of WebSocket sessions, by route and side
         self.socket_bytes: Tally[tuple[str, str]] = Tally()
         self.background_loops: list[BackgroundLoop] = []  # with distinct names
@@ -159,7 +163,7 @@ class Metrics:
         self._models: set[str] = set()
         self.distributions: dict[str, dict[tuple[str, ...], Distribution]] = {name: {} for name in HISTOGRAMS}
         self.streams_ended: dict[tuple[str, str, str], EndedStreams] = {}
-        self.streams_unbegun: Tally[tuple[str, str, str]] = Tally()
+        self.streams_unbegun: Tally[tuple[str, str, str]] = Tally()  # that ended before a response, by the same labels
         self.delivered: Tally[str] = Tally()  # bytes sent to followers that have ended, by mode
         self.subscriptions_ended: Tally[tuple[str, str]] = Tally()
 
@@ -182,7 +186,7 @@ class Metrics:
         return timed
 
     def ended(self, stream: Stream) -> None:
-        """Add the times and counts of a stream that has ended; a response that is no event stream has none."""
+        """Add the times and counts of a stream that has ended, unless the response is not an event stream."""
         if stream.kept_head is not None:
             return
         log, vitals, trace_id = stream.log, stream.vitals, stream.info.trace_id
@@ -212,7 +216,7 @@ class Metrics:
                 times.per_token.observe(seconds)
 
     def shared(self, how: str, stream: Stream) -> None:
-        """Count a request that shares a stream with an earlier one, and, at its end, the tokens that were saved."""
+        """Count a request that shares the stream of an earlier one, and, when that ends, the tokens that were saved."""
         self.shared_requests[stream.info.route, how] += 1
         if stream.sealed:
             self._save(how, stream)
@@ -226,7 +230,7 @@ class Metrics:
                 self.shared_tokens[stream.info.route, how, kind] += count
 
     def answered_in_session(self, route: str, model: str | None, seconds: float) -> None:
-        """Count the time to the first token of one answer of a session, which may have several."""
+        """Count the time to the first token of one response of a WebSocket session, which may have several."""
         self.distribution("time_to_first_token", route, self._model(model)).observe(seconds)
 
     def never_began(self, route: str, ending: str) -> None:

@@ -73,7 +73,7 @@ class Tracing:
         opted_in = [value.strip() for value in os.environ.get(_OPT_IN, "").split(",")]
         self._provided = {"gen_ai.provider.name": PROVIDER}
         if _LATEST not in opted_in:
-            self._provided["gen_ai.system"] = PROVIDER  # its name until version 1.36 of the conventions
+            self._provided["gen_ai.system"] = PROVIDER  # the attribute's name until version 1.36 of the conventions
         self._provider = provider
         self._give_up = give_up
         self._tracer = provider.get_tracer("streamtee", __version__)
@@ -103,7 +103,7 @@ class Tracing:
                 return await open_exchange(request)
             body = request.body.beginning if isinstance(request.body, LargeBody) else request.body
             assert isinstance(body, bytes)
-            headers = trace.asks(request.headers, body)
+            headers = trace.begin_call(request.headers, body)
             exchange = await open_exchange(replace(request, headers=headers))
             trace.answered(exchange)
             return exchange
@@ -208,7 +208,7 @@ class Tracing:
 
 
 class Trace:
-    """The spans of one generation. They end with its stream; without a stream, when the `with` block is left."""
+    """The spans of one generation. They end with its stream, or, without a stream, at the end of the `with` block."""
 
     __slots__ = ("_asked_at", "_call", "_request", "_route", "_span", "_taken", "_tracing")
 
@@ -245,7 +245,7 @@ class Trace:
             self._request = None  # a pooled connection keeps the context it was made in, and thereby this trace
         return self._span
 
-    def asks(self, headers: Headers, body: bytes) -> Headers:
+    def begin_call(self, headers: Headers, body: bytes) -> Headers:
         """Begin the span of a call upstream; return the headers to send."""
         if self._call is not None:  # of a call that was refused, and is made again with another request
             self._call.end()

@@ -47,7 +47,7 @@ def main() -> None:
     "--loop", type=click.Choice(["uvloop", "asyncio"]), default="uvloop", show_default=True, help="Event loop."
 )
 def serve(config_file: Path | None, loop: str) -> None:
-    """Run the proxy until SIGTERM or SIGINT; it then drains before it stops, or stops at once when told again.
+    """Run the proxy until SIGTERM or SIGINT. It then drains before it stops; a second signal stops it at once.
 
     SIGHUP has it read its configuration again: keys, limits, time-outs and the log level change in place.
     """
@@ -129,7 +129,7 @@ async def _fake(qwen: "FakeQwen", listen: str) -> None:
     "--pace", type=click.Choice(["real", "fast"]), default="real", show_default=True, help="How fast it answers."
 )
 def fake(listen: str, pace: str) -> None:
-    """Run a fake Qwen: both dialects, faults on request. `streamtee faults` lists them."""
+    """Run a fake Qwen, which can misbehave on request: `streamtee faults` lists the ways."""
     from proxy.tools.fake.qwen import FAST, REAL, FakeQwen
 
     _run(_fake(FakeQwen(pace=REAL if pace == "real" else FAST, history=100), listen), "uvloop")
@@ -139,7 +139,7 @@ def fake(listen: str, pace: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("--listen", default="127.0.0.1:8000", show_default=True, help="HOST:PORT.")
 @click.option("--speed", type=click.FloatRange(0, min_open=True), default=1, show_default=True, help="Times as fast.")
-@click.option("--no-delay", is_flag=True, help="All at once, instead of at the recorded pace.")
+@click.option("--no-delay", is_flag=True, help="Send all at once, not at the recorded pace.")
 def replay(file: Path, listen: str, speed: float, no_delay: bool) -> None:
     """Answer every request with a recording that `streamtee record` has made."""
     from proxy.tools.recording import BadRecording, read_recording
@@ -180,7 +180,7 @@ def faults() -> None:
 @main.command()
 @click.option("--seconds", type=click.FloatRange(2), default=12, show_default=True, help="How long the answer takes.")
 def demo(seconds: float) -> None:
-    """Show one answer reach four clients, and check that all received the same bytes."""
+    """Send one response to four clients, show it, and check that all received the same bytes."""
     from proxy.tools.demo import DemoError, run
 
     try:

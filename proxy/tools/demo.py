@@ -42,7 +42,7 @@ That answer can be followed while it runs, and for five minutes after:
 
 
 class DemoError(Exception):
-    """Something that the demonstration claims did not hold; the message says what."""
+    """A claim of the demonstration did not hold; the message says which."""
 
 
 @contextlib.asynccontextmanager

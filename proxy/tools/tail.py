@@ -1,7 +1,7 @@
 """`streamtee tail`: follows a stream in the terminal, resumes by itself after a cut, and exits with how it ended.
 
-The proper end of a response is not yet that of the stream: a server that drains closes in the same way. So the
-stream's state is asked for.
+The proper end of a response need not be the end of the stream, since a server that drains ends responses in the same
+way. So the stream's state is requested then.
 """
 
 import asyncio
@@ -34,23 +34,23 @@ from proxy.tools.tail_readers import (
 
 _OURS = re.compile(r"/v1/(?:streams/[^/]+|keys/[^/]+/stream)$")
 _ID = re.compile(r"st_[a-z2-7]+")
-_FOLLOWED = [mode for mode in MODES if mode != "json"]  # a document is nothing to follow
-_TEXT_FROM = "coalesced"  # in increments, whichever the upstream sends; and a past of any length comes as one
+_FOLLOWED = [mode for mode in MODES if mode != "json"]  # a document can't be followed
+_TEXT_FROM = "coalesced"  # sends increments, whatever the upstream does, and the past in one event
 _HEARTBEAT_S = 15
-_SILENCE_S = 3 * _HEARTBEAT_S  # then the connection is taken for dead
+_SILENCE_S = 3 * _HEARTBEAT_S  # after which the connection counts as lost
 _CONNECT_S = 10
 _LONGEST_PAUSE_S = 5.0
 
 
 class Aim(NamedTuple):
-    """What is followed, and how often in a row that may fail."""
+    """What is followed, and how many failures in a row are tolerated."""
 
     url: URL
     headers: dict[str, str]
     retries: int
 
     def state_url(self, ident: str) -> URL:
-        """Return where to ask for the state of the stream that is followed."""
+        """Return the URL of the state of the stream that is followed."""
         prefix = self.url.path.partition("/v1/")[0] if "/v1/" in self.url.path else ""
         token = self.url.query.get("t")
         return self.url.with_path(f"{prefix}/v1/streams/{ident}").with_query({"t": token} if token else None)

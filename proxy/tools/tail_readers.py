@@ -1,7 +1,7 @@
-"""What `streamtee tail` makes of what comes: events, as their text or as they are, or bytes.
+"""How `streamtee tail` prints what it receives: events, as their text or unchanged, or bytes.
 
-Each is printed once: an event when it is whole and has an id, since that is where the next connection goes on; bytes
-of modes without ids are counted. Knows no connection.
+Everything is printed once. An event is printed when it is complete and has an id, since the next connection resumes
+after that id. In modes without ids, bytes are counted. Knows no connection.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ Print = Callable[[bytes], None]
 
 
 class TailError(Exception):
-    """Why there is no more to come, and the exit status that says so."""
+    """Why following has ended, and the exit status for it."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -28,18 +28,18 @@ class TailError(Exception):
 
 
 class Reader(Protocol):
-    """What becomes of the bodies that come, and where the next one is to begin."""
+    """Prints the bodies of responses, and knows where the next response is to begin."""
 
-    finished: bool  # the stream has said that it is complete
+    finished: bool  # the events have shown that the stream is complete
 
     def place(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return query and headers of the request that goes on from here."""
+        """Return the query and headers of a request that resumes here."""
 
     def begin(self, headers: Mapping[str, str]) -> None:
         """Begin to read another response. Raises: TailError, if it is of another stream."""
 
     def feed(self, data: bytes) -> None:
-        """Print what data completes. Raises: TailError, when it says that the stream failed."""
+        """Print the events that these bytes complete. Raises: TailError, if an event says that the stream failed."""
 
     def has_all(self, state: str, *, properly: bool, heard: bool) -> bool:
         """Return whether a stream in this state, whose response has ended (properly or not), is received completely.

@@ -101,7 +101,7 @@ def test_repeated_header_has_one_value() -> None:
 def test_callers_without_a_key_are_one_on_loopback_only(tables: dict[str, Any], shared: bool) -> None:
     """Unless the configuration says so; what they are told says how."""
     caller = callers(**tables).caller(showing())
-    assert (caller.may_ask, caller.owns_streams) == (True, shared)
+    assert (caller.may_send, caller.owns_streams) == (True, shared)
     if not shared:
         with pytest.raises(Unauthorised, match=r"Authorization, x-api-key or api-key.*auth\.anonymous"):
             caller.check_owns_streams()
@@ -130,7 +130,7 @@ def test_key_of_ours_counts_beside_what_is_none() -> None:
     beside = one.caller(showing(("Authorization", "Bearer unused"), ("x-api-key", OURS)))
     assert beside == one.caller(bearer(OURS))
     both = one.caller(showing(("api-key", THEIRS), ("x-api-key", OURS)))
-    assert both.may_ask
+    assert both.may_send
     assert both.digest not in (one.caller(bearer(OURS)).digest, one.caller(bearer(THEIRS)).digest)
 
 
@@ -155,7 +155,7 @@ def test_key_that_is_not_listed_is_refused(name: str, key: str) -> None:
     """Its digest as a key, and the upstream's own key, are none either; the message tells nothing of what was given."""
     caller = callers(**in_mode_keys(OURS)).caller(showing((name, key)))
     with pytest.raises(Unauthorised) as raised:
-        caller.check_may_ask()
+        caller.check_may_send()
     for word in (OURS, UPSTREAMS, "caf"):
         assert word not in raised.value.message
 
@@ -168,8 +168,8 @@ def test_capability_is_no_key(name: str) -> None:
         for expires_at in (1, 10**11):
             headers = showing((name, token("st_x", expires_at=expires_at)), ("openai-key", OURS))
             with pytest.raises(MissingRight):
-                one.caller(headers).check_may_ask()
+                one.caller(headers).check_may_send()
             other = "api-key" if name != "api-key" else "x-api-key"
             with pytest.raises(MissingRight):
-                one.caller(showing(*headers.items(), (other, OURS))).check_may_ask()
-    assert callers().caller(bearer(token("st_x"))).may_ask
+                one.caller(showing(*headers.items(), (other, OURS))).check_may_send()
+    assert callers().caller(bearer(token("st_x"))).may_send

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from proxy.tools.fake.faults import Steps
-from proxy.tools.fake.qwen import FakeQwen, Received
+from proxy.tools.fake.connection import Received
+from proxy.tools.fake.qwen import FakeQwen
+from proxy.tools.fake.steps import Steps
 from tests.clients.node import KEY
 from tests.dialects.response_events import numbered, response
 from tests.event_loops import GUARD_S

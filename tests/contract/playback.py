@@ -12,8 +12,9 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from proxy.tools.fake.faults import SSE, End, Head, Part, Steps
-from proxy.tools.fake.qwen import FakeQwen, Received
+from proxy.tools.fake.connection import Received
+from proxy.tools.fake.qwen import FakeQwen
+from proxy.tools.fake.steps import SSE, End, Head, Part, Steps
 from tests.cuts import recorded
 
 _MOST_CUTS = 4  # of one write: a stream of 300 frames is then sent in a thousand

@@ -296,7 +296,7 @@ async def test_burst_waits_until_nobody_does() -> None:
     turns = Turns(planned.append, lambda: 0.0)
     none: Any = None
     listener = Listener(
-        none, none, header_bytes=1, max_headers=1, clients=none, host_objection=none, turns=turns, is_admin=False,
+        none, none, header_bytes=1, max_headers=1, clients=none, host_error=none, turns=turns, is_admin=False,
         urgent=b"GET /healthz",
     )  # fmt: skip
     assert [listener.may_begin(0.0) for _ in range(66)].count(True) == 64

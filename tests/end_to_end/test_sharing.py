@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
-from proxy.server.generations.shared_calls import ASKING
+from proxy.server.generations.shared_calls import AWAITING_HEAD
 from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import on_one_loop, until
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
@@ -28,7 +28,7 @@ WHOLE = b'{"object":"chat.completion"}'
 
 async def waiting(tee: Tee, count: int) -> None:
     """Wait until so many clients wait for the one stream that runs to be answered."""
-    await until(lambda: sum(stream.holds.get(ASKING, 0) for stream in tee.proxy.hub) == count)
+    await until(lambda: sum(stream.holds.get(AWAITING_HEAD, 0) for stream in tee.proxy.hub) == count)
 
 
 async def asked_twice(tee: Tee, stage: Stage, *headers: str, **more: Any) -> tuple[Client, Client, Turn]:
@@ -563,7 +563,7 @@ async def test_who_leaves_hurts_nobody(perform: Serve, stage: Stage, when: str, 
         for client in clients:
             await (await client.answer()).until(FINISH)
     await clients[leaver].leave()
-    await until(lambda: tee.proxy.hub.followers + sum(s.holds.get(ASKING, 0) for s in tee.proxy.hub) == 1)
+    await until(lambda: tee.proxy.hub.followers + sum(s.holds.get(AWAITING_HEAD, 0) for s in tee.proxy.hub) == 1)
     assert not turn.left.is_set()
     await clients[1 - leaver].leave()
     await turn.wait_left()
@@ -847,7 +847,9 @@ class Play:
         """Wait until the proxy has seen who came and who went."""
         if self.turn is not None:
             wanted = (len(self.clients), len(self.answers))
-            await until(lambda: (self.running().holds.get(ASKING, 0), len(self.running().subscriptions)) == wanted)
+            await until(
+                lambda: (self.running().holds.get(AWAITING_HEAD, 0), len(self.running().subscriptions)) == wanted
+            )
 
     def running(self) -> Any:
         return next(stream for stream in self.tee.proxy.hub if stream.log.ending is None)

@@ -23,7 +23,7 @@ async def nothing(request: Any, caller: Any, **arguments: str) -> Any:
 
 def admit(request: web.BaseRequest, needs: Needs) -> Caller:
     """Let everybody in but to /v1/streams."""
-    if needs is Needs.OWNING:
+    if needs is Needs.IDENTITY:
         raise Unauthorised("not you")
     return Caller(b"somebody")
 
@@ -31,7 +31,7 @@ def admit(request: web.BaseRequest, needs: Needs) -> Caller:
 @pytest.fixture
 def routes() -> Routes:
     routes = Routes(admit, Metrics(1), OPENAI)
-    routes.add("GET", "/v1/streams", nothing, "listed", OPENAI, Needs.OWNING)
+    routes.add("GET", "/v1/streams", nothing, "listed", OPENAI, Needs.IDENTITY)
     routes.add("GET", "/v1/streams/{ident}", nothing, "stream", OPENAI)
     routes.add("POST", "/v1/streams/{ident}/cancel", nothing, "cancel", OPENAI)
     routes.add("POST", "/api/v1/chat", nothing, "chat", NATIVE)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from proxy.tools.fake.qwen import Received
+from proxy.tools.fake.connection import Received
 from tests.answers import Said, documents, joined, latest
 from tests.cuts import messages
 from tests.soak.connection import End

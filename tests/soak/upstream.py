@@ -3,7 +3,8 @@
 from random import Random
 from typing import NamedTuple
 
-from proxy.tools.fake.qwen import FakeQwen, Pace, Received
+from proxy.tools.fake.connection import Received
+from proxy.tools.fake.qwen import FakeQwen, Pace
 
 HEADER = "soak-id"
 """The header of a request by which its answers are found again; proxies pass it on."""

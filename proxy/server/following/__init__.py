@@ -5,6 +5,6 @@ Read in this order:
 * `follow`: the handler that follows a stream; `request`: the view, cursor and times in its query and headers
 * `follow_many`: the handler that follows several streams on one connection
 * `control`: shows, cancels, deletes and shares streams, by id or key
-* `objects`: the same of responses by the paths and ids of their API
+* `objects`: shows, cancels, deletes and resumes responses by the paths and ids of their API
 * `shared_routes`: configured routes whose clients follow one upstream event stream
 """

@@ -38,14 +38,14 @@ from proxy.wire.http import Head, Headers
 
 
 class Follow:
-    """The handlers of `/v1/streams/{ident}` and `/v1/keys/{key}/stream`."""
+    """The handlers of `/v1/streams/{ident}` and `/v1/keys/{key}/stream`, which follow a stream."""
 
     def __init__(self, config: StreamsConfig, hub: Hub, admission: Admission, metrics: Metrics) -> None:
         self._config = config
         self._hub = hub
         self._admission = admission
         self._metrics = metrics
-        self._websockets: set[asyncio.Task[Any]] = set()  # the handlers of those that are open
+        self._websockets: set[asyncio.Task[Any]] = set()  # the handlers of open WebSockets
 
     async def wait_closed(self) -> None:
         """Wait until all WebSockets have closed: aiohttp's shutdown does not wait for the client's close frame."""
@@ -61,7 +61,7 @@ class Follow:
         return await self._attach(request, stream, follow)
 
     async def events_after(self, request: web.BaseRequest, stream: Stream, offset: int) -> web.StreamResponse:
-        """Deliver the events after an offset, which is within the log, to a client of the API's own."""
+        """Deliver the events after an offset, which is within the log, to a request at a path of the API."""
         follow = FollowRequest(View("events"), Cursor(seq=offset), self._config.heartbeat_s, wait_s=0)
         return await self._attach(request, stream, follow)
 
@@ -73,7 +73,7 @@ class Follow:
             if follow.cursor.epoch not in (None, stream.epoch):
                 follow = follow._replace(cursor=Cursor())  # the cursor is of an older stream: begin at the start
             return await self._attach(request, stream, follow)
-        check_key(key)  # it would be remembered as long as its follower waits
+        check_key(key)  # the hub keeps it for as long as the follower waits
         if not follow.wait_s:
             raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}; wait=SECONDS waits")
         if follow.view == JSON:
@@ -87,10 +87,10 @@ class Follow:
         if follow.view == JSON:
             return await wait_for_document(stream, follow.wait_s, [(b"Stream-Id", stream.id.encode())])
         stream.projection(follow.view)  # raises OffsetGone, if the mode needs frames that are no longer held
-        offset, skip = _place(stream, follow)
+        offset, skip = _start(stream, follow)
         log = stream.log
         over = follow.cursor.given and log.ending is not None and _nothing_after(stream, follow.view, offset, skip)
-        if over and not follow.view.websocket:  # a WebSocket is opened and closed with the code for it
+        if over and not follow.view.websocket:  # a WebSocket is opened, and closed with the code of the ending
             return web.Response(status=204, headers={"Stream-Id": stream.id})
         self._admission.admit_follower(stream)
         headers = [(b"Stream-Id", stream.id.encode())]
@@ -139,8 +139,8 @@ class Follow:
     async def _replay(
         self, request: web.BaseRequest, stream: Stream, head: Head, follow: FollowRequest
     ) -> web.StreamResponse:
-        """Send a kept response that is no event stream, unchanged from its start, whatever the mode."""
-        _place(stream, follow._replace(cursor=Cursor()))
+        """Send a kept response that is not an event stream, unchanged and from its start, whatever the mode."""
+        _start(stream, follow._replace(cursor=Cursor()))
         self._admission.admit_follower(stream)
         self._metrics.replayed["raw"] += stream.log.end_bytes
         downstream = begin_answer(request, head, [(b"Stream-Id", stream.id.encode())])
@@ -149,12 +149,12 @@ class Follow:
     async def _wait(
         self, request: web.BaseRequest, caller: bytes, key: str, follow: FollowRequest
     ) -> web.StreamResponse:
-        """Begin the response at once, and follow the stream when it begins; end the response properly if none does."""
+        """Begin the response at once, and follow the stream once it begins; if none does, end the response properly."""
         self._admission.admit_follower()
         downstream = self.begin(request, follow, [])
         downstream.flush()
         heartbeat_s = follow.heartbeat_s if follow.view.websocket or MODES[follow.view.mode].heartbeat else 0
-        stream = await self._begun(caller, key, downstream, follow.wait_s, heartbeat_s)
+        stream = await self._wait_begun(caller, key, downstream, follow.wait_s, heartbeat_s)
         if stream is None:
             downstream.close(closing(DRAINED if self._hub.draining else COMPLETE) if follow.view.websocket else b"")
             await downstream.finished()
@@ -164,7 +164,7 @@ class Follow:
             check_view(follow.view, stream.dialect)
         except Overloaded as error:
             return await _end(downstream, stream, follow.view, ending_of(error))
-        except BadRequest as error:  # the mode has no meaning for a stream of this API
+        except BadRequest as error:  # a stream of this API does not have the mode
             return await _end_without_mode(downstream, stream, follow.view, REFUSED.saying(error.message))
         if stream.kept_head is not None:
             return await _end(downstream, stream, follow.view, refusal(stream.kept_head))
@@ -173,16 +173,18 @@ class Follow:
     async def _wait_for_document(
         self, request: web.BaseRequest, caller: bytes, key: str, follow: FollowRequest
     ) -> web.StreamResponse:
-        """Respond when the stream has begun and ended, or with the document so far when the time is up."""
+        """Wait for a stream to begin and end, and respond with its document; when the time is up, as far as it goes."""
         began_at = time.monotonic()
-        stream = await self._begun(caller, key, DocumentSink(), follow.wait_s, 0)
+        stream = await self._wait_begun(caller, key, DocumentSink(), follow.wait_s, 0)
         if stream is None:
             self._hub.check_draining()
             raise UnknownStream(f"no stream of yours began under the key {key!r} within {follow.wait_s:g} s")
         left_s = max(0.0, follow.wait_s - (time.monotonic() - began_at))
         return await self._attach(request, stream, follow._replace(wait_s=left_s))
 
-    async def _begun(self, caller: bytes, key: str, sink: Sink, wait_s: float, heartbeat_s: float) -> Stream | None:
+    async def _wait_begun(
+        self, caller: bytes, key: str, sink: Sink, wait_s: float, heartbeat_s: float
+    ) -> Stream | None:
         """Wait for the next stream under a key and return it; None when the time is up."""
         begun: asyncio.Future[Stream | None] = asyncio.get_running_loop().create_future()
         waiter = Waiter(caller, key, begun, sink, now=time.monotonic(), wait_s=wait_s, heartbeat_s=heartbeat_s)
@@ -194,7 +196,7 @@ class Follow:
 
 
 async def _end(downstream: Downstream | WebSocket, stream: Stream, view: View, ending: Ending) -> web.StreamResponse:
-    """End a response whose head has been sent: an error can then only be an ending."""
+    """End a response whose head has been sent, so that an error can only be sent as the ending."""
     last, properly = stream.projection(view).ending(ending, 0)
     (downstream.close if properly else downstream.abort)(last)
     await downstream.finished()
@@ -204,15 +206,15 @@ async def _end(downstream: Downstream | WebSocket, stream: Stream, view: View, e
 async def _end_without_mode(
     downstream: Downstream | WebSocket, stream: Stream, view: View, ending: Ending
 ) -> web.StreamResponse:
-    """Do the same in a mode that the stream does not have: as mode events would, or by breaking off."""
+    """Do the same in a mode that the stream does not have: as in mode events, or by breaking off the response."""
     if view.websocket or MODES[view.mode].content_type == EVENT_STREAM:
         return await _end(downstream, stream, View("events", websocket=view.websocket), ending)
     downstream.abort(b"")
     return downstream.response
 
 
-def _place(stream: Stream, follow: FollowRequest) -> tuple[int, int]:
-    """Return the offset of the first frame to send to a follower, and how many bytes of that frame it has already.
+def _start(stream: Stream, follow: FollowRequest) -> tuple[int, int]:
+    """Return the offset of the first frame to send, and how many bytes of that frame the follower has already.
 
     Raises: OffsetGone below the log's start, OffsetBeyond above its end.
     """
@@ -231,17 +233,17 @@ def _place(stream: Stream, follow: FollowRequest) -> tuple[int, int]:
 def check_held(log: FrameLog, seq: int) -> None:
     """Check that all frames after number `seq` are held.
 
-    Raises: OffsetGone, if some are dropped; OffsetBeyond, if there is no frame `seq`.
+    Raises: OffsetGone, if some have been dropped; OffsetBeyond, if there is no frame `seq`.
     """
     if seq < log.start:
         raise OffsetGone(f"frame {seq + 1} is gone, the earliest held is {log.start + 1}", log.start + 1)
     # The error event that ends a failed stream is numbered too.
     if seq > log.end + (log.ending is not None):
-        raise OffsetBeyond(f"cursor {seq} is beyond the {log.end} events there are")
+        raise OffsetBeyond(f"cursor {seq} is beyond the end of the log, which has {log.end} events")
 
 
 def _nothing_after(stream: Stream, view: View, offset: int, skip: int) -> bool:
-    """Return whether a follower at `offset` of an ended stream has been sent everything, the ending included."""
+    """Return whether a follower at `offset` of an ended stream has received everything, including the ending."""
     log = stream.log
     assert log.ending is not None
     if offset > log.end:

@@ -8,6 +8,6 @@ Read in this order:
 
 * `generate`: the handler
 * `request`: reads a generation request and rewrites it for the upstream; `options`: the options in its headers
-* `response`: the response to one; `early_head`: its beginning before the upstream has responded
-* `shared_calls`: one upstream call shared by several requests; `retries`: that of a lost client, by its retry
+* `response`: the response to a generation request; `early_head`: begins it before the upstream has responded
+* `shared_calls`: upstream calls that several requests share; `retries`: finds the call that a client's retry continues
 """

@@ -1,7 +1,7 @@
-"""The response to a client before the upstream's head is there: status 200, and a comment every so many seconds.
+"""Begins the response to a client before the upstream has responded: status 200, and a comment at regular intervals.
 
-It commits to a stream. What then keeps one from coming, a refusal of the upstream's above all, is told by an error
-event of the dialect, in mode raw, too, since nothing of the upstream's was sent.
+The response is then a stream. If there is none after all, mostly because the upstream responds with an error, the
+client is sent an error event of the dialect. So it is in mode raw, too, as nothing of the upstream's has been sent.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from aiohttp import web
 from proxy.dialects.failure import reported
 from proxy.downstream.response import Downstream
 from proxy.server.delivery import CACHING, refusal
-from proxy.server.generations.shared_calls import ASKING, Call
+from proxy.server.generations.shared_calls import AWAITING_HEAD, Call
 from proxy.stream.endings import REFUSED, Ending
 from proxy.stream.projections import MODES, Heartbeat, View
 from proxy.timers import wait
@@ -19,7 +19,7 @@ from proxy.wire.errors import ProxyError
 from proxy.wire.http import Headers
 from proxy.wire.sse import COMMENT
 
-_REFUSAL_S = 5.0  # for the body of a refusal
+_REFUSAL_S = 5.0  # for the body of the upstream's error response
 
 
 class EarlyHead:
@@ -28,7 +28,7 @@ class EarlyHead:
     __slots__ = ("_call", "_every_s", "_ours", "_request", "_view", "downstream")
 
     def __init__(self, request: web.BaseRequest, call: Call, view: View, ours: Headers, every_s: float) -> None:
-        """`ours`: the proxy's own headers. `every_s`: seconds of silence before the head, and before each comment."""
+        """`ours`: the proxy's own headers. `every_s`: seconds before the head is sent, and between two comments."""
         self._request = request
         self._call = call
         self._view = view
@@ -37,25 +37,25 @@ class EarlyHead:
         self.downstream: Downstream | None = None  # the response, once it has begun
 
     async def wait(self) -> None:
-        """Wait until the upstream has responded, or failed to. Raises: ConnectionResetError, if the client has gone."""
+        """Wait until the upstream has responded, or failed to. Raises: ConnectionResetError, if the client left."""
         stream = self._call.stream
-        stream.hold(ASKING)
+        stream.hold(AWAITING_HEAD)
         try:
             while not (await asyncio.wait([self._call.opening], timeout=self._every_s))[0]:
                 self.downstream = self.downstream or self._begin()
                 self.downstream.write(Heartbeat(COMMENT))
         finally:
-            asyncio.get_running_loop().call_soon(stream.release, ASKING)  # the client follows at once, if at all
+            asyncio.get_running_loop().call_soon(stream.release, AWAITING_HEAD)  # the client follows at once, if at all
 
     def fail(self, error: ProxyError) -> web.StreamResponse:
-        """End the response with the error for which there is no stream."""
+        """End the response with the error that prevented the stream."""
         return self._end(self._call.stream.log.ending or REFUSED.saying(error.message))
 
     async def refuse(self) -> web.StreamResponse:
-        """End the response with what the upstream's says, which is no stream."""
+        """End the response with the error in the upstream's response, which is not a stream."""
         stream = self._call.stream
         assert stream.kept_head is not None
-        stream.hold(ASKING)
+        stream.hold(AWAITING_HEAD)
         try:
             if not stream.sealed:
                 sealed: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -63,7 +63,7 @@ class EarlyHead:
                 await wait(sealed, _REFUSAL_S)
             found, plain = reported(b"".join(stream.log.frames)), refusal(stream.kept_head)
         finally:
-            stream.release(ASKING)
+            stream.release(AWAITING_HEAD)
         return self._end(plain if found is None else plain.saying(f"{plain.message}: {found.reason}"))
 
     def _begin(self) -> Downstream:

@@ -1,11 +1,11 @@
 """The handler of generation requests: makes an upstream call, or joins one that other requests share.
 
-Usually the call runs in the handler of its client, and is closed when that disconnects. If the call may outlive the
-client or have other followers (a key, a grace period, `Idempotency-Key`, `share`, `respond-async`, `attach_retries_s`),
-it runs in a task of its own, and every client attaches to its stream. A response that is no event stream is then put
-into a log, too, each read as a frame, so that it can be shared, kept and replayed like a stream.
+Usually the call runs in the handler of its client, and is closed when the client disconnects. If the call may outlive
+the client or have other followers (a key, a grace period, `Idempotency-Key`, `share`, `respond-async`,
+`attach_retries_s`), it runs in a task of its own, and every client attaches to its stream. A response that is not an
+event stream is then put into a log, too, each read as a frame, so that it can be shared, kept and replayed.
 
-Requests on configured routes with `record = true` are served here, too: what is said of generations holds for them.
+Requests on configured routes with `record = true` are served here, too, as if they were generations.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from aiohttp import web
 from proxy.access.callers import Caller
 from proxy.access.response_ids import GivenIds
 from proxy.dialects.route import Route
-from proxy.downstream.listener import REFUSED
+from proxy.downstream.connection import ERROR_TO_SEND
 from proxy.downstream.request_body import release_body
 from proxy.server.config import LimitsConfig
 from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_known_stream, is_stream
@@ -35,8 +35,8 @@ from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.pump import Pump
 from proxy.wire.errors import ProxyError, UpstreamError
 
-_RUN_ON = OnDisconnect(None)
-_MOMENT_S = 2.0  # for the head of a response in the background: within it a refusal is the answer
+_NEVER_CLOSE = OnDisconnect(None)
+_BACKGROUND_WAIT_S = 2.0  # for the head of a response in the background: an error within this time is sent back
 
 
 class Generations:
@@ -56,9 +56,9 @@ class Generations:
         *,
         cumulative: bool | None = None,
     ) -> None:
-        """`given`: where the ids of responses are noted, if callers may name only those that they were given.
+        """`given`: notes the ids of responses, if callers may name only those that they were given; else None.
 
-        `cumulative`: whether upstreams send all so far with every event; None: as requests and events tell.
+        `cumulative`: whether each event of the upstreams repeats the text so far; None: requests and events show it.
         """
         self._lost = lost
         self._hub = hub
@@ -83,13 +83,13 @@ class Generations:
         """Deliver the response of an upstream call: a new one, or one that other requests share."""
         generation = await self._reader.read(route, request, caller)
         options = generation.options
-        alone = generation.identity is None and generation.meaning is None and not options.detached
-        if alone and not generation.keepalive_s:
-            return await self._alone(request, generation)
-        call, how = await self._earlier(generation)
+        is_unshared = generation.identity is None and generation.meaning is None and not options.detached
+        if is_unshared and not generation.keepalive_s:
+            return await self._unshared(request, generation)
+        call, how = await self._shared_call(generation)
         late = call is not None
         if call is None:
-            call = self._call(generation)
+            call = self._begin_call(generation)
         else:
             self._metrics.shared(how, call.stream)
             self._join(call, generation)
@@ -97,16 +97,19 @@ class Generations:
         joined = how if late else None
         if options.respond_async:
             call.promised = True
-            self._hub.retain(call.stream, options.retain_s)  # else a response that nobody waited for is not kept
+            self._hub.retain(call.stream, options.retain_s)  # else a response without a follower would not be kept
             if generation.background:
                 return await self._in_background(request, call, generation, joined)
             return self._responses.accept(call.stream, options, late=late)
         if generation.meaning is None:
             return await self._follow(call, request, generation, joined)
-        return await self._follow_unless_lost(call, request, generation, joined)
+        return await self._follow_for_retries(call, request, generation, joined)
 
-    async def _earlier(self, generation: GenerationRequest) -> tuple[Call | None, Joined]:
-        """Return the call of an earlier request that this one shares, if any, and by what. Raises: KeyReused."""
+    async def _shared_call(self, generation: GenerationRequest) -> tuple[Call | None, Joined]:
+        """Return the call of an earlier request that this one shares, if any, and how it was found.
+
+        Raises: KeyReused.
+        """
         if generation.meaning is not None:
             call = await self._lost.take(generation.meaning)
             if call is not None:
@@ -140,12 +143,12 @@ class Generations:
             return await early.refuse()
         return await self._responses.send(request, call.stream, head, generation.options, joined, reading, begun)
 
-    async def _follow_unless_lost(
+    async def _follow_for_retries(
         self, call: Call, request: web.BaseRequest, generation: GenerationRequest, joined: Joined | None
     ) -> web.StreamResponse:
-        """Do the same, and have a retry find the call if the client's connection closes before the end."""
+        """Do as `_follow`, and have a retry find the call if the client's connection closes before the end."""
         assert generation.meaning is not None
-        reading, over = Reading(request), joined != "retry"  # one that is refused a place may come again
+        reading, over = Reading(request), joined != "retry"  # a retry that is refused for lack of room may retry again
         self._lost.begin(generation.meaning)
         try:
             response = await self._follow(call, request, generation, joined, reading)
@@ -157,13 +160,13 @@ class Generations:
         finally:
             self._lost.end(generation.meaning, call, lost=not over and self._hub.keeps(call.stream))
 
-    async def _alone(self, request: web.BaseRequest, generation: GenerationRequest) -> web.StreamResponse:
+    async def _unshared(self, request: web.BaseRequest, generation: GenerationRequest) -> web.StreamResponse:
         """Make the upstream call in the handler's task: when the client disconnects, both are cancelled."""
         places = self._hub.reserve(streams=1, followers=1)
         try:
             exchange = await ask(self._open_exchange, generation)
             try:
-                streamed = is_known_stream(generation, exchange)  # as a rule it is known: a coroutine less
+                streamed = is_known_stream(generation, exchange)  # usually known: saves a coroutine
                 if streamed is None:
                     streamed = await is_stream(generation, exchange)
                 pump = self._pump(generation, places) if streamed else None
@@ -171,13 +174,13 @@ class Generations:
                 exchange.close()
                 raise
         except (UpstreamError, asyncio.CancelledError) as error:
-            ended = DRAINED if REFUSED in request else CLIENT_GONE
+            ended = DRAINED if ERROR_TO_SEND in request else CLIENT_GONE
             reason = error.ending if isinstance(error, UpstreamError) else ended.reason
             self._metrics.never_began(generation.route.name, reason)
             raise
         finally:
             places.give_back()
-            generation.let_go()
+            generation.drop_body()
             release_body(request)
         if pump is None:
             await self._note_id(exchange, generation)
@@ -187,12 +190,12 @@ class Generations:
         pump.start(exchange)
         try:
             return await self._responses.send(request, stream, exchange.head, generation.options)
-        except Exception:  # the client had gone before it could follow, or could not be answered
+        except Exception:  # the client disconnected before it could follow, or the response failed
             stream.left()
             raise
 
     async def _note_id(self, exchange: Exchange, generation: GenerationRequest) -> None:
-        """Note the id of a response that is no stream, if its caller may name only the ids that it was given."""
+        """Note the id of a response that is not a stream, if its caller may name only the ids that it was given."""
         objects = generation.route.dialect.objects
         if self._given is None or objects is None or not 200 <= exchange.status < 300:
             return
@@ -207,9 +210,9 @@ class Generations:
     async def _in_background(
         self, request: web.BaseRequest, call: Call, generation: GenerationRequest, joined: Joined | None
     ) -> web.StreamResponse:
-        """Respond with the object of a response, or with the upstream's refusal, if that comes in a moment."""
+        """Respond with the object of a response, or with the upstream's error if it comes in `_BACKGROUND_WAIT_S`."""
         try:
-            async with asyncio.timeout(_MOMENT_S):
+            async with asyncio.timeout(_BACKGROUND_WAIT_S):
                 head = await call.answered()
         except TimeoutError:
             return answer_object(call.stream)
@@ -218,7 +221,7 @@ class Generations:
         self._hub.discard(call.stream)
         return await self._responses.send(request, call.stream, head, generation.options, joined)
 
-    def _call(self, generation: GenerationRequest) -> Call:
+    def _begin_call(self, generation: GenerationRequest) -> Call:
         """Begin an upstream call in a separate task. Raises: Overloaded."""
         call = Call(self._hub, self._pump(generation), generation.identity)
         if generation.meaning is not None:
@@ -229,20 +232,23 @@ class Generations:
         return call
 
     async def _ask(self, generation: GenerationRequest) -> Exchange:
-        """Make the call that is not its client's own: the body is counted here, since the client may leave before."""
+        """Send the request of a call in a task of its own.
+
+        The hub's ledger counts its body, since the client's connection, which counts it otherwise, may close before.
+        """
         ledger, size_bytes = self._hub.ledger, len(generation.whole_body)
         ledger.count(BODIES, size_bytes)
         try:
             return await ask(self._open_exchange, generation)
         finally:
             ledger.count(BODIES, -size_bytes)
-            generation.let_go()
+            generation.drop_body()
 
     def _join(self, call: Call, generation: GenerationRequest) -> None:
-        """Add a request to a call: apply the longer of the policies, and name the stream by the request's key."""
-        generation.let_go()
+        """Add a request to a call: the longer `OnDisconnect` applies, and the request's key names the stream, too."""
+        generation.drop_body()
         options = generation.options
-        policy = _RUN_ON if options.respond_async else options.on_disconnect
+        policy = _NEVER_CLOSE if options.respond_async else options.on_disconnect
         call.writer.on_disconnect = call.writer.on_disconnect.or_longer(policy)
         if options.key is not None:
             self._hub.name(call.stream, options.key)
@@ -253,5 +259,5 @@ class Generations:
         stream = self._hub.begin(info, generation.vitals(), places)
         overhead = self._metrics.distribution("proxy_overhead", generation.route.name).observe
         policy = generation.options.on_disconnect
-        # By place: names make a dict, 0.5 us a constructor.
+        # Positional arguments: keywords make a dict, 0.5 us a constructor.
         return Pump(stream, policy, self._max_frame_bytes, overhead, generation.hides_usage)

@@ -40,8 +40,8 @@ from proxy.wire.sse import begins_stream
 _CROSSING = EndToEnd(KEPT_OF_GENERATIONS, OPTIONS)
 _IDENTITY = (b"Accept-Encoding", b"identity")
 
-_REFUSAL_BYTES = 64 * 1024  # a longer body is not looked at
-RECORDED_MODES = ("raw", "events")  # of requests on recorded routes: nothing is known of the data of their events
+_REFUSAL_BYTES = 64 * 1024  # a longer error response is not read
+RECORDED_MODES = ("raw", "events")  # of requests on recorded routes, since the data of their events has no known format
 
 
 @dataclass  # made in half the time that a NamedTuple takes
@@ -54,32 +54,32 @@ class GenerationRequest:
     target: bytes
     headers: Headers  # to send upstream, without Content-Length
     body: bytes | LargeBody
-    streamed: tuple[Headers, bytes] | None  # headers and body that request a stream, for when the upstream demands one
-    hides_usage: bool  # we requested the usage, the client did not: don't send it on
+    streamed: tuple[Headers, bytes] | None  # headers and body that ask for a stream, in case the upstream demands that
+    hides_usage: bool  # the proxy asked for the usage, the client did not: it is not sent to the client
     started_at: float  # when its last byte arrived, in monotonic seconds
     client: str = ""  # the address it came from
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
     upstream: str = ""  # the name of the upstream that serves its model; "": the usual one
     background: bool = False  # its client is sent the object of the response at once, and fetches it later
-    meaning: bytes | None = None  # by which it finds the call of a lost client, or is found; None: it does neither
+    meaning: bytes | None = None  # equal for a request and its retry, which finds the call by it; None: no retry may
     method: bytes = b"POST"
-    keepalive_s: float = 0  # its response begins before the upstream's, after so many seconds; 0: it does not
-    recorded: bool = False  # it is of a recorded route: no generation, and a stream only if its response says so
+    keepalive_s: float = 0  # after so many seconds the response begins, before the upstream's; 0: not before
+    recorded: bool = False  # on a recorded route: only the Content-Type of the response tells whether it is a stream
 
     def info(self, ident: str, max_log_bytes: int, cumulative: bool | None) -> StreamInfo:
-        """Return the StreamInfo of the stream for this request; `cumulative`, unless the request says it itself."""
+        """Return the StreamInfo of the stream for this request; `cumulative` holds unless the request decides it."""
         options, route = self.options, self.route
         keys = () if options.key is None else (options.key,)
         requests = route.dialect.requests
         asked = requests.asks_cumulative(self.whole_body) if requests.reads_body else None
-        # By place: names make a dict, 0.5 us a constructor.
+        # Positional arguments: keywords make a dict, 0.5 us a constructor.
         return StreamInfo(
             ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
             cumulative if asked is None else asked, self.client,
         )  # fmt: skip
 
-    def let_go(self) -> None:
-        """Drop the body: nobody will ask with it any more."""
+    def drop_body(self) -> None:
+        """Release the body: the request will not be sent again."""
         self.body, self.streamed = b"", None
 
     def vitals(self) -> Vitals:
@@ -93,7 +93,7 @@ class GenerationRequest:
 
     @property
     def whole_body(self) -> bytes:
-        """Return the body, where it is one that had to be held."""
+        """Return the body, if all of it is held in memory."""
         assert isinstance(self.body, bytes)
         return self.body
 
@@ -111,7 +111,7 @@ class GenerationReader:
         *,
         recorded: bool = False,
     ) -> None:
-        """`given`: the ids that callers may name in their requests; None: any. `recorded`: of a recorded route."""
+        """`given`: the ids that callers may name in their requests; None: any. `recorded`: for a recorded route."""
         self._config = config
         self._admission = admission
         self._forward = forward
@@ -157,7 +157,7 @@ class GenerationReader:
         target = self._forward.target(route, request)
         attaches = self._attaches and not idempotent and follows and caller.owns_streams
         body: bytes | LargeBody | None = arrived_body(request, self._body_bytes) if is_here else None
-        # One that is looked into, and one that may be sent after its client has left, is held.
+        # A body is held in memory if it is read here, or may be sent after its client has disconnected.
         if body is not None:
             pass
         elif shared or attaches or self._reads_body or options.detached or route.dialect.requests.reads_body:
@@ -177,7 +177,7 @@ class GenerationReader:
         objects = route.dialect.objects
         if objects is not None:
             generation = self._with_objects(generation, objects, caller)
-            attaches = attaches and generation.options is options  # one in the background may be left by its client
+            attaches = attaches and generation.options is options  # not in the background: its client may disconnect
         if self._rewrites:
             generation = rewrite(generation, self._config.generations)
         if attaches:
@@ -195,7 +195,7 @@ class GenerationReader:
         return in_events and requests.asks_events(request.raw_headers, generation.whole_body)
 
     def _directed(self, generation: GenerationRequest) -> GenerationRequest:
-        """Choose the upstream of the model, and write the name that it has there."""
+        """Choose the upstream of the model, and put the model's name there into the body."""
         upstream, body = self._models.choose(generation.whole_body)
         streamed = generation.streamed
         if streamed is not None:
@@ -203,7 +203,7 @@ class GenerationReader:
         return replace(generation, upstream=upstream, body=body, streamed=streamed)
 
     def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
-        """Check what a request continues, and have one in the background made in a stream that outlives its client.
+        """Check the ids that a request names, and have the stream of one in the background outlive its client.
 
         Raises: UnknownResponse; BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
         """
@@ -241,7 +241,7 @@ def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> Ge
 
 
 def ask(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable[Exchange]:
-    """Send a request upstream; await the result for the head of the response. Raises, then: as UpstreamGroup.open."""
+    """Send a request upstream; await the result for the response's head. That raises what UpstreamGroup.open does."""
     if generation.streamed is not None:
         return _ask_again(open_exchange, generation, generation.streamed)
     return _send(open_exchange, generation)
@@ -250,7 +250,7 @@ def ask(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitable
 def is_known_stream(generation: GenerationRequest, exchange: Exchange) -> bool | None:
     """Return whether a response is a readable event stream; None if more of it must come first.
 
-    Not by Content-Type alone if a generation was requested: some gateways send another, or none.
+    A generation is not judged by its Content-Type alone: some gateways send a wrong one, or none.
     """
     if generation.recorded:
         return exchange.is_readable_stream
@@ -263,7 +263,7 @@ def is_known_stream(generation: GenerationRequest, exchange: Exchange) -> bool |
 
 
 async def is_stream(generation: GenerationRequest, exchange: Exchange) -> bool:
-    """Return the same; wait for the first bytes if need be. The client is sent no head before those."""
+    """Return the same, after waiting for the first bytes if necessary. The client is sent no head before."""
     known = is_known_stream(generation, exchange)
     if known is not None:
         return known

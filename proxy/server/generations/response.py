@@ -1,6 +1,6 @@
-"""Responses to generation requests: a stream, a response that is no stream, a JSON document, or a 202 with the id.
+"""Responses to generation requests: a stream, a response that is not a stream, a JSON document, or a 202 with the id.
 
-Also the headers that say where a stream is found. Knows nothing of the upstream call.
+Also the headers that say where the stream can be followed. Knows nothing of the upstream call.
 """
 
 from typing import Literal
@@ -29,7 +29,7 @@ from proxy.wire.errors import OffsetGone
 from proxy.wire.http import Head, Headers
 
 Joined = Literal["key", "body", "retry"]
-"""By what a request was found to share the call of an earlier one."""
+"""How the call of an earlier request, which this one shares, was found."""
 _JOINED: dict[Joined, Headers] = {  # the headers that say so
     "key": [(b"Idempotency-Replayed", b"true")],
     "body": [],
@@ -62,9 +62,9 @@ class GenerationResponses:
     ) -> web.StreamResponse:
         """Deliver a stream from its start; `head` is the head of the upstream's response.
 
-        `joined`: the stream was begun for another request, which this one was found to share it with by that. `reading`
-        is given the subscription. `begun`: the response, if it has begun already. Raises: ConnectionResetError, if the
-        client has gone; Overloaded, if too many follow; OffsetGone, if the stream's start is no longer held.
+        `joined`: how this request found the stream, if it was begun for another; else None. `reading` is given the
+        subscription. `begun`: the response, if it has begun already. Raises: ConnectionResetError, if the client has
+        disconnected; Overloaded, if there are too many followers; OffsetGone, if the stream's start is no longer held.
         """
         late = joined is not None
         replayed = [] if joined is None else _JOINED[joined]
@@ -111,14 +111,14 @@ class GenerationResponses:
         self._metrics.replayed[view.mode] += log.end_bytes
 
     def found(self, stream_id: str) -> Headers:
-        """Return the headers that say where a stream is found."""
+        """Return the headers that say where a stream can be followed."""
         ident = stream_id.encode()
         found = b"/v1/streams/" + ident
         headers = [(b"Stream-Id", ident), (b"Location", found), (b"Content-Location", found)]
         return headers + self._links(stream_id) if self._has_links else headers
 
     def _kept(self, stream: Stream) -> Headers:
-        """Return the headers that say where a response that is no event stream is found, if it is kept."""
+        """Return the headers that say where a response that is not an event stream can be fetched, if it is kept."""
         return [(b"Stream-Id", stream.id.encode()), *self._links(stream.id)] if stream.info.retain_s else []
 
     def _links(self, stream_id: str) -> Headers:

@@ -1,9 +1,10 @@
-"""Calls whose client was lost, found by a request of the same meaning: the retries of clients that name nothing.
+"""Finds the call that a retry continues, for clients whose retries are not marked as such.
 
-Agents ask again when a stream breaks off, and none sends an Idempotency-Key. A lost client is one whose connection
-closed before it had been sent the end of its answer. Its call runs on for a while, and the next request of the same
-caller, route and meaning reads it from its start, running or complete. One request reads a lost call; a request whose
-predecessor is still being read is another one, and is sent. Off by default (`generations.attach_retries_s`).
+Coding agents send a request again when a stream breaks off, without an Idempotency-Key. A client is lost if its
+connection closed before it had been sent the end of its response. The call of a lost client runs on for a while, and
+the next request of the same caller, route and meaning (the same body, compared as JSON) reads it from its start,
+whether it is running or complete. A lost call is read by one request only. A request whose like is still being read by
+its own client is no retry, and is sent upstream. Off by default (`generations.attach_retries_s`).
 """
 
 import asyncio
@@ -22,11 +23,11 @@ from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.upstream.on_disconnect import OnDisconnect
 
-NOTICE_S = 0.05  # for the end of a connection to be noticed, when the retry has come at the same moment
+NOTICE_S = 0.05  # for the end of a connection to be noticed, if the retry arrives at the same moment
 
 
 def meaning_of(caller: bytes, route: str, target: bytes, body: bytes, steering: Iterable[bytes]) -> bytes:
-    """Return what requests of one meaning have in common: bodies are compared as JSON values, if they are JSON.
+    """Return a digest that a request and its retries have in common: bodies are compared as JSON values, if possible.
 
     Codex writes the keys of an object in another order each time.
     """
@@ -36,12 +37,12 @@ def meaning_of(caller: bytes, route: str, target: bytes, body: bytes, steering: 
 def _sorted(body: bytes) -> bytes:
     try:
         return orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
-    except (ValueError, TypeError):  # what orjson does not read, or not write: its own bytes are compared
+    except (ValueError, TypeError):  # what orjson can't read, or can't write: the bytes are compared
         return b"as it is: " + hashlib.sha256(body).digest()
 
 
 class Reading:
-    """One request that reads a call: whether its client has been sent the end of the answer."""
+    """One request that reads a call: knows whether its client has been sent the end of the response."""
 
     __slots__ = ("_request", "subscription")
 
@@ -50,24 +51,24 @@ class Reading:
         self.subscription: Subscription | None = None  # once the client follows the stream
 
     def had_all(self, stream: Stream) -> bool:
-        """Return whether the client has been sent all of it, when its request is over."""
+        """Return whether the client has been sent all of the stream; call it when the request is over."""
         begun = self._request.get(RESPONSE)
         if begun is not None and begun.ended:
             return True
         follower, said = self.subscription, stream.vitals.reader
-        # Some clients leave at the last word, before the response has ended.
+        # Some clients disconnect at the last event, before the response has ended.
         return follower is not None and follower.offset == stream.log.end and (said.ended or said.finished)
 
 
 class LostCalls:
-    """The calls whose clients were lost, by the meaning of their requests; and how many requests are being read."""
+    """The calls whose clients were lost, by the meaning of their requests, and the number of those being read."""
 
     def __init__(self, attach_s: float, now: Callable[[], float] = monotonic) -> None:
-        """`attach_s`: for how many seconds a call can be attached to; 0: none is kept here."""
+        """`attach_s`: for how many seconds after the loss a retry finds a call; 0: none is kept here."""
         self.policy = OnDisconnect(attach_s)
         self._attach_s = attach_s
         self._now = now
-        self._lost: dict[bytes, list[tuple[Call, float]]] = {}  # with the time until which it is attached to
+        self._lost: dict[bytes, list[tuple[Call, float]]] = {}  # with the time until which a retry finds it
         self._meanings: dict[str, bytes] = {}  # by stream id, of those in `_lost`
         self._read: Counter[bytes] = Counter()
         self._notified: dict[bytes, list[asyncio.Future[None]]] = {}
@@ -76,7 +77,7 @@ class LostCalls:
         return self._attach_s > 0
 
     async def take(self, meaning: bytes) -> Call | None:
-        """Return a lost call that a request of this meaning attaches to, and forget it."""
+        """Return a lost call for a request of this meaning, and remove it here, so that no other request finds it."""
         call = self._take(meaning)
         if call is None and self._read[meaning]:
             lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -86,11 +87,11 @@ class LostCalls:
         return call
 
     def begin(self, meaning: bytes) -> None:
-        """Note that a request of this meaning is read."""
+        """Note that the call of a request of this meaning is being read by its client."""
         self._read[meaning] += 1
 
     def end(self, meaning: bytes, call: Call, *, lost: bool) -> None:
-        """Note that a request is read no more; its call is kept if its client was `lost`."""
+        """Note that the client of a request no longer reads its call; the call is kept if the client was `lost`."""
         self._read[meaning] -= 1
         if not self._read[meaning]:
             del self._read[meaning]
@@ -102,7 +103,7 @@ class LostCalls:
                 waiting.set_result(None)
 
     def forget(self, stream: Stream) -> None:
-        """Forget the call of a stream, which is no longer kept."""
+        """Forget the call of a stream that is no longer kept."""
         meaning = self._meanings.pop(stream.id, None)
         if meaning is not None:
             self._put(meaning, [one for one in self._lost[meaning] if one[0].stream is not stream])
@@ -123,6 +124,6 @@ class LostCalls:
 
 
 def _can_be_read(stream: Stream) -> bool:
-    """Return whether a stream is there from its start, and runs or is complete."""
+    """Return whether a stream is held from its start, and is running or complete."""
     outcome = stream.outcome
     return not stream.log.start and (outcome is None or outcome.reason == COMPLETE.reason)

@@ -1,12 +1,12 @@
 """Upstream calls that several requests share: which requests share one, how it is found, and how it begins.
 
-Requests share a call if they have the same `Idempotency-Key`, or, if that is configured, the same content, or, on a
-configured route with `share = "url"`, the same URL. A call is registered as soon as its request has been read, so that
-two simultaneous requests make one call. By content and by URL a call is found while it runs; by key also afterwards,
-while its stream is kept, if that is complete or was cancelled: a call that failed, or that was closed because all
-clients had left, is made again.
+Requests share a call if they have the same `Idempotency-Key`; or the same content, with `generations.share = "body"`;
+or the same URL, on a configured route with `share = "url"`. A call is registered as soon as its request has been read,
+so that two simultaneous requests make one call. By content and by URL a call is found while it runs; by key also
+afterwards, while its stream is kept, if it is complete or was cancelled. A call that failed, or was closed because all
+clients had disconnected, is made again.
 
-Knows nothing of responses. Nothing here waits between looking for a call and adding it, so none of it needs a lock.
+Knows nothing of responses to clients. Nothing here waits between finding a call and adding one: no lock is needed.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import InternalError, KeyReused, Overloaded, ProxyError, RateLimited, UpstreamError
 from proxy.wire.http import Head
 
-ASKING = "asking"  # name of the hold for clients that wait for the call's response head, and don't follow yet
-_AT_ONCE = OnDisconnect(0)
+AWAITING_HEAD = "awaiting_head"  # the hold of clients that wait for the head of the response, and don't follow yet
+_CLOSE_AT_ONCE = OnDisconnect(0)
 
 
 Ask = Callable[[], Awaitable[Exchange]]
@@ -37,12 +37,12 @@ IsStream = Callable[[Exchange], Awaitable[bool]]
 
 
 class Identity(NamedTuple):
-    """By what requests share a call: a name, and a digest of their content, which must be equal under one name."""
+    """What makes requests share a call: an equal name, under which the digest of their content must be equal, too."""
 
     name: tuple[bytes, str, str | bytes]
     asked: bytes
     lasting: bool = False  # the call is found after its end, too
-    endless: bool = False  # its stream is an event source, which a later call resumes
+    endless: bool = False  # its stream has no end of its own: a later call resumes it
 
 
 def by_key(caller: bytes, route: str, key: str, target: bytes, body: bytes, *, streamed: bool = False) -> Identity:
@@ -75,7 +75,7 @@ def digest(parts: Iterable[bytes]) -> bytes:
 
 
 class Call:
-    """One upstream call that several requests share, and the stream of its response; a client may leave it."""
+    """One upstream call that several requests may share, and the stream of its response. It may outlive its clients."""
 
     __slots__ = ("_hub", "attachable", "identity", "opening", "promised", "writer")
     opening: asyncio.Task[Head]
@@ -85,7 +85,7 @@ class Call:
         self._hub = hub
         self.writer = writer
         self.identity = identity
-        self.attachable = False  # a retry of a client that is lost may read it, also after its end
+        self.attachable = False  # a retry may read it if its client is lost, also after its end
         self.promised = False  # a client was sent the stream's id (202), and will fetch the response by it
 
     @property
@@ -94,34 +94,34 @@ class Call:
 
     @property
     def lasting(self) -> bool:
-        """Whether it is found after its end, too."""
+        """Return whether it is found after its end, too."""
         return self.identity is not None and self.identity.lasting
 
     def begin(self, ask: Ask, is_stream: IsStream) -> None:
-        """Make the call, in a task of its own."""
+        """Begin the call, in a task of its own."""
         self.opening = self.writer.opening = asyncio.create_task(self._open(ask, is_stream))
         self.opening.add_done_callback(_retrieve_error)
 
     async def answered(self) -> Head:
-        """Wait for the head of the response. A waiting client holds the call until it has had its chance to follow.
+        """Wait for the head of the response. The call is held open until the waiting client can have begun to follow.
 
         Raises: UpstreamError; Cancelled, if the stream was cancelled before; Overloaded, if the proxy ended it.
         """
         stream = self.stream
-        stream.hold(ASKING)
+        stream.hold(AWAITING_HEAD)
         try:
             head = await asyncio.shield(self.opening)
         except BaseException as error:
-            stream.release(ASKING)
+            stream.release(AWAITING_HEAD)
             ending = stream.log.ending
             if isinstance(error, asyncio.CancelledError) and self.opening.cancelled() and ending is not None:
                 raise ending.as_error() from None
             raise
-        asyncio.get_running_loop().call_soon(stream.release, ASKING)
+        asyncio.get_running_loop().call_soon(stream.release, AWAITING_HEAD)
         return head
 
     async def _open(self, ask: Ask, is_stream: IsStream) -> Head:
-        """Open the exchange and have the writer take its body. Raises: ProxyError, with which the stream has ended."""
+        """Open the exchange and have the writer take its body. Raises: the ProxyError that has ended the stream."""
         try:
             return await self._opened(ask, is_stream)
         except (UpstreamError, RateLimited, Overloaded) as error:
@@ -154,11 +154,11 @@ class Call:
         return head
 
     def _keep(self, exchange: Exchange, head: Head) -> None:
-        """Put a response that is no event stream into the log, for the clients that wait for it.
+        """Put a response that is not an event stream into the log, for the clients that wait for it.
 
-        It is kept after its end if it is `promised`, or a success that retries may read. Later requests don't
-        find an error response: a retry makes a new call. Followers that are attached already expected a stream; they
-        are ended with `refused`.
+        It is kept after its end if it is `promised`, or a success that retries may read. Later requests don't find an
+        error response: a retry makes a new call. Followers that are already attached expect a stream; they are ended
+        with the error.
         """
         stream, refused = self.stream, refusal(head)
         stream.dismiss(refused)
@@ -169,8 +169,8 @@ class Call:
                 exchange.close()
                 self.writer.stop(CLIENT_GONE)
                 return
-            if not good or self.identity is None:  # found by nobody who comes later, who would be waited for
-                self.writer.on_disconnect = _AT_ONCE
+            if not good or self.identity is None:  # no later request finds it, so there is nobody to wait for
+                self.writer.on_disconnect = _CLOSE_AT_ONCE
         self.writer.keep(exchange, COMPLETE if good else refused._replace(clean=True))
 
 
@@ -192,7 +192,7 @@ class Calls:
         return call
 
     def before(self, identity: Identity) -> Stream | None:
-        """Return the last event stream of an endless call that has ended, while it is kept."""
+        """Return the stream of the last endless call with this identity, if it has ended and is kept."""
         return self._before.get(identity.name)
 
     def add(self, call: Call) -> None:
@@ -233,9 +233,9 @@ class Calls:
 
 
 def _retrieve_error(opening: asyncio.Task[Head]) -> None:
-    """Mark a failure as retrieved, so that asyncio does not log it: the stream's ending has it.
+    """Mark a failure as retrieved, so that asyncio does not log it: the stream's ending states it.
 
-    By `result`, not `exception`: only then does the task let go of the traceback, in which the call itself is.
+    By `result`, not `exception`: only then does the task drop the traceback, which refers to the call.
     """
     try:
         opening.result()
@@ -243,5 +243,5 @@ def _retrieve_error(opening: asyncio.Task[Head]) -> None:
         pass
     except ProxyError as error:
         error.drop_traceback()
-    except Exception:  # noqa: S110  (it was logged where it was met)
+    except Exception:  # noqa: S110  (`_open` has logged it)
         pass

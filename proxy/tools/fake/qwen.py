@@ -1,83 +1,61 @@
-"""A fake of Alibaba's Qwen API, faithful to its bytes, which can also misbehave on request.
+"""A fake of Alibaba's Qwen API: it sends what the API sends, byte for byte, and on request it misbehaves.
 
-Every answer is a line of `Step`s: wait, head, part, end. A fault rewrites that line; a `Connection` performs it.
-So faults know nothing of sockets, and the connection nothing of faults or of Qwen.
+Every answer is a sequence of steps (module `steps`): a wait, the head, the parts of the body, the end. A fault rewrites
+the sequence; a `Connection` performs it. So faults know nothing of sockets, and connections nothing of faults or Qwen.
 
-A request chooses its faults by the header `Fake-Fault: name; after=N; seconds=S` (several: separated by commas,
-applied in that order) or by its model, `MODEL+name,after=N+name` (the answer then names MODEL alone).
-`faults.FAULTS` lists them.
+A request chooses its faults in the header `Fake-Fault: NAME; after=N; seconds=S` (several are separated by commas, and
+applied in that order), or in its model: `MODEL+NAME,after=N+NAME`, where the answer then has MODEL as its model.
+`streamtee faults` lists them.
 """
 
 import asyncio
 import re
-import socket
-import struct
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from http import HTTPStatus
 from random import Random
 from time import time
 from typing import Any, ClassVar, NamedTuple, cast
 from uuid import UUID
 
-import httptools
 import orjson
 
 from proxy.tools.fake import ticker as fake_ticker
 from proxy.tools.fake.api import Api
 from proxy.tools.fake.chat import CHAT, read_chat
-from proxy.tools.fake.faults import (
-    OF_ASK,
-    OF_STEPS,
-    SSE,
-    BadFault,
-    Case,
-    Close,
-    End,
-    Framing,
-    Hang,
-    Head,
-    Named,
-    Part,
-    Raw,
-    Reset,
-    State,
-    Steps,
-    Wait,
-    applied,
-    head,
-    named_faults,
-    refusal_steps,
-    whole,
-)
+from proxy.tools.fake.chosen_faults import ChosenFault, applied, chosen_faults
+from proxy.tools.fake.connection import Connection, Received
+from proxy.tools.fake.faults import OF_ASK, OF_STEPS, BadFault
 from proxy.tools.fake.messages import MESSAGES, count_tokens, read_messages
 from proxy.tools.fake.native import NATIVE, read_app, read_native
-from proxy.tools.fake.realtime import PREFIX, FakeSocket
+from proxy.tools.fake.realtime import FakeSocket
 from proxy.tools.fake.refusals import BAD_KEY, Refused, invalid
 from proxy.tools.fake.responses import RESPONSES, read_responses
+from proxy.tools.fake.steps import SSE, Case, End, Part, Steps, Wait, head, refusal_steps, whole
 from proxy.tools.fake.text import Ask, Stamp
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast the fake speaks. All times in seconds."""
+    """How fast the fake answers. All times in seconds."""
 
     FAST: ClassVar["Pace"]
     REAL: ClassVar["Pace"]
 
     first_token_s: float = 0.0
-    """Median of the time to the head and first frame; lognormal."""
+    """Median of the time to the head and the first frame, which is distributed lognormally."""
     first_token_sigma: float = 0.8
     interval_s: float = 0.0
-    """Mean time between frames; uniform within `jitter` of it."""
+    """Mean time between two frames."""
     jitter: float = 0.4
+    """The time between two frames is `interval_s` plus or minus at most this share of it."""
     tokens_per_frame: int = 5
     burst_chance: float = 0.0
-    """Chance that a frame is held back and sent in one write with the next one or two."""
+    """Probability that a frame is held back and sent in one write with the next one or two."""
     stall_chance: float = 0.0
+    """Probability that there are `stall_s` more before a frame."""
     stall_s: float = 0.0
 
     def first_s(self, random: Random) -> float:
@@ -96,44 +74,11 @@ FAST = Pace.FAST = Pace()
 REAL = Pace.REAL = Pace(first_token_s=0.4, interval_s=0.1, burst_chance=0.04)
 
 
-@dataclass(eq=False)
-class Received:
-    """One request and what became of its answer."""
-
-    method: str
-    target: str
-    """Path and query as they came."""
-    headers: list[tuple[bytes, bytes]]
-    """Names and values as they came, in order."""
-    body: bytes
-    keep_alive: bool = True
-    chunked: bool = True
-    """Whether the client understands chunked answers (HTTP/1.1)."""
-    sent: bytearray = field(default_factory=bytearray)
-    """The answer's body bytes written so far, before chunk framing."""
-    state: State = "open"
-    """complete: its proper end was written. client_gone: the client left before. cut: a fault or `stop` ended it."""
-    closed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def path(self) -> str:
-        return self.target.partition("?")[0]
-
-    def header(self, name: str) -> str:
-        """Return the first value of a header, or the empty string; `name` in lower case."""
-        wanted = name.encode()
-        found = (value for key, value in self.headers if key.lower() == wanted)
-        return next(found, b"").decode("latin-1")
-
-    def leave_open(self, state: State) -> None:
-        """Take the final state; only the first call counts."""
-        if self.state == "open":
-            self.state = state
-            self.closed.set()
-
-
 class Route(NamedTuple):
-    """Where answers are generated, and how a request there is read: path, body, seed, whether SSE was asked for."""
+    """A path where answers are generated.
+
+    `read` reads a request there: from its path, its body, the seed, and whether its headers ask for SSE.
+    """
 
     path: re.Pattern[str]
     api: Api
@@ -175,7 +120,7 @@ PREFIXES: dict[str, Api] = {
     "/api/v2/": CHAT,
     "/apps/anthropic/": MESSAGES,
 }
-"""Where requests are answered with what they are, and refused, where no answer is generated."""
+"""Other paths, and the API of their errors: requests there are answered with a description of themselves."""
 MODELS = ("qwen-max", "qwen-plus", "qwen-turbo", "qwen3-max", "qwen3-vl-plus", "qwq-plus", "qvq-max")
 
 
@@ -185,7 +130,7 @@ def _route(received: Received) -> Route | None:
     return next((route for route in ROUTES if route.path.fullmatch(received.path)), None)
 
 
-def _plain(case: Case, received: Received) -> Steps:
+def _other_steps(case: Case, received: Received) -> Steps:
     if received.path == fake_ticker.PATH and received.method in ("GET", "POST"):
         return fake_ticker.ticks(case, received.target, received.header("last-event-id"))
     if (received.method, received.path) == ("GET", "/compatible-mode/v1/models"):
@@ -226,188 +171,17 @@ def _read(route: Route, path: str, body: Mapping[str, Any], seed: int, sse: bool
         raise Refused(invalid(f"the request is malformed: {error!r}")) from error
 
 
-_BODIES: dict[Framing, Callable[[bytes], bytes]] = {
-    "chunked": lambda body: b"%x\r\n%b\r\n" % (len(body), body) if body else b"",
-    "length": lambda body: body,
-    "close": lambda body: body,
-    "none": lambda body: b"",
-}
-_ENDS: dict[Framing, bytes] = {"chunked": b"0\r\n\r\n"}
-_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-
-
-class Connection(asyncio.Protocol):
-    """One client connection: parses requests, performs the steps of their answers, one after another."""
-
-    _transport: asyncio.Transport
-    _task: asyncio.Task[None]
-
-    def __init__(self, fake: "FakeQwen") -> None:
-        self._fake = fake
-        self._parser = httptools.HttpRequestParser(self)
-        self._inbox: asyncio.Queue[Received] = asyncio.Queue()
-        self._received: list[Received] = []
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self._held_wire, self._held_body = bytearray(), bytearray()
-        self._framing: Framing = "length"
-        self._socket: FakeSocket | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Both loops set TCP_NODELAY on accepted connections: a write is a segment.
-        self._transport = cast(asyncio.Transport, transport)
-        self._task = asyncio.get_running_loop().create_task(self._serve())
-        self._fake.connections.add(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._fake.connections.discard(self)
-        if self._socket is not None:
-            self._socket.lost()
-        self._abandon("client_gone")
-
-    def pause_writing(self) -> None:
-        (self._writable if self._socket is None else self._socket.writable).clear()
-
-    def resume_writing(self) -> None:
-        (self._writable if self._socket is None else self._socket.writable).set()
-
-    def data_received(self, data: bytes) -> None:
-        if self._socket is not None:
-            self._socket.feed(data)
-            return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:  # the request is complete
-            if self._socket is not None:
-                self._socket.feed(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self._transport.write(_BAD_REQUEST)
-            self._transport.close()
-
-    def on_message_begin(self) -> None:
-        self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._body = bytearray()
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        if any(name.lower() == b"expect" for name, _ in self._headers):
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-
-    def on_message_complete(self) -> None:
-        received = Received(
-            self._parser.get_method().decode(),
-            self._target.decode("latin-1"),
-            self._headers,
-            bytes(self._body),
-            keep_alive=self._parser.should_keep_alive(),
-            chunked=self._parser.get_http_version() != "1.0",
-        )
-        self._received = [*(one for one in self._received if one.state == "open"), received]
-        self._fake.admit(received)
-        if self._parser.should_upgrade() and received.path.startswith(PREFIX):
-            headers = {name.decode().lower(): value.decode("latin-1") for name, value in received.headers}
-            self._socket = FakeSocket(self._transport, received.target, headers)
-            self._fake.sockets.append(self._socket)
-        else:  # answered as if it had not asked to switch protocols
-            self._inbox.put_nowait(received)
-
-    def cut(self) -> asyncio.Task[None]:
-        """Abort at once; return the task to wait for until nothing runs any more."""
-        self._abandon("cut")
-        self._transport.abort()
-        return self._task
-
-    def _abandon(self, state: State) -> None:
-        self._task.cancel()
-        for received in self._received:
-            received.leave_open(state)
-
-    async def _serve(self) -> None:
-        while not self._transport.is_closing():
-            received = await self._inbox.get()
-            try:
-                await self._perform(received, self._fake.plan(received))
-            except Exception:
-                self.cut()
-                raise
-
-    async def _perform(self, received: Received, steps: Steps) -> None:
-        for step in steps:
-            match step:
-                case Head():
-                    self._held_wire += self._head_wire(received, step)
-                case Part(body, held):
-                    wire = _BODIES[self._framing](body)
-                    await self._write(received, wire, body if wire else b"", held)
-                case Raw(wire, body):
-                    await self._write(received, wire, body)
-                case Wait(seconds):
-                    await self._write(received)
-                    await asyncio.sleep(seconds)
-                case Hang():
-                    await self._write(received)
-                    await asyncio.Event().wait()
-                case End() | Close() | Reset():
-                    await self._finish(received, step)
-                    return
-
-    def _head_wire(self, received: Received, head: Head) -> bytes:
-        framing = "close" if head.framing == "chunked" and not received.chunked else head.framing
-        received.keep_alive = received.keep_alive and framing != "close"
-        self._framing = framing if received.method != "HEAD" else "none"
-        rows = (
-            (framing == "chunked", "transfer-encoding", "chunked"),
-            (framing == "length", "content-length", f"{head.length}"),
-            (not received.keep_alive, "connection", "close"),
-        )
-        headers = (*head.headers, *((name, value) for present, name, value in rows if present))
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        return f"HTTP/1.1 {head.status} {HTTPStatus(head.status).phrase}\r\n{lines}\r\n".encode("latin-1")
-
-    async def _write(self, received: Received, wire: bytes = b"", body: bytes = b"", held: bool = False) -> None:
-        self._held_wire += wire
-        self._held_body += body
-        if held or not self._held_wire:
-            return
-        self._transport.write(bytes(self._held_wire))
-        received.sent += self._held_body
-        self._held_wire, self._held_body = bytearray(), bytearray()
-        # One turn of the loop, so that the next write is a segment of its own and other streams have theirs.
-        await asyncio.sleep(0)
-        await self._writable.wait()
-
-    async def _finish(self, received: Received, step: End | Close | Reset) -> None:
-        await self._write(received, _ENDS.get(self._framing, b"") if isinstance(step, End) else b"")
-        received.leave_open(step.state if isinstance(step, End) else "cut")
-        if isinstance(step, Reset):
-            # Lingering for no time makes the kernel send RST instead of FIN.
-            linger = struct.pack("ii", 1, 0)
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            self._transport.abort()
-        elif isinstance(step, Close) or not received.keep_alive:
-            self._transport.close()
-
-
 class FakeQwen:
-    """The fake service: start it, point a base URL at `url`, read `requests` afterwards."""
+    """The fake server: `start` it, use `url` as the base URL of a client, and look at `requests` afterwards."""
 
     def __init__(
         self, *, pace: Pace = FAST, seed: int = 0, require_key: bool = False, history: int | None = None
     ) -> None:
-        """`history` bounds how many requests are kept; None keeps all."""
+        """`history` is how many requests are kept at most; None keeps all."""
         self.url = ""
         self.requests: list[Received] = []
         self.sockets: list[FakeSocket] = []
-        """The WebSockets that were asked for, oldest first."""
+        """The WebSockets of all handshakes, oldest first."""
         self.connections: set[Connection] = set()
         self._pace, self._seed, self._require_key = pace, seed, require_key
         self._random = Random(seed)
@@ -417,32 +191,32 @@ class FakeQwen:
         self._arrival = asyncio.Event()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen; port 0 takes a free one. `url` is the root of all routes."""
+        """Listen; port 0 takes a free port. `url` is the URL of the root path."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024)
         self.url = f"http://{host}:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:
-        """Stop listening and abort what is open, at once."""
+        """Stop listening, and abort all connections, at once."""
         self._server.close()
         if tasks := [connection.cut() for connection in self.connections]:
             await asyncio.wait(tasks)
         await self._server.wait_closed()
 
     async def wait_closed(self, index: int = -1) -> Received:
-        """Return that request once it has arrived and its answer is no longer open."""
+        """Wait until the request at this index of `requests` has arrived and its answer has ended, and return it."""
         await self.wait_requests(index + 1 if index >= 0 else -index)
         received = self.requests[index]
         await received.closed.wait()
         return received
 
     async def wait_requests(self, count: int) -> None:
-        """Return once so many requests have arrived in all."""
+        """Wait until that many requests have arrived in all."""
         while self._arrived < count:
             await self._arrival.wait()
 
     def admit(self, received: Received) -> None:
-        """Record a request, and wake who waits for it."""
+        """Record a request that has arrived."""
         self.requests.append(received)
         if self._history is not None and len(self.requests) > self._history:
             del self.requests[0]
@@ -460,19 +234,19 @@ class FakeQwen:
         if self._require_key and not key:
             return refusal_steps(case, BAD_KEY, in_stream=False)
         try:
-            return self._planned(received, route, case)
+            return self._steps(received, route, case)
         except BadFault as error:
             return refusal_steps(case, invalid(str(error)), in_stream=False)
 
-    def _planned(self, received: Received, route: Route | None, case: Case) -> Steps:
-        named = self._due(named_faults(received.header("fake-fault"), ",", ";"))
+    def _steps(self, received: Received, route: Route | None, case: Case) -> Steps:
+        named = self._due(chosen_faults(received.header("fake-fault"), ",", ";"))
         if route is None:
-            return cast(Steps, applied(_plain(case, received), OF_STEPS, named, case))
+            return cast(Steps, applied(_other_steps(case, received), OF_STEPS, named, case))
         sse = received.header("x-dashscope-sse") == "enable" or "text/event-stream" in received.header("accept")
         try:
             body = _body(received)
             model, _, suffix = str(body.get("model") or "").partition("+")
-            named += self._due(named_faults(suffix, "+", ","))
+            named += self._due(chosen_faults(suffix, "+", ","))
             case = replace(case, model=model, stream=sse if case.api.native else bool(body.get("stream")))
             ask = _read(route, received.path, {**body, "model": model}, self._seed, sse)
             steps = self._answer(applied(ask, OF_ASK, named, case), case)
@@ -481,7 +255,7 @@ class FakeQwen:
             steps = refusal_steps(case, refused.refusal, in_stream=in_stream)
         return cast(Steps, applied(steps, OF_STEPS, named, case))
 
-    def _due(self, named: Iterable[Named]) -> list[Named]:
+    def _due(self, named: Iterable[ChosenFault]) -> list[ChosenFault]:
         """Return the faults whose `times` are not used up."""
         due = []
         for one in named:
@@ -508,5 +282,5 @@ class FakeQwen:
             if number and not held and frame is not last:
                 yield Wait(self._pace.gap_s(self._random))
             held = held - 1 if held else self._pace.held_frames(self._random)
-            # The last frame and the end of the body are one write.
+            # The last frame and the end of the body are sent in one write.
             yield Part(frame, held=held > 0 or frame is last)

@@ -1,10 +1,10 @@
-"""The ways in which the service says no, as Alibaba's error code page lists them. Each API has its own spelling."""
+"""The errors with which the service refuses requests, as Alibaba's error code page lists them, for all APIs."""
 
 from typing import NamedTuple
 
 
 class Refusal(NamedTuple):
-    """One way the service says no: HTTP status, the code in each dialect, the compatible mode's type, the message."""
+    """One error of the service: HTTP status, the code in each API, the compatible mode's type, and the message."""
 
     status: int
     code: str
@@ -12,7 +12,7 @@ class Refusal(NamedTuple):
     type: str
     message: str
     gateway: bool = False
-    """Refused before the engine was asked: other key order, no id (recorded for 401)."""
+    """Whether the gateway refuses, not the engine: the keys have another order, there is no id (recorded for 401)."""
 
     def says(self, model: str) -> str:
         """Return the message to a request for a model."""
@@ -20,11 +20,11 @@ class Refusal(NamedTuple):
 
 
 def invalid(message: str) -> Refusal:
-    """Return the refusal of a request that is wrong in itself."""
+    """Return the error of an invalid request."""
     return Refusal(400, "invalid_parameter_error", "InvalidParameter", "invalid_request_error", message)
 
 
-# Alibaba's error code page; the first row of a status is its default.
+# The first row of a status is its default.
 REFUSALS = (
     invalid("<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 129024]"),
     Refusal(400, "data_inspection_failed", "DataInspectionFailed", "data_inspection_failed",
@@ -76,7 +76,7 @@ OUTPUT_INSPECTION = Refusal(400, "data_inspection_failed", "DataInspectionFailed
 
 
 class Refused(Exception):
-    """The request is one the service refuses; carries why."""
+    """The service refuses the request; `refusal` is the error."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.message)
@@ -84,7 +84,7 @@ class Refused(Exception):
 
 
 def find_refusal(status: int, code: str) -> Refusal | None:
-    """Return the first row with that status and that code of either dialect; 0 and "" stand for any."""
+    """Return the first row with that status, and that code in either API; 0 and "" stand for any."""
     for row in REFUSALS:
         if status in (0, row.status) and code in ("", row.code, row.native_code):
             return row

@@ -1,11 +1,12 @@
-"""What the fake Qwen says, whatever the API it is asked by: no I/O and no clock.
+"""The text that the fake Qwen answers with, whatever the API of the request: no I/O and no clock.
 
-An `Ask` is a request read down to what shapes its answer; a `Choice` is the text of one choice of that answer. The
-modules of the APIs read requests into an Ask, and render its choices as frames or whole. Key orders, null-or-absent
-and the oddities of the tool calls are those of recorded streams; what no recording shows is marked "not recorded".
+An `Ask` holds the parameters of a request that shape its answer; a `Choice` is the text of one choice of that answer.
+The modules of the APIs read requests into an Ask, and write its choices as frames or as one document. The order of
+keys, which values are null and which are absent, and the oddities of tool calls are those of recorded streams; what no
+recording shows is marked "not recorded".
 
-Laws: equal (seed, model, messages) give equal text, whatever the pace, the dialect's options or the way it is
-asked for; joined frames say the same as the whole answer.
+Laws: equal (seed, model, messages) give equal text, whatever the pace, the API and its options; the frames joined hold
+the same text as the one document.
 """
 
 import json
@@ -60,7 +61,7 @@ NO_MODEL = invalid("you must provide a model parameter")
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What marks one exchange in every frame: the request's UUID and the second of its creation (Unix time)."""
+    """What identifies the answer in each of its frames: the request's UUID, and the Unix time in seconds."""
 
     request_id: str
     created: int
@@ -72,25 +73,25 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request read down to what shapes its answer, and nothing else of it."""
+    """The parameters of a request that shape its answer, and nothing else of it."""
 
     kind: str
-    """Shape of the answer: chat, message, text or app."""
+    """Form of the answer: chat, message, text or app."""
     model: str
     origin: str
-    """Digest of seed, model and messages: all text comes from it."""
+    """Digest of seed, model and messages: the seed of all random choices of text."""
     prompt_tokens: int
     stream: bool
     thinking: bool = False
     thinking_budget: int = 0
-    """Tokens of reasoning; 0 for a length of the model's own."""
+    """Tokens of reasoning; 0: a random number."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """The functions to call, in order of the calls; empty when the answer is text."""
     declares_tools: bool = False
     search: bool = False
     n: int = 1
     max_tokens: int = 0
-    """Tokens of content, exactly; 0 for a length of the model's own."""
+    """Exactly so many tokens of content; 0: a random number."""
     include_usage: bool = False
     incremental: bool = True
     in_parts: bool = False
@@ -102,9 +103,9 @@ class Ask:
     huge_bytes: int = 0
     huge_after: int = 0
     mcp: bool = False
-    """The answer begins with a call of an MCP server's tool. Only of responses, as are the next two."""
+    """The answer begins with a call of an MCP server's tool. Only in the Responses API, as with the next two."""
     spaced: bool = False
-    """Framed as OpenAI frames it."""
+    """Frames are written as OpenAI writes them."""
     sparse: bool = False
     """Deltas don't name their item and part."""
 
@@ -121,7 +122,7 @@ def origin_of(seed: int, model: str, messages: object) -> dict[str, Any]:
 
 
 def functions_of(options: Mapping[str, Any], messages: list[Any]) -> tuple[Mapping[str, Any], ...]:
-    """The functions an answer calls: one, or two with parallel_tool_calls; none once a tool has answered."""
+    """Return the functions that an answer calls: one, or two with parallel_tool_calls; none after a tool's result."""
     functions = [tool["function"] for tool in options.get("tools") or () if tool["function"]["name"]]
     choice = options.get("tool_choice")
     answered = bool(messages) and messages[-1].get("role") == "tool"
@@ -151,7 +152,7 @@ def check_thinking(ask: Ask) -> None:
 
 
 class Piece(NamedTuple):
-    """What one frame adds: its text, and how many tokens that is."""
+    """What one frame adds: its text, and the number of its tokens."""
 
     text: str
     tokens: int
@@ -203,7 +204,7 @@ def _pieces(words: Iterable[str], sizes: Iterable[int]) -> Iterator[Piece]:
 
 
 def _sizes(typical: int, random: Random) -> Iterator[int]:
-    """Tokens per frame: recorded answers begin with two or three tiny frames, then blocks about one size."""
+    """Yield the tokens of each frame: recorded answers begin with two or three tiny frames, then have equal ones."""
     yield from (1, 1, 2)
     while True:
         yield random.randint(max(1, typical - 1), typical + 1)
@@ -235,7 +236,7 @@ def _arguments(function: Mapping[str, Any], random: Random) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What one choice of an answer says; every reading of it gives the same."""
+    """The text of one choice of an answer; the same each time it is read."""
 
     ask: Ask
     index: int
@@ -255,7 +256,10 @@ class Choice:
         return self._sized(words, "reasoning sizes")
 
     def content(self, frames_before: int = 0) -> Iterator[Piece]:
-        """Yield the content's pieces, endless if so asked; `frames_before` places the huge one."""
+        """Yield the content's pieces, without end if the request asks for that.
+
+        `frames_before`: the frames that come before the content, which count for the place of the huge one.
+        """
         ask, random = self.ask, self._random("content")
         if ask.tools:
             return
@@ -289,13 +293,13 @@ class Choice:
 
 @dataclass(slots=True)
 class Spent:
-    """Tokens given out so far, all choices together."""
+    """Tokens sent so far, all choices together."""
 
     reasoning: int = 0
     output: int = 0
 
     def count(self, pieces: Iterable[Piece], *, reasoning: bool = False) -> Iterator[Piece]:
-        """Yield the pieces on, each counted as it passes."""
+        """Yield the pieces, and count the tokens of each."""
         for piece in pieces:
             self.output += piece.tokens
             self.reasoning += piece.tokens if reasoning else 0

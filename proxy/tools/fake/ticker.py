@@ -1,7 +1,7 @@
-"""The fake's event stream without an end, GET or POST /events: prices, each tick with an id of its own.
+"""An event stream without an end, at GET or POST /events: prices, each tick with an id of its own.
 
-Ticks fall at fixed times, whoever listens; so a client that resumes with Last-Event-ID is sent what it missed.
-Nothing of Qwen is in it: it stands for an event server of the user's own.
+The number of a tick follows from the time, so a client that resumes with Last-Event-ID is sent the ticks it missed.
+It has nothing to do with Qwen: it stands for an event server of a user of the proxy.
 """
 
 from time import time
@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
-from proxy.tools.fake.faults import Case, Head, Part, Steps, Wait
+from proxy.tools.fake.steps import Case, Head, Part, Steps, Wait
 
 PATH = "/events"
 _EVERY_MS = 1000

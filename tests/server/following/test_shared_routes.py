@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.server.generations.shared_calls import ASKING
+from proxy.server.generations.shared_calls import AWAITING_HEAD
 from tests.event_loops import GUARD_S, until
 from tests.event_streams import stamped
 from tests.http_client import request, zipped
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("hasty")
 
 async def asking(tee: Tee, count: int) -> None:
     """Wait until so many clients wait for an answer."""
-    await until(lambda: sum(stream.holds.get(ASKING, 0) for stream in tee.proxy.hub) == count)
+    await until(lambda: sum(stream.holds.get(AWAITING_HEAD, 0) for stream in tee.proxy.hub) == count)
 
 
 # Joining

@@ -214,7 +214,7 @@ async def accepted(proxy: Proxy, key: str) -> web.StreamResponse:
         "POST", CHAT, headers={**asked, "Content-Length": "1"}, payload=payload, protocol=protocol
     )
     route = Route("chat", "/v1/", "/compatible-mode/v1/", dialects.CHAT)
-    response = await proxy.generations.generate(route, request, Caller(b"somebody"))
+    response = await proxy.route_table.generations.generate(route, request, Caller(b"somebody"))
     assert response.status == 202
     return response
 

@@ -22,10 +22,13 @@ import pytest
 import uvloop
 
 from proxy.tools.fake.chat import ChatAnswer, read_chat
-from proxy.tools.fake.faults import FAULTS, Part, Wait, fault_options
+from proxy.tools.fake.chosen_faults import fault_options
+from proxy.tools.fake.connection import Connection, Received
+from proxy.tools.fake.faults import FAULTS
 from proxy.tools.fake.native import NativeAnswer, read_native
-from proxy.tools.fake.qwen import Connection, FakeQwen, Pace, Received
+from proxy.tools.fake.qwen import FakeQwen, Pace
 from proxy.tools.fake.refusals import REFUSALS, Refusal
+from proxy.tools.fake.steps import Part, Wait
 from proxy.tools.fake.text import Stamp
 
 SAMPLES = Path(os.environ.get("STREAMTEE_SAMPLES") or Path(__file__).parents[2].parent / "shared/samples")

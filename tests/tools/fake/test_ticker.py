@@ -7,7 +7,7 @@ import pytest
 
 from proxy.tools.fake import ticker as fake_ticker
 from proxy.tools.fake.chat import CHAT
-from proxy.tools.fake.faults import Case, Head, Part, Wait
+from proxy.tools.fake.steps import Case, Head, Part, Wait
 from proxy.tools.fake.text import Stamp
 from tests.http_client import Client, request
 from tests.proxy_under_test import faked

@@ -1,0 +1,349 @@
+"""One connection of a client: from one request to the next, what the client sends, and what it does not send in time.
+
+aiohttp's RequestHandler parses requests and calls their handlers. Added here: the time-outs of clients
+(`client_connections` has the timer), requests that wait for their turns, and clients that close within a request.
+"""
+
+import asyncio
+import re
+import select
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any, Protocol
+
+from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestHandler
+
+from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.response import RESPONSE, Written, reset
+from proxy.downstream.unsent import unsent_in_kernel
+from proxy.stream.turns import Turns
+from proxy.wire.errors import Overloaded, ProxyError, RequestTimeout
+
+ERROR_TO_SEND = web.RequestKey("error", ProxyError)  # on a request: the error to respond with, whatever its path
+UNPARSED = "UNKNOWN"  # the method of the request that aiohttp creates for one that it could not parse
+LINGERING_S = 2.0  # a connection is still read for so long after an error response
+_RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # successive waits for a reset, for round trips of any length
+_CLOSE = re.compile(rb" http/1\.0\r\n|\nconnection:[^\n]*\bclose\b")  # the request is the last one of its connection
+
+
+class Port(Protocol):
+    """What a connection needs of the listener of its port."""
+
+    clients: ClientConnections
+    turns: Turns
+    urgent: bytes
+    is_admin: bool
+
+    def may_begin(self, now: float) -> bool:
+        """Count a request, and return whether it may begin at once; if not, it must wait for its turn."""
+
+    def has_begun(self) -> None:
+        """Note that a request which waited has begun."""
+
+    def refuse_unparsable(
+        self, request: web.BaseRequest, beginning: bytes, error: HttpProcessingError
+    ) -> web.StreamResponse:
+        """Respond to a request that could not be parsed."""
+
+    def error_bytes(self, beginning: bytes, error: ProxyError) -> bytes:
+        """Return a whole error response, for a client of whose request no more than `beginning` has come."""
+
+
+class Connection(RequestHandler):
+    """One connection of a client, whose requests it passes to the handler one after another."""
+
+    __slots__ = (
+        "_answered",
+        "_closing",
+        "_head_began_at",
+        "_held",
+        "_held_bytes",
+        "_idle_since",
+        "_port",
+        "_queued_bytes",
+        "_received_at",
+        "_within_head",
+        "beginning",
+        "current",
+        "peer",
+        "taken_at",
+        "unsent_bytes",
+    )
+
+    peer: asyncio.Transport  # kept when aiohttp has set its own reference, `transport`, to None
+
+    def __init__(self, port: Port, server: web.Server, **options: Any) -> None:
+        """`port` and `server` are the same Listener, as this class and as aiohttp sees it."""
+        super().__init__(server, **options)
+        self._port = port
+        self.current: web.BaseRequest | None = (
+            None  # the request in progress: from the end of its head to that of its response
+        )
+        self.beginning = b""  # the first line of a request and a little more, until its head is parsed
+        self._held = b""  # bytes of a request that waits for its turn to begin
+        self._held_bytes = 0  # of the request's body, kept in memory
+        self._answered = False  # whether at least one request has been
+        self._within_head = False
+        self._head_began_at = self._received_at = self._idle_since = self.taken_at = monotonic()
+        self._closing = False  # whether it is about to be closed, after an error response or by `cut`
+        self.unsent_bytes = self._queued_bytes = 0
+
+    # From one request to the next
+
+    def connection_made(self, transport: Any) -> None:
+        self.peer = transport
+        super().connection_made(transport)
+        self._port.clients.arrived(self, admin=self._port.is_admin)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.release_body()
+        self._port.clients.gone(self)
+        if exc is not None:
+            exc.with_traceback(None)  # that of a failed write would keep the stream's frames in memory
+        super().connection_lost(exc)
+        self.current = None  # the request refers to this connection: else they would be a reference cycle
+
+    def begin(self, request: web.BaseRequest, *, was_parsed: bool) -> None:
+        """Note that the head of a request has come, and whether it could be parsed."""
+        if was_parsed:
+            self.beginning = b""
+        self.current = request
+        self._within_head = False
+        self._port.clients.idle.pop(self, None)
+        if self._messages:
+            self._fail_unparsable_body()
+
+    def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
+        """Note that a response has ended: aiohttp calls this after each."""
+        self.current = None
+        self._answered = True
+        self._idle_since = monotonic()
+        clients = self._port.clients
+        clients.idle[self] = None
+        if self._held_bytes:
+            self.release_body()
+        content = request.content
+        if not content.is_eof() and isinstance(content.exception(), RequestTimeout):
+            content.feed_eof()  # else aiohttp would wait for the rest
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """End a response. One that is already written needs nothing of aiohttp: that saves two coroutines a request."""
+        if type(resp) is not Written or self._upgraded:
+            return await super().finish_response(request, resp, start_time)
+        request._finish()
+        self.log_access(request, resp, start_time)
+        return resp, False
+
+    def hold_body(self, size_bytes: int) -> None:
+        """Count bytes of the body that are kept in memory, until the response ends. Raises: RateLimited."""
+        self._port.clients.hold_body(size_bytes)
+        self._held_bytes += size_bytes
+
+    def release_body(self) -> None:
+        """Count the bytes of the body no longer as held."""
+        self._port.clients.body_bytes -= self._held_bytes
+        self._held_bytes = 0
+
+    # What the client sends
+
+    def data_received(self, data: bytes) -> None:
+        request = self.current
+        if request is not None:
+            if data:
+                self._received_at = monotonic()
+                if request.content.is_eof():
+                    self._head_began_at, self._within_head = self._received_at, True
+            super().data_received(data)
+            if self._messages and self.current is not None:
+                self._fail_unparsable_body()
+            return
+        if not data:  # aiohttp asks to parse the bytes it has kept: many requests came at once
+            self._port.turns.wait(self._parse_rest)
+            return
+        self._received_at = now = monotonic()
+        if not self._within_head:
+            self._head_began_at, self._within_head = now, True
+        if 10 not in self.beginning:  # an LF; the number takes a fifth of the time of b"\n"
+            self.beginning += data
+        if self._held or not (self._port.may_begin(now) or data.startswith(self._port.urgent)):
+            if not self._held:
+                self._port.turns.wait(self._parse_held)
+            self._held += data
+        else:
+            self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        """Pass a head, and the bytes that came with it, to aiohttp's parser.
+
+        A head with `Connection: close`, or of HTTP/1.0, is passed on its own. The parser treats bytes after such a message as an error,
+        and would then drop the message, too; RFC 9112 section 9.6 has those bytes ignored.
+        """
+        end = data.find(b"\r\n\r\n") + 4
+        if 4 <= end < len(data):
+            lower = data[:end].lower()
+            if (lower.find(b"close") >= 0 or lower.find(b" http/1.0") >= 0) and _CLOSE.search(lower):
+                super().data_received(data[:end])
+                data = data[end:]
+        super().data_received(data)
+
+    def _parse_held(self) -> None:
+        held, self._held = self._held, b""
+        self._parse(held)
+        self._port.has_begun()
+
+    def _parse_rest(self) -> None:
+        super().data_received(b"")
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Resume reading, if it was paused.
+
+        aiohttp calls this after each read of a body, paused or not, and would then parse no bytes again: twice a
+        request, 1.5 us each.
+        """
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio expects a bool
+        """Keep the connection if the client waits for a response and may have closed only its sending side.
+
+        A client that has closed both sides looks the same, but answers the next byte that is written to it with a
+        reset. So a byte without a meaning is written, where HTTP/1.1 allows one; to a client of HTTP/1.0 the next byte
+        of the response is written. Within a response with a Content-Length no such byte is allowed, and the next one
+        may be long in coming, so there the client is taken for gone.
+        """
+        if self._upgraded:
+            return False  # a WebSocket ends with a close frame; without one it has failed (RFC 6455 section 7.1.5)
+        if self._held:
+            return True  # a request waits for its turn
+        request, transport = self.current, self.transport
+        if request is None or transport is None or not request.content.is_eof():
+            return False
+        begun = request.get(RESPONSE)
+        if begun is not None and begun.has_length:
+            return False
+        if begun is not None:
+            begun.probe()
+        elif request.version >= HttpVersion11:
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # may be sent at any time (RFC 9110 section 15.2)
+        self.close()  # after the response
+        self._look_for_reset(_RESETS_S)
+        return True
+
+    # Time-outs, and the end of the connection
+
+    def check(self, now: float, timeouts: ClientTimeouts) -> None:
+        """End the connection or its request if the client has exceeded a time-out. `clients` calls this regularly."""
+        self._note_unsent(now)
+        if self.unsent_bytes and timeouts.write_s and now - self.taken_at >= timeouts.write_s:
+            self.cut("write", clean=False)
+        elif self._closing:
+            if now - self._idle_since >= LINGERING_S:
+                self.peer.abort()
+        elif self.current is not None:
+            self._check_body(self.current, now, timeouts.body_s)
+        elif self._within_head:
+            if timeouts.head_s and now - self._head_began_at >= timeouts.head_s:
+                late = RequestTimeout(f"the head of the request did not come within {timeouts.head_s:g} s")
+                self._send_error("head", late)
+        else:
+            allowed_s = timeouts.keepalive_s if self._answered else timeouts.head_s
+            if allowed_s and now - self._idle_since >= allowed_s:
+                self.cut("keepalive" if self._answered else "head", clean=True)
+
+    def _check_body(self, request: web.BaseRequest, now: float, body_s: float) -> None:
+        if request.content.is_eof() or not body_s:
+            return
+        if not self.peer.is_reading():  # reading is paused, since the upstream takes no more for now
+            self._received_at = now
+        elif now - self._received_at >= body_s:
+            if request.get(RESPONSE) is not None or request.content.exception() is not None:
+                self.cut("body", clean=False)
+                return
+            self._received_at = now
+            self._port.clients.cuts["body"] += 1
+            message = f"nothing of the request's body came for {body_s:g} s"
+            request.content.set_exception(RequestTimeout(message))
+            self.close()  # after the error response
+
+    def _note_unsent(self, now: float) -> None:
+        """Note how many bytes wait to be sent, here and in the kernel, and when the client last took some."""
+        unsent = self.peer.get_write_buffer_size()
+        if unsent:
+            queued = unsent_in_kernel(self.peer)
+            if not self.unsent_bytes or unsent < self.unsent_bytes or queued < self._queued_bytes:
+                self.taken_at = now
+            self._queued_bytes = queued
+        self.unsent_bytes = unsent
+
+    def cut(self, reason: str, *, clean: bool) -> None:
+        """Close the connection; if not `clean`, by a reset, so that no response looks complete."""
+        self._port.clients.cuts[reason] += 1
+        self._closing = True
+        if clean:
+            self.peer.close()
+        else:
+            reset(self.peer)
+
+    def reject(self) -> None:
+        """Refuse a connection that has just been accepted, with an error response, since descriptors have run out."""
+        self._send_error("no_descriptor", Overloaded("this server has no file descriptor left for another connection"))
+        self.peer.close()
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether a request is in progress, or bytes wait to be sent; always False on the admin port."""
+        return not self._port.is_admin and (self.current is not None or self.peer.get_write_buffer_size() > 0)
+
+    def end_request(self, error: ProxyError) -> None:
+        """End the request in progress, if any: with this error, or by breaking off the response if it has begun."""
+        request = self.current
+        begun = None if request is None else request.get(RESPONSE)
+        if request is not None and not self._port.is_admin and not (begun is not None and begun.ended):
+            request[ERROR_TO_SEND] = error
+            request.task.cancel()  # the handler; `Routes` then sends the error
+
+    def _send_error(self, reason: str, error: ProxyError) -> None:
+        """Send an error response where no head of a request has been parsed; `check` closes after LINGERING_S."""
+        self._port.clients.cuts[reason] += 1
+        self._closing, self._idle_since = True, monotonic()
+        self.peer.write(self._port.error_bytes(self.beginning, error))
+        if self.peer.can_write_eof():
+            self.peer.write_eof()
+        self.close()
+
+    def _look_for_reset(self, waits_s: Sequence[float]) -> None:
+        """Close the connection if the client has reset it; the event loop would notice only at the next write."""
+        transport = self.transport
+        if transport is None:
+            return
+        poll = select.poll()
+        poll.register(transport.get_extra_info("socket"), 0)
+        if poll.poll(0):
+            transport.abort()
+        elif waits_s:
+            self._loop.call_later(waits_s[0], self._look_for_reset, waits_s[1:])
+
+    def _fail_unparsable_body(self) -> None:
+        """Fail the request in progress if its body can't be parsed: aiohttp would let its handler wait for ever."""
+        error, request = getattr(self._messages[-1][0], "exc", None), self.current
+        if error is not None and request is not None and not request.content.is_eof():
+            request.content.set_exception(error)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if isinstance(exc, HttpProcessingError):
+            self.close()  # after the response; ignores further requests
+            read = f"{request.method} {request.raw_path} HTTP/1.1\n"
+            return self._port.refuse_unparsable(
+                request, self.beginning if request.method == UNPARSED else read.encode(), exc
+            )
+        return super().handle_error(request, status, exc, message)

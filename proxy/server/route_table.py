@@ -1,0 +1,250 @@
+"""The routes of the data port: makes their handlers, and adds each to `Routes` with its method and path.
+
+A new route is added here. The README's "HTTP surface" lists them all.
+"""
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from proxy.access.admission import Admission, Needs
+from proxy.access.grants import Grants
+from proxy.access.pages import Pages
+from proxy.access.response_ids import GivenIds
+from proxy.dialects import table
+from proxy.dialects.allowed_paths import AllowedPaths
+from proxy.dialects.route import Route
+from proxy.server.admin import healthy
+from proxy.server.config import Config, LimitsConfig, RouteConfig
+from proxy.server.following.control import Control
+from proxy.server.following.follow import Follow
+from proxy.server.following.follow_many import FollowMany
+from proxy.server.following.objects import ObjectRequests
+from proxy.server.following.shared_routes import EventRoute
+from proxy.server.generations.generate import Generations
+from proxy.server.generations.request import GenerationReader
+from proxy.server.generations.response import GenerationResponses
+from proxy.server.generations.retries import LostCalls
+from proxy.server.generations.shared_calls import Calls
+from proxy.server.models import ModelList, Models
+from proxy.server.pass_through import Forward, PassThrough
+from proxy.server.routes import ANY, Handler, Routes
+from proxy.server.sockets import Sockets
+from proxy.server.upstreams import Upstreams
+from proxy.stream.hub import Hub
+from proxy.telemetry.metrics import Metrics
+from proxy.upstream.group import OpenExchange
+from proxy.upstream.settings import DEFAULT
+
+if TYPE_CHECKING:
+    from proxy.telemetry.tracing import Tracing
+
+_STREAM, _KEY = "/v1/streams/{ident}", "/v1/keys/{key}/stream"  # where a stream is followed
+
+
+class RouteTable:
+    """Makes the handlers and routes of the data port; passes changed limits on to them, drains and closes them."""
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        hub: Hub,
+        upstreams: Upstreams,
+        metrics: Metrics,
+        admission: Admission,
+        grants: Grants,
+        pages: Pages,
+        calls: Calls,
+        lost_calls: LostCalls,
+        given: GivenIds | None,
+        tracing: "Tracing | None",
+    ) -> None:
+        """`config` returns the configuration as it is now: some of it can be changed while the proxy runs.
+
+        `given`: the ids of responses that callers may name; None: any.
+        """
+        self._config = config
+        self._hub = hub
+        self._upstreams = upstreams
+        self._metrics = metrics
+        self._admission = admission
+        self._grants = grants
+        self._pages = pages
+        self._calls = calls
+        self._lost_calls = lost_calls
+        self._given = given
+        self._tracing = tracing
+        streams, settings = config().streams, config().upstream
+        self._models = Models(config().models)
+        self._forward_all = Forward(hides_tokens=bool(grants))
+        allowed = AllowedPaths(settings.paths) if settings.key.get_secret_value() else None
+        self._forward_allowed = Forward(allowed, hides_tokens=bool(grants))
+        self.generations = self._generations(self._open_exchange(), self._forward_allowed)
+        self._follow = Follow(streams, hub, admission, metrics)
+        self._follow_many = FollowMany(streams, hub, admission, self._follow, metrics)
+        self._control = Control(hub, admission, grants)
+        self._event_routes: list[EventRoute] = []
+        self._recorded_routes: list[Generations] = []
+        self._sockets: list[Sockets] = []
+
+    def limit(self, limits: LimitsConfig) -> None:
+        """Keep these limits from now on."""
+        for generations in (self.generations, *self._recorded_routes):
+            generations.limit(limits)
+        for events in self._event_routes:
+            events.limit(limits)
+
+    def drain(self) -> None:
+        """End the streams of shared routes, which have no end of their own."""
+        for events in self._event_routes:
+            events.drain()
+
+    async def wait_closed(self) -> None:
+        """Wait until all WebSockets have closed."""
+        await asyncio.gather(self._follow.wait_closed(), *(sockets.wait_closed() for sockets in self._sockets))
+
+    def routes(self) -> Routes:
+        """Return all routes of the data port. Call it once."""
+        served = Routes(self._admission.admit, self._metrics, table.OWN)
+        self._add_streams(served)
+        for method in ("GET", "HEAD"):
+            served.add(method, "/healthz", healthy, "health", table.OWN, Needs.NOTHING)
+        self._add_models(served)
+        self._add_apis(served)
+        self._add_configured(served)
+        return served
+
+    def _add_streams(self, served: Routes) -> None:
+        """Add the routes of streams, by id and by key."""
+        control = self._control
+        by_id, by_key = self._traced(self._follow.by_id, _STREAM), self._traced(self._follow.by_key, _KEY)
+        for method, path, handler, needs in (
+            ("GET", "/v1/streams", control.listed, Needs.IDENTITY),
+            ("GET", _STREAM, by_id, Needs.CAPABILITY),
+            ("GET", "/v1/follow", self._follow_many.serve, Needs.CAPABILITY),
+            ("HEAD", "/v1/streams/{ident}", control.head, Needs.CAPABILITY),
+            ("DELETE", "/v1/streams/{ident}", control.delete, Needs.CAPABILITY),
+            ("GET", "/v1/streams/{ident}/info", control.info, Needs.CAPABILITY),
+            ("POST", "/v1/streams/{ident}/cancel", control.cancel, Needs.CAPABILITY),
+            ("POST", "/v1/streams/{ident}/share", control.share, Needs.CAPABILITY),
+            ("GET", "/v1/keys/{key}", control.info_by_key, Needs.IDENTITY),
+            ("HEAD", "/v1/keys/{key}", control.head_by_key, Needs.IDENTITY),
+            ("GET", _KEY, by_key, Needs.IDENTITY),
+            ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.IDENTITY),
+        ):
+            served.add(method, path, handler, "streams", table.OWN, needs)
+
+    def _add_models(self, served: Routes) -> None:
+        """Add the lists of models, if models are configured; else an upstream's own list passes through."""
+        models = self._config().upstream.models
+        listing = ModelList(models)
+        for path, row in table.model_lists() if models else ():
+            served.add("GET", path, listing.listed, row.name, row.dialect)
+            served.add("GET", path + "/{model}", listing.described, row.name, row.dialect)
+
+    def _add_apis(self, served: Routes) -> None:
+        """Add the routes of each API: its generations, its responses by their ids, and all other paths below it."""
+        generations: Handler = self.generations.generate
+        if self._tracing is not None:
+            generations = self._tracing.traced(generations)
+        opens = self._open_exchange()
+        passing = PassThrough(
+            self._forward_allowed,
+            opens,
+            self._new_sockets(opens),
+            self._models,
+            lambda: self._config().limits.body_bytes,
+        )
+        objects = ObjectRequests(self._hub, self._follow, self._passing(self._open_exchange()), self._given)
+        for route, paths in table.routes(self._config().upstream.prefixes):
+            for path in paths:
+                generate = self._for_pages(functools.partial(generations, route))
+                served.add("POST", route.prefix + path, generate, route.name, route.dialect)
+            pass_through = self._for_pages(functools.partial(passing.serve, route))
+            if route.dialect.objects is not None:
+                self._add_objects(served, route, objects)
+            for prefix in dict.fromkeys((route.prefix, route.prefix.rstrip("/") + "/")):
+                served.add(ANY, prefix, pass_through, route.name, route.dialect)
+
+    def _add_objects(self, served: Routes, route: Route, objects: ObjectRequests) -> None:
+        """Add the paths of responses that have ids; `objects` is for all prefixes: what is deleted at one is gone at all.
+
+        What was given to a caller it may name, whichever key is used: so the paths that are allowed don't apply.
+        """
+        for method, path, handler in (
+            ("GET", "", objects.fetch),
+            ("POST", "/cancel", objects.cancel),
+            ("DELETE", "", objects.delete),
+            (ANY, "", objects.other),
+            (ANY, "/{more}", objects.other),
+        ):
+            serve = self._for_pages(functools.partial(handler, route))
+            served.add(method, f"{route.prefix}/{{ident}}{path}", serve, route.name, route.dialect)
+
+    def _add_configured(self, served: Routes) -> None:
+        """Add the configured routes, more specific paths first."""
+        for own in sorted(self._config().routes, key=lambda own: (own.path.endswith("/"), -len(own.path))):
+            self._add_own(served, own)
+
+    def _add_own(self, served: Routes, own: RouteConfig) -> None:
+        """Add a configured route. GET and POST may be shared or recorded; all else passes through."""
+        base = self._upstreams.base(own.upstream) if own.upstream else ""
+        route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
+        upstream = own.upstream or DEFAULT
+        opens = self._open_exchange(upstream)
+        passing = self._passing(opens)
+        handler: Handler | None = None
+        if own.share == "url":
+            events = EventRoute(
+                self._config(), own, route, self._hub, self._admission, self._metrics, opens, self._calls
+            )
+            self._event_routes.append(events)
+            handler = events.serve
+        elif own.record:
+            recorded = self._generations(opens, self._forward_all, recorded=True)
+            self._recorded_routes.append(recorded)
+            handler = functools.partial(recorded.generate, route)
+        if handler is not None:
+            for method in ("GET", "POST"):
+                served.add(method, own.path, self._for_pages(handler, upstream), route.name, table.UNKNOWN)
+        pass_through = self._for_pages(functools.partial(passing.serve, route), upstream)
+        served.add(ANY, own.path, pass_through, route.name, table.UNKNOWN)
+
+    def _generations(self, open_exchange: OpenExchange, forward: Forward, *, recorded: bool = False) -> Generations:
+        """Return the handler of generation requests, or of all requests on a `recorded` route."""
+        config, hub, admission, metrics = self._config(), self._hub, self._admission, self._metrics
+        traced = open_exchange if recorded or self._tracing is None else self._tracing.calls(open_exchange)
+        return Generations(
+            hub,
+            traced,
+            self._calls,
+            GenerationReader(config, admission, forward, self._models, self._given, recorded=recorded),
+            GenerationResponses(config, hub, admission, self._grants, metrics),
+            metrics,
+            config.limits,
+            self._lost_calls,
+            self._given,
+            cumulative=config.generations.cumulative or None,
+        )
+
+    def _passing(self, opens: OpenExchange) -> PassThrough:
+        """Return a handler of requests that pass through, to whichever path."""
+        return PassThrough(self._forward_all, opens, self._new_sockets(opens))
+
+    def _new_sockets(self, opens: OpenExchange) -> Sockets:
+        sockets = Sockets(self._config, self._hub, self._admission, self._grants, self._metrics, self._models, opens)
+        self._sockets.append(sockets)
+        return sockets
+
+    def _open_exchange(self, upstream: str = DEFAULT) -> OpenExchange:
+        """Return the function that sends a request to an upstream or its spares."""
+        return self._metrics.calls(self._upstreams.opener(upstream))
+
+    def _traced(self, handler: Handler, path: str) -> Handler:
+        """Return the handler of followers at a path, with spans if they are enabled."""
+        return handler if self._tracing is None else self._tracing.follows(handler, path, self._hub.find_key)
+
+    def _for_pages(self, handler: Handler, upstream: str = DEFAULT) -> Handler:
+        """Return a handler that refuses web pages which may not use the upstream's configured key, if it has one."""
+        return self._pages.only(handler) if self._upstreams.has_key(upstream) else handler
