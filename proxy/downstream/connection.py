@@ -25,7 +25,7 @@ ERROR_TO_SEND = web.RequestKey("error", ProxyError)  # on a request: the error t
 UNPARSED = "UNKNOWN"  # the method of the request that aiohttp creates for one that it could not parse
 LINGERING_S = 2.0  # a connection is still read for so long after an error response
 _RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # successive waits for a reset, for round trips of any length
-_CLOSE = re.compile(rb" http/1\.0\r\n|\nconnection:[^\n]*\bclose\b")  # the request is the last one of its connection
+_CLOSE = re.compile(rb" http/1\.0\r\n|\nconnection:[^\n]*\bclose\b")  # it is the last one
 
 
 class Port(Protocol):
