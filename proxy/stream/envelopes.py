@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import orjson
 
-from proxy.stream.endings import COMPLETE, DRAINED, GARBLED, Ending
+from proxy.stream.endings import COMPLETE, GARBLED, Ending
 from proxy.stream.log import FrameLog
 from proxy.stream.projections import Projection, Span
 from proxy.wire.event_id import prefix
@@ -72,8 +72,6 @@ class Labelled(Messages):
         self._prefix = prefix(epoch)
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
-        if ending.reason == DRAINED.reason:
-            return b"", True  # as in mode events: the client resumes elsewhere
         log, last = self._log, b""
         seq = offset + (ending is log.ending and offset == log.end)  # as in mode events
         if ending.reason == COMPLETE.reason:  # what a mode says of a complete stream only; a failure is told once, here

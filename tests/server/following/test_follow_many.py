@@ -78,6 +78,18 @@ async def test_streams_are_followed_together(tee: Tee, stage: Stage) -> None:
     assert len(blocks(bytes(follower.body))) == len(said)
 
 
+async def test_drained_streams_are_told_so(stage: Stage) -> None:
+    """Each by its last event, as of any other end; then the connection ends."""
+    async with teed(stage.url, drain_s=0) as tee:
+        (one, _), (other, _) = await two(tee, stage)
+        follower = await tee.ask("GET", path(one.stream_id, other.stream_id))
+        await asyncio.gather(follower.until(b"word 2"), tee.proxy.drain())
+        said = events(await follower.read())
+        for answer in (one, other):
+            assert [ending for _, _, ending in of(said, answer.stream_id)] == [None, None, "drained"]
+        assert follower.end == "whole"
+
+
 async def test_resume_after_every_event_gives_what_is_left(tee: Tee, stage: Stage) -> None:
     """No event of any stream is lost or repeated, wherever the connection was cut; after the last one there is 204."""
     idents = await finished(tee, stage)
