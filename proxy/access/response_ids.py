@@ -29,9 +29,18 @@ def find_response(streams: Iterable[Stream], caller: bytes, dialect: Dialect, id
     """Return the stream of a caller's response, by the stream's own id or by the upstream's."""
     for stream in streams:
         mine = stream.info.caller == caller and stream.dialect is dialect
-        if mine and ident in (stream.id, response_id(stream)):
+        if mine and (ident == stream.id or (_may_have(stream, ident) and ident == response_id(stream))):
             return stream
     return None
+
+
+def _may_have(stream: Stream, ident: str) -> bool:
+    """Return whether a stream may be the response of this id: a kept document is searched before it is parsed.
+
+    A caller may have thousands of them kept; to parse all would hold the event loop for seconds.
+    """
+    log = stream.log
+    return stream.kept_head is None or ident.encode(errors="replace") in b"".join(log.span(log.start, log.end))
 
 
 class GivenIds:

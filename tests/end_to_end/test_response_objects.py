@@ -156,6 +156,22 @@ async def test_stream_that_was_no_background_is_found_too(perform: Serve, stage:
     assert events(await resumed.read()) == events(b"".join(FRAMES[5:]))
 
 
+async def test_kept_document_is_found_by_its_own_id_alone(perform: Serve, stage: Stage) -> None:
+    """Not by one that another document quotes, nor by one that is no text."""
+    tee = await perform(upstream={"key": "sk-ours"})
+    for ident, quoted in (("first", "second third"), ("second", "first")):
+        client = await tee.send("POST", PATH, ALICE, f"Idempotency-Key: {ident}", body=body_of())
+        document = json.dumps({"id": ident, "object": "response", "output": [quoted]}).encode()
+        (await stage.next()).reply("200 OK", "Content-Type: application/json", body=document)
+        assert await (await client.answer()).read() == document
+    for ident in ("first", "second"):
+        assert (await fetched(tee, ident, ALICE))["id"] == ident
+    for ident in ("third", "%ff", "%ED%A0%80"):
+        assert (await tee.ask("GET", f"{PATH}/{ident}", ALICE)).status == 404
+    refused = await tee.ask("POST", PATH, ALICE, body=body_of(previous_response_id="\ud800"))
+    assert refused.status == 404
+
+
 async def test_cancelled_response_says_so(perform: Serve, stage: Stage) -> None:
     """To who cancels, to who fetches it, and to who follows; the upstream's connection is closed."""
     tee = await perform()
