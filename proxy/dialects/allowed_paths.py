@@ -9,8 +9,6 @@ temporary keys that work without the proxy.
 import re
 from collections.abc import Iterable
 
-from multidict import MultiMapping
-
 from proxy.dialects import table
 from proxy.wire.errors import FileNotAllowed, PathNotAllowed, UnsupportedMediaType
 
@@ -51,15 +49,17 @@ class AllowedPaths:
                 " can allow it, unless the path has escapes, empty segments or dot segments"
             )
 
-    def check_coding(self, headers: MultiMapping[str]) -> None:
-        """Check that a body can be looked into. Raises: UnsupportedMediaType, for other codings and character sets."""
-        if "Content-Encoding" in headers:
-            codings = ", ".join(headers.getall("Content-Encoding")).strip().lower()
-            if codings not in ("", "identity"):
-                raise UnsupportedMediaType(
-                    f"a body that is sent with the key of this proxy is not compressed, as by {codings[:100]!r}"
-                )
-        for charset in _CHARSET.findall(", ".join(headers.getall("Content-Type", ()))):
+    def check_coding(self, codings: Iterable[str], types: Iterable[str]) -> None:
+        """Check that a body can be looked into, by its values of Content-Encoding and Content-Type.
+
+        Raises: UnsupportedMediaType, for other codings and character sets.
+        """
+        coding = ", ".join(codings).strip().lower()
+        if coding not in ("", "identity"):
+            raise UnsupportedMediaType(
+                f"a body that is sent with the key of this proxy is not compressed, as by {coding[:100]!r}"
+            )
+        for charset in _CHARSET.findall(", ".join(types)):
             if charset.lower() not in _READABLE:
                 raise UnsupportedMediaType(
                     f"a body that is sent with the key of this proxy is in UTF-8, not in {charset[:100]!r}"

@@ -51,7 +51,8 @@ class Forward:
         """Check what a body refers to, of a large one when it is sent. Raises: FileNotAllowed, UnsupportedMediaType."""
         if self._allowed is None:
             return
-        self._allowed.check_coding(request.headers)
+        headers = request.headers
+        self._allowed.check_coding(headers.getall("Content-Encoding", ()), headers.getall("Content-Type", ()))
         if isinstance(body, LargeBody):
             body.check = self._allowed.check_body
         else:
