@@ -162,7 +162,9 @@ async def test_kept_document_is_found_by_its_own_id_alone(perform: Serve, stage:
     for ident, quoted in (("first", "second third"), ("second", "first")):
         client = await tee.send("POST", PATH, ALICE, f"Idempotency-Key: {ident}", body=body_of())
         document = json.dumps({"id": ident, "object": "response", "output": [quoted]}).encode()
-        (await stage.next()).reply("200 OK", "Content-Type: application/json", body=document)
+        turn = await stage.next()
+        await turn.body()
+        turn.reply("200 OK", "Content-Type: application/json", body=document)
         assert await (await client.answer()).read() == document
     for ident in ("first", "second"):
         assert (await fetched(tee, ident, ALICE))["id"] == ident
