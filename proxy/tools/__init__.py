@@ -7,6 +7,6 @@ Read in this order:
 * `tail`, `tail_readers`: `streamtee tail`
 * `record`, `replay`: a response into a file, and out of it as an upstream; `recording`: the format of the file
 * `fake`: an upstream to try against, a folder of its own
-* `log_lines`: how log lines are written; `selfcheck`: refuses to start if another distribution has a package `proxy`,
-  or with the slow parser of aiohttp
+* `log_lines`: how log lines are written; `selfcheck`: refuses to start if another distribution has a package named
+  proxy, or with the slow parser of aiohttp
 """
