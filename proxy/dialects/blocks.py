@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from proxy.dialects.delta import channel as common
-from proxy.dialects.delta import record
+from proxy.dialects.delta import index_of, record
 from proxy.dialects.increment import Channel, Increment, Kind, Statement
 from proxy.wire import json_text
 from proxy.wire.sse import fields, payload
@@ -200,8 +200,8 @@ def _object(event: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _index(event: dict[str, Any]) -> int:
-    index = event.get("index")
-    if type(index) is not int:
+    index = index_of(event)
+    if index is None:
         raise ValueError("an event of a block without its index")
     return index
 

@@ -36,6 +36,8 @@ _STATUSES = {  # the status of the response, by its final event; None: it is in 
     "response.cancelled": "cancelled",
     "response.done": None,
 }
+_ENDS = ("completed", "incomplete", "cancelled", "failed")  # statuses; of two that are stated the later one counts
+_ERRORS = ("error", "response.error")
 _ITEMS = ("response.output_item.added", "response.output_item.done")
 _CALLS = frozenset([  # types of items
     "function_call", "custom_tool_call", "mcp_call", "computer_call", "local_shell_call", "shell_call",
@@ -107,8 +109,8 @@ class ResponseReader(LearningReader):
             self._fail(foreign(frame))
         event = json_object(data or b"")
         name = _name(frame, event)
-        if not name.startswith("response."):
-            self._note_error(failure(frame, data or b"", event, named=name == "error"))
+        if not name.startswith("response.") or name in _ERRORS:
+            self._note_error(failure(frame, data or b"", event, named=name in _ERRORS))
             return None
         self.has_content = True
         if type(number := event.get("sequence_number")) is int:
@@ -169,7 +171,8 @@ class ResponseReader(LearningReader):
     def _end(self, frame: bytes, data: bytes, status: Any, response: dict[str, Any]) -> None:
         if self.ended:
             return
-        status = status or response.get("status")
+        stated = [one for one in (status, response.get("status")) if one in _ENDS]
+        status = max(stated, key=_ENDS.index) if stated else response.get("status")
         if status == "completed":
             calls = self._has_client_calls or any(map(_is_for_client, records(response.get("output"))))
             self.finish_reason = "tool_calls" if calls else "stop"

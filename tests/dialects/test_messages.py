@@ -258,6 +258,13 @@ def test_what_can_not_be_read_is_no_message_silently_without_it(frame: bytes) ->
     assert frame.rpartition(b"data: ")[2].strip() in had
 
 
+@pytest.mark.parametrize("index", [b'"0"', b"0.0"])
+def test_index_in_another_type_is_the_same(index: bytes) -> None:
+    """As some servers write it."""
+    frames = [one.replace(b'"index":0', b'"index":' + index) for one in (start(), block_start(), delta("x"), STOP)]
+    assert folded(frames)["content"][0]["text"] == "x"
+
+
 def said_in(body: bytes) -> list[Any]:
     return [json.loads(one.data) for one in messages(body)]
 

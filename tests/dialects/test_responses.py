@@ -165,6 +165,7 @@ def test_failed_response_is_a_failure_that_clients_recognise() -> None:
         b'id:1\nevent:error\n:HTTP_STATUS/400\ndata:{"code":"InvalidParameter","message":"broke","request_id":"r"}\n\n',
         b'data: {"error":{"code":"x","message":"broke"}}\n\n',
         b'{"error":{"code":"x","message":"broke"}}\n\n',
+        bare("response.error", sequence_number=4, error={"code": "x", "message": "broke"}),
     ],
 )
 def test_error_in_another_form_is_a_failure_that_not_all_clients_recognise(frame: bytes) -> None:
@@ -209,6 +210,16 @@ def test_done_ends_as_its_response_says(status: str, fails: bool) -> None:
     said = noted(RESPONSES, CREATED, bare("response.cancelled", response=snapshot("cancelled")))
     assert said.failure is not None
     assert (said.failure.code, said.failure.recognised) == ("cancelled", False)
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+@pytest.mark.parametrize("name", ["response.completed", "response.incomplete"])
+def test_response_that_says_it_failed_is_no_complete_one(name: str, status: str) -> None:
+    """Whatever the name of its last event says."""
+    said = noted(RESPONSES, CREATED, bare(name, response=snapshot(status)))
+    assert (said.ended, said.finish_reason) == (True, None)
+    assert said.failure is not None
+    assert not said.failure.recognised
 
 
 @pytest.mark.parametrize("by_dashscope", [True, False])
