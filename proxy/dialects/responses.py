@@ -171,8 +171,8 @@ class ResponseReader(LearningReader):
     def _end(self, frame: bytes, data: bytes, status: Any, response: dict[str, Any]) -> None:
         if self.ended:
             return
-        stated = [one for one in (status, response.get("status")) if one in _ENDS]
-        status = max(stated, key=_ENDS.index) if stated else response.get("status")
+        known = [one for one in (status, response.get("status")) if one in _ENDS]
+        status = max(known, key=_ENDS.index) if known else response.get("status")
         if status == "completed":
             calls = self._has_client_calls or any(map(_is_for_client, records(response.get("output"))))
             self.finish_reason = "tool_calls" if calls else "stop"
