@@ -637,3 +637,17 @@ def test_follower_that_leaves_between_two_turns_is_sent_nothing_more() -> None:
     subscription.leave("left")
     loop.settle()
     assert len(sink.writes) == 2
+
+
+def test_late_follower_in_mode_raw_is_sent_the_lines_that_came_before_it() -> None:
+    """Those of a frame that has not ended, which came with the response's head; and the rest when it has."""
+    stream, raw, events = new_stream(), FakeSink(), FakeSink()
+    stream.extend([A])
+    stream.send_ahead(B[:-1])
+    follow(stream, raw)
+    follow(stream, events, "events")
+    assert raw.received == A + B[:-1]
+    assert b"data: b" not in events.received
+    stream.extend([B])
+    stream.end_ahead()
+    assert raw.received == A + B
