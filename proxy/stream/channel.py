@@ -1,4 +1,4 @@
-"""The text of one channel of an answer: pieces, each with the number of the frame that brought it.
+"""The text of one channel of an answer: pieces, each with the number of the frame that it came in.
 
 Knows no API, no JSON and no frames. An upstream sends increments, or the complete text so far with every frame. Which
 of the two is detected from the texts; the pieces are increments either way.
@@ -19,8 +19,8 @@ class Pieces:
     """A text as increments, in the order of their frames; any span of frames is a slice found by bisection."""
 
     __slots__ = (
+        "_detector",
         "_forgotten",
-        "_listener",
         "_seqs",
         "_texts",
         "answers",
@@ -41,7 +41,7 @@ class Pieces:
         self.marks = kind in (Kind.MARK, Kind.END)
         self.cumulative: bool | None = None  # whether its texts turned out to be all so far; None: not known yet
         self.wholes = False  # all its texts so far were complete ones
-        self._listener = Listener() if kind is Kind.TEXT else None
+        self._detector = IncrementDetector() if kind is Kind.TEXT else None
         self._seqs: list[int] = []
         self._texts: list[str] = []
 
@@ -50,46 +50,46 @@ class Pieces:
         """The last piece."""
         return self._texts[-1] if self._texts else ""
 
-    def hear(self, text: str, expected: bool) -> str:
-        """Return the increment that a text brings, for `add`; `expected` as in Listener.hear."""
-        listener = self._listener
+    def read(self, text: str, expected: bool) -> str:
+        """Return the increment that a text adds, to be given to `add`; `expected` as in IncrementDetector.read."""
+        detector = self._detector
         if self.cumulative is False or not text:
             return text
-        if listener is not None:
-            piece = listener.hear(text, expected)
-            self.cumulative = listener.cumulative
+        if detector is not None:
+            piece = detector.read(text, expected)
+            self.cumulative = detector.cumulative
             return piece
         known = self._joined() if self.labels else ""
         return text[len(known) :] if text.startswith(known) else text
 
-    def hear_whole(self, text: str) -> str:
+    def read_whole(self, text: str) -> str:
         """Return what a text that the API declares complete adds to the pieces so far.
 
-        If all texts of the channel came in that form, they are read as by `hear`: they may be increments after all.
+        If all texts of the channel came in that form, they are read by `read`: they may be increments after all.
         A text that contradicts earlier increments adds nothing, since those have been sent.
         """
         self.wholes = self.wholes or not self._texts
-        if self.wholes and self._listener is not None:
-            return self._listener.hear(text, True)
+        if self.wholes and self._detector is not None:
+            return self._detector.read(text, True)
         said, text = self._joined(), text[self._forgotten :]
         return text[len(said) :] if text.startswith(said) else ""
 
     def settle(self, expected: bool) -> str:
         """Return the text that was held back, because this part of the answer has ended."""
-        if self._listener is None or self.cumulative is not None:
+        if self._detector is None or self.cumulative is not None:
             return ""
-        rest = self._listener.settle(expected)
-        self.cumulative = self._listener.cumulative
+        rest = self._detector.settle(expected)
+        self.cumulative = self._detector.cumulative
         return rest
 
     def add(self, seq: int, text: str) -> None:
-        """Append the piece that frame number `seq` brings; `seq` must not be lower than the last one."""
+        """Append the piece that came in frame number `seq`, which must not be lower than the last one."""
         self._seqs.append(seq)
         self._texts.append(text)
         self.size_bytes += _memory_bytes(text)
 
     def forget(self, below: int) -> None:
-        """Be asked no more for what the frames below an offset say."""
+        """Drop the pieces of the frames below an offset."""
         count = bisect_right(self._seqs, below)
         self.size_bytes -= sum(map(_memory_bytes, self._texts[:count]))
         self._forgotten += sum(map(len, self._texts[:count]))
@@ -113,7 +113,7 @@ class Pieces:
             return self._texts[last - 1] if last else ""
         return self.text(0, end)
 
-    def spoken(self, start: int, end: int) -> tuple[int, int] | None:
+    def extent(self, start: int, end: int) -> tuple[int, int] | None:
         """Return the numbers of the first and the last frame with a piece between two offsets; None: there is none."""
         seqs = self._seqs
         first, last = bisect_right(seqs, start), bisect_right(seqs, end)
@@ -142,7 +142,7 @@ class Pieces:
         return 0, 0
 
 
-class Listener:
+class IncrementDetector:
     """Detects whether texts are increments or cumulative (each is the complete text so far), and returns increments.
 
     Each text of a cumulative upstream begins with the text before; a single one that does not proves increments. But a
@@ -152,18 +152,18 @@ class Listener:
     would each continue the word or line before. What stays undecided is read as expected, by default as increments.
     """
 
-    __slots__ = ("_glued", "_joined", "_last", "_said", "_texts", "cumulative")
+    __slots__ = ("_continuing", "_joined", "_last", "_returned", "_texts", "cumulative")
 
     def __init__(self) -> None:
         self.cumulative: bool | None = None  # until it is certain
-        self._last = ""  # all said so far, if the upstream is cumulative
-        self._joined = ""  # all said so far, if it sends increments; kept while that is not certain
-        self._said = 0  # characters of both that have been said; likewise
+        self._last = ""  # the text so far, if the upstream is cumulative
+        self._joined = ""  # the text so far, if it sends increments; kept while that is not certain
+        self._returned = 0  # how many characters of both have been returned; likewise
         self._texts = 0  # that begin with the one before; likewise
-        self._glued = 0  # of these, the ones that speak for cumulative; likewise
+        self._continuing = 0  # of these, the ones that would continue a word or line; likewise
 
-    def hear(self, text: str, expected: bool) -> str:
-        """Return the increment that a text brings; `expected`: whether the upstream is expected to be cumulative."""
+    def read(self, text: str, expected: bool) -> str:
+        """Return the increment that a text adds; `expected`: whether the upstream is expected to be cumulative."""
         if self.cumulative is False or not text:
             return text
         last = self._last
@@ -174,7 +174,7 @@ class Listener:
             return text[len(last) :]
         self._joined += text
         if not last:
-            self._last, self._said = text, len(text)
+            self._last, self._returned = text, len(text)
             return text
         return self._begins_with_the_last(text, expected)
 
@@ -184,19 +184,19 @@ class Listener:
             return ""
         self.cumulative = expected
         whole = self._last if expected else self._joined
-        return whole[self._said :]
+        return whole[self._returned :]
 
     def _differs(self, text: str) -> str:
         if self.cumulative:  # it begins anew
-            self.cumulative, self._texts, self._glued = None, 0, 0
+            self.cumulative, self._texts, self._continuing = None, 0, 0
             self._last = self._joined = text
-            self._said = len(text)
+            self._returned = len(text)
             return text
         return self._increments(self._joined + text)
 
     def _begins_with_the_last(self, text: str, expected: bool) -> str:
         last, self._last = self._last, text
-        both = text
+        common = text  # what both readings have in common
         if self._joined.startswith(text):  # by repeating it, if at all
             if text == last and not expected:
                 return self._increments(self._joined)
@@ -205,20 +205,20 @@ class Listener:
         elif self._texts == _DOUBTFUL_TEXTS:
             return self._increments(self._joined)
         else:
-            both = _common(text, self._joined)
-        piece, self._said = both[self._said :], len(both)
+            common = _common(text, self._joined)
+        piece, self._returned = common[self._returned :], len(common)
         return piece
 
     def _is_evident(self, last: str, text: str) -> bool:
         """Return whether so many texts that begin with the one before can't be a coincidence."""
         self._texts += 1
-        self._glued += not (text[0].isspace() or last[-1] in "\r\n")
-        return self._glued >= _EVIDENT_TEXTS and len(text) >= _EVIDENT_CHARACTERS
+        self._continuing += not (text[0].isspace() or last[-1] in "\r\n")
+        return self._continuing >= _EVIDENT_TEXTS and len(text) >= _EVIDENT_CHARACTERS
 
     def _increments(self, joined: str) -> str:
         self.cumulative = False
         self._last = self._joined = ""
-        return joined[self._said :]
+        return joined[self._returned :]
 
 
 def _memory_bytes(text: str) -> int:

@@ -54,7 +54,7 @@ class Rewriter:
         self._id_prefix = prefix(source.epoch)
 
     def increment(self, seq: int) -> bytes:
-        """Return frame number `seq` with the increments that it brings."""
+        """Return frame number `seq` with increments as its texts."""
         transcript, frame = self._source.transcript(seq), self._frame(seq)
         if not transcript.literal and (increment := transcript.read(frame, seq)):
             changed = increment.altered
@@ -90,7 +90,7 @@ class Rewriter:
 
     def _stated(self, transcript: Transcript, increment: Increment, start: int, end: int) -> bytes | None:
         """Return a span's last frame with the complete text of the parts that changed; None: it can't be written."""
-        changed = {channel.part for channel, pieces in transcript.channels.items() if pieces.spoken(start, end)}
+        changed = {channel.part for channel, pieces in transcript.channels.items() if pieces.extent(start, end)}
         changed.update(increment.parts)
         said = _joined(increment.texts)
         for channel, pieces in transcript.channels.items():
@@ -154,7 +154,7 @@ def _joined(texts: list[tuple[Channel, str]]) -> dict[Channel, str]:
 
 def _spoken(group: Group, start: int, end: int) -> tuple[int, int] | None:
     """Return the numbers of the first and the last frame between two offsets that have text of a group."""
-    spans = [spoken for _, pieces in group if (spoken := pieces.spoken(start, end))]
+    spans = [extent for _, pieces in group if (extent := pieces.extent(start, end))]
     return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else None
 
 

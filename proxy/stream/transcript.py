@@ -34,7 +34,7 @@ class Transcript:
         self.whole = not start  # it has been fed all frames, though it may have dropped texts since
         self.channels: dict[Channel, Pieces] = {}
         self.answer = Pieces()  # of all channels of answer text
-        self.literal = True  # every frame said the increment that it brought
+        self.literal = True  # the texts of every frame were just the increments that they added
         self._documents = dialect.documents
         self._assembler = dialect.documents.assembler()
         self._expected = dialect.documents.cumulative if cumulative is None else cumulative
@@ -58,7 +58,7 @@ class Transcript:
         return sum([pieces.size_bytes for pieces in self.channels.values()])
 
     def feed(self, frames: Iterable[bytes]) -> None:
-        """Take in the next frames. Raises: RuntimeError, when it failed before: what it knows lacks something."""
+        """Read the next frames. Raises: RuntimeError, if an earlier call failed, and so a frame is missing."""
         if self._feeding:
             raise RuntimeError("an earlier frame could not be taken in")
         self._feeding = True
@@ -71,7 +71,7 @@ class Transcript:
                 self._cut(wall=True)
                 self._alike, self._ended = None, True
             else:
-                self._hear(increment)
+                self._take(increment)
         self._feeding = False
 
     def read(self, frame: bytes, seq: int) -> Increment | None:
@@ -79,7 +79,7 @@ class Transcript:
         increment = self._assembler.read(frame, seq)
         return increment if increment is not None and increment.parts else None
 
-    def _hear(self, increment: Increment) -> None:
+    def _take(self, increment: Increment) -> None:
         seq, spoken, again = self.end, 0, False
         marks: list[tuple[Channel, str]] = []
         for channel, text in increment.texts:
@@ -87,7 +87,7 @@ class Transcript:
             if pieces.marks:
                 marks.append((channel, text))
                 continue
-            piece = pieces.hear_whole(text) if increment.whole else pieces.hear(text, self._expected)
+            piece = pieces.read_whole(text) if increment.whole else pieces.read(text, self._expected)
             if self._halves is not None:
                 piece = self._whole_characters(channel, piece)
             if piece:
@@ -107,7 +107,7 @@ class Transcript:
             self._join(increment.alike, None, alone=increment.alone)
 
     def _mark(self, increment: Increment, marks: list[tuple[Channel, str]], spoken: int) -> None:
-        """Take in what is so from now on, and what ends."""
+        """Note the marks of a frame: values that hold from now on, and finish reasons, which end a part."""
         begins = ends = False
         for channel, text in marks:
             pieces = self.channels[channel]
@@ -212,14 +212,14 @@ class Transcript:
             del seams[: bisect_left(seams, start)]
 
     def drop_texts(self, below: int) -> None:
-        """Be asked for nothing that was said below an offset any more, nor for all that was said."""
+        """Drop the texts of the frames below an offset; from now on, the whole text is not available."""
         self.start = max(self.start, below)
         for pieces in (self.answer, *self.channels.values()):
             if not (pieces.marks or pieces.labels):
                 pieces.forget(below)
 
     def document(self) -> bytes:
-        """Return the finished document of all that was heard, in JSON. Raises: ValueError, when it can't be written."""
+        """Return the finished document of all frames so far, in JSON. Raises: ValueError, if it can't be written."""
         texts = {channel: pieces.so_far(self.end) for channel, pieces in self.channels.items()}
         for channel, half in (self._halves or {}).items():
             texts[channel] += half

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.dialects.increment import Kind
-from proxy.stream.channel import Listener, Pieces, utf8
+from proxy.stream.channel import IncrementDetector, Pieces, utf8
 
 texts = st.lists(st.text(st.sampled_from("ab你"), max_size=4), max_size=8)
 
@@ -20,8 +20,8 @@ def pieces_of(*texts: str) -> Pieces:
 
 def heard(expected: bool, *texts: str) -> list[str]:
     """Return the increments that texts bring, and then what is still to be said when the choice finishes."""
-    listener = Listener()
-    return [*(listener.hear(text, expected) for text in texts), listener.settle(expected)]
+    detector = IncrementDetector()
+    return [*(detector.read(text, expected) for text in texts), detector.settle(expected)]
 
 
 def repeated(increments: list[str]) -> list[str]:
@@ -40,7 +40,7 @@ def test_text_of_a_span_is_what_its_frames_said(texts: list[str], one: int, othe
 def test_span_knows_which_of_its_frames_spoke() -> None:
     """First and last, and whether any did before an offset."""
     pieces = pieces_of("a", "b", "c")
-    assert (pieces.spoken(2, 6), pieces.spoken(0, 3), pieces.spoken(4, 5)) == ((4, 6), (2, 2), None)
+    assert (pieces.extent(2, 6), pieces.extent(0, 3), pieces.extent(4, 5)) == ((4, 6), (2, 2), None)
     assert (pieces.begun(1), pieces.begun(2), Pieces().begun(9)) == (False, True, False)
 
 
@@ -159,7 +159,7 @@ def test_label_that_is_said_again_says_nothing() -> None:
     ):
         pieces = Pieces(Kind.LABEL)
         for seq, text in enumerate(told, 1):
-            pieces.add(seq, pieces.hear(text, False))
+            pieces.add(seq, pieces.read(text, False))
         assert pieces.so_far(9) == said
 
 
@@ -187,9 +187,9 @@ def test_text_that_is_all_there_is_adds_what_is_missing(increments: list[str], w
     """Some servers end with the whole message, or send nothing but messages, whole ones or in pieces."""
     pieces = Pieces()
     for text in increments:
-        pieces.add(1, pieces.hear(text, False))
+        pieces.add(1, pieces.read(text, False))
     for text in wholes:
-        pieces.add(2, pieces.hear_whole(text))
+        pieces.add(2, pieces.read_whole(text))
     pieces.add(2, pieces.settle(True))
     assert pieces.text(0, 9) == said
 
