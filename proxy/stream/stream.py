@@ -46,6 +46,7 @@ class Stream:
         "_counted",
         "_faults",
         "_ledger",
+        "_lines",
         "_log",
         "_on_answered",
         "_on_sealed",
@@ -113,6 +114,7 @@ class Stream:
         self._paced: dict[tuple[int, int], PacedCohort] | None = None  # by pace; None: few streams have any
         self._projections: dict[View, Projection] = {}
         self._raw: Raw | None = None  # the projection of mode raw, once it is made
+        self._lines = b""  # of a frame that has not ended
         self._ahead: list[Subscription] = []  # followers that were sent the first lines of a frame that has not ended
         self._on_sealed = on_sealed
         self._when_sealed: tuple[Callable[[Ending], object], ...] = ()
@@ -211,6 +213,8 @@ class Stream:
         else:
             self.make_live(subscription)
             subscription.advance()
+            if self._lines:
+                self.send_ahead(self._lines)
 
     def detach(self, subscription: Subscription) -> None:
         """Remove a follower; notify the writer if it was the last one of an open stream."""
@@ -289,6 +293,7 @@ class Stream:
 
         Does nothing if there are more followers than are advanced in one turn of the event loop.
         """
+        self._lines = lines
         raw, log = self._raw, self._log
         if raw is None or log.ending is not None or len(self.subscriptions) > SLICE:
             return
@@ -300,6 +305,7 @@ class Stream:
 
     def end_ahead(self) -> None:
         """Resume followers that were sent lines of a frame, because this frame or the stream has ended."""
+        self._lines = b""
         if self._ahead:
             ahead, self._ahead = self._ahead, []
             for follower in ahead:
