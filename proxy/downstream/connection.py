@@ -179,8 +179,8 @@ class Connection(RequestHandler):
     def _parse(self, data: bytes) -> None:
         """Pass a head, and the bytes that came with it, to aiohttp's parser.
 
-        A head with `Connection: close`, or of HTTP/1.0, is passed on its own. The parser treats bytes after such a message as an error,
-        and would then drop the message, too; RFC 9112 section 9.6 has those bytes ignored.
+        A head with `Connection: close`, or of HTTP/1.0, is passed on its own. The parser treats bytes after such a
+        message as an error, and would then drop the message, too; RFC 9112 section 9.6 has those bytes ignored.
         """
         end = data.find(b"\r\n\r\n") + 4
         if 4 <= end < len(data):

@@ -168,7 +168,7 @@ class RouteTable:
                 served.add(ANY, prefix, pass_through, route.name, route.dialect)
 
     def _add_objects(self, served: Routes, route: Route, objects: ObjectRequests) -> None:
-        """Add the paths of responses that have ids; `objects` serves all prefixes: what is deleted at one is gone at all.
+        """Add the paths of responses that have ids; one that is deleted at one prefix is gone at all.
 
         What was given to a caller it may name, whichever key is used: so the paths that are allowed don't apply.
         """

@@ -212,7 +212,8 @@ class Sockets:
             metrics.socket_messages[route, side] += messages
             metrics.socket_bytes[route, side] += size_bytes
 
-        return Session(stream, client, self._config().limits.frame_bytes, count=count, on_first_token=first_token)
+        frame_bytes, turns = self._config().limits.frame_bytes, self._hub.turns
+        return Session(stream, client, frame_bytes, turns, count=count, on_first_token=first_token)
 
     def _found(self, stream: Stream) -> Headers:
         """Return the headers that say where the session's stream is found."""

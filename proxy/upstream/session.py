@@ -31,6 +31,7 @@ from proxy.stream.envelopes import closing
 from proxy.stream.faults import log_fault
 from proxy.stream.ledger import UNFINISHED
 from proxy.stream.stream import Stream
+from proxy.stream.turns import Turns
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.on_disconnect import OnDisconnect
@@ -96,11 +97,13 @@ class Session(StreamWriter):
         "_connection",
         "_count",
         "_has_reader_failed",
+        "_is_behind",
         "_is_client_full",
         "_is_throttled",
         "_is_upstream_closed",
         "_on_first_token",
         "_reader",
+        "_turns",
         "ended_at",
         "fed_at",
     )
@@ -110,6 +113,7 @@ class Session(StreamWriter):
         stream: Stream,
         client: Client,
         max_message_bytes: int,
+        turns: Turns,
         *,
         count: Count,
         on_first_token: Callable[[float], object],
@@ -124,6 +128,8 @@ class Session(StreamWriter):
         self._clients_close: bytes | None = None  # the payload of the client's close frame, once it has come
         self._is_upstream_closed = False  # a close frame was sent upstream: nothing may follow it
         self._client_held_bytes = 0
+        self._turns = turns
+        self._is_behind = False  # the upstream has sent more than is read at once: the rest waits for its turn
         self._is_client_full = False
         self._is_throttled = False
         self._has_reader_failed = False  # the reader has raised, so it is not known any more how the session ends
@@ -148,23 +154,17 @@ class Session(StreamWriter):
     # Receiver of what the upstream sends
 
     def received(self, data: bytes, at: float) -> None:
-        more = True
-        while more and not self._stopped:
-            try:
-                messages = self._reader.feed(data)
-            except TooLarge as error:
-                self._break_off(MESSAGE_TOO_BIG, FRAME_LIMIT.saying(error.message))
-                return
-            except BadRequest as error:
-                self._break_off(PROTOCOL_ERROR, GARBLED.saying(f"of the upstream: {error.message}"))
-                return
-            self._pass_on(messages, at)
-            data, more = b"", self._reader.behind
+        self._read(data, at)
+        if self._reader.behind and not self._is_behind and not self._stopped:
+            self._is_behind = True
+            super().pause()
+            self._turns.wait(self._read_on)
         self._count_held()
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
-        if data:
-            self.received(data, at)
+        self._read(data, at)
+        while self._reader.behind and not self._stopped:
+            self._read(b"", at)
         if self._stopped:
             return
         if self._clients_close is not None:
@@ -224,8 +224,7 @@ class Session(StreamWriter):
 
     def resume(self) -> None:
         self._is_throttled = False
-        if not self._is_client_full:
-            super().resume()
+        self._receive_on()
 
     def last_left(self) -> None:
         """Do nothing: the session ends with its client, not with the followers."""
@@ -237,6 +236,31 @@ class Session(StreamWriter):
         self._close_upstream(GOING_AWAY.to_bytes(2, "big"))
         self._client.close(closing(ending))
         self._release(ending)
+
+    def _read(self, data: bytes, at: float) -> None:
+        """Take some messages of the upstream, and pass them on."""
+        if self._stopped:
+            return
+        try:
+            messages = self._reader.feed(data)
+        except TooLarge as error:
+            self._break_off(MESSAGE_TOO_BIG, FRAME_LIMIT.saying(error.message))
+        except BadRequest as error:
+            self._break_off(PROTOCOL_ERROR, GARBLED.saying(f"of the upstream: {error.message}"))
+        else:
+            self._pass_on(messages, at)
+
+    def _read_on(self) -> None:
+        """Take what waited for its turn."""
+        self._is_behind = False
+        if not self._stopped:
+            self.received(b"", monotonic())
+            self._receive_on()
+
+    def _receive_on(self) -> None:
+        """Receive more of the upstream, unless something holds it back."""
+        if not (self._is_behind or self._is_client_full or self._is_throttled):
+            super().resume()
 
     def _pass_on(self, messages: list[Message], at: float) -> None:
         """Send the upstream's messages to the client, and text messages to the log."""
@@ -270,8 +294,7 @@ class Session(StreamWriter):
 
     def _client_drained(self) -> None:
         self._is_client_full = False
-        if not self._is_throttled:
-            super().resume()
+        self._receive_on()
 
     def _count_held(self) -> None:
         if not self._stopped:

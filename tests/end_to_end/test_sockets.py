@@ -535,6 +535,26 @@ async def test_upstream_that_does_not_read_stops_the_client(serve: Serve) -> Non
     assert heard == 400 * MEGABYTE // 4
 
 
+async def test_flood_of_the_upstream_holds_nobody_else(serve: Serve) -> None:
+    """However many messages come in one read, all others have their turns in between; and each arrives."""
+    many, heard, most = 100_000, 0, 0
+
+    async def pour(connection: ServerConnection) -> None:
+        connection.transport.write(b"\x81\x00" * many)
+        await connection.wait_closed()
+
+    async with upstream(pour) as (url, _):
+        tee = await serve(url=url)
+        async with socket_to(tee, max_queue=None) as socket:
+            log = next(iter(tee.proxy.hub)).log
+            async with asyncio.timeout(GUARD_S):
+                while heard < many:
+                    await asyncio.sleep(0)
+                    most, heard = max(most, log.end - heard), log.end
+            await socket.close()
+    assert most < 10_000  # one read is 32,000 or more
+
+
 # Those who follow
 
 
