@@ -122,7 +122,7 @@ def test_document_is_what_the_api_says_it_is() -> None:
 @pytest.mark.parametrize("mode", ["incremental", "cumulative"])
 def test_mode_without_meaning_is_refused(mode: str) -> None:
     """The refusal names the modes there are."""
-    with pytest.raises(BadRequest, match="events and coalesced"):
+    with pytest.raises(BadRequest, match="coalesced"):
         stream_of([]).projection(View(mode))
 
 

@@ -330,5 +330,5 @@ def test_deltas_of_one_block_and_type_are_merged_and_nothing_else_is() -> None:
 @pytest.mark.parametrize("mode", ["incremental", "cumulative"])
 def test_mode_without_meaning_is_refused(mode: str) -> None:
     """The refusal names the modes there are."""
-    with pytest.raises(BadRequest, match="events and coalesced"):
+    with pytest.raises(BadRequest, match="coalesced"):
         stream_of([]).projection(View(mode))

@@ -182,7 +182,7 @@ def test_document_that_lacks_something_is_none() -> None:
 @pytest.mark.parametrize("mode", ["incremental", "cumulative"])
 def test_mode_without_meaning_is_refused(mode: str) -> None:
     """The refusal names the modes there are."""
-    with pytest.raises(BadRequest, match="events and coalesced"):
+    with pytest.raises(BadRequest, match="coalesced"):
         stream_of([]).projection(View(mode))
 
 

@@ -106,7 +106,7 @@ def test_no_event_is_lost_or_repeated_whatever_happens(steps: list[Any]) -> None
 
 
 def test_connection_ends_with_its_last_stream() -> None:
-    """Not with the first; a stream that this process lets go of ends without a word, so that the client resumes."""
+    """Not with the first; each of them is told how it ended."""
     streams = [new_stream(ident=f"st_{epoch}") for epoch in EPOCHS]
     page = Page(streams)
     for stream, ending in zip(streams, (UPSTREAM_RESET.saying("it broke"), DRAINED, COMPLETE), strict=True):
@@ -116,6 +116,7 @@ def test_connection_ends_with_its_last_stream() -> None:
     ends = [json.loads(event.data or b"") for event in dispatched(page.sink.received)]
     assert [(end["stream"][3:], end["event"], end["ending"], end["data"]) for end in ends] == [
         ("aaaaaa", "end", "upstream_reset", "it broke"),
+        ("bbbbbb", "end", "drained", DRAINED.message),
         ("cccccc", "end", "complete", ""),
     ]
 

@@ -579,6 +579,6 @@ async def test_stalled_follower_of_one_stream_slows_no_other(perform: Serve, sta
 async def test_health_does_not_wait_for_its_turn(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind a burst of requests it would tell of those, not of the process."""
     monkeypatch.setattr(listener.Listener, "may_begin", lambda self, now: False)
-    monkeypatch.setattr(listener.Connection, "_feed_held", lambda self: None)  # its turn never comes
+    monkeypatch.setattr(listener.Connection, "_parse_held", lambda self: None)  # its turn never comes
     tee = await serve()
     assert (await tee.ask("GET", "/healthz")).status == 200

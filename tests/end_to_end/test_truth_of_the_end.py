@@ -240,4 +240,4 @@ async def test_error_ends_waiting_too(perform: Serve, stage: Stage) -> None:
 
 def test_moment_is_short() -> None:
     """About a second: a client of mode raw that stops at the last word waits for no more."""
-    assert 0.5 <= exchange._MOMENT_S <= 2
+    assert 0.5 <= exchange._END_S <= 2
