@@ -4,7 +4,7 @@ from typing import Any
 
 from proxy.dialects.choices import ChoiceDocuments
 from proxy.dialects.delta import Delta, channel, index_of, json_object, record
-from proxy.dialects.dialect import Dialect, Origin, Reader, TextKind, Usage, model_of
+from proxy.dialects.dialect import Dialect, Origin, Reader, StreamedByBody, TextKind, Usage
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign, names_error
 from proxy.dialects.generated import generated
 from proxy.dialects.increment import Channel
@@ -29,21 +29,11 @@ def error_data(message: str, code: str) -> bytes:
     return json_text.written({"error": {"message": message, "type": "stream_error", "code": code}})
 
 
-class ChatRequests:
+class ChatRequests(StreamedByBody):
     """What requests for chat completions contain."""
 
     names_model = True
     reads_body = False
-
-    def model(self, body: bytes) -> str | None:
-        return model_of(body)
-
-    def asks_stream(self, headers: RawHeaders) -> bool:
-        return False
-
-    def asks_events(self, headers: RawHeaders, body: bytes) -> bool:
-        asked = members(body)
-        return asked is not None and asked.get("stream") is True
 
     def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         asked = members(body)

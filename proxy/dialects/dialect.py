@@ -9,6 +9,7 @@ from proxy.dialects.failure import Failure
 from proxy.dialects.increment import Assembler, Channel
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
+from proxy.wire.json_members import members
 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
 _MOST_TOKENS = 1 << 53
@@ -250,6 +251,20 @@ class Dialect(NamedTuple):
     documents: Documents
     objects: Objects | None = None
     """None: its responses are not stored, or have no ids to fetch them by."""
+
+
+class StreamedByBody:
+    """Requests of an API whose body alone says whether a stream is asked for, by `stream`, and which model."""
+
+    def model(self, body: bytes) -> str | None:
+        return model_of(body)
+
+    def asks_stream(self, headers: RawHeaders) -> bool:
+        return False
+
+    def asks_events(self, headers: RawHeaders, body: bytes) -> bool:
+        asked = members(body)
+        return asked is not None and asked.get("stream") is True
 
 
 def model_of(body: bytes) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from proxy.dialects.blocks import BLOCK, DELTA, MESSAGE, START, STOP, TEXTS, BlockDocuments, event_field, read_event
 from proxy.dialects.delta import record
-from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
+from proxy.dialects.dialect import Dialect, Reader, StreamedByBody, TextKind
 from proxy.dialects.error_codes import TYPES_OF_STATUSES
 from proxy.dialects.failure import FOREIGN, failure, foreign
 from proxy.dialects.reader import LearningReader, read_usage
@@ -33,21 +33,11 @@ _CALLS = "tool_use"  # ends the types of blocks whose name and input are generat
 _HEARTBEAT = b'event: ping\ndata: {"type": "ping"}\n\n'
 
 
-class MessagesRequests:
+class MessagesRequests(StreamedByBody):
     """What requests for messages contain."""
 
     names_model = True
     reads_body = False
-
-    def model(self, body: bytes) -> str | None:
-        return model_of(body)
-
-    def asks_stream(self, headers: RawHeaders) -> bool:
-        return False
-
-    def asks_events(self, headers: RawHeaders, body: bytes) -> bool:
-        asked = members(body)
-        return asked is not None and asked.get("stream") is True
 
     def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         asked = members(body)

@@ -18,7 +18,7 @@ from typing import Any
 
 from proxy.dialects.chat import error_body
 from proxy.dialects.delta import json_object, record, records
-from proxy.dialects.dialect import Background, Dialect, Reader, TextKind, model_of
+from proxy.dialects.dialect import Background, Dialect, Reader, StreamedByBody, TextKind
 from proxy.dialects.error_codes import trouble
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.reader import LearningReader
@@ -54,21 +54,11 @@ _PASSED_ON = frozenset([
 ])  # fmt: skip
 
 
-class ResponseRequests:
+class ResponseRequests(StreamedByBody):
     """What requests for responses contain."""
 
     names_model = False  # DashScope's responses do so only at their end
     reads_body = True  # only the body says whether a response is to be made in the background
-
-    def model(self, body: bytes) -> str | None:
-        return model_of(body)
-
-    def asks_stream(self, headers: RawHeaders) -> bool:
-        return False
-
-    def asks_events(self, headers: RawHeaders, body: bytes) -> bool:
-        asked = members(body)
-        return asked is not None and asked.get("stream") is True
 
     def as_stream(self, headers: RawHeaders, body: bytes) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         asked = members(body)
