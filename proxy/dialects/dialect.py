@@ -114,6 +114,13 @@ class Reader(Protocol):
     def finished(self) -> bool:
         """True when the stream is complete if its response ends cleanly now, with or without a final event."""
 
+    @property
+    def surroundings(self) -> tuple[bytes, bytes] | None:
+        """What precedes and follows the text of `ordinary` frames that differ in nothing else.
+
+        It begins a frame and ends it, without a CR, and the text ends at the first quotation mark. None: not known.
+        """
+
     def ordinary(self, frame: bytes) -> bool:
         """Return, without parsing, whether a frame adds only generated text, so that `note` need not be called for it.
 

@@ -92,6 +92,11 @@ class LearningReader:
         if frame is not None:
             self._read_numbers(frame)
 
+    @property
+    def surroundings(self) -> tuple[bytes, bytes] | None:
+        """The head and the tail, if ordinary frames have no numbers that differ."""
+        return None if self._numbered or self._head is _NEVER else (self._head, self._tail)
+
     def ordinary(self, frame: bytes) -> bool:
         """Return, without parsing, whether a frame adds only generated text; False when in doubt.
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import aiohttp
 
-from proxy.upstream.connection import Connection, Receiver, TakeEvents
+from proxy.upstream.connection import Connection, Receiver, TakeEvent, TakeEvents
 from proxy.wire.errors import (
     BadRequest,
     FirstByteTimeout,
@@ -246,11 +246,12 @@ class Exchange:
             except Exception as fault:
                 self.receiver_failed(receiver, fault)
 
-    def redirect(self, take_events: TakeEvents) -> None:
-        """Replace the `take_events` that was given to `attach`."""
+    def redirect(self, take_events: TakeEvents, take_event: TakeEvent | None = None) -> None:
+        """Replace the `take_events` that was given to `attach`; `take_event`, if given, is called before it."""
         connection = self._connection
         if connection is not None:
             connection.take_events = take_events
+            connection.take_event = take_event
             if connection.on_events is not None:
                 connection.on_events = take_events
 
