@@ -12,7 +12,6 @@ from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import members
 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
-_MOST_TOKENS = 1 << 53
 _MODEL_WITHIN_BYTES = 64 * 1024
 
 
@@ -278,15 +277,3 @@ def model_of(body: bytes) -> str | None:
     """Return the model that a body names near its beginning, found without parsing: the body may have megabytes."""
     model = _MODEL.search(body, 0, _MODEL_WITHIN_BYTES)
     return model and model[1].decode(errors="replace")
-
-
-def count(usage: Any, name: str, part: str | None = None) -> int:
-    """Return the number `name` of a usage object, or the number `part` of its object `name`; 0 if it is missing."""
-    stated = usage.get(name) if isinstance(usage, dict) else None
-    if part is not None:
-        stated = stated.get(part) if isinstance(stated, dict) else None
-    if isinstance(stated, str):
-        stated = int(stated) if stated.isdecimal() and len(stated) < 19 else 0
-    elif isinstance(stated, float) and stated.is_integer():  # False for infinity
-        stated = int(stated)
-    return stated if isinstance(stated, int) and 0 < stated < _MOST_TOKENS else 0

@@ -80,7 +80,7 @@ class RouteTable:
         self._forward_all = Forward(hides_tokens=bool(grants))
         allowed = AllowedPaths(settings.paths) if settings.key.get_secret_value() else None
         self._forward_allowed = Forward(allowed, hides_tokens=bool(grants))
-        self.generations = self._generations(self._open_exchange(), self._forward_allowed)
+        self.generations = self._generations(self._upstreams.opener(), self._forward_allowed)
         self._follow = Follow(streams, hub, admission, metrics)
         self._follow_many = FollowMany(streams, hub, admission, self._follow, metrics)
         self._control = Control(hub, admission, grants)
@@ -148,7 +148,7 @@ class RouteTable:
         generations: Handler = self.generations.generate
         if self._tracing is not None:
             generations = self._tracing.traced(generations)
-        opens = self._open_exchange()
+        opens = self._upstreams.opener()
         passing = PassThrough(
             self._forward_allowed,
             opens,
@@ -156,7 +156,7 @@ class RouteTable:
             self._models,
             lambda: self._config().limits.body_bytes,
         )
-        objects = ObjectRequests(self._hub, self._follow, self._passing(self._open_exchange()), self._given)
+        objects = ObjectRequests(self._hub, self._follow, self._passing(self._upstreams.opener()), self._given)
         for route, paths in table.routes(self._config().upstream.prefixes):
             for path in paths:
                 generate = self._for_pages(functools.partial(generations, route))
@@ -192,7 +192,7 @@ class RouteTable:
         base = self._upstreams.base(own.upstream) if own.upstream else ""
         route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
         upstream = own.upstream or DEFAULT
-        opens = self._open_exchange(upstream)
+        opens = self._upstreams.opener(upstream)
         passing = self._passing(opens)
         handler: Handler | None = None
         if own.share == "url":
@@ -236,10 +236,6 @@ class RouteTable:
         sockets = Sockets(self._config, self._hub, self._admission, self._grants, self._metrics, self._models, opens)
         self._sockets.append(sockets)
         return sockets
-
-    def _open_exchange(self, upstream: str = DEFAULT) -> OpenExchange:
-        """Return the function that sends a request to an upstream or its spares."""
-        return self._metrics.calls(self._upstreams.opener(upstream))
 
     def _traced(self, handler: Handler, path: str) -> Handler:
         """Return the handler of followers at a path, with spans if they are enabled."""

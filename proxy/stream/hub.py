@@ -268,9 +268,14 @@ class Hub:
 
     def reserve(self, *, streams: int = 0, followers: int = 0) -> Places:
         """Reserve places before a request is sent upstream, so that it is not paid for in vain. Raises: Overloaded."""
-        if streams:
+        # Compared here, too, since there is room as a rule: that saves the calls.
+        if streams and (
+            self.draining
+            or len(self._running) + self.promised_streams >= self.max_streams
+            or self.ledger.bytes > self.ledger.room_bytes
+        ):
             self.check_room()
-        if followers:
+        if followers and self.followers + self.promised_followers >= self.max_followers:
             self.check_room_to_follow()
         return Places(self, streams, followers)
 

@@ -117,7 +117,6 @@ class Exchange:
         "responded",
         "status",
         "switches",
-        "waited_s",
     )
 
     def __init__(self, upstream: Pool, connection: Connection, method: bytes, switches: bool = False) -> None:
@@ -139,7 +138,6 @@ class Exchange:
         self._is_plainly_chunked = False
         self._noted = 0
         self.request_id: bytes | None = None  # the upstream's own
-        self.waited_s = 0.0  # for a connection
         self.on_released: Callable[[UpstreamError | None], None] | None = None  # called with its error, if any
         self._arrival: asyncio.Future[None] | None = None  # set while `peek` waits for more of the body
         self.responded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
