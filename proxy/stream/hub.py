@@ -427,6 +427,8 @@ class Hub:
         heapq.heappush(self._retire_at, (stream.ended_at + stream.info.retain_s, stream.id))
         if stream.info.retain_s <= 0:
             self.forget(stream)
+        elif not stream.subscriptions:
+            stream.pack()
 
     def _cut_pending(self) -> None:
         """End the last followers of forgotten streams, oldest first, until the limit of pending bytes is kept."""
@@ -449,6 +451,7 @@ class Hub:
         self._on_subscription_ended(subscription)
         if self._followed and not subscription.stream.subscriptions:
             self._followed.pop(subscription.stream, None)
+            subscription.stream.pack()
         if self._outlived:
             self._drop_if_unused(subscription.stream)
 
