@@ -10,6 +10,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from proxy.access.callers import Caller
 from proxy.server.json_responses import answer
+from proxy.server.openapi import document
 from proxy.server.routes import Handler
 from proxy.stream.hub import Hub
 from proxy.telemetry.live_feed import LiveFeed
@@ -32,6 +33,7 @@ class Admin:
             ("/readyz", self._ready),
             ("/admin/streams", self._streams),
             ("/admin/events", self._events),
+            ("/openapi.json", self._openapi),
             ("/healthz", healthy),
         )
 
@@ -50,6 +52,9 @@ class Admin:
     async def _ready(self, request: web.BaseRequest, caller: Caller) -> web.Response:
         draining = self._hub.draining
         return answer({"ready": not draining}, 503 if draining else 200)
+
+    async def _openapi(self, request: web.BaseRequest, caller: Caller) -> web.Response:
+        return answer(document())
 
     async def _streams(self, request: web.BaseRequest, caller: Caller) -> web.Response:
         """GET /admin/streams: the streams of all callers. Callers must not see this list; it is for operators."""

@@ -54,6 +54,7 @@ class Routes:
         self._metrics = metrics
         self._exact: dict[tuple[str, str], Endpoint] = {}
         self._patterns: list[tuple[str, re.Pattern[str], Endpoint]] = []
+        self.paths: list[tuple[str, str]] = []  # all methods and paths, as they were added
         self._nowhere = Endpoint(_unknown, "none", dialect, Needs.NOTHING)
 
     def add(
@@ -61,6 +62,7 @@ class Routes:
     ) -> None:
         """Serve `path` with a handler, called with the request and its caller. `method` may be ANY."""
         endpoint = Endpoint(handler, name, dialect, needs)
+        self.paths.append((method, path))
         if "{" not in path and not path.endswith("/") and method != ANY:
             self._exact[method, path] = endpoint
             return
