@@ -41,6 +41,7 @@ from proxy.telemetry.allocator import IdleTrim, malloc_trim
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
+from proxy.telemetry.prices import Prices
 from proxy.timers import sleep
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Proxy:
         pacer = Pacer(loop.call_later, time.monotonic)
         self.config = config
         self.metrics = Metrics(limits.model_labels)
+        if config.prices.models:
+            self.metrics.prices = Prices(config.prices)
         descriptors = Descriptors.of_process()
         self.upstreams = Upstreams(config, self.metrics, descriptors)
         self.feed = LiveFeed()

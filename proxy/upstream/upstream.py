@@ -38,6 +38,7 @@ class UpstreamRequest:
     once: bool = False  # an error response is not retried, although the body is available
     switches: bool = False  # it asks to switch to another protocol
     upstream: str = ""  # the name of the upstream that serves its model; "": the usual one
+    upgraded: bool = False  # it asks for a stream in place of a client that wants a document
 
 
 class Upstream:
