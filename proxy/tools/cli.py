@@ -20,7 +20,7 @@ from proxy.tools.log_lines import LogLines
 from proxy.tools.record import record
 from proxy.tools.selfcheck import SelfCheckError, check_installation
 from proxy.tools.signals import end_signal, heed_signals
-from proxy.tools.systemd import BadSocket, Notifier, address_of, inherited
+from proxy.tools.systemd import BadSocket, Notifier, handed_over
 from proxy.tools.tail import tail
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ def serve(config_file: Path | None, loop: str) -> None:
         check_installation()
     except SelfCheckError as error:
         _fail(str(error))
-    sockets = _sockets()
+    try:
+        sockets = handed_over(os.environ)
+    except BadSocket as error:
+        _fail(str(error))
     config = _load(config_file)
     logging.basicConfig(level=config.log_level.upper(), handlers=[LogLines()])
     before, limit = raise_limit()
@@ -104,20 +107,6 @@ def _run(work: Any, loop: str) -> None:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(work)
-
-
-def _sockets() -> "dict[str, socket]":
-    """Return the sockets that systemd hands over; their addresses are part of the configuration from now on.
-
-    So that what is refused off loopback is refused here, too, and reading the configuration again changes no address.
-    """
-    try:
-        sockets = inherited(os.environ, os.getpid())
-    except BadSocket as error:
-        _fail(str(error))
-    for key, listening in sockets.items():
-        os.environ[f"STREAMTEE_{key.upper()}"] = address_of(listening)
-    return sockets
 
 
 async def _serve(config: Config, file: Path | None, sockets: "dict[str, socket]") -> None:

@@ -7,7 +7,7 @@ sd_watchdog_enabled(3). Without these variables nothing happens.
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 
 _FIRST_DESCRIPTOR = 3
@@ -17,6 +17,18 @@ ADMIN = "admin"
 
 class BadSocket(ValueError):
     """A socket that was handed over is none that the proxy can listen on."""
+
+
+def handed_over(environment: MutableMapping[str, str]) -> dict[str, socket.socket]:
+    """Return the sockets that systemd hands over; their addresses are part of the configuration from now on.
+
+    They are set in the environment, which overrides the file: so what is refused off loopback is refused for them, too,
+    and reading the configuration again changes no address. Raises: BadSocket.
+    """
+    sockets = inherited(environment, os.getpid())
+    for key, listening in sockets.items():
+        environment[f"STREAMTEE_{key.upper()}"] = address_of(listening)
+    return sockets
 
 
 def inherited(environment: Mapping[str, str], process: int) -> dict[str, socket.socket]:
