@@ -257,6 +257,8 @@ class Dialect(NamedTuple):
     documents: Documents
     objects: Objects | None = None
     """None: its responses are not stored, or have no ids to fetch them by."""
+    cached_apart: bool = False
+    """Whether usage counts the prompt's tokens that a cache had, or was given, beside those of the prompt."""
 
 
 class StreamedByBody:

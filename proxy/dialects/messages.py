@@ -174,4 +174,4 @@ def _generated(block: dict[str, Any]) -> TextKind | None:
     return next((_KINDS[key] for key in ("text", "thinking") if block.get(key)), None)
 
 
-MESSAGES = Dialect("anthropic", MessagesRequests(), MessagesFrames(), BlockDocuments())
+MESSAGES = Dialect("anthropic", MessagesRequests(), MessagesFrames(), BlockDocuments(), cached_apart=True)

@@ -6,7 +6,9 @@ metrics, readiness and a live feed.
 
 import asyncio
 import logging
+import socket
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -41,6 +43,7 @@ from proxy.telemetry.allocator import IdleTrim, malloc_trim
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
+from proxy.telemetry.prices import Prices
 from proxy.timers import sleep
 
 if TYPE_CHECKING:
@@ -70,6 +73,8 @@ class Proxy:
         pacer = Pacer(loop.call_later, time.monotonic)
         self.config = config
         self.metrics = Metrics(limits.model_labels)
+        if config.prices.models:
+            self.metrics.prices = Prices(config.prices)
         descriptors = Descriptors.of_process()
         self.upstreams = Upstreams(config, self.metrics, descriptors)
         self.feed = LiveFeed()
@@ -148,15 +153,24 @@ class Proxy:
         self.calls.forget(stream)
         self.lost_calls.forget(stream)
 
-    async def start(self) -> None:
-        """Listen. Raises: OSError, when an address is taken."""
+    async def start(self, sockets: Mapping[str, socket.socket] | None = None) -> None:
+        """Listen. Raises: OSError, when an address is taken.
+
+        `sockets`: those that listen already, for the keys `listen` and `admin`; the configuration has their addresses,
+        since what is safe depends on them.
+        """
+        given = sockets or {}
         try:
             self.url, self._data_site = await self._listen(
-                self._runner(self.route_table.routes(), self.config.listen, is_admin=False), self.config.listen
+                self._runner(self.route_table.routes(), self.config.listen, is_admin=False),
+                self.config.listen,
+                given.get("listen"),
             )
             if self.config.admin:
                 self.admin_url, _ = await self._listen(
-                    self._runner(self._admin_routes(), self.config.admin, is_admin=True), self.config.admin
+                    self._runner(self._admin_routes(), self.config.admin, is_admin=True),
+                    self.config.admin,
+                    given.get("admin"),
                 )
         except OSError:
             await self.stop()
@@ -211,11 +225,15 @@ class Proxy:
                 served.add(method, path, self.pages.only(handler), "admin", table.OWN, Needs.NOTHING)
         return served
 
-    async def _listen(self, runner: web.BaseRunner, where: str) -> tuple[str, web.BaseSite]:
+    async def _listen(
+        self, runner: web.BaseRunner, where: str, listening: socket.socket | None
+    ) -> tuple[str, web.BaseSite]:
         host, port = address(where)
         await runner.setup()
         self._runners.append(runner)
-        site = web.TCPSite(runner, host, port, backlog=4096)
+        site: web.BaseSite = web.TCPSite(runner, host, port, backlog=4096)
+        if listening is not None:
+            site = web.SockSite(runner, listening, backlog=4096)
         await site.start()
         port = runner.addresses[0][1]
         shown = f"[{host}]" if ":" in host else host

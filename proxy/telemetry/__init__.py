@@ -6,6 +6,7 @@ Read in this order:
 
 * `stream_object`: the description of one stream, as JSON and as headers
 * `metrics`: counters and histograms; `metrics_page`: the page that Prometheus scrapes
+* `prices`: what tokens cost, by the configured prices; `settings`: the table [prices] of the configuration
 * `access_log`: one line for each stream that has ended
 * `tracing`: OpenTelemetry spans, if they are enabled
 * `allocator`: returns memory that was freed to the operating system when the process is idle

@@ -180,6 +180,8 @@ class Generations:
             raise
         finally:
             places.give_back()
+            if generation.upgraded:
+                self._metrics.count_upgraded(generation.route.name)
             generation.drop_body()
             release_body(request)
         if pump is None:
@@ -243,6 +245,8 @@ class Generations:
             return await ask(self._open_exchange, generation)
         finally:
             ledger.count(BODIES, -size_bytes)
+            if generation.upgraded:
+                self._metrics.count_upgraded(generation.route.name)
             generation.drop_body()
 
     def _join(self, call: Call, generation: GenerationRequest) -> None:
