@@ -34,7 +34,8 @@ export function share(ident, dataUrl) {
       const { url } = await ask("POST", `${pathOf(ident)}/share`, { rights, expires_in: Number(expiry.value) });
       const shown = make("input", { id: "share-url", readonly: true, value: reachable(url, dataUrl), spellcheck: "false" });
       result.replaceChildren(
-        make("p", { class: "field" }, make("label", { for: "share-url", text: "URL" }), shown, copyButton(() => shown.value)),
+        make("p", { class: "field" }, make("label", { for: "share-url", text: "URL" }), shown),
+        copyButton(() => shown.value, "Copy the URL"),
       );
       shown.select();
     } catch (error) {

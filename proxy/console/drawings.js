@@ -7,7 +7,7 @@ const [TOP, BOTTOM] = [24, 50]; // of the band
 
 /** Draw rates as a line; the words are beside it. */
 export function spark(rates, width = 64, height = 18) {
-  const most = Math.max(...rates, 1);
+  const most = 1.4 * Math.max(...rates, 1); // with room above: a steady rate is a line in the middle
   const step = width / Math.max(rates.length - 1, 1);
   const points = rates.map((rate, index) => `${(index * step).toFixed(1)},${(height - 1 - (rate / most) * (height - 3)).toFixed(1)}`);
   return draw(
@@ -30,7 +30,7 @@ export function timeLine(stream, ticks, joined_s, width) {
     band("wait", x(0), x(token ?? total)),
     token !== null && band("think", x(token), x(content ?? total)),
     content !== null && band("answer", x(content), x(total)),
-    ...gaps.map(([from, to]) => band("gap", x(from), x(to))),
+    ...gaps.flatMap(([from, to]) => gap(x(from), x(to), duration(to - from))),
     ...tickMarks(ticks, x),
     joined_s > 0.02 * total && joined_s < total && draw("line", { class: "joined", x1: x(joined_s), x2: x(joined_s), y1: TOP, y2: BOTTOM }),
     ...axis(total, x, width),
@@ -67,6 +67,9 @@ function inWords(stream, gaps) {
 
 const band = (kind, from, to) =>
   draw("rect", { class: `band ${kind}`, x: from, y: TOP, width: Math.max(to - from, 0.5), height: BOTTOM - TOP });
+
+const gap = (from, to, text) =>
+  [band("gap", from, to), to - from > 40 && draw("text", { class: "gap", x: (from + to) / 2, y: BOTTOM - 9, "text-anchor": "middle" }, text)];
 
 function tickMarks(ticks, x) {
   const columns = new Set(ticks.map((at) => Math.round(x(at)))); // one line a pixel, however many events

@@ -2,10 +2,10 @@
 import { make, say } from "./element.js";
 import { Feed } from "./feed.js";
 import { bytes, count, counted } from "./format.js";
-import { MachineView } from "./machine.js";
 import { signIn, signOut } from "./requests.js";
 import { StreamPanel } from "./stream.js";
 import { StreamList } from "./streams.js";
+import { SystemView } from "./system.js";
 import { TrialView } from "./trial.js";
 
 const at = (id) => document.getElementById(id);
@@ -48,12 +48,12 @@ function show() {
     isHere ? one.setAttribute("aria-current", "page") : one.removeAttribute("aria-current");
   }
   if (name === "try") view = new TrialView(feed);
-  else if (name === "machine") view = new MachineView(feed);
+  else if (name === "system") view = new SystemView(feed);
   else if (ident) panel = new StreamPanel(feed, decodeURIComponent(ident));
   main.classList.toggle("both", Boolean(panel));
   main.replaceChildren(...(view ? [view.element] : [list.element, ...(panel ? [panel.element] : [])]));
   if (panel) panel.element.focus({ preventScroll: true });
-  document.title = `${{ try: "Try it", machine: "Upstreams" }[name] ?? (ident ? "Stream" : "Streams")} · streamtee`;
+  document.title = `${{ try: "Try it", system: "System" }[name] ?? (ident ? "Stream" : "Streams")} · streamtee`;
   if (!feed.hasBegun) feed.start();
   showOverview();
 }
@@ -140,5 +140,8 @@ function changeTheme() {
 }
 
 function showTheme() {
-  say(at("theme"), { dark: "Theme: dark", light: "Theme: light" }[document.documentElement.dataset.theme] ?? "Theme: system");
+  const [sign, name] = { dark: ["☾", "dark"], light: ["☀", "light"] }[document.documentElement.dataset.theme] ?? ["◐", "as the system’s"];
+  say(at("theme"), sign);
+  at("theme").setAttribute("aria-label", `Theme: ${name}`);
+  at("theme").title = `Theme: ${name}`;
 }

@@ -21,6 +21,7 @@ export class StreamPanel {
   #joined = 0; // the same, in seconds since its request, of this page's first event
   #ticks = [];
   #parts = {};
+  #isLoading = false;
 
   constructor(feed, ident) {
     this.#feed = feed;
@@ -38,10 +39,11 @@ export class StreamPanel {
 
   /** Follow the overview: ask for the numbers again, as long as they can change. */
   update() {
-    if (this.#info && (this.#info.state === "open" || this.#info.follower_count)) this.#load();
+    if (this.#info && !this.#isLoading && (this.#info.state === "open" || this.#info.follower_count)) this.#load();
   }
 
   async #load() {
+    this.#isLoading = true;
     try {
       const info = await ask("GET", `${pathOf(this.ident)}/info`);
       if (this.#stop.signal.aborted) return;
@@ -53,6 +55,7 @@ export class StreamPanel {
     } catch (error) {
       if (!this.#stop.signal.aborted) this.#fail(error);
     }
+    this.#isLoading = false;
   }
 
   #fail(error) {
@@ -198,6 +201,7 @@ async function* eventsOf(url, signal) {
 }
 
 function brokenOff(info, error) {
+  if (info.answer) return `The upstream answered with status ${info.answer.status}, and no stream: ${error.message}`;
   if (error.status === 400 || error.response?.status === 400) return `It can’t be read so: ${error.message}`;
   if (error.status === 410 || error.response?.status === 410) return "Its beginning is no longer held.";
   if (info.state === "open") return `The reading broke off: ${error.message}`;
@@ -240,4 +244,5 @@ const legend = () =>
     ["think", "reasoning"],
     ["answer", "answer"],
     ["gap", "long gap"],
+    ["joined", "this page came"],
   ].flatMap(([kind, text]) => [make("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), make("span", { text })]);

@@ -1,7 +1,7 @@
 // The list of streams: a row each, which is changed in place, so that focus and selection stay where they are.
 import { spark } from "./drawings.js";
 import { arrange, make, mark, say } from "./element.js";
-import { bytes, count, duration, rate } from "./format.js";
+import { count, duration, rate } from "./format.js";
 import { stateOf } from "./words.js";
 
 const COLUMNS = [
@@ -24,13 +24,20 @@ export class StreamList {
   #words = "";
   #body = make("tbody", { role: "rowgroup" });
   #told = make("p", { class: "empty", role: "status" });
+  #tableElement;
+  #first = make(
+    "p",
+    { class: "empty", hidden: true },
+    "No streams yet. What clients send through the proxy is shown here as it comes. ",
+    make("a", { href: "#/try", text: "Try one yourself" }),
+  );
   #heads;
   #kinds;
 
   constructor(feed, chosen) {
     this.#feed = feed;
     this.chosen = chosen;
-    this.element = make("section", { class: "list", "aria-label": "Streams" }, this.#bar(), this.#table(), this.#told);
+    this.element = make("section", { class: "list", "aria-label": "Streams" }, this.#bar(), (this.#tableElement = this.#table()), this.#first, this.#told);
   }
 
   /** Show the newest overview. */
@@ -46,6 +53,8 @@ export class StreamList {
     }
     say(this.#told, this.#remark(overview, shown.length));
     this.#told.hidden = !this.#told.textContent;
+    this.#first.hidden = overview.running + overview.kept > 0;
+    this.#tableElement.hidden = !this.#first.hidden;
   }
 
   #isWanted({ state, ended_s, model, id, key, route, upstream, reason }) {
@@ -57,7 +66,7 @@ export class StreamList {
 
   #remark(overview, shown) {
     const all = overview.running + overview.kept;
-    if (!all) return "No streams yet. Send a request through the proxy, or try one here.";
+    if (!all) return "";
     if (!shown) return "No stream matches.";
     const listed = overview.streams.length;
     return listed < all ? `${count(listed)} of ${count(all)} streams are listed: those that began first and last.` : "";
@@ -78,7 +87,7 @@ export class StreamList {
   }
 
   #order(shown) {
-    const by = this.#sort === null ? ({ row }) => -(row.created - (row.ended_s === null ? -1e12 : 0)) : COLUMNS[this.#sort].by;
+    const by = this.#sort === null ? ({ row }) => (row.ended_s === null ? row.age_s : 1e9 + row.ended_s) : COLUMNS[this.#sort].by;
     const keyed = shown.map((one, index) => ({ one, key: by(one), index }));
     keyed.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : a.index - b.index));
     const wanted = keyed.map(({ one }) => one.element);
@@ -159,7 +168,8 @@ class Row {
     say(this.about, [row.key ?? row.id.slice(3, 9), row.route, row.upstream].filter((one) => one && one !== "default").join(" · "));
     say(this.cells.age, duration(row.age_s));
     say(this.cells.token, duration(row.ttft_s));
-    say(this.rate, row.ended_s === null ? rate(this.newest) : bytes(row.bytes));
+    say(this.rate, rate(row.ended_s === null ? this.newest : row.events / Math.max(row.age_s, 0.001)));
+    mark(this.rate, "dim", row.ended_s !== null);
     if (row.ended_s === null) this.drawn.replaceChildren(spark(rates));
     else if (this.drawn.firstChild) this.drawn.replaceChildren();
     say(this.cells.followers, count(row.follower_count));

@@ -112,6 +112,7 @@ class Run {
     this.asker = new Pane("The client that asked", "raw: the upstream’s bytes");
     this.follower = new Pane("A follower, resumed", "events: each with an id");
     this.other = new Pane("Another follower", mode === "text" ? "text: the answer alone" : mode);
+    mark(this.other.body, "text", mode === "text");
     this.panes = [this.asker, this.follower, this.other];
     this.button = make("button", { type: "button", class: "small", text: "Cut", disabled: true, onclick: () => this.#toggle() });
     this.follower.head.append(this.button);
@@ -229,11 +230,11 @@ class Run {
     if (!this.#over || !this.#followed || this.#stop.signal.aborted) return;
     const [had, got] = [this.#had, this.#got];
     const same = had.length === got.length && had.every((data, index) => data === got[index]);
-    const cuts = this.#cuts.length ? `, cut after event ${this.#cuts.map(count).join(" and ")} and resumed` : "";
-    if (same) this.follower.end(`all ${counted(got.length, "event")}${cuts}`, "done");
+    const cuts = this.#cuts.length ? `cut after event ${this.#cuts.map(count).join(" and ")} and resumed` : "never cut";
+    if (same) this.follower.end(`all ${counted(got.length, "event")}, ${cuts}`, "done");
     else this.follower.end(`${count(got.length)} events, where the client that asked had ${count(had.length)}`, "bad");
     this.#tell(
-      same ? `The follower got the same ${counted(got.length, "event")} as the client that asked: none lost, none repeated${cuts}.` : "The two readers do not have the same events: the stream failed, or was cancelled.",
+      same ? `The follower, ${cuts}, got the same ${counted(got.length, "event")} as the client that asked: none lost, none repeated.` : "The two readers do not have the same events: the stream failed, or was cancelled.",
       same ? "done" : "bad",
     );
   }

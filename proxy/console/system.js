@@ -10,12 +10,12 @@ const BREAKERS = {
 };
 
 /** The view of upstreams and workers. */
-export class MachineView {
+export class SystemView {
   #feed;
 
   constructor(feed) {
     this.#feed = feed;
-    this.element = make("section", { class: "machine" }, make("p", { class: "empty", text: "Waiting for the first overview…" }));
+    this.element = make("section", { class: "system" }, make("p", { class: "empty", text: "Waiting for the first overview…" }));
     this.update();
   }
 
