@@ -1,8 +1,8 @@
 """Access to the admin port: probes and metrics are open, all else needs the admin token.
 
-The token comes as a Bearer token. The console's sign-in exchanges it for a session: a signed cookie that expires and
-does not hold the token, since browsers send a cookie to every port of a host. Only pages of the port itself may use
-one. Without a token nobody has access.
+The token comes as a Bearer token. The console's sign-in exchanges it for a signed cookie, which expires and does not
+hold the token, since browsers send a cookie to every port of a host. Only pages of the port itself may use it. Without
+a token nobody has access.
 """
 
 import hmac
@@ -16,10 +16,10 @@ from proxy.access.callers import Caller
 from proxy.access.capabilities import RIGHTS, Capabilities, Capability
 from proxy.wire.errors import AdminClosed, AdminTokenNeeded
 
-SESSION_S = 12 * 3600
-PATH = "/admin"  # what needs a session is below it, so that the cookie goes nowhere else
+SIGNED_IN_S = 12 * 3600
+PATH = "/admin"  # what needs the cookie is below it, so that the cookie goes nowhere else
 _OPERATOR = Caller(b"operator")
-_IDENT = "operator"  # what a session is for; ids of streams begin otherwise
+_IDENT = "operator"  # what the cookie is for; ids of streams begin otherwise
 _OWN_PAGES = (None, "same-origin", "none")  # values of Sec-Fetch-Site (W3C Fetch Metadata); "none": typed by the user
 
 
@@ -31,16 +31,16 @@ class OperatorAccess:
         self.use(token)
 
     def use(self, token: str) -> None:
-        """Accept this token from now on, and no sessions of an earlier one."""
+        """Accept this token from now on, and no cookies of an earlier one."""
         self.token = token
-        self._sessions = Capabilities([token] if token else [])
+        self._cookies = Capabilities([token] if token else [])
 
     def admit(self, request: web.BaseRequest, needs: Needs) -> Caller:
         """Return the caller of a request. Raises: AdminClosed, AdminTokenNeeded."""
         if needs is not Needs.NOTHING:
             self.check_open()
-            if not (self.is_token(bearer(request)) or self._has_session(request)):
-                raise AdminTokenNeeded("this needs the admin token, as Authorization: Bearer, or a session of /console")
+            if not (self.is_token(bearer(request)) or self._is_signed_in(request)):
+                raise AdminTokenNeeded("this needs the admin token, as Authorization: Bearer, or a sign-in at /console")
         return _OPERATOR
 
     def check_open(self) -> None:
@@ -55,20 +55,20 @@ class OperatorAccess:
         # Digests have one length, so the time says nothing about the token's.
         return bool(self.token) and hmac.compare_digest(_digest(given), _digest(self.token))
 
-    def session(self, request: web.BaseRequest, token: str) -> str:
-        """Return the Set-Cookie header that begins a session. Raises: AdminClosed, AdminTokenNeeded."""
+    def sign_in(self, request: web.BaseRequest, token: str) -> str:
+        """Return the Set-Cookie header that a browser gets for the token. Raises: AdminClosed, AdminTokenNeeded."""
         self.check_open()
         if not self.is_token(token):
             raise AdminTokenNeeded("this is not the admin token")
-        value = self._sessions.sign(Capability(_IDENT, RIGHTS, int(time.time()) + SESSION_S))
-        return set_cookie(request, value, SESSION_S)
+        value = self._cookies.sign(Capability(_IDENT, RIGHTS, int(time.time()) + SIGNED_IN_S))
+        return set_cookie(request, value, SIGNED_IN_S)
 
-    def _has_session(self, request: web.BaseRequest) -> bool:
+    def _is_signed_in(self, request: web.BaseRequest) -> bool:
         value = request.cookies.get(_cookie_name(request), "")
         if not value or request.headers.get("Sec-Fetch-Site") not in _OWN_PAGES:
             return False
-        session = self._sessions.verify(value)
-        return session is not None and session.ident == _IDENT and session.expires_at > time.time()
+        signed = self._cookies.verify(value)
+        return signed is not None and signed.ident == _IDENT and signed.expires_at > time.time()
 
 
 def bearer(request: web.BaseRequest) -> str:
@@ -78,7 +78,7 @@ def bearer(request: web.BaseRequest) -> str:
 
 
 def set_cookie(request: web.BaseRequest, value: str, max_age_s: int) -> str:
-    """Return a Set-Cookie header for the session cookie; a `max_age_s` of 0 removes it."""
+    """Return a Set-Cookie header; a `max_age_s` of 0 removes it."""
     secure = "; Secure" if request.headers.get("Origin", "").startswith("https://") else ""
     return f"{_cookie_name(request)}={value}; Path={PATH}; Max-Age={max_age_s}; HttpOnly; SameSite=Strict{secure}"
 

@@ -13,18 +13,34 @@ export function confirmed({ title, text, action }) {
 /** Offer to share a stream: by a URL that opens it, for a time, to whoever has it. */
 export function share(ident, dataUrl) {
   const expiry = make("select", { id: "share-expiry" });
-  for (const [seconds, text] of [[900, "15 minutes"], [3600, "an hour"], [86400, "a day"]])
+  for (const [seconds, text] of [
+    [900, "15 minutes"],
+    [3600, "an hour"],
+    [86400, "a day"],
+  ])
     expiry.append(make("option", { value: seconds, text, selected: seconds === 3600 }));
   const cancels = make("input", { type: "checkbox", id: "share-cancel" });
   const result = make("div", { role: "status" });
   const create = make("button", { type: "button", class: "primary", text: "Make a URL", onclick: () => issue() });
   const box = dialog(
     "Share this stream",
-    make("p", { text: "Whoever has the URL can follow this one stream, from its start, until the URL expires. It can’t be taken back." }),
+    make("p", {
+      text: "Whoever has the URL can follow this one stream, from its start, until the URL expires. It can’t be taken back.",
+    }),
     make("p", { class: "field" }, make("label", { for: "share-expiry", text: "Valid for" }), expiry),
-    make("p", { class: "check" }, cancels, make("label", { for: "share-cancel", text: "It may also cancel the stream" })),
+    make(
+      "p",
+      { class: "check" },
+      cancels,
+      make("label", { for: "share-cancel", text: "It may also cancel the stream" }),
+    ),
     result,
-    make("div", { class: "row end" }, make("button", { type: "button", text: "Close", onclick: () => box.close() }), create),
+    make(
+      "div",
+      { class: "row end" },
+      make("button", { type: "button", text: "Close", onclick: () => box.close() }),
+      create,
+    ),
   );
 
   async function issue() {
@@ -32,7 +48,12 @@ export function share(ident, dataUrl) {
     const rights = ["read", "info", ...(cancels.checked ? ["cancel"] : [])];
     try {
       const { url } = await ask("POST", `${pathOf(ident)}/share`, { rights, expires_in: Number(expiry.value) });
-      const shown = make("input", { id: "share-url", readonly: true, value: reachable(url, dataUrl), spellcheck: "false" });
+      const shown = make("input", {
+        id: "share-url",
+        readonly: true,
+        value: reachable(url, dataUrl),
+        spellcheck: "false",
+      });
       result.replaceChildren(
         make("p", { class: "field" }, make("label", { for: "share-url", text: "URL" }), shown),
         copyButton(() => shown.value, "Copy the URL"),

@@ -9,7 +9,9 @@ const [TOP, BOTTOM] = [24, 50]; // of the band
 export function spark(rates, width = 64, height = 18) {
   const most = 1.4 * Math.max(...rates, 1); // with room above: a steady rate is a line in the middle
   const step = width / Math.max(rates.length - 1, 1);
-  const points = rates.map((rate, index) => `${(index * step).toFixed(1)},${(height - 1 - (rate / most) * (height - 3)).toFixed(1)}`);
+  const points = rates.map(
+    (rate, index) => `${(index * step).toFixed(1)},${(height - 1 - (rate / most) * (height - 3)).toFixed(1)}`,
+  );
   return draw(
     "svg",
     { class: "spark", viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" },
@@ -32,13 +34,22 @@ export function timeLine(stream, ticks, joined_s, width) {
     content !== null && band("answer", x(content), x(total)),
     ...gaps.flatMap(([from, to]) => gap(x(from), x(to), duration(to - from))),
     ...tickMarks(ticks, x),
-    joined_s > 0.02 * total && joined_s < total && draw("line", { class: "joined", x1: x(joined_s), x2: x(joined_s), y1: TOP, y2: BOTTOM }),
+    joined_s > 0.02 * total &&
+      joined_s < total &&
+      draw("line", { class: "joined", x1: x(joined_s), x2: x(joined_s), y1: TOP, y2: BOTTOM }),
     ...axis(total, x, width),
     token !== null && flag(x(token), width, `first token ${duration(token)}`),
   ];
   const svg = draw(
     "svg",
-    { class: "timeline", viewBox: `0 0 ${width} ${HEIGHT}`, width: "100%", height: HEIGHT, role: "img", "aria-label": inWords(stream, gaps) },
+    {
+      class: "timeline",
+      viewBox: `0 0 ${width} ${HEIGHT}`,
+      width: "100%",
+      height: HEIGHT,
+      role: "img",
+      "aria-label": inWords(stream, gaps),
+    },
     parts.filter(Boolean),
   );
   return svg;
@@ -68,8 +79,10 @@ function inWords(stream, gaps) {
 const band = (kind, from, to) =>
   draw("rect", { class: `band ${kind}`, x: from, y: TOP, width: Math.max(to - from, 0.5), height: BOTTOM - TOP });
 
-const gap = (from, to, text) =>
-  [band("gap", from, to), to - from > 40 && draw("text", { class: "gap", x: (from + to) / 2, y: BOTTOM - 9, "text-anchor": "middle" }, text)];
+const gap = (from, to, text) => [
+  band("gap", from, to),
+  to - from > 40 && draw("text", { class: "gap", x: (from + to) / 2, y: BOTTOM - 9, "text-anchor": "middle" }, text),
+];
 
 function tickMarks(ticks, x) {
   const columns = new Set(ticks.map((at) => Math.round(x(at)))); // one line a pixel, however many events
@@ -93,7 +106,9 @@ function axis(total, x, width) {
   for (let at = 0; at <= total; at += step) {
     marks.push(draw("line", { class: "axis", x1: x(at), x2: x(at), y1: BOTTOM, y2: BOTTOM + 5 }));
     const anchor = at === 0 ? "start" : x(at) > width - 24 ? "end" : "middle";
-    marks.push(draw("text", { class: "axis", x: x(at), y: HEIGHT - 7, "text-anchor": anchor }, at === 0 ? "0" : duration(at)));
+    marks.push(
+      draw("text", { class: "axis", x: x(at), y: HEIGHT - 7, "text-anchor": anchor }, at === 0 ? "0" : duration(at)),
+    );
   }
   return marks;
 }
@@ -101,15 +116,25 @@ function axis(total, x, width) {
 /** Return a table of the gaps between tokens as bars: how many of each length. */
 export function gapBars(bounds, counts) {
   const rows = counts
-    .map((many, index) => ({ many, text: index < bounds.length ? `≤ ${duration(bounds[index])}` : `> ${duration(bounds.at(-1))}` }))
+    .map((many, index) => ({
+      many,
+      text: index < bounds.length ? `≤ ${duration(bounds[index])}` : `> ${duration(bounds.at(-1))}`,
+    }))
     .filter(({ many }) => many);
-  if (!rows.length) return make("p", { class: "empty small", text: "No gaps yet: they are counted from the second token on." });
+  if (!rows.length)
+    return make("p", { class: "empty small", text: "No gaps yet: they are counted from the second token on." });
   const most = Math.max(...rows.map(({ many }) => many));
   return make(
     "ul",
     { class: "bars", "aria-label": "Gaps between tokens, by length" },
     rows.map(({ many, text }) =>
-      make("li", {}, make("span", { class: "name", text }), bar(many / most), make("span", { class: "number", text: count(many) })),
+      make(
+        "li",
+        {},
+        make("span", { class: "name", text }),
+        bar(many / most),
+        make("span", { class: "number", text: count(many) }),
+      ),
     ),
   );
 }

@@ -16,7 +16,8 @@ export class Feed extends EventTarget {
   constructor() {
     super();
     document.addEventListener("visibilitychange", () => {
-      if (document.hidden) this.#stop?.abort(); // nobody looks; a browser has six connections to a server, for all its tabs
+      if (document.hidden)
+        this.#stop?.abort(); // nobody looks; a browser has six connections to a server, for all its tabs
       else if (this.#stop?.signal.aborted && this.state !== "signed-out") this.start();
     });
   }
@@ -44,7 +45,7 @@ export class Feed extends EventTarget {
 
   async #run(signal) {
     this.#become("connecting");
-    for (let failures = 0; !signal.aborted; ) {
+    for (let failures = 0; !signal.aborted;) {
       try {
         const options = { signal, attempts: 1, silenceMs: 8000 };
         for await (const { event, data } of follow(`/admin/events?every=${EVERY_S}`, options)) {

@@ -6,7 +6,7 @@ import { signIn, signOut } from "./requests.js";
 import { StreamPanel } from "./stream.js";
 import { StreamList } from "./streams.js";
 import { SystemView } from "./system.js";
-import { TrialView } from "./trial.js";
+import { TryView } from "./try.js";
 
 const at = (id) => document.getElementById(id);
 const [main, notice, link, totals] = ["main", "notice", "link", "totals"].map(at);
@@ -47,7 +47,7 @@ function show() {
     const isHere = one.hash === `#/${name}`;
     isHere ? one.setAttribute("aria-current", "page") : one.removeAttribute("aria-current");
   }
-  if (name === "try") view = new TrialView(feed);
+  if (name === "try") view = new TryView(feed);
   else if (name === "system") view = new SystemView(feed);
   else if (ident) panel = new StreamPanel(feed, decodeURIComponent(ident));
   main.classList.toggle("both", Boolean(panel));
@@ -92,7 +92,13 @@ function showSignIn(problem = "") {
   [panel, view] = [null, null];
   showNotice("");
   say(totals, "");
-  const input = make("input", { id: "token", type: "password", required: true, autocomplete: "current-password", spellcheck: "false" });
+  const input = make("input", {
+    id: "token",
+    type: "password",
+    required: true,
+    autocomplete: "current-password",
+    spellcheck: "false",
+  });
   const told = make("p", { class: "bad", role: "alert", text: problem });
   const form = make(
     "form",
@@ -108,7 +114,15 @@ function showSignIn(problem = "") {
     make("p", { class: "field" }, make("label", { for: "token", text: "Admin token" }), input),
     told,
     make("button", { class: "primary", text: "Sign in" }),
-    make("p", { class: "remark" }, "It is ", make("code", { text: "admin_token" }), " of the configuration. Without one, ", make("code", { text: "streamtee serve" }), " makes one at each start and prints a link that holds it, to its terminal."),
+    make(
+      "p",
+      { class: "remark" },
+      "It is ",
+      make("code", { text: "admin_token" }),
+      " of the configuration. Without one, ",
+      make("code", { text: "streamtee serve" }),
+      " makes one at each start and prints a link that holds it, to its terminal.",
+    ),
   );
   main.classList.remove("both");
   main.replaceChildren(form);
@@ -140,7 +154,10 @@ function changeTheme() {
 }
 
 function showTheme() {
-  const [sign, name] = { dark: ["☾", "dark"], light: ["☀", "light"] }[document.documentElement.dataset.theme] ?? ["◐", "as the system’s"];
+  const [sign, name] = { dark: ["☾", "dark"], light: ["☀", "light"] }[document.documentElement.dataset.theme] ?? [
+    "◐",
+    "as the system’s",
+  ];
   say(at("theme"), sign);
   at("theme").setAttribute("aria-label", `Theme: ${name}`);
   at("theme").title = `Theme: ${name}`;

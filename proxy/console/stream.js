@@ -59,10 +59,15 @@ export class StreamPanel {
   }
 
   #fail(error) {
-    if (error.status === 404 && this.#info) return say(this.#parts.remark, "This stream is no longer kept: it was forgotten after its end.");
+    if (error.status === 404 && this.#info)
+      return say(this.#parts.remark, "This stream is no longer kept: it was forgotten after its end.");
     if (this.#info) return; // the feed tells that nobody answers
     const text = error.status === 404 ? "There is no such stream: it has been forgotten, or never was." : error.message;
-    this.element.replaceChildren(back(), make("h1", { id: "stream-title", text: "No stream" }), make("p", { class: "empty", text }));
+    this.element.replaceChildren(
+      back(),
+      make("h1", { id: "stream-title", text: "No stream" }),
+      make("p", { class: "empty", text }),
+    );
   }
 
   #build() {
@@ -70,7 +75,11 @@ export class StreamPanel {
     parts.title = make("h1", { id: "stream-title" });
     parts.state = make("p", { class: "state-of-stream", role: "status" });
     parts.cancel = make("button", { type: "button", class: "danger", text: "Cancel…", onclick: () => this.#cancel() });
-    parts.share = make("button", { type: "button", text: "Share…", onclick: () => share(this.ident, this.#feed.overview?.data_url ?? location.origin) });
+    parts.share = make("button", {
+      type: "button",
+      text: "Share…",
+      onclick: () => share(this.ident, this.#feed.overview?.data_url ?? location.origin),
+    });
     parts.facts = make("dl", { class: "facts" });
     parts.remark = make("p", { class: "remark" });
     parts.line = make("div", { class: "line" });
@@ -79,21 +88,47 @@ export class StreamPanel {
     parts.text = make("pre", { class: "reading", tabindex: "0", "aria-label": "Text of the answer" });
     parts.reading = make("p", { class: "remark", role: "status" });
     parts.tabs = ["Text", "Events"].map((name) =>
-      make("button", { type: "button", "aria-pressed": String(name === "Text"), text: name, onclick: () => this.#read(name) }),
+      make("button", {
+        type: "button",
+        "aria-pressed": String(name === "Text"),
+        text: name,
+        onclick: () => this.#read(name),
+      }),
     );
     this.element.replaceChildren(
       back(),
-      make("header", { class: "head" }, parts.title, parts.state, make("div", { class: "row" }, parts.share, parts.cancel)),
-      make("p", { class: "ident" }, make("code", { text: this.ident }), copyButton(() => this.ident, "Copy id")),
+      make(
+        "header",
+        { class: "head" },
+        parts.title,
+        parts.state,
+        make("div", { class: "row" }, parts.share, parts.cancel),
+      ),
+      make(
+        "p",
+        { class: "ident" },
+        make("code", { text: this.ident }),
+        copyButton(() => this.ident, "Copy id"),
+      ),
       parts.remark,
       parts.facts,
       make("h2", { text: "Time line" }),
       parts.line,
       make("p", { class: "legend" }, ...legend()),
-      make("div", { class: "row head-of-reading" }, make("h2", { text: "As it comes" }), make("div", { class: "switch", role: "group", "aria-label": "What to read" }, parts.tabs)),
+      make(
+        "div",
+        { class: "row head-of-reading" },
+        make("h2", { text: "As it comes" }),
+        make("div", { class: "switch", role: "group", "aria-label": "What to read" }, parts.tabs),
+      ),
       parts.text,
       parts.reading,
-      make("div", { class: "two" }, make("div", {}, make("h2", { text: "Followers" }), parts.followers), make("div", {}, make("h2", { text: "Gaps between tokens" }), parts.gaps)),
+      make(
+        "div",
+        { class: "two" },
+        make("div", {}, make("h2", { text: "Followers" }), parts.followers),
+        make("div", {}, make("h2", { text: "Gaps between tokens" }), parts.gaps),
+      ),
     );
     this.#read("Text");
   }
@@ -121,7 +156,10 @@ export class StreamPanel {
       "First token": duration(info.first_token_s),
       "Answer text": duration(info.first_content_s),
       Events: count(info.events),
-      "Events/s": info.state === "open" ? rate(this.#feed.rateOf(this.ident)) : rate(info.events / Math.max(info.age_s - (info.first_byte_s ?? 0), 0.001)),
+      "Events/s":
+        info.state === "open"
+          ? rate(this.#feed.rateOf(this.ident))
+          : rate(info.events / Math.max(info.age_s - (info.first_byte_s ?? 0), 0.001)),
       Size: bytes(info.bytes),
       Tokens: usage.completion ? `${count(usage.prompt)} in, ${count(usage.completion)} out` : "–",
       Finish: info.finish_reason ?? "–",
@@ -131,7 +169,9 @@ export class StreamPanel {
     };
     const { facts: list } = this.#parts;
     if (list.children.length !== Object.keys(facts).length)
-      list.replaceChildren(...Object.keys(facts).map((name) => make("div", {}, make("dt", { text: name }), make("dd"))));
+      list.replaceChildren(
+        ...Object.keys(facts).map((name) => make("div", {}, make("dt", { text: name }), make("dd"))),
+      );
     Object.entries(facts).forEach(([name, value], index) => {
       say(list.children[index].firstChild, name);
       say(list.children[index].lastChild, value);
@@ -197,7 +237,8 @@ export class StreamPanel {
 }
 
 async function* eventsOf(url, signal) {
-  for await (const { id, event, data } of follow(url, { signal })) yield `${id}  ${event === "message" ? "" : `${event} `}${data}\n`;
+  for await (const { id, event, data } of follow(url, { signal }))
+    yield `${id}  ${event === "message" ? "" : `${event} `}${data}\n`;
 }
 
 function brokenOff(info, error) {
@@ -219,21 +260,40 @@ function append(element, piece) {
 }
 
 function followers({ followers: shown, follower_count, holds }) {
-  const held = holds.length ? make("p", { class: "remark", text: `It is also kept open for: ${holds.join(", ")}.` }) : null;
-  if (!follower_count) return make("div", {}, make("p", { class: "empty small", text: "Nobody follows it now." }), held);
+  const held = holds.length
+    ? make("p", { class: "remark", text: `It is also kept open for: ${holds.join(", ")}.` })
+    : null;
+  if (!follower_count)
+    return make("div", {}, make("p", { class: "empty small", text: "Nobody follows it now." }), held);
   const rows = shown.map(({ mode, seq, lag_events, lag_bytes }) =>
     make(
       "tr",
       {},
       make("td", { text: mode }),
       make("td", { class: "number", text: count(seq) }),
-      make("td", { class: `number${lag_events > 100 ? " bad" : ""}`, text: lag_events ? `${count(lag_events)} (${bytes(lag_bytes)})` : "–" }),
+      make("td", {
+        class: `number${lag_events > 100 ? " bad" : ""}`,
+        text: lag_events ? `${count(lag_events)} (${bytes(lag_bytes)})` : "–",
+      }),
     ),
   );
-  const head = ["Mode", "Events had", "Lag"].map((text, index) => make("th", { scope: "col", class: index ? "number" : "", text }));
-  const table = make("table", { class: "plain", "aria-label": "Followers" }, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows));
+  const head = ["Mode", "Events had", "Lag"].map((text, index) =>
+    make("th", { scope: "col", class: index ? "number" : "", text }),
+  );
+  const table = make(
+    "table",
+    { class: "plain", "aria-label": "Followers" },
+    make("thead", {}, make("tr", {}, head)),
+    make("tbody", {}, rows),
+  );
   const more = follower_count - shown.length;
-  return make("div", {}, table, more > 0 ? make("p", { class: "remark", text: `and ${count(more)} that lag less` }) : null, held);
+  return make(
+    "div",
+    {},
+    table,
+    more > 0 ? make("p", { class: "remark", text: `and ${count(more)} that lag less` }) : null,
+    held,
+  );
 }
 
 const back = () => make("a", { class: "back", href: "#/streams", text: "← All streams" });
@@ -245,4 +305,7 @@ const legend = () =>
     ["answer", "answer"],
     ["gap", "long gap"],
     ["joined", "this page came"],
-  ].flatMap(([kind, text]) => [make("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), make("span", { text })]);
+  ].flatMap(([kind, text]) => [
+    make("span", { class: `swatch ${kind}`, "aria-hidden": "true" }),
+    make("span", { text }),
+  ]);

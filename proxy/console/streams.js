@@ -37,7 +37,14 @@ export class StreamList {
   constructor(feed, chosen) {
     this.#feed = feed;
     this.chosen = chosen;
-    this.element = make("section", { class: "list", "aria-label": "Streams" }, this.#bar(), (this.#tableElement = this.#table()), this.#first, this.#told);
+    this.element = make(
+      "section",
+      { class: "list", "aria-label": "Streams" },
+      this.#bar(),
+      (this.#tableElement = this.#table()),
+      this.#first,
+      this.#told,
+    );
   }
 
   /** Show the newest overview. */
@@ -77,7 +84,8 @@ export class StreamList {
     if (!known) this.#rows.set(row.id, (known = new Row(row)));
     known.update(row, this.#feed.ratesOf(row.id));
     mark(known.element, "chosen", row.id === this.chosen());
-    known.link.toggleAttribute("aria-current", row.id === this.chosen());
+    if (row.id === this.chosen()) known.link.setAttribute("aria-current", "true");
+    else known.link.removeAttribute("aria-current");
     return known;
   }
 
@@ -87,7 +95,10 @@ export class StreamList {
   }
 
   #order(shown) {
-    const by = this.#sort === null ? ({ row }) => (row.ended_s === null ? row.age_s : 1e9 + row.ended_s) : COLUMNS[this.#sort].by;
+    const by =
+      this.#sort === null
+        ? ({ row }) => (row.ended_s === null ? row.age_s : 1e9 + row.ended_s)
+        : COLUMNS[this.#sort].by;
     const keyed = shown.map((one, index) => ({ one, key: by(one), index }));
     keyed.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : a.index - b.index));
     const wanted = keyed.map(({ one }) => one.element);
@@ -105,9 +116,18 @@ export class StreamList {
     });
     this.#kinds = Object.entries(KINDS).map(([kind, text]) => [
       kind,
-      make("button", { type: "button", "aria-pressed": String(kind === this.#kind), onclick: () => this.#choose(kind) }, text, make("span", { class: "dim" })),
+      make(
+        "button",
+        { type: "button", "aria-pressed": String(kind === this.#kind), onclick: () => this.#choose(kind) },
+        text,
+        make("span", { class: "dim" }),
+      ),
     ]);
-    const kinds = make("div", { class: "switch", role: "group", "aria-label": "Which streams" }, this.#kinds.map(([, button]) => button));
+    const kinds = make(
+      "div",
+      { class: "switch", role: "group", "aria-label": "Which streams" },
+      this.#kinds.map(([, button]) => button),
+    );
     return make("div", { class: "bar-of-list" }, kinds, words);
   }
 
@@ -128,7 +148,9 @@ export class StreamList {
 
   #sortBy(index) {
     this.#sort = this.#sort === index ? null : index;
-    this.#heads.forEach((head, at) => (at === this.#sort ? head.setAttribute("aria-sort", "ascending") : head.removeAttribute("aria-sort")));
+    this.#heads.forEach((head, at) =>
+      at === this.#sort ? head.setAttribute("aria-sort", "ascending") : head.removeAttribute("aria-sort"),
+    );
     arrange(this.#body, []);
     this.update();
   }
@@ -165,7 +187,10 @@ class Row {
     say(this.word, word);
     if (this.element.dataset.tone !== tone) this.element.dataset.tone = tone;
     say(this.link, row.model ?? "no model");
-    say(this.about, [row.key ?? row.id.slice(3, 9), row.route, row.upstream].filter((one) => one && one !== "default").join(" · "));
+    say(
+      this.about,
+      [row.key ?? row.id.slice(3, 9), row.route, row.upstream].filter((one) => one && one !== "default").join(" · "),
+    );
     say(this.cells.age, duration(row.age_s));
     say(this.cells.token, duration(row.ttft_s));
     say(this.rate, rate(row.ended_s === null ? this.newest : row.events / Math.max(row.age_s, 0.001)));

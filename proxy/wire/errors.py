@@ -68,7 +68,7 @@ class ExpiredCapability(RequestError):
 
 
 class AdminTokenNeeded(RequestError):
-    """The request to the admin port has neither the admin token nor a session."""
+    """The request to the admin port has neither the admin token nor the cookie of a sign-in."""
 
     status = 401
     code = "admin_token_needed"

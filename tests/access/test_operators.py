@@ -1,4 +1,4 @@
-"""Who is an operator: the admin token, and sessions that the sign-in begins with it."""
+"""Who is an operator: the admin token, and the cookie that a sign-in exchanges it for."""
 
 from typing import Any
 from unittest.mock import patch
@@ -8,7 +8,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from proxy.access.admission import Needs
 from proxy.access.capabilities import RIGHTS, Capabilities, Capability
-from proxy.access.operators import SESSION_S, OperatorAccess
+from proxy.access.operators import SIGNED_IN_S, OperatorAccess
 from proxy.wire.errors import AdminClosed, AdminTokenNeeded, ProxyError
 
 TOKEN = "a-token-of-sixteen-or-more"
@@ -29,7 +29,7 @@ def is_admitted(access: OperatorAccess, request: Any) -> bool:
 
 def cookie_of(access: OperatorAccess, **headers: str) -> str:
     """Return the Cookie header that a browser sends after it has signed in."""
-    return access.session(asked(Host="localhost:9090", **headers), TOKEN).partition(";")[0]
+    return access.sign_in(asked(Host="localhost:9090", **headers), TOKEN).partition(";")[0]
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_without_a_token_nobody_is_an_operator(authorization: str) -> None:
         OperatorAccess("").admit(asked(Authorization=authorization), Needs.IDENTITY)
 
 
-def test_session_is_what_its_cookie_says() -> None:
+def test_cookie_says_where_it_is_sent() -> None:
     """For this port, for pages of its own, not for scripts; and it does not hold the token."""
-    set_cookie = OperatorAccess(TOKEN).session(asked(Host="localhost:9090"), TOKEN)
+    set_cookie = OperatorAccess(TOKEN).sign_in(asked(Host="localhost:9090"), TOKEN)
     assert set_cookie.startswith("streamtee_admin_9090=")
     assert "; Path=/admin; " in set_cookie
-    assert set_cookie.endswith(f"; Max-Age={SESSION_S}; HttpOnly; SameSite=Strict")
+    assert set_cookie.endswith(f"; Max-Age={SIGNED_IN_S}; HttpOnly; SameSite=Strict")
     assert TOKEN not in set_cookie
-    secure = OperatorAccess(TOKEN).session(asked(Host="console.example", Origin="https://console.example"), TOKEN)
+    secure = OperatorAccess(TOKEN).sign_in(asked(Host="console.example", Origin="https://console.example"), TOKEN)
     assert secure.startswith("streamtee_admin=")
     assert secure.endswith("; Secure")
 
@@ -80,14 +80,14 @@ def test_session_is_what_its_cookie_says() -> None:
     ("site", "admitted"),
     [(None, True), ("same-origin", True), ("none", True), ("same-site", False), ("cross-site", False)],
 )
-def test_session_is_for_pages_of_the_port_itself(site: str | None, admitted: bool) -> None:
+def test_cookie_is_for_pages_of_the_port_itself(site: str | None, admitted: bool) -> None:
     """A page of another port of this host is of the same site, so browsers send it the cookie."""
     access = OperatorAccess(TOKEN)
     headers = {} if site is None else {"Sec_Fetch_Site": site}
     assert is_admitted(access, asked(Host="localhost:9090", Cookie=cookie_of(access), **headers)) is admitted
 
 
-def test_session_expires() -> None:
+def test_sign_in_expires() -> None:
     """The browser drops it then, and so do we."""
     access = OperatorAccess(TOKEN)
     cookie = cookie_of(access)
@@ -97,15 +97,15 @@ def test_session_expires() -> None:
         assert not is_admitted(access, request)
 
 
-def test_session_ends_with_its_token() -> None:
-    """Another token, after a reload, accepts none of the old sessions."""
+def test_sign_in_ends_with_its_token() -> None:
+    """Another token, after a reload, accepts none of the old cookies."""
     access = OperatorAccess(TOKEN)
     request = asked(Host="localhost:9090", Cookie=cookie_of(access))
     access.use(TOKEN + "2")
     assert not is_admitted(access, request)
 
 
-def test_token_of_a_stream_is_no_session() -> None:
+def test_token_of_a_stream_is_no_sign_in() -> None:
     """Even if the same secret signs both."""
     access = OperatorAccess(TOKEN)
     other = Capabilities([TOKEN]).sign(Capability("st_aaaaaaaaaaaaaaaaaaaaaaaaaa", RIGHTS, 4_000_000_000))
@@ -116,4 +116,4 @@ def test_token_of_a_stream_is_no_session() -> None:
 def test_sign_in_needs_the_token(token: str, given: str, error: type[ProxyError]) -> None:
     """And there has to be one."""
     with pytest.raises(error):
-        OperatorAccess(token).session(asked(Host="localhost:9090"), given)
+        OperatorAccess(token).sign_in(asked(Host="localhost:9090"), given)

@@ -140,7 +140,7 @@ async def test_share_that_is_not_configured_says_so(stage: Stage, operator: Oper
         turn.end(DONE)
 
 
-async def test_trial_that_is_cut_and_resumed_loses_nothing(tee: Tee, stage: Stage, operator: Operator) -> None:
+async def test_try_that_is_cut_and_resumed_loses_nothing(tee: Tee, stage: Stage, operator: Operator) -> None:
     """Three readers of one request, with the key that was typed in, which is kept nowhere."""
     page = operator.page
     await operator.enter(tee, "#/try")
@@ -171,7 +171,7 @@ async def test_trial_that_is_cut_and_resumed_loses_nothing(tee: Tee, stage: Stag
 
 
 @pytest.mark.parametrize("api", ["responses", "messages"])
-async def test_trial_speaks_each_api(operator: Operator, api: str) -> None:
+async def test_try_speaks_each_api(operator: Operator, api: str) -> None:
     """And the text pane has its answer."""
     async with faked() as fake, teed(fake.url) as tee:
         await operator.enter(tee, "#/try")
@@ -182,7 +182,7 @@ async def test_trial_speaks_each_api(operator: Operator, api: str) -> None:
         await operator.page.goto("about:blank")  # before its proxy stops
 
 
-async def test_trial_that_is_refused_says_why(tee: Tee, stage: Stage, operator: Operator) -> None:
+async def test_try_that_is_refused_says_why(tee: Tee, stage: Stage, operator: Operator) -> None:
     """With the upstream's words; another can be sent."""
     await operator.enter(tee, "#/try")
     await operator.button("Send").click()
@@ -265,7 +265,7 @@ async def test_no_width_makes_a_page_wider_than_its_window(tee: Tee, stage: Stag
     other.end(DONE)
 
 
-async def test_without_a_session_there_is_only_the_sign_in(tee: Tee, operator: Operator) -> None:
+async def test_without_a_sign_in_there_is_only_the_sign_in(tee: Tee, operator: Operator) -> None:
     """A wrong token is told; the right one opens the console, and signing out closes it."""
     page = operator.page
     await page.goto(f"{tee.proxy.admin_url}/console")
@@ -283,7 +283,7 @@ async def test_without_a_session_there_is_only_the_sign_in(tee: Tee, operator: O
     assert await status_of(page, "/admin/streams") == 401
 
 
-async def test_page_of_another_port_can_use_no_session(tee: Tee, stage: Stage, operator: Operator, tab: Tab) -> None:
+async def test_page_of_another_port_can_use_no_cookie(tee: Tee, stage: Stage, operator: Operator, tab: Tab) -> None:
     """It is of the same site, so the browser sends it the cookie: it can neither read nor cancel, nor embed scripts."""
     answer, turn = await begin(tee, stage, ONE)
     await operator.enter(tee)

@@ -9,5 +9,5 @@ Read in this order:
 * `probes`: health, readiness, metrics
 * `all_streams`: streams of any caller: listed, described, followed, cancelled, shared
 * `feed`: server-sent events of what goes on
-* `console_files`: the console's pages and scripts, and the sign-in; `trial`: the requests that its form sends
+* `console_files`: the console's pages and scripts, and the sign-in; `form_requests`: the requests that its form sends
 """

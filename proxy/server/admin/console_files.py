@@ -56,17 +56,17 @@ class ConsoleFiles:
         return self._file(name)
 
     async def sign_in(self, request: web.BaseRequest, caller: Caller) -> web.Response:
-        """POST /admin/session, {"token": TOKEN}: begin a session."""
+        """POST /admin/sign-in, {"token": TOKEN}: set the cookie that stands for it."""
         try:
             token = orjson.loads(await read_body(request, _SIGN_IN_BYTES))["token"]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             token = None
         if not isinstance(token, str):
             raise BadRequest('the body is not a JSON object with the "token" as a string')
-        return web.Response(status=204, headers={"Set-Cookie": self._access.session(request, token)})
+        return web.Response(status=204, headers={"Set-Cookie": self._access.sign_in(request, token)})
 
     async def sign_out(self, request: web.BaseRequest, caller: Caller) -> web.Response:
-        """DELETE /admin/session: end it in this browser."""
+        """POST /admin/sign-out: have this browser drop the cookie."""
         return web.Response(status=204, headers={"Set-Cookie": set_cookie(request, "", 0)})
 
     def _file(self, name: str) -> web.Response:

@@ -18,8 +18,8 @@ from proxy.downstream.response import EXTRA
 from proxy.server.admin.all_streams import AllStreams
 from proxy.server.admin.console_files import ConsoleFiles
 from proxy.server.admin.feed import Feed
+from proxy.server.admin.form_requests import PREFIX, FormRequests
 from proxy.server.admin.probes import Probes, healthy
-from proxy.server.admin.trial import PREFIX, Trial
 from proxy.server.following.follow import Follow
 from proxy.server.routes import Handler, Routes
 from proxy.stream.hub import Hub
@@ -61,9 +61,9 @@ class AdminPort:
         self._get("/admin/events", Feed(feed, lambda: overview.text(time.monotonic())).events, _TOKEN)
         self._add("POST", f"{_STREAM}/cancel", streams.cancel, _TOKEN)
         self._add("POST", f"{_STREAM}/share", streams.share, _TOKEN)
-        self._add("POST", f"{PREFIX}/", Trial(data, access).send, _TOKEN)
-        self._add("POST", "/admin/session", console.sign_in, _OPEN)
-        self._add("DELETE", "/admin/session", console.sign_out, _OPEN)
+        self._add("POST", f"{PREFIX}/", FormRequests(data, access).send, _TOKEN)
+        self._add("POST", "/admin/sign-in", console.sign_in, _OPEN)
+        self._add("POST", "/admin/sign-out", console.sign_out, _OPEN)
         for path, handler in (("/console", console.page), ("/console/{name}", console.file)):
             for method in ("GET", "HEAD"):  # not only for own pages: a link from a runbook may lead here
                 self.routes.add(method, path, handler, "admin", table.OWN, _OPEN)

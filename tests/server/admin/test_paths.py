@@ -17,7 +17,7 @@ GUARDED = [
     ("GET", "/admin/events"),
     ("POST", "/admin/streams/{ident}/cancel"),
     ("POST", "/admin/streams/{ident}/share"),
-    ("POST", "/admin/trial/v1/chat/completions"),
+    ("POST", "/admin/try/v1/chat/completions"),
 ]
 JSON = "Content-Type: application/json"
 
@@ -45,18 +45,18 @@ async def test_all_else_needs_the_token(tee: Tee, stage: Stage, method: str, pat
 async def test_sign_in_opens_all_by_a_cookie(tee: Tee) -> None:
     """And a sign-out has the browser drop it."""
     body = json.dumps({"token": tee.proxy.operators.token}).encode()
-    answer = await tee.admin("/admin/session", "Authorization: ", JSON, method="POST", body=body)
+    answer = await tee.admin("/admin/sign-in", "Authorization: ", JSON, method="POST", body=body)
     assert (answer.status, answer.header("cache-control")) == (204, "no-store")
     cookie = (answer.header("set-cookie") or "").partition(";")[0]
     assert (await tee.admin("/admin/streams", "Authorization: ", f"Cookie: a=b; {cookie}")).status == 200
-    gone = await tee.admin("/admin/session", "Authorization: ", f"Cookie: {cookie}", method="DELETE")
+    gone = await tee.admin("/admin/sign-out", "Authorization: ", f"Cookie: {cookie}", method="POST")
     assert "Max-Age=0" in (gone.header("set-cookie") or "")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"token": 1}', b'{"token": "wrong"}'])
 async def test_sign_in_without_the_token_is_refused(tee: Tee, body: bytes) -> None:
     """Whatever is sent in its place."""
-    answer = await tee.admin("/admin/session", "Authorization: ", JSON, method="POST", body=body)
+    answer = await tee.admin("/admin/sign-in", "Authorization: ", JSON, method="POST", body=body)
     assert answer.status == (401 if b"wrong" in body else 400)
     assert answer.header("set-cookie") is None
 
@@ -70,7 +70,7 @@ async def test_sign_in_without_the_token_is_refused(tee: Tee, body: bytes) -> No
     ],
 )
 @pytest.mark.parametrize(
-    ("method", "path"), [*GUARDED, ("POST", "/admin/session"), ("GET", "/metrics"), ("DELETE", "/admin/session")]
+    ("method", "path"), [*GUARDED, ("POST", "/admin/sign-in"), ("GET", "/metrics"), ("POST", "/admin/sign-out")]
 )
 async def test_page_of_another_origin_is_refused(
     stage: Stage, method: str, path: str, headers: tuple[str, ...]

@@ -12,12 +12,12 @@ from proxy.access.operators import OperatorAccess, bearer
 from proxy.server.routes import Routes
 from proxy.wire.errors import BadRequest
 
-PREFIX = "/admin/trial"
+PREFIX = "/admin/try"
 _OF_BROWSERS = ("cookie", "origin", "referer")  # they tell of the console, and are nothing for an upstream
 
 
-class Trial:
-    """The handler of the paths below `/admin/trial/`, which are those of the data port."""
+class FormRequests:
+    """The handler of the paths below `/admin/try/`, which are those of the data port."""
 
     def __init__(self, routes: Routes, access: OperatorAccess) -> None:
         """`routes`: those of the data port."""
@@ -25,7 +25,7 @@ class Trial:
         self._access = access
 
     async def send(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
-        """POST /admin/trial/v1/..."""
+        """POST /admin/try/v1/..."""
         hides_token = self._access.is_token(bearer(request))
         headers = CIMultiDict(
             (name, value)

@@ -12,18 +12,18 @@ JSON = "Content-Type: application/json"
 OWN = ("Host: localhost:9090", "Origin: http://localhost:9090", "Sec-Fetch-Site: same-origin", "Referer: http://x/")
 
 
-def with_session(tee: Tee) -> tuple[str, ...]:
+def signed_in(tee: Tee) -> tuple[str, ...]:
     """Return the headers of a page that has signed in."""
     access = tee.proxy.operators
-    signed_in = access.session(make_mocked_request("POST", "/", {"Host": "localhost:9090"}), access.token)
-    return (*OWN, JSON, f"Cookie: {signed_in.partition(';')[0]}")
+    cookie = access.sign_in(make_mocked_request("POST", "/", {"Host": "localhost:9090"}), access.token)
+    return (*OWN, JSON, f"Cookie: {cookie.partition(';')[0]}")
 
 
 async def test_request_goes_upstream_with_the_key_typed_in(tee: Tee, stage: Stage) -> None:
     """With nothing of the console: no cookie, no origin; its stream is in the list, and its bytes come as they are."""
     client = await tee.connect(admin=True)
-    headers = ("Authorization: Bearer sk-typed", *with_session(tee))
-    client.send(request("POST", f"/admin/trial{CHAT}?x=1", *headers, body=chat_body()), method="POST")
+    headers = ("Authorization: Bearer sk-typed", *signed_in(tee))
+    client.send(request("POST", f"/admin/try{CHAT}?x=1", *headers, body=chat_body()), method="POST")
     turn = await stage.next()
     assert await turn.body() == chat_body()
     assert turn.target.endswith(b"/chat/completions?x=1")
@@ -42,7 +42,7 @@ async def test_admin_token_never_goes_upstream(tee: Tee, stage: Stage) -> None:
     """With it as Bearer, as a command line would send it, there is no key for the upstream."""
     client = await tee.connect(admin=True)
     token = f"Authorization: Bearer {tee.proxy.operators.token}"
-    client.send(request("POST", "/admin/trial/v1/responses", token, JSON, body=response_body()), method="POST")
+    client.send(request("POST", "/admin/try/v1/responses", token, JSON, body=response_body()), method="POST")
     turn = await stage.next()
     assert turn.all("authorization") == []
     assert tee.proxy.operators.token.encode() not in turn.head
@@ -53,7 +53,7 @@ async def test_admin_token_never_goes_upstream(tee: Tee, stage: Stage) -> None:
 async def test_page_that_leaves_ends_its_request(tee: Tee, stage: Stage) -> None:
     """As a client of the data port does: the upstream's connection is closed."""
     client = await tee.connect(admin=True)
-    client.send(request("POST", f"/admin/trial{CHAT}", *with_session(tee), body=chat_body()), method="POST")
+    client.send(request("POST", f"/admin/try{CHAT}", *signed_in(tee), body=chat_body()), method="POST")
     turn = await stage.next()
     turn.begin()
     turn.chunk(chunk_frame())
@@ -65,15 +65,15 @@ async def test_page_that_leaves_ends_its_request(tee: Tee, stage: Stage) -> None
 @pytest.mark.parametrize("path", ["/metrics", "/admin/streams", "/v2/x", ""])
 async def test_only_paths_of_the_data_port_are_there(tee: Tee, path: str) -> None:
     """What it does not serve is 404, the admin port's own paths too."""
-    answer = await tee.admin(f"/admin/trial{path}", JSON, method="POST", body=b"{}")
+    answer = await tee.admin(f"/admin/try{path}", JSON, method="POST", body=b"{}")
     assert answer.status == 404
 
 
 async def test_key_that_is_no_text_is_refused(tee: Tee, stage: Stage) -> None:
     """A browser sends what is typed as Latin-1; it is the client's mistake, and told as such."""
     client = await tee.connect(admin=True)
-    headers = (b"Authorization: Bearer \xfc", *with_session(tee))
-    client.send(request("POST", f"/admin/trial{CHAT}", *headers, body=chat_body()), method="POST")
+    headers = (b"Authorization: Bearer \xfc", *signed_in(tee))
+    client.send(request("POST", f"/admin/try{CHAT}", *headers, body=chat_body()), method="POST")
     assert (await client.answer()).status == 400
     assert not stage.turns
 
@@ -81,6 +81,6 @@ async def test_key_that_is_no_text_is_refused(tee: Tee, stage: Stage) -> None:
 async def test_request_needs_what_the_data_port_needs(stage: Stage) -> None:
     """An operator is no caller: in mode keys a key has to be typed in."""
     async with teed(stage.url, upstream={"key": "sk-ours"}, auth={"mode": "keys", "keys": ["0" * 64]}) as tee:
-        answer = await tee.admin(f"/admin/trial{CHAT}", JSON, method="POST", body=chat_body())
+        answer = await tee.admin(f"/admin/try{CHAT}", JSON, method="POST", body=chat_body())
         assert answer.status == 401
         assert not stage.turns

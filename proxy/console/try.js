@@ -12,7 +12,11 @@ const APIS = {
     path: "/v1/chat/completions",
     body: (model, prompt) => ({ model, stream: true, messages: [{ role: "user", content: prompt }] }),
   },
-  responses: { name: "Responses", path: "/v1/responses", body: (model, prompt) => ({ model, stream: true, input: prompt }) },
+  responses: {
+    name: "Responses",
+    path: "/v1/responses",
+    body: (model, prompt) => ({ model, stream: true, input: prompt }),
+  },
   messages: {
     name: "Messages",
     path: "/v1/messages",
@@ -21,7 +25,7 @@ const APIS = {
 };
 
 /** The view with the form and the panes; `close` it when it is left. */
-export class TrialView {
+export class TryView {
   #feed;
   #form;
   #run = null;
@@ -33,8 +37,8 @@ export class TrialView {
     this.#form = this.#makeForm();
     this.element = make(
       "section",
-      { class: "trial", "aria-labelledby": "trial-title" },
-      make("h1", { id: "trial-title", text: "Try it" }),
+      { class: "try", "aria-labelledby": "try-title" },
+      make("h1", { id: "try-title", text: "Try it" }),
       make("p", {
         class: "lead",
         text: "One request goes upstream, as a client’s would. Three readers get the stream: the client that asked, a follower that you can cut off and resume, and one in another mode.",
@@ -55,30 +59,66 @@ export class TrialView {
   update() {
     const models = new Set((this.#feed.overview?.streams ?? []).map(({ model }) => model).filter(Boolean));
     const list = this.#form.querySelector("datalist");
-    if (list.children.length !== models.size) list.replaceChildren(...[...models].map((value) => make("option", { value })));
+    if (list.children.length !== models.size)
+      list.replaceChildren(...[...models].map((value) => make("option", { value })));
   }
 
   #makeForm() {
     const field = (name, text, control, hint) =>
-      make("p", { class: `field ${name}` }, make("label", { for: `trial-${name}`, text }), control, hint ? make("small", { text: hint }) : null);
-    const input = (name, props) => make("input", { id: `trial-${name}`, autocomplete: "off", spellcheck: "false", ...props });
+      make(
+        "p",
+        { class: `field ${name}` },
+        make("label", { for: `try-${name}`, text }),
+        control,
+        hint ? make("small", { text: hint }) : null,
+      );
+    const input = (name, props) =>
+      make("input", { id: `try-${name}`, autocomplete: "off", spellcheck: "false", ...props });
     const apis = Object.entries(APIS).map(([value, { name: text }]) => make("option", { value, text }));
     const form = make(
       "form",
       { class: "ask", onsubmit: (event) => (event.preventDefault(), this.#send()) },
-      field("api", "API", make("select", { id: "trial-api" }, apis)),
-      field("model", "Model", input("model", { value: "qwen-plus", list: "trial-models", required: true })),
-      field("key", "Key", input("key", { type: "password", placeholder: "the proxy’s own, if it has one" }), "Used for this request alone; never stored."),
-      field("mode", "Third pane", make("select", { id: "trial-mode" }, MODES.map((text) => make("option", { text })))),
-      field("prompt", "Prompt", make("textarea", { id: "trial-prompt", rows: 2, required: true }, "Why do rivers meander?")),
-      make("p", { class: "row" }, make("button", { class: "primary", text: "Send" }), make("button", { type: "button", class: "danger", text: "Stop", disabled: true, onclick: () => this.#run?.cancel() })),
-      make("datalist", { id: "trial-models" }),
+      field("api", "API", make("select", { id: "try-api" }, apis)),
+      field("model", "Model", input("model", { value: "qwen-plus", list: "try-models", required: true })),
+      field(
+        "key",
+        "Key",
+        input("key", { type: "password", placeholder: "the proxy’s own, if it has one" }),
+        "Used for this request alone; never stored.",
+      ),
+      field(
+        "mode",
+        "Third pane",
+        make(
+          "select",
+          { id: "try-mode" },
+          MODES.map((text) => make("option", { text })),
+        ),
+      ),
+      field(
+        "prompt",
+        "Prompt",
+        make("textarea", { id: "try-prompt", rows: 2, required: true }, "Why do rivers meander?"),
+      ),
+      make(
+        "p",
+        { class: "row" },
+        make("button", { class: "primary", text: "Send" }),
+        make("button", {
+          type: "button",
+          class: "danger",
+          text: "Stop",
+          disabled: true,
+          onclick: () => this.#run?.cancel(),
+        }),
+      ),
+      make("datalist", { id: "try-models" }),
     );
     return form;
   }
 
   async #send() {
-    const value = (name) => this.#form.querySelector(`#trial-${name}`).value;
+    const value = (name) => this.#form.querySelector(`#try-${name}`).value;
     const [send, stop] = this.#form.querySelectorAll("button");
     this.#run?.close();
     const run = (this.#run = new Run(value("mode"), (text, tone) => this.#tell(run, text, tone)));
@@ -114,7 +154,13 @@ class Run {
     this.other = new Pane("Another follower", mode === "text" ? "text: the answer alone" : mode);
     mark(this.other.body, "text", mode === "text");
     this.panes = [this.asker, this.follower, this.other];
-    this.button = make("button", { type: "button", class: "small", text: "Cut", disabled: true, onclick: () => this.#toggle() });
+    this.button = make("button", {
+      type: "button",
+      class: "small",
+      text: "Cut",
+      disabled: true,
+      onclick: () => this.#toggle(),
+    });
     this.follower.head.append(this.button);
   }
 
@@ -133,7 +179,7 @@ class Run {
     const headers = { "Content-Type": "application/json", "Stream-On-Disconnect": "cancel" };
     if (key) headers.Authorization = `Bearer ${key}`;
     try {
-      const response = await fetch(`/admin/trial${api.path}`, {
+      const response = await fetch(`/admin/try${api.path}`, {
         method: "POST",
         headers,
         body: JSON.stringify(api.body(model, prompt)),
@@ -214,7 +260,10 @@ class Run {
     const signal = this.#stop.signal;
     let pieces = 0;
     try {
-      const source = this.mode === "text" ? textOf(url, { signal, ended: () => this.#over }) : events(`${url}?mode=${this.mode}`, signal);
+      const source =
+        this.mode === "text"
+          ? textOf(url, { signal, ended: () => this.#over })
+          : events(`${url}?mode=${this.mode}`, signal);
       for await (const piece of source) {
         this.other.add(piece);
         this.other.count(++pieces, "piece");
@@ -234,7 +283,9 @@ class Run {
     if (same) this.follower.end(`all ${counted(got.length, "event")}, ${cuts}`, "done");
     else this.follower.end(`${count(got.length)} events, where the client that asked had ${count(had.length)}`, "bad");
     this.#tell(
-      same ? `The follower, ${cuts}, got the same ${counted(got.length, "event")} as the client that asked: none lost, none repeated.` : "The two readers do not have the same events: the stream failed, or was cancelled.",
+      same
+        ? `The follower, ${cuts}, got the same ${counted(got.length, "event")} as the client that asked: none lost, none repeated.`
+        : "The two readers do not have the same events: the stream failed, or was cancelled.",
       same ? "done" : "bad",
     );
   }
@@ -251,7 +302,13 @@ class Pane {
     this.head = make("div", { class: "row" }, make("h2", { text: title }), make("span", { class: "dim", text: mode }));
     this.body = make("pre", { class: "reading", tabindex: "0", "aria-label": `${title}, ${mode}` });
     this.told = make("p", { class: "remark", role: "status" });
-    this.element = make("article", { class: "pane" }, this.head, this.body, make("div", { class: "row foot" }, this.counted, this.told));
+    this.element = make(
+      "article",
+      { class: "pane" },
+      this.head,
+      this.body,
+      make("div", { class: "row foot" }, this.counted, this.told),
+    );
   }
 
   add(text) {
