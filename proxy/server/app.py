@@ -1,7 +1,7 @@
 """Makes the parts of the proxy from its configuration, connects them, listens, and stops.
 
-`route_table` makes the handlers of the data port, whose routes the README's "HTTP surface" lists. The admin port serves
-metrics, readiness and a live feed.
+`route_table` makes the handlers of the data port, whose routes the README's "HTTP surface" lists; `admin` those of the
+admin port.
 """
 
 import asyncio
@@ -9,23 +9,24 @@ import logging
 import socket
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from secrets import token_urlsafe
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy.access.admission import Admission, Needs
+from proxy.access.admission import Admission
 from proxy.access.callers import Callers
 from proxy.access.capabilities import Capabilities
 from proxy.access.grants import Grants
-from proxy.access.pages import Hosts, Pages
+from proxy.access.operators import OperatorAccess
+from proxy.access.pages import Hosts, Pages, is_loopback
 from proxy.access.response_ids import GivenIds
-from proxy.dialects import table
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
-from proxy.server.admin import Admin
+from proxy.server.admin.paths import AdminPort
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.generations.retries import LostCalls
@@ -43,6 +44,7 @@ from proxy.telemetry.allocator import IdleTrim, malloc_trim
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
+from proxy.telemetry.overview import Overview
 from proxy.telemetry.prices import Prices
 from proxy.timers import sleep
 
@@ -123,7 +125,8 @@ class Proxy:
             self.given,
             self.tracing,
         )
-        self.admin = Admin(self.hub, self.page, self.feed)
+        self.operators = OperatorAccess(_admin_token(config))
+        self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url)
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
@@ -161,16 +164,16 @@ class Proxy:
         """
         given = sockets or {}
         try:
+            config = self.config
+            data = self.route_table.routes()
+            cors = Cors(config.cors, data, self.metrics, config.key_headers) if config.cors.origins else data
             self.url, self._data_site = await self._listen(
-                self._runner(self.route_table.routes(), self.config.listen, is_admin=False),
-                self.config.listen,
-                given.get("listen"),
+                self._runner(cors, data, config.listen, is_admin=False), config.listen, given.get("listen")
             )
-            if self.config.admin:
+            if config.admin:
+                admin = self._admin_port(data)
                 self.admin_url, _ = await self._listen(
-                    self._runner(self._admin_routes(), self.config.admin, is_admin=True),
-                    self.config.admin,
-                    given.get("admin"),
+                    self._runner(admin, admin.routes, config.admin, is_admin=True), config.admin, given.get("admin")
                 )
         except OSError:
             await self.stop()
@@ -217,13 +220,30 @@ class Proxy:
         if self.tracing is not None:
             await self.tracing.close()
 
-    def _admin_routes(self) -> Routes:
-        """Return the routes of the admin port."""
-        served = Routes(self.admission.admit, self.metrics, table.OWN)
-        for path, handler in self.admin.endpoints():
-            for method in ("GET", "HEAD"):
-                served.add(method, path, self.pages.only(handler), "admin", table.OWN, Needs.NOTHING)
-        return served
+    @property
+    def console_url(self) -> str:
+        """The URL of the console, with the admin token if the proxy has made it; "" if the console is not served.
+
+        The token is in the fragment, which browsers send to nobody: no log, no Referer and no other proxy has it.
+        """
+        if not self.admin_url or not self.operators.token:
+            return ""
+        is_made = not self.config.admin_token.get_secret_value()
+        return f"{self.admin_url}/console" + (f"#token={self.operators.token}" if is_made else "")
+
+    def _admin_port(self, data: Routes) -> AdminPort:
+        """Return the handler of the admin port; `data`: the routes of the data port."""
+        return AdminPort(
+            self.operators,
+            self.hub,
+            self.route_table.follow,
+            self.grants,
+            self.metrics,
+            self.page,
+            self.feed,
+            self.overview,
+            data,
+        )
 
     async def _listen(
         self, runner: web.BaseRunner, where: str, listening: socket.socket | None
@@ -239,10 +259,10 @@ class Proxy:
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{port}", site
 
-    def _runner(self, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
+    def _runner(self, handler: Any, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
         config = self.config
         server = Listener(
-            Cors(config.cors, routes, self.metrics, config.key_headers) if config.cors.origins else routes,
+            handler,
             routes.refuse_unparsed,
             header_bytes=config.limits.header_bytes,
             max_headers=config.limits.headers,
@@ -266,6 +286,14 @@ class Proxy:
             with self.hub.background:
                 self.hub.tick(time.monotonic())
                 self.trim.tick(time.monotonic())
+
+
+def _admin_token(config: Config) -> str:
+    """Return the configured admin token, or a new one for a port on loopback; "" if nobody is to have access."""
+    configured = config.admin_token.get_secret_value()
+    if configured or not config.admin or not is_loopback(address(config.admin)[0]):
+        return configured
+    return token_urlsafe(32)
 
 
 def access_of(config: Config) -> tuple[Callers, Grants]:

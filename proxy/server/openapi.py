@@ -62,23 +62,27 @@ _GENERATION = (
     "stream-mode", "stream-key", "idempotency-key", "stream-on-disconnect", "stream-retain", "prefer",
 )  # fmt: skip
 _ADMIN = (
-    ("/metrics", "Metrics for Prometheus, in its text format or as OpenMetrics.", "text"),
-    ("/readyz", "Answer 200 while new requests are accepted, 503 while the process drains.", "json"),
-    ("/admin/streams", "List the streams of all callers.", "list"),
-    ("/admin/events", "A live feed of streams that begin and end.", "events"),
-    ("/healthz", "Answer while the process serves.", "json"),
-    ("/openapi.json", "This document.", "json"),
+    Operation("GET", "/metrics", "Metrics for Prometheus, in its text format or as OpenMetrics.", (), ("text",)),
+    Operation("GET", "/readyz", "Answer 200 while new requests are accepted, 503 while the process drains."),
+    Operation("GET", "/openapi.json", "This document."),
+    Operation("GET", "/admin/streams", "List the streams of all callers.", (), ("list",)),
+    Operation("GET", "/admin/streams/{ident}", "Follow a stream of any caller.", _FOLLOW, ("events", "document")),
+    Operation("GET", "/admin/streams/{ident}/info", "Describe a stream of any caller.", (), ("stream",)),
+    Operation("POST", "/admin/streams/{ident}/cancel", "End a stream of any caller.", (), ("stream",)),
+    Operation("POST", "/admin/streams/{ident}/share", "Make a signed URL for a stream.", (), ("shared",), "Share"),
+    Operation("GET", "/admin/events", "A live feed of what goes on.", (), ("events",)),
+    Operation("POST", "/admin/sign-in", "Exchange the admin token for a cookie.", (), ("no_content",)),
+    Operation("POST", "/admin/sign-out", "End the cookie.", (), ("no_content",)),
+    Operation("GET", "/console", "The console.", (), ("page",)),
+    Operation("GET", "/console/{name}", "A file of the console.", (), ("page",)),
 )
 
 
 def document() -> dict[str, Any]:
     """Return the OpenAPI document."""
     paths: dict[str, dict[str, Any]] = {}
-    for operation in (*_OPERATIONS, *_generations(), *_objects()):
+    for operation in (*_OPERATIONS, *_ADMIN, *_generations(), *_objects()):
         paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation)
-    for path, summary, response in _ADMIN:
-        described = _described(Operation("GET", path, summary, (), (response,)))
-        paths.setdefault(path, {}).setdefault("get", described)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -87,8 +91,8 @@ def document() -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": (
                 "A reverse proxy for streams of the Qwen API. All other paths below "
-                f"{', '.join(table.served())} pass through. {', '.join(path for path, *_ in _ADMIN)} are at the admin"
-                " port."
+                f"{', '.join(table.served())} pass through. The admin port has /healthz, "
+                f"{', '.join(dict.fromkeys(operation.path for operation in _ADMIN))}."
             ),
         },
         "servers": [
@@ -190,7 +194,8 @@ _PARAMETERS = {
     "prefer": _parameter("Prefer", "header", "respond-async: answer 202 at once (RFC 7240)."),
 }  # fmt: skip
 _STATUSES = {
-    "json": "200", "list": "200", "stream": "200", "events": "200", "text": "200", "headers": "200", "shared": "200",
+    "json": "200", "list": "200", "stream": "200", "events": "200", "text": "200", "page": "200",
+    "headers": "200", "shared": "200",
     "document": "202", "accepted": "202", "no_content": "204", "nothing_more": "204", "gone": "410",
 }  # fmt: skip
 _RESPONSES = {
@@ -199,6 +204,7 @@ _RESPONSES = {
     "stream": _response("A stream's description.", _JSON, "Stream"),
     "events": _response("An event stream, or what the mode asks for.", _SSE),
     "text": _response("Text.", _TEXT),
+    "page": _response("A page, or a file of one."),
     "headers": _response("No body."),
     "shared": _response("A signed URL.", _JSON, "Shared"),
     "document": _response("Mode json, while the answer is not complete: what there is so far.", _JSON),

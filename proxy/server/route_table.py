@@ -15,7 +15,7 @@ from proxy.access.response_ids import GivenIds
 from proxy.dialects import table
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
-from proxy.server.admin import healthy
+from proxy.server.admin.probes import healthy
 from proxy.server.config import Config, LimitsConfig, RouteConfig
 from proxy.server.following.control import Control
 from proxy.server.following.follow import Follow
@@ -81,8 +81,8 @@ class RouteTable:
         allowed = AllowedPaths(settings.paths) if settings.key.get_secret_value() else None
         self._forward_allowed = Forward(allowed, hides_tokens=bool(grants))
         self.generations = self._generations(self._upstreams.opener(), self._forward_allowed)
-        self._follow = Follow(streams, hub, admission, metrics)
-        self._follow_many = FollowMany(streams, hub, admission, self._follow, metrics)
+        self.follow = Follow(streams, hub, admission, metrics)
+        self._follow_many = FollowMany(streams, hub, admission, self.follow, metrics)
         self._control = Control(hub, admission, grants)
         self._event_routes: list[EventRoute] = []
         self._recorded_routes: list[Generations] = []
@@ -102,7 +102,7 @@ class RouteTable:
 
     async def wait_closed(self) -> None:
         """Wait until all WebSockets have closed."""
-        await asyncio.gather(self._follow.wait_closed(), *(sockets.wait_closed() for sockets in self._sockets))
+        await asyncio.gather(self.follow.wait_closed(), *(sockets.wait_closed() for sockets in self._sockets))
 
     def routes(self) -> Routes:
         """Return all routes of the data port. Call it once."""
@@ -118,7 +118,7 @@ class RouteTable:
     def _add_streams(self, served: Routes) -> None:
         """Add the routes of streams, by id and by key."""
         control = self._control
-        by_id, by_key = self._traced(self._follow.by_id, _STREAM), self._traced(self._follow.by_key, _KEY)
+        by_id, by_key = self._traced(self.follow.by_id, _STREAM), self._traced(self.follow.by_key, _KEY)
         for method, path, handler, needs in (
             ("GET", "/v1/streams", control.listed, Needs.IDENTITY),
             ("GET", _STREAM, by_id, Needs.CAPABILITY),
@@ -156,7 +156,7 @@ class RouteTable:
             self._models,
             lambda: self._config().limits.body_bytes,
         )
-        objects = ObjectRequests(self._hub, self._follow, self._passing(self._upstreams.opener()), self._given)
+        objects = ObjectRequests(self._hub, self.follow, self._passing(self._upstreams.opener()), self._given)
         for route, paths in table.routes(self._config().upstream.prefixes):
             for path in paths:
                 generate = self._for_pages(functools.partial(generations, route))

@@ -9,6 +9,7 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Protocol
 
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
@@ -165,6 +166,11 @@ class Hub:
         return len(self._running)
 
     @property
+    def kept(self) -> int:
+        """Return how many streams are kept after their end."""
+        return len(self._ended)
+
+    @property
     def pending_bytes(self) -> int:
         """Return how much is in the logs of forgotten streams that only their last followers still need."""
         return sum([stream.log.size_bytes for stream in self._outlived.values() if stream.sealed])
@@ -172,6 +178,16 @@ class Hub:
     def __iter__(self) -> Iterator[Stream]:
         yield from self._running.values()
         yield from self._ended.values()
+
+    def some(self, count: int) -> list[Stream]:
+        """Return `count` of the running streams, those that began first and last, and as many that ended last."""
+        running, ended = self._running, self._ended.values()
+        if len(running) <= count:
+            shown = list(running.values())
+        else:
+            newest = list(islice(reversed(running.values()), count - count // 2))
+            shown = [*islice(running.values(), count // 2), *reversed(newest)]
+        return [*shown, *islice(reversed(ended), count)]
 
     def new_id(self) -> str:
         """Return a new id for a stream: 130 random bits."""

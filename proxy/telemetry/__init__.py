@@ -10,5 +10,5 @@ Read in this order:
 * `access_log`: one line for each stream that has ended
 * `tracing`: OpenTelemetry spans, if they are enabled
 * `allocator`: returns memory that was freed to the operating system when the process is idle
-* `live_feed`: server-sent events of streams that begin and end
+* `live_feed`: server-sent events of streams that begin and end; `overview`: what the console shows
 """

@@ -120,6 +120,8 @@ async def _serve(config: Config, file: Path | None, sockets: "dict[str, socket]"
     click.echo(f"streamtee {__version__} on {proxy.url}, upstream {config.upstream.url}")
     if proxy.admin_url:
         click.echo(f"metrics on {proxy.admin_url}/metrics")
+    if proxy.console_url and sys.stderr.isatty():  # only there: it may hold the admin token
+        click.echo(f"console on {proxy.console_url}", err=True)
     notifier.ready(f"serving on {proxy.url}")
     await told_to_end.wait()
     click.echo(f"draining, for at most {proxy.config.drain_s:g} s")

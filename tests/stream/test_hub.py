@@ -121,6 +121,20 @@ def test_everybodys_stream_is_found_to_be_read_by_anyone() -> None:
             find(stream.id, caller)
 
 
+def test_some_streams_are_the_first_the_last_and_those_that_ended_last() -> None:
+    """Each once, those that run in the order they began, however many there are."""
+    hub = new_hub()
+    streams = [new_stream(hub) for _ in range(9)]
+    for stream in streams[:4]:
+        stream.seal(COMPLETE)
+    ended, running = streams[:4], streams[4:]
+    assert hub.kept == 4
+    assert hub.some(9) == [*running, *reversed(ended)]
+    assert hub.some(5) == [*running, *reversed(ended)]
+    assert hub.some(3) == [running[0], running[3], running[4], ended[3], ended[2], ended[1]]
+    assert hub.some(1) == [running[4], ended[3]]
+
+
 def test_ids_are_130_random_bits() -> None:
     """`st_` and 26 characters of base32, all of them used, none twice."""
     hub = new_hub(max_streams=1000)
