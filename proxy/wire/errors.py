@@ -88,6 +88,13 @@ class PathNotAllowed(RequestError):
     code = "path_not_allowed"
 
 
+class NotAllowedForKey(RequestError):
+    """The caller's key is not for this model, route or mode."""
+
+    status = 403
+    code = "not_allowed_for_key"
+
+
 class FileNotAllowed(RequestError):
     """A file may not be referred to with the proxy's own upstream key, under which it may be anybody's."""
 
@@ -242,6 +249,12 @@ class RateLimited(RequestError):
         self.retry_after_s = retry_after_s
 
 
+class LimitReached(RateLimited):
+    """A limit of the caller is reached; in its next window, or when a stream of it has ended, it may go on."""
+
+    code = "rate_limit_exceeded"
+
+
 class UpstreamError(ProxyError):
     """The upstream, or the connection to it, is at fault."""
 
@@ -368,6 +381,12 @@ class Overloaded(ProxyError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class CallerUnknowable(Overloaded):
+    """The service that is asked who a caller is can't be reached, or gives no valid answer."""
+
+    code = "caller_unknowable"
 
 
 class Drained(Overloaded):

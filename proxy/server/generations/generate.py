@@ -184,7 +184,7 @@ class Generations:
             release_body(request)
         if pump is None:
             await self._note_id(exchange, generation)
-            return await send_back(request, exchange)
+            return await send_back(request, exchange, self._reader.account(generation))
         stream = pump.stream
         self._hub.answered(stream, exchange.upstream_name, exchange.request_id)
         pump.start(exchange)
