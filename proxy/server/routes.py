@@ -100,7 +100,7 @@ class Routes:
     def refuse_unparsed(self, method: str, target: str, error: ProxyError) -> bytes:
         """Count a request that could not be parsed; return the error in the dialect of its path."""
         endpoint, _ = self.find(method, target)
-        self._metrics.rejected[error.code] += 1
+        self._metrics.rejected[error.kind] += 1
         self._metrics.requests[endpoint.name, UNPARSED, error.status] += 1
         return json_text.written(endpoint.dialect.frames.error_body(error))
 
@@ -119,7 +119,7 @@ class Routes:
             response = await (handler(request, caller, **arguments) if arguments else handler(request, caller))
             status = response.status
         except ProxyError as error:
-            self._metrics.rejected[error.code] += 1
+            self._metrics.rejected[error.kind] += 1
             response = refuse(error, dialect)
             status = error.status
             error.drop_traceback()
@@ -155,7 +155,7 @@ class Routes:
         if task is not None:
             task.uncancel()
         error = request[ERROR_TO_SEND]
-        self._metrics.rejected[error.code] += 1
+        self._metrics.rejected[error.kind] += 1
         return _cut(request, error, dialect)
 
 

@@ -17,6 +17,11 @@ class ProxyError(Exception):
         super().__init__(message)
         self.message = message
 
+    @property
+    def kind(self) -> str:
+        """The code for metrics and spans."""
+        return self.code
+
     def drop_traceback(self) -> None:
         """Drop the traceback, and with it the local variables where the error was raised, once it has been reported.
 
@@ -275,6 +280,11 @@ class Reported(ProxyError):
         super().__init__(message)
         self.code = code or type(self).code
         self.status = status
+
+    @property
+    def kind(self) -> str:
+        """The code of the class: an upstream's own code may be any word, also of a prompt."""
+        return type(self).code
 
 
 class Unreachable(UpstreamError):

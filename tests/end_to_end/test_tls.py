@@ -22,12 +22,6 @@ from tests.proxy_under_test import CHAT, Tee, chat_body, configured, teed
 from tests.stage import Stage
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    """An authority that clients trust."""
-    return Authority(tmp_path)
-
-
 def tables(certificate: Path, **tls: Any) -> dict[str, Any]:
     return {"tls": {"certificate": str(certificate), **tls}}
 

@@ -51,12 +51,6 @@ async def status(one: Upstream, **settings: Any) -> int:
         return answer.status
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    """The authority of an upstream that is not the public's."""
-    return Authority(tmp_path)
-
-
 async def test_only_a_good_certificate_of_the_configured_authority_is_taken(
     authority: Authority, tmp_path: Path
 ) -> None:
