@@ -97,6 +97,7 @@ def test_tokens_close_their_window_once_they_are_known() -> None:
 
 
 @pytest.mark.parametrize("jump_s", [-86400, -60, 60, 10 * 365 * 86400])
+@pytest.mark.fault("clock", "connect")
 def test_clock_that_is_set_begins_other_windows(jump_s: int) -> None:
     """A clock that was wrong locks nobody out for longer than the window that it says."""
     clock = Clock()

@@ -88,6 +88,7 @@ async def test_key_expires_by_itself(tmp_path: Path) -> None:
     assert not known.refresh()
 
 
+@pytest.mark.fault("disk", "connect")
 async def test_bad_file_changes_nothing(stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is logged once, without a word of it; a good one is read again."""
     callers = NamedCallers(tmp_path, alice={})

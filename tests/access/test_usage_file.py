@@ -62,6 +62,7 @@ async def test_another_day_begins_with_nothing(tmp_path: Path) -> None:
     assert same.used_today() == {"alice": (0, 100)}
 
 
+@pytest.mark.fault("disk", "after_end")
 async def test_full_disk_stops_no_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -217,6 +217,7 @@ async def test_sighup_never_ends_the_process(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.fault("process", "between_frames")
 async def test_process_that_was_stopped_heeds_what_came_meanwhile(stage: Stage, tmp_path: Path, loop: str) -> None:
     """Queue, connections, grace, keep_s and wait: each was due by then, and what ends the wait had come."""
     file = tmp_path / "c.toml"
