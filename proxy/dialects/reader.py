@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from proxy.dialects.dialect import Usage
+from proxy.dialects.dialect import Usage, first_count
 from proxy.dialects.failure import Failure
 from proxy.wire.sse import COMMENT
 
@@ -189,13 +189,13 @@ def read_usage(stated: Any) -> Usage | None:
     of_read: dict[str, Any] = read if isinstance(read, dict) else {}
     of_made: dict[str, Any] = made if isinstance(made, dict) else {}
     return Usage(
-        _first(stated, _PROMPT),
-        _first(stated, _COMPLETION),
-        _first(of_made, _REASONING) if of_made else 0,
-        _first(of_read, _CACHED) or _first(stated, _CACHED),
-        _first(of_read, _CACHE_WRITTEN) or _first(stated, _CACHE_WRITTEN),
-        _first(of_read, _AUDIO) + _first(of_made, _AUDIO) or _first(stated, _AUDIO),
-        _first(of_read, _IMAGE) + _first(of_made, _IMAGE) or _first(stated, _IMAGE),
+        first_count(stated, _PROMPT),
+        first_count(stated, _COMPLETION),
+        first_count(of_made, _REASONING) if of_made else 0,
+        first_count(of_read, _CACHED) or first_count(stated, _CACHED),
+        first_count(of_read, _CACHE_WRITTEN) or first_count(stated, _CACHE_WRITTEN),
+        first_count(of_read, _AUDIO) + first_count(of_made, _AUDIO) or first_count(stated, _AUDIO),
+        first_count(of_read, _IMAGE) + first_count(of_made, _IMAGE) or first_count(stated, _IMAGE),
         _tool_calls(stated),
     )
 
@@ -207,36 +207,15 @@ _CACHED = ("cached_tokens", "cache_read_input_tokens")
 _CACHE_WRITTEN = ("cache_creation_input_tokens",)
 _AUDIO = ("audio_tokens",)
 _IMAGE = ("image_tokens",)
-_MOST_TOKENS = 1 << 53
-
-
-def _first(usage: dict[str, Any], names: tuple[str, ...]) -> int:
-    """Return the first of these numbers of a usage object that is not 0; 0 if there is none."""
-    for name in names:
-        stated = usage.get(name)
-        if stated is not None:
-            number = stated if type(stated) is int else _number(stated)
-            if 0 < number < _MOST_TOKENS:
-                return number
-    return 0
-
-
-def _number(stated: Any) -> int:
-    """Return a number that is stated as a float or as text, too; 0 for anything else."""
-    if isinstance(stated, str):
-        return int(stated) if stated.isdecimal() and len(stated) < 19 else 0
-    if isinstance(stated, float) and stated.is_integer():  # False for infinity
-        return int(stated)
-    return int(stated) if isinstance(stated, int) else 0
 
 
 def _tool_calls(stated: dict[str, Any]) -> int:
     """Return the number of tool calls: `x_tools` of Responses and `plugins` of the native API name each tool."""
     tools = stated.get("x_tools") or stated.get("plugins")
     if isinstance(tools, dict):
-        return sum([_first(tool, ("count",)) for tool in tools.values() if isinstance(tool, dict)])
+        return sum([first_count(tool, ("count",)) for tool in tools.values() if isinstance(tool, dict)])
     requests = stated.get("server_tool_use")  # of Messages: {"web_search_requests": 1}
-    return sum([_first(requests, (name,)) for name in requests]) if isinstance(requests, dict) else 0
+    return sum([first_count(requests, (name,)) for name in requests]) if isinstance(requests, dict) else 0
 
 
 def _place(frame: bytes, key: str, text: str) -> tuple[int, int]:

@@ -32,6 +32,7 @@ from proxy.server.pass_through import Forward, PassThrough
 from proxy.server.routes import ANY, Handler, Routes
 from proxy.server.sockets import Sockets
 from proxy.server.upstreams import Upstreams
+from proxy.server.usage import UsageOfCaller
 from proxy.stream.hub import Hub
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.group import OpenExchange
@@ -106,7 +107,7 @@ class RouteTable:
 
     def routes(self) -> Routes:
         """Return all routes of the data port. Call it once."""
-        served = Routes(self._admission.admit, self._metrics, table.OWN)
+        served = Routes(self._admission.admit, self._metrics, table.OWN, self._admission.limited)
         self._add_streams(served)
         for method in ("GET", "HEAD"):
             served.add(method, "/healthz", healthy, "health", table.OWN, Needs.NOTHING)
@@ -120,6 +121,7 @@ class RouteTable:
         control = self._control
         by_id, by_key = self._traced(self.follow.by_id, _STREAM), self._traced(self.follow.by_key, _KEY)
         for method, path, handler, needs in (
+            *self._usage_routes(),
             ("GET", "/v1/streams", control.listed, Needs.IDENTITY),
             ("GET", _STREAM, by_id, Needs.CAPABILITY),
             ("GET", "/v1/follow", self._follow_many.serve, Needs.CAPABILITY),
@@ -134,6 +136,11 @@ class RouteTable:
             ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.IDENTITY),
         ):
             served.add(method, path, handler, "streams", table.OWN, needs)
+
+    def _usage_routes(self) -> tuple[tuple[str, str, Handler, Needs], ...]:
+        """Return the route at which callers with limits see what they have used; without any, the path is the API's."""
+        accounts = self._admission.accounts
+        return () if accounts is None else (("GET", "/v1/usage", UsageOfCaller(accounts).serve, Needs.IDENTITY),)
 
     def _add_models(self, served: Routes) -> None:
         """Add the lists of models, if models are configured; else an upstream's own list passes through."""
@@ -155,6 +162,7 @@ class RouteTable:
             self._new_sockets(opens),
             self._models,
             lambda: self._config().limits.body_bytes,
+            self._admission.account,
         )
         objects = ObjectRequests(self._hub, self.follow, self._passing(self._upstreams.opener()), self._given)
         for route, paths in table.routes(self._config().upstream.prefixes):
@@ -230,7 +238,7 @@ class RouteTable:
 
     def _passing(self, opens: OpenExchange) -> PassThrough:
         """Return a handler of requests that pass through, to whichever path."""
-        return PassThrough(self._forward_all, opens, self._new_sockets(opens))
+        return PassThrough(self._forward_all, opens, self._new_sockets(opens), account=self._admission.account)
 
     def _new_sockets(self, opens: OpenExchange) -> Sockets:
         sockets = Sockets(self._config, self._hub, self._admission, self._grants, self._metrics, self._models, opens)

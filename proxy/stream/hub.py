@@ -127,6 +127,7 @@ class Hub:
         observers: Observers | None = None,
         on_forgotten: Callable[[Stream], object] = _ignore,
         on_subscription_ended: Callable[[Subscription], object] = _ignore,
+        on_attached: Callable[[Subscription], object] | None = None,
     ) -> None:
         self.max_streams = max_streams
         self.max_followers = max_followers
@@ -152,6 +153,7 @@ class Hub:
         self._observers = observers or Observers()
         self._on_forgotten = on_forgotten
         self._on_subscription_ended = on_subscription_ended
+        self._on_attached = on_attached
         self._idents = _idents()
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
@@ -273,6 +275,10 @@ class Hub:
         self._waiters.setdefault((waiter.caller, waiter.key), {})[waiter] = None
         self.followers += 1
 
+    def waiting(self, caller: bytes) -> int:
+        """Return how many followers of a caller wait for streams under its keys."""
+        return sum(len(waiters) for (owner, _), waiters in self._waiters.items() if owner == caller)
+
     def give_up(self, waiter: "Waiter") -> None:
         """Remove a waiter."""
         self.followers -= 1
@@ -316,6 +322,8 @@ class Hub:
             self.beating[subscription] = now
         if subscription.stream.sealed:
             self._followed[subscription.stream] = None
+        if self._on_attached is not None:
+            self._on_attached(subscription)
         subscription.stream.attach(subscription)
 
     def forget(self, stream: Stream) -> None:

@@ -48,6 +48,7 @@ class ConnectionPool:
         max_connections: int = 0,
         keepalive_s: float = 15.0,
         ssl_context: ssl.SSLContext | None = None,
+        server_name: str = "",
         outbound_proxy: str | None = None,
         are_descriptors_out: Callable[[], bool] = bool,
         on_connected: Callable[[str, float], object] = _ignore,
@@ -75,7 +76,11 @@ class ConnectionPool:
         self._connector = aiohttp.TCPConnector(limit=0)
         # The connector reads only the address from a request, so one request for the origin is enough.
         self._address = aiohttp.ClientRequest(
-            "GET", origin, ssl=ssl_context or True, proxy=URL(outbound_proxy) if outbound_proxy else None
+            "GET",
+            origin,
+            ssl=ssl_context or True,
+            server_hostname=server_name or None,
+            proxy=URL(outbound_proxy) if outbound_proxy else None,
         )
         # Requests to an http:// upstream behind a proxy have the absolute form (RFC 9112 section 3.2.2).
         self._absolute = str(origin).rstrip("/").encode() if outbound_proxy and origin.scheme == "http" else b""

@@ -187,7 +187,7 @@ class Generations:
         if pump is None:
             if self._given is not None:
                 await self._note_id(exchange, generation, self._given)
-            return await send_back(request, exchange)
+            return await send_back(request, exchange, self._reader.account(generation))
         stream = pump.stream
         self._hub.answered(stream, exchange.upstream_name, exchange.request_id)
         pump.start(exchange)
