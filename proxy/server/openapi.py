@@ -55,6 +55,7 @@ _OPERATIONS = (
         ("events", "document", "nothing_more", "gone"),
     ),
     Operation("POST", "/v1/keys/{key}/cancel", "End the newest stream under a key.", ("if-match",), ("stream",)),
+    Operation("GET", "/v1/usage", "Tell a caller with a key of this proxy what it has used of its limits."),
     Operation("GET", "/healthz", "Answer while the process serves."),
     Operation("HEAD", "/healthz", "Answer while the process serves.", (), ("headers",)),
 )  # fmt: skip
