@@ -16,7 +16,7 @@ import yaml
 from prometheus_client import Metric
 
 from tests.http_client import request
-from tests.programs import system_tool
+from tests.programs import deploy_tool, system_tool
 from tests.prometheus_server import Prometheus, scraping
 from tests.proxy_under_test import CHAT, Tee, chat_body, faked, teed
 
@@ -212,6 +212,37 @@ def test_dashboard_has_its_variables_and_no_two_panels_in_one_place() -> None:
         assert at["x"] + at["w"] <= 24
         taken |= cells
     assert {panel["datasource"]["uid"] for panel in PANELS} == {"${datasource}"}
+
+
+READ_AND_WRITE = """\
+import sys, json
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+register_default_plugins()
+print(JSONEncoder().encode(Dashboard.from_json(json.load(sys.stdin))))
+"""
+
+
+def lost(whole: Any, part: Any, path: str = "") -> Iterator[str]:
+    """Yield the places of a document whose values another lacks, or has others for."""
+    if isinstance(whole, dict) and isinstance(part, dict):
+        for key, value in whole.items():
+            yield from lost(value, part[key], f"{path}/{key}") if key in part else [f"{path}/{key}"]
+    elif isinstance(whole, list) and isinstance(part, list) and len(whole) == len(part):
+        for number, (one, other) in enumerate(zip(whole, part, strict=True)):
+            yield from lost(one, other, f"{path}/{number}")
+    elif whole != part:
+        yield path
+
+
+def test_grafana_knows_all_that_the_dashboard_says() -> None:
+    """Read into Grafana's own models and written again, nothing is lost, but what its editor shows of a variable."""
+    command = [deploy_tool("python"), "-c", READ_AND_WRITE]
+    done = subprocess.run(command, input=json.dumps(DASHBOARD), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    unknown = {re.sub(r"/\d+/", "/N/", path) for path in lost(DASHBOARD, json.loads(done.stdout))}
+    assert unknown == {"/templating/list/N/definition"}
 
 
 # Names
