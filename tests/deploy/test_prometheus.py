@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from prometheus_client import Metric
 
 from tests.http_client import request
+from tests.metric_names import ELSEWHERE, exposed
 from tests.programs import deploy_tool, system_tool
 from tests.prometheus_server import Prometheus, scraping
 from tests.proxy_under_test import CHAT, Tee, chat_body, faked, teed
@@ -33,13 +33,6 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 TARGETS = [(f"{panel['title']} {target['refId']}", target["expr"]) for panel in PANELS for target in panel["targets"]]
 GRAFANA = {"$__rate_interval": "1m", "$route": ".*", "$model": ".*", "$worker": ".*"}
 """What Grafana puts in place of its variables, with all of each selected."""
-
-ELSEWHERE = {
-    "streamtee_store_lag_bytes": "there is one only with a store",
-    "streamtee_store_errors_total": "there are some only with a store",
-    "streamtee_worker_up": "there are workers only with a supervisor",
-}
-"""Names that a proxy of one process without a store does not have, and why."""
 
 USAGE = {"stream_options": {"include_usage": True}}
 TABLES: dict[str, Any] = {
@@ -118,12 +111,6 @@ async def perform(folder: Path, stack: ExitStack) -> Scene:
         prometheus.at = time()
         families = tee.proxy.page.registry.collect()
         return Scene(prometheus, {sample for family in families for sample in exposed(family)})
-
-
-def exposed(family: Metric) -> set[str]:
-    """Return the names of the samples of a family, which may have none yet."""
-    endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
-    return {family.name + ending for ending in endings}
 
 
 @pytest.fixture(scope="module")
