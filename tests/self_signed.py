@@ -1,4 +1,4 @@
-"""Certificates for servers of tests."""
+"""A certificate for a server of a test, which has signed it itself."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
