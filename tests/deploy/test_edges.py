@@ -14,12 +14,12 @@ import pytest
 import websockets
 
 from proxy.server.config import Config
-from tests.certificates import self_signed
 from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, blocks, chunk_frame, stamped
 from tests.http_client import KEY
 from tests.programs import system_tool
 from tests.proxy_under_test import CHAT, Tee, begun, chat_body, teed
+from tests.self_signed import self_signed
 from tests.stage import Stage, Turn
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from prometheus_client import Metric
 
 from tests.http_client import request
-from tests.programs import system_tool
+from tests.metric_names import ELSEWHERE, exposed
+from tests.programs import deploy_tool, system_tool
 from tests.prometheus_server import Prometheus, scraping
 from tests.proxy_under_test import CHAT, Tee, chat_body, faked, teed
 
@@ -33,13 +33,6 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 TARGETS = [(f"{panel['title']} {target['refId']}", target["expr"]) for panel in PANELS for target in panel["targets"]]
 GRAFANA = {"$__rate_interval": "1m", "$route": ".*", "$model": ".*", "$worker": ".*"}
 """What Grafana puts in place of its variables, with all of each selected."""
-
-ELSEWHERE = {
-    "streamtee_store_lag_bytes": "there is one only with a store",
-    "streamtee_store_errors_total": "there are some only with a store",
-    "streamtee_worker_up": "there are workers only with a supervisor",
-}
-"""Names that a proxy of one process without a store does not have, and why."""
 
 USAGE = {"stream_options": {"include_usage": True}}
 TABLES: dict[str, Any] = {
@@ -118,12 +111,6 @@ async def perform(folder: Path, stack: ExitStack) -> Scene:
         prometheus.at = time()
         families = tee.proxy.page.registry.collect()
         return Scene(prometheus, {sample for family in families for sample in exposed(family)})
-
-
-def exposed(family: Metric) -> set[str]:
-    """Return the names of the samples of a family, which may have none yet."""
-    endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
-    return {family.name + ending for ending in endings}
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +199,37 @@ def test_dashboard_has_its_variables_and_no_two_panels_in_one_place() -> None:
         assert at["x"] + at["w"] <= 24
         taken |= cells
     assert {panel["datasource"]["uid"] for panel in PANELS} == {"${datasource}"}
+
+
+READ_AND_WRITE = """\
+import sys, json
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+register_default_plugins()
+print(JSONEncoder().encode(Dashboard.from_json(json.load(sys.stdin))))
+"""
+
+
+def lost(whole: Any, part: Any, path: str = "") -> Iterator[str]:
+    """Yield the places of a document whose values another lacks, or has others for."""
+    if isinstance(whole, dict) and isinstance(part, dict):
+        for key, value in whole.items():
+            yield from lost(value, part[key], f"{path}/{key}") if key in part else [f"{path}/{key}"]
+    elif isinstance(whole, list) and isinstance(part, list) and len(whole) == len(part):
+        for number, (one, other) in enumerate(zip(whole, part, strict=True)):
+            yield from lost(one, other, f"{path}/{number}")
+    elif whole != part:
+        yield path
+
+
+def test_grafana_knows_all_that_the_dashboard_says() -> None:
+    """Read into Grafana's own models and written again, nothing is lost, but what its editor shows of a variable."""
+    command = [deploy_tool("python"), "-c", READ_AND_WRITE]
+    done = subprocess.run(command, input=json.dumps(DASHBOARD), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    unknown = {re.sub(r"/\d+/", "/N/", path) for path in lost(DASHBOARD, json.loads(done.stdout))}
+    assert unknown == {"/templating/list/N/definition"}
 
 
 # Names
