@@ -296,7 +296,13 @@ function followers({ followers: shown, follower_count, holds }) {
   );
 }
 
-const back = () => make("a", { class: "back", href: "#/streams", text: "← All streams" });
+const back = () =>
+  make(
+    "a",
+    { class: "back", href: "#/streams" },
+    make("span", { class: "if-narrow", text: "← All streams" }),
+    make("span", { class: "if-wide", text: "Close ✕" }),
+  );
 
 const legend = () =>
   [
