@@ -53,6 +53,19 @@ async def test_text_arrives_while_the_stream_runs(tee: Tee, stage: Stage, operat
     await expect(operator.page.get_by_label("Events of the stream")).to_contain_text(f"{answer.epoch}-5  [DONE]")
 
 
+async def test_stream_that_only_reasons_is_said_to(tee: Tee, stage: Stage, operator: Operator) -> None:
+    """Its text is empty for minutes; its events are not."""
+    chunk = {"choices": [{"index": 0, "delta": {"reasoning_content": "Let me see."}}]}
+    answer, turn = await begin(tee, stage, b"data: %b\n\n" % json.dumps(chunk).encode())
+    await operator.enter(tee, f"#/streams/{answer.stream_id}")
+    await expect(operator.page.get_by_text("It is reasoning: the answer has not begun.")).to_be_visible()
+    turn.chunk(ONE)
+    await expect(operator.page.get_by_label("Text of the answer")).to_have_text("one ")
+    await expect(operator.page.get_by_text("Reading…")).to_be_visible()
+    turn.end(FINISH, DONE)
+    await expect(operator.page.get_by_text("The end.")).to_be_visible()
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

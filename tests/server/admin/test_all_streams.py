@@ -41,6 +41,19 @@ async def test_details_have_times_gaps_and_followers(tee: Tee, stage: Stage) -> 
     assert info["ended_s"] >= 0
 
 
+async def test_head_has_the_state_and_no_body(tee: Tee, stage: Stage) -> None:
+    """As on the data port, of a stream that runs: the connection is in order afterwards."""
+    asked, turn = await begun(tee, stage, frames=1)
+    client = await tee.connect(admin=True)
+    token = f"Authorization: Bearer {tee.proxy.operators.token}"
+    for _ in range(2):
+        client.send(request("HEAD", f"/admin/streams/{asked.stream_id}", token), method="HEAD")
+        answer = await client.answer()
+        assert (answer.status, answer.header("stream-state")) == (200, "open")
+        assert await answer.read() == b""
+    turn.end(DONE)
+
+
 async def test_cancel_ends_it_for_all(tee: Tee, stage: Stage) -> None:
     """The upstream's connection is closed, and its caller sees that it is not complete; twice is once."""
     asked, turn = await begun(tee, stage, frames=1)
