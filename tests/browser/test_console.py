@@ -1,6 +1,5 @@
 """The console in a real Chromium: what an operator sees and does, with the keyboard alone too, and what is refused."""
 
-import asyncio
 import json
 
 import pytest
@@ -8,6 +7,7 @@ from playwright.async_api import Page, expect
 
 from tests.browser.operator import VIEWS, WIDTHS, Operator
 from tests.browser.tab import Tab, begin, in_one_browser
+from tests.event_loops import until
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.proxy_under_test import Tee, faked, teed
 from tests.relay import relayed
@@ -347,9 +347,7 @@ async def test_hidden_page_leaves_its_connection(tee: Tee, operator: Operator) -
     }"""
     requests = tee.proxy.metrics.requests
     await operator.page.evaluate(hide, True)
-    async with asyncio.timeout(10):
-        while not requests["admin", "GET", 499]:
-            await asyncio.sleep(0.01)
+    await until(lambda: requests["admin", "GET", 499] > 0)
     await operator.page.evaluate(hide, False)
     await expect(operator.page.locator("#link")).to_have_text("live")
 
