@@ -3,11 +3,15 @@
 import json
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import request
 from tests.proxy_under_test import Tee, begun, teed
 from tests.stage import Stage
+from tests.websocket_client import rest
 
 SECRETS = {"secrets": ["0" * 64]}
 JSON = "Content-Type: application/json"
@@ -52,6 +56,21 @@ async def test_head_has_the_state_and_no_body(tee: Tee, stage: Stage) -> None:
         assert (answer.status, answer.header("stream-state")) == (200, "open")
         assert await answer.read() == b""
     turn.end(DONE)
+
+
+async def test_stream_is_followed_by_websocket(tee: Tee, stage: Stage) -> None:
+    """With the token; a page of another origin gets none."""
+    asked, turn = await begun(tee, stage, frames=1)
+    turn.end(DONE)
+    await asked.read()
+    url = f"{tee.proxy.admin_url.replace('http', 'ws', 1)}/admin/streams/{asked.stream_id}"
+    token = {"Authorization": f"Bearer {tee.proxy.operators.token}"}
+    async with connect(url, additional_headers=token) as socket:
+        told, _ = await rest(socket)
+    assert [message["id"] for message in told] == [f"{asked.epoch}-1", f"{asked.epoch}-2"]
+    with pytest.raises(InvalidStatus, match="403"):
+        async with connect(url, additional_headers=token, origin=Origin("https://evil.example")):
+            pass
 
 
 async def test_cancel_ends_it_for_all(tee: Tee, stage: Stage) -> None:
