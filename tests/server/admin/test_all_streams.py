@@ -33,7 +33,7 @@ async def test_details_have_times_gaps_and_followers(tee: Tee, stage: Stage) -> 
     info = await (await tee.admin(f"/admin/streams/{asked.stream_id}/info")).json()
     assert (info["state"], info["events"], info["key"], info["follower_count"]) == ("open", 3, "chat-1", 1)
     assert 0 < info["first_byte_s"] <= info["first_token_s"] == info["ttft_s"] <= info["last_token_s"] <= info["age_s"]
-    assert sum(info["gap_counts"]) == 2
+    assert (sum(info["gap_counts"]), info["long_gaps_s"]) == (2, [])
     assert len(info["gap_counts"]) == len(info["gap_bounds_s"]) + 1
     assert info["followers"] == [{"mode": "raw", "seq": 3, "lag_events": 0, "lag_bytes": 0}]
     turn.end(FINISH, DONE)
