@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from secrets import token_urlsafe
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -24,7 +24,7 @@ from proxy.downstream.client_connections import ClientConnections, ClientTimeout
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
-from proxy.server.admin.paths import AdminPort
+from proxy.server.admin.paths import AdminRoutes
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.generations.retries import LostCalls
@@ -154,16 +154,12 @@ class Proxy:
     async def start(self) -> None:
         """Listen. Raises: OSError, when an address is taken."""
         try:
-            config = self.config
-            data = self.route_table.routes()
-            cors = Cors(config.cors, data, self.metrics, config.key_headers) if config.cors.origins else data
             self.url, self._data_site = await self._listen(
-                self._runner(cors, data, config.listen, is_admin=False), config.listen
+                self._runner(self.route_table.routes(), self.config.listen, is_admin=False), self.config.listen
             )
-            if config.admin:
-                admin = self._admin_port(data)
+            if self.config.admin:
                 self.admin_url, _ = await self._listen(
-                    self._runner(admin, admin.routes, config.admin, is_admin=True), config.admin
+                    self._runner(self._admin_routes(), self.config.admin, is_admin=True), self.config.admin
                 )
         except OSError:
             await self.stop()
@@ -221,9 +217,9 @@ class Proxy:
         is_made = not self.config.admin_token.get_secret_value()
         return f"{self.admin_url}/console" + (f"#token={self.operators.token}" if is_made else "")
 
-    def _admin_port(self, data: Routes) -> AdminPort:
-        """Return the handler of the admin port; `data`: the routes of the data port."""
-        return AdminPort(
+    def _admin_routes(self) -> AdminRoutes:
+        """Return the routes of the admin port; those of the data port have been made."""
+        return AdminRoutes(
             self.operators,
             self.hub,
             self.route_table.follow,
@@ -232,7 +228,7 @@ class Proxy:
             self.page,
             self.feed,
             self.overview,
-            data,
+            self.route_table.served,
         )
 
     async def _listen(self, runner: web.BaseRunner, where: str) -> tuple[str, web.BaseSite]:
@@ -245,10 +241,12 @@ class Proxy:
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{port}", site
 
-    def _runner(self, handler: Any, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
+    def _runner(self, routes: Routes | AdminRoutes, listen: str, *, is_admin: bool) -> web.ServerRunner:
         config = self.config
         server = Listener(
-            handler,
+            Cors(config.cors, routes, self.metrics, config.key_headers)
+            if config.cors.origins and isinstance(routes, Routes)  # pages of the admin port are its own alone
+            else routes,
             routes.refuse_unparsed,
             header_bytes=config.limits.header_bytes,
             max_headers=config.limits.headers,
