@@ -7,7 +7,6 @@ admin port.
 import asyncio
 import logging
 import time
-from secrets import token_urlsafe
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -18,7 +17,7 @@ from proxy.access.callers import Callers
 from proxy.access.capabilities import Capabilities
 from proxy.access.grants import Grants
 from proxy.access.operators import OperatorAccess
-from proxy.access.pages import Hosts, Pages, is_loopback
+from proxy.access.pages import Hosts, Pages
 from proxy.access.response_ids import GivenIds
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.descriptors import Descriptors
@@ -120,7 +119,8 @@ class Proxy:
             self.given,
             self.tracing,
         )
-        self.operators = OperatorAccess(_admin_token(config))
+        admin_host = address(config.admin)[0] if config.admin else ""
+        self.operators = OperatorAccess.at(admin_host, config.admin_token.get_secret_value())
         self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url)
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
@@ -208,14 +208,8 @@ class Proxy:
 
     @property
     def console_url(self) -> str:
-        """The URL of the console, with the admin token if the proxy has made it; "" if the console is not served.
-
-        The token is in the fragment, which browsers send to nobody: no log, no Referer and no other proxy has it.
-        """
-        if not self.admin_url or not self.operators.token:
-            return ""
-        is_made = not self.config.admin_token.get_secret_value()
-        return f"{self.admin_url}/console" + (f"#token={self.operators.token}" if is_made else "")
+        """The URL of the console, with the admin token if that was made here; "" if the console is not served."""
+        return self.operators.console_url(self.admin_url)
 
     def _admin_routes(self) -> AdminRoutes:
         """Return the routes of the admin port; those of the data port have been made."""
@@ -270,14 +264,6 @@ class Proxy:
             with self.hub.background:
                 self.hub.tick(time.monotonic())
                 self.trim.tick(time.monotonic())
-
-
-def _admin_token(config: Config) -> str:
-    """Return the configured admin token, or a new one for a port on loopback; "" if nobody is to have access."""
-    configured = config.admin_token.get_secret_value()
-    if configured or not config.admin or not is_loopback(address(config.admin)[0]):
-        return configured
-    return token_urlsafe(32)
 
 
 def access_of(config: Config) -> tuple[Callers, Grants]:
