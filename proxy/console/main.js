@@ -49,13 +49,21 @@ function show() {
   }
   if (name === "try") view = new TryView(feed);
   else if (name === "system") view = new SystemView(feed);
-  else if (ident) panel = new StreamPanel(feed, decodeURIComponent(ident));
+  else if (ident) panel = new StreamPanel(feed, decoded(ident));
   main.classList.toggle("both", Boolean(panel));
   main.replaceChildren(...(view ? [view.element] : [list.element, ...(panel ? [panel.element] : [])]));
   if (panel) panel.element.focus({ preventScroll: true });
   document.title = `${{ try: "Try it", system: "System" }[name] ?? (ident ? "Stream" : "Streams")} · streamtee`;
   if (!feed.hasBegun) feed.start();
   showOverview();
+}
+
+function decoded(ident) {
+  try {
+    return decodeURIComponent(ident);
+  } catch {
+    return ident; // typed by hand, and no stream's
+  }
 }
 
 function showOverview() {

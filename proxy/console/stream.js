@@ -22,6 +22,7 @@ export class StreamPanel {
   #ticks = [];
   #parts = {};
   #isLoading = false;
+  #isReading = false; // and its end has not come
 
   constructor(feed, ident) {
     this.#feed = feed;
@@ -142,6 +143,7 @@ export class StreamPanel {
     parts.cancel.disabled = info.state !== "open";
     parts.share.disabled = false;
     say(parts.remark, info.state === "failed" ? (info.ending?.message ?? "") : "");
+    if (this.#isReading) say(parts.reading, parts.text.textContent ? "Reading…" : notYet(info));
     this.#facts(info);
     const width = Math.max(parts.line.clientWidth, 280);
     parts.line.replaceChildren(timeLine(info, this.#ticks, this.#joined, width));
@@ -205,16 +207,21 @@ export class StreamPanel {
     mark(parts.text, "events", what === "Events");
     this.#ticks = [];
     this.#joined = this.#now();
+    this.#isReading = true;
     say(parts.reading, "Reading…");
+    let last;
     try {
       for await (const piece of this.#pieces(what, reading.signal)) {
         this.#tick();
         append(parts.text, piece);
       }
-      say(parts.reading, parts.text.textContent ? "The end." : "It ended without a text.");
+      last = parts.text.textContent ? "The end." : "It ended without a text.";
     } catch (error) {
-      if (!reading.signal.aborted) say(parts.reading, brokenOff(this.#info, error));
+      last = brokenOff(this.#info, error);
     }
+    if (reading.signal.aborted) return;
+    this.#isReading = false;
+    say(parts.reading, last);
   }
 
   #pieces(what, signal) {
@@ -239,6 +246,12 @@ export class StreamPanel {
 async function* eventsOf(url, signal) {
   for await (const { id, event, data } of follow(url, { signal }))
     yield `${id}  ${event === "message" ? "" : `${event} `}${data}\n`;
+}
+
+/** Say why there is no text yet. */
+function notYet({ first_token_s, first_content_s }) {
+  if (first_token_s === null) return "No token yet.";
+  return first_content_s === null ? "It is reasoning: the answer has not begun. Its events tell more." : "Reading…";
 }
 
 function brokenOff(info, error) {
@@ -296,7 +309,13 @@ function followers({ followers: shown, follower_count, holds }) {
   );
 }
 
-const back = () => make("a", { class: "back", href: "#/streams", text: "← All streams" });
+const back = () =>
+  make(
+    "a",
+    { class: "back", href: "#/streams" },
+    make("span", { class: "if-narrow", text: "← All streams" }),
+    make("span", { class: "if-wide", text: "Close ✕" }),
+  );
 
 const legend = () =>
   [

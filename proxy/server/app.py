@@ -9,7 +9,6 @@ import logging
 import socket
 import time
 from collections.abc import Mapping
-from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -21,7 +20,7 @@ from proxy.access.callers import Callers
 from proxy.access.capabilities import Capabilities
 from proxy.access.grants import Grants
 from proxy.access.operators import OperatorAccess
-from proxy.access.pages import Hosts, Pages, is_loopback
+from proxy.access.pages import Hosts, Pages
 from proxy.access.response_ids import GivenIds
 from proxy.access.settings import TlsConfig
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
@@ -29,7 +28,7 @@ from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
 from proxy.downstream.tls import ServerTls, TlsFiles
-from proxy.server.admin.paths import AdminPort
+from proxy.server.admin.paths import AdminRoutes
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.generations.retries import LostCalls
@@ -144,7 +143,8 @@ class Proxy:
             self.given,
             self.tracing,
         )
-        self.operators = OperatorAccess(_admin_token(config))
+        admin_host = address(config.admin)[0] if config.admin else ""
+        self.operators = OperatorAccess.at(admin_host, config.admin_token.get_secret_value())
         self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url)
         self.tls = [_tls(config.tls), _tls(config.admin_tls)]
         self.listeners: list[Listener] = []
@@ -207,9 +207,9 @@ class Proxy:
                 self.tls[0],
             )
             if config.admin:
-                admin = self._admin_port(data)
+                admin = self._admin_routes()
                 self.admin_url, _ = await self._listen(
-                    self._runner(admin, admin.routes, config.admin, is_admin=True),
+                    self._runner(admin, admin, config.admin, is_admin=True),
                     config.admin,
                     given.get("admin"),
                     self.tls[1],
@@ -265,18 +265,12 @@ class Proxy:
 
     @property
     def console_url(self) -> str:
-        """The URL of the console, with the admin token if the proxy has made it; "" if the console is not served.
+        """The URL of the console, with the admin token if that was made here; "" if the console is not served."""
+        return self.operators.console_url(self.admin_url)
 
-        The token is in the fragment, which browsers send to nobody: no log, no Referer and no other proxy has it.
-        """
-        if not self.admin_url or not self.operators.token:
-            return ""
-        is_made = not self.config.admin_token.get_secret_value()
-        return f"{self.admin_url}/console" + (f"#token={self.operators.token}" if is_made else "")
-
-    def _admin_port(self, data: Routes) -> AdminPort:
-        """Return the handler of the admin port; `data`: the routes of the data port."""
-        return AdminPort(
+    def _admin_routes(self) -> AdminRoutes:
+        """Return the routes of the admin port; those of the data port have been made."""
+        return AdminRoutes(
             self.operators,
             self.hub,
             self.route_table.follow,
@@ -285,7 +279,7 @@ class Proxy:
             self.page,
             self.feed,
             self.overview,
-            data,
+            self.route_table.served,
         )
 
     def refresh(self) -> None:
@@ -314,7 +308,7 @@ class Proxy:
         shown = f"[{host}]" if ":" in host else host
         return f"{'http' if tls is None else 'https'}://{shown}:{port}", site
 
-    def _runner(self, handler: Any, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
+    def _runner(self, handler: Any, routes: Routes | AdminRoutes, listen: str, *, is_admin: bool) -> web.ServerRunner:
         config = self.config
         server = Listener(
             handler,
@@ -341,14 +335,6 @@ class Proxy:
             with self.hub.background:
                 self.hub.tick(time.monotonic())
                 self.trim.tick(time.monotonic())
-
-
-def _admin_token(config: Config) -> str:
-    """Return the configured admin token, or a new one for a port on loopback; "" if nobody is to have access."""
-    configured = config.admin_token.get_secret_value()
-    if configured or not config.admin or not is_loopback(address(config.admin)[0]):
-        return configured
-    return token_urlsafe(32)
 
 
 def access_of(config: Config, named: Identification | None = None) -> tuple[Callers, Grants]:

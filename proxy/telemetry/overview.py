@@ -88,6 +88,7 @@ def detail(stream: Stream, now: float) -> dict[str, Any]:
         **_in_short(stream, now, lag=False),
         **{name: round(at - vitals.started_at, 4) if at else None for name, at in times.items()},
         "gap_bounds_s": GAP_BUCKETS_S,
+        "long_gaps_s": [[round(at - vitals.started_at, 3) for at in gap] for gap in vitals.long_gaps or ()],
         "gap_counts": vitals.gap_counts or [],
         "holds": list(stream.holds),
     }

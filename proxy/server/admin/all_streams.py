@@ -14,7 +14,7 @@ from proxy.server.following.follow import Follow
 from proxy.server.json_responses import answer
 from proxy.stream.hub import Hub
 from proxy.telemetry.overview import detail
-from proxy.telemetry.stream_object import describe_to_operators
+from proxy.telemetry.stream_object import describe_to_operators, stream_headers
 
 
 class AllStreams:
@@ -33,6 +33,10 @@ class AllStreams:
     async def follow(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
         """GET /admin/streams/{ident}: in any mode and from any cursor, as on the data port."""
         return await self._follow.stream(request, self._hub.find(ident, None))
+
+    async def head(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.Response:
+        """HEAD /admin/streams/{ident}"""
+        return web.Response(headers=stream_headers(self._hub.find(ident, None)))
 
     async def info(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.Response:
         """GET /admin/streams/{ident}/info"""

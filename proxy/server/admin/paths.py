@@ -33,8 +33,8 @@ _STREAM = "/admin/streams/{ident}"
 _HEADERS = (("X-Content-Type-Options", "nosniff"), ("Cross-Origin-Resource-Policy", "same-origin"))
 
 
-class AdminPort:
-    """Serves the admin port: its routes, with the headers that keep what they return from other pages."""
+class AdminRoutes:
+    """The routes of the admin port, with the headers that keep what they return from other pages."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class AdminPort:
     ) -> None:
         """`data`: the routes of the data port."""
         self.routes = Routes(access.admit, metrics, table.OWN)
+        self.refuse_unparsed = self.routes.refuse_unparsed
         self._pages = Pages(())  # those of this port alone, whatever cors.origins says of the other
         probes, streams, console = Probes(hub, page), AllStreams(hub, follow, grants), ConsoleFiles(access)
         self._get("/metrics", probes.metrics, _OPEN)
@@ -57,9 +58,10 @@ class AdminPort:
         self._get("/healthz", healthy, _OPEN)
         self._get("/openapi.json", described, _OPEN)
         self._get("/admin/streams", streams.listed, _TOKEN)
-        self._get(_STREAM, streams.follow, _TOKEN)
+        self._add("GET", _STREAM, streams.follow, _TOKEN)
+        self._add("HEAD", _STREAM, streams.head, _TOKEN)
         self._get(f"{_STREAM}/info", streams.info, _TOKEN)
-        self._get("/admin/events", Feed(feed, lambda: overview.text(time.monotonic())).events, _TOKEN)
+        self._add("GET", "/admin/events", Feed(feed, lambda: overview.text(time.monotonic())).events, _TOKEN)
         self._add("POST", f"{_STREAM}/cancel", streams.cancel, _TOKEN)
         self._add("POST", f"{_STREAM}/share", streams.share, _TOKEN)
         self._add("POST", f"{PREFIX}/", FormRequests(data, access).send, _TOKEN)
