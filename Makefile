@@ -40,7 +40,7 @@ fix: $(VENV)/.stamp-dev
 # How many streams it makes up: EXAMPLES, 1,000 to 2,000 of them a minute. See docs/fuzzing.md.
 EXAMPLES ?= 20000
 fuzz: $(VENV)/.stamp-dev
-	EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n 0 -o timeout=0 --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_fuzz.py
+	EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n 0 -o timeout=0 --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_fuzz.py tests/test_fuzz_inputs.py
 
 # A proxy, a fake Qwen that misbehaves, clients that do, too: MINUTES of load, chosen by SEED. See docs/soak.md.
 MINUTES ?= 10
