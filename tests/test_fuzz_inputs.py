@@ -97,11 +97,17 @@ def test_text_is_no_key_and_no_token(text: str) -> None:
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(SECRET)
 names = st.sampled_from(["callers", "alice", "keys", "id", "salt", "digest", "limits", "models", "subject", "disabled"])
-values = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names | st.text(max_size=4), inner, max_size=4),
-    max_leaves=12,
-)
+
+
+def nested(depth: int) -> st.SearchStrategy[Any]:
+    """Return JSON values with lists and objects in each other, at most so deep."""
+    if not depth:
+        return scalars
+    inner = nested(depth - 1)
+    return scalars | st.lists(inner, max_size=3) | st.dictionaries(names | st.text(max_size=4), inner, max_size=4)
+
+
+values = nested(4)
 
 
 @given(values.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60))
