@@ -91,7 +91,7 @@ class Admission:
 
     def limited(self, handler: Handler, name: str, dialect: Dialect, needs: Needs) -> Handler:
         """Return the handler of a route as it is called for callers with limits; `name` is that of the route."""
-        if self.accounts is None or needs is Needs.NOTHING:
+        if needs is Needs.NOTHING:
             return handler
         serve = self._serve_limited if needs is Needs.UPSTREAM else self._serve_known
         return functools.partial(serve, handler, name, dialect)

@@ -98,7 +98,7 @@ class PassThrough:
     async def serve(self, route: Route, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """Send a request upstream and its response back, both streamed, neither parsed."""
         target = self._forward.target(route, request)
-        account = self._account(caller)
+        account = self._account(caller) if caller.name else None
         if request.method == "GET" and "Upgrade" in request.headers and (accepted := handshake(request)):
             return await self._switch(route, request, caller, target, accepted)
         headers, _ = self._forward.headers(request, _CROSSING)

@@ -113,7 +113,8 @@ class RouteTable:
 
     def routes(self) -> Routes:
         """Return all routes of the data port, which are then `served`. Call it once."""
-        self.served = served = Routes(self._admission.admit, self._metrics, table.OWN, self._admission.limited)
+        limited = None if self._admission.accounts is None else self._admission.limited
+        self.served = served = Routes(self._admission.admit, self._metrics, table.OWN, limited)
         self._add_streams(served)
         for method in ("GET", "HEAD"):
             served.add(method, "/healthz", healthy, "health", table.OWN, Needs.NOTHING)

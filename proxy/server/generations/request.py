@@ -160,7 +160,7 @@ class GenerationReader:
         if has_options:
             options = read_options(request.headers, self._config)
             self._check(options.view, route)
-        account = self._admission.account(caller)
+        account = self._admission.account(caller) if caller.name else None
         if account is not None:
             account.check_mode(options.view.mode)
         idempotent, named = options.idempotency_key is not None, options.key is not None
