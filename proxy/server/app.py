@@ -23,6 +23,7 @@ from proxy.downstream.client_connections import ClientConnections, ClientTimeout
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
+from proxy.downstream.site import Site
 from proxy.server.admin import Admin
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
@@ -215,7 +216,7 @@ class Proxy:
         host, port = address(where)
         await runner.setup()
         self._runners.append(runner)
-        site = web.TCPSite(runner, host, port, backlog=4096)
+        site = Site(runner, host=host, port=port)
         await site.start()
         port = runner.addresses[0][1]
         shown = f"[{host}]" if ":" in host else host
