@@ -27,6 +27,7 @@ from proxy.downstream.client_connections import ClientConnections, ClientTimeout
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
+from proxy.downstream.site import Site
 from proxy.downstream.tls import ServerTls, TlsFiles
 from proxy.server.admin.paths import AdminRoutes
 from proxy.server.config import Config, address
@@ -299,10 +300,8 @@ class Proxy:
         host, port = address(where)
         await runner.setup()
         self._runners.append(runner)
-        context = None if tls is None else tls.context
-        site: web.BaseSite = web.TCPSite(runner, host, port, backlog=4096, ssl_context=context)
-        if listening is not None:
-            site = web.SockSite(runner, listening, backlog=4096, ssl_context=context)
+        place = {"host": host, "port": port} if listening is None else {"sock": listening}
+        site = Site(runner, None if tls is None else tls.context, **place)
         await site.start()
         port = runner.addresses[0][1]
         shown = f"[{host}]" if ":" in host else host

@@ -171,9 +171,10 @@ class Stream:
                 projection = Labelled(self.id, self.epoch, self.log, mode)
             else:
                 projection = MODES[view.mode](self)
-            self._projections[view] = projection
-            if isinstance(projection, Raw):
-                self._raw = projection
+            if self._ledger is not _UNLIMITED:  # else it is not dropped any more
+                self._projections[view] = projection
+                if isinstance(projection, Raw):
+                    self._raw = projection
         return projection
 
     def cohort(self, view: View) -> Cohort:
@@ -535,6 +536,7 @@ class Stream:
 
     def uncount(self) -> None:
         """Remove everything that it holds from the ledger, because it is forgotten and nobody follows it."""
+        self._drop_projections()
         self._ledger.bytes -= self._log.size_bytes
         for kind in list(self._counted):
             self.count(kind, 0)

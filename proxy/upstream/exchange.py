@@ -419,9 +419,11 @@ class Exchange:
             if chunked:
                 connection.transport.write(LAST_CHUNK)
             self._unsent = False
-        except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
+        except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError) as error:
+            error.with_traceback(None)  # the client's request keeps the error, and its frames refer to the request
             self._client_failed(BadRequest("the client did not finish its request"))
         except RequestError as error:  # the client took too long, or sent too much
+            error.drop_traceback()
             self._client_failed(error)
 
     def _client_failed(self, fault: RequestError) -> None:
