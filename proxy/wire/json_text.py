@@ -2,11 +2,14 @@
 
 orjson refuses some of what Python's own parser, and therefore Python clients, accept: NaN and Infinity, unpaired
 surrogate escapes (\\ud83d, whose other half may be in the next frame), a byte order mark. It turns integers beyond
-64 bits into floats, and writes at most 254 levels. This module reads all of that and writes it as it was received.
+64 bits into floats, reads at most 1,024 levels, and writes few safely. This module reads all of that and writes it as
+it was received.
 """
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -16,6 +19,10 @@ from proxy.wire.sse import BOM
 _ZEROS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # every digit as 0: half the time of a regex
 _LONG_NUMBER = b"0" * 19  # this many digits may be an integer beyond 64 bits
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[][{},]', re.DOTALL)  # strings are found so that they are skipped
+_DEEPEST = 32  # levels; more are written unchanged
+# So many levels end in a row, or what looks like it in a string. orjson 3.13.0 reserves memory for about 64 brackets in
+# a row, and writes more beyond its end: a heap overflow.
+_DEEP = re.compile(rb"(?:[\]}][ \t\r\n]*){32}")
 _CLOSERS = {"{": "}", "[": "]"}
 _LINE_SEPARATORS = (("\u0085", b"\\u0085"), ("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"))
 
@@ -37,6 +44,8 @@ class Exactly:
 
 def read(data: bytes) -> Any:
     """Return the value of a JSON text; integers beyond 64 bits may have become floats. Raises: ValueError."""
+    if is_deep(data):
+        return _read_leniently(data)
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -76,6 +85,11 @@ def _read_text(text: str) -> Any:
     return read_exactly(text.encode("utf-8", "surrogatepass"))
 
 
+def is_deep(data: bytes) -> bool:
+    """Return whether the values of a JSON text may be nested so deeply that orjson must not write them."""
+    return data.count(b"]") + data.count(b"}") >= _DEEPEST and _DEEP.search(data) is not None
+
+
 def may_lose_digits(data: bytes) -> bool:
     """Return whether a JSON text may contain a number that `read` changes."""
     return _LONG_NUMBER in data.translate(_ZEROS)
@@ -106,11 +120,58 @@ def _fragment(value: Any) -> Any:
 
 
 def _read_leniently(data: bytes) -> Any:
+    text = data.removeprefix(BOM).decode(errors="replace")  # as event streams are decoded
+    if not is_deep(data):
+        with contextlib.suppress(RecursionError):
+            return json.loads(text, parse_constant=Exactly, parse_int=_integer, strict=False)
+    return _read_deep(text)
+
+
+def _read_deep(text: str) -> Any:
+    """Return the value of a JSON text of any depth: what is nested deeper than _DEEPEST is not parsed, but an Exactly.
+
+    In the text that is parsed, a number that does not occur otherwise stands for each such value. Raises: ValueError.
+    """
+    mark = "1" + 30 * "0"
+    while mark in text:
+        mark += "0"
+    found: dict[str, Exactly] = {}
+    pieces, end = [], 0
+    for start, stop in _deep_values(text):
+        name = f"{mark}{len(found)}"
+        found[name] = Exactly(_in_one_line(text[start:stop]))
+        pieces += [text[end:start], f" {name} "]  # with spaces, so that it never becomes a part of another token
+        end = stop
+
+    def read_integer(digits: str) -> Any:
+        return found.get(digits) or _integer(digits)
+
+    shallow = "".join([*pieces, text[end:]])
     try:
-        text = data.removeprefix(BOM).decode(errors="replace")  # as event streams are decoded
-        return json.loads(text, parse_constant=Exactly, parse_int=_integer, strict=False)
-    except RecursionError as error:
+        return json.loads(shallow, parse_constant=Exactly, parse_int=read_integer, strict=False)
+    except RecursionError as error:  # what is nested has no end
         raise ValueError("the JSON is nested too deeply") from error
+
+
+def _in_one_line(text: str) -> str:
+    """Return a JSON text without line ends, which the data of several lines has between them."""
+    if "\n" not in text and "\r" not in text:
+        return text
+    text = _TOKEN.sub(lambda token: token[0].replace("\n", "\\n").replace("\r", "\\r"), text)  # in strings
+    return text.replace("\n", " ").replace("\r", " ")
+
+
+def _deep_values(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where each array or object begins and ends that has _DEEPEST others around it."""
+    depth = start = 0
+    for token in _TOKEN.finditer(text):
+        if token[0] in _CLOSERS:
+            depth += 1
+            start = token.start() if depth == _DEEPEST + 1 else start
+        elif token[0] in "}]":
+            if depth == _DEEPEST + 1:
+                yield start, token.end()
+            depth -= 1
 
 
 def _integer(digits: str) -> Any:
