@@ -60,6 +60,8 @@ class Delta:
         self.content = content
         self.whole = whole
         self.lone = lone
+        if "tool_calls" in message and isinstance(message["tool_calls"], dict):  # some send a single one so
+            message["tool_calls"] = [message["tool_calls"]]
         self.calls = _numbered(message["tool_calls"]) if "tool_calls" in message else []
         self.texts: list[tuple[Channel, str]] = []
         self.rest: dict[str, Any] = {}  # the fields of the message that are not texts
