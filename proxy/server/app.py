@@ -42,6 +42,7 @@ from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
 from proxy.timers import sleep
+from proxy.upstream.settings import DEFAULT
 
 if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
@@ -76,8 +77,9 @@ class Proxy:
         self.calls = Calls()
         self.lost_calls = LostCalls(config.generations.attach_retries_s)
         self.tracing = tracing or _traced(config)
-        has_key = bool(config.upstream.key.get_secret_value())
-        self.given = GivenIds(lambda: self.hub, time.monotonic) if has_key else None
+        restricts = any(map(self.upstreams.has_key, (DEFAULT, *(model.upstream or DEFAULT for model in config.models))))
+        has_several = restricts or bool(config.upstreams)
+        self.given = GivenIds(lambda: self.hub, time.monotonic, restricts=restricts) if has_several else None
         self.hub = Hub(
             max_streams=limits.streams,
             max_followers=limits.followers,

@@ -15,7 +15,7 @@ from proxy.downstream.request_body import LargeBody, invite, read_body
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import handshake
 from proxy.server.headers import KEPT
-from proxy.server.models import Models
+from proxy.server.models import Choice, Models
 from proxy.server.sockets import Sockets
 from proxy.stream.faults import log_fault
 from proxy.upstream.exchange import Exchange
@@ -47,6 +47,10 @@ class Forward:
             self._allowed.check(request.method, origin_form(target).partition("?")[0])
         return route.target(without_parameter(target) if self._hides_tokens and "?" in target else target)
 
+    def looks_into(self, request: web.BaseRequest) -> bool:
+        """Return whether the body of a request that passes through has to be checked."""
+        return self._allowed is not None and self._allowed.looks_into(origin_form(request.raw_path).partition("?")[0])
+
     def check_body(self, request: web.BaseRequest, body: bytes | LargeBody) -> None:
         """Check what a body refers to, of a large one when it is sent. Raises: FileNotAllowed, UnsupportedMediaType."""
         if self._allowed is None:
@@ -75,15 +79,20 @@ class PassThrough:
         models: Models | None = None,
         body_bytes: Callable[[], int] = int,
     ) -> None:
-        """`models`: JSON that is posted is read, at most `body_bytes()`, and goes to the upstream of its model."""
+        """`models`: JSON that is posted goes to the upstream of its model. `body_bytes`: how much is read of a body."""
         self._forward = forward
         self._open_exchange = open_exchange
         self._sockets = sockets
         self._models = models
         self._body_bytes = body_bytes
 
-    async def serve(self, route: Route, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
-        """Send a request upstream and its response back, both streamed, neither parsed."""
+    async def serve(
+        self, route: Route, request: web.BaseRequest, caller: Caller, *, alone: str = ""
+    ) -> web.StreamResponse:
+        """Send a request upstream and its response back, both streamed, neither parsed.
+
+        `alone`: the name of the only upstream that it may be sent to; "": the usual one, or one that serves its model.
+        """
         target = self._forward.target(route, request)
         if request.method == "GET" and "Upgrade" in request.headers and (accepted := handshake(request)):
             return await self._switch(route, request, caller, target, accepted)
@@ -91,9 +100,9 @@ class PassThrough:
         body: bytes | AsyncIterable[bytes] = b""
         chunked = False
         has_body = request.body_exists
-        upstream = ""
-        if has_body and self._models and request.method == "POST" and request.content_type == "application/json":
-            upstream, body = self._models.choose(await read_body(request, self._body_bytes()))
+        upstream = alone
+        if has_body and self._is_read(request):
+            upstream, body = await self._read(request, alone)
             headers.append((b"Content-Length", b"%d" % len(body)))
         elif has_body:
             length = request.headers.get("Content-Length")
@@ -106,9 +115,22 @@ class PassThrough:
             headers.append((b"Content-Length", b"0"))
         upstream_request = UpstreamRequest(
             route, request.method.encode(), target, headers, body, caller.digest, chunked=chunked, once=has_body,
-            upstream=upstream,
+            upstream=upstream, alone=bool(alone),
         )  # fmt: skip
         return await send_back(request, await self._open_exchange(upstream_request))
+
+    def _is_read(self, request: web.BaseRequest) -> bool:
+        """Return whether the body has to be read: to be checked, or for the model that it names."""
+        names_model = self._models and request.method == "POST" and request.content_type == "application/json"
+        return bool(names_model) or self._forward.looks_into(request)
+
+    async def _read(self, request: web.BaseRequest, alone: str) -> Choice:
+        """Read and check a body; return the upstream for it, and the body with its model's name there."""
+        body = await read_body(request, self._body_bytes())
+        if self._forward.looks_into(request):
+            self._forward.check_body(request, body)
+        chosen = self._models.choose(body) if self._models else Choice("", body)
+        return chosen._replace(upstream=alone) if alone else chosen
 
     async def _switch(
         self, route: Route, request: web.BaseRequest, caller: Caller, target: bytes, accepted: bytes

@@ -46,6 +46,7 @@ _OPT_IN, _LATEST = "OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental"
 LAST_S = 3.0  # at most, for the last export
 _CURRENT: ContextVar["Trace | None"] = ContextVar("trace", default=None)
 
+_MOST, _LONGEST = 32, 64  # stream ids in an attribute, characters of each: clients choose them
 FETCH = "fetch_response"  # the operation of reading a response that was generated for another request
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
@@ -125,6 +126,8 @@ class Tracing:
                     stream = stream or (find_key(named["key"], caller.digest) if "key" in named else None)
                 finally:
                     ident = ident if stream is None else stream.id
+                    if several := request.query.getall("stream", ()):
+                        span.set_attribute("streamtee.stream.ids", [one[:_LONGEST] for one in several[:_MOST]])
                     if ident:
                         span.set_attributes({"gen_ai.response.id": ident, "streamtee.stream.id": ident})
                 span.set_attribute("http.response.status_code", response.status)
