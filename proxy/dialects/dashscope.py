@@ -8,7 +8,7 @@ from proxy.dialects.delta import Delta, index_of, json_object, record, records
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.failure import FOREIGN, failure, foreign, stated_status
 from proxy.dialects.generated import generated
-from proxy.dialects.reader import STOPPED, LearningReader
+from proxy.dialects.reader import STOPPED, LearningReader, stated_reason
 from proxy.wire import json_text
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
@@ -118,7 +118,7 @@ class DashScopeReader(LearningReader):
     def lacks_only_end(self, lines: bytes) -> bool:
         output = _result(lines).get("output") if b"finish_reason" in lines else None
         reasons = [message.get("finish_reason") for message in _messages(output)] if isinstance(output, dict) else []
-        return bool(reasons) and all(reason in STOPPED for reason in reasons)
+        return bool(reasons) and all(stated_reason(reason) in STOPPED for reason in reasons)
 
     def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
         # No space after "event:": the DashScope SDK crashes on one. It reads the status from a line of its own.

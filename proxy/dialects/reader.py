@@ -172,8 +172,7 @@ class LearningReader:
 
     def _finish(self, index: int, reason: Any) -> None:
         """Record a choice's finish reason, or that it has none yet."""
-        if isinstance(reason, dict | list):
-            reason = _stated_reason(reason)
+        reason = stated_reason(reason)
         if not reason or reason == _UNFINISHED:
             if index not in self._finished:
                 self._finished[index] = False
@@ -191,8 +190,10 @@ class LearningReader:
             self.failure = failure
 
 
-def _stated_reason(reason: Any) -> Any:
-    """Return the finish reason in an object, as some upstreams send it; None, if it states none as text."""
+def stated_reason(reason: Any) -> Any:
+    """Return a finish reason, also in an object, as some upstreams send it; None, if the object states none as text."""
+    if not isinstance(reason, dict | list):
+        return reason
     stated = [reason.get(name) for name in ("type", "reason")] if isinstance(reason, dict) else []
     return next((text for text in stated if isinstance(text, str)), None)
 

@@ -29,6 +29,7 @@ from proxy.wire.errors import TooLarge, UpstreamError
 from proxy.wire.sse import Splitter
 
 _ENDS_WITHIN_S = 0.75  # after all of the last frame but its blank line
+_LOOKED_AT_BYTES = 256 * 1024  # of an incomplete frame, at every read
 _MAY_END = b"\n\r}]"  # the last byte of a read that may have all of a frame but its blank line
 _USAGE_S = 0.05  # how long followers that wait for the answer alone wait for a usage after the final event
 
@@ -150,7 +151,10 @@ class Pump(StreamWriter):
 
     def _look_ahead(self, data: bytes, at: float) -> None:
         """Look for the end of the answer in an incomplete frame: some upstreams leave its blank line out, and wait."""
-        if not self._splitter.held_bytes or data[-1] not in _MAY_END or self.ended_at or self._has_reader_failed:
+        held_bytes = self._splitter.held_bytes
+        if not 0 < held_bytes <= _LOOKED_AT_BYTES or data[-1] not in _MAY_END:
+            return
+        if self.ended_at or self._has_reader_failed:
             return
         try:
             self._lacks_only_end = self._reader.lacks_only_end(self._splitter.tail)

@@ -10,9 +10,11 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
+from secrets import token_hex
 from typing import Any
 
 import orjson
+from orjson import Fragment as Fragment
 
 from proxy.wire.sse import BOM
 
@@ -20,15 +22,17 @@ _ZEROS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # every d
 _LONG_NUMBER = b"0" * 19  # this many digits may be an integer beyond 64 bits
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[][{},]', re.DOTALL)  # strings are found so that they are skipped
 _DEEPEST = 32  # levels; more are written unchanged
-# So many levels end in a row, or what looks like it in a string. orjson 3.13.0 reserves memory for about 64 brackets in
-# a row, and writes more beyond its end: a heap overflow.
-_DEEP = re.compile(rb"(?:[\]}][ \t\r\n]*){32}")
+_DOUBTFUL = 16  # pairs of levels; of more, some may be deeper than that
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _CLOSERS = {"{": "}", "[": "]"}
+# Stands for an Exactly while the rest is written: no text has it by chance.
+_STANDS_IN = f"exactly {token_hex(16)}"
+_STOOD_IN = re.compile(f'"{_STANDS_IN}"')
 _LINE_SEPARATORS = (("\u0085", b"\\u0085"), ("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"))
 
 
 class Exactly:
-    """A JSON text to be written unchanged: a number that orjson can't read, or a value that was written before."""
+    """A JSON text to be written unchanged: a number that orjson can't read, or a value that is nested deeply."""
 
     __slots__ = ("text",)
 
@@ -86,8 +90,19 @@ def _read_text(text: str) -> Any:
 
 
 def is_deep(data: bytes) -> bool:
-    """Return whether the values of a JSON text may be nested so deeply that orjson must not write them."""
-    return data.count(b"]") + data.count(b"}") >= _DEEPEST and _DEEP.search(data) is not None
+    """Return whether the values of a JSON text may be nested so deeply that orjson must not write them; True in doubt.
+
+    orjson 3.13.0 writes beyond the end of its buffer when much is written after nested lists have ended: 64 brackets in
+    a row, or fewer with a null after each.
+    """
+    if data.count(b"]") + data.count(b"}") < _DOUBTFUL:
+        return False
+    brackets = data.translate(None, _NO_BRACKETS)
+    for _ in range(_DOUBTFUL):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if not brackets:
+            return False
+    return True
 
 
 def may_lose_digits(data: bytes) -> bool:
@@ -101,9 +116,9 @@ def written(value: Any) -> bytes:
     Raises: ValueError.
     """
     try:
-        text = orjson.dumps(value, default=_fragment)
-    except TypeError:  # an unpaired surrogate, or nested too deeply
-        return _write_leniently(value)
+        text = orjson.dumps(value)
+    except TypeError:  # an Exactly, an unpaired surrogate, or nested too deeply
+        text = _write_leniently(value)
     if text.isascii():
         return text
     for separator, escaped in _LINE_SEPARATORS:
@@ -111,12 +126,6 @@ def written(value: Any) -> bytes:
         if raw in text:
             text = text.replace(raw, escaped)
     return text
-
-
-def _fragment(value: Any) -> Any:
-    if isinstance(value, Exactly):
-        return orjson.Fragment(value.text)
-    raise TypeError
 
 
 def _read_leniently(data: bytes) -> Any:
@@ -179,14 +188,32 @@ def _integer(digits: str) -> Any:
 
 
 def _write_leniently(value: Any) -> bytes:
+    """Write with the standard library. An Exactly is not a Fragment of orjson's: see `is_deep`, it may be anywhere."""
+    exact: list[str] = []
+
+    def stand_in(one: Any) -> str:
+        if not isinstance(one, Exactly | Fragment):
+            raise TypeError
+        exact.append(str(one.contents if isinstance(one, Fragment) else one.text))
+        return _STANDS_IN
+
     try:
-        return json.dumps(value, separators=(",", ":"), default=_parsed).encode()
+        text = json.dumps(value, separators=(",", ":"), default=stand_in, ensure_ascii=False)
+        if not _is_unicode(text):
+            exact.clear()
+            text = json.dumps(value, separators=(",", ":"), default=stand_in)
     except (RecursionError, TypeError) as error:
         raise ValueError("the JSON is nested too deeply") from error
+    pieces = _STOOD_IN.split(text)
+    if len(pieces) != len(exact) + 1:
+        raise ValueError("the JSON has a text that stands for something else")
+    whole = [part for pair in zip(pieces, [*exact, ""], strict=True) for part in pair]
+    return "".join(whole).encode()
 
 
-def _parsed(value: Any) -> Any:
-    """Return the text of an Exactly as a value that the standard library can write."""
-    if isinstance(value, Exactly):
-        return json.loads(value.text)
-    raise TypeError
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
