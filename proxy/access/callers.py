@@ -13,9 +13,10 @@ from typing import NamedTuple, Protocol
 from multidict import MultiMapping, istr
 
 from proxy.access.capabilities import Capabilities
-from proxy.dialects.route import KEY_HEADERS, shown_key
+from proxy.dialects.route import KEY_HEADERS, PROTOCOL, protocol_keys, shown_key
 from proxy.wire.errors import MissingRight, RequestError, Unauthorised
 
+_PROTOCOL = istr(PROTOCOL)
 _WHY_A_KEY = "callers are told apart by their keys. Send one, or set auth.anonymous in the configuration of the proxy"
 
 _NAMED = "\0"  # before a name, in what a digest is made of: no header holds it, so no key is taken for a name
@@ -132,6 +133,8 @@ class Callers:
         for name in self._names:
             if name in headers:
                 shown += (", ".join(headers.getall(name)),)
+        if _PROTOCOL in headers:
+            shown += tuple(protocol_keys(", ".join(headers.getall(_PROTOCOL))))
         return shown
 
     def _caller(self, shown: tuple[str, ...], subject: str = "") -> Caller:

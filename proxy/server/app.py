@@ -53,6 +53,7 @@ from proxy.telemetry.metrics_page import MetricsPage
 from proxy.telemetry.overview import Overview
 from proxy.telemetry.prices import Prices
 from proxy.timers import sleep
+from proxy.upstream.settings import DEFAULT
 
 if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
@@ -92,8 +93,9 @@ class Proxy:
         self.identification = identification(config.auth, has_certificates=bool(config.tls.client_ca))
         self.callers, self.grants = access_of(config, self.identification)
         accounts = None if self.identification is None else self.identification.accounts
-        has_key = bool(config.upstream.key.get_secret_value())
-        self.given = GivenIds(lambda: self.hub, time.monotonic) if has_key else None
+        restricts = any(map(self.upstreams.has_key, (DEFAULT, *(model.upstream or DEFAULT for model in config.models))))
+        has_several = restricts or bool(config.upstreams)
+        self.given = GivenIds(lambda: self.hub, time.monotonic, restricts=restricts) if has_several else None
         self.hub = Hub(
             max_streams=limits.streams,
             max_followers=limits.followers,

@@ -406,6 +406,7 @@ class Watched:
     """A Progress as a test says it."""
 
     ended_at = 0.0
+    enough_after_s = 0.0
 
     def __init__(self, fed_at: float, *, awaits_token: bool) -> None:
         self.fed_at, self.awaits_token = fed_at, awaits_token
