@@ -2,11 +2,15 @@
 
 Read in this order:
 
-* `cli`: the commands; `signals`: what signals have a running server do
+* `cli`: the list of all commands, and the one that serves; `signals`: what signals have a running server do
+* `check_config`: the command that checks a configuration; `config_file`: the option that names one
 * `demo`: the demonstration that `make demo` runs
 * `tail`, `tail_readers`: `streamtee tail`
 * `record`, `replay`: a response into a file, and out of it as an upstream; `recording`: the format of the file
+* `bench`: measures endpoints; `check`: tries out any proxy; a folder each. `endpoint`: what both send requests to
 * `fake`: an upstream to try against, a folder of its own
+* `completion`: completes commands in a shell
 * `log_lines`: how log lines are written; `selfcheck`: refuses to start if another distribution has a package named
   proxy, or with the slow parser of aiohttp
+* `command_error`: how a command that fails ends; `event_loop`: runs what a command does
 """
