@@ -4,14 +4,15 @@
 Nested keys are joined by two underscores: STREAMTEE_UPSTREAM__URL.
 """
 
+import difflib
 import importlib.util
 import os
 import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,13 +24,12 @@ from proxy.access.pages import is_loopback
 from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig
 from proxy.dialects import table
 from proxy.dialects.route import AUTHORIZATION, KEY_HEADERS
-from proxy.settings import Bytes, Count, Seconds, Table
+from proxy.server.configuration.credentials import with_credentials
+from proxy.server.configuration.places import PREFIX
+from proxy.settings import Bytes, Count, Seconds, Table, with_secrets
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.settings import DEFAULT, BreakerConfig, ModelConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
 from proxy.wire.http import HOP_BY_HOP
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 _OTHERS = ("STREAMTEE_TAIL_KEY",)  # not part of the configuration: the key that `streamtee tail` sends
 _PATH = re.compile(r"/[!-~]*")
@@ -160,7 +160,7 @@ class OtelConfig(Table):
 class Config(BaseSettings):
     """The complete configuration."""
 
-    model_config = SettingsConfigDict(env_prefix="STREAMTEE_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
     listen: str = "127.0.0.1:8080"
     admin: str = "127.0.0.1:9090"
@@ -196,6 +196,11 @@ class Config(BaseSettings):
             return all(_is_loopback(address(text)[0]) for text in (self.listen, self.admin) if text)
         return self.auth.anonymous == "shared"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secrets(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return with_secrets(cls, with_credentials(cls, given))
+
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
@@ -230,7 +235,8 @@ class Config(BaseSettings):
         if keyed and self.auth.mode == "pass" and not is_loopback(address(self.listen)[0]):
             raise ValueError(
                 f"whoever reaches {self.listen} could use {' and '.join(keyed)}: either set auth.mode ="
-                ' "keys", with auth.keys for those who may, or listen on 127.0.0.1'
+                ' "keys", with auth.keys for those who may, or listen on 127.0.0.1 (a container can not: there, leave'
+                " the key out, and each caller's own goes upstream)"
             )
         return self
 
@@ -309,23 +315,6 @@ def load(path: Path | None) -> Config:
     return Config(**given)
 
 
-def explained(error: OSError | ValueError) -> str:
-    """Return what is wrong with a configuration, by an error that `load` raised; values are not shown."""
-    if not isinstance(error, ValidationError):  # TOMLDecodeError is a ValueError, too
-        return f"the configuration can't be read: {error}"
-    lines = [f"  {_objection(one)}" for one in error.errors(include_input=False)]
-    return "the configuration is not valid:\n" + "\n".join(lines)
-
-
-def _objection(error: "ErrorDetails") -> str:
-    """Return one line on one error of pydantic: the key, and what is wrong with it."""
-    key = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return f"{key}: there is no such key; config/streamtee.toml lists all"
-    text = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {text}" if key else text
-
-
 def _check_spare(name: str, upstream: UpstreamConfig, spare: str, upstreams: dict[str, UpstreamConfig]) -> None:
     """Check a spare of an upstream. Raises: ValueError."""
     if spare not in upstreams or spare == name or upstream.spares.count(spare) > 1:
@@ -350,12 +339,13 @@ def _check_keys(name: str, upstream: UpstreamConfig, other: str, spare: Upstream
 
 def _check_environment() -> None:
     """Raises: ValueError, for a variable that begins with STREAMTEE_ and is not known: it would silently do nothing."""
-    prefix = "STREAMTEE_"
     for name in os.environ:
-        key = name.removeprefix(prefix).partition("__")[0].lower()
-        if name.startswith(prefix) and key not in Config.model_fields and name not in _OTHERS:
-            known = ", ".join(prefix + field.upper() for field in Config.model_fields)
-            raise ValueError(f"the environment variable {name} is not known; there are {known}")
+        key = name.removeprefix(PREFIX).partition("__")[0].lower()
+        if name.startswith(PREFIX) and key not in Config.model_fields and name not in _OTHERS:
+            known = [PREFIX + field.upper() for field in Config.model_fields]
+            near = difflib.get_close_matches(name.partition("__")[0], known, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ValueError(f"the environment variable {name} is not known; {meant}")
 
 
 def _installed(module: str) -> bool:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from proxy.server.config import Config, explained, load
+from proxy.server.config import Config, load
+from proxy.server.configuration.mistakes import explained
 from proxy.tools.command_error import CommandError
 
 CONFIG = click.option(
@@ -20,4 +21,4 @@ def loaded(file: Path | None) -> Config:
     try:
         return load(file)
     except (OSError, ValueError) as error:
-        raise CommandError(explained(error)) from None
+        raise CommandError(explained(error, file)) from None
