@@ -3,7 +3,7 @@
 Read in this order:
 
 * `cli`: the list of all commands, and the one that serves; `signals`: what signals have a running server do
-* `check_config`: the command that checks a configuration; `config_file`: the option that names one
+* `init`, `check_config`: the commands that write and check a configuration; `config_file`: the option that names one
 * `demo`: the demonstration that `make demo` runs
 * `tail`, `tail_readers`: `streamtee tail`
 * `record`, `replay`: a response into a file, and out of it as an upstream; `recording`: the format of the file

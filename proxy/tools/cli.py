@@ -21,6 +21,7 @@ from proxy.tools.signals import heed_signals
 _log = logging.getLogger("streamtee")
 
 COMMANDS = {
+    "init": "proxy.tools.init:init",
     "check-config": "proxy.tools.check_config:check_config",
     "tail": "proxy.tools.tail:tail",
     "bench": "proxy.tools.bench.command:bench",
@@ -54,6 +55,7 @@ class Commands(click.Group):
 _FIRST_STEPS = """\b
 First steps:
   streamtee demo                      # one answer, four clients; needs no account
+  streamtee init                      # writes streamtee.toml by asking three questions
   streamtee serve --config streamtee.toml
   streamtee COMMAND --help            # each with examples
 """

@@ -12,7 +12,7 @@ CONFIG = click.option(
     "--config",
     "config_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="TOML file: config/streamtee.toml lists all keys.",
+    help="TOML file: config/streamtee.toml lists all keys, `streamtee init` writes a short one.",
 )
 
 

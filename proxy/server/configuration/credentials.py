@@ -6,7 +6,7 @@ not ours to judge. Other managers name a path: that goes into `key_file` and its
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,13 @@ def with_credentials(
             if _is_secret(table, key):
                 given = _with(given, key, str(path))
     return given
+
+
+def credential(key: Sequence[str], environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the path of the credential with the name of a key; None, if there is none."""
+    folder = environment.get(VARIABLE)
+    path = Path(folder, ".".join(key)) if folder else None
+    return str(path) if path is not None and path.is_file() else None
 
 
 def _is_secret(table: Any, key: list[str]) -> bool:
