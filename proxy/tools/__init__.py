@@ -6,6 +6,7 @@ Read in this order:
 * `init`, `check_config`: the commands that write and check a configuration; `config_file`: the option that names one
 * `demo`: the demonstration that `make demo` runs
 * `tail`, `tail_readers`: `streamtee tail`
+* `follow`: to import: the events of a stream, resumed over every cut
 * `record`, `replay`: a response into a file, and out of it as an upstream; `recording`: the format of the file
 * `bench`: measures endpoints; `check`: tries out any proxy; a folder each. `endpoint`: what both send requests to
 * `fake`: an upstream to try against, a folder of its own
