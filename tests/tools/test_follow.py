@@ -12,7 +12,7 @@ from proxy.tools.follow import FollowedEvent, FollowError, follow
 from tests.event_loops import GUARD_S, until
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import KEY
-from tests.proxy_under_test import Tee, begun, teed
+from tests.proxy_under_test import Tee, begun
 from tests.relay import Relay, relayed
 from tests.stage import Stage
 from tests.tools.check.gateway import serving
@@ -20,12 +20,6 @@ from tests.tools.check.gateway import serving
 MINE = {"Authorization": f"Bearer {KEY}"}
 FRAMES = [*(chunk_frame(f"word {number} 茶") for number in range(20)), FINISH, DONE]
 DATA = [frame.decode().removeprefix("data: ").strip() for frame in FRAMES]
-
-
-@pytest.fixture
-async def tee(stage: Stage) -> AsyncIterator[Tee]:
-    async with teed(stage.url, streams={"on_disconnect": "continue"}) as one:
-        yield one
 
 
 @pytest.fixture
