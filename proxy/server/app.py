@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.access.admission import Admission, Needs
 from proxy.access.callers import Callers
 from proxy.access.capabilities import Capabilities
+from proxy.access.client_addresses import ClientAddresses
 from proxy.access.grants import Grants
 from proxy.access.pages import Hosts, Pages
 from proxy.access.response_ids import GivenIds
@@ -41,6 +42,7 @@ from proxy.telemetry.allocator import IdleTrim, malloc_trim
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
+from proxy.telemetry.request_log import RequestLog, Serve
 from proxy.timers import sleep
 
 if TYPE_CHECKING:
@@ -137,7 +139,7 @@ class Proxy:
                 *([] if self.given is None else [self.given.ended]),
                 *spans_ended,
                 self.metrics.ended,
-                access_log.ended,
+                access_log.ended if self.config.log_format == "console" else access_log.ended_as_fields,
                 self.upstreams.ended,
                 self.calls.ended,
                 self.feed.ended,
@@ -224,7 +226,7 @@ class Proxy:
     def _runner(self, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
         config = self.config
         server = Listener(
-            Cors(config.cors, routes, self.metrics, config.key_headers) if config.cors.origins else routes,
+            self._served(routes, is_admin=is_admin),
             routes.refuse_unparsed,
             header_bytes=config.limits.header_bytes,
             max_headers=config.limits.headers,
@@ -241,6 +243,17 @@ class Proxy:
         )
         self.listeners.append(server)
         return web.ServerRunner(server, shutdown_timeout=1.0)
+
+    def _served(self, routes: Routes, *, is_admin: bool) -> Serve:
+        """Return what serves requests: the routes, with what is configured around them."""
+        config = self.config
+        served: Serve = routes
+        if config.cors.origins:
+            served = Cors(config.cors, routes, self.metrics, config.key_headers)
+        if config.access_log and not is_admin:
+            client_address = ClientAddresses(config.trusted_proxies).of
+            served = RequestLog(served, client_address, as_fields=config.log_format == "json")
+        return served
 
     async def _tick(self) -> None:
         while True:

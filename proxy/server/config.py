@@ -168,6 +168,8 @@ class Config(BaseSettings):
     trusted_proxies: tuple[str, ...] = ()
     drain_s: Seconds = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+    access_log: bool = False
     routes: tuple[RouteConfig, ...] = ()
     models: tuple[ModelConfig, ...] = ()
     upstream: UpstreamConfig = UpstreamConfig()

@@ -82,7 +82,7 @@ def serve(config_file: Path | None, loop: str) -> None:
     except SelfCheckError as error:
         raise CommandError(str(error)) from None
     config = loaded(config_file)
-    logging.basicConfig(level=config.log_level.upper(), handlers=[LogLines()])
+    logging.basicConfig(level=config.log_level.upper(), handlers=[LogLines(as_json=config.log_format == "json")])
     before, limit = raise_limit()
     if limit != before:
         _log.info("the limit of file descriptors was raised from %d to %d", before, limit)
