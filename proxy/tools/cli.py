@@ -67,7 +67,18 @@ def main() -> None:
     """tee(1) for LLM streams: a reverse proxy in front of the Qwen API."""
 
 
-@main.command()
+_EXAMPLES = """\b
+Examples:
+  streamtee serve --config streamtee.toml
+  STREAMTEE_UPSTREAM__URL=qwen-beijing STREAMTEE_LISTEN=127.0.0.1:8080 streamtee serve
+  kill -HUP PID                       # reads the configuration again; kill PID drains and ends
+
+\b
+Exit status: 0 it was told to end, 2 the configuration is not valid, or it can't listen.
+"""
+
+
+@main.command(epilog=_EXAMPLES)
 @CONFIG
 @click.option(
     "--loop", type=click.Choice(["uvloop", "asyncio"]), default="uvloop", show_default=True, help="Event loop."

@@ -251,7 +251,14 @@ async def run(seconds: float) -> None:
     report(demo)
 
 
-@click.command("demo")
+_EXAMPLES = """\b
+Examples:
+  streamtee demo
+  streamtee demo --seconds 30
+"""
+
+
+@click.command("demo", epilog=_EXAMPLES)
 @click.option("--seconds", type=click.FloatRange(2), default=12, show_default=True, help="How long the answer takes.")
 def demo(seconds: float) -> None:
     """Send one response to four clients, show it, and check that all received the same bytes."""

@@ -41,12 +41,17 @@ def fake(listen: str, pace: str) -> None:
     run(_serve(FakeQwen(pace=REAL if pace == "real" else FAST, history=100), listen))
 
 
-@click.command()
-def faults() -> None:
-    """List the faults of the fake Qwen.
+_CHOICES = """\b
+Examples:
+  streamtee faults | grep cut
+  curl ... -H 'Fake-Fault: reset; after=5, crlf'
+  curl ... -d '{"model":"qwen-plus+stall,after=3,seconds=2", ...}'
+"""
 
-    A request chooses some in its header (`Fake-Fault: reset; after=5, crlf`) or its model (`qwen-plus+reset,after=5`).
-    """
+
+@click.command(epilog=_CHOICES)
+def faults() -> None:
+    """List the faults of the fake Qwen, which a request chooses in a header or in its model."""
     for name, fault in FAULTS.items():
         click.echo(f"{name:22} {(fault.__doc__ or '').splitlines()[0]}")
     for name, what in SOCKET_FAULTS.items():
