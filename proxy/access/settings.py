@@ -78,6 +78,7 @@ class CapabilitiesConfig(Table):
     """[capabilities]: the secrets that sign tokens for streams, and how long tokens are valid."""
 
     secrets: tuple[SecretStr, ...] = ()
+    secrets_file: str = ""
     ttl_s: Annotated[int, Field(ge=1)] = 3600
     ttl_max_s: Annotated[int, Field(ge=1)] = 86400
 

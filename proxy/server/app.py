@@ -18,6 +18,7 @@ from proxy.access.accounts import Accounts
 from proxy.access.admission import Admission
 from proxy.access.callers import Callers
 from proxy.access.capabilities import Capabilities
+from proxy.access.client_addresses import ClientAddresses
 from proxy.access.grants import Grants
 from proxy.access.operators import OperatorAccess
 from proxy.access.pages import Hosts, Pages
@@ -34,7 +35,7 @@ from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
-from proxy.server.identification import Identification, Serve, identification
+from proxy.server.identification import Identification, identification
 from proxy.server.route_table import RouteTable
 from proxy.server.routes import Routes
 from proxy.server.upstreams import Upstreams
@@ -52,6 +53,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
 from proxy.telemetry.overview import Overview
 from proxy.telemetry.prices import Prices
+from proxy.telemetry.request_log import RequestLog, Serve
 from proxy.timers import sleep
 from proxy.upstream.settings import DEFAULT
 
@@ -179,7 +181,7 @@ class Proxy:
                 *([] if self.given is None else [self.given.ended]),
                 *spans_ended,
                 self.metrics.ended,
-                access_log.ended,
+                access_log.ended if self.config.log_format == "console" else access_log.ended_as_fields,
                 self.upstreams.ended,
                 self.calls.ended,
                 self.feed.ended,
@@ -200,11 +202,8 @@ class Proxy:
         try:
             config = self.config
             data = self.route_table.routes()
-            serve: Serve = Cors(config.cors, data, self.metrics, config.key_headers) if config.cors.origins else data
-            if self.identification is not None:
-                serve = self.identification.asking(serve)
             self.url, self._data_site = await self._listen(
-                self._runner(serve, data, config.listen, is_admin=False),
+                self._runner(self._served(data), data, config.listen, is_admin=False),
                 config.listen,
                 given.get("listen"),
                 self.tls[0],
@@ -329,6 +328,19 @@ class Proxy:
         )
         self.listeners.append(server)
         return web.ServerRunner(server, shutdown_timeout=1.0)
+
+    def _served(self, routes: Routes) -> Serve:
+        """Return what serves the data port: its routes, with what is configured around them."""
+        config = self.config
+        served: Serve = routes
+        if config.cors.origins:
+            served = Cors(config.cors, routes, self.metrics, config.key_headers)
+        if self.identification is not None:
+            served = self.identification.asking(served)
+        if config.access_log:
+            client_address = ClientAddresses(config.trusted_proxies).of
+            served = RequestLog(served, client_address, as_fields=config.log_format == "json")
+        return served
 
     async def _tick(self) -> None:
         while True:

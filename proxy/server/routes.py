@@ -22,6 +22,7 @@ from proxy.downstream.response import ALLOWANCE, RESPONSE, Downstream
 from proxy.server.json_responses import refuse
 from proxy.stream.faults import log_fault
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.request_log import CLIENT_GONE, REQUEST_ID, new_request_id, request_id
 from proxy.wire import json_text
 from proxy.wire.errors import InternalError, ProxyError, UnknownRoute
 from proxy.wire.http import origin_form
@@ -29,7 +30,6 @@ from proxy.wire.http import origin_form
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
 _NO_ARGUMENTS: dict[str, str] = {}
-CLIENT_GONE = 499  # nginx's status for a client that disconnected before its response began
 
 
 class Endpoint(NamedTuple):
@@ -120,6 +120,7 @@ class Routes:
         except ProxyError as error:
             self._metrics.rejected[error.kind] += 1
             response = refuse(error, dialect)
+            response.headers[REQUEST_ID] = request_id(request) or new_request_id()
             status = error.status
             error.drop_traceback()
         except (

@@ -34,6 +34,7 @@ from proxy.stream.info import StreamInfo
 from proxy.stream.stream import Stream
 from proxy.stream.vitals import Vitals
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.request_log import request_id
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.session import Session
@@ -75,6 +76,7 @@ class _Asked(NamedTuple):
     options: GenerationOptions
     client: str  # the address it came from
     began_at: float  # when the request came, in monotonic seconds
+    client_request_id: str  # what its client calls it
 
 
 class Sockets:
@@ -140,8 +142,9 @@ class Sockets:
             if row.alias_of:
                 target = _MODEL.sub(b"model=" + quote(row.alias_of, safe="").encode(), target, count=1)
         return _Asked(
-            route, target, headers, model, upstream, caller, options, self._client_address(request), time.monotonic()
-        )
+            route, target, headers, model, upstream, caller, options, self._client_address(request), time.monotonic(),
+            request_id(request),
+        )  # fmt: skip
 
     async def _ask_unheard(self, asked: _Asked, request: web.BaseRequest) -> Exchange:
         """Send the handshake upstream; read no more of the client meanwhile, which would gather without a limit."""
@@ -223,6 +226,7 @@ class Sockets:
             () if options.key is None else (options.key,),
             options.trace_id,
             client=asked.client,
+            client_request_id=asked.client_request_id,
         )
         return self._hub.begin(info, Vitals(asked.route.dialect, asked.began_at, asked.model), places)
 

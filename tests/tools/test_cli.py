@@ -6,6 +6,8 @@ import os
 import pty
 import re
 import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from proxy import __version__
-from proxy.tools.cli import main
+from proxy.tools.cli import COMMANDS, main
 from proxy.tools.fake.faults import FAULTS
 from proxy.tools.fake.realtime import SOCKET_FAULTS
 from tests.event_streams import DONE, chunk_frame
@@ -395,6 +397,28 @@ def test_help_names_every_command_with_its_purpose() -> None:
     shown = invoked("--help").stdout
     for name in ("check-config", "demo", "fake", "faults", "serve", "tail"):
         assert re.search(rf"^  {name} +\w", shown, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", ["serve", *COMMANDS])
+def test_help_of_each_command_has_examples(name: str) -> None:
+    """They are what one copies."""
+    assert re.search(rf"^ +Examples:\n( .*\n)*.*streamtee.* {name}\b", invoked(name, "--help").stdout, re.MULTILINE)
+
+
+def test_shell_completes_commands() -> None:
+    """By the script that `completion` prints, which asks this."""
+    assert "_STREAMTEE_COMPLETE=bash_complete" in invoked("completion", "bash").stdout
+    asked = {"_STREAMTEE_COMPLETE": "bash_complete", "COMP_WORDS": "streamtee che", "COMP_CWORD": "1"}
+    environment = os.environ | asked
+    command = [sys.executable, "-c", "from proxy.tools.cli import main; main(prog_name='streamtee')"]
+    said = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout.split() == ["plain,check-config", "plain,check"]
+
+
+def test_package_runs_as_a_module() -> None:
+    """Where no script is on the path."""
+    said = subprocess.run([sys.executable, "-m", "proxy", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout == f"streamtee, version {__version__}\n"
 
 
 def test_unknown_command_exits_with_2() -> None:

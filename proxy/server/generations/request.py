@@ -30,6 +30,7 @@ from proxy.server.pass_through import Forward
 from proxy.stream.info import StreamInfo
 from proxy.stream.projections import EVENT_STREAM, MODES, View, check_view
 from proxy.stream.vitals import Vitals
+from proxy.telemetry.request_log import request_id
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.on_disconnect import OnDisconnect
@@ -68,6 +69,7 @@ class GenerationRequest:
     keepalive_s: float = 0  # after so many seconds the response begins, before the upstream's; 0: not before
     recorded: bool = False  # on a recorded route: only the Content-Type of the response tells whether it is a stream
     upgraded: bool = False  # it asks for a stream, and its client for a document
+    client_request_id: str = ""  # what its client calls it
 
     def info(self, ident: str, max_log_bytes: int, cumulative: bool | None, empty_events: bool) -> StreamInfo:
         """Return the StreamInfo of the stream for this request; `cumulative` holds unless the request decides it."""
@@ -78,7 +80,7 @@ class GenerationRequest:
         # Positional arguments: keywords make a dict, 0.5 us a constructor.
         return StreamInfo(
             ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
-            cumulative if asked is None else asked, self.client, empty_events,
+            cumulative if asked is None else asked, self.client, empty_events, self.client_request_id,
         )  # fmt: skip
 
     def drop_body(self) -> None:
@@ -188,6 +190,7 @@ class GenerationReader:
             route, caller.digest, options, target, headers, body, None, False, time.monotonic(),
             self._client_address(request),
         )  # fmt: skip
+        generation.client_request_id = request_id(request)
         if self._recorded:
             generation.method, generation.recorded = request.method.encode(), True
         objects = route.dialect.objects
