@@ -24,6 +24,7 @@ class AuthConfig(Table):
     usage_file: str = ""
     hook_url: str = ""
     hook_key: SecretStr = SecretStr("")
+    hook_key_file: str = ""
     hook_timeout_s: Annotated[float, Field(gt=0)] = 2
     hook_ttl_s: Seconds = 60
     hook_size: Count = 10_000

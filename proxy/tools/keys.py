@@ -45,7 +45,15 @@ def _limit_options(command: _Command) -> _Command:
     return command
 
 
-@click.group()
+_EXAMPLES = """\b
+Examples:
+  streamtee keys --config streamtee.toml add alice --requests-per-minute 60 --models 'qwen-plus,qwen-max'
+  streamtee keys --config streamtee.toml list
+  streamtee keys --file keys.json rotate alice
+"""
+
+
+@click.group(epilog=_EXAMPLES)
 @click.option("--file", type=click.Path(path_type=Path, dir_okay=False), help="The keys file.")
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path, dir_okay=False), help="Or the file that names it."
