@@ -20,6 +20,7 @@ from proxy.wire.http import LAST_CHUNK, Headers, chunk, head
 
 EXTRA = web.RequestKey("extra", list[tuple[bytes, bytes]])  # on a request: headers of its response, for CORS
 SENT = web.RequestKey("sent", list[tuple[bytes, bytes]])  # on a request: takes the headers of its response, for a log
+ALLOWANCE = web.RequestKey("allowance", list[tuple[bytes, bytes]])  # on a request: what its caller's limits leave
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close by RST
 
 
@@ -124,6 +125,9 @@ class Downstream:
             sent = request.get(SENT)
             if sent is not None:
                 sent += headers
+            allowance = request.get(ALLOWANCE)
+            if allowance:
+                lines = in_place_of(lines, allowance)
         if self._chunked_body:
             # Never `Connection: close`, because then undici (Node's fetch) takes a chunked body that breaks off for a
             # complete one. RFC 9112 section 9.6 only says that it should be sent.
@@ -249,6 +253,12 @@ class Downstream:
     def _wake(self) -> None:
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
+
+
+def in_place_of(lines: Headers, ours: Headers) -> Headers:
+    """Return headers with some added, in place of any that have the same names."""
+    names = {name for name, _ in ours}
+    return [line for line in lines if line[0].lower() not in names] + ours
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -2,8 +2,10 @@
 
 Read in this order:
 
-* `cli`: the list of all commands, and the one that serves; `signals`: what signals have a running server do
+* `cli`: the list of all commands, and the one that serves; `signals`: what signals have a running server do; `systemd`:
+  sockets that systemd hands over, and what it is told
 * `init`, `check_config`: the commands that write and check a configuration; `config_file`: the option that names one
+* `keys`: makes and changes the keys of callers
 * `demo`: the demonstration that `make demo` runs
 * `tail`, `tail_readers`: `streamtee tail`
 * `follow`: to import: the events of a stream, resumed over every cut

@@ -3,7 +3,10 @@
 import gc
 import importlib
 import logging
+import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,12 +20,18 @@ from proxy.tools.event_loop import run
 from proxy.tools.log_lines import LogLines
 from proxy.tools.selfcheck import SelfCheckError, check_installation
 from proxy.tools.signals import heed_signals
+from proxy.tools.systemd import BadSocket, Notifier, handed_over
+
+if TYPE_CHECKING:
+    from socket import socket
 
 _log = logging.getLogger("streamtee")
+_LAST_S = 10  # for clients that do not read, and spans that are sent, after drain_s
 
 COMMANDS = {
     "init": "proxy.tools.init:init",
     "check-config": "proxy.tools.check_config:check_config",
+    "keys": "proxy.tools.keys:keys",
     "tail": "proxy.tools.tail:tail",
     "bench": "proxy.tools.bench.command:bench",
     "check": "proxy.tools.check.command:check",
@@ -92,6 +101,10 @@ def serve(config_file: Path | None, loop: str) -> None:
         check_installation()
     except SelfCheckError as error:
         raise CommandError(str(error)) from None
+    try:
+        sockets = handed_over(os.environ)
+    except BadSocket as error:
+        raise CommandError(str(error)) from None
     config = loaded(config_file)
     logging.basicConfig(level=config.log_level.upper(), handlers=[LogLines(as_json=config.log_format == "json")])
     before, limit = raise_limit()
@@ -101,22 +114,31 @@ def serve(config_file: Path | None, loop: str) -> None:
     # process for 100 ms and more (D of the load harness), and found nothing.
     gc.freeze()
     gc.set_threshold(20_000, 20, 200)
-    run(_serve(config, config_file), loop)
+    run(_serve(config, config_file, sockets), loop)
 
 
-async def _serve(config: Config, file: Path | None) -> None:
-    proxy = Proxy(config)
+async def _serve(config: Config, file: Path | None, sockets: "dict[str, socket]") -> None:
+    try:
+        proxy = Proxy(config)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"can't start: {error}") from None
+    notifier = Notifier(os.environ, os.getpid())
     told_to_end = heed_signals(proxy, file)
     try:
-        await proxy.start()
+        await proxy.start(sockets)
     except OSError as error:
         raise CommandError(f"can't listen: {error}") from None
     click.echo(f"streamtee {__version__} on {proxy.url}, upstream {config.upstream.url}")
     if proxy.admin_url:
         click.echo(f"metrics on {proxy.admin_url}/metrics")
+    if proxy.console_url and sys.stderr.isatty():  # only there: it may hold the admin token
+        click.echo(f"console on {proxy.console_url}", err=True)
+    notifier.ready(f"serving on {proxy.url}")
     await told_to_end.wait()
     click.echo(f"draining, for at most {proxy.config.drain_s:g} s")
+    notifier.stopping(proxy.config.drain_s + _LAST_S)
     await proxy.drain()
+    notifier.stopped()
 
 
 if __name__ == "__main__":
