@@ -1,6 +1,7 @@
 """`streamtee bench` as a command: what it prints and writes, and what it exits with."""
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def test_malformed_command_line_is_exit_status_2(arguments: list[str], words: st
     result = CliRunner().invoke(main, ["bench", *arguments])
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+async def test_refusal_is_shown_in_the_servers_words() -> None:
+    """That of the first request: a key that is missing, a model that is not there."""
+    async with faked(require_key=True) as fake, spawned("bench", fake.url, OPENAI_API_KEY="") as process:
+        _, err = await process.communicate()
+    assert process.returncode == 3
+    assert re.search(r"the first request failed: status 401: \{\"error\":.*API", err.decode())
 
 
 def test_first_request_that_fails_ends_it_with_3() -> None:

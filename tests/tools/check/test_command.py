@@ -101,4 +101,11 @@ async def test_server_with_another_upstream_is_told_so(fake: FakeQwen) -> None:
     async with gateway(fake.url) as url, spawned("check", url, "--upstream-port", str(port)) as process:
         out, _ = await process.communicate()
     assert process.returncode == 1
-    assert b"the upstream was not asked" in out
+    assert b"status 200, and the upstream was not asked" in out
+
+
+async def test_refusal_is_shown_in_the_servers_words() -> None:
+    """A key that is missing, a model that is not there."""
+    async with faked(require_key=True) as fake:
+        found = await outside(fake.url, LONG)
+    assert found["stream"].saw.startswith('status 401: {"error":')
