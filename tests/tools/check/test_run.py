@@ -48,10 +48,12 @@ async def probed(url: str, upstream: CheckUpstream, api: str = "chat") -> AsyncI
         await endpoint.close()
 
 
-async def found(url: str, upstream: CheckUpstream, api: str = "chat") -> dict[str, Finding]:
+async def found(
+    url: str, upstream: CheckUpstream, api: str = "chat", *, silence_s: float = SILENCE_S
+) -> dict[str, Finding]:
     """Run all checks; return the findings by their names, in their order."""
     async with probed(url, upstream, api) as probe:
-        return {one.check: one for one in await with_upstream(probe, SILENCE_S)}
+        return {one.check: one for one in await with_upstream(probe, silence_s)}
 
 
 def verdicts(findings: dict[str, Finding]) -> dict[str, Verdict]:
@@ -61,8 +63,9 @@ def verdicts(findings: dict[str, Finding]) -> dict[str, Verdict]:
 
 async def test_streamtee_passes_every_check_in_all_apis(upstream: CheckUpstream) -> None:
     """With keepalives, which are none of those that crash SDKs."""
-    async with teed(upstream.url, streams={"client_keepalive_s": 0.2, "keepalive_before_head_s": 0.2}) as tee:
-        by_api = await asyncio.gather(*(found(tee.proxy.url, upstream, api) for api in APIS))
+    async with teed(upstream.url, streams={"client_keepalive_s": 0.7, "keepalive_before_head_s": 0.7}) as tee:
+        by_api = await asyncio.gather(*(found(tee.proxy.url, upstream, api, silence_s=1.0) for api in APIS))
+    assert "starting_after" in by_api[1]["resume"].saw
     for findings in by_api:
         assert verdicts(findings) == {}, findings
         assert list(findings) == list(MEANINGS)
