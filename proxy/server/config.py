@@ -259,8 +259,8 @@ class Config(BaseSettings):
         if keyed and self.auth.mode == "pass" and not is_loopback(address(self.listen)[0]):
             raise ValueError(
                 f"whoever reaches {self.listen} could use {' and '.join(keyed)}: either set auth.mode ="
-                ' "keys", with auth.keys for those who may, or listen on 127.0.0.1 (a container can not: there, leave'
-                " the key out, and each caller's own goes upstream)"
+                ' "keys", with auth.keys or auth.keys_file for those who may, or listen on 127.0.0.1 (a container can'
+                " not: there, leave the key out, and each caller's own goes upstream)"
             )
         return self
 

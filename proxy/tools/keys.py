@@ -47,9 +47,9 @@ def _limit_options(command: _Command) -> _Command:
 
 _EXAMPLES = """\b
 Examples:
-  streamtee keys --config streamtee.toml add alice --requests-per-minute 60 --models 'qwen-plus,qwen-max'
-  streamtee keys --config streamtee.toml list
-  streamtee keys --file keys.json rotate alice
+  streamtee keys --file keys.json add alice --expires 90d
+  streamtee keys --file keys.json limit alice --help
+  streamtee keys --file keys.json rotate alice --grace 24h
 """
 
 

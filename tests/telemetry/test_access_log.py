@@ -16,13 +16,10 @@ from tests.proxy_under_test import NATIVE, PROMPT, begun, native_body, teed
 from tests.stage import Stage
 from tests.streams import IDENT, new_stream
 
+pytestmark = pytest.mark.usefixtures("heard")
+
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"traceparent: 00-{TRACE}-00f067aa0ba902b7-01"
-
-
-@pytest.fixture(autouse=True)
-def heard(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "streamtee")
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, str]]:

@@ -1,6 +1,5 @@
 """The optional log of requests, and the ids of requests: what they name, and that no secret is in them."""
 
-import logging
 import re
 import shlex
 
@@ -12,12 +11,9 @@ from tests.http_client import KEY
 from tests.proxy_under_test import PROMPT, begun, teed
 from tests.stage import Stage
 
+pytestmark = pytest.mark.usefixtures("heard")
+
 GIVEN = re.compile("req_[0-9a-f]{24}")
-
-
-@pytest.fixture(autouse=True)
-def heard(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "streamtee")
 
 
 def requests(caplog: pytest.LogCaptureFixture) -> list[dict[str, str]]:

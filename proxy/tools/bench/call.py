@@ -14,6 +14,7 @@ from proxy.wire.errors import Overloaded, ProxyError, UpstreamError
 from proxy.wire.sse import Splitter
 
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
+_SAID_BYTES = 300
 _WORDS = {
     "upstream_unreachable": "no connection",
     "upstream_timeout": "no connection in time",
@@ -35,6 +36,8 @@ class Sample(NamedTuple):
     """When each event with text came, in monotonic seconds."""
     tokens: int = 0
     """As the answer's usage states them; 0: it has none."""
+    said: str = ""
+    """The beginning of a refusal."""
 
     @property
     def gaps_s(self) -> list[float]:
@@ -113,11 +116,11 @@ async def measured(endpoint: Endpoint, body: bytes, due_at: float) -> Sample:
         exchange = await endpoint.ask(body)
     except (UpstreamError, Overloaded) as error:
         return Sample(_named(error))
-    if exchange.status != 200:
-        exchange.close()
-        return Sample(f"status {exchange.status}")
     call = Call(endpoint, due_at)
     try:
+        if exchange.status != 200:
+            said = await exchange.peek(lambda body: len(body) >= _SAID_BYTES)
+            return Sample(f"status {exchange.status}", said=said[:_SAID_BYTES].decode(errors="replace"))
         exchange.attach(call)
         return await call.sample()
     except ProxyError as error:

@@ -35,7 +35,8 @@ class Target:
 
     async def try_out(self) -> str:
         """Send one request that does not count, so that connections and caches are warm; return what is wrong."""
-        return (await measured(self.endpoint, self.next_body(), monotonic())).problem
+        sample = await measured(self.endpoint, self.next_body(), monotonic())
+        return f"{sample.problem}: {sample.said}" if sample.said else sample.problem
 
     async def ask(self, due_at: float) -> None:
         """Send a request that was due at a time, and keep what is measured."""

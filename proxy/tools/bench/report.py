@@ -119,4 +119,7 @@ def _difference(one: Added, unit: str) -> list[str]:
 
 def _number(value: float, unit: str) -> str:
     shown = value * 1000 if unit == "ms" else value
+    for size, letter in ((1e6, "M"), (1e4, "k")):
+        if shown >= size:
+            return f"{shown / (1e6 if letter == 'M' else 1e3):.1f}{letter}"
     return f"{shown:,.0f}" if shown >= 100 else f"{shown:.1f}" if shown >= 10 else f"{shown:.2f}"

@@ -17,13 +17,15 @@ _SPELLINGS = {
     "an event of 1 MB": f"{_SHORT}, huge_frame; bytes=1000000",
 }
 _RETRY_AFTER_S = "7"
+_SAID_BYTES = 300
 
 
 async def stream(probe: Probe) -> Finding:
     """Check that a plain stream comes through."""
     heard, expected = await probe.whole(_SHORT)
     if not expected.requests:
-        return Finding("stream", Verdict.FAIL, f"status {heard.status}, and the upstream was not asked")
+        refused = f": {heard.data[:_SAID_BYTES].decode(errors='replace')}" if heard.status != 200 else ""
+        return Finding("stream", Verdict.FAIL, f"status {heard.status}, and the upstream was not asked{refused}")
     return judged_stream(probe.endpoint, heard)
 
 
@@ -34,7 +36,7 @@ def judged_stream(endpoint: Endpoint, heard: Heard) -> Finding:
     faults = [
         fault
         for fault, is_there in (
-            (f"status {heard.status}", heard.status != 200),
+            (f"status {heard.status}: {heard.data[:_SAID_BYTES].decode(errors='replace')}", heard.status != 200),
             (f"content type {kind!r}", not kind.startswith("text/event-stream")),
             (f"content coding {coding!r}, which nobody accepted", coding not in ("", "identity")),
             (f"it {look.value}" if look is Looks.SHORT else "it failed", look is not Looks.COMPLETE),

@@ -31,7 +31,7 @@ async def from_outside(endpoint: Endpoint, model: str) -> list[Finding]:
         judged_stream(endpoint, heard),
         _gathered(heard, began_at, seconds),
         judged_heartbeats(len(blocks), found, "came"),
-        await resume(endpoint, Prompt(model, "")),
+        await resume(endpoint, [Prompt(model, "")] * 2),
         *unseen,
     ]
 

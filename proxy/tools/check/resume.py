@@ -1,14 +1,21 @@
-"""Whether others can follow a stream, and go on after an event: the check `resume`."""
+"""Whether others can follow a stream, and go on after an event: the check `resume`.
+
+Where a stream is found, its response's head says; by `Last-Event-ID` a follower goes on. The Responses API has a way of
+its own: the id of the response, and `starting_after` with the number of an event.
+"""
 
 import asyncio
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from yarl import URL
 
+from proxy.dialects.delta import record
 from proxy.tools.check.client import Heard, ask, follow
 from proxy.tools.check.findings import Finding, Verdict
 from proxy.tools.check.probes import WITHIN_S
 from proxy.tools.endpoint import Endpoint
+from proxy.tools.tail_readers import parsed
 from proxy.wire.sse import Event, Splitter, fields
 
 _BREAK_AFTER = 5
@@ -22,7 +29,19 @@ class Prompt(NamedTuple):
     mark: str
 
 
-async def resume(endpoint: Endpoint, prompt: Prompt) -> Finding:
+async def resume(endpoint: Endpoint, prompts: Sequence[Prompt]) -> Finding:
+    """Check each way to follow that there is; `prompts`: a request for each."""
+    first, second = prompts
+    found = await _by_event_id(endpoint, first)
+    if endpoint.api_name != "responses" or found.verdict is Verdict.FAIL:
+        return found
+    by_number = await _by_number(endpoint, second)
+    if by_number.verdict is Verdict.NONE or found.verdict is Verdict.NONE:
+        return by_number if found.verdict is Verdict.NONE else found
+    return by_number._replace(saw=f"{found.saw}; {by_number.saw}")
+
+
+async def _by_event_id(endpoint: Endpoint, prompt: Prompt) -> Finding:
     """Follow a stream that somebody else asked for, break off, and go on; compare the events with the stream's."""
     async with asyncio.timeout(WITHIN_S):
         asker = await ask(endpoint, prompt.model, prompt.mark)
@@ -43,6 +62,33 @@ async def resume(endpoint: Endpoint, prompt: Prompt) -> Finding:
         saw = f"a follower of {target} left after {len(before)} events, and was sent exactly the other {len(after)}"
         return Finding("resume", Verdict.PASS, saw)
     return Finding("resume", Verdict.FAIL, f"{len(wanted)} events were sent; a follower with one break got {len(got)}")
+
+
+async def _by_number(endpoint: Endpoint, prompt: Prompt) -> Finding:
+    """Follow a response by its id after the number of an event, and compare the events with the stream's."""
+    async with asyncio.timeout(WITHIN_S), await ask(endpoint, prompt.model, prompt.mark) as asker:
+        while len(_read(bytes(asker.data))) < _BREAK_AFTER and not asker.over.done():
+            await asker.wait_bytes(len(asker.data) + 1)
+        begun = _numbered(bytes(asker.data))
+        ident = str((begun[0].get("response") or {}).get("id") or "") if begun else ""
+        number = begun[-1].get("sequence_number") if begun else None
+        target = f"{endpoint.url.raw_path}/{ident}?stream=true&starting_after={number}"
+        async with await follow(endpoint, target, []) as follower:
+            rest = await follower.whole()
+        whole = _numbered(await asker.whole())
+    if not ident or follower.status != 200:
+        return Finding("resume", Verdict.NONE, f"GET of a response that runs: status {follower.status}")
+    wanted = [one for one in whole if one["sequence_number"] > number]
+    if _numbered(rest) == wanted:
+        return Finding("resume", Verdict.PASS, f"by starting_after={number} exactly the other {len(wanted)} came")
+    saw = f"{len(wanted)} events came after number {number}, and starting_after brought {len(_numbered(rest))}"
+    return Finding("resume", Verdict.FAIL, saw)
+
+
+def _numbered(body: bytes) -> list[dict[str, Any]]:
+    """Return the data of the events that have numbers."""
+    found = [record(parsed(event.data or b"")) for event in _read(body)]
+    return [one for one in found if isinstance(one.get("sequence_number"), int)]
 
 
 def _target(endpoint: Endpoint, asker: Heard) -> str:

@@ -25,14 +25,14 @@ async def with_upstream(probe: Probe, silence_s: float) -> list[Finding]:
     if first.verdict is Verdict.FAIL:
         return [first]
     timed = [await _attempted("first event", first_event(probe)), await _attempted("every event", every_event(probe))]
-    prompt = Prompt(probe.model, probe.upstream.expect(_FOLLOWED).mark)
+    prompts = [Prompt(probe.model, probe.upstream.expect(_FOLLOWED).mark) for _ in range(2)]
     rest = await asyncio.gather(
         _attempted("bytes", same_bytes(probe)),
         _several(endings, probe),
         _attempted("disconnect", disconnects(probe)),
         _attempted("refusals", refusals(probe)),
         _attempted("heartbeats", heartbeats(probe, silence_s)),
-        _attempted("resume", resume(probe.endpoint, prompt)),
+        _attempted("resume", resume(probe.endpoint, prompts)),
     )
     found = [first, *timed]
     for one in rest:

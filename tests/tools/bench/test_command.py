@@ -1,8 +1,8 @@
 """`streamtee bench` as a command: what it prints and writes, and what it exits with."""
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
-from asyncio.subprocess import Process
 from pathlib import Path
 
 import pytest
@@ -11,18 +11,14 @@ from click.testing import CliRunner
 from proxy.tools.cli import main
 from proxy.tools.fake.steps import Close
 from tests.proxy_under_test import faked
-from tests.spawned import line, spawned
-
-
-async def url_of_fake(process: Process) -> str:
-    return (await line(process)).split()[-1]
+from tests.spawned import spawned
 
 
 async def test_numbers_are_printed_and_written(tmp_path: Path) -> None:
     """A table for people, JSON for programs, SVG to look at; exit status 0."""
     document, plot = tmp_path / "run.json", tmp_path / "run.svg"
-    async with spawned("fake", "--listen", "127.0.0.1:0", "--pace", "fast") as fake:
-        url = await url_of_fake(fake)
+    async with faked() as fake:
+        url = fake.url
         options = ("--duration", "0.5", "--concurrency", "2", "--json", str(document), "--plot", str(plot))
         async with spawned("bench", url, url, *options) as bench:
             out, err = await bench.communicate()
@@ -44,9 +40,10 @@ async def test_numbers_are_printed_and_written(tmp_path: Path) -> None:
 
 async def test_document_on_stdout_is_all_there_is() -> None:
     """So that a program can read it; no terminal, no progress bar."""
-    async with spawned("fake", "--listen", "127.0.0.1:0", "--pace", "fast") as fake:
-        url = await url_of_fake(fake)
-        async with spawned("bench", f"{url}/v1/responses", "--duration", "0.2", "--rate", "50", "--json", "-") as bench:
+    async with faked() as fake:
+        async with spawned(
+            "bench", f"{fake.url}/v1/responses", "--duration", "0.2", "--rate", "50", "--json", "-"
+        ) as bench:
             out, err = await bench.communicate()
         assert (bench.returncode, err) == (0, b"")
     assert json.loads(out)["api"] == "responses"
@@ -81,6 +78,14 @@ def test_malformed_command_line_is_exit_status_2(arguments: list[str], words: st
     result = CliRunner().invoke(main, ["bench", *arguments])
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+async def test_refusal_is_shown_in_the_servers_words() -> None:
+    """That of the first request: a key that is missing, a model that is not there."""
+    async with faked(require_key=True) as fake, spawned("bench", fake.url, OPENAI_API_KEY="") as process:
+        _, err = await process.communicate()
+    assert process.returncode == 3
+    assert re.search(r"the first request failed: status 401: \{\"error\":.*API", err.decode())
 
 
 def test_first_request_that_fails_ends_it_with_3() -> None:

@@ -30,19 +30,16 @@ def test_report_says_what_a_finding_means_and_what_to_do(verdict: Verdict, capsy
     assert shown.endswith(f"{len(MEANINGS)} {verdict.value}\n")
 
 
-async def test_gateway_that_fails_is_exit_status_1() -> None:
-    """With the findings as JSON; as a command, of which the gateway makes its upstream."""
-    port = free_port()
-    async with gateway(f"http://127.0.0.1:{port}", "ends properly") as url:
-        options = ("--upstream-port", str(port), "--silence", "0.2", "--json", "-")
-        async with spawned("check", url, *options) as process:
-            out, err = await process.communicate()
+async def test_gateway_that_fails_is_exit_status_1(fake: FakeQwen) -> None:
+    """With the findings as JSON."""
+    async with gateway(fake.url, "names no stream") as url, spawned("check", url, "--json", "-") as process:
+        out, err = await process.communicate()
     assert (process.returncode, err) == (1, b"")
     found = {one["check"]: one for one in json.loads(out)["findings"]}
-    assert list(found) == list(MEANINGS)
-    assert found["endings"]["verdict"] == "fail"
-    assert found["endings"]["advice"] == MEANINGS["endings"].advice
-    assert "advice" not in found["stream"]
+    assert set(found) == set(MEANINGS)
+    assert found["stream"]["verdict"] == "fail"
+    assert found["stream"]["advice"] == MEANINGS["stream"].advice
+    assert "advice" not in found["resume"]
 
 
 PACED = Pace(interval_s=0.06)
@@ -104,4 +101,11 @@ async def test_server_with_another_upstream_is_told_so(fake: FakeQwen) -> None:
     async with gateway(fake.url) as url, spawned("check", url, "--upstream-port", str(port)) as process:
         out, _ = await process.communicate()
     assert process.returncode == 1
-    assert b"the upstream was not asked" in out
+    assert b"status 200, and the upstream was not asked" in out
+
+
+async def test_refusal_is_shown_in_the_servers_words() -> None:
+    """A key that is missing, a model that is not there."""
+    async with faked(require_key=True) as fake:
+        found = await outside(fake.url, LONG)
+    assert found["stream"].saw.startswith('status 401: {"error":')
