@@ -50,6 +50,10 @@ def _keys(proxy: Proxy, config: Config) -> None:
     proxy.callers.accept(config.auth.accepted)
 
 
+def _admin_token(proxy: Proxy, config: Config) -> None:
+    proxy.operators.use(config.admin_token.get_secret_value())
+
+
 def _upstreams(proxy: Proxy, config: Config) -> None:
     proxy.upstreams.use(config)
 
@@ -85,6 +89,7 @@ def _later(proxy: Proxy, config: Config) -> None:
 
 
 _IN_PLACE: tuple[tuple[str, Callable[[Proxy, Config], None]], ...] = (
+    ("admin_token", _admin_token),
     ("auth.keys", _keys),
     ("capabilities.secrets", _keys),
     ("upstream.key", _upstreams),

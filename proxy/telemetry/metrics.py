@@ -26,9 +26,6 @@ from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import GAP_BUCKETS_S
 from proxy.telemetry.prices import Prices
-from proxy.upstream.exchange import Exchange
-from proxy.upstream.group import OpenExchange
-from proxy.upstream.upstream import UpstreamRequest
 
 # OpenTelemetry's buckets for the time to the first token, continued upwards as vLLM does; seconds.
 FIRST_TOKEN_BUCKETS_S = (
@@ -181,17 +178,13 @@ class Metrics:
             found = children[labels] = Distribution(HISTOGRAMS[name][2])
         return found
 
-    def calls(self, open_exchange: OpenExchange) -> OpenExchange:
-        """Return `open_exchange` wrapped so that each request's wait for a connection is timed."""
+    def connected(self, route: str, waited_s: float) -> None:
+        """Add how long a request waited for a connection to its upstream."""
+        self.distribution("upstream_connect", route).observe(waited_s)
 
-        async def timed(request: UpstreamRequest) -> Exchange:
-            if request.upgraded:
-                self.upgraded[request.route.name] += 1
-            exchange = await open_exchange(request)
-            self.distribution("upstream_connect", request.route.name).observe(exchange.waited_s)
-            return exchange
-
-        return timed
+    def count_upgraded(self, route: str) -> None:
+        """Count a request for a document that was sent upstream as one for a stream."""
+        self.upgraded[route] += 1
 
     def ended(self, stream: Stream) -> None:
         """Add the times and counts of a stream that has ended, unless the response is not an event stream."""

@@ -16,6 +16,7 @@ from proxy import __version__
 from proxy.downstream.descriptors import raise_limit
 from proxy.server.app import Proxy
 from proxy.server.config import Config, address, explained, load
+from proxy.tools.keys import keys
 from proxy.tools.log_lines import LogLines
 from proxy.tools.record import record
 from proxy.tools.selfcheck import SelfCheckError, check_installation
@@ -78,6 +79,7 @@ def serve(config_file: Path | None, loop: str) -> None:
 
 main.add_command(tail)
 main.add_command(record)
+main.add_command(keys)
 
 
 @main.command("check-config")
@@ -110,7 +112,10 @@ def _run(work: Any, loop: str) -> None:
 
 
 async def _serve(config: Config, file: Path | None, sockets: "dict[str, socket]") -> None:
-    proxy = Proxy(config)
+    try:
+        proxy = Proxy(config)
+    except (OSError, ValueError) as error:
+        _fail(f"can't start: {error}")
     notifier = Notifier(os.environ, os.getpid())
     told_to_end = heed_signals(proxy, file)
     try:
@@ -120,6 +125,8 @@ async def _serve(config: Config, file: Path | None, sockets: "dict[str, socket]"
     click.echo(f"streamtee {__version__} on {proxy.url}, upstream {config.upstream.url}")
     if proxy.admin_url:
         click.echo(f"metrics on {proxy.admin_url}/metrics")
+    if proxy.console_url and sys.stderr.isatty():  # only there: it may hold the admin token
+        click.echo(f"console on {proxy.console_url}", err=True)
     notifier.ready(f"serving on {proxy.url}")
     await told_to_end.wait()
     click.echo(f"draining, for at most {proxy.config.drain_s:g} s")

@@ -4,7 +4,7 @@ import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from proxy.dialects import presets, table
 from proxy.dialects.allowed_paths import SEGMENT
@@ -26,12 +26,24 @@ class UpstreamConfig(Table):
     max_connections: Annotated[int, Field(ge=0)] = 0
     keepalive_s: Seconds = 15
     outbound_proxy: SecretStr = SecretStr("")  # it may hold a password
+    ca_file: str = ""
+    certificate: str = ""
+    certificate_key: str = ""
+    server_name: str = ""
     spares: tuple[str, ...] = ()
     weight: Annotated[int, Field(ge=0, le=1000)] = 1
     max_concurrent: Annotated[int, Field(ge=0)] = 0
     requests_per_minute: Annotated[int, Field(ge=0)] = 0
     queue_size: Annotated[int, Field(ge=0)] = 100
     queue_s: Seconds = 30
+
+    @model_validator(mode="after")
+    def _has_tls(self) -> "UpstreamConfig":
+        if self.certificate_key and not self.certificate:
+            raise ValueError("certificate_key goes with a certificate")
+        if not self.url.startswith("https:") and (self.ca_file or self.certificate or self.server_name):
+            raise ValueError("ca_file, certificate and server_name go with a url that begins with https://")
+        return self
 
     @field_validator("url")
     @classmethod

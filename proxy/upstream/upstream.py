@@ -38,7 +38,6 @@ class UpstreamRequest:
     once: bool = False  # an error response is not retried, although the body is available
     switches: bool = False  # it asks to switch to another protocol
     upstream: str = ""  # the name of the upstream that serves its model; "": the usual one
-    upgraded: bool = False  # it asks for a stream in place of a client that wants a document
 
 
 class Upstream:
@@ -168,8 +167,9 @@ class Upstream:
             if self._key:
                 headers.append(key_header(request.route.key_header, self._key))
         return self.pool.open(
-            request.method, request.target, headers, request.body, chunked=request.chunked, switches=request.switches
-        )
+            request.method, request.target, headers, request.body, chunked=request.chunked, switches=request.switches,
+            label=request.route.name,
+        )  # fmt: skip
 
     async def _admitted(self, attempt: "Attempt", caller: bytes) -> None:
         """Wait in the queue until the request is admitted. Raises: RateLimited, Overloaded."""

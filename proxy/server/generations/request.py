@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 from multidict import CIMultiDict
 
+from proxy.access.accounts import Account
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.client_addresses import ClientAddresses
@@ -133,6 +134,15 @@ class GenerationReader:
         self._body_bytes = limits.body_bytes
         self._held_body_bytes = limits.held_body_bytes
 
+    def account(self, generation: GenerationRequest) -> Account | None:
+        """Return the account of the caller of a request, if it has limits."""
+        accounts = self._admission.accounts
+        return None if accounts is None else accounts.of(generation.caller)
+
+    def _reads(self, account: Account | None) -> bool:
+        """Return whether bodies of a caller are read whole, whatever else is asked for."""
+        return self._reads_body or (account is not None and account.reads_bodies)
+
     def _check(self, view: View, route: Route) -> None:
         """Check that a view has a meaning for requests of a route. Raises: UnknownMode, BadRequest."""
         if self._recorded and view.mode not in RECORDED_MODES:
@@ -150,6 +160,9 @@ class GenerationReader:
         if has_options:
             options = read_options(request.headers, self._config)
             self._check(options.view, route)
+        account = self._admission.account(caller)
+        if account is not None:
+            account.check_mode(options.view.mode)
         idempotent, named = options.idempotency_key is not None, options.key is not None
         is_here = request.content.is_eof()
         at_once = is_here and not options.detached
@@ -157,14 +170,15 @@ class GenerationReader:
         shared = self._admission.admit_generation(caller, idempotent, named, follows, at_once, not self._recorded)
         target = self._forward.target(route, request)
         attaches = self._attaches and not idempotent and follows and caller.owns_streams
-        body: bytes | LargeBody | None = arrived_body(request, self._body_bytes) if is_here else None
+        body_bytes = self._body_bytes if account is None else account.body_bytes(self._body_bytes)
+        body: bytes | LargeBody | None = arrived_body(request, body_bytes) if is_here else None
         # A body is held in memory if it is read here, or may be sent after its client has disconnected.
         if body is not None:
             pass
-        elif shared or attaches or self._reads_body or options.detached or route.dialect.requests.reads_body:
-            body = await read_body(request, self._body_bytes)
+        elif shared or attaches or self._reads(account) or options.detached or route.dialect.requests.reads_body:
+            body = await read_body(request, body_bytes)
         else:
-            body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)
+            body = await read_body_or_beginning(request, self._held_body_bytes, body_bytes)
         self._forward.check_body(request, body)
         if options.respond_async:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
@@ -179,6 +193,8 @@ class GenerationReader:
         if objects is not None:
             generation = self._with_objects(generation, objects, caller)
             attaches = attaches and generation.options is options  # not in the background: its client may disconnect
+        if account is not None and not self._recorded:
+            generation = _limited(generation, account)
         if self._rewrites:
             generation = rewrite(generation, self._config.generations)
         if attaches:
@@ -222,6 +238,20 @@ class GenerationReader:
             respond_async=options.respond_async or not asked.streams,
         )
         return replace(generation, body=asked.body, options=options, background=not asked.streams)
+
+
+def _limited(generation: GenerationRequest, account: Account) -> GenerationRequest:
+    """Check the model of a request, and request the usage of its stream if tokens are limited.
+
+    Raises: NotAllowedForKey.
+    """
+    if not account.reads_bodies:
+        return generation
+    account.check_body(generation.whole_body)
+    counted = generation.route.dialect.requests.with_usage(generation.whole_body)
+    if not account.limits.counts_tokens or counted is None:
+        return generation
+    return replace(generation, body=counted, hides_usage=True)
 
 
 def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> GenerationRequest:
@@ -294,7 +324,9 @@ async def _ask_again(
     if not asks_for_stream(refusal):
         return exchange
     exchange.close()
-    return await _send(open_exchange, replace(generation, headers=streamed[0], body=streamed[1], upgraded=True))
+    generation.headers, generation.body = streamed
+    generation.upgraded = True
+    return await _send(open_exchange, generation)
 
 
 def _meaning(request: web.BaseRequest, generation: GenerationRequest) -> bytes:
@@ -329,6 +361,6 @@ def _send(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitab
     # By place: a name takes 0.1 us.
     upstream_request = UpstreamRequest(
         generation.route, generation.method, generation.target, headers, body, generation.caller, not recorded, json,
-        chunked, recorded and bool(body), False, generation.upstream, generation.upgraded,
+        chunked, recorded and bool(body), False, generation.upstream,
     )  # fmt: skip
     return open_exchange(upstream_request)
