@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from time import time
 from typing import Any, NamedTuple
 
 import pytest
@@ -108,7 +107,7 @@ async def perform(folder: Path, stack: ExitStack) -> Scene:
         follower = await tee.follow(running.stream_id)
         await follower.bytes(1)
         await prometheus.wait_value("sum(streamtee_subscribers)", 2)
-        prometheus.at = time()
+        await prometheus.hold("streamtee_subscribers")
         families = tee.proxy.page.registry.collect()
         return Scene(prometheus, {sample for family in families for sample in exposed(family)})
 
