@@ -26,7 +26,6 @@ from tests.stage import Stage, staged
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config" / "streamtee.toml"
-DEPLOY = ROOT / "deploy"
 
 
 def invoked(*arguments: str, **settings: str) -> Result:
@@ -325,19 +324,6 @@ def test_example_file_is_the_defaults() -> None:
     result = invoked("check-config", "--config", str(EXAMPLE))
     assert result.exit_code == 0
     assert result.stdout == invoked("check-config").stdout
-
-
-def test_settings_that_deploy_names_exist() -> None:
-    """A misspelt variable of the environment would be passed over in silence."""
-    files = [file for file in DEPLOY.rglob("*") if file.is_file()]
-    named = {name for file in files for name in re.findall(r"\bSTREAMTEE_([A-Z_]+)", file.read_text())}
-    assert {"LISTEN", "ADMIN", "UPSTREAM__KEY"} <= named
-    config = json.loads(invoked("check-config").stdout)
-    for name in named:
-        table = config
-        for key in name.lower().split("__"):
-            assert key in table, name
-            table = table[key]
 
 
 # The fake
