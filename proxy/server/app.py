@@ -23,7 +23,11 @@ from proxy.downstream.client_connections import ClientConnections, ClientTimeout
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
-from proxy.server.admin.paths import AdminRoutes
+from proxy.server.admin.all_streams import AllStreams
+from proxy.server.admin.feed import Feed
+from proxy.server.admin.form_requests import FormRequests
+from proxy.server.admin.paths import AdminRoutes, Handlers
+from proxy.server.admin.probes import Probes
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.generations.retries import LostCalls
@@ -213,17 +217,20 @@ class Proxy:
 
     def _admin_routes(self) -> AdminRoutes:
         """Return the routes of the admin port; those of the data port have been made."""
-        return AdminRoutes(
-            self.operators,
-            self.hub,
-            self.route_table.follow,
-            self.grants,
-            self.metrics,
-            self.page,
-            self.feed,
-            self.overview,
-            self.route_table.served,
+        probes, streams = Probes(self.hub, self.page), AllStreams(self.hub, self.route_table.follow, self.grants)
+        handlers = Handlers(
+            metrics=probes.metrics,
+            ready=probes.ready,
+            listed=streams.listed,
+            follow=streams.follow,
+            head=streams.head,
+            info=streams.info,
+            cancel=streams.cancel,
+            share=streams.share,
+            events=Feed(self.feed, lambda: self.overview.text(time.monotonic())).events,
+            form=FormRequests(self.route_table.served, self.operators).send,
         )
+        return AdminRoutes(self.operators, self.metrics, handlers)
 
     async def _listen(self, runner: web.BaseRunner, where: str) -> tuple[str, web.BaseSite]:
         host, port = address(where)

@@ -26,18 +26,23 @@ class FormRequests:
 
     async def send(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """POST /admin/try/v1/..."""
-        hides_token = self._access.is_token(bearer(request))
-        headers = CIMultiDict(
-            (name, value)
-            for name, value in request.headers.items()
-            if not _is_of_browsers(name) and not (hides_token and name.lower() == "authorization")
-        )
+        headers = headers_of_form(request, self._access)
         target = URL(request.raw_path.removeprefix(PREFIX), encoded=True)
         try:
             cloned = request.clone(rel_url=target, headers=headers)
         except UnicodeEncodeError:
             raise BadRequest("a header, such as the key, has characters that are not UTF-8") from None
         return await self._routes(cloned)
+
+
+def headers_of_form(request: web.BaseRequest, access: OperatorAccess) -> CIMultiDict[str]:
+    """Return the headers of a request that go on to the data port: without what tells of the operator."""
+    hides_token = access.is_token(bearer(request))
+    return CIMultiDict(
+        (name, value)
+        for name, value in request.headers.items()
+        if not _is_of_browsers(name) and not (hides_token and name.lower() == "authorization")
+    )
 
 
 def _is_of_browsers(name: str) -> bool:
