@@ -20,10 +20,11 @@ from pydantic_settings import (
 )
 
 from proxy.access.pages import is_loopback
-from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig
+from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig, TlsConfig
 from proxy.dialects import table
 from proxy.dialects.route import AUTHORIZATION, KEY_HEADERS
 from proxy.settings import Bytes, Count, Seconds, Table
+from proxy.telemetry.settings import PricesConfig
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.settings import DEFAULT, BreakerConfig, ModelConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
 from proxy.wire.http import HOP_BY_HOP
@@ -143,6 +144,7 @@ class LimitsConfig(Table):
     followers: Count = 50_000
     followers_per_stream: Count = 20_000
     model_labels: Count = 50
+    caller_labels: Count = 50
 
 
 class OtelConfig(Table):
@@ -183,9 +185,12 @@ class Config(BaseSettings):
     clients: ClientsConfig = ClientsConfig()
     limits: LimitsConfig = LimitsConfig()
     auth: AuthConfig = AuthConfig()
+    tls: TlsConfig = TlsConfig()
+    admin_tls: TlsConfig = TlsConfig()
     capabilities: CapabilitiesConfig = CapabilitiesConfig()
     cors: CorsConfig = CorsConfig()
     otel: OtelConfig = OtelConfig()
+    prices: PricesConfig = PricesConfig()
 
     @property
     def key_headers(self) -> tuple[str, ...]:
@@ -240,8 +245,12 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _keys_fit_the_mode(self) -> "Config":
-        if self.auth.mode == "keys" and not (self.auth.keys and self.upstream.key.get_secret_value()):
-            raise ValueError('auth.mode = "keys" needs auth.keys, and upstream.key to send instead of theirs')
+        accepts = self.auth.keys or self.auth.knows_names or self.tls.client_ca
+        if self.auth.mode == "keys" and not (accepts and self.upstream.key.get_secret_value()):
+            raise ValueError(
+                'auth.mode = "keys" needs auth.keys, auth.keys_file, auth.hook_url or tls.client_ca, and upstream.key'
+                " to send instead of theirs"
+            )
         if self.auth.mode == "keys" and self.auth.anonymous == "shared":
             raise ValueError(
                 'auth.anonymous = "shared" goes with auth.mode = "pass"; in mode keys all callers show a key'

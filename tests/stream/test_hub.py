@@ -10,7 +10,8 @@ from proxy.dialects.chat import CHAT
 from proxy.stream.endings import CAPABILITY_EXPIRED, COMPLETE
 from proxy.stream.hub import ANYONE, STREAM_BYTES, Hub, Places, Waiter
 from proxy.stream.info import StreamInfo
-from proxy.stream.ledger import FRAME_BYTES, UNFINISHED
+from proxy.stream.ledger import UNFINISHED
+from proxy.stream.log import FRAME_BYTES
 from proxy.stream.observer import Observers
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
@@ -445,6 +446,27 @@ def test_ledger_counts_logs_and_streams() -> None:
     assert hub.ledger.bytes == STREAM_BYTES + len(LARGE)
     other.seal(COMPLETE)
     assert hub.ledger.bytes == hub.ledger.total_bytes == 0
+
+
+def test_kept_stream_takes_less_memory_while_nobody_follows_it() -> None:
+    """Its log is packed when the last follower has left, and unpacked for the next."""
+    hub, slow = new_hub(), FakeSink(clogged=True)
+    stream = new_stream(hub)
+    frames = [b"data: %d\n\n" % number for number in range(100)]
+    stream.extend(frames)
+    clogged = follow(hub, stream, slow)
+    stream.seal(COMPLETE)
+    logs = hub.ledger.by_kind()["logs"]
+    assert (stream.log.is_packed, logs) == (False, hub.ledger.bytes + 100 * FRAME_BYTES)
+    clogged.leave("left")
+    packed = hub.ledger.by_kind()["logs"]
+    assert (stream.log.is_packed, logs - packed) == (True, 100 * (FRAME_BYTES - 4))
+    late = FakeSink()
+    follow(hub, stream, late, mode="raw")
+    assert late.received == b"".join(frames)
+    assert (stream.log.is_packed, hub.ledger.by_kind()["logs"]) == (True, packed)
+    hub.forget(stream)
+    assert hub.ledger.total_bytes == 0
 
 
 def test_forgotten_stream_is_counted_until_nobody_reads_it() -> None:

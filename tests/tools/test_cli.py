@@ -112,6 +112,7 @@ async def test_console_with_its_token_is_shown_to_a_terminal_only(stage: Stage) 
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.fault("descriptors", "connect")
 async def test_descriptors_that_run_out_take_idle_connections_first(stage: Stage, loop: str) -> None:
     """What runs goes on, what is new is served, probes and scrapes are answered; it is logged once, and counted."""
     settings = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url}
@@ -149,6 +150,7 @@ async def test_descriptors_that_run_out_take_idle_connections_first(stage: Stage
         assert logged.count("file descriptors run out") == 1
 
 
+@pytest.mark.fault("descriptors", "connect")
 async def test_client_that_finds_no_descriptor_is_told_so(stage: Stage) -> None:
     """Where nobody is idle: 503, and whose fault it is; the admin port answers."""
     settings = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url}

@@ -15,7 +15,7 @@ from proxy.dialects import table
 from proxy.downstream.response import EXTRA
 from proxy.server.admin.console_files import ConsoleFiles
 from proxy.server.admin.form_requests import PREFIX
-from proxy.server.admin.probes import healthy
+from proxy.server.admin.probes import described, healthy
 from proxy.server.routes import Handler, Routes
 from proxy.telemetry.metrics import Metrics
 
@@ -44,7 +44,6 @@ class AdminRoutes:
 
     def __init__(self, access: OperatorAccess, metrics: Metrics, handlers: Handlers) -> None:
         self.routes = Routes(access.admit, metrics, table.OWN)
-        self.refuse_unparsed = self.routes.refuse_unparsed
         self._pages = Pages(())  # those of this port alone, whatever cors.origins says of the other
         self._add_paths(handlers)
         self._add_console(ConsoleFiles(access))
@@ -66,6 +65,8 @@ class AdminRoutes:
             ("HEAD", "/readyz", handlers.ready, _OPEN),
             ("GET", "/healthz", healthy, _OPEN),
             ("HEAD", "/healthz", healthy, _OPEN),
+            ("GET", "/openapi.json", described, _OPEN),
+            ("HEAD", "/openapi.json", described, _OPEN),
             ("GET", "/admin/streams", handlers.listed, _TOKEN),
             ("HEAD", "/admin/streams", handlers.listed, _TOKEN),
             ("GET", _STREAM, handlers.follow, _TOKEN),

@@ -1,4 +1,4 @@
-"""What monitoring asks for: health, readiness and metrics."""
+"""What monitoring asks for: health, readiness and metrics; and the OpenAPI document."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -8,6 +8,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from proxy.access.callers import Caller
 from proxy.server.json_responses import answer
+from proxy.server.openapi import document
 from proxy.stream.hub import Hub
 from proxy.telemetry.metrics_page import MetricsPage
 
@@ -27,6 +28,11 @@ class Probes:
         """GET /readyz"""
         draining = self._hub.draining
         return answer({"ready": not draining}, 503 if draining else 200)
+
+
+async def described(request: web.BaseRequest, caller: Caller) -> web.Response:
+    """GET /openapi.json"""
+    return answer(document())
 
 
 async def healthy(request: web.BaseRequest, caller: Caller) -> web.Response:

@@ -32,6 +32,7 @@ from proxy.wire.errors import (
     OffsetGone,
     OtherEpoch,
     Overloaded,
+    RateLimited,
     UnknownStream,
 )
 from proxy.wire.event_id import EventId
@@ -61,6 +62,7 @@ class Follow:
     async def stream(self, request: web.BaseRequest, stream: Stream, until: float = math.inf) -> web.StreamResponse:
         """Deliver a stream that the client may read, at most until a time in monotonic seconds."""
         follow = read_follow_request(request, self._config)._replace(until=until)
+        self._admission.admit_view((stream,), follow.view.mode)
         if follow.cursor.epoch not in (None, stream.epoch):
             raise OtherEpoch(f"the cursor is of epoch {follow.cursor.epoch!r}, this stream's is {stream.epoch!r}")
         return await self._attach(request, stream, follow)
@@ -74,6 +76,7 @@ class Follow:
         """GET /v1/keys/{key}/stream: the newest stream under the key; with `wait`, the next one if there is none."""
         follow = read_follow_request(request, self._config)
         stream = self._hub.find_key(key, caller.digest)
+        self._admission.admit_caller(caller, follow.view.mode)
         if stream is not None:
             if follow.cursor.epoch not in (None, stream.epoch):
                 follow = follow._replace(cursor=Cursor())  # the cursor is of an older stream: begin at the start
@@ -167,7 +170,7 @@ class Follow:
         try:
             self._admission.admit_follower(stream)
             check_view(follow.view, stream.dialect)
-        except Overloaded as error:
+        except (Overloaded, RateLimited) as error:
             return await _end(downstream, stream, follow.view, ending_of(error))
         except BadRequest as error:  # a stream of this API does not have the mode
             return await _end_without_mode(downstream, stream, follow.view, REFUSED.saying(error.message))
