@@ -274,6 +274,7 @@ class Proxy:
 
     def _admin_routes(self, data: Routes) -> AdminRoutes:
         """Return the routes of the admin port; `data`: those of the data port."""
+        serve: Serve = data if self.identification is None else self.identification.asking(data)
         probes, streams = Probes(self.hub, self.page), AllStreams(self.hub, self.route_table.follow, self.grants)
         handlers = Handlers(
             metrics=probes.metrics,
@@ -285,7 +286,7 @@ class Proxy:
             cancel=streams.cancel,
             share=streams.share,
             events=Feed(self.feed, lambda: self.overview.text(time.monotonic())).events,
-            form=FormRequests(data, self.operators).send,
+            form=FormRequests(serve, self.operators).send,
         )
         return AdminRoutes(self.operators, self.metrics, handlers)
 
