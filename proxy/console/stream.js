@@ -168,6 +168,7 @@ export class StreamPanel {
       Route: info.route,
       Upstream: info.upstream ?? "none yet",
       Key: info.key ?? "–",
+      ...(info.caller && { Caller: info.caller }),
     };
     const { facts: list } = this.#parts;
     if (list.children.length !== Object.keys(facts).length)

@@ -149,7 +149,7 @@ class Proxy:
         )
         admin_host = address(config.admin)[0] if config.admin else ""
         self.operators = OperatorAccess.at(admin_host, config.admin_token.get_secret_value())
-        self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url)
+        self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url, self._name_of)
         self.tls = [_tls(config.tls), _tls(config.admin_tls)]
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
@@ -163,6 +163,11 @@ class Proxy:
         self.metrics.subscription_ended(subscription)
         if self.admission.accounts is not None:
             self.admission.accounts.left(subscription)
+
+    def _name_of(self, caller: bytes) -> str | None:
+        """Return the name of the caller with this digest; None if it has none."""
+        account = None if self.admission.accounts is None else self.admission.accounts.of(caller)
+        return None if account is None else account.name
 
     def _observers(self, accounts: Accounts | None) -> Observers:
         tracing = self.tracing
@@ -275,7 +280,8 @@ class Proxy:
     def _admin_routes(self, data: Routes) -> AdminRoutes:
         """Return the routes of the admin port; `data`: those of the data port."""
         serve: Serve = data if self.identification is None else self.identification.asking(data)
-        probes, streams = Probes(self.hub, self.page), AllStreams(self.hub, self.route_table.follow, self.grants)
+        probes = Probes(self.hub, self.page)
+        streams = AllStreams(self.hub, self.route_table.follow, self.grants, self.overview)
         handlers = Handlers(
             metrics=probes.metrics,
             ready=probes.ready,
