@@ -119,6 +119,8 @@ function showSignIn(problem = "") {
     },
     make("h1", { text: "Sign in" }),
     make("p", { text: "The console shows what other people’s streams say, so it needs the admin token." }),
+    // For password managers, which keep a token by a name.
+    make("input", { autocomplete: "username", value: "operator", readonly: true, hidden: true }),
     make("p", { class: "field" }, make("label", { for: "token", text: "Admin token" }), input),
     told,
     make("button", { class: "primary", text: "Sign in" }),

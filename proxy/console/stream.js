@@ -86,16 +86,6 @@ export class StreamPanel {
     parts.line = make("div", { class: "line" });
     parts.gaps = make("div");
     parts.followers = make("div");
-    parts.text = make("pre", { class: "reading", tabindex: "0", "aria-label": "Text of the answer" });
-    parts.reading = make("p", { class: "remark", role: "status" });
-    parts.tabs = ["Text", "Events"].map((name) =>
-      make("button", {
-        type: "button",
-        "aria-pressed": String(name === "Text"),
-        text: name,
-        onclick: () => this.#read(name),
-      }),
-    );
     this.element.replaceChildren(
       back(),
       make(
@@ -116,14 +106,7 @@ export class StreamPanel {
       make("h2", { text: "Time line" }),
       parts.line,
       make("p", { class: "legend" }, ...legend()),
-      make(
-        "div",
-        { class: "row head-of-reading" },
-        make("h2", { text: "As it comes" }),
-        make("div", { class: "switch", role: "group", "aria-label": "What to read" }, parts.tabs),
-      ),
-      parts.text,
-      parts.reading,
+      ...this.#buildReading(),
       make(
         "div",
         { class: "two" },
@@ -132,6 +115,23 @@ export class StreamPanel {
       ),
     );
     this.#read("Text");
+  }
+
+  #buildReading() {
+    const parts = this.#parts;
+    parts.text = make("pre", { class: "reading", tabindex: "0", "aria-label": "Text of the answer" });
+    parts.reading = make("p", { class: "remark", role: "status" });
+    parts.tabs = ["Text", "Events"].map((name) =>
+      make("button", {
+        type: "button",
+        "aria-pressed": String(name === "Text"),
+        text: name,
+        onclick: () => this.#read(name),
+      }),
+    );
+    const tabs = make("div", { class: "switch", role: "group", "aria-label": "What to read" }, parts.tabs);
+    const head = make("div", { class: "row head-of-reading" }, make("h2", { text: "As it comes" }), tabs);
+    return [head, parts.text, parts.reading];
   }
 
   #show() {
@@ -168,6 +168,7 @@ export class StreamPanel {
       Route: info.route,
       Upstream: info.upstream ?? "none yet",
       Key: info.key ?? "–",
+      ...(info.caller && { Caller: info.caller }),
     };
     const { facts: list } = this.#parts;
     if (list.children.length !== Object.keys(facts).length)

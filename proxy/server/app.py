@@ -30,7 +30,11 @@ from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
 from proxy.downstream.site import Site
 from proxy.downstream.tls import ServerTls, TlsFiles
-from proxy.server.admin.paths import AdminRoutes
+from proxy.server.admin.all_streams import AllStreams
+from proxy.server.admin.feed import Feed
+from proxy.server.admin.form_requests import FormRequests
+from proxy.server.admin.paths import AdminRoutes, Handlers
+from proxy.server.admin.probes import Probes
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.generations.retries import LostCalls
@@ -150,7 +154,7 @@ class Proxy:
         )
         admin_host = address(config.admin)[0] if config.admin else ""
         self.operators = OperatorAccess.at(admin_host, config.admin_token.get_secret_value())
-        self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url)
+        self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url, self._name_of)
         self.tls = [_tls(config.tls), _tls(config.admin_tls)]
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
@@ -164,6 +168,11 @@ class Proxy:
         self.metrics.subscription_ended(subscription)
         if self.admission.accounts is not None:
             self.admission.accounts.left(subscription)
+
+    def _name_of(self, caller: bytes) -> str | None:
+        """Return the name of the caller with this digest; None if it has none."""
+        account = None if self.admission.accounts is None else self.admission.accounts.of(caller)
+        return None if account is None else account.name
 
     def _observers(self, accounts: Accounts | None) -> Observers:
         tracing = self.tracing
@@ -209,9 +218,9 @@ class Proxy:
                 self.tls[0],
             )
             if config.admin:
-                admin = self._admin_routes()
+                admin = self._admin_routes(data)
                 self.admin_url, _ = await self._listen(
-                    self._runner(admin, admin, config.admin, is_admin=True),
+                    self._runner(admin, admin.routes, config.admin, is_admin=True),
                     config.admin,
                     given.get("admin"),
                     self.tls[1],
@@ -270,19 +279,24 @@ class Proxy:
         """The URL of the console, with the admin token if that was made here; "" if the console is not served."""
         return self.operators.console_url(self.admin_url)
 
-    def _admin_routes(self) -> AdminRoutes:
-        """Return the routes of the admin port; those of the data port have been made."""
-        return AdminRoutes(
-            self.operators,
-            self.hub,
-            self.route_table.follow,
-            self.grants,
-            self.metrics,
-            self.page,
-            self.feed,
-            self.overview,
-            self.route_table.served,
+    def _admin_routes(self, data: Routes) -> AdminRoutes:
+        """Return the routes of the admin port; `data`: those of the data port."""
+        serve: Serve = data if self.identification is None else self.identification.asking(data)
+        probes = Probes(self.hub, self.page)
+        streams = AllStreams(self.hub, self.route_table.follow, self.grants, self.overview)
+        handlers = Handlers(
+            metrics=probes.metrics,
+            ready=probes.ready,
+            listed=streams.listed,
+            follow=streams.follow,
+            head=streams.head,
+            info=streams.info,
+            cancel=streams.cancel,
+            share=streams.share,
+            events=Feed(self.feed, lambda: self.overview.text(time.monotonic())).events,
+            form=FormRequests(serve, self.operators).send,
         )
+        return AdminRoutes(self.operators, self.metrics, handlers)
 
     def refresh(self) -> None:
         """Read the files again that the configuration names: certificates, and callers' keys.
@@ -308,7 +322,7 @@ class Proxy:
         shown = f"[{host}]" if ":" in host else host
         return f"{'http' if tls is None else 'https'}://{shown}:{port}", site
 
-    def _runner(self, handler: Any, routes: Routes | AdminRoutes, listen: str, *, is_admin: bool) -> web.ServerRunner:
+    def _runner(self, handler: Any, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
         config = self.config
         server = Listener(
             handler,

@@ -84,18 +84,12 @@ class RouteTable:
         self._allowed = allowed
         self._forward_allowed = Forward(allowed, hides_tokens=bool(grants))
         self.generations = self._generations(self._upstreams.opener(), self._forward_allowed)
-        self._follow = Follow(streams, hub, admission, metrics)
-        self._follow_many = FollowMany(streams, hub, admission, self._follow, metrics)
+        self.follow = Follow(streams, hub, admission, metrics)
+        self._follow_many = FollowMany(streams, hub, admission, self.follow, metrics)
         self._control = Control(hub, admission, grants)
         self._event_routes: list[EventRoute] = []
         self._recorded_routes: list[Generations] = []
         self._sockets: list[Sockets] = []
-        self.served: Routes
-
-    @property
-    def follow(self) -> Follow:
-        """What delivers streams to followers."""
-        return self._follow
 
     def limit(self, limits: LimitsConfig) -> None:
         """Keep these limits from now on."""
@@ -111,12 +105,12 @@ class RouteTable:
 
     async def wait_closed(self) -> None:
         """Wait until all WebSockets have closed."""
-        await asyncio.gather(self._follow.wait_closed(), *(sockets.wait_closed() for sockets in self._sockets))
+        await asyncio.gather(self.follow.wait_closed(), *(sockets.wait_closed() for sockets in self._sockets))
 
     def routes(self) -> Routes:
-        """Return all routes of the data port, which are then `served`. Call it once."""
+        """Return all routes of the data port. Call it once."""
         limited = None if self._admission.accounts is None else self._admission.limited
-        self.served = served = Routes(self._admission.admit, self._metrics, table.OWN, limited)
+        served = Routes(self._admission.admit, self._metrics, table.OWN, limited)
         self._add_streams(served)
         for method in ("GET", "HEAD"):
             served.add(method, "/healthz", healthy, "health", table.OWN, Needs.NOTHING)
@@ -128,7 +122,7 @@ class RouteTable:
     def _add_streams(self, served: Routes) -> None:
         """Add the routes of streams, by id and by key."""
         control = self._control
-        by_id, by_key = self._traced(self._follow.by_id, _STREAM), self._traced(self._follow.by_key, _KEY)
+        by_id, by_key = self._traced(self.follow.by_id, _STREAM), self._traced(self.follow.by_key, _KEY)
         follow_many = self._traced(self._follow_many.serve, _FOLLOW)
         for method, path, handler, needs in (
             *self._usage_routes(),
@@ -174,7 +168,7 @@ class RouteTable:
             lambda: self._config().limits.body_bytes,
             self._admission.account,
         )
-        objects = ObjectRequests(self._hub, self._follow, self._passing(self._upstreams.opener()), self._given)
+        objects = ObjectRequests(self._hub, self.follow, self._passing(self._upstreams.opener()), self._given)
         for route, paths in table.routes(self._config().upstream.prefixes):
             for path in paths:
                 generate = self._for_pages(functools.partial(generations, route))

@@ -1,12 +1,14 @@
 """What operators do with the streams of others: read, cancel and share them."""
 
 import json
+from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
+from tests.access.named import NamedCallers
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import request
 from tests.proxy_under_test import Tee, begun, teed
@@ -35,6 +37,7 @@ async def test_details_have_times_gaps_and_followers(tee: Tee, stage: Stage) -> 
     assert 0 < info["first_byte_s"] <= info["first_token_s"] == info["ttft_s"] <= info["last_token_s"] <= info["age_s"]
     assert (sum(info["gap_counts"]), info["long_gaps_s"]) == (2, [])
     assert len(info["gap_counts"]) == len(info["gap_bounds_s"]) + 1
+    assert info["caller"] is None
     assert info["followers"] == [{"mode": "raw", "seq": 3, "lag_events": 0, "lag_bytes": 0}]
     turn.end(FINISH, DONE)
     await asked.read()
@@ -43,6 +46,18 @@ async def test_details_have_times_gaps_and_followers(tee: Tee, stage: Stage) -> 
     assert (info["state"], info["reason"], info["silent_s"]) == ("complete", "complete", None)
     assert info["follower_count"] == 0
     assert info["ended_s"] >= 0
+
+
+async def test_caller_with_a_name_is_named(stage: Stage, tmp_path: Path) -> None:
+    """Operators see who it is; others have no name."""
+    callers = NamedCallers(tmp_path, alice={})
+    async with teed(stage.url, **callers.tables()) as tee:
+        asked, turn = await begun(tee, stage, callers.header("alice"))
+        info = await (await tee.admin(f"/admin/streams/{asked.stream_id}/info")).json()
+        assert info["caller"] == "alice"
+        assert json.loads(tee.proxy.overview.text(0.0))["streams"][0]["caller"] == "alice"
+        turn.end(DONE)
+        await asked.read()
 
 
 async def test_head_has_the_state_and_no_body(tee: Tee, stage: Stage) -> None:
