@@ -13,6 +13,7 @@ Read in this order:
 * `grants`: access to streams of other callers: checks the token of a request, and issues new tokens
 * `capabilities`: signs and verifies tokens, each for one stream
 * `response_ids`: the ids that upstreams give responses: whose they are, and which a caller may name
+* `operators`: access to the admin port, by its token
 * `pages`: which host names a port serves, and which web pages may send requests that use a key of the proxy's own
 * `client_addresses`: the addresses of clients, also behind other proxies, for the log
 * `settings`: this room's tables of the configuration

@@ -189,4 +189,6 @@ def _limit_headers(requests: Allowance | None, tokens: Allowance | None, unix_s:
     return headers
 
 
-MESSAGES = Dialect("anthropic", MessagesRequests(), MessagesFrames(), BlockDocuments(), limit_headers=_limit_headers)
+MESSAGES = Dialect(
+    "anthropic", MessagesRequests(), MessagesFrames(), BlockDocuments(), cached_apart=True, limit_headers=_limit_headers
+)

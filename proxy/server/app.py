@@ -1,32 +1,35 @@
 """Makes the parts of the proxy from its configuration, connects them, listens, and stops.
 
-`route_table` makes the handlers of the data port, whose routes the README's "HTTP surface" lists. The admin port serves
-metrics, readiness and a live feed.
+`route_table` makes the handlers of the data port, whose routes the README's "HTTP surface" lists; `admin` those of the
+admin port.
 """
 
 import asyncio
 import logging
+import socket
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from secrets import token_urlsafe
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.access.accounts import Accounts
-from proxy.access.admission import Admission, Needs
+from proxy.access.admission import Admission
 from proxy.access.callers import Callers
 from proxy.access.capabilities import Capabilities
 from proxy.access.grants import Grants
-from proxy.access.pages import Hosts, Pages
+from proxy.access.operators import OperatorAccess
+from proxy.access.pages import Hosts, Pages, is_loopback
 from proxy.access.response_ids import GivenIds
 from proxy.access.settings import TlsConfig
-from proxy.dialects import table
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
 from proxy.downstream.tls import ServerTls, TlsFiles
-from proxy.server.admin import Admin
+from proxy.server.admin.paths import AdminPort
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.generations.retries import LostCalls
@@ -47,6 +50,8 @@ from proxy.telemetry.caller_metrics import CallerMetrics
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
+from proxy.telemetry.overview import Overview
+from proxy.telemetry.prices import Prices
 from proxy.timers import sleep
 
 if TYPE_CHECKING:
@@ -76,6 +81,8 @@ class Proxy:
         pacer = Pacer(loop.call_later, time.monotonic)
         self.config = config
         self.metrics = Metrics(limits.model_labels)
+        if config.prices.models:
+            self.metrics.prices = Prices(config.prices)
         descriptors = Descriptors.of_process()
         self.upstreams = Upstreams(config, self.metrics, descriptors)
         self.feed = LiveFeed()
@@ -137,7 +144,8 @@ class Proxy:
             self.given,
             self.tracing,
         )
-        self.admin = Admin(self.hub, self.page, self.feed)
+        self.operators = OperatorAccess(_admin_token(config))
+        self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url)
         self.tls = [_tls(config.tls), _tls(config.admin_tls)]
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
@@ -179,17 +187,32 @@ class Proxy:
         self.calls.forget(stream)
         self.lost_calls.forget(stream)
 
-    async def start(self) -> None:
-        """Listen. Raises: OSError, when an address is taken."""
+    async def start(self, sockets: Mapping[str, socket.socket] | None = None) -> None:
+        """Listen. Raises: OSError, when an address is taken.
+
+        `sockets`: those that listen already, for the keys `listen` and `admin`; the configuration has their addresses,
+        since what is safe depends on them.
+        """
+        given = sockets or {}
         try:
+            config = self.config
+            data = self.route_table.routes()
+            serve: Serve = Cors(config.cors, data, self.metrics, config.key_headers) if config.cors.origins else data
+            if self.identification is not None:
+                serve = self.identification.asking(serve)
             self.url, self._data_site = await self._listen(
-                self._runner(self.route_table.routes(), self.config.listen, is_admin=False),
-                self.config.listen,
+                self._runner(serve, data, config.listen, is_admin=False),
+                config.listen,
+                given.get("listen"),
                 self.tls[0],
             )
-            if self.config.admin:
+            if config.admin:
+                admin = self._admin_port(data)
                 self.admin_url, _ = await self._listen(
-                    self._runner(self._admin_routes(), self.config.admin, is_admin=True), self.config.admin, self.tls[1]
+                    self._runner(admin, admin.routes, config.admin, is_admin=True),
+                    config.admin,
+                    given.get("admin"),
+                    self.tls[1],
                 )
         except OSError:
             await self.stop()
@@ -240,13 +263,30 @@ class Proxy:
         if self.tracing is not None:
             await self.tracing.close()
 
-    def _admin_routes(self) -> Routes:
-        """Return the routes of the admin port."""
-        served = Routes(self.admission.admit, self.metrics, table.OWN)
-        for path, handler in self.admin.endpoints():
-            for method in ("GET", "HEAD"):
-                served.add(method, path, self.pages.only(handler), "admin", table.OWN, Needs.NOTHING)
-        return served
+    @property
+    def console_url(self) -> str:
+        """The URL of the console, with the admin token if the proxy has made it; "" if the console is not served.
+
+        The token is in the fragment, which browsers send to nobody: no log, no Referer and no other proxy has it.
+        """
+        if not self.admin_url or not self.operators.token:
+            return ""
+        is_made = not self.config.admin_token.get_secret_value()
+        return f"{self.admin_url}/console" + (f"#token={self.operators.token}" if is_made else "")
+
+    def _admin_port(self, data: Routes) -> AdminPort:
+        """Return the handler of the admin port; `data`: the routes of the data port."""
+        return AdminPort(
+            self.operators,
+            self.hub,
+            self.route_table.follow,
+            self.grants,
+            self.metrics,
+            self.page,
+            self.feed,
+            self.overview,
+            data,
+        )
 
     def refresh(self) -> None:
         """Read the files again that the configuration names: certificates, and callers' keys.
@@ -259,23 +299,25 @@ class Proxy:
             if tls is not None:
                 tls.reload()
 
-    async def _listen(self, runner: web.BaseRunner, where: str, tls: ServerTls | None) -> tuple[str, web.BaseSite]:
+    async def _listen(
+        self, runner: web.BaseRunner, where: str, listening: socket.socket | None, tls: ServerTls | None
+    ) -> tuple[str, web.BaseSite]:
         host, port = address(where)
         await runner.setup()
         self._runners.append(runner)
-        site = web.TCPSite(runner, host, port, backlog=4096, ssl_context=None if tls is None else tls.context)
+        context = None if tls is None else tls.context
+        site: web.BaseSite = web.TCPSite(runner, host, port, backlog=4096, ssl_context=context)
+        if listening is not None:
+            site = web.SockSite(runner, listening, backlog=4096, ssl_context=context)
         await site.start()
         port = runner.addresses[0][1]
         shown = f"[{host}]" if ":" in host else host
         return f"{'http' if tls is None else 'https'}://{shown}:{port}", site
 
-    def _runner(self, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
+    def _runner(self, handler: Any, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
         config = self.config
-        serve: Serve = Cors(config.cors, routes, self.metrics, config.key_headers) if config.cors.origins else routes
-        if self.identification is not None and not is_admin:
-            serve = self.identification.asking(serve)
         server = Listener(
-            serve,
+            handler,
             routes.refuse_unparsed,
             header_bytes=config.limits.header_bytes,
             max_headers=config.limits.headers,
@@ -299,6 +341,14 @@ class Proxy:
             with self.hub.background:
                 self.hub.tick(time.monotonic())
                 self.trim.tick(time.monotonic())
+
+
+def _admin_token(config: Config) -> str:
+    """Return the configured admin token, or a new one for a port on loopback; "" if nobody is to have access."""
+    configured = config.admin_token.get_secret_value()
+    if configured or not config.admin or not is_loopback(address(config.admin)[0]):
+        return configured
+    return token_urlsafe(32)
 
 
 def access_of(config: Config, named: Identification | None = None) -> tuple[Callers, Grants]:

@@ -15,7 +15,7 @@ from proxy.access.response_ids import GivenIds
 from proxy.dialects import table
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
-from proxy.server.admin import healthy
+from proxy.server.admin.probes import healthy
 from proxy.server.config import Config, LimitsConfig, RouteConfig
 from proxy.server.following.control import Control
 from proxy.server.following.follow import Follow
@@ -81,9 +81,9 @@ class RouteTable:
         self._forward_all = Forward(hides_tokens=bool(grants))
         allowed = AllowedPaths(settings.paths) if settings.key.get_secret_value() else None
         self._forward_allowed = Forward(allowed, hides_tokens=bool(grants))
-        self.generations = self._generations(self._open_exchange(), self._forward_allowed)
-        self._follow = Follow(streams, hub, admission, metrics)
-        self._follow_many = FollowMany(streams, hub, admission, self._follow, metrics)
+        self.generations = self._generations(self._upstreams.opener(), self._forward_allowed)
+        self.follow = Follow(streams, hub, admission, metrics)
+        self._follow_many = FollowMany(streams, hub, admission, self.follow, metrics)
         self._control = Control(hub, admission, grants)
         self._event_routes: list[EventRoute] = []
         self._recorded_routes: list[Generations] = []
@@ -103,7 +103,7 @@ class RouteTable:
 
     async def wait_closed(self) -> None:
         """Wait until all WebSockets have closed."""
-        await asyncio.gather(self._follow.wait_closed(), *(sockets.wait_closed() for sockets in self._sockets))
+        await asyncio.gather(self.follow.wait_closed(), *(sockets.wait_closed() for sockets in self._sockets))
 
     def routes(self) -> Routes:
         """Return all routes of the data port. Call it once."""
@@ -120,7 +120,7 @@ class RouteTable:
     def _add_streams(self, served: Routes) -> None:
         """Add the routes of streams, by id and by key."""
         control = self._control
-        by_id, by_key = self._traced(self._follow.by_id, _STREAM), self._traced(self._follow.by_key, _KEY)
+        by_id, by_key = self._traced(self.follow.by_id, _STREAM), self._traced(self.follow.by_key, _KEY)
         for method, path, handler, needs in (
             *self._usage_routes(),
             ("GET", "/v1/streams", control.listed, Needs.IDENTITY),
@@ -156,7 +156,7 @@ class RouteTable:
         generations: Handler = self.generations.generate
         if self._tracing is not None:
             generations = self._tracing.traced(generations)
-        opens = self._open_exchange()
+        opens = self._upstreams.opener()
         passing = PassThrough(
             self._forward_allowed,
             opens,
@@ -165,7 +165,7 @@ class RouteTable:
             lambda: self._config().limits.body_bytes,
             self._admission.account,
         )
-        objects = ObjectRequests(self._hub, self._follow, self._passing(self._open_exchange()), self._given)
+        objects = ObjectRequests(self._hub, self.follow, self._passing(self._upstreams.opener()), self._given)
         for route, paths in table.routes(self._config().upstream.prefixes):
             for path in paths:
                 generate = self._for_pages(functools.partial(generations, route))
@@ -201,7 +201,7 @@ class RouteTable:
         base = self._upstreams.base(own.upstream) if own.upstream else ""
         route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
         upstream = own.upstream or DEFAULT
-        opens = self._open_exchange(upstream)
+        opens = self._upstreams.opener(upstream)
         passing = self._passing(opens)
         handler: Handler | None = None
         if own.share == "url":
@@ -245,10 +245,6 @@ class RouteTable:
         sockets = Sockets(self._config, self._hub, self._admission, self._grants, self._metrics, self._models, opens)
         self._sockets.append(sockets)
         return sockets
-
-    def _open_exchange(self, upstream: str = DEFAULT) -> OpenExchange:
-        """Return the function that sends a request to an upstream or its spares."""
-        return self._metrics.calls(self._upstreams.opener(upstream))
 
     def _traced(self, handler: Handler, path: str) -> Handler:
         """Return the handler of followers at a path, with spans if they are enabled."""

@@ -64,6 +64,7 @@ class Routes:
         self._metrics = metrics
         self._exact: dict[tuple[str, str], Endpoint] = {}
         self._patterns: list[tuple[str, re.Pattern[str], Endpoint]] = []
+        self.paths: list[tuple[str, str]] = []  # all methods and paths, as they were added
         self._nowhere = Endpoint(_unknown, "none", dialect, Needs.NOTHING)
 
     def add(
@@ -73,6 +74,7 @@ class Routes:
         if self._limited is not None:
             handler = self._limited(handler, name, dialect, needs)
         endpoint = Endpoint(handler, name, dialect, needs)
+        self.paths.append((method, path))
         if "{" not in path and not path.endswith("/") and method != ANY:
             self._exact[method, path] = endpoint
             return

@@ -115,6 +115,7 @@ class Upstreams:
             server_name=settings.server_name,
             outbound_proxy=settings.outbound_proxy.get_secret_value() or None,
             are_descriptors_out=lambda: self._descriptors.are_out,
+            on_connected=metrics.connected,
         )
         pool.name = name
         metrics.background_loops.append(pool.background)

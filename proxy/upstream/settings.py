@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from proxy.dialects import presets, table
 from proxy.dialects.allowed_paths import SEGMENT
-from proxy.settings import Count, Seconds, Table
+from proxy.settings import Count, ModelPattern, Seconds, Table
 
 DEFAULT = "default"  # the name of [upstream]
 _PATH = re.compile(f"(?:/{SEGMENT})+/?")
@@ -88,16 +88,9 @@ class UpstreamConfig(Table):
 class ModelConfig(Table):
     """[[models]]: which upstream serves a model, and what the model is called there."""
 
-    name: str
+    name: ModelPattern
     upstream: str = ""
     alias_of: str = ""
-
-    @field_validator("name")
-    @classmethod
-    def _is_name_or_beginning(cls, name: str) -> str:
-        if not name or "*" in name[:-1]:
-            raise ValueError(f"{name!r} is not the name of a model, or its beginning and a * at the end")
-        return name
 
     @field_validator("alias_of")
     @classmethod

@@ -72,6 +72,20 @@ class ExpiredCapability(RequestError):
     code = "capability_expired"
 
 
+class AdminTokenNeeded(RequestError):
+    """The request to the admin port has neither the admin token nor the cookie of a sign-in."""
+
+    status = 401
+    code = "admin_token_needed"
+
+
+class AdminClosed(RequestError):
+    """The admin port can be reached from other machines and has no token, so it serves probes and metrics alone."""
+
+    status = 403
+    code = "admin_token_not_set"
+
+
 class MissingRight(RequestError):
     """The token is valid but does not grant the right that the request needs."""
 

@@ -6,6 +6,8 @@ import pytest
 
 from proxy.wire import errors
 from proxy.wire.errors import (
+    AdminClosed,
+    AdminTokenNeeded,
     BadRequest,
     CallerUnknowable,
     Cancelled,
@@ -65,6 +67,8 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (Unauthorised("m"), 401, RequestError),
     (InvalidCapability("m"), 401, RequestError),
     (ExpiredCapability("m"), 401, RequestError),
+    (AdminTokenNeeded("m"), 401, RequestError),
+    (AdminClosed("m"), 403, RequestError),
     (MissingRight("m"), 403, RequestError),
     (PathNotAllowed("m"), 403, RequestError),
     (FileNotAllowed("m"), 403, RequestError),

@@ -1,6 +1,7 @@
 """Following a stream: by its id or by a key, in any mode and from any cursor, before it begins or after its end."""
 
 import asyncio
+import math
 import time
 from typing import Any
 
@@ -56,6 +57,10 @@ class Follow:
     async def by_id(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
         """GET /v1/streams/{ident}"""
         stream, until = self._admission.find(request, caller, ident, READ)
+        return await self.stream(request, stream, until)
+
+    async def stream(self, request: web.BaseRequest, stream: Stream, until: float = math.inf) -> web.StreamResponse:
+        """Deliver a stream that the client may read, at most until a time in monotonic seconds."""
         follow = read_follow_request(request, self._config)._replace(until=until)
         self._admission.admit_view((stream,), follow.view.mode)
         if follow.cursor.epoch not in (None, stream.epoch):

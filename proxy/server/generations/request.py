@@ -66,6 +66,7 @@ class GenerationRequest:
     method: bytes = b"POST"
     keepalive_s: float = 0  # after so many seconds the response begins, before the upstream's; 0: not before
     recorded: bool = False  # on a recorded route: only the Content-Type of the response tells whether it is a stream
+    upgraded: bool = False  # it asks for a stream, and its client for a document
 
     def info(self, ident: str, max_log_bytes: int, cumulative: bool | None) -> StreamInfo:
         """Return the StreamInfo of the stream for this request; `cumulative` holds unless the request decides it."""
@@ -262,7 +263,7 @@ def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> Ge
             generation = replace(generation, options=generation.options._replace(view=JSON))
             if generations.upgrade == "auto":
                 return replace(generation, streamed=streamed)
-            return replace(generation, headers=streamed[0], body=streamed[1])
+            return replace(generation, headers=streamed[0], body=streamed[1], upgraded=True)
     if generations.include_usage:
         counted = dialect.requests.with_usage(generation.whole_body)
         if counted is not None:
@@ -323,7 +324,9 @@ async def _ask_again(
     if not asks_for_stream(refusal):
         return exchange
     exchange.close()
-    return await _send(open_exchange, replace(generation, headers=streamed[0], body=streamed[1]))
+    generation.headers, generation.body = streamed
+    generation.upgraded = True
+    return await _send(open_exchange, generation)
 
 
 def _meaning(request: web.BaseRequest, generation: GenerationRequest) -> bytes:
