@@ -28,7 +28,7 @@ from proxy.downstream.client_connections import ClientConnections, ClientTimeout
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
-from proxy.downstream.tls import ServerTls, TlsFiles
+from proxy.downstream.tls import ServerTls, TlsFiles, TlsSite
 from proxy.server.admin.paths import AdminPort
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
 
 _TICK_S = 0.25
+_BACKLOG = 4096  # connections that the kernel has accepted and the event loop has yet to
 
 
 class _WithoutMalformed(logging.Filter):
@@ -305,10 +306,15 @@ class Proxy:
         host, port = address(where)
         await runner.setup()
         self._runners.append(runner)
-        context = None if tls is None else tls.context
-        site: web.BaseSite = web.TCPSite(runner, host, port, backlog=4096, ssl_context=context)
-        if listening is not None:
-            site = web.SockSite(runner, listening, backlog=4096, ssl_context=context)
+        site: web.BaseSite
+        if tls is not None:
+            site = TlsSite(
+                runner, listening or (host, port), tls, handshake_s=self.config.clients.head_s, backlog=_BACKLOG
+            )
+        elif listening is not None:
+            site = web.SockSite(runner, listening, backlog=_BACKLOG)
+        else:
+            site = web.TCPSite(runner, host, port, backlog=_BACKLOG)
         await site.start()
         port = runner.addresses[0][1]
         shown = f"[{host}]" if ":" in host else host

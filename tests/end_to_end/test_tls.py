@@ -105,6 +105,18 @@ async def test_client_that_does_not_trust_the_certificate_is_told_by_its_library
             await connect(tee, authority.client())
 
 
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"])
+async def test_handshake_that_does_not_come_is_given_up(stage: Stage, authority: Authority, said: bytes) -> None:
+    """In the time for a head: connections that say nothing don't take descriptors for long."""
+    certificate = authority.sign("localhost")
+    async with teed(stage.url, **tables(certificate), clients={"head_s": 0.1}) as tee:
+        client = await Client.connect("http://" + tee.proxy.url.removeprefix("https://"))
+        tee.clients.append(client)
+        client.transport.write(said)
+        assert await client.wait_gone()
+        assert (await ask(await connect(tee, authority.client()), "GET", "/healthz")).status == 200
+
+
 @pytest.mark.parametrize(("minimum", "speaks"), [("1.2", True), ("1.3", False)])
 async def test_older_versions_are_refused(stage: Stage, authority: Authority, minimum: str, speaks: bool) -> None:
     """Below the configured one no handshake succeeds."""
