@@ -31,7 +31,7 @@ def line(stream: Stream) -> str:
     ttft_s = f"{vitals.first_token_at - vitals.started_at:.3f}" if vitals.first_token_at else "-"
     return (
         f"stream={stream.id} request_id={_spell(stream.upstream_request_id)} trace_id={info.w3c_trace_id or '-'}"
-        f" client={info.client or '-'}{_names(info.route, vitals.model, stream.upstream)}"
+        f" client={info.client or '-'}{_names(info.route, vitals.model and vitals.model[:_LONGEST], stream.upstream)}"
         f" ending={frames.ending.reason} events={frames.end} bytes={frames.end_bytes + len(frames.tail)}"
         f" ttft_s={ttft_s} duration_s={stream.ended_at - vitals.started_at:.3f}"
         f" prompt_tokens={'-' if usage is None else usage.prompt}"
