@@ -23,13 +23,11 @@ from proxy.access.grants import Grants
 from proxy.access.operators import OperatorAccess
 from proxy.access.pages import Hosts, Pages
 from proxy.access.response_ids import GivenIds
-from proxy.access.settings import TlsConfig
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
-from proxy.downstream.site import Site
-from proxy.downstream.tls import ServerTls, TlsFiles
+from proxy.downstream.tls import ServerTls
 from proxy.server.admin.all_streams import AllStreams
 from proxy.server.admin.feed import Feed
 from proxy.server.admin.form_requests import FormRequests
@@ -40,6 +38,7 @@ from proxy.server.cors import Cors
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
 from proxy.server.identification import Identification, identification
+from proxy.server.ports import listen, port_tls
 from proxy.server.route_table import RouteTable
 from proxy.server.routes import Routes
 from proxy.server.upstreams import Upstreams
@@ -155,7 +154,7 @@ class Proxy:
         admin_host = address(config.admin)[0] if config.admin else ""
         self.operators = OperatorAccess.at(admin_host, config.admin_token.get_secret_value())
         self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url, self._name_of)
-        self.tls = [_tls(config.tls), _tls(config.admin_tls)]
+        self.tls = [port_tls(config.tls), port_tls(config.admin_tls)]
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
@@ -312,15 +311,9 @@ class Proxy:
     async def _listen(
         self, runner: web.BaseRunner, where: str, listening: socket.socket | None, tls: ServerTls | None
     ) -> tuple[str, web.BaseSite]:
-        host, port = address(where)
         await runner.setup()
         self._runners.append(runner)
-        place = {"host": host, "port": port} if listening is None else {"sock": listening}
-        site = Site(runner, None if tls is None else tls.context, **place)
-        await site.start()
-        port = runner.addresses[0][1]
-        shown = f"[{host}]" if ":" in host else host
-        return f"{'http' if tls is None else 'https'}://{shown}:{port}", site
+        return await listen(runner, where, listening, tls, self.config.clients.head_s)
 
     def _runner(self, handler: Any, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
         config = self.config
@@ -383,14 +376,6 @@ def access_of(config: Config, named: Identification | None = None) -> tuple[Call
         ttl_max_s=config.capabilities.ttl_max_s,
         trusted_origins=config.cors.origins if config.cors.credentials else (),
     )
-
-
-def _tls(config: TlsConfig) -> ServerTls | None:
-    """Make the TLS of a port, if it is configured. Raises: OSError, ValueError."""
-    if not config.certificate:
-        return None
-    files = TlsFiles(config.certificate, config.key, config.client_ca)
-    return ServerTls(files, minimum=config.minimum, client_required=config.client_required)
 
 
 def _traced(config: Config) -> "Tracing | None":

@@ -1,5 +1,6 @@
 """Who the caller is: by its keys, whatever header shows them."""
 
+import tracemalloc
 from typing import Any
 
 import hypothesis
@@ -8,6 +9,9 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from proxy.access.callers import Callers
+from proxy.access.pages import Hosts
+from proxy.dialects import table
+from proxy.dialects.route import Route
 from proxy.server.app import access_of
 from proxy.server.config import Config
 from proxy.wire.errors import MissingRight, Unauthorised
@@ -173,3 +177,18 @@ def test_capability_is_no_key(name: str) -> None:
             with pytest.raises(MissingRight):
                 one.caller(showing(*headers.items(), (other, OURS))).check_may_send()
     assert callers().caller(bearer(token("st_x"))).may_send
+
+
+def test_what_clients_invent_is_not_remembered_at_length() -> None:
+    """Keys, hosts and targets as long as a header may be, thousands of them, each another: they leave no trace."""
+    one, hosts = callers(), Hosts("127.0.0.1", ())
+    route = Route("chat", "/v1/", "/v1/", table.OWN)
+    tracemalloc.start()
+    for number in range(300):
+        long = f"{number:06}" * 10_000
+        one.caller(CIMultiDict({"Authorization": f"Bearer {long}", "x-api-key": long}))
+        assert hosts.error(long) is None
+        assert route.target(f"/v1/models/{long}").endswith(long.encode())
+    held_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held_bytes < 1_000_000
