@@ -234,7 +234,8 @@ def deltas(dialect: Dialect, body: bytes) -> list[tuple[tuple[Any, ...], str]]:
     """Return the texts of a body in order, each with what it belongs to, by the plain names of fields."""
     found: list[tuple[tuple[Any, ...], str]] = []
     for document in documents(body):
-        kind, delta = str(document.get("type")), document.get("delta")
+        delta: Any = document.get("delta")
+        kind = str(document.get("type"))
         if dialect is RESPONSES and kind.endswith(".delta") and isinstance(delta, str):
             place = document.get("content_index") or document.get("summary_index") or 0
             found.append(((kind, document.get("output_index"), place), delta))
