@@ -96,6 +96,10 @@ class MadeUpReader:
     def lacks_only_end(self, lines: bytes) -> bool:
         return False
 
+    @property
+    def surroundings(self) -> tuple[bytes, bytes] | None:
+        return None
+
     def ordinary(self, frame: bytes) -> bool:
         return False
 
