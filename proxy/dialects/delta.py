@@ -161,7 +161,7 @@ class Delta:
         """Set the text of a channel, and create its field if there is none."""
         name, field = where.name, where.field
         if field.startswith(_LOGPROBS):
-            found = json_text.Fragment(f"[{text[1:]}]") if text else None
+            found = json_text.Written(f"[{text[1:]}]") if text else None
             self.choice["logprobs"] = record(self.choice.get("logprobs")) | {field.removeprefix(_LOGPROBS): found}
         elif name == "tool_calls":
             self._put_call(where, text)

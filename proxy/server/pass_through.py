@@ -137,7 +137,7 @@ class PassThrough:
         return await send_back(request, await self._open_exchange(upstream_request), account)
 
     async def _read_limited(self, route: Route, request: web.BaseRequest, account: Account, alone: str) -> Choice:
-        """Read the body of a caller with limits, check the model that it names, and choose the upstream.
+        """Read the body of a caller with limits, check it and the model that it names, and choose the upstream.
 
         The formats of configured routes are not known, so any model may be named there. Raises: NotAllowedForKey.
         """
@@ -148,19 +148,18 @@ class PassThrough:
 
     def _is_read(self, request: web.BaseRequest) -> bool:
         """Return whether the body has to be read: to be checked, or for the model that it names."""
-        names_model = self._models and request.method == "POST" and request.content_type == "application/json"
-        return bool(names_model) or self._forward.looks_into(request)
+        names_model = bool(self._models) and _is_posted_json(request)
+        return names_model or self._forward.looks_into(request)
 
     async def _read(self, request: web.BaseRequest, alone: str) -> Choice:
         """Read and check a body; return the upstream for it, and the body with its model's name there."""
         return self._chosen(request, await read_body(request, self._body_bytes()), alone)
 
     def _chosen(self, request: web.BaseRequest, body: bytes, alone: str) -> Choice:
-        """Check what a body refers to; return the upstream for it, and the body with its model's name there."""
+        """Check what a body refers to, if necessary, and choose its upstream, unless it is known."""
         if self._forward.looks_into(request):
             self._forward.check_body(request, body)
-        is_json = request.method == "POST" and request.content_type == "application/json"
-        chosen = self._models.choose(body) if self._models and is_json else Choice("", body)
+        chosen = self._models.choose(body) if self._models and _is_posted_json(request) else Choice("", body)
         return chosen._replace(upstream=alone) if alone else chosen
 
     async def _switch(
@@ -231,6 +230,10 @@ def _arrived(request: web.BaseRequest, *, chunked: bool) -> bytes:
     if not chunked:
         return body
     return chunk(body) + LAST_CHUNK if body else LAST_CHUNK
+
+
+def _is_posted_json(request: web.BaseRequest) -> bool:
+    return request.method == "POST" and request.content_type == "application/json"
 
 
 def _pieces(request: web.BaseRequest) -> AsyncIterable[bytes]:

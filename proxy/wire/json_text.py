@@ -14,7 +14,6 @@ from secrets import token_hex
 from typing import Any
 
 import orjson
-from orjson import Fragment as Fragment
 
 from proxy.wire.sse import BOM
 
@@ -46,9 +45,15 @@ class Exactly:
         return hash(self.text)
 
 
+class Written(Exactly):
+    """A JSON text that was written before, to be written again by orjson, so it must have few levels around it."""
+
+    __slots__ = ()
+
+
 def read(data: bytes) -> Any:
     """Return the value of a JSON text; integers beyond 64 bits may have become floats. Raises: ValueError."""
-    if is_deep(data):
+    if data.count(b"]") + data.count(b"}") >= _DOUBTFUL and is_deep(data):  # seldom: saves a call
         return _read_leniently(data)
     try:
         return orjson.loads(data)
@@ -66,23 +71,23 @@ def read_beginning(text: str) -> Any:
 
     Raises: ValueError.
     """
-    closers = ""  # the brackets that would close the arrays and objects which are open at this point
-    whole = (0, "")  # the last point where no member or item is incomplete, and the closers there
+    closers: list[str] = []  # the brackets that would close the arrays and objects which are open, in reverse
+    end = 0  # the last point where no member or item is incomplete
     for token in _TOKEN.finditer(text):
         mark = token[0]
         if mark == ",":
-            whole = token.start(), closers
+            end = token.start()
         elif mark in _CLOSERS:
-            closers = _CLOSERS[mark] + closers
-            whole = token.end(), closers
+            closers.append(_CLOSERS[mark])
+            end = token.end()
         elif mark in "}]":
-            closers = closers[1:]
-            whole = token.end(), closers
+            del closers[-1:]
+            end = token.end()
+    closing = "".join(reversed(closers))
     try:
-        return _read_text(text + closers)
+        return _read_text(text + closing)
     except ValueError:
-        end, closers = whole
-        return _read_text(text[:end] + closers)
+        return _read_text(text[:end] + closing)
 
 
 def _read_text(text: str) -> Any:
@@ -116,7 +121,7 @@ def written(value: Any) -> bytes:
     Raises: ValueError.
     """
     try:
-        text = orjson.dumps(value)
+        text = orjson.dumps(value, default=_fragment)
     except TypeError:  # an Exactly, an unpaired surrogate, or nested too deeply
         text = _write_leniently(value)
     if text.isascii():
@@ -126,6 +131,12 @@ def written(value: Any) -> bytes:
         if raw in text:
             text = text.replace(raw, escaped)
     return text
+
+
+def _fragment(value: Any) -> Any:
+    if isinstance(value, Written):
+        return orjson.Fragment(value.text)
+    raise TypeError
 
 
 def _read_leniently(data: bytes) -> Any:
@@ -188,13 +199,13 @@ def _integer(digits: str) -> Any:
 
 
 def _write_leniently(value: Any) -> bytes:
-    """Write with the standard library. An Exactly is not a Fragment of orjson's: see `is_deep`, it may be anywhere."""
+    """Write with the standard library; an Exactly, which may be anywhere, is no Fragment of orjson's: see `is_deep`."""
     exact: list[str] = []
 
     def stand_in(one: Any) -> str:
-        if not isinstance(one, Exactly | Fragment):
+        if not isinstance(one, Exactly):
             raise TypeError
-        exact.append(str(one.contents if isinstance(one, Fragment) else one.text))
+        exact.append(one.text)
         return _STANDS_IN
 
     try:

@@ -203,6 +203,12 @@ NATIVE = {
         cumulative=False,
     ),
     "finish reason in an object": heard(native({"content": "Hello"}) + native({"content": ""}, {"type": "stop"})),
+    "half a character as a finish reason beside logprobs": heard(
+        native({"content": "Hello"})
+        + result({"choices": [{"message": {}, "finish_reason": "@", "logprobs": {"content": [None]}}]}).replace(
+            b"@", b"\\ud800"
+        )
+    ),
     "finish reason as an empty object": Entry(
         native({"content": "Hello"}) + native({"content": ""}, {}), text="Hello", first=b"Hello", cumulative=False,
         ending="upstream_reset",

@@ -177,7 +177,8 @@ class Follow:
         except (Overloaded, RateLimited) as error:
             return await _end(downstream, stream, follow.view, ending_of(error))
         except BadRequest as error:  # a stream of this API does not have the mode
-            return await _end_without_mode(downstream, stream, follow.view, REFUSED.saying(error.message))
+            view = View("events", websocket=follow.view.websocket)
+            return await _end(downstream, stream, view, REFUSED.saying(error.message))
         if stream.kept_head is not None:
             return await _end(downstream, stream, follow.view, refusal(stream.kept_head))
         return await self._deliver(downstream, stream, follow, 0, 0)
@@ -217,16 +218,6 @@ async def _end(downstream: Downstream | WebSocket, stream: Stream, view: View, e
     last, properly = stream.projection(view).ending(ending, 0)
     (downstream.close if properly else downstream.abort)(last)
     await downstream.finished()
-    return downstream.response
-
-
-async def _end_without_mode(
-    downstream: Downstream | WebSocket, stream: Stream, view: View, ending: Ending
-) -> web.StreamResponse:
-    """Do the same in a mode that the stream does not have: as in mode events, or by breaking off the response."""
-    if view.websocket or MODES[view.mode].content_type == EVENT_STREAM:
-        return await _end(downstream, stream, View("events", websocket=view.websocket), ending)
-    downstream.abort(b"")
     return downstream.response
 
 
