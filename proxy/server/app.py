@@ -71,7 +71,7 @@ class Proxy:
         pacer = Pacer(loop.call_later, time.monotonic)
         self.config = config
         self.metrics = Metrics(limits.model_labels)
-        descriptors = Descriptors.of_process()
+        self.descriptors = descriptors = Descriptors.of_process()
         self.upstreams = Upstreams(config, self.metrics, descriptors)
         self.feed = LiveFeed()
         self.calls = Calls()
@@ -162,6 +162,7 @@ class Proxy:
         except OSError:
             await self.stop()
             raise
+        self.descriptors.recount()
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
 
     async def drain(self) -> None:
