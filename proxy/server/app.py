@@ -89,7 +89,7 @@ class Proxy:
         self.metrics = Metrics(limits.model_labels)
         if config.prices.models:
             self.metrics.prices = Prices(config.prices)
-        descriptors = Descriptors.of_process()
+        self.descriptors = descriptors = Descriptors.of_process()
         self.upstreams = Upstreams(config, self.metrics, descriptors)
         self.feed = LiveFeed()
         self.calls = Calls()
@@ -227,6 +227,7 @@ class Proxy:
         except OSError:
             await self.stop()
             raise
+        self.descriptors.recount()
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
         if self.identification is not None:
             self._background.append(asyncio.create_task(self.identification.watch()))

@@ -30,7 +30,7 @@ class Upstreams:
         """Call within a running loop."""
         self._config = config
         self._descriptors = descriptors
-        descriptors.counted.append(lambda: sum(self.connections().values()))
+        descriptors.counted.append(lambda: sum(one.pool.descriptors for one in self.by_name.values()))
         self._settings: Mapping[str, UpstreamConfig] = {DEFAULT: config.upstream, **config.upstreams}
         self._grouped = {name for first, one in self._settings.items() if one.spares for name in (first, *one.spares)}
         self._retried: Counter[str] = Counter()
