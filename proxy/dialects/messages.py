@@ -204,11 +204,12 @@ def _limit_headers(requests: Allowance | None, tokens: Allowance | None, unix_s:
     headers: Headers = []
     for what, one in ((b"requests", requests), (b"tokens", tokens)):
         if one is not None:
-            ends_at = datetime.fromtimestamp(int(unix_s) + one.ends_in_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            ends_at = datetime.fromtimestamp(int(unix_s) + one.ends_in_s, UTC).isoformat().replace("+00:00", "Z")
+            prefix = b"anthropic-ratelimit-" + what
             headers += [
-                (b"anthropic-ratelimit-%b-limit" % what, b"%d" % one.limit),
-                (b"anthropic-ratelimit-%b-remaining" % what, b"%d" % one.left),
-                (b"anthropic-ratelimit-%b-reset" % what, ends_at.encode()),
+                (prefix + b"-limit", b"%d" % one.limit),
+                (prefix + b"-remaining", b"%d" % one.left),
+                (prefix + b"-reset", ends_at.encode()),
             ]
     return headers
 

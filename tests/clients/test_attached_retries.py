@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 
 from proxy.tools.fake.qwen import FakeQwen
+from tests.clients.anthropic_client import hear
+from tests.clients.codex_cli import Run
 from tests.clients.node import KEY, Node, Script, in_one_node
-from tests.clients.test_anthropic_python import hear
-from tests.clients.test_codex import Run, codex, toolless
 from tests.event_loops import GUARD_S
 from tests.proxy_under_test import Tee, teed
 from tests.relay import relayed
 
-__all__ = ["codex", "toolless"]  # fixtures
 FOR_EVER = 1 << 40
 SLOW = "stall; after=6; seconds=2"  # while it lasts, the client is killed, and asks again
 PROGRAM = """
