@@ -164,6 +164,9 @@ class Proxy:
         if self.admission.accounts is not None:
             self.admission.accounts.left(subscription)
 
+    async def _overview_text(self) -> str:
+        return self.overview.text(time.monotonic())
+
     def _name_of(self, caller: bytes) -> str | None:
         """Return the name of the caller with this digest; None if it has none."""
         account = None if self.admission.accounts is None else self.admission.accounts.of(caller)
@@ -280,7 +283,7 @@ class Proxy:
     def _admin_routes(self, data: Routes) -> AdminRoutes:
         """Return the routes of the admin port; `data`: those of the data port."""
         serve: Serve = data if self.identification is None else self.identification.asking(data)
-        probes = Probes(self.hub, self.page)
+        probes, feed = Probes(self.hub, self.page), Feed(self.feed, self._overview_text)
         streams = AllStreams(self.hub, self.route_table.follow, self.grants, self.overview)
         handlers = Handlers(
             metrics=probes.metrics,
@@ -291,7 +294,8 @@ class Proxy:
             info=streams.info,
             cancel=streams.cancel,
             share=streams.share,
-            events=Feed(self.feed, lambda: self.overview.text(time.monotonic())).events,
+            events=feed.events,
+            overview=feed.overview,
             form=FormRequests(serve, self.operators).send,
         )
         return AdminRoutes(self.operators, self.metrics, handlers)

@@ -36,6 +36,7 @@ class Handlers(NamedTuple):
     cancel: Handler
     share: Handler
     events: Handler
+    overview: Handler
     form: Handler  # the requests of the console's form
 
 
@@ -75,6 +76,7 @@ class AdminRoutes:
             ("POST", f"{_STREAM}/cancel", handlers.cancel, _TOKEN),
             ("POST", f"{_STREAM}/share", handlers.share, _TOKEN),
             ("GET", "/admin/events", handlers.events, _TOKEN),
+            ("GET", "/admin/overview", handlers.overview, _TOKEN),
             ("POST", f"{PREFIX}/", handlers.form, _TOKEN),
         ):
             self._add(method, path, handler, needs)

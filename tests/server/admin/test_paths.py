@@ -15,6 +15,7 @@ GUARDED = [
     ("GET", "/admin/streams/{ident}"),
     ("GET", "/admin/streams/{ident}/info"),
     ("GET", "/admin/events"),
+    ("GET", "/admin/overview"),
     ("POST", "/admin/streams/{ident}/cancel"),
     ("POST", "/admin/streams/{ident}/share"),
     ("POST", "/admin/try/v1/chat/completions"),
