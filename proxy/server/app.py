@@ -6,7 +6,9 @@ metrics, readiness and a live feed.
 
 import asyncio
 import logging
+import socket
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -20,16 +22,19 @@ from proxy.access.pages import Hosts, Pages
 from proxy.access.response_ids import GivenIds
 from proxy.dialects import table
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.connection import Connection
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
+from proxy.downstream.movable import MovableConnection
 from proxy.server.admin import Admin
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
+from proxy.server.placement import Member
 from proxy.server.route_table import RouteTable
-from proxy.server.routes import Routes
+from proxy.server.routes import Handler, Routes
 from proxy.server.upstreams import Upstreams
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import DRAINED
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
 
 _TICK_S = 0.25
+_INNER = "localhost:0"  # the address of a Unix socket, as far as its requests' Host is checked
 
 
 class _WithoutMalformed(logging.Filter):
@@ -63,8 +69,11 @@ http_log.addFilter(_WithoutMalformed())
 class Proxy:
     """The running proxy: call `start`, then `drain` or `stop`. Port 0 takes a free port; `url` has its number."""
 
-    def __init__(self, config: Config, tracing: "Tracing | None" = None) -> None:
-        """Call within a running loop. `tracing` is used instead of the configured one."""
+    def __init__(self, config: Config, tracing: "Tracing | None" = None, member: Member | None = None) -> None:
+        """Call within a running loop. `tracing` is used instead of the configured one.
+
+        `member`: what makes it one of several workers; None: it is the only process.
+        """
         loop = asyncio.get_running_loop()
         limits = config.limits
         pacer = Pacer(loop.call_later, time.monotonic)
@@ -89,6 +98,7 @@ class Proxy:
             observers=self._observers(),
             on_forgotten=self._forget,
             on_subscription_ended=self.metrics.subscription_ended,
+            id_ending="" if member is None else member.id_ending,
         )
         self.clients = ClientConnections(
             ClientTimeouts(**config.clients.model_dump()),
@@ -100,7 +110,7 @@ class Proxy:
         loop_name = type(loop).__module__.partition(".")[0]
         self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name)
         self.metrics.background_loops += [self.hub.background, pacer.background, self.clients.background]
-        self.callers, self.grants = access_of(config)
+        self.callers, self.grants = access_of(config, b"" if member is None else member.secret)
         self.pages = Pages(config.cors.origins)
         self.admission = Admission(
             self.callers, self.grants, self.hub, shares_bodies=config.generations.share == "body"
@@ -117,10 +127,13 @@ class Proxy:
             self.lost_calls,
             self.given,
             self.tracing,
+            None if member is None else member.placement,
         )
+        self._connection_class = Connection if member is None else MovableConnection
         self.admin = Admin(self.hub, self.page, self.feed)
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
+        self._data_runner: web.BaseRunner | None = None  # of one of several workers
         self._data_site: web.BaseSite | None = None
         self._background: list[asyncio.Task[None]] = []
         self._hurried = False
@@ -161,7 +174,51 @@ class Proxy:
         except OSError:
             await self.stop()
             raise
+        self._begin_background()
+
+    def _begin_background(self) -> None:
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
+
+    async def open_as_worker(self, inner: Sequence[tuple[str, Handler]], inner_path: str) -> Listener:
+        """Become ready as one of several workers; return the server of clients' connections, for those handed over.
+
+        At a Unix socket, `inner_path`, are served for the other workers and the supervisor: what the admin port has,
+        `inner`, and the streams of this worker that one of several others delivers.
+        """
+        self._data_runner = self._runner(self.route_table.routes(), self.config.listen, is_admin=False)
+        await self._set_up(self._data_runner)
+        served = self._admin_routes()
+        for path, handler in inner:
+            served.add("GET", path, handler, "inner", table.OWN, Needs.NOTHING)
+        served.add("GET", "/v1/follow", self.route_table.follow_many, "streams", table.OWN, Needs.CAPABILITY)
+        asked = self._runner(served, _INNER, is_admin=True)
+        await self._set_up(asked)
+        await web.UnixSite(asked, inner_path, backlog=4096).start()
+        self._begin_background()
+        return self.listeners[0]
+
+    async def _set_up(self, runner: web.BaseRunner) -> None:
+        await runner.setup()
+        self._runners.append(runner)
+
+    async def accept(self, listening: socket.socket) -> None:
+        """Accept connections at a listening socket from now on; after `open_as_worker`."""
+        assert self._data_runner is not None
+        self._data_site = web.SockSite(self._data_runner, listening, backlog=4096)
+        await self._data_site.start()
+
+    async def retire(self) -> None:
+        """Accept no more, and end what has no end of its own; all else goes on until `drain`, or until it ends."""
+        if self._data_site is not None:
+            await self._data_site.stop()
+            self._data_site = None
+        self.hub.dismiss_waiters()
+        self.route_table.drain()
+
+    @property
+    def is_needed(self) -> bool:
+        """Return whether anything runs, is kept, or waits for a response."""
+        return self.clients.busy or any(True for _ in self.hub)
 
     async def drain(self) -> None:
         """Stop accepting, let everything that was asked for finish for at most `drain_s`, end the rest, and stop.
@@ -179,6 +236,11 @@ class Proxy:
     def _refuse_new(self) -> None:
         self.hub.drain()
         self.route_table.drain()
+
+    @property
+    def is_hurried(self) -> bool:
+        """Return whether it is to end at once."""
+        return self._hurried
 
     def hurry(self) -> None:
         """Have `drain` wait no longer."""
@@ -213,8 +275,7 @@ class Proxy:
 
     async def _listen(self, runner: web.BaseRunner, where: str) -> tuple[str, web.BaseSite]:
         host, port = address(where)
-        await runner.setup()
-        self._runners.append(runner)
+        await self._set_up(runner)
         site = web.TCPSite(runner, host, port, backlog=4096)
         await site.start()
         port = runner.addresses[0][1]
@@ -233,6 +294,7 @@ class Proxy:
             turns=self.hub.turns,
             urgent=b"GET /healthz",  # it tells of the process, not of those who wait
             is_admin=is_admin,
+            connection_class=Connection if is_admin else self._connection_class,
             access_log=None,
             handler_cancellation=True,  # a handler is cancelled as soon as its client disconnects
             auto_decompress=False,  # a compressed request is passed on as it is
@@ -250,14 +312,15 @@ class Proxy:
                 self.trim.tick(time.monotonic())
 
 
-def access_of(config: Config) -> tuple[Callers, Grants]:
-    """Make the configured Callers and Grants."""
+def access_of(config: Config, secret: bytes = b"") -> tuple[Callers, Grants]:
+    """Make the configured Callers and Grants. `secret`: of the callers' digests; b"": one of its own."""
     capabilities = Capabilities([secret.get_secret_value() for secret in config.capabilities.secrets])
     callers = Callers(
         capabilities,
         digests=config.auth.accepted,
         shares_anonymous=config.shares_anonymous,
         key_headers=config.key_headers,
+        secret=secret,
     )
     return callers, Grants(
         capabilities,

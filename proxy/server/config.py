@@ -7,16 +7,16 @@ Nested keys are joined by two underscores: STREAMTEE_UPSTREAM__URL.
 import importlib.util
 import os
 import re
+import tomllib
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from proxy.access.pages import is_loopback
@@ -164,6 +164,7 @@ class Config(BaseSettings):
 
     listen: str = "127.0.0.1:8080"
     admin: str = "127.0.0.1:9090"
+    workers: Annotated[int, Field(ge=0, le=256)] = 1
     hosts: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     drain_s: Seconds = 30
@@ -301,12 +302,13 @@ def load(path: Path | None) -> Config:
 
     Raises: pydantic.ValidationError, tomllib.TOMLDecodeError, OSError.
     """
+    return loads("" if path is None else path.read_text(encoding="utf-8"))
+
+
+def loads(text: str) -> Config:
+    """Read the text of a file, and the environment, which overrides it. Raises: as `load`, but for OSError."""
     _check_environment()
-    given: dict[str, Any] = {}
-    if path is not None:
-        path.stat()  # raises if there is no such file; pydantic's source would silently ignore that
-        given = TomlConfigSettingsSource(Config, path)()
-    return Config(**given)
+    return Config(**tomllib.loads(text))
 
 
 def explained(error: OSError | ValueError) -> str:

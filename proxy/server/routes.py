@@ -126,7 +126,8 @@ class Routes:
             response = self._ended(request, dialect)
             status = response.status
         finally:
-            self._metrics.requests[name, method, status] += 1
+            if status:  # not handed over to another process, which counts it
+                self._metrics.requests[name, method, status] += 1
         if not request.content.is_eof():  # aiohttp reads the rest; the task that sent it upstream ends in another turn
             await asyncio.sleep(0)
         return response

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,12 @@ from proxy.server.config import Config, address, explained, load
 from proxy.tools.log_lines import LogLines
 from proxy.tools.record import record
 from proxy.tools.selfcheck import SelfCheckError, check_installation
-from proxy.tools.signals import end_signal, heed_signals
+from proxy.tools.signals import end_signal, heed_signals, heed_signals_for_all
 from proxy.tools.tail import tail
+from proxy.workers.admin_port import AdminPort
+from proxy.workers.process import WorkerFailed
+from proxy.workers.supervisor import MOST_WORKERS, Supervisor
+from proxy.workers.worker import work
 
 if TYPE_CHECKING:
     from proxy.tools.fake.qwen import FakeQwen
@@ -46,17 +51,42 @@ def main() -> None:
 @click.option(
     "--loop", type=click.Choice(["uvloop", "asyncio"]), default="uvloop", show_default=True, help="Event loop."
 )
-def serve(config_file: Path | None, loop: str) -> None:
+@click.option("--workers", type=click.IntRange(0, MOST_WORKERS), help="Processes; 0: one for each core.")
+def serve(config_file: Path | None, loop: str, workers: int | None) -> None:
     """Run the proxy until SIGTERM or SIGINT. It then drains before it stops; a second signal stops it at once.
 
-    SIGHUP has it read its configuration again: keys, limits, time-outs and the log level change in place.
+    SIGHUP has it read its configuration again: keys, limits, time-outs and the log level change in place. Several
+    workers are replaced by new ones with the new configuration, and finish what they have.
     """
     try:
         check_installation()
     except SelfCheckError as error:
         _fail(str(error))
     config = _load(config_file)
+    count = (config.workers if workers is None else workers) or len(os.sched_getaffinity(0))
+    if count == 1:
+        _prepare(config)
+        _run(_serve(config, config_file), loop)
+    else:
+        _log_lines(config)
+        _run(_supervise(config, config_file, count, loop), loop)
+
+
+@main.command(hidden=True)
+@click.option("--loop", type=click.Choice(["uvloop", "asyncio"]), default="uvloop")
+@click.argument("channel", type=int)
+def worker(loop: str, channel: int) -> None:
+    """Run as one of several workers, as the supervisor says over the socket of this descriptor."""
+    _run(work(channel, _prepare), loop)
+
+
+def _log_lines(config: Config) -> None:
     logging.basicConfig(level=config.log_level.upper(), handlers=[LogLines()])
+
+
+def _prepare(config: Config) -> None:
+    """Set up this process to serve clients."""
+    _log_lines(config)
     before, limit = raise_limit()
     if limit != before:
         _log.info("the limit of file descriptors was raised from %d to %d", before, limit)
@@ -64,7 +94,6 @@ def serve(config_file: Path | None, loop: str) -> None:
     # process for 100 ms and more (D of the load harness), and found nothing.
     gc.freeze()
     gc.set_threshold(20_000, 20, 200)
-    _run(_serve(config, config_file), loop)
 
 
 main.add_command(tail)
@@ -113,6 +142,32 @@ async def _serve(config: Config, file: Path | None) -> None:
     await told_to_end.wait()
     click.echo(f"draining, for at most {proxy.config.drain_s:g} s")
     await proxy.drain()
+
+
+async def _supervise(config: Config, file: Path | None, count: int, loop: str) -> None:
+    # As this process was started, wherever that was: so that a worker imports the same package.
+    code = f"import sys; sys.path[:] = {sys.path!r}; from proxy.tools.cli import main; main()"
+    command = [sys.executable, "-c", code, "worker", "--loop", loop]
+    supervisor = Supervisor(config, lambda: file.read_text(encoding="utf-8") if file else "", count, command)
+    admin = AdminPort(supervisor) if config.admin else None
+    told_to_end = heed_signals_for_all(supervisor)
+    try:
+        await supervisor.start()
+        if admin is not None:
+            await admin.start()
+    except OSError as error:
+        await supervisor.close()
+        _fail(f"can't listen: {error}")
+    except WorkerFailed as error:
+        _fail(str(error))
+    click.echo(f"streamtee {__version__} on {supervisor.url}, upstream {config.upstream.url}, {count} workers")
+    if admin is not None:
+        click.echo(f"metrics on {admin.url}/metrics")
+    await told_to_end.wait()
+    click.echo(f"draining, for at most {config.drain_s:g} s")
+    await supervisor.drain()
+    if admin is not None:
+        await admin.stop()
 
 
 async def _fake(qwen: "FakeQwen", listen: str) -> None:

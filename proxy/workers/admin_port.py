@@ -1,0 +1,201 @@
+"""The one admin port of several workers, in their supervisor: what each worker tells, put together.
+
+No worker holds it up: one that does not answer in time is left out, and `streamtee_worker_up` is 0 for it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.aiohttp import make_aiohttp_handler
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from proxy.access.admission import Needs
+from proxy.access.callers import Caller
+from proxy.access.pages import Hosts, Pages
+from proxy.dialects import table
+from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.descriptors import Descriptors
+from proxy.downstream.inline import server_loop
+from proxy.downstream.listener import Listener
+from proxy.downstream.response import Downstream
+from proxy.server.admin import healthy
+from proxy.server.app import access_of, http_log
+from proxy.server.config import address
+from proxy.server.delivery import CACHING
+from proxy.server.json_responses import answer
+from proxy.server.routes import Handler, Routes
+from proxy.stream.projections import EVENT_STREAM
+from proxy.stream.turns import Turns
+from proxy.telemetry.metrics import Metrics
+from proxy.workers.supervisor import Supervisor
+
+_LOOKED_S = 0.2  # for new workers, whose events a live feed is to have, too
+
+
+class _Collected(Collector):
+    """Metrics that have been collected already."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
+
+class AdminPort:
+    """The admin port of several workers."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        """Call within a running loop."""
+        config = supervisor.config
+        loop = asyncio.get_running_loop()
+        self._supervisor = supervisor
+        self._config = config
+        self._callers = access_of(config)[0]
+        self._clients = ClientConnections(
+            ClientTimeouts(**config.clients.model_dump()),
+            Descriptors.of_process(),
+            max_body_bytes=config.limits.total_body_bytes,
+            max_pending_bytes=config.limits.total_pending_bytes,
+        )
+        self._turns = Turns(loop.call_soon, time.monotonic)
+        self._runner: web.ServerRunner | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._feeds: set[asyncio.Task[Any]] = set()
+        self.url = ""
+
+    def endpoints(self) -> Sequence[tuple[str, Handler]]:
+        """Return the paths of the admin port, and what answers GET and HEAD there."""
+        return (
+            ("/metrics", self._metrics),
+            ("/readyz", self._ready),
+            ("/admin/streams", self._streams),
+            ("/admin/events", self._events),
+            ("/healthz", healthy),
+        )
+
+    async def start(self) -> None:
+        """Listen. Raises: OSError, when the address is taken."""
+        host, port = address(self._config.admin)
+        self._runner = web.ServerRunner(self._listener(host), shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._runner.addresses[0][1]}"
+        self._watching = asyncio.create_task(self._clients.watch())
+
+    async def stop(self) -> None:
+        """End all responses, and listen no more."""
+        for task in self._feeds:
+            task.cancel()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
+
+    def _listener(self, host: str) -> Listener:
+        pages, limits = Pages(self._config.cors.origins), self._config.limits
+        routes = Routes(self._admit, Metrics(limits.model_labels), table.OWN)
+        for path, handler in self.endpoints():
+            for method in ("GET", "HEAD"):
+                routes.add(method, path, pages.only(handler), "admin", table.OWN, Needs.NOTHING)
+        return Listener(
+            routes,
+            routes.refuse_unparsed,
+            header_bytes=limits.header_bytes,
+            max_headers=limits.headers,
+            clients=self._clients,
+            host_error=Hosts(host, self._config.hosts).error,
+            turns=self._turns,
+            urgent=b"GET /",
+            is_admin=True,
+            access_log=None,
+            handler_cancellation=True,
+            logger=http_log,
+            loop=server_loop(),
+        )
+
+    def _admit(self, request: web.BaseRequest, needs: Needs) -> Caller:
+        return self._callers.caller(request.headers)
+
+    async def _ask_all(self, target: str) -> dict[int, Any]:
+        return await self._supervisor.peers.ask_all(self._supervisor.numbers, target)
+
+    async def _metrics(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """GET /metrics: the sums of all workers."""
+        registry = CollectorRegistry()
+        registry.register(_Collected(self._supervisor.page.merged(await self._ask_all("/inner/metrics"))))
+        exposition: Any = make_aiohttp_handler(registry)
+        response: web.StreamResponse = await exposition(request)
+        return response
+
+    async def _ready(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """GET /readyz: whether any worker takes what is new, and which."""
+        answers = await self._ask_all("/readyz")
+        current = self._supervisor.numbers
+        workers = {
+            str(number): current.get(number, False) and told is not None and told["ready"]
+            for number, told in answers.items()
+        }
+        ready = not self._supervisor.is_draining and any(workers.values())
+        return answer({"ready": ready, "workers": workers}, 200 if ready else 503)
+
+    async def _streams(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """GET /admin/streams: those of all workers; `has_more`, if one of them does not answer."""
+        answers = await self._ask_all("/admin/streams")
+        told = [one["data"] for one in answers.values() if one is not None]
+        streams = [stream for data in told for stream in data]
+        return answer({"object": "list", "data": streams, "has_more": len(told) < len(answers)})
+
+    async def _events(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """GET /admin/events: those of all workers, also of such that begin later."""
+        downstream = Downstream(request)
+        downstream.start(b"OK", [(b"Content-Type", EVENT_STREAM), *CACHING])
+        feeding = asyncio.create_task(self._feed(downstream))
+        self._feeds.add(feeding)
+        try:
+            await downstream.finished()
+        finally:
+            feeding.cancel()
+            self._feeds.discard(feeding)
+        return downstream.response
+
+    async def _feed(self, downstream: Downstream) -> None:
+        listening: dict[int, asyncio.Task[None]] = {}
+        try:
+            while True:
+                for number in self._supervisor.numbers:
+                    if number not in listening or listening[number].done():
+                        listening[number] = asyncio.create_task(self._forward(number, downstream))
+                await asyncio.sleep(_LOOKED_S)
+        finally:
+            for task in listening.values():
+                task.cancel()
+            downstream.close(b"")
+
+    async def _forward(self, number: int, downstream: Downstream) -> None:
+        """Send the events of one worker, until it ends or the client does not keep up."""
+        try:
+            async with self._supervisor.peers.session(number).get("http://localhost/admin/events") as events:
+                async for block in _blocks(events):
+                    if not downstream.writable:
+                        downstream.abort(b"")
+                        return
+                    downstream.write_data(block)
+        except (aiohttp.ClientError, OSError):
+            return
+
+
+async def _blocks(events: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    held = b""
+    async for piece in events.content.iter_any():
+        held += piece.replace(b"\r\n", b"\n")
+        *blocks, held = held.split(b"\n\n")
+        for block in blocks:
+            yield block + b"\n\n"

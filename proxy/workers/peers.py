@@ -1,0 +1,65 @@
+"""Requests to other workers of this machine, over their Unix sockets: what a worker, or the supervisor, asks of all.
+
+A worker that hangs or has died is no worse than one that says nothing: whoever asks decides what that means.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+ANSWERED_S = 1.0  # a worker that answers later than this hangs
+
+
+def socket_paths(directory: Path, number: int) -> tuple[str, str]:
+    """Return where a worker is handed connections, and where it serves requests of the others."""
+    return str(directory / f"{number}.handover"), str(directory / f"{number}.http")
+
+
+class Peers:
+    """The other workers, as those that answer requests."""
+
+    def __init__(self, directory: Path) -> None:
+        """`directory` has the sockets of all."""
+        self._directory = directory
+        self._sessions: dict[int, aiohttp.ClientSession] = {}
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for session in self._sessions.values():
+            await session.close()
+
+    async def ask(self, number: int, target: str, answered_s: float = ANSWERED_S) -> Any:
+        """Return the JSON that a worker answers a GET with; None if it does not answer in time."""
+        try:
+            async with asyncio.timeout(answered_s), self.session(number).get(f"http://localhost{target}") as response:
+                return orjson.loads(await response.read())
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            return None
+
+    async def ask_all(self, numbers: Iterable[int], target: str) -> dict[int, Any]:
+        """Return what workers answer, at once, by their numbers; None for those that don't."""
+        asked = list(numbers)
+        answers = await asyncio.gather(*(self.ask(number, target) for number in asked))
+        return dict(zip(asked, answers, strict=True))
+
+    def session(self, number: int) -> aiohttp.ClientSession:
+        """Return the client of one worker."""
+        session = self._sessions.get(number)
+        if session is None:
+            connector = aiohttp.UnixConnector(socket_paths(self._directory, number)[1], limit=0)
+            # Without a time-out of its own: live feeds and streams have no end.
+            session = aiohttp.ClientSession(
+                connector=connector, timeout=aiohttp.ClientTimeout(), auto_decompress=False, trust_env=False
+            )
+            self._sessions[number] = session
+        return session
+
+    async def forget(self, number: int) -> None:
+        """Close the connections to a worker that is no more."""
+        session = self._sessions.pop(number, None)
+        if session is not None:
+            await session.close()

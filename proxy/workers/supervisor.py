@@ -1,0 +1,225 @@
+"""Starts the workers of one address, replaces those that die, and has them reload and end. It serves no client itself.
+
+    begin     all workers are started, then accept; any that fails ends the others
+    die       the worker's streams are gone; another is started under its number, later and later if it keeps dying
+    reload    as many new workers are started, under other numbers, with the configuration as it is now; when all are
+              ready, the old ones say which names they hold and begin nothing any more, and then the new ones accept. An
+              old one ends when nothing runs or is kept there, at the latest after its `drain_s`
+    drain     all end as one process does on SIGTERM
+
+Every worker knows all others by `Membership`, which is sent to all whenever it changes.
+"""
+
+import asyncio
+import logging
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from secrets import token_bytes
+from time import monotonic
+from typing import Any
+
+from proxy.server.config import Config, address
+from proxy.workers.ids import free_numbers
+from proxy.workers.listening import listen
+from proxy.workers.merged_page import MergedPage
+from proxy.workers.peers import Peers
+from proxy.workers.process import Start, WorkerFailed, WorkerProcess
+
+MOST_WORKERS = 256  # each has a number, and so have those of the reload before, in two characters of a stream's id
+_RETIRED_S = 2.0  # for the old workers to say what they hold; one that hangs holds nothing that could be found
+_GRACE_S = 5.0  # beyond `drain_s`, for workers to end
+_HURRIED_S = 5.0
+_STEADY_S = 10.0  # a worker that lived so long is replaced at once
+_LONGEST_WAIT_S = 30.0
+
+_log = logging.getLogger("streamtee.workers")
+
+
+class Supervisor:
+    """The parent of all workers of one address."""
+
+    def __init__(self, config: Config, read: Callable[[], str], workers: int, command: Sequence[str]) -> None:
+        """`read` returns the text of the configuration file as it is now; `command` starts a worker.
+
+        The last argument of the command will be the descriptor of its channel.
+        """
+        self.config = config
+        self.page = MergedPage()
+        self.is_draining = False
+        self._read = read
+        self._count = workers
+        self._command = command
+        self._text = ""
+        self._drain_s = config.drain_s
+        self._secret = token_bytes(16).hex()
+        self._sockets: list[socket.socket] = []
+        self._current: list[int] = []
+        self._older: dict[bytes, int] = {}
+        self._workers: dict[int, WorkerProcess] = {}  # those that run
+        self._watching: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
+        self._deaths = 0  # in a row, of workers that did not live long
+        self._directory = tempfile.mkdtemp(prefix="streamtee-")  # nobody else may enter it
+        self.peers = Peers(Path(self._directory))
+        self.url = ""
+
+    @property
+    def numbers(self) -> dict[int, bool]:
+        """Return the numbers of all workers there should be, and whether each begins what is new."""
+        return {number: number in self._current for number in sorted({*self._current, *self._workers})}
+
+    async def start(self) -> None:
+        """Listen, and start the workers. Raises: OSError, if the address is taken; WorkerFailed."""
+        host, port = address(self.config.listen)
+        self._sockets = listen(host, port, self._count)
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._sockets[0].getsockname()[1]}"
+        self._text = self._read()
+        self._current = free_numbers(self._count, ())
+        try:
+            for worker in await self._spawn_all(self._current, self._text):
+                self._add(worker)
+        except WorkerFailed:
+            await self.close()
+            raise
+        self._tell(self._current, "serve")
+
+    async def reload(self) -> None:
+        """Replace all workers by new ones with the configuration as it is now; if that fails, nothing is changed."""
+        if self.is_draining or self._reloading.locked():
+            _log.error(
+                "SIGHUP: nothing was changed: %s", "it is ending" if self.is_draining else "a reload is under way"
+            )
+            return
+        async with self._reloading:
+            try:
+                text = self._read()
+                numbers = free_numbers(self._count, self.numbers)
+                workers = await self._spawn_all(numbers, text)
+            except (OSError, ValueError, WorkerFailed) as error:
+                _log.error("SIGHUP: nothing was changed: %s", error)
+                return
+            await self._take_over(workers, text)
+
+    async def drain(self) -> None:
+        """Have all workers end as on SIGTERM; return when they have."""
+        self.is_draining = True
+        for worker in self._workers.values():
+            worker.send("drain")
+        until = monotonic() + self._drain_s + _GRACE_S
+        while self._workers and monotonic() < until:
+            await asyncio.wait(list(self._watching), timeout=until - monotonic())
+        await self.close()
+
+    def hurry(self) -> None:
+        """Have `drain` wait no longer."""
+        for worker in self._workers.values():
+            worker.send("hurry")
+            asyncio.get_running_loop().call_later(_HURRIED_S, worker.kill_soon)
+
+    async def close(self) -> None:
+        """End what is left."""
+        self.is_draining = True
+        for worker in self._workers.values():
+            worker.kill_soon()
+        for task in list(self._watching):
+            if not self._workers:
+                task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        await self.peers.close()
+        for sock in self._sockets:
+            sock.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def _take_over(self, workers: list[WorkerProcess], text: str) -> None:
+        """Have new workers begin what is new from now on, and the old ones end."""
+        old, self._current = list(self._workers.values()), [worker.number for worker in workers]
+        for worker in workers:
+            self._add(worker)
+        retiring = [worker for worker in old if not worker.is_asked_to_end]
+        for worker in retiring:
+            worker.send("retire", **self._membership())
+        waited = [worker.retired for worker in retiring]
+        if waited:
+            await asyncio.wait(waited, timeout=_RETIRED_S)
+        for worker in retiring:
+            held = worker.retired.result() if worker.retired.done() else []
+            self._older |= dict.fromkeys(held, worker.number)
+        self._text, self._deaths = text, 0
+        self._tell(self._current, "serve")
+        self._tell(sorted(set(self._workers) - set(self._current)), "members")
+        _log.warning("SIGHUP: %d new workers have begun with the configuration as it is now", len(workers))
+
+    async def _spawn_all(self, numbers: Sequence[int], text: str) -> list[WorkerProcess]:
+        """Start workers and return them when all are ready. Raises: WorkerFailed, when none of them runs any more."""
+        starting = [self._spawn(number, seat, text) for seat, number in enumerate(numbers)]
+        started = await asyncio.gather(*starting, return_exceptions=True)
+        errors = [one for one in started if isinstance(one, BaseException)]
+        workers = [one for one in started if isinstance(one, WorkerProcess)]
+        if errors:
+            await asyncio.gather(*(worker.kill() for worker in workers))
+            raise errors[0]
+        return workers
+
+    async def _spawn(self, number: int, seat: int, text: str) -> WorkerProcess:
+        listening = self._sockets[seat].fileno()
+        worker = WorkerProcess(number, Start(self._count, seat, text, self._directory, self._secret, listening))
+        said = await worker.spawn(self._command)
+        self._drain_s = said["drain_s"]
+        for key in ("listen", "admin"):
+            if said[key] != getattr(self.config, key):
+                _log.warning("a restart is needed for: %s", key)
+        return worker
+
+    def _add(self, worker: WorkerProcess) -> None:
+        self._workers[worker.number] = worker
+        task = asyncio.create_task(self._watch(worker))
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    async def _watch(self, worker: WorkerProcess) -> None:
+        """Wait until a worker ends, and replace it, if it was to go on."""
+        how = await worker.wait()
+        self._workers.pop(worker.number, None)
+        self.page.ended(worker.number, worker.last_counts)
+        await self.peers.forget(worker.number)
+        if self.is_draining:
+            return
+        if worker.number not in self._current:
+            self._older = {name: number for name, number in self._older.items() if number != worker.number}
+            self._tell(list(self._workers), "members")
+            return
+        _log.error("worker %d (process %d) ended: %s; it is replaced", worker.number, worker.process.pid, how)
+        await self._replace(worker)
+
+    async def _replace(self, dead: WorkerProcess) -> None:
+        """Start another worker under the number of one that ended, after a while if workers keep ending."""
+        self._deaths = 0 if monotonic() - dead.began_at >= _STEADY_S else self._deaths + 1
+        while not self.is_draining and dead.number in self._current:
+            if self._deaths > 1:
+                await asyncio.sleep(min(_LONGEST_WAIT_S, 0.25 * 2.0 ** (self._deaths - 1)))
+            try:
+                worker = await self._spawn(dead.number, dead.start.seat, dead.start.config)
+            except (OSError, WorkerFailed) as error:
+                self._deaths += 1
+                _log.error("worker %d can't be replaced: %s", dead.number, error)
+                continue
+            if self.is_draining or dead.number not in self._current:
+                await worker.kill()
+                return
+            self._add(worker)
+            self._tell([worker.number], "serve")
+            return
+
+    def _membership(self) -> dict[str, Any]:
+        draining = [number for number in self._workers if number not in self._current]
+        older = {name.hex(): number for name, number in self._older.items()}
+        return {"current": self._current, "draining": draining, "older": older}
+
+    def _tell(self, numbers: Sequence[int], kind: str) -> None:
+        said = self._membership()
+        for number in numbers:
+            if number in self._workers:
+                self._workers[number].send(kind, **said)
