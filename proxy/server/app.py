@@ -216,9 +216,9 @@ class Proxy:
         self.route_table.drain()
 
     @property
-    def is_needed(self) -> bool:
-        """Return whether anything runs, is kept, or waits for a response."""
-        return self.clients.busy or any(True for _ in self.hub)
+    def is_busy(self) -> bool:
+        """Return whether any stream runs, or any client waits for a response."""
+        return bool(self.hub.running) or self.clients.busy
 
     async def drain(self) -> None:
         """Stop accepting, let everything that was asked for finish for at most `drain_s`, end the rest, and stop.
@@ -229,7 +229,7 @@ class Proxy:
         if self._data_site is not None:
             await self._data_site.stop()
         until = time.monotonic() + self.config.drain_s
-        while (self.hub.running or self.clients.busy) and time.monotonic() < until and not self._hurried:
+        while self.is_busy and time.monotonic() < until and not self._hurried:
             await asyncio.sleep(0.05)
         await self.stop()
 

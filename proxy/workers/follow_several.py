@@ -20,8 +20,9 @@ from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket, handshake
 from proxy.server.delivery import CACHING
 from proxy.server.following.request import last_event_id
-from proxy.stream.endings import COMPLETE, ENDINGS, Ending
+from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, Ending
 from proxy.stream.envelopes import closing
+from proxy.stream.faults import log_fault
 from proxy.stream.projections import EVENT_STREAM, Span
 from proxy.stream.turns import Turns
 from proxy.wire.errors import BadRequest, Overloaded, UnknownStream
@@ -138,8 +139,10 @@ class _Delivery:
         """End the connection when all workers have ended; at once if one of them breaks off."""
         try:
             await asyncio.gather(*sending)
-        except (aiohttp.ClientError, OSError):
-            self._sink.abort(closing(ENDINGS["internal_error"]) if self._socket else b"")
+        except Exception as error:
+            if not isinstance(error, aiohttp.ClientError | OSError):
+                log_fault("a connection with streams of several workers", error)
+            self._sink.abort(closing(INTERNAL_ERROR) if self._socket else b"")
             return
         self._sink.close(closing(self._worst or COMPLETE) if self._socket else b"")
 
@@ -169,7 +172,7 @@ class _Delivery:
         for cursor in own:
             self._cursors[cursor.epoch] = cursor.seq
         if self._worst is None and _ENDING in data:
-            ending = ENDINGS.get(str(orjson.loads(data).get("ending", {}).get("reason")), COMPLETE)
+            ending = ENDINGS.get(str(orjson.loads(data).get("ending", "")), COMPLETE)
             self._worst = None if ending.reason == COMPLETE.reason else ending
         ident = ",".join(f"{epoch}-{seq}" for epoch, seq in self._cursors.items()).encode()
         if self._socket:

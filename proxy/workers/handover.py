@@ -98,6 +98,11 @@ class Inbox:
         self._adopt = adopt
         self._taking: set[asyncio.Task[None]] = set()
 
+    @property
+    def descriptor(self) -> int:
+        """The descriptor at which connections are offered."""
+        return self._sock.fileno()
+
     def open(self) -> None:
         """Take connections from now on; those that were offered before wait."""
         asyncio.get_running_loop().add_reader(self._sock.fileno(), self._accept)

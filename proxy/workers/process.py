@@ -19,8 +19,9 @@ class WorkerFailed(Exception):
 
 
 class Start(NamedTuple):
-    """What a worker needs to begin: the text of its configuration, and what it shares with the others."""
+    """What a worker needs to begin: its number, the text of its configuration, and what it shares with the others."""
 
+    number: int
     workers: int
     seat: int  # its place among them
     config: str
@@ -32,27 +33,34 @@ class Start(NamedTuple):
 class WorkerProcess:
     """A worker as its supervisor sees it."""
 
-    def __init__(self, number: int, start: Start) -> None:
-        self.number = number
-        self.start = start
-        self.began_at = monotonic()
+    start: Start  # once it has begun
+    began_at: float  # in monotonic seconds
+
+    def __init__(self, process: asyncio.subprocess.Process, channel: Channel) -> None:
+        self.process = process
         self.retired: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
         self.last_counts: Families | None = None
         self.is_asked_to_end = False
-        self.process: asyncio.subprocess.Process
-        self._channel: Channel
+        self._channel = channel
         self._reading: asyncio.Task[None]
 
-    async def spawn(self, command: Sequence[str]) -> dict[str, Any]:
-        """Start the process and wait until it could serve; return what it says then. Raises: WorkerFailed."""
+    @classmethod
+    async def spawn(cls, command: Sequence[str], descriptors: Sequence[int]) -> "WorkerProcess":
+        """Start a process that waits to be told how to begin; these descriptors are open there, too."""
         ours, theirs = socket.socketpair()
         with theirs:
-            descriptors = theirs.fileno(), self.start.listening
-            self.process = await asyncio.create_subprocess_exec(
-                *command, str(theirs.fileno()), pass_fds=descriptors, stdin=asyncio.subprocess.DEVNULL
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(), *descriptors),
+                stdin=asyncio.subprocess.DEVNULL,
             )
-        self._channel = await Channel.over(ours)
-        self._channel.send("start", number=self.number, **self.start._asdict())
+        return cls(process, await Channel.over(ours))
+
+    async def begin(self, start: Start) -> dict[str, Any]:
+        """Have it begin, and wait until it could serve; return what it says then. Raises: WorkerFailed."""
+        self.start, self.began_at = start, monotonic()
+        self._channel.send("start", **start._asdict())
         try:
             async with asyncio.timeout(READY_S):
                 said = await self._channel.receive()
@@ -63,6 +71,15 @@ class WorkerProcess:
             raise WorkerFailed("it ended before it was ready" if said is None else said["why"])
         self._reading = asyncio.create_task(self._read())
         return said
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether the process is no more."""
+        return self.process.returncode is not None
+
+    @property
+    def number(self) -> int:
+        return self.start.number
 
     def send(self, kind: str, **said: Any) -> None:
         """Send it a message."""
@@ -80,9 +97,9 @@ class WorkerProcess:
 
     async def kill(self) -> None:
         """End the process at once."""
-        with suppress(ProcessLookupError):
-            self.process.kill()
+        self.kill_soon()
         await self.process.wait()
+        await self._channel.close()
 
     def kill_soon(self) -> None:
         """End the process at once; `wait` returns then."""

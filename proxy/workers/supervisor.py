@@ -34,6 +34,7 @@ _GRACE_S = 5.0  # beyond `drain_s`, for workers to end
 _HURRIED_S = 5.0
 _STEADY_S = 10.0  # a worker that lived so long is replaced at once
 _LONGEST_WAIT_S = 30.0
+_SPARE_AFTER_S = 1.0  # when the workers have begun: they need the cores first
 
 _log = logging.getLogger("streamtee.workers")
 
@@ -42,9 +43,9 @@ class Supervisor:
     """The parent of all workers of one address."""
 
     def __init__(self, config: Config, read: Callable[[], str], workers: int, command: Sequence[str]) -> None:
-        """`read` returns the text of the configuration file as it is now; `command` starts a worker.
+        """Call within a running loop. `read` returns the text of the configuration file as it is now.
 
-        The last argument of the command will be the descriptor of its channel.
+        `command` starts a worker; its last argument will be the descriptor of the worker's channel.
         """
         self.config = config
         self.page = MergedPage()
@@ -61,6 +62,9 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}  # those that run
         self._watching: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
+        self._spare: WorkerProcess | None = None
+        self._spare_timer: asyncio.TimerHandle = asyncio.get_running_loop().call_later(0, bool)
+        self._sparing: asyncio.Task[None] | None = None
         self._deaths = 0  # in a row, of workers that did not live long
         self._directory = tempfile.mkdtemp(prefix="streamtee-")  # nobody else may enter it
         self.peers = Peers(Path(self._directory))
@@ -85,6 +89,7 @@ class Supervisor:
             await self.close()
             raise
         self._tell(self._current, "serve")
+        self._plan_spare()
 
     async def reload(self) -> None:
         """Replace all workers by new ones with the configuration as it is now; if that fails, nothing is changed."""
@@ -96,12 +101,14 @@ class Supervisor:
         async with self._reloading:
             try:
                 text = self._read()
+                await self._drop_spare()  # it may have the code of before
                 numbers = free_numbers(self._count, self.numbers)
                 workers = await self._spawn_all(numbers, text)
             except (OSError, ValueError, WorkerFailed) as error:
                 _log.error("SIGHUP: nothing was changed: %s", error)
-                return
-            await self._take_over(workers, text)
+            else:
+                await self._take_over(workers, text)
+            self._plan_spare()
 
     async def drain(self) -> None:
         """Have all workers end as on SIGTERM; return when they have."""
@@ -124,9 +131,9 @@ class Supervisor:
         self.is_draining = True
         for worker in self._workers.values():
             worker.kill_soon()
-        for task in list(self._watching):
-            if not self._workers:
-                task.cancel()
+        await self._drop_spare()
+        for task in self._watching if not self._workers else ():
+            task.cancel()  # they wait to replace a worker
         await asyncio.gather(*self._watching, return_exceptions=True)
         await self.peers.close()
         for sock in self._sockets:
@@ -164,14 +171,39 @@ class Supervisor:
         return workers
 
     async def _spawn(self, number: int, seat: int, text: str) -> WorkerProcess:
+        spare, self._spare = self._spare, None
+        worker = await self._new_process() if spare is None or spare.has_ended else spare
         listening = self._sockets[seat].fileno()
-        worker = WorkerProcess(number, Start(self._count, seat, text, self._directory, self._secret, listening))
-        said = await worker.spawn(self._command)
+        start = Start(number, self._count, seat, text, self._directory, self._secret, listening)
+        said = await worker.begin(start)
         self._drain_s = said["drain_s"]
         for key in ("listen", "admin"):
             if said[key] != getattr(self.config, key):
                 _log.warning("a restart is needed for: %s", key)
         return worker
+
+    async def _new_process(self) -> WorkerProcess:
+        return await WorkerProcess.spawn(self._command, [sock.fileno() for sock in self._sockets])
+
+    def _plan_spare(self) -> None:
+        """Have a process started that imports all it needs, so that a worker that dies is replaced within a moment."""
+        self._spare_timer.cancel()
+        self._spare_timer = asyncio.get_running_loop().call_later(_SPARE_AFTER_S, self._begin_spare)
+
+    def _begin_spare(self) -> None:
+        if self._spare is None and not self.is_draining:
+            self._sparing = asyncio.create_task(self._provide_spare())
+
+    async def _provide_spare(self) -> None:
+        self._spare = await self._new_process()
+
+    async def _drop_spare(self) -> None:
+        self._spare_timer.cancel()
+        if self._sparing is not None:
+            await asyncio.wait({self._sparing})
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            await spare.kill()
 
     def _add(self, worker: WorkerProcess) -> None:
         self._workers[worker.number] = worker
@@ -211,6 +243,7 @@ class Supervisor:
                 return
             self._add(worker)
             self._tell([worker.number], "serve")
+            self._plan_spare()
             return
 
     def _membership(self) -> dict[str, Any]:

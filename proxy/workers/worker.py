@@ -73,36 +73,42 @@ class Worker:
         self._inner = Inner(self.proxy.hub, self.placement.knows, self._families)
         self._ending: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
+        self._all_end = False
         self._adopting: set[asyncio.Task[None]] = set()
         self._listener: Listener
-        self._inbox: Inbox
+        self.inbox: Inbox  # once it is open
 
     async def open(self) -> None:
         """Become ready. Raises: OSError."""
-        self._inbox = Inbox(handover.listening(self._paths[0]), self._adopt)
+        self.inbox = Inbox(handover.listening(self._paths[0]), self._adopt)
         self._listener = await self.proxy.open_as_worker(self._inner.endpoints(), self._paths[1])
 
     async def run(self) -> None:
         """Do what the supervisor says, until all has ended."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._end, self.proxy.drain)
         obeying = asyncio.create_task(self._obey())
-        await self._over.wait()
+        await self.wait_over()
         obeying.cancel()
         await asyncio.wait({obeying})
-        self._inbox.close()
-        await self.placement.peers.close()
         self._channel.send("ended", families=self._families())
+
+    async def wait_over(self) -> None:
+        """Wait until all has ended; then be handed no more, and ask the others nothing more."""
+        await self._over.wait()
+        self.inbox.close()
+        await self.placement.peers.close()
 
     async def _obey(self) -> None:
         """Do what the supervisor says; if it is gone, end."""
         try:
             while (message := await self._channel.receive()) is not None:
-                await self._heed(message)
+                await self.heed(message)
         except Exception as error:
             log_fault("what the supervisor said", error)
         self._end(self.proxy.drain)
 
-    async def _heed(self, message: dict[str, Any]) -> None:
+    async def heed(self, message: dict[str, Any]) -> None:
+        """Do what one message of the supervisor says."""
         kind = message["kind"]
         if "current" in message:
             self.placement.membership = Membership(
@@ -112,15 +118,17 @@ class Worker:
                 {bytes.fromhex(name): number for name, number in message["older"].items()},
             )
         if kind == "serve":
-            self._inbox.open()
+            self.inbox.open()
             await self.proxy.accept(self._listening)
         elif kind == "retire":
             await self.proxy.retire()
             self._channel.send("retired", names=[name.hex() for name in self._names()])
             self._end(self._finish)
         elif kind == "drain":
+            self._all_end = True
             self._end(self.proxy.drain)
         elif kind == "hurry":
+            self._all_end = True
             self.proxy.hurry()
             self._end(self.proxy.drain)
 
@@ -133,12 +141,17 @@ class Worker:
     async def _finish(self) -> None:
         """Go on until nothing runs, is kept or waits, for at most `drain_s`; then leave idle connections to others."""
         until = monotonic() + self.proxy.config.drain_s
-        while self.proxy.is_needed and monotonic() < until and not self.proxy.is_hurried:
+        while self._is_needed and monotonic() < until and not self.proxy.is_hurried:
             await asyncio.sleep(_POLL_S)
         movable = [one for one in self.proxy.clients.open if isinstance(one, MovableConnection)]
         for start in range(0, len(movable), _MOVED_AT_ONCE):
             await asyncio.gather(*map(self._move, movable[start : start + _MOVED_AT_ONCE]))
         await self.proxy.stop()
+
+    @property
+    def _is_needed(self) -> bool:
+        """Return whether anything runs or waits for a response; or is kept, unless all workers end."""
+        return self.proxy.is_busy or (not self._all_end and any(True for _ in self.proxy.hub))
 
     async def _move(self, connection: MovableConnection) -> None:
         if connection.is_between_requests:
