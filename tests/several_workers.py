@@ -36,8 +36,10 @@ class Told:
 class Several:
     """Several workers, and the clients that came to them."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, url: str, tables: dict[str, Any]) -> None:
         self.directory = directory
+        self.url = url
+        self.tables = tables
         self.workers: dict[int, Worker] = {}
         self.urls: dict[int, str] = {}
         self.told: dict[int, Told] = {}
@@ -46,7 +48,7 @@ class Several:
     def proxy(self, number: int) -> Proxy:
         return self.workers[number].proxy
 
-    async def add(self, number: int, url: str, **tables: Any) -> Worker:
+    async def add(self, number: int) -> None:
         """Make a worker ready; it serves once it is told the membership."""
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
@@ -56,10 +58,9 @@ class Several:
         start = {"number": number, "listening": sock.detach(), "directory": self.directory, "secret": SECRET}
         self.told[number] = told = Told()
         channel: Any = told
-        worker = Worker(configured(url, **tables), channel, start)
+        worker = Worker(configured(self.url, **self.tables), channel, start)
         await worker.open()
         self.workers[number], self.urls[number] = worker, f"http://{host}:{port}"
-        return worker
 
     async def tell(self, kind: str, *numbers: int, current: list[int], older: dict[str, int] | None = None) -> None:
         """Tell some workers who they all are."""
@@ -107,9 +108,9 @@ class Several:
 async def several(url: str, count: int = 3, **tables: Any) -> AsyncIterator[Several]:
     """Run so many workers in front of the upstream at `url`; see afterwards that nothing is left over."""
     with no_complaints(), tempfile.TemporaryDirectory() as directory:
-        one = Several(directory)
+        one = Several(directory, url, tables)
         for number in range(count):
-            await one.add(number, url, **tables)
+            await one.add(number)
         await one.tell("serve", *one.workers, current=list(one.workers))
         proxies = [worker.proxy for worker in one.workers.values()]
         try:

@@ -127,7 +127,9 @@ class AdminPort:
     async def _metrics(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """GET /metrics: the sums of all workers."""
         registry = CollectorRegistry()
-        registry.register(_Collected(self._supervisor.page.merged(await self._ask_all("/inner/metrics"))))
+        answers = await self._ask_all("/inner/metrics")
+        told = {number: answers.get(number) for number in self._supervisor.numbers}
+        registry.register(_Collected(self._supervisor.page.merged(told)))
         exposition: Any = make_aiohttp_handler(registry)
         response: web.StreamResponse = await exposition(request)
         return response
@@ -135,16 +137,15 @@ class AdminPort:
     async def _ready(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """GET /readyz: whether any worker takes what is new, and which."""
         answers = await self._ask_all("/readyz")
-        current = self._supervisor.numbers
         workers = {
-            str(number): current.get(number, False) and told is not None and told["ready"]
-            for number, told in answers.items()
+            str(number): is_current and (answers.get(number) or {}).get("ready", False)
+            for number, is_current in self._supervisor.numbers.items()
         }
         ready = not self._supervisor.is_draining and any(workers.values())
         return answer({"ready": ready, "workers": workers}, 200 if ready else 503)
 
     async def _streams(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
-        """GET /admin/streams: those of all workers; `has_more`, if one of them does not answer."""
+        """GET /admin/streams: those of all workers; `has_more`, if one of them hangs."""
         answers = await self._ask_all("/admin/streams")
         told = [one["data"] for one in answers.values() if one is not None]
         streams = [stream for data in told for stream in data]

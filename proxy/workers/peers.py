@@ -1,6 +1,6 @@
 """Requests to other workers of this machine, over their Unix sockets: what a worker, or the supervisor, asks of all.
 
-A worker that hangs or has died is no worse than one that says nothing: whoever asks decides what that means.
+A worker that has died has nothing to tell. One that hangs may have: whoever asks decides what that means.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 import orjson
 
-ANSWERED_S = 1.0  # a worker that answers later than this hangs
+ANSWERED_S = 2.0  # a worker that answers later than this hangs
+_GONE = object()
 
 
 def socket_paths(directory: Path, number: int) -> tuple[str, str]:
@@ -32,19 +33,23 @@ class Peers:
         for session in self._sessions.values():
             await session.close()
 
-    async def ask(self, number: int, target: str, answered_s: float = ANSWERED_S) -> Any:
-        """Return the JSON that a worker answers a GET with; None if it does not answer in time."""
+    async def ask_all(self, numbers: Iterable[int], target: str) -> dict[int, Any]:
+        """Return the JSON that workers answer a GET with, by their numbers; None for those that hang.
+
+        One that is no more is left out: it has nothing.
+        """
+        asked = list(numbers)
+        answers = await asyncio.gather(*(self._ask(number, target) for number in asked))
+        return {number: answer for number, answer in zip(asked, answers, strict=True) if answer is not _GONE}
+
+    async def _ask(self, number: int, target: str) -> Any:
         try:
-            async with asyncio.timeout(answered_s), self.session(number).get(f"http://localhost{target}") as response:
+            async with asyncio.timeout(ANSWERED_S), self.session(number).get(f"http://localhost{target}") as response:
                 return orjson.loads(await response.read())
+        except aiohttp.ClientConnectorError:
+            return _GONE
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return None
-
-    async def ask_all(self, numbers: Iterable[int], target: str) -> dict[int, Any]:
-        """Return what workers answer, at once, by their numbers; None for those that don't."""
-        asked = list(numbers)
-        answers = await asyncio.gather(*(self.ask(number, target) for number in asked))
-        return dict(zip(asked, answers, strict=True))
 
     def session(self, number: int) -> aiohttp.ClientSession:
         """Return the client of one worker."""

@@ -9,6 +9,7 @@ Whoever has been handed a request that another worker has decided on serves it, 
 """
 
 import functools
+import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from proxy.access.callers import Caller
 from proxy.downstream.movable import HANDED_OVER, MovableConnection
 from proxy.server.following.control import answer_list, streams_of
+from proxy.server.headers import NAMES
 from proxy.server.placement import Belongs, Handler, key_name
 from proxy.stream.hub import Hub
 from proxy.wire.errors import Overloaded
@@ -32,7 +34,6 @@ from proxy.workers.names import name_of
 from proxy.workers.peers import Peers, socket_paths
 
 _CLAIMS = 10_000  # that are remembered: of requests with two names
-_NAMING = ("Stream-Key", "Idempotency-Key")
 
 
 class Placement:
@@ -65,6 +66,9 @@ class Placement:
         for outcome in OUTCOMES:
             handovers.add_metric((outcome,), self.handovers[outcome])
         yield handovers
+        process = GaugeMetricFamily("streamtee_worker_process", "The id of the process that a worker is.")
+        process.add_metric((), os.getpid())
+        yield process
 
     def placed(self, handler: Handler, belongs: Belongs) -> Handler:
         """Return a handler that serves a request here or hands it over."""
@@ -89,7 +93,7 @@ class Placement:
     async def _by_names(
         self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
     ) -> web.StreamResponse:
-        if self._names_bodies or any(name in request.headers for name in _NAMING):
+        if self._names_bodies or any(name in request.headers for name in NAMES):
             return await handler(request, caller, **named)
         return await self._anywhere(handler, request, caller, **named)
 
@@ -232,9 +236,10 @@ class Placement:
             elif number is None:
                 continue
             else:
-                answer = await self.peers.ask(number, f"/inner/key?caller={caller.hex()}&key={quote(key, safe='')}")
-                _check_answered({number: answer})
-                found = answer["id"]
+                target = f"/inner/key?caller={caller.hex()}&key={quote(key, safe='')}"
+                answers = await self.peers.ask_all([number], target)
+                _check_answered(answers)
+                found = answers[number]["id"] if answers else None
             if found is not None:
                 return found
         return None
