@@ -33,6 +33,7 @@ from proxy.workers.membership import Membership
 from proxy.workers.names import name_of
 from proxy.workers.peers import Peers, socket_paths
 
+_KEY = "Stream-Key"
 _CLAIMS = 10_000  # that are remembered: of requests with two names
 
 
@@ -82,6 +83,8 @@ class Placement:
         self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
     ) -> web.StreamResponse:
         owner = self._another() if self.membership.is_retired else None
+        if "Upgrade" in request.headers and _KEY in request.headers:  # a session, which is a stream
+            owner = self.membership.owner(name_of(*key_name(caller.digest, request.headers[_KEY])))
         return await self._serve_at(owner, True, handler, request, caller, named)
 
     async def _later(

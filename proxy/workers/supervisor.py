@@ -83,11 +83,13 @@ class Supervisor:
         self._text = self._read()
         self._current = free_numbers(self._count, ())
         try:
-            for worker in await self._spawn_all(self._current, self._text):
-                self._add(worker)
+            async with self._reloading:
+                workers = await self._spawn_all(self._current, self._text)
         except WorkerFailed:
             await self.close()
             raise
+        for worker in workers:
+            self._add(worker)
         self._tell(self._current, "serve")
         self._plan_spare()
 

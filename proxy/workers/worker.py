@@ -7,6 +7,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -155,7 +156,8 @@ class Worker:
 
     async def _move(self, connection: MovableConnection) -> None:
         if connection.is_between_requests:
-            await self.placement.move_anywhere(connection)
+            with suppress(ConnectionError):  # its client has disconnected
+                await self.placement.move_anywhere(connection)
 
     def _names(self) -> set[bytes]:
         """Return the names of all streams and calls that are found here."""
