@@ -35,6 +35,7 @@ class WorkerProcess:
 
     start: Start  # once it has begun
     began_at: float  # in monotonic seconds
+    said: dict[str, Any]  # when it was ready
 
     def __init__(self, process: asyncio.subprocess.Process, channel: Channel) -> None:
         self.process = process
@@ -57,8 +58,8 @@ class WorkerProcess:
             )
         return cls(process, await Channel.over(ours))
 
-    async def begin(self, start: Start) -> dict[str, Any]:
-        """Have it begin, and wait until it could serve; return what it says then. Raises: WorkerFailed."""
+    async def begin(self, start: Start) -> None:
+        """Have it begin, and wait until it could serve. Raises: WorkerFailed."""
         self.start, self.began_at = start, monotonic()
         self._channel.send("start", **start._asdict())
         try:
@@ -69,8 +70,8 @@ class WorkerProcess:
         if said is None or said["kind"] != "ready":
             await self.kill()
             raise WorkerFailed("it ended before it was ready" if said is None else said["why"])
+        self.said = said
         self._reading = asyncio.create_task(self._read())
-        return said
 
     @property
     def has_ended(self) -> bool:

@@ -16,6 +16,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_bytes
 from time import monotonic
@@ -49,7 +50,6 @@ class Supervisor:
         """
         self.config = config
         self.page = MergedPage()
-        self.is_draining = False
         self._read = read
         self._count = workers
         self._command = command
@@ -61,6 +61,7 @@ class Supervisor:
         self._older: dict[bytes, int] = {}
         self._workers: dict[int, WorkerProcess] = {}  # those that run
         self._watching: set[asyncio.Task[None]] = set()
+        self._draining = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._spare: WorkerProcess | None = None
         self._spare_timer: asyncio.TimerHandle = asyncio.get_running_loop().call_later(0, bool)
@@ -69,6 +70,11 @@ class Supervisor:
         self._directory = tempfile.mkdtemp(prefix="streamtee-")  # nobody else may enter it
         self.peers = Peers(Path(self._directory))
         self.url = ""
+
+    @property
+    def is_draining(self) -> bool:
+        """Return whether all workers are ending."""
+        return self._draining.is_set()
 
     @property
     def numbers(self) -> dict[int, bool]:
@@ -96,9 +102,8 @@ class Supervisor:
     async def reload(self) -> None:
         """Replace all workers by new ones with the configuration as it is now; if that fails, nothing is changed."""
         if self.is_draining or self._reloading.locked():
-            _log.error(
-                "SIGHUP: nothing was changed: %s", "it is ending" if self.is_draining else "a reload is under way"
-            )
+            why = "all workers are ending" if self.is_draining else "workers are beginning already"
+            _log.error("SIGHUP: nothing was changed: %s", why)
             return
         async with self._reloading:
             try:
@@ -109,12 +114,15 @@ class Supervisor:
             except (OSError, ValueError, WorkerFailed) as error:
                 _log.error("SIGHUP: nothing was changed: %s", error)
             else:
+                if self.is_draining:
+                    await asyncio.gather(*(worker.kill() for worker in workers))
+                    return
                 await self._take_over(workers, text)
             self._plan_spare()
 
     async def drain(self) -> None:
         """Have all workers end as on SIGTERM; return when they have."""
-        self.is_draining = True
+        self._draining.set()
         for worker in self._workers.values():
             worker.send("drain")
         until = monotonic() + self._drain_s + _GRACE_S
@@ -130,12 +138,10 @@ class Supervisor:
 
     async def close(self) -> None:
         """End what is left."""
-        self.is_draining = True
+        self._draining.set()
         for worker in self._workers.values():
             worker.kill_soon()
         await self._drop_spare()
-        for task in self._watching if not self._workers else ():
-            task.cancel()  # they wait to replace a worker
         await asyncio.gather(*self._watching, return_exceptions=True)
         await self.peers.close()
         for sock in self._sockets:
@@ -157,9 +163,17 @@ class Supervisor:
             held = worker.retired.result() if worker.retired.done() else []
             self._older |= dict.fromkeys(held, worker.number)
         self._text, self._deaths = text, 0
+        self._note(workers[0].said)
         self._tell(self._current, "serve")
         self._tell(sorted(set(self._workers) - set(self._current)), "members")
         _log.warning("SIGHUP: %d new workers have begun with the configuration as it is now", len(workers))
+
+    def _note(self, said: dict[str, Any]) -> None:
+        """Note what workers say of their configuration that concerns the supervisor."""
+        self._drain_s = said["drain_s"]
+        for key in ("listen", "admin"):
+            if said[key] != getattr(self.config, key):
+                _log.warning("SIGHUP: a restart is needed for: %s", key)
 
     async def _spawn_all(self, numbers: Sequence[int], text: str) -> list[WorkerProcess]:
         """Start workers and return them when all are ready. Raises: WorkerFailed, when none of them runs any more."""
@@ -177,11 +191,7 @@ class Supervisor:
         worker = await self._new_process() if spare is None or spare.has_ended else spare
         listening = self._sockets[seat].fileno()
         start = Start(number, self._count, seat, text, self._directory, self._secret, listening)
-        said = await worker.begin(start)
-        self._drain_s = said["drain_s"]
-        for key in ("listen", "admin"):
-            if said[key] != getattr(self.config, key):
-                _log.warning("a restart is needed for: %s", key)
+        await worker.begin(start)
         return worker
 
     async def _new_process(self) -> WorkerProcess:
@@ -233,7 +243,10 @@ class Supervisor:
         self._deaths = 0 if monotonic() - dead.began_at >= _STEADY_S else self._deaths + 1
         while not self.is_draining and dead.number in self._current:
             if self._deaths > 1:
-                await asyncio.sleep(min(_LONGEST_WAIT_S, 0.25 * 2.0 ** (self._deaths - 1)))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(_LONGEST_WAIT_S, 0.25 * 2.0 ** (self._deaths - 1))):
+                        await self._draining.wait()
+                        return
             try:
                 worker = await self._spawn(dead.number, dead.start.seat, dead.start.config)
             except (OSError, WorkerFailed) as error:
