@@ -25,8 +25,14 @@ _DIVIDED = {*DIVIDED, *DIVIDED_UPSTREAM, "requests_per_minute", "model_labels"}
 _COMPLAINT = re.compile(rb" (WARNING|ERROR|CRITICAL) |Traceback")
 
 
+class _Operators:
+    token = "a-token-of-the-admin-port"
+
+
 class Workers:
     """Several workers, as far as a test may know them: by their two ports."""
+
+    operators = _Operators
 
     def __init__(self, process: Process, url: str, admin_url: str) -> None:
         self.process = process
@@ -51,6 +57,7 @@ async def workers(tables: dict[str, Any], count: int = COUNT) -> AsyncIterator[W
     if named & _DIVIDED:
         pytest.skip(f"workers divide {', '.join(named & _DIVIDED)} among themselves")
     settings = {f"STREAMTEE_{name.upper()}": _written(value) for name, value in tables.items()}
+    settings.setdefault("STREAMTEE_ADMIN_TOKEN", _Operators.token)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")}
     loop = "uvloop" if "uvloop" in type(asyncio.get_running_loop()).__module__ else "asyncio"
     command = (sys.executable, "-m", "proxy.tools.cli", "serve", "--workers", str(count), "--loop", loop)

@@ -16,10 +16,12 @@ from proxy import __version__
 from proxy.downstream.descriptors import raise_limit
 from proxy.server.app import Proxy
 from proxy.server.config import Config, address, explained, load
+from proxy.tools.keys import keys
 from proxy.tools.log_lines import LogLines
 from proxy.tools.record import record
 from proxy.tools.selfcheck import SelfCheckError, check_installation
 from proxy.tools.signals import end_signal, heed_signals, heed_signals_for_all
+from proxy.tools.systemd import BadSocket, Notifier, handed_over
 from proxy.tools.tail import tail
 from proxy.workers.admin_port import AdminPort
 from proxy.workers.process import WorkerFailed
@@ -27,10 +29,13 @@ from proxy.workers.supervisor import MOST_WORKERS, Supervisor
 from proxy.workers.worker import work
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from proxy.tools.fake.qwen import FakeQwen
     from proxy.tools.recording import Recording
 
 _log = logging.getLogger("streamtee")
+_LAST_S = 10  # for clients that do not read, and spans that are sent, after drain_s
 
 _CONFIG = click.option(
     "--config",
@@ -62,14 +67,18 @@ def serve(config_file: Path | None, loop: str, workers: int | None) -> None:
         check_installation()
     except SelfCheckError as error:
         _fail(str(error))
+    try:
+        sockets = handed_over(os.environ)
+    except BadSocket as error:
+        _fail(str(error))
     config = _load(config_file)
     count = (config.workers if workers is None else workers) or len(os.sched_getaffinity(0))
     if count == 1:
         _prepare(config)
-        _run(_serve(config, config_file), loop)
+        _run(_serve(config, config_file, sockets), loop)
     else:
         _log_lines(config)
-        _run(_supervise(config, config_file, count, loop), loop)
+        _run(_supervise(config, config_file, count, loop, sockets), loop)
 
 
 @main.command(hidden=True)
@@ -98,6 +107,7 @@ def _prepare(config: Config) -> None:
 
 main.add_command(tail)
 main.add_command(record)
+main.add_command(keys)
 
 
 @main.command("check-config")
@@ -129,33 +139,45 @@ def _run(work: Any, loop: str) -> None:
         runner.run(work)
 
 
-async def _serve(config: Config, file: Path | None) -> None:
-    proxy = Proxy(config)
+async def _serve(config: Config, file: Path | None, sockets: "dict[str, socket]") -> None:
+    try:
+        proxy = Proxy(config)
+    except (OSError, ValueError) as error:
+        _fail(f"can't start: {error}")
+    notifier = Notifier(os.environ, os.getpid())
     told_to_end = heed_signals(proxy, file)
     try:
-        await proxy.start()
+        await proxy.start(sockets)
     except OSError as error:
         _fail(f"can't listen: {error}")
     click.echo(f"streamtee {__version__} on {proxy.url}, upstream {config.upstream.url}")
     if proxy.admin_url:
         click.echo(f"metrics on {proxy.admin_url}/metrics")
+    if proxy.console_url and sys.stderr.isatty():  # only there: it may hold the admin token
+        click.echo(f"console on {proxy.console_url}", err=True)
+    notifier.ready(f"serving on {proxy.url}")
     await told_to_end.wait()
     click.echo(f"draining, for at most {proxy.config.drain_s:g} s")
+    notifier.stopping(proxy.config.drain_s + _LAST_S)
     await proxy.drain()
+    notifier.stopped()
 
 
-async def _supervise(config: Config, file: Path | None, count: int, loop: str) -> None:
+async def _supervise(config: Config, file: Path | None, count: int, loop: str, sockets: "dict[str, socket]") -> None:
     # As this process was started, wherever that was: so that a worker imports the same package.
     code = f"import sys; sys.path[:] = {sys.path!r}; from proxy.tools.cli import main; main()"
     command = [sys.executable, "-c", code, "worker", "--loop", loop]
-    supervisor = Supervisor(config, lambda: file.read_text(encoding="utf-8") if file else "", count, command)
-    admin = AdminPort(supervisor) if config.admin else None
+    notifier = Notifier(os.environ, os.getpid())
+    supervisor = Supervisor(
+        config, lambda: file.read_text(encoding="utf-8") if file else "", count, command, sockets.get("listen")
+    )
+    admin = AdminPort(supervisor, sockets.get("admin")) if config.admin else None
     told_to_end = heed_signals_for_all(supervisor)
     try:
         await supervisor.start()
         if admin is not None:
             await admin.start()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         await supervisor.close()
         _fail(f"can't listen: {error}")
     except WorkerFailed as error:
@@ -163,11 +185,16 @@ async def _supervise(config: Config, file: Path | None, count: int, loop: str) -
     click.echo(f"streamtee {__version__} on {supervisor.url}, upstream {config.upstream.url}, {count} workers")
     if admin is not None:
         click.echo(f"metrics on {admin.url}/metrics")
+        if admin.made_token and sys.stderr.isatty():  # only there, as one process does
+            click.echo(f"admin token {admin.made_token}", err=True)
+    notifier.ready(f"serving on {supervisor.url}")
     await told_to_end.wait()
     click.echo(f"draining, for at most {config.drain_s:g} s")
+    notifier.stopping(config.drain_s + _LAST_S)
     await supervisor.drain()
     if admin is not None:
         await admin.stop()
+    notifier.stopped()
 
 
 async def _fake(qwen: "FakeQwen", listen: str) -> None:

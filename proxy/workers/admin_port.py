@@ -4,8 +4,9 @@ No worker holds it up: one that does not answer in time is left out, and `stream
 """
 
 import asyncio
+import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -14,9 +15,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+from yarl import URL
 
 from proxy.access.admission import Needs
 from proxy.access.callers import Caller
+from proxy.access.operators import OperatorAccess
 from proxy.access.pages import Hosts, Pages
 from proxy.dialects import table
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
@@ -24,18 +27,23 @@ from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
 from proxy.downstream.response import Downstream
-from proxy.server.admin import healthy
-from proxy.server.app import http_log
+from proxy.server.admin.probes import described, healthy
+from proxy.server.app import admin_token, http_log, tls_of
 from proxy.server.config import address
 from proxy.server.delivery import CACHING
 from proxy.server.json_responses import answer
-from proxy.server.routes import Handler, Routes
+from proxy.server.routes import Routes
 from proxy.stream.projections import EVENT_STREAM
 from proxy.stream.turns import Turns
 from proxy.telemetry.metrics import Metrics
+from proxy.wire.errors import Overloaded, UnknownStream
+from proxy.wire.http import HOP_BY_HOP, origin_form
+from proxy.workers.ids import worker_of
 from proxy.workers.supervisor import Supervisor
 
-_OPERATOR = Caller(b"")  # whoever reaches the admin port
+_OPEN, _TOKEN = Needs.NOTHING, Needs.IDENTITY
+_STREAM = "/admin/streams/{ident}"
+_FORWARDED = ("Accept", "Content-Type", "Last-Event-ID")
 _LOOKED_S = 0.2  # for new workers, whose events a live feed is to have, too
 
 
@@ -52,12 +60,14 @@ class _Collected(Collector):
 class AdminPort:
     """The admin port of several workers."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        """Call within a running loop."""
+    def __init__(self, supervisor: Supervisor, listening: socket.socket | None = None) -> None:
+        """Call within a running loop. `listening`: a socket that listens already."""
         config = supervisor.config
         loop = asyncio.get_running_loop()
         self._supervisor = supervisor
         self._config = config
+        self._operators = OperatorAccess(admin_token(config))
+        self._listening = listening
         self._clients = ClientConnections(
             ClientTimeouts(**config.clients.model_dump()),
             Descriptors.of_process(),
@@ -70,23 +80,44 @@ class AdminPort:
         self._feeds: set[asyncio.Task[Any]] = set()
         self.url = ""
 
-    def endpoints(self) -> Sequence[tuple[str, Handler]]:
-        """Return the paths of the admin port, and what answers GET and HEAD there."""
-        return (
-            ("/metrics", self._metrics),
-            ("/readyz", self._ready),
-            ("/admin/streams", self._streams),
-            ("/admin/events", self._events),
-            ("/healthz", healthy),
-        )
+    def routes(self) -> Routes:
+        """Return the paths of the admin port, and what answers there."""
+        routes = Routes(self._operators.admit, Metrics(self._config.limits.model_labels), table.OWN)
+        only = Pages(()).only
+        for path, handler, needs in (
+            ("/metrics", self._metrics, _OPEN),
+            ("/readyz", self._ready, _OPEN),
+            ("/healthz", healthy, _OPEN),
+            ("/openapi.json", described, _OPEN),
+            ("/admin/streams", self._streams, _TOKEN),
+            ("/admin/events", self._events, _TOKEN),
+            (_STREAM, self._stream, _TOKEN),
+            (f"{_STREAM}/info", self._stream, _TOKEN),
+        ):
+            for method in ("GET", "HEAD"):
+                routes.add(method, path, only(handler), "admin", table.OWN, needs)
+        for path in (f"{_STREAM}/cancel", f"{_STREAM}/share"):
+            routes.add("POST", path, only(self._stream), "admin", table.OWN, _TOKEN)
+        return routes
+
+    @property
+    def made_token(self) -> str:
+        """The admin token, if it was made here; "" if it is configured, or if there is none."""
+        return "" if self._config.admin_token.get_secret_value() else self._operators.token
 
     async def start(self) -> None:
-        """Listen. Raises: OSError, when the address is taken."""
+        """Listen. Raises: OSError, when the address is taken; ValueError, for a certificate that can't be used."""
         host, port = address(self._config.admin)
+        tls = tls_of(self._config.admin_tls)
+        context = None if tls is None else tls.context
         self._runner = web.ServerRunner(self._listener(host), shutdown_timeout=1.0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._runner.addresses[0][1]}"
+        site: web.BaseSite = web.TCPSite(self._runner, host, port, ssl_context=context)
+        if self._listening is not None:
+            site = web.SockSite(self._runner, self._listening, ssl_context=context)
+        await site.start()
+        scheme, shown = "http" if tls is None else "https", f"[{host}]" if ":" in host else host
+        self.url = f"{scheme}://{shown}:{self._runner.addresses[0][1]}"
         self._watching = asyncio.create_task(self._clients.watch())
 
     async def stop(self) -> None:
@@ -100,11 +131,7 @@ class AdminPort:
             await asyncio.wait({self._watching})
 
     def _listener(self, host: str) -> Listener:
-        pages, limits = Pages(self._config.cors.origins), self._config.limits
-        routes = Routes(lambda request, needs: _OPERATOR, Metrics(limits.model_labels), table.OWN)
-        for path, handler in self.endpoints():
-            for method in ("GET", "HEAD"):
-                routes.add(method, path, pages.only(handler), "admin", table.OWN, Needs.NOTHING)
+        routes, limits = self.routes(), self._config.limits
         return Listener(
             routes,
             routes.refuse_unparsed,
@@ -151,6 +178,36 @@ class AdminPort:
         streams = [stream for data in told for stream in data]
         return answer({"object": "list", "data": streams, "has_more": len(told) < len(answers)})
 
+    async def _stream(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
+        """Whatever is asked about one stream: pass it to its worker, and what that answers back."""
+        number = worker_of(ident)
+        if number not in self._supervisor.numbers:
+            raise UnknownStream(f"no stream {ident!r} is running or kept")
+        session = self._supervisor.peers.session(number)
+        headers = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
+        asked = session.request(
+            request.method,
+            URL(f"http://localhost{origin_form(request.raw_path)}", encoded=True),
+            headers=headers | self._supervisor.peers.headers,
+            data=await request.read(),
+        )
+        downstream: Downstream | None = None
+        try:
+            async with asked as answered:
+                downstream = Downstream(request, answered.status)
+                kept = [header for header in answered.raw_headers if header[0].lower() not in HOP_BY_HOP]
+                framed = any(name.lower() == b"content-length" for name, _ in kept)
+                downstream.start((answered.reason or "").encode(), kept, framed=framed)
+                async for piece in answered.content.iter_any():
+                    downstream.write_data(piece)
+                    await request.writer.drain()
+                downstream.close(b"")
+        except aiohttp.ClientError:
+            if downstream is None:
+                raise Overloaded(f"worker {number}, which has the stream, does not answer") from None
+            downstream.abort(b"")
+        return downstream.response
+
     async def _events(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """GET /admin/events: those of all workers, also of such that begin later."""
         downstream = Downstream(request)
@@ -179,8 +236,9 @@ class AdminPort:
 
     async def _forward(self, number: int, downstream: Downstream) -> None:
         """Send the events of one worker, until it ends or the client does not keep up."""
+        peers = self._supervisor.peers
         try:
-            async with self._supervisor.peers.session(number).get("http://localhost/admin/events") as events:
+            async with peers.session(number).get("http://localhost/admin/events", headers=peers.headers) as events:
                 async for block in _blocks(events):
                     if not downstream.writable:
                         downstream.abort(b"")

@@ -23,8 +23,9 @@ def socket_paths(directory: Path, number: int) -> tuple[str, str]:
 class Peers:
     """The other workers, as those that answer requests."""
 
-    def __init__(self, directory: Path) -> None:
-        """`directory` has the sockets of all."""
+    def __init__(self, directory: Path, token: str) -> None:
+        """`directory` has the sockets of all; `token` is what they take for that of an operator."""
+        self.headers = {"Authorization": f"Bearer {token}"}
         self._directory = directory
         self._sessions: dict[int, aiohttp.ClientSession] = {}
 
@@ -44,8 +45,9 @@ class Peers:
 
     async def _ask(self, number: int, target: str) -> Any:
         try:
-            async with asyncio.timeout(ANSWERED_S), self.session(number).get(f"http://localhost{target}") as response:
-                return orjson.loads(await response.read())
+            asked = self.session(number).get(f"http://localhost{target}", headers=self.headers)
+            async with asyncio.timeout(ANSWERED_S), asked as response:
+                return orjson.loads(await response.read()) if response.status < 400 or response.status == 503 else None
         except aiohttp.ClientConnectorError:
             return _GONE
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):

@@ -40,11 +40,13 @@ _CLAIMS = 10_000  # that are remembered: of requests with two names
 class Placement:
     """Knows which worker a request belongs to, and hands it over if that is another one."""
 
-    def __init__(self, membership: Membership, directory: Path, *, names_bodies: bool) -> None:
-        """`names_bodies`: the body of a generation request may be a name: so it is to be read first."""
+    def __init__(self, membership: Membership, directory: Path, token: str, *, names_bodies: bool) -> None:
+        """`token`: what the other workers take for that of an operator.
+
+        `names_bodies`: the body of a generation request may be a name: so it is to be read first."""
         self.membership = membership
         self.handovers: Counter[str] = Counter()  # by their outcome
-        self.peers = Peers(directory)
+        self.peers = Peers(directory, token)
         self._directory = directory
         self._names_bodies = names_bodies
         self._claims: OrderedDict[bytes, int] = OrderedDict()  # workers of requests that have a key, too, by their name

@@ -17,7 +17,11 @@ _A_MINUTE = 60
 
 
 def divided(config: Config, workers: int, seat: int) -> Config:
-    """Return the configuration of one worker of several. Raises: ValueError, if a limit is too low to be divided."""
+    """Return the configuration of one worker of several.
+
+    Raises: ValueError, if a limit is too low to be divided, or for something that only one process can do.
+    """
+    _check_alone(config, workers)
     limits = {name: _share(f"limits.{name}", getattr(config.limits, name), workers, seat) for name in DIVIDED}
     upstreams = {name: _upstream(f"upstreams.{name}", one, workers, seat) for name, one in config.upstreams.items()}
     return config.model_copy(
@@ -27,6 +31,20 @@ def divided(config: Config, workers: int, seat: int) -> Config:
             "upstreams": upstreams,
         }
     )
+
+
+def _check_alone(config: Config, workers: int) -> None:
+    """Raises: ValueError, for what is counted in the memory of one process, or can't leave it."""
+    auth = config.auth
+    alone = {
+        "auth.keys_file": auth.keys_file,
+        "auth.hook_url": auth.hook_url,
+        "auth.usage_file": auth.usage_file,
+        "[tls]": config.tls.certificate,
+    }
+    for key, value in alone.items():
+        if value:
+            raise ValueError(f"{key} goes with one worker, and there are {workers}: docs/workers.md says why")
 
 
 def _upstream(table: str, settings: UpstreamConfig, workers: int, seat: int) -> UpstreamConfig:

@@ -43,10 +43,18 @@ _log = logging.getLogger("streamtee.workers")
 class Supervisor:
     """The parent of all workers of one address."""
 
-    def __init__(self, config: Config, read: Callable[[], str], workers: int, command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        read: Callable[[], str],
+        workers: int,
+        command: Sequence[str],
+        listening: socket.socket | None = None,
+    ) -> None:
         """Call within a running loop. `read` returns the text of the configuration file as it is now.
 
         `command` starts a worker; its last argument will be the descriptor of the worker's channel.
+        `listening`: a socket that listens already, at which all workers then accept.
         """
         self.config = config
         self.page = MergedPage()
@@ -57,6 +65,7 @@ class Supervisor:
         self._drain_s = config.drain_s
         self._secret = token_bytes(16).hex()
         self._sockets: list[socket.socket] = []
+        self._listening = listening
         self._current: list[int] = []
         self._older: dict[bytes, int] = {}
         self._workers: dict[int, WorkerProcess] = {}  # those that run
@@ -68,7 +77,7 @@ class Supervisor:
         self._sparing: asyncio.Task[None] | None = None
         self._deaths = 0  # in a row, of workers that did not live long
         self._directory = tempfile.mkdtemp(prefix="streamtee-")  # nobody else may enter it
-        self.peers = Peers(Path(self._directory))
+        self.peers = Peers(Path(self._directory), self._secret)
         self.url = ""
 
     @property
@@ -84,7 +93,8 @@ class Supervisor:
     async def start(self) -> None:
         """Listen, and start the workers. Raises: OSError, if the address is taken; WorkerFailed."""
         host, port = address(self.config.listen)
-        self._sockets = listen(host, port, self._count)
+        given = self._listening
+        self._sockets = listen(host, port, self._count) if given is None else [given] * self._count
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._sockets[0].getsockname()[1]}"
         self._text = self._read()
         self._current = free_numbers(self._count, ())

@@ -68,7 +68,7 @@ class Worker:
         self._paths = socket_paths(Path(start["directory"]), number)
         names_bodies = config.generations.share == "body" or config.generations.attach_retries_s > 0
         membership = Membership(number, (number,))
-        self.placement = Placement(membership, Path(start["directory"]), names_bodies=names_bodies)
+        self.placement = Placement(membership, Path(start["directory"]), start["secret"], names_bodies=names_bodies)
         member = Member(ending_of(number), bytes.fromhex(start["secret"]), self.placement)
         self.proxy = Proxy(config, member=member)
         self._inner = Inner(self.proxy.hub, self.placement.knows, self._families)

@@ -20,6 +20,7 @@ from tests.stage import Stage, Turn
 
 pytestmark = on_one_loop
 GUARD_S = 45  # four processes begin, on a machine that does other things
+TOKEN = "a-token-of-the-admin-port"
 UP = re.compile(rb'^streamtee_worker_up\{worker="(\d+)"\} 1', re.MULTILINE)
 
 
@@ -32,7 +33,7 @@ class Served:
         self.admin_url = admin_url
 
     async def admin(self, path: str) -> tuple[int, bytes]:
-        return await answered(self.admin_url, request("GET", path))
+        return await answered(self.admin_url, request("GET", path, f"Authorization: Bearer {TOKEN}"))
 
     async def up(self) -> list[int]:
         """Return the numbers of the workers that answer."""
@@ -65,7 +66,7 @@ class Served:
 
 @asynccontextmanager
 async def served(url: str, *arguments: str, **settings: str) -> AsyncIterator[Served]:
-    more = {"STREAMTEE_UPSTREAM__URL": url, **settings} if url else settings
+    more = {"STREAMTEE_ADMIN_TOKEN": TOKEN, **settings} | ({"STREAMTEE_UPSTREAM__URL": url} if url else {})
     async with spawned("serve", "--workers", "3", *arguments, guard_s=GUARD_S, **FREE, **more) as process:
         yield Served(process, *await serving_at(process))
 
@@ -177,20 +178,23 @@ async def test_admin_port_has_the_streams_and_events_of_all(stage: Stage) -> Non
     """Whichever workers they are in."""
     async with served(stage.url) as one:
         feed = await Client.connect(one.admin_url)
-        feed.send(request("GET", "/admin/events"))
+        feed.send(request("GET", "/admin/events", f"Authorization: Bearer {TOKEN}"))
         events = await feed.answer()
-        await asyncio.sleep(0)
         streams = []
         while len({worker_of(answer) for answer, _ in streams}) < 2:
             streams.append(await begun(one, stage))
         listed = json.loads((await one.admin("/admin/streams"))[1])
         assert {stream["id"] for stream in listed["data"]} == {answer.stream_id for answer, _ in streams}
         for answer, turn in streams:
+            status, body = await one.admin(f"/admin/streams/{answer.stream_id}/info")
+            assert (status, json.loads(body)["id"]) == (200, answer.stream_id)
             finish(turn)
             await answer.read()
-        for answer, _ in streams[-1:]:
-            await events.until(answer.stream_id.encode())
+        status, body = await one.admin(f"/admin/streams/{streams[0][0].stream_id}?mode=text")
+        assert (status, body) == (200, b"firstlast")
+        await events.until(streams[-1][0].stream_id.encode())
         await feed.leave()
+        assert (await answered(one.admin_url, request("GET", "/admin/streams")))[0] == 401
 
 
 async def test_reload_under_load_cuts_and_loses_nothing(stage: Stage, tmp_path: Path) -> None:
