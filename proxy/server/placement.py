@@ -54,6 +54,9 @@ class Placement(Protocol):
         Raises: Overloaded, if the other worker does not take it.
         """
 
+    async def named(self, caller: bytes, key: str, ident: str) -> None:
+        """Tell the worker of a key that a stream of this worker has it, too, from now on. Raises: Overloaded."""
+
     async def is_known(self, caller: bytes, ident: str) -> bool:
         """Return whether another worker knows a caller's response of this id. Raises: Overloaded, if one hangs."""
 

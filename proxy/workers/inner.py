@@ -15,10 +15,20 @@ from proxy.workers.merged_page import Families
 class Inner:
     """The handlers of what one worker is asked by others."""
 
-    def __init__(self, hub: Hub, knows: Callable[[bytes, str], bool], families: Callable[[], Families]) -> None:
-        """`knows` tells whether a caller's response of an id is known here; `families` returns the metrics."""
+    def __init__(
+        self,
+        hub: Hub,
+        knows: Callable[[bytes, str], bool],
+        note_named: Callable[[bytes, str, str], None],
+        families: Callable[[], Families],
+    ) -> None:
+        """`knows` tells whether a caller's response of an id is known here; `families` returns the metrics.
+
+        `note_named` notes the id of another worker's stream that is the newest under a caller's key.
+        """
         self._hub = hub
         self._knows = knows
+        self._note_named = note_named
         self._families = families
 
     def endpoints(self) -> Sequence[tuple[str, Handler]]:
@@ -27,6 +37,7 @@ class Inner:
             ("/inner/metrics", self._metrics),
             ("/inner/streams", self._streams),
             ("/inner/key", self._key),
+            ("/inner/named", self._named),
             ("/inner/response", self._response),
         )
 
@@ -41,6 +52,12 @@ class Inner:
         """Tell the id of a caller's newest stream under a key."""
         stream = self._hub.find_key(request.query["key"], bytes.fromhex(request.query["caller"]))
         return answer({"id": None if stream is None else stream.id})
+
+    async def _named(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """Note that another worker's stream is the newest under a caller's key."""
+        query = request.query
+        self._note_named(bytes.fromhex(query["caller"]), query["key"], query["ident"])
+        return answer({})
 
     async def _response(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """Tell whether a caller's response of an id is known here."""

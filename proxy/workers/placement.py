@@ -34,7 +34,7 @@ from proxy.workers.names import name_of
 from proxy.workers.peers import Peers, socket_paths
 
 _KEY = "Stream-Key"
-_CLAIMS = 10_000  # that are remembered: of requests with two names
+_NOTED = 10_000  # names of which a worker remembers that another one has their stream
 
 
 class Placement:
@@ -50,6 +50,7 @@ class Placement:
         self._directory = directory
         self._names_bodies = names_bodies
         self._claims: OrderedDict[bytes, int] = OrderedDict()  # workers of requests that have a key, too, by their name
+        self._named: OrderedDict[bytes, int] = OrderedDict()  # workers of the newest stream under a key of this one
         self._next = 0
         self._several = FollowSeveral(self.peers, lambda: self.membership.number, self._worker_of, self._find_key)
 
@@ -171,8 +172,23 @@ class Placement:
             owner, decided = self.membership.number, True
         if owner == self.membership.number:
             connection.settle()
+            if key is not None and not held:  # a new stream is the newest under its key
+                self._named.pop(name_of(*key_name(caller, key)), None)
             return None
         return await self._hand_over(request, connection, owner, decided)
+
+    async def named(self, caller: bytes, key: str, ident: str) -> None:
+        """Tell the worker of a key that a stream of this worker has it, too, from now on. Raises: Overloaded."""
+        owner = self.membership.owner(name_of(*key_name(caller, key)))
+        if owner != self.membership.number:
+            asked = f"caller={caller.hex()}&key={quote(key, safe='')}&ident={ident}"
+            _check_answered(await self.peers.ask_all([owner], f"/inner/named?{asked}"))
+
+    def note_named(self, caller: bytes, key: str, ident: str) -> None:
+        """Note that a stream of another worker is the newest under a key that belongs to this one."""
+        worker = self._worker_of(ident)
+        if worker is not None:
+            _keep(self._named, name_of(*key_name(caller, key)), worker)
 
     async def is_known(self, caller: bytes, ident: str) -> bool:
         """Return whether another worker knows a caller's response of this id. Raises: Overloaded, if one hangs."""
@@ -188,11 +204,12 @@ class Placement:
     def _owner_of_key(self, caller: bytes, key: str) -> tuple[int, bool]:
         name = name_of(*key_name(caller, key))
         owner = self.membership.owner(name)
-        if owner == self.membership.number and self._hub.find_key(key, caller) is None:
-            older = self.membership.older_owner(name)
-            if older is not None:
-                return older, True
-        return owner, False
+        if owner != self.membership.number:
+            return owner, False
+        named = self._named.get(name)
+        if named is None and self._hub.find_key(key, caller) is None:
+            named = self.membership.older_owner(name)
+        return (owner, False) if named is None or not self.membership.is_there(named) else (named, True)
 
     def _owner_of_generation(
         self, caller: bytes, key: str | None, shared: tuple[bytes, ...] | None, *, held: bool
@@ -221,9 +238,7 @@ class Placement:
             return membership.number
         owner = membership.owner(name_of(*key_name(caller, key)))
         if owner != membership.number:
-            self._claims[name] = owner
-            if len(self._claims) > _CLAIMS:
-                self._claims.popitem(last=False)
+            _keep(self._claims, name, owner)
         return owner
 
     def _another(self) -> int:
@@ -234,7 +249,7 @@ class Placement:
     async def _find_key(self, caller: bytes, key: str) -> str | None:
         """Return the id of a caller's newest stream under a key, whichever worker has it. Raises: Overloaded."""
         name, membership = name_of(*key_name(caller, key)), self.membership
-        for number in (membership.owner(name), membership.older_owner(name)):
+        for number in (self._named.get(name), membership.owner(name), membership.older_owner(name)):
             if number == membership.number:
                 stream = self._hub.find_key(key, caller)
                 found = None if stream is None else stream.id
@@ -325,6 +340,14 @@ _SERVE = {
     Belongs.SEVERAL: Placement._by_several,
     Belongs.ALL: Placement._all,
 }
+
+
+def _keep(noted: "OrderedDict[bytes, int]", name: bytes, worker: int) -> None:
+    """Note the worker of a name, and forget the oldest note if there are too many."""
+    noted[name] = worker
+    noted.move_to_end(name)
+    if len(noted) > _NOTED:
+        noted.popitem(last=False)
 
 
 def _settle(request: web.BaseRequest) -> None:

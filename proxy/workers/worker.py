@@ -71,7 +71,7 @@ class Worker:
         self.placement = Placement(membership, Path(start["directory"]), start["secret"], names_bodies=names_bodies)
         member = Member(ending_of(number), bytes.fromhex(start["secret"]), self.placement)
         self.proxy = Proxy(config, member=member)
-        self._inner = Inner(self.proxy.hub, self.placement.knows, self._families)
+        self._inner = Inner(self.proxy.hub, self.placement.knows, self.placement.note_named, self._families)
         self._ending: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
         self._all_end = False

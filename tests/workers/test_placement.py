@@ -105,6 +105,20 @@ async def test_both_keys_of_a_request_find_its_stream(three: Several) -> None:
             assert (await (await three.ask(at, "GET", f"/v1/keys/{key}")).json())["id"] == asked.stream_id
 
 
+async def test_later_key_of_a_call_finds_its_stream_until_another_has_it(three: Several) -> None:
+    """A retry that brings a Stream-Key names the stream, whichever worker the key belongs to."""
+    for number, key in enumerate(KEYS[:6]):
+        asked = await three.chat(number % 3, f"Idempotency-Key: i-{key}")
+        await whole(asked)
+        await whole(await three.chat((number + 1) % 3, f"Idempotency-Key: i-{key}", f"Stream-Key: {key}"))
+        for at in ALL:
+            assert (await (await three.ask(at, "GET", f"/v1/keys/{key}")).json())["id"] == asked.stream_id
+        newer = await three.chat(number % 3, f"Stream-Key: {key}")
+        await whole(newer)
+        for at in ALL:
+            assert (await (await three.ask(at, "GET", f"/v1/keys/{key}")).json())["id"] == newer.stream_id
+
+
 @pytest.mark.parametrize("text", ["a", "b", "c", "x" * 400_000], ids=["a", "b", "c", "long"])
 async def test_identical_bodies_share_a_call_wherever_they_land(stage: Stage, text: str) -> None:
     """With share = "body"; and a large one is handed over whole."""

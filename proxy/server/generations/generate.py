@@ -101,6 +101,8 @@ class Generations:
         else:
             self._metrics.shared(how, call.stream)
             self._join(call, generation)
+            if self._placement is not None and options.key is not None:
+                await self._placement.named(generation.caller, options.key, call.stream.id)
         release_body(request)
         joined = how if late else None
         if options.respond_async:
