@@ -5,6 +5,7 @@ those after it are not given to aiohttp's parser, which would not give them back
 Only where several workers serve one machine; a connection that stays where it was accepted has none of this.
 """
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -20,7 +21,7 @@ HANDED_OVER = Written(0, keep_alive=False)
 class MovableConnection(Connection):
     """One connection of a client, which another process can go on with from the request in progress on."""
 
-    __slots__ = ("_adopted", "_beyond", "_end", "_is_answered", "_is_switched", "_raw", "is_placed")
+    __slots__ = ("_adopted", "_beyond", "_end", "_is_answered", "_is_left", "_is_switched", "_raw", "is_placed")
 
     def __init__(self, port: Port, server: web.Server, **options: Any) -> None:
         super().__init__(port, server, **options)
@@ -28,6 +29,7 @@ class MovableConnection(Connection):
         self._begin_anew()
         self._beyond = b""  # what came after the request in progress
         self._is_switched = False  # it is a WebSocket
+        self._is_left = False  # its transport has another protocol
         self.is_placed = False  # the request in progress is served here, whatever it says
 
     def _begin_anew(self) -> None:
@@ -85,6 +87,9 @@ class MovableConnection(Connection):
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
         super().log_access(request, response, time)
         self._is_answered, self._raw, self.is_placed = True, None, False
+        if self._is_left:
+            self.connection_lost(None)
+            return
         if self._beyond:  # in another turn: aiohttp has not finished with this request
             self._loop.call_soon(self._read_beyond)
 
@@ -144,6 +149,20 @@ class MovableConnection(Connection):
         self.close()
         if self.current is None:
             self.peer.abort()  # else the connection's task closes it
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Return whether TLS ends here, so that the connection can't be served by another process."""
+        return self.peer.get_extra_info("sslcontext") is not None
+
+    def leave_to(self, protocol: asyncio.Protocol) -> None:
+        """Leave the transport, whose reading is paused, to another protocol: while a request is in progress."""
+        self._beyond = b""
+        self._is_left = self._force_close = True
+        self._task_handler = None  # nobody is to cancel it, or to close the transport, when this connection is lost
+        self.transport = None
+        self.peer.set_protocol(protocol)
+        protocol.connection_made(self.peer)
 
     def take_back(self) -> None:
         """Go on with the connection, which nobody has taken."""

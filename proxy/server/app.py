@@ -154,6 +154,7 @@ class Proxy:
             self.tracing,
             None if member is None else member.placement,
         )
+        self._member_is_busy = bool if member is None else member.placement.is_busy
         self._connection_class = Connection if member is None else MovableConnection
         self.operators = OperatorAccess(admin_token(config) if member is None else member.secret.hex())
         self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url)
@@ -269,7 +270,8 @@ class Proxy:
     async def accept(self, listening: socket.socket) -> None:
         """Accept connections at a listening socket from now on; after `open_as_worker`."""
         assert self._data_runner is not None
-        self._data_site = web.SockSite(self._data_runner, listening, backlog=4096)
+        context = None if self.tls[0] is None else self.tls[0].context
+        self._data_site = web.SockSite(self._data_runner, listening, backlog=4096, ssl_context=context)
         await self._data_site.start()
 
     async def retire(self) -> None:
@@ -283,7 +285,7 @@ class Proxy:
     @property
     def is_busy(self) -> bool:
         """Return whether any stream runs, or any client waits for a response."""
-        return bool(self.hub.running) or self.clients.busy
+        return bool(self.hub.running) or self.clients.busy or self._member_is_busy()
 
     async def drain(self) -> None:
         """Stop accepting, let everything that was asked for finish for at most `drain_s`, end the rest, and stop.

@@ -54,6 +54,9 @@ class Placement(Protocol):
         Raises: Overloaded, if the other worker does not take it.
         """
 
+    def is_busy(self) -> bool:
+        """Return whether bytes are carried here between clients and other workers."""
+
     async def named(self, caller: bytes, key: str, ident: str) -> None:
         """Tell the worker of a key that a stream of this worker has it, too, from now on. Raises: Overloaded."""
 

@@ -7,7 +7,7 @@ Read in this order:
 
 * `ids`, `names`: in which worker a stream is, by its id; which worker a name belongs to, by its hash
 * `membership`: which workers there are, as each of them knows it
-* `handover`: hands a client's connection to another worker
+* `handover`: hands a client's connection to another worker; `relay`: carries its bytes, where TLS ends here
 * `placement`: finds the worker that a request belongs to; `follow_several`: for streams of several workers at once
 * `peers`, `inner`: what workers ask each other, and what each answers
 * `worker`: one worker's life; `shares`: its share of the configured limits

@@ -8,15 +8,17 @@ shared name notes that, and sends there whoever else comes with it.
 Whoever has been handed a request that another worker has decided on serves it, and so no request goes in circles.
 """
 
+import asyncio
 import functools
 import os
+import socket
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from proxy.access.callers import Caller
@@ -27,11 +29,12 @@ from proxy.server.placement import Belongs, Handler, key_name
 from proxy.stream.hub import Hub
 from proxy.wire.errors import Overloaded
 from proxy.workers.follow_several import FollowSeveral
-from proxy.workers.handover import OUTCOMES, TAKEN, offer
+from proxy.workers.handover import LATE, OUTCOMES, TAKEN, offer
 from proxy.workers.ids import worker_of
 from proxy.workers.membership import Membership
 from proxy.workers.names import name_of
 from proxy.workers.peers import Peers, socket_paths
+from proxy.workers.relay import Side, join
 
 _KEY = "Stream-Key"
 _NOTED = 10_000  # names of which a worker remembers that another one has their stream
@@ -47,6 +50,7 @@ class Placement:
         self.membership = membership
         self.handovers: Counter[str] = Counter()  # by their outcome
         self.peers = Peers(directory, token)
+        self.relays: set[Side] = set()
         self._directory = directory
         self._names_bodies = names_bodies
         self._claims: OrderedDict[bytes, int] = OrderedDict()  # workers of requests that have a key, too, by their name
@@ -62,6 +66,10 @@ class Placement:
     def knows(self, caller: bytes, ident: str) -> bool:
         """Return whether a caller's response of this id is known here."""
         return self._knows(caller, ident)
+
+    def is_busy(self) -> bool:
+        """Return whether bytes are carried here between clients and other workers."""
+        return bool(self.relays)
 
     def metrics(self) -> Iterator[Metric]:
         """Yield what is counted here."""
@@ -321,12 +329,34 @@ class Placement:
         read = connection.let_go()
         if read is None:
             return "lost"  # the client has disconnected
-        outcome = await offer(socket_paths(self._directory, owner)[0], connection.descriptor, read, is_placed=is_placed)
-        self.handovers[outcome] += 1
-        if outcome == TAKEN:
-            connection.forget()
+        path = socket_paths(self._directory, owner)[0]
+        if connection.is_encrypted:
+            outcome = await self._relay(connection, path, read, is_placed=is_placed)
         else:
+            outcome = await offer(path, connection.descriptor, read, is_placed=is_placed)
+        self.handovers[outcome] += 1
+        if outcome != TAKEN:
             connection.take_back()
+        elif not connection.is_encrypted:
+            connection.forget()
+        return outcome
+
+    async def _relay(self, connection: MovableConnection, path: str, read: bytes, *, is_placed: bool) -> str:
+        """Hand one end of a socket pair over in place of a connection, and carry its bytes; return the outcome."""
+        request = connection.current
+        if request is None or request.version < HttpVersion11:
+            return LATE  # by TLS, the end of a body without a length would look the same whether it is whole or not
+        ours, theirs = socket.socketpair()
+        with theirs:
+            outcome = await offer(path, theirs.fileno(), read, is_placed=is_placed)
+        if outcome != TAKEN:
+            ours.close()
+            return outcome
+        client, worker = Side(self.relays), Side(self.relays)
+        join(client, worker)
+        connection.leave_to(client)  # and read nothing before the other side is there
+        await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
+        client.begin()
         return outcome
 
 

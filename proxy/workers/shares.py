@@ -40,7 +40,7 @@ def _check_alone(config: Config, workers: int) -> None:
         "auth.keys_file": auth.keys_file,
         "auth.hook_url": auth.hook_url,
         "auth.usage_file": auth.usage_file,
-        "[tls]": config.tls.certificate,
+        "tls.client_ca": config.tls.client_ca,
     }
     for key, value in alone.items():
         if value:

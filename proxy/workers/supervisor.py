@@ -95,7 +95,8 @@ class Supervisor:
         host, port = address(self.config.listen)
         given = self._listening
         self._sockets = listen(host, port, self._count) if given is None else [given] * self._count
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._sockets[0].getsockname()[1]}"
+        scheme = "https" if self.config.tls.certificate else "http"
+        self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._sockets[0].getsockname()[1]}"
         self._text = self._read()
         self._current = free_numbers(self._count, ())
         try:
