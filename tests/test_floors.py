@@ -23,8 +23,9 @@ FLOORS = {
     "access": 5,
     "telemetry": 5,
     "server": 6,
-    "tools": 7,
-    "console": 7,
+    "workers": 7,
+    "tools": 8,
+    "console": 8,
 }
 GROUND = {"settings", "timers"}
 """The package's own modules, which any floor may import."""

@@ -69,8 +69,11 @@ class GivenIds:
         """Forget an id: its response was deleted."""
         self._until.pop((caller, ident), None)
 
+    def has(self, caller: bytes, ident: str) -> bool:
+        """Return whether a caller was given the id of a response that has ended."""
+        return self._until.get((caller, ident), 0.0) > self._clock()
+
     def check(self, caller: bytes, dialect: Dialect, ident: str) -> None:
         """Raises: UnknownResponse, if the caller was not given the id."""
-        known = self._until.get((caller, ident), 0.0) > self._clock()
-        if not known and find_response(self._streams(), caller, dialect, ident) is None:
+        if not self.has(caller, ident) and find_response(self._streams(), caller, dialect, ident) is None:
             raise UnknownResponse(f"no response of yours has the id {ident[:100]!r}")

@@ -8,25 +8,28 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.access.accounts import Accounts
-from proxy.access.admission import Admission
-from proxy.access.callers import Callers
+from proxy.access.admission import Admission, Needs
+from proxy.access.callers import Caller, Callers
 from proxy.access.capabilities import Capabilities
 from proxy.access.grants import Grants
 from proxy.access.operators import OperatorAccess
 from proxy.access.pages import Hosts, Pages
 from proxy.access.response_ids import GivenIds
 from proxy.access.settings import TlsConfig
+from proxy.dialects import table
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.connection import Connection
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
+from proxy.downstream.movable import MovableConnection
 from proxy.downstream.tls import ServerTls, TlsFiles
 from proxy.server.admin.all_streams import AllStreams
 from proxy.server.admin.feed import Feed
@@ -38,8 +41,9 @@ from proxy.server.cors import Cors
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
 from proxy.server.identification import Identification, Serve, identification
+from proxy.server.placement import Member
 from proxy.server.route_table import RouteTable
-from proxy.server.routes import Routes
+from proxy.server.routes import Handler, Routes
 from proxy.server.upstreams import Upstreams
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import DRAINED
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
 
 _TICK_S = 0.25
+_INNER = "localhost:0"  # the address of a Unix socket, as far as its requests' Host is checked
 
 
 class _WithoutMalformed(logging.Filter):
@@ -77,8 +82,11 @@ http_log.addFilter(_WithoutMalformed())
 class Proxy:
     """The running proxy: call `start`, then `drain` or `stop`. Port 0 takes a free port; `url` has its number."""
 
-    def __init__(self, config: Config, tracing: "Tracing | None" = None) -> None:
-        """Call within a running loop. `tracing` is used instead of the configured one."""
+    def __init__(self, config: Config, tracing: "Tracing | None" = None, member: Member | None = None) -> None:
+        """Call within a running loop. `tracing` is used instead of the configured one.
+
+        `member`: what makes it one of several workers; None: it is the only process.
+        """
         loop = asyncio.get_running_loop()
         limits = config.limits
         pacer = Pacer(loop.call_later, time.monotonic)
@@ -93,7 +101,7 @@ class Proxy:
         self.lost_calls = LostCalls(config.generations.attach_retries_s)
         self.tracing = tracing or _traced(config)
         self.identification = identification(config.auth, has_certificates=bool(config.tls.client_ca))
-        self.callers, self.grants = access_of(config, self.identification)
+        self.callers, self.grants = access_of(config, self.identification, b"" if member is None else member.secret)
         accounts = None if self.identification is None else self.identification.accounts
         has_key = bool(config.upstream.key.get_secret_value())
         self.given = GivenIds(lambda: self.hub, time.monotonic) if has_key else None
@@ -109,6 +117,7 @@ class Proxy:
             on_forgotten=self._forget,
             on_subscription_ended=self.metrics.subscription_ended if accounts is None else self._subscription_ended,
             on_attached=None if accounts is None else accounts.attached,
+            id_ending="" if member is None else member.id_ending,
         )
         self.clients = ClientConnections(
             ClientTimeouts(**config.clients.model_dump()),
@@ -146,13 +155,16 @@ class Proxy:
             self.lost_calls,
             self.given,
             self.tracing,
+            None if member is None else member.placement,
         )
-        admin_host = address(config.admin)[0] if config.admin else ""
-        self.operators = OperatorAccess.at(admin_host, config.admin_token.get_secret_value())
+        self._member_is_busy = bool if member is None else member.placement.is_busy
+        self._connection_class = Connection if member is None else MovableConnection
+        self.operators = operators_of(config) if member is None else OperatorAccess(member.secret.hex())
         self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url, self._name_of)
-        self.tls = [_tls(config.tls), _tls(config.admin_tls)]
+        self.tls = [tls_of(config.tls), tls_of(config.admin_tls)]
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
+        self._data_runner: web.BaseRunner | None = None  # of one of several workers
         self._data_site: web.BaseSite | None = None
         self._background: list[asyncio.Task[None]] = []
         self._hurried = False
@@ -209,11 +221,8 @@ class Proxy:
         try:
             config = self.config
             data = self.route_table.routes()
-            serve: Serve = Cors(config.cors, data, self.metrics, config.key_headers) if config.cors.origins else data
-            if self.identification is not None:
-                serve = self.identification.asking(serve)
             self.url, self._data_site = await self._listen(
-                self._runner(serve, data, config.listen, is_admin=False),
+                self._runner(self._serving(data), data, config.listen, is_admin=False),
                 config.listen,
                 given.get("listen"),
                 self.tls[0],
@@ -229,9 +238,65 @@ class Proxy:
         except OSError:
             await self.stop()
             raise
+        self._begin_background()
+
+    def _begin_background(self) -> None:
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
         if self.identification is not None:
             self._background.append(asyncio.create_task(self.identification.watch()))
+
+    async def open_as_worker(self, inner: Sequence[tuple[str, Handler]], inner_path: str) -> Listener:
+        """Become ready as one of several workers; return the server of clients' connections, for those handed over.
+
+        At a Unix socket, `inner_path`, are served for the other workers and the supervisor: what the admin port has,
+        `inner`, and the streams of this worker that one of several others delivers.
+        """
+        data = self.route_table.routes()
+        self._data_runner = self._runner(self._serving(data), data, self.config.listen, is_admin=False)
+        await self._set_up(self._data_runner)
+        admin = self._admin_routes(data)
+        for path, handler in inner:
+            admin.routes.add("GET", path, handler, "inner", table.OWN, Needs.NOTHING)
+        admin.routes.add("GET", "/v1/follow", self._follow_for_another, "streams", table.OWN, Needs.NOTHING)
+        asked = self._runner(admin, admin.routes, _INNER, is_admin=True)
+        await self._set_up(asked)
+        await web.UnixSite(asked, inner_path, backlog=4096).start()
+        self._begin_background()
+        return self.listeners[0]
+
+    async def _follow_for_another(self, request: web.BaseRequest, operator: Caller) -> web.StreamResponse:
+        """GET /v1/follow, sent by another worker with the headers of its client."""
+        return await self.route_table.follow_many(request, self.admission.admit(request, Needs.CAPABILITY))
+
+    def _serving(self, data: Routes) -> Serve:
+        """Return what responds to the requests of the data port, which has these routes."""
+        config = self.config
+        serve: Serve = Cors(config.cors, data, self.metrics, config.key_headers) if config.cors.origins else data
+        return serve if self.identification is None else self.identification.asking(serve)
+
+    async def _set_up(self, runner: web.BaseRunner) -> None:
+        await runner.setup()
+        self._runners.append(runner)
+
+    async def accept(self, listening: socket.socket) -> None:
+        """Accept connections at a listening socket from now on; after `open_as_worker`."""
+        assert self._data_runner is not None
+        context = None if self.tls[0] is None else self.tls[0].context
+        self._data_site = web.SockSite(self._data_runner, listening, backlog=4096, ssl_context=context)
+        await self._data_site.start()
+
+    async def retire(self) -> None:
+        """Accept no more, and end what has no end of its own; all else goes on until `drain`, or until it ends."""
+        if self._data_site is not None:
+            await self._data_site.stop()
+            self._data_site = None
+        self.hub.dismiss_waiters()
+        self.route_table.drain()
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether any stream runs, or any client waits for a response."""
+        return bool(self.hub.running) or self.clients.busy or self._member_is_busy()
 
     async def drain(self) -> None:
         """Stop accepting, let everything that was asked for finish for at most `drain_s`, end the rest, and stop.
@@ -242,13 +307,18 @@ class Proxy:
         if self._data_site is not None:
             await self._data_site.stop()
         until = time.monotonic() + self.config.drain_s
-        while (self.hub.running or self.clients.busy) and time.monotonic() < until and not self._hurried:
+        while self.is_busy and time.monotonic() < until and not self._hurried:
             await asyncio.sleep(0.05)
         await self.stop()
 
     def _refuse_new(self) -> None:
         self.hub.drain()
         self.route_table.drain()
+
+    @property
+    def is_hurried(self) -> bool:
+        """Return whether it is to end at once."""
+        return self._hurried
 
     def hurry(self) -> None:
         """Have `drain` wait no longer."""
@@ -315,8 +385,7 @@ class Proxy:
         self, runner: web.BaseRunner, where: str, listening: socket.socket | None, tls: ServerTls | None
     ) -> tuple[str, web.BaseSite]:
         host, port = address(where)
-        await runner.setup()
-        self._runners.append(runner)
+        await self._set_up(runner)
         context = None if tls is None else tls.context
         site: web.BaseSite = web.TCPSite(runner, host, port, backlog=4096, ssl_context=context)
         if listening is not None:
@@ -338,6 +407,7 @@ class Proxy:
             turns=self.hub.turns,
             urgent=b"GET /healthz",  # it tells of the process, not of those who wait
             is_admin=is_admin,
+            connection_class=Connection if is_admin else self._connection_class,
             access_log=None,
             handler_cancellation=True,  # a handler is cancelled as soon as its client disconnects
             auto_decompress=False,  # a compressed request is passed on as it is
@@ -355,14 +425,21 @@ class Proxy:
                 self.trim.tick(time.monotonic())
 
 
-def access_of(config: Config, named: Identification | None = None) -> tuple[Callers, Grants]:
-    """Make the configured Callers and Grants."""
+def operators_of(config: Config) -> OperatorAccess:
+    """Return who has access to the configured admin port."""
+    host = address(config.admin)[0] if config.admin else ""
+    return OperatorAccess.at(host, config.admin_token.get_secret_value())
+
+
+def access_of(config: Config, named: Identification | None = None, secret: bytes = b"") -> tuple[Callers, Grants]:
+    """Make the configured Callers and Grants. `secret`: of the callers' digests; b"": one of its own."""
     capabilities = Capabilities([secret.get_secret_value() for secret in config.capabilities.secrets])
     callers = Callers(
         capabilities,
         digests=config.auth.accepted,
         shares_anonymous=config.shares_anonymous,
         key_headers=config.key_headers,
+        secret=secret,
         known=None if named is None else named.known,
     )
     if named is not None:
@@ -376,7 +453,7 @@ def access_of(config: Config, named: Identification | None = None) -> tuple[Call
     )
 
 
-def _tls(config: TlsConfig) -> ServerTls | None:
+def tls_of(config: TlsConfig) -> ServerTls | None:
     """Make the TLS of a port, if it is configured. Raises: OSError, ValueError."""
     if not config.certificate:
         return None

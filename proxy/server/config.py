@@ -7,16 +7,16 @@ Nested keys are joined by two underscores: STREAMTEE_UPSTREAM__URL.
 import importlib.util
 import os
 import re
+import tomllib
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from proxy.access.pages import is_loopback
@@ -169,6 +169,7 @@ class Config(BaseSettings):
     admin: str = "127.0.0.1:9090"
     admin_token: SecretStr = SecretStr("")
     admin_token_file: str = ""  # its contents become `admin_token`
+    workers: Annotated[int, Field(ge=0, le=256)] = 1
     hosts: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     drain_s: Seconds = 30
@@ -338,12 +339,13 @@ def load(path: Path | None) -> Config:
 
     Raises: pydantic.ValidationError, tomllib.TOMLDecodeError, OSError.
     """
+    return loads("" if path is None else path.read_text(encoding="utf-8"))
+
+
+def loads(text: str) -> Config:
+    """Read the text of a file, and the environment, which overrides it. Raises: as `load`, but for OSError."""
     _check_environment()
-    given: dict[str, Any] = {}
-    if path is not None:
-        path.stat()  # raises if there is no such file; pydantic's source would silently ignore that
-        given = TomlConfigSettingsSource(Config, path)()
-    return Config(**given)
+    return Config(**tomllib.loads(text))
 
 
 def explained(error: OSError | ValueError) -> str:

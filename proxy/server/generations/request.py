@@ -27,6 +27,7 @@ from proxy.server.generations.shared_calls import Identity, by_body, by_key
 from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
 from proxy.server.models import Models
 from proxy.server.pass_through import Forward
+from proxy.server.placement import Placement
 from proxy.stream.info import StreamInfo
 from proxy.stream.projections import EVENT_STREAM, MODES, View, check_view
 from proxy.stream.vitals import Vitals
@@ -34,7 +35,7 @@ from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.upstream import UpstreamRequest
-from proxy.wire.errors import UnknownMode
+from proxy.wire.errors import UnknownMode, UnknownResponse
 from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.sse import begins_stream
 
@@ -110,16 +111,21 @@ class GenerationReader:
         forward: Forward,
         models: Models,
         given: GivenIds | None = None,
+        placement: Placement | None = None,
         *,
         recorded: bool = False,
     ) -> None:
-        """`given`: the ids that callers may name in their requests; None: any. `recorded`: for a recorded route."""
+        """`given`: the ids that callers may name in their requests; None: any. `recorded`: for a recorded route.
+
+        `placement`: asks the other workers, if there are any, for ids that were not given here.
+        """
         self._config = config
         self._admission = admission
         self._forward = forward
         self._models = models
         self._client_address = ClientAddresses(config.trusted_proxies).of
         self._given = given
+        self._placement = placement
         generations = config.generations
         self._recorded = recorded
         self._attaches = generations.attach_retries_s > 0 and not recorded
@@ -191,6 +197,8 @@ class GenerationReader:
             generation.method, generation.recorded = request.method.encode(), True
         objects = route.dialect.objects
         if objects is not None:
+            if self._placement is not None:
+                await self._check_with_others(self._placement, generation, objects, caller)
             generation = self._with_objects(generation, objects, caller)
             attaches = attaches and generation.options is options  # not in the background: its client may disconnect
         if account is not None and not self._recorded:
@@ -224,7 +232,7 @@ class GenerationReader:
 
         Raises: UnknownResponse; BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
         """
-        if self._given is not None:
+        if self._given is not None and self._placement is None:
             for ident in objects.continued(generation.whole_body):
                 self._given.check(caller.digest, generation.route.dialect, ident)
         asked = objects.background(generation.whole_body)
@@ -238,6 +246,19 @@ class GenerationReader:
             respond_async=options.respond_async or not asked.streams,
         )
         return replace(generation, body=asked.body, options=options, background=not asked.streams)
+
+    async def _check_with_others(
+        self, placement: Placement, generation: GenerationRequest, objects: Objects, caller: Caller
+    ) -> None:
+        """Check the ids that a request names; another worker may have given them. Raises: UnknownResponse."""
+        if self._given is None:
+            return
+        for ident in objects.continued(generation.whole_body):
+            try:
+                self._given.check(caller.digest, generation.route.dialect, ident)
+            except UnknownResponse:
+                if not await placement.is_known(caller.digest, ident):
+                    raise
 
 
 def _limited(generation: GenerationRequest, account: Account) -> GenerationRequest:
