@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
-from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -29,7 +28,7 @@ from proxy.wire.errors import BadRequest, Overloaded, UnknownStream
 from proxy.wire.event_id import read_event_id
 from proxy.wire.http import HOP_BY_HOP
 from proxy.wire.websocket import TEXT, frame
-from proxy.workers.peers import ANSWERED_S, Peers
+from proxy.workers.peers import ANSWERED_S, Peers, quoted
 
 Groups = Mapping[int, list[str]]
 """The ids of streams by their worker."""
@@ -225,7 +224,7 @@ def _query(request: web.BaseRequest, idents: list[str]) -> str:
         own = [f"{epoch}-{seq}" for epoch, seq in _cursors(request).items() if epoch in epochs]
         kept += [("after", ",".join(own))] if own else []
     pairs = [*kept, *(("stream", ident) for ident in idents)]
-    return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in pairs)
+    return "&".join(f"{quoted(name)}={quoted(value)}" for name, value in pairs)
 
 
 def _headers(request: web.BaseRequest) -> dict[str, Any]:

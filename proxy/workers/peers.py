@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -18,6 +19,11 @@ _GONE = object()
 def socket_paths(directory: Path, number: int) -> tuple[str, str]:
     """Return where a worker is handed connections, and where it serves requests of the others."""
     return str(directory / f"{number}.handover"), str(directory / f"{number}.http")
+
+
+def quoted(text: str) -> str:
+    """Return a text as it stands in a query; one that is not Unicode is no id and no key, and stays none."""
+    return quote(text, safe="", errors="surrogatepass")
 
 
 class Peers:

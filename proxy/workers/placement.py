@@ -16,7 +16,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from aiohttp import HttpVersion11, web
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -33,7 +32,7 @@ from proxy.workers.handover import LATE, OUTCOMES, TAKEN, offer
 from proxy.workers.ids import worker_of
 from proxy.workers.membership import Membership
 from proxy.workers.names import name_of
-from proxy.workers.peers import Peers, socket_paths
+from proxy.workers.peers import Peers, quoted, socket_paths
 from proxy.workers.relay import Side, join
 
 _KEY = "Stream-Key"
@@ -189,7 +188,7 @@ class Placement:
         """Tell the worker of a key that a stream of this worker has it, too, from now on. Raises: Overloaded."""
         owner = self.membership.owner(name_of(*key_name(caller, key)))
         if owner != self.membership.number:
-            asked = f"caller={caller.hex()}&key={quote(key, safe='')}&ident={ident}"
+            asked = f"caller={caller.hex()}&key={quoted(key)}&ident={ident}"
             _check_answered(await self.peers.ask_all([owner], f"/inner/named?{asked}"))
 
     def note_named(self, caller: bytes, key: str, ident: str) -> None:
@@ -264,7 +263,7 @@ class Placement:
             elif number is None:
                 continue
             else:
-                target = f"/inner/key?caller={caller.hex()}&key={quote(key, safe='')}"
+                target = f"/inner/key?caller={caller.hex()}&key={quoted(key)}"
                 answers = await self.peers.ask_all([number], target)
                 _check_answered(answers)
                 found = answers[number]["id"] if answers else None
@@ -274,7 +273,7 @@ class Placement:
 
     async def _who_knows(self, caller: bytes, ident: str) -> int | None:
         """Return the worker that knows a caller's response by this id, if any does. Raises: Overloaded."""
-        target = f"/inner/response?caller={caller.hex()}&ident={quote(ident, safe='')}"
+        target = f"/inner/response?caller={caller.hex()}&ident={quoted(ident)}"
         answers = await self.peers.ask_all(self.membership.others, target)
         for number, answer in answers.items():
             if answer is not None and answer["known"]:

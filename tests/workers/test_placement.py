@@ -331,6 +331,15 @@ async def test_response_that_was_given_by_another_worker_may_be_continued(fake: 
             assert other.status == 404
 
 
+async def test_text_that_is_no_unicode_is_nobodys(three: Several) -> None:
+    """As an id or a key: it is asked for at the others, too."""
+    for path in (f"{RESPONSES}/%ff", "/v1/keys/%ff%fe", "/v1/streams/%ff"):
+        for at in ALL:
+            assert (await three.ask(at, "GET", path)).status in (200, 404)  # of responses, others are the upstream's
+    for at in ALL:
+        assert (await three.ask(at, "GET", "/v1/follow?key=%ff&stream=%ff")).status == 404
+
+
 async def test_url_of_a_shared_route_has_one_upstream_call(stage: Stage) -> None:
     """Its followers meet in one worker."""
     routes = [{"path": "/events", "share": "url"}]
