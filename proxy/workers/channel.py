@@ -37,7 +37,11 @@ class Channel:
 
     def send(self, kind: str, **said: Any) -> None:
         """Send a message; if the other end is gone, nobody reads it."""
-        self._writer.write(orjson.dumps({"kind": kind, **said}) + b"\n")
+        try:
+            if not self._writer.is_closing():
+                self._writer.write(orjson.dumps({"kind": kind, **said}) + b"\n")
+        except RuntimeError:  # uvloop, if the other end has just gone
+            pass
 
     async def receive(self) -> dict[str, Any] | None:
         """Return the next message; None if the other end is gone."""

@@ -23,6 +23,7 @@ from time import monotonic
 from typing import Any
 
 from proxy.server.config import Config, address
+from proxy.stream.faults import log_fault
 from proxy.workers.ids import free_numbers
 from proxy.workers.listening import listen
 from proxy.workers.merged_page import MergedPage
@@ -33,6 +34,7 @@ MOST_WORKERS = 256  # each has a number, and so have those of the reload before,
 _RETIRED_S = 2.0  # for the old workers to say what they hold; one that hangs holds nothing that could be found
 _GRACE_S = 5.0  # beyond `drain_s`, for workers to end
 _HURRIED_S = 5.0
+_LONGEST_PATH = 85  # of the directory: a Unix socket's path has 104 characters, on some systems 108
 _STEADY_S = 10.0  # a worker that lived so long is replaced at once
 _LONGEST_WAIT_S = 30.0
 _SPARE_AFTER_S = 1.0  # when the workers have begun: they need the cores first
@@ -92,6 +94,8 @@ class Supervisor:
 
     async def start(self) -> None:
         """Listen, and start the workers. Raises: OSError, if the address is taken; WorkerFailed."""
+        if len(self._directory) > _LONGEST_PATH:
+            raise OSError(f"{self._directory} is too long a path for Unix sockets in it; TMPDIR names another place")
         host, port = address(self.config.listen)
         given = self._listening
         self._sockets = listen(host, port, self._count) if given is None else [given] * self._count
@@ -236,7 +240,12 @@ class Supervisor:
 
     async def _watch(self, worker: WorkerProcess) -> None:
         """Wait until a worker ends, and replace it, if it was to go on."""
-        how = await worker.wait()
+        try:
+            how = await worker.wait()
+        except Exception as error:  # what it said can't be read: it is not to be trusted
+            log_fault(f"what worker {worker.number} said", error)
+            await worker.kill()
+            how = "it was killed"
         self._workers.pop(worker.number, None)
         self.page.ended(worker.number, worker.last_counts)
         await self.peers.forget(worker.number)

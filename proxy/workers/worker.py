@@ -76,6 +76,7 @@ class Worker:
         self._ending: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
         self._all_end = False
+        self._is_orphan = False  # the supervisor is gone
         self._adopting: set[asyncio.Task[None]] = set()
         self._listener: Listener
         self.inbox: Inbox  # once it is open
@@ -99,12 +100,22 @@ class Worker:
         await self._over.wait()
         self.inbox.close()
         await self.placement.peers.close()
+        if self._is_orphan:
+            self._remove_sockets()
+
+    def _remove_sockets(self) -> None:
+        """Remove this worker's sockets, and with those of the last worker their directory."""
+        with suppress(OSError):
+            for path in self._paths:
+                Path(path).unlink(missing_ok=True)
+            Path(self._paths[0]).parent.rmdir()
 
     async def _obey(self) -> None:
         """Do what the supervisor says; if it is gone, end."""
         try:
             while (message := await self._channel.receive()) is not None:
                 await self.heed(message)
+            self._is_orphan = True
         except Exception as error:
             log_fault("what the supervisor said", error)
         self._end(self.proxy.drain)

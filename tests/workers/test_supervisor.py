@@ -9,6 +9,7 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.event_loops import on_one_loop, until
@@ -330,11 +331,14 @@ async def test_second_signal_ends_all_at_once(stage: Stage) -> None:
 
 
 async def test_workers_end_when_their_supervisor_is_killed(stage: Stage) -> None:
-    """They drain: nobody would replace or end them any more."""
-    async with served(stage.url) as one:
-        pids = [await one.pid_of(number) for number in range(3)]
-        one.process.kill()
-        await until(lambda: not any(map(is_alive, pids)))
+    """They drain: nobody would replace or end them any more; and leave nothing behind."""
+    with TemporaryDirectory() as directory:
+        async with served(stage.url, TMPDIR=directory) as one:
+            pids = [await one.pid_of(number) for number in range(3)]
+            assert len(os.listdir(directory)) == 1
+            one.process.kill()
+            await until(lambda: not any(map(is_alive, pids)))
+            assert os.listdir(directory) == []
 
 
 async def test_address_that_is_taken_is_refused(stage: Stage) -> None:
