@@ -61,7 +61,7 @@ async def _measure(asked: Asked) -> Report:
         load = Load(asked.plan, targets)
         progress = asyncio.create_task(_show_progress(load))
         try:
-            await load.run()
+            await load.run()  # ends, too, when it is interrupted
         finally:
             progress.cancel()
             await asyncio.gather(progress, return_exceptions=True)
@@ -168,4 +168,6 @@ def _run(asked: Asked, document: TextIO | None, plot: Path | None) -> int:
         from proxy.tools.bench.plot import draw
 
         plot.write_text(draw(report))
+    if report.interrupted_s is not None:
+        return INTERRUPTED
     return FAILED if report.failed else COMPLETE

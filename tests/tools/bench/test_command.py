@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -62,6 +63,17 @@ async def test_failed_requests_are_exit_status_1(tmp_path: Path) -> None:
         assert bench.returncode == 1
     assert "0 of " in out.decode()
     assert "no connection" in out.decode()
+
+
+async def test_interrupted_measurement_shows_what_it_has() -> None:
+    """Exit status 130; what was still coming does not count."""
+    async with faked() as fake, spawned("bench", fake.url, "--duration", "60") as process:
+        await fake.wait_requests(30)
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    assert (process.returncode, err) == (130, b"")
+    assert re.search(r"(\d+) of \1 requests complete", out.decode())
+    assert "Interrupted after " in out.decode()
 
 
 @pytest.mark.parametrize(
