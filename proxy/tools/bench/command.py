@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
@@ -142,6 +143,8 @@ def bench(
         found = {endpoint_url(url, api)[1] for url in urls}
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if plot is not None and find_spec("leather") is None:  # said before, not after the measurement
+        raise click.UsageError("--plot needs the extra plot: pip install 'streamtee[plot]'")
     if len(found) > 1:
         raise click.UsageError("the two URLs are of different APIs, whose answers can't be compared")
     plan = Plan(duration, concurrency or (1000 if rate else 10), rate or 0.0)

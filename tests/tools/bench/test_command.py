@@ -100,6 +100,14 @@ async def test_refusal_is_shown_in_the_servers_words() -> None:
     assert re.search(r"the first request failed: status 401: \{\"error\":.*API", err.decode())
 
 
+def test_plot_without_its_extra_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what to install."""
+    monkeypatch.setattr("proxy.tools.bench.command.find_spec", lambda name: None)
+    result = CliRunner().invoke(main, ["bench", "http://127.0.0.1:1", "--plot", "x.svg"])
+    assert result.exit_code == 2
+    assert "streamtee[plot]" in result.stderr
+
+
 def test_first_request_that_fails_ends_it_with_3() -> None:
     """There is nothing to measure; the key is not shown."""
     result = CliRunner().invoke(main, ["bench", "http://127.0.0.1:1", "--key", "sk-secret"])
