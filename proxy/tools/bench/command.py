@@ -101,7 +101,7 @@ failed, 130 interrupted.
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Measure how fast an endpoint streams.")
 @click.argument("urls", metavar="URL [URL2]", nargs=-1, required=True)
 @click.option("--api", type=click.Choice(list(APIS)), help="API of the URL; by default that of its path, else chat.")
 @click.option("--model", default="qwen-plus", show_default=True)
