@@ -59,13 +59,14 @@ MEANINGS = {
         " nobody knows.",
         "When the upstream breaks off, the server must abort the response (no last chunk), or send an error event."
         " nginx: `proxy_http_version 1.1`, as with 1.0 a body that was cut off looks complete. Caddy: 2.7.6 or later;"
-        " earlier ones end a response that broke off as if it were whole. In your own proxy: let the upstream's exception end the response, do not catch it and finish.",
+        " earlier ones end a response that broke off as if it were whole. In your own proxy: let the"
+        " upstream's exception end the response, do not catch it and finish.",
     ),
     "repeats": Meaning(
         "Is a request that may have been billed sent upstream once?",
         "The same answer is generated and paid for more than once.",
-        "Limit retries to requests that made no connection. nginx: `proxy_next_upstream error timeout` off for POST"
-        " (its default), LiteLLM and others: `num_retries = 0` for streams.",
+        "Limit retries to requests that made no connection. nginx: no `non_idempotent` in"
+        " `proxy_next_upstream` (its default). LiteLLM and others: `num_retries = 0` for streams.",
     ),
     "first event": Meaning(
         "Does the first event arrive when it is sent, while the upstream is still writing?",
