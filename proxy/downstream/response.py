@@ -19,8 +19,8 @@ from aiohttp.abc import AbstractStreamWriter
 from proxy.wire.http import LAST_CHUNK, Headers, chunk, head
 
 EXTRA = web.RequestKey("extra", list[tuple[bytes, bytes]])  # on a request: headers of its response, for CORS
-SENT = web.RequestKey("sent", list[tuple[bytes, bytes]])  # on a request: takes the headers of its response, for a log
 ALLOWANCE = web.RequestKey("allowance", list[tuple[bytes, bytes]])  # on a request: what its caller's limits leave
+SENT = web.RequestKey("sent", list[tuple[bytes, bytes]])  # on a request: takes the headers of its response, for a log
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close by RST
 
 
@@ -122,12 +122,12 @@ class Downstream:
             extra = request.get(EXTRA)
             if extra is not None:  # replaces the upstream's: browsers refuse a second Access-Control-Allow-Origin
                 lines = [line for line in lines if not line[0].lower().startswith(b"access-control-")] + extra
-            sent = request.get(SENT)
-            if sent is not None:
-                sent += headers
             allowance = request.get(ALLOWANCE)
             if allowance:
                 lines = in_place_of(lines, allowance)
+            sent = request.get(SENT)
+            if sent is not None:
+                sent += headers
         if self._chunked_body:
             # Never `Connection: close`, because then undici (Node's fetch) takes a chunked body that breaks off for a
             # complete one. RFC 9112 section 9.6 only says that it should be sent.

@@ -95,6 +95,7 @@ class StreamsConfig(Table):
     heartbeat_s: Seconds = 15
     client_keepalive_s: Seconds = 0
     keepalive_before_head_s: Seconds = 0
+    empty_events: bool = False
     wait_max_s: Seconds = 300
 
     @field_validator("on_disconnect")

@@ -32,11 +32,6 @@ ANY = "*"
 _NO_ARGUMENTS: dict[str, str] = {}
 
 
-def unlimited(handler: Handler, name: str, dialect: Dialect, needs: Needs) -> Handler:
-    """Return the handler as it is: of callers without limits."""
-    return handler
-
-
 class Endpoint(NamedTuple):
     """A handler, the label of its requests in metrics, the dialect of its errors, and what it requires of callers."""
 
@@ -58,11 +53,11 @@ class Routes:
         admit: Callable[[web.BaseRequest, Needs], Caller],
         metrics: Metrics,
         dialect: Dialect,
-        limited: Callable[[Handler, str, Dialect, Needs], Handler] = unlimited,
+        limited: Callable[[Handler, str, Dialect, Needs], Handler] | None = None,
     ) -> None:
         """`admit` is `Admission.admit`; `dialect` is that of errors for paths that are not served.
 
-        `limited` is `Admission.limited`: it returns the handler that keeps the limits of callers.
+        `limited` is `Admission.limited`, which returns the handler that keeps limits; None: callers have none.
         """
         self._admit = admit
         self._limited = limited
@@ -76,8 +71,10 @@ class Routes:
         self, method: str, path: str, handler: Handler, name: str, dialect: Dialect, needs: Needs = Needs.UPSTREAM
     ) -> None:
         """Serve `path` with a handler, called with the request and its caller. `method` may be ANY."""
-        endpoint = Endpoint(self._limited(handler, name, dialect, needs), name, dialect, needs)
         self.paths.append((method, path))
+        if self._limited is not None:
+            handler = self._limited(handler, name, dialect, needs)
+        endpoint = Endpoint(handler, name, dialect, needs)
         if "{" not in path and not path.endswith("/") and method != ANY:
             self._exact[method, path] = endpoint
             return
@@ -145,7 +142,7 @@ class Routes:
             status = response.status
         finally:
             self._metrics.requests[name, method, status] += 1
-        if len(request) and isinstance(response, web.Response):  # any other has sent its head
+        if self._limited is not None and isinstance(response, web.Response):  # any other has sent its head
             for header, value in request.get(ALLOWANCE, ()):
                 response.headers[header.decode()] = value.decode()
         if not request.content.is_eof():  # aiohttp reads the rest; the task that sent it upstream ends in another turn

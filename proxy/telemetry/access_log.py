@@ -12,6 +12,8 @@ from typing import Any
 from proxy.stream.stream import Stream
 from proxy.telemetry.log_records import log, record, spell
 
+_KEPT = 100  # characters of a model that are kept for the next line: upstreams choose it
+
 
 def ended(stream: Stream) -> None:
     """Log that a stream has ended, as a line; a response that is no event stream is not logged."""
@@ -33,7 +35,7 @@ def line(stream: Stream) -> str:
     return (
         f"stream={stream.id} request_id={spell(stream.upstream_request_id)}"
         f" client_request_id={spell(info.client_request_id)} trace_id={info.w3c_trace_id or '-'}"
-        f" client={info.client or '-'}{_names(info.route, vitals.model, stream.upstream)}"
+        f" client={info.client or '-'}{_names(info.route, vitals.model and vitals.model[:_KEPT], stream.upstream)}"
         f" ending={frames.ending.reason} events={frames.end} bytes={frames.end_bytes + len(frames.tail)}"
         f" ttft_s={ttft_s} duration_s={stream.ended_at - vitals.started_at:.3f}"
         f" prompt_tokens={'-' if usage is None else usage.prompt}"
