@@ -27,7 +27,7 @@ Exit status: 0 it is valid, 2 it is not: standard error says what is wrong, and 
 """
 
 
-@click.command("check-config", epilog=_EXAMPLES)
+@click.command("check-config", epilog=_EXAMPLES, short_help="Check a configuration, and explain it.")
 @CONFIG
 def check_config(config_file: Path | None) -> None:
     """Check the configuration; print the values in effect as JSON, and say what they mean. Secrets are not shown.
@@ -61,7 +61,7 @@ def meaning(config: Config) -> Iterator[str]:
         if config.capabilities.secrets
         else "There are no URLs for one stream without a key: capabilities.secrets is empty."
     )
-    yield f"Metrics are at http://{config.admin}/metrics." if config.admin else "There are no metrics: admin is empty."
+    yield _admin(config)
     yield (
         f"Requests that were not billed are sent again, {config.retries.attempts} times at most."
         if config.retries.attempts
@@ -70,11 +70,32 @@ def meaning(config: Config) -> Iterator[str]:
 
 
 def _callers(config: Config) -> str:
-    if config.auth.mode == "keys":
-        return "Callers need a key that auth lists; upstream they go with your key."
+    auth = config.auth
+    if auth.mode == "keys":
+        sources = {
+            "auth.keys": auth.keys,
+            auth.keys_file: auth.keys_file,
+            auth.hook_url: auth.hook_url,
+            "client certificates": config.tls.client_ca,
+        }
+        named = ", ".join(name for name, value in sources.items() if value)
+        return f"Callers need to be known ({named}); upstream their requests go with your key."
     if config.upstream.key.get_secret_value():
         return "Whoever comes uses your key."
     return "Callers send their own keys, which go upstream."
+
+
+def _admin(config: Config) -> str:
+    if not config.admin:
+        return "There are no metrics and no console: admin is empty."
+    url = f"{'https' if config.admin_tls.certificate else 'http'}://{config.admin}"
+    if config.admin_token.get_secret_value():
+        needs = "needs admin_token"
+    elif is_loopback(address(config.admin)[0]):
+        needs = "needs a token that is new at each start, which the terminal shows"
+    else:
+        needs = "is not served without an admin_token"
+    return f"Metrics are at {url}/metrics; the console, {url}/console, {needs}."
 
 
 def _given(config: Config, places: Places) -> Iterator[tuple[str, str, str]]:

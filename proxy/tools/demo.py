@@ -258,7 +258,7 @@ Examples:
 """
 
 
-@click.command("demo", epilog=_EXAMPLES)
+@click.command("demo", epilog=_EXAMPLES, short_help="Show one answer going to four clients.")
 @click.option("--seconds", type=click.FloatRange(2), default=12, show_default=True, help="How long the answer takes.")
 def demo(seconds: float) -> None:
     """Send one response to four clients, show it, and check that all received the same bytes."""

@@ -57,7 +57,7 @@ def written(answers: Answers, caller_key: str) -> str:
     return "\n".join([*lines, ""])
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Write a configuration by three questions.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), default="streamtee.toml", show_default=True)
 @click.option("--upstream", help=f"A preset such as {presets.DEFAULT}, or a URL.")
 @click.option("--key-file", type=click.Path(dir_okay=False), help="File with the key that goes upstream.")

@@ -53,7 +53,7 @@ Examples:
 """
 
 
-@click.group(epilog=_EXAMPLES)
+@click.group(epilog=_EXAMPLES, short_help="Make and change the keys of callers.")
 @click.option("--file", type=click.Path(path_type=Path, dir_okay=False), help="The keys file.")
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path, dir_okay=False), help="Or the file that names it."

@@ -121,7 +121,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Record the bytes and times of a response.")
 @click.argument("url")
 @click.option("--data", type=click.File("rb"), help="File with the body of a POST; - is stdin. Without it: a GET.")
 @click.option("--header", "given", multiple=True, metavar="'NAME: VALUE'", help="Another header to send; repeatable.")

@@ -78,7 +78,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Answer with what was recorded.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("--listen", default="127.0.0.1:8000", show_default=True, help="HOST:PORT.")
 @click.option("--speed", type=click.FloatRange(0, min_open=True), default=1, show_default=True, help="Times as fast.")

@@ -166,7 +166,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Print a stream as it comes, over cuts.")
 @click.argument("target", metavar="URL|ID")
 @click.option("--server", default="http://127.0.0.1:8080", show_default=True, help="The server of the ID.")
 @click.option("--key", envvar=["STREAMTEE_TAIL_KEY", "OPENAI_API_KEY"], help="Key the stream was requested with.")

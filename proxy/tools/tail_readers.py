@@ -13,6 +13,7 @@ from proxy.dialects.delta import record, records
 from proxy.wire.sse import Event, Splitter, fields
 
 COMPLETE, FAILED, USAGE, LOST, INTERRUPTED, UNREAD = 0, 1, 2, 3, 130, 141
+_TYPED = ("response.", "message_", "content_block_", "ping")
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 Print = Callable[[bytes], None]
@@ -124,12 +125,15 @@ class Bytes:
 
 
 def text_of(event: Event) -> bytes:
-    """Return the text of the first choice that an event adds; the whole data, as a line, of one that has no choices."""
+    """Return the text of the first choice that an event adds; the whole data, as a line, of one of no known API."""
     if event.data is None or event.data == b"[DONE]":
         return b""
     result = record(parsed(event.data))
     output = record(result.get("output"))
     if not output and "choices" not in result:
+        kind = result.get("type")
+        if isinstance(kind, str) and kind.startswith(_TYPED):
+            return _typed_text(kind, result).encode(errors="replace")
         return b"" if _error(event) else event.data + b"\n"
     text = output.get("text")
     for choice in records(output.get("choices") or result.get("choices")):
@@ -138,6 +142,16 @@ def text_of(event: Event) -> bytes:
     if isinstance(text, list):  # natively, of a multimodal model
         text = "".join(str(part.get("text") or "") for part in records(text))
     return text.encode(errors="replace") if isinstance(text, str) else b""
+
+
+def _typed_text(kind: str, result: dict[str, Any]) -> str:
+    """Return the text that an event of Responses or Messages adds, which says its type; most add none."""
+    delta = result.get("delta")
+    if kind == "content_block_delta":
+        delta = record(delta).get("text")
+    elif kind != "response.output_text.delta":
+        delta = None
+    return delta if isinstance(delta, str) else ""
 
 
 def _error(event: Event) -> str:

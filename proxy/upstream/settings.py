@@ -72,7 +72,7 @@ class UpstreamConfig(Table):
     @classmethod
     def _is_http_or_none(cls, url: SecretStr) -> SecretStr:
         if url.get_secret_value():
-            http_url(url.get_secret_value())
+            http_url(url.get_secret_value(), may_have_password=True)
         return url
 
     @property
@@ -137,11 +137,13 @@ class BreakerConfig(Table):
     open_s: Seconds = 30
 
 
-def http_url(url: str) -> str:
+def http_url(url: str, *, may_have_password: bool = False) -> str:
     """Return a URL without trailing slashes. Raises: ValueError, which does not quote it: it may contain a password."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("not an http:// or https:// URL with a host")
+    if "@" in parts.netloc and not may_have_password:  # it would be shown, and not sent
+        raise ValueError("the URL has a user or a password, which are not sent; a key has a setting of its own")
     if parts.query or parts.fragment:
         raise ValueError("the URL has a query or a fragment; only scheme, host, port and path are allowed")
     return url.rstrip("/")

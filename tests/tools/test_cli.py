@@ -428,6 +428,7 @@ def test_help_names_every_command_with_its_purpose() -> None:
     shown = invoked("--help").stdout
     for name in ("check-config", "demo", "fake", "faults", "serve", "tail"):
         assert re.search(rf"^  {name} +\w", shown, re.MULTILINE), name
+    assert "..." not in shown.partition("First steps")[0].partition("Commands:")[2]  # none is cut off
 
 
 @pytest.mark.parametrize("name", ["serve", *COMMANDS])

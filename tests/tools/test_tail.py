@@ -1,6 +1,7 @@
 """`streamtee tail` against a real proxy: what it prints, how it goes on after cuts, and what it exits with."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -233,6 +234,23 @@ async def test_complete_stream_ends_without_an_error(dialect: str) -> None:
             tailed = Tailed(f"{tee.proxy.url}/v1/{ident}" + "/stream" * (ident == "keys/k"))
             await tailed.end()
             assert tailed.printed
+
+
+@pytest.mark.parametrize("dialect", ["chat", "native", "responses", "messages"])
+async def test_text_is_that_of_mode_text(dialect: str) -> None:
+    """Whatever the API that the stream was asked in: no reasoning, no calls, no event of another kind."""
+    message = {"model": "qwen-plus", "max_tokens": 99, "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    async with faked() as fake, teed(fake.url) as tee:
+        if dialect == "messages":
+            answer = await tee.ask("POST", "/v1/messages", body=json.dumps(message).encode())
+        else:
+            answer = await tee.generate(dialect)
+        await answer.read()
+        await tee.wait_ended(answer.stream_id)
+        tailed = Tailed(stream_url(tee.proxy.url, answer.stream_id))
+        await tailed.end()
+        assert tailed.printed == await (await tee.follow(answer.stream_id, "mode=text")).read()
+    assert len(tailed.printed) > 50
 
 
 async def test_stream_that_is_not_retained_is_complete_when_it_said_so(tee: Tee, stage: Stage) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
@@ -61,7 +62,7 @@ async def _measure(asked: Asked) -> Report:
         load = Load(asked.plan, targets)
         progress = asyncio.create_task(_show_progress(load))
         try:
-            await load.run()
+            await load.run()  # ends, too, when it is interrupted
         finally:
             progress.cancel()
             await asyncio.gather(progress, return_exceptions=True)
@@ -100,7 +101,7 @@ failed, 130 interrupted.
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Measure how fast an endpoint streams.")
 @click.argument("urls", metavar="URL [URL2]", nargs=-1, required=True)
 @click.option("--api", type=click.Choice(list(APIS)), help="API of the URL; by default that of its path, else chat.")
 @click.option("--model", default="qwen-plus", show_default=True)
@@ -142,6 +143,8 @@ def bench(
         found = {endpoint_url(url, api)[1] for url in urls}
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if plot is not None and find_spec("leather") is None:  # said before, not after the measurement
+        raise click.UsageError("--plot needs the extra plot: pip install 'streamtee[plot]'")
     if len(found) > 1:
         raise click.UsageError("the two URLs are of different APIs, whose answers can't be compared")
     plan = Plan(duration, concurrency or (1000 if rate else 10), rate or 0.0)
@@ -168,4 +171,6 @@ def _run(asked: Asked, document: TextIO | None, plot: Path | None) -> int:
         from proxy.tools.bench.plot import draw
 
         plot.write_text(draw(report))
+    if report.interrupted_s is not None:
+        return INTERRUPTED
     return FAILED if report.failed else COMPLETE

@@ -52,7 +52,8 @@ class Load:
         self.in_flight = 0
         self.began_at = 0.0
         self.seconds = 0.0
-        """How long it took, with the answers that were still coming when no more was asked."""
+        """How long it asked: as planned, or until it was interrupted."""
+        self.interrupted = False
         self.client_share = 0.0
         """Of one core, that this process used: near 1, the client is the limit."""
 
@@ -62,15 +63,24 @@ class Load:
         return min(self.plan.duration_s, monotonic() - self.began_at) if self.began_at else 0.0
 
     async def run(self) -> None:
-        """Load all targets for the planned time, and wait for the last answers."""
+        """Load all targets for the planned time, and wait for the last answers. Cancelled, it ends with what it has."""
         self.began_at, cpu_s = monotonic(), process_time()
         until = self.began_at + self.plan.duration_s
-        if self.plan.per_s:
-            await self._by_rate(until)
-        else:
-            await asyncio.gather(*(self._work(number, until) for number in range(self.plan.concurrency)))
-        self.seconds = monotonic() - self.began_at
-        self.client_share = (process_time() - cpu_s) / self.seconds
+        asking = asyncio.ensure_future(self._by_rate(until) if self.plan.per_s else self._by_turns(until))
+        try:
+            await asking
+        except asyncio.CancelledError:
+            self.interrupted = True
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        spent_s = monotonic() - self.began_at
+        self.seconds = min(spent_s, self.plan.duration_s)
+        self.client_share = (process_time() - cpu_s) / spent_s
+
+    async def _by_turns(self, until: float) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(self.plan.concurrency):
+                group.create_task(self._work(number, until))
 
     async def _work(self, number: int, until: float) -> None:
         """Send one request after the other; every second worker begins with the other target."""

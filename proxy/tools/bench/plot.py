@@ -20,7 +20,7 @@ def draw(report: Report) -> str:
             continue
         highest_s = max(curve[99] for curve in curves)
         unit_s, unit = next((size, word) for from_s, size, word in _UNITS if highest_s >= from_s)
-        chart = leather.Chart(f"{ROWS[name][0]}, {unit}: % of answers within it")
+        chart = leather.Chart(f"{ROWS[name][0]}, {unit}: % within it")
         chart.add_x_scale(0, highest_s / unit_s or 1)
         chart.add_y_scale(0, 100)
         for letter, colour, curve in zip("AB", _COLOURS, curves, strict=False):

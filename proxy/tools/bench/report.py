@@ -30,14 +30,17 @@ class Report:
     api: str
     results: list[Result]
     client_share: float
+    interrupted_s: float | None = None
+    """After so many seconds it was interrupted, if it was."""
 
     @classmethod
     def of(cls, load: Load) -> "Report":
         """Return the report of a measurement that is over."""
         plan, targets = load.plan, load.targets
-        results = [result(one.samples, load.began_at, plan.duration_s) for one in targets]
+        results = [result(one.samples, load.began_at, load.seconds) for one in targets]
+        interrupted_s = load.seconds if load.interrupted else None
         urls = [str(one.endpoint.url.with_query(None)) for one in targets]
-        return cls(plan._asdict(), urls, targets[0].endpoint.api_name, results, load.client_share)
+        return cls(plan._asdict(), urls, targets[0].endpoint.api_name, results, load.client_share, interrupted_s)
 
     @property
     def failed(self) -> bool:
@@ -52,7 +55,7 @@ class Report:
     @property
     def notes(self) -> list[str]:
         """What limits the numbers."""
-        notes = []
+        notes = [] if self.interrupted_s is None else [f"Interrupted after {self.interrupted_s:.1f} s."]
         if self.client_share > _BUSY:
             notes.append(f"This client used {self.client_share:.0%} of its core: the numbers show its limits, too.")
         if any(one.complete < 20 for one in self.results):

@@ -85,7 +85,7 @@ Exit status: 0 nothing failed, 1 something did, 2 the command line is malformed,
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Try out any proxy or gateway for streams.")
 @click.argument("url")
 @click.option("--upstream-port", type=click.IntRange(1, 65535), help="Be the server's upstream, on this port.")
 @click.option("--upstream-host", default="127.0.0.1", show_default=True, help="Address to be it on.")

@@ -58,20 +58,21 @@ MEANINGS = {
         "SDKs return half an answer as if it were whole: a sentence, a JSON document or a tool call is cut off, and"
         " nobody knows.",
         "When the upstream breaks off, the server must abort the response (no last chunk), or send an error event."
-        " nginx: `proxy_http_version 1.1`, as with 1.0 a body that was cut off looks complete. In your own proxy: let"
-        " the upstream's exception end the response, do not catch it and finish.",
+        " nginx: `proxy_http_version 1.1`, as with 1.0 a body that was cut off looks complete. Caddy: 2.7.6 or later;"
+        " earlier ones end a response that broke off as if it were whole. In your own proxy: let the"
+        " upstream's exception end the response, do not catch it and finish.",
     ),
     "repeats": Meaning(
         "Is a request that may have been billed sent upstream once?",
         "The same answer is generated and paid for more than once.",
-        "Limit retries to requests that made no connection. nginx: `proxy_next_upstream error timeout` off for POST"
-        " (its default), LiteLLM and others: `num_retries = 0` for streams.",
+        "Limit retries to requests that made no connection. nginx: no `non_idempotent` in"
+        " `proxy_next_upstream` (its default). LiteLLM and others: `num_retries = 0` for streams.",
     ),
     "first event": Meaning(
         "Does the first event arrive when it is sent, while the upstream is still writing?",
         "Something buffers: users look at an empty page while the model writes.",
-        "nginx: `proxy_buffering off`, or let the upstream send `X-Accel-Buffering: no`. Caddy: `flush_interval -1`."
-        " Turn compression of text/event-stream off. CDNs often buffer what they can't cache.",
+        "nginx: `proxy_buffering off`, or let the upstream send `X-Accel-Buffering: no`. Caddy sends on what has no"
+        " length by itself. Turn compression of text/event-stream off. CDNs often buffer what they can't cache.",
     ),
     "every event": Meaning(
         "Do later events arrive one by one, when they are sent?",
@@ -81,8 +82,9 @@ MEANINGS = {
     "disconnect": Meaning(
         "Does the upstream learn that the client has gone?",
         "The model goes on generating for nobody, is paid for, and holds one of the places that your limit allows.",
-        "nginx: `proxy_ignore_client_abort off` (its default). aiohttp: `handler_cancellation=True`. ASGI: watch for"
-        " `http.disconnect` while waiting for the upstream. In front of streamtee, `streams.on_disconnect` decides.",
+        "nginx: `proxy_ignore_client_abort off` (its default). Caddy: no `flush_interval -1`. aiohttp:"
+        " `handler_cancellation=True`. ASGI: watch for `http.disconnect` while waiting for the upstream. In front of"
+        " streamtee, `streams.on_disconnect` decides.",
     ),
     "refusals": Meaning(
         "Does a refusal (429 with Retry-After) reach the client as it was sent?",

@@ -31,7 +31,7 @@ async def _serve(qwen: FakeQwen, listen: str) -> None:
     await qwen.stop()
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Run a fake Qwen, which can misbehave.")
 @click.option("--listen", default="127.0.0.1:8000", show_default=True, help="HOST:PORT.")
 @click.option(
     "--pace", type=click.Choice(["real", "fast"]), default="real", show_default=True, help="How fast it answers."
@@ -49,7 +49,7 @@ Examples:
 """
 
 
-@click.command(epilog=_CHOICES)
+@click.command(epilog=_CHOICES, short_help="List the faults of the fake Qwen.")
 def faults() -> None:
     """List the faults of the fake Qwen, which a request chooses in a header or in its model."""
     for name, fault in FAULTS.items():

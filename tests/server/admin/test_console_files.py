@@ -8,14 +8,15 @@ import pytest
 from tests.proxy_under_test import Tee
 
 FOLDER = Path(__file__).parents[3] / "proxy" / "console"
+PACKAGE = ("package.json", "follow.d.ts")
+"""What npm packs with follow.js, and no browser loads."""
+PATHS = sorted(path for path in FOLDER.iterdir() if path.name not in PACKAGE)
 SCRIPTS = sorted(FOLDER.glob("*.js"))
-_OF_NPM = {"package.json", "follow.d.ts"}  # with follow.js a package, and no part of the console
-SERVED = sorted(path for path in FOLDER.iterdir() if path.name not in _OF_NPM)
-FILES = {path.name: path.read_bytes() for path in SERVED}
+FILES = {path.name: path.read_bytes() for path in PATHS}
 PAGE = (FOLDER / "index.html").read_text()
 
 
-@pytest.mark.parametrize("path", SERVED, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 async def test_file_is_served_as_what_it_is(tee: Tee, path: Path) -> None:
     """With its type and the policy, and unchanged."""
     answer = await tee.admin(f"/console/{path.name}", "Authorization: ")
@@ -27,7 +28,9 @@ async def test_file_is_served_as_what_it_is(tee: Tee, path: Path) -> None:
     assert "unsafe" not in policy
 
 
-@pytest.mark.parametrize("name", ["nothing.js", "%2e%2e%2fsettings.py", "..%2f..%2fpyproject.toml", "__init__.py", ""])
+@pytest.mark.parametrize(
+    "name", ["nothing.js", *PACKAGE, "%2e%2e%2fsettings.py", "..%2f..%2fpyproject.toml", "__init__.py", ""]
+)
 async def test_other_names_lead_nowhere(tee: Tee, name: str) -> None:
     """Names are looked up, not opened."""
     assert (await tee.admin(f"/console/{name}", "Authorization: ")).status == 404
@@ -36,7 +39,7 @@ async def test_other_names_lead_nowhere(tee: Tee, name: str) -> None:
 def test_page_has_no_code_of_its_own_and_none_from_elsewhere() -> None:
     """No inline script, style or handler, no other host."""
     assert not re.search(r"<script(?![^>]* src=)|<style|\son\w+=|\sstyle=", PAGE)
-    for path in SERVED:
+    for path in FOLDER.iterdir():
         assert not re.search(r"(?<!xmlns=\")(?<!S\(\")https?://", path.read_text()), path.name
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -64,6 +65,17 @@ async def test_failed_requests_are_exit_status_1(tmp_path: Path) -> None:
     assert "no connection" in out.decode()
 
 
+async def test_interrupted_measurement_shows_what_it_has() -> None:
+    """Exit status 130; what was still coming does not count."""
+    async with faked() as fake, spawned("bench", fake.url, "--duration", "60") as process:
+        await fake.wait_requests(30)
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    assert (process.returncode, err) == (130, b"")
+    assert re.search(r"(\d+) of \1 requests complete", out.decode())
+    assert "Interrupted after " in out.decode()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -86,6 +98,14 @@ async def test_refusal_is_shown_in_the_servers_words() -> None:
         _, err = await process.communicate()
     assert process.returncode == 3
     assert re.search(r"the first request failed: status 401: \{\"error\":.*API", err.decode())
+
+
+def test_plot_without_its_extra_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what to install."""
+    monkeypatch.setattr("proxy.tools.bench.command.find_spec", lambda name: None)
+    result = CliRunner().invoke(main, ["bench", "http://127.0.0.1:1", "--plot", "x.svg"])
+    assert result.exit_code == 2
+    assert "streamtee[plot]" in result.stderr
 
 
 def test_first_request_that_fails_ends_it_with_3() -> None:
