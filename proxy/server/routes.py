@@ -119,8 +119,8 @@ class Routes:
             status = response.status
         except ProxyError as error:
             self._metrics.rejected[error.kind] += 1
-            response = refuse(error, dialect)
-            status = error.status
+            response = _cut(request, error, dialect)
+            status = response.status
             error.drop_traceback()
         except (
             OSError,
