@@ -136,7 +136,8 @@ class RouteTable:
             ("GET", _KEY, by_key, Needs.IDENTITY),
             ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.IDENTITY),
         ):
-            served.add(method, path, handler, "streams", table.OWN, needs)
+            changes = method in ("POST", "DELETE")
+            served.add(method, path, self._pages.changing(handler) if changes else handler, "streams", table.OWN, needs)
 
     def _usage_routes(self) -> tuple[tuple[str, str, Handler, Needs], ...]:
         """Return the route at which callers with limits see what they have used; without any, the path is the API's."""
