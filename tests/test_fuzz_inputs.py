@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from proxy.access.capabilities import Capabilities, Capability
 from proxy.access.key_file import CallerRecords, KeyIndex, read_records
-from proxy.server.config import Config, explained, load
+from proxy.server.config import Config, load
+from proxy.server.configuration.mistakes import explained
 from proxy.server.following.request import cursor
 from proxy.stream.projections import MODES
 from proxy.wire.chunked import events

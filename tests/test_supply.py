@@ -83,7 +83,7 @@ def test_bill_of_materials_lists_what_is_locked() -> None:
 def test_container_is_made_of_what_is_locked() -> None:
     """Each installation is by a lock, or of the wheel that was built, and asks nobody else."""
     text = (DEPLOY / "Containerfile").read_text().replace("\\\n", " ")
-    installs = re.findall(r"pip install[^&\n]*", text)
+    installs = re.findall(r"pip (?:--python \S+ )?install[^&\n]*", text)
     assert len(installs) == 3
     assert all("--require-hashes" in one or "--no-index" in one for one in installs)
     assert "--no-build-isolation" in text

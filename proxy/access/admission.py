@@ -32,6 +32,11 @@ from proxy.wire.errors import RequestError, UnknownStream
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 
 
+BY_KEY_ALONE = web.RequestKey(
+    "by_key_alone", bool
+)  # on a request: the certificate of its connection is not its caller's
+
+
 class Needs(Enum):
     """What a route requires of a caller."""
 
@@ -75,7 +80,8 @@ class Admission:
         While the process drains, nothing new is sent upstream; running streams can still be followed and cancelled.
         """
         if self._has_certificates:
-            caller = self._callers.caller_with(request.headers, subject_of(request.transport))
+            subject = "" if BY_KEY_ALONE in request else subject_of(request.transport)
+            caller = self._callers.caller_with(request.headers, subject)
         else:
             caller = self._callers.caller(request.headers)
         if needs is Needs.UPSTREAM:

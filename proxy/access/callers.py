@@ -12,9 +12,10 @@ from typing import NamedTuple, Protocol
 from multidict import MultiMapping, istr
 
 from proxy.access.capabilities import Capabilities
-from proxy.dialects.route import KEY_HEADERS, shown_key
+from proxy.dialects.route import KEY_HEADERS, PROTOCOL, protocol_keys, shown_key
 from proxy.wire.errors import MissingRight, RequestError, Unauthorised
 
+_PROTOCOL = istr(PROTOCOL)
 _WHY_A_KEY = "callers are told apart by their keys. Send one, or set auth.anonymous in the configuration of the proxy"
 
 _REMEMBERED, _REMEMBERED_CHARS = 4096, 1000  # callers, and how much of each
@@ -135,6 +136,8 @@ class Callers:
         for name in self._names:
             if name in headers:
                 shown += (", ".join(headers.getall(name)),)
+        if _PROTOCOL in headers:
+            shown += tuple(protocol_keys(", ".join(headers.getall(_PROTOCOL))))
         return shown
 
     def _identify(self, everything: tuple[str, ...], shown: tuple[str, ...], subject: str = "") -> Caller:

@@ -18,6 +18,8 @@ _DOT_SEGMENT = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:/|%2f|\\|%5c|;|%
 _REMEMBERED_CHARS = 1000  # of a target: a thousand longer ones would take much memory
 
 AUTHORIZATION = "Authorization"
+PROTOCOL = "Sec-WebSocket-Protocol"
+_KEY_PROTOCOL = "openai-insecure-api-key."  # as OpenAI's SDKs send a key from a web page
 KEY_HEADERS = (AUTHORIZATION, "x-api-key", "api-key")
 
 
@@ -69,3 +71,18 @@ def shown_key(value: str) -> str:
     """Return the key in the value of such a header, without `Bearer`; any other scheme counts as a part of the key."""
     scheme, *key = value.split(maxsplit=1) or [""]
     return "".join(key).strip() if scheme.lower() == "bearer" else value.strip()
+
+
+def protocol_keys(protocols: str) -> list[str]:
+    """Return the keys in a Sec-WebSocket-Protocol header: web pages can set no other header of a WebSocket."""
+    return [one.removeprefix(_KEY_PROTOCOL) for one in offered(protocols) if one.startswith(_KEY_PROTOCOL)]
+
+
+def without_keys(protocols: str) -> list[str]:
+    """Return the protocols in such a header that are no keys."""
+    return [one for one in offered(protocols) if not one.startswith(_KEY_PROTOCOL)]
+
+
+def offered(protocols: str) -> list[str]:
+    """Return the protocols in such a header, in order (RFC 6455 section 4.1)."""
+    return [one.strip() for one in protocols.split(",") if one.strip()]

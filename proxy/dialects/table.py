@@ -119,7 +119,7 @@ ROWS = [
         key_header="x-api-key",
     ),
     Row("anthropic", ("/apps/anthropic/",), MESSAGES, "/apps/anthropic/", key_header="x-api-key"),
-    Row("realtime", ("/api-ws/",), REALTIME, "/api-ws/", lent_to_read=("v1/realtime", "v1/inference", "v1/inference/")),
+    Row("realtime", ("/api-ws/",), REALTIME, "/api-ws/"),
 ]
 
 

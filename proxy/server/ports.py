@@ -5,6 +5,7 @@ import socket
 from aiohttp import web
 
 from proxy.access.settings import TlsConfig
+from proxy.downstream.site import Site
 from proxy.downstream.tls import ServerTls, TlsFiles, TlsSite
 from proxy.server.config import address
 
@@ -27,10 +28,8 @@ async def listen(
     site: web.BaseSite
     if tls is not None:
         site = TlsSite(runner, listening or (host, port), tls, handshake_s=handshake_s, backlog=_BACKLOG)
-    elif listening is not None:
-        site = web.SockSite(runner, listening, backlog=_BACKLOG)
     else:
-        site = web.TCPSite(runner, host, port, backlog=_BACKLOG)
+        site = Site(runner, sock=listening) if listening is not None else Site(runner, host=host, port=port)
     await site.start()
     port = runner.addresses[0][1]
     shown = f"[{host}]" if ":" in host else host

@@ -22,6 +22,7 @@ from proxy.downstream.response import ALLOWANCE, RESPONSE, Downstream
 from proxy.server.json_responses import refuse
 from proxy.stream.faults import log_fault
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.request_log import CLIENT_GONE, REQUEST_ID, new_request_id, request_id
 from proxy.wire import json_text
 from proxy.wire.errors import InternalError, ProxyError, UnknownRoute
 from proxy.wire.http import origin_form
@@ -29,7 +30,6 @@ from proxy.wire.http import origin_form
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
 _NO_ARGUMENTS: dict[str, str] = {}
-CLIENT_GONE = 499  # nginx's status for a client that disconnected before its response began
 
 
 class Endpoint(NamedTuple):
@@ -71,10 +71,10 @@ class Routes:
         self, method: str, path: str, handler: Handler, name: str, dialect: Dialect, needs: Needs = Needs.UPSTREAM
     ) -> None:
         """Serve `path` with a handler, called with the request and its caller. `method` may be ANY."""
+        self.paths.append((method, path))
         if self._limited is not None:
             handler = self._limited(handler, name, dialect, needs)
         endpoint = Endpoint(handler, name, dialect, needs)
-        self.paths.append((method, path))
         if "{" not in path and not path.endswith("/") and method != ANY:
             self._exact[method, path] = endpoint
             return
@@ -162,7 +162,9 @@ def _cut(request: web.BaseRequest, error: ProxyError, dialect: Dialect) -> web.S
     """Return an error response, or, if the response has begun already, break it off and return it."""
     begun: Downstream | None = request.get(RESPONSE)
     if begun is None:
-        return refuse(error, dialect)
+        response = refuse(error, dialect)
+        response.headers[REQUEST_ID] = request_id(request) or new_request_id()
+        return response
     if not begun.ended:
         begun.abort(b"")
     return begun.response

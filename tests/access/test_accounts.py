@@ -67,7 +67,7 @@ def test_window_that_is_used_up_admits_nothing_until_the_next_begins(name: str, 
         one.take()
     clock.unix_s += 1
     spent(one, 2)
-    assert one.refused == {name: 2}
+    assert one.refusals == {name: 2}
 
 
 def test_request_that_is_refused_uses_nothing() -> None:

@@ -192,3 +192,35 @@ def test_what_clients_invent_is_not_remembered_at_length() -> None:
     held_bytes, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held_bytes < 1_000_000
+
+
+A = "openai-insecure-api-key.a"
+
+
+@pytest.mark.parametrize(
+    ("shown", "keys"),
+    [
+        ([("Authorization", "bearer a")], "a"),
+        ([("Authorization", "BEARER   a ")], "a"),
+        ([("x-api-key", " a ")], "a"),
+        ([("api-key", "Bearer a")], "a"),
+        ([("Authorization", "Bearer a"), ("x-api-key", "a"), ("api-key", "a")], "a"),
+        ([("Sec-WebSocket-Protocol", f"realtime, {A}, openai-beta.realtime-v1")], "a"),
+        ([("Sec-WebSocket-Protocol", "realtime"), ("Sec-WebSocket-Protocol", A)], "a"),
+        ([("Sec-WebSocket-Protocol", f" {A} ,realtime"), ("Authorization", "Bearer a")], "a"),
+        ([("Authorization", "Bearer a"), ("x-api-key", "")], "a"),
+        ([("Authorization", "Bearer a"), ("Sec-WebSocket-Protocol", "realtime")], "a"),
+        ([("Sec-WebSocket-Protocol", A), ("x-api-key", "b")], "ab"),
+        ([("Authorization", "Bearer b"), ("api-key", "a")], "ab"),
+        ([("Authorization", "Bearer"), ("api-key", "")], ""),
+        ([("Sec-WebSocket-Protocol", "openai-insecure-api-key.")], ""),
+        ([("Sec-WebSocket-Protocol", "realtime")], ""),
+    ],
+)
+def test_key_is_the_same_wherever_it_is_shown(shown: list[tuple[str, str]], keys: str) -> None:
+    """As a protocol of a WebSocket, too, and in any spelling; one key beside it makes another caller."""
+    one = callers()
+    expected = one.caller(showing(*zip(("Authorization", "x-api-key"), keys, strict=False)))
+    found = one.caller(showing(*shown))
+    assert (found.digest, found.shows_key) == (expected.digest, bool(keys))
+    assert one.keys(showing(*shown)) == list(keys)
