@@ -261,7 +261,9 @@ async def test_sessions_of_web_sockets_are_written_nowhere(tmp_path: Path, caplo
     spans, tracing = traced()
     async with serve(answer, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-        async with teed(url, tracing=tracing, **callers.tables()) as tee:
+        tables = callers.tables()
+        tables["upstream"]["paths"] = ["/api-ws/v1/realtime"]
+        async with teed(url, tracing=tracing, **tables) as tee:
             written = Written(tee, spans, caplog, callers.keys["alice"])
             feed = await tee.admin("/admin/events")
             target = tee.proxy.url.replace("http", "ws", 1) + f"/api-ws/v1/realtime?model=m&note={QUESTION}"
