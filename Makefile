@@ -82,14 +82,14 @@ test-compiled: $(COMPILED)/.stamp-dev
 	ln -s "$$(echo $(CURDIR)/$(COMPILED)/lib/python3*/site-packages/proxy)" build/tested/proxy
 	cd build/tested && TEST_COMPILED=1 $(CURDIR)/$(COMPILED)/bin/pytest
 
-# Asks for advisories on what is locked for the container. Needs a registry, and changes nothing; deploy/lock.sh writes
+# Asks for advisories on what is locked for the container; fails where none can be asked. deploy/lock.sh writes
 # the locks and the bill of materials anew.
 audit:
 	rm -rf build/audit
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install -q --disable-pip-version-check 'pip-audit>=2.9,<3'
-	build/audit/bin/pip-audit --require-hashes --disable-pip -r deploy/requirements.lock
-	build/audit/bin/pip-audit --require-hashes --disable-pip -r deploy/build.lock
+	build/audit/bin/pip-audit --strict --require-hashes --disable-pip -r deploy/requirements.lock
+	build/audit/bin/pip-audit --strict --require-hashes --disable-pip -r deploy/build.lock
 
 clean:
 	rm -rf $(VENV) $(COMPILED) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,8 @@ from enum import Enum
 
 from aiohttp import web
 
-from proxy.access.accounts import PLACE, Account, Accounts
+from proxy.access.account import PLACE, Account
+from proxy.access.accounts import Accounts
 from proxy.access.callers import Caller, Callers
 from proxy.access.capabilities import INFO, READ
 from proxy.access.certificates import subject_of

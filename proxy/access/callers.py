@@ -157,34 +157,35 @@ class Callers:
             why = Refusal(MissingRight, "a token gives access to one stream only; this request needs a key")
             return Caller(self._digest(keys), may_send=False, refusal=why)
         if self._digests is not None:
-            names = self._names_known(keys, subject)
+            names = self._names_of(keys)
+            by_certificate = not names and subject != ""
+            if by_certificate and self._known is not None and (name := self._known.of_subject(subject)) is not None:
+                names.add(name)
             if names:
-                return self._named(names)
+                return self._named(names, shows_key=not by_certificate)
             keys = list(filter(self._is_listed, keys))  # other keys are not sent upstream, so they identify nobody
             if not keys:
                 why = Refusal(Unauthorised, f"none of the accepted keys came in {self._names_text}")
                 return Caller(self._digest(keys), shows_key=bool(shown), may_send=False, refusal=why)
-        elif subject:
+        shows_key = bool(keys)
+        if self._digests is None and subject:
             keys.append(_NAMED + subject)
         if keys or self._shares_anonymous:
-            return Caller(self._digest(keys), shows_key=bool(keys))
+            return Caller(self._digest(keys), shows_key=shows_key)
         why = Refusal(Unauthorised, f"this request needs a key, and none came in {self._names_text}: {_WHY_A_KEY}")
         return Caller(self._digest(keys), shows_key=False, refusal=why)
 
-    def _names_known(self, keys: list[str], subject: str) -> set[str]:
-        """Return the names of the callers with these keys; if there are none, that of the one with a certificate."""
+    def _names_of(self, keys: list[str]) -> set[str]:
+        """Return the names of the callers with these keys."""
         if self._known is None:
             return set()
-        names = {name for key in keys if (name := self._known.of_key(key)) is not None}
-        if not names and subject and (name := self._known.of_subject(subject)) is not None:
-            names.add(name)
-        return names
+        return {name for key in keys if (name := self._known.of_key(key)) is not None}
 
-    def _named(self, names: set[str]) -> Caller:
+    def _named(self, names: set[str], *, shows_key: bool) -> Caller:
         """Return the caller of a name, whichever of its keys came; one that is refused, if they are of several."""
         digest = self._digest([_NAMED + name for name in sorted(names)])
         if len(names) == 1:
-            return Caller(digest, name=names.pop())
+            return Caller(digest, shows_key=shows_key, name=names.pop())
         why = Refusal(Unauthorised, f"keys of {len(names)} callers came in {self._names_text}; send one")
         return Caller(digest, may_send=False, refusal=why)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from proxy.access.callers import Caller
 from proxy.wire.errors import BadRequest, HostNotServed, OriginNotAllowed, ProxyError, UnsupportedMediaType
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")  # RFC 9110 section 7.2
@@ -83,22 +84,43 @@ class Pages:
 
         return serve
 
+    def changing(
+        self, handler: Callable[..., Awaitable[web.StreamResponse]]
+    ) -> Callable[..., Awaitable[web.StreamResponse]]:
+        """Return a handler of a request that changes a caller's streams, for which a page must show the caller's key.
+
+        A caller without one is known by what a browser sends for any page: its address, or its certificate.
+        """
+
+        async def serve(request: web.BaseRequest, caller: Caller, **named: str) -> web.StreamResponse:
+            if not caller.shows_key:
+                self._check_origin(request, bodiless=True)
+            return await handler(request, caller, **named)
+
+        return serve
+
     def check(self, request: web.BaseRequest) -> None:
         """Raises: OriginNotAllowed, for a page that may not; UnsupportedMediaType, for a body that is not JSON."""
+        bodiless = request.method in _BODILESS and not request.body_exists
+        if not self._check_origin(request, bodiless=bodiless):
+            return
+        kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if not bodiless and kind != "application/json":
+            raise UnsupportedMediaType(f"a web page must send application/json here, not {kind[:100]!r}")
+
+    def _check_origin(self, request: web.BaseRequest, *, bodiless: bool) -> bool:
+        """Return whether a request is a page's. Raises: OriginNotAllowed, for a page that may not send it."""
         headers = request.headers
         origin = headers.get("Origin")
         cross_site = headers.get("Sec-Fetch-Site", "").lower() == "cross-site"
         if origin is None and not cross_site:
-            return
-        bodiless = request.method in _BODILESS and not request.body_exists
+            return False
         if not self._is_allowed(origin, headers.get("Host", "")) if origin is not None else bodiless:
             raise OriginNotAllowed(
                 f"a page of the origin {str(origin)[:200]!r} may not send requests here; cors.origins in the"
                 " configuration lists those that may"
             )
-        kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if not bodiless and kind != "application/json":
-            raise UnsupportedMediaType(f"a web page must send application/json here, not {kind[:100]!r}")
+        return True
 
     def _is_allowed(self, origin: str, host: str) -> bool:
         return "*" in self._origins or origin in self._origins or origin.partition("://")[2] == host.lower()

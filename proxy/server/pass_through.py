@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Callable
 
 from aiohttp import web
 
-from proxy.access.accounts import Account
+from proxy.access.account import Account
 from proxy.access.callers import Caller
 from proxy.access.capabilities import without_cookie, without_parameter
 from proxy.dialects.allowed_paths import AllowedPaths

@@ -148,6 +148,8 @@ class RouteTable:
             ("GET", _KEY, by_key, Needs.IDENTITY, Belongs.KEY),
             ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.IDENTITY, Belongs.KEY),
         ):
+            if method in ("POST", "DELETE"):
+                handler = self._pages.changing(handler)
             served.add(method, path, self._placed(handler, belongs), "streams", table.OWN, needs)
 
     def _usage_routes(self) -> tuple[tuple[str, str, Handler, Needs, Belongs], ...]:

@@ -119,9 +119,8 @@ class Routes:
             status = response.status
         except ProxyError as error:
             self._metrics.rejected[error.kind] += 1
-            response = refuse(error, dialect)
-            response.headers[REQUEST_ID] = request_id(request) or new_request_id()
-            status = error.status
+            response = _cut(request, error, dialect)
+            status = response.status
             error.drop_traceback()
         except (
             OSError,
@@ -164,7 +163,9 @@ def _cut(request: web.BaseRequest, error: ProxyError, dialect: Dialect) -> web.S
     """Return an error response, or, if the response has begun already, break it off and return it."""
     begun: Downstream | None = request.get(RESPONSE)
     if begun is None:
-        return refuse(error, dialect)
+        response = refuse(error, dialect)
+        response.headers[REQUEST_ID] = request_id(request) or new_request_id()
+        return response
     if not begun.ended:
         begun.abort(b"")
     return begun.response

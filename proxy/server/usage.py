@@ -4,7 +4,8 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.access.accounts import Account, Accounts
+from proxy.access.account import Account
+from proxy.access.accounts import Accounts
 from proxy.access.callers import Caller
 from proxy.access.windows import Window
 from proxy.server.json_responses import answer

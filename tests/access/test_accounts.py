@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.access import accounts
-from proxy.access.accounts import Account, Accounts, Place
+from proxy.access.account import Account, Place
+from proxy.access.accounts import Accounts
 from proxy.access.limits import CallerLimits
 from proxy.wire.errors import LimitReached, NotAllowedForKey, Overloaded
 from tests.access.keys import OURS, digest

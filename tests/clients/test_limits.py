@@ -77,4 +77,4 @@ async def test_openai_does_not_ask_again_where_it_would_have_to_wait_for_a_day(f
                     await client.chat.completions.create(**ASKED)
             assert tee.proxy.identification is not None
             accounts = {account.name: account for account in tee.proxy.identification.accounts}
-            assert sum(accounts[name].refused.values()) == refusals
+            assert sum(accounts[name].refusals.values()) == refusals

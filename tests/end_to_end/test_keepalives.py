@@ -148,6 +148,26 @@ async def test_refusal_after_that_is_the_error_event_of_the_api(
 
 
 @on_one_loop
+async def test_client_that_there_is_no_room_for_after_that_is_told_by_an_event(perform: Serve, stage: Stage) -> None:
+    """No second head comes: the response goes on as the stream that it began as, to an error and its end."""
+    limits = {"followers_per_stream": 1}
+    tee = await perform(streams=BEFORE, generations={"share": "body"}, limits=limits)
+    first = await tee.send_chat()
+    turn = await stage.next()
+    await turn.body()
+    second = await (await tee.send_chat()).answer()
+    await second.until(b":")
+    turn.begin()
+    turn.chunk(chunk_frame())
+    said = await second.read()
+    assert (second.status, second.end) == (200, "whole")
+    assert b'"code":"overloaded"' in said
+    assert b"HTTP/1.1" not in said
+    assert not second.client.buffer
+    turn.end(DONE)
+    assert (await (await first.answer()).read()).endswith(DONE)
+
+
 async def test_upstream_that_breaks_after_that_is_an_error_event(perform: Serve, stage: Stage) -> None:
     """By the word of the ending; and it is asked again by nobody."""
     tee = await perform(streams=BEFORE)

@@ -38,6 +38,35 @@ async def test_page_that_may_not_use_the_key_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (("Authorization:", "Origin: https://evil.example"), 403),
+        (("Authorization:", "Sec-Fetch-Site: cross-site"), 403),
+        (("Authorization:", f"Origin: {LISTED}"), 200),
+        (("Authorization:",), 200),
+        ((f"Origin: {LISTED}",), 404),  # it shows another caller's key: the stream is not there for it
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/keys/k/cancel", "/v1/streams/{ident}/cancel"])
+async def test_page_that_shows_no_key_changes_no_stream(
+    perform: Serve, stage: Stage, path: str, headers: tuple[str, ...], status: int
+) -> None:
+    """Of a caller that is known by its address alone, or by its certificate: a browser would say so for any page."""
+    tee = await perform(cors={"origins": [LISTED]})
+    client = await tee.send("POST", CHAT, "Authorization:", "Stream-Key: k", body=chat_body())
+    turn = await stage.next()
+    await turn.body()
+    turn.begin()
+    turn.chunk(chunk_frame())
+    answer = await client.answer()
+    asked = await tee.ask("POST", path.replace("{ident}", answer.stream_id), *headers)
+    assert asked.status == status
+    if status != 200:
+        turn.end(FINISH, DONE)
+    assert (await answer.read()).endswith(DONE) == (status != 200)
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         ("Content-Type: application/x-www-form-urlencoded",),  # curl's default

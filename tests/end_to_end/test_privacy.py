@@ -14,6 +14,8 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
 
 from proxy.stream import projections
 from proxy.telemetry.tracing import Tracing
@@ -244,6 +246,39 @@ async def test_what_passes_through_is_written_nowhere(
             await (await client.answer()).read()
         await until(lambda: tee.proxy.hub.running == 0)
         await written.check(bytes(feed.body) + bytes(feed.client.buffer))
+
+
+async def test_sessions_of_web_sockets_are_written_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Messages of both sides, and the reasons that they close with, also after a frame that no client may send."""
+    caplog.set_level("DEBUG", logger="streamtee")
+
+    async def answer(connection: ServerConnection) -> None:
+        async for _ in connection:
+            await connection.send(json.dumps({"type": "response.text.delta", "delta": ANSWER}))
+            await connection.send(json.dumps({"type": "error", "error": {"message": QUESTION, "code": ANSWER}}))
+
+    callers = NamedCallers(tmp_path, alice={})
+    spans, tracing = traced()
+    async with serve(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        tables = callers.tables()
+        tables["upstream"]["paths"] = ["/api-ws/v1/realtime"]
+        async with teed(url, tracing=tracing, **tables) as tee:
+            written = Written(tee, spans, caplog, callers.keys["alice"])
+            feed = await tee.admin("/admin/events")
+            target = tee.proxy.url.replace("http", "ws", 1) + f"/api-ws/v1/realtime?model=m&note={QUESTION}"
+            key = {"Authorization": f"Bearer {callers.keys['alice']}"}
+            for how in ("closed", "broken"):
+                async with connect(target, additional_headers=key) as session:
+                    await session.send(json.dumps({"type": "session.update", "session": {"instructions": QUESTION}}))
+                    assert ANSWER in str(await session.recv())
+                    if how == "closed":
+                        await session.close(1000, QUESTION)
+                    else:
+                        session.transport.write(b"\xf3" + QUESTION.encode())
+                        await session.wait_closed()
+            await until(lambda: tee.proxy.hub.running == 0)
+            await written.check(bytes(feed.body) + bytes(feed.client.buffer))
 
 
 async def test_fault_of_ours_does_not_quote_what_it_was_about(

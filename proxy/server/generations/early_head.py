@@ -12,10 +12,10 @@ from proxy.dialects.failure import reported
 from proxy.downstream.response import Downstream
 from proxy.server.delivery import CACHING, refusal
 from proxy.server.generations.shared_calls import AWAITING_HEAD, Call
-from proxy.stream.endings import REFUSED, Ending
+from proxy.stream.endings import REFUSED, Ending, ending_of
 from proxy.stream.projections import MODES, Heartbeat, View
 from proxy.timers import wait
-from proxy.wire.errors import ProxyError
+from proxy.wire.errors import Overloaded, ProxyError, RateLimited
 from proxy.wire.http import Headers
 from proxy.wire.sse import COMMENT
 
@@ -48,8 +48,9 @@ class EarlyHead:
             asyncio.get_running_loop().call_soon(stream.release, AWAITING_HEAD)  # the client follows at once, if at all
 
     def fail(self, error: ProxyError) -> web.StreamResponse:
-        """End the response with the error that prevented the stream."""
-        return self._end(self._call.stream.log.ending or REFUSED.saying(error.message))
+        """End the response with the error that prevented the stream, or kept this client from following it."""
+        ending = ending_of(error) if isinstance(error, Overloaded | RateLimited) else REFUSED.saying(error.message)
+        return self._end(self._call.stream.log.ending or ending)
 
     async def refuse(self) -> web.StreamResponse:
         """End the response with the error in the upstream's response, which is not a stream."""

@@ -170,7 +170,12 @@ class Generations:
         begun = None if early is None else early.downstream
         if early is not None and begun is not None and call.stream.kept_head is not None:
             return await early.refuse()
-        return await self._responses.send(request, call.stream, head, generation.options, joined, reading, begun)
+        try:
+            return await self._responses.send(request, call.stream, head, generation.options, joined, reading, begun)
+        except ProxyError as error:
+            if early is None or begun is None or begun.ended:
+                raise
+            return early.fail(error)
 
     async def _follow_for_retries(
         self, call: Call, request: web.BaseRequest, generation: GenerationRequest, joined: Joined | None

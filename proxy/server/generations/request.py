@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.access.accounts import Account
+from proxy.access.account import Account
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.client_addresses import ClientAddresses

@@ -1,0 +1,215 @@
+"""The account of one caller: what it has used of its limits, and whether they leave room for more.
+
+The door (`Admission.limited`) has every request upstream of such a caller take a `Place`, and gives it back when its
+handler has ended. A stream that begins in the task of the request takes the place over, since it may outlive the
+handler; it is given back when the stream ends. Tokens are counted when they are known, which is at the end of a
+response: so a request is admitted while its windows are not used up, and the last one may use more than was left.
+"""
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from proxy.access.limits import CallerLimits
+from proxy.access.windows import DAY_S, MINUTE_S, Window, tightest
+from proxy.dialects.dialect import Allowance, Dialect
+from proxy.stream.stream import Stream
+from proxy.stream.subscription import Subscription
+from proxy.wire.errors import LimitReached, NotAllowedForKey
+from proxy.wire.http import Headers
+from proxy.wire.json_members import pairs
+
+_LONG_S = 60  # after a longer wait no client library asks again by itself
+
+
+class Account:
+    """What one caller has used of its limits, and may use yet."""
+
+    __slots__ = (
+        "_clock", "_followers", "_taken", "digest", "limits", "name", "refusals", "requests", "requests_total",
+        "running", "tokens", "tokens_total",
+    )  # fmt: skip
+
+    def __init__(self, name: str, digest: bytes, limits: CallerLimits, clock: Callable[[], float] = time.time) -> None:
+        """`clock` returns Unix seconds."""
+        self._clock = clock
+        self.name = name
+        self.digest = digest
+        self.requests = Window("requests_per_minute", MINUTE_S, 0), Window("requests_per_day", DAY_S, 0)
+        self.tokens = Window("tokens_per_minute", MINUTE_S, 0), Window("tokens_per_day", DAY_S, 0)
+        self.requests_total = 0
+        self.tokens_total = 0
+        self.refusals: Tally[str] = Tally()  # requests, by the limit that was reached
+        self.running: dict[Stream, None] = {}
+        self._taken = 0  # places of requests that have begun no stream
+        self._followers: dict[Subscription, None] = {}
+        self.limit(limits)
+
+    def limit(self, limits: CallerLimits) -> None:
+        """Keep these limits from now on."""
+        self.limits = limits
+        for window in (*self.requests, *self.tokens):
+            window.limit = getattr(limits, window.name)
+
+    @property
+    def streams(self) -> int:
+        """How many requests and streams have a place now."""
+        return self._taken + len(self.running)
+
+    @property
+    def followers(self) -> int:
+        """How many clients follow its streams now, those that asked for them not counted."""
+        return len(self._followers)
+
+    @property
+    def reads_bodies(self) -> bool:
+        """Whether its limits need whole bodies of generations: the model is checked, or the usage requested."""
+        return bool(self.limits.models) or self.limits.counts_tokens
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of it is going on, and nothing was used in the current windows."""
+        used = any(window.used for window in (*self.requests, *self.tokens))
+        return not (self.streams or self._followers or used)
+
+    def roll(self) -> float:
+        """Begin the windows that have changed anew; return the time, in Unix seconds."""
+        now = self._clock()
+        for window in (*self.requests, *self.tokens):
+            window.roll(now)
+        return now
+
+    def take(self, *, looks_up: bool = False) -> "Place":
+        """Count a request and take a place for it. Raises: LimitReached, if the limits leave no room for it.
+
+        One that only `looks_up` something is served while as many streams run as may.
+        """
+        now = self.roll()
+        for window in (*self.requests, *self.tokens):
+            if window.is_used_up:
+                self._refuse(window.name, f"{window.used} of {window.limit} are used", window.ends_in_s(now))
+        if 0 < self.limits.streams <= self.streams and not looks_up:
+            self._refuse("streams", f"{self.streams} run, {self.limits.streams} are allowed", 1)
+        for window in self.requests:
+            window.used += 1
+        self.requests_total += 1
+        self._taken += 1
+        return Place(self)
+
+    def give_back(self) -> None:
+        """Give back the place of a request that has begun no stream."""
+        self._taken -= 1
+
+    def begun(self, stream: Stream) -> None:
+        """Give a stream the place of its request."""
+        self._taken -= 1
+        self.running[stream] = None
+
+    def ended(self, stream: Stream) -> None:
+        """Give the place of a stream back."""
+        self.running.pop(stream, None)
+
+    def spend(self, tokens: int) -> None:
+        """Count the tokens of a response."""
+        self.roll()
+        self.tokens_total += tokens
+        for window in self.tokens:
+            window.used += tokens
+
+    def restore(self, requests: int, tokens: int) -> None:
+        """Count what was used of the current day before this process began."""
+        self.roll()
+        for windows, used in ((self.requests, requests), (self.tokens, tokens)):
+            windows[1].used += used
+
+    def check_followers(self, more: int) -> None:
+        """Raises: LimitReached, if so many more clients may not follow its streams."""
+        allowed = self.limits.followers
+        if allowed and self.followers + more > allowed:
+            self._refuse("followers", f"{self.followers} follow, {allowed} are allowed", 1)
+
+    def attached(self, subscription: Subscription) -> None:
+        """Count a follower."""
+        self._followers[subscription] = None
+
+    def left(self, subscription: Subscription) -> None:
+        """Count a follower no longer."""
+        self._followers.pop(subscription, None)
+
+    def check_route(self, name: str) -> None:
+        """Raises: NotAllowedForKey, if its requests may not go to a route."""
+        _check_listed("route", name, self.limits.routes)
+
+    def check_mode(self, name: str) -> None:
+        """Raises: NotAllowedForKey, if its streams may not be sent in a mode."""
+        _check_listed("mode", name, self.limits.modes)
+
+    def check_model(self, name: str | None) -> None:
+        """Raises: NotAllowedForKey, if it may not ask for a model; None is a request that names none."""
+        if not self.limits.models or (name is not None and self.limits.allows_model(name)):
+            return
+        asked = "the request names no model that could be read" if name is None else f"not {name[:100]!r}"
+        raise NotAllowedForKey(f"this key is for the models {', '.join(self.limits.models)}; {asked}")
+
+    def body_bytes(self, allowed: int) -> int:
+        """Return how large a body may be where so much is allowed to everybody."""
+        return min(self.limits.body_bytes or allowed, allowed)
+
+    def check_body(self, body: bytes) -> None:
+        """Check the model that a JSON body names. Raises: NotAllowedForKey.
+
+        Each member of this name is checked, in upper and lower case: parsers differ in which one they take.
+        """
+        if self.limits.models:
+            named = [value for name, value in pairs(body) or () if name.lower() == "model"]
+            for value in named or [None]:
+                self.check_model(value if isinstance(value, str) else None)
+
+    def headers(self, dialect: Dialect) -> Headers:
+        """Return the headers that tell a client what its limits leave."""
+        now = self.roll()
+        return dialect.limit_headers(_allowance(self.requests, now), _allowance(self.tokens, now), now)
+
+    def _refuse(self, limit: str, why: str, retry_after_s: int) -> None:
+        self.refusals[limit] += 1
+        error = LimitReached(f"the limit {limit} of this key is reached: {why}", retry_after_s)
+        error.retried = retry_after_s > _LONG_S  # so that clients don't ask again before it can help
+        raise error
+
+
+class Place:
+    """The place of one request of a caller among its concurrent streams, until a stream takes it over."""
+
+    __slots__ = ("_account", "_is_held")
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._is_held = True
+
+    def become(self, stream: Stream) -> bool:
+        """Pass the place to a stream; return whether it was not given back or passed on before."""
+        held, self._is_held = self._is_held, False
+        if held:
+            self._account.begun(stream)
+        return held
+
+    def give_back(self) -> None:
+        """Give the place back, unless a stream has taken it over. Only the first call counts."""
+        if self._is_held:
+            self._is_held = False
+            self._account.give_back()
+
+
+PLACE: ContextVar[Place | None] = ContextVar("place", default=None)
+"""The place of the request whose handler runs in this task. A generation's stream is begun in the same task."""
+
+
+def _check_listed(what: str, name: str, allowed: tuple[str, ...]) -> None:
+    if allowed and name not in allowed:
+        raise NotAllowedForKey(f"this key is for the {what}s {', '.join(allowed)}; not for {name[:100]!r}")
+
+
+def _allowance(windows: tuple[Window, Window], unix_s: float) -> Allowance | None:
+    window = tightest(windows)
+    return None if window is None else Allowance(window.limit, window.left, window.ends_in_s(unix_s))
