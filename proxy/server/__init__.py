@@ -15,5 +15,6 @@ Read in this order:
 * `pass_through`: the handler of all other requests to an API; `sockets`: of WebSockets among them
 * `models`: the upstreams that serve configured models, and the list of these
 * `upstreams`: makes the configured upstreams; `json_responses`: the proxy's own JSON, and errors
-* `admin`: the admin port
+* `admin`: a folder, for the admin port; `openapi`: the OpenAPI document of both ports, which it serves
+* `identification`: keeps callers with names, their limits and their usage up to date; `usage`: tells them of it
 """
