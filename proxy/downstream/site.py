@@ -8,7 +8,6 @@ in each turn as their backlog: so they are given a backlog of 1, which is then r
 import asyncio
 import os
 import socket
-import ssl
 from typing import Any
 
 from aiohttp import web
@@ -18,20 +17,18 @@ from proxy.downstream.listener import Listener
 
 AT_ONCE = 512  # connections that are accepted in one turn: 20 to 40 ms
 _BACKLOG = 4096  # connections that may wait
-_MADE_S = 0.1  # after its stop: what is longer in the making is within the handshake of TLS
 
 
 class Site(web.BaseSite):
     """A port that listens: at an address, or at a socket that is bound."""
 
-    __slots__ = ("_beginning", "_listener", "_sockets", "_tls", "_where")
+    __slots__ = ("_beginning", "_listener", "_sockets", "_where")
 
     _server: asyncio.Server | None
 
-    def __init__(self, runner: web.BaseRunner, tls: ssl.SSLContext | None = None, **where: Any) -> None:
+    def __init__(self, runner: web.BaseRunner, **where: Any) -> None:
         """`runner`: of a Listener. `where`: `host` and `port`, or `sock`, as `create_server` takes them."""
         super().__init__(runner)
-        self._tls = tls
         assert isinstance(runner.server, Listener)
         self._listener = runner.server
         self._where = where
@@ -46,8 +43,7 @@ class Site(web.BaseSite):
     async def start(self) -> None:
         """Listen. Raises: OSError."""
         await super().start()
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._begin, ssl=self._tls, backlog=1, **self._where)
+        self._server = await asyncio.get_running_loop().create_server(self._begin, backlog=1, **self._where)
         for listening in self._server.sockets:
             duplicate = socket.socket(fileno=os.dup(listening.fileno()))
             duplicate.setblocking(False)
@@ -60,10 +56,7 @@ class Site(web.BaseSite):
             listening.close()
         self._sockets.clear()
         await super().stop()
-        if self._beginning:
-            _, late = await asyncio.wait(self._beginning, timeout=_MADE_S)
-            for beginning in late:
-                beginning.cancel()
+        await asyncio.gather(*self._beginning, return_exceptions=True)
 
     def _begin(self) -> Connection:
         """Return the protocol of a connection that the event loop has accepted; accept others that wait."""
@@ -80,7 +73,7 @@ class Site(web.BaseSite):
             except OSError:  # none waits, or no descriptor is left
                 return
             accepted.setblocking(False)
-            beginning = loop.create_task(loop.connect_accepted_socket(self._listener, accepted, ssl=self._tls))
+            beginning = loop.create_task(loop.connect_accepted_socket(self._listener, accepted))
             self._beginning.add(beginning)
             beginning.add_done_callback(self._has_begun)
 

@@ -289,6 +289,8 @@ class Stream:
         if self._paced:
             self._pace(self._paced, size_bytes)
         if log.size_bytes > self.max_log_bytes:
+            if self._ahead:
+                self.end_ahead()  # first: they are to be sent the rest of a frame that the limit may drop
             self._limit_log()
         return log.end
 
@@ -306,6 +308,11 @@ class Stream:
         self._ahead = [one for one in (*ahead, *caught_up) if one.ended is None and one.send_ahead(lines)]
         if self._ahead:
             log.tail = lines
+
+    @property
+    def ahead_bytes(self) -> int:
+        """How many bytes of lines are kept of a frame that has not ended."""
+        return len(self._lines)
 
     def end_ahead(self) -> None:
         """Resume followers that were sent lines of a frame, because this frame or the stream has ended."""

@@ -6,6 +6,8 @@ import os
 import pty
 import re
 import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from proxy import __version__
-from proxy.tools.cli import main
+from proxy.tools.cli import COMMANDS, main
 from proxy.tools.fake.faults import FAULTS
 from proxy.tools.fake.realtime import SOCKET_FAULTS
 from tests.event_loops import until
@@ -25,7 +27,6 @@ from tests.stage import Stage, staged
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config" / "streamtee.toml"
-DEPLOY = ROOT / "deploy"
 
 
 def invoked(*arguments: str, **settings: str) -> Result:
@@ -370,19 +371,6 @@ def test_example_file_is_the_defaults() -> None:
     assert result.stdout == invoked("check-config").stdout
 
 
-def test_settings_that_deploy_names_exist() -> None:
-    """A misspelt variable of the environment would be passed over in silence."""
-    files = [file for file in DEPLOY.rglob("*") if file.is_file()]
-    named = {name for file in files for name in re.findall(r"\bSTREAMTEE_([A-Z_]+)", file.read_text())}
-    assert {"LISTEN", "ADMIN", "UPSTREAM__KEY"} <= named
-    config = json.loads(invoked("check-config").stdout)
-    for name in named:
-        table = config
-        for key in name.lower().split("__"):
-            assert key in table, name
-            table = table[key]
-
-
 # The fake
 
 
@@ -440,6 +428,28 @@ def test_help_names_every_command_with_its_purpose() -> None:
     shown = invoked("--help").stdout
     for name in ("check-config", "demo", "fake", "faults", "serve", "tail"):
         assert re.search(rf"^  {name} +\w", shown, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", ["serve", *COMMANDS])
+def test_help_of_each_command_has_examples(name: str) -> None:
+    """They are what one copies."""
+    assert re.search(rf"^ +Examples:\n( .*\n)*.*streamtee.* {name}\b", invoked(name, "--help").stdout, re.MULTILINE)
+
+
+def test_shell_completes_commands() -> None:
+    """By the script that `completion` prints, which asks this."""
+    assert "_STREAMTEE_COMPLETE=bash_complete" in invoked("completion", "bash").stdout
+    asked = {"_STREAMTEE_COMPLETE": "bash_complete", "COMP_WORDS": "streamtee che", "COMP_CWORD": "1"}
+    environment = os.environ | asked
+    command = [sys.executable, "-c", "from proxy.tools.cli import main; main(prog_name='streamtee')"]
+    said = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout.split() == ["plain,check-config", "plain,check"]
+
+
+def test_package_runs_as_a_module() -> None:
+    """Where no script is on the path."""
+    said = subprocess.run([sys.executable, "-m", "proxy", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout == f"streamtee, version {__version__}\n"
 
 
 def test_unknown_command_exits_with_2() -> None:
