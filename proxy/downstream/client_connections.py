@@ -83,7 +83,7 @@ class ClientConnections:
         self.timeouts = timeouts
         self.background = BackgroundLoop("clients", monotonic, OVERDUE_S)
         self.open: set[ClientConnection] = set()
-        self.idle: dict[ClientConnection, None] = {}  # without a request; idle for the longest first
+        self.idle: dict[ClientConnection, None] = {}  # of the data port; idle for the longest first
         self.cuts: Counter[str] = Counter()  # how many were cut, by reason
         self.body_bytes = 0  # of request bodies, in memory
         self.pending_bytes = 0  # that waited for clients to take them, at the timer's last check
@@ -109,7 +109,9 @@ class ClientConnections:
         A connection of the `admin` port is always kept: some descriptors are reserved for it.
         """
         self.open.add(connection)
-        if not admin and self._descriptors.are_short:
+        if admin:
+            return
+        if self._descriptors.are_short:
             self._log_shortage()
             oldest = next(iter(self.idle), None)
             if oldest is None:

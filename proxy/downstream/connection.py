@@ -121,8 +121,8 @@ class Connection(RequestHandler):
         self.current = None
         self._answered = True
         self._idle_since = monotonic()
-        clients = self._port.clients
-        clients.idle[self] = None
+        if not self._port.is_admin:
+            self._port.clients.idle[self] = None
         if self._held_bytes:
             self.release_body()
         content = request.content

@@ -1,6 +1,7 @@
 """TLS of both ports, by real handshakes: certificates of ours and of clients, replaced while streams run."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -79,6 +80,25 @@ async def test_both_ports_speak_tls(stage: Stage, authority: Authority) -> None:
         plain.send(request("GET", "/healthz"))
         assert await plain.wait_gone()
         assert not plain.buffer.startswith(b"HTTP/")
+
+
+async def test_many_who_connect_at_once_are_served_by_tls(stage: Stage, authority: Authority) -> None:
+    """Those that never end their handshake hold up neither the others nor the end."""
+    async with teed(stage.url, **tables(authority.sign("localhost"))) as tee:
+        host, _, port = tee.proxy.url.removeprefix("https://").rpartition(":")
+        sockets = [socket.create_connection((host, int(port))) for _ in range(20)]
+        for one in sockets[:15]:
+            one.setblocking(False)
+            _, client = await asyncio.get_running_loop().create_connection(
+                Client, sock=one, ssl=authority.client(), server_hostname="localhost"
+            )
+            tee.clients.append(client)
+            assert (await ask(client, "GET", "/healthz")).status == 200
+        sockets[15].sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        async with asyncio.timeout(5):
+            await tee.proxy.stop()
+    for one in sockets[15:]:
+        one.close()
 
 
 async def test_stream_that_breaks_off_looks_so_by_tls(stage: Stage, authority: Authority) -> None:
