@@ -26,6 +26,7 @@ FLOORS = {
     "workers": 7,
     "tools": 8,
     "console": 8,
+    "__main__": 9,
 }
 GROUND = {"settings", "timers"}
 """The package's own modules, which any floor may import."""

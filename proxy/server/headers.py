@@ -5,6 +5,7 @@ Handlers write a name where they read or set it; which headers are forwarded, re
 
 from enum import Flag, auto
 
+from proxy.dialects import table
 from proxy.dialects.route import KEY_HEADERS
 
 
@@ -94,5 +95,5 @@ SET = lower(Use.SET)
 SET_OF_STREAMS = lower(Use.SET_OF_STREAMS)
 NOT_SHARED = lower(Use.NOT_SHARED)
 NAMES = names(Use.NAME)
-EXPOSED = ", ".join(names(Use.EXPOSED))
+EXPOSED = ", ".join([*names(Use.EXPOSED), *table.limit_headers()])
 ALLOWED = frozenset(name.lower() for name in names(Use.ALLOWED))

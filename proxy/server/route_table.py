@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
 
 _STREAM, _KEY = "/v1/streams/{ident}", "/v1/keys/{key}/stream"  # where a stream is followed
+_FOLLOW = "/v1/follow"  # where several are
 
 
 class RouteTable:
@@ -65,7 +66,7 @@ class RouteTable:
     ) -> None:
         """`config` returns the configuration as it is now: some of it can be changed while the proxy runs.
 
-        `given`: the ids of responses that callers may name; None: any.
+        `given`: the ids of responses that callers were given; None: of no use.
         `placement`: finds the worker that a request belongs to, if there are several.
         """
         self._config = config
@@ -84,6 +85,7 @@ class RouteTable:
         self._models = Models(config().models)
         self._forward_all = Forward(hides_tokens=bool(grants))
         allowed = AllowedPaths(settings.paths) if settings.key.get_secret_value() else None
+        self._allowed = allowed
         self._forward_allowed = Forward(allowed, hides_tokens=bool(grants))
         self.generations = self._generations(self._upstreams.opener(), self._forward_allowed)
         self.follow = Follow(streams, hub, admission, metrics)
@@ -116,7 +118,8 @@ class RouteTable:
 
     def routes(self) -> Routes:
         """Return all routes of the data port. Call it once."""
-        served = Routes(self._admission.admit, self._metrics, table.OWN, self._admission.limited)
+        limited = None if self._admission.accounts is None else self._admission.limited
+        served = Routes(self._admission.admit, self._metrics, table.OWN, limited)
         self._add_streams(served)
         for method in ("GET", "HEAD"):
             served.add(method, "/healthz", healthy, "health", table.OWN, Needs.NOTHING)
@@ -129,11 +132,12 @@ class RouteTable:
         """Add the routes of streams, by id and by key."""
         control = self._control
         by_id, by_key = self._traced(self.follow.by_id, _STREAM), self._traced(self.follow.by_key, _KEY)
+        follow_many = self._traced(self._follow_many.serve, _FOLLOW)
         for method, path, handler, needs, belongs in (
             *self._usage_routes(),
             ("GET", "/v1/streams", control.listed, Needs.IDENTITY, Belongs.ALL),
             ("GET", _STREAM, by_id, Needs.CAPABILITY, Belongs.STREAM),
-            ("GET", "/v1/follow", self._follow_many.serve, Needs.CAPABILITY, Belongs.SEVERAL),
+            ("GET", _FOLLOW, follow_many, Needs.CAPABILITY, Belongs.SEVERAL),
             ("HEAD", "/v1/streams/{ident}", control.head, Needs.CAPABILITY, Belongs.STREAM),
             ("DELETE", "/v1/streams/{ident}", control.delete, Needs.CAPABILITY, Belongs.STREAM),
             ("GET", "/v1/streams/{ident}/info", control.info, Needs.CAPABILITY, Belongs.STREAM),
@@ -172,7 +176,7 @@ class RouteTable:
         passing = PassThrough(
             self._forward_allowed,
             opens,
-            self._new_sockets(opens),
+            self._new_sockets(opens, self._allowed),
             self._models,
             lambda: self._config().limits.body_bytes,
             self._admission.account,
@@ -253,14 +257,18 @@ class RouteTable:
             self._given,
             self._placement,
             cumulative=config.generations.cumulative or None,
+            empty_events=config.streams.empty_events,
         )
 
     def _passing(self, opens: OpenExchange) -> PassThrough:
         """Return a handler of requests that pass through, to whichever path."""
         return PassThrough(self._forward_all, opens, self._new_sockets(opens), account=self._admission.account)
 
-    def _new_sockets(self, opens: OpenExchange) -> Sockets:
-        sockets = Sockets(self._config, self._hub, self._admission, self._grants, self._metrics, self._models, opens)
+    def _new_sockets(self, opens: OpenExchange, allowed: AllowedPaths | None = None) -> Sockets:
+        """Return a handler of WebSockets; `allowed`: what messages may refer to; None: anything."""
+        sockets = Sockets(
+            self._config, self._hub, self._admission, self._grants, self._metrics, self._models, opens, allowed
+        )
         self._sockets.append(sockets)
         return sockets
 

@@ -17,34 +17,35 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from yarl import URL
 
-from proxy.access.admission import Needs
 from proxy.access.callers import Caller
 from proxy.access.operators import OperatorAccess
-from proxy.access.pages import Hosts, Pages
-from proxy.dialects import table
+from proxy.access.pages import Hosts
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
 from proxy.downstream.response import Downstream
-from proxy.server.admin.probes import described, healthy
-from proxy.server.app import admin_token, http_log, tls_of
+from proxy.server.admin.paths import AdminRoutes, Handlers
+from proxy.server.app import http_log
 from proxy.server.config import address
 from proxy.server.delivery import CACHING
 from proxy.server.json_responses import answer
-from proxy.server.routes import Routes
+from proxy.server.ports import listen, port_tls
 from proxy.stream.projections import EVENT_STREAM
 from proxy.stream.turns import Turns
 from proxy.telemetry.metrics import Metrics
-from proxy.wire.errors import Overloaded, UnknownStream
+from proxy.wire.errors import Overloaded, UnknownRoute, UnknownStream
 from proxy.wire.http import HOP_BY_HOP, origin_form
 from proxy.workers.ids import worker_of
 from proxy.workers.supervisor import Supervisor
 
-_OPEN, _TOKEN = Needs.NOTHING, Needs.IDENTITY
-_STREAM = "/admin/streams/{ident}"
 _FORWARDED = ("Accept", "Content-Type", "Last-Event-ID")
 _LOOKED_S = 0.2  # for new workers, whose events a live feed is to have, too
+
+
+async def _not_served(request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+    """The console's form sends requests of the data port, which is in other processes here."""
+    raise UnknownRoute("the console's form is not served with several workers")
 
 
 class _Collected(Collector):
@@ -66,7 +67,7 @@ class AdminPort:
         loop = asyncio.get_running_loop()
         self._supervisor = supervisor
         self._config = config
-        self._operators = OperatorAccess(admin_token(config))
+        self._operators = OperatorAccess.at(address(config.admin)[0], config.admin_token.get_secret_value())
         self._listening = listening
         self._clients = ClientConnections(
             ClientTimeouts(**config.clients.model_dump()),
@@ -80,44 +81,35 @@ class AdminPort:
         self._feeds: set[asyncio.Task[Any]] = set()
         self.url = ""
 
-    def routes(self) -> Routes:
-        """Return the paths of the admin port, and what answers there."""
-        routes = Routes(self._operators.admit, Metrics(self._config.limits.model_labels), table.OWN)
-        only = Pages(()).only
-        for path, handler, needs in (
-            ("/metrics", self._metrics, _OPEN),
-            ("/readyz", self._ready, _OPEN),
-            ("/healthz", healthy, _OPEN),
-            ("/openapi.json", described, _OPEN),
-            ("/admin/streams", self._streams, _TOKEN),
-            ("/admin/events", self._events, _TOKEN),
-            (_STREAM, self._stream, _TOKEN),
-            (f"{_STREAM}/info", self._stream, _TOKEN),
-        ):
-            for method in ("GET", "HEAD"):
-                routes.add(method, path, only(handler), "admin", table.OWN, needs)
-        for path in (f"{_STREAM}/cancel", f"{_STREAM}/share"):
-            routes.add("POST", path, only(self._stream), "admin", table.OWN, _TOKEN)
-        return routes
-
     @property
-    def made_token(self) -> str:
-        """The admin token, if it was made here; "" if it is configured, or if there is none."""
-        return "" if self._config.admin_token.get_secret_value() else self._operators.token
+    def console_url(self) -> str:
+        """The URL of the console, with the admin token if that was made here; "" if the console is not served."""
+        return self._operators.console_url(self.url)
+
+    def routes(self) -> AdminRoutes:
+        """Return the routes of the admin port."""
+        one = self._stream
+        handlers = Handlers(
+            metrics=self._metrics,
+            ready=self._ready,
+            listed=self._streams,
+            follow=one,
+            head=one,
+            info=one,
+            cancel=one,
+            share=one,
+            events=self._events,
+            form=_not_served,
+        )
+        return AdminRoutes(self._operators, Metrics(self._config.limits.model_labels), handlers)
 
     async def start(self) -> None:
         """Listen. Raises: OSError, when the address is taken; ValueError, for a certificate that can't be used."""
-        host, port = address(self._config.admin)
-        tls = tls_of(self._config.admin_tls)
-        context = None if tls is None else tls.context
-        self._runner = web.ServerRunner(self._listener(host), shutdown_timeout=1.0)
+        config = self._config
+        self._runner = web.ServerRunner(self._listener(address(config.admin)[0]), shutdown_timeout=1.0)
         await self._runner.setup()
-        site: web.BaseSite = web.TCPSite(self._runner, host, port, ssl_context=context)
-        if self._listening is not None:
-            site = web.SockSite(self._runner, self._listening, ssl_context=context)
-        await site.start()
-        scheme, shown = "http" if tls is None else "https", f"[{host}]" if ":" in host else host
-        self.url = f"{scheme}://{shown}:{self._runner.addresses[0][1]}"
+        tls, head_s = port_tls(config.admin_tls), config.clients.head_s
+        self.url, _ = await listen(self._runner, config.admin, self._listening, tls, head_s)
         self._watching = asyncio.create_task(self._clients.watch())
 
     async def stop(self) -> None:
@@ -134,7 +126,7 @@ class AdminPort:
         routes, limits = self.routes(), self._config.limits
         return Listener(
             routes,
-            routes.refuse_unparsed,
+            routes.routes.refuse_unparsed,
             header_bytes=limits.header_bytes,
             max_headers=limits.headers,
             clients=self._clients,

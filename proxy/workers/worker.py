@@ -15,7 +15,8 @@ from typing import Any
 from proxy.downstream.listener import Listener
 from proxy.downstream.movable import MovableConnection
 from proxy.server.app import Proxy
-from proxy.server.config import Config, explained, loads
+from proxy.server.config import Config, loads
+from proxy.server.configuration.mistakes import explained
 from proxy.server.placement import Member, call_name, key_name, retry_name
 from proxy.stream.faults import log_fault
 from proxy.workers import handover

@@ -57,10 +57,12 @@ class Generations:
         placement: Placement | None = None,
         *,
         cumulative: bool | None = None,
+        empty_events: bool = False,
     ) -> None:
-        """`given`: notes the ids of responses, if callers may name only those that they were given; else None.
+        """`given`: notes the ids of responses, if it matters who was given them by which upstream; else None.
 
         `placement`: finds the worker that a request belongs to, if there are several.
+        `empty_events`: heartbeats are empty events where the API has them.
         `cumulative`: whether each event of the upstreams repeats the text so far; None: requests and events show it.
         """
         self._lost = lost
@@ -73,6 +75,7 @@ class Generations:
         self._given = given
         self._placement = placement
         self._cumulative = cumulative
+        self._empty_events = empty_events
         self.limit(limits)
 
     def limit(self, limits: LimitsConfig) -> None:
@@ -234,7 +237,7 @@ class Generations:
             exchange.close()
             raise
         if ident is not None:
-            given.add(generation.caller, ident)
+            given.add(generation.caller, ident, exchange.upstream_name)
 
     async def _in_background(
         self, request: web.BaseRequest, call: Call, generation: GenerationRequest, joined: Joined | None
@@ -286,7 +289,7 @@ class Generations:
 
     def _pump(self, generation: GenerationRequest, places: Places | None = None) -> Pump:
         """Begin a stream and make its writer. Raises: Overloaded."""
-        info = generation.info(self._hub.new_id(), self._max_log_bytes, self._cumulative)
+        info = generation.info(self._hub.new_id(), self._max_log_bytes, self._cumulative, self._empty_events)
         stream = self._hub.begin(info, generation.vitals(), places)
         overhead = self._metrics.distribution("proxy_overhead", generation.route.name).observe
         policy = generation.options.on_disconnect

@@ -31,11 +31,12 @@ from proxy.server.placement import Placement
 from proxy.stream.info import StreamInfo
 from proxy.stream.projections import EVENT_STREAM, MODES, View, check_view
 from proxy.stream.vitals import Vitals
+from proxy.telemetry.request_log import request_id
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.upstream import UpstreamRequest
-from proxy.wire.errors import UnknownMode, UnknownResponse
+from proxy.wire.errors import BadRequest, UnknownMode, UnknownResponse
 from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.sse import begins_stream
 
@@ -62,14 +63,16 @@ class GenerationRequest:
     client: str = ""  # the address it came from
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
     upstream: str = ""  # the name of the upstream that serves its model; "": the usual one
+    continues: bool = False  # that upstream made the response which this one continues
     background: bool = False  # its client is sent the object of the response at once, and fetches it later
     meaning: bytes | None = None  # equal for a request and its retry, which finds the call by it; None: no retry may
     method: bytes = b"POST"
     keepalive_s: float = 0  # after so many seconds the response begins, before the upstream's; 0: not before
     recorded: bool = False  # on a recorded route: only the Content-Type of the response tells whether it is a stream
     upgraded: bool = False  # it asks for a stream, and its client for a document
+    client_request_id: str = ""  # what its client calls it
 
-    def info(self, ident: str, max_log_bytes: int, cumulative: bool | None) -> StreamInfo:
+    def info(self, ident: str, max_log_bytes: int, cumulative: bool | None, empty_events: bool) -> StreamInfo:
         """Return the StreamInfo of the stream for this request; `cumulative` holds unless the request decides it."""
         options, route = self.options, self.route
         keys = () if options.key is None else (options.key,)
@@ -78,7 +81,7 @@ class GenerationRequest:
         # Positional arguments: keywords make a dict, 0.5 us a constructor.
         return StreamInfo(
             ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
-            cumulative if asked is None else asked, self.client,
+            cumulative if asked is None else asked, self.client, empty_events, self.client_request_id,
         )  # fmt: skip
 
     def drop_body(self) -> None:
@@ -115,7 +118,7 @@ class GenerationReader:
         *,
         recorded: bool = False,
     ) -> None:
-        """`given`: the ids that callers may name in their requests; None: any. `recorded`: for a recorded route.
+        """`given`: the ids of responses that callers were given; None: of no use. `recorded`: for a recorded route.
 
         `placement`: asks the other workers, if there are any, for ids that were not given here.
         """
@@ -166,7 +169,7 @@ class GenerationReader:
         if has_options:
             options = read_options(request.headers, self._config)
             self._check(options.view, route)
-        account = self._admission.account(caller)
+        account = self._admission.account(caller) if caller.name else None
         if account is not None:
             account.check_mode(options.view.mode)
         idempotent, named = options.idempotency_key is not None, options.key is not None
@@ -193,12 +196,13 @@ class GenerationReader:
             route, caller.digest, options, target, headers, body, None, False, time.monotonic(),
             self._client_address(request),
         )  # fmt: skip
+        generation.client_request_id = request_id(request)
         if self._recorded:
             generation.method, generation.recorded = request.method.encode(), True
         objects = route.dialect.objects
         if objects is not None:
             if self._placement is not None:
-                await self._check_with_others(self._placement, generation, objects, caller)
+                await self._learn_from_others(self._placement, generation, objects, caller.digest)
             generation = self._with_objects(generation, objects, caller)
             attaches = attaches and generation.options is options  # not in the background: its client may disconnect
         if account is not None and not self._recorded:
@@ -225,6 +229,8 @@ class GenerationReader:
         streamed = generation.streamed
         if streamed is not None:
             streamed = streamed[0], self._models.choose(streamed[1]).body
+        if generation.continues:
+            upstream = generation.upstream
         return replace(generation, upstream=upstream, body=body, streamed=streamed)
 
     def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
@@ -232,9 +238,10 @@ class GenerationReader:
 
         Raises: UnknownResponse; BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
         """
-        if self._given is not None and self._placement is None:
-            for ident in objects.continued(generation.whole_body):
-                self._given.check(caller.digest, generation.route.dialect, ident)
+        if self._given is not None:
+            upstream = self._upstream_of_continued(self._given, generation, objects)
+            if upstream:
+                generation = replace(generation, upstream=upstream, continues=True)
         asked = objects.background(generation.whole_body)
         if asked is None:
             return generation
@@ -247,18 +254,30 @@ class GenerationReader:
         )
         return replace(generation, body=asked.body, options=options, background=not asked.streams)
 
-    async def _check_with_others(
-        self, placement: Placement, generation: GenerationRequest, objects: Objects, caller: Caller
+    async def _learn_from_others(
+        self, placement: Placement, generation: GenerationRequest, objects: Objects, caller: bytes
     ) -> None:
-        """Check the ids that a request names; another worker may have given them. Raises: UnknownResponse."""
-        if self._given is None:
+        """Note the ids that a request names and that another worker has given to its caller. Raises: BadRequest."""
+        given = self._given
+        if given is None or not given.restricts:
             return
         for ident in objects.continued(generation.whole_body):
             try:
-                self._given.check(caller.digest, generation.route.dialect, ident)
+                given.upstream(caller, generation.route.dialect, ident)
             except UnknownResponse:
-                if not await placement.is_known(caller.digest, ident):
-                    raise
+                if await placement.is_known(caller, ident):
+                    given.add(caller, ident, "")
+
+    def _upstream_of_continued(self, given: GivenIds, generation: GenerationRequest, objects: Objects) -> str:
+        """Return the name of the upstream that made the response which a request continues; "" if none is known."""
+        try:
+            idents = objects.continued(generation.whole_body)
+        except BadRequest:
+            if given.restricts:
+                raise
+            return ""
+        upstreams = [given.upstream(generation.caller, generation.route.dialect, ident) for ident in idents]
+        return next(filter(None, upstreams), "")
 
 
 def _limited(generation: GenerationRequest, account: Account) -> GenerationRequest:
@@ -382,6 +401,6 @@ def _send(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitab
     # By place: a name takes 0.1 us.
     upstream_request = UpstreamRequest(
         generation.route, generation.method, generation.target, headers, body, generation.caller, not recorded, json,
-        chunked, recorded and bool(body), False, generation.upstream,
+        chunked, recorded and bool(body), False, generation.upstream, generation.continues,
     )  # fmt: skip
     return open_exchange(upstream_request)
