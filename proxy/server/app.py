@@ -242,10 +242,10 @@ class Proxy:
         except OSError:
             await self.stop()
             raise
-        self.descriptors.recount()
         self._begin_background()
 
     def _begin_background(self) -> None:
+        self.descriptors.recount()
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
         if self.identification is not None:
             self._background.append(asyncio.create_task(self.identification.watch()))
@@ -280,8 +280,8 @@ class Proxy:
     async def accept(self, listening: socket.socket) -> None:
         """Accept connections at a listening socket from now on; after `open_as_worker`."""
         assert self._data_runner is not None
-        head_s = self.config.clients.head_s
-        _, self._data_site = await listen(self._data_runner, self.config.listen, listening, self.tls[0], head_s)
+        where, head_s = self.config.listen, self.config.clients.head_s
+        _, self._data_site = await listen(self._data_runner, where, listening, self.tls[0], head_s)
 
     async def retire(self) -> None:
         """Accept no more, and end what has no end of its own; all else goes on until `drain`, or until it ends."""

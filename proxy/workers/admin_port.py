@@ -32,7 +32,7 @@ from proxy.server.app import http_log, operators_of
 from proxy.server.config import address
 from proxy.server.delivery import CACHING
 from proxy.server.json_responses import answer
-from proxy.server.ports import port_tls
+from proxy.server.ports import listen, port_tls
 from proxy.stream.projections import EVENT_STREAM
 from proxy.stream.turns import Turns
 from proxy.telemetry.live_feed import LiveFeed
@@ -107,17 +107,11 @@ class AdminPort:
 
     async def start(self) -> None:
         """Listen. Raises: OSError, when the address is taken; ValueError, for a certificate that can't be used."""
-        host, port = address(self._config.admin)
-        tls = port_tls(self._config.admin_tls)
-        context = None if tls is None else tls.context
-        self._runner = web.ServerRunner(self._listener(host), shutdown_timeout=1.0)
+        config = self._config
+        self._runner = web.ServerRunner(self._listener(address(config.admin)[0]), shutdown_timeout=1.0)
         await self._runner.setup()
-        site: web.BaseSite = web.TCPSite(self._runner, host, port, ssl_context=context)
-        if self._listening is not None:
-            site = web.SockSite(self._runner, self._listening, ssl_context=context)
-        await site.start()
-        scheme, shown = "http" if tls is None else "https", f"[{host}]" if ":" in host else host
-        self.url = f"{scheme}://{shown}:{self._runner.addresses[0][1]}"
+        tls, head_s = port_tls(config.admin_tls), config.clients.head_s
+        self.url, _ = await listen(self._runner, config.admin, self._listening, tls, head_s)
         self._watching = asyncio.create_task(self._clients.watch())
 
     async def stop(self) -> None:

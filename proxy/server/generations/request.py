@@ -202,7 +202,7 @@ class GenerationReader:
         objects = route.dialect.objects
         if objects is not None:
             if self._placement is not None:
-                generation = await self._continued_with_others(self._placement, generation, objects)
+                await self._learn_from_others(self._placement, generation, objects, caller.digest)
             generation = self._with_objects(generation, objects, caller)
             attaches = attaches and generation.options is options  # not in the background: its client may disconnect
         if account is not None and not self._recorded:
@@ -238,7 +238,7 @@ class GenerationReader:
 
         Raises: UnknownResponse; BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
         """
-        if self._given is not None and self._placement is None:
+        if self._given is not None:
             upstream = self._upstream_of_continued(self._given, generation, objects)
             if upstream:
                 generation = replace(generation, upstream=upstream, continues=True)
@@ -254,6 +254,20 @@ class GenerationReader:
         )
         return replace(generation, body=asked.body, options=options, background=not asked.streams)
 
+    async def _learn_from_others(
+        self, placement: Placement, generation: GenerationRequest, objects: Objects, caller: bytes
+    ) -> None:
+        """Note the ids that a request names and that another worker has given to its caller. Raises: BadRequest."""
+        given = self._given
+        if given is None or not given.restricts:
+            return
+        for ident in objects.continued(generation.whole_body):
+            try:
+                given.upstream(caller, generation.route.dialect, ident)
+            except UnknownResponse:
+                if await placement.is_known(caller, ident):
+                    given.add(caller, ident, "")
+
     def _upstream_of_continued(self, given: GivenIds, generation: GenerationRequest, objects: Objects) -> str:
         """Return the name of the upstream that made the response which a request continues; "" if none is known."""
         try:
@@ -264,21 +278,6 @@ class GenerationReader:
             return ""
         upstreams = [given.upstream(generation.caller, generation.route.dialect, ident) for ident in idents]
         return next(filter(None, upstreams), "")
-
-    async def _continued_with_others(
-        self, placement: Placement, generation: GenerationRequest, objects: Objects
-    ) -> GenerationRequest:
-        """Do as above where another worker may have given the ids that a request names. Raises: UnknownResponse."""
-        if self._given is None:
-            return generation
-        try:
-            upstream = self._upstream_of_continued(self._given, generation, objects)
-        except UnknownResponse:
-            idents = objects.continued(generation.whole_body)
-            if not all([await placement.is_known(generation.caller, ident) for ident in idents]):
-                raise
-            return generation
-        return replace(generation, upstream=upstream, continues=True) if upstream else generation
 
 
 def _limited(generation: GenerationRequest, account: Account) -> GenerationRequest:
