@@ -68,11 +68,13 @@ class Callers:
         digests: Sequence[str] | None = None,
         shares_anonymous: bool = False,
         key_headers: Iterable[str] = (),
+        secret: bytes = b"",
     ) -> None:
         """`digests`: SHA-256 digests, in hex, of the keys that are accepted; None: every key is accepted.
 
         `shares_anonymous`: all requests without a key have the same caller, which has streams of its own; else such a
         request has a caller without. `key_headers`: names of further headers that hold keys.
+        `secret`: processes with the same one give a caller the same digest; b"": no other process does.
         """
         self._capabilities = capabilities
         self._digests = _read(digests)
@@ -80,7 +82,8 @@ class Callers:
         names = {name.lower(): istr(name) for name in (*KEY_HEADERS, *key_headers)}
         self._names = tuple(names.values())
         self._names_text = f"{', '.join(self._names[:-1])} or {self._names[-1]}"
-        self._secret = token_bytes(16)  # so that a caller's digest has no meaning outside this process
+        # A caller's digest has no meaning outside this process, or outside those that share a store.
+        self._secret = hashlib.sha256(secret).digest() if secret else token_bytes(16)
         self._of = functools.lru_cache(maxsize=4096)(self._caller)
 
     def accept(self, digests: Sequence[str] | None) -> None:

@@ -20,10 +20,12 @@ from proxy.telemetry.stream_object import describe_to_operators
 class Admin:
     """The handlers of the admin port."""
 
-    def __init__(self, hub: Hub, page: MetricsPage, feed: LiveFeed) -> None:
+    def __init__(self, hub: Hub, page: MetricsPage, feed: LiveFeed, readiness: Callable[[], dict[str, object]]) -> None:
+        """`readiness` returns what /readyz says, `ready` among it."""
         self._hub = hub
         self._exposition: Callable[[Any], Awaitable[web.StreamResponse]] = make_aiohttp_handler(page.registry)
         self._feed = feed
+        self._readiness = readiness
 
     def endpoints(self) -> Sequence[tuple[str, Handler]]:
         """Return the paths of the admin port, and what answers GET and HEAD there."""
@@ -48,8 +50,8 @@ class Admin:
         return response
 
     async def _ready(self, request: web.BaseRequest, caller: Caller) -> web.Response:
-        draining = self._hub.draining
-        return answer({"ready": not draining}, 503 if draining else 200)
+        readiness = self._readiness()
+        return answer(readiness, 200 if readiness["ready"] else 503)
 
     async def _streams(self, request: web.BaseRequest, caller: Caller) -> web.Response:
         """GET /admin/streams: the streams of all callers. Callers must not see this list; it is for operators."""

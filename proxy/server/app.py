@@ -7,6 +7,7 @@ metrics, readiness and a live feed.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -26,15 +27,18 @@ from proxy.downstream.listener import Listener
 from proxy.server.admin import Admin
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
+from proxy.server.directory import Directory
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
 from proxy.server.route_table import RouteTable
 from proxy.server.routes import Routes
+from proxy.server.shared_store import connected
 from proxy.server.upstreams import Upstreams
+from proxy.store.node import Node
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import DRAINED
 from proxy.stream.hub import Hub
-from proxy.stream.observer import Observers
+from proxy.stream.observer import Observer, Observers
 from proxy.stream.stream import Stream
 from proxy.telemetry import access_log
 from proxy.telemetry.allocator import IdleTrim, malloc_trim
@@ -77,7 +81,7 @@ class Proxy:
         self.lost_calls = LostCalls(config.generations.attach_retries_s)
         self.tracing = tracing or _traced(config)
         has_key = bool(config.upstream.key.get_secret_value())
-        self.given = GivenIds(lambda: self.hub, time.monotonic) if has_key else None
+        self.given = GivenIds(lambda: self.hub.found(), time.monotonic) if has_key else None
         self.hub = Hub(
             max_streams=limits.streams,
             max_followers=limits.followers,
@@ -96,9 +100,12 @@ class Proxy:
             max_body_bytes=limits.total_body_bytes,
             max_pending_bytes=limits.total_pending_bytes,
         )
+        self.node = connected(config.store, self.hub)
+        self.directory = None if self.node is None else Directory(self.node, self.hub, required=config.store.required)
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
         loop_name = type(loop).__module__.partition(".")[0]
-        self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name)
+        publisher = None if self.node is None else self.node.publisher
+        self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name, publisher)
         self.metrics.background_loops += [self.hub.background, pacer.background, self.clients.background]
         self.callers, self.grants = access_of(config)
         self.pages = Pages(config.cors.origins)
@@ -117,8 +124,9 @@ class Proxy:
             self.lost_calls,
             self.given,
             self.tracing,
+            self.directory,
         )
-        self.admin = Admin(self.hub, self.page, self.feed)
+        self.admin = Admin(self.hub, self.page, self.feed, self.readiness)
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
@@ -131,7 +139,8 @@ class Proxy:
         tracing = self.tracing
         spans_begun, spans_ended = ([], []) if tracing is None else ([tracing.begun], [tracing.ended])
         return Observers(
-            begun=[*spans_begun, self.feed.begun],  # spans first: they set the trace id, which the feed shows
+            # Spans first: they set the trace id, which the feed and the store show.
+            begun=[*spans_begun, self.feed.begun, *self._stored(lambda node, stream: node.begun(stream))],
             answered=[self.calls.answered],
             ended=[
                 *([] if self.given is None else [self.given.ended]),
@@ -141,8 +150,26 @@ class Proxy:
                 self.upstreams.ended,
                 self.calls.ended,
                 self.feed.ended,
+                *self._stored(lambda node, stream: node.ended(stream)),
             ],
         )
+
+    def _stored(self, notify: Callable[[Node, Stream], None]) -> list[Observer]:
+        """Return an observer that notifies the node, if there is a store; the node is made after the hub."""
+
+        def observer(stream: Stream) -> None:
+            if self.node is not None:
+                notify(self.node, stream)
+
+        return [observer] if self.config.store.url.get_secret_value() else []
+
+    def readiness(self) -> dict[str, object]:
+        """Return what /readyz says: whether requests may come here, and the state of the store, if there is one."""
+        if self.node is None:
+            return {"ready": not self.hub.draining}
+        is_down = self.node.publisher.is_down
+        ready = not self.hub.draining and not (is_down and self.config.store.required)
+        return {"ready": ready, "store": "down" if is_down else "up"}
 
     def _forget(self, stream: Stream) -> None:
         self.calls.forget(stream)
@@ -150,6 +177,8 @@ class Proxy:
 
     async def start(self) -> None:
         """Listen. Raises: OSError, when an address is taken."""
+        if self.node is not None:
+            self.node.start()
         try:
             self.url, self._data_site = await self._listen(
                 self._runner(self.route_table.routes(), self.config.listen, is_admin=False), self.config.listen
@@ -187,8 +216,8 @@ class Proxy:
     async def stop(self) -> None:
         """End everything now."""
         self._refuse_new()
-        for stream in list(self.hub):
-            if stream.writer is not None:
+        for stream in list(self.hub.found()):
+            if stream.writer is not None and stream.id not in self.hub.replicas:
                 stream.writer.stop(DRAINED)
             for subscription in list(stream.subscriptions):
                 subscription.fail(DRAINED)
@@ -200,6 +229,8 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.upstreams.close()
+        if self.node is not None:
+            await self.node.close()
         if self.tracing is not None:
             await self.tracing.close()
 
@@ -247,7 +278,14 @@ class Proxy:
             await sleep(_TICK_S)
             with self.hub.background:
                 self.hub.tick(time.monotonic())
+                if self.node is not None:
+                    self._block(self.node)
                 self.trim.tick(time.monotonic())
+
+    def _block(self, node: Node) -> None:
+        """Refuse new streams while the store can't be reached, if it is required."""
+        is_blocked = self.config.store.required and node.publisher.is_down
+        self.hub.blocked = "the store, without which no stream may begin, can't be reached" if is_blocked else None
 
 
 def access_of(config: Config) -> tuple[Callers, Grants]:
@@ -258,6 +296,7 @@ def access_of(config: Config) -> tuple[Callers, Grants]:
         digests=config.auth.accepted,
         shares_anonymous=config.shares_anonymous,
         key_headers=config.key_headers,
+        secret=config.store.secret.get_secret_value().encode(),
     )
     return callers, Grants(
         capabilities,

@@ -24,6 +24,7 @@ from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig
 from proxy.dialects import table
 from proxy.dialects.route import AUTHORIZATION, KEY_HEADERS
 from proxy.settings import Bytes, Count, Seconds, Table
+from proxy.store.settings import StoreConfig
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.settings import DEFAULT, BreakerConfig, ModelConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
 from proxy.wire.http import HOP_BY_HOP
@@ -183,6 +184,7 @@ class Config(BaseSettings):
     capabilities: CapabilitiesConfig = CapabilitiesConfig()
     cors: CorsConfig = CorsConfig()
     otel: OtelConfig = OtelConfig()
+    store: StoreConfig = StoreConfig()
 
     @property
     def key_headers(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
 from proxy.server.admin import healthy
 from proxy.server.config import Config, LimitsConfig, RouteConfig
+from proxy.server.directory import Directory
 from proxy.server.following.control import Control
 from proxy.server.following.follow import Follow
 from proxy.server.following.follow_many import FollowMany
@@ -59,10 +60,12 @@ class RouteTable:
         lost_calls: LostCalls,
         given: GivenIds | None,
         tracing: "Tracing | None",
+        directory: Directory | None = None,
     ) -> None:
         """`config` returns the configuration as it is now: some of it can be changed while the proxy runs.
 
-        `given`: the ids of responses that callers may name; None: any.
+        `given`: the ids of responses that callers may name; None: any. `directory` finds streams of other processes;
+        None: there are no others.
         """
         self._config = config
         self._hub = hub
@@ -75,6 +78,7 @@ class RouteTable:
         self._lost_calls = lost_calls
         self._given = given
         self._tracing = tracing
+        self._directory = directory
         streams, settings = config().streams, config().upstream
         self._models = Models(config().models)
         self._forward_all = Forward(hides_tokens=bool(grants))
@@ -83,7 +87,7 @@ class RouteTable:
         self.generations = self._generations(self._open_exchange(), self._forward_allowed)
         self._follow = Follow(streams, hub, admission, metrics)
         self._follow_many = FollowMany(streams, hub, admission, self._follow, metrics)
-        self._control = Control(hub, admission, grants)
+        self._control = Control(hub, admission, grants, directory)
         self._event_routes: list[EventRoute] = []
         self._recorded_routes: list[Generations] = []
         self._sockets: list[Sockets] = []
@@ -133,7 +137,8 @@ class RouteTable:
             ("GET", _KEY, by_key, Needs.IDENTITY),
             ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.IDENTITY),
         ):
-            served.add(method, path, handler, "streams", table.OWN, needs)
+            near = handler if self._directory is None else self._directory.near(handler)
+            served.add(method, path, near, "streams", table.OWN, needs)
 
     def _add_models(self, served: Routes) -> None:
         """Add the lists of models, if models are configured; else an upstream's own list passes through."""
@@ -156,7 +161,9 @@ class RouteTable:
             self._models,
             lambda: self._config().limits.body_bytes,
         )
-        objects = ObjectRequests(self._hub, self._follow, self._passing(self._open_exchange()), self._given)
+        objects = ObjectRequests(
+            self._hub, self._follow, self._passing(self._open_exchange()), self._given, self._directory
+        )
         for route, paths in table.routes(self._config().upstream.prefixes):
             for path in paths:
                 generate = self._for_pages(functools.partial(generations, route))
@@ -179,7 +186,10 @@ class RouteTable:
             (ANY, "", objects.other),
             (ANY, "/{more}", objects.other),
         ):
-            serve = self._for_pages(functools.partial(handler, route))
+            serve: Handler = functools.partial(handler, route)
+            if self._directory is not None:
+                serve = self._directory.near_response(serve)
+            serve = self._for_pages(serve)
             served.add(method, f"{route.prefix}/{{ident}}{path}", serve, route.name, route.dialect)
 
     def _add_configured(self, served: Routes) -> None:
@@ -226,6 +236,7 @@ class RouteTable:
             self._lost_calls,
             self._given,
             cumulative=config.generations.cumulative or None,
+            directory=self._directory,
         )
 
     def _passing(self, opens: OpenExchange) -> PassThrough:
