@@ -69,6 +69,9 @@ class Directory:
             return
         try:
             (value,) = await self._node.store.values([responded(caller.digest.hex(), ident)])
+            if value is None:
+                await asyncio.sleep(self._node.publisher.settled_s)
+                (value,) = await self._node.store.values([responded(caller.digest.hex(), ident)])
         except StoreError:
             self._node.publisher.note_error()
             return
@@ -94,12 +97,19 @@ class Directory:
         if self._hub.has(ident) and ident not in self._hub.replicas:
             return True
         try:
-            return await self._node.replicas.find(ident) is not None
+            return await self._found(ident)
         except StoreError:
             self._node.publisher.note_error()
             if self._hub.has(ident):
                 return True
             raise StoreUnavailable("the store that may have this stream can't be reached") from None
+
+    async def _found(self, ident: str) -> bool:
+        """Return whether there is such a stream; if not, look once more when what has just begun is in the store."""
+        if await self._node.replicas.find(ident) is not None:
+            return True
+        await asyncio.sleep(self._node.publisher.settled_s)
+        return await self._node.replicas.find(ident) is not None
 
     async def _bring_by_key(self, caller: Caller, key: str) -> bool:
         """Have the caller's newest stream under a key found in the hub; return whether there is one."""
@@ -190,4 +200,5 @@ def _description(record: Record, last: Entry) -> dict[str, Any]:
         "events": at[0],
         "bytes": at[1],
         "followers": [],
+        "remote_followers": 0,
     }

@@ -91,7 +91,7 @@ class Node:
 
     async def delete(self, stream: Stream) -> None:
         """Delete a stream in the store, and at its owner. Raises: StoreError."""
-        replica = next((one for one in self.replicas.open_ones if one.stream is stream), None)
+        replica = self.replicas.get(stream.id)
         if replica is not None:
             message = orjson.dumps({"delete": stream.id})
             await self.store.write([Post(replica.record.node, message, BOX_S)])

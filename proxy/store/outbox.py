@@ -14,6 +14,7 @@ from proxy.stream.stream import Stream
 
 RUNNING_S = 3600.0  # how long a running stream is kept in the store without a sign of its owner
 RENEW_S = 60.0
+NAMES_S = 24 * 3600.0  # how long a key or the id of a response leads to its stream, at most
 _BEHIND = "the store was behind for so long that frames are gone which it lacks"
 _LEAST_S = 5.0  # how long an ended stream is kept at least, for those who are reading it
 
@@ -79,8 +80,6 @@ class Outbox:
         if outcome != STORED:
             return outcome != GONE
         self._has(operation.entry.id)
-        if operation.entry.id == HEADER:
-            self._keys = self.stream.info.keys
         return False
 
     async def settle(self, store: Store) -> None:
@@ -121,14 +120,18 @@ class Outbox:
     def _index(self, seconds: float) -> list[Operation]:
         """Return what makes the stream found: by its node, its caller and its keys."""
         info = self.stream.info
+        # Once each: another stream may be the newest by now.
+        new = [
+            Put(named(info.caller.hex(), key), info.id.encode(), NAMES_S) for key in info.keys if key not in self._keys
+        ]
         self._keys = info.keys
         ident, caller = info.id.encode(), info.caller.hex()
         response = self._response_id()
         return [
             Add(running(self._record.node), info.id, seconds),
             Add(owned(caller), info.id, seconds + info.retain_s),
-            *(Put(named(caller, key), ident, seconds) for key in info.keys),
-            *([] if response is None else [Put(responded(caller, response), ident, seconds + info.retain_s)]),
+            *new,
+            *([] if response is None else [Put(responded(caller, response), ident, NAMES_S)]),
         ]
 
     def _response_id(self) -> str | None:
@@ -140,10 +143,8 @@ class Outbox:
     def _last_will(self) -> list[Operation]:
         """Return what is left to do when the seal is there."""
         info = self.stream.info
-        caller, seconds = info.caller.hex(), max(info.retain_s, _LEAST_S)
         return [
-            Keep(info.id, seconds),
-            *(Put(named(caller, key), info.id.encode(), seconds) for key in info.keys[-1:]),
+            Keep(info.id, max(info.retain_s, _LEAST_S)),
             Remove(running(self._record.node), info.id),
         ]
 

@@ -52,6 +52,11 @@ class Publisher:
         return None if outbox is None else outbox.stream
 
     @property
+    def settled_s(self) -> float:
+        """After so many seconds what has begun, or was said, is in the store."""
+        return 2 * self._flush_s
+
+    @property
     def lag_bytes(self) -> int:
         """How many bytes the store lacks of all logs."""
         return sum(outbox.lag_bytes for outbox in self._outboxes.values())

@@ -57,6 +57,10 @@ class Replicas:
         """The replicas whose streams go on."""
         return [replica for replica in self._by_id.values() if replica.is_open]
 
+    def get(self, ident: str) -> Replica | None:
+        """Return the replica of a stream, if there is one."""
+        return self._by_id.get(ident)
+
     async def find(self, ident: str) -> Stream | None:
         """Return the stream of a replica that has all that is stored now, and tell the owner of a follower.
 
@@ -163,11 +167,16 @@ class Replicas:
 
     async def close(self) -> None:
         """End all reading."""
-        for task in (*self._tasks, *self._fetching.values()):
+        for task in self._fetching.values():
             task.cancel()
         await self._tail.close()
         for replica in list(self._by_id.values()):
             self._forget(replica)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_CANCEL_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._fetching.values(), return_exceptions=True)
 
     def _forget(self, replica: Replica) -> None:
         ident = replica.stream.id
