@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what tests drive besides Python's packages: curl, promtool, Chromium, Node, the JavaScript clients of
+# Installs what tests drive besides Python's packages: curl, promtool, Chromium, Node, Redis, the JavaScript clients of
 # tests/clients (with CI or WITH_CODEX set also the Codex CLI) and the older SDKs of tests/contract. The system's ones as
 # root with apt; what can't be installed here is skipped by the tests that need it, by name, and with CI=true they fail.
 set -u
@@ -10,6 +10,7 @@ command -v promtool >/dev/null || missing+=(prometheus)
 command -v chromium >/dev/null || missing+=(chromium)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
+command -v redis-server >/dev/null || missing+=(redis-server)
 
 install() {
   # policy-rc.d: packages are installed for their programs, no daemon is to start.

@@ -142,7 +142,7 @@ class Directory:
 
     async def _described(self, ident: str) -> dict[str, Any] | None:
         store = self._node.store
-        first, last = await store.entries(ident, START, 1), await store.last(ident)
+        first, (last,) = await store.entries(ident, START, 1), await store.last([ident])
         if not first or last is None or first[0].id != HEADER:
             return None
         return _description(read_record(first[0].fields[b"r"]), last)

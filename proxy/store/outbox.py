@@ -8,7 +8,7 @@ At most one entry of a stream is on its way: an entry that could not be stored i
 from collections.abc import Callable
 
 from proxy.store.entries import ANSWERED, HEADER, SEAL, START, Answer, Entry, EntryId, Record, Seal, cut, read_seal
-from proxy.store.store import GONE, STORED, Add, Append, Keep, Operation, Outcome, Put, Remove, Store
+from proxy.store.store import GONE, STORED, Add, Append, Keep, Operation, Outcome, Put, Remove
 from proxy.stream.endings import PRODUCER_LOST, Ending
 from proxy.stream.stream import Stream
 
@@ -82,12 +82,8 @@ class Outbox:
         self._has(operation.entry.id)
         return False
 
-    async def settle(self, store: Store) -> None:
-        """Read the last entry, after an outcome that is not known: go on after it, or end with the seal that it is.
-
-        Raises: StoreError.
-        """
-        last = await store.last(self.stream.id)
+    def settle(self, last: Entry | None) -> None:
+        """Go on after the last entry that the store has, or end with the seal that it is; None: it has no log."""
         if last is None:
             if self._is_begun:
                 self.unstored = "the store no longer has the stream"
@@ -99,7 +95,7 @@ class Outbox:
             if ending.message != _BEHIND:
                 self._end(ending)
         else:
-            self.sealed = False
+            self.sealed = self.closed = False
             self.at, self._heard_at = START, -1.0
             self._has(last.id)
 

@@ -29,6 +29,7 @@ class Publisher:
         self._verify_at: dict[str, float] = {}
         self._due = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
+        self._is_unsure = False  # another server may have taken over, which lacks what this one had
         self.errors = 0
         self.is_down = False  # the last attempt at the store failed
 
@@ -102,6 +103,7 @@ class Publisher:
                     pass
             except StoreError:
                 self.note_error()
+                self._is_unsure = True
                 await asyncio.sleep(_AGAIN_S)
             except Exception as fault:
                 log_fault("a turn of the writer to the store, which goes on,", fault)
@@ -109,6 +111,9 @@ class Publisher:
 
     async def _turn(self, now: float) -> bool:
         """Write what is due; return whether there may be more. Raises: StoreError."""
+        if self._is_unsure:
+            await self._settle(self._outboxes.values())
+            self._is_unsure = False
         operations: list[Operation] = []
         senders: list[Outbox] = []
         for outbox in list(self._outboxes.values()):
@@ -139,8 +144,11 @@ class Publisher:
             raise failed
 
     async def _settle(self, outboxes: Iterable[Outbox]) -> None:
-        for outbox in outboxes:
-            await outbox.settle(self._store)
+        """Find out what the store has of streams. Raises: StoreError."""
+        unsettled = [outbox for outbox in outboxes if not outbox.unstored]
+        lasts = await self._store.last([outbox.stream.id for outbox in unsettled])
+        for outbox, last in zip(unsettled, lasts, strict=True):
+            outbox.settle(last)
 
     async def _end_some(self, now: float) -> None:
         """Drop outboxes that are done, once their seals have been looked for again. Raises: StoreError."""
@@ -148,8 +156,6 @@ class Publisher:
             if outbox.unstored and outbox.stream.sealed:
                 del self._outboxes[ident]
             elif outbox.closed and now >= self._verify_at.setdefault(ident, now + _VERIFY_S):
-                await outbox.settle(self._store)
-                if outbox.sealed or outbox.unstored:
+                await self._settle([outbox])
+                if outbox.closed or outbox.unstored:
                     del self._outboxes[ident], self._verify_at[ident]
-                else:
-                    outbox.closed = False

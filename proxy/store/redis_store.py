@@ -17,7 +17,7 @@ from zlib import crc32
 from proxy.store.entries import Entry, EntryId, Fields, read_id
 from proxy.store.store import (
     GONE,
-    REFUSED,
+    REJECTED,
     STORED,
     Add,
     Append,
@@ -86,9 +86,9 @@ class RedisStore:
         reply = await self._one("XRANGE", _log(ident), f"({after}", "+", "COUNT", count)
         return [_entry(one) for one in reply]
 
-    async def last(self, ident: str) -> Entry | None:
-        reply = await self._one("XREVRANGE", _log(ident), "+", "-", "COUNT", 1)
-        return _entry(reply[0]) if reply else None
+    async def last(self, idents: Sequence[str]) -> list[Entry | None]:
+        replies = await self._all(("XREVRANGE", _log(ident), "+", "-", "COUNT", 1) for ident in idents)
+        return [_entry(reply[0]) if reply else None for reply in replies]
 
     async def exist(self, idents: Sequence[str]) -> list[bool]:
         return [bool(reply) for reply in await self._all(("EXISTS", _log(ident)) for ident in idents)]
@@ -175,12 +175,12 @@ def _outcome(operation: Operation, replies: list[Any]) -> Outcome | StoreError:
     error = next((reply for reply in replies if isinstance(reply, StoreError)), None)
     if error is not None:
         is_refusal = isinstance(operation, Append) and any(text in str(error) for text in _NOT_ABOVE)
-        return REFUSED if is_refusal else error
+        return REJECTED if is_refusal else error
     match operation:
         case Append() if replies[0] is None:
             return GONE
         case Put(absent=True):
-            return Outcome("stored" if replies[0] else "refused", replies[1])
+            return Outcome("stored" if replies[0] else "rejected", replies[1])
         case _:
             return STORED
 

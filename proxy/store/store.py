@@ -23,14 +23,14 @@ class Outcome(NamedTuple):
 
 
 STORED = Outcome("stored")
-REFUSED = Outcome("refused")
+REJECTED = Outcome("rejected")
 """The log has an entry with this id or a higher one."""
 GONE = Outcome("gone")
 """There is no such log: it has expired, was deleted, or the store has lost it."""
 
 
 class Append(NamedTuple):
-    """Append an entry to the log of a stream; only with `begins` a log is made. STORED, REFUSED or GONE."""
+    """Append an entry to the log of a stream; only with `begins` a log is made. STORED, REJECTED or GONE."""
 
     ident: str
     entry: Entry
@@ -100,8 +100,8 @@ class Store(Protocol):
     async def entries(self, ident: str, after: EntryId, count: int) -> list[Entry]:
         """Return the next entries of a log after a position. Raises: StoreError."""
 
-    async def last(self, ident: str) -> Entry | None:
-        """Return the last entry of a log; None if there is no log. Raises: StoreError."""
+    async def last(self, idents: Sequence[str]) -> list[Entry | None]:
+        """Return the last entries of logs; None where there is no log. Raises: StoreError."""
 
     async def exist(self, idents: Sequence[str]) -> list[bool]:
         """Return which of these logs are there. Raises: StoreError."""

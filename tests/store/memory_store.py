@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from proxy.store.entries import Entry, EntryId
 from proxy.store.store import (
     GONE,
-    REFUSED,
+    REJECTED,
     STORED,
     Add,
     Append,
@@ -51,14 +51,14 @@ class MemoryStore:
                 if log is None and not begins:
                     return GONE
                 if log and log[-1].id >= entry.id:
-                    return REFUSED
+                    return REJECTED
                 self._logs.setdefault(ident, []).append(entry)
             case Keep(ident, seconds):
                 self._ends["log " + ident] = self._now() + seconds
             case Put(name, value, seconds, absent):
                 held = self._value(name)
                 if absent and held is not None:
-                    return Outcome("refused", held)
+                    return Outcome("rejected", held)
                 self._values[name] = value
                 self._ends["value " + name] = self._now() + seconds
                 return Outcome("stored", value) if absent else STORED
@@ -91,9 +91,9 @@ class MemoryStore:
     async def entries(self, ident: str, after: EntryId, count: int) -> list[Entry]:
         return [entry for entry in self._log(ident) or () if entry.id > after][:count]
 
-    async def last(self, ident: str) -> Entry | None:
-        log = self._log(ident)
-        return log[-1] if log else None
+    async def last(self, idents: Sequence[str]) -> list[Entry | None]:
+        logs = [self._log(ident) for ident in idents]
+        return [log[-1] if log else None for log in logs]
 
     async def exist(self, idents: Sequence[str]) -> list[bool]:
         return [self._log(ident) is not None for ident in idents]

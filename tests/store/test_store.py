@@ -9,7 +9,7 @@ import pytest
 from proxy.store.entries import HEADER, SEAL, START, Entry, EntryId, Frames, Seal, read_frames, read_seal
 from proxy.store.redis_client import RedisConnections
 from proxy.store.redis_store import RedisStore
-from proxy.store.store import GONE, REFUSED, STORED, Add, Append, Drop, Keep, Post, Put, Remove, Store, StoreError
+from proxy.store.store import GONE, REJECTED, STORED, Add, Append, Drop, Keep, Post, Put, Remove, Store, StoreError
 from proxy.stream.endings import CANCELLED, COMPLETE, PRODUCER_LOST
 from tests.event_loops import GUARD_S
 from tests.store.fake_redis import FakeConnections, FakeServer
@@ -48,13 +48,13 @@ async def test_entries_come_back_in_order_and_after_a_cursor(store: Store) -> No
     assert read_frames(entries[2]).frames == [b"de", b"fgh"]
     assert await store.entries(A, EntryId(1, 3), 10) == entries[2:]
     assert await store.entries(A, START, 1) == entries[:1]
-    assert await store.last(A) == entries[2]
+    assert await store.last([A, B]) == [entries[2], None]
 
 
 async def test_entry_that_is_not_above_the_last_is_refused(store: Store) -> None:
     """The same one again, and one of an owner that was taken for dead."""
     await store.write([BEGIN, data(2, 6, b"abc", b"def")])
-    assert await store.write([data(2, 6, b"abc", b"def"), data(1, 3, b"abc"), BEGIN]) == [REFUSED] * 3
+    assert await store.write([data(2, 6, b"abc", b"def"), data(1, 3, b"abc"), BEGIN]) == [REJECTED] * 3
     assert [entry.id for entry in await store.entries(A, START, 10)] == [HEADER, (2, 6)]
 
 
@@ -63,9 +63,9 @@ async def test_only_one_seal_is_stored_and_nothing_after_it(store: Store) -> Non
     await store.write([BEGIN, data(1, 3, b"abc")])
     seals = [Append(A, Seal(ending).entry()) for ending in (CANCELLED, COMPLETE, PRODUCER_LOST)]
     outcomes = await asyncio.gather(*(store.write([seal]) for seal in seals))
-    assert sorted(outcomes) == [[REFUSED], [REFUSED], [STORED]]
-    assert await store.write([data(2, 6, b"def")]) == [REFUSED]
-    last = await store.last(A)
+    assert sorted(outcomes) == [[REJECTED], [REJECTED], [STORED]]
+    assert await store.write([data(2, 6, b"def")]) == [REJECTED]
+    (last,) = await store.last([A])
     assert last is not None
     assert last.id == SEAL
     assert read_seal(last).ending.reason in ("cancelled", "complete", "producer_lost")
@@ -77,7 +77,7 @@ async def test_append_to_a_log_that_is_gone_makes_none(store: Store) -> None:
     await store.write([BEGIN, Keep(A, 0)])
     assert await store.write([data(1, 3, b"abc"), Append(A, Seal(CANCELLED).entry())]) == [GONE, GONE]
     assert await store.exist([A, B]) == [False, False]
-    assert await store.last(A) is None
+    assert await store.last([A]) == [None]
     assert await store.entries(A, START, 10) == []
 
 
@@ -96,7 +96,7 @@ async def test_value_is_set_once_if_there_is_none(store: Store) -> None:
     outcomes = [outcome for (outcome,) in await asyncio.gather(*(store.write([put]) for put in puts))]
     assert not any(isinstance(outcome, StoreError) for outcome in outcomes)
     assert sorted(outcome.word for outcome in outcomes if not isinstance(outcome, StoreError)) == [
-        "refused", "refused", "stored",
+        "rejected", "rejected", "stored",
     ]  # fmt: skip
     assert len({outcome.value for outcome in outcomes if not isinstance(outcome, StoreError)}) == 1
     await store.write([Put("n", b"4", 60), Put("m", b"5", 0.03)])
