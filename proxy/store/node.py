@@ -61,7 +61,10 @@ class Node:
         """Take part from now on. Call within a running loop."""
         self.publisher.start()
         self._tasks = [
-            asyncio.create_task(self._every(self.leases.renew_s, self._tend)),
+            *(
+                asyncio.create_task(self._every(self.leases.renew_s, turn))
+                for turn in (self._renew, self._tell, self._watch)
+            ),
             asyncio.create_task(self._every(1.0, self._tick)),
             asyncio.create_task(self._hear()),
         ]
@@ -101,24 +104,34 @@ class Node:
     # Turns
 
     async def _every(self, seconds: float, turn: Callable[[float], Awaitable[None]]) -> None:
+        """Have a turn again and again: each is by itself, since a store may read and not write."""
         loop = asyncio.get_running_loop()
         while True:
             try:
                 await turn(loop.time())
             except StoreError:
                 self.publisher.note_error()
-                self.leases.forget_misses()
             except Exception as fault:
                 log_fault("a turn of the node, which goes on,", fault)
             await asyncio.sleep(seconds)
 
-    async def _tend(self, now: float) -> None:
-        """Renew the lease, tell owners of followers, and end the streams of dead nodes. Raises: StoreError."""
+    async def _renew(self, now: float) -> None:
+        """Renew the lease. Raises: StoreError."""
         await self.leases.renew()
         self.publisher.note_reached()
+
+    async def _tell(self, now: float) -> None:
+        """Tell owners of followers here. Raises: StoreError."""
         await self.replicas.announce_all()
+
+    async def _watch(self, now: float) -> None:
+        """End the streams of nodes that have died. Raises: StoreError."""
         owners = {replica.record.node for replica in self.replicas.open_ones} - {self.id}
-        dead = await self.leases.dead(now, owners | self._followed.keys())
+        try:
+            dead = await self.leases.dead(now, owners | self._followed.keys())
+        except StoreError:
+            self.leases.forget_misses()
+            raise
         await self.replicas.end_orphans(dead)
         for node in dead:
             self._count(node, Counter())

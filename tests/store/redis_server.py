@@ -34,7 +34,7 @@ class RedisServer:
         self._process = subprocess.Popen(  # noqa: ASYNC220  (it only forks)
             [
                 self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name,
-                "--save", "", "--unixsocket", str(self.socket), *self._arguments,
+                "--save", "", "--repl-diskless-sync-delay", "0", "--unixsocket", str(self.socket), *self._arguments,
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -58,9 +58,14 @@ class RedisServer:
         finally:
             writer.close()
 
-    def signal(self, number: int) -> None:
+    def pause(self) -> None:
+        """Let it do nothing."""
         assert self._process is not None
-        self._process.send_signal(number)
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once."""
