@@ -133,7 +133,7 @@ class Node:
             self.leases.forget_misses()
             raise
         await self.replicas.end_orphans(dead)
-        for node in dead:
+        for node in sorted(dead):
             self._count(node, Counter())
             await self.leases.bury(node)
 

@@ -121,7 +121,7 @@ class Replicas:
 
     async def announce_all(self) -> None:
         """Tell all owners. Raises: StoreError."""
-        for owner in {replica.record.node for replica in self.open_ones} | self._told:
+        for owner in sorted({replica.record.node for replica in self.open_ones} | self._told):
             await self.announce(owner)
 
     async def end_orphans(self, dead: set[str]) -> None:

@@ -140,7 +140,7 @@ class FakeServer:
         return int(was)
 
     def _smembers(self, key: bytes) -> list[bytes]:
-        return list(self.get(key) or ())
+        return sorted(self.get(key) or ())
 
 
 class FakeConnections:

@@ -51,6 +51,8 @@ class Network:
         self._writers |= {writer, up_writer}
         try:
             await asyncio.gather(self._pass(reader, up_writer), self._pass(up_reader, writer))
+        except asyncio.CancelledError:  # `stop`; streams.py would log it
+            pass
         finally:
             self._writers -= {writer, up_writer}
             writer.transport.abort()
