@@ -72,7 +72,7 @@ class Replicas:
             is_new = not replica.stream.wanted and now - self._wanted_at[ident] > LINGER_S / 2
             self._wanted_at[ident] = now
             if is_new and replica.is_open:
-                await self.announce(replica.record.node)
+                await self._announce_now(replica)
             return replica.stream
         task = self._fetching.get(ident)
         if task is None:
@@ -103,9 +103,16 @@ class Replicas:
         self._by_id[ident] = replica
         self._wanted_at[ident] = asyncio.get_running_loop().time()
         if replica.is_open:
-            await self.announce(record.node)
-            await self._tail.add(replica)
+            await self._announce_now(replica)
         return stream
+
+    async def _announce_now(self, replica: Replica) -> None:
+        """Have a replica fed, and tell its owner of it; if that fails, the next announcement does."""
+        try:
+            await self._tail.add(replica)
+            await self.announce(replica.record.node)
+        except StoreError:
+            self._on_error()
 
     async def announce(self, owner: str) -> None:
         """Tell a node how many follow its streams here. Raises: StoreError."""

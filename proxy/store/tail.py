@@ -28,6 +28,8 @@ class Tail:
         ident = replica.stream.id
         lane = self._store.lane(ident)
         replicas = self._lanes.setdefault(lane, {})
+        if replicas.get(ident) is replica and lane in self._readers:
+            return
         replicas[ident] = replica
         if lane not in self._readers:
             self._readers[lane] = asyncio.create_task(self._read(lane, replicas))

@@ -31,7 +31,7 @@ def _accepts_all(self: Any, key: bytes, *rest: bytes) -> Any:
     ident = _id(parts[0])
     log.entries.append((ident, parts[1:]))
     log.last = max(log.last, ident)
-    self.changed.set()
+    self.notify()
     return _text(ident)
 
 

@@ -71,9 +71,13 @@ class FakeServer:
         log.last = ident
         if limit is not None:
             del log.entries[:-limit]
+        self.notify()
+        return _text(ident)
+
+    def notify(self) -> None:
+        """Wake all that wait for entries."""
         self.changed.set()
         self.changed = asyncio.Event()
-        return _text(ident)
 
     @staticmethod
     def _next(log: FakeLog) -> Id:
