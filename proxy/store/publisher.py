@@ -5,6 +5,7 @@ reached, what it lacks stays in the logs.
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 from proxy.store.outbox import Outbox, Summary
@@ -12,6 +13,7 @@ from proxy.store.store import Operation, Outcome, Store, StoreError
 from proxy.stream.faults import log_fault
 from proxy.stream.stream import Stream
 
+_log = logging.getLogger("streamtee.store")
 _AGAIN_S = 0.2  # after an error
 _VERIFY_S = 10.0  # after the end of a stream, its seal is looked for: a failover may have lost it
 _MOST = 500  # streams that are written in one turn
@@ -70,10 +72,14 @@ class Publisher:
     def note_error(self) -> None:
         """Count an error of the store."""
         self.errors += 1
+        if not self.is_down:
+            _log.info("the store can't be reached, or refuses what it is sent; streams are local meanwhile")
         self.is_down = True
 
     def note_reached(self) -> None:
         """Note that the store has answered."""
+        if self.is_down:
+            _log.info("the store can be reached again")
         self.is_down = False
 
     async def close(self, within_s: float) -> None:

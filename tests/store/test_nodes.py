@@ -249,6 +249,7 @@ async def test_call_that_failed_is_made_again_by_one_node(nodes: Nodes) -> None:
     await answer.until(WORDS[0])
     turn.reset()
     await answer.read()
+    await nodes.other.wait_ended(answer.stream_id)
     clients = [await tee.send_chat(IDEMPOTENT) for tee in (nodes.other, nodes.owner)]
     turn = await nodes.stage.next()
     await turn.body()
