@@ -18,6 +18,8 @@ from proxy.store.redis_store import Command
 from proxy.store.store import StoreError
 
 SOCKET_S = 5.0  # without an answer the connection is given up: more than readers block for
+_AS_THEY_COME = ("DEL", "EXISTS", "PEXPIRE", "SADD", "SET", "SMEMBERS", "SREM", "XADD", "XRANGE", "XREAD", "XREVRANGE")
+"""Commands whose replies are read by `redis_store`."""
 _PORT, _SENTINEL_PORT = 6379, 26379
 
 
@@ -29,7 +31,8 @@ class RedisConnections:
         self.is_cluster = "+cluster:" in url
         self._sentinel: Any = None
         self._client: Any = self._cluster(url) if self.is_cluster else self._single(url)
-        self._client.response_callbacks.clear()  # replies as they come
+        for name in _AS_THEY_COME:
+            self._client.response_callbacks.pop(name, None)
 
     def _single(self, url: str) -> Any:
         if "+sentinel:" not in url:

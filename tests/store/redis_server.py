@@ -17,9 +17,11 @@ GUARD_S = 10.0
 class RedisServer:
     """One redis-server on loopback. `arguments` go to its command line."""
 
-    def __init__(self, *arguments: str, port: int = 0) -> None:
+    def __init__(self, *arguments: str, port: int = 0, config: str = "") -> None:
+        """`config`: the configuration file, which comes before the arguments."""
         self._program = system_tool("redis-server")
         self._arguments = arguments
+        self._config = config
         self._folder = tempfile.TemporaryDirectory(prefix="redis-")
         self.port = port or free_port()
         self.socket = Path(self._folder.name) / "socket"
@@ -31,16 +33,22 @@ class RedisServer:
 
     async def start(self) -> None:
         """Start it, and wait until it answers."""
+        own = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
+        faster = ["--save", "", "--repl-diskless-sync-delay", "0", "--unixsocket", str(self.socket)]
+        command = [self._program, *filter(None, [self._config]), *own, *faster, *self._arguments]
         self._process = subprocess.Popen(  # noqa: ASYNC220  (it only forks)
-            [
-                self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name,
-                "--save", "", "--repl-diskless-sync-delay", "0", "--unixsocket", str(self.socket), *self._arguments,
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         async with asyncio.timeout(GUARD_S):
             while await self.command("PING") != b"+PONG\r\n":
+                await asyncio.sleep(0.02)
+
+    async def begin_cluster(self) -> None:
+        """Start it, and give it all slots of a cluster."""
+        await self.start()
+        await self.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        async with asyncio.timeout(GUARD_S):
+            while b"cluster_state:ok" not in await self.command("CLUSTER", "INFO"):
                 await asyncio.sleep(0.02)
 
     async def command(self, *words: str) -> bytes:
@@ -90,6 +98,21 @@ async def redis_server(*arguments: str) -> AsyncIterator[RedisServer]:
         yield server
     finally:
         server.close()
+
+
+@asynccontextmanager
+async def redis_sentinel() -> AsyncIterator[str]:
+    """Run a Sentinel that names a server as its primary; yield its URL."""
+    async with redis_server() as server:
+        with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
+            config = Path(folder) / "sentinel.conf"
+            config.write_text(f"sentinel monitor main 127.0.0.1 {server.port} 1\n")
+            sentinel = RedisServer("--sentinel", config=str(config))
+            try:
+                await sentinel.start()
+                yield f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+            finally:
+                sentinel.close()
 
 
 def free_port() -> int:

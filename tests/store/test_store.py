@@ -1,7 +1,9 @@
 """What every store does alike: one in Redis, and one in the fake of it that simulations run on."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,25 +16,69 @@ from proxy.stream.endings import CANCELLED, COMPLETE, PRODUCER_LOST
 from tests.event_loops import GUARD_S
 from tests.store.fake_redis import FakeConnections, FakeServer
 from tests.store.memory_store import MemoryStore
-from tests.store.redis_server import redis_server
+from tests.store.redis_server import RedisServer, redis_sentinel, redis_server
 
 A, B = "st_" + "a" * 26, "st_" + "b" * 26
 BEGIN = Append(A, Entry(HEADER, {b"r": b"record"}), begins=True)
 
 
-@pytest.fixture(params=["memory", "fake", "redis", "unix"])
-async def store(request: Any) -> AsyncIterator[Store]:
-    """Each store there is."""
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RedisServer]:
+    """Run a cluster of one server, which has all slots; it takes two seconds to begin."""
+    server = RedisServer("--cluster-enabled", "yes")
+    try:
+        asyncio.run(server.begin_cluster())
+        yield server
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def over_tcp() -> AsyncIterator[str]:
+    """Run a redis-server; yield its URL."""
+    async with redis_server() as server:
+        yield server.url
+
+
+@asynccontextmanager
+async def over_unix() -> AsyncIterator[str]:
+    """Do the same, over a Unix socket."""
+    async with redis_server() as server:
+        yield f"unix://{server.socket}"
+
+
+@asynccontextmanager
+async def over_cluster(server: RedisServer) -> AsyncIterator[str]:
+    """Empty a cluster; yield its URL."""
+    await server.command("FLUSHALL")
+    yield f"redis+cluster://127.0.0.1:{server.port}"
+
+
+REDIS = {"redis": over_tcp, "unix": over_unix, "sentinel": redis_sentinel}
+
+
+@pytest.fixture(params=["memory", "fake", *REDIS, "cluster"])
+def make(request: Any) -> Callable[[], AbstractAsyncContextManager[str]] | Store:
+    """Return what runs a Redis, or a store without one."""
     if request.param == "memory":
-        yield MemoryStore()
-    elif request.param == "fake":
-        yield RedisStore(FakeConnections(FakeServer()))
-    else:
-        async with redis_server() as server:
-            url = server.url if request.param == "redis" else f"unix://{server.socket}"
-            store = RedisStore(RedisConnections(url))
-            yield store
-            await store.close()
+        return MemoryStore()
+    if request.param == "fake":
+        return RedisStore(FakeConnections(FakeServer()))
+    if request.param == "cluster":
+        return functools.partial(over_cluster, request.getfixturevalue("cluster"))
+    return REDIS[request.param]
+
+
+@pytest.fixture
+async def store(make: Any) -> AsyncIterator[Store]:
+    """Each store there is."""
+    if not callable(make):
+        yield make
+        return
+    async with make() as url:
+        store = RedisStore(RedisConnections(url))
+        yield store
+        await store.close()
 
 
 def data(seq: int, end_bytes: int, *frames: bytes) -> Append:
