@@ -101,7 +101,7 @@ class Proxy:
             max_pending_bytes=limits.total_pending_bytes,
         )
         self.node = connected(config.store, self.hub)
-        self.directory = None if self.node is None else Directory(self.node, self.hub, required=config.store.required)
+        self.directory = None if self.node is None else Directory(self.node, self.hub, config.store)
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
         loop_name = type(loop).__module__.partition(".")[0]
         publisher = None if self.node is None else self.node.publisher
@@ -217,7 +217,7 @@ class Proxy:
         """End everything now."""
         self._refuse_new()
         for stream in list(self.hub.found()):
-            if stream.writer is not None and stream.id not in self.hub.replicas:
+            if stream.writer is not None and self.hub.replicas.get(stream.id) is not stream:
                 stream.writer.stop(DRAINED)
             for subscription in list(stream.subscriptions):
                 subscription.fail(DRAINED)

@@ -18,6 +18,7 @@ from proxy.store.claims import Claims
 from proxy.store.entries import HEADER, SEAL, START, Entry, Record, read_record, read_seal
 from proxy.store.node import Node
 from proxy.store.outbox import named, owned, responded
+from proxy.store.settings import StoreConfig
 from proxy.store.store import StoreError
 from proxy.stream.endings import Ending
 from proxy.stream.hub import Hub
@@ -32,11 +33,11 @@ _LISTED = 1000  # streams of other nodes in a list, at most
 class Directory:
     """Finds streams of other nodes, by id, by key and by caller, and has them ended or deleted."""
 
-    def __init__(self, node: Node, hub: Hub, *, required: bool) -> None:
-        """`required`: no stream is begun without the store."""
+    def __init__(self, node: Node, hub: Hub, config: StoreConfig) -> None:
         self._node = node
         self._hub = hub
-        self._required = required
+        self._required = config.required
+        self._acks_stored = config.ack == "stored"
         self.claims = Claims(node.store, node.id, node.leases, node.replicas.find)
 
     def near(self, handler: Handler) -> Handler:
@@ -94,7 +95,7 @@ class Directory:
 
     async def _bring(self, ident: str) -> bool:
         """Have a stream found in the hub, if there is one; return whether it is. Raises: StoreUnavailable."""
-        if self._hub.has(ident) and ident not in self._hub.replicas:
+        if self._hub.has(ident) and ident not in self._hub.replicas and not self._acks_stored:
             return True
         try:
             return await self._found(ident)
@@ -146,6 +147,22 @@ class Directory:
         if not first or last is None or first[0].id != HEADER:
             return None
         return _description(read_record(first[0].fields[b"r"]), last)
+
+    async def stored(self, stream: Stream) -> Stream:
+        """Return what clients of a stream of this node are to follow: with `ack = "stored"` its replica.
+
+        Raises: StoreUnavailable.
+        """
+        if not self._acks_stored or stream.id in self._hub.replicas or not stream.info.caller:
+            return stream
+        if not await self._bring(stream.id):
+            raise StoreUnavailable(
+                "the store, without which nothing is sent (store.ack), does not have this stream yet"
+            )
+        replica = self._hub.find(stream.id, None)
+        while not replica.upstream and not replica.sealed:
+            await asyncio.sleep(self._node.publisher.settled_s / 4)
+        return replica
 
     async def end(self, stream: Stream) -> None:
         """Wait until a stream that was told to stop has ended: at another node that takes a moment.

@@ -230,7 +230,7 @@ class RouteTable:
             traced,
             self._calls,
             GenerationReader(config, admission, forward, self._models, self._given, recorded=recorded),
-            GenerationResponses(config, hub, admission, self._grants, metrics),
+            GenerationResponses(config, hub, admission, self._grants, metrics, self._directory),
             metrics,
             config.limits,
             self._lost_calls,

@@ -28,7 +28,18 @@ from proxy.stream.stream import Stream
 class Replica:
     """The Writer of a stream that is fed from the store."""
 
-    __slots__ = ("_has_reader_failed", "_on_left", "_on_stop", "_time", "at", "cursor", "paused", "record", "stream")
+    __slots__ = (
+        "_has_reader_failed",
+        "_on_left",
+        "_on_resume",
+        "_on_stop",
+        "_time",
+        "at",
+        "cursor",
+        "paused",
+        "record",
+        "stream",
+    )
 
     def __init__(
         self,
@@ -37,8 +48,12 @@ class Replica:
         time: Callable[[], float],
         on_stop: Callable[["Replica", Ending], object],
         on_left: Callable[["Replica"], object],
+        on_resume: Callable[["Replica"], object],
     ) -> None:
-        """`on_stop` is called when the stream is to be ended, which its owner does; `on_left` when nobody follows."""
+        """`on_stop` is called when the stream is to be ended, which its owner does; `on_left` when nobody follows.
+
+        `on_resume` is called when it is to be read again.
+        """
         self.record = record
         self.stream = stream
         self.at = START  # the position up to which frames are here
@@ -48,6 +63,7 @@ class Replica:
         self._time = time
         self._on_stop = on_stop
         self._on_left = on_left
+        self._on_resume = on_resume
         stream.writer = self
 
     @property
@@ -121,7 +137,10 @@ class Replica:
         self.paused = True
 
     def resume(self) -> None:
-        self.paused = False
+        """Read on."""
+        if self.paused:
+            self.paused = False
+            self._on_resume(self)
 
     def last_left(self) -> None:
         """Tell the owner, who decides."""

@@ -91,7 +91,7 @@ class Replicas:
         except (UnreadableError, KeyError) as error:
             log_fault("the reading of a stream's record", error)
             return None
-        replica = Replica(record, stream, asyncio.get_running_loop().time, self._stop, self._left)
+        replica = Replica(record, stream, asyncio.get_running_loop().time, self._stop, self._left, self._resume)
         try:
             replica.take(entries)
             while replica.is_open and len(entries) == SLICE:
@@ -200,6 +200,9 @@ class Replicas:
     def _left(self, replica: Replica) -> None:
         self._wanted_at[replica.stream.id] = -LINGER_S
         self._spawn(self.announce(replica.record.node))
+
+    def _resume(self, replica: Replica) -> None:
+        self._spawn(self._tail.wake(replica))
 
     async def _post(self, owner: str, message: dict[str, object]) -> None:
         (outcome,) = await self._store.write([Post(owner, orjson.dumps(message), BOX_S)])

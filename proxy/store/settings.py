@@ -1,6 +1,7 @@
 """The configuration's table of the store."""
 
 import importlib.util
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -20,6 +21,7 @@ class StoreConfig(Table):
     flush_ms: int = Field(default=20, ge=1, le=1000)
     lease_s: Seconds = Field(default=15, ge=1)
     required: bool = False
+    ack: Literal["sent", "stored"] = "sent"
 
     @field_validator("url")
     @classmethod

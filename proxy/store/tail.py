@@ -36,6 +36,10 @@ class Tail:
         else:
             await self._store.wake(lane, self._node)
 
+    async def wake(self, replica: Replica) -> None:
+        """Have the reader of a replica begin anew, since it is to be read again. Raises: StoreError."""
+        await self._store.wake(self._store.lane(replica.stream.id), self._node)
+
     def remove(self, replica: Replica) -> None:
         """Feed a replica no longer."""
         self._lanes.get(self._store.lane(replica.stream.id), {}).pop(replica.stream.id, None)

@@ -241,7 +241,7 @@ class Hub:
 
         Raises: UnknownStream, also when the stream has expired or is another caller's.
         """
-        stream = self._running.get(ident) or self._ended.get(ident) or self.replicas.get(ident)
+        stream = self.replicas.get(ident) or self._running.get(ident) or self._ended.get(ident)
         if stream is None or caller not in (None, stream.info.caller):
             raise UnknownStream(f"no stream {ident!r} of yours is running or kept")
         return stream

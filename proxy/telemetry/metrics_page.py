@@ -98,7 +98,7 @@ class MetricsPage(Collector):
             for kind in TOKEN_KINDS:
                 tokens[(*key[:2], kind)] += getattr(usage, kind)
         for stream in self._hub.found():
-            if stream.log.ending is None and stream.id not in self._hub.replicas:
+            if stream.log.ending is None and self._hub.replicas.get(stream.id) is not stream:
                 frames[stream.info.route] += stream.log.end
                 received[stream.info.route] += stream.log.end_bytes
             for subscription in stream.subscriptions:

@@ -42,6 +42,10 @@ class Node:
         self.tee = tee
         self.network = relay
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
         self._process.kill()
 

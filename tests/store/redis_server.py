@@ -31,6 +31,11 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     async def start(self) -> None:
         """Start it, and wait until it answers."""
         own = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]

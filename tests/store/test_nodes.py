@@ -278,6 +278,35 @@ async def test_background_response_is_fetched_at_any_node() -> None:
         assert b"response.completed" in await events.read()
 
 
+# Only what is stored
+
+
+async def test_clients_are_sent_what_is_stored_alone_if_that_is_configured() -> None:
+    """Those of the owner, too: while Redis takes nothing, they get nothing; then all of it."""
+    async with two_nodes({"ack": "stored"}) as nodes:
+        answer, turn = await started(nodes.owner, nodes.stage)
+        late = await nodes.owner.follow(answer.stream_id, "mode=raw")
+        nodes.redis.pause()
+        turn.chunk(WORDS[2])
+        await until(lambda: nodes.owner.proxy.hub.replicas[answer.stream_id].log.end == 2)
+        owned = next(iter(nodes.owner.proxy.hub))
+        await until(lambda: owned.log.end == 3)
+        assert bytes(answer.body) == b"".join(WORDS[:2])
+        nodes.redis.go_on()
+        for frame in WORDS[3:]:
+            turn.chunk(frame)
+        turn.end(*LAST)
+        assert await answer.read() == await late.read() == ALL
+
+
+async def test_client_that_leaves_ends_the_stream_also_if_only_what_is_stored_is_sent() -> None:
+    """The owner is told, as of any follower."""
+    async with two_nodes({"ack": "stored"}) as nodes:
+        answer, turn = await started(nodes.owner, nodes.stage)
+        await answer.client.leave()
+        await turn.wait_left()
+
+
 # Without a store
 
 

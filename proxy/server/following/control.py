@@ -40,7 +40,8 @@ class Control:
 
     async def listed(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """GET /v1/streams: the caller's own, newest first."""
-        mine = [stream for stream in self._hub.found() if stream.info.caller == caller.digest]
+        found = {stream.id: stream for stream in self._hub.found() if stream.info.caller == caller.digest}
+        mine = list(found.values())
         mine.sort(key=lambda stream: -stream.vitals.started_at)
         listed = [describe(stream) for stream in mine]
         if self._directory is not None:
