@@ -217,5 +217,5 @@ def _description(record: Record, last: Entry) -> dict[str, Any]:
         "events": at[0],
         "bytes": at[1],
         "followers": [],
-        "remote_followers": 0,
+        "followers_elsewhere": 0,
     }

@@ -121,8 +121,23 @@ class Node:
         self.publisher.note_reached()
 
     async def _tell(self, now: float) -> None:
-        """Tell owners of followers here. Raises: StoreError."""
+        """Tell owners of followers here, and those who follow our streams, of followers elsewhere.
+
+        Raises: StoreError.
+        """
         await self.replicas.announce_all()
+        counts = [(node, orjson.dumps({"counts": self._elsewhere(node)})) for node in sorted(self._followed)]
+        if counts:
+            await self.store.write([Post(node, message, BOX_S) for node, message in counts])
+
+    def _elsewhere(self, node: str) -> dict[str, int]:
+        """Return how many follow each stream of ours that a node follows, but for those at that node."""
+        found = {}
+        for ident, count in self._followed[node].items():
+            stream = self.publisher.stream(ident)
+            if stream is not None:
+                found[ident] = len(stream.subscriptions) + stream.followers_elsewhere - count
+        return found
 
     async def _watch(self, now: float) -> None:
         """End the streams of nodes that have died. Raises: StoreError."""
@@ -159,6 +174,9 @@ class Node:
         match orjson.loads(message):
             case {"from": str(node), "follows": dict(follows)}:
                 self._count(node, Counter({ident: int(count) for ident, count in follows.items()}))
+            case {"counts": dict(counts)}:
+                for ident, count in counts.items():
+                    self.replicas.note_elsewhere(ident, count)
             case {"cancel": str(ident)}:
                 self._cancel(ident)
             case {"delete": str(ident)}:
@@ -180,4 +198,5 @@ class Node:
         for ident in before.keys() | follows.keys():
             stream = self.publisher.stream(ident)
             if stream is not None and not stream.sealed:
-                stream.hold_for(REMOTE_FOLLOWERS, sum(counts[ident] for counts in self._followed.values()))
+                stream.followers_elsewhere = sum(counts[ident] for counts in self._followed.values())
+                stream.hold_for(REMOTE_FOLLOWERS, stream.followers_elsewhere)

@@ -61,6 +61,11 @@ class Replicas:
         """Return the replica of a stream, if there is one."""
         return self._by_id.get(ident)
 
+    def note_elsewhere(self, ident: str, count: int) -> None:
+        """Note how many follow a stream at other nodes, as its owner says."""
+        if ident in self._by_id:
+            self._by_id[ident].stream.followers_elsewhere = count
+
     async def find(self, ident: str) -> Stream | None:
         """Return the stream of a replica that has all that is stored now, and tell the owner of a follower.
 

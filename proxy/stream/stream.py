@@ -66,6 +66,7 @@ class Stream:
         "ended_at",
         "epoch",
         "fed_at",
+        "followers_elsewhere",
         "full",
         "holds",
         "id",
@@ -105,6 +106,7 @@ class Stream:
         self.max_log_bytes = info.max_log_bytes
         self.subscriptions: dict[Subscription, None] = {}
         self.holds: dict[str, int] = {}  # named reasons to keep the upstream open, with counts
+        self.followers_elsewhere = 0  # at other processes that share a store, as far as is known here
         self.originator: Subscription | None = None
         self.writer: Writer | None = None
         self.full = False  # the writer is paused until the originator has been sent more of the log

@@ -131,9 +131,8 @@ class MetricsPage(Collector):
         yield _counter("background_loop_failures", "Turns that ended with an exception.", ("loop",), failures)
         text = "Connections of clients that were cut off."
         yield _counter("client_connections_cut", text, ("reason",), self._clients.cuts)
-        if self._store is not None:
-            errors = Tally({(): self._store.errors})
-            yield _counter("store_errors", "Errors of the store that processes share.", (), errors)
+        errors = Tally({} if self._store is None else {(): self._store.errors})
+        yield _counter("store_errors", "Errors of the store that processes share.", (), errors)
         yield _counter("rejected", "Requests refused here, by error code.", ("reason",), metrics.rejected)
 
     def _gauges(self) -> Iterator[Metric]:
@@ -166,10 +165,11 @@ class MetricsPage(Collector):
         alive = Tally({loop.name: int(loop.alive) for loop in self._metrics.background_loops})
         text = "1 while a background loop has its turns, and none of the last minute failed."
         yield _gauge("background_loop_alive", text, ("loop",), alive)
-        if self._store is not None:
-            behind, is_up = Tally({(): self._store.lag_bytes}), Tally({(): int(not self._store.is_down)})
-            yield _gauge("store_lag_bytes", "Bytes of running streams that the store lacks.", (), behind)
-            yield _gauge("store_up", "1 while the store can be reached.", (), is_up)
+        store = self._store
+        behind = Tally({} if store is None else {(): store.lag_bytes})
+        yield _gauge("store_lag_bytes", "Bytes of streams that the store lacks.", (), behind)
+        is_up = Tally({} if store is None else {(): int(not store.is_down)})
+        yield _gauge("store_up", "1 while the store can be reached.", (), is_up)
         build = ("version", "python", "aiohttp", "loop")
         yield _gauge("build_info", "What runs.", build, Tally({self._build: 1}))
 

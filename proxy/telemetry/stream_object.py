@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from proxy.stream.endings import UPSTREAM_ERROR
-from proxy.stream.stream import REMOTE_FOLLOWERS, Stream
+from proxy.stream.stream import Stream
 from proxy.wire.http import Head
 
 _CODE = re.compile(r"[\w.:-]{1,64}", re.ASCII)
@@ -45,7 +45,7 @@ def describe(stream: Stream) -> dict[str, Any]:
             }
             for s in stream.subscriptions
         ],
-        "remote_followers": stream.holds.get(REMOTE_FOLLOWERS, 0),
+        "followers_elsewhere": stream.followers_elsewhere,
     }
 
 

@@ -13,10 +13,11 @@ from proxy.store.store import STORED, StoreError
 
 
 class Mutant(NamedTuple):
-    """What is replaced, and by what."""
+    """What is replaced, and by what; and the faults that show it."""
 
     target: str
     replacement: Any
+    faults: tuple[str, ...] = ()
 
 
 def _accepts_all(self: Any, key: bytes, *rest: bytes) -> Any:
@@ -91,14 +92,14 @@ _xread = _original("tests.store.fake_redis.FakeServer.xread")
 _write = _original("proxy.store.redis_store.RedisStore.write")
 
 MUTANTS = {
-    "fencing id and seal": Mutant("tests.store.fake_redis.FakeServer._xadd", _accepts_all),
+    "fencing id and seal": Mutant("tests.store.fake_redis.FakeServer._xadd", _accepts_all, ("cut owner",)),
     "exclusive cursor": Mutant("tests.store.fake_redis.FakeServer.xread", _from_the_cursor_on),
-    "gap check": Mutant("proxy.store.entries.Frames.after", _unchecked),
+    "gap check": Mutant("proxy.store.entries.Frames.after", _unchecked, ("trim",)),
     "last-leaver rule": Mutant("proxy.store.node.Node._count", _nothing_at_once),
     "lease": Mutant("proxy.store.leases.Leases.dead", _dead_at_once),
-    "settling": Mutant("proxy.store.redis_store.RedisStore.write", _stored_anyway),
-    "verified seal": Mutant("proxy.store.publisher.Publisher._settle", _nothing),
-    "key check": Mutant("proxy.store.tail.Tail._check_there", _nothing),
+    "settling": Mutant("proxy.store.redis_store.RedisStore.write", _stored_anyway, ("break",)),
+    "verified seal": Mutant("proxy.store.publisher.Publisher._settle", _nothing, ("fail over",)),
+    "key check": Mutant("proxy.store.tail.Tail._check_there", _nothing, ("delete",)),
     "one reader a stream and node": Mutant("proxy.store.replicas.Replicas.find", _always_anew),
     "one claim a key": Mutant("proxy.store.claims.Claims.claim", _read_then_set),
 }

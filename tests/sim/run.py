@@ -17,8 +17,8 @@ class Found(NamedTuple):
 
 
 def simulate(seed: int, without: str = "") -> Found:
-    """Run one seed."""
-    world = World(seed)
+    """Run one seed; without a safeguard only the faults that it is for happen."""
+    world = World(seed, MUTANTS[without].faults if without else None)
     with switched_off(without):
         try:
             run(world.run)
@@ -42,7 +42,8 @@ def main() -> None:
     if given.mutants:
         for mutant in MUTANTS:
             found = killer(mutant, seeds)
-            print(f"| {mutant} | {'none' if found is None else f'{found[0]} | {found[1]}'} |", flush=True)
+            faults = ", ".join(MUTANTS[mutant].faults) or "none"
+            print(f"| {mutant} | {faults} | {'none' if found is None else f'{found[0]} | {found[1]}'} |", flush=True)
         return
     began_at, broken = time.monotonic(), 0
     for seed in seeds:

@@ -72,7 +72,7 @@ class SimConnections(FakeConnections):
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         self.server, generation = self._world.server, self._generation
         await self._travel()
-        if self._world.random.random() < self.breaks:
+        if self._world.network.random() < self.breaks:
             raise StoreError("the connection broke")
         if commands[0][0] == "XREAD":
             self._world.reads += 1
@@ -80,7 +80,7 @@ class SimConnections(FakeConnections):
         else:
             replies = [self.server.run(command) for command in commands]
         await self._travel()
-        if generation != self._generation or self._world.random.random() < self.breaks:
+        if generation != self._generation or self._world.network.random() < self.breaks:
             raise StoreError("the connection broke")
         return replies
 
@@ -89,7 +89,7 @@ class SimConnections(FakeConnections):
         self._generation += 1
 
     async def _travel(self) -> None:
-        await asyncio.sleep(self._world.random.choice((0.0002, 0.0005, 0.001, 0.02)))
+        await asyncio.sleep(self._world.network.choice((0.0002, 0.0005, 0.001, 0.02)))
         if self.cut:
             await asyncio.sleep(SOCKET_S)
             raise StoreError("no answer came")
@@ -204,8 +204,11 @@ class SimClient:
 class World:
     """Everything there is in one run."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, only: Sequence[str] | None = None) -> None:
+        """`only`: the faults that happen, all of them; None: whichever the seed chooses."""
+        self._only = only
         self.random = Random(seed)
+        self.network = Random(seed)  # by itself, so that one more message does not change what happens
         self.server: Any = None
         self.upstreams: dict[str, SimUpstream] = {}
         self.clients: list[SimClient] = []
@@ -231,8 +234,9 @@ class World:
         random = self.random
         plan: list[Any] = [self._ask()]
         plan += [self._follow() for _ in range(random.randint(1, 4))]
-        names = random.sample(sorted(FAULTS), random.choice((0, 1, 1, 1, 2, 3)))
-        plan += [self._fault(name) for name in (names if random.random() < 0.85 else ["break"])]
+        names: Sequence[str] = random.sample(sorted(FAULTS), random.choice((0, 1, 1, 1, 2, 3)))
+        names = names if random.random() < 0.85 else ["break"]
+        plan += [self._fault(name) for name in (names if self._only is None else self._only)]
         if random.random() < 0.15:
             plan.append(self._cancel())
         return plan

@@ -185,7 +185,7 @@ async def test_follower_elsewhere_holds_the_upstream_open(nodes: Nodes) -> None:
     follower = await nodes.other.follow(answer.stream_id, "mode=raw")
     await follower.until(WORDS[1])
     async with asyncio.timeout(GUARD_S):
-        while (await nodes.owner.info(answer.stream_id))["remote_followers"] != 1:
+        while (await nodes.owner.info(answer.stream_id))["followers_elsewhere"] != 1:
             pass
     await answer.client.leave()
     await nodes.owner.wait_followers(0)
@@ -194,6 +194,20 @@ async def test_follower_elsewhere_holds_the_upstream_open(nodes: Nodes) -> None:
     await follower.client.leave()
     await turn.wait_left()
     assert (await nodes.owner.wait_ended(answer.stream_id))["ending"]["reason"] == "client_gone"
+
+
+async def test_followers_of_all_nodes_are_counted_at_each() -> None:
+    """The owner's own among them; each node leaves out its own."""
+    async with two_nodes({"lease_s": 1}) as nodes:
+        answer, turn = await started(nodes.owner, nodes.stage)
+        followers = [await nodes.other.follow(answer.stream_id, "mode=raw") for _ in range(2)]
+        async with asyncio.timeout(GUARD_S):
+            while (await nodes.owner.info(answer.stream_id))["followers_elsewhere"] != 2:
+                pass
+            while (await nodes.other.info(answer.stream_id))["followers_elsewhere"] != 1:
+                pass
+        finish(turn)
+        assert [await follower.read() for follower in followers] == [ALL, ALL]
 
 
 async def test_drained_node_seals_what_it_leaves(nodes: Nodes) -> None:
