@@ -6,6 +6,7 @@ key the store is always asked, since another node may have a newer stream under 
 
 import asyncio
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
 from proxy.wire.errors import StoreUnavailable
 
+_IDENT = re.compile("st_[a-z2-7]{26}")  # as the hub makes them: nothing else is asked of the store
 _POLL_S = 0.25  # for the next stream under a key, while a follower waits
 _END_S = 5.0  # for the end of a stream that was cancelled at another node
 _LISTED = 1000  # streams of other nodes in a list, at most
@@ -95,6 +97,8 @@ class Directory:
 
     async def _bring(self, ident: str) -> bool:
         """Have a stream found in the hub, if there is one; return whether it is. Raises: StoreUnavailable."""
+        if not _IDENT.fullmatch(ident):
+            return False
         if self._hub.has(ident) and ident not in self._hub.replicas and not self._acks_stored:
             return True
         try:

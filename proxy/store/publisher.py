@@ -14,7 +14,7 @@ from proxy.stream.faults import log_fault
 from proxy.stream.stream import Stream
 
 _log = logging.getLogger("streamtee.store")
-_AGAIN_S = 0.2  # after an error
+_AGAIN_S, _AGAIN_MOST_S = 0.1, 1.0  # after an error, and after many
 _VERIFY_S = 10.0  # after the end of a stream, its seal is looked for: a failover may have lost it
 _MOST = 500  # streams that are written in one turn
 
@@ -97,6 +97,7 @@ class Publisher:
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()
+        again_s = _AGAIN_S
         while True:
             try:
                 async with asyncio.timeout(self._flush_s if self._outboxes else None):
@@ -106,11 +107,12 @@ class Publisher:
             self._due.clear()
             try:
                 while await self._turn(loop.time()):
-                    pass
+                    again_s = _AGAIN_S
             except StoreError:
                 self.note_error()
                 self._is_unsure = True
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(again_s)
+                again_s = min(2 * again_s, _AGAIN_MOST_S)
             except Exception as fault:
                 log_fault("a turn of the writer to the store, which goes on,", fault)
                 await asyncio.sleep(_AGAIN_S)

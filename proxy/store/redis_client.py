@@ -11,8 +11,10 @@ from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
-from redis.exceptions import RedisError
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
 
 from proxy.store.redis_store import Command
 from proxy.store.store import StoreError
@@ -64,8 +66,6 @@ class RedisConnections:
         return [StoreError(str(reply)) if isinstance(reply, Exception) else reply for reply in replies]
 
     async def _run_one(self, command: Command) -> Any:
-        from redis.exceptions import ResponseError
-
         try:
             return await self._client.execute_command(*command)
         except ResponseError as error:
@@ -77,7 +77,12 @@ class RedisConnections:
             await sentinel.aclose()
 
 
-_OPTIONS: dict[str, Any] = {"socket_timeout": SOCKET_S, "socket_connect_timeout": SOCKET_S, "protocol": 2}
+_OPTIONS: dict[str, Any] = {
+    "socket_timeout": SOCKET_S,
+    "socket_connect_timeout": SOCKET_S,
+    "protocol": 2,
+    "retry": Retry(NoBackoff(), 1),  # for a connection that was closed meanwhile; who waits for longer asks again
+}
 
 
 def _split(url: str, port: int) -> tuple[Any, list[tuple[str, int]]]:
