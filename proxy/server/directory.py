@@ -28,6 +28,7 @@ from proxy.wire.errors import StoreUnavailable
 
 _IDENT = re.compile("st_[a-z2-7]{26}")  # as the hub makes them: nothing else is asked of the store
 _POLL_S = 0.25  # for the next stream under a key, while a follower waits
+_LOOK_AGAIN = (2, 6, 16)  # after so many flushes: a busy owner may be late
 _END_S = 5.0  # for the end of a stream that was cancelled at another node
 _LISTED = 1000  # streams of other nodes in a list, at most
 
@@ -71,10 +72,11 @@ class Directory:
             await self._bring(ident)
             return
         try:
-            (value,) = await self._node.store.values([responded(caller.digest.hex(), ident)])
-            if value is None:
-                await asyncio.sleep(self._node.publisher.settled_s)
+            for flushes in (*_LOOK_AGAIN, 0):
                 (value,) = await self._node.store.values([responded(caller.digest.hex(), ident)])
+                if value is not None:
+                    break
+                await asyncio.sleep(flushes * self._node.publisher.flush_s)
         except StoreError:
             self._node.publisher.note_error()
             return
@@ -110,10 +112,11 @@ class Directory:
             raise StoreUnavailable("the store that may have this stream can't be reached") from None
 
     async def _found(self, ident: str) -> bool:
-        """Return whether there is such a stream; if not, look once more when what has just begun is in the store."""
-        if await self._node.replicas.find(ident) is not None:
-            return True
-        await asyncio.sleep(self._node.publisher.settled_s)
+        """Return whether there is such a stream; one that has just begun is in the store in a moment."""
+        for flushes in _LOOK_AGAIN:
+            if await self._node.replicas.find(ident) is not None:
+                return True
+            await asyncio.sleep(flushes * self._node.publisher.flush_s)
         return await self._node.replicas.find(ident) is not None
 
     async def _bring_by_key(self, caller: Caller, key: str) -> bool:
@@ -165,7 +168,7 @@ class Directory:
             )
         replica = self._hub.find(stream.id, None)
         while not replica.upstream and not replica.sealed:
-            await asyncio.sleep(self._node.publisher.settled_s / 4)
+            await asyncio.sleep(self._node.publisher.flush_s / 2)
         return replica
 
     async def end(self, stream: Stream) -> None:

@@ -25,7 +25,7 @@ class Publisher:
     def __init__(self, store: Store, node: str, flush_s: float, summary: Summary) -> None:
         self._store = store
         self._node = node
-        self._flush_s = flush_s
+        self.flush_s = flush_s
         self._summary = summary
         self._outboxes: dict[str, Outbox] = {}
         self._verify_at: dict[str, float] = {}
@@ -55,19 +55,9 @@ class Publisher:
         return None if outbox is None else outbox.stream
 
     @property
-    def settled_s(self) -> float:
-        """After so many seconds what has begun, or was said, is in the store."""
-        return 2 * self._flush_s
-
-    @property
     def lag_bytes(self) -> int:
         """How many bytes the store lacks of all logs."""
         return sum(outbox.lag_bytes for outbox in self._outboxes.values())
-
-    @property
-    def running(self) -> list[Stream]:
-        """The streams that are being written."""
-        return [outbox.stream for outbox in self._outboxes.values()]
 
     def note_error(self) -> None:
         """Count an error of the store."""
@@ -88,7 +78,7 @@ class Publisher:
             async with asyncio.timeout(within_s):
                 while any(not (outbox.closed or outbox.unstored) for outbox in self._outboxes.values()):
                     self._due.set()
-                    await asyncio.sleep(self._flush_s)
+                    await asyncio.sleep(self.flush_s)
         except TimeoutError:
             pass
         if self._writing is not None:
@@ -100,7 +90,7 @@ class Publisher:
         again_s = _AGAIN_S
         while True:
             try:
-                async with asyncio.timeout(self._flush_s if self._outboxes else None):
+                async with asyncio.timeout(self.flush_s if self._outboxes else None):
                     await self._due.wait()
             except TimeoutError:
                 pass
