@@ -65,7 +65,7 @@ bench-growth: $(VENV)/.stamp-bench
 # sources it is given, and they would hide what is edited there.
 compiled: $(COMPILED)/.stamp
 
-$(COMPILED)/.stamp: pyproject.toml $(shell find proxy -name "*.py" -o -name "*.js")
+$(COMPILED)/.stamp: pyproject.toml $(shell find proxy -name "*.py" -o -path "proxy/console/*")
 	$(PYTHON) -m venv $(COMPILED)
 	rm -rf $(COPY)
 	mkdir -p $(COPY)

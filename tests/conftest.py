@@ -8,12 +8,16 @@ import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from proxy.tools.fake.qwen import FakeQwen
 from proxy.upstream import broadcast
+
+if TYPE_CHECKING:
+    from tests.certificates import Authority
 
 # Before they are imported: then a failing assert in what tests share says what it found, as one in a test does.
 _SHARED = [f"tests.{path.stem}" for path in Path(__file__).parent.glob("*.py") if path.stem != "conftest"]
@@ -60,6 +64,14 @@ async def stage() -> AsyncIterator[Stage]:
     """An upstream that says what the test has it say."""
     async with staged() as one:
         yield one
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> "Authority":
+    """An authority whose certificates the test trusts."""
+    from tests.certificates import Authority
+
+    return Authority(tmp_path)
 
 
 @pytest.fixture

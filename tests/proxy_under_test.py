@@ -106,9 +106,12 @@ class Tee:
         streams: list[dict[str, Any]] = (await answer.json())["data"]
         return streams
 
-    async def admin(self, path: str) -> Answer:
+    async def admin(self, path: str, *headers: str, method: str = "GET", body: bytes = b"") -> Answer:
+        """Send a request to the admin port, with its token unless `headers` has another Authorization."""
         client = await self.connect(admin=True)
-        client.send(request("GET", path))
+        if not any(header.startswith("Authorization:") for header in headers):
+            headers = (f"Authorization: Bearer {self.proxy.operators.token}", *headers)
+        client.send(request(method, path, *headers, body=body), method=method)
         return await client.answer()
 
     async def metrics(self) -> str:

@@ -102,8 +102,11 @@ class Upstream:
     def send(self, *frames: bytes) -> None:
         """Send a read of events, each a chunk of its own."""
         self.now += 1
-        take_events = self.connection.take_events
-        if not (take_events and take_events(list(frames), b"".join(map(chunk, frames)), self.now)):
+        read = b"".join(map(chunk, frames))
+        take_event, take_events = self.connection.take_event, self.connection.take_events
+        if take_event and take_event(read, self.now):
+            return
+        if not (take_events and take_events(list(frames), read, self.now)):
             self.pump.received(b"".join(frames), self.now)
 
     def send_piece(self, piece: bytes) -> None:

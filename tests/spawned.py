@@ -18,17 +18,17 @@ FREE = {"STREAMTEE_LISTEN": "127.0.0.1:0", "STREAMTEE_ADMIN": "127.0.0.1:0"}
 
 @asynccontextmanager
 async def spawned(
-    *arguments: str, descriptors: tuple[int, int] | None = None, **settings: str
+    *arguments: str, descriptors: tuple[int, int] | None = None, stderr: int = PIPE, **settings: str
 ) -> AsyncIterator[Process]:
     """Run a command in a process of its own, with no setting of this one's environment.
 
-    `descriptors`: its soft and hard limit of them.
+    `descriptors`: its soft and hard limit of them. `stderr`: a descriptor for what it writes there.
     """
     limit = None if descriptors is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, descriptors)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")}
     command = (sys.executable, "-m", "proxy.tools.cli", *arguments)
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=PIPE, stderr=PIPE, env=environment | settings, preexec_fn=limit
+        *command, stdout=PIPE, stderr=stderr, env=environment | settings, preexec_fn=limit
     )
     try:
         async with asyncio.timeout(GUARD_S):

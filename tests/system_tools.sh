@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Installs what tests drive besides Python's packages: curl, promtool, Chromium, Node, Redis, the JavaScript clients of
-# tests/clients (with CI or WITH_CODEX set also the Codex CLI) and the older SDKs of tests/contract. The system's ones as
-# root with apt; what can't be installed here is skipped by the tests that need it, by name, and with CI=true they fail.
+# Installs what tests drive besides Python's packages: curl, promtool, nginx, Caddy, Redis, Chromium, Node, the
+# JavaScript clients of tests/clients (with CI or WITH_CODEX set also the Codex CLI) and the older SDKs of
+# tests/contract. The system's ones as root with apt; what can't be installed here is skipped by the tests that need it, by name, and with CI=true they fail.
 set -u
 cd "$(dirname "$0")" || exit 1
 missing=()
 command -v curl >/dev/null || missing+=(curl)
 command -v promtool >/dev/null || missing+=(prometheus)
+command -v nginx >/dev/null || missing+=(nginx-light)
+command -v caddy >/dev/null || missing+=(caddy)
+command -v systemd-analyze >/dev/null || missing+=(systemd)
 command -v chromium >/dev/null || missing+=(chromium)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)

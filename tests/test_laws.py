@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import event, given
+from hypothesis import event, example, given
 from hypothesis import strategies as st
 
 from proxy.dialects.chat import CHAT
@@ -502,6 +502,7 @@ def test_law_6_independence(
     st.sampled_from(DIALECTS),
     st.sampled_from([None, Truncated("m"), Garbled("m"), IdleTimeout("m")]),
 )
+@example([b"event:error"], DASHSCOPE, None)
 def test_law_7_one_ending(reads: list[bytes], dialect: Dialect, error: UpstreamError | None) -> None:
     """A response that broke off never looks complete, in no mode; `[DONE]` is there only if upstream said it."""
     raw, events = pumped(reads, dialect, error)

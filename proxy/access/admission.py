@@ -4,20 +4,31 @@
 call the other checks: `admit_generation` when the options of a generation have been read, `find` for a stream that a
 path names, and `admit_follower` just before the response to a follower begins.
 
+If callers have limits, `Routes` also has each handler behind `limited`, which keeps those that need no body; readers
+of bodies check the rest by `account`. Without, handlers are as they are, and a request costs nothing more.
+
 A new kind of caller is made in `callers`; a new requirement of a route is a member of `Needs` and a case of `admit`.
 """
 
+import functools
 import math
+from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
 
 from aiohttp import web
 
+from proxy.access.accounts import PLACE, Account, Accounts
 from proxy.access.callers import Caller, Callers
 from proxy.access.capabilities import INFO, READ
+from proxy.access.certificates import subject_of
 from proxy.access.grants import Grants
+from proxy.dialects.dialect import Dialect
+from proxy.downstream.response import ALLOWANCE
 from proxy.stream.hub import ANYONE, Hub
 from proxy.stream.stream import Stream
-from proxy.wire.errors import RequestError, UnknownStream
+from proxy.wire.errors import RequestError, TooLarge, UnknownStream
+
+Handler = Callable[..., Awaitable[web.StreamResponse]]
 
 
 class Needs(Enum):
@@ -36,8 +47,22 @@ class Needs(Enum):
 class Admission:
     """Decides whether a request may be served, and for which caller."""
 
-    def __init__(self, callers: Callers, grants: Grants, hub: Hub, *, shares_bodies: bool = False) -> None:
-        """`shares_bodies`: identical generation requests of one caller share one upstream call while it runs."""
+    def __init__(
+        self,
+        callers: Callers,
+        grants: Grants,
+        hub: Hub,
+        *,
+        shares_bodies: bool = False,
+        accounts: Accounts | None = None,
+        has_certificates: bool = False,
+    ) -> None:
+        """`shares_bodies`: identical generation requests of one caller share one upstream call while it runs.
+
+        `accounts`: those of callers with limits, if there are any. `has_certificates`: clients may show certificates.
+        """
+        self.accounts = accounts
+        self._has_certificates = has_certificates
         self._callers = callers
         self._grants = grants
         self._hub = hub
@@ -48,7 +73,10 @@ class Admission:
 
         While the process drains, nothing new is sent upstream; running streams can still be followed and cancelled.
         """
-        caller = self._callers.caller(request.headers)
+        if self._has_certificates:
+            caller = self._callers.caller_with(request.headers, subject_of(request.transport))
+        else:
+            caller = self._callers.caller(request.headers)
         if needs is Needs.UPSTREAM:
             if not caller.may_send:
                 caller.check_may_send()
@@ -56,6 +84,50 @@ class Admission:
         elif needs is Needs.IDENTITY:
             caller.check_owns_streams()
         return caller
+
+    def account(self, caller: Caller) -> Account | None:
+        """Return the account of a caller, which has its limits; None if it has none."""
+        return None if self.accounts is None or not caller.name else self.accounts.of(caller.digest)
+
+    def limited(self, handler: Handler, name: str, dialect: Dialect, needs: Needs) -> Handler:
+        """Return the handler of a route as it is called for callers with limits; `name` is that of the route."""
+        if self.accounts is None or needs is Needs.NOTHING:
+            return handler
+        serve = self._serve_limited if needs is Needs.UPSTREAM else self._serve_known
+        return functools.partial(serve, handler, name, dialect)
+
+    async def _serve_known(
+        self, handler: Handler, name: str, dialect: Dialect, request: web.BaseRequest, caller: Caller, **named: str
+    ) -> web.StreamResponse:
+        """Call a handler for a caller whose account may not have been opened yet."""
+        if self.accounts is not None and caller.name:
+            self.accounts.account(caller.name, caller.digest)
+        return await handler(request, caller, **named)
+
+    async def _serve_limited(
+        self, handler: Handler, name: str, dialect: Dialect, request: web.BaseRequest, caller: Caller, **named: str
+    ) -> web.StreamResponse:
+        """Call a handler that sends a request upstream, if the limits of the caller leave room for it.
+
+        Raises: NotAllowedForKey, TooLarge, LimitReached.
+        """
+        if self.accounts is None or not caller.name:
+            return await handler(request, caller, **named)
+        account = self.accounts.account(caller.name, caller.digest)
+        account.check_route(name)
+        check_length(request, account)
+        if "ident" in named:  # about a response that there is: a caller may end one when nothing is left of its limits
+            return await handler(request, caller, **named)
+        try:
+            place = account.take(looks_up=_looks_up(request, dialect))
+        finally:  # a request that is refused is told so, too
+            request[ALLOWANCE] = account.headers(dialect)
+        PLACE.set(place)
+        try:
+            return await handler(request, caller, **named)
+        finally:
+            PLACE.set(None)  # the next request of the connection runs in the same task
+            place.give_back()
 
     def admit_generation(
         self, caller: Caller, idempotent: bool, named: bool, follows: bool, at_once: bool, shares_bodies: bool = True
@@ -82,9 +154,29 @@ class Admission:
     def admit_follower(self, stream: Stream | None = None, *, followers: int = 1) -> None:
         """Check the limits on followers, in all and of this stream. Call this before the response begins.
 
-        Raises: Overloaded.
+        Raises: Overloaded, LimitReached.
         """
         self._hub.check_room_to_follow(stream, followers)
+        if self.accounts is not None and stream is not None:
+            self.accounts.check_followers((stream,))
+
+    def admit_caller(self, caller: Caller, mode: str) -> None:
+        """Check that a caller may have its streams in a mode, and follow one more, if there are to be more.
+
+        Raises: NotAllowedForKey, LimitReached.
+        """
+        account = self.account(caller)
+        if account is not None:
+            account.check_mode(mode)
+            account.check_followers(1 + self._hub.waiting(caller.digest))
+
+    def admit_view(self, streams: Iterable[Stream], mode: str) -> None:
+        """Check that streams may be sent in a mode, and all of them to one more client each.
+
+        Raises: NotAllowedForKey, LimitReached.
+        """
+        if self.accounts is not None:
+            self.accounts.check_view(list(streams), mode)
 
     def find(self, request: web.BaseRequest, caller: Caller, ident: str, right: str) -> tuple[Stream, float]:
         """Return a stream that the request may access, and when the access ends, in monotonic seconds.
@@ -114,3 +206,15 @@ class Admission:
                 pass
         caller.check_owns_streams()
         return self._hub.find(ident, caller.digest)
+
+
+def _looks_up(request: web.BaseRequest, dialect: Dialect) -> bool:
+    """Return whether a request to an API looks something up, such as a list of models: no stream begins with it."""
+    return request.method in ("GET", "HEAD") and dialect.frames.has_text and "Upgrade" not in request.headers
+
+
+def check_length(request: web.BaseRequest, account: Account) -> None:
+    """Check the Content-Length of a request. Raises: TooLarge."""
+    length, allowed = request.content_length, account.limits.body_bytes
+    if allowed and length is not None and length > allowed:
+        raise TooLarge(f"the request body has {length} bytes, this key may send {allowed}")

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
 from secrets import token_bytes
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from multidict import MultiMapping, istr
 
@@ -17,6 +17,18 @@ from proxy.dialects.route import KEY_HEADERS, shown_key
 from proxy.wire.errors import MissingRight, RequestError, Unauthorised
 
 _WHY_A_KEY = "callers are told apart by their keys. Send one, or set auth.anonymous in the configuration of the proxy"
+
+_NAMED = "\0"  # before a name, in what a digest is made of: no header holds it, so no key is taken for a name
+
+
+class Known(Protocol):
+    """Finds callers that are known by name."""
+
+    def of_key(self, key: str) -> str | None:
+        """Return the name of a key's caller; None if it is not known."""
+
+    def of_subject(self, subject: str) -> str | None:
+        """Return the name of the caller with a certificate of this subject; None if it is not accepted."""
 
 
 class Refusal(NamedTuple):
@@ -37,6 +49,7 @@ class Caller(NamedTuple):
     shows_key: bool = True  # a key or a token came in a header that holds keys
     may_send: bool = True  # it may send requests upstream; if not, it may access only what its capability names
     refusal: Refusal | None = None  # the error if it can't have streams of its own; None if it can
+    name: str = ""  # of a caller with a key of ours, or with a certificate
 
     @property
     def owns_streams(self) -> bool:
@@ -68,9 +81,12 @@ class Callers:
         digests: Sequence[str] | None = None,
         shares_anonymous: bool = False,
         key_headers: Iterable[str] = (),
+        known: Known | None = None,
         secret: bytes = b"",
     ) -> None:
         """`digests`: SHA-256 digests, in hex, of the keys that are accepted; None: every key is accepted.
+
+        `known`: finds the names of callers by their keys and certificates, which are then accepted, too.
 
         `shares_anonymous`: all requests without a key have the same caller, which has streams of its own; else such a
         request has a caller without. `key_headers`: names of further headers that hold keys.
@@ -78,6 +94,7 @@ class Callers:
         """
         self._capabilities = capabilities
         self._digests = _read(digests)
+        self._known = known
         self._shares_anonymous = shares_anonymous
         names = {name.lower(): istr(name) for name in (*KEY_HEADERS, *key_headers)}
         self._names = tuple(names.values())
@@ -91,13 +108,26 @@ class Callers:
         self._digests = _read(digests)
         self._of.cache_clear()
 
+    def forget(self) -> None:
+        """Look at keys anew: which ones are known has changed. Callers keep their streams."""
+        self._of.cache_clear()
+
     def caller(self, headers: MultiMapping[str]) -> Caller:
         """Return who sent a request with these headers."""
         return self._of(self._shown(headers))
 
+    def caller_with(self, headers: MultiMapping[str], subject: str) -> Caller:
+        """Return who sent a request with these headers, and with a certificate of this subject; "": without one."""
+        return self._of(self._shown(headers), subject)
+
     def keys(self, headers: MultiMapping[str]) -> list[str]:
         """Return the keys in these headers, each once."""
         return _distinct(self._shown(headers))
+
+    def unlisted(self, headers: MultiMapping[str]) -> list[str]:
+        """Return the keys in these headers that are neither accepted by their digests nor tokens."""
+        keys = _distinct(self._shown(headers))
+        return [key for key in keys if not self._is_listed(key) and self._capabilities.verify(key) is None]
 
     def _shown(self, headers: MultiMapping[str]) -> tuple[str, ...]:
         """Return the values of the headers that hold keys; a repeated header is one value (RFC 9110 section 5.3)."""
@@ -107,20 +137,42 @@ class Callers:
                 shown += (", ".join(headers.getall(name)),)
         return shown
 
-    def _caller(self, shown: tuple[str, ...]) -> Caller:
+    def _caller(self, shown: tuple[str, ...], subject: str = "") -> Caller:
         keys = _distinct(shown)
         if any(self._capabilities.verify(key) is not None for key in keys):
             why = Refusal(MissingRight, "a token gives access to one stream only; this request needs a key")
             return Caller(self._digest(keys), may_send=False, refusal=why)
         if self._digests is not None:
+            names = self._names_known(keys, subject)
+            if names:
+                return self._named(names)
             keys = list(filter(self._is_listed, keys))  # other keys are not sent upstream, so they identify nobody
             if not keys:
                 why = Refusal(Unauthorised, f"none of the accepted keys came in {self._names_text}")
                 return Caller(self._digest(keys), shows_key=bool(shown), may_send=False, refusal=why)
+        elif subject:
+            keys.append(_NAMED + subject)
         if keys or self._shares_anonymous:
             return Caller(self._digest(keys), shows_key=bool(keys))
         why = Refusal(Unauthorised, f"this request needs a key, and none came in {self._names_text}: {_WHY_A_KEY}")
         return Caller(self._digest(keys), shows_key=False, refusal=why)
+
+    def _names_known(self, keys: list[str], subject: str) -> set[str]:
+        """Return the names of the callers with these keys; if there are none, that of the one with a certificate."""
+        if self._known is None:
+            return set()
+        names = {name for key in keys if (name := self._known.of_key(key)) is not None}
+        if not names and subject and (name := self._known.of_subject(subject)) is not None:
+            names.add(name)
+        return names
+
+    def _named(self, names: set[str]) -> Caller:
+        """Return the caller of a name, whichever of its keys came; one that is refused, if they are of several."""
+        digest = self._digest([_NAMED + name for name in sorted(names)])
+        if len(names) == 1:
+            return Caller(digest, name=names.pop())
+        why = Refusal(Unauthorised, f"keys of {len(names)} callers came in {self._names_text}; send one")
+        return Caller(digest, may_send=False, refusal=why)
 
     def _is_listed(self, key: str) -> bool:
         given = hashlib.sha256(_encoded(key)).digest()

@@ -1,11 +1,12 @@
-"""The configuration's tables [auth], [capabilities] and [cors]."""
+"""The configuration's tables [auth], [tls], [admin_tls], [capabilities] and [cors]."""
 
 import re
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from proxy.settings import Table
+from proxy.settings import Count, Seconds, Table
+from proxy.upstream.settings import http_url
 
 # As browsers serialise it (HTML, "ASCII serialisation of an origin"): lower case, no default port, no path.
 _ORIGIN = re.compile(
@@ -19,11 +20,34 @@ class AuthConfig(Table):
     mode: Literal["pass", "keys"] = "pass"
     keys: tuple[str, ...] = ()
     anonymous: Literal["auto", "none", "shared"] = "auto"
+    keys_file: str = ""
+    usage_file: str = ""
+    hook_url: str = ""
+    hook_key: SecretStr = SecretStr("")
+    hook_timeout_s: Annotated[float, Field(gt=0)] = 2
+    hook_ttl_s: Seconds = 60
+    hook_size: Count = 10_000
 
     @property
     def accepted(self) -> tuple[str, ...] | None:
         """The digests of the keys that are accepted; None: every key is."""
         return self.keys if self.mode == "keys" else None
+
+    @property
+    def knows_names(self) -> bool:
+        """Whether callers are known by name, from a file or from a hook."""
+        return bool(self.keys_file or self.hook_url)
+
+    @field_validator("hook_url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        return http_url(url) if url else url
+
+    @model_validator(mode="after")
+    def _names_go_with_keys(self) -> "AuthConfig":
+        if self.mode == "pass" and (self.knows_names or self.usage_file):
+            raise ValueError('keys_file, usage_file and hook_url go with mode = "keys"')
+        return self
 
     @field_validator("keys")
     @classmethod
@@ -32,6 +56,22 @@ class AuthConfig(Table):
             if len(key) != 64 or not set(key) <= set("0123456789abcdef"):
                 raise ValueError(f"number {number} is not the SHA-256 digest of a key in 64 lower-case hex digits")
         return keys
+
+
+class TlsConfig(Table):
+    """[tls], [admin_tls]: the certificate of a port, and whose certificates clients may show."""
+
+    certificate: str = ""
+    key: str = ""
+    minimum: Literal["1.2", "1.3"] = "1.2"
+    client_ca: str = ""
+    client_required: bool = True
+
+    @model_validator(mode="after")
+    def _has_certificate(self) -> "TlsConfig":
+        if (self.key or self.client_ca) and not self.certificate:
+            raise ValueError("key and client_ca go with a certificate")
+        return self
 
 
 class CapabilitiesConfig(Table):

@@ -67,7 +67,9 @@ class ChatReader(LearningReader):
             self.ended = True
             return None
         chunk = json_object(data or b"")
-        choices, usage = chunk.get("choices"), chunk.get("usage") or record(chunk.get("x_groq")).get("usage")
+        choices, usage = chunk.get("choices"), chunk.get("usage")
+        if not usage and "x_groq" in chunk:
+            usage = record(chunk["x_groq"]).get("usage")
         if named or not (choices or usage) or "error" in chunk:
             self._note_failure(frame, data or b"", chunk, named)
         if self.model is None and isinstance(model := chunk.get("model"), str):

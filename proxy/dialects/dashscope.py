@@ -99,8 +99,8 @@ class DashScopeReader(LearningReader):
         refuses = named or _says_status(frame)
         if refuses or not output or "error" in result:
             found = failure(frame, data or b"", result, named=refuses)
-            # The SDK recognises errors by the event's name alone.
-            self._fail(found._replace(recognised=named) if found is not None else None)
+            # The SDK recognises errors by the event's name, but only when the event has data.
+            self._fail(found._replace(recognised=named and data is not None) if found is not None else None)
         if self.model is None:
             self.model = _model(result)
         if self.request_id is None and isinstance(ident := result.get("request_id"), str):

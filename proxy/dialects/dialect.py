@@ -1,19 +1,19 @@
 """What the rest of the proxy needs from an API: the protocols that each dialect implements, and their types."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from proxy.dialects.failure import Failure
 from proxy.dialects.increment import Assembler, Channel
 from proxy.wire.errors import ProxyError
-from proxy.wire.http import RawHeaders
+from proxy.wire.http import Headers, RawHeaders
 from proxy.wire.json_members import members
 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
-_MOST_TOKENS = 1 << 53
 _MODEL_WITHIN_BYTES = 64 * 1024
+_MOST_TOKENS = 1 << 53
 
 
 class TextKind(Enum):
@@ -113,6 +113,13 @@ class Reader(Protocol):
     @property
     def finished(self) -> bool:
         """True when the stream is complete if its response ends cleanly now, with or without a final event."""
+
+    @property
+    def surroundings(self) -> tuple[bytes, bytes] | None:
+        """What precedes and follows the text of `ordinary` frames that differ in nothing else.
+
+        It begins a frame and ends it, without a CR, and the text ends at the first quotation mark. None: not known.
+        """
 
     def ordinary(self, frame: bytes) -> bool:
         """Return, without parsing, whether a frame adds only generated text, so that `note` need not be called for it.
@@ -242,6 +249,36 @@ class Objects(Protocol):
         """Return the number in a frame by which clients resume; None, if it has none."""
 
 
+class Allowance(NamedTuple):
+    """What a limit on a caller leaves: how much it allows, how much is left, and in how many seconds it begins anew."""
+
+    limit: int
+    left: int
+    ends_in_s: int
+
+
+def rate_limit_headers(requests: Allowance | None, tokens: Allowance | None, unix_s: float) -> Headers:
+    """Return the headers that tell a client what its limits leave, as clients of most of these APIs read them."""
+    headers: Headers = []
+    for what, one in ((b"requests", requests), (b"tokens", tokens)):
+        if one is not None:
+            headers += [
+                (b"x-ratelimit-limit-" + what, b"%d" % one.limit),
+                (b"x-ratelimit-remaining-" + what, b"%d" % one.left),
+                (b"x-ratelimit-reset-" + what, _duration(one.ends_in_s)),
+            ]
+    return headers
+
+
+def _duration(seconds: int) -> bytes:
+    """Return a duration as Go writes it, which these headers have: 6m0s."""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return b"%dh%dm%ds" % (hours, minutes, seconds)
+    return b"%dm%ds" % (minutes, seconds) if minutes else b"%ds" % seconds
+
+
 class Dialect(NamedTuple):
     """One API: how its requests and its responses are read and written."""
 
@@ -251,6 +288,10 @@ class Dialect(NamedTuple):
     documents: Documents
     objects: Objects | None = None
     """None: its responses are not stored, or have no ids to fetch them by."""
+    cached_apart: bool = False
+    """Whether usage counts the prompt's tokens that a cache had, or was given, beside those of the prompt."""
+    limit_headers: Callable[[Allowance | None, Allowance | None, float], Headers] = rate_limit_headers
+    """Returns the headers that tell a client what its limits leave, on requests and on tokens, at a Unix time."""
 
 
 class StreamedByBody:
@@ -273,13 +314,34 @@ def model_of(body: bytes) -> str | None:
     return model and model[1].decode(errors="replace")
 
 
-def count(usage: Any, name: str, part: str | None = None) -> int:
-    """Return the number `name` of a usage object, or the number `part` of its object `name`; 0 if it is missing."""
-    stated = usage.get(name) if isinstance(usage, dict) else None
-    if part is not None:
-        stated = stated.get(part) if isinstance(stated, dict) else None
+def first_count(usage: dict[str, Any], names: tuple[str, ...]) -> int:
+    """Return the first of these numbers of a usage object that is not 0; 0 if there is none."""
+    for name in names:
+        stated = usage.get(name)
+        if stated is not None:
+            number = stated if type(stated) is int else _number(stated)
+            if 0 < number < _MOST_TOKENS:
+                return number
+    return 0
+
+
+def _number(stated: Any) -> int:
+    """Return a number that is stated as a float or as text, too; 0 for anything else."""
     if isinstance(stated, str):
-        stated = int(stated) if stated.isdecimal() and len(stated) < 19 else 0
-    elif isinstance(stated, float) and stated.is_integer():  # False for infinity
-        stated = int(stated)
-    return stated if isinstance(stated, int) and 0 < stated < _MOST_TOKENS else 0
+        return int(stated) if stated.isdecimal() and len(stated) < 19 else 0
+    if isinstance(stated, float) and stated.is_integer():  # False for infinity
+        return int(stated)
+    return int(stated) if isinstance(stated, int) else 0
+
+
+def tokens_of_document(document: bytes) -> int:
+    """Return the tokens that a response states which is not a stream, of request and answer; 0 if it states none."""
+    stated = members(document) if b'"usage"' in document else None
+    usage = None if stated is None else stated.get("usage")
+    if not isinstance(usage, dict):
+        return 0
+    parts = [first_count(usage, (name,)) for name in _PARTS]
+    return first_count(usage, ("total_tokens",)) or sum(parts)
+
+
+_PARTS = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")

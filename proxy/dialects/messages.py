@@ -12,17 +12,18 @@ else its event field; Anthropic's SDKs skip events without that field, errors in
 Sources: Anthropic, "Streaming Messages" and "Errors"; Model Studio, "Anthropic-compatible Messages".
 """
 
+from datetime import UTC, datetime
 from typing import Any
 
 from proxy.dialects.blocks import BLOCK, DELTA, MESSAGE, START, STOP, TEXTS, BlockDocuments, event_field, read_event
 from proxy.dialects.delta import record
-from proxy.dialects.dialect import Dialect, Reader, StreamedByBody, TextKind
+from proxy.dialects.dialect import Allowance, Dialect, Reader, StreamedByBody, TextKind
 from proxy.dialects.error_codes import TYPES_OF_STATUSES
 from proxy.dialects.failure import FOREIGN, failure, foreign
 from proxy.dialects.reader import LearningReader, read_usage
 from proxy.wire import json_text
 from proxy.wire.errors import Overloaded, ProxyError, RateLimited
-from proxy.wire.http import RawHeaders
+from proxy.wire.http import Headers, RawHeaders
 from proxy.wire.json_members import members
 from proxy.wire.sse import COMMENT, fields, payload
 
@@ -174,4 +175,20 @@ def _generated(block: dict[str, Any]) -> TextKind | None:
     return next((_KINDS[key] for key in ("text", "thinking") if block.get(key)), None)
 
 
-MESSAGES = Dialect("anthropic", MessagesRequests(), MessagesFrames(), BlockDocuments())
+def _limit_headers(requests: Allowance | None, tokens: Allowance | None, unix_s: float) -> Headers:
+    """Return the headers that tell a client what its limits leave; a window ends at a time (RFC 3339)."""
+    headers: Headers = []
+    for what, one in ((b"requests", requests), (b"tokens", tokens)):
+        if one is not None:
+            ends_at = datetime.fromtimestamp(int(unix_s) + one.ends_in_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            headers += [
+                (b"anthropic-ratelimit-%b-limit" % what, b"%d" % one.limit),
+                (b"anthropic-ratelimit-%b-remaining" % what, b"%d" % one.left),
+                (b"anthropic-ratelimit-%b-reset" % what, ends_at.encode()),
+            ]
+    return headers
+
+
+MESSAGES = Dialect(
+    "anthropic", MessagesRequests(), MessagesFrames(), BlockDocuments(), cached_apart=True, limit_headers=_limit_headers
+)

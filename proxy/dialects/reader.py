@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from proxy.dialects.dialect import Usage, count
+from proxy.dialects.dialect import Usage, first_count
 from proxy.dialects.failure import Failure
 from proxy.wire.sse import COMMENT
 
@@ -91,6 +91,11 @@ class LearningReader:
         frame, self._unread = self._unread, None
         if frame is not None:
             self._read_numbers(frame)
+
+    @property
+    def surroundings(self) -> tuple[bytes, bytes] | None:
+        """The head and the tail, if ordinary frames have no numbers that differ."""
+        return None if self._numbered or self._head is _NEVER else (self._head, self._tail)
 
     def ordinary(self, frame: bytes) -> bool:
         """Return, without parsing, whether a frame adds only generated text; False when in doubt.
@@ -181,26 +186,36 @@ def read_usage(stated: Any) -> Usage | None:
             return Usage(*map(sum, zip(*counts, strict=True)))
     read = stated.get("prompt_tokens_details") or stated.get("input_tokens_details")
     made = stated.get("completion_tokens_details") or stated.get("output_tokens_details")
-    written = "cache_creation_input_tokens"
+    of_read: dict[str, Any] = read if isinstance(read, dict) else {}
+    of_made: dict[str, Any] = made if isinstance(made, dict) else {}
     return Usage(
-        count(stated, "prompt_tokens") or count(stated, "input_tokens"),
-        count(stated, "completion_tokens") or count(stated, "output_tokens"),
-        count(made, "reasoning_tokens") or count(made, "thinking_tokens"),
-        count(read, "cached_tokens") or count(stated, "cached_tokens") or count(stated, "cache_read_input_tokens"),
-        count(read, written) or count(stated, written),
-        count(read, "audio_tokens") + count(made, "audio_tokens") or count(stated, "audio_tokens"),
-        count(read, "image_tokens") + count(made, "image_tokens") or count(stated, "image_tokens"),
+        first_count(stated, _PROMPT),
+        first_count(stated, _COMPLETION),
+        first_count(of_made, _REASONING) if of_made else 0,
+        first_count(of_read, _CACHED) or first_count(stated, _CACHED),
+        first_count(of_read, _CACHE_WRITTEN) or first_count(stated, _CACHE_WRITTEN),
+        first_count(of_read, _AUDIO) + first_count(of_made, _AUDIO) or first_count(stated, _AUDIO),
+        first_count(of_read, _IMAGE) + first_count(of_made, _IMAGE) or first_count(stated, _IMAGE),
         _tool_calls(stated),
     )
+
+
+_PROMPT = ("prompt_tokens", "input_tokens")
+_COMPLETION = ("completion_tokens", "output_tokens")
+_REASONING = ("reasoning_tokens", "thinking_tokens")
+_CACHED = ("cached_tokens", "cache_read_input_tokens")
+_CACHE_WRITTEN = ("cache_creation_input_tokens",)
+_AUDIO = ("audio_tokens",)
+_IMAGE = ("image_tokens",)
 
 
 def _tool_calls(stated: dict[str, Any]) -> int:
     """Return the number of tool calls: `x_tools` of Responses and `plugins` of the native API name each tool."""
     tools = stated.get("x_tools") or stated.get("plugins")
     if isinstance(tools, dict):
-        return sum(count(tool, "count") for tool in tools.values())
+        return sum([first_count(tool, ("count",)) for tool in tools.values() if isinstance(tool, dict)])
     requests = stated.get("server_tool_use")  # of Messages: {"web_search_requests": 1}
-    return sum(count(requests, name) for name in requests) if isinstance(requests, dict) else 0
+    return sum([first_count(requests, (name,)) for name in requests]) if isinstance(requests, dict) else 0
 
 
 def _place(frame: bytes, key: str, text: str) -> tuple[int, int]:

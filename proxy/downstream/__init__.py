@@ -12,6 +12,7 @@ Read in this order:
 * `connection`: one connection of a client, from one request to the next
 * `client_connections`: the time-outs of all connections, and the bytes held for them; `descriptors`, `unsent`: what the
   operating system reports about them
+* `tls`: the certificate of a port, and those that clients show
 * `request_body`: reads the body of a request
 * `inline`: lets aiohttp handle a request without a task of its own
 """

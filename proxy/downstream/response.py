@@ -19,6 +19,7 @@ from aiohttp.abc import AbstractStreamWriter
 from proxy.wire.http import LAST_CHUNK, Headers, chunk, head
 
 EXTRA = web.RequestKey("extra", list[tuple[bytes, bytes]])  # on a request: headers of its response, for CORS
+ALLOWANCE = web.RequestKey("allowance", list[tuple[bytes, bytes]])  # on a request: what its caller's limits leave
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close by RST
 
 
@@ -120,6 +121,9 @@ class Downstream:
             extra = request.get(EXTRA)
             if extra is not None:  # replaces the upstream's: browsers refuse a second Access-Control-Allow-Origin
                 lines = [line for line in lines if not line[0].lower().startswith(b"access-control-")] + extra
+            allowance = request.get(ALLOWANCE)
+            if allowance:
+                lines = in_place_of(lines, allowance)
         if self._chunked_body:
             # Never `Connection: close`, because then undici (Node's fetch) takes a chunked body that breaks off for a
             # complete one. RFC 9112 section 9.6 only says that it should be sent.
@@ -245,6 +249,12 @@ class Downstream:
     def _wake(self) -> None:
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
+
+
+def in_place_of(lines: Headers, ours: Headers) -> Headers:
+    """Return headers with some added, in place of any that have the same names."""
+    names = {name for name, _ in ours}
+    return [line for line in lines if line[0].lower() not in names] + ours
 
 
 def reset(transport: asyncio.Transport) -> None:

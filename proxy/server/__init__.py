@@ -16,5 +16,6 @@ Read in this order:
 * `directory`: finds streams of other processes, which share a store; `shared_store`: connects to it
 * `models`: the upstreams that serve configured models, and the list of these
 * `upstreams`: makes the configured upstreams; `json_responses`: the proxy's own JSON, and errors
-* `admin`: the admin port
+* `admin`: a folder, for the admin port; `openapi`: the OpenAPI document of both ports, which it serves
+* `identification`: keeps callers with names, their limits and their usage up to date; `usage`: tells them of it
 """

@@ -1,35 +1,41 @@
 """Makes the parts of the proxy from its configuration, connects them, listens, and stops.
 
-`route_table` makes the handlers of the data port, whose routes the README's "HTTP surface" lists. The admin port serves
-metrics, readiness and a live feed.
+`route_table` makes the handlers of the data port, whose routes the README's "HTTP surface" lists; `admin` those of the
+admin port.
 """
 
 import asyncio
 import logging
+import socket
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from secrets import token_urlsafe
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy.access.admission import Admission, Needs
+from proxy.access.accounts import Accounts
+from proxy.access.admission import Admission
 from proxy.access.callers import Callers
 from proxy.access.capabilities import Capabilities
 from proxy.access.grants import Grants
-from proxy.access.pages import Hosts, Pages
+from proxy.access.operators import OperatorAccess
+from proxy.access.pages import Hosts, Pages, is_loopback
 from proxy.access.response_ids import GivenIds
-from proxy.dialects import table
+from proxy.access.settings import TlsConfig
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
-from proxy.server.admin import Admin
+from proxy.downstream.tls import ServerTls, TlsFiles
+from proxy.server.admin.paths import AdminPort
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
 from proxy.server.directory import Directory
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
+from proxy.server.identification import Identification, Serve, identification
 from proxy.server.route_table import RouteTable
 from proxy.server.routes import Routes
 from proxy.server.shared_store import connected
@@ -40,11 +46,15 @@ from proxy.stream.endings import DRAINED
 from proxy.stream.hub import Hub
 from proxy.stream.observer import Observer, Observers
 from proxy.stream.stream import Stream
+from proxy.stream.subscription import Subscription
 from proxy.telemetry import access_log
 from proxy.telemetry.allocator import IdleTrim, malloc_trim
+from proxy.telemetry.caller_metrics import CallerMetrics
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
+from proxy.telemetry.overview import Overview
+from proxy.telemetry.prices import Prices
 from proxy.timers import sleep
 
 if TYPE_CHECKING:
@@ -74,12 +84,17 @@ class Proxy:
         pacer = Pacer(loop.call_later, time.monotonic)
         self.config = config
         self.metrics = Metrics(limits.model_labels)
+        if config.prices.models:
+            self.metrics.prices = Prices(config.prices)
         descriptors = Descriptors.of_process()
         self.upstreams = Upstreams(config, self.metrics, descriptors)
         self.feed = LiveFeed()
         self.calls = Calls()
         self.lost_calls = LostCalls(config.generations.attach_retries_s)
         self.tracing = tracing or _traced(config)
+        self.identification = identification(config.auth, has_certificates=bool(config.tls.client_ca))
+        self.callers, self.grants = access_of(config, self.identification)
+        accounts = None if self.identification is None else self.identification.accounts
         has_key = bool(config.upstream.key.get_secret_value())
         self.given = GivenIds(lambda: self.hub.found(), time.monotonic) if has_key else None
         self.hub = Hub(
@@ -90,9 +105,10 @@ class Proxy:
             max_pending_bytes=limits.total_pending_bytes,
             call_soon=loop.call_soon,
             pacer=pacer,
-            observers=self._observers(),
+            observers=self._observers(accounts),
             on_forgotten=self._forget,
-            on_subscription_ended=self.metrics.subscription_ended,
+            on_subscription_ended=self.metrics.subscription_ended if accounts is None else self._subscription_ended,
+            on_attached=None if accounts is None else accounts.attached,
         )
         self.clients = ClientConnections(
             ClientTimeouts(**config.clients.model_dump()),
@@ -107,10 +123,19 @@ class Proxy:
         publisher = None if self.node is None else self.node.publisher
         self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name, publisher)
         self.metrics.background_loops += [self.hub.background, pacer.background, self.clients.background]
-        self.callers, self.grants = access_of(config)
+        if self.identification is not None:
+            self.metrics.background_loops.append(self.identification.background)
+            self.page.registry.register(
+                CallerMetrics(self.identification.accounts, lambda: self.config.limits.caller_labels)
+            )
         self.pages = Pages(config.cors.origins)
         self.admission = Admission(
-            self.callers, self.grants, self.hub, shares_bodies=config.generations.share == "body"
+            self.callers,
+            self.grants,
+            self.hub,
+            shares_bodies=config.generations.share == "body",
+            accounts=accounts,
+            has_certificates=bool(config.tls.client_ca),
         )
         self.route_table = RouteTable(
             lambda: self.config,
@@ -126,7 +151,9 @@ class Proxy:
             self.tracing,
             self.directory,
         )
-        self.admin = Admin(self.hub, self.page, self.feed, self.readiness)
+        self.operators = OperatorAccess(_admin_token(config))
+        self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url)
+        self.tls = [_tls(config.tls), _tls(config.admin_tls)]
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
@@ -135,14 +162,26 @@ class Proxy:
         self.url = ""
         self.admin_url = ""
 
-    def _observers(self) -> Observers:
+    def _subscription_ended(self, subscription: Subscription) -> None:
+        self.metrics.subscription_ended(subscription)
+        if self.admission.accounts is not None:
+            self.admission.accounts.left(subscription)
+
+    def _observers(self, accounts: Accounts | None) -> Observers:
         tracing = self.tracing
+        counted_begun, counted_ended = ([], []) if accounts is None else ([accounts.begun], [accounts.ended])
         spans_begun, spans_ended = ([], []) if tracing is None else ([tracing.begun], [tracing.ended])
         return Observers(
             # Spans first: they set the trace id, which the feed and the store show.
-            begun=[*spans_begun, self.feed.begun, *self._stored(lambda node, stream: node.begun(stream))],
+            begun=[
+                *counted_begun,
+                *spans_begun,
+                self.feed.begun,
+                *self._stored(lambda node, stream: node.begun(stream)),
+            ],
             answered=[self.calls.answered],
             ended=[
+                *counted_ended,
                 *([] if self.given is None else [self.given.ended]),
                 *spans_ended,
                 self.metrics.ended,
@@ -175,22 +214,41 @@ class Proxy:
         self.calls.forget(stream)
         self.lost_calls.forget(stream)
 
-    async def start(self) -> None:
-        """Listen. Raises: OSError, when an address is taken."""
+    async def start(self, sockets: Mapping[str, socket.socket] | None = None) -> None:
+        """Listen. Raises: OSError, when an address is taken.
+
+        `sockets`: those that listen already, for the keys `listen` and `admin`; the configuration has their addresses,
+        since what is safe depends on them.
+        """
+        given = sockets or {}
         if self.node is not None:
             self.node.start()
         try:
+            config = self.config
+            data = self.route_table.routes()
+            serve: Serve = Cors(config.cors, data, self.metrics, config.key_headers) if config.cors.origins else data
+            if self.identification is not None:
+                serve = self.identification.asking(serve)
             self.url, self._data_site = await self._listen(
-                self._runner(self.route_table.routes(), self.config.listen, is_admin=False), self.config.listen
+                self._runner(serve, data, config.listen, is_admin=False),
+                config.listen,
+                given.get("listen"),
+                self.tls[0],
             )
-            if self.config.admin:
+            if config.admin:
+                admin = self._admin_port(data)
                 self.admin_url, _ = await self._listen(
-                    self._runner(self._admin_routes(), self.config.admin, is_admin=True), self.config.admin
+                    self._runner(admin, admin.routes, config.admin, is_admin=True),
+                    config.admin,
+                    given.get("admin"),
+                    self.tls[1],
                 )
         except OSError:
             await self.stop()
             raise
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
+        if self.identification is not None:
+            self._background.append(asyncio.create_task(self.identification.watch()))
 
     async def drain(self) -> None:
         """Stop accepting, let everything that was asked for finish for at most `drain_s`, end the rest, and stop.
@@ -231,31 +289,67 @@ class Proxy:
         await self.upstreams.close()
         if self.node is not None:
             await self.node.close()
+        if self.identification is not None:
+            await self.identification.close()
         if self.tracing is not None:
             await self.tracing.close()
 
-    def _admin_routes(self) -> Routes:
-        """Return the routes of the admin port."""
-        served = Routes(self.admission.admit, self.metrics, table.OWN)
-        for path, handler in self.admin.endpoints():
-            for method in ("GET", "HEAD"):
-                served.add(method, path, self.pages.only(handler), "admin", table.OWN, Needs.NOTHING)
-        return served
+    @property
+    def console_url(self) -> str:
+        """The URL of the console, with the admin token if the proxy has made it; "" if the console is not served.
 
-    async def _listen(self, runner: web.BaseRunner, where: str) -> tuple[str, web.BaseSite]:
+        The token is in the fragment, which browsers send to nobody: no log, no Referer and no other proxy has it.
+        """
+        if not self.admin_url or not self.operators.token:
+            return ""
+        is_made = not self.config.admin_token.get_secret_value()
+        return f"{self.admin_url}/console" + (f"#token={self.operators.token}" if is_made else "")
+
+    def _admin_port(self, data: Routes) -> AdminPort:
+        """Return the handler of the admin port; `data`: the routes of the data port."""
+        return AdminPort(
+            self.operators,
+            self.hub,
+            self.route_table.follow,
+            self.grants,
+            self.metrics,
+            self.page,
+            self.feed,
+            self.overview,
+            data,
+            self.readiness,
+        )
+
+    def refresh(self) -> None:
+        """Read the files again that the configuration names: certificates, and callers' keys.
+
+        Raises: OSError, ValueError, for a certificate that can't be used; the one before stays in use.
+        """
+        if self.identification is not None:
+            self.identification.refresh()
+        for tls in self.tls:
+            if tls is not None:
+                tls.reload()
+
+    async def _listen(
+        self, runner: web.BaseRunner, where: str, listening: socket.socket | None, tls: ServerTls | None
+    ) -> tuple[str, web.BaseSite]:
         host, port = address(where)
         await runner.setup()
         self._runners.append(runner)
-        site = web.TCPSite(runner, host, port, backlog=4096)
+        context = None if tls is None else tls.context
+        site: web.BaseSite = web.TCPSite(runner, host, port, backlog=4096, ssl_context=context)
+        if listening is not None:
+            site = web.SockSite(runner, listening, backlog=4096, ssl_context=context)
         await site.start()
         port = runner.addresses[0][1]
         shown = f"[{host}]" if ":" in host else host
-        return f"http://{shown}:{port}", site
+        return f"{'http' if tls is None else 'https'}://{shown}:{port}", site
 
-    def _runner(self, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
+    def _runner(self, handler: Any, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
         config = self.config
         server = Listener(
-            Cors(config.cors, routes, self.metrics, config.key_headers) if config.cors.origins else routes,
+            handler,
             routes.refuse_unparsed,
             header_bytes=config.limits.header_bytes,
             max_headers=config.limits.headers,
@@ -288,7 +382,15 @@ class Proxy:
         self.hub.blocked = "the store, without which no stream may begin, can't be reached" if is_blocked else None
 
 
-def access_of(config: Config) -> tuple[Callers, Grants]:
+def _admin_token(config: Config) -> str:
+    """Return the configured admin token, or a new one for a port on loopback; "" if nobody is to have access."""
+    configured = config.admin_token.get_secret_value()
+    if configured or not config.admin or not is_loopback(address(config.admin)[0]):
+        return configured
+    return token_urlsafe(32)
+
+
+def access_of(config: Config, named: Identification | None = None) -> tuple[Callers, Grants]:
     """Make the configured Callers and Grants."""
     capabilities = Capabilities([secret.get_secret_value() for secret in config.capabilities.secrets])
     callers = Callers(
@@ -297,7 +399,10 @@ def access_of(config: Config) -> tuple[Callers, Grants]:
         shares_anonymous=config.shares_anonymous,
         key_headers=config.key_headers,
         secret=config.store.secret.get_secret_value().encode(),
+        known=None if named is None else named.known,
     )
+    if named is not None:
+        named.use(callers)
     return callers, Grants(
         capabilities,
         callers,
@@ -305,6 +410,14 @@ def access_of(config: Config) -> tuple[Callers, Grants]:
         ttl_max_s=config.capabilities.ttl_max_s,
         trusted_origins=config.cors.origins if config.cors.credentials else (),
     )
+
+
+def _tls(config: TlsConfig) -> ServerTls | None:
+    """Make the TLS of a port, if it is configured. Raises: OSError, ValueError."""
+    if not config.certificate:
+        return None
+    files = TlsFiles(config.certificate, config.key, config.client_ca)
+    return ServerTls(files, minimum=config.minimum, client_required=config.client_required)
 
 
 def _traced(config: Config) -> "Tracing | None":

@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,11 +20,12 @@ from pydantic_settings import (
 )
 
 from proxy.access.pages import is_loopback
-from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig
+from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig, TlsConfig
 from proxy.dialects import table
 from proxy.dialects.route import AUTHORIZATION, KEY_HEADERS
 from proxy.settings import Bytes, Count, Seconds, Table
 from proxy.store.settings import StoreConfig
+from proxy.telemetry.settings import PricesConfig
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.settings import DEFAULT, BreakerConfig, ModelConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
 from proxy.wire.http import HOP_BY_HOP
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _OTHERS = ("STREAMTEE_TAIL_KEY",)  # not part of the configuration: the key that `streamtee tail` sends
 _PATH = re.compile(r"/[!-~]*")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_SECRET = re.compile(r"[!-~]{16,512}")  # as a Bearer token, it has to fit into a header
 _FRAMING = ("host", "content-length", "cookie")
 _OTEL = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 _NAME = re.compile(r"[a-z](?:[_-]?[a-z0-9])*")  # two underscores would separate two keys in an environment variable
@@ -143,6 +145,7 @@ class LimitsConfig(Table):
     followers: Count = 50_000
     followers_per_stream: Count = 20_000
     model_labels: Count = 50
+    caller_labels: Count = 50
 
 
 class OtelConfig(Table):
@@ -165,6 +168,8 @@ class Config(BaseSettings):
 
     listen: str = "127.0.0.1:8080"
     admin: str = "127.0.0.1:9090"
+    admin_token: SecretStr = SecretStr("")
+    admin_token_file: str = ""  # its contents become `admin_token`
     hosts: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     drain_s: Seconds = 30
@@ -181,9 +186,12 @@ class Config(BaseSettings):
     clients: ClientsConfig = ClientsConfig()
     limits: LimitsConfig = LimitsConfig()
     auth: AuthConfig = AuthConfig()
+    tls: TlsConfig = TlsConfig()
+    admin_tls: TlsConfig = TlsConfig()
     capabilities: CapabilitiesConfig = CapabilitiesConfig()
     cors: CorsConfig = CorsConfig()
     otel: OtelConfig = OtelConfig()
+    prices: PricesConfig = PricesConfig()
     store: StoreConfig = StoreConfig()
 
     @property
@@ -197,6 +205,31 @@ class Config(BaseSettings):
         if self.auth.anonymous == "auto":
             return all(_is_loopback(address(text)[0]) for text in (self.listen, self.admin) if text)
         return self.auth.anonymous == "shared"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_the_token(cls, given: dict[str, Any]) -> dict[str, Any]:
+        path = given.get("admin_token_file")
+        if not path:
+            return given
+        if given.get("admin_token"):
+            raise ValueError("admin_token and admin_token_file are both given; one is enough")
+        try:
+            token = Path(path).read_text().strip()
+        except (OSError, UnicodeError) as error:
+            raise ValueError(f"admin_token_file: {path} can't be read: {error}") from None
+        if not token:
+            raise ValueError(f"admin_token_file: {path} is empty")
+        return {name: value for name, value in given.items() if name != "admin_token_file"} | {"admin_token": token}
+
+    @field_validator("admin_token")
+    @classmethod
+    def _is_long(cls, token: SecretStr) -> SecretStr:
+        if token.get_secret_value() and not _SECRET.fullmatch(token.get_secret_value()):
+            raise ValueError(
+                "it is not 16 characters or more, of ASCII without spaces; `openssl rand -hex 32` makes one"
+            )
+        return token
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -214,8 +247,12 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _keys_fit_the_mode(self) -> "Config":
-        if self.auth.mode == "keys" and not (self.auth.keys and self.upstream.key.get_secret_value()):
-            raise ValueError('auth.mode = "keys" needs auth.keys, and upstream.key to send instead of theirs')
+        accepts = self.auth.keys or self.auth.knows_names or self.tls.client_ca
+        if self.auth.mode == "keys" and not (accepts and self.upstream.key.get_secret_value()):
+            raise ValueError(
+                'auth.mode = "keys" needs auth.keys, auth.keys_file, auth.hook_url or tls.client_ca, and upstream.key'
+                " to send instead of theirs"
+            )
         if self.auth.mode == "keys" and self.auth.anonymous == "shared":
             raise ValueError(
                 'auth.anonymous = "shared" goes with auth.mode = "pass"; in mode keys all callers show a key'

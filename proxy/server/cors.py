@@ -69,7 +69,7 @@ class Cors:
             return await self._routes(request)
         if not self.allows(origin):
             error = OriginNotAllowed(f"the origin {origin[:200]!r} is not one that may ask here")
-            self._metrics.rejected[error.code] += 1
+            self._metrics.rejected[error.kind] += 1
             self._metrics.requests[endpoint.name, "OPTIONS", error.status] += 1
             return refuse(error, endpoint.dialect)
         asked = (name.strip() for name in headers.get("Access-Control-Request-Headers", "").split(","))

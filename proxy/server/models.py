@@ -9,6 +9,7 @@ from aiohttp import web
 from proxy.access.callers import Caller
 from proxy.dialects import table
 from proxy.server.json_responses import answer
+from proxy.settings import ByModel
 from proxy.upstream.settings import ModelConfig
 from proxy.wire.errors import BadRequest, UnknownModel
 from proxy.wire.json_members import members
@@ -25,13 +26,11 @@ class Models:
     """Chooses the upstream for a request by the model that its body names, as configured in [[models]]."""
 
     def __init__(self, models: Iterable[ModelConfig]) -> None:
-        self._exact = {one.name: one for one in models if not one.name.endswith("*")}
-        beginnings = {one.name[:-1]: one for one in models if one.name.endswith("*")}
-        self._beginnings = sorted(beginnings.items(), key=lambda item: len(item[0]), reverse=True)
+        self._rows = ByModel({one.name: one for one in models})
 
     def __bool__(self) -> bool:
         """Return whether any are configured: without them, no body needs to be read."""
-        return bool(self._exact or self._beginnings)
+        return bool(self._rows)
 
     def choose(self, body: bytes) -> Choice:
         """Return the upstream for a body, and the body with its model's name there; of the rest no byte is changed.
@@ -52,10 +51,7 @@ class Models:
 
     def find(self, name: str) -> ModelConfig | None:
         """Return the row for a model: that with its whole name, or else with its longest beginning."""
-        exact = self._exact.get(name)
-        if exact is not None:
-            return exact
-        return next((one for beginning, one in self._beginnings if name.startswith(beginning)), None)
+        return self._rows.find(name)
 
 
 class ModelList:

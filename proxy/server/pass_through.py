@@ -7,15 +7,17 @@ from collections.abc import AsyncIterable, Callable
 
 from aiohttp import web
 
+from proxy.access.accounts import Account
 from proxy.access.callers import Caller
 from proxy.access.capabilities import without_cookie, without_parameter
 from proxy.dialects.allowed_paths import AllowedPaths
+from proxy.dialects.dialect import tokens_of_document
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, invite, read_body
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import handshake
 from proxy.server.headers import KEPT
-from proxy.server.models import Models
+from proxy.server.models import Choice, Models
 from proxy.server.sockets import Sockets
 from proxy.stream.faults import log_fault
 from proxy.upstream.exchange import Exchange
@@ -25,8 +27,14 @@ from proxy.wire.errors import UpstreamError
 from proxy.wire.http import LAST_CHUNK, EndToEnd, Headers, chunk, origin_form
 
 _PIECE_BYTES = 64 * 1024
+_BODY_BYTES = 64 * 1024 * 1024  # of a caller with limits, where no other limit is known
+_STATED_BYTES = 2 * 1024 * 1024  # a longer response is not searched for its usage
 _CROSSING = EndToEnd(KEPT)
 _ANSWER = EndToEnd(marked=(b"content-length",))
+
+
+def _without_limits(caller: Caller) -> Account | None:
+    return None
 
 
 class Forward:
@@ -74,8 +82,13 @@ class PassThrough:
         sockets: Sockets,
         models: Models | None = None,
         body_bytes: Callable[[], int] = int,
+        account: Callable[[Caller], Account | None] = _without_limits,
     ) -> None:
-        """`models`: JSON that is posted is read, at most `body_bytes()`, and goes to the upstream of its model."""
+        """`models`: JSON that is posted is read, at most `body_bytes()`, and goes to the upstream of its model.
+
+        `account` returns the account of a caller with limits.
+        """
+        self._account = account
         self._forward = forward
         self._open_exchange = open_exchange
         self._sockets = sockets
@@ -85,6 +98,7 @@ class PassThrough:
     async def serve(self, route: Route, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """Send a request upstream and its response back, both streamed, neither parsed."""
         target = self._forward.target(route, request)
+        account = self._account(caller)
         if request.method == "GET" and "Upgrade" in request.headers and (accepted := handshake(request)):
             return await self._switch(route, request, caller, target, accepted)
         headers, _ = self._forward.headers(request, _CROSSING)
@@ -92,7 +106,10 @@ class PassThrough:
         chunked = False
         has_body = request.body_exists
         upstream = ""
-        if has_body and self._models and request.method == "POST" and request.content_type == "application/json":
+        if account is not None and has_body:
+            upstream, body = await self._read_limited(route, request, account)
+            headers.append((b"Content-Length", b"%d" % len(body)))
+        elif has_body and self._models and request.method == "POST" and request.content_type == "application/json":
             upstream, body = self._models.choose(await read_body(request, self._body_bytes()))
             headers.append((b"Content-Length", b"%d" % len(body)))
         elif has_body:
@@ -108,7 +125,18 @@ class PassThrough:
             route, request.method.encode(), target, headers, body, caller.digest, chunked=chunked, once=has_body,
             upstream=upstream,
         )  # fmt: skip
-        return await send_back(request, await self._open_exchange(upstream_request))
+        return await send_back(request, await self._open_exchange(upstream_request), account)
+
+    async def _read_limited(self, route: Route, request: web.BaseRequest, account: Account) -> Choice:
+        """Read the body of a caller with limits, check the model that it names, and choose the upstream.
+
+        The formats of configured routes are not known, so any model may be named there. Raises: NotAllowedForKey.
+        """
+        body = await read_body(request, account.body_bytes(self._body_bytes() or _BODY_BYTES))
+        if route.dialect.frames.has_text and request.method not in ("GET", "HEAD", "DELETE"):
+            account.check_body(body)
+        is_json = request.method == "POST" and request.content_type == "application/json"
+        return self._models.choose(body) if self._models and is_json else Choice("", body)
 
     async def _switch(
         self, route: Route, request: web.BaseRequest, caller: Caller, target: bytes, accepted: bytes
@@ -119,9 +147,17 @@ class PassThrough:
         return await send_back(request, answer) if isinstance(answer, Exchange) else answer
 
 
-async def send_back(request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
-    """Send a response back as it comes."""
+async def _spend(account: Account, exchange: Exchange) -> None:
+    """Count the tokens that a response states which is not a stream."""
+    account.spend(tokens_of_document(await exchange.peek(lambda body: len(body) > _STATED_BYTES)))
+
+
+async def send_back(request: web.BaseRequest, exchange: Exchange, account: Account | None = None) -> web.StreamResponse:
+    """Send a response back as it comes; count its tokens, if they are limited for the caller with this `account`."""
+    counting = account if account is not None and account.limits.counts_tokens else None
     try:
+        if counting is not None and not exchange.is_event_stream and 200 <= exchange.status < 300:
+            await _spend(counting, exchange)
         downstream = Downstream(request, exchange.status)
         headers, has_length = _ANSWER.parted(exchange.headers)
         downstream.start(exchange.reason, headers, framed=has_length or exchange.bodyless)
@@ -129,7 +165,7 @@ async def send_back(request: web.BaseRequest, exchange: Exchange) -> web.StreamR
         if body is not None:  # most small bodies arrived together with their head
             downstream.close(body)
         else:
-            exchange.attach(_Conduit(exchange, downstream))
+            exchange.attach(_Conduit(exchange, downstream, counting if exchange.is_event_stream else None))
             await downstream.finished()
     finally:
         exchange.close()
@@ -139,13 +175,17 @@ async def send_back(request: web.BaseRequest, exchange: Exchange) -> web.StreamR
 class _Conduit:
     """Carries a response's body to one client, no faster than the client takes it."""
 
-    __slots__ = ("_downstream", "_exchange")
+    __slots__ = ("_account", "_downstream", "_exchange")
 
-    def __init__(self, exchange: Exchange, downstream: Downstream) -> None:
+    def __init__(self, exchange: Exchange, downstream: Downstream, account: Account | None) -> None:
+        """`account`: that of a caller for whom each event counts as a token, since nobody reads what they state."""
+        self._account = account
         self._exchange = exchange
         self._downstream = downstream
 
     def received(self, data: bytes, at: float) -> None:
+        if self._account is not None:
+            self._account.spend(data.count(b"data:"))
         downstream = self._downstream
         downstream.write_data(data)
         if not downstream.writable:

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from proxy.downstream.client_connections import ClientTimeouts
 from proxy.server.app import Proxy
 from proxy.server.config import Config
+from proxy.telemetry.prices import Prices
 
 _TOLD = ("changed", "a restart is needed for")
 
@@ -49,6 +50,10 @@ def _keys(proxy: Proxy, config: Config) -> None:
     proxy.callers.accept(config.auth.accepted)
 
 
+def _admin_token(proxy: Proxy, config: Config) -> None:
+    proxy.operators.use(config.admin_token.get_secret_value())
+
+
 def _upstreams(proxy: Proxy, config: Config) -> None:
     proxy.upstreams.use(config)
 
@@ -75,11 +80,16 @@ def _log_level(proxy: Proxy, config: Config) -> None:
     logging.getLogger().setLevel(config.log_level.upper())
 
 
+def _prices(proxy: Proxy, config: Config) -> None:
+    proxy.metrics.prices = Prices(config.prices)
+
+
 def _later(proxy: Proxy, config: Config) -> None:
     """Do nothing: it is read when it is needed."""
 
 
 _IN_PLACE: tuple[tuple[str, Callable[[Proxy, Config], None]], ...] = (
+    ("admin_token", _admin_token),
     ("auth.keys", _keys),
     ("capabilities.secrets", _keys),
     ("upstream.key", _upstreams),
@@ -87,6 +97,7 @@ _IN_PLACE: tuple[tuple[str, Callable[[Proxy, Config], None]], ...] = (
     ("timeouts", _upstreams),
     ("clients", _clients),
     ("limits", _limits),
+    ("prices", _prices),
     ("drain_s", _later),
     ("log_level", _log_level),
 )
@@ -96,7 +107,7 @@ def _is_in_place(key: str, old: Any, new: Any) -> bool:
     """Return whether a change of a key takes effect without a restart."""
     if not any(_falls_under(key, prefix) for prefix, _ in _IN_PLACE):
         return False
-    if isinstance(old or new, SecretStr | tuple):  # keys and secrets
+    if isinstance(old or new, SecretStr | tuple) and not _falls_under(key, "prices"):  # keys and secrets
         return bool(old) and bool(new)
     return True
 

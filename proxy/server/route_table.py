@@ -15,7 +15,7 @@ from proxy.access.response_ids import GivenIds
 from proxy.dialects import table
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
-from proxy.server.admin import healthy
+from proxy.server.admin.probes import healthy
 from proxy.server.config import Config, LimitsConfig, RouteConfig
 from proxy.server.directory import Directory
 from proxy.server.following.control import Control
@@ -33,6 +33,7 @@ from proxy.server.pass_through import Forward, PassThrough
 from proxy.server.routes import ANY, Handler, Routes
 from proxy.server.sockets import Sockets
 from proxy.server.upstreams import Upstreams
+from proxy.server.usage import UsageOfCaller
 from proxy.stream.hub import Hub
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.group import OpenExchange
@@ -84,9 +85,9 @@ class RouteTable:
         self._forward_all = Forward(hides_tokens=bool(grants))
         allowed = AllowedPaths(settings.paths) if settings.key.get_secret_value() else None
         self._forward_allowed = Forward(allowed, hides_tokens=bool(grants))
-        self.generations = self._generations(self._open_exchange(), self._forward_allowed)
-        self._follow = Follow(streams, hub, admission, metrics)
-        self._follow_many = FollowMany(streams, hub, admission, self._follow, metrics)
+        self.generations = self._generations(self._upstreams.opener(), self._forward_allowed)
+        self.follow = Follow(streams, hub, admission, metrics)
+        self._follow_many = FollowMany(streams, hub, admission, self.follow, metrics)
         self._control = Control(hub, admission, grants, directory)
         self._event_routes: list[EventRoute] = []
         self._recorded_routes: list[Generations] = []
@@ -106,11 +107,11 @@ class RouteTable:
 
     async def wait_closed(self) -> None:
         """Wait until all WebSockets have closed."""
-        await asyncio.gather(self._follow.wait_closed(), *(sockets.wait_closed() for sockets in self._sockets))
+        await asyncio.gather(self.follow.wait_closed(), *(sockets.wait_closed() for sockets in self._sockets))
 
     def routes(self) -> Routes:
         """Return all routes of the data port. Call it once."""
-        served = Routes(self._admission.admit, self._metrics, table.OWN)
+        served = Routes(self._admission.admit, self._metrics, table.OWN, self._admission.limited)
         self._add_streams(served)
         for method in ("GET", "HEAD"):
             served.add(method, "/healthz", healthy, "health", table.OWN, Needs.NOTHING)
@@ -122,8 +123,9 @@ class RouteTable:
     def _add_streams(self, served: Routes) -> None:
         """Add the routes of streams, by id and by key."""
         control = self._control
-        by_id, by_key = self._traced(self._follow.by_id, _STREAM), self._traced(self._follow.by_key, _KEY)
+        by_id, by_key = self._traced(self.follow.by_id, _STREAM), self._traced(self.follow.by_key, _KEY)
         for method, path, handler, needs in (
+            *self._usage_routes(),
             ("GET", "/v1/streams", control.listed, Needs.IDENTITY),
             ("GET", _STREAM, by_id, Needs.CAPABILITY),
             ("GET", "/v1/follow", self._follow_many.serve, Needs.CAPABILITY),
@@ -140,6 +142,11 @@ class RouteTable:
             near = handler if self._directory is None else self._directory.near(handler)
             served.add(method, path, near, "streams", table.OWN, needs)
 
+    def _usage_routes(self) -> tuple[tuple[str, str, Handler, Needs], ...]:
+        """Return the route at which callers with limits see what they have used; without any, the path is the API's."""
+        accounts = self._admission.accounts
+        return () if accounts is None else (("GET", "/v1/usage", UsageOfCaller(accounts).serve, Needs.IDENTITY),)
+
     def _add_models(self, served: Routes) -> None:
         """Add the lists of models, if models are configured; else an upstream's own list passes through."""
         models = self._config().upstream.models
@@ -153,16 +160,17 @@ class RouteTable:
         generations: Handler = self.generations.generate
         if self._tracing is not None:
             generations = self._tracing.traced(generations)
-        opens = self._open_exchange()
+        opens = self._upstreams.opener()
         passing = PassThrough(
             self._forward_allowed,
             opens,
             self._new_sockets(opens),
             self._models,
             lambda: self._config().limits.body_bytes,
+            self._admission.account,
         )
         objects = ObjectRequests(
-            self._hub, self._follow, self._passing(self._open_exchange()), self._given, self._directory
+            self._hub, self.follow, self._passing(self._upstreams.opener()), self._given, self._directory
         )
         for route, paths in table.routes(self._config().upstream.prefixes):
             for path in paths:
@@ -202,7 +210,7 @@ class RouteTable:
         base = self._upstreams.base(own.upstream) if own.upstream else ""
         route = Route(own.path, own.path, base + own.path, table.UNKNOWN, key_header=own.key_header)
         upstream = own.upstream or DEFAULT
-        opens = self._open_exchange(upstream)
+        opens = self._upstreams.opener(upstream)
         passing = self._passing(opens)
         handler: Handler | None = None
         if own.share == "url":
@@ -241,16 +249,12 @@ class RouteTable:
 
     def _passing(self, opens: OpenExchange) -> PassThrough:
         """Return a handler of requests that pass through, to whichever path."""
-        return PassThrough(self._forward_all, opens, self._new_sockets(opens))
+        return PassThrough(self._forward_all, opens, self._new_sockets(opens), account=self._admission.account)
 
     def _new_sockets(self, opens: OpenExchange) -> Sockets:
         sockets = Sockets(self._config, self._hub, self._admission, self._grants, self._metrics, self._models, opens)
         self._sockets.append(sockets)
         return sockets
-
-    def _open_exchange(self, upstream: str = DEFAULT) -> OpenExchange:
-        """Return the function that sends a request to an upstream or its spares."""
-        return self._metrics.calls(self._upstreams.opener(upstream))
 
     def _traced(self, handler: Handler, path: str) -> Handler:
         """Return the handler of followers at a path, with spans if they are enabled."""

@@ -18,7 +18,7 @@ from proxy.access.admission import Needs
 from proxy.access.callers import Caller
 from proxy.dialects.dialect import Dialect
 from proxy.downstream.connection import ERROR_TO_SEND, UNPARSED
-from proxy.downstream.response import RESPONSE, Downstream
+from proxy.downstream.response import ALLOWANCE, RESPONSE, Downstream
 from proxy.server.json_responses import refuse
 from proxy.stream.faults import log_fault
 from proxy.telemetry.metrics import Metrics
@@ -30,6 +30,11 @@ Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
 _NO_ARGUMENTS: dict[str, str] = {}
 CLIENT_GONE = 499  # nginx's status for a client that disconnected before its response began
+
+
+def unlimited(handler: Handler, name: str, dialect: Dialect, needs: Needs) -> Handler:
+    """Return the handler as it is: of callers without limits."""
+    return handler
 
 
 class Endpoint(NamedTuple):
@@ -48,19 +53,31 @@ class Routes:
     a pattern that ends with a slash matches all paths below it.
     """
 
-    def __init__(self, admit: Callable[[web.BaseRequest, Needs], Caller], metrics: Metrics, dialect: Dialect) -> None:
-        """`admit` is `Admission.admit`; `dialect` is that of errors for paths that are not served."""
+    def __init__(
+        self,
+        admit: Callable[[web.BaseRequest, Needs], Caller],
+        metrics: Metrics,
+        dialect: Dialect,
+        limited: Callable[[Handler, str, Dialect, Needs], Handler] = unlimited,
+    ) -> None:
+        """`admit` is `Admission.admit`; `dialect` is that of errors for paths that are not served.
+
+        `limited` is `Admission.limited`: it returns the handler that keeps the limits of callers.
+        """
         self._admit = admit
+        self._limited = limited
         self._metrics = metrics
         self._exact: dict[tuple[str, str], Endpoint] = {}
         self._patterns: list[tuple[str, re.Pattern[str], Endpoint]] = []
+        self.paths: list[tuple[str, str]] = []  # all methods and paths, as they were added
         self._nowhere = Endpoint(_unknown, "none", dialect, Needs.NOTHING)
 
     def add(
         self, method: str, path: str, handler: Handler, name: str, dialect: Dialect, needs: Needs = Needs.UPSTREAM
     ) -> None:
         """Serve `path` with a handler, called with the request and its caller. `method` may be ANY."""
-        endpoint = Endpoint(handler, name, dialect, needs)
+        endpoint = Endpoint(self._limited(handler, name, dialect, needs), name, dialect, needs)
+        self.paths.append((method, path))
         if "{" not in path and not path.endswith("/") and method != ANY:
             self._exact[method, path] = endpoint
             return
@@ -85,7 +102,7 @@ class Routes:
     def refuse_unparsed(self, method: str, target: str, error: ProxyError) -> bytes:
         """Count a request that could not be parsed; return the error in the dialect of its path."""
         endpoint, _ = self.find(method, target)
-        self._metrics.rejected[error.code] += 1
+        self._metrics.rejected[error.kind] += 1
         self._metrics.requests[endpoint.name, UNPARSED, error.status] += 1
         return json_text.written(endpoint.dialect.frames.error_body(error))
 
@@ -104,7 +121,7 @@ class Routes:
             response = await (handler(request, caller, **arguments) if arguments else handler(request, caller))
             status = response.status
         except ProxyError as error:
-            self._metrics.rejected[error.code] += 1
+            self._metrics.rejected[error.kind] += 1
             response = refuse(error, dialect)
             status = error.status
             error.drop_traceback()
@@ -127,6 +144,9 @@ class Routes:
             status = response.status
         finally:
             self._metrics.requests[name, method, status] += 1
+        if len(request) and isinstance(response, web.Response):  # any other has sent its head
+            for header, value in request.get(ALLOWANCE, ()):
+                response.headers[header.decode()] = value.decode()
         if not request.content.is_eof():  # aiohttp reads the rest; the task that sent it upstream ends in another turn
             await asyncio.sleep(0)
         return response
@@ -137,7 +157,7 @@ class Routes:
         if task is not None:
             task.uncancel()
         error = request[ERROR_TO_SEND]
-        self._metrics.rejected[error.code] += 1
+        self._metrics.rejected[error.kind] += 1
         return _cut(request, error, dialect)
 
 

@@ -112,6 +112,9 @@ class Sockets:
         self._admission.admit_generation(caller, False, named, follows=True, at_once=True, shares_bodies=False)
         query = dict(parse_qsl(request.raw_path.partition("?")[2]))
         model, upstream = query.get("model"), ""
+        account = self._admission.account(caller)
+        if account is not None:
+            account.check_model(model)
         row = self._models.find(model) if model else None
         if row is not None:
             upstream = row.upstream

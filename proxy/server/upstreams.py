@@ -19,6 +19,7 @@ from proxy.upstream.group import OpenExchange, Paths, Retries, UpstreamGroup, er
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.request_queue import RequestQueue
 from proxy.upstream.settings import DEFAULT, UpstreamConfig
+from proxy.upstream.tls import client_context
 from proxy.upstream.upstream import Upstream
 
 
@@ -110,8 +111,11 @@ class Upstreams:
             name=name,
             max_connections=settings.max_connections,
             keepalive_s=settings.keepalive_s,
+            ssl_context=client_context(settings.ca_file, settings.certificate, settings.certificate_key),
+            server_name=settings.server_name,
             outbound_proxy=settings.outbound_proxy.get_secret_value() or None,
             are_descriptors_out=lambda: self._descriptors.are_out,
+            on_connected=metrics.connected,
         )
         pool.name = name
         metrics.background_loops.append(pool.background)

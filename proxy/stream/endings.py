@@ -1,7 +1,7 @@
 """How streams and followers end: one closed table, a row for each ending with all its properties.
 
 An ending is made only from a row: `TIMEOUT_IDLE.saying("nothing came for 5 s")`, or `ending_of(error)`. So WebSockets,
-mode json, /info, spans and retries know every ending. A new ending is a row here, and its word in the README.
+mode json, /info, spans and retries know every ending. A new ending is a row here, and its word in docs/metrics.md.
 Knows nothing of sockets. Keeps law 7 (one ending: only `complete` is a success anywhere).
 """
 

@@ -9,6 +9,7 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Protocol
 
 from proxy.stream.background import OVERDUE_S, BackgroundLoop
@@ -126,6 +127,7 @@ class Hub:
         observers: Observers | None = None,
         on_forgotten: Callable[[Stream], object] = _ignore,
         on_subscription_ended: Callable[[Subscription], object] = _ignore,
+        on_attached: Callable[[Subscription], object] | None = None,
     ) -> None:
         self.max_streams = max_streams
         self.max_followers = max_followers
@@ -155,6 +157,7 @@ class Hub:
         self._observers = observers or Observers()
         self._on_forgotten = on_forgotten
         self._on_subscription_ended = on_subscription_ended
+        self._on_attached = on_attached
         self._idents = _idents()
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
@@ -169,6 +172,11 @@ class Hub:
         return len(self._running)
 
     @property
+    def kept(self) -> int:
+        """Return how many streams are kept after their end."""
+        return len(self._ended)
+
+    @property
     def pending_bytes(self) -> int:
         """Return how much is in the logs of forgotten streams that only their last followers still need."""
         return sum([stream.log.size_bytes for stream in self._outlived.values() if stream.sealed])
@@ -181,6 +189,16 @@ class Hub:
         """Yield all streams that are found here, replicas included."""
         yield from self
         yield from self.replicas.values()
+
+    def some(self, count: int) -> list[Stream]:
+        """Return `count` of the running streams, those that began first and last, and as many that ended last."""
+        running, ended = self._running, self._ended.values()
+        if len(running) <= count:
+            shown = list(running.values())
+        else:
+            newest = list(islice(reversed(running.values()), count - count // 2))
+            shown = [*islice(running.values(), count // 2), *reversed(newest)]
+        return [*shown, *islice(reversed(ended), count)]
 
     def new_id(self) -> str:
         """Return a new id for a stream: 130 random bits."""
@@ -297,6 +315,10 @@ class Hub:
         self._waiters.setdefault((waiter.caller, waiter.key), {})[waiter] = None
         self.followers += 1
 
+    def waiting(self, caller: bytes) -> int:
+        """Return how many followers of a caller wait for streams under its keys."""
+        return sum(len(waiters) for (owner, _), waiters in self._waiters.items() if owner == caller)
+
     def give_up(self, waiter: "Waiter") -> None:
         """Remove a waiter."""
         self.followers -= 1
@@ -308,9 +330,15 @@ class Hub:
 
     def reserve(self, *, streams: int = 0, followers: int = 0) -> Places:
         """Reserve places before a request is sent upstream, so that it is not paid for in vain. Raises: Overloaded."""
-        if streams:
+        # Compared here, too, since there is room as a rule: that saves the calls.
+        if streams and (
+            self.draining
+            or self.blocked is not None
+            or len(self._running) + self.promised_streams >= self.max_streams
+            or self.ledger.bytes > self.ledger.room_bytes
+        ):
             self.check_room()
-        if followers:
+        if followers and self.followers + self.promised_followers >= self.max_followers:
             self.check_room_to_follow()
         return Places(self, streams, followers)
 
@@ -335,6 +363,8 @@ class Hub:
             self.beating[subscription] = now
         if subscription.stream.sealed:
             self._followed[subscription.stream] = None
+        if self._on_attached is not None:
+            self._on_attached(subscription)
         subscription.stream.attach(subscription)
 
     def forget(self, stream: Stream) -> None:
@@ -468,6 +498,8 @@ class Hub:
         heapq.heappush(self._retire_at, (stream.ended_at + stream.info.retain_s, stream.id))
         if stream.info.retain_s <= 0:
             self.forget(stream)
+        elif not stream.subscriptions:
+            stream.pack()
 
     def _cut_pending(self) -> None:
         """End the last followers of forgotten streams, oldest first, until the limit of pending bytes is kept."""
@@ -490,6 +522,7 @@ class Hub:
         self._on_subscription_ended(subscription)
         if self._followed and not subscription.stream.subscriptions:
             self._followed.pop(subscription.stream, None)
+            subscription.stream.pack()
         if self._outlived:
             self._drop_if_unused(subscription.stream)
 

@@ -36,7 +36,6 @@ BODIES = "request_bodies"
 """Bodies of calls that outlive their clients; those of others are counted by their clients' connections."""
 KINDS = (LOGS, UNFINISHED, TRANSCRIPTS, SPANS, UNSENT, NAMES, BODIES)
 
-FRAME_BYTES = 48  # of memory that a frame takes beside its own bytes: a header of 33, a pointer of 8, rounding
 _LOW = 15 / 16  # of the limit: memory is freed down to this, so that the next event does not exceed the limit again
 _GROWTH = 8  # streams that are not paused may together exceed the limit by an eighth of it
 _LEAST_BYTES = 4096  # a stream that holds no more than this is never paused

@@ -3,10 +3,15 @@
 Keeps law 3 (frame n never changes, seqs are dense from 1) and law 4 (nothing after the seal).
 """
 
+from array import array
 from bisect import bisect_left, bisect_right
+from itertools import accumulate
 
 from proxy.stream.endings import Ending
 
+FRAME_BYTES = 48  # of memory that a frame takes beside its own bytes: a header of 33, a pointer of 8, rounding
+_PACKED_FRAME_BYTES = 4  # the same in a log that is packed
+_WORTH_PACKING = 32  # frames
 _STRIDE = 1024  # frames between two marks: finding a byte looks at no more frames than this
 
 
@@ -20,11 +25,14 @@ class FrameLog:
     """
 
     __slots__ = (
-        "_marks", "_places", "end", "ending", "frames", "outcome", "size_bytes", "start", "tail", "trimmed_bytes",
+        "_ends", "_frames", "_marks", "_packed", "_places", "end", "ending", "outcome", "size_bytes", "start", "tail",
+        "trimmed_bytes",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.frames: list[bytes] = []
+        self._frames: list[bytes] = []  # empty while they are packed
+        self._packed = b""  # all frames, of a log that nobody reads
+        self._ends: array[int] | None = None  # of each of them
         self.start = 0
         self.end = 0
         self.size_bytes = 0  # of the frames held
@@ -39,7 +47,7 @@ class FrameLog:
         """Append frames; return their size in bytes. Raises: RuntimeError, when sealed."""
         if self.ending is not None:
             raise RuntimeError("the log is sealed")
-        self.frames += frames
+        self._frames += frames
         self.end += len(frames)
         size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         self.size_bytes += size
@@ -52,6 +60,40 @@ class FrameLog:
         self.tail = tail
         self.ending = ending
 
+    @property
+    def frames(self) -> list[bytes]:
+        """Return the frames held, from number `start` + 1 on."""
+        if self._ends is not None:
+            self.unpack()
+        return self._frames
+
+    @property
+    def is_packed(self) -> bool:
+        """Return whether the frames are kept in one piece."""
+        return self._ends is not None
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Return how much memory the frames take beside their own bytes."""
+        return len(self._frames) * FRAME_BYTES if self._ends is None else len(self._ends) * _PACKED_FRAME_BYTES
+
+    def pack(self) -> None:
+        """Keep the frames in one piece until they are read, which takes less memory; only if the log is sealed."""
+        frames = self._frames
+        if self.ending is None or len(frames) < _WORTH_PACKING or self.size_bytes >= 1 << 32:
+            return
+        self._ends = array("I", accumulate(map(len, frames)))
+        self._packed = b"".join(frames)
+        self._frames = []
+
+    def unpack(self) -> None:
+        """Keep the frames one by one again."""
+        packed, ends = self._packed, self._ends
+        if ends is not None:
+            starts = [0, *ends]
+            self._frames = [packed[starts[place] : end] for place, end in enumerate(ends)]
+            self._packed, self._ends = b"", None
+
     def span(self, start: int, end: int) -> list[bytes]:
         """Return the frames between two offsets, `self.start <= start <= end <= self.end`."""
         return self.frames[start - self.start : end - self.start]
@@ -62,12 +104,13 @@ class FrameLog:
         Return the bytes dropped.
         """
         count, dropped = 0, 0
-        for frame in self.frames[: max(0, below - self.start)]:
+        frames = self.frames
+        for frame in frames[: max(0, below - self.start)]:
             if self.size_bytes - dropped <= to_bytes:
                 break
             dropped += len(frame)
             count += 1
-        del self.frames[:count]
+        del frames[:count]
         self.start += count
         self.size_bytes -= dropped
         self.trimmed_bytes += dropped

@@ -22,7 +22,7 @@ from proxy.stream.envelopes import Labelled, Messages
 from proxy.stream.faults import Faults, notify, notify_all
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
-from proxy.stream.ledger import FRAME_BYTES, LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
+from proxy.stream.ledger import LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
 from proxy.stream.log import FrameLog
 from proxy.stream.projections import MODES, Projection, Raw, View
 from proxy.stream.subscription import Subscription
@@ -207,6 +207,9 @@ class Stream:
     def attach(self, subscription: Subscription) -> None:
         """Add a follower and advance it: at once, or, if it is far behind, when its turn comes."""
         self.end_bypass()
+        if self._log.is_packed:
+            self._log.unpack()
+            self.take_stock()
         self.subscriptions[subscription] = None
         if subscription.is_ahead:
             subscription.parked = True
@@ -515,7 +518,12 @@ class Stream:
     def take_stock(self) -> None:
         """Count what appending frames leaves out, the memory that each takes besides its bytes; and mark the log."""
         self._log.mark()
-        self.count(LOGS, len(self._log.frames) * FRAME_BYTES)
+        self.count(LOGS, self._log.overhead_bytes)
+
+    def pack(self) -> None:
+        """Keep the log in one piece, which takes less memory, until it is read again: nobody follows the stream."""
+        self._log.pack()
+        self.count(LOGS, self._log.overhead_bytes)
 
     def survey(self) -> int:
         """Count rendered spans and unsent bytes, which change too often to be counted at each change.

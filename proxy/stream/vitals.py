@@ -64,7 +64,7 @@ class Vitals:
                 self._count(kind, at, times)
                 has_data = True
             elif not has_data:
-                has_data = payload(frame) is not None
+                has_data = frame.startswith(b"data:") or payload(frame) is not None
         if self.model is None:
             self.model = reader.model
         return has_data

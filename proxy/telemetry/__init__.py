@@ -5,9 +5,11 @@ Must not know: handlers, callers' keys. Most modules are observers: the hub call
 Read in this order:
 
 * `stream_object`: the description of one stream, as JSON and as headers
-* `metrics`: counters and histograms; `metrics_page`: the page that Prometheus scrapes
+* `metrics`: counters and histograms; `metrics_page`: the page that Prometheus scrapes;
+  `caller_metrics`: what callers with keys of ours have used
+* `prices`: what tokens cost, by the configured prices; `settings`: the table [prices] of the configuration
 * `access_log`: one line for each stream that has ended
 * `tracing`: OpenTelemetry spans, if they are enabled
 * `allocator`: returns memory that was freed to the operating system when the process is idle
-* `live_feed`: server-sent events of streams that begin and end
+* `live_feed`: server-sent events of streams that begin and end; `overview`: what the console shows
 """

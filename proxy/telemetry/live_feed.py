@@ -5,6 +5,7 @@ The rate is low and listeners are few, so a queue for each is enough. It shares 
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 from proxy.stream.stream import Stream
 from proxy.telemetry.stream_object import describe_to_operators
@@ -18,6 +19,7 @@ class LiveFeed:
 
     def __init__(self) -> None:
         self._listeners: set[asyncio.Queue[tuple[str, str] | None]] = set()
+        self._closed = asyncio.Event()
 
     def begun(self, stream: Stream) -> None:
         """Send the object that `/info` shows of a stream as an event `begun`."""
@@ -31,8 +33,16 @@ class LiveFeed:
 
     def close(self) -> None:
         """End the response of every listener, after its queued events."""
+        self._closed.set()
         for queue in list(self._listeners):
             self._disconnect(queue)
+
+    async def closed_within(self, seconds: float) -> bool:
+        """Wait until it is closed, at most for so long; return whether it is."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+        return self._closed.is_set()
 
     async def listen(self) -> AsyncGenerator[tuple[str, str], None]:
         """Yield the name and the data of each event from now on, in order, until this listener waits for too many."""

@@ -2,7 +2,7 @@
 
 A new counter is a `Tally` of `Metrics` and a line of `MetricsPage`; a new histogram is a row of `HISTOGRAMS`, which the
 page shows by itself; a count of each stream is a slot of `EndedStreams`, added up in `Metrics.ended`. All are listed in
-the README.
+docs/metrics.md.
 
 Every count is a plain integer: on streams and subscriptions while they run, here once they have ended.
 prometheus_client's own Histogram is not used, since an observation takes 1 to 2.4 us there and 0.4 here, and a short
@@ -14,6 +14,7 @@ import operator
 import time
 from bisect import bisect_left
 from collections import Counter as Tally  # prometheus_client has a Counter, too
+from collections import defaultdict
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -24,9 +25,7 @@ from proxy.stream.background import BackgroundLoop
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import GAP_BUCKETS_S
-from proxy.upstream.exchange import Exchange
-from proxy.upstream.group import OpenExchange
-from proxy.upstream.upstream import UpstreamRequest
+from proxy.telemetry.prices import Prices
 
 # OpenTelemetry's buckets for the time to the first token, continued upwards as vLLM does; seconds.
 FIRST_TOKEN_BUCKETS_S = (
@@ -156,6 +155,10 @@ class Metrics:
         self.reopened: Tally[str] = Tally()  # shared streams that were requested again from the upstream, by route
         self.shared_requests: Tally[tuple[str, str]] = Tally()  # by route, and what found the shared call
         self.shared_tokens: Tally[tuple[str, str, str]] = Tally()  # the same, and kind: of calls that were not made
+        self.upgraded: Tally[str] = Tally()  # documents' requests that were sent as ones for streams, by route
+        self.prices: Prices | None = None  # None: none are configured
+        self.costs: defaultdict[tuple[str, str, str, str], float] = defaultdict(float)  # by labels of cost_total
+        self.shared_costs: defaultdict[tuple[str, str, str], float] = defaultdict(float)  # by route, how, currency
         self.socket_messages: Tally[tuple[str, str]] = Tally()  # of WebSocket sessions, by route and side
         self.socket_bytes: Tally[tuple[str, str]] = Tally()
         self.background_loops: list[BackgroundLoop] = []  # with distinct names
@@ -175,15 +178,13 @@ class Metrics:
             found = children[labels] = Distribution(HISTOGRAMS[name][2])
         return found
 
-    def calls(self, open_exchange: OpenExchange) -> OpenExchange:
-        """Return `open_exchange` wrapped so that each request's wait for a connection is timed."""
+    def connected(self, route: str, waited_s: float) -> None:
+        """Add how long a request waited for a connection to its upstream."""
+        self.distribution("upstream_connect", route).observe(waited_s)
 
-        async def timed(request: UpstreamRequest) -> Exchange:
-            exchange = await open_exchange(request)
-            self.distribution("upstream_connect", request.route.name).observe(exchange.waited_s)
-            return exchange
-
-        return timed
+    def count_upgraded(self, route: str) -> None:
+        """Count a request for a document that was sent upstream as one for a stream."""
+        self.upgraded[route] += 1
 
     def ended(self, stream: Stream) -> None:
         """Add the times and counts of a stream that has ended, unless the response is not an event stream."""
@@ -211,9 +212,16 @@ class Metrics:
         usage = vitals.reader.usage
         if usage is not None:
             ended.usage = list(map(operator.add, ended.usage, usage))
+            if self.prices is not None:
+                self._charge(self.prices, stream, usage, key[1])
             if usage.completion > 1 and vitals.last_token_at > vitals.first_token_at:
                 seconds = (vitals.last_token_at - vitals.first_token_at) / (usage.completion - 1)
                 times.per_token.observe(seconds)
+
+    def _charge(self, prices: Prices, stream: Stream, usage: Usage, model: str) -> None:
+        """Add what a stream has cost; `model` is its label."""
+        for kind, cost in prices.of(stream.vitals.model, usage, cached_apart=stream.dialect.cached_apart):
+            self.costs[stream.info.route, model, kind, prices.currency] += cost
 
     def shared(self, how: str, stream: Stream) -> None:
         """Count a request that shares the stream of an earlier one, and, when that ends, the tokens that were saved."""
@@ -224,10 +232,14 @@ class Metrics:
             stream.when_sealed(lambda ending: self._save(how, stream))
 
     def _save(self, how: str, stream: Stream) -> None:
-        usage = stream.vitals.reader.usage
-        if usage is not None:
-            for kind, count in zip(Usage._fields, usage, strict=True):
-                self.shared_tokens[stream.info.route, how, kind] += count
+        usage, route, prices = stream.vitals.reader.usage, stream.info.route, self.prices
+        if usage is None:
+            return
+        for kind, count in zip(Usage._fields, usage, strict=True):
+            self.shared_tokens[route, how, kind] += count
+        if prices is not None:
+            for _, cost in prices.of(stream.vitals.model, usage, cached_apart=stream.dialect.cached_apart):
+                self.shared_costs[route, how, prices.currency] += cost
 
     def answered_in_session(self, route: str, model: str | None, seconds: float) -> None:
         """Count the time to the first token of one response of a WebSocket session, which may have several."""

@@ -4,12 +4,13 @@ prometheus_client writes the page, as text or as OpenMetrics.
 """
 
 import platform
+import time
 from collections import Counter as Tally
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import aiohttp
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -73,6 +74,7 @@ class MetricsPage(Collector):
         self._store = store
         self._build = (__version__, platform.python_version(), aiohttp.__version__, loop)
         self.registry.register(self)
+        ProcessCollector(registry=self.registry)  # CPU time, memory, descriptors: process_... without our prefix
 
     def collect(self) -> Iterator[Metric]:
         yield from self._counters()
@@ -125,6 +127,12 @@ class MetricsPage(Collector):
         yield _counter("shared_requests", "Requests that shared a call.", labels, metrics.shared_requests)
         text = "Tokens of calls that were shared, once for each request that made none."
         yield _counter("shared_tokens", text, (*labels, "kind"), +metrics.shared_tokens)
+        text = "What the tokens of streams cost, by the configured prices."
+        yield _counter("cost", text, (*label[:2], "kind", "currency"), metrics.costs)
+        text = "What calls that were shared cost, once for each request that made none."
+        yield _counter("shared_cost", text, (*labels, "currency"), metrics.shared_costs)
+        text = "Requests without streaming that were sent upstream as requests for a stream."
+        yield _counter("upgraded_requests", text, ("route",), metrics.upgraded)
         chosen = Tally({upstream.name: upstream.chosen for upstream in upstreams.by_name.values()})
         yield _counter("upstream_requests", "Requests that an upstream was chosen for.", ("upstream",), chosen)
         failures = Tally({loop.name: loop.failures for loop in metrics.background_loops})
@@ -146,6 +154,9 @@ class MetricsPage(Collector):
         yield _gauge("log_bytes", "What all logs hold.", (), Tally({(): hub.ledger.bytes}))
         text = "Memory held for streams, by kind; the limit total_log_bytes is on their sum."
         yield _gauge("memory_bytes", text, ("kind",), Tally(hub.ledger.by_kind()))
+        yield _gauge("limit", "Configured limits, by their key in [limits].", ("name",), _limits(hub))
+        text = "The longest time that the upstream of a running stream has said nothing."
+        yield _gauge("silence_seconds_max", text, ("route",), _silence(hub, time.monotonic()))
         connections = Tally(self._upstreams.connections())
         there_are = Tally({(): len(self._clients.open)})
         yield _gauge("client_connections", "Connections of clients, at both ports.", (), there_are)
@@ -174,15 +185,34 @@ class MetricsPage(Collector):
         yield _gauge("build_info", "What runs.", build, Tally({self._build: 1}))
 
 
-def _counter(name: str, text: str, labels: tuple[str, ...], tally: Tally[Any]) -> Metric:
+def _limits(hub: Hub) -> dict[str, int]:
+    return {
+        "streams": hub.max_streams,
+        "followers": hub.max_followers,
+        "total_log_bytes": hub.ledger.max_bytes,
+        "total_pending_bytes": hub.max_pending_bytes,
+    }
+
+
+def _silence(hub: Hub, now: float) -> dict[str, float]:
+    """Return, by route, the longest silence of an upstream whose stream runs and does not wait for its clients."""
+    longest: dict[str, float] = {}
+    for stream in hub:
+        if not (stream.sealed or stream.full or stream.throttled):
+            heard_at = stream.heard_at or stream.vitals.started_at
+            longest[stream.info.route] = max(longest.get(stream.info.route, 0.0), now - heard_at)
+    return longest
+
+
+def _counter(name: str, text: str, labels: tuple[str, ...], tally: Mapping[Any, float]) -> Metric:
     return _filled(CounterMetricFamily(f"streamtee_{name}", text, labels=labels), tally)
 
 
-def _gauge(name: str, text: str, labels: tuple[str, ...], tally: Tally[Any]) -> Metric:
+def _gauge(name: str, text: str, labels: tuple[str, ...], tally: Mapping[Any, float]) -> Metric:
     return _filled(GaugeMetricFamily(f"streamtee_{name}", text, labels=labels), tally)
 
 
-def _filled(family: Any, tally: Tally[Any]) -> Metric:
+def _filled(family: Any, tally: Mapping[Any, float]) -> Metric:
     for key, count in tally.items():
         values = key if isinstance(key, tuple) else (key,)
         family.add_metric([str(value) for value in values], count)

@@ -42,6 +42,7 @@ from proxy.wire.errors import ProxyError, UpstreamError
 from proxy.wire.http import Headers, RawHeaders, origin_form
 
 _APPLICATION = re.compile(r"(?<=/apps/)[^/]+")  # replaced, so that not every application is another route
+_IDENT = re.compile(r"st_[a-z2-7]{26}")
 _OPT_IN, _LATEST = "OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental"
 LAST_S = 3.0  # at most, for the last export
 _CURRENT: ContextVar["Trace | None"] = ContextVar("trace", default=None)
@@ -125,7 +126,7 @@ class Tracing:
                     stream = stream or (find_key(named["key"], caller.digest) if "key" in named else None)
                 finally:
                     ident = ident if stream is None else stream.id
-                    if ident:
+                    if _IDENT.fullmatch(ident):  # a path may hold anything instead, such as a key
                         span.set_attributes({"gen_ai.response.id": ident, "streamtee.stream.id": ident})
                 span.set_attribute("http.response.status_code", response.status)
                 return response
@@ -141,9 +142,9 @@ class Tracing:
         try:
             yield span
         except ProxyError as error:
-            span.set_attributes({"http.response.status_code": error.status, "error.type": error.code})
+            span.set_attributes({"http.response.status_code": error.status, "error.type": error.kind})
             if error.status >= 500:
-                span.set_status(StatusCode.ERROR, error.code)
+                span.set_status(StatusCode.ERROR, error.kind)
             raise
         finally:
             span.end()
@@ -231,7 +232,7 @@ class Trace:
             return
         if isinstance(error, ProxyError):
             self._span.set_attribute("http.response.status_code", error.status)
-            self._fail(error.ending if isinstance(error, UpstreamError) else error.code)
+            self._fail(error.ending if isinstance(error, UpstreamError) else error.kind)
         elif error is not None and not isinstance(error, asyncio.CancelledError):
             self._fail(type(error).__name__)
         self._end()

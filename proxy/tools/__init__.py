@@ -2,7 +2,9 @@
 
 Read in this order:
 
-* `cli`: the commands; `signals`: what signals have a running server do
+* `cli`: the commands; `signals`: what signals have a running server do; `systemd`: sockets that systemd hands over, and
+  what it is told
+* `keys`: makes and changes the keys of callers
 * `demo`: the demonstration that `make demo` runs
 * `tail`, `tail_readers`: `streamtee tail`
 * `record`, `replay`: a response into a file, and out of it as an upstream; `recording`: the format of the file

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +16,22 @@ from proxy import __version__
 from proxy.downstream.descriptors import raise_limit
 from proxy.server.app import Proxy
 from proxy.server.config import Config, address, explained, load
+from proxy.tools.keys import keys
 from proxy.tools.log_lines import LogLines
 from proxy.tools.record import record
 from proxy.tools.selfcheck import SelfCheckError, check_installation
 from proxy.tools.signals import end_signal, heed_signals
+from proxy.tools.systemd import BadSocket, Notifier, handed_over
 from proxy.tools.tail import tail
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from proxy.tools.fake.qwen import FakeQwen
     from proxy.tools.recording import Recording
 
 _log = logging.getLogger("streamtee")
+_LAST_S = 10  # for clients that do not read, and spans that are sent, after drain_s
 
 _CONFIG = click.option(
     "--config",
@@ -55,6 +61,10 @@ def serve(config_file: Path | None, loop: str) -> None:
         check_installation()
     except SelfCheckError as error:
         _fail(str(error))
+    try:
+        sockets = handed_over(os.environ)
+    except BadSocket as error:
+        _fail(str(error))
     config = _load(config_file)
     logging.basicConfig(level=config.log_level.upper(), handlers=[LogLines()])
     before, limit = raise_limit()
@@ -64,11 +74,12 @@ def serve(config_file: Path | None, loop: str) -> None:
     # process for 100 ms and more (D of the load harness), and found nothing.
     gc.freeze()
     gc.set_threshold(20_000, 20, 200)
-    _run(_serve(config, config_file), loop)
+    _run(_serve(config, config_file, sockets), loop)
 
 
 main.add_command(tail)
 main.add_command(record)
+main.add_command(keys)
 
 
 @main.command("check-config")
@@ -100,19 +111,28 @@ def _run(work: Any, loop: str) -> None:
         runner.run(work)
 
 
-async def _serve(config: Config, file: Path | None) -> None:
-    proxy = Proxy(config)
+async def _serve(config: Config, file: Path | None, sockets: "dict[str, socket]") -> None:
+    try:
+        proxy = Proxy(config)
+    except (OSError, ValueError) as error:
+        _fail(f"can't start: {error}")
+    notifier = Notifier(os.environ, os.getpid())
     told_to_end = heed_signals(proxy, file)
     try:
-        await proxy.start()
+        await proxy.start(sockets)
     except OSError as error:
         _fail(f"can't listen: {error}")
     click.echo(f"streamtee {__version__} on {proxy.url}, upstream {config.upstream.url}")
     if proxy.admin_url:
         click.echo(f"metrics on {proxy.admin_url}/metrics")
+    if proxy.console_url and sys.stderr.isatty():  # only there: it may hold the admin token
+        click.echo(f"console on {proxy.console_url}", err=True)
+    notifier.ready(f"serving on {proxy.url}")
     await told_to_end.wait()
     click.echo(f"draining, for at most {proxy.config.drain_s:g} s")
+    notifier.stopping(proxy.config.drain_s + _LAST_S)
     await proxy.drain()
+    notifier.stopped()
 
 
 async def _fake(qwen: "FakeQwen", listen: str) -> None:

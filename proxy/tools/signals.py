@@ -1,7 +1,8 @@
 """What signals have a running server do.
 
 * SIGTERM, SIGINT: drain, and end; the second one: end at once; the third one kills
-* SIGHUP: read the configuration again, and change in place what can be changed so; it never ends the process
+* SIGHUP: read the configuration and the files it names again, and change in place what can be changed so; it never
+  ends the process
 """
 
 import asyncio
@@ -52,3 +53,7 @@ def _read_again(proxy: Proxy, file: Path | None) -> None:
         _log.error("SIGHUP: nothing was changed: %s", explained(error))
         return
     _log.warning("SIGHUP: the configuration was read again: %s", changes)
+    try:
+        proxy.refresh()
+    except (OSError, ValueError) as error:
+        _log.error("SIGHUP: the certificate in use stays in use: %s", error)

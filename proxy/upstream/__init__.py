@@ -6,6 +6,7 @@ Read in this order:
 
 * `connection`: one connection; `exchange`: one request and its response on it, with its time-outs; `pool`: the
   connections to one server
+* `tls`: whose certificates are trusted, and which one is shown
 * `request_queue`, `breaker`: limit how many requests an upstream gets, and stop requests to one that fails
 * `upstream`: a configured upstream with its key, its queue and its breaker
 * `backoff`: how long to wait before a retry; `group`: an upstream and its spares, which decides on retries

@@ -18,6 +18,19 @@ from proxy.upstream.exchange import Exchange
 # that much of every stream would be a large part of the ledger's limit (`Stream.frames_ahead`).
 _FRAMES = 64
 _LONG_READ = 1024  # bytes; after a longer read settling costs little in comparison, so it is done at once
+_SIZE_DIGITS = 3  # of the chunks that `forward` takes
+
+
+def _size_lines() -> list[bytes]:
+    """Return the line with the size of a chunk, by the bytes of the complete chunk; b"" where no chunk has so many."""
+    lines = [b""] * (16**_SIZE_DIGITS + _SIZE_DIGITS + 4)
+    for size in range(1, 16**_SIZE_DIGITS):
+        line = b"%x\r\n" % size
+        lines[len(line) + size + 2] = line
+    return lines
+
+
+_SIZE_LINES = _size_lines()
 
 
 class Pump(Protocol):
@@ -26,6 +39,10 @@ class Pump(Protocol):
     stream: Stream
     overhead: Callable[[float], object]
     is_ordinary: Callable[[bytes], bool]
+
+    @property
+    def surroundings(self) -> tuple[bytes, bytes] | None:
+        """What precedes and follows the text of ordinary frames that differ in nothing else; None if not known."""
 
     def bypassed(self, frames: list[bytes], times: list[float], at: float) -> None:
         """Append frames that were forwarded; the last one came `at`, those with text at `times`."""
@@ -46,7 +63,19 @@ class Pump(Protocol):
 class Bypass:
     """Forwards events to the one follower of a stream, from its creation until `end`."""
 
-    __slots__ = ("_at", "_exchange", "_frames", "_is_ordinary", "_most", "_pump", "_times", "_transport")
+    __slots__ = (
+        "_at",
+        "_exchange",
+        "_frames",
+        "_head",
+        "_is_ordinary",
+        "_most",
+        "_pump",
+        "_reads",
+        "_tail",
+        "_times",
+        "_transport",
+    )
 
     def __init__(self, pump: Pump, exchange: Exchange, transport: Transport) -> None:
         self._pump = pump
@@ -54,15 +83,52 @@ class Bypass:
         self._exchange = exchange
         self._transport = transport
         self._frames: list[bytes] = []  # forwarded, and not in the log yet
+        self._reads: list[
+            bytes
+        ] = []  # the same, after `_frames`: the chunks of one frame each, from which it is cut later
         self._times: list[float] = []  # when each of them with text came
         self._at = 0.0  # when the last one came
+        self._head = self._tail = b""  # what precedes the text of an ordinary frame, and what follows it in its chunk
         self._most = min(_FRAMES, pump.stream.frames_ahead)  # the most frames that may be forwarded before settling
-        exchange.redirect(self.take_events)
+        self._redirect()
 
     @property
     def fed_at(self) -> float:
         """When the last event came, in monotonic seconds."""
-        return self._at if self._frames else self._pump.stream.fed_at
+        return self._at if self._frames or self._reads else self._pump.stream.fed_at
+
+    def forward(self, data: bytes, at: float) -> bool:
+        """Forward a read that is one chunk with one ordinary frame, as most are: in this one call, without parsing.
+
+        The chunk must be as `http.chunk` writes it. Return False, having done nothing, for any other read, and while
+        earlier bytes wait to be sent.
+        """
+        size_bytes = len(data)
+        if size_bytes >= len(_SIZE_LINES):
+            return False
+        size = _SIZE_LINES[size_bytes]
+        start = len(size)
+        begin = start + len(self._head)
+        end = data.find(b'"', begin)
+        if end <= begin or data[end:] != self._tail or data[start:begin] != self._head or data[:start] != size:
+            return False
+        text = data[begin:end]
+        if 10 in text or 13 in text:
+            return False
+        transport = self._transport
+        try:
+            if transport.get_write_buffer_size():
+                return False
+            transport.write(data)
+        except Exception:  # as in take_events
+            return False
+        self._reads.append(data)
+        self._times.append(at)
+        self._at = at
+        if size_bytes > _LONG_READ or len(self._reads) + len(self._frames) >= self._most:
+            self._pump.overhead(monotonic() - at)
+            self.settle()
+        return True
 
     def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
         """Forward a read that consists of complete events.
@@ -76,6 +142,8 @@ class Bypass:
             transport.write(chunks)
         except Exception:  # uvloop's RuntimeError, of a connection that was lost a moment ago; the sink deals with any
             return self._log(frames, chunks, at)
+        if self._reads:
+            self._cut()
         self._frames += frames
         self._at = at
         try:
@@ -87,6 +155,8 @@ class Bypass:
             self._times.append(at)
         else:
             self._pump.note(frames, at, self._times)
+            if self._pump.stream.bypass is self:
+                self._redirect()  # frames may have other surroundings now
         if len(self._frames) >= self._most or len(chunks) > _LONG_READ:
             self._pump.overhead(monotonic() - at)
             self.settle()
@@ -94,6 +164,8 @@ class Bypass:
 
     def settle(self) -> None:
         """Append the forwarded events to the log."""
+        if self._reads:
+            self._cut()
         frames, times = self._frames, self._times
         if frames:
             self._frames, self._times = [], []
@@ -108,6 +180,20 @@ class Bypass:
         self.settle()
         self._pump.stream.bypass = None
         self._exchange.redirect(self._pump.take_events)
+
+    def _redirect(self) -> None:
+        """Have reads come here: to `forward` first, if it is known what surrounds the text of ordinary frames."""
+        surroundings = self._pump.surroundings
+        if surroundings is None or surroundings[0].startswith(b":"):  # a comment is left to the full parsers
+            self._exchange.redirect(self.take_events)
+            return
+        self._head, self._tail = surroundings[0], surroundings[1] + b"\r\n"
+        self._exchange.redirect(self.take_events, self.forward)
+
+    def _cut(self) -> None:
+        """Cut the frames out of the reads that `forward` has taken."""
+        self._frames += [read[read.find(b"\n") + 1 : -2] for read in self._reads]
+        self._reads.clear()
 
     def _log(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
         self.settle()

@@ -27,6 +27,12 @@ TakeEvents = Callable[[list[bytes], bytes, float], bool]
 If it returns False, it has done nothing, and the read is passed to `received` instead.
 """
 
+TakeEvent = Callable[[bytes, float], bool]
+"""Takes a read that is one chunk with one event, unparsed, and its time in monotonic seconds.
+
+If it returns False, it has done nothing, and the read is passed to TakeEvents instead.
+"""
+
 LONG_READ = 64 * 1024  # bytes; a read of this size does not take the fast path
 _MAX_HEAD_BYTES = 256 * 1024
 _SWITCHING = 101
@@ -99,6 +105,7 @@ class Connection:
         "receiver",
         "reusable",
         "switched",
+        "take_event",
         "take_events",
         "transport",
     )
@@ -116,7 +123,8 @@ class Connection:
         self._chunks: list[bool] = []  # during a read: True for each chunk that began, False for each that ended
         self.on_chunk_header = functools.partial(self._chunks.append, True)
         self.on_chunk_complete = functools.partial(self._chunks.append, False)
-        self.take_events: TakeEvents | None = None  # the receiver's
+        self.take_event: TakeEvent | None = None  # the receiver's, as the next
+        self.take_events: TakeEvents | None = None
         self.on_events: TakeEvents | None = None  # the same if the next read begins at a chunk, else None
         self._parser: httptools.HttpResponseParser | None = self._new_parser()  # None: closed
         self._poll: Callable[[int], Any] | None = None
@@ -149,7 +157,7 @@ class Connection:
         """Serve an exchange from now on."""
         self.exchange = exchange
         self.over = self.reusable = False
-        self.take_events = self.on_events = None
+        self.take_event = self.take_events = self.on_events = None
         self._head_bytes = 0
         self.read_at = monotonic()
 
@@ -201,7 +209,7 @@ class Connection:
     def forget_exchange(self) -> None:
         """Drop all references to the exchange, its receiver and their stream."""
         self.exchange = self.receiver = None
-        self.take_events = self.on_events = None
+        self.take_event = self.take_events = self.on_events = None
         self._body.clear()
 
     def close(self) -> None:
@@ -247,6 +255,9 @@ class Connection:
         take_events, receiver = self.on_events, self.receiver
         try:
             if take_events is not None and len(data) < LONG_READ:
+                take_event = self.take_event
+                if take_event is not None and take_event(data, at):
+                    return
                 # Without llhttp, in one call instead of nine, each of which costs a microsecond of cold memory.
                 frames = events(data)
                 if frames and take_events(frames, data, at):

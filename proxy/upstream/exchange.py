@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import aiohttp
 
-from proxy.upstream.connection import Connection, Receiver, TakeEvents
+from proxy.upstream.connection import Connection, Receiver, TakeEvent, TakeEvents
 from proxy.wire.errors import (
     BadRequest,
     FirstByteTimeout,
@@ -117,7 +117,6 @@ class Exchange:
         "responded",
         "status",
         "switches",
-        "waited_s",
     )
 
     def __init__(self, upstream: Pool, connection: Connection, method: bytes, switches: bool = False) -> None:
@@ -139,7 +138,6 @@ class Exchange:
         self._is_plainly_chunked = False
         self._noted = 0
         self.request_id: bytes | None = None  # the upstream's own
-        self.waited_s = 0.0  # for a connection
         self.on_released: Callable[[UpstreamError | None], None] | None = None  # called with its error, if any
         self._arrival: asyncio.Future[None] | None = None  # set while `peek` waits for more of the body
         self.responded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -246,11 +244,12 @@ class Exchange:
             except Exception as fault:
                 self.receiver_failed(receiver, fault)
 
-    def redirect(self, take_events: TakeEvents) -> None:
-        """Replace the `take_events` that was given to `attach`."""
+    def redirect(self, take_events: TakeEvents, take_event: TakeEvent | None = None) -> None:
+        """Replace the `take_events` that was given to `attach`; `take_event`, if given, is called before it."""
         connection = self._connection
         if connection is not None:
             connection.take_events = take_events
+            connection.take_event = take_event
             if connection.on_events is not None:
                 connection.on_events = take_events
 

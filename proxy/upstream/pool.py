@@ -32,6 +32,10 @@ _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # of aiohttp's own: Within limi
 _ZONE = re.compile("%25[^]]*")
 
 
+def _ignore(label: str, waited_s: float) -> None:
+    """Do nothing."""
+
+
 class ConnectionPool:
     """The connections to one server: those in use, and those that are kept for the next request."""
 
@@ -44,14 +48,19 @@ class ConnectionPool:
         max_connections: int = 0,
         keepalive_s: float = 15.0,
         ssl_context: ssl.SSLContext | None = None,
+        server_name: str = "",
         outbound_proxy: str | None = None,
         are_descriptors_out: Callable[[], bool] = bool,
+        on_connected: Callable[[str, float], object] = _ignore,
     ) -> None:
         """Must be called within a running loop. `max_connections` 0 is no limit.
 
+        `on_connected` is called for each request that got a response, with its `label` and the seconds that it waited
+        for a connection.
         `are_descriptors_out` returns whether no connection may be made because the last file descriptors are reserved.
         """
         self._are_descriptors_out = are_descriptors_out
+        self._on_connected = on_connected
         self.name = name  # as it is configured
         self.timeouts = timeouts
         self.active: set[Exchange] = set()
@@ -67,7 +76,11 @@ class ConnectionPool:
         self._connector = aiohttp.TCPConnector(limit=0)
         # The connector reads only the address from a request, so one request for the origin is enough.
         self._address = aiohttp.ClientRequest(
-            "GET", origin, ssl=ssl_context or True, proxy=URL(outbound_proxy) if outbound_proxy else None
+            "GET",
+            origin,
+            ssl=ssl_context or True,
+            server_hostname=server_name or None,
+            proxy=URL(outbound_proxy) if outbound_proxy else None,
         )
         # Requests to an http:// upstream behind a proxy have the absolute form (RFC 9112 section 3.2.2).
         self._absolute = str(origin).rstrip("/").encode() if outbound_proxy and origin.scheme == "http" else b""
@@ -87,6 +100,7 @@ class ConnectionPool:
         *,
         chunked: bool = False,
         switches: bool = False,
+        label: str = "",
     ) -> Exchange:
         """Send a request; return when the head of its response has been received.
 
@@ -107,7 +121,7 @@ class ConnectionPool:
             if connection is None:
                 connection = await self._connect()
             exchange = Exchange(self, connection, method, switches)
-            exchange.waited_s = connection.read_at - began_at
+            waited_s = connection.read_at - began_at
             self.active.add(exchange)
             lines = self._proxy_headers() + headers if self._absolute else headers
             exchange.send(head(line, lines), body, chunked=chunked)
@@ -121,6 +135,7 @@ class ConnectionPool:
                 exchange.close()
                 raise
             else:
+                self._on_connected(label, waited_s)
                 return exchange
         raise AssertionError("a new connection is not a reused one")
 

@@ -153,6 +153,11 @@ class Pump(StreamWriter):
             frames = self._shown(frames)
         self.seal(self._judge(error, tail), frames, tail)
 
+    @property
+    def surroundings(self) -> tuple[bytes, bytes] | None:
+        """What precedes and follows the text of ordinary frames that differ in nothing else; None if not known."""
+        return None if self._has_reader_failed else self._reader.surroundings
+
     # Progress
 
     @property

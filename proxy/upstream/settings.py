@@ -4,11 +4,11 @@ import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from proxy.dialects import presets, table
 from proxy.dialects.allowed_paths import SEGMENT
-from proxy.settings import Count, Seconds, Table
+from proxy.settings import Count, ModelPattern, Seconds, Table
 
 DEFAULT = "default"  # the name of [upstream]
 _PATH = re.compile(f"(?:/{SEGMENT})+/?")
@@ -26,12 +26,24 @@ class UpstreamConfig(Table):
     max_connections: Annotated[int, Field(ge=0)] = 0
     keepalive_s: Seconds = 15
     outbound_proxy: SecretStr = SecretStr("")  # it may hold a password
+    ca_file: str = ""
+    certificate: str = ""
+    certificate_key: str = ""
+    server_name: str = ""
     spares: tuple[str, ...] = ()
     weight: Annotated[int, Field(ge=0, le=1000)] = 1
     max_concurrent: Annotated[int, Field(ge=0)] = 0
     requests_per_minute: Annotated[int, Field(ge=0)] = 0
     queue_size: Annotated[int, Field(ge=0)] = 100
     queue_s: Seconds = 30
+
+    @model_validator(mode="after")
+    def _has_tls(self) -> "UpstreamConfig":
+        if self.certificate_key and not self.certificate:
+            raise ValueError("certificate_key goes with a certificate")
+        if not self.url.startswith("https:") and (self.ca_file or self.certificate or self.server_name):
+            raise ValueError("ca_file, certificate and server_name go with a url that begins with https://")
+        return self
 
     @field_validator("url")
     @classmethod
@@ -76,16 +88,9 @@ class UpstreamConfig(Table):
 class ModelConfig(Table):
     """[[models]]: which upstream serves a model, and what the model is called there."""
 
-    name: str
+    name: ModelPattern
     upstream: str = ""
     alias_of: str = ""
-
-    @field_validator("name")
-    @classmethod
-    def _is_name_or_beginning(cls, name: str) -> str:
-        if not name or "*" in name[:-1]:
-            raise ValueError(f"{name!r} is not the name of a model, or its beginning and a * at the end")
-        return name
 
     @field_validator("alias_of")
     @classmethod

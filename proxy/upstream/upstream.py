@@ -167,8 +167,9 @@ class Upstream:
             if self._key:
                 headers.append(key_header(request.route.key_header, self._key))
         return self.pool.open(
-            request.method, request.target, headers, request.body, chunked=request.chunked, switches=request.switches
-        )
+            request.method, request.target, headers, request.body, chunked=request.chunked, switches=request.switches,
+            label=request.route.name,
+        )  # fmt: skip
 
     async def _admitted(self, attempt: "Attempt", caller: bytes) -> None:
         """Wait in the queue until the request is admitted. Raises: RateLimited, Overloaded."""

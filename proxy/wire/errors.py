@@ -17,6 +17,11 @@ class ProxyError(Exception):
         super().__init__(message)
         self.message = message
 
+    @property
+    def kind(self) -> str:
+        """The code for metrics and spans."""
+        return self.code
+
     def drop_traceback(self) -> None:
         """Drop the traceback, and with it the local variables where the error was raised, once it has been reported.
 
@@ -67,6 +72,20 @@ class ExpiredCapability(RequestError):
     code = "capability_expired"
 
 
+class AdminTokenNeeded(RequestError):
+    """The request to the admin port has neither the admin token nor the cookie of a sign-in."""
+
+    status = 401
+    code = "admin_token_needed"
+
+
+class AdminClosed(RequestError):
+    """The admin port can be reached from other machines and has no token, so it serves probes and metrics alone."""
+
+    status = 403
+    code = "admin_token_not_set"
+
+
 class MissingRight(RequestError):
     """The token is valid but does not grant the right that the request needs."""
 
@@ -86,6 +105,13 @@ class PathNotAllowed(RequestError):
 
     status = 403
     code = "path_not_allowed"
+
+
+class NotAllowedForKey(RequestError):
+    """The caller's key is not for this model, route or mode."""
+
+    status = 403
+    code = "not_allowed_for_key"
 
 
 class FileNotAllowed(RequestError):
@@ -242,6 +268,12 @@ class RateLimited(RequestError):
         self.retry_after_s = retry_after_s
 
 
+class LimitReached(RateLimited):
+    """A limit of the caller is reached; in its next window, or when a stream of it has ended, it may go on."""
+
+    code = "rate_limit_exceeded"
+
+
 class UpstreamError(ProxyError):
     """The upstream, or the connection to it, is at fault."""
 
@@ -262,6 +294,11 @@ class Reported(ProxyError):
         super().__init__(message)
         self.code = code or type(self).code
         self.status = status
+
+    @property
+    def kind(self) -> str:
+        """The code of the class: an upstream's own code may be any word, also of a prompt."""
+        return type(self).code
 
 
 class Unreachable(UpstreamError):
@@ -383,6 +420,12 @@ class Overloaded(ProxyError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class CallerUnknowable(Overloaded):
+    """The service that is asked who a caller is can't be reached, or gives no valid answer."""
+
+    code = "caller_unknowable"
 
 
 class Drained(Overloaded):

@@ -12,7 +12,7 @@ from tests.proxy_under_test import CHAT, NATIVE, Tee, begun, chat_body, native_b
 from tests.stage import Stage
 
 PACKAGE = Path(proxy.__file__).parent
-QUESTIONS = {"caller", "check_room", "check_room_to_follow"}
+QUESTIONS = {"caller", "caller_with", "check_room", "check_room_to_follow"}
 
 
 def test_only_the_door_asks_who_is_there_and_whether_there_is_room() -> None:

@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, async_playwright
 
+from tests.browser.operator import Operator
 from tests.browser.tab import Pages, Tab, Threads
 from tests.programs import system_tool
 from tests.proxy_under_test import Tee, teed
@@ -77,3 +78,20 @@ async def relay(tee: Tee) -> AsyncIterator[Relay]:
     """A relay before the proxy."""
     async with relayed(tee.proxy.url) as one:
         yield one
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def one_operator(window: BrowserContext) -> Operator:
+    return await Operator.open(window)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def operator(one_operator: Operator) -> AsyncIterator[Operator]:
+    """A page for the console, left empty when the test is over. The browser has complained of nothing, nor forbidden.
+
+    Take it after the proxy, so that the page leaves first.
+    """
+    one_operator.problems.clear()
+    yield one_operator
+    await one_operator.page.goto("about:blank")
+    assert one_operator.problems == []

@@ -88,6 +88,10 @@ class MadeUpReader:
     def finished(self) -> bool:
         return self.ended
 
+    @property
+    def surroundings(self) -> tuple[bytes, bytes] | None:
+        return None
+
     def ordinary(self, frame: bytes) -> bool:
         return False
 

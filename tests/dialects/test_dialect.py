@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.dialect import Dialect, TextKind, Usage, count
+from proxy.dialects.dialect import Dialect, TextKind, Usage
 from proxy.dialects.messages import MESSAGES
 from proxy.dialects.responses import RESPONSES
 from proxy.wire.errors import BadRequest, OffsetGone, Overloaded, Truncated
@@ -171,30 +171,6 @@ def test_recorded_frames_answer_without_error(dialect: Dialect, path: Path) -> N
     """Every frame of every recorded stream, also those an editor has mangled."""
     for frame in _frames(path):
         ask_everything(dialect, frame)
-
-
-@pytest.mark.parametrize(
-    ("usage", "path", "expected"),
-    [
-        ({"a": 3}, ["a"], 3),
-        ({"a": {"b": 4}}, ["a", "b"], 4),
-        ({"a": {"b": 4}}, ["a"], 0),
-        ({"a": None}, ["a", "b"], 0),
-        ({"a": 3}, ["a", "b"], 0),
-        ({}, ["a"], 0),
-        (None, ["a"], 0),
-        ([], ["a"], 0),
-        ({"a": "3"}, ["a"], 3),
-        ({"a": "three"}, ["a"], 0),
-        ({"a": 3.5}, ["a"], 0),
-        ({"a": 3.0}, ["a"], 3),
-        ({"a": -1}, ["a"], 0),
-        ({"a": float("inf")}, ["a"], 0),
-    ],
-)
-def test_count_is_the_number_at_a_path(usage: Any, path: list[str], expected: int) -> None:
-    """0 where it is not there, or not a whole number."""
-    assert count(usage, *path) == expected
 
 
 @each_dialect

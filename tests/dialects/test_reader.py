@@ -177,3 +177,24 @@ def is_json(data: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        (3, 3), ("3", 3), (3.0, 3), ((1 << 53) - 1, (1 << 53) - 1), (None, 0), ("three", 0), ("9" * 20, 0), (3.5, 0),
+        (-1, 0), (1 << 53, 0), (float("inf"), 0), (float("nan"), 0), ([], 0), ({}, 0),
+    ],
+)  # fmt: skip
+def test_count_of_tokens_is_a_whole_number_however_it_is_written(stated: Any, expected: int) -> None:
+    """0 where it is no such number, or one that no answer has; in details as in the usage itself."""
+    usage = read_usage({"prompt_tokens": stated, "completion_tokens_details": {"reasoning_tokens": stated}})
+    assert usage is not None
+    assert (usage.prompt, usage.reasoning) == (expected, expected)
+
+
+@pytest.mark.parametrize("stated", [None, [], "x", 3, {}])
+def test_details_that_are_no_object_count_nothing(stated: Any) -> None:
+    """The counts beside them do."""
+    usage = read_usage({"prompt_tokens": 3, "prompt_tokens_details": stated, "completion_tokens_details": stated})
+    assert usage == Usage(3, 0, 0, 0, 0, 0, 0, 0)

@@ -71,6 +71,7 @@ async def stalled_follower(tee: Tee, ident: str, query: str = "mode=raw", receiv
 
 @pytest.mark.parametrize(("path", "body"), [(CHAT, chat_body()), (NATIVE, native_body())], ids=["chat", "native"])
 @pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.fault("memory", "connect")
 async def test_body_over_its_limit_is_refused(
     serve: Serve, fake: FakeQwen, path: str, body: bytes, chunked: bool
 ) -> None:
@@ -191,6 +192,7 @@ async def test_follower_that_falls_out_of_the_window_is_told(perform: Serve, sta
 
 
 @on_one_loop
+@pytest.mark.fault("memory", "between_frames")
 async def test_slow_originator_pauses_its_upstream(perform: Serve, stage: Stage) -> None:
     """Flow control, as without a proxy: memory stays bounded, and when it reads on it gets every byte."""
     tee = await perform(limits={"log_bytes": 200 * KILOBYTE})
@@ -233,6 +235,7 @@ async def test_slow_originator_that_leaves_lets_the_stream_go_on(perform: Serve,
     await flowing
 
 
+@pytest.mark.fault("memory", "between_frames")
 async def test_all_streams_together_have_a_limit(perform: Serve, stage: Stage) -> None:
     """Kept streams give way first, the oldest first; then the past of running ones, whose followers go on."""
     tee = await perform(limits={"total_log_bytes": 100 * KILOBYTE})

@@ -70,6 +70,7 @@ def refused(body: Any, dialect: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("dialect", ["chat", "native", "responses"])
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.fault)
+@pytest.mark.fault("upstream", "within_frame")
 async def test_failed_stream_never_looks_complete(serve: Serve, fake: FakeQwen, failure: Failure, dialect: str) -> None:
     """Raw: all bytes, then no end. Events: all blocks, then one error event in the dialect. Live and replayed alike."""
     tee = await serve(timeouts=FAST)
@@ -121,6 +122,7 @@ async def test_done_comes_only_from_the_upstream(serve: Serve, fake: FakeQwen) -
     assert answer.end == "whole"
 
 
+@pytest.mark.fault("upstream", "after_end")
 async def test_bytes_after_done_do_not_unmake_the_end(perform: Serve, stage: Stage) -> None:
     """Once the last word was said nothing can be missing: a connection that breaks then is a complete stream."""
     tee = await perform()
@@ -171,6 +173,7 @@ async def test_empty_stream_is_an_empty_response_and_a_failure(perform: Serve, s
 @pytest.mark.parametrize(
     ("fault", "status", "code"), [("hang_before_head", 504, "upstream_timeout"), ("garbage", 502, "upstream_garbled")]
 )
+@pytest.mark.fault("upstream", "head")
 async def test_failure_before_the_head_is_an_error_response(
     serve: Serve, fault: str, status: int, code: str, headers: tuple[str, ...], dialect: str
 ) -> None:
@@ -200,6 +203,7 @@ async def test_failure_of_what_passes_through_is_told_in_its_dialect(serve: Serv
 
 
 @pytest.mark.parametrize(("path", "dialect"), [(CHAT, "chat"), (NATIVE, "native"), ("/v1/files", "chat")])
+@pytest.mark.fault("upstream", "connect")
 async def test_upstream_that_is_not_there(serve: Serve, fake: FakeQwen, path: str, dialect: str) -> None:
     """502, told in the dialect; the proxy goes on."""
     tee = await serve()
@@ -211,6 +215,7 @@ async def test_upstream_that_is_not_there(serve: Serve, fake: FakeQwen, path: st
 
 
 @pytest.mark.parametrize("dialect", ["chat", "native"])
+@pytest.mark.fault("upstream", "connect")
 async def test_connection_that_is_not_made_in_time(stage: Stage, perform: Serve, dialect: str) -> None:
     """504: the address takes the connection, but never says hello; TLS counts into the time for connecting."""
     tee = await perform(url=stage.url.replace("http:", "https:"), timeouts={"connect_s": 0.2})

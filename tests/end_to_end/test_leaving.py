@@ -51,6 +51,7 @@ async def asked(tee: Tee, stage: Stage, *headers: str) -> tuple[Client, Turn]:
 
 @pytest.mark.parametrize("dialect", ["chat", "native"])
 @pytest.mark.parametrize("mode", ["raw", "events"])
+@pytest.mark.fault("client", "between_frames")
 async def test_upstream_is_closed_when_the_only_client_leaves(
     serve: Serve, fake: FakeQwen, mode: str, dialect: str
 ) -> None:
@@ -157,6 +158,7 @@ async def test_grace_begins_anew_with_each_last_follower(perform: Serve, stage: 
 # Before the answer's head.
 
 
+@pytest.mark.fault("client", "head")
 async def test_client_that_leaves_before_the_head_ends_the_request(perform: Serve, stage: Stage) -> None:
     """With the policy cancel nobody is left to answer."""
     tee = await perform()
@@ -227,6 +229,7 @@ async def test_last_follower_by_key_leaves_before_the_head(perform: Serve, stage
     assert await wait_left(turn) - left_at < AT_ONCE_S
 
 
+@pytest.mark.fault("follower", "head")
 async def test_follower_leaves_while_the_originator_waits_for_the_head(perform: Serve, stage: Stage) -> None:
     """The one who asked is still there: it gets its stream, as if nobody had followed."""
     tee = await perform()
@@ -265,6 +268,7 @@ async def test_client_that_leaves_while_its_body_is_sent(perform: Serve, stage: 
     await turn.wait_left()
 
 
+@pytest.mark.fault("client", "connect")
 async def test_client_that_leaves_in_the_middle_of_its_request(serve: Serve, fake: FakeQwen) -> None:
     """Nothing goes upstream of a generation that was not asked for to the end."""
     tee = await serve()
@@ -279,6 +283,7 @@ async def test_client_that_leaves_in_the_middle_of_its_request(serve: Serve, fak
 
 
 @pytest.mark.parametrize("mode", ["raw", "events"])
+@pytest.mark.fault("client", "after_end")
 async def test_client_that_leaves_after_done_has_had_it_all(serve: Serve, fake: FakeQwen, mode: str) -> None:
     """Clients close right after [DONE]: that is an end, not an abort, though the body's own end has not come."""
     tee = await serve()
@@ -307,6 +312,7 @@ async def test_client_that_leaves_before_done_has_not(perform: Serve, stage: Sta
     assert (await tee.info(answer.stream_id))["state"] == "cancelled"
 
 
+@pytest.mark.fault("follower", "between_frames")
 async def test_clients_that_leave_together(perform: Serve, stage: Stage) -> None:
     """Hundred followers that all go leave nothing behind."""
     tee = await perform()

@@ -22,6 +22,8 @@ from tests.proxy_under_test import CHAT, PROMPT, Serve, begun, chat_body
 from tests.stage import Stage
 
 SECRET = "a secret of thirty-two characters"
+ADMIN_TOKEN = "an-admin-token-of-the-test"
+AS_OPERATOR = f"Authorization: Bearer {ADMIN_TOKEN}"
 
 
 async def asked(url: str, *sent: bytes) -> bytes:
@@ -39,6 +41,7 @@ async def test_output_and_metrics_never_hold_a_token(stage: Stage, loop: str) ->
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")} | {
         "STREAMTEE_LISTEN": "127.0.0.1:0",
         "STREAMTEE_ADMIN": "127.0.0.1:0",
+        "STREAMTEE_ADMIN_TOKEN": ADMIN_TOKEN,
         "STREAMTEE_LOG_LEVEL": "debug",
         "STREAMTEE_UPSTREAM__URL": stage.url,
         "STREAMTEE_CAPABILITIES__SECRETS": json.dumps([SECRET]),
@@ -56,7 +59,7 @@ async def test_output_and_metrics_never_hold_a_token(stage: Stage, loop: str) ->
             tokens = await _go_wrong(stage, urls[0])
             pages = b""
             for path in ("/metrics", "/admin/streams"):
-                pages += await asked(urls[1], request("GET", path, "Connection: close"))
+                pages += await asked(urls[1], request("GET", path, AS_OPERATOR, "Connection: close"))
             process.send_signal(signal.SIGTERM)
             output, _ = await process.communicate()
     finally:
@@ -70,6 +73,7 @@ async def test_output_and_metrics_never_hold_a_token(stage: Stage, loop: str) ->
             assert part.encode() not in output + pages
     assert not re.search(rb"[?&]t=", output + pages)
     assert SECRET.encode() not in output + pages
+    assert ADMIN_TOKEN.encode() not in output + pages
 
 
 @on_one_loop

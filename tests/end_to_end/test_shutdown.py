@@ -111,6 +111,7 @@ def is_drained(body: bytes, epoch: str) -> bool:
 @on_one_loop
 @pytest.mark.parametrize("dialect", ["chat", "native"])
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.fault("process", "between_frames")
 async def test_answer_that_is_cut_off_never_looks_whole(serve: Serve, mode: str, dialect: str) -> None:
     """To the client that asked, in each mode: aborted, an error event in the API's shape, or an HTTP error."""
     tee = await serve(drain_s=0)
@@ -183,6 +184,7 @@ async def test_requests_without_an_answer_yet_are_waited_for(perform: Serve, sta
         await task
 
 
+@pytest.mark.fault("process", "head")
 async def test_requests_without_an_answer_yet_are_refused_when_time_is_up(perform: Serve, stage: Stage) -> None:
     """503 and when to try again, in place of a bare end; nothing is left that hangs, upstream neither."""
     tee = await perform(drain_s=0.1)

@@ -28,6 +28,7 @@ async def cuts(tee: Tee, reason: str) -> float:
     ("sent", "path"),
     [(b"G", "/"), (f"POST {NATIVE}".encode(), NATIVE), (b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX: ", "/v1/models")],
 )
+@pytest.mark.fault("client", "connect")
 async def test_head_that_does_not_come_is_answered_with_408(perform: Serve, sent: bytes, path: str) -> None:
     """In the dialect of its path, as far as that came; and the connection is closed."""
     tee = await perform(clients=SHORT)
@@ -96,6 +97,7 @@ async def test_body_that_the_upstream_holds_back_is_not_late(perform: Serve, sta
     assert (await client.answer()).status == 200
 
 
+@pytest.mark.fault("follower", "between_frames")
 async def test_answer_that_is_not_taken_is_cut_off(perform: Serve, stage: Stage) -> None:
     """By a reset, so that it does not look complete; another follower has all of it."""
     tee = await perform(clients={**SHORT, "keepalive_s": 0})

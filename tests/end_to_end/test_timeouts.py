@@ -94,6 +94,7 @@ async def test_time_out_without_an_answer_is_told_where_the_answer_would_be(perf
 
 
 @pytest.mark.parametrize("frame", [ROLE, COMMENT, BEAT, b": in pieces"], ids=["role", "comment", "line", "pieces"])
+@pytest.mark.fault("upstream", "before_token")
 async def test_stream_without_a_token_ends_in_time(perform: Serve, stage: Stage, frame: bytes) -> None:
     """Role chunks and comments are no token, however many come; raw never looks complete, events say why."""
     tee = await perform(timeouts={"first_token_s": 0.2})

@@ -98,6 +98,17 @@ def test_environment_goes_over_the_file(write: Any, monkeypatch: pytest.MonkeyPa
     assert (config.auth.mode, config.auth.keys) == ("keys", (DIGEST,))
 
 
+def test_admin_token_is_read_from_a_file(write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named in the file or in the environment, without the line's end; `check-config` does not show it."""
+    secret = tmp_path / "admin_token"
+    secret.write_text(f"{SECRET}\n")
+    path = write(f'admin_token_file = "{secret}"')
+    assert load(path).admin_token.get_secret_value() == SECRET
+    assert SECRET not in check(path).output
+    monkeypatch.setenv("STREAMTEE_ADMIN_TOKEN_FILE", str(secret))
+    assert load(None).admin_token.get_secret_value() == SECRET
+
+
 def test_environment_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """No file is needed; lower case is read as well."""
     monkeypatch.setenv("streamtee_drain_s", "3")
@@ -188,6 +199,11 @@ def test_origin_is_as_browsers_write_it(write: Any, origin: str) -> None:
         ('listen = ":8080"', ["listen", "HOST:PORT"]),
         ('listen = "127.0.0.1:65536"', ["listen", "HOST:PORT"]),
         ('admin = "here"', ["admin", "HOST:PORT"]),
+        ('admin_token = "short"', ["admin_token", "16 characters"]),
+        ('admin_token = "a token with spaces"', ["admin_token", "without spaces"]),
+        ('admin_token_file = "/nowhere/at/all"', ["admin_token_file", "/nowhere/at/all"]),
+        ('admin_token_file = "/dev/null"', ["admin_token_file", "/dev/null is empty"]),
+        (f'admin_token = "{SECRET}"\nadmin_token_file = "/dev/null"', ["admin_token_file", "both"]),
         ('[upstream]\nurl = "qwen.test"', ["upstream.url", "http://", "https://"]),
         ('[upstream]\nurl = "ftp://qwen.test"', ["upstream.url", "http://", "https://"]),
         ('[upstream]\nurl = "https://"', ["upstream.url", "http://", "https://"]),

@@ -76,6 +76,14 @@ async def test_time_outs_change_in_place(tee: Tee, stage: Stage) -> None:
         await silent.wait_gone()
 
 
+async def test_admin_token_changes_in_place(stage: Stage) -> None:
+    """The old one opens nothing any more."""
+    async with teed(stage.url, admin_token="an-old-token-of-ours") as tee:
+        assert reloaded(tee, stage, admin_token="a-new-token-of-ours").made == ["admin_token"]
+        for token, status in (("an-old-token-of-ours", 401), ("a-new-token-of-ours", 200)):
+            assert (await tee.admin("/admin/streams", f"Authorization: Bearer {token}")).status == status
+
+
 async def test_key_of_ours_is_not_given_where_there_was_none(stage: Stage) -> None:
     """Nor taken away: who may use it was decided at the start."""
     async with teed(stage.url) as tee:

@@ -15,7 +15,7 @@ from proxy.wire.errors import Overloaded, ProxyError, RateLimited, RequestError,
 from tests.frames import heard
 
 PACKAGE = Path(__file__).parents[2] / "proxy"
-README = (PACKAGE.parent / "README.md").read_text()
+TABLE_OF_METRICS = (PACKAGE.parent / "docs/metrics.md").read_text()
 TABLE, SPELT = "stream/endings.py", {"stream/endings.py", "wire/errors.py"}
 REGISTERED = {"complete": 1000, "drained": 1001, "overloaded": 1013}
 each = pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
@@ -168,12 +168,12 @@ def test_every_row_is_in_the_table_under_its_own_name() -> None:
     assert len(ENDINGS) == len(OF_STREAMS) + len(OF_FOLLOWERS)
 
 
-def test_readme_lists_the_endings_of_streams_by_whose_fault_they_are() -> None:
+def test_docs_list_the_endings_of_streams_by_whose_fault_they_are() -> None:
     """In the table of metrics, in the order of OF_STREAMS: none that does not exist, and none missing."""
     listed = re.search(
-        r"by `ending`: complete; the client's: (.*?); the proxy's: (.*?); the upstream's: (.*?) \(\[", README
+        r"by `ending`: complete; the client's: (.*?); the proxy's: (.*?); the upstream's: (.*?) \(\[", TABLE_OF_METRICS
     )
     assert listed is not None
     for fault, words in zip(("client", "proxy", "upstream"), listed.groups(), strict=True):
         rows = [ending.reason for ending in OF_STREAMS if ending.fault == fault]
-        assert words.split(", ") == rows, f"README, metrics by `ending`, of the {fault}: {', '.join(rows)}"
+        assert words.split(", ") == rows, f"docs/metrics.md, by `ending`, of the {fault}: {', '.join(rows)}"

@@ -471,6 +471,8 @@ class Walk(RuleBasedStateMachine):
 
     def step(self, event: str) -> None:
         """Let the event happen, unless the page says that it can't."""
+        if event == "company" and self.scene.partial:
+            return  # its read would end a frame that has begun, and the page has no such event
         if (self.expected, event) in IMPOSSIBLE or (event in OVER and self.scene.stream.log.ending is not None):
             return
         self.expected = TABLE[self.expected, event]

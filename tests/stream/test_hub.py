@@ -10,7 +10,8 @@ from proxy.dialects.chat import CHAT
 from proxy.stream.endings import CAPABILITY_EXPIRED, COMPLETE
 from proxy.stream.hub import ANYONE, STREAM_BYTES, Hub, Places, Waiter
 from proxy.stream.info import StreamInfo
-from proxy.stream.ledger import FRAME_BYTES, UNFINISHED
+from proxy.stream.ledger import UNFINISHED
+from proxy.stream.log import FRAME_BYTES
 from proxy.stream.observer import Observers
 from proxy.stream.projections import View
 from proxy.stream.stream import Stream
@@ -118,6 +119,20 @@ def test_everybodys_stream_is_found_to_be_read_by_anyone() -> None:
     for find, stream, caller in ((hub.find, shared, ME), (hub.find_readable, mine, OTHER)):
         with pytest.raises(UnknownStream):
             find(stream.id, caller)
+
+
+def test_some_streams_are_the_first_the_last_and_those_that_ended_last() -> None:
+    """Each once, those that run in the order they began, however many there are."""
+    hub = new_hub()
+    streams = [new_stream(hub) for _ in range(9)]
+    for stream in streams[:4]:
+        stream.seal(COMPLETE)
+    ended, running = streams[:4], streams[4:]
+    assert hub.kept == 4
+    assert hub.some(9) == [*running, *reversed(ended)]
+    assert hub.some(5) == [*running, *reversed(ended)]
+    assert hub.some(3) == [running[0], running[3], running[4], ended[3], ended[2], ended[1]]
+    assert hub.some(1) == [running[4], ended[3]]
 
 
 def test_ids_are_130_random_bits() -> None:
@@ -431,6 +446,27 @@ def test_ledger_counts_logs_and_streams() -> None:
     assert hub.ledger.bytes == STREAM_BYTES + len(LARGE)
     other.seal(COMPLETE)
     assert hub.ledger.bytes == hub.ledger.total_bytes == 0
+
+
+def test_kept_stream_takes_less_memory_while_nobody_follows_it() -> None:
+    """Its log is packed when the last follower has left, and unpacked for the next."""
+    hub, slow = new_hub(), FakeSink(clogged=True)
+    stream = new_stream(hub)
+    frames = [b"data: %d\n\n" % number for number in range(100)]
+    stream.extend(frames)
+    clogged = follow(hub, stream, slow)
+    stream.seal(COMPLETE)
+    logs = hub.ledger.by_kind()["logs"]
+    assert (stream.log.is_packed, logs) == (False, hub.ledger.bytes + 100 * FRAME_BYTES)
+    clogged.leave("left")
+    packed = hub.ledger.by_kind()["logs"]
+    assert (stream.log.is_packed, logs - packed) == (True, 100 * (FRAME_BYTES - 4))
+    late = FakeSink()
+    follow(hub, stream, late, mode="raw")
+    assert late.received == b"".join(frames)
+    assert (stream.log.is_packed, hub.ledger.by_kind()["logs"]) == (True, packed)
+    hub.forget(stream)
+    assert hub.ledger.total_bytes == 0
 
 
 def test_forgotten_stream_is_counted_until_nobody_reads_it() -> None:

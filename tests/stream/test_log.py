@@ -121,3 +121,39 @@ def check_window(steps: list[list[bytes] | tuple[int, int]]) -> None:
         offset, within = log.locate(place)
         assert b"".join(ever[offset:])[within:] == b"".join(ever)[place:]
         assert within == 0 or within < len(ever[offset])
+
+
+@given(st.lists(st.binary(max_size=9), min_size=32, max_size=90), st.data())
+def test_packed_log_is_read_as_before(frames: list[bytes], data: st.DataObject) -> None:
+    """Whatever is asked of it first, with or without dropped frames."""
+    log = log_of(*frames)
+    log.trim(data.draw(st.integers(0, log.size_bytes)), data.draw(st.integers(0, 20)))
+    log.seal(COMPLETE, b"tail")
+    held, numbers = list(log.frames), (log.start, log.end, log.size_bytes, log.end_bytes, log.overhead_bytes)
+    log.pack()
+    assert log.is_packed == (len(held) >= 32)
+    assert numbers[:4] == (log.start, log.end, log.size_bytes, log.end_bytes)
+    assert log.overhead_bytes < numbers[4] or not log.is_packed
+    start = data.draw(st.integers(log.start, log.end))
+    place = data.draw(st.integers(log.trimmed_bytes, log.end_bytes))
+    before = sum(map(len, frames[:start]))
+    ask = data.draw(st.sampled_from(["span", "frames", "position", "locate"]))
+    if ask == "span":
+        assert log.span(start, log.end) == frames[start:]
+    elif ask == "position":
+        assert log.position(start) == before
+    elif ask == "locate":
+        at, within = log.locate(place)
+        assert sum(map(len, frames[:at])) + within == place
+    assert log.frames == held
+    assert (not log.is_packed, log.overhead_bytes) == (True, numbers[4])
+    log.pack()
+    log.unpack()
+    assert log.frames == held
+
+
+def test_open_log_is_not_packed() -> None:
+    """More frames may come."""
+    log = log_of(*[b"x"] * 100)
+    log.pack()
+    assert not log.is_packed

@@ -15,6 +15,10 @@ PROMPT = "a prompt nobody else may read"
 BODY = {"model": "qwen-plus", "stream": True, "messages": [{"role": "user", "content": PROMPT}]}
 
 
+def with_token(proxy: Proxy) -> dict[str, str]:
+    return {"Authorization": f"Bearer {proxy.operators.token}"}
+
+
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
     fake = FakeQwen()
@@ -29,7 +33,7 @@ async def proxy() -> AsyncIterator[Proxy]:
 async def test_feed_tells_of_streams_that_begin_and_end(proxy: Proxy) -> None:
     """With what /info says of them, and never what was asked; it ends with the server, properly."""
     async with asyncio.timeout(10), aiohttp.ClientSession() as client:
-        feed = await client.get(f"{proxy.admin_url}/admin/events")
+        feed = await client.get(f"{proxy.admin_url}/admin/events", headers=with_token(proxy))
         assert feed.content_type == "text/event-stream"
         answer = await client.post(f"{proxy.url}/v1/chat/completions", json=BODY)
         await answer.read()
@@ -50,5 +54,5 @@ async def test_admin_port_lists_the_streams_of_all_callers(proxy: Proxy) -> None
             headers = {"Authorization": f"Bearer {caller}"}
             await (await client.post(f"{proxy.url}/v1/chat/completions", json=BODY, headers=headers)).read()
         mine = await (await client.get(f"{proxy.url}/v1/streams", headers={"Authorization": "Bearer a"})).json()
-        everyones = await (await client.get(f"{proxy.admin_url}/admin/streams")).json()
+        everyones = await (await client.get(f"{proxy.admin_url}/admin/streams", headers=with_token(proxy))).json()
     assert (len(mine["data"]), len(everyones["data"])) == (1, 2)

@@ -1,4 +1,4 @@
-"""What /metrics says of streams that went so and so; see the table of metrics in the README for the words."""
+"""What /metrics says of streams that went so and so; see docs/metrics.md for the words."""
 
 import asyncio
 import json
@@ -21,11 +21,10 @@ from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame
 from tests.http_client import KEY, request
 from tests.programs import system_tool
-from tests.proxy_under_test import PROMPT, Tee, begun, teed
+from tests.proxy_under_test import CHAT, PROMPT, Tee, begun, chat_body, teed
 from tests.stage import Stage
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-README = (DEPLOY.parent / "README.md").read_text()
+DOCS = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
 STALL_S = 0.3
 USAGE = {"stream_options": {"include_usage": True}}
 OPENMETRICS = "Accept: application/openmetrics-text; version=1.0.0"
@@ -438,6 +437,54 @@ async def test_lag_is_that_of_the_slowest(tee: Tee, stage: Stage) -> None:
     assert await late.read() == await answer.read()
 
 
+async def test_limits_are_told_beside_what_they_bound(fake: FakeQwen) -> None:
+    """By their keys in the configuration."""
+    limits = {"streams": 11, "followers": 22, "total_log_bytes": 333, "total_pending_bytes": 444}
+    async with teed(fake.url, limits=limits) as tee:
+        assert (await scrape(tee)).by("limit", "name") == limits
+
+
+async def test_silence_is_that_of_the_quietest_upstream(tee: Tee, stage: Stage) -> None:
+    """By route; it ends with the next word, and with the stream."""
+    quietest, _ = await begun(tee, stage, frames=1)
+    _, turn = await begun(tee, stage, frames=1)
+    async with asyncio.timeout(GUARD_S):
+        while (page := await scrape(tee)).value("silence_seconds_max", route="chat") < STALL_S:
+            pass
+    quiet_s = page.value("silence_seconds_max")
+    turn.chunk(chunk_frame())
+    assert (await scrape(tee)).value("silence_seconds_max") >= quiet_s, "the other stream is as silent as before"
+    await quietest.client.leave()
+    async with asyncio.timeout(GUARD_S):
+        while (await scrape(tee)).value("silence_seconds_max") > quiet_s:
+            pass
+    turn.end(DONE)
+
+
+@pytest.mark.parametrize(("upgrade", "count"), [("never", 0), ("always", 1), ("auto", 1)])
+async def test_upgraded_requests_are_counted(stage: Stage, upgrade: str, count: int) -> None:
+    """Those that were sent as requests for a stream, in place of a client that wants a document."""
+    refusal = b'{"error":{"code":"invalid_parameter_error","message":"This model only support stream mode, please"}}'
+    async with teed(stage.url, generations={"upgrade": upgrade}) as tee:
+        client = await tee.send("POST", CHAT, body=chat_body(stream=False))
+        turn = await stage.next()
+        await turn.body()
+        if upgrade == "auto":
+            turn.reply("400 Bad Request", "Content-Type: application/json", body=refusal)
+            turn = await stage.next()
+            await turn.body()
+        if upgrade == "never":
+            turn.reply("200 OK", "Content-Type: application/json", body=b"{}")
+        else:
+            turn.begin()
+            turn.end(chunk_frame(), FINISH, DONE)
+        assert (await client.answer()).status == 200
+        answer, turn = await begun(tee, stage)
+        turn.end(DONE)
+        await answer.read()
+        assert (await scrape(tee)).value("upgraded_requests_total", route="chat") == count
+
+
 async def test_build_info_says_what_runs(tee: Tee) -> None:
     """One sample, with the event loop among its labels."""
     (sample,) = (await scrape(tee)).of("build_info")
@@ -594,6 +641,13 @@ FED = {
     "rejected_total": {"reason"},
     "client_connections": set(),
     "client_bytes": {"kind"},
+    "limit": {"name"},
+    "silence_seconds_max": {"route"},
+    "cost_total": {"route", "model", "kind", "currency"},
+    "shared_requests_total": {"route", "how"},
+    "shared_tokens_total": {"route", "how", "kind"},
+    "shared_cost_total": {"route", "how", "currency"},
+    "upgraded_requests_total": {"route"},
     "retries_total": {"reason"},
     "upstream_requests_total": {"upstream"},
     "upstream_state": {"upstream", "state"},
@@ -608,10 +662,17 @@ FED = {
 @asynccontextmanager
 async def busy(fake: FakeQwen) -> AsyncIterator[Tee]:
     """Run a proxy that has seen enough for every metric to have a sample."""
-    upstream = {"spares": ["spare"], "max_concurrent": 100}
-    async with teed(fake.url, upstream=upstream, upstreams={"spare": {"url": fake.url, "weight": 0}}) as tee:
-        answer = await tee.chat(fault="count; frames=200", **USAGE)
+    tables = {
+        "upstream": {"spares": ["spare"], "max_concurrent": 100},
+        "upstreams": {"spare": {"url": fake.url, "weight": 0}},
+        "generations": {"upgrade": "always"},
+        "prices": {"currency": "CNY", "models": [{"name": "qwen3*", "prompt": 2, "completion": 8}]},
+    }
+    async with teed(fake.url, **tables) as tee:
+        answer = await tee.chat("Idempotency-Key: k", fault="count; frames=200", **USAGE)
         await answer.read()
+        await (await tee.chat("Idempotency-Key: k", fault="count; frames=200", **USAGE)).read()
+        await (await tee.chat(stream=False)).read()
         await (await tee.follow(answer.stream_id)).read()
         await (await tee.chat(fault="cut_mid_chunk; after=1")).read()
         await (await tee.chat("Stream-Mode: none")).read()
@@ -628,17 +689,34 @@ async def test_every_metric_is_there_with_its_labels(fake: FakeQwen) -> None:
     for sample in page.samples:
         name = re.sub(r"(?<=_seconds)_(bucket|count|sum|created)$", "", sample.name)
         labels[name] = set(sample.labels) - {"le"}
-    assert labels == {f"streamtee_{name}": names for name, names in FED.items()}
+    own = {name: names for name, names in labels.items() if not name.startswith("process_")}
+    assert own == {f"streamtee_{name}": names for name, names in FED.items()}
+    assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= set(labels)
 
 
-async def test_readme_lists_every_metric(tee: Tee) -> None:
+def listed() -> dict[str, set[str]]:
+    """Return the labels of each metric, as the table of docs/metrics.md has them."""
+    found: dict[str, set[str]] = {}
+    for line in DOCS.splitlines():
+        if line.startswith("| `"):
+            names, groups = (re.split(sep, cell) for sep, cell in zip((", ", "; "), line.split("|")[1:3], strict=True))
+            groups = groups * len(names) if len(groups) == 1 else groups
+            for name, labels in zip(names, groups, strict=True):
+                found[name.strip(" `")] = set(re.findall(r"\w+", labels))
+    return found
+
+
+async def test_docs_list_every_metric(tee: Tee) -> None:
     """Also those that have no sample yet; and none that does not exist."""
     families = tee.proxy.page.collect()
     exposed = {family.name + "_total" * (family.type == "counter") for family in families}
-    table = README.partition("## Metrics")[2].partition("\n\n`time_to_first_token_seconds` is")[0]
-    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    listed = {f"streamtee_{name}" for row in rows for name in re.findall(r"`(\w+)`", row)}
-    assert listed == exposed, f"README lacks {exposed - listed}, and has {listed - exposed}"
+    known = {f"streamtee_{name}" for name in listed()}
+    assert known == exposed, f"docs/metrics.md lacks {exposed - known}, and has {known - exposed}"
+
+
+def test_docs_list_the_labels_of_metrics() -> None:
+    """Of all that have samples in these tests."""
+    assert {name: labels for name, labels in listed().items() if name in FED} == FED
 
 
 async def test_buckets_are_the_documented_ones(fake: FakeQwen) -> None:
@@ -728,14 +806,3 @@ async def test_metrics_are_on_the_admin_port_only(tee: Tee) -> None:
     answer = await tee.ask("GET", "/metrics")
     assert answer.status == 404
     assert b"streamtee_" not in await answer.read()
-
-
-# What Prometheus is configured with
-
-
-def test_deployed_scrape_configuration_is_valid() -> None:
-    """`promtool check config`."""
-    check = [system_tool("promtool"), "check", "config", str(DEPLOY / "prometheus.yml")]
-    done = subprocess.run(check, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "SUCCESS" in done.stdout

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pty
 import re
 import signal
 from contextlib import suppress
@@ -18,7 +19,7 @@ from proxy.tools.fake.realtime import SOCKET_FAULTS
 from tests.event_streams import DONE, chunk_frame
 from tests.http_client import Client, request
 from tests.proxy_under_test import chat_body
-from tests.spawned import FREE, answered, line, spawned
+from tests.spawned import FREE, answered, line, serving_at, spawned
 from tests.stage import Stage, staged
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +92,27 @@ async def wait_refused(url: str) -> None:
             await writer.wait_closed()
 
 
+async def test_console_with_its_token_is_shown_to_a_terminal_only(stage: Stage) -> None:
+    """There its URL opens it; in a log, as in the output of the test above, it would be a key for everybody."""
+    ours, theirs = pty.openpty()
+    settings = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url}
+    async with spawned("serve", stderr=theirs, **settings) as process:
+        _, admin = await serving_at(process)
+        told = await asyncio.to_thread(os.read, ours, 4096)
+        shown = re.search(rf"console on {admin}/console#token=(\S{{40,}})\r\n", told.decode())
+        assert shown, told
+        for token, status in ((shown[1], 200), ("x", 401)):
+            asked = request("GET", "/admin/streams", f"Authorization: Bearer {token}")
+            assert (await answered(admin, asked))[0] == status
+        process.terminate()
+        assert process.stdout is not None
+        assert b"token" not in await process.stdout.read()
+    os.close(ours)
+    os.close(theirs)
+
+
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.fault("descriptors", "connect")
 async def test_descriptors_that_run_out_take_idle_connections_first(stage: Stage, loop: str) -> None:
     """What runs goes on, what is new is served, probes and scrapes are answered; it is logged once, and counted."""
     settings = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url}
@@ -129,6 +150,7 @@ async def test_descriptors_that_run_out_take_idle_connections_first(stage: Stage
         assert logged.count("file descriptors run out") == 1
 
 
+@pytest.mark.fault("descriptors", "connect")
 async def test_client_that_finds_no_descriptor_is_told_so(stage: Stage) -> None:
     """Where nobody is idle: 503, and whose fault it is; the admin port answers."""
     settings = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url}

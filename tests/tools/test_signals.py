@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.certificates import Authority
 from tests.event_streams import DONE, chunk_frame
 from tests.http_client import Client, request
 from tests.proxy_under_test import CHAT, chat_body
@@ -155,6 +156,49 @@ async def test_sighup_with_a_bad_file_changes_nothing(stage: Stage, tmp_path: Pa
         assert (await asking)[0] == 200
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_sighup_replaces_the_certificate_while_streams_run(stage: Stage, tmp_path: Path, loop: str) -> None:
+    """New connections are shown the new one, also with no change of the configuration; a bad one changes nothing."""
+    authority = Authority(tmp_path)
+    certificate = authority.sign("localhost", file="server.pem")
+    tls = {"STREAMTEE_UPSTREAM__URL": stage.url, "STREAMTEE_TLS__CERTIFICATE": str(certificate)}
+    async with spawned("serve", "--loop", loop, **FREE, **tls) as process:
+        url, _ = await serving_at(process)
+        host, port = url.removeprefix("https://").split(":")
+
+        async def connect() -> Client:
+            context = authority.client()
+            opened = asyncio.get_running_loop().create_connection(
+                Client, host, int(port), ssl=context, server_hostname="localhost"
+            )
+            return (await opened)[1]
+
+        first = await connect()
+        first.send(request("POST", CHAT, body=chat_body()), method="POST")
+        turn = await stage.next()
+        turn.begin()
+        turn.chunk(chunk_frame())
+        answer = await first.answer()
+        shown = [first.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)]
+        for content, said in ((authority.sign("localhost").read_text(), "read again"), ("none", "stays in use")):
+            certificate.write_text(content)
+            process.send_signal(signal.SIGHUP)
+            await logged(process, said)
+            if said == "read again":
+                assert (await answered_by(await connect()))[0] == 200
+            shown.append((await connect()).transport.get_extra_info("ssl_object").getpeercert(binary_form=True))
+        assert shown[0] != shown[1] == shown[2]
+        turn.end(DONE)
+        assert await answer.read() == chunk_frame() + DONE
+
+
+async def answered_by(client: Client) -> tuple[int, bytes]:
+    """Ask over a connection whether the process is well; return the status and the body."""
+    client.send(request("GET", "/healthz"))
+    answer = await client.answer()
+    return answer.status, await answer.read()
+
+
 async def test_sighup_never_ends_the_process(stage: Stage) -> None:
     """Not without a file, and not while it drains."""
     async with spawned("serve", **FREE, STREAMTEE_UPSTREAM__URL=stage.url) as process:
@@ -173,6 +217,7 @@ async def test_sighup_never_ends_the_process(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.fault("process", "between_frames")
 async def test_process_that_was_stopped_heeds_what_came_meanwhile(stage: Stage, tmp_path: Path, loop: str) -> None:
     """Queue, connections, grace, keep_s and wait: each was due by then, and what ends the wait had come."""
     file = tmp_path / "c.toml"

@@ -13,6 +13,7 @@ from proxy.stream.ledger import BODIES
 from proxy.stream.subscription import Subscription
 from proxy.upstream.bypass import Bypass
 from proxy.wire.errors import Truncated
+from proxy.wire.http import chunk
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.fakes import FakeLoop, FakeSink
 from tests.pumped import FRAME, Connected, Upstream
@@ -331,3 +332,46 @@ async def test_first_answer_text_behind_thoughts_is_timed() -> None:
     vitals = upstream.stream.vitals
     assert (vitals.first_token_at, vitals.first_content_at, sum(vitals.gap_counts or ())) == (1.0, 4.0, 4)
     assert vitals.last_token_at == 5.0
+
+
+ALMOST = [  # a chunk with an ordinary frame, but for one thing
+    chunk(FRAME + FRAME),
+    chunk(FRAME) * 2,
+    chunk(FRAME)[:-1],
+    b"0" + chunk(FRAME),
+    chunk(FRAME).replace(b"\r\n", b";x=1\r\n", 1),
+    chunk(FRAME[:-1]),
+    chunk(FRAME.replace(b"word", b"")),
+    chunk(FRAME.replace(b"word", b"a\nb")),
+    chunk(FRAME.replace(b"word", b"a\rb")),
+    chunk(FRAME.replace(b"word", b'a","x":"b')),
+    chunk(FRAME.replace(b"data", b"date")),
+    chunk(chunk_frame("x" * 4096)),
+    chunk(FINISH),
+    chunk(DONE),
+    b"",
+    b"\n",
+]
+
+
+@pytest.mark.parametrize("read", ALMOST)
+async def test_read_that_is_not_one_ordinary_event_is_left_to_the_parsers(read: bytes) -> None:
+    """Such a read changes nothing, so that the parsers may take it."""
+    upstream = bypassed()
+    take_event = upstream.connection.take_event
+    assert take_event is not None
+    assert not take_event(read, 9.0)
+    assert (sent_on(upstream), upstream.pump.fed_at) == (0, upstream.now)
+
+
+@pytest.mark.parametrize("text", ["x", "x" * 200, "\u00e9\u4e2d", "x" * 3800])
+async def test_read_of_one_ordinary_event_is_forwarded_without_parsing(text: str) -> None:
+    """However long its text is, up to chunks of 4 KiB, and the log has its frame."""
+    upstream = bypassed()
+    take_event = upstream.connection.take_event
+    assert take_event is not None
+    frame = chunk_frame(text)
+    assert take_event(chunk(frame), 9.0)
+    assert sent_on(upstream) == 1
+    assert upstream.stream.log.frames == [FRAME, frame]
+    assert upstream.stream.vitals.last_token_at == 9.0

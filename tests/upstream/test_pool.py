@@ -6,17 +6,14 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from proxy.upstream.pool import ConnectionPool
 from proxy.wire.errors import Garbled, Unreachable, UpstreamTimeout
+from tests.certificates import self_signed
 from tests.event_loops import GUARD_S, on_each_loop, until
 from tests.exchanges import GET, NO_LIMITS, Listener, listened, opening, pieces, upstream
 from tests.stage import Stage, Turn, staged
@@ -399,25 +396,7 @@ async def test_outbound_proxy_is_asked_in_absolute_form(userinfo: str, authoriza
 
 def certificate(tmp_path: Any) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Return the contexts of a server for localhost and of a client that trusts it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = tmp_path / "certificate.pem"
-    pem.write_bytes(
-        signed.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    pem = self_signed(tmp_path, "localhost")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(pem)
     return server, ssl.create_default_context(cafile=str(pem))

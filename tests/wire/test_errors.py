@@ -6,7 +6,10 @@ import pytest
 
 from proxy.wire import errors
 from proxy.wire.errors import (
+    AdminClosed,
+    AdminTokenNeeded,
     BadRequest,
+    CallerUnknowable,
     Cancelled,
     CapabilitiesOff,
     CodingNotSupported,
@@ -23,8 +26,10 @@ from proxy.wire.errors import (
     InternalError,
     InvalidCapability,
     KeyReused,
+    LimitReached,
     MethodNotAllowed,
     MissingRight,
+    NotAllowedForKey,
     OffsetBeyond,
     OffsetGone,
     OriginNotAllowed,
@@ -62,9 +67,12 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (Unauthorised("m"), 401, RequestError),
     (InvalidCapability("m"), 401, RequestError),
     (ExpiredCapability("m"), 401, RequestError),
+    (AdminTokenNeeded("m"), 401, RequestError),
+    (AdminClosed("m"), 403, RequestError),
     (MissingRight("m"), 403, RequestError),
     (PathNotAllowed("m"), 403, RequestError),
     (FileNotAllowed("m"), 403, RequestError),
+    (NotAllowedForKey("m"), 403, RequestError),
     (OriginNotAllowed("m"), 403, RequestError),
     (UnknownRoute("m"), 404, RequestError),
     (UnknownModel("m"), 404, RequestError),
@@ -85,6 +93,7 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (UpgradeRequired("m"), 426, RequestError),
     (HeadersTooLarge("m"), 431, RequestError),
     (RateLimited("m", 7), 429, RequestError),
+    (LimitReached("m", 9), 429, RateLimited),
     (Reported("m"), 502, ProxyError),
     (Unreachable("m"), 502, UpstreamError),
     (Truncated("m"), 502, UpstreamError),
@@ -98,6 +107,7 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (CodingNotSupported("m"), 501, ProxyError),
     (Overloaded("m"), 503, ProxyError),
     (Drained("m"), 503, Overloaded),
+    (CallerUnknowable("m"), 503, Overloaded),
     (VersionNotSupported("m"), 505, ProxyError),
 ]
 
@@ -143,7 +153,7 @@ def test_upstream_errors_carry_the_word_the_stream_ends_with() -> None:
 def test_only_full_or_fast_asks_to_come_back() -> None:
     """Retry-After stands where a later attempt may succeed."""
     asks = {type(error): error.retry_after_s for error, _, _ in MADE if error.retry_after_s is not None}
-    assert asks == {Overloaded: 1, Drained: 1, RateLimited: 7}
+    assert asks == {Overloaded: 1, Drained: 1, CallerUnknowable: 1, RateLimited: 7, LimitReached: 9}
 
 
 def test_offset_gone_tells_the_earliest() -> None:

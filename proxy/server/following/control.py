@@ -79,7 +79,7 @@ class Control:
         """POST /v1/streams/{ident}/share: issue a token. Only for the stream's own caller, not for a token's holder."""
         stream = self._find(request, caller, ident, "share")
         self._grants.check_signs()
-        rights, expires_in_s = _read_terms(await read_body(request, _SHARE_BYTES), self._grants.ttl_s)
+        rights, expires_in_s = await read_terms(request, self._grants.ttl_s)
         return answer(self._grants.share(stream.id, rights, expires_in_s), headers={"Cache-Control": "no-store"})
 
     # By key
@@ -125,8 +125,12 @@ def stop(stream: Stream) -> None:
         stream.writer.stop(CANCELLED)
 
 
-def _read_terms(body: bytes, ttl_s: int) -> tuple[tuple[str, ...], int]:
-    """Return the requested rights, in the order of RIGHTS, and the requested seconds. Raises: BadRequest."""
+async def read_terms(request: web.BaseRequest, ttl_s: int) -> tuple[tuple[str, ...], int]:
+    """Return the rights that a request to share asks for, in the order of RIGHTS, and for how many seconds.
+
+    Raises: BadRequest.
+    """
+    body = await read_body(request, _SHARE_BYTES)
     try:
         asked = orjson.loads(body) if body.strip() else {}
     except orjson.JSONDecodeError as error:

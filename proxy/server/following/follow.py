@@ -1,6 +1,7 @@
 """Following a stream: by its id or by a key, in any mode and from any cursor, before it begins or after its end."""
 
 import asyncio
+import math
 import time
 from typing import Any
 
@@ -31,6 +32,7 @@ from proxy.wire.errors import (
     OffsetGone,
     OtherEpoch,
     Overloaded,
+    RateLimited,
     UnknownStream,
 )
 from proxy.wire.event_id import EventId
@@ -55,7 +57,12 @@ class Follow:
     async def by_id(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
         """GET /v1/streams/{ident}"""
         stream, until = self._admission.find(request, caller, ident, READ)
+        return await self.stream(request, stream, until)
+
+    async def stream(self, request: web.BaseRequest, stream: Stream, until: float = math.inf) -> web.StreamResponse:
+        """Deliver a stream that the client may read, at most until a time in monotonic seconds."""
         follow = read_follow_request(request, self._config)._replace(until=until)
+        self._admission.admit_view((stream,), follow.view.mode)
         if follow.cursor.epoch not in (None, stream.epoch):
             raise OtherEpoch(f"the cursor is of epoch {follow.cursor.epoch!r}, this stream's is {stream.epoch!r}")
         return await self._attach(request, stream, follow)
@@ -69,6 +76,7 @@ class Follow:
         """GET /v1/keys/{key}/stream: the newest stream under the key; with `wait`, the next one if there is none."""
         follow = read_follow_request(request, self._config)
         stream = self._hub.find_key(key, caller.digest)
+        self._admission.admit_caller(caller, follow.view.mode)
         if stream is not None:
             if follow.cursor.epoch not in (None, stream.epoch):
                 follow = follow._replace(cursor=Cursor())  # the cursor is of an older stream: begin at the start
@@ -162,7 +170,7 @@ class Follow:
         try:
             self._admission.admit_follower(stream)
             check_view(follow.view, stream.dialect)
-        except Overloaded as error:
+        except (Overloaded, RateLimited) as error:
             return await _end(downstream, stream, follow.view, ending_of(error))
         except BadRequest as error:  # a stream of this API does not have the mode
             return await _end_without_mode(downstream, stream, follow.view, REFUSED.saying(error.message))

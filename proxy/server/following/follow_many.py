@@ -66,6 +66,7 @@ class FollowMany:
         follow = follow._replace(view=_labelled(follow.view))
         followed = self._find(request, caller)
         self._admission.admit_follower(followers=len(followed))
+        self._admission.admit_view([one.stream for one in followed], follow.view.mode)
         for one in followed:
             self._check(one, follow.view)
         if all(one.is_over for one in followed) and not follow.accept:

@@ -223,11 +223,14 @@ class Generations:
             raise
         finally:
             places.give_back()
+            if generation.upgraded:
+                self._metrics.count_upgraded(generation.route.name)
             generation.drop_body()
             release_body(request)
         if pump is None:
-            await self._note_id(exchange, generation)
-            return await send_back(request, exchange)
+            if self._given is not None:
+                await self._note_id(exchange, generation, self._given)
+            return await send_back(request, exchange, self._reader.account(generation))
         stream = pump.stream
         self._hub.answered(stream, exchange.upstream_name, exchange.request_id)
         pump.start(exchange)
@@ -237,10 +240,10 @@ class Generations:
             stream.left()
             raise
 
-    async def _note_id(self, exchange: Exchange, generation: GenerationRequest) -> None:
-        """Note the id of a response that is not a stream, if its caller may name only the ids that it was given."""
+    async def _note_id(self, exchange: Exchange, generation: GenerationRequest, given: GivenIds) -> None:
+        """Note the id of a response that is not a stream as given to its caller."""
         objects = generation.route.dialect.objects
-        if self._given is None or objects is None or not 200 <= exchange.status < 300:
+        if objects is None or not 200 <= exchange.status < 300:
             return
         try:
             ident = objects.ident_of(await exchange.peek(lambda body: len(body) > self._max_frame_bytes))
@@ -248,7 +251,7 @@ class Generations:
             exchange.close()
             raise
         if ident is not None:
-            self._given.add(generation.caller, ident)
+            given.add(generation.caller, ident)
 
     async def _in_background(
         self, request: web.BaseRequest, call: Call, generation: GenerationRequest, joined: Joined | None
@@ -288,6 +291,8 @@ class Generations:
             return await ask(self._open_exchange, generation)
         finally:
             ledger.count(BODIES, -size_bytes)
+            if generation.upgraded:
+                self._metrics.count_upgraded(generation.route.name)
             generation.drop_body()
 
     def _join(self, call: Call, generation: GenerationRequest) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 from multidict import CIMultiDict
 
+from proxy.access.accounts import Account
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.client_addresses import ClientAddresses
@@ -65,6 +66,7 @@ class GenerationRequest:
     method: bytes = b"POST"
     keepalive_s: float = 0  # after so many seconds the response begins, before the upstream's; 0: not before
     recorded: bool = False  # on a recorded route: only the Content-Type of the response tells whether it is a stream
+    upgraded: bool = False  # it asks for a stream, and its client for a document
 
     def info(self, ident: str, max_log_bytes: int, cumulative: bool | None) -> StreamInfo:
         """Return the StreamInfo of the stream for this request; `cumulative` holds unless the request decides it."""
@@ -132,6 +134,15 @@ class GenerationReader:
         self._body_bytes = limits.body_bytes
         self._held_body_bytes = limits.held_body_bytes
 
+    def account(self, generation: GenerationRequest) -> Account | None:
+        """Return the account of the caller of a request, if it has limits."""
+        accounts = self._admission.accounts
+        return None if accounts is None else accounts.of(generation.caller)
+
+    def _reads(self, account: Account | None) -> bool:
+        """Return whether bodies of a caller are read whole, whatever else is asked for."""
+        return self._reads_body or (account is not None and account.reads_bodies)
+
     def _check(self, view: View, route: Route) -> None:
         """Check that a view has a meaning for requests of a route. Raises: UnknownMode, BadRequest."""
         if self._recorded and view.mode not in RECORDED_MODES:
@@ -149,6 +160,9 @@ class GenerationReader:
         if has_options:
             options = read_options(request.headers, self._config)
             self._check(options.view, route)
+        account = self._admission.account(caller)
+        if account is not None:
+            account.check_mode(options.view.mode)
         idempotent, named = options.idempotency_key is not None, options.key is not None
         is_here = request.content.is_eof()
         at_once = is_here and not options.detached
@@ -156,14 +170,15 @@ class GenerationReader:
         shared = self._admission.admit_generation(caller, idempotent, named, follows, at_once, not self._recorded)
         target = self._forward.target(route, request)
         attaches = self._attaches and not idempotent and follows and caller.owns_streams
-        body: bytes | LargeBody | None = arrived_body(request, self._body_bytes) if is_here else None
+        body_bytes = self._body_bytes if account is None else account.body_bytes(self._body_bytes)
+        body: bytes | LargeBody | None = arrived_body(request, body_bytes) if is_here else None
         # A body is held in memory if it is read here, or may be sent after its client has disconnected.
         if body is not None:
             pass
-        elif shared or attaches or self._reads_body or options.detached or route.dialect.requests.reads_body:
-            body = await read_body(request, self._body_bytes)
+        elif shared or attaches or self._reads(account) or options.detached or route.dialect.requests.reads_body:
+            body = await read_body(request, body_bytes)
         else:
-            body = await read_body_or_beginning(request, self._held_body_bytes, self._body_bytes)
+            body = await read_body_or_beginning(request, self._held_body_bytes, body_bytes)
         self._forward.check_body(request, body)
         if options.respond_async:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
@@ -178,6 +193,8 @@ class GenerationReader:
         if objects is not None:
             generation = self._with_objects(generation, objects, caller)
             attaches = attaches and generation.options is options  # not in the background: its client may disconnect
+        if account is not None and not self._recorded:
+            generation = _limited(generation, account)
         if self._rewrites:
             generation = rewrite(generation, self._config.generations)
         if attaches:
@@ -223,6 +240,20 @@ class GenerationReader:
         return replace(generation, body=asked.body, options=options, background=not asked.streams)
 
 
+def _limited(generation: GenerationRequest, account: Account) -> GenerationRequest:
+    """Check the model of a request, and request the usage of its stream if tokens are limited.
+
+    Raises: NotAllowedForKey.
+    """
+    if not account.reads_bodies:
+        return generation
+    account.check_body(generation.whole_body)
+    counted = generation.route.dialect.requests.with_usage(generation.whole_body)
+    if not account.limits.counts_tokens or counted is None:
+        return generation
+    return replace(generation, body=counted, hides_usage=True)
+
+
 def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> GenerationRequest:
     """Rewrite a request so that it asks for a stream, or for the usage of a stream, as configured."""
     dialect = generation.route.dialect
@@ -232,7 +263,7 @@ def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> Ge
             generation = replace(generation, options=generation.options._replace(view=JSON))
             if generations.upgrade == "auto":
                 return replace(generation, streamed=streamed)
-            return replace(generation, headers=streamed[0], body=streamed[1])
+            return replace(generation, headers=streamed[0], body=streamed[1], upgraded=True)
     if generations.include_usage:
         counted = dialect.requests.with_usage(generation.whole_body)
         if counted is not None:
@@ -293,7 +324,9 @@ async def _ask_again(
     if not asks_for_stream(refusal):
         return exchange
     exchange.close()
-    return await _send(open_exchange, replace(generation, headers=streamed[0], body=streamed[1]))
+    generation.headers, generation.body = streamed
+    generation.upgraded = True
+    return await _send(open_exchange, generation)
 
 
 def _meaning(request: web.BaseRequest, generation: GenerationRequest) -> bytes:

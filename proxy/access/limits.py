@@ -1,0 +1,54 @@
+"""The limits of one caller: how much it may ask for, and what it may ask for at all.
+
+One object holds all of them, so that it can be divided among several processes that serve the same callers.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from proxy.settings import Table
+
+_Count = Annotated[int, Field(ge=0)]  # 0: no limit
+
+
+class CallerLimits(Table):
+    """The limits of one caller. A number of 0 is no limit, and an empty list allows everything."""
+
+    requests_per_minute: _Count = 0
+    requests_per_day: _Count = 0
+    tokens_per_minute: _Count = 0
+    tokens_per_day: _Count = 0
+    streams: _Count = 0
+    followers: _Count = 0
+    body_bytes: _Count = 0
+    models: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    modes: tuple[str, ...] = ()
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the tokens of responses must be known."""
+        return bool(self.tokens_per_minute or self.tokens_per_day)
+
+    def allows_model(self, name: str) -> bool:
+        """Return whether a model may be asked for: by its whole name, or by its beginning before a *."""
+        return not self.models or any(_matches(name, allowed) for allowed in self.models)
+
+    def divided(self, parts: int) -> "CallerLimits":
+        """Return the share of one of several processes: of each number an equal part, but at least 1.
+
+        The size of a body is not divided: each request is served by one process.
+        """
+        numbers = {name: getattr(self, name) for name in DIVIDED}
+        return self.model_copy(update={name: max(1, number // parts) for name, number in numbers.items() if number})
+
+
+DIVIDED = (
+    "requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day", "streams", "followers",
+)  # fmt: skip
+"""The limits that hold for all processes together."""
+
+
+def _matches(name: str, allowed: str) -> bool:
+    return name.startswith(allowed[:-1]) if allowed.endswith("*") else name == allowed

@@ -1,0 +1,111 @@
+"""What makes callers known by name while the proxy runs: the keys file, the hook, their accounts, and the usage file.
+
+Where `auth.mode` is "pass", none of this is made.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from proxy.access.accounts import Accounts
+from proxy.access.callers import Callers
+from proxy.access.identity_hook import IdentityHook
+from proxy.access.known_callers import KnownCallers
+from proxy.access.settings import AuthConfig
+from proxy.access.usage_file import UsageFile
+from proxy.downstream.connection import ERROR_TO_SEND
+from proxy.stream.background import OVERDUE_S, BackgroundLoop
+from proxy.timers import sleep
+from proxy.wire.errors import CallerUnknowable
+
+Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_TICK_S = 1.0
+_SAVE_TICKS = 5
+
+
+class Identification:
+    """Keeps the named callers, their limits and their usage up to date; asks the hook before requests are admitted."""
+
+    def __init__(self, known: KnownCallers, accounts: Accounts, usage: UsageFile | None) -> None:
+        self.known = known
+        self.accounts = accounts
+        self.background = BackgroundLoop("callers", time.monotonic, OVERDUE_S)
+        self._usage = usage
+        self._callers: Callers | None = None
+
+    def use(self, callers: Callers) -> None:
+        """Tell `callers` of every change."""
+        self._callers = callers
+        if self.known.hook is not None:
+            self.known.hook.on_answer = self._answered
+
+    def asking(self, serve: Serve) -> Serve:
+        """Return what asks the hook for unknown callers and then calls `serve`; without a hook, `serve` itself."""
+        known, hook, callers = self.known, self.known.hook, self._callers
+        if hook is None or callers is None:
+            return serve
+
+        async def ask(request: web.BaseRequest) -> web.StreamResponse:
+            try:
+                await hook.ask([key for key in callers.unlisted(request.headers) if not known.is_in_file(key)])
+            except CallerUnknowable as error:
+                request[ERROR_TO_SEND] = error
+            return await serve(request)
+
+        return ask
+
+    def refresh(self) -> None:
+        """Read the keys file again if it has changed, and forget the keys that have expired."""
+        if self.known.refresh():
+            self._forget()
+            self.accounts.limit()
+
+    async def watch(self) -> None:
+        """Do this, and save the usage, from time to time."""
+        ticks = 0
+        while True:
+            await sleep(_TICK_S)
+            ticks += 1
+            with self.background:
+                self.refresh()
+            with self.background:
+                if self._usage is not None and ticks % _SAVE_TICKS == 0:
+                    await self._usage.save()
+
+    async def close(self) -> None:
+        """Save the usage, and close the hook's connections."""
+        if self._usage is not None:
+            await self._usage.save()
+        if self.known.hook is not None:
+            await self.known.hook.close()
+
+    def _answered(self, name: str | None) -> None:
+        self._forget()
+        if name is not None:
+            self.accounts.limit(name)
+
+    def _forget(self) -> None:
+        if self._callers is not None:
+            self._callers.forget()
+
+
+def identification(auth: AuthConfig, *, has_certificates: bool) -> Identification | None:
+    """Make what the configuration asks for; None, if no caller is known by name. Raises: OSError, ValueError."""
+    if auth.mode != "keys" or not (auth.knows_names or has_certificates):
+        return None
+    hook = None
+    if auth.hook_url:
+        hook = IdentityHook(
+            auth.hook_url,
+            key=auth.hook_key.get_secret_value(),
+            timeout_s=auth.hook_timeout_s,
+            ttl_s=auth.hook_ttl_s,
+            size=auth.hook_size,
+        )
+    known = KnownCallers(Path(auth.keys_file) if auth.keys_file else None, hook)
+    accounts = Accounts(known.limits_of)
+    usage = UsageFile(Path(auth.usage_file), accounts) if auth.usage_file else None
+    return Identification(known, accounts, usage)
