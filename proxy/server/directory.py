@@ -204,7 +204,7 @@ class Directory:
 
 
 def _description(record: Record, last: Entry) -> dict[str, Any]:
-    """Return what the store knows of a stream, in the shape of `describe`."""
+    """Return what the store knows of a stream, in the shape of `describe`: its log is not read for a list."""
     info = record.info
     seal = read_seal(last) if last.id == SEAL else None
     if seal is not None and seal.summary:
@@ -219,10 +219,18 @@ def _description(record: Record, last: Entry) -> dict[str, Any]:
         "state": "open" if seal is None else seal.ending.state,
         "ending": ended,
         "route": info.route,
+        "upstream": None,
+        "upstream_request_id": None,
+        "trace_id": info.w3c_trace_id,
         "key": info.key,
+        "answer": None,
         "model": record.model,
+        "time_to_first_token_s": None,
         "events": at[0],
+        "first_seq": 1,
         "bytes": at[1],
+        "finish_reason": None,
+        "usage": None,
         "followers": [],
         "followers_elsewhere": 0,
     }

@@ -138,7 +138,7 @@ async def test_follower_may_wait_for_a_stream_that_begins_elsewhere(nodes: Nodes
 
 
 async def test_list_has_the_streams_of_all_nodes(nodes: Nodes) -> None:
-    """Running and ended; each once."""
+    """Running and ended; each once, and in the same shape."""
     first, turn = await started(nodes.owner, nodes.stage, KEY)
     second, other = await started(nodes.other, nodes.stage)
     finish(turn)
@@ -149,6 +149,7 @@ async def test_list_has_the_streams_of_all_nodes(nodes: Nodes) -> None:
                 first.stream_id: "complete", second.stream_id: "open",
             }:  # fmt: skip
                 pass
+        assert len({tuple(sorted(one)) for one in await tee.listed()}) == 1
     finish(other)
 
 
