@@ -114,10 +114,10 @@ class Directory:
     async def _found(self, ident: str) -> bool:
         """Return whether there is such a stream; one that has just begun is in the store in a moment."""
         for flushes in _LOOK_AGAIN:
-            if await self._node.replicas.find(ident) is not None:
+            if await self._node.replicas.find(ident, own=self._hub.has(ident)) is not None:
                 return True
             await asyncio.sleep(flushes * self._node.publisher.flush_s)
-        return await self._node.replicas.find(ident) is not None
+        return await self._node.replicas.find(ident, own=self._hub.has(ident)) is not None
 
     async def _bring_by_key(self, caller: Caller, key: str) -> bool:
         """Have the caller's newest stream under a key found in the hub; return whether there is one."""
@@ -131,7 +131,7 @@ class Directory:
         if value is None:
             return self._hub.find_key(key, caller.digest) is not None
         ident = value.decode()
-        if await self._bring(ident):
+        if await self._bring(ident) and ident in self._hub.replicas:  # of a stream of its own the hub knows itself
             stream = self._hub.find(ident, None)
             if stream.info.caller == caller.digest:
                 self._hub.point(key, stream)
@@ -153,7 +153,10 @@ class Directory:
         first, (last,) = await store.entries(ident, START, 1), await store.last([ident])
         if not first or last is None or first[0].id != HEADER:
             return None
-        return _description(read_record(first[0].fields[b"r"]), last)
+        record = read_record(first[0].fields[b"r"])
+        if record.node == self._node.id or (last.id == SEAL and not read_seal(last).kept):
+            return None  # what this node no longer has, and what is not kept
+        return _description(record, last)
 
     async def stored(self, stream: Stream) -> Stream:
         """Return what clients of a stream of this node are to follow: with `ack = "stored"` its replica.

@@ -197,6 +197,7 @@ class Seal(NamedTuple):
     at: EntryId | None = None
     tail: bytes = b""
     summary: bytes = b""  # the description of the stream at its end, for lists
+    kept: bool = True  # it is found after its end; if not, only those who follow it already are sent the rest
 
     def entry(self) -> Entry:
         ending = self.ending
@@ -208,6 +209,8 @@ class Seal(NamedTuple):
             fields[b"t"] = self.tail
         if self.summary:
             fields[b"s"] = self.summary
+        if not self.kept:
+            fields[b"k"] = b"0"
         return Entry(SEAL, fields)
 
 
@@ -222,7 +225,7 @@ def read_seal(entry: Entry) -> Seal:
     )
     at = entry.fields.get(b"at")
     tail, summary = entry.fields.get(b"t", b""), entry.fields.get(b"s", b"")
-    return Seal(ending, None if at is None else read_id(at), tail, summary)
+    return Seal(ending, None if at is None else read_id(at), tail, summary, entry.fields.get(b"k") != b"0")
 
 
 def _text(data: bytes) -> str:

@@ -160,7 +160,8 @@ class Outbox:
             return self._data()
         if log.ending is None:
             return None
-        return Seal(log.ending, EntryId(log.end, log.end_bytes), log.tail, self._summary(stream)).entry()
+        at, kept = EntryId(log.end, log.end_bytes), stream.info.retain_s > 0
+        return Seal(log.ending, at, log.tail, self._summary(stream), kept).entry()
 
     def _data(self) -> Entry:
         log, vitals = self.stream.log, self.stream.vitals

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 
 import orjson
 
-from proxy.store.entries import HEADER, START, Record, Seal, UnreadableError, read_record
+from proxy.store.entries import HEADER, SEAL, START, Record, Seal, UnreadableError, read_record, read_seal
 from proxy.store.leases import seal_lost
 from proxy.store.replica import Replica
 from proxy.store.store import Append, Post, Store, StoreError
@@ -66,10 +66,11 @@ class Replicas:
         if ident in self._by_id:
             self._by_id[ident].stream.followers_elsewhere = count
 
-    async def find(self, ident: str) -> Stream | None:
+    async def find(self, ident: str, *, own: bool = False) -> Stream | None:
         """Return the stream of a replica that has all that is stored now, and tell the owner of a follower.
 
-        None, if the store has no such stream. Raises: StoreError, Overloaded.
+        None, if the store has no such stream, or only one of this node's that it no longer keeps; with `own` it still
+        does. Raises: StoreError, Overloaded.
         """
         now = asyncio.get_running_loop().time()
         replica = self._by_id.get(ident)
@@ -81,17 +82,19 @@ class Replicas:
             return replica.stream
         task = self._fetching.get(ident)
         if task is None:
-            task = self._fetching[ident] = asyncio.create_task(self._fetch(ident))
+            task = self._fetching[ident] = asyncio.create_task(self._fetch(ident, own=own))
             task.add_done_callback(lambda _: self._fetching.pop(ident, None))
         return await asyncio.shield(task)
 
-    async def _fetch(self, ident: str) -> Stream | None:
+    async def _fetch(self, ident: str, *, own: bool = False) -> Stream | None:
         """Read all that is stored of a stream, in slices, and have it fed from then on."""
         entries = await self._store.entries(ident, START, SLICE)
         if not entries or entries[0].id != HEADER:
             return None
         try:
             record = read_record(entries[0].fields.get(b"r", b""))
+            if record.node == self._node and not own:
+                return None
             stream = self._make(record)
         except (UnreadableError, KeyError) as error:
             log_fault("the reading of a stream's record", error)
@@ -105,6 +108,9 @@ class Replicas:
         except BaseException:
             self._drop(stream)
             raise
+        if entries and entries[-1].id == SEAL and not read_seal(entries[-1]).kept:
+            self._drop(stream)
+            return None
         self._by_id[ident] = replica
         self._wanted_at[ident] = asyncio.get_running_loop().time()
         if replica.is_open:
