@@ -26,8 +26,8 @@ class Outbox:
     """What of one stream is yet to be written to the store, and how far that is known to have come."""
 
     __slots__ = (
-        "_heard_at", "_is_answered", "_is_begun", "_is_token_told", "_keys", "_record", "_renew_at", "_response",
-        "_summary", "at", "closed", "sealed", "stream", "unstored",
+        "_has_given_up", "_heard_at", "_is_answered", "_is_begun", "_is_token_told", "_keys", "_record", "_renew_at",
+        "_response", "_summary", "at", "closed", "sealed", "stream", "unstored",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, node: str, summary: Summary) -> None:
@@ -38,6 +38,7 @@ class Outbox:
         self.unstored = ""  # why the rest of the stream is not stored; "": it is
         self._record = Record(stream.info, stream.dialect.name, stream.vitals.model, node)
         self._summary = summary
+        self._has_given_up = False
         self._is_begun = False
         self._is_answered = False
         self._is_token_told = False
@@ -91,9 +92,8 @@ class Outbox:
         self._is_begun = True
         if last.id == SEAL:
             self.sealed = True
-            ending = read_seal(last).ending
-            if ending.message != _BEHIND:
-                self._end(ending)
+            if not self._has_given_up:
+                self._end(read_seal(last).ending)
         else:
             self.sealed = self.closed = False
             self.at, self._heard_at = START, -1.0
@@ -153,15 +153,20 @@ class Outbox:
         self._heard_at = stream.heard_at
         log = stream.log
         if self.at.seq < log.start:
-            return Seal(PRODUCER_LOST.saying(_BEHIND)).entry()
+            return self._give_up(_BEHIND)
         if self.at.end_bytes > stream.info.max_log_bytes:
-            return Seal(PRODUCER_LOST.saying(f"the store keeps {stream.info.max_log_bytes} bytes of a stream")).entry()
+            return self._give_up(f"the store keeps {stream.info.max_log_bytes} bytes of a stream")
         if self.at.seq < log.end:
             return self._data()
         if log.ending is None:
             return None
         at, kept = EntryId(log.end, log.end_bytes), stream.info.retain_s > 0
         return Seal(log.ending, at, log.tail, self._summary(stream), kept).entry()
+
+    def _give_up(self, why: str) -> Entry:
+        """Return the seal of a stream that goes on here, but can't be stored to its end."""
+        self._has_given_up = True
+        return Seal(PRODUCER_LOST.saying(why)).entry()
 
     def _data(self) -> Entry:
         log, vitals = self.stream.log, self.stream.vitals
