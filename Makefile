@@ -1,10 +1,10 @@
-# make demo | test | fix | fuzz | sim | soak | bench | bench-growth | serve | compiled | test-compiled.  PYTHON: any Python >= 3.11.
+# make demo | test | fix | fuzz | sim | soak | bench | bench-growth | serve | compiled | test-compiled | audit.  PYTHON: any Python >= 3.11.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILED := .venv-compiled
 COPY := build/compiled
-.PHONY: demo test check fix fuzz sim soak bench bench-growth serve compiled test-compiled clean
+.PHONY: demo test check fix fuzz sim soak bench bench-growth serve compiled test-compiled audit clean
 
 $(VENV)/.stamp: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamtee needs Python 3.11 or later")'
@@ -40,7 +40,7 @@ fix: $(VENV)/.stamp-dev
 # How many streams it makes up: EXAMPLES, 1,000 to 2,000 of them a minute. See docs/fuzzing.md.
 EXAMPLES ?= 20000
 fuzz: $(VENV)/.stamp-dev
-	EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n 0 -o timeout=0 --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_fuzz.py
+	EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n 0 -o timeout=0 --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_fuzz.py tests/test_fuzz_inputs.py
 
 # Two nodes and their store in virtual time: so many SEEDS, 10 of them a second. See docs/store.md.
 SEEDS ?= 1000
@@ -86,6 +86,15 @@ test-compiled: $(COMPILED)/.stamp-dev
 	cp -R tests config deploy docs pyproject.toml README.md build/tested
 	ln -s "$$(echo $(CURDIR)/$(COMPILED)/lib/python3*/site-packages/proxy)" build/tested/proxy
 	cd build/tested && TEST_COMPILED=1 $(CURDIR)/$(COMPILED)/bin/pytest
+
+# Asks for advisories on what is locked for the container. Needs a registry, and changes nothing; deploy/lock.sh writes
+# the locks and the bill of materials anew.
+audit:
+	rm -rf build/audit
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install -q --disable-pip-version-check 'pip-audit>=2.9,<3'
+	build/audit/bin/pip-audit --require-hashes --disable-pip -r deploy/requirements.lock
+	build/audit/bin/pip-audit --require-hashes --disable-pip -r deploy/build.lock
 
 clean:
 	rm -rf $(VENV) $(COMPILED) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,9 +1,14 @@
-"""The base class and the types of the configuration's tables. A room's tables are in its module `settings`."""
+"""The base class and the types of the configuration's tables. A room's tables are in its module `settings`.
+
+A secret is a field of type SecretStr, or a tuple of them. With a field of its name and `_file` beside it, it can be
+given as a file that holds it; of a tuple, each line is one.
+"""
 
 from collections.abc import Mapping
-from typing import Annotated, Generic, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Row = TypeVar("Row")
 
@@ -19,12 +24,73 @@ Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1)]
 ModelPattern = Annotated[str, AfterValidator(_check_pattern)]
 """The name of a model, or the beginning of several and a *."""
+FILE = "_file"
+"""The end of the name of a field that names the file of a secret."""
 
 
 class Table(BaseModel):
     """A table of the configuration file: immutable, and a key that it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secrets(cls, given: Any) -> Any:
+        return with_secrets(cls, given) if isinstance(given, dict) else given
+
+
+def secrets_of(table: type[BaseModel]) -> dict[str, bool]:
+    """Return the fields of a table that are secrets which can be given as files; True: it is a tuple of them."""
+    fields = table.model_fields
+    kinds = {name: field.annotation for name, field in fields.items() if name + FILE in fields}
+    return {
+        name: kind is not SecretStr for name, kind in kinds.items() if kind is SecretStr or SecretStr in get_args(kind)
+    }
+
+
+def with_secrets(table: type[BaseModel], given: dict[str, Any]) -> dict[str, Any]:
+    """Return what is given of a table, with what the files of secrets hold in place of their names.
+
+    Raises: ValueError, which names the file and never what it holds.
+    """
+    for name, several in secrets_of(table).items():
+        path = given.get(name + FILE)
+        if not path:
+            continue
+        if given.get(name):
+            raise ValueError(f"{name} and {name}{FILE} are both given; one is enough")
+        held = _read(f"{name}{FILE}", path)
+        given = {key: value for key, value in given.items() if key != name + FILE}
+        given[name] = tuple(held.split()) if several else held
+    return given
+
+
+def _read(field: str, path: Any) -> str:
+    try:
+        held = Path(str(path)).read_text(encoding="utf-8").strip()
+    except UnicodeError:
+        raise ValueError(f"{field}: {path} is no text") from None
+    except OSError as error:
+        raise ValueError(f"{field}: {path} can't be read: {error.strerror}") from None
+    if not held:
+        raise ValueError(f"{field}: {path} is empty")
+    return held
+
+
+def table_below(table: Any, name: str) -> Any:
+    """Return the type of a field of a table: a class of tables if it is one, or holds some under any name or number.
+
+    None, if there is no such field.
+    """
+    if is_table(table):
+        field = table.model_fields.get(name)
+        return None if field is None else field.annotation
+    return next((one for one in get_args(table) if is_table(one)), None)
+
+
+def is_table(found: Any) -> bool:
+    """Return whether a type is that of a table."""
+    return isinstance(found, type) and issubclass(found, BaseModel)
 
 
 class ByModel(Generic[Row]):

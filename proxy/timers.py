@@ -30,14 +30,24 @@ class Timer:
     def cancel(self) -> None:
         """Do not call back any more."""
         self._handle.cancel()
+        self._callback = _ignore  # a method of whoever has this timer: else they would be a reference cycle
 
     def _due(self) -> None:
         late_s = monotonic() - self._due_at
         if late_s < _LATE_S:
-            self._callback()
+            self._call_back()
         else:
             again_s = min(late_s, self._after_s)
-            self._handle = asyncio.get_running_loop().call_later(again_s, self._callback)
+            self._handle = asyncio.get_running_loop().call_later(again_s, self._call_back)
+
+    def _call_back(self) -> None:
+        callback = self._callback
+        self.cancel()
+        callback()
+
+
+def _ignore() -> None:
+    """Do nothing: the callback of a timer that is over."""
 
 
 class Within:

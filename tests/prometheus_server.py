@@ -18,7 +18,7 @@ from tests.programs import system_tool
 GUARD_S = 30
 POLL_S = 0.05
 CONFIG = """\
-global: {{scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 200ms}}
+global: {{scrape_interval: 300ms, scrape_timeout: 300ms, evaluation_interval: 300ms}}
 rule_files: [{rules}]
 scrape_configs:
   - job_name: streamtee
@@ -56,6 +56,10 @@ class Prometheus:
             while await asyncio.to_thread(self.value, expression) != value:
                 await asyncio.sleep(POLL_S)
 
+    async def hold(self, expression: str) -> None:
+        """Have queries be evaluated at the time of the last sample that answers an expression."""
+        self.at = max(value for _, value in await asyncio.to_thread(self.query, f"timestamp({expression})"))
+
     def wait_ready(self) -> None:
         """Wait until it answers."""
         until = time.monotonic() + GUARD_S
@@ -70,7 +74,7 @@ class Prometheus:
 
 @contextmanager
 def scraping(target: str, folder: Path, rules: Path) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes a HOST:PORT five times a second; its data are in a folder."""
+    """Run a Prometheus that scrapes a HOST:PORT three times a second; its data are in a folder."""
     config = folder / "prometheus.yml"
     config.write_text(CONFIG.format(target=target, rules=rules))
     with socket.socket() as free:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from proxy.dialects.chat import CHAT
+from proxy.dialects.dialect import Dialect
 from proxy.stream.ledger import Ledger
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
@@ -68,10 +70,12 @@ class Upstream:
         max_log_bytes: int = 1 << 30,
         allowed_bytes: int = 1 << 40,
         loop: FakeLoop | None = None,
+        dialect: Dialect = CHAT,
     ) -> None:
         self.ledger = Ledger(allowed_bytes)
         self.reports: list[str | None] = []  # how followers ended
         self.stream = new_stream(
+            dialect,
             max_log_bytes=max_log_bytes,
             ledger=self.ledger,
             loop=loop,

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what tests drive besides Python's packages: curl, promtool, nginx, Caddy, Redis, Chromium, Node, the
-# JavaScript clients of tests/clients (with CI or WITH_CODEX set also the Codex CLI) and the older SDKs of
-# tests/contract. The system's ones as root with apt; what can't be installed here is skipped by the tests that need it, by name, and with CI=true they fail.
+# JavaScript clients of tests/clients (with CI or WITH_CODEX set also the Codex CLI), the older SDKs of tests/contract,
+# and with CI or WITH_DEPLOY set what checks deploy/ (Helm, schemas of Kubernetes). The system's ones as root with apt;
+# what can't be installed here is skipped by the tests that need it, by name, and with CI=true they fail.
 set -u
 cd "$(dirname "$0")" || exit 1
 missing=()
@@ -50,6 +51,14 @@ fi
 if [ -n "${CI:-}${WITH_CODEX:-}" ] && command -v npm >/dev/null &&
   [ ! clients/codex/node_modules/.package-lock.json -nt clients/codex/package-lock.json ]; then
   npm --prefix clients/codex ci --ignore-scripts --loglevel=error >/dev/null || echo "the Codex CLI can't be installed here" >&2
+fi
+
+# Half a gigabyte, so likewise.
+deploy_tools=deploy/.venv
+if [ -n "${CI:-}${WITH_DEPLOY:-}" ] && ! cmp -s deploy/requirements.txt $deploy_tools/.installed; then
+  python3 -m venv --clear $deploy_tools &&
+    $deploy_tools/bin/python -m pip install -q --disable-pip-version-check -r deploy/requirements.txt &&
+    cp deploy/requirements.txt $deploy_tools/.installed || echo "the tools of tests/deploy can't be installed here" >&2
 fi
 
 # Two majors of an SDK don't fit into one environment.

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.wire import json_text
 from tests.complaints import no_complaints
 from tests.corpus.entry import Entry
 from tests.corpus.table import CORPUS, DIALECTS
@@ -36,6 +37,8 @@ TEXTS = ("reasoning_content", "reasoning", "refusal")
 def read(data: bytes) -> Any:
     """Read JSON as leniently as anybody does."""
     text = data.decode(errors="replace").removeprefix("\ufeff")
+    if json_text.is_deep(data):
+        return json_text.read(data)
     return json.loads(text, strict=False, parse_int=lambda digits: int(digits[:18]))
 
 
@@ -88,7 +91,8 @@ class Heard:
             said = joined(delta.get(name, delta.get("text") if name == "content" else None))
             if isinstance(said, str):
                 self.texts[name] = self._sum(self.texts.get(name, ""), said)
-        for place, call in enumerate(filter(None, delta.get("tool_calls") or ())):
+        calls = delta.get("tool_calls") or ()
+        for place, call in enumerate(filter(None, [calls] if isinstance(calls, dict) else calls)):
             known = self.calls.setdefault(_index(call, place), {"name": "", "arguments": ""})
             body = call.get("function") or call.get("custom") or {}
             for name in known:

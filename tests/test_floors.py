@@ -25,6 +25,7 @@ FLOORS = {
     "server": 6,
     "tools": 7,
     "console": 7,
+    "__main__": 8,
 }
 GROUND = {"settings", "timers"}
 """The package's own modules, which any floor may import."""

@@ -22,7 +22,8 @@ from tests.played import MODES_OF, Play
 from tests.pumped import Connected
 
 DEEP = b"[" * 300 + b"]" * 300
-PUT = [b"", b"null", b"1e999", b"{}", b"[]", b'"', b"\n\n", b"\\ud83d", DEEP]
+DEEPER = b"[" * 1500 + b",null]" * 1500
+PUT = [b"", b"null", b"1e999", b"{}", b"[]", b'"', b"\n\n", b"\\ud83d", DEEP, DEEPER, b'{"type":"stop"}']
 DONE = b"data: [DONE]\n\n"
 MESSAGE = message_events.message([Block("text", ("a", "ab")), Block("tool_use", ('{"a": ', "1}"))])
 BLOCK_EVENTS = ["message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta"]

@@ -21,7 +21,7 @@ def class_docstrings() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted((ROOT / "proxy").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and "tools" not in path.parts:
+            if isinstance(node, ast.ClassDef) and "tools" not in path.relative_to(ROOT).parts:
                 found.setdefault(node.name, []).append(first_sentence(ast.get_docstring(node) or ""))
     return found
 

@@ -20,6 +20,7 @@ from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.messages import MESSAGES
+from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import COMPLETE
 from proxy.stream.projections import Json, Projection, View
 from proxy.stream.stream import Stream
@@ -27,7 +28,20 @@ from proxy.tools.fake.chat import ChatAnswer
 from proxy.tools.fake.native import NativeAnswer
 from proxy.wire.errors import Garbled, OffsetBeyond
 from proxy.wire.sse import Splitter
-from tests.answers import Said, chats, documents, ids, joined, kinds, latest, made_cumulative, natives, texts
+from tests.answers import (
+    Said,
+    chats,
+    documents,
+    ids,
+    joined,
+    kinds,
+    latest,
+    made_cumulative,
+    messages_of_blocks,
+    natives,
+    responses,
+    texts,
+)
 from tests.cuts import NOT_RECORDED, messages, recorded
 from tests.streams import EPOCH, new_stream
 
@@ -202,6 +216,87 @@ def test_cumulative_native_upstream_reads_as_the_incremental_one(data: st.DataOb
         assert heard(mode, projection(stream, mode).render(0, len(told))) == final
 
 
+# APIs of typed events, whose texts are increments always
+
+
+@st.composite
+def typed(draw: st.DrawFn) -> Answer:
+    """Draw a response or a message, sometimes with other frames in between."""
+    dialect = draw(st.sampled_from([RESPONSES, MESSAGES]))
+    drawn: Any = draw(responses() if dialect is RESPONSES else messages_of_blocks())
+    told = list(drawn.frames())
+    for place, frame in draw(st.lists(st.tuples(st.integers(0, 60), st.sampled_from(INTRUDERS)), max_size=2)):
+        told.insert(min(place, len(told)), frame)
+    return dialect, told
+
+
+def deltas(dialect: Dialect, body: bytes) -> list[tuple[tuple[Any, ...], str]]:
+    """Return the texts of a body in order, each with what it belongs to, by the plain names of fields."""
+    found: list[tuple[tuple[Any, ...], str]] = []
+    for document in documents(body):
+        kind = str(document.get("type"))
+        delta: Any = document.get("delta")
+        if dialect is RESPONSES and kind.endswith(".delta") and isinstance(delta, str):
+            place = document.get("content_index") or document.get("summary_index") or 0
+            found.append(((kind, document.get("output_index"), place), delta))
+        elif dialect is MESSAGES and kind == "content_block_delta":
+            found += [
+                ((key, document["index"]), delta[key]) for key in ("text", "thinking", "partial_json") if key in delta
+            ]
+    return found
+
+
+def summed(dialect: Dialect, body: bytes) -> dict[tuple[Any, ...], str]:
+    """Return the texts of a body, each whole."""
+    found: dict[tuple[Any, ...], str] = {}
+    for where, text in deltas(dialect, body):
+        found[where] = found.get(where, "") + text
+    return found
+
+
+def skeleton(dialect: Dialect, body: bytes) -> list[bytes]:
+    """Return the data of all events that have no text, in order."""
+    return [m.data for m in messages(body) if not deltas(dialect, b"data: %b\n\n" % m.data)]
+
+
+@given(typed(), st.data())
+def test_law_5_typed_events_say_the_same_in_any_spans(answer: Answer, data: st.DataObject) -> None:
+    """Each text is whole, what has no text is as it came and where, and mode text is the answer's."""
+    dialect, told = answer
+    spans, body = data.draw(spans_of(len(told)), "spans"), b"".join(told)
+    complete, live = streamed(dialect, told), streamed(dialect, [])
+    coalesced = text = b""
+    for start, end in spans:
+        live.extend(told[start:end])
+        coalesced += projection(live, "coalesced").render(start, end)
+        text += projection(live, "text").render(start, end)
+    assert summed(dialect, coalesced) == summed(dialect, body)
+    assert skeleton(dialect, coalesced) == skeleton(dialect, body)
+    for mode, had in (("coalesced", coalesced), ("text", text)):
+        assert had == b"".join(projection(complete, mode).render(start, end) for start, end in spans), "not pure"
+    answers_key = "response.output_text.delta" if dialect is RESPONSES else "text"
+    assert text.decode() == "".join(piece for where, piece in deltas(dialect, body) if where[0] == answers_key)
+    assert coalesced.count(b": keep-alive\n") == told.count(INTRUDERS[0])
+
+
+@given(typed())
+def test_law_8_typed_events_resume_at_any_id(answer: Answer) -> None:
+    """What was received up to an id, and what comes after it, say the whole once."""
+    dialect, told = answer
+    stream, final = streamed(dialect, told), summed(dialect, b"".join(told))
+    blocks = Splitter(1 << 20).feed(projection(stream, "coalesced").render(0, len(told)))
+    for place, block in enumerate(blocks, 1):
+        for seq in ids(block, EPOCH):
+            rest = projection(stream, "coalesced").render(seq, len(told)) if seq < len(told) else b""
+            assert summed(dialect, b"".join(blocks[:place]) + rest) == final
+
+
+@given(typed(), st.data())
+def test_law_8_typed_events_resume_within_text(answer: Answer, data: st.DataObject) -> None:
+    """From any byte of the text the rest of it comes, and beyond its end nothing does."""
+    test_law_8_resume_within_text.hypothesis.inner_test(answer, data)  # type: ignore[attr-defined]
+
+
 # What upstreams really send
 
 WORDS = [
@@ -249,11 +344,17 @@ bodies_of_sorts = st.one_of(
         st.sampled_from([b"message", b"content_block", b"delta", b"usage"]),
         messages_of_sorts | _typed(messages_of_sorts),
     ),
+    st.builds(
+        lambda kind, member, value: b'{"type":"response.%b","output_index":0,"%b":%b}' % (kind, member, value),
+        st.sampled_from([b"created", b"output_item.done", b"output_text.delta", b"completed", b"failed"]),
+        st.sampled_from([b"response", b"item", b"delta", b"sequence_number"]),
+        anything | messages_of_sorts,
+    ),
     st.binary(max_size=8).filter(lambda data: not set(data) & {10, 13}),
 )
 
 
-@given(st.lists(bodies_of_sorts, max_size=6), st.sampled_from([CHAT, NATIVE, MESSAGES]), st.data())
+@given(st.lists(bodies_of_sorts, max_size=6), st.sampled_from([CHAT, NATIVE, RESPONSES, MESSAGES]), st.data())
 def test_no_frame_makes_a_mode_raise(bodies: list[bytes], dialect: Dialect, data: st.DataObject) -> None:
     """Whatever stands in it: modes of events render it, the same in the end as live, text is UTF-8, and json is JSON.
 

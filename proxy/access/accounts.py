@@ -31,7 +31,7 @@ class Account:
     """What one caller has used of its limits, and may use yet."""
 
     __slots__ = (
-        "_clock", "_followers", "_taken", "digest", "limits", "name", "refused", "requests", "requests_total",
+        "_clock", "_followers", "_taken", "digest", "limits", "name", "refusals", "requests", "requests_total",
         "running", "tokens", "tokens_total",
     )  # fmt: skip
 
@@ -44,7 +44,7 @@ class Account:
         self.tokens = Window("tokens_per_minute", MINUTE_S, 0), Window("tokens_per_day", DAY_S, 0)
         self.requests_total = 0
         self.tokens_total = 0
-        self.refused: Tally[str] = Tally()  # requests, by the limit that was reached
+        self.refusals: Tally[str] = Tally()  # requests, by the limit that was reached
         self.running: dict[Stream, None] = {}
         self._taken = 0  # places of requests that have begun no stream
         self._followers: dict[Subscription, None] = {}
@@ -176,7 +176,7 @@ class Account:
         return dialect.limit_headers(_allowance(self.requests, now), _allowance(self.tokens, now), now)
 
     def _refuse(self, limit: str, why: str, retry_after_s: int) -> None:
-        self.refused[limit] += 1
+        self.refusals[limit] += 1
         error = LimitReached(f"the limit {limit} of this key is reached: {why}", retry_after_s)
         error.retried = retry_after_s > _LONG_S  # so that clients don't ask again before it can help
         raise error

@@ -26,9 +26,14 @@ from proxy.dialects.dialect import Dialect
 from proxy.downstream.response import ALLOWANCE
 from proxy.stream.hub import ANYONE, Hub
 from proxy.stream.stream import Stream
-from proxy.wire.errors import RequestError, TooLarge, UnknownStream
+from proxy.wire.errors import RequestError, UnknownStream
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
+
+
+BY_KEY_ALONE = web.RequestKey(
+    "by_key_alone", bool
+)  # on a request: the certificate of its connection is not its caller's
 
 
 class Needs(Enum):
@@ -74,7 +79,8 @@ class Admission:
         While the process drains, nothing new is sent upstream; running streams can still be followed and cancelled.
         """
         if self._has_certificates:
-            caller = self._callers.caller_with(request.headers, subject_of(request.transport))
+            subject = "" if BY_KEY_ALONE in request else subject_of(request.transport)
+            caller = self._callers.caller_with(request.headers, subject)
         else:
             caller = self._callers.caller(request.headers)
         if needs is Needs.UPSTREAM:
@@ -91,7 +97,7 @@ class Admission:
 
     def limited(self, handler: Handler, name: str, dialect: Dialect, needs: Needs) -> Handler:
         """Return the handler of a route as it is called for callers with limits; `name` is that of the route."""
-        if self.accounts is None or needs is Needs.NOTHING:
+        if needs is Needs.NOTHING:
             return handler
         serve = self._serve_limited if needs is Needs.UPSTREAM else self._serve_known
         return functools.partial(serve, handler, name, dialect)
@@ -109,13 +115,12 @@ class Admission:
     ) -> web.StreamResponse:
         """Call a handler that sends a request upstream, if the limits of the caller leave room for it.
 
-        Raises: NotAllowedForKey, TooLarge, LimitReached.
+        Raises: NotAllowedForKey, LimitReached.
         """
         if self.accounts is None or not caller.name:
             return await handler(request, caller, **named)
         account = self.accounts.account(caller.name, caller.digest)
         account.check_route(name)
-        check_length(request, account)
         if "ident" in named:  # about a response that there is: a caller may end one when nothing is left of its limits
             return await handler(request, caller, **named)
         try:
@@ -211,10 +216,3 @@ class Admission:
 def _looks_up(request: web.BaseRequest, dialect: Dialect) -> bool:
     """Return whether a request to an API looks something up, such as a list of models: no stream begins with it."""
     return request.method in ("GET", "HEAD") and dialect.frames.has_text and "Upgrade" not in request.headers
-
-
-def check_length(request: web.BaseRequest, account: Account) -> None:
-    """Check the Content-Length of a request. Raises: TooLarge."""
-    length, allowed = request.content_length, account.limits.body_bytes
-    if allowed and length is not None and length > allowed:
-        raise TooLarge(f"the request body has {length} bytes, this key may send {allowed}")

@@ -3,7 +3,6 @@
 Keys are compared and stored as digests; no key and no token reaches a log or a metric. Knows no stream.
 """
 
-import functools
 import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
@@ -13,11 +12,13 @@ from typing import NamedTuple, Protocol
 from multidict import MultiMapping, istr
 
 from proxy.access.capabilities import Capabilities
-from proxy.dialects.route import KEY_HEADERS, shown_key
+from proxy.dialects.route import KEY_HEADERS, PROTOCOL, protocol_keys, shown_key
 from proxy.wire.errors import MissingRight, RequestError, Unauthorised
 
+_PROTOCOL = istr(PROTOCOL)
 _WHY_A_KEY = "callers are told apart by their keys. Send one, or set auth.anonymous in the configuration of the proxy"
 
+_REMEMBERED, _REMEMBERED_CHARS = 4096, 1000  # callers, and how much of each
 _NAMED = "\0"  # before a name, in what a digest is made of: no header holds it, so no key is taken for a name
 
 
@@ -101,24 +102,27 @@ class Callers:
         self._names_text = f"{', '.join(self._names[:-1])} or {self._names[-1]}"
         # A caller's digest has no meaning outside this process, or outside those that share a store.
         self._secret = hashlib.sha256(secret).digest() if secret else token_bytes(16)
-        self._of = functools.lru_cache(maxsize=4096)(self._caller)
+        self._identified: dict[tuple[str, ...], Caller] = {}  # by what they showed, if that is short
 
     def accept(self, digests: Sequence[str] | None) -> None:
         """Accept the keys with these digests from now on, and no others; None: all. Callers keep their streams."""
         self._digests = _read(digests)
-        self._of.cache_clear()
+        self._identified.clear()
 
     def forget(self) -> None:
         """Look at keys anew: which ones are known has changed. Callers keep their streams."""
-        self._of.cache_clear()
+        self._identified.clear()
 
     def caller(self, headers: MultiMapping[str]) -> Caller:
         """Return who sent a request with these headers."""
-        return self._of(self._shown(headers))
+        shown = self._shown(headers)
+        return self._identified.get(shown) or self._identify(shown, shown)
 
     def caller_with(self, headers: MultiMapping[str], subject: str) -> Caller:
         """Return who sent a request with these headers, and with a certificate of this subject; "": without one."""
-        return self._of(self._shown(headers), subject)
+        shown = self._shown(headers)
+        everything = (_NAMED + subject, *shown)
+        return self._identified.get(everything) or self._identify(everything, shown, subject)
 
     def keys(self, headers: MultiMapping[str]) -> list[str]:
         """Return the keys in these headers, each once."""
@@ -135,7 +139,18 @@ class Callers:
         for name in self._names:
             if name in headers:
                 shown += (", ".join(headers.getall(name)),)
+        if _PROTOCOL in headers:
+            shown += tuple(protocol_keys(", ".join(headers.getall(_PROTOCOL))))
         return shown
+
+    def _identify(self, everything: tuple[str, ...], shown: tuple[str, ...], subject: str = "") -> Caller:
+        """Return the caller, and remember it, unless so much was shown that many of them would fill the memory."""
+        caller = self._caller(shown, subject)
+        if sum(map(len, everything)) <= _REMEMBERED_CHARS:
+            if len(self._identified) >= _REMEMBERED:
+                self._identified.clear()
+            self._identified[everything] = caller
+        return caller
 
     def _caller(self, shown: tuple[str, ...], subject: str = "") -> Caller:
         keys = _distinct(shown)

@@ -8,12 +8,14 @@ a token nobody has access.
 import hmac
 import time
 from hashlib import sha256
+from secrets import token_urlsafe
 
 from aiohttp import web
 
 from proxy.access.admission import Needs
 from proxy.access.callers import Caller
 from proxy.access.capabilities import RIGHTS, Capabilities, Capability
+from proxy.access.pages import is_loopback
 from proxy.wire.errors import AdminClosed, AdminTokenNeeded
 
 SIGNED_IN_S = 12 * 3600
@@ -26,9 +28,26 @@ _OWN_PAGES = (None, "same-origin", "none")  # values of Sec-Fetch-Site (W3C Fetc
 class OperatorAccess:
     """Decides whether a request to the admin port is an operator's."""
 
-    def __init__(self, token: str) -> None:
-        """Without a `token`, "", nobody is an operator."""
+    def __init__(self, token: str, *, is_made: bool = False) -> None:
+        """Without a `token`, "", nobody is an operator. `is_made`: it is not configured, so nobody knows it yet."""
+        self._is_made = is_made
         self.use(token)
+
+    @classmethod
+    def at(cls, host: str, configured: str) -> "OperatorAccess":
+        """Return who has access to a port at this address: by the configured token; on loopback else by a new one."""
+        if configured or not is_loopback(host):
+            return cls(configured)
+        return cls(token_urlsafe(32), is_made=True)
+
+    def console_url(self, admin_url: str) -> str:
+        """Return the URL of the console of the port at a URL, with the token if it was made; "" if there is none.
+
+        The token is in the fragment, which browsers send to nobody: no log, no Referer and no other proxy has it.
+        """
+        if not self.token or not admin_url:
+            return ""
+        return f"{admin_url}/console" + (f"#token={self.token}" if self._is_made else "")
 
     def use(self, token: str) -> None:
         """Accept this token from now on, and no cookies of an earlier one."""

@@ -17,6 +17,7 @@ from proxy.wire.errors import BadRequest, HostNotServed, OriginNotAllowed, Proxy
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")  # RFC 9110 section 7.2
 _REMEMBERED = 256
+_LONGEST_NAME = 300  # a name has 253 characters, and a port may follow; longer ones are not remembered
 _BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
 
 
@@ -44,6 +45,8 @@ class Hosts:
         )
 
     def _serves(self, host: str) -> bool:
+        if len(host) > _LONGEST_NAME:
+            return self._is_served(host)
         served = self._served.get(host)
         if served is None:
             if len(self._served) >= _REMEMBERED:

@@ -1,11 +1,13 @@
 """The ids that upstreams give their responses: whose a response is, and which ids a caller may name.
 
 If requests are sent upstream with a key of the proxy's own, all callers are one to the upstream: it would show and
-continue anybody's response. So a caller may then name only the ids that it was given.
+continue anybody's response. So a caller may then name only the ids that it was given. And of several upstreams only the
+one that made a response knows it.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from proxy.dialects.dialect import Dialect
 from proxy.stream.stream import Stream
@@ -13,6 +15,7 @@ from proxy.wire.errors import UnknownResponse
 
 _KEPT_S = 7 * 24 * 3600  # as long as Qwen stores responses
 _KEPT = 100_000  # 20 MB
+LONGEST = 256  # characters; a longer id is no response's
 
 
 def response_id(stream: Stream) -> str | None:
@@ -43,34 +46,56 @@ def _may_have(stream: Stream, ident: str) -> bool:
     return stream.kept_head is None or ident.encode(errors="replace") in b"".join(log.span(log.start, log.end))
 
 
-class GivenIds:
-    """The ids of responses that each caller was given. Bounded in number and time."""
+class _Given(NamedTuple):
+    """Until when an id is remembered, and which upstream made the response."""
 
-    def __init__(self, streams: Callable[[], Iterable[Stream]], clock: Callable[[], float]) -> None:
-        """`streams` returns all that are running or kept; `clock` returns seconds."""
+    until: float  # seconds of the clock
+    upstream: str
+
+
+class GivenIds:
+    """The ids of responses that each caller was given, and the upstreams that know them. Bounded in number and time."""
+
+    def __init__(
+        self, streams: Callable[[], Iterable[Stream]], clock: Callable[[], float], *, restricts: bool = True
+    ) -> None:
+        """`streams` returns all that are running or kept; `clock` returns seconds.
+
+        `restricts`: callers may name no other ids; else these serve only to find the upstream of each.
+        """
         self._streams = streams
         self._clock = clock
-        self._until: OrderedDict[tuple[bytes, str], float] = OrderedDict()  # the latest last
+        self._given: OrderedDict[tuple[bytes, str], _Given] = OrderedDict()  # the latest last
+        self.restricts = restricts
 
     def ended(self, stream: Stream) -> None:
         """Note the id of a response that has ended; until then, it is found in its stream."""
         ident = response_id(stream)
         if ident is not None:
-            self.add(stream.info.caller, ident)
+            self.add(stream.info.caller, ident, stream.upstream)
 
-    def add(self, caller: bytes, ident: str) -> None:
-        """Note that a caller was given an id."""
-        self._until[caller, ident] = self._clock() + _KEPT_S
-        self._until.move_to_end((caller, ident))
-        if len(self._until) > _KEPT:
-            self._until.popitem(last=False)
+    def add(self, caller: bytes, ident: str, upstream: str) -> None:
+        """Note that a caller was given an id by an upstream."""
+        if len(ident) > LONGEST:
+            return
+        self._given[caller, ident] = _Given(self._clock() + _KEPT_S, upstream)
+        self._given.move_to_end((caller, ident))
+        if len(self._given) > _KEPT:
+            self._given.popitem(last=False)
 
     def remove(self, caller: bytes, ident: str) -> None:
         """Forget an id: its response was deleted."""
-        self._until.pop((caller, ident), None)
+        self._given.pop((caller, ident), None)
 
-    def check(self, caller: bytes, dialect: Dialect, ident: str) -> None:
-        """Raises: UnknownResponse, if the caller was not given the id."""
-        known = self._until.get((caller, ident), 0.0) > self._clock()
-        if not known and find_response(self._streams(), caller, dialect, ident) is None:
+    def upstream(self, caller: bytes, dialect: Dialect, ident: str) -> str:
+        """Return the name of the upstream that made the response of an id; "" if it is not known.
+
+        Raises: UnknownResponse, if the caller was not given the id, and may name no other.
+        """
+        given = self._given.get((caller, ident))
+        if given is not None and given.until > self._clock():
+            return given.upstream
+        stream = find_response(self._streams(), caller, dialect, ident)
+        if stream is None and self.restricts:
             raise UnknownResponse(f"no response of yours has the id {ident[:100]!r}")
+        return "" if stream is None else stream.upstream

@@ -24,6 +24,7 @@ class AuthConfig(Table):
     usage_file: str = ""
     hook_url: str = ""
     hook_key: SecretStr = SecretStr("")
+    hook_key_file: str = ""
     hook_timeout_s: Annotated[float, Field(gt=0)] = 2
     hook_ttl_s: Seconds = 60
     hook_size: Count = 10_000
@@ -78,6 +79,7 @@ class CapabilitiesConfig(Table):
     """[capabilities]: the secrets that sign tokens for streams, and how long tokens are valid."""
 
     secrets: tuple[SecretStr, ...] = ()
+    secrets_file: str = ""
     ttl_s: Annotated[int, Field(ge=1)] = 3600
     ttl_max_s: Annotated[int, Field(ge=1)] = 86400
 

@@ -27,7 +27,7 @@ export function timeLine(stream, ticks, joined_s, width) {
   const total = Math.max(stream.age_s, 0.05);
   const x = (seconds) => Math.min(seconds / total, 1) * (width - 2) + 1;
   const [token, content] = [stream.first_token_s, stream.first_content_s];
-  const gaps = longGaps(ticks, stream);
+  const gaps = longGaps(stream);
   const parts = [
     band("wait", x(0), x(token ?? total)),
     token !== null && band("think", x(token), x(content ?? total)),
@@ -55,13 +55,18 @@ export function timeLine(stream, ticks, joined_s, width) {
   return svg;
 }
 
-/** Return [from, to] of the longest gaps among the events seen: over a second, and four times the usual one. */
-function longGaps(ticks, stream) {
-  const times = stream.state === "open" ? [...ticks, stream.age_s] : ticks;
-  const spans = times.slice(1).map((at, index) => [times[index], at]);
-  const usual = spans.map(([from, to]) => to - from).sort((a, b) => a - b)[Math.floor(spans.length / 2)] ?? 0;
-  return spans
-    .filter(([from, to]) => to - from > Math.max(1, 4 * usual))
+/** Return [from, to] of the longest gaps: over a second, and four times the mean; the one that lasts is one, too. */
+function longGaps({ state, age_s, silent_s, first_token_s, last_token_s, long_gaps_s, gap_counts }) {
+  if (first_token_s === null) return [];
+  const gaps = state === "open" ? [...long_gaps_s, [age_s - silent_s, age_s]] : long_gaps_s;
+  const mean =
+    (last_token_s - first_token_s) /
+    Math.max(
+      gap_counts.reduce((sum, many) => sum + many, 0),
+      1,
+    );
+  return gaps
+    .filter(([from, to]) => to - from > Math.max(1, 4 * mean))
     .sort((a, b) => b[1] - b[0] - (a[1] - a[0]))
     .slice(0, 5);
 }
@@ -71,7 +76,7 @@ function inWords(stream, gaps) {
     stream.first_token_s === null ? "no token yet" : `first token after ${duration(stream.first_token_s)}`,
     stream.first_content_s === null ? "no answer text yet" : `answer text after ${duration(stream.first_content_s)}`,
     stream.state === "open" ? `running for ${duration(stream.age_s)}` : `ended after ${duration(stream.age_s)}`,
-    gaps.length ? `longest gap seen ${duration(gaps[0][1] - gaps[0][0])}` : "no long gap seen",
+    gaps.length ? `longest gap ${duration(gaps[0][1] - gaps[0][0])}` : "no long gap",
   ];
   return `Time line: ${told.join(", ")}.`;
 }

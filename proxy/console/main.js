@@ -49,13 +49,21 @@ function show() {
   }
   if (name === "try") view = new TryView(feed);
   else if (name === "system") view = new SystemView(feed);
-  else if (ident) panel = new StreamPanel(feed, decodeURIComponent(ident));
+  else if (ident) panel = new StreamPanel(feed, decoded(ident));
   main.classList.toggle("both", Boolean(panel));
   main.replaceChildren(...(view ? [view.element] : [list.element, ...(panel ? [panel.element] : [])]));
   if (panel) panel.element.focus({ preventScroll: true });
   document.title = `${{ try: "Try it", system: "System" }[name] ?? (ident ? "Stream" : "Streams")} · streamtee`;
   if (!feed.hasBegun) feed.start();
   showOverview();
+}
+
+function decoded(ident) {
+  try {
+    return decodeURIComponent(ident);
+  } catch {
+    return ident; // typed by hand, and no stream's
+  }
 }
 
 function showOverview() {
@@ -111,6 +119,8 @@ function showSignIn(problem = "") {
     },
     make("h1", { text: "Sign in" }),
     make("p", { text: "The console shows what other people’s streams say, so it needs the admin token." }),
+    // For password managers, which keep a token by a name.
+    make("input", { autocomplete: "username", value: "operator", readonly: true, hidden: true }),
     make("p", { class: "field" }, make("label", { for: "token", text: "Admin token" }), input),
     told,
     make("button", { class: "primary", text: "Sign in" }),

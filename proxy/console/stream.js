@@ -22,6 +22,7 @@ export class StreamPanel {
   #ticks = [];
   #parts = {};
   #isLoading = false;
+  #isReading = false; // and its end has not come
 
   constructor(feed, ident) {
     this.#feed = feed;
@@ -85,16 +86,6 @@ export class StreamPanel {
     parts.line = make("div", { class: "line" });
     parts.gaps = make("div");
     parts.followers = make("div");
-    parts.text = make("pre", { class: "reading", tabindex: "0", "aria-label": "Text of the answer" });
-    parts.reading = make("p", { class: "remark", role: "status" });
-    parts.tabs = ["Text", "Events"].map((name) =>
-      make("button", {
-        type: "button",
-        "aria-pressed": String(name === "Text"),
-        text: name,
-        onclick: () => this.#read(name),
-      }),
-    );
     this.element.replaceChildren(
       back(),
       make(
@@ -115,14 +106,7 @@ export class StreamPanel {
       make("h2", { text: "Time line" }),
       parts.line,
       make("p", { class: "legend" }, ...legend()),
-      make(
-        "div",
-        { class: "row head-of-reading" },
-        make("h2", { text: "As it comes" }),
-        make("div", { class: "switch", role: "group", "aria-label": "What to read" }, parts.tabs),
-      ),
-      parts.text,
-      parts.reading,
+      ...this.#buildReading(),
       make(
         "div",
         { class: "two" },
@@ -131,6 +115,23 @@ export class StreamPanel {
       ),
     );
     this.#read("Text");
+  }
+
+  #buildReading() {
+    const parts = this.#parts;
+    parts.text = make("pre", { class: "reading", tabindex: "0", "aria-label": "Text of the answer" });
+    parts.reading = make("p", { class: "remark", role: "status" });
+    parts.tabs = ["Text", "Events"].map((name) =>
+      make("button", {
+        type: "button",
+        "aria-pressed": String(name === "Text"),
+        text: name,
+        onclick: () => this.#read(name),
+      }),
+    );
+    const tabs = make("div", { class: "switch", role: "group", "aria-label": "What to read" }, parts.tabs);
+    const head = make("div", { class: "row head-of-reading" }, make("h2", { text: "As it comes" }), tabs);
+    return [head, parts.text, parts.reading];
   }
 
   #show() {
@@ -142,6 +143,7 @@ export class StreamPanel {
     parts.cancel.disabled = info.state !== "open";
     parts.share.disabled = false;
     say(parts.remark, info.state === "failed" ? (info.ending?.message ?? "") : "");
+    if (this.#isReading) say(parts.reading, parts.text.textContent ? "Reading…" : notYet(info));
     this.#facts(info);
     const width = Math.max(parts.line.clientWidth, 280);
     parts.line.replaceChildren(timeLine(info, this.#ticks, this.#joined, width));
@@ -166,6 +168,7 @@ export class StreamPanel {
       Route: info.route,
       Upstream: info.upstream ?? "none yet",
       Key: info.key ?? "–",
+      ...(info.caller && { Caller: info.caller }),
     };
     const { facts: list } = this.#parts;
     if (list.children.length !== Object.keys(facts).length)
@@ -205,16 +208,21 @@ export class StreamPanel {
     mark(parts.text, "events", what === "Events");
     this.#ticks = [];
     this.#joined = this.#now();
+    this.#isReading = true;
     say(parts.reading, "Reading…");
+    let last;
     try {
       for await (const piece of this.#pieces(what, reading.signal)) {
         this.#tick();
         append(parts.text, piece);
       }
-      say(parts.reading, parts.text.textContent ? "The end." : "It ended without a text.");
+      last = parts.text.textContent ? "The end." : "It ended without a text.";
     } catch (error) {
-      if (!reading.signal.aborted) say(parts.reading, brokenOff(this.#info, error));
+      last = brokenOff(this.#info, error);
     }
+    if (reading.signal.aborted) return;
+    this.#isReading = false;
+    say(parts.reading, last);
   }
 
   #pieces(what, signal) {
@@ -239,6 +247,12 @@ export class StreamPanel {
 async function* eventsOf(url, signal) {
   for await (const { id, event, data } of follow(url, { signal }))
     yield `${id}  ${event === "message" ? "" : `${event} `}${data}\n`;
+}
+
+/** Say why there is no text yet. */
+function notYet({ first_token_s, first_content_s }) {
+  if (first_token_s === null) return "No token yet.";
+  return first_content_s === null ? "It is reasoning: the answer has not begun. Its events tell more." : "Reading…";
 }
 
 function brokenOff(info, error) {
@@ -296,7 +310,13 @@ function followers({ followers: shown, follower_count, holds }) {
   );
 }
 
-const back = () => make("a", { class: "back", href: "#/streams", text: "← All streams" });
+const back = () =>
+  make(
+    "a",
+    { class: "back", href: "#/streams" },
+    make("span", { class: "if-narrow", text: "← All streams" }),
+    make("span", { class: "if-wide", text: "Close ✕" }),
+  );
 
 const legend = () =>
   [

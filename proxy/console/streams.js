@@ -64,10 +64,10 @@ export class StreamList {
     this.#tableElement.hidden = !this.#first.hidden;
   }
 
-  #isWanted({ state, ended_s, model, id, key, route, upstream, reason }) {
+  #isWanted({ state, ended_s, model, id, key, caller, route, upstream, reason }) {
     if (this.#kind === "running" && ended_s !== null) return false;
     if (this.#kind === "ended" && ended_s === null) return false;
-    const about = [state, model, id, key, route, upstream, reason].join(" ").toLowerCase();
+    const about = [state, model, id, key, caller, route, upstream, reason].join(" ").toLowerCase();
     return this.#words.split(/\s+/).every((word) => about.includes(word));
   }
 
@@ -110,7 +110,7 @@ export class StreamList {
   #bar() {
     const words = make("input", {
       type: "search",
-      placeholder: "Model, id, key, ending…",
+      placeholder: "Model, id, key, caller, ending…",
       "aria-label": "Filter streams",
       oninput: ({ target }) => ((this.#words = target.value.trim().toLowerCase()), this.update()),
     });
@@ -189,7 +189,7 @@ class Row {
     say(this.link, row.model ?? "no model");
     say(
       this.about,
-      [row.key ?? row.id.slice(3, 9), row.route, row.upstream].filter((one) => one && one !== "default").join(" · "),
+      [row.caller, row.key ?? row.id.slice(3, 9), row.route, row.upstream].filter((one) => one && one !== "default").join(" · "),
     );
     say(this.cells.age, duration(row.age_s));
     say(this.cells.token, duration(row.ttft_s));

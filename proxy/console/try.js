@@ -6,20 +6,24 @@ import { blocksOf, dataOf, textOf } from "./reading.js";
 import { ask, pathOf, refused } from "./requests.js";
 
 const MODES = ["text", "coalesced", "chat", "cumulative", "incremental", "spaced"];
+const bearer = (key) => ({ Authorization: `Bearer ${key}` });
 const APIS = {
   chat: {
     name: "Chat completions",
     path: "/v1/chat/completions",
+    key: bearer,
     body: (model, prompt) => ({ model, stream: true, messages: [{ role: "user", content: prompt }] }),
   },
   responses: {
     name: "Responses",
     path: "/v1/responses",
+    key: bearer,
     body: (model, prompt) => ({ model, stream: true, input: prompt }),
   },
   messages: {
     name: "Messages",
     path: "/v1/messages",
+    key: (key) => ({ "x-api-key": key, "anthropic-version": "2023-06-01" }),
     body: (model, prompt) => ({ model, stream: true, max_tokens: 1024, messages: [{ role: "user", content: prompt }] }),
   },
 };
@@ -176,8 +180,7 @@ class Run {
 
   async start(api, model, prompt, key) {
     this.#tell("Sent. Waiting for the upstream…");
-    const headers = { "Content-Type": "application/json", "Stream-On-Disconnect": "cancel" };
-    if (key) headers.Authorization = `Bearer ${key}`;
+    const headers = { "Content-Type": "application/json", "Stream-On-Disconnect": "cancel", ...(key && api.key(key)) };
     try {
       const response = await fetch(`/admin/try${api.path}`, {
         method: "POST",

@@ -1,6 +1,6 @@
 """Which requests may be sent with the proxy's own upstream key: only those that the table of APIs lists.
 
-And of their bodies, those that refer to no file.
+And of their bodies, those that refer to no file; and of the messages of a session, those about its own tasks.
 
 The key gives access to more: to files, batches and tasks, whose owners the proxy doesn't know; to deployments; and to
 temporary keys that work without the proxy.
@@ -10,21 +10,26 @@ import re
 from collections.abc import Iterable
 
 from proxy.dialects import table
-from proxy.wire.errors import FileNotAllowed, PathNotAllowed, UnsupportedMediaType
+from proxy.dialects.delta import json_object, record
+from proxy.wire.errors import FileNotAllowed, PathNotAllowed, TaskNotAllowed, UnsupportedMediaType
 
 _CHARSET = re.compile(r"charset[^=;]*=\s*\"?([^\s;,\"]*)", re.IGNORECASE)
 _READABLE = frozenset(["utf-8", "utf8", "us-ascii", "iso-8859-1"])  # all say in ASCII what is looked for here
 
 # No escapes, no empty segments or dot segments, no path parameters: servers may interpret these differently.
 SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._~:@+,=-]+"
-_FILES = "/v1/files"
-# A text that begins so: a system message, by which some models read a file of the key's account; or a member that has
-# the id of one, as parts of type input_file or document have. Not what is quoted within a text, where the quotation
-# mark is escaped; nor other ids under the same name, which tools of the client may have.
-_FILE = re.compile(
-    rb"""(?<!\\)"(?:(?:\s|\\[nrt])*fileid:(?:\\?/){2}|file_?ids?"\s*:\s*(?:\[[^\[\]{}]{0,200})?"file[-_])""",
-    re.IGNORECASE,
-)
+# What may be referred to only where a path is allowed at which its owner could reach it, and how a body refers to it.
+# Each follows a quotation mark: a text that begins so, or a member that has an id or a list of them. Not what is quoted
+# within a text, where the quotation mark is escaped; nor another value under the same name, which tools of the client
+# may have.
+_REFERENCES = {
+    # A system message, by which some models read a file of the key's account; parts of type input_file or document.
+    "/v1/files/": rb"""(?:\s|\\[nrt])*fileid:(?:\\?/){2}|file_?ids?"\s*:\s*(?:\[[^\[\]{}]{0,200})?"file[-_]""",
+    "/v1/vector_stores/": rb"""vector_?store_?ids?"\s*:\s*(?:\[\s*)?\"""",
+    "/api/v1/uploads": rb"""\s*oss:(?:\\?/){2}""",
+}
+_HOW = "fileid://, file_id, vector_store_ids, oss://"
+_BEGINS, _MOST_TASKS = "run-task", 10_000  # of one session
 _ESCAPED = re.compile(rb"\\u00(2[dDfF]|3[aA]|[46][0-9A-Fa-f]|[57][0-9aAfF])")  # letters, and - / : _
 
 
@@ -37,8 +42,17 @@ class AllowedPaths:
 
     def __init__(self, added: Iterable[str]) -> None:
         self._always = _any(added)
-        self._lends_files = bool(self._always.fullmatch(f"{_FILES}/a") or self._always.fullmatch(_FILES))
+        refused = b"|".join(how for path, how in _REFERENCES.items() if not self._lends(path))
+        self._refused = re.compile(rb"""(?<!\\)"(?:%b)""" % refused, re.IGNORECASE) if refused else None
         self._by_method = {method: _any(paths) for method, paths in table.lent().items()}
+
+    def _lends(self, path: str) -> bool:
+        """Return whether a path is allowed, or those below it."""
+        return bool(self._always.fullmatch(path.rstrip("/")) or self._always.fullmatch(f"{path.rstrip('/')}/a"))
+
+    def looks_into(self, path: str) -> bool:
+        """Return whether the bodies at a path that is allowed are checked: those of added paths may be anything."""
+        return not self._always.fullmatch(path)
 
     def check(self, method: str, path: str) -> None:
         """Check a path, as the client wrote it. Raises: PathNotAllowed, if it is not listed for the method."""
@@ -66,20 +80,45 @@ class AllowedPaths:
                 )
 
     def check_body(self, body: bytes) -> None:
-        """Check a body, or a part of it. Raises: FileNotAllowed, if it refers to a file and files are not allowed.
+        """Check a body, or a part of it. Raises: FileNotAllowed, if it refers to a file, or a store of files.
 
         UnsupportedMediaType, if it is no text in UTF-8, as JSON in UTF-16 is, which some servers read.
         """
-        if self._lends_files:
+        if self._refused is None:
             return
         if b"\\u00" in body:
             body = _ESCAPED.sub(lambda escape: bytes.fromhex(escape[1].decode()), body)
         if b"\0" in body:
             raise UnsupportedMediaType("a body that is sent with the key of this proxy is in UTF-8, without NUL")
-        if _FILE.search(body):
+        if self._refused.search(body):
             raise FileNotAllowed(
-                "a file may not be referred to (fileid://, file_id) with the key of this proxy, which can't tell whose"
-                f" it is; the setting upstream.paths can allow it, with {_FILES}/"
+                f"a file may not be referred to ({_HOW}) with the key of this proxy, which can't tell whose it is; the"
+                f" setting upstream.paths can allow it, with {', '.join(_REFERENCES)}"
+            )
+
+
+class AllowedMessages:
+    """What the client of one WebSocket session may send with the proxy's own key: no more than a body may have.
+
+    And of the tasks of the key's account it may name only those that it began in this session.
+    """
+
+    def __init__(self, allowed: AllowedPaths) -> None:
+        self._allowed = allowed
+        self._tasks: set[str] = set()
+
+    def check(self, text: bytes) -> None:
+        """Check a text message. Raises: as AllowedPaths.check_body; TaskNotAllowed."""
+        self._allowed.check_body(text)
+        header = record(json_object(text).get("header"))
+        task = header.get("task_id")
+        if task is None:
+            return
+        if header.get("action") == _BEGINS and isinstance(task, str) and len(self._tasks) < _MOST_TASKS:
+            self._tasks.add(task)
+        elif not isinstance(task, str) or task not in self._tasks:
+            raise TaskNotAllowed(
+                f"a session with the key of this proxy may name only the tasks that it began, {_MOST_TASKS} at most"
             )
 
 

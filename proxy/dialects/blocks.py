@@ -223,6 +223,7 @@ class BlockDocuments:
 
     cumulative = False
     states = False
+    has_answer = has_document = True
     chunks = False
     finish_reasons: Mapping[str, str] = {
         "end_turn": "stop",

@@ -13,9 +13,10 @@ from proxy.wire import json_text
 from proxy.wire.errors import ProxyError, RequestError
 from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import Members, members
-from proxy.wire.sse import payload
+from proxy.wire.sse import fields, payload
 
 _DONE = b"[DONE]"
+_DONE_WITHIN_S = 5.0  # after the last finish reason
 
 
 def error_body(error: ProxyError) -> dict[str, Any]:
@@ -78,6 +79,16 @@ class ChatReader(LearningReader):
             self._take_usage(usage)
             self.has_content = True
         return self._note_choices(frame, choices) if choices and type(choices) is list else None
+
+    @property
+    def enough_after_s(self) -> float:
+        """Only [DONE] says so at once; before it, the usage may be some time in coming."""
+        return _DONE_WITHIN_S if self._has_stopped() else 0.0
+
+    def lacks_only_end(self, lines: bytes) -> bool:
+        if _DONE in lines and (fields(lines).data or b"").startswith(_DONE):
+            self.ended = True
+        return self.ended
 
     def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
         return CHUNKS.fail(message, code, ident)

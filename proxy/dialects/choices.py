@@ -22,6 +22,7 @@ class ChoiceDocuments(ABC):
 
     cumulative: bool
     chunks = False
+    has_answer = has_document = True
     finish_reasons: Mapping[str, str] = {}
 
     def assembler(self) -> Assembler:

@@ -8,7 +8,7 @@ from proxy.dialects.delta import Delta, index_of, json_object, record, records
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
 from proxy.dialects.failure import FOREIGN, failure, foreign, stated_status
 from proxy.dialects.generated import generated
-from proxy.dialects.reader import LearningReader
+from proxy.dialects.reader import STOPPED, LearningReader, stated_reason
 from proxy.wire import json_text
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders
@@ -16,6 +16,7 @@ from proxy.wire.json_members import members
 from proxy.wire.sse import fields, payload
 
 _SSE = b"X-DashScope-SSE"
+_ENDS_WITHIN_S = 0.75  # after the last finish reason
 _INCREMENTAL = re.compile(rb'"incremental_output"\s*:\s*(true|false)')
 
 
@@ -109,6 +110,16 @@ class DashScopeReader(LearningReader):
             self._take_usage(usage)
         return self._note_output(frame, output) if isinstance(output, dict) else None
 
+    @property
+    def enough_after_s(self) -> float:
+        """Soon: a finish reason is the last word of this API."""
+        return _ENDS_WITHIN_S if self._has_stopped() else 0.0
+
+    def lacks_only_end(self, lines: bytes) -> bool:
+        output = _result(lines).get("output") if b"finish_reason" in lines else None
+        reasons = [message.get("finish_reason") for message in _messages(output)] if isinstance(output, dict) else []
+        return bool(reasons) and all(stated_reason(reason) in STOPPED for reason in reasons)
+
     def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
         # No space after "event:": the DashScope SDK crashes on one. It reads the status from a line of its own.
         error = {"code": code, "message": message, "request_id": ""}
@@ -170,7 +181,7 @@ class DashScopeDocuments(ChoiceDocuments):
             return [
                 Delta(index_of(choice, place), choice, message, "content")
                 for place, choice in enumerate(records(choices))
-                if isinstance(message := choice.get("message"), dict)
+                if isinstance(message := choice.get("message") or choice.get("delta"), dict)
             ]
         message = _message(output)
         for key in ("text", "content"):
@@ -254,7 +265,7 @@ def _messages(output: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the objects with text: choices merged with their messages, or the output, merged with its message."""
     choices = output.get("choices")
     if isinstance(choices, list):
-        return [choice | record(choice.get("message")) for choice in records(choices)]
+        return [choice | record(choice.get("message") or choice.get("delta")) for choice in records(choices)]
     message = output.get("message")  # of deep research
     if not isinstance(message, dict):
         message = record(output.get("workflow_message")).get("message")  # of a workflow application

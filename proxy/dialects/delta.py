@@ -60,6 +60,8 @@ class Delta:
         self.content = content
         self.whole = whole
         self.lone = lone
+        if "tool_calls" in message and isinstance(message["tool_calls"], dict):  # some send a single one so
+            message["tool_calls"] = [message["tool_calls"]]
         self.calls = _numbered(message["tool_calls"]) if "tool_calls" in message else []
         self.texts: list[tuple[Channel, str]] = []
         self.rest: dict[str, Any] = {}  # the fields of the message that are not texts
@@ -159,7 +161,7 @@ class Delta:
         """Set the text of a channel, and create its field if there is none."""
         name, field = where.name, where.field
         if field.startswith(_LOGPROBS):
-            found = json_text.Exactly(f"[{text[1:]}]") if text else None
+            found = json_text.Written(f"[{text[1:]}]") if text else None
             self.choice["logprobs"] = record(self.choice.get("logprobs")) | {field.removeprefix(_LOGPROBS): found}
         elif name == "tool_calls":
             self._put_call(where, text)

@@ -107,12 +107,26 @@ class Reader(Protocol):
         """
 
     @property
+    def empty_event(self) -> bytes:
+        """The same for clients to which only events with content count: one without text, if the API has such now."""
+
+    @property
     def usage(self) -> Usage | None:
         """The latest usage that the stream reported."""
 
     @property
     def finished(self) -> bool:
         """True when the stream is complete if its response ends cleanly now, with or without a final event."""
+
+    @property
+    def enough_after_s(self) -> float:
+        """How many seconds of silence now show that nothing follows, since the answer has finished; 0: none do."""
+
+    def lacks_only_end(self, lines: bytes) -> bool:
+        """Return whether the lines of a frame that has not ended are the last that the stream needs.
+
+        If they say nothing but that, the reader has `ended` from now on.
+        """
 
     @property
     def surroundings(self) -> tuple[bytes, bytes] | None:
@@ -144,7 +158,7 @@ class Frames(Protocol):
     """Reads an API's frames, and writes the proxy's own error responses in the API's format."""
 
     has_text: bool
-    """Whether frames can carry generated text at all."""
+    """Whether generated text is expected of every stream."""
 
     def reader(self) -> Reader:
         """Return a reader for one stream."""
@@ -163,6 +177,11 @@ class Documents(Protocol):
     """Whether each text is the full text so far, not an increment, unless the request says otherwise."""
     states: bool
     """Whether frames can carry the full text so far (a state of it); otherwise modes that need this are refused."""
+
+    has_answer: bool
+    """Whether frames tell the text of an answer; otherwise modes that send only that are refused."""
+    has_document: bool
+    """Whether there is a finished document of a stream; otherwise mode json is refused."""
 
     def assembler(self) -> Assembler:
         """Return an assembler for the frames of one stream."""
@@ -221,7 +240,7 @@ class Objects(Protocol):
         """Return what to send upstream for a background request; None, if it is not one, or can't be rewritten."""
 
     def continued(self, body: bytes) -> list[str]:
-        """Return the ids of the earlier response and the conversation that a request continues, if it names any.
+        """Return the ids of the earlier response, its items and the conversation that a request continues, if any.
 
         By any of several members with one name, in upper or lower case: parsers differ in which they take.
         Raises: BadRequest, if the body can't be read.

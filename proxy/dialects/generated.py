@@ -72,6 +72,7 @@ def _in_part(part: dict[str, Any]) -> bool:
 def _in_calls(message: dict[str, Any]) -> Generated | None:
     """Return the generated text in tool calls: names or arguments, either of which may be null."""
     calls = message.get("tool_calls") or [{"function": message.get("function_call")}]
+    calls = [calls] if isinstance(calls, dict) else calls
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") or call.get("custom") if isinstance(call, dict) else None
         if not isinstance(function, dict):

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from proxy.dialects.blocks import BLOCK, DELTA, MESSAGE, START, STOP, TEXTS, BlockDocuments, event_field, read_event
-from proxy.dialects.delta import record
+from proxy.dialects.delta import index_of, record
 from proxy.dialects.dialect import Allowance, Dialect, Reader, StreamedByBody, TextKind
 from proxy.dialects.error_codes import TYPES_OF_STATUSES
 from proxy.dialects.failure import FOREIGN, failure, foreign
@@ -31,6 +31,7 @@ _END, _PING = "message_stop", "ping"
 _EVENTS = frozenset([START, BLOCK, DELTA, STOP, MESSAGE, _END, _PING])
 _KINDS = {"text": TextKind.CONTENT, "thinking": TextKind.REASONING, "partial_json": TextKind.TOOL_CALL}
 _CALLS = "tool_use"  # ends the types of blocks whose name and input are generated, such as server_tool_use
+_DELTAS = {"text": "text_delta", "thinking": "thinking_delta", "tool_use": "input_json_delta"}  # by type of block
 _HEARTBEAT = b'event: ping\ndata: {"type": "ping"}\n\n'
 
 
@@ -57,11 +58,12 @@ class MessagesRequests(StreamedByBody):
 class MessagesReader(LearningReader):
     """The Reader of the events of one message. Only message_stop ends it: without that, it was cut off."""
 
-    __slots__ = ("_begun", "_stated")
+    __slots__ = ("_begun", "_open", "_stated")
 
     def __init__(self) -> None:
         super().__init__()
         self._begun = False  # message_start has come
+        self._open: tuple[int, str] | None = None  # the block that has not stopped: its index, and its type
         self._stated: dict[str, Any] = {}  # the last value of each field of usage
 
     @property
@@ -73,6 +75,24 @@ class MessagesReader(LearningReader):
         if self.ended:
             return b""
         return _HEARTBEAT if self._begun else COMMENT
+
+    @property
+    def empty_event(self) -> bytes:
+        """A delta without text, of the block that is open; Claude Code counts no pings from version 2.1.193 on."""
+        kind = None if self._open is None or self.ended else _DELTAS.get(self._open[1])
+        if self._open is None or kind is None:
+            return self.heartbeat
+        delta = {"type": DELTA, "index": self._open[0], "delta": {"type": kind, TEXTS[kind]: ""}}
+        return b"event: %b\ndata: %b\n\n" % (DELTA.encode(), json_text.written(delta))
+
+    def lacks_only_end(self, lines: bytes) -> bool:
+        if _END.encode() in lines:
+            try:
+                kind, event = read_event(lines)
+            except ValueError:
+                return False
+            self.ended = self.ended or (kind == _END and bool(event))
+        return self.ended
 
     def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
         error = _error(_TYPES_OF_ENDINGS.get(code, "api_error"), message, code)
@@ -97,7 +117,11 @@ class MessagesReader(LearningReader):
         if kind == DELTA:
             return self._note_delta(frame, event)
         if kind == BLOCK:
-            return _generated(record(event.get("content_block")))
+            block = record(event.get("content_block"))
+            self._open = (index_of(event, 0), str(block.get("type")))
+            return _generated(block)
+        if kind == STOP:
+            self._open = None
         if kind == START:
             self._begun = True
             message = record(event.get("message"))
@@ -180,11 +204,12 @@ def _limit_headers(requests: Allowance | None, tokens: Allowance | None, unix_s:
     headers: Headers = []
     for what, one in ((b"requests", requests), (b"tokens", tokens)):
         if one is not None:
-            ends_at = datetime.fromtimestamp(int(unix_s) + one.ends_in_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            ends_at = datetime.fromtimestamp(int(unix_s) + one.ends_in_s, UTC).isoformat().replace("+00:00", "Z")
+            prefix = b"anthropic-ratelimit-" + what
             headers += [
-                (b"anthropic-ratelimit-%b-limit" % what, b"%d" % one.limit),
-                (b"anthropic-ratelimit-%b-remaining" % what, b"%d" % one.left),
-                (b"anthropic-ratelimit-%b-reset" % what, ends_at.encode()),
+                (prefix + b"-limit", b"%d" % one.limit),
+                (prefix + b"-remaining", b"%d" % one.left),
+                (prefix + b"-reset", ends_at.encode()),
             ]
     return headers
 

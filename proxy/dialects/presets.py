@@ -51,6 +51,11 @@ def resolve(name: str) -> str:
     return f"https://{host}"
 
 
-def _known() -> str:
+def names() -> list[str]:
+    """Return the names of all presets."""
     regions = (region if host else f"{region}/WORKSPACE" for region, (host, _) in _REGIONS.items())
-    return f"{', '.join([*regions, *_SUBSCRIPTIONS])}, and REGION/WORKSPACE for a workspace's own host"
+    return [*regions, *_SUBSCRIPTIONS]
+
+
+def _known() -> str:
+    return f"{', '.join(names())}, and REGION/WORKSPACE for a workspace's own host"

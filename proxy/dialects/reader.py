@@ -20,6 +20,7 @@ _ZEROS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))  # every 
 _NEVER = b"\0\0"  # no frame ends with this
 _NOWHERE = 1 << 30  # no frame is this long
 _UNFINISHED = "null"  # DashScope sends this string as the finish reason until the end
+STOPPED = frozenset(["stop", "length", "content_filter"])  # finish reasons after which no service goes on
 _FAILED = re.compile(  # finish reasons; `abort` is of vLLM, the last one of DeepSeek
     r"\w*error|\w*exception|failed|failure|abort(?:ed)?|cancell?ed|timeout|insufficient_system_resource", re.IGNORECASE
 )
@@ -71,6 +72,19 @@ class LearningReader:
         return bool(self._finished) and all(self._finished.values())
 
     @property
+    def enough_after_s(self) -> float:
+        """0, unless silence after a finish reason means that nothing follows."""
+        return 0.0
+
+    def lacks_only_end(self, lines: bytes) -> bool:
+        """Return False: nothing is known of incomplete frames."""
+        return False
+
+    def _has_stopped(self) -> bool:
+        """Return whether every choice has stopped, and not to have a tool called, after which some services go on."""
+        return self.finished and self.failure is None and self.finish_reason in STOPPED
+
+    @property
     def answers_begun(self) -> int:
         """0, since only sessions have several answers."""
         return 0
@@ -79,6 +93,11 @@ class LearningReader:
     def heartbeat(self) -> bytes:
         """A comment, unless the clients of an API need more than that."""
         return COMMENT
+
+    @property
+    def empty_event(self) -> bytes:
+        """The heartbeat, unless an API has events without text."""
+        return self.heartbeat
 
     @property
     def usage(self) -> Usage | None:
@@ -158,6 +177,7 @@ class LearningReader:
 
     def _finish(self, index: int, reason: Any) -> None:
         """Record a choice's finish reason, or that it has none yet."""
+        reason = stated_reason(reason)
         if not reason or reason == _UNFINISHED:
             if index not in self._finished:
                 self._finished[index] = False
@@ -173,6 +193,14 @@ class LearningReader:
         """Record an error; only the first one counts, and none after the final event, where clients stop reading."""
         if self.failure is None and not self.ended:
             self.failure = failure
+
+
+def stated_reason(reason: Any) -> Any:
+    """Return a finish reason, also in an object, as some upstreams send it; None, if the object states none as text."""
+    if not isinstance(reason, dict | list):
+        return reason
+    stated = [reason.get(name) for name in ("type", "reason")] if isinstance(reason, dict) else []
+    return next((text for text in stated if isinstance(text, str)), None)
 
 
 def read_usage(stated: Any) -> Usage | None:

@@ -7,13 +7,18 @@ uses the names of OpenAI's beta; and "WebSocket API for speech synthesis" (heade
 
 from typing import Any
 
-from proxy.dialects.delta import json_object
+from proxy.dialects.delta import json_object, record
 from proxy.dialects.dialect import Dialect, Reader, TextKind, Usage
 from proxy.dialects.failure import Failure
+from proxy.dialects.increment import Assembler, Channel, Increment, Statement
 from proxy.dialects.plain import PlainDocuments, PlainFrames, PlainReader, PlainRequests
 from proxy.dialects.reader import read_usage
 from proxy.wire.sse import payload
 
+_TEXT_DELTAS = frozenset(
+    f"response.{kind}.delta" for kind in ("text", "output_text", "audio_transcript", "output_audio_transcript")
+)
+_TEXT = Channel(0, "text")
 _ARGUMENTS = "response.function_call_arguments.delta"
 
 
@@ -92,4 +97,58 @@ class RealtimeFrames(PlainFrames):
         return RealtimeReader()
 
 
-REALTIME = Dialect("realtime", PlainRequests(), RealtimeFrames(), PlainDocuments())
+class RealtimeAssembler:
+    """The Assembler of one session: finds the answers' texts. A session has no finished document."""
+
+    __slots__ = ("_line_ends", "_speaks", "unread")
+
+    def __init__(self) -> None:
+        self.unread = 0
+        self._speaks = False  # text of an answer that has not ended has come
+        self._line_ends: set[int] = set()  # the numbers of frames that end an answer with text
+
+    def take(self, frame: bytes, seq: int) -> Increment | None:
+        told = json_object(payload(frame) or b"")
+        if told.get("type") == "response.done" and self._speaks:
+            self._line_ends.add(seq)
+        said = _text(told)
+        self._speaks = bool(said) or (self._speaks and seq not in self._line_ends)
+        return self._statement(frame, "\n" if seq in self._line_ends else said)
+
+    def read(self, frame: bytes, seq: int) -> Increment | None:
+        said = "\n" if seq in self._line_ends else _text(json_object(payload(frame) or b""))
+        return self._statement(frame, said)
+
+    def document(self, texts: dict[Channel, str]) -> bytes:
+        raise ValueError("a session has no document")
+
+    def _statement(self, frame: bytes, said: str) -> Increment | None:
+        return Statement(payload(frame) or b"", [(_TEXT, said)]) if said else None
+
+
+def _text(told: dict[str, Any]) -> str:
+    """Return the text that a message adds: a delta of text or of a transcript, or a sentence that was recognised."""
+    if told.get("type") in _TEXT_DELTAS:
+        delta = told.get("delta")
+        return delta if isinstance(delta, str) else ""
+    if record(told.get("header")).get("event") != "result-generated":
+        return ""
+    sentence = record(record(record(told.get("payload")).get("output")).get("sentence"))
+    text = sentence.get("text")  # all of the sentence so far, so it counts when the sentence has ended
+    return f"{text}\n" if isinstance(text, str) and text and sentence.get("sentence_end") else ""
+
+
+class RealtimeDocuments(PlainDocuments):
+    """The texts in the messages of a session, an answer a line."""
+
+    states = False
+    has_answer = True
+
+    def assembler(self) -> Assembler:
+        return RealtimeAssembler()
+
+    def answers(self, channel: Channel) -> bool:
+        return channel is _TEXT
+
+
+REALTIME = Dialect("realtime", PlainRequests(), RealtimeFrames(), RealtimeDocuments())

@@ -127,6 +127,7 @@ class ResponseDocuments:
 
     cumulative = False
     states = False
+    has_answer = has_document = True
     chunks = False
     finish_reasons: Mapping[str, str] = {}
 

@@ -114,6 +114,12 @@ class ResponseReader(LearningReader):
             return self._note_item(event)
         return self._note_delta(frame, name, event) if event.get("delta") else None
 
+    def lacks_only_end(self, lines: bytes) -> bool:
+        if b"response." not in lines:
+            return False
+        event = json_object(payload(lines) or b"")
+        return bool(event) and _name(lines, event) in _STATUSES
+
     def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
         """Return a response.failed event that contains the last snapshot, marked as failed.
 
@@ -230,6 +236,9 @@ class ResponseObjects:
             raise BadRequest("the body is no JSON object; one that can't be read may continue anybody's response")
         stated = [value for name, value in asked if name.lower() in _CONTINUES]
         idents = [record(value).get("id") or value for value in stated]
+        for name, value in asked:
+            if name.lower() == "input":
+                idents += [item.get("id", "") for item in records(value) if _refers(item)]
         return [ident if isinstance(ident, str) else "" for ident in idents if ident is not None]
 
     def ident(self, reader: Reader) -> str | None:
@@ -289,6 +298,12 @@ def _kind(name: str) -> TextKind:
     if "reasoning" in name:
         return TextKind.REASONING
     return TextKind.TOOL_CALL if "_call" in name else TextKind.CONTENT
+
+
+def _refers(item: dict[str, Any]) -> bool:
+    """Return whether an item of an input only refers to one of an earlier response; the type may be left out."""
+    kind = item.get("type")
+    return kind == "item_reference" or (kind is None and "id" in item and "role" not in item)
 
 
 def _is_for_client(item: dict[str, Any]) -> bool:

@@ -15,7 +15,11 @@ from proxy.wire.http import RawHeaders, origin_form
 # Also between characters that only some servers treat as the limits of a segment.
 _DOT_SEGMENT = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:/|%2f|\\|%5c|;|%3b|#|%23|%3f|$)", re.IGNORECASE)
 
+_REMEMBERED_CHARS = 1000  # of a target: a thousand longer ones would take much memory
+
 AUTHORIZATION = "Authorization"
+PROTOCOL = "Sec-WebSocket-Protocol"
+_KEY_PROTOCOL = "openai-insecure-api-key."  # as OpenAI's SDKs send a key from a web page
 KEY_HEADERS = (AUTHORIZATION, "x-api-key", "api-key")
 
 
@@ -37,12 +41,20 @@ class Route:
         steers = re.compile(self.steering.encode()).fullmatch
         return sorted(b"%b: %b" % (lower, value) for name, value in headers if steers(lower := name.lower()))
 
-    @functools.lru_cache(maxsize=1024)  # noqa: B019  (routes live as long as the process)
     def target(self, raw_path: str) -> bytes:
         """Return the request target for the upstream, with its query and its escapes unchanged.
 
         The host in an absolute-form target is dropped. Raises: BadRequest, for dot segments.
         """
+        if len(raw_path) > _REMEMBERED_CHARS:
+            return self._made(raw_path)
+        return self._remembered(raw_path)
+
+    @functools.lru_cache(maxsize=1024)  # noqa: B019  (routes live as long as the process)
+    def _remembered(self, raw_path: str) -> bytes:
+        return self._made(raw_path)
+
+    def _made(self, raw_path: str) -> bytes:
         raw = origin_form(raw_path)
         path = raw.partition("?")[0]
         if not path.startswith(self.prefix) or _DOT_SEGMENT.search(path):
@@ -59,3 +71,18 @@ def shown_key(value: str) -> str:
     """Return the key in the value of such a header, without `Bearer`; any other scheme counts as a part of the key."""
     scheme, *key = value.split(maxsplit=1) or [""]
     return "".join(key).strip() if scheme.lower() == "bearer" else value.strip()
+
+
+def protocol_keys(protocols: str) -> list[str]:
+    """Return the keys in a Sec-WebSocket-Protocol header: web pages can set no other header of a WebSocket."""
+    return [one.removeprefix(_KEY_PROTOCOL) for one in offered(protocols) if one.startswith(_KEY_PROTOCOL)]
+
+
+def without_keys(protocols: str) -> list[str]:
+    """Return the protocols in such a header that are no keys."""
+    return [one for one in offered(protocols) if not one.startswith(_KEY_PROTOCOL)]
+
+
+def offered(protocols: str) -> list[str]:
+    """Return the protocols in such a header, in order (RFC 6455 section 4.1)."""
+    return [one.strip() for one in protocols.split(",") if one.strip()]

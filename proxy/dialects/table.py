@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from proxy.dialects.chat import CHAT
 from proxy.dialects.chat import CHUNKS as CHUNKS
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.dialect import Dialect
+from proxy.dialects.dialect import Allowance, Dialect
 from proxy.dialects.messages import MESSAGES
 from proxy.dialects.plain import PLAIN
 from proxy.dialects.realtime import REALTIME
@@ -119,7 +119,7 @@ ROWS = [
         key_header="x-api-key",
     ),
     Row("anthropic", ("/apps/anthropic/",), MESSAGES, "/apps/anthropic/", key_header="x-api-key"),
-    Row("realtime", ("/api-ws/",), REALTIME, "/api-ws/", lent_to_read=("v1/realtime", "v1/inference", "v1/inference/")),
+    Row("realtime", ("/api-ws/",), REALTIME, "/api-ws/"),
 ]
 
 
@@ -188,6 +188,12 @@ def spellings(path: str) -> list[str]:
 def is_below(path: str, prefix: str) -> bool:
     """Return whether a path is a prefix itself, or below it."""
     return path == prefix or path.startswith(prefix if prefix.endswith("/") else f"{prefix}/")
+
+
+def limit_headers() -> list[str]:
+    """Return the names of all response headers that tell a client of any API what its limits leave."""
+    one = Allowance(1, 1, 1)
+    return list(dict.fromkeys(name.decode() for row in ROWS for name, _ in row.dialect.limit_headers(one, one, 0.0)))
 
 
 def request_headers() -> str:

@@ -7,9 +7,11 @@ Read in this order:
 * `response`: one response to one client, the sink of a subscription
 * `websocket`: the same over a WebSocket; `shared_connection`: one connection for several streams; `client_socket`: a
   WebSocket that carries messages both ways
+* `site`: where a port listens
 * `listener`: the server of a port, and its responses to requests that can't be parsed; `request_errors`: the errors
   of these
 * `connection`: one connection of a client, from one request to the next
+  `request_pieces`: cuts a read into its requests
 * `client_connections`: the time-outs of all connections, and the bytes held for them; `descriptors`, `unsent`: what the
   operating system reports about them
 * `tls`: the certificate of a port, and those that clients show

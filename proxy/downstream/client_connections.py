@@ -119,6 +119,11 @@ class ClientConnections:
             oldest.cut("descriptors", clean=True)
         self.idle[connection] = None
 
+    @property
+    def room(self) -> int:
+        """How many connections may be added before descriptors are short."""
+        return self._descriptors.left_for_clients
+
     def gone(self, connection: ClientConnection) -> None:
         """Remove a connection that was lost."""
         self.open.discard(connection)

@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.request_pieces import new_parser, pieces
 from proxy.downstream.response import RESPONSE, Written, reset
 from proxy.downstream.unsent import unsent_in_kernel
 from proxy.stream.turns import Turns
@@ -189,6 +190,22 @@ class Connection(RequestHandler):
                 super().data_received(data[:end])
                 data = data[end:]
         super().data_received(data)
+        if self._has_failed() and data.startswith(self.beginning):  # it begins with the head of a request
+            self._parse_again(data)
+
+    def _has_failed(self) -> bool:
+        """Return whether the last thing that was parsed is an error."""
+        return bool(self._messages) and hasattr(self._messages[-1][0], "exc")
+
+    def _parse_again(self, data: bytes) -> None:
+        """Parse a read again, piece by piece up to what is malformed: with that, aiohttp dropped what came before."""
+        failed = self._messages.pop()
+        self._parser = new_parser(self)
+        for piece in pieces(data):
+            super().data_received(piece)
+            if self._has_failed():
+                return
+        self._messages.append(failed)
 
     def _parse_held(self) -> None:
         held, self._held = self._held, b""

@@ -33,13 +33,22 @@ class Descriptors:
 
     @classmethod
     def of_process(cls) -> "Descriptors":
-        """Return those of this process as it is now."""
+        """Return those of this process. Call `recount` when it has opened what it always has open."""
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return cls(1 << 30 if limit == resource.RLIM_INFINITY else limit, len(os.listdir("/dev/fd")))
+        return cls(1 << 30 if limit == resource.RLIM_INFINITY else limit)
+
+    def recount(self) -> None:
+        """Count those that nobody else counts."""
+        self._in_use += len(os.listdir("/dev/fd")) - self.in_use
 
     @property
     def in_use(self) -> int:
         return self._in_use + sum(count() for count in self.counted)
+
+    @property
+    def left_for_clients(self) -> int:
+        """How many connections of clients may be made before they take those that are kept for upstreams."""
+        return self._for_clients_end - self.in_use
 
     @property
     def are_short(self) -> bool:

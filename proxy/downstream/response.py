@@ -20,6 +20,7 @@ from proxy.wire.http import LAST_CHUNK, Headers, chunk, head
 
 EXTRA = web.RequestKey("extra", list[tuple[bytes, bytes]])  # on a request: headers of its response, for CORS
 ALLOWANCE = web.RequestKey("allowance", list[tuple[bytes, bytes]])  # on a request: what its caller's limits leave
+SENT = web.RequestKey("sent", list[tuple[bytes, bytes]])  # on a request: takes the headers of its response, for a log
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close by RST
 
 
@@ -124,6 +125,9 @@ class Downstream:
             allowance = request.get(ALLOWANCE)
             if allowance:
                 lines = in_place_of(lines, allowance)
+            sent = request.get(SENT)
+            if sent is not None:
+                sent += headers
         if self._chunked_body:
             # Never `Connection: close`, because then undici (Node's fetch) takes a chunked body that breaks off for a
             # complete one. RFC 9112 section 9.6 only says that it should be sent.

@@ -1,10 +1,16 @@
 """TLS of a port: its certificate, which can be replaced while connections go on, and whose certificates clients show.
 
 New handshakes use a replaced certificate; connections that are open keep theirs. Only HTTP/1.1 is offered (ALPN).
+Until its handshake is over a connection is the event loop's, and not among those that `client_connections` counts: so
+handshakes have a time limit of their own.
 """
 
+import asyncio
+import socket
 import ssl
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from aiohttp import web
 
 _MINIMA = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -37,6 +43,44 @@ class ServerTls:
         """Use the certificate that the files hold now. Raises: OSError, ValueError, having changed nothing."""
         _context(self._files)  # a pair that does not fit must not replace the one in use, not even in part
         _load(self.context, self._files)
+
+
+class TlsSite(web.BaseSite):
+    """A place that is listened on by TLS: aiohttp's, with a time limit for handshakes."""
+
+    def __init__(
+        self,
+        runner: web.BaseRunner,
+        where: tuple[str, int] | socket.socket,
+        tls: ServerTls,
+        *,
+        handshake_s: float,
+        backlog: int,
+    ) -> None:
+        """`where`: a host and a port, or a socket that listens already. `handshake_s`: 0 is the event loop's limit."""
+        super().__init__(runner, ssl_context=tls.context, backlog=backlog)
+        self._where = where
+        self._handshake_s = handshake_s or None
+
+    @property
+    def name(self) -> str:
+        return f"TLS at {self._where}"
+
+    async def start(self) -> None:
+        """Listen. Raises: OSError."""
+        await super().start()
+        server, loop = self._runner.server, asyncio.get_running_loop()
+        assert server is not None
+        limits: dict[str, Any] = {
+            "ssl": self._ssl_context,
+            "backlog": self._backlog,
+            "ssl_handshake_timeout": self._handshake_s,
+        }
+        if isinstance(self._where, socket.socket):
+            self._server = await loop.create_server(server, sock=self._where, **limits)
+        else:
+            host, port = self._where
+            self._server = await loop.create_server(server, host, port, **limits)
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:

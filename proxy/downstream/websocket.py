@@ -13,10 +13,12 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from proxy.dialects.route import PROTOCOL, without_keys
 from proxy.stream.interfaces import Sink
 from proxy.stream.projections import Heartbeat, Span
 from proxy.stream.turns import Turns
 from proxy.wire.errors import BadRequest, UpgradeRequired
+from proxy.wire.http import Headers
 from proxy.wire.websocket import CLOSE, PING, PONG, PROTOCOL_ERROR, Control, FrameReader, accept, close_frame, frame
 
 _PINGED = Span(0, 0, frame(PING, b""))
@@ -43,6 +45,12 @@ def handshake(request: web.BaseRequest) -> bytes:
     if size != 16:
         raise BadRequest("Sec-WebSocket-Key is not 16 bytes in base64")
     return accept(key)
+
+
+def chosen_protocol(request: web.BaseRequest) -> Headers:
+    """Return the header that chooses the first protocol offered that is no key: browsers expect that one is chosen."""
+    offers = without_keys(", ".join(request.headers.getall(PROTOCOL, ())))
+    return [(PROTOCOL.encode(), offers[0].encode("latin-1", "replace"))] if offers else []
 
 
 class Response(Sink, Protocol):

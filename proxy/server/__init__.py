@@ -5,7 +5,8 @@ Must not know: how an API writes its chunks (room `dialects`), how events reach 
 Read in this order:
 
 * `app`: makes the parts of the proxy, connects them, listens, and stops; `config`: the complete configuration;
-  `reload`: changes the configuration of a running proxy
+  `configuration`: a folder, for what is around it: mistakes in words, places, secrets from files; `reload`: changes
+  the configuration of a running proxy
 * `route_table`: makes the handlers, and adds each with its method and path
 * `routes`: finds the handler of a request, and has the request admitted first (`access.admission`); `cors`: access
   from pages of other origins; `headers`: the table of all header names that the proxy treats specially
@@ -13,9 +14,10 @@ Read in this order:
 * `delivery`, `document`: deliver a stream to a client, as a stream or as one JSON document; `response_object`: the
   JSON object with which an API describes a response, finished or not
 * `pass_through`: the handler of all other requests to an API; `sockets`: of WebSockets among them
-* `directory`: finds streams of other processes, which share a store; `shared_store`: connects to it
+* `directory`: connects to the store that several processes share, and finds streams of others there
 * `models`: the upstreams that serve configured models, and the list of these
 * `upstreams`: makes the configured upstreams; `json_responses`: the proxy's own JSON, and errors
 * `admin`: a folder, for the admin port; `openapi`: the OpenAPI document of both ports, which it serves
+* `ports`: where the two ports listen, and their TLS
 * `identification`: keeps callers with names, their limits and their usage up to date; `usage`: tells them of it
 """

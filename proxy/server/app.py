@@ -9,7 +9,6 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Mapping
-from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -19,26 +18,30 @@ from proxy.access.accounts import Accounts
 from proxy.access.admission import Admission
 from proxy.access.callers import Callers
 from proxy.access.capabilities import Capabilities
+from proxy.access.client_addresses import ClientAddresses
 from proxy.access.grants import Grants
 from proxy.access.operators import OperatorAccess
-from proxy.access.pages import Hosts, Pages, is_loopback
+from proxy.access.pages import Hosts, Pages
 from proxy.access.response_ids import GivenIds
-from proxy.access.settings import TlsConfig
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
-from proxy.downstream.tls import ServerTls, TlsFiles
-from proxy.server.admin.paths import AdminPort
+from proxy.downstream.tls import ServerTls
+from proxy.server.admin.all_streams import AllStreams
+from proxy.server.admin.feed import Feed
+from proxy.server.admin.form_requests import FormRequests
+from proxy.server.admin.paths import AdminRoutes, Handlers
+from proxy.server.admin.probes import Probes
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
-from proxy.server.directory import Directory
+from proxy.server.directory import Directory, connected
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
-from proxy.server.identification import Identification, Serve, identification
+from proxy.server.identification import Identification, identification
+from proxy.server.ports import listen, port_tls
 from proxy.server.route_table import RouteTable
 from proxy.server.routes import Routes
-from proxy.server.shared_store import connected
 from proxy.server.upstreams import Upstreams
 from proxy.store.node import Node
 from proxy.stream.cohort import Pacer
@@ -55,7 +58,9 @@ from proxy.telemetry.metrics import Metrics
 from proxy.telemetry.metrics_page import MetricsPage
 from proxy.telemetry.overview import Overview
 from proxy.telemetry.prices import Prices
+from proxy.telemetry.request_log import RequestLog, Serve
 from proxy.timers import sleep
+from proxy.upstream.settings import DEFAULT
 
 if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
@@ -86,7 +91,7 @@ class Proxy:
         self.metrics = Metrics(limits.model_labels)
         if config.prices.models:
             self.metrics.prices = Prices(config.prices)
-        descriptors = Descriptors.of_process()
+        self.descriptors = descriptors = Descriptors.of_process()
         self.upstreams = Upstreams(config, self.metrics, descriptors)
         self.feed = LiveFeed()
         self.calls = Calls()
@@ -95,8 +100,9 @@ class Proxy:
         self.identification = identification(config.auth, has_certificates=bool(config.tls.client_ca))
         self.callers, self.grants = access_of(config, self.identification)
         accounts = None if self.identification is None else self.identification.accounts
-        has_key = bool(config.upstream.key.get_secret_value())
-        self.given = GivenIds(lambda: self.hub.found(), time.monotonic) if has_key else None
+        restricts = any(map(self.upstreams.has_key, (DEFAULT, *(model.upstream or DEFAULT for model in config.models))))
+        has_several = restricts or bool(config.upstreams)
+        self.given = GivenIds(lambda: self.hub.found(), time.monotonic, restricts=restricts) if has_several else None
         self.hub = Hub(
             max_streams=limits.streams,
             max_followers=limits.followers,
@@ -151,9 +157,10 @@ class Proxy:
             self.tracing,
             self.directory,
         )
-        self.operators = OperatorAccess(_admin_token(config))
-        self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url)
-        self.tls = [_tls(config.tls), _tls(config.admin_tls)]
+        admin_host = address(config.admin)[0] if config.admin else ""
+        self.operators = OperatorAccess.at(admin_host, config.admin_token.get_secret_value())
+        self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url, self._name_of)
+        self.tls = [port_tls(config.tls), port_tls(config.admin_tls)]
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
         self._data_site: web.BaseSite | None = None
@@ -166,6 +173,11 @@ class Proxy:
         self.metrics.subscription_ended(subscription)
         if self.admission.accounts is not None:
             self.admission.accounts.left(subscription)
+
+    def _name_of(self, caller: bytes) -> str | None:
+        """Return the name of the caller with this digest; None if it has none."""
+        account = None if self.admission.accounts is None else self.admission.accounts.of(caller)
+        return None if account is None else account.name
 
     def _observers(self, accounts: Accounts | None) -> Observers:
         tracing = self.tracing
@@ -185,7 +197,7 @@ class Proxy:
                 *([] if self.given is None else [self.given.ended]),
                 *spans_ended,
                 self.metrics.ended,
-                access_log.ended,
+                access_log.ended if self.config.log_format == "console" else access_log.ended_as_fields,
                 self.upstreams.ended,
                 self.calls.ended,
                 self.feed.ended,
@@ -226,17 +238,14 @@ class Proxy:
         try:
             config = self.config
             data = self.route_table.routes()
-            serve: Serve = Cors(config.cors, data, self.metrics, config.key_headers) if config.cors.origins else data
-            if self.identification is not None:
-                serve = self.identification.asking(serve)
             self.url, self._data_site = await self._listen(
-                self._runner(serve, data, config.listen, is_admin=False),
+                self._runner(self._served(data), data, config.listen, is_admin=False),
                 config.listen,
                 given.get("listen"),
                 self.tls[0],
             )
             if config.admin:
-                admin = self._admin_port(data)
+                admin = self._admin_routes(data)
                 self.admin_url, _ = await self._listen(
                     self._runner(admin, admin.routes, config.admin, is_admin=True),
                     config.admin,
@@ -246,6 +255,7 @@ class Proxy:
         except OSError:
             await self.stop()
             raise
+        self.descriptors.recount()
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
         if self.identification is not None:
             self._background.append(asyncio.create_task(self.identification.watch()))
@@ -296,29 +306,27 @@ class Proxy:
 
     @property
     def console_url(self) -> str:
-        """The URL of the console, with the admin token if the proxy has made it; "" if the console is not served.
+        """The URL of the console, with the admin token if that was made here; "" if the console is not served."""
+        return self.operators.console_url(self.admin_url)
 
-        The token is in the fragment, which browsers send to nobody: no log, no Referer and no other proxy has it.
-        """
-        if not self.admin_url or not self.operators.token:
-            return ""
-        is_made = not self.config.admin_token.get_secret_value()
-        return f"{self.admin_url}/console" + (f"#token={self.operators.token}" if is_made else "")
-
-    def _admin_port(self, data: Routes) -> AdminPort:
-        """Return the handler of the admin port; `data`: the routes of the data port."""
-        return AdminPort(
-            self.operators,
-            self.hub,
-            self.route_table.follow,
-            self.grants,
-            self.metrics,
-            self.page,
-            self.feed,
-            self.overview,
-            data,
-            self.readiness,
+    def _admin_routes(self, data: Routes) -> AdminRoutes:
+        """Return the routes of the admin port; `data`: those of the data port."""
+        serve: Serve = data if self.identification is None else self.identification.asking(data)
+        probes = Probes(self.page, self.readiness)
+        streams = AllStreams(self.hub, self.route_table.follow, self.grants, self.overview)
+        handlers = Handlers(
+            metrics=probes.metrics,
+            ready=probes.ready,
+            listed=streams.listed,
+            follow=streams.follow,
+            head=streams.head,
+            info=streams.info,
+            cancel=streams.cancel,
+            share=streams.share,
+            events=Feed(self.feed, lambda: self.overview.text(time.monotonic())).events,
+            form=FormRequests(serve, self.operators).send,
         )
+        return AdminRoutes(self.operators, self.metrics, handlers)
 
     def refresh(self) -> None:
         """Read the files again that the configuration names: certificates, and callers' keys.
@@ -334,17 +342,9 @@ class Proxy:
     async def _listen(
         self, runner: web.BaseRunner, where: str, listening: socket.socket | None, tls: ServerTls | None
     ) -> tuple[str, web.BaseSite]:
-        host, port = address(where)
         await runner.setup()
         self._runners.append(runner)
-        context = None if tls is None else tls.context
-        site: web.BaseSite = web.TCPSite(runner, host, port, backlog=4096, ssl_context=context)
-        if listening is not None:
-            site = web.SockSite(runner, listening, backlog=4096, ssl_context=context)
-        await site.start()
-        port = runner.addresses[0][1]
-        shown = f"[{host}]" if ":" in host else host
-        return f"{'http' if tls is None else 'https'}://{shown}:{port}", site
+        return await listen(runner, where, listening, tls, self.config.clients.head_s)
 
     def _runner(self, handler: Any, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
         config = self.config
@@ -367,6 +367,19 @@ class Proxy:
         self.listeners.append(server)
         return web.ServerRunner(server, shutdown_timeout=1.0)
 
+    def _served(self, routes: Routes) -> Serve:
+        """Return what serves the data port: its routes, with what is configured around them."""
+        config = self.config
+        served: Serve = routes
+        if config.cors.origins:
+            served = Cors(config.cors, routes, self.metrics, config.key_headers)
+        if self.identification is not None:
+            served = self.identification.asking(served)
+        if config.access_log:
+            client_address = ClientAddresses(config.trusted_proxies).of
+            served = RequestLog(served, client_address, as_fields=config.log_format == "json")
+        return served
+
     async def _tick(self) -> None:
         while True:
             await sleep(_TICK_S)
@@ -380,14 +393,6 @@ class Proxy:
         """Refuse new streams while the store can't be reached, if it is required."""
         is_blocked = self.config.store.required and node.publisher.is_down
         self.hub.blocked = "the store, without which no stream may begin, can't be reached" if is_blocked else None
-
-
-def _admin_token(config: Config) -> str:
-    """Return the configured admin token, or a new one for a port on loopback; "" if nobody is to have access."""
-    configured = config.admin_token.get_secret_value()
-    if configured or not config.admin or not is_loopback(address(config.admin)[0]):
-        return configured
-    return token_urlsafe(32)
 
 
 def access_of(config: Config, named: Identification | None = None) -> tuple[Callers, Grants]:
@@ -410,14 +415,6 @@ def access_of(config: Config, named: Identification | None = None) -> tuple[Call
         ttl_max_s=config.capabilities.ttl_max_s,
         trusted_origins=config.cors.origins if config.cors.credentials else (),
     )
-
-
-def _tls(config: TlsConfig) -> ServerTls | None:
-    """Make the TLS of a port, if it is configured. Raises: OSError, ValueError."""
-    if not config.certificate:
-        return None
-    files = TlsFiles(config.certificate, config.key, config.client_ca)
-    return ServerTls(files, minimum=config.minimum, client_required=config.client_required)
 
 
 def _traced(config: Config) -> "Tracing | None":

@@ -4,14 +4,15 @@
 Nested keys are joined by two underscores: STREAMTEE_UPSTREAM__URL.
 """
 
+import difflib
 import importlib.util
 import os
 import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pydantic import SecretStr, ValidationError, field_validator, model_validator
+from pydantic import SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,15 +24,14 @@ from proxy.access.pages import is_loopback
 from proxy.access.settings import AuthConfig, CapabilitiesConfig, CorsConfig, TlsConfig
 from proxy.dialects import table
 from proxy.dialects.route import AUTHORIZATION, KEY_HEADERS
-from proxy.settings import Bytes, Count, Seconds, Table
+from proxy.server.configuration.credentials import with_credentials
+from proxy.server.configuration.places import PREFIX
+from proxy.settings import Bytes, Count, Seconds, Table, with_secrets
 from proxy.store.settings import StoreConfig
 from proxy.telemetry.settings import PricesConfig
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.settings import DEFAULT, BreakerConfig, ModelConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
 from proxy.wire.http import HOP_BY_HOP
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 _OTHERS = ("STREAMTEE_TAIL_KEY",)  # not part of the configuration: the key that `streamtee tail` sends
 _PATH = re.compile(r"/[!-~]*")
@@ -96,6 +96,7 @@ class StreamsConfig(Table):
     heartbeat_s: Seconds = 15
     client_keepalive_s: Seconds = 0
     keepalive_before_head_s: Seconds = 0
+    empty_events: bool = False
     wait_max_s: Seconds = 300
 
     @field_validator("on_disconnect")
@@ -164,7 +165,7 @@ class OtelConfig(Table):
 class Config(BaseSettings):
     """The complete configuration."""
 
-    model_config = SettingsConfigDict(env_prefix="STREAMTEE_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
     listen: str = "127.0.0.1:8080"
     admin: str = "127.0.0.1:9090"
@@ -174,6 +175,8 @@ class Config(BaseSettings):
     trusted_proxies: tuple[str, ...] = ()
     drain_s: Seconds = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+    access_log: bool = False
     routes: tuple[RouteConfig, ...] = ()
     models: tuple[ModelConfig, ...] = ()
     upstream: UpstreamConfig = UpstreamConfig()
@@ -208,19 +211,8 @@ class Config(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _reads_the_token(cls, given: dict[str, Any]) -> dict[str, Any]:
-        path = given.get("admin_token_file")
-        if not path:
-            return given
-        if given.get("admin_token"):
-            raise ValueError("admin_token and admin_token_file are both given; one is enough")
-        try:
-            token = Path(path).read_text().strip()
-        except (OSError, UnicodeError) as error:
-            raise ValueError(f"admin_token_file: {path} can't be read: {error}") from None
-        if not token:
-            raise ValueError(f"admin_token_file: {path} is empty")
-        return {name: value for name, value in given.items() if name != "admin_token_file"} | {"admin_token": token}
+    def _read_secrets(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return with_secrets(cls, with_credentials(cls, given))
 
     @field_validator("admin_token")
     @classmethod
@@ -269,7 +261,8 @@ class Config(BaseSettings):
         if keyed and self.auth.mode == "pass" and not is_loopback(address(self.listen)[0]):
             raise ValueError(
                 f"whoever reaches {self.listen} could use {' and '.join(keyed)}: either set auth.mode ="
-                ' "keys", with auth.keys for those who may, or listen on 127.0.0.1'
+                ' "keys", with auth.keys or auth.keys_file for those who may, or listen on 127.0.0.1 (a container can'
+                " not: there, leave the key out, and each caller's own goes upstream)"
             )
         return self
 
@@ -348,23 +341,6 @@ def load(path: Path | None) -> Config:
     return Config(**given)
 
 
-def explained(error: OSError | ValueError) -> str:
-    """Return what is wrong with a configuration, by an error that `load` raised; values are not shown."""
-    if not isinstance(error, ValidationError):  # TOMLDecodeError is a ValueError, too
-        return f"the configuration can't be read: {error}"
-    lines = [f"  {_objection(one)}" for one in error.errors(include_input=False)]
-    return "the configuration is not valid:\n" + "\n".join(lines)
-
-
-def _objection(error: "ErrorDetails") -> str:
-    """Return one line on one error of pydantic: the key, and what is wrong with it."""
-    key = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return f"{key}: there is no such key; config/streamtee.toml lists all"
-    text = error["msg"].removeprefix("Value error, ")
-    return f"{key}: {text}" if key else text
-
-
 def _check_spare(name: str, upstream: UpstreamConfig, spare: str, upstreams: dict[str, UpstreamConfig]) -> None:
     """Check a spare of an upstream. Raises: ValueError."""
     if spare not in upstreams or spare == name or upstream.spares.count(spare) > 1:
@@ -389,12 +365,13 @@ def _check_keys(name: str, upstream: UpstreamConfig, other: str, spare: Upstream
 
 def _check_environment() -> None:
     """Raises: ValueError, for a variable that begins with STREAMTEE_ and is not known: it would silently do nothing."""
-    prefix = "STREAMTEE_"
     for name in os.environ:
-        key = name.removeprefix(prefix).partition("__")[0].lower()
-        if name.startswith(prefix) and key not in Config.model_fields and name not in _OTHERS:
-            known = ", ".join(prefix + field.upper() for field in Config.model_fields)
-            raise ValueError(f"the environment variable {name} is not known; there are {known}")
+        key = name.removeprefix(PREFIX).partition("__")[0].lower()
+        if name.startswith(PREFIX) and key not in Config.model_fields and name not in _OTHERS:
+            known = [PREFIX + field.upper() for field in Config.model_fields]
+            near = difflib.get_close_matches(name.partition("__")[0], known, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ValueError(f"the environment variable {name} is not known; {meant}")
 
 
 def _installed(module: str) -> bool:

@@ -7,6 +7,7 @@ key the store is always asked, since another node may have a newer stream under 
 import asyncio
 import functools
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import orjson
 from aiohttp import web
 
 from proxy.access.callers import Caller
+from proxy.dialects import table
 from proxy.server.routes import Handler
 from proxy.store.claims import Claims
 from proxy.store.entries import HEADER, SEAL, START, Entry, Record, read_record, read_seal
@@ -24,6 +26,8 @@ from proxy.store.store import StoreError
 from proxy.stream.endings import Ending
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
+from proxy.stream.vitals import Vitals
+from proxy.telemetry.stream_object import describe
 from proxy.wire.errors import StoreUnavailable
 
 _IDENT = re.compile("st_[a-z2-7]{26}")  # as the hub makes them: nothing else is asked of the store
@@ -237,3 +241,30 @@ def _description(record: Record, last: Entry) -> dict[str, Any]:
         "followers": [],
         "followers_elsewhere": 0,
     }
+
+
+def connected(config: StoreConfig, hub: Hub) -> Node | None:
+    """Return the node that this process is among those that share the configured store; None without a store."""
+    url = config.url.get_secret_value()
+    if not url:
+        return None
+    from proxy.store.redis_client import RedisConnections  # needs the extra `redis`
+    from proxy.store.redis_store import RedisStore
+
+    def make(record: Record) -> Stream:
+        return hub.adopt(record.info, Vitals(table.dialect(record.dialect), time.monotonic(), record.model))
+
+    return Node(
+        RedisStore(RedisConnections(url)),
+        lease_s=config.lease_s,
+        flush_s=config.flush_ms / 1000,
+        summary=_summary,
+        make=make,
+        drop=hub.drop,
+        forget=hub.forget,
+    )
+
+
+def _summary(stream: Stream) -> bytes:
+    """Return the description of a stream that has ended, without those who follow it at this moment."""
+    return orjson.dumps({**describe(stream), "followers": []})

@@ -5,6 +5,7 @@ Handlers write a name where they read or set it; which headers are forwarded, re
 
 from enum import Flag, auto
 
+from proxy.dialects import table
 from proxy.dialects.route import KEY_HEADERS
 
 
@@ -91,5 +92,5 @@ KEPT_OF_GENERATIONS = KEPT | lower(Use.KEPT_OF_GENERATIONS)
 SET = lower(Use.SET)
 SET_OF_STREAMS = lower(Use.SET_OF_STREAMS)
 NOT_SHARED = lower(Use.NOT_SHARED)
-EXPOSED = ", ".join(names(Use.EXPOSED))
+EXPOSED = ", ".join([*names(Use.EXPOSED), *table.limit_headers()])
 ALLOWED = frozenset(name.lower() for name in names(Use.ALLOWED))

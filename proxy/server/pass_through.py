@@ -55,6 +55,10 @@ class Forward:
             self._allowed.check(request.method, origin_form(target).partition("?")[0])
         return route.target(without_parameter(target) if self._hides_tokens and "?" in target else target)
 
+    def looks_into(self, request: web.BaseRequest) -> bool:
+        """Return whether the body of a request that passes through has to be checked."""
+        return self._allowed is not None and self._allowed.looks_into(origin_form(request.raw_path).partition("?")[0])
+
     def check_body(self, request: web.BaseRequest, body: bytes | LargeBody) -> None:
         """Check what a body refers to, of a large one when it is sent. Raises: FileNotAllowed, UnsupportedMediaType."""
         if self._allowed is None:
@@ -84,7 +88,7 @@ class PassThrough:
         body_bytes: Callable[[], int] = int,
         account: Callable[[Caller], Account | None] = _without_limits,
     ) -> None:
-        """`models`: JSON that is posted is read, at most `body_bytes()`, and goes to the upstream of its model.
+        """`models`: JSON that is posted goes to the upstream of its model. `body_bytes`: how much is read of a body.
 
         `account` returns the account of a caller with limits.
         """
@@ -95,22 +99,27 @@ class PassThrough:
         self._models = models
         self._body_bytes = body_bytes
 
-    async def serve(self, route: Route, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
-        """Send a request upstream and its response back, both streamed, neither parsed."""
+    async def serve(
+        self, route: Route, request: web.BaseRequest, caller: Caller, *, alone: str = ""
+    ) -> web.StreamResponse:
+        """Send a request upstream and its response back, both streamed, neither parsed.
+
+        `alone`: the name of the only upstream that it may be sent to; "": the usual one, or one that serves its model.
+        """
         target = self._forward.target(route, request)
-        account = self._account(caller)
+        account = self._account(caller) if caller.name else None
         if request.method == "GET" and "Upgrade" in request.headers and (accepted := handshake(request)):
             return await self._switch(route, request, caller, target, accepted)
         headers, _ = self._forward.headers(request, _CROSSING)
         body: bytes | AsyncIterable[bytes] = b""
         chunked = False
         has_body = request.body_exists
-        upstream = ""
+        upstream = alone
         if account is not None and has_body:
-            upstream, body = await self._read_limited(route, request, account)
+            upstream, body = await self._read_limited(route, request, account, alone)
             headers.append((b"Content-Length", b"%d" % len(body)))
-        elif has_body and self._models and request.method == "POST" and request.content_type == "application/json":
-            upstream, body = self._models.choose(await read_body(request, self._body_bytes()))
+        elif has_body and self._is_read(request):
+            upstream, body = await self._read(request, alone)
             headers.append((b"Content-Length", b"%d" % len(body)))
         elif has_body:
             length = request.headers.get("Content-Length")
@@ -123,20 +132,35 @@ class PassThrough:
             headers.append((b"Content-Length", b"0"))
         upstream_request = UpstreamRequest(
             route, request.method.encode(), target, headers, body, caller.digest, chunked=chunked, once=has_body,
-            upstream=upstream,
+            upstream=upstream, alone=bool(alone),
         )  # fmt: skip
         return await send_back(request, await self._open_exchange(upstream_request), account)
 
-    async def _read_limited(self, route: Route, request: web.BaseRequest, account: Account) -> Choice:
-        """Read the body of a caller with limits, check the model that it names, and choose the upstream.
+    async def _read_limited(self, route: Route, request: web.BaseRequest, account: Account, alone: str) -> Choice:
+        """Read the body of a caller with limits, check it and the model that it names, and choose the upstream.
 
         The formats of configured routes are not known, so any model may be named there. Raises: NotAllowedForKey.
         """
         body = await read_body(request, account.body_bytes(self._body_bytes() or _BODY_BYTES))
         if route.dialect.frames.has_text and request.method not in ("GET", "HEAD", "DELETE"):
             account.check_body(body)
-        is_json = request.method == "POST" and request.content_type == "application/json"
-        return self._models.choose(body) if self._models and is_json else Choice("", body)
+        return self._chosen(request, body, alone)
+
+    def _is_read(self, request: web.BaseRequest) -> bool:
+        """Return whether the body has to be read: to be checked, or for the model that it names."""
+        names_model = bool(self._models) and _is_posted_json(request)
+        return names_model or self._forward.looks_into(request)
+
+    async def _read(self, request: web.BaseRequest, alone: str) -> Choice:
+        """Read and check a body; return the upstream for it, and the body with its model's name there."""
+        return self._chosen(request, await read_body(request, self._body_bytes()), alone)
+
+    def _chosen(self, request: web.BaseRequest, body: bytes, alone: str) -> Choice:
+        """Check what a body refers to, if necessary, and choose its upstream, unless it is known."""
+        if self._forward.looks_into(request):
+            self._forward.check_body(request, body)
+        chosen = self._models.choose(body) if self._models and _is_posted_json(request) else Choice("", body)
+        return chosen._replace(upstream=alone) if alone else chosen
 
     async def _switch(
         self, route: Route, request: web.BaseRequest, caller: Caller, target: bytes, accepted: bytes
@@ -206,6 +230,10 @@ def _arrived(request: web.BaseRequest, *, chunked: bool) -> bytes:
     if not chunked:
         return body
     return chunk(body) + LAST_CHUNK if body else LAST_CHUNK
+
+
+def _is_posted_json(request: web.BaseRequest) -> bool:
+    return request.method == "POST" and request.content_type == "application/json"
 
 
 def _pieces(request: web.BaseRequest) -> AsyncIterable[bytes]:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
 
 _STREAM, _KEY = "/v1/streams/{ident}", "/v1/keys/{key}/stream"  # where a stream is followed
+_FOLLOW = "/v1/follow"  # where several are
 
 
 class RouteTable:
@@ -65,8 +66,8 @@ class RouteTable:
     ) -> None:
         """`config` returns the configuration as it is now: some of it can be changed while the proxy runs.
 
-        `given`: the ids of responses that callers may name; None: any. `directory` finds streams of other processes;
-        None: there are no others.
+        `given`: the ids of responses that callers were given; None: of no use. `directory` finds streams of other
+        processes; None: there are no others.
         """
         self._config = config
         self._hub = hub
@@ -84,6 +85,7 @@ class RouteTable:
         self._models = Models(config().models)
         self._forward_all = Forward(hides_tokens=bool(grants))
         allowed = AllowedPaths(settings.paths) if settings.key.get_secret_value() else None
+        self._allowed = allowed
         self._forward_allowed = Forward(allowed, hides_tokens=bool(grants))
         self.generations = self._generations(self._upstreams.opener(), self._forward_allowed)
         self.follow = Follow(streams, hub, admission, metrics)
@@ -111,7 +113,8 @@ class RouteTable:
 
     def routes(self) -> Routes:
         """Return all routes of the data port. Call it once."""
-        served = Routes(self._admission.admit, self._metrics, table.OWN, self._admission.limited)
+        limited = None if self._admission.accounts is None else self._admission.limited
+        served = Routes(self._admission.admit, self._metrics, table.OWN, limited)
         self._add_streams(served)
         for method in ("GET", "HEAD"):
             served.add(method, "/healthz", healthy, "health", table.OWN, Needs.NOTHING)
@@ -124,11 +127,12 @@ class RouteTable:
         """Add the routes of streams, by id and by key."""
         control = self._control
         by_id, by_key = self._traced(self.follow.by_id, _STREAM), self._traced(self.follow.by_key, _KEY)
+        follow_many = self._traced(self._follow_many.serve, _FOLLOW)
         for method, path, handler, needs in (
             *self._usage_routes(),
             ("GET", "/v1/streams", control.listed, Needs.IDENTITY),
             ("GET", _STREAM, by_id, Needs.CAPABILITY),
-            ("GET", "/v1/follow", self._follow_many.serve, Needs.CAPABILITY),
+            ("GET", _FOLLOW, follow_many, Needs.CAPABILITY),
             ("HEAD", "/v1/streams/{ident}", control.head, Needs.CAPABILITY),
             ("DELETE", "/v1/streams/{ident}", control.delete, Needs.CAPABILITY),
             ("GET", "/v1/streams/{ident}/info", control.info, Needs.CAPABILITY),
@@ -164,7 +168,7 @@ class RouteTable:
         passing = PassThrough(
             self._forward_allowed,
             opens,
-            self._new_sockets(opens),
+            self._new_sockets(opens, self._allowed),
             self._models,
             lambda: self._config().limits.body_bytes,
             self._admission.account,
@@ -244,6 +248,7 @@ class RouteTable:
             self._lost_calls,
             self._given,
             cumulative=config.generations.cumulative or None,
+            empty_events=config.streams.empty_events,
             directory=self._directory,
         )
 
@@ -251,8 +256,11 @@ class RouteTable:
         """Return a handler of requests that pass through, to whichever path."""
         return PassThrough(self._forward_all, opens, self._new_sockets(opens), account=self._admission.account)
 
-    def _new_sockets(self, opens: OpenExchange) -> Sockets:
-        sockets = Sockets(self._config, self._hub, self._admission, self._grants, self._metrics, self._models, opens)
+    def _new_sockets(self, opens: OpenExchange, allowed: AllowedPaths | None = None) -> Sockets:
+        """Return a handler of WebSockets; `allowed`: what messages may refer to; None: anything."""
+        sockets = Sockets(
+            self._config, self._hub, self._admission, self._grants, self._metrics, self._models, opens, allowed
+        )
         self._sockets.append(sockets)
         return sockets
 

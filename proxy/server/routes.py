@@ -22,6 +22,7 @@ from proxy.downstream.response import ALLOWANCE, RESPONSE, Downstream
 from proxy.server.json_responses import refuse
 from proxy.stream.faults import log_fault
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.request_log import CLIENT_GONE, REQUEST_ID, new_request_id, request_id
 from proxy.wire import json_text
 from proxy.wire.errors import InternalError, ProxyError, UnknownRoute
 from proxy.wire.http import origin_form
@@ -29,12 +30,6 @@ from proxy.wire.http import origin_form
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 ANY = "*"
 _NO_ARGUMENTS: dict[str, str] = {}
-CLIENT_GONE = 499  # nginx's status for a client that disconnected before its response began
-
-
-def unlimited(handler: Handler, name: str, dialect: Dialect, needs: Needs) -> Handler:
-    """Return the handler as it is: of callers without limits."""
-    return handler
 
 
 class Endpoint(NamedTuple):
@@ -58,11 +53,11 @@ class Routes:
         admit: Callable[[web.BaseRequest, Needs], Caller],
         metrics: Metrics,
         dialect: Dialect,
-        limited: Callable[[Handler, str, Dialect, Needs], Handler] = unlimited,
+        limited: Callable[[Handler, str, Dialect, Needs], Handler] | None = None,
     ) -> None:
         """`admit` is `Admission.admit`; `dialect` is that of errors for paths that are not served.
 
-        `limited` is `Admission.limited`: it returns the handler that keeps the limits of callers.
+        `limited` is `Admission.limited`, which returns the handler that keeps limits; None: callers have none.
         """
         self._admit = admit
         self._limited = limited
@@ -76,8 +71,10 @@ class Routes:
         self, method: str, path: str, handler: Handler, name: str, dialect: Dialect, needs: Needs = Needs.UPSTREAM
     ) -> None:
         """Serve `path` with a handler, called with the request and its caller. `method` may be ANY."""
-        endpoint = Endpoint(self._limited(handler, name, dialect, needs), name, dialect, needs)
         self.paths.append((method, path))
+        if self._limited is not None:
+            handler = self._limited(handler, name, dialect, needs)
+        endpoint = Endpoint(handler, name, dialect, needs)
         if "{" not in path and not path.endswith("/") and method != ANY:
             self._exact[method, path] = endpoint
             return
@@ -123,6 +120,7 @@ class Routes:
         except ProxyError as error:
             self._metrics.rejected[error.kind] += 1
             response = refuse(error, dialect)
+            response.headers[REQUEST_ID] = request_id(request) or new_request_id()
             status = error.status
             error.drop_traceback()
         except (
@@ -144,7 +142,7 @@ class Routes:
             status = response.status
         finally:
             self._metrics.requests[name, method, status] += 1
-        if len(request) and isinstance(response, web.Response):  # any other has sent its head
+        if self._limited is not None and isinstance(response, web.Response):  # any other has sent its head
             for header, value in request.get(ALLOWANCE, ()):
                 response.headers[header.decode()] = value.decode()
         if not request.content.is_eof():  # aiohttp reads the rest; the task that sent it upstream ends in another turn

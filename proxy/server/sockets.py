@@ -19,10 +19,11 @@ from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.client_addresses import ClientAddresses
 from proxy.access.grants import Grants
-from proxy.dialects.route import Route
+from proxy.dialects.allowed_paths import AllowedMessages, AllowedPaths
+from proxy.dialects.route import AUTHORIZATION, PROTOCOL, Route, key_header, protocol_keys, without_keys
 from proxy.downstream.client_socket import ClientSocket
 from proxy.downstream.response import Downstream
-from proxy.downstream.websocket import CLOSING_S
+from proxy.downstream.websocket import CLOSING_S, chosen_protocol
 from proxy.server.config import Config
 from proxy.server.generations.options import GenerationOptions, read_options
 from proxy.server.headers import SET
@@ -33,6 +34,7 @@ from proxy.stream.info import StreamInfo
 from proxy.stream.stream import Stream
 from proxy.stream.vitals import Vitals
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.request_log import request_id
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.session import Session
@@ -44,7 +46,22 @@ from proxy.wire.websocket import accept
 _HANDSHAKE = tuple(b"sec-websocket-" + name for name in (b"key", b"version", b"extensions", b"accept"))
 _CROSSING = EndToEnd(_HANDSHAKE)
 _ANSWER = EndToEnd((*SET, *_HANDSHAKE, b"content-length"))
+_PROTOCOL = PROTOCOL.lower().encode()
 _MODEL = re.compile(rb"(?<=[?&])model=[^&#]*")
+
+
+def with_key_apart(headers: Headers) -> Headers:
+    """Return the headers of a handshake with the key that was sent as a protocol in the header for keys."""
+    stated = ", ".join(value.decode("latin-1") for name, value in headers if name.lower() == _PROTOCOL)
+    keys = protocol_keys(stated)
+    if not keys:
+        return headers
+    kept = [header for header in headers if header[0].lower() != _PROTOCOL]
+    if others := without_keys(stated):
+        kept.append((PROTOCOL.encode(), ", ".join(others).encode("latin-1")))
+    if not any(name.lower() == AUTHORIZATION.lower().encode() for name, _ in kept):
+        kept.append(key_header(AUTHORIZATION, keys[0]))
+    return kept
 
 
 class _Asked(NamedTuple):
@@ -59,6 +76,7 @@ class _Asked(NamedTuple):
     options: GenerationOptions
     client: str  # the address it came from
     began_at: float  # when the request came, in monotonic seconds
+    client_request_id: str  # what its client calls it
 
 
 class Sockets:
@@ -73,7 +91,9 @@ class Sockets:
         metrics: Metrics,
         models: Models,
         open_exchange: OpenExchange,
+        allowed: AllowedPaths | None = None,
     ) -> None:
+        """`allowed`: what clients may refer to in their messages; None: anything."""
         self._config = config
         self._hub = hub
         self._admission = admission
@@ -81,6 +101,7 @@ class Sockets:
         self._metrics = metrics
         self._models = models
         self._open_exchange = open_exchange
+        self._allowed = allowed
         self._client_address = ClientAddresses(config().trusted_proxies).of
         self._handlers: set[asyncio.Task[Any]] = set()
 
@@ -121,8 +142,9 @@ class Sockets:
             if row.alias_of:
                 target = _MODEL.sub(b"model=" + quote(row.alias_of, safe="").encode(), target, count=1)
         return _Asked(
-            route, target, headers, model, upstream, caller, options, self._client_address(request), time.monotonic()
-        )
+            route, target, headers, model, upstream, caller, options, self._client_address(request), time.monotonic(),
+            request_id(request),
+        )  # fmt: skip
 
     async def _ask_unheard(self, asked: _Asked, request: web.BaseRequest) -> Exchange:
         """Send the handshake upstream; read no more of the client meanwhile, which would gather without a limit."""
@@ -142,7 +164,7 @@ class Sockets:
     async def _ask(self, asked: _Asked) -> Exchange:
         """Send the handshake upstream. Raises: UpstreamError; Garbled, if the answer is no valid handshake."""
         key = b64encode(os.urandom(16))
-        headers = _CROSSING.of(asked.headers)
+        headers = with_key_apart(_CROSSING.of(asked.headers))
         headers += [
             (b"Connection", b"Upgrade"),
             (b"Upgrade", b"websocket"),
@@ -182,7 +204,9 @@ class Sockets:
         self._handlers.add(task)
         task.add_done_callback(self._handlers.discard)
         try:
-            client.start(accepted, [*_ANSWER.of(exchange.headers), *self._found(stream)])
+            answered = _ANSWER.of(exchange.headers)
+            chosen = [] if exchange.header(b"sec-websocket-protocol") else chosen_protocol(request)
+            client.start(accepted, [*answered, *chosen, *self._found(stream)])
             session.start(exchange)
             client.hear(session)
             await client.finished()
@@ -202,6 +226,7 @@ class Sockets:
             () if options.key is None else (options.key,),
             options.trace_id,
             client=asked.client,
+            client_request_id=asked.client_request_id,
         )
         return self._hub.begin(info, Vitals(asked.route.dialect, asked.began_at, asked.model), places)
 
@@ -216,7 +241,8 @@ class Sockets:
             metrics.socket_bytes[route, side] += size_bytes
 
         frame_bytes, turns = self._config().limits.frame_bytes, self._hub.turns
-        return Session(stream, client, frame_bytes, turns, count=count, on_first_token=first_token)
+        check = None if self._allowed is None else AllowedMessages(self._allowed).check
+        return Session(stream, client, frame_bytes, turns, count=count, on_first_token=first_token, check=check)
 
     def _found(self, stream: Stream) -> Headers:
         """Return the headers that say where the session's stream is found."""

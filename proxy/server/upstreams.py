@@ -30,7 +30,7 @@ class Upstreams:
         """Call within a running loop."""
         self._config = config
         self._descriptors = descriptors
-        descriptors.counted.append(lambda: sum(self.connections().values()))
+        descriptors.counted.append(lambda: sum(one.pool.descriptors for one in self.by_name.values()))
         self._settings: Mapping[str, UpstreamConfig] = {DEFAULT: config.upstream, **config.upstreams}
         self._grouped = {name for first, one in self._settings.items() if one.spares for name in (first, *one.spares)}
         self._retried: Counter[str] = Counter()
@@ -39,15 +39,17 @@ class Upstreams:
     def opener(self, name: str = DEFAULT) -> OpenExchange:
         """Return the function that sends requests to an upstream or its spares; or to those that serve their models."""
         usual = self.group(name)
-        if name != DEFAULT or not self._config.models:
+        if name != DEFAULT or len(self.by_name) == 1:
             return usual.open
         groups = {model.upstream: self.group(model.upstream) for model in self._config.models if model.upstream}
-        return lambda request: groups.get(request.upstream, usual).open(request)
+        alone = {one: self.group(one, has_spares=False) for one in self.by_name}
+        return lambda request: (alone if request.alone else groups).get(request.upstream, usual).open(request)
 
-    def group(self, name: str = DEFAULT) -> UpstreamGroup:
-        """Return the group of an upstream and its spares."""
-        names = (name, *self._settings[name].spares)
-        readdresses = len(names) > 1 or any(model.upstream == name for model in self._config.models)
+    def group(self, name: str = DEFAULT, *, has_spares: bool = True) -> UpstreamGroup:
+        """Return the group of an upstream and its spares, or of an upstream alone."""
+        names = (name, *(self._settings[name].spares if has_spares else ()))
+        readdresses = len(names) > 1 or not has_spares
+        readdresses = readdresses or any(model.upstream == name for model in self._config.models)
         return UpstreamGroup(
             [self.by_name[one] for one in names],
             Retries(**self._config.retries.model_dump()),

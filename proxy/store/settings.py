@@ -17,7 +17,9 @@ class StoreConfig(Table):
     """[store]: where the logs of streams are kept so that other processes and machines can read them."""
 
     url: SecretStr = SecretStr("")
+    url_file: str = ""
     secret: SecretStr = SecretStr("")
+    secret_file: str = ""
     flush_ms: int = Field(default=20, ge=1, le=1000)
     lease_s: Seconds = Field(default=15, ge=1)
     required: bool = False

@@ -24,6 +24,8 @@ class StreamInfo:
     w3c_trace_id: str | None = None  # the trace that it is part of, if any
     cumulative: bool | None = None  # the request asked for cumulative events, or for increments; None: for neither
     client: str = ""  # the address that its request came from; "": not one client's
+    empty_events: bool = False  # its followers are sent empty events as heartbeats, if its API has such
+    client_request_id: str = ""  # what its client calls its request
 
     @property
     def key(self) -> str | None:

@@ -79,6 +79,8 @@ class Projection(Span, ABC):
     """Whether it may be sent at a pace (flush_ms, flush_bytes): it merges what has gathered."""
     ends_with_answer: ClassVar[bool] = False
     """Whether it sends only the answer, so that its followers need not wait for the end of the response."""
+    is_document: ClassVar[bool] = False
+    """Whether it sends the finished document, and nothing before."""
     in_bytes: ClassVar[bool] = False
     """Whether a follower may begin at an offset in bytes."""
     restates: ClassVar[bool] = False
@@ -118,7 +120,8 @@ class Projection(Span, ABC):
 
     def sign_of_life(self) -> bytes:
         """Return what a follower may be sent between two frames now, if the mode has heartbeats."""
-        return self._source.reader.heartbeat
+        reader = self._source.reader
+        return reader.empty_event if self._source.info.empty_events else reader.heartbeat
 
     @abstractmethod
     def render(self, start: int, end: int) -> bytes:
@@ -372,6 +375,7 @@ class Json(Projection):
     __slots__ = ()
 
     content_type = b"application/json"
+    is_document = True
     ends_with_answer = True
     heartbeat = False
     rewrites = True
@@ -420,8 +424,10 @@ def _objection(mode: type[Projection], dialect: Dialect) -> str:
     """Return why a mode has no meaning for an API; empty if it has one."""
     if mode.restates and not dialect.documents.states:
         return "the events of this API are increments always"
-    if mode.ends_with_answer and not dialect.frames.has_text:
+    if mode.ends_with_answer and not dialect.documents.has_answer:
         return "nothing is known of the text in the events of this API"
+    if mode.is_document and not dialect.documents.has_document:
+        return "the streams of this API have no finished document"
     return ""
 
 

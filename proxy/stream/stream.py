@@ -175,9 +175,10 @@ class Stream:
                 projection = Labelled(self.id, self.epoch, self.log, mode)
             else:
                 projection = MODES[view.mode](self)
-            self._projections[view] = projection
-            if isinstance(projection, Raw):
-                self._raw = projection
+            if self._ledger is not _UNLIMITED:  # else it is not dropped any more
+                self._projections[view] = projection
+                if isinstance(projection, Raw):
+                    self._raw = projection
         return projection
 
     def cohort(self, view: View) -> Cohort:
@@ -300,6 +301,8 @@ class Stream:
         if self._paced:
             self._pace(self._paced, size_bytes)
         if log.size_bytes > self.max_log_bytes:
+            if self._ahead:
+                self.end_ahead()  # first: they are to be sent the rest of a frame that the limit may drop
             self._limit_log()
         return log.end
 
@@ -317,6 +320,11 @@ class Stream:
         self._ahead = [one for one in (*ahead, *caught_up) if one.ended is None and one.send_ahead(lines)]
         if self._ahead:
             log.tail = lines
+
+    @property
+    def ahead_bytes(self) -> int:
+        """How many bytes of lines are kept of a frame that has not ended."""
+        return len(self._lines)
 
     def end_ahead(self) -> None:
         """Resume followers that were sent lines of a frame, because this frame or the stream has ended."""
@@ -547,6 +555,7 @@ class Stream:
 
     def uncount(self) -> None:
         """Remove everything that it holds from the ledger, because it is forgotten and nobody follows it."""
+        self._drop_projections()
         self._ledger.bytes -= self._log.size_bytes
         for kind in list(self._counted):
             self.count(kind, 0)

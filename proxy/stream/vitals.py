@@ -14,6 +14,8 @@ GAP_BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,
     0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60,
 )  # fmt: skip
+_LONG = GAP_BUCKETS_S.index(1) + 1  # the first bucket of gaps that are remembered one by one: those over a second
+_REMEMBERED = 20  # of them, the longest
 
 
 class Vitals:
@@ -27,6 +29,7 @@ class Vitals:
         "gap_counts",
         "gaps_s",
         "last_token_at",
+        "long_gaps",
         "model",
         "reader",
         "started_at",
@@ -45,6 +48,7 @@ class Vitals:
         self.times: list[float] = []  # of frames with generated text since the last fold, but the first
         self.gap_counts: list[int] | None = None
         self.gaps_s = 0.0
+        self.long_gaps: list[tuple[float, float]] | None = None  # from when to when: the longest over a second
 
     def note(self, frames: list[bytes], at: float, times: list[float]) -> bool:
         """Note the frames of a read; return whether any has data.
@@ -89,9 +93,22 @@ class Vitals:
         if times[0] == times[-1]:  # of one read: no gaps but the first
             counts[0] += len(times) - 1
             apart = times[:1]
+        long_before = sum(counts[_LONG:])
         for at in apart:
             counts[bisect_left(GAP_BUCKETS_S, at - last) if at > last else 0] += 1  # 0 between frames of one read
             last = at
         self.gaps_s += last - self.last_token_at
+        if sum(counts[_LONG:]) > long_before:  # looked at once for many frames, as most streams have none
+            self._remember(apart)
         self.last_token_at = last
         times.clear()
+
+    def _remember(self, times: list[float]) -> None:
+        """Remember the long gaps before each of these times; `last_token_at` is the time before the first."""
+        gaps, last = self.long_gaps or [], self.last_token_at
+        for at in times:
+            if at - last > 1:
+                gaps.append((last, at))
+            last = at
+        gaps.sort(key=lambda gap: gap[0] - gap[1])
+        self.long_gaps = gaps[:_REMEMBERED]

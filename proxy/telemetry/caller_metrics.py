@@ -14,7 +14,7 @@ class Account(Protocol):
     name: str
     requests_total: int
     tokens_total: int
-    refused: Tally[str]
+    refusals: Tally[str]
 
     @property
     def streams(self) -> int:
@@ -43,7 +43,7 @@ class CallerMetrics(Collector):
             tokens[name] += account.tokens_total
             streams[name] += account.streams
             followers[name] += account.followers
-            for limit, count in account.refused.items():
+            for limit, count in account.refusals.items():
                 refused[name, limit] += count
         yield _counter("caller_requests", "Requests upstream of callers with keys of ours.", requests)
         yield _counter("caller_tokens", "Tokens of their responses, as they are counted against limits.", tokens)

@@ -27,11 +27,18 @@ _FRESH_S = 0.5
 class Overview:
     """The state of all streams, upstreams and workers at a moment, as JSON."""
 
-    def __init__(self, hub: Hub, upstreams: Mapping[str, Upstream], data_url: Callable[[], str]) -> None:
-        """`data_url` returns the URL of the data port."""
+    def __init__(
+        self,
+        hub: Hub,
+        upstreams: Mapping[str, Upstream],
+        data_url: Callable[[], str],
+        name_of: Callable[[bytes], str | None],
+    ) -> None:
+        """`data_url` returns the URL of the data port; `name_of` the name of a caller, None of one without."""
         self._hub = hub
         self._upstreams = upstreams
         self._data_url = data_url
+        self._name_of = name_of
         self._began_at = time.monotonic()
         self._text = ""
         self._made_at = -1.0
@@ -42,6 +49,13 @@ class Overview:
             self._text = json_text.written(self._document(now)).decode()
             self._made_at = now
         return self._text
+
+    def detail(self, stream: Stream, now: float) -> dict[str, Any]:
+        """Return the description of a stream with its times, the gaps between its tokens, its slowest followers."""
+        return {**_described(stream, now), "caller": self._name_of(stream.info.caller)}
+
+    def _row(self, stream: Stream, now: float) -> dict[str, Any]:
+        return {**_in_short(stream, now), "caller": self._name_of(stream.info.caller)}
 
     def _document(self, now: float) -> dict[str, Any]:
         hub = self._hub
@@ -55,7 +69,7 @@ class Overview:
             "followers": hub.followers,
             "held_bytes": hub.ledger.total_bytes,
             "max_held_bytes": hub.ledger.max_bytes,
-            "streams": [_in_short(stream, now) for stream in hub.some(SHOWN)],
+            "streams": [self._row(stream, now) for stream in hub.some(SHOWN)],
             "upstreams": list(_upstreams(self._upstreams, now)),
             "workers": [
                 {
@@ -71,8 +85,7 @@ class Overview:
         }
 
 
-def detail(stream: Stream, now: float) -> dict[str, Any]:
-    """Return the description of a stream with its times, the gaps between its tokens, and its slowest followers."""
+def _described(stream: Stream, now: float) -> dict[str, Any]:
     described, vitals, log = describe_to_operators(stream, most_followers=0), stream.vitals, stream.log
     vitals.fold()
     slowest = nsmallest(_FOLLOWERS, stream.subscriptions, key=lambda follower: follower.offset)
@@ -88,6 +101,7 @@ def detail(stream: Stream, now: float) -> dict[str, Any]:
         **_in_short(stream, now, lag=False),
         **{name: round(at - vitals.started_at, 4) if at else None for name, at in times.items()},
         "gap_bounds_s": GAP_BUCKETS_S,
+        "long_gaps_s": [[round(at - vitals.started_at, 3) for at in gap] for gap in vitals.long_gaps or ()],
         "gap_counts": vitals.gap_counts or [],
         "holds": list(stream.holds),
     }

@@ -47,6 +47,7 @@ _OPT_IN, _LATEST = "OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental"
 LAST_S = 3.0  # at most, for the last export
 _CURRENT: ContextVar["Trace | None"] = ContextVar("trace", default=None)
 
+_MOST = 32  # stream ids in an attribute
 FETCH = "fetch_response"  # the operation of reading a response that was generated for another request
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
@@ -126,6 +127,8 @@ class Tracing:
                     stream = stream or (find_key(named["key"], caller.digest) if "key" in named else None)
                 finally:
                     ident = ident if stream is None else stream.id
+                    if several := [one for one in request.query.getall("stream", ()) if _IDENT.fullmatch(one)]:
+                        span.set_attribute("streamtee.stream.ids", several[:_MOST])
                     if _IDENT.fullmatch(ident):  # a path may hold anything instead, such as a key
                         span.set_attributes({"gen_ai.response.id": ident, "streamtee.stream.id": ident})
                 span.set_attribute("http.response.status_code", response.status)

@@ -1,54 +1,94 @@
-"""The command line: `streamtee serve`, `tail`, `record`, `replay`, `fake`, `demo`, `check-config`."""
+"""The command line: the list of its commands, and `streamtee serve`. The other commands are in modules of their own."""
 
-import asyncio
 import gc
+import importlib
 import logging
-import math
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
 from proxy import __version__
 from proxy.downstream.descriptors import raise_limit
 from proxy.server.app import Proxy
-from proxy.server.config import Config, address, explained, load
-from proxy.tools.keys import keys
+from proxy.server.config import Config
+from proxy.tools.command_error import CommandError
+from proxy.tools.config_file import CONFIG, loaded
+from proxy.tools.event_loop import run
 from proxy.tools.log_lines import LogLines
-from proxy.tools.record import record
 from proxy.tools.selfcheck import SelfCheckError, check_installation
-from proxy.tools.signals import end_signal, heed_signals
+from proxy.tools.signals import heed_signals
 from proxy.tools.systemd import BadSocket, Notifier, handed_over
-from proxy.tools.tail import tail
 
 if TYPE_CHECKING:
     from socket import socket
 
-    from proxy.tools.fake.qwen import FakeQwen
-    from proxy.tools.recording import Recording
-
 _log = logging.getLogger("streamtee")
 _LAST_S = 10  # for clients that do not read, and spans that are sent, after drain_s
 
-_CONFIG = click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="TOML file; see config/streamtee.toml.",
-)
+COMMANDS = {
+    "init": "proxy.tools.init:init",
+    "check-config": "proxy.tools.check_config:check_config",
+    "keys": "proxy.tools.keys:keys",
+    "tail": "proxy.tools.tail:tail",
+    "bench": "proxy.tools.bench.command:bench",
+    "check": "proxy.tools.check.command:check",
+    "record": "proxy.tools.record:record",
+    "replay": "proxy.tools.replay:replay",
+    "fake": "proxy.tools.fake.command:fake",
+    "faults": "proxy.tools.fake.command:faults",
+    "demo": "proxy.tools.demo:demo",
+    "completion": "proxy.tools.completion:completion",
+}
+"""Each command and where it is, in the order that `streamtee --help` shows; `serve`, which is below, comes first."""
 
 
-@click.group()
+class Commands(click.Group):
+    """The commands, each imported only when it is needed: a server does without what the others import."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return [*super().list_commands(ctx), *COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of that name; None without one."""
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+_FIRST_STEPS = """\b
+First steps:
+  streamtee demo                      # one answer, four clients; needs no account
+  streamtee init                      # writes streamtee.toml by asking three questions
+  streamtee serve --config streamtee.toml
+  streamtee COMMAND --help            # each with examples
+"""
+
+
+@click.group(cls=Commands, epilog=_FIRST_STEPS)
 @click.version_option(__version__, prog_name="streamtee")
 def main() -> None:
     """tee(1) for LLM streams: a reverse proxy in front of the Qwen API."""
 
 
-@main.command()
-@_CONFIG
+_EXAMPLES = """\b
+Examples:
+  streamtee serve --config streamtee.toml
+  STREAMTEE_UPSTREAM__URL=qwen-beijing STREAMTEE_LISTEN=127.0.0.1:8080 streamtee serve
+  kill -HUP PID                       # reads the configuration again; kill PID drains and ends
+
+\b
+Exit status: 0 it was told to end, 2 the configuration is not valid, or it can't listen.
+"""
+
+
+@main.command(epilog=_EXAMPLES)
+@CONFIG
 @click.option(
     "--loop", type=click.Choice(["uvloop", "asyncio"]), default="uvloop", show_default=True, help="Event loop."
 )
@@ -60,13 +100,13 @@ def serve(config_file: Path | None, loop: str) -> None:
     try:
         check_installation()
     except SelfCheckError as error:
-        _fail(str(error))
+        raise CommandError(str(error)) from None
     try:
         sockets = handed_over(os.environ)
     except BadSocket as error:
-        _fail(str(error))
-    config = _load(config_file)
-    logging.basicConfig(level=config.log_level.upper(), handlers=[LogLines()])
+        raise CommandError(str(error)) from None
+    config = loaded(config_file)
+    logging.basicConfig(level=config.log_level.upper(), handlers=[LogLines(as_json=config.log_format == "json")])
     before, limit = raise_limit()
     if limit != before:
         _log.info("the limit of file descriptors was raised from %d to %d", before, limit)
@@ -74,54 +114,20 @@ def serve(config_file: Path | None, loop: str) -> None:
     # process for 100 ms and more (D of the load harness), and found nothing.
     gc.freeze()
     gc.set_threshold(20_000, 20, 200)
-    _run(_serve(config, config_file, sockets), loop)
-
-
-main.add_command(tail)
-main.add_command(record)
-main.add_command(keys)
-
-
-@main.command("check-config")
-@_CONFIG
-def check_config(config_file: Path | None) -> None:
-    """Check the configuration and print the values in effect. Keys are not shown."""
-    click.echo(_load(config_file).model_dump_json(indent=2))
-
-
-def _load(file: Path | None) -> Config:
-    try:
-        return load(file)
-    except (OSError, ValueError) as error:
-        _fail(explained(error))
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(f"streamtee: {message}", err=True)
-    sys.exit(2)
-
-
-def _run(work: Any, loop: str) -> None:
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    if loop == "uvloop" and sys.platform != "win32":
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(work)
+    run(_serve(config, config_file, sockets), loop)
 
 
 async def _serve(config: Config, file: Path | None, sockets: "dict[str, socket]") -> None:
     try:
         proxy = Proxy(config)
     except (OSError, ValueError) as error:
-        _fail(f"can't start: {error}")
+        raise CommandError(f"can't start: {error}") from None
     notifier = Notifier(os.environ, os.getpid())
     told_to_end = heed_signals(proxy, file)
     try:
         await proxy.start(sockets)
     except OSError as error:
-        _fail(f"can't listen: {error}")
+        raise CommandError(f"can't listen: {error}") from None
     click.echo(f"streamtee {__version__} on {proxy.url}, upstream {config.upstream.url}")
     if proxy.admin_url:
         click.echo(f"metrics on {proxy.admin_url}/metrics")
@@ -133,81 +139,6 @@ async def _serve(config: Config, file: Path | None, sockets: "dict[str, socket]"
     notifier.stopping(proxy.config.drain_s + _LAST_S)
     await proxy.drain()
     notifier.stopped()
-
-
-async def _fake(qwen: "FakeQwen", listen: str) -> None:
-    stop = end_signal()
-    await qwen.start(*address(listen))
-    click.echo(f"fake Qwen on {qwen.url}")
-    await stop.wait()
-    await qwen.stop()
-
-
-@main.command()
-@click.option("--listen", default="127.0.0.1:8000", show_default=True, help="HOST:PORT.")
-@click.option(
-    "--pace", type=click.Choice(["real", "fast"]), default="real", show_default=True, help="How fast it answers."
-)
-def fake(listen: str, pace: str) -> None:
-    """Run a fake Qwen, which can misbehave on request: `streamtee faults` lists the ways."""
-    from proxy.tools.fake.qwen import FAST, REAL, FakeQwen
-
-    _run(_fake(FakeQwen(pace=REAL if pace == "real" else FAST, history=100), listen), "uvloop")
-
-
-@main.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--listen", default="127.0.0.1:8000", show_default=True, help="HOST:PORT.")
-@click.option("--speed", type=click.FloatRange(0, min_open=True), default=1, show_default=True, help="Times as fast.")
-@click.option("--no-delay", is_flag=True, help="Send all at once, not at the recorded pace.")
-def replay(file: Path, listen: str, speed: float, no_delay: bool) -> None:
-    """Answer every request with a recording that `streamtee record` has made."""
-    from proxy.tools.recording import BadRecording, read_recording
-
-    try:
-        recording = read_recording(file.read_bytes().splitlines())
-    except (OSError, BadRecording) as error:
-        _fail(f"{file} can't be replayed: {error}")
-    _run(_replay(recording, listen, math.inf if no_delay else speed), "uvloop")
-
-
-async def _replay(recording: "Recording", listen: str, speed: float) -> None:
-    from proxy.tools.replay import Replay
-
-    stop = end_signal()
-    server = Replay(recording, speed)
-    try:
-        await server.start(*address(listen))
-    except (OSError, ValueError) as error:
-        _fail(f"can't listen: {error}")
-    click.echo(f"replaying on {server.url}")
-    await stop.wait()
-    await server.stop()
-
-
-@main.command()
-def faults() -> None:
-    """List the faults of the fake Qwen."""
-    from proxy.tools.fake.faults import FAULTS
-    from proxy.tools.fake.realtime import SOCKET_FAULTS
-
-    for name, fault in FAULTS.items():
-        click.echo(f"{name:22} {(fault.__doc__ or '').splitlines()[0]}")
-    for name, what in SOCKET_FAULTS.items():
-        click.echo(f"{name:22} {what}")
-
-
-@main.command()
-@click.option("--seconds", type=click.FloatRange(2), default=12, show_default=True, help="How long the answer takes.")
-def demo(seconds: float) -> None:
-    """Send one response to four clients, show it, and check that all received the same bytes."""
-    from proxy.tools.demo import DemoError, run
-
-    try:
-        asyncio.run(run(seconds))
-    except DemoError as error:
-        click.echo(f"streamtee: the demo failed: {error}", err=True)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

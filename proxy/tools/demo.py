@@ -16,6 +16,7 @@ from hashlib import sha256
 from typing import Any
 
 import aiohttp
+import click
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 from rich.columns import Columns
@@ -24,6 +25,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
+from proxy.tools.command_error import CommandError
 from proxy.wire.sse import Splitter, payload
 
 BIG_BYTES = 6_000_000  # in one event; the kernel's buffers for a loopback connection hide the lag of smaller ones
@@ -247,3 +249,20 @@ async def run(seconds: float) -> None:
             await demo.play()
     demo.prove()
     report(demo)
+
+
+_EXAMPLES = """\b
+Examples:
+  streamtee demo
+  streamtee demo --seconds 30
+"""
+
+
+@click.command("demo", epilog=_EXAMPLES)
+@click.option("--seconds", type=click.FloatRange(2), default=12, show_default=True, help="How long the answer takes.")
+def demo(seconds: float) -> None:
+    """Send one response to four clients, show it, and check that all received the same bytes."""
+    try:
+        asyncio.run(run(seconds))
+    except DemoError as error:
+        raise CommandError(f"the demo failed: {error}", exit_code=1) from None

@@ -45,7 +45,15 @@ def _limit_options(command: _Command) -> _Command:
     return command
 
 
-@click.group()
+_EXAMPLES = """\b
+Examples:
+  streamtee keys --file keys.json add alice --expires 90d
+  streamtee keys --file keys.json limit alice --help
+  streamtee keys --file keys.json rotate alice --grace 24h
+"""
+
+
+@click.group(epilog=_EXAMPLES)
 @click.option("--file", type=click.Path(path_type=Path, dir_okay=False), help="The keys file.")
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path, dir_okay=False), help="Or the file that names it."

@@ -114,7 +114,14 @@ def headers_of(given: tuple[str, ...], key: str | None, *, has_body: bool) -> He
     return headers
 
 
-@click.command()
+_EXAMPLES = """\b
+Examples:
+  streamtee record https://host/v1/chat/completions --data body.json --output stream.jsonl
+  streamtee record 'http://127.0.0.1:8080/v1/streams/ID?mode=raw' > stream.jsonl
+"""
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("url")
 @click.option("--data", type=click.File("rb"), help="File with the body of a POST; - is stdin. Without it: a GET.")
 @click.option("--header", "given", multiple=True, metavar="'NAME: VALUE'", help="Another header to send; repeatable.")

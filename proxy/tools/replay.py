@@ -5,11 +5,17 @@ A body that broke off breaks off again. Chunks are the reads that were recorded.
 
 import asyncio
 import math
+from pathlib import Path
 
+import click
 from aiohttp import web
 
 from proxy.downstream.response import Downstream
-from proxy.tools.recording import Recording
+from proxy.server.config import address
+from proxy.tools.command_error import CommandError
+from proxy.tools.event_loop import run
+from proxy.tools.recording import BadRecording, Recording, read_recording
+from proxy.tools.signals import end_signal
 
 
 class Replay:
@@ -63,3 +69,35 @@ def _is_framed(recording: Recording) -> bool:
     """Return whether the head tells where the body ends."""
     bodyless = recording.status in (204, 304)
     return bodyless or any(name.lower() == b"content-length" for name, _ in recording.headers)
+
+
+_EXAMPLES = """\b
+Examples:
+  streamtee record http://127.0.0.1:8080/v1/streams/ID?mode=raw --output stream.jsonl
+  streamtee replay stream.jsonl --speed 4
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--listen", default="127.0.0.1:8000", show_default=True, help="HOST:PORT.")
+@click.option("--speed", type=click.FloatRange(0, min_open=True), default=1, show_default=True, help="Times as fast.")
+@click.option("--no-delay", is_flag=True, help="Send all at once, not at the recorded pace.")
+def replay(file: Path, listen: str, speed: float, no_delay: bool) -> None:
+    """Answer every request with a recording that `streamtee record` has made."""
+    try:
+        recording = read_recording(file.read_bytes().splitlines())
+    except (OSError, BadRecording) as error:
+        raise CommandError(f"{file} can't be replayed: {error}") from None
+    run(_serve(Replay(recording, math.inf if no_delay else speed), listen))
+
+
+async def _serve(server: Replay, listen: str) -> None:
+    stop = end_signal()
+    try:
+        await server.start(*address(listen))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"can't listen: {error}") from None
+    click.echo(f"replaying on {server.url}")
+    await stop.wait()
+    await server.stop()

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from proxy.server.app import Proxy
-from proxy.server.config import explained, load
+from proxy.server.config import load
+from proxy.server.configuration.mistakes import explained
 from proxy.server.reload import reload
 
 _log = logging.getLogger("streamtee")
@@ -50,7 +51,7 @@ def _read_again(proxy: Proxy, file: Path | None) -> None:
     try:
         changes = reload(proxy, load(file))
     except (OSError, ValueError) as error:
-        _log.error("SIGHUP: nothing was changed: %s", explained(error))
+        _log.error("SIGHUP: nothing was changed: %s", explained(error, file))
         return
     _log.warning("SIGHUP: the configuration was read again: %s", changes)
     try:

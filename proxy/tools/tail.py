@@ -158,7 +158,15 @@ def url_of(target: str, server: str) -> URL:
     return url
 
 
-@click.command()
+_EXAMPLES = """\b
+Examples:
+  streamtee tail st_abc...                                  # of the proxy at http://127.0.0.1:8080
+  streamtee tail http://host:8080/v1/keys/chat-42/stream --wait 60
+  streamtee tail http://host:8080/v1/streams/ID?t=TOKEN --mode events --after now
+"""
+
+
+@click.command(epilog=_EXAMPLES)
 @click.argument("target", metavar="URL|ID")
 @click.option("--server", default="http://127.0.0.1:8080", show_default=True, help="The server of the ID.")
 @click.option("--key", envvar=["STREAMTEE_TAIL_KEY", "OPENAI_API_KEY"], help="Key the stream was requested with.")

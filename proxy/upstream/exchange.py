@@ -29,7 +29,12 @@ from proxy.wire.http import LAST_CHUNK, Head, Headers, chunk
 
 _NO_BODY = (204, 304)
 _TRANSFER_CODINGS = {b"", b"chunked", b"identity"}
-_NO_CODING = {b"", b"identity", b"none", b"utf-8", b"utf8"}  # some name the charset here
+# Those of the registry, and others that servers use; any other name is no coding: some write `none`, `null`, `chunked`
+# or the charset here.
+_CODINGS = frozenset(
+    b"aes128gcm br brotli bzip2 compress dcb dcz deflate exi gzip lz4 lzma pack200-gzip snappy x-bzip2 x-compress"
+    b" x-deflate x-gzip x-zstd xz zstd".split()
+)
 _GIVEN_UP = Truncated("given up")
 _GIVEN_UP.blames_upstream = False
 # Which headers are present, as flags: noted once when they have come, instead of searching for each of them later.
@@ -44,8 +49,8 @@ _NOTED = {
 _SPELLINGS: dict[bytes, int] = {}  # the flag of a header, by its name as it was spelled; 0: none
 _REMEMBERED, _NAME_BYTES = 256, 64  # limits of what is remembered, since upstreams choose the names
 _END_S = 0.75  # for an upstream to end its response after the final event; checked about once a second
-_NOT_ENDED = Truncated("the upstream did not end its response after its final event")
-_NOT_ENDED.blames_upstream = False
+NOT_ENDED = Truncated("the upstream did not end its response after its final event")
+NOT_ENDED.blames_upstream = False
 
 
 class Timeouts(NamedTuple):
@@ -76,6 +81,10 @@ class Progress(Protocol):
     @property
     def ended_at(self) -> float:
         """When the final event came, after which nothing can be missing, in monotonic seconds; 0 before."""
+
+    @property
+    def enough_after_s(self) -> float:
+        """How many seconds without progress now show that nothing is missing; 0: none do."""
 
 
 class Pool(Protocol):
@@ -187,11 +196,12 @@ class Exchange:
 
     @property
     def is_encoded(self) -> bool:
-        """True when the body has a content coding other than `identity`, `none` or an empty one, all seen in use."""
+        """True when the body has a content coding, by the name of one that changes it."""
         if not self._noted & _ENCODING:
             return False
         values = [value for name, value in self.headers if name.lower() == b"content-encoding"]
-        return not {coding.strip().lower() for coding in b",".join(values).split(b",")} <= _NO_CODING
+        named = b",".join(values).lower().split(b",")
+        return not _CODINGS.isdisjoint(coding.partition(b";")[0].strip() for coding in named)
 
     @property
     def framed(self) -> bool:
@@ -367,13 +377,15 @@ class Exchange:
             return None
         progress = self.progress
         if progress is not None and progress.ended_at and now - progress.ended_at >= _END_S:
-            return _NOT_ENDED
+            return NOT_ENDED
         if connection.paused:  # by the proxy itself
             return None
         token_s, idle_s = timeouts.first_token_s, timeouts.idle_s
         if token_s and progress is not None and progress.awaits_token and now - self._asked_at >= token_s:
             return FirstTokenTimeout(f"the upstream sent no token within {token_s:g} s")
         fed_at = connection.read_at if progress is None else progress.fed_at
+        if progress is not None and (enough_s := progress.enough_after_s) and now - fed_at >= enough_s:
+            return NOT_ENDED
         if idle_s and now - fed_at >= idle_s:
             what = "nothing but comments" if connection.read_at > fed_at else "nothing"
             return IdleTimeout(f"the upstream sent {what} for {idle_s:g} s")
@@ -419,9 +431,11 @@ class Exchange:
             if chunked:
                 connection.transport.write(LAST_CHUNK)
             self._unsent = False
-        except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError):
+        except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError) as error:
+            error.with_traceback(None)  # the client's request keeps the error, and its frames refer to the request
             self._client_failed(BadRequest("the client did not finish its request"))
         except RequestError as error:  # the client took too long, or sent too much
+            error.drop_traceback()
             self._client_failed(error)
 
     def _client_failed(self, fault: RequestError) -> None:

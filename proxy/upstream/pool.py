@@ -73,6 +73,7 @@ class ConnectionPool:
         self._max_connections = max_connections
         self._room = asyncio.Semaphore(max_connections) if max_connections else None
         self._idle: deque[Connection] = deque()  # the most recently used one is the last
+        self._connecting = 0  # connections that are being made
         self._connector = aiohttp.TCPConnector(limit=0)
         # The connector reads only the address from a request, so one request for the origin is enough.
         self._address = aiohttp.ClientRequest(
@@ -169,6 +170,11 @@ class ConnectionPool:
         """The number of connections that wait for a request."""
         return len(self._idle)
 
+    @property
+    def descriptors(self) -> int:
+        """The number of file descriptors of its connections, also of those that are being made."""
+        return len(self.active) + len(self._idle) + self._connecting
+
     def _pooled(self, now: float) -> Connection | None:
         """Return the idle connection used most recently, so that the others can expire; None if there is none."""
         idle = self._idle
@@ -195,8 +201,10 @@ class ConnectionPool:
             raise ConnectTimeout(message) from exc
 
     async def _connect(self) -> Connection:
+        no_descriptor = self._are_descriptors_out()
+        self._connecting += 1
         try:
-            if self._are_descriptors_out():
+            if no_descriptor:
                 raise OSError(errno.EMFILE, "kept for the admin port")
             async with Within(self.timeouts.connect_s):
                 if self._direct is None:
@@ -215,6 +223,8 @@ class ConnectionPool:
             if isinstance(exc, OSError | aiohttp.ClientError):
                 raise Unreachable(f"no connection to the upstream: {type(exc).__name__}", sent=False) from exc
             raise
+        finally:
+            self._connecting -= 1
 
     async def _watch_time(self) -> None:
         """End exchanges and idle connections whose time-outs have expired; one timer for all, and none for a read."""

@@ -22,12 +22,15 @@ from proxy.stream.faults import log_fault
 from proxy.stream.stream import Stream
 from proxy.upstream.bypass import Bypass
 from proxy.upstream.connection import LONG_READ
-from proxy.upstream.exchange import Exchange
+from proxy.upstream.exchange import NOT_ENDED, Exchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import TooLarge, UpstreamError
 from proxy.wire.sse import Splitter
 
+_ENDS_WITHIN_S = 0.75  # after all of the last frame but its blank line
+_LOOKED_AT_BYTES = 256 * 1024  # of an incomplete frame, at every read
+_MAY_END = b"\n\r}]"  # the last byte of a read that may have all of a frame but its blank line
 _USAGE_S = 0.05  # how long followers that wait for the answer alone wait for a usage after the final event
 
 
@@ -39,6 +42,7 @@ class Pump(StreamWriter):
         "_count",
         "_has_reader_failed",
         "_hides",
+        "_lacks_only_end",
         "_max_frame_bytes",
         "_reader",
         "_splitter",
@@ -62,6 +66,7 @@ class Pump(StreamWriter):
         self._splitter = Splitter(max_frame_bytes)
         self._max_frame_bytes = max_frame_bytes
         self.ended_at = 0.0  # when the dialect's final event came
+        self._lacks_only_end = False  # the incomplete frame that is held is the last one that the stream needs
         self._at_frame = False  # the next read begins a frame
         self._has_reader_failed = False  # the reader has raised, so it is not known any more how the stream ends
         self._count = stream.vitals.times.append
@@ -113,31 +118,55 @@ class Pump(StreamWriter):
         except TooLarge as exc:
             self.stop(FRAME_LIMIT.saying(exc.message))
             return
-        if self._splitter.holds or self.holds_unfinished:
-            self.count_unfinished(self._splitter.held_bytes)
         if not frames:
             self._vitals.first_byte_at = self._vitals.first_byte_at or at
             if not self._splitter.in_comment:
                 self.stream.fed_at = at
             self._at_frame = False
-            self._send_ahead()
+            self._note_unfinished()
+            self._look_ahead(data, at)
             return
+        self._lacks_only_end = False
         shown = frames if self._hides is None else self._shown(frames)
         end = self.stream.extend(shown) if shown else 0
         self.stream.end_ahead()
-        self._send_ahead()
+        self._note_unfinished()
         self.note(frames, at, self._vitals.times)
+        self._look_ahead(data, at)
         self._at_frame = not (self._splitter.holds or self._hides)
         self._try_bypass()
         if shown and end & 63 < len(shown):
             self._every_64_frames(at)
 
-    def _send_ahead(self) -> None:
-        """Send lines of an incomplete frame to followers that need not wait for its end, which some upstreams delay."""
-        if self._splitter.holds_lines and self._hides is None:
-            self.stream.send_ahead(self._splitter.tail)
+    def _note_unfinished(self) -> None:
+        """Count the incomplete frame that is held, if any, and send its lines.
+
+        They go to followers that need not wait for its end, which some upstreams delay.
+        """
+        splitter = self._splitter
+        if splitter.holds_lines and self._hides is None:
+            self.stream.send_ahead(splitter.tail)
+        if splitter.holds or self.holds_unfinished:
+            self.count_unfinished(splitter.held_bytes + self.stream.ahead_bytes)
+
+    def _look_ahead(self, data: bytes, at: float) -> None:
+        """Look for the end of the answer in an incomplete frame: some upstreams leave its blank line out, and wait."""
+        held_bytes = self._splitter.held_bytes
+        if not 0 < held_bytes <= _LOOKED_AT_BYTES or data[-1] not in _MAY_END:
+            return
+        if self.ended_at or self._has_reader_failed:
+            return
+        try:
+            self._lacks_only_end = self._reader.lacks_only_end(self._splitter.tail)
+        except Exception as fault:
+            self.reader_failed(fault)
+            return
+        if self._reader.ended:
+            self._conclude(at)
 
     def ended(self, data: bytes, at: float, error: UpstreamError | None) -> None:
+        if error is NOT_ENDED:
+            error = None  # nothing was missing
         self.stream.end_bypass()
         try:
             frames = self._splitter.feed(data) if data else []
@@ -164,6 +193,12 @@ class Pump(StreamWriter):
     def fed_at(self) -> float:
         bypass = self.stream.bypass
         return self.stream.fed_at if bypass is None else bypass.fed_at
+
+    @property
+    def enough_after_s(self) -> float:
+        if self._has_reader_failed:
+            return 0.0
+        return _ENDS_WITHIN_S if self._lacks_only_end else self._reader.enough_after_s
 
     @property
     def awaits_token(self) -> bool:
@@ -257,9 +292,11 @@ class Pump(StreamWriter):
 
         That is so if its last line is terminated, or if it is a final event or an error.
         """
-        known = self._reader.ended, self._reader.failure
+        reader = self._reader
+        known = reader.ended, reader.failure
         self._read([tail], at, self._vitals.times)
-        return tail.endswith((b"\n", b"\r")) or known != (self._reader.ended, self._reader.failure)
+        is_whole = tail.endswith((b"\n", b"\r")) or self._lacks_only_end
+        return is_whole or known != (reader.ended, reader.failure)
 
     def _judge(self, error: UpstreamError | None, tail: bytes) -> Ending:
         """Decide how the stream ended, from its frames and from how its response ended."""

@@ -36,7 +36,7 @@ from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.stream_writer import StreamWriter
-from proxy.wire.errors import BadRequest, RequestError, TooLarge, UpstreamError
+from proxy.wire.errors import BadRequest, PathNotAllowed, RequestError, TooLarge, UpstreamError
 from proxy.wire.sse import block
 from proxy.wire.websocket import (
     BINARY,
@@ -44,6 +44,7 @@ from proxy.wire.websocket import (
     GOING_AWAY,
     MESSAGE_TOO_BIG,
     PING,
+    POLICY_VIOLATION,
     PONG,
     PROTOCOL_ERROR,
     TEXT,
@@ -56,6 +57,7 @@ from proxy.wire.websocket import (
 )
 from proxy.wire.websocket import COMPLETE as NORMAL_CLOSURE
 
+_CODES_OF_STATUSES = {TooLarge.status: MESSAGE_TOO_BIG, PathNotAllowed.status: POLICY_VIOLATION}
 CLOSING_S = 2.0  # for the upstream to answer a close, and to close the connection
 
 Count = Callable[[str, int, int], object]
@@ -91,6 +93,7 @@ class Session(StreamWriter):
     __slots__ = (
         "_answer_began_at",
         "_answers_begun",
+        "_check",
         "_client",
         "_client_held_bytes",
         "_clients_close",
@@ -105,6 +108,7 @@ class Session(StreamWriter):
         "_reader",
         "_turns",
         "ended_at",
+        "enough_after_s",
         "fed_at",
     )
 
@@ -117,12 +121,17 @@ class Session(StreamWriter):
         *,
         count: Count,
         on_first_token: Callable[[float], object],
+        check: Callable[[bytes], None] | None = None,
     ) -> None:
-        """`on_first_token` is called with the seconds from the beginning of each answer to its first token."""
+        """`on_first_token` is called with the seconds from the beginning of each answer to its first token.
+
+        `check` raises a RequestError for a text message that the client may not send; None: it may send any.
+        """
         super().__init__(stream, OnDisconnect(0))
         self._client = client
         self._count = count
         self._on_first_token = on_first_token
+        self._check = check
         self._reader = MessageReader(max_message_bytes, masked=False)
         self._connection: Connection | None = None
         self._clients_close: bytes | None = None  # the payload of the client's close frame, once it has come
@@ -136,7 +145,7 @@ class Session(StreamWriter):
         self._answers_begun = 0
         self._answer_began_at = 0.0  # until its first token has come
         self.fed_at = monotonic()  # when the last message came, of either side
-        self.ended_at = 0.0  # Progress: no message is the last one
+        self.ended_at = self.enough_after_s = 0.0  # Progress: no message is the last one
 
     def start(self, exchange: Exchange) -> None:
         """Receive what the upstream sends from now on."""
@@ -176,10 +185,13 @@ class Session(StreamWriter):
     # What the client does
 
     def client_sent(self, messages: list[Message]) -> None:
-        """Send text and binary messages upstream."""
+        """Send text and binary messages upstream. Raises: RequestError, if one of them is not allowed."""
         connection = self._connection
         if self._stopped or self._is_upstream_closed or connection is None:
             return
+        for opcode, payload in messages if self._check is not None else ():
+            if opcode == TEXT and self._check is not None:
+                self._check(payload)
         self.fed_at = monotonic()
         self._count("client", len(messages), sum([len(payload) for _, payload in messages]))
         frames = [masked_frame(opcode, payload, os.urandom(4)) for opcode, payload in messages]
@@ -204,7 +216,7 @@ class Session(StreamWriter):
     def client_erred(self, error: RequestError) -> None:
         """End the session because the client sent what it may not."""
         if not self._stopped:
-            code = MESSAGE_TOO_BIG if isinstance(error, TooLarge) else PROTOCOL_ERROR
+            code = _CODES_OF_STATUSES.get(error.status, PROTOCOL_ERROR)
             self._client.close(close_frame(code, error.code))
             self.stop(CLIENT_GONE.saying(error.message))
 

@@ -19,6 +19,7 @@ class UpstreamConfig(Table):
 
     url: str = presets.resolve(presets.DEFAULT)
     key: SecretStr = SecretStr("")
+    key_file: str = ""
     responses_path: str = ""
     messages_path: str = ""
     paths: tuple[str, ...] = ()
@@ -26,6 +27,7 @@ class UpstreamConfig(Table):
     max_connections: Annotated[int, Field(ge=0)] = 0
     keepalive_s: Seconds = 15
     outbound_proxy: SecretStr = SecretStr("")  # it may hold a password
+    outbound_proxy_file: str = ""
     ca_file: str = ""
     certificate: str = ""
     certificate_key: str = ""

@@ -67,8 +67,9 @@ class StreamWriter:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.close()
-        if self.opening is not None:
-            self.opening.cancel()
+        opening, self.opening = self.opening, None  # a cancelled task refers to its frames, and so to this
+        if opening is not None:
+            opening.cancel()
         self.seal(ending, [], self.tail)
 
     def failed(self, fault: Exception) -> None:

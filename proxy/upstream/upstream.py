@@ -38,6 +38,7 @@ class UpstreamRequest:
     once: bool = False  # an error response is not retried, although the body is available
     switches: bool = False  # it asks to switch to another protocol
     upstream: str = ""  # the name of the upstream that serves its model; "": the usual one
+    alone: bool = False  # it may not be sent to a spare of that one: none knows the response that it refers to
 
 
 class Upstream:

@@ -121,6 +121,13 @@ class FileNotAllowed(RequestError):
     code = "file_not_allowed"
 
 
+class TaskNotAllowed(RequestError):
+    """A task may not be named with the proxy's own upstream key, under which it may be anybody's."""
+
+    status = 403
+    code = "task_not_allowed"
+
+
 class UnknownRoute(RequestError):
     """Nothing is served at this path."""
 

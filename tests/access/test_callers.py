@@ -1,5 +1,6 @@
 """Who the caller is: by its keys, whatever header shows them."""
 
+import tracemalloc
 from typing import Any
 
 import hypothesis
@@ -8,6 +9,9 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from proxy.access.callers import Callers
+from proxy.access.pages import Hosts
+from proxy.dialects import table
+from proxy.dialects.route import Route
 from proxy.server.app import access_of
 from proxy.server.config import Config
 from proxy.wire.errors import MissingRight, Unauthorised
@@ -173,3 +177,50 @@ def test_capability_is_no_key(name: str) -> None:
             with pytest.raises(MissingRight):
                 one.caller(showing(*headers.items(), (other, OURS))).check_may_send()
     assert callers().caller(bearer(token("st_x"))).may_send
+
+
+def test_what_clients_invent_is_not_remembered_at_length() -> None:
+    """Keys, hosts and targets as long as a header may be, thousands of them, each another: they leave no trace."""
+    one, hosts = callers(), Hosts("127.0.0.1", ())
+    route = Route("chat", "/v1/", "/v1/", table.OWN)
+    tracemalloc.start()
+    for number in range(300):
+        long = f"{number:06}" * 10_000
+        one.caller(CIMultiDict({"Authorization": f"Bearer {long}", "x-api-key": long}))
+        assert hosts.error(long) is None
+        assert route.target(f"/v1/models/{long}").endswith(long.encode())
+    held_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held_bytes < 1_000_000
+
+
+A = "openai-insecure-api-key.a"
+
+
+@pytest.mark.parametrize(
+    ("shown", "keys"),
+    [
+        ([("Authorization", "bearer a")], "a"),
+        ([("Authorization", "BEARER   a ")], "a"),
+        ([("x-api-key", " a ")], "a"),
+        ([("api-key", "Bearer a")], "a"),
+        ([("Authorization", "Bearer a"), ("x-api-key", "a"), ("api-key", "a")], "a"),
+        ([("Sec-WebSocket-Protocol", f"realtime, {A}, openai-beta.realtime-v1")], "a"),
+        ([("Sec-WebSocket-Protocol", "realtime"), ("Sec-WebSocket-Protocol", A)], "a"),
+        ([("Sec-WebSocket-Protocol", f" {A} ,realtime"), ("Authorization", "Bearer a")], "a"),
+        ([("Authorization", "Bearer a"), ("x-api-key", "")], "a"),
+        ([("Authorization", "Bearer a"), ("Sec-WebSocket-Protocol", "realtime")], "a"),
+        ([("Sec-WebSocket-Protocol", A), ("x-api-key", "b")], "ab"),
+        ([("Authorization", "Bearer b"), ("api-key", "a")], "ab"),
+        ([("Authorization", "Bearer"), ("api-key", "")], ""),
+        ([("Sec-WebSocket-Protocol", "openai-insecure-api-key.")], ""),
+        ([("Sec-WebSocket-Protocol", "realtime")], ""),
+    ],
+)
+def test_key_is_the_same_wherever_it_is_shown(shown: list[tuple[str, str]], keys: str) -> None:
+    """As a protocol of a WebSocket, too, and in any spelling; one key beside it makes another caller."""
+    one = callers()
+    expected = one.caller(showing(*zip(("Authorization", "x-api-key"), keys, strict=False)))
+    found = one.caller(showing(*shown))
+    assert (found.digest, found.shows_key) == (expected.digest, bool(keys))
+    assert one.keys(showing(*shown)) == list(keys)

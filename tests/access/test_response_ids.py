@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.access import response_ids
-from proxy.access.response_ids import GivenIds
+from proxy.access.response_ids import LONGEST, GivenIds
 from proxy.dialects.responses import RESPONSES
 from proxy.wire.errors import UnknownResponse
 
@@ -24,24 +24,24 @@ def given(clock: Clock) -> GivenIds:
 def test_id_is_known_to_the_caller_that_was_given_it_alone() -> None:
     """To another it does not exist."""
     ids = given(Clock())
-    ids.add(ALICE, "one")
-    ids.check(ALICE, RESPONSES, "one")
+    ids.add(ALICE, "one", "spare")
+    assert ids.upstream(ALICE, RESPONSES, "one") == "spare"
     for caller, ident in ((BOB, "one"), (ALICE, "two"), (ALICE, "")):
         with pytest.raises(UnknownResponse):
-            ids.check(caller, RESPONSES, ident)
+            ids.upstream(caller, RESPONSES, ident)
 
 
 def test_id_is_forgotten_when_it_is_deleted_and_when_the_upstream_has_forgotten_it() -> None:
     """After 7 days."""
     clock = Clock()
     ids = given(clock)
-    ids.add(ALICE, "deleted")
+    ids.add(ALICE, "deleted", "default")
     ids.remove(ALICE, "deleted")
-    ids.add(ALICE, "old")
+    ids.add(ALICE, "old", "default")
     clock.now = 7 * 24 * 3600.0
     for ident in ("deleted", "old"):
         with pytest.raises(UnknownResponse):
-            ids.check(ALICE, RESPONSES, ident)
+            ids.upstream(ALICE, RESPONSES, ident)
 
 
 def test_oldest_ids_go_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,23 @@ def test_oldest_ids_go_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(response_ids, "_KEPT", 2)
     ids = given(Clock())
     for ident in ("one", "two", "three"):
-        ids.add(ALICE, ident)
-    ids.check(ALICE, RESPONSES, "three")
+        ids.add(ALICE, ident, "default")
+    ids.upstream(ALICE, RESPONSES, "three")
     with pytest.raises(UnknownResponse):
-        ids.check(ALICE, RESPONSES, "one")
+        ids.upstream(ALICE, RESPONSES, "one")
+
+
+def test_id_that_nobody_was_given_has_no_known_upstream() -> None:
+    """Where callers' own keys go up: then the upstream knows what is theirs."""
+    ids = GivenIds(list, Clock(), restricts=False)
+    ids.add(ALICE, "one", "spare")
+    assert [ids.upstream(ALICE, RESPONSES, ident) for ident in ("one", "two")] == ["spare", ""]
+    assert ids.upstream(BOB, RESPONSES, "one") == ""
+
+
+def test_endless_id_is_not_kept() -> None:
+    """Upstreams choose them, and a hundred thousand are kept."""
+    ids = given(Clock())
+    ids.add(ALICE, "x" * (LONGEST + 1), "default")
+    with pytest.raises(UnknownResponse):
+        ids.upstream(ALICE, RESPONSES, "x" * (LONGEST + 1))

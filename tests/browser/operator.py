@@ -6,6 +6,7 @@ from playwright.async_api import BrowserContext, CDPSession, ConsoleMessage, Loc
 
 from tests.proxy_under_test import Tee
 
+expect.set_options(timeout=15_000)  # the machine may be busy with other tests
 WIDTHS = {"phone": 390, "tablet": 820, "desktop": 1440}
 VIEWS = ["#/streams", "#/try", "#/system"]
 _CONTROLS = {

@@ -1,6 +1,5 @@
 """The console in a real Chromium: what an operator sees and does, with the keyboard alone too, and what is refused."""
 
-import asyncio
 import json
 
 import pytest
@@ -8,6 +7,7 @@ from playwright.async_api import Page, expect
 
 from tests.browser.operator import VIEWS, WIDTHS, Operator
 from tests.browser.tab import Tab, begin, in_one_browser
+from tests.event_loops import until
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.proxy_under_test import Tee, faked, teed
 from tests.relay import relayed
@@ -53,6 +53,19 @@ async def test_text_arrives_while_the_stream_runs(tee: Tee, stage: Stage, operat
     await expect(operator.page.get_by_label("Events of the stream")).to_contain_text(f"{answer.epoch}-5  [DONE]")
 
 
+async def test_stream_that_only_reasons_is_said_to(tee: Tee, stage: Stage, operator: Operator) -> None:
+    """Its text is empty for minutes; its events are not."""
+    chunk = {"choices": [{"index": 0, "delta": {"reasoning_content": "Let me see."}}]}
+    answer, turn = await begin(tee, stage, b"data: %b\n\n" % json.dumps(chunk).encode())
+    await operator.enter(tee, f"#/streams/{answer.stream_id}")
+    await expect(operator.page.get_by_text("It is reasoning: the answer has not begun.")).to_be_visible()
+    turn.chunk(ONE)
+    await expect(operator.page.get_by_label("Text of the answer")).to_have_text("one ")
+    await expect(operator.page.get_by_text("Reading…")).to_be_visible()
+    turn.end(FINISH, DONE)
+    await expect(operator.page.get_by_text("The end.")).to_be_visible()
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -91,6 +104,7 @@ async def test_text_survives_a_cut_network(tee: Tee, stage: Stage, operator: Ope
         await expect(text).to_have_text("one 二 ")
         await expect(page.locator("#link")).to_have_text("live")
         await expect(page.get_by_role("alert")).to_be_hidden()
+        relay.cut()  # after text whose characters are not bytes
         turn.end(THREE, FINISH, DONE)
         await expect(text).to_have_text("one 二 three")
         await page.goto("about:blank")
@@ -176,8 +190,10 @@ async def test_try_speaks_each_api(operator: Operator, api: str) -> None:
     async with faked() as fake, teed(fake.url) as tee:
         await operator.enter(tee, "#/try")
         await operator.page.get_by_label("API").select_option(api)
+        await operator.page.get_by_label("Key", exact=True).fill("sk-typed")
         await operator.button("Send").click()
         await expect(operator.page.locator(".verdict")).to_contain_text("none lost, none repeated")
+        assert len(await tee.listed("Authorization: Bearer sk-typed")) == 1  # it came in a header that holds keys
         assert await operator.page.locator(".pane").nth(2).locator("pre").text_content()
         await operator.page.goto("about:blank")  # before its proxy stops
 
@@ -331,9 +347,7 @@ async def test_hidden_page_leaves_its_connection(tee: Tee, operator: Operator) -
     }"""
     requests = tee.proxy.metrics.requests
     await operator.page.evaluate(hide, True)
-    async with asyncio.timeout(10):
-        while not requests["admin", "GET", 499]:
-            await asyncio.sleep(0.01)
+    await until(lambda: requests["admin", "GET", 499] > 0)
     await operator.page.evaluate(hide, False)
     await expect(operator.page.locator("#link")).to_have_text("live")
 

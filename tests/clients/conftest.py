@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from proxy.tools.fake.qwen import FakeQwen
+from tests.clients.codex_cli import codex, toolless
 from tests.clients.node import Node, Script
 from tests.programs import system_tool
 from tests.proxy_under_test import faked
+
+__all__ = ["codex", "toolless"]  # fixtures
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ from typing import NamedTuple
 from tests.corpus.entry import END, chunk
 
 BODY = chunk({"role": "assistant", "content": "Hel"}) + chunk({"content": "lo"}) + END
+SAID = chunk({"role": "assistant", "content": "Hel"}) + chunk({"content": "lo"})
+FINISHED = SAID + chunk({}, "stop")
 TYPE = b"Content-Type: text/event-stream\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 JSON = b'{"error":{"message":"boom","type":"invalid_request_error","code":"c"}}'
@@ -73,6 +75,15 @@ RESPONSES = {
     "encoding empty": streamed(TYPE + b"Content-Encoding:\r\n"),
     "encoding utf-8": streamed(TYPE + b"Content-Encoding: utf-8\r\n"),
     "encoding identity twice": streamed(TYPE + b"Content-Encoding: identity, identity\r\n"),
+    "encoding identity with a weight": streamed(TYPE + b"Content-Encoding: identity;q=1\r\n"),
+    "encoding null": streamed(TYPE + b"Content-Encoding: null\r\n"),
+    "encoding chunked": streamed(TYPE + b"Content-Encoding: chunked\r\n"),
+    "encoding undefined": streamed(TYPE + b"Content-Encoding: undefined\r\n"),
+    "encoding UTF-8 in quotes": streamed(TYPE + b'Content-Encoding: "UTF-8"\r\n'),
+    "encoding twice": streamed(TYPE + b"Content-Encoding: identity\r\nContent-Encoding: none\r\n"),
+    "encoding of commas": streamed(TYPE + b"Content-Encoding: , ,\r\n"),
+    "encoding without an end": streamed(TYPE + b"Content-Encoding: identity;\r\n"),
+    "encoding aws-chunked": streamed(TYPE + b"Content-Encoding: aws-chunked\r\n"),
     # Framing
     "length": measured(TYPE),
     "length twice": measured(TYPE + b"Content-Length: %d\r\n" % len(BODY)),
@@ -99,6 +110,45 @@ RESPONSES = {
         + b"".join(b"%x\r\n%b\r\n" % (len(BODY[n : n + 7]), BODY[n : n + 7]) for n in range(0, len(BODY), 7))
         + b"0\r\n\r\n"
     ),
+    "chunks of one byte": Response(
+        b"HTTP/1.1 200 OK\r\n"
+        + TYPE
+        + CHUNKED
+        + b"\r\n"
+        + b"".join(b"1\r\n%c\r\n" % byte for byte in BODY)
+        + b"0\r\n\r\n"
+    ),
+    "chunk of the head's read": Response(b"HTTP/1.1 200 OK\r\n" + TYPE + CHUNKED + b"\r\n" + chunks(BODY)),
+    "extension with quotes": streamed(size=b'%x;a="b"'),
+    "many trailers": Response(
+        b"HTTP/1.1 200 OK\r\n"
+        + TYPE
+        + CHUNKED
+        + b"\r\n"
+        + chunks()[:-2]
+        + b"".join(b"X-%d: y\r\n" % n for n in range(20))
+        + b"\r\n"
+    ),
+    "length of zeros before": Response(
+        b"HTTP/1.1 200 OK\r\n" + TYPE + b"Content-Length: %020d\r\n\r\n" % len(BODY) + BODY
+    ),
+    "chunked twice": Response(
+        b"HTTP/1.1 200 OK\r\n" + TYPE + b"Transfer-Encoding: identity, chunked\r\n\r\n" + chunks()
+    ),
+    "keep-alive and to the end": Response(
+        b"HTTP/1.1 200 OK\r\n" + TYPE + b"Connection: keep-alive\r\n\r\n" + BODY, closes=True
+    ),
+    "HTTP/1.0 with a length": Response(
+        b"HTTP/1.0 200 OK\r\n" + TYPE + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY, closes=True
+    ),
+    # The last word
+    "finish reason, and no more": measured(TYPE, FINISHED),
+    "no blank line at the end": measured(TYPE, BODY[:-1]),
+    "no line end at the end": measured(TYPE, BODY[:-2]),
+    "no last word": measured(TYPE, SAID, code="upstream_reset"),
+    "no last word, to the end of the connection": Response(
+        b"HTTP/1.1 200 OK\r\n" + TYPE + b"\r\n" + FINISHED, body=FINISHED, closes=True
+    ),
     # Heads
     "header of 20 KB": streamed(TYPE + b"X-Long: " + b"y" * 20_000 + b"\r\n"),
     "100 headers": streamed(TYPE + b"".join(b"X-%d: y\r\n" % n for n in range(100))),
@@ -116,6 +166,18 @@ RESPONSES = {
         b"Retry-After: 7\r\n", JSON, b"429 Too Many Requests", header=("retry-after", "7")
     ),
     "JSON in place of a stream": refused(b"Content-Type: application/json\r\n", JSON, b"200 OK"),
+    "refusal of 418": refused(b"Content-Type: text/plain\r\n", b"teapot", b"418 I'm a teapot"),
+    "refusal of 599": refused(b"Content-Type: application/json\r\n", JSON, b"599 Odd"),
+    "refusal in chunks": Response(
+        b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\n"
+        + CHUNKED
+        + b"\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(JSON), JSON),
+        None,
+        JSON,
+        401,
+    ),
+    "no content": Response(b"HTTP/1.1 204 No Content\r\n\r\n", None, b"", 204),
+    "redirect of 308": refused(b"Location: https://x/y\r\n", b"", b"308 P", header=("location", "https://x/y")),
     "redirect": refused(b"Location: /x\r\n", b"", b"307 Temporary Redirect", header=("location", "/x")),
     "lengths that conflict": Response(
         b"HTTP/1.1 200 OK\r\n" + TYPE + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",

@@ -14,7 +14,7 @@ import pytest
 import websockets
 
 from proxy.server.config import Config
-from tests.certificates import self_signed
+from tests.certificates import Authority
 from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, blocks, chunk_frame, stamped
 from tests.http_client import KEY
@@ -64,12 +64,12 @@ class Edge(NamedTuple):
     program: str
     tee: Tee
     port: int
-    pem: Path
+    authority: Path
 
     async def curl(self, *arguments: str) -> asyncio.subprocess.Process:
         """Start curl with this edge as the name's address."""
         resolved = f"{NAME}:{self.port}:127.0.0.1"
-        options = ("-q", "-sSN", "--max-time", "20", "--http2", "--cacert", str(self.pem), "--resolve", resolved)
+        options = ("-q", "-sSN", "--max-time", "20", "--http2", "--cacert", str(self.authority), "--resolve", resolved)
         pipe = asyncio.subprocess.PIPE
         return await asyncio.create_subprocess_exec(
             system_tool("curl"), *options, *arguments, stdout=pipe, stderr=pipe, limit=1 << 20
@@ -88,12 +88,13 @@ class Edge(NamedTuple):
 async def edge(request: pytest.FixtureRequest, stage: Stage, tmp_path: Path) -> AsyncIterator[Edge]:
     """An edge in front of a proxy, whose upstream the test plays."""
     system_tool("curl")
-    pem = self_signed(tmp_path, NAME)
+    authority = Authority(tmp_path)
+    pem = authority.sign(NAME, dns=NAME)
     async with teed(stage.url, hosts=(NAME,), trusted_proxies=("127.0.0.1",)) as tee:
         port = free_port()
         command = EDGES[request.param](tmp_path, pem, port, tee.proxy.url.removeprefix("http://"))
         async with running(command, port, tmp_path):
-            yield Edge(request.param, tee, port, pem)
+            yield Edge(request.param, tee, port, authority.file)
 
 
 def version(caddy: str) -> tuple[int, ...]:
@@ -226,7 +227,7 @@ async def test_address_of_the_client_and_no_claim_of_it_reaches_the_proxy(
 async def test_web_socket_crosses(edge: Edge, stage: Stage) -> None:
     """A follower by WebSocket, each event as a message."""
     answer, turn = await begun(edge.tee, stage, f"Authorization: Bearer {KEY}", frames=1)
-    context = ssl.create_default_context(cafile=str(edge.pem))
+    context = ssl.create_default_context(cafile=str(edge.authority))
     url = f"wss://{NAME}:{edge.port}/v1/streams/{answer.stream_id}"
     headers = {"Authorization": f"Bearer {KEY}"}
     async with websockets.connect(url, host="127.0.0.1", ssl=context, additional_headers=headers) as client:
@@ -288,7 +289,7 @@ def test_limits_are_those_of_the_proxy() -> None:
 
 def test_nginx_finds_nothing_wrong(tmp_path: Path) -> None:
     """`nginx -t`."""
-    command = nginx(tmp_path, self_signed(tmp_path, NAME), free_port(), "127.0.0.1:8080")
+    command = nginx(tmp_path, Authority(tmp_path).sign(NAME, dns=NAME), free_port(), "127.0.0.1:8080")
     done = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
     assert "syntax is ok" in done.stderr
     assert "[warn]" not in done.stderr
@@ -296,7 +297,7 @@ def test_nginx_finds_nothing_wrong(tmp_path: Path) -> None:
 
 def test_caddy_finds_nothing_wrong(tmp_path: Path) -> None:
     """`caddy validate`, and `caddy fmt`."""
-    command = caddy(tmp_path, self_signed(tmp_path, NAME), free_port(), "127.0.0.1:8080")
+    command = caddy(tmp_path, Authority(tmp_path).sign(NAME, dns=NAME), free_port(), "127.0.0.1:8080")
     command[1:2] = ["validate"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={"HOME": str(tmp_path), "PATH": ""})
     assert done.returncode == 0, done.stderr

@@ -73,6 +73,7 @@ class MadeUpReader:
     request_id: str | None = None
     usage: Usage | None = None
     answers_begun = 0
+    enough_after_s = 0.0
 
     def __init__(self) -> None:
         self.failure: Failure | None = None
@@ -85,12 +86,19 @@ class MadeUpReader:
         return b'event: still.here\ndata: {"type":"still.here"}\n\n' if self.has_content else COMMENT
 
     @property
+    def empty_event(self) -> bytes:
+        return self.heartbeat
+
+    @property
     def finished(self) -> bool:
         return self.ended
 
     @property
     def surroundings(self) -> tuple[bytes, bytes] | None:
         return None
+
+    def lacks_only_end(self, lines: bytes) -> bool:
+        return False
 
     def ordinary(self, frame: bytes) -> bool:
         return False
@@ -181,6 +189,7 @@ class MadeUpDocuments:
 
     cumulative = False
     states = False
+    has_answer = has_document = True
     chunks = False
     finish_reasons: Mapping[str, str] = {"ended": "stop"}
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from proxy.dialects.allowed_paths import AllowedPaths
-from proxy.wire.errors import FileNotAllowed, PathNotAllowed, UnsupportedMediaType
+from proxy.dialects.allowed_paths import AllowedMessages, AllowedPaths
+from proxy.wire.errors import FileNotAllowed, PathNotAllowed, TaskNotAllowed, UnsupportedMediaType
 
 NATIVE = "/api/v1/services"
 LISTED = [
@@ -178,3 +178,53 @@ def test_body_that_cannot_be_read_is_refused(coding: str) -> None:
         with pytest.raises(UnsupportedMediaType, match="not compressed"):
             AllowedPaths(paths).check_coding([coding], [])
     AllowedPaths([]).check_coding([" Identity "], [])
+
+
+STORES = [
+    b'{"tools":[{"type":"file_search","vector_store_ids":["vs_1"]}]}',
+    b'{"tools":[{"type":"file_search","vector_store_ids" : [ "vs_1"]}]}',
+    b'{"tool_resources":{"file_search":{"vector_store_id":"vs_1"}}}',
+    b'{"tools":[{"vector\\u005fstore_ids":["1"]}]}',
+]
+UPLOADS = [
+    b'{"input":{"messages":[{"content":[{"image":"oss://dashscope-instant/x.png"}]}]}}',
+    b'{"url":"OSS:\\/\\/x"}',
+    b'{"url":" \\u006fss://x"}',
+]
+
+
+@pytest.mark.parametrize("body", STORES + UPLOADS)
+def test_body_that_refers_to_what_is_stored_is_refused(body: bytes) -> None:
+    """A store of files, or a file that was uploaded for a moment."""
+    with pytest.raises(FileNotAllowed):
+        AllowedPaths(["/v1/files/"]).check_body(body)
+    AllowedPaths(["/v1/files/", "/v1/vector_stores/", "/api/v1/uploads"]).check_body(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"tools":[{"function":{"parameters":{"properties":{"vector_store_ids":{"type":"array"}}}}}]}',
+        b'{"messages":[{"content":"what is an oss:// URL, and {\\"vector_store_ids\\":[\\"a\\"]}?"}]}',
+        b'{"vector_store_ids":[]}',
+        b'{"vector_store_ids":null}',
+    ],
+)
+def test_body_that_only_speaks_of_it_is_not(body: bytes) -> None:
+    """A tool of the client's, a question about it, an empty list."""
+    AllowedPaths([]).check_body(body)
+
+
+def test_session_names_only_the_tasks_that_it_began() -> None:
+    """And refers to no file, as a body may not."""
+    messages = AllowedMessages(AllowedPaths([]))
+    messages.check(b'{"header":{"action":"run-task","task_id":"mine"},"payload":{}}')
+    for action in (b"continue-task", b"finish-task"):
+        messages.check(b'{"header":{"action":"%b","task_id":"mine"}}' % action)
+        for task in (b'"theirs"', b"7", b'["mine"]'):
+            with pytest.raises(TaskNotAllowed):
+                messages.check(b'{"header":{"action":"%b","task_id":%b}}' % (action, task))
+    with pytest.raises(FileNotAllowed):
+        messages.check(b'{"type":"conversation.item.create","item":{"content":[{"file_id":"file-1"}]}}')
+    for other in (b"no JSON", b"[]", b'{"type":"response.create"}', b'{"header":7}'):
+        messages.check(other)

@@ -11,6 +11,7 @@ from proxy.dialects.dashscope import DASHSCOPE
 from proxy.stream.endings import COMPLETE
 from proxy.stream.projections import Json, View
 from proxy.stream.stream import Stream
+from proxy.wire import json_text
 from proxy.wire.errors import Garbled
 from tests.answers import documents
 from tests.streams import new_stream
@@ -95,7 +96,7 @@ def test_frame_beyond_all_levels_raises_nothing(levels: int, opening: bytes, clo
     projection = stream.projection(View("json"))
     assert isinstance(projection, Json)
     try:
-        assert json.loads(projection.so_far())["choices"][0]["message"]["content"] == "abb"
+        assert json_text.read(projection.so_far())["choices"][0]["message"]["content"] == "abb"
     except Garbled:
         assert projection.ending(COMPLETE, 4) == (b"", False)
 

@@ -25,7 +25,7 @@ from proxy.wire.errors import (
     UnknownStream,
     UpstreamTimeout,
 )
-from proxy.wire.sse import Splitter
+from proxy.wire.sse import COMMENT, Splitter
 from tests.cuts import messages
 from tests.message_events import (
     PING,
@@ -246,7 +246,6 @@ def test_document_before_the_message_began_is_an_empty_one() -> None:
         event("content_block_start", index=0),
         event("message_start"),
         delta("}{", kind="tool_use"),
-        delta("x").replace(b'"index"', b'"deep":%b,"index"' % (b"[" * 1100 + b"]" * 1100)),
     ],
 )
 def test_what_can_not_be_read_is_no_message_silently_without_it(frame: bytes) -> None:
@@ -256,6 +255,39 @@ def test_what_can_not_be_read_is_no_message_silently_without_it(frame: bytes) ->
         folded(frames)
     had = stream_of(frames).projection(View("coalesced")).render(0, len(frames))
     assert frame.rpartition(b"data: ")[2].strip() in had
+
+
+def test_empty_event_is_a_delta_of_the_open_block_and_else_a_ping() -> None:
+    """Claude Code counts no pings; after a block has stopped, a delta of it would be an error."""
+    kinds = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking"),
+             "tool_use": ("input_json_delta", "partial_json")}  # fmt: skip
+    reader = MESSAGES.frames.reader()
+    assert reader.empty_event == COMMENT
+    for frame in (start(), PING):
+        reader.note(frame)
+        assert reader.empty_event == PING
+    for index, (block, (name, key)) in enumerate(kinds.items()):
+        reader.note(event("content_block_start", index=index, content_block={"type": block}))
+        [said] = messages(reader.empty_event)
+        assert said.type == b"content_block_delta"
+        assert json.loads(said.data) == {
+            "type": "content_block_delta", "index": index, "delta": {"type": name, key: ""}
+        }  # fmt: skip
+        reader.note(event("content_block_stop", index=index))
+        assert reader.empty_event == PING
+    reader.note(block_start(type="server_tool_use"))
+    assert reader.empty_event == PING
+    reader.note(STOP)
+    assert reader.empty_event == b""
+
+
+@pytest.mark.parametrize("levels", [40, 300, 1100, 100_000])
+def test_event_of_any_depth_is_no_other(levels: int) -> None:
+    """Its text is said, and what is deep in it is passed on as it came."""
+    deep = b'"deep":%b,' % (b"[" * levels + b"]" * levels)
+    frames = [start(), block_start(), delta("x").replace(b'"index"', deep + b'"index"'), STOP]
+    assert folded(frames)["content"][0]["text"] == "x"
+    assert deep in stream_of(frames).projection(View("coalesced")).render(0, len(frames))
 
 
 @pytest.mark.parametrize("index", [b'"0"', b"0.0"])

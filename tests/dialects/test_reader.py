@@ -198,3 +198,29 @@ def test_details_that_are_no_object_count_nothing(stated: Any) -> None:
     """The counts beside them do."""
     usage = read_usage({"prompt_tokens": 3, "prompt_tokens_details": stated, "completion_tokens_details": stated})
     assert usage == Usage(3, 0, 0, 0, 0, 0, 0, 0)
+
+
+def _said(dialect: Dialect, choices: list[dict[str, Any]]) -> Any:
+    """Return a reader that has been given a frame with these choices."""
+    reader = dialect.frames.reader()
+    told = {"choices": choices} if dialect is CHAT else {"output": {"choices": choices}}
+    reader.note(b"data: %b\n\n" % json.dumps(told).encode())
+    return reader
+
+
+@pytest.mark.parametrize("dialect", [CHAT, DASHSCOPE])
+def test_silence_is_an_end_only_after_each_choice_has_stopped(dialect: Dialect) -> None:
+    """Not for a tool's call, nor with an error, nor before; and sooner where there is no final event."""
+    enough = {
+        name: _said(dialect, choices).enough_after_s
+        for name, choices in {
+            "begun": [{"index": 0, "finish_reason": None}],
+            "stopped": [{"index": 0, "finish_reason": "stop"}],
+            "long": [{"index": 0, "finish_reason": "length"}],
+            "a call": [{"index": 0, "finish_reason": "tool_calls"}],
+            "failed": [{"index": 0, "finish_reason": "error"}],
+            "one of two": [{"index": 0, "finish_reason": "stop"}, {"index": 1, "finish_reason": None}],
+        }.items()
+    }
+    assert [name for name, seconds in enough.items() if seconds] == ["stopped", "long"]
+    assert enough["stopped"] == (5.0 if dialect is CHAT else 0.75)

@@ -7,7 +7,11 @@ import pytest
 
 from proxy.dialects.dialect import TextKind, Usage
 from proxy.dialects.realtime import REALTIME, RealtimeReader
+from proxy.stream.projections import View
+from proxy.wire.errors import BadRequest
 from proxy.wire.sse import block
+from tests.cuts import messages
+from tests.streams import new_stream
 
 USAGE = {"total_tokens": 9, "input_tokens": 5, "output_tokens": 4, "input_tokens_details": {"cached_tokens": 1}}
 
@@ -95,3 +99,35 @@ def test_session_has_frames_of_its_own() -> None:
     """With a reader for each, and no token that would be missed."""
     assert isinstance(REALTIME.frames.reader(), RealtimeReader)
     assert not REALTIME.frames.has_text
+
+
+def test_texts_and_transcripts_of_a_session_are_its_text() -> None:
+    """An answer a line, whatever it is made of; what the user said is no answer."""
+    deltas = [("text", "Hel"), ("output_text", "lo"), ("done", ""), ("done", ""), ("audio_transcript", "Good"),
+              ("output_audio_transcript", " bye"), ("audio", "UklG"), ("done", "")]  # fmt: skip
+    told = [
+        {"type": "response.done", "response": {}}
+        if kind == "done"
+        else {"type": f"response.{kind}.delta", "delta": text}
+        for kind, text in deltas
+    ]
+    told += [
+        {"type": "conversation.item.input_audio_transcription.delta", "delta": "I said"},
+        {"type": "response.text.delta", "delta": 7},
+        {"header": {"event": "result-generated"}, "payload": {"output": {"sentence": {"text": "One se"}}}},
+        {
+            "header": {"event": "result-generated"},
+            "payload": {"output": {"sentence": {"text": "One sentence.", "sentence_end": True}}},
+        },
+    ]
+    frames = [block(json.dumps(one).encode()) for one in told]
+    stream = new_stream(REALTIME)
+    stream.extend(frames)
+    text = stream.projection(View("text"))
+    assert text.render(0, len(frames)) == b"Hello\nGood bye\nOne sentence.\n"
+    assert b"".join(text.render(at, at + 1) for at in range(len(frames))) == text.render(0, len(frames))
+    for mode in ("coalesced", "chat", "events"):
+        assert len(messages(stream.projection(View(mode)).render(0, len(frames)))) == len(frames)
+    for mode in ("json", "cumulative", "incremental"):
+        with pytest.raises(BadRequest):
+            stream.projection(View(mode))

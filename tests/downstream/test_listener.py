@@ -181,6 +181,33 @@ async def test_request_after_another_is_refused_in_its_own_dialect(tee: Tee, sta
     assert code(answer, NATIVE)
 
 
+GARBAGE = [b"garbage " + SECRET.encode() + b"\r\n\r\n", b"\0\1\2", b"FOO /x HTTP/1.1\r\nHost: x\r\n\r\n"]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_what_can_not_be_read_after_requests_takes_none_of_them_with_it(
+    tee: Tee, stage: Stage, garbage: bytes, chunked: bool
+) -> None:
+    """Though all came in one read: each complete request is answered, then the rest is refused."""
+    client = await tee.connect()
+    asked = request("POST", CHAT, body=chat_body())
+    if chunked:
+        body = chat_body()
+        asked = request("POST", CHAT, "Transfer-Encoding: chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    client.send(request("GET", "/healthz") + asked + garbage)
+    healthy = await client.answer()
+    await healthy.read()
+    turn = await stage.next()
+    assert await turn.body() == chat_body()
+    turn.reply("200 OK", body=b'{"said":1}')
+    answer = await client.answer()
+    assert (healthy.status, answer.status, await answer.read()) == (200, 200, b'{"said":1}')
+    refusal = await client.answer()
+    assert SECRET.encode() not in await refusal.read()
+    assert (refusal.status, await client.wait_gone()) == (400, "fin")
+
+
 @pytest.mark.parametrize("path", [CHAT, NATIVE, "/v1/files", "/api/v1/tasks"])
 @pytest.mark.parametrize("spoilt", [b"zz\r\n", b"-1\r\n", b"3\r\nabcdef\r\n", b"fffffffffffffffff\r\n"])
 async def test_body_that_can_not_be_read_is_a_bad_request(tee: Tee, stage: Stage, path: str, spoilt: bytes) -> None:

@@ -272,7 +272,8 @@ async def test_frames_that_do_not_end_are_counted(perform: Serve, stage: Stage) 
     speaking = [asyncio.create_task(turn.pour(b"%x\r\n%b" % (len(frame), frame[:-1]))) for _, turn in begun_first]
     ledger = tee.proxy.hub.ledger
     await tee.settled(lambda: ledger.by_kind()["unfinished_frames"])
-    assert limit < ledger.total_bytes < limit * 1.2
+    # A frame whose lines are whole is held twice, since its lines have been sent: so it grows by its size in one read.
+    assert limit < ledger.total_bytes < limit * 1.5
     assert ledger.by_kind()["unfinished_frames"] == await tee.metric("streamtee_memory_bytes", kind="unfinished_frames")
     refused = await tee.chat()
     assert int(refused.header("retry-after") or 0) > 0

@@ -563,6 +563,31 @@ async def test_nobody_comes(serve: Serve, heartbeat: str) -> None:
     await tee.wait_followers(0)
 
 
+@on_one_loop
+@pytest.mark.parametrize("mode", ["text", "json"])
+async def test_nobody_comes_where_an_end_would_be_an_empty_answer(serve: Serve, mode: str) -> None:
+    """Such a follower is refused when its time is up; in mode raw its response breaks off."""
+    tee = await serve()
+    answer = await tee.follow("keys/k", f"wait=0.2&mode={mode}")
+    assert (answer.status, (await answer.json())["error"]["code"]) == (404, "stream_not_found")
+    raw = await tee.follow("keys/k", "wait=0.2&mode=raw")
+    assert (raw.status, await raw.read(), raw.end) == (200, b"", "cut")
+    await tee.wait_followers(0)
+
+
+@on_one_loop
+async def test_text_is_followed_from_before_its_beginning(perform: Serve, stage: Stage) -> None:
+    """The response begins with the stream."""
+    tee = await perform()
+    early = await tee.send("GET", "/v1/keys/k/stream?wait=10&mode=text")
+    await (await tee.ask("GET", "/healthz")).read()
+    first, turn = await begun(tee, stage, "Stream-Key: k", frames=1)
+    follower = await early.answer()
+    assert follower.stream_id == first.stream_id
+    turn.end(FINISH, DONE)
+    assert (await follower.read(), follower.end) == (b"word 1", "whole")
+
+
 async def test_nobody_waits_without_being_asked_to(serve: Serve) -> None:
     """Without wait, a key nobody has used is unknown; the answer says how to wait."""
     tee = await serve()

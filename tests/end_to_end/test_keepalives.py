@@ -7,7 +7,7 @@ import pytest
 from tests.cuts import messages
 from tests.event_loops import on_one_loop
 from tests.event_streams import DONE, chunk_frame
-from tests.message_events import PING, STOP, delta, finish, start
+from tests.message_events import PING, STOP, delta, event, finish, start
 from tests.proxy_under_test import CHAT, NATIVE, RESPONSES, Serve, chat_body, native_body, response_body
 from tests.stage import Stage
 
@@ -61,6 +61,26 @@ async def test_client_of_messages_hears_a_ping_in_raw(perform: Serve, stage: Sta
     assert (await answer.read()).replace(PING, b"").replace(BEAT, b"") == start() + delta("a") + finish(
         output_tokens=1
     ) + STOP
+
+
+@on_one_loop
+@pytest.mark.parametrize("mode", ["raw", "events"])
+async def test_client_of_messages_hears_empty_deltas_of_the_open_block(perform: Serve, stage: Stage, mode: str) -> None:
+    """Where configured: Claude Code counts no pings; between two blocks there is nothing else."""
+    tee = await perform(streams={**AFTER, "empty_events": True})
+    client = await tee.send("POST", "/v1/messages", f"Stream-Mode: {mode}", body=MESSAGE.encode())
+    turn = await stage.next()
+    await turn.body()
+    turn.begin()
+    turn.chunk(start() + event("content_block_start", index=0, content_block={"type": "text", "text": ""}))
+    answer = await client.answer()
+    await answer.until(b'"delta":{"type":"text_delta","text":""}}\n\n')
+    turn.chunk(delta("a") + event("content_block_stop", index=0))
+    await answer.until(PING)
+    turn.end(finish(output_tokens=1), STOP)
+    said = messages(await answer.read())
+    assert [m.data for m in said if b'"text":"a"' in m.data] == [messages(delta("a"))[0].data]
+    assert answer.end == "whole"
 
 
 @on_one_loop

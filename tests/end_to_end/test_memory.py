@@ -1,16 +1,18 @@
 """Memory: what a stream held is given back when it is forgotten, however it ended."""
 
+import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from aiohttp import web
 
 from proxy.stream.log import FrameLog
 from tests.event_loops import until
-from tests.event_streams import DONE, chunk_frame
+from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import request
-from tests.proxy_under_test import CHAT, Serve, Tee, chat_body
+from tests.proxy_under_test import CHAT, Serve, Tee, begun, chat_body
+from tests.shared_route import first
 from tests.stage import Stage
 
 
@@ -103,3 +105,84 @@ async def test_answered_requests_stand_in_no_cycle(perform: Serve, stage: Stage,
         await answer.read()
         assert answer.end == "whole"
         await until(lambda: len(requests()) <= 1)  # aiohttp keeps the last one of a connection
+
+
+def left_to_the_collector() -> list[str]:
+    """Return what only the garbage collector would free: the proxy's objects, and exceptions."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    gc.collect()
+    gc.set_debug(0)
+    found = [
+        repr(type(one)) for one in gc.garbage if isinstance(one, Exception) or type(one).__module__.startswith("proxy.")
+    ]
+    gc.garbage.clear()
+    return found
+
+
+async def followed_while_its_upstream_is_kept(tee: Tee, stage: Stage) -> None:
+    """Have a client leave, another one come in the time of grace, and leave, too."""
+    answer, turn = await begun(tee, stage, "Stream-On-Disconnect: grace=0.02", frames=1)
+    follower = await tee.follow(answer.stream_id)
+    for client in (answer.client, follower.client):
+        client.transport.abort()
+    await turn.wait_left()
+
+
+async def a_shared_route_is_left(tee: Tee, stage: Stage) -> None:
+    """Have the only follower of a shared event stream leave."""
+    answer, turn = await first(tee, stage, 1)
+    answer.client.transport.abort()
+    await turn.wait_left()
+
+
+async def a_document_is_asked_for(tee: Tee, stage: Stage) -> None:
+    """Have the finished document of a stream be fetched when nobody follows it."""
+    answer, turn = await begun(tee, stage)
+    turn.end(chunk_frame("x"), FINISH, DONE)
+    await answer.read()
+    follower = await tee.follow(answer.stream_id, "mode=json")
+    assert (await follower.json())["object"] == "chat.completion"
+    for client in (answer.client, follower.client):
+        client.transport.abort()
+
+
+async def an_upload_stops(tee: Tee, stage: Stage) -> None:
+    """Have a body that passes through stop."""
+    client = await tee.connect()
+    client.send(request("POST", "/v1/embeddings", "Content-Length: 100000") + b"x" * 1000)
+    turn = await stage.next()
+    assert (await client.answer()).status == 408
+    await turn.wait_left()
+
+
+async def a_client_leaves_amid_its_upload(tee: Tee, stage: Stage) -> None:
+    """Have a client leave within a body that passes through."""
+    client = await tee.connect()
+    client.send(request("POST", "/v1/embeddings", "Content-Length: 100000") + b"x" * 1000)
+    turn = await stage.next()
+    await turn.reader.readexactly(1000)
+    client.transport.abort()
+    await turn.wait_left()
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        followed_while_its_upstream_is_kept,
+        a_shared_route_is_left,
+        a_document_is_asked_for,
+        an_upload_stops,
+        a_client_leaves_amid_its_upload,
+    ],
+)
+async def test_whatever_ends_stands_in_no_cycle(
+    perform: Serve, stage: Stage, no_collector: None, happens: Callable[[Tee, Stage], Awaitable[None]]
+) -> None:
+    """A cycle keeps what it refers to until 20,000 more objects are made: all frames of hundreds of streams."""
+    tee = await perform(clients={"body_s": 0.1}, routes=[{"path": "/events", "share": "url", "keep_s": 0.02}])
+    left_to_the_collector()
+    await happens(tee, stage)
+    await forget_all(tee)
+    await until(lambda: not requests())
+    await asyncio.sleep(0)
+    assert not left_to_the_collector()

@@ -118,8 +118,9 @@ async def test_spare_of_a_plan_takes_over_with_its_own_key_and_path(
 async def test_json_larger_than_allowed_is_refused_where_its_model_decides(
     perform: Serve, stage: Stage, coding: Stage
 ) -> None:
-    """It can't be sent on before its model is known; what is no JSON passes as it comes."""
-    tee = await perform(**plans(coding, limits={"body_bytes": 100}))
+    """It can't be sent on before its model is known; what is no JSON passes as it comes, with the caller's own key."""
+    own = {"upstream": {"key": ""}, "upstreams": {"coding": {"url": f"{coding.url}/v1"}}}
+    tee = await perform(**plans(coding, **own, limits={"body_bytes": 100}))
     refused = await tee.ask("POST", "/v1/embeddings", "Content-Type: application/json", body=b"[" * 101)
     assert refused.status == 413
     client = await tee.send("POST", "/v1/embeddings", "Content-Type: text/plain", body=b"[" * 101)

@@ -804,3 +804,37 @@ async def test_concurrent_clients_do_not_wait_for_each_other(perform: Serve, sta
     held.reply("200 OK", body=b"at last")
     assert await (await slow.answer()).read() == b"at last"
     await until(lambda: stage.connections == 2)
+
+
+FILE_ID = b'{"messages":[{"content":[{"type":"document","source":{"type":"file","file_id":"file_1"}}]}]}'
+OSS = b'{"input":{"contents":[{"image":"oss://somewhere/x.png"}]}}'
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/messages/count_tokens", FILE_ID),
+        ("/apps/anthropic/v1/messages/count_tokens", FILE_ID),
+        ("/v1/embeddings", OSS),
+        ("/api/v1/services/embeddings/multimodal-embedding/multimodal-embedding", OSS),
+        ("/compatible-api/v1/reranks", b'{"documents":[{"file_id":"file-1"}]}'),
+    ],
+)
+async def test_body_that_passes_through_refers_to_no_file_with_a_key_of_ours(
+    perform: Serve, stage: Stage, path: str, body: bytes
+) -> None:
+    """Whatever its length is said to be; another body goes up as it is, and at a path that was added any does."""
+    tee = await perform(upstream={"key": "sk-ours", "paths": ["/v1/audio/"]})
+    chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    for sent in (request("POST", path, body=body), request("POST", path, "Transfer-Encoding: chunked") + chunked):
+        client = await tee.connect()
+        client.send(sent)
+        refused = await client.answer()
+        assert (refused.status, b"file_not_allowed" in await refused.read()) == (403, True)
+    assert (await tee.ask("POST", path, "Content-Encoding: gzip", body=b"zipped")).status == 415
+    for target, other in ((path, b'{"input":"file_id"}'), ("/v1/audio/x", body + b"\0\xff")):
+        client = await tee.send("POST", target, body=other)
+        turn = await stage.next()
+        assert await turn.body() == other
+        turn.reply("200 OK", body=b"{}")
+        assert (await client.answer()).status == 200

@@ -23,7 +23,7 @@ from tests.access.named import NamedCallers
 from tests.dialects.response_events import message, numbered, response
 from tests.event_loops import on_one_loop, until
 from tests.event_streams import DONE, FINISH, chunk_frame
-from tests.http_client import Client, request
+from tests.http_client import Client
 from tests.proxy_under_test import CHAT, NATIVE, RESPONSES, Tee, teed
 from tests.stage import Stage, Turn
 
@@ -113,9 +113,9 @@ class Written:
         """Look for the marks everywhere."""
         pages = b""
         for path, headers in (("/metrics", ()), ("/metrics", (OPENMETRICS,)), ("/admin/streams", ()), ("/readyz", ())):
-            client = await self._tee.connect(admin=True)
-            client.send(request("GET", path, *headers))
-            pages += await (await client.answer()).read()
+            answer = await self._tee.admin(path, *headers)
+            assert answer.status == 200
+            pages += await answer.read()
         spans = "".join(span.to_json() for span in self._spans.get_finished_spans())
         log = "".join(f"{record.getMessage()} {record.exc_text} {record.args}" for record in self._caplog.records)
         assert b"streamtee_streams_ended_total" in pages
@@ -281,6 +281,33 @@ async def test_fault_of_ours_does_not_quote_what_it_was_about(
         await written.check(b"")
     assert len(background_log) >= 2
     assert not any(QUESTION in record.getMessage() or record.exc_info for record in background_log)
+
+
+async def test_admin_port_tells_no_text_without_the_token(stage: Stage, tmp_path: Path) -> None:
+    """At no path, while a stream runs and after its end; an operator with the token may follow it."""
+    callers = NamedCallers(tmp_path, alice={})
+    alice = callers.header("alice")
+    async with teed(stage.url, **callers.tables()) as tee:
+        client = await tee.send("POST", CHAT, alice, body=json.dumps(BODIES[CHAT][0]).encode())
+        turn = await stage.next()
+        await turn.body()
+        turn.begin()
+        turn.chunk(BODIES[CHAT][1][0])
+        answer = await client.answer()
+        await answer.until(ANSWER.encode())
+        for over in (False, True):
+            if over:
+                turn.end(*BODIES[CHAT][1][1:])
+                await answer.read()
+            stream = f"/admin/streams/{answer.stream_id}"
+            paths = (stream, f"{stream}?mode=text", f"{stream}/info", "/admin/streams", "/admin/events", "/metrics")
+            for path in (*paths, "/console", "/openapi.json", f"/v1/streams/{answer.stream_id}"):
+                for key in ("Authorization: ", alice):
+                    said = await (await tee.admin(path, key)).read()
+                    assert ANSWER.encode() not in said, path
+                    assert QUESTION.encode() not in said, path
+        followed = await tee.admin(f"/admin/streams/{answer.stream_id}?mode=raw")
+        assert ANSWER.encode() in await followed.read()
 
 
 @pytest.mark.parametrize("path", list(BODIES))

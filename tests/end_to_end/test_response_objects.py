@@ -18,7 +18,7 @@ from tests.cuts import messages
 from tests.dialects.response_events import ID, message, numbered, response
 from tests.event_loops import GUARD_S, on_one_loop, until
 from tests.proxy_under_test import CHAT, PROMPT, Serve, Tee
-from tests.stage import Stage, Turn
+from tests.stage import Stage, Turn, staged
 
 PATH = "/v1/responses"
 WORDS = [f"word {number}. " for number in range(12)]
@@ -258,6 +258,10 @@ async def test_with_a_key_of_ours_only_what_was_given_is_continued(name: str, pe
         (b'{"previous_response_id":"theirs","previous_response_id":null}', 404),
         (b'{"Previous_Response_ID":"theirs"}', 404),
         (b'{"conversation":{"id":"theirs"},"conversation":{}}', 404),
+        (b'{"input":[{"role":"user","content":"?"},{"type":"item_reference","id":"theirs"}]}', 404),
+        (b'{"input":[{"id":"theirs"}]}', 404),
+        (b'{"tools":[{"type":"file_search","vector_store_ids":["theirs"]}]}', 403),
+        (b'{"input":[{"role":"user","content":[{"type":"input_image","image_url":"oss://theirs"}]}]}', 403),
         (b'{"previous_response_id":"theirs",}', 400),
         (b'{} {"previous_response_id":"theirs"}', 400),
         (b'{"input":%b,"previous_response_id":"theirs"}' % (b"[" * 5000 + b"]" * 5000), 400),
@@ -294,6 +298,64 @@ async def test_with_their_own_keys_callers_name_what_they_like(perform: Serve, s
     client = await tee.send("POST", PATH, ALICE, body=body_of(previous_response_id="another"))
     (await stage.next()).reply("200 OK", "Content-Type: application/json", body=b"{}")
     assert (await client.answer()).status == 200
+
+
+@pytest.mark.parametrize("key", ["", "sk-coding"])
+async def test_response_is_asked_for_where_it_was_made(key: str, perform: Serve, stage: Stage) -> None:
+    """By its id, by what continues it, streamed or not, kept here no more; and there alone, not at a spare."""
+    async with staged() as coding:
+        tee = await perform(
+            upstream={"key": key},
+            upstreams={
+                "coding": {"url": f"{coding.url}/v1", "key": key, "spares": ["spare"]},
+                "spare": {"url": f"{stage.url}/spare/v1", "key": key, "weight": 1000},
+            },
+            models=[{"name": "coder-*", "upstream": "coding"}],
+            streams={"retain_s": 0},
+        )
+        for streams in (True, False):
+            client = await tee.send("POST", PATH, ALICE, body=body_of(model="coder-1", stream=streams))
+            made, (turn, other) = await one_of(coding, stage)
+            if streams:
+                say(turn, *FRAMES)
+                turn.end()
+            else:
+                whole = json.dumps({"object": "response", "id": ID}).encode()
+                turn.reply("200 OK", "Content-Type: application/json", body=whole)
+            await (await client.answer()).read()
+            for method, path in (("GET", ""), ("POST", "/cancel"), ("DELETE", ""), ("GET", "/input_items")):
+                client = await tee.send(method, f"{PATH}/{ID}{path}", ALICE)
+                turn = await made.next()
+                assert turn.target.endswith(f"/v1/responses/{ID}{path}".encode())
+                turn.reply("200 OK", body=b"{}")
+                assert (await client.answer()).status == 200
+            client = await tee.send("POST", PATH, ALICE, body=body_of(previous_response_id=ID))
+            turn = await made.next()
+            await turn.body()
+            turn.reply("200 OK", "Content-Type: application/json", body=b"{}")
+            assert (await client.answer()).status == 200
+            assert other.idle
+
+
+async def one_of(*stages: Stage) -> tuple[Stage, tuple[Turn, Stage]]:
+    """Wait for the next request at any of two stages; return that one, the request, and the other stage."""
+    async with asyncio.timeout(GUARD_S):
+        while all(one.idle for one in stages):
+            await asyncio.sleep(0.01)
+    found, other = stages if not stages[0].idle else stages[::-1]
+    turn = await found.next()
+    await turn.body()
+    return found, (turn, other)
+
+
+@pytest.mark.parametrize("key", ["", "sk-ours"])
+async def test_endless_id_is_no_response(key: str, perform: Serve, stage: Stage) -> None:
+    """It is not even sent upstream."""
+    tee = await perform(upstream={"key": key})
+    for method, path in (("GET", ""), ("POST", "/cancel"), ("DELETE", ""), ("GET", "/input_items")):
+        refused = await tee.ask(method, f"{PATH}/{'x' * 257}{path}", ALICE)
+        assert (refused.status, (await refused.json())["error"]["code"]) == (404, "response_not_found")
+    assert stage.idle
 
 
 @pytest.mark.parametrize(

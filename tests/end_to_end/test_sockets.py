@@ -14,6 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Opcode
+from websockets.typing import Subprotocol
 
 from proxy.stream.ledger import UNFINISHED
 from proxy.tools.fake.qwen import FakeQwen
@@ -378,7 +379,7 @@ async def test_upstream_that_agrees_to_something_else_is_a_bad_gateway(serve: Se
 @on_one_loop
 async def test_key_of_ours_is_put_on_and_opens_listed_paths_only(serve: Serve, fake: FakeQwen) -> None:
     """Also below the prefix; a page of another origin may not use it."""
-    tee = await serve(upstream={"key": "sk-ours"})
+    tee = await serve(upstream={"key": "sk-ours", "paths": ["/api-ws/v1/realtime", "/api-ws/v1/inference/"]})
     for path in (REALTIME, INFERENCE):
         async with socket_to(tee, path):
             assert (await open_socket(fake)).headers["authorization"] == "Bearer sk-ours"
@@ -389,6 +390,53 @@ async def test_key_of_ours_is_put_on_and_opens_listed_paths_only(serve: Serve, f
                 pass
         assert refused.value.response.status_code == 403
     assert not fake.sockets
+
+
+@on_one_loop
+@pytest.mark.parametrize("path", [REALTIME, INFERENCE])
+async def test_key_of_ours_opens_no_session_unless_configured(serve: Serve, path: str) -> None:
+    """Nobody can tell whose tasks and files its messages are about."""
+    tee = await serve(upstream={"key": "sk-ours"})
+    with pytest.raises(InvalidStatus) as refused:
+        async with socket_to(tee, path):
+            pass
+    assert refused.value.response.status_code == 403
+
+
+@on_one_loop
+@pytest.mark.parametrize(
+    "said",
+    ['{"header":{"action":"continue-task","task_id":"theirs"}}', '{"item":{"content":[{"file_id":"file-theirs"}]}}'],
+)
+async def test_message_about_what_is_not_the_callers_ends_a_session_with_a_key_of_ours(serve: Serve, said: str) -> None:
+    """It does not reach the upstream, whatever was sent before."""
+    async with upstream(echo) as (url, _):
+        tee = await serve(upstream={"url": url, "key": "sk-ours", "paths": ["/api-ws/"]})
+        async with socket_to(tee) as socket:
+            await socket.send("a word")
+            assert await socket.recv() == "a word"
+            await socket.send(said)
+            code, reason = await closed(socket)
+    assert code == 1008
+    assert str(reason).endswith("_not_allowed")
+
+
+@on_one_loop
+async def test_key_in_the_protocols_is_the_callers(serve: Serve, fake: FakeQwen) -> None:
+    """Web pages can set no other header: it goes upstream as any key does, and owns the stream; never back."""
+    tee = await serve()
+    key, offers = "sk-from-a-page", [Subprotocol("realtime"), Subprotocol("openai-insecure-api-key.sk-from-a-page")]
+    base = tee.proxy.url.replace("http", "ws", 1)
+    async with connect(base + REALTIME, subprotocols=offers, compression=None) as socket:
+        headers = (await open_socket(fake)).headers
+        assert (headers["authorization"], headers["sec-websocket-protocol"]) == (f"Bearer {key}", "realtime")
+        assert socket.subprotocol == "realtime"
+        ident = stream_id(socket)
+        async with connect(f"{base}/v1/streams/{ident}", subprotocols=offers, compression=None) as follower:
+            assert follower.subprotocol == "realtime"
+        owner = await tee.ask("GET", f"/v1/streams/{ident}/info", f"Authorization: Bearer {key}")
+        other = await tee.ask("GET", f"/v1/streams/{ident}/info", "Authorization: Bearer sk-another")
+        assert (owner.status, other.status) == (200, 404)
 
 
 @on_one_loop

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from proxy.downstream.tls import ServerTls, TlsFiles
 from proxy.server.app import Proxy
+from tests.access.keys import UPSTREAMS
 from tests.access.named import NamedCallers
 from tests.certificates import Authority
 from tests.event_streams import DONE, FINISH, chunk_frame
@@ -103,6 +104,18 @@ async def test_client_that_does_not_trust_the_certificate_is_told_by_its_library
     async with teed(stage.url, **tables(authority.sign("localhost", days=-1))) as tee:
         with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
             await connect(tee, authority.client())
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"])
+async def test_handshake_that_does_not_come_is_given_up(stage: Stage, authority: Authority, said: bytes) -> None:
+    """In the time for a head: connections that say nothing don't take descriptors for long."""
+    certificate = authority.sign("localhost")
+    async with teed(stage.url, **tables(certificate), clients={"head_s": 0.1}) as tee:
+        client = await Client.connect("http://" + tee.proxy.url.removeprefix("https://"))
+        tee.clients.append(client)
+        client.transport.write(said)
+        assert await client.wait_gone()
+        assert (await ask(await connect(tee, authority.client()), "GET", "/healthz")).status == 200
 
 
 @pytest.mark.parametrize(("minimum", "speaks"), [("1.2", True), ("1.3", False)])
@@ -227,6 +240,21 @@ async def test_subject_of_a_certificate_is_a_caller_with_limits(
         assert (await ask(await connect(tee, alice), "GET", path, nokey)).status == 401
         turn.end(FINISH, DONE)
         await answer.read()
+
+
+async def test_certificates_alone_are_enough_in_mode_keys(stage: Stage, authority: Authority) -> None:
+    """Without any key: each subject is a caller, whose usage is counted; the key of the proxy goes upstream."""
+    files = tables(authority.sign("localhost"), client_ca=str(authority.file))
+    alice = authority.client(authority.sign("alice"))
+    async with teed(stage.url, **files, auth={"mode": "keys"}, upstream={"key": UPSTREAMS}) as tee:
+        client = await connect(tee, alice)
+        client.send(request("GET", "/v1/models", "Authorization:"))
+        turn = await stage.next()
+        assert turn.all("authorization") == [f"Bearer {UPSTREAMS}".encode()]
+        turn.reply("200 OK")
+        assert (await client.answer()).status == 200
+        told = await (await ask(client, "GET", "/v1/usage", "Authorization:")).json()
+        assert (told["name"], told["requests"]["total"]) == ("CN=alice", 1)
 
 
 async def test_in_mode_pass_certificates_tell_callers_with_one_key_apart(stage: Stage, authority: Authority) -> None:

@@ -10,7 +10,8 @@ from proxy.upstream import exchange
 from tests.event_loops import on_one_loop
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer
-from tests.proxy_under_test import CHAT, NATIVE, Serve, Tee, begun, chat_body, native_body
+from tests.message_events import STOP, delta, finish, start
+from tests.proxy_under_test import CHAT, NATIVE, RESPONSES, Serve, Tee, begun, chat_body, native_body, response_body
 from tests.stage import Stage, Turn
 
 WORD = chunk_frame("word")
@@ -187,6 +188,78 @@ async def test_last_word_ends_waiting(perform: Serve, stage: Stage, how: str, tr
     info = await tee.wait_ended(answer.stream_id)
     assert info["state"] == "complete"
     assert await tee.metric("streamtee_streams_ended_total", ending="complete") == 1
+
+
+NATIVE_FINISH = NATIVE_WORD.replace(b"null", b"stop")
+RESPONSE_END = (
+    b"event:response.completed\ndata:%b\n"
+    % json.dumps(
+        {
+            "type": "response.completed",
+            "sequence_number": 4,
+            "response": {
+                "id": "r1",
+                "object": "response",
+                "status": "completed",
+                "output": [{"type": "message", "content": [{"type": "output_text", "text": "word"}]}],
+            },
+        }
+    ).encode()
+)
+RESPONSE_WORD = b'event:response.output_text.delta\ndata:{"type":"response.output_text.delta","delta":"word"}\n\n'
+MESSAGE_WORD = start() + delta("word") + finish()
+UNENDED = {  # its path, what it says, and the end of it, after which the upstream says nothing more and stays open
+    "[DONE]": (CHAT, WORD + FINISH, b"data: [DONE]\n"),
+    "[DONE] of no line": (CHAT, WORD + FINISH, b"data: [DONE]"),
+    "[DONE] in another line ending": (CHAT, WORD + FINISH, b"data: [DONE]\r\n"),
+    "[DONE] with a comment": (CHAT, WORD + FINISH, b": the end\ndata:[DONE]\n"),
+    "a finish reason": (NATIVE, NATIVE_WORD, NATIVE_FINISH),
+    "a finish reason without its blank line": (NATIVE, NATIVE_WORD, NATIVE_FINISH[:-1]),
+    "a response": (RESPONSES, RESPONSE_WORD, RESPONSE_END),
+    "a response of no line": (RESPONSES, RESPONSE_WORD, RESPONSE_END[:-1]),
+    "message_stop": ("/v1/messages", MESSAGE_WORD, STOP[:-1]),
+    "message_stop of no line": ("/v1/messages", MESSAGE_WORD, STOP[:-2]),
+}
+
+
+@on_one_loop
+@pytest.mark.parametrize("mode", ["json", "text", "raw"])
+@pytest.mark.parametrize("name", UNENDED)
+async def test_last_word_without_its_blank_line_ends_waiting(
+    perform: Serve, stage: Stage, name: str, mode: str
+) -> None:
+    """Nor does an API without a final event wait after its finish reason; raw has every byte."""
+    tee = await perform(timeouts={"idle_s": 60, "total_s": 60})
+    path, said, end = UNENDED[name]
+    asked = native_body() if path == NATIVE else response_body() if path == RESPONSES else chat_body()
+    client = await tee.send("POST", path, f"Stream-Mode: {mode}", "X-DashScope-SSE: enable", body=asked)
+    turn = await stage.next()
+    await turn.body()
+    turn.begin()
+    turn.chunk(said)
+    turn.chunk(end)
+    async with asyncio.timeout(4):
+        answer = await client.answer()
+        body = await answer.read()
+        await turn.wait_left()
+    assert (answer.status, answer.end, b"word" in body) == (200, "whole", True)
+    assert mode != "raw" or body == said + end
+    assert await tee.metric("streamtee_streams_ended_total", ending="complete") == 1
+
+
+@on_one_loop
+async def test_what_comes_after_a_finish_reason_is_not_cut_off(perform: Serve, stage: Stage) -> None:
+    """Where it was not the last word: the silence before is no end, as long as it is short, or tools are called."""
+    tee = await perform(timeouts={"idle_s": 60})
+    client = await tee.send("POST", NATIVE, "Stream-Mode: text", "X-DashScope-SSE: enable", body=native_body())
+    turn = await stage.next()
+    await turn.body()
+    turn.begin()
+    turn.chunk(NATIVE_WORD.replace(b"null", b"tool_calls"))
+    await asyncio.sleep(2.2)  # longer than an upstream has to end after a finish reason that is the last word
+    turn.end(NATIVE_FINISH.replace(b"word", b"word, again"))
+    answer = await client.answer()
+    assert (await answer.read(), answer.end) == (b"word, again", "whole")
 
 
 @on_one_loop

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from pydantic import SecretStr, ValidationError
 
+from proxy.access.pages import is_loopback
 from proxy.server.config import Config, address, load
 from proxy.tools.cli import main
 
@@ -409,3 +410,22 @@ def test_key_of_ours_is_not_for_everybody(listen: str, keyed: dict[str, Any]) ->
     for good in ("127.0.0.1:8080", "[::1]:8080", "localhost:8080", "127.0.0.2:0"):
         Config(listen=good, **keyed)
     Config(listen=listen)
+
+
+def test_default_of_the_container_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ports are open to others, so it takes callers' own keys; with a key of ours alone it does not start."""
+    container = (FILE.parents[1] / "deploy" / "Containerfile").read_text()
+    for name, value in re.findall(r"\b(STREAMTEE_\w+)=(\S+)", container):
+        monkeypatch.setenv(name, value)
+    config = load(FILE)
+    assert not is_loopback(address(config.listen)[0])
+    assert (config.auth.mode, config.upstream.key.get_secret_value()) == ("pass", "")
+    assert not config.shares_anonymous
+    monkeypatch.setenv("STREAMTEE_UPSTREAM__KEY", SECRET)
+    result = check(FILE)
+    assert result.exit_code == 2
+    for words in ('auth.mode = "keys"', "listen on 127.0.0.1", "a container can not"):
+        assert words in result.output
+    monkeypatch.setenv("STREAMTEE_AUTH__MODE", "keys")
+    monkeypatch.setenv("STREAMTEE_AUTH__KEYS", json.dumps([DIGEST]))
+    assert check(FILE).exit_code == 0

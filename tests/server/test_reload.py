@@ -102,6 +102,7 @@ async def test_key_of_ours_is_not_given_where_there_was_none(stage: Stage) -> No
         ({"upstream": {"max_connections": 3}}, "upstream.max_connections"),
         ({"upstreams": {"b": {"url": "http://b"}}}, "upstreams.b.url"),
         ({"streams": {"retain_s": 1}}, "streams.retain_s"),
+        ({"log_format": "json"}, "log_format"),
     ],
 )
 async def test_what_needs_a_restart_is_named(tee: Tee, stage: Stage, tables: dict[str, Any], key: str) -> None:

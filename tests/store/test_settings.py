@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from proxy.server.config import explained
+from proxy.server.configuration.mistakes import explained
 from proxy.store.redis_client import RedisConnections
 from proxy.store.settings import SCHEMES, StoreConfig
 

@@ -23,17 +23,39 @@ from hypothesis.stateful import (
 )
 
 import proxy
+from proxy.dialects.chat import CHAT
+from proxy.dialects.dashscope import DASHSCOPE
+from proxy.dialects.dialect import Dialect
+from proxy.dialects.messages import MESSAGES
+from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import CAPABILITY_EXPIRED, UPSTREAM_RESET
 from proxy.stream.projections import SPAN_BYTES
 from proxy.stream.rank import Rank
 from proxy.stream.subscription import Subscription
 from tests.cuts import messages
+from tests.event_streams import chunk_frame
 from tests.fakes import FakeLoop, FakeSink
+from tests.message_events import delta, start
 from tests.pumped import FRAME, Connected, Upstream
 from tests.streams import follow
 
 BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
-ROLE = b'data: {"choices":[]}\n\n'  # no token: until the first one nothing is sent past the log
+FRAMES: dict[Dialect, tuple[bytes, bytes]] = {  # of each API: one with a token, and one without
+    # until the first token nothing is sent past the log
+    CHAT: (chunk_frame("word"), b'data: {"choices":[]}\n\n'),
+    DASHSCOPE: (
+        b'id:1\nevent:result\n:HTTP_STATUS/200\ndata:{"output":{"choices":[{"message":{"content":"word"},'
+        b'"finish_reason":"null"}]},"request_id":"r"}\n\n',
+        b'id:1\nevent:result\ndata:{"output":{"choices":[{"message":{"content":""},"finish_reason":"null"}]}}\n\n',
+    ),
+    RESPONSES: (
+        b'id:4\nevent:response.output_text.delta\ndata:{"type":"response.output_text.delta","delta":"word",'
+        b'"output_index":0,"sequence_number":4}\n\n',
+        b'event:response.created\ndata:{"type":"response.created","sequence_number":0,"response":{"id":"r"}}\n\n',
+    ),
+    MESSAGES: (delta("word"), start()),
+}
+each_dialect = pytest.mark.parametrize("dialect", FRAMES, ids=lambda dialect: dialect.name)
 PART = b": lines\n"
 BIG = b"data: " + b"x" * SPAN_BYTES + b"\n\n"  # more than a span
 TURN = [BIG] * 67  # more than a turn's worth, and than is sent on as the chunks that it came in
@@ -66,11 +88,12 @@ class Scene:
     `paced`: it is advanced once a second, and the log holds little, so that it can be outrun.
     """
 
-    def __init__(self, *, paced: bool = False) -> None:
+    def __init__(self, dialect: Dialect = CHAT, *, paced: bool = False) -> None:
         self.loop = FakeLoop()
         self.sink = Connected()
-        limit = 10 * len(FRAME) if paced else 1 << 30
-        self.upstream = Upstream(self.sink, loop=self.loop, max_log_bytes=limit)
+        self.frame, self.role = FRAMES[dialect]
+        limit = 10 * len(self.frame) if paced else 1 << 30
+        self.upstream = Upstream(self.sink, loop=self.loop, max_log_bytes=limit, dialect=dialect)
         self.stream = self.upstream.stream
         self.follower = self.upstream.follower
         self.flush_ms = FLUSH_MS if paced else 0
@@ -138,7 +161,7 @@ class Scene:
         return [partial + frames[0], *frames[1:]]
 
     def read(self) -> None:
-        self.send(ROLE)
+        self.send(self.role)
 
     def part(self) -> None:
         """Lines of a frame."""
@@ -148,7 +171,7 @@ class Scene:
 
     def read_clogged(self) -> None:
         self.sink.clogged = True
-        self.send(FRAME)
+        self.send(self.frame)
 
     def read_long(self) -> None:
         self.send(*TURN)
@@ -173,7 +196,7 @@ class Scene:
     def outrun(self) -> None:
         """Let the log drop frames that the follower lacks, and advance it."""
         for _ in range(20 if self.stream.log.ending is None else 0):
-            self.send(FRAME)
+            self.send(self.frame)
         if self.follower.ended is None:
             assert self.follower.offset < self.stream.log.start
         if self.follower.parked:
@@ -187,14 +210,14 @@ class Scene:
     def company(self) -> None:
         self.raw.append((Connected(), self.stream.log.end))
         self.others.append(self.follow(self.raw[-1][0], self.stream.log.end))
-        self.send(FRAME)
+        self.send(self.frame)
         if self.flush_ms:
             self.loop.elapse(FLUSH_MS / 1000)
 
     def alone(self) -> None:
         for other in self.others:
             other.leave("left")
-        self.send(FRAME, whole=False)
+        self.send(self.frame, whole=False)
 
     def leave(self) -> None:
         self.follower.leave("left")
@@ -234,8 +257,8 @@ class Scene:
                 map(len, frames[: max(0, offset - self.stream.log.start)])
             )
         sealed = self.stream.log.ending is not None
-        for (sink, start), other in zip(self.raw, [one for one in self.others if one.mode == "raw"], strict=True):
-            assert sink.received == self.due(other, start)
+        for (sink, began), other in zip(self.raw, [one for one in self.others if one.mode == "raw"], strict=True):
+            assert sink.received == self.due(other, began)
             if not self.flush_ms and other.ended != "left" and not self.loop._due:
                 assert other.offset == len(self.ever)
                 assert sink.ended == ("aborted" if sealed else None)
@@ -271,7 +294,7 @@ class Scene:
 
 def live(scene: Scene) -> None:
     """Alone, before the first token."""
-    scene.send(ROLE)
+    scene.send(scene.role)
 
 
 def ranked(scene: Scene) -> None:
@@ -279,7 +302,7 @@ def ranked(scene: Scene) -> None:
 
 
 def bypassed(scene: Scene) -> None:
-    scene.send(FRAME)
+    scene.send(scene.frame)
 
 
 def ahead(scene: Scene) -> None:
@@ -293,7 +316,7 @@ def ahead_of_company(scene: Scene) -> None:
     live(scene)
     scene.raw.append((Connected(), scene.stream.log.end))
     scene.others.append(scene.follow(scene.raw[-1][0], scene.stream.log.end))
-    scene.send(ROLE)
+    scene.send(scene.role)
     assert scene.state == "ranked"
     scene.part()
 
@@ -368,19 +391,19 @@ def outrun_from(state: str, scene: Scene) -> None:
         live(scene)
         scene.leave()
     elif state == "live":
-        scene.send(FRAME)
+        scene.send(scene.frame)
         scene.loop.elapse(1)
     elif state == "ranked":
-        scene.send(FRAME)
+        scene.send(scene.frame)
         scene.loop.elapse(1)
         scene.company()
     else:
         scene.sink.clogged = True
-        scene.send(FRAME)
+        scene.send(scene.frame)
         scene.loop.elapse(1)
         if state == "closing":
             for _ in range(20):
-                scene.send(FRAME)
+                scene.send(scene.frame)
             scene.seal()
     assert scene.state == state
 
@@ -406,9 +429,12 @@ def test_page_has_a_cell_for_every_state_and_event() -> None:
         for way in [*WAYS[state], *([over] if state == "ended" and event not in OVER else [])]
     ],
 )
-async def test_event_in_a_state_leads_to_the_state_of_the_page(way: Way, event: str, after: str) -> None:
+@each_dialect
+async def test_event_in_a_state_leads_to_the_state_of_the_page(
+    dialect: Dialect, way: Way, event: str, after: str
+) -> None:
     """And the follower, the others and the end are as the laws say."""
-    scene = Scene()
+    scene = Scene(dialect)
     way(scene)
     before = "ended" if way is over else next(state for state, ways in WAYS.items() if way in ways)
     assert scene.state == before
@@ -418,9 +444,10 @@ async def test_event_in_a_state_leads_to_the_state_of_the_page(way: Way, event: 
 
 
 @pytest.mark.parametrize("state", [state for state, event in POSSIBLE if event == "outrun"])
-async def test_outrun_follower_is_ended_with_an_error(state: str) -> None:
+@each_dialect
+async def test_outrun_follower_is_ended_with_an_error(dialect: Dialect, state: str) -> None:
     """Never served on with a gap (law 5), and its connection is broken off (law 7)."""
-    scene = Scene(paced=True)
+    scene = Scene(dialect, paced=True)
     outrun_from(state, scene)
     scene.outrun()
     assert scene.state == POSSIBLE[state, "outrun"]
@@ -460,13 +487,15 @@ async def test_advance_by_itself_leads_to_one_of_four_states() -> None:
 class Walk(RuleBasedStateMachine):
     """Events in any order; what the page says must come of each."""
 
+    dialect = CHAT
+
     def __init__(self) -> None:
         super().__init__()
         self.expected = "live"
 
     @initialize()
     def begin(self) -> None:
-        self.scene = Scene()
+        self.scene = Scene(self.dialect)
         live(self.scene)
 
     def step(self, event: str) -> None:
@@ -514,10 +543,26 @@ class Walk(RuleBasedStateMachine):
             self.scene.check_end()
 
 
-def test_random_walk_over_the_table() -> None:
+@each_dialect
+def test_random_walk_over_the_table(dialect: Dialect) -> None:
     """Whatever happened before."""
+    of_dialect = type(f"WalkOf{dialect.name}", (Walk,), {"dialect": dialect})
+    examples = max(1, settings().max_examples // len(FRAMES))
 
     async def walk() -> None:
-        run_state_machine_as_test(Walk, settings=settings(stateful_step_count=20))
+        run_state_machine_as_test(of_dialect, settings=settings(stateful_step_count=20, max_examples=examples))
 
     asyncio.run(walk())
+
+
+async def test_follower_ahead_is_not_outrun_by_the_frame_that_it_has_a_part_of() -> None:
+    """The log's limit drops no frame before who was sent its first lines has the rest."""
+    scene = Scene()
+    scene.stream.max_log_bytes = 10 * len(FRAME)
+    live(scene)
+    scene.part()
+    assert scene.state == "ahead"
+    scene.send(b"data: " + b"x" * 9 * len(FRAME) + b"\n\n", *[FRAME] * 9)
+    assert scene.stream.log.start > 0
+    assert (scene.follower.ended, scene.follower.offset) == (None, len(scene.ever))
+    assert scene.sink.received == b"".join(scene.ever)

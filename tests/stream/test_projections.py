@@ -90,12 +90,12 @@ def test_modes_are_a_table() -> None:
     }
 
 
-def test_readme_has_a_row_for_every_mode() -> None:
+def test_docs_have_a_row_for_every_mode() -> None:
     """In the table of modes; and for none that does not exist."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    table = readme.partition("| Mode |")[2].partition("\n\n")[0]
+    docs = (Path(__file__).parents[2] / "docs/http.md").read_text()
+    table = docs.partition("| Mode |")[2].partition("\n\n")[0]
     listed = {mode for line in table.splitlines()[2:] for mode in re.findall(r"`(\w+)`", line.split("|")[1])}
-    assert listed == set(MODES), f"README lacks {set(MODES) - listed}, and has {listed - set(MODES)}"
+    assert listed == set(MODES), f"docs/http.md lacks {set(MODES) - listed}, and has {listed - set(MODES)}"
 
 
 @pytest.mark.parametrize(("plain", "chunked"), [(b"x", b"1\r\nx\r\n"), (b"y" * 300, b"12c\r\n" + b"y" * 300 + b"\r\n")])

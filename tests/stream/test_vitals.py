@@ -247,6 +247,29 @@ def test_gaps_are_those_between_frames_with_text(
     assert vitals.gaps_s == pytest.approx(tokens[-1] - tokens[0] if tokens else 0)
 
 
+def test_long_gaps_are_remembered_with_their_times() -> None:
+    """Of over a second, wherever they are in a stream of many events, and after whatever number of reads."""
+    reads, at, long = [(101.0, ROLE), (102.0, TEXT)], 102.0, []
+    for number in range(300):
+        gap = 5.0 if number in (0, 63, 64, 200, 299) else 1.0
+        if gap > 1:
+            long.append((at, at + gap))
+        at += gap
+        reads.append((at, TEXT))
+    assert sorted(measured(reads).long_gaps or []) == long
+    assert measured(one_a_read(ROLE, TEXT, TEXT, *FINISH)).long_gaps is None
+
+
+def test_of_many_long_gaps_the_longest_are_remembered() -> None:
+    """However many there are, they take little memory."""
+    reads, at = [(102.0, TEXT)], 102.0
+    for number in range(200):
+        at += 2.0 + number % 100
+        reads.append((at, TEXT))
+    lengths = [end - begin for begin, end in measured(reads).long_gaps or []]
+    assert lengths == sorted([2.0 + n for n in range(90, 100)] * 2, reverse=True)
+
+
 def test_truncated_stream_keeps_what_was_measured() -> None:
     """Its last frames are tokens and count."""
     vitals = measured(one_a_read(ROLE, TEXT, TEXT, TEXT), error=Truncated("broke off"))

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from proxy.stream.endings import CLIENT_GONE, COMPLETE
+from proxy.stream.endings import CLIENT_GONE, COMPLETE, Ending
 from proxy.telemetry import access_log
+from proxy.telemetry.log_records import FIELDS
 from proxy.tools.fake.qwen import FakeQwen
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import KEY
@@ -15,13 +16,10 @@ from tests.proxy_under_test import NATIVE, PROMPT, begun, native_body, teed
 from tests.stage import Stage
 from tests.streams import IDENT, new_stream
 
+pytestmark = pytest.mark.usefixtures("heard")
+
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"traceparent: 00-{TRACE}-00f067aa0ba902b7-01"
-
-
-@pytest.fixture(autouse=True)
-def heard(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "streamtee")
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, str]]:
@@ -52,6 +50,7 @@ async def test_one_line_ties_a_stream_to_its_upstreams_call_and_its_trace(
     assert line == {
         "stream": answer.stream_id,
         "request_id": "-",
+        "client_request_id": "-",
         "trace_id": TRACE,
         "client": "127.0.0.1",
         "route": "chat",
@@ -206,3 +205,43 @@ async def test_traceparent_crosses_as_it_is_and_names_a_trace_only_if_it_is_vali
             assert (headers["traceparent"], headers["tracestate"]) == (named, "congo=t61rcWkgMzE,rojo=00")
             expected = None if named == value else TRACE
             assert (await tee.info(answer.stream_id))["trace_id"] == expected
+
+
+async def test_clients_own_request_id_is_logged_beside_the_upstreams(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes upstream, too; what is no id is not logged."""
+    async with teed(stage.url) as tee:
+        for ident in ("edge-7", "two words", "x" * 129):
+            answer, turn = await begun(tee, stage, f"X-Request-Id: {ident}")
+            assert turn.all("x-request-id") == [ident.encode()]
+            turn.end(FINISH, DONE)
+            await answer.read()
+            await tee.wait_ended(answer.stream_id)
+    assert [line["client_request_id"] for line in lines(caplog)] == ["edge-7", "-", "-"]
+
+
+@pytest.mark.parametrize("ending", [COMPLETE, CLIENT_GONE])
+def test_fields_are_those_of_the_line(ending: Ending) -> None:
+    """The same names in the same order, and the same values; what is missing is null."""
+    stream = new_stream()
+    stream.vitals.model = "a model"
+    stream.seal(ending)
+    words = dict(word.split("=", 1) for word in shlex.split(access_log.line(stream)))
+    fields = access_log.fields(stream)
+    assert list(fields) == list(words)
+    for name, value in fields.items():
+        told = "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+        assert told == words[name], name
+
+
+async def test_log_of_json_has_fields(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """Beside a message that says what they are of."""
+    async with teed(stage.url, log_format="json") as tee:
+        answer, turn = await begun(tee, stage)
+        turn.end(FINISH, DONE)
+        await answer.read()
+        await tee.wait_ended(answer.stream_id)
+    (record,) = (record for record in caplog.records if record.name == "streamtee")
+    assert record.getMessage() == "stream ended"
+    assert getattr(record, FIELDS)["stream"] == answer.stream_id

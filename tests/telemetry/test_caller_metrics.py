@@ -25,7 +25,7 @@ def test_each_metric_is_documented_and_each_documented_one_is_there() -> None:
     """By its whole name."""
     accounts = Accounts(lambda name: CallerLimits())
     account = accounts.account("alice", b"a")
-    account.refused["streams"] += 1
+    account.refusals["streams"] += 1
     exposed = {name for name, _ in samples(accounts, 1)}
     assert exposed == set(re.findall(r"`(streamtee_caller_\w+)`", DOCS))
 

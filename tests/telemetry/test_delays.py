@@ -1,6 +1,11 @@
-"""Delays that the fake Qwen is told to make, and what each histogram says of them: its count and its sum."""
+"""Delays that the fake Qwen is told to make, and what each histogram says of them: its count and its sum.
+
+No delay is ever shorter than told. How much longer it is depends on the machine: the bounds from above are what the
+test itself has measured, or the delays that must not be in a sum.
+"""
 
 import json
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -10,8 +15,8 @@ from tests.event_streams import blocks
 from tests.proxy_under_test import Tee, teed
 
 HEAD_S, ROLE_S, THINKING_S, GAP_S, END_S = 0.11, 0.13, 0.17, 0.19, 0.07
-SLACK_S = 0.1
-"""How much longer than told a delay may be on a busy machine, all of a stream's together."""
+EARLY_S = 0.002
+"""How much earlier a timer may fire, and a read may be noted, than told."""
 
 
 class Histograms:
@@ -25,11 +30,6 @@ class Histograms:
 
     async def sum(self, name: str, **labels: str) -> float:
         return await self._tee.metric(f"streamtee_{name}_seconds_sum", **labels)
-
-    async def is_about(self, name: str, seconds: float, **labels: str) -> None:
-        """Check a sum: no delay is shorter than told, and none much longer."""
-        found = await self.sum(name, **labels)
-        assert seconds - 0.002 <= found <= seconds + SLACK_S, f"{name}: {found}, not about {seconds}"
 
 
 def kinds(frames: list[bytes]) -> list[str]:
@@ -59,28 +59,32 @@ async def test_each_delay_is_in_the_histograms_that_it_belongs_to(tee: Tee, fake
     said = kinds(blocks(await (await tee.chat(**asked)).read()))
     spoken = sum(kind in ("content", "reasoning_content") for kind in said)
     histograms = Histograms(tee)
-    before = {name: await histograms.sum(name) for name in ("time_per_output_token", "inter_token")}
+    names = ("time_to_first_byte", "time_to_first_token", "time_to_first_content", "inter_token", "stream_duration")
+    before = {name: await histograms.sum(name) for name in (*names, "time_per_output_token")}
+    began_at = monotonic()
     answer = await tee.chat(fault=stalls(said), **asked)
     frames = blocks(await answer.read())
     assert kinds(frames) == said
     await tee.wait_ended(answer.stream_id)
+    elapsed = monotonic() - began_at
 
     for name in ("time_to_first_byte", "time_to_first_token", "time_to_first_content", "time_per_output_token"):
         assert await histograms.count(name) == 2, name
     assert await histograms.count("inter_token") == 2 * (spoken - 1)
     assert await histograms.count("stream_duration", ending="complete") == 2
-    await histograms.is_about("time_to_first_byte", HEAD_S)
-    await histograms.is_about("time_to_first_token", HEAD_S + ROLE_S)
-    await histograms.is_about("time_to_first_content", HEAD_S + ROLE_S + THINKING_S)
-    await histograms.is_about("inter_token", THINKING_S + GAP_S)
-    await histograms.is_about("stream_duration", HEAD_S + ROLE_S + THINKING_S + GAP_S + END_S, ending="complete")
+    byte, token, content, gaps, duration = [await histograms.sum(name) - before[name] for name in names]
+    assert byte >= HEAD_S - EARLY_S
+    assert token - byte >= ROLE_S - EARLY_S
+    assert content - token >= THINKING_S - EARLY_S
+    assert duration - content >= GAP_S + END_S - EARLY_S
+    assert THINKING_S + GAP_S - EARLY_S <= gaps <= duration - token - END_S + EARLY_S
+    assert duration <= elapsed
     tokens = json.loads(frames[-2][6:])["usage"]["completion_tokens"]
-    gaps = await histograms.sum("inter_token") - before["inter_token"]
     per_token = await histograms.sum("time_per_output_token") - before["time_per_output_token"]
     assert per_token * (tokens - 1) == pytest.approx(gaps, abs=1e-6)
 
 
-@pytest.mark.parametrize("delays", [0.05, 0.3])
+@pytest.mark.parametrize("delays", [0.2, 0.3])
 async def test_gap_is_counted_in_the_bucket_of_its_length(tee: Tee, delays: float) -> None:
     """One gap more than without it, between the bounds beside it."""
     faults = f"count; frames=20, stall; after=6; seconds={delays * 1.2}"
@@ -101,12 +105,13 @@ async def test_gap_is_counted_in_the_bucket_of_its_length(tee: Tee, delays: floa
 )
 async def test_duration_of_a_failure_is_under_its_ending(tee: Tee, fault: str, ending: str, has_token: bool) -> None:
     """With the delay before it; and it is a time to the first token only if there was one."""
+    began_at = monotonic()
     answer = await tee.chat(fault=f"slow_first_token; seconds={HEAD_S}, {fault}")
     await answer.read()
     await tee.wait_ended(answer.stream_id)
     histograms = Histograms(tee)
     assert await histograms.count("stream_duration") == 1
-    await histograms.is_about("stream_duration", HEAD_S, ending=ending)
+    assert HEAD_S - EARLY_S <= await histograms.sum("stream_duration", ending=ending) <= monotonic() - began_at
     assert await histograms.count("time_to_first_token") == has_token
     assert await tee.metric("streamtee_no_first_token_total", ending=ending) == (not has_token)
 
@@ -123,25 +128,50 @@ async def test_duration_of_a_failure_is_under_its_ending(tee: Tee, fault: str, e
 async def test_time_out_is_the_duration_of_its_ending(fake: FakeQwen, limit: str, fault: str, ending: str) -> None:
     """Except where no stream had begun: that is only counted."""
     async with teed(fake.url, timeouts={limit: HEAD_S}) as tee:
+        began_at = monotonic()
         answer = await tee.chat(fault=fault)
         await answer.read()
         assert await tee.metric("streamtee_streams_ended_total", ending=ending) == 1
         if ending != "timeout_first_byte":
             found = await Histograms(tee).sum("stream_duration", ending=ending)
-            assert HEAD_S - 0.002 <= found <= HEAD_S + 1
+            assert HEAD_S - EARLY_S <= found <= monotonic() - began_at
+
+
+async def wait_for_another(tee: Tee, name: str, **labels: str) -> float:
+    """Have one request wait until another's stream ends; return the sum of the histogram that has that wait."""
+    first = await tee.chat(fault=f"stall; after=2; seconds={GAP_S}")
+    began_at = monotonic()
+    second = await tee.send_chat()
+    await first.read()
+    told = monotonic() - began_at
+    await (await second.answer()).read()
+    assert await Histograms(tee).count(name, **labels) == 2
+    waited = await Histograms(tee).sum(name, **labels)
+    assert told / 2 <= waited <= monotonic() - began_at
+    return waited
 
 
 async def test_wait_in_the_queue_is_part_of_what_its_user_waits(fake: FakeQwen) -> None:
     """It is in its own histogram, and in the time to the first byte, but not in the upstream's connecting."""
     async with teed(fake.url, upstream={"max_concurrent": 1}) as tee:
-        first = await tee.chat(fault=f"stall; after=2; seconds={GAP_S}")
-        second = await tee.send_chat()
-        await first.read()
-        await (await second.answer()).read()
+        waited = await wait_for_another(tee, "queue_wait", upstream="default")
         histograms = Histograms(tee)
-        assert await histograms.count("queue_wait", upstream="default") == 2
-        waited = await histograms.sum("queue_wait")
-        assert GAP_S - 0.05 <= waited <= GAP_S + SLACK_S
         assert await histograms.sum("time_to_first_byte") >= waited
         assert await histograms.count("upstream_connect", route="chat") == 2
-        assert await histograms.sum("upstream_connect") < SLACK_S
+        assert await histograms.sum("upstream_connect") < waited
+
+
+async def test_wait_for_a_connection_is_part_of_what_its_user_waits(fake: FakeQwen) -> None:
+    """Here one that is busy: the wait is in the histogram of connecting, and in the time to the first byte."""
+    async with teed(fake.url, upstream={"max_connections": 1}) as tee:
+        waited = await wait_for_another(tee, "upstream_connect", route="chat")
+        assert await Histograms(tee).sum("time_to_first_byte") >= waited
+
+
+async def test_what_the_proxy_adds_is_little_beside_the_delays_of_the_upstream(tee: Tee) -> None:
+    """One read in 64 is sampled; the upstream's pauses are in none of them."""
+    await (await tee.chat(fault=f"count; frames=200, stall; after=100; seconds={GAP_S}")).read()
+    histograms = Histograms(tee)
+    sampled = await histograms.count("proxy_overhead", route="chat")
+    assert 1 <= sampled <= 4
+    assert 0 < await histograms.sum("proxy_overhead") < GAP_S

@@ -381,6 +381,25 @@ async def test_follower_has_a_span_that_counts_no_tokens(stage: Stage, collected
     assert [one.name for one in counted] == ["chat qwen3-max"]
 
 
+async def test_follower_of_several_streams_has_one_span_that_names_them(stage: Stage, collected: Collected) -> None:
+    """As it has one connection."""
+    async with traced(stage, collected) as tee:
+        idents = []
+        for _ in range(2):
+            answer, turn = await begun(tee, stage, frames=1)
+            turn.end(FINISH, USAGE, DONE)
+            await answer.read()
+            idents.append(answer.stream_id)
+        follower = await tee.ask("GET", f"/v1/follow?stream={idents[0]}&stream={idents[1]}")
+        await follower.read()
+        await until(lambda: any(one.name == "fetch_response" for one in collected.spans))
+    (span,) = [one for one in collected.spans if one.name == "fetch_response"]
+    assert span.attributes is not None
+    assert span.attributes["http.route"] == "/v1/follow"
+    assert span.attributes["streamtee.stream.ids"] == tuple(idents)
+    assert span.attributes["http.response.status_code"] == 200
+
+
 async def test_follower_that_is_refused_or_leaves_ends_its_span(stage: Stage, collected: Collected) -> None:
     """A refusal with its error, a client that left with none."""
     async with traced(stage, collected) as tee:

@@ -6,6 +6,8 @@ import os
 import pty
 import re
 import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,9 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from proxy import __version__
-from proxy.tools.cli import main
+from proxy.tools.cli import COMMANDS, main
 from proxy.tools.fake.faults import FAULTS
 from proxy.tools.fake.realtime import SOCKET_FAULTS
+from tests.event_loops import until
 from tests.event_streams import DONE, chunk_frame
 from tests.http_client import Client, request
 from tests.proxy_under_test import chat_body
@@ -24,7 +27,6 @@ from tests.stage import Stage, staged
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config" / "streamtee.toml"
-DEPLOY = ROOT / "deploy"
 
 
 def invoked(*arguments: str, **settings: str) -> Result:
@@ -148,6 +150,50 @@ async def test_descriptors_that_run_out_take_idle_connections_first(stage: Stage
         logged = (await process.stderr.read()).decode()
         assert "the limit of file descriptors was raised from 100 to 128" in logged
         assert logged.count("file descriptors run out") == 1
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_burst_of_connections_leaves_the_reserve_of_descriptors(stage: Stage, loop: str) -> None:
+    """More connections wait than there are descriptors: both ports go on serving, and it is logged once."""
+    settings = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url}
+    async with spawned("serve", "--loop", loop, descriptors=(128, 128), **settings) as process:
+        url, admin = await serving_at(process)
+        process.send_signal(signal.SIGSTOP)
+        idle = [await Client.connect(url) for _ in range(300)]
+        process.send_signal(signal.SIGCONT)
+        for where in (admin, url):
+            assert await answered(where, request("GET", "/healthz")) == (200, b'{"status":"ok"}')
+        for one in idle:
+            await one.leave()
+        process.terminate()
+        await process.wait()
+        assert process.stderr is not None
+        logged = (await process.stderr.read()).decode()
+        assert logged.count("file descriptors run out") == 1
+        assert "ERROR" not in logged
+
+
+async def test_requests_at_once_leave_the_reserve_of_descriptors(stage: Stage) -> None:
+    """Connections to the upstream that are being made count, too: then the admin port has what is kept for it."""
+
+    async def begin_all() -> None:
+        while True:
+            (await stage.next()).begin()
+
+    settings = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url}
+    async with spawned("serve", descriptors=(128, 128), **settings) as process:
+        url, admin = await serving_at(process)
+        process.send_signal(signal.SIGSTOP)
+        clients = [await Client.connect(url) for _ in range(110)]
+        for client in clients:
+            client.send(request("POST", "/v1/chat/completions", body=chat_body()), method="POST")
+        beginning = asyncio.create_task(begin_all())
+        process.send_signal(signal.SIGCONT)
+        await until(lambda: all(client.buffer or client.gone for client in clients))
+        assert (await answered(admin, request("GET", "/metrics")))[0] == 200
+        beginning.cancel()
+        for client in clients:
+            await client.leave()
 
 
 @pytest.mark.fault("descriptors", "connect")
@@ -325,19 +371,6 @@ def test_example_file_is_the_defaults() -> None:
     assert result.stdout == invoked("check-config").stdout
 
 
-def test_settings_that_deploy_names_exist() -> None:
-    """A misspelt variable of the environment would be passed over in silence."""
-    files = [file for file in DEPLOY.rglob("*") if file.is_file()]
-    named = {name for file in files for name in re.findall(r"\bSTREAMTEE_([A-Z_]+)", file.read_text())}
-    assert {"LISTEN", "ADMIN", "UPSTREAM__KEY"} <= named
-    config = json.loads(invoked("check-config").stdout)
-    for name in named:
-        table = config
-        for key in name.lower().split("__"):
-            assert key in table, name
-            table = table[key]
-
-
 # The fake
 
 
@@ -395,6 +428,28 @@ def test_help_names_every_command_with_its_purpose() -> None:
     shown = invoked("--help").stdout
     for name in ("check-config", "demo", "fake", "faults", "serve", "tail"):
         assert re.search(rf"^  {name} +\w", shown, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", ["serve", *COMMANDS])
+def test_help_of_each_command_has_examples(name: str) -> None:
+    """They are what one copies."""
+    assert re.search(rf"^ +Examples:\n( .*\n)*.*streamtee.* {name}\b", invoked(name, "--help").stdout, re.MULTILINE)
+
+
+def test_shell_completes_commands() -> None:
+    """By the script that `completion` prints, which asks this."""
+    assert "_STREAMTEE_COMPLETE=bash_complete" in invoked("completion", "bash").stdout
+    asked = {"_STREAMTEE_COMPLETE": "bash_complete", "COMP_WORDS": "streamtee che", "COMP_CWORD": "1"}
+    environment = os.environ | asked
+    command = [sys.executable, "-c", "from proxy.tools.cli import main; main(prog_name='streamtee')"]
+    said = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout.split() == ["plain,check-config", "plain,check"]
+
+
+def test_package_runs_as_a_module() -> None:
+    """Where no script is on the path."""
+    said = subprocess.run([sys.executable, "-m", "proxy", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout == f"streamtee, version {__version__}\n"
 
 
 def test_unknown_command_exits_with_2() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import logging
 import re
 import subprocess
@@ -151,3 +152,22 @@ def test_record_that_can_not_be_written_out_is_reported_as_loggings_are(capsys: 
     lines.handle(record("good"))
     assert "--- Logging error ---" in capsys.readouterr().err
     assert messages(stream.getvalue()) == ["good"]
+
+
+def test_json_is_an_object_a_line() -> None:
+    """When, how bad, whose and what, and the fields of a record that has some; a traceback is one member."""
+    stream = io.StringIO()
+    lines = LogLines(stream, as_json=True)
+    lines.handle(record("stream ended", fields={"stream": "st_1", "ttft_s": None}))
+    try:
+        raise ValueError("of two\nlines")
+    except ValueError:
+        lines.handle(record("it failed", logging.ERROR, exc_info=sys.exc_info()))
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", first.pop("time"))
+    assert first == {
+        "level": "info", "logger": "streamtee", "message": "stream ended", "stream": "st_1", "ttft_s": None,
+    }  # fmt: skip
+    assert (second["level"], second["message"]) == ("error", "it failed")
+    assert second["exception"].startswith("Traceback")
+    assert second["exception"].endswith("ValueError: of two\nlines")

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import signal
 from asyncio.subprocess import Process
 from pathlib import Path
@@ -11,7 +12,7 @@ import openai
 import pytest
 
 from tests.certificates import Authority
-from tests.event_streams import DONE, chunk_frame
+from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Client, request
 from tests.proxy_under_test import CHAT, chat_body
 from tests.spawned import FREE, answered, serving_at, spawned
@@ -273,3 +274,23 @@ async def test_process_that_was_stopped_heeds_what_came_meanwhile(stage: Stage, 
         assert (await again.answer()).stream_id == feed_ident
         for client in (*first, *behind, waiting, back, again, named):
             await client.leave()
+
+
+async def test_log_of_json_is_json_from_the_first_line_to_the_last(stage: Stage) -> None:
+    """Also what a signal has it say, and each stream that has ended."""
+    settings = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url, "STREAMTEE_LOG_FORMAT": "json"}
+    async with spawned("serve", **settings) as process:
+        url, _ = await serving_at(process)
+        asking = asyncio.create_task(answered(url, request("POST", CHAT, body=chat_body())))
+        turn = await stage.next()
+        turn.begin()
+        turn.end(chunk_frame(), FINISH, DONE)
+        await asking
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr is not None
+        said = [json.loads(await logged(process, "stream ended")), json.loads(await logged(process, "SIGHUP"))]
+        process.terminate()
+        said += [json.loads(line) for line in (await process.stderr.read()).splitlines()]
+        assert await process.wait() == 0
+    assert (said[0]["ending"], said[0]["events"], said[0]["level"]) == ("complete", 3, "info")
+    assert said[1]["level"] == "warning"

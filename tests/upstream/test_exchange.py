@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from proxy.upstream.exchange import NOT_ENDED
 from proxy.upstream.pool import ConnectionPool
 from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError, UpstreamTimeout
 from tests.event_loops import GUARD_S, on_each_loop
@@ -406,6 +407,7 @@ class Watched:
     """A Progress as a test says it."""
 
     ended_at = 0.0
+    enough_after_s = 0.0
 
     def __init__(self, fed_at: float, *, awaits_token: bool) -> None:
         self.fed_at, self.awaits_token = fed_at, awaits_token
@@ -437,6 +439,25 @@ async def test_bytes_that_are_no_progress_hold_off_no_time_out(
         assert isinstance(listener.error, UpstreamTimeout)
         assert listener.error.ending == ending
         assert says in listener.error.message
+
+
+@on_each_loop
+async def test_silence_after_an_answer_that_has_finished_ends_it_unless_it_is_not_read() -> None:
+    """Then more may have come; and no longer silence is waited for than its reader says."""
+    async with staged() as stage, upstream(stage.url, NO_LIMITS._replace(idle_s=60)) as up:
+        task = opening(up)
+        turn = await stage.next()
+        turn.begin()
+        exchange, listener = await task, Listener()
+        watched = exchange.progress = Watched(now := asyncio.get_running_loop().time(), awaits_token=False)
+        exchange.attach(listener)
+        assert exchange.late(now + 50, up.timeouts) is None
+        watched.enough_after_s = 5.0
+        assert exchange.late(now + 4.9, up.timeouts) is None
+        assert exchange.late(now + 5, up.timeouts) is NOT_ENDED
+        exchange.pause()
+        assert exchange.late(now + 50, up.timeouts) is None
+        exchange.close()
 
 
 @on_each_loop

@@ -106,3 +106,41 @@ def test_text_that_begins_nothing_is_a_value_error(text: str) -> None:
     """As it is in full."""
     with pytest.raises(ValueError, match=r"."):
         json_text.read_beginning(text)
+
+
+@pytest.mark.parametrize("levels", [31, 32, 33, 100, 250, 1030, 5000])
+@pytest.mark.parametrize("space", [b"", b" ", b"\n\t"])
+def test_any_depth_is_read_and_written_as_it_was(levels: int, space: bytes) -> None:
+    """What orjson must not write is one value; with other values between the brackets, too."""
+    deep = (b"[" + space) * levels + b'"]]}"' + (space + b"]") * levels
+    for text in (deep, b'{"a":%b,"b":[%b,1]}' % (deep, deep), b"[" * levels + b"0" + b",1]" * levels):
+        assert json_text.is_deep(deep) or levels <= 32
+        written = json_text.written({"x": json_text.read(text)})
+        assert b"\n" not in written
+        assert b"".join(written.split()) == b'{"x":%b}' % b"".join(text.split())
+    with pytest.raises(json.JSONDecodeError):
+        json_text.read(deep[:-1])
+
+
+@pytest.mark.parametrize("before", [b"-", b"1", b"0.", b"1e", b'"a":', b"[1 "])
+def test_what_stands_for_a_deep_value_makes_nothing_valid(before: bytes) -> None:
+    """A number stands for it while the rest is parsed."""
+    with pytest.raises(json.JSONDecodeError):
+        json_text.read(b"[%b%b]" % (before, b"[" * 40 + b"]" * 40))
+
+
+def test_deep_value_of_no_end_is_no_json() -> None:
+    """Nor does it raise anything else."""
+    with pytest.raises(ValueError, match="nested too deeply"):
+        json_text.read(b"[" * 100_000)
+
+
+@pytest.mark.parametrize("inner", [b'"%b"', b"1%b", b"NaN,1%b"])
+@pytest.mark.parametrize("after", [b"", b",null", b',"ab"', b",1"])
+@pytest.mark.parametrize("levels", [16, 31, 33, 64, 120, 253])
+def test_no_depth_breaks_memory(levels: int, after: bytes, inner: bytes) -> None:
+    """orjson 3.13.0 writes beyond its buffer after nested lists have ended: then the process is aborted."""
+    for size in range(1, 1200, 37):
+        deep = b"[" * levels + inner % (b"1" * size) + (after + b"]") * levels
+        text = b'{"s":"%b","v":[%b,%b,%b]}' % (b"x" * size, deep, deep, deep)
+        assert json_text.written(json_text.read(text)) == text

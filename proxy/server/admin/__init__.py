@@ -5,7 +5,7 @@ token. Nothing here is on the way of an event or a request of the data port.
 
 Read in this order:
 
-* `paths`: the paths of the admin port with their handlers, and the headers that all responses have
+* `paths`: the paths of the admin port, and the headers that all responses have
 * `probes`: health, readiness, metrics
 * `all_streams`: streams of any caller: listed, described, followed, cancelled, shared
 * `feed`: server-sent events of what goes on

@@ -13,15 +13,16 @@ from proxy.server.following.control import read_terms, stop
 from proxy.server.following.follow import Follow
 from proxy.server.json_responses import answer
 from proxy.stream.hub import Hub
-from proxy.telemetry.overview import detail
-from proxy.telemetry.stream_object import describe_to_operators
+from proxy.telemetry.overview import Overview
+from proxy.telemetry.stream_object import describe_to_operators, stream_headers
 
 
 class AllStreams:
     """The handlers of `/admin/streams`."""
 
-    def __init__(self, hub: Hub, follow: Follow, grants: Grants) -> None:
+    def __init__(self, hub: Hub, follow: Follow, grants: Grants, overview: Overview) -> None:
         self._hub = hub
+        self._overview = overview
         self._follow = follow
         self._grants = grants
 
@@ -34,15 +35,19 @@ class AllStreams:
         """GET /admin/streams/{ident}: in any mode and from any cursor, as on the data port."""
         return await self._follow.stream(request, self._hub.find(ident, None))
 
+    async def head(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.Response:
+        """HEAD /admin/streams/{ident}"""
+        return web.Response(headers=stream_headers(self._hub.find(ident, None)))
+
     async def info(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.Response:
         """GET /admin/streams/{ident}/info"""
-        return answer(detail(self._hub.find(ident, None), time.monotonic()))
+        return answer(self._overview.detail(self._hub.find(ident, None), time.monotonic()))
 
     async def cancel(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.Response:
         """POST /admin/streams/{ident}/cancel; idempotent. The stream has ended when the response is sent."""
         stream = self._hub.find(ident, None)
         stop(stream)
-        return answer(detail(stream, time.monotonic()))
+        return answer(self._overview.detail(stream, time.monotonic()))
 
     async def share(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.Response:
         """POST /admin/streams/{ident}/share: issue a token, for a URL of the data port."""

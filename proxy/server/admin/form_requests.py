@@ -7,9 +7,10 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from proxy.access.admission import BY_KEY_ALONE
 from proxy.access.callers import Caller
 from proxy.access.operators import OperatorAccess, bearer
-from proxy.server.routes import Routes
+from proxy.server.identification import Serve
 from proxy.wire.errors import BadRequest
 
 PREFIX = "/admin/try"
@@ -19,25 +20,31 @@ _OF_BROWSERS = ("cookie", "origin", "referer")  # they tell of the console, and 
 class FormRequests:
     """The handler of the paths below `/admin/try/`, which are those of the data port."""
 
-    def __init__(self, routes: Routes, access: OperatorAccess) -> None:
-        """`routes`: those of the data port."""
-        self._routes = routes
+    def __init__(self, serve: Serve, access: OperatorAccess) -> None:
+        """`serve` responds to a request as the data port does."""
+        self._serve = serve
         self._access = access
 
     async def send(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """POST /admin/try/v1/..."""
-        hides_token = self._access.is_token(bearer(request))
-        headers = CIMultiDict(
-            (name, value)
-            for name, value in request.headers.items()
-            if not _is_of_browsers(name) and not (hides_token and name.lower() == "authorization")
-        )
+        headers = headers_of_form(request, self._access)
         target = URL(request.raw_path.removeprefix(PREFIX), encoded=True)
         try:
             cloned = request.clone(rel_url=target, headers=headers)
         except UnicodeEncodeError:
             raise BadRequest("a header, such as the key, has characters that are not UTF-8") from None
-        return await self._routes(cloned)
+        cloned[BY_KEY_ALONE] = True  # an operator's certificate is for this port
+        return await self._serve(cloned)
+
+
+def headers_of_form(request: web.BaseRequest, access: OperatorAccess) -> CIMultiDict[str]:
+    """Return the headers of a request that go on to the data port: without what tells of the operator."""
+    hides_token = access.is_token(bearer(request))
+    return CIMultiDict(
+        (name, value)
+        for name, value in request.headers.items()
+        if not _is_of_browsers(name) and not (hides_token and name.lower() == "authorization")
+    )
 
 
 def _is_of_browsers(name: str) -> bool:

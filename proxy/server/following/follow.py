@@ -11,7 +11,7 @@ from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.capabilities import READ
 from proxy.downstream.response import Downstream
-from proxy.downstream.websocket import CLOSING_S, WebSocket
+from proxy.downstream.websocket import CLOSING_S, WebSocket, chosen_protocol
 from proxy.server.config import StreamsConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, DocumentSink, wait_for_document
@@ -84,9 +84,9 @@ class Follow:
         check_key(key)  # the hub keeps it for as long as the follower waits
         if not follow.wait_s:
             raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}; wait=SECONDS waits")
-        if follow.view == JSON:
-            return await self._wait_for_document(request, caller.digest, key, follow)
-        return await self._wait(request, caller.digest, key, follow)
+        if follow.view.websocket or MODES[follow.view.mode].content_type == EVENT_STREAM:
+            return await self._wait(request, caller.digest, key, follow)
+        return await self._wait_unheard(request, caller.digest, key, follow)
 
     async def _attach(self, request: web.BaseRequest, stream: Stream, follow: FollowRequest) -> web.StreamResponse:
         """Deliver the stream from the cursor on; respond with 204 if it has ended and nothing is left to send."""
@@ -120,7 +120,7 @@ class Follow:
             downstream.start(b"OK", [(b"Content-Type", MODES[mode].content_type), *CACHING, *named])
             return downstream
         websocket = WebSocket(request, Downstream(request, 101), self._hub.turns)
-        websocket.start(follow.accept, named)
+        websocket.start(follow.accept, [*named, *chosen_protocol(request)])
         task = asyncio.current_task()
         assert task is not None
         self._websockets.add(task)
@@ -157,14 +157,18 @@ class Follow:
     async def _wait(
         self, request: web.BaseRequest, caller: bytes, key: str, follow: FollowRequest
     ) -> web.StreamResponse:
-        """Begin the response at once, and follow the stream once it begins; if none does, end the response properly."""
+        """Begin the response at once, and follow the stream once it begins.
+
+        If none does, the response ends properly, so that an EventSource asks again; in mode raw it breaks off.
+        """
         self._admission.admit_follower()
         downstream = self.begin(request, follow, [])
         downstream.flush()
         heartbeat_s = follow.heartbeat_s if follow.view.websocket or MODES[follow.view.mode].heartbeat else 0
         stream = await self._wait_begun(caller, key, downstream, follow.wait_s, heartbeat_s)
         if stream is None:
-            downstream.close(closing(DRAINED if self._hub.draining else COMPLETE) if follow.view.websocket else b"")
+            nothing = closing(DRAINED if self._hub.draining else COMPLETE) if follow.view.websocket else b""
+            (downstream.abort if follow.view.mode == "raw" else downstream.close)(nothing)
             await downstream.finished()
             return downstream.response
         try:
@@ -173,22 +177,28 @@ class Follow:
         except (Overloaded, RateLimited) as error:
             return await _end(downstream, stream, follow.view, ending_of(error))
         except BadRequest as error:  # a stream of this API does not have the mode
-            return await _end_without_mode(downstream, stream, follow.view, REFUSED.saying(error.message))
+            view = View("events", websocket=follow.view.websocket)
+            return await _end(downstream, stream, view, REFUSED.saying(error.message))
         if stream.kept_head is not None:
             return await _end(downstream, stream, follow.view, refusal(stream.kept_head))
         return await self._deliver(downstream, stream, follow, 0, 0)
 
-    async def _wait_for_document(
+    async def _wait_unheard(
         self, request: web.BaseRequest, caller: bytes, key: str, follow: FollowRequest
     ) -> web.StreamResponse:
-        """Wait for a stream to begin and end, and respond with its document; when the time is up, as far as it goes."""
+        """Wait for a stream to begin, and then follow it; the response does not begin before.
+
+        For modes that send only the answer, in which a response that begins and ends without a stream would be an empty
+        one. Raises: UnknownStream, when the time is up.
+        """
+        self._admission.admit_follower()
         began_at = time.monotonic()
         stream = await self._wait_begun(caller, key, DocumentSink(), follow.wait_s, 0)
         if stream is None:
             self._hub.check_draining()
             raise UnknownStream(f"no stream of yours began under the key {key!r} within {follow.wait_s:g} s")
         left_s = max(0.0, follow.wait_s - (time.monotonic() - began_at))
-        return await self._attach(request, stream, follow._replace(wait_s=left_s))
+        return await self._attach(request, stream, follow._replace(wait_s=left_s, cursor=Cursor()))
 
     async def _wait_begun(
         self, caller: bytes, key: str, sink: Sink, wait_s: float, heartbeat_s: float
@@ -208,16 +218,6 @@ async def _end(downstream: Downstream | WebSocket, stream: Stream, view: View, e
     last, properly = stream.projection(view).ending(ending, 0)
     (downstream.close if properly else downstream.abort)(last)
     await downstream.finished()
-    return downstream.response
-
-
-async def _end_without_mode(
-    downstream: Downstream | WebSocket, stream: Stream, view: View, ending: Ending
-) -> web.StreamResponse:
-    """Do the same in a mode that the stream does not have: as in mode events, or by breaking off the response."""
-    if view.websocket or MODES[view.mode].content_type == EVENT_STREAM:
-        return await _end(downstream, stream, View("events", websocket=view.websocket), ending)
-    downstream.abort(b"")
     return downstream.response
 
 

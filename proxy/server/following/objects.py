@@ -9,7 +9,7 @@ from collections import OrderedDict
 from aiohttp import web
 
 from proxy.access.callers import Caller
-from proxy.access.response_ids import GivenIds, find_response, response_id
+from proxy.access.response_ids import LONGEST, GivenIds, find_response, response_id
 from proxy.dialects.dialect import Objects
 from proxy.dialects.route import Route
 from proxy.server.directory import Directory
@@ -37,9 +37,10 @@ class ObjectRequests:
         given: GivenIds | None,
         directory: Directory | None = None,
     ) -> None:
-        """`given`: the ids that callers may name; None: their own keys go upstream, which knows what is theirs.
+        """`given`: the ids of responses that callers were given.
 
-        `directory` finds streams of other processes; None: there are no others.
+        None: there is one upstream, and their own keys go there, so it knows what is theirs. `directory` finds streams
+        of other processes; None: there are no others.
         """
         self._hub = hub
         self._follow = follow
@@ -91,11 +92,12 @@ class ObjectRequests:
         self, route: Route, request: web.BaseRequest, caller: Caller, ident: str, more: str = ""
     ) -> web.StreamResponse:
         """Any other request about one: pass it upstream, if its caller may name it."""
+        if len(ident) > LONGEST:
+            raise _too_long(ident)
         if (caller.digest, ident) in self._deleted:
             raise _unknown(ident)
-        if self._given is not None:
-            self._given.check(caller.digest, route.dialect, ident)
-        return await self._passing.serve(route, request, caller)
+        upstream = "" if self._given is None else self._given.upstream(caller.digest, route.dialect, ident)
+        return await self._passing.serve(route, request, caller, alone=upstream)
 
     async def _stop(self, stream: Stream) -> None:
         """Cancel a stream, if it runs, and wait until it has ended."""
@@ -105,7 +107,12 @@ class ObjectRequests:
             await self._directory.end(stream)
 
     def _find(self, route: Route, caller: Caller, ident: str) -> Stream | None:
-        """Return the stream of a response of the caller's, by its own id or by the upstream's."""
+        """Return the stream of a response of the caller's, by its own id or by the upstream's.
+
+        Raises: UnknownResponse, if it can't be an id.
+        """
+        if len(ident) > LONGEST:
+            raise _too_long(ident)
         return find_response(self._hub.found(), caller.digest, route.dialect, ident) if caller.owns_streams else None
 
     def _offset(self, route: Route, stream: Stream, request: web.BaseRequest) -> int:
@@ -160,3 +167,7 @@ def _boolean(request: web.BaseRequest, name: str) -> bool:
 
 def _unknown(ident: str) -> UnknownResponse:
     return UnknownResponse(f"no response of yours is running or kept here under the id {ident[:100]!r}")
+
+
+def _too_long(ident: str) -> UnknownResponse:
+    return UnknownResponse(f"no response has an id of {len(ident)} characters; {LONGEST} are allowed")

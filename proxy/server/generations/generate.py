@@ -60,10 +60,12 @@ class Generations:
         given: GivenIds | None = None,
         *,
         cumulative: bool | None = None,
+        empty_events: bool = False,
         directory: Directory | None = None,
     ) -> None:
-        """`given`: notes the ids of responses, if callers may name only those that they were given; else None.
+        """`given`: notes the ids of responses, if it matters who was given them by which upstream; else None.
 
+        `empty_events`: heartbeats are empty events where the API has them.
         `cumulative`: whether each event of the upstreams repeats the text so far; None: requests and events show it.
         `directory` finds calls of other processes; None: there are no others.
         """
@@ -76,6 +78,7 @@ class Generations:
         self._metrics = metrics
         self._given = given
         self._cumulative = cumulative
+        self._empty_events = empty_events
         self._directory = directory
         self.limit(limits)
 
@@ -251,7 +254,7 @@ class Generations:
             exchange.close()
             raise
         if ident is not None:
-            given.add(generation.caller, ident)
+            given.add(generation.caller, ident, exchange.upstream_name)
 
     async def _in_background(
         self, request: web.BaseRequest, call: Call, generation: GenerationRequest, joined: Joined | None
@@ -306,7 +309,7 @@ class Generations:
 
     def _pump(self, generation: GenerationRequest, places: Places | None = None, ident: str = "") -> Pump:
         """Begin a stream and make its writer. Raises: Overloaded."""
-        info = generation.info(ident or self._hub.new_id(), self._max_log_bytes, self._cumulative)
+        info = generation.info(ident or self._hub.new_id(), self._max_log_bytes, self._cumulative, self._empty_events)
         stream = self._hub.begin(info, generation.vitals(), places)
         overhead = self._metrics.distribution("proxy_overhead", generation.route.name).observe
         policy = generation.options.on_disconnect

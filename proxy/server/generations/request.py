@@ -30,11 +30,12 @@ from proxy.server.pass_through import Forward
 from proxy.stream.info import StreamInfo
 from proxy.stream.projections import EVENT_STREAM, MODES, View, check_view
 from proxy.stream.vitals import Vitals
+from proxy.telemetry.request_log import request_id
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.upstream import UpstreamRequest
-from proxy.wire.errors import UnknownMode
+from proxy.wire.errors import BadRequest, UnknownMode
 from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.sse import begins_stream
 
@@ -61,14 +62,16 @@ class GenerationRequest:
     client: str = ""  # the address it came from
     identity: Identity | None = None  # of the call that it may share with others; None: it shares none
     upstream: str = ""  # the name of the upstream that serves its model; "": the usual one
+    continues: bool = False  # that upstream made the response which this one continues
     background: bool = False  # its client is sent the object of the response at once, and fetches it later
     meaning: bytes | None = None  # equal for a request and its retry, which finds the call by it; None: no retry may
     method: bytes = b"POST"
     keepalive_s: float = 0  # after so many seconds the response begins, before the upstream's; 0: not before
     recorded: bool = False  # on a recorded route: only the Content-Type of the response tells whether it is a stream
     upgraded: bool = False  # it asks for a stream, and its client for a document
+    client_request_id: str = ""  # what its client calls it
 
-    def info(self, ident: str, max_log_bytes: int, cumulative: bool | None) -> StreamInfo:
+    def info(self, ident: str, max_log_bytes: int, cumulative: bool | None, empty_events: bool) -> StreamInfo:
         """Return the StreamInfo of the stream for this request; `cumulative` holds unless the request decides it."""
         options, route = self.options, self.route
         keys = () if options.key is None else (options.key,)
@@ -77,7 +80,7 @@ class GenerationRequest:
         # Positional arguments: keywords make a dict, 0.5 us a constructor.
         return StreamInfo(
             ident, route.name, self.caller, int(time.time()), options.retain_s, max_log_bytes, keys, options.trace_id,
-            cumulative if asked is None else asked, self.client,
+            cumulative if asked is None else asked, self.client, empty_events, self.client_request_id,
         )  # fmt: skip
 
     def drop_body(self) -> None:
@@ -113,7 +116,7 @@ class GenerationReader:
         *,
         recorded: bool = False,
     ) -> None:
-        """`given`: the ids that callers may name in their requests; None: any. `recorded`: for a recorded route."""
+        """`given`: the ids of responses that callers were given; None: of no use. `recorded`: for a recorded route."""
         self._config = config
         self._admission = admission
         self._forward = forward
@@ -160,7 +163,7 @@ class GenerationReader:
         if has_options:
             options = read_options(request.headers, self._config)
             self._check(options.view, route)
-        account = self._admission.account(caller)
+        account = self._admission.account(caller) if caller.name else None
         if account is not None:
             account.check_mode(options.view.mode)
         idempotent, named = options.idempotency_key is not None, options.key is not None
@@ -187,6 +190,7 @@ class GenerationReader:
             route, caller.digest, options, target, headers, body, None, False, time.monotonic(),
             self._client_address(request),
         )  # fmt: skip
+        generation.client_request_id = request_id(request)
         if self._recorded:
             generation.method, generation.recorded = request.method.encode(), True
         objects = route.dialect.objects
@@ -217,6 +221,8 @@ class GenerationReader:
         streamed = generation.streamed
         if streamed is not None:
             streamed = streamed[0], self._models.choose(streamed[1]).body
+        if generation.continues:
+            upstream = generation.upstream
         return replace(generation, upstream=upstream, body=body, streamed=streamed)
 
     def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
@@ -225,8 +231,9 @@ class GenerationReader:
         Raises: UnknownResponse; BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
         """
         if self._given is not None:
-            for ident in objects.continued(generation.whole_body):
-                self._given.check(caller.digest, generation.route.dialect, ident)
+            upstream = self._upstream_of_continued(self._given, generation, objects)
+            if upstream:
+                generation = replace(generation, upstream=upstream, continues=True)
         asked = objects.background(generation.whole_body)
         if asked is None:
             return generation
@@ -238,6 +245,17 @@ class GenerationReader:
             respond_async=options.respond_async or not asked.streams,
         )
         return replace(generation, body=asked.body, options=options, background=not asked.streams)
+
+    def _upstream_of_continued(self, given: GivenIds, generation: GenerationRequest, objects: Objects) -> str:
+        """Return the name of the upstream that made the response which a request continues; "" if none is known."""
+        try:
+            idents = objects.continued(generation.whole_body)
+        except BadRequest:
+            if given.restricts:
+                raise
+            return ""
+        upstreams = [given.upstream(generation.caller, generation.route.dialect, ident) for ident in idents]
+        return next(filter(None, upstreams), "")
 
 
 def _limited(generation: GenerationRequest, account: Account) -> GenerationRequest:
@@ -361,6 +379,6 @@ def _send(open_exchange: OpenExchange, generation: GenerationRequest) -> Awaitab
     # By place: a name takes 0.1 us.
     upstream_request = UpstreamRequest(
         generation.route, generation.method, generation.target, headers, body, generation.caller, not recorded, json,
-        chunked, recorded and bool(body), False, generation.upstream,
+        chunked, recorded and bool(body), False, generation.upstream, generation.continues,
     )  # fmt: skip
     return open_exchange(upstream_request)

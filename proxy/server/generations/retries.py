@@ -22,6 +22,7 @@ from proxy.stream.endings import COMPLETE
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.upstream.on_disconnect import OnDisconnect
+from proxy.wire.json_text import is_deep
 
 NOTICE_S = 0.05  # for the end of a connection to be noticed, if the retry arrives at the same moment
 
@@ -36,9 +37,11 @@ def meaning_of(caller: bytes, route: str, target: bytes, body: bytes, steering: 
 
 def _sorted(body: bytes) -> bytes:
     try:
-        return orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
-    except (ValueError, TypeError):  # what orjson can't read, or can't write: the bytes are compared
-        return b"as it is: " + hashlib.sha256(body).digest()
+        if not is_deep(body):
+            return orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+    except (ValueError, TypeError):  # what orjson can't read, or can't write
+        pass
+    return b"as it is: " + hashlib.sha256(body).digest()
 
 
 class Reading:

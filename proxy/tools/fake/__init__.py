@@ -9,4 +9,5 @@ Read in this order:
 * `faults`: the ways in which it can misbehave; `chosen_faults`: reads which of them a request chooses
 * `realtime`: its WebSockets, and their faults
 * `ticker`: an event stream without an end
+* `command`: the commands `streamtee fake` and `streamtee faults`
 """

@@ -1,13 +1,19 @@
 """What operators do with the streams of others: read, cancel and share them."""
 
 import json
+from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
+from tests.access.named import NamedCallers
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import request
 from tests.proxy_under_test import Tee, begun, teed
 from tests.stage import Stage
+from tests.websocket_client import rest
 
 SECRETS = {"secrets": ["0" * 64]}
 JSON = "Content-Type: application/json"
@@ -29,8 +35,9 @@ async def test_details_have_times_gaps_and_followers(tee: Tee, stage: Stage) -> 
     info = await (await tee.admin(f"/admin/streams/{asked.stream_id}/info")).json()
     assert (info["state"], info["events"], info["key"], info["follower_count"]) == ("open", 3, "chat-1", 1)
     assert 0 < info["first_byte_s"] <= info["first_token_s"] == info["ttft_s"] <= info["last_token_s"] <= info["age_s"]
-    assert sum(info["gap_counts"]) == 2
+    assert (sum(info["gap_counts"]), info["long_gaps_s"]) == (2, [])
     assert len(info["gap_counts"]) == len(info["gap_bounds_s"]) + 1
+    assert info["caller"] is None
     assert info["followers"] == [{"mode": "raw", "seq": 3, "lag_events": 0, "lag_bytes": 0}]
     turn.end(FINISH, DONE)
     await asked.read()
@@ -39,6 +46,46 @@ async def test_details_have_times_gaps_and_followers(tee: Tee, stage: Stage) -> 
     assert (info["state"], info["reason"], info["silent_s"]) == ("complete", "complete", None)
     assert info["follower_count"] == 0
     assert info["ended_s"] >= 0
+
+
+async def test_caller_with_a_name_is_named(stage: Stage, tmp_path: Path) -> None:
+    """Operators see who it is; others have no name."""
+    callers = NamedCallers(tmp_path, alice={})
+    async with teed(stage.url, **callers.tables()) as tee:
+        asked, turn = await begun(tee, stage, callers.header("alice"))
+        info = await (await tee.admin(f"/admin/streams/{asked.stream_id}/info")).json()
+        assert info["caller"] == "alice"
+        assert json.loads(tee.proxy.overview.text(0.0))["streams"][0]["caller"] == "alice"
+        turn.end(DONE)
+        await asked.read()
+
+
+async def test_head_has_the_state_and_no_body(tee: Tee, stage: Stage) -> None:
+    """As on the data port, of a stream that runs: the connection is in order afterwards."""
+    asked, turn = await begun(tee, stage, frames=1)
+    client = await tee.connect(admin=True)
+    token = f"Authorization: Bearer {tee.proxy.operators.token}"
+    for _ in range(2):
+        client.send(request("HEAD", f"/admin/streams/{asked.stream_id}", token), method="HEAD")
+        answer = await client.answer()
+        assert (answer.status, answer.header("stream-state")) == (200, "open")
+        assert await answer.read() == b""
+    turn.end(DONE)
+
+
+async def test_stream_is_followed_by_websocket(tee: Tee, stage: Stage) -> None:
+    """With the token; a page of another origin gets none."""
+    asked, turn = await begun(tee, stage, frames=1)
+    turn.end(DONE)
+    await asked.read()
+    url = f"{tee.proxy.admin_url.replace('http', 'ws', 1)}/admin/streams/{asked.stream_id}"
+    token = {"Authorization": f"Bearer {tee.proxy.operators.token}"}
+    async with connect(url, additional_headers=token) as socket:
+        told, _ = await rest(socket)
+    assert [message["id"] for message in told] == [f"{asked.epoch}-1", f"{asked.epoch}-2"]
+    with pytest.raises(InvalidStatus, match="403"):
+        async with connect(url, additional_headers=token, origin=Origin("https://evil.example")):
+            pass
 
 
 async def test_cancel_ends_it_for_all(tee: Tee, stage: Stage) -> None:

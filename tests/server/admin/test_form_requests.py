@@ -1,22 +1,34 @@
 """The requests of the console's form: what reaches the upstream of them, and what does not."""
 
+import asyncio
+import json
+from pathlib import Path
+
+import aiohttp
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
+from tests.access.named import NamedCallers
+from tests.certificates import Authority
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import request
 from tests.proxy_under_test import CHAT, Tee, chat_body, response_body, teed
-from tests.stage import Stage
+from tests.stage import Stage, staged
 
 JSON = "Content-Type: application/json"
 OWN = ("Host: localhost:9090", "Origin: http://localhost:9090", "Sec-Fetch-Site: same-origin", "Referer: http://x/")
 
 
+def sign_in(tee: Tee, host: str = "") -> str:
+    """Return the cookie of a browser that has signed in at this host, else at that of the admin port."""
+    access = tee.proxy.operators
+    named = {"Host": host or f"localhost:{tee.proxy.admin_url.rpartition(':')[2]}"}
+    return access.sign_in(make_mocked_request("POST", "/", named), access.token).partition(";")[0]
+
+
 def signed_in(tee: Tee) -> tuple[str, ...]:
     """Return the headers of a page that has signed in."""
-    access = tee.proxy.operators
-    cookie = access.sign_in(make_mocked_request("POST", "/", {"Host": "localhost:9090"}), access.token)
-    return (*OWN, JSON, f"Cookie: {cookie.partition(';')[0]}")
+    return (*OWN, JSON, f"Cookie: {sign_in(tee, 'localhost:9090')}")
 
 
 async def test_request_goes_upstream_with_the_key_typed_in(tee: Tee, stage: Stage) -> None:
@@ -76,6 +88,46 @@ async def test_key_that_is_no_text_is_refused(tee: Tee, stage: Stage) -> None:
     client.send(request("POST", f"/admin/try{CHAT}", *headers, body=chat_body()), method="POST")
     assert (await client.answer()).status == 400
     assert not stage.turns
+
+
+async def test_certificate_of_an_operator_makes_no_caller(stage: Stage, tmp_path: Path) -> None:
+    """It opens the admin port; on the data port the same one would be a caller, so a key has to be typed in."""
+    authority, callers = Authority(tmp_path), NamedCallers(tmp_path, bob={})
+    callers.add("alice", subject="CN=alice")
+    files = {"certificate": str(authority.sign("localhost")), "client_ca": str(authority.file)}
+    alice = authority.client(authority.sign("alice"))
+    async with (
+        teed(stage.url, tls=files, admin_tls=files, **callers.tables()) as tee,
+        aiohttp.ClientSession(headers={"Cookie": sign_in(tee)}, connector=aiohttp.TCPConnector(ssl=alice)) as session,
+    ):
+        port = tee.proxy.admin_url.rpartition(":")[2]
+        url, named = f"https://localhost:{port}/admin/try{CHAT}", {"Authorization": callers.header("bob")[15:]}
+        async with session.post(url, data=chat_body()) as refused:
+            assert refused.status == 401
+        assert not stage.turns
+        asking = asyncio.create_task(session.post(url, data=chat_body(), headers=named))
+        turn = await stage.next()
+        turn.begin()
+        turn.end(FINISH, DONE)
+        async with await asking as answer:
+            assert await answer.read() == FINISH + DONE
+
+
+async def test_request_with_a_key_that_only_the_hook_knows_is_served(stage: Stage) -> None:
+    """It is asked, as on the data port."""
+    async with staged() as hook:
+        auth = {"mode": "keys", "hook_url": f"{hook.url}/who"}
+        async with teed(stage.url, upstream={"key": "sk-ours"}, auth=auth) as tee:
+            client = await tee.connect(admin=True)
+            headers = ("Authorization: Bearer sk-alices", *signed_in(tee))
+            client.send(request("POST", f"/admin/try{CHAT}", *headers, body=chat_body()), method="POST")
+            asked = await hook.next()
+            assert json.loads(await asked.body()) == {"key": "sk-alices"}
+            asked.reply("200 OK", "Content-Type: application/json", body=b'{"name":"alice"}')
+            turn = await stage.next()
+            turn.begin()
+            turn.end(FINISH, DONE)
+            assert await (await client.answer()).read() == FINISH + DONE
 
 
 async def test_request_needs_what_the_data_port_needs(stage: Stage) -> None:

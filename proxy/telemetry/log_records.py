@@ -1,0 +1,37 @@
+"""Records of the log that are made of names, numbers and ids: as `key=value` in a line, or as members of JSON."""
+
+import functools
+import json
+import logging
+import re
+from typing import Any
+
+log = logging.getLogger("streamtee")
+
+_BARE = re.compile(r"[!#-<>-~]+")  # visible ASCII without quotes and equals signs
+_LONGEST = 100
+_RECORD = vars(logging.LogRecord(log.name, logging.INFO, "", 0, "", (), None))
+FIELDS = "fields"
+"""The attribute of a record that holds its fields, for a log of JSON."""
+
+
+def record(message: str, unix_s: float, fields: dict[str, Any] | None = None) -> logging.LogRecord:
+    """Make a log record by copying a prepared one and setting its message, its time, and its fields if there are any.
+
+    Not log.info, which inspects the call stack, nor LogRecord(), which looks up process and thread: these take 10 of
+    the 19 us of a line.
+    """
+    made = object.__new__(logging.LogRecord)
+    made.__dict__.update(_RECORD, msg=message, created=unix_s, msecs=unix_s % 1 * 1000 // 1)
+    if fields is not None:
+        made.__dict__[FIELDS] = fields
+    return made
+
+
+@functools.lru_cache(maxsize=1024)
+def spell(name: str | None) -> str:
+    """Return a name as one word: quoted as JSON if it holds anything else, since clients choose some of these names."""
+    if not name:
+        return "-"
+    name = name[:_LONGEST]
+    return name if _BARE.fullmatch(name) else json.dumps(name)

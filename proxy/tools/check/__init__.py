@@ -1,0 +1,15 @@
+"""`streamtee check`: tries out a proxy or gateway for streams, of whatever make, and says what each result means.
+
+It is the client, and if told so the upstream as well: then it knows what was sent, when, and how it ended.
+
+Read in this order:
+
+* `findings`: what is found: verdicts, and a table of what each check asks, what a failure means, and what to do
+* `own_upstream`: the upstream, a fake Qwen that notes when it sends what
+* `client`: one request and what came of it; `looks`: whether that looks complete, failed, or neither
+* `heartbeats`: which of them crash the parsers of SDKs
+* `probes`: what the checks with the upstream have in common
+* `fidelity`, `endings`, `delays`, `disconnects`, `silence`, `resume`: the checks with the upstream
+* `run`: runs those; `outside`: what shows without the upstream
+* `command`: the command, and its report
+"""
