@@ -1,10 +1,10 @@
-# make demo | test | fix | fuzz | soak | bench | bench-growth | serve | compiled | test-compiled | audit.  PYTHON: any Python >= 3.11.
+# make demo | test | fix | fuzz | sim | soak | bench | bench-growth | serve | compiled | test-compiled | audit.  PYTHON: any Python >= 3.11.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILED := .venv-compiled
 COPY := build/compiled
-.PHONY: demo test check fix fuzz soak bench bench-growth serve compiled test-compiled audit clean
+.PHONY: demo test check fix fuzz sim soak bench bench-growth serve compiled test-compiled audit clean
 
 $(VENV)/.stamp: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamtee needs Python 3.11 or later")'
@@ -41,6 +41,11 @@ fix: $(VENV)/.stamp-dev
 EXAMPLES ?= 20000
 fuzz: $(VENV)/.stamp-dev
 	EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n 0 -o timeout=0 --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_fuzz.py tests/test_fuzz_inputs.py
+
+# Two nodes and their store in virtual time: so many SEEDS, 10 of them a second. See docs/store.md.
+SEEDS ?= 1000
+sim: $(VENV)/.stamp-dev
+	$(BIN)/python -m tests.sim.run --seeds $(SEEDS) $(ARGS)
 
 # A proxy, a fake Qwen that misbehaves, clients that do, too: MINUTES of load, chosen by SEED. See docs/soak.md.
 MINUTES ?= 10

@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from unittest import mock
 
@@ -186,7 +187,12 @@ async def begun(tee: Tee, stage: Stage, *headers: str | bytes, frames: int = 0) 
 
 
 def configured(url: str, **tables: Any) -> Config:
-    """Return a configuration of free ports and this upstream, untouched by the environment."""
+    """Return a configuration of free ports and this upstream, untouched by the environment.
+
+    With STORE_URL set, proxies have a store there, each by itself: what one process does it does with a store, too.
+    """
+    if "STORE_URL" in os.environ:
+        tables.setdefault("store", {"url": os.environ["STORE_URL"], "secret": token_hex(16)})
     tables["upstream"] = {"url": url, **tables.get("upstream", {})}
     with mock.patch.dict(os.environ):
         for name in [name for name in os.environ if name.startswith("STREAMTEE_")]:

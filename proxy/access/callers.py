@@ -91,7 +91,7 @@ class Callers:
 
         `shares_anonymous`: all requests without a key have the same caller, which has streams of its own; else such a
         request has a caller without. `key_headers`: names of further headers that hold keys.
-        `secret`: what digests of callers are made with; processes that have the same agree on them.
+        `secret`: processes with the same one give a caller the same digest; b"": no other process does.
         """
         self._capabilities = capabilities
         self._digests = _read(digests)
@@ -100,7 +100,8 @@ class Callers:
         names = {name.lower(): istr(name) for name in (*KEY_HEADERS, *key_headers)}
         self._names = tuple(names.values())
         self._names_text = f"{', '.join(self._names[:-1])} or {self._names[-1]}"
-        self._secret = secret or token_bytes(16)  # so that a caller's digest has no meaning elsewhere
+        # A caller's digest has no meaning outside this process, or outside those that share the secret.
+        self._secret = hashlib.sha256(secret).digest() if secret else token_bytes(16)
         self._identified: dict[tuple[str, ...], Caller] = {}  # by what they showed, if that is short
 
     def accept(self, digests: Sequence[str] | None) -> None:

@@ -123,6 +123,11 @@ ROWS = [
 ]
 
 
+def dialect(name: str) -> Dialect:
+    """Return the dialect of that name. Raises: KeyError."""
+    return {row.dialect.name: row.dialect for row in ROWS}.get(name) or {UNKNOWN.name: UNKNOWN}[name]
+
+
 def routes(upstream_prefixes: Mapping[str, str] | None = None) -> list[tuple[Route, tuple[str, ...]]]:
     """Return the routes, the longest prefix first, each with its paths of generations.
 

@@ -14,6 +14,7 @@ Read in this order:
 * `delivery`, `document`: deliver a stream to a client, as a stream or as one JSON document; `response_object`: the
   JSON object with which an API describes a response, finished or not
 * `pass_through`: the handler of all other requests to an API; `sockets`: of WebSockets among them
+* `directory`: connects to the store that several processes share, and finds streams of others there
 * `models`: the upstreams that serve configured models, and the list of these
 * `placement`: what the routes ask where several workers serve one machine
 * `upstreams`: makes the configured upstreams; `json_responses`: the proxy's own JSON, and errors

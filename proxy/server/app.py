@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -38,6 +38,7 @@ from proxy.server.admin.paths import AdminRoutes, Handlers
 from proxy.server.admin.probes import Probes
 from proxy.server.config import Config, address
 from proxy.server.cors import Cors
+from proxy.server.directory import Directory, connected
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
 from proxy.server.identification import Identification, identification
@@ -46,10 +47,11 @@ from proxy.server.ports import listen, port_tls
 from proxy.server.route_table import RouteTable
 from proxy.server.routes import Handler, Routes
 from proxy.server.upstreams import Upstreams
+from proxy.store.node import Node
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import DRAINED
 from proxy.stream.hub import Hub
-from proxy.stream.observer import Observers
+from proxy.stream.observer import Observer, Observers
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.telemetry import access_log
@@ -108,7 +110,7 @@ class Proxy:
         accounts = None if self.identification is None else self.identification.accounts
         restricts = any(map(self.upstreams.has_key, (DEFAULT, *(model.upstream or DEFAULT for model in config.models))))
         has_several = restricts or bool(config.upstreams)
-        self.given = GivenIds(lambda: self.hub, time.monotonic, restricts=restricts) if has_several else None
+        self.given = GivenIds(lambda: self.hub.found(), time.monotonic, restricts=restricts) if has_several else None
         self.hub = Hub(
             max_streams=limits.streams,
             max_followers=limits.followers,
@@ -129,9 +131,12 @@ class Proxy:
             max_body_bytes=limits.total_body_bytes,
             max_pending_bytes=limits.total_pending_bytes,
         )
+        self.node = connected(config.store, self.hub)
+        self.directory = None if self.node is None else Directory(self.node, self.hub, config.store)
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
         loop_name = type(loop).__module__.partition(".")[0]
-        self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name)
+        publisher = None if self.node is None else self.node.publisher
+        self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name, publisher)
         self.metrics.background_loops += [self.hub.background, pacer.background, self.clients.background]
         if self.identification is not None:
             self.metrics.background_loops.append(self.identification.background)
@@ -160,6 +165,7 @@ class Proxy:
             self.given,
             self.tracing,
             None if member is None else member.placement,
+            self.directory,
         )
         self._member_is_busy = bool if member is None else member.placement.is_busy
         self._connection_class = Connection if member is None else MovableConnection
@@ -193,11 +199,13 @@ class Proxy:
         counted_begun, counted_ended = ([], []) if accounts is None else ([accounts.begun], [accounts.ended])
         spans_begun, spans_ended = ([], []) if tracing is None else ([tracing.begun], [tracing.ended])
         return Observers(
+            # Spans first: they set the trace id, which the feed and the store show.
             begun=[
                 *counted_begun,
                 *spans_begun,
                 self.feed.begun,
-            ],  # spans first: they set the trace id, which the feed shows
+                *self._stored(lambda node, stream: node.begun(stream)),
+            ],
             answered=[self.calls.answered],
             ended=[
                 *counted_ended,
@@ -208,8 +216,26 @@ class Proxy:
                 self.upstreams.ended,
                 self.calls.ended,
                 self.feed.ended,
+                *self._stored(lambda node, stream: node.ended(stream)),
             ],
         )
+
+    def _stored(self, notify: Callable[[Node, Stream], None]) -> list[Observer]:
+        """Return an observer that notifies the node, if there is a store; the node is made after the hub."""
+
+        def observer(stream: Stream) -> None:
+            if self.node is not None:
+                notify(self.node, stream)
+
+        return [observer] if self.config.store.url.get_secret_value() else []
+
+    def readiness(self) -> dict[str, object]:
+        """Return what /readyz says: whether requests may come here, and the state of the store, if there is one."""
+        if self.node is None:
+            return {"ready": not self.hub.draining}
+        is_down = self.node.publisher.is_down
+        ready = not self.hub.draining and not (is_down and self.config.store.required)
+        return {"ready": ready, "store": "down" if is_down else "up"}
 
     def _forget(self, stream: Stream) -> None:
         self.calls.forget(stream)
@@ -222,6 +248,8 @@ class Proxy:
         since what is safe depends on them.
         """
         given = sockets or {}
+        if self.node is not None:
+            self.node.start()
         try:
             config = self.config
             data = self.route_table.routes()
@@ -325,8 +353,8 @@ class Proxy:
     async def stop(self) -> None:
         """End everything now."""
         self._refuse_new()
-        for stream in list(self.hub):
-            if stream.writer is not None:
+        for stream in list(self.hub.found()):
+            if stream.writer is not None and self.hub.replicas.get(stream.id) is not stream:
                 stream.writer.stop(DRAINED)
             for subscription in list(stream.subscriptions):
                 subscription.fail(DRAINED)
@@ -338,6 +366,8 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.upstreams.close()
+        if self.node is not None:
+            await self.node.close()
         if self.identification is not None:
             await self.identification.close()
         if self.tracing is not None:
@@ -351,7 +381,7 @@ class Proxy:
     def _admin_routes(self, data: Routes) -> AdminRoutes:
         """Return the routes of the admin port; `data`: those of the data port."""
         serve: Serve = data if self.identification is None else self.identification.asking(data)
-        probes, feed = Probes(self.hub, self.page), Feed(self.feed, self._overview_text)
+        probes, feed = Probes(self.page, self.readiness), Feed(self.feed, self._overview_text)
         streams = AllStreams(self.hub, self.route_table.follow, self.grants, self.overview)
         handlers = Handlers(
             metrics=probes.metrics,
@@ -425,7 +455,14 @@ class Proxy:
             await sleep(_TICK_S)
             with self.hub.background:
                 self.hub.tick(time.monotonic())
+                if self.node is not None:
+                    self._block(self.node)
                 self.trim.tick(time.monotonic())
+
+    def _block(self, node: Node) -> None:
+        """Refuse new streams while the store can't be reached, if it is required."""
+        is_blocked = self.config.store.required and node.publisher.is_down
+        self.hub.blocked = "the store, without which no stream may begin, can't be reached" if is_blocked else None
 
 
 def operators_of(config: Config) -> OperatorAccess:
@@ -442,7 +479,7 @@ def access_of(config: Config, named: Identification | None = None, secret: bytes
         digests=config.auth.accepted,
         shares_anonymous=config.shares_anonymous,
         key_headers=config.key_headers,
-        secret=secret,
+        secret=config.store.secret.get_secret_value().encode() or secret,
         known=None if named is None else named.known,
     )
     if named is not None:

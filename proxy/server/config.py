@@ -27,6 +27,7 @@ from proxy.dialects.route import AUTHORIZATION, KEY_HEADERS
 from proxy.server.configuration.credentials import with_credentials
 from proxy.server.configuration.places import PREFIX
 from proxy.settings import Bytes, Count, Seconds, Table, with_secrets
+from proxy.store.settings import StoreConfig
 from proxy.telemetry.settings import PricesConfig
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.settings import DEFAULT, BreakerConfig, ModelConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
@@ -195,6 +196,7 @@ class Config(BaseSettings):
     cors: CorsConfig = CorsConfig()
     otel: OtelConfig = OtelConfig()
     prices: PricesConfig = PricesConfig()
+    store: StoreConfig = StoreConfig()
 
     @property
     def key_headers(self) -> tuple[str, ...]:

@@ -263,6 +263,7 @@ _SCHEMAS: dict[str, Any] = {
                     "properties": {"mode": _MODE, "seq": _COUNT, "lag_events": _COUNT, "lag_bytes": _COUNT},
                 },
             },
+            "followers_elsewhere": _COUNT,
         },
     },
     "StreamList": {

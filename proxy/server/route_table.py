@@ -17,6 +17,7 @@ from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
 from proxy.server.admin.probes import healthy
 from proxy.server.config import Config, LimitsConfig, RouteConfig
+from proxy.server.directory import Directory
 from proxy.server.following.control import Control
 from proxy.server.following.follow import Follow
 from proxy.server.following.follow_many import FollowMany
@@ -63,11 +64,13 @@ class RouteTable:
         given: GivenIds | None,
         tracing: "Tracing | None",
         placement: Placement | None = None,
+        directory: Directory | None = None,
     ) -> None:
         """`config` returns the configuration as it is now: some of it can be changed while the proxy runs.
 
         `given`: the ids of responses that callers were given; None: of no use.
         `placement`: finds the worker that a request belongs to, if there are several.
+        `directory` finds streams of other machines; None: there are no others.
         """
         self._config = config
         self._hub = hub
@@ -81,6 +84,7 @@ class RouteTable:
         self._given = given
         self._tracing = tracing
         self._placement = placement
+        self._directory = directory
         streams, settings = config().streams, config().upstream
         self._models = Models(config().models)
         self._forward_all = Forward(hides_tokens=bool(grants))
@@ -90,7 +94,7 @@ class RouteTable:
         self.generations = self._generations(self._upstreams.opener(), self._forward_allowed)
         self.follow = Follow(streams, hub, admission, metrics)
         self._follow_many = FollowMany(streams, hub, admission, self.follow, metrics)
-        self._control = Control(hub, admission, grants)
+        self._control = Control(hub, admission, grants, directory)
         self._event_routes: list[EventRoute] = []
         self._recorded_routes: list[Generations] = []
         self._sockets: list[Sockets] = []
@@ -148,6 +152,8 @@ class RouteTable:
             ("GET", _KEY, by_key, Needs.IDENTITY, Belongs.KEY),
             ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.IDENTITY, Belongs.KEY),
         ):
+            if self._directory is not None:
+                handler = self._directory.near(handler)
             if method in ("POST", "DELETE"):
                 handler = self._pages.changing(handler)
             served.add(method, path, self._placed(handler, belongs), "streams", table.OWN, needs)
@@ -183,7 +189,9 @@ class RouteTable:
             lambda: self._config().limits.body_bytes,
             self._admission.account,
         )
-        objects = ObjectRequests(self._hub, self.follow, self._passing(self._upstreams.opener()), self._given)
+        objects = ObjectRequests(
+            self._hub, self.follow, self._passing(self._upstreams.opener()), self._given, self._directory
+        )
         if self._placement is not None:
             self._placement.attach(self._hub, objects.knows)
         for route, paths in table.routes(self._config().upstream.prefixes):
@@ -209,7 +217,10 @@ class RouteTable:
             (ANY, "", objects.other),
             (ANY, "/{more}", objects.other),
         ):
-            serve = self._placed(self._for_pages(functools.partial(handler, route)), Belongs.RESPONSE)
+            serve: Handler = functools.partial(handler, route)
+            if self._directory is not None:
+                serve = self._directory.near_response(serve)
+            serve = self._placed(self._for_pages(serve), Belongs.RESPONSE)
             served.add(method, f"{route.prefix}/{{ident}}{path}", serve, route.name, route.dialect)
 
     def _add_configured(self, served: Routes) -> None:
@@ -252,7 +263,7 @@ class RouteTable:
             traced,
             self._calls,
             GenerationReader(config, admission, forward, self._models, self._given, self._placement, recorded=recorded),
-            GenerationResponses(config, hub, admission, self._grants, metrics),
+            GenerationResponses(config, hub, admission, self._grants, metrics, self._directory),
             metrics,
             config.limits,
             self._lost_calls,
@@ -260,6 +271,7 @@ class RouteTable:
             self._placement,
             cumulative=config.generations.cumulative or None,
             empty_events=config.streams.empty_events,
+            directory=self._directory,
         )
 
     def _passing(self, opens: OpenExchange) -> PassThrough:

@@ -18,6 +18,7 @@ from proxy.wire.errors import (
     IdleTimeout,
     InternalError,
     Overloaded,
+    ProducerLost,
     ProxyError,
     RateLimited,
     TooLarge,
@@ -83,6 +84,7 @@ DRAINED = Ending(
 OVERLOADED = Ending("overloaded", "failed", "proxy", TRY_AGAIN_LATER, Overloaded)
 INTERNAL_ERROR = Ending(  # of a follower alone, too
     "internal_error", "failed", "proxy", 4500, InternalError, message="this proxy failed; its log says where")
+PRODUCER_LOST = Ending("producer_lost", "failed", "proxy", 4502, ProducerLost)
 
 UPSTREAM_UNREACHABLE = Ending("upstream_unreachable", "failed", "upstream", 4502, Unreachable)
 UPSTREAM_RESET = Ending("upstream_reset", "failed", "upstream", 4502, Truncated)
@@ -107,9 +109,9 @@ REFUSED = Ending("refused", "failed", "upstream", 4502, UpstreamError)
 # fmt: on
 
 OF_STREAMS = (
-    COMPLETE, CANCELLED, CLIENT_GONE, RATE_LIMITED, DRAINED, OVERLOADED, INTERNAL_ERROR, UPSTREAM_UNREACHABLE,
-    UPSTREAM_RESET, UPSTREAM_ERROR, GARBLED, FRAME_LIMIT, TIMEOUT_CONNECT, TIMEOUT_FIRST_BYTE, TIMEOUT_FIRST_TOKEN,
-    TIMEOUT_IDLE, TIMEOUT_TOTAL,
+    COMPLETE, CANCELLED, CLIENT_GONE, RATE_LIMITED, DRAINED, OVERLOADED, INTERNAL_ERROR, PRODUCER_LOST,
+    UPSTREAM_UNREACHABLE, UPSTREAM_RESET, UPSTREAM_ERROR, GARBLED, FRAME_LIMIT, TIMEOUT_CONNECT, TIMEOUT_FIRST_BYTE,
+    TIMEOUT_FIRST_TOKEN, TIMEOUT_IDLE, TIMEOUT_TOTAL,
 )  # fmt: skip
 OF_FOLLOWERS = (TOO_SLOW, LOG_LIMIT, CAPABILITY_EXPIRED, REFUSED)
 ENDINGS = {ending.reason: ending for ending in (*OF_STREAMS, *OF_FOLLOWERS)}

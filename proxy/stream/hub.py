@@ -143,6 +143,10 @@ class Hub:
         self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and the time of the last one
         self.leaving: dict[Subscription, float] = {}  # followers whose access expires, and when
         self.draining = False
+        self.blocked: str | None = None  # why new streams are refused for now
+        self.replicas: dict[
+            str, Stream
+        ] = {}  # of other processes, which own them; they are found, but not running here
         self._call_soon = call_soon
         self._pacer = pacer
         self.turns = Turns(call_soon, pacer.time)  # for followers, and for other work that clients ask for
@@ -183,6 +187,11 @@ class Hub:
     def __iter__(self) -> Iterator[Stream]:
         yield from self._running.values()
         yield from self._ended.values()
+
+    def found(self) -> Iterator[Stream]:
+        """Yield all streams that are found here, replicas included."""
+        yield from self
+        yield from self.replicas.values()
 
     def some(self, count: int) -> list[Stream]:
         """Return `count` of the running streams, those that began first and last, and as many that ended last."""
@@ -253,14 +262,45 @@ class Hub:
 
         Raises: UnknownStream, also when the stream has expired or is another caller's.
         """
-        stream = self._running.get(ident) or self._ended.get(ident)
+        stream = self.replicas.get(ident) or self._running.get(ident) or self._ended.get(ident)
         if stream is None or caller not in (None, stream.info.caller):
             raise UnknownStream(f"no stream {ident!r} of yours is running or kept")
         return stream
 
+    def has(self, ident: str) -> bool:
+        """Return whether a stream is found here."""
+        return ident in self._running or ident in self._ended or ident in self.replicas
+
+    def adopt(self, info: StreamInfo, vitals: Vitals) -> Stream:
+        """Make the stream of a replica, which is found as others are, but does not count as running, and is not kept.
+
+        Raises: Overloaded, when the streams hold too much memory.
+        """
+        self.check_memory()
+        stream = Stream(
+            info, vitals, self.ledger, self._call_soon, self._pacer, self.turns, self._subscription_ended, _ignore
+        )
+        self.replicas[info.id] = stream
+        self.ledger.bytes += STREAM_BYTES
+        return stream
+
+    def drop(self, stream: Stream) -> None:
+        """Remove a replica. Its followers, if there are any, are still sent what is here of it."""
+        if self.replicas.pop(stream.id, None) is not None:
+            self.unname(stream)
+            self._outlived[stream.id] = stream
+            self._drop_if_unused(stream)
+
+    def point(self, key: str, stream: Stream) -> None:
+        """Make a stream its caller's newest under a key, whichever was until now."""
+        if key not in stream.info.keys:
+            stream.info.keys = (*stream.info.keys, key)
+        if self.find_key(key, stream.info.caller) is not stream:
+            self._register(key, stream)
+
     def keeps(self, stream: Stream) -> bool:
         """Return whether a stream can be found: it runs, or is kept after its end."""
-        return stream.id in self._running or stream.id in self._ended
+        return self.has(stream.id)
 
     def find_readable(self, ident: str, caller: bytes) -> Stream:
         """Return a stream that a caller may follow: one of its own, or one open to everybody. Raises: UnknownStream."""
@@ -300,6 +340,7 @@ class Hub:
         # Compared here, too, since there is room as a rule: that saves the calls.
         if streams and (
             self.draining
+            or self.blocked is not None
             or len(self._running) + self.promised_streams >= self.max_streams
             or self.ledger.bytes > self.ledger.room_bytes
         ):
@@ -394,9 +435,15 @@ class Hub:
     def check_room(self) -> None:
         """Raises: Overloaded, if a new stream would be refused."""
         self.check_draining()
+        if self.blocked is not None:
+            raise Overloaded(self.blocked)
         running = len(self._running) + self.promised_streams
         if running >= self.max_streams:
             raise Overloaded(f"{running} streams are running, {self.max_streams} are allowed")
+        self.check_memory()
+
+    def check_memory(self) -> None:
+        """Raises: Overloaded, if the streams hold too much memory."""
         ledger = self.ledger
         if ledger.bytes > ledger.room_bytes:  # `over`, without the call
             self._drop_kept()

@@ -33,6 +33,8 @@ from proxy.wire.http import Head
 
 _IDENT = re.compile("[!-~]{1,128}")  # an upstream's request id in any other form is not shown or logged
 _DISMISSAL = "dismissal"
+REMOTE_FOLLOWERS = "remote_followers"
+"""The hold of followers at other processes, which read the stream from a store: they need no frames of this log."""
 _TRANSCRIPT_BYTES = 64 * 1024  # of memory that a transcript may take however small the log's limit is
 _UNLIMITED = Ledger(1 << 62)  # replaces the ledger of a stream that is forgotten: what it counts then is ignored
 
@@ -64,6 +66,7 @@ class Stream:
         "ended_at",
         "epoch",
         "fed_at",
+        "followers_elsewhere",
         "full",
         "holds",
         "id",
@@ -103,6 +106,7 @@ class Stream:
         self.max_log_bytes = info.max_log_bytes
         self.subscriptions: dict[Subscription, None] = {}
         self.holds: dict[str, int] = {}  # named reasons to keep the upstream open, with counts
+        self.followers_elsewhere = 0  # at other processes that share a store, as far as is known here
         self.originator: Subscription | None = None
         self.writer: Writer | None = None
         self.full = False  # the writer is paused until the originator has been sent more of the log
@@ -244,6 +248,14 @@ class Stream:
         Meanwhile no frames are dropped from the log, since a client that is to follow will read all of them.
         """
         self.holds[name] = self.holds.get(name, 0) + 1
+
+    def hold_for(self, name: str, count: int) -> None:
+        """Set how many there are of a hold; notify the writer if the stream is left without followers and holds."""
+        if count:
+            self.holds[name] = count
+        elif self.holds.pop(name, 0):
+            self.resume_writer()
+            self.left()
 
     def release(self, name: str) -> None:
         """Remove a hold; notify the writer if the stream is left without followers and holds."""
@@ -573,7 +585,7 @@ class Stream:
 
     def _needed_from(self, followers: Iterable[Subscription]) -> int:
         """Return the offset from which frames are needed: by these followers, the originator, or a hold."""
-        if self.holds:
+        if any(name != REMOTE_FOLLOWERS for name in self.holds):
             return self._log.start  # a client that is to follow will read all of it
         needed = self._log.end if self.originator is None else self.originator.offset
         return min([needed, *(follower.offset for follower in followers)])

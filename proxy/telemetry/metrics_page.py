@@ -37,16 +37,41 @@ class Upstreams(Protocol):
         """Return the number of connections to all upstreams, by state."""
 
 
+class SharedStore(Protocol):
+    """What this page reads of the store that several processes share."""
+
+    @property
+    def errors(self) -> int:
+        """How many errors it had."""
+
+    @property
+    def lag_bytes(self) -> int:
+        """How many bytes of running streams it lacks."""
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it could not be reached the last time."""
+
+
 class MetricsPage(Collector):
     """Collects all metrics of one proxy; prometheus_client writes the page from `registry`."""
 
-    def __init__(self, metrics: Metrics, hub: Hub, upstreams: Upstreams, clients: ClientConnections, loop: str) -> None:
-        """`loop` is the name of the event loop's package, a label of build_info."""
+    def __init__(
+        self,
+        metrics: Metrics,
+        hub: Hub,
+        upstreams: Upstreams,
+        clients: ClientConnections,
+        loop: str,
+        store: SharedStore | None = None,
+    ) -> None:
+        """`loop` is the name of the event loop's package, a label of build_info. `store`: None, if there is none."""
         self.registry = CollectorRegistry()
         self._metrics = metrics
         self._hub = hub
         self._upstreams = upstreams
         self._clients = clients
+        self._store = store
         self._build = (__version__, platform.python_version(), aiohttp.__version__, loop)
         self.registry.register(self)
         ProcessCollector(registry=self.registry)  # CPU time, memory, descriptors: process_... without our prefix
@@ -74,8 +99,8 @@ class MetricsPage(Collector):
             tool_calls[key[:2]] += usage.tool_calls
             for kind in TOKEN_KINDS:
                 tokens[(*key[:2], kind)] += getattr(usage, kind)
-        for stream in self._hub:
-            if stream.log.ending is None:
+        for stream in self._hub.found():
+            if stream.log.ending is None and self._hub.replicas.get(stream.id) is not stream:
                 frames[stream.info.route] += stream.log.end
                 received[stream.info.route] += stream.log.end_bytes
             for subscription in stream.subscriptions:
@@ -114,11 +139,13 @@ class MetricsPage(Collector):
         yield _counter("background_loop_failures", "Turns that ended with an exception.", ("loop",), failures)
         text = "Connections of clients that were cut off."
         yield _counter("client_connections_cut", text, ("reason",), self._clients.cuts)
+        errors = Tally({} if self._store is None else {(): self._store.errors})
+        yield _counter("store_errors", "Errors of the store that processes share.", (), errors)
         yield _counter("rejected", "Requests refused here, by error code.", ("reason",), metrics.rejected)
 
     def _gauges(self) -> Iterator[Metric]:
         hub, upstreams = self._hub, self._upstreams.by_name.values()
-        followers = [subscription for stream in hub for subscription in stream.subscriptions]
+        followers = [subscription for stream in hub.found() for subscription in stream.subscriptions]
         modes = Tally(subscription.mode for subscription in followers)
         lag = max((subscription.lag_bytes for subscription in followers), default=0)
         yield _gauge("streams_active", "Streams that are not sealed.", (), Tally({(): hub.running}))
@@ -149,6 +176,11 @@ class MetricsPage(Collector):
         alive = Tally({loop.name: int(loop.alive) for loop in self._metrics.background_loops})
         text = "1 while a background loop has its turns, and none of the last minute failed."
         yield _gauge("background_loop_alive", text, ("loop",), alive)
+        store = self._store
+        behind = Tally({} if store is None else {(): store.lag_bytes})
+        yield _gauge("store_lag_bytes", "Bytes of streams that the store lacks.", (), behind)
+        is_up = Tally({} if store is None else {(): int(not store.is_down)})
+        yield _gauge("store_up", "1 while the store can be reached.", (), is_up)
         build = ("version", "python", "aiohttp", "loop")
         yield _gauge("build_info", "What runs.", build, Tally({self._build: 1}))
 

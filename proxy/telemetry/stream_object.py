@@ -41,6 +41,7 @@ def describe(stream: Stream, most_followers: int = sys.maxsize) -> dict[str, Any
         "finish_reason": vitals.reader.finish_reason,
         "usage": None if vitals.reader.usage is None else vitals.reader.usage._asdict(),
         "followers": [describe_follower(follower, log) for follower in islice(stream.subscriptions, most_followers)],
+        "followers_elsewhere": stream.followers_elsewhere,
     }
 
 

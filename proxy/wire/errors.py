@@ -380,6 +380,21 @@ class InternalError(ProxyError):
         super().__init__(message)
 
 
+class ProducerLost(ProxyError):
+    """The process that read the stream has died, or what it wrote for other processes is gone."""
+
+    status = 502
+    code = "producer_lost"
+
+
+class StoreUnavailable(ProxyError):
+    """The store that several processes share can't be reached. Clients should retry."""
+
+    status = 503
+    code = "store_unavailable"
+    retry_after_s = 1
+
+
 class CapabilitiesOff(ProxyError):
     """No secret is configured for signing tokens."""
 

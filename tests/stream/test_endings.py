@@ -64,6 +64,7 @@ def test_every_ending_but_a_complete_one_is_an_error_to_mode_json(ending: Ending
         ("overloaded", 503, "overloaded"),
         ("log_limit", 413, "too_large"),
         ("internal_error", 500, "internal_error"),
+        ("producer_lost", 502, "producer_lost"),
         ("upstream_unreachable", 502, "upstream_unreachable"),
         ("upstream_reset", 502, "upstream_reset"),
         ("upstream_error", 502, "upstream_error"),

@@ -9,15 +9,15 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from proxy.access.callers import Caller
 from proxy.server.json_responses import answer
 from proxy.server.openapi import document
-from proxy.stream.hub import Hub
 from proxy.telemetry.metrics_page import MetricsPage
 
 
 class Probes:
     """The handlers of `/readyz` and `/metrics`."""
 
-    def __init__(self, hub: Hub, page: MetricsPage) -> None:
-        self._hub = hub
+    def __init__(self, page: MetricsPage, readiness: Callable[[], dict[str, object]]) -> None:
+        """`readiness` returns what /readyz says, `ready` among it."""
+        self._readiness = readiness
         self._exposition: Callable[[Any], Awaitable[web.StreamResponse]] = make_aiohttp_handler(page.registry)
 
     async def metrics(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
@@ -26,8 +26,8 @@ class Probes:
 
     async def ready(self, request: web.BaseRequest, caller: Caller) -> web.Response:
         """GET /readyz"""
-        draining = self._hub.draining
-        return answer({"ready": not draining}, 503 if draining else 200)
+        readiness = self._readiness()
+        return answer(readiness, 200 if readiness["ready"] else 503)
 
 
 async def described(request: web.BaseRequest, caller: Caller) -> web.Response:

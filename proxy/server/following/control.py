@@ -16,6 +16,7 @@ from proxy.access.callers import Caller
 from proxy.access.capabilities import CANCEL, INFO, READ, RIGHTS
 from proxy.access.grants import Grants
 from proxy.downstream.request_body import read_body
+from proxy.server.directory import Directory
 from proxy.server.following.request import seconds
 from proxy.server.json_responses import answer
 from proxy.stream.endings import CANCELLED
@@ -32,14 +33,22 @@ _SHARE_BYTES = 4096
 class Control:
     """The handlers of `/v1/streams` and `/v1/keys`, except for following."""
 
-    def __init__(self, hub: Hub, admission: Admission, grants: Grants) -> None:
+    def __init__(self, hub: Hub, admission: Admission, grants: Grants, directory: Directory | None = None) -> None:
+        """`directory` finds streams of other processes; None: there are no others."""
         self._hub = hub
         self._admission = admission
         self._grants = grants
+        self._directory = directory
 
     async def listed(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """GET /v1/streams: the caller's own, newest first."""
-        return answer_list(streams_of(self._hub, caller.digest))
+        if self._directory is None:
+            return answer_list(streams_of(self._hub, caller.digest))
+        found = {stream.id: stream for stream in self._hub.found() if stream.info.caller == caller.digest}
+        mine = sorted(found.values(), key=lambda stream: -stream.vitals.started_at)
+        listed = [describe(stream) for stream in mine] + await self._directory.listed(caller.digest)
+        listed.sort(key=lambda described: -described["created"])
+        return answer({"object": "list", "data": listed, "has_more": False})
 
     # By id
 
@@ -55,14 +64,16 @@ class Control:
         """POST /v1/streams/{ident}/cancel; idempotent. The stream has ended when the response is sent."""
         stream = self._find(request, caller, ident, CANCEL)
         seconds(request.query.get("wait"), "wait", 0)
-        stop(stream)
+        await self._stop(stream)
         return answer(describe(stream))
 
     async def delete(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
         """DELETE /v1/streams/{ident}: cancel and forget. Only for the stream's own caller."""
         stream = self._find(request, caller, ident, "delete")
-        stop(stream)
+        await self._stop(stream)
         self._hub.forget(stream)
+        if self._directory is not None:
+            await self._directory.delete(stream)
         return answer({"id": stream.id, "object": "stream.deleted", "deleted": True})
 
     async def share(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
@@ -90,8 +101,14 @@ class Control:
         seconds(request.query.get("wait"), "wait", 0)
         if "If-Match" in request.headers:
             _check_match(stream, ",".join(request.headers.getall("If-Match")).strip())
-        stop(stream)
+        await self._stop(stream)
         return answer(describe(stream), headers={"ETag": _tag(stream)})
+
+    async def _stop(self, stream: Stream) -> None:
+        """Cancel a stream, if it runs, and wait until it has ended."""
+        stop(stream)
+        if self._directory is not None:
+            await self._directory.end(stream)
 
     def _find(self, request: web.BaseRequest, caller: Caller, ident: str, right: str) -> Stream:
         return self._admission.find(request, caller, ident, right)[0]

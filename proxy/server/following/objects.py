@@ -12,6 +12,7 @@ from proxy.access.callers import Caller
 from proxy.access.response_ids import LONGEST, GivenIds, find_response, response_id
 from proxy.dialects.dialect import Objects
 from proxy.dialects.route import Route
+from proxy.server.directory import Directory
 from proxy.server.following.follow import Follow
 from proxy.server.pass_through import PassThrough
 from proxy.server.response_object import answer_document, answer_object
@@ -28,15 +29,24 @@ _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "": False}
 class ObjectRequests:
     """The handlers of the paths below a generation's, each with the id of a response."""
 
-    def __init__(self, hub: Hub, follow: Follow, passing: PassThrough, given: GivenIds | None) -> None:
-        """`given`: the ids that callers were given.
+    def __init__(
+        self,
+        hub: Hub,
+        follow: Follow,
+        passing: PassThrough,
+        given: GivenIds | None,
+        directory: Directory | None = None,
+    ) -> None:
+        """`given`: the ids of responses that callers were given.
 
-        None: there is one upstream, and their own keys go there, so it knows what is theirs.
+        None: there is one upstream, and their own keys go there, so it knows what is theirs. `directory` finds streams
+        of other processes; None: there are no others.
         """
         self._hub = hub
         self._follow = follow
         self._passing = passing
         self._given = given
+        self._directory = directory
         self._deleted: OrderedDict[tuple[bytes, str], None] = OrderedDict()
 
     async def fetch(self, route: Route, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
@@ -57,7 +67,7 @@ class ObjectRequests:
         if stream is None:
             return await self.other(route, request, caller, ident)
         if stream.writer is not None and stream.outcome is None:
-            stream.writer.stop(CANCELLED)
+            await self._stop(stream)
         return answer_object(stream)
 
     async def delete(self, route: Route, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
@@ -65,9 +75,10 @@ class ObjectRequests:
         stream = self._find(route, caller, ident)
         if stream is None:
             return await self.other(route, request, caller, ident)
-        if stream.writer is not None:
-            stream.writer.stop(CANCELLED)
+        await self._stop(stream)
         self._hub.forget(stream)
+        if self._directory is not None:
+            await self._directory.delete(stream)
         objects = _objects(route)
         for name in {ident, stream.id, response_id(stream) or ident}:
             self._deleted[caller.digest, name] = None
@@ -98,6 +109,13 @@ class ObjectRequests:
         mine = (one for one in self._hub if one.info.caller == caller and one.dialect.objects is not None)
         return any(find_response((stream,), caller, stream.dialect, ident) for stream in mine)
 
+    async def _stop(self, stream: Stream) -> None:
+        """Cancel a stream, if it runs, and wait until it has ended."""
+        if stream.writer is not None:
+            stream.writer.stop(CANCELLED)
+        if self._directory is not None:
+            await self._directory.end(stream)
+
     def _find(self, route: Route, caller: Caller, ident: str) -> Stream | None:
         """Return the stream of a response of the caller's, by its own id or by the upstream's.
 
@@ -105,7 +123,7 @@ class ObjectRequests:
         """
         if len(ident) > LONGEST:
             raise _too_long(ident)
-        return find_response(self._hub, caller.digest, route.dialect, ident) if caller.owns_streams else None
+        return find_response(self._hub.found(), caller.digest, route.dialect, ident) if caller.owns_streams else None
 
     def _offset(self, route: Route, stream: Stream, request: web.BaseRequest) -> int:
         """Return the offset of the first event to send. Raises: BadRequest, OffsetGone."""

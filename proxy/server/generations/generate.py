@@ -19,6 +19,7 @@ from proxy.dialects.route import Route
 from proxy.downstream.connection import ERROR_TO_SEND
 from proxy.downstream.request_body import release_body
 from proxy.server.config import LimitsConfig
+from proxy.server.directory import Directory
 from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_known_stream, is_stream
 from proxy.server.generations.response import GenerationResponses, Joined
 from proxy.server.generations.retries import LostCalls, Reading
@@ -29,14 +30,18 @@ from proxy.server.response_object import answer_object
 from proxy.stream.endings import CLIENT_GONE, DRAINED
 from proxy.stream.hub import Hub, Places
 from proxy.stream.ledger import BODIES
+from proxy.stream.projections import EVENT_STREAM
+from proxy.stream.stream import Stream
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.pump import Pump
 from proxy.wire.errors import ProxyError, UpstreamError
+from proxy.wire.http import Head
 
 _NEVER_CLOSE = OnDisconnect(None)
+_HEAD = Head(200, b"OK", [(b"Content-Type", EVENT_STREAM)])  # of a stream that another process reads
 _BACKGROUND_WAIT_S = 2.0  # for the head of a response in the background: an error within this time is sent back
 
 
@@ -58,12 +63,14 @@ class Generations:
         *,
         cumulative: bool | None = None,
         empty_events: bool = False,
+        directory: Directory | None = None,
     ) -> None:
         """`given`: notes the ids of responses, if it matters who was given them by which upstream; else None.
 
         `placement`: finds the worker that a request belongs to, if there are several.
         `empty_events`: heartbeats are empty events where the API has them.
         `cumulative`: whether each event of the upstreams repeats the text so far; None: requests and events show it.
+        `directory` finds calls of other processes; None: there are no others.
         """
         self._lost = lost
         self._hub = hub
@@ -76,6 +83,7 @@ class Generations:
         self._placement = placement
         self._cumulative = cumulative
         self._empty_events = empty_events
+        self._directory = directory
         self.limit(limits)
 
     def limit(self, limits: LimitsConfig) -> None:
@@ -99,9 +107,14 @@ class Generations:
             return await self._unshared(request, generation)
         call, how = await self._shared_call(generation)
         late = call is not None
-        if call is None:
+        if call is None and self._directory is not None and generation.options.idempotency_key is not None:
+            found = await self._claimed(self._directory, generation)
+            if isinstance(found, Stream):
+                return await self._follow_elsewhere(request, found, generation)
+            call, late = found
+        elif call is None:
             call = self._begin_call(generation)
-        else:
+        if late:
             self._metrics.shared(how, call.stream)
             self._join(call, generation)
             if self._placement is not None and options.key is not None:
@@ -133,6 +146,36 @@ class Generations:
             generation.drop_body()
             release_body(request)
         return elsewhere
+
+    async def _claimed(self, directory: Directory, generation: GenerationRequest) -> tuple[Call, bool] | Stream:
+        """Return the call of a request with an Idempotency-Key, and whether it was there already.
+
+        If another process makes the call, return its stream. Raises: KeyReused, StoreUnavailable, Overloaded.
+        """
+        identity = generation.identity
+        assert identity is not None
+        name = repr(identity.name).encode()
+        async with directory.claims.alone(name):
+            call = self._calls.find(identity)
+            if call is not None:
+                return call, True
+            ident = self._hub.new_id()
+            stream = await directory.claim(name, identity.asked, ident)
+            return (self._begin_call(generation, ident), False) if stream is None else stream
+
+    async def _follow_elsewhere(
+        self, request: web.BaseRequest, stream: Stream, generation: GenerationRequest
+    ) -> web.StreamResponse:
+        """Deliver the stream of another process, which this request shares."""
+        generation.drop_body()
+        release_body(request)
+        self._metrics.shared("key", stream)
+        options = generation.options
+        if options.respond_async:
+            return (
+                answer_object(stream) if generation.background else self._responses.accept(stream, options, late=True)
+            )
+        return await self._responses.send(request, stream, stream.kept_head or _HEAD, options, "key")
 
     async def _shared_call(self, generation: GenerationRequest) -> tuple[Call | None, Joined]:
         """Return the call of an earlier request that this one shares, if any, and how it was found.
@@ -258,9 +301,12 @@ class Generations:
         self._hub.discard(call.stream)
         return await self._responses.send(request, call.stream, head, generation.options, joined)
 
-    def _begin_call(self, generation: GenerationRequest) -> Call:
-        """Begin an upstream call in a separate task. Raises: Overloaded."""
-        call = Call(self._hub, self._pump(generation), generation.identity)
+    def _begin_call(self, generation: GenerationRequest, ident: str = "") -> Call:
+        """Begin an upstream call in a separate task; `ident`: the id of its stream, if it has one.
+
+        Raises: Overloaded.
+        """
+        call = Call(self._hub, self._pump(generation, ident=ident), generation.identity)
         if generation.meaning is not None:
             call.attachable = True
             call.writer.on_disconnect = call.writer.on_disconnect.or_longer(self._lost.policy)
@@ -292,9 +338,9 @@ class Generations:
         if options.key is not None:
             self._hub.name(call.stream, options.key)
 
-    def _pump(self, generation: GenerationRequest, places: Places | None = None) -> Pump:
+    def _pump(self, generation: GenerationRequest, places: Places | None = None, ident: str = "") -> Pump:
         """Begin a stream and make its writer. Raises: Overloaded."""
-        info = generation.info(self._hub.new_id(), self._max_log_bytes, self._cumulative, self._empty_events)
+        info = generation.info(ident or self._hub.new_id(), self._max_log_bytes, self._cumulative, self._empty_events)
         stream = self._hub.begin(info, generation.vitals(), places)
         overhead = self._metrics.distribution("proxy_overhead", generation.route.name).observe
         policy = generation.options.on_disconnect

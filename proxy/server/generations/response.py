@@ -12,6 +12,7 @@ from proxy.access.grants import Grants
 from proxy.downstream.response import Downstream
 from proxy.server.config import Config
 from proxy.server.delivery import begin_answer, begin_stream, deliver
+from proxy.server.directory import Directory
 from proxy.server.document import JSON, deliver_document
 from proxy.server.generations.early_head import EarlyHead
 from proxy.server.generations.options import GenerationOptions
@@ -40,10 +41,20 @@ _JOINED: dict[Joined, Headers] = {  # the headers that say so
 class GenerationResponses:
     """Makes and sends the responses to generation requests."""
 
-    def __init__(self, config: Config, hub: Hub, admission: Admission, grants: Grants, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: Config,
+        hub: Hub,
+        admission: Admission,
+        grants: Grants,
+        metrics: Metrics,
+        directory: Directory | None = None,
+    ) -> None:
+        """`directory` finds what is stored of a stream; None: nothing is stored."""
         self._hub = hub
         self._admission = admission
         self._grants = grants
+        self._directory = directory
         self._metrics = metrics
         self._has_links = bool(grants)
         self._heartbeat_s = config.streams.heartbeat_s
@@ -64,8 +75,11 @@ class GenerationResponses:
 
         `joined`: how this request found the stream, if it was begun for another; else None. `reading` is given the
         subscription. `begun`: the response, if it has begun already. Raises: ConnectionResetError, if the client has
-        disconnected; Overloaded, if there are too many followers; OffsetGone, if the stream's start is no longer held.
+        disconnected; Overloaded, if there are too many followers; OffsetGone, if the stream's start is no longer held;
+        StoreUnavailable.
         """
+        if self._directory is not None:
+            stream = await self._directory.stored(stream)
         late = joined is not None
         replayed = [] if joined is None else _JOINED[joined]
         first = not late or (joined == "retry" and stream.originator is None)

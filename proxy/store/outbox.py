@@ -1,0 +1,197 @@
+"""What of one stream is yet to be written to the store: the owner's side.
+
+An outbox reads the log, as a follower does, but when it is asked to, not when frames come: so that the stream's only
+client can still be served past the log, which a second subscription would end.
+At most one entry of a stream is on its way: an entry that could not be stored is never followed by a later one.
+"""
+
+from collections.abc import Callable
+
+from proxy.store.entries import ANSWERED, HEADER, SEAL, START, Answer, Entry, EntryId, Record, Seal, cut, read_seal
+from proxy.store.store import GONE, STORED, Add, Append, Keep, Operation, Outcome, Put, Remove
+from proxy.stream.endings import PRODUCER_LOST, Ending
+from proxy.stream.stream import Stream
+
+RUNNING_S = 3600.0  # how long a running stream is kept in the store without a sign of its owner
+RENEW_S = 60.0
+NAMES_S = 24 * 3600.0  # how long a key or the id of a response leads to its stream, at most
+_BEHIND = "the store was behind for so long that frames are gone which it lacks"
+_LEAST_S = 5.0  # how long an ended stream is kept at least, for those who are reading it
+
+Summary = Callable[[Stream], bytes]
+"""Describes a stream at its end, for lists."""
+
+
+class Outbox:
+    """What of one stream is yet to be written to the store, and how far that is known to have come."""
+
+    __slots__ = (
+        "_has_given_up", "_heard_at", "_is_answered", "_is_begun", "_is_token_told", "_keys", "_record", "_renew_at",
+        "_response", "_summary", "at", "closed", "sealed", "stream", "unstored",
+    )  # fmt: skip
+
+    def __init__(self, stream: Stream, node: str, summary: Summary) -> None:
+        self.stream = stream
+        self.at = START  # the position up to which the store has the log
+        self.sealed = False  # the store has a seal
+        self.closed = False  # and what is left to do after it is done
+        self.unstored = ""  # why the rest of the stream is not stored; "": it is
+        self._record = Record(stream.info, stream.dialect.name, stream.vitals.model, node)
+        self._summary = summary
+        self._has_given_up = False
+        self._is_begun = False
+        self._is_answered = False
+        self._is_token_told = False
+        self._keys: tuple[str, ...] = ()
+        self._response: str | None = None  # the upstream's id of it, when it was last written
+        self._heard_at = -1.0
+        self._renew_at = 0.0
+
+    @property
+    def lag_bytes(self) -> int:
+        """How many bytes the store lacks of what is in the log."""
+        return 0 if self.unstored or self.sealed else max(0, self.stream.log.end_bytes - self.at.end_bytes)
+
+    def next(self, now: float) -> list[Operation]:
+        """Return what is to be written next, nothing if all is; at most one entry of the log, the last of them."""
+        stream = self.stream
+        if self.closed or self.unstored:
+            return []
+        if not self._is_begun:
+            self._renew_at = now + RENEW_S
+            return [*self._index(RUNNING_S), Append(stream.id, Entry(HEADER, {b"r": bytes(self._record)}), begins=True)]
+        if self.sealed:
+            return self._last_will()
+        more: list[Operation] = []
+        is_known = self._response is None and self.at.seq > 0 and self._response_id() is not None
+        if stream.info.keys != self._keys or now >= self._renew_at or is_known:
+            self._renew_at = now + RENEW_S
+            more = [Keep(stream.id, RUNNING_S), *self._index(RUNNING_S)]
+        entry = self._next_entry()
+        return more if entry is None else [*more, Append(stream.id, entry)]
+
+    def noted(self, operation: Operation, outcome: Outcome) -> bool:
+        """Note the outcome of an operation; return whether `settle` must find out what the store has."""
+        if isinstance(operation, Remove):
+            self.closed = True
+        if not isinstance(operation, Append):
+            return False
+        if outcome == GONE:
+            self.unstored = "the store no longer has the stream"
+        if outcome != STORED:
+            return outcome != GONE
+        self._has(operation.entry.id)
+        return False
+
+    def settle(self, last: Entry | None) -> None:
+        """Go on after the last entry that the store has, or end with the seal that it is; None: it has no log."""
+        if last is None:
+            if self._is_begun:
+                self.unstored = "the store no longer has the stream"
+            return
+        self._is_begun = True
+        if last.id == SEAL:
+            self.sealed = True
+            if not self._has_given_up:
+                self._end(read_seal(last).ending)
+        else:
+            self.sealed = self.closed = False
+            self.at, self._heard_at = START, -1.0
+            self._has(last.id)
+
+    def _has(self, ident: EntryId) -> None:
+        """Note that the store has an entry, and so all before it."""
+        self._is_begun = True
+        self._is_answered = ident >= ANSWERED
+        if ident == SEAL:
+            self.sealed = True
+        elif ident.seq:
+            self.at = ident
+
+    def _end(self, ending: Ending) -> None:
+        """End the stream here as somebody else has ended it in the store."""
+        if self.stream.writer is not None:
+            self.stream.writer.stop(ending)
+
+    def _index(self, seconds: float) -> list[Operation]:
+        """Return what makes the stream found: by its node, its caller and its keys."""
+        info = self.stream.info
+        # Once each: another stream may be the newest by now.
+        new = [
+            Put(named(info.caller.hex(), key), info.id.encode(), NAMES_S) for key in info.keys if key not in self._keys
+        ]
+        self._keys = info.keys
+        ident, caller = info.id.encode(), info.caller.hex()
+        response = self._response_id()
+        return [
+            Add(running(self._record.node), info.id, seconds),
+            Add(owned(caller), info.id, seconds + info.retain_s),
+            *new,
+            *([] if response is None else [Put(responded(caller, response), ident, NAMES_S)]),
+        ]
+
+    def _response_id(self) -> str | None:
+        """Return the id that the upstream gave the response, once it is known."""
+        objects = self.stream.dialect.objects
+        self._response = None if objects is None or self.stream.kept_head else objects.ident(self.stream.reader)
+        return self._response
+
+    def _last_will(self) -> list[Operation]:
+        """Return what is left to do when the seal is there."""
+        info = self.stream.info
+        return [
+            Keep(info.id, max(info.retain_s, _LEAST_S)),
+            Remove(running(self._record.node), info.id),
+        ]
+
+    def _next_entry(self) -> Entry | None:
+        stream = self.stream
+        if not self._is_answered and self.at == START and stream.upstream:
+            return Answer(stream.upstream, stream.upstream_request_id, stream.kept_head).entry()
+        if stream.bypass is not None and stream.heard_at == self._heard_at:  # settling would be in vain
+            return None
+        self._heard_at = stream.heard_at
+        log = stream.log
+        if self.at.seq < log.start:
+            return self._give_up(_BEHIND)
+        if self.at.end_bytes > stream.info.max_log_bytes:
+            return self._give_up(f"the store keeps {stream.info.max_log_bytes} bytes of a stream")
+        if self.at.seq < log.end:
+            return self._data()
+        if log.ending is None:
+            return None
+        at, kept = EntryId(log.end, log.end_bytes), stream.info.retain_s > 0
+        return Seal(log.ending, at, log.tail, self._summary(stream), kept).entry()
+
+    def _give_up(self, why: str) -> Entry:
+        """Return the seal of a stream that goes on here, but can't be stored to its end."""
+        self._has_given_up = True
+        return Seal(PRODUCER_LOST.saying(why)).entry()
+
+    def _data(self) -> Entry:
+        log, vitals = self.stream.log, self.stream.vitals
+        entry = next(cut(log.span(self.at.seq, min(log.end, self.at.seq + 1024)), self.at)).entry()
+        if vitals.first_token_at and not self._is_token_told:
+            self._is_token_told = True
+            entry.fields[b"f"] = b"%.6f" % (vitals.first_token_at - vitals.started_at)
+        return entry
+
+
+def running(node: str) -> str:
+    """Return the name of the set of streams that a node owns."""
+    return f"run:{node}"
+
+
+def owned(caller: str) -> str:
+    """Return the name of the set of a caller's streams."""
+    return f"mine:{caller}"
+
+
+def named(caller: str, key: str) -> str:
+    """Return the name of the value that says which stream is a caller's newest under a key."""
+    return f"key:{caller}:{key}"
+
+
+def responded(caller: str, ident: str) -> str:
+    """Return the name of the value that says which stream has a caller's response, by the upstream's id of it."""
+    return f"resp:{caller}:{ident}"

@@ -1,0 +1,159 @@
+"""Writes the streams of a node to the store, all that is due at once, each time `flush_s` have passed.
+
+A stream that has begun or ended is written at once. Local followers wait for none of this: while the store can't be
+reached, what it lacks stays in the logs.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from proxy.store.outbox import Outbox, Summary
+from proxy.store.store import Operation, Outcome, Store, StoreError
+from proxy.stream.faults import log_fault
+from proxy.stream.stream import Stream
+
+_log = logging.getLogger("streamtee.store")
+_AGAIN_S, _AGAIN_MOST_S = 0.1, 1.0  # after an error, and after many
+_VERIFY_S = 10.0  # after the end of a stream, its seal is looked for: a failover may have lost it
+_MOST = 500  # streams that are written in one turn
+
+
+class Publisher:
+    """Writes the streams of a node to the store."""
+
+    def __init__(self, store: Store, node: str, flush_s: float, summary: Summary) -> None:
+        self._store = store
+        self._node = node
+        self.flush_s = flush_s
+        self._summary = summary
+        self._outboxes: dict[str, Outbox] = {}
+        self._verify_at: dict[str, float] = {}
+        self._due = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
+        self._is_unsure = False  # another server may have taken over, which lacks what this one had
+        self.errors = 0
+        self.is_down = False  # the last attempt at the store failed
+
+    def start(self) -> None:
+        """Write from now on. Call within a running loop."""
+        self._writing = asyncio.create_task(self._write())
+
+    def add(self, stream: Stream) -> None:
+        """Write a stream from its beginning on."""
+        self._outboxes[stream.id] = Outbox(stream, self._node, self._summary)
+        self._due.set()
+
+    def hurry(self) -> None:
+        """Write what is due at once: a stream has ended."""
+        if self._outboxes:
+            self._due.set()
+
+    def stream(self, ident: str) -> Stream | None:
+        """Return a stream that is being written."""
+        outbox = self._outboxes.get(ident)
+        return None if outbox is None else outbox.stream
+
+    @property
+    def lag_bytes(self) -> int:
+        """How many bytes the store lacks of all logs."""
+        return sum(outbox.lag_bytes for outbox in self._outboxes.values())
+
+    def note_error(self) -> None:
+        """Count an error of the store."""
+        self.errors += 1
+        if not self.is_down:
+            _log.info("the store can't be reached, or refuses what it is sent; streams are local meanwhile")
+        self.is_down = True
+
+    def note_reached(self) -> None:
+        """Note that the store has answered."""
+        if self.is_down:
+            _log.info("the store can be reached again")
+        self.is_down = False
+
+    async def close(self, within_s: float) -> None:
+        """Write what is left, for at most so many seconds, and stop."""
+        try:
+            async with asyncio.timeout(within_s):
+                while any(not (outbox.closed or outbox.unstored) for outbox in self._outboxes.values()):
+                    self._due.set()
+                    await asyncio.sleep(self.flush_s)
+        except TimeoutError:
+            pass
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
+
+    async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        again_s = _AGAIN_S
+        while True:
+            try:
+                async with asyncio.timeout(self.flush_s if self._outboxes else None):
+                    await self._due.wait()
+            except TimeoutError:
+                pass
+            self._due.clear()
+            try:
+                while await self._turn(loop.time()):
+                    again_s = _AGAIN_S
+            except StoreError:
+                self.note_error()
+                self._is_unsure = True
+                await asyncio.sleep(again_s)
+                again_s = min(2 * again_s, _AGAIN_MOST_S)
+            except Exception as fault:
+                log_fault("a turn of the writer to the store, which goes on,", fault)
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _turn(self, now: float) -> bool:
+        """Write what is due; return whether there may be more. Raises: StoreError."""
+        if self._is_unsure:
+            await self._settle(self._outboxes.values())
+            self._is_unsure = False
+        operations: list[Operation] = []
+        senders: list[Outbox] = []
+        for outbox in list(self._outboxes.values()):
+            due = outbox.next(now)
+            operations += due
+            senders += [outbox] * len(due)
+            if len(operations) >= _MOST:
+                break
+        if not operations:
+            await self._end_some(now)
+            return False
+        outcomes = await self._store.write(operations)  # what may have been stored in vain is refused the next time
+        self.note_reached()
+        await self._note(zip(senders, operations, outcomes, strict=True))
+        return True
+
+    async def _note(self, written: Iterable[tuple[Outbox, Operation, Outcome | StoreError]]) -> None:
+        """Note the outcomes. Raises: the StoreError that an operation had."""
+        unsettled: dict[Outbox, None] = {}
+        failed: StoreError | None = None
+        for outbox, operation, outcome in written:
+            if isinstance(outcome, StoreError):
+                failed = outcome
+            elif outbox.noted(operation, outcome):
+                unsettled[outbox] = None
+        await self._settle(unsettled)
+        if failed is not None:
+            raise failed
+
+    async def _settle(self, outboxes: Iterable[Outbox]) -> None:
+        """Find out what the store has of streams. Raises: StoreError."""
+        unsettled = [outbox for outbox in outboxes if not outbox.unstored]
+        lasts = await self._store.last([outbox.stream.id for outbox in unsettled])
+        for outbox, last in zip(unsettled, lasts, strict=True):
+            outbox.settle(last)
+
+    async def _end_some(self, now: float) -> None:
+        """Drop outboxes that are done, once their seals have been looked for again. Raises: StoreError."""
+        for ident, outbox in list(self._outboxes.items()):
+            if outbox.unstored and outbox.stream.sealed:
+                del self._outboxes[ident]
+            elif outbox.closed and now >= self._verify_at.setdefault(ident, now + _VERIFY_S):
+                await self._settle([outbox])
+                if outbox.closed or outbox.unstored:
+                    del self._outboxes[ident], self._verify_at[ident]

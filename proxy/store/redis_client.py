@@ -1,0 +1,105 @@
+"""The connections to Redis, by the scheme of a URL. Needs the extra `redis`.
+
+redis://[[user]:password@]host[:port][/db]     rediss:// with TLS, unix:///path/to/socket[?db=N]
+redis+sentinel://host[:port],host[:port]/name  the primary that Sentinel names, rediss+sentinel:// with TLS
+redis+cluster://host[:port],host[:port]        Redis Cluster, rediss+cluster:// with TLS
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from proxy.store.redis_store import Command
+from proxy.store.store import StoreError
+
+SOCKET_S = 5.0  # without an answer the connection is given up: more than readers block for
+_AS_THEY_COME = ("DEL", "EXISTS", "PEXPIRE", "SADD", "SET", "SMEMBERS", "SREM", "XADD", "XRANGE", "XREAD", "XREVRANGE")
+"""Commands whose replies are read by `redis_store`."""
+_PORT, _SENTINEL_PORT = 6379, 26379
+
+
+class RedisConnections:
+    """The connections to one Redis, Sentinel's primary, or a cluster."""
+
+    def __init__(self, url: str) -> None:
+        """Raises: ValueError, for a URL of another form."""
+        self.is_cluster = "+cluster:" in url
+        self._sentinel: Any = None
+        self._client: Any = self._cluster(url) if self.is_cluster else self._single(url)
+        for name in _AS_THEY_COME:
+            self._client.response_callbacks.pop(name, None)
+
+    def _single(self, url: str) -> Any:
+        if "+sentinel:" not in url:
+            return Redis.from_url(url, **_OPTIONS)
+        parts, hosts = _split(url, _SENTINEL_PORT)
+        name, _, db = parts.path.strip("/").partition("/")
+        if not name:
+            raise ValueError("the URL of Sentinel lacks the name of the primary: redis+sentinel://HOST:PORT/NAME")
+        keys = _credentials(parts)
+        make: Any = Sentinel
+        self._sentinel = make(hosts, sentinel_kwargs=_OPTIONS, **keys)
+        return self._sentinel.master_for(name, db=int(db or 0), **_OPTIONS, **keys)
+
+    def _cluster(self, url: str) -> Any:
+        parts, hosts = _split(url, _PORT)
+        nodes = [ClusterNode(host, port) for host, port in hosts]
+        return RedisCluster(startup_nodes=nodes, socket_timeout=SOCKET_S, protocol=2, **_credentials(parts))
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            if len(commands) == 1:
+                return [await self._run_one(commands[0])]
+            pipeline = self._client.pipeline(**({} if self.is_cluster else {"transaction": False}))
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies = await pipeline.execute(raise_on_error=False)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreError(f"{type(error).__name__}: {error}") from None
+        return [StoreError(str(reply)) if isinstance(reply, Exception) else reply for reply in replies]
+
+    async def _run_one(self, command: Command) -> Any:
+        try:
+            return await self._client.execute_command(*command)
+        except ResponseError as error:
+            return StoreError(str(error))
+
+    async def close(self) -> None:
+        await self._client.aclose()
+        for sentinel in self._sentinel.sentinels if self._sentinel is not None else ():
+            await sentinel.aclose()
+
+
+_OPTIONS: dict[str, Any] = {
+    "socket_timeout": SOCKET_S,
+    "socket_connect_timeout": SOCKET_S,
+    "protocol": 2,
+    "retry": Retry(NoBackoff(), 1),  # for a connection that was closed meanwhile; who waits for longer asks again
+}
+
+
+def _split(url: str, port: int) -> tuple[Any, list[tuple[str, int]]]:
+    """Return the parts of a URL with several hosts, and these. Raises: ValueError."""
+    parts = urlsplit(url)
+    hosts = []
+    for text in parts.netloc.rpartition("@")[2].split(","):
+        host, colon, number = text.rpartition(":") if not text.endswith("]") else (text, "", "")
+        hosts.append((host.strip("[]"), int(number)) if colon else (text.strip("[]"), port))
+    return parts, hosts
+
+
+def _credentials(parts: Any) -> dict[str, Any]:
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    found: dict[str, Any] = {"ssl": True} if parts.scheme.startswith("rediss") else {}
+    if user:
+        found["username"] = unquote(user)
+    if password:
+        found["password"] = unquote(password)
+    return found

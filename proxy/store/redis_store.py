@@ -1,0 +1,202 @@
+"""A store in Redis, 6.2 or later: a log is a stream of Redis, a box of messages another.
+
+Commands of Redis 6.2 alone, and no scripts: the ids of entries do what would need some. Names of keys:
+
+    st:{B}:log:<stream>    a log; B is one of 64 buckets, so that in a cluster one XREAD covers all logs of a bucket
+    st:{B}:wake:<node>     what ends the wait of a node's reader
+    st:box:<node>          messages for a node
+    st:<name>              values and sets
+
+What the commands return is read here as RESP2 has it; `redis_client` connects.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+from zlib import crc32
+
+from proxy.store.entries import Entry, EntryId, Fields, read_id
+from proxy.store.store import (
+    GONE,
+    REJECTED,
+    STORED,
+    Add,
+    Append,
+    Drop,
+    Keep,
+    Operation,
+    Outcome,
+    Post,
+    Put,
+    Remove,
+    StoreError,
+)
+
+Command = tuple[str | bytes | int, ...]
+
+BUCKETS = 64
+_BOX_MESSAGES = 10_000  # the oldest are dropped: a node that reads none has died
+_NOT_ABOVE = ("equal or smaller", "exhausted the last possible")  # the errors of XADD, of Redis 6.2 and 7
+
+
+class Connections(Protocol):
+    """Runs commands in a Redis."""
+
+    is_cluster: bool
+    """Whether a command can only name keys of one slot."""
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the reply to each, or the StoreError that it is. Raises: StoreError, when the connection fails."""
+
+    async def close(self) -> None:
+        """Close all."""
+
+
+def bucket(ident: str) -> int:
+    """Return the bucket of a stream."""
+    return crc32(ident.encode()) % BUCKETS
+
+
+class RedisStore:
+    """A store in Redis."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self.lanes = BUCKETS if connections.is_cluster else 2
+        self._woken: dict[tuple[int, str], bytes] = {}
+
+    def lane(self, ident: str) -> int:
+        return bucket(ident) % self.lanes
+
+    async def write(self, operations: Sequence[Operation]) -> list[Outcome | StoreError]:
+        commands: list[Command] = []
+        counts = []
+        for operation in operations:
+            needed = list(_commands(operation))
+            counts.append(len(needed))
+            commands += needed
+        replies = await self._connections.run(commands)
+        outcomes: list[Outcome | StoreError] = []
+        at = 0
+        for operation, count in zip(operations, counts, strict=True):
+            outcomes.append(_outcome(operation, replies[at : at + count]))
+            at += count
+        return outcomes
+
+    async def entries(self, ident: str, after: EntryId, count: int) -> list[Entry]:
+        reply = await self._one("XRANGE", _log(ident), f"({after}", "+", "COUNT", count)
+        return [_entry(one) for one in reply]
+
+    async def last(self, idents: Sequence[str]) -> list[Entry | None]:
+        replies = await self._all(("XREVRANGE", _log(ident), "+", "-", "COUNT", 1) for ident in idents)
+        return [_entry(reply[0]) if reply else None for reply in replies]
+
+    async def exist(self, idents: Sequence[str]) -> list[bool]:
+        return [bool(reply) for reply in await self._all(("EXISTS", _log(ident)) for ident in idents)]
+
+    async def values(self, names: Sequence[str]) -> list[bytes | None]:
+        return await self._all(("GET", f"st:{name}") for name in names)
+
+    async def members(self, name: str) -> set[str]:
+        return {member.decode() for member in await self._one("SMEMBERS", f"st:{name}")}
+
+    async def tail(
+        self, lane: int, node: str, cursors: Mapping[str, EntryId], block_s: float
+    ) -> dict[str, list[Entry]]:
+        wake = self._wake(lane, node)
+        keys = {_log(ident): ident for ident in cursors}
+        woken = self._woken.get((lane, node), b"0")
+        ids: list[str | bytes] = [woken, *(str(cursor) for cursor in cursors.values())]
+        wait = ("BLOCK", max(1, int(block_s * 1000)))
+        reply = await self._one("XREAD", "COUNT", 256, *wait, "STREAMS", wake, *keys, *ids)
+        found: dict[str, list[Entry]] = {}
+        for key, entries in _streams(reply):
+            if key == wake:
+                self._woken[lane, node] = entries[-1][0]
+            else:
+                found[keys[key]] = [_entry(one) for one in entries]
+        return found
+
+    async def wake(self, lane: int, node: str) -> None:
+        await self._one("XADD", self._wake(lane, node), "MAXLEN", 1, "*", "w", "1")
+
+    async def messages(self, node: str, after: bytes, block_s: float) -> list[tuple[bytes, bytes]]:
+        reply = await self._one(
+            "XREAD", "COUNT", 256, "BLOCK", max(1, int(block_s * 1000)), "STREAMS", f"st:box:{node}", after
+        )
+        return [(one[0], _fields(one[1])[b"m"]) for _, entries in _streams(reply) for one in entries]
+
+    async def close(self) -> None:
+        await self._connections.close()
+
+    def _wake(self, lane: int, node: str) -> str:
+        return f"st:{{{lane if self.lanes == BUCKETS else 0}}}:wake:{node}:{lane}"
+
+    async def _one(self, *command: str | bytes | int) -> Any:
+        return (await self._all([command]))[0]
+
+    async def _all(self, commands: Iterable[Command]) -> list[Any]:
+        listed = list(commands)
+        replies = await self._connections.run(listed) if listed else []
+        for reply in replies:
+            if isinstance(reply, StoreError):
+                raise reply
+        return replies
+
+
+def _log(ident: str) -> str:
+    return f"st:{{{bucket(ident)}}}:log:{ident}"
+
+
+def _commands(operation: Operation) -> Iterable[Command]:
+    match operation:
+        case Append(ident, entry, begins):
+            fields = [part for field in entry.fields.items() for part in field]
+            made = () if begins else ("NOMKSTREAM",)
+            yield ("XADD", _log(ident), *made, str(entry.id), *fields)
+        case Keep(ident, seconds):
+            yield ("PEXPIRE", _log(ident), _ms(seconds)) if seconds else ("DEL", _log(ident))
+        case Put(name, value, seconds, absent):
+            yield ("SET", f"st:{name}", value, "PX", _ms(seconds), *(("NX",) if absent else ()))
+            if absent:
+                yield ("GET", f"st:{name}")
+        case Drop(names):
+            yield from (("DEL", f"st:{name}") for name in names)
+        case Add(name, member, seconds):
+            yield ("SADD", f"st:{name}", member)
+            yield ("PEXPIRE", f"st:{name}", _ms(seconds))
+        case Remove(name, member):
+            yield ("SREM", f"st:{name}", member)
+        case Post(node, message, seconds):
+            yield ("XADD", f"st:box:{node}", "MAXLEN", "~", _BOX_MESSAGES, "*", "m", message)
+            yield ("PEXPIRE", f"st:box:{node}", _ms(seconds))
+
+
+def _outcome(operation: Operation, replies: list[Any]) -> Outcome | StoreError:
+    error = next((reply for reply in replies if isinstance(reply, StoreError)), None)
+    if error is not None:
+        is_refusal = isinstance(operation, Append) and any(text in str(error) for text in _NOT_ABOVE)
+        return REJECTED if is_refusal else error
+    match operation:
+        case Append() if replies[0] is None:
+            return GONE
+        case Put(absent=True):
+            return Outcome("stored" if replies[0] else "rejected", replies[1])
+        case _:
+            return STORED
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _streams(reply: Any) -> list[tuple[str, list[Any]]]:
+    return [(key.decode(), entries) for key, entries in reply or ()]
+
+
+def _entry(reply: Any) -> Entry:
+    ident, fields = reply
+    return Entry(read_id(ident), _fields(fields))
+
+
+def _fields(flat: list[bytes]) -> Fields:
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -1,0 +1,151 @@
+"""A stream that is fed from the store: what a node has of another node's stream.
+
+A replica is a Stream like any other to its followers. Its writer is not a pump, but this: what an entry says is
+appended if it follows on what is there. Whatever does not ends the stream here, with an error.
+"""
+
+from collections.abc import Callable, Iterable
+
+from proxy.store.entries import (
+    ANSWERED,
+    HEADER,
+    SEAL,
+    START,
+    Entry,
+    EntryId,
+    GapError,
+    Record,
+    UnreadableError,
+    read_answer,
+    read_frames,
+    read_seal,
+)
+from proxy.stream.endings import PRODUCER_LOST, Ending
+from proxy.stream.faults import log_fault
+from proxy.stream.stream import Stream
+
+
+class Replica:
+    """The Writer of a stream that is fed from the store."""
+
+    __slots__ = (
+        "_has_reader_failed",
+        "_on_left",
+        "_on_resume",
+        "_on_stop",
+        "_time",
+        "at",
+        "cursor",
+        "paused",
+        "record",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        record: Record,
+        stream: Stream,
+        time: Callable[[], float],
+        on_stop: Callable[["Replica", Ending], object],
+        on_left: Callable[["Replica"], object],
+        on_resume: Callable[["Replica"], object],
+    ) -> None:
+        """`on_stop` is called when the stream is to be ended, which its owner does; `on_left` when nobody follows.
+
+        `on_resume` is called when it is to be read again.
+        """
+        self.record = record
+        self.stream = stream
+        self.at = START  # the position up to which frames are here
+        self.cursor = START  # the id of the last entry that was read
+        self.paused = False
+        self._has_reader_failed = False
+        self._time = time
+        self._on_stop = on_stop
+        self._on_left = on_left
+        self._on_resume = on_resume
+        stream.writer = self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more is to be read from the store."""
+        return not self.stream.sealed
+
+    def take(self, entries: Iterable[Entry]) -> None:
+        """Append what entries say that were read after the cursor; what does not fit ends the stream."""
+        try:
+            for entry in entries:
+                if not self.is_open:
+                    return
+                self._take(entry)
+                self.cursor = entry.id
+        except GapError as error:
+            self.fail(f"the store has lost a part of the stream: {error}")
+        except UnreadableError as error:
+            self.fail(str(error))
+
+    def fail(self, why: str) -> None:
+        """End the stream here, although it is not sealed in the store."""
+        self.stream.seal(PRODUCER_LOST.saying(why))
+
+    def _take(self, entry: Entry) -> None:
+        if entry.id == HEADER:
+            return
+        if entry.id == ANSWERED:
+            answer = read_answer(entry)
+            ident = None if answer.request_id is None else answer.request_id.encode("latin-1")
+            self.stream.answered(answer.upstream, ident, answer.kept_head)
+        elif entry.id == SEAL:
+            self._seal(entry)
+        else:
+            self._extend(entry)
+
+    def _extend(self, entry: Entry) -> None:
+        stream, at = self.stream, self._time()
+        frames = read_frames(entry).after(self.at)
+        self.at = EntryId(*entry.id)
+        if b"f" in entry.fields and not stream.vitals.first_token_at:
+            stream.vitals.first_token_at = stream.vitals.started_at + float(entry.fields[b"f"])
+        if not frames:
+            return
+        stream.fed_at = at
+        if stream.kept_head is None:
+            self._note(frames, at)
+        stream.extend(frames)
+        stream.take_stock()
+
+    def _note(self, frames: list[bytes], at: float) -> None:
+        """Have the dialect's reader read frames: modes need what it knows."""
+        if self._has_reader_failed:
+            return
+        try:
+            self.stream.vitals.note(frames, at, [])
+        except Exception as fault:
+            log_fault(f"the reader of dialect {self.stream.dialect.name}", fault)
+            self._has_reader_failed = True
+
+    def _seal(self, entry: Entry) -> None:
+        seal = read_seal(entry)
+        if seal.at is not None and seal.at != self.at:
+            raise GapError(f"the stream has {seal.at.seq} frames, and {self.at.seq} came")
+        self.stream.seal(seal.ending, tail=seal.tail)
+
+    # Writer
+
+    def pause(self) -> None:
+        """Read no further; entries that were read already are still appended."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.paused:
+            self.paused = False
+            self._on_resume(self)
+
+    def last_left(self) -> None:
+        """Tell the owner, who decides."""
+        self._on_left(self)
+
+    def stop(self, ending: Ending) -> None:
+        """Have the owner end the stream. It is sealed here when the store has the seal."""
+        self._on_stop(self, ending)

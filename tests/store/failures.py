@@ -1,0 +1,246 @@
+"""The failure table: what is done to two nodes and their Redis in mid-stream, and what followers must be told then.
+
+    python -m tests.store.failures [--runs 3]
+
+runs each row so often and prints the table of docs/store.md. A loss is silent if a follower lacks frames, or has them
+twice, and was told `complete`, or waits for ever; `told` in ground.py fails then.
+"""
+
+import argparse
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
+
+from tests.event_loops import GUARD_S
+from tests.event_streams import DONE, FINISH
+from tests.store.ground import BEFORE, LEASE_S, WORDS, Ground, ending, ground, told
+from tests.store.redis_server import redis_server
+
+Act = Callable[[Ground], Awaitable[None]]
+
+
+class Row(NamedTuple):
+    """One row: what happens, and how the stream may end for followers elsewhere and for the owner's client."""
+
+    what: str
+    act: Act
+    remote: tuple[str, ...]
+    local: tuple[str, ...]
+    is_quick: bool = False
+    where: Callable[[], AbstractAsyncContextManager[Ground]] = ground
+
+
+async def owner_killed(there: Ground) -> None:
+    await there.say(WORDS[BEFORE:4])
+    await there.remote.until(b"word 4")
+    there.owner.kill()
+
+
+async def owner_stalls(there: Ground) -> None:
+    there.owner.stop()
+    await there.say(WORDS[BEFORE:4])
+    await there.remote.read()
+    there.owner.go_on()
+    await there.turn.wait_left()
+
+
+async def owner_stalls_shortly(there: Ground) -> None:
+    there.owner.stop()
+    await asyncio.sleep(LEASE_S / 2)
+    there.owner.go_on()
+    await there.finish()
+
+
+async def owner_cut_off(there: Ground) -> None:
+    there.owner.network.down = True
+    await there.say(WORDS[BEFORE:4])
+    await there.remote.read()
+    there.owner.network.down = False
+    there.owner.network.drop()
+    await there.turn.wait_left()
+
+
+async def follower_cut_off_shortly(there: Ground) -> None:
+    there.other.network.down = True
+    await there.say(WORDS[BEFORE:4])
+    there.other.network.down = False
+    there.other.network.drop()
+    await there.say(WORDS[4:])
+    there.turn.end(FINISH, DONE)
+
+
+async def follower_cut_off(there: Ground) -> None:
+    there.other.network.down = True
+    there.other.network.drop()
+    await there.finish()
+
+
+async def drops_and_delays(there: Ground) -> None:
+    for node in (there.owner, there.other):
+        node.network.delay_s = 0.03
+    for frame in WORDS[BEFORE:]:
+        await there.say([frame])
+        there.owner.network.drop()
+        there.other.network.drop()
+    there.turn.end(FINISH, DONE)
+
+
+async def redis_killed(there: Ground) -> None:
+    there.redis.kill()
+    await there.finish()
+
+
+async def redis_restarted_empty(there: Ground) -> None:
+    there.redis.kill()
+    await there.redis.start()
+    await there.finish()
+
+
+async def redis_paused(there: Ground) -> None:
+    there.redis.pause()
+    await there.say(WORDS[BEFORE:4])
+    there.redis.go_on()
+    await there.say(WORDS[4:])
+    there.turn.end(FINISH, DONE)
+
+
+async def redis_fails_over_with_loss(there: Ground) -> None:
+    """The second server has what the first one had before two more words."""
+    async with redis_server("--replicaof", "127.0.0.1", str(there.redis.port)) as second:
+        async with asyncio.timeout(GUARD_S):
+            while b"master_link_status:up" not in await second.command("INFO", "replication"):
+                await asyncio.sleep(0.02)
+        await second.command("REPLICAOF", "NO", "ONE")
+        await there.say(WORDS[BEFORE:4])
+        await there.remote.until(b"word 4")
+        for node in (there.owner, there.other):
+            node.network.target = second.port
+        there.redis.kill()
+        await there.say(WORDS[4:])
+        late = await there.follow()
+        there.turn.end(FINISH, DONE)
+        assert (await told(late)).ending == "complete"
+        await there.remote.read()
+
+
+async def log_deleted(there: Ground) -> None:
+    await there.redis_command("DEL", await there.log_key())
+    await there.finish()
+
+
+async def log_trimmed(there: Ground) -> None:
+    """By hand, beyond what a late follower reads."""
+    await there.say(WORDS[BEFORE:4])
+    await there.remote.until(b"word 4")
+    there.other.network.down = True
+    there.other.network.drop()
+    await there.say(WORDS[4:6])
+    await there.redis_command("XTRIM", await there.log_key(), "MAXLEN", "1")
+    there.other.network.down = False
+    await there.say(WORDS[6:])
+    there.turn.end(FINISH, DONE)
+
+
+async def redis_full(there: Ground) -> None:
+    await there.redis_command("CONFIG", "SET", "maxmemory", "1")
+    await there.finish()
+
+
+async def redis_full_shortly(there: Ground) -> None:
+    await there.redis_command("CONFIG", "SET", "maxmemory", "1")
+    await there.say(WORDS[BEFORE:4])
+    await there.redis_command("CONFIG", "SET", "maxmemory", "0")
+    await there.say(WORDS[4:])
+    there.turn.end(FINISH, DONE)
+
+
+async def cancel_meets_finish(there: Ground) -> None:
+    await there.say(WORDS[BEFORE:])
+    cancelling = asyncio.create_task(there.other.tee.ask("POST", f"/v1/streams/{there.ident}/cancel"))
+    there.turn.end(FINISH, DONE)
+    assert (await cancelling).status == 200
+
+
+async def all_is_well(there: Ground) -> None:
+    await there.finish()
+
+
+LOST, WELL = ("producer_lost",), ("complete",)
+ONE_OF_TWO = ("complete", "cancelled")
+ROWS = [
+    Row("nothing", all_is_well, WELL, WELL),
+    Row("owner killed (SIGKILL)", owner_killed, LOST, ("cut off",), is_quick=True),
+    Row("owner stalls beyond its lease (SIGSTOP), then goes on", owner_stalls, LOST, LOST, is_quick=True),
+    Row("owner stalls within its lease", owner_stalls_shortly, WELL, WELL),
+    Row("owner cut off from Redis beyond its lease, then not", owner_cut_off, LOST, LOST),
+    Row("follower's node cut off from Redis shortly", follower_cut_off_shortly, WELL, WELL),
+    Row("follower's node cut off from Redis for good", follower_cut_off, LOST, WELL),
+    Row("all connections to Redis cut, seven times, and 30 ms of delay", drops_and_delays, WELL, WELL, is_quick=True),
+    Row("Redis killed", redis_killed, LOST, WELL),
+    Row("Redis killed and restarted, empty", redis_restarted_empty, LOST, WELL, is_quick=True),
+    Row("Redis paused (SIGSTOP), then not", redis_paused, WELL, WELL),
+    Row("failover that loses two acknowledged entries", redis_fails_over_with_loss, WELL, WELL, is_quick=True),
+    Row("log deleted by hand", log_deleted, LOST, WELL),
+    Row("log trimmed by hand before it was read", log_trimmed, LOST, WELL),
+    Row("Redis full (maxmemory, noeviction) to the end", redis_full, LOST, WELL),
+    Row("Redis full, then not", redis_full_shortly, WELL, WELL),
+    Row(
+        "cancel at the other node against the end of the answer",
+        cancel_meets_finish,
+        ONE_OF_TWO,
+        ONE_OF_TWO,
+        is_quick=True,
+    ),
+    Row("clock of the other node an hour ahead", all_is_well, WELL, WELL, where=lambda: ground(skew_s=3600)),
+]
+
+
+async def run(row: Row) -> tuple[str, str]:
+    """Run a row once; return how the stream ended for the follower elsewhere and for the owner's client.
+
+    Raises: AssertionError, if one of them lost something silently, or ended otherwise than it may.
+    """
+    async with row.where() as there:
+        await there.begin()
+        await row.act(there)
+        remote, local = await _ended(there, "remote"), await _ended(there, "local")
+        assert remote in row.remote, f"elsewhere: {remote}"
+        assert local in row.local, f"at the owner: {local}"
+        if "cancelled" in row.remote:
+            assert remote == local, "two endings of one stream"
+        return remote, local
+
+
+async def _ended(there: Ground, who: str) -> str:
+    answer = getattr(there, who)
+    how = await told(answer)
+    return how.ending if how.ending in ("complete", "cut off") else await ending(answer)
+
+
+def table(found: dict[str, list[tuple[str, str]]]) -> str:
+    """Return the table of what was found, by what happened."""
+    lines = ["| What happens in mid-stream | Followers elsewhere | The owner's client | Runs | Silent losses |"]
+    lines.append("|---|---|---|---|---|")
+    for what, endings in found.items():
+        remote, local = (Counter(one[side] for one in endings) for side in (0, 1))
+        lines.append(f"| {what} | {_words(remote)} | {_words(local)} | {len(endings)} | 0 |")
+    return "\n".join(lines)
+
+
+def _words(endings: Counter[str]) -> str:
+    return ", ".join(f"{word}" if len(endings) == 1 else f"{word} ({count})" for word, count in endings.most_common())
+
+
+async def main(runs: int) -> None:
+    found: dict[str, list[tuple[str, str]]] = {}
+    for row in ROWS:
+        found[row.what] = [await run(row) for _ in range(runs)]
+    print(table(found))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=3)
+    asyncio.run(main(parser.parse_args().runs))

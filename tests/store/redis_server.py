@@ -1,0 +1,126 @@
+"""A redis-server of the system, in a folder of its own, that tests kill, stop and restart."""
+
+import asyncio
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from tests.programs import system_tool
+
+GUARD_S = 10.0
+
+
+class RedisServer:
+    """One redis-server on loopback. `arguments` go to its command line."""
+
+    def __init__(self, *arguments: str, port: int = 0, config: str = "") -> None:
+        """`config`: the configuration file, which comes before the arguments."""
+        self._program = system_tool("redis-server")
+        self._arguments = arguments
+        self._config = config
+        self._folder = tempfile.TemporaryDirectory(prefix="redis-")
+        self.port = port or free_port()
+        self.socket = Path(self._folder.name) / "socket"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Start it, and wait until it answers."""
+        own = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
+        faster = ["--save", "", "--repl-diskless-sync-delay", "0", "--unixsocket", str(self.socket)]
+        command = [self._program, *filter(None, [self._config]), *own, *faster, *self._arguments]
+        self._process = subprocess.Popen(  # noqa: ASYNC220  (it only forks)
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        async with asyncio.timeout(GUARD_S):
+            while await self.command("PING") != b"+PONG\r\n":
+                await asyncio.sleep(0.02)
+
+    async def begin_cluster(self) -> None:
+        """Start it, and give it all slots of a cluster."""
+        await self.start()
+        await self.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        async with asyncio.timeout(GUARD_S):
+            while b"cluster_state:ok" not in await self.command("CLUSTER", "INFO"):
+                await asyncio.sleep(0.02)
+
+    async def command(self, *words: str) -> bytes:
+        """Run a command on a connection of its own; return the beginning of its reply, b"" if there is none."""
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            return b""
+        try:
+            parts = [f"${len(word)}\r\n{word}\r\n" for word in words]
+            writer.write(f"*{len(words)}\r\n{''.join(parts)}".encode())
+            return await reader.read(65536)
+        except OSError:
+            return b""
+        finally:
+            writer.close()
+
+    def pause(self) -> None:
+        """Let it do nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        self.kill()
+        self._folder.cleanup()
+
+
+@asynccontextmanager
+async def redis_server(*arguments: str) -> AsyncIterator[RedisServer]:
+    """Run a redis-server."""
+    server = RedisServer(*arguments)
+    try:
+        await server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def redis_sentinel() -> AsyncIterator[str]:
+    """Run a Sentinel that names a server as its primary; yield its URL."""
+    async with redis_server() as server:
+        with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
+            config = Path(folder) / "sentinel.conf"
+            config.write_text(f"sentinel monitor main 127.0.0.1 {server.port} 1\n")
+            sentinel = RedisServer("--sentinel", config=str(config))
+            try:
+                await sentinel.start()
+                yield f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+            finally:
+                sentinel.close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port: int = one.getsockname()[1]
+        return port

@@ -1,0 +1,105 @@
+"""What a log is made of in a store, written and read."""
+
+import pytest
+
+from proxy.store.entries import (
+    ENTRY_BYTES,
+    SEAL,
+    START,
+    Answer,
+    Entry,
+    EntryId,
+    Frames,
+    GapError,
+    Record,
+    Seal,
+    UnreadableError,
+    cut,
+    read_answer,
+    read_frames,
+    read_id,
+    read_record,
+    read_seal,
+)
+from proxy.stream.endings import COMPLETE, UPSTREAM_RESET
+from proxy.stream.info import StreamInfo
+from proxy.wire.http import Head
+
+FRAMES = [b"data: 1\n\n", b"data: two\n\n", b": no data\n\n", b"data: \xff\n\n"]
+
+
+def test_frames_come_back_as_they_were() -> None:
+    """Each, however they were cut into entries."""
+    (entry,) = cut(FRAMES, START)
+    assert read_frames(entry.entry()) == entry
+    assert entry.id == (4, sum(map(len, FRAMES)))
+    assert (entry.first_offset, entry.start_bytes) == (0, 0)
+
+
+def test_entries_are_of_limited_size() -> None:
+    """Or have a single frame."""
+    large = [b"x" * ENTRY_BYTES, b"y" * 10, b"z" * ENTRY_BYTES * 2, b"w"]
+    parts = list(cut(large, EntryId(5, 50)))
+    assert [part.frames for part in parts] == [[frame] for frame in large]
+    assert [part.first_offset for part in parts] == [5, 6, 7, 8]
+    assert parts[-1].id == (9, 50 + sum(map(len, large)))
+
+
+@pytest.mark.parametrize("known", range(5))
+def test_frames_that_are_known_already_are_left_out(known: int) -> None:
+    """After a failover an owner writes some again, cut otherwise."""
+    (entry,) = cut(FRAMES, START)
+    at = EntryId(known, sum(map(len, FRAMES[:known])))
+    assert entry.after(at) == FRAMES[known:]
+
+
+@pytest.mark.parametrize("at", [EntryId(1, 9), EntryId(3, 50), EntryId(4, 1)])
+def test_frames_that_do_not_follow_are_a_gap(at: EntryId) -> None:
+    """Missing ones, and those that end elsewhere than the log."""
+    with pytest.raises(GapError):
+        Frames(EntryId(4, 60), [b"x" * 20, b"y" * 20]).after(at)
+
+
+def test_record_comes_back_as_it_was() -> None:
+    """With the digest of its caller."""
+    info = StreamInfo("st_a", "chat", b"\x00\xff", 7, 300.0, 1000, ("k", "l"), "ab", True, "127.0.0.1")
+    record = Record(info, "openai", "qwen-max", "node")
+    assert read_record(bytes(record)) == record
+
+
+def test_answer_comes_back_as_it_was() -> None:
+    """Also that of a response that is no event stream."""
+    head = Head(429, b"Too Many", [(b"X-A", b"\xe9")])
+    for answer in (Answer("default", "q-1", None), Answer("spare", None, head)):
+        assert read_answer(answer.entry()) == answer
+
+
+def test_seal_comes_back_as_it_was() -> None:
+    """With the words of the error and the incomplete frame."""
+    for seal in (
+        Seal(COMPLETE, EntryId(3, 30), b"", b"{}"),
+        Seal(UPSTREAM_RESET.saying("why")._replace(clean=True, unrecognised=True), None, b"data: ha"),
+    ):
+        assert read_seal(seal.entry()) == seal
+
+
+def test_ending_of_a_later_version_is_an_error() -> None:
+    """Never complete."""
+    entry = Entry(SEAL, {b"e": b'["invented", "", null, false, false]'})
+    assert read_seal(entry).ending.reason == "producer_lost"
+
+
+def test_what_is_not_ours_is_unreadable() -> None:
+    """Whatever it is."""
+    entry = Entry(EntryId(1, 1), {b"n": b"5", b"d": b"xy"})
+    for read in (
+        lambda: read_id(b"x-1"),
+        lambda: read_record(b"[]"),
+        lambda: read_record(b'{"info": {"caller": "zz"}}'),
+        lambda: read_answer(entry),
+        lambda: read_seal(entry),
+        lambda: read_frames(entry),
+        lambda: read_frames(Entry(EntryId(1, 1), {})),
+    ):
+        with pytest.raises(UnreadableError):
+            read()
