@@ -13,7 +13,8 @@ Packages (we call them rooms) are arranged in numbered layers (floors). A packag
 tests/test_floors.py checks this. `settings` beside them has the base class of the configuration's tables, `timers` the
 timers for what does not come in time.
 
-    7  tools        the command line, the fake Qwen        console     pages and scripts for browsers
+    8  tools        the command line, the fake Qwen        console     pages and scripts for browsers
+    7  workers      several processes on one machine: which of them a request belongs to, and their supervisor
     6  server       the HTTP surface: handlers of the README's routes; app.py makes all parts and connects them
     5  access       who may do what                        telemetry   metrics, log lines, spans, the live feed
     4  upstream     sends requests upstream, and puts the bytes of the response into a log

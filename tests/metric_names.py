@@ -3,6 +3,7 @@
 from prometheus_client import Metric
 
 ELSEWHERE = {
+    "streamtee_store_up": "there is one only with a store",
     "streamtee_store_lag_bytes": "there is one only with a store",
     "streamtee_store_errors_total": "there are some only with a store",
     "streamtee_worker_up": "there are workers only with a supervisor",

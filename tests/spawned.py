@@ -18,11 +18,16 @@ FREE = {"STREAMTEE_LISTEN": "127.0.0.1:0", "STREAMTEE_ADMIN": "127.0.0.1:0"}
 
 @asynccontextmanager
 async def spawned(
-    *arguments: str, descriptors: tuple[int, int] | None = None, stderr: int = PIPE, **settings: str
+    *arguments: str,
+    descriptors: tuple[int, int] | None = None,
+    stderr: int = PIPE,
+    guard_s: float = GUARD_S,
+    **settings: str,
 ) -> AsyncIterator[Process]:
     """Run a command in a process of its own, with no setting of this one's environment.
 
-    `descriptors`: its soft and hard limit of them. `stderr`: a descriptor for what it writes there.
+    `descriptors`: its soft and hard limit of them. `stderr`: a descriptor for what it writes there. `guard_s`: how long
+    the test may take at most.
     """
     limit = None if descriptors is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, descriptors)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")}
@@ -31,7 +36,7 @@ async def spawned(
         *command, stdout=PIPE, stderr=stderr, env=environment | settings, preexec_fn=limit
     )
     try:
-        async with asyncio.timeout(GUARD_S):
+        async with asyncio.timeout(guard_s):
             yield process
     finally:
         with suppress(ProcessLookupError):

@@ -23,9 +23,10 @@ FLOORS = {
     "access": 5,
     "telemetry": 5,
     "server": 6,
-    "tools": 7,
-    "console": 7,
-    "__main__": 8,
+    "workers": 7,
+    "tools": 8,
+    "console": 8,
+    "__main__": 9,
 }
 GROUND = {"settings", "timers"}
 """The package's own modules, which any floor may import."""

@@ -10,6 +10,7 @@ from random import Random
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from tests import message_events
 from tests.complaints import no_complaints
@@ -25,6 +26,9 @@ DEEP = b"[" * 300 + b"]" * 300
 DEEPER = b"[" * 1500 + b",null]" * 1500
 PUT = [b"", b"null", b"1e999", b"{}", b"[]", b'"', b"\n\n", b"\\ud83d", DEEP, DEEPER, b'{"type":"stop"}']
 DONE = b"data: [DONE]\n\n"
+HALF_BESIDE_LOGPROBS = (
+    b'data: {"output":{"choices":[{"message":{},"finish_reason":"\\ud800","logprobs":{"choices":[null]}}]}}\n\n'
+)
 MESSAGE = message_events.message([Block("text", ("a", "ab")), Block("tool_use", ('{"a": ', "1}"))])
 BLOCK_EVENTS = ["message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta"]
 BLOCKS = ["text_delta", "thinking_delta", "input_json_delta", "signature_delta", "citations_delta", "text", "tool_use"]
@@ -101,6 +105,7 @@ def mutated(draw: st.DrawFn) -> list[bytes]:
 @example(next(iter(MODES_OF)), [chunk_frame("a", seq=1849372918237462528)] * 12 + [FINISH, DONE], 0, False)
 @example(next(iter(MODES_OF)), [b'data: {"code": "\\ud800", "detail": 1}\n\n'], 0, False)
 @example(next(iter(MODES_OF)), [b"data:{}\n", b"\0", b"\n", b"data:{"], 1, False)
+@example(DASHSCOPE, [HALF_BESIDE_LOGPROBS], 0, False)
 def test_whatever_comes_hurts_nobody(dialect: Dialect, said: list[bytes], seed: int, alone: bool) -> None:
     """Cut into reads at random, or a frame a read; with all modes, or to one client of mode raw."""
     body = b"".join(said)

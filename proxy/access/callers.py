@@ -83,6 +83,7 @@ class Callers:
         shares_anonymous: bool = False,
         key_headers: Iterable[str] = (),
         known: Known | None = None,
+        secret: bytes = b"",
     ) -> None:
         """`digests`: SHA-256 digests, in hex, of the keys that are accepted; None: every key is accepted.
 
@@ -90,6 +91,7 @@ class Callers:
 
         `shares_anonymous`: all requests without a key have the same caller, which has streams of its own; else such a
         request has a caller without. `key_headers`: names of further headers that hold keys.
+        `secret`: what digests of callers are made with; processes that have the same agree on them.
         """
         self._capabilities = capabilities
         self._digests = _read(digests)
@@ -98,7 +100,7 @@ class Callers:
         names = {name.lower(): istr(name) for name in (*KEY_HEADERS, *key_headers)}
         self._names = tuple(names.values())
         self._names_text = f"{', '.join(self._names[:-1])} or {self._names[-1]}"
-        self._secret = token_bytes(16)  # so that a caller's digest has no meaning outside this process
+        self._secret = secret or token_bytes(16)  # so that a caller's digest has no meaning elsewhere
         self._identified: dict[tuple[str, ...], Caller] = {}  # by what they showed, if that is short
 
     def accept(self, digests: Sequence[str] | None) -> None:

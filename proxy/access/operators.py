@@ -19,6 +19,7 @@ from proxy.access.pages import is_loopback
 from proxy.wire.errors import AdminClosed, AdminTokenNeeded
 
 SIGNED_IN_S = 12 * 3600
+COOKIE = "streamtee_admin"  # its name, where the host has no port
 PATH = "/admin"  # what needs the cookie is below it, so that the cookie goes nowhere else
 _OPERATOR = Caller(b"operator")
 _IDENT = "operator"  # what the cookie is for; ids of streams begin otherwise
@@ -79,8 +80,11 @@ class OperatorAccess:
         self.check_open()
         if not self.is_token(token):
             raise AdminTokenNeeded("this is not the admin token")
-        value = self._cookies.sign(Capability(_IDENT, RIGHTS, int(time.time()) + SIGNED_IN_S))
-        return set_cookie(request, value, SIGNED_IN_S)
+        return set_cookie(request, self.signed(), SIGNED_IN_S)
+
+    def signed(self) -> str:
+        """Return the value of a cookie that stands for the token."""
+        return self._cookies.sign(Capability(_IDENT, RIGHTS, int(time.time()) + SIGNED_IN_S))
 
     def _is_signed_in(self, request: web.BaseRequest) -> bool:
         value = request.cookies.get(_cookie_name(request), "")
@@ -105,7 +109,7 @@ def set_cookie(request: web.BaseRequest, value: str, max_age_s: int) -> str:
 def _cookie_name(request: web.BaseRequest) -> str:
     """Return the name of the cookie: with the port, since the ports of a host share their cookies (RFC 6265, 8.5)."""
     port = request.headers.get("Host", "").rpartition(":")[2]
-    return f"streamtee_admin_{port}" if port.isdecimal() else "streamtee_admin"
+    return f"{COOKIE}_{port}" if port.isdecimal() else COOKIE
 
 
 def _digest(text: str) -> bytes:

@@ -87,6 +87,11 @@ class GivenIds:
         """Forget an id: its response was deleted."""
         self._given.pop((caller, ident), None)
 
+    def has(self, caller: bytes, ident: str) -> bool:
+        """Return whether a caller was given the id of a response that has ended."""
+        given = self._given.get((caller, ident))
+        return given is not None and given.until > self._clock()
+
     def upstream(self, caller: bytes, dialect: Dialect, ident: str) -> str:
         """Return the name of the upstream that made the response of an id; "" if it is not known.
 

@@ -12,6 +12,7 @@ Read in this order:
   of these
 * `connection`: one connection of a client, from one request to the next
   `request_pieces`: cuts a read into its requests
+* `movable`: connections that can be handed to another process
 * `client_connections`: the time-outs of all connections, and the bytes held for them; `descriptors`, `unsent`: what the
   operating system reports about them
 * `tls`: the certificate of a port, and those that clients show

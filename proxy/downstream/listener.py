@@ -41,12 +41,14 @@ class Listener(web.Server):
         turns: Turns,
         urgent: bytes,
         is_admin: bool,
+        connection_class: type[Connection] = Connection,
         **options: Any,
     ) -> None:
         """`handler` responds to requests.
 
         `error_body` returns the response body for a request that can't be parsed, from its method, target and error.
         A request whose first bytes are `urgent` begins at once, however many others do.
+        `connection_class`: the class of the clients' connections.
         `host_error` returns the error for a request with this Host header, or None if the host is accepted.
         """
         # aiohttp would set a keep-alive timer for each connection; `clients` has one timer for all of them.
@@ -55,6 +57,7 @@ class Listener(web.Server):
         self.turns = turns
         self.urgent = urgent
         self.is_admin = is_admin
+        self._connection_class = connection_class
         self._error_body = error_body
         self.header_bytes = header_bytes
         self.max_headers = max_headers
@@ -63,7 +66,7 @@ class Listener(web.Server):
         self._burst_until = 0.0
 
     def __call__(self) -> Connection:
-        return Connection(
+        return self._connection_class(
             self,
             self,
             loop=self._loop,

@@ -15,6 +15,7 @@ Read in this order:
   JSON object with which an API describes a response, finished or not
 * `pass_through`: the handler of all other requests to an API; `sockets`: of WebSockets among them
 * `models`: the upstreams that serve configured models, and the list of these
+* `placement`: what the routes ask where several workers serve one machine
 * `upstreams`: makes the configured upstreams; `json_responses`: the proxy's own JSON, and errors
 * `admin`: a folder, for the admin port; `openapi`: the OpenAPI document of both ports, which it serves
 * `ports`: where the two ports listen, and their TLS

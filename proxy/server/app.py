@@ -8,25 +8,28 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.access.accounts import Accounts
-from proxy.access.admission import Admission
-from proxy.access.callers import Callers
+from proxy.access.admission import Admission, Needs
+from proxy.access.callers import Caller, Callers
 from proxy.access.capabilities import Capabilities
 from proxy.access.client_addresses import ClientAddresses
 from proxy.access.grants import Grants
 from proxy.access.operators import OperatorAccess
 from proxy.access.pages import Hosts, Pages
 from proxy.access.response_ids import GivenIds
+from proxy.dialects import table
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.connection import Connection
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
+from proxy.downstream.movable import MovableConnection
 from proxy.downstream.tls import ServerTls
 from proxy.server.admin.all_streams import AllStreams
 from proxy.server.admin.feed import Feed
@@ -38,9 +41,10 @@ from proxy.server.cors import Cors
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
 from proxy.server.identification import Identification, identification
+from proxy.server.placement import Member
 from proxy.server.ports import listen, port_tls
 from proxy.server.route_table import RouteTable
-from proxy.server.routes import Routes
+from proxy.server.routes import Handler, Routes
 from proxy.server.upstreams import Upstreams
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import DRAINED
@@ -64,6 +68,7 @@ if TYPE_CHECKING:
     from proxy.telemetry.tracing import Tracing
 
 _TICK_S = 0.25
+_INNER = "localhost:0"  # the address of a Unix socket, as far as its requests' Host is checked
 
 
 class _WithoutMalformed(logging.Filter):
@@ -80,8 +85,11 @@ http_log.addFilter(_WithoutMalformed())
 class Proxy:
     """The running proxy: call `start`, then `drain` or `stop`. Port 0 takes a free port; `url` has its number."""
 
-    def __init__(self, config: Config, tracing: "Tracing | None" = None) -> None:
-        """Call within a running loop. `tracing` is used instead of the configured one."""
+    def __init__(self, config: Config, tracing: "Tracing | None" = None, member: Member | None = None) -> None:
+        """Call within a running loop. `tracing` is used instead of the configured one.
+
+        `member`: what makes it one of several workers; None: it is the only process.
+        """
         loop = asyncio.get_running_loop()
         limits = config.limits
         pacer = Pacer(loop.call_later, time.monotonic)
@@ -96,7 +104,7 @@ class Proxy:
         self.lost_calls = LostCalls(config.generations.attach_retries_s)
         self.tracing = tracing or _traced(config)
         self.identification = identification(config.auth, has_certificates=bool(config.tls.client_ca))
-        self.callers, self.grants = access_of(config, self.identification)
+        self.callers, self.grants = access_of(config, self.identification, b"" if member is None else member.secret)
         accounts = None if self.identification is None else self.identification.accounts
         restricts = any(map(self.upstreams.has_key, (DEFAULT, *(model.upstream or DEFAULT for model in config.models))))
         has_several = restricts or bool(config.upstreams)
@@ -113,6 +121,7 @@ class Proxy:
             on_forgotten=self._forget,
             on_subscription_ended=self.metrics.subscription_ended if accounts is None else self._subscription_ended,
             on_attached=None if accounts is None else accounts.attached,
+            id_ending="" if member is None else member.id_ending,
         )
         self.clients = ClientConnections(
             ClientTimeouts(**config.clients.model_dump()),
@@ -150,13 +159,16 @@ class Proxy:
             self.lost_calls,
             self.given,
             self.tracing,
+            None if member is None else member.placement,
         )
-        admin_host = address(config.admin)[0] if config.admin else ""
-        self.operators = OperatorAccess.at(admin_host, config.admin_token.get_secret_value())
+        self._member_is_busy = bool if member is None else member.placement.is_busy
+        self._connection_class = Connection if member is None else MovableConnection
+        self.operators = operators_of(config) if member is None else OperatorAccess(member.secret.hex())
         self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url, self._name_of)
         self.tls = [port_tls(config.tls), port_tls(config.admin_tls)]
         self.listeners: list[Listener] = []
         self._runners: list[web.BaseRunner] = []
+        self._data_runner: web.BaseRunner | None = None  # of one of several workers
         self._data_site: web.BaseSite | None = None
         self._background: list[asyncio.Task[None]] = []
         self._hurried = False
@@ -167,6 +179,9 @@ class Proxy:
         self.metrics.subscription_ended(subscription)
         if self.admission.accounts is not None:
             self.admission.accounts.left(subscription)
+
+    async def _overview_text(self) -> str:
+        return self.overview.text(time.monotonic())
 
     def _name_of(self, caller: bytes) -> str | None:
         """Return the name of the caller with this digest; None if it has none."""
@@ -228,9 +243,58 @@ class Proxy:
             await self.stop()
             raise
         self.descriptors.recount()
+        self._begin_background()
+
+    def _begin_background(self) -> None:
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
         if self.identification is not None:
             self._background.append(asyncio.create_task(self.identification.watch()))
+
+    async def open_as_worker(self, inner: Sequence[tuple[str, Handler]], inner_path: str) -> Listener:
+        """Become ready as one of several workers; return the server of clients' connections, for those handed over.
+
+        At a Unix socket, `inner_path`, are served for the other workers and the supervisor: what the admin port has,
+        `inner`, and the streams of this worker that one of several others delivers.
+        """
+        data = self.route_table.routes()
+        self._data_runner = self._runner(self._served(data), data, self.config.listen, is_admin=False)
+        await self._set_up(self._data_runner)
+        admin = self._admin_routes(data)
+        for path, handler in inner:
+            admin.routes.add("GET", path, handler, "inner", table.OWN, Needs.NOTHING)
+        admin.routes.add("GET", "/v1/follow", self._follow_for_another, "streams", table.OWN, Needs.NOTHING)
+        asked = self._runner(admin, admin.routes, _INNER, is_admin=True)
+        await self._set_up(asked)
+        await web.UnixSite(asked, inner_path, backlog=4096).start()
+        self._begin_background()
+        return self.listeners[0]
+
+    async def _follow_for_another(self, request: web.BaseRequest, operator: Caller) -> web.StreamResponse:
+        """GET /v1/follow, sent by another worker with the headers of its client."""
+        return await self.route_table.follow_many(request, self.admission.admit(request, Needs.CAPABILITY))
+
+    async def _set_up(self, runner: web.BaseRunner) -> None:
+        await runner.setup()
+        self._runners.append(runner)
+
+    async def accept(self, listening: socket.socket) -> None:
+        """Accept connections at a listening socket from now on; after `open_as_worker`."""
+        assert self._data_runner is not None
+        head_s = self.config.clients.head_s
+        _, self._data_site = await listen(self._data_runner, self.config.listen, listening, self.tls[0], head_s)
+
+    async def retire(self) -> None:
+        """Accept no more, and end what has no end of its own; all else goes on until `drain`, or until it ends."""
+        if self._data_site is not None:
+            await self._data_site.stop()
+            self._data_site = None
+        self.hub.dismiss_waiters()
+        self.route_table.drain()
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether any stream runs, or any client waits for a response."""
+        return bool(self.hub.running) or self.clients.busy or self._member_is_busy()
 
     async def drain(self) -> None:
         """Stop accepting, let everything that was asked for finish for at most `drain_s`, end the rest, and stop.
@@ -241,13 +305,18 @@ class Proxy:
         if self._data_site is not None:
             await self._data_site.stop()
         until = time.monotonic() + self.config.drain_s
-        while (self.hub.running or self.clients.busy) and time.monotonic() < until and not self._hurried:
+        while self.is_busy and time.monotonic() < until and not self._hurried:
             await asyncio.sleep(0.05)
         await self.stop()
 
     def _refuse_new(self) -> None:
         self.hub.drain()
         self.route_table.drain()
+
+    @property
+    def is_hurried(self) -> bool:
+        """Return whether it is to end at once."""
+        return self._hurried
 
     def hurry(self) -> None:
         """Have `drain` wait no longer."""
@@ -282,7 +351,7 @@ class Proxy:
     def _admin_routes(self, data: Routes) -> AdminRoutes:
         """Return the routes of the admin port; `data`: those of the data port."""
         serve: Serve = data if self.identification is None else self.identification.asking(data)
-        probes = Probes(self.hub, self.page)
+        probes, feed = Probes(self.hub, self.page), Feed(self.feed, self._overview_text)
         streams = AllStreams(self.hub, self.route_table.follow, self.grants, self.overview)
         handlers = Handlers(
             metrics=probes.metrics,
@@ -293,7 +362,8 @@ class Proxy:
             info=streams.info,
             cancel=streams.cancel,
             share=streams.share,
-            events=Feed(self.feed, lambda: self.overview.text(time.monotonic())).events,
+            events=feed.events,
+            overview=feed.overview,
             form=FormRequests(serve, self.operators).send,
         )
         return AdminRoutes(self.operators, self.metrics, handlers)
@@ -312,8 +382,7 @@ class Proxy:
     async def _listen(
         self, runner: web.BaseRunner, where: str, listening: socket.socket | None, tls: ServerTls | None
     ) -> tuple[str, web.BaseSite]:
-        await runner.setup()
-        self._runners.append(runner)
+        await self._set_up(runner)
         return await listen(runner, where, listening, tls, self.config.clients.head_s)
 
     def _runner(self, handler: Any, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
@@ -328,6 +397,7 @@ class Proxy:
             turns=self.hub.turns,
             urgent=b"GET /healthz",  # it tells of the process, not of those who wait
             is_admin=is_admin,
+            connection_class=Connection if is_admin else self._connection_class,
             access_log=None,
             handler_cancellation=True,  # a handler is cancelled as soon as its client disconnects
             auto_decompress=False,  # a compressed request is passed on as it is
@@ -358,14 +428,21 @@ class Proxy:
                 self.trim.tick(time.monotonic())
 
 
-def access_of(config: Config, named: Identification | None = None) -> tuple[Callers, Grants]:
-    """Make the configured Callers and Grants."""
+def operators_of(config: Config) -> OperatorAccess:
+    """Return who has access to the configured admin port."""
+    host = address(config.admin)[0] if config.admin else ""
+    return OperatorAccess.at(host, config.admin_token.get_secret_value())
+
+
+def access_of(config: Config, named: Identification | None = None, secret: bytes = b"") -> tuple[Callers, Grants]:
+    """Make the configured Callers and Grants. `secret`: of the callers' digests; b"": one of its own."""
     capabilities = Capabilities([secret.get_secret_value() for secret in config.capabilities.secrets])
     callers = Callers(
         capabilities,
         digests=config.auth.accepted,
         shares_anonymous=config.shares_anonymous,
         key_headers=config.key_headers,
+        secret=secret,
         known=None if named is None else named.known,
     )
     if named is not None:

@@ -8,16 +8,16 @@ import difflib
 import importlib.util
 import os
 import re
+import tomllib
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from proxy.access.pages import is_loopback
@@ -170,6 +170,7 @@ class Config(BaseSettings):
     admin: str = "127.0.0.1:9090"
     admin_token: SecretStr = SecretStr("")
     admin_token_file: str = ""  # its contents become `admin_token`
+    workers: Annotated[int, Field(ge=0, le=256)] = 1
     hosts: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     drain_s: Seconds = 30
@@ -331,12 +332,13 @@ def load(path: Path | None) -> Config:
 
     Raises: pydantic.ValidationError, tomllib.TOMLDecodeError, OSError.
     """
+    return loads("" if path is None else path.read_text(encoding="utf-8"))
+
+
+def loads(text: str) -> Config:
+    """Read the text of a file, and the environment, which overrides it. Raises: as `load`, but for OSError."""
     _check_environment()
-    given: dict[str, Any] = {}
-    if path is not None:
-        path.stat()  # raises if there is no such file; pydantic's source would silently ignore that
-        given = TomlConfigSettingsSource(Config, path)()
-    return Config(**given)
+    return Config(**tomllib.loads(text))
 
 
 def _check_spare(name: str, upstream: UpstreamConfig, spare: str, upstreams: dict[str, UpstreamConfig]) -> None:

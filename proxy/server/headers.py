@@ -26,6 +26,8 @@ class Use(Flag):
     """The same, for responses that are streams."""
     NOT_SHARED = auto()
     """Response header: dropped from the upstream's response when all clients of a URL share it."""
+    NAME = auto()
+    """Request header: a name by which a stream or a call is found, of several workers in the one it belongs to."""
     EXPOSED = auto()
     """Response header: a page of another origin may read it."""
 
@@ -36,7 +38,7 @@ _LOCATION = Use.SET_OF_STREAMS | Use.NOT_SHARED | Use.EXPOSED  # not SET: a redi
 TABLE = {
     "Stream-Id": _FOUND | Use.NOT_SHARED,
     "Stream-Mode": _OPTION | Use.EXPOSED,
-    "Stream-Key": _OPTION,
+    "Stream-Key": _OPTION | Use.NAME,
     "Stream-On-Disconnect": _OPTION,
     "Stream-Retain": _OPTION,
     "Stream-Offset": Use.EXPOSED,
@@ -49,7 +51,7 @@ TABLE = {
     "Location": _LOCATION,
     "Content-Location": _LOCATION,
     # Not forwarded: all callers may share one upstream key, under which equal idempotency keys would collide.
-    "Idempotency-Key": Use.OPTION | Use.KEPT_OF_GENERATIONS | Use.ALLOWED,
+    "Idempotency-Key": Use.OPTION | Use.KEPT_OF_GENERATIONS | Use.ALLOWED | Use.NAME,
     "Idempotency-Replayed": _FOUND,
     "Stream-Retry-Attached": _FOUND,
     "Prefer": Use.OPTION | Use.ALLOWED,
@@ -92,5 +94,6 @@ KEPT_OF_GENERATIONS = KEPT | lower(Use.KEPT_OF_GENERATIONS)
 SET = lower(Use.SET)
 SET_OF_STREAMS = lower(Use.SET_OF_STREAMS)
 NOT_SHARED = lower(Use.NOT_SHARED)
+NAMES = names(Use.NAME)
 EXPOSED = ", ".join([*names(Use.EXPOSED), *table.limit_headers()])
 ALLOWED = frozenset(name.lower() for name in names(Use.ALLOWED))

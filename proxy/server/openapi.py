@@ -72,6 +72,7 @@ _ADMIN = (
     Operation("POST", "/admin/streams/{ident}/cancel", "End a stream of any caller.", (), ("stream",)),
     Operation("POST", "/admin/streams/{ident}/share", "Make a signed URL for a stream.", (), ("shared",), "Share"),
     Operation("GET", "/admin/events", "A live feed of what goes on.", (), ("events",)),
+    Operation("GET", "/admin/overview", "Tell what goes on: streams in short, upstreams, workers."),
     Operation("POST", "/admin/sign-in", "Exchange the admin token for a cookie.", (), ("no_content",)),
     Operation("POST", "/admin/sign-out", "End the cookie.", (), ("no_content",)),
     Operation("GET", "/console", "The console.", (), ("page",)),

@@ -29,6 +29,7 @@ from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
 from proxy.server.models import ModelList, Models
 from proxy.server.pass_through import Forward, PassThrough
+from proxy.server.placement import Belongs, Placement
 from proxy.server.routes import ANY, Handler, Routes
 from proxy.server.sockets import Sockets
 from proxy.server.upstreams import Upstreams
@@ -61,10 +62,12 @@ class RouteTable:
         lost_calls: LostCalls,
         given: GivenIds | None,
         tracing: "Tracing | None",
+        placement: Placement | None = None,
     ) -> None:
         """`config` returns the configuration as it is now: some of it can be changed while the proxy runs.
 
         `given`: the ids of responses that callers were given; None: of no use.
+        `placement`: finds the worker that a request belongs to, if there are several.
         """
         self._config = config
         self._hub = hub
@@ -77,6 +80,7 @@ class RouteTable:
         self._lost_calls = lost_calls
         self._given = given
         self._tracing = tracing
+        self._placement = placement
         streams, settings = config().streams, config().upstream
         self._models = Models(config().models)
         self._forward_all = Forward(hides_tokens=bool(grants))
@@ -90,6 +94,11 @@ class RouteTable:
         self._event_routes: list[EventRoute] = []
         self._recorded_routes: list[Generations] = []
         self._sockets: list[Sockets] = []
+
+    @property
+    def follow_many(self) -> Handler:
+        """The handler of followers of several streams, all of them in this process."""
+        return self._follow_many.serve
 
     def limit(self, limits: LimitsConfig) -> None:
         """Keep these limits from now on."""
@@ -124,28 +133,33 @@ class RouteTable:
         control = self._control
         by_id, by_key = self._traced(self.follow.by_id, _STREAM), self._traced(self.follow.by_key, _KEY)
         follow_many = self._traced(self._follow_many.serve, _FOLLOW)
-        for method, path, handler, needs in (
+        for method, path, handler, needs, belongs in (
             *self._usage_routes(),
-            ("GET", "/v1/streams", control.listed, Needs.IDENTITY),
-            ("GET", _STREAM, by_id, Needs.CAPABILITY),
-            ("GET", _FOLLOW, follow_many, Needs.CAPABILITY),
-            ("HEAD", "/v1/streams/{ident}", control.head, Needs.CAPABILITY),
-            ("DELETE", "/v1/streams/{ident}", control.delete, Needs.CAPABILITY),
-            ("GET", "/v1/streams/{ident}/info", control.info, Needs.CAPABILITY),
-            ("POST", "/v1/streams/{ident}/cancel", control.cancel, Needs.CAPABILITY),
-            ("POST", "/v1/streams/{ident}/share", control.share, Needs.CAPABILITY),
-            ("GET", "/v1/keys/{key}", control.info_by_key, Needs.IDENTITY),
-            ("HEAD", "/v1/keys/{key}", control.head_by_key, Needs.IDENTITY),
-            ("GET", _KEY, by_key, Needs.IDENTITY),
-            ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.IDENTITY),
+            ("GET", "/v1/streams", control.listed, Needs.IDENTITY, Belongs.ALL),
+            ("GET", _STREAM, by_id, Needs.CAPABILITY, Belongs.STREAM),
+            ("GET", _FOLLOW, follow_many, Needs.CAPABILITY, Belongs.SEVERAL),
+            ("HEAD", "/v1/streams/{ident}", control.head, Needs.CAPABILITY, Belongs.STREAM),
+            ("DELETE", "/v1/streams/{ident}", control.delete, Needs.CAPABILITY, Belongs.STREAM),
+            ("GET", "/v1/streams/{ident}/info", control.info, Needs.CAPABILITY, Belongs.STREAM),
+            ("POST", "/v1/streams/{ident}/cancel", control.cancel, Needs.CAPABILITY, Belongs.STREAM),
+            ("POST", "/v1/streams/{ident}/share", control.share, Needs.CAPABILITY, Belongs.STREAM),
+            ("GET", "/v1/keys/{key}", control.info_by_key, Needs.IDENTITY, Belongs.KEY),
+            ("HEAD", "/v1/keys/{key}", control.head_by_key, Needs.IDENTITY, Belongs.KEY),
+            ("GET", _KEY, by_key, Needs.IDENTITY, Belongs.KEY),
+            ("POST", "/v1/keys/{key}/cancel", control.cancel_by_key, Needs.IDENTITY, Belongs.KEY),
         ):
+            serve = self._placed(handler, belongs)
             changes = method in ("POST", "DELETE")
-            served.add(method, path, self._pages.changing(handler) if changes else handler, "streams", table.OWN, needs)
+            served.add(method, path, self._pages.changing(serve) if changes else serve, "streams", table.OWN, needs)
 
-    def _usage_routes(self) -> tuple[tuple[str, str, Handler, Needs], ...]:
+    def _usage_routes(self) -> tuple[tuple[str, str, Handler, Needs, Belongs], ...]:
         """Return the route at which callers with limits see what they have used; without any, the path is the API's."""
         accounts = self._admission.accounts
-        return () if accounts is None else (("GET", "/v1/usage", UsageOfCaller(accounts).serve, Needs.IDENTITY),)
+        return (
+            ()
+            if accounts is None
+            else (("GET", "/v1/usage", UsageOfCaller(accounts).serve, Needs.IDENTITY, Belongs.ANYWHERE),)
+        )
 
     def _add_models(self, served: Routes) -> None:
         """Add the lists of models, if models are configured; else an upstream's own list passes through."""
@@ -170,11 +184,14 @@ class RouteTable:
             self._admission.account,
         )
         objects = ObjectRequests(self._hub, self.follow, self._passing(self._upstreams.opener()), self._given)
+        if self._placement is not None:
+            self._placement.attach(self._hub, objects.knows)
         for route, paths in table.routes(self._config().upstream.prefixes):
             for path in paths:
-                generate = self._for_pages(functools.partial(generations, route))
+                generate = self._placed(self._for_pages(functools.partial(generations, route)), Belongs.GENERATION)
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
             pass_through = self._for_pages(functools.partial(passing.serve, route))
+            pass_through = self._placed(pass_through, Belongs.ANYWHERE)
             if route.dialect.objects is not None:
                 self._add_objects(served, route, objects)
             for prefix in dict.fromkeys((route.prefix, route.prefix.rstrip("/") + "/")):
@@ -192,7 +209,7 @@ class RouteTable:
             (ANY, "", objects.other),
             (ANY, "/{more}", objects.other),
         ):
-            serve = self._for_pages(functools.partial(handler, route))
+            serve = self._placed(self._for_pages(functools.partial(handler, route)), Belongs.RESPONSE)
             served.add(method, f"{route.prefix}/{{ident}}{path}", serve, route.name, route.dialect)
 
     def _add_configured(self, served: Routes) -> None:
@@ -210,19 +227,21 @@ class RouteTable:
         handler: Handler | None = None
         if own.share == "url":
             events = EventRoute(
-                self._config(), own, route, self._hub, self._admission, self._metrics, opens, self._calls
-            )
+                self._config(), own, route, self._hub, self._admission, self._metrics, opens, self._calls,
+                self._placement,
+            )  # fmt: skip
             self._event_routes.append(events)
-            handler = events.serve
+            handler = self._placed(self._for_pages(events.serve, upstream), Belongs.URL)
         elif own.record:
             recorded = self._generations(opens, self._forward_all, recorded=True)
             self._recorded_routes.append(recorded)
-            handler = functools.partial(recorded.generate, route)
+            generate = self._for_pages(functools.partial(recorded.generate, route), upstream)
+            handler = self._placed(generate, Belongs.GENERATION)
         if handler is not None:
             for method in ("GET", "POST"):
-                served.add(method, own.path, self._for_pages(handler, upstream), route.name, table.UNKNOWN)
+                served.add(method, own.path, handler, route.name, table.UNKNOWN)
         pass_through = self._for_pages(functools.partial(passing.serve, route), upstream)
-        served.add(ANY, own.path, pass_through, route.name, table.UNKNOWN)
+        served.add(ANY, own.path, self._placed(pass_through, Belongs.ANYWHERE), route.name, table.UNKNOWN)
 
     def _generations(self, open_exchange: OpenExchange, forward: Forward, *, recorded: bool = False) -> Generations:
         """Return the handler of generation requests, or of all requests on a `recorded` route."""
@@ -232,12 +251,13 @@ class RouteTable:
             hub,
             traced,
             self._calls,
-            GenerationReader(config, admission, forward, self._models, self._given, recorded=recorded),
+            GenerationReader(config, admission, forward, self._models, self._given, self._placement, recorded=recorded),
             GenerationResponses(config, hub, admission, self._grants, metrics),
             metrics,
             config.limits,
             self._lost_calls,
             self._given,
+            self._placement,
             cumulative=config.generations.cumulative or None,
             empty_events=config.streams.empty_events,
         )
@@ -257,6 +277,10 @@ class RouteTable:
     def _traced(self, handler: Handler, path: str) -> Handler:
         """Return the handler of followers at a path, with spans if they are enabled."""
         return handler if self._tracing is None else self._tracing.follows(handler, path, self._hub.find_key)
+
+    def _placed(self, handler: Handler, belongs: Belongs) -> Handler:
+        """Return a handler that is called in the worker that a request belongs to; itself, if there is only one."""
+        return handler if self._placement is None else self._placement.placed(handler, belongs)
 
     def _for_pages(self, handler: Handler, upstream: str = DEFAULT) -> Handler:
         """Return a handler that refuses web pages which may not use the upstream's configured key, if it has one."""

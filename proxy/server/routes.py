@@ -140,7 +140,8 @@ class Routes:
             response = self._ended(request, dialect)
             status = response.status
         finally:
-            self._metrics.requests[name, method, status] += 1
+            if status:  # not handed over to another process, which counts it
+                self._metrics.requests[name, method, status] += 1
         if self._limited is not None and isinstance(response, web.Response):  # any other has sent its head
             for header, value in request.get(ALLOWANCE, ()):
                 response.headers[header.decode()] = value.decode()

@@ -37,12 +37,13 @@ SURVEY_S = 1.0  # from one survey to the next, at least: a survey at every tick 
 STREAM_BYTES = 3000  # memory that a stream takes besides its frames, which matters if there are many short streams
 
 
-def _idents() -> Iterator[str]:
-    """Yield new stream ids. Random bytes are drawn for 64 at a time: 0.2 us an id instead of 1.5."""
+def _idents(ending: str) -> Iterator[str]:
+    """Yield new stream ids, with the same `ending`. Random bytes are drawn for 64 at a time: 0.2 us an id, not 1.5."""
+    size = 26 - len(ending)
     while True:
         letters = os.urandom(26 * 64).translate(_BASE32).decode()
         for start in range(0, len(letters), 26):
-            yield "st_" + letters[start : start + 26]
+            yield "st_" + letters[start : start + size] + ending
 
 
 def _ignore(value: object) -> None:
@@ -128,7 +129,9 @@ class Hub:
         on_forgotten: Callable[[Stream], object] = _ignore,
         on_subscription_ended: Callable[[Subscription], object] = _ignore,
         on_attached: Callable[[Subscription], object] | None = None,
+        id_ending: str = "",
     ) -> None:
+        """`id_ending`: the last characters of the ids of all streams, which say in which process they are."""
         self.max_streams = max_streams
         self.max_followers = max_followers
         self.max_followers_per_stream = max_followers_per_stream
@@ -154,7 +157,7 @@ class Hub:
         self._on_forgotten = on_forgotten
         self._on_subscription_ended = on_subscription_ended
         self._on_attached = on_attached
-        self._idents = _idents()
+        self._idents = _idents(id_ending)
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
         self._outlived: dict[str, Stream] = {}  # forgotten streams that still run or have followers
@@ -192,7 +195,7 @@ class Hub:
         return [*shown, *islice(reversed(ended), count)]
 
     def new_id(self) -> str:
-        """Return a new id for a stream: 130 random bits."""
+        """Return a new id for a stream: 130 random bits, or 5 less for each character of the ending of all ids."""
         return next(self._idents)
 
     def begin(self, info: StreamInfo, vitals: Vitals, places: Places | None = None) -> Stream:
@@ -269,6 +272,10 @@ class Hub:
     def find_key(self, key: str, caller: bytes) -> Stream | None:
         """Return a caller's newest stream under a key, if there is one."""
         return self._keys.get((caller, key))
+
+    def named(self) -> Iterator[tuple[bytes, str]]:
+        """Yield the callers and keys under which streams are found."""
+        yield from self._keys
 
     def wait(self, waiter: "Waiter") -> None:
         """Notify a waiter of the next stream under its key, or with None when its time is over."""
@@ -372,6 +379,10 @@ class Hub:
     def drain(self) -> None:
         """Refuse new streams, and notify waiters that none will come."""
         self.draining = True
+        self.dismiss_waiters()
+
+    def dismiss_waiters(self) -> None:
+        """Notify all who wait for a stream that none will come: they may ask again."""
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
             waiter.notify(None)
 

@@ -1,4 +1,4 @@
-"""Floor 7: the command line and what it starts.
+"""Floor 8: the command line and what it starts.
 
 Read in this order:
 

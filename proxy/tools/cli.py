@@ -19,8 +19,12 @@ from proxy.tools.config_file import CONFIG, loaded
 from proxy.tools.event_loop import run
 from proxy.tools.log_lines import LogLines
 from proxy.tools.selfcheck import SelfCheckError, check_installation
-from proxy.tools.signals import heed_signals
+from proxy.tools.signals import heed_signals, heed_signals_for_all
 from proxy.tools.systemd import BadSocket, Notifier, handed_over
+from proxy.workers.admin_port import AdminPort
+from proxy.workers.process import WorkerFailed
+from proxy.workers.supervisor import MOST_WORKERS, Supervisor
+from proxy.workers.worker import work
 
 if TYPE_CHECKING:
     from socket import socket
@@ -92,10 +96,12 @@ Exit status: 0 it was told to end, 2 the configuration is not valid, or it can't
 @click.option(
     "--loop", type=click.Choice(["uvloop", "asyncio"]), default="uvloop", show_default=True, help="Event loop."
 )
-def serve(config_file: Path | None, loop: str) -> None:
+@click.option("--workers", type=click.IntRange(0, MOST_WORKERS), help="Processes; 0: one for each core.")
+def serve(config_file: Path | None, loop: str, workers: int | None) -> None:
     """Run the proxy until SIGTERM or SIGINT. It then drains before it stops; a second signal stops it at once.
 
-    SIGHUP has it read its configuration again: keys, limits, time-outs and the log level change in place.
+    SIGHUP has it read its configuration again: keys, limits, time-outs and the log level change in place. Several
+    workers are replaced by new ones with the new configuration, and finish what they have.
     """
     try:
         check_installation()
@@ -106,7 +112,30 @@ def serve(config_file: Path | None, loop: str) -> None:
     except BadSocket as error:
         raise CommandError(str(error)) from None
     config = loaded(config_file)
+    count = (config.workers if workers is None else workers) or len(os.sched_getaffinity(0))
+    if count == 1:
+        _prepare(config)
+        run(_serve(config, config_file, sockets), loop)
+    else:
+        _log_lines(config)
+        run(_supervise(config, config_file, count, loop, sockets), loop)
+
+
+@main.command(hidden=True)
+@click.option("--loop", type=click.Choice(["uvloop", "asyncio"]), default="uvloop")
+@click.argument("channel", type=int)
+def worker(loop: str, channel: int) -> None:
+    """Run as one of several workers, as the supervisor says over the socket of this descriptor."""
+    run(work(channel, _prepare), loop)
+
+
+def _log_lines(config: Config) -> None:
     logging.basicConfig(level=config.log_level.upper(), handlers=[LogLines(as_json=config.log_format == "json")])
+
+
+def _prepare(config: Config) -> None:
+    """Set up this process to serve clients."""
+    _log_lines(config)
     before, limit = raise_limit()
     if limit != before:
         _log.info("the limit of file descriptors was raised from %d to %d", before, limit)
@@ -114,7 +143,6 @@ def serve(config_file: Path | None, loop: str) -> None:
     # process for 100 ms and more (D of the load harness), and found nothing.
     gc.freeze()
     gc.set_threshold(20_000, 20, 200)
-    run(_serve(config, config_file, sockets), loop)
 
 
 async def _serve(config: Config, file: Path | None, sockets: "dict[str, socket]") -> None:
@@ -138,6 +166,40 @@ async def _serve(config: Config, file: Path | None, sockets: "dict[str, socket]"
     click.echo(f"draining, for at most {proxy.config.drain_s:g} s")
     notifier.stopping(proxy.config.drain_s + _LAST_S)
     await proxy.drain()
+    notifier.stopped()
+
+
+async def _supervise(config: Config, file: Path | None, count: int, loop: str, sockets: "dict[str, socket]") -> None:
+    # As this process was started, wherever that was: so that a worker imports the same package.
+    code = f"import sys; sys.path[:] = {sys.path!r}; from proxy.tools.cli import main; main()"
+    command = [sys.executable, "-c", code, "worker", "--loop", loop]
+    notifier = Notifier(os.environ, os.getpid())
+    supervisor = Supervisor(
+        config, lambda: file.read_text(encoding="utf-8") if file else "", count, command, sockets.get("listen")
+    )
+    admin = AdminPort(supervisor, sockets.get("admin")) if config.admin else None
+    told_to_end = heed_signals_for_all(supervisor)
+    try:
+        await supervisor.start()
+        if admin is not None:
+            await admin.start()
+    except (OSError, ValueError) as error:
+        await supervisor.close()
+        raise CommandError(f"can't listen: {error}") from None
+    except WorkerFailed as error:
+        raise CommandError(str(error)) from None
+    click.echo(f"streamtee {__version__} on {supervisor.url}, upstream {config.upstream.url}, {count} workers")
+    if admin is not None:
+        click.echo(f"metrics on {admin.url}/metrics")
+        if admin.console_url and sys.stderr.isatty():  # only there, as one process does
+            click.echo(f"console on {admin.console_url}", err=True)
+    notifier.ready(f"serving on {supervisor.url}")
+    await told_to_end.wait()
+    click.echo(f"draining, for at most {config.drain_s:g} s")
+    notifier.stopping(config.drain_s + _LAST_S)
+    await supervisor.drain()
+    if admin is not None:
+        await admin.stop()
     notifier.stopped()
 
 

@@ -1,8 +1,8 @@
 """What signals have a running server do.
 
 * SIGTERM, SIGINT: drain, and end; the second one: end at once; the third one kills
-* SIGHUP: read the configuration and the files it names again, and change in place what can be changed so; it never
-  ends the process
+* SIGHUP: read the configuration and the files it names again, and change in place what can be changed so, or, with
+  several workers, have new ones take over; it never ends the process
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from proxy.server.app import Proxy
 from proxy.server.config import load
 from proxy.server.configuration.mistakes import explained
 from proxy.server.reload import reload
+from proxy.workers.supervisor import Supervisor
 
 _log = logging.getLogger("streamtee")
 _ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -45,6 +46,20 @@ def heed_signals(proxy: Proxy, file: Path | None) -> asyncio.Event:
     """
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _read_again, proxy, file)
     return end_signal(proxy.hurry)
+
+
+def heed_signals_for_all(supervisor: Supervisor) -> asyncio.Event:
+    """Have signals do to all workers what they should; return the event that says when to drain."""
+    loop = asyncio.get_running_loop()
+    reloading: set[asyncio.Task[None]] = set()
+
+    def reload_all() -> None:
+        task = loop.create_task(supervisor.reload())
+        reloading.add(task)
+        task.add_done_callback(reloading.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload_all)
+    return end_signal(supervisor.hurry)
 
 
 def _read_again(proxy: Proxy, file: Path | None) -> None:

@@ -10,6 +10,7 @@ Read in this order:
 * `event_id`: the ids of events, by which clients resume
 * `reconnection`: what an EventSource remembers between two connections
 * `http`: which headers a proxy forwards, and how a body is framed
+* `request_end`: finds where a request ends in the bytes of its connection
 * `chunked`: a fast path for a read that consists of complete events in complete chunks
 * `json_text`: reads and writes JSON as upstreams send it, which strict parsers refuse in part or change
 * `json_members`: replaces members of a JSON object in its text and leaves every other byte as it is

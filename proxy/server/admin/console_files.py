@@ -70,7 +70,6 @@ class ConsoleFiles:
         return web.Response(status=204, headers={"Set-Cookie": set_cookie(request, "", 0)})
 
     def _file(self, name: str) -> web.Response:
-        self._access.check_open()
         found = self._files.get(name)
         if found is None:
             raise UnknownRoute(f"the console has no file {name[:100]!r}")

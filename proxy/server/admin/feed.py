@@ -1,6 +1,6 @@
-"""The live feed: server-sent events of streams that begin and end, or of the state of everything, again and again."""
+"""The live feed: server-sent events of streams that begin and end, or overviews of everything, again and again."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -15,12 +15,16 @@ _EVERY_MIN_S = 0.2
 
 
 class Feed:
-    """The handler of `/admin/events`."""
+    """The handlers of `/admin/events` and `/admin/overview`."""
 
-    def __init__(self, feed: LiveFeed, overview: Callable[[], str]) -> None:
-        """`overview` returns the JSON of the event `overview`."""
+    def __init__(self, feed: LiveFeed, overview: Callable[[], Awaitable[str]]) -> None:
+        """Awaiting `overview()` returns the JSON of an overview."""
         self._feed = feed
         self._overview = overview
+
+    async def overview(self, request: web.BaseRequest, caller: Caller) -> web.Response:
+        """GET /admin/overview: all that the console shows in its lists."""
+        return web.Response(text=await self._overview(), content_type="application/json")
 
     async def events(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """GET /admin/events: what begins and ends; with `every=SECONDS` an event `overview` each time instead."""
@@ -35,6 +39,6 @@ class Feed:
 
     async def _overviews(self, every_s: float) -> AsyncGenerator[tuple[str, str], None]:
         while True:
-            yield "overview", self._overview()
+            yield "overview", await self._overview()
             if await self._feed.closed_within(max(_EVERY_MIN_S, every_s)):
                 return

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from proxy.access.admission import Needs
+from proxy.access.callers import Caller
 from proxy.access.operators import OperatorAccess
 from proxy.access.pages import Pages
 from proxy.dialects import table
@@ -36,6 +37,7 @@ class Handlers(NamedTuple):
     cancel: Handler
     share: Handler
     events: Handler
+    overview: Handler
     form: Handler  # the requests of the console's form
 
 
@@ -44,6 +46,7 @@ class AdminRoutes:
 
     def __init__(self, access: OperatorAccess, metrics: Metrics, handlers: Handlers) -> None:
         self.routes = Routes(access.admit, metrics, table.OWN)
+        self._access = access
         self._pages = Pages(())  # those of this port alone, whatever cors.origins says of the other
         self._add_paths(handlers)
         self._add_console(ConsoleFiles(access))
@@ -65,8 +68,8 @@ class AdminRoutes:
             ("HEAD", "/readyz", handlers.ready, _OPEN),
             ("GET", "/healthz", healthy, _OPEN),
             ("HEAD", "/healthz", healthy, _OPEN),
-            ("GET", "/openapi.json", described, _OPEN),
-            ("HEAD", "/openapi.json", described, _OPEN),
+            ("GET", "/openapi.json", self._if_token(described), _OPEN),
+            ("HEAD", "/openapi.json", self._if_token(described), _OPEN),
             ("GET", "/admin/streams", handlers.listed, _TOKEN),
             ("HEAD", "/admin/streams", handlers.listed, _TOKEN),
             ("GET", _STREAM, handlers.follow, _TOKEN),
@@ -75,6 +78,7 @@ class AdminRoutes:
             ("POST", f"{_STREAM}/cancel", handlers.cancel, _TOKEN),
             ("POST", f"{_STREAM}/share", handlers.share, _TOKEN),
             ("GET", "/admin/events", handlers.events, _TOKEN),
+            ("GET", "/admin/overview", handlers.overview, _TOKEN),
             ("POST", f"{PREFIX}/", handlers.form, _TOKEN),
         ):
             self._add(method, path, handler, needs)
@@ -84,7 +88,16 @@ class AdminRoutes:
         self._add("POST", "/admin/sign-out", console.sign_out, _OPEN)
         for path, handler in (("/console", console.page), ("/console/{name}", console.file)):
             for method in ("GET", "HEAD"):  # not only for own pages: a link from a runbook may lead here
-                self.routes.add(method, path, handler, "admin", table.OWN, _OPEN)
+                self.routes.add(method, path, self._if_token(handler), "admin", table.OWN, _OPEN)
+
+    def _if_token(self, handler: Handler) -> Handler:
+        """Return a handler of what holds no data, so that no token is needed, but there has to be one."""
+
+        async def serve(request: web.BaseRequest, caller: Caller, **named: str) -> web.StreamResponse:
+            self._access.check_open()
+            return await handler(request, caller, **named)
+
+        return serve
 
     def _add(self, method: str, path: str, handler: Callable[..., Any], needs: Needs) -> None:
         self.routes.add(method, path, self._pages.only(handler), "admin", table.OWN, needs)

@@ -5,6 +5,8 @@ means, the stream's id being a strong entity tag (RFC 9110 section 13.1.1).
 """
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -37,9 +39,7 @@ class Control:
 
     async def listed(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """GET /v1/streams: the caller's own, newest first."""
-        mine = [stream for stream in self._hub if stream.info.caller == caller.digest]
-        mine.sort(key=lambda stream: -stream.vitals.started_at)
-        return answer({"object": "list", "data": [describe(stream) for stream in mine], "has_more": False})
+        return answer_list(streams_of(self._hub, caller.digest))
 
     # By id
 
@@ -101,6 +101,17 @@ class Control:
         if stream is None:
             raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}")
         return stream
+
+
+def streams_of(hub: Hub, caller: bytes) -> list[tuple[float, dict[str, Any]]]:
+    """Return when each of a caller's streams began, in monotonic seconds, and its description."""
+    return [(stream.vitals.started_at, describe(stream)) for stream in hub if stream.info.caller == caller]
+
+
+def answer_list(streams: Iterable[tuple[float, dict[str, Any]]]) -> web.Response:
+    """Return the list of streams, newest first."""
+    described = [stream for _, stream in sorted(streams, key=lambda one: -one[0])]
+    return answer({"object": "list", "data": described, "has_more": False})
 
 
 def stop(stream: Stream) -> None:

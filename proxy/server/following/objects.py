@@ -88,6 +88,16 @@ class ObjectRequests:
         upstream = "" if self._given is None else self._given.upstream(caller.digest, route.dialect, ident)
         return await self._passing.serve(route, request, caller, alone=upstream)
 
+    def knows(self, caller: bytes, ident: str) -> bool:
+        """Return whether a caller's response of this id runs, is kept or was deleted here, or was given to the caller.
+
+        Asked where several workers serve one machine.
+        """
+        if (caller, ident) in self._deleted or (self._given is not None and self._given.has(caller, ident)):
+            return True
+        mine = (one for one in self._hub if one.info.caller == caller and one.dialect.objects is not None)
+        return any(find_response((stream,), caller, stream.dialect, ident) for stream in mine)
+
     def _find(self, route: Route, caller: Caller, ident: str) -> Stream | None:
         """Return the stream of a response of the caller's, by its own id or by the upstream's.
 

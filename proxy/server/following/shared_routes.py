@@ -21,6 +21,7 @@ from proxy.server.following import request as follow_request
 from proxy.server.following.follow import check_held
 from proxy.server.generations.shared_calls import Call, Calls, Identity, by_url
 from proxy.server.headers import NOT_SHARED
+from proxy.server.placement import Placement, call_name
 from proxy.stream.background import BackgroundLoop
 from proxy.stream.endings import DRAINED
 from proxy.stream.hub import ANYONE, Hub
@@ -65,8 +66,9 @@ class EventRoute:
         metrics: Metrics,
         open_exchange: OpenExchange,
         calls: Calls,
+        placement: Placement | None = None,
     ) -> None:
-        """`open_exchange` leads to the route's upstream."""
+        """`open_exchange` leads to the route's upstream. `placement`: finds a URL's worker, if there are several."""
         self._config = config
         self._limits = config.limits
         self._settings = settings
@@ -76,6 +78,7 @@ class EventRoute:
         self._metrics = metrics
         self._open_exchange = open_exchange
         self._calls = calls
+        self._placement = placement
         self._background = BackgroundLoop(f"reopening:{route.name}", time.monotonic)
         metrics.background_loops.append(self._background)
 
@@ -89,6 +92,11 @@ class EventRoute:
         body = await read_body(request, self._limits.body_bytes)
         content_type = request.headers.get("Content-Type", "") if body else ""
         identity = by_url(self._route.name, request.method, target, body, content_type)
+        if self._placement is not None:
+            name, held = call_name(*identity.name), self._calls.holds(identity)
+            elsewhere = await self._placement.of_generation(request, ANYONE, None, name, held=held)
+            if elsewhere is not None:
+                return elsewhere
         call = self._calls.find(identity)
         last_event_id = follow_request.last_event_id(request)
         if call is None:

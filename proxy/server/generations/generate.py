@@ -24,6 +24,7 @@ from proxy.server.generations.response import GenerationResponses, Joined
 from proxy.server.generations.retries import LostCalls, Reading
 from proxy.server.generations.shared_calls import Call, Calls
 from proxy.server.pass_through import send_back
+from proxy.server.placement import Placement, call_name, retry_name
 from proxy.server.response_object import answer_object
 from proxy.stream.endings import CLIENT_GONE, DRAINED
 from proxy.stream.hub import Hub, Places
@@ -53,12 +54,14 @@ class Generations:
         limits: LimitsConfig,
         lost: LostCalls,
         given: GivenIds | None = None,
+        placement: Placement | None = None,
         *,
         cumulative: bool | None = None,
         empty_events: bool = False,
     ) -> None:
         """`given`: notes the ids of responses, if it matters who was given them by which upstream; else None.
 
+        `placement`: finds the worker that a request belongs to, if there are several.
         `empty_events`: heartbeats are empty events where the API has them.
         `cumulative`: whether each event of the upstreams repeats the text so far; None: requests and events show it.
         """
@@ -70,6 +73,7 @@ class Generations:
         self._responses = responses
         self._metrics = metrics
         self._given = given
+        self._placement = placement
         self._cumulative = cumulative
         self._empty_events = empty_events
         self.limit(limits)
@@ -85,6 +89,10 @@ class Generations:
     ) -> web.StreamResponse:
         """Deliver the response of an upstream call: a new one, or one that other requests share."""
         generation = await self._reader.read(route, request, caller)
+        if self._placement is not None:
+            elsewhere = await self._hand_over(self._placement, request, generation)
+            if elsewhere is not None:
+                return elsewhere
         options = generation.options
         is_unshared = generation.identity is None and generation.meaning is None and not options.detached
         if is_unshared and not generation.keepalive_s:
@@ -96,6 +104,8 @@ class Generations:
         else:
             self._metrics.shared(how, call.stream)
             self._join(call, generation)
+            if self._placement is not None and options.key is not None:
+                await self._placement.named(generation.caller, options.key, call.stream.id)
         release_body(request)
         joined = how if late else None
         if options.respond_async:
@@ -107,6 +117,22 @@ class Generations:
         if generation.meaning is None:
             return await self._follow(call, request, generation, joined)
         return await self._follow_for_retries(call, request, generation, joined)
+
+    async def _hand_over(
+        self, placement: Placement, request: web.BaseRequest, generation: GenerationRequest
+    ) -> web.StreamResponse | None:
+        """Hand a request over to the worker that it belongs to; return None if it is to be served here."""
+        identity, meaning, held = generation.identity, generation.meaning, False
+        shared: tuple[bytes, ...] | None = None
+        if meaning is not None:
+            shared, held = retry_name(meaning), meaning in self._lost.meanings()
+        elif identity is not None:
+            shared, held = call_name(*identity.name), self._calls.holds(identity)
+        elsewhere = await placement.of_generation(request, generation.caller, generation.options.key, shared, held=held)
+        if elsewhere is not None:
+            generation.drop_body()
+            release_body(request)
+        return elsewhere
 
     async def _shared_call(self, generation: GenerationRequest) -> tuple[Call | None, Joined]:
         """Return the call of an earlier request that this one shares, if any, and how it was found.

@@ -27,6 +27,7 @@ from proxy.server.generations.shared_calls import Identity, by_body, by_key
 from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
 from proxy.server.models import Models
 from proxy.server.pass_through import Forward
+from proxy.server.placement import Placement
 from proxy.stream.info import StreamInfo
 from proxy.stream.projections import EVENT_STREAM, MODES, View, check_view
 from proxy.stream.vitals import Vitals
@@ -35,7 +36,7 @@ from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.upstream import UpstreamRequest
-from proxy.wire.errors import BadRequest, UnknownMode
+from proxy.wire.errors import BadRequest, UnknownMode, UnknownResponse
 from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.sse import begins_stream
 
@@ -113,16 +114,21 @@ class GenerationReader:
         forward: Forward,
         models: Models,
         given: GivenIds | None = None,
+        placement: Placement | None = None,
         *,
         recorded: bool = False,
     ) -> None:
-        """`given`: the ids of responses that callers were given; None: of no use. `recorded`: for a recorded route."""
+        """`given`: the ids of responses that callers were given; None: of no use. `recorded`: for a recorded route.
+
+        `placement`: asks the other workers, if there are any, for ids that were not given here.
+        """
         self._config = config
         self._admission = admission
         self._forward = forward
         self._models = models
         self._client_address = ClientAddresses(config.trusted_proxies).of
         self._given = given
+        self._placement = placement
         generations = config.generations
         self._recorded = recorded
         self._attaches = generations.attach_retries_s > 0 and not recorded
@@ -195,6 +201,8 @@ class GenerationReader:
             generation.method, generation.recorded = request.method.encode(), True
         objects = route.dialect.objects
         if objects is not None:
+            if self._placement is not None:
+                generation = await self._continued_with_others(self._placement, generation, objects)
             generation = self._with_objects(generation, objects, caller)
             attaches = attaches and generation.options is options  # not in the background: its client may disconnect
         if account is not None and not self._recorded:
@@ -230,7 +238,7 @@ class GenerationReader:
 
         Raises: UnknownResponse; BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
         """
-        if self._given is not None:
+        if self._given is not None and self._placement is None:
             upstream = self._upstream_of_continued(self._given, generation, objects)
             if upstream:
                 generation = replace(generation, upstream=upstream, continues=True)
@@ -256,6 +264,21 @@ class GenerationReader:
             return ""
         upstreams = [given.upstream(generation.caller, generation.route.dialect, ident) for ident in idents]
         return next(filter(None, upstreams), "")
+
+    async def _continued_with_others(
+        self, placement: Placement, generation: GenerationRequest, objects: Objects
+    ) -> GenerationRequest:
+        """Do as above where another worker may have given the ids that a request names. Raises: UnknownResponse."""
+        if self._given is None:
+            return generation
+        try:
+            upstream = self._upstream_of_continued(self._given, generation, objects)
+        except UnknownResponse:
+            idents = objects.continued(generation.whole_body)
+            if not all([await placement.is_known(generation.caller, ident) for ident in idents]):
+                raise
+            return generation
+        return replace(generation, upstream=upstream, continues=True) if upstream else generation
 
 
 def _limited(generation: GenerationRequest, account: Account) -> GenerationRequest:

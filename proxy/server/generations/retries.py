@@ -105,6 +105,10 @@ class LostCalls:
             if not waiting.done():
                 waiting.set_result(None)
 
+    def meanings(self) -> set[bytes]:
+        """Return the meanings of requests whose calls are lost, or being read and may be lost yet."""
+        return {*self._lost, *self._read}
+
     def forget(self, stream: Stream) -> None:
         """Forget the call of a stream that is no longer kept."""
         meaning = self._meanings.pop(stream.id, None)

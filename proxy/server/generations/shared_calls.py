@@ -191,6 +191,14 @@ class Calls:
             )
         return call
 
+    def holds(self, identity: Identity) -> bool:
+        """Return whether a request of this identity shares a call, or is refused because of one."""
+        return identity.name in self._by_name
+
+    def named(self) -> Iterable[tuple[bytes, str, str | bytes]]:
+        """Return the names of all calls that requests may share."""
+        return self._by_name.keys()
+
     def before(self, identity: Identity) -> Stream | None:
         """Return the stream of the last endless call with this identity, if it has ended and is kept."""
         return self._before.get(identity.name)

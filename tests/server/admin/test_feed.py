@@ -43,6 +43,13 @@ async def test_overview_comes_at_once_and_follows_what_happens(tee: Tee, stage: 
     assert "word" not in json.dumps(last)
 
 
+async def test_overview_is_there_once_too(tee: Tee) -> None:
+    """For scripts."""
+    answer = await tee.admin("/admin/overview")
+    assert answer.header("content-type") == "application/json; charset=utf-8"
+    assert (await answer.json())["workers"][0]["state"] == "ready"
+
+
 async def test_overview_has_upstreams_and_workers(stage: Stage) -> None:
     """With breaker and queue, where they have one; no key, no address."""
     limited = {"max_concurrent": 2, "spares": ["spare"], "key": "sk-ours"}

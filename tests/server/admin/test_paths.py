@@ -15,6 +15,7 @@ GUARDED = [
     ("GET", "/admin/streams/{ident}"),
     ("GET", "/admin/streams/{ident}/info"),
     ("GET", "/admin/events"),
+    ("GET", "/admin/overview"),
     ("POST", "/admin/streams/{ident}/cancel"),
     ("POST", "/admin/streams/{ident}/share"),
     ("POST", "/admin/try/v1/chat/completions"),
@@ -94,7 +95,7 @@ async def test_off_loopback_only_probes_and_metrics_are_served_without_a_token(s
     """The others say what is missing; a token on the command changes that."""
     for tables, status in (({}, 403), ({"admin_token": TOKEN}, 200)):
         async with teed(stage.url, admin="0.0.0.0:0", **tables) as tee:
-            for path in (*OPEN, "/console", "/console/main.js", "/admin/streams"):
+            for path in (*OPEN, "/openapi.json", "/console", "/console/main.js", "/admin/streams"):
                 answer = await tee.admin(path)
                 assert answer.status == (200 if path in OPEN else status), path
                 if answer.status == 403:

@@ -1,0 +1,282 @@
+"""The one admin port of several workers, in their supervisor: what each worker tells, put together.
+
+No worker holds it up: one that does not answer in time is left out, and `streamtee_worker_up` is 0 for it.
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.aiohttp import make_aiohttp_handler
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+from yarl import URL
+
+from proxy.access.callers import Caller
+from proxy.access.operators import COOKIE, OperatorAccess
+from proxy.access.pages import Hosts
+from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.descriptors import Descriptors
+from proxy.downstream.inline import server_loop
+from proxy.downstream.listener import Listener
+from proxy.downstream.response import Downstream
+from proxy.server.admin.feed import Feed
+from proxy.server.admin.form_requests import headers_of_form
+from proxy.server.admin.paths import AdminRoutes, Handlers
+from proxy.server.app import http_log, operators_of
+from proxy.server.config import address
+from proxy.server.delivery import CACHING
+from proxy.server.json_responses import answer
+from proxy.server.ports import port_tls
+from proxy.stream.projections import EVENT_STREAM
+from proxy.stream.turns import Turns
+from proxy.telemetry.live_feed import LiveFeed
+from proxy.telemetry.metrics import Metrics
+from proxy.wire import json_text
+from proxy.wire.errors import Overloaded, UnknownStream
+from proxy.wire.http import HOP_BY_HOP, origin_form
+from proxy.workers.ids import worker_of
+from proxy.workers.merged_overview import merged
+from proxy.workers.supervisor import Supervisor
+
+_OF_CONNECTIONS = {*HOP_BY_HOP, b"host", b"content-length"}
+_FORWARDED = ("Accept", "Content-Type", "Last-Event-ID")
+_LOOKED_S = 0.2  # for new workers, whose events a live feed is to have, too
+
+
+class _Collected(Collector):
+    """Metrics that have been collected already."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
+
+class AdminPort:
+    """The admin port of several workers."""
+
+    def __init__(self, supervisor: Supervisor, listening: socket.socket | None = None) -> None:
+        """Call within a running loop. `listening`: a socket that listens already."""
+        config = supervisor.config
+        loop = asyncio.get_running_loop()
+        self._supervisor = supervisor
+        self._config = config
+        self._operators = operators_of(config)
+        self._overviews = Feed(LiveFeed(), self._overview)
+        self._listening = listening
+        self._clients = ClientConnections(
+            ClientTimeouts(**config.clients.model_dump()),
+            Descriptors.of_process(),
+            max_body_bytes=config.limits.total_body_bytes,
+            max_pending_bytes=config.limits.total_pending_bytes,
+        )
+        self._turns = Turns(loop.call_soon, time.monotonic)
+        self._runner: web.ServerRunner | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._feeds: set[asyncio.Task[Any]] = set()
+        self.url = ""
+
+    def routes(self) -> AdminRoutes:
+        """Return the paths of the admin port, and what answers there."""
+        handlers = Handlers(
+            metrics=self._metrics,
+            ready=self._ready,
+            listed=self._streams,
+            follow=self._stream,
+            head=self._stream,
+            info=self._stream,
+            cancel=self._stream,
+            share=self._stream,
+            events=self._events,
+            overview=self._overviews.overview,
+            form=self._form,
+        )
+        return AdminRoutes(self._operators, Metrics(self._config.limits.model_labels), handlers)
+
+    @property
+    def console_url(self) -> str:
+        """The URL of the console, with the admin token if that was made here; "" if the console is not served."""
+        return self._operators.console_url(self.url)
+
+    async def start(self) -> None:
+        """Listen. Raises: OSError, when the address is taken; ValueError, for a certificate that can't be used."""
+        host, port = address(self._config.admin)
+        tls = port_tls(self._config.admin_tls)
+        context = None if tls is None else tls.context
+        self._runner = web.ServerRunner(self._listener(host), shutdown_timeout=1.0)
+        await self._runner.setup()
+        site: web.BaseSite = web.TCPSite(self._runner, host, port, ssl_context=context)
+        if self._listening is not None:
+            site = web.SockSite(self._runner, self._listening, ssl_context=context)
+        await site.start()
+        scheme, shown = "http" if tls is None else "https", f"[{host}]" if ":" in host else host
+        self.url = f"{scheme}://{shown}:{self._runner.addresses[0][1]}"
+        self._watching = asyncio.create_task(self._clients.watch())
+
+    async def stop(self) -> None:
+        """End all responses, and listen no more."""
+        for task in self._feeds:
+            task.cancel()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
+
+    def _listener(self, host: str) -> Listener:
+        routes, limits = self.routes(), self._config.limits
+        return Listener(
+            routes,
+            routes.routes.refuse_unparsed,
+            header_bytes=limits.header_bytes,
+            max_headers=limits.headers,
+            clients=self._clients,
+            host_error=Hosts(host, self._config.hosts).error,
+            turns=self._turns,
+            urgent=b"GET /",
+            is_admin=True,
+            access_log=None,
+            handler_cancellation=True,
+            logger=http_log,
+            loop=server_loop(),
+        )
+
+    async def _ask_all(self, target: str) -> dict[int, Any]:
+        return await self._supervisor.peers.ask_all(self._supervisor.numbers, target)
+
+    async def _metrics(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """GET /metrics: the sums of all workers."""
+        registry = CollectorRegistry()
+        answers = await self._ask_all("/inner/metrics")
+        told = {number: answers.get(number) for number in self._supervisor.numbers}
+        registry.register(_Collected(self._supervisor.page.merged(told)))
+        exposition: Any = make_aiohttp_handler(registry)
+        response: web.StreamResponse = await exposition(request)
+        return response
+
+    async def _ready(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """GET /readyz: whether any worker takes what is new, and which."""
+        answers = await self._ask_all("/readyz")
+        workers = {
+            str(number): is_current and (answers.get(number) or {}).get("ready", False)
+            for number, is_current in self._supervisor.numbers.items()
+        }
+        ready = not self._supervisor.is_draining and any(workers.values())
+        return answer({"ready": ready, "workers": workers}, 200 if ready else 503)
+
+    async def _streams(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """GET /admin/streams: those of all workers; `has_more`, if one of them hangs."""
+        answers = await self._ask_all("/admin/streams")
+        told = [one["data"] for one in answers.values() if one is not None]
+        streams = [stream for data in told for stream in data]
+        return answer({"object": "list", "data": streams, "has_more": len(told) < len(answers)})
+
+    async def _stream(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
+        """Whatever is asked about one stream: pass it to its worker, and what that answers back."""
+        number = worker_of(ident)
+        if number not in self._supervisor.numbers:
+            raise UnknownStream(f"no stream {ident!r} is running or kept")
+        headers = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
+        return await self._pass_on(request, number, headers | self._supervisor.peers.headers)
+
+    async def _form(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """POST /admin/try/...: pass a request of the console's form to a worker, which serves it as a client's.
+
+        Authorization has the key that was typed in, so the worker knows the supervisor by a cookie.
+        """
+        number = next((number for number, is_current in self._supervisor.numbers.items() if is_current), None)
+        if number is None:
+            raise Overloaded("no worker begins what is new")
+        headers = headers_of_form(request, self._operators)
+        for name in [name for name in headers if name.lower().encode() in _OF_CONNECTIONS]:
+            headers.popall(name, None)
+        cookie = f"{COOKIE}={OperatorAccess(self._supervisor.peers.token).signed()}"
+        return await self._pass_on(request, number, {**headers, "Cookie": cookie})
+
+    async def _pass_on(self, request: web.BaseRequest, number: int, headers: Mapping[str, str]) -> web.StreamResponse:
+        """Pass a request to a worker, and its response back as it comes."""
+        asked = self._supervisor.peers.session(number).request(
+            request.method,
+            URL(f"http://localhost{origin_form(request.raw_path)}", encoded=True),
+            headers=headers,
+            data=await request.read(),
+        )
+        downstream: Downstream | None = None
+        try:
+            async with asked as answered:
+                downstream = Downstream(request, answered.status)
+                kept = [header for header in answered.raw_headers if header[0].lower() not in HOP_BY_HOP]
+                framed = any(name.lower() == b"content-length" for name, _ in kept)
+                downstream.start((answered.reason or "").encode(), kept, framed=framed)
+                async for piece in answered.content.iter_any():
+                    downstream.write_data(piece)
+                    await request.writer.drain()
+                downstream.close(b"")
+        except aiohttp.ClientError:
+            if downstream is None:
+                raise Overloaded(f"worker {number}, which has the stream, does not answer") from None
+            downstream.abort(b"")
+        return downstream.response
+
+    async def _overview(self) -> str:
+        supervisor = self._supervisor
+        told = await self._ask_all("/admin/overview")
+        everyone = {number: told.get(number) for number in supervisor.numbers}
+        return json_text.written(merged(everyone, data_url=supervisor.url, is_draining=supervisor.is_draining)).decode()
+
+    async def _events(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """GET /admin/events: those of all workers, also of such that begin later; or overviews of all."""
+        if "every" in request.query:
+            return await self._overviews.events(request, caller)
+        downstream = Downstream(request)
+        downstream.start(b"OK", [(b"Content-Type", EVENT_STREAM), *CACHING])
+        feeding = asyncio.create_task(self._feed(downstream))
+        self._feeds.add(feeding)
+        try:
+            await downstream.finished()
+        finally:
+            feeding.cancel()
+            self._feeds.discard(feeding)
+        return downstream.response
+
+    async def _feed(self, downstream: Downstream) -> None:
+        listening: dict[int, asyncio.Task[None]] = {}
+        try:
+            while True:
+                for number in self._supervisor.numbers:
+                    if number not in listening or listening[number].done():
+                        listening[number] = asyncio.create_task(self._forward(number, downstream))
+                await asyncio.sleep(_LOOKED_S)
+        finally:
+            for task in listening.values():
+                task.cancel()
+            downstream.close(b"")
+
+    async def _forward(self, number: int, downstream: Downstream) -> None:
+        """Send the events of one worker, until it ends or the client does not keep up."""
+        peers = self._supervisor.peers
+        try:
+            async with peers.session(number).get("http://localhost/admin/events", headers=peers.headers) as events:
+                async for block in _blocks(events):
+                    if not downstream.writable:
+                        downstream.abort(b"")
+                        return
+                    downstream.write_data(block)
+        except (aiohttp.ClientError, OSError):
+            return
+
+
+async def _blocks(events: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    held = b""
+    async for piece in events.content.iter_any():
+        held += piece.replace(b"\r\n", b"\n")
+        *blocks, held = held.split(b"\n\n")
+        for block in blocks:
+            yield block + b"\n\n"

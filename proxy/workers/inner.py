@@ -1,0 +1,64 @@
+"""What a worker tells the other workers and the supervisor, over its Unix socket: GET requests, answered in JSON."""
+
+from collections.abc import Callable, Sequence
+
+from aiohttp import web
+
+from proxy.access.callers import Caller
+from proxy.server.following.control import streams_of
+from proxy.server.json_responses import answer
+from proxy.server.routes import Handler
+from proxy.stream.hub import Hub
+from proxy.workers.merged_page import Families
+
+
+class Inner:
+    """The handlers of what one worker is asked by others."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        knows: Callable[[bytes, str], bool],
+        note_named: Callable[[bytes, str, str], None],
+        families: Callable[[], Families],
+    ) -> None:
+        """`knows` tells whether a caller's response of an id is known here; `families` returns the metrics.
+
+        `note_named` notes the id of another worker's stream that is the newest under a caller's key.
+        """
+        self._hub = hub
+        self._knows = knows
+        self._note_named = note_named
+        self._families = families
+
+    def endpoints(self) -> Sequence[tuple[str, Handler]]:
+        """Return the paths, and what answers there."""
+        return (
+            ("/inner/metrics", self._metrics),
+            ("/inner/streams", self._streams),
+            ("/inner/key", self._key),
+            ("/inner/named", self._named),
+            ("/inner/response", self._response),
+        )
+
+    async def _metrics(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        return answer(self._families())
+
+    async def _streams(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """Tell a caller's streams: when each began, and its description."""
+        return answer(streams_of(self._hub, bytes.fromhex(request.query["caller"])))
+
+    async def _key(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """Tell the id of a caller's newest stream under a key."""
+        stream = self._hub.find_key(request.query["key"], bytes.fromhex(request.query["caller"]))
+        return answer({"id": None if stream is None else stream.id})
+
+    async def _named(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """Note that another worker's stream is the newest under a caller's key."""
+        query = request.query
+        self._note_named(bytes.fromhex(query["caller"]), query["key"], query["ident"])
+        return answer({})
+
+    async def _response(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
+        """Tell whether a caller's response of an id is known here."""
+        return answer({"known": self._knows(bytes.fromhex(request.query["caller"]), request.query["ident"])})

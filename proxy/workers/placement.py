@@ -1,0 +1,392 @@
+"""Which worker a request belongs to: by the id, the names or the URL in it. Implements what `server.placement` asks.
+
+A stream is in the worker that its id names. A name belongs to one worker by its hash (`names`), so all who use a name
+meet there; what has no name begins where its connection is. A request with both a Stream-Key and a name that requests
+share (an Idempotency-Key, its body) goes to the key's worker, where followers wait for the key; the worker of the
+shared name notes that, and sends there whoever else comes with it.
+
+Whoever has been handed a request that another worker has decided on serves it, and so no request goes in circles.
+"""
+
+import asyncio
+import functools
+import os
+import socket
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from aiohttp import HttpVersion11, web
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from proxy.access.callers import Caller
+from proxy.downstream.movable import HANDED_OVER, MovableConnection
+from proxy.server.following.control import answer_list, streams_of
+from proxy.server.headers import NAMES
+from proxy.server.placement import Belongs, Handler, key_name
+from proxy.stream.hub import Hub
+from proxy.wire.errors import Overloaded
+from proxy.workers.follow_several import FollowSeveral
+from proxy.workers.handover import LATE, OUTCOMES, TAKEN, offer
+from proxy.workers.ids import worker_of
+from proxy.workers.membership import Membership
+from proxy.workers.names import name_of
+from proxy.workers.peers import Peers, quoted, socket_paths
+from proxy.workers.relay import Side, join
+
+_KEY = "Stream-Key"
+_NOTED = 10_000  # names of which a worker remembers that another one has their stream
+
+
+class Placement:
+    """Knows which worker a request belongs to, and hands it over if that is another one."""
+
+    def __init__(self, membership: Membership, directory: Path, token: str, *, names_bodies: bool) -> None:
+        """`token`: what the other workers take for that of an operator.
+
+        `names_bodies`: the body of a generation request may be a name: so it is to be read first."""
+        self.membership = membership
+        self.handovers: Counter[str] = Counter()  # by their outcome
+        self.peers = Peers(directory, token)
+        self.relays: set[Side] = set()
+        self._directory = directory
+        self._names_bodies = names_bodies
+        self._claims: OrderedDict[bytes, int] = OrderedDict()  # workers of requests that have a key, too, by their name
+        self._named: OrderedDict[bytes, int] = OrderedDict()  # workers of the newest stream under a key of this one
+        self._next = 0
+        self._several = FollowSeveral(self.peers, lambda: self.membership.number, self._worker_of, self._find_key)
+
+    def attach(self, hub: Hub, knows: Callable[[bytes, str], bool]) -> None:
+        """Take what is asked about this worker; `knows` tells whether a caller's response of an id is known here."""
+        self._hub = hub
+        self._knows = knows
+
+    def knows(self, caller: bytes, ident: str) -> bool:
+        """Return whether a caller's response of this id is known here."""
+        return self._knows(caller, ident)
+
+    def is_busy(self) -> bool:
+        """Return whether bytes are carried here between clients and other workers."""
+        return bool(self.relays)
+
+    def metrics(self) -> Iterator[Metric]:
+        """Yield what is counted here."""
+        text = "Connections that were handed over to another worker: taken, or answered here with 503."
+        handovers = CounterMetricFamily("streamtee_handovers", text, labels=("outcome",))
+        for outcome in OUTCOMES:
+            handovers.add_metric((outcome,), self.handovers[outcome])
+        yield handovers
+        process = GaugeMetricFamily("streamtee_worker_process", "The id of the process that a worker is.")
+        process.add_metric((), os.getpid())
+        yield process
+
+    def placed(self, handler: Handler, belongs: Belongs) -> Handler:
+        """Return a handler that serves a request here or hands it over."""
+        serve: Any = _SERVE[belongs]
+        placed: Handler = functools.partial(serve, self, handler)
+        return placed
+
+    # What requests of a route belong by
+
+    async def _anywhere(
+        self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
+    ) -> web.StreamResponse:
+        owner = self._another() if self.membership.is_retired else None
+        if "Upgrade" in request.headers and _KEY in request.headers:  # a session, which is a stream
+            owner = self.membership.owner(name_of(*key_name(caller.digest, request.headers[_KEY])))
+        return await self._serve_at(owner, True, handler, request, caller, named)
+
+    async def _later(
+        self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
+    ) -> web.StreamResponse:
+        """Leave it to the handler, which reads the request first: only that tells its names."""
+        return await handler(request, caller, **named)
+
+    async def _by_names(
+        self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
+    ) -> web.StreamResponse:
+        if self._names_bodies or any(name in request.headers for name in NAMES):
+            return await handler(request, caller, **named)
+        return await self._anywhere(handler, request, caller, **named)
+
+    async def _by_stream(
+        self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
+    ) -> web.StreamResponse:
+        owner = self._worker_of(named["ident"])
+        return await self._serve_at(owner, True, handler, request, caller, named)
+
+    async def _by_key(
+        self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
+    ) -> web.StreamResponse:
+        owner, decided = self._owner_of_key(caller.digest, named["key"])
+        return await self._serve_at(owner, decided, handler, request, caller, named)
+
+    async def _by_response(
+        self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
+    ) -> web.StreamResponse:
+        ident, owner = named["ident"], None
+        if self._is_movable(request) and not self._knows(caller.digest, ident):
+            owner = self._worker_of(ident)
+            if owner is None:
+                owner = await self._who_knows(caller.digest, ident)
+        if owner is None and self.membership.is_retired and not self._knows(caller.digest, ident):
+            owner = self._another()
+        return await self._serve_at(owner, True, handler, request, caller, named)
+
+    async def _all(
+        self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
+    ) -> web.StreamResponse:
+        """GET /v1/streams: those of all workers."""
+        _settle(request)
+        answers = await self.peers.ask_all(self.membership.others, f"/inner/streams?caller={caller.digest.hex()}")
+        _check_answered(answers)
+        streams = streams_of(self._hub, caller.digest)
+        for theirs in answers.values():
+            streams += theirs
+        return answer_list(streams)
+
+    async def _by_several(
+        self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
+    ) -> web.StreamResponse:
+        if not self._is_movable(request):
+            return await handler(request, caller, **named)
+        groups = await self._several.groups(request, caller)
+        if len(groups) < 2:
+            owner = next(iter(groups), None)
+            return await self._serve_at(owner, True, handler, request, caller, named)
+        _settle(request)
+        return await self._several.serve(request, groups, self._hub.turns)
+
+    # What is asked after a request has been read
+
+    async def of_generation(
+        self, request: web.BaseRequest, caller: bytes, key: str | None, shared: tuple[bytes, ...] | None, *, held: bool
+    ) -> web.StreamResponse | None:
+        """Hand a generation request over, if it belongs elsewhere; return None if it is to be served here.
+
+        `key`: its Stream-Key. `shared`: by what requests share its call; `held`: this worker has such a call.
+        Raises: Overloaded, if the other worker does not take it.
+        """
+        connection = request.protocol
+        if not isinstance(connection, MovableConnection):
+            return None
+        if not connection.is_placed:
+            owner, decided = self._owner_of_generation(caller, key, shared, held=held)
+        elif self.membership.is_retired and not held:  # what it was handed over for is gone
+            owner, decided = self._another(), True
+        else:
+            owner, decided = self.membership.number, True
+        if owner == self.membership.number:
+            connection.settle()
+            if key is not None and not held:  # a new stream is the newest under its key
+                self._named.pop(name_of(*key_name(caller, key)), None)
+            return None
+        return await self._hand_over(request, connection, owner, decided)
+
+    async def named(self, caller: bytes, key: str, ident: str) -> None:
+        """Tell the worker of a key that a stream of this worker has it, too, from now on. Raises: Overloaded."""
+        owner = self.membership.owner(name_of(*key_name(caller, key)))
+        if owner != self.membership.number:
+            asked = f"caller={caller.hex()}&key={quoted(key)}&ident={ident}"
+            _check_answered(await self.peers.ask_all([owner], f"/inner/named?{asked}"))
+
+    def note_named(self, caller: bytes, key: str, ident: str) -> None:
+        """Note that a stream of another worker is the newest under a key that belongs to this one."""
+        worker = self._worker_of(ident)
+        if worker is not None:
+            _keep(self._named, name_of(*key_name(caller, key)), worker)
+
+    async def is_known(self, caller: bytes, ident: str) -> bool:
+        """Return whether another worker knows a caller's response of this id. Raises: Overloaded, if one hangs."""
+        return await self._who_knows(caller, ident) is not None
+
+    # Where things belong; each with whether that is decided, or for the worker to decide
+
+    def _worker_of(self, ident: str) -> int | None:
+        """Return the worker of a stream; None if there is no such worker, so that the stream is nowhere."""
+        number = worker_of(ident)
+        return number if number is not None and self.membership.is_there(number) else None
+
+    def _owner_of_key(self, caller: bytes, key: str) -> tuple[int, bool]:
+        name = name_of(*key_name(caller, key))
+        owner = self.membership.owner(name)
+        if owner != self.membership.number:
+            return owner, False
+        named = self._named.get(name)
+        if named is None and self._hub.find_key(key, caller) is None:
+            named = self.membership.older_owner(name)
+        return (owner, False) if named is None or not self.membership.is_there(named) else (named, True)
+
+    def _owner_of_generation(
+        self, caller: bytes, key: str | None, shared: tuple[bytes, ...] | None, *, held: bool
+    ) -> tuple[int, bool]:
+        membership = self.membership
+        if shared is None and key is None:
+            return (self._another(), True) if membership.is_retired else (membership.number, True)
+        if shared is None:
+            assert key is not None
+            return membership.owner(name_of(*key_name(caller, key))), True
+        name = name_of(*shared)
+        owner = membership.owner(name)
+        if owner != membership.number or held:
+            return owner, False
+        return self._owner_of_both(name, caller, key), True
+
+    def _owner_of_both(self, name: bytes, caller: bytes, key: str | None) -> int:
+        """Return the worker of a request whose shared name belongs to this worker, which has no call of that name."""
+        membership = self.membership
+        older, claimed = membership.older_owner(name), self._claims.get(name)
+        if older is not None:
+            return older
+        if claimed is not None and membership.is_there(claimed):
+            return claimed
+        if key is None:
+            return membership.number
+        owner = membership.owner(name_of(*key_name(caller, key)))
+        if owner != membership.number:
+            _keep(self._claims, name, owner)
+        return owner
+
+    def _another(self) -> int:
+        """Return one of the workers that begin what is new, each in turn."""
+        self._next += 1
+        return self.membership.current[self._next % len(self.membership.current)]
+
+    async def _find_key(self, caller: bytes, key: str) -> str | None:
+        """Return the id of a caller's newest stream under a key, whichever worker has it. Raises: Overloaded."""
+        name, membership = name_of(*key_name(caller, key)), self.membership
+        for number in (self._named.get(name), membership.owner(name), membership.older_owner(name)):
+            if number == membership.number:
+                stream = self._hub.find_key(key, caller)
+                found = None if stream is None else stream.id
+            elif number is None:
+                continue
+            else:
+                target = f"/inner/key?caller={caller.hex()}&key={quoted(key)}"
+                answers = await self.peers.ask_all([number], target)
+                _check_answered(answers)
+                found = answers[number]["id"] if answers else None
+            if found is not None:
+                return found
+        return None
+
+    async def _who_knows(self, caller: bytes, ident: str) -> int | None:
+        """Return the worker that knows a caller's response by this id, if any does. Raises: Overloaded."""
+        target = f"/inner/response?caller={caller.hex()}&ident={quoted(ident)}"
+        answers = await self.peers.ask_all(self.membership.others, target)
+        for number, answer in answers.items():
+            if answer is not None and answer["known"]:
+                return number
+        _check_answered(answers)
+        return None
+
+    # Serving, or handing over
+
+    def _is_movable(self, request: web.BaseRequest) -> bool:
+        """Return whether a request may be handed over: no other worker has decided that it is to be served here."""
+        connection = request.protocol
+        return isinstance(connection, MovableConnection) and not connection.is_placed
+
+    async def _serve_at(
+        self,
+        owner: int | None,
+        decided: bool,
+        handler: Handler,
+        request: web.BaseRequest,
+        caller: Caller,
+        named: dict[str, str],
+    ) -> web.StreamResponse:
+        """Serve a request here, if it belongs here or to nobody; else hand it over. Raises: Overloaded."""
+        connection = request.protocol
+        if owner is None or owner == self.membership.number or not isinstance(connection, MovableConnection):
+            _settle(request)
+            return await handler(request, caller, **named)
+        if connection.is_placed:
+            connection.settle()
+            return await handler(request, caller, **named)
+        return await self._hand_over(request, connection, owner, decided)
+
+    async def _hand_over(
+        self, request: web.BaseRequest, connection: MovableConnection, owner: int, decided: bool
+    ) -> web.StreamResponse:
+        outcome = await self.move(connection, owner, is_placed=decided)
+        if outcome == TAKEN:
+            if not request.content.is_eof():
+                request.content.feed_eof()  # else aiohttp would wait for the rest
+            return HANDED_OVER
+        raise Overloaded(f"worker {owner} of this server, which has what is asked for, does not answer")
+
+    async def move_anywhere(self, connection: MovableConnection) -> None:
+        """Hand an idle connection over to one of the workers that begin what is new; if it takes it."""
+        if self._another() != self.membership.number:
+            await self.move(connection, self._another())
+
+    async def move(self, connection: MovableConnection, owner: int, *, is_placed: bool = False) -> str:
+        """Hand a connection over to a worker; return the outcome. If it was not taken, it goes on here."""
+        await connection.wait_sent()
+        read = connection.let_go()
+        if read is None:
+            return "lost"  # the client has disconnected
+        path = socket_paths(self._directory, owner)[0]
+        if connection.is_encrypted:
+            outcome = await self._relay(connection, path, read, is_placed=is_placed)
+        else:
+            outcome = await offer(path, connection.descriptor, read, is_placed=is_placed)
+        self.handovers[outcome] += 1
+        if outcome != TAKEN:
+            connection.take_back()
+        elif not connection.is_encrypted:
+            connection.forget()
+        return outcome
+
+    async def _relay(self, connection: MovableConnection, path: str, read: bytes, *, is_placed: bool) -> str:
+        """Hand one end of a socket pair over in place of a connection, and carry its bytes; return the outcome."""
+        request = connection.current
+        if request is None or request.version < HttpVersion11:
+            return LATE  # by TLS, the end of a body without a length would look the same whether it is whole or not
+        ours, theirs = socket.socketpair()
+        with theirs:
+            outcome = await offer(path, theirs.fileno(), read, is_placed=is_placed)
+        if outcome != TAKEN:
+            ours.close()
+            return outcome
+        client, worker = Side(self.relays), Side(self.relays)
+        join(client, worker)
+        connection.leave_to(client)  # and read nothing before the other side is there
+        await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
+        client.begin()
+        return outcome
+
+
+_SERVE = {
+    Belongs.ANYWHERE: Placement._anywhere,
+    Belongs.GENERATION: Placement._by_names,
+    Belongs.URL: Placement._later,
+    Belongs.STREAM: Placement._by_stream,
+    Belongs.KEY: Placement._by_key,
+    Belongs.RESPONSE: Placement._by_response,
+    Belongs.SEVERAL: Placement._by_several,
+    Belongs.ALL: Placement._all,
+}
+
+
+def _keep(noted: "OrderedDict[bytes, int]", name: bytes, worker: int) -> None:
+    """Note the worker of a name, and forget the oldest note if there are too many."""
+    noted[name] = worker
+    noted.move_to_end(name)
+    if len(noted) > _NOTED:
+        noted.popitem(last=False)
+
+
+def _settle(request: web.BaseRequest) -> None:
+    connection = request.protocol
+    if isinstance(connection, MovableConnection):
+        connection.settle()
+
+
+def _check_answered(answers: dict[int, Any]) -> None:
+    """Raises: Overloaded, if a worker did not answer: what it has is not known, and is not left out silently."""
+    silent = [number for number, answer in answers.items() if answer is None]
+    if silent:
+        raise Overloaded(f"worker {silent[0]} of this server, which may have what is asked for, does not answer")

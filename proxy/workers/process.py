@@ -1,0 +1,115 @@
+"""A worker as its supervisor sees it: a process, the messages to and from it, and how it ended."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any, NamedTuple
+
+from proxy.workers.channel import Channel
+from proxy.workers.merged_page import Families
+
+READY_S = 60.0  # a worker that is not ready then has failed
+
+
+class WorkerFailed(Exception):
+    """A worker could not begin; the message says why."""
+
+
+class Start(NamedTuple):
+    """What a worker needs to begin: its number, the text of its configuration, and what it shares with the others."""
+
+    number: int
+    workers: int
+    seat: int  # its place among them
+    config: str
+    directory: str  # of the workers' sockets
+    secret: str  # of callers' digests, in hex
+    listening: int  # the descriptor of its socket
+
+
+class WorkerProcess:
+    """A worker as its supervisor sees it."""
+
+    start: Start  # once it has begun
+    began_at: float  # in monotonic seconds
+    said: dict[str, Any]  # when it was ready
+
+    def __init__(self, process: asyncio.subprocess.Process, channel: Channel) -> None:
+        self.process = process
+        self.retired: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        self.last_counts: Families | None = None
+        self.is_asked_to_end = False
+        self._channel = channel
+        self._reading: asyncio.Task[None]
+
+    @classmethod
+    async def spawn(cls, command: Sequence[str], descriptors: Sequence[int]) -> "WorkerProcess":
+        """Start a process that waits to be told how to begin; these descriptors are open there, too."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(), *descriptors),
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        return cls(process, await Channel.over(ours))
+
+    async def begin(self, start: Start) -> None:
+        """Have it begin, and wait until it could serve. Raises: WorkerFailed."""
+        self.start, self.began_at = start, monotonic()
+        self._channel.send("start", **start._asdict())
+        try:
+            async with asyncio.timeout(READY_S):
+                said = await self._channel.receive()
+        except TimeoutError:
+            said = {"kind": "failed", "why": f"it was not ready within {READY_S:g} s"}
+        if said is None or said["kind"] != "ready":
+            await self.kill()
+            raise WorkerFailed("it ended before it was ready" if said is None else said["why"])
+        self.said = said
+        self._reading = asyncio.create_task(self._read())
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether the process is no more."""
+        return self.process.returncode is not None
+
+    @property
+    def number(self) -> int:
+        return self.start.number
+
+    def send(self, kind: str, **said: Any) -> None:
+        """Send it a message."""
+        self.is_asked_to_end = self.is_asked_to_end or kind in ("retire", "drain", "hurry")
+        self._channel.send(kind, **said)
+
+    async def wait(self) -> str:
+        """Wait until the process has ended, and all it said has been read; return how it ended."""
+        status = await self.process.wait()
+        await self._reading
+        await self._channel.close()
+        if not self.retired.done():
+            self.retired.set_result([])
+        return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+    async def kill(self) -> None:
+        """End the process at once."""
+        self.kill_soon()
+        await self.process.wait()
+        await self._channel.close()
+
+    def kill_soon(self) -> None:
+        """End the process at once; `wait` returns then."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
+
+    async def _read(self) -> None:
+        while (message := await self._channel.receive()) is not None:
+            if message["kind"] == "retired" and not self.retired.done():
+                self.retired.set_result([bytes.fromhex(name) for name in message["names"]])
+            elif message["kind"] == "ended":
+                self.last_counts = message["families"]

@@ -1,0 +1,203 @@
+"""One worker: a process that serves clients beside others on the same address, as its supervisor tells it.
+
+It is a whole proxy (`server.app`), which is handed connections by the others, and hands them over where they belong.
+"""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from proxy.downstream.listener import Listener
+from proxy.downstream.movable import MovableConnection
+from proxy.server.app import Proxy
+from proxy.server.config import Config, loads
+from proxy.server.configuration.mistakes import explained
+from proxy.server.placement import Member, call_name, key_name, retry_name
+from proxy.stream.faults import log_fault
+from proxy.workers import handover
+from proxy.workers.channel import Channel
+from proxy.workers.handover import Inbox
+from proxy.workers.ids import ending_of
+from proxy.workers.inner import Inner
+from proxy.workers.membership import Membership
+from proxy.workers.merged_page import Families, families_of
+from proxy.workers.names import name_of
+from proxy.workers.peers import socket_paths
+from proxy.workers.placement import Placement
+from proxy.workers.shares import divided
+
+_POLL_S = 0.05
+_MOVED_AT_ONCE = 32  # idle connections
+
+
+async def work(descriptor: int, prepare: Callable[[Config], object]) -> None:
+    """Serve as one worker until the supervisor at the other end of a socket pair has it end, or is gone.
+
+    `prepare` sets up the process by its configuration, before anything is made.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):  # those of a terminal go to the supervisor, too, which tells us
+        signal.signal(number, signal.SIG_IGN)
+    channel = await Channel.over(socket.socket(fileno=descriptor))
+    start = await channel.receive()
+    if start is None:
+        return
+    try:
+        config = divided(loads(start["config"]), start["workers"], start["seat"])
+        prepare(config)
+        worker = Worker(config, channel, start)
+        await worker.open()
+    except (ValueError, OSError) as error:
+        channel.send("failed", why=explained(error))
+    else:
+        channel.send("ready", listen=config.listen, admin=config.admin, drain_s=config.drain_s)
+        await worker.run()
+    await channel.close()
+
+
+class Worker:
+    """One of several processes that serve the same address."""
+
+    def __init__(self, config: Config, channel: Channel, start: dict[str, Any]) -> None:
+        number = start["number"]
+        self._channel = channel
+        self._listening = socket.socket(fileno=start["listening"])
+        self._paths = socket_paths(Path(start["directory"]), number)
+        names_bodies = config.generations.share == "body" or config.generations.attach_retries_s > 0
+        membership = Membership(number, (number,))
+        self.placement = Placement(membership, Path(start["directory"]), start["secret"], names_bodies=names_bodies)
+        member = Member(ending_of(number), bytes.fromhex(start["secret"]), self.placement)
+        self.proxy = Proxy(config, member=member)
+        self._inner = Inner(self.proxy.hub, self.placement.knows, self.placement.note_named, self._families)
+        self._ending: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
+        self._all_end = False
+        self._is_orphan = False  # the supervisor is gone
+        self._adopting: set[asyncio.Task[None]] = set()
+        self._listener: Listener
+        self.inbox: Inbox  # once it is open
+
+    async def open(self) -> None:
+        """Become ready. Raises: OSError."""
+        self.inbox = Inbox(handover.listening(self._paths[0]), self._adopt)
+        self._listener = await self.proxy.open_as_worker(self._inner.endpoints(), self._paths[1])
+
+    async def run(self) -> None:
+        """Do what the supervisor says, until all has ended."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._end, self.proxy.drain)
+        obeying = asyncio.create_task(self._obey())
+        await self.wait_over()
+        obeying.cancel()
+        await asyncio.wait({obeying})
+        self._channel.send("ended", families=self._families())
+
+    async def wait_over(self) -> None:
+        """Wait until all has ended; then be handed no more, and ask the others nothing more."""
+        await self._over.wait()
+        self.inbox.close()
+        await self.placement.peers.close()
+        if self._is_orphan:
+            self._remove_sockets()
+
+    def _remove_sockets(self) -> None:
+        """Remove this worker's sockets, and with those of the last worker their directory."""
+        with suppress(OSError):
+            for path in self._paths:
+                Path(path).unlink(missing_ok=True)
+            Path(self._paths[0]).parent.rmdir()
+
+    async def _obey(self) -> None:
+        """Do what the supervisor says; if it is gone, end."""
+        try:
+            while (message := await self._channel.receive()) is not None:
+                await self.heed(message)
+            self._is_orphan = True
+        except Exception as error:
+            log_fault("what the supervisor said", error)
+        self._end(self.proxy.drain)
+
+    async def heed(self, message: dict[str, Any]) -> None:
+        """Do what one message of the supervisor says."""
+        kind = message["kind"]
+        if "current" in message:
+            self.placement.membership = Membership(
+                self.placement.membership.number,
+                message["current"],
+                frozenset(message["draining"]),
+                {bytes.fromhex(name): number for name, number in message["older"].items()},
+            )
+        if kind == "serve":
+            self.inbox.open()
+            await self.proxy.accept(self._listening)
+        elif kind == "retire":
+            await self.proxy.retire()
+            self._channel.send("retired", names=[name.hex() for name in self._names()])
+            self._end(self._finish)
+        elif kind == "drain":
+            self._all_end = True
+            self._end(self.proxy.drain)
+        elif kind == "hurry":
+            self._all_end = True
+            self.proxy.hurry()
+            self._end(self.proxy.drain)
+
+    def _end(self, how: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """End, if that has not begun: then its time counts."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(how())
+            self._ending.add_done_callback(lambda ending: self._over.set())
+
+    async def _finish(self) -> None:
+        """Go on until nothing runs, is kept or waits, for at most `drain_s`; then leave idle connections to others."""
+        until = monotonic() + self.proxy.config.drain_s
+        while self._is_needed and monotonic() < until and not self.proxy.is_hurried:
+            await asyncio.sleep(_POLL_S)
+        movable = [one for one in self.proxy.clients.open if isinstance(one, MovableConnection)]
+        for start in range(0, len(movable), _MOVED_AT_ONCE):
+            await asyncio.gather(*map(self._move, movable[start : start + _MOVED_AT_ONCE]))
+        await self.proxy.stop()
+
+    @property
+    def _is_needed(self) -> bool:
+        """Return whether anything runs or waits for a response; or is kept, unless all workers end."""
+        return self.proxy.is_busy or (not self._all_end and any(True for _ in self.proxy.hub))
+
+    async def _move(self, connection: MovableConnection) -> None:
+        if connection.is_between_requests:
+            with suppress(ConnectionError):  # its client has disconnected
+                await self.placement.move_anywhere(connection)
+
+    def _names(self) -> set[bytes]:
+        """Return the names of all streams and calls that are found here."""
+        proxy = self.proxy
+        return {
+            *(name_of(*key_name(caller, key)) for caller, key in proxy.hub.named()),
+            *(name_of(*call_name(*name)) for name in proxy.calls.named()),
+            *(name_of(*retry_name(meaning)) for meaning in proxy.lost_calls.meanings()),
+        }
+
+    def _families(self) -> Families:
+        metrics = [*self.proxy.page.collect(), *self.placement.metrics()]
+        return families_of(metrics)
+
+    def _adopt(self, offered: handover.Connection) -> None:
+        """Serve a connection that was handed over as if it had been accepted here."""
+        task = asyncio.get_running_loop().create_task(self._adopted(offered))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    async def _adopted(self, offered: handover.Connection) -> None:
+        connection = self._listener()
+        assert isinstance(connection, MovableConnection)
+        connection.adopt(offered.read, is_placed=offered.is_placed)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, offered.client)
+        except OSError:  # the client has disconnected meanwhile
+            offered.client.close()
+        except Exception as error:
+            offered.client.close()
+            log_fault("a connection that was handed over", error)

@@ -1,0 +1,86 @@
+"""A server of several workers, as `streamtee serve --workers N` runs it, in place of a proxy in the tests' own process.
+
+With TEST_WORKERS=3 in the environment the end-to-end tests run against it. What their clients send lands on any of the
+workers. Tests that look into the proxy, or that are about a limit which workers divide, are skipped by name then.
+"""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from proxy.workers.shares import DIVIDED, DIVIDED_UPSTREAM
+
+COUNT = int(os.environ.get("TEST_WORKERS", "1"))
+GUARD_S = 30
+_DIVIDED = {*DIVIDED, *DIVIDED_UPSTREAM, "requests_per_minute", "model_labels"}
+_COMPLAINT = re.compile(rb" (WARNING|ERROR|CRITICAL) |Traceback")
+
+
+class _Operators:
+    token = "a-token-of-the-admin-port"
+
+
+class Workers:
+    """Several workers, as far as a test may know them: by their two ports."""
+
+    operators = _Operators
+
+    def __init__(self, process: Process, url: str, admin_url: str) -> None:
+        self.process = process
+        self.url = url
+        self.admin_url = admin_url
+
+    def __getattr__(self, name: str) -> Any:
+        pytest.skip(f"with workers, no test can look into the proxy ({name})")
+
+    async def stop(self) -> None:
+        """End all at once."""
+        for _ in range(2):
+            with suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def workers(tables: dict[str, Any], count: int = COUNT) -> AsyncIterator[Workers]:
+    """Run workers with these tables of the configuration; see afterwards that they complained of nothing."""
+    named = {key for table in tables.values() if isinstance(table, dict) for key in table}
+    if named & _DIVIDED:
+        pytest.skip(f"workers divide {', '.join(named & _DIVIDED)} among themselves")
+    settings = {f"STREAMTEE_{name.upper()}": _written(value) for name, value in tables.items()}
+    settings.setdefault("STREAMTEE_ADMIN_TOKEN", _Operators.token)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")}
+    loop = "uvloop" if "uvloop" in type(asyncio.get_running_loop()).__module__ else "asyncio"
+    command = (sys.executable, "-m", "proxy.tools.cli", "serve", "--workers", str(count), "--loop", loop)
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=environment | settings)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    log = asyncio.create_task(process.stderr.read())
+    try:
+        async with asyncio.timeout(GUARD_S):
+            first, second = [(await process.stdout.readline()).decode().split() for _ in range(2)]
+        assert second, (await log).decode()
+        served = Workers(process, first[3].rstrip(","), second[2].removesuffix("/metrics"))
+        yield served
+        await served.stop()
+        async with asyncio.timeout(GUARD_S):
+            await process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        said = await log
+    assert not _COMPLAINT.search(said), said.decode()
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
