@@ -224,7 +224,7 @@ async def teed(url: str, *, tracing: Any = None, **tables: Any) -> AsyncIterator
     held = sum(STREAM_BYTES + stream.log.size_bytes for stream in proxy.hub)
     assert proxy.hub.ledger.bytes == held
     assert proxy.hub.ledger.total_bytes == sum(STREAM_BYTES + stream.held_bytes for stream in proxy.hub)
-    assert not proxy.hub.beating
+    assert not proxy.hub.heartbeats
 
 
 @asynccontextmanager
