@@ -223,7 +223,8 @@ class BlockDocuments:
 
     cumulative = False
     has_cumulative = False
-    has_answer = has_document = True
+    has_answer = True
+    has_document = True
     chunks = False
     finish_reasons: Mapping[str, str] = {
         "end_turn": "stop",

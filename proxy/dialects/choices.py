@@ -22,7 +22,8 @@ class ChoiceDocuments(ABC):
 
     cumulative: bool
     chunks = False
-    has_answer = has_document = True
+    has_answer = True
+    has_document = True
     finish_reasons: Mapping[str, str] = {}
 
     def assembler(self) -> Assembler:

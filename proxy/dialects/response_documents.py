@@ -127,7 +127,8 @@ class ResponseDocuments:
 
     cumulative = False
     has_cumulative = False
-    has_answer = has_document = True
+    has_answer = True
+    has_document = True
     chunks = False
     finish_reasons: Mapping[str, str] = {}
 
