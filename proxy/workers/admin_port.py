@@ -156,14 +156,16 @@ class AdminPort:
         return response
 
     async def _ready(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
-        """GET /readyz: whether any worker takes what is new, and which."""
+        """GET /readyz: whether any worker takes what is new, and which; and the state of the store, if there is one."""
         answers = await self._ask_all("/readyz")
         workers = {
             str(number): is_current and (answers.get(number) or {}).get("ready", False)
             for number, is_current in self._supervisor.numbers.items()
         }
         ready = not self._supervisor.is_draining and any(workers.values())
-        return answer({"ready": ready, "workers": workers}, 200 if ready else 503)
+        stores = {told["store"] for told in answers.values() if told is not None and "store" in told}
+        store = {"store": "down" if "down" in stores else "up"} if stores else {}
+        return answer({"ready": ready, "workers": workers, **store}, 200 if ready else 503)
 
     async def _streams(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """GET /admin/streams: those of all workers; `has_more`, if one of them hangs."""
