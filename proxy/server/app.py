@@ -262,8 +262,7 @@ class Proxy:
         since what is safe depends on them.
         """
         given = sockets or {}
-        if self.node is not None:
-            self.node.start()
+        self._join_store()
         try:
             config = self.config
             data = self.route_table.routes()
@@ -286,6 +285,11 @@ class Proxy:
             raise
         self._begin_background()
 
+    def _join_store(self) -> None:
+        """Share streams from now on, if there is a store."""
+        if self.node is not None:
+            self.node.start()
+
     def _begin_background(self) -> None:
         self.descriptors.recount()
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
@@ -298,6 +302,7 @@ class Proxy:
         At a Unix socket, `inner_path`, are served for the other workers and the supervisor: what the admin port has,
         `inner`, and the streams of this worker that one of several others delivers.
         """
+        self._join_store()
         data = self.route_table.routes()
         self._data_runner = self._runner(self._served(data), data, self.config.listen, is_admin=False)
         await self._set_up(self._data_runner)
