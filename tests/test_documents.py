@@ -28,6 +28,7 @@ NOT_RUN = {
     "systemctl ": "needs systemd as the first process; tests/deploy checks the units",
     "STREAMTEE_UPSTREAM__URL=https://": "needs a container engine and an account",
     "ANTHROPIC_BASE_URL=": "needs Claude Code, which is no tool of the tests; docs/clients.md says what was tried",
+    "OPENAI_API_BASE_URL=": "needs Open WebUI, which was not tried",
     "OPENAI_BASE_URL=": "needs qwen-code, which is no tool of the tests; docs/clients.md says what was tried",
 }
 """Commands that no test runs, by how they begin, and the reason."""
