@@ -1,10 +1,10 @@
-# make demo | test | fix | fuzz | sim | soak | bench | bench-growth | serve | compiled | test-compiled | audit.  PYTHON: any Python >= 3.11.
+# make demo | test | test-all | fix | fuzz | sim | soak | bench | bench-growth | serve | compiled | test-compiled | audit.  PYTHON: any Python >= 3.11.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILED := .venv-compiled
 COPY := build/compiled
-.PHONY: demo test check fix fuzz sim soak bench bench-growth serve compiled test-compiled audit clean
+.PHONY: demo test test-all check fix fuzz sim soak bench bench-growth serve compiled test-compiled audit clean
 
 $(VENV)/.stamp: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamtee needs Python 3.11 or later")'
@@ -32,6 +32,14 @@ test: $(VENV)/.stamp-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# All of it: every case on both event loops, what can fail around a store, the end-to-end tests before three workers,
+# and the compiled build. About an hour.
+test-all: $(VENV)/.stamp-dev
+	@tests/system_tools.sh
+	TEST_ALL=1 FAILURES=all $(BIN)/pytest
+	TEST_ALL=1 TEST_WORKERS=3 $(BIN)/pytest tests/end_to_end
+	$(MAKE) test-compiled
 
 fix: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .

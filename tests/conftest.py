@@ -25,6 +25,7 @@ pytest.register_assert_rewrite(*_SHARED)
 
 from tests.event_loops import until  # noqa: E402
 from tests.proxy_under_test import Tee, faked, teed  # noqa: E402
+from tests.sampling import left_out  # noqa: E402
 from tests.stage import Stage, staged  # noqa: E402
 
 # `pytest --hypothesis-profile=thorough tests/test_laws.py` looks longer.
@@ -35,6 +36,15 @@ settings.register_profile(
     "fuzz", max_examples=int(os.environ.get("EXAMPLES", "20000")), deadline=None, suppress_health_check=_QUIET
 )
 settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only `make test-all` runs."""
+    if os.environ.get("TEST_ALL"):
+        return
+    out = left_out(item.nodeid for item in items)
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in out])
+    items[:] = [item for item in items if item.nodeid not in out]
 
 
 @pytest.fixture
