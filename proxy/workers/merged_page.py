@@ -15,7 +15,14 @@ _Key = tuple[str, tuple[tuple[str, str], ...]]
 
 MAXIMA = frozenset({"streamtee_subscriber_lag_bytes_max", "streamtee_silence_seconds_max", "streamtee_build_info"})
 """Gauges of which the largest is meant."""
-OF_EACH = frozenset({"streamtee_background_loop_alive", "streamtee_upstream_state", "streamtee_worker_process"})
+OF_EACH = frozenset(
+    {
+        "streamtee_background_loop_alive",
+        "streamtee_store_up",
+        "streamtee_upstream_state",
+        "streamtee_worker_process",
+    }
+)
 """Gauges of which neither a sum nor a maximum says anything: they get a label `worker`."""
 _OF_PROCESSES = ("streamtee_process_", "process_", "python_")  # as well
 _GROWING = ("counter", "histogram")
