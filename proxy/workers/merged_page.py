@@ -62,9 +62,9 @@ class MergedPage:
             growing = [family for family in families if family["type"] in _GROWING]
             self._past = [families_of(_merged(dict(enumerate([*self._past, growing]))))]
 
-    def merged(self, answers: Mapping[int, Families | None]) -> list[Metric]:
-        """Return the metrics of all, from what each worker answers; None: it did not."""
-        told: dict[int, Families] = {-1 - number: past for number, past in enumerate(self._past)}
+    def merged(self, answers: Mapping[int, Families | None], own: Families | None = None) -> list[Metric]:
+        """Return the metrics of all, from what each worker answers; None: it did not. `own`: of the supervisor."""
+        told: dict[int, Families] = {-1 - number: counts for number, counts in enumerate([own or [], *self._past])}
         for worker, families in answers.items():
             if families is not None:
                 self._last[worker] = told[worker] = families
