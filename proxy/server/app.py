@@ -273,7 +273,7 @@ class Proxy:
                 self.tls[0],
             )
             if config.admin:
-                admin = self._admin_routes(data)
+                admin = self._admin_routes(data, self.metrics)
                 self.admin_url, _ = await self._listen(
                     self._runner(admin, admin.routes, config.admin, is_admin=True),
                     config.admin,
@@ -306,7 +306,8 @@ class Proxy:
         data = self.route_table.routes()
         self._data_runner = self._runner(self._served(data), data, self.config.listen, is_admin=False)
         await self._set_up(self._data_runner)
-        admin = self._admin_routes(data)
+        # Not counted: what is asked here is part of a client's request, which is counted where that came.
+        admin = self._admin_routes(data, Metrics(self.config.limits.model_labels))
         for path, handler in inner:
             admin.routes.add("GET", path, handler, "inner", table.OWN, Needs.NOTHING)
         admin.routes.add("GET", "/v1/follow", self._follow_for_another, "streams", table.OWN, Needs.NOTHING)
@@ -397,8 +398,8 @@ class Proxy:
         """The URL of the console, with the admin token if that was made here; "" if the console is not served."""
         return self.operators.console_url(self.admin_url)
 
-    def _admin_routes(self, data: Routes) -> AdminRoutes:
-        """Return the routes of the admin port; `data`: those of the data port."""
+    def _admin_routes(self, data: Routes, metrics: Metrics) -> AdminRoutes:
+        """Return the routes of the admin port. `data`: those of the data port; `metrics` counts the requests."""
         serve: Serve = data if self.identification is None else self.identification.asking(data)
         probes, feed = Probes(self.page, self.readiness), Feed(self.feed, self._overview_text)
         streams = AllStreams(self.hub, self.route_table.follow, self.grants, self.overview)
@@ -415,7 +416,7 @@ class Proxy:
             overview=feed.overview,
             form=FormRequests(serve, self.operators).send,
         )
-        return AdminRoutes(self.operators, self.metrics, handlers)
+        return AdminRoutes(self.operators, metrics, handlers)
 
     def refresh(self) -> None:
         """Read the files again that the configuration names: certificates, and callers' keys.

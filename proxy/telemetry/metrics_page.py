@@ -111,7 +111,7 @@ class MetricsPage(Collector):
         yield _counter("tokens", "Tokens, as usage states them.", ("route", "model", "kind"), +tokens)
         text = "Calls of tools that the upstream runs itself, as usage states them."
         yield _counter("tool_calls", text, ("route", "model"), +tool_calls)
-        yield _counter("requests", "Requests by final status.", ("route", "method", "status"), metrics.requests)
+        yield requests_of(metrics)
         yield _counter("frames", "Frames received from upstream.", ("route",), frames)
         yield _counter("upstream_bytes", "Body bytes of streams from upstream.", ("route",), received)
         yield _counter("delivered_bytes", "Bytes handed to followers, by mode.", ("mode",), delivered)
@@ -202,6 +202,11 @@ def _silence(hub: Hub, now: float) -> dict[str, float]:
             heard_at = stream.heard_at or stream.vitals.started_at
             longest[stream.info.route] = max(longest.get(stream.info.route, 0.0), now - heard_at)
     return longest
+
+
+def requests_of(metrics: Metrics) -> Metric:
+    """Return the count of requests."""
+    return _counter("requests", "Requests by final status.", ("route", "method", "status"), metrics.requests)
 
 
 def _counter(name: str, text: str, labels: tuple[str, ...], tally: Mapping[Any, float]) -> Metric:

@@ -52,7 +52,8 @@ class RequestLog:
             response = await self._serve(request)
             return response
         finally:
-            if log.isEnabledFor(logging.INFO):
+            is_elsewhere = response is not None and not response.status  # handed over to another process, which logs it
+            if log.isEnabledFor(logging.INFO) and not is_elsewhere:
                 self._log(_fields(request, response, client, time.monotonic() - began_at))
 
     def _log(self, fields: dict[str, Any]) -> None:

@@ -1,8 +1,10 @@
 """`streamtee check-config`: checks a configuration, shows what is in force, and says what that means.
 
+It is valid if `serve` would begin with it: the files that it names are read, too, and several workers can divide it.
 The values go to stdout, as JSON without secrets; what is said of them to stderr.
 """
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,14 @@ import click
 from pydantic import SecretStr
 
 from proxy.access.pages import is_loopback
+from proxy.server.app import Proxy
 from proxy.server.config import Config, address
 from proxy.server.configuration.credentials import credential
 from proxy.server.configuration.places import Places
 from proxy.settings import FILE
+from proxy.tools.command_error import CommandError
 from proxy.tools.config_file import CONFIG, loaded
+from proxy.workers.shares import counted, divided
 
 _EXAMPLES = """\b
 Examples:
@@ -35,9 +40,19 @@ def check_config(config_file: Path | None) -> None:
     What is said (where values come from, who may use the proxy) goes to standard error.
     """
     config = loaded(config_file)
+    try:
+        asyncio.run(_made(config))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"the proxy can't start: {error}") from None
     click.echo(config.model_dump_json(indent=2))
     for line in explanation(config, Places(config_file)):
         click.echo(line, err=True)
+
+
+async def _made(config: Config) -> None:
+    """Make what `serve` makes before it listens. Raises: OSError, ValueError, for what it would refuse."""
+    count = counted(config.workers)
+    Proxy(config if count == 1 else divided(config, count, seat=0))
 
 
 def explanation(config: Config, places: Places) -> list[str]:

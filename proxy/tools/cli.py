@@ -23,6 +23,7 @@ from proxy.tools.signals import heed_signals, heed_signals_for_all
 from proxy.tools.systemd import BadSocket, Notifier, handed_over
 from proxy.workers.admin_port import AdminPort
 from proxy.workers.process import WorkerFailed
+from proxy.workers.shares import counted
 from proxy.workers.supervisor import MOST_WORKERS, Supervisor
 from proxy.workers.worker import work
 
@@ -112,7 +113,7 @@ def serve(config_file: Path | None, loop: str, workers: int | None) -> None:
     except BadSocket as error:
         raise CommandError(str(error)) from None
     config = loaded(config_file)
-    count = (config.workers if workers is None else workers) or len(os.sched_getaffinity(0))
+    count = counted(config.workers if workers is None else workers)
     if count == 1:
         _prepare(config)
         run(_serve(config, config_file, sockets), loop)

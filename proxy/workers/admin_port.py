@@ -39,11 +39,13 @@ from proxy.stream.projections import EVENT_STREAM
 from proxy.stream.turns import Turns
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.metrics_page import requests_of
 from proxy.wire import json_text
 from proxy.wire.errors import Overloaded, UnknownStream
 from proxy.wire.http import HOP_BY_HOP, origin_form
 from proxy.workers.ids import worker_of
 from proxy.workers.merged_overview import merged
+from proxy.workers.merged_page import families_of
 from proxy.workers.supervisor import Supervisor
 
 _OF_CONNECTIONS = {*HOP_BY_HOP, b"host", b"content-length"}
@@ -80,6 +82,7 @@ class AdminPort:
             max_body_bytes=config.limits.total_body_bytes,
             max_pending_bytes=config.limits.total_pending_bytes,
         )
+        self._counts = Metrics(config.limits.model_labels)  # of the requests that came to this port
         self._turns = Turns(loop.call_soon, time.monotonic)
         self._runner: web.ServerRunner | None = None
         self._tls: ServerTls | None = None
@@ -102,7 +105,7 @@ class AdminPort:
             overview=self._overviews.overview,
             form=self._form,
         )
-        return AdminRoutes(self._operators, Metrics(self._config.limits.model_labels), handlers)
+        return AdminRoutes(self._operators, self._counts, handlers)
 
     @property
     def console_url(self) -> str:
@@ -173,7 +176,8 @@ class AdminPort:
         registry = CollectorRegistry()
         answers = await self._ask_all("/inner/metrics")
         told = {number: answers.get(number) for number in self._supervisor.numbers}
-        registry.register(_Collected(self._supervisor.page.merged(told)))
+        own = families_of([requests_of(self._counts)])
+        registry.register(_Collected(self._supervisor.page.merged(told, own)))
         exposition: Any = make_aiohttp_handler(registry)
         response: web.StreamResponse = await exposition(request)
         return response

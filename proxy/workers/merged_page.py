@@ -15,7 +15,14 @@ _Key = tuple[str, tuple[tuple[str, str], ...]]
 
 MAXIMA = frozenset({"streamtee_subscriber_lag_bytes_max", "streamtee_silence_seconds_max", "streamtee_build_info"})
 """Gauges of which the largest is meant."""
-OF_EACH = frozenset({"streamtee_background_loop_alive", "streamtee_upstream_state", "streamtee_worker_process"})
+OF_EACH = frozenset(
+    {
+        "streamtee_background_loop_alive",
+        "streamtee_store_up",
+        "streamtee_upstream_state",
+        "streamtee_worker_process",
+    }
+)
 """Gauges of which neither a sum nor a maximum says anything: they get a label `worker`."""
 _OF_PROCESSES = ("streamtee_process_", "process_", "python_")  # as well
 _GROWING = ("counter", "histogram")
@@ -55,9 +62,9 @@ class MergedPage:
             growing = [family for family in families if family["type"] in _GROWING]
             self._past = [families_of(_merged(dict(enumerate([*self._past, growing]))))]
 
-    def merged(self, answers: Mapping[int, Families | None]) -> list[Metric]:
-        """Return the metrics of all, from what each worker answers; None: it did not."""
-        told: dict[int, Families] = {-1 - number: past for number, past in enumerate(self._past)}
+    def merged(self, answers: Mapping[int, Families | None], own: Families | None = None) -> list[Metric]:
+        """Return the metrics of all, from what each worker answers; None: it did not. `own`: of the supervisor."""
+        told: dict[int, Families] = {-1 - number: counts for number, counts in enumerate([own or [], *self._past])}
         for worker, families in answers.items():
             if families is not None:
                 self._last[worker] = told[worker] = families

@@ -4,6 +4,7 @@ Not counted in one place, because each worker then had to ask for every request.
 divided; one that is not here holds for each worker, connection or stream as it is.
 """
 
+import os
 from typing import Any
 
 from proxy.server.config import Config
@@ -14,6 +15,11 @@ DIVIDED = ("total_body_bytes", "total_pending_bytes", "total_log_bytes", "stream
 DIVIDED_UPSTREAM = ("max_connections", "max_concurrent", "queue_size")
 """Of [upstream] and [upstreams.NAME]; 0 stays 0: there is no limit, or no queue."""
 _A_MINUTE = 60
+
+
+def counted(workers: int) -> int:
+    """Return how many workers a configured number means: 0 is one for each core."""
+    return workers or len(os.sched_getaffinity(0))
 
 
 def divided(config: Config, workers: int, seat: int) -> Config:

@@ -7,7 +7,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.samples import Exemplar
 
-from proxy.workers.merged_page import Families, MergedPage, families_of
+from proxy.server.app import Proxy
+from proxy.workers.merged_page import OF_EACH, Families, MergedPage, families_of
+from tests.proxy_under_test import configured
 
 
 def told(streams: int, active: int, lag: int = 0) -> Families:
@@ -43,6 +45,17 @@ def test_counts_are_added_and_the_largest_lag_is_kept() -> None:
     assert found["streamtee_stream_duration_seconds_sum", "route=chat"] == 4
     assert found["streamtee_background_loop_alive", "loop=streams", "worker=4"] == 1
     assert [found["streamtee_worker_up", f"worker={worker}"] for worker in (0, 4)] == [1, 1]
+
+
+async def test_states_of_processes_are_not_added() -> None:
+    """A gauge that is 1 while something is well has a label: a sum would look well if it is not so in one of two."""
+    upstreams = {"spare": {"url": "http://127.0.0.1:2"}}
+    store = {"url": "redis://127.0.0.1:1", "secret": "a secret of all nodes"}
+    proxy = Proxy(configured("http://127.0.0.1:1", upstream={"spares": ["spare"]}, upstreams=upstreams, store=store))
+    states = {metric.name for metric in proxy.page.collect() if metric.documentation.startswith("1 ")}
+    await proxy.upstreams.close()
+    assert "streamtee_store_up" in states
+    assert states <= OF_EACH
 
 
 def test_worker_that_does_not_answer_is_missing_but_its_counts_stay() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -467,3 +468,15 @@ async def reloaded(three: Several) -> None:
     await three.tell("retire", *ALL, current=current)
     older = {name: at for at in ALL for said in three.told[at].said[-1:] for name in said["names"]}
     await three.tell("serve", *current, current=current, older=older)
+
+
+async def test_request_that_is_handed_over_is_logged_once(fake: FakeQwen, caplog: pytest.LogCaptureFixture) -> None:
+    """By the worker that serves it."""
+    caplog.set_level("INFO", "streamtee")
+    async with several(fake.url, access_log=True) as one:
+        answer = await one.chat(0)
+        await whole(answer)
+        for at in ALL:
+            assert (await one.ask(at, "GET", f"/v1/streams/{answer.stream_id}/info")).status == 200
+    lines = [text for record in caplog.records if "method=GET" in (text := record.getMessage())]
+    assert [re.findall("status=([0-9]+)", line) for line in lines] == [["200"]] * 3

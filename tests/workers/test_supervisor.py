@@ -277,6 +277,16 @@ async def ask_all_the_time(one: Served, ident: str) -> None:
         assert status == 200
 
 
+async def test_requests_of_operators_count_once(stage: Stage) -> None:
+    """However many workers are asked for the answer."""
+    async with served(stage.url) as one:
+        for _ in range(2):
+            assert (await one.admin("/admin/streams"))[0] == 200
+        page = (await one.admin("/metrics"))[1].decode()
+    counted = re.findall(r"^streamtee_requests_total\{(.*?)\} (\S+)", page, re.MULTILINE)
+    assert counted == [('method="GET",route="admin",status="200"', "2.0")]
+
+
 async def test_reload_replaces_the_admin_token(stage: Stage, tmp_path: Path) -> None:
     """The port is the supervisor's, which goes on: the old token lets nobody in. What needs a restart is named."""
     file = tmp_path / "streamtee.toml"
