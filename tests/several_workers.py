@@ -84,6 +84,10 @@ class Several:
         """Send a request on a connection that lands on a worker, and read the head of its answer."""
         return await (await self.send(at, method, target, *headers, **more)).answer()
 
+    async def send_chat(self, at: int, *headers: str | bytes, **more: Any) -> Client:
+        """Send a request for a chat completion, streamed."""
+        return await self.send(at, "POST", CHAT, *headers, body=chat_body(**more))
+
     async def chat(self, at: int, *headers: str | bytes, **more: Any) -> Answer:
         """Ask for a chat completion, streamed."""
         return await self.ask(at, "POST", CHAT, *headers, body=chat_body(**more))

@@ -232,12 +232,15 @@ class Connection(RequestHandler):
         of the response is written. Within a response with a Content-Length no such byte is allowed, and the next one
         may be long in coming, so there the client is taken for gone.
         """
+        transport = self.transport
+        if transport is None or transport.is_closing() or transport.get_extra_info("ssl_object") is not None:
+            return False  # asyncio closes a connection by TLS with either side, whatever is returned
         if self._upgraded:
             return False  # a WebSocket ends with a close frame; without one it has failed (RFC 6455 section 7.1.5)
         if self._held:
             return True  # a request waits for its turn
-        request, transport = self.current, self.transport
-        if request is None or transport is None or not request.content.is_eof():
+        request = self.current
+        if request is None or not request.content.is_eof():
             return False
         begun = request.get(RESPONSE)
         if begun is not None and begun.has_length:

@@ -178,7 +178,7 @@ async def _supervise(config: Config, file: Path | None, count: int, loop: str, s
         config, lambda: file.read_text(encoding="utf-8") if file else "", count, command, sockets.get("listen")
     )
     admin = AdminPort(supervisor, sockets.get("admin")) if config.admin else None
-    told_to_end = heed_signals_for_all(supervisor)
+    told_to_end = heed_signals_for_all(supervisor, admin)
     try:
         await supervisor.start()
         if admin is not None:

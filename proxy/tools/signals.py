@@ -15,6 +15,7 @@ from proxy.server.app import Proxy
 from proxy.server.config import load
 from proxy.server.configuration.mistakes import explained
 from proxy.server.reload import reload
+from proxy.workers.admin_port import AdminPort
 from proxy.workers.supervisor import Supervisor
 
 _log = logging.getLogger("streamtee")
@@ -23,12 +24,12 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 def end_signal(on_second: Callable[[], object] = bool) -> asyncio.Event:
     """Return an event that SIGTERM and SIGINT set. Call it before the server announces its URL."""
-    told = asyncio.Event()
+    ending = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def end() -> None:
-        if not told.is_set():
-            told.set()
+        if not ending.is_set():
+            ending.set()
             return
         on_second()
         for number in _ENDING:
@@ -36,7 +37,7 @@ def end_signal(on_second: Callable[[], object] = bool) -> asyncio.Event:
 
     for number in _ENDING:
         loop.add_signal_handler(number, end)
-    return told
+    return ending
 
 
 def heed_signals(proxy: Proxy, file: Path | None) -> asyncio.Event:
@@ -48,13 +49,18 @@ def heed_signals(proxy: Proxy, file: Path | None) -> asyncio.Event:
     return end_signal(proxy.hurry)
 
 
-def heed_signals_for_all(supervisor: Supervisor) -> asyncio.Event:
-    """Have signals do to all workers what they should; return the event that says when to drain."""
+def heed_signals_for_all(supervisor: Supervisor, admin: AdminPort | None) -> asyncio.Event:
+    """Have signals do to all workers, and their admin port, what they should; return what says when to drain."""
     loop = asyncio.get_running_loop()
     reloading: set[asyncio.Task[None]] = set()
 
+    async def reload_workers() -> None:
+        config = await supervisor.reload()
+        if config is not None and admin is not None:
+            admin.use(config)
+
     def reload_all() -> None:
-        task = loop.create_task(supervisor.reload())
+        task = loop.create_task(reload_workers())
         reloading.add(task)
         task.add_done_callback(reloading.discard)
 

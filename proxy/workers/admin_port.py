@@ -4,6 +4,7 @@ No worker holds it up: one that does not answer in time is left out, and `stream
 """
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -25,11 +26,12 @@ from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
 from proxy.downstream.response import Downstream
+from proxy.downstream.tls import ServerTls
 from proxy.server.admin.feed import Feed
 from proxy.server.admin.form_requests import headers_of_form
 from proxy.server.admin.paths import AdminRoutes, Handlers
 from proxy.server.app import http_log, operators_of
-from proxy.server.config import address
+from proxy.server.config import Config, address
 from proxy.server.delivery import CACHING
 from proxy.server.json_responses import answer
 from proxy.server.ports import listen, port_tls
@@ -46,6 +48,7 @@ from proxy.workers.supervisor import Supervisor
 
 _OF_CONNECTIONS = {*HOP_BY_HOP, b"host", b"content-length"}
 _FORWARDED = ("Accept", "Content-Type", "Last-Event-ID")
+_log = logging.getLogger("streamtee.workers")
 _LOOKED_S = 0.2  # for new workers, whose events a live feed is to have, too
 
 
@@ -79,6 +82,7 @@ class AdminPort:
         )
         self._turns = Turns(loop.call_soon, time.monotonic)
         self._runner: web.ServerRunner | None = None
+        self._tls: ServerTls | None = None
         self._watching: asyncio.Task[None] | None = None
         self._feeds: set[asyncio.Task[Any]] = set()
         self.url = ""
@@ -110,9 +114,28 @@ class AdminPort:
         config = self._config
         self._runner = web.ServerRunner(self._listener(address(config.admin)[0]), shutdown_timeout=1.0)
         await self._runner.setup()
-        tls, head_s = port_tls(config.admin_tls), config.clients.head_s
-        self.url, _ = await listen(self._runner, config.admin, self._listening, tls, head_s)
+        self._tls = port_tls(config.admin_tls)
+        self.url, _ = await listen(self._runner, config.admin, self._listening, self._tls, config.clients.head_s)
         self._watching = asyncio.create_task(self._clients.watch())
+
+    def use(self, config: Config) -> None:
+        """Take over what a configuration that was read again has for this port, as one process does (`server.reload`).
+
+        A token replaces another, and the certificate's files are read again.
+        """
+        before, token = self._operators.token, config.admin_token.get_secret_value()
+        if self._config.admin_token.get_secret_value() and token:
+            if token != before:
+                self._operators.use(token)
+        elif token != self._config.admin_token.get_secret_value():
+            _log.warning("SIGHUP: a restart is needed for: admin_token")
+        self._clients.timeouts = ClientTimeouts(**config.clients.model_dump())
+        logging.getLogger().setLevel(config.log_level.upper())
+        try:
+            if self._tls is not None:
+                self._tls.reload()
+        except (OSError, ValueError) as error:
+            _log.error("SIGHUP: the certificate in use stays in use: %s", error)
 
     async def stop(self) -> None:
         """End all responses, and listen no more."""
@@ -156,14 +179,16 @@ class AdminPort:
         return response
 
     async def _ready(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
-        """GET /readyz: whether any worker takes what is new, and which."""
+        """GET /readyz: whether any worker takes what is new, and which; and the state of the store, if there is one."""
         answers = await self._ask_all("/readyz")
         workers = {
             str(number): is_current and (answers.get(number) or {}).get("ready", False)
             for number, is_current in self._supervisor.numbers.items()
         }
         ready = not self._supervisor.is_draining and any(workers.values())
-        return answer({"ready": ready, "workers": workers}, 200 if ready else 503)
+        stores = {told["store"] for told in answers.values() if told is not None and "store" in told}
+        store = {"store": "down" if "down" in stores else "up"} if stores else {}
+        return answer({"ready": ready, "workers": workers, **store}, 200 if ready else 503)
 
     async def _streams(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """GET /admin/streams: those of all workers; `has_more`, if one of them hangs."""

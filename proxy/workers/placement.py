@@ -22,7 +22,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from proxy.access.callers import Caller
 from proxy.downstream.movable import HANDED_OVER, MovableConnection
-from proxy.server.following.control import answer_list, streams_of
 from proxy.server.headers import NAMES
 from proxy.server.placement import Belongs, Handler, key_name
 from proxy.stream.hub import Hub
@@ -141,10 +140,7 @@ class Placement:
         _settle(request)
         answers = await self.peers.ask_all(self.membership.others, f"/inner/streams?caller={caller.digest.hex()}")
         _check_answered(answers)
-        streams = streams_of(self._hub, caller.digest)
-        for theirs in answers.values():
-            streams += theirs
-        return answer_list(streams)
+        return await handler(request, caller, near=[one for theirs in answers.values() for one in theirs])
 
     async def _by_several(
         self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str

@@ -35,7 +35,6 @@ class WorkerProcess:
 
     start: Start  # once it has begun
     began_at: float  # in monotonic seconds
-    said: dict[str, Any]  # when it was ready
 
     def __init__(self, process: asyncio.subprocess.Process, channel: Channel) -> None:
         self.process = process
@@ -70,7 +69,6 @@ class WorkerProcess:
         if said is None or said["kind"] != "ready":
             await self.kill()
             raise WorkerFailed("it ended before it was ready" if said is None else said["why"])
-        self.said = said
         self._reading = asyncio.create_task(self._read())
 
     @property

@@ -22,7 +22,8 @@ from secrets import token_bytes
 from time import monotonic
 from typing import Any
 
-from proxy.server.config import Config, address
+from proxy.server.config import Config, address, loads
+from proxy.server.configuration.mistakes import explained
 from proxy.stream.faults import log_fault
 from proxy.workers.ids import free_numbers
 from proxy.workers.listening import listen
@@ -114,26 +115,34 @@ class Supervisor:
         self._tell(self._current, "serve")
         self._plan_spare()
 
-    async def reload(self) -> None:
-        """Replace all workers by new ones with the configuration as it is now; if that fails, nothing is changed."""
+    async def reload(self) -> Config | None:
+        """Replace all workers by new ones with the configuration as it is now, and return that.
+
+        If that fails, nothing is changed.
+        """
         if self.is_draining or self._reloading.locked():
             why = "all workers are ending" if self.is_draining else "workers are beginning already"
             _log.error("SIGHUP: nothing was changed: %s", why)
-            return
+            return None
         async with self._reloading:
             try:
                 text = self._read()
+                config = loads(text)
                 await self._drop_spare()  # it may have the code of before
                 numbers = free_numbers(self._count, self.numbers)
                 workers = await self._spawn_all(numbers, text)
             except (OSError, ValueError, WorkerFailed) as error:
-                _log.error("SIGHUP: nothing was changed: %s", error)
-            else:
-                if self.is_draining:
-                    await asyncio.gather(*(worker.kill() for worker in workers))
-                    return
-                await self._take_over(workers, text)
+                why = str(error) if isinstance(error, WorkerFailed) else explained(error)
+                _log.error("SIGHUP: nothing was changed: %s", why)
+                self._plan_spare()
+                return None
+            if self.is_draining:
+                await asyncio.gather(*(worker.kill() for worker in workers))
+                return None
+            await self._take_over(workers, text)
+            self._note(config)
             self._plan_spare()
+            return config
 
     async def drain(self) -> None:
         """Have all workers end as on SIGTERM; return when they have."""
@@ -178,16 +187,15 @@ class Supervisor:
             held = worker.retired.result() if worker.retired.done() else []
             self._older |= dict.fromkeys(held, worker.number)
         self._text, self._deaths = text, 0
-        self._note(workers[0].said)
         self._tell(self._current, "serve")
         self._tell(sorted(set(self._workers) - set(self._current)), "members")
         _log.warning("SIGHUP: %d new workers have begun with the configuration as it is now", len(workers))
 
-    def _note(self, said: dict[str, Any]) -> None:
-        """Note what workers say of their configuration that concerns the supervisor."""
-        self._drain_s = said["drain_s"]
-        for key in ("listen", "admin"):
-            if said[key] != getattr(self.config, key):
+    def _note(self, config: Config) -> None:
+        """Note what of a configuration concerns the supervisor."""
+        self._drain_s = config.drain_s
+        for key in ("listen", "admin", "workers"):
+            if getattr(config, key) != getattr(self.config, key):
                 _log.warning("SIGHUP: a restart is needed for: %s", key)
 
     async def _spawn_all(self, numbers: Sequence[int], text: str) -> list[WorkerProcess]:

@@ -54,7 +54,7 @@ async def work(descriptor: int, prepare: Callable[[Config], object]) -> None:
     except (ValueError, OSError) as error:
         channel.send("failed", why=explained(error))
     else:
-        channel.send("ready", listen=config.listen, admin=config.admin, drain_s=config.drain_s)
+        channel.send("ready")
         await worker.run()
     await channel.close()
 

@@ -111,6 +111,18 @@ async def test_stream_that_breaks_off_looks_so_by_tls(stage: Stage, authority: A
             assert answer.end in ("cut", "reset")
 
 
+async def test_client_that_leaves_a_stream_by_tls_ends_it_without_a_complaint(
+    stage: Stage, authority: Authority
+) -> None:
+    """TLS closes a connection as a whole, so no half of it is kept open for a response, and nothing is logged."""
+    async with teed(stage.url, **tables(authority.sign("localhost"))) as tee:
+        client = await connect(tee, authority.client())
+        async with streaming(tee, stage, client) as (answer, turn):
+            await answer.until(chunk_frame("a"))
+            client.transport.close()  # with its close_notify
+            await turn.wait_left()
+
+
 async def test_client_that_does_not_trust_the_certificate_is_told_by_its_library(
     stage: Stage, authority: Authority, tmp_path: Path
 ) -> None:

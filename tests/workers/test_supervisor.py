@@ -277,6 +277,26 @@ async def ask_all_the_time(one: Served, ident: str) -> None:
         assert status == 200
 
 
+async def test_reload_replaces_the_admin_token(stage: Stage, tmp_path: Path) -> None:
+    """The port is the supervisor's, which goes on: the old token lets nobody in. What needs a restart is named."""
+    file = tmp_path / "streamtee.toml"
+    tokens = ("the-token-of-before", "the-token-from-now-on")
+    written = 'admin_token = "{}"\nworkers = {}\n[upstream]\nurl = "{}"\n'
+    file.write_text(written.format(tokens[0], 2, stage.url))
+    async with spawned("serve", "--config", str(file), guard_s=GUARD_S, **FREE) as process:
+        one = Served(process, *await serving_at(process))
+        file.write_text(written.format(tokens[1], 3, stage.url))
+        one.process.send_signal(signal.SIGHUP)
+        await one.logged("a restart is needed for: workers")
+
+        async def statuses() -> list[int]:
+            asked = [request("GET", "/admin/streams", f"Authorization: Bearer {token}") for token in tokens]
+            return [(await answered(one.admin_url, each))[0] for each in asked]
+
+        while await statuses() != [401, 200]:
+            pass
+
+
 async def test_bad_configuration_changes_nothing(stage: Stage, tmp_path: Path) -> None:
     """The log says what is wrong with it; the workers of before go on."""
     file = tmp_path / "streamtee.toml"

@@ -40,14 +40,23 @@ class Control:
         self._grants = grants
         self._directory = directory
 
-    async def listed(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
-        """GET /v1/streams: the caller's own, newest first."""
+    async def listed(
+        self, request: web.BaseRequest, caller: Caller, near: Iterable[tuple[float, dict[str, Any]]] = ()
+    ) -> web.StreamResponse:
+        """GET /v1/streams: the caller's own, newest first.
+
+        `near`: those of other workers of this machine; when each began, and its description.
+        """
         if self._directory is None:
-            return answer_list(streams_of(self._hub, caller.digest))
-        found = {stream.id: stream for stream in self._hub.found() if stream.info.caller == caller.digest}
-        mine = sorted(found.values(), key=lambda stream: -stream.vitals.started_at)
-        listed = [describe(stream) for stream in mine] + await self._directory.listed(caller.digest)
-        listed.sort(key=lambda described: -described["created"])
+            return answer_list([*streams_of(self._hub, caller.digest), *near])
+        here = [
+            (stream.vitals.started_at, describe(stream))
+            for stream in self._hub.found()
+            if stream.info.caller == caller.digest
+        ]
+        mine = {one["id"]: one for _, one in sorted([*here, *near], key=lambda one: -one[0])}
+        elsewhere = {one["id"]: one for one in await self._directory.listed(caller.digest)}
+        listed = sorted((elsewhere | mine).values(), key=lambda one: -one["created"])
         return answer({"object": "list", "data": listed, "has_more": False})
 
     # By id
