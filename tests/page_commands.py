@@ -21,7 +21,7 @@ from tests.bench.processes import free_port
 ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _PROGRAMS = (
-    r"STREAMTEE_\w+|caddy|cp|curl|docker|git|helm|kubectl|make|nginx|npm|npx|openssl|pip|podman|promtool|python"
+    r"/opt/[\w/]+|STREAMTEE_\w+|caddy|cp|curl|docker|git|helm|install|kubectl|make|nginx|npm|npx|openssl|pip|podman|promtool|python"
     "|python3|streamtee|sudo|systemctl|systemd-analyze|uvx"
 )
 _INDENTED = re.compile(rf"^ {{4}}((?:{_PROGRAMS})(?!:)\b.*)$", re.MULTILINE)
@@ -34,6 +34,8 @@ _FASTER = [
 """What a reader may want to take its time, and a test does not."""
 _STATUSES = {"Fake-Fault: reset": (18, 56), "every=1": (28,)}
 """The exit statuses of commands that do not end with 0: curl's, of a response that broke off or has no end."""
+_ECHO = '"body_sha256"'
+"""What the fake says of a request at a path that it does not know, and that the proxy passed through."""
 _SERVES = re.compile(r"\b(?:fake|serve|replay)\b")
 _SILENT = re.compile(r"\bkeys \S+ \S+ (?:limit|disable)\b")
 _PAST_PYTHON = ("tail", "record", "demo")  # they print past Python, so they run as processes
@@ -76,6 +78,7 @@ class Page:
         for slow, fast in _FASTER:
             text = text.replace(slow, fast)
         text = _PORT.sub(lambda found: found[1] + str(self._ports[found[2]]), text)
+        text = re.sub(r"^curl ", "curl --fail-with-body ", text)  # an error of HTTP is else none of curl's
         return re.sub(
             r"(?:\.venv/bin/)?\b(streamtee|python -m proxy) (?=-|[a-z-]+( |$))", f"{sys.executable} -m proxy ", text
         )
@@ -95,7 +98,7 @@ class Page:
             else:
                 status, output = self._run(text)
                 expected = next((some for words, some in _STATUSES.items() if words in command), (0,))
-                if status not in expected or not (output or _SILENT.search(text)):
+                if status not in expected or not (output or _SILENT.search(text)) or _ECHO in output:
                     wrong.append(Failure(command, status, output[-500:]))
         return wrong
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy import __version__
 from tests.page_commands import ROOT, commands_of, opened
 from tests.programs import system_tool
 
@@ -25,6 +26,8 @@ NOT_RUN = {
     "podman ": "needs a container engine; tests/deploy checks the files",
     "kubectl ": "needs a cluster; tests/deploy checks the manifests",
     "helm ": "needs a cluster; tests/deploy renders the chart",
+    "install ": "writes into /etc; tests/deploy checks the units",
+    "/opt/": "installs from a package index, as root",
     "systemctl ": "needs systemd as the first process; tests/deploy checks the units",
     "STREAMTEE_UPSTREAM__URL=https://": "needs a container engine and an account",
     "ANTHROPIC_BASE_URL=": "needs Claude Code, which is no tool of the tests; docs/clients.md says what was tried",
@@ -134,3 +137,16 @@ def test_commands_of_a_page_do_what_it_says(name: str, tmp_path: Path, monkeypat
         for configuration in _TOML.findall(text)[:1]:
             (tmp_path / "qwen.toml").write_text(page.here(configuration))
         assert page.failures([*servers, *commands]) == []
+
+
+def test_version_is_the_same_wherever_it_stands() -> None:
+    """docs/releasing.md lists these files; tests/test_supply.py looks at the bill of materials."""
+    version = re.escape(__version__)
+    places = {
+        "pyproject.toml": rf'^version = "{version}"$',
+        "proxy/console/package.json": rf'^  "version": "{version}",$',
+        "deploy/helm/streamtee/Chart.yaml": rf'^version: {version}\nappVersion: "{version}"$',
+        "CHANGELOG.md": rf"^## {version}\b",
+    }
+    stale = [name for name, words in places.items() if not re.search(words, (ROOT / name).read_text(), re.MULTILINE)]
+    assert stale == []
