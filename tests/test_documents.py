@@ -1,6 +1,8 @@
 """What README and docs/ say can be followed: each link leads somewhere, each command is run or stands in NOT_RUN."""
 
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -150,3 +152,10 @@ def test_version_is_the_same_wherever_it_stands() -> None:
     }
     stale = [name for name, words in places.items() if not re.search(words, (ROOT / name).read_text(), re.MULTILINE)]
     assert stale == []
+
+
+def test_python_of_the_readme_makes_its_clients() -> None:
+    """The names and arguments are those of the SDKs that the tests have."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    done = subprocess.run([sys.executable, "-c", "\n".join(blocks)], capture_output=True, text=True, timeout=60)
+    assert (len(blocks), done.returncode, done.stderr) == (1, 0, "")
