@@ -363,7 +363,7 @@ def test_no_frame_makes_a_mode_raise(bodies: list[bytes], dialect: Dialect, data
     told = [b"data: %b\n\n" % body for body in bodies]
     spans = data.draw(spans_of(len(told)), "spans")
     complete = streamed(dialect, told)
-    for mode in [*(MODES if dialect.documents.states else MODES[:1]), "text"]:
+    for mode in [*(MODES if dialect.documents.has_cumulative else MODES[:1]), "text"]:
         live, had = streamed(dialect, []), b""
         for start, end in spans:
             live.extend(told[start:end])

@@ -223,7 +223,7 @@ class Play:
             self.pump.ended(b"", 1 + self.loop.now, why)
 
     def join(self, view: View, where: float, clogged: bool) -> None:
-        if MODES[view.mode].restates and not self.body.dialect.documents.states:
+        if MODES[view.mode].restates and not self.body.dialect.documents.has_cumulative:
             view = view._replace(mode="events" if not view.flush_ms else "coalesced")
         log = self.stream.log
         offset = log.start + round(where * (log.end - log.start))
@@ -414,9 +414,9 @@ class Play:
         body, final = follower.kept + follower.body, self.body.said(end)
         if view.mode == "text":
             parts = [text for (part, name, _), text in sorted(final.items()) if name == "content"
-                     and (part == 0 or not self.body.dialect.documents.states)]  # fmt: skip
+                     and (part == 0 or not self.body.dialect.documents.has_cumulative)]  # fmt: skip
             said, final = {(0, "content", -1): body.decode()}, {(0, "content", -1): "".join(parts)}
-        elif view.mode == "chat" and not self.body.dialect.documents.states:
+        elif view.mode == "chat" and not self.body.dialect.documents.has_cumulative:
             said = {channel: text for channel, text in joined(body).items() if channel[1] in ("content", THOUGHT)}
             final = retold(final)
         elif view.mode == "cumulative" or (self.body.cumulative and view.mode in ("raw", "events", "spaced")):

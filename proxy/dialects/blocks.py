@@ -82,17 +82,17 @@ class MessageAssembler:
             kind, event = read_event(frame)
             self._note(kind, event)
             increment = _increment(kind, event)
-            if increment is None and (said := self._stated(kind, event)):
-                self._statements[seq] = said
-                return Statement(payload(frame) or b"", said)
+            if increment is None and (statement := self._stated(kind, event)):
+                self._statements[seq] = statement
+                return Statement(payload(frame) or b"", statement)
             return increment
         except (ValueError, RecursionError):
             self.unread = self.unread or seq
             return None
 
     def read(self, frame: bytes, seq: int) -> Increment | None:
-        if said := self._statements.get(seq):
-            return Statement(payload(frame) or b"", said)
+        if statement := self._statements.get(seq):
+            return Statement(payload(frame) or b"", statement)
         try:
             return _increment(*read_event(frame))
         except (ValueError, RecursionError):
@@ -222,8 +222,9 @@ class BlockDocuments:
     """The texts that events add to blocks, and the finished message. Every text is an increment."""
 
     cumulative = False
-    states = False
-    has_answer = has_document = True
+    has_cumulative = False
+    has_answer = True
+    has_document = True
     chunks = False
     finish_reasons: Mapping[str, str] = {
         "end_turn": "stop",
@@ -241,7 +242,7 @@ class BlockDocuments:
     def answers(self, channel: Channel) -> bool:
         return channel.name == "text"
 
-    def retold(self, channel: Channel) -> Channel | None:
+    def in_chat(self, channel: Channel) -> Channel | None:
         name, field = _RETOLD.get((channel.name, channel.field.replace("whole", "")), ("", ""))
         if not name:
             return None

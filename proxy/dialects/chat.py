@@ -109,9 +109,9 @@ class ChatReader(LearningReader):
                 continue
             index, reason = index_of(choice, place), choice.get("finish_reason")
             delta = choice.get("delta") or choice.get("message")
-            for told in (choice, delta):
-                if type(told) is dict and "error" in told:
-                    self._fail(_in_choice(failure(b"", b"", {"error": told["error"]}, named=False)))
+            for part in (choice, delta):
+                if type(part) is dict and "error" in part:
+                    self._fail(_in_choice(failure(b"", b"", {"error": part["error"]}, named=False)))
             self._finish(index, reason)
             if "usage" in choice:
                 self._take_usage(choice["usage"])
@@ -155,7 +155,7 @@ class ChatDocuments(ChoiceDocuments):
     """The increments in chunks, and the finished chat.completion that they add up to."""
 
     cumulative = False
-    states = True
+    has_cumulative = True
     chunks = True
 
     def tells(self, document: dict[str, Any]) -> bool:
@@ -192,22 +192,24 @@ class ChatDocuments(ChoiceDocuments):
         return Delta(index, {key: message, "finish_reason": None, "index": index, "logprobs": None}, message, "content")
 
     def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
-        told = [choice.choice for choice in choices]
-        return {"choices": told, "object": "chat.completion", "usage": usage} | envelope | {"object": "chat.completion"}
+        listed = [choice.choice for choice in choices]
+        return (
+            {"choices": listed, "object": "chat.completion", "usage": usage} | envelope | {"object": "chat.completion"}
+        )
 
 
 class ChatChunks:
     """Writes what a stream of any API says as chunks of a chat completion."""
 
-    def tell(self, origin: Origin, texts: list[tuple[Channel, str]], ident: bytes, first: bool) -> bytes:
-        said: dict[Channel, str] = {}
+    def chunk(self, origin: Origin, texts: list[tuple[Channel, str]], ident: bytes, first: bool) -> bytes:
+        texts_of: dict[Channel, str] = {}
         for where, text in texts:
-            said[where] = said.get(where, "") + text
+            texts_of[where] = texts_of.get(where, "") + text
         choices: dict[int, Delta] = {}
         if first:
             choices[0] = _choice(0)
             choices[0].message.update(_SPEAKER)
-        for where, text in said.items():
+        for where, text in texts_of.items():
             delta = choices.get(where.part)
             if delta is None:
                 delta = choices[where.part] = _choice(where.part)

@@ -22,7 +22,8 @@ class ChoiceDocuments(ABC):
 
     cumulative: bool
     chunks = False
-    has_answer = has_document = True
+    has_answer = True
+    has_document = True
     finish_reasons: Mapping[str, str] = {}
 
     def assembler(self) -> Assembler:
@@ -33,7 +34,7 @@ class ChoiceDocuments(ABC):
         """Return whether the texts of a channel are content of the first choice."""
         return channel.part == 0 and (channel.name, channel.field) in _ANSWER
 
-    def retold(self, channel: Channel) -> Channel | None:
+    def in_chat(self, channel: Channel) -> Channel | None:
         """Return the channel itself: chunks consist of choices, too."""
         return channel
 
@@ -90,7 +91,7 @@ class ChoiceIncrement:
             self.parts, self.texts, self.whole, self.alone = (only.index,), only.texts, only.whole, only.sounds
         else:
             self.parts = tuple(dict.fromkeys([delta.index for delta in deltas]))
-            self.texts = [told for delta in deltas for told in delta.texts]
+            self.texts = [text for delta in deltas for text in delta.texts]
             self.whole = bool(deltas) and deltas[0].whole
             self.alone = any(delta.sounds for delta in deltas)
 
@@ -125,14 +126,14 @@ class Calls:
     name begins another call if what the last one has is a whole JSON object, which further arguments can't continue.
     """
 
-    __slots__ = ("_by_id", "_by_index", "_ids", "_last", "_said")
+    __slots__ = ("_by_id", "_by_index", "_called", "_ids", "_last")
 
     def __init__(self) -> None:
         self._by_index: dict[int, int] = {}  # the latest call with each index
         self._by_id: dict[str, int] = {}
         self._ids: dict[int, str] = {}
         self._last = 0
-        self._said: dict[int, tuple[str, str]] = {}  # the name and the arguments of calls without an id
+        self._called: dict[int, tuple[str, str]] = {}  # the name and the arguments of calls without an id
 
     def number(self, calls: list[tuple[int, dict[str, Any]]]) -> list[int]:
         """Return the numbers of the calls that the fragments of a frame belong to."""
@@ -165,24 +166,28 @@ class Calls:
         self._by_index[known if at is None else at] = known
         self._last = known
         if not self._ids[known]:
-            self._note_said(known, fragment)
+            self._note_called(known, fragment)
         return known
 
     def _is_whole_before(self, known: int, fragment: dict[str, Any]) -> bool:
         """Return whether a call is whole, and a fragment without an id is the beginning of another one."""
         name, arguments = _told(fragment)
-        named, said = self._said.get(known, ("", ""))
-        if not name or (name, arguments) in ((named, ""), (named, said)) or not said.endswith("}"):
+        known_name, known_arguments = self._called.get(known, ("", ""))
+        if (
+            not name
+            or (name, arguments) in ((known_name, ""), (known_name, known_arguments))
+            or not known_arguments.endswith("}")
+        ):
             return False
         try:
-            return isinstance(json_text.read(said.encode("utf-8", "surrogatepass")), dict)
+            return isinstance(json_text.read(known_arguments.encode("utf-8", "surrogatepass")), dict)
         except ValueError:
             return False
 
-    def _note_said(self, known: int, fragment: dict[str, Any]) -> None:
+    def _note_called(self, known: int, fragment: dict[str, Any]) -> None:
         name, arguments = _told(fragment)
-        named, said = self._said.get(known, ("", ""))
-        self._said[known] = (named or name, said + arguments)
+        known_name, known_arguments = self._called.get(known, ("", ""))
+        self._called[known] = (known_name or name, known_arguments + arguments)
 
 
 def _told(fragment: dict[str, Any]) -> tuple[str, str]:
@@ -312,7 +317,7 @@ class ChoiceAssembler:
         known = self._envelope
         for key, value in self._documents.envelope(increment.document).items():
             if isinstance(value, dict) and isinstance(known.get(key), dict):
-                known[key] = known[key] | {field: told for field, told in value.items() if says_anything(told)}
+                known[key] = known[key] | {field: given for field, given in value.items() if says_anything(given)}
             elif says_anything(value) or key not in known:
                 known[key] = value
 
@@ -365,8 +370,8 @@ class ChoiceAssembler:
 
 def _renumber(deltas: list[Delta], numbers: list[list[int]]) -> None:
     """Set the indexes of tool call fragments, also in the document, to the numbers of their calls."""
-    for delta, told in zip(deltas, numbers, strict=True):
+    for delta, places in zip(deltas, numbers, strict=True):
         fragments = [fragment for _, fragment in delta.calls]
-        delta.calls = list(zip(told, fragments, strict=True))
+        delta.calls = list(zip(places, fragments, strict=True))
         for number, fragment in delta.calls:
             fragment["index"] = number

@@ -170,7 +170,7 @@ class DashScopeDocuments(ChoiceDocuments):
     """The increments in native results, and the finished result that they add up to."""
 
     cumulative = True  # as the results of older models are, unless the request asks for increments
-    states = True
+    has_cumulative = True
 
     def tells(self, document: dict[str, Any]) -> bool:
         return isinstance(document.get("output"), dict)
@@ -219,8 +219,8 @@ class DashScopeDocuments(ChoiceDocuments):
         return Delta(index, choice | numbered, message, "content")
 
     def whole(self, envelope: dict[str, Any], usage: Any, choices: list[Delta]) -> dict[str, Any]:
-        told = [choice.choice for choice in choices]
-        output: dict[str, Any] = told[0] if choices and choices[0].lone else {"choices": told}
+        listed = [choice.choice for choice in choices]
+        output: dict[str, Any] = listed[0] if choices and choices[0].lone else {"choices": listed}
         beside = dict(record(envelope.get("output")))
         if _WORKFLOW in output:
             output[_WORKFLOW] = record(beside.pop(_WORKFLOW, None)) | record(output[_WORKFLOW])

@@ -187,9 +187,9 @@ class Delta:
             return
         first = record(next(filter(_is_text, parts), {}))
         places = [place for place, part in enumerate(parts) if _is_text(part)]
-        said = {**first, "text": text}
+        text_part = {**first, "text": text}
         others = [part for part in _beside_text(parts) if part != {**first, "text": ""}]
-        others.insert(min(places[0], len(others)) if places else len(others), said)
+        others.insert(min(places[0], len(others)) if places else len(others), text_part)
         self.message[key] = others
 
     def _put_call(self, where: Channel, text: str) -> None:

@@ -175,7 +175,7 @@ class Documents(Protocol):
 
     cumulative: bool
     """Whether each text is the full text so far, not an increment, unless the request says otherwise."""
-    states: bool
+    has_cumulative: bool
     """Whether frames can carry the full text so far (a state of it); otherwise modes that need this are refused."""
 
     has_answer: bool
@@ -194,7 +194,7 @@ class Documents(Protocol):
     def answers(self, channel: Channel) -> bool:
         """Return whether the texts of a channel are part of the answer that mode text sends."""
 
-    def retold(self, channel: Channel) -> Channel | None:
+    def in_chat(self, channel: Channel) -> Channel | None:
         """Return the channel in which chunks tell the texts of this one; None, if they have no place there.
 
         If it has a `place`, the number of a call, that need not be what it is in chunks, but the order must be.
@@ -211,7 +211,7 @@ class Origin(NamedTuple):
 class Chunks(Protocol):
     """Writes frames that tell what a stream says, whatever its API: its content, reasoning, calls, and its end."""
 
-    def tell(self, origin: Origin, texts: list[tuple[Channel, str]], ident: bytes, first: bool) -> bytes:
+    def chunk(self, origin: Origin, texts: list[tuple[Channel, str]], ident: bytes, first: bool) -> bytes:
         """Return a frame with these texts; `ident` is its id. The first frame of a stream says who speaks, too."""
 
     def complete(self, origin: Origin, reason: str, reader: Reader, ident: bytes) -> bytes:

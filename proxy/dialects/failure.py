@@ -73,28 +73,30 @@ def names_error(frame: bytes) -> bool:
     return name == b"error" or (bool(name) and _says_error(name.decode("latin-1")))
 
 
-def failure(frame: bytes, data: bytes, told: dict[str, Any], *, named: bool) -> Failure | None:
+def failure(frame: bytes, data: bytes, document: dict[str, Any], *, named: bool) -> Failure | None:
     """Return the error that a frame reports; `named`: the event is named `error`.
 
-    `told` is the JSON object in the frame's data; {} if the data is not one, and so no client can read it.
+    `document` is the JSON object in the frame's data; {} if the data is not one, and so no client can read it.
     """
-    read, told = told, _spelled(told)
-    error = told.get("error") or _named_so(told)
-    if not named and not _says(error) and not _is_flat(told):
+    read, document = document, _spelled(document)
+    error = document.get("error") or _named_so(document)
+    if not named and not _says(error) and not _is_flat(document):
         if names_error(frame):
             return failure(frame, data, read, named=True)
-        return None if told or not frame.endswith(_LINE_ENDS) else _unreadable(data)  # else it may be cut off
+        return None if document or not frame.endswith(_LINE_ENDS) else _unreadable(data)  # else it may be cut off
     inner = _inner(error)
-    message = _first(_texts((inner, told), _MESSAGES)) or (error if isinstance(error, str) else None) or _detail(told)
-    if message is None and not told:
+    message = (
+        _first(_texts((inner, document), _MESSAGES)) or (error if isinstance(error, str) else None) or _detail(document)
+    )
+    if message is None and not document:
         message = data.decode("utf-8", "replace")
-    codes = list(_values((inner, told), (*_CODES, "status")))
+    codes = list(_values((inner, document), (*_CODES, "status")))
     code = _first(value for value in codes if isinstance(value, str) and not value.isdecimal() and value not in _FAILED)
     return Failure(
         (message or "no reason was given")[:_LONGEST],
-        code or _first(_texts((inner, told), ("type",))),
-        stated_status(frame) or _first(filter(None, map(_status, codes))) or _status_of_type(told, inner),
-        data if told else None,
+        code or _first(_texts((inner, document), ("type",))),
+        stated_status(frame) or _first(filter(None, map(_status, codes))) or _status_of_type(document, inner),
+        data if document else None,
     )
 
 
@@ -104,18 +106,18 @@ def _inner(error: Any) -> dict[str, Any]:
     return _spelled(record(found.get("error"))) or found
 
 
-def _spelled(told: dict[str, Any]) -> dict[str, Any]:
+def _spelled(document: dict[str, Any]) -> dict[str, Any]:
     """Return an object with its fields spelled alike: in lower case, without separators."""
-    return {re.sub(r"[_-]", "", key).lower(): value for key, value in told.items()}
+    return {re.sub(r"[_-]", "", key).lower(): value for key, value in document.items()}
 
 
 def _says_error(name: str) -> bool:
     return _ERROR_NAME.fullmatch(re.sub(r"[.-]", "_", name)) is not None
 
 
-def _named_so(told: dict[str, Any]) -> Any:
+def _named_so(document: dict[str, Any]) -> Any:
     """Return the error in a field that is named after the kind of the error, as AWS does."""
-    for name, value in told.items():
+    for name, value in document.items():
         if isinstance(value, dict) and _says_error(name) and _first(_texts((_spelled(value),), _MESSAGES)):
             return value
     return None
@@ -131,8 +133,8 @@ def foreign(frame: bytes) -> Failure | None:
         title = _TITLE.search(text)
         return _unseen("the upstream sent HTML in place of events" + (f": {_cut(title[1])}" if title else ""))
     if text.startswith((b"{", b"[")):
-        told = json_object(text)
-        found = failure(b"", text, told, named=False) if told else None
+        document = json_object(text)
+        found = failure(b"", text, document, named=False) if document else None
         return found._replace(recognised=False) if found else _unseen("the upstream sent JSON in place of events")
     line = re.split(rb"[\r\n]", text, maxsplit=1)[0]
     name, colon, _ = line.partition(b":")
@@ -166,30 +168,30 @@ def _unseen(message: str) -> Failure:
     return Failure(message, recognised=False)
 
 
-def _is_flat(told: dict[str, Any]) -> bool:
+def _is_flat(document: dict[str, Any]) -> bool:
     """Return whether an object is an error although it has no member `error`."""
-    kind = told.get("type")
-    if told.get("object") == "error" or kind == "error":
+    kind = document.get("type")
+    if document.get("object") == "error" or kind == "error":
         return True
-    if any(told.get(name) for name in _ANSWERS):
+    if any(document.get(name) for name in _ANSWERS):
         return False
-    if isinstance(kind, str) and _says_error(kind) and _first(_texts((told,), _MESSAGES)):
+    if isinstance(kind, str) and _says_error(kind) and _first(_texts((document,), _MESSAGES)):
         return True
-    if told.get("detail") or (told.get("errors") and isinstance(told["errors"], list | dict)):
+    if document.get("detail") or (document.get("errors") and isinstance(document["errors"], list | dict)):
         return True
-    nested = told.get("baseresp")  # of MiniMax
+    nested = document.get("baseresp")  # of MiniMax
     if isinstance(nested, dict) and _is_flat(_spelled(nested)):
         return True
-    status = told.get("status")
-    failed = told.get("success") is False or status in _FAILED or bool(_status(status))
-    failed = failed or any(value not in _NO_CODES for value in _values((told,), _CODES))
-    return failed and _first(_texts((told,), _MESSAGES)) is not None
+    status = document.get("status")
+    failed = document.get("success") is False or status in _FAILED or bool(_status(status))
+    failed = failed or any(value not in _NO_CODES for value in _values((document,), _CODES))
+    return failed and _first(_texts((document,), _MESSAGES)) is not None
 
 
-def _detail(told: dict[str, Any]) -> str | None:
+def _detail(document: dict[str, Any]) -> str | None:
     """Return the first message of a list of errors: FastAPI's `detail`, `errors` of others."""
     for name in ("detail", "errors", "baseresp"):
-        listed = told.get(name)
+        listed = document.get(name)
         first = listed[0] if isinstance(listed, list) and listed else listed
         if isinstance(first, dict):
             return next(iter(_texts((_spelled(first),), _MESSAGES)), None)
@@ -205,9 +207,9 @@ def _says(error: Any) -> bool:
 
 
 def _values(objects: Iterable[dict[str, Any]], names: tuple[str, ...]) -> Iterable[Any]:
-    for told in objects:
+    for document in objects:
         for name in names:
-            value = told.get(name)
+            value = document.get(name)
             if isinstance(value, str | int) and not isinstance(value, bool):
                 yield value
 
@@ -226,9 +228,9 @@ def stated_status(frame: bytes) -> int | None:
     return int(stated[1]) if stated and stated[1] >= b"400" else None
 
 
-def _status_of_type(told: dict[str, Any], inner: dict[str, Any]) -> int | None:
+def _status_of_type(document: dict[str, Any], inner: dict[str, Any]) -> int | None:
     """Return the HTTP status of an error in Anthropic's format, which has a type instead of a status."""
-    return STATUSES_OF_TYPES.get(str(inner.get("type"))) if told.get("type") == "error" else None
+    return STATUSES_OF_TYPES.get(str(inner.get("type"))) if document.get("type") == "error" else None
 
 
 def _status(code: Any) -> int | None:
@@ -259,13 +261,13 @@ def read_refusal(status: int, body: bytes) -> Refusal:
     framed = _FRAMED.match(body) is not None
     data = _first_data(body) if framed else body.removeprefix(BOM).strip()
     try:
-        told = json_text.read(data or b"")
+        document = json_text.read(data or b"")
     except ValueError:
         return Refusal(status, None, None, framed)
-    if not isinstance(told, dict):
+    if not isinstance(document, dict):
         return Refusal(status, None, None, framed)
     stated = _STATUS.search(body) if framed and status == 200 else None
-    return Refusal(int(stated[1]) if stated else status, _refusal_code(told), data, framed)
+    return Refusal(int(stated[1]) if stated else status, _refusal_code(document), data, framed)
 
 
 def asks_for_stream(body: bytes) -> bool:
@@ -280,7 +282,7 @@ def _first_data(body: bytes) -> bytes | None:
     return next((data for frame in frames if (data := fields(frame).data)), None)
 
 
-def _refusal_code(told: dict[str, object]) -> str | None:
-    error = told.get("error")
-    code = record(error).get("code") if error else told.get("code")
+def _refusal_code(document: dict[str, object]) -> str | None:
+    error = document.get("error")
+    code = record(error).get("code") if error else document.get("code")
     return code if isinstance(code, str) else None

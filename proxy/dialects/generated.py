@@ -33,8 +33,8 @@ def generated(message: dict[str, Any]) -> Generated | None:
     content = message.get("content")
     if content and type(content) is str:  # the common case
         return Generated(TextKind.CONTENT, "content", content)
-    said = [key for key, value in message.items() if value and key in _FIELDS]
-    for key in said if len(said) < 2 else [key for key in _FIELDS if key in said]:
+    keys = [key for key, value in message.items() if value and key in _FIELDS]
+    for key in keys if len(keys) < 2 else [key for key in _FIELDS if key in keys]:
         found = _in_value(key, message[key], _FIELDS[key])
         if found is not None:
             return found

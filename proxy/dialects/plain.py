@@ -73,7 +73,8 @@ class PlainFrames:
 class PlainDocuments(ChatDocuments):
     """Data of which nothing is known: there are no increments and no document."""
 
-    has_answer = has_document = False
+    has_answer = False
+    has_document = False
 
     def tells(self, document: dict[str, Any]) -> bool:
         return False

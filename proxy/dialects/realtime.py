@@ -41,39 +41,39 @@ class RealtimeReader(PlainReader):
         return self._under_way <= 0
 
     def note(self, frame: bytes) -> TextKind | None:
-        told = json_object(payload(frame) or b"")
-        kind, header = told.get("type"), told.get("header")
+        message = json_object(payload(frame) or b"")
+        kind, header = message.get("type"), message.get("header")
         self.has_content = True
         if isinstance(kind, str):
-            return self._note_event(kind, told)
-        return self._note_task(header, told) if isinstance(header, dict) else None
+            return self._note_event(kind, message)
+        return self._note_task(header, message) if isinstance(header, dict) else None
 
-    def _note_event(self, kind: str, told: dict[str, Any]) -> TextKind | None:
+    def _note_event(self, kind: str, message: dict[str, Any]) -> TextKind | None:
         if kind.startswith("response.") and kind.endswith(".delta"):
-            if not told.get("delta"):
+            if not message.get("delta"):
                 return None
             return TextKind.TOOL_CALL if kind == _ARGUMENTS else TextKind.CONTENT
         if kind == "response.created":
             self._begin()
         elif kind == "response.done":
-            response = told.get("response")
+            response = message.get("response")
             self._end(response if isinstance(response, dict) else {})
         elif kind in ("session.created", "session.updated"):
-            session = told.get("session")
+            session = message.get("session")
             if isinstance(session, dict) and isinstance(session.get("model"), str):
                 self.model = session["model"]
         return None  # `error` is about one message of the client; the session goes on
 
-    def _note_task(self, header: dict[str, Any], told: dict[str, Any]) -> TextKind | None:
-        event, output = header.get("event"), told.get("payload")
+    def _note_task(self, header: dict[str, Any], message: dict[str, Any]) -> TextKind | None:
+        event, output = header.get("event"), message.get("payload")
         if event == "task-started":
             self._begin()
         elif event == "task-finished":
             self._end(output if isinstance(output, dict) else {})
         elif event == "task-failed":
             self._under_way -= 1
-            message, code = header.get("error_message"), header.get("error_code")
-            self._fail(Failure(str(message or "a task failed")[:500], str(code) if code else None))
+            reason, code = header.get("error_message"), header.get("error_code")
+            self._fail(Failure(str(reason or "a task failed")[:500], str(code) if code else None))
         return TextKind.CONTENT if event == "result-generated" else None
 
     def _begin(self) -> None:
@@ -108,10 +108,10 @@ class RealtimeAssembler:
         self._line_ends: set[int] = set()  # the numbers of frames that end an answer with text
 
     def take(self, frame: bytes, seq: int) -> Increment | None:
-        told = json_object(payload(frame) or b"")
-        if told.get("type") == "response.done" and self._speaks:
+        message = json_object(payload(frame) or b"")
+        if message.get("type") == "response.done" and self._speaks:
             self._line_ends.add(seq)
-        said = _text(told)
+        said = _text(message)
         self._speaks = bool(said) or (self._speaks and seq not in self._line_ends)
         return self._statement(frame, "\n" if seq in self._line_ends else said)
 
@@ -126,14 +126,14 @@ class RealtimeAssembler:
         return Statement(payload(frame) or b"", [(_TEXT, said)]) if said else None
 
 
-def _text(told: dict[str, Any]) -> str:
+def _text(message: dict[str, Any]) -> str:
     """Return the text that a message adds: a delta of text or of a transcript, or a sentence that was recognised."""
-    if told.get("type") in _TEXT_DELTAS:
-        delta = told.get("delta")
+    if message.get("type") in _TEXT_DELTAS:
+        delta = message.get("delta")
         return delta if isinstance(delta, str) else ""
-    if record(told.get("header")).get("event") != "result-generated":
+    if record(message.get("header")).get("event") != "result-generated":
         return ""
-    sentence = record(record(record(told.get("payload")).get("output")).get("sentence"))
+    sentence = record(record(record(message.get("payload")).get("output")).get("sentence"))
     text = sentence.get("text")  # all of the sentence so far, so it counts when the sentence has ended
     return f"{text}\n" if isinstance(text, str) and text and sentence.get("sentence_end") else ""
 
@@ -141,7 +141,7 @@ def _text(told: dict[str, Any]) -> str:
 class RealtimeDocuments(PlainDocuments):
     """The texts in the messages of a session, an answer a line."""
 
-    states = False
+    has_cumulative = False
     has_answer = True
 
     def assembler(self) -> Assembler:

@@ -85,15 +85,15 @@ class ResponseAssembler:
         if increment is not None:
             (channel, _), *_ = increment.texts
             self._told.add((channel.part, channel.place))
-        elif said := self._stated(event):
-            self._statements[seq] = said
-            return Statement(data or b"", said)
+        elif statement := self._stated(event):
+            self._statements[seq] = statement
+            return Statement(data or b"", statement)
         return increment
 
     def read(self, frame: bytes, seq: int) -> Increment | None:
         data = payload(frame) or b""
-        if said := self._statements.get(seq):
-            return Statement(data, said)
+        if statement := self._statements.get(seq):
+            return Statement(data, statement)
         return _delta(data, json_object(data))
 
     def document(self, texts: dict[Channel, str]) -> bytes:
@@ -126,8 +126,9 @@ class ResponseDocuments:
     """The increments of a response. No event of it has the full text so far."""
 
     cumulative = False
-    states = False
-    has_answer = has_document = True
+    has_cumulative = False
+    has_answer = True
+    has_document = True
     chunks = False
     finish_reasons: Mapping[str, str] = {}
 
@@ -137,7 +138,7 @@ class ResponseDocuments:
     def answers(self, channel: Channel) -> bool:
         return channel.name == _ANSWER
 
-    def retold(self, channel: Channel) -> Channel | None:
+    def in_chat(self, channel: Channel) -> Channel | None:
         if channel.name == _ANSWER:
             return common(0)
         if channel.name == "refusal":

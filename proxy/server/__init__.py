@@ -18,7 +18,7 @@ Read in this order:
 * `models`: the upstreams that serve configured models, and the list of these
 * `placement`: what the routes ask where several workers serve one machine
 * `upstreams`: makes the configured upstreams; `json_responses`: the proxy's own JSON, and errors
-* `admin`: a folder, for the admin port; `openapi`: the OpenAPI document of both ports, which it serves
+* `admin`: a folder, for the admin port
 * `ports`: where the two ports listen, and their TLS
 * `identification`: keeps callers with names, their limits and their usage up to date; `usage`: tells them of it
 """

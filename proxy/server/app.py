@@ -42,7 +42,7 @@ from proxy.server.directory import Directory, connected
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
 from proxy.server.identification import Identification, identification
-from proxy.server.placement import Member
+from proxy.server.placement import Member, Placement
 from proxy.server.ports import listen, port_tls
 from proxy.server.route_table import RouteTable
 from proxy.server.routes import Handler, Routes
@@ -111,20 +111,7 @@ class Proxy:
         restricts = any(map(self.upstreams.has_key, (DEFAULT, *(model.upstream or DEFAULT for model in config.models))))
         has_several = restricts or bool(config.upstreams)
         self.given = GivenIds(lambda: self.hub.found(), time.monotonic, restricts=restricts) if has_several else None
-        self.hub = Hub(
-            max_streams=limits.streams,
-            max_followers=limits.followers,
-            max_followers_per_stream=limits.followers_per_stream,
-            max_total_log_bytes=limits.total_log_bytes,
-            max_pending_bytes=limits.total_pending_bytes,
-            call_soon=loop.call_soon,
-            pacer=pacer,
-            observers=self._observers(accounts),
-            on_forgotten=self._forget,
-            on_subscription_ended=self.metrics.subscription_ended if accounts is None else self._subscription_ended,
-            on_attached=None if accounts is None else accounts.attached,
-            id_ending="" if member is None else member.id_ending,
-        )
+        self.hub = self._new_hub(pacer, accounts, "" if member is None else member.id_ending)
         self.clients = ClientConnections(
             ClientTimeouts(**config.clients.model_dump()),
             descriptors,
@@ -134,15 +121,7 @@ class Proxy:
         self.node = connected(config.store, self.hub)
         self.directory = None if self.node is None else Directory(self.node, self.hub, config.store)
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
-        loop_name = type(loop).__module__.partition(".")[0]
-        publisher = None if self.node is None else self.node.publisher
-        self.page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name, publisher)
-        self.metrics.background_loops += [self.hub.background, pacer.background, self.clients.background]
-        if self.identification is not None:
-            self.metrics.background_loops.append(self.identification.background)
-            self.page.registry.register(
-                CallerMetrics(self.identification.accounts, lambda: self.config.limits.caller_labels)
-            )
+        self.page = self._new_page(pacer)
         self.pages = Pages(config.cors.origins)
         self.admission = Admission(
             self.callers,
@@ -152,21 +131,7 @@ class Proxy:
             accounts=accounts,
             has_certificates=bool(config.tls.client_ca),
         )
-        self.route_table = RouteTable(
-            lambda: self.config,
-            self.hub,
-            self.upstreams,
-            self.metrics,
-            self.admission,
-            self.grants,
-            self.pages,
-            self.calls,
-            self.lost_calls,
-            self.given,
-            self.tracing,
-            None if member is None else member.placement,
-            self.directory,
-        )
+        self.route_table = self._new_route_table(None if member is None else member.placement)
         self._member_is_busy = bool if member is None else member.placement.is_busy
         self._connection_class = Connection if member is None else MovableConnection
         self.operators = operators_of(config) if member is None else OperatorAccess(member.secret.hex())
@@ -180,6 +145,55 @@ class Proxy:
         self._hurried = False
         self.url = ""
         self.admin_url = ""
+
+    def _new_hub(self, pacer: Pacer, accounts: Accounts | None, id_ending: str) -> Hub:
+        """Make the registry of streams; `id_ending`: of their ids, by which other workers know whose they are."""
+        limits = self.config.limits
+        return Hub(
+            max_streams=limits.streams,
+            max_followers=limits.followers,
+            max_followers_per_stream=limits.followers_per_stream,
+            max_total_log_bytes=limits.total_log_bytes,
+            max_pending_bytes=limits.total_pending_bytes,
+            call_soon=asyncio.get_running_loop().call_soon,
+            pacer=pacer,
+            observers=self._observers(accounts),
+            on_forgotten=self._forget,
+            on_subscription_ended=self.metrics.subscription_ended if accounts is None else self._subscription_ended,
+            on_attached=None if accounts is None else accounts.attached,
+            id_ending=id_ending,
+        )
+
+    def _new_page(self, pacer: Pacer) -> MetricsPage:
+        """Make the page of metrics, and have the background loops and the callers counted there."""
+        loop_name = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+        publisher = None if self.node is None else self.node.publisher
+        page = MetricsPage(self.metrics, self.hub, self.upstreams, self.clients, loop_name, publisher)
+        self.metrics.background_loops += [self.hub.background, pacer.background, self.clients.background]
+        if self.identification is not None:
+            self.metrics.background_loops.append(self.identification.background)
+            page.registry.register(
+                CallerMetrics(self.identification.accounts, lambda: self.config.limits.caller_labels)
+            )
+        return page
+
+    def _new_route_table(self, placement: Placement | None) -> RouteTable:
+        """Make the handlers of the data port; `placement`: finds the worker that a request belongs to."""
+        return RouteTable(
+            lambda: self.config,
+            self.hub,
+            self.upstreams,
+            self.metrics,
+            self.admission,
+            self.grants,
+            self.pages,
+            self.calls,
+            self.lost_calls,
+            self.given,
+            self.tracing,
+            placement,
+            self.directory,
+        )
 
     def _subscription_ended(self, subscription: Subscription) -> None:
         self.metrics.subscription_ended(subscription)

@@ -16,7 +16,7 @@ from proxy.server.app import Proxy
 from proxy.server.config import Config
 from proxy.telemetry.prices import Prices
 
-_TOLD = ("changed", "a restart is needed for")
+_WHAT = ("changed", "a restart is needed for")
 
 
 class Changes(NamedTuple):
@@ -26,8 +26,8 @@ class Changes(NamedTuple):
     later: list[str]
 
     def __str__(self) -> str:
-        told = [f"{what}: {', '.join(keys)}" for what, keys in zip(_TOLD, self, strict=True) if keys]
-        return "; ".join(told) or "nothing has changed"
+        changes = [f"{what}: {', '.join(keys)}" for what, keys in zip(_WHAT, self, strict=True) if keys]
+        return "; ".join(changes) or "nothing has changed"
 
 
 def reload(proxy: Proxy, config: Config) -> Changes:

@@ -198,5 +198,4 @@ class Node:
         for ident in before.keys() | follows.keys():
             stream = self.publisher.stream(ident)
             if stream is not None and not stream.sealed:
-                stream.followers_elsewhere = sum(counts[ident] for counts in self._followed.values())
-                stream.hold_for(REMOTE_FOLLOWERS, stream.followers_elsewhere)
+                stream.note_elsewhere(sum(counts[ident] for counts in self._followed.values()), REMOTE_FOLLOWERS)

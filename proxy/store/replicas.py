@@ -64,7 +64,7 @@ class Replicas:
     def note_elsewhere(self, ident: str, count: int) -> None:
         """Note how many follow a stream at other nodes, as its owner says."""
         if ident in self._by_id:
-            self._by_id[ident].stream.followers_elsewhere = count
+            self._by_id[ident].stream.note_elsewhere(count)
 
     async def find(self, ident: str, *, own: bool = False) -> Stream | None:
         """Return the stream of a replica that has all that is stored now, and tell the owner of a follower.

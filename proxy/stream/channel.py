@@ -25,9 +25,9 @@ class Pieces:
         "_texts",
         "answers",
         "cumulative",
+        "in_chat",
         "labels",
         "marks",
-        "retold",
         "size_bytes",
         "wholes",
     )
@@ -36,7 +36,7 @@ class Pieces:
         self.size_bytes = 0  # of memory
         self._forgotten = 0  # characters
         self.answers = answers  # it is answer text
-        self.retold: Channel | None = None  # the channel of chunks that tells its texts
+        self.in_chat: Channel | None = None  # the channel of chunks that tells its texts
         self.labels = kind is Kind.LABEL
         self.marks = kind in (Kind.MARK, Kind.END)
         self.cumulative: bool | None = None  # whether its texts turned out to be all so far; None: not known yet

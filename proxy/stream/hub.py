@@ -140,8 +140,8 @@ class Hub:
         self.promised_streams = 0  # places that are reserved for streams
         self.ledger = Ledger(max_total_log_bytes)
         self.ledger.on_over_limit = self._plan_relief
-        self.beating: dict[Subscription, float] = {}  # followers with a heartbeat, and the time of the last one
-        self.leaving: dict[Subscription, float] = {}  # followers whose access expires, and when
+        self.heartbeats: dict[Subscription, float] = {}  # followers with a heartbeat, and the time of the last one
+        self.expiring: dict[Subscription, float] = {}  # followers whose access expires, and when
         self.draining = False
         self.blocked: str | None = None  # why new streams are refused for now
         self.replicas: dict[
@@ -235,13 +235,13 @@ class Hub:
         stream.answered(upstream, request_id, kept_head)
         self._observers.answered(stream)
 
-    def name(self, stream: Stream, key: str) -> None:
+    def add_key(self, stream: Stream, key: str) -> None:
         """Make a stream its caller's newest under a key. Does nothing if it has, or once had, the key."""
         if key not in stream.info.keys:
             stream.info.keys = (*stream.info.keys, key)
             self._register(key, stream)
 
-    def unname(self, stream: Stream) -> None:
+    def remove_keys(self, stream: Stream) -> None:
         """Remove a stream's keys; it is still found by its id."""
         caller = stream.info.caller
         for key in stream.info.keys:
@@ -255,7 +255,7 @@ class Hub:
     def discard(self, stream: Stream) -> None:
         """Remove a stream's keys and don't keep it after its end: it serves only the clients attached to it."""
         stream.info.retain_s = 0.0
-        self.unname(stream)
+        self.remove_keys(stream)
 
     def find(self, ident: str, caller: bytes | None) -> Stream:
         """Return a stream of a caller; of any caller if `caller` is None, for access that was granted by a token.
@@ -287,7 +287,7 @@ class Hub:
     def drop(self, stream: Stream) -> None:
         """Remove a replica. Its followers, if there are any, are still sent what is here of it."""
         if self.replicas.pop(stream.id, None) is not None:
-            self.unname(stream)
+            self.remove_keys(stream)
             self._outlived[stream.id] = stream
             self._drop_if_unused(stream)
 
@@ -365,9 +365,9 @@ class Hub:
         """Attach a subscription to its stream, at most until a time in monotonic seconds."""
         self.followers += 1
         if until < math.inf:
-            self.leaving[subscription] = until
+            self.expiring[subscription] = until
         if subscription.heartbeat_s:
-            self.beating[subscription] = now
+            self.heartbeats[subscription] = now
         if subscription.stream.sealed:
             self._followed[subscription.stream] = None
         if self._on_attached is not None:
@@ -379,7 +379,7 @@ class Hub:
         held = self._running.pop(stream.id, None) or self._ended.pop(stream.id, None)
         if held is None:
             return
-        self.unname(stream)
+        self.remove_keys(stream)
         notify(self._on_forgotten, stream)
         self._followed.pop(stream, None)
         self._outlived[stream.id] = stream
@@ -396,12 +396,12 @@ class Hub:
             if stream is not None:
                 with self.background:
                     self.forget(stream)
-        for subscription, last in list(self.beating.items()):
+        for subscription, last in list(self.heartbeats.items()):
             if now - max(last, subscription.stream.heard_at) >= subscription.heartbeat_s:
-                self.beating[subscription] = now
+                self.heartbeats[subscription] = now
                 with self.background:
                     subscription.beat()
-        for subscription in [subscription for subscription, until in self.leaving.items() if until <= now]:
+        for subscription in [subscription for subscription, until in self.expiring.items() if until <= now]:
             with self.background:
                 subscription.fail(CAPABILITY_EXPIRED)
         for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
@@ -528,8 +528,8 @@ class Hub:
 
     def _subscription_ended(self, subscription: Subscription) -> None:
         self.followers -= 1
-        self.beating.pop(subscription, None)
-        self.leaving.pop(subscription, None)
+        self.heartbeats.pop(subscription, None)
+        self.expiring.pop(subscription, None)
         self._on_subscription_ended(subscription)
         if self._followed and not subscription.stream.subscriptions:
             self._followed.pop(subscription.stream, None)

@@ -313,10 +313,10 @@ class Chat(Events):
         chunks = self._chunks
         if chunks is None:
             return super().render(start, end)
-        told = self._source.transcript(end).told(start, end)
+        texts = self._source.transcript(end).in_chat(start, end)
         if not start:
-            told.setdefault(1, [])
-        return b"".join([chunks.tell(self._origin, told[seq], self._ident(seq), seq == 1) for seq in sorted(told)])
+            texts.setdefault(1, [])
+        return b"".join([chunks.chunk(self._origin, texts[seq], self._ident(seq), seq == 1) for seq in sorted(texts)])
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         chunks, log = self._chunks, self._log
@@ -422,7 +422,7 @@ def _require_meaning(mode: type[Projection], dialect: Dialect) -> None:
 
 def _objection(mode: type[Projection], dialect: Dialect) -> str:
     """Return why a mode has no meaning for an API; empty if it has one."""
-    if mode.restates and not dialect.documents.states:
+    if mode.restates and not dialect.documents.has_cumulative:
         return "the events of this API are increments always"
     if mode.ends_with_answer and not dialect.documents.has_answer:
         return "nothing is known of the text in the events of this API"

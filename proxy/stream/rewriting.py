@@ -58,11 +58,11 @@ class Rewriter:
         transcript, frame = self._source.transcript(seq), self._frame(seq)
         if not transcript.literal and (increment := transcript.read(frame, seq)):
             changed = increment.altered
-            said = _joined(increment.texts)
+            present = _joined(increment.texts)
             for channel, pieces in transcript.channels.items():
                 if channel.part in increment.parts and channel.kind not in _MARKS:
                     text = pieces.text(seq - 1, seq)
-                    if text != said.get(channel, ""):
+                    if text != present.get(channel, ""):
                         increment.put(channel, text)
                         changed = True
             if changed:
@@ -92,11 +92,11 @@ class Rewriter:
         """Return a span's last frame with the complete text of the parts that changed; None: it can't be written."""
         changed = {channel.part for channel, pieces in transcript.channels.items() if pieces.extent(start, end)}
         changed.update(increment.parts)
-        said = _joined(increment.texts)
+        present = _joined(increment.texts)
         for channel, pieces in transcript.channels.items():
             if channel.part in changed and pieces.begun(end):
                 text = pieces.text(start, end) if channel.kind is Kind.ITEMS else pieces.so_far(end)
-                if text != said.get(channel):
+                if text != present.get(channel):
                     increment.put(channel, text)
         return _respelled(self._frame(end), increment)
 
@@ -107,18 +107,18 @@ class Rewriter:
         for channel, pieces in transcript.channels.items():
             if channel.kind not in _MARKS:
                 groups.setdefault(channel.group, []).append((channel, pieces))
-        told = [(spoken[1], spoken[0], group) for group in groups.values() if (spoken := _spoken(group, start, end))]
-        told.sort(key=lambda one: one[:2])
-        if not told:
+        ordered = [(extent[1], extent[0], group) for group in groups.values() if (extent := _extent(group, start, end))]
+        ordered.sort(key=lambda one: one[:2])
+        if not ordered:
             return [self.increment(end)]
         merged = []
-        for place, (last, _, group) in enumerate(told, 1):
+        for place, (last, _, group) in enumerate(ordered, 1):
             frame = self._group(transcript, group, start, end, last)
             if frame is None:
                 return []
-            if place == len(told):
+            if place == len(ordered):
                 frame = self._stamped(frame, end)
-            elif last < min(first for _, first, _ in told[place:]):
+            elif last < min(first for _, first, _ in ordered[place:]):
                 frame = self._stamped(frame, last)
             merged.append(frame)
         return merged
@@ -129,11 +129,11 @@ class Rewriter:
         increment = transcript.read(frame, last)
         if increment is None:
             return None
-        said = _joined(increment.texts)
+        present = _joined(increment.texts)
         increment.keep_only(group[0][0].group)
         for channel, pieces in group:
             text = pieces.text(start, end)
-            if text != said.get(channel, ""):
+            if text != present.get(channel, ""):
                 increment.put(channel, text)
         return _respelled(frame, increment)
 
@@ -146,13 +146,13 @@ class Rewriter:
 
 def _joined(texts: list[tuple[Channel, str]]) -> dict[Channel, str]:
     """Return a frame's text for each channel; a channel may occur several times in a frame."""
-    said: dict[Channel, str] = {}
+    present: dict[Channel, str] = {}
     for channel, text in texts:
-        said[channel] = said[channel] + text if channel in said else text
-    return said
+        present[channel] = present[channel] + text if channel in present else text
+    return present
 
 
-def _spoken(group: Group, start: int, end: int) -> tuple[int, int] | None:
+def _extent(group: Group, start: int, end: int) -> tuple[int, int] | None:
     """Return the numbers of the first and the last frame between two offsets that have text of a group."""
     spans = [extent for _, pieces in group if (extent := pieces.extent(start, end))]
     return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else None

@@ -249,11 +249,15 @@ class Stream:
         """
         self.holds[name] = self.holds.get(name, 0) + 1
 
-    def hold_for(self, name: str, count: int) -> None:
-        """Set how many there are of a hold; notify the writer if the stream is left without followers and holds."""
-        if count:
-            self.holds[name] = count
-        elif self.holds.pop(name, 0):
+    def note_elsewhere(self, count: int, hold: str = "") -> None:
+        """Note how many follow the stream at other processes; with the name of a `hold`, they keep its writer going.
+
+        If none of them is left, and no follower and hold here, notify the writer.
+        """
+        self.followers_elsewhere = count
+        if hold and count:
+            self.holds[hold] = count
+        elif hold and self.holds.pop(hold, 0):
             self.resume_writer()
             self.left()
 

@@ -80,7 +80,7 @@ class Transcript:
         return increment if increment is not None and increment.parts else None
 
     def _take(self, increment: Increment) -> None:
-        seq, spoken, again = self.end, 0, False
+        seq, added, again = self.end, 0, False
         marks: list[tuple[Channel, str]] = []
         for channel, text in increment.texts:
             pieces = self.channels.get(channel) or self._open(channel)
@@ -92,7 +92,7 @@ class Transcript:
                 piece = self._whole_characters(channel, piece)
             if piece:
                 pieces.add(seq, piece)
-                spoken += channel.kind is Kind.TEXT
+                added += channel.kind is Kind.TEXT
                 if pieces.answers:
                     self.answer.add(seq, piece)
             if piece != text:
@@ -102,11 +102,11 @@ class Transcript:
         if again or increment.altered:
             self.literal = False
         if marks:
-            self._mark(increment, marks, spoken)
+            self._mark(increment, marks, added)
         else:
             self._join(increment.alike, None, alone=increment.alone)
 
-    def _mark(self, increment: Increment, marks: list[tuple[Channel, str]], spoken: int) -> None:
+    def _mark(self, increment: Increment, marks: list[tuple[Channel, str]], added: int) -> None:
         """Note the marks of a frame: values that hold from now on, and finish reasons, which end a part."""
         begins = ends = False
         for channel, text in marks:
@@ -116,13 +116,13 @@ class Transcript:
                 pieces.add(self.end, text)
             if channel.kind is Kind.END:
                 ends = True
-                spoken += self._settle(channel.part) if new else 0
+                added += self._settle(channel.part) if new else 0
             else:
                 begins = begins or new
         lasting = {text for channel, text in marks if channel.kind is Kind.MARK}
-        alone = increment.alone or (begins and not spoken)
+        alone = increment.alone or (begins and not added)
         self._join(
-            increment.alike, lasting or None, alone=alone, ends=ends, last=spoken == 1 and len(increment.parts) == 1
+            increment.alike, lasting or None, alone=alone, ends=ends, last=added == 1 and len(increment.parts) == 1
         )
 
     def _join(self, alike: Any, marks: set[str] | None, *, alone: bool, ends: bool = False, last: bool = True) -> None:
@@ -136,23 +136,23 @@ class Transcript:
     def _open(self, channel: Channel) -> Pieces:
         documents = self._documents
         pieces = self.channels[channel] = Pieces(channel.kind, answers=documents.answers(channel))
-        if channel.kind is Kind.TEXT and not documents.states:
+        if channel.kind is Kind.TEXT and not documents.has_cumulative:
             pieces.cumulative = False  # this API has no cumulative texts: nothing is to be detected
-        pieces.retold = self._numbered(documents.retold(channel))
+        pieces.in_chat = self._numbered(documents.in_chat(channel))
         return pieces
 
-    def _numbered(self, told: Channel | None) -> Channel | None:
+    def _numbered(self, channel: Channel | None) -> Channel | None:
         """Return a channel of chunks with the number of its call: they are counted as they are named.
 
         None for the texts of a call without a name: a client can't run it.
         """
-        if told is None or told.place < 0:
-            return told
-        places = self._places.setdefault((told.part, told.name), {})
-        if told.kind is Kind.LABEL:
-            places.setdefault(told.place, len(places))
-        number = places.get(told.place)
-        return None if number is None else told._replace(place=number)
+        if channel is None or channel.place < 0:
+            return channel
+        places = self._places.setdefault((channel.part, channel.name), {})
+        if channel.kind is Kind.LABEL:
+            places.setdefault(channel.place, len(places))
+        number = places.get(channel.place)
+        return None if number is None else channel._replace(place=number)
 
     def _settle(self, part: int) -> int:
         """Add the texts that were held back, because a part has ended; return how many channels had one."""
@@ -183,13 +183,13 @@ class Transcript:
         if wall:
             self._walls.append(self.end - 1)
 
-    def told(self, start: int, end: int) -> dict[int, list[tuple[Channel, str]]]:
+    def in_chat(self, start: int, end: int) -> dict[int, list[tuple[Channel, str]]]:
         """Return, by the numbers of the frames between two offsets, what each says, in the channels of chunks."""
         found: dict[int, list[tuple[Channel, str]]] = {}
         for pieces in self.channels.values():
-            if pieces.retold is not None:
+            if pieces.in_chat is not None:
                 for seq, text in pieces.between(start, end):
-                    found.setdefault(seq, []).append((pieces.retold, text))
+                    found.setdefault(seq, []).append((pieces.in_chat, text))
         return found
 
     @property

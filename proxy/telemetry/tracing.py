@@ -139,9 +139,14 @@ class Tracing:
     @contextmanager
     def _fetching(self, request: web.BaseRequest, path: str) -> Iterator[Span]:
         """Make the span of a follower; it ends with the response."""
-        said = {"http.request.method": "GET", "http.route": path, "gen_ai.operation.name": FETCH, **self._provided}
+        attributes = {
+            "http.request.method": "GET",
+            "http.route": path,
+            "gen_ai.operation.name": FETCH,
+            **self._provided,
+        }
         context = self._propagator.extract(self._carried(request.raw_headers), Context())
-        span = self._tracer.start_span(FETCH, context, SpanKind.SERVER, said)
+        span = self._tracer.start_span(FETCH, context, SpanKind.SERVER, attributes)
         try:
             yield span
         except ProxyError as error:
@@ -304,7 +309,7 @@ class Trace:
 
 def _describe(span: Span, stream: Stream, asked_at: float) -> None:
     """Record the response in the span of a call that began at a time: model, finish reason, tokens, first chunk."""
-    vitals, said = stream.vitals, stream.vitals.reader
+    vitals, reader = stream.vitals, stream.vitals.reader
     if stream.kept_head is None:
         span.set_attribute("gen_ai.request.stream", True)
         if vitals.first_byte_at:
@@ -315,12 +320,12 @@ def _describe(span: Span, stream: Stream, asked_at: float) -> None:
         span.set_attribute("streamtee.upstream_request_id", ident)
     if vitals.model:
         span.set_attribute("gen_ai.response.model", vitals.model)
-    if said.finish_reason:
-        span.set_attribute("gen_ai.response.finish_reasons", [said.finish_reason])
+    if reader.finish_reason:
+        span.set_attribute("gen_ai.response.finish_reasons", [reader.finish_reason])
     if vitals.first_token_at:
         span.add_event("first_token", timestamp=_unix_ns(vitals.first_token_at))
-    if said.usage is not None:
-        usage = said.usage
+    if reader.usage is not None:
+        usage = reader.usage
         span.set_attributes({"gen_ai.usage.input_tokens": usage.prompt, "gen_ai.usage.output_tokens": usage.completion})
         if usage.cached:
             span.set_attribute("gen_ai.usage.cache_read.input_tokens", usage.cached)

@@ -24,12 +24,12 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 def end_signal(on_second: Callable[[], object] = bool) -> asyncio.Event:
     """Return an event that SIGTERM and SIGINT set. Call it before the server announces its URL."""
-    told = asyncio.Event()
+    ending = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def end() -> None:
-        if not told.is_set():
-            told.set()
+        if not ending.is_set():
+            ending.set()
             return
         on_second()
         for number in _ENDING:
@@ -37,7 +37,7 @@ def end_signal(on_second: Callable[[], object] = bool) -> asyncio.Event:
 
     for number in _ENDING:
         loop.add_signal_handler(number, end)
-    return told
+    return ending
 
 
 def heed_signals(proxy: Proxy, file: Path | None) -> asyncio.Event:

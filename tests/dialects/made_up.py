@@ -188,7 +188,7 @@ class MadeUpDocuments:
     """Its increments; no frame of it tells of all so far."""
 
     cumulative = False
-    states = False
+    has_cumulative = False
     has_answer = has_document = True
     chunks = False
     finish_reasons: Mapping[str, str] = {"ended": "stop"}
@@ -199,7 +199,7 @@ class MadeUpDocuments:
     def answers(self, channel: Channel) -> bool:
         return channel.name == "text"
 
-    def retold(self, channel: Channel) -> Channel | None:
+    def in_chat(self, channel: Channel) -> Channel | None:
         names = {"text": "content", "thought": "reasoning_content"}
         return Channel(0, names[channel.name]) if channel.name in names else None
 

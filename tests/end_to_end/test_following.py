@@ -247,7 +247,7 @@ async def test_follower_on_a_connection_that_is_full(perform: Serve, stage: Stag
     client.stall()
     path = f"/v1/streams/{originator.stream_id}?"
     client.send(request("GET", path + "mode=raw") + request("GET", path + query))
-    await tee.settled(lambda: len(tee.proxy.hub.beating))
+    await tee.settled(lambda: len(tee.proxy.hub.heartbeats))
     client.read_on()
     assert await (await client.answer()).read() == whole
     begin = {"mode=raw&offset=5": 5, "mode=raw": 0, "mode=raw&after=1": len(frames[0])}[query]

@@ -500,8 +500,8 @@ class Walk(RuleBasedStateMachine):
 
     def step(self, event: str) -> None:
         """Let the event happen, unless the page says that it can't."""
-        if event == "company" and self.scene.partial:
-            return  # its read would end a frame that has begun, and the page has no such event
+        if event in ("company", "another comes") and self.scene.partial:
+            return  # one ends the frame that has begun, the other has its lines sent to all: both are not on the page
         if (self.expected, event) in IMPOSSIBLE or (event in OVER and self.scene.stream.log.ending is not None):
             return
         self.expected = TABLE[self.expected, event]

@@ -229,12 +229,12 @@ def test_stream_may_have_several_keys() -> None:
     """Each finds it until a newer stream has it; a key it had is not given back to it."""
     hub = new_hub()
     older = new_stream(hub, key="a")
-    hub.name(older, "b")
+    hub.add_key(older, "b")
     assert (older.info.keys, older.info.key) == (("a", "b"), "b")
     newer = new_stream(hub, key="b")
-    hub.name(older, "b")
+    hub.add_key(older, "b")
     assert (hub.find_key("a", ME), hub.find_key("b", ME)) == (older, newer)
-    hub.unname(older)
+    hub.remove_keys(older)
     assert (hub.find_key("a", ME), hub.find_key("b", ME)) == (None, newer)
     assert hub.find(older.id, ME) is older
 
@@ -744,7 +744,7 @@ def test_follower_whose_time_is_over_is_ended(mode: str, how: str, last: bytes) 
     hub.tick(11.0)
     assert other.ended is None
     assert hub.followers == 1
-    assert not hub.leaving
+    assert not hub.expiring
 
 
 def test_follower_that_leaves_in_time_is_not_remembered() -> None:
@@ -755,8 +755,8 @@ def test_follower_that_leaves_in_time_is_not_remembered() -> None:
     hub.attach(leaving, 0.0, 10.0)
     hub.attach(staying, 0.0, 10.0)
     leaving.leave("left")
-    assert list(hub.leaving) == [staying]
+    assert list(hub.expiring) == [staying]
     stream.seal(COMPLETE)
-    assert not hub.leaving
+    assert not hub.expiring
     hub.attach(Subscription(stream, View("raw"), FakeSink(), 0), 2.0, 10.0)
-    assert not hub.leaving
+    assert not hub.expiring

@@ -37,11 +37,13 @@ from proxy.wire.errors import (
     OtherStream,
     Overloaded,
     PathNotAllowed,
+    ProducerLost,
     ProxyError,
     RateLimited,
     Reported,
     RequestError,
     RequestTimeout,
+    StoreUnavailable,
     TargetTooLong,
     TaskNotAllowed,
     TooLarge,
@@ -109,6 +111,8 @@ MADE: list[tuple[ProxyError, int, type[ProxyError]]] = [
     (CodingNotSupported("m"), 501, ProxyError),
     (Overloaded("m"), 503, ProxyError),
     (Drained("m"), 503, Overloaded),
+    (StoreUnavailable("m"), 503, ProxyError),
+    (ProducerLost("m"), 502, ProxyError),
     (CallerUnknowable("m"), 503, Overloaded),
     (VersionNotSupported("m"), 505, ProxyError),
 ]
@@ -155,7 +159,8 @@ def test_upstream_errors_carry_the_word_the_stream_ends_with() -> None:
 def test_only_full_or_fast_asks_to_come_back() -> None:
     """Retry-After stands where a later attempt may succeed."""
     asks = {type(error): error.retry_after_s for error, _, _ in MADE if error.retry_after_s is not None}
-    assert asks == {Overloaded: 1, Drained: 1, CallerUnknowable: 1, RateLimited: 7, LimitReached: 9}
+    later = {Overloaded: 1, Drained: 1, StoreUnavailable: 1, CallerUnknowable: 1, RateLimited: 7, LimitReached: 9}
+    assert asks == later
 
 
 def test_offset_gone_tells_the_earliest() -> None:

@@ -7,8 +7,8 @@ from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from proxy.access.callers import Caller
+from proxy.server.admin.openapi import document
 from proxy.server.json_responses import answer
-from proxy.server.openapi import document
 from proxy.telemetry.metrics_page import MetricsPage
 
 

@@ -336,7 +336,7 @@ class Generations:
         policy = _NEVER_CLOSE if options.respond_async else options.on_disconnect
         call.writer.on_disconnect = call.writer.on_disconnect.or_longer(policy)
         if options.key is not None:
-            self._hub.name(call.stream, options.key)
+            self._hub.add_key(call.stream, options.key)
 
     def _pump(self, generation: GenerationRequest, places: Places | None = None, ident: str = "") -> Pump:
         """Begin a stream and make its writer. Raises: Overloaded."""

@@ -58,9 +58,9 @@ class Reading:
         begun = self._request.get(RESPONSE)
         if begun is not None and begun.ended:
             return True
-        follower, said = self.subscription, stream.vitals.reader
+        follower, reader = self.subscription, stream.vitals.reader
         # Some clients disconnect at the last event, before the response has ended.
-        return follower is not None and follower.offset == stream.log.end and (said.ended or said.finished)
+        return follower is not None and follower.offset == stream.log.end and (reader.ended or reader.finished)
 
 
 class LostCalls:

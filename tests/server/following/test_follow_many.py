@@ -169,7 +169,7 @@ async def test_tokens_of_several_streams_are_enough(stage: Stage) -> None:
         assert (refused.status, idents[1] in (await refused.json())["error"]["message"]) == (404, True)
         (stream,) = [stream for stream in tee.proxy.hub if stream.id == idents[1]]
         subscription = next(one for one in stream.subscriptions if one.mode == "events")
-        tee.proxy.hub.leaving[subscription] = 0.0
+        tee.proxy.hub.expiring[subscription] = 0.0
         await follower.until(b'"ending":"capability_expired"')
         first.end(FINISH, DONE)
         said = events(await follower.read())

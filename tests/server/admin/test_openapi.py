@@ -7,9 +7,9 @@ from typing import Any
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
+from proxy.server.admin.openapi import document
 from proxy.server.app import Proxy
 from proxy.server.config import Config
-from proxy.server.openapi import document
 from proxy.server.routes import ANY
 from tests.proxy_under_test import Tee
 
