@@ -30,6 +30,7 @@ class RedisConnections:
 
     def __init__(self, url: str) -> None:
         """Raises: ValueError, for a URL of another form."""
+        _check_numbers(url)
         self.is_cluster = "+cluster:" in url
         self._sentinel: Any = None
         self._client: Any = self._cluster(url) if self.is_cluster else self._single(url)
@@ -93,6 +94,23 @@ def _split(url: str, port: int) -> tuple[Any, list[tuple[str, int]]]:
         host, colon, number = text.rpartition(":") if not text.endswith("]") else (text, "", "")
         hosts.append((host.strip("[]"), int(number)) if colon else (text.strip("[]"), port))
     return parts, hosts
+
+
+def _check_numbers(url: str) -> None:
+    """Raises: ValueError, for a port or a database that is no number, which it does not show.
+
+    They may be a part of the password, if that has a slash.
+    """
+    try:
+        parts, _ = _split("" if url.startswith("unix:") else url, _PORT)
+        if "+" not in parts.scheme:
+            int(parts.path.strip("/") or 0)
+        elif "+sentinel" in parts.scheme:
+            int(parts.path.strip("/").partition("/")[2] or 0)
+    except ValueError:
+        raise ValueError(
+            "store.url: the port or the database is no number; in a password / is written %2F, @ is %40, and : is %3A"
+        ) from None
 
 
 def _credentials(parts: Any) -> dict[str, Any]:

@@ -43,3 +43,10 @@ class StoreConfig(Table):
                 " `openssl rand -hex 32`"
             )
         return self
+
+    @model_validator(mode="after")
+    def _is_used(self) -> "StoreConfig":
+        """What promises that streams are stored must not be without effect."""
+        if not self.url.get_secret_value() and (self.required or self.ack == "stored"):
+            raise ValueError('required and ack = "stored" go with a url')
+        return self

@@ -11,6 +11,7 @@ from proxy.dialects.allowed_paths import SEGMENT
 from proxy.settings import Count, ModelPattern, Seconds, Table
 
 DEFAULT = "default"  # the name of [upstream]
+_SERVER_NAME = re.compile(r"(?:[\w-]+\.)*[\w-]*|[0-9A-Fa-f:]+")  # or an IP address
 _PATH = re.compile(f"(?:/{SEGMENT})+/?")
 
 
@@ -46,6 +47,13 @@ class UpstreamConfig(Table):
         if not self.url.startswith("https:") and (self.ca_file or self.certificate or self.server_name):
             raise ValueError("ca_file, certificate and server_name go with a url that begins with https://")
         return self
+
+    @field_validator("server_name")
+    @classmethod
+    def _is_name(cls, name: str) -> str:
+        if not _SERVER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a host, without scheme, port and path")
+        return name
 
     @field_validator("url")
     @classmethod

@@ -1,5 +1,7 @@
 """The table of the store: what is refused, and what is said of it."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -36,3 +38,29 @@ def test_sentinel_needs_the_name_of_its_primary() -> None:
     """The URL says so."""
     with pytest.raises(ValueError, match="lacks the name of the primary"):
         RedisConnections("redis+sentinel://host")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:pass/word@host",
+        "redis://host:port",
+        "redis://host/name",
+        "redis+sentinel://host:1x/name",
+        "redis+sentinel://host/name/word",
+        "redis+cluster://:word@host:word",
+    ],
+)
+def test_port_or_database_that_is_no_number_is_refused_and_not_shown(url: str) -> None:
+    """A password with a slash is read as one."""
+    with pytest.raises(ValueError, match=r"store\.url: the port or the database is no number") as refused:
+        RedisConnections(url)
+    assert "pass" not in str(refused.value).replace("a password", "")
+    assert "word@" not in str(refused.value)
+
+
+@pytest.mark.parametrize("promise", [{"required": True}, {"ack": "stored"}])
+def test_promise_without_a_store_is_refused(promise: dict[str, Any]) -> None:
+    """It would have no effect, and nobody would know."""
+    with pytest.raises(ValidationError, match="go with a url"):
+        StoreConfig(**promise)

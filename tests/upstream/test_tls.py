@@ -102,6 +102,8 @@ async def test_proxy_does_not_start_without_its_files(authority: Authority, tmp_
         ({"certificate_key": "k.pem"}, "goes with a certificate"),
         ({"url": "http://localhost", "ca_file": "ca.pem"}, "https://"),
         ({"url": "http://localhost", "server_name": "x"}, "https://"),
+        ({"url": "https://localhost", "server_name": "https://x"}, "server_name"),
+        ({"url": "https://localhost", "server_name": "x:443"}, "server_name"),
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(settings: dict[str, str], said: str) -> None:
