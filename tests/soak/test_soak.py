@@ -1,12 +1,14 @@
 """A short soak, with the default limits and with tight ones."""
 
+import os
+
 import pytest
 
 from tests.soak.phase import Phase, Plan
 from tests.soak.proxy_process import LIMITS
 
 
-@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("limits", LIMITS if os.environ.get("TEST_ALL") else ["tight"])
 async def test_short_soak_finds_nothing_wrong(limits: str) -> None:
     """Each client is sent what the upstream sent, in its mode; afterwards nothing is held, and memory is given back.
 

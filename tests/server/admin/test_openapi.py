@@ -31,7 +31,9 @@ async def test_each_path_that_is_served_is_described_and_no_other(tmp_path: Path
     tables = {"upstream": {"key": "sk-ours"}, "auth": {"mode": "keys", "keys_file": str(keys)}}
     proxy = Proxy(Config(**tables))
     data = proxy.route_table.routes()
-    admin = [(method, path) for method, path in proxy._admin_routes(data).routes.paths if method != "HEAD"]
+    admin = [
+        (method, path) for method, path in proxy._admin_routes(data, proxy.metrics).routes.paths if method != "HEAD"
+    ]
     served = {*data.paths, *admin}
     passing = {path for _, path in served if path.endswith("/")}
     described = operations(document())

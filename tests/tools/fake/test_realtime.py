@@ -52,7 +52,7 @@ async def test_fault_is_one_to_a_strict_client(fake: FakeQwen, fault: str) -> No
             async with connect(url_of(fake, f"qwen-omni+{fault}"), compression=None):
                 pass
         return
-    async with connect(url_of(fake, f"qwen-omni+{fault},after=2"), close_timeout=0.1) as socket:
+    async with connect(url_of(fake, f"qwen-omni+{fault},after=2"), close_timeout=0.1, ping_interval=0.5) as socket:
         await socket.send(CREATE)
         if fault in ("socket_fragments", "socket_no_answer"):
             assert [json.loads(await socket.recv())["type"] for _ in range(2)] == [
