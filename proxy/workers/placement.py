@@ -140,7 +140,9 @@ class Placement:
         _settle(request)
         answers = await self.peers.ask_all(self.membership.others, f"/inner/streams?caller={caller.digest.hex()}")
         _check_answered(answers)
-        return await handler(request, caller, near=[one for theirs in answers.values() for one in theirs])
+        return await handler(
+            request, caller, near=[(began, stream) for theirs in answers.values() for began, stream in theirs]
+        )
 
     async def _by_several(
         self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
