@@ -30,7 +30,7 @@ from tests.stage import Stage, staged  # noqa: E402
 
 # `pytest --hypothesis-profile=thorough tests/test_laws.py` looks longer.
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
-settings.register_profile("quick", max_examples=60, deadline=None, suppress_health_check=_QUIET)
+settings.register_profile("quick", max_examples=40, deadline=None, suppress_health_check=_QUIET)
 settings.register_profile("thorough", max_examples=3000, deadline=None, suppress_health_check=_QUIET)
 settings.register_profile(
     "fuzz", max_examples=int(os.environ.get("EXAMPLES", "20000")), deadline=None, suppress_health_check=_QUIET

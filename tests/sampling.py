@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-SAMPLE = 24
+SAMPLE = 16
 """Cases of one test function, at most."""
 _FIRST_LOOP, _OTHER_LOOP = "uvloop", "asyncio"
 
