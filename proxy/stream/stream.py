@@ -384,9 +384,12 @@ class Stream:
         """How the answer ended, if it has; the frames may show that before the response ends."""
         return self._log.ending or self._log.outcome
 
-    def conclude_after(self, outcome: Ending, after_s: float) -> None:
-        """Call `conclude` after so many seconds, unless the outcome is known by then."""
-        self._pacer.wake(_Conclusion(self, outcome), after_s)
+    def conclude_after(self, outcome: Ending, after_s: float, at_end: int | None = None) -> None:
+        """Call `conclude` after so many seconds, unless the outcome is known by then.
+
+        Neither if a frame has been appended since to a log that had its end `at_end`.
+        """
+        self._pacer.wake(_Conclusion(self, outcome, at_end), after_s)
 
     def conclude(self, outcome: Ending) -> None:
         """Note how the answer ended, and end followers whose mode sends only the answer; the log stays open."""
@@ -619,14 +622,16 @@ class Stream:
 
 
 class _Conclusion:
-    """A call of `Stream.conclude` that is put off for a moment, because the usage may follow the final event."""
+    """A call of `Stream.conclude` that is put off for a moment, because another frame may follow."""
 
-    __slots__ = ("_outcome", "_stream")
+    __slots__ = ("_at_end", "_outcome", "_stream")
 
-    def __init__(self, stream: Stream, outcome: Ending) -> None:
+    def __init__(self, stream: Stream, outcome: Ending, at_end: int | None) -> None:
         self._stream = stream
         self._outcome = outcome
+        self._at_end = at_end
 
     def due(self) -> None:
-        if self._stream.outcome is None:
-            self._stream.conclude(self._outcome)
+        stream = self._stream
+        if stream.outcome is None and (self._at_end is None or self._at_end == stream.log.end):
+            stream.conclude(self._outcome)

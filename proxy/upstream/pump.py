@@ -32,6 +32,7 @@ _ENDS_WITHIN_S = 0.75  # after all of the last frame but its blank line
 _LOOKED_AT_BYTES = 256 * 1024  # of an incomplete frame, at every read
 _MAY_END = b"\n\r}]"  # the last byte of a read that may have all of a frame but its blank line
 _USAGE_S = 0.05  # how long followers that wait for the answer alone wait for a usage after the final event
+_SILENCE_S = 0.25  # how long they wait for another frame, if only a final event is missing, which some APIs lack
 
 
 class Pump(StreamWriter):
@@ -218,9 +219,9 @@ class Pump(StreamWriter):
             super().last_left()
 
     def given_up(self) -> Ending:
-        """Return how the stream ends when nobody wants it any more: with its own failure, if it has failed already."""
-        has_failed = self._has_reader_failed or self._reader.failure is not None
-        return self._judge(None, b"") if has_failed else CLIENT_GONE
+        """Return how the stream ends when nobody wants it any more: as the answer did, if that is known already."""
+        is_known = self._has_reader_failed or self._reader.failure is not None or self.stream.outcome is not None
+        return self._judge(None, b"") if is_known else CLIENT_GONE
 
     def _shown(self, frames: list[bytes]) -> list[bytes]:
         """Return frames without the usage that only the proxy requested: the one exception to law 1, off by default."""
@@ -250,8 +251,13 @@ class Pump(StreamWriter):
         """Read frames that are not ordinary; append `at` to `times` for each with text."""
         if self._read(frames, at, times):
             self.stream.fed_at = at
-        if not self._has_reader_failed and (self._reader.ended or self._reader.failure is not None):
+        reader = self._reader
+        if self._has_reader_failed:
+            return
+        if reader.ended or reader.failure is not None:
             self._conclude(at)
+        elif reader.finish_reason is not None and reader.enough_after_s and reader.usage is not None:
+            self.stream.conclude_after(self._judge(None, b""), _SILENCE_S, at_end=self.stream.log.end)
 
     def _read(self, frames: list[bytes], at: float, times: list[float]) -> bool:
         """Have the reader read frames, as in `note`; return whether any has data, or that is not known."""

@@ -1,6 +1,7 @@
 """The pump: how it judges an ending, from what the upstream said and how its body ended."""
 
 import functools
+import json
 import re
 from collections.abc import Callable
 from time import monotonic
@@ -10,14 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Usage
+from proxy.stream.endings import COMPLETE
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.http import chunk
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame
+from tests.fakes import FakeLoop, FakeSink
 from tests.http_client import Answer
 from tests.proxy_under_test import NATIVE, Tee, native_body
+from tests.pumped import Upstream
 from tests.stage import EVENT_STREAM, Stage, Turn
 from tests.streams import new_stream
 
@@ -362,3 +367,44 @@ async def test_ending_is_said_once(tee: Tee, stage: Stage) -> None:
     events = await (await tee.follow(answer.stream_id)).read()
     assert len(re.findall(rb"stream_error", events)) == 1
     assert await tee.metric("streamtee_streams_ended_total") == 1
+
+
+# The last word of an API that has no final event.
+
+_NATIVE_LAST = NATIVE_FINISH.replace(b"\n\n", b"")[:-1] + b',"usage":{"input_tokens":1,"output_tokens":2}}\n\n'
+
+
+async def test_answer_is_known_after_some_silence_but_not_if_another_frame_comes() -> None:
+    """The second choice of a native answer may begin when the first has finished."""
+    loop = FakeLoop()
+    upstream = Upstream(FakeSink(), loop=loop, dialect=DASHSCOPE)
+    upstream.send(NATIVE_FRAME)
+    loop.elapse(10)
+    assert upstream.stream.outcome is None
+    upstream.send(_NATIVE_LAST)
+    loop.elapse(0.2)
+    assert upstream.stream.outcome is None
+    upstream.send(NATIVE_FRAME.replace(b"word", b"more"))
+    loop.elapse(0.2)
+    assert upstream.stream.outcome is None
+    upstream.send(_NATIVE_LAST)
+    loop.elapse(0.3)
+    assert upstream.stream.outcome is COMPLETE
+    assert upstream.stream.log.ending is None
+
+
+async def test_native_document_is_answered_while_the_upstream_stays_open(tee: Tee, stage: Stage) -> None:
+    """The stream is complete when the client leaves with its answer."""
+    client = await tee.send(
+        "POST", NATIVE, "X-DashScope-SSE: enable", "Stream-Mode: json", "On-Disconnect: cancel", body=native_body()
+    )
+    turn = await stage.next()
+    await turn.body()
+    turn.begin()
+    await turn.pour(chunk(NATIVE_FRAME + _NATIVE_LAST))
+    answer = await client.answer()
+    document = json.loads(await answer.read())
+    assert answer.end == "whole"
+    assert document["usage"] == {"input_tokens": 1, "output_tokens": 2}
+    info = await tee.info(answer.stream_id)
+    assert info["ending"] is None or info["ending"]["reason"] == "complete"
