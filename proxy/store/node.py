@@ -90,7 +90,7 @@ class Node:
 
     def ended(self, stream: Stream) -> None:
         """Write the end of a stream: an observer of the hub."""
-        self.publisher.hurry()
+        self.publisher.hurry(stream.id)
 
     async def delete(self, stream: Stream) -> None:
         """Delete a stream in the store, and at its owner. Raises: StoreError."""
@@ -198,4 +198,6 @@ class Node:
         for ident in before.keys() | follows.keys():
             stream = self.publisher.stream(ident)
             if stream is not None and not stream.sealed:
-                stream.note_elsewhere(sum(counts[ident] for counts in self._followed.values()), REMOTE_FOLLOWERS)
+                count = sum(counts[ident] for counts in self._followed.values())
+                self.publisher.note_followed(ident, is_followed=count > 0)
+                stream.note_elsewhere(count, REMOTE_FOLLOWERS)
