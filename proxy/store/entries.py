@@ -124,10 +124,13 @@ class Frames(NamedTuple):
 
         Raises: GapError, if frames are missing between, or the entry and the position don't agree.
         """
-        if self.first_offset > at.seq or self.start_bytes > at.end_bytes:
-            raise GapError(f"after frame {at.seq} comes frame {self.first_offset + 1}")
-        known = at.seq - self.first_offset
-        if sum(map(len, self.frames[:known])) != at.end_bytes - self.start_bytes:
+        first, start = self.first_offset, self.start_bytes
+        if first == at.seq and start == at.end_bytes:  # as is usual
+            return self.frames
+        if first > at.seq or start > at.end_bytes:
+            raise GapError(f"after frame {at.seq} comes frame {first + 1}")
+        known = at.seq - first
+        if sum(map(len, self.frames[:known])) != at.end_bytes - start:
             raise GapError(f"the entry up to frame {self.id.seq} does not agree with those before")
         return self.frames[known:]
 

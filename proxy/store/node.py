@@ -51,7 +51,7 @@ class Node:
         self.leases = Leases(store, self.id, lease_s)
         self.publisher = Publisher(store, self.id, flush_s, summary)
         note_error = self.publisher.note_error
-        tail = Tail(store, self.id, 4 * lease_s, note_error)
+        tail = Tail(store, self.id, 4 * lease_s, flush_s / 4, note_error)
         self.replicas = Replicas(store, self.id, tail, make, drop, note_error)
         self._forget = forget
         self._followed: dict[str, Counter[str]] = {}  # by node: how many follow each stream of ours there

@@ -62,7 +62,7 @@ class RedisStore:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self.lanes = BUCKETS if connections.is_cluster else 2
+        self.lanes = BUCKETS if connections.is_cluster else 1
         self._woken: dict[tuple[int, str], bytes] = {}
 
     def lane(self, ident: str) -> int:

@@ -15,7 +15,10 @@ from redis.exceptions import RedisError
 from proxy.store.redis_store import Command
 from proxy.store.store import StoreError
 
+MOST = 20
+"""Connections of a node, at most: look-ups of many clients at once wait for each other, rather than being refused."""
 _READ_BYTES = 256 * 1024
+_pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # is said to take tuples of one
 _MORE = False  # what the parser returns when the next reply is not complete yet
 
 
@@ -44,7 +47,7 @@ class Wire:
         """
         loop = asyncio.get_running_loop()
         replies: list[Any] = []
-        self._writer.write(b"".join(map(hiredis.pack_command, commands)))
+        self._writer.write(b"".join(map(_pack, commands)))
         async with asyncio.timeout(self._patience_s) as patience:
             while True:
                 data = await self._reader.read(_READ_BYTES)
@@ -73,11 +76,16 @@ class Wires:
         """`make` returns a connection of redis-py, which is not open yet. See `Wire.run` for `patience_s`."""
         self._make = make
         self._patience_s = patience_s
+        self._free = asyncio.Semaphore(MOST)
         self._idle: list[Wire] = []
         self._all: set[Wire] = set()
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         """Return the reply to each, or the StoreError that it is. Raises: StoreError."""
+        async with self._free:
+            return await self._run(commands)
+
+    async def _run(self, commands: Sequence[Command]) -> list[Any]:
         try:
             wire = await self._idle_one()
             if wire is not None:

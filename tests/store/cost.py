@@ -3,7 +3,8 @@
     python -m tests.store.cost [--streams 50] [--per-second 20] [--seconds 10] [--followers 0] [--flush-ms 20]
 
 Both proxies run at the same time, before the same upstream, and under the same load, so that whatever else the machine
-does weighs on both. Each stream has one client at its owner, and so many followers at another node.
+does weighs on both. Each stream has one client at its owner. So many followers are at another node, and as many more at
+the proxy without a store, where they are followers of the same process.
 """
 
 import argparse
@@ -70,9 +71,10 @@ async def measure(given: argparse.Namespace) -> None:
         loads = [Load(there.stage, node.tee, given.per_second) for node in (plain, there.owner)]
         for load in loads:
             await load.begin(given.streams)
-        remote = [
-            await there.other.tee.follow(answer.stream_id, "mode=raw")
-            for answer in loads[1].answers
+        followers = [
+            await tee.follow(answer.stream_id, "mode=raw")
+            for tee, load in zip((plain.tee, there.other.tee), loads, strict=True)
+            for answer in load.answers
             for _ in range(given.followers)
         ]
         await asyncio.gather(*(load.run(WARM_S) for load in loads))
@@ -87,12 +89,17 @@ async def measure(given: argparse.Namespace) -> None:
         used = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
         events = dict(zip(pids, [loads[0].said - said[0], *[loads[1].said - said[1]] * 3], strict=True))
         await asyncio.gather(*(load.end() for load in loads))
-        for answer in remote:
+        for answer in followers:
             await answer.read()
     per_event = {name: seconds / events[name] * 1e6 for name, seconds in used.items()}
     for name, us in per_event.items():
         print(f"{name}: {us:.1f} us of CPU time per event")
-    print(f"the owner's ratio: {per_event['with a store'] / per_event['without a store']:.2f}")
+    if given.followers:
+        here = per_event["without a store"] / (given.followers + 1)
+        away = per_event["the other node"] / given.followers
+        print(f"per delivery: {here:.1f} us in one process, {away:.1f} us at the other node; {away / here:.2f} times")
+    else:
+        print(f"the owner's ratio: {per_event['with a store'] / per_event['without a store']:.2f}")
 
 
 if __name__ == "__main__":
