@@ -17,12 +17,12 @@ The finish reason is made of the final event's status in `ResponseReader._end`.
 from typing import Any
 
 from proxy.dialects.chat import error_body
-from proxy.dialects.delta import json_object, record, records
 from proxy.dialects.dialect import Background, Dialect, Reader, StreamedByBody, TextKind
+from proxy.dialects.documents.delta import json_object, record, records
+from proxy.dialects.documents.response_documents import ResponseDocuments
 from proxy.dialects.error_codes import trouble
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.reader import LearningReader
-from proxy.dialects.response_documents import ResponseDocuments
 from proxy.wire import json_text
 from proxy.wire.errors import BadRequest, ProxyError
 from proxy.wire.http import RawHeaders
