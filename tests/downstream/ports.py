@@ -11,7 +11,6 @@ from aiohttp import web
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.connection import Connection
 from proxy.downstream.descriptors import Descriptors
-from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
 from proxy.downstream.movable import MovableConnection
 from proxy.stream.turns import Turns
@@ -48,7 +47,6 @@ class Port:
             access_log=None,
             handler_cancellation=True,
             auto_decompress=False,
-            loop=server_loop(),
         )
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -2,50 +2,33 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
 
-from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
-from proxy.downstream.descriptors import Descriptors
-from proxy.downstream.listener import Listener
-from proxy.stream.turns import Turns
+from proxy.downstream.connection import Connection
+from tests.downstream.ports import Port, Respond
 from tests.event_loops import GUARD_S, on_each_loop
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped
 from tests.http_client import request
 from tests.proxy_under_test import CHAT, Tee, chat_body
 from tests.stage import Stage
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
 
 @asynccontextmanager
-async def serving(answer: Handler) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def serving(answer: Respond) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Serve with a handler; connect to it."""
-    loop = asyncio.get_running_loop()
-    server = Listener(
-        answer,
-        lambda method, target, error: b"",
-        header_bytes=1000,
-        max_headers=10,
-        clients=ClientConnections(ClientTimeouts(), Descriptors(1000), max_body_bytes=1000, max_pending_bytes=1000),
-        host_error=lambda host: None,
-        turns=Turns(loop.call_soon, loop.time),
-        urgent=b"GET /urgent",
-        is_admin=False,
-        access_log=None,
-        handler_cancellation=True,
-    )
-    listening = await loop.create_server(server, "127.0.0.1", 0)
+    listener = Port(answer, Connection, 1 << 20).listener
+    listening = await asyncio.get_running_loop().create_server(listener, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
     try:
         yield reader, writer
     finally:
         writer.close()
         listening.close()
-        await server.shutdown(0)
+        await listener.shutdown(0)
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
