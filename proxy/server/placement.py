@@ -10,8 +10,11 @@ from typing import NamedTuple, Protocol
 
 from aiohttp import web
 
+from proxy.access.accounts import NewAccount
 from proxy.stream.hub import Hub
 
+SUBJECT_HEADER = "Streamtee-Certificate-Subject"
+"""What a worker tells another one of the certificate of its client, for whom it asks; a client's own is dropped."""
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 
 
@@ -70,6 +73,7 @@ class Member(NamedTuple):
     id_ending: str  # of the ids of its streams
     secret: bytes  # of the callers' digests, on which all workers agree
     placement: Placement
+    new_account: NewAccount  # of a caller whose use all workers count together
 
 
 # The parts of names that belong to workers, each a kind and what it consists of.

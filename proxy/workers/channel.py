@@ -8,9 +8,11 @@ If either of them is gone, the other reads the end. What a message may be, and w
                  retire    begin nothing new, and end when all is over; has the membership
                  drain     end as on SIGTERM
                  hurry     end now
+                 answer    to what a worker has asked about a caller
     worker       ready     it could serve
                  failed    it can't, and why
                  retired   it begins nothing new; has the names that it holds
+                 count     what a caller uses, or a question about that: see `counting`
                  ended     its last counts
 """
 

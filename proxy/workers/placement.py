@@ -20,19 +20,22 @@ from typing import Any
 from aiohttp import HttpVersion11, web
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from proxy.access.account import PLACE
 from proxy.access.callers import Caller
-from proxy.downstream.movable import HANDED_OVER, MovableConnection
+from proxy.access.certificates import subject_of
+from proxy.downstream.movable import HANDED_OVER, MovableConnection, Relayed
 from proxy.server.headers import NAMES
 from proxy.server.placement import Belongs, Handler, key_name
 from proxy.stream.hub import Hub
 from proxy.wire.errors import Overloaded
+from proxy.workers import relay
+from proxy.workers.counting.shared_account import SharedPlace
 from proxy.workers.follow_several import FollowSeveral
 from proxy.workers.handover import LATE, OUTCOMES, TAKEN, offer
 from proxy.workers.ids import worker_of
 from proxy.workers.membership import Membership
 from proxy.workers.names import name_of
 from proxy.workers.peers import Peers, quoted, socket_paths
-from proxy.workers.relay import Side, join
 
 _KEY = "Stream-Key"
 _NOTED = 10_000  # names of which a worker remembers that another one has their stream
@@ -48,7 +51,7 @@ class Placement:
         self.membership = membership
         self.handovers: Counter[str] = Counter()  # by their outcome
         self.peers = Peers(directory, token)
-        self.relays: set[Side] = set()
+        self.relays: set[relay.Side] = set()
         self._directory = directory
         self._names_bodies = names_bodies
         self._claims: OrderedDict[bytes, int] = OrderedDict()  # workers of requests that have a key, too, by their name
@@ -308,6 +311,9 @@ class Placement:
     async def _hand_over(
         self, request: web.BaseRequest, connection: MovableConnection, owner: int, decided: bool
     ) -> web.StreamResponse:
+        place = PLACE.get()
+        if isinstance(place, SharedPlace):
+            await place.withdraw()
         outcome = await self.move(connection, owner, is_placed=decided)
         if outcome == TAKEN:
             if not request.content.is_eof():
@@ -330,7 +336,8 @@ class Placement:
         if connection.is_encrypted:
             outcome = await self._relay(connection, path, read, is_placed=is_placed)
         else:
-            outcome = await offer(path, connection.descriptor, read, is_placed=is_placed)
+            told = relay.written(connection.relayed)
+            outcome = await offer(path, connection.descriptor, read, is_placed=is_placed, told=told)
         self.handovers[outcome] += 1
         if outcome != TAKEN:
             connection.take_back()
@@ -343,14 +350,15 @@ class Placement:
         request = connection.current
         if request is None or request.version < HttpVersion11:
             return LATE  # by TLS, the end of a body without a length would look the same whether it is whole or not
+        told = relay.written(Relayed(request.remote or "", subject_of(request)))
         ours, theirs = socket.socketpair()
         with theirs:
-            outcome = await offer(path, theirs.fileno(), read, is_placed=is_placed)
+            outcome = await offer(path, theirs.fileno(), read, is_placed=is_placed, told=told)
         if outcome != TAKEN:
             ours.close()
             return outcome
-        client, worker = Side(self.relays), Side(self.relays)
-        join(client, worker)
+        client, worker = relay.Side(self.relays), relay.Side(self.relays)
+        relay.join(client, worker)
         connection.leave_to(client)  # and read nothing before the other side is there
         await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
         client.begin()

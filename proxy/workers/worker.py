@@ -4,6 +4,7 @@ It is a whole proxy (`server.app`), which is handed connections by the others, a
 """
 
 import asyncio
+import functools
 import signal
 import socket
 from collections.abc import Callable, Coroutine
@@ -19,8 +20,10 @@ from proxy.server.config import Config, loads
 from proxy.server.configuration.mistakes import explained
 from proxy.server.placement import Member, call_name, key_name, retry_name
 from proxy.stream.faults import log_fault
-from proxy.workers import handover
+from proxy.workers import handover, relay
 from proxy.workers.channel import Channel
+from proxy.workers.counting.questions import Questions
+from proxy.workers.counting.shared_account import SharedAccount
 from proxy.workers.handover import Inbox
 from proxy.workers.ids import ending_of
 from proxy.workers.inner import Inner
@@ -70,7 +73,9 @@ class Worker:
         names_bodies = config.generations.share == "body" or config.generations.attach_retries_s > 0
         membership = Membership(number, (number,))
         self.placement = Placement(membership, Path(start["directory"]), start["secret"], names_bodies=names_bodies)
-        member = Member(ending_of(number), bytes.fromhex(start["secret"]), self.placement)
+        self.questions = Questions(channel)
+        new_account = functools.partial(SharedAccount, self.questions, self._waiting)
+        member = Member(ending_of(number), bytes.fromhex(start["secret"]), self.placement, new_account)
         self.proxy = Proxy(config, member=member)
         self._inner = Inner(self.proxy.hub, self.placement.knows, self.placement.note_named, self._families)
         self._ending: asyncio.Task[None] | None = None
@@ -80,6 +85,10 @@ class Worker:
         self._adopting: set[asyncio.Task[None]] = set()
         self._listener: Listener
         self.inbox: Inbox  # once it is open
+
+    def _waiting(self, caller: bytes) -> int:
+        """Return how many followers wait here for a stream of a caller to begin."""
+        return self.proxy.hub.waiting(caller)
 
     async def open(self) -> None:
         """Become ready. Raises: OSError."""
@@ -130,7 +139,9 @@ class Worker:
                 frozenset(message["draining"]),
                 {bytes.fromhex(name): number for name, number in message["older"].items()},
             )
-        if kind == "serve":
+        if kind == "answer":
+            self.questions.answered(message)
+        elif kind == "serve":
             self.inbox.open()
             await self.proxy.accept(self._listening)
         elif kind == "retire":
@@ -193,7 +204,7 @@ class Worker:
     async def _adopted(self, offered: handover.Connection) -> None:
         connection = self._listener()
         assert isinstance(connection, MovableConnection)
-        connection.adopt(offered.read, is_placed=offered.is_placed)
+        connection.adopt(offered.read, is_placed=offered.is_placed, relayed=relay.read(offered.told))
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, offered.client)
         except OSError:  # the client has disconnected meanwhile

@@ -88,7 +88,7 @@ class EventRoute:
         mode = request.headers.get("Stream-Mode", "events")
         if mode not in MODES:
             raise UnknownMode(f"Stream-Mode {mode!r} is not one of: {', '.join(MODES)}")
-        self._admission.admit_follower()
+        await self._admission.admit_follower()
         target = self._route.target(follow_request.without_last_event_id(request.raw_path))
         body = await read_body(request, self._limits.body_bytes)
         content_type = request.headers.get("Content-Type", "") if body else ""
@@ -204,7 +204,7 @@ class EventRoute:
     async def _follow(
         self, request: web.BaseRequest, stream: Stream, upstream: Headers, mode: str, offset: int
     ) -> web.StreamResponse:
-        self._admission.admit_follower(stream)
+        await self._admission.admit_follower(stream)
         ident = stream.id.encode()
         headers = [*upstream, *CACHING, (b"Stream-Id", ident), (b"Stream-Mode", mode.encode())]
         headers.append((b"Content-Location", b"/v1/streams/" + ident))
