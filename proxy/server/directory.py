@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from proxy.access.callers import Caller
@@ -28,6 +27,7 @@ from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
 from proxy.stream.vitals import Vitals
 from proxy.telemetry.stream_object import describe
+from proxy.wire import json_text
 from proxy.wire.errors import StoreUnavailable
 
 _IDENT = re.compile("st_[a-z2-7]{26}")  # as the hub makes them: nothing else is asked of the store
@@ -215,7 +215,7 @@ def _description(record: Record, last: Entry) -> dict[str, Any]:
     info = record.info
     seal = read_seal(last) if last.id == SEAL else None
     if seal is not None and seal.summary:
-        described: dict[str, Any] = orjson.loads(seal.summary)
+        described: dict[str, Any] = json_text.read(seal.summary)
         return described
     ended = None if seal is None else {"reason": seal.ending.reason, "message": seal.ending.message}
     at = (0, 0) if last.id.seq == 0 or seal is not None else last.id
@@ -262,9 +262,10 @@ def connected(config: StoreConfig, hub: Hub) -> Node | None:
         make=make,
         drop=hub.drop,
         forget=hub.forget,
+        keeps=hub.keeps,
     )
 
 
 def _summary(stream: Stream) -> bytes:
     """Return the description of a stream that has ended, without those who follow it at this moment."""
-    return orjson.dumps({**describe(stream), "followers": []})
+    return json_text.written({**describe(stream), "followers": []})

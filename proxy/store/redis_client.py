@@ -92,6 +92,7 @@ _OPTIONS: dict[str, Any] = {
     "socket_timeout": SOCKET_S,
     "socket_connect_timeout": SOCKET_S,
     "protocol": 2,
+    "driver_info": None,  # else each connection begins with two commands that Redis has since 7.2
     "retry": Retry(NoBackoff(), 1),  # for a connection that was closed meanwhile; who waits for longer asks again
 }
 

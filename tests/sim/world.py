@@ -120,6 +120,7 @@ class SimNode:
                 make=self._make,
                 drop=self.hub.drop,
                 forget=self.hub.forget,
+                keeps=self.hub.keeps,
             )
         self.claims = Claims(self.node.store, name, self.node.leases, self.node.replicas.find)
         before = asyncio.all_tasks()
