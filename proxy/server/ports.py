@@ -11,7 +11,6 @@ from proxy.access.pages import Hosts
 from proxy.access.settings import TlsConfig
 from proxy.downstream.client_connections import ClientConnections
 from proxy.downstream.connection import Connection
-from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
 from proxy.downstream.site import Site
 from proxy.downstream.tls import ServerTls, TlsFiles, TlsSite
@@ -65,7 +64,6 @@ def new_listener(
         handler_cancellation=True,  # a handler is cancelled as soon as its client disconnects
         auto_decompress=False,  # a compressed request is passed on as it is
         logger=_http_log,
-        loop=server_loop(),
     )
 
 
