@@ -93,6 +93,22 @@ def cursor(request: web.BaseRequest, mode: str) -> Cursor:
     return Cursor(seq=event_id.seq, epoch=event_id.epoch)
 
 
+def cursors_by_epoch(request: web.BaseRequest) -> dict[str, int] | str:
+    """Return the cursors of a request for several streams; or `now` or `-1`, for all streams. Raises: BadRequest."""
+    text = last_event_id(request) or request.query.get("after", "")
+    if text in ("now", "-1"):
+        return text
+    cursors = {}
+    for part in text.split(",") if text else ():
+        event_id = read_event_id(part)
+        if event_id is None:
+            raise BadRequest(
+                f"cursor {part[:60]!r} is no event id; the last id of the connection is one or more, with commas"
+            )
+        cursors[event_id.epoch] = event_id.seq
+    return cursors
+
+
 def last_event_id(request: web.BaseRequest) -> str:
     """Return the Last-Event-ID of a request: of its header, else of its query, as some polyfills can't set headers."""
     named = request.headers.get("Last-Event-ID")
