@@ -13,7 +13,7 @@ from proxy.dialects.error_codes import Fault, trouble
 from proxy.downstream.response import Downstream
 from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, LOG_LIMIT, UPSTREAM_ERROR, Ending
 from proxy.stream.hub import Hub
-from proxy.stream.projections import Json, View
+from proxy.stream.projections import SPAN_BYTES, Json, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.timers import wait
@@ -102,11 +102,33 @@ async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> 
         ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         stream.when_answered(ended.set_result)
         await wait(ended, wait_s)
+    await read_up(stream)
     ending = stream.outcome
     if ending is None:
         return _answer(projection.so_far(), 202, headers)
     document, properly = projection.ending(ending, stream.log.end)
     return _document_response(stream, document if properly else None, headers)
+
+
+async def read_up(stream: Stream) -> None:
+    """Have all that a stream has said so far read for the modes that need that, in turns if it is long."""
+    if stream.unread_bytes(stream.log.end) <= SPAN_BYTES:
+        return
+    over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def read() -> None:
+        try:
+            more = not over.done() and stream.read_on(stream.log.end)
+        except Exception as error:
+            over.set_exception(error)
+            return
+        if more:
+            stream.turns.wait(read)
+        elif not over.done():
+            over.set_result(None)
+
+    stream.turns.do(read)
+    await over
 
 
 def _json(stream: Stream) -> Json:

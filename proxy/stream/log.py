@@ -98,6 +98,15 @@ class FrameLog:
         """Return the frames between two offsets, `self.start <= start <= end <= self.end`."""
         return self.frames[start - self.start : end - self.start]
 
+    def reach(self, start: int, end: int, room_bytes: int) -> int:
+        """Return how far a span may reach that begins at `start`, up to `end`: one frame at least, then `room_bytes`."""
+        frames = self.frames
+        for index in range(start - self.start, end - self.start):
+            room_bytes -= len(frames[index])
+            if room_bytes < 0:
+                return max(start + 1, self.start + index)
+        return end
+
     def trim(self, to_bytes: int, below: int) -> int:
         """Drop frames from the start, none at or above offset `below`, until at most `to_bytes` are left.
 
