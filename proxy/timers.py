@@ -28,7 +28,7 @@ class Timer:
         self._after_s = after_s
         self._callback = callback
         self._due_at = monotonic() + after_s
-        self._handle = asyncio.get_running_loop().call_later(after_s, self._due)
+        self._handle: asyncio.Handle = asyncio.get_running_loop().call_later(after_s, self._due)
 
     def cancel(self) -> None:
         """Do not call back any more."""

@@ -18,18 +18,19 @@ _READABLE = frozenset(["utf-8", "utf8", "us-ascii", "iso-8859-1"])  # all say in
 
 # No escapes, no empty segments or dot segments, no path parameters: servers may interpret these differently.
 SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._~:@+,=-]+"
-# White space of Unicode in a text, as bytes or escaped: whoever reads a reference may strip it, as Python's `strip` does.
+# White space of Unicode in a text, as bytes or escaped: whoever reads a reference may strip it, as `str.strip` does.
 _BLANKS = (
     rb"(?:\\[nrtfb]|\\u(?:00(?:09|0[a-d]|1[c-f]|20|85|a0)|1680|20(?:0[0-9a-f]|2[89f]|5f|60)|3000|feff)"
     rb"|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8f\xa8\xa9\xaf]|\xe2\x81[\x9f\xa0]|\xe3\x80\x80|\xef\xbb\xbf)*"
 )
 # What may be referred to only where a path is allowed at which its owner could reach it, and how a body without white
-# space refers to it. Each follows a quotation mark: a text that begins so, or a member that has an id or a list of them.
-# Not what is quoted within a text, where the quotation mark is escaped; nor another value under the same name, which
-# tools of the client may have. A list that is too long to be looked through counts as one that has such an id.
+# space refers to it. Each follows a quotation mark: a text that begins so, or a member that has an id or a list of
+# them. Not what is quoted within a text, where the quotation mark is escaped; nor another value under the same name,
+# which tools of the client may have. A list that is too long to be looked through counts as one that has such an id.
 _REFERENCES = {
     # A system message, by which some models read a file of the key's account; parts of type input_file or document.
-    "/v1/files/": _BLANKS + rb"""fileid:(?:\\?/){2}|file_?ids?":(?:(?:\[[^\[\]{}]{0,200})?"file[-_]|\[[^\[\]{}]{200})""",
+    "/v1/files/": _BLANKS + rb"""fileid:(?:\\?/){2}|file_?ids?":(?:\[?|\[[^\[\]{}]{0,200})"file[-_]"""
+    rb"""|file_?ids?":\[[^\[\]{}]{200}""",
     "/v1/vector_stores/": rb"""vector_?store_?ids?":\[?\"""",
     "/api/v1/uploads": _BLANKS + rb"""oss:(?:\\?/){2}""",
 }

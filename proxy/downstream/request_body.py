@@ -8,6 +8,7 @@ from aiohttp import web
 
 from proxy.wire.errors import TooLarge
 
+
 class Holder(Protocol):
     """A client's connection, which counts the bytes of its request's body that are kept in memory."""
 

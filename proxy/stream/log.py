@@ -99,7 +99,7 @@ class FrameLog:
         return self.frames[start - self.start : end - self.start]
 
     def reach(self, start: int, end: int, room_bytes: int) -> int:
-        """Return how far a span may reach that begins at `start`, up to `end`: one frame at least, then `room_bytes`."""
+        """Return how far a span may reach from `start` towards `end`: one frame at least, else `room_bytes`."""
         frames = self.frames
         for index in range(start - self.start, end - self.start):
             room_bytes -= len(frames[index])
