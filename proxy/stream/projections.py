@@ -364,7 +364,7 @@ class Text(Projection):
 class Json(Projection):
     """The JSON document of the complete answer: nothing is sent before the end, and nothing of a failed answer."""
 
-    __slots__ = ("_read_bytes",)
+    __slots__ = ("_document", "_document_end", "_read_bytes")
 
     content_type = b"application/json"
     is_document = True
@@ -377,6 +377,8 @@ class Json(Projection):
         """Raises: BadRequest, when nothing is known of the text in the stream's events."""
         super().__init__(source)
         self._read_bytes = 0  # of the log, by its transcript, as far as this projection had it read
+        self._document = b""  # that was made last, for all followers
+        self._document_end = -1  # of the log then
         _require_meaning(type(self), source.dialect)
         _require_all(source)
 
@@ -401,7 +403,14 @@ class Json(Projection):
         can't be read or written.
         """
         _require_all(self._source)
-        transcript = self._source.transcript(self._log.end)
+        end = self._log.end
+        if self._document_end != end:
+            self._document = self._make(end)
+            self._document_end = end
+        return self._document
+
+    def _make(self, end: int) -> bytes:
+        transcript = self._source.transcript(end)
         if transcript.unread:
             raise Garbled(f"event {transcript.unread} of the stream can't be read, and the document would lack it")
         try:
