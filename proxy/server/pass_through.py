@@ -66,7 +66,7 @@ class Forward:
         headers = request.headers
         self._allowed.check_coding(headers.getall("Content-Encoding", ()), headers.getall("Content-Type", ()))
         if isinstance(body, LargeBody):
-            body.check = self._allowed.check_body
+            body.check = self._allowed.body_check().check
         else:
             self._allowed.check_body(body)
 
