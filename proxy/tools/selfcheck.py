@@ -1,13 +1,21 @@
-"""What must hold of an installation before it serves."""
+"""What must hold of an installation before it serves, and whether its modules are compiled."""
 
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 
 from aiohttp import http_parser
+
+from proxy.stream import stream
 
 
 class SelfCheckError(Exception):
     """The installation can't serve; the message says why and what to do."""
+
+
+def build() -> str:
+    """Return which modules are imported: compiled ones, or sources that are interpreted."""
+    return "interpreted" if Path(stream.__file__).suffix == ".py" else "compiled"
 
 
 def check_installation() -> None:
