@@ -315,9 +315,9 @@ def joined_base64(pieces: str) -> str:
 
 
 def json_object(data: bytes, *, exactly: bool = False) -> dict[str, Any]:
-    """Return a JSON object, if `exactly` so that it can be written again without a loss; {} for anything else."""
+    """Return a JSON object, {} for anything else; only if `exactly`, it may be written, and that loses nothing."""
     try:
-        value = json_text.read_exactly(data) if exactly else json_text.read(data)
+        value = json_text.read_exactly(data) if exactly else json_text.inspect(data)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

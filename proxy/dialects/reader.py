@@ -186,7 +186,7 @@ class LearningReader:
         if isinstance(reason, str):
             if index == 0 or self.finish_reason is None:
                 self.finish_reason = reason
-            if _FAILED.fullmatch(reason):
+            if reason not in STOPPED and _FAILED.fullmatch(reason):
                 self._fail(Failure(f"a choice ended with finish reason {reason[:50]}", recognised=False))
 
     def _fail(self, failure: Failure | None) -> None:
@@ -197,6 +197,8 @@ class LearningReader:
 
 def stated_reason(reason: Any) -> Any:
     """Return a finish reason, also in an object, as some upstreams send it; None, if the object states none as text."""
+    if reason is None or isinstance(reason, str):  # nearly always
+        return reason
     if not isinstance(reason, dict | list):
         return reason
     stated = [reason.get(name) for name in ("type", "reason")] if isinstance(reason, dict) else []
