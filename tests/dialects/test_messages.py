@@ -28,6 +28,7 @@ from proxy.wire.errors import (
 from proxy.wire.sse import COMMENT, Splitter
 from tests.cuts import messages
 from tests.message_events import (
+    MESSAGE,
     PING,
     STOP,
     Block,
@@ -229,6 +230,17 @@ def test_folded_message_has_what_deltas_bring_besides_text() -> None:
     assert document["content"][0]["text"] == "Hello"
     assert document["content"][0]["citations"] == [citation, citation]
     assert document["usage"]["input_tokens"] == 56
+    assert stream_of(frames).projection(View("text")).render(0, len(frames)) == b"Hello"
+
+
+def test_message_that_begins_with_content_has_it() -> None:
+    """A gateway that has the whole answer sends it so; blocks that follow are added."""
+    content = [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "Hel"}]
+    begun = event("message_start", message={**MESSAGE, "content": content, "usage": {"output_tokens": 1}})
+    block = event("content_block_start", index=2, content_block={"type": "text", "text": ""})
+    frames = [begun, block, delta("lo", 2), event("content_block_stop", index=2), finish(output_tokens=5), STOP]
+    assert without_nulls(folded(frames)) == told_by_sdk(frames)
+    assert [block.get("text") for block in folded(frames)["content"]] == [None, "Hel", "lo"]
     assert stream_of(frames).projection(View("text")).render(0, len(frames)) == b"Hello"
 
 
