@@ -18,12 +18,12 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from proxy.dialects.chat import error_body
-from proxy.dialects.delta import json_object, record, records
 from proxy.dialects.dialect import Background, Dialect, Reader, StreamedByBody, TextKind
+from proxy.dialects.documents.delta import json_object, record, records
+from proxy.dialects.documents.response_documents import ResponseDocuments
 from proxy.dialects.error_codes import trouble
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.reader import LearningReader
-from proxy.dialects.response_documents import ResponseDocuments
 from proxy.wire import json_text
 from proxy.wire.errors import BadRequest, ProxyError
 from proxy.wire.http import RawHeaders

@@ -27,7 +27,6 @@ from proxy.dialects import table
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.connection import Connection
 from proxy.downstream.descriptors import Descriptors
-from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
 from proxy.downstream.movable import MovableConnection
 from proxy.downstream.tls import ServerTls
@@ -452,7 +451,6 @@ class Proxy:
             handler_cancellation=True,  # a handler is cancelled as soon as its client disconnects
             auto_decompress=False,  # a compressed request is passed on as it is
             logger=http_log,
-            loop=server_loop(),
         )
         self.listeners.append(server)
         return web.ServerRunner(server, shutdown_timeout=1.0)

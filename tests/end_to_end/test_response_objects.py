@@ -260,7 +260,7 @@ def referring(ident: str) -> bytes:
 async def test_items_of_a_response_may_be_referred_to_by_its_caller(
     retain_s: int, perform: Serve, stage: Stage
 ) -> None:
-    """While it runs, when it has ended, kept or not, and if it was none; by nobody else, nor once it is deleted."""
+    """While it runs, when it has ended, kept or not, and if no stream; by nobody else, nor once it is deleted."""
     tee = await perform(upstream={"key": "sk-ours"}, streams={"retain_s": retain_s})
 
     async def answered(asked: bytes, document: bytes) -> int:

@@ -18,7 +18,7 @@ from proxy.access.response_ids import GivenIds
 from proxy.dialects.route import Route
 from proxy.downstream.connection import ERROR_TO_SEND
 from proxy.downstream.request_body import release_body
-from proxy.server.config import LimitsConfig
+from proxy.server.configuration.settings import LimitsConfig
 from proxy.server.directory import Directory
 from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_known_stream, is_stream
 from proxy.server.generations.response import GenerationResponses, Joined
