@@ -177,7 +177,12 @@ CHAT = {
         HEL + LO.replace(b"{", b'{"provider":"x","warnings":[],"role":"system",', 1) + END,
     )._replace(document={"id": "chatcmpl-1", "model": "qwen-plus", "provider": None, "role": None}),
     "no role": said(LO.replace(b"lo", b"Hello") + END, role="assistant"),
-    "another id in the middle": said(HEL + LO.replace(b"chatcmpl-1", b"chatcmpl-2") + END),
+    "another id in the middle": said(HEL + LO.replace(b"chatcmpl-1", b"chatcmpl-2") + END)._replace(
+        document={"id": "chatcmpl-1"}
+    ),
+    "usage of another id": said(
+        HEL + LO + STOP + USAGE.replace(b"chatcmpl-1", b"usage-1").replace(b"qwen-plus", b"x") + DONE
+    )._replace(document={"id": "chatcmpl-1", "model": "qwen-plus", "usage": {"prompt_tokens": 7}}),
     # 11 and 12: lines
     "line separators": said(
         chunk({"content": "a\u2028b\u0085c\u2029"}) + END, "a\u2028".encode(), "a\u2028b\u0085c\u2029"
