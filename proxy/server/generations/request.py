@@ -138,9 +138,10 @@ class GenerationRequest:
         dialect, body = self.route.dialect, self.body
         began_at = self.started_at if isinstance(body, bytes) else body.ended_at or self.started_at
         requests = dialect.requests
-        if requests.names_model:
-            return Vitals(dialect, began_at)
-        return Vitals(dialect, began_at, requests.model(body if isinstance(body, bytes) else body.beginning))
+        beginning = body if isinstance(body, bytes) else body.beginning
+        vitals = Vitals(dialect, began_at, None if requests.names_model else requests.model(beginning))
+        vitals.reader.choices = requests.choices(beginning)
+        return vitals
 
     @property
     def whole_body(self) -> bytes:
