@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
+from proxy.access.grants import Grants
 from proxy.stream import channel
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.tracing import Tracing
@@ -294,6 +295,7 @@ async def test_fault_of_ours_does_not_quote_what_it_was_about(
 
     monkeypatch.setattr(channel, "bisect_right", fail)  # by which mode text finds its span
     monkeypatch.setattr(LiveFeed, "ended", fail)
+    monkeypatch.setattr(Grants, "check_signs", fail)
     callers = NamedCallers(tmp_path, alice={})
     alice = callers.header("alice")
     spans, tracing = traced()
@@ -308,9 +310,7 @@ async def test_fault_of_ours_does_not_quote_what_it_was_about(
         turn.end(*BODIES[CHAT][1][1:])
         assert ANSWER.encode() in await answer.read()
         assert ANSWER.encode() not in await follower.read()
-        monkeypatch.setattr(tee.proxy.hub, "find", fail)
-        monkeypatch.setattr(tee.proxy.hub, "find_readable", fail)
-        failed = await tee.ask("GET", f"/v1/streams/{answer.stream_id}/info", alice)
+        failed = await tee.ask("POST", f"/v1/streams/{answer.stream_id}/share", alice)
         assert failed.status == 500
         written.others += await failed.read()
         monkeypatch.undo()
