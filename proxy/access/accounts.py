@@ -1,6 +1,6 @@
 """The accounts of all callers that have limits: an observer of streams and of their followers.
 
-With several processes each has accounts of its own, so a caller may use the limits once in each of them.
+Of several processes each has accounts of its own; `sums` has their windows hold for all processes together.
 """
 
 import time
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from proxy.access.account import PLACE, Account
 from proxy.access.limits import CallerLimits
+from proxy.access.sums import Sums
 from proxy.access.windows import DAY_S
 from proxy.dialects.dialect import tokens_of_document
 from proxy.stream.endings import COMPLETE
@@ -26,6 +27,7 @@ class Accounts:
         """`limits_of` returns the limits of the caller of a name. `clock` returns Unix seconds."""
         self._limits_of = limits_of
         self.clock = clock
+        self.sums: Sums | None = None  # where several processes have the same callers
         self._of: dict[bytes, Account] = {}
         self._before: dict[str, tuple[int, int]] = {}  # what was used today before this process began, by name
         self._before_day = 0
@@ -68,6 +70,8 @@ class Accounts:
         if account is not None:
             account.ended(stream)
             account.spend(_tokens(stream))
+            if self.sums is not None:
+                self.sums.hurry()
 
     def attached(self, subscription: Subscription) -> None:
         """Count a follower of a stream, unless it is the client that asked for it."""

@@ -126,6 +126,8 @@ class Admission:
             return await handler(request, caller, **named)
         try:
             place = account.take(looks_up=_looks_up(request, dialect))
+            if self.accounts.sums is not None:
+                await self.accounts.sums.confirm(account, place)
         finally:  # a request that is refused is told so, too
             request[ALLOWANCE] = account.headers(dialect)
         PLACE.set(place)
