@@ -14,7 +14,7 @@ compile() {
     "$work/tools/bin/pip-compile" -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
         --strip-extras --allow-unsafe --no-header --no-annotate "$@" pyproject.toml
 }
-compile --extra redis -o deploy/requirements.lock
+compile --extra redis --extra encryption -o deploy/requirements.lock
 HATCH_BUILD_HOOK_ENABLE_MYPYC=1 compile --only-build-deps --build-deps-for wheel -o deploy/build.lock
 
 "$python" -m venv "$work/locked"

@@ -7,7 +7,7 @@ At most one entry of a stream is on its way: an entry that could not be stored i
 
 from collections.abc import Callable
 
-from proxy.store.entries import ANSWERED, HEADER, SEAL, START, Answer, Entry, EntryId, Record, Seal, cut, read_seal
+from proxy.store.entries import ANSWERED, HEADER, SEAL, START, Answer, Entry, EntryId, Record, Seal, cut, ending_of
 from proxy.store.store import GONE, STORED, Add, Append, Keep, Operation, Outcome, Put, Remove
 from proxy.stream.endings import PRODUCER_LOST, Ending
 from proxy.stream.stream import Stream
@@ -93,7 +93,7 @@ class Outbox:
         if last.id == SEAL:
             self.sealed = True
             if not self._has_given_up:
-                self._end(read_seal(last).ending)
+                self._end(ending_of(last))
         else:
             self.sealed = self.closed = False
             self.at, self._heard_at = START, -1.0
