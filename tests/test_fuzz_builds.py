@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from tests import readings
 from tests.http_client import Client
+from tests.made_up_inputs import cursors, framed, frames, heads
+from tests.made_up_streams import mutated, noise, streams
 from tests.spawned import FREE, serving_at
-from tests.test_fuzz import mutated, noise, streams
-from tests.test_fuzz_inputs import cursors, framed, frames, heads
 
 ROOT = Path(__file__).parents[1]
 COMPILED = Path(os.environ.get("COMPILED_PYTHON") or ROOT / ".venv-compiled" / "bin" / "python")
