@@ -47,7 +47,17 @@ def test_lock_has_a_hash_for_every_version(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("requirements.lock", PROJECT["project"]["dependencies"]),
+        (
+            "requirements.lock",
+            [
+                *PROJECT["project"]["dependencies"],
+                *(
+                    one
+                    for extra in ("redis", "encryption")
+                    for one in PROJECT["project"]["optional-dependencies"][extra]
+                ),
+            ],
+        ),
         (
             "build.lock",
             [

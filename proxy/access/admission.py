@@ -120,6 +120,8 @@ class Admission:
             return await handler(request, caller, **named)
         try:
             place = await account.place(looks_up=_looks_up(request, dialect))
+            if self.accounts.sums is not None:
+                await self.accounts.sums.confirm(account, place)
         finally:  # a request that is refused is told so, too
             request[ALLOWANCE] = account.headers(dialect)
         PLACE.set(place)

@@ -21,6 +21,7 @@ from proxy.access.client_addresses import ClientAddresses
 from proxy.access.operators import OperatorAccess
 from proxy.access.pages import Pages
 from proxy.access.response_ids import GivenIds
+from proxy.access.sums import Sums
 from proxy.dialects import table
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.connection import ERROR_TO_SEND, Connection
@@ -44,6 +45,7 @@ from proxy.server.ports import Ports
 from proxy.server.route_table import RouteTable
 from proxy.server.routes import Handler, Routes
 from proxy.server.upstreams import Upstreams
+from proxy.store.counts import StoredCounts
 from proxy.store.node import Node
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import DRAINED
@@ -107,6 +109,10 @@ class Proxy:
             max_pending_bytes=limits.total_pending_bytes,
         )
         self.node = connected(config.store, self.hub)
+        if (
+            accounts is not None and self.node is not None and member is None
+        ):  # of several workers, the supervisor counts
+            accounts.sums = Sums(StoredCounts(self.node.store, self.node.id, self.node.leases), accounts)
         self.directory = None if self.node is None else Directory(self.node, self.hub, config.store)
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
         self.page = self._new_page(pacer)
@@ -248,6 +254,8 @@ class Proxy:
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
         if self.identification is not None:
             self._background.append(asyncio.create_task(self.identification.watch()))
+            if self.identification.accounts.sums is not None:
+                self._background.append(asyncio.create_task(self.identification.accounts.sums.watch()))
 
     async def open_as_worker(self, inner: Sequence[tuple[str, Handler]], inner_path: str) -> Listener:
         """Become ready as one of several workers; return the server of clients' connections, for those handed over.
@@ -338,6 +346,8 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.upstreams.close()
+        if self.admission.accounts is not None and self.admission.accounts.sums is not None:
+            await self.admission.accounts.sums.flush()
         if self.node is not None:
             await self.node.close()
         if self.identification is not None:

@@ -17,11 +17,11 @@ from proxy.access.callers import Caller
 from proxy.dialects import table
 from proxy.server.routes import Handler
 from proxy.store.claims import Claims
-from proxy.store.entries import HEADER, SEAL, START, Entry, Record, read_record, read_seal
+from proxy.store.entries import HEADER, SEAL, START, Entry, Record, UnreadableError, is_kept, read_header, read_seal
 from proxy.store.node import Node
 from proxy.store.outbox import named, owned, responded
 from proxy.store.settings import StoreConfig
-from proxy.store.store import StoreError
+from proxy.store.store import Store, StoreError, Undecipherable
 from proxy.stream.endings import Ending
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
@@ -81,6 +81,8 @@ class Directory:
                 if value is not None:
                     break
                 await asyncio.sleep(flushes * self._node.publisher.flush_s)
+        except Undecipherable as error:
+            raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
             return
@@ -109,6 +111,8 @@ class Directory:
             return True
         try:
             return await self._found(ident)
+        except Undecipherable as error:
+            raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
             if self._hub.has(ident):
@@ -129,6 +133,8 @@ class Directory:
             return False
         try:
             (value,) = await self._node.store.values([named(caller.digest.hex(), key)])
+        except Undecipherable as error:
+            raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
             return self._hub.find_key(key, caller.digest) is not None
@@ -157,10 +163,13 @@ class Directory:
         first, (last,) = await store.entries(ident, START, 1), await store.last([ident])
         if not first or last is None or first[0].id != HEADER:
             return None
-        record = read_record(first[0].fields[b"r"])
-        if record.node == self._node.id or (last.id == SEAL and not read_seal(last).kept):
-            return None  # what this node no longer has, and what is not kept
-        return _description(record, last)
+        try:
+            record = read_header(first[0])
+            if record.node == self._node.id or not is_kept(last):
+                return None  # what this node no longer has, and what is not kept
+            return _description(record, last)
+        except UnreadableError as error:
+            raise _unreadable(error) from None
 
     async def stored(self, stream: Stream) -> Stream:
         """Return what clients of a stream of this node are to follow: with `ack = "stored"` its replica.
@@ -203,11 +212,18 @@ class Directory:
         """Claim a name for a stream that is about to begin; see Claims. Raises: StoreUnavailable, KeyReused."""
         try:
             return await self.claims.claim(name, asked, ident)
+        except Undecipherable as error:
+            raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
             if self._required:
                 raise StoreUnavailable("the store that is asked first (store.required) can't be reached") from None
             return None
+
+
+def _unreadable(error: Exception) -> StoreUnavailable:
+    """Return what a client is told that asks for what the store has, and this process can't read."""
+    return StoreUnavailable(str(error))
 
 
 def _description(record: Record, last: Entry) -> dict[str, Any]:
@@ -248,14 +264,12 @@ def connected(config: StoreConfig, hub: Hub) -> Node | None:
     url = config.url.get_secret_value()
     if not url:
         return None
-    from proxy.store.redis_client import RedisConnections  # needs the extra `redis`
-    from proxy.store.redis_store import RedisStore
 
     def make(record: Record) -> Stream:
         return hub.adopt(record.info, Vitals(table.dialect(record.dialect), time.monotonic(), record.model))
 
     return Node(
-        RedisStore(RedisConnections(url)),
+        _store(url, config),
         lease_s=config.lease_s,
         flush_s=config.flush_ms / 1000,
         summary=_summary,
@@ -264,6 +278,28 @@ def connected(config: StoreConfig, hub: Hub) -> Node | None:
         forget=hub.forget,
         keeps=hub.keeps,
     )
+
+
+def _store(url: str, config: StoreConfig) -> Store:
+    """Return the store at a URL, whose content is encrypted if there are keys."""
+    from proxy.store.redis_client import RedisConnections  # needs the extra `redis`
+    from proxy.store.redis_store import RedisStore
+
+    connections = RedisConnections(url)
+    if not config.encryption_keys:
+        return RedisStore(connections)
+    from proxy.store.cipher import Cipher  # needs the extra `encryption`
+    from proxy.store.encrypted_store import EncryptedStore
+
+    return EncryptedStore(connections, Cipher(config.key_bytes), config.secret.get_secret_value().encode())
+
+
+def use_keys(node: Node, config: StoreConfig) -> None:
+    """Have the store of a node use other keys from now on; it has some already."""
+    from proxy.store.encrypted_store import EncryptedStore
+
+    if isinstance(node.store, EncryptedStore):
+        node.store.cipher.use(config.key_bytes)
 
 
 def _summary(stream: Stream) -> bytes:

@@ -68,7 +68,7 @@ class SummedAccount(Account):
         self.roll()
         self.requests_total -= 1
         for window in self.requests:
-            window.used = max(0, window.used - 1)
+            window.use(-min(1, window.own))
         return {}
 
     def end(self, worker: int) -> None:
