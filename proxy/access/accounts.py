@@ -11,7 +11,7 @@ from proxy.access.account import PLACE, Account
 from proxy.access.limits import CallerLimits
 from proxy.access.sums import Sums
 from proxy.access.windows import DAY_S
-from proxy.dialects.dialect import tokens_of_document
+from proxy.dialects.usage import tokens_of_document
 from proxy.stream.endings import COMPLETE
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription

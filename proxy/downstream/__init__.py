@@ -17,5 +17,4 @@ Read in this order:
   operating system reports about them
 * `tls`: the certificate of a port, and those that clients show
 * `request_body`: reads the body of a request
-* `inline`: lets aiohttp handle a request without a task of its own
 """

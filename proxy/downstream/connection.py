@@ -1,19 +1,23 @@
 """One connection of a client: from one request to the next, what the client sends, and what it does not send in time.
 
-aiohttp's RequestHandler parses requests and calls their handlers. Added here: the time-outs of clients
-(`client_connections` has the timer), requests that wait for their turns, and clients that close within a request.
+aiohttp's RequestHandler parses requests and writes the responses that aiohttp made. Added here: the time-outs of
+clients (`client_connections` has the timer), requests that wait for their turns, and clients that close within a
+request. The loop from one request to the next (`start`) is ours: aiohttp's runs each request in a task of its own.
 """
 
 import asyncio
+import contextlib
+import functools
 import re
 import select
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any, Protocol
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import ERROR, RequestHandler
 
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.request_pieces import new_parser, pieces
@@ -129,15 +133,84 @@ class Connection(RequestHandler):
         if not content.is_eof() and isinstance(content.exception(), RequestTimeout):
             content.feed_eof()  # else aiohttp would wait for the rest
 
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """End a response. One that is already written needs nothing of aiohttp: that saves two coroutines a request."""
-        if type(resp) is not Written or self._upgraded:
-            return await super().finish_response(request, resp, start_time)
-        request._finish()
-        self.log_access(request, resp, start_time)
-        return resp, False
+    async def start(self) -> None:
+        """Respond to one request after another; aiohttp runs this as the connection's task.
+
+        aiohttp's own method creates a task for each request, and waits for it. From Python 3.12 on that task starts at
+        once; before, request and connection each wait for an iteration of the event loop: 8 to 12 us of 34.
+        """
+        manager = self._manager
+        assert manager is not None
+        while not self._force_close:
+            if not self._messages:
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            message: Any
+            message, payload = self._messages.popleft()
+            if self._parser is not None:
+                self._parser.message_consumed()
+            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                self._resume_reading_if_drained()
+            manager.requests_count += 1
+            make: Any = self._request_factory
+            respond: Any = self._request_handler
+            if not isinstance(message, RawRequestMessage):  # it could not be parsed
+                message, respond = ERROR, self._make_error_handler(message)
+            # No name refers to the task here: a traceback refers to this frame, and the task to that.
+            request = make(message, payload, self, StreamWriter(self, self._loop), self._task_handler)
+            if not await self._respond(request, respond):
+                break
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _respond(self, request: Any, respond: Any) -> bool:
+        """Respond to a request; return whether the connection may have another one."""
+        is_cut = False
+        try:
+            self._request_in_progress, self._current_request = True, request
+            try:
+                response = await respond(request)
+            except Exception as fault:  # aiohttp's responses to what no handler of ours lets through
+                response, is_cut = await self._handle_request(request, None, functools.partial(_fail, fault))
+            else:
+                self._current_request = None
+                if type(response) is Written and not self._upgraded:  # so it needs nothing of aiohttp
+                    request._finish()
+                    self.log_access(request, response, None)
+                else:
+                    response, is_cut = await self.finish_response(request, response, None)
+            self._keepalive = bool(response.keep_alive)
+            if not (is_cut or request.content.is_eof()):
+                await self._read_rest(request.content)
+        except ConnectionError:
+            return False  # the client has disconnected
+        except Exception as fault:
+            self.log_exception("Unhandled exception", exc_info=fault)
+            self.force_close()
+        except BaseException:
+            self.force_close()
+            raise
+        finally:
+            self._current_request, self._request_in_progress = None, False
+            request._task = None  # else they were a reference cycle
+            if self._handler_waiter is not None and not self._handler_waiter.done():
+                self._handler_waiter.set_result(None)
+        return self._keepalive and not (is_cut or self._close or self._force_close)
+
+    async def _read_rest(self, content: StreamReader) -> None:
+        """Read what the client still sends of its request, for some time, so that it can read the response first."""
+        if not self._force_close:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._lingering_time):
+                    while not content.is_eof():
+                        await content.readany()
+        if not content.is_eof():
+            self.close()
 
     def hold_body(self, size_bytes: int) -> None:
         """Count bytes of the body that are kept in memory, until the response ends. Raises: RateLimited."""
@@ -367,3 +440,11 @@ class Connection(RequestHandler):
                 request, self.beginning if request.method == UNPARSED else read.encode(), exc
             )
         return super().handle_error(request, status, exc, message)
+
+
+async def _fail(fault: Exception, request: web.BaseRequest) -> web.StreamResponse:
+    """Raise an exception again. Its traceback has this frame, which must not refer to it: that were a cycle."""
+    try:
+        raise fault
+    finally:
+        del fault

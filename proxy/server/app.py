@@ -28,7 +28,6 @@ from proxy.dialects import table
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.connection import Connection
 from proxy.downstream.descriptors import Descriptors
-from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
 from proxy.downstream.movable import MovableConnection
 from proxy.downstream.tls import ServerTls
@@ -121,7 +120,7 @@ class Proxy:
             max_pending_bytes=limits.total_pending_bytes,
         )
         self.node = connected(config.store, self.hub)
-        if accounts is not None and self.node is not None:
+        if accounts is not None and self.node is not None and member is None:
             accounts.sums = Sums(StoredCounts(self.node.store, self.node.id, self.node.leases), accounts)
         self.directory = None if self.node is None else Directory(self.node, self.hub, config.store)
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
@@ -460,7 +459,6 @@ class Proxy:
             handler_cancellation=True,  # a handler is cancelled as soon as its client disconnects
             auto_decompress=False,  # a compressed request is passed on as it is
             logger=http_log,
-            loop=server_loop(),
         )
         self.listeners.append(server)
         return web.ServerRunner(server, shutdown_timeout=1.0)

@@ -161,6 +161,8 @@ class Hub:
         self._on_forgotten = on_forgotten
         self._on_subscription_ended = on_subscription_ended
         self._on_attached = on_attached
+        # Made once: of a compiled class, each bound method is another object, which a kept stream would hold.
+        self._callbacks = self._subscription_ended, self._retire
         self._idents = _idents(id_ending)
         self._running: dict[str, Stream] = {}
         self._ended: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
@@ -218,9 +220,7 @@ class Hub:
             self.check_room()
         else:
             places.give_back()
-        stream = Stream(
-            info, vitals, self.ledger, self._call_soon, self._pacer, self.turns, self._subscription_ended, self._retire
-        )
+        stream = Stream(info, vitals, self.ledger, self._call_soon, self._pacer, self.turns, *self._callbacks)
         self._running[info.id] = stream
         self.ledger.bytes += STREAM_BYTES
         self._observers.begun(stream)

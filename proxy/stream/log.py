@@ -40,8 +40,10 @@ class FrameLog:
         self.tail = b""
         self.ending: Ending | None = None
         self.outcome: Ending | None = None  # how the answer ended, if the frames show it before the response ends
-        self._marks: list[int] = []  # offsets, at most _STRIDE frames apart
-        self._places: list[int] = []  # how many bytes come before each mark, dropped ones included
+        # Offsets, at most _STRIDE frames apart, and how many bytes come before each, dropped ones included. None for
+        # each while there are none, as in most logs: what is kept by the thousand has no lists that it does not need.
+        self._marks: list[int] | None = None
+        self._places: list[int] | None = None
 
     def extend(self, frames: list[bytes]) -> int:
         """Append frames; return their size in bytes. Raises: RuntimeError, when sealed."""
@@ -96,7 +98,14 @@ class FrameLog:
 
     def span(self, start: int, end: int) -> list[bytes]:
         """Return the frames between two offsets, `self.start <= start <= end <= self.end`."""
-        return self.frames[start - self.start : end - self.start]
+        if self._ends is not None:
+            return self._packed_span(self._ends, start - self.start, end - self.start)
+        return self._frames[start - self.start : end - self.start]
+
+    def _packed_span(self, ends: "array[int]", first: int, after: int) -> list[bytes]:
+        """Return frames of a packed log, which stays packed."""
+        starts = [ends[first - 1] if first else 0, *ends[first:after]]
+        return [self._packed[starts[place] : end] for place, end in enumerate(ends[first:after])]
 
     def trim(self, to_bytes: int, below: int) -> int:
         """Drop frames from the start, none at or above offset `below`, until at most `to_bytes` are left.
@@ -114,8 +123,9 @@ class FrameLog:
         self.start += count
         self.size_bytes -= dropped
         self.trimmed_bytes += dropped
-        gone = bisect_left(self._marks, self.start)
-        del self._marks[:gone], self._places[:gone]
+        if self._marks is not None and self._places is not None:
+            gone = bisect_left(self._marks, self.start)
+            del self._marks[:gone], self._places[:gone]
         return dropped
 
     @property
@@ -129,7 +139,7 @@ class FrameLog:
         Bytes of dropped frames count, too.
         """
         self.mark()
-        at, place = self._marked(bisect_right(self._marks, offset))
+        at, place = self._marked(0 if self._marks is None else bisect_right(self._marks, offset))
         return place + sum(map(len, self.span(at, offset)))
 
     def locate(self, offset_bytes: int) -> tuple[int, int]:
@@ -138,7 +148,7 @@ class FrameLog:
         The byte must be held: `trimmed_bytes <= offset_bytes <= end_bytes`.
         """
         self.mark()
-        at, place = self._marked(bisect_right(self._places, offset_bytes))
+        at, place = self._marked(0 if self._places is None else bisect_right(self._places, offset_bytes))
         for index, frame in enumerate(self.span(at, at + _STRIDE), at):
             if offset_bytes < place + len(frame):
                 return index, offset_bytes - place
@@ -147,13 +157,21 @@ class FrameLog:
 
     def mark(self) -> None:
         """Add marks for the frames since the last mark. Fast if it is called regularly."""
-        at, place = self._marked(len(self._marks))
+        marks, places = self._marks, self._places
+        if marks is None or places is None:
+            if self.end - self.start <= _STRIDE:
+                return
+            marks, places = self._marks, self._places = [], []
+        at, place = self._marked(len(marks))
         while self.end - at > _STRIDE:
             place += sum(map(len, self.span(at, at + _STRIDE)))
             at += _STRIDE
-            self._marks.append(at)
-            self._places.append(place)
+            marks.append(at)
+            places.append(place)
 
     def _marked(self, count: int) -> tuple[int, int]:
         """Return mark number `count`, or the log's start if `count` is 0: its offset, and the bytes before it."""
-        return (self._marks[count - 1], self._places[count - 1]) if count else (self.start, self.trimmed_bytes)
+        marks, places = self._marks, self._places
+        if not count or marks is None or places is None:
+            return self.start, self.trimmed_bytes
+        return marks[count - 1], places[count - 1]

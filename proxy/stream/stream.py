@@ -119,7 +119,7 @@ class Stream:
         self._projections: dict[View, Projection] = {}
         self._raw: Raw | None = None  # the projection of mode raw, once it is made
         self._lines = b""  # of a frame that has not ended
-        self._ahead: list[Subscription] = []  # followers that were sent the first lines of a frame that has not ended
+        self._ahead: tuple[Subscription, ...] = ()  # they were sent the first lines of a frame that has not ended
         self._on_sealed = on_sealed
         self._when_sealed: tuple[Callable[[Ending], object], ...] = ()
         self._on_answered: tuple[Callable[[Ending], object], ...] = ()
@@ -137,6 +137,19 @@ class Stream:
         if self.bypass is not None:
             self.bypass.settle()
         return self._log
+
+    def frames_after(self, offset: int, most: int) -> list[bytes] | None:
+        """Return up to `most` frames after an offset, without settling the bypass as reading `log` does.
+
+        None, if the first of them is no longer held.
+        """
+        log, bypass = self._log, self.bypass
+        if offset < log.start:
+            return None
+        if offset < log.end:
+            return log.span(offset, min(log.end, offset + most))
+        first = offset - log.end
+        return [] if bypass is None else bypass.unsettled[first : first + most]
 
     @property
     def heard_at(self) -> float:
@@ -214,7 +227,7 @@ class Stream:
         self.subscriptions[subscription] = None
         if subscription.is_ahead:
             subscription.parked = True
-            self._ahead.append(subscription)
+            self._ahead += (subscription,)
         elif subscription.is_far_behind:
             subscription.parked = subscription.awaits_turn = True
             self.turns.do(subscription.go_on)
@@ -321,7 +334,7 @@ class Stream:
             return
         ahead = self._ahead
         caught_up = [one for one in self.subscriptions if one.cohort is self._unpaced and one.is_caught_up_in(raw)]
-        self._ahead = [one for one in (*ahead, *caught_up) if one.ended is None and one.send_ahead(lines)]
+        self._ahead = tuple([one for one in (*ahead, *caught_up) if one.ended is None and one.send_ahead(lines)])
         if self._ahead:
             log.tail = lines
 
@@ -334,11 +347,11 @@ class Stream:
         """Resume followers that were sent lines of a frame, because this frame or the stream has ended."""
         self._lines = b""
         if self._ahead:
-            ahead, self._ahead = self._ahead, []
+            ahead, self._ahead = self._ahead, ()
             for follower in ahead:
                 follower.resume()
             if self._log.ending is None:
-                self._ahead = [one for one in ahead if one.ended is None and one.is_ahead]
+                self._ahead = tuple([one for one in ahead if one.ended is None and one.is_ahead])
                 left = max([one.ahead_bytes for one in self._ahead], default=0)
                 self._log.tail = self._log.tail[-left:] if left else b""
 
@@ -536,7 +549,10 @@ class Stream:
         self.count(LOGS, self._log.overhead_bytes)
 
     def pack(self) -> None:
-        """Keep the log in one piece, which takes less memory, until it is read again: nobody follows the stream."""
+        """Take less memory, since it has ended, and nobody follows it: keep the log in one piece until it is read."""
+        self._drop_projections()
+        self.subscriptions, self._projections = {}, {}  # a dict that has been emptied takes more than a new one
+        self.vitals.pack()
         self._log.pack()
         self.count(LOGS, self._log.overhead_bytes)
 

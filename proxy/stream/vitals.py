@@ -5,6 +5,7 @@ that it calls ordinary only the time is noted. Gaps are computed from the times 
 than for each.
 """
 
+from array import array
 from bisect import bisect_left
 
 from proxy.dialects.dialect import Dialect, TextKind
@@ -22,11 +23,12 @@ class Vitals:
     """Times and counts of one stream, from the arrival of its request on."""
 
     __slots__ = (
+        "_gap_counts",
+        "_packed_counts",
         "dialect",
         "first_byte_at",
         "first_content_at",
         "first_token_at",
-        "gap_counts",
         "gaps_s",
         "last_token_at",
         "long_gaps",
@@ -46,7 +48,8 @@ class Vitals:
         self.last_token_at = 0.0
         self.model = model  # the requested one, until a frame names one
         self.times: list[float] = []  # of frames with generated text since the last fold, but the first
-        self.gap_counts: list[int] | None = None
+        self._gap_counts: list[int] | None = None
+        self._packed_counts: array[int] | None = None  # the same, once nothing is counted any more
         self.gaps_s = 0.0
         self.long_gaps: list[tuple[float, float]] | None = None  # from when to when: the longest over a second
 
@@ -81,14 +84,24 @@ class Vitals:
         if kind is TextKind.CONTENT and not self.first_content_at:
             self.first_content_at = at
 
+    @property
+    def gap_counts(self) -> list[int] | None:
+        """How many gaps are in each bucket; None if there were none."""
+        return self._gap_counts if self._packed_counts is None else list(self._packed_counts)
+
+    def pack(self) -> None:
+        """Take less memory, since the stream has ended."""
+        if self._gap_counts is not None:
+            self._packed_counts, self._gap_counts = array("I", self._gap_counts), None
+
     def fold(self) -> None:
         """Count the gaps between the times so far."""
         times = self.times
         if not times:
             return
-        counts = self.gap_counts
+        counts = self._gap_counts
         if counts is None:
-            counts = self.gap_counts = [0] * (len(GAP_BUCKETS_S) + 1)
+            counts = self._gap_counts = [0] * (len(GAP_BUCKETS_S) + 1)
         last, apart = self.last_token_at, times
         if times[0] == times[-1]:  # of one read: no gaps but the first
             counts[0] += len(times) - 1

@@ -61,6 +61,14 @@ def read(data: bytes) -> Any:
         return _read_leniently(data)
 
 
+def inspect(data: bytes) -> Any:
+    """Return the value of a JSON text that is only looked at: it must not be written. Raises: ValueError."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return _read_leniently(data)
+
+
 def read_exactly(data: bytes) -> Any:
     """Return the value of a JSON text, with all digits of its numbers. Raises: ValueError."""
     return _read_leniently(data) if may_lose_digits(data) else read(data)

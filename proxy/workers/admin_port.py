@@ -23,7 +23,6 @@ from proxy.access.operators import COOKIE, OperatorAccess
 from proxy.access.pages import Hosts
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.descriptors import Descriptors
-from proxy.downstream.inline import server_loop
 from proxy.downstream.listener import Listener
 from proxy.downstream.response import Downstream
 from proxy.downstream.tls import ServerTls
@@ -165,7 +164,6 @@ class AdminPort:
             access_log=None,
             handler_cancellation=True,
             logger=http_log,
-            loop=server_loop(),
         )
 
     async def _ask_all(self, target: str) -> dict[int, Any]:

@@ -8,7 +8,7 @@ from base64 import b64decode, b64encode
 from functools import lru_cache
 from typing import Any, overload
 
-from proxy.dialects.increment import Channel, Kind
+from proxy.dialects.documents.increment import Channel, Kind
 from proxy.wire import json_text
 
 _TEXTS = frozenset(["reasoning_content", "reasoning", "refusal"])  # `reasoning`: of vLLM, Ollama and OpenRouter
@@ -315,9 +315,9 @@ def joined_base64(pieces: str) -> str:
 
 
 def json_object(data: bytes, *, exactly: bool = False) -> dict[str, Any]:
-    """Return a JSON object, if `exactly` so that it can be written again without a loss; {} for anything else."""
+    """Return a JSON object, {} for anything else; only if `exactly`, it may be written, and that loses nothing."""
     try:
-        value = json_text.read_exactly(data) if exactly else json_text.read(data)
+        value = json_text.read_exactly(data) if exactly else json_text.inspect(data)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
