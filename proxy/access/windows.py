@@ -39,6 +39,11 @@ class Window:
         """How much was used, here and elsewhere."""
         return self.own + max(self._before, self._others)
 
+    @used.setter
+    def used(self, used: int) -> None:
+        """Note how much was used, as another process that counts for this one says."""
+        self.own = max(0, used - max(self._before, self._others))
+
     def use(self, more: int) -> None:
         """Count what was used here."""
         self.own += more
