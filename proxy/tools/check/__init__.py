@@ -1,4 +1,4 @@
-"""`streamtee check`: tries out a proxy or gateway for streams, of whatever make, and says what each result means.
+"""`streamtee check`: tries out a proxy or gateway for streams, of any make, and says what each result means.
 
 It is the client, and if told so the upstream as well: then it knows what was sent, when, and how it ended.
 
