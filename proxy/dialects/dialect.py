@@ -1,7 +1,7 @@
 """What the rest of the proxy needs from an API: the protocols that each dialect implements, and their types."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -235,6 +235,12 @@ class Objects(Protocol):
 
     def ident_of(self, document: bytes) -> str | None:
         """Return the id of the object in a response that is not a stream; None, if it is not such an object."""
+
+    def items(self, reader: Reader) -> Collection[str]:
+        """Return the ids of the items of the response that have come, to which later requests may refer."""
+
+    def items_of(self, document: bytes) -> Collection[str]:
+        """Return the ids of the items of the object in a response that is not a stream."""
 
     def seen(self, reader: Reader) -> bytes | None:
         """Return the latest object that the upstream sent, unchanged; None before the first one."""

@@ -8,7 +8,8 @@ Read in this order:
 
 * `entries`: what a log is made of in the store: entries, whose ids carry the position in the stream; pure
 * `store`: the interface of a store, and what can be written to one
-* `redis_store`: a store in Redis; `redis_client`: the connections to Redis, by the scheme of a URL
+* `redis_store`: a store in Redis; `redis_client`: the connections to Redis, by the scheme of a URL; `redis_wires`: many
+  commands and replies at once on each of them
 * `outbox`: what of one stream is yet to be written, the owner's side; `publisher`: writes that of all streams
 * `replica`: a stream that is fed from the store, the follower's side; `tail`: reads the logs of all replicas;
   `replicas`: finds streams of other nodes, and drops them when nobody follows

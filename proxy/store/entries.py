@@ -8,8 +8,9 @@ the last one ended: so a reader notices whatever a store has lost.
 Pure: no I/O.
 """
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import orjson
@@ -123,10 +124,13 @@ class Frames(NamedTuple):
 
         Raises: GapError, if frames are missing between, or the entry and the position don't agree.
         """
-        if self.first_offset > at.seq or self.start_bytes > at.end_bytes:
-            raise GapError(f"after frame {at.seq} comes frame {self.first_offset + 1}")
-        known = at.seq - self.first_offset
-        if sum(map(len, self.frames[:known])) != at.end_bytes - self.start_bytes:
+        first, start = self.first_offset, self.start_bytes
+        if first == at.seq and start == at.end_bytes:  # as is usual
+            return self.frames
+        if first > at.seq or start > at.end_bytes:
+            raise GapError(f"after frame {at.seq} comes frame {first + 1}")
+        known = at.seq - first
+        if sum(map(len, self.frames[:known])) != at.end_bytes - start:
             raise GapError(f"the entry up to frame {self.id.seq} does not agree with those before")
         return self.frames[known:]
 
@@ -147,19 +151,14 @@ def read_frames(entry: Entry) -> Frames:
     return Frames(entry.id, frames)
 
 
-def cut(frames: Sequence[bytes], after: EntryId) -> Iterator[Frames]:
-    """Cut the frames that come after a position into entries of limited size."""
-    seq, end, part, size = after.seq, after.end_bytes, list[bytes](), 0
-    for frame in frames:
-        if part and (size + len(frame) > ENTRY_BYTES or len(part) == ENTRY_FRAMES):
-            yield Frames(EntryId(seq, end), part)
-            part, size = [], 0
-        part.append(frame)
-        size += len(frame)
-        seq += 1
-        end += len(frame)
-    if part:
-        yield Frames(EntryId(seq, end), part)
+def fitting(frames: list[bytes], after: EntryId) -> Frames:
+    """Return the first of the frames that come after a position: as many as fit into an entry."""
+    size = sum(map(len, frames))
+    if len(frames) > 1 and (size > ENTRY_BYTES or len(frames) > ENTRY_FRAMES):
+        ends = list(accumulate(map(len, frames[:ENTRY_FRAMES])))
+        count = max(1, bisect_right(ends, ENTRY_BYTES))
+        frames, size = frames[:count], ends[count - 1]
+    return Frames(EntryId(after.seq + len(frames), after.end_bytes + size), frames)
 
 
 class Answer(NamedTuple):

@@ -51,7 +51,7 @@ class Node:
         self.leases = Leases(store, self.id, lease_s)
         self.publisher = Publisher(store, self.id, flush_s, summary)
         note_error = self.publisher.note_error
-        tail = Tail(store, self.id, 4 * lease_s, note_error)
+        tail = Tail(store, self.id, 4 * lease_s, flush_s / 4, note_error)
         self.replicas = Replicas(store, self.id, tail, make, drop, note_error)
         self._forget = forget
         self._followed: dict[str, Counter[str]] = {}  # by node: how many follow each stream of ours there
@@ -90,7 +90,7 @@ class Node:
 
     def ended(self, stream: Stream) -> None:
         """Write the end of a stream: an observer of the hub."""
-        self.publisher.hurry()
+        self.publisher.hurry(stream.id)
 
     async def delete(self, stream: Stream) -> None:
         """Delete a stream in the store, and at its owner. Raises: StoreError."""
@@ -198,4 +198,6 @@ class Node:
         for ident in before.keys() | follows.keys():
             stream = self.publisher.stream(ident)
             if stream is not None and not stream.sealed:
-                stream.note_elsewhere(sum(counts[ident] for counts in self._followed.values()), REMOTE_FOLLOWERS)
+                count = sum(counts[ident] for counts in self._followed.values())
+                self.publisher.note_followed(ident, is_followed=count > 0)
+                stream.note_elsewhere(count, REMOTE_FOLLOWERS)

@@ -1,13 +1,27 @@
 """What of one stream is yet to be written to the store: the owner's side.
 
-An outbox reads the log, as a follower does, but when it is asked to, not when frames come: so that the stream's only
-client can still be served past the log, which a second subscription would end.
+An outbox reads the stream, as a follower does, but when it is asked to, not when frames come: so that the stream's only
+client can still be served past the log, which a second subscription would end. Nor is the log settled for it.
 At most one entry of a stream is on its way: an entry that could not be stored is never followed by a later one.
 """
 
 from collections.abc import Callable
 
-from proxy.store.entries import ANSWERED, HEADER, SEAL, START, Answer, Entry, EntryId, Record, Seal, cut, read_seal
+from proxy.dialects.dialect import Objects
+from proxy.store.entries import (
+    ANSWERED,
+    ENTRY_FRAMES,
+    HEADER,
+    SEAL,
+    START,
+    Answer,
+    Entry,
+    EntryId,
+    Record,
+    Seal,
+    fitting,
+    read_seal,
+)
 from proxy.store.store import GONE, STORED, Add, Append, Keep, Operation, Outcome, Put, Remove
 from proxy.stream.endings import PRODUCER_LOST, Ending
 from proxy.stream.stream import Stream
@@ -26,8 +40,8 @@ class Outbox:
     """What of one stream is yet to be written to the store, and how far that is known to have come."""
 
     __slots__ = (
-        "_has_given_up", "_heard_at", "_is_answered", "_is_begun", "_is_token_told", "_keys", "_record", "_renew_at",
-        "_response", "_summary", "at", "closed", "sealed", "stream", "unstored",
+        "_has_given_up", "_heard_at", "_is_answered", "_is_begun", "_is_token_told", "_keys", "_objects", "_record",
+        "_renew_at", "_response", "_summary", "at", "closed", "has_more", "sealed", "stream", "unstored",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, node: str, summary: Summary) -> None:
@@ -36,7 +50,9 @@ class Outbox:
         self.sealed = False  # the store has a seal
         self.closed = False  # and what is left to do after it is done
         self.unstored = ""  # why the rest of the stream is not stored; "": it is
+        self.has_more = True  # what follows on what `next` has returned is to be written at once
         self._record = Record(stream.info, stream.dialect.name, stream.vitals.model, node)
+        self._objects = stream.dialect.objects
         self._summary = summary
         self._has_given_up = False
         self._is_begun = False
@@ -62,9 +78,11 @@ class Outbox:
             return [*self._index(RUNNING_S), Append(stream.id, Entry(HEADER, {b"r": bytes(self._record)}), begins=True)]
         if self.sealed:
             return self._last_will()
+        is_due = now >= self._renew_at or stream.info.keys != self._keys
+        if stream.bypass is not None and stream.bypass.fed_at == self._heard_at and not is_due:
+            return []  # nothing has come, as is usual for most streams
         more: list[Operation] = []
-        is_known = self._response is None and self.at.seq > 0 and self._response_id() is not None
-        if stream.info.keys != self._keys or now >= self._renew_at or is_known:
+        if is_due or (self._objects is not None and self._is_response_new(self._objects)):
             self._renew_at = now + RENEW_S
             more = [Keep(stream.id, RUNNING_S), *self._index(RUNNING_S)]
         entry = self._next_entry()
@@ -72,15 +90,15 @@ class Outbox:
 
     def noted(self, operation: Operation, outcome: Outcome) -> bool:
         """Note the outcome of an operation; return whether `settle` must find out what the store has."""
+        if isinstance(operation, Append):
+            if outcome == STORED:
+                self._has(operation.entry.id)
+                return False
+            if outcome == GONE:
+                self.unstored = "the store no longer has the stream"
+            return outcome != GONE
         if isinstance(operation, Remove):
             self.closed = True
-        if not isinstance(operation, Append):
-            return False
-        if outcome == GONE:
-            self.unstored = "the store no longer has the stream"
-        if outcome != STORED:
-            return outcome != GONE
-        self._has(operation.entry.id)
         return False
 
     def settle(self, last: Entry | None) -> None:
@@ -122,7 +140,7 @@ class Outbox:
         ]
         self._keys = info.keys
         ident, caller = info.id.encode(), info.caller.hex()
-        response = self._response_id()
+        response = None if self._objects is None else self._response_id(self._objects)
         return [
             Add(running(self._record.node), info.id, seconds),
             Add(owned(caller), info.id, seconds + info.retain_s),
@@ -130,10 +148,13 @@ class Outbox:
             *([] if response is None else [Put(responded(caller, response), ident, NAMES_S)]),
         ]
 
-    def _response_id(self) -> str | None:
+    def _is_response_new(self, objects: Objects) -> bool:
+        """Return whether the upstream's id of the response has become known."""
+        return self._response is None and self.at.seq > 0 and self._response_id(objects) is not None
+
+    def _response_id(self, objects: Objects) -> str | None:
         """Return the id that the upstream gave the response, once it is known."""
-        objects = self.stream.dialect.objects
-        self._response = None if objects is None or self.stream.kept_head else objects.ident(self.stream.reader)
+        self._response = None if self.stream.kept_head else objects.ident(self.stream.reader)
         return self._response
 
     def _last_will(self) -> list[Operation]:
@@ -145,36 +166,40 @@ class Outbox:
         ]
 
     def _next_entry(self) -> Entry | None:
-        stream = self.stream
+        stream, self.has_more = self.stream, True
         if not self._is_answered and self.at == START and stream.upstream:
             return Answer(stream.upstream, stream.upstream_request_id, stream.kept_head).entry()
-        if stream.bypass is not None and stream.heard_at == self._heard_at:  # settling would be in vain
-            return None
         self._heard_at = stream.heard_at
-        log = stream.log
-        if self.at.seq < log.start:
-            return self._give_up(_BEHIND)
         if self.at.end_bytes > stream.info.max_log_bytes:
             return self._give_up(f"the store keeps {stream.info.max_log_bytes} bytes of a stream")
-        if self.at.seq < log.end:
-            return self._data()
-        if log.ending is None:
-            return None
-        at, kept = EntryId(log.end, log.end_bytes), stream.info.retain_s > 0
-        return Seal(log.ending, at, log.tail, self._summary(stream), kept).entry()
+        frames = stream.frames_after(self.at.seq, ENTRY_FRAMES)
+        if frames is None:
+            return self._give_up(_BEHIND)
+        if frames:
+            return self._data(frames)
+        return self._seal() if stream.sealed else None
 
     def _give_up(self, why: str) -> Entry:
         """Return the seal of a stream that goes on here, but can't be stored to its end."""
         self._has_given_up = True
         return Seal(PRODUCER_LOST.saying(why)).entry()
 
-    def _data(self) -> Entry:
-        log, vitals = self.stream.log, self.stream.vitals
-        entry = next(cut(log.span(self.at.seq, min(log.end, self.at.seq + 1024)), self.at)).entry()
+    def _data(self, frames: list[bytes]) -> Entry:
+        vitals, some = self.stream.vitals, fitting(frames, self.at)
+        self.has_more = len(some.frames) < len(frames) or len(frames) == ENTRY_FRAMES or self.stream.sealed
+        entry = some.entry()
         if vitals.first_token_at and not self._is_token_told:
             self._is_token_told = True
             entry.fields[b"f"] = b"%.6f" % (vitals.first_token_at - vitals.started_at)
         return entry
+
+    def _seal(self) -> Entry | None:
+        """Return the seal of a stream that has ended."""
+        log, info = self.stream.log, self.stream.info
+        if log.ending is None:
+            return None
+        at = EntryId(log.end, log.end_bytes)
+        return Seal(log.ending, at, log.tail, self._summary(self.stream), info.retain_s > 0).entry()
 
 
 def running(node: str) -> str:

@@ -1,7 +1,8 @@
 """Writes the streams of a node to the store, all that is due at once, each time `flush_s` have passed.
 
-A stream that has begun or ended is written at once. Local followers wait for none of this: while the store can't be
-reached, what it lacks stays in the logs.
+A stream that has begun or ended is written at once. One that nobody follows at other nodes is written less often, in
+larger entries: that costs a third, and what is late is late for nobody. Local followers wait for none of this: while
+the store can't be reached, what it lacks stays in the logs.
 """
 
 import asyncio
@@ -16,7 +17,9 @@ from proxy.stream.stream import Stream
 _log = logging.getLogger("streamtee.store")
 _AGAIN_S, _AGAIN_MOST_S = 0.1, 1.0  # after an error, and after many
 _VERIFY_S = 10.0  # after the end of a stream, its seal is looked for: a failover may have lost it
-_MOST = 500  # streams that are written in one turn
+_SELDOM = 10  # flushes from one of streams that nobody follows at other nodes to the next
+_SWEEP_S = 1.0  # how often to look for streams that are done
+_MOST = 500  # operations that are written in one turn
 
 
 class Publisher:
@@ -29,8 +32,12 @@ class Publisher:
         self._summary = summary
         self._outboxes: dict[str, Outbox] = {}
         self._verify_at: dict[str, float] = {}
+        self._at_once: dict[str, Outbox] = {}  # what has begun or ended, or is followed elsewhere since a moment ago
+        self._followed: dict[str, Outbox] = {}  # at other nodes
+        self._all_at = 0.0  # when to look at all outboxes
         self._due = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
+        self._sweep_at = 0.0
         self._is_unsure = False  # another server may have taken over, which lacks what this one had
         self.errors = 0
         self.is_down = False  # the last attempt at the store failed
@@ -42,12 +49,22 @@ class Publisher:
     def add(self, stream: Stream) -> None:
         """Write a stream from its beginning on."""
         self._outboxes[stream.id] = Outbox(stream, self._node, self._summary)
-        self._due.set()
+        self.hurry(stream.id)
 
-    def hurry(self) -> None:
-        """Write what is due at once: a stream has ended."""
-        if self._outboxes:
+    def hurry(self, ident: str) -> None:
+        """Write what is due of a stream at once: it has begun or ended, or somebody waits for it."""
+        outbox = self._outboxes.get(ident)
+        if outbox is not None:
+            self._at_once[ident] = outbox
             self._due.set()
+
+    def note_followed(self, ident: str, *, is_followed: bool) -> None:
+        """Note whether a stream is followed at other nodes."""
+        if not is_followed:
+            self._followed.pop(ident, None)
+        elif ident in self._outboxes and ident not in self._followed:
+            self._followed[ident] = self._outboxes[ident]
+            self.hurry(ident)
 
     def stream(self, ident: str) -> Stream | None:
         """Return a stream that is being written."""
@@ -77,6 +94,7 @@ class Publisher:
         try:
             async with asyncio.timeout(within_s):
                 while any(not (outbox.closed or outbox.unstored) for outbox in self._outboxes.values()):
+                    self._all_at = 0.0
                     self._due.set()
                     await asyncio.sleep(self.flush_s)
         except TimeoutError:
@@ -89,15 +107,10 @@ class Publisher:
         loop = asyncio.get_running_loop()
         again_s = _AGAIN_S
         while True:
+            await self._wait_due()
             try:
-                async with asyncio.timeout(self.flush_s if self._outboxes else None):
-                    await self._due.wait()
-            except TimeoutError:
-                pass
-            self._due.clear()
-            try:
-                while await self._turn(loop.time()):
-                    again_s = _AGAIN_S
+                await self._flush(loop.time())
+                again_s = _AGAIN_S
             except StoreError:
                 self.note_error()
                 self._is_unsure = True
@@ -107,26 +120,56 @@ class Publisher:
                 log_fault("a turn of the writer to the store, which goes on,", fault)
                 await asyncio.sleep(_AGAIN_S)
 
-    async def _turn(self, now: float) -> bool:
-        """Write what is due; return whether there may be more. Raises: StoreError."""
+    async def _wait_due(self) -> None:
+        """Wait for the time between two flushes, or until something is to be written at once."""
+        loop, timer = asyncio.get_running_loop(), None
+        if self._followed:
+            timer = loop.call_later(self.flush_s, self._due.set)
+        elif self._outboxes:
+            timer = loop.call_at(self._all_at, self._due.set)
+        await self._due.wait()
+        self._due.clear()
+        if timer is not None:
+            timer.cancel()
+
+    async def _flush(self, now: float) -> None:
+        """Write what is due. Raises: StoreError."""
         if self._is_unsure:
             await self._settle(self._outboxes.values())
-            self._is_unsure = False
+            self._is_unsure, self._all_at = False, now
+        due = self._looked_at(now)
+        while due:
+            due = await self._turn(due, now)
+        if now >= self._sweep_at:
+            self._sweep_at = now + _SWEEP_S
+            await self._end_some(now)
+
+    def _looked_at(self, now: float) -> list[Outbox]:
+        """Return the outboxes that may have something that is due."""
+        at_once, self._at_once = self._at_once, {}
+        if now < self._all_at:
+            return list((self._followed | at_once).values())
+        self._all_at = now + _SELDOM * self.flush_s
+        return list(self._outboxes.values())
+
+    async def _turn(self, due: list[Outbox], now: float) -> list[Outbox]:
+        """Write one part of each stream; return those that have another to be written at once. Raises: StoreError."""
         operations: list[Operation] = []
         senders: list[Outbox] = []
-        for outbox in list(self._outboxes.values()):
-            due = outbox.next(now)
-            operations += due
-            senders += [outbox] * len(due)
+        looked_at = 0
+        for outbox in due:
+            part = outbox.next(now)
+            operations += part
+            senders += [outbox] * len(part)
+            looked_at += 1
             if len(operations) >= _MOST:
                 break
         if not operations:
-            await self._end_some(now)
-            return False
+            return []
         outcomes = await self._store.write(operations)  # what may have been stored in vain is refused the next time
         self.note_reached()
         await self._note(zip(senders, operations, outcomes, strict=True))
-        return True
+        return [*due[looked_at:], *(outbox for outbox in dict.fromkeys(senders) if outbox.has_more)]
 
     async def _note(self, written: Iterable[tuple[Outbox, Operation, Outcome | StoreError]]) -> None:
         """Note the outcomes. Raises: the StoreError that an operation had."""
@@ -152,8 +195,13 @@ class Publisher:
         """Drop outboxes that are done, once their seals have been looked for again. Raises: StoreError."""
         for ident, outbox in list(self._outboxes.items()):
             if outbox.unstored and outbox.stream.sealed:
-                del self._outboxes[ident]
+                self._remove(ident)
             elif outbox.closed and now >= self._verify_at.setdefault(ident, now + _VERIFY_S):
                 await self._settle([outbox])
                 if outbox.closed or outbox.unstored:
-                    del self._outboxes[ident], self._verify_at[ident]
+                    self._remove(ident)
+
+    def _remove(self, ident: str) -> None:
+        del self._outboxes[ident]
+        self._verify_at.pop(ident, None)
+        self._followed.pop(ident, None)

@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from proxy.store.redis_store import Command
+from proxy.store.redis_wires import Wires
 from proxy.store.store import StoreError
 
 SOCKET_S = 5.0  # without an answer the connection is given up: more than readers block for
@@ -34,8 +35,9 @@ class RedisConnections:
         self.is_cluster = "+cluster:" in url
         self._sentinel: Any = None
         self._client: Any = self._cluster(url) if self.is_cluster else self._single(url)
-        for name in _AS_THEY_COME:
+        for name in _AS_THEY_COME if self.is_cluster else ():
             self._client.response_callbacks.pop(name, None)
+        self._wires = None if self.is_cluster else Wires(self._client.connection_pool.make_connection, SOCKET_S)
 
     def _single(self, url: str) -> Any:
         if "+sentinel:" not in url:
@@ -55,10 +57,16 @@ class RedisConnections:
         return RedisCluster(startup_nodes=nodes, socket_timeout=SOCKET_S, protocol=2, **_credentials(parts))
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
+        if self._wires is not None:
+            return await self._wires.run(commands)
+        return await self._run_in_cluster(commands)
+
+    async def _run_in_cluster(self, commands: Sequence[Command]) -> list[Any]:
+        """Do so where each key leads to another server, which redis-py knows."""
         try:
             if len(commands) == 1:
                 return [await self._run_one(commands[0])]
-            pipeline = self._client.pipeline(**({} if self.is_cluster else {"transaction": False}))
+            pipeline = self._client.pipeline()
             for command in commands:
                 pipeline.execute_command(*command)
             replies = await pipeline.execute(raise_on_error=False)
@@ -73,6 +81,8 @@ class RedisConnections:
             return StoreError(str(error))
 
     async def close(self) -> None:
+        if self._wires is not None:
+            await self._wires.close()
         await self._client.aclose()
         for sentinel in self._sentinel.sentinels if self._sentinel is not None else ():
             await sentinel.aclose()

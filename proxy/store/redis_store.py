@@ -11,6 +11,7 @@ What the commands return is read here as RESP2 has it; `redis_client` connects.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -61,7 +62,7 @@ class RedisStore:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self.lanes = BUCKETS if connections.is_cluster else 2
+        self.lanes = BUCKETS if connections.is_cluster else 1
         self._woken: dict[tuple[int, str], bytes] = {}
 
     def lane(self, ident: str) -> int:
@@ -69,17 +70,19 @@ class RedisStore:
 
     async def write(self, operations: Sequence[Operation]) -> list[Outcome | StoreError]:
         commands: list[Command] = []
-        counts = []
+        ends = []
         for operation in operations:
-            needed = list(_commands(operation))
-            counts.append(len(needed))
-            commands += needed
+            if type(operation) is Append:  # almost all are
+                commands.append(_append(operation))
+            else:
+                commands += _commands(operation)
+            ends.append(len(commands))
         replies = await self._connections.run(commands)
         outcomes: list[Outcome | StoreError] = []
         at = 0
-        for operation, count in zip(operations, counts, strict=True):
-            outcomes.append(_outcome(operation, replies[at : at + count]))
-            at += count
+        for operation, end in zip(operations, ends, strict=True):
+            outcomes.append(_outcome(operation, replies[at:end]))
+            at = end
         return outcomes
 
     async def entries(self, ident: str, after: EntryId, count: int) -> list[Entry]:
@@ -143,16 +146,19 @@ class RedisStore:
         return replies
 
 
+@lru_cache(maxsize=16384)
 def _log(ident: str) -> str:
     return f"st:{{{bucket(ident)}}}:log:{ident}"
 
 
+def _append(append: Append) -> Command:
+    fields = [part for field in append.entry.fields.items() for part in field]
+    made = () if append.begins else ("NOMKSTREAM",)
+    return ("XADD", _log(append.ident), *made, str(append.entry.id), *fields)
+
+
 def _commands(operation: Operation) -> Iterable[Command]:
     match operation:
-        case Append(ident, entry, begins):
-            fields = [part for field in entry.fields.items() for part in field]
-            made = () if begins else ("NOMKSTREAM",)
-            yield ("XADD", _log(ident), *made, str(entry.id), *fields)
         case Keep(ident, seconds):
             yield ("PEXPIRE", _log(ident), _ms(seconds)) if seconds else ("DEL", _log(ident))
         case Put(name, value, seconds, absent):
@@ -172,6 +178,8 @@ def _commands(operation: Operation) -> Iterable[Command]:
 
 
 def _outcome(operation: Operation, replies: list[Any]) -> Outcome | StoreError:
+    if type(operation) is Append and type(replies[0]) is bytes:
+        return STORED
     error = next((reply for reply in replies if isinstance(reply, StoreError)), None)
     if error is not None:
         is_refusal = isinstance(operation, Append) and any(text in str(error) for text in _NOT_ABOVE)

@@ -111,15 +111,18 @@ class Replica:
         stream.fed_at = at
         if stream.kept_head is None:
             self._note(frames, at)
-        stream.extend(frames)
-        stream.take_stock()
+        if stream.extend(frames) & 63 < len(frames):
+            stream.take_stock()
 
     def _note(self, frames: list[bytes], at: float) -> None:
-        """Have the dialect's reader read frames: modes need what it knows."""
+        """Have the dialect's reader read frames: modes need what it knows. Of ordinary ones it need not know."""
         if self._has_reader_failed:
             return
+        vitals = self.stream.vitals
         try:
-            self.stream.vitals.note(frames, at, [])
+            frames = [frame for frame in frames if not vitals.reader.ordinary(frame)]
+            if frames:
+                vitals.note(frames, at, [])
         except Exception as fault:
             log_fault(f"the reader of dialect {self.stream.dialect.name}", fault)
             self._has_reader_failed = True

@@ -14,8 +14,15 @@ _AGAIN_S = 0.2  # after an error
 class Tail:
     """The readers of a node, one a lane, and the replicas that each feeds."""
 
-    def __init__(self, store: Store, node: str, patience_s: float, on_error: Callable[[], object]) -> None:
-        """A replica is ended when the store could not be read for `patience_s`. `on_error` is called at each error."""
+    def __init__(
+        self, store: Store, node: str, patience_s: float, pause_s: float, on_error: Callable[[], object]
+    ) -> None:
+        """A replica is ended when the store could not be read for `patience_s`. `on_error` is called at each error.
+
+        `pause_s`: from one reading to the next, at least. Redis wakes a reader with the first of the entries that an
+        owner writes at once; a moment later the others are read together.
+        """
+        self._pause_s = pause_s
         self._store = store
         self._node = node
         self._patience_s = patience_s
@@ -58,6 +65,7 @@ class Tail:
             try:
                 await self._turn(lane, replicas)
                 reached_at = loop.time()
+                await asyncio.sleep(self._pause_s)
             except StoreError:
                 self._on_error()
                 if loop.time() - reached_at >= self._patience_s:
@@ -72,11 +80,11 @@ class Tail:
 
     async def _turn(self, lane: int, replicas: dict[str, Replica]) -> None:
         """Wait for entries, and feed the replicas; without any, end those whose logs are gone."""
-        open_ones = {ident: one for ident, one in replicas.items() if one.is_open and not one.paused}
-        for ident in [ident for ident, one in replicas.items() if not one.is_open]:
+        for ident in [ident for ident, one in replicas.items() if one.stream.sealed]:
             del replicas[ident]
         if not replicas:
             return
+        open_ones = {ident: one for ident, one in replicas.items() if not one.paused}
         cursors = {ident: one.cursor for ident, one in open_ones.items()}
         found = await self._store.tail(lane, self._node, cursors, BLOCK_S)
         for ident, entries in found.items():

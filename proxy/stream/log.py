@@ -98,7 +98,14 @@ class FrameLog:
 
     def span(self, start: int, end: int) -> list[bytes]:
         """Return the frames between two offsets, `self.start <= start <= end <= self.end`."""
-        return self.frames[start - self.start : end - self.start]
+        if self._ends is not None:
+            return self._packed_span(self._ends, start - self.start, end - self.start)
+        return self._frames[start - self.start : end - self.start]
+
+    def _packed_span(self, ends: "array[int]", first: int, after: int) -> list[bytes]:
+        """Return frames of a packed log, which stays packed."""
+        starts = [ends[first - 1] if first else 0, *ends[first:after]]
+        return [self._packed[starts[place] : end] for place, end in enumerate(ends[first:after])]
 
     def trim(self, to_bytes: int, below: int) -> int:
         """Drop frames from the start, none at or above offset `below`, until at most `to_bytes` are left.

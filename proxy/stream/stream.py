@@ -138,6 +138,19 @@ class Stream:
             self.bypass.settle()
         return self._log
 
+    def frames_after(self, offset: int, most: int) -> list[bytes] | None:
+        """Return up to `most` frames after an offset, without settling the bypass as reading `log` does.
+
+        None, if the first of them is no longer held.
+        """
+        log, bypass = self._log, self.bypass
+        if offset < log.start:
+            return None
+        if offset < log.end:
+            return log.span(offset, min(log.end, offset + most))
+        first = offset - log.end
+        return [] if bypass is None else bypass.unsettled[first : first + most]
+
     @property
     def heard_at(self) -> float:
         """When the last read came that brought more than comments, in monotonic seconds, in the log or not yet."""
@@ -537,6 +550,7 @@ class Stream:
 
     def pack(self) -> None:
         """Take less memory, since it has ended, and nobody follows it: keep the log in one piece until it is read."""
+        self._drop_projections()
         self.subscriptions, self._projections = {}, {}  # a dict that has been emptied takes more than a new one
         self.vitals.pack()
         self._log.pack()

@@ -97,6 +97,13 @@ class Bypass:
         """When the last event came, in monotonic seconds."""
         return self._at if self._frames or self._reads else self._pump.stream.fed_at
 
+    @property
+    def unsettled(self) -> list[bytes]:
+        """The frames that were forwarded and are not in the log yet."""
+        if self._reads:
+            self._cut()
+        return self._frames
+
     def forward(self, data: bytes, at: float) -> bool:
         """Forward a read that is one chunk with one ordinary frame, as most are: in this one call, without parsing.
 

@@ -37,10 +37,10 @@ main()
 class Node:
     """A proxy in a process of its own, and the network between it and Redis."""
 
-    def __init__(self, process: Process, tee: Tee, relay: Network) -> None:
+    def __init__(self, process: Process, tee: Tee, relay: Any) -> None:
         self._process = process
         self.tee = tee
-        self.network = relay
+        self.network: Network = relay
 
     @property
     def pid(self) -> int:
@@ -144,15 +144,22 @@ async def ending(answer: Answer) -> str:
 
 @asynccontextmanager
 async def _node(stage: Stage, relay: Network, skew_s: float, settings: dict[str, str]) -> AsyncIterator[Node]:
-    environment = {
-        **FREE,
-        "STREAMTEE_UPSTREAM__URL": stage.url,
+    stored = {
         "STREAMTEE_STORE__URL": relay.url,
         "STREAMTEE_STORE__SECRET": SECRET,
         "STREAMTEE_STORE__LEASE_S": f"{LEASE_S:g}",
-        "STREAMTEE_LOG_LEVEL": "error",
         **settings,
     }
+    async with alone(stage, relay, skew_s, stored) as node:
+        yield node
+
+
+@asynccontextmanager
+async def alone(
+    stage: Stage, relay: Network | None = None, skew_s: float = 0, settings: dict[str, str] | None = None
+) -> AsyncIterator[Node]:
+    """Run one proxy; without `settings` it has no store."""
+    environment = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url, "STREAMTEE_LOG_LEVEL": "error", **(settings or {})}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _SKEWED.format(skew_s=skew_s), stdout=PIPE, stderr=DEVNULL, env=environment
     )

@@ -4,6 +4,7 @@ import pytest
 
 from proxy.store.entries import (
     ENTRY_BYTES,
+    ENTRY_FRAMES,
     SEAL,
     START,
     Answer,
@@ -14,7 +15,7 @@ from proxy.store.entries import (
     Record,
     Seal,
     UnreadableError,
-    cut,
+    fitting,
     read_answer,
     read_frames,
     read_id,
@@ -30,7 +31,7 @@ FRAMES = [b"data: 1\n\n", b"data: two\n\n", b": no data\n\n", b"data: \xff\n\n"]
 
 def test_frames_come_back_as_they_were() -> None:
     """Each, however they were cut into entries."""
-    (entry,) = cut(FRAMES, START)
+    entry = fitting(FRAMES, START)
     assert read_frames(entry.entry()) == entry
     assert entry.id == (4, sum(map(len, FRAMES)))
     assert (entry.first_offset, entry.start_bytes) == (0, 0)
@@ -39,16 +40,28 @@ def test_frames_come_back_as_they_were() -> None:
 def test_entries_are_of_limited_size() -> None:
     """Or have a single frame."""
     large = [b"x" * ENTRY_BYTES, b"y" * 10, b"z" * ENTRY_BYTES * 2, b"w"]
-    parts = list(cut(large, EntryId(5, 50)))
+    at, parts = EntryId(5, 50), []
+    while at.seq < 9:
+        parts.append(fitting(large[at.seq - 5 :], at))
+        at = parts[-1].id
     assert [part.frames for part in parts] == [[frame] for frame in large]
     assert [part.first_offset for part in parts] == [5, 6, 7, 8]
-    assert parts[-1].id == (9, 50 + sum(map(len, large)))
+    assert at == (9, 50 + sum(map(len, large)))
+
+
+def test_entry_has_as_many_frames_as_fit() -> None:
+    """By their size, and by their number."""
+    tenth = b"x" * (ENTRY_BYTES // 10)
+    assert len(fitting([tenth] * 15, START).frames) == 10
+    assert fitting([tenth] * 15, START).id == (10, 10 * len(tenth))
+    assert len(fitting([b"x"] * 2000, START).frames) == ENTRY_FRAMES
+    assert fitting([b"x"] * 2000, START).id == (ENTRY_FRAMES, ENTRY_FRAMES)
 
 
 @pytest.mark.parametrize("known", range(5))
 def test_frames_that_are_known_already_are_left_out(known: int) -> None:
     """After a failover an owner writes some again, cut otherwise."""
-    (entry,) = cut(FRAMES, START)
+    entry = fitting(FRAMES, START)
     at = EntryId(known, sum(map(len, FRAMES[:known])))
     assert entry.after(at) == FRAMES[known:]
 

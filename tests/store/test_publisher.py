@@ -39,7 +39,7 @@ class Owner:
 
     async def wait_sealed(self) -> list[Entry]:
         """Wait for the seal; return the log."""
-        self.publisher.hurry()
+        self.publisher.hurry(self.stream.id)
         async with asyncio.timeout(GUARD_S):
             while not (log := await self.stored()) or log[-1].id != SEAL:
                 await asyncio.sleep(0.001)

@@ -31,7 +31,7 @@ class Found:
         self.owner = RedisStore(FakeConnections(server))
         self.errors = 0
         self.dropped: list[Stream] = []
-        tail = Tail(store, "other", 60.0, self._note)
+        tail = Tail(store, "other", 60.0, 0.001, self._note)
         self.replicas = Replicas(store, "other", tail, self._make, self.dropped.append, self._note)
 
     def _note(self) -> None:

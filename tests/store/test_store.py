@@ -193,6 +193,18 @@ async def test_wake_before_the_wait_is_not_lost(store: Store) -> None:
         assert await store.tail(store.lane(A), "n", {A: HEADER}, 2 * GUARD_S) == {}
 
 
+async def test_many_who_ask_at_once_wait_for_each_other(make: Any) -> None:
+    """None is refused for want of a connection."""
+    if not callable(make):
+        pytest.skip("it has no connections")
+    async with make() as url:
+        store = RedisStore(RedisConnections(url))
+        assert await store.write([BEGIN]) == [STORED]
+        found = await asyncio.gather(*(store.last([A, B]) for _ in range(500)))
+        assert all(first is not None and other is None for first, other in found)
+        await store.close()
+
+
 async def test_messages_are_read_once_and_in_order(store: Store) -> None:
     """By whoever remembers the position of the last."""
     await store.write([Post("n", b"1", 60), Post("other", b"0", 60), Post("n", b"2", 60)])
