@@ -15,7 +15,7 @@ from aiohttp import web
 
 from proxy.dialects.route import PROTOCOL, without_keys
 from proxy.stream.interfaces import Sink
-from proxy.stream.projections import Heartbeat, Span
+from proxy.stream.projection import Heartbeat, Span
 from proxy.stream.turns import Turns
 from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.http import Headers

@@ -22,7 +22,8 @@ from proxy.stream.envelopes import closing
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import EVENT_STREAM, MODES, View, check_view
+from proxy.stream.projection import EVENT_STREAM, View
+from proxy.stream.projections import MODES, check_view
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics
