@@ -11,7 +11,8 @@ from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.capabilities import READ
 from proxy.downstream.response import Downstream
-from proxy.downstream.websocket import CLOSING_S, WebSocket, chosen_protocol
+from proxy.downstream.switched import CLOSING_S
+from proxy.downstream.websocket import WebSocket, chosen_protocol
 from proxy.server.configuration.settings import StreamsConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, DocumentSink, wait_for_document
