@@ -24,7 +24,8 @@ from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.ledger import LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import MODES, SPAN_BYTES, Projection, Raw, View
+from proxy.stream.projection import SPAN_BYTES, Projection, View
+from proxy.stream.projections import MODES, Raw
 from proxy.stream.subscription import Subscription
 from proxy.stream.transcript import Transcript
 from proxy.stream.turns import Turns

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from proxy.dialects.route import KEY_HEADERS, Route, key_header
-from proxy.stream.background import BackgroundLoop
+from proxy.stream.faults import BackgroundLoop
 from proxy.timers import Within
 from proxy.upstream.breaker import Breaker, State
 from proxy.upstream.exchange import Exchange

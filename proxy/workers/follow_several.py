@@ -24,7 +24,7 @@ from proxy.server.placement import SUBJECT_HEADER
 from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, Ending
 from proxy.stream.envelopes import closing
 from proxy.stream.faults import log_fault
-from proxy.stream.projections import EVENT_STREAM, Span
+from proxy.stream.projection import EVENT_STREAM, Span
 from proxy.stream.turns import Turns
 from proxy.wire.errors import Overloaded, UnknownStream
 from proxy.wire.event_id import read_event_id

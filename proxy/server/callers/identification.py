@@ -22,7 +22,7 @@ from proxy.access.settings import AuthConfig
 from proxy.access.usage_file import UsageFile
 from proxy.downstream.connection import ERROR_TO_SEND
 from proxy.server.config import Config, address
-from proxy.stream.background import OVERDUE_S, BackgroundLoop
+from proxy.stream.faults import OVERDUE_S, BackgroundLoop
 from proxy.timers import sleep
 from proxy.wire.errors import CallerUnknowable
 

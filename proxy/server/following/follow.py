@@ -11,7 +11,8 @@ from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.capabilities import READ
 from proxy.downstream.response import Downstream
-from proxy.downstream.websocket import CLOSING_S, WebSocket, chosen_protocol
+from proxy.downstream.switched import CLOSING_S
+from proxy.downstream.websocket import WebSocket, chosen_protocol
 from proxy.server.configuration.settings import StreamsConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, DocumentSink, read_up, wait_for_document
@@ -22,7 +23,8 @@ from proxy.stream.envelopes import closing
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import EVENT_STREAM, MODES, View, check_view
+from proxy.stream.projection import EVENT_STREAM, View
+from proxy.stream.projections import MODES, check_view
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics

@@ -22,7 +22,8 @@ from proxy.server.following.request import FollowRequest, cursors_by_epoch, read
 from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, OF_FOLLOWERS, Ending
 from proxy.stream.envelopes import closing
 from proxy.stream.hub import Hub
-from proxy.stream.projections import EVENT_STREAM, MODES, View
+from proxy.stream.projection import EVENT_STREAM, View
+from proxy.stream.projections import MODES
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics

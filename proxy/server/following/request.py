@@ -11,7 +11,8 @@ from proxy.downstream.response import EXTRA
 from proxy.downstream.websocket import handshake
 from proxy.server.configuration.settings import StreamsConfig
 from proxy.stream.envelopes import NOT_IN_EVENTS
-from proxy.stream.projections import MODES, View, view_of
+from proxy.stream.projection import View
+from proxy.stream.projections import MODES, view_of
 from proxy.wire.errors import BadRequest, OriginNotAllowed
 from proxy.wire.event_id import read_event_id
 
