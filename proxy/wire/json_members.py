@@ -7,6 +7,7 @@ surrogate escapes, bytes that are not UTF-8, a byte order mark.
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ _SPACE = r"[ \t\r\n]*"
 _OPENING = re.compile(f"(?:{BOM.decode('latin-1')})?{_SPACE}{{{_SPACE}")
 _COLON = re.compile(f"{_SPACE}:{_SPACE}")
 _NEXT = re.compile(f"{_SPACE}([,}}]){_SPACE}")
+_MOST = 10_000  # members whose places are found: 2 us each
 _PARSER = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_constant=str)
 
 
@@ -65,7 +67,7 @@ class Members:
     def put(self, values: Mapping[str, bytes]) -> bytes | None:
         """Return the text with the members of these names set to these values, each of which is a JSON text.
 
-        None, if the place of one can't be found because the JSON is nested too deeply.
+        None, if the place of one can't be found because the JSON is nested too deeply, or has too many members.
         """
         text, known = self._text, [name for name in values if name in self._values]
         if not all(map(self._found, known)):
@@ -89,9 +91,11 @@ class Members:
     def _find(self) -> dict[str, Any]:
         """Find the places of all members, and return their values; accepts what orjson refuses. Raises: ValueError."""
         try:
-            found = list(_members_of(self._text))
+            found = list(islice(_members_of(self._text), _MOST + 1))
         except RecursionError as error:
             raise ValueError("the JSON is nested too deeply") from error
+        if len(found) > _MOST:
+            raise ValueError(f"the object has more than {_MOST} members")
         self._places = {name: (start, end) for name, _, start, end in found}
         return {name: value for name, value, _, _ in found}
 
