@@ -235,7 +235,9 @@ class GenerationReader:
             body = await read_body(request, body_bytes)
         else:
             body = await read_body_or_beginning(request, self._held_body_bytes, body_bytes)
-        self._forward.check_body(request, body)
+        rest = self._forward.check_body(request, body)
+        if rest is not None:
+            await rest
         if options.respond_async:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
         headers.append(_IDENTITY)
