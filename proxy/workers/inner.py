@@ -10,25 +10,16 @@ from proxy.server.json_responses import answer
 from proxy.server.routes import Handler
 from proxy.stream.hub import Hub
 from proxy.workers.merged_page import Families
+from proxy.workers.placement import Placement
 
 
 class Inner:
     """The handlers of what one worker is asked by others."""
 
-    def __init__(
-        self,
-        hub: Hub,
-        knows: Callable[[bytes, str], bool],
-        note_named: Callable[[bytes, str, str], None],
-        families: Callable[[], Families],
-    ) -> None:
-        """`knows` tells whether a caller's response of an id is known here; `families` returns the metrics.
-
-        `note_named` notes the id of another worker's stream that is the newest under a caller's key.
-        """
+    def __init__(self, hub: Hub, placement: Placement, families: Callable[[], Families]) -> None:
+        """`families` returns the metrics."""
         self._hub = hub
-        self._knows = knows
-        self._note_named = note_named
+        self._placement = placement
         self._families = families
 
     def endpoints(self) -> Sequence[tuple[str, Handler]]:
@@ -56,9 +47,10 @@ class Inner:
     async def _named(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """Note that another worker's stream is the newest under a caller's key."""
         query = request.query
-        self._note_named(bytes.fromhex(query["caller"]), query["key"], query["ident"])
+        self._placement.note_named(bytes.fromhex(query["caller"]), query["key"], query["ident"])
         return answer({})
 
     async def _response(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
-        """Tell whether a caller's response of an id is known here."""
-        return answer({"known": self._knows(bytes.fromhex(request.query["caller"]), request.query["ident"])})
+        """Tell whether a caller's response of an id is known here, and which upstream made it."""
+        responses, mine = self._placement.responses, (bytes.fromhex(request.query["caller"]), request.query["ident"])
+        return answer({"known": responses.knows(*mine), "made_by": responses.made_by(*mine)})

@@ -16,7 +16,7 @@ from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer, request
 from tests.proxy_under_test import CHAT, RESPONSES, chat_body, response_body
 from tests.several_workers import Several, several
-from tests.stage import Stage
+from tests.stage import Stage, staged
 from tests.websocket_client import MINE, rest
 
 ALL = (0, 1, 2)
@@ -330,6 +330,38 @@ async def test_response_that_was_given_by_another_worker_may_be_continued(fake: 
                 at, "POST", RESPONSES, "Authorization: Bearer o", body=response_body(previous_response_id=ident)
             )
             assert other.status == 404
+
+
+@pytest.mark.parametrize("key", ["", "sk-coding"])
+async def test_response_is_continued_at_the_upstream_that_made_it(key: str, stage: Stage) -> None:
+    """Wherever the request lands, and whatever model it names; also by the id of an item."""
+    document = {"object": "response", "id": "made-there", "output": [{"id": "item-1", "type": "message"}]}
+    async with staged() as coding:
+        tables = {
+            "upstream": {"key": key},
+            "upstreams": {"coding": {"url": f"{coding.url}/v1", "key": key}},
+            "models": [{"name": "coder-*", "upstream": "coding"}],
+        }
+        async with several(stage.url, **tables) as three:
+            client = await three.send(0, "POST", RESPONSES, body=response_body(model="coder-1", stream=False))
+            made = await coding.next()
+            await made.body()
+            made.reply("200 OK", "Content-Type: application/json", body=json.dumps(document).encode())
+            await whole(await client.answer())
+            continuing = (
+                {"previous_response_id": "made-there"},
+                {"input": [{"type": "item_reference", "id": "item-1"}]},
+            )
+            for at in ALL:
+                for more in continuing:
+                    client = await three.send(
+                        at, "POST", RESPONSES, body=response_body(model="m", stream=False, **more)
+                    )
+                    turn = await coding.next()
+                    await turn.body()
+                    turn.reply("200 OK", "Content-Type: application/json", body=b"{}")
+                    assert (await client.answer()).status == 200
+            assert stage.idle
 
 
 async def test_text_that_is_no_unicode_is_nobodys(three: Several) -> None:
