@@ -229,7 +229,7 @@ async def test_slow_originator_that_leaves_lets_the_stream_go_on(perform: Serve,
     count, size = 2000, 10 * KILOBYTE
     flowing = asyncio.create_task(flow(turn, count=count, size=size))
     reading = asyncio.create_task(follower.read())
-    assert await tee.settled(lambda: turn.said) < count * size // 2
+    assert await tee.settled(lambda: turn.said) < count * size * 3 // 4  # the kernel's buffers alone take 10 MB
     client.transport.abort()
     assert await reading == flowed(count=count, size=size)
     await flowing
