@@ -12,6 +12,7 @@ from aiohttp import web
 
 from proxy.access.accounts import NewAccount
 from proxy.stream.hub import Hub
+from proxy.wire.event_id import EventId
 
 SUBJECT_HEADER = "Streamtee-Certificate-Subject"
 """What a worker tells another one of the certificate of its client, for whom it asks; a client's own is dropped."""
@@ -78,6 +79,12 @@ class Placement(Protocol):
 
     async def named(self, caller: bytes, key: str, ident: str) -> None:
         """Tell the worker of a key that a stream of this worker has it, too, from now on. Raises: Overloaded."""
+
+    async def last_id_before(self, name: tuple[bytes, str, str | bytes], last: EventId) -> bytes:
+        """Return the upstream's id of the last event up to `last`, of a shared call that an older worker had.
+
+        b"", if it is not known.
+        """
 
     async def made_by(self, caller: bytes, ident: str) -> str | None:
         """Return the upstream that made a caller's response, as another worker knows it; None if none does.

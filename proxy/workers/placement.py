@@ -28,6 +28,7 @@ from proxy.server.headers import NAMES
 from proxy.server.placement import Belongs, Handler, Responses, key_name
 from proxy.stream.hub import Hub
 from proxy.wire.errors import Overloaded
+from proxy.wire.event_id import EventId
 from proxy.workers import relay
 from proxy.workers.counting.shared_account import SharedPlace
 from proxy.workers.follow_several import FollowSeveral
@@ -56,6 +57,7 @@ class Placement:
         self._names_bodies = names_bodies
         self._claims: OrderedDict[bytes, int] = OrderedDict()  # workers of requests that have a key, too, by their name
         self._named: OrderedDict[bytes, int] = OrderedDict()  # workers of the newest stream under a key of this one
+        self._last_ids: dict[tuple[object, EventId], asyncio.Future[bytes]] = {}
         self._next = 0
         self._several = FollowSeveral(self.peers, lambda: self.membership.number, self._worker_of, self._find_key)
 
@@ -193,6 +195,28 @@ class Placement:
         worker = self._worker_of(ident)
         if worker is not None:
             _keep(self._named, name_of(*key_name(caller, key)), worker)
+
+    async def last_id_before(self, name: tuple[bytes, str, str | bytes], last: EventId) -> bytes:
+        """Return the upstream's id of the last event up to `last`, of a shared call that an older worker had.
+
+        b"", if it is not known. All followers of the call come at once, most with the same event: it is asked for once.
+        """
+        if not self.membership.draining:
+            return b""
+        asking = self._last_ids.get((name, last))
+        if asking is None:
+            if len(self._last_ids) >= _NOTED:
+                self._last_ids.clear()
+            asking = self._last_ids[name, last] = asyncio.ensure_future(self._ask_last_id(name, last))
+        return await asyncio.shield(asking)
+
+    async def _ask_last_id(self, name: tuple[bytes, str, str | bytes], last: EventId) -> bytes:
+        _, route, which = name
+        asked = which.hex() if isinstance(which, bytes) else ""
+        target = f"/inner/before?route={quoted(route)}&asked={asked}&last={bytes(last).decode()}"
+        answers = await self.peers.ask_all(sorted(self.membership.draining), target)
+        told = (answer["last_id"] for answer in answers.values() if answer is not None)
+        return bytes.fromhex(next((one for one in told if one is not None), ""))
 
     async def made_by(self, caller: bytes, ident: str) -> str | None:
         """Return the upstream that made a caller's response, as another worker knows it; None if none does.

@@ -77,7 +77,7 @@ class Worker:
         new_account = functools.partial(SharedAccount, self.questions, self._waiting)
         member = Member(ending_of(number), bytes.fromhex(start["secret"]), self.placement, new_account)
         self.proxy = Proxy(config, member=member)
-        self._inner = Inner(self.proxy.hub, self.placement, self._families)
+        self._inner = Inner(self.proxy.hub, self.proxy.calls, self.placement, self._families)
         self._ending: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
         self._all_end = False

@@ -12,10 +12,11 @@ from websockets.asyncio.client import connect
 from proxy.tools.fake.qwen import FakeQwen
 from proxy.workers import handover
 from tests.event_loops import until
-from tests.event_streams import DONE, FINISH, chunk_frame
+from tests.event_streams import DONE, FINISH, chunk_frame, stamped
 from tests.http_client import Answer, request
 from tests.proxy_under_test import CHAT, RESPONSES, chat_body, response_body
 from tests.several_workers import Several, several
+from tests.shared_route import tick, ticks
 from tests.stage import Stage, staged
 from tests.websocket_client import MINE, rest
 
@@ -472,6 +473,47 @@ async def test_idempotency_key_is_found_across_a_reload(three: Several, fake: Fa
             again = await three.chat(at, f"Idempotency-Key: {key}")
             assert (await whole(again), again.stream_id) == (said[key], before.stream_id)
     assert len(fake.requests) == 4
+
+
+@pytest.mark.parametrize("join", ["live", "window"])
+async def test_followers_of_a_shared_route_go_on_after_a_reload(join: str, stage: Stage) -> None:
+    """Each with the event after its last one, wherever it lands, though the new stream has other event ids.
+
+    The upstream is asked for what comes after the last event of the first that is back; a client that has had less than
+    that first one begins as a new one does: what it lacks is nowhere any more.
+    """
+    async with several(stage.url, routes=[{"path": "/events", "share": "url", "join": join}]) as three:
+        clients = [await three.send(at, "GET", "/events?a=1") for at in ALL]
+        turn = await stage.next()
+        turn.begin()
+        turn.chunk(ticks(1, 2))
+        answers = [await client.answer() for client in clients]
+        said = [await answer.until(b"-2\n\n") for answer in answers]
+        assert len(set(said)) == 1
+        await reloaded(three)
+        for answer in answers:
+            await answer.read()
+            assert answer.end == "whole"
+        epoch = answers[0].epoch
+        back = [await three.send(at, "GET", "/events?a=1", f"Last-Event-ID: {epoch}-2") for at in (3, 4, 5)]
+        turn = await stage.next()
+        assert turn.all("last-event-id") == [b"u2"]
+        turn.begin()
+        turn.chunk(ticks(3, 4))
+        again = [await client.answer() for client in back]
+        for answer in again:
+            assert await answer.until(b"-2\n\n") == stamped(ticks(3, 4), answer.epoch)
+        for at in (3, 4, 5):
+            late = await three.ask(at, "GET", "/events?a=1", f"Last-Event-ID: {epoch}-2")
+            assert late.header("stream-resumed-from") == f"{late.epoch}-0"
+            assert await late.until(b"-2\n\n") == stamped(ticks(3, 4), late.epoch)
+        turn.chunk(tick(5))
+        new = {"live": ticks(6), "window": ticks(3, 4, 5, 6)}[join]
+        await again[0].until(b"-3\n\n")
+        other = await three.ask(4, "GET", "/events?a=1", f"Last-Event-ID: {epoch}-1")
+        turn.chunk(tick(6))
+        assert await other.until(b"-4\n\n") == stamped(new, other.epoch, 4 if join == "live" else 1)
+        assert len(stage.turns) == 2
 
 
 async def test_idle_connection_goes_to_a_new_worker_when_the_old_one_ends(three: Several, fake: FakeQwen) -> None:
