@@ -99,15 +99,29 @@ class GivenIds:
         """Note that a caller was given an id by an upstream."""
         if len(ident) > LONGEST:
             return
-        self._given[caller, ident] = _Given(self._clock() + _KEPT_S, upstream)
-        self._given.move_to_end((caller, ident))
-        if len(self._given) > _KEPT:
-            self._given.popitem(last=False)
+        self._note(caller, ident, _Given(self._clock() + _KEPT_S, upstream))
 
     def remove(self, caller: bytes, idents: Iterable[str]) -> None:
         """Forget ids: their response was deleted."""
         for ident in idents:
             self._given.pop((caller, ident), None)
+
+    def told(self) -> list[tuple[str, str, str, float]]:
+        """Return all of them, for another process: caller, id, upstream, and for how many seconds more; latest last."""
+        now = self._clock()
+        return [(caller.hex(), ident, one.upstream, one.until - now) for (caller, ident), one in self._given.items()]
+
+    def learn(self, told: Iterable[tuple[str, str, str, float]]) -> None:
+        """Note what another process has told."""
+        now = self._clock()
+        for caller, ident, upstream, left_s in told:
+            self._note(bytes.fromhex(caller), ident, _Given(now + left_s, upstream))
+
+    def _note(self, caller: bytes, ident: str, given: _Given) -> None:
+        self._given[caller, ident] = given
+        self._given.move_to_end((caller, ident))
+        if len(self._given) > _KEPT:
+            self._given.popitem(last=False)
 
     def made_by(self, caller: bytes, ident: str) -> str | None:
         """Return the upstream that made a response that has ended; None if the caller was not given this id by it."""

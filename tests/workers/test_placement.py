@@ -365,6 +365,29 @@ async def test_response_is_continued_at_the_upstream_that_made_it(key: str, stag
             assert stage.idle
 
 
+async def test_response_of_a_worker_that_has_ended_may_be_continued(stage: Stage) -> None:
+    """The one that ends after a reload tells which ids its callers were given; another worker learns them."""
+    async with several(stage.url, upstream={"key": "sk-ours"}, drain_s=0.1, streams={"retain_s": 0}) as three:
+        client = await three.send(1, "POST", RESPONSES, body=response_body(stream=False))
+        turn = await stage.next()
+        await turn.body()
+        turn.reply("200 OK", "Content-Type: application/json", body=b'{"object":"response","id":"before"}')
+        await whole(await client.answer())
+        await reloaded(three)
+        for at in ALL:
+            await three.workers.pop(at).wait_over()
+        (told,) = [said for said in three.told[1].said if said["kind"] == "given"]
+        await three.workers[4].heed(json.loads(json.dumps(told)))
+        for at in (3, 4, 5):
+            client = await three.send(at, "POST", RESPONSES, body=response_body(previous_response_id="before"))
+            turn = await stage.next()
+            await turn.body()
+            turn.reply("200 OK", "Content-Type: application/json", body=b"{}")
+            assert (await client.answer()).status == 200
+        other = response_body(previous_response_id="before")
+        assert (await three.ask(3, "POST", RESPONSES, "Authorization: Bearer o", body=other)).status == 404
+
+
 async def test_text_that_is_no_unicode_is_nobodys(three: Several) -> None:
     """As an id or a key: it is asked for at the others, too."""
     for path in (f"{RESPONSES}/%ff", "/v1/keys/%ff%fe", "/v1/streams/%ff"):
