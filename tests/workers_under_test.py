@@ -26,6 +26,11 @@ _DIVIDED = {*DIVIDED, *DIVIDED_UPSTREAM, "requests_per_minute", "model_labels"}
 _COMPLAINT = re.compile(rb" (WARNING|ERROR|CRITICAL) |Traceback")
 
 
+def in_one_process(why: str) -> pytest.MarkDecorator:
+    """Return the mark of a test that can't hold with several workers, and why."""
+    return pytest.mark.skipif(COUNT > 1, reason=f"with workers: {why}")
+
+
 class _Operators:
     token = "a-token-of-the-admin-port"
 
@@ -59,11 +64,13 @@ async def workers(tables: dict[str, Any], count: int = COUNT) -> AsyncIterator[W
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=environment)
     assert process.stdout is not None
     assert process.stderr is not None
-    log = asyncio.create_task(process.stderr.read())
+    log, has_admin = asyncio.create_task(process.stderr.read()), tables["admin"] != ""
     try:
         async with asyncio.timeout(GUARD_S):
-            first, second = [(await process.stdout.readline()).decode().split() for _ in range(2)]
-        assert second, (await log).decode()
+            first = (await process.stdout.readline()).decode().split()
+            second = (await process.stdout.readline()).decode().split() if has_admin else ["metrics", "on", ""]
+        if not (first and second):
+            raise OSError((await log).decode())
         yield Workers(process, first[3].rstrip(","), second[2].removesuffix("/metrics"))
     finally:
         said = await _ended(process, log)

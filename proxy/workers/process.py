@@ -15,7 +15,7 @@ READY_S = 60.0  # a worker that is not ready then has failed
 
 
 Heed = Callable[[int, dict[str, Any]], dict[str, Any] | None]
-"""Does what the worker of a number says of callers, and returns the answer, if there is one."""
+"""Does what the worker of a number says, and returns the answer, if there is one."""
 
 
 class WorkerFailed(Exception):
@@ -117,9 +117,9 @@ class WorkerProcess:
         while (message := await self._channel.receive()) is not None:
             if message["kind"] == "retired" and not self.retired.done():
                 self.retired.set_result([bytes.fromhex(name) for name in message["names"]])
-            elif message["kind"] == "count":
+            elif message["kind"] == "ended":
+                self.last_counts = message["families"]
+            else:
                 answer = self._heed(self.number, message)
                 if "number" in message:
                     self._channel.send("answer", number=message["number"], answer=answer)
-            elif message["kind"] == "ended":
-                self.last_counts = message["families"]

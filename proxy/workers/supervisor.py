@@ -223,7 +223,7 @@ class Supervisor:
         worker = await self._new_process() if spare is None or spare.has_ended else spare
         listening = self._sockets[seat].fileno()
         start = Start(number, self._count, seat, text, self._directory, self._secret, listening)
-        await worker.begin(start, self._sums.heed)
+        await worker.begin(start, self._heed)
         return worker
 
     async def _new_process(self) -> WorkerProcess:
@@ -275,6 +275,15 @@ class Supervisor:
             return
         _log.error("worker %d (process %d) ended: %s; it is replaced", worker.number, worker.process.pid, how)
         await self._replace(worker)
+
+    def _heed(self, number: int, said: dict[str, Any]) -> dict[str, Any] | None:
+        """Do what a worker says: count what callers use, or pass on what it knows to one that stays."""
+        if said["kind"] == "count":
+            return self._sums.heed(number, said)
+        heir = next((self._workers[one] for one in self._current if one in self._workers), None)
+        if heir is not None:
+            heir.send(said["kind"], ids=said["ids"])
+        return None
 
     async def _replace(self, dead: WorkerProcess) -> None:
         """Start another worker under the number of one that ended, after a while if workers keep ending."""

@@ -36,6 +36,7 @@ from proxy.workers.shares import divided
 
 _POLL_S = 0.05
 _MOVED_AT_ONCE = 32  # idle connections
+_TOLD_AT_ONCE = 1000  # ids of responses: half a millisecond
 
 
 async def work(descriptor: int, prepare: Callable[[Config], object]) -> None:
@@ -77,7 +78,7 @@ class Worker:
         new_account = functools.partial(SharedAccount, self.questions, self._waiting)
         member = Member(ending_of(number), bytes.fromhex(start["secret"]), self.placement, new_account)
         self.proxy = Proxy(config, member=member)
-        self._inner = Inner(self.proxy.hub, self.placement.knows, self.placement.note_named, self._families)
+        self._inner = Inner(self.proxy.hub, self.proxy.calls, self.placement, self._families)
         self._ending: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
         self._all_end = False
@@ -141,6 +142,8 @@ class Worker:
             )
         if kind == "answer":
             self.questions.answered(message)
+        elif kind == "given" and self.proxy.given is not None:
+            self.proxy.given.learn(message["ids"])
         elif kind == "serve":
             self.inbox.open()
             await self.proxy.accept(self._listening)
@@ -167,10 +170,17 @@ class Worker:
         until = monotonic() + self.proxy.config.drain_s
         while self._is_needed and monotonic() < until and not self.proxy.is_hurried:
             await asyncio.sleep(_POLL_S)
+        self._pass_on_given()
         movable = [one for one in self.proxy.clients.open if isinstance(one, MovableConnection)]
         for start in range(0, len(movable), _MOVED_AT_ONCE):
             await asyncio.gather(*map(self._move, movable[start : start + _MOVED_AT_ONCE]))
         await self.proxy.stop()
+
+    def _pass_on_given(self) -> None:
+        """Tell which ids of responses callers were given here: they may continue these for days."""
+        told = [] if self._all_end or self.proxy.given is None else self.proxy.given.told()
+        for start in range(0, len(told), _TOLD_AT_ONCE):
+            self._channel.send("given", ids=told[start : start + _TOLD_AT_ONCE])
 
     @property
     def _is_needed(self) -> bool:
