@@ -1,9 +1,16 @@
-"""A redis-server of the system, in a folder of its own, that tests kill, stop and restart."""
+"""A redis-server of the system, in a folder of its own, that tests kill, stop and restart.
+
+    python -m tests.store.redis_server COMMAND [ARGUMENT...]
+
+runs a command with STORE_URL set to one.
+"""
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -124,3 +131,14 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as one:
         port: int = one.getsockname()[1]
         return port
+
+
+async def run(command: list[str]) -> int:
+    """Run a command with STORE_URL set; return its exit status."""
+    async with redis_server() as server:
+        process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "STORE_URL": server.url})
+        return await process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(run(sys.argv[1:])))
