@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILED := .venv-compiled
-COPY := build/compiled
+WHEELS := build/compiled
 .PHONY: demo test test-all check fix fuzz sim soak bench bench-growth serve compiled test-compiled audit clean
 
 $(VENV)/.stamp: pyproject.toml
@@ -70,29 +70,26 @@ bench-growth: $(VENV)/.stamp-bench
 	$(BIN)/python -m tests.bench.growth $(ARGS)
 
 # Builds the wheel with compiled modules, build/compiled/streamtee-*.whl, and installs it in an environment of its own:
-# .venv-compiled/bin/streamtee. 4 minutes; needs a C compiler. From a copy, as the build leaves .so files beside the
-# sources it is given, and they would hide what is edited there.
+# .venv-compiled/bin/streamtee. 4 minutes; needs a C compiler.
 compiled: $(COMPILED)/.stamp
 
-$(COMPILED)/.stamp: pyproject.toml $(shell find proxy -name "*.py" -o -path "proxy/console/*")
+$(COMPILED)/.stamp: pyproject.toml build_backend.py $(shell find proxy -name "*.py" -o -path "proxy/console/*")
 	$(PYTHON) -m venv $(COMPILED)
-	rm -rf $(COPY)
-	mkdir -p $(COPY)
-	cp -R pyproject.toml README.md LICENSE proxy $(COPY)
-	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(COMPILED)/bin/python -m pip wheel -q --disable-pip-version-check --no-deps -w $(COPY) ./$(COPY)
-	$(COMPILED)/bin/python -m pip install -q --disable-pip-version-check $(COPY)/*.whl
-	$(COMPILED)/bin/python -m pip install -q --disable-pip-version-check --force-reinstall --no-deps $(COPY)/*.whl
+	rm -rf $(WHEELS)
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(COMPILED)/bin/python -m pip wheel -q --disable-pip-version-check --no-deps -w $(WHEELS) .
+	$(COMPILED)/bin/python -m pip install -q --disable-pip-version-check $(WHEELS)/*.whl
+	$(COMPILED)/bin/python -m pip install -q --disable-pip-version-check --force-reinstall --no-deps $(WHEELS)/*.whl
 	@touch $@
 
 $(COMPILED)/.stamp-dev: $(COMPILED)/.stamp
-	$(COMPILED)/bin/python -m pip install -q --disable-pip-version-check "$$(ls $(COPY)/*.whl)[dev]"
+	$(COMPILED)/bin/python -m pip install -q --disable-pip-version-check "$$(ls $(WHEELS)/*.whl)[dev]"
 	@touch $@
 
 # All tests on the compiled modules, in a folder whose `proxy` is the installed one: 2 to 4 minutes more.
 test-compiled: $(COMPILED)/.stamp-dev
 	rm -rf build/tested
 	mkdir -p build/tested
-	cp -R tests config deploy docs .github pyproject.toml LICENSE *.md build/tested
+	cp -R tests config deploy docs .github pyproject.toml build_backend.py LICENSE *.md build/tested
 	ln -s "$$(echo $(CURDIR)/$(COMPILED)/lib/python3*/site-packages/proxy)" build/tested/proxy
 	cd build/tested && TEST_COMPILED=1 $(CURDIR)/$(COMPILED)/bin/pytest
 

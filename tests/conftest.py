@@ -6,6 +6,7 @@ names say what they are; see tests/test_tests.py.
 
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,10 @@ from tests.event_loops import until  # noqa: E402
 from tests.proxy_under_test import Tee, faked, teed  # noqa: E402
 from tests.sampling import left_out  # noqa: E402
 from tests.stage import Stage, staged  # noqa: E402
+
+# A shell starts what runs in the background with SIGINT ignored, and so would run what tests start to interrupt it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # `pytest --hypothesis-profile=thorough tests/test_laws.py` looks longer.
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]

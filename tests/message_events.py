@@ -40,6 +40,12 @@ def finish(reason: str = "end_turn", **usage: Any) -> bytes:
 
 
 STOP = event("message_stop")
+UNTYPED = b'data: {"index":0,"delta":{"type":"text_delta","text":"x"}}\n\n'
+
+
+def block_start(**block: Any) -> bytes:
+    """Return the event that starts the first block."""
+    return event("content_block_start", index=0, content_block=block)
 
 
 class Block(NamedTuple):

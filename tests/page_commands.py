@@ -19,12 +19,17 @@ from proxy.tools.cli import main
 from tests.bench.processes import free_port
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "deploy" / "README.md"],
+    key=lambda path: path.relative_to(ROOT).as_posix(),
+)
 _BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
-_PROGRAMS = (
+PROGRAMS = (
     r"/opt/[\w/]+|STREAMTEE_\w+|caddy|cp|curl|docker|git|helm|install|kubectl|make|nginx|npm|npx|openssl|pip|podman|promtool|python"
     "|python3|streamtee|sudo|systemctl|systemd-analyze|uvx"
 )
-_INDENTED = re.compile(rf"^ {{4}}((?:{_PROGRAMS})(?!:)\b.*)$", re.MULTILINE)
+"""What a command begins with, as a pattern."""
+_INDENTED = re.compile(rf"^ {{4}}((?:{PROGRAMS})(?!:)\b.*)$", re.MULTILINE)
 _PORT = re.compile(r"(127\.0\.0\.1:|--upstream-port )(\d{4})\b")
 _FASTER = [
     ("--duration 2", "--duration 0.3"),

@@ -5,7 +5,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ global: {{scrape_interval: 300ms, scrape_timeout: 300ms, evaluation_interval: 30
 rule_files: [{rules}]
 scrape_configs:
   - job_name: streamtee
-    static_configs: [{{targets: ["{target}"]}}]
+    static_configs: [{{targets: [{targets}]}}]
 """
 
 
@@ -73,10 +73,11 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(target: str, folder: Path, rules: Path) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes a HOST:PORT three times a second; its data are in a folder."""
+def scraping(admin_urls: Sequence[str], folder: Path, rules: Path) -> Iterator[Prometheus]:
+    """Run a Prometheus that scrapes admin ports three times a second; its data are in a folder."""
     config = folder / "prometheus.yml"
-    config.write_text(CONFIG.format(target=target, rules=rules))
+    targets = ", ".join(url.removeprefix("http://") for url in admin_urls)
+    config.write_text(CONFIG.format(targets=targets, rules=rules))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

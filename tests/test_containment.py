@@ -237,21 +237,13 @@ async def test_mode_that_raises_ends_its_followers_alone(
         each_call(run)
 
 
-async def test_mode_that_raises_for_thousands_does_not_fill_the_log(
-    background_log: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_mode_that_raises_for_thousands_does_not_fill_the_log(background_log: list[Any]) -> None:
     """One line when the first follower fails, and one with their number when the stream is over."""
-
-    kind = MODES["events"]
-
-    class Failing(kind):  # type: ignore[misc, valid-type]
-        def render(self, start: int, end: int) -> bytes:
-            raise Fault(SECRET)
-
-    monkeypatch.setitem(MODES, "events", Failing)
-    one = Play(CHAT)
+    documents: Any = Faulty(CHAT.documents, Faults(1, lasting=True))
+    documents.assembler = lambda: Faulty(CHAT.documents.assembler(), Faults(1, lasting=True), "read")
+    one = Play(CHAT._replace(documents=documents))
     for _ in range(80):
-        one.follow("events", FakeSink())
+        one.follow("cumulative", FakeSink())
     one.follow("raw", FakeSink())
     with logged(background_log):
         one.play(bodies(CHAT))

@@ -9,13 +9,9 @@ from pathlib import Path
 import pytest
 
 from proxy import __version__
-from tests.page_commands import ROOT, commands_of, opened
+from tests.page_commands import PAGES, ROOT, commands_of, opened
 from tests.programs import system_tool
 
-PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "deploy" / "README.md"],
-    key=lambda path: path.relative_to(ROOT).as_posix(),
-)
 NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
 RUN_ELSEWHERE = {"docs/tools.md": "tests/tools/test_documented.py"}
 

@@ -13,7 +13,8 @@ from contextvars import ContextVar
 
 from proxy.access.limits import CallerLimits
 from proxy.access.windows import DAY_S, MINUTE_S, Window, tightest
-from proxy.dialects.dialect import Allowance, Dialect
+from proxy.dialects.allowance import Allowance
+from proxy.dialects.dialect import Dialect
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.wire.errors import LimitReached, NotAllowedForKey

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from proxy.access.account import PLACE, Account
 from proxy.access.limits import CallerLimits
 from proxy.access.windows import DAY_S
-from proxy.dialects.dialect import tokens_of_document
+from proxy.dialects.usage import tokens_of_document
 from proxy.stream.endings import COMPLETE
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription

@@ -1,4 +1,4 @@
-"""The ids that upstreams give their responses: whose a response is, and which ids a caller may name.
+"""The ids that upstreams give their responses and their items: whose each is, and which ids a caller may name.
 
 If requests are sent upstream with a key of the proxy's own, all callers are one to the upstream: it would show and
 continue anybody's response. So a caller may then name only the ids that it was given. And of several upstreams only the
@@ -6,7 +6,7 @@ one that made a response knows it.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from proxy.dialects.dialect import Dialect
@@ -28,12 +28,29 @@ def response_id(stream: Stream) -> str | None:
     return objects.ident_of(b"".join(log.span(log.start, log.end))) if 200 <= head.status < 300 else None
 
 
-def find_response(streams: Iterable[Stream], caller: bytes, dialect: Dialect, ident: str) -> Stream | None:
-    """Return the stream of a caller's response, by the stream's own id or by the upstream's."""
+def item_ids(stream: Stream) -> Collection[str]:
+    """Return the ids that the upstream gave the items of a response, as far as they have come."""
+    objects, head, log = stream.dialect.objects, stream.kept_head, stream.log
+    if objects is None:
+        return ()
+    if head is None:
+        return objects.items(stream.reader)
+    return objects.items_of(b"".join(log.span(log.start, log.end))) if 200 <= head.status < 300 else ()
+
+
+def find_response(
+    streams: Iterable[Stream], caller: bytes, dialect: Dialect, ident: str, *, or_item: bool = False
+) -> Stream | None:
+    """Return the stream of a caller's response, by the stream's own id or by the upstream's.
+
+    `or_item`: or by the upstream's id of one of its items.
+    """
     for stream in streams:
-        mine = stream.info.caller == caller and stream.dialect is dialect
-        if mine and (ident == stream.id or (_may_have(stream, ident) and ident == response_id(stream))):
-            return stream
+        if stream.info.caller == caller and stream.dialect is dialect:
+            if ident == stream.id or (_may_have(stream, ident) and ident == response_id(stream)):
+                return stream
+            if or_item and _may_have(stream, ident) and ident in item_ids(stream):
+                return stream
     return None
 
 
@@ -54,7 +71,10 @@ class _Given(NamedTuple):
 
 
 class GivenIds:
-    """The ids of responses that each caller was given, and the upstreams that know them. Bounded in number and time."""
+    """The ids of responses and their items that each caller was given, and the upstreams that know them.
+
+    Bounded in number and time.
+    """
 
     def __init__(
         self, streams: Callable[[], Iterable[Stream]], clock: Callable[[], float], *, restricts: bool = True
@@ -69,10 +89,11 @@ class GivenIds:
         self.restricts = restricts
 
     def ended(self, stream: Stream) -> None:
-        """Note the id of a response that has ended; until then, it is found in its stream."""
+        """Note the ids of a response that has ended; until then, they are found in its stream."""
         ident = response_id(stream)
         if ident is not None:
-            self.add(stream.info.caller, ident, stream.upstream)
+            for one in (*item_ids(stream), ident):
+                self.add(stream.info.caller, one, stream.upstream)
 
     def add(self, caller: bytes, ident: str, upstream: str) -> None:
         """Note that a caller was given an id by an upstream."""
@@ -83,24 +104,25 @@ class GivenIds:
         if len(self._given) > _KEPT:
             self._given.popitem(last=False)
 
-    def remove(self, caller: bytes, ident: str) -> None:
-        """Forget an id: its response was deleted."""
-        self._given.pop((caller, ident), None)
+    def remove(self, caller: bytes, idents: Iterable[str]) -> None:
+        """Forget ids: their response was deleted."""
+        for ident in idents:
+            self._given.pop((caller, ident), None)
 
     def has(self, caller: bytes, ident: str) -> bool:
-        """Return whether a caller was given the id of a response that has ended."""
+        """Return whether a caller was given an id by a response that has ended."""
         given = self._given.get((caller, ident))
         return given is not None and given.until > self._clock()
 
     def upstream(self, caller: bytes, dialect: Dialect, ident: str) -> str:
-        """Return the name of the upstream that made the response of an id; "" if it is not known.
+        """Return the name of the upstream that made the response or the item of an id; "" if it is not known.
 
         Raises: UnknownResponse, if the caller was not given the id, and may name no other.
         """
         given = self._given.get((caller, ident))
         if given is not None and given.until > self._clock():
             return given.upstream
-        stream = find_response(self._streams(), caller, dialect, ident)
+        stream = find_response(self._streams(), caller, dialect, ident, or_item=True)
         if stream is None and self.restricts:
-            raise UnknownResponse(f"no response of yours has the id {ident[:100]!r}")
+            raise UnknownResponse(f"no response of yours has the id {ident[:100]!r}, nor an item of one")
         return "" if stream is None else stream.upstream

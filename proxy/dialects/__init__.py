@@ -7,15 +7,13 @@ Read in this order:
 * `table`: the APIs, one row each: where each is served, its dialect, its headers. A new API is a row here and a module
   like `chat`
 * `dialect`: the protocols that each API implements for the rest of the proxy
-* `increment`: what one frame adds to a response, in any API, and how a finished document is assembled
 * `chat`: OpenAI's chat completions, which Qwen's compatible mode implements
-* `choices`, `delta`: responses that consist of choices, as in both of Qwen's APIs; a delta is what one chunk adds to a
-  choice
 * `dashscope`: DashScope's native API; `realtime`: WebSocket sessions
-* `responses`, `response_documents`: OpenAI's Responses, which Qwen's compatible mode also implements
-* `messages`, `blocks`: Anthropic's Messages: events with types, for a message that consists of content blocks
+* `responses`: OpenAI's Responses, which Qwen's compatible mode also implements; `messages`: Anthropic's Messages
+* `documents`: a folder, for what frames add to a response, and the finished documents they add up to
 * `reader`: the base class of the dialects' readers, which follow a stream frame by frame: finish reasons, usage, the
   first error, and recognising frames that need no parsing
+* `usage`: token counts in the spellings of the APIs; `allowance`: the headers that tell what a caller's limits leave
 * `generated`, `failure`: find generated text and errors in the many forms in which upstreams send them
 * `plain`: event streams of unknown APIs
 * `route`: a path prefix, its API, and the path it stands for upstream; and the headers that carry API keys

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 from proxy.dialects import table
-from proxy.dialects.delta import json_object, record
+from proxy.dialects.documents.delta import json_object, record
 from proxy.wire.errors import FileNotAllowed, PathNotAllowed, TaskNotAllowed, UnsupportedMediaType
 
 _CHARSET = re.compile(r"charset[^=;]*=\s*\"?([^\s;,\"]*)", re.IGNORECASE)

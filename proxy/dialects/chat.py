@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from proxy.dialects.choices import ChoiceDocuments
-from proxy.dialects.delta import Delta, channel, index_of, json_object, record
-from proxy.dialects.dialect import Dialect, Origin, Reader, StreamedByBody, TextKind, Usage
+from proxy.dialects.dialect import Dialect, Origin, Reader, StreamedByBody, TextKind
+from proxy.dialects.documents.choices import ChoiceDocuments
+from proxy.dialects.documents.delta import Delta, channel, index_of, json_object, record
+from proxy.dialects.documents.increment import Channel
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign, names_error
 from proxy.dialects.generated import generated
-from proxy.dialects.increment import Channel
 from proxy.dialects.reader import LearningReader
+from proxy.dialects.usage import Usage
 from proxy.wire import json_text
 from proxy.wire.errors import ProxyError, RequestError
 from proxy.wire.http import RawHeaders

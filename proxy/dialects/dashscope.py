@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
-from proxy.dialects.choices import ChoiceDocuments
-from proxy.dialects.delta import Delta, index_of, json_object, record, records
 from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
+from proxy.dialects.documents.choices import ChoiceDocuments
+from proxy.dialects.documents.delta import Delta, index_of, json_object, record, records
 from proxy.dialects.failure import FOREIGN, failure, foreign, stated_status
 from proxy.dialects.generated import generated
 from proxy.dialects.reader import STOPPED, LearningReader, stated_reason

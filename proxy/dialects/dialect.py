@@ -1,19 +1,20 @@
 """What the rest of the proxy needs from an API: the protocols that each dialect implements, and their types."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+from proxy.dialects.allowance import Allowance, rate_limit_headers
+from proxy.dialects.documents.increment import Assembler, Channel
 from proxy.dialects.failure import Failure
-from proxy.dialects.increment import Assembler, Channel
+from proxy.dialects.usage import Usage
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import Headers, RawHeaders
 from proxy.wire.json_members import members
 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
 _MODEL_WITHIN_BYTES = 64 * 1024
-_MOST_TOKENS = 1 << 53
 
 
 class TextKind(Enum):
@@ -22,23 +23,6 @@ class TextKind(Enum):
     REASONING = "reasoning"
     CONTENT = "content"
     TOOL_CALL = "tool_call"
-
-
-class Usage(NamedTuple):
-    """Token counts, and a count of calls, as the upstream states them."""
-
-    prompt: int = 0
-    completion: int = 0
-    reasoning: int = 0
-    cached: int = 0
-    cache_written: int = 0
-    audio: int = 0  # of the prompt and of the completion
-    image: int = 0  # likewise
-    tool_calls: int = 0  # calls of tools that the upstream itself runs, such as web search; these are no tokens
-
-
-TOKEN_KINDS = Usage._fields[:-1]
-"""The fields of Usage that count tokens."""
 
 
 class Requests(Protocol):
@@ -252,6 +236,12 @@ class Objects(Protocol):
     def ident_of(self, document: bytes) -> str | None:
         """Return the id of the object in a response that is not a stream; None, if it is not such an object."""
 
+    def items(self, reader: Reader) -> Collection[str]:
+        """Return the ids of the items of the response that have come, to which later requests may refer."""
+
+    def items_of(self, document: bytes) -> Collection[str]:
+        """Return the ids of the items of the object in a response that is not a stream."""
+
     def seen(self, reader: Reader) -> bytes | None:
         """Return the latest object that the upstream sent, unchanged; None before the first one."""
 
@@ -266,36 +256,6 @@ class Objects(Protocol):
 
     def number(self, frame: bytes) -> int | None:
         """Return the number in a frame by which clients resume; None, if it has none."""
-
-
-class Allowance(NamedTuple):
-    """What a limit on a caller leaves: how much it allows, how much is left, and in how many seconds it begins anew."""
-
-    limit: int
-    left: int
-    ends_in_s: int
-
-
-def rate_limit_headers(requests: Allowance | None, tokens: Allowance | None, unix_s: float) -> Headers:
-    """Return the headers that tell a client what its limits leave, as clients of most of these APIs read them."""
-    headers: Headers = []
-    for what, one in ((b"requests", requests), (b"tokens", tokens)):
-        if one is not None:
-            headers += [
-                (b"x-ratelimit-limit-" + what, b"%d" % one.limit),
-                (b"x-ratelimit-remaining-" + what, b"%d" % one.left),
-                (b"x-ratelimit-reset-" + what, _duration(one.ends_in_s)),
-            ]
-    return headers
-
-
-def _duration(seconds: int) -> bytes:
-    """Return a duration as Go writes it, which these headers have: 6m0s."""
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return b"%dh%dm%ds" % (hours, minutes, seconds)
-    return b"%dm%ds" % (minutes, seconds) if minutes else b"%ds" % seconds
 
 
 class Dialect(NamedTuple):
@@ -331,36 +291,3 @@ def model_of(body: bytes) -> str | None:
     """Return the model that a body names near its beginning, found without parsing: the body may have megabytes."""
     model = _MODEL.search(body, 0, _MODEL_WITHIN_BYTES)
     return model and model[1].decode(errors="replace")
-
-
-def first_count(usage: dict[str, Any], names: tuple[str, ...]) -> int:
-    """Return the first of these numbers of a usage object that is not 0; 0 if there is none."""
-    for name in names:
-        stated = usage.get(name)
-        if stated is not None:
-            number = stated if type(stated) is int else _number(stated)
-            if 0 < number < _MOST_TOKENS:
-                return number
-    return 0
-
-
-def _number(stated: Any) -> int:
-    """Return a number that is stated as a float or as text, too; 0 for anything else."""
-    if isinstance(stated, str):
-        return int(stated) if stated.isdecimal() and len(stated) < 19 else 0
-    if isinstance(stated, float) and stated.is_integer():  # False for infinity
-        return int(stated)
-    return int(stated) if isinstance(stated, int) else 0
-
-
-def tokens_of_document(document: bytes) -> int:
-    """Return the tokens that a response states which is not a stream, of request and answer; 0 if it states none."""
-    stated = members(document) if b'"usage"' in document else None
-    usage = None if stated is None else stated.get("usage")
-    if not isinstance(usage, dict):
-        return 0
-    parts = [first_count(usage, (name,)) for name in _PARTS]
-    return first_count(usage, ("total_tokens",)) or sum(parts)
-
-
-_PARTS = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from proxy.dialects.delta import json_object, record, records
+from proxy.dialects.documents.delta import json_object, record, records
 from proxy.dialects.error_codes import STATUSES_OF_TYPES
 from proxy.wire import json_text
 from proxy.wire.sse import BOM, Splitter, fields

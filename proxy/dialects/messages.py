@@ -15,12 +15,24 @@ Sources: Anthropic, "Streaming Messages" and "Errors"; Model Studio, "Anthropic-
 from datetime import UTC, datetime
 from typing import Any
 
-from proxy.dialects.blocks import BLOCK, DELTA, MESSAGE, START, STOP, TEXTS, BlockDocuments, event_field, read_event
-from proxy.dialects.delta import index_of, record
-from proxy.dialects.dialect import Allowance, Dialect, Reader, StreamedByBody, TextKind
+from proxy.dialects.allowance import Allowance
+from proxy.dialects.dialect import Dialect, Reader, StreamedByBody, TextKind
+from proxy.dialects.documents.blocks import (
+    BLOCK,
+    DELTA,
+    MESSAGE,
+    START,
+    STOP,
+    TEXTS,
+    BlockDocuments,
+    event_field,
+    read_event,
+)
+from proxy.dialects.documents.delta import index_of, record
 from proxy.dialects.error_codes import TYPES_OF_STATUSES
 from proxy.dialects.failure import FOREIGN, failure, foreign
-from proxy.dialects.reader import LearningReader, read_usage
+from proxy.dialects.reader import LearningReader
+from proxy.dialects.usage import read_usage
 from proxy.wire import json_text
 from proxy.wire.errors import Overloaded, ProxyError, RateLimited
 from proxy.wire.http import Headers, RawHeaders

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from proxy.dialects.dialect import Usage, first_count
 from proxy.dialects.failure import Failure
+from proxy.dialects.usage import Usage, read_usage
 from proxy.wire.sse import COMMENT
 
 _ZEROS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))  # every digit becomes 0
@@ -203,49 +203,6 @@ def stated_reason(reason: Any) -> Any:
         return reason
     stated = [reason.get(name) for name in ("type", "reason")] if isinstance(reason, dict) else []
     return next((text for text in stated if isinstance(text, str)), None)
-
-
-def read_usage(stated: Any) -> Usage | None:
-    """Return the token counts of a usage object in any of the known spellings; None if it is not a usage object."""
-    if not stated or not isinstance(stated, dict):
-        return None
-    models = stated.get("models")
-    if isinstance(models, list):  # of an application, which may use several models
-        counts = [usage for usage in map(read_usage, models) if usage is not None]
-        if counts:
-            return Usage(*map(sum, zip(*counts, strict=True)))
-    read = stated.get("prompt_tokens_details") or stated.get("input_tokens_details")
-    made = stated.get("completion_tokens_details") or stated.get("output_tokens_details")
-    of_read: dict[str, Any] = read if isinstance(read, dict) else {}
-    of_made: dict[str, Any] = made if isinstance(made, dict) else {}
-    return Usage(
-        first_count(stated, _PROMPT),
-        first_count(stated, _COMPLETION),
-        first_count(of_made, _REASONING) if of_made else 0,
-        first_count(of_read, _CACHED) or first_count(stated, _CACHED),
-        first_count(of_read, _CACHE_WRITTEN) or first_count(stated, _CACHE_WRITTEN),
-        first_count(of_read, _AUDIO) + first_count(of_made, _AUDIO) or first_count(stated, _AUDIO),
-        first_count(of_read, _IMAGE) + first_count(of_made, _IMAGE) or first_count(stated, _IMAGE),
-        _tool_calls(stated),
-    )
-
-
-_PROMPT = ("prompt_tokens", "input_tokens")
-_COMPLETION = ("completion_tokens", "output_tokens")
-_REASONING = ("reasoning_tokens", "thinking_tokens")
-_CACHED = ("cached_tokens", "cache_read_input_tokens")
-_CACHE_WRITTEN = ("cache_creation_input_tokens",)
-_AUDIO = ("audio_tokens",)
-_IMAGE = ("image_tokens",)
-
-
-def _tool_calls(stated: dict[str, Any]) -> int:
-    """Return the number of tool calls: `x_tools` of Responses and `plugins` of the native API name each tool."""
-    tools = stated.get("x_tools") or stated.get("plugins")
-    if isinstance(tools, dict):
-        return sum([first_count(tool, ("count",)) for tool in tools.values() if isinstance(tool, dict)])
-    requests = stated.get("server_tool_use")  # of Messages: {"web_search_requests": 1}
-    return sum([first_count(requests, (name,)) for name in requests]) if isinstance(requests, dict) else 0
 
 
 def _place(frame: bytes, key: str, text: str) -> tuple[int, int]:

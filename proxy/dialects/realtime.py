@@ -7,12 +7,12 @@ uses the names of OpenAI's beta; and "WebSocket API for speech synthesis" (heade
 
 from typing import Any
 
-from proxy.dialects.delta import json_object, record
-from proxy.dialects.dialect import Dialect, Reader, TextKind, Usage
+from proxy.dialects.dialect import Dialect, Reader, TextKind
+from proxy.dialects.documents.delta import json_object, record
+from proxy.dialects.documents.increment import Assembler, Channel, Increment, Statement
 from proxy.dialects.failure import Failure
-from proxy.dialects.increment import Assembler, Channel, Increment, Statement
 from proxy.dialects.plain import PlainDocuments, PlainFrames, PlainReader, PlainRequests
-from proxy.dialects.reader import read_usage
+from proxy.dialects.usage import Usage, read_usage
 from proxy.wire.sse import payload
 
 _TEXT_DELTAS = frozenset(

@@ -14,15 +14,16 @@ skips sequence numbers.
 The finish reason is made of the final event's status in `ResponseReader._end`.
 """
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from proxy.dialects.chat import error_body
-from proxy.dialects.delta import json_object, record, records
 from proxy.dialects.dialect import Background, Dialect, Reader, StreamedByBody, TextKind
+from proxy.dialects.documents.delta import json_object, record, records
+from proxy.dialects.documents.response_documents import ResponseDocuments
 from proxy.dialects.error_codes import trouble
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign
 from proxy.dialects.reader import LearningReader
-from proxy.dialects.response_documents import ResponseDocuments
 from proxy.wire import json_text
 from proxy.wire.errors import BadRequest, ProxyError
 from proxy.wire.http import RawHeaders
@@ -47,6 +48,7 @@ _CALL_FIELDS = ("name", "arguments", "input", "action", "operation")  # the gene
 _CLIENT_CALLS = _CALLS - {"mcp_call"}  # those that the client runs
 _EMPTY = {"id": "", "object": "response", "created_at": 0, "model": "", "output": []}  # stands for a missing snapshot
 _CONTINUES = frozenset(["previous_response_id", "conversation"])
+_MOST_ITEMS = 256  # of one response, whose ids are noted
 _NO_RETRY = "invalid_prompt"  # Codex retries after all codes but a few; of those few, it shows the message of this one
 # Codes that Codex treats in ways of its own, so they are passed on if the upstream's error has one of them.
 _PASSED_ON = frozenset([
@@ -79,11 +81,12 @@ class ResponseRequests(StreamedByBody):
 class ResponseReader(LearningReader):
     """The Reader of the events of one response."""
 
-    __slots__ = ("_has_client_calls", "_number", "_seen_items", "_snapshot", "ident")
+    __slots__ = ("_has_client_calls", "_number", "_seen_items", "_snapshot", "ident", "items")
 
     def __init__(self) -> None:
         super().__init__()
         self.ident: str | None = None  # the upstream's id of the response
+        self.items: tuple[str, ...] = ()  # the ids of its items
         self._number = -1  # the last sequence number
         self._snapshot = b""  # the last frame with a snapshot
         self._seen_items: set[int] = set()  # the output indexes of items of which generated text has come
@@ -163,6 +166,11 @@ class ResponseReader(LearningReader):
             self.model = model
         if usage := response.get("usage"):
             self._take_usage(usage)
+        if output := response.get("output"):
+            self._note_items(records(output))
+
+    def _note_items(self, items: Iterable[dict[str, Any]]) -> None:
+        self.items = tuple(dict.fromkeys((*self.items, *_idents(items))))[:_MOST_ITEMS]
 
     def _end(self, frame: bytes, data: bytes, status: Any, response: dict[str, Any]) -> None:
         if self.ended:
@@ -186,6 +194,7 @@ class ResponseReader(LearningReader):
     def _note_item(self, event: dict[str, Any]) -> TextKind | None:
         """Return the kind of the generated text that an item contains, unless text of this item has come before."""
         item, index = record(event.get("item")), _index(event)
+        self._note_items([item])
         kind = _generated(item)
         self._has_client_calls = self._has_client_calls or _is_for_client(item)
         if kind is None or index in self._seen_items:
@@ -249,6 +258,12 @@ class ResponseObjects:
         ident = response.get("id")
         return ident if response.get("object") == "response" and isinstance(ident, str) else None
 
+    def items(self, reader: Reader) -> Collection[str]:
+        return reader.items if isinstance(reader, ResponseReader) else ()
+
+    def items_of(self, document: bytes) -> Collection[str]:
+        return _idents(records(json_object(document).get("output")))[:_MOST_ITEMS]
+
     def seen(self, reader: Reader) -> bytes | None:
         return reader.snapshot if isinstance(reader, ResponseReader) else None
 
@@ -286,6 +301,11 @@ def _name(frame: bytes, event: dict[str, Any]) -> str:
     """Return an event's type: the one in its data, or otherwise that of its `event` field."""
     stated = event.get("type")
     return stated if isinstance(stated, str) else fields(frame).type.decode("utf-8", "replace")
+
+
+def _idents(items: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the ids of those items that have one."""
+    return [ident for item in items if isinstance(ident := item.get("id"), str) and ident]
 
 
 def _index(event: dict[str, Any]) -> int:

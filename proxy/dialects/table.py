@@ -7,10 +7,11 @@ Source: Alibaba Cloud Model Studio's API references.
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from proxy.dialects.allowance import Allowance
 from proxy.dialects.chat import CHAT
 from proxy.dialects.chat import CHUNKS as CHUNKS
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.dialect import Allowance, Dialect
+from proxy.dialects.dialect import Dialect
 from proxy.dialects.messages import MESSAGES
 from proxy.dialects.plain import PLAIN
 from proxy.dialects.realtime import REALTIME

@@ -1,6 +1,7 @@
 """All connections of clients: one timer for the time-outs of all of them, and limits on the bytes held for them.
 
-A new time-out is a field of `ClientTimeouts`, and of `[clients]` in `server.config`, and a case of `Connection.check`.
+A new time-out is a field of `ClientTimeouts` and of `[clients]` (`server.configuration.settings`), and a case of
+`Connection.check`.
 
     a client is silent            what it has to do           time-out      what happens
     ----------------------------  --------------------------  ------------  ---------------------------------------

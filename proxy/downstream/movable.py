@@ -56,7 +56,7 @@ class MovableConnection(Connection):
     def data_received(self, data: bytes) -> None:
         if not data or self._is_switched:  # b"": aiohttp has the parser go on
             super().data_received(data)
-        elif self._end.ended and not self._is_answered:
+        elif self._beyond or (self._end.ended and not self._is_answered):  # in order: nothing overtakes what waits
             self._keep_for_later(data)
         else:
             self._read(data)

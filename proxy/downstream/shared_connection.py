@@ -8,14 +8,22 @@ Keeps laws 5 (prefix) and 7 (one ending: the connection ends when all streams ha
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket
 from proxy.stream.envelopes import labelled_events
+from proxy.stream.interfaces import Sink
 from proxy.stream.projections import Heartbeat, Span
 from proxy.wire.event_id import prefix
 from proxy.wire.sse import COMMENT
 from proxy.wire.websocket import TEXT, frame
+
+
+class SharedSink(Sink, Protocol):
+    """The response or the WebSocket that several streams are written to."""
+
+    def write_data(self, data: bytes) -> None:
+        """Send bytes, whether or not the client takes more."""
 
 
 class SharedConnection:
@@ -23,7 +31,7 @@ class SharedConnection:
 
     __slots__ = ("_closing", "_cursors", "_is_full", "_lanes", "_properly", "_waiting", "_waits_for_sink", "sink")
 
-    def __init__(self, sink: Downstream | WebSocket, cursors: Mapping[str, int], closing: Callable[[], bytes]) -> None:
+    def __init__(self, sink: SharedSink, cursors: Mapping[str, int], closing: Callable[[], bytes]) -> None:
         """`cursors`: the last seq that the client has received of each stream, by epoch.
 
         `closing` returns the last bytes of the connection: the close frame of a WebSocket. All lanes must be open

@@ -11,8 +11,8 @@ from proxy.access.account import Account
 from proxy.access.callers import Caller
 from proxy.access.capabilities import without_cookie, without_parameter
 from proxy.dialects.allowed_paths import AllowedPaths
-from proxy.dialects.dialect import tokens_of_document
 from proxy.dialects.route import Route
+from proxy.dialects.usage import tokens_of_document
 from proxy.downstream.request_body import LargeBody, invite, read_body
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import handshake

@@ -16,7 +16,8 @@ from proxy.dialects import table
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
 from proxy.server.admin.probes import healthy
-from proxy.server.config import Config, LimitsConfig, RouteConfig
+from proxy.server.config import Config
+from proxy.server.configuration.settings import LimitsConfig, RouteConfig
 from proxy.server.directory import Directory
 from proxy.server.following.control import Control
 from proxy.server.following.follow import Follow

@@ -7,7 +7,7 @@ of the two is detected from the texts; the pieces are increments either way.
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from proxy.dialects.increment import Channel, Kind
+from proxy.dialects.documents.increment import Channel, Kind
 
 _PIECE_BYTES = 104  # of memory that a piece takes beside its characters: two objects, two pointers
 _EVIDENT_TEXTS = 8  # this many texts in a row, each beginning with the one before,

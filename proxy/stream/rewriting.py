@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from proxy.dialects.dialect import Dialect, Reader
-from proxy.dialects.increment import Channel, Increment, Kind
+from proxy.dialects.documents.increment import Channel, Increment, Kind
 from proxy.stream.channel import Pieces
 from proxy.stream.info import StreamInfo
 from proxy.stream.log import FrameLog

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from proxy.dialects.dialect import Dialect
-from proxy.dialects.increment import Channel, Increment, Kind
+from proxy.dialects.documents.increment import Channel, Increment, Kind
 from proxy.stream.channel import Pieces
 
 _BACKSLASH = 92

@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from proxy import __version__
-from proxy.dialects.dialect import TOKEN_KINDS, Usage
+from proxy.dialects.usage import TOKEN_KINDS, Usage
 from proxy.downstream.client_connections import ClientConnections
 from proxy.stream.hub import Hub
 from proxy.telemetry.metrics import HISTOGRAMS, Metrics

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from proxy.dialects.dialect import Usage
+from proxy.dialects.usage import Usage
 from proxy.settings import ByModel
 from proxy.telemetry.settings import PriceConfig, PricesConfig
 

@@ -1,13 +1,36 @@
-"""The configuration's table [prices]."""
+"""The configuration's tables [otel] and [prices]."""
 
+import importlib.util
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from proxy.settings import ModelPattern, Table
 
+_OTEL = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
+
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """Of a million tokens."""
+
+
+class OtelConfig(Table):
+    """[otel]: whether spans are made; the standard OTEL_* variables say where they are sent."""
+
+    enabled: bool = False
+
+    @field_validator("enabled")
+    @classmethod
+    def _is_installed(cls, enabled: bool) -> bool:
+        if enabled and not all(map(_installed, _OTEL)):
+            raise ValueError("OpenTelemetry is not installed; pip install 'streamtee[otel]'")
+        return enabled
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # raised for a missing parent package
+        return False
 
 
 class PriceConfig(Table):

@@ -18,7 +18,7 @@ from proxy.tools.command_error import CommandError
 from proxy.tools.config_file import CONFIG, loaded
 from proxy.tools.event_loop import run
 from proxy.tools.log_lines import LogLines
-from proxy.tools.selfcheck import SelfCheckError, check_installation
+from proxy.tools.selfcheck import SelfCheckError, build, check_installation
 from proxy.tools.signals import heed_signals, heed_signals_for_all
 from proxy.tools.systemd import BadSocket, Notifier, handed_over
 from proxy.workers.admin_port import AdminPort
@@ -76,7 +76,7 @@ First steps:
 
 
 @click.group(cls=Commands, epilog=_FIRST_STEPS)
-@click.version_option(__version__, prog_name="streamtee")
+@click.version_option(__version__, prog_name="streamtee", message=f"%(prog)s, version %(version)s, {build()}")
 def main() -> None:
     """tee(1) for LLM streams: a reverse proxy in front of the Qwen API."""
 
@@ -157,7 +157,7 @@ async def _serve(config: Config, file: Path | None, sockets: "dict[str, socket]"
         await proxy.start(sockets)
     except OSError as error:
         raise CommandError(f"can't listen: {error}") from None
-    click.echo(f"streamtee {__version__} on {proxy.url}, upstream {config.upstream.url}")
+    click.echo(f"streamtee {__version__} on {proxy.url}, upstream {config.upstream.url}, {build()}")
     if proxy.admin_url:
         click.echo(f"metrics on {proxy.admin_url}/metrics")
     if proxy.console_url and sys.stderr.isatty():  # only there: it may hold the admin token
@@ -189,7 +189,8 @@ async def _supervise(config: Config, file: Path | None, count: int, loop: str, s
         raise CommandError(f"can't listen: {error}") from None
     except WorkerFailed as error:
         raise CommandError(str(error)) from None
-    click.echo(f"streamtee {__version__} on {supervisor.url}, upstream {config.upstream.url}, {count} workers")
+    kind = f"{count} workers, {build()}"
+    click.echo(f"streamtee {__version__} on {supervisor.url}, upstream {config.upstream.url}, {kind}")
     if admin is not None:
         click.echo(f"metrics on {admin.url}/metrics")
         if admin.console_url and sys.stderr.isatty():  # only there, as one process does

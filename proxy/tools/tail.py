@@ -15,7 +15,7 @@ import aiohttp
 import click
 from yarl import URL
 
-from proxy.dialects.delta import record
+from proxy.dialects.documents.delta import record
 from proxy.stream.projections import MODES
 from proxy.tools.tail_readers import (
     COMPLETE,

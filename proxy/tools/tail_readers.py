@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from proxy.dialects.delta import record, records
+from proxy.dialects.documents.delta import record, records
 from proxy.wire.sse import Event, Splitter, fields
 
 COMPLETE, FAILED, USAGE, LOST, INTERRUPTED, UNREAD = 0, 1, 2, 3, 130, 141

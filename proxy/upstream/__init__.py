@@ -13,7 +13,8 @@ Read in this order:
 * `stream_writer`: what the writers of streams have in common: how they stop, and end their stream
 * `pump`: the writer of a stream that is one response; `bypass`: its fast path to a single follower
 * `broadcast`: the writer of a stream without end, which reconnects
-* `session`: the writer of a stream that is a WebSocket session
+* `session`: the writer of a stream that is a WebSocket session; `session_log`: what its upstream says, as its API means
+  it
 * `on_disconnect`: the policy for when the last follower of a stream leaves
 * `settings`: the configuration's tables of upstreams, models, time-outs, retries and breakers
 """

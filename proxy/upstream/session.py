@@ -16,25 +16,15 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
-from proxy.stream.endings import (
-    CLIENT_GONE,
-    COMPLETE,
-    FRAME_LIMIT,
-    GARBLED,
-    INTERNAL_ERROR,
-    UPSTREAM_ERROR,
-    UPSTREAM_RESET,
-    Ending,
-    ending_of,
-)
+from proxy.stream.endings import CLIENT_GONE, FRAME_LIMIT, GARBLED, UPSTREAM_RESET, Ending, ending_of
 from proxy.stream.envelopes import closing
-from proxy.stream.faults import log_fault
 from proxy.stream.ledger import UNFINISHED
 from proxy.stream.stream import Stream
 from proxy.stream.turns import Turns
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.on_disconnect import OnDisconnect
+from proxy.upstream.session_log import SessionLog
 from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import BadRequest, PathNotAllowed, RequestError, TooLarge, UpstreamError
 from proxy.wire.sse import block
@@ -55,7 +45,6 @@ from proxy.wire.websocket import (
     masked_frame,
     stated_code,
 )
-from proxy.wire.websocket import COMPLETE as NORMAL_CLOSURE
 
 _CODES_OF_STATUSES = {TooLarge.status: MESSAGE_TOO_BIG, PathNotAllowed.status: POLICY_VIOLATION}
 CLOSING_S = 2.0  # for the upstream to answer a close, and to close the connection
@@ -91,20 +80,17 @@ class Session(StreamWriter):
     """The writer of one session: a Receiver of what its upstream sends, and told of what its client sends."""
 
     __slots__ = (
-        "_answer_began_at",
-        "_answers_begun",
         "_check",
         "_client",
         "_client_held_bytes",
         "_clients_close",
         "_connection",
         "_count",
-        "_has_reader_failed",
         "_is_behind",
         "_is_client_full",
         "_is_throttled",
         "_is_upstream_closed",
-        "_on_first_token",
+        "_log",
         "_reader",
         "_turns",
         "ended_at",
@@ -130,7 +116,7 @@ class Session(StreamWriter):
         super().__init__(stream, OnDisconnect(0))
         self._client = client
         self._count = count
-        self._on_first_token = on_first_token
+        self._log = SessionLog(stream, on_first_token)
         self._check = check
         self._reader = MessageReader(max_message_bytes, masked=False)
         self._connection: Connection | None = None
@@ -141,9 +127,6 @@ class Session(StreamWriter):
         self._is_behind = False  # the upstream has sent more than is read at once: the rest waits for its turn
         self._is_client_full = False
         self._is_throttled = False
-        self._has_reader_failed = False  # the reader has raised, so it is not known any more how the session ends
-        self._answers_begun = 0
-        self._answer_began_at = 0.0  # until its first token has come
         self.fed_at = monotonic()  # when the last message came, of either side
         self.ended_at = self.enough_after_s = 0.0  # Progress: no message is the last one
 
@@ -290,7 +273,7 @@ class Session(StreamWriter):
             self._count("upstream", len(frames), size_bytes)
             self._client.write(b"".join(frames))
         if blocks:
-            self._log(blocks, at)
+            self._log.append(blocks, at)
         if messages and messages[-1].opcode == CLOSE:
             self._end(messages[-1].payload, by_client=self._clients_close is not None)
         elif not self._client.writable and not self._is_client_full:
@@ -312,31 +295,6 @@ class Session(StreamWriter):
         if not self._stopped:
             self.stream.count(UNFINISHED, self._reader.held_bytes + self._client_held_bytes)
 
-    def _log(self, blocks: list[bytes], at: float) -> None:
-        stream, vitals = self.stream, self.stream.vitals
-        vitals.first_byte_at = vitals.first_byte_at or at
-        try:
-            for one in blocks if not self._has_reader_failed else ():
-                self._note(one, at)
-        except Exception as fault:
-            log_fault(f"the reader of dialect {stream.dialect.name}", fault)
-            self._has_reader_failed = True
-        vitals.model = vitals.model or vitals.reader.model
-        stream.extend(blocks)
-        if stream.log.end & 63 < len(blocks):
-            stream.take_stock()
-
-    def _note(self, message: bytes, at: float) -> None:
-        """Read a message; time the first token of each answer."""
-        reader = self.stream.vitals.reader
-        kind, begun = reader.note(message), reader.answers_begun
-        if begun != self._answers_begun:
-            self._answers_begun = begun
-            self._answer_began_at = at
-        elif kind is not None and self._answer_began_at:
-            self._on_first_token(at - self._answer_began_at)
-            self._answer_began_at = 0.0
-
     # The end
 
     def _close_upstream(self, payload: bytes) -> None:
@@ -356,26 +314,11 @@ class Session(StreamWriter):
             return
         self._close_upstream(payload)
         self._client.close(frame(CLOSE, payload))
-        self._release(self._judge(payload, by_client=by_client))
+        self._release(self._log.ending(stated_code(payload), by_client=by_client))
 
     def _upstream_is_late(self) -> None:
         if not self._stopped and self._clients_close is not None:
             self._end(self._clients_close, by_client=True)
-
-    def _judge(self, payload: bytes, *, by_client: bool) -> Ending:
-        """Decide how a session ended that one side has closed with this payload."""
-        code, reader = stated_code(payload), self.stream.vitals.reader
-        if self._has_reader_failed:
-            return INTERNAL_ERROR
-        if reader.failure is not None:
-            return UPSTREAM_ERROR.saying(f"the upstream reported an error: {reader.failure.reason}")
-        if by_client:
-            return COMPLETE if code in (None, NORMAL_CLOSURE, GOING_AWAY) and reader.finished else CLIENT_GONE
-        if code not in (None, NORMAL_CLOSURE):
-            return UPSTREAM_ERROR.saying(f"the upstream closed the session with code {code}")
-        if not reader.finished:
-            return UPSTREAM_RESET.saying("the upstream closed the session before its answer had finished")
-        return COMPLETE
 
     def _release(self, ending: Ending) -> None:
         """Seal the stream, and leave the upstream some time to close the connection after the close frames."""

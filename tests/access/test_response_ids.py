@@ -36,7 +36,7 @@ def test_id_is_forgotten_when_it_is_deleted_and_when_the_upstream_has_forgotten_
     clock = Clock()
     ids = given(clock)
     ids.add(ALICE, "deleted", "default")
-    ids.remove(ALICE, "deleted")
+    ids.remove(ALICE, ["deleted", "unknown"])
     ids.add(ALICE, "old", "default")
     clock.now = 7 * 24 * 3600.0
     for ident in ("deleted", "old"):

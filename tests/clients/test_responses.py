@@ -99,6 +99,16 @@ async def test_ai_sdk_is_told_why_a_response_in_events_broke_off(ai_sdk: Script,
     assert "the upstream" in heard["error"]["message"]
 
 
+@in_one_node
+async def test_ai_sdk_refers_to_earlier_items_with_a_key_of_ours(node: Node, fake: FakeQwen) -> None:
+    """It sends no answer back that the upstream has stored, only its id."""
+    async with teed(fake.url, upstream={"url": fake.url, "key": "sk-ours"}) as tee:
+        (heard,) = await node.ask("ai_turns", {"url": tee.proxy.url, "headers": OPENAI, "turns": 3})
+    assert [turn["error"] for turn in heard] == [None] * 3
+    assert all(turn["text"] for turn in heard)
+    assert heard[2]["asked"] == ["user", "item_reference", "user", "item_reference", "user"]
+
+
 async def test_langchain_streams_the_same_response(fake: FakeQwen, tee: Tee) -> None:
     """Text, calls and usage, in both framings."""
     weather = {"name": "weather", "description": "The weather.", "parameters": WEATHER}

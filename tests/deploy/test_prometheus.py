@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from tests.deploy.queries import DASHBOARD, DOCS, PANELS, RECIPES, ROOT, RULES, TARGETS, named
 from tests.http_client import request
 from tests.metric_names import ELSEWHERE, exposed
 from tests.programs import deploy_tool, system_tool
@@ -21,17 +22,8 @@ from tests.proxy_under_test import CHAT, Tee, chat_body, faked, teed
 
 pytestmark = pytest.mark.xdist_group("prometheus")  # whose server is the same for all these tests
 
-ROOT = Path(__file__).parents[2]
-RULES = ROOT / "deploy/prometheus/rules.yml"
 CASES = Path(__file__).parent / "rules_test.yml"
-DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/streamtee.json").read_text())
-DOCS = (ROOT / "docs/metrics.md").read_text()
 ALERTS_PAGE = (ROOT / "docs/alerts.md").read_text()
-RECIPES = re.findall(r"```promql\n(.+?)\n```", DOCS)
-PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-TARGETS = [(f"{panel['title']} {target['refId']}", target["expr"]) for panel in PANELS for target in panel["targets"]]
-GRAFANA = {"$__rate_interval": "1m", "$route": ".*", "$model": ".*", "$worker": ".*"}
-"""What Grafana puts in place of its variables, with all of each selected."""
 
 USAGE = {"stream_options": {"include_usage": True}}
 TABLES: dict[str, Any] = {
@@ -98,8 +90,7 @@ async def follow_too_slowly(tee: Tee) -> None:
 async def perform(folder: Path, stack: ExitStack) -> Scene:
     """Run a proxy and a Prometheus until this has seen two turns of traffic, and a stream that runs."""
     async with faked() as fake, teed(fake.url, **TABLES, upstreams={"spare": {"url": fake.url, "weight": 0}}) as tee:
-        target = tee.proxy.admin_url.removeprefix("http://")
-        prometheus = stack.enter_context(scraping(target, folder, RULES))
+        prometheus = stack.enter_context(scraping([tee.proxy.admin_url], folder, RULES))
         for turn in (1, 2):
             await traffic(tee, turn)
             await prometheus.wait_value("sum(streamtee_streams_ended_total)", turn * sum(ENDED.values()))
@@ -119,11 +110,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield asyncio.run(perform(tmp_path_factory.mktemp("prometheus"), stack))
 
 
-def named(text: str) -> set[str]:
-    """Return the names of metrics in a text."""
-    return set(re.findall(r"\b(?:streamtee|process)_[a-z_]*[a-z]\b", text))
-
-
 # What the docs say
 
 
@@ -131,7 +117,7 @@ def named(text: str) -> set[str]:
 def test_recipe_is_answered(scene: Scene, recipe: str) -> None:
     """By numbers, as each of them concerns something that has happened; or is about what is not here."""
     if named(recipe) & ELSEWHERE.keys():
-        assert scene.prometheus.query(recipe) == []
+        assert scene.prometheus.query(recipe) == []  # test_prometheus_elsewhere.py has an answer
         return
     known = [value for _, value in scene.prometheus.query(recipe) if not math.isnan(value)]  # of a model without any
     assert known
@@ -185,10 +171,7 @@ def test_saved_tokens_and_money_are_those_of_the_shared_call(scene: Scene) -> No
 
 @pytest.mark.parametrize(("panel", "expression"), TARGETS, ids=[name for name, _ in TARGETS])
 def test_panel_is_answered(scene: Scene, panel: str, expression: str) -> None:
-    """With data, but for what a single process without a store has not."""
-    for variable, value in GRAFANA.items():
-        expression = expression.replace(variable, value)
-    assert "$" not in expression
+    """With data; test_prometheus_elsewhere.py asks for what a single process without a store has not."""
     found = scene.prometheus.query(expression)
     assert found or ELSEWHERE.keys() & named(expression)
 

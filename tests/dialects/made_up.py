@@ -13,9 +13,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.dialects.dialect import Dialect, TextKind, Usage
+from proxy.dialects.dialect import Dialect, TextKind
+from proxy.dialects.documents.increment import Channel
 from proxy.dialects.failure import Failure
-from proxy.dialects.increment import Channel
+from proxy.dialects.usage import Usage
 from proxy.wire import json_text
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import RawHeaders

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from proxy.dialects.chat import CHAT, ChatDocuments
-from proxy.dialects.delta import channel
-from proxy.dialects.dialect import TextKind, Usage
+from proxy.dialects.dialect import TextKind
+from proxy.dialects.documents.delta import channel
+from proxy.dialects.usage import Usage
 from proxy.wire.errors import BadRequest, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
 from tests.noted import kind, noted

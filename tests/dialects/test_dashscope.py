@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.dialect import TextKind, Usage
+from proxy.dialects.dialect import TextKind
+from proxy.dialects.usage import Usage
 from proxy.wire.errors import BadRequest
 from tests.cuts import NOT_RECORDED, messages, recorded
 from tests.noted import kind, noted

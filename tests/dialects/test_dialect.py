@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.dialect import Dialect, TextKind, Usage
+from proxy.dialects.dialect import Dialect, TextKind
 from proxy.dialects.messages import MESSAGES
 from proxy.dialects.responses import RESPONSES
+from proxy.dialects.usage import Usage
 from proxy.wire.errors import BadRequest, OffsetGone, Overloaded, Truncated
 from tests.cuts import NOT_RECORDED, messages, recorded
 from tests.noted import kind, noted

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.dialect import Dialect, Reader, Usage
-from proxy.dialects.reader import read_usage
+from proxy.dialects.dialect import Dialect, Reader
+from proxy.dialects.usage import Usage
 from proxy.wire import json_text
 from proxy.wire.sse import payload
 from tests.cuts import NOT_RECORDED, recorded
@@ -152,52 +152,12 @@ def test_recorded_streams_end_as_they_say_and_are_mostly_ordinary(path: Path) ->
         assert looked < len(frames) // 4
 
 
-def test_usage_is_read_in_any_spelling() -> None:
-    """Nothing of what is none."""
-    assert read_usage({"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2}}) == Usage(1, 0, 0, 2)
-    assert read_usage({"input_tokens": 1, "input_tokens_details": {"cached_tokens": 2}}) == Usage(1, 0, 0, 2)
-    assert read_usage({"output_tokens": 3, "cached_tokens": 4}) == Usage(0, 3, 0, 4)
-    assert read_usage({"cache_read_input_tokens": 4, "cache_creation_input_tokens": 5}) == Usage(0, 0, 0, 4, 5)
-    both = {"prompt_tokens_details": {"audio_tokens": 1, "image_tokens": 2, "cache_creation_input_tokens": 9}}
-    assert read_usage({**both, "completion_tokens_details": {"audio_tokens": 3}}) == Usage(0, 0, 0, 0, 9, 4, 2)
-    assert read_usage({"image_tokens": 3, "audio_tokens": 4}) == Usage(0, 0, 0, 0, 0, 4, 3)
-    for tools in (
-        {"x_tools": {"web_search": {"count": 2}, "code_interpreter": {"count": 1}}},
-        {"plugins": {"search": {"count": 3, "strategy": "standard"}}},
-        {"server_tool_use": {"web_search_requests": 3}},
-    ):
-        assert read_usage(tools) == Usage(0, 0, 0, 0, 0, 0, 0, 3)
-    for nothing in (None, {}, [], 7, "x"):
-        assert read_usage(nothing) is None
-
-
 def is_json(data: bytes) -> bool:
     try:
         json_text.read(data)
     except ValueError:
         return False
     return True
-
-
-@pytest.mark.parametrize(
-    ("stated", "expected"),
-    [
-        (3, 3), ("3", 3), (3.0, 3), ((1 << 53) - 1, (1 << 53) - 1), (None, 0), ("three", 0), ("9" * 20, 0), (3.5, 0),
-        (-1, 0), (1 << 53, 0), (float("inf"), 0), (float("nan"), 0), ([], 0), ({}, 0),
-    ],
-)  # fmt: skip
-def test_count_of_tokens_is_a_whole_number_however_it_is_written(stated: Any, expected: int) -> None:
-    """0 where it is no such number, or one that no answer has; in details as in the usage itself."""
-    usage = read_usage({"prompt_tokens": stated, "completion_tokens_details": {"reasoning_tokens": stated}})
-    assert usage is not None
-    assert (usage.prompt, usage.reasoning) == (expected, expected)
-
-
-@pytest.mark.parametrize("stated", [None, [], "x", 3, {}])
-def test_details_that_are_no_object_count_nothing(stated: Any) -> None:
-    """The counts beside them do."""
-    usage = read_usage({"prompt_tokens": 3, "prompt_tokens_details": stated, "completion_tokens_details": stated})
-    assert usage == Usage(3, 0, 0, 0, 0, 0, 0, 0)
 
 
 def _said(dialect: Dialect, choices: list[dict[str, Any]]) -> Any:

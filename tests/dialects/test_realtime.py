@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.dialect import TextKind, Usage
+from proxy.dialects.dialect import TextKind
 from proxy.dialects.realtime import REALTIME, RealtimeReader
+from proxy.dialects.usage import Usage
 from proxy.stream.projections import View
 from proxy.wire.errors import BadRequest
 from proxy.wire.sse import block

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.dialect import TextKind, Usage
+from proxy.dialects.dialect import TextKind
 from proxy.dialects.responses import RESPONSES
+from proxy.dialects.usage import Usage
 from proxy.wire.sse import payload
 from tests.cuts import messages
 from tests.dialects.response_events import (

@@ -43,8 +43,7 @@ class Page:
         parts = [part.partition("-") for part in self.last_event_id.split(",") if part]
         cursors = {epoch: int(seq) for epoch, _, seq in parts}
         self.sink = Sink()
-        sink: Any = self.sink
-        connection = SharedConnection(sink, cursors, bytes)
+        connection = SharedConnection(self.sink, cursors, bytes)
         left = [one for one in self.streams if not one.sealed or cursors.get(one.epoch, 0) <= one.log.end]
         lanes = [(one, connection.open_lane(one.epoch)) for one in left]
         self.subscriptions = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.dialect import Usage
+from proxy.dialects.usage import Usage
 from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import GUARD_S, on_one_loop, until
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from proxy.stream import projections
+from proxy.stream import channel
 from proxy.telemetry.tracing import Tracing
 from tests import message_events
 from tests.access.keys import UPSTREAMS
@@ -291,7 +291,7 @@ async def test_fault_of_ours_does_not_quote_what_it_was_about(
     def fail(*given: Any) -> bytes:
         raise ValueError(f"{QUESTION} {ANSWER}")
 
-    monkeypatch.setattr(projections.Text, "render", fail)
+    monkeypatch.setattr(channel, "bisect_right", fail)  # by which mode text finds its span
     callers = NamedCallers(tmp_path, alice={})
     alice = callers.header("alice")
     spans, tracing = traced()

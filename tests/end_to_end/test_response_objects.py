@@ -251,6 +251,46 @@ async def test_with_a_key_of_ours_only_what_was_given_is_continued(name: str, pe
     assert stage.idle
 
 
+def referring(ident: str) -> bytes:
+    """Return the body of a request whose input refers to an item of an earlier response."""
+    return body_of(input=[{"type": "item_reference", "id": ident}, {"role": "user", "content": "?"}])
+
+
+@pytest.mark.parametrize("retain_s", [0, 60])
+async def test_items_of_a_response_may_be_referred_to_by_its_caller(
+    retain_s: int, perform: Serve, stage: Stage
+) -> None:
+    """While it runs, when it has ended, kept or not, and if no stream; by nobody else, nor once it is deleted."""
+    tee = await perform(upstream={"key": "sk-ours"}, streams={"retain_s": retain_s})
+
+    async def answered(asked: bytes, document: bytes) -> int:
+        client = await tee.send("POST", PATH, ALICE, body=asked)
+        turn = await stage.next()
+        await turn.body()
+        turn.reply("200 OK", "Content-Type: application/json", body=document)
+        return (await client.answer()).status
+
+    client = await tee.send("POST", PATH, ALICE, body=body_of(stream=True))
+    turn = await stage.next()
+    await turn.body()
+    say(turn, *FRAMES[:3])
+    answer = await client.answer()
+    await answer.bytes(len(b"".join(FRAMES[:3])))
+    assert await answered(referring("msg_0"), b"{}") == 200
+    turn.end(*FRAMES[3:])
+    await answer.read()
+    assert await answered(referring("msg_0"), b"{}") == 200
+    document = json.dumps({"object": "response", "id": "second", "output": [{"id": "rs_7"}, {"id": 7}, None]}).encode()
+    assert await answered(body_of(), document) == 200
+    assert await answered(referring("rs_7"), b"{}") == 200
+    for caller, ident in ((BOB, "msg_0"), (BOB, "rs_7"), (ALICE, "msg_1"), (ALICE, "")):
+        assert (await tee.ask("POST", PATH, caller, body=referring(ident))).status == 404
+    if retain_s:
+        assert (await tee.ask("DELETE", f"{PATH}/{ID}", ALICE)).status == 200
+        assert (await tee.ask("POST", PATH, ALICE, body=referring("msg_0"))).status == 404
+    assert stage.idle
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.server.config import LimitsConfig
+from proxy.server.configuration.settings import LimitsConfig
 from proxy.server.reload import Changes, reload
 from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, chunk_frame

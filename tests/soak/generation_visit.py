@@ -178,7 +178,7 @@ class GenerationVisit:
         if reply.status in (200, 101):
             heard.body += bytes(reply.body)
             nothing_came = not reply.body.strip(b":\r\n ") and "stream-id" not in reply.headers
-            if nothing_came and reply.end == "whole":  # it waited, and none began
+            if nothing_came and reply.end == ("cut" if heard.mode == "raw" else "whole"):  # it waited, and none began
                 heard.end, heard.close_code = "left", 0
         elif reply.status != 204 and reply.end != "late":
             heard.end = "left"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.dialects.increment import Kind
+from proxy.dialects.documents.increment import Kind
 from proxy.stream.channel import IncrementDetector, Pieces, utf8
 
 texts = st.lists(st.text(st.sampled_from("ab你"), max_size=4), max_size=8)

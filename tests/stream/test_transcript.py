@@ -8,8 +8,8 @@ import pytest
 
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.delta import channel
-from proxy.dialects.increment import Channel
+from proxy.dialects.documents.delta import channel
+from proxy.dialects.documents.increment import Channel
 from proxy.stream.transcript import Transcript
 from tests.answers import documents
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.dialect import Dialect, Usage
+from proxy.dialects.dialect import Dialect
+from proxy.dialects.usage import Usage
 from proxy.stream.vitals import GAP_BUCKETS_S, Vitals
 from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import Truncated, UpstreamError

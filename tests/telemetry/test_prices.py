@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from proxy.dialects.dialect import Usage
+from proxy.dialects.usage import Usage
 from proxy.server.config import Config
 from proxy.server.reload import reload
 from proxy.telemetry.prices import Prices

@@ -27,6 +27,7 @@ from tests.stage import Stage, staged
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config" / "streamtee.toml"
+BUILD = "compiled" if os.environ.get("TEST_COMPILED") else "interpreted"
 
 
 def invoked(*arguments: str, **settings: str) -> Result:
@@ -51,7 +52,8 @@ async def test_serve_prints_where_it_listens_and_drains_when_told_to_stop(
     """A stream that runs when the signal comes is finished, nobody new is let in, and the exit status is 0."""
     async with spawned("serve", *arguments, STREAMTEE_UPSTREAM__URL=stage.url, **FREE) as process:
         first, second = await line(process), await line(process)
-        listens = re.fullmatch(rf"streamtee {__version__} on (http://127\.0\.0\.1:\d+), upstream {stage.url}\n", first)
+        says = rf"streamtee {__version__} on (http://127\.0\.0\.1:\d+), upstream {stage.url}, {BUILD}\n"
+        listens = re.fullmatch(says, first)
         metrics = re.fullmatch(r"metrics on (http://127\.0\.0\.1:\d+)/metrics\n", second)
         assert listens, first
         assert metrics, second
@@ -419,8 +421,8 @@ def test_faults_lists_every_fault() -> None:
 
 
 def test_version_is_the_package_s() -> None:
-    """`streamtee, version X`."""
-    assert invoked("--version").stdout == f"streamtee, version {__version__}\n"
+    """`streamtee, version X`, and which of its two builds it is."""
+    assert invoked("--version").stdout == f"streamtee, version {__version__}, {BUILD}\n"
 
 
 def test_help_names_every_command_with_its_purpose() -> None:
@@ -450,7 +452,7 @@ def test_shell_completes_commands() -> None:
 def test_package_runs_as_a_module() -> None:
     """Where no script is on the path."""
     said = subprocess.run([sys.executable, "-m", "proxy", "--version"], cwd=ROOT, capture_output=True, text=True)
-    assert said.stdout == f"streamtee, version {__version__}\n"
+    assert said.stdout == f"streamtee, version {__version__}, {BUILD}\n"
 
 
 def test_unknown_command_exits_with_2() -> None:

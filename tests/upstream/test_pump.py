@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.dialects.dialect import Usage
+from proxy.dialects.usage import Usage
 from proxy.stream.endings import COMPLETE
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange

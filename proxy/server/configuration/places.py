@@ -40,10 +40,10 @@ class Places:
         return None
 
     def line(self, key: Key) -> int | None:
-        """Return the line on which a key of the file begins, from 1.
+        """Return the number of the line on which a key of the file begins, from 1; None, if the file does not have it.
 
-        It is the first one that the file can't do without to have the key: TOML's own parser tells, for what stands
-        before it and with it, so that there is no second one here that reads tables, arrays and texts of several lines.
+        The file is parsed again and again, up to each of its lines: the key begins after the last line up to which the
+        file is valid without it. So TOML's own parser finds tables, arrays, and texts of several lines.
         """
         whole = 0  # lines that are TOML by themselves
         for count in range(len(self._lines) + 1):

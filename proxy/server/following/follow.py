@@ -12,7 +12,7 @@ from proxy.access.callers import Caller
 from proxy.access.capabilities import READ
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import CLOSING_S, WebSocket, chosen_protocol
-from proxy.server.config import StreamsConfig
+from proxy.server.configuration.settings import StreamsConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, DocumentSink, wait_for_document
 from proxy.server.following.request import Cursor, FollowRequest, read_follow_request

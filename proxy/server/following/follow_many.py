@@ -15,7 +15,7 @@ from proxy.access.callers import Caller
 from proxy.access.capabilities import READ
 from proxy.downstream.shared_connection import Lane, SharedConnection
 from proxy.downstream.websocket import WebSocket
-from proxy.server.config import StreamsConfig
+from proxy.server.configuration.settings import StreamsConfig
 from proxy.server.delivery import refusal
 from proxy.server.following.follow import Follow, check_held
 from proxy.server.following.request import FollowRequest, last_event_id, read_follow_request

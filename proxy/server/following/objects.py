@@ -9,7 +9,7 @@ from collections import OrderedDict
 from aiohttp import web
 
 from proxy.access.callers import Caller
-from proxy.access.response_ids import LONGEST, GivenIds, find_response, response_id
+from proxy.access.response_ids import LONGEST, GivenIds, find_response, item_ids, response_id
 from proxy.dialects.dialect import Objects
 from proxy.dialects.route import Route
 from proxy.server.directory import Directory
@@ -82,8 +82,8 @@ class ObjectRequests:
         objects = _objects(route)
         for name in {ident, stream.id, response_id(stream) or ident}:
             self._deleted[caller.digest, name] = None
-            if self._given is not None:
-                self._given.remove(caller.digest, name)
+        if self._given is not None:
+            self._given.remove(caller.digest, {response_id(stream) or ident, *item_ids(stream)})
         while len(self._deleted) > _DELETED:
             self._deleted.popitem(last=False)
         return answer_document(objects.deleted(ident))
@@ -102,12 +102,14 @@ class ObjectRequests:
     def knows(self, caller: bytes, ident: str) -> bool:
         """Return whether a caller's response of this id runs, is kept or was deleted here, or was given to the caller.
 
+        Or one with an item of this id.
+
         Asked where several workers serve one machine.
         """
         if (caller, ident) in self._deleted or (self._given is not None and self._given.has(caller, ident)):
             return True
         mine = (one for one in self._hub if one.info.caller == caller and one.dialect.objects is not None)
-        return any(find_response((stream,), caller, stream.dialect, ident) for stream in mine)
+        return any(find_response((stream,), caller, stream.dialect, ident, or_item=True) for stream in mine)
 
     async def _stop(self, stream: Stream) -> None:
         """Cancel a stream, if it runs, and wait until it has ended."""

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from proxy.downstream.response import EXTRA
 from proxy.downstream.websocket import handshake
-from proxy.server.config import StreamsConfig
+from proxy.server.configuration.settings import StreamsConfig
 from proxy.stream.envelopes import NOT_IN_EVENTS
 from proxy.stream.projections import MODES, View, view_of
 from proxy.wire.errors import BadRequest, OriginNotAllowed

@@ -15,7 +15,8 @@ from proxy.access.callers import Caller
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import read_body
 from proxy.downstream.response import Downstream
-from proxy.server.config import Config, LimitsConfig, RouteConfig
+from proxy.server.config import Config
+from proxy.server.configuration.settings import LimitsConfig, RouteConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver
 from proxy.server.following import request as follow_request
 from proxy.server.following.follow import check_held

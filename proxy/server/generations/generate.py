@@ -18,7 +18,7 @@ from proxy.access.response_ids import GivenIds
 from proxy.dialects.route import Route
 from proxy.downstream.connection import ERROR_TO_SEND
 from proxy.downstream.request_body import release_body
-from proxy.server.config import LimitsConfig
+from proxy.server.configuration.settings import LimitsConfig
 from proxy.server.directory import Directory
 from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_known_stream, is_stream
 from proxy.server.generations.response import GenerationResponses, Joined
@@ -275,17 +275,19 @@ class Generations:
             raise
 
     async def _note_id(self, exchange: Exchange, generation: GenerationRequest, given: GivenIds) -> None:
-        """Note the id of a response that is not a stream as given to its caller."""
+        """Note the ids of a response that is not a stream, and of its items, as given to its caller."""
         objects = generation.route.dialect.objects
         if objects is None or not 200 <= exchange.status < 300:
             return
         try:
-            ident = objects.ident_of(await exchange.peek(lambda body: len(body) > self._max_frame_bytes))
+            document = await exchange.peek(lambda body: len(body) > self._max_frame_bytes)
+            ident = objects.ident_of(document)
+            idents = () if ident is None else (*objects.items_of(document), ident)
         except BaseException:
             exchange.close()
             raise
-        if ident is not None:
-            given.add(generation.caller, ident, exchange.upstream_name)
+        for one in idents:
+            given.add(generation.caller, one, exchange.upstream_name)
 
     async def _in_background(
         self, request: web.BaseRequest, call: Call, generation: GenerationRequest, joined: Joined | None

@@ -19,7 +19,8 @@ from proxy.dialects.dialect import Objects
 from proxy.dialects.failure import asks_for_stream
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, arrived_body, read_body, read_body_or_beginning
-from proxy.server.config import Config, GenerationsConfig, LimitsConfig
+from proxy.server.config import Config
+from proxy.server.configuration.settings import GenerationsConfig, LimitsConfig
 from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions, read_options
 from proxy.server.generations.retries import meaning_of

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from yarl import URL
 
-from proxy.dialects.delta import record
+from proxy.dialects.documents.delta import record
 from proxy.tools.check.client import Heard, ask, follow
 from proxy.tools.check.findings import Finding, Verdict
 from proxy.tools.check.probes import WITHIN_S

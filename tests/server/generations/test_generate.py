@@ -209,7 +209,8 @@ async def accepted(proxy: Proxy, key: str) -> web.StreamResponse:
     payload.feed_data(chat_body())
     payload.feed_eof()
     asked = {"Authorization": f"Bearer {KEY}", "Prefer": "respond-async", "Idempotency-Key": key}
-    protocol = mock.Mock(**{"hold_body.return_value": None})  # compiled code takes nothing else for it
+    # Compiled code takes nothing but None for what these return.
+    protocol = mock.Mock(**{"hold_body.return_value": None, "release_body.return_value": None})
     request = make_mocked_request(
         "POST", CHAT, headers={**asked, "Content-Length": "1"}, payload=payload, protocol=protocol
     )

@@ -8,7 +8,7 @@ import pytest
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
-from proxy.server.config import GenerationsConfig
+from proxy.server.configuration.settings import GenerationsConfig
 from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions
 from proxy.server.generations.request import GenerationRequest, rewrite

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from proxy.dialects.delta import channel as common
-from proxy.dialects.delta import index_of, record
-from proxy.dialects.increment import Channel, Increment, Kind, Statement
+from proxy.dialects.documents.delta import channel as common
+from proxy.dialects.documents.delta import index_of, record
+from proxy.dialects.documents.increment import Channel, Increment, Kind, Statement
 from proxy.wire import json_text
 from proxy.wire.sse import fields, payload
 

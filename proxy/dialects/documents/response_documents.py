@@ -7,9 +7,9 @@ accumulator needs: a response, an item or a part that begins or ends. These stay
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.dialects.delta import channel as common
-from proxy.dialects.delta import json_object, record, records
-from proxy.dialects.increment import Assembler, Channel, Increment, Kind, Statement
+from proxy.dialects.documents.delta import channel as common
+from proxy.dialects.documents.delta import json_object, record, records
+from proxy.dialects.documents.increment import Assembler, Channel, Increment, Kind, Statement
 from proxy.wire import json_text
 from proxy.wire.json_members import members
 from proxy.wire.sse import BOM, payload

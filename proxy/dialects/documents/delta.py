@@ -8,7 +8,7 @@ from base64 import b64decode, b64encode
 from functools import lru_cache
 from typing import Any, overload
 
-from proxy.dialects.increment import Channel, Kind
+from proxy.dialects.documents.increment import Channel, Kind
 from proxy.wire import json_text
 
 _TEXTS = frozenset(["reasoning_content", "reasoning", "refusal"])  # `reasoning`: of vLLM, Ollama and OpenRouter

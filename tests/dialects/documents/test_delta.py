@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.delta import Delta, channel, joined_base64, record, records, says_anything
-from proxy.dialects.increment import Kind
+from proxy.dialects.documents.delta import Delta, channel, joined_base64, record, records, says_anything
+from proxy.dialects.documents.increment import Kind
 
 CONTENT, REASONING, REFUSAL = channel(0), channel(0, "reasoning_content"), channel(0, "refusal")
 

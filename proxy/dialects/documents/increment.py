@@ -1,8 +1,8 @@
 """What one frame adds to a response, in any API: pieces of text for channels. Their texts can be replaced.
 
 Knows no API and no earlier frames. Modes that rewrite frames (stream/transcript.py, stream/rewriting.py) see them only
-through these protocols. The names of choices (dialects/delta.py) are the common ones: what an API calls otherwise is
-retold in them, so that one mode can tell of every API.
+through these protocols. The channels of choices (`delta`) are the common ones: mode chat translates those of any other
+API into them.
 """
 
 from enum import Enum

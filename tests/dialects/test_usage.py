@@ -1,0 +1,86 @@
+"""Token counts: each API's spellings of them, and those of responses that are no streams."""
+
+import json
+from typing import Any
+
+import pytest
+
+from proxy.dialects.usage import TOKEN_KINDS, Usage, read_usage, tokens_of_document
+
+
+def test_usage_is_read_in_any_spelling() -> None:
+    """Nothing of what is none."""
+    assert read_usage({"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2}}) == Usage(1, 0, 0, 2)
+    assert read_usage({"input_tokens": 1, "input_tokens_details": {"cached_tokens": 2}}) == Usage(1, 0, 0, 2)
+    assert read_usage({"output_tokens": 3, "cached_tokens": 4}) == Usage(0, 3, 0, 4)
+    assert read_usage({"cache_read_input_tokens": 4, "cache_creation_input_tokens": 5}) == Usage(0, 0, 0, 4, 5)
+    both = {"prompt_tokens_details": {"audio_tokens": 1, "image_tokens": 2, "cache_creation_input_tokens": 9}}
+    assert read_usage({**both, "completion_tokens_details": {"audio_tokens": 3}}) == Usage(0, 0, 0, 0, 9, 4, 2)
+    assert read_usage({"image_tokens": 3, "audio_tokens": 4}) == Usage(0, 0, 0, 0, 0, 4, 3)
+    for tools in (
+        {"x_tools": {"web_search": {"count": 2}, "code_interpreter": {"count": 1}}},
+        {"plugins": {"search": {"count": 3, "strategy": "standard"}}},
+        {"server_tool_use": {"web_search_requests": 3}},
+    ):
+        assert read_usage(tools) == Usage(0, 0, 0, 0, 0, 0, 0, 3)
+    for nothing in (None, {}, [], 7, "x"):
+        assert read_usage(nothing) is None
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        (3, 3), ("3", 3), (3.0, 3), ((1 << 53) - 1, (1 << 53) - 1), (None, 0), ("three", 0), ("9" * 20, 0), (3.5, 0),
+        (-1, 0), (1 << 53, 0), (float("inf"), 0), (float("nan"), 0), ([], 0), ({}, 0),
+    ],
+)  # fmt: skip
+def test_count_of_tokens_is_a_whole_number_however_it_is_written(stated: Any, expected: int) -> None:
+    """0 where it is no such number, or one that no answer has; in details as in the usage itself."""
+    usage = read_usage({"prompt_tokens": stated, "completion_tokens_details": {"reasoning_tokens": stated}})
+    assert usage is not None
+    assert (usage.prompt, usage.reasoning) == (expected, expected)
+
+
+@pytest.mark.parametrize("stated", [None, [], "x", 3, {}])
+def test_details_that_are_no_object_count_nothing(stated: Any) -> None:
+    """The counts beside them do."""
+    usage = read_usage({"prompt_tokens": 3, "prompt_tokens_details": stated, "completion_tokens_details": stated})
+    assert usage == Usage(3, 0, 0, 0, 0, 0, 0, 0)
+
+
+def test_calls_of_tools_are_no_tokens() -> None:
+    """Every other field of a usage is a kind of token."""
+    assert {*Usage._fields} - {*TOKEN_KINDS} == {"tool_calls"}
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}, 7),
+        ({"prompt_tokens": 3, "completion_tokens": 4}, 7),
+        ({"input_tokens": 3, "output_tokens": 4, "total_tokens": 0}, 7),
+        ({"prompt_tokens": 3, "total_tokens": 3}, 3),
+        ({"total_tokens": "12"}, 12),
+        ({"total_tokens": -1}, 0),
+        ({}, 0),
+        (None, 0),
+        ([7], 0),
+        ("7", 0),
+    ],
+)
+def test_tokens_of_a_document_are_all_that_it_states(usage: Any, tokens: int) -> None:
+    """The total if there is one, else the sum of what was read and written."""
+    assert tokens_of_document(json.dumps({"id": "x", "usage": usage}).encode()) == tokens
+
+
+@pytest.mark.parametrize(
+    "document", [b"", b"[]", b'{"id": "x"}', b'"usage"', b'{"usage": {"total_tokens": 7}', b"\xff"]
+)
+def test_document_that_states_no_usage_has_no_tokens(document: bytes) -> None:
+    """One that can't be read states none either."""
+    assert tokens_of_document(document) == 0
+
+
+def test_usage_deep_in_a_document_is_not_the_documents() -> None:
+    """A caller does not pay for what an answer quotes."""
+    assert tokens_of_document(b'{"choices": [{"usage": {"total_tokens": 7}}]}') == 0
