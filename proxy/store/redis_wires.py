@@ -111,7 +111,11 @@ class Wires:
 
     async def _connect(self) -> Wire:
         connection = self._make()
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         wire = Wire(connection, self._patience_s)
         self._all.add(wire)
         return wire

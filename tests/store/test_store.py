@@ -212,7 +212,7 @@ async def test_many_who_ask_at_once_wait_for_each_other(make: Any) -> None:
     async with make() as url:
         store = RedisStore(RedisConnections(url))
         assert await store.write([BEGIN]) == [STORED]
-        found = await asyncio.gather(*(store.last([A, B]) for _ in range(200)))
+        found = await asyncio.gather(*(store.last([A, B]) for _ in range(150)))
         assert all(first is not None and other is None for first, other in found)
         await store.close()
 
