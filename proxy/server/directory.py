@@ -28,7 +28,7 @@ from proxy.stream.stream import Stream
 from proxy.stream.vitals import Vitals
 from proxy.telemetry.stream_object import describe
 from proxy.wire import json_text
-from proxy.wire.errors import StoreUnavailable
+from proxy.wire.errors import ProxyError, StoreUnavailable
 
 _IDENT = re.compile("st_[a-z2-7]{26}")  # as the hub makes them: nothing else is asked of the store
 _POLL_S = 0.25  # for the next stream under a key, while a follower waits
@@ -97,11 +97,17 @@ class Directory:
             return response
         finally:
             looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
 
     async def _look_for(self, caller: Caller, key: str) -> None:
-        while not await self._bring_by_key(caller, key):
+        while not await self._is_there(caller, key):
             await asyncio.sleep(_POLL_S)
+
+    async def _is_there(self, caller: Caller, key: str) -> bool:
+        """Return whether a stream under a key is found now; what fails may succeed the next time."""
+        try:
+            return await self._bring_by_key(caller, key)
+        except ProxyError:
+            return False
 
     async def _bring(self, ident: str) -> bool:
         """Have a stream found in the hub, if there is one; return whether it is. Raises: StoreUnavailable."""

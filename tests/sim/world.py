@@ -39,7 +39,7 @@ CALLER = b"somebody"
 IDENTS = "abcdefghijklmnopqrstuvwxyz234567"
 LAST_S = 110.0
 """After everything was said: by then all must have ended."""
-MOST_READS = 5000
+MOST_READS = 1000  # some 200 are usual
 FAULTS = {
     "crash": "the owner dies",
     "stall": "the owner does nothing for a while",
