@@ -550,6 +550,7 @@ class Stream:
 
     def pack(self) -> None:
         """Take less memory, since it has ended, and nobody follows it: keep the log in one piece until it is read."""
+        self._drop_projections()
         self.subscriptions, self._projections = {}, {}  # a dict that has been emptied takes more than a new one
         self.vitals.pack()
         self._log.pack()

@@ -92,7 +92,7 @@ class Vitals:
     def pack(self) -> None:
         """Take less memory, since the stream has ended."""
         if self._gap_counts is not None:
-            self._packed_counts, self._gap_counts = array("L", self._gap_counts), None
+            self._packed_counts, self._gap_counts = array("I", self._gap_counts), None
 
     def fold(self) -> None:
         """Count the gaps between the times so far."""

@@ -1,5 +1,7 @@
 """Load held: `python -m tests.bench.held`. Many streams, then many followers of one, each with an event a second.
 
+Then streams of ten events that have ended, and are kept.
+
 Prints for each: memory each, the delay of events, the proxy's share of its core, how long health takes meanwhile.
 The limit of open files (`ulimit -n`) must be above twice the number of streams.
 """
@@ -74,11 +76,25 @@ def hold(plan: Plan, seconds: float) -> Held:
             return watched(tee, clients, before_kb, each, seconds)
 
 
+def kept_kb(plan: Plan) -> tuple[int, float]:
+    """Return how many streams have ended, and how much memory each takes besides the bytes of its events."""
+    with proxy() as tee:
+        before_kb = procfs.rss_kb(tee.pid)
+        with tee.load(plan) as clients:
+            clients.ready(120)
+            clients.go()
+            report = clients.report()
+        grown_kb = (procfs.rss_kb(tee.pid) - before_kb) * 1.024
+        number: int = report["events"] // (plan.events + 1)  # with [DONE]
+        received_bytes = sum(received[2] for received in report["received"])
+        return number, (grown_kb - received_bytes / 1e3) / number
+
+
 @click.command()
 @click.option("--number", default=8000, show_default=True, help="Of streams, and of followers.")
 @click.option("--seconds", default=20.0, show_default=True)
 def main(number: int, seconds: float) -> None:
-    """Measure both."""
+    """Measure all three."""
     allow_many_files()
     ramp_s = number / 2000
     events = round(seconds + ramp_s + 120)
@@ -104,6 +120,8 @@ def main(number: int, seconds: float) -> None:
     )
     click.echo(f"{number} streams: {hold(streams, seconds)}")
     click.echo(f"{number} followers of one: {hold(followers, seconds)}")
+    ended, kb = kept_kb(Plan(0, "kept", streams=20, events=10, repeat_s=seconds, deadline_s=_DEADLINE_S))
+    click.echo(f"{ended} kept streams: {kb:.1f} KB each besides their events")
 
 
 if __name__ == "__main__":

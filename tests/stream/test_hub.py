@@ -1,5 +1,6 @@
 """Where streams are found, for how long they are kept, and what is refused. The clock is a number handed in."""
 
+import gc
 import logging
 import re
 from typing import Any
@@ -13,7 +14,7 @@ from proxy.stream.info import StreamInfo
 from proxy.stream.ledger import UNFINISHED
 from proxy.stream.log import FRAME_BYTES
 from proxy.stream.observer import Observers
-from proxy.stream.projections import View
+from proxy.stream.projections import Projection, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
@@ -465,6 +466,9 @@ def test_kept_stream_takes_less_memory_while_nobody_follows_it() -> None:
     follow(hub, stream, late, mode="raw")
     assert late.received == b"".join(frames)
     assert (stream.log.is_packed, hub.ledger.by_kind()["logs"]) == (True, packed)
+    # Nor does it hold a projection, which has all of a short answer once more, as it was sent.
+    assert not [held for held in gc.get_referents(stream) if isinstance(held, Projection)]
+    assert hub.ledger.by_kind().get("spans", 0) == 0
     hub.forget(stream)
     assert hub.ledger.total_bytes == 0
 
