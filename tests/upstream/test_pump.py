@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.responses import RESPONSES
 from proxy.dialects.usage import Usage
 from proxy.stream.endings import COMPLETE
 from proxy.upstream.connection import Connection
@@ -444,12 +445,24 @@ async def test_comments_are_silence() -> None:
     assert upstream.stream.outcome is COMPLETE
 
 
-@pytest.mark.parametrize("frame", [ERROR, NATIVE_ERROR, FRAME, b"data: Internal Server Error\n\n"])
-async def test_silence_ends_a_stream_after_an_error_that_clients_recognise(frame: bytes) -> None:
-    """They stop reading there; others, which read on, may get more."""
-    upstream = Upstream(FakeSink(), dialect=DASHSCOPE if frame is NATIVE_ERROR else CHAT)
-    upstream.send(FRAME, frame)
-    assert bool(upstream.pump.enough_after_s) == (frame in (ERROR, NATIVE_ERROR))
+@pytest.mark.parametrize(
+    ("dialect", "frame", "ends"),
+    [
+        (CHAT, ERROR, True),
+        (CHAT, b'data: {"code":500,"message":"inspected"}\n\n', True),
+        (DASHSCOPE, NATIVE_ERROR, True),
+        (RESPONSES, b'event: error\ndata: {"type":"error","code":"x","message":"inspected"}\n\n', True),
+        (CHAT, FRAME, False),
+        (CHAT, b"data: you are number 3 in the queue\n\n", False),
+    ],
+)
+async def test_silence_ends_a_stream_after_an_error_that_is_stated_as_one(
+    dialect: Dialect, frame: bytes, ends: bool
+) -> None:
+    """After other text more may come, which followers in mode raw are to get, though the stream has failed."""
+    upstream = Upstream(FakeSink(), dialect=dialect)
+    upstream.send(frame)
+    assert bool(upstream.pump.enough_after_s) is ends
 
 
 @pytest.mark.parametrize("ending", ["[DONE]", "finish reasons"])
