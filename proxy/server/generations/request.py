@@ -203,9 +203,10 @@ class GenerationReader:
             generation.method, generation.recorded = request.method.encode(), True
         objects = route.dialect.objects
         if objects is not None:
+            elsewhere: set[str] = set()
             if self._placement is not None:
-                await self._learn_from_others(self._placement, generation, objects, caller.digest)
-            generation = self._with_objects(generation, objects, caller)
+                elsewhere = await self._known_elsewhere(self._placement, generation, objects, caller.digest)
+            generation = self._with_objects(generation, objects, caller, elsewhere)
             attaches = attaches and generation.options is options  # not in the background: its client may disconnect
         if account is not None and not self._recorded:
             generation = _limited(generation, account)
@@ -235,13 +236,17 @@ class GenerationReader:
             upstream = generation.upstream
         return replace(generation, upstream=upstream, body=body, streamed=streamed)
 
-    def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
+    def _with_objects(
+        self, generation: GenerationRequest, objects: Objects, caller: Caller, elsewhere: set[str]
+    ) -> GenerationRequest:
         """Check the ids that a request names, and have the stream of one in the background outlive its client.
+
+        `elsewhere`: those of them that another worker knows.
 
         Raises: UnknownResponse; BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
         """
         if self._given is not None:
-            upstream = self._upstream_of_continued(self._given, generation, objects)
+            upstream = self._upstream_of_continued(self._given, generation, objects, elsewhere)
             if upstream:
                 generation = replace(generation, upstream=upstream, continues=True)
         asked = objects.background(generation.whole_body)
@@ -256,21 +261,27 @@ class GenerationReader:
         )
         return replace(generation, body=asked.body, options=options, background=not asked.streams)
 
-    async def _learn_from_others(
+    async def _known_elsewhere(
         self, placement: Placement, generation: GenerationRequest, objects: Objects, caller: bytes
-    ) -> None:
-        """Note the ids that a request names and that another worker has given to its caller. Raises: BadRequest."""
-        given = self._given
+    ) -> set[str]:
+        """Return the ids that a request names and that another worker has given to its caller. Raises: BadRequest.
+
+        Not noted here: the other worker would not tell when their response is deleted.
+        """
+        given, found = self._given, set[str]()
         if given is None or not given.restricts:
-            return
+            return found
         for ident in objects.continued(generation.whole_body):
             try:
                 given.upstream(caller, generation.route.dialect, ident)
             except UnknownResponse:
                 if await placement.is_known(caller, ident):
-                    given.add(caller, ident, "")
+                    found.add(ident)
+        return found
 
-    def _upstream_of_continued(self, given: GivenIds, generation: GenerationRequest, objects: Objects) -> str:
+    def _upstream_of_continued(
+        self, given: GivenIds, generation: GenerationRequest, objects: Objects, elsewhere: set[str]
+    ) -> str:
         """Return the name of the upstream that made the response which a request continues; "" if none is known."""
         try:
             idents = objects.continued(generation.whole_body)
@@ -278,7 +289,8 @@ class GenerationReader:
             if given.restricts:
                 raise
             return ""
-        upstreams = [given.upstream(generation.caller, generation.route.dialect, ident) for ident in idents]
+        named = [ident for ident in idents if ident not in elsewhere]
+        upstreams = [given.upstream(generation.caller, generation.route.dialect, ident) for ident in named]
         return next(filter(None, upstreams), "")
 
 
