@@ -93,10 +93,12 @@ class LearningReader:
     def _quiet_s(self, stopped_s: float) -> float:
         """Return how many seconds of silence show that nothing follows; `stopped_s`: when every choice has stopped.
 
-        Nothing follows an error that clients recognise, since they stop reading there.
+        As a rule nothing follows an error that is stated as one. But text in place of events, which is none of this
+        API's, may only keep the connection alive.
         """
-        if self.failure is not None:
-            return _ERROR_WITHIN_S if self.failure.recognised else 0.0
+        failure = self.failure
+        if failure is not None:
+            return _ERROR_WITHIN_S if failure.recognised or failure.body or self.finished else 0.0
         return stopped_s if self._has_stopped() else 0.0
 
     def _has_stopped(self) -> bool:

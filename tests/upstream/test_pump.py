@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.responses import RESPONSES
 from proxy.dialects.usage import Usage
 from proxy.stream.endings import COMPLETE
 from proxy.upstream.connection import Connection
@@ -23,7 +24,8 @@ from proxy.wire.http import chunk
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame
 from tests.fakes import FakeLoop, FakeSink
 from tests.http_client import Answer
-from tests.proxy_under_test import NATIVE, Tee, native_body
+from tests.proxy_under_test import CHAT as CHAT_PATH
+from tests.proxy_under_test import NATIVE, Tee, chat_body, native_body
 from tests.pumped import Upstream
 from tests.stage import EVENT_STREAM, Stage, Turn
 from tests.streams import new_stream
@@ -443,12 +445,46 @@ async def test_comments_are_silence() -> None:
     assert upstream.stream.outcome is COMPLETE
 
 
-@pytest.mark.parametrize("frame", [ERROR, NATIVE_ERROR, FRAME, b"data: Internal Server Error\n\n"])
-async def test_silence_ends_a_stream_after_an_error_that_clients_recognise(frame: bytes) -> None:
-    """They stop reading there; others, which read on, may get more."""
-    upstream = Upstream(FakeSink(), dialect=DASHSCOPE if frame is NATIVE_ERROR else CHAT)
-    upstream.send(FRAME, frame)
-    assert bool(upstream.pump.enough_after_s) == (frame in (ERROR, NATIVE_ERROR))
+@pytest.mark.parametrize(
+    ("dialect", "frame", "ends"),
+    [
+        (CHAT, ERROR, True),
+        (CHAT, b'data: {"code":500,"message":"inspected"}\n\n', True),
+        (DASHSCOPE, NATIVE_ERROR, True),
+        (RESPONSES, b'event: error\ndata: {"type":"error","code":"x","message":"inspected"}\n\n', True),
+        (CHAT, FRAME, False),
+        (CHAT, b"data: you are number 3 in the queue\n\n", False),
+    ],
+)
+async def test_silence_ends_a_stream_after_an_error_that_is_stated_as_one(
+    dialect: Dialect, frame: bytes, ends: bool
+) -> None:
+    """After other text more may come, which followers in mode raw are to get, though the stream has failed."""
+    upstream = Upstream(FakeSink(), dialect=dialect)
+    upstream.send(frame)
+    assert bool(upstream.pump.enough_after_s) is ends
+
+
+@pytest.mark.parametrize("ending", ["[DONE]", "finish reasons"])
+async def test_cancel_after_the_last_word_changes_no_ending(ending: str, tee: Tee, stage: Stage) -> None:
+    """A document said that the answer is complete, while a follower of the bytes beside it still waits."""
+    path, body = (CHAT_PATH, chat_body()) if ending == "[DONE]" else (NATIVE, native_body())
+    sse = "X-DashScope-SSE: enable"
+    client = await tee.send("POST", path, sse, body=body)
+    turn = await stage.next()
+    await turn.body()
+    turn.begin()
+    turn.chunk(FRAME if ending == "[DONE]" else NATIVE_FRAME)
+    raw = await client.answer()
+    document = await tee.send("GET", f"/v1/streams/{raw.stream_id}?mode=json&wait=5")
+    turn.chunk(FINISH + DONE if ending == "[DONE]" else _NATIVE_LAST)
+    told = await document.answer()
+    assert told.status == 200
+    cancelled = await tee.ask("POST", f"/v1/streams/{raw.stream_id}/cancel")
+    assert (await cancelled.json())["ending"]["reason"] == "complete"
+    await raw.read()
+    assert raw.end == "whole"
+    await turn.wait_left()
 
 
 async def test_usage_that_follows_a_document_counts(tee: Tee, stage: Stage) -> None:
