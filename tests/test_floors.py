@@ -28,7 +28,7 @@ FLOORS = {
     "console": 8,
     "__main__": 9,
 }
-GROUND = {"settings", "timers"}
+GROUND = {"pem", "settings", "timers"}
 """The package's own modules, which any floor may import."""
 
 _IO = {"asyncio", "time", "logging", "aiohttp", "redis", "socket", "threading"}

@@ -105,7 +105,7 @@ class Projection(Span, ABC):
         if self.start == start and self.end == end:
             return
         if self._log.size_bytes > self.span_bytes and end - start > 1:
-            end = self._limit(start, end)
+            end = self._log.reach(start, end, self.span_bytes)
         if self.start != start or self.end != end:
             self.put(start, end, self.render(start, end))
 
@@ -128,12 +128,3 @@ class Projection(Span, ABC):
         Raises: OffsetGone, OffsetBeyond; BadRequest in a mode that is not `in_bytes`.
         """
         raise BadRequest("offset counts bytes, and this mode counts events")
-
-    def _limit(self, start: int, end: int) -> int:
-        log, room = self._log, self.span_bytes
-        frames = log.frames
-        for index in range(start - log.start, end - log.start):
-            room -= len(frames[index])
-            if room < 0:
-                return max(start + 1, log.start + index)
-        return end

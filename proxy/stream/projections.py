@@ -112,6 +112,7 @@ class Incremental(Events):
         super().__init__(source)
         self._rewriter = Rewriter(source)
         _require_meaning(type(self), source.dialect)
+        source.transcript(source.log.start)
 
     def render(self, start: int, end: int) -> bytes:
         return b"".join([self._rewriter.increment(seq) for seq in range(start + 1, end + 1)])
@@ -244,7 +245,7 @@ class Text(Projection):
 class Json(Projection):
     """The JSON document of the complete answer: nothing is sent before the end, and nothing of a failed answer."""
 
-    __slots__ = ()
+    __slots__ = ("_document", "_document_end", "_read_bytes")
 
     content_type = b"application/json"
     is_document = True
@@ -256,10 +257,18 @@ class Json(Projection):
     def __init__(self, source: Source) -> None:
         """Raises: BadRequest, when nothing is known of the text in the stream's events."""
         super().__init__(source)
+        self._read_bytes = 0  # of the log, by its transcript, as far as this projection had it read
+        self._document = b""  # that was made last, for all followers
+        self._document_end = -1  # of the log then
         _require_meaning(type(self), source.dialect)
         _require_all(source)
 
     def render(self, start: int, end: int) -> bytes:
+        """Return nothing; a long answer is read as it comes, so that its end, which needs all of it, takes not long."""
+        log = self._log
+        if log.end_bytes - self._read_bytes > SPAN_BYTES:
+            self._source.transcript(end)
+            self._read_bytes = log.position(end)
         return b""
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
@@ -275,7 +284,14 @@ class Json(Projection):
         can't be read or written.
         """
         _require_all(self._source)
-        transcript = self._source.transcript(self._log.end)
+        end = self._log.end
+        if self._document_end != end:
+            self._document = self._make(end)
+            self._document_end = end
+        return self._document
+
+    def _make(self, end: int) -> bytes:
+        transcript = self._source.transcript(end)
         if transcript.unread:
             raise Garbled(f"event {transcript.unread} of the stream can't be read, and the document would lack it")
         try:
