@@ -268,7 +268,8 @@ class GenerationReader:
 
         Not noted here: the other worker would not tell when their response is deleted.
         """
-        given, found = self._given, set[str]()
+        given = self._given
+        found: set[str] = set()
         if given is None or not given.restricts:
             return found
         for ident in objects.continued(generation.whole_body):
