@@ -24,7 +24,8 @@ from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.ledger import LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import MODES, Projection, Raw, View
+from proxy.stream.projection import SPAN_BYTES, Projection, View
+from proxy.stream.projections import MODES, Raw
 from proxy.stream.subscription import Subscription
 from proxy.stream.transcript import Transcript
 from proxy.stream.turns import Turns
@@ -217,6 +218,25 @@ class Stream:
             if transcript.size_bytes > max(self.max_log_bytes, _TRANSCRIPT_BYTES):
                 self._call_soon(self._limit_transcript)  # not here: a follower is being advanced
         return transcript
+
+    def unread_bytes(self, end: int) -> int:
+        """Return how many bytes of the frames before an offset the transcript, if there is one, has yet to read."""
+        log, transcript = self.log, self._transcript
+        if transcript is None or transcript.end >= end:
+            return 0
+        return log.position(end) - log.position(transcript.end)
+
+    def read_on(self, end: int) -> bool:
+        """Have the transcript read more of the frames before an offset; return whether it has yet to read some.
+
+        It reads no more than a span at once, which takes some milliseconds: long logs are read in turns.
+        """
+        log = self.log
+        at = self.transcript(log.start).end
+        if at < end:
+            at = log.reach(at, end, SPAN_BYTES)
+            self.transcript(at)
+        return at < end
 
     def attach(self, subscription: Subscription) -> None:
         """Add a follower and advance it: at once, or, if it is far behind, when its turn comes."""

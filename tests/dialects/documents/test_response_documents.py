@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects.responses import RESPONSES
-from proxy.stream.projections import Json, View
+from proxy.stream.projection import View
+from proxy.stream.projections import Json
 from proxy.stream.stream import Stream
 from proxy.wire.errors import BadRequest, Garbled
 from proxy.wire.sse import Splitter, payload
