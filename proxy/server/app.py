@@ -118,7 +118,7 @@ class Proxy:
             max_pending_bytes=limits.total_pending_bytes,
         )
         self.node = connected(config.store, self.hub)
-        self.directory = None if self.node is None else Directory(self.node, self.hub, config.store)
+        self.directory = None if self.node is None else Directory(self.node, self.hub, config.store, self.given)
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
         self.page = self._new_page(pacer)
         self.pages = Pages(config.cors.origins)

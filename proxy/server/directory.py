@@ -8,18 +8,19 @@ import asyncio
 import functools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
 
 from proxy.access.callers import Caller
+from proxy.access.response_ids import LONGEST, GivenIds
 from proxy.dialects import table
 from proxy.server.routes import Handler
 from proxy.store.claims import Claims
 from proxy.store.entries import HEADER, SEAL, START, Entry, Record, read_record, read_seal
 from proxy.store.node import Node
-from proxy.store.outbox import named, owned, responded
+from proxy.store.outbox import given, named, note_given, owned, responded
 from proxy.store.settings import StoreConfig
 from proxy.store.store import StoreError
 from proxy.stream.endings import Ending
@@ -40,7 +41,11 @@ _LISTED = 1000  # streams of other nodes in a list, at most
 class Directory:
     """Finds streams of other nodes, by id, by key and by caller, and has them ended or deleted."""
 
-    def __init__(self, node: Node, hub: Hub, config: StoreConfig) -> None:
+    def __init__(self, node: Node, hub: Hub, config: StoreConfig, given: GivenIds | None = None) -> None:
+        """`given`: the ids of responses that callers were given; None: of no use."""
+        self._given = given
+        if given is not None:
+            given.on_given = self._give
         self._node = node
         self._hub = hub
         self._required = config.required
@@ -66,9 +71,34 @@ class Directory:
         async def serve(request: web.BaseRequest, caller: Caller, ident: str, **more: str) -> web.StreamResponse:
             if caller.owns_streams and not self._hub.has(ident):
                 await self._bring_response(caller, ident)
+                await self.learn(caller.digest, [ident])
             return await handler(request, caller, ident=ident, **more)
 
         return serve
+
+    def _give(self, caller: bytes, ident: str, upstream: str) -> None:
+        """Have other nodes know that a caller was given a response."""
+        if caller and len(ident) <= LONGEST:
+            self._node.publisher.put(note_given(caller.hex(), ident, upstream))
+
+    async def learn(self, caller: bytes, idents: Sequence[str]) -> None:
+        """Note which of these responses other nodes have given to a caller, and from which upstream."""
+        known = self._given
+        if known is None or not caller:
+            return
+        for flushes in (_LOOK_AGAIN[0], 0):
+            unknown = [one for one in idents if len(one) <= LONGEST and not known.has(caller, one)]
+            if not unknown:
+                return
+            try:
+                upstreams = await self._node.store.values([given(caller.hex(), ident) for ident in unknown])
+            except StoreError:
+                self._node.publisher.note_error()
+                return
+            for ident, upstream in zip(unknown, upstreams, strict=True):
+                if upstream is not None:
+                    known.add(caller, ident, upstream.decode())
+            await asyncio.sleep(flushes * self._node.publisher.flush_s)
 
     async def _bring_response(self, caller: Caller, ident: str) -> None:
         """Have the stream of a response found in the hub, if the store has one. Raises: StoreUnavailable."""

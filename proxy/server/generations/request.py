@@ -4,7 +4,7 @@ Requests on configured routes with `record = true` are read and sent here, too, 
 """
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 
 from aiohttp import web
@@ -21,6 +21,7 @@ from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, arrived_body, read_body, read_body_or_beginning
 from proxy.server.config import Config
 from proxy.server.configuration.settings import GenerationsConfig, LimitsConfig
+from proxy.server.directory import Directory
 from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions, read_options
 from proxy.server.generations.retries import meaning_of
@@ -116,12 +117,14 @@ class GenerationReader:
         models: Models,
         given: GivenIds | None = None,
         placement: Placement | None = None,
+        directory: Directory | None = None,
         *,
         recorded: bool = False,
     ) -> None:
         """`given`: the ids of responses that callers were given; None: of no use. `recorded`: for a recorded route.
 
-        `placement`: asks the other workers, if there are any, for ids that were not given here.
+        `placement`: asks the other workers, if there are any, for ids that were not given here; `directory`: asks the
+        store that other machines share.
         """
         self._config = config
         self._admission = admission
@@ -130,6 +133,7 @@ class GenerationReader:
         self._client_address = ClientAddresses(config.trusted_proxies).of
         self._given = given
         self._placement = placement
+        self._directory = directory
         generations = config.generations
         self._recorded = recorded
         self._attaches = generations.attach_retries_s > 0 and not recorded
@@ -204,6 +208,8 @@ class GenerationReader:
         if objects is not None:
             if self._placement is not None:
                 await self._learn_from_others(self._placement, generation, objects, caller.digest)
+            if self._directory is not None:
+                await self._directory.learn(caller.digest, _continued(generation, objects))
             generation = self._with_objects(generation, objects, caller)
             attaches = attaches and generation.options is options  # not in the background: its client may disconnect
         if account is not None and not self._recorded:
@@ -279,6 +285,14 @@ class GenerationReader:
             return ""
         upstreams = [given.upstream(generation.caller, generation.route.dialect, ident) for ident in idents]
         return next(filter(None, upstreams), "")
+
+
+def _continued(generation: GenerationRequest, objects: Objects) -> Sequence[str]:
+    """Return the ids of the responses that a request continues; none of a body that can't be read."""
+    try:
+        return tuple(objects.continued(generation.whole_body))
+    except BadRequest:  # raised again where they are checked
+        return ()
 
 
 def _limited(generation: GenerationRequest, account: Account) -> GenerationRequest:
