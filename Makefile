@@ -46,10 +46,11 @@ fix: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# How many streams it makes up: EXAMPLES, 1,000 to 2,000 of them a minute. See docs/fuzzing.md.
+# How many streams it makes up: EXAMPLES, 1,000 to 2,000 of them a minute. With a compiled build (`make compiled`) it is held
+# to its sources, too. See docs/fuzzing.md.
 EXAMPLES ?= 20000
 fuzz: $(VENV)/.stamp-dev
-	EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n 0 -o timeout=0 --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_fuzz.py tests/test_fuzz_inputs.py
+	EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n 0 -o timeout=0 --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_fuzz.py tests/test_fuzz_inputs.py tests/test_fuzz_builds.py
 
 # Two nodes and their store in virtual time: so many SEEDS, 10 of them a second. See docs/store.md.
 SEEDS ?= 1000

@@ -8,7 +8,7 @@ import asyncio
 import functools
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiohttp import web
@@ -18,11 +18,11 @@ from proxy.access.response_ids import LONGEST, GivenIds
 from proxy.dialects import table
 from proxy.server.routes import Handler
 from proxy.store.claims import Claims
-from proxy.store.entries import HEADER, SEAL, START, Entry, Record, read_record, read_seal
+from proxy.store.entries import HEADER, SEAL, START, Entry, Record, UnreadableError, is_kept, read_header, read_seal
 from proxy.store.node import Node
 from proxy.store.outbox import given, named, note_given, owned, responded
 from proxy.store.settings import StoreConfig
-from proxy.store.store import StoreError
+from proxy.store.store import Drop, Store, StoreError, Undecipherable
 from proxy.stream.endings import Ending
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
@@ -71,7 +71,6 @@ class Directory:
         async def serve(request: web.BaseRequest, caller: Caller, ident: str, **more: str) -> web.StreamResponse:
             if caller.owns_streams and not self._hub.has(ident):
                 await self._bring_response(caller, ident)
-                await self.learn(caller.digest, [ident])
             return await handler(request, caller, ident=ident, **more)
 
         return serve
@@ -81,24 +80,26 @@ class Directory:
         if caller and len(ident) <= LONGEST:
             self._node.publisher.put(note_given(caller.hex(), ident, upstream))
 
-    async def learn(self, caller: bytes, idents: Sequence[str]) -> None:
-        """Note which of these responses other nodes have given to a caller, and from which upstream."""
-        known = self._given
-        if known is None or not caller:
-            return
-        for flushes in (_LOOK_AGAIN[0], 0):
-            unknown = [one for one in idents if len(one) <= LONGEST and not known.has(caller, one)]
-            if not unknown:
-                return
-            try:
-                upstreams = await self._node.store.values([given(caller.hex(), ident) for ident in unknown])
-            except StoreError:
-                self._node.publisher.note_error()
-                return
-            for ident, upstream in zip(unknown, upstreams, strict=True):
+    def forget_given(self, caller: bytes, idents: Iterable[str]) -> None:
+        """Have other nodes forget that a caller was given responses: they were deleted."""
+        self._node.publisher.put(Drop(tuple(given(caller.hex(), ident) for ident in idents)))
+
+    async def made_by(self, caller: bytes, ident: str) -> str | None:
+        """Return the upstream that made a caller's response, at whichever node; None if none is known.
+
+        Nothing of it is remembered here, since a response may be deleted at another node.
+        """
+        if self._given is None or not caller or len(ident) > LONGEST:
+            return None
+        try:
+            for flushes in (_LOOK_AGAIN[0], 0):  # it may have been given a moment ago
+                (upstream,) = await self._node.store.values([given(caller.hex(), ident)])
                 if upstream is not None:
-                    known.add(caller, ident, upstream.decode())
-            await asyncio.sleep(flushes * self._node.publisher.flush_s)
+                    return upstream.decode()
+                await asyncio.sleep(flushes * self._node.publisher.flush_s)
+        except StoreError:
+            self._node.publisher.note_error()
+        return None
 
     async def _bring_response(self, caller: Caller, ident: str) -> None:
         """Have the stream of a response found in the hub, if the store has one. Raises: StoreUnavailable."""
@@ -111,6 +112,8 @@ class Directory:
                 if value is not None:
                     break
                 await asyncio.sleep(flushes * self._node.publisher.flush_s)
+        except Undecipherable as error:
+            raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
             return
@@ -145,6 +148,8 @@ class Directory:
             return True
         try:
             return await self._found(ident)
+        except Undecipherable as error:
+            raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
             if self._hub.has(ident):
@@ -165,6 +170,8 @@ class Directory:
             return False
         try:
             (value,) = await self._node.store.values([named(caller.digest.hex(), key)])
+        except Undecipherable as error:
+            raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
             return self._hub.find_key(key, caller.digest) is not None
@@ -193,10 +200,13 @@ class Directory:
         first, (last,) = await store.entries(ident, START, 1), await store.last([ident])
         if not first or last is None or first[0].id != HEADER:
             return None
-        record = read_record(first[0].fields[b"r"])
-        if record.node == self._node.id or (last.id == SEAL and not read_seal(last).kept):
-            return None  # what this node no longer has, and what is not kept
-        return _description(record, last)
+        try:
+            record = read_header(first[0])
+            if record.node == self._node.id or not is_kept(last):
+                return None  # what this node no longer has, and what is not kept
+            return _description(record, last)
+        except UnreadableError as error:
+            raise _unreadable(error) from None
 
     async def stored(self, stream: Stream) -> Stream:
         """Return what clients of a stream of this node are to follow: with `ack = "stored"` its replica.
@@ -239,11 +249,18 @@ class Directory:
         """Claim a name for a stream that is about to begin; see Claims. Raises: StoreUnavailable, KeyReused."""
         try:
             return await self.claims.claim(name, asked, ident)
+        except Undecipherable as error:
+            raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
             if self._required:
                 raise StoreUnavailable("the store that is asked first (store.required) can't be reached") from None
             return None
+
+
+def _unreadable(error: Exception) -> StoreUnavailable:
+    """Return what a client is told that asks for what the store has, and this process can't read."""
+    return StoreUnavailable(str(error))
 
 
 def _description(record: Record, last: Entry) -> dict[str, Any]:
@@ -284,14 +301,12 @@ def connected(config: StoreConfig, hub: Hub) -> Node | None:
     url = config.url.get_secret_value()
     if not url:
         return None
-    from proxy.store.redis_client import RedisConnections  # needs the extra `redis`
-    from proxy.store.redis_store import RedisStore
 
     def make(record: Record) -> Stream:
         return hub.adopt(record.info, Vitals(table.dialect(record.dialect), time.monotonic(), record.model))
 
     return Node(
-        RedisStore(RedisConnections(url)),
+        _store(url, config),
         lease_s=config.lease_s,
         flush_s=config.flush_ms / 1000,
         summary=_summary,
@@ -300,6 +315,28 @@ def connected(config: StoreConfig, hub: Hub) -> Node | None:
         forget=hub.forget,
         keeps=hub.keeps,
     )
+
+
+def _store(url: str, config: StoreConfig) -> Store:
+    """Return the store at a URL, whose content is encrypted if there are keys."""
+    from proxy.store.redis_client import RedisConnections  # needs the extra `redis`
+    from proxy.store.redis_store import RedisStore
+
+    connections = RedisConnections(url)
+    if not config.encryption_keys:
+        return RedisStore(connections)
+    from proxy.store.cipher import Cipher  # needs the extra `encryption`
+    from proxy.store.encrypted_store import EncryptedStore
+
+    return EncryptedStore(connections, Cipher(config.key_bytes), config.secret.get_secret_value().encode())
+
+
+def use_keys(node: Node, config: StoreConfig) -> None:
+    """Have the store of a node use other keys from now on; it has some already."""
+    from proxy.store.encrypted_store import EncryptedStore
+
+    if isinstance(node.store, EncryptedStore):
+        node.store.cipher.use(config.key_bytes)
 
 
 def _summary(stream: Stream) -> bytes:

@@ -24,7 +24,7 @@ from proxy.stream.endings import CANCELLED, CLIENT_GONE, COMPLETE, Ending
 from proxy.stream.hub import Hub
 from proxy.stream.info import StreamInfo
 from proxy.stream.observer import Observers
-from proxy.stream.projections import View
+from proxy.stream.projection import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals

@@ -178,13 +178,14 @@ async def test_stream_that_cant_be_written_down_harms_no_other(owner: Owner) -> 
 
 async def test_log_that_is_held_for_the_store_alone_is_dropped_when_it_is_there(owner: Owner) -> None:
     """Else it would take memory that nobody counts."""
+    ident = owner.stream.id
     await say(owner.stream)
     await owner.wait_sealed()
     await asyncio.sleep(0.01)
-    assert owner.publisher.stream(owner.stream.id) is not None
+    assert owner.publisher.stream(ident) is owner.stream
     owner.keeps = False
     async with asyncio.timeout(GUARD_S):
-        while owner.publisher.stream(owner.stream.id) is not None:
+        while owner.publisher.stream(ident) is not None:
             await asyncio.sleep(0.001)
 
 

@@ -10,10 +10,27 @@ from typing import Any
 
 import pytest
 
+from proxy.store.cipher import Cipher
+from proxy.store.encrypted_store import EncryptedStore
 from proxy.store.entries import HEADER, SEAL, START, Entry, EntryId, Frames, Seal, read_frames, read_seal
 from proxy.store.redis_client import RedisConnections
 from proxy.store.redis_store import RedisStore
-from proxy.store.store import GONE, REJECTED, STORED, Add, Append, Drop, Keep, Post, Put, Remove, Store, StoreError
+from proxy.store.store import (
+    GONE,
+    REJECTED,
+    STORED,
+    Add,
+    Append,
+    Count,
+    Drop,
+    Keep,
+    Outcome,
+    Post,
+    Put,
+    Remove,
+    Store,
+    StoreError,
+)
 from proxy.stream.endings import CANCELLED, COMPLETE, PRODUCER_LOST
 from tests.certificates import Authority
 from tests.event_loops import GUARD_S
@@ -69,13 +86,15 @@ async def over_cluster(server: RedisServer) -> AsyncIterator[str]:
 REDIS = {"redis": over_tcp, "tls": over_tls, "unix": over_unix, "sentinel": redis_sentinel}
 
 
-@pytest.fixture(params=["memory", "fake", *REDIS, "cluster"])
+@pytest.fixture(params=["memory", "fake", "encrypted", *REDIS, "cluster"])
 def make(request: Any) -> Callable[[], AbstractAsyncContextManager[str]] | Store:
     """Return what runs a Redis, or a store without one."""
     if request.param == "memory":
         return MemoryStore()
     if request.param == "fake":
         return RedisStore(FakeConnections(FakeServer()))
+    if request.param == "encrypted":
+        return EncryptedStore(FakeConnections(FakeServer()), Cipher([b"k" * 32]), b"secret")
     if request.param == "cluster":
         return functools.partial(over_cluster, request.getfixturevalue("cluster"))
     return REDIS[request.param]
@@ -164,6 +183,16 @@ async def test_value_is_set_once_if_there_is_none(store: Store) -> None:
             await asyncio.sleep(0.01)
     await store.write([Drop(("n", "m"))])
     assert await store.values(["n"]) == [None]
+
+
+async def test_count_is_the_sum_of_what_its_members_told_last(store: Store) -> None:
+    """Each is told the sum with its own number; to tell the same again changes nothing; it is kept for its time."""
+    told = [Count("c", member, number, 60) for member, number in (("a", 1), ("b", 2), ("a", 3), ("a", 3), ("b", 0))]
+    outcomes = await store.write([*told, Count("d", "a", 7, 0.02)])
+    assert outcomes == [Outcome("stored", b"%d" % total) for total in (1, 3, 5, 5, 3, 7)]
+    async with asyncio.timeout(GUARD_S):
+        while await store.write([Count("d", "b", 1, 0.001)]) != [Outcome("stored", b"1")]:
+            await asyncio.sleep(0.01)
 
 
 async def test_members_of_a_set_come_and_go(store: Store) -> None:
