@@ -8,8 +8,9 @@ response: so a request is admitted while its windows are not used up, and the la
 
 import time
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from typing import Any, NamedTuple, NoReturn
 
 from proxy.access.limits import CallerLimits
 from proxy.access.windows import DAY_S, MINUTE_S, Window, tightest
@@ -24,12 +25,24 @@ from proxy.wire.json_members import pairs
 _LONG_S = 60  # after a longer wait no client library asks again by itself
 
 
+class Reached(NamedTuple):
+    """A limit that leaves no room: its name, how much of it is used, and when there may be room again."""
+
+    limit: str
+    used: str
+    retry_after_s: int
+
+
 class Account:
-    """What one caller has used of its limits, and may use yet."""
+    """What one caller has used of its limits, and may use yet.
+
+    With several processes, what their limits leave is known in one of them: the subclasses in room `workers` have that
+    one asked. Hence the methods that may wait: `place`, `ask_room` and `sums`.
+    """
 
     __slots__ = (
-        "_clock", "_followers", "_taken", "digest", "limits", "name", "refusals", "requests", "requests_total",
-        "running", "tokens", "tokens_total",
+        "_clock", "_followers", "_taken", "digest", "limits", "name", "on_withdrawn", "refusals", "requests",
+        "requests_total", "running", "tokens", "tokens_total",
     )  # fmt: skip
 
     def __init__(self, name: str, digest: bytes, limits: CallerLimits, clock: Callable[[], float] = time.time) -> None:
@@ -43,6 +56,7 @@ class Account:
         self.tokens_total = 0
         self.refusals: Tally[str] = Tally()  # requests, by the limit that was reached
         self.running: dict[Stream, None] = {}
+        self.on_withdrawn: Callable[[Account], Awaitable[None]] | None = None  # others know of the place already
         self._taken = 0  # places of requests that have begun no stream
         self._followers: dict[Subscription, None] = {}
         self.limit(limits)
@@ -91,30 +105,51 @@ class Account:
 
         One that only `looks_up` something is served while as many streams run as may.
         """
+        reached = self.reached(looks_up=looks_up)
+        if reached is not None:
+            self.refuse(reached)
+        self.count()
+        return Place(self)
+
+    async def place(self, *, looks_up: bool = False) -> "Place":
+        """As `take`, wherever it is counted."""
+        return self.take(looks_up=looks_up)
+
+    def reached(self, *, looks_up: bool = False) -> Reached | None:
+        """Return the limit that leaves no room for one more request, if there is one."""
         now = self.roll()
         for window in (*self.requests, *self.tokens):
             if window.is_used_up:
-                self._refuse(window.name, f"{window.used} of {window.limit} are used", window.ends_in_s(now))
+                return Reached(window.name, f"{window.used} of {window.limit} are used", window.ends_in_s(now))
         if 0 < self.limits.streams <= self.streams and not looks_up:
-            self._refuse("streams", f"{self.streams} run, {self.limits.streams} are allowed", 1)
+            return Reached("streams", f"{self.streams} run, {self.limits.streams} are allowed", 1)
+        return None
+
+    def count(self) -> None:
+        """Count a request, and that it has a place."""
         for window in self.requests:
             window.use(1)
         self.requests_total += 1
         self._taken += 1
-        return Place(self)
 
-    def check_sum(self) -> None:
-        """Check a request that was counted against what all processes have used. Raises: LimitReached.
-
-        It then counts no longer.
-        """
+    def exceeded(self) -> Reached | None:
+        """Return the limit that is exceeded by the request that was counted last, now that the sum of all is known."""
         now = self.roll()
         full = [one for one in self.requests if one.is_exceeded] or [one for one in self.tokens if one.is_used_up]
-        if full:
-            for window in self.requests:
-                window.use(-min(1, window.own))
-            self.requests_total -= 1
-            self._refuse(full[0].name, f"{full[0].allowed} of {full[0].limit} are used", full[0].ends_in_s(now))
+        if not full:
+            return None
+        return Reached(full[0].name, f"{full[0].allowed} of {full[0].limit} are used", full[0].ends_in_s(now))
+
+    async def withdraw(self) -> None:
+        """Give a place back as if it had not been taken."""
+        self._taken -= 1
+        self.requests_total -= 1
+        self.count_less()
+
+    def count_less(self) -> None:
+        """Count a request no more."""
+        for window in self.requests:
+            window.use(-min(1, window.own))
 
     def give_back(self) -> None:
         """Give back the place of a request that has begun no stream."""
@@ -146,7 +181,18 @@ class Account:
         """Raises: LimitReached, if so many more clients may not follow its streams."""
         allowed = self.limits.followers
         if allowed and self.followers + more > allowed:
-            self._refuse("followers", f"{self.followers} follow, {allowed} are allowed", 1)
+            self.refuse(Reached("followers", f"{self.followers} follow, {allowed} are allowed", 1))
+
+    def has_room(self, more: int) -> bool:
+        """Return whether `check_followers` can decide: if not, room for so many has to be asked for before."""
+        return True
+
+    async def ask_room(self, more: int) -> None:
+        """Ask for room for so many more followers. Raises: LimitReached."""
+
+    async def sums(self) -> dict[str, Any]:
+        """Return what is told of its use that is not known here alone."""
+        return {}
 
     def attached(self, subscription: Subscription) -> None:
         """Count a follower."""
@@ -190,33 +236,42 @@ class Account:
         now = self.roll()
         return dialect.limit_headers(_allowance(self.requests, now), _allowance(self.tokens, now), now)
 
-    def _refuse(self, limit: str, why: str, retry_after_s: int) -> None:
-        self.refusals[limit] += 1
-        error = LimitReached(f"the limit {limit} of this key is reached: {why}", retry_after_s)
-        error.retried = retry_after_s > _LONG_S  # so that clients don't ask again before it can help
+    def refuse(self, reached: Reached) -> NoReturn:
+        """Count a refusal. Raises: LimitReached."""
+        self.refusals[reached.limit] += 1
+        error = LimitReached(f"the limit {reached.limit} of this key is reached: {reached.used}", reached.retry_after_s)
+        error.retried = reached.retry_after_s > _LONG_S  # so that clients don't ask again before it can help
         raise error
 
 
 class Place:
     """The place of one request of a caller among its concurrent streams, until a stream takes it over."""
 
-    __slots__ = ("_account", "_is_held")
+    __slots__ = ("_account", "is_held")
 
     def __init__(self, account: Account) -> None:
         self._account = account
-        self._is_held = True
+        self.is_held = True  # no stream has taken it over, and it was not given back
 
     def become(self, stream: Stream) -> bool:
         """Pass the place to a stream; return whether it was not given back or passed on before."""
-        held, self._is_held = self._is_held, False
+        held, self.is_held = self.is_held, False
         if held:
             self._account.begun(stream)
         return held
 
+    async def withdraw(self) -> None:
+        """Give the place back as if it had not been taken, unless a stream has taken it over. Raises: Overloaded."""
+        if self.is_held:
+            self.is_held = False
+            await self._account.withdraw()
+            if self._account.on_withdrawn is not None:
+                await self._account.on_withdrawn(self._account)
+
     def give_back(self) -> None:
         """Give the place back, unless a stream has taken it over. Only the first call counts."""
-        if self._is_held:
-            self._is_held = False
+        if self.is_held:
+            self.is_held = False
             self._account.give_back()
 
 

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -18,6 +19,7 @@ from proxy.access.accounts import Accounts
 from proxy.access.admission import Admission, Needs
 from proxy.access.callers import Caller, Callers
 from proxy.access.capabilities import Capabilities
+from proxy.access.certificates import SUBJECT
 from proxy.access.client_addresses import ClientAddresses
 from proxy.access.grants import Grants
 from proxy.access.operators import OperatorAccess
@@ -26,7 +28,7 @@ from proxy.access.response_ids import GivenIds
 from proxy.access.sums import Sums
 from proxy.dialects import table
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
-from proxy.downstream.connection import Connection
+from proxy.downstream.connection import ERROR_TO_SEND, Connection
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.listener import Listener
 from proxy.downstream.movable import MovableConnection
@@ -42,7 +44,7 @@ from proxy.server.directory import Directory, connected
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
 from proxy.server.identification import Identification, identification
-from proxy.server.placement import Member, Placement
+from proxy.server.placement import SUBJECT_HEADER, Member, Placement
 from proxy.server.ports import listen, port_tls
 from proxy.server.route_table import RouteTable
 from proxy.server.routes import Handler, Routes
@@ -106,7 +108,11 @@ class Proxy:
         self.calls = Calls()
         self.lost_calls = LostCalls(config.generations.attach_retries_s)
         self.tracing = tracing or _traced(config)
-        self.identification = identification(config.auth, has_certificates=bool(config.tls.client_ca))
+        self.identification = identification(
+            config.auth,
+            has_certificates=bool(config.tls.client_ca),
+            new_account=None if member is None else member.new_account,
+        )
         self.callers, self.grants = access_of(config, self.identification, b"" if member is None else member.secret)
         accounts = None if self.identification is None else self.identification.accounts
         restricts = any(map(self.upstreams.has_key, (DEFAULT, *(model.upstream or DEFAULT for model in config.models))))
@@ -120,7 +126,7 @@ class Proxy:
             max_pending_bytes=limits.total_pending_bytes,
         )
         self.node = connected(config.store, self.hub)
-        if accounts is not None and self.node is not None and member is None:
+        if accounts is not None and self.node is not None:
             accounts.sums = Sums(StoredCounts(self.node.store, self.node.id, self.node.leases), accounts)
         self.directory = None if self.node is None else Directory(self.node, self.hub, config.store)
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
@@ -323,7 +329,14 @@ class Proxy:
         return self.listeners[0]
 
     async def _follow_for_another(self, request: web.BaseRequest, operator: Caller) -> web.StreamResponse:
-        """GET /v1/follow, sent by another worker with the headers of its client."""
+        """GET /v1/follow, sent by another worker with the headers of its client, and what its certificate says."""
+        request[SUBJECT] = unquote(request.headers.get(SUBJECT_HEADER, ""))
+        serve: Serve = self._follow_many
+        return await (serve if self.identification is None else self.identification.asking(serve))(request)
+
+    async def _follow_many(self, request: web.BaseRequest) -> web.StreamResponse:
+        if ERROR_TO_SEND in request:
+            raise request[ERROR_TO_SEND]
         return await self.route_table.follow_many(request, self.admission.admit(request, Needs.CAPABILITY))
 
     async def _set_up(self, runner: web.BaseRunner) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from proxy.access.accounts import Accounts
+from proxy.access.account import Account
+from proxy.access.accounts import Accounts, NewAccount
 from proxy.access.callers import Callers
 from proxy.access.identity_hook import IdentityHook
 from proxy.access.known_callers import KnownCallers
@@ -92,8 +93,13 @@ class Identification:
             self._callers.forget()
 
 
-def identification(auth: AuthConfig, *, has_certificates: bool) -> Identification | None:
-    """Make what the configuration asks for; None, if no caller is known by name. Raises: OSError, ValueError."""
+def identification(
+    auth: AuthConfig, *, has_certificates: bool, new_account: NewAccount | None = None
+) -> Identification | None:
+    """Make what the configuration asks for; None, if no caller is known by name. Raises: OSError, ValueError.
+
+    `new_account`: makes accounts of which another process keeps the counts, and also has the usage file.
+    """
     if auth.mode != "keys" or not (auth.knows_names or has_certificates):
         return None
     hook = None
@@ -106,6 +112,6 @@ def identification(auth: AuthConfig, *, has_certificates: bool) -> Identificatio
             size=auth.hook_size,
         )
     known = KnownCallers(Path(auth.keys_file) if auth.keys_file else None, hook)
-    accounts = Accounts(known.limits_of)
-    usage = UsageFile(Path(auth.usage_file), accounts) if auth.usage_file else None
+    accounts = Accounts(known.limits_of, new_account=new_account or Account)
+    usage = UsageFile(Path(auth.usage_file), accounts) if auth.usage_file and new_account is None else None
     return Identification(known, accounts, usage)

@@ -194,7 +194,7 @@ class RouteTable:
             self._hub, self.follow, self._passing(self._upstreams.opener()), self._given, self._directory
         )
         if self._placement is not None:
-            self._placement.attach(self._hub, objects.knows)
+            self._placement.attach(self._hub, objects)
         for route, paths in table.routes(self._config().upstream.prefixes):
             for path in paths:
                 generate = self._placed(self._for_pages(functools.partial(generations, route)), Belongs.GENERATION)

@@ -22,6 +22,7 @@ from proxy.tools.selfcheck import SelfCheckError, build, check_installation
 from proxy.tools.signals import heed_signals, heed_signals_for_all
 from proxy.tools.systemd import BadSocket, Notifier, handed_over
 from proxy.workers.admin_port import AdminPort
+from proxy.workers.counting.sums import Sums
 from proxy.workers.process import WorkerFailed
 from proxy.workers.shares import counted
 from proxy.workers.supervisor import MOST_WORKERS, Supervisor
@@ -174,9 +175,13 @@ async def _supervise(config: Config, file: Path | None, count: int, loop: str, s
     # As this process was started, wherever that was: so that a worker imports the same package.
     code = f"import sys; sys.path[:] = {sys.path!r}; from proxy.tools.cli import main; main()"
     command = [sys.executable, "-c", code, "worker", "--loop", loop]
+    try:
+        sums = Sums(config.auth.usage_file)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"can't start: {error}") from None
     notifier = Notifier(os.environ, os.getpid())
     supervisor = Supervisor(
-        config, lambda: file.read_text(encoding="utf-8") if file else "", count, command, sockets.get("listen")
+        config, lambda: file.read_text(encoding="utf-8") if file else "", count, command, sums, sockets.get("listen")
     )
     admin = AdminPort(supervisor, sockets.get("admin")) if config.admin else None
     told_to_end = heed_signals_for_all(supervisor, admin)

@@ -46,6 +46,7 @@ class Broadcast(StreamWriter):
         "_over",
         "_reconnection",
         "_splitter",
+        "resumed_from",
     )
 
     def __init__(
@@ -68,6 +69,7 @@ class Broadcast(StreamWriter):
         self._background = background
         self._max_frame_bytes = max_frame_bytes
         self._on_reopened = on_reopened
+        self.resumed_from = last_event_id
         self._reconnection = Reconnection(RECONNECTION_S, last_event_id)
         self._splitter = Splitter(max_frame_bytes)
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()

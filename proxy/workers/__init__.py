@@ -11,6 +11,7 @@ Read in this order:
 * `placement`: finds the worker that a request belongs to; `follow_several`: for streams of several workers at once
 * `peers`, `inner`: what workers ask each other, and what each answers
 * `worker`: one worker's life; `shares`: its share of the configured limits
+* `counting`: a folder, for what callers with limits have used, of all workers
 * `supervisor`: the parent of all; `process`: a worker as it sees it; `channel`: what they tell each other; `listening`:
   the sockets at which workers accept clients
 * `admin_port`: the one admin port; `merged_page`: the metrics of all workers as one page; `merged_overview`: what the

@@ -15,10 +15,12 @@ import orjson
 from aiohttp import web
 
 from proxy.access.callers import Caller
+from proxy.access.certificates import subject_of
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket, handshake
 from proxy.server.delivery import CACHING
 from proxy.server.following.request import last_event_id
+from proxy.server.placement import SUBJECT_HEADER
 from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, Ending
 from proxy.stream.envelopes import closing
 from proxy.stream.faults import log_fault
@@ -35,7 +37,7 @@ Groups = Mapping[int, list[str]]
 
 _NAMED = ("stream", "key")
 _CURSORS = ("after", "last-event-id", "lasteventid", "last_event_id")
-_DROPPED = {name.decode() for name in HOP_BY_HOP} | {"host", "last-event-id", "content-length"}
+_DROPPED = {name.decode() for name in HOP_BY_HOP} | {"host", "last-event-id", "content-length", SUBJECT_HEADER.lower()}
 _ENDING = b'"ending":'
 
 
@@ -73,9 +75,10 @@ class FollowSeveral:
     async def serve(self, request: web.BaseRequest, groups: Groups, turns: Turns) -> web.StreamResponse:
         """Deliver the streams. Whatever is to be refused for one of them is refused before anything is sent."""
         accept = handshake(request)
+        headers = {**_headers(request), SUBJECT_HEADER: quoted(subject_of(request))}
         async with AsyncExitStack() as stack:
             answers = {
-                worker: await self._ask(stack, worker, _query(request, idents), _headers(request))
+                worker: await self._ask(stack, worker, _query(request, idents), headers)
                 for worker, idents in groups.items()
             }
             for answer in answers.values():

@@ -62,7 +62,7 @@ class Follow:
     async def stream(self, request: web.BaseRequest, stream: Stream, until: float = math.inf) -> web.StreamResponse:
         """Deliver a stream that the client may read, at most until a time in monotonic seconds."""
         follow = read_follow_request(request, self._config)._replace(until=until)
-        self._admission.admit_view((stream,), follow.view.mode)
+        await self._admission.admit_view((stream,), follow.view.mode)
         if follow.cursor.epoch not in (None, stream.epoch):
             raise OtherEpoch(f"the cursor is of epoch {follow.cursor.epoch!r}, this stream's is {stream.epoch!r}")
         return await self._attach(request, stream, follow)
@@ -75,8 +75,8 @@ class Follow:
     async def by_key(self, request: web.BaseRequest, caller: Caller, key: str) -> web.StreamResponse:
         """GET /v1/keys/{key}/stream: the newest stream under the key; with `wait`, the next one if there is none."""
         follow = read_follow_request(request, self._config)
+        await self._admission.admit_caller(caller, follow.view.mode)
         stream = self._hub.find_key(key, caller.digest)
-        self._admission.admit_caller(caller, follow.view.mode)
         if stream is not None:
             if follow.cursor.epoch not in (None, stream.epoch):
                 follow = follow._replace(cursor=Cursor())  # the cursor is of an older stream: begin at the start
@@ -100,7 +100,7 @@ class Follow:
         over = follow.cursor.given and log.ending is not None and _nothing_after(stream, follow.view, offset, skip)
         if over and not follow.view.websocket:  # a WebSocket is opened, and closed with the code of the ending
             return web.Response(status=204, headers={"Stream-Id": stream.id})
-        self._admission.admit_follower(stream)
+        await self._admission.admit_follower(stream)
         headers = [(b"Stream-Id", stream.id.encode())]
         if follow.view.mode == "raw":
             headers.append((b"Stream-Offset", b"%d" % (stream.log.position(offset) + skip)))
@@ -149,7 +149,7 @@ class Follow:
     ) -> web.StreamResponse:
         """Send a kept response that is not an event stream, unchanged and from its start, whatever the mode."""
         _start(stream, follow._replace(cursor=Cursor()))
-        self._admission.admit_follower(stream)
+        await self._admission.admit_follower(stream)
         self._metrics.replayed["raw"] += stream.log.end_bytes
         downstream = begin_answer(request, head, [(b"Stream-Id", stream.id.encode())])
         return await deliver(self._hub, downstream, Subscription(stream, View("raw"), downstream, 0), follow.until)
@@ -161,7 +161,7 @@ class Follow:
 
         If none does, the response ends properly, so that an EventSource asks again; in mode raw it breaks off.
         """
-        self._admission.admit_follower()
+        await self._admission.admit_follower()
         downstream = self.begin(request, follow, [])
         downstream.flush()
         heartbeat_s = follow.heartbeat_s if follow.view.websocket or MODES[follow.view.mode].heartbeat else 0
@@ -172,7 +172,7 @@ class Follow:
             await downstream.finished()
             return downstream.response
         try:
-            self._admission.admit_follower(stream)
+            await self._admission.admit_follower(stream)
             check_view(follow.view, stream.dialect)
         except (Overloaded, RateLimited) as error:
             return await _end(downstream, stream, follow.view, ending_of(error))
@@ -191,7 +191,7 @@ class Follow:
         For modes that send only the answer, in which a response that begins and ends without a stream would be an empty
         one. Raises: UnknownStream, when the time is up.
         """
-        self._admission.admit_follower()
+        await self._admission.admit_follower()
         began_at = time.monotonic()
         stream = await self._wait_begun(caller, key, DocumentSink(), follow.wait_s, 0)
         if stream is None:

@@ -65,10 +65,10 @@ class FollowMany:
         follow = read_follow_request(request, self._config, takes_cursor=False)
         follow = follow._replace(view=_labelled(follow.view))
         followed = self._find(request, caller)
-        self._admission.admit_follower(followers=len(followed))
-        self._admission.admit_view([one.stream for one in followed], follow.view.mode)
+        await self._admission.admit_follower(followers=len(followed))
+        await self._admission.admit_view([one.stream for one in followed], follow.view.mode)
         for one in followed:
-            self._check(one, follow.view)
+            await self._check(one, follow.view)
         if all(one.is_over for one in followed) and not follow.accept:
             return web.Response(status=204)
         return await self._deliver(request, follow, followed)
@@ -101,7 +101,7 @@ class FollowMany:
             raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}")
         return stream
 
-    def _check(self, one: Followed, view: View) -> None:
+    async def _check(self, one: Followed, view: View) -> None:
         """Check that a stream can be followed so. Raises: OffsetGone, OffsetBeyond, BadRequest, Overloaded."""
         stream = one.stream
         if stream.kept_head is not None or one.is_over:
@@ -113,7 +113,7 @@ class FollowMany:
             raise OffsetGone(f"stream {stream.id}: {error.message}", error.earliest) from None
         except (OffsetBeyond, BadRequest) as error:
             raise type(error)(f"stream {stream.id}: {error.message}") from None
-        self._admission.admit_follower(stream)
+        await self._admission.admit_follower(stream)
 
     async def _deliver(
         self, request: web.BaseRequest, follow: FollowRequest, followed: list[Followed]

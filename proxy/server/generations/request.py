@@ -14,7 +14,7 @@ from proxy.access.account import Account
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.client_addresses import ClientAddresses
-from proxy.access.response_ids import GivenIds
+from proxy.access.response_ids import LONGEST, GivenIds
 from proxy.dialects.dialect import Objects
 from proxy.dialects.failure import asks_for_stream
 from proxy.dialects.route import Route
@@ -37,7 +37,7 @@ from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.upstream import UpstreamRequest
-from proxy.wire.errors import BadRequest, UnknownMode, UnknownResponse
+from proxy.wire.errors import BadRequest, UnknownMode
 from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.sse import begins_stream
 
@@ -202,8 +202,10 @@ class GenerationReader:
             generation.method, generation.recorded = request.method.encode(), True
         objects = route.dialect.objects
         if objects is not None:
-            if self._placement is not None:
-                await self._learn_from_others(self._placement, generation, objects, caller.digest)
+            if self._given is not None:
+                upstream = await self._upstream_of_continued(self._given, generation, objects)
+                if upstream:
+                    generation = replace(generation, upstream=upstream, continues=True)
             generation = self._with_objects(generation, objects, caller)
             attaches = attaches and generation.options is options  # not in the background: its client may disconnect
         if account is not None and not self._recorded:
@@ -235,14 +237,10 @@ class GenerationReader:
         return replace(generation, upstream=upstream, body=body, streamed=streamed)
 
     def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
-        """Check the ids that a request names, and have the stream of one in the background outlive its client.
+        """Have the stream of a response in the background outlive its client.
 
-        Raises: UnknownResponse; BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
+        Raises: BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
         """
-        if self._given is not None:
-            upstream = self._upstream_of_continued(self._given, generation, objects)
-            if upstream:
-                generation = replace(generation, upstream=upstream, continues=True)
         asked = objects.background(generation.whole_body)
         if asked is None:
             return generation
@@ -255,29 +253,23 @@ class GenerationReader:
         )
         return replace(generation, body=asked.body, options=options, background=not asked.streams)
 
-    async def _learn_from_others(
-        self, placement: Placement, generation: GenerationRequest, objects: Objects, caller: bytes
-    ) -> None:
-        """Note the ids that a request names and that another worker has given to its caller. Raises: BadRequest."""
-        given = self._given
-        if given is None or not given.restricts:
-            return
-        for ident in objects.continued(generation.whole_body):
-            try:
-                given.upstream(caller, generation.route.dialect, ident)
-            except UnknownResponse:
-                if await placement.is_known(caller, ident):
-                    given.add(caller, ident, "")
+    async def _upstream_of_continued(self, given: GivenIds, generation: GenerationRequest, objects: Objects) -> str:
+        """Return the name of the upstream that made the response which a request continues; "" if none is known.
 
-    def _upstream_of_continued(self, given: GivenIds, generation: GenerationRequest, objects: Objects) -> str:
-        """Return the name of the upstream that made the response which a request continues; "" if none is known."""
+        Raises: UnknownResponse; BadRequest, if the body can't be read; Overloaded.
+        """
         try:
             idents = objects.continued(generation.whole_body)
         except BadRequest:
             if given.restricts:
                 raise
             return ""
-        upstreams = [given.upstream(generation.caller, generation.route.dialect, ident) for ident in idents]
+        upstreams = []
+        for ident in idents:
+            made_by = given.find(generation.caller, generation.route.dialect, ident)
+            if made_by is None and self._placement is not None and len(ident) <= LONGEST:
+                made_by = await self._placement.made_by(generation.caller, ident)
+            upstreams.append(given.allowed(ident, made_by))
         return next(filter(None, upstreams), "")
 
 
