@@ -33,12 +33,13 @@ test: $(VENV)/.stamp-dev
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-# All of it: every case on both event loops, what can fail around a store, the end-to-end tests before three workers,
-# and the compiled build. About an hour.
+# All of it: every case on both event loops, what can fail around a store, the end-to-end tests before three workers
+# and with a store, and the compiled build. About an hour.
 test-all: $(VENV)/.stamp-dev
 	@tests/system_tools.sh
 	TEST_ALL=1 FAILURES=all $(BIN)/pytest
 	TEST_ALL=1 TEST_WORKERS=3 $(BIN)/pytest tests/end_to_end
+	TEST_ALL=1 $(BIN)/python -m tests.store.redis_server $(BIN)/pytest tests/end_to_end
 	$(MAKE) test-compiled
 
 fix: $(VENV)/.stamp-dev

@@ -1,7 +1,7 @@
 """The accounts of all callers that have limits: an observer of streams and of their followers.
 
-With several workers each has accounts of its own, which ask the supervisor for what all of them have used. With several
-machines that share a store, `sums` has their windows hold for all together.
+Of several processes each has accounts of its own. With several workers these ask the supervisor for what all of them
+have used; with several machines, `sums` has their windows hold for all processes together.
 """
 
 import asyncio

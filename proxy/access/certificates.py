@@ -1,5 +1,6 @@
 """The subjects of the certificates that clients show in the TLS handshake, which has checked the certificates."""
 
+import asyncio
 import weakref
 
 from aiohttp import web
@@ -24,15 +25,20 @@ _subjects: "weakref.WeakKeyDictionary[object, str]" = weakref.WeakKeyDictionary(
 
 
 def subject_of(request: web.BaseRequest) -> str:
-    """Return the subject of the certificate that a request's client has shown; "" without one.
-
-    Its attributes stand in the order of the certificate: CN=alice,O=Example.
-    """
+    """Return the subject of the certificate that a request's client has shown, here or to another worker."""
     if SUBJECT in request:
         return request[SUBJECT]
     connection, transport = request.protocol, request.transport
     if isinstance(connection, MovableConnection) and connection.relayed is not None:
         return connection.relayed.subject
+    return shown(transport)
+
+
+def shown(transport: asyncio.BaseTransport | None) -> str:
+    """Return the subject of the certificate that the client of a connection has shown; "" without one.
+
+    Its attributes stand in the order of the certificate: CN=alice,O=Example.
+    """
     if transport is None:
         return ""
     ssl_object = transport.get_extra_info("ssl_object")

@@ -48,7 +48,7 @@ class Window:
         self.is_told = False
 
     def restore(self, used: int) -> None:
-        """Count what was used before this process began."""
+        """Count what was used before this process began; or, if another process counts, all that was used so far."""
         self._before = used
 
     @property

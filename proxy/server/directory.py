@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from proxy.access.callers import Caller
@@ -29,7 +28,8 @@ from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
 from proxy.stream.vitals import Vitals
 from proxy.telemetry.stream_object import describe
-from proxy.wire.errors import StoreUnavailable
+from proxy.wire import json_text
+from proxy.wire.errors import ProxyError, StoreUnavailable
 
 _IDENT = re.compile("st_[a-z2-7]{26}")  # as the hub makes them: nothing else is asked of the store
 _POLL_S = 0.25  # for the next stream under a key, while a follower waits
@@ -99,11 +99,17 @@ class Directory:
             return response
         finally:
             looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
 
     async def _look_for(self, caller: Caller, key: str) -> None:
-        while not await self._bring_by_key(caller, key):
+        while not await self._is_there(caller, key):
             await asyncio.sleep(_POLL_S)
+
+    async def _is_there(self, caller: Caller, key: str) -> bool:
+        """Return whether a stream under a key is found now; what fails may succeed the next time."""
+        try:
+            return await self._bring_by_key(caller, key)
+        except ProxyError:
+            return False
 
     async def _bring(self, ident: str) -> bool:
         """Have a stream found in the hub, if there is one; return whether it is. Raises: StoreUnavailable."""
@@ -233,7 +239,7 @@ def _description(record: Record, last: Entry) -> dict[str, Any]:
     info = record.info
     seal = read_seal(last) if last.id == SEAL else None
     if seal is not None and seal.summary:
-        described: dict[str, Any] = orjson.loads(seal.summary)
+        described: dict[str, Any] = json_text.read(seal.summary)
         return described
     ended = None if seal is None else {"reason": seal.ending.reason, "message": seal.ending.message}
     at = (0, 0) if last.id.seq == 0 or seal is not None else last.id
@@ -278,6 +284,7 @@ def connected(config: StoreConfig, hub: Hub) -> Node | None:
         make=make,
         drop=hub.drop,
         forget=hub.forget,
+        keeps=hub.keeps,
     )
 
 
@@ -305,4 +312,4 @@ def use_keys(node: Node, config: StoreConfig) -> None:
 
 def _summary(stream: Stream) -> bytes:
     """Return the description of a stream that has ended, without those who follow it at this moment."""
-    return orjson.dumps({**describe(stream), "followers": []})
+    return json_text.written({**describe(stream), "followers": []})

@@ -77,7 +77,7 @@ def _limits(proxy: Proxy, config: Config) -> None:
     hub.max_pending_bytes = clients.max_pending_bytes = limits.total_pending_bytes
     clients.max_body_bytes = limits.total_body_bytes
     proxy.metrics.max_models = limits.model_labels
-    for listener in proxy.listeners:  # for new connections
+    for listener in proxy.ports.listeners:  # for new connections
         listener.header_bytes, listener.max_headers = limits.header_bytes, limits.headers
     proxy.route_table.limit(limits)
 

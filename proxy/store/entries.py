@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-import orjson
-
 from proxy.stream.endings import ENDINGS, PRODUCER_LOST, Ending
 from proxy.stream.info import StreamInfo
+from proxy.wire import json_text
 from proxy.wire.http import Head
 
 ENTRY_BYTES = 64 * 1024  # of frames in one entry, or a single frame
@@ -92,7 +91,7 @@ class Record:
     def __bytes__(self) -> bytes:
         info = asdict(self.info)
         info["caller"] = self.info.caller.hex()
-        return orjson.dumps({"info": info, "dialect": self.dialect, "model": self.model, "node": self.node})
+        return json_text.written({"info": info, "dialect": self.dialect, "model": self.model, "node": self.node})
 
 
 def read_header(entry: Entry) -> Record:
@@ -104,7 +103,7 @@ def read_header(entry: Entry) -> Record:
 def read_record(data: bytes) -> Record:
     """Parse a record. Raises: UnreadableError."""
     try:
-        read = orjson.loads(data)
+        read = json_text.read(data)
         info = read["info"]
         info["caller"] = bytes.fromhex(info["caller"])
         info["keys"] = tuple(info["keys"])
@@ -191,14 +190,14 @@ class Answer(NamedTuple):
         kept = (
             None if head is None else [head.status, _text(head.reason), [[_text(n), _text(v)] for n, v in head.headers]]
         )
-        return Entry(ANSWERED, {b"a": orjson.dumps([self.upstream, self.request_id, kept])})
+        return Entry(ANSWERED, {b"a": json_text.written([self.upstream, self.request_id, kept])})
 
 
 def read_answer(entry: Entry) -> Answer:
     """Return what an entry says of the upstream's response. Raises: UnreadableError."""
     check_decrypted(entry)
     try:
-        upstream, request_id, kept = orjson.loads(entry.fields[b"a"])
+        upstream, request_id, kept = json_text.read(entry.fields[b"a"])
         if kept is None:
             return Answer(upstream, request_id, None)
         status, reason, headers = kept
@@ -220,7 +219,7 @@ class Seal(NamedTuple):
     def entry(self) -> Entry:
         ending = self.ending
         said: list[Any] = [ending.reason, ending.message, ending.retry_after_s, ending.clean, ending.unrecognised]
-        fields = {b"e": orjson.dumps(said)}
+        fields = {b"e": json_text.written(said)}
         if self.at is not None:
             fields[b"at"] = str(self.at).encode()
         if self.tail:
@@ -236,7 +235,7 @@ def read_seal(entry: Entry) -> Seal:
     """Return the seal that an entry is. Raises: UnreadableError."""
     check_decrypted(entry)
     try:
-        reason, message, retry_after_s, clean, unrecognised = orjson.loads(entry.fields[b"e"])
+        reason, message, retry_after_s, clean, unrecognised = json_text.read(entry.fields[b"e"])
     except (ValueError, KeyError, TypeError):
         raise UnreadableError("the seal of a stream can't be read") from None
     ending = ENDINGS.get(reason, PRODUCER_LOST)._replace(

@@ -53,7 +53,7 @@ class StoreConfig(Table):
         text = url.get_secret_value()
         if text and urlsplit(text).scheme not in SCHEMES:
             raise ValueError(f"the URL's scheme is not one of {', '.join(SCHEMES)}")
-        if text and importlib.util.find_spec("redis") is None:
+        if text and not all(map(importlib.util.find_spec, ("redis", "hiredis"))):
             raise ValueError("the client of Redis is not installed; pip install 'streamtee[redis]'")
         return url
 

@@ -22,7 +22,7 @@ HOP_BY_HOP: dict[bytes, str] = {
 _LENGTH = b"content-length:"
 LAST_CHUNK = b"0\r\n\r\n"
 
-_ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_ABSOLUTE_FORM = re.compile(r"https?://[^/?#]*", re.IGNORECASE)  # others are not served
 # The verdict on a header is 0 if it is forwarded and needs no more attention, otherwise a combination of these:
 _MARKED = 1  # `parted` reports its presence; by itself this does not keep it from being forwarded
 _ENDS = 2  # it is not forwarded

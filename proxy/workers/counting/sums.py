@@ -13,7 +13,7 @@ from proxy.access.account import Account, Reached
 from proxy.access.accounts import Accounts
 from proxy.access.limits import DIVIDED, CallerLimits
 from proxy.access.usage_file import UsageFile
-from proxy.server.usage import counted
+from proxy.server.callers.usage import counted
 from proxy.stream.faults import log_fault
 from proxy.timers import sleep
 from proxy.wire.errors import Overloaded
