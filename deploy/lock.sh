@@ -14,7 +14,7 @@ compile() {
     "$work/tools/bin/pip-compile" -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
         --strip-extras --allow-unsafe --no-header --no-annotate "$@"
 }
-compile --extra redis -o deploy/requirements.lock pyproject.toml
+compile --extra redis --extra encryption -o deploy/requirements.lock pyproject.toml
 HATCH_BUILD_HOOK_ENABLE_MYPYC=1 compile --only-build-deps --build-deps-for wheel -o deploy/build.lock pyproject.toml
 # redis asks for it before Python 3.11.3, as Debian 12 has; a lock knows the Python alone with which it was written.
 echo 'async-timeout>=4.0.3' | compile -o "$work/older.lock" -

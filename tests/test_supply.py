@@ -48,7 +48,7 @@ def test_lock_has_a_hash_for_every_version(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("requirements.lock", [*PROJECT["project"]["dependencies"], *EXTRAS["redis"]]),
+        ("requirements.lock", [*PROJECT["project"]["dependencies"], *EXTRAS["redis"], *EXTRAS["encryption"]]),
         (
             "build.lock",
             [
