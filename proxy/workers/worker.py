@@ -202,7 +202,7 @@ class Worker:
         }
 
     def _families(self) -> Families:
-        metrics = [*self.proxy.page.collect(), *self.placement.metrics()]
+        metrics = [*self.proxy.page.registry.collect(), *self.placement.metrics()]
         return families_of(metrics)
 
     def _adopt(self, offered: handover.Connection) -> None:
