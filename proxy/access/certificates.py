@@ -1,5 +1,6 @@
 """The subjects of the certificates that clients show in the TLS handshake, which has checked the certificates."""
 
+import asyncio
 import weakref
 
 from aiohttp import web
@@ -23,16 +24,21 @@ _ESCAPED = str.maketrans({character: f"\\{character}" for character in ',+"\\<>;
 _subjects: "weakref.WeakKeyDictionary[object, str]" = weakref.WeakKeyDictionary()  # of connections: it takes 10 us
 
 
-def subject_of(request: web.BaseRequest) -> str:
-    """Return the subject of the certificate that a request's client has shown; "" without one.
+def shown_subject(request: web.BaseRequest) -> str:
+    """Return the subject of the certificate that a request's client has shown, here or to another worker."""
+    if SUBJECT in request:
+        return request[SUBJECT]
+    connection = request.protocol
+    if isinstance(connection, MovableConnection) and connection.relayed is not None:
+        return connection.relayed.subject
+    return subject_of(request.transport)
+
+
+def subject_of(transport: asyncio.Transport | None) -> str:
+    """Return the subject of the certificate that a connection's client has shown; "" without one.
 
     Its attributes stand in the order of the certificate: CN=alice,O=Example.
     """
-    if SUBJECT in request:
-        return request[SUBJECT]
-    connection, transport = request.protocol, request.transport
-    if isinstance(connection, MovableConnection) and connection.relayed is not None:
-        return connection.relayed.subject
     if transport is None:
         return ""
     ssl_object = transport.get_extra_info("ssl_object")

@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 
 from proxy.access.callers import Caller
-from proxy.access.certificates import subject_of
+from proxy.access.certificates import shown_subject
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket, handshake
 from proxy.server.delivery import CACHING
@@ -75,7 +75,7 @@ class FollowSeveral:
     async def serve(self, request: web.BaseRequest, groups: Groups, turns: Turns) -> web.StreamResponse:
         """Deliver the streams. Whatever is to be refused for one of them is refused before anything is sent."""
         accept = handshake(request)
-        headers = {**_headers(request), SUBJECT_HEADER: quoted(subject_of(request))}
+        headers = {**_headers(request), SUBJECT_HEADER: quoted(shown_subject(request))}
         async with AsyncExitStack() as stack:
             answers = {
                 worker: await self._ask(stack, worker, _query(request, idents), headers)
