@@ -2,7 +2,8 @@
 
 A process that was stopped (SIGSTOP, a laptop's lid), or whose loop was held up, finds its timers due before it has read
 what came meanwhile: libuv runs timers first, and asyncio cancels a task although its future was done in the same turn.
-So a timer that is late waits once more, as long as it was late, at most as long as it was set for.
+So a timer that is late waits once more, as long as it was late, at most as long as it was set for. And whatever fires
+lets the loop turn a few times before, as the process may have been stopped again while it waited.
 """
 
 import asyncio
@@ -13,6 +14,8 @@ from types import TracebackType
 from typing import Any
 
 _LATE_S = 0.1  # more than a busy loop is late
+# In the first the sockets are read, in the second those go on who waited for what was read (asyncio's loop: one later).
+_TURNS = 3
 
 
 class Timer:
@@ -25,7 +28,7 @@ class Timer:
         self._after_s = after_s
         self._callback = callback
         self._due_at = monotonic() + after_s
-        self._handle = asyncio.get_running_loop().call_later(after_s, self._due)
+        self._handle: asyncio.Handle = asyncio.get_running_loop().call_later(after_s, self._due)
 
     def cancel(self) -> None:
         """Do not call back any more."""
@@ -35,10 +38,16 @@ class Timer:
     def _due(self) -> None:
         late_s = monotonic() - self._due_at
         if late_s < _LATE_S:
-            self._call_back()
+            self._let_turn()
         else:
             again_s = min(late_s, self._after_s)
-            self._handle = asyncio.get_running_loop().call_later(again_s, self._call_back)
+            self._handle = asyncio.get_running_loop().call_later(again_s, self._let_turn)
+
+    def _let_turn(self, turns: int = _TURNS) -> None:
+        if turns:
+            self._handle = asyncio.get_running_loop().call_soon(self._let_turn, turns - 1)
+        else:
+            self._call_back()
 
     def _call_back(self) -> None:
         callback = self._callback
@@ -90,3 +99,5 @@ async def sleep(seconds: float) -> None:
     await asyncio.sleep(seconds)
     if monotonic() - began_at > 2 * seconds:
         await asyncio.sleep(seconds)
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)

@@ -8,7 +8,6 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -21,7 +20,7 @@ from proxy.workers.worker import Worker
 from tests.complaints import no_complaints
 from tests.event_loops import GUARD_S, until
 from tests.http_client import Answer, Client, request
-from tests.proxy_under_test import CHAT, chat_body, configured
+from tests.proxy_under_test import CHAT, chat_body, configured, is_proxys
 
 SECRET = "5a" * 16
 
@@ -145,7 +144,7 @@ async def several(url: str, count: int = 3, **tables: Any) -> AsyncIterator[Seve
                 for client in one.clients:
                     await client.leave()
                 await one.stop(*one.workers)
-        await until(lambda: not any(map(_is_workers, asyncio.all_tasks())))
+        await until(lambda: not any(map(is_proxys, asyncio.all_tasks())))
     for proxy in proxies:
         assert proxy.hub.running == 0
         assert proxy.hub.followers == 0
@@ -156,9 +155,3 @@ async def several(url: str, count: int = 3, **tables: Any) -> AsyncIterator[Seve
 def key_of(number: int, workers: Any, name: Any) -> str:
     """Return a text whose name, as `name` makes it, belongs to a worker."""
     return next(text for text in map(str, range(1000)) if owner_of(name(text), workers) == number)
-
-
-def _is_workers(task: asyncio.Task[Any]) -> bool:
-    code = getattr(task.get_coro(), "cr_code", None)
-    path = Path(code.co_filename if code else "").as_posix()
-    return "/aiohttp/" in path or ("/proxy/" in path and "/proxy/tools/" not in path)

@@ -4,8 +4,11 @@ A loop that is held up stands for a process that was stopped: what it finds then
 """
 
 import asyncio
+import signal
 import socket
+import sys
 import time
+from asyncio.subprocess import PIPE
 from time import monotonic
 
 import pytest
@@ -110,3 +113,42 @@ async def test_background_loop_that_was_held_up_sleeps_twice() -> None:
     began_at = monotonic()
     await sleep(SHORT_S)
     assert monotonic() - began_at >= HELD_UP_S + SHORT_S * 0.9
+
+
+WAITS = """
+import asyncio, sys
+from proxy.timers import Within, sleep
+from proxy.tools.event_loop import run
+
+async def waits():
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    coming = asyncio.create_task(reader.read(1))
+    print("waits", flush=True)
+    if sys.argv[2] == "sleep":
+        await sleep(0.5)
+    else:
+        async with Within(0.5):
+            await coming
+    print(coming.done())
+
+run(waits(), sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("how", ["sleep", "Within"])
+async def test_process_that_is_stopped_twice_reads_before_anything_is_late(loop: str, how: str) -> None:
+    """The second time in the second wait of a timer that was late: one more reason to look at the sockets first."""
+    waits = await asyncio.create_subprocess_exec(sys.executable, "-c", WAITS, loop, how, stdin=PIPE, stdout=PIPE)
+    assert waits.stdin is not None
+    assert waits.stdout is not None
+    await waits.stdout.readline()
+    for sent in (b"", b"x"):
+        waits.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(1.1)
+        waits.stdin.write(sent)
+        waits.send_signal(signal.SIGCONT)
+        await asyncio.sleep(0.05)
+    assert await waits.stdout.read() == b"True\n"
+    await waits.wait()

@@ -63,8 +63,13 @@ class Account:
     def limit(self, limits: CallerLimits) -> None:
         """Keep these limits from now on."""
         self.limits = limits
-        for window in (*self.requests, *self.tokens):
+        for window in self.windows:
             window.limit = getattr(limits, window.name)
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """All windows."""
+        return (*self.requests, *self.tokens)
 
     @property
     def streams(self) -> int:
@@ -84,13 +89,13 @@ class Account:
     @property
     def is_idle(self) -> bool:
         """Whether nothing of it is going on, and nothing was used in the current windows."""
-        used = any(window.used for window in (*self.requests, *self.tokens))
+        used = any(window.used for window in self.windows)
         return not (self.streams or self._followers or used)
 
     def roll(self) -> float:
         """Begin the windows that have changed anew; return the time, in Unix seconds."""
         now = self._clock()
-        for window in (*self.requests, *self.tokens):
+        for window in self.windows:
             window.roll(now)
         return now
 
@@ -122,9 +127,23 @@ class Account:
     def count(self) -> None:
         """Count a request, and that it has a place."""
         for window in self.requests:
-            window.used += 1
+            window.use(1)
         self.requests_total += 1
         self._taken += 1
+
+    def check_sum(self) -> None:
+        """Check a request that was counted against what all processes have used. Raises: LimitReached.
+
+        It then counts no longer.
+        """
+        now = self.roll()
+        full = [one for one in self.requests if one.is_exceeded] or [one for one in self.tokens if one.is_used_up]
+        if full:
+            for window in self.requests:
+                window.use(-min(1, window.own))
+            self.requests_total -= 1
+            used = f"{full[0].allowed} of {full[0].limit} are used"
+            self.refuse(Reached(full[0].name, used, full[0].ends_in_s(now)))
 
     def give_back(self) -> None:
         """Give back the place of a request that has begun no stream."""
@@ -144,13 +163,13 @@ class Account:
         self.roll()
         self.tokens_total += tokens
         for window in self.tokens:
-            window.used += tokens
+            window.use(tokens)
 
     def restore(self, requests: int, tokens: int) -> None:
         """Count what was used of the current day before this process began."""
         self.roll()
         for windows, used in ((self.requests, requests), (self.tokens, tokens)):
-            windows[1].used += used
+            windows[1].restore(used)
 
     def check_followers(self, more: int) -> None:
         """Raises: LimitReached, if so many more clients may not follow its streams."""

@@ -1,7 +1,7 @@
 """The accounts of all callers that have limits: an observer of streams and of their followers.
 
-With several workers each has accounts of its own, which ask the supervisor for what all of them have used. With several
-machines, a caller may use the limits once on each of them.
+Of several processes each has accounts of its own. With several workers these ask the supervisor for what all of them
+have used; with several machines, `sums` has their windows hold for all processes together.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from proxy.access.account import PLACE, Account
 from proxy.access.limits import CallerLimits
+from proxy.access.sums import Sums
 from proxy.access.windows import DAY_S
 from proxy.dialects.usage import tokens_of_document
 from proxy.stream.endings import COMPLETE
@@ -37,6 +38,7 @@ class Accounts:
         self._new_account = new_account
         self._limits_of = limits_of
         self.clock = clock
+        self.sums: Sums | None = None  # where several processes have the same callers
         self._of: dict[bytes, Account] = {}
         self._before: dict[str, tuple[int, int]] = {}  # what was used today before this process began, by name
         self._before_day = 0
@@ -79,6 +81,8 @@ class Accounts:
         if account is not None:
             account.ended(stream)
             account.spend(_tokens(stream))
+            if self.sums is not None:
+                self.sums.hurry()
 
     def attached(self, subscription: Subscription) -> None:
         """Count a follower of a stream, unless it is the client that asked for it."""

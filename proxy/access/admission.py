@@ -21,7 +21,7 @@ from proxy.access.account import PLACE, Account
 from proxy.access.accounts import Accounts
 from proxy.access.callers import Caller, Callers
 from proxy.access.capabilities import INFO, READ
-from proxy.access.certificates import shown_subject
+from proxy.access.certificates import subject_of
 from proxy.access.grants import Grants
 from proxy.dialects.dialect import Dialect
 from proxy.downstream.response import ALLOWANCE
@@ -75,7 +75,7 @@ class Admission:
         While the process drains, nothing new is sent upstream; running streams can still be followed and cancelled.
         """
         if self._has_certificates:
-            caller = self._callers.caller_with(request.headers, shown_subject(request))
+            caller = self._callers.caller_with(request.headers, subject_of(request))
         else:
             caller = self._callers.caller(request.headers)
         if needs is Needs.UPSTREAM:
@@ -120,6 +120,8 @@ class Admission:
             return await handler(request, caller, **named)
         try:
             place = await account.place(looks_up=_looks_up(request, dialect))
+            if self.accounts.sums is not None:
+                await self.accounts.sums.confirm(account, place)
         finally:  # a request that is refused is told so, too
             request[ALLOWANCE] = account.headers(dialect)
         PLACE.set(place)

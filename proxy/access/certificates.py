@@ -24,18 +24,18 @@ _ESCAPED = str.maketrans({character: f"\\{character}" for character in ',+"\\<>;
 _subjects: "weakref.WeakKeyDictionary[object, str]" = weakref.WeakKeyDictionary()  # of connections: it takes 10 us
 
 
-def shown_subject(request: web.BaseRequest) -> str:
+def subject_of(request: web.BaseRequest) -> str:
     """Return the subject of the certificate that a request's client has shown, here or to another worker."""
     if SUBJECT in request:
         return request[SUBJECT]
-    connection = request.protocol
+    connection, transport = request.protocol, request.transport
     if isinstance(connection, MovableConnection) and connection.relayed is not None:
         return connection.relayed.subject
-    return subject_of(request.transport)
+    return shown(transport)
 
 
-def subject_of(transport: asyncio.Transport | None) -> str:
-    """Return the subject of the certificate that a connection's client has shown; "" without one.
+def shown(transport: asyncio.BaseTransport | None) -> str:
+    """Return the subject of the certificate that the client of a connection has shown; "" without one.
 
     Its attributes stand in the order of the certificate: CN=alice,O=Example.
     """

@@ -18,18 +18,26 @@ _READABLE = frozenset(["utf-8", "utf8", "us-ascii", "iso-8859-1"])  # all say in
 
 # No escapes, no empty segments or dot segments, no path parameters: servers may interpret these differently.
 SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._~:@+,=-]+"
-# What may be referred to only where a path is allowed at which its owner could reach it, and how a body refers to it.
-# Each follows a quotation mark: a text that begins so, or a member that has an id or a list of them. Not what is quoted
-# within a text, where the quotation mark is escaped; nor another value under the same name, which tools of the client
-# may have.
+# White space of Unicode in a text, as bytes or escaped: whoever reads a reference may strip it, as `str.strip` does.
+_BLANKS = (
+    rb"(?:\\[nrtfb]|\\u(?:00(?:09|0[a-d]|1[c-f]|20|85|a0)|1680|20(?:0[0-9a-f]|2[89f]|5f|60)|3000|feff)"
+    rb"|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8f\xa8\xa9\xaf]|\xe2\x81[\x9f\xa0]|\xe3\x80\x80|\xef\xbb\xbf)*"
+)
+# What may be referred to only where a path is allowed at which its owner could reach it, and how a body without white
+# space refers to it. Each follows a quotation mark: a text that begins so, or a member that has an id or a list of
+# them. Not what is quoted within a text, where the quotation mark is escaped; nor another value under the same name,
+# which tools of the client may have. A list that is too long to be looked through counts as one that has such an id.
 _REFERENCES = {
     # A system message, by which some models read a file of the key's account; parts of type input_file or document.
-    "/v1/files/": rb"""(?:\s|\\[nrt])*fileid:(?:\\?/){2}|file_?ids?"\s*:\s*(?:\[[^\[\]{}]{0,200})?"file[-_]""",
-    "/v1/vector_stores/": rb"""vector_?store_?ids?"\s*:\s*(?:\[\s*)?\"""",
-    "/api/v1/uploads": rb"""\s*oss:(?:\\?/){2}""",
+    "/v1/files/": _BLANKS + rb"""fileid:(?:\\?/){2}|file_?ids?":(?:\[?|\[[^\[\]{}]{0,200})"file[-_]"""
+    rb"""|file_?ids?":\[[^\[\]{}]{200}""",
+    "/v1/vector_stores/": rb"""vector_?store_?ids?":\[?\"""",
+    "/api/v1/uploads": _BLANKS + rb"""oss:(?:\\?/){2}""",
 }
 _HOW = "fileid://, file_id, vector_store_ids, oss://"
 _BEGINS, _MOST_TASKS = "run-task", 10_000  # of one session
+_WHITE_SPACE = b" \t\r\n"
+_LOOKED_AT_AGAIN_BYTES = 2048  # of the pieces before: more than any reference has, all of it escaped
 _ESCAPED = re.compile(rb"\\u00(2[dDfF]|3[aA]|[46][0-9A-Fa-f]|[57][0-9aAfF])")  # letters, and - / : _
 
 
@@ -79,18 +87,40 @@ class AllowedPaths:
                     f"a body that is sent with the key of this proxy is in UTF-8, not in {charset[:100]!r}"
                 )
 
-    def check_body(self, body: bytes) -> None:
-        """Check a body, or a part of it. Raises: FileNotAllowed, if it refers to a file, or a store of files.
+    def body_check(self) -> "BodyCheck":
+        """Return what checks one body, which may come in pieces."""
+        return BodyCheck(self._refused)
 
-        UnsupportedMediaType, if it is no text in UTF-8, as JSON in UTF-16 is, which some servers read.
+    def check_body(self, body: bytes) -> None:
+        """Check a complete body. Raises: as BodyCheck.check."""
+        self.body_check().check(body)
+
+
+class BodyCheck:
+    """Looks in one body for references to files, and stores of files, that nobody may refer to with the proxy's key."""
+
+    __slots__ = ("_before", "_refused")
+
+    def __init__(self, refused: re.Pattern[bytes] | None) -> None:
+        """`refused` matches the references; None: all are allowed."""
+        self._refused = refused
+        self._before = b""
+
+    def check(self, piece: bytes) -> None:
+        """Check the next piece of the body, together with the end of those before.
+
+        Raises: FileNotAllowed, if it refers to a file, or a store of files; UnsupportedMediaType, if it is no text in
+        UTF-8, as JSON in UTF-16 is, which some servers read.
         """
         if self._refused is None:
             return
-        if b"\\u00" in body:
-            body = _ESCAPED.sub(lambda escape: bytes.fromhex(escape[1].decode()), body)
-        if b"\0" in body:
+        seen = self._before + piece.translate(None, _WHITE_SPACE)
+        self._before = seen[-_LOOKED_AT_AGAIN_BYTES:]
+        if b"\\u00" in seen:
+            seen = _ESCAPED.sub(lambda escape: bytes.fromhex(escape[1].decode()), seen)
+        if b"\0" in seen:
             raise UnsupportedMediaType("a body that is sent with the key of this proxy is in UTF-8, without NUL")
-        if self._refused.search(body):
+        if self._refused.search(seen):
             raise FileNotAllowed(
                 f"a file may not be referred to ({_HOW}) with the key of this proxy, which can't tell whose it is; the"
                 f" setting upstream.paths can allow it, with {', '.join(_REFERENCES)}"
@@ -108,7 +138,7 @@ class AllowedMessages:
         self._tasks: set[str] = set()
 
     def check(self, text: bytes) -> None:
-        """Check a text message. Raises: as AllowedPaths.check_body; TaskNotAllowed."""
+        """Check a text message. Raises: as BodyCheck.check; TaskNotAllowed."""
         self._allowed.check_body(text)
         header = record(json_object(text).get("header"))
         task = header.get("task_id")

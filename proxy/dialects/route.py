@@ -13,7 +13,7 @@ from proxy.wire.errors import BadRequest
 from proxy.wire.http import RawHeaders, origin_form
 
 # Also between characters that only some servers treat as the limits of a segment.
-_DOT_SEGMENT = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:/|%2f|\\|%5c|;|%3b|#|%23|%3f|$)", re.IGNORECASE)
+_DOT_SEGMENT = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:/|%2f|\\|%5c|;|%3b|#|%23|%3f|%00|$)", re.IGNORECASE)
 
 _REMEMBERED_CHARS = 1000  # of a target: a thousand longer ones would take much memory
 

@@ -8,8 +8,6 @@ from aiohttp import web
 
 from proxy.wire.errors import TooLarge
 
-_CHECKED_AGAIN_BYTES = 256  # of the piece before, so that what is cut in two between pieces is found
-
 
 class Holder(Protocol):
     """A client's connection, which counts the bytes of its request's body that are kept in memory."""
@@ -74,11 +72,10 @@ class LargeBody:
 
     def __init__(self, request: web.BaseRequest, beginning: bytes, allowed_bytes: int) -> None:
         self.size_bytes = request.content_length  # None: it comes in chunks
-        self.check: Callable[[bytes], object] | None = None  # called with each piece, after the end of the one before
+        self.check: Callable[[bytes], object] | None = None  # called with each piece
         self.ended_at = 0.0  # monotonic seconds at which the last byte arrived; 0 until then
         self.beginning = beginning  # empty once it has been sent
         self._came_bytes = 0
-        self._before = b""  # the end of what was checked
         self._content = request.content
         self._allowed_bytes = allowed_bytes
 
@@ -98,9 +95,7 @@ class LargeBody:
             allowed = self._allowed_bytes
             raise TooLarge(f"the request body has more than {allowed} bytes, {self._came_bytes} came so far")
         if self.check is not None:
-            checked = self._before + piece
-            self.check(checked)
-            self._before = checked[-_CHECKED_AGAIN_BYTES:]
+            self.check(piece)
         return piece
 
 

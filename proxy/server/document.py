@@ -5,7 +5,8 @@ The response begins when the stream has ended, so that a failed stream is an HTT
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -13,14 +14,17 @@ from proxy.dialects.error_codes import Fault, trouble
 from proxy.downstream.response import Downstream
 from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, LOG_LIMIT, UPSTREAM_ERROR, Ending
 from proxy.stream.hub import Hub
-from proxy.stream.projections import Json, View
+from proxy.stream.projection import SPAN_BYTES, View
+from proxy.stream.projections import Json
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
+from proxy.stream.turns import Turns
 from proxy.timers import wait
 from proxy.wire.errors import Reported
 from proxy.wire.http import Headers
 
 JSON = View("json")
+_Result = TypeVar("_Result")
 _HEADERS = {"Stream-Mode": "json", "Cache-Control": "no-store"}
 
 
@@ -97,11 +101,16 @@ async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> 
     The client does not count as a follower: one that polls would leave between two requests, and end the stream.
     Raises: as deliver_document.
     """
-    projection = _json(stream)
+    projection = Json(stream)  # not the followers' one, which is kept, and has the document in it
     if stream.outcome is None and wait_s:
         ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         stream.when_answered(ended.set_result)
         await wait(ended, wait_s)
+    await read_up(stream)
+    return await in_turn(stream.turns, lambda: _response_now(stream, projection, headers))
+
+
+def _response_now(stream: Stream, projection: Json, headers: Headers) -> web.Response:
     ending = stream.outcome
     if ending is None:
         return _answer(projection.so_far(), 202, headers)
@@ -109,10 +118,26 @@ async def wait_for_document(stream: Stream, wait_s: float, headers: Headers) -> 
     return _document_response(stream, document if properly else None, headers)
 
 
-def _json(stream: Stream) -> Json:
-    projection = stream.projection(JSON)
-    assert isinstance(projection, Json)
-    return projection
+async def read_up(stream: Stream) -> None:
+    """Have all that a stream has said so far read for the modes that need that, in turns if it is long."""
+    while stream.unread_bytes(stream.log.end) > SPAN_BYTES:
+        await in_turn(stream.turns, lambda: stream.read_on(stream.log.end))
+
+
+async def in_turn(turns: Turns, work: Callable[[], _Result]) -> _Result:
+    """Do a piece of work when its turn comes, and return its result. Raises: what it raises."""
+    result: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
+
+    def do() -> None:
+        if result.done():  # whoever waited for it has gone
+            return
+        try:
+            result.set_result(work())
+        except Exception as error:
+            result.set_exception(error)
+
+    turns.do(do)
+    return await result
 
 
 def _document_response(stream: Stream, document: bytes | None, headers: Headers) -> web.Response:
@@ -122,7 +147,7 @@ def _document_response(stream: Stream, document: bytes | None, headers: Headers)
     if ending is None:  # this follower alone was ended
         raise LOG_LIMIT.saying("the document takes more memory than a stream's log may have").as_error()
     if ending.reason == COMPLETE.reason:
-        return _answer(_json(stream).so_far(), 200, headers)  # the document can't be made; this one says why
+        return _answer(Json(stream).so_far(), 200, headers)  # the document can't be made; this one says why
     if failure is None or ending.reason != UPSTREAM_ERROR.reason:
         raise ending.as_error()
     status = failure.status or _status(failure.code)

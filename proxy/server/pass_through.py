@@ -3,7 +3,8 @@
 Also used for generation requests: the upstream target, the headers that are forwarded, sending a response back.
 """
 
-from collections.abc import AsyncIterable, Callable
+import asyncio
+from collections.abc import AsyncIterable, Awaitable, Callable
 
 from aiohttp import web
 
@@ -23,10 +24,12 @@ from proxy.stream.faults import log_fault
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.upstream import UpstreamRequest
+from proxy.wire import json_size
 from proxy.wire.errors import UpstreamError
 from proxy.wire.http import LAST_CHUNK, EndToEnd, Headers, chunk, origin_form
 
 _PIECE_BYTES = 64 * 1024
+_CHECKED_AT_ONCE_BYTES = 256 * 1024  # 5 ms
 _BODY_BYTES = 64 * 1024 * 1024  # of a caller with limits, where no other limit is known
 _STATED_BYTES = 2 * 1024 * 1024  # a longer response is not searched for its usage
 _CROSSING = EndToEnd(KEPT)
@@ -59,16 +62,34 @@ class Forward:
         """Return whether the body of a request that passes through has to be checked."""
         return self._allowed is not None and self._allowed.looks_into(origin_form(request.raw_path).partition("?")[0])
 
-    def check_body(self, request: web.BaseRequest, body: bytes | LargeBody) -> None:
-        """Check what a body refers to, of a large one when it is sent. Raises: FileNotAllowed, UnsupportedMediaType."""
-        if self._allowed is None:
-            return
-        headers = request.headers
-        self._allowed.check_coding(headers.getall("Content-Encoding", ()), headers.getall("Content-Type", ()))
+    def check_body(self, request: web.BaseRequest, body: bytes | LargeBody) -> Awaitable[None] | None:
+        """Check what a body refers to, of a large one when it is sent; and that it can be read in a short time.
+
+        Of a body that takes long the rest is still to be checked: await what is returned.
+        Raises: FileNotAllowed, UnsupportedMediaType, TooLarge.
+        """
+        if self._allowed is not None:
+            headers = request.headers
+            self._allowed.check_coding(headers.getall("Content-Encoding", ()), headers.getall("Content-Type", ()))
+            if isinstance(body, LargeBody):
+                body.check = self._allowed.body_check().check
+                return None
         if isinstance(body, LargeBody):
-            body.check = self._allowed.check_body
-        else:
+            return None
+        if len(body) > json_size.LONG_BYTES:
+            return self._check_in_steps(body)
+        if self._allowed is not None:
             self._allowed.check_body(body)
+        return None
+
+    async def _check_in_steps(self, body: bytes) -> None:
+        if self._allowed is not None:
+            check = self._allowed.body_check().check
+            for at in range(0, len(body), _CHECKED_AT_ONCE_BYTES):
+                check(body[at : at + _CHECKED_AT_ONCE_BYTES])
+                await asyncio.sleep(0)
+        for _ in json_size.check(body):
+            await asyncio.sleep(0)
 
     def headers(self, request: web.BaseRequest, crossing: EndToEnd) -> tuple[Headers, bool]:
         """Return the request's headers that are forwarded, and whether any was one of `crossing`'s marked names."""
@@ -142,6 +163,7 @@ class PassThrough:
         The formats of configured routes are not known, so any model may be named there. Raises: NotAllowedForKey.
         """
         body = await read_body(request, account.body_bytes(self._body_bytes() or _BODY_BYTES))
+        await self._check(request, body)
         if route.dialect.frames.has_text and request.method not in ("GET", "HEAD", "DELETE"):
             account.check_body(body)
         return self._chosen(request, body, alone)
@@ -153,12 +175,19 @@ class PassThrough:
 
     async def _read(self, request: web.BaseRequest, alone: str) -> Choice:
         """Read and check a body; return the upstream for it, and the body with its model's name there."""
-        return self._chosen(request, await read_body(request, self._body_bytes()), alone)
+        body = await read_body(request, self._body_bytes())
+        await self._check(request, body)
+        return self._chosen(request, body, alone)
+
+    async def _check(self, request: web.BaseRequest, body: bytes) -> None:
+        """Check a body that will be read. Raises: as Forward.check_body."""
+        if self._forward.looks_into(request) or _is_posted_json(request):
+            rest = self._forward.check_body(request, body)
+            if rest is not None:
+                await rest
 
     def _chosen(self, request: web.BaseRequest, body: bytes, alone: str) -> Choice:
-        """Check what a body refers to, if necessary, and choose its upstream, unless it is known."""
-        if self._forward.looks_into(request):
-            self._forward.check_body(request, body)
+        """Choose the upstream of a body, unless it is known."""
         chosen = self._models.choose(body) if self._models and _is_posted_json(request) else Choice("", body)
         return chosen._replace(upstream=alone) if alone else chosen
 

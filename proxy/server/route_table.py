@@ -16,6 +16,7 @@ from proxy.dialects import table
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
 from proxy.server.admin.probes import healthy
+from proxy.server.callers.usage import UsageOfCaller
 from proxy.server.config import Config
 from proxy.server.configuration.settings import LimitsConfig, RouteConfig
 from proxy.server.directory import Directory
@@ -35,7 +36,6 @@ from proxy.server.placement import Belongs, Placement
 from proxy.server.routes import ANY, Handler, Routes
 from proxy.server.sockets import Sockets
 from proxy.server.upstreams import Upstreams
-from proxy.server.usage import UsageOfCaller
 from proxy.stream.hub import Hub
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.group import OpenExchange

@@ -74,7 +74,8 @@ What the events are, and what the code does:
 * outrun: the log's window has moved past the offset, and the follower is advanced: it ends with the error `too_slow`.
   Frames are never skipped. Until it is advanced, nothing happens to it.
 * another comes: `Stream.attach`, of another follower. A bypass ends; everybody is served from the log.
-  A follower that is far behind when it attaches, by more than a span, is parked until it has caught up.
+  A follower that is far behind when it attaches, by more than a span, is parked until it has caught up; and if its mode
+  needs the texts of what comes before its offset, until so much has been read.
 * company: a sweep ends, and the cohort has another member. Each follower whose sink has a transport goes into the rank
   of its view, framing and offset (`Cohort._regroup`), and may be the first in it, or the only one.
 * alone: no other follower is left, it has been sent everything, and its sink takes the upstream's chunks unchanged:
@@ -124,7 +125,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Protocol
 
-from proxy.stream.background import BackgroundLoop
+from proxy.stream.faults import BackgroundLoop
 from proxy.stream.rank import Ranks
 
 # Followers advanced in one turn of the event loop (a rank may exceed it): at about 10 us each, other streams wait for

@@ -107,6 +107,15 @@ class FrameLog:
         starts = [ends[first - 1] if first else 0, *ends[first:after]]
         return [self._packed[starts[place] : end] for place, end in enumerate(ends[first:after])]
 
+    def reach(self, start: int, end: int, room_bytes: int) -> int:
+        """Return how far a span may reach from `start` towards `end`: one frame at least, else `room_bytes`."""
+        frames = self.frames
+        for index in range(start - self.start, end - self.start):
+            room_bytes -= len(frames[index])
+            if room_bytes < 0:
+                return max(start + 1, self.start + index)
+        return end
+
     def trim(self, to_bytes: int, below: int) -> int:
         """Drop frames from the start, none at or above offset `below`, until at most `to_bytes` are left.
 

@@ -24,7 +24,8 @@ from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.ledger import LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import MODES, Projection, Raw, View
+from proxy.stream.projection import SPAN_BYTES, Projection, View
+from proxy.stream.projections import MODES, Raw
 from proxy.stream.subscription import Subscription
 from proxy.stream.transcript import Transcript
 from proxy.stream.turns import Turns
@@ -218,6 +219,25 @@ class Stream:
                 self._call_soon(self._limit_transcript)  # not here: a follower is being advanced
         return transcript
 
+    def unread_bytes(self, end: int) -> int:
+        """Return how many bytes of the frames before an offset the transcript, if there is one, has yet to read."""
+        log, transcript = self.log, self._transcript
+        if transcript is None or transcript.end >= end:
+            return 0
+        return log.position(end) - log.position(transcript.end)
+
+    def read_on(self, end: int) -> bool:
+        """Have the transcript read more of the frames before an offset; return whether it has yet to read some.
+
+        It reads no more than a span at once, which takes some milliseconds: long logs are read in turns.
+        """
+        log = self.log
+        at = self.transcript(log.start).end
+        if at < end:
+            at = log.reach(at, end, SPAN_BYTES)
+            self.transcript(at)
+        return at < end
+
     def attach(self, subscription: Subscription) -> None:
         """Add a follower and advance it: at once, or, if it is far behind, when its turn comes."""
         self.end_bypass()
@@ -397,12 +417,12 @@ class Stream:
         """How the answer ended, if it has; the frames may show that before the response ends."""
         return self._log.ending or self._log.outcome
 
-    def conclude_after(self, outcome: Ending, after_s: float, at_end: int | None = None) -> None:
+    def conclude_after(self, outcome: Ending, after_s: float, fed_at: float | None = None) -> None:
         """Call `conclude` after so many seconds, unless the outcome is known by then.
 
-        Neither if a frame has been appended since to a log that had its end `at_end`.
+        Neither if there has been progress since `fed_at`, when the last was made.
         """
-        self._pacer.wake(_Conclusion(self, outcome, at_end), after_s)
+        self._pacer.wake(_Conclusion(self, outcome, fed_at), after_s)
 
     def conclude(self, outcome: Ending) -> None:
         """Note how the answer ended, and end followers whose mode sends only the answer; the log stays open."""
@@ -640,14 +660,14 @@ class Stream:
 class _Conclusion:
     """A call of `Stream.conclude` that is put off for a moment, because another frame may follow."""
 
-    __slots__ = ("_at_end", "_outcome", "_stream")
+    __slots__ = ("_fed_at", "_outcome", "_stream")
 
-    def __init__(self, stream: Stream, outcome: Ending, at_end: int | None) -> None:
+    def __init__(self, stream: Stream, outcome: Ending, fed_at: float | None) -> None:
         self._stream = stream
         self._outcome = outcome
-        self._at_end = at_end
+        self._fed_at = fed_at
 
     def due(self) -> None:
         stream = self._stream
-        if stream.outcome is None and (self._at_end is None or self._at_end == stream.log.end):
+        if stream.outcome is None and (self._fed_at is None or self._fed_at == stream.fed_at):
             stream.conclude(self._outcome)

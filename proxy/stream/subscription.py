@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from proxy.stream.endings import COMPLETE, DRAINED, INTERNAL_ERROR, TOO_SLOW, Ending
 from proxy.stream.interfaces import Sink, Transport
-from proxy.stream.projections import EVENT_STREAM, SPAN_BYTES, Heartbeat, Projection, Span, View
+from proxy.stream.projection import EVENT_STREAM, SPAN_BYTES, Heartbeat, Projection, Span, View
 from proxy.stream.rank import Rank, Ranks
 
 if TYPE_CHECKING:
@@ -96,9 +96,17 @@ class Subscription:
 
     @property
     def is_far_behind(self) -> bool:
-        """Return whether it has to be sent more than a span; then it waits for its turn."""
-        log = self.stream.log
-        return log.size_bytes > SPAN_BYTES and self.lag_bytes > SPAN_BYTES
+        """Return whether it has to be sent more than a span, or more than that has to be read for its mode before.
+
+        Then it waits for its turn.
+        """
+        if self.stream.log.size_bytes <= SPAN_BYTES:
+            return False
+        return self.lag_bytes > SPAN_BYTES or self._lacks_reading
+
+    @property
+    def _lacks_reading(self) -> bool:
+        return self._projection.rewrites and self.stream.unread_bytes(self.offset) > SPAN_BYTES
 
     def advance(self) -> None:
         """Write everything up to the log's end, or as much of it as the sink takes, and end if the log is sealed."""
@@ -292,6 +300,14 @@ class Subscription:
 
     def _catch_up(self) -> None:
         """Advance, and join `live` only when caught up: adding and removing thousands at each span would be slow."""
+        try:
+            if self._lacks_reading and self.stream.read_on(self.offset):
+                self.awaits_turn = True
+                self.stream.turns.wait(self.go_on)
+                return
+        except Exception as error:
+            self.break_off(error)
+            return
         cohort = self.cohort
         if cohort.has_parked:
             cohort.drop_parked()

@@ -89,7 +89,7 @@ Examples:
   kill -HUP PID                       # reads the configuration again; kill PID drains and ends
 
 \b
-Exit status: 0 it was told to end, 2 the configuration is not valid, or it can't listen.
+Exit status: 0 ended by a signal, 2 the configuration is not valid, or it can't listen.
 """
 
 
@@ -103,7 +103,7 @@ def serve(config_file: Path | None, loop: str, workers: int | None) -> None:
     """Run the proxy until SIGTERM or SIGINT. It then drains before it stops; a second signal stops it at once.
 
     SIGHUP has it read its configuration again: keys, limits, time-outs and the log level change in place. Several
-    workers are replaced by new ones with the new configuration, and finish what they have.
+    workers are replaced by new ones with the new configuration, and finish their streams.
     """
     try:
         check_installation()

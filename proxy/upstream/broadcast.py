@@ -11,8 +11,8 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable
 
-from proxy.stream.background import BackgroundLoop
 from proxy.stream.endings import COMPLETE, FRAME_LIMIT, UPSTREAM_ERROR
+from proxy.stream.faults import BackgroundLoop
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.on_disconnect import OnDisconnect

@@ -22,7 +22,7 @@ HOP_BY_HOP: dict[bytes, str] = {
 _LENGTH = b"content-length:"
 LAST_CHUNK = b"0\r\n\r\n"
 
-_ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_ABSOLUTE_FORM = re.compile(r"https?://[^/?#]*", re.IGNORECASE)  # others are not served
 # The verdict on a header is 0 if it is forwarded and needs no more attention, otherwise a combination of these:
 _MARKED = 1  # `parted` reports its presence; by itself this does not keep it from being forwarded
 _ENDS = 2  # it is not forwarded
@@ -144,4 +144,7 @@ def with_one_length(response: bytes) -> bytes | None:
 
 def origin_form(target: str) -> str:
     """Return a target without the scheme and host of an absolute form (RFC 9112 section 3.2.2), which are not used."""
-    return target if target.startswith("/") else _ABSOLUTE_FORM.sub("", target, count=1)
+    if target.startswith("/"):
+        return target
+    before = _ABSOLUTE_FORM.match(target)  # Not sub, which looks for it from each character on: 8 s for 60 KB
+    return target if before is None else target[before.end() :]

@@ -22,7 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from proxy.access.account import PLACE
 from proxy.access.callers import Caller
-from proxy.access.certificates import shown_subject
+from proxy.access.certificates import subject_of
 from proxy.downstream.movable import HANDED_OVER, MovableConnection, Relayed
 from proxy.server.headers import NAMES
 from proxy.server.placement import Belongs, Handler, Responses, key_name
@@ -381,7 +381,7 @@ class Placement:
         request = connection.current
         if request is None or request.version < HttpVersion11:
             return LATE  # by TLS, the end of a body without a length would look the same whether it is whole or not
-        told = relay.written(Relayed(request.remote or "", shown_subject(request)))
+        told = relay.written(Relayed(request.remote or "", subject_of(request)))
         ours, theirs = socket.socketpair()
         with theirs:
             outcome = await offer(path, theirs.fileno(), read, is_placed=is_placed, told=told)

@@ -133,12 +133,31 @@ FILE = (
         b'{"messages":[{"content":[{"type":"file","file":{"file_id":"file-1"}}]}]}',
         b'{"messages":[{"content":[{"file\\u005fid":"\\u0066ile\\u002dfe-1"}]}]}',
         b'{"tools":[{"type":"code_interpreter","container":{"file_ids":["", "file-1"]}}]}',
+        b'{"container":{"file_ids":[%b"file-1"]}}' % (b" \n" * 300),
+        b'{"container":{"file_ids":["%b","file-1"]}}' % (b"x" * 300),
+        b'{"file":{"file_id"%b:%b"file-1"}}' % (b"\t" * 3000, b" " * 3000),
+        FILE.replace(b"fileid", b"\\u0020\\u00A0fileid"),
+        FILE.replace(b"fileid", "\u3000\xa0\ufefffileid".encode()),
     ],
 )
 def test_body_that_refers_to_a_file_is_refused(body: bytes) -> None:
     """However it is spelled: under one key the file may be anybody's."""
     with pytest.raises(FileNotAllowed, match=r"upstream\.paths"):
         AllowedPaths([]).check_body(body)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 5000])
+def test_reference_is_found_wherever_a_body_is_cut(size: int) -> None:
+    """Also when there is more white space within it than a piece has bytes."""
+    body = b'{"tools":[{"x":"%b","file_ids" : [%b"\\u0066ile-1"]}]}' % (b"y" * 9000, b" " * 9000)
+    check = AllowedPaths([]).body_check()
+
+    def come() -> None:
+        for at in range(0, len(body), size):
+            check.check(body[at : at + size])
+
+    with pytest.raises(FileNotAllowed):
+        come()
 
 
 @pytest.mark.parametrize("coding", ["utf-16-le", "utf-16-be", "utf-32"])
@@ -164,6 +183,7 @@ def test_body_may_refer_to_a_file_where_files_are_allowed(added: str) -> None:
         b'{\\"file_id\\": \\"file-1\\"}',
         b"file_id: file-1",
         b'"},{"input":{"file_id":"1AbC"},"content":"',
+        b'"},{"input":{"file_ids":["1AbC", "2"]},"content":"',
     ],
 )
 def test_text_that_tells_of_such_references_is_none(text: bytes) -> None:

@@ -30,7 +30,9 @@ def test_target_is_the_same_below_the_prefix_of_the_upstream(target: str, upstre
 
 
 @pytest.mark.parametrize("dots", [".", "..", "%2e", "%2E%2e", ".%2e"])
-@pytest.mark.parametrize("place", ["/v1/{}", "/v1/{}/a", "/v1/a/{}/b", "/v1/a%2f{}", "/v1/a\\{}", "/v1/a%5C{};x"])
+@pytest.mark.parametrize(
+    "place", ["/v1/{}", "/v1/{}/a", "/v1/a/{}/b", "/v1/a%2f{}", "/v1/a\\{}", "/v1/a%5C{};x", "/{}%00"]
+)
 def test_dot_segments_are_refused_however_they_are_written(dots: str, place: str) -> None:
     """Behind what only some servers take for the end of a segment, too: no path above the prefix is reached."""
     with pytest.raises(BadRequest, match="dot segments"):

@@ -146,6 +146,24 @@ async def a_document_is_asked_for(tee: Tee, stage: Stage) -> None:
         client.transport.abort()
 
 
+async def a_long_document_is_asked_for(tee: Tee, stage: Stage) -> None:
+    """Have a stream that is read in turns be fetched as a document, as text from the middle, and while it runs."""
+    answer, turn = await begun(tee, stage, "Stream-On-Disconnect: continue")
+    turn.chunk(chunk_frame("x" * 400) * 1000)
+    await answer.until(b"x" * 400)
+    for query in ("mode=json&wait=0", "mode=text&offset=9000", "mode=coalesced"):
+        follower = await tee.follow(answer.stream_id, query)
+        if "json" in query:
+            assert (await follower.json())["object"] == "chat.completion"
+        follower.client.transport.abort()
+    turn.end(FINISH, DONE)
+    await answer.read()
+    follower = await tee.follow(answer.stream_id, "mode=json")
+    assert (await follower.json())["object"] == "chat.completion"
+    for client in (answer.client, follower.client):
+        client.transport.abort()
+
+
 async def an_upload_stops(tee: Tee, stage: Stage) -> None:
     """Have a body that passes through stop."""
     client = await tee.connect()
@@ -171,6 +189,7 @@ async def a_client_leaves_amid_its_upload(tee: Tee, stage: Stage) -> None:
         followed_while_its_upstream_is_kept,
         a_shared_route_is_left,
         a_document_is_asked_for,
+        a_long_document_is_asked_for,
         an_upload_stops,
         a_client_leaves_amid_its_upload,
     ],

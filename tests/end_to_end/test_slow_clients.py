@@ -7,6 +7,8 @@ from time import process_time
 
 import pytest
 
+from proxy.stream.projections import SPAN_BYTES
+from proxy.stream.transcript import Transcript
 from proxy.wire.websocket import PING
 from tests.event_loops import GUARD_S, until
 from tests.event_streams import DONE, FINISH, chunk_frame
@@ -302,3 +304,45 @@ async def test_many_who_join_a_long_log_leave_others_their_turns(perform: Serve,
     assert max(gaps) < 0.25
     for one in (turn, other):
         one.end(FINISH, DONE)
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("mode=json", ()),
+        ("mode=json&wait=0", ()),
+        ("mode=text&offset=3500", ()),
+        ("mode=coalesced", ("Last-Event-ID: 6990",)),
+        ("mode=cumulative", ("Last-Event-ID: 6990",)),
+        ("mode=incremental", ("Last-Event-ID: 6990",)),
+        ("mode=text", ("Last-Event-ID: 7000",)),
+    ],
+)
+@pytest.mark.parametrize("over", [True, False])
+async def test_long_log_is_read_in_turns_for_a_mode(
+    perform: Serve, stage: Stage, monkeypatch: pytest.MonkeyPatch, query: str, headers: tuple[str, ...], over: bool
+) -> None:
+    """Wherever a follower begins: no turn of the loop reads more than a span or two."""
+    tee = await perform()
+    originator, turn = await begun(tee, stage, "Stream-On-Disconnect: continue")
+    said = chunk_frame("x") * 7000
+    turn.chunk(said)
+    await originator.bytes(len(said))
+    if over:
+        turn.end(FINISH, DONE)
+        await originator.read()
+    read: list[int] = []
+    feed = Transcript.feed
+
+    def noted(transcript: Transcript, frames: list[bytes]) -> None:
+        read.append(sum(map(len, frames)))
+        feed(transcript, frames)
+
+    monkeypatch.setattr(Transcript, "feed", noted)
+    client = await tee.send("GET", f"/v1/streams/{originator.stream_id}?{query}", *headers)
+    answer = await client.answer()
+    if not over:
+        turn.end(FINISH, DONE)
+    await answer.read()
+    assert (answer.status, answer.end) in ((200, "whole"), (202, "whole"), (204, "whole"))
+    assert max(read, default=0) <= 2 * SPAN_BYTES

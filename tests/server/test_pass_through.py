@@ -57,6 +57,8 @@ def test_target_keeps_its_bytes_below_the_prefix(target: str, upstream: bytes) -
         "/v1/..%3bx",
         "/v1/..#x",
         "/v1/..%3fx",
+        "/v1/..%00/x",
+        "ftp://host.test/v1/models",
         "http://elsewhere.test/v1/../x",
         "/v2/models",
         "/v1",

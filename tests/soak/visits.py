@@ -5,6 +5,7 @@ A visit is one answer of the upstream, or one plain request, and all who have to
 
 import asyncio
 import json
+import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ from hashlib import sha256
 from random import Random
 
 from tests.soak import checks, generation_visit
-from tests.soak.connection import Connection, Manner, exchange, request
+from tests.soak.connection import Connection, Manner, Reply, exchange, request
 from tests.soak.ground import Ground
 
 _SPELLS = 20  # how many rooms of the shared route there are
@@ -36,11 +37,14 @@ async def plain(ground: Ground, random: Random, ident: str) -> None:
 async def _one_plain(ground: Ground, random: Random, ident: str, connection: Connection) -> bool:
     """Send one, and check the answer; return whether the connection is good for another."""
     body = json.dumps({"model": "m", "input": "word " * random.choice((1, 10, 20_000))}).encode()
+    began_at = time.monotonic()
     connection.send(request("POST", "/v1/embeddings", f"soak-id: {ident}", key=_caller(random), body=body))
     reply = await connection.reply()
     ground.tally["plain", reply.status] += 1
     if reply.status in ground.refusals:
         return reply.end == "whole" and reply.headers.get("connection") != "close"
+    if _is_late(ground, reply, began_at):
+        return False
     if reply.status != 200 or reply.end != "whole":
         ground.say(f"a plain request was answered {reply.status}, {reply.end}: {bytes(reply.body[-200:])!r}", ident)
         return False
@@ -58,6 +62,7 @@ async def document(ground: Ground, random: Random, ident: str) -> None:
         headers.append(f"Fake-Fault: status; status={status}")
     manner = Manner(leave_s=random.random()) if random.random() < 0.2 else Manner()
     data = request("POST", "/v1/chat/completions", *headers, key=_caller(random), body=json.dumps(body).encode())
+    began_at = time.monotonic()
     reply = await exchange(ground.port, data, manner)
     ground.tally["document", reply.status] += 1
     asked = ground.upstream.asked(ident)
@@ -65,7 +70,7 @@ async def document(ground: Ground, random: Random, ident: str) -> None:
         ground.say(f"one request was sent upstream {len(asked)} times", ident)
     if reply.end == "late":
         ground.say("a document did not come", ident)
-    if reply.end == "left" or reply.status in ground.refusals:
+    if reply.end == "left" or reply.status in ground.refusals or _is_late(ground, reply, began_at):
         return
     if not asked or reply.status != (status or 200) or reply.body != asked[0].sent:
         ground.say(f"a document came as {reply.status}, {reply.end}: {bytes(reply.body[-200:])!r}", ident)
@@ -106,6 +111,11 @@ async def shared(ground: Ground, random: Random, ident: str) -> None:
         if found := checks.ticks_apart(heard):
             ground.say(f"{found} (room {room})", ident)
         await asyncio.sleep(random.random())
+
+
+def _is_late(ground: Ground, reply: Reply, began_at: float) -> bool:
+    """Return whether the upstream was late because this process, of which it is a part, did not run for long."""
+    return reply.status == 504 and ground.starved_at > began_at
 
 
 def _caller(random: Random) -> str:

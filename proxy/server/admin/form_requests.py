@@ -10,7 +10,7 @@ from yarl import URL
 from proxy.access.callers import Caller
 from proxy.access.certificates import SUBJECT
 from proxy.access.operators import OperatorAccess, bearer
-from proxy.server.identification import Serve
+from proxy.server.callers.identification import Serve
 from proxy.wire.errors import BadRequest
 
 PREFIX = "/admin/try"

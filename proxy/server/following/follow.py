@@ -11,10 +11,11 @@ from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.capabilities import READ
 from proxy.downstream.response import Downstream
-from proxy.downstream.websocket import CLOSING_S, WebSocket, chosen_protocol
+from proxy.downstream.switched import CLOSING_S
+from proxy.downstream.websocket import WebSocket, chosen_protocol
 from proxy.server.configuration.settings import StreamsConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
-from proxy.server.document import JSON, DocumentSink, wait_for_document
+from proxy.server.document import JSON, DocumentSink, read_up, wait_for_document
 from proxy.server.following.request import Cursor, FollowRequest, read_follow_request
 from proxy.server.generations.options import check_key
 from proxy.stream.endings import COMPLETE, DRAINED, REFUSED, Ending, ending_of
@@ -22,7 +23,8 @@ from proxy.stream.envelopes import closing
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import EVENT_STREAM, MODES, View, check_view
+from proxy.stream.projection import EVENT_STREAM, View
+from proxy.stream.projections import MODES, check_view
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics
@@ -95,6 +97,8 @@ class Follow:
         if follow.view == JSON:
             return await wait_for_document(stream, follow.wait_s, [(b"Stream-Id", stream.id.encode())])
         stream.projection(follow.view)  # raises OffsetGone, if the mode needs frames that are no longer held
+        if follow.cursor.given and MODES[follow.view.mode].rewrites:
+            await read_up(stream)  # to find the cursor, and whether anything comes after it
         offset, skip = _start(stream, follow)
         log = stream.log
         over = follow.cursor.given and log.ending is not None and _nothing_after(stream, follow.view, offset, skip)

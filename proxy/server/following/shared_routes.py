@@ -23,12 +23,12 @@ from proxy.server.following.follow import check_held
 from proxy.server.generations.shared_calls import Call, Calls, Identity, by_url
 from proxy.server.headers import NOT_SHARED
 from proxy.server.placement import Placement, call_name
-from proxy.stream.background import BackgroundLoop
 from proxy.stream.endings import DRAINED
+from proxy.stream.faults import BackgroundLoop
 from proxy.stream.hub import ANYONE, Hub
 from proxy.stream.info import StreamInfo
 from proxy.stream.ledger import NAMES
-from proxy.stream.projections import View
+from proxy.stream.projection import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals

@@ -21,7 +21,7 @@ from proxy.server.generations.retries import Reading
 from proxy.server.generations.shared_calls import Call
 from proxy.server.json_responses import answer
 from proxy.stream.hub import Hub
-from proxy.stream.projections import View
+from proxy.stream.projection import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics

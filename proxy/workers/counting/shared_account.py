@@ -56,7 +56,7 @@ class SharedAccount(Account):
             raise
         self.roll()
         for window, used in zip((*self.requests, *self.tokens), told["used"], strict=True):
-            window.used = used
+            window.restore(used)
         self._check(told)
         self._taken += 1
         return SharedPlace(self)

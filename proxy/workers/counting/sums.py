@@ -13,7 +13,7 @@ from proxy.access.account import Account, Reached
 from proxy.access.accounts import Accounts
 from proxy.access.limits import DIVIDED, CallerLimits
 from proxy.access.usage_file import UsageFile
-from proxy.server.usage import counted
+from proxy.server.callers.usage import counted
 from proxy.stream.faults import log_fault
 from proxy.timers import sleep
 from proxy.wire.errors import Overloaded
@@ -68,7 +68,7 @@ class SummedAccount(Account):
         self.roll()
         self.requests_total -= 1
         for window in self.requests:
-            window.used = max(0, window.used - 1)
+            window.use(-min(1, window.own))
         return {}
 
     def end(self, worker: int) -> None:
