@@ -16,6 +16,7 @@ from aiohttp import web
 from proxy.access.callers import Caller
 from proxy.access.response_ids import LONGEST, GivenIds
 from proxy.dialects import table
+from proxy.server.following.follow_many import MOST_STREAMS
 from proxy.server.routes import Handler
 from proxy.store.claims import Claims
 from proxy.store.entries import HEADER, SEAL, START, Entry, Record, UnreadableError, is_kept, read_header, read_seal
@@ -56,9 +57,10 @@ class Directory:
         """Return a handler of requests that name streams, which are found first if they are elsewhere."""
 
         async def serve(request: web.BaseRequest, caller: Caller, **names: str) -> web.StreamResponse:
-            for ident in [names["ident"]] if "ident" in names else request.query.getall("stream", ()):
-                await self._bring(ident)
-            for key in [names["key"]] if "key" in names else request.query.getall("key", ()):
+            # More than may be named are refused by the handler, and not looked for before.
+            idents = [names["ident"]] if "ident" in names else request.query.getall("stream", ())[:MOST_STREAMS]
+            await asyncio.gather(*map(self._bring, idents))
+            for key in [names["key"]] if "key" in names else request.query.getall("key", ())[:MOST_STREAMS]:
                 if not await self._bring_by_key(caller, key) and "wait" in request.query:
                     return await self._serve_next(functools.partial(handler, request, caller, **names), caller, key)
             return await handler(request, caller, **names)
