@@ -33,22 +33,24 @@ test: $(VENV)/.stamp-dev
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-# All of it: every case on both event loops, what can fail around a store, the end-to-end tests before three workers,
-# and the compiled build. About an hour.
+# All of it: every case on both event loops, what can fail around a store, the end-to-end tests before three workers
+# and with a store, and the compiled build. About an hour.
 test-all: $(VENV)/.stamp-dev
 	@tests/system_tools.sh
 	TEST_ALL=1 FAILURES=all $(BIN)/pytest
 	TEST_ALL=1 TEST_WORKERS=3 $(BIN)/pytest tests/end_to_end
+	TEST_ALL=1 $(BIN)/python -m tests.store.redis_server $(BIN)/pytest tests/end_to_end
 	$(MAKE) test-compiled
 
 fix: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# How many streams it makes up: EXAMPLES, 1,000 to 2,000 of them a minute. See docs/fuzzing.md.
+# How many streams it makes up: EXAMPLES, 1,000 to 2,000 of them a minute. With a compiled build (`make compiled`) it is held
+# to its sources, too. See docs/fuzzing.md.
 EXAMPLES ?= 20000
 fuzz: $(VENV)/.stamp-dev
-	EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n 0 -o timeout=0 --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_fuzz.py tests/test_fuzz_inputs.py
+	EXAMPLES=$(EXAMPLES) $(BIN)/pytest -n 0 -o timeout=0 --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_fuzz.py tests/test_fuzz_inputs.py tests/test_fuzz_builds.py
 
 # Two nodes and their store in virtual time: so many SEEDS, 10 of them a second. See docs/store.md.
 SEEDS ?= 1000

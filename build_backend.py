@@ -24,6 +24,10 @@ from hatchling import build as hatchling
 
 build_sdist = hatchling.build_sdist
 get_requires_for_build_sdist = hatchling.get_requires_for_build_sdist
+# Where hatchling has them: without them a wheel is built, and perhaps compiled, to read its metadata.
+if hasattr(hatchling, "prepare_metadata_for_build_wheel"):
+    prepare_metadata_for_build_wheel = hatchling.prepare_metadata_for_build_wheel
+    prepare_metadata_for_build_editable = hatchling.prepare_metadata_for_build_editable
 
 SWITCH = "HATCH_BUILD_HOOK_ENABLE_MYPYC"
 NO_HOOKS = "HATCH_BUILD_NO_HOOKS"

@@ -12,10 +12,13 @@ trap 'rm -rf "$work"' EXIT
 "$work/tools/bin/pip" install -q --disable-pip-version-check 'pip-tools>=7.6,<7.7' 'cyclonedx-bom>=7.5,<7.6'
 compile() {
     "$work/tools/bin/pip-compile" -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-        --strip-extras --allow-unsafe --no-header --no-annotate "$@" pyproject.toml
+        --strip-extras --allow-unsafe --no-header --no-annotate "$@"
 }
-compile --extra redis -o deploy/requirements.lock
-HATCH_BUILD_HOOK_ENABLE_MYPYC=1 compile --only-build-deps --build-deps-for wheel -o deploy/build.lock
+compile --extra redis --extra encryption -o deploy/requirements.lock pyproject.toml
+HATCH_BUILD_HOOK_ENABLE_MYPYC=1 compile --only-build-deps --build-deps-for wheel -o deploy/build.lock pyproject.toml
+# redis asks for it before Python 3.11.3, as Debian 12 has; a lock knows the Python alone with which it was written.
+echo 'async-timeout>=4.0.3' | compile -o "$work/older.lock" -
+tee -a deploy/requirements.lock < "$work/older.lock" >> deploy/build.lock
 
 "$python" -m venv "$work/locked"
 "$work/locked/bin/pip" install -q --disable-pip-version-check --require-hashes -r deploy/requirements.lock

@@ -11,7 +11,7 @@ to the clients. It never passes through `server`, which begins streams, attaches
 
 Packages (we call them rooms) are arranged in numbered layers (floors). A package imports only from lower floors;
 tests/test_floors.py checks this. `settings` beside them has the base class of the configuration's tables, `timers` the
-timers for what does not come in time.
+timers for what does not come in time, `pem` what TLS reads from files on either side.
 
     8  tools        the command line, the fake Qwen        console     pages and scripts for browsers
     7  workers      several processes on one machine: which of them a request belongs to, and their supervisor

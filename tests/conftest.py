@@ -26,7 +26,7 @@ pytest.register_assert_rewrite(*_SHARED)
 
 from tests.event_loops import until  # noqa: E402
 from tests.proxy_under_test import Tee, faked, teed  # noqa: E402
-from tests.sampling import left_out  # noqa: E402
+from tests.sampling import is_long, left_out  # noqa: E402
 from tests.stage import Stage, staged  # noqa: E402
 
 # A shell starts what runs in the background with SIGINT ignored, and so would run what tests start to interrupt it.
@@ -43,8 +43,14 @@ settings.register_profile(
 settings.load_profile("quick")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run one process more than there are cores: many tests wait for processes and sockets more than they compute."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only `make test-all` runs."""
+    """Put long tests first, and leave out what only `make test-all` runs."""
+    items.sort(key=lambda item: not is_long(item.nodeid))
     if os.environ.get("TEST_ALL"):
         return
     out = left_out(item.nodeid for item in items)

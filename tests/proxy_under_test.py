@@ -217,7 +217,7 @@ async def teed(url: str, *, tracing: Any = None, **tables: Any) -> AsyncIterator
                 for client in tee.clients:
                     await client.leave()
                 await proxy.stop()
-        await until(lambda: not any(map(_is_proxys, asyncio.all_tasks())))
+        await until(lambda: not any(map(is_proxys, asyncio.all_tasks())))
     assert proxy.hub.running == 0
     assert proxy.hub.followers == 0
     held = sum(STREAM_BYTES + stream.log.size_bytes for stream in proxy.hub)
@@ -243,7 +243,7 @@ async def _workers_teed(url: str, tracing: Any, tables: dict[str, Any]) -> Async
                         await client.leave()
 
 
-def _is_proxys(task: asyncio.Task[Any]) -> bool:
+def is_proxys(task: asyncio.Task[Any]) -> bool:
     """Return whether a task is of the proxy, or of the server it stands on."""
     code = getattr(task.get_coro(), "cr_code", None)
     path = Path(code.co_filename if code else "").as_posix()

@@ -1,11 +1,21 @@
-"""Which tests `make test` runs: of each large matrix a sample, on one event loop. `make test-all` runs all of them."""
+"""Which tests `make test` runs, and which of them first: of each large matrix a sample, on one event loop.
+
+`make test-all` runs all of them.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+LONG = ("tests/soak/", "tests/tools/test_documented.py", "tests/test_documents.py", "tests/workers/test_supervisor.py")
+"""Tests of many seconds, most of which they wait. They come first: one that began last would be waited for alone."""
 SAMPLE = 16
 """Cases of one test function, at most."""
 _FIRST_LOOP, _OTHER_LOOP = "uvloop", "asyncio"
+
+
+def is_long(name: str) -> bool:
+    """Return whether a test is one of those that come first."""
+    return name.startswith(LONG)
 
 
 def left_out(names: Iterable[str]) -> set[str]:

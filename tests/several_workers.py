@@ -8,29 +8,47 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
+import orjson
+
 from proxy.server.app import Proxy
+from proxy.workers.counting.sums import Sums
 from proxy.workers.ids import worker_of
 from proxy.workers.names import owner_of
 from proxy.workers.worker import Worker
 from tests.complaints import no_complaints
 from tests.event_loops import GUARD_S, until
 from tests.http_client import Answer, Client, request
-from tests.proxy_under_test import CHAT, chat_body, configured
+from tests.proxy_under_test import CHAT, chat_body, configured, is_proxys
 
 SECRET = "5a" * 16
 
 
 class Told:
-    """A channel to a supervisor that is not there: it keeps what it is told."""
+    """A channel to a supervisor that is not there: it keeps what it is told, and has questions about callers answered.
 
-    def __init__(self) -> None:
+    What is said of callers goes through JSON, and is heeded in another turn, in its order.
+    """
+
+    def __init__(self, number: int, sums: Sums) -> None:
         self.said: list[dict[str, Any]] = []
+        self.worker: Worker
+        self.is_answering = True
+        self._number = number
+        self._sums = sums
 
     def send(self, kind: str, **said: Any) -> None:
-        self.said.append({"kind": kind, **said})
+        if kind == "count":
+            asyncio.get_running_loop().call_soon(self._count, orjson.dumps(said))
+        else:
+            self.said.append({"kind": kind, **said})
+
+    def _count(self, written: bytes) -> None:
+        said = orjson.loads(written)
+        answer = orjson.loads(orjson.dumps(self._sums.heed(self._number, said)))
+        if "number" in said and self.is_answering:
+            self.worker.questions.answered({"number": said["number"], "answer": answer})
 
 
 class Several:
@@ -43,6 +61,7 @@ class Several:
         self.workers: dict[int, Worker] = {}
         self.urls: dict[int, str] = {}
         self.told: dict[int, Told] = {}
+        self.sums = Sums(tables.get("auth", {}).get("usage_file", ""))
         self.clients: list[Client] = []
 
     def proxy(self, number: int) -> Proxy:
@@ -56,9 +75,10 @@ class Several:
         sock.setblocking(False)
         host, port = sock.getsockname()
         start = {"number": number, "listening": sock.detach(), "directory": self.directory, "secret": SECRET}
-        self.told[number] = told = Told()
+        self.told[number] = told = Told(number, self.sums)
         channel: Any = told
         worker = Worker(configured(self.url, **self.tables), channel, start)
+        told.worker = worker
         await worker.open()
         self.workers[number], self.urls[number] = worker, f"http://{host}:{port}"
 
@@ -124,7 +144,7 @@ async def several(url: str, count: int = 3, **tables: Any) -> AsyncIterator[Seve
                 for client in one.clients:
                     await client.leave()
                 await one.stop(*one.workers)
-        await until(lambda: not any(map(_is_workers, asyncio.all_tasks())))
+        await until(lambda: not any(map(is_proxys, asyncio.all_tasks())))
     for proxy in proxies:
         assert proxy.hub.running == 0
         assert proxy.hub.followers == 0
@@ -135,9 +155,3 @@ async def several(url: str, count: int = 3, **tables: Any) -> AsyncIterator[Seve
 def key_of(number: int, workers: Any, name: Any) -> str:
     """Return a text whose name, as `name` makes it, belongs to a worker."""
     return next(text for text in map(str, range(1000)) if owner_of(name(text), workers) == number)
-
-
-def _is_workers(task: asyncio.Task[Any]) -> bool:
-    code = getattr(task.get_coro(), "cr_code", None)
-    path = Path(code.co_filename if code else "").as_posix()
-    return "/aiohttp/" in path or ("/proxy/" in path and "/proxy/tools/" not in path)

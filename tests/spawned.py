@@ -24,13 +24,13 @@ async def spawned(
     guard_s: float = GUARD_S,
     **settings: str,
 ) -> AsyncIterator[Process]:
-    """Run a command in a process of its own, with no setting of this one's environment.
+    """Run a command in a process of its own, with no setting and no key of this one's environment.
 
     `descriptors`: its soft and hard limit of them. `stderr`: a descriptor for what it writes there. `guard_s`: how long
     the test may take at most.
     """
     limit = None if descriptors is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, descriptors)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMTEE_", "OPENAI_"))}
     command = (sys.executable, "-m", "proxy.tools.cli", *arguments)
     process = await asyncio.create_subprocess_exec(
         *command, stdout=PIPE, stderr=stderr, env=environment | settings, preexec_fn=limit

@@ -147,6 +147,11 @@ def test_editable_installation_is_never_compiled(
     assert hatchling.built == [(False, sources)]
 
 
+def test_all_that_hatchling_offers_is_offered() -> None:
+    """Its metadata, too: otherwise a wheel would be compiled for each look at them, as `deploy/lock.sh` takes one."""
+    assert {name for name in backend.hatchling.__all__ if name != "__all__"} <= set(dir(backend))
+
+
 def test_no_name_of_the_sources_is_missing() -> None:
     """A wheel is built of these alone when it is compiled: the pure one has nothing that they lack."""
     configured = (ROOT / "pyproject.toml").read_text()

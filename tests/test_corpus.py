@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
+from proxy.dialects.messages import MESSAGES
+from proxy.dialects.responses import RESPONSES
 from proxy.wire import json_text
 from tests.complaints import no_complaints
 from tests.corpus.entry import Entry
@@ -64,6 +66,7 @@ class Heard:
         self.texts: dict[str, str] = {}
         self.calls: dict[int, dict[str, str]] = {}
         self._cumulative = cumulative
+        self._typed: set[int] = set()  # items of which texts were heard
         for one in messages(rendered):
             try:
                 self._hear(read(one.data))
@@ -71,6 +74,9 @@ class Heard:
                 continue
 
     def _hear(self, document: Any) -> None:
+        if isinstance(document, dict) and isinstance(document.get("type"), str):
+            self._hear_typed(document)
+            return
         output = document.get("output", document) if isinstance(document, dict) else {}
         if not isinstance(output, dict) or output.get("error") is not None:
             return
@@ -83,6 +89,28 @@ class Heard:
             self._add({**output, "content": output["text"]})
         else:
             self._add(output.get("message") or (output.get("workflow_message") or {}).get("message") or output)
+
+    def _hear_typed(self, event: dict[str, Any]) -> None:
+        """Hear an event of Responses or Messages; texts that come whole count if no pieces of them came before."""
+        kind, index, said = event["type"], event.get("output_index", 0), ""
+        delta, block = event.get("delta"), event.get("content_block")
+        if kind == "response.output_text.delta":
+            said = str(delta)
+        elif kind == "content_block_delta" and isinstance(delta, dict) and delta.get("type") == "text_delta":
+            said = delta["text"]
+        elif kind == "content_block_start" and isinstance(block, dict):
+            said = block.get("text") or ""
+        elif kind == "message_start":
+            said = text_of_document(event["message"])
+        elif kind == "response.output_text.done" and index not in self._typed:
+            said = event["text"]
+        elif kind == "response.output_item.done" and isinstance(index, int) and index not in self._typed:
+            said = text_of_document({"output": [event["item"]]})
+        elif kind == "response.completed" and not self._typed:
+            said = text_of_document(event["response"])
+        if said and isinstance(index, int):
+            self._typed.add(index)
+        self.texts["content"] = self.texts.get("content", "") + said
 
     def _add(self, delta: Any) -> None:
         if not isinstance(delta, dict):
@@ -133,8 +161,19 @@ def lacks(known: Any, wanted: Any, where: str = "") -> list[str]:
     return [] if known == wanted and type(known) is type(wanted) else [f"{where} is {known!r}"]
 
 
+def text_of_document(document: dict[str, Any]) -> str:
+    """Return the text of a response, or of a message."""
+    items = document.get("output", [document])
+    blocks = [block for item in items if isinstance(item, dict) for block in item.get("content") or ()]
+    return "".join(block.get("text") or "" for block in blocks)
+
+
 def document_problems(dialect: Dialect, entry: Entry, document: Any) -> list[str]:
     """Return what is wrong with the document of mode json."""
+    if dialect in (RESPONSES, MESSAGES):
+        text = text_of_document(document)
+        wrong = dialect is MESSAGES and text != entry.text
+        return lacks(document, entry.document) + ([f"its text is {text!r}"] if wrong else [])
     told = document.get("output") if dialect is DASHSCOPE else document
     found = lacks(document, entry.document)
     choices = told.get("choices")
@@ -204,7 +243,10 @@ def mode_problems(dialect: Dialect, entry: Entry, mode: str, sink: Connected, *,
         if failed and not any(is_error(dialect, one) for one in had):
             found.append(f"none of its events is an error: {had[-2:]}")
     else:
-        found += Heard(sink.received, cumulative=mode == "cumulative").problems(entry)
+        told = (
+            entry if dialect.documents.chunks or dialect is DASHSCOPE or mode == "chat" else entry._replace(message={})
+        )
+        found += Heard(sink.received, cumulative=mode == "cumulative").problems(told)
     return found
 
 
@@ -219,7 +261,11 @@ def is_error(dialect: Dialect, message: Message) -> bool:
         told = read(message.data)
     except ValueError:
         return False
-    return message.type == b"error" if dialect is DASHSCOPE else isinstance(told, dict) and bool(told.get("error"))
+    if dialect in (DASHSCOPE, MESSAGES):
+        return message.type == b"error"
+    if dialect is RESPONSES:
+        return isinstance(told, dict) and told.get("type") == "response.failed"
+    return isinstance(told, dict) and bool(told.get("error"))
 
 
 @pytest.mark.parametrize(

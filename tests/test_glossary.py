@@ -2,9 +2,12 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests import source
 
 ROOT = Path(__file__).parent.parent
 ROW = re.compile(r"^\| `(\w+)` \| (.+) \|$", re.MULTILINE)
@@ -16,17 +19,15 @@ def first_sentence(docstring: str) -> str:
     return re.split(r"\.(?:\s|$)", " ".join(docstring.split()), maxsplit=1)[0]
 
 
+@cache
 def class_docstrings() -> dict[str, list[str]]:
     """Return the first sentences of the docstrings of all classes of the proxy, by the name of the class."""
     found: dict[str, list[str]] = {}
-    for path in sorted((ROOT / "proxy").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and "tools" not in path.relative_to(ROOT).parts:
+    for path in source.trees():
+        for node in source.nodes(path):
+            if isinstance(node, ast.ClassDef) and not path.startswith("tools/"):
                 found.setdefault(node.name, []).append(first_sentence(ast.get_docstring(node) or ""))
     return found
-
-
-DOCSTRINGS = class_docstrings()
 
 
 def test_glossary_has_each_noun_once() -> None:
@@ -38,7 +39,7 @@ def test_glossary_has_each_noun_once() -> None:
 @pytest.mark.parametrize(("noun", "definition"), ROWS, ids=[noun for noun, _ in ROWS])
 def test_definition_of_a_class_is_the_first_sentence_of_its_docstring(noun: str, definition: str) -> None:
     """A noun of the glossary is a class (or two: an interface and its class), and both define it in the same words."""
-    assert definition in DOCSTRINGS[noun]
+    assert definition in class_docstrings()[noun]
 
 
 def test_first_sentence_ends_at_a_full_stop() -> None:

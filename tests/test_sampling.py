@@ -1,6 +1,8 @@
-"""What `make test` leaves out: no test function, and no case that is not one of many or on another loop."""
+"""What `make test` leaves out, no test function and no case that is not one of many; and what it runs first."""
 
-from tests.sampling import SAMPLE, left_out
+from pathlib import Path
+
+from tests.sampling import LONG, SAMPLE, is_long, left_out
 
 
 def cases(function: str, *names: object) -> list[str]:
@@ -30,3 +32,10 @@ def test_no_function_is_left_out() -> None:
     """However many cases it has."""
     names = cases("a.py::test_a", *(f"{loop}-{number}" for number in range(500) for loop in ("uvloop", "asyncio")))
     assert len(names) - len(left_out(names)) == SAMPLE
+
+
+def test_long_tests_are_there() -> None:
+    """One that was moved would come late again."""
+    assert [path for path in LONG if not (Path(__file__).parents[1] / path).exists()] == []
+    assert is_long("tests/soak/test_soak.py::test_a[1]")
+    assert not is_long("tests/test_sampling.py::test_long_tests_are_there")

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 LOCKS = ("requirements.lock", "build.lock")
 PINNED = re.compile(r"([A-Za-z0-9._-]+)==([^\s;\\]+)")
 
@@ -47,13 +48,15 @@ def test_lock_has_a_hash_for_every_version(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("requirements.lock", PROJECT["project"]["dependencies"]),
+        ("requirements.lock", [*PROJECT["project"]["dependencies"], *EXTRAS["redis"], *EXTRAS["encryption"]]),
         (
             "build.lock",
             [
                 *PROJECT["build-system"]["requires"],
                 *PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]["dependencies"],
                 *PROJECT["project"]["dependencies"],
+                *EXTRAS["redis"],
+                *EXTRAS["otel"],
             ],
         ),
     ],

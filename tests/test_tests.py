@@ -6,6 +6,7 @@ Read off the source; nothing runs.
 import ast
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,15 +30,15 @@ def private(module: str) -> bool:
     return name.startswith("test_") or name == "conftest"
 
 
-def borrowed(found: dict[str, ast.Module]) -> list[str]:
+def borrowed(tests: dict[str, ast.Module]) -> list[str]:
     """Return the imports of modules that pytest alone may import."""
     return [
         f"{module}:{node.lineno} imports {name}"
-        for module, tree in found.items()
+        for module, tree in tests.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in _imported(module, node)
-        if private(name) and name in found
+        if private(name) and name in tests
     ]
 
 
@@ -52,11 +53,11 @@ def _imported(module: str, node: ast.Import | ast.ImportFrom) -> Iterator[str]:
     yield from (f"{origin}.{alias.name}" for alias in node.names)
 
 
-def copied(found: dict[str, ast.Module]) -> list[str]:
+def copied(tests: dict[str, ast.Module]) -> list[str]:
     """Return the fixtures that several modules have, the same to the letter but for their docstrings."""
     fixtures = Counter(
         (node.name, _undocumented(node))
-        for tree in found.values()
+        for tree in tests.values()
         for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _is_fixture(node)
     )
@@ -72,23 +73,26 @@ def _undocumented(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     return "\n".join(map(ast.unparse, [*node.decorator_list, *body]))
 
 
-FOUND = modules(TESTS)
+@cache
+def found() -> dict[str, ast.Module]:
+    """Return the tests of this repository."""
+    return modules(TESTS)
 
 
 def test_modules_are_read() -> None:
     """Those that the other tests are about are there."""
-    assert {"tests.conftest", "tests.fakes", "tests.test_tests", "tests.end_to_end.conftest"} <= set(FOUND)
-    assert len(FOUND) > 100
+    assert {"tests.conftest", "tests.fakes", "tests.test_tests", "tests.end_to_end.conftest"} <= set(found())
+    assert len(found()) > 100
 
 
 def test_no_module_imports_from_a_test_module() -> None:
     """What several modules use is in a module of its own, and fixtures are found by pytest."""
-    assert borrowed(FOUND) == []
+    assert borrowed(found()) == []
 
 
 def test_no_fixture_is_copied() -> None:
     """One that several folders use is in tests/conftest.py."""
-    assert copied(FOUND) == []
+    assert copied(found()) == []
 
 
 @pytest.fixture
@@ -109,8 +113,8 @@ def built(tmp_path: Path) -> Path:
 
 def test_folder_in_order_is_not_blamed(built: Path) -> None:
     """Two fixtures of one name may differ."""
-    found = modules(built)
-    assert borrowed(found) == copied(found) == []
+    tests = modules(built)
+    assert borrowed(tests) == copied(tests) == []
 
 
 @pytest.mark.parametrize(

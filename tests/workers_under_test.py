@@ -5,11 +5,11 @@ workers. Tests that look into the proxy, or that are about a limit which workers
 """
 
 import asyncio
+import functools
 import json
 import os
 import re
 import signal
-import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -18,11 +18,17 @@ from typing import Any
 import pytest
 
 from proxy.workers.shares import DIVIDED, DIVIDED_UPSTREAM
+from tests.nursery import ADDRESS, Nursery
 
 COUNT = int(os.environ.get("TEST_WORKERS", "1"))
 GUARD_S = 30
 _DIVIDED = {*DIVIDED, *DIVIDED_UPSTREAM, "requests_per_minute", "model_labels"}
 _COMPLAINT = re.compile(rb" (WARNING|ERROR|CRITICAL) |Traceback")
+
+
+def in_one_process(why: str) -> pytest.MarkDecorator:
+    """Return the mark of a test that can't hold with several workers, and why."""
+    return pytest.mark.skipif(COUNT > 1, reason=f"with workers: {why}")
 
 
 class _Operators:
@@ -42,13 +48,6 @@ class Workers:
     def __getattr__(self, name: str) -> Any:
         pytest.skip(f"with workers, no test can look into the proxy ({name})")
 
-    async def stop(self) -> None:
-        """End all at once."""
-        for _ in range(2):
-            with suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.05)
-
 
 @asynccontextmanager
 async def workers(tables: dict[str, Any], count: int = COUNT) -> AsyncIterator[Workers]:
@@ -60,26 +59,45 @@ async def workers(tables: dict[str, Any], count: int = COUNT) -> AsyncIterator[W
     settings.setdefault("STREAMTEE_ADMIN_TOKEN", _Operators.token)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")}
     loop = "uvloop" if "uvloop" in type(asyncio.get_running_loop()).__module__ else "asyncio"
-    command = (sys.executable, "-m", "proxy.tools.cli", "serve", "--workers", str(count), "--loop", loop)
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=environment | settings)
+    environment |= {**settings, ADDRESS: nursery().path}
+    command = (str(nursery().launcher), "serve", "--workers", str(count), "--loop", loop)
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=environment)
     assert process.stdout is not None
     assert process.stderr is not None
-    log = asyncio.create_task(process.stderr.read())
+    log, has_admin = asyncio.create_task(process.stderr.read()), tables["admin"] != ""
     try:
         async with asyncio.timeout(GUARD_S):
-            first, second = [(await process.stdout.readline()).decode().split() for _ in range(2)]
-        assert second, (await log).decode()
-        served = Workers(process, first[3].rstrip(","), second[2].removesuffix("/metrics"))
-        yield served
-        await served.stop()
+            first = (await process.stdout.readline()).decode().split()
+            second = (await process.stdout.readline()).decode().split() if has_admin else ["metrics", "on", ""]
+        if not (first and second):
+            raise OSError((await log).decode())
+        yield Workers(process, first[3].rstrip(","), second[2].removesuffix("/metrics"))
+    finally:
+        said = await _ended(process, log)
+    assert not _COMPLAINT.search(said), said.decode()
+
+
+async def _ended(process: Process, log: "asyncio.Task[bytes]") -> bytes:
+    """End all at once; return what they have logged."""
+    try:
         async with asyncio.timeout(GUARD_S):
-            await process.wait()
+            while process.returncode is None:
+                os.kill(process.pid, signal.SIGTERM)  # `send_signal` may take the end of the process from the loop
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), 0.05)
     finally:
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-        said = await log
-    assert not _COMPLAINT.search(said), said.decode()
+        assert process.stdout is not None
+        await process.stdout.read()  # uvloop closes the pipes once all has been read
+    return await log
+
+
+@functools.cache
+def nursery() -> Nursery:
+    """Return the process that starts all servers of these tests."""
+    return Nursery()
 
 
 def _written(value: Any) -> str:

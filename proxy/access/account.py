@@ -10,6 +10,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Any, NamedTuple, NoReturn
 
 from proxy.access.limits import CallerLimits
 from proxy.access.windows import DAY_S, MINUTE_S, Window, tightest
@@ -24,8 +25,20 @@ from proxy.wire.json_members import pairs
 _LONG_S = 60  # after a longer wait no client library asks again by itself
 
 
+class Reached(NamedTuple):
+    """A limit that leaves no room: its name, how much of it is used, and when there may be room again."""
+
+    limit: str
+    used: str
+    retry_after_s: int
+
+
 class Account:
-    """What one caller has used of its limits, and may use yet."""
+    """What one caller has used of its limits, and may use yet.
+
+    With several processes, what their limits leave is known in one of them: the subclasses in room `workers` have that
+    one asked. Hence the methods that may wait: `place`, `ask_room` and `sums`.
+    """
 
     __slots__ = (
         "_clock", "_followers", "_taken", "digest", "limits", "name", "refusals", "requests", "requests_total",
@@ -50,8 +63,13 @@ class Account:
     def limit(self, limits: CallerLimits) -> None:
         """Keep these limits from now on."""
         self.limits = limits
-        for window in (*self.requests, *self.tokens):
+        for window in self.windows:
             window.limit = getattr(limits, window.name)
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """All windows."""
+        return (*self.requests, *self.tokens)
 
     @property
     def streams(self) -> int:
@@ -71,13 +89,13 @@ class Account:
     @property
     def is_idle(self) -> bool:
         """Whether nothing of it is going on, and nothing was used in the current windows."""
-        used = any(window.used for window in (*self.requests, *self.tokens))
+        used = any(window.used for window in self.windows)
         return not (self.streams or self._followers or used)
 
     def roll(self) -> float:
         """Begin the windows that have changed anew; return the time, in Unix seconds."""
         now = self._clock()
-        for window in (*self.requests, *self.tokens):
+        for window in self.windows:
             window.roll(now)
         return now
 
@@ -86,17 +104,46 @@ class Account:
 
         One that only `looks_up` something is served while as many streams run as may.
         """
+        reached = self.reached(looks_up=looks_up)
+        if reached is not None:
+            self.refuse(reached)
+        self.count()
+        return Place(self)
+
+    async def place(self, *, looks_up: bool = False) -> "Place":
+        """As `take`, wherever it is counted."""
+        return self.take(looks_up=looks_up)
+
+    def reached(self, *, looks_up: bool = False) -> Reached | None:
+        """Return the limit that leaves no room for one more request, if there is one."""
         now = self.roll()
         for window in (*self.requests, *self.tokens):
             if window.is_used_up:
-                self._refuse(window.name, f"{window.used} of {window.limit} are used", window.ends_in_s(now))
+                return Reached(window.name, f"{window.used} of {window.limit} are used", window.ends_in_s(now))
         if 0 < self.limits.streams <= self.streams and not looks_up:
-            self._refuse("streams", f"{self.streams} run, {self.limits.streams} are allowed", 1)
+            return Reached("streams", f"{self.streams} run, {self.limits.streams} are allowed", 1)
+        return None
+
+    def count(self) -> None:
+        """Count a request, and that it has a place."""
         for window in self.requests:
-            window.used += 1
+            window.use(1)
         self.requests_total += 1
         self._taken += 1
-        return Place(self)
+
+    def check_sum(self) -> None:
+        """Check a request that was counted against what all processes have used. Raises: LimitReached.
+
+        It then counts no longer.
+        """
+        now = self.roll()
+        full = [one for one in self.requests if one.is_exceeded] or [one for one in self.tokens if one.is_used_up]
+        if full:
+            for window in self.requests:
+                window.use(-min(1, window.own))
+            self.requests_total -= 1
+            used = f"{full[0].allowed} of {full[0].limit} are used"
+            self.refuse(Reached(full[0].name, used, full[0].ends_in_s(now)))
 
     def give_back(self) -> None:
         """Give back the place of a request that has begun no stream."""
@@ -116,19 +163,30 @@ class Account:
         self.roll()
         self.tokens_total += tokens
         for window in self.tokens:
-            window.used += tokens
+            window.use(tokens)
 
     def restore(self, requests: int, tokens: int) -> None:
         """Count what was used of the current day before this process began."""
         self.roll()
         for windows, used in ((self.requests, requests), (self.tokens, tokens)):
-            windows[1].used += used
+            windows[1].restore(used)
 
     def check_followers(self, more: int) -> None:
         """Raises: LimitReached, if so many more clients may not follow its streams."""
         allowed = self.limits.followers
         if allowed and self.followers + more > allowed:
-            self._refuse("followers", f"{self.followers} follow, {allowed} are allowed", 1)
+            self.refuse(Reached("followers", f"{self.followers} follow, {allowed} are allowed", 1))
+
+    def has_room(self, more: int) -> bool:
+        """Return whether `check_followers` can decide: if not, room for so many has to be asked for before."""
+        return True
+
+    async def ask_room(self, more: int) -> None:
+        """Ask for room for so many more followers. Raises: LimitReached."""
+
+    async def sums(self) -> dict[str, Any]:
+        """Return what is told of its use that is not known here alone."""
+        return {}
 
     def attached(self, subscription: Subscription) -> None:
         """Count a follower."""
@@ -172,33 +230,34 @@ class Account:
         now = self.roll()
         return dialect.limit_headers(_allowance(self.requests, now), _allowance(self.tokens, now), now)
 
-    def _refuse(self, limit: str, why: str, retry_after_s: int) -> None:
-        self.refusals[limit] += 1
-        error = LimitReached(f"the limit {limit} of this key is reached: {why}", retry_after_s)
-        error.retried = retry_after_s > _LONG_S  # so that clients don't ask again before it can help
+    def refuse(self, reached: Reached) -> NoReturn:
+        """Count a refusal. Raises: LimitReached."""
+        self.refusals[reached.limit] += 1
+        error = LimitReached(f"the limit {reached.limit} of this key is reached: {reached.used}", reached.retry_after_s)
+        error.retried = reached.retry_after_s > _LONG_S  # so that clients don't ask again before it can help
         raise error
 
 
 class Place:
     """The place of one request of a caller among its concurrent streams, until a stream takes it over."""
 
-    __slots__ = ("_account", "_is_held")
+    __slots__ = ("_account", "is_held")
 
     def __init__(self, account: Account) -> None:
         self._account = account
-        self._is_held = True
+        self.is_held = True  # no stream has taken it over, and it was not given back
 
     def become(self, stream: Stream) -> bool:
         """Pass the place to a stream; return whether it was not given back or passed on before."""
-        held, self._is_held = self._is_held, False
+        held, self.is_held = self.is_held, False
         if held:
             self._account.begun(stream)
         return held
 
     def give_back(self) -> None:
         """Give the place back, unless a stream has taken it over. Only the first call counts."""
-        if self._is_held:
-            self._is_held = False
+        if self.is_held:
+            self.is_held = False
             self._account.give_back()
 
 

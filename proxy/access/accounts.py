@@ -1,14 +1,17 @@
 """The accounts of all callers that have limits: an observer of streams and of their followers.
 
-With several processes each has accounts of its own, so a caller may use the limits once in each of them.
+Of several processes each has accounts of its own. With several workers these ask the supervisor for what all of them
+have used; with several machines, `sums` has their windows hold for all processes together.
 """
 
+import asyncio
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from proxy.access.account import PLACE, Account
 from proxy.access.limits import CallerLimits
+from proxy.access.sums import Sums
 from proxy.access.windows import DAY_S
 from proxy.dialects.usage import tokens_of_document
 from proxy.stream.endings import COMPLETE
@@ -16,16 +19,26 @@ from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.wire.errors import Overloaded
 
+NewAccount = Callable[[str, bytes, CallerLimits, Callable[[], float]], Account]
+"""Makes the account of a caller, of its name, digest, limits, and the clock."""
+_ROOM = "asking_for_room"  # the hold of a client that is to follow, if there is room
 _MOST = 10_000  # accounts; beyond it, those of callers that use nothing now are dropped
 
 
 class Accounts:
     """The accounts of all callers that have limits; an observer of streams and of their followers."""
 
-    def __init__(self, limits_of: Callable[[str], CallerLimits], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        limits_of: Callable[[str], CallerLimits],
+        clock: Callable[[], float] = time.time,
+        new_account: NewAccount = Account,
+    ) -> None:
         """`limits_of` returns the limits of the caller of a name. `clock` returns Unix seconds."""
+        self._new_account = new_account
         self._limits_of = limits_of
         self.clock = clock
+        self.sums: Sums | None = None  # where several processes have the same callers
         self._of: dict[bytes, Account] = {}
         self._before: dict[str, tuple[int, int]] = {}  # what was used today before this process began, by name
         self._before_day = 0
@@ -43,7 +56,7 @@ class Accounts:
         if account is None:
             if len(self._of) >= _MOST:
                 self._drop_idle()
-            account = self._of[digest] = Account(name, digest, self._limits_of(name), self.clock)
+            account = self._of[digest] = self._new_account(name, digest, self._limits_of(name), self.clock)
             account.restore(*self._used_before().pop(name, (0, 0)))
         return account
 
@@ -68,6 +81,8 @@ class Accounts:
         if account is not None:
             account.ended(stream)
             account.spend(_tokens(stream))
+            if self.sums is not None:
+                self.sums.hurry()
 
     def attached(self, subscription: Subscription) -> None:
         """Count a follower of a stream, unless it is the client that asked for it."""
@@ -81,6 +96,24 @@ class Accounts:
         account = self._of.get(subscription.stream.info.caller)
         if account is not None:
             account.left(subscription)
+
+    async def make_room(self, streams: Sequence[Stream]) -> None:
+        """Have the callers of streams decide on one more follower of each: ask for room where they don't know.
+
+        Nothing waits between the return of this and a follower that is attached in the same turn. Raises: LimitReached.
+        """
+        more = Tally(stream.info.caller for stream in streams)
+        asking = [(account, count) for digest, count in more.items() if (account := self._of.get(digest)) is not None]
+        if all(account.has_room(count) for account, count in asking):
+            return
+        for stream in streams:  # else it may be closed meanwhile, when its last follower leaves
+            stream.hold(_ROOM)
+        try:
+            while lacking := next(((account, count) for account, count in asking if not account.has_room(count)), None):
+                await lacking[0].ask_room(lacking[1])
+        finally:
+            for stream in streams:
+                asyncio.get_running_loop().call_soon(stream.release, _ROOM)
 
     def check_followers(self, streams: Iterable[Stream]) -> None:
         """Check one more follower of each of these streams against the limits of their callers. Raises: LimitReached.

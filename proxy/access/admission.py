@@ -32,11 +32,6 @@ from proxy.wire.errors import RequestError, UnknownStream
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 
 
-BY_KEY_ALONE = web.RequestKey(
-    "by_key_alone", bool
-)  # on a request: the certificate of its connection is not its caller's
-
-
 class Needs(Enum):
     """What a route requires of a caller."""
 
@@ -80,8 +75,7 @@ class Admission:
         While the process drains, nothing new is sent upstream; running streams can still be followed and cancelled.
         """
         if self._has_certificates:
-            subject = "" if BY_KEY_ALONE in request else subject_of(request.transport)
-            caller = self._callers.caller_with(request.headers, subject)
+            caller = self._callers.caller_with(request.headers, subject_of(request))
         else:
             caller = self._callers.caller(request.headers)
         if needs is Needs.UPSTREAM:
@@ -125,7 +119,9 @@ class Admission:
         if "ident" in named:  # about a response that there is: a caller may end one when nothing is left of its limits
             return await handler(request, caller, **named)
         try:
-            place = account.take(looks_up=_looks_up(request, dialect))
+            place = await account.place(looks_up=_looks_up(request, dialect))
+            if self.accounts.sums is not None:
+                await self.accounts.sums.confirm(account, place)
         finally:  # a request that is refused is told so, too
             request[ALLOWANCE] = account.headers(dialect)
         PLACE.set(place)
@@ -157,16 +153,18 @@ class Admission:
             self._hub.check_room_to_follow()
         return shares
 
-    def admit_follower(self, stream: Stream | None = None, *, followers: int = 1) -> None:
+    async def admit_follower(self, stream: Stream | None = None, *, followers: int = 1) -> None:
         """Check the limits on followers, in all and of this stream. Call this before the response begins.
 
-        Raises: Overloaded, LimitReached.
+        Nothing may wait between this and the follower that is attached then. Raises: Overloaded, LimitReached.
         """
+        if self.accounts is not None and stream is not None:
+            await self.accounts.make_room((stream,))
         self._hub.check_room_to_follow(stream, followers)
         if self.accounts is not None and stream is not None:
             self.accounts.check_followers((stream,))
 
-    def admit_caller(self, caller: Caller, mode: str) -> None:
+    async def admit_caller(self, caller: Caller, mode: str) -> None:
         """Check that a caller may have its streams in a mode, and follow one more, if there are to be more.
 
         Raises: NotAllowedForKey, LimitReached.
@@ -174,15 +172,19 @@ class Admission:
         account = self.account(caller)
         if account is not None:
             account.check_mode(mode)
+            while not account.has_room(1 + self._hub.waiting(caller.digest)):
+                await account.ask_room(1 + self._hub.waiting(caller.digest))
             account.check_followers(1 + self._hub.waiting(caller.digest))
 
-    def admit_view(self, streams: Iterable[Stream], mode: str) -> None:
+    async def admit_view(self, streams: Iterable[Stream], mode: str) -> None:
         """Check that streams may be sent in a mode, and all of them to one more client each.
 
         Raises: NotAllowedForKey, LimitReached.
         """
         if self.accounts is not None:
-            self.accounts.check_view(list(streams), mode)
+            viewed = list(streams)
+            await self.accounts.make_room(viewed)
+            self.accounts.check_view(viewed, mode)
 
     def find(self, request: web.BaseRequest, caller: Caller, ident: str, right: str) -> tuple[Stream, float]:
         """Return a stream that the request may access, and when the access ends, in monotonic seconds.

@@ -3,6 +3,12 @@
 import asyncio
 import weakref
 
+from aiohttp import web
+
+from proxy.downstream.movable import MovableConnection
+
+SUBJECT = web.RequestKey("subject", str)  # on a request: the subject that counts, whatever its connection shows
+
 # As RFC 4514 section 3 shortens them; other attributes keep the name that OpenSSL has for them.
 _SHORT = {
     "commonName": "CN",
@@ -18,8 +24,18 @@ _ESCAPED = str.maketrans({character: f"\\{character}" for character in ',+"\\<>;
 _subjects: "weakref.WeakKeyDictionary[object, str]" = weakref.WeakKeyDictionary()  # of connections: it takes 10 us
 
 
-def subject_of(transport: asyncio.Transport | None) -> str:
-    """Return the subject of the certificate that a connection's client has shown; "" without one.
+def subject_of(request: web.BaseRequest) -> str:
+    """Return the subject of the certificate that a request's client has shown, here or to another worker."""
+    if SUBJECT in request:
+        return request[SUBJECT]
+    connection, transport = request.protocol, request.transport
+    if isinstance(connection, MovableConnection) and connection.relayed is not None:
+        return connection.relayed.subject
+    return shown(transport)
+
+
+def shown(transport: asyncio.BaseTransport | None) -> str:
+    """Return the subject of the certificate that the client of a connection has shown; "" without one.
 
     Its attributes stand in the order of the certificate: CN=alice,O=Example.
     """

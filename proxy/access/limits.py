@@ -31,6 +31,11 @@ class CallerLimits(Table):
         """Whether the tokens of responses must be known."""
         return bool(self.tokens_per_minute or self.tokens_per_day)
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether anything is limited by the minute or the day."""
+        return bool(self.requests_per_minute or self.requests_per_day or self.counts_tokens)
+
     def allows_model(self, name: str) -> bool:
         """Return whether a model may be asked for: by its whole name, or by its beginning before a *."""
         return not self.models or any(_matches(name, allowed) for allowed in self.models)

@@ -99,30 +99,52 @@ class GivenIds:
         """Note that a caller was given an id by an upstream."""
         if len(ident) > LONGEST:
             return
-        self._given[caller, ident] = _Given(self._clock() + _KEPT_S, upstream)
-        self._given.move_to_end((caller, ident))
-        if len(self._given) > _KEPT:
-            self._given.popitem(last=False)
+        self._note(caller, ident, _Given(self._clock() + _KEPT_S, upstream))
 
     def remove(self, caller: bytes, idents: Iterable[str]) -> None:
         """Forget ids: their response was deleted."""
         for ident in idents:
             self._given.pop((caller, ident), None)
 
-    def has(self, caller: bytes, ident: str) -> bool:
-        """Return whether a caller was given an id by a response that has ended."""
+    def told(self) -> list[tuple[str, str, str, float]]:
+        """Return all of them, for another process: caller, id, upstream, and for how many seconds more; latest last."""
+        now = self._clock()
+        return [(caller.hex(), ident, one.upstream, one.until - now) for (caller, ident), one in self._given.items()]
+
+    def learn(self, told: Iterable[tuple[str, str, str, float]]) -> None:
+        """Note what another process has told."""
+        now = self._clock()
+        for caller, ident, upstream, left_s in told:
+            self._note(bytes.fromhex(caller), ident, _Given(now + left_s, upstream))
+
+    def _note(self, caller: bytes, ident: str, given: _Given) -> None:
+        self._given[caller, ident] = given
+        self._given.move_to_end((caller, ident))
+        if len(self._given) > _KEPT:
+            self._given.popitem(last=False)
+
+    def made_by(self, caller: bytes, ident: str) -> str | None:
+        """Return the upstream that made a response that has ended; None if the caller was not given this id by it."""
         given = self._given.get((caller, ident))
-        return given is not None and given.until > self._clock()
+        return given.upstream if given is not None and given.until > self._clock() else None
+
+    def find(self, caller: bytes, dialect: Dialect, ident: str) -> str | None:
+        """Return the upstream that made the response or the item of an id; None if the caller was not given the id."""
+        made_by = self.made_by(caller, ident)
+        if made_by is None:
+            stream = find_response(self._streams(), caller, dialect, ident, or_item=True)
+            made_by = None if stream is None else stream.upstream
+        return made_by
 
     def upstream(self, caller: bytes, dialect: Dialect, ident: str) -> str:
         """Return the name of the upstream that made the response or the item of an id; "" if it is not known.
 
         Raises: UnknownResponse, if the caller was not given the id, and may name no other.
         """
-        given = self._given.get((caller, ident))
-        if given is not None and given.until > self._clock():
-            return given.upstream
-        stream = find_response(self._streams(), caller, dialect, ident, or_item=True)
-        if stream is None and self.restricts:
+        return self.allowed(ident, self.find(caller, dialect, ident))
+
+    def allowed(self, ident: str, made_by: str | None) -> str:
+        """Return the upstream that made a response, as it was found; "" for None. Raises: as `upstream`."""
+        if made_by is None and self.restricts:
             raise UnknownResponse(f"no response of yours has the id {ident[:100]!r}, nor an item of one")
-        return "" if stream is None else stream.upstream
+        return made_by or ""

@@ -6,6 +6,7 @@ can't be written, because the disk is full, is tried again; requests go on meanw
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -28,7 +29,7 @@ class UsageFile:
     """Keeps what callers have used of the current day in a file."""
 
     def __init__(self, path: Path, accounts: Accounts) -> None:
-        """Read the file, if it is there. Raises: OSError; ValueError, if it is not one of ours."""
+        """Read the file, if it is there. Raises: OSError; ValueError, if it is not one of ours, or can't be written."""
         self._path = path
         self._accounts = accounts
         self._written: _Usage | None = None
@@ -36,10 +37,13 @@ class UsageFile:
         try:
             before = _Usage.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            return
+            before = None
         except ValidationError:
             raise ValueError(f"{path} is no usage file; without it, all begin the day anew") from None
-        accounts.restore(before.day, before.used)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise ValueError(f"auth.usage_file: no file can be made in the folder {path.parent}, where it is replaced")
+        if before is not None:
+            accounts.restore(before.day, before.used)
 
     async def save(self) -> None:
         """Write the file if anything has changed, without holding up the event loop."""

@@ -1,4 +1,22 @@
 // Begins the console: signs in, follows the feed, and shows the view that the address names.
+//
+// The modules of this folder, in the order in which to read them; each imports only from those below it:
+//
+//   theme       sets the colours before anything is drawn
+//   main        the sign-in, and which view is shown, within the frame of index.html
+//   streams     the view with the list of streams
+//   stream      the view of one stream
+//   try         the view that sends a request; it alone knows the APIs
+//   system      the view of upstreams, workers and memory
+//   dialogs     questions that wait for an answer
+//   drawings    time lines, gaps and rates as SVG
+//   feed        the overview, each second
+//   reading     the text or the events of one stream
+//   follow      follows an event stream over every cut; it is also a package of its own (package.json, follow.d.ts)
+//   requests    requests to the admin port, and its refusals
+//   element     makes elements without HTML
+//   format      numbers
+//   words       the states of a stream
 import { make, say } from "./element.js";
 import { Feed } from "./feed.js";
 import { bytes, count, counted } from "./format.js";

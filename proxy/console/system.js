@@ -4,7 +4,7 @@ import { make } from "./element.js";
 import { bytes, count, duration } from "./format.js";
 
 const BREAKERS = {
-  closed: { text: "● in use", tone: "live" },
+  closed: { text: "● ready", tone: "live" },
   half_open: { text: "◔ being tried again", tone: "warn" },
   open: { text: "✕ not in use", tone: "bad" },
 };

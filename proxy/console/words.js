@@ -1,6 +1,6 @@
 // What the states of a stream are called, and how each is marked: by a sign and a word, and by colour only besides.
 
-const SILENT_S = 10; // after so long without an event a running stream is told to be silent
+const SILENT_S = 10; // seconds without an event after which a running stream is shown as silent
 
 /** Return the sign, word and tone of a stream's state. */
 export function stateOf({ state, reason, ttft_s, silent_s, events }) {

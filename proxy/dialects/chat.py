@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from proxy.dialects.dialect import Dialect, Origin, Reader, StreamedByBody, TextKind
+from proxy.dialects.dialect import Dialect, Origin, Reader, StreamedByBody, TextKind, choices_of
 from proxy.dialects.documents.choices import ChoiceDocuments
 from proxy.dialects.documents.delta import Delta, channel, index_of, json_object, record
 from proxy.dialects.documents.increment import Channel
@@ -53,6 +53,9 @@ class ChatRequests(StreamedByBody):
     def asks_cumulative(self, body: bytes) -> bool | None:
         return None
 
+    def choices(self, body: bytes) -> int:
+        return choices_of(body)
+
 
 class ChatReader(LearningReader):
     """The Reader of the chunks of one chat completion."""
@@ -84,7 +87,7 @@ class ChatReader(LearningReader):
     @property
     def enough_after_s(self) -> float:
         """Only [DONE] says so at once; before it, the usage may be some time in coming."""
-        return _DONE_WITHIN_S if self._has_stopped() else 0.0
+        return self._quiet_s(_DONE_WITHIN_S)
 
     def lacks_only_end(self, lines: bytes) -> bool:
         if _DONE in lines and (fields(lines).data or b"").startswith(_DONE):

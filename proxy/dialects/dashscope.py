@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from proxy.dialects.dialect import Dialect, Reader, TextKind, model_of
+from proxy.dialects.dialect import Dialect, Reader, TextKind, choices_of, model_of
 from proxy.dialects.documents.choices import ChoiceDocuments
 from proxy.dialects.documents.delta import Delta, index_of, json_object, record, records
-from proxy.dialects.failure import FOREIGN, failure, foreign, stated_status
+from proxy.dialects.failure import FOREIGN, Failure, failure, foreign, stated_status
 from proxy.dialects.generated import generated
 from proxy.dialects.reader import STOPPED, LearningReader, stated_reason
 from proxy.wire import json_text
@@ -17,6 +17,7 @@ from proxy.wire.sse import fields, payload
 
 _SSE = b"X-DashScope-SSE"
 _ENDS_WITHIN_S = 0.75  # after the last finish reason
+_ANSWERED_AFTER_S = 0.25
 _INCREMENTAL = re.compile(rb'"incremental_output"\s*:\s*(true|false)')
 
 
@@ -54,6 +55,9 @@ class DashScopeRequests:
     def asks_cumulative(self, body: bytes) -> bool | None:
         asked = _INCREMENTAL.search(body)
         return None if asked is None else asked[1] == b"false"
+
+    def choices(self, body: bytes) -> int:
+        return choices_of(body)
 
 
 def _in_increments(body: bytes) -> bytes | None:
@@ -113,9 +117,16 @@ class DashScopeReader(LearningReader):
     @property
     def enough_after_s(self) -> float:
         """Soon: a finish reason is the last word of this API."""
-        return _ENDS_WITHIN_S if self._has_stopped() else 0.0
+        return self._quiet_s(_ENDS_WITHIN_S)
+
+    @property
+    def answered_after_s(self) -> float:
+        """Sooner: every event has the usage."""
+        return _ANSWERED_AFTER_S if self._has_stopped() and self._usage is not None else 0.0
 
     def lacks_only_end(self, lines: bytes) -> bool:
+        if self.choices > 1:
+            return False
         output = _result(lines).get("output") if b"finish_reason" in lines else None
         reasons = [message.get("finish_reason") for message in _messages(output)] if isinstance(output, dict) else []
         return bool(reasons) and all(stated_reason(reason) in STOPPED for reason in reasons)
@@ -127,14 +138,15 @@ class DashScopeReader(LearningReader):
 
     def _note_output(self, frame: bytes, output: dict[str, Any]) -> TextKind | None:
         self.has_content = self.has_content or bool(output)
+        if "code" in output or "error_code" in output:  # as tasks have it
+            self._fail_unseen(failure(b"", b"", output, named=False))
         self._done = _is_finished(output)
         kind, messages = None, _messages(output)
         choices = isinstance(output.get("choices"), list)
         for place, message in enumerate(messages):
             index = index_of(message, place) if choices else place
             if "error" in message:
-                found_error = failure(b"", b"", {"error": message["error"]}, named=False)
-                self._fail(found_error and found_error._replace(recognised=False))
+                self._fail_unseen(failure(b"", b"", {"error": message["error"]}, named=False))
             if choices or "finish_reason" in message:
                 self._finish(index, message.get("finish_reason"))
             found = generated(message)
@@ -146,6 +158,10 @@ class DashScopeReader(LearningReader):
             if found.text and len(messages) == 1 and not finished and self.failure is None:
                 self._learn(frame, found.key, found.text, index)
         return kind
+
+    def _fail_unseen(self, found: Failure | None) -> None:
+        """Record an error that the SDK does not recognise."""
+        self._fail(None if found is None else found._replace(recognised=False))
 
     def _read_numbers(self, frame: bytes) -> None:
         self._take_usage(_result(frame).get("usage"))

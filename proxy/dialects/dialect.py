@@ -14,6 +14,7 @@ from proxy.wire.http import Headers, RawHeaders
 from proxy.wire.json_members import members
 
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
+_CHOICES = re.compile(rb'"n"\s*:\s*([1-9][0-9]?)\b')
 _MODEL_WITHIN_BYTES = 64 * 1024
 
 
@@ -63,6 +64,9 @@ class Requests(Protocol):
         None, if it does not say.
         """
 
+    def choices(self, body: bytes) -> int:
+        """Return how many alternative answers a request asks for; 1 if it does not say."""
+
 
 class Reader(Protocol):
     """Follows one stream, and knows its state so far. It is given every frame once, in order."""
@@ -77,6 +81,8 @@ class Reader(Protocol):
     """The dialect's final event has come, such as [DONE]: nothing is missing, and nothing relevant can follow."""
     has_content: bool
     """Content that the dialect defines has come, apart from the final event."""
+    choices: int
+    """How many alternative answers were asked for: with fewer of them, silence does not show that nothing follows."""
 
     @property
     def answers_begun(self) -> int:
@@ -105,6 +111,10 @@ class Reader(Protocol):
     @property
     def enough_after_s(self) -> float:
         """How many seconds of silence now show that nothing follows, since the answer has finished; 0: none do."""
+
+    @property
+    def answered_after_s(self) -> float:
+        """How many seconds of silence now show that the answer is known, if no final event says so; 0: none do."""
 
     def lacks_only_end(self, lines: bytes) -> bool:
         """Return whether the lines of a frame that has not ended are the last that the stream needs.
@@ -282,6 +292,9 @@ class StreamedByBody:
     def asks_stream(self, headers: RawHeaders) -> bool:
         return False
 
+    def choices(self, body: bytes) -> int:
+        return 1
+
     def asks_events(self, headers: RawHeaders, body: bytes) -> bool:
         asked = members(body)
         return asked is not None and asked.get("stream") is True
@@ -291,3 +304,9 @@ def model_of(body: bytes) -> str | None:
     """Return the model that a body names near its beginning, found without parsing: the body may have megabytes."""
     model = _MODEL.search(body, 0, _MODEL_WITHIN_BYTES)
     return model and model[1].decode(errors="replace")
+
+
+def choices_of(body: bytes) -> int:
+    """Return the member `n` of a body, the number of choices; found without parsing: the body may have megabytes."""
+    found = _CHOICES.search(body) if b'"n"' in body else None
+    return 1 if found is None else int(found[1])

@@ -35,10 +35,15 @@ _LINE_ENDS = (b"\n", b"\r")
 _LONGEST = 500  # characters of a message
 # Fields of errors, as `_spelled` spells them.
 _MESSAGES = ("message", "msg", "errormsg", "errormessage", "errmsg", "errmessage", "detail", "statusmsg", "title")
-_CODES = ("code", "errorcode", "errcode", "statuscode", "retcode")
+_CODES = ("code", "errorcode", "errcode", "statuscode", "retcode", "errno", "errortype")
+_REASONS = ("err", "exception", "errormessage", "errmsg")  # which only errors have, with a text
 _FAILED = ("error", "failed", "failure")  # as a status
 # The name of an event, of the type of an object, or of a field: `error`, `Exception`, `internalServerException`.
-_ERROR_NAME = re.compile(r"\w*(?:error|exception)|fatal|failed|failure", re.IGNORECASE)
+# Not `tool_failed`, say: the answer goes on.
+_ERROR_NAME = re.compile(
+    r"\w*(?:error|exception)|(?:(?:response|message|stream|chat|run|completion|generation|request)_)?(?:failed|failure)|fatal",
+    re.IGNORECASE,
+)
 _NO_CODES = (None, "", 0, 200, "0", "200", "null", "ok", "OK", "success", "Success")
 FOREIGN = (b"{", b"<", b"[")  # no field of an event begins with these
 _ANSWERS = ("choices", "output")  # a frame that is no error has one of these
@@ -86,7 +91,9 @@ def failure(frame: bytes, data: bytes, document: dict[str, Any], *, named: bool)
         return None if document or not frame.endswith(_LINE_ENDS) else _unreadable(data)  # else it may be cut off
     inner = _inner(error)
     message = (
-        _first(_texts((inner, document), _MESSAGES)) or (error if isinstance(error, str) else None) or _detail(document)
+        _first(_texts((inner, document), (*_MESSAGES, *_REASONS)))
+        or (error if isinstance(error, str) else None)
+        or _detail(document)
     )
     if message is None and not document:
         message = data.decode("utf-8", "replace")
@@ -179,6 +186,8 @@ def _is_flat(document: dict[str, Any]) -> bool:
         return True
     if document.get("detail") or (document.get("errors") and isinstance(document["errors"], list | dict)):
         return True
+    if _has_reason(document):
+        return True
     nested = document.get("baseresp")  # of MiniMax
     if isinstance(nested, dict) and _is_flat(_spelled(nested)):
         return True
@@ -186,6 +195,12 @@ def _is_flat(document: dict[str, Any]) -> bool:
     failed = document.get("success") is False or status in _FAILED or bool(_status(status))
     failed = failed or any(value not in _NO_CODES for value in _values((document,), _CODES))
     return failed and _first(_texts((document,), _MESSAGES)) is not None
+
+
+def _has_reason(document: dict[str, Any]) -> bool:
+    """Return whether an object has a field that only errors have, and no code of a success."""
+    reason = _first(_texts((document,), _REASONS))
+    return reason not in _NO_CODES and not any(code in _NO_CODES for code in _values((document,), _CODES))
 
 
 def _detail(document: dict[str, Any]) -> str | None:

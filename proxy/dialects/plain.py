@@ -54,6 +54,9 @@ class PlainRequests:
     def asks_cumulative(self, body: bytes) -> bool | None:
         return None
 
+    def choices(self, body: bytes) -> int:
+        return 1
+
 
 class PlainFrames:
     """Frames of which nothing is known."""

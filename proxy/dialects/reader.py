@@ -21,8 +21,11 @@ _NEVER = b"\0\0"  # no frame ends with this
 _NOWHERE = 1 << 30  # no frame is this long
 _UNFINISHED = "null"  # DashScope sends this string as the finish reason until the end
 STOPPED = frozenset(["stop", "length", "content_filter"])  # finish reasons after which no service goes on
-_FAILED = re.compile(  # finish reasons; `abort` is of vLLM, the last one of DeepSeek
-    r"\w*error|\w*exception|failed|failure|abort(?:ed)?|cancell?ed|timeout|insufficient_system_resource", re.IGNORECASE
+_ERROR_WITHIN_S = 5.0  # for an upstream to end its response after an error
+_FAILED = re.compile(  # finish reasons; `abort` is of vLLM, `insufficient_system_resource` of DeepSeek
+    r"\w*error|\w*exception|(?:\w+_)?(?:failed|failure)|abort(?:ed)?|cancell?ed|interrupted|(?:\w+_)?time_?d?_?out"
+    r"|insufficient_\w+|overloaded|unavailable|rate_limit\w*|throttl\w+",
+    re.IGNORECASE,
 )
 
 
@@ -40,6 +43,7 @@ class LearningReader:
         "_usage",
         "_zeroed_head",
         "_zeroed_tail",
+        "choices",
         "ended",
         "failure",
         "finish_reason",
@@ -55,6 +59,7 @@ class LearningReader:
         self.failure: Failure | None = None
         self.ended = False  # the dialect's final event has come: nothing can be missing
         self.has_content = False  # content that the dialect defines has come, apart from the final event
+        self.choices = 1  # how many were asked for
         self._finished: dict[int, bool] = {}  # by index of the choice: whether its finish reason has come
         self._usage: Usage | None = None
         self._unread: bytes | None = None  # the latest ordinary frame, if its numbers have not been read yet
@@ -73,16 +78,34 @@ class LearningReader:
 
     @property
     def enough_after_s(self) -> float:
-        """0, unless silence after a finish reason means that nothing follows."""
+        """Some seconds after an error; 0, unless silence after a finish reason means that nothing follows."""
+        return self._quiet_s(0.0)
+
+    @property
+    def answered_after_s(self) -> float:
+        """0, unless the finish reasons are the last word of an API."""
         return 0.0
 
     def lacks_only_end(self, lines: bytes) -> bool:
         """Return False: nothing is known of incomplete frames."""
         return False
 
+    def _quiet_s(self, stopped_s: float) -> float:
+        """Return how many seconds of silence show that nothing follows; `stopped_s`: when every choice has stopped.
+
+        As a rule nothing follows an error that is stated as one. But text in place of events, which is none of this
+        API's, may only keep the connection alive.
+        """
+        failure = self.failure
+        if failure is not None:
+            return _ERROR_WITHIN_S if failure.recognised or failure.body or self.finished else 0.0
+        return stopped_s if self._has_stopped() else 0.0
+
     def _has_stopped(self) -> bool:
         """Return whether every choice has stopped, and not to have a tool called, after which some services go on."""
-        return self.finished and self.failure is None and self.finish_reason in STOPPED
+        if self.finish_reason not in STOPPED or self.failure is not None:
+            return False
+        return self.finished and len(self._finished) >= self.choices
 
     @property
     def answers_begun(self) -> int:

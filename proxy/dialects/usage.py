@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 from proxy.wire.json_members import members
 
 _MOST_TOKENS = 1 << 53
-_PROMPT = ("prompt_tokens", "input_tokens")
-_COMPLETION = ("completion_tokens", "output_tokens")
+_PROMPT = ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens")
+_COMPLETION = ("completion_tokens", "output_tokens", "completionTokens", "outputTokens")
 _REASONING = ("reasoning_tokens", "thinking_tokens")
 _CACHED = ("cached_tokens", "cache_read_input_tokens")
 _CACHE_WRITTEN = ("cache_creation_input_tokens",)
@@ -80,7 +80,8 @@ def _first_count(usage: dict[str, Any], names: tuple[str, ...]) -> int:
 def _number(stated: Any) -> int:
     """Return a number that is stated as a float or as text, too; 0 for anything else."""
     if isinstance(stated, str):
-        return int(stated) if stated.isdecimal() and len(stated) < 19 else 0
+        digits = stated.partition(".0")[0]
+        return int(digits) if digits.isdecimal() and len(stated) < 19 else 0
     if isinstance(stated, float) and stated.is_integer():  # False for infinity
         return int(stated)
     return int(stated) if isinstance(stated, int) else 0

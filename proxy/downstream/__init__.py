@@ -6,7 +6,7 @@ Read in this order:
 
 * `response`: one response to one client, the sink of a subscription
 * `websocket`: the same over a WebSocket; `shared_connection`: one connection for several streams; `client_socket`: a
-  WebSocket that carries messages both ways
+  WebSocket that carries messages both ways; `switched`: what both WebSockets have in common
 * `site`: where a port listens
 * `listener`: the server of a port, and its responses to requests that can't be parsed; `request_errors`: the errors
   of these

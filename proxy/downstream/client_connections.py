@@ -26,7 +26,7 @@ from time import monotonic
 from typing import NamedTuple, Protocol
 
 from proxy.downstream.descriptors import Descriptors
-from proxy.stream.background import OVERDUE_S, BackgroundLoop
+from proxy.stream.faults import OVERDUE_S, BackgroundLoop
 from proxy.timers import sleep
 from proxy.wire.errors import ProxyError, RateLimited
 

@@ -4,39 +4,15 @@ Unlike `websocket.WebSocket`, which ignores messages, it passes them on, and lea
 session. Source: RFC 6455.
 """
 
-import asyncio
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from aiohttp import web
 
-from proxy.downstream.websocket import CLOSING_S, PONG_ROOM_BYTES
+from proxy.downstream.switched import Response, Switched
 from proxy.stream.turns import Turns
 from proxy.wire.errors import BadRequest, RequestError
 from proxy.wire.http import Headers
-from proxy.wire.websocket import BINARY, CLOSE, PING, PONG, TEXT, Message, MessageReader, frame, stated_code
-
-
-class Response(Protocol):
-    """The response that switches protocols."""
-
-    @property
-    def response(self) -> web.StreamResponse: ...
-
-    @property
-    def writable(self) -> bool: ...
-
-    def start(self, reason: bytes, headers: Headers, *, framed: bool = False) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def write_data(self, data: bytes) -> None: ...
-
-    def on_writable(self, resume: Callable[[], None]) -> None: ...
-
-    def close(self, last: bytes) -> None: ...
-
-    async def finished(self) -> bool: ...
+from proxy.wire.websocket import BINARY, CLOSE, PING, TEXT, Message, MessageReader, stated_code
 
 
 class Hearer(Protocol):
@@ -55,51 +31,32 @@ class Hearer(Protocol):
         """Take the error of a client that violated the protocol; nothing more is read from it."""
 
 
-class ClientSocket:
+class ClientSocket(Switched):
     """One WebSocket to one client, in both directions.
 
     Pings are answered here. If the client sends many frames at once, they are read a few in each turn of the event
     loop. `finished` also waits for the client's response to a close frame, so that nothing sent before is lost.
     """
 
-    __slots__ = ("_answered", "_closed", "_hearer", "_is_paused", "_reader", "_request", "_response", "_turns")
+    __slots__ = ("_hearer", "_is_paused", "_reader", "_turns")
 
     _hearer: Hearer
 
     def __init__(self, request: web.BaseRequest, response: Response, turns: Turns, max_message_bytes: int) -> None:
-        self._request = request
-        self._response = response
+        super().__init__(request, response)
         self._turns = turns
         self._reader: MessageReader | None = MessageReader(max_message_bytes, masked=True)  # None: nothing more is read
         self._is_paused = False  # the upstream takes no more for now
-        self._closed = False  # a close frame was sent: nothing may follow it
-        self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    @property
-    def response(self) -> web.StreamResponse:
-        return self._response.response
 
     def start(self, accepted: bytes, headers: Headers) -> None:
         """Send the head that switches protocols."""
-        switching = [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Accept", accepted)]
-        self._response.start(b"Switching Protocols", [*switching, *headers], framed=True)
+        self.switch(accepted, headers)
         self._response.flush()
 
     def hear(self, hearer: Hearer) -> None:
         """Read the client's frames from now on."""
         self._hearer = hearer
-        reader: Any = self  # aiohttp calls it a parser: it is fed the connection's bytes
-        self._request.protocol.set_parser(reader)
-
-    async def finished(self) -> bool:
-        """Wait until the client has received everything; return False if it disconnected before.
-
-        Raises: CancelledError, if aiohttp notices first that it has disconnected.
-        """
-        ended = await self._response.finished()
-        if ended:
-            await asyncio.wait((self._answered,), timeout=CLOSING_S)
-        return ended
+        self.read_frames()
 
     # The session's Client
 
@@ -110,9 +67,6 @@ class ClientSocket:
     def write(self, frames: bytes) -> None:
         if not self._closed:
             self._response.write_data(frames)
-
-    def on_writable(self, resume: Callable[[], None]) -> None:
-        self._response.on_writable(resume)
 
     def pause(self) -> None:
         self._is_paused = True
@@ -134,9 +88,6 @@ class ClientSocket:
         """Read the client's bytes; return, as aiohttp expects, that this is not the end and that none are left."""
         self._read(data)
         return False, b""
-
-    def feed_eof(self) -> None:
-        """Do nothing: the handler is about to be cancelled."""
 
     def _read(self, data: bytes) -> None:
         """Read some messages; the rest waits for its turn."""
@@ -178,7 +129,7 @@ class ClientSocket:
             self._hearer.client_sent(data)
         pings = [message.payload for message in messages if message.opcode == PING]
         if pings:
-            self._pong(pings[-1])  # only the latest need be answered (section 5.5.3)
+            self.pong(pings[-1])
         if messages and messages[-1].opcode == CLOSE:
             payload = messages[-1].payload
             if payload and stated_code(payload) is None:
@@ -188,10 +139,4 @@ class ClientSocket:
 
     def _stop_hearing(self) -> None:
         self._reader = None
-        if not self._answered.done():
-            self._answered.set_result(None)
-
-    def _pong(self, payload: bytes) -> None:
-        transport = self._request.transport
-        if not self._closed and transport is not None and transport.get_write_buffer_size() < PONG_ROOM_BYTES:
-            self._response.write_data(frame(PONG, payload))
+        self.note_answered()

@@ -6,7 +6,7 @@ Only where several workers serve one machine; a connection that stays where it w
 """
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -18,10 +18,19 @@ HANDED_OVER = Written(0, keep_alive=False)
 """The response to a request that another process answers: nothing is written, and the connection is let go."""
 
 
+class Relayed(NamedTuple):
+    """Who a client is whose TLS ends in another process, which carries the bytes between it and this one."""
+
+    address: str
+    subject: str  # of its certificate; "": it has none
+
+
 class MovableConnection(Connection):
     """One connection of a client, which another process can go on with from the request in progress on."""
 
-    __slots__ = ("_adopted", "_beyond", "_end", "_is_answered", "_is_left", "_is_switched", "_raw", "is_placed")
+    __slots__ = (
+        "_adopted", "_beyond", "_end", "_is_answered", "_is_left", "_is_switched", "_raw", "is_placed", "relayed",
+    )  # fmt: skip
 
     def __init__(self, port: Port, server: web.Server, **options: Any) -> None:
         super().__init__(port, server, **options)
@@ -31,19 +40,21 @@ class MovableConnection(Connection):
         self._is_switched = False  # it is a WebSocket
         self._is_left = False  # its transport has another protocol
         self.is_placed = False  # the request in progress is served here, whatever it says
+        self.relayed: Relayed | None = None  # None: its socket is the client's
 
     def _begin_anew(self) -> None:
         self._raw: list[bytes] | None = []  # what came of the request in progress; None: it is served here
         self._end = RequestEnd()
         self._is_answered = False
 
-    def adopt(self, read: bytes, *, is_placed: bool) -> None:
-        """Take over what another process has read. Call it before the connection is made.
+    def adopt(self, read: bytes, *, is_placed: bool, relayed: Relayed | None = None) -> None:
+        """Take over what another process has read, and has `relayed`. Call it before the connection is made.
 
         The bytes are parsed within `connection_made`: later, the transport would have read what comes after them.
         """
         self._adopted = read
         self.is_placed = is_placed
+        self.relayed = relayed
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -107,6 +118,11 @@ class MovableConnection(Connection):
     def settle(self) -> None:
         """Serve the request in progress here: the bytes that were read of it need not be kept any longer."""
         self._raw = None
+
+    @property
+    def peername(self) -> Any:
+        """The address of the client, as aiohttp's requests have it."""
+        return super().peername if self.relayed is None else (self.relayed.address, 0)
 
     @property
     def is_between_requests(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Protocol
 from proxy.downstream.websocket import WebSocket
 from proxy.stream.envelopes import labelled_events
 from proxy.stream.interfaces import Sink
-from proxy.stream.projections import Heartbeat, Span
+from proxy.stream.projection import Heartbeat, Span
 from proxy.wire.event_id import prefix
 from proxy.wire.sse import COMMENT
 from proxy.wire.websocket import TEXT, frame

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from proxy.pem import load_authorities, load_pair
+
 _MINIMA = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -29,20 +31,20 @@ class ServerTls:
     def __init__(self, files: TlsFiles, *, minimum: str, client_required: bool) -> None:
         """`minimum`: the oldest version of TLS, "1.2" or "1.3". `client_required`: clients must show a certificate.
 
-        Raises: OSError, of which ssl.SSLError is one; ValueError.
+        Raises: OSError.
         """
         self._files = files
         self.context = _context(files)
         self.context.minimum_version = _MINIMA[minimum]
         self.context.set_alpn_protocols(["http/1.1"])
         if files.client_ca:
-            self.context.load_verify_locations(files.client_ca)
+            load_authorities(self.context, files.client_ca)
             self.context.verify_mode = ssl.CERT_REQUIRED if client_required else ssl.CERT_OPTIONAL
 
     def reload(self) -> None:
-        """Use the certificate that the files hold now. Raises: OSError, ValueError, having changed nothing."""
+        """Use the certificate that the files hold now. Raises: OSError, having changed nothing."""
         _context(self._files)  # a pair that does not fit must not replace the one in use, not even in part
-        _load(self.context, self._files)
+        load_pair(self.context, self._files.certificate, self._files.key)
 
 
 class TlsSite(web.BaseSite):
@@ -86,21 +88,5 @@ class TlsSite(web.BaseSite):
 def _context(files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.options |= ssl.OP_NO_RENEGOTIATION
-    _load(context, files)
+    load_pair(context, files.certificate, files.key)
     return context
-
-
-def _load(context: ssl.SSLContext, files: TlsFiles) -> None:
-    try:
-        context.load_cert_chain(files.certificate, files.key or None, password=_no_password)
-    except OSError as error:  # ssl's own errors name no file
-        raise OSError(f"the certificate {files.certificate} and its key can't be used: {_why(error)}") from None
-
-
-def _no_password() -> str:
-    """Fail: OpenSSL would ask for the password of an encrypted key on the terminal."""
-    raise ValueError("the key of the certificate is encrypted; only keys without a password can be used")
-
-
-def _why(error: OSError) -> str:
-    return error.reason if isinstance(error, ssl.SSLError) and error.reason else error.strerror or type(error).__name__

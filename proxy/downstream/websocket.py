@@ -5,25 +5,20 @@ followers. Not web.WebSocketResponse, because it frames each message again for e
 reading, and closes the transport by itself while the proxy writes to it. Source: RFC 6455.
 """
 
-import asyncio
 import binascii
 from base64 import b64decode
-from collections.abc import Callable
-from typing import Any, Protocol
 
 from aiohttp import web
 
 from proxy.dialects.route import PROTOCOL, without_keys
-from proxy.stream.interfaces import Sink
-from proxy.stream.projections import Heartbeat, Span
+from proxy.downstream.switched import Response, Switched
+from proxy.stream.projection import Heartbeat, Span
 from proxy.stream.turns import Turns
 from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.http import Headers
-from proxy.wire.websocket import CLOSE, PING, PONG, PROTOCOL_ERROR, Control, FrameReader, accept, close_frame, frame
+from proxy.wire.websocket import CLOSE, PING, PROTOCOL_ERROR, FrameReader, accept, close_frame, frame
 
 _PINGED = Span(0, 0, frame(PING, b""))
-CLOSING_S = 1.0  # for the client to respond to a close frame
-PONG_ROOM_BYTES = 128 * 1024  # no pongs while more is unsent, for clients that send pings but do not read
 
 
 def handshake(request: web.BaseRequest) -> bytes:
@@ -53,22 +48,7 @@ def chosen_protocol(request: web.BaseRequest) -> Headers:
     return [(PROTOCOL.encode(), offers[0].encode("latin-1", "replace"))] if offers else []
 
 
-class Response(Sink, Protocol):
-    """The response that switches protocols."""
-
-    @property
-    def response(self) -> web.StreamResponse: ...
-
-    def start(self, reason: bytes, headers: list[tuple[bytes, bytes]], *, framed: bool = False) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def write_data(self, data: bytes) -> None: ...
-
-    async def finished(self) -> bool: ...
-
-
-class WebSocket:
+class WebSocket(Switched):
     """One WebSocket to one client: a Sink of frames, which responds to the client's pings and closes at once.
 
     Messages from the client are ignored. If it sends many frames at once, they are read a few in each turn of the event
@@ -77,41 +57,22 @@ class WebSocket:
     frame, so that nothing sent before is lost.
     """
 
-    __slots__ = ("_answered", "_closed", "_pinged", "_receiver", "_request", "_response", "_turns")
+    __slots__ = ("_pinged", "_receiver", "_turns")
 
     def __init__(self, request: web.BaseRequest, response: Response, turns: Turns) -> None:
+        super().__init__(request, response)
         self._turns = turns
-        self._request = request
-        self._response = response
         self._receiver: FrameReader | None = FrameReader()  # None when nothing more is read from the client
-        self._closed = False  # a close frame was sent: nothing may follow it
         self._pinged = False  # a ping was sent, and nothing has been received since
-        self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    @property
-    def response(self) -> web.StreamResponse:
-        return self._response.response
-
-    def start(self, accepted: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    def start(self, accepted: bytes, headers: Headers) -> None:
         """Make the head that switches protocols, and read the client's frames from now on."""
-        switching = [(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Accept", accepted)]
-        self._response.start(b"Switching Protocols", [*switching, *headers], framed=True)
-        reader: Any = self  # aiohttp calls it a parser: it is fed the connection's bytes
-        self._request.protocol.set_parser(reader)
+        self.switch(accepted, headers)
+        self.read_frames()
 
     def flush(self) -> None:
         """Send the head if it has not been sent."""
         self._response.flush()
-
-    async def finished(self) -> bool:
-        """Wait until the client has received everything; return False if it disconnected before.
-
-        Raises: CancelledError, if aiohttp notices first that it has disconnected.
-        """
-        ended = await self._response.finished()
-        if ended:
-            await asyncio.wait((self._answered,), timeout=CLOSING_S)
-        return ended
 
     # Sink
 
@@ -131,9 +92,6 @@ class WebSocket:
 
     def transport(self) -> None:
         """Return None: whoever wrote to the transport directly could write after a close frame."""
-
-    def on_writable(self, resume: Callable[[], None]) -> None:
-        self._response.on_writable(resume)
 
     def close(self, last: bytes) -> None:
         self._closed = True
@@ -163,9 +121,6 @@ class WebSocket:
             self._turns.wait(self._read_on)
         return False, b""
 
-    def feed_eof(self) -> None:
-        """Do nothing: the handler is about to be cancelled."""
-
     def _read_frames(self, data: bytes) -> bool:
         """Read some frames; return whether there may be more."""
         receiver = self._receiver
@@ -178,7 +133,7 @@ class WebSocket:
             return False
         pings = [control for control in controls if control.opcode == PING]
         if pings:
-            self._pong(pings[-1])
+            self.pong(pings[-1].payload)
         if controls and controls[-1].opcode == CLOSE:
             self._answer_close(close_frame(controls[-1].code))
         return self._receiver is not None and receiver.behind
@@ -191,11 +146,6 @@ class WebSocket:
         if transport is not None:
             transport.resume_reading()
 
-    def _pong(self, ping: Control) -> None:
-        transport = self._request.transport
-        if not self._closed and transport is not None and transport.get_write_buffer_size() < PONG_ROOM_BYTES:
-            self._response.write_data(frame(PONG, ping.payload))
-
     def _answer_close(self, last: bytes) -> None:
         """End the connection after the client's close frame; respond with `last` unless one was sent already."""
         self._receiver = None
@@ -203,5 +153,4 @@ class WebSocket:
             self.close(last)
             if self._request.transport is not None:
                 self._request.transport.close()
-        if not self._answered.done():
-            self._answered.set_result(None)
+        self.note_answered()

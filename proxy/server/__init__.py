@@ -19,6 +19,7 @@ Read in this order:
 * `placement`: what the routes ask where several workers serve one machine
 * `upstreams`: makes the configured upstreams; `json_responses`: the proxy's own JSON, and errors
 * `admin`: a folder, for the admin port
-* `ports`: where the two ports listen, and their TLS
-* `identification`: keeps callers with names, their limits and their usage up to date; `usage`: tells them of it
+* `ports`: the servers of the two ports: where they listen, and their TLS
+* `observers`: who is notified when a stream begins, is answered, and ends
+* `callers`: a folder, for who sends requests: what identifies them, and what they have used
 """

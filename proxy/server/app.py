@@ -5,55 +5,53 @@ admin port.
 """
 
 import asyncio
-import logging
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.access.accounts import Accounts
 from proxy.access.admission import Admission, Needs
-from proxy.access.callers import Caller, Callers
-from proxy.access.capabilities import Capabilities
+from proxy.access.callers import Caller
+from proxy.access.certificates import SUBJECT
 from proxy.access.client_addresses import ClientAddresses
-from proxy.access.grants import Grants
 from proxy.access.operators import OperatorAccess
-from proxy.access.pages import Hosts, Pages
+from proxy.access.pages import Pages
 from proxy.access.response_ids import GivenIds
+from proxy.access.sums import Sums
 from proxy.dialects import table
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
-from proxy.downstream.connection import Connection
+from proxy.downstream.connection import ERROR_TO_SEND, Connection
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.listener import Listener
 from proxy.downstream.movable import MovableConnection
-from proxy.downstream.tls import ServerTls
 from proxy.server.admin.all_streams import AllStreams
 from proxy.server.admin.feed import Feed
 from proxy.server.admin.form_requests import FormRequests
 from proxy.server.admin.paths import AdminRoutes, Handlers
 from proxy.server.admin.probes import Probes
-from proxy.server.config import Config, address
+from proxy.server.callers.identification import access_of, identification, operators_of
+from proxy.server.config import Config
 from proxy.server.cors import Cors
 from proxy.server.directory import Directory, connected
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
-from proxy.server.identification import Identification, identification
-from proxy.server.placement import Member, Placement
-from proxy.server.ports import listen, port_tls
+from proxy.server.observers import observers
+from proxy.server.placement import SUBJECT_HEADER, Member, Placement
+from proxy.server.ports import Ports
 from proxy.server.route_table import RouteTable
 from proxy.server.routes import Handler, Routes
 from proxy.server.upstreams import Upstreams
+from proxy.store.counts import StoredCounts
 from proxy.store.node import Node
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import DRAINED
 from proxy.stream.hub import Hub
-from proxy.stream.observer import Observer, Observers
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
-from proxy.telemetry import access_log
 from proxy.telemetry.allocator import IdleTrim, malloc_trim
 from proxy.telemetry.caller_metrics import CallerMetrics
 from proxy.telemetry.live_feed import LiveFeed
@@ -70,17 +68,6 @@ if TYPE_CHECKING:
 
 _TICK_S = 0.25
 _INNER = "localhost:0"  # the address of a Unix socket, as far as its requests' Host is checked
-
-
-class _WithoutMalformed(logging.Filter):
-    """Drops aiohttp's tracebacks of malformed requests: they quote the headers, which may hold a key."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-
-
-http_log = logging.getLogger("streamtee.http")
-http_log.addFilter(_WithoutMalformed())
 
 
 class Proxy:
@@ -104,7 +91,11 @@ class Proxy:
         self.calls = Calls()
         self.lost_calls = LostCalls(config.generations.attach_retries_s)
         self.tracing = tracing or _traced(config)
-        self.identification = identification(config.auth, has_certificates=bool(config.tls.client_ca))
+        self.identification = identification(
+            config.auth,
+            has_certificates=bool(config.tls.client_ca),
+            new_account=None if member is None else member.new_account,
+        )
         self.callers, self.grants = access_of(config, self.identification, b"" if member is None else member.secret)
         accounts = None if self.identification is None else self.identification.accounts
         restricts = any(map(self.upstreams.has_key, (DEFAULT, *(model.upstream or DEFAULT for model in config.models))))
@@ -118,6 +109,8 @@ class Proxy:
             max_pending_bytes=limits.total_pending_bytes,
         )
         self.node = connected(config.store, self.hub)
+        if accounts is not None and self.node is not None and member is None:  # of several, the supervisor counts
+            accounts.sums = Sums(StoredCounts(self.node.store, self.node.id, self.node.leases), accounts)
         self.directory = None if self.node is None else Directory(self.node, self.hub, config.store)
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
         self.page = self._new_page(pacer)
@@ -132,12 +125,10 @@ class Proxy:
         )
         self.route_table = self._new_route_table(None if member is None else member.placement)
         self._member_is_busy = bool if member is None else member.placement.is_busy
-        self._connection_class = Connection if member is None else MovableConnection
         self.operators = operators_of(config) if member is None else OperatorAccess(member.secret.hex())
         self.overview = Overview(self.hub, self.upstreams.by_name, lambda: self.url, self._name_of)
-        self.tls = [port_tls(config.tls), port_tls(config.admin_tls)]
-        self.listeners: list[Listener] = []
-        self._runners: list[web.BaseRunner] = []
+        connection_class = Connection if member is None else MovableConnection
+        self.ports = Ports(config, self.clients, self.hub.turns, connection_class)
         self._data_runner: web.BaseRunner | None = None  # of one of several workers
         self._data_site: web.BaseSite | None = None
         self._background: list[asyncio.Task[None]] = []
@@ -156,7 +147,17 @@ class Proxy:
             max_pending_bytes=limits.total_pending_bytes,
             call_soon=asyncio.get_running_loop().call_soon,
             pacer=pacer,
-            observers=self._observers(accounts),
+            observers=observers(
+                metrics=self.metrics,
+                feed=self.feed,
+                calls=self.calls,
+                upstreams=self.upstreams,
+                accounts=accounts,
+                given=self.given,
+                tracing=self.tracing,
+                node=(lambda: self.node) if self.config.store.url.get_secret_value() else None,
+                log_as_fields=self.config.log_format == "json",
+            ),
             on_forgotten=self._forget,
             on_subscription_ended=self.metrics.subscription_ended if accounts is None else self._subscription_ended,
             on_attached=None if accounts is None else accounts.attached,
@@ -207,41 +208,6 @@ class Proxy:
         account = None if self.admission.accounts is None else self.admission.accounts.of(caller)
         return None if account is None else account.name
 
-    def _observers(self, accounts: Accounts | None) -> Observers:
-        tracing = self.tracing
-        counted_begun, counted_ended = ([], []) if accounts is None else ([accounts.begun], [accounts.ended])
-        spans_begun, spans_ended = ([], []) if tracing is None else ([tracing.begun], [tracing.ended])
-        return Observers(
-            # Spans first: they set the trace id, which the feed and the store show.
-            begun=[
-                *counted_begun,
-                *spans_begun,
-                self.feed.begun,
-                *self._stored(lambda node, stream: node.begun(stream)),
-            ],
-            answered=[self.calls.answered],
-            ended=[
-                *counted_ended,
-                *([] if self.given is None else [self.given.ended]),
-                *spans_ended,
-                self.metrics.ended,
-                access_log.ended if self.config.log_format == "console" else access_log.ended_as_fields,
-                self.upstreams.ended,
-                self.calls.ended,
-                self.feed.ended,
-                *self._stored(lambda node, stream: node.ended(stream)),
-            ],
-        )
-
-    def _stored(self, notify: Callable[[Node, Stream], None]) -> list[Observer]:
-        """Return an observer that notifies the node, if there is a store; the node is made after the hub."""
-
-        def observer(stream: Stream) -> None:
-            if self.node is not None:
-                notify(self.node, stream)
-
-        return [observer] if self.config.store.url.get_secret_value() else []
-
     def readiness(self) -> dict[str, object]:
         """Return what /readyz says: whether requests may come here, and the state of the store, if there is one."""
         if self.node is None:
@@ -265,20 +231,12 @@ class Proxy:
         try:
             config = self.config
             data = self.route_table.routes()
-            self.url, self._data_site = await self._listen(
-                self._runner(self._served(data), data, config.listen, is_admin=False),
-                config.listen,
-                given.get("listen"),
-                self.tls[0],
-            )
+            server = await self.ports.server(self._served(data), data, config.listen, is_admin=False)
+            self.url, self._data_site = await self.ports.listen(server, given.get("listen"))
             if config.admin:
                 admin = self._admin_routes(data, self.metrics)
-                self.admin_url, _ = await self._listen(
-                    self._runner(admin, admin.routes, config.admin, is_admin=True),
-                    config.admin,
-                    given.get("admin"),
-                    self.tls[1],
-                )
+                server = await self.ports.server(admin, admin.routes, config.admin, is_admin=True)
+                self.admin_url = await self.ports.listen_as_admin(server, given.get("admin"))
         except OSError:
             await self.stop()
             raise
@@ -294,6 +252,8 @@ class Proxy:
         self._background = [asyncio.create_task(self._tick()), asyncio.create_task(self.clients.watch())]
         if self.identification is not None:
             self._background.append(asyncio.create_task(self.identification.watch()))
+            if self.identification.accounts.sums is not None:
+                self._background.append(asyncio.create_task(self.identification.accounts.sums.watch()))
 
     async def open_as_worker(self, inner: Sequence[tuple[str, Handler]], inner_path: str) -> Listener:
         """Become ready as one of several workers; return the server of clients' connections, for those handed over.
@@ -303,32 +263,32 @@ class Proxy:
         """
         self._join_store()
         data = self.route_table.routes()
-        self._data_runner = self._runner(self._served(data), data, self.config.listen, is_admin=False)
-        await self._set_up(self._data_runner)
+        self._data_runner = await self.ports.server(self._served(data), data, self.config.listen, is_admin=False)
         # Not counted: what is asked here is part of a client's request, which is counted where that came.
         admin = self._admin_routes(data, Metrics(self.config.limits.model_labels))
         for path, handler in inner:
             admin.routes.add("GET", path, handler, "inner", table.OWN, Needs.NOTHING)
         admin.routes.add("GET", "/v1/follow", self._follow_for_another, "streams", table.OWN, Needs.NOTHING)
-        asked = self._runner(admin, admin.routes, _INNER, is_admin=True)
-        await self._set_up(asked)
-        await web.UnixSite(asked, inner_path, backlog=4096).start()
+        asked = await self.ports.server(admin, admin.routes, _INNER, is_admin=True)
+        await self.ports.listen_at(asked, inner_path)
         self._begin_background()
-        return self.listeners[0]
+        return self.ports.listeners[0]
 
     async def _follow_for_another(self, request: web.BaseRequest, operator: Caller) -> web.StreamResponse:
-        """GET /v1/follow, sent by another worker with the headers of its client."""
-        return await self.route_table.follow_many(request, self.admission.admit(request, Needs.CAPABILITY))
+        """GET /v1/follow, sent by another worker with the headers of its client, and what its certificate says."""
+        request[SUBJECT] = unquote(request.headers.get(SUBJECT_HEADER, ""))
+        serve: Serve = self._follow_many
+        return await (serve if self.identification is None else self.identification.asking(serve))(request)
 
-    async def _set_up(self, runner: web.BaseRunner) -> None:
-        await runner.setup()
-        self._runners.append(runner)
+    async def _follow_many(self, request: web.BaseRequest) -> web.StreamResponse:
+        if ERROR_TO_SEND in request:
+            raise request[ERROR_TO_SEND]
+        return await self.route_table.follow_many(request, self.admission.admit(request, Needs.CAPABILITY))
 
     async def accept(self, listening: socket.socket) -> None:
         """Accept connections at a listening socket from now on; after `open_as_worker`."""
         assert self._data_runner is not None
-        where, head_s = self.config.listen, self.config.clients.head_s
-        _, self._data_site = await listen(self._data_runner, where, listening, self.tls[0], head_s)
+        _, self._data_site = await self.ports.listen(self._data_runner, listening)
 
     async def retire(self) -> None:
         """Accept no more, and end what has no end of its own; all else goes on until `drain`, or until it ends."""
@@ -379,12 +339,13 @@ class Proxy:
                 subscription.fail(DRAINED)
         await asyncio.gather(self.route_table.wait_closed(), self.clients.end_requests(DRAINED.as_error()))
         self.feed.close()
-        for runner in self._runners:
-            await runner.cleanup()
+        await self.ports.close()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.upstreams.close()
+        if self.admission.accounts is not None and self.admission.accounts.sums is not None:
+            await self.admission.accounts.sums.flush()
         if self.node is not None:
             await self.node.close()
         if self.identification is not None:
@@ -424,36 +385,7 @@ class Proxy:
         """
         if self.identification is not None:
             self.identification.refresh()
-        for tls in self.tls:
-            if tls is not None:
-                tls.reload()
-
-    async def _listen(
-        self, runner: web.BaseRunner, where: str, listening: socket.socket | None, tls: ServerTls | None
-    ) -> tuple[str, web.BaseSite]:
-        await self._set_up(runner)
-        return await listen(runner, where, listening, tls, self.config.clients.head_s)
-
-    def _runner(self, handler: Any, routes: Routes, listen: str, *, is_admin: bool) -> web.ServerRunner:
-        config = self.config
-        server = Listener(
-            handler,
-            routes.refuse_unparsed,
-            header_bytes=config.limits.header_bytes,
-            max_headers=config.limits.headers,
-            clients=self.clients,
-            host_error=Hosts(address(listen)[0], config.hosts).error,
-            turns=self.hub.turns,
-            urgent=b"GET /healthz",  # it tells of the process, not of those who wait
-            is_admin=is_admin,
-            connection_class=Connection if is_admin else self._connection_class,
-            access_log=None,
-            handler_cancellation=True,  # a handler is cancelled as soon as its client disconnects
-            auto_decompress=False,  # a compressed request is passed on as it is
-            logger=http_log,
-        )
-        self.listeners.append(server)
-        return web.ServerRunner(server, shutdown_timeout=1.0)
+        self.ports.reload_certificates()
 
     def _served(self, routes: Routes) -> Serve:
         """Return what serves the data port: its routes, with what is configured around them."""
@@ -481,34 +413,6 @@ class Proxy:
         """Refuse new streams while the store can't be reached, if it is required."""
         is_blocked = self.config.store.required and node.publisher.is_down
         self.hub.blocked = "the store, without which no stream may begin, can't be reached" if is_blocked else None
-
-
-def operators_of(config: Config) -> OperatorAccess:
-    """Return who has access to the configured admin port."""
-    host = address(config.admin)[0] if config.admin else ""
-    return OperatorAccess.at(host, config.admin_token.get_secret_value())
-
-
-def access_of(config: Config, named: Identification | None = None, secret: bytes = b"") -> tuple[Callers, Grants]:
-    """Make the configured Callers and Grants. `secret`: of the callers' digests; b"": one of its own."""
-    capabilities = Capabilities([secret.get_secret_value() for secret in config.capabilities.secrets])
-    callers = Callers(
-        capabilities,
-        digests=config.auth.accepted,
-        shares_anonymous=config.shares_anonymous,
-        key_headers=config.key_headers,
-        secret=config.store.secret.get_secret_value().encode() or secret,
-        known=None if named is None else named.known,
-    )
-    if named is not None:
-        named.use(callers)
-    return callers, Grants(
-        capabilities,
-        callers,
-        ttl_s=config.capabilities.ttl_s,
-        ttl_max_s=config.capabilities.ttl_max_s,
-        trusted_origins=config.cors.origins if config.cors.credentials else (),
-    )
 
 
 def _traced(config: Config) -> "Tracing | None":

@@ -11,24 +11,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from proxy.access.callers import Caller
 from proxy.dialects import table
 from proxy.server.routes import Handler
 from proxy.store.claims import Claims
-from proxy.store.entries import HEADER, SEAL, START, Entry, Record, read_record, read_seal
+from proxy.store.entries import HEADER, SEAL, START, Entry, Record, UnreadableError, is_kept, read_header, read_seal
 from proxy.store.node import Node
 from proxy.store.outbox import named, owned, responded
 from proxy.store.settings import StoreConfig
-from proxy.store.store import StoreError
+from proxy.store.store import Store, StoreError, Undecipherable
 from proxy.stream.endings import Ending
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
 from proxy.stream.vitals import Vitals
 from proxy.telemetry.stream_object import describe
-from proxy.wire.errors import StoreUnavailable
+from proxy.wire import json_text
+from proxy.wire.errors import ProxyError, StoreUnavailable
 
 _IDENT = re.compile("st_[a-z2-7]{26}")  # as the hub makes them: nothing else is asked of the store
 _POLL_S = 0.25  # for the next stream under a key, while a follower waits
@@ -81,6 +81,8 @@ class Directory:
                 if value is not None:
                     break
                 await asyncio.sleep(flushes * self._node.publisher.flush_s)
+        except Undecipherable as error:
+            raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
             return
@@ -95,11 +97,17 @@ class Directory:
             return response
         finally:
             looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
 
     async def _look_for(self, caller: Caller, key: str) -> None:
-        while not await self._bring_by_key(caller, key):
+        while not await self._is_there(caller, key):
             await asyncio.sleep(_POLL_S)
+
+    async def _is_there(self, caller: Caller, key: str) -> bool:
+        """Return whether a stream under a key is found now; what fails may succeed the next time."""
+        try:
+            return await self._bring_by_key(caller, key)
+        except ProxyError:
+            return False
 
     async def _bring(self, ident: str) -> bool:
         """Have a stream found in the hub, if there is one; return whether it is. Raises: StoreUnavailable."""
@@ -109,6 +117,8 @@ class Directory:
             return True
         try:
             return await self._found(ident)
+        except Undecipherable as error:
+            raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
             if self._hub.has(ident):
@@ -129,6 +139,8 @@ class Directory:
             return False
         try:
             (value,) = await self._node.store.values([named(caller.digest.hex(), key)])
+        except Undecipherable as error:
+            raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
             return self._hub.find_key(key, caller.digest) is not None
@@ -157,10 +169,13 @@ class Directory:
         first, (last,) = await store.entries(ident, START, 1), await store.last([ident])
         if not first or last is None or first[0].id != HEADER:
             return None
-        record = read_record(first[0].fields[b"r"])
-        if record.node == self._node.id or (last.id == SEAL and not read_seal(last).kept):
-            return None  # what this node no longer has, and what is not kept
-        return _description(record, last)
+        try:
+            record = read_header(first[0])
+            if record.node == self._node.id or not is_kept(last):
+                return None  # what this node no longer has, and what is not kept
+            return _description(record, last)
+        except UnreadableError as error:
+            raise _unreadable(error) from None
 
     async def stored(self, stream: Stream) -> Stream:
         """Return what clients of a stream of this node are to follow: with `ack = "stored"` its replica.
@@ -203,6 +218,8 @@ class Directory:
         """Claim a name for a stream that is about to begin; see Claims. Raises: StoreUnavailable, KeyReused."""
         try:
             return await self.claims.claim(name, asked, ident)
+        except Undecipherable as error:
+            raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
             if self._required:
@@ -210,12 +227,17 @@ class Directory:
             return None
 
 
+def _unreadable(error: Exception) -> StoreUnavailable:
+    """Return what a client is told that asks for what the store has, and this process can't read."""
+    return StoreUnavailable(str(error))
+
+
 def _description(record: Record, last: Entry) -> dict[str, Any]:
     """Return what the store knows of a stream, in the shape of `describe`: its log is not read for a list."""
     info = record.info
     seal = read_seal(last) if last.id == SEAL else None
     if seal is not None and seal.summary:
-        described: dict[str, Any] = orjson.loads(seal.summary)
+        described: dict[str, Any] = json_text.read(seal.summary)
         return described
     ended = None if seal is None else {"reason": seal.ending.reason, "message": seal.ending.message}
     at = (0, 0) if last.id.seq == 0 or seal is not None else last.id
@@ -248,23 +270,44 @@ def connected(config: StoreConfig, hub: Hub) -> Node | None:
     url = config.url.get_secret_value()
     if not url:
         return None
-    from proxy.store.redis_client import RedisConnections  # needs the extra `redis`
-    from proxy.store.redis_store import RedisStore
 
     def make(record: Record) -> Stream:
         return hub.adopt(record.info, Vitals(table.dialect(record.dialect), time.monotonic(), record.model))
 
     return Node(
-        RedisStore(RedisConnections(url)),
+        _store(url, config),
         lease_s=config.lease_s,
         flush_s=config.flush_ms / 1000,
         summary=_summary,
         make=make,
         drop=hub.drop,
         forget=hub.forget,
+        keeps=hub.keeps,
     )
+
+
+def _store(url: str, config: StoreConfig) -> Store:
+    """Return the store at a URL, whose content is encrypted if there are keys."""
+    from proxy.store.redis_client import RedisConnections  # needs the extra `redis`
+    from proxy.store.redis_store import RedisStore
+
+    connections = RedisConnections(url)
+    if not config.encryption_keys:
+        return RedisStore(connections)
+    from proxy.store.cipher import Cipher  # needs the extra `encryption`
+    from proxy.store.encrypted_store import EncryptedStore
+
+    return EncryptedStore(connections, Cipher(config.key_bytes), config.secret.get_secret_value().encode())
+
+
+def use_keys(node: Node, config: StoreConfig) -> None:
+    """Have the store of a node use other keys from now on; it has some already."""
+    from proxy.store.encrypted_store import EncryptedStore
+
+    if isinstance(node.store, EncryptedStore):
+        node.store.cipher.use(config.key_bytes)
 
 
 def _summary(stream: Stream) -> bytes:
     """Return the description of a stream that has ended, without those who follow it at this moment."""
-    return orjson.dumps({**describe(stream), "followers": []})
+    return json_text.written({**describe(stream), "followers": []})

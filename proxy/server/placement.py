@@ -10,8 +10,12 @@ from typing import NamedTuple, Protocol
 
 from aiohttp import web
 
+from proxy.access.accounts import NewAccount
 from proxy.stream.hub import Hub
+from proxy.wire.event_id import EventId
 
+SUBJECT_HEADER = "Streamtee-Certificate-Subject"
+"""What a worker tells another one of the certificate of its client, for whom it asks; a client's own is dropped."""
 Handler = Callable[..., Awaitable[web.StreamResponse]]
 
 
@@ -36,11 +40,27 @@ class Belongs(Enum):
     """To all: the list of a caller's streams."""
 
 
+class Responses(Protocol):
+    """Knows the responses of callers that were made in this worker, by their ids."""
+
+    def knows(self, caller: bytes, ident: str) -> bool:
+        """Return whether a caller's response of this id runs, is kept or was deleted here, or was given to the caller.
+
+        Or one with an item of this id.
+        """
+
+    def made_by(self, caller: bytes, ident: str) -> str | None:
+        """Return the upstream that made a caller's response, or an item of it; "" if that is not known yet.
+
+        None, if nothing of this id was made here.
+        """
+
+
 class Placement(Protocol):
     """Knows which worker a request belongs to, and hands it over if that is another one."""
 
-    def attach(self, hub: Hub, knows: Callable[[bytes, str], bool]) -> None:
-        """Take what is asked about this worker; `knows` tells whether a caller's response of an id is known here."""
+    def attach(self, hub: Hub, responses: Responses) -> None:
+        """Take what is asked about this worker."""
 
     def placed(self, handler: Handler, belongs: Belongs) -> Handler:
         """Return a handler that serves a request here or hands it over."""
@@ -60,8 +80,17 @@ class Placement(Protocol):
     async def named(self, caller: bytes, key: str, ident: str) -> None:
         """Tell the worker of a key that a stream of this worker has it, too, from now on. Raises: Overloaded."""
 
-    async def is_known(self, caller: bytes, ident: str) -> bool:
-        """Return whether another worker knows a caller's response of this id. Raises: Overloaded, if one hangs."""
+    async def last_id_before(self, name: tuple[bytes, str, str | bytes], last: EventId) -> bytes:
+        """Return the upstream's id of the last event up to `last`, of a shared call that an older worker had.
+
+        b"", if it is not known.
+        """
+
+    async def made_by(self, caller: bytes, ident: str) -> str | None:
+        """Return the upstream that made a caller's response, as another worker knows it; None if none does.
+
+        Raises: Overloaded, if one hangs.
+        """
 
 
 class Member(NamedTuple):
@@ -70,6 +99,7 @@ class Member(NamedTuple):
     id_ending: str  # of the ids of its streams
     secret: bytes  # of the callers' digests, on which all workers agree
     placement: Placement
+    new_account: NewAccount  # of a caller whose use all workers count together
 
 
 # The parts of names that belong to workers, each a kind and what it consists of.

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from proxy.downstream.client_connections import ClientTimeouts
 from proxy.server.app import Proxy
 from proxy.server.config import Config
+from proxy.server.directory import use_keys
 from proxy.telemetry.prices import Prices
 
 _WHAT = ("changed", "a restart is needed for")
@@ -54,6 +55,11 @@ def _admin_token(proxy: Proxy, config: Config) -> None:
     proxy.operators.use(config.admin_token.get_secret_value())
 
 
+def _store_keys(proxy: Proxy, config: Config) -> None:
+    if proxy.node is not None:
+        use_keys(proxy.node, config.store)
+
+
 def _upstreams(proxy: Proxy, config: Config) -> None:
     proxy.upstreams.use(config)
 
@@ -71,7 +77,7 @@ def _limits(proxy: Proxy, config: Config) -> None:
     hub.max_pending_bytes = clients.max_pending_bytes = limits.total_pending_bytes
     clients.max_body_bytes = limits.total_body_bytes
     proxy.metrics.max_models = limits.model_labels
-    for listener in proxy.listeners:  # for new connections
+    for listener in proxy.ports.listeners:  # for new connections
         listener.header_bytes, listener.max_headers = limits.header_bytes, limits.headers
     proxy.route_table.limit(limits)
 
@@ -92,6 +98,7 @@ _IN_PLACE: tuple[tuple[str, Callable[[Proxy, Config], None]], ...] = (
     ("admin_token", _admin_token),
     ("auth.keys", _keys),
     ("capabilities.secrets", _keys),
+    ("store.encryption_keys", _store_keys),
     ("upstream.key", _upstreams),
     ("upstreams.*.key", _upstreams),
     ("timeouts", _upstreams),

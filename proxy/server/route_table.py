@@ -16,6 +16,7 @@ from proxy.dialects import table
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
 from proxy.server.admin.probes import healthy
+from proxy.server.callers.usage import UsageOfCaller
 from proxy.server.config import Config
 from proxy.server.configuration.settings import LimitsConfig, RouteConfig
 from proxy.server.directory import Directory
@@ -35,7 +36,6 @@ from proxy.server.placement import Belongs, Placement
 from proxy.server.routes import ANY, Handler, Routes
 from proxy.server.sockets import Sockets
 from proxy.server.upstreams import Upstreams
-from proxy.server.usage import UsageOfCaller
 from proxy.stream.hub import Hub
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.group import OpenExchange
@@ -194,7 +194,7 @@ class RouteTable:
             self._hub, self.follow, self._passing(self._upstreams.opener()), self._given, self._directory
         )
         if self._placement is not None:
-            self._placement.attach(self._hub, objects.knows)
+            self._placement.attach(self._hub, objects)
         for route, paths in table.routes(self._config().upstream.prefixes):
             for path in paths:
                 generate = self._placed(self._for_pages(functools.partial(generations, route)), Belongs.GENERATION)

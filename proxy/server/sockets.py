@@ -23,7 +23,8 @@ from proxy.dialects.allowed_paths import AllowedMessages, AllowedPaths
 from proxy.dialects.route import AUTHORIZATION, PROTOCOL, Route, key_header, protocol_keys, without_keys
 from proxy.downstream.client_socket import ClientSocket
 from proxy.downstream.response import Downstream
-from proxy.downstream.websocket import CLOSING_S, chosen_protocol
+from proxy.downstream.switched import CLOSING_S
+from proxy.downstream.websocket import chosen_protocol
 from proxy.server.config import Config
 from proxy.server.generations.options import GenerationOptions, read_options
 from proxy.server.headers import SET

@@ -10,11 +10,13 @@ Read in this order:
 * `store`: the interface of a store, and what can be written to one
 * `redis_store`: a store in Redis; `redis_client`: the connections to Redis, by the scheme of a URL; `redis_wires`: many
   commands and replies at once on each of them
+* `encrypted_store`: the same, with content that only who has a key can read; `cipher`: encrypts it
 * `outbox`: what of one stream is yet to be written, the owner's side; `publisher`: writes that of all streams
 * `replica`: a stream that is fed from the store, the follower's side; `tail`: reads the logs of all replicas;
   `replicas`: finds streams of other nodes, and drops them when nobody follows
 * `leases`: which nodes are alive, and what becomes of the streams of those that are not
 * `node`: one process among several: makes and connects all of these, and reads the messages that it is sent
+* `counts`: counts that all nodes share, such as what a caller has used of its limits
 * `claims`: which node makes the upstream call of a name that several were asked for
 * `settings`: the configuration's table of the store
 """

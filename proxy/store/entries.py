@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-import orjson
-
 from proxy.stream.endings import ENDINGS, PRODUCER_LOST, Ending
 from proxy.stream.info import StreamInfo
+from proxy.wire import json_text
 from proxy.wire.http import Head
 
 ENTRY_BYTES = 64 * 1024  # of frames in one entry, or a single frame
@@ -43,6 +42,10 @@ ANSWERED = EntryId(0, 2)
 SEAL = EntryId(_HIGHEST, _HIGHEST)
 
 Fields = dict[bytes, bytes]
+ENCRYPTED = b"x"
+"""The field that an entry has in place of all others, if it is encrypted and was not decrypted."""
+WHY = b"why"
+"""Beside it: why it could not be."""
 
 
 class Entry(NamedTuple):
@@ -58,6 +61,13 @@ class GapError(Exception):
 
 class UnreadableError(Exception):
     """An entry was written by another version, or by somebody else."""
+
+
+def check_decrypted(entry: Entry) -> None:
+    """Raises: UnreadableError, if the fields of an entry can't be read for want of a key."""
+    if ENCRYPTED in entry.fields:
+        why = entry.fields.get(WHY, b"it is encrypted, and this process has no key").decode()
+        raise UnreadableError(f"the stream can't be read here: {why}")
 
 
 def read_id(text: bytes) -> EntryId:
@@ -81,13 +91,19 @@ class Record:
     def __bytes__(self) -> bytes:
         info = asdict(self.info)
         info["caller"] = self.info.caller.hex()
-        return orjson.dumps({"info": info, "dialect": self.dialect, "model": self.model, "node": self.node})
+        return json_text.written({"info": info, "dialect": self.dialect, "model": self.model, "node": self.node})
+
+
+def read_header(entry: Entry) -> Record:
+    """Return the record that the first entry of a log has. Raises: UnreadableError."""
+    check_decrypted(entry)
+    return read_record(entry.fields.get(b"r", b""))
 
 
 def read_record(data: bytes) -> Record:
     """Parse a record. Raises: UnreadableError."""
     try:
-        read = orjson.loads(data)
+        read = json_text.read(data)
         info = read["info"]
         info["caller"] = bytes.fromhex(info["caller"])
         info["keys"] = tuple(info["keys"])
@@ -137,6 +153,7 @@ class Frames(NamedTuple):
 
 def read_frames(entry: Entry) -> Frames:
     """Return the frames of an entry. Raises: UnreadableError."""
+    check_decrypted(entry)
     data, lengths = entry.fields.get(b"d"), entry.fields.get(b"n")
     if data is None:
         raise UnreadableError("an entry has no frames")
@@ -173,13 +190,14 @@ class Answer(NamedTuple):
         kept = (
             None if head is None else [head.status, _text(head.reason), [[_text(n), _text(v)] for n, v in head.headers]]
         )
-        return Entry(ANSWERED, {b"a": orjson.dumps([self.upstream, self.request_id, kept])})
+        return Entry(ANSWERED, {b"a": json_text.written([self.upstream, self.request_id, kept])})
 
 
 def read_answer(entry: Entry) -> Answer:
     """Return what an entry says of the upstream's response. Raises: UnreadableError."""
+    check_decrypted(entry)
     try:
-        upstream, request_id, kept = orjson.loads(entry.fields[b"a"])
+        upstream, request_id, kept = json_text.read(entry.fields[b"a"])
         if kept is None:
             return Answer(upstream, request_id, None)
         status, reason, headers = kept
@@ -201,7 +219,7 @@ class Seal(NamedTuple):
     def entry(self) -> Entry:
         ending = self.ending
         said: list[Any] = [ending.reason, ending.message, ending.retry_after_s, ending.clean, ending.unrecognised]
-        fields = {b"e": orjson.dumps(said)}
+        fields = {b"e": json_text.written(said)}
         if self.at is not None:
             fields[b"at"] = str(self.at).encode()
         if self.tail:
@@ -215,8 +233,9 @@ class Seal(NamedTuple):
 
 def read_seal(entry: Entry) -> Seal:
     """Return the seal that an entry is. Raises: UnreadableError."""
+    check_decrypted(entry)
     try:
-        reason, message, retry_after_s, clean, unrecognised = orjson.loads(entry.fields[b"e"])
+        reason, message, retry_after_s, clean, unrecognised = json_text.read(entry.fields[b"e"])
     except (ValueError, KeyError, TypeError):
         raise UnreadableError("the seal of a stream can't be read") from None
     ending = ENDINGS.get(reason, PRODUCER_LOST)._replace(
@@ -225,6 +244,22 @@ def read_seal(entry: Entry) -> Seal:
     at = entry.fields.get(b"at")
     tail, summary = entry.fields.get(b"t", b""), entry.fields.get(b"s", b"")
     return Seal(ending, None if at is None else read_id(at), tail, summary, entry.fields.get(b"k") != b"0")
+
+
+def ending_of(entry: Entry) -> Ending:
+    """Return how a seal says that its stream ended; one that can't be read is a loss."""
+    try:
+        return read_seal(entry).ending
+    except UnreadableError as error:
+        return PRODUCER_LOST.saying(str(error))
+
+
+def is_kept(entry: Entry) -> bool:
+    """Return whether a stream is found after its last entry; it is, too, if that can't be read: its end says so."""
+    try:
+        return entry.id != SEAL or read_seal(entry).kept
+    except UnreadableError:
+        return True
 
 
 def _text(data: bytes) -> str:

@@ -13,6 +13,8 @@ from proxy.store.store import Add, Append, Drop, Operation, Put, Remove, Store, 
 from proxy.stream.endings import PRODUCER_LOST
 
 NODES = "nodes"
+LEASE = "node:"
+"""How the names of leases begin."""
 _NODES_S = 24 * 3600.0
 _LOST = PRODUCER_LOST.saying("the process that read this stream has died, or can't reach the store")
 
@@ -25,6 +27,7 @@ class Leases:
         self._node = node
         self._lease_s = lease_s
         self._missing: dict[str, float] = {}  # nodes without a lease, and since when
+        self.seen = 1  # nodes that had a lease when last looked at, this one too
 
     @property
     def renew_s(self) -> float:
@@ -54,6 +57,7 @@ class Leases:
         """Return the nodes, and those of `more`, that have been without a lease for long. Raises: StoreError."""
         nodes = sorted({*await self._store.members(NODES), *more} - {self._node})
         leases = await self._store.values([_lease(node) for node in nodes])
+        self.seen = 1 + sum(lease is not None for lease in leases)
         missing = [node for node, lease in zip(nodes, leases, strict=True) if lease is None]
         self._missing = {node: self._missing.get(node, now) for node in missing}
         return {node for node, since in self._missing.items() if now - since >= self._lease_s / 2}
@@ -72,7 +76,7 @@ async def seal_lost(store: Store, idents: Sequence[str]) -> list[object]:
 
 
 def _lease(node: str) -> str:
-    return f"node:{node}"
+    return LEASE + node
 
 
 def _check(outcomes: Iterable[object]) -> None:

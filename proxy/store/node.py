@@ -44,12 +44,16 @@ class Node:
         make: Callable[[Record], Stream],
         drop: Callable[[Stream], object],
         forget: Callable[[Stream], object],
+        keeps: Callable[[Stream], bool],
     ) -> None:
-        """`make` makes the stream of a replica, `drop` removes it; `forget` removes a stream of this node's own."""
+        """`make` makes the stream of a replica, `drop` removes it; `forget` removes a stream of this node's own.
+
+        `keeps` returns whether one of its own is still found here.
+        """
         self.id = secrets.token_hex(8)
         self.store = store
         self.leases = Leases(store, self.id, lease_s)
-        self.publisher = Publisher(store, self.id, flush_s, summary)
+        self.publisher = Publisher(store, self.id, flush_s, summary, keeps)
         note_error = self.publisher.note_error
         tail = Tail(store, self.id, 4 * lease_s, flush_s / 4, note_error)
         self.replicas = Replicas(store, self.id, tail, make, drop, note_error)

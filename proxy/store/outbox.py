@@ -19,8 +19,8 @@ from proxy.store.entries import (
     EntryId,
     Record,
     Seal,
+    ending_of,
     fitting,
-    read_seal,
 )
 from proxy.store.store import GONE, STORED, Add, Append, Keep, Operation, Outcome, Put, Remove
 from proxy.stream.endings import PRODUCER_LOST, Ending
@@ -111,7 +111,7 @@ class Outbox:
         if last.id == SEAL:
             self.sealed = True
             if not self._has_given_up:
-                self._end(read_seal(last).ending)
+                self._end(ending_of(last))
         else:
             self.sealed = self.closed = False
             self.at, self._heard_at = START, -1.0

@@ -7,10 +7,11 @@ the store can't be reached, what it lacks stays in the logs.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from proxy.store.outbox import Outbox, Summary
-from proxy.store.store import Operation, Outcome, Store, StoreError
+from proxy.store.leases import seal_lost
+from proxy.store.outbox import Outbox, Summary, running
+from proxy.store.store import Operation, Outcome, Remove, Store, StoreError
 from proxy.stream.faults import log_fault
 from proxy.stream.stream import Stream
 
@@ -25,7 +26,12 @@ _MOST = 500  # operations that are written in one turn
 class Publisher:
     """Writes the streams of a node to the store."""
 
-    def __init__(self, store: Store, node: str, flush_s: float, summary: Summary) -> None:
+    def __init__(
+        self, store: Store, node: str, flush_s: float, summary: Summary, keeps: Callable[[Stream], bool]
+    ) -> None:
+        """`keeps` returns whether a stream is still found here: else its log is held for the store alone."""
+        self._keeps = keeps
+        self._abandoned: dict[str, None] = {}  # ids of streams that can't be stored, and are to be sealed as lost
         self._store = store
         self._node = node
         self.flush_s = flush_s
@@ -114,6 +120,7 @@ class Publisher:
             except StoreError:
                 self.note_error()
                 self._is_unsure = True
+                self._abandon_forgotten()
                 await asyncio.sleep(again_s)
                 again_s = min(2 * again_s, _AGAIN_MOST_S)
             except Exception as fault:
@@ -125,7 +132,7 @@ class Publisher:
         loop, timer = asyncio.get_running_loop(), None
         if self._followed:
             timer = loop.call_later(self.flush_s, self._due.set)
-        elif self._outboxes:
+        elif self._outboxes or self._abandoned:
             timer = loop.call_at(self._all_at, self._due.set)
         await self._due.wait()
         self._due.clear()
@@ -137,6 +144,8 @@ class Publisher:
         if self._is_unsure:
             await self._settle(self._outboxes.values())
             self._is_unsure, self._all_at = False, now
+        if self._abandoned:
+            await self._seal_abandoned()
         due = self._looked_at(now)
         while due:
             due = await self._turn(due, now)
@@ -158,7 +167,7 @@ class Publisher:
         senders: list[Outbox] = []
         looked_at = 0
         for outbox in due:
-            part = outbox.next(now)
+            part = self._next(outbox, now)
             operations += part
             senders += [outbox] * len(part)
             looked_at += 1
@@ -169,7 +178,18 @@ class Publisher:
         outcomes = await self._store.write(operations)  # what may have been stored in vain is refused the next time
         self.note_reached()
         await self._note(zip(senders, operations, outcomes, strict=True))
+        for outbox in [outbox for outbox in senders if outbox.closed and not self._keeps(outbox.stream)]:
+            self._remove(outbox.stream.id)
         return [*due[looked_at:], *(outbox for outbox in dict.fromkeys(senders) if outbox.has_more)]
+
+    def _next(self, outbox: Outbox, now: float) -> Sequence[Operation]:
+        """Return what is to be written next of a stream; if that can't be made, no other stream lacks anything."""
+        try:
+            return outbox.next(now)
+        except Exception as fault:
+            log_fault("the writing of a stream to the store", fault)
+            self._abandon(outbox.stream.id)
+            return ()
 
     async def _note(self, written: Iterable[tuple[Outbox, Operation, Outcome | StoreError]]) -> None:
         """Note the outcomes. Raises: the StoreError that an operation had."""
@@ -194,14 +214,33 @@ class Publisher:
     async def _end_some(self, now: float) -> None:
         """Drop outboxes that are done, once their seals have been looked for again. Raises: StoreError."""
         for ident, outbox in list(self._outboxes.items()):
-            if outbox.unstored and outbox.stream.sealed:
+            is_needless = outbox.closed and not self._keeps(outbox.stream)  # a seal that is lost is not written again
+            if is_needless or (outbox.unstored and outbox.stream.sealed):
                 self._remove(ident)
             elif outbox.closed and now >= self._verify_at.setdefault(ident, now + _VERIFY_S):
                 await self._settle([outbox])
                 if outbox.closed or outbox.unstored:
                     self._remove(ident)
 
+    def _abandon_forgotten(self) -> None:
+        """Drop the logs that are held for a store alone that can't be reached: there may be many, and more to come."""
+        for ident, outbox in list(self._outboxes.items()):
+            if outbox.stream.sealed and not self._keeps(outbox.stream):
+                self._abandon(ident)
+
+    def _abandon(self, ident: str) -> None:
+        self._abandoned[ident] = None
+        self._remove(ident)
+
+    async def _seal_abandoned(self) -> None:
+        """Have those who follow streams that can't be stored told so. Raises: StoreError."""
+        idents = list(self._abandoned)
+        await seal_lost(self._store, idents)
+        await self._store.write([Remove(running(self._node), ident) for ident in idents])
+        for ident in idents:
+            del self._abandoned[ident]
+
     def _remove(self, ident: str) -> None:
-        del self._outboxes[ident]
+        self._outboxes.pop(ident, None)
         self._verify_at.pop(ident, None)
         self._followed.pop(ident, None)

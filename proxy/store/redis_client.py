@@ -3,11 +3,14 @@
 redis://[[user]:password@]host[:port][/db]     rediss:// with TLS, unix:///path/to/socket[?db=N]
 redis+sentinel://host[:port],host[:port]/name  the primary that Sentinel names, rediss+sentinel:// with TLS
 redis+cluster://host[:port],host[:port]        Redis Cluster, rediss+cluster:// with TLS
+
+With TLS, `?ssl_ca_certs=FILE` names whom to trust instead of the system's authorities, and `&ssl_certfile=FILE` and
+`&ssl_keyfile=FILE` what to show.
 """
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -23,6 +26,7 @@ from proxy.store.store import StoreError
 SOCKET_S = 5.0  # without an answer the connection is given up: more than readers block for
 _AS_THEY_COME = ("DEL", "EXISTS", "PEXPIRE", "SADD", "SET", "SMEMBERS", "SREM", "XADD", "XRANGE", "XREAD", "XREVRANGE")
 """Commands whose replies are read by `redis_store`."""
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _PORT, _SENTINEL_PORT = 6379, 26379
 
 
@@ -48,7 +52,8 @@ class RedisConnections:
             raise ValueError("the URL of Sentinel lacks the name of the primary: redis+sentinel://HOST:PORT/NAME")
         keys = _credentials(parts)
         make: Any = Sentinel
-        self._sentinel = make(hosts, sentinel_kwargs=_OPTIONS, **keys)
+        tls = {name: value for name, value in keys.items() if name.startswith("ssl")}
+        self._sentinel = make(hosts, sentinel_kwargs=_OPTIONS | tls, **keys)
         return self._sentinel.master_for(name, db=int(db or 0), **_OPTIONS, **keys)
 
     def _cluster(self, url: str) -> Any:
@@ -92,6 +97,7 @@ _OPTIONS: dict[str, Any] = {
     "socket_timeout": SOCKET_S,
     "socket_connect_timeout": SOCKET_S,
     "protocol": 2,
+    "driver_info": None,  # else each connection begins with two commands that Redis has since 7.2
     "retry": Retry(NoBackoff(), 1),  # for a connection that was closed meanwhile; who waits for longer asks again
 }
 
@@ -125,7 +131,9 @@ def _check_numbers(url: str) -> None:
 
 def _credentials(parts: Any) -> dict[str, Any]:
     user, _, password = parts.netloc.rpartition("@")[0].partition(":")
-    found: dict[str, Any] = {"ssl": True} if parts.scheme.startswith("rediss") else {}
+    found: dict[str, Any] = {}
+    if parts.scheme.startswith("rediss"):
+        found = {"ssl": True, **{name: value for name, value in parse_qsl(parts.query) if name in _TLS_FILES}}
     if user:
         found["username"] = unquote(user)
     if password:

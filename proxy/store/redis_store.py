@@ -5,7 +5,7 @@ Commands of Redis 6.2 alone, and no scripts: the ids of entries do what would ne
     st:{B}:log:<stream>    a log; B is one of 64 buckets, so that in a cluster one XREAD covers all logs of a bucket
     st:{B}:wake:<node>     what ends the wait of a node's reader
     st:box:<node>          messages for a node
-    st:<name>              values and sets
+    st:<name>              values, sets and counts
 
 What the commands return is read here as RESP2 has it; `redis_client` connects.
 """
@@ -22,6 +22,7 @@ from proxy.store.store import (
     STORED,
     Add,
     Append,
+    Count,
     Drop,
     Keep,
     Operation,
@@ -175,6 +176,10 @@ def _commands(operation: Operation) -> Iterable[Command]:
         case Post(node, message, seconds):
             yield ("XADD", f"st:box:{node}", "MAXLEN", "~", _BOX_MESSAGES, "*", "m", message)
             yield ("PEXPIRE", f"st:box:{node}", _ms(seconds))
+        case Count(name, member, number, seconds):
+            yield ("HSET", f"st:{name}", member, number)
+            yield ("HVALS", f"st:{name}")
+            yield ("PEXPIRE", f"st:{name}", _ms(seconds))
 
 
 def _outcome(operation: Operation, replies: list[Any]) -> Outcome | StoreError:
@@ -189,6 +194,8 @@ def _outcome(operation: Operation, replies: list[Any]) -> Outcome | StoreError:
             return GONE
         case Put(absent=True):
             return Outcome("stored" if replies[0] else "rejected", replies[1])
+        case Count():
+            return Outcome("stored", b"%d" % sum(map(int, replies[1])))
         case _:
             return STORED
 

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from proxy.store.redis_store import Command
 from proxy.store.store import StoreError
 
-MOST = 20
+MOST = 10
 """Connections of a node, at most: look-ups of many clients at once wait for each other, rather than being refused."""
 _READ_BYTES = 256 * 1024
 _pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # is said to take tuples of one
@@ -111,7 +111,11 @@ class Wires:
 
     async def _connect(self) -> Wire:
         connection = self._make()
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         wire = Wire(connection, self._patience_s)
         self._all.add(wire)
         return wire

@@ -4,20 +4,22 @@ Owners are told how many follow, all over again each time: so a message that is 
 """
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
 
 import orjson
 
-from proxy.store.entries import HEADER, SEAL, START, Record, Seal, UnreadableError, read_record, read_seal
+from proxy.store.entries import HEADER, START, Record, Seal, UnreadableError, is_kept, read_header
 from proxy.store.leases import seal_lost
 from proxy.store.replica import Replica
-from proxy.store.store import Append, Post, Store, StoreError
+from proxy.store.store import Append, Post, Store, StoreError, Undecipherable
 from proxy.store.tail import Tail
 from proxy.stream.endings import Ending
 from proxy.stream.faults import log_fault
 from proxy.stream.stream import Stream
 
+_log = logging.getLogger("streamtee.store")
 SLICE = 256  # entries that are read at once to catch up
 LINGER_S = 5.0  # a replica is kept so long for its first follower, and after its last one
 BOX_S = 3600.0
@@ -92,11 +94,14 @@ class Replicas:
         if not entries or entries[0].id != HEADER:
             return None
         try:
-            record = read_record(entries[0].fields.get(b"r", b""))
+            record = read_header(entries[0])
             if record.node == self._node and not own:
                 return None
             stream = self._make(record)
-        except (UnreadableError, KeyError) as error:
+        except UnreadableError as error:
+            _log.error("%s", error)
+            raise Undecipherable(str(error)) from None
+        except KeyError as error:
             log_fault("the reading of a stream's record", error)
             return None
         replica = Replica(record, stream, asyncio.get_running_loop().time, self._stop, self._left, self._resume)
@@ -108,7 +113,7 @@ class Replicas:
         except BaseException:
             self._drop(stream)
             raise
-        if entries and entries[-1].id == SEAL and not read_seal(entries[-1]).kept:
+        if entries and not is_kept(entries[-1]):
             self._drop(stream)
             return None
         self._by_id[ident] = replica

@@ -1,4 +1,4 @@
-"""The interface of a store: logs, values with a time to live, sets, and boxes of messages.
+"""The interface of a store: logs, values with a time to live, sets, boxes of messages, and counts.
 
 `write` takes several operations at once, since each is small and the way to the store is long. What it returns for each
 is either its result or the StoreError that only this one had. An operation may be carried out although no answer came:
@@ -13,6 +13,10 @@ from proxy.store.entries import Entry, EntryId
 
 class StoreError(Exception):
     """The store can't be reached, or could not do what it was asked for."""
+
+
+class Undecipherable(StoreError):
+    """The store has what was asked for, but this process can't read it."""
 
 
 class Outcome(NamedTuple):
@@ -82,11 +86,20 @@ class Post(NamedTuple):
     seconds: float
 
 
-Operation = Append | Keep | Put | Drop | Add | Remove | Post
+class Count(NamedTuple):
+    """Set a member's own number, forgotten after so many seconds without one more; the outcome has the sum of all."""
+
+    name: str
+    member: str
+    number: int
+    seconds: float
+
+
+Operation = Append | Keep | Put | Drop | Add | Remove | Post | Count
 
 
 class Store(Protocol):
-    """What several nodes share: logs, values with a time to live, sets, and boxes of messages."""
+    """What several nodes share: logs, values with a time to live, sets, boxes of messages, and counts."""
 
     lanes: int
     """How many readers a node may have, at most: the logs of one lane can be waited for together."""

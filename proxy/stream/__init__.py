@@ -10,15 +10,15 @@ Read in this order:
 * `ledger`: how much memory is held, by kind, and what is done when it is too much
 * `cohort`: which followers are advanced together; its docstring lists the states of a follower and their transitions
 * `subscription`: one follower; `rank`: followers that are written to together
-* `projections`: the modes, each a pure function of a span of the log to bytes, and their table; `envelopes`: modes as
-  WebSocket messages, and with the stream's id in each event
+* `projection`: what a mode is: a pure function of a span of the log to bytes; `projections`: the modes, and their
+  table; `envelopes`: modes as WebSocket messages, and with the stream's id in each event
 * `transcript`, `channel`, `rewriting`: for modes that change texts: the text of the answer so far, its channels
   (content, reasoning, arguments of a tool call), and frames in which texts are replaced
 * `info`: the record of a stream: its id, owner, keys and limits
 * `hub`: begins streams, finds them while they run and while they are kept, ends them; `observer`: those it notifies
 * `interfaces`: the protocols of what a stream is connected to: sinks, writers, the bypass
 * `turns`: a queue of work that is done for clients, so that none of them occupies the event loop for long
-* `background`: runs periodic work so that an exception does not end it; higher rooms use it, too
-* `faults`: logs unexpected exceptions, so that they affect nobody else
+* `faults`: logs unexpected exceptions, so that they affect nobody else, and end no loop in the background; higher rooms
+  use it, too
 * `vitals`: times and counts of a stream
 """

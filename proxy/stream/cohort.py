@@ -125,7 +125,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Protocol
 
-from proxy.stream.background import BackgroundLoop
+from proxy.stream.faults import BackgroundLoop
 from proxy.stream.rank import Ranks
 
 # Followers advanced in one turn of the event loop (a rank may exceed it): at about 10 us each, other streams wait for

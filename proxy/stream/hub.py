@@ -12,15 +12,14 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Protocol
 
-from proxy.stream.background import OVERDUE_S, BackgroundLoop
 from proxy.stream.cohort import Pacer
 from proxy.stream.endings import CAPABILITY_EXPIRED, TOO_SLOW
-from proxy.stream.faults import notify
+from proxy.stream.faults import OVERDUE_S, BackgroundLoop, notify
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Sink
 from proxy.stream.ledger import Holder, Ledger, Relief
 from proxy.stream.observer import Observers
-from proxy.stream.projections import Heartbeat
+from proxy.stream.projection import Heartbeat
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.turns import Turns

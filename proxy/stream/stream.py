@@ -24,7 +24,8 @@ from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.ledger import LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import MODES, SPAN_BYTES, Projection, Raw, View
+from proxy.stream.projection import SPAN_BYTES, Projection, View
+from proxy.stream.projections import MODES, Raw
 from proxy.stream.subscription import Subscription
 from proxy.stream.transcript import Transcript
 from proxy.stream.turns import Turns
@@ -416,12 +417,12 @@ class Stream:
         """How the answer ended, if it has; the frames may show that before the response ends."""
         return self._log.ending or self._log.outcome
 
-    def conclude_after(self, outcome: Ending, after_s: float, at_end: int | None = None) -> None:
+    def conclude_after(self, outcome: Ending, after_s: float, fed_at: float | None = None) -> None:
         """Call `conclude` after so many seconds, unless the outcome is known by then.
 
-        Neither if a frame has been appended since to a log that had its end `at_end`.
+        Neither if there has been progress since `fed_at`, when the last was made.
         """
-        self._pacer.wake(_Conclusion(self, outcome, at_end), after_s)
+        self._pacer.wake(_Conclusion(self, outcome, fed_at), after_s)
 
     def conclude(self, outcome: Ending) -> None:
         """Note how the answer ended, and end followers whose mode sends only the answer; the log stays open."""
@@ -659,14 +660,14 @@ class Stream:
 class _Conclusion:
     """A call of `Stream.conclude` that is put off for a moment, because another frame may follow."""
 
-    __slots__ = ("_at_end", "_outcome", "_stream")
+    __slots__ = ("_fed_at", "_outcome", "_stream")
 
-    def __init__(self, stream: Stream, outcome: Ending, at_end: int | None) -> None:
+    def __init__(self, stream: Stream, outcome: Ending, fed_at: float | None) -> None:
         self._stream = stream
         self._outcome = outcome
-        self._at_end = at_end
+        self._fed_at = fed_at
 
     def due(self) -> None:
         stream = self._stream
-        if stream.outcome is None and (self._at_end is None or self._at_end == stream.log.end):
+        if stream.outcome is None and (self._fed_at is None or self._fed_at == stream.fed_at):
             stream.conclude(self._outcome)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from prometheus_client.samples import Exemplar
 
 from proxy.dialects.usage import Usage
-from proxy.stream.background import BackgroundLoop
+from proxy.stream.faults import BackgroundLoop
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import GAP_BUCKETS_S

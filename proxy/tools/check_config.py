@@ -35,9 +35,9 @@ Exit status: 0 it is valid, 2 it is not: standard error says what is wrong, and 
 @click.command("check-config", epilog=_EXAMPLES, short_help="Check a configuration, and explain it.")
 @CONFIG
 def check_config(config_file: Path | None) -> None:
-    """Check the configuration; print the values in effect as JSON, and say what they mean. Secrets are not shown.
+    """Check the configuration; print the values in effect as JSON, and explain them. Secrets are not shown.
 
-    What is said (where values come from, who may use the proxy) goes to standard error.
+    The explanations (where values come from, who may use the proxy) go to standard error.
     """
     config = loaded(config_file)
     try:

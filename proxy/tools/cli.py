@@ -22,6 +22,7 @@ from proxy.tools.selfcheck import SelfCheckError, build, check_installation
 from proxy.tools.signals import heed_signals, heed_signals_for_all
 from proxy.tools.systemd import BadSocket, Notifier, handed_over
 from proxy.workers.admin_port import AdminPort
+from proxy.workers.counting.sums import Sums
 from proxy.workers.process import WorkerFailed
 from proxy.workers.shares import counted
 from proxy.workers.supervisor import MOST_WORKERS, Supervisor
@@ -88,7 +89,7 @@ Examples:
   kill -HUP PID                       # reads the configuration again; kill PID drains and ends
 
 \b
-Exit status: 0 it was told to end, 2 the configuration is not valid, or it can't listen.
+Exit status: 0 ended by a signal, 2 the configuration is not valid, or it can't listen.
 """
 
 
@@ -102,7 +103,7 @@ def serve(config_file: Path | None, loop: str, workers: int | None) -> None:
     """Run the proxy until SIGTERM or SIGINT. It then drains before it stops; a second signal stops it at once.
 
     SIGHUP has it read its configuration again: keys, limits, time-outs and the log level change in place. Several
-    workers are replaced by new ones with the new configuration, and finish what they have.
+    workers are replaced by new ones with the new configuration, and finish their streams.
     """
     try:
         check_installation()
@@ -174,9 +175,13 @@ async def _supervise(config: Config, file: Path | None, count: int, loop: str, s
     # As this process was started, wherever that was: so that a worker imports the same package.
     code = f"import sys; sys.path[:] = {sys.path!r}; from proxy.tools.cli import main; main()"
     command = [sys.executable, "-c", code, "worker", "--loop", loop]
+    try:
+        sums = Sums(config.auth.usage_file)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"can't start: {error}") from None
     notifier = Notifier(os.environ, os.getpid())
     supervisor = Supervisor(
-        config, lambda: file.read_text(encoding="utf-8") if file else "", count, command, sockets.get("listen")
+        config, lambda: file.read_text(encoding="utf-8") if file else "", count, command, sums, sockets.get("listen")
     )
     admin = AdminPort(supervisor, sockets.get("admin")) if config.admin else None
     told_to_end = heed_signals_for_all(supervisor, admin)

@@ -1,6 +1,6 @@
 """An endpoint that answers with streams: its URL, its API, and what a request for a stream looks like there.
 
-`bench` and `check` send such requests to any server, of whatever make. An API is a row of `APIS`.
+`bench` and `check` send such requests to any server, of any make. An API is a row of `APIS`.
 """
 
 import re

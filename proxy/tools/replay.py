@@ -11,11 +11,10 @@ import click
 from aiohttp import web
 
 from proxy.downstream.response import Downstream
-from proxy.server.config import address
 from proxy.tools.command_error import CommandError
 from proxy.tools.event_loop import run
 from proxy.tools.recording import BadRecording, Recording, read_recording
-from proxy.tools.signals import end_signal
+from proxy.tools.signals import serve_until_signal
 
 
 class Replay:
@@ -89,15 +88,4 @@ def replay(file: Path, listen: str, speed: float, no_delay: bool) -> None:
         recording = read_recording(file.read_bytes().splitlines())
     except (OSError, BadRecording) as error:
         raise CommandError(f"{file} can't be replayed: {error}") from None
-    run(_serve(Replay(recording, math.inf if no_delay else speed), listen))
-
-
-async def _serve(server: Replay, listen: str) -> None:
-    stop = end_signal()
-    try:
-        await server.start(*address(listen))
-    except (OSError, ValueError) as error:
-        raise CommandError(f"can't listen: {error}") from None
-    click.echo(f"replaying on {server.url}")
-    await stop.wait()
-    await server.stop()
+    run(serve_until_signal(Replay(recording, math.inf if no_delay else speed), listen, "replaying"))

@@ -10,11 +10,15 @@ import logging
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
+
+import click
 
 from proxy.server.app import Proxy
-from proxy.server.config import load
+from proxy.server.config import address, load
 from proxy.server.configuration.mistakes import explained
 from proxy.server.reload import reload
+from proxy.tools.command_error import CommandError
 from proxy.workers.admin_port import AdminPort
 from proxy.workers.supervisor import Supervisor
 
@@ -38,6 +42,30 @@ def end_signal(on_second: Callable[[], object] = bool) -> asyncio.Event:
     for number in _ENDING:
         loop.add_signal_handler(number, end)
     return ending
+
+
+class Server(Protocol):
+    """A server that a command runs."""
+
+    url: str
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen. Raises: OSError."""
+
+    async def stop(self) -> None:
+        """Listen no more."""
+
+
+async def serve_until_signal(server: Server, listen: str, what: str) -> None:
+    """Serve at HOST:PORT, and print `what` with the URL, until SIGTERM or SIGINT comes. Raises: CommandError."""
+    ending = end_signal()
+    try:
+        await server.start(*address(listen))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"can't listen: {error}") from None
+    click.echo(f"{what} on {server.url}")
+    await ending.wait()
+    await server.stop()
 
 
 def heed_signals(proxy: Proxy, file: Path | None) -> asyncio.Event:

@@ -11,8 +11,8 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable
 
-from proxy.stream.background import BackgroundLoop
 from proxy.stream.endings import COMPLETE, FRAME_LIMIT, UPSTREAM_ERROR
+from proxy.stream.faults import BackgroundLoop
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.on_disconnect import OnDisconnect
@@ -46,6 +46,7 @@ class Broadcast(StreamWriter):
         "_over",
         "_reconnection",
         "_splitter",
+        "resumed_from",
     )
 
     def __init__(
@@ -68,6 +69,7 @@ class Broadcast(StreamWriter):
         self._background = background
         self._max_frame_bytes = max_frame_bytes
         self._on_reopened = on_reopened
+        self.resumed_from = last_event_id
         self._reconnection = Reconnection(RECONNECTION_S, last_event_id)
         self._splitter = Splitter(max_frame_bytes)
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -18,7 +18,7 @@ from time import monotonic
 import aiohttp
 from yarl import URL
 
-from proxy.stream.background import OVERDUE_S, BackgroundLoop
+from proxy.stream.faults import OVERDUE_S, BackgroundLoop
 from proxy.timers import Within, sleep
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange, Timeouts

@@ -32,7 +32,7 @@ _ENDS_WITHIN_S = 0.75  # after all of the last frame but its blank line
 _LOOKED_AT_BYTES = 256 * 1024  # of an incomplete frame, at every read
 _MAY_END = b"\n\r}]"  # the last byte of a read that may have all of a frame but its blank line
 _USAGE_S = 0.05  # how long followers that wait for the answer alone wait for a usage after the final event
-_SILENCE_S = 0.25  # how long they wait for another frame, if only a final event is missing, which some APIs lack
+_LAST_WORDS_S = 1.0  # how long frames such as a usage are read after the answer, though nobody follows any more
 
 
 class Pump(StreamWriter):
@@ -199,7 +199,15 @@ class Pump(StreamWriter):
     def enough_after_s(self) -> float:
         if self._has_reader_failed:
             return 0.0
-        return _ENDS_WITHIN_S if self._lacks_only_end else self._reader.enough_after_s
+        if self._lacks_only_end:
+            return _ENDS_WITHIN_S
+        return 0.0 if self._is_within_frame else self._reader.enough_after_s
+
+    @property
+    def _is_within_frame(self) -> bool:
+        """Whether an incomplete frame is held that has data: one of a few line ends or comments does not count."""
+        splitter = self._splitter
+        return splitter.held_bytes > 0 and not splitter.in_comment and bool(splitter.tail.strip())
 
     @property
     def awaits_token(self) -> bool:
@@ -215,8 +223,12 @@ class Pump(StreamWriter):
         """Close the upstream connection at once, after the grace period, or not at all."""
         # openai-python 3.x disconnects right after [DONE]: the stream is complete then, and the exchange ends in a
         # moment.
-        if self._has_reader_failed or not self._reader.ended:
-            super().last_left()
+        if self._reader.ended and not self._has_reader_failed:
+            return
+        grace_s = self.on_disconnect.grace_s
+        if grace_s is not None and self.stream.outcome is COMPLETE:  # what follows counts in metrics, such as a usage
+            grace_s = max(grace_s, _LAST_WORDS_S)
+        self.stop_after(grace_s)
 
     def given_up(self) -> Ending:
         """Return how the stream ends when nobody wants it any more: as the answer did, if that is known already."""
@@ -256,8 +268,8 @@ class Pump(StreamWriter):
             return
         if reader.ended or reader.failure is not None:
             self._conclude(at)
-        elif reader.finish_reason is not None and reader.enough_after_s and reader.usage is not None:
-            self.stream.conclude_after(self._judge(None, b""), _SILENCE_S, at_end=self.stream.log.end)
+        elif reader.finish_reason is not None and (after_s := reader.answered_after_s) and not self._is_within_frame:
+            self.stream.conclude_after(self._judge(None, b""), after_s, fed_at=self.stream.fed_at)
 
     def _read(self, frames: list[bytes], at: float, times: list[float]) -> bool:
         """Have the reader read frames, as in `note`; return whether any has data, or that is not known."""

@@ -54,7 +54,10 @@ class StreamWriter:
 
     def last_left(self) -> None:
         """Close the upstream connection at once, after the grace period, or not at all."""
-        grace_s = self.on_disconnect.grace_s
+        self.stop_after(self.on_disconnect.grace_s)
+
+    def stop_after(self, grace_s: float | None) -> None:
+        """Close the upstream connection after a grace period, unless the stream is wanted by then; None: don't."""
         if grace_s == 0:
             self.stop(self.given_up())
         elif grace_s is not None:

@@ -2,6 +2,8 @@
 
 import ssl
 
+from proxy.pem import load_authorities, load_pair
+
 
 def client_context(ca_file: str, certificate: str, key: str) -> ssl.SSLContext | None:
     """Return the context for connections to an upstream; None, if nothing is configured: the system's CAs.
@@ -11,10 +13,9 @@ def client_context(ca_file: str, certificate: str, key: str) -> ssl.SSLContext |
     """
     if not (ca_file or certificate):
         return None
-    try:
-        context = ssl.create_default_context(cafile=ca_file or None)
-        if certificate:
-            context.load_cert_chain(certificate, key or None)
-    except OSError as error:
-        raise OSError(f"the files {ca_file or certificate} of an upstream's TLS can't be used: {error}") from None
+    if ca_file:
+        load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca_file)  # says what is wrong, before the next line
+    context = ssl.create_default_context(cafile=ca_file or None)
+    if certificate:
+        load_pair(context, certificate, key)
     return context

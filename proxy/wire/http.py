@@ -144,4 +144,7 @@ def with_one_length(response: bytes) -> bytes | None:
 
 def origin_form(target: str) -> str:
     """Return a target without the scheme and host of an absolute form (RFC 9112 section 3.2.2), which are not used."""
-    return target if target.startswith("/") else _ABSOLUTE_FORM.sub("", target, count=1)
+    if target.startswith("/"):
+        return target
+    before = _ABSOLUTE_FORM.match(target)  # Not sub, which looks for it from each character on: 8 s for 60 KB
+    return target if before is None else target[before.end() :]

@@ -12,6 +12,11 @@ _ID = re.compile(rb"(?:^|[\r\n])id(?::[^\r\n\0]*)?[\r\n]")
 _RETRY = re.compile(rb"(?:^|[\r\n])retry:[ ]?([0-9]{1,9})(?=[\r\n])")
 
 
+def sets_id(frame: bytes) -> bool:
+    """Return whether a complete frame sets the last event id."""
+    return b"id" in frame and _ID.search(frame) is not None
+
+
 class Reconnection:
     """The last event id and the reconnection time of one event stream, over all its connections.
 
@@ -35,7 +40,7 @@ class Reconnection:
     def note(self, frames: list[bytes]) -> None:
         """Read the id and retry fields of frames, in order. The frames must be complete: others set nothing."""
         for frame in frames:
-            if b"id" in frame and _ID.search(frame):
+            if sets_id(frame):
                 self._with_id = frame
             if b"retry" in frame:
                 for stated in _RETRY.findall(frame):

@@ -20,7 +20,6 @@ from yarl import URL
 
 from proxy.access.callers import Caller
 from proxy.access.operators import COOKIE, OperatorAccess
-from proxy.access.pages import Hosts
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.descriptors import Descriptors
 from proxy.downstream.listener import Listener
@@ -29,12 +28,12 @@ from proxy.downstream.tls import ServerTls
 from proxy.server.admin.feed import Feed
 from proxy.server.admin.form_requests import headers_of_form
 from proxy.server.admin.paths import AdminRoutes, Handlers
-from proxy.server.app import http_log, operators_of
-from proxy.server.config import Config, address
+from proxy.server.callers.identification import operators_of
+from proxy.server.config import Config
 from proxy.server.delivery import CACHING
 from proxy.server.json_responses import answer
-from proxy.server.ports import listen, port_tls
-from proxy.stream.projections import EVENT_STREAM
+from proxy.server.ports import listen, new_listener, port_tls
+from proxy.stream.projection import EVENT_STREAM
 from proxy.stream.turns import Turns
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics
@@ -114,7 +113,7 @@ class AdminPort:
     async def start(self) -> None:
         """Listen. Raises: OSError, when the address is taken; ValueError, for a certificate that can't be used."""
         config = self._config
-        self._runner = web.ServerRunner(self._listener(address(config.admin)[0]), shutdown_timeout=1.0)
+        self._runner = web.ServerRunner(self._listener(), shutdown_timeout=1.0)
         await self._runner.setup()
         self._tls = port_tls(config.admin_tls)
         self.url, _ = await listen(self._runner, config.admin, self._listening, self._tls, config.clients.head_s)
@@ -149,21 +148,10 @@ class AdminPort:
             self._watching.cancel()
             await asyncio.wait({self._watching})
 
-    def _listener(self, host: str) -> Listener:
-        routes, limits = self.routes(), self._config.limits
-        return Listener(
-            routes,
-            routes.routes.refuse_unparsed,
-            header_bytes=limits.header_bytes,
-            max_headers=limits.headers,
-            clients=self._clients,
-            host_error=Hosts(host, self._config.hosts).error,
-            turns=self._turns,
-            urgent=b"GET /",
-            is_admin=True,
-            access_log=None,
-            handler_cancellation=True,
-            logger=http_log,
+    def _listener(self) -> Listener:
+        routes, config = self.routes(), self._config
+        return new_listener(
+            config, routes, routes.routes, config.admin, self._clients, self._turns, urgent=b"GET /", is_admin=True
         )
 
     async def _ask_all(self, target: str) -> dict[int, Any]:

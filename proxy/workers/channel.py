@@ -8,9 +8,13 @@ If either of them is gone, the other reads the end. What a message may be, and w
                  retire    begin nothing new, and end when all is over; has the membership
                  drain     end as on SIGTERM
                  hurry     end now
+                 given     ids of responses that a retired worker knew: they are known here from now on
+                 answer    to what a worker has asked about a caller
     worker       ready     it could serve
                  failed    it can't, and why
                  retired   it begins nothing new; has the names that it holds
+                 given     the same, from the worker that ends
+                 count     what a caller uses, or a question about that: see `counting`
                  ended     its last counts
 """
 

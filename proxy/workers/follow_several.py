@@ -15,16 +15,18 @@ import orjson
 from aiohttp import web
 
 from proxy.access.callers import Caller
+from proxy.access.certificates import subject_of
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket, handshake
 from proxy.server.delivery import CACHING
-from proxy.server.following.request import last_event_id
+from proxy.server.following.request import cursors_by_epoch
+from proxy.server.placement import SUBJECT_HEADER
 from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, Ending
 from proxy.stream.envelopes import closing
 from proxy.stream.faults import log_fault
-from proxy.stream.projections import EVENT_STREAM, Span
+from proxy.stream.projection import EVENT_STREAM, Span
 from proxy.stream.turns import Turns
-from proxy.wire.errors import BadRequest, Overloaded, UnknownStream
+from proxy.wire.errors import Overloaded, UnknownStream
 from proxy.wire.event_id import read_event_id
 from proxy.wire.http import HOP_BY_HOP
 from proxy.wire.websocket import TEXT, frame
@@ -35,7 +37,7 @@ Groups = Mapping[int, list[str]]
 
 _NAMED = ("stream", "key")
 _CURSORS = ("after", "last-event-id", "lasteventid", "last_event_id")
-_DROPPED = {name.decode() for name in HOP_BY_HOP} | {"host", "last-event-id", "content-length"}
+_DROPPED = {name.decode() for name in HOP_BY_HOP} | {"host", "last-event-id", "content-length", SUBJECT_HEADER.lower()}
 _ENDING = b'"ending":'
 
 
@@ -73,9 +75,10 @@ class FollowSeveral:
     async def serve(self, request: web.BaseRequest, groups: Groups, turns: Turns) -> web.StreamResponse:
         """Deliver the streams. Whatever is to be refused for one of them is refused before anything is sent."""
         accept = handshake(request)
+        headers = {**_headers(request), SUBJECT_HEADER: quoted(subject_of(request))}
         async with AsyncExitStack() as stack:
             answers = {
-                worker: await self._ask(stack, worker, _query(request, idents), _headers(request))
+                worker: await self._ask(stack, worker, _query(request, idents), headers)
                 for worker, idents in groups.items()
             }
             for answer in answers.values():
@@ -87,7 +90,9 @@ class FollowSeveral:
             if not (going or accept):
                 return web.Response(status=204)
             mode = going[0].headers.get("Stream-Mode", "events") if going else "events"
-            return await _Delivery(request, accept, mode, turns, _cursors(request)).of(going)
+            cursors = cursors_by_epoch(request)
+            had = cursors if isinstance(cursors, dict) else {}
+            return await _Delivery(request, accept, mode, turns, had).of(going)
 
     async def _ask(
         self, stack: AsyncExitStack, worker: int, query: str, headers: dict[str, str]
@@ -199,29 +204,15 @@ def _fields(block: bytes) -> tuple[bytes, str]:
     return data, ident
 
 
-def _cursors(request: web.BaseRequest) -> dict[str, int]:
-    """Return the cursors of a request by epoch. Raises: BadRequest."""
-    cursors: dict[str, int] = {}
-    text = last_event_id(request) or request.query.get("after", "")
-    for part in text.split(",") if text not in ("", "now", "-1") else ():
-        event_id = read_event_id(part)
-        if event_id is None:
-            raise BadRequest(
-                f"cursor {part[:60]!r} is no event id; the last id of the connection is one or more, with commas"
-            )
-        cursors[event_id.epoch] = event_id.seq
-    return cursors
-
-
 def _query(request: web.BaseRequest, idents: list[str]) -> str:
     """Return the query for one worker: its own streams, with the cursors that are of these."""
     kept = [(name, value) for name, value in request.query.items() if name.lower() not in (*_NAMED, *_CURSORS)]
-    text = last_event_id(request) or request.query.get("after", "")
-    if text in ("now", "-1"):
-        kept.append(("after", text))
+    cursors = cursors_by_epoch(request)
+    if isinstance(cursors, str):
+        kept.append(("after", cursors))
     else:
         epochs = {ident[3:9] for ident in idents}
-        own = [f"{epoch}-{seq}" for epoch, seq in _cursors(request).items() if epoch in epochs]
+        own = [f"{epoch}-{seq}" for epoch, seq in cursors.items() if epoch in epochs]
         kept += [("after", ",".join(own))] if own else []
     pairs = [*kept, *(("stream", ident) for ident in idents)]
     return "&".join(f"{quoted(name)}={quoted(value)}" for name, value in pairs)

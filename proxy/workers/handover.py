@@ -2,7 +2,7 @@
 
 Each worker listens at a Unix socket, and each hand-over is a connection to it of its own:
 
-    sender      the length of what was read, a flag, what was read; the descriptor with the first byte
+    sender      two lengths, a flag, what was read, what is told of the client; the descriptor with the first byte
     receiver    one byte when it has all of it: now the connection is the receiver's
 
 The receiver's byte decides whose it is. A sender that waits no longer shuts its side down for reading: either the byte
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 TAKEN_S = 1.0  # a worker that takes a connection later than this hangs
 TAKEN, LATE, DEAD = OUTCOMES = ("taken", "late", "dead")
-_HEAD = struct.Struct("!Q?")
+_HEAD = struct.Struct("!QI?")
 _RECEIVED_BYTES = 256 * 1024
 _MOST_WAITING = 4096  # hand-overs that wait until the receiver accepts them
 
@@ -30,6 +30,7 @@ class Connection(NamedTuple):
     client: socket.socket
     read: bytes
     is_placed: bool  # the receiver is to serve the request in progress, and not to hand it over again
+    told: bytes = b""  # of the client, if the socket is not its own
 
 
 Adopt = Callable[[Connection], None]
@@ -45,7 +46,7 @@ def listening(path: str) -> socket.socket:
     return sock
 
 
-async def offer(path: str, descriptor: int, read: bytes, *, is_placed: bool) -> str:
+async def offer(path: str, descriptor: int, read: bytes, *, is_placed: bool, told: bytes = b"") -> str:
     """Offer a connection to the worker that listens at a path; return TAKEN, LATE or DEAD.
 
     Until this returns, nothing may be read from the connection or written to it. If it was taken, the caller's own
@@ -61,7 +62,7 @@ async def offer(path: str, descriptor: int, read: bytes, *, is_placed: bool) -> 
             return DEAD
         try:
             async with asyncio.timeout(TAKEN_S):
-                return await _offer(sock, descriptor, _HEAD.pack(len(read), is_placed) + read)
+                return await _offer(sock, descriptor, _HEAD.pack(len(read), len(told), is_placed) + read + told)
         except TimeoutError:
             return TAKEN if _was_taken(sock) else LATE
         except asyncio.CancelledError:
@@ -154,8 +155,8 @@ async def _receive(offered: socket.socket) -> Connection:
     try:
         while len(data) < _HEAD.size:
             data += await _more(loop, offered)
-        length, is_placed = _HEAD.unpack_from(data)
-        pieces, missing = [data[_HEAD.size :]], length - (len(data) - _HEAD.size)
+        length, told_length, is_placed = _HEAD.unpack_from(data)
+        pieces, missing = [data[_HEAD.size :]], length + told_length - (len(data) - _HEAD.size)
         while missing > 0:
             piece = await _more(loop, offered)
             pieces.append(piece)
@@ -163,7 +164,8 @@ async def _receive(offered: socket.socket) -> Connection:
     except BaseException:
         client.close()
         raise
-    return Connection(client, b"".join(pieces), is_placed)
+    whole = b"".join(pieces)
+    return Connection(client, whole[:length], is_placed, whole[length:])
 
 
 async def _more(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bytes:

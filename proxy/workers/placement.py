@@ -13,26 +13,30 @@ import functools
 import os
 import socket
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from aiohttp import HttpVersion11, web
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from proxy.access.account import PLACE
 from proxy.access.callers import Caller
-from proxy.downstream.movable import HANDED_OVER, MovableConnection
+from proxy.access.certificates import subject_of
+from proxy.downstream.movable import HANDED_OVER, MovableConnection, Relayed
 from proxy.server.headers import NAMES
-from proxy.server.placement import Belongs, Handler, key_name
+from proxy.server.placement import Belongs, Handler, Responses, key_name
 from proxy.stream.hub import Hub
 from proxy.wire.errors import Overloaded
+from proxy.wire.event_id import EventId
+from proxy.workers import relay
+from proxy.workers.counting.shared_account import SharedPlace
 from proxy.workers.follow_several import FollowSeveral
 from proxy.workers.handover import LATE, OUTCOMES, TAKEN, offer
 from proxy.workers.ids import worker_of
 from proxy.workers.membership import Membership
 from proxy.workers.names import name_of
 from proxy.workers.peers import Peers, quoted, socket_paths
-from proxy.workers.relay import Side, join
 
 _KEY = "Stream-Key"
 _NOTED = 10_000  # names of which a worker remembers that another one has their stream
@@ -48,22 +52,19 @@ class Placement:
         self.membership = membership
         self.handovers: Counter[str] = Counter()  # by their outcome
         self.peers = Peers(directory, token)
-        self.relays: set[Side] = set()
+        self.relays: set[relay.Side] = set()
         self._directory = directory
         self._names_bodies = names_bodies
         self._claims: OrderedDict[bytes, int] = OrderedDict()  # workers of requests that have a key, too, by their name
         self._named: OrderedDict[bytes, int] = OrderedDict()  # workers of the newest stream under a key of this one
+        self._last_ids: dict[tuple[object, EventId], asyncio.Future[bytes]] = {}
         self._next = 0
         self._several = FollowSeveral(self.peers, lambda: self.membership.number, self._worker_of, self._find_key)
 
-    def attach(self, hub: Hub, knows: Callable[[bytes, str], bool]) -> None:
-        """Take what is asked about this worker; `knows` tells whether a caller's response of an id is known here."""
+    def attach(self, hub: Hub, responses: Responses) -> None:
+        """Take what is asked about this worker."""
         self._hub = hub
-        self._knows = knows
-
-    def knows(self, caller: bytes, ident: str) -> bool:
-        """Return whether a caller's response of this id is known here."""
-        return self._knows(caller, ident)
+        self.responses = responses
 
     def is_busy(self) -> bool:
         """Return whether bytes are carried here between clients and other workers."""
@@ -125,11 +126,11 @@ class Placement:
         self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
     ) -> web.StreamResponse:
         ident, owner = named["ident"], None
-        if self._is_movable(request) and not self._knows(caller.digest, ident):
+        if self._is_movable(request) and not self.responses.knows(caller.digest, ident):
             owner = self._worker_of(ident)
             if owner is None:
                 owner = await self._who_knows(caller.digest, ident)
-        if owner is None and self.membership.is_retired and not self._knows(caller.digest, ident):
+        if owner is None and self.membership.is_retired and not self.responses.knows(caller.digest, ident):
             owner = self._another()
         return await self._serve_at(owner, True, handler, request, caller, named)
 
@@ -195,9 +196,39 @@ class Placement:
         if worker is not None:
             _keep(self._named, name_of(*key_name(caller, key)), worker)
 
-    async def is_known(self, caller: bytes, ident: str) -> bool:
-        """Return whether another worker knows a caller's response of this id. Raises: Overloaded, if one hangs."""
-        return await self._who_knows(caller, ident) is not None
+    async def last_id_before(self, name: tuple[bytes, str, str | bytes], last: EventId) -> bytes:
+        """Return the upstream's id of the last event up to `last`, of a shared call that an older worker had.
+
+        b"", if it is not known. All followers of the call come at once, most with the same event: it is asked for once.
+        """
+        if not self.membership.draining:
+            return b""
+        asking = self._last_ids.get((name, last))
+        if asking is None:
+            if len(self._last_ids) >= _NOTED:
+                self._last_ids.clear()
+            asking = self._last_ids[name, last] = asyncio.ensure_future(self._ask_last_id(name, last))
+        return await asyncio.shield(asking)
+
+    async def _ask_last_id(self, name: tuple[bytes, str, str | bytes], last: EventId) -> bytes:
+        _, route, which = name
+        asked = which.hex() if isinstance(which, bytes) else ""
+        target = f"/inner/before?route={quoted(route)}&asked={asked}&last={bytes(last).decode()}"
+        answers = await self.peers.ask_all(sorted(self.membership.draining), target)
+        told = (answer["last_id"] for answer in answers.values() if answer is not None)
+        return bytes.fromhex(next((one for one in told if one is not None), ""))
+
+    async def made_by(self, caller: bytes, ident: str) -> str | None:
+        """Return the upstream that made a caller's response, as another worker knows it; None if none does.
+
+        Raises: Overloaded, if one hangs.
+        """
+        answers = await self._ask_of_response(caller, ident)
+        told = (answer["made_by"] for answer in answers.values() if answer is not None)
+        made_by: str | None = next((one for one in told if one is not None), None)
+        if made_by is None:
+            _check_answered(answers)
+        return made_by
 
     # Where things belong; each with whether that is decided, or for the worker to decide
 
@@ -271,13 +302,16 @@ class Placement:
 
     async def _who_knows(self, caller: bytes, ident: str) -> int | None:
         """Return the worker that knows a caller's response by this id, if any does. Raises: Overloaded."""
-        target = f"/inner/response?caller={caller.hex()}&ident={quoted(ident)}"
-        answers = await self.peers.ask_all(self.membership.others, target)
+        answers = await self._ask_of_response(caller, ident)
         for number, answer in answers.items():
             if answer is not None and answer["known"]:
                 return number
         _check_answered(answers)
         return None
+
+    async def _ask_of_response(self, caller: bytes, ident: str) -> dict[int, Any]:
+        target = f"/inner/response?caller={caller.hex()}&ident={quoted(ident)}"
+        return await self.peers.ask_all(self.membership.others, target)
 
     # Serving, or handing over
 
@@ -308,6 +342,9 @@ class Placement:
     async def _hand_over(
         self, request: web.BaseRequest, connection: MovableConnection, owner: int, decided: bool
     ) -> web.StreamResponse:
+        place = PLACE.get()
+        if isinstance(place, SharedPlace):
+            await place.withdraw()
         outcome = await self.move(connection, owner, is_placed=decided)
         if outcome == TAKEN:
             if not request.content.is_eof():
@@ -330,7 +367,8 @@ class Placement:
         if connection.is_encrypted:
             outcome = await self._relay(connection, path, read, is_placed=is_placed)
         else:
-            outcome = await offer(path, connection.descriptor, read, is_placed=is_placed)
+            told = relay.written(connection.relayed)
+            outcome = await offer(path, connection.descriptor, read, is_placed=is_placed, told=told)
         self.handovers[outcome] += 1
         if outcome != TAKEN:
             connection.take_back()
@@ -343,14 +381,15 @@ class Placement:
         request = connection.current
         if request is None or request.version < HttpVersion11:
             return LATE  # by TLS, the end of a body without a length would look the same whether it is whole or not
+        told = relay.written(Relayed(request.remote or "", subject_of(request)))
         ours, theirs = socket.socketpair()
         with theirs:
-            outcome = await offer(path, theirs.fileno(), read, is_placed=is_placed)
+            outcome = await offer(path, theirs.fileno(), read, is_placed=is_placed, told=told)
         if outcome != TAKEN:
             ours.close()
             return outcome
-        client, worker = Side(self.relays), Side(self.relays)
-        join(client, worker)
+        client, worker = relay.Side(self.relays), relay.Side(self.relays)
+        relay.join(client, worker)
         connection.leave_to(client)  # and read nothing before the other side is there
         await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
         client.begin()

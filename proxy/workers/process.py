@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, NamedTuple
@@ -12,6 +12,10 @@ from proxy.workers.channel import Channel
 from proxy.workers.merged_page import Families
 
 READY_S = 60.0  # a worker that is not ready then has failed
+
+
+Heed = Callable[[int, dict[str, Any]], dict[str, Any] | None]
+"""Does what the worker of a number says, and returns the answer, if there is one."""
 
 
 class WorkerFailed(Exception):
@@ -42,6 +46,7 @@ class WorkerProcess:
         self.last_counts: Families | None = None
         self.is_asked_to_end = False
         self._channel = channel
+        self._heed: Heed
         self._reading: asyncio.Task[None]
 
     @classmethod
@@ -57,9 +62,9 @@ class WorkerProcess:
             )
         return cls(process, await Channel.over(ours))
 
-    async def begin(self, start: Start) -> None:
-        """Have it begin, and wait until it could serve. Raises: WorkerFailed."""
-        self.start, self.began_at = start, monotonic()
+    async def begin(self, start: Start, heed: Heed) -> None:
+        """Have it begin, and wait until it could serve; `heed` answers what it asks. Raises: WorkerFailed."""
+        self.start, self.began_at, self._heed = start, monotonic(), heed
         self._channel.send("start", **start._asdict())
         try:
             async with asyncio.timeout(READY_S):
@@ -86,9 +91,12 @@ class WorkerProcess:
         self._channel.send(kind, **said)
 
     async def wait(self) -> str:
-        """Wait until the process has ended, and all it said has been read; return how it ended."""
-        status = await self.process.wait()
+        """Wait until all that it said has been read, and the process has ended; return how it ended.
+
+        Raises: whatever reading that has raised.
+        """
         await self._reading
+        status = await self.process.wait()
         await self._channel.close()
         if not self.retired.done():
             self.retired.set_result([])
@@ -111,3 +119,7 @@ class WorkerProcess:
                 self.retired.set_result([bytes.fromhex(name) for name in message["names"]])
             elif message["kind"] == "ended":
                 self.last_counts = message["families"]
+            else:
+                answer = self._heed(self.number, message)
+                if "number" in message:
+                    self._channel.send("answer", number=message["number"], answer=answer)

@@ -8,6 +8,10 @@ When one side ends, so does the other. Slower than a hand-over: each event is co
 import asyncio
 from typing import Any
 
+import orjson
+
+from proxy.downstream.movable import Relayed
+
 
 class Side(asyncio.Protocol):
     """One side of a relay: the client's connection, or this process's end of the socket pair."""
@@ -57,3 +61,13 @@ class Side(asyncio.Protocol):
 def join(one: Side, other: Side) -> None:
     """Have two sides carry each other's bytes."""
     one.other, other.other = other, one
+
+
+def written(relayed: Relayed | None) -> bytes:
+    """Return what the other worker is told of the client; b"" for one whose socket it is handed."""
+    return b"" if relayed is None else orjson.dumps([*relayed])
+
+
+def read(told: bytes) -> Relayed | None:
+    """Read what another worker has told."""
+    return Relayed(*orjson.loads(told)) if told else None

@@ -1,7 +1,8 @@
 """Divides the configured limits among workers, so that all of them together never exceed what is configured.
 
-Not counted in one place, because each worker then had to ask for every request. What a limit is on decides how it is
-divided; one that is not here holds for each worker, connection or stream as it is.
+Not counted in one place, because each worker then had to ask for every request; only the limits of single callers are
+(`counting`). What a limit is on decides how it is divided; one that is not here holds for each worker, connection or
+stream as it is.
 """
 
 import os
@@ -23,11 +24,7 @@ def counted(workers: int) -> int:
 
 
 def divided(config: Config, workers: int, seat: int) -> Config:
-    """Return the configuration of one worker of several.
-
-    Raises: ValueError, if a limit is too low to be divided, or for something that only one process can do.
-    """
-    _check_alone(config, workers)
+    """Return the configuration of one worker of several. Raises: ValueError, if a limit is too low to be divided."""
     limits = {name: _share(f"limits.{name}", getattr(config.limits, name), workers, seat) for name in DIVIDED}
     upstreams = {name: _upstream(f"upstreams.{name}", one, workers, seat) for name, one in config.upstreams.items()}
     return config.model_copy(
@@ -37,20 +34,6 @@ def divided(config: Config, workers: int, seat: int) -> Config:
             "upstreams": upstreams,
         }
     )
-
-
-def _check_alone(config: Config, workers: int) -> None:
-    """Raises: ValueError, for what is counted in the memory of one process, or can't leave it."""
-    auth = config.auth
-    alone = {
-        "auth.keys_file": auth.keys_file,
-        "auth.hook_url": auth.hook_url,
-        "auth.usage_file": auth.usage_file,
-        "tls.client_ca": config.tls.client_ca,
-    }
-    for key, value in alone.items():
-        if value:
-            raise ValueError(f"{key} goes with one worker, and there are {workers}: docs/workers.md says why")
 
 
 def _upstream(table: str, settings: UpstreamConfig, workers: int, seat: int) -> UpstreamConfig:

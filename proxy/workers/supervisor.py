@@ -25,6 +25,7 @@ from typing import Any
 from proxy.server.config import Config, address, loads
 from proxy.server.configuration.mistakes import explained
 from proxy.stream.faults import log_fault
+from proxy.workers.counting.sums import Sums
 from proxy.workers.ids import free_numbers
 from proxy.workers.listening import listen
 from proxy.workers.merged_page import MergedPage
@@ -52,15 +53,19 @@ class Supervisor:
         read: Callable[[], str],
         workers: int,
         command: Sequence[str],
+        sums: Sums,
         listening: socket.socket | None = None,
     ) -> None:
         """Call within a running loop. `read` returns the text of the configuration file as it is now.
 
-        `command` starts a worker; its last argument will be the descriptor of the worker's channel.
+        `command` starts a worker; its last argument will be the descriptor of the worker's channel. `sums`: of what
+        callers use in all workers.
         `listening`: a socket that listens already, at which all workers then accept.
         """
         self.config = config
         self.page = MergedPage()
+        self._sums = sums
+        self._saving = asyncio.create_task(sums.save_all_the_time())
         self._read = read
         self._count = workers
         self._command = command
@@ -167,6 +172,8 @@ class Supervisor:
             worker.kill_soon()
         await self._drop_spare()
         await asyncio.gather(*self._watching, return_exceptions=True)
+        self._saving.cancel()
+        await self._sums.save()
         await self.peers.close()
         for sock in self._sockets:
             sock.close()
@@ -197,6 +204,8 @@ class Supervisor:
         for key in ("listen", "admin", "workers"):
             if getattr(config, key) != getattr(self.config, key):
                 _log.warning("SIGHUP: a restart is needed for: %s", key)
+        if config.auth.usage_file != self.config.auth.usage_file:
+            _log.warning("SIGHUP: a restart is needed for: auth.usage_file")
 
     async def _spawn_all(self, numbers: Sequence[int], text: str) -> list[WorkerProcess]:
         """Start workers and return them when all are ready. Raises: WorkerFailed, when none of them runs any more."""
@@ -214,7 +223,7 @@ class Supervisor:
         worker = await self._new_process() if spare is None or spare.has_ended else spare
         listening = self._sockets[seat].fileno()
         start = Start(number, self._count, seat, text, self._directory, self._secret, listening)
-        await worker.begin(start)
+        await worker.begin(start, self._heed)
         return worker
 
     async def _new_process(self) -> WorkerProcess:
@@ -255,6 +264,7 @@ class Supervisor:
             await worker.kill()
             how = "it was killed"
         self._workers.pop(worker.number, None)
+        self._sums.forget(worker.number)
         self.page.ended(worker.number, worker.last_counts)
         await self.peers.forget(worker.number)
         if self.is_draining:
@@ -265,6 +275,15 @@ class Supervisor:
             return
         _log.error("worker %d (process %d) ended: %s; it is replaced", worker.number, worker.process.pid, how)
         await self._replace(worker)
+
+    def _heed(self, number: int, said: dict[str, Any]) -> dict[str, Any] | None:
+        """Do what a worker says: count what callers use, or pass on what it knows to one that stays."""
+        if said["kind"] == "count":
+            return self._sums.heed(number, said)
+        heir = next((self._workers[one] for one in self._current if one in self._workers), None)
+        if heir is not None:
+            heir.send(said["kind"], ids=said["ids"])
+        return None
 
     async def _replace(self, dead: WorkerProcess) -> None:
         """Start another worker under the number of one that ended, after a while if workers keep ending."""

@@ -4,6 +4,7 @@ It is a whole proxy (`server.app`), which is handed connections by the others, a
 """
 
 import asyncio
+import functools
 import signal
 import socket
 from collections.abc import Callable, Coroutine
@@ -19,8 +20,10 @@ from proxy.server.config import Config, loads
 from proxy.server.configuration.mistakes import explained
 from proxy.server.placement import Member, call_name, key_name, retry_name
 from proxy.stream.faults import log_fault
-from proxy.workers import handover
+from proxy.workers import handover, relay
 from proxy.workers.channel import Channel
+from proxy.workers.counting.questions import Questions
+from proxy.workers.counting.shared_account import SharedAccount
 from proxy.workers.handover import Inbox
 from proxy.workers.ids import ending_of
 from proxy.workers.inner import Inner
@@ -33,6 +36,7 @@ from proxy.workers.shares import divided
 
 _POLL_S = 0.05
 _MOVED_AT_ONCE = 32  # idle connections
+_TOLD_AT_ONCE = 1000  # ids of responses: half a millisecond
 
 
 async def work(descriptor: int, prepare: Callable[[Config], object]) -> None:
@@ -70,9 +74,11 @@ class Worker:
         names_bodies = config.generations.share == "body" or config.generations.attach_retries_s > 0
         membership = Membership(number, (number,))
         self.placement = Placement(membership, Path(start["directory"]), start["secret"], names_bodies=names_bodies)
-        member = Member(ending_of(number), bytes.fromhex(start["secret"]), self.placement)
+        self.questions = Questions(channel)
+        new_account = functools.partial(SharedAccount, self.questions, self._waiting)
+        member = Member(ending_of(number), bytes.fromhex(start["secret"]), self.placement, new_account)
         self.proxy = Proxy(config, member=member)
-        self._inner = Inner(self.proxy.hub, self.placement.knows, self.placement.note_named, self._families)
+        self._inner = Inner(self.proxy.hub, self.proxy.calls, self.placement, self._families)
         self._ending: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
         self._all_end = False
@@ -80,6 +86,10 @@ class Worker:
         self._adopting: set[asyncio.Task[None]] = set()
         self._listener: Listener
         self.inbox: Inbox  # once it is open
+
+    def _waiting(self, caller: bytes) -> int:
+        """Return how many followers wait here for a stream of a caller to begin."""
+        return self.proxy.hub.waiting(caller)
 
     async def open(self) -> None:
         """Become ready. Raises: OSError."""
@@ -130,7 +140,11 @@ class Worker:
                 frozenset(message["draining"]),
                 {bytes.fromhex(name): number for name, number in message["older"].items()},
             )
-        if kind == "serve":
+        if kind == "answer":
+            self.questions.answered(message)
+        elif kind == "given" and self.proxy.given is not None:
+            self.proxy.given.learn(message["ids"])
+        elif kind == "serve":
             self.inbox.open()
             await self.proxy.accept(self._listening)
         elif kind == "retire":
@@ -156,10 +170,17 @@ class Worker:
         until = monotonic() + self.proxy.config.drain_s
         while self._is_needed and monotonic() < until and not self.proxy.is_hurried:
             await asyncio.sleep(_POLL_S)
+        self._pass_on_given()
         movable = [one for one in self.proxy.clients.open if isinstance(one, MovableConnection)]
         for start in range(0, len(movable), _MOVED_AT_ONCE):
             await asyncio.gather(*map(self._move, movable[start : start + _MOVED_AT_ONCE]))
         await self.proxy.stop()
+
+    def _pass_on_given(self) -> None:
+        """Tell which ids of responses callers were given here: they may continue these for days."""
+        told = [] if self._all_end or self.proxy.given is None else self.proxy.given.told()
+        for start in range(0, len(told), _TOLD_AT_ONCE):
+            self._channel.send("given", ids=told[start : start + _TOLD_AT_ONCE])
 
     @property
     def _is_needed(self) -> bool:
@@ -193,7 +214,7 @@ class Worker:
     async def _adopted(self, offered: handover.Connection) -> None:
         connection = self._listener()
         assert isinstance(connection, MovableConnection)
-        connection.adopt(offered.read, is_placed=offered.is_placed)
+        connection.adopt(offered.read, is_placed=offered.is_placed, relayed=relay.read(offered.told))
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, offered.client)
         except OSError:  # the client has disconnected meanwhile

@@ -1,26 +1,24 @@
 """Who is let in, and with which keys what goes upstream: with real sockets."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-import proxy
+from tests import source
 from tests.access.keys import BASIC, BASIC_HEADER, NOBODY, OURS, SECRET, THEIRS, UPSTREAMS, act, code, in_mode_keys
 from tests.event_streams import FINISH, stamped
 from tests.proxy_under_test import CHAT, NATIVE, Tee, begun, chat_body, native_body, teed
 from tests.stage import Stage
 
-PACKAGE = Path(proxy.__file__).parent
 QUESTIONS = {"caller", "caller_with", "check_room", "check_room_to_follow"}
 
 
 def test_only_the_door_asks_who_is_there_and_whether_there_is_room() -> None:
     """So a quota beside them has one place; the hub asks itself once more, when it begins a stream."""
     found = {
-        str(path.relative_to(PACKAGE))
-        for path in PACKAGE.rglob("*.py")
-        for call in ast.walk(ast.parse(path.read_text()))
+        path
+        for path in source.trees()
+        for call in source.nodes(path)
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in QUESTIONS
     }
     assert found == {"access/admission.py", "stream/hub.py"}

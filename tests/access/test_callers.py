@@ -12,7 +12,7 @@ from proxy.access.callers import Callers
 from proxy.access.pages import Hosts
 from proxy.dialects import table
 from proxy.dialects.route import Route
-from proxy.server.app import access_of
+from proxy.server.callers.identification import access_of
 from proxy.server.config import Config
 from proxy.wire.errors import MissingRight, Unauthorised
 from tests.access.keys import BASIC, OURS, SECRET, THEIRS, UPSTREAMS, digest, in_mode_keys, token

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.access.certificates import subject_of
+from proxy.access.certificates import shown
 from tests.certificates import Authority
 
 
@@ -34,7 +34,7 @@ class Handshaken:
 
 def subject(ssl_object: Any) -> str:
     transport: Any = Transport(ssl_object)
-    return subject_of(transport)
+    return shown(transport)
 
 
 async def test_subject_is_that_of_the_certificate_the_client_showed(authority: Authority) -> None:
@@ -42,15 +42,15 @@ async def test_subject_is_that_of_the_certificate_the_client_showed(authority: A
     found: list[str] = []
 
     async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        found.append(subject_of(writer.transport))
+        found.append(shown(writer.transport))
         writer.close()
 
     context = authority.server(authority.sign("localhost"), client_ca=authority.file)
     context.verify_mode = ssl.CERT_OPTIONAL
     server = await asyncio.start_server(accepted, "127.0.0.1", 0, ssl=context)
     host, port = server.sockets[0].getsockname()
-    for shown in (authority.sign("alice", organization="Example, Ltd"), None):
-        client = authority.client(shown)
+    for certificate in (authority.sign("alice", organization="Example, Ltd"), None):
+        client = authority.client(certificate)
         reader, writer = await asyncio.open_connection(host, port, ssl=client, server_hostname="localhost")
         await reader.read()
         writer.close()
@@ -61,7 +61,7 @@ async def test_subject_is_that_of_the_certificate_the_client_showed(authority: A
 @pytest.mark.parametrize("transport", [None, Transport(None)])
 def test_connection_without_tls_has_no_subject(transport: Any) -> None:
     """Nor has one that is gone."""
-    assert subject_of(transport) == ""
+    assert shown(transport) == ""
 
 
 def test_attributes_stand_in_their_order_with_the_names_they_have_for_short() -> None:

@@ -18,6 +18,7 @@ from tests.access.named import NamedCallers
 from tests.event_loops import until
 from tests.proxy_under_test import CHAT, chat_body, teed
 from tests.stage import Stage
+from tests.workers_under_test import in_one_process
 
 
 class Endpoint:
@@ -66,6 +67,7 @@ def tables(endpoint: Endpoint, **auth: Any) -> dict[str, Any]:
     return {"auth": {"mode": "keys", "hook_url": endpoint.url, **auth}, "upstream": {"key": UPSTREAMS}}
 
 
+@in_one_process("each asks the endpoint for itself")
 async def test_endpoint_names_a_caller_and_its_limits(stage: Stage, endpoint: Endpoint) -> None:
     """It is asked once for as long as its answer holds; the limits it says hold."""
     endpoint.says = {"name": "alice", "limits": {"requests_per_day": 1}}
@@ -81,6 +83,7 @@ async def test_endpoint_names_a_caller_and_its_limits(stage: Stage, endpoint: En
         assert endpoint.asked == [("whatever-it-knows", "Bearer ours")]
 
 
+@in_one_process("each asks the endpoint for itself")
 @pytest.mark.parametrize("status", [401, 403, 404])
 async def test_caller_it_does_not_know_is_refused(stage: Stage, endpoint: Endpoint, status: int) -> None:
     """That, too, is remembered."""
@@ -125,6 +128,7 @@ async def test_answer_that_is_not_foreseen_refuses_the_caller(
     assert len(caplog.records) == 1
 
 
+@in_one_process("it reads the log of this process")
 async def test_endpoint_that_is_away_refuses_only_those_it_would_know(
     tmp_path: Path, background_log: list[logging.LogRecord]
 ) -> None:

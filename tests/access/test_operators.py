@@ -51,10 +51,14 @@ def test_token_is_needed_whole_and_as_bearer(authorization: str, admitted: bool)
     assert is_admitted(OperatorAccess(TOKEN), asked(Authorization=authorization)) is admitted
 
 
-def test_open_paths_need_nothing() -> None:
-    """Probes and metrics, with or without a token configured."""
-    for token in (TOKEN, ""):
-        OperatorAccess(token).admit(asked(), Needs.NOTHING)
+@pytest.mark.parametrize("token", [TOKEN, ""])
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer x"}, {"Cookie": "streamtee_admin=x"}])
+def test_open_paths_need_nothing(token: str, headers: dict[str, str]) -> None:
+    """Probes and metrics, with or without a token configured; what is closed to the same request is not open by it."""
+    access, request = OperatorAccess(token), asked(**headers)
+    assert access.admit(request, Needs.NOTHING).digest == b"operator"
+    with pytest.raises((AdminTokenNeeded, AdminClosed)):
+        access.admit(request, Needs.IDENTITY)
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer ", "Bearer x"])

@@ -102,3 +102,9 @@ def test_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
     file.write_text("something else")
     with pytest.raises(ValueError, match=r"usage\.json is no usage file"):
         UsageFile(file, accounts_at(0))
+
+
+def test_folder_that_is_missing_is_told_before_anything_is_served(tmp_path: Path) -> None:
+    """Not each time that the file can't be written."""
+    with pytest.raises(ValueError, match=r"auth\.usage_file: no file can be made in the folder .*/none"):
+        UsageFile(tmp_path / "none" / "usage.json", accounts_at(0))

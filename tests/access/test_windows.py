@@ -10,7 +10,7 @@ def rolled(period_s: int, *, used: int = 0, limit: int = 10) -> Window:
     """Return a window at noon."""
     window = Window("requests", period_s, limit)
     window.roll(NOON)
-    window.used = used
+    window.use(used)
     return window
 
 

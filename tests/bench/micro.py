@@ -13,7 +13,7 @@ from proxy.dialects.chat import CHAT
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.stream.info import StreamInfo
-from proxy.stream.projections import View
+from proxy.stream.projection import View
 from proxy.stream.subscription import Subscription
 from proxy.stream.transcript import Transcript
 from proxy.stream.vitals import Vitals

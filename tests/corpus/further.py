@@ -85,6 +85,22 @@ CHAT = {
     "error in data of several lines": failing(b'data: {"error":\ndata: {"message":"boom"}}\n\n'),
     "error as an integer with a message": failing(event({"error": 1, "message": "boom"})),
     "finish reason error in an object": failing(chunk({}, {"type": "error"}), "error"),
+    "error of a function of AWS": failing(event({"errorMessage": "boom", "errorType": "Sandbox.Timedout"})),
+    "error of a number": failing(event({"errno": 7, "errmsg": "boom"})),
+    "error in short": failing(event({"err": "boom"})),
+    "exception as a text": failing(event({"exception": "boom"})),
+    "error of a number that says success": said(HEL + event({"errno": 0, "errmsg": "ok"}) + LO + END),
+    "event of another API's failure": failing(
+        b"event: response.failed\n"
+        + event({"type": "response.failed", "response": {"status": "failed", "error": {"message": "boom"}}}),
+        "",
+    ),
+    "type of a tool's failure is no error": said(
+        HEL + event({"type": "tool.failed", "message": "no such file"}) + LO + END
+    ),
+    "finish reason of a lack": failing(chunk({}, "insufficient_quota"), "insufficient_quota"),
+    "finish reason of a time-out": failing(chunk({}, "request_timed_out"), "request_timed_out"),
+    "finish reason of a failed request": failing(chunk({}, "request_failed"), "request_failed"),
     "HTML in capitals": failing(b"data: <HTML><TITLE>boom</TITLE></HTML>\n\n"),
     # 4: what was said is known when it is said
     "finish reason before 300 comments": said(HEL + LO + STOP + b": x\n\n" * 300)._replace(usage=None),
@@ -161,7 +177,12 @@ CHAT = {
         HEL + LO.replace(b"{", b'{"provider":"x","warnings":[],"role":"system",', 1) + END,
     )._replace(document={"id": "chatcmpl-1", "model": "qwen-plus", "provider": None, "role": None}),
     "no role": said(LO.replace(b"lo", b"Hello") + END, role="assistant"),
-    "another id in the middle": said(HEL + LO.replace(b"chatcmpl-1", b"chatcmpl-2") + END),
+    "another id in the middle": said(HEL + LO.replace(b"chatcmpl-1", b"chatcmpl-2") + END)._replace(
+        document={"id": "chatcmpl-1"}
+    ),
+    "usage of another id": said(
+        HEL + LO + STOP + USAGE.replace(b"chatcmpl-1", b"usage-1").replace(b"qwen-plus", b"x") + DONE
+    )._replace(document={"id": "chatcmpl-1", "model": "qwen-plus", "usage": {"prompt_tokens": 7}}),
     # 11 and 12: lines
     "line separators": said(
         chunk({"content": "a\u2028b\u0085c\u2029"}) + END, "a\u2028".encode(), "a\u2028b\u0085c\u2029"
@@ -173,6 +194,8 @@ CHAT = {
     # 14: usage
     "usage as texts": usage({"prompt_tokens": "7", "completion_tokens": "5"}, (7, 5)),
     "usage as floats": usage({"prompt_tokens": 7.0, "completion_tokens": 5.0}, (7, 5)),
+    "usage as texts of floats": usage({"prompt_tokens": "7.0", "completion_tokens": "5.0"}, (7, 5)),
+    "usage in camel case": usage({"promptTokens": 7, "completionTokens": 5}, (7, 5)),
     "usage beyond all": usage({"prompt_tokens": 7, "completion_tokens": 10**30}, (7, 0)),
     "usage below zero": usage({"prompt_tokens": -7, "completion_tokens": 5}, (0, 5)),
     "usage in other words": usage({"input_tokens": 7, "output_tokens": 5}, (7, 5)),
@@ -220,6 +243,10 @@ NATIVE = {
     "error in a code of the status": Entry(
         native({"content": "Hello"})
         + b'id:2\nevent:result\n:HTTP_STATUS/429\ndata:{"code":"Throttling","message":"boom"}\n\n',
+        text="Hello", first=b"Hello", ending="upstream_error", why="boom", cumulative=False,
+    ),
+    "error in the output": Entry(
+        native({"content": "Hello"}) + result({"task_status": "FAILED", "code": "X", "message": "boom"}),
         text="Hello", first=b"Hello", ending="upstream_error", why="boom", cumulative=False,
     ),
     "usage of floats": heard(

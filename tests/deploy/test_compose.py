@@ -65,6 +65,13 @@ def test_files_that_are_mounted_are_there(name: str) -> None:
     assert set(SERVICES[name].get("depends_on", ())) <= set(SERVICES)
 
 
+@pytest.mark.parametrize("name", list(SERVICES))
+def test_temporary_folders_have_options_that_each_engine_knows(name: str) -> None:
+    """Podman refuses Docker's uid and gid."""
+    options = [option for one in SERVICES[name].get("tmpfs", ()) for option in one.split(":")[1:]]
+    assert set(options) <= {"mode=1777"}
+
+
 def test_configuration_is_one_that_the_proxy_starts_with(
     bare_environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from tests.certificates import Authority
 from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, blocks, chunk_frame, stamped
 from tests.http_client import KEY
-from tests.programs import system_tool
+from tests.programs import deploy_tool, system_tool
 from tests.proxy_under_test import CHAT, Tee, begun, chat_body, teed
 from tests.stage import Stage, Turn
 
@@ -46,16 +47,20 @@ def nginx(folder: Path, pem: Path, port: int, backend: str) -> list[str]:
     return [system_tool("nginx"), "-c", str(folder / "nginx.conf"), "-p", str(folder)]
 
 
-def caddy(folder: Path, pem: Path, port: int, backend: str) -> list[str]:
+def caddy(folder: Path, pem: Path, port: int, backend: str, *, find: Callable[[str], str] = system_tool) -> list[str]:
     """Write Caddy's configuration with these addresses; return the command that runs it."""
     text = (DEPLOY / "caddy/Caddyfile").read_text().replace("127.0.0.1:8080", backend)
     text = text.replace("{\n\tservers", "{\n\tadmin off\n\tauto_https off\n\tservers", 1)
     text = text.replace(f"{NAME} {{", f"https://{NAME}:{port} {{\n\tbind 127.0.0.1\n\ttls {pem} {pem}", 1)
     (folder / "Caddyfile").write_text(text)
-    return [system_tool("caddy"), "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
+    return [find("caddy"), "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
 
 
-EDGES: dict[str, Callable[[Path, Path, int, str], list[str]]] = {"nginx": nginx, "caddy": caddy}
+EDGES: dict[str, Callable[[Path, Path, int, str], list[str]]] = {
+    "nginx": nginx,
+    "caddy": caddy,
+    "newer caddy": partial(caddy, find=deploy_tool),
+}
 
 
 class Edge(NamedTuple):

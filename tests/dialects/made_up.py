@@ -65,6 +65,9 @@ class MadeUpRequests:
     def asks_cumulative(self, body: bytes) -> bool | None:
         return None
 
+    def choices(self, body: bytes) -> int:
+        return 1
+
 
 class MadeUpReader:
     """What one stream said, by the types of its events."""
@@ -74,7 +77,8 @@ class MadeUpReader:
     request_id: str | None = None
     usage: Usage | None = None
     answers_begun = 0
-    enough_after_s = 0.0
+    enough_after_s = answered_after_s = 0.0
+    choices = 1
 
     def __init__(self) -> None:
         self.failure: Failure | None = None

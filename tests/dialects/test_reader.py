@@ -170,7 +170,7 @@ def _said(dialect: Dialect, choices: list[dict[str, Any]]) -> Any:
 
 @pytest.mark.parametrize("dialect", [CHAT, DASHSCOPE])
 def test_silence_is_an_end_only_after_each_choice_has_stopped(dialect: Dialect) -> None:
-    """Not for a tool's call, nor with an error, nor before; and sooner where there is no final event."""
+    """Not for a tool's call, nor before; sooner where there is no final event, and not so soon after an error."""
     enough = {
         name: _said(dialect, choices).enough_after_s
         for name, choices in {
@@ -182,5 +182,6 @@ def test_silence_is_an_end_only_after_each_choice_has_stopped(dialect: Dialect) 
             "one of two": [{"index": 0, "finish_reason": "stop"}, {"index": 1, "finish_reason": None}],
         }.items()
     }
-    assert [name for name, seconds in enough.items() if seconds] == ["stopped", "long"]
+    assert [name for name, seconds in enough.items() if seconds] == ["stopped", "long", "failed"]
     assert enough["stopped"] == (5.0 if dialect is CHAT else 0.75)
+    assert enough["failed"] == 5.0

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from aiohttp import web
@@ -27,6 +27,7 @@ class Port:
     def __init__(self, respond: Respond, connection_class: type[Connection], max_body_bytes: int) -> None:
         loop = asyncio.get_running_loop()
         self.url = ""
+        self.address = ("", 0)
         self.errors: list[ProxyError] = []
         self.clients: list[Client] = []
         self.connections = ClientConnections(
@@ -79,13 +80,18 @@ class Port:
 
 @asynccontextmanager
 async def port(
-    respond: Respond, *, connection_class: type[Connection] = Connection, max_body_bytes: int = 1 << 20
+    respond: Respond,
+    *,
+    connection_class: type[Connection] = Connection,
+    max_body_bytes: int = 1 << 20,
+    complaints: bool = False,
 ) -> AsyncIterator[Port]:
-    """Serve a port; see afterwards that nothing was complained of, and that no body counts as held."""
+    """Serve a port; see afterwards that no body counts as held, and, without `complaints`, that there were none."""
     one = Port(respond, connection_class, max_body_bytes)
     listening: Any = await asyncio.get_running_loop().create_server(one.listener, "127.0.0.1", 0)
-    one.url = "http://{}:{}".format(*listening.sockets[0].getsockname())
-    with no_complaints():
+    one.address = listening.sockets[0].getsockname()
+    one.url = "http://{}:{}".format(*one.address)
+    with nullcontext() if complaints else no_complaints():
         try:
             yield one
         finally:

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 from aiohttp import web
 
-from proxy.downstream import client_socket
+from proxy.downstream import switched
 from proxy.downstream.client_socket import ClientSocket
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import handshake
@@ -134,7 +134,7 @@ async def test_close_of_the_session_waits_for_the_client(monkeypatch: pytest.Mon
         assert client.gone == ""
         client.send(masked(CLOSE, b"\x03\xe9"))
         assert await client.wait_gone() == "fin"
-        monkeypatch.setattr(client_socket, "CLOSING_S", 0.02)
+        monkeypatch.setattr(switched, "CLOSING_S", 0.02)
         silent = await one.open()
         one.down.close(close_frame(1001))
         assert await silent.wait_gone() == "fin"

@@ -1,4 +1,4 @@
-"""Connections of clients: from one request to the next, and when their clients have closed one side, or both."""
+"""A connection of a client: its requests one after another, and who has left of those that have closed a side."""
 
 import asyncio
 import json
@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from proxy.downstream.connection import Connection
-from tests.downstream.ports import Port, Respond
+from tests.downstream.ports import Respond, port
 from tests.event_loops import GUARD_S, on_each_loop
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped
 from tests.http_client import request
@@ -18,17 +17,12 @@ from tests.stage import Stage
 
 
 @asynccontextmanager
-async def serving(answer: Respond) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def serving(respond: Respond) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Serve with a handler; connect to it."""
-    listener = Port(answer, Connection, 1 << 20).listener
-    listening = await asyncio.get_running_loop().create_server(listener, "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
-    try:
+    async with port(respond, complaints=True) as one:
+        reader, writer = await asyncio.open_connection(*one.address)
         yield reader, writer
-    finally:
         writer.close()
-        listening.close()
-        await listener.shutdown(0)
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:

@@ -9,10 +9,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from proxy.downstream import websocket
+from proxy.downstream import switched
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket, handshake
-from proxy.stream.projections import Heartbeat, Span
+from proxy.stream.projection import Heartbeat, Span
 from proxy.stream.turns import TURN_S, Turns
 from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.sse import COMMENT
@@ -122,7 +122,7 @@ async def test_frames_are_written_as_they_are() -> None:
 @on_each_loop
 async def test_client_that_does_not_answer_a_close_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while."""
-    monkeypatch.setattr(websocket, "CLOSING_S", 0.02)
+    monkeypatch.setattr(switched, "CLOSING_S", 0.02)
     async with served() as one:
         client = await one.open()
         one.socket.close(close_frame(1000))

@@ -9,6 +9,9 @@ from pydantic import ValidationError
 from tests.dialects.made_up_row import ROW, registered
 from tests.proxy_under_test import Serve, configured
 from tests.stage import Stage
+from tests.workers_under_test import in_one_process
+
+pytestmark = in_one_process("the row is added to the tables of this process")
 
 ANSWERS = "/made-up/v2/answers"
 EVENT = b'event: item.delta\ndata: {"type":"item.delta","seq":1,"item":0,"delta":"Hel"}\n\n'

@@ -20,6 +20,7 @@ from tests.event_streams import blocks, stamped
 from tests.http_client import Answer
 from tests.proxy_under_test import Tee, faked, teed
 from tests.stage import Stage, Turn, staged
+from tests.workers_under_test import in_one_process
 
 SHARED = {"path": "/events", "share": "url"}
 HALF = b"id: u999999\ndata: a block that is never"
@@ -147,6 +148,7 @@ async def performed(steps: list[Any], join: str) -> None:
         assert [number for number, _ in anchor.seen] == list(range(1, server.said + 1))
 
 
+@in_one_process("it changes the delays of this process, and would start a server for each example")
 @settings(max_examples=40)
 @given(st.lists(STEPS, max_size=14), st.sampled_from(["live", "window"]))
 def test_no_gap_and_no_repeat_whatever_happens(steps: list[Any], join: str) -> None:

@@ -14,6 +14,7 @@ from tests.http_client import KEY, Client, request, zipped
 from tests.memory import rss_bytes
 from tests.proxy_under_test import CHAT, NATIVE, Serve, chat_body, teed
 from tests.stage import Stage, Turn
+from tests.workers_under_test import in_one_process
 
 MEGABYTE = 1 << 20
 
@@ -314,6 +315,7 @@ async def test_chunked_upload_that_came_with_its_head_stays_chunked(perform: Ser
     assert await (await client.answer()).read() == b"thanks"
 
 
+@in_one_process("each has connections of its own to the upstream")
 @pytest.mark.parametrize("path", [CHAT, NATIVE, "/v1/embeddings", "/v1/files"])
 async def test_request_on_a_connection_that_closes_is_sent_once(perform: Serve, stage: Stage, path: str) -> None:
     """It may have been worked on: the client is told, whether it generates or passes through."""
@@ -696,6 +698,7 @@ async def test_truncation_is_a_reset_for_a_client_of_http_1_0(perform: Serve, st
     assert answer.end == "reset"
 
 
+@in_one_process("each has connections of its own to the upstream")
 async def test_close_is_between_client_and_proxy(perform: Serve, stage: Stage) -> None:
     """A client that asks for the connection to be closed has it closed; the upstream's stays for the next."""
     tee = await perform()
@@ -792,6 +795,7 @@ async def test_response_with_bytes_after_it_poisons_no_connection(perform: Serve
     assert stage.connections == 2
 
 
+@in_one_process("each has connections of its own to the upstream")
 async def test_concurrent_clients_do_not_wait_for_each_other(perform: Serve, stage: Stage) -> None:
     """A response that hangs delays no other."""
     tee = await perform()

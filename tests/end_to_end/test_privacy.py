@@ -17,7 +17,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
+from proxy.access.grants import Grants
 from proxy.stream import channel
+from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.tracing import Tracing
 from tests import message_events
 from tests.access.keys import UPSTREAMS
@@ -292,12 +294,13 @@ async def test_fault_of_ours_does_not_quote_what_it_was_about(
         raise ValueError(f"{QUESTION} {ANSWER}")
 
     monkeypatch.setattr(channel, "bisect_right", fail)  # by which mode text finds its span
+    monkeypatch.setattr(LiveFeed, "ended", fail)
+    monkeypatch.setattr(Grants, "check_signs", fail)
     callers = NamedCallers(tmp_path, alice={})
     alice = callers.header("alice")
     spans, tracing = traced()
     async with teed(stage.url, tracing=tracing, **callers.tables()) as tee:
         written = Written(tee, spans, caplog, callers.keys["alice"])
-        monkeypatch.setattr(tee.proxy.upstreams, "ended", fail)
         client = await tee.send("POST", CHAT, alice, body=json.dumps(BODIES[CHAT][0]).encode())
         turn = await stage.next()
         turn.begin()
@@ -307,14 +310,12 @@ async def test_fault_of_ours_does_not_quote_what_it_was_about(
         turn.end(*BODIES[CHAT][1][1:])
         assert ANSWER.encode() in await answer.read()
         assert ANSWER.encode() not in await follower.read()
-        monkeypatch.setattr(tee.proxy.hub, "find", fail)
-        monkeypatch.setattr(tee.proxy.hub, "find_readable", fail)
-        failed = await tee.ask("GET", f"/v1/streams/{answer.stream_id}/info", alice)
+        failed = await tee.ask("POST", f"/v1/streams/{answer.stream_id}/share", alice)
         assert failed.status == 500
         written.others += await failed.read()
         monkeypatch.undo()
         await written.check(b"")
-    assert len(background_log) >= 2
+    assert len(background_log) == 3, [record.getMessage() for record in background_log]
     assert not any(QUESTION in record.getMessage() or record.exc_info for record in background_log)
 
 

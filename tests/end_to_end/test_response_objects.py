@@ -239,11 +239,14 @@ async def test_with_a_key_of_ours_only_what_was_given_is_continued(name: str, pe
     _, turn = await begun(tee, stage, ALICE)
     client = await tee.send("POST", PATH, ALICE, body=body_of(**{name: ID}))
     running = await stage.next()
+    await running.body()
     running.reply("200 OK", "Content-Type: application/json", body=b'{"object":"response","id":"second"}')
     assert (await client.answer()).status == 200
     turn.end(*FRAMES[3:])
     client = await tee.send("POST", PATH, ALICE, body=body_of(**{name: "second"}))
-    (await stage.next()).reply("200 OK", "Content-Type: application/json", body=b"{}")
+    last = await stage.next()
+    await last.body()
+    last.reply("200 OK", "Content-Type: application/json", body=b"{}")
     assert (await client.answer()).status == 200
     for caller, ident in ((BOB, ID), (BOB, "second"), (ALICE, "another"), (ALICE, 7)):
         refused = await tee.ask("POST", PATH, caller, body=body_of(**{name: ident}))

@@ -18,6 +18,7 @@ from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
 from tests.http_client import Answer, Client
 from tests.proxy_under_test import CHAT, NATIVE, Serve, Tee, begun, chat_body, native_body, teed
 from tests.stage import Stage, Turn, staged
+from tests.workers_under_test import in_one_process
 
 KEYED = "Idempotency-Key: one"
 BY_BODY = {"generations": {"share": "body"}}
@@ -333,6 +334,7 @@ async def test_retry_needs_no_room_for_a_stream(perform: Serve, stage: Stage) ->
     assert (await second.read()).endswith(DONE)
 
 
+@in_one_process("who waits for a key that a call gets later may wait elsewhere, docs/workers.md")
 async def test_stream_key_of_a_retry_names_the_stream(perform: Serve, stage: Stage) -> None:
     """Whichever of them gave it; but a replay does not take a key back from a newer stream."""
     tee = await perform()

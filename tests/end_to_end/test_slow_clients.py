@@ -16,6 +16,7 @@ from tests.frames import ASK, masked
 from tests.http_client import request
 from tests.proxy_under_test import CHAT, NATIVE, Serve, Tee, begun, chat_body
 from tests.stage import Stage
+from tests.workers_under_test import in_one_process
 
 SHORT = {"head_s": 0.2, "body_s": 0.2, "keepalive_s": 0.2, "write_s": 0.2}
 UNFINISHED = request("POST", CHAT, "Content-Length: 100")
@@ -282,6 +283,7 @@ async def test_flood_of_one_client_leaves_others_their_turns(
     await originator.read()
 
 
+@in_one_process("it measures the CPU time of this process")
 async def test_many_who_join_a_long_log_leave_others_their_turns(perform: Serve, stage: Stage) -> None:
     """They get all of it; another stream is not late meanwhile."""
     tee = await perform()

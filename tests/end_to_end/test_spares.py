@@ -13,6 +13,7 @@ from tests.event_streams import chunk_frame
 from tests.proxy_under_test import Serve, Tee
 from tests.stage import Stage, Turn, staged
 from tests.websocket_client import opened, rest
+from tests.workers_under_test import in_one_process
 
 pytestmark = on_one_loop  # origins and their queues have tests on both
 
@@ -83,6 +84,7 @@ async def test_requests_are_shared_out_by_weight(perform: Serve, stage: Stage, s
     assert (len(stage.turns), len(spare.turns)) == (4, 2)
 
 
+@in_one_process("each has a breaker of its own")
 async def test_stream_that_began_is_never_moved(perform: Serve, stage: Stage, spare: Stage) -> None:
     """It breaks off where its upstream does, which is left alone from then on."""
     tee = await perform(**two(spare, weight=1000), retries={"attempts": 3}, breaker={"failures": 1})
@@ -102,6 +104,7 @@ async def test_stream_that_began_is_never_moved(perform: Serve, stage: Stage, sp
     await (await client.answer()).read()
 
 
+@in_one_process("each has a breaker of its own")
 async def test_error_event_opens_the_breaker(perform: Serve, stage: Stage, spare: Stage) -> None:
     """An HTTP 200 that ends cleanly, but not well."""
     tee = await perform(**two(spare, weight=1000), breaker={"failures": 1})

@@ -206,7 +206,7 @@ def test_encrypted_key_is_refused_without_asking_at_the_terminal(tmp_path: Path)
     certificate = Authority(tmp_path).sign("localhost")
     key = tmp_path / "key.pem"
     key.write_bytes(private)
-    with pytest.raises(ValueError, match="encrypted"):
+    with pytest.raises(OSError, match="encrypted"):
         ServerTls(TlsFiles(str(certificate), str(key)), minimum="1.2", client_required=True)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from typing import Any
 from unittest.mock import Mock
 
@@ -11,6 +12,7 @@ from proxy.server.app import Proxy
 from proxy.stream import faults
 from proxy.stream.stream import Stream
 from proxy.telemetry.live_feed import LiveFeed
+from proxy.wire.errors import Drained
 from tests.event_loops import GUARD_S, until
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
 from tests.http_client import KEY, Client, request
@@ -366,8 +368,11 @@ async def test_stop_ends_streams_that_nobody_follows(stage: Stage) -> None:
 
 
 async def test_stop_of_a_proxy_that_never_started_is_no_error(stage: Stage) -> None:
-    """As after a start that failed."""
-    await Proxy(configured(stage.url)).stop()
+    """As after a start that failed; it begins no stream any more."""
+    proxy = Proxy(configured(stage.url))
+    await proxy.stop()
+    with pytest.raises(Drained):
+        proxy.hub.check_room()
 
 
 async def test_kept_streams_are_no_reason_to_wait(stage: Stage) -> None:
@@ -436,7 +441,8 @@ async def test_observer_that_breaks_is_logged_and_hurts_nobody(stage: Stage, mon
 
 
 async def test_freed_memory_is_looked_at_now_and_then(stage: Stage) -> None:
-    """With what the ledger says is held."""
+    """With the time, by which it is known whether the process is idle."""
     async with teed(stage.url) as tee:
         looked = tee.proxy.trim.tick = Mock()  # type: ignore[method-assign]
         await until(lambda: looked.called)
+        assert 0 <= time.monotonic() - looked.call_args.args[0] < GUARD_S

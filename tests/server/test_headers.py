@@ -2,22 +2,21 @@
 
 import ast
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import pytest
 
 from proxy.server import headers
 from proxy.server.headers import TABLE, Use
+from tests import source
 
-PACKAGE = Path(__file__).parents[2] / "proxy"
 OURS = {name.lower() for name in TABLE if name.startswith(("Stream-", "Idempotency-"))}
 """The names that nobody but us gives a meaning to, or that make a list one of ours."""
 
 
-def tables(source: str) -> Iterator[str]:
+def tables(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Yield the literals of a module that list two or more names of ours: collections of them, or one text."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes:
         if isinstance(node, ast.List | ast.Tuple | ast.Set):
             named = [one.value for one in node.elts if isinstance(one, ast.Constant)]
         elif isinstance(node, ast.Dict):
@@ -47,16 +46,16 @@ def _lower(name: object) -> str:
 def test_header_names_are_listed_in_one_table() -> None:
     """Whoever adds one adds it there alone."""
     found = {
-        str(path.relative_to(PACKAGE))
-        for path in PACKAGE.rglob("*.py")
-        if path.parts[len(PACKAGE.parts)] not in ("tools", "console") and list(tables(path.read_text()))
+        path
+        for path in source.trees()
+        if path.partition("/")[0] not in ("tools", "console") and list(tables(source.nodes(path)))
     }
     described = {"server/admin/openapi.py"}  # where each of them has a description, too
     assert found <= {"server/headers.py"} | described
 
 
 @pytest.mark.parametrize(
-    "source",
+    "text",
     [
         '_OURS = (b"stream-id", b"location", b"stream-follow-url")',
         'NAMES = frozenset(["Stream-Key", "Stream-Mode"])',
@@ -65,22 +64,22 @@ def test_header_names_are_listed_in_one_table() -> None:
         'A = {"Stream-Id": 1, "Stream-Mode": 2}',
     ],
 )
-def test_table_elsewhere_would_be_found(source: str) -> None:
+def test_table_elsewhere_would_be_found(text: str) -> None:
     """Also in lower case, as bytes, in one text."""
-    assert list(tables(source))
+    assert list(tables(ast.walk(ast.parse(text))))
 
 
 @pytest.mark.parametrize(
-    "source",
+    "text",
     [
         'headers = [(b"Stream-Id", ident), (b"Stream-Mode", mode)]',
         'headers = {"Stream-Id": stream.id, "Stream-State": state}',
         'mode = request.headers.get("Stream-Mode")',
     ],
 )
-def test_name_where_it_is_read_or_set_is_no_table(source: str) -> None:
+def test_name_where_it_is_read_or_set_is_no_table(text: str) -> None:
     """It is spelled there so that whoever looks for it finds it."""
-    assert list(tables(source)) == []
+    assert list(tables(ast.walk(ast.parse(text)))) == []
 
 
 def test_options_do_not_go_upstream() -> None:

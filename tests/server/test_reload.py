@@ -44,7 +44,7 @@ async def test_limits_reach_whoever_keeps_them(tee: Tee, stage: Stage) -> None:
     assert (hub.max_streams, hub.max_followers, hub.max_followers_per_stream) == (7, 7, 7)
     assert (hub.max_pending_bytes, clients.max_pending_bytes, clients.max_body_bytes) == (7, 7, 7)
     assert (hub.ledger.max_bytes, proxy.metrics.max_models) == (7, 7)
-    assert all((one.header_bytes, one.max_headers) == (7, 7) for one in proxy.listeners)
+    assert all((one.header_bytes, one.max_headers) == (7, 7) for one in proxy.ports.listeners)
     assert vars(proxy.config.limits) == limits
     reloaded(tee, stage)
     assert (await tee.ask("GET", "/healthz")).status == 200

@@ -44,7 +44,7 @@ class FakeServer:
     def run(self, command: Command) -> Any:
         """Carry out a command; return its reply, or the StoreError that it is."""
         name, *arguments = (_bytes(part) for part in command)
-        if self.full and name in (b"XADD", b"SET", b"SADD"):
+        if self.full and name in (b"XADD", b"SET", b"SADD", b"HSET"):
             return StoreError("OOM command not allowed when used memory > 'maxmemory'.")
         method: Callable[..., Any] = getattr(self, "_" + name.decode().lower())
         return method(*arguments)
@@ -127,6 +127,16 @@ class FakeServer:
 
     def _get(self, key: bytes) -> Any:
         return self.get(key)
+
+    def _hset(self, key: bytes, field: bytes, value: bytes) -> int:
+        held: dict[bytes, bytes] = self.get(key) or {}
+        self.keys[key] = held
+        was = field in held
+        held[field] = value
+        return int(not was)
+
+    def _hvals(self, key: bytes) -> list[bytes]:
+        return list((self.get(key) or {}).values())
 
     def _sadd(self, key: bytes, member: bytes) -> int:
         members: set[bytes] = self.get(key) or set()

@@ -10,6 +10,7 @@ from proxy.store.store import (
     STORED,
     Add,
     Append,
+    Count,
     Drop,
     Keep,
     Operation,
@@ -30,6 +31,7 @@ class MemoryStore:
         self._logs: dict[str, list[Entry]] = {}
         self._values: dict[str, bytes] = {}
         self._sets: dict[str, set[str]] = {}
+        self._counts: dict[str, dict[str, int]] = {}
         self._boxes: dict[str, list[bytes]] = {}
         self._ends: dict[str, float] = {}
         self._woken: set[tuple[int, str]] = set()
@@ -71,6 +73,12 @@ class MemoryStore:
                 self._sets.get(name, set()).discard(member)
             case Post(node, message, _):
                 self._boxes.setdefault(node, []).append(message)
+            case Count(name, member, number, seconds):
+                if self._now() >= self._ends.get("count " + name, float("inf")):
+                    self._counts.pop(name, None)
+                self._counts.setdefault(name, {})[member] = number
+                self._ends["count " + name] = self._now() + seconds
+                return Outcome("stored", b"%d" % sum(self._counts[name].values()))
         return STORED
 
     @staticmethod

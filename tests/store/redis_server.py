@@ -1,9 +1,16 @@
-"""A redis-server of the system, in a folder of its own, that tests kill, stop and restart."""
+"""A redis-server of the system, in a folder of its own, that tests kill, stop and restart.
+
+    python -m tests.store.redis_server COMMAND [ARGUMENT...]
+
+runs a command with STORE_URL set to one.
+"""
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -106,21 +113,60 @@ async def redis_server(*arguments: str) -> AsyncIterator[RedisServer]:
 
 
 @asynccontextmanager
+async def redis_with_tls(certificate: Path, authority: Path, *arguments: str) -> AsyncIterator[str]:
+    """Run a redis-server that shows a certificate; yield the host and port of its URL, by the certificate's name."""
+    port = free_port()
+    async with redis_server("--tls-port", str(port), *_files(certificate, authority), *arguments):
+        yield f"localhost:{port}"
+
+
+def _files(certificate: Path, authority: Path) -> tuple[str, ...]:
+    shown = ("--tls-cert-file", str(certificate), "--tls-key-file", str(certificate))
+    return (*shown, "--tls-ca-cert-file", str(authority), "--tls-replication", "yes")
+
+
+@asynccontextmanager
 async def redis_sentinel() -> AsyncIterator[str]:
     """Run a Sentinel that names a server as its primary; yield its URL."""
-    async with redis_server() as server:
-        with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
-            config = Path(folder) / "sentinel.conf"
-            config.write_text(f"sentinel monitor main 127.0.0.1 {server.port} 1\n")
-            sentinel = RedisServer("--sentinel", config=str(config))
-            try:
-                await sentinel.start()
-                yield f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
-            finally:
-                sentinel.close()
+    async with redis_server() as server, _sentinel(f"127.0.0.1 {server.port}") as sentinel:
+        yield f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+
+
+@asynccontextmanager
+async def redis_sentinel_with_tls(certificate: Path, authority: Path) -> AsyncIterator[str]:
+    """Do the same, with TLS between all of them; yield the host and port of the Sentinel."""
+    async with redis_with_tls(certificate, authority) as host:
+        port, names = free_port(), "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n"
+        files = (*_files(certificate, authority), "--tls-auth-clients", "no")
+        async with _sentinel(host.replace(":", " "), "--tls-port", str(port), *files, more=names):
+            yield f"localhost:{port}"
+
+
+@asynccontextmanager
+async def _sentinel(primary: str, *arguments: str, more: str = "") -> AsyncIterator[RedisServer]:
+    with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
+        config = Path(folder) / "sentinel.conf"
+        config.write_text(f"{more}sentinel monitor main {primary} 1\n")
+        sentinel = RedisServer("--sentinel", *arguments, config=str(config))
+        try:
+            await sentinel.start()
+            yield sentinel
+        finally:
+            sentinel.close()
 
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as one:
         port: int = one.getsockname()[1]
         return port
+
+
+async def run(command: list[str]) -> int:
+    """Run a command with STORE_URL set; return its exit status."""
+    async with redis_server() as server:
+        process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "STORE_URL": server.url})
+        return await process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(run(sys.argv[1:])))

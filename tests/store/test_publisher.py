@@ -26,12 +26,19 @@ class Owner:
     def __init__(self) -> None:
         self.server = FakeServer()
         self.connections = FakeConnections(self.server)
+        self.keeps = True  # its streams after their end
         self.store = RedisStore(self.connections)
-        self.publisher = Publisher(self.store, "owner", 0.001, lambda stream: b"{}")
+        self.publisher = Publisher(self.store, "owner", 0.001, self._described, lambda stream: self.keeps)
         self.stream: Any = new_stream()
         self.stream.answered("default", None, None)
         self.writer = FakeWriter(self.stream)
         self.publisher.add(self.stream)
+
+    def _described(self, stream: Stream) -> bytes:
+        """Return the description of a stream for lists; the other one has none that can be written."""
+        if stream is not self.stream:
+            raise TypeError("not to be written")
+        return b"{}"
 
     async def stored(self) -> list[Entry]:
         """Return the log."""
@@ -150,3 +157,53 @@ async def test_stream_that_has_dropped_what_the_store_lacks_is_sealed_as_lost(ow
     assert frames(log) == []
     assert read_seal(log[-1]).ending.reason == "producer_lost"
     assert not owner.stream.sealed
+
+
+async def test_stream_that_cant_be_written_down_harms_no_other(owner: Owner) -> None:
+    """It is sealed as lost for those who follow it elsewhere; here it goes on."""
+    other: Any = new_stream(ident="st_" + "z" * 26)
+    other.answered("default", None, None)
+    owner.publisher.add(other)
+    other.extend(FRAMES[:3])
+    other.seal(COMPLETE)
+    owner.publisher.hurry(other.id)
+    await say(owner.stream)
+    assert read_seal((await owner.wait_sealed())[-1]).ending == COMPLETE
+    async with asyncio.timeout(GUARD_S):
+        while (last := (await owner.store.last([other.id]))[0]) is None or last.id != SEAL:
+            await asyncio.sleep(0.001)
+    assert read_seal(last).ending.reason == "producer_lost"
+    assert owner.publisher.lag_bytes == 0
+
+
+async def test_log_that_is_held_for_the_store_alone_is_dropped_when_it_is_there(owner: Owner) -> None:
+    """Else it would take memory that nobody counts."""
+    ident = owner.stream.id
+    await say(owner.stream)
+    await owner.wait_sealed()
+    await asyncio.sleep(0.01)
+    assert owner.publisher.stream(ident) is owner.stream
+    owner.keeps = False
+    async with asyncio.timeout(GUARD_S):
+        while owner.publisher.stream(ident) is not None:
+            await asyncio.sleep(0.001)
+
+
+async def test_forgotten_log_is_not_held_for_a_store_that_is_down(owner: Owner) -> None:
+    """When the store is there again, others are told that the stream is lost."""
+    owner.stream.extend(FRAMES[:1])
+    async with asyncio.timeout(GUARD_S):
+        while len(await owner.stored()) < 3:
+            await asyncio.sleep(0.001)
+    owner.connections.down = True
+    owner.keeps = False
+    owner.stream.seal(COMPLETE)
+    owner.publisher.hurry(owner.stream.id)
+    async with asyncio.timeout(GUARD_S):
+        while owner.publisher.stream(owner.stream.id) is not None:
+            await asyncio.sleep(0.001)
+    owner.connections.down = False
+    async with asyncio.timeout(GUARD_S):
+        while (log := await owner.stored())[-1].id != SEAL:
+            await asyncio.sleep(0.001)
+    assert read_seal(log[-1]).ending.reason == "producer_lost"

@@ -1,11 +1,13 @@
 """The table of the store: what is refused, and what is said of it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from proxy.server.configuration.mistakes import explained
+from proxy.store import settings
 from proxy.store.redis_client import RedisConnections
 from proxy.store.settings import SCHEMES, StoreConfig
 
@@ -64,3 +66,45 @@ def test_promise_without_a_store_is_refused(promise: dict[str, Any]) -> None:
     """It would have no effect, and nobody would know."""
     with pytest.raises(ValidationError, match="go with a url"):
         StoreConfig(**promise)
+
+
+KEY = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize("key", [KEY[:-1], KEY + "0", "x" * 64, "", f" {KEY}"])
+def test_key_that_is_none_is_refused_and_not_shown(key: str) -> None:
+    """Whether it is too short, too long, or of other characters; the second of two is named as that."""
+    with pytest.raises(ValidationError, match="number 2 is not 64 hex digits") as refused:
+        StoreConfig(url="redis://host", secret=SECRET, encryption_keys=(KEY, key))  # type: ignore[arg-type]
+    assert KEY[:20] not in explained(refused.value)
+    assert "xxxx" not in explained(refused.value)
+
+
+def test_key_that_is_there_twice_is_refused() -> None:
+    """One of them was meant to be another."""
+    with pytest.raises(ValidationError, match="a key is there twice"):
+        StoreConfig(url="redis://host", secret=SECRET, encryption_keys=(KEY, KEY.upper()))  # type: ignore[arg-type]
+
+
+def test_keys_without_a_store_are_refused() -> None:
+    """They would have no effect, and nobody would know."""
+    with pytest.raises(ValidationError, match="encryption_keys go with a url"):
+        StoreConfig(encryption_keys=(KEY,))  # type: ignore[arg-type]
+
+
+def test_keys_are_read_from_a_file(tmp_path: Path) -> None:
+    """One a line, the one that writes first; a file that is missing ends the start."""
+    file = tmp_path / "keys"
+    file.write_text(f"{KEY}\n{KEY[::-1]}\n")
+    given: Any = {"url": "redis://host", "secret": SECRET, "encryption_keys_file": str(file)}
+    assert StoreConfig(**given).key_bytes == [bytes.fromhex(KEY), bytes.fromhex(KEY[::-1])]
+    file.unlink()
+    with pytest.raises(ValidationError, match=r"encryption_keys_file: .* can't be read: No such file"):
+        StoreConfig(**given)
+
+
+def test_keys_without_the_library_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what installs it."""
+    monkeypatch.setattr(settings, "find_spec", lambda name: None if name == "cryptography" else object())
+    with pytest.raises(ValidationError, match=r"pip install 'streamtee\[redis,encryption\]'"):
+        StoreConfig(url="redis://host", secret=SECRET, encryption_keys=(KEY,))  # type: ignore[arg-type]

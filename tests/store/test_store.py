@@ -2,21 +2,41 @@
 
 import asyncio
 import functools
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxy.store.cipher import Cipher
+from proxy.store.encrypted_store import EncryptedStore
 from proxy.store.entries import HEADER, SEAL, START, Entry, EntryId, Frames, Seal, read_frames, read_seal
 from proxy.store.redis_client import RedisConnections
 from proxy.store.redis_store import RedisStore
-from proxy.store.store import GONE, REJECTED, STORED, Add, Append, Drop, Keep, Post, Put, Remove, Store, StoreError
+from proxy.store.store import (
+    GONE,
+    REJECTED,
+    STORED,
+    Add,
+    Append,
+    Count,
+    Drop,
+    Keep,
+    Outcome,
+    Post,
+    Put,
+    Remove,
+    Store,
+    StoreError,
+)
 from proxy.stream.endings import CANCELLED, COMPLETE, PRODUCER_LOST
+from tests.certificates import Authority
 from tests.event_loops import GUARD_S
 from tests.store.fake_redis import FakeConnections, FakeServer
 from tests.store.memory_store import MemoryStore
-from tests.store.redis_server import RedisServer, redis_sentinel, redis_server
+from tests.store.redis_server import RedisServer, redis_sentinel, redis_server, redis_with_tls
 
 A, B = "st_" + "a" * 26, "st_" + "b" * 26
 BEGIN = Append(A, Entry(HEADER, {b"r": b"record"}), begins=True)
@@ -48,22 +68,33 @@ async def over_unix() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
+async def over_tls() -> AsyncIterator[str]:
+    """Do the same, with TLS."""
+    with tempfile.TemporaryDirectory() as folder:
+        authority = Authority(Path(folder))
+        async with redis_with_tls(authority.sign("redis"), authority.file, "--tls-auth-clients", "no") as host:
+            yield f"rediss://{host}?ssl_ca_certs={authority.file}"
+
+
+@asynccontextmanager
 async def over_cluster(server: RedisServer) -> AsyncIterator[str]:
     """Empty a cluster; yield its URL."""
     await server.command("FLUSHALL")
     yield f"redis+cluster://127.0.0.1:{server.port}"
 
 
-REDIS = {"redis": over_tcp, "unix": over_unix, "sentinel": redis_sentinel}
+REDIS = {"redis": over_tcp, "tls": over_tls, "unix": over_unix, "sentinel": redis_sentinel}
 
 
-@pytest.fixture(params=["memory", "fake", *REDIS, "cluster"])
+@pytest.fixture(params=["memory", "fake", "encrypted", *REDIS, "cluster"])
 def make(request: Any) -> Callable[[], AbstractAsyncContextManager[str]] | Store:
     """Return what runs a Redis, or a store without one."""
     if request.param == "memory":
         return MemoryStore()
     if request.param == "fake":
         return RedisStore(FakeConnections(FakeServer()))
+    if request.param == "encrypted":
+        return EncryptedStore(FakeConnections(FakeServer()), Cipher([b"k" * 32]), b"secret")
     if request.param == "cluster":
         return functools.partial(over_cluster, request.getfixturevalue("cluster"))
     return REDIS[request.param]
@@ -154,6 +185,16 @@ async def test_value_is_set_once_if_there_is_none(store: Store) -> None:
     assert await store.values(["n"]) == [None]
 
 
+async def test_count_is_the_sum_of_what_its_members_told_last(store: Store) -> None:
+    """Each is told the sum with its own number; to tell the same again changes nothing; it is kept for its time."""
+    told = [Count("c", member, number, 60) for member, number in (("a", 1), ("b", 2), ("a", 3), ("a", 3), ("b", 0))]
+    outcomes = await store.write([*told, Count("d", "a", 7, 0.02)])
+    assert outcomes == [Outcome("stored", b"%d" % total) for total in (1, 3, 5, 5, 3, 7)]
+    async with asyncio.timeout(GUARD_S):
+        while await store.write([Count("d", "b", 1, 0.001)]) != [Outcome("stored", b"1")]:
+            await asyncio.sleep(0.01)
+
+
 async def test_members_of_a_set_come_and_go(store: Store) -> None:
     """Each once."""
     await store.write([Add("s", "a", 60), Add("s", "b", 60), Add("s", "a", 60), Remove("s", "b"), Remove("s", "c")])
@@ -200,7 +241,7 @@ async def test_many_who_ask_at_once_wait_for_each_other(make: Any) -> None:
     async with make() as url:
         store = RedisStore(RedisConnections(url))
         assert await store.write([BEGIN]) == [STORED]
-        found = await asyncio.gather(*(store.last([A, B]) for _ in range(500)))
+        found = await asyncio.gather(*(store.last([A, B]) for _ in range(150)))
         assert all(first is not None and other is None for first, other in found)
         await store.close()
 

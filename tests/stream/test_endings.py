@@ -3,7 +3,6 @@
 import ast
 import inspect
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,19 +11,19 @@ from proxy.stream.endings import ENDINGS, OF_FOLLOWERS, OF_STREAMS, OVERLOADED, 
 from proxy.stream.envelopes import closing
 from proxy.wire import errors
 from proxy.wire.errors import Overloaded, ProxyError, RateLimited, RequestError, UpstreamError, UpstreamTimeout
+from tests import source
 from tests.frames import heard
+from tests.source import PACKAGE
 
-PACKAGE = Path(__file__).parents[2] / "proxy"
 TABLE_OF_METRICS = (PACKAGE.parent / "docs/metrics.md").read_text()
 TABLE, SPELT = "stream/endings.py", {"stream/endings.py", "wire/errors.py"}
 REGISTERED = {"complete": 1000, "drained": 1001, "overloaded": 1013}
 each = pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
 
 
-def sources() -> list[tuple[str, ast.Module]]:
+def paths() -> list[str]:
     """Return the modules of the proxy, without those of the command line, whose fake and reader are a client's."""
-    paths = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if "tools" not in path.parts)
-    return [(path.as_posix(), ast.parse((PACKAGE / path).read_text())) for path in paths]
+    return [path for path in source.trees() if not path.startswith("tools/")]
 
 
 def carriers() -> list[Any]:
@@ -139,8 +138,8 @@ def test_words_are_spelt_in_the_table_and_in_errors_alone() -> None:
     """Whoever needs an ending takes its row, so that an ending that is in no row can't be made."""
     spelt = {
         path: node.value
-        for path, tree in sources()
-        for node in ast.walk(tree)
+        for path in paths()
+        for node in source.nodes(path)
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and node.value in ENDINGS
@@ -151,15 +150,20 @@ def test_words_are_spelt_in_the_table_and_in_errors_alone() -> None:
 
 def test_endings_are_made_from_rows_alone() -> None:
     """Nobody else calls the class, nor gives a row another word."""
-    calls = [(path, node) for path, tree in sources() for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    named = {path for path, call in calls if ast.unparse(call.func).rpartition(".")[2] == "Ending"}
+    calls = [(path, node) for path in paths() for node in source.nodes(path) if isinstance(node, ast.Call)]
+    named = {path for path, call in calls if _name(call.func) == "Ending"}
     renamed = [path for path, call in calls if {"reason", "close_code"} & {keyword.arg for keyword in call.keywords}]
     assert (named, renamed) == ({TABLE}, [])
 
 
+def _name(function: ast.expr) -> str:
+    """Return the last name of what is called; "" if it has none."""
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
 def test_every_row_is_in_the_table_under_its_own_name() -> None:
     """A row that is forgotten in the tuples would be no ending; two of one word would be one."""
-    tree = dict(sources())[TABLE]
+    tree = source.trees()[TABLE]
     assigned = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)]
     rows = [ast.unparse(node.targets[0]) for node in assigned]
     listed = {word.upper() for word in ENDINGS}

@@ -1,21 +1,20 @@
 """The record of a stream, and that a stream is finished being made when the hub returns it."""
 
 import ast
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import pytest
 
 from proxy.stream.info import StreamInfo
+from tests import source
 
-PACKAGE = Path(__file__).parents[2] / "proxy"
 STATE = {"writer", "bypass", "originator", "fed_at"}
 """What others set of a stream, as it goes on: its writer, and what that does; and the client it is paced by."""
 
 
-def assigned(source: str) -> Iterator[tuple[str, str]]:
+def assigned(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
     """Yield (object, attribute) for each assignment to an attribute."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         for target in targets:
             for one in target.elts if isinstance(target, ast.Tuple) else [target]:
@@ -27,9 +26,9 @@ def set_elsewhere(kind: str) -> set[str]:
     """Return what is set outside the room of streams, of whatever bears that name."""
     return {
         attribute
-        for path in PACKAGE.rglob("*.py")
-        if path.parent.name not in ("stream", "tools")
-        for owner, attribute in assigned(path.read_text())
+        for path in source.trees()
+        if path.partition("/")[0] not in ("stream", "tools")
+        for owner, attribute in assigned(source.nodes(path))
         if owner == kind or owner.endswith(f".{kind}")
     }
 
@@ -53,7 +52,7 @@ def test_others_set_of_a_stream_only_what_changes_as_it_goes_on() -> None:
 )
 def test_assignments_are_found(line: str, found: list[tuple[str, str]]) -> None:
     """However they are spelt."""
-    assert list(assigned(line)) == found
+    assert list(assigned(ast.walk(ast.parse(line)))) == found
 
 
 def test_record_names_a_stream() -> None:

@@ -25,7 +25,8 @@ from proxy.stream.endings import (
 )
 from proxy.stream.info import StreamInfo
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import MODES, Json, Projection, Span, View, check_view
+from proxy.stream.projection import Projection, Span, View
+from proxy.stream.projections import MODES, Json, check_view
 from proxy.stream.transcript import Transcript
 from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone
 from tests.cuts import messages

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from proxy.dialects.plain import PLAIN
-from proxy.stream.background import BackgroundLoop
 from proxy.stream.endings import CANCELLED, CLIENT_GONE, COMPLETE, DRAINED
+from proxy.stream.faults import BackgroundLoop
 from proxy.stream.interfaces import Writer
 from proxy.stream.stream import Stream
 from proxy.upstream.broadcast import Broadcast

@@ -77,14 +77,13 @@ def test_meaning_follows_the_values(tables: dict[str, object], words: list[str])
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ('workers = 2\n[upstream]\nkey = "k"\n[auth]\nmode = "keys"\nkeys_file = "{}"\n', "auth.keys_file"),
         ("workers = 3\n[limits]\nstreams = 2\n", "limits.streams is 2"),
         ('[tls]\ncertificate = "{}/none.pem"\n', "none.pem"),
         ('[upstream]\nca_file = "{}/none.pem"\n', "none.pem"),
         ('[upstream]\nkey = "k"\n[auth]\nmode = "keys"\nkeys_file = "{}/none.json"\n', "none.json"),
         (f'[store]\nurl = "redis+sentinel://h"\nsecret = "{DIGEST}"\n', "HOST:PORT/NAME"),
     ],
-    ids=["keys-of-several", "limit-of-several", "certificate", "upstream-authority", "keys-file", "store"],
+    ids=["limit-of-several", "certificate", "upstream-authority", "keys-file", "store"],
 )
 def test_what_serve_would_refuse_is_not_valid(tmp_path: Path, text: str, named: str) -> None:
     """Also what only shows when the proxy is made: files, and limits that workers can't divide."""

@@ -136,12 +136,13 @@ def test_lines_are_those_of_logging() -> None:
     assert "ValueError: broken" in ours.getvalue()
 
 
-def test_log_that_nobody_reads_stops_nothing() -> None:
-    """Neither a closed pipe nor a closed file ends a stream."""
+def test_log_that_nobody_reads_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither a closed pipe nor a closed file raises where something is logged, or fills standard error instead."""
     closed = io.StringIO()
     closed.close()
     for stream in (Unread(), closed):
-        LogLines(stream).handle(record("x", logging.ERROR))
+        assert LogLines(stream).handle(record("x", logging.ERROR))
+    assert capsys.readouterr() == ("", "")
 
 
 def test_record_that_can_not_be_written_out_is_reported_as_loggings_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,6 @@ import signal
 import socket
 import struct
 import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -24,6 +23,7 @@ from tests.event_loops import GUARD_S, until
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped
 from tests.http_client import KEY
 from tests.proxy_under_test import Tee, begun, faked, teed
+from tests.spawned import spawned
 from tests.stage import Stage
 
 MINE = {"Authorization": f"Bearer {KEY}"}
@@ -376,26 +376,11 @@ def test_state_is_asked_for_where_the_stream_is(url: str, state: str) -> None:
 # The command
 
 
-@asynccontextmanager
-async def spawned(*arguments: str, **settings: str) -> AsyncIterator[Process]:
-    """Run the command in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMTEE_", "OPENAI_"))}
-    command = (sys.executable, "-m", "proxy.tools.cli", "tail", *arguments)
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=environment | settings)
-    try:
-        async with asyncio.timeout(GUARD_S):
-            yield process
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate()
-
-
 async def test_command_prints_as_it_comes_into_a_pipe_and_exits_with_0(tee: Tee, stage: Stage) -> None:
     """With the key of the environment, which is never printed."""
     answer, turn = await begun(tee, stage)
     arguments = ("--server", tee.proxy.url, answer.stream_id)
-    async with spawned(*arguments, STREAMTEE_TAIL_KEY=KEY) as process:
+    async with spawned("tail", *arguments, STREAMTEE_TAIL_KEY=KEY) as process:
         assert process.stdout is not None
         for word in (b"one ", "茶".encode()):
             turn.chunk(chunk_frame(word.decode()))
@@ -414,7 +399,7 @@ async def test_command_prints_text_once_that_the_upstream_repeats() -> None:
         text = document["output"]["choices"][0]["message"]["content"]
         assert len(text) > 20
         for after in ([], ["--after", "-1"], ["--mode", "text"]):
-            async with spawned("--key", KEY, "--server", tee.proxy.url, *after, answer.stream_id) as process:
+            async with spawned("tail", "--key", KEY, "--server", tee.proxy.url, *after, answer.stream_id) as process:
                 printed, said = await process.communicate()
                 assert (printed.decode(), said, process.returncode) == (text, b"", 0)
 
@@ -423,7 +408,7 @@ async def test_command_exits_with_1_when_the_stream_failed(tee: Tee, stage: Stag
     """And says why; here after the blocks of a mode, from a cursor on."""
     ident = await ended(tee, stage, *FRAMES[:3], broken=True)
     url = stream_url(tee.proxy.url, ident)
-    async with spawned("--mode", "events", "--after", "1", url, OPENAI_API_KEY=KEY) as process:
+    async with spawned("tail", "--mode", "events", "--after", "1", url, OPENAI_API_KEY=KEY) as process:
         printed, said = await process.communicate()
         assert printed.startswith(stamped(FRAMES[1] + FRAMES[2], ident[3:9], 2))
         assert printed.endswith(f"id: {ident[3:9]}-4\n\n".encode())
@@ -434,7 +419,7 @@ async def test_command_exits_with_1_when_the_stream_failed(tee: Tee, stage: Stag
 async def test_command_that_is_interrupted_exits_with_130(tee: Tee, stage: Stage) -> None:
     """Without a traceback."""
     answer, turn = await begun(tee, stage, frames=1)
-    async with spawned("--key", KEY, stream_url(tee.proxy.url, answer.stream_id)) as process:
+    async with spawned("tail", "--key", KEY, stream_url(tee.proxy.url, answer.stream_id)) as process:
         assert process.stdout is not None
         await process.stdout.readexactly(6)
         process.send_signal(signal.SIGINT)
@@ -447,7 +432,7 @@ async def test_command_that_is_interrupted_exits_with_130(tee: Tee, stage: Stage
 async def test_command_whose_reader_has_gone_ends_quietly(tee: Tee, stage: Stage) -> None:
     """As `| head` does; its connection is closed, too."""
     answer, turn = await begun(tee, stage, frames=1)
-    async with spawned("--key", KEY, stream_url(tee.proxy.url, answer.stream_id)) as process:
+    async with spawned("tail", "--key", KEY, stream_url(tee.proxy.url, answer.stream_id)) as process:
         assert process.stdout is not None
         await process.stdout.readexactly(6)
         transport: Any = process._transport  # type: ignore[attr-defined]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from proxy.dialects.plain import PLAIN
-from proxy.stream.background import BackgroundLoop
 from proxy.stream.endings import DRAINED
+from proxy.stream.faults import BackgroundLoop
 from proxy.stream.stream import Stream
 from proxy.upstream import broadcast
 from proxy.upstream.broadcast import Ask, Broadcast

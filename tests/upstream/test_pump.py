@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
+from proxy.dialects.dialect import Dialect
+from proxy.dialects.responses import RESPONSES
 from proxy.dialects.usage import Usage
 from proxy.stream.endings import COMPLETE
 from proxy.upstream.connection import Connection
@@ -21,7 +24,8 @@ from proxy.wire.http import chunk
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame
 from tests.fakes import FakeLoop, FakeSink
 from tests.http_client import Answer
-from tests.proxy_under_test import NATIVE, Tee, native_body
+from tests.proxy_under_test import CHAT as CHAT_PATH
+from tests.proxy_under_test import NATIVE, Tee, chat_body, native_body
 from tests.pumped import Upstream
 from tests.stage import EVENT_STREAM, Stage, Turn
 from tests.streams import new_stream
@@ -393,10 +397,121 @@ async def test_answer_is_known_after_some_silence_but_not_if_another_frame_comes
     assert upstream.stream.log.ending is None
 
 
+def _native_choice(text: str, index: int, reason: str = "stop") -> bytes:
+    """Return a native frame that ends a choice."""
+    return _NATIVE_LAST.replace(b"word", text.encode()).replace(
+        b'"stop"', b'"%b","index":%d' % (reason.encode(), index)
+    )
+
+
+_COUNTED = FINISH.replace(b"}\n\n", b',"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n')
+
+
+@pytest.mark.parametrize(
+    ("dialect", "choices", "frames"),
+    [
+        (DASHSCOPE, 2, [_native_choice("one", 0)]),
+        (DASHSCOPE, 1, [_native_choice("call", 0, "tool_calls")]),
+        (DASHSCOPE, 1, [_native_choice("one", 0) + _native_choice("two", 1)[:40]]),
+        (DASHSCOPE, 1, [_native_choice("one", 0), _native_choice("two", 1)[:40]]),
+        (CHAT, 1, [FRAME, _COUNTED]),
+    ],
+    ids=["a choice is missing", "a call", "half a frame", "half a frame later", "no final event"],
+)
+async def test_silence_says_nothing_while_something_is_missing(
+    dialect: Dialect, choices: int, frames: list[bytes]
+) -> None:
+    """Of a chat completion the final event, though usage and finish reason have come: a usage may follow."""
+    loop = FakeLoop()
+    upstream = Upstream(FakeSink(), loop=loop, dialect=dialect)
+    upstream.stream.reader.choices = choices
+    for frame in frames:
+        upstream.send_piece(frame)
+        loop.elapse(0.1)
+    loop.elapse(10)
+    assert upstream.stream.outcome is None
+    if dialect is DASHSCOPE:
+        assert upstream.pump.enough_after_s == 0.0
+
+
+async def test_comments_are_silence() -> None:
+    """A native answer is known, however often its upstream shows that it is alive."""
+    loop = FakeLoop()
+    upstream = Upstream(FakeSink(), loop=loop, dialect=DASHSCOPE)
+    upstream.send(_native_choice("one", 0) + b":ping\n\n")
+    for _ in range(3):
+        loop.elapse(0.1)
+        upstream.send_piece(b":ping\n\n")
+    assert upstream.stream.outcome is COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("dialect", "frame", "ends"),
+    [
+        (CHAT, ERROR, True),
+        (CHAT, b'data: {"code":500,"message":"inspected"}\n\n', True),
+        (DASHSCOPE, NATIVE_ERROR, True),
+        (RESPONSES, b'event: error\ndata: {"type":"error","code":"x","message":"inspected"}\n\n', True),
+        (CHAT, FRAME, False),
+        (CHAT, b"data: you are number 3 in the queue\n\n", False),
+    ],
+)
+async def test_silence_ends_a_stream_after_an_error_that_is_stated_as_one(
+    dialect: Dialect, frame: bytes, ends: bool
+) -> None:
+    """After other text more may come, which followers in mode raw are to get, though the stream has failed."""
+    upstream = Upstream(FakeSink(), dialect=dialect)
+    upstream.send(frame)
+    assert bool(upstream.pump.enough_after_s) is ends
+
+
+@pytest.mark.parametrize("ending", ["[DONE]", "finish reasons"])
+async def test_cancel_after_the_last_word_changes_no_ending(ending: str, tee: Tee, stage: Stage) -> None:
+    """A document said that the answer is complete, while a follower of the bytes beside it still waits."""
+    path, body = (CHAT_PATH, chat_body()) if ending == "[DONE]" else (NATIVE, native_body())
+    sse = "X-DashScope-SSE: enable"
+    client = await tee.send("POST", path, sse, body=body)
+    turn = await stage.next()
+    await turn.body()
+    turn.begin()
+    turn.chunk(FRAME if ending == "[DONE]" else NATIVE_FRAME)
+    raw = await client.answer()
+    document = await tee.send("GET", f"/v1/streams/{raw.stream_id}?mode=json&wait=5")
+    turn.chunk(FINISH + DONE if ending == "[DONE]" else _NATIVE_LAST)
+    told = await document.answer()
+    assert told.status == 200
+    cancelled = await tee.ask("POST", f"/v1/streams/{raw.stream_id}/cancel")
+    assert (await cancelled.json())["ending"]["reason"] == "complete"
+    await raw.read()
+    assert raw.end == "whole"
+    await turn.wait_left()
+
+
+async def test_usage_that_follows_a_document_counts(tee: Tee, stage: Stage) -> None:
+    """Though its client has left, which needs no more."""
+    client = await tee.send("POST", NATIVE, "X-DashScope-SSE: enable", "Stream-Mode: json", body=native_body())
+    turn = await stage.next()
+    await turn.body()
+    turn.begin()
+    await turn.pour(chunk(NATIVE_FRAME + _NATIVE_LAST))
+    answer = await client.answer()
+    await answer.read()
+    await client.leave()
+    turn.end(_NATIVE_LAST.replace(b'"output_tokens":2', b'"output_tokens":7'))
+    info = await tee.wait_ended(answer.stream_id)
+    assert info["ending"]["reason"] == "complete"
+    assert info["usage"]["completion"] == 7
+
+
 async def test_native_document_is_answered_while_the_upstream_stays_open(tee: Tee, stage: Stage) -> None:
     """The stream is complete when the client leaves with its answer."""
     client = await tee.send(
-        "POST", NATIVE, "X-DashScope-SSE: enable", "Stream-Mode: json", "On-Disconnect: cancel", body=native_body()
+        "POST",
+        NATIVE,
+        "X-DashScope-SSE: enable",
+        "Stream-Mode: json",
+        "Stream-On-Disconnect: cancel",
+        body=native_body(),
     )
     turn = await stage.next()
     await turn.body()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.http import HOP_BY_HOP, LAST_CHUNK, EndToEnd, Head, chunk, head, with_one_length
+from proxy.wire.http import HOP_BY_HOP, LAST_CHUNK, EndToEnd, Head, chunk, head, origin_form, with_one_length
 
 # RFC 9110 section 7.6.1 and what it refers to, written down again.
 ENDS_AT_A_HOP = [
@@ -157,3 +157,10 @@ def test_chunk_of_a_socket_read() -> None:
 def test_head_tells_whether_it_frames_its_body(status: int, headers: list[tuple[bytes, bytes]], framed: bool) -> None:
     """By a length, or by a status that has no body (RFC 9112 section 6.3)."""
     assert Head(status, b"", headers).framed == framed
+
+
+@pytest.mark.parametrize("target", ["x" * 1_000_000, "a.-+" * 250_000 + ":443", "//" + "x" * 1_000_000])
+def test_long_target_is_read_once(target: str) -> None:
+    """Not from each of its characters on, which takes minutes, and 8 s for the longest that a head may have."""
+    assert origin_form(target) == target
+    assert origin_form(f"http://x/{target}?http://y") == f"/{target}?http://y"

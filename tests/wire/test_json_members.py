@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.json_members import Members, members
+from proxy.wire.json_members import Members, members, pairs
 from proxy.wire.sse import BOM
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("\ud83d")
@@ -139,3 +139,15 @@ def test_text_of_a_member_is_as_it_was_written() -> None:
     found = members(b'{"a": [1.0,  2] ,"b":null}')
     assert found is not None
     assert (found.text("a"), found.text("b"), found.text("c")) == (b"[1.0,  2]", b"null", None)
+
+
+def test_object_with_very_many_members_is_not_read_for_seconds() -> None:
+    """90,000 of them take a second each time; no request has so many, and what can't be read goes on as it came."""
+    most = b'{"model":"m",' + b'"a":1,' * 4094 + b'"z":1}'
+    more = most.replace(b'"a":1,', b'"b":1,"a":1,', 1)
+    assert len(pairs(most) or ()) == 4096
+    assert pairs(more) is None
+    assert Members(most).put({"model": b'"n"'}) == most.replace(b'"m"', b'"n"')
+    assert Members(more).get("model") == "m"
+    assert Members(more).put({"model": b'"n"'}) is None
+    assert members(more[:-1]) is None

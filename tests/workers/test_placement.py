@@ -12,11 +12,12 @@ from websockets.asyncio.client import connect
 from proxy.tools.fake.qwen import FakeQwen
 from proxy.workers import handover
 from tests.event_loops import until
-from tests.event_streams import DONE, FINISH, chunk_frame
+from tests.event_streams import DONE, FINISH, chunk_frame, stamped
 from tests.http_client import Answer, request
 from tests.proxy_under_test import CHAT, RESPONSES, chat_body, response_body
 from tests.several_workers import Several, several
-from tests.stage import Stage
+from tests.shared_route import tick, ticks
+from tests.stage import Stage, staged
 from tests.websocket_client import MINE, rest
 
 ALL = (0, 1, 2)
@@ -332,6 +333,61 @@ async def test_response_that_was_given_by_another_worker_may_be_continued(fake: 
             assert other.status == 404
 
 
+@pytest.mark.parametrize("key", ["", "sk-coding"])
+async def test_response_is_continued_at_the_upstream_that_made_it(key: str, stage: Stage) -> None:
+    """Wherever the request lands, and whatever model it names; also by the id of an item."""
+    document = {"object": "response", "id": "made-there", "output": [{"id": "item-1", "type": "message"}]}
+    async with staged() as coding:
+        tables = {
+            "upstream": {"key": key},
+            "upstreams": {"coding": {"url": f"{coding.url}/v1", "key": key}},
+            "models": [{"name": "coder-*", "upstream": "coding"}],
+        }
+        async with several(stage.url, **tables) as three:
+            client = await three.send(0, "POST", RESPONSES, body=response_body(model="coder-1", stream=False))
+            made = await coding.next()
+            await made.body()
+            made.reply("200 OK", "Content-Type: application/json", body=json.dumps(document).encode())
+            await whole(await client.answer())
+            continuing = (
+                {"previous_response_id": "made-there"},
+                {"input": [{"type": "item_reference", "id": "item-1"}]},
+            )
+            for at in ALL:
+                for more in continuing:
+                    client = await three.send(
+                        at, "POST", RESPONSES, body=response_body(model="m", stream=False, **more)
+                    )
+                    turn = await coding.next()
+                    await turn.body()
+                    turn.reply("200 OK", "Content-Type: application/json", body=b"{}")
+                    assert (await client.answer()).status == 200
+            assert stage.idle
+
+
+async def test_response_of_a_worker_that_has_ended_may_be_continued(stage: Stage) -> None:
+    """The one that ends after a reload tells which ids its callers were given; another worker learns them."""
+    async with several(stage.url, upstream={"key": "sk-ours"}, drain_s=0.1, streams={"retain_s": 0}) as three:
+        client = await three.send(1, "POST", RESPONSES, body=response_body(stream=False))
+        turn = await stage.next()
+        await turn.body()
+        turn.reply("200 OK", "Content-Type: application/json", body=b'{"object":"response","id":"before"}')
+        await whole(await client.answer())
+        await reloaded(three)
+        for at in ALL:
+            await three.workers.pop(at).wait_over()
+        (told,) = [said for said in three.told[1].said if said["kind"] == "given"]
+        await three.workers[4].heed(json.loads(json.dumps(told)))
+        for at in (3, 4, 5):
+            client = await three.send(at, "POST", RESPONSES, body=response_body(previous_response_id="before"))
+            turn = await stage.next()
+            await turn.body()
+            turn.reply("200 OK", "Content-Type: application/json", body=b"{}")
+            assert (await client.answer()).status == 200
+        other = response_body(previous_response_id="before")
+        assert (await three.ask(3, "POST", RESPONSES, "Authorization: Bearer o", body=other)).status == 404
+
+
 async def test_text_that_is_no_unicode_is_nobodys(three: Several) -> None:
     """As an id or a key: it is asked for at the others, too."""
     for path in (f"{RESPONSES}/%ff", "/v1/keys/%ff%fe", "/v1/streams/%ff"):
@@ -440,6 +496,47 @@ async def test_idempotency_key_is_found_across_a_reload(three: Several, fake: Fa
             again = await three.chat(at, f"Idempotency-Key: {key}")
             assert (await whole(again), again.stream_id) == (said[key], before.stream_id)
     assert len(fake.requests) == 4
+
+
+@pytest.mark.parametrize("join", ["live", "window"])
+async def test_followers_of_a_shared_route_go_on_after_a_reload(join: str, stage: Stage) -> None:
+    """Each with the event after its last one, wherever it lands, though the new stream has other event ids.
+
+    The upstream is asked for what comes after the last event of the first that is back; a client that has had less than
+    that first one begins as a new one does: what it lacks is nowhere any more.
+    """
+    async with several(stage.url, routes=[{"path": "/events", "share": "url", "join": join}]) as three:
+        clients = [await three.send(at, "GET", "/events?a=1") for at in ALL]
+        turn = await stage.next()
+        turn.begin()
+        turn.chunk(ticks(1, 2))
+        answers = [await client.answer() for client in clients]
+        said = [await answer.until(b"-2\n\n") for answer in answers]
+        assert len(set(said)) == 1
+        await reloaded(three)
+        for answer in answers:
+            await answer.read()
+            assert answer.end == "whole"
+        epoch = answers[0].epoch
+        back = [await three.send(at, "GET", "/events?a=1", f"Last-Event-ID: {epoch}-2") for at in (3, 4, 5)]
+        turn = await stage.next()
+        assert turn.all("last-event-id") == [b"u2"]
+        turn.begin()
+        turn.chunk(ticks(3, 4))
+        again = [await client.answer() for client in back]
+        for answer in again:
+            assert await answer.until(b"-2\n\n") == stamped(ticks(3, 4), answer.epoch)
+        for at in (3, 4, 5):
+            late = await three.ask(at, "GET", "/events?a=1", f"Last-Event-ID: {epoch}-2")
+            assert late.header("stream-resumed-from") == f"{late.epoch}-0"
+            assert await late.until(b"-2\n\n") == stamped(ticks(3, 4), late.epoch)
+        turn.chunk(tick(5))
+        new = {"live": ticks(6), "window": ticks(3, 4, 5, 6)}[join]
+        await again[0].until(b"-3\n\n")
+        other = await three.ask(4, "GET", "/events?a=1", f"Last-Event-ID: {epoch}-1")
+        turn.chunk(tick(6))
+        assert await other.until(b"-4\n\n") == stamped(new, other.epoch, 4 if join == "live" else 1)
+        assert len(stage.turns) == 2
 
 
 async def test_idle_connection_goes_to_a_new_worker_when_the_old_one_ends(three: Several, fake: FakeQwen) -> None:

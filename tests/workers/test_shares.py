@@ -1,7 +1,5 @@
 """The shares of a limit: never more together than what is configured, and never none."""
 
-from pathlib import Path
-
 import pytest
 
 from proxy.server.config import Config
@@ -55,17 +53,3 @@ def test_limit_that_is_too_low_is_named(tables: dict[str, object], named: str) -
     """A worker without a share could serve nobody."""
     with pytest.raises(ValueError, match=f"{named}, which can't be divided among 3 workers"):
         shares(3, **tables)
-
-
-@pytest.mark.parametrize("key", ["auth.keys_file", "tls.client_ca"])
-def test_what_only_one_process_can_do_is_named(key: str, tmp_path: Path) -> None:
-    """What callers have used, and who they are by a certificate, is known in one process."""
-    tables: dict[str, dict[str, object]] = {
-        "auth.keys_file": {
-            "auth": {"mode": "keys", "keys_file": str(tmp_path / "keys")},
-            "upstream": {"url": URL, "key": "sk-ours"},
-        },
-        "tls.client_ca": {"tls": {"certificate": "server.pem", "client_ca": "ca.pem"}},
-    }
-    with pytest.raises(ValueError, match=f"{key} goes with one worker, and there are 3"):
-        shares(3, **tables[key])

@@ -5,98 +5,24 @@ import json
 import os
 import re
 import signal
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from tests.event_loops import on_one_loop, until
 from tests.event_streams import DONE, FINISH, chunk_frame
-from tests.http_client import Answer, Client, request
+from tests.http_client import Client, request
 from tests.proxy_under_test import CHAT, chat_body
 from tests.spawned import FREE, answered, serving_at, spawned
-from tests.stage import Stage, Turn
+from tests.stage import Stage
+from tests.supervised import GUARD_S, TOKEN, Served, begun, finish, served, worker_of
 
 pytestmark = on_one_loop
-GUARD_S = 45  # four processes begin, on a machine that does other things
-TOKEN = "a-token-of-the-admin-port"
-UP = re.compile(rb'^streamtee_worker_up\{worker="(\d+)"\} 1', re.MULTILINE)
-
-
-class Served:
-    """A running server of three workers."""
-
-    def __init__(self, process: Process, url: str, admin_url: str) -> None:
-        self.process = process
-        self.url = url
-        self.admin_url = admin_url
-
-    async def admin(self, path: str) -> tuple[int, bytes]:
-        return await answered(self.admin_url, request("GET", path, f"Authorization: Bearer {TOKEN}"))
-
-    async def up(self) -> list[int]:
-        """Return the numbers of the workers that answer."""
-        return [int(number) for number in UP.findall((await self.admin("/metrics"))[1])]
-
-    async def wait_up(self, *numbers: int) -> None:
-        """Wait until these workers answer, and no others."""
-        while await self.up() != list(numbers):
-            pass
-
-    async def pid_of(self, number: int) -> int:
-        """Return the process of a worker: it says so in the metrics."""
-        page = (await self.admin("/metrics"))[1].decode()
-        found = re.search(rf'^streamtee_worker_process\{{worker="{number}"\}} (\S+)', page, re.MULTILINE)
-        assert found is not None
-        return int(float(found[1]))
-
-    async def send(self, *headers: str, **more: Any) -> Client:
-        client = await Client.connect(self.url)
-        client.send(request("POST", CHAT, *headers, body=chat_body(**more)), method="POST")
-        return client
-
-    async def logged(self, words: str) -> str:
-        """Read the log until a line has these words; return the line."""
-        assert self.process.stderr is not None
-        while words not in (said := (await self.process.stderr.readline()).decode()):
-            assert said, f"the log ended without {words!r}"
-        return said
-
-
-@asynccontextmanager
-async def served(url: str, *arguments: str, **settings: str) -> AsyncIterator[Served]:
-    more = {"STREAMTEE_ADMIN_TOKEN": TOKEN, **settings} | ({"STREAMTEE_UPSTREAM__URL": url} if url else {})
-    async with spawned("serve", "--workers", "3", *arguments, guard_s=GUARD_S, **FREE, **more) as process:
-        yield Served(process, *await serving_at(process))
 
 
 def is_alive(pid: int) -> bool:
     """Return whether there is a process of this number."""
     return Path(f"/proc/{pid}").exists()
-
-
-def worker_of(answer: Answer) -> int:
-    return "abcdefghijklmnop".index(answer.stream_id[-1])
-
-
-async def begun(one: Served, stage: Stage, *headers: str) -> tuple[Answer, Turn]:
-    """Begin a stream that has said one word."""
-    client = await one.send(*headers)
-    turn = await stage.next()
-    await turn.body()
-    turn.begin()
-    turn.chunk(chunk_frame("first"))
-    answer = await client.answer()
-    await answer.until(b"first")
-    return answer, turn
-
-
-def finish(turn: Turn) -> None:
-    for frame in (chunk_frame("last"), FINISH, DONE):
-        turn.chunk(frame)
-    turn.end()
 
 
 async def test_killed_worker_is_replaced_and_only_its_clients_are_cut(stage: Stage) -> None:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from proxy.dialects.documents.delta import channel as common
-from proxy.dialects.documents.delta import index_of, record
+from proxy.dialects.documents.delta import index_of, record, records
 from proxy.dialects.documents.increment import Channel, Increment, Kind, Statement
 from proxy.wire import json_text
 from proxy.wire.sse import fields, payload
@@ -33,6 +33,8 @@ _RETOLD = {  # channels, and in which ones chunks tell them
     (_CALL, "id"): ("tool_calls", "id"),
     (_CALL, "name"): ("tool_calls", "name"),
 }
+_WHOLE = ("text", "thinking")
+"""The fields of blocks that have text."""
 _NOT_OF_MESSAGES = ("type", "delta", "usage")  # members of message_delta that are no members of the message
 _BLANK: dict[str, Any] = {"type": "message", "role": "assistant"}
 
@@ -112,7 +114,11 @@ class MessageAssembler:
         return json_text.written({**(self._message or _BLANK), "content": content})
 
     def _stated(self, kind: str, event: dict[str, Any]) -> list[tuple[Channel, str]]:
-        """Return what an event says of a call beside deltas: its id and name, its input where that came whole."""
+        """Return what an event says beside deltas: of a call its id and name, its input, and texts that came whole."""
+        if kind == START and not self._blocks:  # nor has it any, as a rule
+            self._blocks = dict(enumerate(map(dict, records(self._message.get("content")))))
+            known = self._blocks.items()
+            return [(_channel(index, key), block[key]) for index, block in known for key in _WHOLE if _says(block, key)]
         if kind == BLOCK and (block := _object(event, "content_block")).get("type") == _CALL:
             index = _index(event)
             found = [(Channel(index, _CALL, -1, key, Kind.LABEL), block.get(key)) for key in ("id", "name")]
@@ -186,10 +192,15 @@ def _increment(kind: str, event: dict[str, Any]) -> BlockIncrement | None:
         return BlockIncrement(event, delta, key)
     if kind == BLOCK:
         block = _object(event, "content_block")
-        for key in ("text", "thinking"):
-            if block.get(key) and isinstance(block[key], str):
+        for key in _WHOLE:
+            if _says(block, key):
                 return BlockIncrement(event, block, key, alone=True)
     return None
+
+
+def _says(block: dict[str, Any], key: str) -> bool:
+    """Return whether a block has a text under a key."""
+    return bool(block.get(key)) and isinstance(block[key], str)
 
 
 def _object(event: dict[str, Any], name: str) -> dict[str, Any]:

@@ -226,13 +226,16 @@ class ChoiceAssembler:
             _renumber(deltas, numbers)
 
     def _note_envelope(self, increment: ChoiceIncrement) -> None:
-        """Record the fields of a document besides its choices."""
+        """Record the fields of a document besides its choices.
+
+        The first id, model and time are kept, as OpenAI's clients do: some services send the usage with others.
+        """
         self._alike = increment.alike
         known = self._envelope
         for key, value in self._documents.envelope(increment.document).items():
             if isinstance(value, dict) and isinstance(known.get(key), dict):
                 known[key] = known[key] | {field: given for field, given in value.items() if says_anything(given)}
-            elif says_anything(value) or key not in known:
+            elif not known.get(key) or (says_anything(value) and isinstance(value, dict | list)):
                 known[key] = value
 
     def _note(self, increment: ChoiceIncrement) -> None:

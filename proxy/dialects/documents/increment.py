@@ -71,7 +71,7 @@ class Statement:
     def __init__(self, data: bytes, texts: list[tuple[Channel, str]]) -> None:
         self._data = data
         self.texts = texts
-        self.parts: tuple[int, ...] = (texts[0][0].part,)
+        self.parts: tuple[int, ...] = tuple(dict.fromkeys(channel.part for channel, _ in texts))
         self.alike: Any = None
         self.alone = True
         self.altered = self.whole = False

@@ -21,6 +21,8 @@ _VARIES = frozenset(["sequence_number", "delta", "obfuscation"])  # differ in ev
 _PLACES = ("content_index", "summary_index")
 _OPENS_JSON = (b"{", BOM + b"{")
 _ADDED, _DONE = "response.output_item.added", "response.output_item.done"
+_TEXT_DONE = "response.output_text.done"
+_ENDED = ("response.completed", "response.incomplete", "response.done")
 _CALLS = {  # of tools that the client runs, by type of item: the channel of their text, and its key in the item
     "function_call": ("function_call_arguments", "arguments"),
     "custom_tool_call": ("custom_tool_call_input", "input"),
@@ -68,7 +70,7 @@ class ResponseAssembler:
     def __init__(self) -> None:
         self.unread = 0
         self._snapshot: bytes | None = None  # the data of the last event with a response
-        self._told: set[tuple[int, int]] = set()  # texts of items of which deltas have come
+        self._told: set[int] = set()  # items of which texts have come
         self._named: set[int] = set()  # items whose names have come
         self._statements: dict[int, list[tuple[Channel, str]]] = {}  # by frame: what it says of an item beside deltas
 
@@ -83,8 +85,9 @@ class ResponseAssembler:
             self._snapshot = data
         increment = _delta(data or b"", event)
         if increment is not None:
-            (channel, _), *_ = increment.texts
-            self._told.add((channel.part, channel.place))
+            (channel, text), *_ = increment.texts
+            if text:
+                self._told.add(channel.part)
         elif statement := self._stated(event):
             self._statements[seq] = statement
             return Statement(data or b"", statement)
@@ -107,19 +110,30 @@ class ResponseAssembler:
         return response
 
     def _stated(self, event: dict[str, Any]) -> list[tuple[Channel, str]]:
-        """Return what the event of an item says that no delta does: the name of a call, and texts that come whole."""
+        """Return what an event says that no delta does: the name of a call, and texts that come whole."""
         kind = event.get("type")
-        if kind not in (_ADDED, _DONE):
-            return []
-        part, names = _part(event), _names(event)
-        texts = _texts(event) if kind == _DONE else []
-        if any((channel.part, channel.place) in self._told for channel, _ in texts):
-            texts = []
-        if part in self._named:
-            names = []
-        elif names:
+        if kind in (_ADDED, _DONE):
+            return self._of_item(record(event.get("item")), _part(event), ended=kind == _DONE)
+        if kind == _TEXT_DONE:
+            return self._untold([(Channel(_part(event), _ANSWER, 0), event.get("text"))])
+        if kind in _ENDED and not self._told and not self._named:  # it says all, and nothing was said before
+            items = enumerate(records(record(event.get("response")).get("output")))
+            return [said for part, item in items for said in self._of_item(item, part, ended=True)]
+        return []
+
+    def _of_item(self, item: dict[str, Any], part: int, *, ended: bool) -> list[tuple[Channel, str]]:
+        names = [] if part in self._named else _names(item, part)
+        if names:
             self._named.add(part)
-        return [*names, *texts]
+        return [*names, *self._untold(_texts(item, part))] if ended else names
+
+    def _untold(self, texts: list[tuple[Channel, Any]]) -> list[tuple[Channel, str]]:
+        """Return the texts of a part, unless some of them were told before; from now on, they are."""
+        said = [(channel, text) for channel, text in texts if isinstance(text, str) and text]
+        if any(channel.part in self._told for channel, _ in said):
+            return []
+        self._told.update(channel.part for channel, _ in said)
+        return said
 
 
 class ResponseDocuments:
@@ -163,9 +177,8 @@ def _delta(data: bytes, event: dict[str, Any]) -> ResponseIncrement | None:
     return ResponseIncrement(event, [(Channel(_part(event), name, place), text)], alone=alone)
 
 
-def _names(event: dict[str, Any]) -> list[tuple[Channel, str]]:
+def _names(item: dict[str, Any], part: int) -> list[tuple[Channel, str]]:
     """Return the id and the name of an item that is a call of a tool of the client's."""
-    item, part = record(event.get("item")), _part(event)
     kind = item.get("type")
     if kind not in _CALLS:
         return []
@@ -173,9 +186,8 @@ def _names(event: dict[str, Any]) -> list[tuple[Channel, str]]:
     return [(Channel(part, kind, -1, key, Kind.LABEL), text) for key, text in found.items() if isinstance(text, str)]
 
 
-def _texts(event: dict[str, Any]) -> list[tuple[Channel, str]]:
+def _texts(item: dict[str, Any], part: int) -> list[tuple[Channel, Any]]:
     """Return the texts of a finished message, or that of a finished call."""
-    item, part = record(event.get("item")), _part(event)
     name, key = _CALLS.get(str(item.get("type")), ("", ""))
     if name and isinstance(text := item.get(key), str) and text:
         return [(Channel(part, name, 0), text)]

@@ -7,10 +7,10 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from proxy.access.admission import BY_KEY_ALONE
 from proxy.access.callers import Caller
+from proxy.access.certificates import SUBJECT
 from proxy.access.operators import OperatorAccess, bearer
-from proxy.server.identification import Serve
+from proxy.server.callers.identification import Serve
 from proxy.wire.errors import BadRequest
 
 PREFIX = "/admin/try"
@@ -33,7 +33,7 @@ class FormRequests:
             cloned = request.clone(rel_url=target, headers=headers)
         except UnicodeEncodeError:
             raise BadRequest("a header, such as the key, has characters that are not UTF-8") from None
-        cloned[BY_KEY_ALONE] = True  # an operator's certificate is for this port
+        cloned[SUBJECT] = ""  # an operator's certificate is for this port
         return await self._serve(cloned)
 
 

@@ -141,9 +141,9 @@ def answer_list(streams: Iterable[tuple[float, dict[str, Any]]]) -> web.Response
 
 
 def stop(stream: Stream) -> None:
-    """Cancel a stream, if it runs."""
+    """Cancel a stream, if it runs; one whose answer has ended keeps that ending, which documents told already."""
     if stream.writer is not None:
-        stream.writer.stop(CANCELLED)
+        stream.writer.stop(stream.outcome or CANCELLED)
 
 
 async def read_terms(request: web.BaseRequest, ttl_s: int) -> tuple[tuple[str, ...], int]:

@@ -11,7 +11,8 @@ from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.capabilities import READ
 from proxy.downstream.response import Downstream
-from proxy.downstream.websocket import CLOSING_S, WebSocket, chosen_protocol
+from proxy.downstream.switched import CLOSING_S
+from proxy.downstream.websocket import WebSocket, chosen_protocol
 from proxy.server.configuration.settings import StreamsConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, DocumentSink, read_up, wait_for_document
@@ -22,7 +23,8 @@ from proxy.stream.envelopes import closing
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import FrameLog
-from proxy.stream.projections import EVENT_STREAM, MODES, View, check_view
+from proxy.stream.projection import EVENT_STREAM, View
+from proxy.stream.projections import MODES, check_view
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics
@@ -62,7 +64,7 @@ class Follow:
     async def stream(self, request: web.BaseRequest, stream: Stream, until: float = math.inf) -> web.StreamResponse:
         """Deliver a stream that the client may read, at most until a time in monotonic seconds."""
         follow = read_follow_request(request, self._config)._replace(until=until)
-        self._admission.admit_view((stream,), follow.view.mode)
+        await self._admission.admit_view((stream,), follow.view.mode)
         if follow.cursor.epoch not in (None, stream.epoch):
             raise OtherEpoch(f"the cursor is of epoch {follow.cursor.epoch!r}, this stream's is {stream.epoch!r}")
         return await self._attach(request, stream, follow)
@@ -75,8 +77,8 @@ class Follow:
     async def by_key(self, request: web.BaseRequest, caller: Caller, key: str) -> web.StreamResponse:
         """GET /v1/keys/{key}/stream: the newest stream under the key; with `wait`, the next one if there is none."""
         follow = read_follow_request(request, self._config)
+        await self._admission.admit_caller(caller, follow.view.mode)
         stream = self._hub.find_key(key, caller.digest)
-        self._admission.admit_caller(caller, follow.view.mode)
         if stream is not None:
             if follow.cursor.epoch not in (None, stream.epoch):
                 follow = follow._replace(cursor=Cursor())  # the cursor is of an older stream: begin at the start
@@ -102,7 +104,7 @@ class Follow:
         over = follow.cursor.given and log.ending is not None and _nothing_after(stream, follow.view, offset, skip)
         if over and not follow.view.websocket:  # a WebSocket is opened, and closed with the code of the ending
             return web.Response(status=204, headers={"Stream-Id": stream.id})
-        self._admission.admit_follower(stream)
+        await self._admission.admit_follower(stream)
         headers = [(b"Stream-Id", stream.id.encode())]
         if follow.view.mode == "raw":
             headers.append((b"Stream-Offset", b"%d" % (stream.log.position(offset) + skip)))
@@ -151,7 +153,7 @@ class Follow:
     ) -> web.StreamResponse:
         """Send a kept response that is not an event stream, unchanged and from its start, whatever the mode."""
         _start(stream, follow._replace(cursor=Cursor()))
-        self._admission.admit_follower(stream)
+        await self._admission.admit_follower(stream)
         self._metrics.replayed["raw"] += stream.log.end_bytes
         downstream = begin_answer(request, head, [(b"Stream-Id", stream.id.encode())])
         return await deliver(self._hub, downstream, Subscription(stream, View("raw"), downstream, 0), follow.until)
@@ -163,7 +165,7 @@ class Follow:
 
         If none does, the response ends properly, so that an EventSource asks again; in mode raw it breaks off.
         """
-        self._admission.admit_follower()
+        await self._admission.admit_follower()
         downstream = self.begin(request, follow, [])
         downstream.flush()
         heartbeat_s = follow.heartbeat_s if follow.view.websocket or MODES[follow.view.mode].heartbeat else 0
@@ -174,7 +176,7 @@ class Follow:
             await downstream.finished()
             return downstream.response
         try:
-            self._admission.admit_follower(stream)
+            await self._admission.admit_follower(stream)
             check_view(follow.view, stream.dialect)
         except (Overloaded, RateLimited) as error:
             return await _end(downstream, stream, follow.view, ending_of(error))
@@ -193,7 +195,7 @@ class Follow:
         For modes that send only the answer, in which a response that begins and ends without a stream would be an empty
         one. Raises: UnknownStream, when the time is up.
         """
-        self._admission.admit_follower()
+        await self._admission.admit_follower()
         began_at = time.monotonic()
         stream = await self._wait_begun(caller, key, DocumentSink(), follow.wait_s, 0)
         if stream is None:

@@ -18,16 +18,16 @@ from proxy.downstream.websocket import WebSocket
 from proxy.server.configuration.settings import StreamsConfig
 from proxy.server.delivery import refusal
 from proxy.server.following.follow import Follow, check_held
-from proxy.server.following.request import FollowRequest, last_event_id, read_follow_request
+from proxy.server.following.request import FollowRequest, cursors_by_epoch, read_follow_request
 from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, OF_FOLLOWERS, Ending
 from proxy.stream.envelopes import closing
 from proxy.stream.hub import Hub
-from proxy.stream.projections import EVENT_STREAM, MODES, View
+from proxy.stream.projection import EVENT_STREAM, View
+from proxy.stream.projections import MODES
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics
 from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone, OtherEpoch, UnknownStream
-from proxy.wire.event_id import read_event_id
 
 MOST_STREAMS = 32  # on one connection: the id of each event has the cursors of all
 _NOWHERE = -1  # the cursor of a stream of which the client has had nothing
@@ -65,10 +65,10 @@ class FollowMany:
         follow = read_follow_request(request, self._config, takes_cursor=False)
         follow = follow._replace(view=_labelled(follow.view))
         followed = self._find(request, caller)
-        self._admission.admit_follower(followers=len(followed))
-        self._admission.admit_view([one.stream for one in followed], follow.view.mode)
+        await self._admission.admit_follower(followers=len(followed))
+        await self._admission.admit_view([one.stream for one in followed], follow.view.mode)
         for one in followed:
-            self._check(one, follow.view)
+            await self._check(one, follow.view)
         if all(one.is_over for one in followed) and not follow.accept:
             return web.Response(status=204)
         return await self._deliver(request, follow, followed)
@@ -86,7 +86,7 @@ class FollowMany:
         for key in keys:
             stream = self._find_key(caller, key)
             found.setdefault(stream.id, (stream, math.inf))
-        cursors = _cursors(request)
+        cursors = cursors_by_epoch(request)
         epochs = {stream.epoch for stream, _ in found.values()}
         if len(epochs) < len(found):
             raise BadRequest("the event ids of two of these streams begin alike; follow one of them on its own")
@@ -101,7 +101,7 @@ class FollowMany:
             raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}")
         return stream
 
-    def _check(self, one: Followed, view: View) -> None:
+    async def _check(self, one: Followed, view: View) -> None:
         """Check that a stream can be followed so. Raises: OffsetGone, OffsetBeyond, BadRequest, Overloaded."""
         stream = one.stream
         if stream.kept_head is not None or one.is_over:
@@ -113,7 +113,7 @@ class FollowMany:
             raise OffsetGone(f"stream {stream.id}: {error.message}", error.earliest) from None
         except (OffsetBeyond, BadRequest) as error:
             raise type(error)(f"stream {stream.id}: {error.message}") from None
-        self._admission.admit_follower(stream)
+        await self._admission.admit_follower(stream)
 
     async def _deliver(
         self, request: web.BaseRequest, follow: FollowRequest, followed: list[Followed]
@@ -158,22 +158,6 @@ def _labelled(view: View) -> View:
             f"streams that share a connection are in a mode of events: {', '.join(listed)}; not {view.mode}"
         )
     return view._replace(websocket=False, labelled=True)
-
-
-def _cursors(request: web.BaseRequest) -> dict[str, int] | str:
-    """Return the cursors of a request by epoch; or `now` or `-1`, for all streams. Raises: BadRequest."""
-    text = last_event_id(request) or request.query.get("after", "")
-    if text in ("now", "-1"):
-        return text
-    cursors = {}
-    for part in text.split(",") if text else ():
-        event_id = read_event_id(part)
-        if event_id is None:
-            raise BadRequest(
-                f"cursor {part[:60]!r} is no event id; the last id of the connection is one or more, with commas"
-            )
-        cursors[event_id.epoch] = event_id.seq
-    return cursors
 
 
 def _seq(stream: Stream, cursors: dict[str, int] | str) -> int:

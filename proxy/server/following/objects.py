@@ -102,14 +102,20 @@ class ObjectRequests:
     def knows(self, caller: bytes, ident: str) -> bool:
         """Return whether a caller's response of this id runs, is kept or was deleted here, or was given to the caller.
 
-        Or one with an item of this id.
-
-        Asked where several workers serve one machine.
+        Or one with an item of this id. Asked where several workers serve one machine.
         """
-        if (caller, ident) in self._deleted or (self._given is not None and self._given.has(caller, ident)):
-            return True
+        return (caller, ident) in self._deleted or self.made_by(caller, ident) is not None
+
+    def made_by(self, caller: bytes, ident: str) -> str | None:
+        """Return the upstream that made a caller's response, or an item of it; "" if that is not known yet.
+
+        None, if nothing of this id was made here.
+        """
+        if self._given is not None and (made_by := self._given.made_by(caller, ident)) is not None:
+            return made_by
         mine = (one for one in self._hub if one.info.caller == caller and one.dialect.objects is not None)
-        return any(find_response((stream,), caller, stream.dialect, ident, or_item=True) for stream in mine)
+        found = (one.upstream for one in mine if find_response((one,), caller, one.dialect, ident, or_item=True))
+        return next(found, None)
 
     async def _stop(self, stream: Stream) -> None:
         """Cancel a stream, if it runs, and wait until it has ended."""

@@ -11,7 +11,8 @@ from proxy.downstream.response import EXTRA
 from proxy.downstream.websocket import handshake
 from proxy.server.configuration.settings import StreamsConfig
 from proxy.stream.envelopes import NOT_IN_EVENTS
-from proxy.stream.projections import MODES, View, view_of
+from proxy.stream.projection import View
+from proxy.stream.projections import MODES, view_of
 from proxy.wire.errors import BadRequest, OriginNotAllowed
 from proxy.wire.event_id import read_event_id
 
@@ -91,6 +92,22 @@ def cursor(request: web.BaseRequest, mode: str) -> Cursor:
     if event_id is None:
         raise BadRequest(f"cursor {text[:60]!r} is not an event id, a number, -1 or now")
     return Cursor(seq=event_id.seq, epoch=event_id.epoch)
+
+
+def cursors_by_epoch(request: web.BaseRequest) -> dict[str, int] | str:
+    """Return the cursors of a request for several streams; or `now` or `-1`, for all streams. Raises: BadRequest."""
+    text = last_event_id(request) or request.query.get("after", "")
+    if text in ("now", "-1"):
+        return text
+    cursors = {}
+    for part in text.split(",") if text else ():
+        event_id = read_event_id(part)
+        if event_id is None:
+            raise BadRequest(
+                f"cursor {part[:60]!r} is no event id; the last id of the connection is one or more, with commas"
+            )
+        cursors[event_id.epoch] = event_id.seq
+    return cursors
 
 
 def last_event_id(request: web.BaseRequest) -> str:

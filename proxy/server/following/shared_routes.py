@@ -23,12 +23,12 @@ from proxy.server.following.follow import check_held
 from proxy.server.generations.shared_calls import Call, Calls, Identity, by_url
 from proxy.server.headers import NOT_SHARED
 from proxy.server.placement import Placement, call_name
-from proxy.stream.background import BackgroundLoop
 from proxy.stream.endings import DRAINED
+from proxy.stream.faults import BackgroundLoop
 from proxy.stream.hub import ANYONE, Hub
 from proxy.stream.info import StreamInfo
 from proxy.stream.ledger import NAMES
-from proxy.stream.projections import View
+from proxy.stream.projection import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
@@ -40,7 +40,8 @@ from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.errors import Garbled, UnknownMode
 from proxy.wire.event_id import EventId, read_event_id
 from proxy.wire.http import EndToEnd, Head, Headers
-from proxy.wire.reconnection import Reconnection
+from proxy.wire.reconnection import Reconnection, sets_id
+from proxy.wire.sse import fields
 
 MODES = ("events", "raw")
 _NAME_BYTES = 1000  # of memory that a URL takes beside its own length: in two tables, by its digest
@@ -88,7 +89,7 @@ class EventRoute:
         mode = request.headers.get("Stream-Mode", "events")
         if mode not in MODES:
             raise UnknownMode(f"Stream-Mode {mode!r} is not one of: {', '.join(MODES)}")
-        self._admission.admit_follower()
+        await self._admission.admit_follower()
         target = self._route.target(follow_request.without_last_event_id(request.raw_path))
         body = await read_body(request, self._limits.body_bytes)
         content_type = request.headers.get("Content-Type", "") if body else ""
@@ -98,11 +99,11 @@ class EventRoute:
             elsewhere = await self._placement.of_generation(request, ANYONE, None, name, held=held)
             if elsewhere is not None:
                 return elsewhere
-        call = self._calls.find(identity)
         last_event_id = follow_request.last_event_id(request)
+        had = await self._had(identity, last_event_id)
+        call = self._calls.find(identity)
         if call is None:
-            shared = _SharedRequest(request.method, target, content_type, body)
-            call = self._call(identity, shared, self._before(identity, last_event_id))
+            call = self._call(identity, _SharedRequest(request.method, target, content_type, body), had)
         joins = call.opening.done()
         place = self._hub.reserve(followers=1)
         try:
@@ -114,7 +115,7 @@ class EventRoute:
             return await self._send_kept(request, stream, stream.kept_head)
         offset = stream.log.start
         if joins:
-            offset = self._offset(stream, last_event_id)
+            offset = self._offset(call, last_event_id, had)
             self._metrics.replayed[mode] += stream.log.end_bytes - stream.log.position(offset)
         return await self._follow(request, stream, _SHARED.of(head.headers), mode, offset)
 
@@ -170,41 +171,43 @@ class EventRoute:
         )
         return await self._open_exchange(upstream_request)
 
-    def _before(self, identity: Identity, last_event_id: str) -> bytes:
-        """Return the id with which to resume upstream: the upstream's id of the last event that a client received.
+    # For all clients
 
-        The client sends our event id, of a stream that has ended by now; an id in another form is the upstream's own,
-        received before this proxy was there.
+    async def _had(self, identity: Identity, last_event_id: str) -> bytes:
+        """Return the upstream's id of the last event that a client received; b"" if it is not known, or not needed.
+
+        The client sends our event id, of a stream that has ended by now, perhaps in another worker; an id in another
+        form is the upstream's own, received before this proxy was there.
         """
         last = read_event_id(last_event_id)
         if last is None:
             return last_event_id.encode("utf-8", "surrogateescape")
-        stream = self._calls.before(identity)
-        if stream is None or last.epoch != stream.epoch:
+        call = self._calls.find(identity)
+        if call is not None and last.epoch == call.stream.epoch:
             return b""
-        log = stream.log
-        had = Reconnection(0)
-        had.note(log.span(log.start, max(log.start, min(last.seq, log.end))))
-        return had.last_event_id
+        had = last_id_before(self._calls, identity, last)
+        if had is None and self._placement is not None:
+            had = await self._placement.last_id_before(identity.name, last)
+        return had or b""
 
-    # For all clients
-
-    def _offset(self, stream: Stream, last_event_id: str) -> int:
-        """Return the offset at which a client begins; an event id of another stream is ignored.
+    def _offset(self, call: Call, last_event_id: str, had: bytes) -> int:
+        """Return the offset at which a client begins; an event id of another stream counts if that was of this URL.
 
         Raises: OffsetGone below the frames that are held, OffsetBeyond above them.
         """
-        log = stream.log
+        log = call.stream.log
         last = read_event_id(last_event_id)
-        if last is None or last.epoch != stream.epoch:
-            return log.end if self._settings.join == "live" else log.start
+        if last is None or last.epoch != call.stream.epoch:
+            offset = None if last is None else _offset_after(call, had)
+            usual = log.end if self._settings.join == "live" else log.start
+            return usual if offset is None else offset
         check_held(log, last.seq)
         return last.seq
 
     async def _follow(
         self, request: web.BaseRequest, stream: Stream, upstream: Headers, mode: str, offset: int
     ) -> web.StreamResponse:
-        self._admission.admit_follower(stream)
+        await self._admission.admit_follower(stream)
         ident = stream.id.encode()
         headers = [*upstream, *CACHING, (b"Stream-Id", ident), (b"Stream-Mode", mode.encode())]
         headers.append((b"Content-Location", b"/v1/streams/" + ident))
@@ -226,6 +229,29 @@ class EventRoute:
         if stream.originator is None:
             stream.originator = subscription
         return await deliver(self._hub, downstream, subscription)
+
+
+def last_id_before(calls: Calls, identity: Identity, last: EventId) -> bytes | None:
+    """Return the upstream's id of the last event up to `last`; None, if that is not of this URL's last stream here."""
+    stream = calls.before(identity)
+    if stream is None or last.epoch != stream.epoch:
+        return None
+    log = stream.log
+    had = Reconnection(0)
+    had.note(log.span(log.start, max(log.start, min(last.seq, log.end))))
+    return had.last_event_id
+
+
+def _offset_after(call: Call, had: bytes) -> int | None:
+    """Return the offset after the event with an id of the upstream's; None, if it is not held."""
+    log, writer = call.stream.log, call.writer
+    if not had:
+        return None
+    for offset in range(log.end, log.start, -1):
+        (frame,) = log.span(offset - 1, offset)
+        if sets_id(frame) and fields(frame).id == had:
+            return offset
+    return 0 if log.start == 0 and isinstance(writer, Broadcast) and writer.resumed_from == had else None
 
 
 async def _is_stream(exchange: Exchange) -> bool:

@@ -30,7 +30,7 @@ from proxy.server.response_object import answer_object
 from proxy.stream.endings import CLIENT_GONE, DRAINED
 from proxy.stream.hub import Hub, Places
 from proxy.stream.ledger import BODIES
-from proxy.stream.projections import EVENT_STREAM
+from proxy.stream.projection import EVENT_STREAM
 from proxy.stream.stream import Stream
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.exchange import Exchange

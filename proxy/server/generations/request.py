@@ -14,7 +14,7 @@ from proxy.access.account import Account
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.client_addresses import ClientAddresses
-from proxy.access.response_ids import GivenIds
+from proxy.access.response_ids import LONGEST, GivenIds
 from proxy.dialects.dialect import Objects
 from proxy.dialects.failure import asks_for_stream
 from proxy.dialects.route import Route
@@ -30,14 +30,15 @@ from proxy.server.models import Models
 from proxy.server.pass_through import Forward
 from proxy.server.placement import Placement
 from proxy.stream.info import StreamInfo
-from proxy.stream.projections import EVENT_STREAM, MODES, View, check_view
+from proxy.stream.projection import EVENT_STREAM, View
+from proxy.stream.projections import MODES, check_view
 from proxy.stream.vitals import Vitals
 from proxy.telemetry.request_log import request_id
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.upstream import UpstreamRequest
-from proxy.wire.errors import BadRequest, UnknownMode, UnknownResponse
+from proxy.wire.errors import BadRequest, UnknownMode
 from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.sse import begins_stream
 
@@ -48,7 +49,7 @@ _REFUSAL_BYTES = 64 * 1024  # a longer error response is not read
 RECORDED_MODES = ("raw", "events")  # of requests on recorded routes, since the data of their events has no known format
 
 
-@dataclass  # made in half the time that a NamedTuple takes
+@dataclass(init=False)  # its own __init__ would stay interpreted in compiled modules: 1 us
 class GenerationRequest:
     """A request for a generation, as it was read from its client."""
 
@@ -61,17 +62,61 @@ class GenerationRequest:
     streamed: tuple[Headers, bytes] | None  # headers and body that ask for a stream, in case the upstream demands that
     hides_usage: bool  # the proxy asked for the usage, the client did not: it is not sent to the client
     started_at: float  # when its last byte arrived, in monotonic seconds
-    client: str = ""  # the address it came from
-    identity: Identity | None = None  # of the call that it may share with others; None: it shares none
-    upstream: str = ""  # the name of the upstream that serves its model; "": the usual one
-    continues: bool = False  # that upstream made the response which this one continues
-    background: bool = False  # its client is sent the object of the response at once, and fetches it later
-    meaning: bytes | None = None  # equal for a request and its retry, which finds the call by it; None: no retry may
-    method: bytes = b"POST"
-    keepalive_s: float = 0  # after so many seconds the response begins, before the upstream's; 0: not before
-    recorded: bool = False  # on a recorded route: only the Content-Type of the response tells whether it is a stream
-    upgraded: bool = False  # it asks for a stream, and its client for a document
-    client_request_id: str = ""  # what its client calls it
+    client: str  # the address it came from
+    identity: Identity | None  # of the call that it may share with others; None: it shares none
+    upstream: str  # the name of the upstream that serves its model; "": the usual one
+    continues: bool  # that upstream made the response which this one continues
+    background: bool  # its client is sent the object of the response at once, and fetches it later
+    meaning: bytes | None  # equal for a request and its retry, which finds the call by it; None: no retry may
+    method: bytes
+    keepalive_s: float  # after so many seconds the response begins, before the upstream's; 0: not before
+    recorded: bool  # on a recorded route: only the Content-Type of the response tells whether it is a stream
+    upgraded: bool  # it asks for a stream, and its client for a document
+    client_request_id: str  # what its client calls it
+
+    def __init__(
+        self,
+        route: Route,
+        caller: bytes,
+        options: GenerationOptions,
+        target: bytes,
+        headers: Headers,
+        body: bytes | LargeBody,
+        streamed: tuple[Headers, bytes] | None,
+        hides_usage: bool,
+        started_at: float,
+        client: str = "",
+        identity: Identity | None = None,
+        upstream: str = "",
+        continues: bool = False,
+        background: bool = False,
+        meaning: bytes | None = None,
+        method: bytes = b"POST",
+        keepalive_s: float = 0,
+        recorded: bool = False,
+        upgraded: bool = False,
+        client_request_id: str = "",
+    ) -> None:
+        self.route = route
+        self.caller = caller
+        self.options = options
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.streamed = streamed
+        self.hides_usage = hides_usage
+        self.started_at = started_at
+        self.client = client
+        self.identity = identity
+        self.upstream = upstream
+        self.continues = continues
+        self.background = background
+        self.meaning = meaning
+        self.method = method
+        self.keepalive_s = keepalive_s
+        self.recorded = recorded
+        self.upgraded = upgraded
+        self.client_request_id = client_request_id
 
     def info(self, ident: str, max_log_bytes: int, cumulative: bool | None, empty_events: bool) -> StreamInfo:
         """Return the StreamInfo of the stream for this request; `cumulative` holds unless the request decides it."""
@@ -94,9 +139,10 @@ class GenerationRequest:
         dialect, body = self.route.dialect, self.body
         began_at = self.started_at if isinstance(body, bytes) else body.ended_at or self.started_at
         requests = dialect.requests
-        if requests.names_model:
-            return Vitals(dialect, began_at)
-        return Vitals(dialect, began_at, requests.model(body if isinstance(body, bytes) else body.beginning))
+        beginning = body if isinstance(body, bytes) else body.beginning
+        vitals = Vitals(dialect, began_at, None if requests.names_model else requests.model(beginning))
+        vitals.reader.choices = requests.choices(beginning)
+        return vitals
 
     @property
     def whole_body(self) -> bytes:
@@ -204,8 +250,10 @@ class GenerationReader:
             generation.method, generation.recorded = request.method.encode(), True
         objects = route.dialect.objects
         if objects is not None:
-            if self._placement is not None:
-                await self._learn_from_others(self._placement, generation, objects, caller.digest)
+            if self._given is not None:
+                upstream = await self._upstream_of_continued(self._given, generation, objects)
+                if upstream:
+                    generation = replace(generation, upstream=upstream, continues=True)
             generation = self._with_objects(generation, objects, caller)
             attaches = attaches and generation.options is options  # not in the background: its client may disconnect
         if account is not None and not self._recorded:
@@ -237,14 +285,10 @@ class GenerationReader:
         return replace(generation, upstream=upstream, body=body, streamed=streamed)
 
     def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
-        """Check the ids that a request names, and have the stream of one in the background outlive its client.
+        """Have the stream of a response in the background outlive its client.
 
-        Raises: UnknownResponse; BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
+        Raises: BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
         """
-        if self._given is not None:
-            upstream = self._upstream_of_continued(self._given, generation, objects)
-            if upstream:
-                generation = replace(generation, upstream=upstream, continues=True)
         asked = objects.background(generation.whole_body)
         if asked is None:
             return generation
@@ -257,29 +301,23 @@ class GenerationReader:
         )
         return replace(generation, body=asked.body, options=options, background=not asked.streams)
 
-    async def _learn_from_others(
-        self, placement: Placement, generation: GenerationRequest, objects: Objects, caller: bytes
-    ) -> None:
-        """Note the ids that a request names and that another worker has given to its caller. Raises: BadRequest."""
-        given = self._given
-        if given is None or not given.restricts:
-            return
-        for ident in objects.continued(generation.whole_body):
-            try:
-                given.upstream(caller, generation.route.dialect, ident)
-            except UnknownResponse:
-                if await placement.is_known(caller, ident):
-                    given.add(caller, ident, "")
+    async def _upstream_of_continued(self, given: GivenIds, generation: GenerationRequest, objects: Objects) -> str:
+        """Return the name of the upstream that made the response which a request continues; "" if none is known.
 
-    def _upstream_of_continued(self, given: GivenIds, generation: GenerationRequest, objects: Objects) -> str:
-        """Return the name of the upstream that made the response which a request continues; "" if none is known."""
+        Raises: UnknownResponse; BadRequest, if the body can't be read; Overloaded.
+        """
         try:
             idents = objects.continued(generation.whole_body)
         except BadRequest:
             if given.restricts:
                 raise
             return ""
-        upstreams = [given.upstream(generation.caller, generation.route.dialect, ident) for ident in idents]
+        upstreams = []
+        for ident in idents:
+            made_by = given.find(generation.caller, generation.route.dialect, ident)
+            if made_by is None and self._placement is not None and len(ident) <= LONGEST:
+                made_by = await self._placement.made_by(generation.caller, ident)
+            upstreams.append(given.allowed(ident, made_by))
         return next(filter(None, upstreams), "")
 
 

@@ -21,7 +21,7 @@ from proxy.server.generations.retries import Reading
 from proxy.server.generations.shared_calls import Call
 from proxy.server.json_responses import answer
 from proxy.stream.hub import Hub
-from proxy.stream.projections import View
+from proxy.stream.projection import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics
@@ -85,7 +85,7 @@ class GenerationResponses:
         first = not late or (joined == "retry" and stream.originator is None)
         view = options.view if stream.kept_head is None else View("raw")
         if late:
-            self._check_late(stream, view)
+            await self._check_late(stream, view)
         if stream.kept_head is not None:
             downstream = begin_answer(request, stream.kept_head, self._kept(stream) + replayed)
         elif view == JSON:
@@ -117,8 +117,8 @@ class GenerationResponses:
         more = replayed + self._links(stream.id)
         return answer(describe(stream), 202, named | {name.decode(): value.decode() for name, value in more})
 
-    def _check_late(self, stream: Stream, view: View) -> None:
-        self._admission.admit_follower(stream)
+    async def _check_late(self, stream: Stream, view: View) -> None:
+        await self._admission.admit_follower(stream)
         log = stream.log
         if log.start:
             raise OffsetGone(f"the stream's start is gone, the earliest frame held is {log.start + 1}", log.start + 1)

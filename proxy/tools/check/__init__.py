@@ -1,4 +1,4 @@
-"""`streamtee check`: tries out a proxy or gateway for streams, of whatever make, and says what each result means.
+"""`streamtee check`: tries out a proxy or gateway for streams, of any make, and says what each result means.
 
 It is the client, and if told so the upstream as well: then it knows what was sent, when, and how it ended.
 
@@ -10,6 +10,6 @@ Read in this order:
 * `heartbeats`: which of them crash the parsers of SDKs
 * `probes`: what the checks with the upstream have in common
 * `fidelity`, `endings`, `delays`, `disconnects`, `silence`, `resume`: the checks with the upstream
-* `run`: runs those; `outside`: what shows without the upstream
+* `run`: runs those; `outside`: what a client can see without it
 * `command`: the command, and its report
 """

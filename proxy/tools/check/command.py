@@ -76,7 +76,7 @@ Examples:
   # a gateway on port 4000, configured to use http://127.0.0.1:8000/v1 as its upstream
   streamtee check http://127.0.0.1:4000/v1 --upstream-port 8000
   streamtee check http://127.0.0.1:4000/v1 --upstream-port 8000 --silence 40 --json report.json
-  # what shows from outside alone
+  # only what a client can see
   streamtee check https://host/v1 --model qwen-plus
 
 \b
@@ -97,7 +97,7 @@ Exit status: 0 nothing failed, 1 something did, 2 the command line is malformed,
     type=click.FloatRange(0.1, 600),
     default=3,
     show_default=True,
-    help="Seconds to be silent as the upstream, to hear heartbeats.",
+    help="Seconds to be silent as the upstream, to see heartbeats.",
 )
 @click.option(
     "--json", "document", type=click.File("w"), help="File for the findings; - is stdout, without the report."
@@ -112,12 +112,12 @@ def check(
     silence: float,
     document: TextIO | None,
 ) -> None:
-    """Try out a proxy or gateway for streams, of whatever make: does it keep what streams promise?
+    """Try out a proxy or gateway for streams, of any make: does it keep what streams promise?
 
     With --upstream-port this command is also the server's upstream: configure the server to use
     http://127.0.0.1:PORT/v1 as its upstream (for the API messages: http://127.0.0.1:PORT). Then it knows what was
-    sent, and sees whether bytes, failures, times and disconnects come through. Without, it tells what shows from
-    outside. PASS is good, FAIL is not; WARN is not good for every client; NONE: there is no such thing.
+    sent, and sees whether bytes, failures, times and disconnects come through. Without, it finds only what a client
+    can see. PASS is good, FAIL is not; WARN is not good for every client; NONE: the server has no such feature.
     """
     try:
         endpoint_url(url, api)

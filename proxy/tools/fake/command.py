@@ -2,13 +2,11 @@
 
 import click
 
-from proxy.server.config import address
-from proxy.tools.command_error import CommandError
 from proxy.tools.event_loop import run
 from proxy.tools.fake.faults import FAULTS
 from proxy.tools.fake.qwen import FAST, REAL, FakeQwen
 from proxy.tools.fake.realtime import SOCKET_FAULTS
-from proxy.tools.signals import end_signal
+from proxy.tools.signals import serve_until_signal
 
 _EXAMPLES = """\b
 Examples:
@@ -20,17 +18,6 @@ Examples:
 """
 
 
-async def _serve(qwen: FakeQwen, listen: str) -> None:
-    stop = end_signal()
-    try:
-        await qwen.start(*address(listen))
-    except (OSError, ValueError) as error:
-        raise CommandError(f"can't listen: {error}") from None
-    click.echo(f"fake Qwen on {qwen.url}")
-    await stop.wait()
-    await qwen.stop()
-
-
 @click.command(epilog=_EXAMPLES, short_help="Run a fake Qwen, which can misbehave.")
 @click.option("--listen", default="127.0.0.1:8000", show_default=True, help="HOST:PORT.")
 @click.option(
@@ -38,7 +25,7 @@ async def _serve(qwen: FakeQwen, listen: str) -> None:
 )
 def fake(listen: str, pace: str) -> None:
     """Run a fake Qwen, which can misbehave on request: `streamtee faults` lists the ways."""
-    run(_serve(FakeQwen(pace=REAL if pace == "real" else FAST, history=100), listen))
+    run(serve_until_signal(FakeQwen(pace=REAL if pace == "real" else FAST, history=100), listen, "fake Qwen"))
 
 
 _CHOICES = """\b

@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects.messages import MESSAGES
-from proxy.stream.projections import Json, View
+from proxy.stream.projection import View
+from proxy.stream.projections import Json
 from proxy.stream.stream import Stream
 from proxy.wire.errors import BadRequest, Garbled
 from proxy.wire.sse import Splitter
 from tests.cuts import messages
 from tests.message_events import (
+    MESSAGE,
     PING,
     STOP,
     UNTYPED,
@@ -80,6 +82,17 @@ def test_null_in_a_later_event_replaces_nothing() -> None:
     """Some servers repeat the usage with null for what they do not count again."""
     frames = [start(input_tokens=56, output_tokens=1), finish(output_tokens=4, input_tokens=None), STOP]
     assert folded(frames)["usage"] == {"input_tokens": 56, "output_tokens": 4}
+
+
+def test_message_that_begins_with_content_has_it() -> None:
+    """A gateway that has the whole answer sends it so; blocks that follow are added."""
+    content = [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "Hel"}]
+    begun = event("message_start", message={**MESSAGE, "content": content, "usage": {"output_tokens": 1}})
+    block = event("content_block_start", index=2, content_block={"type": "text", "text": ""})
+    frames = [begun, block, delta("lo", 2), event("content_block_stop", index=2), finish(output_tokens=5), STOP]
+    assert without_nulls(folded(frames)) == told_by_sdk(frames)
+    assert [block.get("text") for block in folded(frames)["content"]] == [None, "Hel", "lo"]
+    assert stream_of(frames).projection(View("text")).render(0, len(frames)) == b"Hello"
 
 
 def test_document_before_the_message_began_is_an_empty_one() -> None:

@@ -9,7 +9,8 @@ import pytest
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.stream.endings import COMPLETE
-from proxy.stream.projections import Json, View
+from proxy.stream.projection import View
+from proxy.stream.projections import Json
 from proxy.stream.stream import Stream
 from proxy.wire import json_text
 from proxy.wire.errors import Garbled

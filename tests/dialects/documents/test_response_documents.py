@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects.responses import RESPONSES
-from proxy.stream.projections import Json, View
+from proxy.stream.projection import View
+from proxy.stream.projections import Json
 from proxy.stream.stream import Stream
 from proxy.wire.errors import BadRequest, Garbled
 from proxy.wire.sse import Splitter, payload
 from tests.cuts import messages
-from tests.dialects.response_events import bare, call, message, numbered, reasoning, response
+from tests.dialects.response_events import bare, call, message, numbered, reasoning, response, snapshot
 from tests.fakes import FakeSink
 from tests.streams import EPOCH, follow, new_stream
 
@@ -146,6 +147,36 @@ def test_message_without_deltas_is_text_when_it_ends() -> None:
     assert stream.projection(View("text")).render(0, 3) == b"HelloHello"
     rendered = stream.projection(View("coalesced")).render(0, 3)
     assert [payload(frame) for frame in Splitter(1 << 20).feed(rendered)] == [payload(frame) for frame in frames]
+
+
+HELLO = {"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}
+LOOK = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        [bare("response.output_text.done", output_index=0, text="Hello")],
+        [delta(1, "", output_index=0), bare("response.output_item.done", output_index=0, item=HELLO)],
+        [],
+    ],
+)
+def test_text_that_comes_only_whole_is_said_once(stated: list[bytes]) -> None:
+    """As by gateways that have the whole answer when they begin to stream."""
+    frames = [*stated, bare("response.completed", response=snapshot("completed", output=[HELLO]))]
+    stream = stream_of(frames)
+    assert stream.projection(View("text")).render(0, len(frames)) == b"Hello"
+    assert stream.projection(View("chat")).render(0, len(frames)).count(b"Hello") == 1
+    in_coalesced = stream.projection(View("coalesced")).render(0, len(frames))
+    assert in_coalesced.count(b"Hello") == b"".join(frames).count(b"Hello")
+
+
+def test_call_that_only_the_last_event_has_is_told_in_chat() -> None:
+    """With the text beside it."""
+    stream = stream_of([bare("response.completed", response=snapshot("completed", output=[HELLO, LOOK]))])
+    told = stream.projection(View("chat")).render(0, 1)
+    for said in (b'"content":"Hello"', b'"id":"c"', b'"name":"look"', b'"arguments":"{}"'):
+        assert said in told
 
 
 def so_far(*frames: bytes) -> bytes:

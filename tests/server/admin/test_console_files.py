@@ -51,6 +51,15 @@ def test_every_file_that_is_named_is_there() -> None:
     assert named | {"index.html"} == set(FILES)
 
 
+def test_map_of_the_console_names_its_modules_and_each_imports_only_from_those_below() -> None:
+    """The map is the comment that main.js begins with."""
+    listed = re.findall(r"^//   (\w+) ", FILES["main.js"].decode(), re.MULTILINE)
+    assert sorted(listed) == [script.stem for script in SCRIPTS]
+    for script in SCRIPTS:
+        imported = set(re.findall(r'from "\./(\w+)\.js"', script.read_text()))
+        assert imported <= set(listed[listed.index(script.stem) + 1 :]), script.name
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_parse_no_markup(script: Path) -> None:
     """What streams say can't become elements: nothing writes HTML or runs text."""

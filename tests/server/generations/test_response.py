@@ -7,7 +7,7 @@ from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
 from proxy.access.admission import Admission
-from proxy.server.app import access_of
+from proxy.server.callers.identification import access_of
 from proxy.server.generations.options import read_options
 from proxy.server.generations.response import GenerationResponses
 from proxy.stream.hub import Hub

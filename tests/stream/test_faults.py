@@ -1,11 +1,11 @@
-"""Background loops: what an exception in a turn does, and what is told of it."""
+"""Faults in loops in the background: what an exception in a turn does, and what is logged of it."""
 
 import asyncio
 import logging
 
 import pytest
 
-from proxy.stream.background import OVERDUE_S, BackgroundLoop
+from proxy.stream.faults import OVERDUE_S, BackgroundLoop
 from tests.fakes import FakeLoop
 
 

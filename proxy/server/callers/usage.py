@@ -23,18 +23,30 @@ class UsageOfCaller:
         account = self._accounts.of(caller.digest)
         if account is None:
             raise UnknownRoute("the use of this key is not counted: it is one of auth.keys, which have no limits")
-        return answer(_told(account), headers={"Cache-Control": "no-store"})
+        if self._accounts.sums is not None:
+            account.roll()
+            await self._accounts.sums.settle([account])
+        told = _told(account) | await account.sums()
+        return answer(told, headers={"Cache-Control": "no-store"})
 
 
-def _told(account: Account) -> dict[str, Any]:
+def counted(account: Account) -> dict[str, Any]:
+    """Return what is told of that which an account counts."""
     now, limits = account.roll(), account.limits
     return {
-        "object": "usage",
-        "name": account.name,
         "requests": {"total": account.requests_total, **_windows(account.requests, now)},
         "tokens": {"total": account.tokens_total, **_windows(account.tokens, now)},
         "streams": {"now": account.streams, "limit": limits.streams or None},
         "followers": {"now": account.followers, "limit": limits.followers or None},
+    }
+
+
+def _told(account: Account) -> dict[str, Any]:
+    limits = account.limits
+    return {
+        "object": "usage",
+        "name": account.name,
+        **counted(account),
         "body_bytes": {"limit": limits.body_bytes or None},
         "allowed": {"models": limits.models, "routes": limits.routes, "modes": limits.modes},
     }

@@ -1,6 +1,7 @@
-"""What makes callers known by name while the proxy runs: the keys file, the hook, their accounts, and the usage file.
+"""Makes what identifies callers and operators, and keeps callers with names up to date while the proxy runs.
 
-Where `auth.mode` is "pass", none of this is made.
+Those have names by the keys file, the hook or their certificates. Where `auth.mode` is "pass" there are none, and so no
+Identification.
 """
 
 import time
@@ -9,14 +10,19 @@ from pathlib import Path
 
 from aiohttp import web
 
-from proxy.access.accounts import Accounts
+from proxy.access.account import Account
+from proxy.access.accounts import Accounts, NewAccount
 from proxy.access.callers import Callers
+from proxy.access.capabilities import Capabilities
+from proxy.access.grants import Grants
 from proxy.access.identity_hook import IdentityHook
 from proxy.access.known_callers import KnownCallers
+from proxy.access.operators import OperatorAccess
 from proxy.access.settings import AuthConfig
 from proxy.access.usage_file import UsageFile
 from proxy.downstream.connection import ERROR_TO_SEND
-from proxy.stream.background import OVERDUE_S, BackgroundLoop
+from proxy.server.config import Config, address
+from proxy.stream.faults import OVERDUE_S, BackgroundLoop
 from proxy.timers import sleep
 from proxy.wire.errors import CallerUnknowable
 
@@ -92,8 +98,13 @@ class Identification:
             self._callers.forget()
 
 
-def identification(auth: AuthConfig, *, has_certificates: bool) -> Identification | None:
-    """Make what the configuration asks for; None, if no caller is known by name. Raises: OSError, ValueError."""
+def identification(
+    auth: AuthConfig, *, has_certificates: bool, new_account: NewAccount | None = None
+) -> Identification | None:
+    """Make what the configuration asks for; None, if no caller is known by name. Raises: OSError, ValueError.
+
+    `new_account`: makes accounts of which another process keeps the counts, and also has the usage file.
+    """
     if auth.mode != "keys" or not (auth.knows_names or has_certificates):
         return None
     hook = None
@@ -106,6 +117,34 @@ def identification(auth: AuthConfig, *, has_certificates: bool) -> Identificatio
             size=auth.hook_size,
         )
     known = KnownCallers(Path(auth.keys_file) if auth.keys_file else None, hook)
-    accounts = Accounts(known.limits_of)
-    usage = UsageFile(Path(auth.usage_file), accounts) if auth.usage_file else None
+    accounts = Accounts(known.limits_of, new_account=new_account or Account)
+    usage = UsageFile(Path(auth.usage_file), accounts) if auth.usage_file and new_account is None else None
     return Identification(known, accounts, usage)
+
+
+def operators_of(config: Config) -> OperatorAccess:
+    """Return who has access to the configured admin port."""
+    host = address(config.admin)[0] if config.admin else ""
+    return OperatorAccess.at(host, config.admin_token.get_secret_value())
+
+
+def access_of(config: Config, named: Identification | None = None, secret: bytes = b"") -> tuple[Callers, Grants]:
+    """Make the configured Callers and Grants. `secret`: of the callers' digests; b"": one of its own."""
+    capabilities = Capabilities([secret.get_secret_value() for secret in config.capabilities.secrets])
+    callers = Callers(
+        capabilities,
+        digests=config.auth.accepted,
+        shares_anonymous=config.shares_anonymous,
+        key_headers=config.key_headers,
+        secret=config.store.secret.get_secret_value().encode() or secret,
+        known=None if named is None else named.known,
+    )
+    if named is not None:
+        named.use(callers)
+    return callers, Grants(
+        capabilities,
+        callers,
+        ttl_s=config.capabilities.ttl_s,
+        ttl_max_s=config.capabilities.ttl_max_s,
+        trusted_origins=config.cors.origins if config.cors.credentials else (),
+    )
