@@ -45,6 +45,8 @@ class Wire:
 
         Raises: OSError, TimeoutError when Redis sends nothing for long, and hiredis.ProtocolError.
         """
+        if self._writer.is_closing():  # uvloop would raise a RuntimeError for the write
+            raise ConnectionResetError("Redis has closed the connection")
         loop = asyncio.get_running_loop()
         replies: list[Any] = []
         self._writer.write(b"".join(map(_pack, commands)))

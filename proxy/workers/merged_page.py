@@ -59,7 +59,7 @@ class MergedPage:
         last = self._last.pop(worker, None)
         families = families or last
         if families is not None:
-            growing = [family for family in families if family["type"] in _GROWING]
+            growing = [family for family in families if family["type"] in _GROWING and not _is_of_each(family["name"])]
             self._past = [families_of(_merged(dict(enumerate([*self._past, growing]))))]
 
     def merged(self, answers: Mapping[int, Families | None], own: Families | None = None) -> list[Metric]:
@@ -85,7 +85,7 @@ def _merged(told: Mapping[int, Families]) -> list[Metric]:
             merged.setdefault(name, Metric(name, family["help"], family["type"]))
             found = values.setdefault(name, {})
             for sample, labels, value, exemplar in family["samples"]:
-                if name in OF_EACH or name.startswith(_OF_PROCESSES):
+                if _is_of_each(name):
                     labels = {**labels, "worker": str(worker)}
                 key = sample, tuple(labels.items())
                 before, example = found.get(key, (None, None))
@@ -95,6 +95,11 @@ def _merged(told: Mapping[int, Families]) -> list[Metric]:
         for (sample, labels), (value, example) in values[name].items():
             metric.add_sample(sample, dict(labels), value, exemplar=example)
     return list(merged.values())
+
+
+def _is_of_each(name: str) -> bool:
+    """Return whether a metric is one of each process, and gets its label."""
+    return name in OF_EACH or name.startswith(_OF_PROCESSES)
 
 
 def _together(name: str, before: float | None, value: float) -> float:

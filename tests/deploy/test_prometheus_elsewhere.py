@@ -59,6 +59,13 @@ def test_query_of_what_only_some_have_is_answered(prometheus: Prometheus, query:
     assert prometheus.query(query)
 
 
+@pytest.mark.parametrize("name", ["cpu_seconds_total", "resident_memory_bytes", "open_fds", "max_fds"])
+def test_each_worker_says_what_its_process_takes(prometheus: Prometheus, name: str) -> None:
+    """By a label, which the one of a single process has not."""
+    found = [labels.get("worker", "") for labels, _ in prometheus.query(f"process_{name}")]
+    assert sorted(found) == ["", "0", "1"]
+
+
 @pytest.mark.parametrize(
     ("query", "labels"),
     [

@@ -80,6 +80,21 @@ def test_counts_of_workers_that_have_ended_stay() -> None:
     assert ("streamtee_background_loop_alive", "loop=streams", "worker=0") not in found
 
 
+def test_cpu_time_is_that_of_each_process_and_goes_with_it() -> None:
+    """A sum would say nothing of a worker that is busy."""
+
+    def spent(seconds: float) -> Families:
+        return families_of([CounterMetricFamily("process_cpu_seconds", "CPU time.", value=seconds)])
+
+    page = MergedPage()
+    found = values(page.merged({0: spent(1), 1: spent(2)}))
+    assert [found["process_cpu_seconds_total", f"worker={worker}"] for worker in (0, 1)] == [1, 2]
+    page.ended(1, None)
+    assert [name for name in values(page.merged({0: spent(3)})) if name[0] == "process_cpu_seconds_total"] == [
+        ("process_cpu_seconds_total", "worker=0")
+    ]
+
+
 def test_page_can_be_written() -> None:
     """With exemplars, as OpenMetrics."""
 

@@ -134,6 +134,7 @@ def test_message_without_deltas_is_text_when_it_ends() -> None:
 
 HELLO = {"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}
 LOOK = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
+THOUGHT = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}]}
 
 
 @pytest.mark.parametrize(
@@ -154,12 +155,13 @@ def test_text_that_comes_only_whole_is_said_once(stated: list[bytes]) -> None:
     assert in_coalesced.count(b"Hello") == b"".join(frames).count(b"Hello")
 
 
-def test_call_that_only_the_last_event_has_is_told_in_chat() -> None:
-    """With the text beside it."""
-    stream = stream_of([bare("response.completed", response=snapshot("completed", output=[HELLO, LOOK]))])
+def test_what_only_the_last_event_has_is_told_in_chat() -> None:
+    """Reasoning, the text, and a call."""
+    stream = stream_of([bare("response.completed", response=snapshot("completed", output=[THOUGHT, HELLO, LOOK]))])
     told = stream.projection(View("chat")).render(0, 1)
-    for said in (b'"content":"Hello"', b'"id":"c"', b'"name":"look"', b'"arguments":"{}"'):
+    for said in (b'"reasoning_content":"Hm"', b'"content":"Hello"', b'"id":"c"', b'"name":"look"', b'"arguments":"{}"'):
         assert said in told
+    assert stream.projection(View("text")).render(0, 1) == b"Hello"
 
 
 def so_far(*frames: bytes) -> bytes:
