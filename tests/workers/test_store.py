@@ -79,7 +79,8 @@ async def test_list_has_the_streams_of_all_workers_and_machines() -> None:
 
 async def test_readiness_of_workers_tells_of_the_store() -> None:
     """As that of one process does."""
-    async with redis_server() as redis, workers({"store": stored(redis.url)}, 2) as served:
+    ports = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"}
+    async with redis_server() as redis, workers({**ports, "store": stored(redis.url)}, 2) as served:
         client = await Client.connect(served.admin_url)
         client.send(request("GET", "/readyz"), method="GET")
         told = orjson.loads(await (await client.answer()).read())
