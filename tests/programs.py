@@ -1,5 +1,6 @@
 """Programs that some tests need, which not every machine has."""
 
+import asyncio
 import os
 import shutil
 from pathlib import Path
@@ -24,6 +25,19 @@ def deploy_tool(name: str) -> str:
     if not path.exists():
         _lack(f"{name} is not installed; WITH_DEPLOY=1 tests/system_tools.sh installs it")
     return str(path)
+
+
+async def wait_listening(process: asyncio.subprocess.Process, port: int) -> bool:
+    """Wait until a server takes connections; return False if it has ended before."""
+    while process.returncode is None:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.02)
+            continue
+        writer.close()
+        return True
+    return False
 
 
 def _lack(reason: str) -> NoReturn:

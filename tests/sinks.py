@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -87,12 +87,34 @@ class FakeRig:
         return self.sink.received, self.sink.ended == "closed"
 
 
-class ResponseRig:
+class _ServedRig:
+    """A sink with a real client."""
+
+    def __init__(self, served: "Served[Any]", client: Client) -> None:
+        self._served = served
+        self._client = client
+
+    def stall(self) -> None:
+        self._client.stall()
+
+    def read_on(self) -> None:
+        self._client.read_on()
+
+    async def wait_received(self, data: bytes) -> None:
+        assert await self._client.wait_bytes(lambda buffer: data in buffer)
+
+    def leave(self) -> None:
+        self._client.transport.abort()
+
+    async def wait_left(self) -> None:
+        await self._served.wait_outcome("left")
+
+
+class ResponseRig(_ServedRig):
     """A response to a client of HTTP/1.1 or 1.0."""
 
     def __init__(self, served: "Served[Downstream]", client: Client, sink: Downstream) -> None:
-        self._served = served
-        self._client = client
+        super().__init__(served, client)
         self.sink = sink
 
     def span(self, data: bytes) -> Span:
@@ -101,33 +123,17 @@ class ResponseRig:
     def last(self, data: bytes) -> bytes:
         return data
 
-    def stall(self) -> None:
-        self._client.stall()
-
-    def read_on(self) -> None:
-        self._client.read_on()
-
-    async def wait_received(self, data: bytes) -> None:
-        assert await self._client.wait_bytes(lambda buffer: data in buffer)
-
-    def leave(self) -> None:
-        self._client.transport.abort()
-
-    async def wait_left(self) -> None:
-        await self._served.wait_outcome("left")
-
     async def outcome(self) -> tuple[bytes, bool]:
         self._client.read_on()
         answer = await self._client.answer()
         return await answer.read(), answer.end == "whole"
 
 
-class WebSocketRig:
+class WebSocketRig(_ServedRig):
     """A WebSocket, each span of which is a message."""
 
     def __init__(self, served: "Served[WebSocket]", client: Client, sink: WebSocket) -> None:
-        self._served = served
-        self._client = client
+        super().__init__(served, client)
         self.sink = sink
 
     def span(self, data: bytes) -> Span:
@@ -135,21 +141,6 @@ class WebSocketRig:
 
     def last(self, data: bytes) -> bytes:
         return (frame(TEXT, data) if data else b"") + close_frame(1000)
-
-    def stall(self) -> None:
-        self._client.stall()
-
-    def read_on(self) -> None:
-        self._client.read_on()
-
-    async def wait_received(self, data: bytes) -> None:
-        assert await self._client.wait_bytes(lambda buffer: data in buffer)
-
-    def leave(self) -> None:
-        self._client.transport.abort()
-
-    async def wait_left(self) -> None:
-        await self._served.wait_outcome("left")
 
     async def outcome(self) -> tuple[bytes, bool]:
         self._client.read_on()

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from functools import partial
 from tests.http_client import Client
 
 GUARD_S = 15
+BEGUN_S = 60  # for a server that imports a framework, on a machine with other work
 FREE = {"STREAMTEE_LISTEN": "127.0.0.1:0", "STREAMTEE_ADMIN": "127.0.0.1:0"}
 """Settings of free ports."""
 
@@ -64,3 +66,32 @@ async def serving_at(process: Process) -> tuple[str, str]:
     """Return the URLs of a server's two ports, which it prints once it listens."""
     first, second = await line(process), await line(process)
     return first.split()[3].rstrip(","), second.split()[2].removesuffix("/metrics")
+
+
+@asynccontextmanager
+async def served_by_source(source: str) -> AsyncIterator[str]:
+    """Run Python source that serves at a socket, whose descriptor is its argument; yield its URL, once it answers.
+
+    The socket listens already: a free port might be taken by then.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        command = [sys.executable, "-W", "ignore", "-c", source, str(listening.fileno())]
+        process = await asyncio.create_subprocess_exec(*command, pass_fds=[listening.fileno()])
+    try:
+        async with asyncio.timeout(BEGUN_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"HEAD /ready HTTP/1.0\r\n\r\n")
+            assert b" 404 " in await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await ended(process)
+
+
+async def ended(process: Process) -> None:
+    """End a process, unless it has ended by itself: then what the test found of that is what it fails with."""
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()

@@ -82,16 +82,22 @@ async def _ended(process: Process, log: "asyncio.Task[bytes]") -> bytes:
     try:
         async with asyncio.timeout(GUARD_S):
             while process.returncode is None:
-                os.kill(process.pid, signal.SIGTERM)  # `send_signal` may take the end of the process from the loop
+                _signal(process, signal.SIGTERM)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(process.wait(), 0.05)
     finally:
-        with suppress(ProcessLookupError):
-            process.kill()
+        _signal(process, signal.SIGKILL)
         await process.wait()
         assert process.stdout is not None
         await process.stdout.read()  # uvloop closes the pipes once all has been read
     return await log
+
+
+def _signal(process: Process, number: int) -> None:
+    """Send a signal, if the process has not ended. Not by `send_signal`, which may take its end from the loop."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 @functools.cache

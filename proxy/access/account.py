@@ -8,7 +8,7 @@ response: so a request is admitted while its windows are not used up, and the la
 
 import time
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple, NoReturn
 
@@ -41,8 +41,8 @@ class Account:
     """
 
     __slots__ = (
-        "_clock", "_followers", "_taken", "digest", "limits", "name", "refusals", "requests", "requests_total",
-        "running", "tokens", "tokens_total",
+        "_clock", "_followers", "_taken", "digest", "limits", "name", "on_withdrawn", "refusals", "requests",
+        "requests_total", "running", "tokens", "tokens_total",
     )  # fmt: skip
 
     def __init__(self, name: str, digest: bytes, limits: CallerLimits, clock: Callable[[], float] = time.time) -> None:
@@ -56,6 +56,7 @@ class Account:
         self.tokens_total = 0
         self.refusals: Tally[str] = Tally()  # requests, by the limit that was reached
         self.running: dict[Stream, None] = {}
+        self.on_withdrawn: Callable[[Account], Awaitable[None]] | None = None  # others know of the place already
         self._taken = 0  # places of requests that have begun no stream
         self._followers: dict[Subscription, None] = {}
         self.limit(limits)
@@ -131,19 +132,24 @@ class Account:
         self.requests_total += 1
         self._taken += 1
 
-    def check_sum(self) -> None:
-        """Check a request that was counted against what all processes have used. Raises: LimitReached.
-
-        It then counts no longer.
-        """
+    def exceeded(self) -> Reached | None:
+        """Return the limit that is exceeded by the request that was counted last, now that the sum of all is known."""
         now = self.roll()
         full = [one for one in self.requests if one.is_exceeded] or [one for one in self.tokens if one.is_used_up]
-        if full:
-            for window in self.requests:
-                window.use(-min(1, window.own))
-            self.requests_total -= 1
-            used = f"{full[0].allowed} of {full[0].limit} are used"
-            self.refuse(Reached(full[0].name, used, full[0].ends_in_s(now)))
+        if not full:
+            return None
+        return Reached(full[0].name, f"{full[0].allowed} of {full[0].limit} are used", full[0].ends_in_s(now))
+
+    async def withdraw(self) -> None:
+        """Give a place back as if it had not been taken."""
+        self._taken -= 1
+        self.requests_total -= 1
+        self.count_less()
+
+    def count_less(self) -> None:
+        """Count a request no more."""
+        for window in self.requests:
+            window.use(-min(1, window.own))
 
     def give_back(self) -> None:
         """Give back the place of a request that has begun no stream."""
@@ -253,6 +259,14 @@ class Place:
         if held:
             self._account.begun(stream)
         return held
+
+    async def withdraw(self) -> None:
+        """Give the place back as if it had not been taken, unless a stream has taken it over. Raises: Overloaded."""
+        if self.is_held:
+            self.is_held = False
+            await self._account.withdraw()
+            if self._account.on_withdrawn is not None:
+                await self._account.on_withdrawn(self._account)
 
     def give_back(self) -> None:
         """Give the place back, unless a stream has taken it over. Only the first call counts."""

@@ -58,6 +58,7 @@ class Accounts:
                 self._drop_idle()
             account = self._of[digest] = self._new_account(name, digest, self._limits_of(name), self.clock)
             account.restore(*self._used_before().pop(name, (0, 0)))
+            account.on_withdrawn = None if self.sums is None else self.sums.correct
         return account
 
     def limit(self, name: str | None = None) -> None:

@@ -87,13 +87,20 @@ class GivenIds:
         self._clock = clock
         self._given: OrderedDict[tuple[bytes, str], _Given] = OrderedDict()  # the latest last
         self.restricts = restricts
+        self.on_given: Callable[[bytes, str, str], object] = lambda caller, ident, upstream: None
+        """Called with what is noted here, if others are to know it, too."""
 
     def ended(self, stream: Stream) -> None:
         """Note the ids of a response that has ended; until then, they are found in its stream."""
         ident = response_id(stream)
         if ident is not None:
             for one in (*item_ids(stream), ident):
-                self.add(stream.info.caller, one, stream.upstream)
+                self.give(stream.info.caller, one, stream.upstream)
+
+    def give(self, caller: bytes, ident: str, upstream: str) -> None:
+        """Note that a caller was given an id by an upstream just now."""
+        self.add(caller, ident, upstream)
+        self.on_given(caller, ident, upstream)
 
     def add(self, caller: bytes, ident: str, upstream: str) -> None:
         """Note that a caller was given an id by an upstream."""

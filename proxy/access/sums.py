@@ -49,13 +49,19 @@ class Sums:
     async def confirm(self, account: Account, place: Place) -> None:
         """Count a request that has taken a place in the sum, too, or give its place back. Raises: LimitReached."""
         try:
-            if account.limits.has_windows:
-                await self._settled(account)
-                account.check_sum()
+            await self.correct(account)
         except BaseException:
-            self.hurry()  # it is not counted any more
             place.give_back()
             raise
+        reached = account.exceeded() if account.limits.has_windows else None
+        if reached is not None:
+            await place.withdraw()
+            account.refuse(reached)
+
+    async def correct(self, account: Account) -> None:
+        """Have the sum know what this process has counted for an account with limits on it."""
+        if account.limits.has_windows:
+            await self._settled(account)
 
     async def _settled(self, account: Account) -> None:
         """Return when the sums of an account are known that have all of what was counted until now.
@@ -89,7 +95,7 @@ class Sums:
             window.learn(key, own, total)
 
     def hurry(self) -> None:
-        """Tell what was used soon: tokens have become known, or a request was refused after it had been counted."""
+        """Tell what was used soon: tokens have become known."""
         self._due.set()
 
     async def flush(self, *, again: bool = False) -> None:

@@ -11,7 +11,9 @@ MINUTE_S, DAY_S = 60, 86400
 class Window:
     """How much was used in the current minute or day, and how much may be; a `limit` of 0 is no limit."""
 
-    __slots__ = ("_before", "_known", "_number", "_others", "_parts", "is_told", "limit", "name", "own", "period_s")
+    __slots__ = (
+        "_before", "_counted", "_known", "_number", "_others", "_parts", "is_told", "limit", "name", "own", "period_s",
+    )  # fmt: skip
 
     def __init__(self, name: str, period_s: int, limit: int) -> None:
         """`name` is that of the limit, as in the configuration of a caller."""
@@ -21,6 +23,7 @@ class Window:
         self.own = 0  # what was used in this process
         self.is_told = True  # the other processes know it
         self._number = 0
+        self._counted = 0  # what the process has counted that counts for all of this machine, if there is one
         self._before = 0  # what was used before this process began
         self._others = 0  # what the others have used, when the sum was known last
         self._known = 0  # the sum, then
@@ -31,18 +34,13 @@ class Window:
         number = int(unix_s) // self.period_s
         if number != self._number:
             self._number = number
-            self.own = self._before = self._others = self._known = 0
+            self.own = self._before = self._others = self._known = self._counted = 0
             self.is_told = True
 
     @property
     def used(self) -> int:
         """How much was used, here and elsewhere."""
-        return self.own + max(self._before, self._others)
-
-    @used.setter
-    def used(self, used: int) -> None:
-        """Note how much was used, as another process that counts for this one says."""
-        self.own = max(0, used - max(self._before, self._others))
+        return max(self._counted, self.own + max(self._before, self._others))
 
     def use(self, more: int) -> None:
         """Count what was used here."""
@@ -78,6 +76,10 @@ class Window:
     def ends_in_s(self, unix_s: float) -> int:
         """Return in how many whole seconds the next window begins; at least 1."""
         return self.period_s - int(unix_s) % self.period_s
+
+    def hear(self, counted: int) -> None:
+        """Note what another process has counted for this one and its like."""
+        self._counted = counted
 
     # The sum of all processes
 

@@ -109,9 +109,9 @@ class Proxy:
             max_pending_bytes=limits.total_pending_bytes,
         )
         self.node = connected(config.store, self.hub)
-        if accounts is not None and self.node is not None and member is None:  # of several, the supervisor counts
+        if accounts is not None and self.node is not None:
             accounts.sums = Sums(StoredCounts(self.node.store, self.node.id, self.node.leases), accounts)
-        self.directory = None if self.node is None else Directory(self.node, self.hub, config.store)
+        self.directory = None if self.node is None else Directory(self.node, self.hub, config.store, self.given)
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
         self.page = self._new_page(pacer)
         self.pages = Pages(config.cors.origins)

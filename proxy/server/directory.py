@@ -8,20 +8,22 @@ import asyncio
 import functools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiohttp import web
 
 from proxy.access.callers import Caller
+from proxy.access.response_ids import LONGEST, GivenIds
 from proxy.dialects import table
+from proxy.server.following.follow_many import MOST_STREAMS
 from proxy.server.routes import Handler
 from proxy.store.claims import Claims
 from proxy.store.entries import HEADER, SEAL, START, Entry, Record, UnreadableError, is_kept, read_header, read_seal
 from proxy.store.node import Node
-from proxy.store.outbox import named, owned, responded
+from proxy.store.outbox import given, named, note_given, owned, responded
 from proxy.store.settings import StoreConfig
-from proxy.store.store import Store, StoreError, Undecipherable
+from proxy.store.store import Drop, Store, StoreError, Undecipherable
 from proxy.stream.endings import Ending
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
@@ -40,7 +42,11 @@ _LISTED = 1000  # streams of other nodes in a list, at most
 class Directory:
     """Finds streams of other nodes, by id, by key and by caller, and has them ended or deleted."""
 
-    def __init__(self, node: Node, hub: Hub, config: StoreConfig) -> None:
+    def __init__(self, node: Node, hub: Hub, config: StoreConfig, given: GivenIds | None = None) -> None:
+        """`given`: the ids of responses that callers were given; None: of no use."""
+        self._given = given
+        if given is not None:
+            given.on_given = self._give
         self._node = node
         self._hub = hub
         self._required = config.required
@@ -51,9 +57,10 @@ class Directory:
         """Return a handler of requests that name streams, which are found first if they are elsewhere."""
 
         async def serve(request: web.BaseRequest, caller: Caller, **names: str) -> web.StreamResponse:
-            for ident in [names["ident"]] if "ident" in names else request.query.getall("stream", ()):
-                await self._bring(ident)
-            for key in [names["key"]] if "key" in names else request.query.getall("key", ()):
+            # More than may be named are refused by the handler, and not looked for before.
+            idents = [names["ident"]] if "ident" in names else request.query.getall("stream", ())[:MOST_STREAMS]
+            await asyncio.gather(*map(self._bring, idents))
+            for key in [names["key"]] if "key" in names else request.query.getall("key", ())[:MOST_STREAMS]:
                 if not await self._bring_by_key(caller, key) and "wait" in request.query:
                     return await self._serve_next(functools.partial(handler, request, caller, **names), caller, key)
             return await handler(request, caller, **names)
@@ -69,6 +76,32 @@ class Directory:
             return await handler(request, caller, ident=ident, **more)
 
         return serve
+
+    def _give(self, caller: bytes, ident: str, upstream: str) -> None:
+        """Have other nodes know that a caller was given a response."""
+        if caller and len(ident) <= LONGEST:
+            self._node.publisher.put(note_given(caller.hex(), ident, upstream))
+
+    def forget_given(self, caller: bytes, idents: Iterable[str]) -> None:
+        """Have other nodes forget that a caller was given responses: they were deleted."""
+        self._node.publisher.put(Drop(tuple(given(caller.hex(), ident) for ident in idents)))
+
+    async def made_by(self, caller: bytes, ident: str) -> str | None:
+        """Return the upstream that made a caller's response, at whichever node; None if none is known.
+
+        Nothing of it is remembered here, since a response may be deleted at another node.
+        """
+        if self._given is None or not caller or len(ident) > LONGEST:
+            return None
+        try:
+            for flushes in (_LOOK_AGAIN[0], 0):  # it may have been given a moment ago
+                (upstream,) = await self._node.store.values([given(caller.hex(), ident)])
+                if upstream is not None:
+                    return upstream.decode()
+                await asyncio.sleep(flushes * self._node.publisher.flush_s)
+        except StoreError:
+            self._node.publisher.note_error()
+        return None
 
     async def _bring_response(self, caller: Caller, ident: str) -> None:
         """Have the stream of a response found in the hub, if the store has one. Raises: StoreUnavailable."""

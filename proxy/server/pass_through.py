@@ -88,8 +88,7 @@ class Forward:
             for at in range(0, len(body), _CHECKED_AT_ONCE_BYTES):
                 check(body[at : at + _CHECKED_AT_ONCE_BYTES])
                 await asyncio.sleep(0)
-        for _ in json_size.check(body):
-            await asyncio.sleep(0)
+        await _check_size(body)
 
     def headers(self, request: web.BaseRequest, crossing: EndToEnd) -> tuple[Headers, bool]:
         """Return the request's headers that are forwarded, and whether any was one of `crossing`'s marked names."""
@@ -181,10 +180,13 @@ class PassThrough:
 
     async def _check(self, request: web.BaseRequest, body: bytes) -> None:
         """Check a body that will be read. Raises: as Forward.check_body."""
-        if self._forward.looks_into(request) or _is_posted_json(request):
+        rest: Awaitable[None] | None = None
+        if self._forward.looks_into(request):
             rest = self._forward.check_body(request, body)
-            if rest is not None:
-                await rest
+        elif len(body) > json_size.LONG_BYTES and _is_posted_json(request):
+            rest = _check_size(body)
+        if rest is not None:
+            await rest
 
     def _chosen(self, request: web.BaseRequest, body: bytes, alone: str) -> Choice:
         """Choose the upstream of a body, unless it is known."""
@@ -259,6 +261,12 @@ def _arrived(request: web.BaseRequest, *, chunked: bool) -> bytes:
     if not chunked:
         return body
     return chunk(body) + LAST_CHUNK if body else LAST_CHUNK
+
+
+async def _check_size(body: bytes) -> None:
+    """Check that JSON is read in a short time. Raises: TooLarge."""
+    for _ in json_size.check(body):
+        await asyncio.sleep(0)
 
 
 def _is_posted_json(request: web.BaseRequest) -> bool:

@@ -66,4 +66,4 @@ def _ident(key: bytes) -> bytes:
 @functools.lru_cache(maxsize=4096)
 def _derived(key: bytes, place: str) -> AESGCM:
     """Return the key of a place (NIST SP 800-108, with HMAC-SHA256 as the function)."""
-    return AESGCM(hmac.digest(key, place.encode(), "sha256"))
+    return AESGCM(hmac.digest(key, place.encode(errors="surrogatepass"), "sha256"))

@@ -97,7 +97,7 @@ class EncryptedStore(RedisStore):
         if _is_plain(name):
             return name
         kind = name.partition(":")[0]
-        return f"{kind}:{hmac.digest(self._secret, name.encode(), 'sha256')[:16].hex()}"
+        return f"{kind}:{hmac.digest(self._secret, name.encode(errors='surrogatepass'), 'sha256')[:16].hex()}"
 
 
 def _is_plain(name: str) -> bool:

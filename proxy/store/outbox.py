@@ -28,6 +28,7 @@ from proxy.stream.stream import Stream
 
 RUNNING_S = 3600.0  # how long a running stream is kept in the store without a sign of its owner
 RENEW_S = 60.0
+GIVEN_S = 7 * 24 * 3600.0  # as long as Qwen stores responses
 NAMES_S = 24 * 3600.0  # how long a key or the id of a response leads to its stream, at most
 _BEHIND = "the store was behind for so long that frames are gone which it lacks"
 _LEAST_S = 5.0  # how long an ended stream is kept at least, for those who are reading it
@@ -146,6 +147,7 @@ class Outbox:
             Add(owned(caller), info.id, seconds + info.retain_s),
             *new,
             *([] if response is None else [Put(responded(caller, response), ident, NAMES_S)]),
+            *([] if response is None else [note_given(caller, response, self.stream.upstream)]),
         ]
 
     def _is_response_new(self, objects: Objects) -> bool:
@@ -220,3 +222,13 @@ def named(caller: str, key: str) -> str:
 def responded(caller: str, ident: str) -> str:
     """Return the name of the value that says which stream has a caller's response, by the upstream's id of it."""
     return f"resp:{caller}:{ident}"
+
+
+def given(caller: str, ident: str) -> str:
+    """Return the name of the value that says which upstream has given a caller a response of this id."""
+    return f"given:{caller}:{ident}"
+
+
+def note_given(caller: str, ident: str, upstream: str) -> Put:
+    """Return what has all nodes know that an upstream has given a caller a response of this id."""
+    return Put(given(caller, ident), upstream.encode(), GIVEN_S)

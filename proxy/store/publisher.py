@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from proxy.store.leases import seal_lost
 from proxy.store.outbox import Outbox, Summary, running
-from proxy.store.store import Operation, Outcome, Remove, Store, StoreError
+from proxy.store.store import Drop, Operation, Outcome, Put, Remove, Store, StoreError
 from proxy.stream.faults import log_fault
 from proxy.stream.stream import Stream
 
@@ -38,6 +38,7 @@ class Publisher:
         self._summary = summary
         self._outboxes: dict[str, Outbox] = {}
         self._verify_at: dict[str, float] = {}
+        self._values: list[Put | Drop] = []  # to be written with what is due next
         self._at_once: dict[str, Outbox] = {}  # what has begun or ended, or is followed elsewhere since a moment ago
         self._followed: dict[str, Outbox] = {}  # at other nodes
         self._all_at = 0.0  # when to look at all outboxes
@@ -63,6 +64,11 @@ class Publisher:
         if outbox is not None:
             self._at_once[ident] = outbox
             self._due.set()
+
+    def put(self, value: Put | Drop) -> None:
+        """Write or delete a value that belongs to no stream, once: a store that is down then does not learn it."""
+        self._values.append(value)
+        self._due.set()
 
     def note_followed(self, ident: str, *, is_followed: bool) -> None:
         """Note whether a stream is followed at other nodes."""
@@ -146,6 +152,9 @@ class Publisher:
             self._is_unsure, self._all_at = False, now
         if self._abandoned:
             await self._seal_abandoned()
+        values, self._values = self._values, []
+        if values:
+            await self._store.write(values)
         due = self._looked_at(now)
         while due:
             due = await self._turn(due, now)

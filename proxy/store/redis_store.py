@@ -98,10 +98,10 @@ class RedisStore:
         return [bool(reply) for reply in await self._all(("EXISTS", _log(ident)) for ident in idents)]
 
     async def values(self, names: Sequence[str]) -> list[bytes | None]:
-        return await self._all(("GET", f"st:{name}") for name in names)
+        return await self._all(("GET", _key(name)) for name in names)
 
     async def members(self, name: str) -> set[str]:
-        return {member.decode() for member in await self._one("SMEMBERS", f"st:{name}")}
+        return {member.decode() for member in await self._one("SMEMBERS", _key(name))}
 
     async def tail(
         self, lane: int, node: str, cursors: Mapping[str, EntryId], block_s: float
@@ -158,21 +158,26 @@ def _append(append: Append) -> Command:
     return ("XADD", _log(append.ident), *made, str(append.entry.id), *fields)
 
 
+def _key(name: str) -> bytes:
+    """Return the key of a value or a set; clients choose a part of some names, and may send what is no text."""
+    return f"st:{name}".encode(errors="surrogatepass")
+
+
 def _commands(operation: Operation) -> Iterable[Command]:
     match operation:
         case Keep(ident, seconds):
             yield ("PEXPIRE", _log(ident), _ms(seconds)) if seconds else ("DEL", _log(ident))
         case Put(name, value, seconds, absent):
-            yield ("SET", f"st:{name}", value, "PX", _ms(seconds), *(("NX",) if absent else ()))
+            yield ("SET", _key(name), value, "PX", _ms(seconds), *(("NX",) if absent else ()))
             if absent:
-                yield ("GET", f"st:{name}")
+                yield ("GET", _key(name))
         case Drop(names):
-            yield from (("DEL", f"st:{name}") for name in names)
+            yield from (("DEL", _key(name)) for name in names)
         case Add(name, member, seconds):
-            yield ("SADD", f"st:{name}", member)
-            yield ("PEXPIRE", f"st:{name}", _ms(seconds))
+            yield ("SADD", _key(name), member)
+            yield ("PEXPIRE", _key(name), _ms(seconds))
         case Remove(name, member):
-            yield ("SREM", f"st:{name}", member)
+            yield ("SREM", _key(name), member)
         case Post(node, message, seconds):
             yield ("XADD", f"st:box:{node}", "MAXLEN", "~", _BOX_MESSAGES, "*", "m", message)
             yield ("PEXPIRE", f"st:box:{node}", _ms(seconds))

@@ -1,7 +1,7 @@
 """The configuration's table of the store."""
 
+import importlib.util
 import re
-from importlib.util import find_spec
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -43,7 +43,7 @@ class StoreConfig(Table):
                 raise ValueError(f"number {number} is not 64 hex digits; `openssl rand -hex 32` makes one")
         if len({key.get_secret_value().lower() for key in keys}) < len(keys):
             raise ValueError("a key is there twice")
-        if keys and find_spec("cryptography") is None:
+        if keys and importlib.util.find_spec("cryptography") is None:
             raise ValueError("the library cryptography is not installed; pip install 'streamtee[redis,encryption]'")
         return keys
 
@@ -53,7 +53,7 @@ class StoreConfig(Table):
         text = url.get_secret_value()
         if text and urlsplit(text).scheme not in SCHEMES:
             raise ValueError(f"the URL's scheme is not one of {', '.join(SCHEMES)}")
-        if text and not all(map(find_spec, ("redis", "hiredis"))):
+        if text and not all(map(importlib.util.find_spec, ("redis", "hiredis"))):
             raise ValueError("the client of Redis is not installed; pip install 'streamtee[redis]'")
         return url
 

@@ -669,5 +669,6 @@ class _Conclusion:
 
     def due(self) -> None:
         stream = self._stream
-        if stream.outcome is None and (self._fed_at is None or self._fed_at == stream.fed_at):
+        fed_at = stream.fed_at if stream.bypass is None else stream.bypass.fed_at
+        if stream.outcome is None and (self._fed_at is None or self._fed_at == fed_at):
             stream.conclude(self._outcome)

@@ -30,7 +30,6 @@ from proxy.stream.hub import Hub
 from proxy.wire.errors import Overloaded
 from proxy.wire.event_id import EventId
 from proxy.workers import relay
-from proxy.workers.counting.shared_account import SharedPlace
 from proxy.workers.follow_several import FollowSeveral
 from proxy.workers.handover import LATE, OUTCOMES, TAKEN, offer
 from proxy.workers.ids import worker_of
@@ -343,7 +342,7 @@ class Placement:
         self, request: web.BaseRequest, connection: MovableConnection, owner: int, decided: bool
     ) -> web.StreamResponse:
         place = PLACE.get()
-        if isinstance(place, SharedPlace):
+        if place is not None:
             await place.withdraw()
         outcome = await self.move(connection, owner, is_placed=decided)
         if outcome == TAKEN:

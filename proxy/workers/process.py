@@ -1,6 +1,7 @@
 """A worker as its supervisor sees it: a process, the messages to and from it, and how it ended."""
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -110,8 +111,9 @@ class WorkerProcess:
 
     def kill_soon(self) -> None:
         """End the process at once; `wait` returns then."""
-        with suppress(ProcessLookupError):
-            self.process.kill()
+        if not self.has_ended:  # not by `process.kill`, which may take the end of the process from asyncio's watcher
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGKILL)
 
     async def _read(self) -> None:
         while (message := await self._channel.receive()) is not None:

@@ -125,7 +125,7 @@ class Worker:
         try:
             while (message := await self._channel.receive()) is not None:
                 await self.heed(message)
-            self._is_orphan = True
+            self._is_orphan = self._all_end = True  # what is kept here is found by nobody any more
         except Exception as error:
             log_fault("what the supervisor said", error)
         self._end(self.proxy.drain)

@@ -61,6 +61,7 @@ class Process:
     def __init__(self, shared: Shared, number: int, clock: Clock, **limits: Any) -> None:
         self.account = Account("alice", b"a", CallerLimits(**limits), clock)
         self.sums = Sums(Counts(shared, number), [self.account])
+        self.account.on_withdrawn = self.sums.correct
 
     async def ask(self) -> bool:
         """Send a request; return whether it is admitted."""

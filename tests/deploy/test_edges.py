@@ -19,7 +19,7 @@ from tests.certificates import Authority
 from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, blocks, chunk_frame, stamped
 from tests.http_client import KEY
-from tests.programs import deploy_tool, system_tool
+from tests.programs import deploy_tool, system_tool, wait_listening
 from tests.proxy_under_test import CHAT, Tee, begun, chat_body, teed
 from tests.stage import Stage, Turn
 
@@ -123,15 +123,7 @@ async def running(command: list[str], port: int, folder: Path) -> AsyncIterator[
         process = await asyncio.create_subprocess_exec(*command, stdout=errors, stderr=errors, env=home)
     try:
         async with asyncio.timeout(GUARD_S):
-            while True:
-                assert process.returncode is None, (folder / "errors").read_text()
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                except ConnectionError:
-                    await asyncio.sleep(0.02)
-                    continue
-                writer.close()
-                break
+            assert await wait_listening(process, port), (folder / "errors").read_text()
         yield
     finally:
         if process.returncode is None:

@@ -1,7 +1,6 @@
 """An API with typed events, in every mode: nothing above the room of dialects knows that it is not Qwen's."""
 
 import json
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,14 +10,13 @@ from hypothesis import strategies as st
 from proxy.stream.endings import COMPLETE, Ending
 from proxy.stream.projection import View
 from proxy.stream.projections import Json
-from proxy.stream.stream import Stream
 from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import BadRequest, Truncated
-from proxy.wire.sse import Splitter
 from tests.cuts import messages
 from tests.dialects.made_up import MADE_UP
 from tests.fakes import FakeSink
-from tests.streams import EPOCH, follow, new_stream
+from tests.resumption import in_drawn_spans, resumed_after_each, stream_of
+from tests.streams import follow, new_stream
 
 BEATS = b": ping\n\n"
 Item = tuple[str, list[str]]
@@ -43,12 +41,6 @@ def frames_of(told: list[Item], *, between: bytes = b"") -> list[bytes]:
     return [one for frame in frames for one in ((frame, between) if between else (frame,))]
 
 
-def stream_of(frames: list[bytes]) -> Stream:
-    stream = new_stream(MADE_UP)
-    stream.extend(frames)
-    return stream
-
-
 def events_of(body: bytes) -> list[dict[str, Any]]:
     return [json.loads(message.data) for message in messages(body)]
 
@@ -70,16 +62,10 @@ def answer(told: list[Item]) -> dict[int, str]:
 def test_law_5_every_mode_says_the_answer_in_any_spans(told: list[Item], beats: bool, data: st.DataObject) -> None:
     """Deltas add up to it, events about it stay as they came, and what is rendered later is what was rendered live."""
     frames = frames_of(told, between=BEATS if beats else b"")
-    places = data.draw(st.lists(st.integers(0, len(frames)), max_size=6).map(lambda drawn: {0, *drawn, len(frames)}))
-    spans, complete, live, had = list(pairwise(sorted(places))), stream_of(frames), new_stream(MADE_UP), b""
-    for start, end in spans:
-        live.extend(frames[start:end])
-        had += live.projection(View("coalesced")).render(start, end)
-    assert had == b"".join(complete.projection(View("coalesced")).render(start, end) for start, end in spans)
+    had, text = in_drawn_spans(MADE_UP, frames, data)
     assert said(had) == answer(told)
     skeleton = [event for event in events_of(b"".join(frames)) if event["type"] != "item.delta"]
     assert [event for event in events_of(had) if event["type"] != "item.delta"] == skeleton
-    text = b"".join(complete.projection(View("text")).render(start, end) for start, end in spans)
     assert text.decode() == "".join("".join(pieces) for kind, pieces in told if kind == "text")
 
 
@@ -87,18 +73,16 @@ def test_law_5_every_mode_says_the_answer_in_any_spans(told: list[Item], beats: 
 def test_law_8_resume_at_any_id(told: list[Item]) -> None:
     """What was received up to an id, and what comes after it, say the whole once."""
     frames = frames_of(told)
-    coalesced = stream_of(frames).projection(View("coalesced"))
-    blocks = Splitter(1 << 20).feed(coalesced.render(0, len(frames)))
-    for place, block in enumerate(blocks, 1):
-        seq = int(messages(block)[0].id.removeprefix(EPOCH + b"-"))  # type: ignore[union-attr]
-        rest = coalesced.render(seq, len(frames)) if seq < len(frames) else b""
-        assert said(b"".join(blocks[:place]) + rest) == answer(told)
+    for body in resumed_after_each(MADE_UP, frames):
+        assert said(body) == answer(told)
 
 
 def test_deltas_of_one_item_are_merged_under_the_last_number() -> None:
     """And nothing else is."""
     merged = events_of(
-        stream_of(frames_of([("thought", ["a", "b"]), ("text", ["c", "d"])])).projection(View("coalesced")).render(0, 9)
+        stream_of(MADE_UP, frames_of([("thought", ["a", "b"]), ("text", ["c", "d"])]))
+        .projection(View("coalesced"))
+        .render(0, 9)
     )
     assert [(event["type"], event["seq"], event.get("delta")) for event in merged] == [
         ("item.begun", 1, None),
@@ -115,7 +99,7 @@ def test_document_is_what_the_api_says_it_is() -> None:
     """Its last word, or what there is so far."""
     frames = frames_of([("text", ["Hel", "lo"])])
     for end, ident in ((3, None), (5, "a")):
-        found = stream_of(frames[:end]).projection(View("json"))
+        found = stream_of(MADE_UP, frames[:end]).projection(View("json"))
         assert isinstance(found, Json)
         assert json.loads(found.so_far()) == {"id": ident, "items": [{"kind": "text", "text": "Hello"}]}
 
@@ -124,7 +108,7 @@ def test_document_is_what_the_api_says_it_is() -> None:
 def test_mode_without_meaning_is_refused(mode: str) -> None:
     """The refusal names the modes there are."""
     with pytest.raises(BadRequest, match="coalesced"):
-        stream_of([]).projection(View(mode))
+        stream_of(MADE_UP, []).projection(View(mode))
 
 
 @pytest.mark.parametrize("mode", ["raw", "events", "coalesced", "text", "json"])

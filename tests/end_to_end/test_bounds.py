@@ -7,6 +7,7 @@ import asyncio
 import re
 import tracemalloc
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -112,6 +113,41 @@ async def test_large_prompt_passes(serve: Serve, fake: FakeQwen) -> None:
     answer = await tee.ask("POST", CHAT, body=body)
     assert await answer.read() == bytes(fake.requests[0].sent)
     assert fake.requests[0].body == body
+
+
+@pytest.mark.parametrize(
+    ("path", "tables"),
+    [
+        (CHAT, {"generations": {"upgrade": "always"}}),
+        (CHAT, {"generations": {"attach_retries_s": 5}}),
+        (CHAT, {"models": [{"name": "m", "alias_of": "n"}]}),
+        ("/v1/embeddings", {"models": [{"name": "m", "alias_of": "n"}]}),
+        ("/v1/embeddings", {"upstream": {"key": "sk-ours"}}),
+        (NATIVE, {"upstream": {"key": "sk-ours"}}),
+    ],
+)
+async def test_body_of_too_many_values_is_refused_where_it_is_read(
+    serve: Serve, fake: FakeQwen, path: str, tables: dict[str, Any]
+) -> None:
+    """A parser would hold the loop for seconds; where nothing is read of it, it passes."""
+    tee = await serve(limits={"held_body_bytes": 10 * MEGABYTE}, **tables)
+    body = b'{"model":"m","messages":[%b]}' % b",".join([b"{}"] * 100_000)
+    kind = "Content-Type: application/json"
+    message = await refusal(await tee.ask("POST", path, kind, body=body), 413, "too_large")
+    assert 100_000 in numbers(message)
+    assert not fake.requests
+    within = b'{"model":"m","messages":[{"content":"%b"}]}' % (b'{[,:\\"' * 100_000)
+    await (await tee.ask("POST", path, kind, body=within)).read()
+    assert len(fake.requests) == 1
+
+
+async def test_file_is_found_in_a_body_that_is_looked_into_in_steps(serve: Serve, fake: FakeQwen) -> None:
+    """Where two steps meet, too."""
+    tee = await serve(upstream={"key": "sk-ours"})
+    for at in (0, 262_130, 600_000):
+        body = b'{"input":["%b","fileid://file-fe-1"]}' % (b"x" * at)
+        await refusal(await tee.ask("POST", "/v1/embeddings", body=body), 403, "file_not_allowed")
+    assert not fake.requests
 
 
 # Frames and logs.

@@ -1,12 +1,8 @@
 """Routes of the user's own, from outside: event servers of other makes, curl, and any interleaving of what happens."""
 
 import asyncio
-import contextlib
 import json
 import re
-import socket
-import sys
-from collections.abc import AsyncIterator
 from typing import Any
 from unittest import mock
 
@@ -19,6 +15,7 @@ from tests.event_loops import GUARD_S, on_one_loop, until
 from tests.event_streams import blocks, stamped
 from tests.http_client import Answer
 from tests.proxy_under_test import Tee, faked, teed
+from tests.spawned import ended, served_by_source
 from tests.stage import Stage, Turn, staged
 from tests.workers_under_test import in_one_process
 
@@ -217,35 +214,6 @@ uvicorn.Server(uvicorn.Config(app, log_level="critical")).run(sockets=[listening
 """
 
 
-@contextlib.asynccontextmanager
-async def fastapi() -> AsyncIterator[str]:
-    """Run it in a process of its own, on a socket that listens already: a free port might be taken by then.
-
-    Yields its URL, once it has begun to answer.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        command = [sys.executable, "-c", SERVER, str(listening.fileno())]
-        server = await asyncio.create_subprocess_exec(*command, pass_fds=[listening.fileno()])
-    try:
-        async with asyncio.timeout(3 * GUARD_S):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"HEAD /ready HTTP/1.0\r\n\r\n")
-            assert await reader.readline() == b"HTTP/1.1 404 Not Found\r\n"
-            writer.close()
-            await writer.wait_closed()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        await ended(server)
-
-
-async def ended(process: asyncio.subprocess.Process) -> None:
-    """End a process, unless it has ended by itself: then what the test found of that is what it fails with."""
-    if process.returncode is None:
-        process.kill()
-    await process.communicate()
-
-
 class Curl:
     """A curl that follows."""
 
@@ -279,7 +247,7 @@ def numbers(body: bytes) -> list[int]:
 @on_one_loop
 async def test_fastapi_behind_the_proxy_is_read_by_curl() -> None:
     """GET and POST: each connection upstream ends after three events, and curl, on one connection, has them all."""
-    async with fastapi() as url, teed(url, routes=[{**SHARED, "join": "window"}]) as tee:
+    async with served_by_source(SERVER) as url, teed(url, routes=[{**SHARED, "join": "window"}]) as tee:
         events = f"{tee.proxy.url}/events"
         async with Curl(events) as get, Curl(events) as also:
             said = await get.until(b'"number": 9')

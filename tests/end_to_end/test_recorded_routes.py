@@ -3,18 +3,16 @@
 import asyncio
 import contextlib
 import gzip
-import socket
-import sys
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from mcp import Client
 
-from tests.event_loops import GUARD_S, on_one_loop, until
+from tests.event_loops import on_one_loop, until
 from tests.event_streams import stamped
 from tests.http_client import Answer
 from tests.proxy_under_test import Tee, teed
+from tests.spawned import served_by_source
 from tests.stage import Stage, Turn
 
 AGENT = {"path": "/agent/", "record": True}
@@ -217,31 +215,10 @@ uvicorn.Server(uvicorn.Config(server.streamable_http_app(), log_level="critical"
 """
 
 
-@contextlib.asynccontextmanager
-async def mcp_server() -> AsyncIterator[str]:
-    """Run an MCP server of streamable HTTP in a process of its own; yield its URL once it answers."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        command = [sys.executable, "-W", "ignore", "-c", MCP_SERVER, str(listening.fileno())]
-        server = await asyncio.create_subprocess_exec(*command, pass_fds=[listening.fileno()])
-    try:
-        async with asyncio.timeout(6 * GUARD_S):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"HEAD /ready HTTP/1.0\r\n\r\n")
-            assert b"404" in await reader.readline()
-            writer.close()
-            await writer.wait_closed()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        if server.returncode is None:
-            server.kill()
-        await server.communicate()
-
-
 @on_one_loop
 async def test_tool_call_of_the_mcp_sdk_is_a_stream() -> None:
     """The client has its progress and result as without the proxy, and the call can be read again by its id."""
-    async with mcp_server() as url, teed(url, routes=[{"path": "/mcp", "record": True}]) as tee:
+    async with served_by_source(MCP_SERVER) as url, teed(url, routes=[{"path": "/mcp", "record": True}]) as tee:
         steps: list[str | None] = []
 
         async def note(done: float, total: float | None, message: str | None) -> None:

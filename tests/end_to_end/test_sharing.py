@@ -671,6 +671,7 @@ async def test_follower_that_came_before_the_refusal_is_told(perform: Serve, sta
     assert (await late.read(), late.status) == (WHOLE, 200)
 
 
+@in_one_process("who waits for a key that a call gets later may wait elsewhere, docs/workers.md")
 async def test_waiter_by_key_of_what_turned_out_to_be_no_stream_is_told(perform: Serve, stage: Stage) -> None:
     """It has its head already when a later request gives the key it waits for."""
     tee = await perform()

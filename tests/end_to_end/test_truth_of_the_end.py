@@ -13,7 +13,7 @@ from tests.http_client import Answer
 from tests.message_events import STOP, delta, finish, start
 from tests.proxy_under_test import CHAT, NATIVE, RESPONSES, Serve, Tee, begun, chat_body, native_body, response_body
 from tests.stage import Stage, Turn
-from tests.workers_under_test import COUNT
+from tests.workers_under_test import COUNT, in_one_process
 
 WORD = chunk_frame("word")
 PINGS = b": keep-alive\n\n\n\n" * 9
@@ -279,6 +279,7 @@ async def test_others_see_what_comes_after_the_last_word(perform: Serve, stage: 
     assert (b"after" in await events.read(), events.end) == (True, "whole")
 
 
+@in_one_process("each has connections of its own to the upstream")
 @on_one_loop
 async def test_upstream_that_ends_within_a_moment_keeps_its_connection(perform: Serve, stage: Stage) -> None:
     """The client of mode json has left by then, which is no reason to close it."""

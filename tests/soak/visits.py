@@ -114,8 +114,8 @@ async def shared(ground: Ground, random: Random, ident: str) -> None:
 
 
 def _is_late(ground: Ground, reply: Reply, began_at: float) -> bool:
-    """Return whether the upstream was late because this process, of which it is a part, did not run for long."""
-    return reply.status == 504 and ground.starved_at > began_at
+    """Return whether this process did not run for long, and so its upstream was late, or its client a time-out's."""
+    return (reply.status == 504 or (not reply.status and reply.end == "cut")) and ground.starved_at > began_at
 
 
 def _caller(random: Random) -> str:

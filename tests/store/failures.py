@@ -8,6 +8,7 @@ twice, and was told `complete`, or waits for ever; `told` in ground.py fails the
 
 import argparse
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, FINISH
-from tests.store.ground import BEFORE, LEASE_S, WORDS, Ground, ending, ground, told
+from tests.store.ground import BEFORE, LEASE_S, WORDS, Ground, Node, ending, ground, told
 from tests.store.redis_server import redis_server
 
 Act = Callable[[Ground], Awaitable[None]]
@@ -156,11 +157,30 @@ async def redis_full_shortly(there: Ground) -> None:
     there.turn.end(FINISH, DONE)
 
 
-async def cancel_meets_finish(there: Ground) -> None:
+async def _cancel_at(there: Ground, *nodes: Node) -> None:
+    """Cancel at nodes in the moment in which the upstream ends."""
+
+    async def cancel(node: Node) -> int:
+        await asyncio.sleep(random.uniform(0, 0.01))
+        return (await node.tee.ask("POST", f"/v1/streams/{there.ident}/cancel")).status
+
     await there.say(WORDS[BEFORE:])
-    cancelling = asyncio.create_task(there.other.tee.ask("POST", f"/v1/streams/{there.ident}/cancel"))
+    cancelling = asyncio.gather(*map(cancel, nodes))
+    await asyncio.sleep(random.uniform(0, 0.01))
     there.turn.end(FINISH, DONE)
-    assert (await cancelling).status == 200
+    assert await cancelling == [200] * len(nodes)
+
+
+async def cancel_meets_finish(there: Ground) -> None:
+    await _cancel_at(there, there.other)
+
+
+async def owner_cancels_at_finish(there: Ground) -> None:
+    await _cancel_at(there, there.owner)
+
+
+async def both_cancel_at_finish(there: Ground) -> None:
+    await _cancel_at(there, there.owner, there.other)
 
 
 async def all_is_well(there: Ground) -> None:
@@ -193,6 +213,8 @@ ROWS = [
         ONE_OF_TWO,
         is_quick=True,
     ),
+    Row("cancel at the owner against the end of the answer", owner_cancels_at_finish, ONE_OF_TWO, ONE_OF_TWO),
+    Row("cancel at both nodes against the end of the answer", both_cancel_at_finish, ONE_OF_TWO, ONE_OF_TWO),
     Row("clock of the other node an hour ahead", all_is_well, WELL, WELL, where=lambda: ground(skew_s=3600)),
 ]
 

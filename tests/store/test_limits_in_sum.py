@@ -13,9 +13,10 @@ from proxy.access.account import Account
 from tests.access.named import NamedCallers
 from tests.event_loops import GUARD_S, until
 from tests.event_streams import DONE, FINISH, chunk_frame
-from tests.proxy_under_test import CHAT, Tee, chat_body
+from tests.proxy_under_test import CHAT, Tee, chat_body, teed
+from tests.several_workers import several
 from tests.stage import Stage, Turn, staged
-from tests.store.nodes import Nodes, sharing
+from tests.store.nodes import Nodes, sharing, stored
 from tests.store.redis_server import redis_server
 
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":60,"completion_tokens":40,"total_tokens":100}}\n\n'
@@ -149,3 +150,26 @@ async def test_usage_of_the_day_survives_a_restart_of_all_nodes(tmp_path: Path) 
         for expected in ({200: 2}, {200: 1, 429: 1}, {429: 2}):
             async with sharing(stage.url, server.url, **callers.tables()) as tees:
                 assert await statuses(Nodes(stage, server, tees), callers, 1) == expected
+
+
+async def test_workers_of_one_machine_and_another_machine_are_limited_together(tmp_path: Path) -> None:
+    """Each worker is a node; what the supervisor has counted of its machine is not counted twice."""
+    callers = NamedCallers(tmp_path, alice={"requests_per_day": 6})
+    async with staged() as stage, redis_server() as server, answering(stage):
+        tables = {**callers.tables(), "store": stored(server.url)}
+        async with several(stage.url, **tables) as one, teed(stage.url, **tables) as other:
+            found = []
+            for at in (0, 1, None, 2, None, 0, 1, None):
+                header = callers.header("alice")
+                answer = await (other.chat(header) if at is None else one.chat(at, header))
+                await answer.read()
+                found.append(answer.status)
+            assert found == [200] * 6 + [429] * 2
+            assert await used(other, callers, "requests") == 6
+            told = await (await one.ask(0, "GET", "/v1/usage", callers.header("alice"))).json()
+            assert told["requests"]["day"]["used"] == 6
+            async with asyncio.timeout(GUARD_S):
+                for client in [*one.clients, *other.clients]:
+                    await client.leave()
+                await one.stop(*one.workers)
+                await other.proxy.stop()

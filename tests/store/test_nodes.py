@@ -111,6 +111,16 @@ async def test_streams_of_others_are_unknown(nodes: Nodes) -> None:
     assert (await mine.read()).endswith(DONE)
 
 
+async def test_request_that_names_very_many_streams_is_refused_before_they_are_looked_for(nodes: Nodes) -> None:
+    """Each that there is none of takes half a second, and 32 take no longer than one."""
+    idents = ["st_" + f"{n:026d}".translate(str.maketrans("0123456789", "abcdefghij")) for n in range(1000)]
+    async with asyncio.timeout(5):
+        for count, status in ((1000, 400), (32, 404)):
+            query = "&".join(f"stream={ident}" for ident in idents[:count])
+            answer = await nodes.other.ask("GET", f"/v1/follow?{query}")
+            assert answer.status == status
+
+
 # Names
 
 

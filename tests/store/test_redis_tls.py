@@ -24,11 +24,6 @@ async def pong(url: str) -> list[object]:
         await connections.close()
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
-
-
 @asynccontextmanager
 async def showing(authority: Authority, *, clients: str = "no", dns: str = "localhost") -> AsyncIterator[str]:
     """Run a server that shows a certificate of an authority; `clients`: whether they are to show one, too."""

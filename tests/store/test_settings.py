@@ -1,5 +1,6 @@
 """The table of the store: what is refused, and what is said of it."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,6 @@ import pytest
 from pydantic import ValidationError
 
 from proxy.server.configuration.mistakes import explained
-from proxy.store import settings
 from proxy.store.redis_client import RedisConnections
 from proxy.store.settings import SCHEMES, StoreConfig
 
@@ -105,6 +105,6 @@ def test_keys_are_read_from_a_file(tmp_path: Path) -> None:
 
 def test_keys_without_the_library_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """With what installs it."""
-    monkeypatch.setattr(settings, "find_spec", lambda name: None if name == "cryptography" else object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cryptography" else object())
     with pytest.raises(ValidationError, match=r"pip install 'streamtee\[redis,encryption\]'"):
         StoreConfig(url="redis://host", secret=SECRET, encryption_keys=(KEY,))  # type: ignore[arg-type]

@@ -17,11 +17,6 @@ ALL = (0, 1, 2)
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
-
-
-@pytest.fixture
 async def three(stage: Stage, authority: Authority) -> AsyncIterator[Several]:
     async with several(stage.url, tls={"certificate": str(authority.sign("server"))}) as one:
         yield one

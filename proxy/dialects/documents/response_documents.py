@@ -27,6 +27,10 @@ _CALLS = {  # of tools that the client runs, by type of item: the channel of the
     "function_call": ("function_call_arguments", "arguments"),
     "custom_tool_call": ("custom_tool_call_input", "input"),
 }
+_WHOLE = {  # other items that have texts: the channels of these, and where they are in the item
+    "message": ((_ANSWER, "content"),),
+    "reasoning": (("reasoning_summary_text", "summary"), ("reasoning_text", "content")),
+}
 _RETOLD = {  # channels of calls, and the fields in which chunks tell them; there clients expect functions only
     ("function_call", "id"): "id",
     ("function_call", "name"): "name",
@@ -187,14 +191,14 @@ def _names(item: dict[str, Any], part: int) -> list[tuple[Channel, str]]:
 
 
 def _texts(item: dict[str, Any], part: int) -> list[tuple[Channel, Any]]:
-    """Return the texts of a finished message, or that of a finished call."""
+    """Return the texts of a finished message or of finished reasoning, or that of a finished call."""
     name, key = _CALLS.get(str(item.get("type")), ("", ""))
     if name and isinstance(text := item.get(key), str) and text:
         return [(Channel(part, name, 0), text)]
     return [
-        (Channel(part, _ANSWER, place), content["text"])
-        for place, content in enumerate(records(item.get("content")))
-        if item.get("type") == "message" and isinstance(content.get("text"), str) and content["text"]
+        (Channel(part, channel, place), told.get("text"))
+        for channel, key in _WHOLE.get(str(item.get("type")), ())
+        for place, told in enumerate(records(item.get(key)))
     ]
 
 

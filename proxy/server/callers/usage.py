@@ -23,10 +23,12 @@ class UsageOfCaller:
         account = self._accounts.of(caller.digest)
         if account is None:
             raise UnknownRoute("the use of this key is not counted: it is one of auth.keys, which have no limits")
-        if self._accounts.sums is not None:
-            account.roll()
-            await self._accounts.sums.settle([account])
         told = _told(account) | await account.sums()
+        if self._accounts.sums is not None:  # the windows hold for more than the workers of this machine
+            now = account.roll()
+            await self._accounts.sums.settle([account])
+            told["requests"] |= _windows(account.requests, now)
+            told["tokens"] |= _windows(account.tokens, now)
         return answer(told, headers={"Cache-Control": "no-store"})
 
 

@@ -83,7 +83,10 @@ class ObjectRequests:
         for name in {ident, stream.id, response_id(stream) or ident}:
             self._deleted[caller.digest, name] = None
         if self._given is not None:
-            self._given.remove(caller.digest, {response_id(stream) or ident, *item_ids(stream)})
+            idents = {response_id(stream) or ident, *item_ids(stream)}
+            self._given.remove(caller.digest, idents)
+            if self._directory is not None:
+                self._directory.forget_given(caller.digest, idents)
         while len(self._deleted) > _DELETED:
             self._deleted.popitem(last=False)
         return answer_document(objects.deleted(ident))
@@ -96,8 +99,15 @@ class ObjectRequests:
             raise _too_long(ident)
         if (caller.digest, ident) in self._deleted:
             raise _unknown(ident)
-        upstream = "" if self._given is None else self._given.upstream(caller.digest, route.dialect, ident)
+        upstream = "" if self._given is None else await self._upstream_of(self._given, route, caller.digest, ident)
         return await self._passing.serve(route, request, caller, alone=upstream)
+
+    async def _upstream_of(self, given: GivenIds, route: Route, caller: bytes, ident: str) -> str:
+        """Return the upstream that made a response, "" if none is known. Raises: UnknownResponse."""
+        made_by = given.find(caller, route.dialect, ident)
+        if made_by is None and self._directory is not None:
+            made_by = await self._directory.made_by(caller, ident)
+        return given.allowed(ident, made_by)
 
     def knows(self, caller: bytes, ident: str) -> bool:
         """Return whether a caller's response of this id runs, is kept or was deleted here, or was given to the caller.

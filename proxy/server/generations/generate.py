@@ -287,7 +287,7 @@ class Generations:
             exchange.close()
             raise
         for one in idents:
-            given.add(generation.caller, one, exchange.upstream_name)
+            given.give(generation.caller, one, exchange.upstream_name)
 
     async def _in_background(
         self, request: web.BaseRequest, call: Call, generation: GenerationRequest, joined: Joined | None

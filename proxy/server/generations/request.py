@@ -21,6 +21,7 @@ from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, arrived_body, read_body, read_body_or_beginning
 from proxy.server.config import Config
 from proxy.server.configuration.settings import GenerationsConfig, LimitsConfig
+from proxy.server.directory import Directory
 from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions, read_options
 from proxy.server.generations.retries import meaning_of
@@ -162,12 +163,14 @@ class GenerationReader:
         models: Models,
         given: GivenIds | None = None,
         placement: Placement | None = None,
+        directory: Directory | None = None,
         *,
         recorded: bool = False,
     ) -> None:
         """`given`: the ids of responses that callers were given; None: of no use. `recorded`: for a recorded route.
 
-        `placement`: asks the other workers, if there are any, for ids that were not given here.
+        `placement`: asks the other workers, if there are any, for ids that were not given here; `directory`: asks the
+        store that other machines share.
         """
         self._config = config
         self._admission = admission
@@ -176,6 +179,7 @@ class GenerationReader:
         self._client_address = ClientAddresses(config.trusted_proxies).of
         self._given = given
         self._placement = placement
+        self._directory = directory
         generations = config.generations
         self._recorded = recorded
         self._attaches = generations.attach_retries_s > 0 and not recorded
@@ -317,6 +321,8 @@ class GenerationReader:
             made_by = given.find(generation.caller, generation.route.dialect, ident)
             if made_by is None and self._placement is not None and len(ident) <= LONGEST:
                 made_by = await self._placement.made_by(generation.caller, ident)
+            if made_by is None and self._directory is not None:
+                made_by = await self._directory.made_by(generation.caller, ident)
             upstreams.append(given.allowed(ident, made_by))
         return next(filter(None, upstreams), "")
 

@@ -56,10 +56,12 @@ class SharedAccount(Account):
             raise
         self.roll()
         for window, used in zip((*self.requests, *self.tokens), told["used"], strict=True):
-            window.restore(used)
+            window.hear(used)
         self._check(told)
         self._taken += 1
-        return SharedPlace(self)
+        for window in self.requests:
+            window.use(1)
+        return Place(self)
 
     def give_back(self) -> None:
         super().give_back()
@@ -81,6 +83,7 @@ class SharedAccount(Account):
     async def withdraw(self) -> None:
         """Give a place back as if it had not been taken: another worker serves the request, and asks for one."""
         self._taken -= 1
+        self.count_less()
         await wait(self._questions.ask("withdraw", **self._said))
 
     def _count_served(self) -> None:
@@ -151,16 +154,3 @@ class SharedAccount(Account):
     def _check(self, told: dict[str, Any]) -> None:
         if told["reached"] is not None:
             self.refuse(Reached(*told["reached"]))
-
-
-class SharedPlace(Place):
-    """The place of a request that may turn out to belong to another worker."""
-
-    __slots__ = ()
-
-    async def withdraw(self) -> None:
-        """Have another worker take it instead, unless a stream has taken it over. Raises: Overloaded."""
-        account = self._account
-        if self.is_held and isinstance(account, SharedAccount):
-            self.is_held = False
-            await account.withdraw()

@@ -62,13 +62,12 @@ class SummedAccount(Account):
             self._places[worker] += 1
         return {"reached": reached and [*reached], "used": [window.used for window in (*self.requests, *self.tokens)]}
 
-    def withdraw(self, worker: int) -> dict[str, Any]:
+    def take_back(self, worker: int) -> dict[str, Any]:
         """Count a request no more: it has not been served, and comes again from another worker."""
         self.end(worker)
         self.roll()
         self.requests_total -= 1
-        for window in self.requests:
-            window.use(-min(1, window.own))
+        self.count_less()
         return {}
 
     def end(self, worker: int) -> None:
@@ -133,7 +132,7 @@ class Sums:
 
 _SAID: dict[str, Callable[[SummedAccount, int, dict[str, Any]], dict[str, Any] | None]] = {
     "take": lambda account, worker, said: account.let_in(worker, looks_up=said["looks_up"]),
-    "withdraw": lambda account, worker, said: account.withdraw(worker),
+    "withdraw": lambda account, worker, said: account.take_back(worker),
     "over": lambda account, worker, said: account.end(worker),
     "spent": lambda account, worker, said: account.spend(said["tokens"]),
     "follow": lambda account, worker, said: account.make_room(worker, said["count"]),

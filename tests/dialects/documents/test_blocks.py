@@ -1,7 +1,6 @@
 """Messages that consist of content blocks: what their events add up to, and which of them modes may merge."""
 
 import json
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,9 +10,7 @@ from hypothesis import strategies as st
 from proxy.dialects.messages import MESSAGES
 from proxy.stream.projection import View
 from proxy.stream.projections import Json
-from proxy.stream.stream import Stream
 from proxy.wire.errors import BadRequest, Garbled
-from proxy.wire.sse import Splitter
 from tests.cuts import messages
 from tests.message_events import (
     MESSAGE,
@@ -31,17 +28,11 @@ from tests.message_events import (
     told_by_sdk,
     without_nulls,
 )
-from tests.streams import EPOCH, new_stream
-
-
-def stream_of(frames: list[bytes]) -> Stream:
-    stream = new_stream(MESSAGES)
-    stream.extend(frames)
-    return stream
+from tests.resumption import in_drawn_spans, resumed_after_each, stream_of
 
 
 def folded(frames: list[bytes]) -> Any:
-    found = stream_of(frames).projection(View("json"))
+    found = stream_of(MESSAGES, frames).projection(View("json"))
     assert isinstance(found, Json)
     return json.loads(found.so_far())
 
@@ -75,7 +66,7 @@ def test_folded_message_has_what_deltas_bring_besides_text() -> None:
     assert document["content"][0]["text"] == "Hello"
     assert document["content"][0]["citations"] == [citation, citation]
     assert document["usage"]["input_tokens"] == 56
-    assert stream_of(frames).projection(View("text")).render(0, len(frames)) == b"Hello"
+    assert stream_of(MESSAGES, frames).projection(View("text")).render(0, len(frames)) == b"Hello"
 
 
 def test_null_in_a_later_event_replaces_nothing() -> None:
@@ -116,7 +107,7 @@ def test_what_can_not_be_read_is_no_message_silently_without_it(frame: bytes) ->
     frames = [start(), block_start(type="tool_use", id="t", name="n", input={}), frame, STOP]
     with pytest.raises(Garbled):
         folded(frames)
-    had = stream_of(frames).projection(View("coalesced")).render(0, len(frames))
+    had = stream_of(MESSAGES, frames).projection(View("coalesced")).render(0, len(frames))
     assert frame.rpartition(b"data: ")[2].strip() in had
 
 
@@ -126,7 +117,7 @@ def test_event_of_any_depth_is_no_other(levels: int) -> None:
     deep = b'"deep":%b,' % (b"[" * levels + b"]" * levels)
     frames = [start(), block_start(), delta("x").replace(b'"index"', deep + b'"index"'), STOP]
     assert folded(frames)["content"][0]["text"] == "x"
-    assert deep in stream_of(frames).projection(View("coalesced")).render(0, len(frames))
+    assert deep in stream_of(MESSAGES, frames).projection(View("coalesced")).render(0, len(frames))
 
 
 @pytest.mark.parametrize("index", [b'"0"', b"0.0"])
@@ -155,17 +146,11 @@ def joined(events: list[Any]) -> dict[tuple[int, str], str]:
 def test_law_5_coalesced_says_the_same_in_any_spans(told: list[Block], pings: bool, data: st.DataObject) -> None:
     """Deltas add up to the same, every other event stays; what is rendered later is what was rendered live."""
     frames = [one for frame in message(told) for one in ((frame, PING) if pings else (frame,))]
-    places = data.draw(st.lists(st.integers(0, len(frames)), max_size=6).map(lambda drawn: {0, *drawn, len(frames)}))
-    spans, complete, live, had = list(pairwise(sorted(places))), stream_of(frames), new_stream(MESSAGES), b""
-    for first, last in spans:
-        live.extend(frames[first:last])
-        had += live.projection(View("coalesced")).render(first, last)
-    assert had == b"".join(complete.projection(View("coalesced")).render(first, last) for first, last in spans)
+    had, text = in_drawn_spans(MESSAGES, frames, data)
     before = said_in(b"".join(frames))
     assert joined(said_in(had)) == joined(before)
     skeleton = [one for one in before if one["type"] != "content_block_delta"]
     assert [one for one in said_in(had) if one["type"] != "content_block_delta"] == skeleton
-    text = b"".join(complete.projection(View("text")).render(first, last) for first, last in spans)
     assert text.decode() == "".join("".join(block.pieces) for block in told if block.kind == "text")
 
 
@@ -173,19 +158,15 @@ def test_law_5_coalesced_says_the_same_in_any_spans(told: list[Block], pings: bo
 def test_law_8_resume_at_any_id(told: list[Block]) -> None:
     """What was received up to an id, and what comes after it, say the whole once."""
     frames = message(told)
-    coalesced = stream_of(frames).projection(View("coalesced"))
-    got = Splitter(1 << 20).feed(coalesced.render(0, len(frames)))
-    for place, frame in enumerate(got, 1):
-        seq = int(messages(frame)[0].id.removeprefix(EPOCH + b"-"))  # type: ignore[union-attr]
-        rest = coalesced.render(seq, len(frames)) if seq < len(frames) else b""
-        assert joined(said_in(b"".join(got[:place]) + rest)) == joined(said_in(b"".join(frames)))
+    for body in resumed_after_each(MESSAGES, frames):
+        assert joined(said_in(body)) == joined(said_in(b"".join(frames)))
 
 
 def test_deltas_of_one_block_and_type_are_merged_and_nothing_else_is() -> None:
     """Neither across blocks, nor across a signature, nor with what an event has besides its text."""
     frames = message([Block("thinking", ("a", "b")), Block("text", ("c", "d")), Block("text", ("e",))])
     frames[-2:-2] = [delta("f", 2), delta("g", 2).replace(b'"index"', b'"p":"xyz","index"'), delta("h", 2)]
-    merged = said_in(stream_of(frames).projection(View("coalesced")).render(0, len(frames)))
+    merged = said_in(stream_of(MESSAGES, frames).projection(View("coalesced")).render(0, len(frames)))
     found = [(one["index"], one["delta"]) for one in merged if one["type"] == "content_block_delta"]
     assert found == [
         (0, {"type": "thinking_delta", "thinking": "ab"}),
@@ -202,4 +183,4 @@ def test_deltas_of_one_block_and_type_are_merged_and_nothing_else_is() -> None:
 def test_mode_without_meaning_is_refused(mode: str) -> None:
     """The refusal names the modes there are."""
     with pytest.raises(BadRequest, match="coalesced"):
-        stream_of([]).projection(View(mode))
+        stream_of(MESSAGES, []).projection(View(mode))

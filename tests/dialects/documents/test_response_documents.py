@@ -1,7 +1,6 @@
 """A response in every mode: deltas merged within their channel, all other events where they were, its own last word."""
 
 import json
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,12 +10,12 @@ from hypothesis import strategies as st
 from proxy.dialects.responses import RESPONSES
 from proxy.stream.projection import View
 from proxy.stream.projections import Json
-from proxy.stream.stream import Stream
 from proxy.wire.errors import BadRequest, Garbled
 from proxy.wire.sse import Splitter, payload
 from tests.cuts import messages
 from tests.dialects.response_events import bare, call, message, numbered, reasoning, response, snapshot
 from tests.fakes import FakeSink
+from tests.resumption import in_drawn_spans, resumed_after_each, stream_of
 from tests.streams import EPOCH, follow, new_stream
 
 Item = tuple[str, list[str]]
@@ -31,12 +30,6 @@ def frames_of(told: list[Item], *, by_dashscope: bool = True, beats: bool = Fals
     items = [MAKE[kind](index, pieces) for index, (kind, pieces) in enumerate(told)]
     frames = numbered(response(*items), by_dashscope=by_dashscope)
     return [one for frame in frames for one in ((frame, BEAT) if beats else (frame,))]
-
-
-def stream_of(frames: list[bytes]) -> Stream:
-    stream = new_stream(RESPONSES)
-    stream.extend(frames)
-    return stream
 
 
 def events_of(body: bytes) -> list[dict[str, Any]]:
@@ -65,18 +58,12 @@ def test_law_5_every_mode_says_the_answer_in_any_spans(
 ) -> None:
     """Deltas add up to it, all other events stay as they came, and what is rendered later is what was rendered live."""
     frames = frames_of(told, by_dashscope=by_dashscope, beats=beats)
-    places = data.draw(st.lists(st.integers(0, len(frames)), max_size=6).map(lambda drawn: {0, *drawn, len(frames)}))
-    spans, complete, live, had = list(pairwise(sorted(places))), stream_of(frames), new_stream(RESPONSES), b""
-    for start, end in spans:
-        live.extend(frames[start:end])
-        had += live.projection(View("coalesced")).render(start, end)
-    assert had == b"".join(complete.projection(View("coalesced")).render(start, end) for start, end in spans)
+    had, text = in_drawn_spans(RESPONSES, frames, data)
     assert said(had) == answer(told)
     came = events_of(b"".join(frames))
     assert [event for event in events_of(had) if not is_delta(event)] == [one for one in came if not is_delta(one)]
     numbers = [event["sequence_number"] for event in events_of(had)]
     assert numbers == sorted(set(numbers))
-    text = b"".join(complete.projection(View("text")).render(start, end) for start, end in spans)
     assert text.decode() == "".join("".join(pieces) for kind, pieces in told if kind == "message")
 
 
@@ -84,17 +71,13 @@ def test_law_5_every_mode_says_the_answer_in_any_spans(
 def test_law_8_resume_at_any_id(told: list[Item]) -> None:
     """What was received up to an id, and what comes after it, say the whole once."""
     frames = frames_of(told)
-    coalesced = stream_of(frames).projection(View("coalesced"))
-    blocks = Splitter(1 << 20).feed(coalesced.render(0, len(frames)))
-    for place, block in enumerate(blocks, 1):
-        seq = int(messages(block)[0].id.removeprefix(EPOCH + b"-"))  # type: ignore[union-attr]
-        rest = coalesced.render(seq, len(frames)) if seq < len(frames) else b""
-        assert said(b"".join(blocks[:place]) + rest) == answer(told)
+    for body in resumed_after_each(RESPONSES, frames):
+        assert said(body) == answer(told)
 
 
 def merged(*frames: bytes) -> list[tuple[Any, Any]]:
     """Return the number and the delta of each event of mode coalesced."""
-    rendered = stream_of(list(frames)).projection(View("coalesced")).render(0, len(frames))
+    rendered = stream_of(RESPONSES, list(frames)).projection(View("coalesced")).render(0, len(frames))
     return [(event.get("sequence_number"), event.get("delta")) for event in events_of(rendered)]
 
 
@@ -119,7 +102,7 @@ def test_neighbours_of_a_channel_are_merged_under_the_last_number() -> None:
 def test_delta_with_more_in_it_stays_as_it_came(members: dict[str, Any]) -> None:
     """Its neighbours are merged."""
     frames = [delta(1, "a"), delta(2, "b"), delta(3, "c", **members), delta(4, "d"), delta(5, "e")]
-    rendered = stream_of(frames).projection(View("coalesced")).render(0, 5)
+    rendered = stream_of(RESPONSES, frames).projection(View("coalesced")).render(0, 5)
     assert [event["delta"] for event in events_of(rendered)] == ["ab", "c", "de"]
     assert frames[2][:-1] in rendered
 
@@ -133,7 +116,7 @@ def test_sounds_are_not_joined() -> None:
 def test_halves_of_a_character_are_joined() -> None:
     """Each is said with the second of them, in every mode."""
     frames = [b'data: {"type":"%b","delta":"%b"}\n\n' % (MERGED.encode(), text) for text in (rb"a\ud83d", rb"\ude00b")]
-    stream = stream_of(frames)
+    stream = stream_of(RESPONSES, frames)
     assert stream.projection(View("text")).render(0, 2).decode() == "a😀b"
     assert [event["delta"] for event in events_of(stream.projection(View("coalesced")).render(0, 2))] == ["a😀b"]
 
@@ -143,7 +126,7 @@ def test_message_without_deltas_is_text_when_it_ends() -> None:
     item = {"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}
     whole = [bare("response.output_item.done", output_index=index, item=item) for index in (0, 1)]
     frames = [delta(1, "Hello", output_index=0), *whole]
-    stream = stream_of(frames)
+    stream = stream_of(RESPONSES, frames)
     assert stream.projection(View("text")).render(0, 3) == b"HelloHello"
     rendered = stream.projection(View("coalesced")).render(0, 3)
     assert [payload(frame) for frame in Splitter(1 << 20).feed(rendered)] == [payload(frame) for frame in frames]
@@ -151,6 +134,7 @@ def test_message_without_deltas_is_text_when_it_ends() -> None:
 
 HELLO = {"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}
 LOOK = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
+THOUGHT = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}]}
 
 
 @pytest.mark.parametrize(
@@ -171,16 +155,17 @@ def test_text_that_comes_only_whole_is_said_once(stated: list[bytes]) -> None:
     assert in_coalesced.count(b"Hello") == b"".join(frames).count(b"Hello")
 
 
-def test_call_that_only_the_last_event_has_is_told_in_chat() -> None:
-    """With the text beside it."""
-    stream = stream_of([bare("response.completed", response=snapshot("completed", output=[HELLO, LOOK]))])
+def test_what_only_the_last_event_has_is_told_in_chat() -> None:
+    """Reasoning, the text, and a call."""
+    stream = stream_of([bare("response.completed", response=snapshot("completed", output=[THOUGHT, HELLO, LOOK]))])
     told = stream.projection(View("chat")).render(0, 1)
-    for said in (b'"content":"Hello"', b'"id":"c"', b'"name":"look"', b'"arguments":"{}"'):
+    for said in (b'"reasoning_content":"Hm"', b'"content":"Hello"', b'"id":"c"', b'"name":"look"', b'"arguments":"{}"'):
         assert said in told
+    assert stream.projection(View("text")).render(0, 1) == b"Hello"
 
 
 def so_far(*frames: bytes) -> bytes:
-    found = stream_of(list(frames)).projection(View("json"))
+    found = stream_of(RESPONSES, list(frames)).projection(View("json"))
     assert isinstance(found, Json)
     return found.so_far()
 
@@ -214,7 +199,7 @@ def test_document_that_lacks_something_is_none() -> None:
 def test_mode_without_meaning_is_refused(mode: str) -> None:
     """The refusal names the modes there are."""
     with pytest.raises(BadRequest, match="coalesced"):
-        stream_of([]).projection(View(mode))
+        stream_of(RESPONSES, []).projection(View(mode))
 
 
 @pytest.mark.parametrize("mode", ["events", "coalesced"])

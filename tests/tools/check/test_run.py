@@ -21,7 +21,7 @@ from proxy.tools.check.silence import heartbeats
 from proxy.tools.endpoint import APIS, Endpoint
 from tests.bench.peers import aiohttp_naive
 from tests.bench.processes import free_port
-from tests.programs import system_tool
+from tests.programs import system_tool, wait_listening
 from tests.proxy_under_test import teed
 from tests.tools.check.gateway import gateway, serving
 
@@ -94,14 +94,7 @@ async def nginx(upstream: CheckUpstream, folder: Path, *, tuned: bool) -> AsyncI
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
     try:
         async with asyncio.timeout(10):
-            while process.returncode is None:
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                except OSError:
-                    await asyncio.sleep(0.02)
-                    continue
-                writer.close()
-                break
+            assert await wait_listening(process, port)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
