@@ -8,6 +8,7 @@ With TLS, `?ssl_ca_certs=FILE` names whom to trust instead of the system's autho
 `&ssl_keyfile=FILE` what to show.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -20,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from proxy.store.redis_store import Command
-from proxy.store.redis_wires import Wires
+from proxy.store.redis_wires import MOST, Wires
 from proxy.store.store import StoreError
 
 SOCKET_S = 5.0  # without an answer the connection is given up: more than readers block for
@@ -41,6 +42,7 @@ class RedisConnections:
         self._client: Any = self._cluster(url) if self.is_cluster else self._single(url)
         for name in _AS_THEY_COME if self.is_cluster else ():
             self._client.response_callbacks.pop(name, None)
+        self._free = asyncio.Semaphore(MOST)  # of a cluster
         self._wires = None if self.is_cluster else Wires(self._client.connection_pool.make_connection, SOCKET_S)
 
     def _single(self, url: str) -> Any:
@@ -64,7 +66,10 @@ class RedisConnections:
     async def run(self, commands: Sequence[Command]) -> list[Any]:
         if self._wires is not None:
             return await self._wires.run(commands)
-        return await self._run_in_cluster(commands)
+        if commands[0][0] == "XREAD":  # waits for long: there are as many as there are lanes
+            return await self._run_in_cluster(commands)
+        async with self._free:
+            return await self._run_in_cluster(commands)
 
     async def _run_in_cluster(self, commands: Sequence[Command]) -> list[Any]:
         """Do so where each key leads to another server, which redis-py knows."""
