@@ -22,7 +22,6 @@ ELSEWHERE = {
     "npm publish": "uploads; tests/clients/test_follow_package.py packs what it would",
     "pip download": "of what has not been published yet",
     "podman build": "tests/deploy/test_containerfile.py says what was tried of it",
-    "python -m build": "of a package of that name; tests/test_supply.py builds the wheel",
     "ssh -L": "needs another machine",
     "systemctl ": "needs systemd as the first process; tests/deploy/test_systemd.py checks the unit",
     "systemd-analyze security": "tests/deploy/test_systemd.py runs it",

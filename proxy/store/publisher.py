@@ -1,7 +1,7 @@
 """Writes the streams of a node to the store, all that is due at once, each time `flush_s` have passed.
 
 A stream that has begun or ended is written at once. One that nobody follows at other nodes is written less often, in
-larger entries: that costs a third, and what is late is late for nobody. Local followers wait for none of this: while
+larger entries: that costs less, and what is late is late for nobody. Local followers wait for none of this: while
 the store can't be reached, what it lacks stays in the logs.
 """
 
@@ -18,7 +18,7 @@ from proxy.stream.stream import Stream
 _log = logging.getLogger("streamtee.store")
 _AGAIN_S, _AGAIN_MOST_S = 0.1, 1.0  # after an error, and after many
 _VERIFY_S = 10.0  # after the end of a stream, its seal is looked for: a failover may have lost it
-_SELDOM = 10  # flushes from one of streams that nobody follows at other nodes to the next
+_SELDOM = 20  # flushes from one of streams that nobody follows at other nodes to the next
 _SWEEP_S = 1.0  # how often to look for streams that are done
 _MOST = 500  # operations that are written in one turn
 

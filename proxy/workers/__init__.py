@@ -9,7 +9,8 @@ Read in this order:
   Stream-Key, or what requests share a call by: an Idempotency-Key, a body, a URL
 * `membership`: which workers there are, as each of them knows it
 * `handover`: hands a client's connection to another worker; `relay`: carries its bytes, where TLS ends here
-* `placement`: finds the worker that a request belongs to; `follow_several`: for streams of several workers at once
+* `owners`: decides which worker a stream, a name or a request belongs to; `placement`: serves requests there, or hands
+  them over; `follow_several`: for streams of several workers at once
 * `peers`, `inner`: what workers ask each other, and what each answers
 * `worker`: one worker's life; `shares`: its share of the configured limits
 * `counting`: a folder, for what callers with limits have used, of all workers

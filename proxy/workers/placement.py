@@ -1,10 +1,6 @@
-"""Which worker a request belongs to: by the id, the names or the URL in it. Implements what `server.placement` asks.
+"""Serves requests where they belong, by the id, the names or the URL in them: here, or at another worker.
 
-A stream is in the worker that its id names. A name belongs to one worker by its hash (`names`), so all who use a name
-meet there; what has no name begins where its connection is. A request with both a Stream-Key and a name that requests
-share (an Idempotency-Key, its body) goes to the key's worker, where followers wait for the key; the worker of the
-shared name notes that, and sends there whoever else comes with it.
-
+Implements what `server.placement` asks; `owners` decides where something belongs.
 Whoever has been handed a request that another worker has decided on serves it, and so no request goes in circles.
 """
 
@@ -12,7 +8,7 @@ import asyncio
 import functools
 import os
 import socket
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,13 +28,13 @@ from proxy.wire.event_id import EventId
 from proxy.workers import relay
 from proxy.workers.follow_several import FollowSeveral
 from proxy.workers.handover import LATE, OUTCOMES, TAKEN, offer
-from proxy.workers.ids import worker_of
 from proxy.workers.membership import Membership
 from proxy.workers.names import name_of
+from proxy.workers.owners import Owners
 from proxy.workers.peers import Peers, quoted, socket_paths
 
 _KEY = "Stream-Key"
-_NOTED = 10_000  # names of which a worker remembers that another one has their stream
+_ASKED = 10_000  # shared calls whose last event older workers were asked for
 
 
 class Placement:
@@ -48,17 +44,19 @@ class Placement:
         """`token`: what the other workers take for that of an operator.
 
         `names_bodies`: the body of a generation request may be a name: so it is to be read first."""
-        self.membership = membership
+        self.owners = Owners(membership)
         self.handovers: Counter[str] = Counter()  # by their outcome
         self.peers = Peers(directory, token)
         self.relays: set[relay.Side] = set()
         self._directory = directory
         self._names_bodies = names_bodies
-        self._claims: OrderedDict[bytes, int] = OrderedDict()  # workers of requests that have a key, too, by their name
-        self._named: OrderedDict[bytes, int] = OrderedDict()  # workers of the newest stream under a key of this one
         self._last_ids: dict[tuple[object, EventId], asyncio.Future[bytes]] = {}
-        self._next = 0
-        self._several = FollowSeveral(self.peers, lambda: self.membership.number, self._worker_of, self._find_key)
+        self._several = FollowSeveral(self.peers, lambda: self.membership.number, self.owners.of_stream, self._find_key)
+
+    @property
+    def membership(self) -> Membership:
+        """Which workers there are, as this one knows it."""
+        return self.owners.membership
 
     def attach(self, hub: Hub, responses: Responses) -> None:
         """Take what is asked about this worker."""
@@ -91,7 +89,7 @@ class Placement:
     async def _anywhere(
         self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
     ) -> web.StreamResponse:
-        owner = self._another() if self.membership.is_retired else None
+        owner = self.owners.another() if self.membership.is_retired else None
         if "Upgrade" in request.headers and _KEY in request.headers:  # a session, which is a stream
             owner = self.membership.owner(name_of(*key_name(caller.digest, request.headers[_KEY])))
         return await self._serve_at(owner, True, handler, request, caller, named)
@@ -112,13 +110,14 @@ class Placement:
     async def _by_stream(
         self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
     ) -> web.StreamResponse:
-        owner = self._worker_of(named["ident"])
+        owner = self.owners.of_stream(named["ident"])
         return await self._serve_at(owner, True, handler, request, caller, named)
 
     async def _by_key(
         self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
     ) -> web.StreamResponse:
-        owner, decided = self._owner_of_key(caller.digest, named["key"])
+        name, is_here = name_of(*key_name(caller.digest, named["key"])), self._hub.find_key(named["key"], caller.digest)
+        owner, decided = self.owners.of_key(name, is_here=is_here is not None)
         return await self._serve_at(owner, decided, handler, request, caller, named)
 
     async def _by_response(
@@ -126,11 +125,11 @@ class Placement:
     ) -> web.StreamResponse:
         ident, owner = named["ident"], None
         if self._is_movable(request) and not self.responses.knows(caller.digest, ident):
-            owner = self._worker_of(ident)
+            owner = self.owners.of_stream(ident)
             if owner is None:
                 owner = await self._who_knows(caller.digest, ident)
         if owner is None and self.membership.is_retired and not self.responses.knows(caller.digest, ident):
-            owner = self._another()
+            owner = self.owners.another()
         return await self._serve_at(owner, True, handler, request, caller, named)
 
     async def _all(
@@ -169,16 +168,18 @@ class Placement:
         connection = request.protocol
         if not isinstance(connection, MovableConnection):
             return None
+        named = None if key is None else name_of(*key_name(caller, key))
         if not connection.is_placed:
-            owner, decided = self._owner_of_generation(caller, key, shared, held=held)
+            call = None if shared is None else name_of(*shared)
+            owner, decided = self.owners.of_generation(named, call, held=held)
         elif self.membership.is_retired and not held:  # what it was handed over for is gone
-            owner, decided = self._another(), True
+            owner, decided = self.owners.another(), True
         else:
             owner, decided = self.membership.number, True
         if owner == self.membership.number:
             connection.settle()
-            if key is not None and not held:  # a new stream is the newest under its key
-                self._named.pop(name_of(*key_name(caller, key)), None)
+            if named is not None and not held:  # a new stream is the newest under its key
+                self.owners.note_begun_here(named)
             return None
         return await self._hand_over(request, connection, owner, decided)
 
@@ -191,9 +192,7 @@ class Placement:
 
     def note_named(self, caller: bytes, key: str, ident: str) -> None:
         """Note that a stream of another worker is the newest under a key that belongs to this one."""
-        worker = self._worker_of(ident)
-        if worker is not None:
-            _keep(self._named, name_of(*key_name(caller, key)), worker)
+        self.owners.note_newest(name_of(*key_name(caller, key)), ident)
 
     async def last_id_before(self, name: tuple[bytes, str, str | bytes], last: EventId) -> bytes:
         """Return the upstream's id of the last event up to `last`, of a shared call that an older worker had.
@@ -204,7 +203,7 @@ class Placement:
             return b""
         asking = self._last_ids.get((name, last))
         if asking is None:
-            if len(self._last_ids) >= _NOTED:
+            if len(self._last_ids) >= _ASKED:
                 self._last_ids.clear()
             asking = self._last_ids[name, last] = asyncio.ensure_future(self._ask_last_id(name, last))
         return await asyncio.shield(asking)
@@ -229,62 +228,10 @@ class Placement:
             _check_answered(answers)
         return made_by
 
-    # Where things belong; each with whether that is decided, or for the worker to decide
-
-    def _worker_of(self, ident: str) -> int | None:
-        """Return the worker of a stream; None if there is no such worker, so that the stream is nowhere."""
-        number = worker_of(ident)
-        return number if number is not None and self.membership.is_there(number) else None
-
-    def _owner_of_key(self, caller: bytes, key: str) -> tuple[int, bool]:
-        name = name_of(*key_name(caller, key))
-        owner = self.membership.owner(name)
-        if owner != self.membership.number:
-            return owner, False
-        named = self._named.get(name)
-        if named is None and self._hub.find_key(key, caller) is None:
-            named = self.membership.older_owner(name)
-        return (owner, False) if named is None or not self.membership.is_there(named) else (named, True)
-
-    def _owner_of_generation(
-        self, caller: bytes, key: str | None, shared: tuple[bytes, ...] | None, *, held: bool
-    ) -> tuple[int, bool]:
-        membership = self.membership
-        if shared is None and key is None:
-            return (self._another(), True) if membership.is_retired else (membership.number, True)
-        if shared is None:
-            assert key is not None
-            return membership.owner(name_of(*key_name(caller, key))), True
-        name = name_of(*shared)
-        owner = membership.owner(name)
-        if owner != membership.number or held:
-            return owner, False
-        return self._owner_of_both(name, caller, key), True
-
-    def _owner_of_both(self, name: bytes, caller: bytes, key: str | None) -> int:
-        """Return the worker of a request whose shared name belongs to this worker, which has no call of that name."""
-        membership = self.membership
-        older, claimed = membership.older_owner(name), self._claims.get(name)
-        if older is not None:
-            return older
-        if claimed is not None and membership.is_there(claimed):
-            return claimed
-        if key is None:
-            return membership.number
-        owner = membership.owner(name_of(*key_name(caller, key)))
-        if owner != membership.number:
-            _keep(self._claims, name, owner)
-        return owner
-
-    def _another(self) -> int:
-        """Return one of the workers that begin what is new, each in turn."""
-        self._next += 1
-        return self.membership.current[self._next % len(self.membership.current)]
-
     async def _find_key(self, caller: bytes, key: str) -> str | None:
         """Return the id of a caller's newest stream under a key, whichever worker has it. Raises: Overloaded."""
         name, membership = name_of(*key_name(caller, key)), self.membership
-        for number in (self._named.get(name), membership.owner(name), membership.older_owner(name)):
+        for number in self.owners.having(name):
             if number == membership.number:
                 stream = self._hub.find_key(key, caller)
                 found = None if stream is None else stream.id
@@ -353,8 +300,9 @@ class Placement:
 
     async def move_anywhere(self, connection: MovableConnection) -> None:
         """Hand an idle connection over to one of the workers that begin what is new; if it takes it."""
-        if self._another() != self.membership.number:
-            await self.move(connection, self._another())
+        worker = self.owners.another()
+        if worker != self.membership.number:
+            await self.move(connection, worker)
 
     async def move(self, connection: MovableConnection, owner: int, *, is_placed: bool = False) -> str:
         """Hand a connection over to a worker; return the outcome. If it was not taken, it goes on here."""
@@ -405,14 +353,6 @@ _SERVE = {
     Belongs.SEVERAL: Placement._by_several,
     Belongs.ALL: Placement._all,
 }
-
-
-def _keep(noted: "OrderedDict[bytes, int]", name: bytes, worker: int) -> None:
-    """Note the worker of a name, and forget the oldest note if there are too many."""
-    noted[name] = worker
-    noted.move_to_end(name)
-    if len(noted) > _NOTED:
-        noted.popitem(last=False)
 
 
 def _settle(request: web.BaseRequest) -> None:

@@ -134,7 +134,7 @@ class Worker:
         """Do what one message of the supervisor says."""
         kind = message["kind"]
         if "current" in message:
-            self.placement.membership = Membership(
+            self.placement.owners.membership = Membership(
                 self.placement.membership.number,
                 message["current"],
                 frozenset(message["draining"]),

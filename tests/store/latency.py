@@ -54,6 +54,7 @@ async def stream(there: Ground, events: int, per_second: float, followers: int, 
     answer = await client.answer()
     tees: list[Tee] = [there.other.tee] * followers
     answers = await asyncio.gather(*(tee.follow(answer.stream_id, "mode=raw") for tee in tees))
+    assert {one.status for one in answers} <= {200}, "a follower was refused: its events would seem to be missing"
     listening = [listen(answer, local), *(listen(one, remote) for one in answers)]
     await asyncio.gather(speak(turn, events, per_second), *listening)
 
@@ -72,7 +73,7 @@ def cpu_s(pid: int) -> float:
 async def main(events: int, per_second: float, followers: int, streams: int) -> None:
     local: Delays = []
     remote: Delays = []
-    async with ground() as there:
+    async with ground(STREAMTEE_STORE__LEASE_S="15") as there:
         pids = {"owner": there.owner.pid, "other node": there.other.pid, "redis-server": there.redis.pid}
         before = {name: cpu_s(pid) for name, pid in pids.items()}
         running = [stream(there, events, per_second, followers, local, remote) for _ in range(streams)]
