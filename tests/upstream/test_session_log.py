@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from proxy.dialects.dialect import TextKind
 from proxy.dialects.realtime import REALTIME, RealtimeReader
 from proxy.stream.endings import CLIENT_GONE, COMPLETE, INTERNAL_ERROR, UPSTREAM_ERROR, UPSTREAM_RESET, Ending
 from proxy.upstream.session_log import SessionLog
@@ -81,13 +80,16 @@ def test_reader_that_breaks_loses_no_message_and_lets_no_session_look_complete(
     """It is logged once, and asked no more."""
     calls: list[bytes] = []
 
-    class Broken(RealtimeReader):
-        def note(self, frame: bytes) -> TextKind | None:
+    class Broken:  # not derived from the reader, which may be compiled
+        def __getattr__(self, name: str) -> Any:
+            return getattr(whole, name)
+
+        def note(self, frame: bytes) -> None:
             calls.append(frame)
             raise ValueError("x")
 
-    stream = new_stream(REALTIME)
-    stream.vitals.reader = Broken()
+    stream, whole, broken = new_stream(REALTIME), RealtimeReader(), Broken()
+    stream.vitals.reader = broken  # type: ignore[assignment]
     log = SessionLog(stream, lambda seconds: None)
     log.append([CREATED, TOKEN], 1.0)
     log.append([DONE], 2.0)
