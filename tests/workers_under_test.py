@@ -64,7 +64,7 @@ async def workers(tables: dict[str, Any], count: int = COUNT) -> AsyncIterator[W
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=environment)
     assert process.stdout is not None
     assert process.stderr is not None
-    log, has_admin = asyncio.create_task(process.stderr.read()), tables["admin"] != ""
+    log, has_admin = asyncio.create_task(process.stderr.read()), tables.get("admin") != ""
     try:
         async with asyncio.timeout(GUARD_S):
             first = (await process.stdout.readline()).decode().split()
