@@ -55,6 +55,7 @@ async def workers(tables: dict[str, Any], count: int = COUNT) -> AsyncIterator[W
     named = {key for table in tables.values() if isinstance(table, dict) for key in table}
     if named & _DIVIDED:
         pytest.skip(f"workers divide {', '.join(named & _DIVIDED)} among themselves")
+    tables = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", **tables}
     settings = {f"STREAMTEE_{name.upper()}": _written(value) for name, value in tables.items()}
     settings.setdefault("STREAMTEE_ADMIN_TOKEN", _Operators.token)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")}
