@@ -49,6 +49,6 @@ async def wait(answer: "asyncio.Future[dict[str, Any]]") -> dict[str, Any]:
     if not done:
         raise Overloaded(_SILENT)
     told = answer.result()
-    if "overloaded" in told:
-        raise Overloaded(told["overloaded"])
+    if "no_account" in told:
+        raise Overloaded(told["no_account"])
     return told

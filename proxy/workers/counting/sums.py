@@ -104,7 +104,7 @@ class Sums:
         try:
             account = self._accounts.account(name, name.encode())
         except Overloaded as error:
-            return {"overloaded": error.message}
+            return {"no_account": error.message}
         assert isinstance(account, SummedAccount)
         account.keep(said["limits"])
         return _SAID[said["what"]](account, worker, said)
