@@ -83,7 +83,7 @@ def test_message_that_begins_with_content_has_it() -> None:
     frames = [begun, block, delta("lo", 2), event("content_block_stop", index=2), finish(output_tokens=5), STOP]
     assert without_nulls(folded(frames)) == told_by_sdk(frames)
     assert [block.get("text") for block in folded(frames)["content"]] == [None, "Hel", "lo"]
-    assert stream_of(frames).projection(View("text")).render(0, len(frames)) == b"Hello"
+    assert stream_of(MESSAGES, frames).projection(View("text")).render(0, len(frames)) == b"Hello"
 
 
 def test_document_before_the_message_began_is_an_empty_one() -> None:

@@ -148,7 +148,7 @@ THOUGHT = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm
 def test_text_that_comes_only_whole_is_said_once(stated: list[bytes]) -> None:
     """As by gateways that have the whole answer when they begin to stream."""
     frames = [*stated, bare("response.completed", response=snapshot("completed", output=[HELLO]))]
-    stream = stream_of(frames)
+    stream = stream_of(RESPONSES, frames)
     assert stream.projection(View("text")).render(0, len(frames)) == b"Hello"
     assert stream.projection(View("chat")).render(0, len(frames)).count(b"Hello") == 1
     in_coalesced = stream.projection(View("coalesced")).render(0, len(frames))
@@ -157,7 +157,8 @@ def test_text_that_comes_only_whole_is_said_once(stated: list[bytes]) -> None:
 
 def test_what_only_the_last_event_has_is_told_in_chat() -> None:
     """Reasoning, the text, and a call."""
-    stream = stream_of([bare("response.completed", response=snapshot("completed", output=[THOUGHT, HELLO, LOOK]))])
+    done = bare("response.completed", response=snapshot("completed", output=[THOUGHT, HELLO, LOOK]))
+    stream = stream_of(RESPONSES, [done])
     told = stream.projection(View("chat")).render(0, 1)
     for said in (b'"reasoning_content":"Hm"', b'"content":"Hello"', b'"id":"c"', b'"name":"look"', b'"arguments":"{}"'):
         assert said in told
