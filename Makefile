@@ -90,7 +90,7 @@ $(COMPILED)/.stamp-dev: $(COMPILED)/.stamp
 test-compiled: $(COMPILED)/.stamp-dev
 	rm -rf build/tested
 	mkdir -p build/tested
-	cp -R tests config deploy docs .github pyproject.toml build_backend.py LICENSE *.md build/tested
+	cp -R tests config deploy docs .github Makefile pyproject.toml build_backend.py LICENSE *.md build/tested
 	ln -s "$$(echo $(CURDIR)/$(COMPILED)/lib/python3*/site-packages/proxy)" build/tested/proxy
 	cd build/tested && TEST_COMPILED=1 $(CURDIR)/$(COMPILED)/bin/pytest
 

@@ -153,7 +153,7 @@ def _goes_by_lines(data: bytes | bytearray) -> bool | None:
     event, the two would not be valid JSON. Comments and other fields may stand between them.
     """
     at = data.find(b"\n")
-    if at >= 0 and data[at + 1 : at + 2] == b"\n" and data.startswith(b"data"):
+    if at >= 0 and data[at + 1 : at + 2] == b"\n" and data.startswith(b"data") and 13 not in data[:at]:
         return False  # a blank line after the first one, as in almost all streams: saves 3 us a stream
     *lines, rest = _LINE_END.split(data.removeprefix(BOM))
     found = False

@@ -380,6 +380,7 @@ _soups = st.lists(st.tuples(st.sampled_from(_LINES), st.sampled_from([b"\n", b"\
 
 
 @given(_soups, st.lists(st.floats(0, 1), max_size=6))
+@example([(b'data: {"a":1}', b"\r"), (b'data: {"a":1}', b"\n"), (b"", b"\n")], [])
 def test_lines_of_json_are_cut_the_same_however_they_come(soup: list[tuple[bytes, bytes]], parts: list[float]) -> None:
     """Whether or not it turns out that lines end frames (law 2); and all frames together are the body (law 1)."""
     body = b"".join(line + end for line, end in soup)
