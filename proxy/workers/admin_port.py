@@ -4,6 +4,7 @@ No worker holds it up: one that does not answer in time is left out, and `stream
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -49,6 +50,7 @@ from proxy.workers.supervisor import Supervisor
 _OF_CONNECTIONS = {*HOP_BY_HOP, b"host", b"content-length"}
 _FORWARDED = ("Accept", "Content-Type", "Last-Event-ID")
 _log = logging.getLogger("streamtee.workers")
+_CONNECTED_S = 2.0  # a live feed does not wait longer for workers that say nothing
 _LOOKED_S = 0.2  # for new workers, whose events a live feed is to have, too
 
 
@@ -246,33 +248,44 @@ class AdminPort:
             return await self._overviews.events(request, caller)
         downstream = Downstream(request)
         downstream.start(b"OK", [(b"Content-Type", EVENT_STREAM), *CACHING])
-        feeding = asyncio.create_task(self._feed(downstream))
+        listens = asyncio.Event()
+        feeding = asyncio.create_task(self._feed(downstream, listens))
         self._feeds.add(feeding)
         try:
+            await listens.wait()  # the head is sent then: whoever has it misses no event
             await downstream.finished()
         finally:
             feeding.cancel()
             self._feeds.discard(feeding)
         return downstream.response
 
-    async def _feed(self, downstream: Downstream) -> None:
+    async def _feed(self, downstream: Downstream, listens: asyncio.Event) -> None:
+        """Send the events of all workers; set `listens` when those that are there now are listened to."""
         listening: dict[int, asyncio.Task[None]] = {}
         try:
             while True:
+                connected = []
                 for number in self._supervisor.numbers:
                     if number not in listening or listening[number].done():
-                        listening[number] = asyncio.create_task(self._forward(number, downstream))
+                        connected.append(asyncio.Event())
+                        listening[number] = asyncio.create_task(self._forward(number, downstream, connected[-1]))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_CONNECTED_S):
+                        for event in connected:
+                            await event.wait()
+                listens.set()
                 await asyncio.sleep(_LOOKED_S)
         finally:
             for task in listening.values():
                 task.cancel()
             downstream.close(b"")
 
-    async def _forward(self, number: int, downstream: Downstream) -> None:
+    async def _forward(self, number: int, downstream: Downstream, connected: asyncio.Event) -> None:
         """Send the events of one worker, until it ends or the client does not keep up."""
         peers = self._supervisor.peers
         try:
             async with peers.session(number).get("http://localhost/admin/events", headers=peers.headers) as events:
+                connected.set()
                 async for block in _blocks(events):
                     if not downstream.writable:
                         downstream.abort(b"")
@@ -280,6 +293,8 @@ class AdminPort:
                     downstream.write_data(block)
         except (aiohttp.ClientError, OSError):
             return
+        finally:
+            connected.set()
 
 
 async def _blocks(events: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
