@@ -40,14 +40,6 @@ class CallerLimits(Table):
         """Return whether a model may be asked for: by its whole name, or by its beginning before a *."""
         return not self.models or any(_matches(name, allowed) for allowed in self.models)
 
-    def divided(self, parts: int) -> "CallerLimits":
-        """Return the share of one of several processes: of each number an equal part, but at least 1.
-
-        The size of a body is not divided: each request is served by one process.
-        """
-        numbers = {name: getattr(self, name) for name in DIVIDED}
-        return self.model_copy(update={name: max(1, number // parts) for name, number in numbers.items() if number})
-
 
 DIVIDED = (
     "requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day", "streams", "followers",

@@ -130,7 +130,7 @@ class BodyCheck:
 class AllowedMessages:
     """What the client of one WebSocket session may send with the proxy's own key: no more than a body may have.
 
-    And of the tasks of the key's account it may name only those that it began in this session.
+    And of the tasks of the key's account it may name only those that it has begun on the same WebSocket.
     """
 
     def __init__(self, allowed: AllowedPaths) -> None:

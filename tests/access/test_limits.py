@@ -6,14 +6,6 @@ from pydantic import ValidationError
 from proxy.access.limits import DIVIDED, CallerLimits
 
 
-def test_limits_are_divided_among_processes() -> None:
-    """Numbers of all processes together are, what concerns one request is not."""
-    whole = CallerLimits(requests_per_minute=10, tokens_per_day=2, streams=1, body_bytes=100, models=("m",))
-    share = whole.divided(4)
-    assert (share.requests_per_minute, share.tokens_per_day, share.streams) == (2, 1, 1)
-    assert (share.requests_per_day, share.body_bytes, share.models) == (0, 100, ("m",))
-
-
 def test_every_number_is_divided_but_for_the_size_of_a_body() -> None:
     """A limit that is added is one of one request, or of all processes together: the table says which."""
     numbers = {name for name, value in CallerLimits().model_dump().items() if value == 0}

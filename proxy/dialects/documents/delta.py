@@ -60,8 +60,8 @@ class Delta:
         self.content = content
         self.whole = whole
         self.lone = lone
-        if "tool_calls" in message and isinstance(message["tool_calls"], dict):  # some send a single one so
-            message["tool_calls"] = [message["tool_calls"]]
+        if "tool_calls" in message and isinstance(message["tool_calls"], dict):
+            message["tool_calls"] = _listed(message["tool_calls"])
         self.calls = _numbered(message["tool_calls"]) if "tool_calls" in message else []
         self.texts: list[tuple[Channel, str]] = []
         self.rest: dict[str, Any] = {}  # the fields of the message that are not texts
@@ -229,6 +229,13 @@ class Delta:
 
 _FUNCTION = frozenset(["name", "arguments"])
 _CALL = frozenset(["index", "id", "type"])
+
+
+def _listed(calls: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the tool calls in an object in place of a list: the only one, or one under each number."""
+    if not all(key.isdecimal() and len(key) < 10 and isinstance(call, dict) for key, call in calls.items()):
+        return [calls]
+    return [{"index": int(key), **call} for key, call in calls.items()]
 
 
 def _numbered(calls: Any) -> list[tuple[int, dict[str, Any]]]:

@@ -241,6 +241,19 @@ def added_up(body: bytes) -> list[tuple[str, str, str]]:
     return [(ident, name, arguments) for ident, name, arguments in whole.values()]
 
 
+def test_calls_under_their_numbers_are_those_of_a_list() -> None:
+    """Some servers send an object in place of the list."""
+    begun = {"tool_calls": {"0": {"id": "a", "function": {"name": "look", "arguments": "{"}}, "1": {"id": "b"}}}
+    ended = {
+        "tool_calls": {"0": {"function": {"arguments": "}"}}, "1": {"function": {"name": "go", "arguments": "{}"}}}
+    }
+    calls = message(stream_of(chunk(begun), chunk(ended), sse(STOP)))["tool_calls"]
+    assert [(call["id"], call["function"]) for call in calls] == [
+        ("a", {"name": "look", "arguments": "{}"}),
+        ("b", {"name": "go", "arguments": "{}"}),
+    ]
+
+
 def test_custom_call_has_its_input() -> None:
     """Another type of tool, with text of its own."""
     first = {"index": 0, "id": "x", "type": "custom", "custom": {"name": "sh", "input": "ls"}}
