@@ -86,6 +86,7 @@ ROWS = [
         RESPONSES,
         below="/responses",
         generations=("",),
+        lent=("/input_tokens", "/compact"),
         steering=_STEERING,
     ),
     Row(
@@ -129,14 +130,14 @@ def dialect(name: str) -> Dialect:
     return {row.dialect.name: row.dialect for row in ROWS}.get(name) or {UNKNOWN.name: UNKNOWN}[name]
 
 
-def routes(upstream_prefixes: Mapping[str, str] | None = None) -> list[tuple[Route, tuple[str, ...]]]:
-    """Return the routes, the longest prefix first, each with its paths of generations.
+def routes(upstream_prefixes: Mapping[str, str] | None = None) -> list[tuple[Route, Row]]:
+    """Return the routes, the longest prefix first, each with its row.
 
     `upstream_prefixes` has the path upstream of each row, by name, as the function of that name returns it.
     """
     paths = upstream_prefixes or prefixes_upstream()
     found = [
-        (Route(row.name, prefix, paths[row.name], row.dialect, row.steering, row.key_header), row.generations)
+        (Route(row.name, prefix, paths[row.name], row.dialect, row.steering, row.key_header), row)
         for row in ROWS
         for prefix in row.prefixes
     ]
