@@ -321,7 +321,8 @@ async def test_failure_while_a_call_opens_is_told_and_nothing_is_left(
         raise Fault(SECRET)
 
     async with teed(upstream_url) as tee:
-        tee.proxy.route_table.generations._open_exchange = failing_way
+        generations = tee.proxy.route_table.generations
+        generations._finder._open_exchange = generations._unshared._open_exchange = failing_way
         answer = await tee.chat(*headers)
         assert answer.status == 500
         assert (await answer.json())["error"]["code"] == INTERNAL_ERROR.reason

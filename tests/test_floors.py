@@ -305,6 +305,13 @@ def test_no_folder_is_a_drawer(house: House) -> None:
     assert {package: count for package, count in counts.items() if count > 20} == {}
 
 
+def test_handler_of_generations_knows_few_modules(house: House) -> None:
+    """It reads a request, gets a call and delivers its response; how each is done stands in modules of their own."""
+    handler = "proxy.server.generations.generate"
+    known = {one.imported for one in house.inner if one.importer == handler}
+    assert 0 < len(known) <= 14, sorted(known)
+
+
 def test_core_has_no_room_of_a_quarter() -> None:
     """The largest folder is below 25 % of the core's lines; the command line is not the core."""
     lines: dict[str, int] = {}
