@@ -18,8 +18,8 @@ from proxy.dialects.messages import MESSAGES
 from proxy.dialects.plain import PLAIN
 from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import COMPLETE, INTERNAL_ERROR
+from proxy.stream.modes.projections import MODES
 from proxy.stream.observer import Observers
-from proxy.stream.projections import MODES
 from proxy.tools.fake.qwen import FakeQwen
 from tests import message_events
 from tests.dialects.response_events import message, numbered, response

@@ -31,8 +31,8 @@ from proxy.server.models import Models
 from proxy.server.pass_through import Forward
 from proxy.server.placement import Placement
 from proxy.stream.info import StreamInfo
-from proxy.stream.projection import EVENT_STREAM, View
-from proxy.stream.projections import MODES, check_view
+from proxy.stream.modes.projection import EVENT_STREAM, View
+from proxy.stream.modes.projections import MODES, check_view
 from proxy.stream.vitals import Vitals
 from proxy.telemetry.request_log import request_id
 from proxy.upstream.exchange import Exchange

@@ -20,7 +20,7 @@ from proxy.server.generations.shared_calls import Call, Joined
 from proxy.server.json_responses import answer
 from proxy.server.response_object import answer_object
 from proxy.stream.hub import Hub
-from proxy.stream.projection import EVENT_STREAM, View
+from proxy.stream.modes.projection import EVENT_STREAM, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics
