@@ -109,6 +109,8 @@ class Proxy:
             max_pending_bytes=limits.total_pending_bytes,
         )
         self.node = connected(config.store, self.hub)
+        if accounts is not None:
+            accounts.waiting = self.hub.waiting
         if accounts is not None and self.node is not None:
             accounts.sums = Sums(StoredCounts(self.node.store, self.node.id, self.node.leases), accounts)
         self.directory = None if self.node is None else Directory(self.node, self.hub, config.store, self.given)
