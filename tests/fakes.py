@@ -9,7 +9,7 @@ from typing import Any
 
 from proxy.stream.endings import Ending
 from proxy.stream.interfaces import Transport
-from proxy.stream.projection import Span
+from proxy.stream.modes.projection import Span
 from proxy.stream.stream import Stream
 
 

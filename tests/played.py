@@ -11,9 +11,9 @@ from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import COMPLETE
 from proxy.stream.hub import Hub
 from proxy.stream.info import StreamInfo
+from proxy.stream.modes.projection import View
+from proxy.stream.modes.projections import MODES
 from proxy.stream.observer import Observers
-from proxy.stream.projection import View
-from proxy.stream.projections import MODES
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals

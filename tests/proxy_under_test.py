@@ -23,7 +23,7 @@ from proxy.stream.hub import STREAM_BYTES
 from proxy.tools.fake.qwen import FakeQwen
 from tests.complaints import no_complaints
 from tests.event_loops import GUARD_S, until
-from tests.event_streams import chunk_frame
+from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer, Client, request
 from tests.stage import Stage, Turn
 from tests.workers_under_test import COUNT, workers
@@ -147,6 +147,11 @@ class Tee:
             return
         await until(lambda: self.proxy.hub.followers == count)
 
+    async def leave(self) -> None:
+        """Have all clients leave."""
+        for client in self.clients:
+            await client.leave()
+
     async def settled(self, number: Callable[[], int], turns: int = 30) -> int:
         """Return a number once it has not moved while so many requests went through the proxy."""
         client = await self.connect()
@@ -185,6 +190,18 @@ async def begun(tee: Tee, stage: Stage, *headers: str | bytes, frames: int = 0) 
     return answer, turn
 
 
+async def chatted(client: Client, stage: Stage, *, admitted: bool) -> int:
+    """Have the upstream say one word to a client whose request is `admitted`; return the status, all being read."""
+    if admitted:
+        turn = await stage.next()
+        await turn.body()
+        turn.begin()
+        turn.end(chunk_frame("a"), FINISH, DONE)
+    answer = await client.answer()
+    await answer.read()
+    return answer.status
+
+
 def configured(url: str, **tables: Any) -> Config:
     """Return a configuration of free ports and this upstream, untouched by the environment.
 
@@ -214,8 +231,7 @@ async def teed(url: str, *, tracing: Any = None, **tables: Any) -> AsyncIterator
             yield tee
         finally:
             async with asyncio.timeout(GUARD_S):
-                for client in tee.clients:
-                    await client.leave()
+                await tee.leave()
                 await proxy.stop()
         await until(lambda: not any(map(is_proxys, asyncio.all_tasks())))
     assert proxy.hub.running == 0
@@ -239,8 +255,7 @@ async def _workers_teed(url: str, tracing: Any, tables: dict[str, Any]) -> Async
                 yield tee
             finally:
                 async with asyncio.timeout(GUARD_S):
-                    for client in tee.clients:
-                        await client.leave()
+                    await tee.leave()
 
 
 def is_proxys(task: asyncio.Task[Any]) -> bool:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import strategies as st
 
 from proxy.dialects.dialect import Dialect
-from proxy.stream.projection import View
+from proxy.stream.modes.projection import View
 from proxy.stream.stream import Stream
 from proxy.wire.sse import Splitter
 from tests.cuts import messages

@@ -15,7 +15,7 @@ from aiohttp import web
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket, handshake
 from proxy.stream.interfaces import Sink
-from proxy.stream.projection import Span
+from proxy.stream.modes.projection import Span
 from proxy.stream.turns import Turns
 from proxy.wire.websocket import CLOSE, TEXT, close_frame, frame
 from tests.fakes import FakeSink

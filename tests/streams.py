@@ -9,7 +9,7 @@ from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.stream.info import StreamInfo
 from proxy.stream.ledger import Ledger
-from proxy.stream.projection import View
+from proxy.stream.modes.projection import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.turns import Turns

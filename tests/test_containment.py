@@ -18,8 +18,8 @@ from proxy.dialects.messages import MESSAGES
 from proxy.dialects.plain import PLAIN
 from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import COMPLETE, INTERNAL_ERROR
+from proxy.stream.modes.projections import MODES
 from proxy.stream.observer import Observers
-from proxy.stream.projections import MODES
 from proxy.tools.fake.qwen import FakeQwen
 from tests import message_events
 from tests.dialects.response_events import message, numbered, response
@@ -321,7 +321,8 @@ async def test_failure_while_a_call_opens_is_told_and_nothing_is_left(
         raise Fault(SECRET)
 
     async with teed(upstream_url) as tee:
-        tee.proxy.route_table.generations._open_exchange = failing_way
+        generations = tee.proxy.route_table.generations
+        generations._finder._open_exchange = generations._unshared._open_exchange = failing_way
         answer = await tee.chat(*headers)
         assert answer.status == 500
         assert (await answer.json())["error"]["code"] == INTERNAL_ERROR.reason

@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "proxy"
+from tests import source
+
+PACKAGE = source.PACKAGE
 FLOORS = {
     "wire": 1,
     "dialects": 2,
@@ -305,6 +307,25 @@ def test_no_folder_is_a_drawer(house: House) -> None:
     assert {package: count for package, count in counts.items() if count > 20} == {}
 
 
+def test_handler_of_generations_knows_few_modules(house: House) -> None:
+    """It reads a request, gets a call and delivers its response; how each is done stands in modules of their own."""
+    handler = "proxy.server.generations.generate"
+    known = {one.imported for one in house.inner if one.importer == handler}
+    assert 0 < len(known) <= 14, sorted(known)
+
+
+def test_no_function_is_long() -> None:
+    """At most 60 lines, so that one is read without scrolling."""
+    functions = [
+        (f"{path}:{node.lineno} {node.name}", (node.end_lineno or node.lineno) - node.lineno + 1)
+        for path in source.trees()
+        for node in source.nodes(path)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert len(functions) > 1000
+    assert [one for one in functions if one[1] > 60] == []
+
+
 def test_core_has_no_room_of_a_quarter() -> None:
     """The largest folder is below 25 % of the core's lines; the command line is not the core."""
     lines: dict[str, int] = {}
@@ -339,10 +360,10 @@ def built(tmp_path: Path) -> Path:
         "server/app.py": "from proxy.upstream import pool\nfrom proxy.stream.hub import Hub\nfrom . import config\n",
         "tools/cli.py": "import proxy.dialects.chat\ndef serve():\n    from proxy.server.app import Proxy\n",
     }
-    for name, source in files.items():
+    for name, text in files.items():
         path = tmp_path / "proxy" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(source)
+        path.write_text(text)
     return tmp_path / "proxy"
 
 
@@ -399,20 +420,20 @@ def test_house_in_order_is_not_blamed(built: Path) -> None:
 )
 def test_fault_in_the_house_is_found(built: Path, path: str, line: str, blamed: str) -> None:
     """Each rule, broken in a package made up for it."""
-    with (built / path).open("a") as source:
-        source.write(line + "\n")
+    with (built / path).open("a") as module:
+        module.write(line + "\n")
     assert any(one.endswith(blamed) for one in found(built))
 
 
 def test_import_in_a_function_is_not_run_with_its_module(built: Path) -> None:
     """So it can't make an import fail, though it is a circle."""
-    with (built / "stream/log.py").open("a") as source:
-        source.write("def f():\n    from proxy.stream.hub import Hub\n")
+    with (built / "stream/log.py").open("a") as module:
+        module.write("def f():\n    from proxy.stream.hub import Hub\n")
     assert cycle(House(built)) == []
 
 
 def test_types_within_the_knot_are_no_circle(built: Path) -> None:
     """Stream, subscription, rank and cohort name each other."""
-    with (built / "stream/cohort.py").open("a") as source:
-        source.write("if TYPE_CHECKING:\n    from proxy.stream.rank import Rank\n")
+    with (built / "stream/cohort.py").open("a") as module:
+        module.write("if TYPE_CHECKING:\n    from proxy.stream.rank import Rank\n")
     assert found(built) == []

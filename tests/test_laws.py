@@ -29,7 +29,7 @@ from proxy.stream.endings import (
     UPSTREAM_RESET,
     Ending,
 )
-from proxy.stream.projection import View
+from proxy.stream.modes.projection import View
 from proxy.stream.subscription import Subscription
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.pump import Pump

@@ -22,8 +22,8 @@ from proxy.dialects.dialect import Dialect
 from proxy.dialects.messages import MESSAGES
 from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import COMPLETE
-from proxy.stream.projection import Projection, View
-from proxy.stream.projections import Json
+from proxy.stream.modes.projection import Projection, View
+from proxy.stream.modes.projections import Json
 from proxy.stream.stream import Stream
 from proxy.tools.fake.chat import ChatAnswer
 from proxy.tools.fake.native import NativeAnswer

@@ -20,9 +20,9 @@ from proxy.dialects.dialect import Dialect
 from proxy.dialects.messages import MESSAGES
 from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import CANCELLED, CAPABILITY_EXPIRED, COMPLETE, DRAINED, ENDINGS, Ending
-from proxy.stream.envelopes import NOT_IN_EVENTS
-from proxy.stream.projection import Heartbeat, Projection, Span, View
-from proxy.stream.projections import MODES, Coalesced, Cumulative
+from proxy.stream.modes.envelopes import NOT_IN_EVENTS
+from proxy.stream.modes.projection import Heartbeat, Projection, Span, View
+from proxy.stream.modes.projections import MODES, Coalesced, Cumulative
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.tools.fake.chat import ChatAnswer

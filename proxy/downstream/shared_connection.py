@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from proxy.downstream.websocket import WebSocket
-from proxy.stream.envelopes import labelled_events
 from proxy.stream.interfaces import Sink
-from proxy.stream.projection import Heartbeat, Span
+from proxy.stream.modes.envelopes import labelled_events
+from proxy.stream.modes.projection import Heartbeat, Span
 from proxy.wire.event_id import prefix
 from proxy.wire.sse import COMMENT
 from proxy.wire.websocket import TEXT, frame

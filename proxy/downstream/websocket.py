@@ -12,7 +12,7 @@ from aiohttp import web
 
 from proxy.dialects.route import PROTOCOL, without_keys
 from proxy.downstream.switched import Response, Switched
-from proxy.stream.projection import Heartbeat, Span
+from proxy.stream.modes.projection import Heartbeat, Span
 from proxy.stream.turns import Turns
 from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.http import Headers

@@ -98,9 +98,7 @@ class Proxy:
         )
         self.callers, self.grants = access_of(config, self.identification, b"" if member is None else member.secret)
         accounts = None if self.identification is None else self.identification.accounts
-        restricts = any(map(self.upstreams.has_key, (DEFAULT, *(model.upstream or DEFAULT for model in config.models))))
-        has_several = restricts or bool(config.upstreams)
-        self.given = GivenIds(lambda: self.hub.found(), time.monotonic, restricts=restricts) if has_several else None
+        self.given = self._new_given_ids()
         self.hub = self._new_hub(pacer, accounts, "" if member is None else member.id_ending)
         self.clients = ClientConnections(
             ClientTimeouts(**config.clients.model_dump()),
@@ -108,9 +106,7 @@ class Proxy:
             max_body_bytes=limits.total_body_bytes,
             max_pending_bytes=limits.total_pending_bytes,
         )
-        self.node = connected(config.store, self.hub)
-        if accounts is not None and self.node is not None:
-            accounts.sums = Sums(StoredCounts(self.node.store, self.node.id, self.node.leases), accounts)
+        self.node = self._connected(accounts)
         self.directory = None if self.node is None else Directory(self.node, self.hub, config.store, self.given)
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
         self.page = self._new_page(pacer)
@@ -135,6 +131,21 @@ class Proxy:
         self._hurried = False
         self.url = ""
         self.admin_url = ""
+
+    def _new_given_ids(self) -> GivenIds | None:
+        """Make what notes the ids of responses; None, if all callers use one upstream with keys of their own."""
+        config = self.config
+        restricts = any(map(self.upstreams.has_key, (DEFAULT, *(model.upstream or DEFAULT for model in config.models))))
+        if not restricts and not config.upstreams:
+            return None
+        return GivenIds(lambda: self.hub.found(), time.monotonic, restricts=restricts)
+
+    def _connected(self, accounts: Accounts | None) -> Node | None:
+        """Connect to the store and have it add up what callers use on all machines; None, if there is no store."""
+        node = connected(self.config.store, self.hub)
+        if accounts is not None and node is not None:
+            accounts.sums = Sums(StoredCounts(node.store, node.id, node.leases), accounts)
+        return node
 
     def _new_hub(self, pacer: Pacer, accounts: Accounts | None, id_ending: str) -> Hub:
         """Make the registry of streams; `id_ending`: of their ids, by which other workers know whose they are."""

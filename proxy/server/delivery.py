@@ -10,8 +10,8 @@ from proxy.downstream.websocket import WebSocket
 from proxy.server.headers import SET, SET_OF_STREAMS
 from proxy.stream.endings import REFUSED, Ending
 from proxy.stream.hub import Hub
-from proxy.stream.projection import EVENT_STREAM, View
-from proxy.stream.projections import MODES
+from proxy.stream.modes.projection import EVENT_STREAM, View
+from proxy.stream.modes.projections import MODES
 from proxy.stream.subscription import Subscription
 from proxy.wire.http import EndToEnd, Head, Headers
 

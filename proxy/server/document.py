@@ -14,8 +14,8 @@ from proxy.dialects.error_codes import Fault, trouble
 from proxy.downstream.response import Downstream
 from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, LOG_LIMIT, UPSTREAM_ERROR, Ending
 from proxy.stream.hub import Hub
-from proxy.stream.projection import SPAN_BYTES, View
-from proxy.stream.projections import Json
+from proxy.stream.modes.projection import SPAN_BYTES, View
+from proxy.stream.modes.projections import Json
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.turns import Turns

@@ -25,11 +25,14 @@ from proxy.server.following.follow import Follow
 from proxy.server.following.follow_many import FollowMany
 from proxy.server.following.objects import ObjectRequests
 from proxy.server.following.shared_routes import EventRoute
+from proxy.server.generations.call_finder import CallFinder
 from proxy.server.generations.generate import Generations
+from proxy.server.generations.pumps import Pumps
 from proxy.server.generations.request import GenerationReader
 from proxy.server.generations.response import GenerationResponses
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls
+from proxy.server.generations.unshared import UnsharedCalls
 from proxy.server.models import ModelList, Models
 from proxy.server.pass_through import Forward, PassThrough
 from proxy.server.placement import Belongs, Placement
@@ -92,12 +95,12 @@ class RouteTable:
         allowed = AllowedPaths(settings.paths) if settings.key.get_secret_value() else None
         self._allowed = allowed
         self._forward_allowed = Forward(allowed, hides_tokens=bool(grants))
+        self._limited: list[Callable[[LimitsConfig], None]] = []  # what keeps limits that can be changed
         self.generations = self._generations(self._upstreams.opener(), self._forward_allowed)
         self.follow = Follow(streams, hub, admission, metrics)
         self._follow_many = FollowMany(streams, hub, admission, self.follow, metrics)
         self._control = Control(hub, admission, grants, directory)
         self._event_routes: list[EventRoute] = []
-        self._recorded_routes: list[Generations] = []
         self._sockets: list[Sockets] = []
 
     @property
@@ -107,10 +110,8 @@ class RouteTable:
 
     def limit(self, limits: LimitsConfig) -> None:
         """Keep these limits from now on."""
-        for generations in (self.generations, *self._recorded_routes):
-            generations.limit(limits)
-        for events in self._event_routes:
-            events.limit(limits)
+        for limit in self._limited:
+            limit(limits)
 
     def drain(self) -> None:
         """End the streams of shared routes, which have no end of their own."""
@@ -243,10 +244,10 @@ class RouteTable:
                 self._placement,
             )  # fmt: skip
             self._event_routes.append(events)
+            self._limited.append(events.limit)
             handler = self._placed(self._for_pages(events.serve, upstream), Belongs.URL)
         elif own.record:
             recorded = self._generations(opens, self._forward_all, recorded=True)
-            self._recorded_routes.append(recorded)
             generate = self._for_pages(functools.partial(recorded.generate, route), upstream)
             handler = self._placed(generate, Belongs.GENERATION)
         if handler is not None:
@@ -259,30 +260,30 @@ class RouteTable:
         """Return the handler of generation requests, or of all requests on a `recorded` route."""
         config, hub, admission, metrics = self._config(), self._hub, self._admission, self._metrics
         traced = open_exchange if recorded or self._tracing is None else self._tracing.calls(open_exchange)
-        return Generations(
+        pumps = Pumps(
             hub,
-            traced,
-            self._calls,
-            GenerationReader(
-                config,
-                admission,
-                forward,
-                self._models,
-                self._given,
-                self._placement,
-                self._directory,
-                recorded=recorded,
-            ),
-            GenerationResponses(config, hub, admission, self._grants, metrics, self._directory),
             metrics,
             config.limits,
-            self._lost_calls,
-            self._given,
-            self._placement,
             cumulative=config.generations.cumulative or None,
             empty_events=config.streams.empty_events,
-            directory=self._directory,
         )
+        reader = GenerationReader(
+            config,
+            admission,
+            forward,
+            self._models,
+            self._given,
+            self._placement,
+            self._directory,
+            recorded=recorded,
+        )
+        responses = GenerationResponses(config, hub, admission, self._grants, metrics, self._directory)
+        finder = CallFinder(
+            hub, traced, self._calls, self._lost_calls, pumps, metrics, self._placement, self._directory
+        )
+        unshared = UnsharedCalls(hub, traced, reader, pumps, responses, metrics, self._given)
+        self._limited += [reader.limit, pumps.limit]
+        return Generations(hub, reader, finder, unshared, responses, self._lost_calls)
 
     def _passing(self, opens: OpenExchange) -> PassThrough:
         """Return a handler of requests that pass through, to whichever path."""

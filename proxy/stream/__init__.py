@@ -10,10 +10,7 @@ Read in this order:
 * `ledger`: how much memory is held, by kind, and what is done when it is too much
 * `cohort`: which followers are advanced together; its docstring lists the states of a follower and their transitions
 * `subscription`: one follower; `rank`: followers that are written to together
-* `projection`: what a mode is: a pure function of a span of the log to bytes; `projections`: the modes, and their
-  table; `envelopes`: modes as WebSocket messages, and with the stream's id in each event
-* `transcript`, `channel`, `rewriting`: for modes that change texts: the text of the answer so far, its channels
-  (content, reasoning, arguments of a tool call), and frames in which texts are replaced
+* `modes`: a folder, for the forms in which followers read a stream
 * `info`: the record of a stream: its id, owner, keys and limits
 * `hub`: begins streams, finds them while they run and while they are kept, ends them; `observer`: those it notifies
 * `interfaces`: the protocols of what a stream is connected to: sinks, writers, the bypass

@@ -18,8 +18,8 @@ from proxy.stream.faults import OVERDUE_S, BackgroundLoop, notify
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Sink
 from proxy.stream.ledger import Holder, Ledger, Relief
+from proxy.stream.modes.projection import Heartbeat
 from proxy.stream.observer import Observers
-from proxy.stream.projection import Heartbeat
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.turns import Turns

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy.stream.endings import Ending
-from proxy.stream.projection import Span
+from proxy.stream.modes.projection import Span
 
 
 class Transport(Protocol):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from proxy.stream.interfaces import Transport
 from proxy.stream.log import FrameLog
-from proxy.stream.projection import Projection, Span
+from proxy.stream.modes.projection import Projection, Span
 
 if TYPE_CHECKING:
     from proxy.stream.subscription import Subscription

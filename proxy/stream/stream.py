@@ -18,16 +18,16 @@ from typing import Any
 from proxy.dialects.dialect import Reader
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
 from proxy.stream.endings import LOG_LIMIT, Ending
-from proxy.stream.envelopes import Labelled, Messages
 from proxy.stream.faults import Faults, notify, notify_all
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass, Writer
 from proxy.stream.ledger import LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
 from proxy.stream.log import FrameLog
-from proxy.stream.projection import SPAN_BYTES, Projection, View
-from proxy.stream.projections import MODES, Raw
+from proxy.stream.modes.envelopes import Labelled, Messages
+from proxy.stream.modes.projection import SPAN_BYTES, Projection, View
+from proxy.stream.modes.projections import MODES, Raw
+from proxy.stream.modes.transcript import Transcript
 from proxy.stream.subscription import Subscription
-from proxy.stream.transcript import Transcript
 from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
 from proxy.wire.http import Head

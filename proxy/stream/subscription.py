@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from proxy.stream.endings import COMPLETE, DRAINED, INTERNAL_ERROR, TOO_SLOW, Ending
 from proxy.stream.interfaces import Sink, Transport
-from proxy.stream.projection import EVENT_STREAM, SPAN_BYTES, Heartbeat, Projection, Span, View
+from proxy.stream.modes.projection import EVENT_STREAM, SPAN_BYTES, Heartbeat, Projection, Span, View
 from proxy.stream.rank import Rank, Ranks
 
 if TYPE_CHECKING:

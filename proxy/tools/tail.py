@@ -16,7 +16,7 @@ import click
 from yarl import URL
 
 from proxy.dialects.documents.delta import record
-from proxy.stream.projections import MODES
+from proxy.stream.modes.projections import MODES
 from proxy.tools.tail_readers import (
     COMPLETE,
     FAILED,

@@ -17,8 +17,8 @@ from time import monotonic
 from typing import Protocol
 
 from proxy.stream.endings import CLIENT_GONE, FRAME_LIMIT, GARBLED, UPSTREAM_RESET, Ending, ending_of
-from proxy.stream.envelopes import closing
 from proxy.stream.ledger import UNFINISHED
+from proxy.stream.modes.envelopes import closing
 from proxy.stream.stream import Stream
 from proxy.stream.turns import Turns
 from proxy.upstream.connection import Connection

@@ -34,7 +34,7 @@ from proxy.server.config import Config
 from proxy.server.delivery import CACHING
 from proxy.server.json_responses import answer
 from proxy.server.ports import listen, new_listener, port_tls
-from proxy.stream.projection import EVENT_STREAM
+from proxy.stream.modes.projection import EVENT_STREAM
 from proxy.stream.turns import Turns
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.metrics import Metrics

@@ -22,9 +22,9 @@ from proxy.server.delivery import CACHING
 from proxy.server.following.request import cursors_by_epoch
 from proxy.server.placement import SUBJECT_HEADER
 from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, Ending
-from proxy.stream.envelopes import closing
 from proxy.stream.faults import log_fault
-from proxy.stream.projection import EVENT_STREAM, Span
+from proxy.stream.modes.envelopes import closing
+from proxy.stream.modes.projection import EVENT_STREAM, Span
 from proxy.stream.turns import Turns
 from proxy.wire.errors import Overloaded, UnknownStream
 from proxy.wire.event_id import read_event_id

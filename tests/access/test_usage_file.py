@@ -13,8 +13,7 @@ from proxy.access.windows import DAY_S
 from proxy.wire.errors import LimitReached
 from tests.access.named import NamedCallers
 from tests.event_loops import until
-from tests.event_streams import DONE, FINISH, chunk_frame
-from tests.proxy_under_test import CHAT, chat_body, teed
+from tests.proxy_under_test import CHAT, chat_body, chatted, teed
 from tests.stage import Stage
 
 LIMITS = CallerLimits(requests_per_day=2, tokens_per_day=100)
@@ -31,14 +30,7 @@ async def test_usage_of_the_day_survives_a_restart(stage: Stage, tmp_path: Path)
     for status in (200, 200, 429):
         async with teed(stage.url, **tables) as tee:
             client = await tee.send("POST", CHAT, callers.header("alice"), body=chat_body())
-            if status == 200:
-                turn = await stage.next()
-                await turn.body()
-                turn.begin()
-                turn.end(chunk_frame("a"), FINISH, DONE)
-            answer = await client.answer()
-            assert answer.status == status
-            await answer.read()
+            assert await chatted(client, stage, admitted=status == 200) == status
             told = await (await tee.ask("GET", "/v1/usage", callers.header("bob"))).json()
             assert told["requests"]["day"]["used"] == 0
             await until(lambda: tee.proxy.hub.running == 0)

@@ -13,9 +13,9 @@ from proxy.dialects.chat import CHAT
 from proxy.stream.cohort import Pacer
 from proxy.stream.hub import Hub
 from proxy.stream.info import StreamInfo
-from proxy.stream.projection import View
+from proxy.stream.modes.projection import View
+from proxy.stream.modes.transcript import Transcript
 from proxy.stream.subscription import Subscription
-from proxy.stream.transcript import Transcript
 from proxy.stream.vitals import Vitals
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange

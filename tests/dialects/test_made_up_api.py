@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.stream.endings import COMPLETE, Ending
-from proxy.stream.projection import View
-from proxy.stream.projections import Json
+from proxy.stream.modes.projection import View
+from proxy.stream.modes.projections import Json
 from proxy.upstream.pump import OnDisconnect, Pump
 from proxy.wire.errors import BadRequest, Truncated
 from tests.cuts import messages

@@ -8,7 +8,7 @@ import pytest
 from proxy.dialects.dialect import TextKind
 from proxy.dialects.realtime import REALTIME, RealtimeReader
 from proxy.dialects.usage import Usage
-from proxy.stream.projection import View
+from proxy.stream.modes.projection import View
 from proxy.wire.errors import BadRequest
 from proxy.wire.sse import block
 from tests.cuts import messages

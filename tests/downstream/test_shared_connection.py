@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxy.downstream.shared_connection import SharedConnection
 from proxy.stream.endings import CANCELLED, COMPLETE, DRAINED, UPSTREAM_RESET
-from proxy.stream.projection import View
+from proxy.stream.modes.projection import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.wire.sse import COMMENT, dispatched

@@ -12,7 +12,7 @@ from aiohttp.test_utils import make_mocked_request
 from proxy.downstream import switched
 from proxy.downstream.response import Downstream
 from proxy.downstream.websocket import WebSocket, handshake
-from proxy.stream.projection import Heartbeat, Span
+from proxy.stream.modes.projection import Heartbeat, Span
 from proxy.stream.turns import TURN_S, Turns
 from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.sse import COMMENT

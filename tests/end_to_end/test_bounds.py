@@ -228,11 +228,8 @@ async def test_follower_that_falls_out_of_the_window_is_told(perform: Serve, sta
     assert (await tee.follow(originator.stream_id, "", f"Last-Event-ID: {last}")).status == 410
 
 
-@on_one_loop
-@pytest.mark.fault("memory", "between_frames")
-async def test_slow_originator_pauses_its_upstream(perform: Serve, stage: Stage) -> None:
-    """Flow control, as without a proxy: memory stays bounded, and when it reads on it gets every byte."""
-    tee = await perform(limits={"log_bytes": 200 * KILOBYTE})
+async def begun_by_one_that_stalls(tee: Tee, stage: Stage) -> tuple[Answer, Turn]:
+    """Begin a stream whose client reads the head of the response and no more."""
     client = await tee.connect(receive_bytes=4096)
     client.send(request("POST", CHAT, body=chat_body()))
     turn = await stage.next()
@@ -240,12 +237,21 @@ async def test_slow_originator_pauses_its_upstream(perform: Serve, stage: Stage)
     turn.begin()
     originator = await client.answer()
     client.stall()
+    return originator, turn
+
+
+@on_one_loop
+@pytest.mark.fault("memory", "between_frames")
+async def test_slow_originator_pauses_its_upstream(perform: Serve, stage: Stage) -> None:
+    """Flow control, as without a proxy: memory stays bounded, and when it reads on it gets every byte."""
+    tee = await perform(limits={"log_bytes": 200 * KILOBYTE})
+    originator, turn = await begun_by_one_that_stalls(tee, stage)
     count, size = 3000, 10 * KILOBYTE
     flowing = asyncio.create_task(flow(turn, count=count, size=size))
     said = await tee.settled(lambda: turn.said)
     assert said < count * size // 2
     assert tee.proxy.hub.ledger.bytes < 400 * KILOBYTE
-    client.read_on()
+    originator.client.read_on()
     assert await originator.read() == flowed(count=count, size=size)
     await flowing
     assert originator.end == "whole"
@@ -255,19 +261,13 @@ async def test_slow_originator_pauses_its_upstream(perform: Serve, stage: Stage)
 async def test_slow_originator_that_leaves_lets_the_stream_go_on(perform: Serve, stage: Stage) -> None:
     """The pause ends with the one it was made for; a follower that keeps up is then the one who has it all."""
     tee = await perform(limits={"log_bytes": 2 * MEGABYTE})
-    client = await tee.connect(receive_bytes=4096)
-    client.send(request("POST", CHAT, body=chat_body()))
-    turn = await stage.next()
-    await turn.body()
-    turn.begin()
-    originator = await client.answer()
-    client.stall()
+    originator, turn = await begun_by_one_that_stalls(tee, stage)
     follower = await tee.follow(originator.stream_id, "mode=raw")
     count, size = (2000 if COUNT == 1 else 8000), 10 * KILOBYTE  # the kernel holds up to 20 MB for another process
     flowing = asyncio.create_task(flow(turn, count=count, size=size))
     reading = asyncio.create_task(follower.read())
     assert await tee.settled(lambda: turn.said) < count * size // 2
-    client.transport.abort()
+    originator.client.transport.abort()
     assert await reading == flowed(count=count, size=size)
     await flowing
 

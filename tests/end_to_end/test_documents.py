@@ -9,9 +9,9 @@ import pytest
 from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import on_one_loop
 from tests.event_streams import chunk_frame
-from tests.http_client import KEY
-from tests.proxy_under_test import CHAT, NATIVE, Serve, begun, chat_body, faked, native_body, teed
-from tests.stage import EVENT_STREAM, Stage
+from tests.http_client import KEY, Client
+from tests.proxy_under_test import CHAT, NATIVE, Serve, Tee, begun, chat_body, faked, native_body, teed
+from tests.stage import EVENT_STREAM, Stage, Turn
 
 FIXED = {"id", "created", "request_id"}  # what no two answers have in common
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
@@ -221,13 +221,19 @@ async def test_upgraded_answer_that_breaks_off_is_an_error(serve: Serve) -> None
     assert (answer.status, (await answer.json())["error"]["code"]) == (502, "upstream_reset")
 
 
+async def upgraded(tee: Tee, stage: Stage) -> tuple[Client, Turn]:
+    """Have a client ask for a document, and the upstream begin the stream that it is made from."""
+    client = await tee.send("POST", CHAT, body=chat_body(stream=False))
+    turn = await stage.next()
+    turn.begin("content-type: text/event-stream")
+    return client, turn
+
+
 @on_one_loop
 async def test_client_that_leaves_an_upgraded_request_ends_it(perform: Serve, stage: Stage) -> None:
     """Nobody else follows, so upstream is closed, and nothing more is paid for."""
     tee = await perform(generations=UPGRADE)
-    client = await tee.send("POST", CHAT, body=chat_body(stream=False))
-    turn = await stage.next()
-    turn.begin("content-type: text/event-stream")
+    client, turn = await upgraded(tee, stage)
     turn.chunk(chunk_frame("Hello"))
     await tee.wait_followers(1)
     await client.leave()
@@ -238,9 +244,7 @@ async def test_client_that_leaves_an_upgraded_request_ends_it(perform: Serve, st
 async def test_keepalive_is_white_space_before_the_document(perform: Serve, stage: Stage) -> None:
     """So that nothing on the way takes a model that thinks for a dead one; clients' JSON parsers pass over it."""
     tee = await perform(generations=UPGRADE | {"keepalive_s": 0.01})
-    client = await tee.send("POST", CHAT, body=chat_body(stream=False))
-    turn = await stage.next()
-    turn.begin("content-type: text/event-stream")
+    client, turn = await upgraded(tee, stage)
     answer = await client.answer()
     await answer.until(b"   ")
     turn.end(chunk_frame("Hello"), b"data: [DONE]\n\n")
@@ -253,9 +257,7 @@ async def test_keepalive_is_white_space_before_the_document(perform: Serve, stag
 async def test_failure_after_a_keepalive_breaks_the_answer_off(perform: Serve, stage: Stage) -> None:
     """Its status has left: a proper end would look like an answer (law 7)."""
     tee = await perform(generations=UPGRADE | {"keepalive_s": 0.01})
-    client = await tee.send("POST", CHAT, body=chat_body(stream=False))
-    turn = await stage.next()
-    turn.begin("content-type: text/event-stream")
+    client, turn = await upgraded(tee, stage)
     answer = await client.answer()
     await answer.until(b" ")
     turn.reset()

@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from proxy.access.grants import Grants
-from proxy.stream import channel
+from proxy.stream.modes import channel
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.telemetry.tracing import Tracing
 from tests import message_events

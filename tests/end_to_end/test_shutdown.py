@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from proxy.stream.projections import MODES
+from proxy.stream.modes.projections import MODES
 from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import GUARD_S, on_one_loop, until
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped

@@ -7,8 +7,8 @@ from time import process_time
 
 import pytest
 
-from proxy.stream.projections import SPAN_BYTES
-from proxy.stream.transcript import Transcript
+from proxy.stream.modes.projections import SPAN_BYTES
+from proxy.stream.modes.transcript import Transcript
 from proxy.wire.websocket import PING
 from tests.event_loops import GUARD_S, until
 from tests.event_streams import DONE, FINISH, chunk_frame

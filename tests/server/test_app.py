@@ -239,6 +239,14 @@ async def drain_begins(tee: Tee) -> asyncio.Task[None]:
     return draining
 
 
+async def used(tee: Tee) -> Client:
+    """Return a connection that has had a request."""
+    client = await tee.connect()
+    client.send(request("GET", "/healthz"))
+    await (await client.answer()).read()
+    return client
+
+
 async def test_drain_without_streams_ends_at_once(stage: Stage) -> None:
     """Whatever time it would have had."""
     async with teed(stage.url, drain_s=3600) as tee:
@@ -253,9 +261,7 @@ async def test_drain_lets_streams_finish(stage: Stage) -> None:
     async with teed(stage.url, drain_s=3600) as tee:
         answer, turn = await begun(tee, stage, frames=1)
         follower = await tee.follow(answer.stream_id)
-        kept = await tee.connect()
-        kept.send(request("GET", "/healthz"))
-        await (await kept.answer()).read()
+        kept = await used(tee)
         draining = await drain_begins(tee)
         kept.send(request("GET", f"/v1/streams/{answer.stream_id}?mode=raw"))
         late = await kept.answer()
@@ -274,9 +280,7 @@ async def test_drain_takes_no_more(stage: Stage) -> None:
     """Not ready; no new connection; on an old one, 503 with Retry-After. The admin port still tells."""
     async with teed(stage.url, drain_s=3600) as tee:
         answer, turn = await begun(tee, stage, frames=1)
-        kept = await tee.connect()
-        kept.send(request("GET", "/healthz"))
-        await (await kept.answer()).read()
+        kept = await used(tee)
         draining = await drain_begins(tee)
         ready = await tee.admin("/readyz")
         assert (ready.status, await ready.json()) == (503, {"ready": False})
@@ -298,9 +302,7 @@ async def test_drain_refuses_a_new_stream_without_asking_the_upstream(stage: Sta
     """Also one without a key: tokens of a stream that is refused would be paid for nothing."""
     async with teed(stage.url, drain_s=3600) as tee:
         answer, turn = await begun(tee, stage, frames=1)
-        kept = await tee.connect()
-        kept.send(request("GET", "/healthz"))
-        await (await kept.answer()).read()
+        kept = await used(tee)
         draining = await drain_begins(tee)
         kept.send(request("POST", CHAT, body=chat_body()), method="POST")
         asking = asyncio.create_task(stage.next())

@@ -23,8 +23,8 @@ from proxy.stream.cohort import Pacer
 from proxy.stream.endings import CANCELLED, CLIENT_GONE, COMPLETE, Ending
 from proxy.stream.hub import Hub
 from proxy.stream.info import StreamInfo
+from proxy.stream.modes.projection import View
 from proxy.stream.observer import Observers
-from proxy.stream.projection import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals

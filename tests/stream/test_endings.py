@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.stream.endings import ENDINGS, OF_FOLLOWERS, OF_STREAMS, OVERLOADED, RATE_LIMITED, Ending, ending_of
-from proxy.stream.envelopes import closing
+from proxy.stream.modes.envelopes import closing
 from proxy.wire import errors
 from proxy.wire.errors import Overloaded, ProxyError, RateLimited, RequestError, UpstreamError, UpstreamTimeout
 from tests import source

@@ -29,7 +29,7 @@ from proxy.dialects.dialect import Dialect
 from proxy.dialects.messages import MESSAGES
 from proxy.dialects.responses import RESPONSES
 from proxy.stream.endings import CAPABILITY_EXPIRED, UPSTREAM_RESET
-from proxy.stream.projection import SPAN_BYTES
+from proxy.stream.modes.projection import SPAN_BYTES
 from proxy.stream.rank import Rank
 from proxy.stream.subscription import Subscription
 from tests.cuts import messages

@@ -13,8 +13,8 @@ from proxy.stream.hub import ANYONE, STREAM_BYTES, Hub, Places, Waiter
 from proxy.stream.info import StreamInfo
 from proxy.stream.ledger import UNFINISHED
 from proxy.stream.log import FRAME_BYTES
+from proxy.stream.modes.projection import Projection, View
 from proxy.stream.observer import Observers
-from proxy.stream.projection import Projection, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals

@@ -8,7 +8,7 @@ import pytest
 from proxy.stream.cohort import SLICE
 from proxy.stream.endings import COMPLETE
 from proxy.stream.interfaces import Transport
-from proxy.stream.projection import Span
+from proxy.stream.modes.projection import Span
 from proxy.stream.rank import SIZE
 from proxy.stream.stream import Stream
 from tests.fakes import FakeLoop, FakeSink, FakeTransport

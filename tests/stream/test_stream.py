@@ -10,7 +10,7 @@ import pytest
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.stream.endings import CAPABILITY_EXPIRED, COMPLETE, LOG_LIMIT, UPSTREAM_ERROR, UPSTREAM_RESET
 from proxy.stream.ledger import Ledger
-from proxy.stream.projection import View
+from proxy.stream.modes.projection import View
 from proxy.stream.stream import Stream
 from proxy.stream.turns import TURN_S
 from tests.cuts import messages

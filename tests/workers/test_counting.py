@@ -16,7 +16,7 @@ from tests.access.named import NamedCallers
 from tests.event_loops import until
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer
-from tests.proxy_under_test import CHAT, RESPONSES, chat_body, response_body
+from tests.proxy_under_test import CHAT, RESPONSES, chat_body, chatted, response_body
 from tests.several_workers import Several, key_of, several
 from tests.stage import Stage, Turn
 
@@ -260,14 +260,7 @@ async def test_usage_of_the_day_survives_all_workers(stage: Stage, tmp_path: Pat
     for at, status in ((0, 200), (1, 200), (2, 429)):
         async with several(stage.url, **tables) as three:
             client = await three.send(at, "POST", CHAT, alice, body=chat_body())
-            if status == 200:
-                turn = await stage.next()
-                await turn.body()
-                turn.begin()
-                turn.end(chunk_frame("a"), FINISH, DONE)
-            answer = await client.answer()
-            assert answer.status == status
-            await answer.read()
+            assert await chatted(client, stage, admitted=status == 200) == status
             await until(lambda: not any(three.proxy(at).hub.running for at in range(3)))
         await three.sums.save()
 

@@ -11,7 +11,7 @@ from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer, Client, request
 from tests.proxy_under_test import CHAT, chat_body
 from tests.several_workers import Several, several
-from tests.stage import Stage
+from tests.stage import Stage, Turn
 
 ALL = (0, 1, 2)
 
@@ -32,14 +32,18 @@ async def connect(three: Several, authority: Authority, at: int, certificate: Pa
     return client
 
 
-async def test_follower_by_tls_is_carried_to_the_stream(three: Several, stage: Stage, authority: Authority) -> None:
-    """It gets the same bytes, while the stream runs, and its connection goes on to other streams."""
-    asking = await connect(three, authority, 1)
-    asking.send(request("POST", CHAT, body=chat_body()), method="POST")
+async def begun(client: Client, stage: Stage, *headers: str) -> tuple[Answer, Turn]:
+    """Have a client ask for a stream, and the upstream begin it with a word."""
+    client.send(request("POST", CHAT, *headers, body=chat_body()), method="POST")
     turn = await stage.next()
     turn.begin()
     turn.chunk(chunk_frame("first"))
-    asked = await asking.answer()
+    return await client.answer(), turn
+
+
+async def test_follower_by_tls_is_carried_to_the_stream(three: Several, stage: Stage, authority: Authority) -> None:
+    """It gets the same bytes, while the stream runs, and its connection goes on to other streams."""
+    asked, turn = await begun(await connect(three, authority, 1), stage)
     followers = []
     for at in ALL:
         client = await connect(three, authority, at)
@@ -61,12 +65,7 @@ async def test_stream_that_fails_does_not_look_complete_by_tls(
     three: Several, stage: Stage, authority: Authority
 ) -> None:
     """The carried connection breaks off, too."""
-    asking = await connect(three, authority, 1)
-    asking.send(request("POST", CHAT, body=chat_body()), method="POST")
-    turn = await stage.next()
-    turn.begin()
-    turn.chunk(chunk_frame("first"))
-    asked = await asking.answer()
+    asked, turn = await begun(await connect(three, authority, 1), stage)
     client = await connect(three, authority, 2)
     client.send(request("GET", f"/v1/streams/{asked.stream_id}?mode=raw"))
     following = await client.answer()
@@ -82,12 +81,7 @@ async def test_client_that_leaves_is_gone_from_the_other_worker(
 ) -> None:
     """Its request ends there."""
     client = await connect(three, authority, 0)
-    key = "Stream-Key: chat-1"
-    client.send(request("POST", CHAT, key, body=chat_body()), method="POST")
-    turn = await stage.next()
-    turn.begin()
-    turn.chunk(chunk_frame("first"))
-    answer = await client.answer()
+    answer, turn = await begun(client, stage, "Stream-Key: chat-1")
     await answer.until(b"first")
     await client.leave()
     await turn.wait_left()
@@ -116,11 +110,7 @@ async def test_certificate_is_known_to_the_worker_that_serves(
         streams = []
         for number in range(6):
             client = await connect(three, authority, number % 3, alice)
-            client.send(request("POST", CHAT, nokey, f"Stream-Key: k{number}", body=chat_body()), method="POST")
-            turn = await stage.next()
-            turn.begin()
-            turn.chunk(chunk_frame("first"))
-            streams.append((await client.answer(), turn))
+            streams.append(await begun(client, stage, nokey, f"Stream-Key: k{number}"))
         assert len({three.home(answer) for answer, _ in streams}) > 1
         assert three.handed_over() > 0
         for at in ALL:

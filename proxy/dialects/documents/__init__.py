@@ -1,6 +1,7 @@
 """What frames add to a response, and the finished documents they add up to: the part of an API that modes need.
 
-Finds texts in frames, and replaces them; keeps none: `stream.transcript` does. Knows nothing of requests and errors.
+Finds texts in frames, and replaces them; keeps none: `stream.modes.transcript` does. Knows nothing of requests and
+errors.
 
 Read in this order:
 

@@ -1,6 +1,6 @@
 """Responses that consist of choices, as in both of Qwen's APIs: one frame's increment, and the finished document.
 
-Finds texts and replaces them, but does not keep them: the caller (stream/transcript.py) does.
+Finds texts and replaces them, but does not keep them: the caller (stream/modes/transcript.py) does.
 """
 
 from abc import ABC, abstractmethod

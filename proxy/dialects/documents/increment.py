@@ -1,6 +1,6 @@
 """What one frame adds to a response, in any API: pieces of text for channels. Their texts can be replaced.
 
-Knows no API and no earlier frames. Modes that rewrite frames (stream/transcript.py, stream/rewriting.py) see them only
+Knows no API and no earlier frames. Modes that rewrite frames (stream/modes/: transcript.py, rewriting.py) see them only
 through these protocols. The channels of choices (`delta`) are the common ones: mode chat translates those of any other
 API into them.
 """

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from proxy.dialects import table
 from proxy.stream.endings import ENDINGS
-from proxy.stream.projections import MODES
+from proxy.stream.modes.projections import MODES
 
 _JSON, _SSE, _TEXT = "application/json", "text/event-stream", "text/plain"
 _NAMED = re.compile(r"\{(\w+)\}")

@@ -19,12 +19,12 @@ from proxy.server.document import JSON, DocumentSink, read_up, wait_for_document
 from proxy.server.following.request import Cursor, FollowRequest, read_follow_request
 from proxy.server.generations.options import check_key
 from proxy.stream.endings import COMPLETE, DRAINED, REFUSED, Ending, ending_of
-from proxy.stream.envelopes import closing
 from proxy.stream.hub import Hub, Waiter
 from proxy.stream.interfaces import Sink
 from proxy.stream.log import FrameLog
-from proxy.stream.projection import EVENT_STREAM, View
-from proxy.stream.projections import MODES, check_view
+from proxy.stream.modes.envelopes import closing
+from proxy.stream.modes.projection import EVENT_STREAM, View
+from proxy.stream.modes.projections import MODES, check_view
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics

@@ -20,10 +20,10 @@ from proxy.server.delivery import refusal
 from proxy.server.following.follow import Follow, check_held
 from proxy.server.following.request import FollowRequest, cursors_by_epoch, read_follow_request
 from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, OF_FOLLOWERS, Ending
-from proxy.stream.envelopes import closing
 from proxy.stream.hub import Hub
-from proxy.stream.projection import EVENT_STREAM, View
-from proxy.stream.projections import MODES
+from proxy.stream.modes.envelopes import closing
+from proxy.stream.modes.projection import EVENT_STREAM, View
+from proxy.stream.modes.projections import MODES
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics

@@ -10,9 +10,9 @@ from aiohttp import web
 from proxy.downstream.response import EXTRA
 from proxy.downstream.websocket import handshake
 from proxy.server.configuration.settings import StreamsConfig
-from proxy.stream.envelopes import NOT_IN_EVENTS
-from proxy.stream.projection import View
-from proxy.stream.projections import MODES, view_of
+from proxy.stream.modes.envelopes import NOT_IN_EVENTS
+from proxy.stream.modes.projection import View
+from proxy.stream.modes.projections import MODES, view_of
 from proxy.wire.errors import BadRequest, OriginNotAllowed
 from proxy.wire.event_id import read_event_id
 

@@ -28,7 +28,7 @@ from proxy.stream.faults import BackgroundLoop
 from proxy.stream.hub import ANYONE, Hub
 from proxy.stream.info import StreamInfo
 from proxy.stream.ledger import NAMES
-from proxy.stream.projection import View
+from proxy.stream.modes.projection import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals

@@ -6,8 +6,9 @@ Must not know: how streams are followed (the folder beside this).
 
 Read in this order:
 
-* `generate`: the handler
+* `generate`: the handler; `unshared`: the usual way, a call for its client alone
 * `request`: reads a generation request and rewrites it for the upstream; `options`: the options in its headers
 * `response`: the response to a generation request; `early_head`: begins it before the upstream has responded
-* `shared_calls`: upstream calls that several requests share; `retries`: finds the call that a client's retry continues
+* `call_finder`: finds the upstream call that a request shares, or begins one; `shared_calls`: what such calls are;
+  `retries`: finds the call that a client's retry continues; `pumps`: begins the streams of calls
 """

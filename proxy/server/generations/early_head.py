@@ -13,8 +13,8 @@ from proxy.downstream.response import Downstream
 from proxy.server.delivery import CACHING, refusal
 from proxy.server.generations.shared_calls import AWAITING_HEAD, Call
 from proxy.stream.endings import REFUSED, Ending, ending_of
-from proxy.stream.projection import Heartbeat, View
-from proxy.stream.projections import MODES
+from proxy.stream.modes.projection import Heartbeat, View
+from proxy.stream.modes.projections import MODES
 from proxy.timers import wait
 from proxy.wire.errors import Overloaded, ProxyError, RateLimited
 from proxy.wire.http import Headers

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from multidict import MultiMapping
 
 from proxy.server.config import Config
-from proxy.stream.projection import View
-from proxy.stream.projections import view_of
+from proxy.stream.modes.projection import View
+from proxy.stream.modes.projections import view_of
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.wire.errors import BadRequest
 

@@ -31,8 +31,8 @@ from proxy.server.models import Models
 from proxy.server.pass_through import Forward
 from proxy.server.placement import Placement
 from proxy.stream.info import StreamInfo
-from proxy.stream.projection import EVENT_STREAM, View
-from proxy.stream.projections import MODES, check_view
+from proxy.stream.modes.projection import EVENT_STREAM, View
+from proxy.stream.modes.projections import MODES, check_view
 from proxy.stream.vitals import Vitals
 from proxy.telemetry.request_log import request_id
 from proxy.upstream.exchange import Exchange
@@ -232,13 +232,12 @@ class GenerationReader:
         attaches = self._attaches and not idempotent and follows and caller.owns_streams
         body_bytes = self._body_bytes if account is None else account.body_bytes(self._body_bytes)
         body: bytes | LargeBody | None = arrived_body(request, body_bytes) if is_here else None
-        # A body is held in memory if it is read here, or may be sent after its client has disconnected.
-        if body is not None:
-            pass
-        elif shared or attaches or self._reads(account) or options.detached or route.dialect.requests.reads_body:
-            body = await read_body(request, body_bytes)
-        else:
-            body = await read_body_or_beginning(request, self._held_body_bytes, body_bytes)
+        if body is None:
+            # A body is held in memory if it is read here, or may be sent after its client has disconnected.
+            if shared or attaches or self._reads(account) or options.detached or route.dialect.requests.reads_body:
+                body = await read_body(request, body_bytes)
+            else:
+                body = await read_body_or_beginning(request, self._held_body_bytes, body_bytes)
         rest = self._forward.check_body(request, body)
         if rest is not None:
             await rest
@@ -260,6 +259,20 @@ class GenerationReader:
                     generation = replace(generation, upstream=upstream, continues=True)
             generation = self._with_objects(generation, objects, caller)
             attaches = attaches and generation.options is options  # not in the background: its client may disconnect
+        return self._prepared(request, generation, account, attaches, shared)
+
+    def _prepared(
+        self,
+        request: web.BaseRequest,
+        generation: GenerationRequest,
+        account: Account | None,
+        attaches: bool,
+        shared: bool,
+    ) -> GenerationRequest:
+        """Return a request as it is sent upstream, with what it shares calls by.
+
+        `attaches`: a retry finds its call. `shared`: it shares a call with requests like it.
+        """
         if account is not None and not self._recorded:
             generation = _limited(generation, account)
         if self._rewrites:

@@ -3,8 +3,6 @@
 Also the headers that say where the stream can be followed. Knows nothing of the upstream call.
 """
 
-from typing import Literal
-
 from aiohttp import web
 
 from proxy.access.admission import Admission
@@ -18,10 +16,11 @@ from proxy.server.generations.early_head import EarlyHead
 from proxy.server.generations.options import GenerationOptions
 from proxy.server.generations.request import GenerationRequest
 from proxy.server.generations.retries import Reading
-from proxy.server.generations.shared_calls import Call
+from proxy.server.generations.shared_calls import Call, Joined
 from proxy.server.json_responses import answer
+from proxy.server.response_object import answer_object
 from proxy.stream.hub import Hub
-from proxy.stream.projection import View
+from proxy.stream.modes.projection import EVENT_STREAM, View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics
@@ -29,8 +28,7 @@ from proxy.telemetry.stream_object import describe
 from proxy.wire.errors import OffsetGone
 from proxy.wire.http import Head, Headers
 
-Joined = Literal["key", "body", "retry"]
-"""How the call of an earlier request, which this one shares, was found."""
+_EVENTS = Head(200, b"OK", [(b"Content-Type", EVENT_STREAM)])  # of a stream that another process reads
 _JOINED: dict[Joined, Headers] = {  # the headers that say so
     "key": [(b"Idempotency-Replayed", b"true")],
     "body": [],
@@ -102,6 +100,17 @@ class GenerationResponses:
         if first:
             stream.originator = subscription
         return await deliver(self._hub, downstream, subscription)
+
+    async def send_stored(
+        self, request: web.BaseRequest, stream: Stream, generation: GenerationRequest
+    ) -> web.StreamResponse:
+        """Deliver the stream of another process, found by an Idempotency-Key. Raises: what `send` does."""
+        options = generation.options
+        if generation.background:
+            return answer_object(stream)
+        if options.respond_async:
+            return self.accept(stream, options, late=True)
+        return await self.send(request, stream, stream.kept_head or _EVENTS, options, "key")
 
     def early(
         self, request: web.BaseRequest, call: Call, generation: GenerationRequest, joined: Joined | None

@@ -12,7 +12,7 @@ Knows nothing of responses to clients. Nothing here waits between finding a call
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from proxy.server.delivery import refusal
 from proxy.stream.endings import CLIENT_GONE, COMPLETE, ending_of
@@ -28,6 +28,8 @@ from proxy.wire.http import Head
 AWAITING_HEAD = "awaiting_head"  # the hold of clients that wait for the head of the response, and don't follow yet
 _CLOSE_AT_ONCE = OnDisconnect(0)
 
+Joined = Literal["key", "body", "retry"]
+"""How the call of an earlier request, which this one shares, was found."""
 
 Ask = Callable[[], Awaitable[Exchange]]
 """Sends the request upstream; await the result for the head of the response."""

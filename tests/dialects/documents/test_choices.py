@@ -9,8 +9,8 @@ import pytest
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.stream.endings import COMPLETE
-from proxy.stream.projection import View
-from proxy.stream.projections import Json
+from proxy.stream.modes.projection import View
+from proxy.stream.modes.projections import Json
 from proxy.stream.stream import Stream
 from proxy.wire import json_text
 from proxy.wire.errors import Garbled

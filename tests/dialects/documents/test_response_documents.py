@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects.responses import RESPONSES
-from proxy.stream.projection import View
-from proxy.stream.projections import Json
+from proxy.stream.modes.projection import View
+from proxy.stream.modes.projections import Json
 from proxy.wire.errors import BadRequest, Garbled
 from proxy.wire.sse import Splitter, payload
 from tests.cuts import messages

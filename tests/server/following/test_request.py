@@ -7,8 +7,8 @@ from aiohttp.test_utils import make_mocked_request
 
 from proxy.server.configuration.settings import StreamsConfig
 from proxy.server.following.request import Cursor, FollowRequest, read_follow_request, without_last_event_id
-from proxy.stream.projection import View
-from proxy.stream.projections import FLUSH_BYTES, FLUSH_MS, MODES, view_of
+from proxy.stream.modes.projection import View
+from proxy.stream.modes.projections import FLUSH_BYTES, FLUSH_MS, MODES, view_of
 from proxy.wire.errors import BadRequest, OriginNotAllowed, UnknownMode
 
 PACED = [name for name, projection in MODES.items() if projection.paced]

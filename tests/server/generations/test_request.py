@@ -13,7 +13,7 @@ from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions
 from proxy.server.generations.request import GenerationRequest, rewrite
 from proxy.server.pass_through import Route
-from proxy.stream.projection import View
+from proxy.stream.modes.projection import View
 from proxy.upstream.on_disconnect import OnDisconnect
 
 RAW = View("raw")

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
 from proxy.stream.endings import Ending
-from proxy.stream.rewriting import Source
+from proxy.stream.modes.rewriting import Source
 from proxy.wire.errors import BadRequest
 from proxy.wire.event_id import prefix
 

@@ -14,7 +14,7 @@ import orjson
 
 from proxy.stream.endings import COMPLETE, GARBLED, Ending
 from proxy.stream.log import FrameLog
-from proxy.stream.projection import Projection, Span
+from proxy.stream.modes.projection import Projection, Span
 from proxy.wire.event_id import prefix
 from proxy.wire.sse import dispatched
 from proxy.wire.websocket import TEXT, close_frame, frame, messages

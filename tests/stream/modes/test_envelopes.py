@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.stream.endings import COMPLETE, DRAINED, UPSTREAM_ERROR, UPSTREAM_RESET
-from proxy.stream.projection import View
+from proxy.stream.modes.projection import View
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.wire.websocket import CLOSE, TEXT

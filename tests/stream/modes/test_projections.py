@@ -25,9 +25,9 @@ from proxy.stream.endings import (
 )
 from proxy.stream.info import StreamInfo
 from proxy.stream.log import FrameLog
-from proxy.stream.projection import Projection, Span, View
-from proxy.stream.projections import MODES, Json, check_view
-from proxy.stream.transcript import Transcript
+from proxy.stream.modes.projection import Projection, Span, View
+from proxy.stream.modes.projections import MODES, Json, check_view
+from proxy.stream.modes.transcript import Transcript
 from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone
 from tests.cuts import messages
 from tests.fakes import FakeSink
@@ -93,7 +93,7 @@ def test_modes_are_a_table() -> None:
 
 def test_docs_have_a_row_for_every_mode() -> None:
     """In the table of modes; and for none that does not exist."""
-    docs = (Path(__file__).parents[2] / "docs/http.md").read_text()
+    docs = (Path(__file__).parents[3] / "docs/http.md").read_text()
     table = docs.partition("| Mode |")[2].partition("\n\n")[0]
     listed = {mode for line in table.splitlines()[2:] for mode in re.findall(r"`(\w+)`", line.split("|")[1])}
     assert listed == set(MODES), f"docs/http.md lacks {set(MODES) - listed}, and has {listed - set(MODES)}"

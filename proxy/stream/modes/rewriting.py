@@ -10,10 +10,10 @@ from typing import Protocol
 
 from proxy.dialects.dialect import Dialect, Reader
 from proxy.dialects.documents.increment import Channel, Increment, Kind
-from proxy.stream.channel import Pieces
 from proxy.stream.info import StreamInfo
 from proxy.stream.log import FrameLog
-from proxy.stream.transcript import Transcript
+from proxy.stream.modes.channel import Pieces
+from proxy.stream.modes.transcript import Transcript
 from proxy.wire.event_id import prefix
 from proxy.wire.sse import respell, stamp
 

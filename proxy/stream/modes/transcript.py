@@ -13,7 +13,7 @@ from typing import Any
 
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.documents.increment import Channel, Increment, Kind
-from proxy.stream.channel import Pieces
+from proxy.stream.modes.channel import Pieces
 
 _BACKSLASH = 92
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape of half a character, as a rule with the other half behind it

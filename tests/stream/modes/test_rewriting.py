@@ -7,7 +7,7 @@ import pytest
 
 from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
-from proxy.stream.rewriting import Rewriter
+from proxy.stream.modes.rewriting import Rewriter
 from proxy.stream.stream import Stream
 from tests.answers import joined, latest
 from tests.cuts import messages

@@ -8,10 +8,10 @@ import contextlib
 
 from proxy.dialects.dialect import Chunks, Dialect, Origin
 from proxy.dialects.table import CHUNKS
-from proxy.stream.channel import utf8
 from proxy.stream.endings import COMPLETE, GARBLED, Ending
-from proxy.stream.projection import SPAN_BYTES, Projection, View
-from proxy.stream.rewriting import Rewriter, Source
+from proxy.stream.modes.channel import utf8
+from proxy.stream.modes.projection import SPAN_BYTES, Projection, View
+from proxy.stream.modes.rewriting import Rewriter, Source
 from proxy.wire.errors import BadRequest, Garbled, OffsetBeyond, OffsetGone, UnknownMode
 from proxy.wire.sse import COMMENT, spaced, stamp
 

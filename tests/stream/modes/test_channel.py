@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.dialects.documents.increment import Kind
-from proxy.stream.channel import IncrementDetector, Pieces, utf8
+from proxy.stream.modes.channel import IncrementDetector, Pieces, utf8
 
 texts = st.lists(st.text(st.sampled_from("ab你"), max_size=4), max_size=8)
 

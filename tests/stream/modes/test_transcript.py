@@ -10,7 +10,7 @@ from proxy.dialects.chat import CHAT
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.documents.delta import channel
 from proxy.dialects.documents.increment import Channel
-from proxy.stream.transcript import Transcript
+from proxy.stream.modes.transcript import Transcript
 from tests.answers import documents
 
 NATIVE = DASHSCOPE
