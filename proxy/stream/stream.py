@@ -389,6 +389,12 @@ class Stream:
             self.make_live(follower)
         return follower
 
+    def begin_bypass(self, bypass: Bypass) -> None:
+        """Have a bypass send events to the only follower; the span that it was sent last is of no use any more."""
+        self.bypass = bypass
+        if self._raw is not None:
+            self._raw.put(0, 0, b"")
+
     def bypassed(self, frames: list[bytes]) -> None:
         """Append frames that the bypass has sent to the only follower already."""
         (follower,) = self.subscriptions
