@@ -77,7 +77,7 @@ class Worker:
         membership = Membership(number, (number,))
         self.placement = Placement(membership, Path(start["directory"]), start["secret"], names_bodies=names_bodies)
         self.questions = Questions(channel)
-        new_account = functools.partial(SharedAccount, self.questions, self._waiting)
+        new_account = functools.partial(SharedAccount, self.questions)
         member = Member(ending_of(number), bytes.fromhex(start["secret"]), self.placement, new_account)
         self.proxy = Proxy(config, member=member)
         self._inner = Inner(self.proxy.hub, self.proxy.calls, self.placement, self._families)
@@ -88,10 +88,6 @@ class Worker:
         self._adopting: set[asyncio.Task[None]] = set()
         self._listener: Listener
         self.inbox: Inbox  # once it is open
-
-    def _waiting(self, caller: bytes) -> int:
-        """Return how many followers wait here for a stream of a caller to begin."""
-        return self.proxy.hub.waiting(caller)
 
     async def open(self) -> None:
         """Become ready. Raises: OSError."""
