@@ -306,7 +306,7 @@ class Proxy:
         if self._data_site is not None:
             await self._data_site.stop()
             self._data_site = None
-        self.hub.dismiss_waiters()
+        self.hub.keys.dismiss_waiters()
         self.route_table.drain()
 
     @property

@@ -12,7 +12,8 @@ Read in this order:
 * `subscription`: one follower; `rank`: followers that are written to together
 * `modes`: a folder, for the forms in which followers read a stream
 * `info`: the record of a stream: its id, owner, keys and limits
-* `hub`: begins streams, finds them while they run and while they are kept, ends them; `observer`: those it notifies
+* `hub`: begins streams, finds them while they run and while they are kept, ends them; `observer`: those it notifies;
+  `keys`: finds streams by their callers' keys, and notifies those who wait for one; `ended`: the streams that are kept
 * `interfaces`: the protocols of what a stream is connected to: sinks, writers, the bypass
 * `turns`: a queue of work that is done for clients, so that none of them occupies the event loop for long
 * `faults`: logs unexpected exceptions, so that they affect nobody else, and end no loop in the background; higher rooms
