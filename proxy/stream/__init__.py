@@ -4,7 +4,8 @@ Must not know: sockets, HTTP responses, upstreams, clocks. Times and timers are 
 
 Read in this order:
 
-* `stream`: one stream, its followers, and how a frame reaches each of them
+* `stream`: one stream, its followers, and how a frame reaches each of them; `bounded`: its base, what it holds in
+  memory, and how that is kept within limits
 * `log`: append-only frames, sealed once with an Ending; `endings`: the table of all endings and their properties, to
   which every new time-out or failure is added
 * `ledger`: how much memory is held, by kind, and what is done when it is too much
