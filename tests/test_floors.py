@@ -43,8 +43,8 @@ SETTINGS = ("settings", "config")
 """The modules that read the configuration: what they hold reaches the engine as plain values."""
 
 OPEN = {
-    "allowance", "allowed_paths", "dialect", "error_codes", "failure", "increment", "presets", "route", "table",
-    "usage",
+    "allowance", "allowed_paths", "dialect", "error_codes", "failure", "increment", "presets", "question", "route",
+    "table", "usage",
 }  # fmt: skip
 """The modules of `dialects` that are of no API: all that the rooms above may import."""
 

@@ -7,11 +7,11 @@ one that made a response knows it.
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from proxy.dialects.dialect import Dialect
 from proxy.stream.stream import Stream
-from proxy.wire.errors import UnknownResponse
+from proxy.wire.errors import BadRequest, UnknownResponse
 
 _KEPT_S = 7 * 24 * 3600  # as long as Qwen stores responses
 _KEPT = 100_000  # 20 MB
@@ -143,15 +143,53 @@ class GivenIds:
             made_by = None if stream is None else stream.upstream
         return made_by
 
-    def upstream(self, caller: bytes, dialect: Dialect, ident: str) -> str:
-        """Return the name of the upstream that made the response or the item of an id; "" if it is not known.
+    def allowed(self, ident: str, made_by: str | None) -> str:
+        """Return the upstream that made a response, as it was found; "" if it is not known.
 
         Raises: UnknownResponse, if the caller was not given the id, and may name no other.
         """
-        return self.allowed(ident, self.find(caller, dialect, ident))
-
-    def allowed(self, ident: str, made_by: str | None) -> str:
-        """Return the upstream that made a response, as it was found; "" for None. Raises: as `upstream`."""
         if made_by is None and self.restricts:
             raise UnknownResponse(f"no response of yours has the id {ident[:100]!r}, nor an item of one")
         return made_by or ""
+
+
+class Elsewhere(Protocol):
+    """What knows the responses that were made by other processes."""
+
+    async def made_by(self, caller: bytes, ident: str) -> str | None:
+        """Return the upstream that made a caller's response; None if none is known. Raises: Overloaded."""
+
+
+class ContinuedResponses:
+    """Finds the upstream for a request whose body names earlier responses, and checks that its caller may name them."""
+
+    def __init__(self, given: GivenIds, *elsewhere: Elsewhere | None) -> None:
+        """`elsewhere`: asked in this order for ids that were not given here; None: there are no such processes."""
+        self._given = given
+        self._elsewhere = [one for one in elsewhere if one is not None]
+
+    async def upstream(self, dialect: Dialect, caller: bytes, body: bytes) -> str:
+        """Return the name of the upstream that made the response which a body continues; "" if none is known.
+
+        Raises: UnknownResponse; BadRequest, if the body can't be read; Overloaded.
+        """
+        if dialect.objects is None:
+            return ""
+        try:
+            idents = dialect.objects.continued(body)
+        except BadRequest:
+            if self._given.restricts:
+                raise
+            return ""
+        upstreams = [
+            self._given.allowed(ident, await self._made_by(dialect, caller, ident) if len(ident) <= LONGEST else None)
+            for ident in idents
+        ]
+        return next(filter(None, upstreams), "")
+
+    async def _made_by(self, dialect: Dialect, caller: bytes, ident: str) -> str | None:
+        made_by = self._given.find(caller, dialect, ident)
+        for elsewhere in self._elsewhere:
+            if made_by is None:
+                made_by = await elsewhere.made_by(caller, ident)
+        return made_by

@@ -6,7 +6,8 @@
 //   main        the sign-in, and which view is shown, within the frame of index.html
 //   streams     the view with the list of streams
 //   stream      the view of one stream
-//   try         the view that sends a request; it alone knows the APIs
+//   try         the view that sends a request
+//   apis        how each API is asked: the only module that is no file; the server makes it of its table of APIs
 //   system      the view of upstreams, workers and memory
 //   dialogs     questions that wait for an answer
 //   drawings    time lines, gaps and rates as SVG

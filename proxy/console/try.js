@@ -1,4 +1,5 @@
 // Try it: one completion is sent through the proxy and fanned into three panes; the second can be cut and resumed.
+import { APIS } from "./apis.js";
 import { make, mark, say } from "./element.js";
 import { follow } from "./follow.js";
 import { count, counted, duration } from "./format.js";
@@ -6,27 +7,6 @@ import { blocksOf, dataOf, textOf } from "./reading.js";
 import { ask, pathOf, refused } from "./requests.js";
 
 const MODES = ["text", "coalesced", "chat", "cumulative", "incremental", "spaced"];
-const bearer = (key) => ({ Authorization: `Bearer ${key}` });
-const APIS = {
-  chat: {
-    name: "Chat completions",
-    path: "/v1/chat/completions",
-    key: bearer,
-    body: (model, prompt) => ({ model, stream: true, messages: [{ role: "user", content: prompt }] }),
-  },
-  responses: {
-    name: "Responses",
-    path: "/v1/responses",
-    key: bearer,
-    body: (model, prompt) => ({ model, stream: true, input: prompt }),
-  },
-  messages: {
-    name: "Messages",
-    path: "/v1/messages",
-    key: (key) => ({ "x-api-key": key, "anthropic-version": "2023-06-01" }),
-    body: (model, prompt) => ({ model, stream: true, max_tokens: 1024, messages: [{ role: "user", content: prompt }] }),
-  },
-};
 
 /** The view with the form and the panes; `close` it when it is left. */
 export class TryView {
@@ -78,7 +58,7 @@ export class TryView {
       );
     const input = (name, props) =>
       make("input", { id: `try-${name}`, autocomplete: "off", spellcheck: "false", ...props });
-    const apis = Object.entries(APIS).map(([value, { name: text }]) => make("option", { value, text }));
+    const apis = Object.entries(APIS).map(([value, { title: text }]) => make("option", { value, text }));
     const form = make(
       "form",
       { class: "ask", onsubmit: (event) => (event.preventDefault(), this.#send()) },
@@ -180,12 +160,14 @@ class Run {
 
   async start(api, model, prompt, key) {
     this.#tell("Sent. Waiting for the upstream…");
-    const headers = { "Content-Type": "application/json", "Stream-On-Disconnect": "cancel", ...(key && api.key(key)) };
+    const { path, body, ...asked } = filled(api, { model, prompt, key });
+    const headers = { "Content-Type": "application/json", "Stream-On-Disconnect": "cancel", ...asked.headers };
+    if (key) Object.assign(headers, asked.key);
     try {
-      const response = await fetch(`/admin/try${api.path}`, {
+      const response = await fetch(`/admin/try${path}`, {
         method: "POST",
         headers,
-        body: JSON.stringify(api.body(model, prompt)),
+        body: JSON.stringify(body),
         signal: this.#stop.signal,
       });
       if (!response.ok) throw await refused(response);
@@ -292,6 +274,12 @@ class Run {
       same ? "done" : "bad",
     );
   }
+}
+
+/** Return an API's request with the values filled in where their names stand in braces. */
+function filled(api, values) {
+  const inText = (text) => text.replace(/\{(\w+)\}$/, (whole, name) => values[name] ?? whole);
+  return JSON.parse(JSON.stringify(api), (_, value) => (typeof value === "string" ? inText(value) : value));
 }
 
 async function* events(url, signal) {

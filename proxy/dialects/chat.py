@@ -8,6 +8,7 @@ from proxy.dialects.documents.delta import Delta, channel, index_of, json_object
 from proxy.dialects.documents.increment import Channel
 from proxy.dialects.failure import FOREIGN, Failure, failure, foreign, names_error
 from proxy.dialects.generated import generated
+from proxy.dialects.question import Asking, Question
 from proxy.dialects.reader import LearningReader
 from proxy.dialects.usage import Usage
 from proxy.wire import json_text
@@ -318,3 +319,12 @@ def _in_choice(found: Failure | None) -> Failure | None:
 
 CHUNKS = ChatChunks()
 CHAT = Dialect("openai", ChatRequests(), ChatFrames(), ChatDocuments())
+
+
+def _body(question: Question) -> dict[str, Any]:
+    limit = {"max_tokens": question.max_tokens} if question.max_tokens else {}
+    usage = {"stream_options": {"include_usage": True}}
+    return {"model": question.model, "stream": True, "messages": question.messages, **usage, **limit}
+
+
+ASK_CHAT = Asking("Chat completions", "/chat/completions", _body)

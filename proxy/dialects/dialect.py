@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from proxy.dialects.allowance import Allowance, rate_limit_headers
 from proxy.dialects.documents.increment import Assembler, Channel
-from proxy.dialects.failure import Failure
+from proxy.dialects.failure import NO_STATUSES, Failure
 from proxy.dialects.usage import Usage
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import Headers, RawHeaders
@@ -281,6 +281,10 @@ class Dialect(NamedTuple):
     """Whether usage counts the prompt's tokens that a cache had, or was given, beside those of the prompt."""
     limit_headers: Callable[[Allowance | None, Allowance | None, float], Headers] = rate_limit_headers
     """Returns the headers that tell a client what its limits leave, on requests and on tokens, at a Unix time."""
+    statuses: Mapping[str, int] = NO_STATUSES
+    """The HTTP statuses of its errors by their types, if within a stream a type is all that they state."""
+    events: tuple[str, ...] = ()
+    """How the types of its events begin, apart from pings; (): its events have no types."""
 
 
 class StreamedByBody:

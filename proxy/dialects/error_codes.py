@@ -60,21 +60,6 @@ _BY_STATUS = {
     504: TOOK_TOO_LONG,
 }
 
-# Source: Anthropic, "Errors". Its errors have no codes: their types say as much as their statuses.
-STATUSES_OF_TYPES = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
-TYPES_OF_STATUSES = {status: kind for kind, status in STATUSES_OF_TYPES.items()} | {503: "overloaded_error"}
-
 
 def trouble(status: int, code: str | None) -> Trouble:
     """Return what an error means: by its code, or the code's longest known prefix, or otherwise by its status.

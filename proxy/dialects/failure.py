@@ -10,11 +10,10 @@ body that is one SSE frame, in which OpenAI's SDKs find no error code; the nativ
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from proxy.dialects.documents.delta import json_object, record, records
-from proxy.dialects.error_codes import STATUSES_OF_TYPES
 from proxy.wire import json_text
 from proxy.wire.sse import BOM, Splitter, fields
 
@@ -47,6 +46,8 @@ _ERROR_NAME = re.compile(
 _NO_CODES = (None, "", 0, 200, "0", "200", "null", "ok", "OK", "success", "Success")
 FOREIGN = (b"{", b"<", b"[")  # no field of an event begins with these
 _ANSWERS = ("choices", "output")  # a frame that is no error has one of these
+NO_STATUSES: Mapping[str, int] = {}
+"""Of an API whose errors have codes or statuses: their types stand for no statuses."""
 
 
 class Failure(NamedTuple):
@@ -64,12 +65,12 @@ class Failure(NamedTuple):
         return ": ".join(part for part in (self.code, self.message) if part)
 
 
-def reported(frame: bytes) -> Failure | None:
-    """Return the error that a frame, or bytes in place of a frame, report."""
+def reported(frame: bytes, statuses: Mapping[str, int] = NO_STATUSES) -> Failure | None:
+    """Return the error that a frame, or bytes in place of a frame, report. `statuses`: as in `failure`."""
     event, named = fields(frame), names_error(frame)
     if not named and (event.data is None or frame.startswith(FOREIGN)):
-        return foreign(frame)
-    return failure(frame, event.data or b"", json_object(event.data or b""), named=named)
+        return foreign(frame, statuses)
+    return failure(frame, event.data or b"", json_object(event.data or b""), named=named, statuses=statuses)
 
 
 def names_error(frame: bytes) -> bool:
@@ -78,16 +79,19 @@ def names_error(frame: bytes) -> bool:
     return name == b"error" or (bool(name) and _says_error(name.decode("latin-1")))
 
 
-def failure(frame: bytes, data: bytes, document: dict[str, Any], *, named: bool) -> Failure | None:
+def failure(
+    frame: bytes, data: bytes, document: dict[str, Any], *, named: bool, statuses: Mapping[str, int] = NO_STATUSES
+) -> Failure | None:
     """Return the error that a frame reports; `named`: the event is named `error`.
 
     `document` is the JSON object in the frame's data; {} if the data is not one, and so no client can read it.
+    `statuses`: the HTTP statuses that the API's types of errors stand for.
     """
     read, document = document, _spelled(document)
     error = document.get("error") or _named_so(document)
     if not named and not _says(error) and not _is_flat(document):
         if names_error(frame):
-            return failure(frame, data, read, named=True)
+            return failure(frame, data, read, named=True, statuses=statuses)
         return None if document or not frame.endswith(_LINE_ENDS) else _unreadable(data)  # else it may be cut off
     inner = _inner(error)
     message = (
@@ -102,7 +106,7 @@ def failure(frame: bytes, data: bytes, document: dict[str, Any], *, named: bool)
     return Failure(
         (message or "no reason was given")[:_LONGEST],
         code or _first(_texts((inner, document), ("type",))),
-        stated_status(frame) or _first(filter(None, map(_status, codes))) or _status_of_type(document, inner),
+        stated_status(frame) or _first(filter(None, map(_status, codes))) or statuses.get(str(inner.get("type"))),
         data if document else None,
     )
 
@@ -130,7 +134,7 @@ def _named_so(document: dict[str, Any]) -> Any:
     return None
 
 
-def foreign(frame: bytes) -> Failure | None:
+def foreign(frame: bytes, statuses: Mapping[str, int] = NO_STATUSES) -> Failure | None:
     """Return the error in bytes that are not an event at all: JSON, HTML, or a line of text.
 
     Clients of an event stream do not see it. An event may follow without a blank line in between.
@@ -141,7 +145,7 @@ def foreign(frame: bytes) -> Failure | None:
         return _unseen("the upstream sent HTML in place of events" + (f": {_cut(title[1])}" if title else ""))
     if text.startswith((b"{", b"[")):
         document = json_object(text)
-        found = failure(b"", text, document, named=False) if document else None
+        found = failure(b"", text, document, named=False, statuses=statuses) if document else None
         return found._replace(recognised=False) if found else _unseen("the upstream sent JSON in place of events")
     line = re.split(rb"[\r\n]", text, maxsplit=1)[0]
     name, colon, _ = line.partition(b":")
@@ -241,11 +245,6 @@ def stated_status(frame: bytes) -> int | None:
     """Return the HTTP status of an error that a frame contains outside its data, as DashScope's frames do."""
     stated = _STATUS.search(frame)
     return int(stated[1]) if stated and stated[1] >= b"400" else None
-
-
-def _status_of_type(document: dict[str, Any], inner: dict[str, Any]) -> int | None:
-    """Return the HTTP status of an error in Anthropic's format, which has a type instead of a status."""
-    return STATUSES_OF_TYPES.get(str(inner.get("type"))) if document.get("type") == "error" else None
 
 
 def _status(code: Any) -> int | None:

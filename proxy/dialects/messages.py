@@ -29,10 +29,10 @@ from proxy.dialects.documents.blocks import (
     read_event,
 )
 from proxy.dialects.documents.delta import index_of, record
-from proxy.dialects.error_codes import TYPES_OF_STATUSES
 from proxy.dialects.failure import FOREIGN, failure, foreign
+from proxy.dialects.question import Asking, Question
 from proxy.dialects.reader import LearningReader
-from proxy.dialects.usage import read_usage
+from proxy.dialects.usage import Usage, counted, read_usage
 from proxy.wire import json_text
 from proxy.wire.errors import Overloaded, ProxyError, RateLimited
 from proxy.wire.http import Headers, RawHeaders
@@ -45,6 +45,20 @@ _KINDS = {"text": TextKind.CONTENT, "thinking": TextKind.REASONING, "partial_jso
 _CALLS = "tool_use"  # ends the types of blocks whose name and input are generated, such as server_tool_use
 _DELTAS = {"text": "text_delta", "thinking": "thinking_delta", "tool_use": "input_json_delta"}  # by type of block
 _HEARTBEAT = b'event: ping\ndata: {"type": "ping"}\n\n'
+_STATUSES = {  # source: Anthropic, "Errors"; these have no codes, and their types say as much as their statuses
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+_TYPES = {status: kind for kind, status in _STATUSES.items()} | {503: "overloaded_error"}
+_MOST_TOKENS = 4096  # of answers to questions that set no limit: the API demands one
 
 
 class MessagesRequests(StreamedByBody):
@@ -160,14 +174,14 @@ class MessagesReader(LearningReader):
         """Record a usage: that of message_start is an estimate; message_delta may replace only some of its fields."""
         usage = record(holder.get("usage"))
         self._stated |= {key: value for key, value in usage.items() if value is not None}
-        self._usage = read_usage(self._stated)
+        self._usage = _usage(self._stated)
 
     def _note_failure(self, frame: bytes, event: dict[str, Any], named: bool) -> None:
         data = payload(frame)
         if not named and (data is None or frame.startswith(FOREIGN)):
-            self._fail(foreign(frame))
+            self._fail(foreign(frame, _STATUSES))
             return
-        found = failure(frame, data or b"", event, named=named)
+        found = failure(frame, data or b"", event, named=named, statuses=_STATUSES)
         known = named and data is not None  # SDKs skip errors without the name, and blocks without data
         self._fail(None if found is None else found._replace(recognised=known))
         self.ended = self.ended or known  # clients stop reading
@@ -195,13 +209,23 @@ _TYPES_OF_ENDINGS = {RateLimited.ending: "rate_limit_error", Overloaded.ending: 
 
 
 def _type_of(status: int) -> str:
-    known = TYPES_OF_STATUSES.get(status)
+    known = _TYPES.get(status)
     return known or ("invalid_request_error" if status < 500 else "api_error")
 
 
 def _error(kind: str, message: str, code: str) -> dict[str, Any]:
     """Return an error in Anthropic's format, with one field more: the proxy's own code."""
     return {"type": "error", "error": {"type": kind, "message": message, "code": code}, "request_id": None}
+
+
+def _usage(stated: dict[str, Any]) -> Usage | None:
+    """Return a usage, with the tokens of a cache, and the calls of tools that the upstream ran, as they are called."""
+    usage = read_usage(stated)
+    if usage is None:
+        return None
+    ran = record(stated.get("server_tool_use"))  # {"web_search_requests": 1}
+    cached = usage.cached or counted(stated, "cache_read_input_tokens")
+    return usage._replace(cached=cached, tool_calls=sum([counted(ran, name) for name in ran]))
 
 
 def _generated(block: dict[str, Any]) -> TextKind | None:
@@ -226,6 +250,19 @@ def _limit_headers(requests: Allowance | None, tokens: Allowance | None, unix_s:
     return headers
 
 
+def _body(question: Question) -> dict[str, Any]:
+    limit = {"max_tokens": question.max_tokens or _MOST_TOKENS}
+    return {"model": question.model, "stream": True, "messages": question.messages, **limit}
+
+
 MESSAGES = Dialect(
-    "anthropic", MessagesRequests(), MessagesFrames(), BlockDocuments(), cached_apart=True, limit_headers=_limit_headers
+    "anthropic",
+    MessagesRequests(),
+    MessagesFrames(),
+    BlockDocuments(),
+    cached_apart=True,
+    limit_headers=_limit_headers,
+    statuses=_STATUSES,
+    events=("message_", "content_block_"),
 )
+ASK_MESSAGES = Asking("Messages", "/messages", _body, ((b"anthropic-version", b"2023-06-01"),), by_name=True)

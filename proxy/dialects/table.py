@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from proxy.dialects.allowance import Allowance
-from proxy.dialects.chat import CHAT
+from proxy.dialects.chat import ASK_CHAT, CHAT
 from proxy.dialects.chat import CHUNKS as CHUNKS
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
-from proxy.dialects.messages import MESSAGES
+from proxy.dialects.messages import ASK_MESSAGES, MESSAGES
 from proxy.dialects.plain import PLAIN
+from proxy.dialects.question import Asking
 from proxy.dialects.realtime import REALTIME
-from proxy.dialects.responses import RESPONSES
+from proxy.dialects.responses import ASK_RESPONSES, RESPONSES
 from proxy.dialects.route import AUTHORIZATION, Route
 
 OWN = CHAT
@@ -58,9 +59,9 @@ class Row(NamedTuple):
     """The path at which its models are listed in the format of `model_list`; "": they are not listed."""
     key_header: str = AUTHORIZATION
     """The header in which the upstream expects its key."""
+    asking: Asking | None = None
+    """How clients ask for a stream; None: the commands and the console are no clients of this API."""
 
-
-MESSAGES_PATH = "/apps/anthropic/v1/messages"
 
 ROWS = [
     Row(
@@ -73,6 +74,7 @@ ROWS = [
         steering=_STEERING,
         headers=rf"(?:x-stainless|openai)-[a-z0-9-]+|{_DASHSCOPE_HEADERS}",
         models="models",
+        asking=ASK_CHAT,
     ),
     Row("compatible", ("/compatible-mode/",), CHAT, "/compatible-mode/"),
     Row("reranks", ("/compatible-api/",), CHAT, "/compatible-api/", lent=("v1/reranks",)),
@@ -86,7 +88,9 @@ ROWS = [
         RESPONSES,
         below="/responses",
         generations=("",),
+        lent=("/input_tokens", "/compact"),
         steering=_STEERING,
+        asking=ASK_RESPONSES,
     ),
     Row(
         "dashscope",
@@ -110,14 +114,15 @@ ROWS = [
     Row("apps", ("/api/v2/",), DASHSCOPE, "/api/v2/"),
     Row(
         "messages",
-        ("/v1/messages", MESSAGES_PATH),
+        ("/v1/messages", "/apps/anthropic/v1/messages"),
         MESSAGES,
-        MESSAGES_PATH,
+        "/apps/anthropic/v1/messages",
         generations=("",),
         lent=("/count_tokens",),
         steering=rf"{_STEERING}|anthropic-(?:version|beta)",
         headers=r"(?:x-stainless|anthropic)-[a-z0-9-]+",
         key_header="x-api-key",
+        asking=ASK_MESSAGES,
     ),
     Row("anthropic", ("/apps/anthropic/",), MESSAGES, "/apps/anthropic/", key_header="x-api-key"),
     Row("realtime", ("/api-ws/",), REALTIME, "/api-ws/"),
@@ -129,14 +134,14 @@ def dialect(name: str) -> Dialect:
     return {row.dialect.name: row.dialect for row in ROWS}.get(name) or {UNKNOWN.name: UNKNOWN}[name]
 
 
-def routes(upstream_prefixes: Mapping[str, str] | None = None) -> list[tuple[Route, tuple[str, ...]]]:
-    """Return the routes, the longest prefix first, each with its paths of generations.
+def routes(upstream_prefixes: Mapping[str, str] | None = None) -> list[tuple[Route, Row]]:
+    """Return the routes, the longest prefix first, each with its row.
 
     `upstream_prefixes` has the path upstream of each row, by name, as the function of that name returns it.
     """
     paths = upstream_prefixes or prefixes_upstream()
     found = [
-        (Route(row.name, prefix, paths[row.name], row.dialect, row.steering, row.key_header), row.generations)
+        (Route(row.name, prefix, paths[row.name], row.dialect, row.steering, row.key_header), row)
         for row in ROWS
         for prefix in row.prefixes
     ]

@@ -8,7 +8,7 @@ _MOST_TOKENS = 1 << 53
 _PROMPT = ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens")
 _COMPLETION = ("completion_tokens", "output_tokens", "completionTokens", "outputTokens")
 _REASONING = ("reasoning_tokens", "thinking_tokens")
-_CACHED = ("cached_tokens", "cache_read_input_tokens")
+_CACHED = ("cached_tokens",)
 _CACHE_WRITTEN = ("cache_creation_input_tokens",)
 _AUDIO = ("audio_tokens",)
 _IMAGE = ("image_tokens",)
@@ -53,17 +53,20 @@ def read_usage(stated: Any) -> Usage | None:
         _first_count(of_read, _CACHE_WRITTEN) or _first_count(stated, _CACHE_WRITTEN),
         _first_count(of_read, _AUDIO) + _first_count(of_made, _AUDIO) or _first_count(stated, _AUDIO),
         _first_count(of_read, _IMAGE) + _first_count(of_made, _IMAGE) or _first_count(stated, _IMAGE),
-        _tool_calls(stated),
+        calls_of(stated.get("plugins")),
     )
 
 
-def _tool_calls(stated: dict[str, Any]) -> int:
-    """Return the number of tool calls: `x_tools` of Responses and `plugins` of the native API name each tool."""
-    tools = stated.get("x_tools") or stated.get("plugins")
-    if isinstance(tools, dict):
-        return sum([_first_count(tool, ("count",)) for tool in tools.values() if isinstance(tool, dict)])
-    requests = stated.get("server_tool_use")  # of Messages: {"web_search_requests": 1}
-    return sum([_first_count(requests, (name,)) for name in requests]) if isinstance(requests, dict) else 0
+def calls_of(tools: Any) -> int:
+    """Return the number of calls in an object that has one for each tool: {"web_search": {"count": 1}}."""
+    if not isinstance(tools, dict):
+        return 0
+    return sum([counted(tool, "count") for tool in tools.values() if isinstance(tool, dict)])
+
+
+def counted(usage: dict[str, Any], name: str) -> int:
+    """Return a number of a usage object; 0 if it has none, or what is no count of tokens."""
+    return _first_count(usage, (name,))
 
 
 def _first_count(usage: dict[str, Any], names: tuple[str, ...]) -> int:
@@ -93,5 +96,4 @@ def tokens_of_document(document: bytes) -> int:
     usage = None if stated is None else stated.get("usage")
     if not isinstance(usage, dict):
         return 0
-    parts = [_first_count(usage, (name,)) for name in _PARTS]
-    return _first_count(usage, ("total_tokens",)) or sum(parts)
+    return counted(usage, "total_tokens") or sum([counted(usage, name) for name in _PARTS])

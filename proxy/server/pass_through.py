@@ -11,6 +11,7 @@ from aiohttp import web
 from proxy.access.account import Account
 from proxy.access.callers import Caller
 from proxy.access.capabilities import without_cookie, without_parameter
+from proxy.access.response_ids import ContinuedResponses
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
 from proxy.dialects.usage import tokens_of_document
@@ -107,12 +108,14 @@ class PassThrough:
         models: Models | None = None,
         body_bytes: Callable[[], int] = int,
         account: Callable[[Caller], Account | None] = _without_limits,
+        continued: ContinuedResponses | None = None,
     ) -> None:
         """`models`: JSON that is posted goes to the upstream of its model. `body_bytes`: how much is read of a body.
 
-        `account` returns the account of a caller with limits.
+        `account` returns the account of a caller with limits. `continued` finds the upstreams of earlier responses.
         """
         self._account = account
+        self._continued = continued
         self._forward = forward
         self._open_exchange = open_exchange
         self._sockets = sockets
@@ -135,11 +138,11 @@ class PassThrough:
         chunked = False
         has_body = request.body_exists
         upstream = alone
-        if account is not None and has_body:
-            upstream, body = await self._read_limited(route, request, account, alone)
-            headers.append((b"Content-Length", b"%d" % len(body)))
-        elif has_body and self._is_read(request):
-            upstream, body = await self._read(request, alone)
+        if has_body and (account is not None or self._is_read(route, request)):
+            body = await self._read(route, request, account)
+            if self._continued is not None and not alone:
+                alone = await self._continued.upstream(route.dialect, caller.digest, body)
+            upstream, body = self._chosen(request, body, alone)
             headers.append((b"Content-Length", b"%d" % len(body)))
         elif has_body:
             length = request.headers.get("Content-Length")
@@ -156,34 +159,33 @@ class PassThrough:
         )  # fmt: skip
         return await send_back(request, await self._open_exchange(upstream_request), account)
 
-    async def _read_limited(self, route: Route, request: web.BaseRequest, account: Account, alone: str) -> Choice:
-        """Read the body of a caller with limits, check it and the model that it names, and choose the upstream.
-
-        The formats of configured routes are not known, so any model may be named there. Raises: NotAllowedForKey.
-        """
-        body = await read_body(request, account.body_bytes(self._body_bytes() or _BODY_BYTES))
-        await self._check(request, body)
-        if route.dialect.frames.has_text and request.method not in ("GET", "HEAD", "DELETE"):
-            account.check_body(body)
-        return self._chosen(request, body, alone)
-
-    def _is_read(self, request: web.BaseRequest) -> bool:
-        """Return whether the body has to be read: to be checked, or for the model that it names."""
+    def _is_read(self, route: Route, request: web.BaseRequest) -> bool:
+        """Return whether the body has to be read: to be checked, or for the model or the responses that it names."""
         names_model = bool(self._models) and _is_posted_json(request)
-        return names_model or self._forward.looks_into(request)
+        return names_model or self._names_responses(route) or self._forward.looks_into(request)
 
-    async def _read(self, request: web.BaseRequest, alone: str) -> Choice:
-        """Read and check a body; return the upstream for it, and the body with its model's name there."""
-        body = await read_body(request, self._body_bytes())
-        await self._check(request, body)
-        return self._chosen(request, body, alone)
+    def _names_responses(self, route: Route) -> bool:
+        """Return whether a body may name responses that others were given."""
+        return self._continued is not None and route.dialect.objects is not None
 
-    async def _check(self, request: web.BaseRequest, body: bytes) -> None:
+    async def _read(self, route: Route, request: web.BaseRequest, account: Account | None) -> bytes:
+        """Read a body and check it; with an account, the model that it names, too. Raises: NotAllowedForKey.
+
+        The formats of configured routes are not known, so any model may be named there.
+        """
+        limit = self._body_bytes()
+        body = await read_body(request, limit if account is None else account.body_bytes(limit or _BODY_BYTES))
+        await self._check(route, request, body)
+        if account is not None and route.dialect.frames.has_text and request.method not in ("GET", "HEAD", "DELETE"):
+            account.check_body(body)
+        return body
+
+    async def _check(self, route: Route, request: web.BaseRequest, body: bytes) -> None:
         """Check a body that will be read. Raises: as Forward.check_body."""
         rest: Awaitable[None] | None = None
         if self._forward.looks_into(request):
             rest = self._forward.check_body(request, body)
-        elif len(body) > json_size.LONG_BYTES and _is_posted_json(request):
+        elif len(body) > json_size.LONG_BYTES and (_is_posted_json(request) or self._names_responses(route)):
             rest = _check_size(body)
         if rest is not None:
             await rest

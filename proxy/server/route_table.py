@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from proxy.access.admission import Admission, Needs
 from proxy.access.grants import Grants
 from proxy.access.pages import Pages
-from proxy.access.response_ids import GivenIds
+from proxy.access.response_ids import ContinuedResponses, GivenIds
 from proxy.dialects import table
 from proxy.dialects.allowed_paths import AllowedPaths
 from proxy.dialects.route import Route
@@ -86,6 +86,7 @@ class RouteTable:
         self._calls = calls
         self._lost_calls = lost_calls
         self._given = given
+        self._continued = None if given is None else ContinuedResponses(given, placement, directory)
         self._tracing = tracing
         self._placement = placement
         self._directory = directory
@@ -190,19 +191,22 @@ class RouteTable:
             self._models,
             lambda: self._config().limits.body_bytes,
             self._admission.account,
+            self._continued,
         )
         objects = ObjectRequests(
             self._hub, self.follow, self._passing(self._upstreams.opener()), self._given, self._directory
         )
         if self._placement is not None:
             self._placement.attach(self._hub, objects)
-        for route, paths in table.routes(self._config().upstream.prefixes):
-            for path in paths:
+        for route, row in table.routes(self._config().upstream.prefixes):
+            for path in row.generations:
                 generate = self._placed(self._for_pages(functools.partial(generations, route)), Belongs.GENERATION)
                 served.add("POST", route.prefix + path, generate, route.name, route.dialect)
             pass_through = self._for_pages(functools.partial(passing.serve, route))
             pass_through = self._placed(pass_through, Belongs.ANYWHERE)
             if route.dialect.objects is not None:
+                for path in row.lent:  # else it would count as the id of a response
+                    served.add("POST", route.prefix + path, pass_through, route.name, route.dialect)
                 self._add_objects(served, route, objects)
             for prefix in dict.fromkeys((route.prefix, route.prefix.rstrip("/") + "/")):
                 served.add(ANY, prefix, pass_through, route.name, route.dialect)
@@ -267,16 +271,7 @@ class RouteTable:
             cumulative=config.generations.cumulative or None,
             empty_events=config.streams.empty_events,
         )
-        reader = GenerationReader(
-            config,
-            admission,
-            forward,
-            self._models,
-            self._given,
-            self._placement,
-            self._directory,
-            recorded=recorded,
-        )
+        reader = GenerationReader(config, admission, forward, self._models, self._continued, recorded=recorded)
         responses = GenerationResponses(config, hub, admission, self._grants, metrics, self._directory)
         finder = CallFinder(
             hub, traced, self._calls, self._lost_calls, pumps, metrics, self._placement, self._directory

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 import orjson
 
+from proxy.dialects import table
 from proxy.dialects.documents.delta import record, records
 from proxy.wire.sse import Event, Splitter, fields
 
 COMPLETE, FAILED, USAGE, LOST, INTERRUPTED, UNREAD = 0, 1, 2, 3, 130, 141
-_TYPED = ("response.", "message_", "content_block_", "ping")
+_PING = "ping"  # says nothing, in any API
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 Print = Callable[[bytes], None]
@@ -131,10 +132,8 @@ def text_of(event: Event) -> bytes:
     result = record(parsed(event.data))
     output = record(result.get("output"))
     if not output and "choices" not in result:
-        kind = result.get("type")
-        if isinstance(kind, str) and kind.startswith(_TYPED):
-            return _typed_text(kind, result).encode(errors="replace")
-        return b"" if _error(event) else event.data + b"\n"
+        text = _typed_text(str(result.get("type")), event.data)
+        return text.encode(errors="replace") if text is not None else b"" if _error(event) else event.data + b"\n"
     text = output.get("text")
     for choice in records(output.get("choices") or result.get("choices")):
         if not choice.get("index"):
@@ -144,14 +143,15 @@ def text_of(event: Event) -> bytes:
     return text.encode(errors="replace") if isinstance(text, str) else b""
 
 
-def _typed_text(kind: str, result: dict[str, Any]) -> str:
-    """Return the text that an event of Responses or Messages adds, which says its type; most add none."""
-    delta = result.get("delta")
-    if kind == "content_block_delta":
-        delta = record(delta).get("text")
-    elif kind != "response.output_text.delta":
-        delta = None
-    return delta if isinstance(delta, str) else ""
+def _typed_text(kind: str, data: bytes) -> str | None:
+    """Return the text that an event of a type, with this data, adds to an answer; None, if no API has such events."""
+    if kind == _PING:
+        return ""
+    for documents in (row.dialect.documents for row in table.ROWS if kind.startswith(row.dialect.events)):
+        increment = documents.assembler().read(b"data: %b\n\n" % data, 0)
+        texts = [] if increment is None else increment.texts
+        return "".join(text for channel, text in texts if documents.answers(channel))
+    return None
 
 
 def _error(event: Event) -> str:

@@ -160,7 +160,7 @@ class _Attempts:
     async def _look(self, exchange: Exchange, attempt: Attempt | None) -> tuple[float | None, str]:
         """Inspect a response; return how long to wait before a retry, or None to keep it, and the reason."""
         try:
-            refusal = await _refusal(exchange, in_stream=self._request.generation and self._group.judges)
+            refusal = await _refusal(self._request, exchange, in_stream=self._request.generation and self._group.judges)
         except BaseException:
             exchange.close()
             raise
@@ -230,7 +230,7 @@ def by_weight(upstreams: Sequence[Upstream]) -> Upstream:
     return chosen
 
 
-async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
+async def _refusal(request: UpstreamRequest, exchange: Exchange, *, in_stream: bool) -> Refusal | None:
     """Return the error in a response, if `in_stream` also from the first frames of a stream; None if it has none."""
     if exchange.status >= 400:
         enough = _too_large
@@ -246,7 +246,7 @@ async def _refusal(exchange: Exchange, *, in_stream: bool) -> Refusal | None:
     if exchange.status >= 400:
         return read_refusal(exchange.status, body if exchange.complete else b"")
     for frame in Splitter(len(body) + 1).feed(body) if body else ():
-        if (found := reported(frame)) is not None:
+        if (found := reported(frame, request.route.dialect.statuses)) is not None:
             return Refusal(found.status or exchange.status, found.code, found.body, framed=True)
     return None
 

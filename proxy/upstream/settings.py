@@ -4,7 +4,7 @@ import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from proxy.dialects import presets, table
 from proxy.dialects.allowed_paths import SEGMENT
@@ -15,14 +15,24 @@ _SERVER_NAME = re.compile(r"(?:[\w-]+\.)*[\w-]*|[0-9A-Fa-f:]+")  # or an IP addr
 _PATH = re.compile(f"(?:/{SEGMENT})+/?")
 
 
+def _check_path(path: str) -> str:
+    if path and (not _PATH.fullmatch(path) or path.endswith("/")):
+        raise ValueError(f"{path!r} is not a path like /v1/name, without escapes or a slash at its end")
+    return path
+
+
+ApiPath = Annotated[str, AfterValidator(_check_path)]
+"""The path of an API at an upstream; "": the usual one. Such a field has the name of the API's row, and `_path`."""
+
+
 class UpstreamConfig(Table):
     """The address of an upstream, its key, and its limits."""
 
     url: str = presets.resolve(presets.DEFAULT)
     key: SecretStr = SecretStr("")
     key_file: str = ""
-    responses_path: str = ""
-    messages_path: str = ""
+    responses_path: ApiPath = ""
+    messages_path: ApiPath = ""
     paths: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     max_connections: Annotated[int, Field(ge=0)] = 0
@@ -69,13 +79,6 @@ class UpstreamConfig(Table):
                 raise ValueError(f"{path!r} is not a path below {', '.join(served)}, without escapes or dot segments")
         return paths
 
-    @field_validator("responses_path", "messages_path")
-    @classmethod
-    def _is_path(cls, path: str) -> str:
-        if path and (not _PATH.fullmatch(path) or path.endswith("/")):
-            raise ValueError(f"{path!r} is not a path like /v1/responses, without escapes or a slash at its end")
-        return path
-
     @field_validator("outbound_proxy")
     @classmethod
     def _is_http_or_none(cls, url: SecretStr) -> SecretStr:
@@ -91,7 +94,7 @@ class UpstreamConfig(Table):
     @property
     def prefixes(self) -> dict[str, str]:
         """The path of each API, by the name of its row in the table of APIs."""
-        own = {"responses": self.responses_path, "messages": self.messages_path}
+        own = {row.name: getattr(self, f"{row.name}_path", "") for row in table.ROWS}
         return table.prefixes_upstream(self.compatible_base, own)
 
 

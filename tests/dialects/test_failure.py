@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from proxy.dialects.failure import reported
+from proxy.dialects.messages import MESSAGES
 
 
 def frame(value: Any, before: bytes = b"") -> bytes:
@@ -132,3 +133,18 @@ def test_message_is_bounded() -> None:
     found = reported(frame({"error": {"message": "x" * 10_000}}))
     assert found is not None
     assert len(found.message) == 500
+
+
+@pytest.mark.parametrize("before", [b"", b"event: error\n"])
+def test_type_of_an_error_stands_for_a_status_where_an_api_says_so(before: bytes) -> None:
+    """One that is stated counts more; in place of an event, too."""
+    error = {"type": "error", "error": {"type": "rate_limit_error", "message": "m"}}
+    told = reported(frame(error, before), MESSAGES.statuses)
+    in_place = reported(orjson.dumps(error) + b"\n\n", MESSAGES.statuses)
+    assert [found and (found.status, found.code) for found in (told, in_place)] == [(429, "rate_limit_error")] * 2
+    stated = reported(frame(error, before + b":HTTP_STATUS/503\n"), MESSAGES.statuses)
+    assert stated is not None
+    assert stated.status == 503
+    unknown = reported(frame(error, before))
+    assert unknown is not None
+    assert unknown.status is None

@@ -13,16 +13,12 @@ def test_usage_is_read_in_any_spelling() -> None:
     assert read_usage({"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2}}) == Usage(1, 0, 0, 2)
     assert read_usage({"input_tokens": 1, "input_tokens_details": {"cached_tokens": 2}}) == Usage(1, 0, 0, 2)
     assert read_usage({"output_tokens": 3, "cached_tokens": 4}) == Usage(0, 3, 0, 4)
-    assert read_usage({"cache_read_input_tokens": 4, "cache_creation_input_tokens": 5}) == Usage(0, 0, 0, 4, 5)
+    assert read_usage({"cached_tokens": 4, "cache_creation_input_tokens": 5}) == Usage(0, 0, 0, 4, 5)
     both = {"prompt_tokens_details": {"audio_tokens": 1, "image_tokens": 2, "cache_creation_input_tokens": 9}}
     assert read_usage({**both, "completion_tokens_details": {"audio_tokens": 3}}) == Usage(0, 0, 0, 0, 9, 4, 2)
     assert read_usage({"image_tokens": 3, "audio_tokens": 4}) == Usage(0, 0, 0, 0, 0, 4, 3)
-    for tools in (
-        {"x_tools": {"web_search": {"count": 2}, "code_interpreter": {"count": 1}}},
-        {"plugins": {"search": {"count": 3, "strategy": "standard"}}},
-        {"server_tool_use": {"web_search_requests": 3}},
-    ):
-        assert read_usage(tools) == Usage(0, 0, 0, 0, 0, 0, 0, 3)
+    tools = {"search": {"count": 2, "strategy": "standard"}, "code_interpreter": {"count": 1}, "other": None}
+    assert read_usage({"plugins": tools}) == Usage(0, 0, 0, 0, 0, 0, 0, 3)
     for nothing in (None, {}, [], 7, "x"):
         assert read_usage(nothing) is None
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from proxy.tools.endpoint import APIS, Endpoint, Question, endpoint_url
+from proxy.dialects.question import Question
+from proxy.tools.endpoint import APIS, Endpoint, endpoint_url
 from proxy.tools.fake.qwen import FakeQwen
 
 

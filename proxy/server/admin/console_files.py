@@ -1,4 +1,4 @@
-"""The console's pages and scripts, which are files of the package, and its sign-in.
+"""The console's pages and scripts, which are files of the package but for one, and its sign-in.
 
 They are the same for everybody and hold no data, so they need no token: it is the scripts that ask for the streams. The
 policy in their headers lets them load and connect to this port alone, and forbids inline scripts and styles.
@@ -12,6 +12,9 @@ from aiohttp import web
 
 from proxy.access.callers import Caller
 from proxy.access.operators import OperatorAccess, set_cookie
+from proxy.dialects import table
+from proxy.dialects.question import Question
+from proxy.dialects.route import key_header
 from proxy.downstream.request_body import read_body
 from proxy.wire.errors import BadRequest, UnknownRoute
 
@@ -32,6 +35,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _PAGE = "index.html"
+_APIS = "apis.js"
 _SIGN_IN_BYTES = 4096
 
 
@@ -45,7 +49,7 @@ class ConsoleFiles:
 
     def __init__(self, access: OperatorAccess) -> None:
         self._access = access
-        self._files = dict(_read())
+        self._files = {**dict(_read()), _APIS: _File(_apis(), _TYPES["js"])}
 
     async def page(self, request: web.BaseRequest, caller: Caller) -> web.Response:
         """GET /console"""
@@ -84,3 +88,20 @@ def _read() -> list[tuple[str, _File]]:
         if content_type is not None:
             found.append((path.name, _File(path.read_bytes(), content_type)))
     return found
+
+
+def _apis() -> bytes:
+    """Return the script that says how each API is asked, as the table has it; what is in braces is to be filled in."""
+    question = Question("{model}", "{prompt}")
+    apis = {}
+    for row in table.ROWS:
+        if row.asking is not None:
+            name, value = key_header(row.key_header, "{key}")
+            apis[row.name] = {
+                "title": row.asking.title,
+                "path": row.prefixes[0] + row.generations[0],
+                "headers": {name.decode(): value.decode() for name, value in row.asking.headers},
+                "key": {name.decode(): value.decode()},
+                "body": row.asking.body(question),
+            }
+    return b"export const APIS = %b;\n" % orjson.dumps(apis)

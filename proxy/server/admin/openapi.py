@@ -114,8 +114,8 @@ def document() -> dict[str, Any]:
 
 def _generations() -> Iterable[Operation]:
     """Return the operations that ask for a generation, at all prefixes of the APIs."""
-    for route, paths in table.routes():
-        for path in paths:
+    for route, row in table.routes():
+        for path in row.generations:
             yield Operation(
                 "POST", route.prefix + path, f"Ask for a generation of the {route.name} API, streamed or not.",
                 _GENERATION, ("events", "accepted"), "Anything",
@@ -124,8 +124,10 @@ def _generations() -> Iterable[Operation]:
 
 def _objects() -> Iterable[Operation]:
     """Return the operations on responses by their ids, of the APIs that have them."""
-    for route, _ in table.routes():
+    for route, row in table.routes():
         if route.dialect.objects is not None:
+            for lent in row.lent:
+                yield Operation("POST", route.prefix + lent, "Ask the upstream about what a response would be made of.")
             path = route.prefix + "/{ident}"
             yield Operation("GET", path, "Return a response, or its events from a number on.", ("starting_after",))
             yield Operation("DELETE", path, "End a response and forget it.")

@@ -63,7 +63,8 @@ class EarlyHead:
                 sealed: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
                 stream.when_sealed(sealed.set_result)
                 await wait(sealed, _REFUSAL_S)
-            found, plain = reported(b"".join(stream.log.frames)), refusal(stream.kept_head)
+            found = reported(b"".join(stream.log.frames), stream.dialect.statuses)
+            plain = refusal(stream.kept_head)
         finally:
             stream.release(AWAITING_HEAD)
         return self._end(plain if found is None else plain.saying(f"{plain.message}: {found.reason}"))

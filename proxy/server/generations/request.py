@@ -14,14 +14,13 @@ from proxy.access.account import Account
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.client_addresses import ClientAddresses
-from proxy.access.response_ids import LONGEST, GivenIds
+from proxy.access.response_ids import ContinuedResponses
 from proxy.dialects.dialect import Objects
 from proxy.dialects.failure import asks_for_stream
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import LargeBody, arrived_body, read_body, read_body_or_beginning
 from proxy.server.config import Config
 from proxy.server.configuration.settings import GenerationsConfig, LimitsConfig
-from proxy.server.directory import Directory
 from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions, read_options
 from proxy.server.generations.retries import meaning_of
@@ -29,7 +28,6 @@ from proxy.server.generations.shared_calls import Identity, by_body, by_key
 from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
 from proxy.server.models import Models
 from proxy.server.pass_through import Forward
-from proxy.server.placement import Placement
 from proxy.stream.info import StreamInfo
 from proxy.stream.modes.projection import EVENT_STREAM, View
 from proxy.stream.modes.projections import MODES, check_view
@@ -39,7 +37,7 @@ from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.upstream.upstream import UpstreamRequest
-from proxy.wire.errors import BadRequest, UnknownMode
+from proxy.wire.errors import UnknownMode
 from proxy.wire.http import EndToEnd, Headers
 from proxy.wire.sse import begins_stream
 
@@ -161,25 +159,20 @@ class GenerationReader:
         admission: Admission,
         forward: Forward,
         models: Models,
-        given: GivenIds | None = None,
-        placement: Placement | None = None,
-        directory: Directory | None = None,
+        continued: ContinuedResponses | None = None,
         *,
         recorded: bool = False,
     ) -> None:
-        """`given`: the ids of responses that callers were given; None: of no use. `recorded`: for a recorded route.
+        """`continued` finds the upstreams of earlier responses; None: any may be named, and there is one upstream.
 
-        `placement`: asks the other workers, if there are any, for ids that were not given here; `directory`: asks the
-        store that other machines share.
+        `recorded`: for a recorded route.
         """
         self._config = config
         self._admission = admission
         self._forward = forward
         self._models = models
         self._client_address = ClientAddresses(config.trusted_proxies).of
-        self._given = given
-        self._placement = placement
-        self._directory = directory
+        self._continued = continued
         generations = config.generations
         self._recorded = recorded
         self._attaches = generations.attach_retries_s > 0 and not recorded
@@ -253,8 +246,8 @@ class GenerationReader:
             generation.method, generation.recorded = request.method.encode(), True
         objects = route.dialect.objects
         if objects is not None:
-            if self._given is not None:
-                upstream = await self._upstream_of_continued(self._given, generation, objects)
+            if self._continued is not None:
+                upstream = await self._continued.upstream(route.dialect, caller.digest, generation.whole_body)
                 if upstream:
                     generation = replace(generation, upstream=upstream, continues=True)
             generation = self._with_objects(generation, objects, caller)
@@ -317,27 +310,6 @@ class GenerationReader:
             respond_async=options.respond_async or not asked.streams,
         )
         return replace(generation, body=asked.body, options=options, background=not asked.streams)
-
-    async def _upstream_of_continued(self, given: GivenIds, generation: GenerationRequest, objects: Objects) -> str:
-        """Return the name of the upstream that made the response which a request continues; "" if none is known.
-
-        Raises: UnknownResponse; BadRequest, if the body can't be read; Overloaded.
-        """
-        try:
-            idents = objects.continued(generation.whole_body)
-        except BadRequest:
-            if given.restricts:
-                raise
-            return ""
-        upstreams = []
-        for ident in idents:
-            made_by = given.find(generation.caller, generation.route.dialect, ident)
-            if made_by is None and self._placement is not None and len(ident) <= LONGEST:
-                made_by = await self._placement.made_by(generation.caller, ident)
-            if made_by is None and self._directory is not None:
-                made_by = await self._directory.made_by(generation.caller, ident)
-            upstreams.append(given.allowed(ident, made_by))
-        return next(filter(None, upstreams), "")
 
 
 def _limited(generation: GenerationRequest, account: Account) -> GenerationRequest:

@@ -12,9 +12,10 @@ from typing import BinaryIO, NamedTuple, TextIO
 
 import click
 
+from proxy.dialects.question import Question
 from proxy.tools.bench.load import Load, Plan, Target
 from proxy.tools.bench.report import Report
-from proxy.tools.endpoint import APIS, Endpoint, Question, endpoint_url
+from proxy.tools.endpoint import APIS, Endpoint, endpoint_url
 from proxy.tools.event_loop import run
 
 COMPLETE, FAILED, USAGE, LOST, INTERRUPTED = 0, 1, 2, 3, 130  # exit statuses, as those of `streamtee tail`
@@ -131,8 +132,8 @@ def bench(
     """Measure how fast one endpoint streams, or two, request by request in turns.
 
     A URL is a base URL, as SDKs take it (http://127.0.0.1:8080/v1), or the whole URL of an endpoint
-    (.../chat/completions, .../responses, .../messages). With two, the table says what the second adds, such as a proxy
-    in front of the first.
+    (.../chat/completions, or that of another API). With two, the table says what the second adds, such as a proxy in
+    front of the first.
 
     The time to the first token begins when a request is due and ends with the first event that has generated text;
     a chunk with the role alone is none.

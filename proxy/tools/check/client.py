@@ -4,7 +4,8 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from proxy.tools.endpoint import Endpoint, Question
+from proxy.dialects.question import Question
+from proxy.tools.endpoint import Endpoint
 from proxy.upstream.exchange import Exchange
 from proxy.wire.errors import UpstreamError
 from proxy.wire.http import Headers

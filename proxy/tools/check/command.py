@@ -115,7 +115,7 @@ def check(
     """Try out a proxy or gateway for streams, of any make: does it keep what streams promise?
 
     With --upstream-port this command is also the server's upstream: configure the server to use
-    http://127.0.0.1:PORT/v1 as its upstream (for the API messages: http://127.0.0.1:PORT). Then it knows what was
+    http://127.0.0.1:PORT/v1 as its upstream (without /v1, if clients of the API add that). Then it knows what was
     sent, and sees whether bytes, failures, times and disconnects come through. Without, it finds only what a client
     can see. PASS is good, FAIL is not; WARN is not good for every client; NONE: the server has no such feature.
     """

@@ -9,6 +9,7 @@ from enum import Enum
 
 import orjson
 
+from proxy.tools.endpoint import Api
 from proxy.wire.sse import Splitter, fields
 
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
@@ -45,16 +46,17 @@ def added(received: bytes, sent: bytes) -> list[bytes]:
     return found
 
 
-def harm(block: bytes, api: str, *, after_id: bool) -> Harm:
+def harm(block: bytes, api: Api, *, after_id: bool) -> Harm:
     """Return what a block, or some lines before one, does to clients of an API. `after_id`: an id came before it."""
     if not block.endswith((b"\n\n", b"\r\r", b"\r\n\r\n")):  # lines that belong to the block behind them
         return Harm.NONE
     lines = [line for line in block.splitlines() if line]
     event = fields(block)
+    if api.asking.by_name:
+        is_read = event.type.decode("latin-1").startswith(api.dialect.events)
+        return Harm.NOT_JSON if is_read and _object(event.data or b"") is None else Harm.NONE
     if all(line.startswith(b":") for line in lines):
-        return Harm.AFTER_ID if after_id and api != "messages" else Harm.NONE
-    if api == "messages":  # its SDKs go by the event's name, and skip those that they don't know
-        return _harm_in_messages(event.type, event.data)
+        return Harm.AFTER_ID if after_id else Harm.NONE
     if not event.data:
         return Harm.NO_DATA
     if event.data == b"[DONE]":
@@ -62,16 +64,11 @@ def harm(block: bytes, api: str, *, after_id: bool) -> Harm:
     return _harm_of_data(event.data, api)
 
 
-def _harm_in_messages(kind: bytes, data: bytes | None) -> Harm:
-    known = kind.startswith((b"message_", b"content_block_"))
-    return Harm.NOT_JSON if known and _object(data or b"") is None else Harm.NONE
-
-
-def _harm_of_data(data: bytes, api: str) -> Harm:
+def _harm_of_data(data: bytes, api: Api) -> Harm:
     found = _object(data)
     if found is None:
         return Harm.NOT_JSON
-    member = "choices" if api == "chat" else "type"
+    member = "type" if api.dialect.events else "choices"
     return Harm.NONE if member in found or "error" in found else Harm.FOREIGN
 
 
@@ -83,7 +80,7 @@ def _object(data: bytes) -> dict[str, object] | None:
     return found if isinstance(found, dict) else None
 
 
-def harms(blocks: list[bytes], body: bytes, api: str) -> Iterator[Harm]:
+def harms(blocks: list[bytes], body: bytes, api: Api) -> Iterator[Harm]:
     """Yield what each of the blocks, which were added to a body, does to clients."""
     has_ids = any(fields(frame).id is not None for frame in frames_of(body))
     for block in blocks:

@@ -8,7 +8,7 @@ from proxy.tools.check.findings import Finding, Verdict
 from proxy.tools.check.heartbeats import Harm, frames_of, harms
 from proxy.tools.check.resume import Prompt, resume
 from proxy.tools.check.silence import judged_heartbeats
-from proxy.tools.endpoint import Endpoint
+from proxy.tools.endpoint import Api, Endpoint
 
 _WITHIN_S = 300.0
 _LATE = 0.9
@@ -24,8 +24,8 @@ async def from_outside(endpoint: Endpoint, model: str) -> list[Finding]:
     async with asyncio.timeout(_WITHIN_S), await ask(endpoint, model, "") as heard:
         await heard.whole()
     seconds = loop.time() - began_at
-    blocks = [frame for frame in frames_of(bytes(heard.data)) if _is_extra(frame, endpoint.api_name)]
-    found = set(harms(blocks, bytes(heard.data), endpoint.api_name))
+    blocks = [frame for frame in frames_of(bytes(heard.data)) if _is_extra(frame, endpoint.api)]
+    found = set(harms(blocks, bytes(heard.data), endpoint.api))
     unseen = [Finding(name, Verdict.NONE, "shows only with --upstream-port") for name in UNSEEN]
     return [
         judged_stream(endpoint, heard),
@@ -45,6 +45,6 @@ def _gathered(heard: Heard, began_at: float, seconds: float) -> Finding:
     return Finding("every event", Verdict.WARN if first_s > _LATE * seconds else Verdict.PASS, saw)
 
 
-def _is_extra(frame: bytes, api: str) -> bool:
+def _is_extra(frame: bytes, api: Api) -> bool:
     """Return whether a block is none of the API's events: it may be a heartbeat."""
     return frame.startswith(b":") or any(one is not Harm.NONE for one in harms([frame], b"", api))

@@ -1,7 +1,7 @@
 """Whether others can follow a stream, and go on after an event: the check `resume`.
 
-Where a stream is found, its response's head says; by `Last-Event-ID` a follower goes on. The Responses API has a way of
-its own: the id of the response, and `starting_after` with the number of an event.
+Where a stream is found, its response's head says; by `Last-Event-ID` a follower goes on. An API whose responses have
+ids has a way of its own: the id of the response, and `starting_after` with the number of an event.
 """
 
 import asyncio
@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 
 from yarl import URL
 
+from proxy.dialects.dialect import Dialect, Objects
 from proxy.dialects.documents.delta import record
 from proxy.tools.check.client import Heard, ask, follow
 from proxy.tools.check.findings import Finding, Verdict
+from proxy.tools.check.heartbeats import frames_of
 from proxy.tools.check.probes import WITHIN_S
 from proxy.tools.endpoint import Endpoint
 from proxy.tools.tail_readers import parsed
-from proxy.wire.sse import Event, Splitter, fields
+from proxy.wire.sse import Event, Splitter, fields, payload
 
 _BREAK_AFTER = 5
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
@@ -33,9 +35,10 @@ async def resume(endpoint: Endpoint, prompts: Sequence[Prompt]) -> Finding:
     """Check each way to follow that there is; `prompts`: a request for each."""
     first, second = prompts
     found = await _by_event_id(endpoint, first)
-    if endpoint.api_name != "responses" or found.verdict is Verdict.FAIL:
+    objects = endpoint.api.dialect.objects
+    if objects is None or found.verdict is Verdict.FAIL:
         return found
-    by_number = await _by_number(endpoint, second)
+    by_number = await _by_number(endpoint, objects, second)
     if by_number.verdict is Verdict.NONE or found.verdict is Verdict.NONE:
         return by_number if found.verdict is Verdict.NONE else found
     return by_number._replace(saw=f"{found.saw}; {by_number.saw}")
@@ -64,31 +67,39 @@ async def _by_event_id(endpoint: Endpoint, prompt: Prompt) -> Finding:
     return Finding("resume", Verdict.FAIL, f"{len(wanted)} events were sent; a follower with one break got {len(got)}")
 
 
-async def _by_number(endpoint: Endpoint, prompt: Prompt) -> Finding:
+async def _by_number(endpoint: Endpoint, objects: Objects, prompt: Prompt) -> Finding:
     """Follow a response by its id after the number of an event, and compare the events with the stream's."""
     async with asyncio.timeout(WITHIN_S), await ask(endpoint, prompt.model, prompt.mark) as asker:
         while len(_read(bytes(asker.data))) < _BREAK_AFTER and not asker.over.done():
             await asker.wait_bytes(len(asker.data) + 1)
-        begun = _numbered(bytes(asker.data))
-        ident = str((begun[0].get("response") or {}).get("id") or "") if begun else ""
-        number = begun[-1].get("sequence_number") if begun else None
+        begun = bytes(asker.data)
+        ident = _ident(begun, endpoint.api.dialect, objects)
+        number = max((at for at, _ in _numbered(begun, objects)), default=-1)
         target = f"{endpoint.url.raw_path}/{ident}?stream=true&starting_after={number}"
         async with await follow(endpoint, target, []) as follower:
-            rest = await follower.whole()
-        whole = _numbered(await asker.whole())
+            rest = _numbered(await follower.whole(), objects)
+        whole = _numbered(await asker.whole(), objects)
     if not ident or follower.status != 200:
         return Finding("resume", Verdict.NONE, f"GET of a response that runs: status {follower.status}")
-    wanted = [one for one in whole if one["sequence_number"] > number]
-    if _numbered(rest) == wanted:
+    wanted = [(at, event) for at, event in whole if at > number]
+    if rest == wanted:
         return Finding("resume", Verdict.PASS, f"by starting_after={number} exactly the other {len(wanted)} came")
-    saw = f"{len(wanted)} events came after number {number}, and starting_after brought {len(_numbered(rest))}"
+    saw = f"{len(wanted)} events came after number {number}, and starting_after brought {len(rest)}"
     return Finding("resume", Verdict.FAIL, saw)
 
 
-def _numbered(body: bytes) -> list[dict[str, Any]]:
-    """Return the data of the events that have numbers."""
-    found = [record(parsed(event.data or b"")) for event in _read(body)]
-    return [one for one in found if isinstance(one.get("sequence_number"), int)]
+def _ident(body: bytes, dialect: Dialect, objects: Objects) -> str:
+    """Return the upstream's id of the response in a stream; "" if it is not known yet."""
+    reader = dialect.frames.reader()
+    for frame in frames_of(body):
+        reader.note(frame)
+    return objects.ident(reader) or ""
+
+
+def _numbered(body: bytes, objects: Objects) -> list[tuple[int, dict[str, Any]]]:
+    """Return the numbers of the events that have one, and their data."""
+    found = [(objects.number(frame), record(parsed(payload(frame) or b""))) for frame in frames_of(body)]
+    return [(number, event) for number, event in found if number is not None]
 
 
 def _target(endpoint: Endpoint, asker: Heard) -> str:

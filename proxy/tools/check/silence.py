@@ -16,7 +16,7 @@ async def heartbeats(probe: Probe, silence_s: float) -> Finding:
     for heard, expected in answers:
         more = added(bytes(heard.data), expected.body)
         blocks += len(more)
-        found |= set(harms(more, bytes(heard.data), probe.endpoint.api_name))
+        found |= set(harms(more, bytes(heard.data), probe.endpoint.api))
     if any(heard.error is not None for heard, _ in answers):
         saw = f"the server ended a response in {silence_s:g} s of silence"
         return Finding("heartbeats", Verdict.FAIL, saw)

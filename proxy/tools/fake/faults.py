@@ -15,7 +15,6 @@ from typing import Any
 
 from proxy.tools.fake import native
 from proxy.tools.fake.chat import DONE
-from proxy.tools.fake.messages import PING
 from proxy.tools.fake.refusals import OUTPUT_INSPECTION, REFUSALS, Refusal, find_refusal
 from proxy.tools.fake.steps import (
     Case,
@@ -33,6 +32,8 @@ from proxy.tools.fake.steps import (
     whole,
 )
 from proxy.tools.fake.text import Ask
+
+_PING = b'event:ping\ndata:{"type":"ping"}\n\n'
 
 
 class BadFault(ValueError):
@@ -231,9 +232,9 @@ def pings(steps: Steps, case: Case) -> Steps:
     """Events named ping, as Anthropic sends them: before the first event, between all, and after the last."""
     for step in steps:
         if isinstance(step, Part):
-            yield Part(PING, held=True)
+            yield Part(_PING, held=True)
         elif isinstance(step, End):
-            yield Part(PING)
+            yield Part(_PING)
         yield step
 
 

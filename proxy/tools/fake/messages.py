@@ -180,7 +180,6 @@ def _event(kind: str, **fields: Any) -> bytes:
 
 
 LAST = _event("message_stop")
-PING = _event("ping")
 
 
 def count_tokens(body: Mapping[str, Any]) -> bytes:

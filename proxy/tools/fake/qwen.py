@@ -32,7 +32,7 @@ from proxy.tools.fake.messages import MESSAGES, count_tokens, read_messages
 from proxy.tools.fake.native import NATIVE, read_app, read_native
 from proxy.tools.fake.realtime import FakeSocket
 from proxy.tools.fake.refusals import BAD_KEY, Refused, invalid
-from proxy.tools.fake.responses import RESPONSES, read_responses
+from proxy.tools.fake.responses import RESPONSES, compact, count_input, read_responses
 from proxy.tools.fake.steps import SSE, Case, End, Part, Steps, Wait, head, refusal_steps, whole
 from proxy.tools.fake.text import Ask, Stamp
 
@@ -85,6 +85,7 @@ class Route(NamedTuple):
     read: Callable[[str, Mapping[str, Any], int, bool], Ask]
 
 
+_RESPONSES = r"(/compatible-mode/v1|/v1|/api/v2/apps/protocols/compatible-mode/v1)/responses"
 ROUTES = (
     Route(
         re.compile(r"(/compatible-mode)?/v1/chat/completions"),
@@ -92,7 +93,7 @@ ROUTES = (
         lambda path, body, seed, sse: read_chat(body, seed),
     ),
     Route(
-        re.compile(r"(/compatible-mode/v1|/v1|/api/v2/apps/protocols/compatible-mode/v1)/responses"),
+        re.compile(_RESPONSES),
         RESPONSES,
         lambda path, body, seed, sse: read_responses(body, seed),
     ),
@@ -121,6 +122,12 @@ PREFIXES: dict[str, Api] = {
     "/apps/anthropic/": MESSAGES,
 }
 """Other paths, and the API of their errors: requests there are answered with a description of themselves."""
+COUNTED: tuple[tuple[re.Pattern[str], Callable[[dict[str, Any]], bytes]], ...] = (
+    (re.compile(rf"{_RESPONSES}/input_tokens"), count_input),
+    (re.compile(rf"{_RESPONSES}/compact"), compact),
+    (re.compile(r"/apps/anthropic/v1/messages/count_tokens"), count_tokens),
+)
+"""Paths of POST requests about what an answer would be made of, and how each is answered."""
 MODELS = ("qwen-max", "qwen-plus", "qwen-turbo", "qwen3-max", "qwen3-vl-plus", "qwq-plus", "qvq-max")
 
 
@@ -136,8 +143,9 @@ def _other_steps(case: Case, received: Received) -> Steps:
     if (received.method, received.path) == ("GET", "/compatible-mode/v1/models"):
         rows = [{"id": name, "object": "model", "created": 0, "owned_by": "system"} for name in MODELS]
         return whole(case, orjson.dumps({"object": "list", "data": rows}))
-    if (received.method, received.path) == ("POST", "/apps/anthropic/v1/messages/count_tokens"):
-        return whole(case, count_tokens(_body(received)))
+    counted = next((answer for path, answer in COUNTED if path.fullmatch(received.path)), None)
+    if received.method == "POST" and counted is not None:
+        return whole(case, counted(_body(received)))
     if received.path.startswith(tuple(PREFIXES)):
         return whole(case, _echo(received))
     return whole(case, b'{"error":"nothing is here"}', 404)

@@ -48,6 +48,26 @@ def read_responses(body: Mapping[str, Any], seed: int) -> Ask:
     return replace(ask, search=search, mcp=any(tool["type"] == "mcp" for tool in body.get("tools") or ()))
 
 
+def count_input(body: Mapping[str, Any]) -> bytes:
+    """Return the answer to a request that asks how many tokens the input of another would have. Raises Refused."""
+    return orjson.dumps({"object": "response.input_tokens", "input_tokens": read_responses(body, 0).prompt_tokens})
+
+
+def compact(body: Mapping[str, Any]) -> bytes:
+    """Return the answer to a request that asks for a shorter input of the same meaning. Raises Refused."""
+    prompt_tokens = read_responses(body, 0).prompt_tokens
+    usage = {
+        "input_tokens": prompt_tokens,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 1,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": prompt_tokens + 1,
+    }
+    item = {"id": "cmp_0", "type": "compaction", "encrypted_content": "compact"}
+    answer = {"id": "cmp", "object": "response.compaction", "created_at": 0, "output": [item], "usage": usage}
+    return orjson.dumps(answer)
+
+
 class Event(NamedTuple):
     """One event, without its number."""
 

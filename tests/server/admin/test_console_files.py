@@ -1,5 +1,6 @@
 """The console's files: all that the page names are there, and none brings code from elsewhere."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from tests.proxy_under_test import Tee
 FOLDER = Path(__file__).parents[3] / "proxy" / "console"
 PACKAGE = ("package.json", "follow.d.ts")
 """What npm packs with follow.js, and no browser loads."""
+MADE = "apis"
+"""The script that is no file."""
 PATHS = sorted(path for path in FOLDER.iterdir() if path.name not in PACKAGE)
 SCRIPTS = sorted(FOLDER.glob("*.js"))
 FILES = {path.name: path.read_bytes() for path in PATHS}
@@ -48,13 +51,13 @@ def test_every_file_that_is_named_is_there() -> None:
     named = set(re.findall(r'"/console/([\w.]+)"', PAGE))
     for script in SCRIPTS:
         named |= set(re.findall(r'from "\./([\w.]+)"', script.read_text()))
-    assert named | {"index.html"} == set(FILES)
+    assert named | {"index.html"} == {*FILES, f"{MADE}.js"}
 
 
 def test_map_of_the_console_names_its_modules_and_each_imports_only_from_those_below() -> None:
     """The map is the comment that main.js begins with."""
     listed = re.findall(r"^//   (\w+) ", FILES["main.js"].decode(), re.MULTILINE)
-    assert sorted(listed) == [script.stem for script in SCRIPTS]
+    assert sorted(listed) == sorted([MADE, *(script.stem for script in SCRIPTS)])
     for script in SCRIPTS:
         imported = set(re.findall(r'from "\./(\w+)\.js"', script.read_text()))
         assert imported <= set(listed[listed.index(script.stem) + 1 :]), script.name
@@ -66,3 +69,22 @@ def test_scripts_parse_no_markup(script: Path) -> None:
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", script.read_text()
     )
+
+
+async def test_script_of_the_apis_says_how_each_is_asked(tee: Tee) -> None:
+    """Those whose row in the table says how."""
+    answer = await tee.admin("/console/apis.js", "Authorization: ")
+    assert (answer.header("content-type") or "").startswith("text/javascript")
+    script = (await answer.read()).decode()
+    apis = json.loads(script.removeprefix("export const APIS = ").rstrip(";\n"))
+    assert {name: api["path"] for name, api in apis.items()} == {
+        "chat": "/v1/chat/completions",
+        "responses": "/v1/responses",
+        "messages": "/v1/messages",
+    }
+    assert apis["responses"]["body"] == {"model": "{model}", "stream": True, "input": "{prompt}"}
+    assert [api["key"] for api in apis.values()] == [
+        {"Authorization": "Bearer {key}"},
+        {"Authorization": "Bearer {key}"},
+        {"x-api-key": "{key}"},
+    ]

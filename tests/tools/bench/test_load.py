@@ -7,10 +7,11 @@ from time import monotonic
 
 import pytest
 
+from proxy.dialects.question import Question
 from proxy.tools.bench.call import measured
 from proxy.tools.bench.load import Load, Plan, Target
 from proxy.tools.bench.report import Report
-from proxy.tools.endpoint import APIS, Endpoint, Question
+from proxy.tools.endpoint import APIS, Endpoint
 from proxy.tools.fake.qwen import FakeQwen, Pace
 from tests.proxy_under_test import faked, teed
 

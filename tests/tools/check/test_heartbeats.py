@@ -11,6 +11,7 @@ from aiohttp import web
 
 from proxy.tools.check.heartbeats import Harm, added, harm, harms
 from proxy.tools.check.silence import judged_heartbeats
+from proxy.tools.endpoint import APIS
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.message_events import delta, event, finish, start
 from tests.tools.check.gateway import serving
@@ -95,7 +96,7 @@ async def test_rules_are_what_the_sdk_does(api: str, after_id: bool) -> None:
     first, *rest = BODIES[api]
     async with reading(api) as heard:
         for block, expected in EXAMPLES[api].items():
-            rule = harm(block, api, after_id=after_id)
+            rule = harm(block, APIS[api], after_id=after_id)
             assert rule in ((expected, Harm.AFTER_ID) if after_id and expected is Harm.NONE else (expected,)), block
             body = b"id: 1\n" * after_id + first + block + b"".join(rest)
             if rule is Harm.NONE:
@@ -111,7 +112,7 @@ def test_added_blocks_and_lines_are_found() -> None:
     received = b": 1\n\n" + CHAT[0] + b": 2\n" + CHAT[1] + b"event: ping\n\n" + CHAT[2] + CHAT[3] + b": 3\n\n"
     assert added(sent, sent) == []
     assert added(received, sent) == [b": 1\n\n", b": 2\n", b"event: ping\n\n", b": 3\n\n"]
-    assert list(harms(added(received, sent), received, "chat")) == [Harm.NONE, Harm.NONE, Harm.NO_DATA, Harm.NONE]
+    assert list(harms(added(received, sent), received, APIS["chat"])) == [Harm.NONE, Harm.NONE, Harm.NO_DATA, Harm.NONE]
 
 
 def test_worst_heartbeat_decides() -> None:
