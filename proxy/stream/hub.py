@@ -258,7 +258,7 @@ class Hub:
             kept = bool(stream.info.keys) and stream.originator is None and not stream.log.end
             allowed = self.max_followers_per_stream
             if len(stream.subscriptions) >= allowed - kept:
-                raise Overloaded(f"{len(stream.subscriptions)} followers have this stream, {allowed} are allowed")
+                raise Overloaded(f"{len(stream.subscriptions)} followers follow this stream, {allowed} are allowed")
 
     def attach(self, subscription: Subscription, now: float, until: float = math.inf) -> None:
         """Attach a subscription to its stream, at most until a time in monotonic seconds."""

@@ -269,7 +269,7 @@ def test_too_many_followers_are_refused() -> None:
     hub = new_hub(max_followers=3, max_followers_per_stream=2)
     first, second = new_stream(hub), new_stream(hub)
     subscriptions = [follow(hub, first), follow(hub, first)]
-    with pytest.raises(Overloaded, match="2 followers have this stream, 2 are allowed"):
+    with pytest.raises(Overloaded, match="2 followers follow this stream, 2 are allowed"):
         hub.check_room_to_follow(first)
     hub.check_room_to_follow(second)
     hub.check_room_to_follow()
