@@ -183,7 +183,7 @@ class Accounts:
             if account.is_idle:
                 del self._of[digest]
         if len(self._of) >= _MOST:
-            raise Overloaded(f"{len(self._of)} callers have used something today, which is as many as can be counted")
+            raise Overloaded(f"{len(self._of)} callers have sent requests today; no more can be counted")
 
 
 def _tokens(stream: Stream) -> int:

@@ -89,7 +89,7 @@ class KnownCallers:
             version = ()
         if version != self._version:
             self._version = version
-            _log.error("the keys file can't be used, what was read before stays in force: %s", error)
+            _log.error("the keys file can't be used; what was read before stays in force: %s", error)
 
     @staticmethod
     def _version_of(file: Path) -> tuple[int, ...]:

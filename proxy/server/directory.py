@@ -176,15 +176,15 @@ class Directory:
             raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
-            return self._hub.find_key(key, caller.digest) is not None
+            return self._hub.keys.find(key, caller.digest) is not None
         if value is None:
-            return self._hub.find_key(key, caller.digest) is not None
+            return self._hub.keys.find(key, caller.digest) is not None
         ident = value.decode()
         if await self._bring(ident) and ident in self._hub.replicas:  # of a stream of its own the hub knows itself
             stream = self._hub.find(ident, None)
             if stream.info.caller == caller.digest:
-                self._hub.point(key, stream)
-        return self._hub.find_key(key, caller.digest) is not None
+                self._hub.keys.point(key, stream)
+        return self._hub.keys.find(key, caller.digest) is not None
 
     async def listed(self, caller: bytes) -> list[dict[str, Any]]:
         """Return the descriptions of a caller's streams that are not found here, but elsewhere."""

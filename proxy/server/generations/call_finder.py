@@ -156,6 +156,6 @@ class CallFinder:
         call.writer.on_disconnect = call.writer.on_disconnect.or_longer(policy)
         if options.key is None:
             return
-        self._hub.add_key(call.stream, options.key)
+        self._hub.keys.add(options.key, call.stream)
         if self._placement is not None:
             await self._placement.named(generation.caller, options.key, call.stream.id)
