@@ -121,7 +121,9 @@ class MessagesReader(LearningReader):
         return self.ended
 
     def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
-        error = _error(_TYPES_OF_ENDINGS.get(code, "api_error"), message, code)
+        status = None if self.failure is None else self.failure.status
+        kind = _TYPES_OF_ENDINGS.get(code) or ("api_error" if status is None else _type_of(status))
+        error = _error(kind, message, code)
         return b"event: error\ndata: %b\nid: %b\n\n" % (json_text.written(error), ident)
 
     def note(self, frame: bytes) -> TextKind | None:
