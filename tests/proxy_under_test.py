@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from secrets import token_hex
+from secrets import randbelow, token_hex
 from typing import Any
 from unittest import mock
 
@@ -26,6 +26,7 @@ from tests.event_loops import GUARD_S, until
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer, Client, request
 from tests.stage import Stage, Turn
+from tests.store.redis_server import DATABASES
 from tests.workers_under_test import COUNT, workers
 
 CHAT = "/v1/chat/completions"
@@ -208,7 +209,9 @@ def configured(url: str, **tables: Any) -> Config:
     With STORE_URL set, proxies have a store there, each by itself: what one process does it does with a store, too.
     """
     if "STORE_URL" in os.environ:
-        tables.setdefault("store", {"url": os.environ["STORE_URL"], "secret": token_hex(16)})
+        # In a database of their own: what a caller may still ask today is counted for all that share one.
+        url_of_store = f"{os.environ['STORE_URL']}/{randbelow(DATABASES)}"
+        tables.setdefault("store", {"url": url_of_store, "secret": token_hex(16)})
     tables["upstream"] = {"url": url, **tables.get("upstream", {})}
     with mock.patch.dict(os.environ):
         for name in [name for name in os.environ if name.startswith("STREAMTEE_")]:

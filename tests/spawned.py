@@ -33,7 +33,7 @@ async def spawned(
     """
     limit = None if descriptors is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, descriptors)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMTEE_", "OPENAI_"))}
-    command = (sys.executable, "-m", "proxy.tools.cli", *arguments)
+    command = (sys.executable, "-m", "proxy", *arguments)
     process = await asyncio.create_subprocess_exec(
         *command, stdout=PIPE, stderr=stderr, env=environment | settings, preexec_fn=limit
     )

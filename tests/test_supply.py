@@ -32,6 +32,13 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def test_actions_of_the_release_are_pinned_to_commits() -> None:
+    """A tag can be moved to another commit; the comment says which tag it was."""
+    uses = re.findall(r"uses: (.*)", (ROOT / ".github/workflows/release.yml").read_text())
+    assert uses
+    assert [one for one in uses if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+\b.*", one)] == []
+
+
 @pytest.mark.parametrize("name", LOCKS)
 def test_lock_has_a_hash_for_every_version(name: str) -> None:
     """So nothing is installed that was not there when it was written; and it names no place to get it from."""

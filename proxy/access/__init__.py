@@ -9,8 +9,9 @@ Read in this order:
 * `callers`: the kinds of callers; identifies the caller by the keys in the request's headers
 * `known_callers`: the callers that have names: from `key_file` (keys of ours, by their digests), `certificates` of
   clients, and `identity_hook` (an endpoint of the operator's that is asked)
-* `account`: what a caller has used of its `limits`, in `windows` of a minute and a day; `accounts`: those of all;
-  `sums`: what was used at all processes together; `usage_file`: what was used of the day
+* `account`: what a caller has used of its `limits`, in `windows` of a minute and a day, and what it has at once, in
+  `gauges`; `accounts`: those of all; `sums`: what was used and is held at all processes together; `usage_file`: what
+  was used of the day
 * `grants`: access to streams of other callers: checks the token of a request, and issues new tokens
 * `capabilities`: signs and verifies tokens, each for one stream
 * `response_ids`: the ids that upstreams give responses: whose they are, and which a caller may name

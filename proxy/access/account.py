@@ -6,12 +6,14 @@ handler; it is given back when the stream ends. Tokens are counted when they are
 response: so a request is admitted while its windows are not used up, and the last one may use more than was left.
 """
 
+import asyncio
 import time
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
+from proxy.access.gauges import Gauge, Reached, Room
 from proxy.access.limits import CallerLimits
 from proxy.access.windows import DAY_S, MINUTE_S, Window, tightest
 from proxy.dialects.allowance import Allowance
@@ -23,26 +25,20 @@ from proxy.wire.http import Headers
 from proxy.wire.json_members import pairs
 
 _LONG_S = 60  # after a longer wait no client library asks again by itself
-
-
-class Reached(NamedTuple):
-    """A limit that leaves no room: its name, how much of it is used, and when there may be room again."""
-
-    limit: str
-    used: str
-    retry_after_s: int
+_UNUSED_S = 1.0  # room for a follower that has not come then is given back
 
 
 class Account:
     """What one caller has used of its limits, and may use yet.
 
     With several processes, what their limits leave is known in one of them: the subclasses in room `workers` have that
-    one asked. Hence the methods that may wait: `place`, `ask_room` and `sums`.
+    one asked. Hence the methods that may wait: `place`, `ask_room` and `sums`. With several machines, `access.sums`
+    adds a gauge of the streams, and room for followers.
     """
 
     __slots__ = (
-        "_clock", "_followers", "_taken", "digest", "limits", "name", "on_withdrawn", "refusals", "requests",
-        "requests_total", "running", "tokens", "tokens_total",
+        "_clock", "_followers", "_looking", "_taken", "_waited", "digest", "gauges", "limits", "name", "on_withdrawn",
+        "refusals", "requests", "requests_total", "rooms", "running", "tokens", "tokens_total", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, digest: bytes, limits: CallerLimits, clock: Callable[[], float] = time.time) -> None:
@@ -59,6 +55,11 @@ class Account:
         self.on_withdrawn: Callable[[Account], Awaitable[None]] | None = None  # others know of the place already
         self._taken = 0  # places of requests that have begun no stream
         self._followers: dict[Subscription, None] = {}
+        self.gauges: dict[str, Gauge] = {}  # by the limit: what counts together with other processes
+        self.rooms: list[Room] = []  # for followers, of each who counts them for several processes
+        self.waiting: Callable[[bytes], int] = lambda caller: 0  # how many wait here for a stream of it to begin
+        self._waited = 0  # how many did when that was last looked at
+        self._looking: asyncio.TimerHandle | None = None
         self.limit(limits)
 
     def limit(self, limits: CallerLimits) -> None:
@@ -66,6 +67,8 @@ class Account:
         self.limits = limits
         for window in self.windows:
             window.limit = getattr(limits, window.name)
+        for gauge in self.gauges.values():
+            gauge.limit = getattr(limits, gauge.key)
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -91,7 +94,13 @@ class Account:
     def is_idle(self) -> bool:
         """Whether nothing of it is going on, and nothing was used in the current windows."""
         used = any(window.used for window in self.windows)
-        return not (self.streams or self._followers or used)
+        holds = any(gauge.is_held for gauge in self.gauges.values())
+        return not (self.streams or self._followers or used or holds)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether other processes know all that is counted here, if there are any."""
+        return all(one.is_told for one in self.windows) and all(one.is_told for one in self.gauges.values())
 
     def roll(self) -> float:
         """Begin the windows that have changed anew; return the time, in Unix seconds."""
@@ -132,13 +141,16 @@ class Account:
         self.requests_total += 1
         self._taken += 1
 
-    def exceeded(self) -> Reached | None:
+    def exceeded(self, *, looks_up: bool = False) -> Reached | None:
         """Return the limit that is exceeded by the request that was counted last, now that the sum of all is known."""
         now = self.roll()
         full = [one for one in self.requests if one.is_exceeded] or [one for one in self.tokens if one.is_used_up]
-        if not full:
+        if full:
+            return Reached(full[0].name, f"{full[0].allowed} of {full[0].limit} are used", full[0].ends_in_s(now))
+        streams = self.gauges.get("streams")
+        if streams is None or looks_up or not streams.exceeds(self.streams):
             return None
-        return Reached(full[0].name, f"{full[0].allowed} of {full[0].limit} are used", full[0].ends_in_s(now))
+        return streams.reached(self.streams - 1)
 
     async def withdraw(self) -> None:
         """Give a place back as if it had not been taken."""
@@ -180,15 +192,38 @@ class Account:
     def check_followers(self, more: int) -> None:
         """Raises: LimitReached, if so many more clients may not follow its streams."""
         allowed = self.limits.followers
-        if allowed and self.followers + more > allowed:
+        if allowed and (self.followers + more > allowed or not self.has_room(more)):
             self.refuse(Reached("followers", f"{self.followers} follow, {allowed} are allowed", 1))
 
     def has_room(self, more: int) -> bool:
         """Return whether `check_followers` can decide: if not, room for so many has to be asked for before."""
-        return True
+        return not self.limits.followers or all(self.followers + more <= room.size for room in self.rooms)
 
     async def ask_room(self, more: int) -> None:
-        """Ask for room for so many more followers. Raises: LimitReached."""
+        """Ask for room for so many more followers. Raises: LimitReached, Overloaded."""
+        wanted = self.followers + more
+        try:
+            for room in self.rooms:
+                if room.size < wanted:
+                    await room.ask(wanted)
+        finally:
+            self.look_later()
+
+    def look_later(self) -> None:
+        """Look in a moment for room that is not needed: for a follower that has not come, or waits no longer."""
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(_UNUSED_S, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        self._waited = self.waiting(self.digest)
+        self._keep_room()
+        if self._waited:
+            self.look_later()
+
+    def _keep_room(self) -> None:
+        for room in self.rooms:
+            room.keep(self.followers + self._waited)
 
     async def sums(self) -> dict[str, Any]:
         """Return what is told of its use that is not known here alone."""
@@ -201,6 +236,8 @@ class Account:
     def left(self, subscription: Subscription) -> None:
         """Count a follower no longer."""
         self._followers.pop(subscription, None)
+        if self.rooms:
+            self._keep_room()
 
     def check_route(self, name: str) -> None:
         """Raises: NotAllowedForKey, if its requests may not go to a route."""

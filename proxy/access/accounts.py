@@ -39,6 +39,7 @@ class Accounts:
         self._limits_of = limits_of
         self.clock = clock
         self.sums: Sums | None = None  # where several processes have the same callers
+        self.waiting: Callable[[bytes], int] = lambda caller: 0  # how many wait for a stream of a caller to begin
         self._of: dict[bytes, Account] = {}
         self._before: dict[str, tuple[int, int]] = {}  # what was used today before this process began, by name
         self._before_day = 0
@@ -58,7 +59,9 @@ class Accounts:
                 self._drop_idle()
             account = self._of[digest] = self._new_account(name, digest, self._limits_of(name), self.clock)
             account.restore(*self._used_before().pop(name, (0, 0)))
-            account.on_withdrawn = None if self.sums is None else self.sums.correct
+            account.waiting = self.waiting
+            if self.sums is not None:
+                self.sums.include(account)
         return account
 
     def limit(self, name: str | None = None) -> None:
@@ -66,6 +69,11 @@ class Accounts:
         for account in self._of.values():
             if name in (None, account.name):
                 account.limit(self._limits_of(account.name))
+
+    def freed(self, account: Account) -> None:
+        """Have other processes know soon that a place for a stream may be free."""
+        if self.sums is not None and account.limits.streams:
+            self.sums.hurry(account)
 
     # Observer of streams and followers
 
@@ -83,7 +91,7 @@ class Accounts:
             account.ended(stream)
             account.spend(_tokens(stream))
             if self.sums is not None:
-                self.sums.hurry()
+                self.sums.hurry(account)
 
     def attached(self, subscription: Subscription) -> None:
         """Count a follower of a stream, unless it is the client that asked for it."""

@@ -118,10 +118,11 @@ class Admission:
         account.check_route(name)
         if "ident" in named:  # about a response that there is: a caller may end one when nothing is left of its limits
             return await handler(request, caller, **named)
+        looks_up = _looks_up(request, dialect)
         try:
-            place = await account.place(looks_up=_looks_up(request, dialect))
+            place = await account.place(looks_up=looks_up)
             if self.accounts.sums is not None:
-                await self.accounts.sums.confirm(account, place)
+                await self.accounts.sums.confirm(account, place, looks_up=looks_up)
         finally:  # a request that is refused is told so, too
             request[ALLOWANCE] = account.headers(dialect)
         PLACE.set(place)
@@ -130,6 +131,7 @@ class Admission:
         finally:
             PLACE.set(None)  # the next request of the connection runs in the same task
             place.give_back()
+            self.accounts.freed(account)
 
     def admit_generation(
         self, caller: Caller, idempotent: bool, named: bool, follows: bool, at_once: bool, shares_bodies: bool = True

@@ -36,6 +36,11 @@ class CallerLimits(Table):
         """Whether anything is limited by the minute or the day."""
         return bool(self.requests_per_minute or self.requests_per_day or self.counts_tokens)
 
+    @property
+    def counts_requests(self) -> bool:
+        """Whether requests count: by the minute, the day, or while they run."""
+        return self.has_windows or bool(self.streams)
+
     def allows_model(self, name: str) -> bool:
         """Return whether a model may be asked for: by its whole name, or by its beginning before a *."""
         return not self.models or any(_matches(name, allowed) for allowed in self.models)

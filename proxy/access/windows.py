@@ -84,9 +84,18 @@ class Window:
     # The sum of all processes
 
     @property
+    def keep_s(self) -> float:
+        """How long what was used is of use, in seconds."""
+        return 2.0 * self.period_s
+
+    @property
     def key(self) -> str:
         """The name of this minute or day of the limit."""
         return f"{self.name}:{self._number}"
+
+    def doubt(self) -> None:
+        """Note that what the others know is not known until they have answered."""
+        self.is_told = False
 
     def learn(self, key: str, own: int, total: int) -> None:
         """Note the sum of all processes, `own` being what this one has told."""

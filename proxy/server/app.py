@@ -106,6 +106,8 @@ class Proxy:
             max_body_bytes=limits.total_body_bytes,
             max_pending_bytes=limits.total_pending_bytes,
         )
+        if accounts is not None:
+            accounts.waiting = self.hub.waiting
         self.node = self._connected(accounts)
         self.directory = None if self.node is None else Directory(self.node, self.hub, config.store, self.given)
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())

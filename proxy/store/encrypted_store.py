@@ -15,7 +15,7 @@ from proxy.store.cipher import Cipher
 from proxy.store.entries import ENCRYPTED, WHY, Entry, EntryId, Fields, UnreadableError
 from proxy.store.leases import LEASE
 from proxy.store.redis_store import Connections, RedisStore
-from proxy.store.store import Append, Count, Drop, Operation, Outcome, Put, StoreError, Undecipherable
+from proxy.store.store import Append, Count, Drop, Hold, Operation, Outcome, Put, StoreError, Undecipherable
 
 _SIZES = Struct(">BI")  # of a field's name and of its value
 
@@ -60,7 +60,7 @@ class EncryptedStore(RedisStore):
                 return operation._replace(name=self._digest(name), value=self.cipher.encrypt(_named(name), "", value))
             case Drop(names):
                 return Drop(tuple(map(self._digest, names)))
-            case Count(name):
+            case Count(name) | Hold(name):
                 return operation._replace(name=self._digest(name))
         return operation
 

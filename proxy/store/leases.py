@@ -25,21 +25,23 @@ class Leases:
     def __init__(self, store: Store, node: str, lease_s: float) -> None:
         self._store = store
         self._node = node
-        self._lease_s = lease_s
+        self.lease_s = lease_s  # how long a node is taken for alive after it has renewed its lease
         self._missing: dict[str, float] = {}  # nodes without a lease, and since when
         self.seen = 1  # nodes that had a lease when last looked at, this one too
 
     @property
     def renew_s(self) -> float:
         """How often to renew, in seconds."""
-        return self._lease_s / 4
+        return self.lease_s / 4
 
     async def renew(self) -> None:
         """Renew the lease. Raises: StoreError."""
-        outcomes = await self._store.write(
-            [Put(_lease(self._node), b"1", self._lease_s), Add(NODES, self._node, _NODES_S)]
-        )
-        _check(outcomes)
+        _check(await self._store.write([self.renewal, Add(NODES, self._node, _NODES_S)]))
+
+    @property
+    def renewal(self) -> Put:
+        """What renews the lease."""
+        return Put(_lease(self._node), b"1", self.lease_s)
 
     async def give_back(self) -> None:
         """End the lease: the node stops. Raises: StoreError."""
@@ -51,16 +53,20 @@ class Leases:
 
     async def alive(self, node: str) -> bool:
         """Return whether a node has a lease now. Raises: StoreError."""
-        return (await self._store.values([_lease(node)]))[0] is not None
+        return not await self.lacking([node])
+
+    async def lacking(self, nodes: Sequence[str]) -> set[str]:
+        """Return those of these nodes that have no lease now. Raises: StoreError."""
+        leases = await self._store.values([_lease(node) for node in nodes])
+        return {node for node, lease in zip(nodes, leases, strict=True) if lease is None}
 
     async def dead(self, now: float, more: Iterable[str] = ()) -> set[str]:
         """Return the nodes, and those of `more`, that have been without a lease for long. Raises: StoreError."""
         nodes = sorted({*await self._store.members(NODES), *more} - {self._node})
-        leases = await self._store.values([_lease(node) for node in nodes])
-        self.seen = 1 + sum(lease is not None for lease in leases)
-        missing = [node for node, lease in zip(nodes, leases, strict=True) if lease is None]
+        missing = await self.lacking(nodes)
+        self.seen = 1 + len(nodes) - len(missing)
         self._missing = {node: self._missing.get(node, now) for node in missing}
-        return {node for node, since in self._missing.items() if now - since >= self._lease_s / 2}
+        return {node for node, since in self._missing.items() if now - since >= self.lease_s / 2}
 
     async def bury(self, node: str) -> None:
         """Seal all streams of a node that has died. Raises: StoreError, if some could not be."""

@@ -25,7 +25,20 @@ from proxy.store.redis_wires import MOST, Wires
 from proxy.store.store import StoreError
 
 SOCKET_S = 5.0  # without an answer the connection is given up: more than readers block for
-_AS_THEY_COME = ("DEL", "EXISTS", "PEXPIRE", "SADD", "SET", "SMEMBERS", "SREM", "XADD", "XRANGE", "XREAD", "XREVRANGE")
+_AS_THEY_COME = (
+    "DEL",
+    "EXISTS",
+    "PEXPIRE",
+    "SADD",
+    "SET",
+    "SMEMBERS",
+    "SREM",
+    "XADD",
+    "XRANGE",
+    "XREAD",
+    "XREVRANGE",
+    "HGETALL",
+)
 """Commands whose replies are read by `redis_store`."""
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _PORT, _SENTINEL_PORT = 6379, 26379

@@ -24,6 +24,7 @@ from proxy.store.store import (
     Append,
     Count,
     Drop,
+    Hold,
     Keep,
     Operation,
     Outcome,
@@ -185,6 +186,10 @@ def _commands(operation: Operation) -> Iterable[Command]:
             yield ("HSET", f"st:{name}", member, number)
             yield ("HVALS", f"st:{name}")
             yield ("PEXPIRE", f"st:{name}", _ms(seconds))
+        case Hold(name, member, number, seconds):
+            yield ("HSET", f"st:{name}", member, number) if number else ("HDEL", f"st:{name}", member)
+            yield ("HGETALL", f"st:{name}")
+            yield ("PEXPIRE", f"st:{name}", _ms(seconds))
 
 
 def _outcome(operation: Operation, replies: list[Any]) -> Outcome | StoreError:
@@ -201,6 +206,9 @@ def _outcome(operation: Operation, replies: list[Any]) -> Outcome | StoreError:
             return Outcome("stored" if replies[0] else "rejected", replies[1])
         case Count():
             return Outcome("stored", b"%d" % sum(map(int, replies[1])))
+        case Hold():
+            members = zip(replies[1][::2], replies[1][1::2], strict=True)
+            return Outcome("stored", None, {member.decode(): int(number) for member, number in members})
         case _:
             return STORED
 

@@ -24,6 +24,7 @@ class Outcome(NamedTuple):
 
     word: str
     value: bytes | None = None
+    numbers: Mapping[str, int] = {}
 
 
 STORED = Outcome("stored")
@@ -95,7 +96,16 @@ class Count(NamedTuple):
     seconds: float
 
 
-Operation = Append | Keep | Put | Drop | Add | Remove | Post | Count
+class Hold(NamedTuple):
+    """Set a member's own number, as `Count` does; 0 removes it. The outcome has the numbers of all, by their names."""
+
+    name: str
+    member: str
+    number: int
+    seconds: float
+
+
+Operation = Append | Keep | Put | Drop | Add | Remove | Post | Count | Hold
 
 
 class Store(Protocol):

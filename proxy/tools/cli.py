@@ -173,7 +173,7 @@ async def _serve(config: Config, file: Path | None, sockets: "dict[str, socket]"
 
 async def _supervise(config: Config, file: Path | None, count: int, loop: str, sockets: "dict[str, socket]") -> None:
     # As this process was started, wherever that was: so that a worker imports the same package.
-    code = f"import sys; sys.path[:] = {sys.path!r}; from proxy.tools.cli import main; main()"
+    code = f"import sys; sys.path[:] = {sys.path!r}; from proxy.__main__ import main; main()"
     command = [sys.executable, "-c", code, "worker", "--loop", loop]
     try:
         sums = Sums(config.auth.usage_file)

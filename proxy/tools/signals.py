@@ -3,6 +3,8 @@
 * SIGTERM, SIGINT: drain, and end; the second one: end at once; the third one kills
 * SIGHUP: read the configuration and the files it names again, and change in place what can be changed so, or, with
   several workers, have new ones take over; it never ends the process
+
+What comes while a server starts is heeded as soon as its event loop runs: `__main__` has it wait.
 """
 
 import asyncio
@@ -27,7 +29,10 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def end_signal(on_second: Callable[[], object] = bool) -> asyncio.Event:
-    """Return an event that SIGTERM and SIGINT set. Call it before the server announces its URL."""
+    """Return an event that SIGTERM and SIGINT set. Call it before the server announces its URL.
+
+    What came before, and waited, comes now; have a handler of SIGHUP by then.
+    """
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -41,6 +46,7 @@ def end_signal(on_second: Callable[[], object] = bool) -> asyncio.Event:
 
     for number in _ENDING:
         loop.add_signal_handler(number, end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP, *_ENDING))
     return ending
 
 

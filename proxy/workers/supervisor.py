@@ -80,6 +80,7 @@ class Supervisor:
         self._watching: set[asyncio.Task[None]] = set()
         self._draining = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._will_reload = False  # once the workers have begun that are beginning
         self._spare: WorkerProcess | None = None
         self._spare_timer: asyncio.TimerHandle = asyncio.get_running_loop().call_later(0, bool)
         self._sparing: asyncio.Task[None] | None = None
@@ -123,13 +124,16 @@ class Supervisor:
     async def reload(self) -> Config | None:
         """Replace all workers by new ones with the configuration as it is now, and return that.
 
-        If that fails, nothing is changed.
+        If that fails, nothing is changed. While workers are beginning, it waits until they have begun.
         """
-        if self.is_draining or self._reloading.locked():
-            why = "all workers are ending" if self.is_draining else "workers are beginning already"
-            _log.error("SIGHUP: nothing was changed: %s", why)
-            return None
+        if self._will_reload:
+            return None  # soon, with the configuration as it will be then
+        self._will_reload = True
         async with self._reloading:
+            self._will_reload = False
+            if self.is_draining:
+                _log.error("SIGHUP: nothing was changed: all workers are ending")
+                return None
             try:
                 text = self._read()
                 config = loads(text)

@@ -34,6 +34,7 @@ from proxy.workers.peers import socket_paths
 from proxy.workers.placement import Placement
 from proxy.workers.shares import divided
 
+_IGNORED = (signal.SIGINT, signal.SIGHUP)  # those of a terminal go to the supervisor, too, which tells us
 _POLL_S = 0.05
 _MOVED_AT_ONCE = 32  # idle connections
 _TOLD_AT_ONCE = 1000  # ids of responses: half a millisecond
@@ -44,8 +45,9 @@ async def work(descriptor: int, prepare: Callable[[Config], object]) -> None:
 
     `prepare` sets up the process by its configuration, before anything is made.
     """
-    for number in (signal.SIGINT, signal.SIGHUP):  # those of a terminal go to the supervisor, too, which tells us
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
     channel = await Channel.over(socket.socket(fileno=descriptor))
     start = await channel.receive()
     if start is None:
@@ -75,7 +77,7 @@ class Worker:
         membership = Membership(number, (number,))
         self.placement = Placement(membership, Path(start["directory"]), start["secret"], names_bodies=names_bodies)
         self.questions = Questions(channel)
-        new_account = functools.partial(SharedAccount, self.questions, self._waiting)
+        new_account = functools.partial(SharedAccount, self.questions)
         member = Member(ending_of(number), bytes.fromhex(start["secret"]), self.placement, new_account)
         self.proxy = Proxy(config, member=member)
         self._inner = Inner(self.proxy.hub, self.proxy.calls, self.placement, self._families)
@@ -87,10 +89,6 @@ class Worker:
         self._listener: Listener
         self.inbox: Inbox  # once it is open
 
-    def _waiting(self, caller: bytes) -> int:
-        """Return how many followers wait here for a stream of a caller to begin."""
-        return self.proxy.hub.waiting(caller)
-
     async def open(self) -> None:
         """Become ready. Raises: OSError."""
         self.inbox = Inbox(handover.listening(self._paths[0]), self._adopt)
@@ -99,6 +97,7 @@ class Worker:
     async def run(self) -> None:
         """Do what the supervisor says, until all has ended."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._end, self.proxy.drain)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))  # which waited meanwhile
         obeying = asyncio.create_task(self._obey())
         await self.wait_over()
         obeying.cancel()

@@ -135,6 +135,16 @@ class FakeServer:
         held[field] = value
         return int(not was)
 
+    def _hdel(self, key: bytes, field: bytes) -> int:
+        held: dict[bytes, bytes] = self.get(key) or {}
+        was = held.pop(field, None) is not None
+        if not held:
+            self._del(key)
+        return int(was)
+
+    def _hgetall(self, key: bytes) -> list[bytes]:
+        return [part for field in (self.get(key) or {}).items() for part in field]
+
     def _hvals(self, key: bytes) -> list[bytes]:
         return list((self.get(key) or {}).values())
 

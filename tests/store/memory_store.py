@@ -12,6 +12,7 @@ from proxy.store.store import (
     Append,
     Count,
     Drop,
+    Hold,
     Keep,
     Operation,
     Outcome,
@@ -79,6 +80,15 @@ class MemoryStore:
                 self._counts.setdefault(name, {})[member] = number
                 self._ends["count " + name] = self._now() + seconds
                 return Outcome("stored", b"%d" % sum(self._counts[name].values()))
+            case Hold(name, member, number, seconds):
+                if self._now() >= self._ends.get("count " + name, float("inf")):
+                    self._counts.pop(name, None)
+                numbers = self._counts.setdefault(name, {})
+                numbers[member] = number
+                if not number:
+                    del numbers[member]
+                self._ends["count " + name] = self._now() + seconds
+                return Outcome("stored", None, dict(numbers))
         return STORED
 
     @staticmethod

@@ -19,6 +19,8 @@ from pathlib import Path
 from tests.programs import system_tool
 
 GUARD_S = 10.0
+DATABASES = 10_000
+"""That a server has for tests with STORE_URL: each proxy chooses one of them."""
 
 
 class RedisServer:
@@ -163,7 +165,7 @@ def free_port() -> int:
 
 async def run(command: list[str]) -> int:
     """Run a command with STORE_URL set; return its exit status."""
-    async with redis_server() as server:
+    async with redis_server("--databases", str(DATABASES)) as server:
         process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "STORE_URL": server.url})
         return await process.wait()
 

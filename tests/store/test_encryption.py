@@ -57,7 +57,8 @@ class Pair:
         return str(key, "ascii")
 
     def entries(self, ident: str) -> list[Any]:
-        found: list[Any] = self.redis.xrange(self.log(ident))
+        """Return what a stream's log has: nothing, until its owner has written it."""
+        found: list[Any] = self.redis.xrange(self.log(ident)) if self.redis.keys(f"*log:{ident}") else []
         return found
 
     def held(self) -> bytes:
@@ -124,7 +125,7 @@ async def test_redis_holds_nothing_that_was_asked_or_answered(keys: list[str], t
         )
         assert await (await again.answer()).read() == ALL
         async with asyncio.timeout(GUARD_S):
-            while both.entries(answer.stream_id)[-1][0] != str(SEAL).encode():
+            while str(SEAL).encode() not in dict(both.entries(answer.stream_id)):
                 await asyncio.sleep(0.01)
         found = {word for word in CONTENT if word.encode() in running + both.held() + files(tmp_path)}
     # Prompts are never stored.
@@ -250,7 +251,7 @@ async def test_seal_by_another_key_ends_the_stream_at_its_owner() -> None:
         second, turn = await both.begin()
         turn.end(*WORDS[1:], FINISH, DONE)
         assert await second.read() == ALL
-        await until(lambda: both.entries(second.stream_id)[-1][0] == str(SEAL).encode())
+        await until(lambda: str(SEAL).encode() in dict(both.entries(second.stream_id)))
         (entry,) = await both.owner.proxy.node.store.last([second.stream_id])
         assert read_seal(entry).ending.reason == "complete"
         first = (await both.owner.proxy.node.store.entries(second.stream_id, EntryId(0, 0), 1))[0]

@@ -23,6 +23,7 @@ from proxy.store.store import (
     Append,
     Count,
     Drop,
+    Hold,
     Keep,
     Outcome,
     Post,
@@ -192,6 +193,17 @@ async def test_count_is_the_sum_of_what_its_members_told_last(store: Store) -> N
     assert outcomes == [Outcome("stored", b"%d" % total) for total in (1, 3, 5, 5, 3, 7)]
     async with asyncio.timeout(GUARD_S):
         while await store.write([Count("d", "b", 1, 0.001)]) != [Outcome("stored", b"1")]:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_held_is_told_by_its_holders(store: Store) -> None:
+    """Of each the number that was told last; who holds nothing is not there."""
+    told = [Hold("h", member, number, 60) for member, number in (("a", 1), ("b", 2), ("a", 3), ("b", 0), ("c", 0))]
+    outcomes = await store.write([*told, Hold("i", "a", 7, 0.02)])
+    numbers = [dict(one.numbers) for one in outcomes if not isinstance(one, StoreError)]
+    assert numbers == [{"a": 1}, {"a": 1, "b": 2}, {"a": 3, "b": 2}, {"a": 3}, {"a": 3}, {"a": 7}]
+    async with asyncio.timeout(GUARD_S):
+        while await store.write([Hold("i", "b", 0, 0.001)]) != [Outcome("stored")]:
             await asyncio.sleep(0.01)
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import json
+import os
 import signal
 from asyncio.subprocess import Process
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +216,52 @@ async def test_sighup_never_ends_the_process(stage: Stage) -> None:
         assert "nothing has changed" in await logged(process, "SIGHUP")
         turn.reply("200 OK")
         assert (await client.answer()).status == 200
+        assert await process.wait() == 0
+
+
+def minds(pid: int, number: signal.Signals) -> bool:
+    """Return whether a process has a signal wait, ignores it, or has a handler of it: if not, it would be ended."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = [
+        int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigBlk", "SigIgn", "SigCgt"))
+    ]
+    return any(mask >> number - 1 & 1 for mask in masks)
+
+
+def processes(pid: int) -> list[int]:
+    """Return a process and those that it has started, by their numbers."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_sighup_while_a_server_starts_is_heeded_once_it_runs(tmp_path: Path, workers: str) -> None:
+    """From the first line of the program on, every few milliseconds, also to those of its workers that have begun."""
+    file = tmp_path / "c.toml"
+    file.write_text("drain_s = 1\n")
+    async with spawned("serve", "--workers", workers, "--config", str(file), **FREE) as process:
+        listening, sent = asyncio.create_task(serving_at(process)), 0
+        while not listening.done():
+            for pid in processes(process.pid):
+                with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+                    if minds(pid, signal.SIGHUP):
+                        os.kill(pid, signal.SIGHUP)
+                        sent += 1
+            await asyncio.sleep(0.005)
+        assert sent > 20
+        await logged(process, "configuration was read again" if workers == "1" else "2 new workers have begun")
+        assert (await answered((await listening)[0], request("GET", "/healthz")))[0] == 200
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_server_that_is_to_end_while_it_starts_ends_with_0(workers: str, told: signal.Signals) -> None:
+    """As soon as it could serve, and without a traceback."""
+    async with spawned("serve", "--workers", workers, **FREE) as process:
+        while not minds(process.pid, told) or not minds(process.pid, signal.SIGHUP):
+            pass
+        process.send_signal(told)
+        assert process.stderr is not None
+        assert b"Traceback" not in await process.stderr.read()
         assert await process.wait() == 0
 
 

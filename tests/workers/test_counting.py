@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from proxy.access import account
 from proxy.access.limits import DIVIDED
 from proxy.server.placement import key_name
-from proxy.workers.counting import questions, shared_account
+from proxy.workers.counting import questions
 from proxy.workers.counting.sums import Sums
 from tests.access.named import NamedCallers
 from tests.event_loops import until
@@ -199,7 +200,7 @@ async def test_followers_that_wait_count_in_all_workers(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no longer when they have left."""
-    monkeypatch.setattr(shared_account, "_UNUSED_S", 0.05)
+    monkeypatch.setattr(account, "_UNUSED_S", 0.05)
     callers = NamedCallers(tmp_path, alice={"followers": 1})
     alice = callers.header("alice")
     async with several(stage.url, **callers.tables()) as three:

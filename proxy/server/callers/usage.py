@@ -24,11 +24,14 @@ class UsageOfCaller:
         if account is None:
             raise UnknownRoute("the use of this key is not counted: it is one of auth.keys, which have no limits")
         told = _told(account) | await account.sums()
-        if self._accounts.sums is not None:  # the windows hold for more than the workers of this machine
+        if self._accounts.sums is not None:  # more than the workers of this machine
             now = account.roll()
             await self._accounts.sums.settle([account])
             told["requests"] |= _windows(account.requests, now)
             told["tokens"] |= _windows(account.tokens, now)
+            for gauge in account.gauges.values():
+                if gauge.limit:
+                    told[gauge.key]["now"] = gauge.everywhere
         return answer(told, headers={"Cache-Control": "no-store"})
 
 

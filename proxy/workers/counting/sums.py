@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from proxy.access.account import Account, Reached
+from proxy.access.account import Account
 from proxy.access.accounts import Accounts
+from proxy.access.gauges import Reached
 from proxy.access.limits import DIVIDED, CallerLimits
 from proxy.access.usage_file import UsageFile
 from proxy.server.callers.usage import counted
