@@ -1,10 +1,10 @@
-# make demo | test | test-all | fix | fuzz | sim | soak | bench | bench-growth | serve | compiled | test-compiled | audit.  PYTHON: any Python >= 3.11.
+# make demo | dashboard | test | test-all | fix | fuzz | sim | soak | bench | bench-growth | serve | compiled | test-compiled | audit.  PYTHON: any Python >= 3.11.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILED := .venv-compiled
 WHEELS := build/compiled
-.PHONY: demo test test-all check fix fuzz sim soak bench bench-growth serve compiled test-compiled audit clean
+.PHONY: demo dashboard test test-all check fix fuzz sim soak bench bench-growth serve compiled test-compiled audit clean
 
 $(VENV)/.stamp: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamtee needs Python 3.11 or later")'
@@ -22,6 +22,10 @@ $(VENV)/.stamp-bench: $(VENV)/.stamp
 
 demo: $(VENV)/.stamp
 	$(BIN)/streamtee demo
+
+# A fake Qwen, two workers, clients that visit them, and a Prometheus where there is one: data within a minute, until Ctrl-C.
+dashboard: $(VENV)/.stamp
+	@deploy/dashboard.sh $(BIN)
 
 serve: $(VENV)/.stamp
 	$(BIN)/streamtee serve --config config/streamtee.toml

@@ -16,7 +16,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
 RUN_ELSEWHERE = {"docs/tools.md": "tests/tools/test_documented.py"}
 
 NOT_RUN = {
-    "make ": "takes minutes; CI runs `make test`, and tests/tools/test_demo.py what `make demo` does",
+    "make ": "takes minutes; CI runs `make test`, tests/tools/test_demo.py and tests/deploy/test_dashboard.py those",
     "python3 -m venv": "installs from a package index; tests/test_supply.py builds the wheel",
     ".venv/bin/pytest": "runs these very tests",
     "python -m tests.": "a benchmark of minutes",

@@ -325,12 +325,13 @@ def _store(url: str, config: StoreConfig) -> Store:
     from proxy.store.redis_store import RedisStore
 
     connections = RedisConnections(url)
+    secret = config.secret.get_secret_value().encode()
     if not config.encryption_keys:
-        return RedisStore(connections)
+        return RedisStore(connections, secret)
     from proxy.store.cipher import Cipher  # needs the extra `encryption`
     from proxy.store.encrypted_store import EncryptedStore
 
-    return EncryptedStore(connections, Cipher(config.key_bytes), config.secret.get_secret_value().encode())
+    return EncryptedStore(connections, Cipher(config.key_bytes), secret)
 
 
 def use_keys(node: Node, config: StoreConfig) -> None:

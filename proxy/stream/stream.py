@@ -20,6 +20,7 @@ from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
 from proxy.stream.endings import Ending
 from proxy.stream.faults import notify, notify_all
 from proxy.stream.info import StreamInfo
+from proxy.stream.interfaces import Bypass
 from proxy.stream.ledger import UNFINISHED, Ledger
 from proxy.stream.modes.projection import View
 from proxy.stream.subscription import Subscription
@@ -260,6 +261,12 @@ class Stream(BoundedStream):
         if follower.leave_rank():
             self.make_live(follower)
         return follower
+
+    def begin_bypass(self, bypass: Bypass) -> None:
+        """Have a bypass send events to the only follower; the span that it was sent last is of no use any more."""
+        self.bypass = bypass
+        if self._raw is not None:
+            self._raw.put(0, 0, b"")
 
     def bypassed(self, frames: list[bytes]) -> None:
         """Append frames that the bypass has sent to the only follower already."""

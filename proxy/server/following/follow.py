@@ -10,6 +10,7 @@ from aiohttp import web
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.capabilities import READ
+from proxy.downstream.connection import Connection
 from proxy.downstream.response import Downstream
 from proxy.downstream.switched import CLOSING_S
 from proxy.downstream.websocket import WebSocket, chosen_protocol
@@ -123,6 +124,8 @@ class Follow:
         if not follow.accept:
             downstream = Downstream(request)
             downstream.start(b"OK", [(b"Content-Type", MODES[mode].content_type), *CACHING, *named])
+            if isinstance(request.protocol, Connection):  # at once, as followers may come by the thousand
+                request.protocol.drop_parsed(request)
             return downstream
         websocket = WebSocket(request, Downstream(request, 101), self._hub.turns)
         websocket.start(follow.accept, [*named, *chosen_protocol(request)])

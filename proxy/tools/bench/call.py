@@ -84,12 +84,15 @@ class Call:
         vitals = Vitals(self._dialect, self._due_at)
         times: list[float] = []
         splitter = Splitter(_MAX_FRAME_BYTES)
+        has_events = False
         for at, data in self._reads:
-            vitals.note(splitter.feed(data), at, times)
+            frames = splitter.feed(data)
+            has_events = has_events or bool(frames)
+            vitals.note(frames, at, times)
         tokens_at = [vitals.first_token_at, *times] if vitals.first_token_at else []
         usage = vitals.reader.usage
         return Sample(
-            problem=_problem(vitals, error),
+            problem=_problem(vitals, error) if has_events or error is not None else "no event stream",
             first_byte_s=max(0.0, vitals.first_byte_at - self._due_at),
             first_token_s=max(0.0, vitals.first_token_at - self._due_at),
             duration_s=max(0.0, self._ended_at - self._due_at),

@@ -62,6 +62,13 @@ async def test_answer_that_is_not_complete_is_a_problem(fake: FakeQwen, fault: s
         assert (await measured(endpoint, endpoint.body(question(fault)), monotonic())).problem == problem
 
 
+async def test_answer_that_is_no_event_stream_is_a_problem(fake: FakeQwen) -> None:
+    """As of a path that is not that of the API: the fake tells what it was asked, in JSON."""
+    endpoint = Endpoint(fake.url, "messages")
+    assert (await measured(endpoint, endpoint.body(question()), monotonic())).problem == "no event stream"
+    await endpoint.close()
+
+
 async def test_nobody_who_listens_is_a_problem() -> None:
     """Of each request; the measurement goes on."""
     async with endpoint_at("http://127.0.0.1:1") as endpoint:
