@@ -19,7 +19,7 @@ import pytest
 
 from proxy.server.app import Proxy
 from proxy.server.config import Config
-from proxy.stream.hub import STREAM_BYTES
+from proxy.stream.ended import STREAM_BYTES
 from proxy.tools.fake.qwen import FakeQwen
 from tests.complaints import no_complaints
 from tests.event_loops import GUARD_S, until

@@ -39,6 +39,7 @@ class Accounts:
         self._limits_of = limits_of
         self.clock = clock
         self.sums: Sums | None = None  # where several processes have the same callers
+        self.name_of: Callable[[bytes], str | None] = lambda digest: None  # of a caller that may not have come here
         self.waiting: Callable[[bytes], int] = lambda caller: 0  # how many wait for a stream of a caller to begin
         self._of: dict[bytes, Account] = {}
         self._before: dict[str, tuple[int, int]] = {}  # what was used today before this process began, by name
@@ -63,6 +64,12 @@ class Accounts:
             if self.sums is not None:
                 self.sums.include(account)
         return account
+
+    def _owner(self, stream: Stream) -> Account | None:
+        """Return the account of the caller of a stream; a new one if it has come to another machine only."""
+        account, digest = self._of.get(stream.info.caller), stream.info.caller
+        name = self.name_of(digest) if account is None else None
+        return account if name is None else self.account(name, digest)
 
     def limit(self, name: str | None = None) -> None:
         """Ask for the limits of a caller again; None: of all callers."""
@@ -111,8 +118,8 @@ class Accounts:
 
         Nothing waits between the return of this and a follower that is attached in the same turn. Raises: LimitReached.
         """
-        more = Tally(stream.info.caller for stream in streams)
-        asking = [(account, count) for digest, count in more.items() if (account := self._of.get(digest)) is not None]
+        more = Tally(account for stream in streams if (account := self._owner(stream)) is not None)
+        asking = list(more.items())
         if all(account.has_room(count) for account, count in asking):
             return
         for stream in streams:  # else it may be closed meanwhile, when its last follower leaves
@@ -176,7 +183,7 @@ class Accounts:
             if account.is_idle:
                 del self._of[digest]
         if len(self._of) >= _MOST:
-            raise Overloaded(f"{len(self._of)} callers have used something today, which is as many as can be counted")
+            raise Overloaded(f"{len(self._of)} callers have sent requests today; no more can be counted")
 
 
 def _tokens(stream: Stream) -> int:

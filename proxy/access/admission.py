@@ -174,9 +174,9 @@ class Admission:
         account = self.account(caller)
         if account is not None:
             account.check_mode(mode)
-            while not account.has_room(1 + self._hub.waiting(caller.digest)):
-                await account.ask_room(1 + self._hub.waiting(caller.digest))
-            account.check_followers(1 + self._hub.waiting(caller.digest))
+            while not account.has_room(1 + self._hub.keys.waiting(caller.digest)):
+                await account.ask_room(1 + self._hub.keys.waiting(caller.digest))
+            account.check_followers(1 + self._hub.keys.waiting(caller.digest))
 
     async def admit_view(self, streams: Iterable[Stream], mode: str) -> None:
         """Check that streams may be sent in a mode, and all of them to one more client each.

@@ -190,6 +190,10 @@ class Callers:
         why = Refusal(Unauthorised, f"keys of {len(names)} callers came in {self._names_text}; send one")
         return Caller(digest, may_send=False, refusal=why)
 
+    def digest_of(self, name: str) -> bytes:
+        """Return the digest of the caller of a name."""
+        return self._digest([_NAMED + name])
+
     def _is_listed(self, key: str) -> bool:
         given = hashlib.sha256(_encoded(key)).digest()
         return any(hmac.compare_digest(given, listed) for listed in self._digests or ())

@@ -116,7 +116,7 @@ class IdentityHook:
             if not self._fails:  # once, until it succeeds: anybody can have it asked
                 log_fault("asking who a caller is", error)
             self._fails = True
-            raise CallerUnknowable("who this caller is can't be found out now") from None
+            raise CallerUnknowable("the caller can't be identified now") from None
         self._fails = False
         self._keep(digest, answer)
 
@@ -129,11 +129,11 @@ class IdentityHook:
                 return None
             body = await response.content.read(_ANSWER_BYTES)
             if response.status != 200 or not response.content.at_eof():
-                raise ValueError("the status or the size of the answer is not one that was foreseen")
+                raise ValueError("the response has an unexpected status, or is too large")
         try:
             answer = _Answer.model_validate_json(body)
         except ValidationError:
-            raise ValueError("the answer is not of the form that was foreseen") from None
+            raise ValueError("the response does not have the expected form") from None
         check_name(answer.name)
         return answer
 

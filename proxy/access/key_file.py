@@ -12,7 +12,7 @@ import hmac
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from secrets import token_hex
 from typing import NamedTuple
@@ -118,6 +118,11 @@ class KeyIndex:
         if name is None:
             return subject
         return None if self._records[name].disabled else name
+
+    @property
+    def names(self) -> Iterable[str]:
+        """The names of all callers."""
+        return self._records.keys()
 
     def limits_of(self, name: str) -> CallerLimits | None:
         """Return the limits of a caller; None if it is not listed."""

@@ -5,7 +5,7 @@ Reads the keys file again when it has changed, so that keys are added, disabled 
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from proxy.access.identity_hook import IdentityHook
@@ -43,6 +43,11 @@ class KnownCallers:
     def of_subject(self, subject: str) -> str | None:
         """Return the name of the caller with a certificate; None if it is disabled."""
         return self._index.of_subject(subject)
+
+    @property
+    def names(self) -> Iterable[str]:
+        """The names of the callers in the file."""
+        return self._index.names
 
     def limits_of(self, name: str) -> CallerLimits:
         """Return the limits of a caller: those in the file, else what the hook said."""
@@ -84,7 +89,7 @@ class KnownCallers:
             version = ()
         if version != self._version:
             self._version = version
-            _log.error("the keys file can't be used, what was read before stays in force: %s", error)
+            _log.error("the keys file can't be used; what was read before stays in force: %s", error)
 
     @staticmethod
     def _version_of(file: Path) -> tuple[int, ...]:

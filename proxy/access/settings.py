@@ -47,7 +47,7 @@ class AuthConfig(Table):
     @model_validator(mode="after")
     def _names_go_with_keys(self) -> "AuthConfig":
         if self.mode == "pass" and (self.knows_names or self.usage_file):
-            raise ValueError('keys_file, usage_file and hook_url go with mode = "keys"')
+            raise ValueError('keys_file, usage_file and hook_url need mode = "keys"')
         return self
 
     @field_validator("keys")
@@ -71,7 +71,7 @@ class TlsConfig(Table):
     @model_validator(mode="after")
     def _has_certificate(self) -> "TlsConfig":
         if (self.key or self.client_ca) and not self.certificate:
-            raise ValueError("key and client_ca go with a certificate")
+            raise ValueError("key and client_ca need a certificate")
         return self
 
 
@@ -118,5 +118,5 @@ class CorsConfig(Table):
     @model_validator(mode="after")
     def _names_whom_it_trusts(self) -> "CorsConfig":
         if self.credentials and "*" in self.origins:
-            raise ValueError('credentials do not go with the origin "*"; list the origins')
+            raise ValueError('credentials are not allowed for the origin "*"; list the origins')
         return self

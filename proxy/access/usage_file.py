@@ -39,7 +39,7 @@ class UsageFile:
         except FileNotFoundError:
             before = None
         except ValidationError:
-            raise ValueError(f"{path} is no usage file; without it, all begin the day anew") from None
+            raise ValueError(f"{path} is not a usage file; without it, callers begin the day anew") from None
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise ValueError(f"auth.usage_file: no file can be made in the folder {path.parent}, where it is replaced")
         if before is not None:
@@ -54,7 +54,7 @@ class UsageFile:
             await asyncio.to_thread(replace, self._path, usage.model_dump_json().encode())
         except OSError as error:
             if not self._fails:
-                _log.error("the usage file can't be written, this is tried again: %s", error)
+                _log.error("the usage file can't be written; it will be tried again: %s", error)
             self._fails = True
             return
         self._written, self._fails = usage, False

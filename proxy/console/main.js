@@ -93,7 +93,7 @@ function showOverview() {
   if (!overview) return;
   const { running, followers, held_bytes, draining } = overview;
   say(totals, `${count(running)} running · ${counted(followers, "follower")} · ${bytes(held_bytes)}`);
-  showNotice(draining ? "This proxy is shutting down: what runs may finish, nothing new is taken." : "");
+  showNotice(draining ? "This proxy is shutting down: streams that run may finish, new requests are refused." : "");
 }
 
 function showState() {

@@ -257,9 +257,9 @@ function notYet({ first_token_s, first_content_s }) {
 
 function brokenOff(info, error) {
   if (info.answer) return `The upstream answered with status ${info.answer.status}, and no stream: ${error.message}`;
-  if (error.status === 400 || error.response?.status === 400) return `It can’t be read so: ${error.message}`;
+  if (error.status === 400 || error.response?.status === 400) return `It can’t be read in this form: ${error.message}`;
   if (error.status === 410 || error.response?.status === 410) return "Its beginning is no longer held.";
-  if (info.state === "open") return `The reading broke off: ${error.message}`;
+  if (info.state === "open") return `Reading stopped: ${error.message}`;
   return `It ended here: ${info.reason?.replaceAll("_", " ") ?? "unfinished"}.`;
 }
 
@@ -291,7 +291,7 @@ function followers({ followers: shown, follower_count, holds }) {
       }),
     ),
   );
-  const head = ["Mode", "Events had", "Lag"].map((text, index) =>
+  const head = ["Mode", "Events sent", "Lag"].map((text, index) =>
     make("th", { scope: "col", class: index ? "number" : "", text }),
   );
   const table = make(

@@ -79,12 +79,12 @@ class AllowedPaths:
         coding = ", ".join(codings).strip().lower()
         if coding not in ("", "identity"):
             raise UnsupportedMediaType(
-                f"a body that is sent with the key of this proxy is not compressed, as by {coding[:100]!r}"
+                f"a body that is sent with the key of this proxy must not be compressed, as by {coding[:100]!r}"
             )
         for charset in _CHARSET.findall(", ".join(types)):
             if charset.lower() not in _READABLE:
                 raise UnsupportedMediaType(
-                    f"a body that is sent with the key of this proxy is in UTF-8, not in {charset[:100]!r}"
+                    f"a body that is sent with the key of this proxy must be in UTF-8, not in {charset[:100]!r}"
                 )
 
     def body_check(self) -> "BodyCheck":
@@ -119,7 +119,7 @@ class BodyCheck:
         if b"\\u00" in seen:
             seen = _ESCAPED.sub(lambda escape: bytes.fromhex(escape[1].decode()), seen)
         if b"\0" in seen:
-            raise UnsupportedMediaType("a body that is sent with the key of this proxy is in UTF-8, without NUL")
+            raise UnsupportedMediaType("a body that is sent with the key of this proxy must be in UTF-8, without NUL")
         if self._refused.search(seen):
             raise FileNotAllowed(
                 f"a file may not be referred to ({_HOW}) with the key of this proxy, which can't tell whose it is; the"

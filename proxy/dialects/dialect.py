@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from proxy.dialects.allowance import Allowance, rate_limit_headers
 from proxy.dialects.documents.increment import Assembler, Channel
-from proxy.dialects.failure import NO_STATUSES, Failure
+from proxy.dialects.failure import Failure, StatusOf, no_status
 from proxy.dialects.usage import Usage
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import Headers, RawHeaders
@@ -281,8 +281,8 @@ class Dialect(NamedTuple):
     """Whether usage counts the prompt's tokens that a cache had, or was given, beside those of the prompt."""
     limit_headers: Callable[[Allowance | None, Allowance | None, float], Headers] = rate_limit_headers
     """Returns the headers that tell a client what its limits leave, on requests and on tokens, at a Unix time."""
-    statuses: Mapping[str, int] = NO_STATUSES
-    """The HTTP statuses of its errors by their types, if within a stream a type is all that they state."""
+    status_of: StatusOf = no_status
+    """Returns the HTTP status of an error by its type, if within a stream a type is all that errors state."""
     events: tuple[str, ...] = ()
     """How the types of its events begin, apart from pings; (): its events have no types."""
 

@@ -10,7 +10,7 @@ body that is one SSE frame, in which OpenAI's SDKs find no error code; the nativ
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from proxy.dialects.documents.delta import json_object, record, records
@@ -46,8 +46,8 @@ _ERROR_NAME = re.compile(
 _NO_CODES = (None, "", 0, 200, "0", "200", "null", "ok", "OK", "success", "Success")
 FOREIGN = (b"{", b"<", b"[")  # no field of an event begins with these
 _ANSWERS = ("choices", "output")  # a frame that is no error has one of these
-NO_STATUSES: Mapping[str, int] = {}
-"""Of an API whose errors have codes or statuses: their types stand for no statuses."""
+StatusOf = Callable[[str], int | None]
+"""Returns the HTTP status that an API's type of error stands for; None: for none."""
 
 
 class Failure(NamedTuple):
@@ -65,12 +65,16 @@ class Failure(NamedTuple):
         return ": ".join(part for part in (self.code, self.message) if part)
 
 
-def reported(frame: bytes, statuses: Mapping[str, int] = NO_STATUSES) -> Failure | None:
-    """Return the error that a frame, or bytes in place of a frame, report. `statuses`: as in `failure`."""
+def no_status(kind: str) -> None:
+    """Return None: the types of an API's errors stand for no statuses."""
+
+
+def reported(frame: bytes, status_of: StatusOf = no_status) -> Failure | None:
+    """Return the error that a frame, or bytes in place of a frame, report. `status_of`: as in `failure`."""
     event, named = fields(frame), names_error(frame)
     if not named and (event.data is None or frame.startswith(FOREIGN)):
-        return foreign(frame, statuses)
-    return failure(frame, event.data or b"", json_object(event.data or b""), named=named, statuses=statuses)
+        return foreign(frame, status_of)
+    return failure(frame, event.data or b"", json_object(event.data or b""), named=named, status_of=status_of)
 
 
 def names_error(frame: bytes) -> bool:
@@ -80,18 +84,18 @@ def names_error(frame: bytes) -> bool:
 
 
 def failure(
-    frame: bytes, data: bytes, document: dict[str, Any], *, named: bool, statuses: Mapping[str, int] = NO_STATUSES
+    frame: bytes, data: bytes, document: dict[str, Any], *, named: bool, status_of: StatusOf = no_status
 ) -> Failure | None:
     """Return the error that a frame reports; `named`: the event is named `error`.
 
     `document` is the JSON object in the frame's data; {} if the data is not one, and so no client can read it.
-    `statuses`: the HTTP statuses that the API's types of errors stand for.
+    `status_of`: for errors of which only the type says what status they would have.
     """
     read, document = document, _spelled(document)
     error = document.get("error") or _named_so(document)
     if not named and not _says(error) and not _is_flat(document):
         if names_error(frame):
-            return failure(frame, data, read, named=True, statuses=statuses)
+            return failure(frame, data, read, named=True, status_of=status_of)
         return None if document or not frame.endswith(_LINE_ENDS) else _unreadable(data)  # else it may be cut off
     inner = _inner(error)
     message = (
@@ -106,7 +110,7 @@ def failure(
     return Failure(
         (message or "no reason was given")[:_LONGEST],
         code or _first(_texts((inner, document), ("type",))),
-        stated_status(frame) or _first(filter(None, map(_status, codes))) or statuses.get(str(inner.get("type"))),
+        stated_status(frame) or _first(filter(None, map(_status, codes))) or status_of(str(inner.get("type"))),
         data if document else None,
     )
 
@@ -134,7 +138,7 @@ def _named_so(document: dict[str, Any]) -> Any:
     return None
 
 
-def foreign(frame: bytes, statuses: Mapping[str, int] = NO_STATUSES) -> Failure | None:
+def foreign(frame: bytes, status_of: StatusOf = no_status) -> Failure | None:
     """Return the error in bytes that are not an event at all: JSON, HTML, or a line of text.
 
     Clients of an event stream do not see it. An event may follow without a blank line in between.
@@ -145,7 +149,7 @@ def foreign(frame: bytes, statuses: Mapping[str, int] = NO_STATUSES) -> Failure 
         return _unseen("the upstream sent HTML in place of events" + (f": {_cut(title[1])}" if title else ""))
     if text.startswith((b"{", b"[")):
         document = json_object(text)
-        found = failure(b"", text, document, named=False, statuses=statuses) if document else None
+        found = failure(b"", text, document, named=False, status_of=status_of) if document else None
         return found._replace(recognised=False) if found else _unseen("the upstream sent JSON in place of events")
     line = re.split(rb"[\r\n]", text, maxsplit=1)[0]
     name, colon, _ = line.partition(b":")

@@ -121,7 +121,9 @@ class MessagesReader(LearningReader):
         return self.ended
 
     def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
-        error = _error(_TYPES_OF_ENDINGS.get(code, "api_error"), message, code)
+        status = None if self.failure is None else self.failure.status
+        kind = _TYPES_OF_ENDINGS.get(code) or ("api_error" if status is None else _type_of(status))
+        error = _error(kind, message, code)
         return b"event: error\ndata: %b\nid: %b\n\n" % (json_text.written(error), ident)
 
     def note(self, frame: bytes) -> TextKind | None:
@@ -179,9 +181,9 @@ class MessagesReader(LearningReader):
     def _note_failure(self, frame: bytes, event: dict[str, Any], named: bool) -> None:
         data = payload(frame)
         if not named and (data is None or frame.startswith(FOREIGN)):
-            self._fail(foreign(frame, _STATUSES))
+            self._fail(foreign(frame, _status_of))
             return
-        found = failure(frame, data or b"", event, named=named, statuses=_STATUSES)
+        found = failure(frame, data or b"", event, named=named, status_of=_status_of)
         known = named and data is not None  # SDKs skip errors without the name, and blocks without data
         self._fail(None if found is None else found._replace(recognised=known))
         self.ended = self.ended or known  # clients stop reading
@@ -206,6 +208,10 @@ class MessagesFrames:
 
 
 _TYPES_OF_ENDINGS = {RateLimited.ending: "rate_limit_error", Overloaded.ending: "overloaded_error"}
+
+
+def _status_of(kind: str) -> int | None:
+    return _STATUSES.get(kind)
 
 
 def _type_of(status: int) -> str:
@@ -262,7 +268,7 @@ MESSAGES = Dialect(
     BlockDocuments(),
     cached_apart=True,
     limit_headers=_limit_headers,
-    statuses=_STATUSES,
+    status_of=_status_of,
     events=("message_", "content_block_"),
 )
 ASK_MESSAGES = Asking("Messages", "/messages", _body, ((b"anthropic-version", b"2023-06-01"),), by_name=True)

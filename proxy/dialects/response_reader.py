@@ -103,7 +103,8 @@ class ResponseReader(LearningReader):
     def snapshot(self) -> bytes | None:
         """The JSON text of the last snapshot."""
         event = members(payload(self._snapshot) or b"") if self._snapshot else None
-        return None if event is None else event.text("response")
+        response = None if event is None else event.text("response")
+        return None if response is None else json_text.in_utf8(response)
 
     def failure_code(self, code: str) -> str:
         """Return the error code that the client is sent, by which Codex decides whether to retry."""

@@ -80,7 +80,7 @@ class ResponseObjects:
     def continued(self, body: bytes) -> list[str]:
         asked = pairs(body)
         if asked is None:
-            raise BadRequest("the body is no JSON object; one that can't be read may continue anybody's response")
+            raise BadRequest("the body is not a JSON object, so it can't be checked whose response it continues")
         stated = [value for name, value in asked if name.lower() in _CONTINUES]
         idents = [record(value).get("id") or value for value in stated]
         for name, value in asked:

@@ -10,14 +10,16 @@ import contextlib
 import functools
 import re
 import select
+from collections import deque
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any, Protocol
 
-from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp import EMPTY_PAYLOAD, HttpVersion11, StreamReader, web
 from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import ERROR, RequestHandler
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.request_pieces import new_parser, pieces
@@ -30,6 +32,8 @@ ERROR_TO_SEND = web.RequestKey("error", ProxyError)  # on a request: the error t
 UNPARSED = "UNKNOWN"  # the method of the request that aiohttp creates for one that it could not parse
 LINGERING_S = 2.0  # a connection is still read for so long after an error response
 _RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # successive waits for a reset, for round trips of any length
+_NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
+_NO_MESSAGES: deque[Any] = deque(maxlen=0)
 _CLOSE = re.compile(rb" http/1\.0\r\n|\nconnection:[^\n]*\bclose\b")  # it is the last one
 
 
@@ -225,6 +229,8 @@ class Connection(RequestHandler):
     # What the client sends
 
     def data_received(self, data: bytes) -> None:
+        if self._messages is _NO_MESSAGES:
+            self._parser, self._messages = new_parser(self), deque()
         request = self.current
         if request is not None:
             if data:
@@ -338,6 +344,7 @@ class Connection(RequestHandler):
                 self.peer.abort()
         elif self.current is not None:
             self._check_body(self.current, now, timeouts.body_s)
+            self.drop_parsed(self.current)
         elif self._within_head:
             if timeouts.head_s and now - self._head_began_at >= timeouts.head_s:
                 late = RequestTimeout(f"the head of the request did not come within {timeouts.head_s:g} s")
@@ -361,6 +368,20 @@ class Connection(RequestHandler):
             message = f"nothing of the request's body came for {body_s:g} s"
             request.content.set_exception(RequestTimeout(message))
             self.close()  # after the error response
+
+    def drop_parsed(self, request: Any) -> None:
+        """Drop what was parsed of a request whose response has begun: 5 KB, for a stream that may go on for an hour.
+
+        The parser has the headers, too, until the next request begins. So it is dropped, unless that has begun to come.
+        """
+        if request.get(RESPONSE) is None or request._headers is _NO_HEADERS or not request.content.is_eof():
+            return
+        if self._messages or self._within_head or self._upgraded:
+            return
+        request._message = request._message._replace(headers=_NO_HEADERS, raw_headers=())
+        request._headers, request._payload = _NO_HEADERS, EMPTY_PAYLOAD
+        request._cache.clear()
+        self._parser, self._messages = None, _NO_MESSAGES
 
     def _note_unsent(self, now: float) -> None:
         """Note how many bytes wait to be sent, here and in the kernel, and when the client last took some."""

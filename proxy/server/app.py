@@ -107,7 +107,7 @@ class Proxy:
             max_pending_bytes=limits.total_pending_bytes,
         )
         if accounts is not None:
-            accounts.waiting = self.hub.waiting
+            accounts.waiting = self.hub.keys.waiting
         self.node = self._connected(accounts)
         self.directory = None if self.node is None else Directory(self.node, self.hub, config.store, self.given)
         self.trim = IdleTrim(lambda: self.hub.ledger.total_bytes, trim=malloc_trim())
@@ -308,7 +308,7 @@ class Proxy:
         if self._data_site is not None:
             await self._data_site.stop()
             self._data_site = None
-        self.hub.dismiss_waiters()
+        self.hub.keys.dismiss_waiters()
         self.route_table.drain()
 
     @property

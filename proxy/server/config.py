@@ -100,7 +100,7 @@ class Config(BaseSettings):
     def _is_long(cls, token: SecretStr) -> SecretStr:
         if token.get_secret_value() and not _SECRET.fullmatch(token.get_secret_value()):
             raise ValueError(
-                "it is not 16 characters or more, of ASCII without spaces; `openssl rand -hex 32` makes one"
+                "it must have 16 or more characters, of ASCII without spaces; `openssl rand -hex 32` makes one"
             )
         return token
 
@@ -128,7 +128,7 @@ class Config(BaseSettings):
             )
         if self.auth.mode == "keys" and self.auth.anonymous == "shared":
             raise ValueError(
-                'auth.anonymous = "shared" goes with auth.mode = "pass"; in mode keys all callers show a key'
+                'auth.anonymous = "shared" needs auth.mode = "pass"; in mode "keys" all callers must send a key'
             )
         if not self.listen:
             raise ValueError("listen is empty; it takes HOST:PORT")
@@ -151,7 +151,8 @@ class Config(BaseSettings):
     def _routes_lead_somewhere(self) -> "Config":
         for name, upstream in self.upstreams.items():
             if not _NAME.fullmatch(name):
-                raise ValueError(f"upstreams: the name {name!r} is not a-z and 0-9, a letter first, - or _ between")
+                allowed = "a-z and 0-9, a letter first, and - or _ only between two of them"
+                raise ValueError(f"upstreams: the name {name!r} has other characters than {allowed}")
             if "url" not in upstream.model_fields_set:
                 raise ValueError(f"upstreams.{name} has no url")
             if upstream.paths:
@@ -164,7 +165,7 @@ class Config(BaseSettings):
                 known = ", ".join(self.upstreams) or "none"
                 raise ValueError(f"routes: the upstream {route.upstream!r} of {route.path} is not among: {known}")
             if route.path in paths:
-                raise ValueError(f"routes: {route.path} is there twice")
+                raise ValueError(f"routes: {route.path} is listed twice")
             paths.add(route.path)
         return self
 
@@ -182,7 +183,7 @@ class Config(BaseSettings):
         names: set[str] = set()
         for model in self.models:
             if model.name in names:
-                raise ValueError(f"models: {model.name} is there twice")
+                raise ValueError(f"models: {model.name} is listed twice")
             names.add(model.name)
             if not (model.upstream or model.alias_of):
                 raise ValueError(f"models: {model.name} has neither an upstream nor an alias_of")

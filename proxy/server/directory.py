@@ -176,15 +176,15 @@ class Directory:
             raise _unreadable(error) from None
         except StoreError:
             self._node.publisher.note_error()
-            return self._hub.find_key(key, caller.digest) is not None
+            return self._hub.keys.find(key, caller.digest) is not None
         if value is None:
-            return self._hub.find_key(key, caller.digest) is not None
+            return self._hub.keys.find(key, caller.digest) is not None
         ident = value.decode()
         if await self._bring(ident) and ident in self._hub.replicas:  # of a stream of its own the hub knows itself
             stream = self._hub.find(ident, None)
             if stream.info.caller == caller.digest:
-                self._hub.point(key, stream)
-        return self._hub.find_key(key, caller.digest) is not None
+                self._hub.keys.point(key, stream)
+        return self._hub.keys.find(key, caller.digest) is not None
 
     async def listed(self, caller: bytes) -> list[dict[str, Any]]:
         """Return the descriptions of a caller's streams that are not found here, but elsewhere."""
@@ -325,12 +325,13 @@ def _store(url: str, config: StoreConfig) -> Store:
     from proxy.store.redis_store import RedisStore
 
     connections = RedisConnections(url)
+    secret = config.secret.get_secret_value().encode()
     if not config.encryption_keys:
-        return RedisStore(connections)
+        return RedisStore(connections, secret)
     from proxy.store.cipher import Cipher  # needs the extra `encryption`
     from proxy.store.encrypted_store import EncryptedStore
 
-    return EncryptedStore(connections, Cipher(config.key_bytes), config.secret.get_secret_value().encode())
+    return EncryptedStore(connections, Cipher(config.key_bytes), secret)
 
 
 def use_keys(node: Node, config: StoreConfig) -> None:

@@ -294,7 +294,7 @@ class RouteTable:
 
     def _traced(self, handler: Handler, path: str) -> Handler:
         """Return the handler of followers at a path, with spans if they are enabled."""
-        return handler if self._tracing is None else self._tracing.follows(handler, path, self._hub.find_key)
+        return handler if self._tracing is None else self._tracing.follows(handler, path, self._hub.keys.find)
 
     def _placed(self, handler: Handler, belongs: Belongs) -> Handler:
         """Return a handler that is called in the worker that a request belongs to; itself, if there is only one."""

@@ -1,21 +1,18 @@
 """A store in Redis whose content can be read only with a key: entries of logs, and values.
 
 Readable stay: ids of streams and nodes, digests of callers, positions in logs (so sizes and times), which nodes are
-alive, counts, and the messages between nodes, which name streams and say how many follow. Names of values, of which
-clients choose parts, are replaced by digests with the nodes' secret.
+alive, counts, and the messages between nodes, which name streams and say how many follow.
 An entry that can't be decrypted is passed on as it is, and is an UnreadableError to whoever reads its fields: so it
 ends its own stream, and not the reading of others.
 """
 
-import hmac
 from collections.abc import Mapping, Sequence
 from struct import Struct
 
 from proxy.store.cipher import Cipher
 from proxy.store.entries import ENCRYPTED, WHY, Entry, EntryId, Fields, UnreadableError
-from proxy.store.leases import LEASE
-from proxy.store.redis_store import Connections, RedisStore
-from proxy.store.store import Append, Count, Drop, Hold, Operation, Outcome, Put, StoreError, Undecipherable
+from proxy.store.redis_store import Connections, RedisStore, is_plain
+from proxy.store.store import Append, Operation, Outcome, Put, StoreError, Undecipherable
 
 _SIZES = Struct(">BI")  # of a field's name and of its value
 
@@ -24,10 +21,9 @@ class EncryptedStore(RedisStore):
     """A store in Redis whose content can be read only with a key."""
 
     def __init__(self, connections: Connections, cipher: Cipher, secret: bytes) -> None:
-        """`secret`: the same at all nodes."""
-        super().__init__(connections)
+        """`secret`: as that of any store."""
+        super().__init__(connections, secret)
         self.cipher = cipher
-        self._secret = secret
 
     async def write(self, operations: Sequence[Operation]) -> list[Outcome | StoreError]:
         outcomes = await super().write([self._hidden(operation) for operation in operations])
@@ -47,7 +43,7 @@ class EncryptedStore(RedisStore):
         return {ident: [self._read(ident, entry) for entry in entries] for ident, entries in found.items()}
 
     async def values(self, names: Sequence[str]) -> list[bytes | None]:
-        found = zip(names, await super().values([self._digest(name) for name in names]), strict=True)
+        found = zip(names, await super().values(names), strict=True)
         return [self._value(name, value) for name, value in found]
 
     def _hidden(self, operation: Operation) -> Operation:
@@ -56,12 +52,8 @@ class EncryptedStore(RedisStore):
             case Append(ident, entry):
                 data = self.cipher.encrypt(_log(ident), str(entry.id), _packed(entry.fields))
                 return operation._replace(entry=Entry(entry.id, {ENCRYPTED: data}))
-            case Put(name, value) if not _is_plain(name):
-                return operation._replace(name=self._digest(name), value=self.cipher.encrypt(_named(name), "", value))
-            case Drop(names):
-                return Drop(tuple(map(self._digest, names)))
-            case Count(name) | Hold(name):
-                return operation._replace(name=self._digest(name))
+            case Put(name, value) if not is_plain(name):
+                return operation._replace(value=self.cipher.encrypt(_named(name), "", value))
         return operation
 
     def _shown(self, operation: Operation, outcome: Outcome | StoreError) -> Outcome | StoreError:
@@ -85,24 +77,12 @@ class EncryptedStore(RedisStore):
 
     def _value(self, name: str, value: bytes | None) -> bytes | None:
         """Return a value. Raises: Undecipherable."""
-        if value is None or _is_plain(name):
+        if value is None or is_plain(name):
             return value
         try:
             return self.cipher.decrypt(_named(name), "", value)
         except UnreadableError as error:
             raise Undecipherable(f"a value of the store can't be read here: {error}") from None
-
-    def _digest(self, name: str) -> str:
-        """Return the name under which the store has a value: what kind it is of, and a digest."""
-        if _is_plain(name):
-            return name
-        kind = name.partition(":")[0]
-        return f"{kind}:{hmac.digest(self._secret, name.encode(errors='surrogatepass'), 'sha256')[:16].hex()}"
-
-
-def _is_plain(name: str) -> bool:
-    """Return whether a value is kept as it is: a lease, which must not seem to be over where it can't be decrypted."""
-    return name.startswith(LEASE)
 
 
 def _log(ident: str) -> str:

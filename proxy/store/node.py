@@ -22,9 +22,10 @@ from proxy.store.publisher import Publisher
 from proxy.store.replicas import BOX_S, Replicas
 from proxy.store.store import Keep, Post, Store, StoreError
 from proxy.store.tail import Tail
+from proxy.stream.bounded import REMOTE_FOLLOWERS
 from proxy.stream.endings import CANCELLED
 from proxy.stream.faults import log_fault
-from proxy.stream.stream import REMOTE_FOLLOWERS, Stream
+from proxy.stream.stream import Stream
 
 _AGAIN_S = 0.2
 _BLOCK_S = 2.0

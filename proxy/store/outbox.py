@@ -22,7 +22,7 @@ from proxy.store.entries import (
     ending_of,
     fitting,
 )
-from proxy.store.store import GONE, STORED, Add, Append, Keep, Operation, Outcome, Put, Remove
+from proxy.store.store import GONE, STORED, Add, Append, Drop, Keep, Operation, Outcome, Put, Remove
 from proxy.stream.endings import PRODUCER_LOST, Ending
 from proxy.stream.stream import Stream
 
@@ -162,10 +162,21 @@ class Outbox:
     def _last_will(self) -> list[Operation]:
         """Return what is left to do when the seal is there."""
         info = self.stream.info
-        return [
+        will: list[Operation] = [
             Keep(info.id, max(info.retain_s, _LEAST_S)),
             Remove(running(self._record.node), info.id),
         ]
+        if not info.retain_s:
+            caller = info.caller.hex()
+            response = () if self._response is None else (responded(caller, self._response),)
+            will += [Remove(owned(caller), info.id), Drop(response)]
+        return will
+
+    @property
+    def needless_names(self) -> list[str]:
+        """The names that may lead to the stream yet, though it is not found after its end."""
+        info = self.stream.info
+        return [] if info.retain_s or not self.closed else [named(info.caller.hex(), key) for key in self._keys]
 
     def _next_entry(self) -> Entry | None:
         stream, self.has_more = self.stream, True

@@ -187,9 +187,18 @@ class Publisher:
         outcomes = await self._store.write(operations)  # what may have been stored in vain is refused the next time
         self.note_reached()
         await self._note(zip(senders, operations, outcomes, strict=True))
+        await self._drop_names(dict.fromkeys(senders))
         for outbox in [outbox for outbox in senders if outbox.closed and not self._keeps(outbox.stream)]:
             self._remove(outbox.stream.id)
         return [*due[looked_at:], *(outbox for outbox in dict.fromkeys(senders) if outbox.has_more)]
+
+    async def _drop_names(self, outboxes: Iterable[Outbox]) -> None:
+        """Have no key lead to streams that are not kept; it may lead to a newer one by now. Raises: StoreError."""
+        names = [(name, outbox.stream.id.encode()) for outbox in outboxes for name in outbox.needless_names]
+        if names:
+            values = await self._store.values([name for name, _ in names])
+            leading = tuple(name for (name, ident), value in zip(names, values, strict=True) if value == ident)
+            await self._store.write([Drop(leading)])
 
     def _next(self, outbox: Outbox, now: float) -> Sequence[Operation]:
         """Return what is to be written next of a stream; if that can't be made, no other stream lacks anything."""

@@ -5,17 +5,20 @@ Commands of Redis 6.2 alone, and no scripts: the ids of entries do what would ne
     st:{B}:log:<stream>    a log; B is one of 64 buckets, so that in a cluster one XREAD covers all logs of a bucket
     st:{B}:wake:<node>     what ends the wait of a node's reader
     st:box:<node>          messages for a node
-    st:<name>              values, sets and counts
+    st:<name>              sets and leases
+    st:<kind>:<digest>     values and counts: clients choose parts of their names, of which nothing is to stay readable
 
 What the commands return is read here as RESP2 has it; `redis_client` connects.
 """
 
+import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 from zlib import crc32
 
 from proxy.store.entries import Entry, EntryId, Fields, read_id
+from proxy.store.leases import LEASE
 from proxy.store.store import (
     GONE,
     REJECTED,
@@ -38,6 +41,7 @@ Command = tuple[str | bytes | int, ...]
 
 BUCKETS = 64
 _BOX_MESSAGES = 10_000  # the oldest are dropped: a node that reads none has died
+_WAKE_S = 24 * 3600.0  # what has woken a reader is of use for a moment
 _NOT_ABOVE = ("equal or smaller", "exhausted the last possible")  # the errors of XADD, of Redis 6.2 and 7
 
 
@@ -62,8 +66,10 @@ def bucket(ident: str) -> int:
 class RedisStore:
     """A store in Redis."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, secret: bytes = b"") -> None:
+        """`secret`: the same at all nodes."""
         self._connections = connections
+        self._secret = secret
         self.lanes = BUCKETS if connections.is_cluster else 1
         self._woken: dict[tuple[int, str], bytes] = {}
 
@@ -77,7 +83,7 @@ class RedisStore:
             if type(operation) is Append:  # almost all are
                 commands.append(_append(operation))
             else:
-                commands += _commands(operation)
+                commands += _commands(self._with_digest(operation))
             ends.append(len(commands))
         replies = await self._connections.run(commands)
         outcomes: list[Outcome | StoreError] = []
@@ -99,7 +105,7 @@ class RedisStore:
         return [bool(reply) for reply in await self._all(("EXISTS", _log(ident)) for ident in idents)]
 
     async def values(self, names: Sequence[str]) -> list[bytes | None]:
-        return await self._all(("GET", _key(name)) for name in names)
+        return await self._all(("GET", _key(self._digest(name))) for name in names)
 
     async def members(self, name: str) -> set[str]:
         return {member.decode() for member in await self._one("SMEMBERS", _key(name))}
@@ -122,7 +128,8 @@ class RedisStore:
         return found
 
     async def wake(self, lane: int, node: str) -> None:
-        await self._one("XADD", self._wake(lane, node), "MAXLEN", 1, "*", "w", "1")
+        key = self._wake(lane, node)
+        await self._all([("XADD", key, "MAXLEN", 1, "*", "w", "1"), ("PEXPIRE", key, _ms(_WAKE_S))])
 
     async def messages(self, node: str, after: bytes, block_s: float) -> list[tuple[bytes, bytes]]:
         reply = await self._one(
@@ -132,6 +139,22 @@ class RedisStore:
 
     async def close(self) -> None:
         await self._connections.close()
+
+    def _with_digest(self, operation: Operation) -> Operation:
+        """Return an operation with the name under which the store has a value or a count."""
+        match operation:
+            case Put(name) | Count(name) | Hold(name):
+                return operation._replace(name=self._digest(name))
+            case Drop(names):
+                return Drop(tuple(map(self._digest, names)))
+        return operation
+
+    def _digest(self, name: str) -> str:
+        """Return the name under which the store has a value: what kind it is of, and a digest."""
+        if is_plain(name):
+            return name
+        kind = name.partition(":")[0]
+        return f"{kind}:{hmac.digest(self._secret, name.encode(errors='surrogatepass'), 'sha256')[:16].hex()}"
 
     def _wake(self, lane: int, node: str) -> str:
         return f"st:{{{lane if self.lanes == BUCKETS else 0}}}:wake:{node}:{lane}"
@@ -148,6 +171,11 @@ class RedisStore:
         return replies
 
 
+def is_plain(name: str) -> bool:
+    """Return whether a value is kept as it is: a lease, which must not seem to be over where it can't be decrypted."""
+    return name.startswith(LEASE)
+
+
 @lru_cache(maxsize=16384)
 def _log(ident: str) -> str:
     return f"st:{{{bucket(ident)}}}:log:{ident}"
@@ -160,8 +188,8 @@ def _append(append: Append) -> Command:
 
 
 def _key(name: str) -> bytes:
-    """Return the key of a value or a set; clients choose a part of some names, and may send what is no text."""
-    return f"st:{name}".encode(errors="surrogatepass")
+    """Return the key of a value or a set."""
+    return f"st:{name}".encode()
 
 
 def _commands(operation: Operation) -> Iterable[Command]:

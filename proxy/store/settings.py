@@ -42,7 +42,7 @@ class StoreConfig(Table):
             if not _KEY.fullmatch(key.get_secret_value()):
                 raise ValueError(f"number {number} is not 64 hex digits; `openssl rand -hex 32` makes one")
         if len({key.get_secret_value().lower() for key in keys}) < len(keys):
-            raise ValueError("a key is there twice")
+            raise ValueError("a key is listed twice")
         if keys and importlib.util.find_spec("cryptography") is None:
             raise ValueError("the library cryptography is not installed; pip install 'streamtee[redis,encryption]'")
         return keys
@@ -70,7 +70,7 @@ class StoreConfig(Table):
     def _is_used(self) -> "StoreConfig":
         """What promises that streams are stored must not be without effect."""
         if not self.url.get_secret_value() and (self.required or self.ack == "stored"):
-            raise ValueError('required and ack = "stored" go with a url')
+            raise ValueError('required and ack = "stored" need a url')
         if not self.url.get_secret_value() and self.encryption_keys:
-            raise ValueError("encryption_keys go with a url: without one, nothing is kept outside this process")
+            raise ValueError("encryption_keys need a url: without one, nothing is kept outside this process")
         return self

@@ -12,21 +12,16 @@ Must not know: HTTP responses, upstreams, time.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from proxy.dialects.dialect import Reader
+from proxy.stream.bounded import BoundedStream
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
-from proxy.stream.endings import LOG_LIMIT, Ending
-from proxy.stream.faults import Faults, notify, notify_all
+from proxy.stream.endings import Ending
+from proxy.stream.faults import notify, notify_all
 from proxy.stream.info import StreamInfo
-from proxy.stream.interfaces import Bypass, Writer
-from proxy.stream.ledger import LOGS, SPANS, TRANSCRIPTS, UNFINISHED, UNSENT, Ledger
-from proxy.stream.log import FrameLog
-from proxy.stream.modes.envelopes import Labelled, Messages
-from proxy.stream.modes.projection import SPAN_BYTES, Projection, View
-from proxy.stream.modes.projections import MODES, Raw
-from proxy.stream.modes.transcript import Transcript
+from proxy.stream.ledger import UNFINISHED, Ledger
+from proxy.stream.modes.projection import View
 from proxy.stream.subscription import Subscription
 from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
@@ -34,53 +29,28 @@ from proxy.wire.http import Head
 
 _IDENT = re.compile("[!-~]{1,128}")  # an upstream's request id in any other form is not shown or logged
 _DISMISSAL = "dismissal"
-REMOTE_FOLLOWERS = "remote_followers"
-"""The hold of followers at other processes, which read the stream from a store: they need no frames of this log."""
-_TRANSCRIPT_BYTES = 64 * 1024  # of memory that a transcript may take however small the log's limit is
-_UNLIMITED = Ledger(1 << 62)  # replaces the ledger of a stream that is forgotten: what it counts then is ignored
 
 
-class Stream:
+class Stream(BoundedStream):
     """One upstream response: its StreamInfo, log, vitals and subscriptions. It has exactly one writer."""
 
     __slots__ = (
         "_ahead",
-        "_call_soon",
-        "_counted",
-        "_faults",
-        "_ledger",
         "_lines",
-        "_log",
         "_on_answered",
         "_on_sealed",
         "_on_subscription_ended",
         "_paced",
         "_pacer",
-        "_projections",
-        "_raw",
-        "_transcript",
         "_unpaced",
         "_upstream_request_id",
         "_when_sealed",
-        "bypass",
-        "dialect",
         "ended_at",
-        "epoch",
         "fed_at",
         "followers_elsewhere",
-        "full",
-        "holds",
-        "id",
-        "info",
         "kept_head",
-        "max_log_bytes",
-        "originator",
-        "subscriptions",
-        "throttled",
         "turns",
         "upstream",
-        "vitals",
-        "writer",
     )
 
     def __init__(
@@ -94,73 +64,28 @@ class Stream:
         on_subscription_ended: Callable[[Subscription], object],
         on_sealed: Callable[["Stream"], object],
     ) -> None:
-        self.info = info
-        self.id = info.id
-        self.epoch = info.id[3:9]
-        self.vitals = vitals
-        self.dialect = vitals.dialect
+        super().__init__(info, vitals, ledger, call_soon)
         self.upstream = ""  # the name of the upstream that responded
         self._upstream_request_id: str | None = None  # that of its response's headers
         self.kept_head: Head | None = None  # of a response that is not an event stream: each frame is one read of it
-        self._log = FrameLog()
-        self.bypass: Bypass | None = None  # while the single follower is sent events before the log has them
-        self.max_log_bytes = info.max_log_bytes
-        self.subscriptions: dict[Subscription, None] = {}
-        self.holds: dict[str, int] = {}  # named reasons to keep the upstream open, with counts
         self.followers_elsewhere = 0  # at other processes that share a store, as far as is known here
-        self.originator: Subscription | None = None
-        self.writer: Writer | None = None
-        self.full = False  # the writer is paused until the originator has been sent more of the log
-        self.throttled = False  # it is paused until less memory is held, of this stream or of all
         self.fed_at = 0.0  # monotonic seconds of the last read that brought more than comments; the writer sets it
         self.ended_at = 0.0  # monotonic seconds; the hub sets it
         self._on_subscription_ended = on_subscription_ended
         self._unpaced = Cohort(call_soon)
         self._paced: dict[tuple[int, int], PacedCohort] | None = None  # by pace; None: few streams have any
-        self._projections: dict[View, Projection] = {}
-        self._raw: Raw | None = None  # the projection of mode raw, once it is made
         self._lines = b""  # of a frame that has not ended
         self._ahead: tuple[Subscription, ...] = ()  # they were sent the first lines of a frame that has not ended
         self._on_sealed = on_sealed
         self._when_sealed: tuple[Callable[[Ending], object], ...] = ()
         self._on_answered: tuple[Callable[[Ending], object], ...] = ()
-        self._transcript: Transcript | None = None
-        self._faults: Faults | None = None  # of its followers; None: there were none
-        self._ledger = ledger
-        self._counted: dict[str, int] = {}  # by kind: its bytes in the ledger, besides those of its frames
-        self._call_soon = call_soon
         self._pacer = pacer
         self.turns = turns
-
-    @property
-    def log(self) -> FrameLog:
-        """Return the log; events that the bypass has sent are appended first."""
-        if self.bypass is not None:
-            self.bypass.settle()
-        return self._log
-
-    def frames_after(self, offset: int, most: int) -> list[bytes] | None:
-        """Return up to `most` frames after an offset, without settling the bypass as reading `log` does.
-
-        None, if the first of them is no longer held.
-        """
-        log, bypass = self._log, self.bypass
-        if offset < log.start:
-            return None
-        if offset < log.end:
-            return log.span(offset, min(log.end, offset + most))
-        first = offset - log.end
-        return [] if bypass is None else bypass.unsettled[first : first + most]
 
     @property
     def heard_at(self) -> float:
         """When the last read came that brought more than comments, in monotonic seconds, in the log or not yet."""
         return self.fed_at if self.bypass is None else self.bypass.fed_at
-
-    @property
-    def reader(self) -> Reader:
-        """The dialect's reader, which knows the stream's state so far."""
-        return self.vitals.reader
 
     @property
     def upstream_request_id(self) -> str | None:
@@ -169,31 +94,9 @@ class Stream:
         return ident if ident and _IDENT.fullmatch(ident) else None
 
     @property
-    def sealed(self) -> bool:
-        """Whether it has ended. Unlike reading `log`, this does not settle a bypass."""
-        return self._log.ending is not None
-
-    @property
     def wanted(self) -> bool:
         """Whether the stream has followers or holds."""
         return bool(self.subscriptions or self.holds)
-
-    def projection(self, view: View) -> Projection:
-        """Return the projection of a view: all followers of the view share it, and the span it rendered last."""
-        projection = self._projections.get(view)
-        if projection is None:
-            if view.websocket:
-                projection = Messages(self.log, self.projection(view._replace(websocket=False)))
-            elif view.labelled:
-                mode = self.projection(view._replace(labelled=False))
-                projection = Labelled(self.id, self.epoch, self.log, mode)
-            else:
-                projection = MODES[view.mode](self)
-            if self._ledger is not _UNLIMITED:  # else it is not dropped any more
-                self._projections[view] = projection
-                if isinstance(projection, Raw):
-                    self._raw = projection
-        return projection
 
     def cohort(self, view: View) -> Cohort:
         """Return the cohort that followers of a view belong to."""
@@ -206,37 +109,6 @@ class Stream:
         if cohort is None:
             cohort = self._paced[pace] = PacedCohort(self._call_soon, self._pacer, *pace)
         return cohort
-
-    def transcript(self, end: int) -> Transcript:
-        """Return the transcript, fed up to offset `end` at least. It is created when a mode first needs it."""
-        transcript, log = self._transcript, self.log
-        if transcript is None:
-            transcript = self._transcript = Transcript(self.dialect, log.start, cumulative=self.info.cumulative)
-        if transcript.end < end:
-            transcript.feed(log.span(transcript.end, end))
-            self.count(TRANSCRIPTS, transcript.size_bytes)
-            if transcript.size_bytes > max(self.max_log_bytes, _TRANSCRIPT_BYTES):
-                self._call_soon(self._limit_transcript)  # not here: a follower is being advanced
-        return transcript
-
-    def unread_bytes(self, end: int) -> int:
-        """Return how many bytes of the frames before an offset the transcript, if there is one, has yet to read."""
-        log, transcript = self.log, self._transcript
-        if transcript is None or transcript.end >= end:
-            return 0
-        return log.position(end) - log.position(transcript.end)
-
-    def read_on(self, end: int) -> bool:
-        """Have the transcript read more of the frames before an offset; return whether it has yet to read some.
-
-        It reads no more than a span at once, which takes some milliseconds: long logs are read in turns.
-        """
-        log = self.log
-        at = self.transcript(log.start).end
-        if at < end:
-            at = log.reach(at, end, SPAN_BYTES)
-            self.transcript(at)
-        return at < end
 
     def attach(self, subscription: Subscription) -> None:
         """Add a follower and advance it: at once, or, if it is far behind, when its turn comes."""
@@ -389,6 +261,12 @@ class Stream:
             self.make_live(follower)
         return follower
 
+    def begin_bypass(self, bypass: Bypass) -> None:
+        """Have a bypass send events to the only follower; the span that it was sent last is of no use any more."""
+        self.bypass = bypass
+        if self._raw is not None:
+            self._raw.put(0, 0, b"")
+
     def bypassed(self, frames: list[bytes]) -> None:
         """Append frames that the bypass has sent to the only follower already."""
         (follower,) = self.subscriptions
@@ -497,31 +375,10 @@ class Stream:
             subscription.cohort.live.append(subscription)
             subscription.cohort.ungrouped = True
 
-    def _drop_projections(self) -> None:
-        """Drop all projections: each keeps its last span (all of a short answer), and refers back to this stream."""
-        if self._faults is not None:
-            self._faults.report()
-        if self._projections:
-            self._projections.clear()
-            self._raw = None
-            self.count(SPANS, 0)
-            self.count(UNSENT, 0)
-
-    def note_fault(self, what: str, error: Exception) -> None:
-        """Log an exception that concerns a follower; of many of the same kind only the first and their number."""
-        if self._faults is None:
-            self._faults = Faults()
-        self._faults.note(what, error)
-
     def _remove_hold(self, name: str) -> None:
         count = self.holds.pop(name) - 1
         if count:
             self.holds[name] = count
-
-    def resume_writer(self) -> None:
-        """Let a paused writer go on, if the originator has been sent enough of the log."""
-        if self.full:
-            self._limit_log()
 
     def _pace(self, paced: dict[tuple[int, int], PacedCohort], size_bytes: int) -> None:
         """Have paced cohorts wait for more frames; until the first token has come, advance them at once."""
@@ -530,131 +387,6 @@ class Stream:
                 cohort.hold(size_bytes)
             else:
                 cohort.flush()
-
-    def _limit_log(self) -> None:
-        """Keep the log within its limit: drop its oldest quarter, but no frames that the originator has yet to be sent.
-
-        Any other follower that lacks dropped frames is ended when it is next advanced. While the originator itself is
-        too slow, the writer is paused: that is the flow control that it would have without a proxy.
-        """
-        if self._log.size_bytes > self.max_log_bytes:
-            self._trim(self.max_log_bytes * 3 // 4, self._needed_from(()))
-        full = self._log.size_bytes > self.max_log_bytes and self._log.ending is None
-        if full != self.full and self.writer is not None:
-            self.full = full
-            self._pause_or_resume_writer()
-
-    # Memory
-
-    @property
-    def waits_for_client(self) -> bool:
-        """Return whether the client that the stream was begun for is slower than its upstream."""
-        return self.full or (self.originator is not None and self.originator.clogged)
-
-    @property
-    def held_bytes(self) -> int:
-        """Return how many bytes of memory it holds, of those that are counted."""
-        return self._log.size_bytes + sum(self._counted.values())
-
-    def count(self, kind: str, size_bytes: int) -> None:
-        """Set in the ledger how many bytes of a kind the stream holds now."""
-        more = size_bytes - self._counted.get(kind, 0)
-        if more:
-            self._counted[kind] = size_bytes
-            self._ledger.count(kind, more, self)
-
-    def take_stock(self) -> None:
-        """Count what appending frames leaves out, the memory that each takes besides its bytes; and mark the log."""
-        self._log.mark()
-        self.count(LOGS, self._log.overhead_bytes)
-
-    def pack(self) -> None:
-        """Take less memory, since it has ended, and nobody follows it: keep the log in one piece until it is read."""
-        self._drop_projections()
-        self.subscriptions, self._projections = {}, {}  # a dict that has been emptied takes more than a new one
-        self.vitals.pack()
-        self._log.pack()
-        self.count(LOGS, self._log.overhead_bytes)
-
-    def survey(self) -> int:
-        """Count rendered spans and unsent bytes, which change too often to be counted at each change.
-
-        Followers with the same offset and mode share the bytes that were written to them, so these are counted once.
-        Return the number of followers.
-        """
-        held_bytes = 0
-        for span in self._projections.values():
-            held_bytes += len(span.plain) + len(span.chunked)
-        self.count(SPANS, held_bytes)
-        unsent: dict[tuple[str, int], int] = {}
-        for follower in self.subscriptions:
-            size_bytes = follower.sink.unsent_bytes
-            if size_bytes:
-                place = follower.mode, follower.offset
-                unsent[place] = max(size_bytes, unsent.get(place, 0))
-        if unsent or UNSENT in self._counted:
-            self.count(UNSENT, sum(unsent.values()))
-        return len(self.subscriptions)
-
-    def uncount(self) -> None:
-        """Remove everything that it holds from the ledger, because it is forgotten and nobody follows it."""
-        self._drop_projections()
-        self._ledger.bytes -= self._log.size_bytes
-        for kind in list(self._counted):
-            self.count(kind, 0)
-        self._ledger = _UNLIMITED
-
-    def drop_past(self, *, spare_slow: bool) -> None:
-        """Drop frames that all followers have been sent, and the texts that are kept for modes that nobody uses.
-
-        Without `spare_slow`, frames that only clogged followers have yet to be sent are dropped, too, as when the log
-        has reached its limit.
-        """
-        if not any(MODES[follower.mode].rewrites for follower in self.subscriptions):
-            self._transcript = None
-            self.count(TRANSCRIPTS, 0)
-            self._projections = {view: one for view, one in self._projections.items() if not MODES[view.mode].rewrites}
-        self._trim(0, self._needed_from([one for one in self.subscriptions if spare_slow or not one.clogged]))
-
-    def throttle(self, throttled: bool) -> None:
-        """Pause the writer to save memory, or end this pause."""
-        if throttled != self.throttled and self.writer is not None:
-            self.throttled = throttled
-            self._pause_or_resume_writer()
-
-    def _pause_or_resume_writer(self) -> None:
-        assert self.writer is not None
-        (self.writer.pause if self.full or self.throttled else self.writer.resume)()
-
-    def _needed_from(self, followers: Iterable[Subscription]) -> int:
-        """Return the offset from which frames are needed: by these followers, the originator, or a hold."""
-        if any(name != REMOTE_FOLLOWERS for name in self.holds):
-            return self._log.start  # a client that is to follow will read all of it
-        needed = self._log.end if self.originator is None else self.originator.offset
-        return min([needed, *(follower.offset for follower in followers)])
-
-    def _trim(self, to_bytes: int, below: int) -> None:
-        transcript = self._transcript and self.transcript(self._log.end)  # keeps the text of dropped frames
-        self._ledger.bytes -= self._log.trim(to_bytes, below)
-        self.take_stock()
-        if transcript is not None:
-            transcript.forget(self._log.start)
-
-    def _limit_transcript(self) -> None:
-        """Keep the transcript within the log's limit: drop the texts that all followers have been sent.
-
-        A follower whose mode needs the whole text can't be served any more, and is ended with `log_limit`.
-        """
-        transcript, allowed = self._transcript, max(self.max_log_bytes, _TRANSCRIPT_BYTES)
-        if transcript is None or transcript.size_bytes <= allowed:
-            return
-        held = transcript.size_bytes
-        for follower in [one for one in self.subscriptions if MODES[one.mode].tells_all]:
-            why = f"mode {follower.mode} needs the whole text, which takes {held} bytes, {allowed} are allowed"
-            follower.fail(LOG_LIMIT.saying(why))
-        self._projections = {view: one for view, one in self._projections.items() if not MODES[view.mode].tells_all}
-        transcript.drop_texts(min(self._needed_from(self.subscriptions), transcript.end))
-        self.count(TRANSCRIPTS, transcript.size_bytes)
 
 
 class _Conclusion:

@@ -160,7 +160,9 @@ class MetricsPage(Collector):
         connections = Tally(self._upstreams.connections())
         there_are = Tally({(): len(self._clients.open)})
         yield _gauge("client_connections", "Connections of clients, at both ports.", (), there_are)
-        held = Tally({"body": self._clients.body_bytes, "pending": self._clients.pending_bytes + hub.pending_bytes})
+        held = Tally(
+            {"body": self._clients.body_bytes, "pending": self._clients.pending_bytes + hub.ended.pending_bytes}
+        )
         yield _gauge("client_bytes", "What requests' bodies take, and what waits for clients.", ("kind",), held)
         yield _gauge("upstream_connections", "Connections to upstreams, by state.", ("state",), connections)
         waiting = {upstream.name: upstream.queue.waiting for upstream in upstreams if upstream.queue is not None}

@@ -65,7 +65,7 @@ class Overview:
             "data_url": self._data_url(),
             "draining": hub.draining,
             "running": running,
-            "kept": hub.kept,
+            "kept": len(hub.ended),
             "followers": hub.followers,
             "held_bytes": hub.ledger.total_bytes,
             "max_held_bytes": hub.ledger.max_bytes,

@@ -59,6 +59,6 @@ class PricesConfig(Table):
         for row in self.models:
             if (row.name, row.max_prompt_tokens) in tiers:
                 limit = f" with max_prompt_tokens = {row.max_prompt_tokens}" if row.max_prompt_tokens else ""
-                raise ValueError(f"{row.name} is there twice{limit}")
+                raise ValueError(f"{row.name} is listed twice{limit}")
             tiers.add((row.name, row.max_prompt_tokens))
         return self

@@ -13,7 +13,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES, short_help="Print a script for a shell to complete.")
+@click.command(epilog=_EXAMPLES, short_help="Print a script that completes commands.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:

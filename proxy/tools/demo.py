@@ -198,7 +198,9 @@ class Demo:
         whole = self.asker.data
         for client in self.clients:
             if client.data != whole:
-                raise DemoError(f"{client.name}: its {len(client.data)} bytes are not the asker's {len(whole)}")
+                raise DemoError(
+                    f"{client.name}: its {len(client.data)} bytes are not those of the client that asked, {len(whole)}"
+                )
         if not whole.endswith(b"data: [DONE]\n\n"):
             raise DemoError("the answer did not end with [DONE]")
         if (received := self.metrics["streamtee_upstream_bytes_total"]) != len(whole):

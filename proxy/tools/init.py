@@ -121,7 +121,7 @@ def _key_file(given: str | None, output: Path, yes: bool) -> str:
     path = output.absolute().with_suffix(".key")
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(f"{key}\n")
-    click.echo(f"written, for your eyes alone: {path}")
+    click.echo(f"written, readable by you alone: {path}")
     return str(path)
 
 

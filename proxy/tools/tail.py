@@ -166,7 +166,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES, short_help="Print a stream as it comes, over cuts.")
+@click.command(epilog=_EXAMPLES, short_help="Print a stream as it comes; reconnect if need be.")
 @click.argument("target", metavar="URL|ID")
 @click.option("--server", default="http://127.0.0.1:8080", show_default=True, help="The server of the ID.")
 @click.option("--key", envvar=["STREAMTEE_TAIL_KEY", "OPENAI_API_KEY"], help="Key the stream was requested with.")
@@ -177,7 +177,7 @@ Examples:
 def tail(
     target: str, server: str, key: str | None, mode: str | None, after: str | None, wait: float | None, retries: int
 ) -> None:
-    """Follow a stream: print its text as it comes, and go on by itself after a cut.
+    """Follow a stream: print its text as it comes, and reconnect when the connection breaks.
 
     The key is also taken from STREAMTEE_TAIL_KEY or OPENAI_API_KEY; a URL with a token (?t=) is asked without.
 

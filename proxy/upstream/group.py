@@ -246,7 +246,7 @@ async def _refusal(request: UpstreamRequest, exchange: Exchange, *, in_stream: b
     if exchange.status >= 400:
         return read_refusal(exchange.status, body if exchange.complete else b"")
     for frame in Splitter(len(body) + 1).feed(body) if body else ():
-        if (found := reported(frame, request.route.dialect.statuses)) is not None:
+        if (found := reported(frame, request.route.dialect.status_of)) is not None:
             return Refusal(found.status or exchange.status, found.code, found.body, framed=True)
     return None
 

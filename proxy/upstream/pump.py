@@ -257,7 +257,7 @@ class Pump(StreamWriter):
         follower = stream.lone_follower()
         found = None if follower is None else follower.transport()
         if found is not None and found[1]:
-            stream.bypass = Bypass(self, exchange, found[0])
+            stream.begin_bypass(Bypass(self, exchange, found[0]))
 
     def note(self, frames: list[bytes], at: float, times: list[float]) -> None:
         """Read frames that are not ordinary; append `at` to `times` for each with text."""

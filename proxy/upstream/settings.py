@@ -53,9 +53,9 @@ class UpstreamConfig(Table):
     @model_validator(mode="after")
     def _has_tls(self) -> "UpstreamConfig":
         if self.certificate_key and not self.certificate:
-            raise ValueError("certificate_key goes with a certificate")
+            raise ValueError("certificate_key needs a certificate")
         if not self.url.startswith("https:") and (self.ca_file or self.certificate or self.server_name):
-            raise ValueError("ca_file, certificate and server_name go with a url that begins with https://")
+            raise ValueError("ca_file, certificate and server_name need a url that begins with https://")
         return self
 
     @field_validator("server_name")

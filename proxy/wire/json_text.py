@@ -69,6 +69,11 @@ def inspect(data: bytes) -> Any:
         return _read_leniently(data)
 
 
+def in_utf8(data: bytes) -> bytes:
+    """Return a JSON text with U+FFFD for what is not UTF-8, as readers of event streams have it (WHATWG, 9.2.6)."""
+    return data if data.isascii() else data.decode("utf-8", "replace").encode()
+
+
 def read_exactly(data: bytes) -> Any:
     """Return the value of a JSON text, with all digits of its numbers. Raises: ValueError."""
     return _read_leniently(data) if may_lose_digits(data) else read(data)

@@ -46,7 +46,7 @@ class Inner:
 
     async def _key(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:
         """Tell the id of a caller's newest stream under a key."""
-        stream = self._hub.find_key(request.query["key"], bytes.fromhex(request.query["caller"]))
+        stream = self._hub.keys.find(request.query["key"], bytes.fromhex(request.query["caller"]))
         return answer({"id": None if stream is None else stream.id})
 
     async def _named(self, request: web.BaseRequest, caller: Caller) -> web.StreamResponse:

@@ -116,7 +116,8 @@ class Placement:
     async def _by_key(
         self, handler: Handler, request: web.BaseRequest, caller: Caller, **named: str
     ) -> web.StreamResponse:
-        name, is_here = name_of(*key_name(caller.digest, named["key"])), self._hub.find_key(named["key"], caller.digest)
+        name = name_of(*key_name(caller.digest, named["key"]))
+        is_here = self._hub.keys.find(named["key"], caller.digest)
         owner, decided = self.owners.of_key(name, is_here=is_here is not None)
         return await self._serve_at(owner, decided, handler, request, caller, named)
 
@@ -233,7 +234,7 @@ class Placement:
         name, membership = name_of(*key_name(caller, key)), self.membership
         for number in self.owners.having(name):
             if number == membership.number:
-                stream = self._hub.find_key(key, caller)
+                stream = self._hub.keys.find(key, caller)
                 found = None if stream is None else stream.id
             elif number is None:
                 continue

@@ -195,7 +195,7 @@ class Worker:
         """Return the names of all streams and calls that are found here."""
         proxy = self.proxy
         return {
-            *(name_of(*key_name(caller, key)) for caller, key in proxy.hub.named()),
+            *(name_of(*key_name(caller, key)) for caller, key in proxy.hub.keys),
             *(name_of(*call_name(*name)) for name in proxy.calls.named()),
             *(name_of(*retry_name(meaning)) for meaning in proxy.lost_calls.meanings()),
         }

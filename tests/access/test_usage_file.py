@@ -92,7 +92,7 @@ def test_file_that_is_none_of_ours_is_refused(tmp_path: Path) -> None:
     """Rather than overwritten."""
     file = tmp_path / "usage.json"
     file.write_text("something else")
-    with pytest.raises(ValueError, match=r"usage\.json is no usage file"):
+    with pytest.raises(ValueError, match=r"usage\.json is not a usage file"):
         UsageFile(file, accounts_at(0))
 
 

@@ -86,3 +86,16 @@ async def test_codex_is_told_of_a_refusal(codex: Run, toolless: FakeQwen) -> Non
         status, events, _ = await codex(tee.proxy.url, Fake_Fault="status; status=400")
     assert status == 1
     assert "Range of input length" in errors(events)
+
+
+async def test_codex_asks_again_for_what_was_refused_late_only_if_that_may_help(codex: Run, toolless: FakeQwen) -> None:
+    """When its stream had begun before the upstream answered; a request that is wrong is sent once."""
+    async with teed(toolless.url, streams={"keepalive_before_head_s": 0.05}) as tee:
+        asked = []
+        for status in (400, 429):
+            fault = f"status; status={status}, slow_first_token; seconds=0.3"
+            code, events, _ = await codex(tee.proxy.url, retries=1, Fake_Fault=fault)
+            assert code == 1
+            assert f"status {status} and no stream" in errors(events)
+            asked.append(len(toolless.requests) - sum(asked))
+    assert asked == [1, 2]

@@ -197,7 +197,7 @@ def test_text_that_tells_of_such_references_is_none(text: bytes) -> None:
 def test_body_that_cannot_be_read_is_refused(coding: str) -> None:
     """It may refer to a file, or to another caller's response."""
     for paths in ([], ["/v1/files/"]):
-        with pytest.raises(UnsupportedMediaType, match="not compressed"):
+        with pytest.raises(UnsupportedMediaType, match="must not be compressed"):
             AllowedPaths(paths).check_coding([coding], [])
     AllowedPaths([]).check_coding([" Identity "], [])
 

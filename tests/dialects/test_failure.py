@@ -139,10 +139,10 @@ def test_message_is_bounded() -> None:
 def test_type_of_an_error_stands_for_a_status_where_an_api_says_so(before: bytes) -> None:
     """One that is stated counts more; in place of an event, too."""
     error = {"type": "error", "error": {"type": "rate_limit_error", "message": "m"}}
-    told = reported(frame(error, before), MESSAGES.statuses)
-    in_place = reported(orjson.dumps(error) + b"\n\n", MESSAGES.statuses)
+    told = reported(frame(error, before), MESSAGES.status_of)
+    in_place = reported(orjson.dumps(error) + b"\n\n", MESSAGES.status_of)
     assert [found and (found.status, found.code) for found in (told, in_place)] == [(429, "rate_limit_error")] * 2
-    stated = reported(frame(error, before + b":HTTP_STATUS/503\n"), MESSAGES.statuses)
+    stated = reported(frame(error, before + b":HTTP_STATUS/503\n"), MESSAGES.status_of)
     assert stated is not None
     assert stated.status == 503
     unknown = reported(frame(error, before))

@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
 
+from proxy.downstream.connection import Connection
+from proxy.downstream.response import Downstream
 from tests.downstream.ports import Respond, port
-from tests.event_loops import GUARD_S, on_each_loop
+from tests.event_loops import GUARD_S, on_each_loop, until
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped
 from tests.http_client import request
 from tests.proxy_under_test import CHAT, Tee, chat_body
@@ -116,6 +119,48 @@ async def test_rest_of_a_body_is_read_before_the_next_request() -> None:
         await reader.readuntil(b"POST")
         writer.write(b"def")
         assert await ask(reader, writer) == b"GET"
+
+
+@pytest.mark.parametrize("come", ["after the response", "within it", "in half within it", "before the check"])
+async def test_request_whose_response_goes_on_keeps_no_headers_and_the_next_ones_are_answered(come: str) -> None:
+    """A stream may go on for an hour; other requests of its connection may come at any time meanwhile."""
+    begun: list[web.BaseRequest] = []
+    over = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method != "POST":
+            return web.Response(text=f"{request.method} {request.headers['X-Name']}")
+        downstream = Downstream(request)
+        downstream.start(b"OK", [])
+        downstream.flush()
+        begun.append(request)
+        await over.wait()
+        downstream.close(b"")
+        return downstream.response
+
+    later = b"".join(b"GET / HTTP/1.1\r\nHost: x\r\nX-Name: %d\r\n\r\n" % n for n in range(3))
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nX-Name: first\r\nContent-Length: 2\r\n\r\n{}")
+        await reader.readuntil(b"\r\n\r\n")
+        (connection,) = one.connections.open
+        assert isinstance(connection, Connection)
+        sent = {"after the response": b"", "in half within it": later[:20]}.get(come, later)
+        if come == "before the check":
+            writer.write(sent)
+            await until(lambda: bool(connection._messages))
+        connection.check(time.monotonic(), one.connections.timeouts)
+        assert bool(begun[0].headers) == bool(begun[0].raw_headers) == (come == "before the check")
+        if come != "before the check":
+            writer.write(sent)
+            await until(lambda: not sent or connection._within_head or bool(connection._messages))
+        connection.check(time.monotonic(), one.connections.timeouts)
+        over.set()
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.write(later[len(sent) :])
+        for n in range(3):
+            await reader.readuntil(b"GET %d" % n)
+        writer.close()
 
 
 @pytest.mark.parametrize("when", ["with the request", "before the answer", "within the answer"])

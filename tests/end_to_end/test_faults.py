@@ -6,10 +6,14 @@ at what the client sees. See tests/fault_table.py for the words.
 
 import asyncio
 import logging
+import os
+import re
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +25,9 @@ from tests.fault_table import CELLS, MOMENTS, PLACES, TESTED_BY, Cell, document,
 from tests.http_client import Answer, Client, request
 from tests.proxy_under_test import CHAT, Tee, chat_body, teed
 from tests.stage import Stage, Turn
+from tests.store.nodes import stored
+from tests.store.redis_server import RedisServer, redis_server
+from tests.workers_under_test import workers
 
 ROLE = chunk_frame("").replace(b'"content": ""', b'"role": "assistant", "content": ""')
 FRAMES = [ROLE, chunk_frame("one"), chunk_frame("two"), FINISH, DONE]
@@ -34,16 +41,19 @@ SO_FAR = {
 }
 """What the upstream has said at a moment."""
 ORDER = list(MOMENTS)
+_WORKER_PROCESS = re.compile(r'^streamtee_worker_process\{worker="(\d+)"\} (\S+)', re.MULTILINE)
 
 
 class Scene:
     """A stream at a moment: the client that asked, a follower, and the upstream's turn, as far as they are there."""
 
-    def __init__(self, tee: Tee, stage: Stage, header: str, moment: str) -> None:
+    def __init__(self, tee: Tee, stage: Stage, header: str, cell: Cell) -> None:
         self.tee = tee
         self.stage = stage
         self.header = header
-        self.moment = moment
+        self.place = cell.place
+        self.moment = cell.moment
+        self.redis: RedisServer | None = None
         self.client: Client
         self.answer: Answer | None = None
         self.follower: Answer | None = None
@@ -80,6 +90,10 @@ class Scene:
         if self.moment == "after_end":
             self.turn.end()
             await self.answer.read()
+            await self._wait_ended()
+
+    async def _wait_ended(self) -> None:
+        if self.place != "worker":  # else it is in another process
             await until(lambda: self.tee.proxy.hub.running == 0)
 
     async def go_on(self) -> bytes:
@@ -176,6 +190,51 @@ async def upstream(scene: Scene, patch: pytest.MonkeyPatch) -> None:
         await scene.check_broken_off(b"upstream_reset")
 
 
+async def store(scene: Scene, patch: pytest.MonkeyPatch) -> None:
+    """Redis is killed; it is begun anew, and empty, when the client has all of it."""
+    assert scene.redis is not None
+    scene.redis.kill()
+    assert await scene.go_on() == WHOLE
+    assert await (await scene.kept()).read() == WHOLE
+    await scene.redis.start()
+
+
+async def worker(scene: Scene, patch: pytest.MonkeyPatch) -> None:
+    """The worker that has the stream is killed; where there is none yet, all are."""
+    await _kill_workers(scene)
+    if scene.moment in ("connect", "head"):
+        await scene.client.wait_gone()
+        assert not scene.client.buffer
+        assert len(scene.stage.turns) == (scene.moment == "head")
+    elif scene.moment == "after_end":
+        assert scene.answer is not None
+        while (later := await scene.tee.follow(scene.answer.stream_id, "mode=raw", scene.header)).status == 503:
+            pass  # it is being replaced
+        assert later.status == 404
+    else:
+        assert scene.answer is not None
+        assert scene.follower is not None
+        assert await scene.answer.read() == SO_FAR[scene.moment].removesuffix(HALF)
+        assert b"[DONE]" not in await scene.said_to_the_follower()
+        assert {scene.answer.end, scene.follower.end} <= {"cut", "reset"}
+    again = await scene.tee.send_chat(scene.header)
+    turn = await scene.stage.next()
+    await turn.body()
+    turn.begin()
+    turn.end(WHOLE)
+    assert await (await again.answer()).read() == WHOLE
+
+
+async def _kill_workers(scene: Scene) -> None:
+    """Kill the worker of the stream, whose number its id says; before there is a stream, all."""
+    listed = (await (await scene.tee.admin("/admin/streams")).json())["data"]
+    doomed = {"ab".index(stream["id"][-1]) for stream in listed} if scene.has_come_to("head") else {0, 1}
+    page = await scene.tee.metrics()
+    pids = {int(number): int(float(pid)) for number, pid in _WORKER_PROCESS.findall(page)}
+    for number in doomed:
+        os.kill(pids[number], signal.SIGKILL)
+
+
 async def process(scene: Scene, patch: pytest.MonkeyPatch) -> None:
     """The process ends, as after SIGTERM when `drain_s` is over."""
     await scene.tee.proxy.drain()
@@ -259,7 +318,8 @@ async def memory(scene: Scene, patch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS: dict[str, Fault] = {
-    fault.__name__: fault for fault in (client, follower, upstream, process, clock, disk, descriptors, memory)
+    fault.__name__: fault
+    for fault in (client, follower, upstream, store, worker, process, clock, disk, descriptors, memory)
 }
 
 
@@ -267,11 +327,23 @@ FAULTS: dict[str, Fault] = {
 async def staged_at(cell: Cell, stage: Stage, folder: Path) -> AsyncIterator[Scene]:
     """Bring a stream to the moment of a cell."""
     callers = NamedCallers(folder, alice={"requests_per_day": 1000})
-    tables = {**callers.tables(usage_file=str(folder / "usage.json")), "drain_s": 0}
-    async with teed(stage.url, **tables) as tee:
-        scene = Scene(tee, stage, callers.header("alice"), cell.moment)
+    tables: dict[str, Any] = {**callers.tables(usage_file=str(folder / "usage.json")), "drain_s": 0}
+    async with AsyncExitStack() as stack:
+        redis: RedisServer | None = None
+        if cell.place == "store":
+            redis = await stack.enter_async_context(redis_server())
+            tables["store"] = stored(redis.url)
+        if cell.place == "worker":
+            tables["upstream"]["url"] = stage.url
+            tee = Tee(await stack.enter_async_context(workers(tables, 2, complain=True)))
+        else:
+            tee = await stack.enter_async_context(teed(stage.url, **tables))
+        scene = Scene(tee, stage, callers.header("alice"), cell)
+        scene.redis = redis
         await scene.begin()
         yield scene
+        for one in tee.clients if cell.place == "worker" else ():
+            await one.leave()
 
 
 @on_one_loop

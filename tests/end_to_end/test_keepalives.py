@@ -148,6 +148,34 @@ async def test_refusal_after_that_is_the_error_event_of_the_api(
 
 
 @on_one_loop
+@pytest.mark.parametrize(
+    ("api", "status", "told"),
+    [
+        ("messages", 400, "invalid_request_error"),
+        ("messages", 429, "rate_limit_error"),
+        ("messages", 500, "api_error"),
+        ("responses", 400, "invalid_prompt"),
+        ("responses", 429, "refused"),
+    ],
+)
+async def test_refusal_after_that_says_whether_to_ask_again(
+    perform: Serve, stage: Stage, api: str, status: int, told: str
+) -> None:
+    """As the status would have: Codex and Claude Code go by the code, or the type, of the error."""
+    path, body = ASKED[api]
+    tee = await perform(streams=BEFORE)
+    client = await tee.send("POST", path, "Stream-Mode: events", body=body)
+    turn = await stage.next()
+    answer = await client.answer()
+    await answer.until(BEAT)
+    await turn.body()
+    turn.reply(f"{status} Refused", body=b"<html>")
+    [said] = messages(await answer.read())
+    error = json.loads(said.data)
+    assert told == (error["error"]["type"] if api == "messages" else error["response"]["error"]["code"])
+
+
+@on_one_loop
 async def test_client_that_there_is_no_room_for_after_that_is_told_by_an_event(perform: Serve, stage: Stage) -> None:
     """No second head comes: the response goes on as the stream that it began as, to an error and its end."""
     limits = {"followers_per_stream": 1}

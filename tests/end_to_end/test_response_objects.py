@@ -13,6 +13,7 @@ from typing import Any
 import openai
 import pytest
 
+from proxy.server.config import Config
 from proxy.tools.fake.qwen import FakeQwen
 from tests.cuts import messages
 from tests.dialects.response_events import ID, message, numbered, response
@@ -78,6 +79,19 @@ async def test_response_in_the_background_is_answered_at_once_and_fetched_later(
     done = await ended(tee, ID, "completed")
     assert done == events(FRAMES[-1])[0]["response"]
     assert (await fetched(tee, told["id"]))["id"] == ID
+
+
+async def test_response_in_the_background_is_kept_as_long_as_is_set_for_it(perform: Serve, stage: Stage) -> None:
+    """An hour by default, however short others are kept; nobody follows it meanwhile."""
+    assert Config().generations.background_retain_s == 3600
+    tee = await perform(streams={"retain_s": 0}, generations={"background_retain_s": 0.5})
+    _, turn = await begun(tee, stage)
+    turn.end(*FRAMES[3:])
+    await ended(tee, ID, "completed")
+    async with asyncio.timeout(GUARD_S):
+        while (await tee.ask("GET", f"{PATH}/{ID}?stream=true")).status == 200:
+            await asyncio.sleep(0)
+    assert (await tee.ask("GET", f"{PATH}/{ID}?stream=true")).status == 404
 
 
 async def test_response_that_has_not_begun_is_queued(perform: Serve, stage: Stage) -> None:

@@ -226,7 +226,7 @@ async def test_readers_of_forgotten_streams_are_limited_in_sum(perform: Serve, s
         turn.end(DONE)
         await until(lambda: tee.proxy.hub.running == 0)
     await tee.wait_followers(2)
-    assert 19_000_000 < tee.proxy.hub.pending_bytes < 25_000_000
+    assert 19_000_000 < tee.proxy.hub.ended.pending_bytes < 25_000_000
     assert await tee.metric("streamtee_subscriptions_ended_total", reason="too_slow") == 1
 
 

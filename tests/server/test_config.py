@@ -259,7 +259,7 @@ def test_origin_is_as_browsers_write_it(write: Any, origin: str) -> None:
         ('[[models]]\nname = "m"', ["models", "m has neither an upstream nor an alias_of"]),
         (
             '[[models]]\nname = "m"\nalias_of = "n"\n[[models]]\nname = "m"\nalias_of = "o"',
-            ["models", "m is there twice"],
+            ["models", "m is listed twice"],
         ),
         ('[[models]]\nname = "a*b"\nalias_of = "n"', ["models.0.name", "'a*b'", "a * at the end"]),
         ('[[models]]\nname = ""\nalias_of = "n"', ["models.0.name", "a * at the end"]),

@@ -90,6 +90,7 @@ async def machines(folder: Path, count: int, **limits: int) -> AsyncIterator[Mac
     tables = callers.tables()
     async with staged() as stage, redis_server() as redis:
         tables["upstream"]["url"] = stage.url
+        tables["capabilities"] = {"secrets": ["a secret of thirty-two characters"]}
         tables["store"] = stored(redis.url, lease_s=LEASE_S)
         async with workers(tables, count) as one, workers(tables, count) as other:
             both = Machines(stage, redis, (Tee(one), Tee(other)), (one, other), callers.header("alice"))
@@ -155,6 +156,18 @@ async def test_followers_are_limited_in_sum_over_machines(count: int, tmp_path: 
         await waits.client.leave()
         await both.follow_when_free(1, answer.stream_id)
         assert turn is not None
+        end(turn)
+
+
+async def test_followers_by_token_are_limited_where_their_caller_never_came(tmp_path: Path) -> None:
+    """The caller is in the keys file, which all machines have."""
+    async with machines(tmp_path, 1, followers=2) as both:
+        answer, turn = await both.fill(0)
+        shared = await (await both.tees[0].ask("POST", f"/v1/streams/{answer.stream_id}/share", both.alice)).json()
+        first, second = [await both.tees[at].ask("GET", shared["url"]) for at in (1, 0)]
+        assert (first.status, second.status) == (200, 200)
+        for at in (0, 1):
+            assert await limit_of(await both.tees[at].ask("GET", shared["url"])) == "followers"
         end(turn)
 
 

@@ -40,22 +40,23 @@ from tests.pumped import FRAME, Connected, Upstream
 from tests.streams import follow
 
 BROKE = UPSTREAM_RESET.saying("the upstream's response broke off")
-FRAMES: dict[Dialect, tuple[bytes, bytes]] = {  # of each API: one with a token, and one without
+FRAMES: dict[str, tuple[bytes, bytes]] = {  # of each API, by its name: one with a token, and one without
     # until the first token nothing is sent past the log
-    CHAT: (chunk_frame("word"), b'data: {"choices":[]}\n\n'),
-    DASHSCOPE: (
+    CHAT.name: (chunk_frame("word"), b'data: {"choices":[]}\n\n'),
+    DASHSCOPE.name: (
         b'id:1\nevent:result\n:HTTP_STATUS/200\ndata:{"output":{"choices":[{"message":{"content":"word"},'
         b'"finish_reason":"null"}]},"request_id":"r"}\n\n',
         b'id:1\nevent:result\ndata:{"output":{"choices":[{"message":{"content":""},"finish_reason":"null"}]}}\n\n',
     ),
-    RESPONSES: (
+    RESPONSES.name: (
         b'id:4\nevent:response.output_text.delta\ndata:{"type":"response.output_text.delta","delta":"word",'
         b'"output_index":0,"sequence_number":4}\n\n',
         b'event:response.created\ndata:{"type":"response.created","sequence_number":0,"response":{"id":"r"}}\n\n',
     ),
-    MESSAGES: (delta("word"), start()),
+    MESSAGES.name: (delta("word"), start()),
 }
-each_dialect = pytest.mark.parametrize("dialect", FRAMES, ids=lambda dialect: dialect.name)
+APIS = (CHAT, DASHSCOPE, RESPONSES, MESSAGES)
+each_dialect = pytest.mark.parametrize("dialect", APIS, ids=lambda dialect: dialect.name)
 PART = b": lines\n"
 BIG = b"data: " + b"x" * SPAN_BYTES + b"\n\n"  # more than a span
 TURN = [BIG] * 67  # more than a turn's worth, and than is sent on as the chunks that it came in
@@ -91,7 +92,7 @@ class Scene:
     def __init__(self, dialect: Dialect = CHAT, *, paced: bool = False) -> None:
         self.loop = FakeLoop()
         self.sink = Connected()
-        self.frame, self.role = FRAMES[dialect]
+        self.frame, self.role = FRAMES[dialect.name]
         limit = 10 * len(self.frame) if paced else 1 << 30
         self.upstream = Upstream(self.sink, loop=self.loop, max_log_bytes=limit, dialect=dialect)
         self.stream = self.upstream.stream

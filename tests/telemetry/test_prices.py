@@ -84,7 +84,7 @@ def test_long_prompts_have_the_prices_of_their_row() -> None:
     ("table", "told"),
     [
         ({"models": [ROW]}, "prices need a currency"),
-        ({"currency": "CNY", "models": [ROW, ROW]}, "qwen-plus is there twice"),
+        ({"currency": "CNY", "models": [ROW, ROW]}, "qwen-plus is listed twice"),
         ({"currency": "CNY", "models": [{**ROW, "max_prompt_tokens": 5}] * 2}, "twice with max_prompt_tokens = 5"),
         ({"currency": "CNY", "models": [{**ROW, "name": "q*n"}]}, "is not the name of a model"),
         ({"currency": "CNY", "models": [{**ROW, "prompt": -1}]}, "greater than or equal to 0"),

@@ -99,7 +99,7 @@ async def test_proxy_does_not_start_without_its_files(authority: Authority, tmp_
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"certificate_key": "k.pem"}, "goes with a certificate"),
+        ({"certificate_key": "k.pem"}, "needs a certificate"),
         ({"url": "http://localhost", "ca_file": "ca.pem"}, "https://"),
         ({"url": "http://localhost", "server_name": "x"}, "https://"),
         ({"url": "https://localhost", "server_name": "https://x"}, "server_name"),

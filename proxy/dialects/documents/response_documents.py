@@ -111,7 +111,7 @@ class ResponseAssembler:
         response = None if event is None else event.text("response")
         if response is None:
             raise ValueError("the event with the response is nested too deeply")
-        return response
+        return json_text.in_utf8(response)
 
     def _stated(self, event: dict[str, Any]) -> list[tuple[Channel, str]]:
         """Return what an event says that no delta does: the name of a call, and texts that come whole."""

@@ -41,6 +41,8 @@ class Identification:
         self.background = BackgroundLoop("callers", time.monotonic, OVERDUE_S)
         self._usage = usage
         self._callers: Callers | None = None
+        self._names: dict[bytes, str] = {}  # of the callers in the file, by their digests; made when one is asked for
+        accounts.name_of = self._name_of
 
     def use(self, callers: Callers) -> None:
         """Tell `callers` of every change."""
@@ -93,7 +95,14 @@ class Identification:
         if name is not None:
             self.accounts.limit(name)
 
+    def _name_of(self, digest: bytes) -> str | None:
+        """Return the name of the caller with a digest, if it is in the file."""
+        if not self._names and self._callers is not None:
+            self._names = {self._callers.digest_of(name): name for name in self.known.names}
+        return self._names.get(digest)
+
     def _forget(self) -> None:
+        self._names.clear()
         if self._callers is not None:
             self._callers.forget()
 

@@ -48,7 +48,7 @@ class RouteConfig(Table):
     @model_validator(mode="after")
     def _shares_one_path(self) -> "RouteConfig":
         if self.share == "none" and self.model_fields_set & {"window_bytes", "join", "keep_s"}:
-            raise ValueError('window_bytes, join and keep_s go with share = "url"')
+            raise ValueError('window_bytes, join and keep_s need share = "url"')
         return self
 
     @model_validator(mode="after")

@@ -123,7 +123,7 @@ class Control:
         return self._admission.find(request, caller, ident, right)[0]
 
     def _newest(self, caller: Caller, key: str) -> Stream:
-        stream = self._hub.find_key(key, caller.digest)
+        stream = self._hub.keys.find(key, caller.digest)
         if stream is None:
             raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}")
         return stream

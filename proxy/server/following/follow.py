@@ -10,6 +10,7 @@ from aiohttp import web
 from proxy.access.admission import Admission
 from proxy.access.callers import Caller
 from proxy.access.capabilities import READ
+from proxy.downstream.connection import Connection
 from proxy.downstream.response import Downstream
 from proxy.downstream.switched import CLOSING_S
 from proxy.downstream.websocket import WebSocket, chosen_protocol
@@ -19,8 +20,9 @@ from proxy.server.document import JSON, DocumentSink, read_up, wait_for_document
 from proxy.server.following.request import Cursor, FollowRequest, read_follow_request
 from proxy.server.generations.options import check_key
 from proxy.stream.endings import COMPLETE, DRAINED, REFUSED, Ending, ending_of
-from proxy.stream.hub import Hub, Waiter
+from proxy.stream.hub import Hub
 from proxy.stream.interfaces import Sink
+from proxy.stream.keys import Waiter
 from proxy.stream.log import FrameLog
 from proxy.stream.modes.envelopes import closing
 from proxy.stream.modes.projection import EVENT_STREAM, View
@@ -78,7 +80,7 @@ class Follow:
         """GET /v1/keys/{key}/stream: the newest stream under the key; with `wait`, the next one if there is none."""
         follow = read_follow_request(request, self._config)
         await self._admission.admit_caller(caller, follow.view.mode)
-        stream = self._hub.find_key(key, caller.digest)
+        stream = self._hub.keys.find(key, caller.digest)
         if stream is not None:
             if follow.cursor.epoch not in (None, stream.epoch):
                 follow = follow._replace(cursor=Cursor())  # the cursor is of an older stream: begin at the start
@@ -122,6 +124,8 @@ class Follow:
         if not follow.accept:
             downstream = Downstream(request)
             downstream.start(b"OK", [(b"Content-Type", MODES[mode].content_type), *CACHING, *named])
+            if isinstance(request.protocol, Connection):  # at once, as followers may come by the thousand
+                request.protocol.drop_parsed(request)
             return downstream
         websocket = WebSocket(request, Downstream(request, 101), self._hub.turns)
         websocket.start(follow.accept, [*named, *chosen_protocol(request)])

@@ -96,7 +96,7 @@ class FollowMany:
 
     def _find_key(self, caller: Caller, key: str) -> Stream:
         caller.check_owns_streams()
-        stream = self._hub.find_key(key, caller.digest)
+        stream = self._hub.keys.find(key, caller.digest)
         if stream is None:
             raise UnknownStream(f"no stream of yours is running or kept under the key {key!r}")
         return stream

@@ -73,7 +73,7 @@ class CallFinder:
             request, generation.caller, generation.options.key, shared, held=held
         )
         if elsewhere is not None:
-            generation.drop_body()
+            generation.drop_message()
             release_body(request)
         return elsewhere
 
@@ -89,7 +89,7 @@ class CallFinder:
             return found, None
         stream = found if isinstance(found, Stream) else found.stream
         self._metrics.shared(joined, stream)
-        generation.drop_body()
+        generation.drop_message()
         if isinstance(found, Call):
             await self._join(found, generation)
         return found, joined
@@ -147,7 +147,7 @@ class CallFinder:
             ledger.count(BODIES, -size_bytes)
             if generation.upgraded:
                 self._metrics.count_upgraded(generation.route.name)
-            generation.drop_body()
+            generation.drop_message()
 
     async def _join(self, call: Call, generation: GenerationRequest) -> None:
         """Add a request to a call: the longer `OnDisconnect` applies, and the request's key names the stream, too."""
@@ -156,6 +156,6 @@ class CallFinder:
         call.writer.on_disconnect = call.writer.on_disconnect.or_longer(policy)
         if options.key is None:
             return
-        self._hub.add_key(call.stream, options.key)
+        self._hub.keys.add(options.key, call.stream)
         if self._placement is not None:
             await self._placement.named(generation.caller, options.key, call.stream.id)

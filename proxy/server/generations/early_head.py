@@ -8,7 +8,7 @@ import asyncio
 
 from aiohttp import web
 
-from proxy.dialects.failure import reported
+from proxy.dialects.failure import Failure, reported
 from proxy.downstream.response import Downstream
 from proxy.server.delivery import CACHING, refusal
 from proxy.server.generations.shared_calls import AWAITING_HEAD, Call
@@ -55,18 +55,20 @@ class EarlyHead:
 
     async def refuse(self) -> web.StreamResponse:
         """End the response with the error in the upstream's response, which is not a stream."""
-        stream = self._call.stream
-        assert stream.kept_head is not None
+        stream, head = self._call.stream, self._call.stream.kept_head
+        assert head is not None
         stream.hold(AWAITING_HEAD)
         try:
             if not stream.sealed:
                 sealed: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
                 stream.when_sealed(sealed.set_result)
                 await wait(sealed, _REFUSAL_S)
-            found = reported(b"".join(stream.log.frames), stream.dialect.statuses)
-            plain = refusal(stream.kept_head)
+            found = reported(b"".join(stream.log.frames), stream.dialect.status_of)
+            plain = refusal(head)
         finally:
             stream.release(AWAITING_HEAD)
+        failure = found or Failure(plain.message)
+        stream.reader.failure = failure._replace(status=failure.status or head.status)  # says whether to ask again
         return self._end(plain if found is None else plain.saying(f"{plain.message}: {found.reason}"))
 
     def _begin(self) -> Downstream:

@@ -129,9 +129,9 @@ class GenerationRequest:
             cumulative if asked is None else asked, self.client, empty_events, self.client_request_id,
         )  # fmt: skip
 
-    def drop_body(self) -> None:
-        """Release the body: the request will not be sent again."""
-        self.body, self.streamed = b"", None
+    def drop_message(self) -> None:
+        """Release headers and body: the request will not be sent again."""
+        self.headers, self.body, self.streamed = [], b"", None
 
     def vitals(self) -> Vitals:
         """Return the Vitals of the stream for this request."""

@@ -66,7 +66,7 @@ class UnsharedCalls:
             places.give_back()
             if generation.upgraded:
                 self._metrics.count_upgraded(generation.route.name)
-            generation.drop_body()
+            generation.drop_message()
             release_body(request)
         if pump is None:
             if self._given is not None:

@@ -60,7 +60,7 @@ class Transcript:
     def feed(self, frames: Iterable[bytes]) -> None:
         """Read the next frames. Raises: RuntimeError, if an earlier call failed, and so a frame is missing."""
         if self._feeding:
-            raise RuntimeError("an earlier frame could not be taken in")
+            raise RuntimeError("an earlier frame could not be read")
         self._feeding = True
         for frame in frames:
             self.end += 1

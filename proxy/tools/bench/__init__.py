@@ -1,4 +1,4 @@
-"""`streamtee bench`: puts load on one endpoint, or on two by turns, and says how fast it answers.
+"""`streamtee bench`: puts load on one endpoint, or on two in turn, and reports how fast it answers.
 
 Read in this order:
 

@@ -133,5 +133,5 @@ async def measured(endpoint: Endpoint, body: bytes, due_at: float) -> Sample:
 
 
 def _named(error: ProxyError) -> str:
-    """Return what went wrong, as one of a few words."""
+    """Return the kind of the error: one of a few, so that equal ones can be counted."""
     return _WORDS.get(error.code, error.code.replace("_", " "))

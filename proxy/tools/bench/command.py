@@ -23,7 +23,7 @@ _REDRAW_S = 0.1
 
 
 class BenchError(Exception):
-    """A measurement that can't begin; the message says why."""
+    """A measurement can't begin; the message says why."""
 
 
 class Asked(NamedTuple):
@@ -107,14 +107,20 @@ failed, 130 interrupted.
 @click.option("--api", type=click.Choice(list(APIS)), help="API of the URL; by default that of its path, else chat.")
 @click.option("--model", default="qwen-plus", show_default=True)
 @click.option("--prompt", default="Write about a river, in some detail.", show_default=True)
-@click.option("--max-tokens", type=click.IntRange(1), default=200, show_default=True, help="Of each answer, at most.")
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=200, show_default=True, help="Tokens of an answer, at most."
+)
 @click.option("--data", type=click.File("rb"), help="File with a body to send instead, which asks for a stream.")
 @click.option("--key", envvar="OPENAI_API_KEY", default="", help="API key; by default that of OPENAI_API_KEY.")
-@click.option("--concurrency", type=click.IntRange(1), help="Requests at once (10); with --rate, at most (1000).")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1),
+    help="Requests at once (10), or the most with --rate (1000).",
+)
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests a second to each URL, at fixed times.")
 @click.option("--duration", type=click.FloatRange(0, min_open=True), default=10, show_default=True, help="Seconds.")
 @click.option("--json", "document", type=click.File("w"), help="File for the numbers; - is stdout, without the tables.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="SVG file for a picture of them.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="SVG file for a plot of the numbers.")
 def bench(
     urls: tuple[str, ...],
     api: str | None,
@@ -129,14 +135,14 @@ def bench(
     document: TextIO | None,
     plot: Path | None,
 ) -> None:
-    """Measure how fast one endpoint streams, or two, request by request in turns.
+    """Measure how fast an endpoint streams, or compare two that are sent requests in turn.
 
     A URL is a base URL, as SDKs take it (http://127.0.0.1:8080/v1), or the whole URL of an endpoint
     (.../chat/completions, or that of another API). With two, the table says what the second adds, such as a proxy in
     front of the first.
 
     The time to the first token begins when a request is due and ends with the first event that has generated text;
-    a chunk with the role alone is none.
+    a chunk that has only the role does not count.
     """
     if len(urls) > 2:
         raise click.UsageError("one URL, or two to compare")

@@ -2,7 +2,7 @@
 
 Without a rate each worker sends its next request when the last one has ended. With a rate requests are due at fixed
 times, whatever the answers take, and their clocks run from then: a server that stalls makes those that wait late, too.
-Two targets are asked by turns, so that both are measured under the same conditions.
+Two targets are sent requests in turn, so that both are measured under the same conditions.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from proxy.tools.endpoint import Endpoint
 
 
 class Plan(NamedTuple):
-    """How a target is loaded."""
+    """How much load a target is put under, and for how long."""
 
     duration_s: float
     concurrency: int

@@ -1,4 +1,4 @@
-"""What is told of a measurement: a table for people, a document for programs."""
+"""What is reported of a measurement: a table for people, a document for programs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ _MARKS = ("p50", "p95", "p99", "max")
 
 @dataclass(frozen=True)
 class Report:
-    """What is told of a measurement, of one target or of two."""
+    """The report of a measurement of one target or two."""
 
     plan: dict[str, Any]
     urls: list[str]
@@ -54,7 +54,7 @@ class Report:
 
     @property
     def notes(self) -> list[str]:
-        """What limits the numbers."""
+        """What to know when reading the numbers."""
         notes = [] if self.interrupted_s is None else [f"Interrupted after {self.interrupted_s:.1f} s."]
         if self.client_share > _BUSY:
             notes.append(f"This client used {self.client_share:.0%} of its core: the numbers show its limits, too.")

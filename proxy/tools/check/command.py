@@ -22,7 +22,7 @@ _COLOURS = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red", 
 
 
 class CheckError(Exception):
-    """A check that can't begin; the message says why."""
+    """A check can't begin; the message says why."""
 
 
 class Asked(NamedTuple):
@@ -57,7 +57,7 @@ async def _checked(asked: Asked) -> list[Finding]:
 
 
 def show(findings: list[Finding], console: Console) -> None:
-    """Print what was found, and of what is not well what it means and what to do."""
+    """Print the findings; with those that are not PASS, what they mean and what to do."""
     for finding in findings:
         document, colour = finding.document(), _COLOURS[finding.verdict]
         console.print(f"[{colour}]{finding.verdict.value.upper():5}[/] {finding.check:12} ", end="")
@@ -85,10 +85,10 @@ Exit status: 0 nothing failed, 1 something did, 2 the command line is malformed,
 """
 
 
-@click.command(epilog=_EXAMPLES, short_help="Try out any proxy or gateway for streams.")
+@click.command(epilog=_EXAMPLES, short_help="Check how any proxy or gateway treats streams.")
 @click.argument("url")
-@click.option("--upstream-port", type=click.IntRange(1, 65535), help="Be the server's upstream, on this port.")
-@click.option("--upstream-host", default="127.0.0.1", show_default=True, help="Address to be it on.")
+@click.option("--upstream-port", type=click.IntRange(1, 65535), help="Port to listen on as the server's upstream.")
+@click.option("--upstream-host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--api", type=click.Choice(list(APIS)), help="API of the URL; by default that of its path, else chat.")
 @click.option("--model", default="qwen-plus", show_default=True, help="Model to name in requests.")
 @click.option("--key", envvar="OPENAI_API_KEY", default="", help="API key; by default that of OPENAI_API_KEY.")
@@ -97,7 +97,7 @@ Exit status: 0 nothing failed, 1 something did, 2 the command line is malformed,
     type=click.FloatRange(0.1, 600),
     default=3,
     show_default=True,
-    help="Seconds to be silent as the upstream, to see heartbeats.",
+    help="Seconds that the upstream is silent, to see heartbeats.",
 )
 @click.option(
     "--json", "document", type=click.File("w"), help="File for the findings; - is stdout, without the report."
@@ -112,7 +112,7 @@ def check(
     silence: float,
     document: TextIO | None,
 ) -> None:
-    """Try out a proxy or gateway for streams, of any make: does it keep what streams promise?
+    """Check whether a proxy or gateway, of any make, passes streams on as clients need them.
 
     With --upstream-port this command is also the server's upstream: configure the server to use
     http://127.0.0.1:PORT/v1 as its upstream (without /v1, if clients of the API add that). Then it knows what was

@@ -41,7 +41,7 @@ async def every_event(probe: Probe) -> Finding:
 
 
 def _delays(heard: Heard, expected: Expected) -> list[float]:
-    """Return how long each of the upstream's writes was under way."""
+    """Return how long each of the upstream's writes took to arrive."""
     sizes = [size_bytes for _, size_bytes in heard.reads]
     return [heard.reads[bisect_left(sizes, size_bytes)][0] - at for at, size_bytes in expected.sent]
 

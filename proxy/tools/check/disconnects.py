@@ -14,7 +14,7 @@ _READ_S = 0.5
 
 
 class Leaving(NamedTuple):
-    """When a client leaves: the fault that has the upstream be there then, and after how many bytes at most."""
+    """When a client leaves: the fault that brings the upstream to that point, and after how many bytes at most."""
 
     name: str
     fault: str
@@ -33,9 +33,9 @@ async def disconnects(probe: Probe) -> Finding:
     noticed = await asyncio.gather(*(_is_noticed(probe, one) for one in LEAVINGS))
     missed = [one.name for one, was in zip(LEAVINGS, noticed, strict=True) if not was]
     if missed:
-        saw = f"{_NOTICED_S:g} s later the upstream still had its connection: {', '.join(missed)}"
+        saw = f"{_NOTICED_S:g} s later the upstream's connection was still open: {', '.join(missed)}"
         return Finding("disconnect", Verdict.FAIL, saw)
-    return Finding("disconnect", Verdict.PASS, f"{len(LEAVINGS)} times the client left, and so did the server")
+    return Finding("disconnect", Verdict.PASS, f"{len(LEAVINGS)} times the client left, and the upstream saw it")
 
 
 async def _is_noticed(probe: Probe, leaving: Leaving) -> bool:

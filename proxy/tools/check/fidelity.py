@@ -30,7 +30,7 @@ async def stream(probe: Probe) -> Finding:
 
 
 def judged_stream(endpoint: Endpoint, heard: Heard) -> Finding:
-    """Return what is said of a stream that was to be plain and complete."""
+    """Return the verdict on a stream that should be plain and complete, and what was seen."""
     kind, coding = heard.header("content-type"), heard.header("content-encoding")
     look = looks(endpoint.api.dialect, bytes(heard.data), heard.error)
     faults = [

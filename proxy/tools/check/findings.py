@@ -76,7 +76,7 @@ MEANINGS = {
     ),
     "every event": Meaning(
         "Do later events arrive one by one, when they are sent?",
-        "Text comes in jerks, and voice output and typing effects stall.",
+        "Text comes in bursts, and voice output and typing effects stall.",
         "As for the first event; and look for a busy process: every event waits for its turn of the event loop.",
     ),
     "disconnect": Meaning(
@@ -93,13 +93,13 @@ MEANINGS = {
     ),
     "heartbeats": Meaning(
         "Is something sent while the upstream is silent, and can the parsers of SDKs read it?",
-        "A heartbeat that is no event of the API makes SDKs raise an exception in the middle of an answer.",
+        "A heartbeat that is not an event of the API makes SDKs raise an exception in the middle of an answer.",
         "Send a comment line (`: x`) without a blank line behind it, so that it becomes part of the next event."
         " streamtee: `streams.client_keepalive_s`.",
     ),
     "resume": Meaning(
         "Can a client that lost its connection go on where it was, and can others follow the stream?",
         "Events are missing or come twice after a reconnection.",
-        "Compare the ids of events before and after; the server must send exactly what comes behind Last-Event-ID.",
+        "Compare the ids of events before and after; the server must send exactly what comes after Last-Event-ID.",
     ),
 }

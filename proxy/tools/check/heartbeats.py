@@ -1,4 +1,4 @@
-"""What a server adds to a stream, such as heartbeats, and which of it the parsers of SDKs fail at.
+"""What a server adds to a stream, such as heartbeats, and which of these additions the parsers of SDKs fail at.
 
 The rules are those of the SDKs' parsers; tests/tools/check/test_heartbeats.py has the SDKs read an example of each.
 Pure: knows no connection.
@@ -22,7 +22,7 @@ class Harm(Enum):
     NO_DATA = "a block with an event or id line and without data, at which OpenAI's SDKs raise an exception"
     AFTER_ID = "a block of comments alone in a stream that has ids, at which openai-python raises an exception"
     NOT_JSON = "data that is not JSON, at which SDKs raise an exception"
-    FOREIGN = "an event that is none of the API: `chunk.choices[0]`, as most programs write it, raises an exception"
+    FOREIGN = "an event that the API does not have: `chunk.choices[0]`, as most programs write it, raises an exception"
 
 
 def frames_of(body: bytes) -> list[bytes]:

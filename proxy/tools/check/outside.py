@@ -1,4 +1,4 @@
-"""What shows of a server without its upstream: one stream, its times, and its heartbeats."""
+"""What can be seen of a server without being its upstream: one stream, its times, and its heartbeats."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ UNSEEN = ("bytes", "endings", "repeats", "first event", "disconnect", "refusals"
 
 
 async def from_outside(endpoint: Endpoint, model: str) -> list[Finding]:
-    """Send two requests, and return what shows. Raises: UpstreamError, Overloaded, TimeoutError."""
+    """Send two requests, and return what can be seen. Raises: UpstreamError, Overloaded, TimeoutError."""
     loop = asyncio.get_running_loop()
     began_at = loop.time()
     async with asyncio.timeout(_WITHIN_S), await ask(endpoint, model, "") as heard:
@@ -46,5 +46,5 @@ def _gathered(heard: Heard, began_at: float, seconds: float) -> Finding:
 
 
 def _is_extra(frame: bytes, api: Api) -> bool:
-    """Return whether a block is none of the API's events: it may be a heartbeat."""
+    """Return whether a block is not an event of the API: it may be a heartbeat."""
     return frame.startswith(b":") or any(one is not Harm.NONE for one in harms([frame], b"", api))

@@ -14,7 +14,7 @@ WITHIN_S = 15.0
 
 
 class Probe(NamedTuple):
-    """What is tried out: an endpoint, the upstream behind it, and the model to name in requests."""
+    """What is checked: an endpoint, the upstream behind it, and the model to name in requests."""
 
     endpoint: Endpoint
     upstream: CheckUpstream

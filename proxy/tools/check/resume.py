@@ -1,7 +1,7 @@
 """Whether others can follow a stream, and go on after an event: the check `resume`.
 
-Where a stream is found, its response's head says; by `Last-Event-ID` a follower goes on. An API whose responses have
-ids has a way of its own: the id of the response, and `starting_after` with the number of an event.
+The head of a response says where its stream is found; a follower goes on by `Last-Event-ID`. An API whose responses
+have ids has a way of its own: the id of the response, and `starting_after` with the number of an event.
 """
 
 import asyncio
@@ -51,12 +51,14 @@ async def _by_event_id(endpoint: Endpoint, prompt: Prompt) -> Finding:
         async with asker:
             target = _target(endpoint, asker)
             if not target:
-                saw = "nothing in the response's head says where: who loses the connection asks, and pays, again"
+                saw = "nothing in the response's head says where: whoever loses the connection must ask, and pay, again"
                 return Finding("resume", Verdict.NONE, saw)
             before = await _events(endpoint, target, "", _BREAK_AFTER)
             last_id = _last_id(before)
             if not last_id:
-                return Finding("resume", Verdict.FAIL, f"events at {target} have no ids: none can be resumed after")
+                return Finding(
+                    "resume", Verdict.FAIL, f"events at {target} have no ids, so no follower can go on after one"
+                )
             after = await _events(endpoint, target, last_id)
             body = await asker.whole()
     wanted = [event.data for event in _read(body)]

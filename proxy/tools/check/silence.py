@@ -24,7 +24,7 @@ async def heartbeats(probe: Probe, silence_s: float) -> Finding:
 
 
 def judged_heartbeats(blocks: int, found: Iterable[Harm], when: str) -> Finding:
-    """Return what is said of so many added blocks, which do this to clients."""
+    """Return the verdict on added blocks, from their number and what they do to clients."""
     bad = [one for one in Harm if one in set(found) - {Harm.NONE}]
     if bad:
         verdict = Verdict.WARN if bad == [Harm.FOREIGN] else Verdict.FAIL

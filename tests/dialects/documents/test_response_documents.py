@@ -188,6 +188,18 @@ def test_document_of_a_running_response_is_its_last_snapshot(end: int, status: s
     assert json.loads(so_far()) == {"object": "response", "status": "queued", "output": []}
 
 
+def test_document_is_json_where_the_last_response_is_no_utf8() -> None:
+    """As clients of the stream read it; by the paths of its API, too."""
+    stream = stream_of(
+        RESPONSES, [b'data: {"type":"response.created","response":{"id":"a","model":"\xff\xe4\xbd"}}\n\n']
+    )
+    assert RESPONSES.objects is not None
+    reader = RESPONSES.frames.reader()
+    reader.note(stream.log.frames[0])
+    for told in (so_far(*stream.log.frames), RESPONSES.objects.seen(reader)):
+        assert json.loads(told or b"") == {"id": "a", "model": "\ufffd\ufffd"}
+
+
 def test_document_that_lacks_something_is_none() -> None:
     """Of a stream with an event that can't be read."""
     frames = frames_of([("message", ["Hel", "lo"])])

@@ -116,7 +116,7 @@ EXPECTED = {
 WORDS = [
     ("nginx", "endings", "a connection closed between two events"),  # with HTTP/1.0 a body that was cut off looks whole
     ("naive", "endings", "1 of 6 do not look failed: a reset without a stated length"),  # aiohttp's client hides it
-    ("naive", "disconnect", "had its connection: while the upstream is silent"),
+    ("naive", "disconnect", "connection was still open: while the upstream is silent"),
 ]
 
 
@@ -165,7 +165,7 @@ CHECKS: list[tuple[str, Callable[[Probe], Awaitable[Finding]], Verdict, str]] = 
     ("comments", _heartbeats, PASS, "comments"),
     ("empty events", _heartbeats, FAIL, "without data"),
     ("words", _heartbeats, FAIL, "not JSON"),
-    ("pings", _heartbeats, WARN, "none of the API"),
+    ("pings", _heartbeats, WARN, "an event that the API does not have"),
 ]
 
 
