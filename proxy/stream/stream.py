@@ -20,6 +20,7 @@ from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
 from proxy.stream.endings import Ending
 from proxy.stream.faults import notify, notify_all
 from proxy.stream.info import StreamInfo
+from proxy.stream.interfaces import Bypass
 from proxy.stream.ledger import UNFINISHED, Ledger
 from proxy.stream.modes.projection import View
 from proxy.stream.subscription import Subscription
