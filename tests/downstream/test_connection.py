@@ -1,6 +1,7 @@
 """A connection of a client: its requests one after another, and who has left of those that have closed a side."""
 
 import asyncio
+import functools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -163,6 +164,10 @@ async def test_request_whose_response_goes_on_keeps_no_headers_and_the_next_ones
         writer.close()
 
 
+def _has_read(connection: Connection, last: float) -> bool:
+    return connection._received_at != last
+
+
 FIRST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\nX-Name: "
 
@@ -213,7 +218,7 @@ async def test_header_of_a_next_request_that_came_with_one_is_not_read_as_a_requ
         for read in reads:
             last = connection._received_at
             writer.write(read)
-            await until(lambda last=last: connection._received_at != last)  # so that each is read by itself
+            await until(functools.partial(_has_read, connection, last))  # so that each is read by itself
         await reader.readuntil(b"\r\n\r\n")
         connection.check(time.monotonic(), one.connections.timeouts)
         assert bool(begun[0].headers) == (not is_dropped)
