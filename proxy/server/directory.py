@@ -71,7 +71,7 @@ class Directory:
         """Return a handler of requests that name a response, by the id of its stream or by the upstream's."""
 
         async def serve(request: web.BaseRequest, caller: Caller, ident: str, **more: str) -> web.StreamResponse:
-            if caller.owns_streams and not self._hub.has(ident):
+            if caller.owns_streams:
                 await self._bring_response(caller, ident)
             return await handler(request, caller, ident=ident, **more)
 

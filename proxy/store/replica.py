@@ -4,7 +4,8 @@ A replica is a Stream like any other to its followers. Its writer is not a pump,
 appended if it follows on what is there. Whatever does not ends the stream here, with an error.
 """
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 
 from proxy.store.entries import (
     ANSWERED,
@@ -20,6 +21,7 @@ from proxy.store.entries import (
     read_frames,
     read_seal,
 )
+from proxy.store.store import StoreError
 from proxy.stream.endings import PRODUCER_LOST, Ending
 from proxy.stream.faults import log_fault
 from proxy.stream.stream import Stream
@@ -29,7 +31,9 @@ class Replica:
     """The Writer of a stream that is fed from the store."""
 
     __slots__ = (
+        "_find_end",
         "_has_reader_failed",
+        "_more",
         "_on_left",
         "_on_resume",
         "_on_stop",
@@ -49,10 +53,11 @@ class Replica:
         on_stop: Callable[["Replica", Ending], object],
         on_left: Callable[["Replica"], object],
         on_resume: Callable[["Replica"], object],
+        find_end: Callable[["Replica"], Awaitable[EntryId]],
     ) -> None:
         """`on_stop` is called when the stream is to be ended, which its owner does; `on_left` when nobody follows.
 
-        `on_resume` is called when it is to be read again.
+        `on_resume` is called when it is to be read again. `find_end` asks the store for the id of its last entry.
         """
         self.record = record
         self.stream = stream
@@ -64,12 +69,29 @@ class Replica:
         self._on_stop = on_stop
         self._on_left = on_left
         self._on_resume = on_resume
+        self._find_end = find_end
+        self._more: asyncio.Future[None] | None = None  # done when more has been read, if anybody waits for that
         stream.writer = self
 
     @property
     def is_open(self) -> bool:
         """Whether more is to be read from the store."""
         return not self.stream.sealed
+
+    async def wait_more(self, within_s: float) -> None:
+        """Wait until more of the stream is here, or it has ended, for at most so many seconds."""
+        if self._more is None:
+            self._more = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._more], timeout=within_s)
+
+    async def read_up(self, within_s: float) -> None:
+        """Wait until all that the store has now is here. Raises: StoreError, also if that takes longer."""
+        end, until = await self._find_end(self), self._time() + within_s
+        while self.is_open and self.cursor < end:
+            left_s = until - self._time()
+            if left_s <= 0:
+                raise StoreError("what the store has of the stream could not be read in time")
+            await self.wait_more(left_s)
 
     def take(self, entries: Iterable[Entry]) -> None:
         """Append what entries say that were read after the cursor; what does not fit ends the stream."""
@@ -83,10 +105,17 @@ class Replica:
             self.fail(f"the store has lost a part of the stream: {error}")
         except UnreadableError as error:
             self.fail(str(error))
+        self._note_more()
 
     def fail(self, why: str) -> None:
         """End the stream here, although it is not sealed in the store."""
         self.stream.seal(PRODUCER_LOST.saying(why))
+        self._note_more()
+
+    def _note_more(self) -> None:
+        if self._more is not None:
+            self._more.set_result(None)
+            self._more = None
 
     def _take(self, entry: Entry) -> None:
         if entry.id == HEADER:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 
 import orjson
 
-from proxy.store.entries import HEADER, START, Record, Seal, UnreadableError, is_kept, read_header
+from proxy.store.entries import HEADER, START, EntryId, Record, Seal, UnreadableError, is_kept, read_header
 from proxy.store.leases import seal_lost
 from proxy.store.replica import Replica
 from proxy.store.store import Append, Post, Store, StoreError, Undecipherable
@@ -104,7 +104,8 @@ class Replicas:
         except KeyError as error:
             log_fault("the reading of a stream's record", error)
             return None
-        replica = Replica(record, stream, asyncio.get_running_loop().time, self._stop, self._left, self._resume)
+        clock = asyncio.get_running_loop().time
+        replica = Replica(record, stream, clock, self._stop, self._left, self._resume, self._find_end)
         try:
             replica.take(entries)
             while replica.is_open and len(entries) == SLICE:
@@ -219,6 +220,10 @@ class Replicas:
 
     def _resume(self, replica: Replica) -> None:
         self._spawn(self._tail.wake(replica))
+
+    async def _find_end(self, replica: Replica) -> EntryId:
+        (last,) = await self._store.last([replica.stream.id])
+        return START if last is None else last.id
 
     async def _post(self, owner: str, message: dict[str, object]) -> None:
         (outcome,) = await self._store.write([Post(owner, orjson.dumps(message), BOX_S)])

@@ -45,6 +45,10 @@ class BadRequest(RequestError):
     """Something in the request is malformed."""
 
 
+class NumberBeyond(BadRequest):
+    """The number of an event that the request begins after is beyond those there are."""
+
+
 class UnknownMode(RequestError):
     """The request names a mode that does not exist."""
 

@@ -17,6 +17,7 @@ from proxy.downstream.websocket import WebSocket, chosen_protocol
 from proxy.server.configuration.settings import StreamsConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, DocumentSink, read_up, wait_for_document
+from proxy.server.following.place import find_place
 from proxy.server.following.request import Cursor, FollowRequest, read_follow_request
 from proxy.server.generations.options import check_key
 from proxy.stream.endings import COMPLETE, DRAINED, REFUSED, Ending, ending_of
@@ -101,7 +102,7 @@ class Follow:
         stream.projection(follow.view)  # raises OffsetGone, if the mode needs frames that are no longer held
         if follow.cursor.given and MODES[follow.view.mode].rewrites:
             await read_up(stream)  # to find the cursor, and whether anything comes after it
-        offset, skip = _start(stream, follow)
+        offset, skip = await find_place(stream, lambda: _start(stream, follow))
         log = stream.log
         over = follow.cursor.given and log.ending is not None and _nothing_after(stream, follow.view, offset, skip)
         if over and not follow.view.websocket:  # a WebSocket is opened, and closed with the code of the ending

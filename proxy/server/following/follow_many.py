@@ -18,6 +18,7 @@ from proxy.downstream.websocket import WebSocket
 from proxy.server.configuration.settings import StreamsConfig
 from proxy.server.delivery import refusal
 from proxy.server.following.follow import Follow, check_held
+from proxy.server.following.place import find_place
 from proxy.server.following.request import FollowRequest, cursors_by_epoch, read_follow_request
 from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, OF_FOLLOWERS, Ending
 from proxy.stream.hub import Hub
@@ -107,7 +108,7 @@ class FollowMany:
         if stream.kept_head is not None or one.is_over:
             return
         try:
-            check_held(stream.log, max(0, one.seq))
+            await find_place(stream, lambda: check_held(stream.log, max(0, one.seq)))
             stream.projection(view)
         except OffsetGone as error:
             raise OffsetGone(f"stream {stream.id}: {error.message}", error.earliest) from None

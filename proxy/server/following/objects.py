@@ -14,13 +14,14 @@ from proxy.dialects.dialect import Objects
 from proxy.dialects.route import Route
 from proxy.server.directory import Directory
 from proxy.server.following.follow import Follow
+from proxy.server.following.place import find_place
 from proxy.server.pass_through import PassThrough
 from proxy.server.response_object import answer_document, answer_object
 from proxy.stream.endings import CANCELLED
 from proxy.stream.hub import Hub
 from proxy.stream.log import FrameLog
 from proxy.stream.stream import Stream
-from proxy.wire.errors import BadRequest, OffsetGone, UnknownResponse
+from proxy.wire.errors import BadRequest, NumberBeyond, OffsetGone, UnknownResponse
 
 _DELETED = 10_000  # ids that are remembered, so that they don't pass upstream
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "": False}
@@ -59,7 +60,8 @@ class ObjectRequests:
             return await self.other(route, request, caller, ident)
         if not streams or stream.kept_head is not None:
             return answer_object(stream)
-        return await self._follow.events_after(request, stream, self._offset(route, stream, request))
+        offset = await find_place(stream, lambda: self._offset(route, stream, request))
+        return await self._follow.events_after(request, stream, offset)
 
     async def cancel(self, route: Route, request: web.BaseRequest, caller: Caller, ident: str) -> web.StreamResponse:
         """POST {ident}/cancel: end the response, if it goes on, and return its object."""
@@ -144,7 +146,7 @@ class ObjectRequests:
         return find_response(self._hub.found(), caller.digest, route.dialect, ident) if caller.owns_streams else None
 
     def _offset(self, route: Route, stream: Stream, request: web.BaseRequest) -> int:
-        """Return the offset of the first event to send. Raises: BadRequest, OffsetGone."""
+        """Return the offset of the first event to send. Raises: BadRequest, NumberBeyond, OffsetGone."""
         text = request.query.get("starting_after", "-1")
         if not (text == "-1" or (text.isascii() and text.isdecimal() and len(text) <= 18)):
             raise BadRequest(f"starting_after {text[:60]!r} is not the sequence number of an event")
@@ -154,7 +156,7 @@ class ObjectRequests:
             raise OffsetGone("the events after this number are gone in part", log.start + 1)
         if offset == log.end and number > _last_number(log, objects):
             if log.ending is None:
-                raise BadRequest(f"starting_after {number} is beyond the events there are")
+                raise NumberBeyond(f"starting_after {number} is beyond the events there are")
             offset += 1  # it has had the event with which the proxy ended a failed response, too
         return offset
 
