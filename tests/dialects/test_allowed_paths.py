@@ -134,6 +134,7 @@ FILE = (
         b'{"messages":[{"content":[{"type":"document","source":{"type":"file","file_id":"file_011C"}}]}]}',
         b'{"messages":[{"content":[{"type":"file","file":{"file_id":"file-1"}}]}]}',
         b'{"messages":[{"content":[{"file\\u005fid":"\\u0066ile\\u002dfe-1"}]}]}',
+        b'{"rag_options":{"session_file_ids":["file_session_1"]}}',
         b'{"tools":[{"type":"code_interpreter","container":{"file_ids":["", "file-1"]}}]}',
         b'{"container":{"file_ids":[%b"file-1"]}}' % (b" \n" * 300),
         b'{"container":{"file_ids":["%b","file-1"]}}' % (b"x" * 300),
