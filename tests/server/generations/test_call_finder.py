@@ -1,6 +1,7 @@
 """Which call a request gets: one of an earlier request, a new one, or another worker's. No server, no client."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 from unittest import mock
@@ -23,6 +24,7 @@ from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.wire.errors import KeyReused
 from tests.streams import new_hub
 
+STANDS_IN = pytest.mark.skipif("TEST_COMPILED" in os.environ, reason="compiled modules take no stand-in for workers")
 ME, ROUTE, BODY = b"me", Route("chat", "/v1/", "/v1/", CHAT), b'{"stream":true}'
 
 
@@ -138,6 +140,7 @@ class Elsewhere:
         return mock.sentinel.response
 
 
+@STANDS_IN
 async def test_worker_is_asked_for_by_what_requests_share() -> None:
     """A retry by its meaning, before all else; what goes elsewhere is not held here any more."""
     placement = Elsewhere()
@@ -155,6 +158,7 @@ async def test_worker_is_asked_for_by_what_requests_share() -> None:
     assert request.protocol.release_body.call_count == 3
 
 
+@STANDS_IN
 async def test_worker_says_what_it_holds() -> None:
     """A call that runs here, and the call of a lost client: the request stays then."""
     placement = Elsewhere()
