@@ -2,30 +2,26 @@
 
 import asyncio
 import re
-import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import websockets
 
 from proxy.server.config import Config
 from tests.certificates import Authority
+from tests.deploy.edges import NAME, OWN, Edge, free_port, running
 from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, blocks, chunk_frame, stamped
 from tests.http_client import KEY
-from tests.programs import deploy_tool, system_tool, wait_listening
-from tests.proxy_under_test import CHAT, Tee, begun, chat_body, teed
+from tests.programs import deploy_tool, system_tool
+from tests.proxy_under_test import CHAT, begun, chat_body, teed
 from tests.stage import Stage, Turn
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-NAME = "streams.example.com"
-OWN = ("-H", f"Authorization: Bearer {KEY}")
 FOLLOWERS = 40
 ENDS_WHAT_BROKE_OFF = (2, 7, 6)
 """The version of Caddy from which a client learns that a response is not whole."""
@@ -63,32 +59,6 @@ EDGES: dict[str, Callable[[Path, Path, int, str], list[str]]] = {
 }
 
 
-class Edge(NamedTuple):
-    """A proxy behind an edge at a port, and curl as a client of both."""
-
-    program: str
-    tee: Tee
-    port: int
-    authority: Path
-
-    async def curl(self, *arguments: str) -> asyncio.subprocess.Process:
-        """Start curl with this edge as the name's address."""
-        resolved = f"{NAME}:{self.port}:127.0.0.1"
-        options = ("-q", "-sSN", "--max-time", "20", "--http2", "--cacert", str(self.authority), "--resolve", resolved)
-        pipe = asyncio.subprocess.PIPE
-        return await asyncio.create_subprocess_exec(
-            system_tool("curl"), *options, *arguments, stdout=pipe, stderr=pipe, limit=1 << 20
-        )
-
-    def url(self, path: str) -> str:
-        return f"https://{NAME}:{self.port}{path}"
-
-    async def ask(self, *headers: str) -> asyncio.subprocess.Process:
-        """Start a curl that asks for a stream."""
-        named = [word for header in ("Content-Type: application/json", *headers) for word in ("-H", header)]
-        return await self.curl(*OWN, *named, "-d", chat_body().decode(), self.url(CHAT))
-
-
 @pytest.fixture(params=list(EDGES))
 async def edge(request: pytest.FixtureRequest, stage: Stage, tmp_path: Path) -> AsyncIterator[Edge]:
     """An edge in front of a proxy, whose upstream the test plays."""
@@ -106,29 +76,6 @@ def version(caddy: str) -> tuple[int, ...]:
     """Return the version of Caddy."""
     done = subprocess.run([caddy, "version"], capture_output=True, text=True, check=True)
     return tuple(int(number) for number in re.findall(r"\d+", done.stdout.split()[0]))
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-@asynccontextmanager
-async def running(command: list[str], port: int, folder: Path) -> AsyncIterator[None]:
-    """Run a server until it listens, and end it afterwards."""
-    with (folder / "errors").open("wb") as errors:
-        home = {"HOME": str(folder), "PATH": "/usr/bin:/bin"}
-        process = await asyncio.create_subprocess_exec(*command, stdout=errors, stderr=errors, env=home)
-    try:
-        async with asyncio.timeout(GUARD_S):
-            assert await wait_listening(process, port), (folder / "errors").read_text()
-        yield
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 async def begin(stage: Stage) -> Turn:

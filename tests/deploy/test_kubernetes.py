@@ -12,11 +12,11 @@ import yaml
 
 from proxy.server.app import Proxy
 from proxy.server.config import Config, address, load
+from tests.deploy.charts import CHART, VERSIONS, check, render, rendered
 from tests.programs import deploy_tool
 from tests.proxy_under_test import configured, teed
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-CHART = DEPLOY / "helm/streamtee"
 MANIFESTS = DEPLOY / "kubernetes/streamtee.yaml"
 VALUES = DEPLOY / "kubernetes/values.yaml"
 IMAGE = (DEPLOY / "Containerfile").read_text()
@@ -26,16 +26,6 @@ KINDS = (
     *("Namespace", "ServiceAccount", "ConfigMap", "Deployment", "Service", "Service", "PodDisruptionBudget"),
     *("HorizontalPodAutoscaler", "NetworkPolicy", "ServiceMonitor"),
 )
-VERSIONS = ("1.25", "1.37")
-"""Of Kubernetes: the oldest that the chart names, and the newest that the schemas know."""
-
-RENDER = """\
-import json, sys, helm_python
-with helm_python.Chart.load(sys.argv[1]) as chart:
-    values = json.load(sys.stdin)
-    chart.validate_schema(values)
-    json.dump(chart.render(values, name="streamtee", namespace="streamtee"), sys.stdout)
-"""
 EVERYTHING = {
     "replicas": 3,
     "image": {"tag": "1.2.3", "pullPolicy": "Always"},
@@ -175,32 +165,6 @@ def test_memory_is_enough_for_what_may_be_held() -> None:
 
 
 # Kubernetes' and Helm's own words
-
-
-def render(values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """Have Helm check values by the chart's schema, and render it."""
-    command = [deploy_tool("python"), "-c", RENDER, str(CHART)]
-    return subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
-
-
-def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the objects of the chart with these values."""
-    done = render(values)
-    assert done.returncode == 0, done.stderr
-    files: dict[str, str] = json.loads(done.stdout)
-    manifests = [text for name, text in sorted(files.items()) if name.endswith(".yaml")]
-    return [each for text in manifests for each in yaml.safe_load_all(text) if each is not None]
-
-
-def check(objects: list[dict[str, Any]], version: str, folder: Path) -> None:
-    """Check objects against the schemas of a version of Kubernetes; unknown fields are errors."""
-    path = folder / "objects.yaml"
-    path.write_text(yaml.safe_dump_all(objects))
-    command = [deploy_tool("kubernetes-validate"), "--kubernetes-version", version, "--strict", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    unknown = re.findall(r"find schema for kind (\w+)", done.stdout + done.stderr)
-    assert set(unknown) <= {"ServiceMonitor"}, "that of the Prometheus operator, which is no part of Kubernetes"
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -13,8 +13,9 @@ import yaml
 
 from proxy.server.config import Config, address, load
 from tests.certificates import Authority
-from tests.deploy.test_edges import GUARD_S, NAME, OWN, Edge, free_port, running
-from tests.deploy.test_kubernetes import VERSIONS, check, rendered
+from tests.deploy.charts import VERSIONS, check, rendered
+from tests.deploy.edges import NAME, OWN, Edge, free_port, running
+from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.programs import deploy_tool, system_tool
 from tests.proxy_under_test import Tee
