@@ -92,7 +92,7 @@ def web_sockets(reads: list[bytes]) -> Iterator[Any]:
 def json_texts(reads: list[bytes]) -> Iterator[Any]:
     """JSON as bodies have it: members, exact values, what is too deep."""
     data = b"".join(reads)
-    yield _said(json_text.read, data)
+    yield _said(lambda: _shown(json_text.read(data)))
     yield _said(lambda: json_text.written(json_text.read_exactly(data)))
     yield json_text.is_deep(data), json_text.may_lose_digits(data)
     yield _said(lambda: list(json_members.pairs(data) or ()))
@@ -113,6 +113,15 @@ def dialects(reads: list[bytes]) -> Iterator[Any]:
 READINGS: dict[str, Callable[[list[bytes]], Iterable[Any]]] = {
     one.__name__: one for one in (splitter, blocks, chunks, cursors, heads, web_sockets, json_texts, dialects)
 }
+
+
+def _shown(value: Any) -> Any:
+    """Return a JSON value with the texts of what is kept exactly in place of it, as its repr() is its address."""
+    if isinstance(value, dict):
+        return {key: _shown(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_shown(element) for element in value]
+    return ("exactly", value.text) if isinstance(value, json_text.Exactly) else value
 
 
 def _said(read: Callable[..., Any], *given: Any) -> Any:

@@ -6,7 +6,7 @@ import { refused } from "./requests.js";
  * bytes. `ended()` tells whether the stream has ended, whose failure is a connection that breaks off.
  */
 export async function* textOf(url, { signal, ended, attempts = 8 }) {
-  let [offset, failures] = [0, 0];
+  let [offset, shown, failures] = [0, 0, 0];
   for (;;) {
     try {
       const response = await fetch(`${url}?mode=text&offset=${offset}`, { cache: "no-store", signal });
@@ -15,14 +15,36 @@ export async function* textOf(url, { signal, ended, attempts = 8 }) {
       for await (const piece of piecesOf(response)) {
         failures = 0;
         offset += new TextEncoder().encode(piece).length; // a character that was cut in two is not in it yet
+        shown += piece.length;
         yield piece;
       }
       return;
     } catch (error) {
-      if (signal.aborted || error.status || ++failures >= (ended() ? 2 : attempts)) throw error;
+      if (signal.aborted || error.status) throw error;
+      if (++failures >= (ended() ? 2 : attempts)) {
+        if (ended()) yield (await whole(url, signal)).slice(shown);
+        throw error;
+      }
       await pause(Math.min(4000, 250 * 2 ** failures), signal);
     }
   }
+}
+
+/**
+ * Return all text of a stream that has ended, "" where it can't be had: as chunks of chat, because browsers drop what
+ * they have of a response when its connection breaks off, and mode text of a stream that failed ends so.
+ */
+async function whole(url, signal) {
+  const response = await fetch(`${url}?mode=chat`, { cache: "no-store", signal });
+  let text = "";
+  if (response.ok) for await (const block of blocksOf(response)) text += contentOf(dataOf(block));
+  return text;
+}
+
+/** Return the text that a chunk of chat adds to the first choice. */
+function contentOf(data) {
+  const choices = data?.startsWith("{") ? JSON.parse(data).choices : [];
+  return (choices ?? []).map(({ index, delta }) => (index ? "" : (delta?.content ?? ""))).join("");
 }
 
 /** Yield the blocks of an event stream, each as its text without the blank line. */

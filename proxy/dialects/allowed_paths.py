@@ -29,8 +29,8 @@ _BLANKS = (
 # which tools of the client may have. A list that is too long to be looked through counts as one that has such an id.
 _REFERENCES = {
     # A system message, by which some models read a file of the key's account; parts of type input_file or document.
-    "/v1/files/": _BLANKS + rb"""fileid:(?:\\?/){2}|file_?ids?":(?:\[?|\[[^\[\]{}]{0,200})"file[-_]"""
-    rb"""|file_?ids?":\[[^\[\]{}]{200}""",
+    "/v1/files/": _BLANKS + rb"""fileid:(?:\\?/){2}|[a-z_]{0,40}file_?ids?":(?:\[?|\[[^\[\]{}]{0,200})"file[-_]"""
+    rb"""|[a-z_]{0,40}file_?ids?":\[[^\[\]{}]{200}""",
     "/v1/vector_stores/": rb"""vector_?store_?ids?":\[?\"""",
     "/api/v1/uploads": _BLANKS + rb"""oss:(?:\\?/){2}""",
 }

@@ -47,6 +47,8 @@ class Row(NamedTuple):
     below: str = "/"
     generations: tuple[str, ...] = ()
     """Paths of POST requests that respond with a stream. Their bodies are read completely, so they can be retried."""
+    unlent: tuple[str, ...] = ()
+    """Those of them that may not be sent with the proxy's own key, as all others may."""
     lent: tuple[str, ...] = ()
     """Other paths of POST requests that may be sent with the proxy's own key; `{}` stands for one segment."""
     lent_to_read: tuple[str, ...] = ()
@@ -102,6 +104,8 @@ ROWS = [
             "services/aigc/multimodal-generation/generation",
             "apps/{app_id}/completion",
         ),
+        # They go on with any conversation of the key's account whose `session_id` or `memory_id` a body names.
+        unlent=("apps/{app_id}/completion",),
         lent=(
             "services/embeddings/text-embedding/text-embedding",
             "services/embeddings/multimodal-embedding/multimodal-embedding",
@@ -177,7 +181,9 @@ def model(name: str) -> dict[str, Any]:
 
 def lent() -> dict[str, list[str]]:
     """Return, by method, the paths that may be requested with the proxy's own key."""
-    posted = [row.prefixes[0] + path for row in ROWS for path in (*row.generations, *row.lent)]
+    posted = [
+        row.prefixes[0] + path for row in ROWS for path in (*row.generations, *row.lent) if path not in row.unlent
+    ]
     read = [row.prefixes[0] + path for row in ROWS for path in row.lent_to_read]
     return {"POST": posted, "GET": read, "HEAD": read}
 

@@ -34,6 +34,7 @@ LINGERING_S = 2.0  # a connection is still read for so long after an error respo
 _RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # successive waits for a reset, for round trips of any length
 _NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 _NO_MESSAGES: deque[Any] = deque(maxlen=0)
+_BLANK_LINE = b"\r\n\r\n"
 _CLOSE = re.compile(rb" http/1\.0\r\n|\nconnection:[^\n]*\bclose\b")  # it is the last one
 
 
@@ -66,6 +67,7 @@ class Connection(RequestHandler):
     __slots__ = (
         "_answered",
         "_closing",
+        "_ends_request",
         "_head_began_at",
         "_held",
         "_held_bytes",
@@ -95,6 +97,7 @@ class Connection(RequestHandler):
         self._held_bytes = 0  # of the request's body, kept in memory
         self._answered = False  # whether at least one request has been
         self._within_head = False
+        self._ends_request = True  # the last read ended where a request ends: the parser has nothing of a next one
         self._head_began_at = self._received_at = self._idle_since = self.taken_at = monotonic()
         self._closing = False  # whether it is about to be closed, after an error response or by `cut`
         self.unsent_bytes = self._queued_bytes = 0
@@ -233,43 +236,55 @@ class Connection(RequestHandler):
             self._parser, self._messages = new_parser(self), deque()
         request = self.current
         if request is not None:
-            if data:
-                self._received_at = monotonic()
-                if request.content.is_eof():
-                    self._head_began_at, self._within_head = self._received_at, True
-            super().data_received(data)
-            if self._messages and self.current is not None:
-                self._fail_unparsable_body()
+            self._receive_more(data, request.content)
             return
         if not data:  # aiohttp asks to parse the bytes it has kept: many requests came at once
+            self._ends_request = False
             self._port.turns.wait(self._parse_rest)
             return
         self._received_at = now = monotonic()
+        begins = self._ends_request and not self._within_head
         if not self._within_head:
             self._head_began_at, self._within_head = now, True
         if 10 not in self.beginning:  # an LF; the number takes a fifth of the time of b"\n"
             self.beginning += data
         if self._held or not (self._port.may_begin(now) or data.startswith(self._port.urgent)):
             if not self._held:
-                self._port.turns.wait(self._parse_held)
+                self._port.turns.wait(functools.partial(self._parse_held, begins))
             self._held += data
         else:
-            self._parse(data)
+            self._parse(data, begins)
 
-    def _parse(self, data: bytes) -> None:
+    def _receive_more(self, data: bytes, body: StreamReader) -> None:
+        """Pass to aiohttp's parser what comes while a request is in progress: of its body, or the next request."""
+        before = body.total_bytes
+        if data:
+            self._received_at = monotonic()
+            if body.is_eof():
+                self._head_began_at, self._within_head = self._received_at, True
+        super().data_received(data)
+        if data:
+            self._ends_request = data.endswith(_BLANK_LINE) or body.total_bytes - before == len(data)
+        if self._messages and self.current is not None:
+            self._fail_unparsable_body()
+
+    def _parse(self, data: bytes, begins: bool) -> None:
         """Pass a head, and the bytes that came with it, to aiohttp's parser.
 
         A head with `Connection: close`, or of HTTP/1.0, is passed on its own. The parser treats bytes after such a
         message as an error, and would then drop the message, too; RFC 9112 section 9.6 has those bytes ignored.
+        `begins`: no bytes of the head came before.
         """
-        end = data.find(b"\r\n\r\n") + 4
+        end = data.find(_BLANK_LINE) + 4
         if 4 <= end < len(data):
             lower = data[:end].lower()
             if (lower.find(b"close") >= 0 or lower.find(b" http/1.0") >= 0) and _CLOSE.search(lower):
                 super().data_received(data[:end])
-                data = data[end:]
+                data, end = data[end:], 0
         super().data_received(data)
-        if self._has_failed() and data.startswith(self.beginning):  # it begins with the head of a request
+        body_bytes = self._messages[-1][1].total_bytes if begins and self._messages else -1
+        self._ends_request = data.endswith(_BLANK_LINE) or end + body_bytes == len(data)
+        if begins and self._has_failed():
             self._parse_again(data)
 
     def _has_failed(self) -> bool:
@@ -286,9 +301,9 @@ class Connection(RequestHandler):
                 return
         self._messages.append(failed)
 
-    def _parse_held(self) -> None:
+    def _parse_held(self, begins: bool) -> None:
         held, self._held = self._held, b""
-        self._parse(held)
+        self._parse(held, begins)
         self._port.has_begun()
 
     def _parse_rest(self) -> None:
@@ -372,11 +387,12 @@ class Connection(RequestHandler):
     def drop_parsed(self, request: Any) -> None:
         """Drop what was parsed of a request whose response has begun: 5 KB, for a stream that may go on for an hour.
 
-        The parser has the headers, too, until the next request begins. So it is dropped, unless that has begun to come.
+        The parser has the headers, too, until the next request begins. So it is dropped, unless that may have begun to
+        come: what a new parser then read as the beginning of a request might be the value of a header (smuggling).
         """
         if request.get(RESPONSE) is None or request._headers is _NO_HEADERS or not request.content.is_eof():
             return
-        if self._messages or self._within_head or self._upgraded:
+        if self._messages or self._within_head or self._upgraded or not self._ends_request:
             return
         request._message = request._message._replace(headers=_NO_HEADERS, raw_headers=())
         request._headers, request._payload = _NO_HEADERS, EMPTY_PAYLOAD

@@ -28,7 +28,7 @@ from proxy.server.following.shared_routes import EventRoute
 from proxy.server.generations.call_finder import CallFinder
 from proxy.server.generations.generate import Generations
 from proxy.server.generations.pumps import Pumps
-from proxy.server.generations.request import GenerationReader
+from proxy.server.generations.reader import GenerationReader
 from proxy.server.generations.response import GenerationResponses
 from proxy.server.generations.retries import LostCalls
 from proxy.server.generations.shared_calls import Calls

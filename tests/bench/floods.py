@@ -1,7 +1,8 @@
 """How long clients can hold the event loop: `python -m tests.bench.floods`. docs/floods.md has the figures.
 
 One flood after another, each of a new proxy. Printed of each: the CPU time that the loop was held for by one turn, as
-`turns` measures it. By the clock nothing is measured: the clients of a flood take as much time as the proxy.
+`turns` measures it; and by the clock how long /healthz and /metrics took at most, which `probe` asks all the while. The
+second is of a machine on which the clients of a flood take as much time as the proxy.
 """
 
 import asyncio
@@ -84,8 +85,9 @@ def streamed(what: bytes) -> bytes:
 class Tee:
     """The proxy of a measurement."""
 
-    def __init__(self, port: int, process: "subprocess.Popen[bytes]", answers: int) -> None:
+    def __init__(self, port: int, admin: int, process: "subprocess.Popen[bytes]", answers: int) -> None:
         self.port = port
+        self.admin = admin
         self._process = process
         self._answers = answers
 
@@ -144,7 +146,7 @@ async def proxy() -> AsyncIterator[Tee]:
         os.close(theirs)
         try:
             await _wait_listening(port)
-            yield Tee(port, process, answers)
+            yield Tee(port, admin, process, answers)
         finally:
             process.kill()
             process.wait()
@@ -210,13 +212,28 @@ FLOODS: dict[str, Callable[[Tee], Awaitable[None]]] = {
 }
 
 
+@asynccontextmanager
+async def _probed(tee: Tee) -> AsyncIterator[list[str]]:
+    """Have a `probe` ask meanwhile; its findings are in the list afterwards."""
+    pipe = asyncio.subprocess.PIPE
+    probe = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.bench.probe", str(tee.port), str(tee.admin), cwd=ROOT, stdin=pipe, stdout=pipe
+    )
+    await asyncio.sleep(0.5)
+    slowest: list[str] = []
+    yield slowest
+    printed, _ = await probe.communicate(b"")
+    slowest += printed.decode().split()
+
+
 async def measure(name: str) -> str:
     """Flood a new proxy; return what came of it."""
     async with proxy() as tee:
         await asyncio.sleep(0.5)  # what its start takes is no flood
         tee.held_ms()
-        await FLOODS[name](tee)
-        return f"| {name} | {tee.held_ms():.0f} |"
+        async with _probed(tee) as slowest:
+            await FLOODS[name](tee)
+        return f"| {name} | {tee.held_ms():.0f} | {' | '.join(slowest)} |"
 
 
 @click.command()
@@ -224,7 +241,7 @@ async def measure(name: str) -> str:
 def main(names: tuple[str, ...]) -> None:
     """Print a row for each flood, or for those whose name begins with one of NAMES."""
     allow_many_files()
-    click.echo("| flood | loop held, ms of CPU |\n| --- | ---: |")
+    click.echo("| flood | loop held, ms of CPU | health, ms | metrics, ms |\n| --- | ---: | ---: | ---: |")
     for name in FLOODS:
         if not names or name.startswith(names):
             click.echo(uvloop.run(measure(name)))

@@ -110,6 +110,20 @@ async def test_text_survives_a_cut_network(tee: Tee, stage: Stage, operator: Ope
         await page.goto("about:blank")
 
 
+async def test_text_of_a_stream_that_failed_is_shown(tee: Tee, stage: Stage, operator: Operator) -> None:
+    """Also where the browser drops what came just before the connection broke off, as it may; here it drops all."""
+    answer, turn = await begin(tee, stage, ONE)
+    turn.chunk(TWO)
+    turn.reset()
+    await answer.read()
+    page = operator.page
+    await page.route("**/*mode=text*", lambda route: route.abort("connectionreset"))
+    await operator.enter(tee, f"#/streams/{answer.stream_id}")
+    await expect(page.get_by_label("Text of the answer")).to_have_text("one 二 ")
+    await expect(page.get_by_text("It ended here: upstream reset.")).to_be_visible()
+    await page.unroute_all()
+
+
 async def test_cancel_asks_first_and_then_ends_the_stream(tee: Tee, stage: Stage, operator: Operator) -> None:
     """Escape and the other button leave it running."""
     answer, turn = await begin(tee, stage, ONE)

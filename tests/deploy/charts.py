@@ -1,4 +1,4 @@
-"""The Helm chart rendered by Helm's own library, and objects checked by Kubernetes' own schemas."""
+"""The Helm chart as Helm renders it, and the schemas that Kubernetes holds objects to."""
 
 import json
 import re

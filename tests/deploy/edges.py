@@ -1,4 +1,4 @@
-"""An edge in front of proxies, as a program of its own, and curl as a client of it."""
+"""An edge in front of proxies, as a test runs one: the server, and curl as its client."""
 
 import asyncio
 import socket

@@ -21,7 +21,6 @@ LISTED = [
     ("POST", "/compatible-api/v1/reranks"),
     ("POST", f"{NATIVE}/aigc/text-generation/generation"),
     ("POST", f"{NATIVE}/aigc/multimodal-generation/generation"),
-    ("POST", "/api/v1/apps/0123abcd/completion"),
     ("POST", f"{NATIVE}/embeddings/text-embedding/text-embedding"),
     ("POST", f"{NATIVE}/embeddings/multimodal-embedding/multimodal-embedding"),
     ("POST", f"{NATIVE}/rerank/text-rerank/text-rerank"),
@@ -45,6 +44,7 @@ UNLISTED = [
     ("GET", "/api/v1/deployments"),
     ("POST", f"{NATIVE}/aigc/text2image/image-synthesis"),
     ("POST", "/api/v1/apps/a/sessions"),
+    ("POST", "/api/v1/apps/0123abcd/completion"),  # it may go on with a conversation of another
     ("GET", "/compatible-mode/v2/models"),
     ("POST", "/compatible-api/v1/files"),
     ("GET", "/api/v1/mcps/WebSearch/sse"),
@@ -134,6 +134,7 @@ FILE = (
         b'{"messages":[{"content":[{"type":"document","source":{"type":"file","file_id":"file_011C"}}]}]}',
         b'{"messages":[{"content":[{"type":"file","file":{"file_id":"file-1"}}]}]}',
         b'{"messages":[{"content":[{"file\\u005fid":"\\u0066ile\\u002dfe-1"}]}]}',
+        b'{"rag_options":{"session_file_ids":["file_session_1"]}}',
         b'{"tools":[{"type":"code_interpreter","container":{"file_ids":["", "file-1"]}}]}',
         b'{"container":{"file_ids":[%b"file-1"]}}' % (b" \n" * 300),
         b'{"container":{"file_ids":["%b","file-1"]}}' % (b"x" * 300),

@@ -1,6 +1,7 @@
 """A connection of a client: its requests one after another, and who has left of those that have closed a side."""
 
 import asyncio
+import functools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -161,6 +162,90 @@ async def test_request_whose_response_goes_on_keeps_no_headers_and_the_next_ones
         for n in range(3):
             await reader.readuntil(b"GET %d" % n)
         writer.close()
+
+
+def _has_read(connection: Connection, last: float) -> bool:
+    return connection._received_at != last
+
+
+FIRST = b"POST / HTTP/1.1\r\nHost: x\r\n"
+HALF = b"GET / HTTP/1.1\r\nHost: x\r\nX-Name: "
+
+
+@pytest.mark.parametrize(
+    ("reads", "is_dropped"),
+    [
+        ([FIRST + b"\r\n"], True),
+        ([FIRST + b"Content-Length: 2\r\n\r\n{}"], True),
+        ([FIRST + b"Content-Length: 2\r\n\r\n", b"{", b"}"], True),
+        ([FIRST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"], True),
+        ([FIRST + b"Transfer-Encoding: chunked\r\n\r\n", b"2\r\n{}\r\n0\r\n\r\n"], True),
+        ([FIRST, b"Content-Length: 2\r\n\r\n", b"{}"], True),
+        ([FIRST + b"\r\n" + HALF], False),
+        ([FIRST + b"Content-Length: 2\r\n\r\n{}" + HALF], False),
+        ([FIRST + b"Content-Length: 2\r\n\r\n{", b"}" + HALF], False),
+        ([FIRST + b"Content-Length: 6\r\n\r\n{}\r\n\r\n" + HALF], False),
+        ([FIRST, b"Content-Length: 6\r\n\r\n{}\r\n\r\n" + HALF], False),
+        ([FIRST + b"Content-Length: 6\r\n\r", b"\n{}\r\n\r\n" + HALF], False),
+        ([FIRST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" + HALF], False),
+        ([FIRST + b"Transfer-Encoding: chunked\r\n\r\n", b"2\r\n{}\r\n0\r\n\r\n" + HALF], False),
+    ],
+)
+async def test_header_of_a_next_request_that_came_with_one_is_not_read_as_a_request(
+    reads: list[bytes], is_dropped: bool
+) -> None:
+    """The parser is dropped only if it has nothing of the next one, however reads were cut and bodies framed."""
+    begun: list[web.BaseRequest] = []
+    over = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method != "POST":
+            return web.Response(text=f"{request.path} {request.headers['X-Name']}")
+        await request.read()
+        downstream = Downstream(request)
+        downstream.start(b"OK", [])
+        downstream.flush()
+        begun.append(request)
+        await over.wait()
+        downstream.close(b"")
+        return downstream.response
+
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        await until(lambda: bool(one.connections.open))
+        (connection,) = one.connections.open
+        assert isinstance(connection, Connection)
+        for read in reads:
+            last = connection._received_at
+            writer.write(read)
+            await until(functools.partial(_has_read, connection, last))  # so that each is read by itself
+        await reader.readuntil(b"\r\n\r\n")
+        connection.check(time.monotonic(), one.connections.timeouts)
+        assert bool(begun[0].headers) == (not is_dropped)
+        over.set()
+        await reader.readuntil(b"0\r\n\r\n")
+        writer.write((HALF if is_dropped else b"") + b"GET /other HTTP/1.1\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readuntil(b"1.1") == b"/ GET /other HTTP/1.1"
+        writer.close()
+
+
+async def test_header_of_a_malformed_request_is_not_read_as_a_request() -> None:
+    """What came before it in the same read is answered, and then it is refused, whatever its last header says."""
+    served: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        served.append(request.path)
+        return web.Response(text="fine")
+
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        writer.write(b"GET /first HTTP/1.1\r\nHost: x\r\n\r\n" + HALF)
+        await reader.readuntil(b"fine")
+        writer.write(b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+    assert served == ["/first"]
 
 
 @pytest.mark.parametrize("when", ["with the request", "before the answer", "within the answer"])

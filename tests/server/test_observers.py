@@ -1,11 +1,15 @@
 """In which order the parts of the proxy are told of a stream's life."""
 
+import os
 from typing import Any
 from unittest import mock
+
+import pytest
 
 from proxy.server import observers as module
 from proxy.server.observers import observers
 
+pytestmark = pytest.mark.skipif("TEST_COMPILED" in os.environ, reason="compiled modules take no stand-in for a stream")
 PARTS = ("metrics", "feed", "calls", "upstreams", "accounts", "given", "tracing", "node")
 
 

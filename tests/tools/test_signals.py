@@ -229,8 +229,9 @@ def minds(pid: int, number: signal.Signals) -> bool:
 
 
 def processes(pid: int) -> list[int]:
-    """Return a process and those that it has started, by their numbers."""
-    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    """Return a server and its workers, by their numbers; what was forked is a worker once it runs its program."""
+    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [pid, *(one for one in children if b"\0worker\0" in Path(f"/proc/{one}/cmdline").read_bytes())]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -241,8 +242,8 @@ async def test_sighup_while_a_server_starts_is_heeded_once_it_runs(tmp_path: Pat
     async with spawned("serve", "--workers", workers, "--config", str(file), **FREE) as process:
         listening, sent = asyncio.create_task(serving_at(process)), 0
         while not listening.done():
-            for pid in processes(process.pid):
-                with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            with suppress(FileNotFoundError, ProcessLookupError):  # one has ended since
+                for pid in processes(process.pid):
                     if minds(pid, signal.SIGHUP):
                         os.kill(pid, signal.SIGHUP)
                         sent += 1

@@ -16,7 +16,8 @@ from proxy.access.callers import Caller
 from proxy.dialects.route import Route
 from proxy.downstream.request_body import release_body
 from proxy.server.generations.call_finder import CallFinder
-from proxy.server.generations.request import GenerationReader, GenerationRequest
+from proxy.server.generations.reader import GenerationReader
+from proxy.server.generations.request import GenerationRequest
 from proxy.server.generations.response import GenerationResponses
 from proxy.server.generations.retries import LostCalls, Reading
 from proxy.server.generations.shared_calls import Call, Joined

@@ -11,7 +11,8 @@ from proxy.access.response_ids import GivenIds
 from proxy.downstream.connection import ERROR_TO_SEND
 from proxy.downstream.request_body import release_body
 from proxy.server.generations.pumps import Pumps
-from proxy.server.generations.request import GenerationReader, GenerationRequest, ask, is_known_stream, is_stream
+from proxy.server.generations.reader import GenerationReader
+from proxy.server.generations.request import GenerationRequest, ask, is_known_stream, is_stream
 from proxy.server.generations.response import GenerationResponses
 from proxy.server.pass_through import send_back
 from proxy.stream.endings import CLIENT_GONE, DRAINED

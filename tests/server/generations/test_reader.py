@@ -11,7 +11,8 @@ from proxy.dialects.dialect import Dialect
 from proxy.server.configuration.settings import GenerationsConfig
 from proxy.server.document import JSON
 from proxy.server.generations.options import GenerationOptions
-from proxy.server.generations.request import GenerationRequest, rewrite
+from proxy.server.generations.reader import rewrite
+from proxy.server.generations.request import GenerationRequest
 from proxy.server.pass_through import Route
 from proxy.stream.modes.projection import View
 from proxy.upstream.on_disconnect import OnDisconnect

@@ -1,0 +1,249 @@
+"""Reads requests for generations, and rewrites them for the upstream.
+
+Requests on configured routes with `record = true` are read here, too, and nothing in them is rewritten.
+"""
+
+import time
+from dataclasses import replace
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from proxy.access.account import Account
+from proxy.access.admission import Admission
+from proxy.access.callers import Caller
+from proxy.access.client_addresses import ClientAddresses
+from proxy.access.response_ids import ContinuedResponses
+from proxy.dialects.dialect import Objects
+from proxy.dialects.route import Route
+from proxy.downstream.request_body import LargeBody, arrived_body, read_body, read_body_or_beginning
+from proxy.server.config import Config
+from proxy.server.configuration.settings import GenerationsConfig, LimitsConfig
+from proxy.server.document import JSON
+from proxy.server.generations.options import read_options
+from proxy.server.generations.request import GenerationRequest
+from proxy.server.generations.retries import meaning_of
+from proxy.server.generations.shared_calls import Identity, by_body, by_key
+from proxy.server.headers import KEPT_OF_GENERATIONS, OPTIONS
+from proxy.server.models import Models
+from proxy.server.pass_through import Forward
+from proxy.stream.modes.projection import EVENT_STREAM, View
+from proxy.stream.modes.projections import MODES, check_view
+from proxy.telemetry.request_log import request_id
+from proxy.upstream.on_disconnect import OnDisconnect
+from proxy.wire.errors import UnknownMode
+from proxy.wire.http import EndToEnd
+
+_CROSSING = EndToEnd(KEPT_OF_GENERATIONS, OPTIONS)
+_IDENTITY = (b"Accept-Encoding", b"identity")
+RECORDED_MODES = ("raw", "events")  # of requests on recorded routes, since the data of their events has no known format
+
+
+class GenerationReader:
+    """Reads requests for generations."""
+
+    def __init__(
+        self,
+        config: Config,
+        admission: Admission,
+        forward: Forward,
+        models: Models,
+        continued: ContinuedResponses | None = None,
+        *,
+        recorded: bool = False,
+    ) -> None:
+        """`continued` finds the upstreams of earlier responses; None: any may be named, and there is one upstream.
+
+        `recorded`: for a recorded route.
+        """
+        self._config = config
+        self._admission = admission
+        self._forward = forward
+        self._models = models
+        self._client_address = ClientAddresses(config.trusted_proxies).of
+        self._continued = continued
+        generations = config.generations
+        self._recorded = recorded
+        self._attaches = generations.attach_retries_s > 0 and not recorded
+        self._rewrites = not recorded and (generations.upgrade != "never" or generations.include_usage or bool(models))
+        self._early_s = config.streams.keepalive_before_head_s
+        self._reads_body = self._rewrites or self._early_s > 0
+        self.limit(config.limits)
+        self._usual = read_options(CIMultiDict(), config)  # of a request without options, as most are
+
+    def limit(self, limits: LimitsConfig) -> None:
+        """Keep these limits from now on."""
+        self._body_bytes = limits.body_bytes
+        self._held_body_bytes = limits.held_body_bytes
+
+    def account(self, generation: GenerationRequest) -> Account | None:
+        """Return the account of the caller of a request, if it has limits."""
+        accounts = self._admission.accounts
+        return None if accounts is None else accounts.of(generation.caller)
+
+    def _reads(self, account: Account | None) -> bool:
+        """Return whether bodies of a caller are read whole, whatever else is asked for."""
+        return self._reads_body or (account is not None and account.reads_bodies)
+
+    def _check(self, view: View, route: Route) -> None:
+        """Check that a view has a meaning for requests of a route. Raises: UnknownMode, BadRequest."""
+        if self._recorded and view.mode not in RECORDED_MODES:
+            modes = ", ".join(RECORDED_MODES)
+            raise UnknownMode(f"Stream-Mode {view.mode!r} is not one of those that recorded routes have: {modes}")
+        check_view(view, route.dialect)
+
+    async def read(self, route: Route, request: web.BaseRequest, caller: Caller) -> GenerationRequest:
+        """Read a request and its complete body, if the limits leave room for it.
+
+        Raises: a RequestError, if it is malformed or not allowed; Overloaded.
+        """
+        headers, has_options = self._forward.headers(request, _CROSSING)
+        options = self._usual
+        if has_options:
+            options = read_options(request.headers, self._config)
+            self._check(options.view, route)
+        account = self._admission.account(caller) if caller.name else None
+        if account is not None:
+            account.check_mode(options.view.mode)
+        idempotent, named = options.idempotency_key is not None, options.key is not None
+        is_here = request.content.is_eof()
+        at_once = is_here and not options.detached
+        follows = not options.respond_async
+        shared = self._admission.admit_generation(caller, idempotent, named, follows, at_once, not self._recorded)
+        target = self._forward.target(route, request)
+        attaches = self._attaches and not idempotent and follows and caller.owns_streams
+        body_bytes = self._body_bytes if account is None else account.body_bytes(self._body_bytes)
+        body: bytes | LargeBody | None = arrived_body(request, body_bytes) if is_here else None
+        if body is None:
+            # A body is held in memory if it is read here, or may be sent after its client has disconnected.
+            if shared or attaches or self._reads(account) or options.detached or route.dialect.requests.reads_body:
+                body = await read_body(request, body_bytes)
+            else:
+                body = await read_body_or_beginning(request, self._held_body_bytes, body_bytes)
+        rest = self._forward.check_body(request, body)
+        if rest is not None:
+            await rest
+        if options.respond_async:
+            headers = [header for header in headers if header[0].lower() != b"prefer"]
+        headers.append(_IDENTITY)
+        generation = GenerationRequest(
+            route, caller.digest, options, target, headers, body, None, False, time.monotonic(),
+            self._client_address(request),
+        )  # fmt: skip
+        generation.client_request_id = request_id(request)
+        if self._recorded:
+            generation.method, generation.recorded = request.method.encode(), True
+        objects = route.dialect.objects
+        if objects is not None:
+            if self._continued is not None:
+                upstream = await self._continued.upstream(route.dialect, caller.digest, generation.whole_body)
+                if upstream:
+                    generation = replace(generation, upstream=upstream, continues=True)
+            generation = self._with_objects(generation, objects, caller)
+            attaches = attaches and generation.options is options  # not in the background: its client may disconnect
+        return self._prepared(request, generation, account, attaches, shared)
+
+    def _prepared(
+        self,
+        request: web.BaseRequest,
+        generation: GenerationRequest,
+        account: Account | None,
+        attaches: bool,
+        shared: bool,
+    ) -> GenerationRequest:
+        """Return a request as it is sent upstream, with what it shares calls by.
+
+        `attaches`: a retry finds its call. `shared`: it shares a call with requests like it.
+        """
+        if account is not None and not self._recorded:
+            generation = _limited(generation, account)
+        if self._rewrites:
+            generation = rewrite(generation, self._config.generations)
+        if attaches:
+            generation.meaning = _meaning(request, generation)
+        if self._early_s and self._asks_events(request, generation):
+            generation.keepalive_s = self._early_s
+        if shared:
+            generation = replace(generation, identity=_identify(request, generation))
+        return self._directed(generation) if self._models else generation
+
+    def _asks_events(self, request: web.BaseRequest, generation: GenerationRequest) -> bool:
+        """Return whether a client asks for a stream and waits for it, in a mode of events."""
+        options, requests = generation.options, generation.route.dialect.requests
+        in_events = MODES[options.view.mode].content_type == EVENT_STREAM and not options.respond_async
+        return in_events and requests.asks_events(request.raw_headers, generation.whole_body)
+
+    def _directed(self, generation: GenerationRequest) -> GenerationRequest:
+        """Choose the upstream of the model, and put the model's name there into the body."""
+        upstream, body = self._models.choose(generation.whole_body)
+        streamed = generation.streamed
+        if streamed is not None:
+            streamed = streamed[0], self._models.choose(streamed[1]).body
+        if generation.continues:
+            upstream = generation.upstream
+        return replace(generation, upstream=upstream, body=body, streamed=streamed)
+
+    def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
+        """Have the stream of a response in the background outlive its client.
+
+        Raises: BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
+        """
+        asked = objects.background(generation.whole_body)
+        if asked is None:
+            return generation
+        caller.check_owns_streams()
+        options = generation.options
+        options = options._replace(
+            retain_s=max(options.retain_s, self._config.generations.background_retain_s),
+            on_disconnect=OnDisconnect(None),
+            respond_async=options.respond_async or not asked.streams,
+        )
+        return replace(generation, body=asked.body, options=options, background=not asked.streams)
+
+
+def _limited(generation: GenerationRequest, account: Account) -> GenerationRequest:
+    """Check the model of a request, and request the usage of its stream if tokens are limited.
+
+    Raises: NotAllowedForKey.
+    """
+    if not account.reads_bodies:
+        return generation
+    account.check_body(generation.whole_body)
+    counted = generation.route.dialect.requests.with_usage(generation.whole_body)
+    if not account.limits.counts_tokens or counted is None:
+        return generation
+    return replace(generation, body=counted, hides_usage=True)
+
+
+def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> GenerationRequest:
+    """Rewrite a request so that it asks for a stream, or for the usage of a stream, as configured."""
+    dialect = generation.route.dialect
+    if generations.upgrade != "never":
+        streamed = dialect.requests.as_stream(generation.headers, generation.whole_body)
+        if streamed is not None:  # the client gets a document, even if it is made from a stream
+            generation = replace(generation, options=generation.options._replace(view=JSON))
+            if generations.upgrade == "auto":
+                return replace(generation, streamed=streamed)
+            return replace(generation, headers=streamed[0], body=streamed[1], upgraded=True)
+    if generations.include_usage:
+        counted = dialect.requests.with_usage(generation.whole_body)
+        if counted is not None:
+            return replace(generation, body=counted, hides_usage=True)
+    return generation
+
+
+def _meaning(request: web.BaseRequest, generation: GenerationRequest) -> bytes:
+    route, steering = generation.route, generation.route.steered_by(request.raw_headers)
+    return meaning_of(generation.caller, route.name, generation.target, generation.whole_body, steering)
+
+
+def _identify(request: web.BaseRequest, generation: GenerationRequest) -> Identity:
+    """Return the identity by which requests share a call: by the Idempotency-Key if there is one, else by content."""
+    route, key = generation.route, generation.options.idempotency_key
+    caller, target, body = generation.caller, generation.target, generation.whole_body
+    if key is None:
+        return by_body(caller, route.name, target, body, route.steered_by(request.raw_headers))
+    if generation.recorded:  # of any method
+        target = generation.method + b" " + target
+    streamed = route.dialect.requests.asks_stream(request.raw_headers)
+    return by_key(caller, route.name, key, target, body, streamed=streamed)
