@@ -86,8 +86,9 @@ async def test_head_is_known_from_its_third_request_on() -> None:
 @pytest.mark.parametrize(
     ("plain", "other"),
     [
-        (b"{}", b"{}P"), (b"{}", b"{"), (b"\r\n\r\n{}", b"\r\n\r\n"), (b"{}", b""), (b": 2\r", b": +2\r"), (b": 2\r", b":  2\r"),
-        (b": 2\r", b": 2 \r"), (b": 2\r", b": 0_2\r"), (b": 2\r", b": \r"), (b": 2\r", b": 2\n"), (b": 2\r", b": 2,2\r"),
+        (b"{}", b"{}P"), (b"{}", b"{"), (b"{}", b""), (b"\r\n\r\n{}", b"\r\n\r\n"),
+        (b": 2\r", b": +2\r"), (b": 2\r", b":  2\r"), (b": 2\r", b": 2 \r"), (b": 2\r", b": 0_2\r"),
+        (b": 2\r", b": \r"), (b": 2\r", b": 2\n"), (b": 2\r", b": 2,2\r"),
     ],
 )  # fmt: skip
 async def test_read_that_is_not_one_whole_request_is_left_to_the_parser(plain: bytes, other: bytes) -> None:
