@@ -38,10 +38,7 @@ class Raw(Projection):
         self.chunked = chunks
 
     def render(self, start: int, end: int) -> bytes:
-        log = self._log
-        if end - start == 1:
-            return log.frames[start - log.start]
-        return b"".join(log.span(start, end))
+        return self._log.content(start, end)
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         log = self._log
@@ -79,7 +76,7 @@ class Events(Projection):
         log, last = self._log, None
         seq = offset + (ending is log.ending and offset == log.end)
         if ending is not log.ending:
-            last = log.frames[offset - 1 - log.start] if log.start < offset else b""
+            last = log.frame(offset - 1) if log.start < offset else b""
         ident = self._id_prefix + b"%d" % seq
         return self._source.reader.error_frame(ending.message, ending.reason, ident, last), True
 
