@@ -10,6 +10,7 @@ from unittest import mock
 
 from proxy.store.entries import EntryId, Frames
 from proxy.store.store import STORED, StoreError
+from proxy.stream.log import FrameLog
 
 
 class Mutant(NamedTuple):
@@ -79,6 +80,10 @@ async def _read_then_set(self: Any, name: bytes, asked: bytes, ident: str) -> An
     return await self._find(held.decode())
 
 
+def _next_to_the_last_frames(self: FrameLog) -> int:
+    return self.end + 1
+
+
 def _original(path: str) -> Callable[..., Any]:
     import importlib
 
@@ -89,6 +94,7 @@ def _original(path: str) -> Callable[..., Any]:
 
 _xadd = _original("tests.store.fake_redis.FakeServer._xadd")
 _xread = _original("tests.store.fake_redis.FakeServer.xread")
+_ENDING_SEQ = "proxy.stream.log.FrameLog.ending_seq"
 _write = _original("proxy.store.redis_store.RedisStore.write")
 
 MUTANTS = {
@@ -100,6 +106,8 @@ MUTANTS = {
     "settling": Mutant("proxy.store.redis_store.RedisStore.write", _stored_anyway, ("break",)),
     "verified seal": Mutant("proxy.store.publisher.Publisher._settle", _nothing, ("fail over",)),
     "key check": Mutant("proxy.store.tail.Tail._check_there", _nothing, ("delete",)),
+    "number of no frame": Mutant(_ENDING_SEQ, property(_next_to_the_last_frames), ("crash",)),
+    "number of no frame, back at the owner": Mutant(_ENDING_SEQ, property(_next_to_the_last_frames), ("cut owner",)),
     "one reader a stream and node": Mutant("proxy.store.replicas.Replicas.find", _always_anew),
     "one claim a key": Mutant("proxy.store.claims.Claims.claim", _read_then_set),
 }
