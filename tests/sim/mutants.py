@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
-from proxy.store.entries import EntryId, Frames
+from proxy.store.entries import Entry, EntryId, Frames, GapError, read_seal
+from proxy.store.replica import Replica
 from proxy.store.store import STORED, StoreError
-from proxy.stream.log import FrameLog
 
 
 class Mutant(NamedTuple):
@@ -80,8 +80,11 @@ async def _read_then_set(self: Any, name: bytes, asked: bytes, ident: str) -> An
     return await self._find(held.decode())
 
 
-def _next_to_the_last_frames(self: FrameLog) -> int:
-    return self.end + 1
+def _sealed_as_by_the_owner(self: Replica, entry: Entry) -> None:
+    seal = read_seal(entry)
+    if seal.at is not None and seal.at != self.at:
+        raise GapError
+    self.stream.seal(seal.ending._replace(imposed=False), tail=seal.tail)
 
 
 def _original(path: str) -> Callable[..., Any]:
@@ -94,7 +97,6 @@ def _original(path: str) -> Callable[..., Any]:
 
 _xadd = _original("tests.store.fake_redis.FakeServer._xadd")
 _xread = _original("tests.store.fake_redis.FakeServer.xread")
-_ENDING_SEQ = "proxy.stream.log.FrameLog.ending_seq"
 _write = _original("proxy.store.redis_store.RedisStore.write")
 
 MUTANTS = {
@@ -106,8 +108,10 @@ MUTANTS = {
     "settling": Mutant("proxy.store.redis_store.RedisStore.write", _stored_anyway, ("break",)),
     "verified seal": Mutant("proxy.store.publisher.Publisher._settle", _nothing, ("fail over",)),
     "key check": Mutant("proxy.store.tail.Tail._check_there", _nothing, ("delete",)),
-    "number of no frame": Mutant(_ENDING_SEQ, property(_next_to_the_last_frames), ("crash",)),
-    "number of no frame, back at the owner": Mutant(_ENDING_SEQ, property(_next_to_the_last_frames), ("cut owner",)),
+    "number of no frame": Mutant("proxy.store.replica.Replica._seal", _sealed_as_by_the_owner, ("crash",)),
+    "number of no frame, back at the owner": Mutant(
+        "proxy.store.replica.Replica._seal", _sealed_as_by_the_owner, ("cut owner",)
+    ),
     "one reader a stream and node": Mutant("proxy.store.replicas.Replicas.find", _always_anew),
     "one claim a key": Mutant("proxy.store.claims.Claims.claim", _read_then_set),
 }
