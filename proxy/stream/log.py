@@ -1,8 +1,8 @@
 """The log: one upstream response as append-only frames, and the one way it ended.
 
 Keeps law 3 (frame n never changes, seqs are dense from 1) and law 4 (nothing after the seal).
-The bytes of all frames are in one piece, with a number for each that says where it ends: objects of their own would take
-48 bytes more for each frame, and would have to be moved together for a stream that is kept.
+The bytes of all frames are in one piece, with a number for each that says where it ends: objects of their own would
+take 48 bytes more for each frame, and would have to be moved together for a stream that is kept.
 """
 
 from array import array
@@ -12,6 +12,8 @@ from itertools import accumulate
 from proxy.stream.endings import Ending
 
 FRAME_BYTES = 8  # of memory that a frame takes beside its own bytes
+NO_FRAME = 2**53 - 1
+"""A number that no frame has, and that JavaScript has exactly."""
 
 
 class FrameLog:
@@ -62,6 +64,28 @@ class FrameLog:
             raise RuntimeError("the log is sealed")
         self.tail = tail
         self.ending = ending
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Return whether there may have been more frames than are here, of which some may have been sent to clients."""
+        return self.ending is not None and self.ending.imposed
+
+    @property
+    def ending_seq(self) -> int:
+        """Return the number of the event that tells of the log's ending, once it is sealed.
+
+        One after the last frame's: a client that resumes after the last frame is sent the ending, and one that resumes
+        after the ending is sent nothing. If there may have been more frames, one of them may have had that number, so
+        the ending has a number that no frame has.
+        """
+        return NO_FRAME if self.is_cut_short else self.end + 1
+
+    def seq_of(self, ending: Ending, offset: int) -> int:
+        """Return the number of the event that tells a follower at `offset` how it ends.
+
+        The cursor is repeated if the follower alone is ended: then it may go on there.
+        """
+        return self.ending_seq if ending is self.ending and offset == self.end else offset
 
     @property
     def frames(self) -> list[bytes]:
