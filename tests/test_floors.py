@@ -30,7 +30,7 @@ FLOORS = {
     "console": 8,
     "__main__": 9,
 }
-GROUND = {"pem", "settings", "timers"}
+GROUND = {"objections", "pem", "settings", "timers"}
 """The package's own modules, which any floor may import."""
 
 _IO = {"asyncio", "time", "logging", "aiohttp", "redis", "socket", "threading"}

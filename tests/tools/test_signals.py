@@ -149,7 +149,7 @@ async def test_sighup_with_a_bad_file_changes_nothing(stage: Stage, tmp_path: Pa
         written(file, stage, ["new"], drain_s='"sk-secret"')
         process.send_signal(signal.SIGHUP)
         assert "nothing was changed: the configuration is not valid" in await logged(process, "SIGHUP")
-        assert "drain_s: Input should be a valid number" in (said := await logged(process, "drain_s"))
+        assert "drain_s: must be a number, not a string" in (said := await logged(process, "drain_s"))
         assert "sk-secret" not in said
         file.unlink()
         process.send_signal(signal.SIGHUP)
