@@ -1,13 +1,17 @@
 """Starts processes of the command line by forking one that has imported all modules already.
 
-A server of three workers is five processes. To import everything in each of them takes seconds, and the end-to-end
-tests start a thousand such servers. So a test starts `launcher.py` in place of Python: it passes its arguments,
-environment and descriptors to this process, which forks one that runs the command with them. The launcher hands on the
-signals that it is sent, and ends as the command does; if it is killed, so is the command.
+A server of three workers is five processes. To import everything in each of them takes seconds, and the tests start
+hundreds of servers. So a test starts `launcher.py` in place of Python: it passes its arguments, environment and
+descriptors to this process, which forks one that runs the command with them. The launcher hands on the signals that it
+is sent, and ends as the command does; if it is killed, so is the command. It can't hand on SIGSTOP, and its process is
+not the command's: tests of that, and of how a process starts, have Python start.
 """
 
 import array
+import atexit
+import functools
 import gc
+import io
 import json
 import os
 import random
@@ -44,6 +48,12 @@ class Nursery:
         with listening:
             command = (sys.executable, "-m", "tests.nursery", str(listening.fileno()))
             self._process = subprocess.Popen(command, pass_fds=[listening.fileno()], stdin=subprocess.PIPE)
+
+
+@functools.cache
+def nursery() -> Nursery:
+    """Return the process that forks all commands of these tests."""
+    return Nursery()
 
 
 def _wait_for_orders(listening: socket.socket) -> None:
@@ -123,6 +133,7 @@ def _run(order: dict[str, Any], descriptors: dict[int, int]) -> NoReturn:
     for number, given in parked.items():
         os.dup2(given, number, inheritable=number > 2)
         os.close(given)
+    _open_standard_streams()
     os.environ.clear()
     os.environ.update(order["environment"])
     random.seed()
@@ -134,9 +145,21 @@ def _run(order: dict[str, Any], descriptors: dict[int, int]) -> NoReturn:
     except SystemExit as ended:
         code = ended.code
     finally:
+        atexit._run_exitfuncs()  # as the log's last lines are written then
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _open_standard_streams() -> None:
+    """Make those of Python anew: they know of the nursery's whether one can seek in them, or is a terminal."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        raw: Any = io.FileIO(number, mode, closefd=False)
+        raw.name = f"<{name}>"
+        buffered = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+        text = io.TextIOWrapper(buffered, "utf-8", line_buffering=number == 2 or os.isatty(number))
+        setattr(sys, name, text)
+        setattr(sys, f"__{name}__", text)
 
 
 def _at_least(lowest: int, descriptor: int) -> int:

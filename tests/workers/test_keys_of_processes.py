@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.access.named import NamedCallers
-from tests.event_loops import on_one_loop
+from tests.event_loops import POLL_S, on_one_loop
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer, Client, request
 from tests.spawned import answered
@@ -175,7 +175,7 @@ async def test_reload_under_load_with_limits_loses_and_refuses_nothing(stage: St
             clients.append(asyncio.create_task(stream.retry()))
             await asyncio.sleep(0.01)
         while (await usage(one, alice))["streams"]["now"] < 2 * STREAMS:
-            pass
+            await asyncio.sleep(POLL_S)
         assert await is_refused(one, alice)
         over.set()
         await asyncio.gather(*going, *clients)
