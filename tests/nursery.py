@@ -3,8 +3,8 @@
 A server of three workers is five processes. To import everything in each of them takes seconds, and the tests start
 hundreds of servers. So a test starts `launcher.py` in place of Python: it passes its arguments, environment and
 descriptors to this process, which forks one that runs the command with them. The launcher hands on the signals that it
-is sent, and ends as the command does; if it is killed, so is the command. It can't hand on SIGSTOP, and its process is
-not the command's: tests of that, and of how a process starts, have Python start.
+is sent, and ends as the command does; if it is killed, so is the command. It is sent SIGUSR1 in place of SIGSTOP, and
+SIGUSR2 of SIGCONT. Its process is not the command's: tests of that, and of how a process starts, have Python start.
 """
 
 import array
@@ -138,6 +138,7 @@ def _run(order: dict[str, Any], descriptors: dict[int, int]) -> NoReturn:
     os.environ.update(order["environment"])
     random.seed()
     sys.executable = order["executable"]
+    os.chdir(order["folder"])
     sys.argv = ["streamtee", *order["arguments"]]
     code: Any = 1
     try:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from proxy.server.config import Config, address, load
 from proxy.tools.cli import main
 from proxy.tools.fake.qwen import FakeQwen
+from tests.event_loops import POLL_S
 from tests.metric_names import ELSEWHERE
 from tests.programs import deploy_tool
 from tests.proxy_under_test import teed
@@ -143,6 +144,7 @@ async def test_visitors_give_the_dashboard_something_to_show(fake: FakeQwen) -> 
         async with asyncio.timeout(30):
             while not told.done():  # some are there only while streams run
                 shown |= set(re.findall(r"^(\w+)(?:\{| )", await tee.metrics(), re.MULTILINE))
+                await asyncio.sleep(POLL_S)
             said, errors = await told
     assert (visitors.returncode, said, errors) == (0, b"", b"")
     panels = json.dumps(json.loads((DEPLOY / "grafana/streamtee.json").read_text())["panels"])

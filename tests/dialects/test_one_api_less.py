@@ -169,7 +169,7 @@ asyncio.run(main())
 def test_proxy_without_it_serves_the_others(name: str, tmp_path: Path) -> None:
     """Every module can be imported, and each API that is left is asked through a proxy before the fake."""
     package = tmp_path / "proxy"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("*.so"))
     without(package, APIS[name].modules)
     command = [sys.executable, "-c", LOOKS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
