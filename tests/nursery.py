@@ -28,6 +28,8 @@ from typing import Any, NoReturn
 ADDRESS = "TEST_NURSERY"
 """The environment variable with the path of the nursery's socket."""
 _LAUNCHER = Path(__file__).with_name("launcher.py")
+_ROOT = Path(__file__).parents[1]
+"""Of the modules that it imports, wherever a test has gone."""
 _MOST_BYTES, _MOST_DESCRIPTORS = 256 * 1024, 300
 
 
@@ -47,7 +49,7 @@ class Nursery:
         listening.listen(1000)
         with listening:
             command = (sys.executable, "-m", "tests.nursery", str(listening.fileno()))
-            self._process = subprocess.Popen(command, pass_fds=[listening.fileno()], stdin=subprocess.PIPE)
+            self._process = subprocess.Popen(command, cwd=_ROOT, pass_fds=[listening.fileno()], stdin=subprocess.PIPE)
 
 
 @functools.cache
