@@ -209,6 +209,9 @@ async def test_streams_have_equal_shares_while_the_store_is_away(tmp_path: Path)
         for at in (0, 2):
             end(turns[at][1])
         turns += [await both.fill(1), await both.fill(1)]
+        async with asyncio.timeout(GUARD_S):
+            while await both.now("streams") != {4}:  # until then each allows its share
+                await asyncio.sleep(POLL_S)
         for at in (0, 1):
             assert await limit_of((await both.ask(at))[0]) == "streams"
         for _, turn in turns:

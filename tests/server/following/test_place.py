@@ -1,4 +1,4 @@
-"""Two nodes: a client has had events that the other node's copy lacks, and goes on there. They come in a moment."""
+"""Where a follower begins in a log whose end is not here yet: what its client had elsewhere comes in a moment."""
 
 import asyncio
 import json
