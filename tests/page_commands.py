@@ -34,7 +34,8 @@ _PORT = re.compile(r"(127\.0\.0\.1:|--upstream-port )(\d{4})\b")
 _FASTER = [
     ("--duration 2", "--duration 0.3"),
     ("streamtee fake", "streamtee fake --pace fast"),
-    ("every=1'", "every=1' -m 2"),
+    ("every=1'", "every=1' -m 1.5"),
+    ("--upstream-port", "--silence 1 --upstream-port"),
 ]
 """What a reader may want to take its time, and a test does not."""
 _STATUSES = {"Fake-Fault: reset": (18, 56), "every=1": (28,)}
