@@ -1,128 +1,49 @@
-"""Where a follower begins in a log whose end is not here yet: what its client had elsewhere comes in a moment."""
-
-import asyncio
-import json
-from collections.abc import AsyncIterator
+"""Where in a log a client begins whose last event had a number, whichever: of logs that go on or have ended."""
 
 import pytest
 
-from tests.dialects.response_events import message, numbered, response
-from tests.event_streams import DONE, FINISH, chunk_frame, stamped
-from tests.http_client import Answer
-from tests.proxy_under_test import RESPONSES, begun, response_body
-from tests.stage import Turn
-from tests.store.nodes import Nodes, two_nodes
+from proxy.server.following.place import offset_after
+from proxy.stream.endings import CANCELLED, COMPLETE, PRODUCER_LOST, Ending
+from proxy.stream.log import NO_FRAME, FrameLog
+from proxy.wire.errors import OffsetBeyond, OffsetGone
 
-WORDS = [chunk_frame(f"word {n}") for n in range(1, 6)]
-LAST = [FINISH, DONE]
-FRAMES = numbered(response(message(0, ["one ", "two ", "three "])), by_dashscope=True)
-NEVER_SAID = 99
-FLUSH_MS = 400
+BEYOND, GONE = OffsetBeyond, OffsetGone
 
 
-@pytest.fixture
-async def nodes() -> AsyncIterator[Nodes]:
-    """Run two nodes, of which the owner writes so seldom that what was said is not stored for a while."""
-    async with two_nodes({"flush_ms": FLUSH_MS}) as nodes:
-        yield nodes
+def log_of(ending: Ending | None, *, dropped: int = 0) -> FrameLog:
+    """Return a log of three frames."""
+    log = FrameLog()
+    log.extend([b"1", b"2", b"3"])
+    log.trim(3 - dropped, 3)
+    if ending is not None:
+        log.seal(ending)
+    return log
 
 
-async def said(nodes: Nodes) -> tuple[Answer, Turn]:
-    """Have a stream with two words that is followed at the other node, and a third word that only the owner has."""
-    answer, turn = await begun(nodes.owner, nodes.stage, frames=2)
-    follower = await nodes.other.follow(answer.stream_id, "mode=raw")
-    await follower.until(WORDS[1])
-    turn.chunk(WORDS[2])
-    await answer.until(WORDS[2])
-    assert nodes.other.proxy.hub.replicas[answer.stream_id].log.end == 2
-    return answer, turn
+@pytest.mark.parametrize(
+    ("ending", "places"),
+    [
+        (None, {0: 0, 3: 3, 4: BEYOND, 5: BEYOND, NO_FRAME: BEYOND, NO_FRAME + 1: BEYOND}),
+        (COMPLETE, {0: 0, 3: 3, 4: 4, 5: BEYOND, NO_FRAME: BEYOND, NO_FRAME + 1: BEYOND}),
+        (CANCELLED, {0: 0, 3: 3, 4: 4, 5: BEYOND, NO_FRAME: BEYOND, NO_FRAME + 1: BEYOND}),
+        (PRODUCER_LOST, {0: 0, 3: 3, 4: 3, 5: 3, NO_FRAME: NO_FRAME, NO_FRAME + 1: BEYOND}),
+    ],
+)
+def test_number_has_one_place_in_a_log(ending: Ending | None, places: dict[int, int | type[Exception]]) -> None:
+    """The number of the ending is beyond the end, and is that of no frame if there may have been more of them."""
+    log = log_of(ending)
+    for seq, place in places.items():
+        if isinstance(place, int):
+            assert offset_after(log, seq) == place
+        else:
+            with pytest.raises(place):
+                offset_after(log, seq)
 
 
-def finish(turn: Turn) -> None:
-    """Have the upstream say the rest."""
-    for frame in WORDS[3:]:
-        turn.chunk(frame)
-    turn.end(*LAST)
-
-
-async def test_cursor_that_another_node_has_not_reached_is_waited_for(nodes: Nodes) -> None:
-    """By the id of an event, by its number, and by bytes of the stream or of its text."""
-    answer, turn = await said(nodes)
-    ident, had = answer.stream_id, b"".join(WORDS[:3])
-    followers = await asyncio.gather(
-        nodes.other.follow(ident, "", f"Last-Event-ID: {answer.epoch}-3"),
-        nodes.other.follow(ident, "after=3"),
-        nodes.other.follow(ident, f"mode=raw&offset={len(had)}"),
-        nodes.other.follow(ident, f"mode=text&offset={len('word 1word 2word 3')}"),
-    )
-    assert [follower.status for follower in followers] == [200] * 4
-    finish(turn)
-    rest = b"".join([*WORDS[3:], *LAST])
-    events = stamped(rest, answer.epoch, 4)
-    assert [await follower.read() for follower in followers] == [events, events, rest, b"word 4word 5"]
-
-
-async def test_cursors_of_several_streams_are_waited_for(nodes: Nodes) -> None:
-    """On one connection, of which one stream is of the node itself."""
-    answer, turn = await said(nodes)
-    own, own_turn = await begun(nodes.other, nodes.stage, frames=1)
-    query = f"stream={answer.stream_id}&stream={own.stream_id}&after={answer.epoch}-3,{own.epoch}-1"
-    follower = await nodes.other.ask("GET", f"/v1/follow?{query}")
-    assert follower.status == 200
-    finish(turn)
-    own_turn.end(*LAST)
-    body = (await follower.read()).decode()
-    heard = [json.loads(line[5:]) for line in body.splitlines() if line.startswith("data:")]
-    ids = [one["id"] for one in heard if one["stream"] == answer.stream_id and "ending" not in one]
-    assert ids[:4] == [f"{answer.epoch}-{seq}" for seq in (4, 5, 6, 7)]
-
-
-async def test_number_of_an_event_of_a_response_is_waited_for(nodes: Nodes) -> None:
-    """By the path of the API."""
-    client = await nodes.owner.send("POST", RESPONSES, body=response_body())
-    turn = await nodes.stage.next()
-    await turn.body()
-    turn.begin()
-    for frame in FRAMES[:3]:
-        turn.chunk(frame)
-    answer = await client.answer()
-    await answer.until(FRAMES[2])
-    follower = await nodes.other.follow(answer.stream_id, "mode=raw")
-    await follower.until(FRAMES[2])
-    turn.chunk(FRAMES[3])
-    await answer.until(FRAMES[3])
-    path = f"{RESPONSES}/{answer.stream_id}?stream=true&starting_after"
-    resumed, beyond = await asyncio.gather(
-        nodes.other.ask("GET", f"{path}=3"), nodes.other.ask("GET", f"{path}={NEVER_SAID}")
-    )
-    assert (resumed.status, beyond.status) == (200, 400)
-    turn.end(*FRAMES[4:])
-    assert await resumed.read() == stamped(b"".join(FRAMES[4:]), answer.epoch, 5)
-
-
-async def test_cursor_of_what_was_never_said_is_refused_in_bounded_time(nodes: Nodes) -> None:
-    """Although the stream goes on meanwhile; its other followers are not touched."""
-    answer, turn = await said(nodes)
-    ident = answer.stream_id
-    async with asyncio.timeout(5):
-        refused = await asyncio.gather(
-            nodes.other.follow(ident, f"after={NEVER_SAID}"),
-            nodes.other.follow(ident, "mode=raw&offset=99999"),
-            nodes.other.follow(ident, "mode=text&offset=99999"),
-            nodes.other.ask("GET", f"/v1/follow?stream={ident}&after={answer.epoch}-{NEVER_SAID}"),
-        )
-    assert [one.status for one in refused] == [416] * 4
-    at_once = await nodes.owner.follow(ident, f"after={NEVER_SAID}")
-    assert at_once.status == 416
-    finish(turn)
-    assert await answer.read() == b"".join([*WORDS, *LAST])
-
-
-async def test_cursor_is_not_called_wrong_while_the_store_cannot_be_read(nodes: Nodes) -> None:
-    """503, since the owner may have it; and a client may try again."""
-    answer, _ = await said(nodes)
-    nodes.redis.kill()
-    late = await nodes.other.follow(answer.stream_id, "after=3")
-    assert (late.status, late.header("retry-after")) == (503, "1")
-    assert (await late.json())["error"]["code"] == "store_unavailable"
-    await nodes.redis.start()
+def test_number_before_what_is_held_is_gone() -> None:
+    """Also of a log that was cut short: what is lost at its start is not told as lost at its end."""
+    log = log_of(PRODUCER_LOST, dropped=2)
+    assert offset_after(log, 2) == 2
+    with pytest.raises(GONE) as gone:
+        offset_after(log, 1)
+    assert gone.value.earliest == 3
