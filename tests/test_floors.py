@@ -14,6 +14,7 @@ import pytest
 
 from tests import source
 
+pytestmark = source.reads_source
 PACKAGE = source.PACKAGE
 FLOORS = {
     "wire": 1,

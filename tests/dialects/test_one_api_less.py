@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests import source
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "proxy"
 TABLES = ("dialects/table.py", "tools/fake/qwen.py")
@@ -59,13 +61,14 @@ def strings(path: Path) -> Iterator[str]:
     if path.suffix != ".py":
         yield path.read_text()
         return
-    tree = ast.parse(path.read_text())
-    loose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    nodes = source.nodes(path.relative_to(PACKAGE).as_posix())
+    loose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
         if isinstance(node, ast.Constant) and id(node) not in loose and isinstance(node.value, str | bytes):
             yield node.value if isinstance(node.value, str) else node.value.decode("latin-1")
 
 
+@source.reads_source
 @pytest.mark.parametrize("name", APIS)
 def test_no_other_module_says_its_words(name: str) -> None:
     """Nor a page of the console; but for what is listed above, which does say them."""
