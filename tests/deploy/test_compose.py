@@ -106,7 +106,7 @@ def test_ports_are_those_that_the_others_ask() -> None:
     """The image's, of the proxy: Prometheus scrapes the admin port, visitors come to the other, which is published."""
     data, admin = (address(environment("proxy")[f"STREAMTEE_{key}"])[1] for key in ("LISTEN", "ADMIN"))
     assert re.findall(r"^EXPOSE (\d+) (\d+)$", IMAGE, re.MULTILINE) == [(str(data), str(admin))]
-    assert f"'127.0.0.1', {data}," in IMAGE, "the health check asks the data port"
+    assert '"/opt/streamtee/health.py"' in IMAGE, "the health check asks the data port"
     assert SERVICES["proxy"]["ports"] == [f"127.0.0.1:{data}:{data}"]
     (job,) = PROMETHEUS["scrape_configs"]
     assert (job["job_name"], job["static_configs"]) == ("streamtee", [{"targets": [f"proxy:{admin}"]}])
