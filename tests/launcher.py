@@ -29,6 +29,7 @@ def main() -> None:
         "environment": environment,
         "executable": __file__,
         "folder": os.getcwd(),
+        "pid": str(os.getpid()),
     }
     nursery = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     nursery.connect(environment["TEST_NURSERY"])

@@ -138,6 +138,8 @@ def _run(order: dict[str, Any], descriptors: dict[int, int]) -> NoReturn:
     _open_standard_streams()
     os.environ.clear()
     os.environ.update(order["environment"])
+    if os.environ.get("LISTEN_PID") == order["pid"]:  # systemd's word for whom it hands its sockets to
+        os.environ["LISTEN_PID"] = str(os.getpid())
     random.seed()
     sys.executable = order["executable"]
     os.chdir(order["folder"])
