@@ -200,6 +200,8 @@ class Outbox:
     def _data(self, frames: list[bytes]) -> Entry:
         vitals, some = self.stream.vitals, fitting(frames, self.at)
         self.has_more = len(some.frames) < len(frames) or len(frames) == ENTRY_FRAMES or self.stream.sealed
+        if self.has_more:
+            self._heard_at = -1.0  # the rest is to be written, although nothing more may come for long
         entry = some.entry()
         if vitals.first_token_at and not self._is_token_told:
             self._is_token_told = True
