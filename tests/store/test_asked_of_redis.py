@@ -25,7 +25,8 @@ BOXES = 2
 
 @pytest.fixture
 async def nodes() -> AsyncIterator[Nodes]:
-    async with two_nodes() as nodes:
+    """Run two nodes, of which the owner writes without delay."""
+    async with two_nodes({"flush_ms": 5}) as nodes:
         yield nodes
 
 
