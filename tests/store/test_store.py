@@ -177,6 +177,7 @@ async def test_value_is_set_once_if_there_is_none(store: Store) -> None:
         "rejected", "rejected", "stored",
     ]  # fmt: skip
     assert len({outcome.value for outcome in outcomes if not isinstance(outcome, StoreError)}) == 1
+    assert all(59 < outcome.left_s <= 60 for outcome in outcomes if not isinstance(outcome, StoreError))
     await store.write([Put("n", b"4", 60), Put("m", b"5", 0.03)])
     assert await store.values(["n", "none"]) == [b"4", None]
     async with asyncio.timeout(GUARD_S):
