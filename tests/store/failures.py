@@ -18,6 +18,15 @@ from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, FINISH
 from tests.store.ground import BEFORE, LEASE_S, WORDS, Ground, Node, ending, ground, told
 from tests.store.redis_server import redis_server
+from tests.store.takeovers import (
+    ask_both,
+    both_are_owners,
+    ends_in_time,
+    goes_on_beyond_its_time,
+    killed_when_all_is_sent,
+    other_takes_over,
+    race,
+)
 
 Act = Callable[[Ground], Awaitable[None]]
 
@@ -31,6 +40,7 @@ class Row(NamedTuple):
     local: tuple[str, ...]
     is_quick: bool = False
     where: Callable[[], AbstractAsyncContextManager[Ground]] = ground
+    begin: Act = Ground.begin
 
 
 async def owner_killed(there: Ground) -> None:
@@ -194,6 +204,46 @@ ROWS = [
     Row("owner killed (SIGKILL)", owner_killed, LOST, ("cut off",), is_quick=True),
     Row("owner stalls beyond its lease (SIGSTOP), then goes on", owner_stalls, LOST, LOST, is_quick=True),
     Row("owner stalls within its lease", owner_stalls_shortly, WELL, WELL),
+    Row("owner told to end (SIGTERM), the answer ends before `drain_s`", ends_in_time, WELL, WELL, is_quick=True),
+    Row(
+        "owner told to end (SIGTERM), the answer goes on beyond `drain_s`",
+        goes_on_beyond_its_time,
+        ("drained",),
+        ("drained",),
+        is_quick=True,
+        where=lambda: ground(STREAMTEE_DRAIN_S="0.5"),
+    ),
+    Row(
+        'owner killed, with `ack = "stored"`',
+        killed_when_all_is_sent,
+        LOST,
+        ("cut off",),
+        where=lambda: ground(STREAMTEE_STORE__ACK="stored", STREAMTEE_STORE__FLUSH_MS="200"),
+    ),
+    Row("both nodes asked for the same at once, ten times", all_is_well, WELL, WELL, begin=race),
+    Row(
+        "both nodes asked for the same at once, the clock of the other node an hour ahead",
+        all_is_well,
+        WELL,
+        WELL,
+        is_quick=True,
+        where=lambda: ground(skew_s=3600),
+        begin=race,
+    ),
+    Row(
+        "owner killed before its upstream answers, the other node asked for the same",
+        other_takes_over,
+        WELL,
+        ("cut off",),
+        begin=ask_both,
+    ),
+    Row(
+        "owner stalls beyond its lease, the other node asked for the same, then the owner goes on",
+        both_are_owners,
+        LOST,
+        LOST,
+        is_quick=True,
+    ),
     Row("owner cut off from Redis beyond its lease, then not", owner_cut_off, LOST, LOST),
     Row("follower's node cut off from Redis shortly", follower_cut_off_shortly, WELL, WELL),
     Row("follower's node cut off from Redis for good", follower_cut_off, LOST, WELL),
@@ -225,7 +275,7 @@ async def run(row: Row) -> tuple[str, str]:
     Raises: AssertionError, if one of them lost something silently, or ended otherwise than it may.
     """
     async with row.where() as there:
-        await there.begin()
+        await row.begin(there)
         await row.act(there)
         remote, local = await _ended(there, "remote"), await _ended(there, "local")
         assert remote in row.remote, f"elsewhere: {remote}"
@@ -237,6 +287,8 @@ async def run(row: Row) -> tuple[str, str]:
 
 async def _ended(there: Ground, who: str) -> str:
     answer = getattr(there, who)
+    if answer is None:
+        return "cut off"  # before there was an answer
     how = await told(answer)
     return how.ending if how.ending in ("complete", "cut off") else await ending(answer)
 
