@@ -102,8 +102,8 @@ class Ground:
         await self.remote.until(b"word 2")
 
     async def ask(self, node: Node, key: str = "once") -> Client:
-        """Have a client ask a node for the stream, by an Idempotency-Key."""
-        return await node.tee.send_chat("Stream-Mode: events", f"Idempotency-Key: {key}")
+        """Have a client ask a node for the stream, by an Idempotency-Key unless that is empty."""
+        return await node.tee.send_chat("Stream-Mode: events", *([f"Idempotency-Key: {key}"] if key else []))
 
     async def answered(self) -> Turn:
         """Have the upstream answer the next request with the first words."""

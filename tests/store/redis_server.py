@@ -65,6 +65,13 @@ class RedisServer:
             while b"cluster_state:ok" not in await self.command("CLUSTER", "INFO"):
                 await asyncio.sleep(0.02)
 
+    async def wait_replica(self, replica: "RedisServer") -> None:
+        """Wait until a replica is sent what is written here: some time after it says that it is connected."""
+        await self.command("SET", "written", "1")
+        async with asyncio.timeout(GUARD_S):
+            while await replica.command("EXISTS", "written") != b":1\r\n":
+                await asyncio.sleep(0.02)
+
     async def command(self, *words: str) -> bytes:
         """Run a command on a connection of its own; return the beginning of its reply, b"" if there is none."""
         try:
@@ -135,6 +142,19 @@ async def redis_sentinel() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
+async def redis_replicated() -> AsyncIterator[tuple[str, RedisServer]]:
+    """Run a Sentinel, a primary and its replica, which takes over; yield the Sentinel's URL and the primary."""
+    quick = "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+    async with redis_server() as primary, redis_server("--replicaof", "127.0.0.1", str(primary.port)) as replica:
+        await primary.wait_replica(replica)
+        async with _sentinel(f"127.0.0.1 {primary.port}", after=quick) as sentinel:
+            async with asyncio.timeout(GUARD_S):
+                while str(replica.port).encode() not in await sentinel.command("SENTINEL", "REPLICAS", "main"):
+                    await asyncio.sleep(0.02)
+            yield f"redis+sentinel://127.0.0.1:{sentinel.port}/main", primary
+
+
+@asynccontextmanager
 async def redis_sentinel_with_tls(certificate: Path, authority: Path) -> AsyncIterator[str]:
     """Do the same, with TLS between all of them; yield the host and port of the Sentinel."""
     async with redis_with_tls(certificate, authority) as host:
@@ -145,10 +165,10 @@ async def redis_sentinel_with_tls(certificate: Path, authority: Path) -> AsyncIt
 
 
 @asynccontextmanager
-async def _sentinel(primary: str, *arguments: str, more: str = "") -> AsyncIterator[RedisServer]:
+async def _sentinel(primary: str, *arguments: str, more: str = "", after: str = "") -> AsyncIterator[RedisServer]:
     with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
         config = Path(folder) / "sentinel.conf"
-        config.write_text(f"{more}sentinel monitor main {primary} 1\n")
+        config.write_text(f"{more}sentinel monitor main {primary} 1\n{after}")
         sentinel = RedisServer("--sentinel", *arguments, config=str(config))
         try:
             await sentinel.start()

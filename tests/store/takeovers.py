@@ -9,18 +9,14 @@ import random
 from tests.event_streams import DONE, FINISH
 from tests.http_client import Client
 from tests.store.ground import BEFORE, WORDS, Ground, Node, told
+from tests.store.node_failures import held_elsewhere
 
 _RACES = 10
 
 
 async def ends_in_time(there: Ground) -> None:
     """One follower elsewhere comes while the owner drains; of another stream nobody is left at the owner."""
-    client = await there.ask(there.owner, "another")
-    turn = await there.answered()
-    answer = await client.answer()
-    elsewhere = await there.other.tee.follow(answer.stream_id)
-    await elsewhere.until(b"word 2")
-    await client.leave()
+    turn, elsewhere = await held_elsewhere(there)
     there.owner.tell_to_end()
     await there.say(WORDS[BEFORE:4])
     late = await there.follow()
