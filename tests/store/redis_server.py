@@ -57,10 +57,13 @@ class RedisServer:
             while await self.command("PING") != b"+PONG\r\n":
                 await asyncio.sleep(0.02)
 
-    async def begin_cluster(self) -> None:
-        """Start it, and give it all slots of a cluster."""
+    async def begin_cluster(self, first: int = 0, last: int = 16383) -> None:
+        """Start it, and give it these slots of a cluster."""
         await self.start()
-        await self.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        await self.command("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+
+    async def wait_cluster(self) -> None:
+        """Wait until it knows who has each slot."""
         async with asyncio.timeout(GUARD_S):
             while b"cluster_state:ok" not in await self.command("CLUSTER", "INFO"):
                 await asyncio.sleep(0.02)
@@ -132,6 +135,22 @@ async def redis_with_tls(certificate: Path, authority: Path, *arguments: str) ->
 def _files(certificate: Path, authority: Path) -> tuple[str, ...]:
     shown = ("--tls-cert-file", str(certificate), "--tls-key-file", str(certificate))
     return (*shown, "--tls-ca-cert-file", str(authority), "--tls-replication", "yes")
+
+
+@asynccontextmanager
+async def redis_cluster() -> AsyncIterator[str]:
+    """Run a cluster of two servers, each with half of the slots; yield its URL."""
+    servers = [RedisServer("--cluster-enabled", "yes") for _ in range(2)]
+    try:
+        await servers[0].begin_cluster(0, 8191)
+        await servers[1].begin_cluster(8192, 16383)
+        await servers[0].command("CLUSTER", "MEET", "127.0.0.1", str(servers[1].port))
+        for server in servers:
+            await server.wait_cluster()
+        yield f"redis+cluster://127.0.0.1:{servers[0].port}"
+    finally:
+        for server in servers:
+            server.close()
 
 
 @asynccontextmanager
