@@ -1,12 +1,17 @@
 """Two nodes: what they ask Redis for, and how often, as Redis itself tells."""
 
 import asyncio
+import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
 from proxy.store import outbox
+from tests.access.named import NamedCallers
 from tests.event_loops import GUARD_S, until
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped
 from tests.http_client import Answer
@@ -108,6 +113,51 @@ async def test_followers_of_a_stream_at_a_node_are_one_reader_until_the_last_lea
         assert len(await monitor.of("XADD", ident)) == 2
         assert [*await monitor.of("XREAD", ident), *await monitor.of("XRANGE", ident)] == []
     turn.end(*LAST)
+
+
+async def test_only_commands_of_redis_6_2_are_used(tmp_path: Path) -> None:
+    """And only their arguments of then: Redis says since when it has each. With all that nodes share."""
+    callers = NamedCallers(tmp_path, alice={"streams": 2, "followers": 5, "requests_per_day": 9})
+    named = [callers.header("alice"), "Stream-Key: chat-1", "Idempotency-Key: once"]
+    async with two_nodes(**callers.tables(), streams={"retain_s": 0}) as nodes, monitored(nodes.redis) as monitor:
+        clients = [await tee.send_chat(*named) for tee in (nodes.owner, nodes.other)]
+        turn = await nodes.stage.next()
+        await turn.body()
+        turn.begin()
+        turn.chunk(WORDS[0])
+        for answer in [await client.answer() for client in clients]:
+            await answer.until(WORDS[0])
+        ident = answer.stream_id
+        for path in ("/v1/streams", "/v1/keys/chat-1/stream"):
+            assert (await nodes.other.ask("GET", path, named[0])).status == 200
+        assert (await nodes.other.ask("DELETE", f"/v1/streams/{ident}", named[0])).status == 200
+        await turn.wait_left()
+        await until(lambda: not nodes.owner.proxy.node.publisher.lag_bytes)
+        commands = await monitor.commands()
+        with contextlib.closing(redis.Redis(port=nodes.redis.port, protocol=2)) as client:
+            client.response_callbacks.pop("COMMAND")
+            documented = {name: documentation(client, name) for name, *_ in commands}
+    used = {name: {word.upper() for words in commands if words[0] == name for word in words} for name in documented}
+    assert {"XADD", "XREAD", "XRANGE", "SET", "PTTL", "HSET", "SADD", "SREM", "DEL"} <= used.keys()
+    assert {name: words for name, docs in documented.items() if (words := used[name] & set(later(docs)))} == {}
+
+
+def documentation(client: Any, name: str) -> list[Any]:
+    """Return what Redis says of a command."""
+    ((_, docs),) = [client.execute_command("COMMAND", "DOCS", name)]
+    return [b"name", name.encode(), *docs]
+
+
+def later(docs: Any, *, is_late: bool = False) -> Iterator[str]:
+    """Yield the names of a command and of its arguments that Redis has only since after 6.2."""
+    if not isinstance(docs, list):
+        return
+    told: dict[bytes, Any] = dict(zip(docs[::2], docs[1::2], strict=False)) if b"name" in docs else {}
+    is_late = is_late or tuple(map(int, told.get(b"since", b"0").split(b"."))) >= (6, 3)
+    if told and is_late:
+        yield (told.get(b"token") or told[b"name"]).decode().upper()
+    for one in docs:
+        yield from later(one, is_late=is_late)
 
 
 async def test_frames_of_one_flush_are_one_entry(seldom: Nodes) -> None:
