@@ -95,7 +95,9 @@ class ChatReader(LearningReader):
             self.ended = True
         return self.ended
 
-    def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
+    def error_frame(
+        self, message: str, code: str, ident: bytes, last: bytes | None = None, number: int | None = None
+    ) -> bytes:
         return CHUNKS.fail(message, code, ident)
 
     def _note_fields(self, frame: bytes, data: bytes | None) -> bool:

@@ -131,7 +131,9 @@ class DashScopeReader(LearningReader):
         reasons = [message.get("finish_reason") for message in _messages(output)] if isinstance(output, dict) else []
         return bool(reasons) and all(stated_reason(reason) in STOPPED for reason in reasons)
 
-    def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
+    def error_frame(
+        self, message: str, code: str, ident: bytes, last: bytes | None = None, number: int | None = None
+    ) -> bytes:
         # No space after "event:": the DashScope SDK crashes on one. It reads the status from a line of its own.
         error = {"code": code, "message": message, "request_id": ""}
         return b"event:error\nstatus:502\ndata:%b\nid:%b\n\n" % (json_text.written(error), ident)

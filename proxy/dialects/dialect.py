@@ -141,10 +141,13 @@ class Reader(Protocol):
         None for frames without text: role chunks, empty deltas, usage, comments.
         """
 
-    def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
+    def error_frame(
+        self, message: str, code: str, ident: bytes, last: bytes | None = None, number: int | None = None
+    ) -> bytes:
         """Return the frame that tells followers that this stream has failed; `ident` is its event id.
 
         `last`: the last frame that was sent to a follower which is ended alone, and may resume; b"" if there was none.
+        `number`: what the frame is numbered with, if the API numbers its events; None: with what comes next.
         """
 
 

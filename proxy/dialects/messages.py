@@ -120,7 +120,9 @@ class MessagesReader(LearningReader):
             self.ended = self.ended or (kind == _END and bool(event))
         return self.ended
 
-    def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
+    def error_frame(
+        self, message: str, code: str, ident: bytes, last: bytes | None = None, number: int | None = None
+    ) -> bytes:
         status = None if self.failure is None else self.failure.status
         kind = _TYPES_OF_ENDINGS.get(code) or ("api_error" if status is None else _type_of(status))
         error = _error(kind, message, code)

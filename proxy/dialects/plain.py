@@ -25,7 +25,9 @@ class PlainReader(LearningReader):
     def note(self, frame: bytes) -> TextKind | None:
         return None
 
-    def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
+    def error_frame(
+        self, message: str, code: str, ident: bytes, last: bytes | None = None, number: int | None = None
+    ) -> bytes:
         # With a type of its own, so that listeners for messages don't get it.
         return b"event: error\ndata: %b\nid: %b\n\n" % (error_data(message, code), ident)
 

@@ -83,16 +83,19 @@ class ResponseReader(LearningReader):
         event = json_object(payload(lines) or b"")
         return bool(event) and _name(lines, event) in _STATUSES
 
-    def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
+    def error_frame(
+        self, message: str, code: str, ident: bytes, last: bytes | None = None, number: int | None = None
+    ) -> bytes:
         """Return a response.failed event that contains the last snapshot, marked as failed.
 
         Clients need all of it: openai-python compares the id with that of the first event, openai-node reads the
         output, the AI SDK refuses an event without a sequence number, Codex ignores errors in any other form. The
-        sequence number is the next one. A single follower that is ended (`last` is given) may resume after the number
-        that it is sent, so it is sent the number of `last` once more.
+        sequence number is the next one, if none is given. A single follower that is ended (`last` is given) may resume
+        after the number that it is sent, so it is sent the number of `last` once more.
         """
         self._catch_up()
-        number = self._number + 1 if last is None else number_of(last)
+        if number is None:
+            number = self._number + 1 if last is None else number_of(last)
         snapshot = json_object(payload(self._snapshot) or b"", exactly=True)
         response = ended(record(snapshot.get("response")) or EMPTY, code)
         response["error"] = {"code": self.failure_code(code), "message": message}

@@ -208,7 +208,10 @@ def read_answer(entry: Entry) -> Answer:
 
 
 class Seal(NamedTuple):
-    """The last entry: how the log ended, and where; None, if whoever sealed it did not know how much there was."""
+    """The last entry: how the log ended, and where; None, if whoever sealed it did not know how much there was.
+
+    Then the ending is an imposed one to all who read it.
+    """
 
     ending: Ending
     at: EntryId | None = None
@@ -238,10 +241,10 @@ def read_seal(entry: Entry) -> Seal:
         reason, message, retry_after_s, clean, unrecognised = json_text.read(entry.fields[b"e"])
     except (ValueError, KeyError, TypeError):
         raise UnreadableError("the seal of a stream can't be read") from None
-    ending = ENDINGS.get(reason, PRODUCER_LOST)._replace(
-        message=message, retry_after_s=retry_after_s, clean=clean, unrecognised=unrecognised
-    )
     at = entry.fields.get(b"at")
+    ending = ENDINGS.get(reason, PRODUCER_LOST)._replace(
+        message=message, retry_after_s=retry_after_s, clean=clean, unrecognised=unrecognised, imposed=at is None
+    )
     tail, summary = entry.fields.get(b"t", b""), entry.fields.get(b"s", b"")
     return Seal(ending, None if at is None else read_id(at), tail, summary, entry.fields.get(b"k") != b"0")
 

@@ -16,7 +16,7 @@ NODES = "nodes"
 LEASE = "node:"
 """How the names of leases begin."""
 _NODES_S = 24 * 3600.0
-_LOST = PRODUCER_LOST.saying("the process that read this stream has died, or can't reach the store")
+LOST = PRODUCER_LOST.saying("the process that read this stream has died, or can't reach the store")
 
 
 class Leases:
@@ -78,7 +78,7 @@ class Leases:
 
 async def seal_lost(store: Store, idents: Sequence[str]) -> list[object]:
     """Seal streams as lost; one that is sealed already stays as it is. Raises: StoreError."""
-    return list(await store.write([Append(ident, Seal(_LOST).entry()) for ident in idents])) if idents else []
+    return list(await store.write([Append(ident, Seal(LOST).entry()) for ident in idents])) if idents else []
 
 
 def _lease(node: str) -> str:

@@ -28,6 +28,7 @@ from proxy.stream.faults import log_fault
 from proxy.stream.stream import Stream
 
 _AGAIN_S = 0.2
+_SOON_S = 1.0
 _BLOCK_S = 2.0
 _LAST_S = 2.0  # to write what is left when the node stops
 
@@ -109,16 +110,21 @@ class Node:
     # Turns
 
     async def _every(self, seconds: float, turn: Callable[[float], Awaitable[None]]) -> None:
-        """Have a turn again and again: each is by itself, since a store may read and not write."""
+        """Have a turn again and again: each is by itself, since a store may read and not write.
+
+        After an error soon again: else a few connections that break, each in the wrong moment, would end the lease.
+        """
         loop = asyncio.get_running_loop()
         while True:
+            pause_s = seconds
             try:
                 await turn(loop.time())
             except StoreError:
                 self.publisher.note_error()
+                pause_s = min(seconds, _SOON_S)
             except Exception as fault:
                 log_fault("a turn of the node, which goes on,", fault)
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(pause_s)
 
     async def _renew(self, now: float) -> None:
         """Renew the lease. Raises: StoreError."""

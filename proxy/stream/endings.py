@@ -37,6 +37,7 @@ class Ending(NamedTuple):
     `reason` is the word in metrics and logs, `message` the text sent to followers. `clean`: the log's own last frames
     show the ending (they end the answer, or are an error event of the upstream), so responses end properly.
     `unrecognised`: that error event is in a form that clients take for a chunk, so modes of events add one of our own.
+    `imposed`: it was not the log's writer that ended the log, and the writer may have had more frames.
     """
 
     reason: str
@@ -49,6 +50,7 @@ class Ending(NamedTuple):
     retry_after_s: int | None = None  # None: that of the error
     clean: bool = False
     unrecognised: bool = False
+    imposed: bool = False
 
     def saying(self, message: str) -> "Ending":
         """Return this ending with a message of its own."""
@@ -84,7 +86,7 @@ DRAINED = Ending(
 OVERLOADED = Ending("overloaded", "failed", "proxy", TRY_AGAIN_LATER, Overloaded)
 INTERNAL_ERROR = Ending(  # of a follower alone, too
     "internal_error", "failed", "proxy", 4500, InternalError, message="this proxy failed; its log says where")
-PRODUCER_LOST = Ending("producer_lost", "failed", "proxy", 4502, ProducerLost)
+PRODUCER_LOST = Ending("producer_lost", "failed", "proxy", 4502, ProducerLost, imposed=True)
 
 UPSTREAM_UNREACHABLE = Ending("upstream_unreachable", "failed", "upstream", 4502, Unreachable)
 UPSTREAM_RESET = Ending("upstream_reset", "failed", "upstream", 4502, Truncated)

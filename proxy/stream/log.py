@@ -12,6 +12,8 @@ from proxy.stream.endings import Ending
 FRAME_BYTES = 48  # of memory that a frame takes beside its own bytes: a header of 33, a pointer of 8, rounding
 _PACKED_FRAME_BYTES = 4  # the same in a log that is packed
 _WORTH_PACKING = 32  # frames
+NO_FRAME = 2**53 - 1
+"""A number that no frame has, and that JavaScript has exactly."""
 _STRIDE = 1024  # frames between two marks: finding a byte looks at no more frames than this
 
 
@@ -61,6 +63,28 @@ class FrameLog:
             raise RuntimeError("the log is sealed")
         self.tail = tail
         self.ending = ending
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Return whether there may have been more frames than are here, of which some may have been sent to clients."""
+        return self.ending is not None and self.ending.imposed
+
+    @property
+    def ending_seq(self) -> int:
+        """Return the number of the event that tells of the log's ending, once it is sealed.
+
+        One after the last frame's: a client that resumes after the last frame is sent the ending, and one that resumes
+        after the ending is sent nothing. If there may have been more frames, one of them may have had that number, so
+        the ending has a number that no frame has.
+        """
+        return NO_FRAME if self.is_cut_short else self.end + 1
+
+    def seq_of(self, ending: Ending, offset: int) -> int:
+        """Return the number of the event that tells a follower at `offset` how it ends.
+
+        The cursor is repeated if the follower alone is ended: then it may go on there.
+        """
+        return self.ending_seq if ending is self.ending and offset == self.end else offset
 
     @property
     def frames(self) -> list[bytes]:

@@ -120,7 +120,9 @@ class MadeUpReader:
         self.seq = event.get("seq", self.seq)
         return TextKind.CONTENT if kind == "item.delta" and event.get("delta") else None
 
-    def error_frame(self, message: str, code: str, ident: bytes, last: bytes | None = None) -> bytes:
+    def error_frame(
+        self, message: str, code: str, ident: bytes, last: bytes | None = None, number: int | None = None
+    ) -> bytes:
         event = json.dumps({"type": "answer.failed", "seq": self.seq + 1, "reason": code, "message": message})
         return b"event: answer.failed\ndata: %b\nid: %b\n\n" % (event.encode(), ident)
 

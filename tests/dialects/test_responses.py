@@ -275,6 +275,13 @@ def test_failure_of_one_follower_has_the_number_of_what_it_was_sent(last: int | 
     assert told(frame)["sequence_number"] == number
 
 
+def test_failure_has_the_number_that_it_is_given() -> None:
+    """Where the next one may be that of an event which is lost."""
+    frames = numbered(response(message(0, ["a", "b"])))[:5]
+    frame = noted(RESPONSES, *frames).error_frame("m", "producer_lost", b"x-1", None, 2**53 - 1)
+    assert told(frame)["sequence_number"] == 2**53 - 1
+
+
 @pytest.mark.parametrize(
     "frames", [[], [b"data: {}\n\n"], [bare("response.created", response={"id": ID, "output": 0})]]
 )

@@ -8,7 +8,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
-from proxy.store.entries import EntryId, Frames
+from proxy.store.entries import Entry, EntryId, Frames, GapError, read_seal
+from proxy.store.replica import Replica
 from proxy.store.store import STORED, StoreError
 
 
@@ -79,6 +80,13 @@ async def _read_then_set(self: Any, name: bytes, asked: bytes, ident: str) -> An
     return await self._find(held.decode())
 
 
+def _sealed_as_by_the_owner(self: Replica, entry: Entry) -> None:
+    seal = read_seal(entry)
+    if seal.at is not None and seal.at != self.at:
+        raise GapError
+    self.stream.seal(seal.ending._replace(imposed=False), tail=seal.tail)
+
+
 def _original(path: str) -> Callable[..., Any]:
     import importlib
 
@@ -100,6 +108,10 @@ MUTANTS = {
     "settling": Mutant("proxy.store.redis_store.RedisStore.write", _stored_anyway, ("break",)),
     "verified seal": Mutant("proxy.store.publisher.Publisher._settle", _nothing, ("fail over",)),
     "key check": Mutant("proxy.store.tail.Tail._check_there", _nothing, ("delete",)),
+    "number of no frame": Mutant("proxy.store.replica.Replica._seal", _sealed_as_by_the_owner, ("crash",)),
+    "number of no frame, back at the owner": Mutant(
+        "proxy.store.replica.Replica._seal", _sealed_as_by_the_owner, ("cut owner",)
+    ),
     "one reader a stream and node": Mutant("proxy.store.replicas.Replicas.find", _always_anew),
     "one claim a key": Mutant("proxy.store.claims.Claims.claim", _read_then_set),
 }

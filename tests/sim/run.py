@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from tests.sim.loop import run
 from tests.sim.mutants import MUTANTS, switched_off
-from tests.sim.world import LawBrokenError, World
+from tests.sim.wanderer import LawBrokenError
+from tests.sim.world import World
 
 
 class Found(NamedTuple):

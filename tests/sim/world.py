@@ -32,6 +32,7 @@ from proxy.wire.errors import ProxyError
 from tests.event_streams import chunk_frame
 from tests.fakes import FakeSink
 from tests.sim.loop import VirtualLoop
+from tests.sim.wanderer import LawBrokenError, Wanderer
 from tests.store.fake_redis import FakeConnections, FakeServer
 
 LEASE_S, FLUSH_S = 15.0, 0.02
@@ -53,10 +54,6 @@ FAULTS = {
 }
 HARMLESS = {"break"}
 """Faults that nobody may notice."""
-
-
-class LawBrokenError(AssertionError):
-    """A law did not hold."""
 
 
 class SimConnections(FakeConnections):
@@ -150,6 +147,7 @@ class SimUpstream:
         self._at = at
         self.stream = stream
         stream.writer = self
+        self.frames: list[bytes] = []
         self.said = b""
         self.has_ended = False
         self.task = asyncio.create_task(self._say())
@@ -164,6 +162,7 @@ class SimUpstream:
             frames = [chunk_frame(f"{number}.{part}") for part in range(random.choice((1, 1, 3)))]
             if self.stream.sealed or not self._at.alive:
                 return
+            self.frames += frames
             self.said += b"".join(frames)
             self.stream.fed_at = asyncio.get_running_loop().time()
             self.stream.extend(frames)
@@ -210,6 +209,7 @@ class World:
         self._only = only
         self.random = Random(seed)
         self.network = Random(seed)  # by itself, so that one more message does not change what happens
+        self.wandering = Random(seed)  # by itself, too
         self.server: Any = None
         self.upstreams: dict[str, SimUpstream] = {}
         self.clients: list[SimClient] = []
@@ -235,6 +235,7 @@ class World:
         random = self.random
         plan: list[Any] = [self._ask()]
         plan += [self._follow() for _ in range(random.randint(1, 4))]
+        plan += [self._wander() for _ in range(self.wandering.randint(0, 2))]
         names: Sequence[str] = random.sample(sorted(FAULTS), random.choice((0, 1, 1, 1, 2, 3)))
         names = names if random.random() < 0.85 else ["break"]
         plan += [self._fault(name) for name in (names if self._only is None else self._only)]
@@ -283,19 +284,41 @@ class World:
         at = self.random.choice((self.owner, self.other, self.other))
         if not at.alive or not self.upstreams:
             return
-        ident = next(iter(self.upstreams))
-        try:
-            if at.hub.has(ident) and ident not in at.hub.replicas:
-                stream: Stream | None = at.hub.find(ident, None)
-            else:
-                stream = await at.node.replicas.find(ident)
-        except (StoreError, ProxyError):
-            return
+        stream = await self.found(at, next(iter(self.upstreams)))
         if stream is None or not at.alive:
             return
         self.note(f"a client follows at {at.name}")
         self.clients.append(SimClient(at, stream, asyncio.get_running_loop().time()))
         await self._stay(self.clients[-1])
+
+    async def _wander(self) -> None:
+        """Follow the stream, and go on at any node again and again."""
+        random = self.wandering
+        await asyncio.sleep(random.uniform(0.05, 5))
+        if not self.upstreams:
+            return
+        ident, upstream = next(iter(self.upstreams.items()))
+        wanderer = Wanderer(upstream.frames)
+        for _ in range(12):
+            at, stay_s = random.choice((self.owner, self.other)), random.choice((0.3, 3.0, 20.0))
+            stream = await self.found(at, ident)
+            if stream is not None:
+                self.note(f"a wanderer goes on after {wanderer.cursor} at {at.name}")
+                await wanderer.follow(at, stream, stay_s)
+            if wanderer.is_done:
+                return
+            await asyncio.sleep(random.uniform(0, 3))
+
+    async def found(self, at: SimNode, ident: str) -> Stream | None:
+        """Return a stream, as a node finds it that a client asks; None, if it has none or does not answer."""
+        if not at.alive:
+            return None
+        try:
+            if at.hub.has(ident) and ident not in at.hub.replicas:
+                return at.hub.find(ident, None)
+            return await at.node.replicas.find(ident)
+        except (StoreError, ProxyError):
+            return None
 
     async def _cancel(self) -> None:
         await asyncio.sleep(self.random.uniform(0.1, 20))
@@ -319,7 +342,7 @@ class World:
         owner = next((one._at for one in self.upstreams.values()), self.owner)
         other = self.other if owner is self.owner else self.owner
         if name == "crash":
-            owner.crash()
+            await self._crash(owner)
         elif name in ("stall", "cut owner", "cut other"):
             await self._cut(other if name == "cut other" else owner, seconds, stalls=name == "stall")
         elif name == "break":
@@ -328,6 +351,14 @@ class World:
             owner.connections.breaks = 0.0
         else:
             await self._lose(name)
+
+    async def _crash(self, owner: SimNode) -> None:
+        """Have a node die; often a moment after something was said, which is not stored then."""
+        said = [len(one.frames) for one in self.upstreams.values()]
+        waits = self.wandering.random() < 0.7
+        while waits and said == [len(one.frames) for one in self.upstreams.values() if not one.task.done()]:
+            await asyncio.sleep(0.005)
+        owner.crash()
 
     async def _cut(self, node: SimNode, seconds: float, *, stalls: bool, trims: bool = False) -> None:
         node.connections.cut = True

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
 
+from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, FINISH
 from tests.store.ground import BEFORE, LEASE_S, WORDS, Ground, Node, ending, ground, told
 from tests.store.node_failures import (
@@ -55,6 +56,60 @@ async def owner_killed(there: Ground) -> None:
     await there.say(WORDS[BEFORE:4])
     await there.remote.until(b"word 4")
     there.owner.kill()
+
+
+async def owner_killed_with_what_clients_had(there: Ground) -> None:
+    """Its clients go on at the other node, after words that are not stored."""
+    await _say_to_owner_alone(there)
+    there.owner.kill()
+    await asyncio.gather(*(_goes_on(there, there.other, f"after={had}", b"producer_lost") for had in (3, 4)))
+
+
+async def owner_goes_on_for_clients_told_elsewhere(there: Ground) -> None:
+    """They are refused there, and are sent everything if they name the last event that they had."""
+    await _say_to_owner_alone(there)
+    last = _last_id(await there.remote.read())
+    refused = await there.owner.tee.follow(there.ident, "", f"Last-Event-ID: {last}")
+    late = await there.owner.tee.follow(there.ident, f"after={BEFORE}")
+    assert (refused.status, await late.until(WORDS[3].rstrip())) == (416, bytes(late.body))
+    assert WORDS[2].rstrip() in late.body
+    there.owner.network.down = False
+    there.owner.network.drop()
+    assert b"producer_lost" in await late.read()
+    await _goes_on(there, there.owner, f"after={BEFORE + 2}", b"producer_lost")
+
+
+async def owner_does_not_answer_to_a_cancel(there: Ground) -> None:
+    """The other node seals; clients of the owner go on there."""
+    await _say_to_owner_alone(there)
+    assert (await there.other.tee.ask("POST", f"/v1/streams/{there.ident}/cancel")).status == 200
+    await asyncio.gather(*(_goes_on(there, there.other, f"after={had}", b"cancelled") for had in (3, 4)))
+    there.owner.network.down = False
+    there.owner.network.drop()
+    await there.turn.wait_left()
+
+
+async def _say_to_owner_alone(there: Ground) -> None:
+    """Have the owner's client be sent two words that the store does not get."""
+    there.owner.network.down = True
+    await there.say(WORDS[BEFORE : BEFORE + 2])
+    await there.local.until(WORDS[BEFORE + 1].rstrip())
+
+
+async def _goes_on(there: Ground, node: Node, cursor: str, word: bytes) -> None:
+    """Go on at a node as a client that had all of a stream but its ending; be told it once, and then that it was."""
+    async with asyncio.timeout(GUARD_S):
+        while (late := await node.tee.follow(there.ident, cursor)).status == 416:  # nobody knows yet that there is more
+            await asyncio.sleep(0.1)
+    body = await late.read()
+    assert (late.status, body.count(b"word"), word in body) == (200, 0, True)
+    again = await node.tee.follow(there.ident, "", f"Last-Event-ID: {_last_id(body)}")
+    assert again.status == 204
+
+
+def _last_id(body: bytes) -> str:
+    """Return the id of the last event."""
+    return [line[4:].decode() for line in body.splitlines() if line.startswith(b"id: ")][-1]
 
 
 async def owner_stalls(there: Ground) -> None:
@@ -229,6 +284,26 @@ ROWS = [
     Row("nothing", all_is_well, WELL, WELL),
     Row("owner killed (SIGKILL)", owner_killed, LOST, ("cut off",), is_quick=True),
     Row("owner killed, nobody followed elsewhere until later", killed_unseen, LOST, ("cut off",), begin=begin_alone),
+    Row(
+        "owner killed, and its clients go on at the other node after events that are not stored",
+        owner_killed_with_what_clients_had,
+        LOST,
+        ("cut off",),
+        is_quick=True,
+    ),
+    Row(
+        "owner cut off from Redis, and clients of the other node, who were told, go on at it",
+        owner_goes_on_for_clients_told_elsewhere,
+        LOST,
+        LOST,
+    ),
+    Row(
+        "owner cut off from Redis, and a cancel at the other node",
+        owner_does_not_answer_to_a_cancel,
+        ("cancelled",),
+        ("cancelled",),
+        where=lambda: ground(STREAMTEE_STORE__LEASE_S="30"),
+    ),
     Row("owner stalls beyond its lease (SIGSTOP), then goes on", owner_stalls, LOST, LOST, is_quick=True),
     Row("owner stalls within its lease", owner_stalls_shortly, WELL, WELL),
     Row("owner told to end (SIGTERM), the answer ends before `drain_s`", ends_in_time, WELL, WELL, is_quick=True),

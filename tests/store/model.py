@@ -2,16 +2,19 @@
 
 Pure: a `State` is a value, `steps` returns all states that may follow it. One stream of `FRAMES` frames; its owner,
 which may stall, be cut off from the store, or die; a sweeper and a canceller, who may seal; one follower at another
-node. Messages between owner and store may be lost on the way there or back. `SAFEGUARDS` are the rules that the
-protocol rests on: each can be left out, to see which fault then goes unnoticed.
+node; clients that go on at the node where they were not before. Messages between owner and store may be lost on the way
+there or back. `SAFEGUARDS` are the rules that the protocol rests on: each can be left out, to see which fault then goes
+unnoticed.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
 FRAMES = 2
-SEALS = ("complete", "client_gone", "cancelled", "producer_lost")
+OWN = ("complete", "client_gone")
+"""The words of seals that the owner alone writes; others are written by whoever takes it for lost, or cancels."""
 
 SAFEGUARDS = {
     "fencing id": "an entry's id is its last frame's number, and the store refuses an id that is not above the last",
@@ -23,9 +26,11 @@ SAFEGUARDS = {
     "settling": "what was sent and not answered is not taken for stored: the owner goes on after what is",
     "verified seal": "the owner looks once more whether its seal is there, since a failover may lose it",
     "key check": "a follower that is sent nothing asks whether the log is still there",
+    "number of no frame": "an ending that the owner did not write has a number that no frame can have",
 }
 
-CHANCE = ("stall", "cut", "die", "lose request", "lose answer", "fail over", "delete", "cancel", "leave", "recover")
+CHANCE = ("stall", "cut", "die", "lose request", "lose answer", "fail over", "delete", "cancel", "leave", "recover",
+          "go over", "go back")  # fmt: skip
 """Steps that may never come; all others do, sooner or later."""
 
 
@@ -49,6 +54,8 @@ class State(NamedTuple):
     cursor: int = 0  # the number of the last frame of the last entry that the follower was sent
     had: tuple[int, ...] = ()  # the frames that it was sent
     told: str = ""  # how the stream ended for it; gap and gone are errors, too
+    late: int = 0  # the last frame of a client that had it at the owner, and goes on at the other node
+    misled: bool = False  # a client went on elsewhere, and lacks something that it was not told of
     wrongly_closed: bool = False  # closed for want of followers, although the owner knew of one
     faults: frozenset[str] = frozenset()
     fault_count: int = 0
@@ -140,7 +147,7 @@ class Protocol:
             return s, "refused"
         return s._replace(log=(*s.log, entry)), "stored"
 
-    # The sweeper, and the follower
+    # The sweeper, the follower, and clients that go on elsewhere
 
     def _others(self, s: State) -> Iterator[tuple[str, State]]:
         if s.owner != "alive":
@@ -151,6 +158,20 @@ class Protocol:
             yield "join", s._replace(follows=True)
         if s.follows and not s.told:
             yield "read", self._read(s)
+        if s.made and not s.late:
+            yield "go over", s._replace(late=s.made)
+        if s.told and s.late:
+            yield "resume", s._replace(late=0, misled=s.misled or s.late == self._number_of_ending(s))
+        if s.told and s.owner in ("alive", "cut") and self._number_of_ending(s) <= s.made:
+            yield "go back", s._replace(misled=True)  # to the owner, which takes the number for that of its frame
+
+    def _number_of_ending(self, s: State) -> float:
+        """Return the number by which a client says that it was told how the stream ended at the follower's node.
+
+        A client that says so is told that nothing comes after it.
+        """
+        is_frameless = s.told not in OWN and self._has("number of no frame")
+        return math.inf if is_frameless else len(s.had) + 1
 
     def _read(self, s: State) -> State:
         if not s.exists:
@@ -160,7 +181,7 @@ class Protocol:
         if entry is None:
             return s
         if isinstance(entry, str):  # the owner's seal says where its log ends
-            short = entry == "complete" and len(s.had) < FRAMES and self._has("gap check")
+            short = entry in OWN and len(s.had) < s.made and self._has("gap check")
             return s._replace(told="gap" if short else entry)
         first, last = entry
         if self._has("gap check"):
@@ -214,6 +235,8 @@ def broken(state: State) -> str:
         return "a follower's log is no prefix of the owner's"
     if state.told == "complete" and len(state.had) < FRAMES:
         return "a follower was told complete, and lacks frames"
+    if state.misled:
+        return "a client that goes on elsewhere lacks a frame, and is not told"
     if state.wrongly_closed:
         return "closed while somebody followed"
     if "producer_lost" in state.log and not {"stall", "cut", "die"} & state.faults:

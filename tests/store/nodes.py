@@ -6,8 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from tests.event_loops import GUARD_S
-from tests.proxy_under_test import Tee, teed
-from tests.stage import Stage, staged
+from tests.http_client import Answer
+from tests.proxy_under_test import Tee, begun, teed
+from tests.stage import Stage, Turn, staged
 from tests.store.redis_server import RedisServer, redis_server
 
 SECRET = "a secret of all nodes"
@@ -50,3 +51,17 @@ async def two_nodes(store: dict[str, Any] | None = None, **tables: Any) -> Async
     """Run two proxies that share a Redis."""
     async with staged() as stage, redis_server() as redis, sharing(stage.url, redis.url, store, **tables) as tees:
         yield Nodes(stage, redis, tees)
+
+
+async def ahead(nodes: Nodes, words: list[bytes]) -> tuple[Answer, Turn]:
+    """Have a stream with two words that is followed at the other node, and a third word that only the owner has.
+
+    The owner must write seldom.
+    """
+    answer, turn = await begun(nodes.owner, nodes.stage, frames=2)
+    follower = await nodes.other.follow(answer.stream_id, "mode=raw")
+    await follower.until(words[1])
+    turn.chunk(words[2])
+    await answer.until(words[2])
+    assert nodes.other.proxy.hub.replicas[answer.stream_id].log.end == 2
+    return answer, turn

@@ -15,6 +15,7 @@ from proxy.store.entries import (
     Record,
     Seal,
     UnreadableError,
+    ending_of,
     fitting,
     read_answer,
     read_frames,
@@ -22,7 +23,7 @@ from proxy.store.entries import (
     read_record,
     read_seal,
 )
-from proxy.stream.endings import COMPLETE, UPSTREAM_RESET
+from proxy.stream.endings import CANCELLED, COMPLETE, PRODUCER_LOST, UPSTREAM_RESET
 from proxy.stream.info import StreamInfo
 from proxy.wire.http import Head
 
@@ -91,9 +92,18 @@ def test_seal_comes_back_as_it_was() -> None:
     """With the words of the error and the incomplete frame."""
     for seal in (
         Seal(COMPLETE, EntryId(3, 30), b"", b"{}"),
-        Seal(UPSTREAM_RESET.saying("why")._replace(clean=True, unrecognised=True), None, b"data: ha"),
+        Seal(UPSTREAM_RESET.saying("why")._replace(clean=True, unrecognised=True), EntryId(1, 5), b"data: ha"),
+        Seal(PRODUCER_LOST.saying("gone"), None),
     ):
         assert read_seal(seal.entry()) == seal
+
+
+def test_ending_is_imposed_if_its_seal_does_not_say_where_the_log_ends() -> None:
+    """Whatever it is: then its number is none that a frame can have."""
+    for ending in (CANCELLED, PRODUCER_LOST):
+        assert read_seal(Seal(ending).entry()).ending.imposed
+        assert not read_seal(Seal(ending, EntryId(3, 30)).entry()).ending.imposed
+    assert ending_of(Entry(SEAL, {b"e": b"no JSON"})).imposed
 
 
 def test_ending_of_a_later_version_is_an_error() -> None:

@@ -8,10 +8,9 @@ import pytest
 
 from tests.dialects.response_events import message, numbered, response
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped
-from tests.http_client import Answer
 from tests.proxy_under_test import RESPONSES, begun, response_body
 from tests.stage import Turn
-from tests.store.nodes import Nodes, two_nodes
+from tests.store.nodes import Nodes, ahead, two_nodes
 
 WORDS = [chunk_frame(f"word {n}") for n in range(1, 6)]
 LAST = [FINISH, DONE]
@@ -27,17 +26,6 @@ async def nodes() -> AsyncIterator[Nodes]:
         yield nodes
 
 
-async def said(nodes: Nodes) -> tuple[Answer, Turn]:
-    """Have a stream with two words that is followed at the other node, and a third word that only the owner has."""
-    answer, turn = await begun(nodes.owner, nodes.stage, frames=2)
-    follower = await nodes.other.follow(answer.stream_id, "mode=raw")
-    await follower.until(WORDS[1])
-    turn.chunk(WORDS[2])
-    await answer.until(WORDS[2])
-    assert nodes.other.proxy.hub.replicas[answer.stream_id].log.end == 2
-    return answer, turn
-
-
 def finish(turn: Turn) -> None:
     """Have the upstream say the rest."""
     for frame in WORDS[3:]:
@@ -47,7 +35,7 @@ def finish(turn: Turn) -> None:
 
 async def test_cursor_that_another_node_has_not_reached_is_waited_for(nodes: Nodes) -> None:
     """By the id of an event, by its number, and by bytes of the stream or of its text."""
-    answer, turn = await said(nodes)
+    answer, turn = await ahead(nodes, WORDS)
     ident, had = answer.stream_id, b"".join(WORDS[:3])
     followers = await asyncio.gather(
         nodes.other.follow(ident, "", f"Last-Event-ID: {answer.epoch}-3"),
@@ -64,7 +52,7 @@ async def test_cursor_that_another_node_has_not_reached_is_waited_for(nodes: Nod
 
 async def test_cursors_of_several_streams_are_waited_for(nodes: Nodes) -> None:
     """On one connection, of which one stream is of the node itself."""
-    answer, turn = await said(nodes)
+    answer, turn = await ahead(nodes, WORDS)
     own, own_turn = await begun(nodes.other, nodes.stage, frames=1)
     query = f"stream={answer.stream_id}&stream={own.stream_id}&after={answer.epoch}-3,{own.epoch}-1"
     follower = await nodes.other.ask("GET", f"/v1/follow?{query}")
@@ -102,7 +90,7 @@ async def test_number_of_an_event_of_a_response_is_waited_for(nodes: Nodes) -> N
 
 async def test_cursor_of_what_was_never_said_is_refused_in_bounded_time(nodes: Nodes) -> None:
     """Although the stream goes on meanwhile; its other followers are not touched."""
-    answer, turn = await said(nodes)
+    answer, turn = await ahead(nodes, WORDS)
     ident = answer.stream_id
     async with asyncio.timeout(5):
         refused = await asyncio.gather(
@@ -120,7 +108,7 @@ async def test_cursor_of_what_was_never_said_is_refused_in_bounded_time(nodes: N
 
 async def test_cursor_is_not_called_wrong_while_the_store_cannot_be_read(nodes: Nodes) -> None:
     """503, since the owner may have it; and a client may try again."""
-    answer, _ = await said(nodes)
+    answer, _ = await ahead(nodes, WORDS)
     nodes.redis.kill()
     late = await nodes.other.follow(answer.stream_id, "after=3")
     assert (late.status, late.header("retry-after")) == (503, "1")

@@ -68,7 +68,7 @@ async def test_replica_has_what_is_stored_and_then_what_comes(found: Found) -> N
     assert stream is not None
     assert stream.log.frames == FRAMES[:1]
     assert await found.replicas.find(IDENT) is stream
-    await found.say(frames(2), Seal(COMPLETE).entry())
+    await found.say(frames(2), Seal(COMPLETE, EntryId(2, sum(map(len, FRAMES)))).entry())
     await until(lambda: stream.sealed)
     assert (stream.log.frames, stream.log.ending) == (FRAMES, COMPLETE)
 

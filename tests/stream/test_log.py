@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.stream.endings import CANCELLED, COMPLETE
+from proxy.stream.endings import CANCELLED, COMPLETE, PRODUCER_LOST
 from proxy.stream.log import FrameLog
 
 frames_of = st.lists(st.binary(min_size=1, max_size=9), max_size=6)
@@ -36,6 +36,15 @@ def test_extend_appends_and_tells_the_bytes() -> None:
     assert log.span(0, 3) == [b"aa", b"b", b"cccc"]
     assert log.span(1, 2) == [b"b"]
     assert log.span(2, 2) == []
+
+
+def test_ending_has_a_number_that_no_frame_has() -> None:
+    """The next one; if the ending was imposed, and frames may be missing, one that JavaScript has exactly."""
+    for ending, seq in ((CANCELLED, 3), (CANCELLED._replace(imposed=True), 2**53 - 1), (PRODUCER_LOST, 2**53 - 1)):
+        log = log_of(b"a", b"b")
+        log.seal(ending)
+        assert (log.ending_seq, log.seq_of(ending, 2)) == (seq, seq)
+        assert log.seq_of(COMPLETE, 2) == 2  # a follower that is ended alone may go on
 
 
 def test_log_keeps_its_own_list() -> None:

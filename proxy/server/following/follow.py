@@ -17,14 +17,13 @@ from proxy.downstream.websocket import WebSocket, chosen_protocol
 from proxy.server.configuration.settings import StreamsConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver, refusal
 from proxy.server.document import JSON, DocumentSink, read_up, wait_for_document
-from proxy.server.following.place import find_place
+from proxy.server.following.place import find_place, nothing_after, offset_after, offset_at
 from proxy.server.following.request import Cursor, FollowRequest, read_follow_request
 from proxy.server.generations.options import check_key
 from proxy.stream.endings import COMPLETE, DRAINED, REFUSED, Ending, ending_of
 from proxy.stream.hub import Hub
 from proxy.stream.interfaces import Sink
 from proxy.stream.keys import Waiter
-from proxy.stream.log import FrameLog
 from proxy.stream.modes.envelopes import closing
 from proxy.stream.modes.projection import EVENT_STREAM, View
 from proxy.stream.modes.projections import MODES, check_view
@@ -33,8 +32,6 @@ from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics
 from proxy.wire.errors import (
     BadRequest,
-    OffsetBeyond,
-    OffsetGone,
     OtherEpoch,
     Overloaded,
     RateLimited,
@@ -104,7 +101,7 @@ class Follow:
             await read_up(stream)  # to find the cursor, and whether anything comes after it
         offset, skip = await find_place(stream, lambda: _start(stream, follow))
         log = stream.log
-        over = follow.cursor.given and log.ending is not None and _nothing_after(stream, follow.view, offset, skip)
+        over = follow.cursor.given and log.ending is not None and nothing_after(stream, follow.view, offset, skip)
         if over and not follow.view.websocket:  # a WebSocket is opened, and closed with the code of the ending
             return web.Response(status=204, headers={"Stream-Id": stream.id})
         await self._admission.admit_follower(stream)
@@ -237,35 +234,10 @@ def _start(stream: Stream, follow: FollowRequest) -> tuple[int, int]:
     """
     log, cursor = stream.log, follow.cursor
     if cursor.offset_bytes is not None:
-        return stream.projection(follow.view).locate(cursor.offset_bytes)
+        return offset_at(stream, follow.view, cursor.offset_bytes)
     seq = cursor.seq
     if seq is None:
         seq = 0
     elif seq < 0:
         return log.end, 0
-    check_held(log, seq)
-    return seq, 0
-
-
-def check_held(log: FrameLog, seq: int) -> None:
-    """Check that all frames after number `seq` are held.
-
-    Raises: OffsetGone, if some have been dropped; OffsetBeyond, if there is no frame `seq`.
-    """
-    if seq < log.start:
-        raise OffsetGone(f"frame {seq + 1} is gone, the earliest held is {log.start + 1}", log.start + 1)
-    # The error event that ends a failed stream is numbered too.
-    if seq > log.end + (log.ending is not None):
-        raise OffsetBeyond(f"cursor {seq} is beyond the end of the log, which has {log.end} events")
-
-
-def _nothing_after(stream: Stream, view: View, offset: int, skip: int) -> bool:
-    """Return whether a follower at `offset` of an ended stream has received everything, including the ending."""
-    log = stream.log
-    assert log.ending is not None
-    if offset > log.end:
-        return True
-    if offset < log.end:
-        return False
-    last, properly = stream.projection(view._replace(websocket=False)).ending(log.ending, offset)
-    return properly and not last[skip:]
+    return offset_after(log, seq), 0

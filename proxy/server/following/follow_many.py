@@ -17,8 +17,8 @@ from proxy.downstream.shared_connection import Lane, SharedConnection
 from proxy.downstream.websocket import WebSocket
 from proxy.server.configuration.settings import StreamsConfig
 from proxy.server.delivery import refusal
-from proxy.server.following.follow import Follow, check_held
-from proxy.server.following.place import find_place
+from proxy.server.following.follow import Follow
+from proxy.server.following.place import find_place, offset_after
 from proxy.server.following.request import FollowRequest, cursors_by_epoch, read_follow_request
 from proxy.stream.endings import COMPLETE, ENDINGS, INTERNAL_ERROR, OF_FOLLOWERS, Ending
 from proxy.stream.hub import Hub
@@ -48,7 +48,7 @@ class Followed(NamedTuple):
         log = self.stream.log
         if self.stream.kept_head is not None:
             return self.seq != _NOWHERE
-        return log.ending is not None and self.seq == log.end + 1
+        return log.ending is not None and self.seq == log.ending_seq
 
 
 class FollowMany:
@@ -108,7 +108,7 @@ class FollowMany:
         if stream.kept_head is not None or one.is_over:
             return
         try:
-            await find_place(stream, lambda: check_held(stream.log, max(0, one.seq)))
+            await find_place(stream, lambda: offset_after(stream.log, max(0, one.seq)))
             stream.projection(view)
         except OffsetGone as error:
             raise OffsetGone(f"stream {stream.id}: {error.message}", error.earliest) from None
@@ -140,7 +140,8 @@ class FollowMany:
         return sink.response
 
     def _attach(self, one: Followed, lane: Lane, follow: FollowRequest, subscriptions: list[Subscription]) -> None:
-        stream, offset, view = one.stream, max(0, one.seq), follow.view
+        stream, view = one.stream, follow.view
+        offset = min(max(0, one.seq), stream.log.end)
         if stream.kept_head is not None:
             lane.close(stream.projection(view).ending(refusal(stream.kept_head), 0)[0])
             return

@@ -19,7 +19,7 @@ from proxy.server.pass_through import PassThrough
 from proxy.server.response_object import answer_document, answer_object
 from proxy.stream.endings import CANCELLED
 from proxy.stream.hub import Hub
-from proxy.stream.log import FrameLog
+from proxy.stream.log import NO_FRAME, FrameLog
 from proxy.stream.stream import Stream
 from proxy.wire.errors import BadRequest, NumberBeyond, OffsetGone, UnknownResponse
 
@@ -159,9 +159,7 @@ class ObjectRequests:
         if offset == log.start > 0:
             raise OffsetGone("the events after this number are gone in part", log.start + 1)
         if offset == log.end and number > _last_number(log, objects):
-            if log.ending is None:
-                raise NumberBeyond(f"starting_after {number} is beyond the events there are")
-            offset += 1  # it has had the event with which the proxy ended a failed response, too
+            return _offset_beyond(log, number)
         return offset
 
 
@@ -178,6 +176,15 @@ def _offset_after(log: FrameLog, objects: Objects, number: int) -> int:
         else:
             high = at
     return low
+
+
+def _offset_beyond(log: FrameLog, number: int) -> int:
+    """Return the offset of a client whose last event has a higher number than all in the log. Raises: NumberBeyond."""
+    if log.is_cut_short and number != NO_FRAME:  # an event that is lost: it is told so
+        return log.end
+    if log.ending is None or (number == NO_FRAME and not log.is_cut_short):
+        raise NumberBeyond(f"starting_after {number} is beyond the events there are")
+    return log.ending_seq  # it has had the event with which the proxy ended a failed response, too
 
 
 def _last_number(log: FrameLog, objects: Objects) -> int:

@@ -19,7 +19,7 @@ from proxy.server.config import Config
 from proxy.server.configuration.settings import LimitsConfig, RouteConfig
 from proxy.server.delivery import CACHING, begin_answer, deliver
 from proxy.server.following import request as follow_request
-from proxy.server.following.follow import check_held
+from proxy.server.following.place import offset_after
 from proxy.server.generations.shared_calls import Call, Calls, Identity, by_url
 from proxy.server.headers import NOT_SHARED
 from proxy.server.placement import Placement, call_name
@@ -201,8 +201,7 @@ class EventRoute:
             offset = None if last is None else _offset_after(call, had)
             usual = log.end if self._settings.join == "live" else log.start
             return usual if offset is None else offset
-        check_held(log, last.seq)
-        return last.seq
+        return offset_after(log, last.seq)
 
     async def _follow(
         self, request: web.BaseRequest, stream: Stream, upstream: Headers, mode: str, offset: int
@@ -223,7 +222,7 @@ class EventRoute:
 
         Raises: OffsetGone, if its start is no longer held.
         """
-        check_held(stream.log, 0)
+        offset_after(stream.log, 0)
         downstream = begin_answer(request, head._replace(headers=_SHARED_ANSWER.of(head.headers)), [])
         subscription = Subscription(stream, View("raw"), downstream, 0)
         if stream.originator is None:

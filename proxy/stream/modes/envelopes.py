@@ -72,8 +72,7 @@ class Labelled(Messages):
         self._prefix = prefix(epoch)
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
-        log, last = self._log, b""
-        seq = offset + (ending is log.ending and offset == log.end)  # as in mode events
+        last, seq = b"", self._log.seq_of(ending, offset)
         if ending.reason == COMPLETE.reason:  # what a mode says of a complete stream only; a failure is told once, here
             words, properly = self._mode.ending(ending, offset)
             last, ending = (self._lines(words, numbered=False), ending) if properly else (b"", GARBLED)

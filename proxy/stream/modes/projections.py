@@ -9,6 +9,7 @@ import contextlib
 from proxy.dialects.dialect import Chunks, Dialect, Origin
 from proxy.dialects.table import CHUNKS
 from proxy.stream.endings import COMPLETE, GARBLED, Ending
+from proxy.stream.log import NO_FRAME
 from proxy.stream.modes.channel import utf8
 from proxy.stream.modes.projection import SPAN_BYTES, Projection, View
 from proxy.stream.modes.rewriting import Rewriter, Source
@@ -74,14 +75,12 @@ class Events(Projection):
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         if ending.clean and not ending.unrecognised:
             return b"", True
-        # The log's ending is numbered as one more event, so that a client that resumes after the last frame is sent it,
-        # and a client that resumes after the ending gets 204. Any other ending repeats the cursor.
         log, last = self._log, None
-        seq = offset + (ending is log.ending and offset == log.end)
         if ending is not log.ending:
             last = log.frames[offset - 1 - log.start] if log.start < offset else b""
-        ident = self._id_prefix + b"%d" % seq
-        return self._source.reader.error_frame(ending.message, ending.reason, ident, last), True
+        ident = self._id_prefix + b"%d" % log.seq_of(ending, offset)
+        number = NO_FRAME if last is None and ending.imposed else None
+        return self._source.reader.error_frame(ending.message, ending.reason, ident, last, number), True
 
 
 class Spaced(Events):
@@ -195,7 +194,7 @@ class Chat(Events):
         chunks, log = self._chunks, self._log
         if chunks is None:
             return super().ending(ending, offset)
-        seq = self._ident(offset + (ending is log.ending and offset == log.end))
+        seq = self._ident(log.seq_of(ending, offset))
         if ending.reason != COMPLETE.reason:
             return chunks.fail(ending.message or ending.reason, ending.reason, seq), True
         transcript, reader = self._source.transcript(log.end), self._source.reader
