@@ -185,6 +185,20 @@ async def test_burst_of_several_entries_is_written_before_more_comes(seldom: Nod
     assert await follower.read() == await answer.read()
 
 
+async def test_what_only_the_client_was_sent_is_written_with_what_is_in_the_log(seldom: Nodes) -> None:
+    """A long event is appended to the log at once, the next one has only been sent to the owner's client."""
+    answer, turn = await begun(seldom.owner, seldom.stage, frames=1)
+    follower = await seldom.other.follow(answer.stream_id, "mode=raw")
+    await follower.until(WORDS[0])
+    long = chunk_frame("long " * 1000)
+    for frame in (long, *WORDS[1:3]):
+        turn.chunk(frame)
+        await answer.until(frame)
+    assert await follower.until(WORDS[2]) == b"".join([WORDS[0], long, *WORDS[1:3]])
+    turn.end(*LAST)
+    assert await follower.read() == await answer.read()
+
+
 async def test_streams_are_written_together(seldom: Nodes) -> None:
     """What all of a node's streams have said since the last flush is sent to Redis at once."""
     begun_ones = [await begun(seldom.owner, seldom.stage, frames=1) for _ in range(STREAMS)]
