@@ -92,7 +92,7 @@ class Downstream:
         self._transport = transport
         self._protocol = protocol
         self._chunked_body = request._version >= HttpVersion11
-        self._keep = self._chunked_body and not request._message.should_close
+        self._keep = request.keep_alive and self._chunked_body
         self.ended = False
         self.has_length = False  # its headers tell where its body ends
         self._head = b""  # until it is sent, with the first bytes of the body if possible
