@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMPILED := .venv-compiled
 WHEELS := build/compiled
+# Else Python compiles proxy/ and tests/ anew in every process, of which the tests start hundreds.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo dashboard test test-all check fix fuzz sim soak bench bench-growth serve compiled test-compiled audit clean
 
 $(VENV)/.stamp: pyproject.toml

@@ -10,8 +10,9 @@ The path of an event: `upstream` reads it, `stream` appends it and renders it on
 to the clients. It never passes through `server`, which begins streams, attaches followers, and serves everything else.
 
 Packages (we call them rooms) are arranged in numbered layers (floors). A package imports only from lower floors;
-tests/test_floors.py checks this. `settings` beside them has the base class of the configuration's tables, `timers` the
-timers for what does not come in time, `pem` what TLS reads from files on either side.
+tests/test_floors.py checks this. `settings` beside them has the base class of the configuration's tables, `objections`
+what is wrong with a value of a file, in words, `timers` the timers for what does not come in time, `pem` what TLS reads
+from files on either side.
 
     8  tools        the command line, the fake Qwen        console     pages and scripts for browsers
     7  workers      several processes on one machine: which of them a request belongs to, and their supervisor

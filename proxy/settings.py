@@ -55,7 +55,7 @@ def with_secrets(table: type[BaseModel], given: dict[str, Any]) -> dict[str, Any
     """
     for name, several in secrets_of(table).items():
         path = given.get(name + FILE)
-        if not path:
+        if not (path and isinstance(path, str)):  # else the field of the path says what is wrong with it
             continue
         if given.get(name):
             raise ValueError(f"{name} and {name}{FILE} are both given; one is enough")
@@ -65,9 +65,9 @@ def with_secrets(table: type[BaseModel], given: dict[str, Any]) -> dict[str, Any
     return given
 
 
-def _read(field: str, path: Any) -> str:
+def _read(field: str, path: str) -> str:
     try:
-        held = Path(str(path)).read_text(encoding="utf-8").strip()
+        held = Path(path).read_text(encoding="utf-8").strip()
     except UnicodeError:
         raise ValueError(f"{field}: {path} is no text") from None
     except OSError as error:

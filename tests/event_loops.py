@@ -10,6 +10,9 @@ import uvloop
 
 GUARD_S = 10.0
 """How long a test waits at most for what must happen."""
+_TURNS = 200
+POLL_S = 0.005
+"""After how long a test asks again whether what it waits for has come: asking leaves the cores to others."""
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
     "asyncio": asyncio.new_event_loop,
@@ -37,7 +40,12 @@ def on_each_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, in a loop: for those that no event is set for."""
+    """Wait for a condition, in a loop: for those that no event is set for.
+
+    What does not come within some turns of the event loop is waited for without keeping a core busy.
+    """
     async with asyncio.timeout(GUARD_S):
+        turns = 0
         while not condition():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0 if turns < _TURNS else POLL_S)
+            turns += 1

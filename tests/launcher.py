@@ -1,7 +1,7 @@
 """Has the nursery (nursery.py) run `streamtee` with this process's arguments, and stands in its place.
 
-Imports next to nothing, so it begins within 20 ms. In place of a worker's interpreter it is given `-c CODE` first,
-which it drops.
+Imports next to nothing, so it begins within 20 ms. In place of an interpreter it is given `-c CODE` first, for a
+worker, or `-P -m MODULE`, for the servers of the demo; it drops them.
 """
 
 import _socket
@@ -9,13 +9,17 @@ import os
 import signal
 import sys
 
+_STANDS_FOR: dict[int, int] = {signal.SIGUSR1: signal.SIGSTOP, signal.SIGUSR2: signal.SIGCONT}
+"""Signals that are sent in place of those that a process can't hand on."""
+
 
 def main() -> None:
     """Have it run, hand on the signals, and end as it does."""
     import json
     from array import array
 
-    arguments = sys.argv[3:] if sys.argv[1] == "-c" else sys.argv[1:]
+    dropped = {"-c": 2, "-P": 3}.get(sys.argv[1], 0)
+    arguments = sys.argv[1 + dropped :]
     descriptors = sorted(int(name) for name in os.listdir("/proc/self/fd"))
     descriptors = [number for number in descriptors if number < 3 or _is_passed(number)]
     environment = dict(os.environ)
@@ -24,6 +28,8 @@ def main() -> None:
         "descriptors": descriptors,
         "environment": environment,
         "executable": __file__,
+        "folder": os.getcwd(),
+        "pid": str(os.getpid()),
     }
     nursery = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     nursery.connect(environment["TEST_NURSERY"])
@@ -44,8 +50,8 @@ def main() -> None:
             sys.exit("the nursery is gone")
         said += piece
     pid, _, status = said.partition(b"\n")
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: os.kill(int(pid), number))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *_STANDS_FOR):
+        signal.signal(number, lambda number, frame: os.kill(int(pid), _STANDS_FOR.get(number) or number))
     code = int(status or nursery.recv(100) or 1)
     if code < 0:
         if -code != signal.SIGKILL:

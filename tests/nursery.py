@@ -1,13 +1,17 @@
 """Starts processes of the command line by forking one that has imported all modules already.
 
-A server of three workers is five processes. To import everything in each of them takes seconds, and the end-to-end
-tests start a thousand such servers. So a test starts `launcher.py` in place of Python: it passes its arguments,
-environment and descriptors to this process, which forks one that runs the command with them. The launcher hands on the
-signals that it is sent, and ends as the command does; if it is killed, so is the command.
+A server of three workers is five processes. To import everything in each of them takes seconds, and the tests start
+hundreds of servers. So a test starts `launcher.py` in place of Python: it passes its arguments, environment and
+descriptors to this process, which forks one that runs the command with them. The launcher hands on the signals that it
+is sent, and ends as the command does; if it is killed, so is the command. It is sent SIGUSR1 in place of SIGSTOP, and
+SIGUSR2 of SIGCONT. Its process is not the command's: tests of that, and of how a process starts, have Python start.
 """
 
 import array
+import atexit
+import functools
 import gc
+import io
 import json
 import os
 import random
@@ -24,6 +28,8 @@ from typing import Any, NoReturn
 ADDRESS = "TEST_NURSERY"
 """The environment variable with the path of the nursery's socket."""
 _LAUNCHER = Path(__file__).with_name("launcher.py")
+_ROOT = Path(__file__).parents[1]
+"""Of the modules that it imports, wherever a test has gone."""
 _MOST_BYTES, _MOST_DESCRIPTORS = 256 * 1024, 300
 
 
@@ -43,7 +49,13 @@ class Nursery:
         listening.listen(1000)
         with listening:
             command = (sys.executable, "-m", "tests.nursery", str(listening.fileno()))
-            self._process = subprocess.Popen(command, pass_fds=[listening.fileno()], stdin=subprocess.PIPE)
+            self._process = subprocess.Popen(command, cwd=_ROOT, pass_fds=[listening.fileno()], stdin=subprocess.PIPE)
+
+
+@functools.cache
+def nursery() -> Nursery:
+    """Return the process that forks all commands of these tests."""
+    return Nursery()
 
 
 def _wait_for_orders(listening: socket.socket) -> None:
@@ -123,10 +135,14 @@ def _run(order: dict[str, Any], descriptors: dict[int, int]) -> NoReturn:
     for number, given in parked.items():
         os.dup2(given, number, inheritable=number > 2)
         os.close(given)
+    _open_standard_streams()
     os.environ.clear()
     os.environ.update(order["environment"])
+    if os.environ.get("LISTEN_PID") == order["pid"]:  # systemd's word for whom it hands its sockets to
+        os.environ["LISTEN_PID"] = str(os.getpid())
     random.seed()
     sys.executable = order["executable"]
+    os.chdir(order["folder"])
     sys.argv = ["streamtee", *order["arguments"]]
     code: Any = 1
     try:
@@ -134,9 +150,21 @@ def _run(order: dict[str, Any], descriptors: dict[int, int]) -> NoReturn:
     except SystemExit as ended:
         code = ended.code
     finally:
+        atexit._run_exitfuncs()  # as the log's last lines are written then
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _open_standard_streams() -> None:
+    """Make those of Python anew: they know of the nursery's whether one can seek in them, or is a terminal."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        raw: Any = io.FileIO(number, mode, closefd=False)
+        raw.name = f"<{name}>"
+        buffered = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+        text = io.TextIOWrapper(buffered, "utf-8", line_buffering=number == 2 or os.isatty(number))
+        setattr(sys, name, text)
+        setattr(sys, f"__{name}__", text)
 
 
 def _at_least(lowest: int, descriptor: int) -> int:

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from click.testing import CliRunner
 
 from proxy.tools.cli import main
 from tests.bench.processes import free_port
+from tests.nursery import ADDRESS, nursery
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -34,7 +34,8 @@ _PORT = re.compile(r"(127\.0\.0\.1:|--upstream-port )(\d{4})\b")
 _FASTER = [
     ("--duration 2", "--duration 0.3"),
     ("streamtee fake", "streamtee fake --pace fast"),
-    ("every=1'", "every=1' -m 2"),
+    ("every=1'", "every=1' -m 1.5"),
+    ("--upstream-port", "--silence 1 --upstream-port"),
 ]
 """What a reader may want to take its time, and a test does not."""
 _STATUSES = {"Fake-Fault: reset": (18, 56), "every=1": (28,)}
@@ -69,7 +70,7 @@ class Page:
         self.folder = folder
         self._ports = {port: free_port() for port in ("8080", "9090", *(port for _, port in _PORT.findall(text)))}
         mine = {
-            "PYTHONPATH": str(ROOT),
+            ADDRESS: nursery().path,
             "STREAMTEE_LISTEN": f"127.0.0.1:{self._ports['8080']}",
             "STREAMTEE_ADMIN": f"127.0.0.1:{self._ports['9090']}",
             "STREAMTEE_ADMIN_TOKEN": "a-token-of-this-test",
@@ -84,9 +85,8 @@ class Page:
             text = text.replace(slow, fast)
         text = _PORT.sub(lambda found: found[1] + str(self._ports[found[2]]), text)
         text = re.sub(r"^curl ", "curl --fail-with-body ", text)  # an error of HTTP is else none of curl's
-        return re.sub(
-            r"(?:\.venv/bin/)?\b(streamtee|python -m proxy) (?=-|[a-z-]+( |$))", f"{sys.executable} -m proxy ", text
-        )
+        program = f"{nursery().launcher} "
+        return re.sub(r"(?:\.venv/bin/)?\b(streamtee|python -m proxy) (?=-|[a-z-]+( |$))", program, text)
 
     def failures(self, commands: list[str]) -> list[Failure]:
         """Run commands in their order; return those that ended otherwise than they should, or said nothing."""
@@ -135,8 +135,8 @@ class Page:
         Those of this package within this process, which saves a start of each, but for those that print past Python.
         """
         words = shlex.split(text)
-        if words[:3] == [sys.executable, "-m", "proxy"] and words[3] not in _PAST_PYTHON:
-            result = CliRunner().invoke(main, words[3:], env=self.settings)
+        if words[0] == str(nursery().launcher) and words[1] not in _PAST_PYTHON:
+            result = CliRunner().invoke(main, words[1:], env=self.settings)
             return result.exit_code, result.output
         done = subprocess.run(
             text, shell=True, env=self.settings, cwd=self.folder, capture_output=True, text=True, timeout=GUARD_S

@@ -22,7 +22,7 @@ from proxy.server.config import Config
 from proxy.stream.ended import STREAM_BYTES
 from proxy.tools.fake.qwen import FakeQwen
 from tests.complaints import no_complaints
-from tests.event_loops import GUARD_S, until
+from tests.event_loops import GUARD_S, POLL_S, until
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer, Client, request
 from tests.stage import Stage, Turn
@@ -136,7 +136,7 @@ class Tee:
         """Wait until a stream has ended; return what is told of it."""
         async with asyncio.timeout(GUARD_S):
             while (info := await self.info(ident))["state"] == "open":
-                pass
+                await asyncio.sleep(POLL_S)
         return info
 
     async def wait_followers(self, count: int) -> None:
@@ -144,7 +144,7 @@ class Tee:
         if COUNT > 1:
             until_s = asyncio.get_running_loop().time() + 1  # the metric leaves out who waits for a stream to begin
             while await self.metric("streamtee_subscribers") != count and asyncio.get_running_loop().time() < until_s:
-                pass
+                await asyncio.sleep(POLL_S)
             return
         await until(lambda: self.proxy.hub.followers == count)
 

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parents[1] / "proxy"
+reads_source = pytest.mark.xdist_group("source")
+"""Has all tests that look into the source run in one process, which parses it once: that takes a second or two."""
 
 
 @cache

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from tests.http_client import Client
+from tests.nursery import ADDRESS, nursery
 
 GUARD_S = 15
 BEGUN_S = 60  # for a server that imports a framework, on a machine with other work
@@ -24,18 +25,21 @@ async def spawned(
     descriptors: tuple[int, int] | None = None,
     stderr: int = PIPE,
     guard_s: float = GUARD_S,
+    is_forked: bool = True,
     **settings: str,
 ) -> AsyncIterator[Process]:
     """Run a command in a process of its own, with no setting and no key of this one's environment.
 
     `descriptors`: its soft and hard limit of them. `stderr`: a descriptor for what it writes there. `guard_s`: how long
-    the test may take at most.
+    the test may take at most. `is_forked`: Python need not start, which takes half a second: see tests/nursery.py.
     """
     limit = None if descriptors is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, descriptors)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMTEE_", "OPENAI_"))}
-    command = (sys.executable, "-m", "proxy", *arguments)
+    program = [sys.executable, "-m", "proxy"]
+    if is_forked and limit is None:
+        program, environment[ADDRESS] = [str(nursery().launcher)], nursery().path
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=PIPE, stderr=stderr, env=environment | settings, preexec_fn=limit
+        *program, *arguments, stdout=PIPE, stderr=stderr, env=environment | settings, preexec_fn=limit
     )
     try:
         async with asyncio.timeout(guard_s):

@@ -1,11 +1,13 @@
 """Servers of three workers as `streamtee serve` runs them: real processes, which tests kill and have reload."""
 
+import asyncio
 import re
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from tests.event_loops import POLL_S
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer, Client, request
 from tests.proxy_under_test import CHAT, chat_body
@@ -35,7 +37,7 @@ class Served:
     async def wait_up(self, *numbers: int) -> None:
         """Wait until these workers answer, and no others."""
         while await self.up() != list(numbers):
-            pass
+            await asyncio.sleep(10 * POLL_S)  # all processes answer
 
     async def pid_of(self, number: int) -> int:
         """Return the process of a worker: it says so in the metrics."""

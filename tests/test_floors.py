@@ -14,6 +14,7 @@ import pytest
 
 from tests import source
 
+pytestmark = source.reads_source
 PACKAGE = source.PACKAGE
 FLOORS = {
     "wire": 1,
@@ -30,7 +31,7 @@ FLOORS = {
     "console": 8,
     "__main__": 9,
 }
-GROUND = {"pem", "settings", "timers"}
+GROUND = {"objections", "pem", "settings", "timers"}
 """The package's own modules, which any floor may import."""
 
 _IO = {"asyncio", "time", "logging", "aiohttp", "redis", "socket", "threading"}

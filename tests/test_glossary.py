@@ -9,6 +9,7 @@ import pytest
 
 from tests import source
 
+pytestmark = source.reads_source
 ROOT = Path(__file__).parent.parent
 ROW = re.compile(r"^\| `(\w+)` \| (.+) \|$", re.MULTILINE)
 ROWS = ROW.findall((ROOT / "docs" / "glossary.md").read_text())

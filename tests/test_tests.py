@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.source import reads_source
+
+pytestmark = reads_source
 TESTS = Path(__file__).parent
 
 

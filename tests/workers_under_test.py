@@ -5,7 +5,6 @@ workers. Tests that look into the proxy, or that are about a limit which workers
 """
 
 import asyncio
-import functools
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 
 from proxy.workers.shares import DIVIDED, DIVIDED_UPSTREAM
-from tests.nursery import ADDRESS, Nursery
+from tests.nursery import ADDRESS, nursery
 
 COUNT = int(os.environ.get("TEST_WORKERS", "1"))
 GUARD_S = 30
@@ -102,12 +101,6 @@ def _signal(process: Process, number: int) -> None:
     if process.returncode is None:
         with suppress(ProcessLookupError):
             os.kill(process.pid, number)
-
-
-@functools.cache
-def nursery() -> Nursery:
-    """Return the process that starts all servers of these tests."""
-    return Nursery()
 
 
 def _written(value: Any) -> str:

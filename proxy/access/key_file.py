@@ -20,6 +20,7 @@ from typing import NamedTuple
 from pydantic import Field, ValidationError, field_validator
 
 from proxy.access.limits import CallerLimits
+from proxy.objections import OBJECT, objection
 from proxy.settings import Table
 
 _KEY = re.compile(r"sk-st-([0-9a-f]{12})-[0-9a-f]{48}")
@@ -155,9 +156,9 @@ def read_records(path: Path) -> CallerRecords:
     try:
         return CallerRecords.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
+        first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path}: {where or 'the file'}: {first['msg']}") from None
+        raise ValueError(f"{path}: {where or 'the file'}: {objection(first, OBJECT)}") from None
 
 
 def write_records(path: Path, records: CallerRecords) -> None:

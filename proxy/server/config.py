@@ -11,13 +11,14 @@ import re
 import tomllib
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from proxy.access.pages import is_loopback
@@ -32,7 +33,7 @@ from proxy.server.configuration.settings import (
     RouteConfig,
     StreamsConfig,
 )
-from proxy.settings import Seconds, with_secrets
+from proxy.settings import Seconds, is_table, table_below, with_secrets
 from proxy.store.settings import StoreConfig
 from proxy.telemetry.settings import OtelConfig, PricesConfig
 from proxy.upstream.settings import DEFAULT, BreakerConfig, ModelConfig, RetriesConfig, TimeoutsConfig, UpstreamConfig
@@ -221,7 +222,11 @@ def load(path: Path | None) -> Config:
 def loads(text: str) -> Config:
     """Read the text of a file, and the environment, which overrides it. Raises: as `load`, but for OSError."""
     _check_environment()
-    return Config(**tomllib.loads(text))
+    given = tomllib.loads(text)
+    try:
+        return Config(**given)
+    except SettingsError as error:
+        raise ValueError(_no_json(error)) from None
 
 
 def _check_spare(name: str, upstream: UpstreamConfig, spare: str, upstreams: dict[str, UpstreamConfig]) -> None:
@@ -249,12 +254,25 @@ def _check_keys(name: str, upstream: UpstreamConfig, other: str, spare: Upstream
 def _check_environment() -> None:
     """Raises: ValueError, for a variable that begins with STREAMTEE_ and is not known: it would silently do nothing."""
     for name in os.environ:
-        key = name.removeprefix(PREFIX).partition("__")[0].lower()
-        if name.startswith(PREFIX) and key not in Config.model_fields and name not in _OTHERS:
+        if name.startswith(PREFIX) and name not in _OTHERS and not _is_known(name.removeprefix(PREFIX).lower()):
             known = [PREFIX + field.upper() for field in Config.model_fields]
             near = difflib.get_close_matches(name.partition("__")[0], known, n=1)
             meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise ValueError(f"the environment variable {name} is not known; {meant}")
+
+
+def _is_known(name: str) -> bool:
+    """Return whether a variable of the environment is that of a key, or of what a table or an array may have."""
+    key, _, inner = name.partition("__")
+    kind = table_below(Config, key)
+    return kind is not None and (not inner or is_table(kind) or get_origin(kind) in (tuple, dict))
+
+
+def _no_json(error: SettingsError) -> str:
+    """Return what is wrong with a variable of the environment that is no JSON, by an error that does not name it."""
+    text = getattr(error.__cause__, "doc", None)
+    names = [name for name, value in os.environ.items() if name.upper().startswith(PREFIX) and value == text]
+    return f'{" or ".join(names)}: an array or a table is given there as JSON, such as ["a", "b"]; this is none'
 
 
 def address(text: str) -> tuple[str, int]:

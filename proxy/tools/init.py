@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from proxy.access.pages import is_loopback
 from proxy.dialects import presets
+from proxy.objections import objection
 from proxy.server.config import address
 from proxy.tools.command_error import CommandError
 from proxy.upstream.settings import UpstreamConfig
@@ -105,8 +106,7 @@ def _upstream(given: str | None, yes: bool) -> str:
     try:
         UpstreamConfig(url=answer)
     except ValidationError as error:
-        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise CommandError(f"the upstream {answer!r}: {problem}") from None
+        raise CommandError(f"the upstream {answer!r}: {objection(error.errors()[0])}") from None
     return str(answer)
 
 

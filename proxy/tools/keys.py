@@ -26,6 +26,7 @@ from proxy.access.key_file import (
     write_records,
 )
 from proxy.access.limits import DIVIDED, CallerLimits
+from proxy.objections import objection
 from proxy.server.config import load
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -255,8 +256,8 @@ def _read(file: Path) -> CallerRecords:
 
 def _said(error: ValueError) -> str:
     if isinstance(error, ValidationError):
-        first = error.errors(include_input=False, include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {objection(first)}"
     return str(error)
 
 

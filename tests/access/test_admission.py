@@ -13,6 +13,7 @@ from tests.stage import Stage
 QUESTIONS = {"caller", "caller_with", "check_room", "check_room_to_follow"}
 
 
+@source.reads_source
 def test_only_the_door_asks_who_is_there_and_whether_there_is_room() -> None:
     """So a quota beside them has one place; the hub asks itself once more, when it begins a stream."""
     found = {

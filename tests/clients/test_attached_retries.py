@@ -21,6 +21,7 @@ from tests.relay import relayed
 
 FOR_EVER = 1 << 40
 SLOW = "stall; after=6; seconds=2"  # while it lasts, the client is killed, and asks again
+AT_ONCE = SLOW.replace("seconds=2", "seconds=0")  # for what is heard without a proxy
 PROGRAM = """
 import anthropic, sys
 client = anthropic.Anthropic(base_url=sys.argv[1], api_key=sys.argv[2], max_retries=0)
@@ -60,21 +61,21 @@ async def test_codex_has_one_call_for_an_answer_that_broke_off_on_its_way(codex:
         assert await tee.metric("streamtee_shared_requests_total", how="retry") == 2
 
 
-@pytest.mark.parametrize("deltas", [1, 3])
-async def test_killed_process_of_anthropic_python_has_one_call(fake: FakeQwen, attaching: Tee, deltas: int) -> None:
-    """Another process asks the same: it hears the whole message from its start."""
+async def test_killed_processes_of_anthropic_python_have_one_call(fake: FakeQwen, attaching: Tee) -> None:
+    """Others ask the same, one after another: the last hears the whole message from its start."""
     url = f"{attaching.proxy.url}/apps/anthropic"
     async with asyncio.timeout(4 * GUARD_S):
-        killed = await process(url, SLOW)
-        assert killed.stdout is not None
-        for _ in range(deltas):
-            assert await killed.stdout.readline() == b"delta\n"
-        killed.send_signal(signal.SIGKILL)
-        await killed.wait()
+        for deltas in (1, 3):
+            killed = await process(url, SLOW)
+            assert killed.stdout is not None
+            for _ in range(deltas):
+                assert await killed.stdout.readline() == b"delta\n"
+            killed.send_signal(signal.SIGKILL)
+            await killed.wait()
         again = await process(url, SLOW)
         said, _ = await again.communicate()
         assert len(fake.requests) == 1
-        direct = await process(f"{fake.url}/apps/anthropic", SLOW)
+        direct = await process(f"{fake.url}/apps/anthropic", AT_ONCE)
         expected, _ = await direct.communicate()
     assert (again.returncode, said.count(b"delta\n")) == (0, expected.count(b"delta\n"))
     assert len(said) == len(expected) > 200  # only ids differ
@@ -88,7 +89,7 @@ async def test_anthropic_python_that_lost_its_connection_has_one_call(fake: Fake
         heard = [await hear(f"{relay.url}/apps/anthropic", "helper", **asked) for _ in range(3)]
     assert len(fake.requests) == 1
     assert [one["error"] is None for one in heard] == [False, False, True]
-    assert heard[2] == await hear(f"{fake.url}/apps/anthropic", "helper", **asked)
+    assert heard[2] == await hear(f"{fake.url}/apps/anthropic", "helper", extra_headers={"Fake-Fault": AT_ONCE})
 
 
 @in_one_node
@@ -101,4 +102,4 @@ async def test_anthropic_node_that_lost_its_connection_has_one_call(node: Node, 
         heard = [await script.hear(f"{relay.url}/apps/anthropic", how="helper", headers=headers) for _ in range(3)]
     assert len(fake.requests) == 1
     assert [one["error"] is None for one in heard] == [False, False, True]
-    assert heard[2] == await script.hear(f"{fake.url}/apps/anthropic", how="helper", headers=headers)
+    assert heard[2] == await script.hear(f"{fake.url}/apps/anthropic", how="helper", headers={"Fake-Fault": AT_ONCE})

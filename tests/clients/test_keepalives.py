@@ -54,18 +54,23 @@ async def _raw(tee: Tee, path: str, fault: str) -> bytes:
 
 
 @in_one_node
-@each_sort
-@each_silence
-async def test_sdks_of_node_survive_keepalives(node: Node, fake: FakeQwen, fault: str, streams: dict[str, Any]) -> None:
-    """openai-node and anthropic's, events and helpers, and the Vercel AI SDK with three providers."""
-    async with teed(fake.url, streams=streams) as tee:
-        for name, asked in NODE.items():
-            told = [{**one, "headers": {"Fake-Fault": fault}} for one in asked]
-            urls = [url + ("/apps/anthropic" if name == "messages" else "") for url in (fake.url, tee.proxy.url)]
-            heard = await node.ask(name, *[{**one, "url": url} for url in urls for one in told])
-            direct, through = heard[: len(told)], heard[len(told) :]
-            assert [_but_pings(one) for one in through] == [_but_pings(one) for one in direct], name
-            assert all(one["error"] is None for one in through), name
+@pytest.mark.parametrize("name", NODE)
+async def test_sdks_of_node_survive_keepalives(node: Node, fake: FakeQwen, name: str) -> None:
+    """openai-node and anthropic's, events and helpers, and the Vercel AI SDK with three providers.
+
+    In every silence and of every sort; all are asked at once.
+    """
+    told = [{**one, "headers": {"Fake-Fault": fault}} for fault in SLOW.values() for one in NODE[name]]
+    async with teed(fake.url, streams=KEPT_ALIVE) as pings, teed(fake.url, streams=BY_EVENTS) as events:
+        served = (fake.url, pings.proxy.url, events.proxy.url)
+        urls = [url + ("/apps/anthropic" if name == "messages" else "") for url in served]
+        heard = await node.ask(name, *[{**one, "url": url} for url in urls for one in told])
+        for tee in (pings, events):  # together: each sees afterwards that nothing of a proxy is left
+            await tee.proxy.stop()
+    direct, *through = (heard[n * len(told) : (n + 1) * len(told)] for n in range(len(urls)))
+    for told_by in through:
+        assert [_but_pings(one) for one in told_by] == [_but_pings(one) for one in direct]
+        assert all(one["error"] is None for one in told_by)
 
 
 @each_sort

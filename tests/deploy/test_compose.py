@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from proxy.server.config import Config, address, load
 from proxy.tools.cli import main
 from proxy.tools.fake.qwen import FakeQwen
+from tests.event_loops import POLL_S
 from tests.metric_names import ELSEWHERE
 from tests.programs import deploy_tool
 from tests.proxy_under_test import teed
@@ -105,7 +106,7 @@ def test_ports_are_those_that_the_others_ask() -> None:
     """The image's, of the proxy: Prometheus scrapes the admin port, visitors come to the other, which is published."""
     data, admin = (address(environment("proxy")[f"STREAMTEE_{key}"])[1] for key in ("LISTEN", "ADMIN"))
     assert re.findall(r"^EXPOSE (\d+) (\d+)$", IMAGE, re.MULTILINE) == [(str(data), str(admin))]
-    assert f"'127.0.0.1', {data}," in IMAGE, "the health check asks the data port"
+    assert '"/opt/streamtee/health.py"' in IMAGE, "the health check asks the data port"
     assert SERVICES["proxy"]["ports"] == [f"127.0.0.1:{data}:{data}"]
     (job,) = PROMETHEUS["scrape_configs"]
     assert (job["job_name"], job["static_configs"]) == ("streamtee", [{"targets": [f"proxy:{admin}"]}])
@@ -143,6 +144,7 @@ async def test_visitors_give_the_dashboard_something_to_show(fake: FakeQwen) -> 
         async with asyncio.timeout(30):
             while not told.done():  # some are there only while streams run
                 shown |= set(re.findall(r"^(\w+)(?:\{| )", await tee.metrics(), re.MULTILINE))
+                await asyncio.sleep(POLL_S)
             said, errors = await told
     assert (visitors.returncode, said, errors) == (0, b"", b"")
     panels = json.dumps(json.loads((DEPLOY / "grafana/streamtee.json").read_text())["panels"])

@@ -4,13 +4,19 @@ import asyncio
 import json
 import subprocess
 import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
+from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from proxy.tools.cli import main
+from tests.bench.processes import free_port
+from tests.certificates import Authority
 from tests.programs import deploy_tool
 from tests.proxy_under_test import teed
+from tests.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy/Containerfile"
@@ -51,15 +57,63 @@ def test_image_runs_the_command_as_nobody_in_particular() -> None:
     assert all(word in told.output for word in json.loads(arguments) if word.startswith("--"))
 
 
-async def test_health_check_asks_what_it_should(upstream_url: str) -> None:
-    """Its command, run as it is but for the port: success while the proxy serves, and none after that."""
-    (check,) = instructions("HEALTHCHECK")
+def test_health_check_runs_what_is_copied() -> None:
+    """With the file that the proxy is started with."""
+    (check,), (arguments,) = instructions("HEALTHCHECK"), instructions("CMD")
     command = json.loads(check.partition("CMD ")[2])
-    async with teed(upstream_url) as tee:
-        port = tee.proxy.url.rpartition(":")[2]
-        assert command[2].count("8080") == 1
-        run = [sys.executable, *command[1:2], command[2].replace("8080", port)]
-        done = await asyncio.to_thread(subprocess.run, run, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-    done = await asyncio.to_thread(subprocess.run, run, capture_output=True, check=False)
-    assert done.returncode != 0
+    assert f"deploy/health.py {command[2]}" in instructions("COPY")
+    assert command == ["python", "-I", command[2], json.loads(arguments)[2]]
+
+
+async def checked(file: Path, **settings: str) -> int:
+    """Run the health check beside this configuration; return its exit status."""
+    environment = {"http_proxy": "http://127.0.0.1:1", **settings}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", str(ROOT / "deploy/health.py"), str(file), env=environment, stderr=PIPE
+    )
+    await process.communicate()
+    assert process.returncode is not None
+    return process.returncode
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "[::]"])
+async def test_health_check_asks_where_the_proxy_listens(upstream_url: str, tmp_path: Path, host: str) -> None:
+    """By the environment, which overrides the file, or by the file: success while it serves, and none after that."""
+    file, empty = tmp_path / "streamtee.toml", tmp_path / "empty.toml"
+    empty.write_text("")
+    async with teed(upstream_url, listen=f"{host}:0") as tee:
+        listen = f"{host}:{tee.proxy.url.rpartition(':')[2]}"
+        file.write_text(f'listen = "{listen}"\n')
+        elsewhere = f"127.0.0.1:{free_port()}"
+        assert await checked(empty, STREAMTEE_LISTEN=listen) == await checked(file) == 0
+        assert await checked(file, STREAMTEE_LISTEN=elsewhere) != 0
+    assert await checked(file) != 0
+
+
+@pytest.mark.parametrize("client_required", [None, False, True])
+async def test_health_check_asks_over_tls_if_the_proxy_has_a_certificate(
+    upstream_url: str, tmp_path: Path, authority: Authority, client_required: bool | None
+) -> None:
+    """Whatever its name and who signed it; a proxy that wants a certificate of clients is well if it says so."""
+    certificate, file = str(authority.sign("proxy.example")), tmp_path / "streamtee.toml"
+    file.write_text("")
+    table: dict[str, Any] = {"certificate": certificate}
+    if client_required is not None:
+        table |= {"client_ca": str(authority.file), "client_required": client_required}
+    async with teed(upstream_url, tls=table) as tee:
+        listen = {"STREAMTEE_LISTEN": tee.proxy.url.removeprefix("https://")}
+        named = {f"STREAMTEE_TLS__{key.upper()}": str(value) for key, value in table.items()}
+        assert await checked(file, **listen, **named) == 0
+        assert await checked(file, **listen) != 0
+        file.write_text("[tls]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items()))
+        assert await checked(file, **listen) == 0
+    assert await checked(file, **listen) != 0
+
+
+async def test_health_check_fails_where_another_answers(stage: Stage, tmp_path: Path) -> None:
+    """With another status than 200."""
+    file = tmp_path / "streamtee.toml"
+    file.write_text(f'listen = "{stage.url.removeprefix("http://")}"\n')
+    asked = asyncio.create_task(checked(file))
+    (await stage.next()).reply("503 Service Unavailable")
+    assert await asked == 1

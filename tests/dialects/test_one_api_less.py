@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests import source
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "proxy"
 TABLES = ("dialects/table.py", "tools/fake/qwen.py")
@@ -59,13 +61,14 @@ def strings(path: Path) -> Iterator[str]:
     if path.suffix != ".py":
         yield path.read_text()
         return
-    tree = ast.parse(path.read_text())
-    loose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    nodes = source.nodes(path.relative_to(PACKAGE).as_posix())
+    loose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
         if isinstance(node, ast.Constant) and id(node) not in loose and isinstance(node.value, str | bytes):
             yield node.value if isinstance(node.value, str) else node.value.decode("latin-1")
 
 
+@source.reads_source
 @pytest.mark.parametrize("name", APIS)
 def test_no_other_module_says_its_words(name: str) -> None:
     """Nor a page of the console; but for what is listed above, which does say them."""
@@ -169,7 +172,7 @@ asyncio.run(main())
 def test_proxy_without_it_serves_the_others(name: str, tmp_path: Path) -> None:
     """Every module can be imported, and each API that is left is asked through a proxy before the fake."""
     package = tmp_path / "proxy"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("*.so"))
     without(package, APIS[name].modules)
     command = [sys.executable, "-c", LOOKS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.dialects.usage import Usage
 from proxy.tools.fake.qwen import FakeQwen
-from tests.event_loops import GUARD_S, on_one_loop, until
+from tests.event_loops import GUARD_S, POLL_S, on_one_loop, until
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
 from tests.http_client import Answer, request
 from tests.proxy_under_test import Serve, Tee, begun
@@ -375,7 +375,7 @@ async def test_stream_expires(serve: Serve) -> None:
     await kept.read()
     async with asyncio.timeout(GUARD_S):
         while (await tee.follow(answer.stream_id)).status != 404:
-            pass
+            await asyncio.sleep(POLL_S)
     assert (await tee.follow(kept.stream_id)).status == 200
     assert (await tee.follow("keys/k")).status == 200
     assert [one["id"] for one in await tee.listed()] == [kept.stream_id]

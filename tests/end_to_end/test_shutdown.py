@@ -8,7 +8,7 @@ import pytest
 
 from proxy.stream.modes.projections import MODES
 from proxy.tools.fake.qwen import FakeQwen
-from tests.event_loops import GUARD_S, on_one_loop, until
+from tests.event_loops import GUARD_S, POLL_S, on_one_loop, until
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
 from tests.http_client import Answer, Client, request
 from tests.proxy_under_test import CHAT, Serve, Tee, begun, chat_body
@@ -30,7 +30,7 @@ async def draining(tee: Tee) -> asyncio.Task[None]:
     task = asyncio.create_task(tee.proxy.drain())
     async with asyncio.timeout(GUARD_S):
         while await is_accepting(tee.proxy.url):
-            pass
+            await asyncio.sleep(POLL_S)
     return task
 
 

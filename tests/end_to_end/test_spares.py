@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.event_loops import on_one_loop
+from tests.event_loops import POLL_S, on_one_loop
 from tests.event_streams import chunk_frame
 from tests.proxy_under_test import Serve, Tee
 from tests.stage import Stage, Turn, staged
@@ -164,7 +164,7 @@ async def test_callers_take_turns_at_a_busy_upstream(perform: Serve, stage: Stag
         clients.append(await tee.send_chat(who))
         async with asyncio.timeout(5):
             while await tee.metric("streamtee_queued", upstream="default") != number:
-                pass
+                await asyncio.sleep(POLL_S)
     order = []
     for _ in clients:
         order.append(turn.all("authorization")[0].removeprefix(b"Bearer "))

@@ -9,7 +9,7 @@ import pytest
 from proxy.upstream import exchange
 from tests.event_loops import on_one_loop
 from tests.event_streams import DONE, FINISH, chunk_frame
-from tests.http_client import Answer
+from tests.http_client import Answer, Client
 from tests.message_events import STOP, delta, finish, start
 from tests.proxy_under_test import CHAT, NATIVE, RESPONSES, Serve, Tee, begun, chat_body, native_body, response_body
 from tests.stage import Stage, Turn
@@ -161,12 +161,8 @@ async def goes_on(turn: Turn) -> None:
         await asyncio.sleep(0.05)
 
 
-@on_one_loop
-@pytest.mark.parametrize("trickles", [False, True])
-@pytest.mark.parametrize("how", ["json", "text", "upgrade", "poll", "json, shared"])
-async def test_last_word_ends_waiting(perform: Serve, stage: Stage, how: str, trickles: bool) -> None:
-    """Though the response does not end; then the upstream is closed, and the stream is complete."""
-    tee = await perform(generations={"upgrade": "always"}, timeouts={"idle_s": 60, "total_s": 60})
+async def asked_for(tee: Tee, stage: Stage, how: str) -> tuple[Client, Turn]:
+    """Ask for a whole response; return the client that waits for it, and the turn that has said a word."""
     headers = [f"Stream-Mode: {how.partition(',')[0]}"] if how.startswith(("json", "text")) else []
     headers += ["Stream-Key: k"] if how.endswith("shared") else []
     client = await tee.send_chat(*headers, stream=how != "upgrade")
@@ -177,6 +173,11 @@ async def test_last_word_ends_waiting(perform: Serve, stage: Stage, how: str, tr
     if how == "poll":
         ident = (await client.answer()).stream_id
         client = await tee.send("GET", f"/v1/streams/{ident}?mode=json&wait=60")
+    return client, turn
+
+
+async def ends(tee: Tee, client: Client, turn: Turn, trickles: bool) -> None:
+    """See a response end with its last word, though the upstream's does not."""
     turn.chunk(FINISH + DONE)
     trickling = asyncio.create_task(goes_on(turn)) if trickles else None
     async with asyncio.timeout(0.9):
@@ -188,7 +189,17 @@ async def test_last_word_ends_waiting(perform: Serve, stage: Stage, how: str, tr
         trickling.cancel()
     info = await tee.wait_ended(answer.stream_id)
     assert info["state"] == "complete"
-    assert await tee.metric("streamtee_streams_ended_total", ending="complete") == 1
+
+
+@on_one_loop
+@pytest.mark.parametrize("trickles", [False, True])
+async def test_last_word_ends_waiting(perform: Serve, stage: Stage, trickles: bool) -> None:
+    """Though the response does not end; then the upstream is closed, and the stream is complete."""
+    tee = await perform(generations={"upgrade": "always"}, timeouts={"idle_s": 60, "total_s": 60})
+    hows = ("json", "text", "upgrade", "poll", "json, shared")
+    waiting = [await asked_for(tee, stage, how) for how in hows]
+    await asyncio.gather(*(ends(tee, client, turn, trickles) for client, turn in waiting))  # all wait at once
+    assert await tee.metric("streamtee_streams_ended_total", ending="complete") == len(hows)
 
 
 NATIVE_FINISH = NATIVE_WORD.replace(b"null", b"stop")
@@ -225,12 +236,19 @@ UNENDED = {  # its path, what it says, and the end of it, after which the upstre
 
 @on_one_loop
 @pytest.mark.parametrize("mode", ["json", "text", "raw"])
-@pytest.mark.parametrize("name", UNENDED)
-async def test_last_word_without_its_blank_line_ends_waiting(
-    perform: Serve, stage: Stage, name: str, mode: str
-) -> None:
+async def test_last_word_without_its_blank_line_ends_waiting(perform: Serve, stage: Stage, mode: str) -> None:
     """Nor does an API without a final event wait after its finish reason; raw has every byte."""
     tee = await perform(timeouts={"idle_s": 60, "total_s": 60})
+    waiting = {name: await unended(tee, stage, name, mode) for name in UNENDED}
+    heard = await asyncio.gather(*(heard_of(*one) for one in waiting.values()))  # all wait at once
+    for (name, (_, said, end)), (status, body, how) in zip(UNENDED.items(), heard, strict=True):
+        assert (status, how, b"word" in body) == (200, "whole", True), name
+        assert mode != "raw" or body == said + end, name
+    assert await tee.metric("streamtee_streams_ended_total", ending="complete") == len(UNENDED)
+
+
+async def unended(tee: Tee, stage: Stage, name: str, mode: str) -> tuple[Client, Turn]:
+    """Have a stream say its last word, without its blank line; return the client that waits, and the turn."""
     path, said, end = UNENDED[name]
     asked = native_body() if path == NATIVE else response_body() if path == RESPONSES else chat_body()
     client = await tee.send("POST", path, f"Stream-Mode: {mode}", "X-DashScope-SSE: enable", body=asked)
@@ -239,13 +257,16 @@ async def test_last_word_without_its_blank_line_ends_waiting(
     turn.begin()
     turn.chunk(said)
     turn.chunk(end)
+    return client, turn
+
+
+async def heard_of(client: Client, turn: Turn) -> tuple[int, bytes, str]:
+    """Return the status and the body of a response, and how it ended."""
     async with asyncio.timeout(4):
         answer = await client.answer()
         body = await answer.read()
         await turn.wait_left()
-    assert (answer.status, answer.end, b"word" in body) == (200, "whole", True)
-    assert mode != "raw" or body == said + end
-    assert await tee.metric("streamtee_streams_ended_total", ending="complete") == 1
+    return answer.status, body, answer.end
 
 
 @on_one_loop

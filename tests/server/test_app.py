@@ -13,7 +13,7 @@ from proxy.stream import faults
 from proxy.stream.stream import Stream
 from proxy.telemetry.live_feed import LiveFeed
 from proxy.wire.errors import Drained
-from tests.event_loops import GUARD_S, until
+from tests.event_loops import GUARD_S, POLL_S, until
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame, stamped
 from tests.http_client import KEY, Client, request
 from tests.proxy_under_test import CHAT, PROMPT, Tee, begun, chat_body, configured, native_body, teed
@@ -214,7 +214,7 @@ async def test_stream_is_forgotten_when_its_time_is_over(stage: Stage) -> None:
         await answer.read()
         async with asyncio.timeout(GUARD_S):
             while (await tee.follow(answer.stream_id)).status != 404:
-                pass
+                await asyncio.sleep(POLL_S)
         assert await tee.listed() == []
 
 

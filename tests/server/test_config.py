@@ -286,7 +286,7 @@ def test_mistake_is_named_with_what_is_allowed(write: Any, text: str, words: lis
         ("STREAMTEE_LIMITS__STREAMS", "0", ["limits.streams", "greater than or equal to 1"]),
         ("STREAMTEE_LIMITS__STREAM", "1", ["limits.stream", "no such key"]),
         ("STREAMTEE_LISTEN", "here", ["listen", "HOST:PORT"]),
-        ("STREAMTEE_AUTH__KEYS", "abc", ["auth"]),
+        ("STREAMTEE_AUTH__KEYS", "abc", ["STREAMTEE_AUTH__KEYS", "array", "JSON"]),
     ],
 )
 def test_mistake_in_the_environment_is_named(name: str, value: str, words: list[str]) -> None:

@@ -43,6 +43,7 @@ def _lower(name: object) -> str:
     return name.decode("latin-1").lower() if isinstance(name, bytes) else str(name).lower()
 
 
+@source.reads_source
 def test_header_names_are_listed_in_one_table() -> None:
     """Whoever adds one adds it there alone."""
     found = {

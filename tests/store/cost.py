@@ -67,9 +67,9 @@ async def measure(given: argparse.Namespace) -> None:
     """Run, and print what an event cost."""
     async with AsyncExitStack() as stack:
         there: Ground = await stack.enter_async_context(
-            ground(STREAMTEE_STORE__FLUSH_MS=str(given.flush_ms), STREAMTEE_STORE__LEASE_S="15")
+            ground(is_forked=False, STREAMTEE_STORE__FLUSH_MS=str(given.flush_ms), STREAMTEE_STORE__LEASE_S="15")
         )
-        plain = await stack.enter_async_context(alone(there.stage))
+        plain = await stack.enter_async_context(alone(there.stage, is_forked=False))
         loads = [Load(there.stage, node.tee, given.per_second) for node in (plain, there.owner)]
         for load in loads:
             await load.begin(given.streams)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer, Client
+from tests.nursery import ADDRESS, nursery
 from tests.proxy_under_test import Tee
 from tests.spawned import FREE, serving_at
 from tests.stage import Stage, Turn, staged
@@ -37,8 +38,11 @@ main()
 class Node:
     """A proxy in a process of its own, and the network between it and Redis."""
 
-    def __init__(self, process: Process, tee: Tee, relay: Any) -> None:
+    def __init__(self, process: Process, tee: Tee, relay: Any, *, is_forked: bool) -> None:
         self._process = process
+        self._stop, self._go_on = (
+            (signal.SIGUSR1, signal.SIGUSR2) if is_forked else (signal.SIGSTOP, signal.SIGCONT)
+        )  # see tests/nursery.py
         self.tee = tee
         self.network: Network = relay
 
@@ -51,10 +55,10 @@ class Node:
 
     def stop(self) -> None:
         """Let it do nothing: as in a machine that is suspended."""
-        self._process.send_signal(signal.SIGSTOP)
+        self._process.send_signal(self._stop)
 
     def go_on(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
+        self._process.send_signal(self._go_on)
 
     def tell_to_end(self) -> None:
         """Have it drain, and end."""
@@ -163,31 +167,40 @@ async def ending(answer: Answer) -> str:
 
 
 @asynccontextmanager
-async def _node(stage: Stage, relay: Network, skew_s: float, settings: dict[str, str]) -> AsyncIterator[Node]:
+async def _node(
+    stage: Stage, relay: Network, skew_s: float, settings: dict[str, str], is_forked: bool
+) -> AsyncIterator[Node]:
     stored = {
         "STREAMTEE_STORE__URL": relay.url,
         "STREAMTEE_STORE__SECRET": SECRET,
         "STREAMTEE_STORE__LEASE_S": f"{LEASE_S:g}",
         **settings,
     }
-    async with alone(stage, relay, skew_s, stored) as node:
+    async with alone(stage, relay, skew_s, stored, is_forked=is_forked) as node:
         yield node
 
 
 @asynccontextmanager
 async def alone(
-    stage: Stage, relay: Network | None = None, skew_s: float = 0, settings: dict[str, str] | None = None
+    stage: Stage,
+    relay: Network | None = None,
+    skew_s: float = 0,
+    settings: dict[str, str] | None = None,
+    *,
+    is_forked: bool = True,
 ) -> AsyncIterator[Node]:
-    """Run one proxy; without `settings` it has no store."""
+    """Run one proxy; without `settings` it has no store. `is_forked`: Python need not start; see tests/nursery.py."""
+    is_forked = is_forked and not skew_s
     environment = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url, "STREAMTEE_LOG_LEVEL": "error", **(settings or {})}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _SKEWED.format(skew_s=skew_s), stdout=PIPE, stderr=DEVNULL, env=environment
-    )
+    program = [sys.executable, "-c", _SKEWED.format(skew_s=skew_s)]
+    if is_forked:
+        program, environment[ADDRESS] = [str(nursery().launcher), "serve"], nursery().path
+    process = await asyncio.create_subprocess_exec(*program, stdout=PIPE, stderr=DEVNULL, env=environment)
     try:
         async with asyncio.timeout(GUARD_S):
             url, admin_url = await serving_at(process)
         served: Any = SimpleNamespace(url=url, admin_url=admin_url)
-        yield Node(process, Tee(served), relay)
+        yield Node(process, Tee(served), relay, is_forked=is_forked)
     finally:
         with suppress(ProcessLookupError):
             process.kill()
@@ -195,14 +208,14 @@ async def alone(
 
 
 @asynccontextmanager
-async def ground(*, skew_s: float = 0, **settings: str) -> AsyncIterator[Ground]:
+async def ground(*, skew_s: float = 0, is_forked: bool = True, **settings: str) -> AsyncIterator[Ground]:
     """Run two nodes, each with a network of its own to one Redis; the clock of the second is ahead by `skew_s`."""
     async with AsyncExitStack() as stack:
         stage = await stack.enter_async_context(staged())
         redis = await stack.enter_async_context(redis_server())
         relays = [await stack.enter_async_context(network(redis.port)) for _ in range(2)]
         starting = [
-            stack.enter_async_context(_node(stage, relay, skew, settings))
+            stack.enter_async_context(_node(stage, relay, skew, settings, is_forked))
             for relay, skew in zip(relays, (0.0, skew_s), strict=True)
         ]
         made = Ground(stage, redis, [await one for one in starting], stack)

@@ -73,7 +73,7 @@ def cpu_s(pid: int) -> float:
 async def main(events: int, per_second: float, followers: int, streams: int) -> None:
     local: Delays = []
     remote: Delays = []
-    async with ground(STREAMTEE_STORE__LEASE_S="15") as there:
+    async with ground(is_forked=False, STREAMTEE_STORE__LEASE_S="15") as there:
         pids = {"owner": there.owner.pid, "other node": there.other.pid, "redis-server": there.redis.pid}
         before = {name: cpu_s(pid) for name, pid in pids.items()}
         running = [stream(there, events, per_second, followers, local, remote) for _ in range(streams)]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.access.named import NamedCallers
-from tests.event_loops import GUARD_S
+from tests.event_loops import GUARD_S, POLL_S
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer
 from tests.proxy_under_test import Tee
@@ -132,7 +132,7 @@ async def test_streams_are_limited_in_sum_over_machines(count: int, tmp_path: Pa
             end(turn)
         async with asyncio.timeout(GUARD_S):
             while await both.now("streams") != {0}:
-                pass
+                await asyncio.sleep(POLL_S)
 
 
 @BOTH
@@ -151,7 +151,7 @@ async def test_followers_are_limited_in_sum_over_machines(count: int, tmp_path: 
         await third.client.leave()
         async with asyncio.timeout(GUARD_S):
             while (waits := await both.tees[0].ask("GET", "/v1/keys/k/stream?wait=60", both.alice)).status != 200:
-                pass
+                await asyncio.sleep(POLL_S)
         assert await limit_of(await both.follow(1, answer.stream_id)) == "followers"
         await waits.client.leave()
         await both.follow_when_free(1, answer.stream_id)
@@ -193,7 +193,7 @@ async def test_streams_have_equal_shares_while_the_store_is_away(tmp_path: Path)
     async with machines(tmp_path, 1, streams=4, followers=2) as both:
         async with asyncio.timeout(GUARD_S):
             while len((await both.redis.command("SMEMBERS", "st:nodes")).split(b"$")) < 3:
-                pass
+                await asyncio.sleep(POLL_S)
         await asyncio.sleep(LEASE_S)  # until both have looked at it
         both.redis.kill()
         turns = []
@@ -209,6 +209,9 @@ async def test_streams_have_equal_shares_while_the_store_is_away(tmp_path: Path)
         for at in (0, 2):
             end(turns[at][1])
         turns += [await both.fill(1), await both.fill(1)]
+        async with asyncio.timeout(GUARD_S):
+            while await both.now("streams") != {4}:  # until then each allows its share
+                await asyncio.sleep(POLL_S)
         for at in (0, 1):
             assert await limit_of((await both.ask(at))[0]) == "streams"
         for _, turn in turns:

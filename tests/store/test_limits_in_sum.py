@@ -11,7 +11,7 @@ import pytest
 
 from proxy.access.account import Account
 from tests.access.named import NamedCallers
-from tests.event_loops import GUARD_S, until
+from tests.event_loops import GUARD_S, POLL_S, until
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.proxy_under_test import CHAT, Tee, chat_body, teed
 from tests.several_workers import several
@@ -101,7 +101,7 @@ async def test_tokens_are_limited_in_sum(tmp_path: Path) -> None:
         for tee in (nodes.owner, nodes.other):
             async with asyncio.timeout(GUARD_S):
                 while await used(tee, callers, "tokens") < 200:
-                    pass
+                    await asyncio.sleep(POLL_S)
             refused = await (await asked(tee, callers)).answer()
             assert refused.status == 429
             assert "tokens_per_day" in (await refused.json())["error"]["message"]
@@ -119,7 +119,7 @@ async def test_caller_without_limits_waits_for_no_store(tmp_path: Path) -> None:
             nodes.redis.go_on()
         async with asyncio.timeout(GUARD_S):
             while await used(nodes.other, callers, "requests", "bob") != 1:
-                pass
+                await asyncio.sleep(POLL_S)
 
 
 @pytest.mark.parametrize("how", ["killed", "paused"])

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.event_loops import GUARD_S, until
+from tests.event_loops import GUARD_S, POLL_S, until
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped
 from tests.http_client import Answer
 from tests.proxy_under_test import RESPONSES, Tee, faked, response_body, teed
@@ -197,7 +197,7 @@ async def test_follower_elsewhere_holds_the_upstream_open(nodes: Nodes) -> None:
     await follower.until(WORDS[1])
     async with asyncio.timeout(GUARD_S):
         while (await nodes.owner.info(answer.stream_id))["followers_elsewhere"] != 1:
-            pass
+            await asyncio.sleep(POLL_S)
     await answer.client.leave()
     await nodes.owner.wait_followers(0)
     turn.chunk(WORDS[2])
@@ -214,9 +214,9 @@ async def test_followers_of_all_nodes_are_counted_at_each() -> None:
         followers = [await nodes.other.follow(answer.stream_id, "mode=raw") for _ in range(2)]
         async with asyncio.timeout(GUARD_S):
             while (await nodes.owner.info(answer.stream_id))["followers_elsewhere"] != 2:
-                pass
+                await asyncio.sleep(POLL_S)
             while (await nodes.other.info(answer.stream_id))["followers_elsewhere"] != 1:
-                pass
+                await asyncio.sleep(POLL_S)
         finish(turn)
         assert [await follower.read() for follower in followers] == [ALL, ALL]
 
@@ -298,7 +298,7 @@ async def test_background_response_is_fetched_at_any_node() -> None:
         ident = (await (await owner.ask("POST", RESPONSES, body=body)).json())["id"]
         async with asyncio.timeout(GUARD_S):
             while (await (await other.ask("GET", f"{RESPONSES}/{ident}")).json())["status"] != "completed":
-                pass
+                await asyncio.sleep(POLL_S)
         events = await other.ask("GET", f"{RESPONSES}/{ident}?stream=true")
         assert b"response.completed" in await events.read()
 

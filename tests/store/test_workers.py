@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.event_loops import GUARD_S
+from tests.event_loops import GUARD_S, POLL_S
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer
 from tests.proxy_under_test import Tee
@@ -68,7 +68,7 @@ async def test_stream_is_followed_and_cancelled_through_any_worker_of_another_se
         for _ in range(2):
             async with asyncio.timeout(GUARD_S):
                 while [(one["id"], one["state"]) for one in await tee.listed()] != [(answer.stream_id, "complete")]:
-                    pass
+                    await asyncio.sleep(POLL_S)
     await check_cancel(servers)
 
 

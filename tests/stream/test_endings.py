@@ -136,6 +136,7 @@ def test_refusal_of_the_queue_keeps_its_retry_after() -> None:
         assert ending_of(error).as_error().retry_after_s == error.retry_after_s
 
 
+@source.reads_source
 def test_words_are_spelt_in_the_table_and_in_errors_alone() -> None:
     """Whoever needs an ending takes its row, so that an ending that is in no row can't be made."""
     spelt = {
@@ -150,6 +151,7 @@ def test_words_are_spelt_in_the_table_and_in_errors_alone() -> None:
     assert set(spelt) == SPELT, spelt
 
 
+@source.reads_source
 def test_endings_are_made_from_rows_alone() -> None:
     """Nobody else calls the class, nor gives a row another word."""
     calls = [(path, node) for path in paths() for node in source.nodes(path) if isinstance(node, ast.Call)]

@@ -17,7 +17,7 @@ from prometheus_client.samples import Sample
 
 from proxy import __version__
 from proxy.tools.fake.qwen import FakeQwen
-from tests.event_loops import GUARD_S
+from tests.event_loops import GUARD_S, POLL_S
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame
 from tests.http_client import KEY, request
 from tests.metric_names import ELSEWHERE
@@ -71,7 +71,7 @@ async def scraped_when(tee: Tee, name: str, value: float, **labels: str) -> Page
     """Return the first scrape that has this value."""
     async with asyncio.timeout(GUARD_S):
         while (page := await scrape(tee)).value(name, **labels) != value:
-            pass
+            await asyncio.sleep(POLL_S)
     return page
 
 
@@ -451,14 +451,14 @@ async def test_silence_is_that_of_the_quietest_upstream(tee: Tee, stage: Stage) 
     _, turn = await begun(tee, stage, frames=1)
     async with asyncio.timeout(GUARD_S):
         while (page := await scrape(tee)).value("silence_seconds_max", route="chat") < STALL_S:
-            pass
+            await asyncio.sleep(POLL_S)
     quiet_s = page.value("silence_seconds_max")
     turn.chunk(chunk_frame())
     assert (await scrape(tee)).value("silence_seconds_max") >= quiet_s, "the other stream is as silent as before"
     await quietest.client.leave()
     async with asyncio.timeout(GUARD_S):
         while (await scrape(tee)).value("silence_seconds_max") > quiet_s:
-            pass
+            await asyncio.sleep(POLL_S)
     turn.end(DONE)
 
 

@@ -254,7 +254,7 @@ async def test_signal_straight_after_the_address_is_heeded(stage: Stage) -> None
 async def test_process_that_was_stopped_reads_before_anything_is_late(stage: Stage, loop: str) -> None:
     """What came while it was stopped is no silence, for longer than the idle time-out; where nothing came it is one."""
     settings = {**FREE, "STREAMTEE_UPSTREAM__URL": stage.url, "STREAMTEE_TIMEOUTS__IDLE_S": "0.6"}
-    async with spawned("serve", "--loop", loop, **settings) as process:
+    async with spawned("serve", "--loop", loop, is_forked=False, **settings) as process:
         url = (await line(process)).split()[3].rstrip(",")
         streams = []
         for _ in range(4):

@@ -17,20 +17,22 @@ from click.testing import CliRunner
 from proxy.tools import demo
 from proxy.tools.cli import main
 from proxy.tools.demo import Client, Demo, DemoError, running
+from tests.nursery import ADDRESS, nursery
 
 GUARD_S = 40
-DEMO = (sys.executable, "-m", "proxy.tools.cli", "demo", "--seconds", "2")
+SECONDS = ("demo", "--seconds", "2")
 DONE = b"data: [DONE]\n\n"
 NAMES = ["asker, raw", "late, raw", "resuming, events", "slow, raw"]
 
 
 async def test_demo_ends_by_itself_with_its_proof() -> None:
     """In a pipe, whatever the environment configures: progress in lines, four equal digests, the measured times."""
+    settings = {"STREAMTEE_LISTEN": "not of the demo", "STREAMTEE_UPSTREAM__URL": "http://192.0.2.1"}
     process = await asyncio.create_subprocess_exec(
-        *DEMO,
+        *(sys.executable, "-m", "proxy.tools.cli", *SECONDS),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "STREAMTEE_LISTEN": "not of the demo", "STREAMTEE_UPSTREAM__URL": "http://192.0.2.1"},
+        env={**os.environ, **settings},
     )
     async with asyncio.timeout(GUARD_S):
         out, _ = await process.communicate()  # which waits for the children, too: they hold the pipe
@@ -57,7 +59,9 @@ async def test_demo_on_a_terminal_shows_columns() -> None:
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     environment["TERM"] = "xterm"  # as wide as the pty says
-    process = await asyncio.create_subprocess_exec(*DEMO, stdin=its, stdout=its, stderr=its, env=environment)
+    environment[ADDRESS] = nursery().path
+    command = (str(nursery().launcher), *SECONDS)
+    process = await asyncio.create_subprocess_exec(*command, stdin=its, stdout=its, stderr=its, env=environment)
     os.close(its)
     async with asyncio.timeout(GUARD_S):
         shown = (await asyncio.to_thread(read_terminal, ours)).decode()

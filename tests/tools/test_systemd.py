@@ -17,6 +17,7 @@ import pytest
 
 from proxy.tools.systemd import Notifier, address_of, inherited
 from tests.http_client import request
+from tests.nursery import ADDRESS, nursery
 from tests.programs import system_tool
 from tests.spawned import FREE, GUARD_S, answered, line, serving_at
 
@@ -48,9 +49,9 @@ async def activated(*files: socket.socket | BinaryIO, names: str = "", **setting
     """Run `streamtee serve` with open files from descriptor 3 on, and with the variables that systemd sets."""
     handed = [fcntl.fcntl(one.fileno(), fcntl.F_DUPFD, 20) for one in files]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMTEE_")}
-    variables = {"LISTEN_FDS": str(len(handed)), "LISTEN_FDNAMES": names}
+    variables = {"LISTEN_FDS": str(len(handed)), "LISTEN_FDNAMES": names, ADDRESS: nursery().path}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", LAUNCH, " ".join(map(str, handed)), *SERVE),
+        *(sys.executable, "-ISc", LAUNCH, " ".join(map(str, handed)), str(nursery().launcher), "serve"),
         stdout=PIPE,
         stderr=PIPE,
         env=environment | variables | settings,

@@ -14,7 +14,7 @@ from proxy.server.placement import key_name
 from proxy.workers.counting import questions
 from proxy.workers.counting.sums import Sums
 from tests.access.named import NamedCallers
-from tests.event_loops import until
+from tests.event_loops import POLL_S, until
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer
 from tests.proxy_under_test import CHAT, RESPONSES, chat_body, chatted, response_body
@@ -213,7 +213,7 @@ async def test_followers_that_wait_count_in_all_workers(
         await waiting.client.leave()
         async with asyncio.timeout(10):
             while (await three.ask(2, "GET", f"/v1/streams/{answer.stream_id}", alice)).status == 429:
-                pass
+                await asyncio.sleep(POLL_S)
         await ended(answer, turn)
 
 

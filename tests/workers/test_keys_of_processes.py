@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.access.named import NamedCallers
-from tests.event_loops import on_one_loop
+from tests.event_loops import POLL_S, on_one_loop, until
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Answer, Client, request
 from tests.spawned import answered
@@ -90,6 +90,7 @@ class Stream:
         self.names = (header, f"Stream-Key: k{number}", f"Idempotency-Key: i{number}")
         self.random = Random(number)
         self.said: list[bytes] = []
+        self.leaving = 0  # followers that are yet to resume: who has had all is told that there is no more
         self.answer: Answer
         self.turn: Turn
 
@@ -111,6 +112,7 @@ class Stream:
         """Follow from some event on, leave after a while, resume; each event comes once."""
         path, seq = f"/v1/streams/{self.answer.stream_id}", self.random.randrange(len(self.said) + 1)
         had = b""
+        self.leaving += 1
         for leaves in (True, False):
             client = await Client.connect(self.one.url)
             client.send(request("GET", path, self.header, f"Last-Event-ID: {self.answer.epoch}-{seq}"))
@@ -121,6 +123,7 @@ class Stream:
                 body = body[: body.rfind(b"\n\n") + 2]
                 await client.leave()
             else:
+                self.leaving -= 1
                 body = await followed.read()
                 assert followed.end == "whole"
             had, seq = had + body, int(body.rstrip().rpartition(b"-")[2])
@@ -175,8 +178,9 @@ async def test_reload_under_load_with_limits_loses_and_refuses_nothing(stage: St
             clients.append(asyncio.create_task(stream.retry()))
             await asyncio.sleep(0.01)
         while (await usage(one, alice))["streams"]["now"] < 2 * STREAMS:
-            pass
+            await asyncio.sleep(POLL_S)
         assert await is_refused(one, alice)
+        await until(lambda: not any(stream.leaving for stream in streams))
         over.set()
         await asyncio.gather(*going, *clients)
         told = await usage(one, alice)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import orjson
 
-from tests.event_loops import GUARD_S
+from tests.event_loops import GUARD_S, POLL_S
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Client, request
 from tests.proxy_under_test import Tee, teed
@@ -73,7 +73,7 @@ async def test_list_has_the_streams_of_all_workers_and_machines() -> None:
         for at in one.workers:
             async with asyncio.timeout(GUARD_S):
                 while len(listed := (await (await one.ask(at, "GET", "/v1/streams")).json())["data"]) < len(idents):
-                    pass
+                    await asyncio.sleep(POLL_S)
             assert sorted(stream["id"] for stream in listed) == sorted(idents)
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.event_loops import on_one_loop, until
+from tests.event_loops import POLL_S, on_one_loop, until
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.http_client import Client, request
 from tests.proxy_under_test import CHAT, chat_body
@@ -81,13 +81,13 @@ async def test_worker_that_hangs_holds_no_page_up(stage: Stage) -> None:
         os.kill(stopped, signal.SIGSTOP)
         try:
             began = asyncio.get_running_loop().time()
-            page = (await one.admin("/metrics"))[1]
+            pages = ("/metrics", "/readyz", "/admin/streams")
+            (_, page), (status, body), (_, listed) = await asyncio.gather(*map(one.admin, pages))
             assert asyncio.get_running_loop().time() - began < 3
             assert b'streamtee_worker_up{worker="1"} 0.0' in page
             assert b'streamtee_worker_up{worker="0"} 1.0' in page
-            status, body = await one.admin("/readyz")
             assert (status, json.loads(body)["workers"]) == (200, {"0": True, "1": False, "2": True})
-            assert json.loads((await one.admin("/admin/streams"))[1])["has_more"] is True
+            assert json.loads(listed)["has_more"] is True
             client = await Client.connect(one.url)  # of the others, as the one that hangs accepts none
             while client.gone or not client.buffer:
                 client.send(request("GET", "/v1/streams"))
@@ -161,7 +161,7 @@ async def test_console_of_all_workers_shows_and_tries(stage: Stage) -> None:
 async def test_reload_under_load_cuts_and_loses_nothing(stage: Stage, tmp_path: Path) -> None:
     """Streams go on in old workers, are found by all, and what is new begins in new ones."""
     file = tmp_path / "streamtee.toml"
-    file.write_text(f'drain_s = 8\n[upstream]\nurl = "{stage.url}"\n')
+    file.write_text(f'drain_s = 4\n[upstream]\nurl = "{stage.url}"\n')
     async with served("", "--config", str(file)) as one:
         streams = [await begun(one, stage, f"Stream-Key: k{n}", f"Idempotency-Key: i{n}") for n in range(8)]
         kept = await Client.connect(one.url)
@@ -191,7 +191,7 @@ async def test_reload_under_load_cuts_and_loses_nothing(stage: Stage, tmp_path: 
         asked.cancel()
         failed = (await asyncio.gather(asked, return_exceptions=True))[0]
         assert isinstance(failed, asyncio.CancelledError), failed
-        await one.wait_up(3, 4, 5)
+        await one.wait_up(3, 4, 5)  # once the old ones have drained
         kept.send(request("GET", "/v1/streams"))
         assert (await kept.answer()).status == 200
 
@@ -230,7 +230,7 @@ async def test_reload_replaces_the_admin_token(stage: Stage, tmp_path: Path) -> 
             return [(await answered(one.admin_url, each))[0] for each in asked]
 
         while await statuses() != [401, 200]:
-            pass
+            await asyncio.sleep(POLL_S)
 
 
 async def test_bad_configuration_changes_nothing(stage: Stage, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from proxy.objections import objection
 from proxy.server.config import Config
 from proxy.server.configuration.places import Key, Places
 from proxy.settings import is_table, table_below
@@ -23,7 +24,7 @@ def explained(error: OSError | ValueError, path: Path | None = None) -> str:
         file = f" {path}:" if path is not None and str(path) not in str(error) else ""
         return f"the configuration can't be read:{file} {error}"
     places = Places(path)
-    lines = [f"  {_objection(one, places)}" for one in error.errors(include_input=False)]
+    lines = [f"  {_objection(one, places)}" for one in error.errors(include_url=False)]
     return "the configuration is not valid:\n" + "\n".join(lines)
 
 
@@ -33,9 +34,7 @@ def _objection(error: "ErrorDetails", places: Places) -> str:
     place = places.nearest(key)
     where = "" if place is None else f" ({place})"
     name = ".".join(map(str, key))
-    if error["type"] == "extra_forbidden":
-        return f"{name}: there is no such key{_suggestion(key)}{where}"
-    text = error["msg"].removeprefix("Value error, ")
+    text = objection(error) + (_suggestion(key) if error["type"] == "extra_forbidden" else "")
     return f"{name}: {text}{where}" if name else text
 
 

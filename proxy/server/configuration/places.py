@@ -3,6 +3,7 @@
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +41,26 @@ class Places:
         return None
 
     def line(self, key: Key) -> int | None:
-        """Return the number of the line on which a key of the file begins, from 1; None, if the file does not have it.
+        """Return the number of the line on which a key of the file begins, from 1; None, if the file lacks it."""
+        return next((begins for begins, table in self._beginnings if _has(table, key)), None)
 
-        The file is parsed again and again, up to each of its lines: the key begins after the last line up to which the
-        file is valid without it. So TOML's own parser finds tables, arrays, and texts of several lines.
+    @cached_property
+    def _beginnings(self) -> list[tuple[int, dict[str, Any]]]:
+        """What the file says up to each line up to which it is valid, and the number of the line after the one before.
+
+        On that line begins what the one before does not have. So TOML's own parser finds tables, arrays, and texts of
+        several lines.
         """
+        found: list[tuple[int, dict[str, Any]]] = []
         whole = 0  # lines that are TOML by themselves
         for count in range(len(self._lines) + 1):
             try:
                 table = tomllib.loads("".join(self._lines[:count]))
             except tomllib.TOMLDecodeError:
                 continue
-            if _has(table, key):
-                return whole + 1
+            found.append((whole + 1, table))
             whole = count
-        return None
+        return found
 
 
 def _has(table: Any, key: Key) -> bool:

@@ -31,8 +31,8 @@ def said(tmp_path: Path, text: str) -> str:
         ('[[routes]]\npath = "/a"\n[[routes]]\npth = "/b"\n', "routes.1.pth: there is no such key; did you mean"),
         ("[upstream]\nretain_s = 3\n", "did you mean streams.retain_s? (FILE, line 2)"),
         ("[otel]\nzzz = 3\n", "otel.zzz: there is no such key; there are enabled (FILE, line 2)"),
-        ("\n[timeouts]\n\nidle_s = -1\n", "idle_s: Input should be greater than or equal to 0 (FILE, line 4)"),
-        ('[[routes]]\nupstream = "b"\n', "routes.0.path: Field required (FILE, line 1)"),
+        ("\n[timeouts]\n\nidle_s = -1\n", "idle_s: must be greater than or equal to 0 (FILE, line 4)"),
+        ('[[routes]]\nupstream = "b"\n', "routes.0.path: required, but not given (FILE, line 1)"),
     ],
 )  # fmt: skip
 def test_mistake_has_its_key_its_line_and_the_nearest_name(tmp_path: Path, text: str, line: str) -> None:
