@@ -87,6 +87,12 @@ def _sealed_as_by_the_owner(self: Replica, entry: Entry) -> None:
     self.stream.seal(seal.ending._replace(imposed=False), tail=seal.tail)
 
 
+def _as_if_all_were_written(self: Any, frames: list[bytes]) -> Any:
+    entry = _data(self, frames)
+    self._heard_at = self.stream.heard_at
+    return entry
+
+
 def _original(path: str) -> Callable[..., Any]:
     import importlib
 
@@ -98,11 +104,13 @@ def _original(path: str) -> Callable[..., Any]:
 _xadd = _original("tests.store.fake_redis.FakeServer._xadd")
 _xread = _original("tests.store.fake_redis.FakeServer.xread")
 _write = _original("proxy.store.redis_store.RedisStore.write")
+_data = _original("proxy.store.outbox.Outbox._data")
 
 MUTANTS = {
     "fencing id and seal": Mutant("tests.store.fake_redis.FakeServer._xadd", _accepts_all, ("cut owner",)),
     "exclusive cursor": Mutant("tests.store.fake_redis.FakeServer.xread", _from_the_cursor_on),
     "gap check": Mutant("proxy.store.entries.Frames.after", _unchecked, ("trim",)),
+    "rest of a burst": Mutant("proxy.store.outbox.Outbox._data", _as_if_all_were_written),
     "last-leaver rule": Mutant("proxy.store.node.Node._count", _nothing_at_once),
     "lease": Mutant("proxy.store.leases.Leases.dead", _dead_at_once),
     "settling": Mutant("proxy.store.redis_store.RedisStore.write", _stored_anyway, ("break",)),

@@ -9,10 +9,11 @@ import asyncio
 import copy
 from collections.abc import Sequence
 from random import Random
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 from proxy.dialects import table
+from proxy.store import outbox
 from proxy.store.claims import Claims, is_shared
 from proxy.store.entries import SEAL, Record
 from proxy.store.node import Node
@@ -31,6 +32,7 @@ from proxy.stream.vitals import Vitals
 from proxy.wire.errors import ProxyError
 from tests.event_streams import chunk_frame
 from tests.fakes import FakeSink
+from tests.sim.bypass import SimBypass
 from tests.sim.loop import VirtualLoop
 from tests.sim.wanderer import LawBrokenError, Wanderer
 from tests.store.fake_redis import FakeConnections, FakeServer
@@ -40,6 +42,9 @@ CALLER = b"somebody"
 IDENTS = "abcdefghijklmnopqrstuvwxyz234567"
 LAST_S = 110.0
 """After everything was said: by then all must have ended."""
+LATE_S = 2.0
+"""After something was said: by then all followers must have it, unless something fails."""
+ENTRY_FRAMES = 2  # so that some of what is said at once needs two entries
 MOST_READS = 1000  # some 200 are usual
 FAULTS = {
     "crash": "the owner dies",
@@ -149,6 +154,7 @@ class SimUpstream:
         stream.writer = self
         self.frames: list[bytes] = []
         self.said = b""
+        self.due: list[tuple[float, int]] = []  # when all followers must have so many bytes
         self.has_ended = False
         self.task = asyncio.create_task(self._say())
 
@@ -164,10 +170,25 @@ class SimUpstream:
                 return
             self.frames += frames
             self.said += b"".join(frames)
-            self.stream.fed_at = asyncio.get_running_loop().time()
-            self.stream.extend(frames)
+            self._append(frames, asyncio.get_running_loop().time())
         self.has_ended = True
         self.stream.seal(COMPLETE)
+
+    def _append(self, frames: list[bytes], at: float) -> None:
+        """Append frames to the log; an only client is sent them before, and often the log has them later."""
+        self.due.append((at + LATE_S, len(self.said)))
+        stream, bypasses = self.stream, self._world.bypassing
+        follower = stream.lone_follower() if stream.bypass is None and bypasses.random() < 0.7 else None
+        if follower is not None:
+            stream.begin_bypass(SimBypass(stream, cast(FakeSink, follower.sink)))
+        if isinstance(stream.bypass, SimBypass):
+            for frame in frames:
+                stream.bypass.forward(frame, at)
+                if bypasses.random() < 0.4:
+                    stream.bypass.settle()
+        else:
+            stream.fed_at = at
+            stream.extend(frames)
 
     def pause(self) -> None:
         """Never: clients are quick."""
@@ -210,6 +231,7 @@ class World:
         self.random = Random(seed)
         self.network = Random(seed)  # by itself, so that one more message does not change what happens
         self.wandering = Random(seed)  # by itself, too
+        self.bypassing = Random(seed)
         self.server: Any = None
         self.upstreams: dict[str, SimUpstream] = {}
         self.clients: list[SimClient] = []
@@ -225,11 +247,15 @@ class World:
         self.owner, self.other = SimNode(self, "a"), SimNode(self, "b")
         loop.after_step = self._check_step
         await asyncio.sleep(0.1)
+        with mock.patch.object(outbox, "ENTRY_FRAMES", ENTRY_FRAMES):
+            await self._happen()
+        self._check_end()
+
+    async def _happen(self) -> None:
         doing = [asyncio.create_task(one) for one in self._plan()]
         await asyncio.gather(*doing)
         await asyncio.gather(*(upstream.task for upstream in self.upstreams.values()))
         await asyncio.sleep(LAST_S)
-        self._check_end()
 
     def _plan(self) -> list[Any]:
         random = self.random
@@ -410,6 +436,9 @@ class World:
             upstream = self.upstreams.get(client.ident)
             if upstream is not None:
                 self._check_client(client, upstream)
+        for upstream in self.upstreams.values():
+            if upstream.due and upstream.due[0][0] <= asyncio.get_running_loop().time():
+                self._check_late(upstream, *upstream.due.pop(0))
         if self.reads > MOST_READS:
             raise LawBrokenError("the same is read again and again")
         for key, log in self.server.keys.items():
@@ -424,6 +453,12 @@ class World:
             raise LawBrokenError("a follower's log is no prefix of what was said")
         if client.sink.ended == "closed" and not (upstream.has_ended and received == upstream.said):
             raise LawBrokenError("a follower was told complete, and lacks frames")
+
+    def _check_late(self, upstream: SimUpstream, due_at: float, size_bytes: int) -> None:
+        for client in self.clients:
+            follows = client.ident == upstream.stream.id and not client.has_left and client.since <= due_at - LATE_S
+            if follows and not self.faults and not client.sink.ended and len(client.sink.received) < size_bytes:
+                raise LawBrokenError("a follower is not sent what was said")
 
     def _check_end(self) -> None:
         for client in self.clients:

@@ -1,0 +1,34 @@
+"""What sends frames to a stream's only client before the log has them, as proxy/upstream/bypass.py does."""
+
+from proxy.stream.stream import Stream
+from tests.fakes import FakeSink
+
+
+class SimBypass:
+    """A Bypass over a sink."""
+
+    def __init__(self, stream: Stream, sink: FakeSink) -> None:
+        self._stream = stream
+        self._sink = sink
+        self._at = 0.0
+        self.unsettled: list[bytes] = []
+
+    @property
+    def fed_at(self) -> float:
+        return self._at if self.unsettled else self._stream.fed_at
+
+    def forward(self, frame: bytes, at: float) -> None:
+        """Send a frame that has come now."""
+        self._sink.take(frame)
+        self.unsettled.append(frame)
+        self._at = at
+
+    def settle(self) -> None:
+        frames, self.unsettled = self.unsettled, []
+        if frames:
+            self._stream.fed_at = self._at
+            self._stream.bypassed(frames)
+
+    def end(self) -> None:
+        self.settle()
+        self._stream.bypass = None
