@@ -101,11 +101,11 @@ def pumped(
     pump = Pump(stream, OnDisconnect(None), max_frame_bytes=limit, overhead=lambda seconds: None)
     follow(stream, raw, "raw")
     follow(stream, events, "events")
-    for at, read in enumerate(reads):
+    for at, read in enumerate(reads, 1):
         if raw.ended is None:
             pump.received(read, float(at))
     if raw.ended is None:
-        pump.ended(last, float(len(reads)), error)
+        pump.ended(last, float(len(reads) + 1), error)
     return raw, events
 
 
@@ -642,9 +642,9 @@ def test_recorded_stream_reaches_every_follower(path: Path) -> None:
     said = messages(b"".join(whole))
     assert messages(live["events"].received) == [m._replace(id=n) for m, n in zip(said, numbers, strict=True)]
     for mode, sink in live.items():
-        for offset in {0, 1, len(whole) // 2, len(whole)}:
+        for offset in {0, min(1, len(whole)), len(whole) // 2, len(whole)}:
             late = FakeSink()
-            follow(stream, late, mode, min(offset, len(whole)))
+            follow(stream, late, mode, offset)
             assert sink.received.endswith(late.received)
             assert late.received == stream.projection(View(mode)).render(offset, len(whole)) + (
                 tail if mode == "raw" else b""

@@ -195,7 +195,7 @@ def _tokens(stream: Stream) -> int:
     if not stream.dialect.frames.has_text:
         return 0
     if stream.kept_head is not None:
-        return tokens_of_document(b"".join(log.span(log.start, log.end)))
+        return tokens_of_document(log.content(log.start, log.end))
     stated = 0 if usage is None else usage.prompt + usage.completion
     complete = log.ending is not None and log.ending.reason == COMPLETE.reason
     return stated if stated and complete else max(stated, log.end)

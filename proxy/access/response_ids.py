@@ -25,7 +25,7 @@ def response_id(stream: Stream) -> str | None:
         return None
     if head is None:
         return objects.ident(stream.reader)
-    return objects.ident_of(b"".join(log.span(log.start, log.end))) if 200 <= head.status < 300 else None
+    return objects.ident_of(log.content(log.start, log.end)) if 200 <= head.status < 300 else None
 
 
 def item_ids(stream: Stream) -> Collection[str]:
@@ -35,7 +35,7 @@ def item_ids(stream: Stream) -> Collection[str]:
         return ()
     if head is None:
         return objects.items(stream.reader)
-    return objects.items_of(b"".join(log.span(log.start, log.end))) if 200 <= head.status < 300 else ()
+    return objects.items_of(log.content(log.start, log.end)) if 200 <= head.status < 300 else ()
 
 
 def find_response(
@@ -60,7 +60,7 @@ def _may_have(stream: Stream, ident: str) -> bool:
     A caller may have thousands of them kept; to parse all would hold the event loop for seconds.
     """
     log = stream.log
-    return stream.kept_head is None or ident.encode(errors="replace") in b"".join(log.span(log.start, log.end))
+    return stream.kept_head is None or ident.encode(errors="replace") in log.content(log.start, log.end)
 
 
 class _Given(NamedTuple):

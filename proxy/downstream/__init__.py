@@ -11,7 +11,7 @@ Read in this order:
 * `listener`: the server of a port, and its responses to requests that can't be parsed; `request_errors`: the errors
   of these
 * `connection`: one connection of a client, from one request to the next
-  `request_pieces`: cuts a read into its requests
+  `request_pieces`: cuts a read into its requests; `known_heads`: what was parsed of a head that comes again
 * `movable`: connections that can be handed to another process
 * `client_connections`: the time-outs of all connections, and the bytes held for them; `descriptors`, `unsent`: what the
   operating system reports about them

@@ -22,6 +22,7 @@ from aiohttp.web_protocol import ERROR, RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.known_heads import KnownHeads, WholeBody
 from proxy.downstream.request_pieces import new_parser, pieces
 from proxy.downstream.response import RESPONSE, Written, reset
 from proxy.downstream.unsent import unsent_in_kernel
@@ -42,6 +43,7 @@ class Port(Protocol):
     """What a connection needs of the listener of its port."""
 
     clients: ClientConnections
+    heads: KnownHeads
     turns: Turns
     urgent: bytes
     is_admin: bool
@@ -156,8 +158,9 @@ class Connection(RequestHandler):
                 finally:
                     self._waiter = None
             message: Any
+            payload: Any
             message, payload = self._messages.popleft()
-            if self._parser is not None:
+            if self._parser is not None and type(payload) is not WholeBody:
                 self._parser.message_consumed()
             if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
                 self._resume_reading_if_drained()
@@ -275,6 +278,13 @@ class Connection(RequestHandler):
         message as an error, and would then drop the message, too; RFC 9112 section 9.6 has those bytes ignored.
         `begins`: no bytes of the head came before.
         """
+        known = self._port.heads.find(data) if begins and not (self._messages or self._close) else None
+        if known is not None:
+            self._ends_request = True
+            self._messages.append(known)
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+            return
         end = data.find(_BLANK_LINE) + 4
         if 4 <= end < len(data):
             lower = data[:end].lower()
@@ -286,6 +296,8 @@ class Connection(RequestHandler):
         self._ends_request = data.endswith(_BLANK_LINE) or end + body_bytes == len(data)
         if begins and self._has_failed():
             self._parse_again(data)
+        elif begins and self._ends_request and body_bytes > 0 and len(self._messages) == 1:
+            self._port.heads.note(data, *self._messages[0])
 
     def _has_failed(self) -> bool:
         """Return whether the last thing that was parsed is an error."""

@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.downstream.client_connections import ClientConnections
 from proxy.downstream.connection import ERROR_TO_SEND, LINGERING_S, UNPARSED, Connection
+from proxy.downstream.known_heads import KnownHeads
 from proxy.downstream.request_errors import NOT_ALLOWED, unparsable, unsupported
 from proxy.downstream.response import Downstream
 from proxy.stream.turns import Turns
@@ -54,6 +55,7 @@ class Listener(web.Server):
         # aiohttp would set a keep-alive timer for each connection; `clients` has one timer for all of them.
         super().__init__(handler, request_factory=self._begin, keepalive_timeout=_FOR_EVER_S, **options)
         self.clients = clients
+        self.heads = KnownHeads()
         self.turns = turns
         self.urgent = urgent
         self.is_admin = is_admin

@@ -79,6 +79,7 @@ def _limits(proxy: Proxy, config: Config) -> None:
     proxy.metrics.max_models = limits.model_labels
     for listener in proxy.ports.listeners:  # for new connections
         listener.header_bytes, listener.max_headers = limits.header_bytes, limits.headers
+        listener.heads.forget()
     proxy.route_table.limit(limits)
 
 

@@ -26,7 +26,7 @@ def described(stream: Stream) -> bytes:
     assert objects is not None
     head, log = stream.kept_head, stream.log
     if head is not None and 200 <= head.status < 300 and outcome is not None and outcome.reason == COMPLETE.reason:
-        return b"".join(log.span(log.start, log.end))  # the upstream was asked for a stream, and sent a document
+        return log.content(log.start, log.end)  # the upstream was asked for a stream, and sent a document
     seen = objects.seen(stream.reader)
     document = seen or objects.begun(stream.id, stream.vitals.model, stream.info.created_at)
     if outcome is None or outcome.reason == COMPLETE.reason:

@@ -112,7 +112,7 @@ class Routes:
         handler, name, dialect, needs = endpoint
         status = CLIENT_GONE
         try:
-            if len(request) and ERROR_TO_SEND in request:
+            if request._state and ERROR_TO_SEND in request:
                 raise request[ERROR_TO_SEND]
             caller = self._admit(request, needs)
             response = await (handler(request, caller, **arguments) if arguments else handler(request, caller))

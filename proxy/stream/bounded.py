@@ -221,17 +221,14 @@ class BoundedStream:
             self._ledger.count(kind, more, self)
 
     def take_stock(self) -> None:
-        """Count what appending frames leaves out, the memory that each takes besides its bytes; and mark the log."""
-        self._log.mark()
+        """Count what appending frames leaves out, the memory that each takes besides its bytes."""
         self.count(LOGS, self._log.overhead_bytes)
 
     def pack(self) -> None:
-        """Take less memory, since it has ended, and nobody follows it: keep the log in one piece until it is read."""
+        """Take less memory, since it has ended, and nobody follows it."""
         self._drop_projections()
         self.subscriptions, self._projections = {}, {}  # a dict that has been emptied takes more than a new one
         self.vitals.pack()
-        self._log.pack()
-        self.count(LOGS, self._log.overhead_bytes)
 
     def survey(self) -> int:
         """Count rendered spans and unsent bytes, which change too often to be counted at each change.

@@ -1,6 +1,8 @@
 """The log: one upstream response as append-only frames, and the one way it ended.
 
 Keeps law 3 (frame n never changes, seqs are dense from 1) and law 4 (nothing after the seal).
+The bytes of all frames are in one piece, with a number for each that says where it ends: objects of their own would
+take 48 bytes more for each frame, and would have to be moved together for a stream that is kept.
 """
 
 from array import array
@@ -9,12 +11,9 @@ from itertools import accumulate
 
 from proxy.stream.endings import Ending
 
-FRAME_BYTES = 48  # of memory that a frame takes beside its own bytes: a header of 33, a pointer of 8, rounding
-_PACKED_FRAME_BYTES = 4  # the same in a log that is packed
-_WORTH_PACKING = 32  # frames
+FRAME_BYTES = 8  # of memory that a frame takes beside its own bytes
 NO_FRAME = 2**53 - 1
 """A number that no frame has, and that JavaScript has exactly."""
-_STRIDE = 1024  # frames between two marks: finding a byte looks at no more frames than this
 
 
 class FrameLog:
@@ -27,14 +26,12 @@ class FrameLog:
     """
 
     __slots__ = (
-        "_ends", "_frames", "_marks", "_packed", "_places", "end", "ending", "outcome", "size_bytes", "start", "tail",
-        "trimmed_bytes",
+        "_bytes", "_ends", "end", "ending", "outcome", "size_bytes", "start", "tail", "trimmed_bytes",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self._frames: list[bytes] = []  # empty while they are packed
-        self._packed = b""  # all frames, of a log that nobody reads
-        self._ends: array[int] | None = None  # of each of them
+        self._bytes = bytearray()  # of the frames held
+        self._ends = array("Q")  # how many bytes there were up to the end of each of them, dropped frames included
         self.start = 0
         self.end = 0
         self.size_bytes = 0  # of the frames held
@@ -42,18 +39,22 @@ class FrameLog:
         self.tail = b""
         self.ending: Ending | None = None
         self.outcome: Ending | None = None  # how the answer ended, if the frames show it before the response ends
-        # Offsets, at most _STRIDE frames apart, and how many bytes come before each, dropped ones included. None for
-        # each while there are none, as in most logs: what is kept by the thousand has no lists that it does not need.
-        self._marks: list[int] | None = None
-        self._places: list[int] | None = None
 
     def extend(self, frames: list[bytes]) -> int:
         """Append frames; return their size in bytes. Raises: RuntimeError, when sealed."""
         if self.ending is not None:
             raise RuntimeError("the log is sealed")
-        self._frames += frames
+        if len(frames) == 1:
+            frame = frames[0]
+            size = len(frame)
+            self._bytes += frame
+            self._ends.append(self.trimmed_bytes + self.size_bytes + size)
+        else:
+            ends = [*accumulate(map(len, frames), initial=self.trimmed_bytes + self.size_bytes)]
+            size = ends[-1] - ends[0]
+            self._bytes += b"".join(frames)
+            self._ends.extend(ends[1:])
         self.end += len(frames)
-        size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         self.size_bytes += size
         return size
 
@@ -89,76 +90,49 @@ class FrameLog:
     @property
     def frames(self) -> list[bytes]:
         """Return the frames held, from number `start` + 1 on."""
-        if self._ends is not None:
-            self.unpack()
-        return self._frames
-
-    @property
-    def is_packed(self) -> bool:
-        """Return whether the frames are kept in one piece."""
-        return self._ends is not None
+        return self.span(self.start, self.end)
 
     @property
     def overhead_bytes(self) -> int:
         """Return how much memory the frames take beside their own bytes."""
-        return len(self._frames) * FRAME_BYTES if self._ends is None else len(self._ends) * _PACKED_FRAME_BYTES
+        return len(self._ends) * FRAME_BYTES + self._bytes.__alloc__() - self.size_bytes
 
-    def pack(self) -> None:
-        """Keep the frames in one piece until they are read, which takes less memory; only if the log is sealed."""
-        frames = self._frames
-        if self.ending is None or len(frames) < _WORTH_PACKING or self.size_bytes >= 1 << 32:
-            return
-        self._ends = array("I", accumulate(map(len, frames)))
-        self._packed = b"".join(frames)
-        self._frames = []
-
-    def unpack(self) -> None:
-        """Keep the frames one by one again."""
-        packed, ends = self._packed, self._ends
-        if ends is not None:
-            starts = [0, *ends]
-            self._frames = [packed[starts[place] : end] for place, end in enumerate(ends)]
-            self._packed, self._ends = b"", None
+    def frame(self, offset: int) -> bytes:
+        """Return the frame at an offset, `self.start <= offset < self.end`."""
+        return self.content(offset, offset + 1)
 
     def span(self, start: int, end: int) -> list[bytes]:
         """Return the frames between two offsets, `self.start <= start <= end <= self.end`."""
-        if self._ends is not None:
-            return self._packed_span(self._ends, start - self.start, end - self.start)
-        return self._frames[start - self.start : end - self.start]
+        content, first = self.content(start, end), self.position(start)
+        begin, frames = 0, []
+        for ends_at in self._ends[start - self.start : end - self.start]:
+            frames.append(content[begin : ends_at - first])
+            begin = ends_at - first
+        return frames
 
-    def _packed_span(self, ends: "array[int]", first: int, after: int) -> list[bytes]:
-        """Return frames of a packed log, which stays packed."""
-        starts = [ends[first - 1] if first else 0, *ends[first:after]]
-        return [self._packed[starts[place] : end] for place, end in enumerate(ends[first:after])]
+    def content(self, start: int, end: int) -> bytes:
+        """Return the bytes of all frames between two offsets, as in `span`."""
+        trimmed = self.trimmed_bytes
+        return bytes(self._bytes[self.position(start) - trimmed : self.position(end) - trimmed])
 
     def reach(self, start: int, end: int, room_bytes: int) -> int:
         """Return how far a span may reach from `start` towards `end`: one frame at least, else `room_bytes`."""
-        frames = self.frames
-        for index in range(start - self.start, end - self.start):
-            room_bytes -= len(frames[index])
-            if room_bytes < 0:
-                return max(start + 1, self.start + index)
-        return end
+        reached = self.start + bisect_right(self._ends, self.position(start) + room_bytes)
+        return min(end, max(start + 1, reached))
 
     def trim(self, to_bytes: int, below: int) -> int:
         """Drop frames from the start, none at or above offset `below`, until at most `to_bytes` are left.
 
         Return the bytes dropped.
         """
-        count, dropped = 0, 0
-        frames = self.frames
-        for frame in frames[: max(0, below - self.start)]:
-            if self.size_bytes - dropped <= to_bytes:
-                break
-            dropped += len(frame)
-            count += 1
-        del frames[:count]
+        if self.size_bytes <= to_bytes:
+            return 0
+        count = min(bisect_left(self._ends, self.end_bytes - to_bytes) + 1, max(0, below - self.start))
+        dropped = self.position(self.start + count) - self.trimmed_bytes
+        del self._bytes[:dropped], self._ends[:count]
         self.start += count
         self.size_bytes -= dropped
         self.trimmed_bytes += dropped
-        if self._marks is not None and self._places is not None:
-            gone = bisect_left(self._marks, self.start)
-            del self._marks[:gone], self._places[:gone]
         return dropped
 
     @property
@@ -171,40 +145,12 @@ class FrameLog:
 
         Bytes of dropped frames count, too.
         """
-        self.mark()
-        at, place = self._marked(0 if self._marks is None else bisect_right(self._marks, offset))
-        return place + sum(map(len, self.span(at, offset)))
+        return self._ends[offset - self.start - 1] if offset > self.start else self.trimmed_bytes
 
     def locate(self, offset_bytes: int) -> tuple[int, int]:
         """Return the offset of the frame that holds a byte, and the byte's place in it.
 
         The byte must be held: `trimmed_bytes <= offset_bytes <= end_bytes`.
         """
-        self.mark()
-        at, place = self._marked(0 if self._places is None else bisect_right(self._places, offset_bytes))
-        for index, frame in enumerate(self.span(at, at + _STRIDE), at):
-            if offset_bytes < place + len(frame):
-                return index, offset_bytes - place
-            place += len(frame)
-        return self.end, 0
-
-    def mark(self) -> None:
-        """Add marks for the frames since the last mark. Fast if it is called regularly."""
-        marks, places = self._marks, self._places
-        if marks is None or places is None:
-            if self.end - self.start <= _STRIDE:
-                return
-            marks, places = self._marks, self._places = [], []
-        at, place = self._marked(len(marks))
-        while self.end - at > _STRIDE:
-            place += sum(map(len, self.span(at, at + _STRIDE)))
-            at += _STRIDE
-            marks.append(at)
-            places.append(place)
-
-    def _marked(self, count: int) -> tuple[int, int]:
-        """Return mark number `count`, or the log's start if `count` is 0: its offset, and the bytes before it."""
-        marks, places = self._marks, self._places
-        if not count or marks is None or places is None:
-            return self.start, self.trimmed_bytes
-        return marks[count - 1], places[count - 1]
+        offset = self.start + bisect_right(self._ends, offset_bytes)
+        return offset, offset_bytes - self.position(offset)

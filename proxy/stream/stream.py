@@ -114,9 +114,6 @@ class Stream(BoundedStream):
     def attach(self, subscription: Subscription) -> None:
         """Add a follower and advance it: at once, or, if it is far behind, when its turn comes."""
         self.end_bypass()
-        if self._log.is_packed:
-            self._log.unpack()
-            self.take_stock()
         self.subscriptions[subscription] = None
         if subscription.is_ahead:
             subscription.parked = True

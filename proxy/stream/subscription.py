@@ -199,7 +199,7 @@ class Subscription:
         """
         log, sink = self._log, self.sink
         while self.ahead_bytes and log.start <= self._offset < log.end:
-            frame = log.frames[self._offset - log.start]
+            frame = log.frame(self._offset)
             rest = frame[self.ahead_bytes :]
             try:
                 if rest and not sink.write(Span(self._offset, self._offset + 1, rest)):

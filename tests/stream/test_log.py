@@ -1,13 +1,11 @@
 """The log against a plain list of all frames that ever were."""
 
-from unittest.mock import patch
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.stream.endings import CANCELLED, COMPLETE, PRODUCER_LOST
-from proxy.stream.log import FrameLog
+from proxy.stream.log import FRAME_BYTES, FrameLog
 
 frames_of = st.lists(st.binary(min_size=1, max_size=9), max_size=6)
 
@@ -96,16 +94,9 @@ def test_trim_below_the_start_drops_nothing() -> None:
     assert log.span(2, 4) == [b"cccc", b"d"]
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3, 1024])
 @given(st.lists(st.one_of(frames_of, st.tuples(st.integers(0, 30), st.integers(0, 40)))))
-def test_log_is_a_window_on_all_frames_there_were(stride: int, steps: list[list[bytes] | tuple[int, int]]) -> None:
+def test_log_is_a_window_on_all_frames_there_were(steps: list[list[bytes] | tuple[int, int]]) -> None:
     """After any appends and trims, every span, size and byte offset is that of a list that forgets nothing."""
-    with patch("proxy.stream.log._STRIDE", stride):
-        check_window(steps)
-
-
-def check_window(steps: list[list[bytes] | tuple[int, int]]) -> None:
-    """Append and trim, and compare with a list that forgets nothing."""
     log, ever = FrameLog(), []
     for step in steps:
         if isinstance(step, list):
@@ -132,37 +123,35 @@ def check_window(steps: list[list[bytes] | tuple[int, int]]) -> None:
         assert within == 0 or within < len(ever[offset])
 
 
-@given(st.lists(st.binary(max_size=9), min_size=32, max_size=90), st.data())
-def test_packed_log_is_read_as_before(frames: list[bytes], data: st.DataObject) -> None:
-    """Whatever is asked of it first, with or without dropped frames."""
+@given(st.lists(st.binary(max_size=9), max_size=20), st.integers(0, 40), st.integers(0, 20), st.data())
+def test_span_reaches_as_far_as_its_room(frames: list[bytes], to_bytes: int, below: int, data: st.DataObject) -> None:
+    """One frame at least, and as many more as fit in; with or without dropped frames."""
     log = log_of(*frames)
-    log.trim(data.draw(st.integers(0, log.size_bytes)), data.draw(st.integers(0, 20)))
-    log.seal(COMPLETE, b"tail")
-    held, numbers = list(log.frames), (log.start, log.end, log.size_bytes, log.end_bytes, log.overhead_bytes)
-    log.pack()
-    assert log.is_packed == (len(held) >= 32)
-    assert numbers[:4] == (log.start, log.end, log.size_bytes, log.end_bytes)
-    assert log.overhead_bytes < numbers[4] or not log.is_packed
+    log.trim(to_bytes, below)
     start = data.draw(st.integers(log.start, log.end))
-    place = data.draw(st.integers(log.trimmed_bytes, log.end_bytes))
-    before = sum(map(len, frames[:start]))
-    ask = data.draw(st.sampled_from(["span", "frames", "position", "locate"]))
-    if ask == "span":
-        assert log.span(start, log.end) == frames[start:]
-    elif ask == "position":
-        assert log.position(start) == before
-    elif ask == "locate":
-        at, within = log.locate(place)
-        assert sum(map(len, frames[:at])) + within == place
-    assert log.frames == held
-    assert (not log.is_packed, log.overhead_bytes) == (True, numbers[4])
-    log.pack()
-    log.unpack()
-    assert log.frames == held
+    end, room_bytes = data.draw(st.integers(start, log.end)), data.draw(st.integers(0, 60))
+    if start == end:
+        return
+    reached = log.reach(start, end, room_bytes)
+    assert start < reached <= end
+    assert reached == start + 1 or len(log.content(start, reached)) <= room_bytes
+    assert reached == end or len(log.content(start, reached + 1)) > room_bytes
+    assert log.content(start, end) == b"".join(log.span(start, end)) == b"".join(frames[start:end])
+    assert log.frame(start) == frames[start]
 
 
-def test_open_log_is_not_packed() -> None:
-    """More frames may come."""
-    log = log_of(*[b"x"] * 100)
-    log.pack()
-    assert not log.is_packed
+def test_frame_that_was_read_stays_as_it_is() -> None:
+    """Whatever is appended or dropped afterwards (law 3)."""
+    log = log_of(b"aa", b"bb")
+    read = log.frames, log.content(0, 2)
+    log.extend([b"cc"] * 1000)
+    log.trim(0, below=900)
+    assert read == ([b"aa", b"bb"], b"aabb")
+
+
+def test_log_takes_little_more_memory_than_its_bytes() -> None:
+    """A number a frame, and what it may grow by without being copied."""
+    log = FrameLog()
+    for _ in range(10_000):
+        log.extend([b"x" * 100])
+    assert 10_000 * FRAME_BYTES <= log.overhead_bytes < 10_000 * FRAME_BYTES + log.size_bytes / 7

@@ -165,7 +165,7 @@ def _offset_after(log: FrameLog, objects: Objects, number: int) -> int:
     while low < high:
         middle = at = (low + high) // 2
         stated = None
-        while at >= low and (stated := objects.number(log.span(at, at + 1)[0])) is None:
+        while at >= low and (stated := objects.number(log.frame(at))) is None:
             at -= 1
         if stated is None or stated <= number:
             low = middle + 1
@@ -185,7 +185,7 @@ def _offset_beyond(log: FrameLog, number: int) -> int:
 
 def _last_number(log: FrameLog, objects: Objects) -> int:
     """Return the number of the last frame that has one; -1 without any."""
-    numbers = (objects.number(log.span(at, at + 1)[0]) for at in reversed(range(log.start, log.end)))
+    numbers = (objects.number(log.frame(at)) for at in reversed(range(log.start, log.end)))
     return next((number for number in numbers if number is not None), -1)
 
 

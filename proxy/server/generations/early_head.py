@@ -63,7 +63,7 @@ class EarlyHead:
                 sealed: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
                 stream.when_sealed(sealed.set_result)
                 await wait(sealed, _REFUSAL_S)
-            found = reported(b"".join(stream.log.frames), stream.dialect.status_of)
+            found = reported(stream.log.content(stream.log.start, stream.log.end), stream.dialect.status_of)
             plain = refusal(head)
         finally:
             stream.release(AWAITING_HEAD)

@@ -39,10 +39,7 @@ class Raw(Projection):
         self.chunked = chunks
 
     def render(self, start: int, end: int) -> bytes:
-        log = self._log
-        if end - start == 1:
-            return log.frames[start - log.start]
-        return b"".join(log.span(start, end))
+        return self._log.content(start, end)
 
     def ending(self, ending: Ending, offset: int) -> tuple[bytes, bool]:
         log = self._log
@@ -77,7 +74,7 @@ class Events(Projection):
             return b"", True
         log, last = self._log, None
         if ending is not log.ending:
-            last = log.frames[offset - 1 - log.start] if log.start < offset else b""
+            last = log.frame(offset - 1) if log.start < offset else b""
         ident = self._id_prefix + b"%d" % log.seq_of(ending, offset)
         number = NO_FRAME if last is None and ending.imposed else None
         return self._source.reader.error_frame(ending.message, ending.reason, ident, last, number), True

@@ -138,7 +138,7 @@ class Rewriter:
         return _respelled(frame, increment)
 
     def _frame(self, seq: int) -> bytes:
-        return self._log.frames[seq - 1 - self._log.start]
+        return self._log.frame(seq - 1)
 
     def _stamped(self, frame: bytes, seq: int) -> bytes:
         return stamp(frame, self._id_prefix + b"%d" % seq)

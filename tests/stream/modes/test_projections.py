@@ -114,12 +114,6 @@ def test_raw_is_the_bytes_as_they_came() -> None:
     assert raw.render(2, 3) == b"\xff\n\n"
 
 
-def test_raw_frame_of_a_read_is_not_copied() -> None:
-    """The bytes of the log are the bytes that are sent."""
-    frame = b"data: a\n\n"
-    assert projection("raw", log_of(b": x\n\n", frame)).render(1, 2) is frame
-
-
 def test_events_are_numbered_from_the_start_of_the_log() -> None:
     """The id is that of the frame, wherever the span begins; blocks without data have none but are counted."""
     events = projection("events", log_of(b"data: a\n\n", b": ping\n\n", b"data: b\r\n\r\n"))
