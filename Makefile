@@ -43,7 +43,7 @@ test: $(VENV)/.stamp-dev
 # and with a store, and the compiled build. About an hour.
 test-all: $(VENV)/.stamp-dev
 	@tests/system_tools.sh
-	TEST_ALL=1 FAILURES=all $(BIN)/pytest
+	TEST_ALL=1 $(BIN)/pytest
 	TEST_ALL=1 TEST_WORKERS=3 $(BIN)/pytest tests/end_to_end
 	TEST_ALL=1 $(BIN)/python -m tests.store.redis_server $(BIN)/pytest tests/end_to_end
 	$(MAKE) test-compiled

@@ -8,7 +8,7 @@ import asyncio
 import functools
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -21,9 +21,9 @@ from proxy.server.routes import Handler
 from proxy.store.claims import Claims
 from proxy.store.entries import HEADER, SEAL, START, Entry, Record, UnreadableError, is_kept, read_header, read_seal
 from proxy.store.node import Node
-from proxy.store.outbox import given, named, note_given, owned, responded
+from proxy.store.outbox import DELETED, given, named, note_given, owned, responded
 from proxy.store.settings import StoreConfig
-from proxy.store.store import Drop, Store, StoreError, Undecipherable
+from proxy.store.store import Store, StoreError, Undecipherable
 from proxy.stream.endings import Ending
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
@@ -82,9 +82,13 @@ class Directory:
         if caller and len(ident) <= LONGEST:
             self._node.publisher.put(note_given(caller.hex(), ident, upstream))
 
-    def forget_given(self, caller: bytes, idents: Iterable[str]) -> None:
-        """Have other nodes forget that a caller was given responses: they were deleted."""
-        self._node.publisher.put(Drop(tuple(given(caller.hex(), ident) for ident in idents)))
+    async def is_deleted(self, caller: bytes, ident: str) -> bool:
+        """Return whether a caller has deleted a response of this id, at whichever node."""
+        try:
+            return await self._node.store.values([given(caller.hex(), ident)]) == [DELETED]
+        except StoreError:
+            self._node.publisher.note_error()
+            return False
 
     async def made_by(self, caller: bytes, ident: str) -> str | None:
         """Return the upstream that made a caller's response, at whichever node; None if none is known.
@@ -97,7 +101,7 @@ class Directory:
             for flushes in (_LOOK_AGAIN[0], 0):  # it may have been given a moment ago
                 (upstream,) = await self._node.store.values([given(caller.hex(), ident)])
                 if upstream is not None:
-                    return upstream.decode()
+                    return None if upstream == DELETED else upstream.decode()
                 await asyncio.sleep(flushes * self._node.publisher.flush_s)
         except StoreError:
             self._node.publisher.note_error()
@@ -218,9 +222,7 @@ class Directory:
         if not self._acks_stored or stream.id in self._hub.replicas or not stream.info.caller:
             return stream
         if not await self._bring(stream.id):
-            raise StoreUnavailable(
-                "the store, without which nothing is sent (store.ack), does not have this stream yet"
-            )
+            raise StoreUnavailable("the store does not have this stream yet; only what it has is sent (store.ack)")
         replica = self._hub.find(stream.id, None)
         while not replica.upstream and not replica.sealed:
             await asyncio.sleep(self._node.publisher.flush_s / 2)
@@ -239,10 +241,10 @@ class Directory:
         if not stream.sealed:
             raise StoreUnavailable("the process that has this stream, or the store, could not be reached")
 
-    async def delete(self, stream: Stream) -> None:
-        """Delete a stream that has ended, wherever it is. Raises: StoreUnavailable."""
+    async def delete(self, stream: Stream, *idents: str) -> None:
+        """Delete a stream that has ended, wherever it is, and the ids of its response. Raises: StoreUnavailable."""
         try:
-            await self._node.delete(stream)
+            await self._node.delete(stream, [note_given(stream.info.caller.hex(), ident, "") for ident in idents])
         except StoreError:
             self._node.publisher.note_error()
             raise StoreUnavailable("the store that has this stream can't be reached") from None

@@ -6,7 +6,6 @@ of several that see it fail, again only one makes a call, and no claim is ever d
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import Any
@@ -52,7 +51,7 @@ class Claims:
         base = at = "idem:" + blake2b(name, digest_size=16).hexdigest()
         # Nobody who reads the store can try what was asked: that takes the client's key, too.
         digest = blake2b(asked, key=blake2b(name).digest(), digest_size=16).hexdigest()
-        mine = orjson.dumps({"id": ident, "asked": digest, "node": self._node, "at": time.time()})
+        mine = orjson.dumps({"id": ident, "asked": digest, "node": self._node})
         for _ in range(_MOST):
             (outcome,) = await self._store.write([Put(at, mine, CLAIM_S, absent=True)])
             if isinstance(outcome, StoreError):
@@ -67,21 +66,23 @@ class Claims:
                     "this Idempotency-Key was used for a request with another body or target; a new request needs a new"
                     " key"
                 )
-            stream = await self._stream_of(held)
+            stream = await self._stream_of(held, CLAIM_S - outcome.left_s)
             if stream is not None:
                 return stream
             at = f"{base}:{held['id']}"
         raise Overloaded(f"the request of this Idempotency-Key has failed {_MOST} times")
 
-    async def _stream_of(self, held: dict[str, Any]) -> Stream | None:
-        """Return the stream of a claim, if it can be shared; wait for it to begin, as long as its node may begin it."""
+    async def _stream_of(self, held: dict[str, Any], age_s: float) -> Stream | None:
+        """Return the stream of a claim, if it can be shared; wait for it to begin, as long as its node may begin it.
+
+        `age_s`: of the claim, by the clock of the store. Those of nodes may differ by any time.
+        """
         if held["node"] == self._node:
             return None  # it would have been found here
         loop = asyncio.get_running_loop()
-        until = loop.time() + _BEGIN_S
+        until = loop.time() + _BEGIN_S - age_s
         while (stream := await self._find(held["id"])) is None:
-            is_old = time.time() - held["at"] > _BEGIN_S
-            if is_old or loop.time() >= until or not await self._leases.alive(held["node"]):
+            if loop.time() >= until or not await self._leases.alive(held["node"]):
                 return None
             await asyncio.sleep(_POLL_S)
         while not stream.upstream and not stream.sealed:

@@ -10,7 +10,7 @@ Messages in a node's box: how many follow its streams at another node; cancel a 
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import orjson
@@ -20,7 +20,7 @@ from proxy.store.leases import Leases
 from proxy.store.outbox import Summary
 from proxy.store.publisher import Publisher
 from proxy.store.replicas import BOX_S, Replicas
-from proxy.store.store import Keep, Post, Store, StoreError
+from proxy.store.store import Keep, Post, Put, Store, StoreError
 from proxy.store.tail import Tail
 from proxy.stream.bounded import REMOTE_FOLLOWERS
 from proxy.stream.endings import CANCELLED
@@ -98,13 +98,13 @@ class Node:
         """Write the end of a stream: an observer of the hub."""
         self.publisher.hurry(stream.id)
 
-    async def delete(self, stream: Stream) -> None:
-        """Delete a stream in the store, and at its owner. Raises: StoreError."""
+    async def delete(self, stream: Stream, more: Sequence[Put]) -> None:
+        """Delete a stream in the store, and at its owner; set `more` values. Raises: StoreError."""
         replica = self.replicas.get(stream.id)
         if replica is not None:
             message = orjson.dumps({"delete": stream.id})
             await self.store.write([Post(replica.record.node, message, BOX_S)])
-        await self.store.write([Keep(stream.id, 0)])
+        await self.store.write([*more, Keep(stream.id, 0)])
         self.replicas.forget(stream.id)
 
     # Turns

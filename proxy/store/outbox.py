@@ -29,6 +29,8 @@ from proxy.stream.stream import Stream
 RUNNING_S = 3600.0  # how long a running stream is kept in the store without a sign of its owner
 RENEW_S = 60.0
 GIVEN_S = 7 * 24 * 3600.0  # as long as Qwen stores responses
+DELETED = b""
+"""In place of an upstream: the caller has deleted the response."""
 NAMES_S = 24 * 3600.0  # how long a key or the id of a response leads to its stream, at most
 _BEHIND = "the store was behind for so long that frames are gone which it lacks"
 _LEAST_S = 5.0  # how long an ended stream is kept at least, for those who are reading it
@@ -200,6 +202,8 @@ class Outbox:
     def _data(self, frames: list[bytes]) -> Entry:
         vitals, some = self.stream.vitals, fitting(frames, self.at)
         self.has_more = len(some.frames) < len(frames) or len(frames) == ENTRY_FRAMES or self.stream.sealed
+        if self.has_more:
+            self._heard_at = -1.0  # the rest is to be written, although nothing more may come for long
         entry = some.entry()
         if vitals.first_token_at and not self._is_token_told:
             self._is_token_told = True
@@ -236,10 +240,10 @@ def responded(caller: str, ident: str) -> str:
 
 
 def given(caller: str, ident: str) -> str:
-    """Return the name of the value that says which upstream has given a caller a response of this id."""
+    """Return the name of the value that says which upstream has given a caller a response of this id, or DELETED."""
     return f"given:{caller}:{ident}"
 
 
 def note_given(caller: str, ident: str, upstream: str) -> Put:
-    """Return what has all nodes know that an upstream has given a caller a response of this id."""
+    """Return what has all nodes know that an upstream has given a caller a response of this id; "": it is deleted."""
     return Put(given(caller, ident), upstream.encode(), GIVEN_S)

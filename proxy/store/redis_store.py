@@ -200,6 +200,7 @@ def _commands(operation: Operation) -> Iterable[Command]:
             yield ("SET", _key(name), value, "PX", _ms(seconds), *(("NX",) if absent else ()))
             if absent:
                 yield ("GET", _key(name))
+                yield ("PTTL", _key(name))
         case Drop(names):
             yield from (("DEL", _key(name)) for name in names)
         case Add(name, member, seconds):
@@ -231,7 +232,7 @@ def _outcome(operation: Operation, replies: list[Any]) -> Outcome | StoreError:
         case Append() if replies[0] is None:
             return GONE
         case Put(absent=True):
-            return Outcome("stored" if replies[0] else "rejected", replies[1])
+            return Outcome("stored" if replies[0] else "rejected", replies[1], left_s=replies[2] / 1000)
         case Count():
             return Outcome("stored", b"%d" % sum(map(int, replies[1])))
         case Hold():

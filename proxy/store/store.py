@@ -25,6 +25,8 @@ class Outcome(NamedTuple):
     word: str
     value: bytes | None = None
     numbers: Mapping[str, int] = {}
+    left_s: float = 0.0
+    """For how long the value is still kept."""
 
 
 STORED = Outcome("stored")
@@ -50,7 +52,10 @@ class Keep(NamedTuple):
 
 
 class Put(NamedTuple):
-    """Set a value for so many seconds; with `absent` only if there is none. The outcome has the value there is now."""
+    """Set a value for so many seconds.
+
+    With `absent` only if there is none. The outcome then has the value there is now, and for how long it is still kept.
+    """
 
     name: str
     value: bytes

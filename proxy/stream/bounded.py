@@ -96,10 +96,12 @@ class BoundedStream:
         log, bypass = self._log, self.bypass
         if offset < log.start:
             return None
-        if offset < log.end:
-            return log.span(offset, min(log.end, offset + most))
+        if bypass is None:
+            return log.span(offset, min(log.end, offset + most)) if offset < log.end else []
         first = offset - log.end
-        return [] if bypass is None else bypass.unsettled[first : first + most]
+        if first >= 0:
+            return bypass.unsettled[first : first + most]
+        return [*log.span(offset, min(log.end, offset + most)), *bypass.unsettled[: max(0, first + most)]]
 
     @property
     def reader(self) -> Reader:

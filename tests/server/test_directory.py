@@ -211,14 +211,17 @@ async def test_list_is_what_is_here_while_the_store_is_away(store: Store, two: t
 
 
 async def test_ids_that_a_caller_was_given_are_known_everywhere(two: tuple[Machine, Machine]) -> None:
-    """Until they are forgotten; nobody else's, and none that is too long."""
+    """Until their response is deleted; nobody else's, and none that is too long."""
     owner, other = two
+    stream = await owner.begin()
+    stream.seal(COMPLETE)
     owner.given.give(ME.digest, "resp_1", "default")
     while await other.directory.made_by(ME.digest, "resp_1") != "default":
         await asyncio.sleep(FLUSH_S)
     assert await other.directory.made_by(OTHER.digest, "resp_1") is None
     assert await other.directory.made_by(ME.digest, "x" * 1000) is None
-    owner.directory.forget_given(ME.digest, ["resp_1"])
+    await owner.directory.delete(stream, "resp_1")
+    assert await other.directory.is_deleted(ME.digest, "resp_1")
     while await other.directory.made_by(ME.digest, "resp_1") is not None:
         await asyncio.sleep(FLUSH_S)
 

@@ -10,14 +10,32 @@ import argparse
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
 
 from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, FINISH
 from tests.store.ground import BEFORE, LEASE_S, WORDS, Ground, Node, ending, ground, told
-from tests.store.redis_server import redis_server
+from tests.store.node_failures import (
+    begin_alone,
+    begin_while_owner_is_cut_off,
+    begin_while_redis_is_full,
+    cancelled_while_owner_stalls,
+    follower_killed,
+    follower_stalls,
+    killed_unseen,
+)
+from tests.store.redis_server import redis_replicated, redis_server
+from tests.store.takeovers import (
+    ask_both,
+    both_are_owners,
+    ends_in_time,
+    goes_on_beyond_its_time,
+    killed_when_all_is_sent,
+    other_takes_over,
+    race,
+)
 
 Act = Callable[[Ground], Awaitable[None]]
 
@@ -31,6 +49,7 @@ class Row(NamedTuple):
     local: tuple[str, ...]
     is_quick: bool = False
     where: Callable[[], AbstractAsyncContextManager[Ground]] = ground
+    begin: Act = Ground.begin
 
 
 async def owner_killed(there: Ground) -> None:
@@ -164,9 +183,7 @@ async def redis_paused(there: Ground) -> None:
 async def redis_fails_over_with_loss(there: Ground) -> None:
     """The second server has what the first one had before two more words."""
     async with redis_server("--replicaof", "127.0.0.1", str(there.redis.port)) as second:
-        async with asyncio.timeout(GUARD_S):
-            while b"master_link_status:up" not in await second.command("INFO", "replication"):
-                await asyncio.sleep(0.02)
+        await there.redis.wait_replica(second)
         await second.command("REPLICAOF", "NO", "ONE")
         await there.say(WORDS[BEFORE:4])
         await there.remote.until(b"word 4")
@@ -178,6 +195,26 @@ async def redis_fails_over_with_loss(there: Ground) -> None:
         there.turn.end(FINISH, DONE)
         assert (await told(late)).ending == "complete"
         await there.remote.read()
+
+
+@asynccontextmanager
+async def ground_of_sentinel() -> AsyncIterator[Ground]:
+    """Run two nodes whose store is the primary that a Sentinel names; there is a replica of it."""
+    async with (
+        redis_replicated() as (url, primary),
+        ground(STREAMTEE_STORE__URL=url, STREAMTEE_STORE__LEASE_S="3") as there,
+    ):
+        there.redis = primary
+        yield there
+
+
+async def primary_killed(there: Ground) -> None:
+    """Sentinel notices it after half a second, and has the replica take over."""
+    await there.say(WORDS[BEFORE:4])
+    await there.remote.until(b"word 4")
+    there.redis.kill()
+    await there.say(WORDS[4:])
+    there.turn.end(FINISH, DONE)
 
 
 async def log_deleted(there: Ground) -> None:
@@ -246,6 +283,7 @@ ONE_OF_TWO = ("complete", "cancelled")
 ROWS = [
     Row("nothing", all_is_well, WELL, WELL),
     Row("owner killed (SIGKILL)", owner_killed, LOST, ("cut off",), is_quick=True),
+    Row("owner killed, nobody followed elsewhere until later", killed_unseen, LOST, ("cut off",), begin=begin_alone),
     Row(
         "owner killed, and its clients go on at the other node after events that are not stored",
         owner_killed_with_what_clients_had,
@@ -268,7 +306,63 @@ ROWS = [
     ),
     Row("owner stalls beyond its lease (SIGSTOP), then goes on", owner_stalls, LOST, LOST, is_quick=True),
     Row("owner stalls within its lease", owner_stalls_shortly, WELL, WELL),
+    Row("owner told to end (SIGTERM), the answer ends before `drain_s`", ends_in_time, WELL, WELL, is_quick=True),
+    Row(
+        "owner told to end (SIGTERM), the answer goes on beyond `drain_s`",
+        goes_on_beyond_its_time,
+        ("drained",),
+        ("drained",),
+        is_quick=True,
+        where=lambda: ground(STREAMTEE_DRAIN_S="0.5"),
+    ),
+    Row(
+        'owner killed, with `ack = "stored"`',
+        killed_when_all_is_sent,
+        LOST,
+        ("cut off",),
+        where=lambda: ground(STREAMTEE_STORE__ACK="stored", STREAMTEE_STORE__FLUSH_MS="200"),
+    ),
+    Row("both nodes asked for the same at once, ten times", all_is_well, WELL, WELL, begin=race),
+    Row(
+        "both nodes asked for the same at once, the clock of the other node an hour ahead",
+        all_is_well,
+        WELL,
+        WELL,
+        is_quick=True,
+        where=lambda: ground(skew_s=3600),
+        begin=race,
+    ),
+    Row(
+        "owner killed before its upstream answers, the other node asked for the same",
+        other_takes_over,
+        WELL,
+        ("cut off",),
+        begin=ask_both,
+    ),
+    Row(
+        "owner stalls beyond its lease, the other node asked for the same, then the owner goes on",
+        both_are_owners,
+        LOST,
+        LOST,
+        is_quick=True,
+    ),
+    Row(
+        "owner stalls (SIGSTOP), cancel at the other node, then the owner goes on",
+        cancelled_while_owner_stalls,
+        ("cancelled",),
+        ("cancelled",),
+        where=lambda: ground(STREAMTEE_STORE__LEASE_S="15"),
+    ),
     Row("owner cut off from Redis beyond its lease, then not", owner_cut_off, LOST, LOST),
+    Row(
+        "owner cut off from Redis when the answer begins, then not",
+        all_is_well,
+        WELL,
+        WELL,
+        begin=begin_while_owner_is_cut_off,
+    ),
+    Row("follower's node killed (SIGKILL)", follower_killed, ("cut off",), WELL, is_quick=True),
+    Row("follower's node stalls beyond its lease (SIGSTOP), then goes on", follower_stalls, WELL, WELL),
     Row("follower's node cut off from Redis shortly", follower_cut_off_shortly, WELL, WELL),
     Row("follower's node cut off from Redis for good", follower_cut_off, LOST, WELL),
     Row("all connections to Redis cut, seven times, and 30 ms of delay", drops_and_delays, WELL, WELL, is_quick=True),
@@ -276,10 +370,12 @@ ROWS = [
     Row("Redis killed and restarted, empty", redis_restarted_empty, LOST, WELL, is_quick=True),
     Row("Redis paused (SIGSTOP), then not", redis_paused, WELL, WELL),
     Row("failover that loses two acknowledged entries", redis_fails_over_with_loss, WELL, WELL, is_quick=True),
+    Row("failover by Sentinel, the primary killed", primary_killed, WELL, WELL, where=ground_of_sentinel),
     Row("log deleted by hand", log_deleted, LOST, WELL),
     Row("log trimmed by hand before it was read", log_trimmed, LOST, WELL),
     Row("Redis full (maxmemory, noeviction) to the end", redis_full, LOST, WELL),
     Row("Redis full, then not", redis_full_shortly, WELL, WELL),
+    Row("Redis full when the answer begins, then not", all_is_well, WELL, WELL, begin=begin_while_redis_is_full),
     Row(
         "cancel at the other node against the end of the answer",
         cancel_meets_finish,
@@ -299,11 +395,11 @@ async def run(row: Row) -> tuple[str, str]:
     Raises: AssertionError, if one of them lost something silently, or ended otherwise than it may.
     """
     async with row.where() as there:
-        await there.begin()
+        await row.begin(there)
         await row.act(there)
         remote, local = await _ended(there, "remote"), await _ended(there, "local")
-        assert remote in row.remote, f"elsewhere: {remote}"
-        assert local in row.local, f"at the owner: {local}"
+        assert remote in row.remote, f"{row.what}: elsewhere {remote}"
+        assert local in row.local, f"{row.what}: at the owner {local}"
         if "cancelled" in row.remote:
             assert remote == local, "two endings of one stream"
         return remote, local
@@ -311,6 +407,8 @@ async def run(row: Row) -> tuple[str, str]:
 
 async def _ended(there: Ground, who: str) -> str:
     answer = getattr(there, who)
+    if answer is None:
+        return "cut off"  # before there was an answer
     how = await told(answer)
     return how.ending if how.ending in ("complete", "cut off") else await ending(answer)
 

@@ -125,6 +125,11 @@ class FakeServer:
         self._pexpire(key, ms)
         return b"OK"
 
+    def _pttl(self, key: bytes) -> int:
+        if not self.has(key):
+            return -2
+        return round((self.expires[key] - asyncio.get_running_loop().time()) * 1000) if key in self.expires else -1
+
     def _get(self, key: bytes) -> Any:
         return self.get(key)
 

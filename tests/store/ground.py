@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, FINISH, chunk_frame
-from tests.http_client import Answer
+from tests.http_client import Answer, Client
 from tests.nursery import ADDRESS, nursery
 from tests.proxy_under_test import Tee
 from tests.spawned import FREE, serving_at
@@ -60,6 +60,15 @@ class Node:
     def go_on(self) -> None:
         self._process.send_signal(self._go_on)
 
+    def tell_to_end(self) -> None:
+        """Have it drain, and end."""
+        self._process.terminate()
+
+    async def wait_ended(self) -> int:
+        """Wait until it has ended; return its exit status."""
+        async with asyncio.timeout(GUARD_S):
+            return await self._process.wait()
+
 
 class Told(NamedTuple):
     """What a follower was told: how many frames it was sent, and how the stream ended for it."""
@@ -79,6 +88,8 @@ class Ground:
         self.turn: Any = None
         self.local: Any = None
         self.remote: Any = None
+        self.clients: list[Client] = []
+        """Those that have no answer yet."""
 
     @property
     def ident(self) -> str:
@@ -87,16 +98,25 @@ class Ground:
 
     async def begin(self) -> None:
         """Begin the stream, and have both followers read its first words."""
-        client = await self.owner.tee.send_chat("Stream-Mode: events")
+        client = await self.ask(self.owner)
+        self.turn = await self.answered()
+        self.local = await client.answer()
+        await self.local.until(b"word 2")
+        self.remote = await self.follow()
+        await self.remote.until(b"word 2")
+
+    async def ask(self, node: Node, key: str = "once") -> Client:
+        """Have a client ask a node for the stream, by an Idempotency-Key unless that is empty."""
+        return await node.tee.send_chat("Stream-Mode: events", *([f"Idempotency-Key: {key}"] if key else []))
+
+    async def answered(self) -> Turn:
+        """Have the upstream answer the next request with the first words."""
         turn: Turn = await self.stage.next()
         await turn.body()
         turn.begin()
         for frame in WORDS[:BEFORE]:
             turn.chunk(frame)
-        self.turn, self.local = turn, await client.answer()
-        await self.local.until(b"word 2")
-        self.remote = await self.follow()
-        await self.remote.until(b"word 2")
+        return turn
 
     async def follow(self) -> Answer:
         """Follow the stream at the other node."""

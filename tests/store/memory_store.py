@@ -61,10 +61,10 @@ class MemoryStore:
             case Put(name, value, seconds, absent):
                 held = self._value(name)
                 if absent and held is not None:
-                    return Outcome("rejected", held)
+                    return Outcome("rejected", held, left_s=self._ends["value " + name] - self._now())
                 self._values[name] = value
                 self._ends["value " + name] = self._now() + seconds
-                return Outcome("stored", value) if absent else STORED
+                return Outcome("stored", value, left_s=seconds) if absent else STORED
             case Drop(names):
                 for name in names:
                     self._values.pop(name, None)

@@ -57,12 +57,22 @@ class RedisServer:
             while await self.command("PING") != b"+PONG\r\n":
                 await asyncio.sleep(0.02)
 
-    async def begin_cluster(self) -> None:
-        """Start it, and give it all slots of a cluster."""
+    async def begin_cluster(self, first: int = 0, last: int = 16383) -> None:
+        """Start it, and give it these slots of a cluster."""
         await self.start()
-        await self.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        await self.command("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+
+    async def wait_cluster(self) -> None:
+        """Wait until it knows who has each slot."""
         async with asyncio.timeout(GUARD_S):
             while b"cluster_state:ok" not in await self.command("CLUSTER", "INFO"):
+                await asyncio.sleep(0.02)
+
+    async def wait_replica(self, replica: "RedisServer") -> None:
+        """Wait until a replica is sent what is written here: some time after it says that it is connected."""
+        await self.command("SET", "written", "1")
+        async with asyncio.timeout(GUARD_S):
+            while await replica.command("EXISTS", "written") != b":1\r\n":
                 await asyncio.sleep(0.02)
 
     async def command(self, *words: str) -> bytes:
@@ -128,10 +138,39 @@ def _files(certificate: Path, authority: Path) -> tuple[str, ...]:
 
 
 @asynccontextmanager
+async def redis_cluster() -> AsyncIterator[str]:
+    """Run a cluster of two servers, each with half of the slots; yield its URL."""
+    servers = [RedisServer("--cluster-enabled", "yes") for _ in range(2)]
+    try:
+        await servers[0].begin_cluster(0, 8191)
+        await servers[1].begin_cluster(8192, 16383)
+        await servers[0].command("CLUSTER", "MEET", "127.0.0.1", str(servers[1].port))
+        for server in servers:
+            await server.wait_cluster()
+        yield f"redis+cluster://127.0.0.1:{servers[0].port}"
+    finally:
+        for server in servers:
+            server.close()
+
+
+@asynccontextmanager
 async def redis_sentinel() -> AsyncIterator[str]:
     """Run a Sentinel that names a server as its primary; yield its URL."""
     async with redis_server() as server, _sentinel(f"127.0.0.1 {server.port}") as sentinel:
         yield f"redis+sentinel://127.0.0.1:{sentinel.port}/main"
+
+
+@asynccontextmanager
+async def redis_replicated() -> AsyncIterator[tuple[str, RedisServer]]:
+    """Run a Sentinel, a primary and its replica, which takes over; yield the Sentinel's URL and the primary."""
+    quick = "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+    async with redis_server() as primary, redis_server("--replicaof", "127.0.0.1", str(primary.port)) as replica:
+        await primary.wait_replica(replica)
+        async with _sentinel(f"127.0.0.1 {primary.port}", after=quick) as sentinel:
+            async with asyncio.timeout(GUARD_S):
+                while str(replica.port).encode() not in await sentinel.command("SENTINEL", "REPLICAS", "main"):
+                    await asyncio.sleep(0.02)
+            yield f"redis+sentinel://127.0.0.1:{sentinel.port}/main", primary
 
 
 @asynccontextmanager
@@ -145,10 +184,10 @@ async def redis_sentinel_with_tls(certificate: Path, authority: Path) -> AsyncIt
 
 
 @asynccontextmanager
-async def _sentinel(primary: str, *arguments: str, more: str = "") -> AsyncIterator[RedisServer]:
+async def _sentinel(primary: str, *arguments: str, more: str = "", after: str = "") -> AsyncIterator[RedisServer]:
     with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
         config = Path(folder) / "sentinel.conf"
-        config.write_text(f"{more}sentinel monitor main {primary} 1\n")
+        config.write_text(f"{more}sentinel monitor main {primary} 1\n{after}")
         sentinel = RedisServer("--sentinel", *arguments, config=str(config))
         try:
             await sentinel.start()

@@ -12,6 +12,7 @@ from proxy.stream.endings import CANCELLED, COMPLETE, UPSTREAM_RESET, Ending
 from proxy.stream.stream import Stream
 from proxy.wire.errors import KeyReused
 from proxy.wire.http import Head
+from tests.event_loops import GUARD_S
 from tests.store.fake_redis import FakeConnections, FakeServer
 from tests.streams import new_stream
 
@@ -23,9 +24,9 @@ class Nodes:
     """Two nodes that are asked for the same name, and the streams that they find."""
 
     def __init__(self) -> None:
-        server = FakeServer()
+        self.server = FakeServer()
         self.streams: dict[str, Stream] = {}
-        stores = [RedisStore(FakeConnections(server)) for _ in range(2)]
+        stores = [RedisStore(FakeConnections(self.server)) for _ in range(2)]
         self.leases = [Leases(store, name, 15.0) for store, name in zip(stores, "ab", strict=True)]
         self.a, self.b = (
             Claims(store, name, leases, self._find)
@@ -92,6 +93,15 @@ async def test_claim_of_a_node_that_has_died_is_succeeded(nodes: Nodes) -> None:
     await nodes.a.claim(b"k", b"asked", A)
     await nodes.leases[0].give_back()
     assert await nodes.b.claim(b"k", b"asked", B) is None
+
+
+async def test_claim_whose_stream_is_gone_is_succeeded_at_once(nodes: Nodes) -> None:
+    """How old it is says the store: the clocks of nodes may differ."""
+    await nodes.a.claim(b"k", b"asked", A)
+    (key,) = [key for key in nodes.server.keys if b"idem" in key]
+    nodes.server.expires[key] -= GUARD_S
+    async with asyncio.timeout(1):
+        assert await nodes.b.claim(b"k", b"asked", B) is None
 
 
 def test_response_that_is_an_error_is_not_shared() -> None:

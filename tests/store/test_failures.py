@@ -1,6 +1,6 @@
 """What fails in mid-stream, with proxies in processes of their own and a real Redis: nothing is lost silently.
 
-All rows run with FAILURES=all; the quick ones always.
+All rows are part of `make test-all`, the quick ones of `make test`.
 """
 
 import os
@@ -11,7 +11,7 @@ import pytest
 from tests.store.failures import ROWS, Row, run
 
 DOCS = Path(__file__).parents[2] / "docs" / "store.md"
-CHOSEN = ROWS if os.environ.get("FAILURES") == "all" else [row for row in ROWS if row.is_quick]
+CHOSEN = ROWS if os.environ.get("TEST_ALL") else [row for row in ROWS if row.is_quick]
 
 
 @pytest.mark.parametrize("row", CHOSEN, ids=[row.what for row in CHOSEN])

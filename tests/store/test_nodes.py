@@ -348,3 +348,21 @@ async def test_proxy_begins_without_its_store_and_says_so() -> None:
         await until(lambda: tee.proxy.hub.blocked is not None)
         refused = await tee.chat()
         assert (refused.status, (await tee.admin("/readyz")).status) == (503, 503)
+
+
+async def test_streams_go_on_and_none_begins_while_the_store_that_is_required_is_away() -> None:
+    """503, with what is wrong; and as before, once it is there again."""
+    async with two_nodes({"required": True, "lease_s": 1}) as nodes:
+        answer, turn = await started(nodes.owner, nodes.stage)
+        nodes.redis.kill()
+        await until(lambda: nodes.owner.proxy.hub.blocked is not None)
+        refused = await nodes.owner.chat()
+        assert (refused.status, refused.header("retry-after")) == (503, "1")
+        assert "the store" in (await refused.json())["error"]["message"]
+        finish(turn)
+        assert await answer.read() == ALL
+        await nodes.redis.start()
+        await until(lambda: nodes.owner.proxy.hub.blocked is None)
+        again, turn = await started(nodes.owner, nodes.stage)
+        finish(turn)
+        assert await again.read() == ALL

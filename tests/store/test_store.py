@@ -2,10 +2,8 @@
 
 import asyncio
 import functools
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,11 +31,11 @@ from proxy.store.store import (
     StoreError,
 )
 from proxy.stream.endings import CANCELLED, COMPLETE, PRODUCER_LOST
-from tests.certificates import Authority
 from tests.event_loops import GUARD_S
 from tests.store.fake_redis import FakeConnections, FakeServer
+from tests.store.kinds import over_tcp, over_tls, over_unix
 from tests.store.memory_store import MemoryStore
-from tests.store.redis_server import RedisServer, redis_sentinel, redis_server, redis_with_tls
+from tests.store.redis_server import RedisServer, redis_sentinel
 
 A, B = "st_" + "a" * 26, "st_" + "b" * 26
 BEGIN = Append(A, Entry(HEADER, {b"r": b"record"}), begins=True)
@@ -47,34 +45,16 @@ BEGIN = Append(A, Entry(HEADER, {b"r": b"record"}), begins=True)
 def cluster() -> Iterator[RedisServer]:
     """Run a cluster of one server, which has all slots; it takes two seconds to begin."""
     server = RedisServer("--cluster-enabled", "yes")
+
+    async def begin() -> None:
+        await server.begin_cluster()
+        await server.wait_cluster()
+
     try:
-        asyncio.run(server.begin_cluster())
+        asyncio.run(begin())
         yield server
     finally:
         server.close()
-
-
-@asynccontextmanager
-async def over_tcp() -> AsyncIterator[str]:
-    """Run a redis-server; yield its URL."""
-    async with redis_server() as server:
-        yield server.url
-
-
-@asynccontextmanager
-async def over_unix() -> AsyncIterator[str]:
-    """Do the same, over a Unix socket."""
-    async with redis_server() as server:
-        yield f"unix://{server.socket}"
-
-
-@asynccontextmanager
-async def over_tls() -> AsyncIterator[str]:
-    """Do the same, with TLS."""
-    with tempfile.TemporaryDirectory() as folder:
-        authority = Authority(Path(folder))
-        async with redis_with_tls(authority.sign("redis"), authority.file, "--tls-auth-clients", "no") as host:
-            yield f"rediss://{host}?ssl_ca_certs={authority.file}"
 
 
 @asynccontextmanager
@@ -177,6 +157,7 @@ async def test_value_is_set_once_if_there_is_none(store: Store) -> None:
         "rejected", "rejected", "stored",
     ]  # fmt: skip
     assert len({outcome.value for outcome in outcomes if not isinstance(outcome, StoreError)}) == 1
+    assert all(59 < outcome.left_s <= 60 for outcome in outcomes if not isinstance(outcome, StoreError))
     await store.write([Put("n", b"4", 60), Put("m", b"5", 0.03)])
     assert await store.values(["n", "none"]) == [b"4", None]
     async with asyncio.timeout(GUARD_S):

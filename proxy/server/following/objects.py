@@ -78,17 +78,15 @@ class ObjectRequests:
         if stream is None:
             return await self.other(route, request, caller, ident)
         await self._stop(stream)
+        names, items = {ident, stream.id, response_id(stream) or ident}, item_ids(stream)
         self._hub.forget(stream)
         if self._directory is not None:
-            await self._directory.delete(stream)
+            await self._directory.delete(stream, *names, *items)
         objects = _objects(route)
-        for name in {ident, stream.id, response_id(stream) or ident}:
+        for name in names:
             self._deleted[caller.digest, name] = None
         if self._given is not None:
-            idents = {response_id(stream) or ident, *item_ids(stream)}
-            self._given.remove(caller.digest, idents)
-            if self._directory is not None:
-                self._directory.forget_given(caller.digest, idents)
+            self._given.remove(caller.digest, {*names, *items})
         while len(self._deleted) > _DELETED:
             self._deleted.popitem(last=False)
         return answer_document(objects.deleted(ident))
@@ -99,10 +97,16 @@ class ObjectRequests:
         """Any other request about one: pass it upstream, if its caller may name it."""
         if len(ident) > LONGEST:
             raise _too_long(ident)
-        if (caller.digest, ident) in self._deleted:
+        if await self._is_deleted(caller.digest, ident):
             raise _unknown(ident)
         upstream = "" if self._given is None else await self._upstream_of(self._given, route, caller.digest, ident)
         return await self._passing.serve(route, request, caller, alone=upstream)
+
+    async def _is_deleted(self, caller: bytes, ident: str) -> bool:
+        """Return whether a caller has deleted the response of an id, here or at another node."""
+        if (caller, ident) in self._deleted:
+            return True
+        return self._directory is not None and await self._directory.is_deleted(caller, ident)
 
     async def _upstream_of(self, given: GivenIds, route: Route, caller: bytes, ident: str) -> str:
         """Return the upstream that made a response, "" if none is known. Raises: UnknownResponse."""
