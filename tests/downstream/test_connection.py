@@ -122,25 +122,32 @@ async def test_rest_of_a_body_is_read_before_the_next_request() -> None:
         assert await ask(reader, writer) == b"GET"
 
 
-@pytest.mark.parametrize("come", ["after the response", "within it", "in half within it", "before the check"])
-async def test_request_whose_response_goes_on_keeps_no_headers_and_the_next_ones_are_answered(come: str) -> None:
-    """A stream may go on for an hour; other requests of its connection may come at any time meanwhile."""
-    begun: list[web.BaseRequest] = []
-    over = asyncio.Event()
+class Streaming:
+    """Responds to POST with a stream that goes on until it is `over`, and to the rest with what was asked."""
 
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+    def __init__(self) -> None:
+        self.begun: list[web.BaseRequest] = []
+        self.over = asyncio.Event()
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method != "POST":
-            return web.Response(text=f"{request.method} {request.headers['X-Name']}")
+            return web.Response(text=f"{request.method} {request.path} {request.headers['X-Name']}")
+        await request.read()
         downstream = Downstream(request)
         downstream.start(b"OK", [])
         downstream.flush()
-        begun.append(request)
-        await over.wait()
+        self.begun.append(request)
+        await self.over.wait()
         downstream.close(b"")
         return downstream.response
 
+
+@pytest.mark.parametrize("come", ["after the response", "within it", "in half within it", "before the check"])
+async def test_request_whose_response_goes_on_keeps_no_headers_and_the_next_ones_are_answered(come: str) -> None:
+    """A stream may go on for an hour; other requests of its connection may come at any time meanwhile."""
+    streaming = Streaming()
     later = b"".join(b"GET / HTTP/1.1\r\nHost: x\r\nX-Name: %d\r\n\r\n" % n for n in range(3))
-    async with port(answer) as one, asyncio.timeout(GUARD_S):
+    async with port(streaming.answer) as one, asyncio.timeout(GUARD_S):
         reader, writer = await asyncio.open_connection(*one.address)
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nX-Name: first\r\nContent-Length: 2\r\n\r\n{}")
         await reader.readuntil(b"\r\n\r\n")
@@ -151,16 +158,16 @@ async def test_request_whose_response_goes_on_keeps_no_headers_and_the_next_ones
             writer.write(sent)
             await until(lambda: bool(connection._messages))
         connection.check(time.monotonic(), one.connections.timeouts)
-        assert bool(begun[0].headers) == bool(begun[0].raw_headers) == (come == "before the check")
+        assert bool(streaming.begun[0].headers) == bool(streaming.begun[0].raw_headers) == (come == "before the check")
         if come != "before the check":
             writer.write(sent)
             await until(lambda: not sent or connection._within_head or bool(connection._messages))
         connection.check(time.monotonic(), one.connections.timeouts)
-        over.set()
+        streaming.over.set()
         await reader.readuntil(b"0\r\n\r\n")
         writer.write(later[len(sent) :])
         for n in range(3):
-            await reader.readuntil(b"GET %d" % n)
+            await reader.readuntil(b"GET / %d" % n)
         writer.close()
 
 
@@ -195,22 +202,8 @@ async def test_header_of_a_next_request_that_came_with_one_is_not_read_as_a_requ
     reads: list[bytes], is_dropped: bool
 ) -> None:
     """The parser is dropped only if it has nothing of the next one, however reads were cut and bodies framed."""
-    begun: list[web.BaseRequest] = []
-    over = asyncio.Event()
-
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        if request.method != "POST":
-            return web.Response(text=f"{request.path} {request.headers['X-Name']}")
-        await request.read()
-        downstream = Downstream(request)
-        downstream.start(b"OK", [])
-        downstream.flush()
-        begun.append(request)
-        await over.wait()
-        downstream.close(b"")
-        return downstream.response
-
-    async with port(answer) as one, asyncio.timeout(GUARD_S):
+    streaming = Streaming()
+    async with port(streaming.answer) as one, asyncio.timeout(GUARD_S):
         reader, writer = await asyncio.open_connection(*one.address)
         await until(lambda: bool(one.connections.open))
         (connection,) = one.connections.open
@@ -221,12 +214,12 @@ async def test_header_of_a_next_request_that_came_with_one_is_not_read_as_a_requ
             await until(functools.partial(_has_read, connection, last))  # so that each is read by itself
         await reader.readuntil(b"\r\n\r\n")
         connection.check(time.monotonic(), one.connections.timeouts)
-        assert bool(begun[0].headers) == (not is_dropped)
-        over.set()
+        assert bool(streaming.begun[0].headers) == (not is_dropped)
+        streaming.over.set()
         await reader.readuntil(b"0\r\n\r\n")
         writer.write((HALF if is_dropped else b"") + b"GET /other HTTP/1.1\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
-        assert await reader.readuntil(b"1.1") == b"/ GET /other HTTP/1.1"
+        assert await reader.readuntil(b"1.1") == b"GET / GET /other HTTP/1.1"
         writer.close()
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from tests.sim.loop import run
@@ -28,7 +29,7 @@ def simulate(seed: int, without: str = "") -> Found:
     return Found("", world.trace)
 
 
-def killer(mutant: str, seeds: range) -> tuple[int, str] | None:
+def killer(mutant: str, seeds: Iterable[int]) -> tuple[int, str] | None:
     """Return the first seed that breaks a law without a safeguard, and the law."""
     return next(((seed, found.law) for seed in seeds if (found := simulate(seed, mutant)).law), None)
 
