@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.event_loops import GUARD_S
 from tests.http_client import Answer
-from tests.proxy_under_test import Tee, begun, teed
+from tests.proxy_under_test import RESPONSES, Tee, begun, response_body, teed
 from tests.stage import Stage, Turn, staged
 from tests.store.redis_server import RedisServer, redis_server
 
@@ -64,4 +64,21 @@ async def ahead(nodes: Nodes, words: list[bytes]) -> tuple[Answer, Turn]:
     turn.chunk(words[2])
     await answer.until(words[2])
     assert nodes.other.proxy.hub.replicas[answer.stream_id].log.end == 2
+    return answer, turn
+
+
+async def response_ahead(nodes: Nodes, frames: list[bytes]) -> tuple[Answer, Turn]:
+    """Have the same of a response of the Responses API: three events are at both nodes, a fourth at the owner alone."""
+    client = await nodes.owner.send("POST", RESPONSES, body=response_body())
+    turn = await nodes.stage.next()
+    await turn.body()
+    turn.begin()
+    for frame in frames[:3]:
+        turn.chunk(frame)
+    answer = await client.answer()
+    await answer.until(frames[2])
+    follower = await nodes.other.follow(answer.stream_id, "mode=raw")
+    await follower.until(frames[2])
+    turn.chunk(frames[3])
+    await answer.until(frames[3])
     return answer, turn

@@ -8,9 +8,9 @@ import pytest
 
 from tests.dialects.response_events import message, numbered, response
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped
-from tests.proxy_under_test import RESPONSES, begun, response_body
+from tests.proxy_under_test import RESPONSES, begun
 from tests.stage import Turn
-from tests.store.nodes import Nodes, ahead, two_nodes
+from tests.store.nodes import Nodes, ahead, response_ahead, two_nodes
 
 WORDS = [chunk_frame(f"word {n}") for n in range(1, 6)]
 LAST = [FINISH, DONE]
@@ -67,18 +67,7 @@ async def test_cursors_of_several_streams_are_waited_for(nodes: Nodes) -> None:
 
 async def test_number_of_an_event_of_a_response_is_waited_for(nodes: Nodes) -> None:
     """By the path of the API."""
-    client = await nodes.owner.send("POST", RESPONSES, body=response_body())
-    turn = await nodes.stage.next()
-    await turn.body()
-    turn.begin()
-    for frame in FRAMES[:3]:
-        turn.chunk(frame)
-    answer = await client.answer()
-    await answer.until(FRAMES[2])
-    follower = await nodes.other.follow(answer.stream_id, "mode=raw")
-    await follower.until(FRAMES[2])
-    turn.chunk(FRAMES[3])
-    await answer.until(FRAMES[3])
+    answer, turn = await response_ahead(nodes, FRAMES)
     path = f"{RESPONSES}/{answer.stream_id}?stream=true&starting_after"
     resumed, beyond = await asyncio.gather(
         nodes.other.ask("GET", f"{path}=3"), nodes.other.ask("GET", f"{path}={NEVER_SAID}")

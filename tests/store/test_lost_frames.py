@@ -17,9 +17,9 @@ from proxy.stream.endings import CANCELLED, Ending
 from tests.dialects.response_events import message, numbered, response
 from tests.event_loops import until
 from tests.event_streams import chunk_frame, stamped
-from tests.proxy_under_test import RESPONSES, response_body
+from tests.proxy_under_test import RESPONSES
 from tests.stage import Turn
-from tests.store.nodes import Nodes, ahead, two_nodes
+from tests.store.nodes import Nodes, ahead, response_ahead, two_nodes
 from tests.websocket_client import opened, rest
 
 WORDS = [chunk_frame(f"word {n}") for n in range(1, 6)]
@@ -97,18 +97,7 @@ async def test_client_of_several_streams_that_had_a_lost_event_is_told(nodes: No
 @ENDINGS
 async def test_client_of_a_response_that_had_a_lost_event_is_told(nodes: Nodes, ending: Ending) -> None:
     """By the path of the API; the owner takes the number of that error for none of its own."""
-    client = await nodes.owner.send("POST", RESPONSES, body=response_body())
-    turn = await nodes.stage.next()
-    await turn.body()
-    turn.begin()
-    for frame in FRAMES[:3]:
-        turn.chunk(frame)
-    answer = await client.answer()
-    await answer.until(FRAMES[2])
-    follower = await nodes.other.follow(answer.stream_id, "mode=raw")
-    await follower.until(FRAMES[2])
-    turn.chunk(FRAMES[3])
-    await answer.until(FRAMES[3])
+    answer, _ = await response_ahead(nodes, FRAMES)
     await impose(nodes, answer.stream_id, ending)
     path = f"{RESPONSES}/{answer.stream_id}?stream=true&starting_after"
     late = await (await nodes.other.ask("GET", f"{path}=3")).read()
