@@ -23,7 +23,6 @@ from proxy.store.replicas import BOX_S, Replicas
 from proxy.store.store import Keep, Post, Put, Store, StoreError
 from proxy.store.tail import Tail
 from proxy.stream.bounded import REMOTE_FOLLOWERS
-from proxy.stream.endings import CANCELLED
 from proxy.stream.faults import log_fault
 from proxy.stream.stream import Stream
 
@@ -197,8 +196,8 @@ class Node:
 
     def _cancel(self, ident: str) -> Stream | None:
         stream = self.publisher.stream(ident)
-        if stream is not None and stream.writer is not None:
-            stream.writer.stop(CANCELLED)
+        if stream is not None:
+            stream.cancel()
         return stream
 
     def _count(self, node: str, follows: "Counter[str]") -> None:

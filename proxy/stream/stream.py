@@ -17,7 +17,7 @@ from typing import Any
 
 from proxy.stream.bounded import BoundedStream
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
-from proxy.stream.endings import Ending
+from proxy.stream.endings import CANCELLED, Ending
 from proxy.stream.faults import notify, notify_all
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass
@@ -331,6 +331,11 @@ class Stream(BoundedStream):
         if self._when_sealed:
             callbacks, self._when_sealed = self._when_sealed, ()
             notify_all(callbacks, ending)
+
+    def cancel(self) -> None:
+        """End the stream, if it runs; one whose answer has ended keeps that ending, which documents told already."""
+        if self.writer is not None:
+            self.writer.stop(self.outcome or CANCELLED)
 
     def when_sealed(self, callback: Callable[[Ending], object]) -> None:
         """Call back once, when the stream has been sealed and its followers have been sent what their sinks accept."""

@@ -178,6 +178,20 @@ async def test_stream_is_cancelled_at_any_node(nodes: Nodes) -> None:
     assert answer.end != "whole"
 
 
+async def test_stream_whose_answer_has_ended_is_not_called_cancelled(nodes: Nodes) -> None:
+    """Its client at the owner has had all of it; only the upstream's connection is still open."""
+    answer, turn = await started(nodes.owner, nodes.stage)
+    for frame in (*WORDS[2:], *LAST):
+        turn.chunk(frame)
+    await answer.until(LAST[-1])
+    stream = nodes.owner.proxy.hub.find(answer.stream_id, None)
+    await until(lambda: stream.outcome is not None)  # some upstreams say more after the final event, but not for long
+    ended = await nodes.other.ask("POST", f"/v1/streams/{answer.stream_id}/cancel")
+    assert (await ended.json())["state"] == "complete"
+    await answer.read()
+    assert answer.end == "whole"
+
+
 async def test_stream_is_deleted_at_all_nodes(nodes: Nodes) -> None:
     """From any."""
     answer, turn = await started(nodes.owner, nodes.stage)

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from proxy.access.callers import Caller
 from proxy.access.grants import Grants
-from proxy.server.following.control import read_terms, stop
+from proxy.server.following.control import read_terms
 from proxy.server.following.follow import Follow
 from proxy.server.json_responses import answer
 from proxy.stream.hub import Hub
@@ -46,7 +46,7 @@ class AllStreams:
     async def cancel(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.Response:
         """POST /admin/streams/{ident}/cancel; idempotent. The stream has ended when the response is sent."""
         stream = self._hub.find(ident, None)
-        stop(stream)
+        stream.cancel()
         return answer(self._overview.detail(stream, time.monotonic()))
 
     async def share(self, request: web.BaseRequest, caller: Caller, ident: str) -> web.Response:

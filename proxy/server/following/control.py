@@ -19,7 +19,6 @@ from proxy.downstream.request_body import read_body
 from proxy.server.directory import Directory
 from proxy.server.following.request import seconds
 from proxy.server.json_responses import answer
-from proxy.stream.endings import CANCELLED
 from proxy.stream.hub import Hub
 from proxy.stream.stream import Stream
 from proxy.telemetry.stream_object import describe, stream_headers
@@ -115,7 +114,7 @@ class Control:
 
     async def _stop(self, stream: Stream) -> None:
         """Cancel a stream, if it runs, and wait until it has ended."""
-        stop(stream)
+        stream.cancel()
         if self._directory is not None:
             await self._directory.end(stream)
 
@@ -138,12 +137,6 @@ def answer_list(streams: Iterable[tuple[float, dict[str, Any]]]) -> web.Response
     """Return the list of streams, newest first."""
     described = [stream for _, stream in sorted(streams, key=lambda one: -one[0])]
     return answer({"object": "list", "data": described, "has_more": False})
-
-
-def stop(stream: Stream) -> None:
-    """Cancel a stream, if it runs; one whose answer has ended keeps that ending, which documents told already."""
-    if stream.writer is not None:
-        stream.writer.stop(stream.outcome or CANCELLED)
 
 
 async def read_terms(request: web.BaseRequest, ttl_s: int) -> tuple[tuple[str, ...], int]:

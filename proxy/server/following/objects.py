@@ -17,7 +17,6 @@ from proxy.server.following.follow import Follow
 from proxy.server.following.place import find_place
 from proxy.server.pass_through import PassThrough
 from proxy.server.response_object import answer_document, answer_object
-from proxy.stream.endings import CANCELLED
 from proxy.stream.hub import Hub
 from proxy.stream.log import NO_FRAME, FrameLog
 from proxy.stream.stream import Stream
@@ -135,8 +134,7 @@ class ObjectRequests:
 
     async def _stop(self, stream: Stream) -> None:
         """Cancel a stream, if it runs, and wait until it has ended."""
-        if stream.writer is not None:
-            stream.writer.stop(CANCELLED)
+        stream.cancel()
         if self._directory is not None:
             await self._directory.end(stream)
 
