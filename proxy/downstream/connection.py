@@ -246,7 +246,8 @@ class Connection(RequestHandler):
             self._port.turns.wait(self._parse_rest)
             return
         self._received_at = now = monotonic()
-        begins = self._ends_request and not self._within_head
+        # Not while the body of a request that was answered already is still read: that may look like a request.
+        begins = self._ends_request and not (self._within_head or self._request_in_progress)
         if not self._within_head:
             self._head_began_at, self._within_head = now, True
         if 10 not in self.beginning:  # an LF; the number takes a fifth of the time of b"\n"
