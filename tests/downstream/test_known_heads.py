@@ -131,3 +131,24 @@ async def test_requests_of_one_connection_with_one_head_get_their_own_answers(st
         turn.reply("200 OK", body=b'{"said":%d}' % number)
         answer = await client.answer()
         assert (answer.status, await answer.read()) == (200, b'{"said":%d}' % number)
+
+
+async def test_body_that_looks_like_a_known_request_is_still_a_body(stage: Stage, tee: Tee) -> None:
+    """Also when the response was sent before all of it came: else a client could have others' requests misread."""
+    client, known = await tee.connect(), request("POST", CHAT, "Content-Type: application/json", body=chat_body())
+    for _ in range(3):
+        client.send(known)
+        turn = await stage.next()
+        await turn.body()
+        turn.reply("200 OK", body=b"{}")
+        await (await client.answer()).read()
+    other = await tee.connect()
+    other.send(request("POST", "/nowhere", f"Content-Length: {2 * len(known)}"))
+    refused = await other.answer()
+    await refused.read()
+    for piece in (known, known, request("GET", "/healthz")):
+        other.send(piece)
+        await tee.metrics()  # so long that it has been read
+    healthy = await other.answer()
+    await healthy.read()
+    assert (refused.status, healthy.status) == (404, 200)
