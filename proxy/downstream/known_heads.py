@@ -4,16 +4,16 @@ Parsing it and making a reader of a body that is already here are a fifth of wha
 here is what aiohttp's parser made of the same bytes, so that no head is understood in two ways.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aiohttp.hdrs import CONTENT_LENGTH
 from multidict import CIMultiDict, CIMultiDictProxy
 
-_KNOWN = 256  # heads; a new one takes the place of the oldest
-_MAX_HEAD_BYTES = 4096
-_SPELLINGS = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
-_MAX_DIGITS = 9
-_BLANK_LINE = b"\r\n\r\n"
+_KNOWN: Final = 256  # heads; a new one takes the place of the oldest
+_MAX_HEAD_BYTES: Final = 4096
+_SPELLINGS: Final[tuple[bytes, ...]] = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+_MAX_DIGITS: Final = 9
+_BLANK_LINE: Final = b"\r\n\r\n"
 
 
 class WholeBody:

@@ -8,7 +8,7 @@ nobody sees a log that lacks events which were sent.
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.stream.interfaces import Transport
 from proxy.stream.stream import Stream
@@ -16,9 +16,9 @@ from proxy.upstream.exchange import Exchange
 
 # With these limits at most 64 KiB of a stream are sent before they are in the log and counted in the ledger; less if
 # that much of every stream would be a large part of the ledger's limit (`Stream.frames_ahead`).
-_FRAMES = 64
-_LONG_READ = 1024  # bytes; after a longer read settling costs little in comparison, so it is done at once
-_SIZE_DIGITS = 3  # of the chunks that `forward` takes
+_FRAMES: Final = 64
+_LONG_READ: Final = 1024  # bytes; after a longer read settling costs little in comparison, so it is done at once
+_SIZE_DIGITS: Final = 3  # of the chunks that `forward` takes
 
 
 def _size_lines() -> list[bytes]:
@@ -30,7 +30,7 @@ def _size_lines() -> list[bytes]:
     return lines
 
 
-_SIZE_LINES = _size_lines()
+_SIZE_LINES: Final = _size_lines()
 
 
 class Pump(Protocol):

@@ -12,7 +12,7 @@ import select
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import aiohttp
 import httptools
@@ -33,9 +33,9 @@ TakeEvent = Callable[[bytes, float], bool]
 If it returns False, it has done nothing, and the read is passed to TakeEvents instead.
 """
 
-LONG_READ = 64 * 1024  # bytes; a read of this size does not take the fast path
-_MAX_HEAD_BYTES = 256 * 1024
-_SWITCHING = 101
+LONG_READ: Final = 64 * 1024  # bytes; a read of this size does not take the fast path
+_MAX_HEAD_BYTES: Final = 256 * 1024
+_SWITCHING: Final = 101
 
 
 class Receiver(Protocol):

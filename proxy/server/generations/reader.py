@@ -5,6 +5,7 @@ Requests on configured routes with `record = true` are read here, too, and nothi
 
 import time
 from dataclasses import replace
+from typing import Final
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -34,9 +35,10 @@ from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.wire.errors import UnknownMode
 from proxy.wire.http import EndToEnd
 
-_CROSSING = EndToEnd(KEPT_OF_GENERATIONS, OPTIONS)
-_IDENTITY = (b"Accept-Encoding", b"identity")
-RECORDED_MODES = ("raw", "events")  # of requests on recorded routes, since the data of their events has no known format
+_CROSSING: Final = EndToEnd(KEPT_OF_GENERATIONS, OPTIONS)
+_IDENTITY: Final = (b"Accept-Encoding", b"identity")
+# Of requests on recorded routes, since the data of their events has no known format.
+RECORDED_MODES: Final[tuple[str, ...]] = ("raw", "events")
 
 
 class GenerationReader:

@@ -6,6 +6,7 @@ Requests on configured routes with `record = true` are sent here, too.
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Final
 
 from proxy.dialects.failure import asks_for_stream
 from proxy.dialects.route import Route
@@ -20,7 +21,7 @@ from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.http import Headers
 from proxy.wire.sse import begins_stream
 
-_REFUSAL_BYTES = 64 * 1024  # a longer error response is not read
+_REFUSAL_BYTES: Final = 64 * 1024  # a longer error response is not read
 
 
 @dataclass(init=False)  # its own __init__ would stay interpreted in compiled modules: 1 us
