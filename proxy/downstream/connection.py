@@ -22,7 +22,7 @@ from aiohttp.web_protocol import ERROR, RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
-from proxy.downstream.known_heads import KnownHeads, WholeBody
+from proxy.downstream.known_heads import KnownHead, KnownHeads, WholeBody
 from proxy.downstream.request_pieces import new_parser, pieces
 from proxy.downstream.response import RESPONSE, Written, reset
 from proxy.downstream.unsent import unsent_in_kernel
@@ -74,6 +74,7 @@ class Connection(RequestHandler):
         "_held",
         "_held_bytes",
         "_idle_since",
+        "_last_head",
         "_port",
         "_queued_bytes",
         "_received_at",
@@ -99,6 +100,7 @@ class Connection(RequestHandler):
         self._held_bytes = 0  # of the request's body, kept in memory
         self._answered = False  # whether at least one request has been
         self._within_head = False
+        self._last_head: KnownHead | None = None  # that of the last request that had a known one
         self._ends_request = True  # the last read ended where a request ends: the parser has nothing of a next one
         self._head_began_at = self._received_at = self._idle_since = self.taken_at = monotonic()
         self._closing = False  # whether it is about to be closed, after an error response or by `cut`
@@ -250,14 +252,31 @@ class Connection(RequestHandler):
         begins = self._ends_request and not (self._within_head or self._request_in_progress)
         if not self._within_head:
             self._head_began_at, self._within_head = now, True
+        port = self._port
+        waits = self._held or not (port.may_begin(now) or data.startswith(port.urgent))
+        if begins and not waits and self._is_known(data):
+            return
         if 10 not in self.beginning:  # an LF; the number takes a fifth of the time of b"\n"
             self.beginning += data
-        if self._held or not (self._port.may_begin(now) or data.startswith(self._port.urgent)):
-            if not self._held:
-                self._port.turns.wait(functools.partial(self._parse_held, begins))
-            self._held += data
-        else:
+        if not waits:
             self._parse(data, begins)
+            return
+        if not self._held:
+            port.turns.wait(functools.partial(self._parse_held, begins))
+        self._held += data
+
+    def _is_known(self, data: bytes) -> bool:
+        """Return whether a read that begins a request is one with a known head, which then begins."""
+        if self._messages or self._close:
+            return False
+        found = self._port.heads.find(data, self._last_head)
+        if found is None:
+            return False
+        self._last_head = found[1].head
+        self._messages.append(found)  # type: ignore[arg-type]  # a WholeBody is as much of a StreamReader as is used
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        return True
 
     def _receive_more(self, data: bytes, body: StreamReader) -> None:
         """Pass to aiohttp's parser what comes while a request is in progress: of its body, or the next request."""
@@ -279,13 +298,6 @@ class Connection(RequestHandler):
         message as an error, and would then drop the message, too; RFC 9112 section 9.6 has those bytes ignored.
         `begins`: no bytes of the head came before.
         """
-        known = self._port.heads.find(data) if begins and not (self._messages or self._close) else None
-        if known is not None:
-            self._ends_request = True
-            self._messages.append(known)
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
-            return
         end = data.find(_BLANK_LINE) + 4
         if 4 <= end < len(data):
             lower = data[:end].lower()
@@ -316,7 +328,8 @@ class Connection(RequestHandler):
 
     def _parse_held(self, begins: bool) -> None:
         held, self._held = self._held, b""
-        self._parse(held, begins)
+        if not (begins and self._is_known(held)):
+            self._parse(held, begins)
         self._port.has_begun()
 
     def _parse_rest(self) -> None:

@@ -70,6 +70,8 @@ class Forward:
         Of a body that takes long the rest is still to be checked: await what is returned.
         Raises: FileNotAllowed, UnsupportedMediaType, TooLarge.
         """
+        if self._allowed is None and type(body) is bytes and len(body) <= json_size.LONG_BYTES:
+            return None  # nearly always
         if self._allowed is not None:
             headers = request.headers
             self._allowed.check_coding(headers.getall("Content-Encoding", ()), headers.getall("Content-Type", ()))

@@ -165,16 +165,17 @@ class Exchange:
         """Note what is needed of the headers repeatedly. To be called again when they are changed."""
         self._content_type, noted = b"", 0
         for name, value in self.headers:
-            kind = _SPELLINGS.get(name, -1)
-            if kind < 0:
+            kind = _SPELLINGS.get(name)
+            if kind is None:
                 kind = _noted_of(name)
-            if kind == _TYPE:
-                self._content_type = value
-            elif kind == _REQUEST_ID:
-                self.request_id = value
-            elif kind == _CODING:
-                self._is_plainly_chunked = value == b"chunked" and not noted & _CODING
-            noted |= kind
+            if kind:  # of few headers
+                if kind == _TYPE:
+                    self._content_type = value
+                elif kind == _REQUEST_ID:
+                    self.request_id = value
+                elif kind == _CODING:
+                    self._is_plainly_chunked = value == b"chunked" and not noted & _CODING
+                noted |= kind
         self._noted = noted
 
     @property
