@@ -6,6 +6,7 @@ here is what aiohttp's parser made of the same bytes, so that no head is underst
 
 from typing import Any, NamedTuple
 
+from aiohttp import EMPTY_PAYLOAD
 from aiohttp.hdrs import CONTENT_LENGTH
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -39,6 +40,9 @@ class WholeBody:
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """Do nothing: nobody waits for more."""
+
+    def set_read_chunk_size(self, n: int) -> None:
+        """Do nothing: everything is here. aiohttp's own way to read a body calls this."""
 
     def read_nowait(self) -> bytes:
         """Return what was not read yet."""
@@ -84,7 +88,7 @@ class KnownHeads:
         if length != known.length:
             message = _with_length(message, known.place, length)
             self._known[head] = _Known(message, length, known.place)
-        return message, WholeBody(data[end:])
+        return message, WholeBody(data[end:]) if end < len(data) else EMPTY_PAYLOAD
 
     def note(self, data: bytes, message: Any, body: Any) -> None:
         """Note what the parser has made of a read that is one request: `message`, and `body`, which is complete.
