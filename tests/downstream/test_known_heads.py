@@ -11,8 +11,8 @@ from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.downstream.known_heads import _KNOWN, KnownHeads
-from tests.downstream.ports import port
-from tests.event_loops import GUARD_S
+from tests.downstream.ports import Turned, port
+from tests.event_loops import GUARD_S, until
 from tests.http_client import request
 from tests.proxy_under_test import CHAT, Tee, chat_body
 from tests.stage import Stage
@@ -173,3 +173,31 @@ async def test_body_that_looks_like_a_known_request_is_still_a_body(stage: Stage
     healthy = await other.answer()
     await healthy.read()
     assert (refused.status, healthy.status) == (404, 200)
+
+
+async def test_body_that_looks_like_a_known_request_is_still_a_body_when_reads_wait_for_their_turns() -> None:
+    """The head of its request may be parsed in one turn, and its body in the next, the request before having begun."""
+    served: list[tuple[str, bytes]] = []
+
+    async def answer(asked: web.BaseRequest) -> web.StreamResponse:
+        served.append((asked.path, await asked.read()))
+        return web.Response()
+
+    known = request("POST", "/known", body=b"{}")
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        client = await one.connect()
+        turned = await Turned.of(one)
+        for _ in range(3):
+            turned.read(known)
+            turned.turn()
+            await (await client.answer()).read()
+        turned.read(request("GET", "/before"))
+        turned.turn()
+        turned.read(request("POST", "/after", f"Content-Length: {len(known)}"))
+        await (await client.answer()).read()
+        turned.turn()
+        turned.read(known)
+        await until(lambda: turned.connection.current is not None)
+        turned.turn()
+        await (await client.answer()).read()
+    assert served[3:] == [("/before", b""), ("/after", known)]
