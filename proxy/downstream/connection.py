@@ -160,7 +160,8 @@ class Connection(RequestHandler):
             message: Any
             payload: Any
             message, payload = self._messages.popleft()
-            if self._parser is not None and type(payload) is not WholeBody:
+            is_partial = type(payload) is not WholeBody and not payload.is_eof()
+            if self._parser is not None and not is_partial:
                 self._parser.message_consumed()
             if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
                 self._resume_reading_if_drained()
@@ -173,10 +174,23 @@ class Connection(RequestHandler):
             request = make(message, payload, self, StreamWriter(self, self._loop), self._task_handler)
             if not await self._respond(request, respond):
                 break
+            if is_partial:
+                self._note_completed()
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
+
+    def _note_completed(self) -> None:
+        """Tell the parser that a request waits no more whose body was incomplete when it began.
+
+        The parser stops when 32 requests wait, and counts each once it is complete. aiohttp never tells it of these, so
+        it would count one too many from then on, and stop before reading is paused: for ever, since none goes on.
+        """
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._messages:
+            self.data_received(b"")  # it may have stopped meanwhile
 
     async def _respond(self, request: Any, respond: Any) -> bool:
         """Respond to a request; return whether the connection may have another one."""

@@ -290,6 +290,43 @@ async def test_pieces_of_a_body_that_wait_for_their_turn_are_not_overtaken() -> 
     assert bodies == [b"abcdef"]
 
 
+async def test_next_request_that_waits_for_its_turn_is_answered_after_a_response_that_goes_on() -> None:
+    """Its bytes are not the parser's yet, which is not to be dropped with what was parsed of the request before."""
+    streaming = Streaming()
+    async with port(streaming.answer) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        turned = await Turned.of(one)
+        turned.read(FIRST + b"Content-Length: 2\r\n\r\n{}")
+        turned.turn()
+        turned.read(HALF)
+        await until(lambda: bool(streaming.begun))
+        turned.connection.check(time.monotonic(), one.connections.timeouts)
+        turned.turn()
+        turned.read(b"me\r\n\r\n")
+        streaming.over.set()
+        await reader.readuntil(b"GET / me")
+        writer.close()
+
+
+async def test_many_requests_in_one_read_are_all_answered_after_one_whose_body_came_late() -> None:
+    """aiohttp stops at 32; it counts those whose bodies came late twice, and would not go on then."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        begun.set()
+        await request.read()
+        return web.Response(text=f"{request.path}.")
+
+    begun = asyncio.Event()
+    async with serving(answer) as (reader, writer), asyncio.timeout(GUARD_S):
+        writer.write(FIRST + b"Content-Length: 2\r\n\r\n")
+        await begun.wait()
+        writer.write(b"{}")
+        await reader.readuntil(b"/.")
+        writer.write(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(70)))
+        for n in range(70):
+            await reader.readuntil(b"/%d." % n)
+
+
 @pytest.mark.parametrize("when", ["with the request", "before the answer", "within the answer"])
 @pytest.mark.parametrize("way", ["raw", "events", "text", "json", "pass", "follow"])
 @pytest.mark.parametrize("version", ["1.1", "1.0", "1.1, to be closed"])
