@@ -41,6 +41,9 @@ class WholeBody:
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """Do nothing: nobody waits for more."""
 
+    def set_read_chunk_size(self, n: int) -> None:
+        """Do nothing: everything is here. aiohttp's own way to read a body calls this."""
+
     def read_nowait(self) -> bytes:
         """Return what was not read yet."""
         data, self._data = self._data, b""
@@ -80,7 +83,9 @@ class KnownHead:
             if not length.isdigit():
                 return None
             self.message, self.length = _with_length(self.message, self.place, length), length
-        return (self.message, WholeBody(body, self)) if int(length) == len(body) else None
+        if not body or int(length) != len(body):  # without a body, aiohttp's parser makes a request with another reader
+            return None
+        return self.message, WholeBody(body, self)
 
 
 class KnownHeads:
