@@ -157,6 +157,7 @@ class Connection:
         """Serve an exchange from now on."""
         self.exchange = exchange
         self.over = self.reusable = False
+        self.take_event = self.take_events = self.on_events = None
         self._head_bytes = 0
         self.read_at = monotonic()
 
