@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any, Protocol
 
-from aiohttp import EMPTY_PAYLOAD, HttpVersion11, StreamReader, web
+from aiohttp import EMPTY_PAYLOAD, HttpVersion10, HttpVersion11, StreamReader, web
 from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import ERROR, RequestHandler
@@ -70,6 +70,7 @@ class Connection(RequestHandler):
         "_answered",
         "_closing",
         "_ends_request",
+        "_has_ended",
         "_head_began_at",
         "_held",
         "_held_bytes",
@@ -102,6 +103,7 @@ class Connection(RequestHandler):
         self._within_head = False
         self._last_head: KnownHead | None = None  # that of the last request that had a known one
         self._ends_request = True  # the last read ended where a request ends: see `_note_end`
+        self._has_ended = False  # the client has closed its sending side: what came before is still answered
         self._head_began_at = self._received_at = self._idle_since = self.taken_at = monotonic()
         self._closing = False  # whether it is about to be closed, after an error response or by `cut`
         self.unsent_bytes = self._queued_bytes = 0
@@ -154,6 +156,8 @@ class Connection(RequestHandler):
         assert manager is not None
         while not self._force_close:
             if not self._messages:
+                if self._has_ended and not self._held:
+                    break
                 self._waiter = self._loop.create_future()
                 try:
                     await self._waiter
@@ -167,6 +171,8 @@ class Connection(RequestHandler):
                 self._parser.message_consumed()
             if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
                 self._resume_reading_if_drained()
+            if is_partial and self._has_ended:
+                break
             manager.requests_count += 1
             make: Any = self._request_factory
             respond: Any = self._request_handler
@@ -382,19 +388,20 @@ class Connection(RequestHandler):
             return False  # asyncio closes a connection by TLS with either side, whatever is returned
         if self._upgraded:
             return False  # a WebSocket ends with a close frame; without one it has failed (RFC 6455 section 7.1.5)
-        if self._held:
-            return True  # a request waits for its turn
         request = self.current
-        if request is None or not request.content.is_eof():
+        if request is None and not self._messages:
+            self._has_ended = bool(self._held)  # a request waits for its turn
+            return self._has_ended
+        if request is not None and not request.content.is_eof():
             return False
-        begun = request.get(RESPONSE)
+        begun = None if request is None else request.get(RESPONSE)
         if begun is not None and begun.has_length:
             return False
         if begun is not None:
             begun.probe()
-        elif request.version >= HttpVersion11:
+        elif getattr(self._messages[0][0] if request is None else request, "version", HttpVersion10) >= HttpVersion11:
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # may be sent at any time (RFC 9110 section 15.2)
-        self.close()  # after the response
+        self._has_ended = True
         self._look_for_reset(_RESETS_S)
         return True
 

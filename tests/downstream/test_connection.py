@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from proxy.downstream.connection import Connection
+from proxy.downstream.movable import MovableConnection
 from proxy.downstream.response import Downstream
 from tests.downstream.ports import Respond, Turned, port
 from tests.event_loops import GUARD_S, on_each_loop, until
@@ -377,6 +379,32 @@ async def test_client_that_ended_its_side_has_its_answer(
     else:
         assert body == (b"one two" if way == "text" else stamped(whole, answer.epoch))
     assert when == "within the answer" or await client.wait_gone() == "fin"
+
+
+@pytest.mark.parametrize("kind", [Connection, MovableConnection])
+@pytest.mark.parametrize("rest", [b"", FIRST, FIRST + b"Content-Length: 6\r\n\r\nabc"])
+@on_each_loop
+async def test_client_that_ended_its_side_has_the_answers_to_all_its_requests(
+    kind: type[Connection], rest: bytes
+) -> None:
+    """Also to those that came together; what is incomplete is not waited for."""
+    served: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        served.append(request.path)
+        await request.read()
+        await asyncio.sleep(0)
+        return web.Response(text=f"{request.path}!")
+
+    async with port(answer, connection_class=kind) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        paths = [f"/{n}" for n in range(3)]
+        writer.write(b"".join(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode() for path in paths) + rest)
+        writer.write_eof()
+        answers = await reader.read()
+        writer.close()
+    assert served == paths
+    assert re.findall(rb"/\d!", answers) == [f"{path}!".encode() for path in paths]
 
 
 async def test_client_of_http_1_0_that_closed_altogether_has_left_when_it_is_written_to(tee: Tee, stage: Stage) -> None:
