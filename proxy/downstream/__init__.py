@@ -16,5 +16,5 @@ Read in this order:
 * `client_connections`: the time-outs of all connections, and the bytes held for them; `descriptors`, `unsent`: what the
   operating system reports about them
 * `tls`: the certificate of a port, and those that clients show
-* `request_body`: reads the body of a request
+* `request`: the request of a client; `request_body`: reads its body
 """

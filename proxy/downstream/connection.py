@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from aiohttp import EMPTY_PAYLOAD, HttpVersion10, HttpVersion11, StreamReader, web
-from aiohttp.http import RawRequestMessage, StreamWriter
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import ERROR, RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -83,10 +83,12 @@ class Connection(RequestHandler):
         "beginning",
         "current",
         "peer",
+        "remote",
         "taken_at",
         "unsent_bytes",
     )
 
+    remote: str | None  # the client's address
     peer: asyncio.Transport  # kept when aiohttp has set its own reference, `transport`, to None
 
     def __init__(self, port: Port, server: web.Server, **options: Any) -> None:
@@ -113,6 +115,8 @@ class Connection(RequestHandler):
     def connection_made(self, transport: Any) -> None:
         self.peer = transport
         super().connection_made(transport)
+        peername = self.peername
+        self.remote = str(peername[0] if isinstance(peername, tuple) else peername) if peername is not None else None
         self._port.clients.arrived(self, admin=self._port.is_admin)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -179,7 +183,7 @@ class Connection(RequestHandler):
             if not isinstance(message, RawRequestMessage):  # it could not be parsed
                 message, respond = ERROR, self._make_error_handler(message)
             # No name refers to the task here: a traceback refers to this frame, and the task to that.
-            request = make(message, payload, self, StreamWriter(self, self._loop), self._task_handler)
+            request = make(message, payload, self, None, self._task_handler)
             if not await self._respond(request, respond):
                 break
             if is_partial:
@@ -453,7 +457,8 @@ class Connection(RequestHandler):
         if self._messages or self._within_head or self._held or self._upgraded or not self._ends_request:
             return
         request._message = request._message._replace(headers=_NO_HEADERS, raw_headers=())
-        request._headers, request._payload = _NO_HEADERS, EMPTY_PAYLOAD
+        request._headers = request.headers = _NO_HEADERS
+        request._payload = request.content = EMPTY_PAYLOAD
         request._cache.clear()
         self._parser, self._messages = None, _NO_MESSAGES
 

@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.downstream.client_connections import ClientConnections
 from proxy.downstream.connection import ERROR_TO_SEND, LINGERING_S, UNPARSED, Connection
 from proxy.downstream.known_heads import KnownHeads, WholeBody
+from proxy.downstream.request import Request
 from proxy.downstream.request_errors import NOT_ALLOWED, unparsable, unsupported
 from proxy.downstream.response import Downstream
 from proxy.stream.turns import Turns
@@ -99,7 +100,7 @@ class Listener(web.Server):
         """Make the request of a head that aiohttp has parsed, or has failed to."""
         memo: dict[object, Any] | None = payload.head.memo if type(payload) is WholeBody else None
         if memo is not None and self in memo:  # such a head was accepted before
-            request = web.BaseRequest(message, payload, protocol, writer, task, self._loop)
+            request = Request(message, payload, protocol, task, self._loop)
             protocol.begin(request, was_parsed=True)
             return request
         method, major = message.method, message.version.major
@@ -111,7 +112,7 @@ class Listener(web.Server):
             message = message._replace(version=HttpVersion10, should_close=True)
         if error is None and was_parsed:
             error = self._host_error(message.headers.get("Host"))
-        request = web.BaseRequest(message, payload, protocol, writer, task, self._loop)
+        request = Request(message, payload, protocol, task, self._loop)
         protocol.begin(request, was_parsed=was_parsed)
         if error is not None:
             request[ERROR_TO_SEND] = error

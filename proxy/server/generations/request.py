@@ -5,7 +5,6 @@ Requests on configured routes with `record = true` are sent here, too.
 
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from typing import Final
 
 from proxy.dialects.failure import asks_for_stream
@@ -24,18 +23,9 @@ from proxy.wire.sse import begins_stream
 _REFUSAL_BYTES: Final = 64 * 1024  # a longer error response is not read
 
 
-@dataclass(init=False)  # its own __init__ would stay interpreted in compiled modules: 1 us
 class GenerationRequest:
     """A request for a generation, as it was read from its client."""
 
-    route: Route
-    caller: bytes
-    options: GenerationOptions
-    target: bytes
-    headers: Headers  # to send upstream, without Content-Length
-    body: bytes | LargeBody
-    started_at: float  # when its last byte arrived, in monotonic seconds
-    client: str = ""  # the address it came from
     # What few requests have is set on those alone: setting all of it took 0.5 us a request.
     streamed: tuple[Headers, bytes] | None = None
     """Headers and body that ask for a stream, in case the upstream demands that."""
@@ -76,10 +66,10 @@ class GenerationRequest:
         self.caller = caller
         self.options = options
         self.target = target
-        self.headers = headers
+        self.headers = headers  # to send upstream, without Content-Length
         self.body = body
-        self.started_at = started_at
-        self.client = client
+        self.started_at = started_at  # when its last byte arrived, in monotonic seconds
+        self.client = client  # the address it came from
 
     def info(self, ident: str, max_log_bytes: int, cumulative: bool | None, empty_events: bool) -> StreamInfo:
         """Return the StreamInfo of the stream for this request; `cumulative` holds unless the request decides it."""

@@ -1,6 +1,5 @@
 """What of a generation is asked for upstream in another way."""
 
-import functools
 import json
 from typing import Any
 
@@ -23,19 +22,19 @@ HEADERS = [(b"Content-Type", b"application/json")]
 SSE = (b"X-DashScope-SSE", b"enable")
 
 
-@functools.cache
-def route_of(dialect: Dialect) -> Route:
-    """Return the one route of a dialect: routes are equal to themselves alone."""
-    return Route("r", "/", "/", dialect)
-
-
 def asked(
     body: dict[str, Any] | bytes, dialect: Dialect | None = None, *headers: tuple[bytes, bytes]
 ) -> GenerationRequest:
     dialect = dialect or CHAT
     options = GenerationOptions(RAW, None, 0, OnDisconnect(0), None, None, respond_async=False)
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return GenerationRequest(route_of(dialect), b"me", options, b"/", [*HEADERS, *headers], sent, 0.0)
+    return GenerationRequest(Route("r", "/", "/", dialect), b"me", options, b"/", [*HEADERS, *headers], sent, 0.0)
+
+
+def told(generation: GenerationRequest) -> tuple[Any, ...]:
+    """Return what a request may be rewritten in."""
+    sent = generation.headers, generation.body, generation.streamed
+    return *sent, generation.options, generation.upgraded, generation.hides_usage
 
 
 def rewritten(generation: GenerationRequest, **generations: Any) -> GenerationRequest:
@@ -48,7 +47,7 @@ def rewritten(generation: GenerationRequest, **generations: Any) -> GenerationRe
 @pytest.mark.parametrize("upgrade", ["never", "always", "auto"])
 def test_what_needs_no_upgrade_is_left_as_it_is(body: dict[str, Any] | bytes, upgrade: str) -> None:
     """Streams, and what is no JSON object: the upstream shall say so."""
-    assert rewritten(asked(body), upgrade=upgrade) == asked(body)
+    assert told(rewritten(asked(body), upgrade=upgrade)) == told(asked(body))
 
 
 def test_upgrade_asks_for_a_stream_with_usage() -> None:
@@ -86,7 +85,7 @@ def test_native_upgrade_asks_by_header_and_for_increments(given: bool | None) ->
 def test_native_stream_is_known_by_its_headers(header: tuple[bytes, bytes]) -> None:
     """Either of them; `stream` in the body means nothing there."""
     asking = {"model": "m"}
-    assert rewritten(asked(asking, DASHSCOPE, header), upgrade="always") == asked(asking, DASHSCOPE, header)
+    assert told(rewritten(asked(asking, DASHSCOPE, header), upgrade="always")) == told(asked(asking, DASHSCOPE, header))
 
 
 @pytest.mark.parametrize(
@@ -108,4 +107,5 @@ def test_usage_is_asked_for_where_it_is_not(body: dict[str, Any], counted: bool)
 
 def test_native_streams_have_their_usage_anyway() -> None:
     """In every event."""
-    assert rewritten(asked({"model": "m"}, DASHSCOPE, SSE), include_usage=True) == asked({"model": "m"}, DASHSCOPE, SSE)
+    asking = {"model": "m"}
+    assert told(rewritten(asked(asking, DASHSCOPE, SSE), include_usage=True)) == told(asked(asking, DASHSCOPE, SSE))
