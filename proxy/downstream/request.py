@@ -58,7 +58,7 @@ class Request(web.BaseRequest):
         self._cache["url"], self._cache["host"] = url, url.host
         self._rel_url = url.relative()
 
-    def clone(self, **changes: Any) -> web.BaseRequest:  # type: ignore[override]
+    def clone(self, **changes: Any) -> web.BaseRequest:
         """Return a copy with changes, which is one of aiohttp's own requests."""
         whole = web.BaseRequest(
             self._message, self._payload, self._protocol, self._payload_writer, self._task, self._loop
