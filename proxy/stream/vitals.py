@@ -106,12 +106,13 @@ class Vitals:
         if times[0] == times[-1]:  # of one read: no gaps but the first
             counts[0] += len(times) - 1
             apart = times[:1]
-        long_before = sum(counts[_LONG:])
+        may_be_long = times[-1] - last > 1  # looked at once for many frames, as most streams have no long gap
+        long_before = sum(counts[_LONG:]) if may_be_long else 0
         for at in apart:
             counts[bisect_left(GAP_BUCKETS_S, at - last) if at > last else 0] += 1  # 0 between frames of one read
             last = at
         self.gaps_s += last - self.last_token_at
-        if sum(counts[_LONG:]) > long_before:  # looked at once for many frames, as most streams have none
+        if may_be_long and sum(counts[_LONG:]) > long_before:
             self._remember(apart)
         self.last_token_at = last
         times.clear()
