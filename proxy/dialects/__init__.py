@@ -8,6 +8,7 @@ Read in this order:
   like `chat`
 * `dialect`: the protocols that each API implements for the rest of the proxy
 * `chat`: OpenAI's chat completions, which Qwen's compatible mode implements
+* `chunks`: a folder, for the chunks of its streams
 * `dashscope`: DashScope's native API; `realtime`: WebSocket sessions
 * `responses`, `response_reader`: OpenAI's Responses, which Qwen's compatible mode also implements
 * `messages`: Anthropic's Messages

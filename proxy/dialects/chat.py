@@ -2,34 +2,22 @@
 
 from typing import Any, Final
 
-from proxy.dialects.dialect import Dialect, Origin, Reader, StreamedByBody, TextKind, choices_of
+from proxy.dialects.chunks.known import KnownChunks
+from proxy.dialects.chunks.reader import ChatReader, chunk_in
+from proxy.dialects.chunks.writer import OBJECTS
+from proxy.dialects.dialect import Dialect, Reader, StreamedByBody, choices_of
 from proxy.dialects.documents.choices import ChoiceDocuments
-from proxy.dialects.documents.delta import Delta, channel, index_of, json_object, record
-from proxy.dialects.documents.increment import Channel
-from proxy.dialects.failure import FOREIGN, Failure, failure, foreign, names_error
-from proxy.dialects.generated import generated
+from proxy.dialects.documents.delta import Delta, index_of, record
 from proxy.dialects.question import Asking, Question
-from proxy.dialects.reader import LearningReader
-from proxy.dialects.usage import Usage
-from proxy.wire import json_text
 from proxy.wire.errors import ProxyError, RequestError
 from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import Members, members
-from proxy.wire.sse import fields, payload
-
-_DONE: Final = b"[DONE]"
-_DONE_WITHIN_S: Final = 5.0  # after the last finish reason
 
 
 def error_body(error: ProxyError) -> dict[str, Any]:
     """Return the JSON body of an error response, in the format that OpenAI's clients read."""
     kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
     return {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
-
-
-def error_data(message: str, code: str) -> bytes:
-    """Return the data of the event that ends a failed stream."""
-    return json_text.written({"error": {"message": message, "type": "stream_error", "code": code}})
 
 
 class ChatRequests(StreamedByBody):
@@ -58,100 +46,21 @@ class ChatRequests(StreamedByBody):
         return choices_of(body)
 
 
-class ChatReader(LearningReader):
-    """The Reader of the chunks of one chat completion."""
-
-    __slots__ = ()
-
-    def note(self, frame: bytes) -> TextKind | None:
-        data = payload(frame)
-        plain = data is not None and len(frame) == len(data) + 8  # the frame is `data: `, the data, and two LFs
-        named = not plain and self._note_fields(frame, data)
-        if data is None and not named:
-            return None
-        if data is not None and data.startswith(_DONE):  # SDKs compare the beginning only, and then stop reading
-            self.ended = True
-            return None
-        chunk = json_object(data or b"")
-        choices, usage = chunk.get("choices"), chunk.get("usage")
-        if not usage and "x_groq" in chunk:
-            usage = record(chunk["x_groq"]).get("usage")
-        if named or not (choices or usage) or "error" in chunk:
-            self._note_failure(frame, data or b"", chunk, named)
-        if self.model is None and isinstance(model := chunk.get("model"), str):
-            self.model = model
-        if usage:
-            self._take_usage(usage)
-            self.has_content = True
-        return self._note_choices(frame, choices) if choices and type(choices) is list else None
-
-    @property
-    def enough_after_s(self) -> float:
-        """Only [DONE] says so at once; before it, the usage may be some time in coming."""
-        return self._quiet_s(_DONE_WITHIN_S)
-
-    def lacks_only_end(self, lines: bytes) -> bool:
-        if _DONE in lines and (fields(lines).data or b"").startswith(_DONE):
-            self.ended = True
-        return self.ended
-
-    def error_frame(
-        self, message: str, code: str, ident: bytes, last: bytes | None = None, number: int | None = None
-    ) -> bytes:
-        return CHUNKS.fail(message, code, ident)
-
-    def _note_fields(self, frame: bytes, data: bytes | None) -> bool:
-        """Check a frame's fields besides its data; return whether the event is named error."""
-        if b"event" in frame and names_error(frame):
-            return True
-        if data is None or frame.startswith(FOREIGN):
-            self._fail(foreign(frame))
-        return False
-
-    def _note_choices(self, frame: bytes, choices: list[Any]) -> TextKind | None:
-        kind = None
-        self.has_content = True
-        for place, choice in enumerate(choices):
-            if type(choice) is not dict:
-                continue
-            index, reason = index_of(choice, place), choice.get("finish_reason")
-            delta = choice.get("delta") or choice.get("message")
-            for part in (choice, delta):
-                if type(part) is dict and "error" in part:
-                    self._fail(_in_choice(failure(b"", b"", {"error": part["error"]}, named=False)))
-            self._finish(index, reason)
-            if "usage" in choice:
-                self._take_usage(choice["usage"])
-            found = generated(delta if type(delta) is dict else choice)
-            if found is None:
-                continue
-            if kind is None or kind is TextKind.REASONING:  # content takes precedence over reasoning
-                kind = found.kind
-            if reason is None and found.text and len(choices) == 1 and self.failure is None:
-                self._learn(frame, found.key, found.text, index)
-        return kind
-
-    def _note_failure(self, frame: bytes, data: bytes, chunk: dict[str, Any], named: bool) -> None:
-        found = failure(frame, data, chunk, named=named)
-        # OpenAI's SDKs ignore an event's name, and recognise an error only under the key "error".
-        self._fail(found._replace(recognised=bool(chunk.get("error"))) if found is not None else None)
-
-    def _read_numbers(self, frame: bytes) -> None:
-        self._take_usage(_chunk(frame).get("usage"))
-
-
 class ChatFrames:
     """The frames of a chat completion: `data: {chunk}`, and `data: [DONE]` at the end."""
 
     has_text = True
 
+    def __init__(self) -> None:
+        self._chunks = KnownChunks()
+
     def reader(self) -> Reader:
-        return ChatReader()
+        return ChatReader(self._chunks)
 
     def only_counts(self, frame: bytes) -> bool:
         if b'"usage"' not in frame:
             return False
-        chunk = _chunk(frame)
+        chunk = chunk_in(frame)
         return chunk.get("choices") == [] and bool(chunk.get("usage"))
 
     def error_body(self, error: ProxyError) -> dict[str, Any]:
@@ -170,7 +79,7 @@ class ChatDocuments(ChoiceDocuments):
             return False
         if choices := document.get("choices"):
             return isinstance(choices, list)
-        return document.get("object", _OBJECTS[0]) in _OBJECTS and (choices == [] or bool(document.get("usage")))
+        return document.get("object", OBJECTS[0]) in OBJECTS and (choices == [] or bool(document.get("usage")))
 
     def deltas(self, document: dict[str, Any]) -> list[Delta]:
         found = []
@@ -205,67 +114,6 @@ class ChatDocuments(ChoiceDocuments):
         )
 
 
-class ChatChunks:
-    """Writes what a stream of any API says as chunks of a chat completion."""
-
-    def chunk(self, origin: Origin, texts: list[tuple[Channel, str]], ident: bytes, first: bool) -> bytes:
-        texts_of: dict[Channel, str] = {}
-        for where, text in texts:
-            texts_of[where] = texts_of.get(where, "") + text
-        choices: dict[int, Delta] = {}
-        if first:
-            choices[0] = _choice(0)
-            choices[0].message.update(_SPEAKER)
-        for where, text in texts_of.items():
-            delta = choices.get(where.part)
-            if delta is None:
-                delta = choices[where.part] = _choice(where.part)
-            delta.put(where, text)
-        return _event(_chunk_of(origin, [choices[index].choice for index in sorted(choices)]), ident)
-
-    def complete(self, origin: Origin, reason: str, reader: Reader, ident: bytes) -> bytes:
-        frames = b""
-        if reason:
-            last = _choice(0)
-            last.put(channel(0, "finish_reason"), reason)
-            frames += _event(_chunk_of(origin, [last.choice]))
-        if reader.usage is not None:
-            frames += _event(_chunk_of(origin, []) | {"model": reader.model or "", "usage": _usage(reader.usage)})
-        return frames + b"data: %b\nid: %b\n\n" % (_DONE, ident)
-
-    def fail(self, message: str, code: str, ident: bytes) -> bytes:
-        return b"data: %b\nid: %b\n\n" % (error_data(message, code), ident)
-
-
-_SPEAKER: Final = {"role": "assistant", "content": ""}
-
-
-def _choice(index: int) -> Delta:
-    message: dict[str, Any] = {}
-    return Delta(index, {"delta": message, "finish_reason": None, "index": index}, message, "content")
-
-
-def _chunk_of(origin: Origin, choices: list[dict[str, Any]]) -> dict[str, Any]:
-    envelope = {"id": f"chatcmpl-{origin.ident}", "object": _OBJECTS[0], "created": origin.created_at, "model": ""}
-    return envelope | {"choices": choices}
-
-
-def _event(chunk: dict[str, Any], ident: bytes = b"") -> bytes:
-    data = json_text.written(chunk)
-    return b"data: %b\nid: %b\n\n" % (data, ident) if ident else b"data: %b\n\n" % data
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.completion,
-        "total_tokens": usage.prompt + usage.completion,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
-    }
-
-
-_OBJECTS: Final[tuple[str, ...]] = ("chat.completion.chunk", "chat.completion")
 _ENVELOPE: Final[tuple[str, ...]] = (
     "id",
     "created",
@@ -317,17 +165,6 @@ def _sum(key: str, known: Any, more: Any) -> Any:
     return known if more is None else more
 
 
-def _chunk(frame: bytes) -> dict[str, Any]:
-    """Return the chunk in a frame; {} for comments, [DONE] and anything that is not a JSON object."""
-    data = payload(frame)
-    return {} if not data or data == _DONE else json_object(data)
-
-
-def _in_choice(found: Failure | None) -> Failure | None:
-    return None if found is None else found._replace(recognised=False)
-
-
-CHUNKS: Final = ChatChunks()
 CHAT: Final = Dialect("openai", ChatRequests(), ChatFrames(), ChatDocuments())
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any, Final
 
-from proxy.dialects.chat import ChatDocuments, error_body, error_data
+from proxy.dialects.chat import ChatDocuments, error_body
+from proxy.dialects.chunks.writer import error_data
 from proxy.dialects.dialect import Dialect, Reader, TextKind
 from proxy.dialects.reader import LearningReader
 from proxy.wire.errors import ProxyError

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from proxy.dialects.allowance import Allowance
 from proxy.dialects.chat import ASK_CHAT, CHAT
-from proxy.dialects.chat import CHUNKS as CHUNKS
+from proxy.dialects.chunks.writer import CHUNKS as CHUNKS
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.messages import ASK_MESSAGES, MESSAGES

@@ -7,11 +7,6 @@ from proxy.wire.json_members import members
 _MOST_TOKENS: Final = 1 << 53
 _PROMPT: Final[tuple[str, ...]] = ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens")
 _COMPLETION: Final[tuple[str, ...]] = ("completion_tokens", "output_tokens", "completionTokens", "outputTokens")
-_REASONING: Final[tuple[str, ...]] = ("reasoning_tokens", "thinking_tokens")
-_CACHED: Final[tuple[str, ...]] = ("cached_tokens",)
-_CACHE_WRITTEN: Final[tuple[str, ...]] = ("cache_creation_input_tokens",)
-_AUDIO: Final[tuple[str, ...]] = ("audio_tokens",)
-_IMAGE: Final[tuple[str, ...]] = ("image_tokens",)
 _PARTS: Final[tuple[str, ...]] = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
 
 
@@ -38,23 +33,25 @@ def read_usage(stated: Any) -> Usage | None:
         return None
     models = stated.get("models")
     if isinstance(models, list):  # of an application, which may use several models
-        counts = [usage for usage in map(read_usage, models) if usage is not None]
-        if counts:
-            return Usage(*map(sum, zip(*counts, strict=True)))
+        of_models = [usage for usage in map(read_usage, models) if usage is not None]
+        if of_models:
+            return Usage(*map(sum, zip(*of_models, strict=True)))
     read = stated.get("prompt_tokens_details") or stated.get("input_tokens_details")
     made = stated.get("completion_tokens_details") or stated.get("output_tokens_details")
-    of_read: dict[str, Any] = read if isinstance(read, dict) else {}
-    of_made: dict[str, Any] = made if isinstance(made, dict) else {}
-    return Usage(
-        _first_count(stated, _PROMPT),
-        _first_count(stated, _COMPLETION),
-        _first_count(of_made, _REASONING) if of_made else 0,
-        _first_count(of_read, _CACHED) or _first_count(stated, _CACHED),
-        _first_count(of_read, _CACHE_WRITTEN) or _first_count(stated, _CACHE_WRITTEN),
-        _first_count(of_read, _AUDIO) + _first_count(of_made, _AUDIO) or _first_count(stated, _AUDIO),
-        _first_count(of_read, _IMAGE) + _first_count(of_made, _IMAGE) or _first_count(stated, _IMAGE),
-        calls_of(stated.get("plugins")),
+    counts = _counts(stated)
+    of_read = _counts(read) if isinstance(read, dict) else {}
+    of_made = _counts(made) if isinstance(made, dict) else {}
+    fields = (
+        _first(counts, _PROMPT),
+        _first(counts, _COMPLETION),
+        of_made.get("reasoning_tokens") or of_made.get("thinking_tokens") or 0,
+        of_read.get("cached_tokens") or counts.get("cached_tokens", 0),
+        of_read.get("cache_creation_input_tokens") or counts.get("cache_creation_input_tokens", 0),
+        of_read.get("audio_tokens", 0) + of_made.get("audio_tokens", 0) or counts.get("audio_tokens", 0),
+        of_read.get("image_tokens", 0) + of_made.get("image_tokens", 0) or counts.get("image_tokens", 0),
+        calls_of(stated["plugins"]) if "plugins" in stated else 0,
     )
+    return tuple.__new__(Usage, fields)  # not Usage(*fields), as this runs no Python function
 
 
 def calls_of(tools: Any) -> int:
@@ -66,18 +63,32 @@ def calls_of(tools: Any) -> int:
 
 def counted(usage: dict[str, Any], name: str) -> int:
     """Return a number of a usage object; 0 if it has none, or what is no count of tokens."""
-    return _first_count(usage, (name,))
+    return _count(usage.get(name))
 
 
-def _first_count(usage: dict[str, Any], names: tuple[str, ...]) -> int:
-    """Return the first of these numbers of a usage object that is not 0; 0 if there is none."""
-    for name in names:
-        stated = usage.get(name)
-        if stated is not None:
+def _counts(usage: dict[str, Any]) -> dict[str, int]:
+    """Return the members of a usage object that are counts other than 0."""
+    counts = {}
+    for name, stated in usage.items():
+        if stated:
             number = stated if type(stated) is int else _number(stated)
             if 0 < number < _MOST_TOKENS:
-                return number
+                counts[name] = number
+    return counts
+
+
+def _first(counts: dict[str, int], names: tuple[str, ...]) -> int:
+    """Return the first of these counts that there is; 0 if there is none."""
+    for name in names:
+        if name in counts:
+            return counts[name]
     return 0
+
+
+def _count(stated: Any) -> int:
+    """Return a number; 0 for what is no count of tokens."""
+    number = stated if type(stated) is int else _number(stated)
+    return number if 0 < number < _MOST_TOKENS else 0
 
 
 def _number(stated: Any) -> int:

@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.dialects.usage import TOKEN_KINDS, Usage, read_usage, tokens_of_document
 
@@ -35,6 +37,44 @@ def test_count_of_tokens_is_a_whole_number_however_it_is_written(stated: Any, ex
     usage = read_usage({"prompt_tokens": stated, "completion_tokens_details": {"reasoning_tokens": stated}})
     assert usage is not None
     assert (usage.prompt, usage.reasoning) == (expected, expected)
+
+
+COUNTS = st.sampled_from([None, 0, 1, 2, 3, "4", 5.0, -1, "x", {}])
+SPELLINGS = (
+    ("prompt", ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens")),
+    ("completion", ("completion_tokens", "output_tokens", "completionTokens", "outputTokens")),
+)
+DETAILS = ("reasoning_tokens", "thinking_tokens", "cached_tokens", "cache_creation_input_tokens", "audio_tokens")
+
+STATED = [*SPELLINGS[0][1], *SPELLINGS[1][1], *DETAILS]
+
+
+def first(stated: dict[str, Any], *names: str) -> int:
+    """Return the first count under these names that is not 0."""
+    usages = [read_usage({"prompt_tokens": stated[name]}) for name in names if name in stated]
+    return next((usage.prompt for usage in usages if usage is not None and usage.prompt), 0)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([name for _, names in SPELLINGS for name in names] + [*DETAILS]), COUNTS, min_size=1
+    ),
+    st.dictionaries(st.sampled_from(DETAILS), COUNTS),
+    st.dictionaries(st.sampled_from(DETAILS), COUNTS),
+)
+def test_of_several_spellings_the_first_that_counts_is_taken(
+    stated: dict[str, Any], read: dict[str, Any], made: dict[str, Any]
+) -> None:
+    """In whatever order they come; and details before what is beside them."""
+    usage = read_usage({"prompt_tokens_details": read, "completion_tokens_details": made, **stated})
+    assert usage is not None
+    assert [getattr(usage, field) for field, _ in SPELLINGS] == [first(stated, *names) for _, names in SPELLINGS]
+    assert usage.reasoning == first(made, "reasoning_tokens", "thinking_tokens")
+    assert usage.cached == (first(read, "cached_tokens") or first(stated, "cached_tokens"))
+    written = "cache_creation_input_tokens"
+    assert usage.cache_written == (first(read, written) or first(stated, written))
+    audio = first(read, "audio_tokens") + first(made, "audio_tokens")
+    assert usage.audio == (audio or first(stated, "audio_tokens"))
 
 
 @pytest.mark.parametrize("stated", [None, [], "x", 3, {}])

@@ -261,6 +261,12 @@ def test_long_gaps_are_remembered_with_their_times() -> None:
     assert measured(one_a_read(ROLE, TEXT, TEXT, *FINISH)).long_gaps is None
 
 
+def test_only_gap_of_a_stream_is_remembered_if_it_is_long() -> None:
+    """Of over a second, though the stream took little more."""
+    assert measured([(102.0, TEXT), (103.5, TEXT)]).long_gaps == [(102.0, 103.5)]
+    assert measured([(102.0, TEXT), (103.0, TEXT)]).long_gaps is None
+
+
 def test_of_many_long_gaps_the_longest_are_remembered() -> None:
     """However many there are, they take little memory."""
     reads, at = [(102.0, TEXT)], 102.0
