@@ -25,7 +25,6 @@ from proxy.wire.errors import ProxyError
 from proxy.wire.http import Headers, head
 
 _BURST, _BURST_S = 64, 0.02  # this many requests may begin within so many seconds; the others wait for their turns
-_FOR_EVER_S = 365 * 24 * 3600.0
 
 
 class Listener(web.Server):
@@ -53,8 +52,7 @@ class Listener(web.Server):
         `connection_class`: the class of the clients' connections.
         `host_error` returns the error for a request with this Host header, or None if the host is accepted.
         """
-        # aiohttp would set a keep-alive timer for each connection; `clients` has one timer for all of them.
-        super().__init__(handler, request_factory=self._begin, keepalive_timeout=_FOR_EVER_S, **options)
+        super().__init__(handler, request_factory=self._begin, **options)
         self.clients = clients
         self.heads = KnownHeads()
         self.turns = turns

@@ -6,8 +6,11 @@ in each turn as their backlog: so they are given a backlog of 1, which is then r
 """
 
 import asyncio
+import functools
 import os
+import select
 import socket
+from collections.abc import Coroutine
 from typing import Any
 
 from aiohttp import web
@@ -19,10 +22,18 @@ AT_ONCE = 512  # connections that are accepted in one turn: 20 to 40 ms
 _BACKLOG = 4096  # connections that may wait
 
 
+def keep_alive(listening: Any) -> None:
+    """Have the system ask whether silent clients are still there: of all connections that a socket accepts.
+
+    They have the options of the socket that listens: so none has to be set for each. TCP_NODELAY is: by event loops.
+    """
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
 class Site(web.BaseSite):
     """A port that listens: at an address, or at a socket that is bound."""
 
-    __slots__ = ("_beginning", "_listener", "_sockets", "_where")
+    __slots__ = ("_beginning", "_listener", "_loop", "_queues", "_where")
 
     _server: asyncio.Server | None
 
@@ -32,8 +43,9 @@ class Site(web.BaseSite):
         assert isinstance(runner.server, Listener)
         self._listener = runner.server
         self._where = where
-        self._sockets: list[socket.socket] = []  # duplicates of those that the event loop listens at
-        self._beginning: set[asyncio.Task[Any]] = set()  # connections that are accepted, and not made yet
+        self._loop = asyncio.get_running_loop()
+        self._queues: list[_Queue] = []
+        self._beginning = 0  # connections that are accepted, and not made yet
 
     @property
     def name(self) -> str:
@@ -43,41 +55,109 @@ class Site(web.BaseSite):
     async def start(self) -> None:
         """Listen. Raises: OSError."""
         await super().start()
-        self._server = await asyncio.get_running_loop().create_server(self._begin, backlog=1, **self._where)
+        self._server = await self._loop.create_server(self._begin, backlog=1, **self._where)
         for listening in self._server.sockets:
-            duplicate = socket.socket(fileno=os.dup(listening.fileno()))
-            duplicate.setblocking(False)
-            duplicate.listen(_BACKLOG)
-            self._sockets.append(duplicate)
+            keep_alive(listening)
+            self._queues.append(_Queue(socket.socket(fileno=os.dup(listening.fileno())), self._loop))
 
     async def stop(self) -> None:
         """Listen no more."""
-        for listening in self._sockets:
-            listening.close()
-        self._sockets.clear()
+        for queue in self._queues:
+            queue.close()
+        self._queues.clear()
         await super().stop()
-        await asyncio.gather(*self._beginning, return_exceptions=True)
+        while self._beginning:
+            await asyncio.sleep(0)
 
     def _begin(self) -> Connection:
         """Return the protocol of a connection that the event loop has accepted; accept others that wait."""
-        at_most = min(AT_ONCE - 1, self._listener.clients.room - len(self._beginning))
-        for listening in self._sockets if at_most > 0 else ():
-            self._accept_from(listening, at_most)
+        for queue in self._queues:
+            if queue.is_empty:
+                continue
+            for _ in range(min(AT_ONCE - 1, self._listener.clients.room - self._beginning)):
+                accepted = None if queue.is_empty else queue.accept()
+                if accepted is None:
+                    break
+                self._begin_accepted(accepted)
         return self._listener()
 
-    def _accept_from(self, listening: socket.socket, at_most: int) -> None:
-        loop = asyncio.get_running_loop()
-        for _ in range(at_most):
-            try:
-                accepted = listening.accept()[0]
-            except OSError:  # none waits, or no descriptor is left
-                return
-            accepted.setblocking(False)
-            beginning = loop.create_task(loop.connect_accepted_socket(self._listener, accepted))
-            self._beginning.add(beginning)
-            beginning.add_done_callback(self._has_begun)
+    def _begin_accepted(self, accepted: Any) -> None:
+        """Begin to make a connection's transport, as a task would that awaits it: at a third of the time.
 
-    def _has_begun(self, beginning: asyncio.Task[Any]) -> None:
-        self._beginning.discard(beginning)
-        if not beginning.cancelled():
-            beginning.exception()  # it was lost again: not to be logged
+        The method of the event loop suspends once: until the protocol has its transport.
+        """
+        making = self._loop.connect_accepted_socket(self._listener, accepted)
+        try:
+            made: Any = making.send(None)
+        except Exception as fault:  # raised here, it would end the listening
+            os.close(accepted.detach())
+            self._loop.call_exception_handler({"message": "a connection could not be begun", "exception": fault})
+            return
+        self._beginning += 1
+        made.add_done_callback(functools.partial(self._has_begun, making))
+
+    def _has_begun(self, making: Coroutine[Any, Any, Any], made: asyncio.Future[Any]) -> None:
+        self._beginning -= 1
+        try:
+            making.send(None)
+        except (StopIteration, OSError, RuntimeError):
+            return  # it ends; or the connection was lost again, which is not to be logged
+
+
+class _Queue:
+    """The connections that wait at a socket that listens: its duplicate, beside that of the event loop."""
+
+    def __init__(self, listening: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        listening.setblocking(False)
+        listening.listen(_BACKLOG)
+        poll = select.poll()
+        poll.register(listening, select.POLLIN)
+        self._listening = listening
+        self._poll = poll.poll
+        self._family = int(listening.family)
+        self._needs_sockets = isinstance(loop, asyncio.BaseEventLoop)  # uvloop needs only descriptors
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether none waits: in vain, `accept` would take ten times as long."""
+        return not self._poll(0)
+
+    def accept(self) -> Any:
+        """Return the socket of the connection that has waited for the longest; None: it can't be accepted."""
+        try:
+            number: int = self._listening._accept()[0]  # type: ignore[attr-defined]  # `accept` without a new socket
+        except OSError:  # it waits no more, or no descriptor is left
+            return None
+        if self._needs_sockets:
+            accepted = socket.socket(fileno=number)
+            accepted.setblocking(False)
+            return accepted
+        return _Accepted(number, self._family)
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._listening.close()
+
+
+class _Accepted:
+    """The descriptor of a connection, in place of a socket: what uvloop asks for, which closes it, too.
+
+    A socket takes as many instructions as all that uvloop does for a connection.
+    """
+
+    __slots__ = ("_number", "family")
+
+    type = int(socket.SOCK_STREAM)
+
+    def __init__(self, number: int, family: int) -> None:
+        self._number = number
+        self.family = family
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._number
+
+    detach = fileno
+
+    def close(self) -> None:
+        """Do nothing: uvloop calls this when it has closed the descriptor."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from proxy.downstream.site import keep_alive
 from proxy.pem import load_authorities, load_pair
 
 _MINIMA = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -83,6 +84,8 @@ class TlsSite(web.BaseSite):
         else:
             host, port = self._where
             self._server = await loop.create_server(server, host, port, **limits)
+        for listening in self._server.sockets:
+            keep_alive(listening)
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:

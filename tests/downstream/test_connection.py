@@ -441,3 +441,31 @@ async def test_client_that_closed_altogether_has_left(tee: Tee, stage: Stage, be
         await (await client.answer()).bytes(1)
     await client.leave()
     await turn.wait_left()
+
+
+@on_each_loop
+async def test_connection_has_a_task_from_its_first_request_until_it_ends() -> None:
+    """Before, there is nothing to wait for; afterwards nothing is left, whether a request is in progress or not."""
+    streaming = Streaming()
+    async with port(streaming.answer) as one, asyncio.timeout(GUARD_S):
+        before = len(asyncio.all_tasks())
+        silent, asking = await one.connect(), await one.connect()
+        await until(lambda: len(one.connections.open) == 2)
+        assert len(asyncio.all_tasks()) == before
+        asking.send(request("POST", "/", body=b"{}"))
+        await asking.answer()
+        assert len(asyncio.all_tasks()) == before + 1
+        streaming.over.set()
+        await until(lambda: len(one.connections.idle) == 2)
+        assert len(asyncio.all_tasks()) == before + 1
+        for client in (silent, asking):
+            await client.leave()
+        await until(lambda: not one.connections.open)
+        await until(lambda: len(asyncio.all_tasks()) == before)
+        assert one.listener.connections == []
+        streaming.over.clear()
+        asking = await one.send(request("POST", "/", body=b"{}"))
+        await asking.answer()
+        await asking.leave()
+        await until(lambda: len(asyncio.all_tasks()) == before)
+        await until(lambda: not one.listener.connections)
