@@ -11,17 +11,21 @@ import functools
 import socket
 import struct
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.wire.http import LAST_CHUNK, Headers, chunk, head
 
-EXTRA = web.RequestKey("extra", list[tuple[bytes, bytes]])  # on a request: headers of its response, for CORS
-ALLOWANCE = web.RequestKey("allowance", list[tuple[bytes, bytes]])  # on a request: what its caller's limits leave
-SENT = web.RequestKey("sent", list[tuple[bytes, bytes]])  # on a request: takes the headers of its response, for a log
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close by RST
+EXTRA: Final = web.RequestKey("extra", list[tuple[bytes, bytes]])  # on a request: headers of its response, for CORS
+ALLOWANCE: Final = web.RequestKey(
+    "allowance", list[tuple[bytes, bytes]]
+)  # on a request: what its caller's limits leave
+SENT: Final = web.RequestKey(
+    "sent", list[tuple[bytes, bytes]]
+)  # on a request: takes the headers of its response, for a log
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close by RST
 
 
 class Framed(Protocol):
@@ -271,4 +275,4 @@ def reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-RESPONSE = web.RequestKey("response", Downstream)  # on a request: its response, once that has begun
+RESPONSE: Final = web.RequestKey("response", Downstream)  # on a request: its response, once that has begun

@@ -13,7 +13,7 @@ Must not know: HTTP responses, upstreams, time.
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from proxy.stream.bounded import BoundedStream
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
@@ -28,8 +28,8 @@ from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
 from proxy.wire.http import Head
 
-_IDENT = re.compile("[!-~]{1,128}")  # an upstream's request id in any other form is not shown or logged
-_DISMISSAL = "dismissal"
+_IDENT: Final = re.compile("[!-~]{1,128}")  # an upstream's request id in any other form is not shown or logged
+_DISMISSAL: Final = "dismissal"
 
 
 class Stream(BoundedStream):

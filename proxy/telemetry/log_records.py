@@ -4,14 +4,14 @@ import functools
 import json
 import logging
 import re
-from typing import Any
+from typing import Any, Final
 
 log = logging.getLogger("streamtee")
 
-_BARE = re.compile(r"[!#-<>-~]+")  # visible ASCII without quotes and equals signs
-_LONGEST = 100
-_RECORD = vars(logging.LogRecord(log.name, logging.INFO, "", 0, "", (), None))
-FIELDS = "fields"
+_BARE: Final = re.compile(r"[!#-<>-~]+")  # visible ASCII without quotes and equals signs
+_LONGEST: Final = 100
+_RECORD: Final = vars(logging.LogRecord(log.name, logging.INFO, "", 0, "", (), None))
+FIELDS: Final = "fields"
 """The attribute of a record that holds its fields, for a log of JSON."""
 
 
