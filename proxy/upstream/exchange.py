@@ -103,52 +103,33 @@ class Exchange:
     receiver given to `attach`, and is kept until then.
     """
 
-    __slots__ = (
-        "_arrival",
-        "_asked_at",
-        "_began_at",
-        "_connection",
-        "_content_type",
-        "_ended",
-        "_error",
-        "_is_plainly_chunked",
-        "_noted",
-        "_sender",
-        "_unsent",
-        "_upstream",
-        "endless",
-        "headers",
-        "is_head_request",
-        "on_released",
-        "progress",
-        "reason",
-        "request_id",
-        "responded",
-        "status",
-        "switches",
-    )
+    # Without __slots__, so that what an exchange begins with need not be set on each.
+    progress: Progress | None = None
+    """None: every byte is progress."""
+    endless = False
+    """Whether no total time-out applies."""
+    status = 0
+    reason = b""
+    request_id: bytes | None = None
+    """The upstream's own."""
+    on_released: Callable[[UpstreamError | None], None] | None = None
+    """Called with its error, if any."""
+    _sender: asyncio.Task[None] | None = None
+    _ended = False
+    _unsent = True  # a part of the request has not been written yet
+    _error: UpstreamError | None = None
+    _content_type = b""
+    _is_plainly_chunked = False
+    _noted = 0
+    _arrival: asyncio.Future[None] | None = None  # set while `peek` waits for more of the body
 
     def __init__(self, upstream: Pool, connection: Connection, method: bytes, switches: bool = False) -> None:
         """`switches`: the request asks to switch to another protocol."""
         self._upstream = upstream
         self._connection: Connection | None = connection
-        self._sender: asyncio.Task[None] | None = None
-        self._ended = False
-        self._unsent = True  # a part of the request has not been written yet
-        self._error: UpstreamError | None = None
         self.is_head_request = method == b"HEAD"
         self.switches = switches
-        self.endless = False  # no total time-out
-        self.progress: Progress | None = None  # None: every byte is progress
-        self.status = 0
-        self.reason = b""
         self.headers: Headers = []
-        self._content_type = b""
-        self._is_plainly_chunked = False
-        self._noted = 0
-        self.request_id: bytes | None = None  # the upstream's own
-        self.on_released: Callable[[UpstreamError | None], None] | None = None  # called with its error, if any
-        self._arrival: asyncio.Future[None] | None = None  # set while `peek` waits for more of the body
         self.responded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         connection.begin(self)
         self._began_at = self._asked_at = connection.read_at  # which is now

@@ -4,7 +4,7 @@ Requests on configured routes with `record = true` are read here, too, and nothi
 """
 
 import time
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -41,12 +41,20 @@ _IDENTITY: Final = (b"Accept-Encoding", b"identity")
 RECORDED_MODES: Final[tuple[str, ...]] = ("raw", "events")
 
 
-class _Head(NamedTuple):
+class _Head:
     """What is made of the head of a request, the same for every request with this head."""
 
-    headers: Headers  # to send upstream
-    options: GenerationOptions
-    request_id: str
+    __slots__ = ("detached", "follows", "headers", "idempotent", "named", "options", "request_id")
+
+    def __init__(self, headers: Headers, options: GenerationOptions, ident: str) -> None:
+        """`headers`: those to send upstream. `ident`: what the client calls its request."""
+        self.headers = headers
+        self.options = options
+        self.request_id = ident
+        self.idempotent = options.idempotency_key is not None
+        self.named = options.key is not None
+        self.follows = not options.respond_async
+        self.detached = options.detached
 
 
 class GenerationReader:
@@ -118,7 +126,7 @@ class GenerationReader:
 
         Raises: a RequestError, if it is malformed or not allowed; Overloaded.
         """
-        content: Any = request.content  # a WholeBody, if the head is known, else a StreamReader
+        content: Any = request._payload  # a WholeBody, if the head is known, else a StreamReader
         memo: dict[object, Any] | None = content.head.memo if type(content) is WholeBody else None
         head: _Head | None = memo.get(self) if memo is not None else None
         if head is None:
@@ -129,18 +137,17 @@ class GenerationReader:
         account = self._admission.account(caller) if caller.name else None
         if account is not None:
             account.check_mode(options.view.mode)
-        idempotent, named = options.idempotency_key is not None, options.key is not None
+        idempotent, follows = head.idempotent, head.follows
         is_here: bool = content.is_eof()
-        at_once = is_here and not options.detached
-        follows = not options.respond_async
-        shared = self._admission.admit_generation(caller, idempotent, named, follows, at_once, not self._recorded)
+        at_once = is_here and not head.detached
+        shared = self._admission.admit_generation(caller, idempotent, head.named, follows, at_once, not self._recorded)
         target = self._forward.target(route, request)
         attaches = self._attaches and not idempotent and follows and caller.owns_streams
         body_bytes = self._body_bytes if account is None else account.body_bytes(self._body_bytes)
         body: bytes | LargeBody | None = arrived_body(request, body_bytes) if is_here else None
         if body is None:
             # A body is held in memory if it is read here, or may be sent after its client has disconnected.
-            if shared or attaches or self._reads(account) or options.detached or route.dialect.requests.reads_body:
+            if shared or attaches or self._reads(account) or head.detached or route.dialect.requests.reads_body:
                 body = await read_body(request, body_bytes)
             else:
                 body = await read_body_or_beginning(request, self._held_body_bytes, body_bytes)
