@@ -321,6 +321,10 @@ class Connection(RequestHandler):
             self._ends_request = False
             self._port.turns.wait(self._parse_rest)
             return
+        if self._request_in_progress:  # it was answered, and the rest of its body is read
+            self._ends_request = False
+            super().data_received(data)
+            return
         self._received_at = now = monotonic()
         if not self._within_head:
             self._head_began_at, self._within_head = now, True
@@ -351,8 +355,10 @@ class Connection(RequestHandler):
         A head with `Connection: close`, or of HTTP/1.0, is passed on its own. The parser treats bytes after such a
         message as an error, and would then drop the message, too; RFC 9112 section 9.6 has those bytes ignored.
         """
+        if self._close:
+            return
         begins = self._ends_request and not self._messages
-        if begins and not self._close and self._begin_known(data):
+        if begins and self._begin_known(data):
             return
         if 10 not in self.beginning:  # an LF; the number takes a fifth of the time of b"\n"
             self.beginning += data

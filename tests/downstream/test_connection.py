@@ -124,6 +124,29 @@ async def test_rest_of_a_body_is_read_before_the_next_request() -> None:
         assert await ask(reader, writer) == b"GET"
 
 
+async def test_rest_of_a_body_is_not_taken_for_the_beginning_of_a_request() -> None:
+    """Else it is kept whole, to be searched for the end of its first line, and its client is late with a head."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text=request.method)
+
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n")
+        await reader.readuntil(b"POST")
+        (connection,) = one.connections.open
+        assert isinstance(connection, Connection)
+        writer.write(b"abc")
+        await until(lambda: connection._ends_request is False)
+        assert connection.beginning == b""
+        writer.write(b"def")
+        await until(lambda: not connection._request_in_progress)
+        timeouts = one.connections.timeouts
+        connection.check(time.monotonic() + timeouts.head_s + 1, timeouts)
+        assert await ask(reader, writer) == b"GET"
+        writer.close()
+
+
 class Streaming:
     """Responds to POST with a stream that goes on until it is `over`, and to the rest with what was asked."""
 
