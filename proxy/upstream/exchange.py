@@ -5,7 +5,9 @@ stream/endings.py, and a key in `settings`.
 """
 
 import asyncio
+import functools
 import math
+import operator
 from collections.abc import AsyncIterable, Callable
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
@@ -25,7 +27,7 @@ from proxy.wire.errors import (
     Unreachable,
     UpstreamError,
 )
-from proxy.wire.http import LAST_CHUNK, Head, Headers, chunk
+from proxy.wire.http import LAST_CHUNK, Head, Headers, chunk, name_of, remember
 
 _NO_BODY: Final[tuple[int, ...]] = (204, 304)
 _TRANSFER_CODINGS: Final = {b"", b"chunked", b"identity"}
@@ -46,8 +48,6 @@ _NOTED: Final = {
     b"content-length": _LENGTH,
     b"x-request-id": _REQUEST_ID,
 }
-_SPELLINGS: Final[dict[bytes, int]] = {}  # the flag of a header, by its name as it was spelled; 0: none
-_REMEMBERED, _NAME_BYTES = 256, 64  # limits of what is remembered, since upstreams choose the names
 _END_S: Final = 0.75  # for an upstream to end its response after the final event; checked about once a second
 NOT_ENDED: Final = Truncated("the upstream did not end its response after its final event")
 NOT_ENDED.blames_upstream = False
@@ -144,20 +144,17 @@ class Exchange:
 
     def note_headers(self) -> None:
         """Note what is needed of the headers repeatedly. To be called again when they are changed."""
-        self._content_type, noted = b"", 0
-        for name, value in self.headers:
-            kind = _SPELLINGS.get(name)
-            if kind is None:
-                kind = _noted_of(name)
-            if kind:  # of few headers
-                if kind == _TYPE:
-                    self._content_type = value
-                elif kind == _REQUEST_ID:
-                    self.request_id = value
-                elif kind == _CODING:
-                    self._is_plainly_chunked = value == b"chunked" and not noted & _CODING
-                noted |= kind
-        self._noted = noted
+        headers = self.headers
+        names: tuple[bytes, ...] = tuple(map(name_of, headers))
+        shape = _SHAPES.get(names)
+        if shape is None:
+            shape = _Shape(names)
+            remember(_SHAPES, names, shape)
+        self._noted = shape.noted
+        self._content_type = headers[shape.kind][1] if shape.kind >= 0 else b""
+        if shape.request_id >= 0:
+            self.request_id = headers[shape.request_id][1]
+        self._is_plainly_chunked = shape.coding >= 0 and headers[shape.coding][1] == b"chunked"
 
     @property
     def head(self) -> Head:
@@ -427,14 +424,26 @@ class Exchange:
         self.ends(error)
 
 
-def _noted_of(name: bytes) -> int:
-    """Return the flag of a header, and remember it for this spelling of its name."""
-    kind = _NOTED.get(name.lower(), 0)
-    if len(name) <= _NAME_BYTES:
-        if len(_SPELLINGS) >= _REMEMBERED:
-            _SPELLINGS.clear()
-        _SPELLINGS[name] = kind
-    return kind
+class _Shape:
+    """What the names in a response's head say: which headers are present, and the places of those that are read."""
+
+    __slots__ = ("coding", "kind", "noted", "request_id")
+
+    def __init__(self, names: tuple[bytes, ...]) -> None:
+        lower = [name.lower() for name in names]
+        flags = [_NOTED.get(name, 0) for name in lower]
+        self.noted = functools.reduce(operator.or_, flags, 0)
+        self.kind = _last(flags, _TYPE)
+        self.request_id = _last(flags, _REQUEST_ID)
+        self.coding = _last(flags, _CODING) if flags.count(_CODING) == 1 else -1
+
+
+def _last(flags: list[int], flag: int) -> int:
+    """Return the last place of a flag; -1 if it is nowhere."""
+    return max((place for place, one in enumerate(flags) if one == flag), default=-1)
+
+
+_SHAPES: Final[dict[tuple[bytes, ...], _Shape]] = {}
 
 
 def _end(receiver: Receiver, data: bytes, at: float, error: UpstreamError | None) -> None:
