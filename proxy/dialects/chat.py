@@ -1,6 +1,6 @@
 """The dialect of OpenAI's chat completions, as Qwen's compatible mode implements them."""
 
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.chunks.known import KnownChunks
 from proxy.dialects.chunks.reader import ChatReader, chunk_in
@@ -114,8 +114,16 @@ class ChatDocuments(ChoiceDocuments):
         )
 
 
-_ENVELOPE = ("id", "created", "model", "system_fingerprint", "service_tier", "request_id", "citations")
-_NAMES = frozenset(
+_ENVELOPE: Final[tuple[str, ...]] = (
+    "id",
+    "created",
+    "model",
+    "system_fingerprint",
+    "service_tier",
+    "request_id",
+    "citations",
+)
+_NAMES: Final = frozenset(
     ["id", "type", "index", "role", "name", "object", "format", "status"]
 )  # fields whose values are replaced, not concatenated
 
@@ -157,7 +165,7 @@ def _sum(key: str, known: Any, more: Any) -> Any:
     return known if more is None else more
 
 
-CHAT = Dialect("openai", ChatRequests(), ChatFrames(), ChatDocuments())
+CHAT: Final = Dialect("openai", ChatRequests(), ChatFrames(), ChatDocuments())
 
 
 def _body(question: Question) -> dict[str, Any]:
@@ -166,4 +174,4 @@ def _body(question: Question) -> dict[str, Any]:
     return {"model": question.model, "stream": True, "messages": question.messages, **usage, **limit}
 
 
-ASK_CHAT = Asking("Chat completions", "/chat/completions", _body)
+ASK_CHAT: Final = Asking("Chat completions", "/chat/completions", _body)

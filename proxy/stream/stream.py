@@ -11,9 +11,8 @@ Keeps laws 4 (one writer) and 7 (one ending).
 Must not know: HTTP responses, upstreams, time.
 """
 
-import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from proxy.stream.bounded import BoundedStream
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
@@ -28,8 +27,8 @@ from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
 from proxy.wire.http import Head
 
-_IDENT = re.compile("[!-~]{1,128}")  # an upstream's request id in any other form is not shown or logged
-_DISMISSAL = "dismissal"
+_IDENT_CHARS: Final = 128  # of an upstream's request id; a longer one, or not of visible ASCII, is not shown or logged
+_DISMISSAL: Final = "dismissal"
 
 
 class Stream(BoundedStream):
@@ -92,7 +91,9 @@ class Stream(BoundedStream):
     def upstream_request_id(self) -> str | None:
         """The upstream's id of the request, from the response's headers or its frames; None if it has an odd form."""
         ident = self._upstream_request_id or self.vitals.reader.request_id
-        return ident if ident and _IDENT.fullmatch(ident) else None
+        if not ident or len(ident) > _IDENT_CHARS or not ident.isascii() or not ident.isprintable() or " " in ident:
+            return None
+        return ident
 
     @property
     def wanted(self) -> bool:

@@ -1,17 +1,14 @@
 """Records of the log that are made of names, numbers and ids: as `key=value` in a line, or as members of JSON."""
 
-import functools
 import json
 import logging
-import re
-from typing import Any
+from typing import Any, Final
 
 log = logging.getLogger("streamtee")
 
-_BARE = re.compile(r"[!#-<>-~]+")  # visible ASCII without quotes and equals signs
-_LONGEST = 100
-_RECORD = vars(logging.LogRecord(log.name, logging.INFO, "", 0, "", (), None))
-FIELDS = "fields"
+_LONGEST: Final = 100
+_RECORD: Final = vars(logging.LogRecord(log.name, logging.INFO, "", 0, "", (), None))
+FIELDS: Final = "fields"
 """The attribute of a record that holds its fields, for a log of JSON."""
 
 
@@ -28,10 +25,14 @@ def record(message: str, unix_s: float, fields: dict[str, Any] | None = None) ->
     return made
 
 
-@functools.lru_cache(maxsize=1024)
 def spell(name: str | None) -> str:
-    """Return a name as one word: quoted as JSON if it holds anything else, since clients choose some of these names."""
+    """Return a name as one word: quoted as JSON if it holds anything else, since clients choose some of these names.
+
+    Bare is visible ASCII without quotes and equals signs. No regular expression and no cache: most ids come once.
+    """
     if not name:
         return "-"
-    name = name[:_LONGEST]
-    return name if _BARE.fullmatch(name) else json.dumps(name)
+    if len(name) > _LONGEST:
+        name = name[:_LONGEST]
+    is_word = name.isascii() and name.isprintable() and not (" " in name or '"' in name or "=" in name)
+    return name if is_word else json.dumps(name)

@@ -13,7 +13,6 @@ Read in this order:
 * `bench`: measures endpoints; `check`: tries out any proxy; a folder each. `endpoint`: what both send requests to
 * `fake`: an upstream to try against, a folder of its own
 * `completion`: completes commands in a shell
-* `log_lines`: how log lines are written; `selfcheck`: refuses to start if another distribution has a package named
-  proxy, or with the slow parser of aiohttp
+* `selfcheck`: refuses to start if another distribution has a package named proxy, or with the slow parser of aiohttp
 * `command_error`: how a command that fails ends; `event_loop`: runs what a command does
 """

@@ -14,10 +14,10 @@ from proxy import __version__
 from proxy.downstream.descriptors import raise_limit
 from proxy.server.app import Proxy
 from proxy.server.config import Config
+from proxy.telemetry.log_lines import LogLines
 from proxy.tools.command_error import CommandError
 from proxy.tools.config_file import CONFIG, loaded
 from proxy.tools.event_loop import run
-from proxy.tools.log_lines import LogLines
 from proxy.tools.selfcheck import SelfCheckError, build, check_installation
 from proxy.tools.signals import heed_signals, heed_signals_for_all
 from proxy.tools.systemd import BadSocket, Notifier, handed_over

@@ -7,16 +7,18 @@ plainly, so with another mark a chunk is as valid and says the same, as no reade
 are kept.
 """
 
+from typing import Final
+
 from proxy.dialects.dialect import TextKind
 
-_ID = b'"id":"'
-_ID_FIRST = b'data: {"id":"'
-_CREATED = b'"created":'
-_CREATED_DIGITS = 10  # from 2001 to 2286
-_ZERO = 48
-_MOST_ALIKE = 64  # streams of different models, or from different services
-_MOST_CHUNKS = 16  # of each of them
-_LONGEST_BYTES = 2048  # of a chunk
+_ID: Final = b'"id":"'
+_ID_FIRST: Final = b'data: {"id":"'
+_CREATED: Final = b'"created":'
+_CREATED_DIGITS: Final = 10  # from 2001 to 2286
+_ZERO: Final = 48
+_MOST_ALIKE: Final = 64  # streams of different models, or from different services
+_MOST_CHUNKS: Final = 16  # of each of them
+_LONGEST_BYTES: Final = 2048  # of a chunk
 
 
 class Said:

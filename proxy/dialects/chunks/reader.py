@@ -1,6 +1,6 @@
 """Reads the chunks of a chat completion: parses those that earlier streams have not shown, and notes what they say."""
 
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.chunks.known import Alike, KnownChunks, Said
 from proxy.dialects.chunks.writer import CHUNKS, DONE
@@ -11,8 +11,8 @@ from proxy.dialects.generated import generated
 from proxy.dialects.reader import LearningReader
 from proxy.wire.sse import fields, payload
 
-_DONE_FRAME = b"data: %b\n\n" % DONE
-_DONE_WITHIN_S = 5.0  # after the last finish reason
+_DONE_FRAME: Final = b"data: %b\n\n" % DONE
+_DONE_WITHIN_S: Final = 5.0  # after the last finish reason
 
 
 class ChatReader(LearningReader):

@@ -1,6 +1,6 @@
 """Writes chunks of a chat completion, whatever the API of the stream that they tell of."""
 
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.dialect import Origin, Reader
 from proxy.dialects.documents.delta import Delta, channel
@@ -8,8 +8,8 @@ from proxy.dialects.documents.increment import Channel
 from proxy.dialects.usage import Usage
 from proxy.wire import json_text
 
-DONE = b"[DONE]"
-OBJECTS = ("chat.completion.chunk", "chat.completion")
+DONE: Final = b"[DONE]"
+OBJECTS: Final[tuple[str, ...]] = ("chat.completion.chunk", "chat.completion")
 
 
 def error_data(message: str, code: str) -> bytes:
@@ -49,7 +49,7 @@ class ChatChunks:
         return b"data: %b\nid: %b\n\n" % (error_data(message, code), ident)
 
 
-_SPEAKER = {"role": "assistant", "content": ""}
+_SPEAKER: Final = {"role": "assistant", "content": ""}
 
 
 def _choice(index: int) -> Delta:
@@ -77,4 +77,4 @@ def _usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-CHUNKS = ChatChunks()
+CHUNKS: Final = ChatChunks()

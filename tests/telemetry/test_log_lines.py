@@ -8,10 +8,14 @@ import re
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 
 import pytest
 
-from proxy.tools.log_lines import LogLines
+from proxy.telemetry import log_lines
+from proxy.telemetry.log_lines import LogLines, log_line
+from proxy.telemetry.log_records import log
 
 GUARD_S = 15
 FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -43,6 +47,24 @@ def record(message: str, level: int = logging.INFO, **more: object) -> logging.L
     made = logging.LogRecord("streamtee", level, "", 0, message, (), None)
     made.__dict__.update(more)
     return made
+
+
+class Kept(logging.Handler):
+    """A handler that keeps the messages of its records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+class Shouting(LogLines):
+    """Log lines of a form of their own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).upper()
 
 
 def messages(text: str) -> list[str]:
@@ -100,7 +122,7 @@ def test_end_of_the_interpreter_writes_what_waits() -> None:
     """Also that of a traceback."""
     program = (
         "import asyncio, logging\n"
-        "from proxy.tools.log_lines import LogLines\n"
+        "from proxy.telemetry.log_lines import LogLines\n"
         "logging.basicConfig(level='INFO', handlers=[LogLines()])\n"
         "async def main():\n"
         "    for number in range(3): logging.info('line %d', number)\n"
@@ -172,3 +194,144 @@ def test_json_is_an_object_a_line() -> None:
     assert (second["level"], second["message"]) == ("error", "it failed")
     assert second["exception"].startswith("Traceback")
     assert second["exception"].endswith("ValueError: of two\nlines")
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
+    """Return the root logger with no handlers; what a test changes of it and of our log is undone after it."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    for name in ("handlers", "filters", "propagate", "level"):
+        monkeypatch.setattr(log, name, getattr(log, name))
+    log.setLevel(logging.INFO)
+    return logging.root
+
+
+@pytest.mark.parametrize("unix_s", [1763790000.0, 1763790000.9999, 1763790001.05, 1763793600.5, 1763790000.25])
+def test_line_without_a_record_is_that_of_a_record(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch, unix_s: float
+) -> None:
+    """To the millisecond; and no record is made."""
+    monkeypatch.setattr(time, "time", lambda: unix_s)
+    texts = []
+    for second in ([], [logging.NullHandler()]):
+        stream = io.StringIO()
+        root.handlers = [LogLines(stream), *second]
+        with monkeypatch.context() as patch:
+            if not second:
+                patch.setattr(log_lines, "record", None)
+            log_line("100 % of it")
+        texts.append(stream.getvalue())
+    assert texts[0] == texts[1]
+    assert texts[0].endswith(" INFO streamtee: 100 % of it\n")
+
+
+async def test_lines_without_a_record_wait_with_the_others(root: logging.Logger) -> None:
+    """In the same write, and in order."""
+    stream = Written()
+    root.handlers = [LogLines(stream)]
+    log_line("first")
+    log.info("second")
+    log_line("third")
+    assert stream.writes == []
+    async with asyncio.timeout(GUARD_S):
+        await stream.told.wait()
+    assert [messages(text) for text in stream.writes] == [["first", "second", "third"]]
+
+
+def add_handler(lines: LogLines, kept: Kept) -> None:
+    logging.root.handlers.append(kept)
+
+
+def add_handler_of_our_log(lines: LogLines, kept: Kept) -> None:
+    log.handlers = [kept]
+
+
+def add_filter(lines: LogLines, kept: Kept) -> None:
+    lines.filters = [lambda record: kept.emit(record) or False]
+
+
+def add_filter_of_our_log(lines: LogLines, kept: Kept) -> None:
+    log.filters = [lambda record: kept.emit(record) or False]
+
+
+def keep_to_our_log(lines: LogLines, kept: Kept) -> None:
+    log.handlers, log.propagate = [kept], False
+
+
+def replace_handler(lines: LogLines, kept: Kept) -> None:
+    logging.root.handlers = [kept]
+
+
+@pytest.mark.parametrize(
+    ("configure", "written"),
+    [
+        (add_handler, ["line"]),
+        (add_handler_of_our_log, ["line"]),
+        (add_filter, []),
+        (add_filter_of_our_log, []),
+        (keep_to_our_log, []),
+        (replace_handler, []),
+    ],
+)
+def test_whoever_is_configured_to_see_a_line_does(
+    root: logging.Logger, configure: Callable[[LogLines, Kept], None], written: list[str]
+) -> None:
+    """By a handler or a filter of `logging`, at our log or at the root; a filter may drop it."""
+    stream, kept = io.StringIO(), Kept()
+    lines = LogLines(stream)
+    root.handlers = [lines]
+    configure(lines, kept)
+    log_line("line")
+    assert kept.messages == ["line"]
+    assert messages(stream.getvalue()) == written
+
+
+def test_handler_for_warnings_is_sent_no_line(root: logging.Logger) -> None:
+    """The level of the handler counts, not only that of the log."""
+    stream = io.StringIO()
+    root.handlers = [LogLines(stream)]
+    root.handlers[0].setLevel(logging.WARNING)
+    log_line("line")
+    assert stream.getvalue() == ""
+
+
+def test_log_that_is_cut_off_from_the_root_writes_no_line(root: logging.Logger) -> None:
+    """As logging does with `propagate`."""
+    stream = io.StringIO()
+    root.handlers, log.propagate = [LogLines(stream)], False
+    log_line("line")
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("handler", "told"),
+    [
+        (lambda stream: LogLines(stream, as_json=True), '"message":"line"'),
+        (Shouting, "INFO STREAMTEE: LINE"),
+    ],
+    ids=["json", "derived"],
+)
+def test_handler_of_another_form_writes_its_own(
+    root: logging.Logger, handler: Callable[[io.StringIO], LogLines], told: str
+) -> None:
+    """JSON, or whatever a derived class makes of a record."""
+    stream = io.StringIO()
+    root.handlers = [handler(stream)]
+    log_line("line")
+    assert told in stream.getvalue()
+
+
+async def test_line_that_comes_while_others_are_written_is_not_forgotten(root: logging.Logger) -> None:
+    """As from another thread: it is written with them, since no timer runs for it."""
+
+    class Slow(io.StringIO):
+        def write(self, text: str) -> int:
+            if "first" in text:
+                lines._lines.append("put by another thread\n")
+            return super().write(text)
+
+    stream = Slow()
+    lines = LogLines(stream)
+    lines.put("first", time.time())
+    lines.flush()
+    assert stream.getvalue().endswith("first\nput by another thread\n")
