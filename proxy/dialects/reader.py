@@ -189,12 +189,10 @@ class LearningReader:
             self._fixed = next((fixed for fixed in spelled if fixed in frame), b"")
 
     def _learn_first(self, frame: bytes, head: bytes, tail: bytes) -> bool:
-        """Learn that these surround the text of ordinary frames, if they do so in this one, and none are known yet.
+        """Learn that these surround the text of ordinary frames, if they do so in this one; return whether they do.
 
         They are of a frame that was parsed, as this one need not be then: its text has no escapes, nor line ends.
         """
-        if self._head is not _NEVER:
-            return False
         start = len(head)
         end = frame.find(b'"', start)
         if end == start or frame[end:] != tail or frame[:start] != head:

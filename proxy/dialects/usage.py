@@ -7,6 +7,7 @@ from proxy.wire.json_members import members
 _MOST_TOKENS: Final = 1 << 53
 _PROMPT: Final[tuple[str, ...]] = ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens")
 _COMPLETION: Final[tuple[str, ...]] = ("completion_tokens", "output_tokens", "completionTokens", "outputTokens")
+_ORDINARY: Final = frozenset(["prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens"])
 _PARTS: Final[tuple[str, ...]] = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
 
 
@@ -41,9 +42,12 @@ def read_usage(stated: Any) -> Usage | None:
     counts = _counts(stated)
     of_read = _counts(read) if isinstance(read, dict) else {}
     of_made = _counts(made) if isinstance(made, dict) else {}
+    prompt, completion = _first(counts, _PROMPT), _first(counts, _COMPLETION)
+    if not (of_read or of_made) and counts.keys() <= _ORDINARY and "plugins" not in stated:  # as a rule
+        return Usage(prompt, completion)
     fields = (
-        _first(counts, _PROMPT),
-        _first(counts, _COMPLETION),
+        prompt,
+        completion,
         of_made.get("reasoning_tokens") or of_made.get("thinking_tokens") or 0,
         of_read.get("cached_tokens") or counts.get("cached_tokens", 0),
         of_read.get("cache_creation_input_tokens") or counts.get("cache_creation_input_tokens", 0),
@@ -70,10 +74,11 @@ def _counts(usage: dict[str, Any]) -> dict[str, int]:
     """Return the members of a usage object that are counts other than 0."""
     counts = {}
     for name, stated in usage.items():
-        if stated:
-            number = stated if type(stated) is int else _number(stated)
-            if 0 < number < _MOST_TOKENS:
-                counts[name] = number
+        if not stated or type(stated) is dict:
+            continue
+        number = stated if type(stated) is int else _number(stated)
+        if 0 < number < _MOST_TOKENS:
+            counts[name] = number
     return counts
 
 

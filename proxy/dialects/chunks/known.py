@@ -81,23 +81,20 @@ class KnownChunks:
 
     def find(self, frame: bytes) -> tuple[bytes, Alike] | None:
         """Return the mark in a stream's first chunk, and what is known of such streams; None if it has no mark."""
-        at = frame.find(_CREATED)
-        if at < 0:
-            return None
-        created_at = at + len(_CREATED)
-        created_end = created_at + _CREATED_DIGITS
         leads = frame.startswith(_ID_FIRST)
-        ident_at = len(_ID_FIRST) if leads else frame.find(_ID, created_end) + len(_ID)
-        ident_end = frame.find(b'"', ident_at)
-        # Another value of either must not make a chunk invalid, as a zero at the beginning or a line end would.
-        if ident_at < len(_ID) or not frame[ident_at:ident_end].translate(None, b"-_").isalnum():
-            return None
-        if not frame[created_at:created_end].isdigit() or frame[created_at] == _ZERO:
-            return None
         if leads:
-            mark, unmarked = frame[:created_end], frame[ident_end:created_at]
+            ident, _, rest = frame[len(_ID_FIRST) :].partition(b'"')
+            between, _, rest = rest.partition(_CREATED)
+            mark, unmarked = frame[: len(frame) - len(rest) + _CREATED_DIGITS], b'"' + between
         else:
-            mark, unmarked = frame[at:], frame[created_end:ident_at] + frame[ident_end:]
+            _, _, rest = frame.partition(_CREATED)
+            between, _, end = rest.partition(_ID)
+            ident, _, end = end.partition(b'"')
+            mark, unmarked = _CREATED + rest, between[_CREATED_DIGITS:] + _ID + end
+        # Another value of either must not make a chunk invalid, as a zero at the beginning or a line end would.
+        created = rest[:_CREATED_DIGITS]
+        if not created.isdigit() or created[0] == _ZERO or not ident.translate(None, b"-_").isalnum():
+            return None
         alike = self._alike.get(unmarked)
         return mark, Alike(unmarked, leads) if alike is None else alike
 

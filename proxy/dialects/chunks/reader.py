@@ -18,13 +18,14 @@ _DONE_WITHIN_S: Final = 5.0  # after the last finish reason
 class ChatReader(LearningReader):
     """The Reader of the chunks of one chat completion."""
 
-    __slots__ = ("_alike", "_chunks", "_mark")
+    __slots__ = ("_alike", "_chunks", "_has_text", "_mark")
 
     def __init__(self, chunks: KnownChunks) -> None:
         super().__init__()
         self._chunks = chunks
         self._alike: Alike | None = None  # what is known of such streams, once the first chunk has shown the mark
         self._mark = b""
+        self._has_text = False  # the first text has come
 
     def note(self, frame: bytes) -> TextKind | None:
         if frame == _DONE_FRAME:
@@ -51,8 +52,11 @@ class ChatReader(LearningReader):
                 return None
             self._mark, alike = found
             self._alike = alike
-        if self._finished and alike.of_text is not None and self._learn_first(frame, *alike.surroundings(self._mark)):
-            return alike.of_text
+        if not self._has_text and self._finished and alike.of_text is not None:
+            head, tail = alike.surroundings(self._mark)
+            if self._learn_first(frame, head, tail):
+                self._has_text = True
+                return alike.of_text
         return alike.said(frame, self._mark)
 
     def _note(self, frame: bytes) -> TextKind | None:
@@ -78,16 +82,14 @@ class ChatReader(LearningReader):
             self.has_content = True
         if not choices or type(choices) is not list:
             return None
-        is_first = self.surroundings is None
         kind = self._note_choices(frame, choices)
         if plain and not usage and self._alike is not None and len(choices) == 1:
-            self._remember(frame, self._alike, chunk.get("model"), choices[0], kind, is_first)
+            self._remember(frame, self._alike, chunk.get("model"), choices[0], kind)
+        self._has_text = self._has_text or kind is not None
         return kind
 
-    def _remember(
-        self, frame: bytes, alike: Alike, model: Any, choice: Any, kind: TextKind | None, is_first: bool
-    ) -> None:
-        """Have later streams know what a frame says; `is_first`: no surroundings of texts were known before it."""
+    def _remember(self, frame: bytes, alike: Alike, model: Any, choice: Any, kind: TextKind | None) -> None:
+        """Have later streams know what a frame says that has no text, or the first one."""
         if self.failure is not None or self.ended or type(choice) is not dict or "usage" in choice:
             return
         reason = choice.get("finish_reason")
@@ -97,7 +99,7 @@ class ChatReader(LearningReader):
         around = self.surroundings
         if kind is None:
             self._chunks.learn(alike, frame, self._mark, said)
-        elif is_first and around is not None:
+        elif not self._has_text and around is not None:
             self._chunks.learn_surroundings(alike, frame, around, self._mark, said)
 
     @property
