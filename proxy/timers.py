@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Any
 
 _LATE_S = 0.1  # more than a busy loop is late
-# In the first the sockets are read, in the second those go on who waited for what was read (asyncio's loop: one later).
-_TURNS = 3
+# In the first the sockets are read, in the second those go on who waited for what was read (asyncio's loop: one later),
+# and in the last whoever waited for them has left what was limited.
+_TURNS = 4
 
 
 class Timer:
@@ -23,12 +24,15 @@ class Timer:
 
     __slots__ = ("_after_s", "_callback", "_due_at", "_handle")
 
-    def __init__(self, after_s: float, callback: Callable[[], object]) -> None:
-        """Call within a running loop."""
+    def __init__(
+        self, after_s: float, callback: Callable[[], object], loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        """Call within a running loop, which is `loop`, if given: to find it takes a system call before Python 3.12."""
         self._after_s = after_s
         self._callback = callback
         self._due_at = monotonic() + after_s
-        self._handle: asyncio.Handle = asyncio.get_running_loop().call_later(after_s, self._due)
+        loop = loop or asyncio.get_running_loop()
+        self._handle: asyncio.Handle = loop.call_later(after_s, self._due)
 
     def cancel(self) -> None:
         """Do not call back any more."""
@@ -60,37 +64,44 @@ def _ignore() -> None:
 
 
 class Within:
-    """Limits how long a block may take, as asyncio.timeout does; 0 seconds are no limit. Raises: TimeoutError."""
+    """Limits how long a block may take, as asyncio.timeout does; 0 seconds are no limit. Raises: TimeoutError.
 
-    __slots__ = ("_limit", "_seconds", "_timer")
+    A block with `with`: two coroutines less than with `async with`, for each connection to an upstream.
+    """
+
+    __slots__ = ("_cancelling", "_is_late", "_seconds", "_task", "_timer")
+
+    _task: asyncio.Task[Any]
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._limit = asyncio.timeout(None)
         self._timer: Timer | None = None
+        self._is_late = False
 
-    async def __aenter__(self) -> None:
-        await self._limit.__aenter__()
+    def __enter__(self) -> None:
         if self._seconds:
-            self._timer = Timer(self._seconds, self._expire)
+            task = asyncio.current_task()
+            assert task is not None
+            self._task = task
+            self._cancelling = task.cancelling()
+            self._timer = Timer(self._seconds, self._expire, task.get_loop())
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None  # it refers back to this
-        await self._limit.__aexit__(kind, error, at)
+        if self._is_late and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error  # else somebody else has cancelled the task, too
 
     def _expire(self) -> None:
-        self._limit.reschedule(asyncio.get_running_loop().time())
+        self._is_late = True
+        self._task.cancel()
 
 
 async def wait(future: asyncio.Future[Any], seconds: float) -> None:
     """Wait for a future at most so many seconds, 0 for ever, and leave it as it is."""
-    with contextlib.suppress(TimeoutError):
-        async with Within(seconds):
-            await asyncio.wait([future])
+    with contextlib.suppress(TimeoutError), Within(seconds):
+        await asyncio.wait([future])
 
 
 async def sleep(seconds: float) -> None:

@@ -35,11 +35,10 @@ async def pair() -> tuple[asyncio.StreamReader, socket.socket, asyncio.StreamWri
 async def test_what_came_while_the_loop_was_held_up_is_in_time() -> None:
     """It is read before the time-out that was due, too, cancels whoever waits for it."""
     reader, other, writer = await pair()
-    with other:
-        async with Within(SHORT_S):
-            hold_up()
-            other.send(b"x")
-            assert await reader.read(1) == b"x"
+    with other, Within(SHORT_S):
+        hold_up()
+        other.send(b"x")
+        assert await reader.read(1) == b"x"
     writer.close()
 
 
@@ -74,9 +73,8 @@ async def test_late_timer_fires_when_nothing_came() -> None:
 async def test_timer_that_is_not_late_fires_in_time() -> None:
     """Once; and what it limits raises TimeoutError, as asyncio.timeout does."""
     began_at = monotonic()
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(GUARD_S), Within(SHORT_S):
-            await asyncio.get_running_loop().create_future()
+    with pytest.raises(TimeoutError), Within(SHORT_S):
+        await asyncio.wait_for(asyncio.get_running_loop().create_future(), GUARD_S)
     assert monotonic() - began_at >= SHORT_S * 0.9
 
 
@@ -85,7 +83,7 @@ async def test_cancelling_from_without_is_no_time_out() -> None:
     """It goes on outwards."""
 
     async def waits() -> None:
-        async with Within(GUARD_S):
+        with Within(GUARD_S):
             await asyncio.get_running_loop().create_future()
 
     task = asyncio.create_task(waits())
@@ -128,7 +126,7 @@ async def waits():
     if sys.argv[2] == "sleep":
         await sleep(0.5)
     else:
-        async with Within(0.5):
+        with Within(0.5):
             await coming
     print(coming.done())
 
@@ -158,3 +156,28 @@ async def stopped_twice(loop: str, how: str) -> bytes:
     said = await waits.stdout.read()
     await waits.wait()
     return said
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+@on_each_loop
+async def test_cancelling_from_without_wins_over_a_time_out(is_cancelled: bool) -> None:
+    """In the same turn, too; a task whose time-out has been raised does not count as cancelled any more."""
+    limit = Within(GUARD_S)
+
+    async def waits() -> int:
+        try:
+            with limit:
+                await asyncio.get_running_loop().create_future()
+        except TimeoutError:
+            task = asyncio.current_task()
+            assert task is not None
+            return task.cancelling()
+        return -1
+
+    task = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    limit._expire()
+    if is_cancelled:
+        task.cancel()
+    (said,) = await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(said, asyncio.CancelledError) if is_cancelled else said == 0

@@ -110,9 +110,10 @@ class ClientConnections:
         A connection of the `admin` port is always kept: some descriptors are reserved for it.
         """
         self.open.add(connection)
+        are_short = self._descriptors.are_short
         if admin:
             return
-        if self._descriptors.are_short:
+        if are_short:
             self._log_shortage()
             oldest = next(iter(self.idle), None)
             if oldest is None:

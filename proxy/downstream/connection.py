@@ -11,18 +11,19 @@ import functools
 import re
 import select
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import monotonic
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from aiohttp import EMPTY_PAYLOAD, HttpVersion10, HttpVersion11, StreamReader, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import ERROR, RequestHandler
+from aiohttp.web_protocol import ERROR
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.known_heads import KnownHead, KnownHeads, WholeBody
+from proxy.downstream.light_connection import LightConnection, Pattern
 from proxy.downstream.request_pieces import new_parser, pieces
 from proxy.downstream.response import RESPONSE, Written, reset
 from proxy.downstream.unsent import unsent_in_kernel
@@ -63,31 +64,7 @@ class Port(Protocol):
         """Return a whole error response, for a client of whose request no more than `beginning` has come."""
 
 
-class FirstWaiter:
-    """What waits for the first request of a connection, as a future does for each of the later ones."""
-
-    __slots__ = ("_begin",)
-
-    def __init__(self, begin: Callable[[], object]) -> None:
-        """`begin` is called at once when the request has come."""
-        self._begin: Callable[[], object] | None = begin
-
-    def done(self) -> bool:
-        """Return whether nothing is waited for."""
-        return self._begin is None
-
-    def set_result(self, result: None) -> None:
-        """Note that the request has come."""
-        begin, self._begin = self._begin, None
-        if begin is not None:
-            begin()
-
-    def cancel(self) -> None:
-        """Wait no longer."""
-        self._begin = None
-
-
-class Connection(RequestHandler):
+class Connection(LightConnection):
     """One connection of a client, whose requests it passes to the handler one after another."""
 
     __slots__ = (
@@ -115,9 +92,8 @@ class Connection(RequestHandler):
     remote: str | None  # the client's address
     peer: asyncio.Transport  # kept when aiohttp has set its own reference, `transport`, to None
 
-    def __init__(self, port: Port, server: web.Server, **options: Any) -> None:
-        """`port` and `server` are the same Listener, as this class and as aiohttp sees it."""
-        super().__init__(server, **options)
+    def __init__(self, port: Port, pattern: Pattern) -> None:
+        super().__init__(pattern)
         self._port = port
         self.current: web.BaseRequest | None = (
             None  # the request in progress: from the end of its head to that of its response
@@ -137,24 +113,11 @@ class Connection(RequestHandler):
     # From one request to the next
 
     def connection_made(self, transport: Any) -> None:
-        """Note the transport; a task begins with the first request.
-
-        aiohttp's own method would set options of the socket, which it has from the one that listens (`site`), and a
-        timer, where `clients` has one for all connections, and create the task: a quarter of what a connection takes.
-        """
-        self.peer = self.transport = transport
-        manager, waiter = self._manager, FirstWaiter(self.begin_task)
-        assert manager is not None
-        manager.connection_made(self, transport)
-        self._waiter = cast("asyncio.Future[None]", waiter)
+        self.peer = transport
+        super().connection_made(transport)
         peername = self.peername
         self.remote = str(peername[0] if isinstance(peername, tuple) else peername) if peername is not None else None
         self._port.clients.arrived(self, admin=self._port.is_admin)
-
-    def begin_task(self) -> None:
-        """Begin to respond to requests: the first has come."""
-        self._waiter = None
-        self._task_handler = self._loop.create_task(self.start())
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._held_bytes:
@@ -162,13 +125,6 @@ class Connection(RequestHandler):
         self._port.clients.gone(self)
         if exc is not None:
             exc.with_traceback(None)  # that of a failed write would keep the stream's frames in memory
-        waiter = self._waiter
-        if waiter is not None and not waiter.done() and self._task_handler is not None:
-            self._task_handler = (
-                None  # it waits for a request: so it ends by itself, which takes less than to cancel it
-            )
-            self._force_close = True
-            waiter.set_result(None)
         super().connection_lost(exc)
         self.current = None  # the request refers to this connection: else they would be a reference cycle
 
@@ -309,7 +265,7 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         if self._messages is _NO_MESSAGES:
-            self._parser, self._messages = new_parser(self), deque()
+            self._messages = deque()
         if self._held and data:  # nothing overtakes what waits
             self._held += data
             return

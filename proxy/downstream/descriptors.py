@@ -29,6 +29,7 @@ class Descriptors:
         self.limit = limit
         self.counted: list[Callable[[], int]] = []  # connections, by those who have them
         self._in_use = in_use
+        self._spare = 0  # so many can be taken before it has to be counted again whether they are short
         self._for_upstream_end = limit - ADMIN
         self._for_clients_end = self._for_upstream_end - min(_MOST_UPSTREAM, limit // 4)
 
@@ -41,6 +42,7 @@ class Descriptors:
     def recount(self) -> None:
         """Count those that nobody else counts."""
         self._in_use += len(os.listdir("/dev/fd")) - self.in_use
+        self._spare = 0
 
     @property
     def in_use(self) -> int:
@@ -53,10 +55,23 @@ class Descriptors:
 
     @property
     def are_short(self) -> bool:
-        """Tell whether a client's connection has taken one that is kept for upstreams."""
-        return self.in_use > self._for_clients_end
+        """Tell whether a client's connection, which has just come, has taken one that is kept for upstreams."""
+        return not self._are_spare() and self.in_use > self._for_clients_end
 
     @property
     def are_out(self) -> bool:
-        """Tell whether a connection to an upstream would take one that is kept for the admin port."""
-        return self.in_use >= self._for_upstream_end
+        """Tell whether a connection to an upstream would take one that is kept for the admin port.
+
+        To be asked before each is made.
+        """
+        return not self._are_spare() and self.in_use >= self._for_upstream_end
+
+    def _are_spare(self) -> bool:
+        """Return whether there are plenty, counting only when as many may have been taken as were spare then.
+
+        At most one is taken for each time that this is asked. So most connections need no count: 5,000 instructions.
+        """
+        if self._spare <= 0:
+            self._spare = self._for_clients_end - self.in_use
+        self._spare -= 1
+        return self._spare >= 0

@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.downstream.client_connections import ClientConnections
 from proxy.downstream.connection import ERROR_TO_SEND, LINGERING_S, UNPARSED, Connection
 from proxy.downstream.known_heads import KnownHeads, WholeBody
+from proxy.downstream.light_connection import Pattern
 from proxy.downstream.request import Request
 from proxy.downstream.request_errors import NOT_ALLOWED, unparsable, unsupported
 from proxy.downstream.response import Downstream
@@ -63,19 +64,19 @@ class Listener(web.Server):
         self.header_bytes = header_bytes
         self.max_headers = max_headers
         self._host_error = host_error
+        self._pattern = Pattern(
+            self,
+            loop=self._loop,
+            max_line_size=header_bytes,
+            max_field_size=header_bytes,
+            max_headers=max_headers,
+            **self._kwargs,
+        )
         self._burst = 0
         self._burst_until = 0.0
 
     def __call__(self) -> Connection:
-        return self._connection_class(
-            self,
-            self,
-            loop=self._loop,
-            max_line_size=self.header_bytes,
-            max_field_size=self.header_bytes,
-            max_headers=self.max_headers,
-            **self._kwargs,
-        )
+        return self._connection_class(self, self._pattern)
 
     def may_begin(self, now: float) -> bool:
         """Count a request, and return whether it may begin at once; if not, it must wait for its turn."""

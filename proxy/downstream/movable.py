@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from proxy.downstream.connection import Connection, Port
+from proxy.downstream.light_connection import Pattern
 from proxy.downstream.response import Written
 from proxy.wire.request_end import RequestEnd
 
@@ -32,8 +33,8 @@ class MovableConnection(Connection):
         "_adopted", "_beyond", "_end", "_is_answered", "_is_left", "_is_switched", "_raw", "is_placed", "relayed",
     )  # fmt: skip
 
-    def __init__(self, port: Port, server: web.Server, **options: Any) -> None:
-        super().__init__(port, server, **options)
+    def __init__(self, port: Port, pattern: Pattern) -> None:
+        super().__init__(port, pattern)
         self._adopted = b""  # what another process had read of it
         self._begin_anew()
         self._beyond = b""  # what came after the request in progress

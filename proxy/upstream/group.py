@@ -239,7 +239,7 @@ async def _refusal(request: UpstreamRequest, exchange: Exchange, *, in_stream: b
     else:
         return None
     try:
-        async with Within(_REFUSAL_S if exchange.status >= 400 else 0):
+        with Within(_REFUSAL_S if exchange.status >= 400 else 0):
             body = await exchange.peek(enough)
     except TimeoutError:
         body = b""

@@ -72,6 +72,7 @@ class ConnectionPool:
         self._version = f" HTTP/1.1\r\nHost: {_ZONE.sub('', origin.host_subcomponent or '')}{port}".encode()
         self._keepalive_s = keepalive_s
         self._max_connections = max_connections
+        self._loop = asyncio.get_running_loop()
         self._room = asyncio.Semaphore(max_connections) if max_connections else None
         self._idle: deque[Connection] = deque()  # the most recently used one is the last
         self._connecting = 0  # connections that are being made
@@ -195,7 +196,7 @@ class ConnectionPool:
             if not room.locked():
                 await room.acquire()  # at once
                 return
-            async with Within(self.timeouts.connect_s):
+            with Within(self.timeouts.connect_s):
                 await room.acquire()
         except TimeoutError as exc:
             message = f"all {self._max_connections} connections were in use for {self.timeouts.connect_s:g} s"
@@ -207,11 +208,10 @@ class ConnectionPool:
         try:
             if no_descriptor:
                 raise OSError(errno.EMFILE, "kept for the admin port")
-            async with Within(self.timeouts.connect_s):
+            with Within(self.timeouts.connect_s):
                 if self._direct is None:
                     return Connection(await self._connector.connect(self._address, [], _NO_TIMEOUT))
-                loop = asyncio.get_running_loop()
-                _, connection = await loop.create_connection(Connection, *self._direct)  # type: ignore[type-var]  # it is a Protocol, but not by inheritance
+                _, connection = await self._loop.create_connection(Connection, *self._direct)  # type: ignore[type-var]  # it is a Protocol, but not by inheritance
                 return connection
         except BaseException as exc:
             if self._room is not None:

@@ -218,7 +218,7 @@ class Upstream:
         try:
             if not ticket.admitted:
                 self.advance()
-                async with Within(self._queue_s):
+                with Within(self._queue_s):
                     await admitted
         except TimeoutError:
             if not ticket.admitted:

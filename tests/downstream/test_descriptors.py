@@ -1,6 +1,7 @@
 """File descriptors: who may take one when they run short, and the limit of the process."""
 
 import os
+import random
 import resource
 from collections.abc import Iterator
 
@@ -36,6 +37,50 @@ def test_last_ones_are_kept_for_upstreams_and_the_very_last_for_the_admin_port(
 def test_reserve_for_upstreams_has_a_limit() -> None:
     """A quarter of a million would be more than their pools ever take."""
     assert Descriptors(1_000_000).left_for_clients == 1_000_000 - ADMIN - 1024
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shortage_is_known_at_once_although_not_each_connection_is_counted(seed: int) -> None:
+    """Whoever comes and goes; clients ask when they have come, upstreams before they are connected to."""
+    chance, in_use, asked, counts = random.Random(seed), 0, 0, 0
+
+    def count() -> int:
+        nonlocal counts
+        counts += 1
+        return in_use
+
+    one = Descriptors(120)
+    one.counted.append(count)
+    clients_end, upstream_end = 120 - ADMIN - 30, 120 - ADMIN
+    for _ in range(2000):
+        what = chance.choice(("client", "upstream", "gone" if seed % 2 and in_use else "client"))
+        if what == "gone" or in_use == 120:
+            in_use -= 1
+            continue
+        asked += 1
+        if what == "client":
+            in_use += 1
+            assert one.are_short == (in_use > clients_end)
+        elif (is_out := one.are_out) or in_use >= upstream_end:
+            assert is_out == (in_use >= upstream_end)
+        else:
+            in_use += 1
+
+
+def test_few_connections_are_counted_while_there_are_plenty() -> None:
+    """Each one is a call of all who have some."""
+    counts, in_use = 0, 0
+
+    def count() -> int:
+        nonlocal counts
+        counts += 1
+        return in_use
+
+    one = Descriptors(100_000)
+    one.counted.append(count)
+    for in_use in range(1, 10_001):
+        assert (one.are_short, one.are_out) == (False, False)
+        assert not in_use % 2 or counts == 1
 
 
 def test_recount_finds_what_nobody_else_counts() -> None:

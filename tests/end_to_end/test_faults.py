@@ -285,6 +285,7 @@ async def disk(scene: Scene, patch: pytest.MonkeyPatch) -> None:
 async def descriptors(scene: Scene, patch: pytest.MonkeyPatch) -> None:
     """All are in use, but those that are kept for the admin port."""
     patch.setattr(scene.tee.proxy.upstreams._descriptors, "_in_use", 1 << 40)
+    patch.setattr(scene.tee.proxy.upstreams._descriptors, "_spare", 0)
     if scene.moment == "connect":
         scene.send()
         answer = await scene.client.answer()
