@@ -161,7 +161,7 @@ class Connection(LightConnection):
         assert manager is not None
         while not self._force_close:
             if not self._messages:
-                if self._has_ended and not self._held:
+                if self._has_ended and not self.holds_bytes:
                     break
                 self._waiter = self._loop.create_future()
                 try:
@@ -376,6 +376,11 @@ class Connection(LightConnection):
             self._receive_more(held, request.content)
         self._port.has_begun()
 
+    @property
+    def holds_bytes(self) -> bool:
+        """Return whether bytes of a next request were read, and not given to the parser yet."""
+        return bool(self._held)
+
     def _parse_rest(self) -> None:
         super().data_received(b"")
 
@@ -403,7 +408,7 @@ class Connection(LightConnection):
             return False  # a WebSocket ends with a close frame; without one it has failed (RFC 6455 section 7.1.5)
         request = self.current
         if request is None and not self._messages:
-            self._has_ended = bool(self._held)  # a request waits for its turn
+            self._has_ended = self.holds_bytes
             return self._has_ended
         if request is not None and not request.content.is_eof():
             return False

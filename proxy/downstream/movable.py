@@ -114,6 +114,11 @@ class MovableConnection(Connection):
             transport.resume_reading()
         self.data_received(beyond)
 
+    @property
+    def holds_bytes(self) -> bool:
+        """Return whether bytes of a next request were read, and not given to the parser yet."""
+        return bool(self._held or self._beyond)
+
     # Where it is served
 
     def settle(self) -> None:

@@ -43,6 +43,8 @@ def reload(proxy: Proxy, config: Config) -> Changes:
     for prefix, apply in _IN_PLACE:
         if any(_falls_under(key, prefix) for key in made):
             apply(proxy, proxy.config)
+    for listener in proxy.ports.listeners if made else ():
+        listener.heads.forget()  # what was made of them was made with the old values
     return Changes(made, [key for key in differing if key not in made])
 
 
@@ -79,7 +81,6 @@ def _limits(proxy: Proxy, config: Config) -> None:
     proxy.metrics.max_models = limits.model_labels
     for listener in proxy.ports.listeners:  # for new connections
         listener.header_bytes, listener.max_headers = limits.header_bytes, limits.headers
-        listener.heads.forget()
     proxy.route_table.limit(limits)
 
 

@@ -121,6 +121,20 @@ async def test_what_came_after_the_request_goes_along(cut: int) -> None:
 
 
 @on_each_loop
+async def test_client_that_ended_its_side_has_all_its_answers_where_its_connection_went() -> None:
+    """Its end is read there together with the first request, while the others still wait for their turns."""
+    async with two_ports() as two:
+        client = await two.near.send(LENGTH + NEXT + NEXT)
+        client.transport.write_eof()
+        connection = await two.wait_held()
+        read = connection.let_go()
+        assert read is not None
+        await two.move(connection, read)
+        assert [await answered(client) for _ in range(3)] == [b"/first " + BODY, b"/second ", b"/second "]
+        assert await client.wait_gone() == "fin"
+
+
+@on_each_loop
 async def test_what_came_after_a_request_waits_for_its_answer() -> None:
     """It is not parsed before, and no more is read than there is; then it is served here."""
     async with two_ports() as two:

@@ -11,7 +11,8 @@ from proxy.server.reload import Changes, reload
 from tests.event_loops import GUARD_S
 from tests.event_streams import DONE, chunk_frame
 from tests.http_client import KEY as CALLER
-from tests.proxy_under_test import Tee, begun, configured, teed
+from tests.http_client import request
+from tests.proxy_under_test import CHAT, Tee, begun, chat_body, configured, teed
 from tests.stage import Stage
 
 KEYED = {"key": "sk-ours"}
@@ -48,6 +49,23 @@ async def test_limits_reach_whoever_keeps_them(tee: Tee, stage: Stage) -> None:
     assert vars(proxy.config.limits) == limits
     reloaded(tee, stage)
     assert (await tee.ask("GET", "/healthz")).status == 200
+
+
+async def test_heads_are_read_again_after_any_change(tee: Tee, stage: Stage) -> None:
+    """What is remembered of them may depend on it: a key is not sent on once it is the admin port's token."""
+    client = await tee.connect()
+    (heads,) = {one.heads for one in tee.proxy.ports.listeners if not one.is_admin}
+    for kept in (0, 1):
+        client.send(request("POST", CHAT, body=chat_body()))
+        turn = await stage.next()
+        await turn.body()
+        turn.reply("200 OK", body=b"{}")
+        await (await client.answer()).read()
+        assert len(heads._known) == kept
+    reloaded(tee, stage)
+    assert len(heads._known) == 1
+    reloaded(tee, stage, drain_s=7)
+    assert len(heads._known) == 0
 
 
 async def test_body_limit_changes_in_place(tee: Tee, stage: Stage) -> None:
