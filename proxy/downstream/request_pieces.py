@@ -4,13 +4,13 @@ Its parser then drops those before the malformed one, too. They are complete, an
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http import HttpRequestParser
 
-_HEAD_END = b"\r\n\r\n"
-_PIECES = 64  # aiohttp's parser stops at 32 requests; more pieces would take long, and hold other clients up
+_HEAD_END: Final = b"\r\n\r\n"
+_PIECES: Final = 64  # aiohttp's parser stops at 32 requests; more pieces would take long, and hold other clients up
 
 
 def pieces(data: bytes) -> Iterator[bytes]:

@@ -74,9 +74,11 @@ class Upstreams:
 
     def ended(self, stream: Stream) -> None:
         """Report a failure to the upstream's breaker if the upstream ended the stream with an error event."""
-        ending, failure = stream.log.ending, stream.vitals.reader.failure
-        upstream = self.by_name.get(stream.upstream)
-        if upstream is None or ending is None or failure is None:
+        failure = stream.vitals.reader.failure
+        if failure is None:
+            return
+        ending, upstream = stream.log.ending, self.by_name.get(stream.upstream)
+        if upstream is None or ending is None:
             return
         if ending.reason == UPSTREAM_ERROR.reason:
             erred(upstream, failure)

@@ -52,6 +52,7 @@ class BoundedStream:
         "info",
         "max_log_bytes",
         "originator",
+        "sealed",
         "subscriptions",
         "throttled",
         "vitals",
@@ -71,6 +72,7 @@ class BoundedStream:
         self.holds: dict[str, int] = {}  # named reasons to keep the upstream open, with counts
         self.originator: Subscription | None = None
         self.writer: Writer | None = None
+        self.sealed = False  # it has ended; unlike reading `log`, this does not settle a bypass
         self.full = False  # the writer is paused until the originator has been sent more of the log
         self.throttled = False  # it is paused until less memory is held, of this stream or of all
         self._projections: dict[View, Projection] = {}
@@ -107,11 +109,6 @@ class BoundedStream:
     def reader(self) -> Reader:
         """The dialect's reader, which knows the stream's state so far."""
         return self.vitals.reader
-
-    @property
-    def sealed(self) -> bool:
-        """Whether it has ended. Unlike reading `log`, this does not settle a bypass."""
-        return self._log.ending is not None
 
     def projection(self, view: View) -> Projection:
         """Return the projection of a view: all followers of the view share it, and the span it rendered last."""
@@ -168,8 +165,9 @@ class BoundedStream:
         if self._projections:
             self._projections.clear()
             self._raw = None
-            self.count(SPANS, 0)
-            self.count(UNSENT, 0)
+            for kind in (SPANS, UNSENT):
+                if kind in self._counted:
+                    self.count(kind, 0)
 
     def note_fault(self, what: str, error: Exception) -> None:
         """Log an exception that concerns a follower; of many of the same kind only the first and their number."""

@@ -178,7 +178,12 @@ class Cohort:
     def conclude(self) -> None:
         """Sweep for the last time, because the log is sealed. Those who are parked end when they resume."""
         self._concluded = True
-        self.advance()
+        if len(self.live) == 1 and not self.has_parked and self._sweep is None:  # the common case: saves two calls
+            (member,) = self.live
+            self.live = []
+            member.advance()
+        else:
+            self.advance()
 
     def drop_parked(self) -> None:
         """Remove those who are parked from `live`."""

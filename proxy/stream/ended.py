@@ -1,7 +1,6 @@
 """Streams that have ended: kept for a while, and then forgotten. A forgotten stream serves its last followers."""
 
 import heapq
-from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -21,7 +20,7 @@ class EndedStreams:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._kept: OrderedDict[str, Stream] = OrderedDict()  # oldest ending first
+        self._kept: dict[str, Stream] = {}  # oldest ending first
         self._retire_at: list[tuple[float, str]] = []  # when each is to be forgotten: a heap
         self._followed: dict[Stream, None] = {}  # those that are kept and have followers
         self._outlived: dict[str, Stream] = {}  # forgotten streams that still run or have followers

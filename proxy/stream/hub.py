@@ -391,7 +391,9 @@ class Hub:
 
     def _subscription_ended(self, subscription: Subscription) -> None:
         self.followers -= 1
-        self.heartbeats.pop(subscription, None)
-        self.expiring.pop(subscription, None)
+        if subscription.heartbeat_s:
+            self.heartbeats.pop(subscription, None)
+        if self.expiring:
+            self.expiring.pop(subscription, None)
         self._on_subscription_ended(subscription)
         self.ended.left(subscription)

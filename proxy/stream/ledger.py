@@ -52,14 +52,11 @@ class Holder(Protocol):
         """Return whether the client that the stream was begun for is slower than its upstream."""
 
     throttled: bool  # its upstream is not read, to save memory
+    sealed: bool  # it has ended
 
     @property
     def held_bytes(self) -> int:
         """Return how many bytes of memory it holds, of those that are counted."""
-
-    @property
-    def sealed(self) -> bool:
-        """Return whether it has ended."""
 
     def drop_past(self, *, spare_slow: bool) -> None:
         """Drop frames that all followers have been sent; without `spare_slow`, clogged followers don't count."""

@@ -21,7 +21,7 @@ from proxy.stream.faults import notify, notify_all
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass
 from proxy.stream.ledger import UNFINISHED, Ledger
-from proxy.stream.modes.projection import View
+from proxy.stream.modes.projection import SPAN_BYTES, View
 from proxy.stream.subscription import Subscription
 from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
@@ -64,7 +64,7 @@ class Stream(BoundedStream):
         on_subscription_ended: Callable[[Subscription], object],
         on_sealed: Callable[["Stream"], object],
     ) -> None:
-        super().__init__(info, vitals, ledger, call_soon)
+        BoundedStream.__init__(self, info, vitals, ledger, call_soon)  # not super(): a lookup less
         self.upstream = ""  # the name of the upstream that responded
         self._upstream_request_id: str | None = None  # that of its response's headers
         self.kept_head: Head | None = None  # of a response that is not an event stream: each frame is one read of it
@@ -114,12 +114,13 @@ class Stream(BoundedStream):
 
     def attach(self, subscription: Subscription) -> None:
         """Add a follower and advance it: at once, or, if it is far behind, when its turn comes."""
-        self.end_bypass()
+        if self.bypass is not None:
+            self.bypass.end()
         self.subscriptions[subscription] = None
-        if subscription.is_ahead:
+        if subscription.ahead_bytes and subscription.is_ahead:
             subscription.parked = True
             self._ahead += (subscription,)
-        elif subscription.is_far_behind:
+        elif self._log.size_bytes > SPAN_BYTES and subscription.is_far_behind:
             subscription.parked = subscription.awaits_turn = True
             self.turns.do(subscription.go_on)
         else:
@@ -134,12 +135,14 @@ class Stream(BoundedStream):
             return
         # Park it first: ending the bypass may exceed a limit and so seal the stream, which ends live followers.
         subscription.mark_parked()
-        self.end_bypass()
+        if self.bypass is not None:
+            self.bypass.end()
         del self.subscriptions[subscription]
         notify(self._on_subscription_ended, subscription)
         if subscription is self.originator:
             self.originator = None
-            self.resume_writer()
+            if self.full:
+                self.resume_writer()
         if not self.subscriptions:
             if self._log.ending is not None:
                 self._drop_projections()
@@ -304,18 +307,23 @@ class Stream(BoundedStream):
     def conclude(self, outcome: Ending) -> None:
         """Note how the answer ended, and end followers whose mode sends only the answer; the log stays open."""
         self._log.outcome = outcome
-        if any(projection.ends_with_answer for projection in self._projections.values()):
-            self._unpaced.advance()
+        for projection in self._projections.values():
+            if projection.ends_with_answer:
+                self._unpaced.advance()
+                break
         self._notify_answered(outcome)
 
     def seal(self, ending: Ending, frames: list[bytes] | None = None, tail: bytes = b"") -> None:
         """Append the last frames, if there are any, and end the stream. Only the first call counts."""
-        log = self.log
+        if self.bypass is not None:
+            self.bypass.settle()
+        log = self._log
         if log.ending is not None:
             return
         if frames:
             self._ledger.bytes += log.extend(frames)
         log.seal(ending, tail)
+        self.sealed = True
         self.take_stock()
         if tail or UNFINISHED in self._counted:
             self.count(UNFINISHED, len(tail))
@@ -323,12 +331,14 @@ class Stream(BoundedStream):
         self._unpaced.conclude()
         for cohort in self._paced.values() if self._paced else ():
             cohort.conclude()
-        self.end_ahead()
+        if self._lines or self._ahead:
+            self.end_ahead()
         if not self.subscriptions:
             self._drop_projections()
         self.writer = None
         notify(self._on_sealed, self)
-        self._notify_answered(ending)
+        if self._on_answered:
+            self._notify_answered(ending)
         if self._when_sealed:
             callbacks, self._when_sealed = self._when_sealed, ()
             notify_all(callbacks, ending)

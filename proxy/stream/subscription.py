@@ -286,7 +286,8 @@ class Subscription:
         """Set `parked`, so that sweeps skip it, and leave its rank."""
         self.parked = True
         self.cohort.has_parked = True
-        self.leave_rank()
+        if self._rank is not None:
+            self.leave_rank()
 
     def leave_rank(self) -> bool:
         """Leave the rank with the offset it has reached; return whether it was in one."""
@@ -329,9 +330,11 @@ class Subscription:
         is_complete = ending.clean and ending.reason != DRAINED.reason
         self.ended = COMPLETE.reason if is_complete else ending.reason if is_own else "failed"
         try:
-            final, properly = self._projection.ending(ending, self.offset)
-            final = final[self.ahead_bytes :]
-            self._sent_bytes += len(final)
+            offset = self._offset if self._rank is None else self._rank.offset  # `offset`, a call less
+            final, properly = self._projection.ending(ending, offset)
+            if final:
+                final = final[self.ahead_bytes :]
+                self._sent_bytes += len(final)
             (self.sink.close if properly else self.sink.abort)(last + final)
         except Exception as error:
             self._abort(error)

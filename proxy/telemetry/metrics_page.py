@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from proxy import __version__
-from proxy.dialects.usage import TOKEN_KINDS, Usage
+from proxy.dialects.usage import TOKEN_KINDS
 from proxy.downstream.client_connections import ClientConnections
 from proxy.stream.hub import Hub
 from proxy.telemetry.metrics import HISTOGRAMS, Metrics
@@ -95,7 +95,7 @@ class MetricsPage(Collector):
             no_token[key] += counts.no_token
             frames[key[0]] += counts.frames
             received[key[0]] += counts.bytes
-            usage = Usage(*counts.usage)
+            usage = counts.usage
             tool_calls[key[:2]] += usage.tool_calls
             for kind in TOKEN_KINDS:
                 tokens[(*key[:2], kind)] += getattr(usage, kind)

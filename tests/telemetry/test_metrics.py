@@ -16,6 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from proxy import __version__
+from proxy.dialects.usage import Usage
+from proxy.stream.endings import COMPLETE
+from proxy.telemetry.metrics import Distribution, EndedStreams, Metrics
 from proxy.tools.fake.qwen import FakeQwen
 from tests.event_loops import GUARD_S, POLL_S
 from tests.event_streams import DONE, FINISH, blocks, chunk_frame
@@ -24,6 +27,7 @@ from tests.metric_names import ELSEWHERE
 from tests.programs import system_tool
 from tests.proxy_under_test import CHAT, PROMPT, Tee, begun, chat_body, teed
 from tests.stage import Stage
+from tests.streams import new_stream
 
 DOCS = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
 STALL_S = 0.3
@@ -808,3 +812,35 @@ async def test_metrics_are_on_the_admin_port_only(tee: Tee) -> None:
     answer = await tee.ask("GET", "/metrics")
     assert answer.status == 404
     assert b"streamtee_" not in await answer.read()
+
+
+# Sums, which are made of several rows at once
+
+
+@pytest.mark.parametrize("scraped_after", [0, 1, 31, 32, 33, 70])
+def test_counts_of_many_streams_are_all_summed(scraped_after: int) -> None:
+    """Whenever the page is asked for, and once more after that."""
+    gaps, streams = Distribution((1.0, 2.0)), EndedStreams(*[Distribution((1.0,)) for _ in range(6)])
+    for number in range(100):
+        if number == scraped_after:
+            gaps.buckets()
+            assert streams.usage.prompt == number
+        gaps.add([1, number, 0], 0.5)
+        gaps.observe(9.0)
+        streams.use(Usage(1, number, cached=2))
+    for _ in range(2):
+        assert [count for _, count, _ in gaps.buckets()] == [100, 100 + 4950, 100 + 4950 + 100]
+        assert streams.usage == Usage(100, 4950, cached=200)
+    assert gaps.sum == 50 + 900
+
+
+def test_model_beyond_the_limit_is_other_each_time() -> None:
+    """Also the second time, when there are counters of its ending already; a stream without a model is unknown."""
+    metrics = Metrics(1)
+    for model in ("one", "two", "two", None, "one", None, "other"):
+        stream = new_stream()
+        stream.vitals.model = model
+        stream.seal(COMPLETE)
+        metrics.ended(stream)
+    counted = {labels[1]: ended.streams for labels, ended in metrics.streams_ended.items()}
+    assert counted == {"one": 2, "other": 3, "unknown": 2}
