@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import math
 import re
 import ssl
 from collections import deque
@@ -252,8 +253,8 @@ class ConnectionPool:
             self._close_idle(now)
 
     def _end_connecting(self, now: float) -> None:
-        connect_s = self.timeouts.connect_s
-        for limit, began_at in self._connecting.items() if connect_s else ():
+        connect_s = self.timeouts.connect_s or math.inf
+        for limit, began_at in self._connecting.items():
             if now - began_at >= connect_s:
                 limit.expire()
 
