@@ -24,15 +24,12 @@ class Timer:
 
     __slots__ = ("_after_s", "_callback", "_due_at", "_handle")
 
-    def __init__(
-        self, after_s: float, callback: Callable[[], object], loop: asyncio.AbstractEventLoop | None = None
-    ) -> None:
-        """Call within a running loop, which is `loop`, if given: to find it takes a system call before Python 3.12."""
+    def __init__(self, after_s: float, callback: Callable[[], object]) -> None:
+        """Call within a running loop."""
         self._after_s = after_s
         self._callback = callback
         self._due_at = monotonic() + after_s
-        loop = loop or asyncio.get_running_loop()
-        self._handle: asyncio.Handle = loop.call_later(after_s, self._due)
+        self._handle: asyncio.Handle = asyncio.get_running_loop().call_later(after_s, self._due)
 
     def cancel(self) -> None:
         """Do not call back any more."""
@@ -63,39 +60,53 @@ def _ignore() -> None:
     """Do nothing: the callback of a timer that is over."""
 
 
-class Within:
-    """Limits how long a block may take, as asyncio.timeout does; 0 seconds are no limit. Raises: TimeoutError.
+class Limit:
+    """Lets a block be ended with a TimeoutError by whoever has the limit, as asyncio.timeout does it by a timer.
 
     A block with `with`: two coroutines less than with `async with`, for each connection to an upstream.
     """
 
-    __slots__ = ("_cancelling", "_is_late", "_seconds", "_task", "_timer")
+    __slots__ = ("_cancelling", "_has_expired", "_task")
 
-    _task: asyncio.Task[Any]
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Call within a task of the running loop: `loop`, if given, as to find it takes a system call."""
+        task = asyncio.current_task(loop)
+        assert task is not None
+        self._task = task
+        self._has_expired = False
+
+    def __enter__(self) -> None:
+        self._cancelling = self._task.cancelling()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._has_expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error  # else somebody else has cancelled the task, too
+
+    def expire(self) -> None:
+        """End the block; no effect if it is about to end already."""
+        if not self._has_expired:
+            self._has_expired = True
+            self._task.cancel()
+
+
+class Within:
+    """Limits how long a block may take, as asyncio.timeout does; 0 seconds are no limit. Raises: TimeoutError."""
+
+    __slots__ = ("_limit", "_seconds", "_timer")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._timer: Timer | None = None
-        self._is_late = False
 
     def __enter__(self) -> None:
         if self._seconds:
-            task = asyncio.current_task()
-            assert task is not None
-            self._task = task
-            self._cancelling = task.cancelling()
-            self._timer = Timer(self._seconds, self._expire, task.get_loop())
+            self._limit = Limit()
+            self._limit.__enter__()
+            self._timer = Timer(self._seconds, self._limit.expire)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._timer is not None:
+        if self._seconds:
             self._timer.cancel()
-            self._timer = None  # it refers back to this
-        if self._is_late and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise TimeoutError from error  # else somebody else has cancelled the task, too
-
-    def _expire(self) -> None:
-        self._is_late = True
-        self._task.cancel()
+            self._limit.__exit__(kind, error, at)
 
 
 async def wait(future: asyncio.Future[Any], seconds: float) -> None:

@@ -401,15 +401,16 @@ class Connection(LightConnection):
         of the response is written. Within a response with a Content-Length no such byte is allowed, and the next one
         may be long in coming, so there the client is taken for gone.
         """
-        transport = self.transport
+        transport, request = self.transport, self.current
+        if request is None and not (self._messages or self.holds_bytes):
+            return False  # as most connections end
         if transport is None or transport.is_closing() or transport.get_extra_info("ssl_object") is not None:
             return False  # asyncio closes a connection by TLS with either side, whatever is returned
         if self._upgraded:
             return False  # a WebSocket ends with a close frame; without one it has failed (RFC 6455 section 7.1.5)
-        request = self.current
         if request is None and not self._messages:
-            self._has_ended = self.holds_bytes
-            return self._has_ended
+            self._has_ended = True  # a request waits for its turn
+            return True
         if request is not None and not request.content.is_eof():
             return False
         begun = None if request is None else request.get(RESPONSE)

@@ -10,7 +10,7 @@ import functools
 import os
 import select
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aiohttp import web
@@ -22,12 +22,17 @@ AT_ONCE = 512  # connections that are accepted in one turn: 20 to 40 ms
 _BACKLOG = 4096  # connections that may wait
 
 
-def keep_alive(listening: Any) -> None:
-    """Have the system ask whether silent clients are still there: of all connections that a socket accepts.
+async def listen(protocol_factory: Callable[[], asyncio.Protocol], **how: Any) -> asyncio.Server:
+    """Listen, as `create_server` does, with the options that connections are to have. Raises: OSError.
 
-    They have the options of the socket that listens: so none has to be set for each. TCP_NODELAY is: by event loops.
+    They have those that the socket which listens had when they came, so none is set for each: SO_KEEPALIVE, by which
+    the system asks whether a silent client is still there. TCP_NODELAY is set by event loops.
     """
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    server = await asyncio.get_running_loop().create_server(protocol_factory, start_serving=False, **how)
+    for listening in server.sockets:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    await server.start_serving()
+    return server
 
 
 class Site(web.BaseSite):
@@ -55,9 +60,8 @@ class Site(web.BaseSite):
     async def start(self) -> None:
         """Listen. Raises: OSError."""
         await super().start()
-        self._server = await self._loop.create_server(self._begin, backlog=1, **self._where)
+        self._server = await listen(self._begin, backlog=1, **self._where)
         for listening in self._server.sockets:
-            keep_alive(listening)
             self._queues.append(_Queue(socket.socket(fileno=os.dup(listening.fileno())), self._loop))
 
     async def stop(self) -> None:

@@ -5,14 +5,13 @@ Until its handshake is over a connection is the event loop's, and not among thos
 handshakes have a time limit of their own.
 """
 
-import asyncio
 import socket
 import ssl
 from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from proxy.downstream.site import keep_alive
+from proxy.downstream.site import listen
 from proxy.pem import load_authorities, load_pair
 
 _MINIMA = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -72,7 +71,7 @@ class TlsSite(web.BaseSite):
     async def start(self) -> None:
         """Listen. Raises: OSError."""
         await super().start()
-        server, loop = self._runner.server, asyncio.get_running_loop()
+        server = self._runner.server
         assert server is not None
         limits: dict[str, Any] = {
             "ssl": self._ssl_context,
@@ -80,12 +79,10 @@ class TlsSite(web.BaseSite):
             "ssl_handshake_timeout": self._handshake_s,
         }
         if isinstance(self._where, socket.socket):
-            self._server = await loop.create_server(server, sock=self._where, **limits)
+            self._server = await listen(server, sock=self._where, **limits)
         else:
             host, port = self._where
-            self._server = await loop.create_server(server, host, port, **limits)
-        for listening in self._server.sockets:
-            keep_alive(listening)
+            self._server = await listen(server, host=host, port=port, **limits)
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:

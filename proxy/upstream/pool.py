@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import math
 import re
 import ssl
 from collections import deque
@@ -20,7 +21,7 @@ import aiohttp
 from yarl import URL
 
 from proxy.stream.faults import OVERDUE_S, BackgroundLoop
-from proxy.timers import Within, sleep
+from proxy.timers import Limit, Within, sleep
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.wire.errors import ConnectTimeout, Overloaded, Unreachable
@@ -29,7 +30,7 @@ from proxy.wire.http import Headers, head
 _SAFE: Final[tuple[bytes, ...]] = (b"GET", b"HEAD", b"OPTIONS")
 _NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
 _OUT_OF_DESCRIPTORS: Final = "this server has no file descriptor left for another connection to the upstream"
-_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)  # of aiohttp's own: Within limits it
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)  # of aiohttp's own: a Limit is set here
 _ZONE: Final = re.compile("%25[^]]*")
 
 
@@ -75,7 +76,7 @@ class ConnectionPool:
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Semaphore(max_connections) if max_connections else None
         self._idle: deque[Connection] = deque()  # the most recently used one is the last
-        self._connecting = 0  # connections that are being made
+        self._connecting: dict[Limit, float] = {}  # connections that are being made, and since when
         self._connector = aiohttp.TCPConnector(limit=0)
         # The connector reads only the address from a request, so one request for the origin is enough.
         self._address = aiohttp.ClientRequest(
@@ -161,6 +162,8 @@ class ConnectionPool:
         self._watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._watch
+        for limit in self._connecting:
+            limit.expire()
         for exchange in list(self.active):
             exchange.close()
         while self._idle:
@@ -175,7 +178,7 @@ class ConnectionPool:
     @property
     def descriptors(self) -> int:
         """The number of file descriptors of its connections, also of those that are being made."""
-        return len(self.active) + len(self._idle) + self._connecting
+        return len(self.active) + len(self._idle) + len(self._connecting)
 
     def _pooled(self, now: float) -> Connection | None:
         """Return the idle connection used most recently, so that the others can expire; None if there is none."""
@@ -204,11 +207,12 @@ class ConnectionPool:
 
     async def _connect(self) -> Connection:
         no_descriptor = self._are_descriptors_out()
-        self._connecting += 1
+        limit = Limit(self._loop)
+        self._connecting[limit] = monotonic()
         try:
             if no_descriptor:
                 raise OSError(errno.EMFILE, "kept for the admin port")
-            with Within(self.timeouts.connect_s):
+            with limit:
                 if self._direct is None:
                     return Connection(await self._connector.connect(self._address, [], _NO_TIMEOUT))
                 _, connection = await self._loop.create_connection(Connection, *self._direct)  # type: ignore[type-var]  # it is a Protocol, but not by inheritance
@@ -225,12 +229,12 @@ class ConnectionPool:
                 raise Unreachable(f"no connection to the upstream: {type(exc).__name__}", sent=False) from exc
             raise
         finally:
-            self._connecting -= 1
+            del self._connecting[limit]
 
     async def _watch_time(self) -> None:
-        """End exchanges and idle connections whose time-outs have expired; one timer for all, and none for a read."""
+        """End whatever has exceeded a time-out: what connects, exchanges, what is idle; one timer for all of them."""
         while True:
-            shortest = min(filter(None, (*self.timeouts[1:], self._keepalive_s)), default=10.0)
+            shortest = min(filter(None, (*self.timeouts, self._keepalive_s)), default=10.0)
             every_s = min(1.0, max(0.02, shortest / 20))
             await sleep(every_s)
             self._end_late(monotonic())
@@ -245,7 +249,14 @@ class ConnectionPool:
             except Exception as fault:
                 self.background.fail(fault)
         with self.background:
+            self._end_connecting(now)
             self._close_idle(now)
+
+    def _end_connecting(self, now: float) -> None:
+        connect_s = self.timeouts.connect_s or math.inf
+        for limit, began_at in self._connecting.items():
+            if now - began_at >= connect_s:
+                limit.expire()
 
     def _close_idle(self, now: float) -> None:
         while self._idle and now - self._idle[0].idle_since >= self._keepalive_s:

@@ -32,6 +32,7 @@ def _bound(
     _allow_reuse(sock)
     if sys.platform == "linux":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # its connections have it, too: before any can come
     sock.bind(address)
     sock.listen(_BACKLOG)
     sock.setblocking(False)

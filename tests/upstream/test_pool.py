@@ -1,18 +1,20 @@
 """The way up, against an upstream that says exactly what each test has it say."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
 import pytest
 
 from proxy.upstream.pool import ConnectionPool
-from proxy.wire.errors import Garbled, Unreachable, UpstreamTimeout
+from proxy.wire.errors import ConnectTimeout, Garbled, Unreachable, UpstreamTimeout
 from tests.certificates import self_signed
 from tests.event_loops import GUARD_S, on_each_loop, until
 from tests.exchanges import GET, NO_LIMITS, Listener, listened, opening, pieces, upstream
@@ -335,6 +337,64 @@ async def test_connections_have_a_limit() -> None:
             assert len([one for one in up.active if one is not None]) == 1
             turn.reply("200 OK")
             await listened(await second)
+
+
+@asynccontextmanager
+async def unanswered() -> AsyncIterator[str]:
+    """Yield the URL of a server that answers no attempt to connect: as many wait for it already as may."""
+    with socket.socket() as listening, contextlib.ExitStack() as waiting:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("others", [0, 3])
+@on_each_loop
+async def test_connecting_to_an_address_has_a_time_out(others: int) -> None:
+    """Each attempt for itself; its place and its descriptor are given back."""
+    limits = NO_LIMITS._replace(connect_s=0.1)
+    async with unanswered() as url, upstream(url, limits, max_connections=1 + others) as up, asyncio.timeout(GUARD_S):
+        tasks = [opening(up) for _ in range(2 + 2 * others)]
+        await asyncio.sleep(0)
+        assert up.descriptors == 1 + others
+        for task in tasks:
+            with pytest.raises(ConnectTimeout):
+                await task
+        assert up.descriptors == 0
+
+
+@on_each_loop
+async def test_connecting_ends_with_the_pool_or_with_whoever_wants_it() -> None:
+    """Without a time-out, too."""
+    async with unanswered() as url, asyncio.timeout(GUARD_S):
+        async with upstream(url) as up:
+            task, other = opening(up), opening(up)
+            await asyncio.sleep(0)
+            other.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await other
+            assert up.descriptors == 1
+        with pytest.raises(ConnectTimeout):
+            await task
+        assert up.descriptors == 0
+
+
+@on_each_loop
+async def test_sockets_to_upstreams_send_at_once() -> None:
+    """As event loops set it; read from the socket."""
+    async with staged() as stage, upstream(stage.url) as up:
+        task = opening(up)
+        turn = await stage.next()
+        (exchange,) = up.active
+        assert exchange.connection is not None
+        there = exchange.connection.transport.get_extra_info("socket")
+        assert there.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        turn.reply("200 OK")
+        await listened(await task)
 
 
 @on_each_loop

@@ -51,3 +51,12 @@ async def test_connection_waits_for_the_next_worker_that_has_the_socket() -> Non
         accepted, _ = await loop.sock_accept(listening)
         with accepted:
             assert await loop.sock_recv(accepted, 5) == b"hello"
+
+
+def test_connection_that_waits_for_a_worker_has_what_others_have() -> None:
+    """The system asks whether its client is still there: it has that from the socket it came to, when it came."""
+    with ExitStack() as stack:
+        (listening,) = (stack.enter_context(one) for one in listen(HOSTS[0], 0, 1))
+        stack.enter_context(socket.create_connection(listening.getsockname()))
+        waiting = stack.enter_context(listening.accept()[0])
+        assert waiting.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
