@@ -27,16 +27,21 @@ _EXPECTED = {
     "tuple_type": _ARRAY,
 }
 """What a value must be, by the types of pydantic's errors. https://docs.pydantic.dev/latest/errors/validation_errors/"""
+_SAID = {
+    "missing": "required, but not given",
+    "extra_forbidden": "there is no such key",
+    "int_parsing_size": "must be a smaller integer",
+    "string_unicode": "must be text in UTF-8",
+}
+"""What is said whatever the value is, by the types of errors."""
 _OF_TABLES = ("model_type", "model_attributes_type", "dict_type")
 
 
 def objection(error: "ErrorDetails", table: str = TABLE) -> str:
     """Return what is wrong with a value: what it must be, and what it is instead. `table`: TABLE or OBJECT."""
     kind = error["type"]
-    if kind == "missing":
-        return "required, but not given"
-    if kind == "extra_forbidden":
-        return "there is no such key"
+    if kind in _SAID:
+        return _SAID[kind]
     if kind == "string_pattern_mismatch":
         return f"must match the regular expression {error['ctx']['pattern']}"
     expected = table if kind in _OF_TABLES else _EXPECTED.get(kind)

@@ -42,6 +42,8 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
+        if "-----BEGIN" in path:  # not to be shown
+            raise OSError("the text of a key or a certificate is given in the place of its file's name") from None
         raise OSError(f"{path} can't be read: {error.strerror}") from None
 
 

@@ -51,7 +51,7 @@ def secrets_of(table: type[BaseModel]) -> dict[str, bool]:
 def with_secrets(table: type[BaseModel], given: dict[str, Any]) -> dict[str, Any]:
     """Return what is given of a table, with what the files of secrets hold in place of their names.
 
-    Raises: ValueError, which names the file and never what it holds.
+    Raises: ValueError, which names the file, if it has a path, and never what it holds.
     """
     for name, several in secrets_of(table).items():
         path = given.get(name + FILE)
@@ -71,7 +71,8 @@ def _read(field: str, path: str) -> str:
     except UnicodeError:
         raise ValueError(f"{field}: {path} is no text") from None
     except OSError as error:
-        raise ValueError(f"{field}: {path} can't be read: {error.strerror}") from None
+        named = path if "/" in path else "the file of that name"  # which may be the secret itself, in the wrong place
+        raise ValueError(f"{field}: {named} can't be read: {error.strerror}") from None
     if not held:
         raise ValueError(f"{field}: {path} is empty")
     return held

@@ -134,6 +134,8 @@ def test_value_out_of_range_is_told_the_range() -> None:
     assert objections(("retries", "attempts"), 11) == ["retries.attempts: must be less than or equal to 10"]
     assert objections(("log_format",), "xml") == ["log_format: must be 'console' or 'json'"]
     assert objections(("workers",), float("inf")) == ["workers: must be a finite number"]
+    assert objections(("workers",), 1e308) == ["workers: must be a smaller integer"]
+    assert objections(("log_level",), "\udcff") == ["log_level: must be text in UTF-8"]
     assert objections(("routes",), [{}]) == ["routes.0.path: required, but not given"]
     assert objections(("prices", "currency"), "¥") == [
         "prices.currency: must match the regular expression ^[A-Za-z]{0,10}$"

@@ -85,6 +85,13 @@ def test_pair_that_cannot_be_used_is_named(files: Files, certificate: str, key: 
     assert "bm9uc2Vuc2U" not in words
 
 
+def test_key_in_the_place_of_its_file_is_not_shown(files: Files) -> None:
+    """Others' configurations have the text of a key where ours has the name of its file."""
+    text = Path(files.path("good.key")).read_text(encoding="ascii")
+    words = refusal(lambda: load_pair(context_of_a_server(), files.path("good.pem"), text))
+    assert words == "the text of a key or a certificate is given in the place of its file's name"
+
+
 @pytest.mark.parametrize("name", ["none.pem", "text", "good.key", "bad.pem"])
 def test_authorities_that_cannot_be_used_are_named(files: Files, name: str) -> None:
     """A key is no authority."""

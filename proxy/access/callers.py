@@ -7,7 +7,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
 from secrets import token_bytes
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from multidict import MultiMapping, istr
 
@@ -15,11 +15,13 @@ from proxy.access.capabilities import Capabilities
 from proxy.dialects.route import KEY_HEADERS, PROTOCOL, protocol_keys, shown_key
 from proxy.wire.errors import MissingRight, RequestError, Unauthorised
 
-_PROTOCOL = istr(PROTOCOL)
-_WHY_A_KEY = "callers are told apart by their keys. Send one, or set auth.anonymous in the configuration of the proxy"
+_PROTOCOL: Final = istr(PROTOCOL)
+_WHY_A_KEY: Final = (
+    "callers are told apart by their keys. Send one, or set auth.anonymous in the configuration of the proxy"
+)
 
 _REMEMBERED, _REMEMBERED_CHARS = 4096, 1000  # callers, and how much of each
-_NAMED = "\0"  # before a name, in what a digest is made of: no header holds it, so no key is taken for a name
+_NAMED: Final = "\0"  # before a name, in what a digest is made of: no header holds it, so no key is taken for a name
 
 
 class Known(Protocol):

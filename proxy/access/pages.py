@@ -9,17 +9,17 @@ it, which is not so with JSON (the Fetch standard, "CORS protocol"); so only JSO
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
 from proxy.access.callers import Caller
 from proxy.wire.errors import BadRequest, HostNotServed, OriginNotAllowed, ProxyError, UnsupportedMediaType
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")  # RFC 9110 section 7.2
-_REMEMBERED = 256
-_LONGEST_NAME = 300  # a name has 253 characters, and a port may follow; longer ones are not remembered
-_BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")  # RFC 9110 section 7.2
+_REMEMBERED: Final = 256
+_LONGEST_NAME: Final = 300  # a name has 253 characters, and a port may follow; longer ones are not remembered
+_BODILESS: Final[tuple[str, ...]] = ("GET", "HEAD", "OPTIONS", "DELETE")
 
 
 class Hosts:

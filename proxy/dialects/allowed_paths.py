@@ -8,18 +8,19 @@ temporary keys that work without the proxy.
 
 import re
 from collections.abc import Iterable
+from typing import Final
 
 from proxy.dialects import table
 from proxy.dialects.documents.delta import json_object, record
 from proxy.wire.errors import FileNotAllowed, PathNotAllowed, TaskNotAllowed, UnsupportedMediaType
 
-_CHARSET = re.compile(r"charset[^=;]*=\s*\"?([^\s;,\"]*)", re.IGNORECASE)
-_READABLE = frozenset(["utf-8", "utf8", "us-ascii", "iso-8859-1"])  # all say in ASCII what is looked for here
+_CHARSET: Final = re.compile(r"charset[^=;]*=\s*\"?([^\s;,\"]*)", re.IGNORECASE)
+_READABLE: Final = frozenset(["utf-8", "utf8", "us-ascii", "iso-8859-1"])  # all say in ASCII what is looked for here
 
 # No escapes, no empty segments or dot segments, no path parameters: servers may interpret these differently.
-SEGMENT = r"(?!\.\.?(?:/|$))[A-Za-z0-9._~:@+,=-]+"
+SEGMENT: Final = r"(?!\.\.?(?:/|$))[A-Za-z0-9._~:@+,=-]+"
 # White space of Unicode in a text, as bytes or escaped: whoever reads a reference may strip it, as `str.strip` does.
-_BLANKS = (
+_BLANKS: Final = (
     rb"(?:\\[nrtfb]|\\u(?:00(?:09|0[a-d]|1[c-f]|20|85|a0)|1680|20(?:0[0-9a-f]|2[89f]|5f|60)|3000|feff)"
     rb"|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8f\xa8\xa9\xaf]|\xe2\x81[\x9f\xa0]|\xe3\x80\x80|\xef\xbb\xbf)*"
 )
@@ -27,18 +28,18 @@ _BLANKS = (
 # space refers to it. Each follows a quotation mark: a text that begins so, or a member that has an id or a list of
 # them. Not what is quoted within a text, where the quotation mark is escaped; nor another value under the same name,
 # which tools of the client may have. A list that is too long to be looked through counts as one that has such an id.
-_REFERENCES = {
+_REFERENCES: Final = {
     # A system message, by which some models read a file of the key's account; parts of type input_file or document.
     "/v1/files/": _BLANKS + rb"""fileid:(?:\\?/){2}|[a-z_]{0,40}file_?ids?":(?:\[?|\[[^\[\]{}]{0,200})"file[-_]"""
     rb"""|[a-z_]{0,40}file_?ids?":\[[^\[\]{}]{200}""",
     "/v1/vector_stores/": rb"""vector_?store_?ids?":\[?\"""",
     "/api/v1/uploads": _BLANKS + rb"""oss:(?:\\?/){2}""",
 }
-_HOW = "fileid://, file_id, vector_store_ids, oss://"
+_HOW: Final = "fileid://, file_id, vector_store_ids, oss://"
 _BEGINS, _MOST_TASKS = "run-task", 10_000  # of one session
-_WHITE_SPACE = b" \t\r\n"
-_LOOKED_AT_AGAIN_BYTES = 2048  # of the pieces before: more than any reference has, all of it escaped
-_ESCAPED = re.compile(rb"\\u00(2[dDfF]|3[aA]|[46][0-9A-Fa-f]|[57][0-9aAfF])")  # letters, and - / : _
+_WHITE_SPACE: Final = b" \t\r\n"
+_LOOKED_AT_AGAIN_BYTES: Final = 2048  # of the pieces before: more than any reference has, all of it escaped
+_ESCAPED: Final = re.compile(rb"\\u00(2[dDfF]|3[aA]|[46][0-9A-Fa-f]|[57][0-9aAfF])")  # letters, and - / : _
 
 
 class AllowedPaths:

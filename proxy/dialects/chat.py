@@ -1,6 +1,6 @@
 """The dialect of OpenAI's chat completions, as Qwen's compatible mode implements them."""
 
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.dialect import Dialect, Origin, Reader, StreamedByBody, TextKind, choices_of
 from proxy.dialects.documents.choices import ChoiceDocuments
@@ -17,8 +17,8 @@ from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import Members, members
 from proxy.wire.sse import fields, payload
 
-_DONE = b"[DONE]"
-_DONE_WITHIN_S = 5.0  # after the last finish reason
+_DONE: Final = b"[DONE]"
+_DONE_WITHIN_S: Final = 5.0  # after the last finish reason
 
 
 def error_body(error: ProxyError) -> dict[str, Any]:
@@ -237,7 +237,7 @@ class ChatChunks:
         return b"data: %b\nid: %b\n\n" % (error_data(message, code), ident)
 
 
-_SPEAKER = {"role": "assistant", "content": ""}
+_SPEAKER: Final = {"role": "assistant", "content": ""}
 
 
 def _choice(index: int) -> Delta:
@@ -265,9 +265,17 @@ def _usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-_OBJECTS = ("chat.completion.chunk", "chat.completion")
-_ENVELOPE = ("id", "created", "model", "system_fingerprint", "service_tier", "request_id", "citations")
-_NAMES = frozenset(
+_OBJECTS: Final[tuple[str, ...]] = ("chat.completion.chunk", "chat.completion")
+_ENVELOPE: Final[tuple[str, ...]] = (
+    "id",
+    "created",
+    "model",
+    "system_fingerprint",
+    "service_tier",
+    "request_id",
+    "citations",
+)
+_NAMES: Final = frozenset(
     ["id", "type", "index", "role", "name", "object", "format", "status"]
 )  # fields whose values are replaced, not concatenated
 
@@ -319,8 +327,8 @@ def _in_choice(found: Failure | None) -> Failure | None:
     return None if found is None else found._replace(recognised=False)
 
 
-CHUNKS = ChatChunks()
-CHAT = Dialect("openai", ChatRequests(), ChatFrames(), ChatDocuments())
+CHUNKS: Final = ChatChunks()
+CHAT: Final = Dialect("openai", ChatRequests(), ChatFrames(), ChatDocuments())
 
 
 def _body(question: Question) -> dict[str, Any]:
@@ -329,4 +337,4 @@ def _body(question: Question) -> dict[str, Any]:
     return {"model": question.model, "stream": True, "messages": question.messages, **usage, **limit}
 
 
-ASK_CHAT = Asking("Chat completions", "/chat/completions", _body)
+ASK_CHAT: Final = Asking("Chat completions", "/chat/completions", _body)

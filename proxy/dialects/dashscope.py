@@ -1,7 +1,7 @@
 """The dialect of DashScope's native API: frames with id, event and status lines, and data with output and usage."""
 
 import re
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.dialect import Dialect, Reader, TextKind, choices_of, model_of
 from proxy.dialects.documents.choices import ChoiceDocuments
@@ -15,10 +15,10 @@ from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import members
 from proxy.wire.sse import fields, payload
 
-_SSE = b"X-DashScope-SSE"
-_ENDS_WITHIN_S = 0.75  # after the last finish reason
-_ANSWERED_AFTER_S = 0.25
-_INCREMENTAL = re.compile(rb'"incremental_output"\s*:\s*(true|false)')
+_SSE: Final = b"X-DashScope-SSE"
+_ENDS_WITHIN_S: Final = 0.75  # after the last finish reason
+_ANSWERED_AFTER_S: Final = 0.25
+_INCREMENTAL: Final = re.compile(rb'"incremental_output"\s*:\s*(true|false)')
 
 
 class DashScopeRequests:
@@ -247,9 +247,9 @@ class DashScopeDocuments(ChoiceDocuments):
         }
 
 
-_WORKFLOW = "workflow_message"  # of workflow applications; the text is in its `message`
-_ENVELOPE = ("request_id",)
-_TEXTS = frozenset(
+_WORKFLOW: Final = "workflow_message"  # of workflow applications; the text is in its `message`
+_ENVELOPE: Final[tuple[str, ...]] = ("request_id",)
+_TEXTS: Final = frozenset(
     ["choices", "finish_reason", "text", "content", "reasoning_content", "tool_calls", "role", "message"]
 )
 
@@ -301,4 +301,4 @@ def _says_status(frame: bytes) -> bool:
     return b"HTTP_STATUS/" in frame and b"HTTP_STATUS/200" not in frame and stated_status(frame) is not None
 
 
-DASHSCOPE = Dialect("dashscope", DashScopeRequests(), DashScopeFrames(), DashScopeDocuments())
+DASHSCOPE: Final = Dialect("dashscope", DashScopeRequests(), DashScopeFrames(), DashScopeDocuments())

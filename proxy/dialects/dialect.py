@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Collection, Mapping
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from proxy.dialects.allowance import Allowance, rate_limit_headers
 from proxy.dialects.documents.increment import Assembler, Channel
@@ -13,9 +13,9 @@ from proxy.wire.errors import ProxyError
 from proxy.wire.http import Headers, RawHeaders
 from proxy.wire.json_members import members
 
-_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
-_CHOICES = re.compile(rb'"n"\s*:\s*([1-9][0-9]?)\b')
-_MODEL_WITHIN_BYTES = 64 * 1024
+_MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"\\]{1,100})"')
+_CHOICES: Final = re.compile(rb'"n"\s*:\s*([1-9][0-9]?)\b')
+_MODEL_WITHIN_BYTES: Final = 64 * 1024
 
 
 class TextKind(Enum):

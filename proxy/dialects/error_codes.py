@@ -7,7 +7,7 @@ counted per minute and per second, and recover within one minute.
 """
 
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Fault(Enum):
@@ -26,15 +26,15 @@ class Trouble(NamedTuple):
     wait_s: float | None = None  # before the first retry; None: do not retry
 
 
-WRONG = Trouble(Fault.CALLER, transient=False)
-NOT_ALLOWED = Trouble(Fault.ACCOUNT, transient=False)
-TOO_FAST = Trouble(Fault.ACCOUNT, transient=True, wait_s=1.0)  # requests, counted per second too
-TOO_MUCH = Trouble(Fault.ACCOUNT, transient=True, wait_s=4.0)  # tokens, counted per minute
-BUSY = Trouble(Fault.UPSTREAM, transient=True, wait_s=1.0)
-TOOK_TOO_LONG = Trouble(Fault.UPSTREAM, transient=True)  # it generated for minutes, and has been paid for
+WRONG: Final = Trouble(Fault.CALLER, transient=False)
+NOT_ALLOWED: Final = Trouble(Fault.ACCOUNT, transient=False)
+TOO_FAST: Final = Trouble(Fault.ACCOUNT, transient=True, wait_s=1.0)  # requests, counted per second too
+TOO_MUCH: Final = Trouble(Fault.ACCOUNT, transient=True, wait_s=4.0)  # tokens, counted per minute
+BUSY: Final = Trouble(Fault.UPSTREAM, transient=True, wait_s=1.0)
+TOOK_TOO_LONG: Final = Trouble(Fault.UPSTREAM, transient=True)  # it generated for minutes, and has been paid for
 
 # Both APIs' spellings in one row, in lower case.
-_ROWS: tuple[tuple[tuple[str, ...], Trouble], ...] = (
+_ROWS: Final[tuple[tuple[tuple[str, ...], Trouble], ...]] = (
     (("invalidparameter", "invalid_parameter_error", "internalerror.algo.invalidparameter"), WRONG),
     (("datainspectionfailed", "data_inspection_failed", "data_inspection"), WRONG),
     (("modelnotfound", "model_not_found", "modelnotsupported", "model_not_supported"), WRONG),
@@ -50,8 +50,8 @@ _ROWS: tuple[tuple[tuple[str, ...], Trouble], ...] = (
     (("modelservingerror", "modelunavailable"), BUSY),
     (("requesttimeout",), TOOK_TOO_LONG),
 )
-_BY_CODE = {code: trouble for codes, trouble in _ROWS for code in codes}
-_BY_STATUS = {
+_BY_CODE: Final = {code: trouble for codes, trouble in _ROWS for code in codes}
+_BY_STATUS: Final = {
     401: NOT_ALLOWED,
     402: NOT_ALLOWED,
     403: NOT_ALLOWED,

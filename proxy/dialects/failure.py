@@ -11,41 +11,51 @@ body that is one SSE frame, in which OpenAI's SDKs find no error code; the nativ
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from proxy.dialects.documents.delta import json_object, record, records
 from proxy.wire import json_text
 from proxy.wire.sse import BOM, Splitter, fields
 
-_STATUS = re.compile(rb"^(?::HTTP_STATUS/|status: ?)([1-5][0-9]{2})\s*$", re.MULTILINE)
+_STATUS: Final = re.compile(rb"^(?::HTTP_STATUS/|status: ?)([1-5][0-9]{2})\s*$", re.MULTILINE)
 # Source: Model Studio's error messages, as recorded in reports of their users.
-_STREAM_ONLY = (
+_STREAM_ONLY: Final[tuple[bytes, ...]] = (
     b"only support stream mode",
     b"must be set to false for non-streaming calls",
     b"enable_thinking only support stream call",
     b"only support with stream=true",
     b"does not support http call",
 )
-_FRAMED = re.compile(rb"(?:\xef\xbb\xbf)?(?::|(?:data|event|id|retry|status):)")
-_TITLE = re.compile(rb"<title>\s*(.*?)\s*</title>", re.IGNORECASE | re.DOTALL)
-_DATA = re.compile(rb"[\r\n]data:")
-_FIELD_NAME = re.compile(rb"[\w-]*")
-_LINE_ENDS = (b"\n", b"\r")
-_LONGEST = 500  # characters of a message
+_FRAMED: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?::|(?:data|event|id|retry|status):)")
+_TITLE: Final = re.compile(rb"<title>\s*(.*?)\s*</title>", re.IGNORECASE | re.DOTALL)
+_DATA: Final = re.compile(rb"[\r\n]data:")
+_FIELD_NAME: Final = re.compile(rb"[\w-]*")
+_LINE_ENDS: Final[tuple[bytes, ...]] = (b"\n", b"\r")
+_LONGEST: Final = 500  # characters of a message
 # Fields of errors, as `_spelled` spells them.
-_MESSAGES = ("message", "msg", "errormsg", "errormessage", "errmsg", "errmessage", "detail", "statusmsg", "title")
-_CODES = ("code", "errorcode", "errcode", "statuscode", "retcode", "errno", "errortype")
-_REASONS = ("err", "exception", "errormessage", "errmsg")  # which only errors have, with a text
-_FAILED = ("error", "failed", "failure")  # as a status
+_MESSAGES: Final[tuple[str, ...]] = (
+    "message",
+    "msg",
+    "errormsg",
+    "errormessage",
+    "errmsg",
+    "errmessage",
+    "detail",
+    "statusmsg",
+    "title",
+)
+_CODES: Final[tuple[str, ...]] = ("code", "errorcode", "errcode", "statuscode", "retcode", "errno", "errortype")
+_REASONS: Final[tuple[str, ...]] = ("err", "exception", "errormessage", "errmsg")  # which only errors have, with a text
+_FAILED: Final[tuple[str, ...]] = ("error", "failed", "failure")  # as a status
 # The name of an event, of the type of an object, or of a field: `error`, `Exception`, `internalServerException`.
 # Not `tool_failed`, say: the answer goes on.
-_ERROR_NAME = re.compile(
+_ERROR_NAME: Final = re.compile(
     r"\w*(?:error|exception)|(?:(?:response|message|stream|chat|run|completion|generation|request)_)?(?:failed|failure)|fatal",
     re.IGNORECASE,
 )
-_NO_CODES = (None, "", 0, 200, "0", "200", "null", "ok", "OK", "success", "Success")
-FOREIGN = (b"{", b"<", b"[")  # no field of an event begins with these
-_ANSWERS = ("choices", "output")  # a frame that is no error has one of these
+_NO_CODES: Final[tuple[object, ...]] = (None, "", 0, 200, "0", "200", "null", "ok", "OK", "success", "Success")
+FOREIGN: Final[tuple[bytes, ...]] = (b"{", b"<", b"[")  # no field of an event begins with these
+_ANSWERS: Final[tuple[str, ...]] = ("choices", "output")  # a frame that is no error has one of these
 StatusOf = Callable[[str], int | None]
 """Returns the HTTP status that an API's type of error stands for; None: for none."""
 

@@ -1,7 +1,7 @@
 """Finds generated text anywhere in a message or a delta of Qwen's two APIs, for measuring, not for rewriting."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.dialect import TextKind
 
@@ -25,7 +25,7 @@ class Generated:
         self.text = text
 
 
-_FIELDS = {  # in order of precedence
+_FIELDS: Final = {  # in order of precedence
     "content": TextKind.CONTENT,
     "text": TextKind.CONTENT,  # of native answers without choices, and of legacy completions
     "reasoning_content": TextKind.REASONING,
@@ -37,7 +37,18 @@ _FIELDS = {  # in order of precedence
     "images": TextKind.CONTENT,
     "thoughts": TextKind.REASONING,  # of native applications
 }
-_PART_FIELDS = ("text", "image", "audio", "image_url", "video", "thinking", "refusal", "data", "transcript", "thought")
+_PART_FIELDS: Final[tuple[str, ...]] = (
+    "text",
+    "image",
+    "audio",
+    "image_url",
+    "video",
+    "thinking",
+    "refusal",
+    "data",
+    "transcript",
+    "thought",
+)
 
 
 def generated(message: dict[str, Any]) -> Generated | None:

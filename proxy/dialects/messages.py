@@ -13,7 +13,7 @@ Sources: Anthropic, "Streaming Messages" and "Errors"; Model Studio, "Anthropic-
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.allowance import Allowance
 from proxy.dialects.dialect import Dialect, Reader, StreamedByBody, TextKind
@@ -40,12 +40,16 @@ from proxy.wire.json_members import members
 from proxy.wire.sse import COMMENT, fields, payload
 
 _END, _PING = "message_stop", "ping"
-_EVENTS = frozenset([START, BLOCK, DELTA, STOP, MESSAGE, _END, _PING])
-_KINDS = {"text": TextKind.CONTENT, "thinking": TextKind.REASONING, "partial_json": TextKind.TOOL_CALL}
-_CALLS = "tool_use"  # ends the types of blocks whose name and input are generated, such as server_tool_use
-_DELTAS = {"text": "text_delta", "thinking": "thinking_delta", "tool_use": "input_json_delta"}  # by type of block
-_HEARTBEAT = b'event: ping\ndata: {"type": "ping"}\n\n'
-_STATUSES = {  # source: Anthropic, "Errors"; these have no codes, and their types say as much as their statuses
+_EVENTS: Final = frozenset([START, BLOCK, DELTA, STOP, MESSAGE, _END, _PING])
+_KINDS: Final = {"text": TextKind.CONTENT, "thinking": TextKind.REASONING, "partial_json": TextKind.TOOL_CALL}
+_CALLS: Final = "tool_use"  # ends the types of blocks whose name and input are generated, such as server_tool_use
+_DELTAS: Final = {
+    "text": "text_delta",
+    "thinking": "thinking_delta",
+    "tool_use": "input_json_delta",
+}  # by type of block
+_HEARTBEAT: Final = b'event: ping\ndata: {"type": "ping"}\n\n'
+_STATUSES: Final = {  # source: Anthropic, "Errors"; these have no codes, and their types say as much as their statuses
     "invalid_request_error": 400,
     "authentication_error": 401,
     "billing_error": 402,
@@ -57,8 +61,8 @@ _STATUSES = {  # source: Anthropic, "Errors"; these have no codes, and their typ
     "timeout_error": 504,
     "overloaded_error": 529,
 }
-_TYPES = {status: kind for kind, status in _STATUSES.items()} | {503: "overloaded_error"}
-_MOST_TOKENS = 4096  # of answers to questions that set no limit: the API demands one
+_TYPES: Final = {status: kind for kind, status in _STATUSES.items()} | {503: "overloaded_error"}
+_MOST_TOKENS: Final = 4096  # of answers to questions that set no limit: the API demands one
 
 
 class MessagesRequests(StreamedByBody):
@@ -209,7 +213,7 @@ class MessagesFrames:
         return _error(_type_of(error.status), error.message, error.code)
 
 
-_TYPES_OF_ENDINGS = {RateLimited.ending: "rate_limit_error", Overloaded.ending: "overloaded_error"}
+_TYPES_OF_ENDINGS: Final = {RateLimited.ending: "rate_limit_error", Overloaded.ending: "overloaded_error"}
 
 
 def _status_of(kind: str) -> int | None:
@@ -263,7 +267,7 @@ def _body(question: Question) -> dict[str, Any]:
     return {"model": question.model, "stream": True, "messages": question.messages, **limit}
 
 
-MESSAGES = Dialect(
+MESSAGES: Final = Dialect(
     "anthropic",
     MessagesRequests(),
     MessagesFrames(),
@@ -273,4 +277,4 @@ MESSAGES = Dialect(
     status_of=_status_of,
     events=("message_", "content_block_"),
 )
-ASK_MESSAGES = Asking("Messages", "/messages", _body, ((b"anthropic-version", b"2023-06-01"),), by_name=True)
+ASK_MESSAGES: Final = Asking("Messages", "/messages", _body, ((b"anthropic-version", b"2023-06-01"),), by_name=True)

@@ -1,6 +1,6 @@
 """The dialect of any other event stream: nothing is known of its requests or its data, and it has no generated text."""
 
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.chat import ChatDocuments, error_body, error_data
 from proxy.dialects.dialect import Dialect, Reader, TextKind
@@ -85,4 +85,4 @@ class PlainDocuments(ChatDocuments):
         return False
 
 
-PLAIN = Dialect("sse", PlainRequests(), PlainFrames(), PlainDocuments())
+PLAIN: Final = Dialect("sse", PlainRequests(), PlainFrames(), PlainDocuments())

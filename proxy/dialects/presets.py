@@ -8,9 +8,10 @@ Source: Alibaba Cloud Model Studio, "Regions and base URLs". A key is bound to i
 """
 
 import re
+from typing import Final
 
 # Region: its public host ("" for none) and its name in workspace hosts.
-_REGIONS = {
+_REGIONS: Final = {
     "qwen-beijing": ("dashscope.aliyuncs.com", "cn-beijing"),
     "qwen-singapore": ("dashscope-intl.aliyuncs.com", "ap-southeast-1"),
     "qwen-us": ("dashscope-us.aliyuncs.com", "us-east-1"),
@@ -19,14 +20,14 @@ _REGIONS = {
     "qwen-tokyo": ("", "ap-northeast-1"),
 }
 # Their base URLs are documented with a path, and without a test of which others they serve.
-_SUBSCRIPTIONS = {
+_SUBSCRIPTIONS: Final = {
     "qwen-coding": "https://coding.dashscope.aliyuncs.com/v1",
     "qwen-coding-intl": "https://coding-intl.dashscope.aliyuncs.com/v1",
     "qwen-tokens": "https://token-plan.cn-beijing.maas.aliyuncs.com/compatible-mode/v1",
     "qwen-tokens-singapore": "https://token-plan.ap-southeast-1.maas.aliyuncs.com/compatible-mode/v1",
 }
-DEFAULT = "qwen-singapore"
-_WORKSPACE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # one label of a host name
+DEFAULT: Final = "qwen-singapore"
+_WORKSPACE: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")  # one label of a host name
 
 
 def resolve(name: str) -> str:

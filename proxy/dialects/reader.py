@@ -8,7 +8,7 @@ recorded as the upstream writes it. Knows no log and no clock.
 
 import json
 import re
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -16,13 +16,13 @@ from proxy.dialects.failure import Failure
 from proxy.dialects.usage import Usage, read_usage
 from proxy.wire.sse import COMMENT
 
-_ZEROS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))  # every digit becomes 0
-_NEVER = b"\0\0"  # no frame ends with this
-_NOWHERE = 1 << 30  # no frame is this long
-_UNFINISHED = "null"  # DashScope sends this string as the finish reason until the end
-STOPPED = frozenset(["stop", "length", "content_filter"])  # finish reasons after which no service goes on
-_ERROR_WITHIN_S = 5.0  # for an upstream to end its response after an error
-_FAILED = re.compile(  # finish reasons; `abort` is of vLLM, `insufficient_system_resource` of DeepSeek
+_ZEROS: Final = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))  # every digit becomes 0
+_NEVER: Final = b"\0\0"  # no frame ends with this
+_NOWHERE: Final = 1 << 30  # no frame is this long
+_UNFINISHED: Final = "null"  # DashScope sends this string as the finish reason until the end
+STOPPED: Final = frozenset(["stop", "length", "content_filter"])  # finish reasons after which no service goes on
+_ERROR_WITHIN_S: Final = 5.0  # for an upstream to end its response after an error
+_FAILED: Final = re.compile(  # finish reasons; `abort` is of vLLM, `insufficient_system_resource` of DeepSeek
     r"\w*error|\w*exception|(?:\w+_)?(?:failed|failure)|abort(?:ed)?|cancell?ed|interrupted|(?:\w+_)?time_?d?_?out"
     r"|insufficient_\w+|overloaded|unavailable|rate_limit\w*|throttl\w+",
     re.IGNORECASE,

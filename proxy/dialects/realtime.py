@@ -5,7 +5,7 @@ Binary messages, such as audio, are not frames. Sources: Model Studio's "Realtim
 uses the names of OpenAI's beta; and "WebSocket API for speech synthesis" (header.event).
 """
 
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.dialect import Dialect, Reader, TextKind
 from proxy.dialects.documents.delta import json_object, record
@@ -15,11 +15,11 @@ from proxy.dialects.plain import PlainDocuments, PlainFrames, PlainReader, Plain
 from proxy.dialects.usage import Usage, read_usage
 from proxy.wire.sse import payload
 
-_TEXT_DELTAS = frozenset(
+_TEXT_DELTAS: Final = frozenset(
     f"response.{kind}.delta" for kind in ("text", "output_text", "audio_transcript", "output_audio_transcript")
 )
-_TEXT = Channel(0, "text")
-_ARGUMENTS = "response.function_call_arguments.delta"
+_TEXT: Final = Channel(0, "text")
+_ARGUMENTS: Final = "response.function_call_arguments.delta"
 
 
 class RealtimeReader(PlainReader):
@@ -151,4 +151,4 @@ class RealtimeDocuments(PlainDocuments):
         return channel is _TEXT
 
 
-REALTIME = Dialect("realtime", PlainRequests(), RealtimeFrames(), RealtimeDocuments())
+REALTIME: Final = Dialect("realtime", PlainRequests(), RealtimeFrames(), RealtimeDocuments())

@@ -1,7 +1,7 @@
 """The Reader of OpenAI's Responses: follows the events of one response. The finish reason is made in `_end`."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.dialect import TextKind
 from proxy.dialects.documents.delta import json_object, record, records
@@ -13,27 +13,37 @@ from proxy.wire import json_text
 from proxy.wire.json_members import members
 from proxy.wire.sse import fields, payload
 
-_STATUSES = {  # the status of the response, by its final event; None: it is in the event's snapshot (OpenRouter's)
+# The status of the response, by its final event; None: it is in the event's snapshot (OpenRouter's).
+_STATUSES: Final = {
     "response.completed": "completed",
     "response.incomplete": "incomplete",
     "response.failed": "failed",
     "response.cancelled": "cancelled",
     "response.done": None,
 }
-_ENDS = ("completed", "incomplete", "cancelled", "failed")  # statuses; of two that are stated the later one counts
-_ERRORS = ("error", "response.error")
-_ITEMS = ("response.output_item.added", "response.output_item.done")
-_CALLS = frozenset([  # types of items
+# Statuses; of two that are stated the later one counts.
+_ENDS: Final[tuple[str, ...]] = ("completed", "incomplete", "cancelled", "failed")
+_ERRORS: Final[tuple[str, ...]] = ("error", "response.error")
+_ITEMS: Final[tuple[str, ...]] = ("response.output_item.added", "response.output_item.done")
+_CALLS: Final = frozenset([  # types of items
     "function_call", "custom_tool_call", "mcp_call", "computer_call", "local_shell_call", "shell_call",
     "apply_patch_call",
 ])  # fmt: skip
-_CALL_FIELDS = ("name", "arguments", "input", "action", "operation")  # the generated ones
-_CLIENT_CALLS = _CALLS - {"mcp_call"}  # those that the client runs
-EMPTY = {"id": "", "object": "response", "created_at": 0, "model": "", "output": []}  # stands for a missing snapshot
-MOST_ITEMS = 256  # of one response, whose ids are noted
-_NO_RETRY = "invalid_prompt"  # Codex retries after all codes but a few; of those few, it shows the message of this one
+_CALL_FIELDS: Final[tuple[str, ...]] = ("name", "arguments", "input", "action", "operation")  # the generated ones
+_CLIENT_CALLS: Final = _CALLS - {"mcp_call"}  # those that the client runs
+EMPTY: Final = {
+    "id": "",
+    "object": "response",
+    "created_at": 0,
+    "model": "",
+    "output": [],
+}  # stands for a missing snapshot
+MOST_ITEMS: Final = 256  # of one response, whose ids are noted
+_NO_RETRY: Final = (
+    "invalid_prompt"  # Codex retries after all codes but a few; of those few, it shows the message of this one
+)
 # Codes that Codex treats in ways of its own, so they are passed on if the upstream's error has one of them.
-_PASSED_ON = frozenset([
+_PASSED_ON: Final = frozenset([
     "context_length_exceeded", "insufficient_quota", "rate_limit_exceeded", "server_is_overloaded",
 ])  # fmt: skip
 

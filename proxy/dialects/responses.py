@@ -14,7 +14,7 @@ skips sequence numbers.
 """
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.chat import error_body
 from proxy.dialects.dialect import Background, Dialect, Reader, StreamedByBody
@@ -27,7 +27,7 @@ from proxy.wire.errors import BadRequest, ProxyError
 from proxy.wire.http import RawHeaders
 from proxy.wire.json_members import members, pairs
 
-_CONTINUES = frozenset(["previous_response_id", "conversation"])
+_CONTINUES: Final = frozenset(["previous_response_id", "conversation"])
 
 
 class ResponseRequests(StreamedByBody):
@@ -134,7 +134,7 @@ def _body(question: Question) -> dict[str, Any]:
     return {"model": question.model, "stream": True, "input": question.prompt, **limit}
 
 
-RESPONSES = Dialect(
+RESPONSES: Final = Dialect(
     "responses", ResponseRequests(), ResponseFrames(), ResponseDocuments(), ResponseObjects(), events=("response.",)
 )
-ASK_RESPONSES = Asking("Responses", "/responses", _body)
+ASK_RESPONSES: Final = Asking("Responses", "/responses", _body)

@@ -7,20 +7,23 @@ proxy's own key.
 import functools
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from proxy.dialects.dialect import Dialect
 from proxy.wire.errors import BadRequest
 from proxy.wire.http import RawHeaders, origin_form
 
 # Also between characters that only some servers treat as the limits of a segment.
-_DOT_SEGMENT = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:/|%2f|\\|%5c|;|%3b|#|%23|%3f|%00|$)", re.IGNORECASE)
+_DOT_SEGMENT: Final = re.compile(
+    r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:/|%2f|\\|%5c|;|%3b|#|%23|%3f|%00|$)", re.IGNORECASE
+)
 
-_REMEMBERED_CHARS = 1000  # of a target: a thousand longer ones would take much memory
+_REMEMBERED_CHARS: Final = 1000  # of a target: a thousand longer ones would take much memory
 
-AUTHORIZATION = "Authorization"
-PROTOCOL = "Sec-WebSocket-Protocol"
-_KEY_PROTOCOL = "openai-insecure-api-key."  # as OpenAI's SDKs send a key from a web page
-KEY_HEADERS = (AUTHORIZATION, "x-api-key", "api-key")
+AUTHORIZATION: Final = "Authorization"
+PROTOCOL: Final = "Sec-WebSocket-Protocol"
+_KEY_PROTOCOL: Final = "openai-insecure-api-key."  # as OpenAI's SDKs send a key from a web page
+KEY_HEADERS: Final[tuple[str, ...]] = (AUTHORIZATION, "x-api-key", "api-key")
 
 
 @dataclass(frozen=True, eq=False)  # the cache compares it by identity, which takes 1 us less than by its fields

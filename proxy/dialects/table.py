@@ -5,7 +5,7 @@ Source: Alibaba Cloud Model Studio's API references.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from proxy.dialects.allowance import Allowance
 from proxy.dialects.chat import ASK_CHAT, CHAT
@@ -19,18 +19,18 @@ from proxy.dialects.realtime import REALTIME
 from proxy.dialects.responses import ASK_RESPONSES, RESPONSES
 from proxy.dialects.route import AUTHORIZATION, Route
 
-OWN = CHAT
+OWN: Final = CHAT
 """The dialect of error responses at the proxy's own paths."""
-UNKNOWN = PLAIN
+UNKNOWN: Final = PLAIN
 """The dialect of routes that the configuration defines."""
-BASE = "/compatible-mode/v1"
+BASE: Final = "/compatible-mode/v1"
 """The upstream path for rows without an upstream prefix, if the URL of the upstream has no path."""
-PROVIDER = "dashscope"
+PROVIDER: Final = "dashscope"
 """The provider of all of these APIs, as OpenTelemetry's conventions name it."""
 
 # X-DashScope-SDK headers are left out: their values describe the client (a session id, say), not the request.
-_STEERING = r"accept|x-dashscope-(?!sdk-).*"
-_DASHSCOPE_HEADERS = r"x-dashscope-[a-z0-9-]+"
+_STEERING: Final = r"accept|x-dashscope-(?!sdk-).*"
+_DASHSCOPE_HEADERS: Final = r"x-dashscope-[a-z0-9-]+"
 
 
 class Row(NamedTuple):
@@ -65,7 +65,7 @@ class Row(NamedTuple):
     """How clients ask for a stream; None: the commands and the console are no clients of this API."""
 
 
-ROWS = [
+ROWS: Final = [
     Row(
         "chat",
         ("/v1/", "/compatible-mode/v1/"),

@@ -1,18 +1,18 @@
 """Token counts: what each is called in the usage of the APIs, and how they are read."""
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from proxy.wire.json_members import members
 
-_MOST_TOKENS = 1 << 53
-_PROMPT = ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens")
-_COMPLETION = ("completion_tokens", "output_tokens", "completionTokens", "outputTokens")
-_REASONING = ("reasoning_tokens", "thinking_tokens")
-_CACHED = ("cached_tokens",)
-_CACHE_WRITTEN = ("cache_creation_input_tokens",)
-_AUDIO = ("audio_tokens",)
-_IMAGE = ("image_tokens",)
-_PARTS = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
+_MOST_TOKENS: Final = 1 << 53
+_PROMPT: Final[tuple[str, ...]] = ("prompt_tokens", "input_tokens", "promptTokens", "inputTokens")
+_COMPLETION: Final[tuple[str, ...]] = ("completion_tokens", "output_tokens", "completionTokens", "outputTokens")
+_REASONING: Final[tuple[str, ...]] = ("reasoning_tokens", "thinking_tokens")
+_CACHED: Final[tuple[str, ...]] = ("cached_tokens",)
+_CACHE_WRITTEN: Final[tuple[str, ...]] = ("cache_creation_input_tokens",)
+_AUDIO: Final[tuple[str, ...]] = ("audio_tokens",)
+_IMAGE: Final[tuple[str, ...]] = ("image_tokens",)
+_PARTS: Final[tuple[str, ...]] = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
 
 
 class Usage(NamedTuple):
@@ -28,7 +28,7 @@ class Usage(NamedTuple):
     tool_calls: int = 0  # calls of tools that the upstream itself runs, such as web search; these are no tokens
 
 
-TOKEN_KINDS = Usage._fields[:-1]
+TOKEN_KINDS: Final = Usage._fields[:-1]
 """The fields of Usage that count tokens."""
 
 

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any, Protocol
 
-from aiohttp import EMPTY_PAYLOAD, HttpVersion11, StreamReader, web
+from aiohttp import EMPTY_PAYLOAD, HttpVersion10, HttpVersion11, StreamReader, web
 from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import ERROR, RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
-from proxy.downstream.known_heads import KnownHeads, WholeBody
+from proxy.downstream.known_heads import KnownHead, KnownHeads, WholeBody
 from proxy.downstream.request_pieces import new_parser, pieces
 from proxy.downstream.response import RESPONSE, Written, reset
 from proxy.downstream.unsent import unsent_in_kernel
@@ -70,10 +70,12 @@ class Connection(RequestHandler):
         "_answered",
         "_closing",
         "_ends_request",
+        "_has_ended",
         "_head_began_at",
         "_held",
         "_held_bytes",
         "_idle_since",
+        "_last_head",
         "_port",
         "_queued_bytes",
         "_received_at",
@@ -99,7 +101,9 @@ class Connection(RequestHandler):
         self._held_bytes = 0  # of the request's body, kept in memory
         self._answered = False  # whether at least one request has been
         self._within_head = False
-        self._ends_request = True  # the last read ended where a request ends: the parser has nothing of a next one
+        self._last_head: KnownHead | None = None  # that of the last request that had a known one
+        self._ends_request = True  # the last read ended where a request ends: see `_note_end`
+        self._has_ended = False  # the client has closed its sending side: what came before is still answered
         self._head_began_at = self._received_at = self._idle_since = self.taken_at = monotonic()
         self._closing = False  # whether it is about to be closed, after an error response or by `cut`
         self.unsent_bytes = self._queued_bytes = 0
@@ -152,6 +156,8 @@ class Connection(RequestHandler):
         assert manager is not None
         while not self._force_close:
             if not self._messages:
+                if self._has_ended and not self._held:
+                    break
                 self._waiter = self._loop.create_future()
                 try:
                     await self._waiter
@@ -160,10 +166,13 @@ class Connection(RequestHandler):
             message: Any
             payload: Any
             message, payload = self._messages.popleft()
-            if self._parser is not None and type(payload) is not WholeBody:
+            is_partial = type(payload) is not WholeBody and not payload.is_eof()
+            if self._parser is not None and not is_partial:
                 self._parser.message_consumed()
             if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
                 self._resume_reading_if_drained()
+            if is_partial and self._has_ended:
+                break
             manager.requests_count += 1
             make: Any = self._request_factory
             respond: Any = self._request_handler
@@ -173,10 +182,23 @@ class Connection(RequestHandler):
             request = make(message, payload, self, StreamWriter(self, self._loop), self._task_handler)
             if not await self._respond(request, respond):
                 break
+            if is_partial:
+                self._note_completed()
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
+
+    def _note_completed(self) -> None:
+        """Tell the parser that a request waits no more whose body was incomplete when it began.
+
+        The parser stops when 32 requests wait, and counts each once it is complete. aiohttp never tells it of these, so
+        it would count one too many from then on, and stop before reading is paused: for ever, since none goes on.
+        """
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._messages:
+            self.data_received(b"")  # it may have stopped meanwhile
 
     async def _respond(self, request: Any, respond: Any) -> bool:
         """Respond to a request; return whether the connection may have another one."""
@@ -237,6 +259,9 @@ class Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._messages is _NO_MESSAGES:
             self._parser, self._messages = new_parser(self), deque()
+        if self._held and data:  # nothing overtakes what waits
+            self._held += data
+            return
         request = self.current
         if request is not None:
             self._receive_more(data, request.content)
@@ -246,18 +271,13 @@ class Connection(RequestHandler):
             self._port.turns.wait(self._parse_rest)
             return
         self._received_at = now = monotonic()
-        # Not while the body of a request that was answered already is still read: that may look like a request.
-        begins = self._ends_request and not (self._within_head or self._request_in_progress)
         if not self._within_head:
             self._head_began_at, self._within_head = now, True
-        if 10 not in self.beginning:  # an LF; the number takes a fifth of the time of b"\n"
-            self.beginning += data
-        if self._held or not (self._port.may_begin(now) or data.startswith(self._port.urgent)):
-            if not self._held:
-                self._port.turns.wait(functools.partial(self._parse_held, begins))
-            self._held += data
+        if self._port.may_begin(now) or data.startswith(self._port.urgent):
+            self._parse(data)
         else:
-            self._parse(data, begins)
+            self._port.turns.wait(self._parse_held)
+            self._held = data
 
     def _receive_more(self, data: bytes, body: StreamReader) -> None:
         """Pass to aiohttp's parser what comes while a request is in progress: of its body, or the next request."""
@@ -268,37 +288,56 @@ class Connection(RequestHandler):
                 self._head_began_at, self._within_head = self._received_at, True
         super().data_received(data)
         if data:
-            self._ends_request = data.endswith(_BLANK_LINE) or body.total_bytes - before == len(data)
+            is_last = not self._messages
+            is_whole = is_last and body.total_bytes - before == len(data)
+            self._note_end(data, body if is_last else self._messages[-1][1], is_whole=is_whole)
         if self._messages and self.current is not None:
             self._fail_unparsable_body()
 
-    def _parse(self, data: bytes, begins: bool) -> None:
-        """Pass a head, and the bytes that came with it, to aiohttp's parser.
+    def _parse(self, data: bytes) -> None:
+        """Pass a head, and the bytes that came with it, to aiohttp's parser, unless the head is known.
 
         A head with `Connection: close`, or of HTTP/1.0, is passed on its own. The parser treats bytes after such a
         message as an error, and would then drop the message, too; RFC 9112 section 9.6 has those bytes ignored.
-        `begins`: no bytes of the head came before.
         """
-        known = self._port.heads.find(data) if begins and not (self._messages or self._close) else None
-        if known is not None:
-            self._ends_request = True
-            self._messages.append(known)
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
+        begins = self._ends_request and not self._messages
+        if begins and not self._close and self._begin_known(data):
             return
+        if 10 not in self.beginning:  # an LF; the number takes a fifth of the time of b"\n"
+            self.beginning += data
         end = data.find(_BLANK_LINE) + 4
-        if 4 <= end < len(data):
-            lower = data[:end].lower()
-            if (lower.find(b"close") >= 0 or lower.find(b" http/1.0") >= 0) and _CLOSE.search(lower):
-                super().data_received(data[:end])
-                data, end = data[end:], 0
-        super().data_received(data)
-        body_bytes = self._messages[-1][1].total_bytes if begins and self._messages else -1
-        self._ends_request = data.endswith(_BLANK_LINE) or end + body_bytes == len(data)
+        if 4 <= end < len(data) and _is_last(data[:end].lower()):
+            super().data_received(data[:end])
+            super().data_received(data[end:])
+        else:
+            super().data_received(data)
+        body: Any = self._messages[-1][1] if self._messages else None
+        is_whole = begins and body is not None and end + body.total_bytes == len(data)
+        self._note_end(data, body, is_whole=is_whole)
         if begins and self._has_failed():
             self._parse_again(data)
-        elif begins and self._ends_request and body_bytes > 0 and len(self._messages) == 1:
+        elif is_whole and self._ends_request and body.total_bytes:
             self._port.heads.note(data, *self._messages[0])
+
+    def _begin_known(self, data: bytes) -> bool:
+        """Begin the request of a read if its head is known; return whether it is."""
+        found = self._port.heads.find(data, self._last_head)
+        if found is None:
+            return False
+        self._last_head = found[1].head
+        self._messages.append(found)  # type: ignore[arg-type]  # a WholeBody is as much of a StreamReader as is used
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        return True
+
+    def _note_end(self, data: bytes, body: Any, *, is_whole: bool) -> None:
+        """Note whether a read ended where a request ends, so that the parser has nothing of it, nor of a next one.
+
+        `body`: that of the last request that was parsed; None: it is not known here. `is_whole`: the read has nothing
+        but bytes of it. The parser is never within a head after a blank line, but may be within a body.
+        """
+        ended = body is not None and body.is_eof() and (is_whole or data.endswith(_BLANK_LINE))
+        self._ends_request = ended and not (self._upgraded or self._buffer_paused)
 
     def _has_failed(self) -> bool:
         """Return whether the last thing that was parsed is an error."""
@@ -307,6 +346,7 @@ class Connection(RequestHandler):
     def _parse_again(self, data: bytes) -> None:
         """Parse a read again, piece by piece up to what is malformed: with that, aiohttp dropped what came before."""
         failed = self._messages.pop()
+        self._messages.clear()  # of a head that was passed on its own
         self._parser = new_parser(self)
         for piece in pieces(data):
             super().data_received(piece)
@@ -314,9 +354,13 @@ class Connection(RequestHandler):
                 return
         self._messages.append(failed)
 
-    def _parse_held(self, begins: bool) -> None:
+    def _parse_held(self) -> None:
         held, self._held = self._held, b""
-        self._parse(held, begins)
+        request = self.current
+        if request is None:
+            self._parse(held)
+        else:  # it has begun meanwhile, and these bytes come after its head
+            self._receive_more(held, request.content)
         self._port.has_begun()
 
     def _parse_rest(self) -> None:
@@ -344,19 +388,20 @@ class Connection(RequestHandler):
             return False  # asyncio closes a connection by TLS with either side, whatever is returned
         if self._upgraded:
             return False  # a WebSocket ends with a close frame; without one it has failed (RFC 6455 section 7.1.5)
-        if self._held:
-            return True  # a request waits for its turn
         request = self.current
-        if request is None or not request.content.is_eof():
+        if request is None and not self._messages:
+            self._has_ended = bool(self._held)  # a request waits for its turn
+            return self._has_ended
+        if request is not None and not request.content.is_eof():
             return False
-        begun = request.get(RESPONSE)
+        begun = None if request is None else request.get(RESPONSE)
         if begun is not None and begun.has_length:
             return False
         if begun is not None:
             begun.probe()
-        elif request.version >= HttpVersion11:
+        elif getattr(self._messages[0][0] if request is None else request, "version", HttpVersion10) >= HttpVersion11:
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # may be sent at any time (RFC 9110 section 15.2)
-        self.close()  # after the response
+        self._has_ended = True
         self._look_for_reset(_RESETS_S)
         return True
 
@@ -405,7 +450,7 @@ class Connection(RequestHandler):
         """
         if request.get(RESPONSE) is None or request._headers is _NO_HEADERS or not request.content.is_eof():
             return
-        if self._messages or self._within_head or self._upgraded or not self._ends_request:
+        if self._messages or self._within_head or self._held or self._upgraded or not self._ends_request:
             return
         request._message = request._message._replace(headers=_NO_HEADERS, raw_headers=())
         request._headers, request._payload = _NO_HEADERS, EMPTY_PAYLOAD
@@ -490,6 +535,11 @@ class Connection(RequestHandler):
                 request, self.beginning if request.method == UNPARSED else read.encode(), exc
             )
         return super().handle_error(request, status, exc, message)
+
+
+def _is_last(head: bytes) -> bool:
+    """Return whether a head, in lower case, looks like that of a connection's last request."""
+    return (head.find(b"close") >= 0 or head.find(b" http/1.0") >= 0) and _CLOSE.search(head) is not None
 
 
 async def _fail(fault: Exception, request: web.BaseRequest) -> web.StreamResponse:

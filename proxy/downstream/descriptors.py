@@ -3,9 +3,10 @@
 import os
 import resource
 from collections.abc import Callable
+from typing import Final
 
-ADMIN = 16  # for scrapes and probes at the admin port, and log files
-_MOST_UPSTREAM = 1024
+ADMIN: Final = 16  # for scrapes and probes at the admin port, and log files
+_MOST_UPSTREAM: Final = 1024
 
 
 def raise_limit() -> tuple[int, int]:

@@ -4,25 +4,26 @@ Parsing it and making a reader of a body that is already here are a fifth of wha
 here is what aiohttp's parser made of the same bytes, so that no head is understood in two ways.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final
 
 from aiohttp.hdrs import CONTENT_LENGTH
 from multidict import CIMultiDict, CIMultiDictProxy
 
-_KNOWN = 256  # heads; a new one takes the place of the oldest
-_MAX_HEAD_BYTES = 4096
-_SPELLINGS = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
-_MAX_DIGITS = 9
-_BLANK_LINE = b"\r\n\r\n"
+_KNOWN: Final = 256  # heads; a new one takes the place of the oldest
+_MAX_HEAD_BYTES: Final = 4096
+_SPELLINGS: Final[tuple[bytes, ...]] = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+_MAX_DIGITS: Final = 9
+_BLANK_LINE: Final = b"\r\n\r\n"
 
 
 class WholeBody:
     """A request's body that came with its head: as much of aiohttp's StreamReader as is used of a complete body."""
 
-    __slots__ = ("_data", "total_bytes")
+    __slots__ = ("_data", "head", "total_bytes")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, head: "KnownHead") -> None:
         self._data = data
+        self.head = head
         self.total_bytes = len(data)
 
     def is_eof(self) -> bool:
@@ -40,6 +41,9 @@ class WholeBody:
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """Do nothing: nobody waits for more."""
 
+    def set_read_chunk_size(self, n: int) -> None:
+        """Do nothing: everything is here. aiohttp's own way to read a body calls this."""
+
     def read_nowait(self) -> bytes:
         """Return what was not read yet."""
         data, self._data = self._data, b""
@@ -50,41 +54,64 @@ class WholeBody:
         return self.read_nowait()
 
 
-class _Known(NamedTuple):
-    """What was parsed of a head."""
+class KnownHead:
+    """A head that came more than once: its bytes, and what aiohttp's parser made of them."""
 
-    message: Any  # a RawRequestMessage of aiohttp
-    length: bytes  # the value of its Content-Length
-    place: int  # of the Content-Length among its headers
+    __slots__ = ("after", "before", "is_kept", "length", "memo", "message", "place")
+
+    def __init__(self, before: bytes, after: bytes, length: bytes, message: Any, place: int) -> None:
+        """`before` and `after`: the bytes around the value of its Content-Length, which is `length` in `message`.
+
+        `place`: of the Content-Length among its headers.
+        """
+        self.before = before
+        self.after = after
+        self.length = length
+        self.message = message  # a RawRequestMessage of aiohttp
+        self.place = place
+        self.is_kept = True
+        self.memo: dict[object, Any] = {}
+        """What was made of the head alone, whatever its length: by whoever made it, who may use it again."""
+
+    def request(self, data: bytes, begins: int, ends: int) -> tuple[Any, WholeBody] | None:
+        """Return the message and the body of a read with this head and the complete body; None if it is not complete.
+
+        `begins` and `ends`: where the digits of the length are in the read.
+        """
+        length, body = data[begins:ends], data[ends + len(self.after) :]
+        if length != self.length:
+            if not length.isdigit():
+                return None
+            self.message, self.length = _with_length(self.message, self.place, length), length
+        if not body or int(length) != len(body):  # without a body, aiohttp's parser makes a request with another reader
+            return None
+        return self.message, WholeBody(body, self)
 
 
 class KnownHeads:
     """The heads of requests that came more than once, for one port."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, _Known] = {}  # by the head without its length
+        self._known: dict[bytes, KnownHead] = {}  # by the head without its length
         self._seen: set[int] = set()  # hashes of heads that came once
 
-    def find(self, data: bytes) -> tuple[Any, Any] | None:
+    def find(self, data: bytes, last: KnownHead | None = None) -> tuple[Any, WholeBody] | None:
         """Return the message and the body of a read that is a request with a known head and its body; else None.
 
-        The read must begin where a request begins.
+        The read must begin where a request begins. `last`: the head that came last on the same connection, which most
+        clients send again.
         """
+        if last is not None and last.is_kept and data.startswith(last.before):
+            begins = len(last.before)
+            ends = data.find(b"\r", begins, begins + _MAX_DIGITS + 1)
+            if ends >= 0 and data.startswith(last.after, ends):
+                return last.request(data, begins, ends)
         end = data.find(_BLANK_LINE) + 4
         begins, ends = _length(data, end)
         if not begins:
             return None
-        head = data[:begins] + data[ends:end]
-        known = self._known.get(head)
-        if known is None:
-            return None
-        length, message = data[begins:ends], known.message
-        if int(length) != len(data) - end:
-            return None
-        if length != known.length:
-            message = _with_length(message, known.place, length)
-            self._known[head] = _Known(message, length, known.place)
-        return message, WholeBody(data[end:])
+        known = self._known.get(data[:begins] + data[ends:end])
+        return None if known is None else known.request(data, begins, ends)
 
     def note(self, data: bytes, message: Any, body: Any) -> None:
         """Note what the parser has made of a read that is one request: `message`, and `body`, which is complete.
@@ -104,13 +131,16 @@ class KnownHeads:
         if message.upgrade or message.should_close:  # what follows is not a request
             return
         places = [place for place, (name, _) in enumerate(message.raw_headers) if name.lower() == b"content-length"]
-        if len(places) == 1 and message.raw_headers[places[0]][1] == data[begins:ends]:
+        length = data[begins:ends]
+        if len(places) == 1 and message.raw_headers[places[0]][1] == length:
             while len(self._known) >= _KNOWN:
-                del self._known[next(iter(self._known))]
-            self._known[head] = _Known(message, data[begins:ends], places[0])
+                self._known.pop(next(iter(self._known))).is_kept = False
+            self._known[head] = KnownHead(data[:begins], data[ends:end], length, message, places[0])
 
     def forget(self) -> None:
         """Forget all heads, because others are allowed now."""
+        for known in self._known.values():
+            known.is_kept = False
         self._known.clear()
         self._seen.clear()
 

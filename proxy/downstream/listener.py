@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.downstream.client_connections import ClientConnections
 from proxy.downstream.connection import ERROR_TO_SEND, LINGERING_S, UNPARSED, Connection
-from proxy.downstream.known_heads import KnownHeads
+from proxy.downstream.known_heads import KnownHeads, WholeBody
 from proxy.downstream.request_errors import NOT_ALLOWED, unparsable, unsupported
 from proxy.downstream.response import Downstream
 from proxy.stream.turns import Turns
@@ -97,6 +97,11 @@ class Listener(web.Server):
 
     def _begin(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
         """Make the request of a head that aiohttp has parsed, or has failed to."""
+        memo: dict[object, Any] | None = payload.head.memo if type(payload) is WholeBody else None
+        if memo is not None and self in memo:  # such a head was accepted before
+            request = web.BaseRequest(message, payload, protocol, writer, task, self._loop)
+            protocol.begin(request, was_parsed=True)
+            return request
         method, major = message.method, message.version.major
         was_parsed = method != UNPARSED
         error: ProxyError | None = None
@@ -110,6 +115,8 @@ class Listener(web.Server):
         protocol.begin(request, was_parsed=was_parsed)
         if error is not None:
             request[ERROR_TO_SEND] = error
+        elif memo is not None:
+            memo[self] = True
         return request
 
     def refuse_unparsable(

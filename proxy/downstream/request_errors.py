@@ -4,7 +4,7 @@ No message quotes the request, which may hold a key; only an unsupported transfe
 """
 
 import re
-from typing import Any
+from typing import Any, Final
 
 from aiohttp.http_exceptions import (
     BadHttpMethod,
@@ -25,17 +25,18 @@ from proxy.wire.errors import (
     VersionNotSupported,
 )
 
-_UNSUPPORTED_VERSION = "the request's version of HTTP is not supported; HTTP/1.1 and HTTP/1.0 are"
-NOT_ALLOWED = ("TRACE", "CONNECT")  # TRACE would show the client what is sent upstream (RFC 9110 section 9.3.8)
-_VERSION = re.compile(rb" HTTP/([0-9]{1,9})(?:\.[0-9]+)?\s*$")
-_MESSAGES: tuple[tuple[type[HttpProcessingError], str], ...] = (
+_UNSUPPORTED_VERSION: Final = "the request's version of HTTP is not supported; HTTP/1.1 and HTTP/1.0 are"
+# TRACE would show the client what is sent upstream (RFC 9110 section 9.3.8).
+NOT_ALLOWED: Final[tuple[str, ...]] = ("TRACE", "CONNECT")
+_VERSION: Final = re.compile(rb" HTTP/([0-9]{1,9})(?:\.[0-9]+)?\s*$")
+_MESSAGES: Final[tuple[tuple[type[HttpProcessingError], str], ...]] = (
     (InvalidHeader, "a header is malformed"),
     (InvalidURLError, "its target is malformed"),
     (BadHttpMethod, "its method is unknown"),
     (BadStatusLine, "its first line is malformed"),
 )
 # The first line of an llhttp message is one of its constants; the lines after it quote the request.
-_CONSTANT = re.compile(r"[A-Za-z][A-Za-z' /-]*")
+_CONSTANT: Final = re.compile(r"[A-Za-z][A-Za-z' /-]*")
 
 
 def unsupported(message: Any) -> ProxyError | None:

@@ -5,14 +5,14 @@ Its parser then drops those before the malformed one, too. They are complete, an
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http import HttpRequestParser
 
-_HEAD_END = b"\r\n\r\n"
-_LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\ntransfer-encoding:", re.IGNORECASE)
+_HEAD_END: Final = b"\r\n\r\n"
+_LENGTH: Final = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r", re.IGNORECASE)
+_CHUNKED: Final = re.compile(rb"\ntransfer-encoding:", re.IGNORECASE)
 
 
 def pieces(data: bytes) -> Iterator[bytes]:

@@ -11,17 +11,21 @@ import functools
 import socket
 import struct
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.wire.http import LAST_CHUNK, Headers, chunk, head
 
-EXTRA = web.RequestKey("extra", list[tuple[bytes, bytes]])  # on a request: headers of its response, for CORS
-ALLOWANCE = web.RequestKey("allowance", list[tuple[bytes, bytes]])  # on a request: what its caller's limits leave
-SENT = web.RequestKey("sent", list[tuple[bytes, bytes]])  # on a request: takes the headers of its response, for a log
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close by RST
+EXTRA: Final = web.RequestKey("extra", list[tuple[bytes, bytes]])  # on a request: headers of its response, for CORS
+ALLOWANCE: Final = web.RequestKey(
+    "allowance", list[tuple[bytes, bytes]]
+)  # on a request: what its caller's limits leave
+SENT: Final = web.RequestKey(
+    "sent", list[tuple[bytes, bytes]]
+)  # on a request: takes the headers of its response, for a log
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close by RST
 
 
 class Framed(Protocol):
@@ -62,20 +66,13 @@ class Downstream:
     which also waits for the client to read whenever the subscription has to pause.
     """
 
-    __slots__ = (
-        "_chunked_body",
-        "_head",
-        "_keep",
-        "_protocol",
-        "_request",
-        "_resume",
-        "_transport",
-        "_woken",
-        "_writer",
-        "ended",
-        "has_length",
-        "status",
-    )
+    # Without __slots__, so that what a response begins with need not be set on each.
+    ended = False
+    has_length = False
+    """Whether its headers tell where its body ends."""
+    _head = b""  # until it is sent, with the first bytes of the body if possible
+    _resume: Callable[[], None] | None = None
+    _woken: asyncio.Future[None] | None = None  # while `finished` waits
 
     def __init__(self, request: web.BaseRequest, status: int = 200) -> None:
         """Raises: ConnectionResetError, if the client has disconnected."""
@@ -93,11 +90,6 @@ class Downstream:
         self._protocol = protocol
         self._chunked_body = request._version >= HttpVersion11
         self._keep = request.keep_alive and self._chunked_body
-        self.ended = False
-        self.has_length = False  # its headers tell where its body ends
-        self._head = b""  # until it is sent, with the first bytes of the body if possible
-        self._resume: Callable[[], None] | None = None
-        self._woken: asyncio.Future[None] | None = None  # while `finished` waits
 
     @property
     def response(self) -> web.StreamResponse:
@@ -271,4 +263,4 @@ def reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-RESPONSE = web.RequestKey("response", Downstream)  # on a request: its response, once that has begun
+RESPONSE: Final = web.RequestKey("response", Downstream)  # on a request: its response, once that has begun

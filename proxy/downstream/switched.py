@@ -5,7 +5,7 @@ Source: RFC 6455.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
@@ -13,8 +13,8 @@ from proxy.stream.interfaces import Sink
 from proxy.wire.http import Headers
 from proxy.wire.websocket import PONG, frame
 
-CLOSING_S = 1.0  # for the client to respond to a close frame
-PONG_ROOM_BYTES = 128 * 1024  # no pongs while more is unsent, for clients that send pings but do not read
+CLOSING_S: Final = 1.0  # for the client to respond to a close frame
+PONG_ROOM_BYTES: Final = 128 * 1024  # no pongs while more is unsent, for clients that send pings but do not read
 
 
 class Response(Sink, Protocol):

@@ -7,6 +7,7 @@ reading, and closes the transport by itself while the proxy writes to it. Source
 
 import binascii
 from base64 import b64decode
+from typing import Final
 
 from aiohttp import web
 
@@ -18,7 +19,7 @@ from proxy.wire.errors import BadRequest, UpgradeRequired
 from proxy.wire.http import Headers
 from proxy.wire.websocket import CLOSE, PING, PROTOCOL_ERROR, FrameReader, accept, close_frame, frame
 
-_PINGED = Span(0, 0, frame(PING, b""))
+_PINGED: Final = Span(0, 0, frame(PING, b""))
 
 
 def handshake(request: web.BaseRequest) -> bytes:

@@ -222,9 +222,10 @@ def load(path: Path | None) -> Config:
 def loads(text: str) -> Config:
     """Read the text of a file, and the environment, which overrides it. Raises: as `load`, but for OSError."""
     _check_environment()
-    given = tomllib.loads(text)
     try:
-        return Config(**given)
+        return Config(**tomllib.loads(text))
+    except RecursionError:
+        raise ValueError("its arrays or tables are nested too deeply") from None
     except SettingsError as error:
         raise ValueError(_no_json(error)) from None
 

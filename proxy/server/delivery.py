@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import Final
 
 from aiohttp import web
 
@@ -15,12 +16,12 @@ from proxy.stream.modes.projections import MODES
 from proxy.stream.subscription import Subscription
 from proxy.wire.http import EndToEnd, Head, Headers
 
-CACHING: Headers = [
+CACHING: Final[Headers] = [
     (b"Cache-Control", b"no-cache, no-transform"),
     (b"X-Accel-Buffering", b"no"),
 ]
-_ANSWER = EndToEnd(SET)
-_STREAM = EndToEnd(SET_OF_STREAMS)
+_ANSWER: Final = EndToEnd(SET)
+_STREAM: Final = EndToEnd(SET_OF_STREAMS)
 
 
 def begin_stream(request: web.BaseRequest, head: Head, ours: Headers, view: View) -> Downstream:

@@ -5,6 +5,7 @@ Also used for generation requests: the upstream target, the headers that are for
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
+from typing import Final
 
 from aiohttp import web
 
@@ -29,12 +30,12 @@ from proxy.wire import json_size
 from proxy.wire.errors import UpstreamError
 from proxy.wire.http import LAST_CHUNK, EndToEnd, Headers, chunk, origin_form
 
-_PIECE_BYTES = 64 * 1024
-_CHECKED_AT_ONCE_BYTES = 256 * 1024  # 5 ms
-_BODY_BYTES = 64 * 1024 * 1024  # of a caller with limits, where no other limit is known
-_STATED_BYTES = 2 * 1024 * 1024  # a longer response is not searched for its usage
-_CROSSING = EndToEnd(KEPT)
-_ANSWER = EndToEnd(marked=(b"content-length",))
+_PIECE_BYTES: Final = 64 * 1024
+_CHECKED_AT_ONCE_BYTES: Final = 256 * 1024  # 5 ms
+_BODY_BYTES: Final = 64 * 1024 * 1024  # of a caller with limits, where no other limit is known
+_STATED_BYTES: Final = 2 * 1024 * 1024  # a longer response is not searched for its usage
+_CROSSING: Final = EndToEnd(KEPT)
+_ANSWER: Final = EndToEnd(marked=(b"content-length",))
 
 
 def _without_limits(caller: Caller) -> Account | None:
@@ -69,6 +70,8 @@ class Forward:
         Of a body that takes long the rest is still to be checked: await what is returned.
         Raises: FileNotAllowed, UnsupportedMediaType, TooLarge.
         """
+        if self._allowed is None and type(body) is bytes and len(body) <= json_size.LONG_BYTES:
+            return None  # nearly always
         if self._allowed is not None:
             headers = request.headers
             self._allowed.check_coding(headers.getall("Content-Encoding", ()), headers.getall("Content-Type", ()))

@@ -7,7 +7,7 @@ much as the server below them (measured by E of the load harness).
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
 import aiohttp
@@ -28,8 +28,8 @@ from proxy.wire.errors import InternalError, ProxyError, UnknownRoute
 from proxy.wire.http import origin_form
 
 Handler = Callable[..., Awaitable[web.StreamResponse]]
-ANY = "*"
-_NO_ARGUMENTS: dict[str, str] = {}
+ANY: Final = "*"
+_NO_ARGUMENTS: Final[dict[str, str]] = {}
 
 
 class Endpoint(NamedTuple):

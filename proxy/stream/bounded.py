@@ -6,7 +6,7 @@ Must not know: how frames reach followers, HTTP responses, upstreams, time.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.dialect import Reader
 from proxy.stream.endings import LOG_LIMIT
@@ -22,10 +22,10 @@ from proxy.stream.modes.transcript import Transcript
 from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
 
-REMOTE_FOLLOWERS = "remote_followers"
+REMOTE_FOLLOWERS: Final = "remote_followers"
 """The hold of followers at other processes, which read the stream from a store: they need no frames of this log."""
-_TRANSCRIPT_BYTES = 64 * 1024  # of memory that a transcript may take however small the log's limit is
-_UNLIMITED = Ledger(1 << 62)  # replaces the ledger of a stream that is forgotten: what it counts then is ignored
+_TRANSCRIPT_BYTES: Final = 64 * 1024  # of memory that a transcript may take however small the log's limit is
+_UNLIMITED: Final = Ledger(1 << 62)  # replaces the ledger of a stream that is forgotten: what it counts then is ignored
 
 
 class BoundedStream:

@@ -123,14 +123,14 @@ What is ugly
 import heapq
 from collections.abc import Callable
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from proxy.stream.faults import BackgroundLoop
 from proxy.stream.rank import Ranks
 
 # Followers advanced in one turn of the event loop (a rank may exceed it): at about 10 us each, other streams wait for
 # 3 ms at most.
-SLICE = 256
+SLICE: Final = 256
 
 
 class Member(Protocol):

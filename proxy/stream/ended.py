@@ -3,13 +3,16 @@
 import heapq
 from collections.abc import Iterator
 from itertools import islice
+from typing import Final
 
 from proxy.stream.endings import TOO_SLOW
 from proxy.stream.ledger import Ledger
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 
-STREAM_BYTES = 3000  # memory that a stream takes besides its frames, which matters if there are many short streams
+STREAM_BYTES: Final = (
+    3000  # memory that a stream takes besides its frames, which matters if there are many short streams
+)
 
 
 class EndedStreams:

@@ -5,7 +5,7 @@ mode json, /info, spans and retries know every ending. A new ending is a row her
 Knows nothing of sockets. Keeps law 7 (one ending: only `complete` is a success anywhere).
 """
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from proxy.wire.errors import (
     Cancelled,
@@ -72,51 +72,52 @@ class Ending(NamedTuple):
 
 # Of a stream, and of those who follow it.
 
-COMPLETE = Ending("complete", "complete", None, NORMAL_CLOSURE, None, replayed=True, clean=True)
+COMPLETE: Final = Ending("complete", "complete", None, NORMAL_CLOSURE, None, replayed=True, clean=True)
 
-CANCELLED = Ending(  # a retry must not undo a cancel
+CANCELLED: Final = Ending(  # a retry must not undo a cancel
     "cancelled", "cancelled", "client", 4409, Cancelled, replayed=True, message="cancelled on request")
-CLIENT_GONE = Ending(
+CLIENT_GONE: Final = Ending(
     "client_gone", "cancelled", "client", 4499, Cancelled, message="cancelled: the last follower left")
-RATE_LIMITED = Ending("rate_limited", "failed", "client", 4429, RateLimited)
+RATE_LIMITED: Final = Ending("rate_limited", "failed", "client", 4429, RateLimited)
 
-DRAINED = Ending(
+DRAINED: Final = Ending(
     "drained", "failed", "proxy", GOING_AWAY, Drained,
     message="this server is shutting down, and the answer took longer than that may wait (drain_s)")
-OVERLOADED = Ending("overloaded", "failed", "proxy", TRY_AGAIN_LATER, Overloaded)
-INTERNAL_ERROR = Ending(  # of a follower alone, too
+OVERLOADED: Final = Ending("overloaded", "failed", "proxy", TRY_AGAIN_LATER, Overloaded)
+INTERNAL_ERROR: Final = Ending(  # of a follower alone, too
     "internal_error", "failed", "proxy", 4500, InternalError, message="this proxy failed; its log says where")
-PRODUCER_LOST = Ending("producer_lost", "failed", "proxy", 4502, ProducerLost, imposed=True)
+PRODUCER_LOST: Final = Ending("producer_lost", "failed", "proxy", 4502, ProducerLost, imposed=True)
 
-UPSTREAM_UNREACHABLE = Ending("upstream_unreachable", "failed", "upstream", 4502, Unreachable)
-UPSTREAM_RESET = Ending("upstream_reset", "failed", "upstream", 4502, Truncated)
-UPSTREAM_ERROR = Ending("upstream_error", "failed", "upstream", 4502, UpstreamError)
-GARBLED = Ending("garbled", "failed", "upstream", 4502, Garbled)
-FRAME_LIMIT = Ending("frame_limit", "failed", "upstream", 4413, Truncated)
-TIMEOUT_CONNECT = Ending("timeout_connect", "failed", "upstream", 4504, ConnectTimeout)
-TIMEOUT_FIRST_BYTE = Ending("timeout_first_byte", "failed", "upstream", 4504, FirstByteTimeout)
-TIMEOUT_FIRST_TOKEN = Ending("timeout_first_token", "failed", "upstream", 4504, FirstTokenTimeout)
-TIMEOUT_IDLE = Ending("timeout_idle", "failed", "upstream", 4504, IdleTimeout)
-TIMEOUT_TOTAL = Ending("timeout_total", "failed", "upstream", 4504, TotalTimeout)
+UPSTREAM_UNREACHABLE: Final = Ending("upstream_unreachable", "failed", "upstream", 4502, Unreachable)
+UPSTREAM_RESET: Final = Ending("upstream_reset", "failed", "upstream", 4502, Truncated)
+UPSTREAM_ERROR: Final = Ending("upstream_error", "failed", "upstream", 4502, UpstreamError)
+GARBLED: Final = Ending("garbled", "failed", "upstream", 4502, Garbled)
+FRAME_LIMIT: Final = Ending("frame_limit", "failed", "upstream", 4413, Truncated)
+TIMEOUT_CONNECT: Final = Ending("timeout_connect", "failed", "upstream", 4504, ConnectTimeout)
+TIMEOUT_FIRST_BYTE: Final = Ending("timeout_first_byte", "failed", "upstream", 4504, FirstByteTimeout)
+TIMEOUT_FIRST_TOKEN: Final = Ending("timeout_first_token", "failed", "upstream", 4504, FirstTokenTimeout)
+TIMEOUT_IDLE: Final = Ending("timeout_idle", "failed", "upstream", 4504, IdleTimeout)
+TIMEOUT_TOTAL: Final = Ending("timeout_total", "failed", "upstream", 4504, TotalTimeout)
 
 # Of a single follower, whose stream may go on. `refused`: it expected a stream, but the upstream's response is none.
 
-LOG_LIMIT = Ending("log_limit", "failed", "client", 4413, TooLarge)  # its mode needs the whole text, which is too large
-TOO_SLOW = Ending("too_slow", "failed", "client", 4410, None)
-CAPABILITY_EXPIRED = Ending(
+# Its mode needs the whole text, which is too large.
+LOG_LIMIT: Final = Ending("log_limit", "failed", "client", 4413, TooLarge)
+TOO_SLOW: Final = Ending("too_slow", "failed", "client", 4410, None)
+CAPABILITY_EXPIRED: Final = Ending(
     "capability_expired", "failed", "client", 4401, ExpiredCapability,
     message="the token that this follower came with has expired; the stream may go on")
-REFUSED = Ending("refused", "failed", "upstream", 4502, UpstreamError)
+REFUSED: Final = Ending("refused", "failed", "upstream", 4502, UpstreamError)
 
 # fmt: on
 
-OF_STREAMS = (
+OF_STREAMS: Final = (
     COMPLETE, CANCELLED, CLIENT_GONE, RATE_LIMITED, DRAINED, OVERLOADED, INTERNAL_ERROR, PRODUCER_LOST,
     UPSTREAM_UNREACHABLE, UPSTREAM_RESET, UPSTREAM_ERROR, GARBLED, FRAME_LIMIT, TIMEOUT_CONNECT, TIMEOUT_FIRST_BYTE,
     TIMEOUT_FIRST_TOKEN, TIMEOUT_IDLE, TIMEOUT_TOTAL,
 )  # fmt: skip
-OF_FOLLOWERS = (TOO_SLOW, LOG_LIMIT, CAPABILITY_EXPIRED, REFUSED)
-ENDINGS = {ending.reason: ending for ending in (*OF_STREAMS, *OF_FOLLOWERS)}
+OF_FOLLOWERS: Final = (TOO_SLOW, LOG_LIMIT, CAPABILITY_EXPIRED, REFUSED)
+ENDINGS: Final = {ending.reason: ending for ending in (*OF_STREAMS, *OF_FOLLOWERS)}
 
 
 def ending_of(error: UpstreamError | RateLimited | Overloaded | InternalError) -> Ending:

@@ -10,14 +10,16 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TypeVar
+from typing import Final, TypeVar
 
 _Subject = TypeVar("_Subject")
 
 _log = logging.getLogger("streamtee.faults")
 
-OVERDUE_S = 10.0  # for loops that have a turn every second, or more often
-_FAILING_S = 60.0  # for so long after an exception a loop counts as failing: longer than the time between two scrapes
+OVERDUE_S: Final = 10.0  # for loops that have a turn every second, or more often
+_FAILING_S: Final = (
+    60.0  # for so long after an exception a loop counts as failing: longer than the time between two scrapes
+)
 
 
 class Faults:

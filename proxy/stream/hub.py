@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from proxy.stream.cohort import Pacer
 from proxy.stream.ended import STREAM_BYTES, EndedStreams
@@ -25,11 +25,13 @@ from proxy.stream.vitals import Vitals
 from proxy.wire.errors import Drained, Overloaded, UnknownStream
 from proxy.wire.http import Head
 
-_BASE32 = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # maps each byte to one of 32 letters: five random bits
+_BASE32: Final = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # maps each byte to one of 32 letters: five random bits
 
-ANYONE = b""  # the `caller` of a stream that everybody may follow
-SURVEYED_A_TICK = 2000  # streams and followers: 3 ms, if none of them is in the CPU's caches
-SURVEY_S = 1.0  # from one survey to the next, at least: a survey at every tick took 1.5 us an event of 500 streams
+ANYONE: Final = b""  # the `caller` of a stream that everybody may follow
+SURVEYED_A_TICK: Final = 2000  # streams and followers: 3 ms, if none of them is in the CPU's caches
+SURVEY_S: Final = (
+    1.0  # from one survey to the next, at least: a survey at every tick took 1.5 us an event of 500 streams
+)
 
 
 def _idents(ending: str) -> Iterator[str]:

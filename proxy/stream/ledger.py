@@ -18,29 +18,30 @@ Must not know: time, sockets, keys of streams.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
-LOGS = "logs"
+LOGS: Final = "logs"
 """Frames in logs, and the fixed memory of each stream."""
-UNFINISHED = "unfinished_frames"
+UNFINISHED: Final = "unfinished_frames"
 """Frames that are not complete yet."""
-TRANSCRIPTS = "transcripts"
+TRANSCRIPTS: Final = "transcripts"
 """Texts of streams that are kept for rewriting modes."""
-SPANS = "rendered_spans"
+SPANS: Final = "rendered_spans"
 """The bytes that each view rendered last."""
-UNSENT = "unsent"
+UNSENT: Final = "unsent"
 """Bytes that were written to clients, and wait in this process because the clients do not read them."""
-NAMES = "shared_routes"
+NAMES: Final = "shared_routes"
 """The targets and bodies of shared routes: they identify a stream, and are sent again when it is reopened."""
-BODIES = "request_bodies"
+BODIES: Final = "request_bodies"
 """Bodies of calls that outlive their clients; those of others are counted by their clients' connections."""
-KINDS = (LOGS, UNFINISHED, TRANSCRIPTS, SPANS, UNSENT, NAMES, BODIES)
+KINDS: Final = (LOGS, UNFINISHED, TRANSCRIPTS, SPANS, UNSENT, NAMES, BODIES)
 
-_LOW = 15 / 16  # of the limit: memory is freed down to this, so that the next event does not exceed the limit again
-_GROWTH = 8  # streams that are not paused may together exceed the limit by an eighth of it
-_LEAST_BYTES = 4096  # a stream that holds no more than this is never paused
-_READ_BYTES = 256 * 1024  # how much one turn of reading may add to a stream
-_AT_ONCE_BYTES = 64 * 1024  # a stream that holds more than this is paused at once when it exceeds the limit
+# Of the limit: memory is freed down to this, so that the next event does not exceed the limit again.
+_LOW: Final = 15 / 16
+_GROWTH: Final = 8  # streams that are not paused may together exceed the limit by an eighth of it
+_LEAST_BYTES: Final = 4096  # a stream that holds no more than this is never paused
+_READ_BYTES: Final = 256 * 1024  # how much one turn of reading may add to a stream
+_AT_ONCE_BYTES: Final = 64 * 1024  # a stream that holds more than this is paused at once when it exceeds the limit
 
 
 class Holder(Protocol):

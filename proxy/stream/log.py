@@ -8,11 +8,12 @@ take 48 bytes more for each frame, and would have to be moved together for a str
 from array import array
 from bisect import bisect_left, bisect_right
 from itertools import accumulate
+from typing import Final
 
 from proxy.stream.endings import Ending
 
-FRAME_BYTES = 8  # of memory that a frame takes beside its own bytes
-NO_FRAME = 2**53 - 1
+FRAME_BYTES: Final = 8  # of memory that a frame takes beside its own bytes
+NO_FRAME: Final = 2**53 - 1
 """A number that no frame has, and that JavaScript has exactly."""
 
 

@@ -7,7 +7,7 @@ disconnects or ends, leaves the rank with the offset it has reached. `cohort` de
 Keeps laws 5 (prefix) and 6 (independence).
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.stream.interfaces import Transport
 from proxy.stream.log import FrameLog
@@ -16,7 +16,7 @@ from proxy.stream.modes.projection import Projection, Span
 if TYPE_CHECKING:
     from proxy.stream.subscription import Subscription
 
-SIZE = 64  # members at most: a sweep can be interrupted, for other streams, between two ranks but not within one
+SIZE: Final = 64  # members at most: a sweep can be interrupted, for other streams, between two ranks but not within one
 
 
 class Rank:

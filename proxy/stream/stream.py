@@ -12,7 +12,7 @@ Must not know: HTTP responses, upstreams, time.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from proxy.stream.bounded import BoundedStream
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
@@ -27,8 +27,8 @@ from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
 from proxy.wire.http import Head
 
-_IDENT_CHARS = 128  # of an upstream's request id; a longer one, or not of visible ASCII, is not shown or logged
-_DISMISSAL = "dismissal"
+_IDENT_CHARS: Final = 128  # of an upstream's request id; a longer one, or not of visible ASCII, is not shown or logged
+_DISMISSAL: Final = "dismissal"
 
 
 class Stream(BoundedStream):

@@ -7,10 +7,10 @@ Keeps law 6 (independence).
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 # How long such work may take in one turn of the event loop; the rest is for other streams, health checks and so on.
-TURN_S = 0.005
+TURN_S: Final = 0.005
 
 
 class Turns:

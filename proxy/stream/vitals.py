@@ -6,17 +6,18 @@ than for each.
 """
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from typing import Final
 
 from proxy.dialects.dialect import Dialect, TextKind
 from proxy.wire.sse import payload
 
-GAP_BUCKETS_S = (
+GAP_BUCKETS_S: Final[tuple[float, ...]] = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2,
     0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60,
 )  # fmt: skip
-_LONG = GAP_BUCKETS_S.index(1) + 1  # the first bucket of gaps that are remembered one by one: those over a second
-_REMEMBERED = 20  # of them, the longest
+_LONG_S: Final = 1.0  # gaps that are longer are remembered one by one
+_REMEMBERED: Final = 20  # of them, the longest
 
 
 class Vitals:
@@ -106,12 +107,13 @@ class Vitals:
         if times[0] == times[-1]:  # of one read: no gaps but the first
             counts[0] += len(times) - 1
             apart = times[:1]
-        long_before = sum(counts[_LONG:])
+        gaps = []
         for at in apart:
-            counts[bisect_left(GAP_BUCKETS_S, at - last) if at > last else 0] += 1  # 0 between frames of one read
+            gaps.append(at - last)
             last = at
         self.gaps_s += last - self.last_token_at
-        if sum(counts[_LONG:]) > long_before:  # looked at once for many frames, as most streams have none
+        _count_gaps(gaps, counts)
+        if gaps[-1] > _LONG_S:
             self._remember(apart)
         self.last_token_at = last
         times.clear()
@@ -120,8 +122,23 @@ class Vitals:
         """Remember the long gaps before each of these times; `last_token_at` is the time before the first."""
         gaps, last = self.long_gaps or [], self.last_token_at
         for at in times:
-            if at - last > 1:
+            if at - last > _LONG_S:
                 gaps.append((last, at))
             last = at
         gaps.sort(key=lambda gap: gap[0] - gap[1])
         self.long_gaps = gaps[:_REMEMBERED]
+
+
+def _count_gaps(gaps: list[float], counts: list[int]) -> None:
+    """Sort gaps, and add to `counts` how many are in each bucket.
+
+    A search for each bucket takes less than one for each gap, as nearly all gaps of a stream are in few buckets.
+    """
+    gaps.sort()
+    bucket, counted = bisect_left(GAP_BUCKETS_S, gaps[0]), 0
+    while bucket < len(GAP_BUCKETS_S) and counted < len(gaps):
+        up_to = bisect_right(gaps, GAP_BUCKETS_S[bucket])
+        counts[bucket] += up_to - counted
+        counted = up_to
+        bucket += 1
+    counts[bucket] += len(gaps) - counted  # longer than all buckets, if any is left

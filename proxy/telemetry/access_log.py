@@ -7,13 +7,13 @@ prompt or answer, a key, a token, or a query.
 import functools
 import logging
 import time
-from typing import Any
+from typing import Any, Final
 
 from proxy.stream.stream import Stream
 from proxy.telemetry.log_lines import log_line
 from proxy.telemetry.log_records import log, record, spell
 
-_KEPT = 100  # characters of a model that are kept for the next line: upstreams choose it
+_KEPT: Final = 100  # characters of a model that are kept for the next line: upstreams choose it
 
 
 def ended(stream: Stream) -> None:

@@ -2,13 +2,13 @@
 
 import json
 import logging
-from typing import Any
+from typing import Any, Final
 
 log = logging.getLogger("streamtee")
 
-_LONGEST = 100
-_RECORD = vars(logging.LogRecord(log.name, logging.INFO, "", 0, "", (), None))
-FIELDS = "fields"
+_LONGEST: Final = 100
+_RECORD: Final = vars(logging.LogRecord(log.name, logging.INFO, "", 0, "", (), None))
+FIELDS: Final = "fields"
 """The attribute of a record that holds its fields, for a log of JSON."""
 
 

@@ -16,7 +16,7 @@ from collections import Counter as Tally  # prometheus_client has a Counter, too
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client.samples import Exemplar
 
@@ -28,16 +28,16 @@ from proxy.stream.vitals import GAP_BUCKETS_S
 from proxy.telemetry.prices import Prices
 
 # OpenTelemetry's buckets for the time to the first token, continued upwards as vLLM does; seconds.
-FIRST_TOKEN_BUCKETS_S = (
+FIRST_TOKEN_BUCKETS_S: Final[tuple[float, ...]] = (
     .001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160,
 )  # fmt: skip
-DURATION_BUCKETS_S = (*(0.01 * 2**n for n in range(14)), 160, 320, 640, 1280, 2560)
-OVERHEAD_BUCKETS_S = (*(0.00002 * 2**n for n in range(13)), 0.1)
+DURATION_BUCKETS_S: Final[tuple[float, ...]] = (*(0.01 * 2**n for n in range(14)), 160, 320, 640, 1280, 2560)
+OVERHEAD_BUCKETS_S: Final[tuple[float, ...]] = (*(0.00002 * 2**n for n in range(13)), 0.1)
 
-_ADDED_AT_ONCE = 32
+_ADDED_AT_ONCE: Final = 32
 """How many rows of numbers are added up at once: that takes a fifth of the time of adding one row after the other."""
 
-HISTOGRAMS = {  # name: (help, labels, bounds)
+HISTOGRAMS: Final = {  # name: (help, labels, bounds)
     "time_to_first_byte": (
         "Request received to the first body byte from upstream.",
         ("route", "model"),
@@ -70,14 +70,14 @@ HISTOGRAMS = {  # name: (help, labels, bounds)
 }
 
 
-_TIMES = (  # of a route and a model, in the order in which EndedStreams takes them
+_TIMES: Final[tuple[str, ...]] = (  # of a route and a model, in the order in which EndedStreams takes them
     "time_to_first_byte",
     "time_to_first_token",
     "time_to_first_content",
     "inter_token",
     "time_per_output_token",
 )
-_UNKNOWN = "unknown"  # the label of streams without a model
+_UNKNOWN: Final = "unknown"  # the label of streams without a model
 
 
 class Distribution:

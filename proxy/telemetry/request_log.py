@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -17,10 +17,10 @@ from proxy.downstream.response import SENT
 from proxy.telemetry.log_lines import log_line
 from proxy.telemetry.log_records import log, record, spell
 
-CLIENT_GONE = 499  # nginx's status for a client that disconnected before its response began
-REQUEST_ID = "X-Request-Id"
-_IDENT = re.compile("[!-~]{1,128}")
-_KEY = re.compile("(?<=/keys/)[^/]+")
+CLIENT_GONE: Final = 499  # nginx's status for a client that disconnected before its response began
+REQUEST_ID: Final = "X-Request-Id"
+_IDENT: Final = re.compile("[!-~]{1,128}")
+_KEY: Final = re.compile("(?<=/keys/)[^/]+")
 Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 

@@ -6,7 +6,7 @@ Numbers and names, never text; but a stream's own clients are told the words of 
 import re
 import sys
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from proxy.stream.endings import UPSTREAM_ERROR
 from proxy.stream.log import FrameLog
@@ -14,7 +14,7 @@ from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 from proxy.wire.http import Head
 
-_CODE = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+_CODE: Final = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
 def describe(stream: Stream, most_followers: int = sys.maxsize) -> dict[str, Any]:

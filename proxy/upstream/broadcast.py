@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from proxy.stream.endings import COMPLETE, FRAME_LIMIT, UPSTREAM_ERROR
 from proxy.stream.faults import BackgroundLoop
@@ -21,12 +22,13 @@ from proxy.wire.errors import ProxyError, TooLarge, UpstreamError
 from proxy.wire.reconnection import Reconnection
 from proxy.wire.sse import BOM, Splitter
 
-RECONNECTION_S = 1.0  # until the upstream sends another time in `retry:`
-LEAST_S = 0.1  # also if the upstream sends less
-_LONGEST_S = 30.0  # unless the upstream sends more
-_JITTER = 0.25  # the largest random addition to a delay, as a fraction of it
-_NO_CONTENT = 204  # tells clients to stop reconnecting (WHATWG HTML, 9.2.3)
-_FOR_NOW = (408, 425, 429)  # client errors that are transient (RFC 9110 15.5.9, RFC 8470, RFC 6585)
+RECONNECTION_S: Final = 1.0  # until the upstream sends another time in `retry:`
+LEAST_S: Final = 0.1  # also if the upstream sends less
+_LONGEST_S: Final = 30.0  # unless the upstream sends more
+_JITTER: Final = 0.25  # the largest random addition to a delay, as a fraction of it
+_NO_CONTENT: Final = 204  # tells clients to stop reconnecting (WHATWG HTML, 9.2.3)
+# Client errors that are transient (RFC 9110 15.5.9, RFC 8470, RFC 6585).
+_FOR_NOW: Final[tuple[int, ...]] = (408, 425, 429)
 
 _sleep = asyncio.sleep
 

@@ -8,7 +8,7 @@ nobody sees a log that lacks events which were sent.
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.stream.interfaces import Transport
 from proxy.stream.stream import Stream
@@ -16,21 +16,22 @@ from proxy.upstream.exchange import Exchange
 
 # With these limits at most 64 KiB of a stream are sent before they are in the log and counted in the ledger; less if
 # that much of every stream would be a large part of the ledger's limit (`Stream.frames_ahead`).
-_FRAMES = 64
-_LONG_READ = 1024  # bytes; after a longer read settling costs little in comparison, so it is done at once
-_SIZE_DIGITS = 3  # of the chunks that `forward` takes
+_FRAMES: Final = 64
+_LONG_READ: Final = 1024  # bytes; after a longer read settling costs little in comparison, so it is done at once
+_SIZE_DIGITS: Final = 3  # of the chunks that `forward` takes
 
 
 def _size_lines() -> list[bytes]:
-    """Return the line with the size of a chunk, by the bytes of the complete chunk; b"" where no chunk has so many."""
-    lines = [b""] * (16**_SIZE_DIGITS + _SIZE_DIGITS + 4)
+    """Return the line with the size of a chunk, by the bytes of the complete chunk; a NUL where none has so many."""
+    lines = [b"\0"] * (16**_SIZE_DIGITS + _SIZE_DIGITS + 4)
     for size in range(1, 16**_SIZE_DIGITS):
         line = b"%x\r\n" % size
         lines[len(line) + size + 2] = line
     return lines
 
 
-_SIZE_LINES = _size_lines()
+_SIZE_LINES: Final = _size_lines()
+_CHUNKS: Final = len(_SIZE_LINES)  # the bytes of all chunks that `forward` takes are fewer
 
 
 class Pump(Protocol):
@@ -74,14 +75,16 @@ class Bypass:
         "_reads",
         "_tail",
         "_times",
-        "_transport",
+        "_unsent_bytes",
+        "_write",
     )
 
     def __init__(self, pump: Pump, exchange: Exchange, transport: Transport) -> None:
         self._pump = pump
         self._is_ordinary = pump.is_ordinary
         self._exchange = exchange
-        self._transport = transport
+        self._write = transport.write
+        self._unsent_bytes = transport.get_write_buffer_size
         self._frames: list[bytes] = []  # forwarded, and not in the log yet
         self._reads: list[
             bytes
@@ -111,22 +114,21 @@ class Bypass:
         earlier bytes wait to be sent.
         """
         size_bytes = len(data)
-        if size_bytes >= len(_SIZE_LINES):
+        if size_bytes >= _CHUNKS:
             return False
         size = _SIZE_LINES[size_bytes]
         start = len(size)
         begin = start + len(self._head)
-        end = data.find(b'"', begin)
-        if end <= begin or data[end:] != self._tail or data[start:begin] != self._head or data[:start] != size:
+        end = size_bytes - len(self._tail)
+        if begin >= end or not (data.startswith(size) and data.endswith(self._tail)) or data[start:begin] != self._head:
             return False
         text = data[begin:end]
-        if 10 in text or 13 in text:
+        if 34 in text or 10 in text or 13 in text:  # a quotation mark, which may end the text, LF or CR
             return False
-        transport = self._transport
         try:
-            if transport.get_write_buffer_size():
+            if self._unsent_bytes():
                 return False
-            transport.write(data)
+            self._write(data)
         except Exception:  # as in take_events
             return False
         self._reads.append(data)
@@ -142,11 +144,10 @@ class Bypass:
 
         It goes through the log instead while earlier bytes wait to be sent, because the log enforces the limits.
         """
-        transport = self._transport
         try:
-            if transport.get_write_buffer_size():
+            if self._unsent_bytes():
                 return self._log(frames, chunks, at)
-            transport.write(chunks)
+            self._write(chunks)
         except Exception:  # uvloop's RuntimeError, of a connection that was lost a moment ago; the sink deals with any
             return self._log(frames, chunks, at)
         if self._reads:

@@ -12,7 +12,7 @@ import select
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import aiohttp
 import httptools
@@ -33,9 +33,9 @@ TakeEvent = Callable[[bytes, float], bool]
 If it returns False, it has done nothing, and the read is passed to TakeEvents instead.
 """
 
-LONG_READ = 64 * 1024  # bytes; a read of this size does not take the fast path
-_MAX_HEAD_BYTES = 256 * 1024
-_SWITCHING = 101
+LONG_READ: Final = 64 * 1024  # bytes; a read of this size does not take the fast path
+_MAX_HEAD_BYTES: Final = 256 * 1024
+_SWITCHING: Final = 101
 
 
 class Receiver(Protocol):
@@ -383,21 +383,24 @@ class Connection:
         if exchange is None or parser is None:
             return
         status = parser.get_status_code()
-        if status < 100:
-            self._fail(Garbled(f"the upstream's response has the status {status}, which HTTP does not have"))
-            return
-        if status == _SWITCHING and exchange.switches and parser.should_upgrade():
-            exchange.responds(status)
-            return
-        if 100 <= status < 200:  # interim (RFC 9110 section 15.2): another head follows
-            exchange.headers.clear()
-            exchange.reason = b""
+        if status < 200:
+            self._take_interim(exchange, status, switches=parser.should_upgrade())
             return
         self.reusable = parser.should_keep_alive()
         exchange.responds(status)
         if exchange.is_head_request:
             self.over = True
             self._parser = self._new_parser()  # the old one expects a body
+
+    def _take_interim(self, exchange: Served, status: int, *, switches: bool) -> None:
+        """Take the head of an interim response (RFC 9110 section 15.2), after which another follows."""
+        if status < 100:
+            self._fail(Garbled(f"the upstream's response has the status {status}, which HTTP does not have"))
+        elif status == _SWITCHING and exchange.switches and switches:
+            exchange.responds(status)
+        else:
+            exchange.headers.clear()
+            exchange.reason = b""
 
     def on_message_complete(self) -> None:
         if self.exchange is not None and self.exchange.status not in (0, _SWITCHING) and self._parser is not None:

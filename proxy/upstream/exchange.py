@@ -8,7 +8,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterable, Callable
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import aiohttp
 
@@ -27,29 +27,29 @@ from proxy.wire.errors import (
 )
 from proxy.wire.http import LAST_CHUNK, Head, Headers, chunk
 
-_NO_BODY = (204, 304)
-_TRANSFER_CODINGS = {b"", b"chunked", b"identity"}
+_NO_BODY: Final[tuple[int, ...]] = (204, 304)
+_TRANSFER_CODINGS: Final = {b"", b"chunked", b"identity"}
 # Those of the registry, and others that servers use; any other name is no coding: some write `none`, `null`, `chunked`
 # or the charset here.
-_CODINGS = frozenset(
+_CODINGS: Final = frozenset(
     b"aes128gcm br brotli bzip2 compress dcb dcz deflate exi gzip lz4 lzma pack200-gzip snappy x-bzip2 x-compress"
     b" x-deflate x-gzip x-zstd xz zstd".split()
 )
-_GIVEN_UP = Truncated("given up")
+_GIVEN_UP: Final = Truncated("given up")
 _GIVEN_UP.blames_upstream = False
 # Which headers are present, as flags: noted once when they have come, instead of searching for each of them later.
 _TYPE, _ENCODING, _CODING, _LENGTH, _REQUEST_ID = 1, 2, 4, 8, 16
-_NOTED = {
+_NOTED: Final = {
     b"content-type": _TYPE,
     b"content-encoding": _ENCODING,
     b"transfer-encoding": _CODING,
     b"content-length": _LENGTH,
     b"x-request-id": _REQUEST_ID,
 }
-_SPELLINGS: dict[bytes, int] = {}  # the flag of a header, by its name as it was spelled; 0: none
+_SPELLINGS: Final[dict[bytes, int]] = {}  # the flag of a header, by its name as it was spelled; 0: none
 _REMEMBERED, _NAME_BYTES = 256, 64  # limits of what is remembered, since upstreams choose the names
-_END_S = 0.75  # for an upstream to end its response after the final event; checked about once a second
-NOT_ENDED = Truncated("the upstream did not end its response after its final event")
+_END_S: Final = 0.75  # for an upstream to end its response after the final event; checked about once a second
+NOT_ENDED: Final = Truncated("the upstream did not end its response after its final event")
 NOT_ENDED.blames_upstream = False
 
 
@@ -103,52 +103,33 @@ class Exchange:
     receiver given to `attach`, and is kept until then.
     """
 
-    __slots__ = (
-        "_arrival",
-        "_asked_at",
-        "_began_at",
-        "_connection",
-        "_content_type",
-        "_ended",
-        "_error",
-        "_is_plainly_chunked",
-        "_noted",
-        "_sender",
-        "_unsent",
-        "_upstream",
-        "endless",
-        "headers",
-        "is_head_request",
-        "on_released",
-        "progress",
-        "reason",
-        "request_id",
-        "responded",
-        "status",
-        "switches",
-    )
+    # Without __slots__, so that what an exchange begins with need not be set on each.
+    progress: Progress | None = None
+    """None: every byte is progress."""
+    endless = False
+    """Whether no total time-out applies."""
+    status = 0
+    reason = b""
+    request_id: bytes | None = None
+    """The upstream's own."""
+    on_released: Callable[[UpstreamError | None], None] | None = None
+    """Called with its error, if any."""
+    _sender: asyncio.Task[None] | None = None
+    _ended = False
+    _unsent = True  # a part of the request has not been written yet
+    _error: UpstreamError | None = None
+    _content_type = b""
+    _is_plainly_chunked = False
+    _noted = 0
+    _arrival: asyncio.Future[None] | None = None  # set while `peek` waits for more of the body
 
     def __init__(self, upstream: Pool, connection: Connection, method: bytes, switches: bool = False) -> None:
         """`switches`: the request asks to switch to another protocol."""
         self._upstream = upstream
         self._connection: Connection | None = connection
-        self._sender: asyncio.Task[None] | None = None
-        self._ended = False
-        self._unsent = True  # a part of the request has not been written yet
-        self._error: UpstreamError | None = None
         self.is_head_request = method == b"HEAD"
         self.switches = switches
-        self.endless = False  # no total time-out
-        self.progress: Progress | None = None  # None: every byte is progress
-        self.status = 0
-        self.reason = b""
         self.headers: Headers = []
-        self._content_type = b""
-        self._is_plainly_chunked = False
-        self._noted = 0
-        self.request_id: bytes | None = None  # the upstream's own
-        self.on_released: Callable[[UpstreamError | None], None] | None = None  # called with its error, if any
-        self._arrival: asyncio.Future[None] | None = None  # set while `peek` waits for more of the body
         self.responded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         connection.begin(self)
         self._began_at = self._asked_at = connection.read_at  # which is now
@@ -165,16 +146,17 @@ class Exchange:
         """Note what is needed of the headers repeatedly. To be called again when they are changed."""
         self._content_type, noted = b"", 0
         for name, value in self.headers:
-            kind = _SPELLINGS.get(name, -1)
-            if kind < 0:
+            kind = _SPELLINGS.get(name)
+            if kind is None:
                 kind = _noted_of(name)
-            if kind == _TYPE:
-                self._content_type = value
-            elif kind == _REQUEST_ID:
-                self.request_id = value
-            elif kind == _CODING:
-                self._is_plainly_chunked = value == b"chunked" and not noted & _CODING
-            noted |= kind
+            if kind:  # of few headers
+                if kind == _TYPE:
+                    self._content_type = value
+                elif kind == _REQUEST_ID:
+                    self.request_id = value
+                elif kind == _CODING:
+                    self._is_plainly_chunked = value == b"chunked" and not noted & _CODING
+                noted |= kind
         self._noted = noted
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from proxy.dialects.error_codes import Fault, Trouble, trouble
 from proxy.dialects.failure import Failure, Refusal, read_refusal, reported
@@ -23,9 +23,9 @@ from proxy.upstream.upstream import Attempt, Upstream, UpstreamRequest
 from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
 from proxy.wire.sse import Splitter
 
-_REFUSAL_BYTES = 64 * 1024  # a larger response is not inspected
-_REFUSAL_S = 5.0  # for an error response to be complete; after it, the response is forwarded uninspected
-_BUSY_S = 1.0  # the ceiling of the wait before the first retry if there was no connection
+_REFUSAL_BYTES: Final = 64 * 1024  # a larger response is not inspected
+_REFUSAL_S: Final = 5.0  # for an error response to be complete; after it, the response is forwarded uninspected
+_BUSY_S: Final = 1.0  # the ceiling of the wait before the first retry if there was no connection
 
 Paths = Mapping[str, str]
 """The paths of one upstream that the prefixes of routes stand for, by prefix."""

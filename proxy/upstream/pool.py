@@ -14,6 +14,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterable, Callable
 from time import monotonic
+from typing import Final
 
 import aiohttp
 from yarl import URL
@@ -25,11 +26,11 @@ from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.wire.errors import ConnectTimeout, Overloaded, Unreachable
 from proxy.wire.http import Headers, head
 
-_SAFE = (b"GET", b"HEAD", b"OPTIONS")
-_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
-_OUT_OF_DESCRIPTORS = "this server has no file descriptor left for another connection to the upstream"
-_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # of aiohttp's own: Within limits it
-_ZONE = re.compile("%25[^]]*")
+_SAFE: Final[tuple[bytes, ...]] = (b"GET", b"HEAD", b"OPTIONS")
+_NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
+_OUT_OF_DESCRIPTORS: Final = "this server has no file descriptor left for another connection to the upstream"
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)  # of aiohttp's own: Within limits it
+_ZONE: Final = re.compile("%25[^]]*")
 
 
 def _ignore(label: str, waited_s: float) -> None:

@@ -7,6 +7,7 @@ It also has each frame read by the dialect's reader, notes the times of tokens, 
 
 from collections.abc import Callable
 from time import monotonic
+from typing import Final
 
 from proxy.stream.endings import (
     CLIENT_GONE,
@@ -28,11 +29,11 @@ from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import TooLarge, UpstreamError
 from proxy.wire.sse import Splitter
 
-_ENDS_WITHIN_S = 0.75  # after all of the last frame but its blank line
-_LOOKED_AT_BYTES = 256 * 1024  # of an incomplete frame, at every read
-_MAY_END = b"\n\r}]"  # the last byte of a read that may have all of a frame but its blank line
-_USAGE_S = 0.05  # how long followers that wait for the answer alone wait for a usage after the final event
-_LAST_WORDS_S = 1.0  # how long frames such as a usage are read after the answer, though nobody follows any more
+_ENDS_WITHIN_S: Final = 0.75  # after all of the last frame but its blank line
+_LOOKED_AT_BYTES: Final = 256 * 1024  # of an incomplete frame, at every read
+_MAY_END: Final = b"\n\r}]"  # the last byte of a read that may have all of a frame but its blank line
+_USAGE_S: Final = 0.05  # how long followers that wait for the answer alone wait for a usage after the final event
+_LAST_WORDS_S: Final = 1.0  # how long frames such as a usage are read after the answer, though nobody follows any more
 
 
 class Pump(StreamWriter):

@@ -14,7 +14,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.stream.endings import CLIENT_GONE, FRAME_LIMIT, GARBLED, UPSTREAM_RESET, Ending, ending_of
 from proxy.stream.ledger import UNFINISHED
@@ -46,8 +46,8 @@ from proxy.wire.websocket import (
     stated_code,
 )
 
-_CODES_OF_STATUSES = {TooLarge.status: MESSAGE_TOO_BIG, PathNotAllowed.status: POLICY_VIOLATION}
-CLOSING_S = 2.0  # for the upstream to answer a close, and to close the connection
+_CODES_OF_STATUSES: Final = {TooLarge.status: MESSAGE_TOO_BIG, PathNotAllowed.status: POLICY_VIOLATION}
+CLOSING_S: Final = 2.0  # for the upstream to answer a close, and to close the connection
 
 Count = Callable[[str, int, int], object]
 """Takes the side that has sent messages ("client" or "upstream"), their number and their bytes."""

@@ -21,16 +21,18 @@ from proxy.wire.errors import UpstreamError
 class StreamWriter:
     """The one writer of a stream: it seals the stream once, and stops when nobody follows or holds it."""
 
-    __slots__ = ("_exchange", "_grace", "_stopped", "holds_unfinished", "on_disconnect", "opening", "stream")
+    # Without __slots__, so that what a writer begins with need not be set on each.
+    opening: asyncio.Task[Any] | None = None
+    """Set while an exchange is being opened or may be reopened."""
+    holds_unfinished = False
+    """Whether the ledger counts an incomplete frame of this stream."""
+    _exchange: Exchange | None = None
+    _grace: Timer | None = None
+    _stopped = False
 
     def __init__(self, stream: Stream, on_disconnect: OnDisconnect) -> None:
         self.stream = stream
         self.on_disconnect = on_disconnect
-        self.opening: asyncio.Task[Any] | None = None  # while an exchange is being opened or may be reopened
-        self._exchange: Exchange | None = None
-        self._grace: Timer | None = None
-        self._stopped = False
-        self.holds_unfinished = False  # the ledger counts an incomplete frame of this stream
         stream.writer = self
 
     def start(self, exchange: Exchange) -> None:

@@ -4,9 +4,9 @@ Each stream has its own epoch, so that a cursor of another stream is detected.
 """
 
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-_PATTERN = re.compile(r"([a-z2-7]{6})-([0-9]{1,18})")
+_PATTERN: Final = re.compile(r"([a-z2-7]{6})-([0-9]{1,18})")
 
 
 class EventId(NamedTuple):

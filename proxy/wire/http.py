@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 Headers = list[tuple[bytes, bytes]]
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 # RFC 9110 section 7.6.1: meant for one connection only, never forwarded. Each row gives the reason.
-HOP_BY_HOP: dict[bytes, str] = {
+HOP_BY_HOP: Final[dict[bytes, str]] = {
     b"connection": "RFC 9110 7.6.1, with every field that it names",
     b"keep-alive": "RFC 2068 19.7.1.1",
     b"proxy-connection": "never standard, but sent",
@@ -19,15 +19,15 @@ HOP_BY_HOP: dict[bytes, str] = {
     b"transfer-encoding": "RFC 9112 6.1: each side frames the body itself",
     b"upgrade": "RFC 9110 7.8",
 }
-_LENGTH = b"content-length:"
-LAST_CHUNK = b"0\r\n\r\n"
+_LENGTH: Final = b"content-length:"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
-_ABSOLUTE_FORM = re.compile(r"https?://[^/?#]*", re.IGNORECASE)  # others are not served
+_ABSOLUTE_FORM: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE)  # others are not served
 # The verdict on a header is 0 if it is forwarded and needs no more attention, otherwise a combination of these:
-_MARKED = 1  # `parted` reports its presence; by itself this does not keep it from being forwarded
-_ENDS = 2  # it is not forwarded
-_NAMING = 4  # it is Connection, which can name other headers that are not forwarded
-_NAMING_NONE = frozenset((b"keep-alive", b"close", b"Keep-Alive", b""))  # its usual values, which name no header
+_MARKED: Final = 1  # `parted` reports its presence; by itself this does not keep it from being forwarded
+_ENDS: Final = 2  # it is not forwarded
+_NAMING: Final = 4  # it is Connection, which can name other headers that are not forwarded
+_NAMING_NONE: Final = frozenset((b"keep-alive", b"close", b"Keep-Alive", b""))  # its usual values, which name no header
 _NAMES, _NAME_BYTES = 256, 64  # limits of what is remembered, since clients choose the names
 
 

@@ -8,18 +8,18 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from proxy.wire.sse import BOM
 
-_SPACE = r"[ \t\r\n]*"
-_OPENING = re.compile(f"(?:{BOM.decode('latin-1')})?{_SPACE}{{{_SPACE}")
-_COLON = re.compile(f"{_SPACE}:{_SPACE}")
-_NEXT = re.compile(f"{_SPACE}([,}}]){_SPACE}")
-_MOST = 10_000  # members whose places are found: 2 us each
-_PARSER = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_constant=str)
+_SPACE: Final = r"[ \t\r\n]*"
+_OPENING: Final = re.compile(f"(?:{BOM.decode('latin-1')})?{_SPACE}{{{_SPACE}")
+_COLON: Final = re.compile(f"{_SPACE}:{_SPACE}")
+_NEXT: Final = re.compile(f"{_SPACE}([,}}]){_SPACE}")
+_MOST: Final = 10_000  # members whose places are found: 2 us each
+_PARSER: Final = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_constant=str)
 
 
 class Members:

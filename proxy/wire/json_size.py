@@ -6,16 +6,17 @@ in steps.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from proxy.wire.errors import TooLarge
 
-LONG_BYTES = 256 * 1024  # shorter texts need not be scanned: they are read in some 20 ms
-MOST_PLACES = 100_000  # of arrays, objects and their members
-MOST_ITEMS = 500_000  # and what else stands between commas, as numbers: embeddings are asked for by tokens, too
-_STEP = 4000  # strings and pieces between them: some 5 ms
-_PIECE_BYTES = 1 << 16
-_BACKSLASH = 92
-_LOOKED_BACK_BYTES = (64, 1 << 12, 1 << 18, 1 << 24)
+LONG_BYTES: Final = 256 * 1024  # shorter texts need not be scanned: they are read in some 20 ms
+MOST_PLACES: Final = 100_000  # of arrays, objects and their members
+MOST_ITEMS: Final = 500_000  # and what else stands between commas, as numbers: embeddings are asked for by tokens, too
+_STEP: Final = 4000  # strings and pieces between them: some 5 ms
+_PIECE_BYTES: Final = 1 << 16
+_BACKSLASH: Final = 92
+_LOOKED_BACK_BYTES: Final = (64, 1 << 12, 1 << 18, 1 << 24)
 
 
 def check(text: bytes) -> Iterator[None]:

@@ -11,23 +11,27 @@ import json
 import re
 from collections.abc import Iterator
 from secrets import token_hex
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from proxy.wire.sse import BOM
 
-_ZEROS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))  # every digit as 0: half the time of a regex
-_LONG_NUMBER = b"0" * 19  # this many digits may be an integer beyond 64 bits
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[][{},]', re.DOTALL)  # strings are found so that they are skipped
-_DEEPEST = 32  # levels; more are written unchanged
-_DOUBTFUL = 16  # pairs of levels; of more, some may be deeper than that
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_CLOSERS = {"{": "}", "[": "]"}
+_ZEROS: Final = bytes(
+    48 if 48 <= byte <= 57 else 32 for byte in range(256)
+)  # every digit as 0: half the time of a regex
+_LONG_NUMBER: Final = b"0" * 19  # this many digits may be an integer beyond 64 bits
+_TOKEN: Final = re.compile(
+    r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[][{},]', re.DOTALL
+)  # strings are found so that they are skipped
+_DEEPEST: Final = 32  # levels; more are written unchanged
+_DOUBTFUL: Final = 16  # pairs of levels; of more, some may be deeper than that
+_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_CLOSERS: Final = {"{": "}", "[": "]"}
 # Stands for an Exactly while the rest is written: no text has it by chance.
-_STANDS_IN = f"exactly {token_hex(16)}"
-_STOOD_IN = re.compile(f'"{_STANDS_IN}"')
-_LINE_SEPARATORS = (("\u0085", b"\\u0085"), ("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"))
+_STANDS_IN: Final = f"exactly {token_hex(16)}"
+_STOOD_IN: Final = re.compile(f'"{_STANDS_IN}"')
+_LINE_SEPARATORS: Final = (("\u0085", b"\\u0085"), ("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"))
 
 
 class Exactly:

@@ -4,12 +4,13 @@ Source: WHATWG HTML, 9.2.6 "Interpreting an event stream" and 9.2.3 "Processing 
 """
 
 import re
+from typing import Final
 
 from proxy.wire.sse import fields
 
 # A line that sets the id; one that contains NUL does not. Only blocks with such a line are parsed.
-_ID = re.compile(rb"(?:^|[\r\n])id(?::[^\r\n\0]*)?[\r\n]")
-_RETRY = re.compile(rb"(?:^|[\r\n])retry:[ ]?([0-9]{1,9})(?=[\r\n])")
+_ID: Final = re.compile(rb"(?:^|[\r\n])id(?::[^\r\n\0]*)?[\r\n]")
+_RETRY: Final = re.compile(rb"(?:^|[\r\n])retry:[ ]?([0-9]{1,9})(?=[\r\n])")
 
 
 def sets_id(frame: bytes) -> bool:

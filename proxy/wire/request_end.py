@@ -6,9 +6,10 @@ not be understood here, since the connection of such a request is closed.
 """
 
 import re
+from typing import Final
 
-_BLANK_LINE = b"\r\n\r\n"
-_FRAMING = re.compile(rb"\r\n(content-length|transfer-encoding):[ \t]*([^\r\n]*)", re.IGNORECASE)
+_BLANK_LINE: Final = b"\r\n\r\n"
+_FRAMING: Final = re.compile(rb"\r\n(content-length|transfer-encoding):[ \t]*([^\r\n]*)", re.IGNORECASE)
 
 
 class RequestEnd:

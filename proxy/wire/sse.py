@@ -8,35 +8,36 @@ Source: WHATWG HTML, 9.2.5 "Parsing an event stream" and 9.2.6 "Interpreting an 
 
 import re
 import sys
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from proxy.wire.errors import TooLarge
 
 # A blank line, that is two line terminators (CRLF, LF or CR) in a row. CRLF CRLF is found by its last three bytes.
 # Of CR CR LF only CR CR is matched, so that a frame in a stream with bare CRs never waits to see whether an LF
 # follows; such an LF becomes the first byte of the next frame, where it is one more empty line.
-_BLANK_LINE = re.compile(rb"\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
-_LONGEST_BLANK_LINE = 3
-_LINE_END = re.compile(rb"\r\n|\n|\r")
-_LINE_ENDS = b"\r\n"
+_BLANK_LINE: Final = re.compile(rb"\n\n|\r\r|\n\r\n|\n\r(?=[^\n])")
+_LONGEST_BLANK_LINE: Final = 3
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_LINE_ENDS: Final = b"\r\n"
 # The names of the fields that `stamp` turns into comments in a frame without data.
-_EVENT_OR_ID = re.compile(rb"(?:(?<=[\r\n])|\A)((?:event|id)(?=[:\r\n]))")
+_EVENT_OR_ID: Final = re.compile(rb"(?:(?<=[\r\n])|\A)((?:event|id)(?=[:\r\n]))")
 # The end of a frame where each line with data ends one: such a line, or a blank line. A CR that ends the read is not
 # matched, because it may be the first half of a CRLF.
-_DATA_LINE = re.compile(
+_DATA_LINE: Final = re.compile(
     rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))(?:data|\{)[^\r\n]*(?:\r\n|\n|\r(?=[^\n]))|" + _BLANK_LINE.pattern
 )
-_JSON_LINE = re.compile(rb"(?:data: ?)?\{[^\r\n]*\}\s*")
-_UNSPACED = re.compile(rb"((?:(?<=[\r\n])|\A(?:\xef\xbb\xbf)?)(?:data|event|id|retry):)(?! )")
-_JSON_BEGINNINGS = (b"data: {", b"data:{", b"data: [DONE]", b"data:[DONE]", b"{")
-_DATA = (b"data", b"{")  # how lines with data begin; some upstreams send JSON without a field name
-_CR = 13
-_COLON = 58  # begins a comment
-BOM = b"\xef\xbb\xbf"
-COMMENT = b":\n"
+_JSON_LINE: Final = re.compile(rb"(?:data: ?)?\{[^\r\n]*\}\s*")
+_UNSPACED: Final = re.compile(rb"((?:(?<=[\r\n])|\A(?:\xef\xbb\xbf)?)(?:data|event|id|retry):)(?! )")
+_JSON_BEGINNINGS: Final[tuple[bytes, ...]] = (b"data: {", b"data:{", b"data: [DONE]", b"data:[DONE]", b"{")
+# How lines with data begin; some upstreams send JSON without a field name.
+_DATA: Final[tuple[bytes, ...]] = (b"data", b"{")
+_CR: Final = 13
+_COLON: Final = 58  # begins a comment
+BOM: Final = b"\xef\xbb\xbf"
+COMMENT: Final = b":\n"
 """The shortest comment. It has no blank line, so it becomes a part of the next block: some clients fail on a block
 that consists of a comment only."""
-_BEGINNINGS = (b":", b"data:", b"event:", b"id:", b"retry:")
+_BEGINNINGS: Final[tuple[bytes, ...]] = (b":", b"data:", b"event:", b"id:", b"retry:")
 
 
 class Splitter:

@@ -8,7 +8,7 @@ Knows nothing of streams, sockets or time. Source: RFC 6455.
 
 from base64 import b64encode
 from hashlib import sha1
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -19,13 +19,13 @@ TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 COMPLETE, GOING_AWAY, PROTOCOL_ERROR, POLICY_VIOLATION, MESSAGE_TOO_BIG, INTERNAL_ERROR, TRY_AGAIN_LATER = (
     1000, 1001, 1002, 1008, 1009, 1011, 1013,
 )  # fmt: skip
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_CONTINUATION = 0x0
-_DATA = frozenset((_CONTINUATION, TEXT, BINARY))
-_CONTROL = frozenset((CLOSE, PING, PONG))
-_LONGEST_CONTROL = 125
-_LONGEST_SHORT = 0xFFFF
-FRAMES_A_FEED = 64  # 0.2 ms
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_CONTINUATION: Final = 0x0
+_DATA: Final = frozenset((_CONTINUATION, TEXT, BINARY))
+_CONTROL: Final = frozenset((CLOSE, PING, PONG))
+_LONGEST_CONTROL: Final = 125
+_LONGEST_SHORT: Final = 0xFFFF
+FRAMES_A_FEED: Final = 64  # 0.2 ms
 
 
 def accept(key: str) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 from aiohttp import web
@@ -16,6 +17,7 @@ from proxy.downstream.movable import MovableConnection
 from proxy.stream.turns import Turns
 from proxy.wire.errors import ProxyError
 from tests.complaints import no_complaints
+from tests.event_loops import until
 from tests.http_client import Client
 
 Respond = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -76,6 +78,31 @@ class Port:
         connection.adopt(read, is_placed=False)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, socket.socket(fileno=descriptor))
         return connection
+
+
+class Turned:
+    """The only connection of a port; each of its reads waits for its turn until the test has it come."""
+
+    def __init__(self, one: Port, connection: Connection) -> None:
+        self.connection = connection
+        self.read = connection.data_received
+        self._waiting: list[Callable[[], object]] = []
+        listener: Any = one.listener
+        listener.turns = SimpleNamespace(wait=self._waiting.append, are_waited_for=True)
+        listener.may_begin = lambda now: False
+
+    @classmethod
+    async def of(cls, one: Port) -> "Turned":
+        """Return the connection of a port, once it is there."""
+        await until(lambda: bool(one.connections.open))
+        (connection,) = one.connections.open
+        assert isinstance(connection, Connection)
+        return cls(one, connection)
+
+    def turn(self) -> None:
+        """Have the turn of all that waits come."""
+        while self._waiting:
+            self._waiting.pop(0)()
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,8 +12,9 @@ import pytest
 from aiohttp import web
 
 from proxy.downstream.connection import Connection
+from proxy.downstream.movable import MovableConnection
 from proxy.downstream.response import Downstream
-from tests.downstream.ports import Respond, port
+from tests.downstream.ports import Respond, Turned, port
 from tests.event_loops import GUARD_S, on_each_loop, until
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped
 from tests.http_client import request
@@ -180,28 +182,29 @@ HALF = b"GET / HTTP/1.1\r\nHost: x\r\nX-Name: "
 
 
 @pytest.mark.parametrize(
-    ("reads", "is_dropped"),
+    ("reads", "came_bytes"),
     [
-        ([FIRST + b"\r\n"], True),
-        ([FIRST + b"Content-Length: 2\r\n\r\n{}"], True),
-        ([FIRST + b"Content-Length: 2\r\n\r\n", b"{", b"}"], True),
-        ([FIRST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"], True),
-        ([FIRST + b"Transfer-Encoding: chunked\r\n\r\n", b"2\r\n{}\r\n0\r\n\r\n"], True),
-        ([FIRST, b"Content-Length: 2\r\n\r\n", b"{}"], True),
-        ([FIRST + b"\r\n" + HALF], False),
-        ([FIRST + b"Content-Length: 2\r\n\r\n{}" + HALF], False),
-        ([FIRST + b"Content-Length: 2\r\n\r\n{", b"}" + HALF], False),
-        ([FIRST + b"Content-Length: 6\r\n\r\n{}\r\n\r\n" + HALF], False),
-        ([FIRST, b"Content-Length: 6\r\n\r\n{}\r\n\r\n" + HALF], False),
-        ([FIRST + b"Content-Length: 6\r\n\r", b"\n{}\r\n\r\n" + HALF], False),
-        ([FIRST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" + HALF], False),
-        ([FIRST + b"Transfer-Encoding: chunked\r\n\r\n", b"2\r\n{}\r\n0\r\n\r\n" + HALF], False),
+        ([FIRST + b"\r\n"], 0),
+        ([FIRST + b"Content-Length: 2\r\n\r\n{}"], 0),
+        ([FIRST + b"Content-Length: 2\r\n\r\n", b"{", b"}"], 0),
+        ([FIRST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"], 0),
+        ([FIRST + b"Transfer-Encoding: chunked\r\n\r\n", b"2\r\n{}\r\n0\r\n\r\n"], 0),
+        ([FIRST, b"Content-Length: 2\r\n\r\n", b"{}"], 0),
+        ([FIRST + b"\r", b"\n" + HALF[:1]], 1),
+        ([FIRST + b"\r\n" + HALF], len(HALF)),
+        ([FIRST + b"Content-Length: 2\r\n\r\n{}" + HALF], len(HALF)),
+        ([FIRST + b"Content-Length: 2\r\n\r\n{", b"}" + HALF], len(HALF)),
+        ([FIRST + b"Content-Length: 6\r\n\r\n{}\r\n\r\n" + HALF], len(HALF)),
+        ([FIRST, b"Content-Length: 6\r\n\r\n{}\r\n\r\n" + HALF], len(HALF)),
+        ([FIRST + b"Content-Length: 6\r\n\r", b"\n{}\r\n\r\n" + HALF], len(HALF)),
+        ([FIRST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" + HALF], len(HALF)),
+        ([FIRST + b"Transfer-Encoding: chunked\r\n\r\n", b"2\r\n{}\r\n0\r\n\r\n" + HALF], len(HALF)),
     ],
 )
 async def test_header_of_a_next_request_that_came_with_one_is_not_read_as_a_request(
-    reads: list[bytes], is_dropped: bool
+    reads: list[bytes], came_bytes: int
 ) -> None:
-    """The parser is dropped only if it has nothing of the next one, however reads were cut and bodies framed."""
+    """The parser is dropped only if nothing came of the next one, however reads were cut and bodies framed."""
     streaming = Streaming()
     async with port(streaming.answer) as one, asyncio.timeout(GUARD_S):
         reader, writer = await asyncio.open_connection(*one.address)
@@ -214,10 +217,10 @@ async def test_header_of_a_next_request_that_came_with_one_is_not_read_as_a_requ
             await until(functools.partial(_has_read, connection, last))  # so that each is read by itself
         await reader.readuntil(b"\r\n\r\n")
         connection.check(time.monotonic(), one.connections.timeouts)
-        assert bool(streaming.begun[0].headers) == (not is_dropped)
+        assert bool(streaming.begun[0].headers) == (came_bytes > 0)
         streaming.over.set()
         await reader.readuntil(b"0\r\n\r\n")
-        writer.write((HALF if is_dropped else b"") + b"GET /other HTTP/1.1\r\n\r\n")
+        writer.write(HALF[came_bytes:] + b"GET /other HTTP/1.1\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
         assert await reader.readuntil(b"1.1") == b"GET / GET /other HTTP/1.1"
         writer.close()
@@ -239,6 +242,91 @@ async def test_header_of_a_malformed_request_is_not_read_as_a_request() -> None:
         assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
         writer.close()
     assert served == ["/first"]
+
+
+@pytest.mark.parametrize(
+    "head", [b"1.1\r\nConnection: x-close", b"1.1\r\nX: HTTP/1.0", b"1.0\r\nConnection: keep-alive"]
+)
+async def test_body_before_something_malformed_is_not_read_as_a_request(head: bytes) -> None:
+    """Nor is what follows a request lost, whose head only looks like that of the last one."""
+    served: list[tuple[str, bytes]] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        served.append((request.path, await request.read()))
+        return web.Response(text="fine")
+
+    body, following = (
+        b"POST /%b HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n" % path for path in (b"body", b"next")
+    )
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        writer.write(b"POST / HTTP/%b\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (head, len(body)) + body)
+        writer.write(following + b"malformed\r\n\r\n")
+        answers = await reader.read()
+        writer.close()
+    assert served == [("/", body), ("/next", b"")][: len(served)]
+    assert answers.count(b"fine") == len(served)
+
+
+async def test_pieces_of_a_body_that_wait_for_their_turn_are_not_overtaken() -> None:
+    """By those that come once the request has begun: it has only to be parsed for that."""
+    bodies: list[bytes] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        begun.set()
+        bodies.append(await request.read())
+        return web.Response()
+
+    begun = asyncio.Event()
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        turned = await Turned.of(one)
+        turned.read(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n")
+        turned.turn()
+        turned.read(b"abc")  # before the request begins
+        await begun.wait()
+        turned.read(b"def")
+        turned.turn()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+    assert bodies == [b"abcdef"]
+
+
+async def test_next_request_that_waits_for_its_turn_is_answered_after_a_response_that_goes_on() -> None:
+    """Its bytes are not the parser's yet, which is not to be dropped with what was parsed of the request before."""
+    streaming = Streaming()
+    async with port(streaming.answer) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        turned = await Turned.of(one)
+        turned.read(FIRST + b"Content-Length: 2\r\n\r\n{}")
+        turned.turn()
+        turned.read(HALF)
+        await until(lambda: bool(streaming.begun))
+        turned.connection.check(time.monotonic(), one.connections.timeouts)
+        turned.turn()
+        turned.read(b"me\r\n\r\n")
+        streaming.over.set()
+        await reader.readuntil(b"GET / me")
+        writer.close()
+
+
+async def test_many_requests_in_one_read_are_all_answered_after_one_whose_body_came_late() -> None:
+    """aiohttp stops at 32; it counts those whose bodies came late twice, and would not go on then."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        begun.set()
+        await request.read()
+        return web.Response(text=f"{request.path}.")
+
+    begun = asyncio.Event()
+    async with serving(answer) as (reader, writer), asyncio.timeout(GUARD_S):
+        writer.write(FIRST + b"Content-Length: 2\r\n\r\n")
+        await begun.wait()
+        writer.write(b"{}")
+        await reader.readuntil(b"/.")
+        writer.write(b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(70)))
+        for n in range(70):
+            await reader.readuntil(b"/%d." % n)
 
 
 @pytest.mark.parametrize("when", ["with the request", "before the answer", "within the answer"])
@@ -291,6 +379,32 @@ async def test_client_that_ended_its_side_has_its_answer(
     else:
         assert body == (b"one two" if way == "text" else stamped(whole, answer.epoch))
     assert when == "within the answer" or await client.wait_gone() == "fin"
+
+
+@pytest.mark.parametrize("kind", [Connection, MovableConnection])
+@pytest.mark.parametrize("rest", [b"", FIRST, FIRST + b"Content-Length: 6\r\n\r\nabc"])
+@on_each_loop
+async def test_client_that_ended_its_side_has_the_answers_to_all_its_requests(
+    kind: type[Connection], rest: bytes
+) -> None:
+    """Also to those that came together; what is incomplete is not waited for."""
+    served: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        served.append(request.path)
+        await request.read()
+        await asyncio.sleep(0)
+        return web.Response(text=f"{request.path}!")
+
+    async with port(answer, connection_class=kind) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        paths = [f"/{n}" for n in range(3)]
+        writer.write(b"".join(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode() for path in paths) + rest)
+        writer.write_eof()
+        answers = await reader.read()
+        writer.close()
+    assert served == paths
+    assert re.findall(rb"/\d!", answers) == [f"{path}!".encode() for path in paths]
 
 
 async def test_client_of_http_1_0_that_closed_altogether_has_left_when_it_is_written_to(tee: Tee, stage: Stage) -> None:

@@ -5,12 +5,14 @@ import itertools
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import EMPTY_PAYLOAD, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.downstream.known_heads import _KNOWN, KnownHeads
+from tests.downstream.ports import Turned, port
+from tests.event_loops import GUARD_S, until
 from tests.http_client import request
 from tests.proxy_under_test import CHAT, Tee, chat_body
 from tests.stage import Stage
@@ -38,7 +40,8 @@ async def parsed(data: bytes) -> tuple[Any, Any] | None:
 def told(message: Any, body: Any) -> tuple[Any, ...]:
     """Return all that a request is made of."""
     fields = (message.method, message.path, message.version, message.raw_headers, message.should_close, message.url)
-    return *fields, list(message.headers.items()), message.chunked, message.upgrade, body.is_eof(), body.read_nowait()
+    exists = body is not EMPTY_PAYLOAD  # to aiohttp, no other is the body of a request without one
+    return *fields, list(message.headers.items()), message.chunked, message.upgrade, exists, body.read_nowait()
 
 
 async def noted(heads: KnownHeads, data: bytes) -> None:
@@ -133,6 +136,24 @@ async def test_requests_of_one_connection_with_one_head_get_their_own_answers(st
         assert (answer.status, await answer.read()) == (200, b'{"said":%d}' % number)
 
 
+@pytest.mark.parametrize("way", ["read", "text", "json", "post", "release"])
+async def test_request_with_a_known_head_is_read_in_all_ways_that_aiohttp_has(way: str) -> None:
+    """Not only in ours: the admin port of several workers reads forms by aiohttp's."""
+    said: list[object] = []
+
+    async def answer(asked: web.BaseRequest) -> web.StreamResponse:
+        said.append(await getattr(asked, way)())
+        return web.Response()
+
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        client = await one.connect()
+        for _ in range(3):
+            client.send(request("POST", "/a", "Content-Type: application/x-www-form-urlencoded", body=b"12"))
+            assert (await client.answer()).status == 200
+    assert len(said) == 3
+    assert said[0] == said[2]
+
+
 async def test_body_that_looks_like_a_known_request_is_still_a_body(stage: Stage, tee: Tee) -> None:
     """Also when the response was sent before all of it came: else a client could have others' requests misread."""
     client, known = await tee.connect(), request("POST", CHAT, "Content-Type: application/json", body=chat_body())
@@ -152,3 +173,31 @@ async def test_body_that_looks_like_a_known_request_is_still_a_body(stage: Stage
     healthy = await other.answer()
     await healthy.read()
     assert (refused.status, healthy.status) == (404, 200)
+
+
+async def test_body_that_looks_like_a_known_request_is_still_a_body_when_reads_wait_for_their_turns() -> None:
+    """The head of its request may be parsed in one turn, and its body in the next, the request before having begun."""
+    served: list[tuple[str, bytes]] = []
+
+    async def answer(asked: web.BaseRequest) -> web.StreamResponse:
+        served.append((asked.path, await asked.read()))
+        return web.Response()
+
+    known = request("POST", "/known", body=b"{}")
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        client = await one.connect()
+        turned = await Turned.of(one)
+        for _ in range(3):
+            turned.read(known)
+            turned.turn()
+            await (await client.answer()).read()
+        turned.read(request("GET", "/before"))
+        turned.turn()
+        turned.read(request("POST", "/after", f"Content-Length: {len(known)}"))
+        await (await client.answer()).read()
+        turned.turn()
+        turned.read(known)
+        await until(lambda: turned.connection.current is not None)
+        turned.turn()
+        await (await client.answer()).read()
+    assert served[3:] == [("/before", b""), ("/after", known)]

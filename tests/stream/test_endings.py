@@ -168,8 +168,11 @@ def _name(function: ast.expr) -> str:
 def test_every_row_is_in_the_table_under_its_own_name() -> None:
     """A row that is forgotten in the tuples would be no ending; two of one word would be one."""
     tree = source.trees()[TABLE]
-    assigned = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)]
-    rows = [ast.unparse(node.targets[0]) for node in assigned]
+    rows = [
+        ast.unparse(node.target)
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Call)
+    ]
     listed = {word.upper() for word in ENDINGS}
     assert set(rows) <= listed, f"in neither OF_STREAMS nor OF_FOLLOWERS: {set(rows) - listed}"
     assert listed <= set(rows), f"not the name of a row: {listed - set(rows)}"

@@ -6,7 +6,7 @@ Knows nothing of errors, tokens and endings.
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.documents.delta import channel as common
 from proxy.dialects.documents.delta import index_of, record, records
@@ -15,28 +15,29 @@ from proxy.wire import json_text
 from proxy.wire.sse import fields, payload
 
 START, BLOCK, DELTA, MESSAGE = "message_start", "content_block_start", "content_block_delta", "message_delta"
-STOP = "content_block_stop"
+STOP: Final = "content_block_stop"
 """The types of the events with a part of the message."""
-TEXTS = {
+TEXTS: Final = {
     "text_delta": "text",
     "thinking_delta": "thinking",
     "input_json_delta": "partial_json",
 }
 """The fields of deltas that have text, by type of delta."""
-_INPUT = "partial_json"
-_CALL = "tool_use"
+_INPUT: Final = "partial_json"
+_CALL: Final = "tool_use"
 """The type of blocks that call a tool of the client's; others call tools that the upstream runs."""
-_RETOLD = {  # channels, and in which ones chunks tell them
+_RETOLD: Final = {  # channels, and in which ones chunks tell them
     ("text", ""): ("content", ""),
     ("thinking", ""): ("reasoning_content", ""),
     (_INPUT, ""): ("tool_calls", "arguments"),
     (_CALL, "id"): ("tool_calls", "id"),
     (_CALL, "name"): ("tool_calls", "name"),
 }
-_WHOLE = ("text", "thinking")
+_WHOLE: Final[tuple[str, ...]] = ("text", "thinking")
 """The fields of blocks that have text."""
-_NOT_OF_MESSAGES = ("type", "delta", "usage")  # members of message_delta that are no members of the message
-_BLANK: dict[str, Any] = {"type": "message", "role": "assistant"}
+# Members of message_delta that are no members of the message.
+_NOT_OF_MESSAGES: Final[tuple[str, ...]] = ("type", "delta", "usage")
+_BLANK: Final[dict[str, Any]] = {"type": "message", "role": "assistant"}
 
 
 class BlockIncrement:

@@ -5,7 +5,7 @@ Finds texts and replaces them, but does not keep them: the caller (stream/modes/
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.documents.calls import Calls
 from proxy.dialects.documents.delta import Delta, record, says_anything
@@ -13,9 +13,9 @@ from proxy.dialects.documents.increment import Assembler, Channel, Increment
 from proxy.wire import json_text
 from proxy.wire.sse import BOM, payload
 
-_ANSWER = (("content", ""), ("audio", "transcript"))
-_TEXTS = ("delta", "message")  # the members of a choice that contain its texts
-_OPENS_JSON = (b"{", BOM + b"{")
+_ANSWER: Final = (("content", ""), ("audio", "transcript"))
+_TEXTS: Final[tuple[str, ...]] = ("delta", "message")  # the members of a choice that contain its texts
+_OPENS_JSON: Final[tuple[bytes, ...]] = (b"{", BOM + b"{")
 
 
 class ChoiceDocuments(ABC):

@@ -6,22 +6,23 @@ Knows no frames and no earlier increments. Fields that it does not know by name 
 import re
 from base64 import b64decode, b64encode
 from functools import lru_cache
-from typing import Any, overload
+from typing import Any, Final, overload
 
 from proxy.dialects.documents.increment import Channel, Kind
 from proxy.wire import json_text
 
-_TEXTS = frozenset(["reasoning_content", "reasoning", "refusal"])  # `reasoning`: of vLLM, Ollama and OpenRouter
-_AUDIO = ("id", "data", "transcript")
-_CUSTOM = "custom."
-_BODIES = {"function": ("", "arguments"), "custom": (_CUSTOM, "input")}  # of a tool call: hold its name and text
-_KINDS = {"role": Kind.MARK, "finish_reason": Kind.END, "id": Kind.LABEL, "name": Kind.LABEL, "data": Kind.DATA}
+_TEXTS: Final = frozenset(["reasoning_content", "reasoning", "refusal"])  # `reasoning`: of vLLM, Ollama and OpenRouter
+_AUDIO: Final[tuple[str, ...]] = ("id", "data", "transcript")
+_CUSTOM: Final = "custom."
+_BODIES: Final = {"function": ("", "arguments"), "custom": (_CUSTOM, "input")}  # of a tool call: hold its name and text
+_KINDS: Final = {"role": Kind.MARK, "finish_reason": Kind.END, "id": Kind.LABEL, "name": Kind.LABEL, "data": Kind.DATA}
 _KINDS[_CUSTOM + "name"] = Kind.LABEL
-_NO_VALUE = (None, "", "null")  # DashScope writes the string "null" for an unfinished choice
-_LOGPROBS = "logprobs."
-_MARKS = (Kind.MARK, Kind.END)
-_BESIDE = frozenset(["index", "logprobs"])
-_PADDED = re.compile(r"[^=]+=*")  # base64 up to the end of its padding (RFC 4648 section 3.2)
+# DashScope writes the string "null" for an unfinished choice.
+_NO_VALUE: Final[tuple[str | None, ...]] = (None, "", "null")
+_LOGPROBS: Final = "logprobs."
+_MARKS: Final[tuple[Kind, ...]] = (Kind.MARK, Kind.END)
+_BESIDE: Final = frozenset(["index", "logprobs"])
+_PADDED: Final = re.compile(r"[^=]+=*")  # base64 up to the end of its padding (RFC 4648 section 3.2)
 
 
 @lru_cache(maxsize=1024)
@@ -227,8 +228,8 @@ class Delta:
             self.message.pop("function_call", None)
 
 
-_FUNCTION = frozenset(["name", "arguments"])
-_CALL = frozenset(["index", "id", "type"])
+_FUNCTION: Final = frozenset(["name", "arguments"])
+_CALL: Final = frozenset(["index", "id", "type"])
 
 
 def _listed(calls: dict[str, Any]) -> list[dict[str, Any]]:
@@ -277,8 +278,8 @@ def _arguments(stated: Any) -> Any:
     return stated if stated is None or isinstance(stated, str) else json_text.written(stated).decode()
 
 
-_TEXT_PART = frozenset(["text", "type"])
-_TEXT_TYPES = ("text", "output_text")
+_TEXT_PART: Final = frozenset(["text", "type"])
+_TEXT_TYPES: Final[tuple[str, ...]] = ("text", "output_text")
 
 
 def _is_text(part: Any) -> bool:

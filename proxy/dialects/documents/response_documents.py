@@ -5,7 +5,7 @@ accumulator needs: a response, an item or a part that begins or ends. These stay
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.documents.delta import channel as common
 from proxy.dialects.documents.delta import json_object, record, records
@@ -15,23 +15,23 @@ from proxy.wire.json_members import members
 from proxy.wire.sse import BOM, payload
 
 _PREFIX, _DELTA = "response.", ".delta"
-_ANSWER = "output_text"
-_SOUNDS = "audio"  # base64, each piece of which must be decoded by itself
-_VARIES = frozenset(["sequence_number", "delta", "obfuscation"])  # differ in events that are alike
-_PLACES = ("content_index", "summary_index")
-_OPENS_JSON = (b"{", BOM + b"{")
+_ANSWER: Final = "output_text"
+_SOUNDS: Final = "audio"  # base64, each piece of which must be decoded by itself
+_VARIES: Final = frozenset(["sequence_number", "delta", "obfuscation"])  # differ in events that are alike
+_PLACES: Final[tuple[str, ...]] = ("content_index", "summary_index")
+_OPENS_JSON: Final[tuple[bytes, ...]] = (b"{", BOM + b"{")
 _ADDED, _DONE = "response.output_item.added", "response.output_item.done"
-_TEXT_DONE = "response.output_text.done"
-_ENDED = ("response.completed", "response.incomplete", "response.done")
-_CALLS = {  # of tools that the client runs, by type of item: the channel of their text, and its key in the item
+_TEXT_DONE: Final = "response.output_text.done"
+_ENDED: Final[tuple[str, ...]] = ("response.completed", "response.incomplete", "response.done")
+_CALLS: Final = {  # of tools that the client runs, by type of item: the channel of their text, and its key in the item
     "function_call": ("function_call_arguments", "arguments"),
     "custom_tool_call": ("custom_tool_call_input", "input"),
 }
-_WHOLE = {  # other items that have texts: the channels of these, and where they are in the item
+_WHOLE: Final = {  # other items that have texts: the channels of these, and where they are in the item
     "message": ((_ANSWER, "content"),),
     "reasoning": (("reasoning_summary_text", "summary"), ("reasoning_text", "content")),
 }
-_RETOLD = {  # channels of calls, and the fields in which chunks tell them; there clients expect functions only
+_RETOLD: Final = {  # channels of calls, and the fields in which chunks tell them; there clients expect functions only
     ("function_call", "id"): "id",
     ("function_call", "name"): "name",
     ("function_call_arguments", ""): "arguments",
@@ -39,7 +39,7 @@ _RETOLD = {  # channels of calls, and the fields in which chunks tell them; ther
     ("custom_tool_call", "name"): "name",
     ("custom_tool_call_input", ""): "arguments",
 }
-_UNTOLD = b'{"object":"response","status":"queued","output":[]}'
+_UNTOLD: Final = b'{"object":"response","status":"queued","output":[]}'
 
 
 class ResponseIncrement:

@@ -3,7 +3,9 @@
 Values are never shown: one may be a secret that was put in the wrong place.
 """
 
+import ast
 import difflib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +19,22 @@ from proxy.settings import is_table, table_below
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+_KEYS = re.compile(r"\((?:'[^']*'|\"[^\"]*\"),(?: (?:'[^']*'|\"[^\"]*\"),?)*\)")  # tomllib's name of a table: a tuple
+
 
 def explained(error: OSError | ValueError, path: Path | None = None) -> str:
     """Return what is wrong with a configuration, by an error that `load` raised. `path`: of its file, if it has one."""
     if not isinstance(error, ValidationError):  # TOMLDecodeError is a ValueError, too
         file = f" {path}:" if path is not None and str(path) not in str(error) else ""
-        return f"the configuration can't be read:{file} {error}"
+        return f"the configuration can't be read:{file} {_KEYS.sub(_dotted, str(error))}"
     places = Places(path)
     lines = [f"  {_objection(one, places)}" for one in error.errors(include_url=False)]
     return "the configuration is not valid:\n" + "\n".join(lines)
+
+
+def _dotted(keys: re.Match[str]) -> str:
+    """Return the name of a table as TOML has it."""
+    return ".".join(ast.literal_eval(keys[0]))
 
 
 def _objection(error: "ErrorDetails", places: Places) -> str:

@@ -6,7 +6,7 @@ means, the stream's id being a strong entity tag (RFC 9110 section 13.1.1).
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
@@ -24,9 +24,9 @@ from proxy.stream.stream import Stream
 from proxy.telemetry.stream_object import describe, stream_headers
 from proxy.wire.errors import BadRequest, OtherStream, UnknownStream
 
-_TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-_TAGS = re.compile(rf"{_TAG}(?:\s*,\s*{_TAG})*")
-_SHARE_BYTES = 4096
+_TAG: Final = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
+_TAGS: Final = re.compile(rf"{_TAG}(?:\s*,\s*{_TAG})*")
+_SHARE_BYTES: Final = 4096
 
 
 class Control:

@@ -6,7 +6,7 @@ refused for one of them is refused before anything is sent.
 
 import math
 import time
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from aiohttp import web
 
@@ -30,9 +30,9 @@ from proxy.stream.subscription import Subscription
 from proxy.telemetry.metrics import Metrics
 from proxy.wire.errors import BadRequest, OffsetBeyond, OffsetGone, OtherEpoch, UnknownStream
 
-MOST_STREAMS = 32  # on one connection: the id of each event has the cursors of all
-_NOWHERE = -1  # the cursor of a stream of which the client has had nothing
-_FOLLOWERS_OWN = {ending.reason for ending in OF_FOLLOWERS}
+MOST_STREAMS: Final = 32  # on one connection: the id of each event has the cursors of all
+_NOWHERE: Final = -1  # the cursor of a stream of which the client has had nothing
+_FOLLOWERS_OWN: Final = {ending.reason for ending in OF_FOLLOWERS}
 
 
 class Followed(NamedTuple):

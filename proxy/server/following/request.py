@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote_plus
 
 from aiohttp import web
@@ -16,9 +16,9 @@ from proxy.stream.modes.projections import MODES, view_of
 from proxy.wire.errors import BadRequest, OriginNotAllowed
 from proxy.wire.event_id import read_event_id
 
-_CURSORS = ("after", "starting_after")
-_LAST_EVENT_ID = re.compile(r"last[-_]?event[-_]?id", re.IGNORECASE)  # as the polyfills of EventSource spell it
-_SEQ_DIGITS = 18
+_CURSORS: Final[tuple[str, ...]] = ("after", "starting_after")
+_LAST_EVENT_ID: Final = re.compile(r"last[-_]?event[-_]?id", re.IGNORECASE)  # as the polyfills of EventSource spell it
+_SEQ_DIGITS: Final = 18
 
 
 class Cursor(NamedTuple):

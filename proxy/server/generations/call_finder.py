@@ -8,6 +8,7 @@ Knows nothing of responses to clients.
 """
 
 import functools
+from typing import Final
 
 from aiohttp import web
 
@@ -26,7 +27,7 @@ from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
 from proxy.upstream.on_disconnect import OnDisconnect
 
-_NEVER_CLOSE = OnDisconnect(None)
+_NEVER_CLOSE: Final = OnDisconnect(None)
 
 
 class CallFinder:

@@ -9,6 +9,7 @@ Requests on configured routes with `record = true` are served here, too, as if t
 """
 
 import asyncio
+from typing import Final
 
 from aiohttp import web
 
@@ -26,7 +27,7 @@ from proxy.server.response_object import answer_object
 from proxy.stream.hub import Hub
 from proxy.wire.errors import ProxyError
 
-_BACKGROUND_WAIT_S = 2.0  # for the head of a response in the background: an error within this time is sent back
+_BACKGROUND_WAIT_S: Final = 2.0  # for the head of a response in the background: an error within this time is sent back
 
 
 class Generations:

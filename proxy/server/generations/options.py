@@ -1,7 +1,7 @@
 """The options of a generation, which clients send in headers, so that bodies stay those of the API."""
 
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from multidict import MultiMapping
 
@@ -11,11 +11,11 @@ from proxy.stream.modes.projections import view_of
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.wire.errors import BadRequest
 
-_KEY = re.compile(r"[\x21-\x7e]{1,200}")
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
+_IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 # W3C Trace Context, 3.2: version ff and ids of nothing but zeros are invalid, later versions may add fields.
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
-_ASYNC = re.compile(r'respond-async\s*(?:=\s*""\s*)?(?:;.*)?', re.IGNORECASE)
+_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+_ASYNC: Final = re.compile(r'respond-async\s*(?:=\s*""\s*)?(?:;.*)?', re.IGNORECASE)
 
 
 class GenerationOptions(NamedTuple):

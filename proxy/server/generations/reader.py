@@ -4,7 +4,7 @@ Requests on configured routes with `record = true` are read here, too, and nothi
 """
 
 import time
-from dataclasses import replace
+from typing import Any, Final
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -16,11 +16,12 @@ from proxy.access.client_addresses import ClientAddresses
 from proxy.access.response_ids import ContinuedResponses
 from proxy.dialects.dialect import Objects
 from proxy.dialects.route import Route
+from proxy.downstream.known_heads import WholeBody
 from proxy.downstream.request_body import LargeBody, arrived_body, read_body, read_body_or_beginning
 from proxy.server.config import Config
 from proxy.server.configuration.settings import GenerationsConfig, LimitsConfig
 from proxy.server.document import JSON
-from proxy.server.generations.options import read_options
+from proxy.server.generations.options import GenerationOptions, read_options
 from proxy.server.generations.request import GenerationRequest
 from proxy.server.generations.retries import meaning_of
 from proxy.server.generations.shared_calls import Identity, by_body, by_key
@@ -32,11 +33,28 @@ from proxy.stream.modes.projections import MODES, check_view
 from proxy.telemetry.request_log import request_id
 from proxy.upstream.on_disconnect import OnDisconnect
 from proxy.wire.errors import UnknownMode
-from proxy.wire.http import EndToEnd
+from proxy.wire.http import EndToEnd, Headers
 
-_CROSSING = EndToEnd(KEPT_OF_GENERATIONS, OPTIONS)
-_IDENTITY = (b"Accept-Encoding", b"identity")
-RECORDED_MODES = ("raw", "events")  # of requests on recorded routes, since the data of their events has no known format
+_CROSSING: Final = EndToEnd(KEPT_OF_GENERATIONS, OPTIONS)
+_IDENTITY: Final = (b"Accept-Encoding", b"identity")
+# Of requests on recorded routes, since the data of their events has no known format.
+RECORDED_MODES: Final[tuple[str, ...]] = ("raw", "events")
+
+
+class _Head:
+    """What is made of the head of a request, the same for every request with this head."""
+
+    __slots__ = ("detached", "follows", "headers", "idempotent", "named", "options", "request_id")
+
+    def __init__(self, headers: Headers, options: GenerationOptions, ident: str) -> None:
+        """`headers`: those to send upstream. `ident`: what the client calls its request."""
+        self.headers = headers
+        self.options = options
+        self.request_id = ident
+        self.idempotent = options.idempotency_key is not None
+        self.named = options.key is not None
+        self.follows = not options.respond_async
+        self.detached = options.detached
 
 
 class GenerationReader:
@@ -92,45 +110,61 @@ class GenerationReader:
             raise UnknownMode(f"Stream-Mode {view.mode!r} is not one of those that recorded routes have: {modes}")
         check_view(view, route.dialect)
 
-    async def read(self, route: Route, request: web.BaseRequest, caller: Caller) -> GenerationRequest:
-        """Read a request and its complete body, if the limits leave room for it.
-
-        Raises: a RequestError, if it is malformed or not allowed; Overloaded.
-        """
+    def _read_head(self, route: Route, request: web.BaseRequest) -> "_Head":
+        """Read the head of a request. Raises: UnknownMode, BadRequest."""
         headers, has_options = self._forward.headers(request, _CROSSING)
         options = self._usual
         if has_options:
             options = read_options(request.headers, self._config)
             self._check(options.view, route)
+        if options.respond_async:
+            headers = [header for header in headers if header[0].lower() != b"prefer"]
+        return _Head([*headers, _IDENTITY], options, request_id(request))
+
+    async def read(self, route: Route, request: web.BaseRequest, caller: Caller) -> GenerationRequest:
+        """Read a request and its complete body, if the limits leave room for it.
+
+        Raises: a RequestError, if it is malformed or not allowed; Overloaded.
+        """
+        content: Any = request._payload  # a WholeBody, if the head is known, else a StreamReader
+        memo: dict[object, Any] | None = content.head.memo if type(content) is WholeBody else None
+        head: _Head | None = memo.get(self) if memo is not None else None
+        if head is None:
+            head = self._read_head(route, request)
+            if memo is not None:
+                memo[self] = head
+        options = head.options
         account = self._admission.account(caller) if caller.name else None
         if account is not None:
             account.check_mode(options.view.mode)
-        idempotent, named = options.idempotency_key is not None, options.key is not None
-        is_here = request.content.is_eof()
-        at_once = is_here and not options.detached
-        follows = not options.respond_async
-        shared = self._admission.admit_generation(caller, idempotent, named, follows, at_once, not self._recorded)
+        idempotent, follows = head.idempotent, head.follows
+        is_here: bool = content.is_eof()
+        at_once = is_here and not head.detached
+        shared = self._admission.admit_generation(caller, idempotent, head.named, follows, at_once, not self._recorded)
         target = self._forward.target(route, request)
         attaches = self._attaches and not idempotent and follows and caller.owns_streams
         body_bytes = self._body_bytes if account is None else account.body_bytes(self._body_bytes)
         body: bytes | LargeBody | None = arrived_body(request, body_bytes) if is_here else None
         if body is None:
             # A body is held in memory if it is read here, or may be sent after its client has disconnected.
-            if shared or attaches or self._reads(account) or options.detached or route.dialect.requests.reads_body:
+            if shared or attaches or self._reads(account) or head.detached or route.dialect.requests.reads_body:
                 body = await read_body(request, body_bytes)
             else:
                 body = await read_body_or_beginning(request, self._held_body_bytes, body_bytes)
         rest = self._forward.check_body(request, body)
         if rest is not None:
             await rest
-        if options.respond_async:
-            headers = [header for header in headers if header[0].lower() != b"prefer"]
-        headers.append(_IDENTITY)
         generation = GenerationRequest(
-            route, caller.digest, options, target, headers, body, None, False, time.monotonic(),
+            route,
+            caller.digest,
+            options,
+            target,
+            [*head.headers],
+            body,
+            time.monotonic(),
             self._client_address(request),
-        )  # fmt: skip
-        generation.client_request_id = request_id(request)
+        )
+        generation.client_request_id = head.request_id
         if self._recorded:
             generation.method, generation.recorded = request.method.encode(), True
         objects = route.dialect.objects
@@ -138,34 +172,36 @@ class GenerationReader:
             if self._continued is not None:
                 upstream = await self._continued.upstream(route.dialect, caller.digest, generation.whole_body)
                 if upstream:
-                    generation = replace(generation, upstream=upstream, continues=True)
-            generation = self._with_objects(generation, objects, caller)
+                    generation.upstream, generation.continues = upstream, True
+            self._keep_in_background(generation, objects, caller)
             attaches = attaches and generation.options is options  # not in the background: its client may disconnect
-        return self._prepared(request, generation, account, attaches, shared)
+        self._prepare(request, generation, account, attaches, shared)
+        return generation
 
-    def _prepared(
+    def _prepare(
         self,
         request: web.BaseRequest,
         generation: GenerationRequest,
         account: Account | None,
         attaches: bool,
         shared: bool,
-    ) -> GenerationRequest:
-        """Return a request as it is sent upstream, with what it shares calls by.
+    ) -> None:
+        """Make of a request what is sent upstream, and note what it shares calls by.
 
         `attaches`: a retry finds its call. `shared`: it shares a call with requests like it.
         """
         if account is not None and not self._recorded:
-            generation = _limited(generation, account)
+            _limit(generation, account)
         if self._rewrites:
-            generation = rewrite(generation, self._config.generations)
+            rewrite(generation, self._config.generations)
         if attaches:
             generation.meaning = _meaning(request, generation)
         if self._early_s and self._asks_events(request, generation):
             generation.keepalive_s = self._early_s
         if shared:
-            generation = replace(generation, identity=_identify(request, generation))
-        return self._directed(generation) if self._models else generation
+            generation.identity = _identify(request, generation)
+        if self._models:
+            self._direct(generation)
 
     def _asks_events(self, request: web.BaseRequest, generation: GenerationRequest) -> bool:
         """Return whether a client asks for a stream and waits for it, in a mode of events."""
@@ -173,7 +209,7 @@ class GenerationReader:
         in_events = MODES[options.view.mode].content_type == EVENT_STREAM and not options.respond_async
         return in_events and requests.asks_events(request.raw_headers, generation.whole_body)
 
-    def _directed(self, generation: GenerationRequest) -> GenerationRequest:
+    def _direct(self, generation: GenerationRequest) -> None:
         """Choose the upstream of the model, and put the model's name there into the body."""
         upstream, body = self._models.choose(generation.whole_body)
         streamed = generation.streamed
@@ -181,16 +217,16 @@ class GenerationReader:
             streamed = streamed[0], self._models.choose(streamed[1]).body
         if generation.continues:
             upstream = generation.upstream
-        return replace(generation, upstream=upstream, body=body, streamed=streamed)
+        generation.upstream, generation.body, generation.streamed = upstream, body, streamed
 
-    def _with_objects(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> GenerationRequest:
+    def _keep_in_background(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> None:
         """Have the stream of a response in the background outlive its client.
 
         Raises: BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
         """
         asked = objects.background(generation.whole_body)
         if asked is None:
-            return generation
+            return
         caller.check_owns_streams()
         options = generation.options
         options = options._replace(
@@ -198,38 +234,40 @@ class GenerationReader:
             on_disconnect=OnDisconnect(None),
             respond_async=options.respond_async or not asked.streams,
         )
-        return replace(generation, body=asked.body, options=options, background=not asked.streams)
+        generation.body, generation.options, generation.background = asked.body, options, not asked.streams
 
 
-def _limited(generation: GenerationRequest, account: Account) -> GenerationRequest:
+def _limit(generation: GenerationRequest, account: Account) -> None:
     """Check the model of a request, and request the usage of its stream if tokens are limited.
 
     Raises: NotAllowedForKey.
     """
     if not account.reads_bodies:
-        return generation
+        return
     account.check_body(generation.whole_body)
     counted = generation.route.dialect.requests.with_usage(generation.whole_body)
-    if not account.limits.counts_tokens or counted is None:
-        return generation
-    return replace(generation, body=counted, hides_usage=True)
+    if account.limits.counts_tokens and counted is not None:
+        generation.body, generation.hides_usage = counted, True
 
 
-def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> GenerationRequest:
+def rewrite(generation: GenerationRequest, generations: GenerationsConfig) -> None:
     """Rewrite a request so that it asks for a stream, or for the usage of a stream, as configured."""
     dialect = generation.route.dialect
     if generations.upgrade != "never":
         streamed = dialect.requests.as_stream(generation.headers, generation.whole_body)
-        if streamed is not None:  # the client gets a document, even if it is made from a stream
-            generation = replace(generation, options=generation.options._replace(view=JSON))
+        if streamed is not None:
+            # The client gets a document, even if it is made from a stream.
+            generation.options = generation.options._replace(view=JSON)
             if generations.upgrade == "auto":
-                return replace(generation, streamed=streamed)
-            return replace(generation, headers=streamed[0], body=streamed[1], upgraded=True)
+                generation.streamed = streamed
+            else:
+                generation.headers, generation.body = streamed
+                generation.upgraded = True
+            return
     if generations.include_usage:
         counted = dialect.requests.with_usage(generation.whole_body)
         if counted is not None:
-            return replace(generation, body=counted, hides_usage=True)
-    return generation
+            generation.body, generation.hides_usage = counted, True
 
 
 def _meaning(request: web.BaseRequest, generation: GenerationRequest) -> bytes:

@@ -3,6 +3,8 @@
 Also the headers that say where the stream can be followed. Knows nothing of the upstream call.
 """
 
+from typing import Final
+
 from aiohttp import web
 
 from proxy.access.admission import Admission
@@ -28,8 +30,8 @@ from proxy.telemetry.stream_object import describe
 from proxy.wire.errors import OffsetGone
 from proxy.wire.http import Head, Headers
 
-_EVENTS = Head(200, b"OK", [(b"Content-Type", EVENT_STREAM)])  # of a stream that another process reads
-_JOINED: dict[Joined, Headers] = {  # the headers that say so
+_EVENTS: Final = Head(200, b"OK", [(b"Content-Type", EVENT_STREAM)])  # of a stream that another process reads
+_JOINED: Final[dict[Joined, Headers]] = {  # the headers that say so
     "key": [(b"Idempotency-Replayed", b"true")],
     "body": [],
     "retry": [(b"Stream-Retry-Attached", b"true")],

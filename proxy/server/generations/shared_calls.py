@@ -12,7 +12,7 @@ Knows nothing of responses to clients. Nothing here waits between finding a call
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from proxy.server.delivery import refusal
 from proxy.stream.endings import CLIENT_GONE, COMPLETE, ending_of
@@ -25,8 +25,10 @@ from proxy.upstream.stream_writer import StreamWriter
 from proxy.wire.errors import InternalError, KeyReused, Overloaded, ProxyError, RateLimited, UpstreamError
 from proxy.wire.http import Head
 
-AWAITING_HEAD = "awaiting_head"  # the hold of clients that wait for the head of the response, and don't follow yet
-_CLOSE_AT_ONCE = OnDisconnect(0)
+AWAITING_HEAD: Final = (
+    "awaiting_head"  # the hold of clients that wait for the head of the response, and don't follow yet
+)
+_CLOSE_AT_ONCE: Final = OnDisconnect(0)
 
 Joined = Literal["key", "body", "retry"]
 """How the call of an earlier request, which this one shares, was found."""

@@ -6,13 +6,14 @@ of the two is detected from the texts; the pieces are increments either way.
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from typing import Final
 
 from proxy.dialects.documents.increment import Channel, Kind
 
-_PIECE_BYTES = 104  # of memory that a piece takes beside its characters: two objects, two pointers
-_EVIDENT_TEXTS = 8  # this many texts in a row, each beginning with the one before,
-_EVIDENT_CHARACTERS = 24  # the last at least this long, can't be increments
-_DOUBTFUL_TEXTS = 16  # after this many without certainty, they are taken for increments
+_PIECE_BYTES: Final = 104  # of memory that a piece takes beside its characters: two objects, two pointers
+_EVIDENT_TEXTS: Final = 8  # this many texts in a row, each beginning with the one before,
+_EVIDENT_CHARACTERS: Final = 24  # the last at least this long, can't be increments
+_DOUBTFUL_TEXTS: Final = 16  # after this many without certainty, they are taken for increments
 
 
 class Pieces:

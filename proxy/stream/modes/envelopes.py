@@ -8,7 +8,7 @@ Knows nothing of sockets. Keeps laws 5 (prefix), 7 (one ending: only a complete 
 `complete`) and 8 (resume) as the mode does.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -19,8 +19,8 @@ from proxy.wire.event_id import prefix
 from proxy.wire.sse import dispatched
 from proxy.wire.websocket import TEXT, close_frame, frame, messages
 
-NOT_IN_EVENTS = ("raw", "json")  # modes without events, which would be messages
-END = "end"  # the `event` of the last labelled event of a stream
+NOT_IN_EVENTS: Final[tuple[str, ...]] = ("raw", "json")  # modes without events, which would be messages
+END: Final = "end"  # the `event` of the last labelled event of a stream
 
 
 class Messages(Projection):

@@ -5,15 +5,15 @@ up ask for the same one: bytes are made once per mode. `projections` has the mod
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from proxy.stream.endings import Ending
 from proxy.stream.modes.rewriting import Source
 from proxy.wire.errors import BadRequest
 from proxy.wire.event_id import prefix
 
-SPAN_BYTES = 64 * 1024  # of frames: a follower that is behind gets no more than this, or one frame, in a write
-EVENT_STREAM = b"text/event-stream;charset=UTF-8"  # as Qwen writes it
+SPAN_BYTES: Final = 64 * 1024  # of frames: a follower that is behind gets no more than this, or one frame, in a write
+EVENT_STREAM: Final = b"text/event-stream;charset=UTF-8"  # as Qwen writes it
 
 
 class View(NamedTuple):

@@ -5,6 +5,7 @@ text from the stream's Transcript. Keeps laws 5 (prefix), 7 (one ending) and 8 (
 """
 
 import contextlib
+from typing import Final
 
 from proxy.dialects.dialect import Chunks, Dialect, Origin
 from proxy.dialects.table import CHUNKS
@@ -16,7 +17,7 @@ from proxy.stream.modes.rewriting import Rewriter, Source
 from proxy.wire.errors import BadRequest, Garbled, OffsetBeyond, OffsetGone, UnknownMode
 from proxy.wire.sse import COMMENT, spaced, stamp
 
-MERGED_BYTES = 16 * SPAN_BYTES  # the same where frames are merged, and become a twentieth
+MERGED_BYTES: Final = 16 * SPAN_BYTES  # the same where frames are merged, and become a twentieth
 
 FLUSH_MS, FLUSH_BYTES = 50, 4096  # defaults of paced modes
 
@@ -327,7 +328,7 @@ def _require_all(source: Source) -> None:
         raise OffsetGone(f"the first {start} frames are gone, and this mode tells of them", start + 1)
 
 
-MODES: dict[str, type[Projection]] = {
+MODES: Final[dict[str, type[Projection]]] = {
     "raw": Raw,
     "events": Events,
     "spaced": Spaced,

@@ -6,7 +6,7 @@ endings and no followers. Keeps laws 5 (prefix) and 8 (resume): all it returns d
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.dialects.dialect import Dialect, Reader
 from proxy.dialects.documents.increment import Channel, Increment, Kind
@@ -17,7 +17,7 @@ from proxy.stream.modes.transcript import Transcript
 from proxy.wire.event_id import prefix
 from proxy.wire.sse import respell, stamp
 
-_MARKS = (Kind.MARK, Kind.END)
+_MARKS: Final[tuple[Kind, ...]] = (Kind.MARK, Kind.END)
 Group = list[tuple[Channel, Pieces]]
 
 

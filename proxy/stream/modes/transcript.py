@@ -9,14 +9,16 @@ returns for a span, or up to an offset, depends only on the frames before its en
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from proxy.dialects.dialect import Dialect
 from proxy.dialects.documents.increment import Channel, Increment, Kind
 from proxy.stream.modes.channel import Pieces
 
-_BACKSLASH = 92
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # an escape of half a character, as a rule with the other half behind it
+_BACKSLASH: Final = 92
+_HALF: Final = re.compile(
+    rb"\\u[dD][89a-fA-F]"
+)  # an escape of half a character, as a rule with the other half behind it
 
 
 class Transcript:

@@ -83,6 +83,14 @@ def test_file_that_holds_none_is_a_mistake(tmp_path: Path, held: bytes | None, w
     assert f"upstream: {words}".replace("PATH", str(path)) in explained(error.value)
 
 
+def test_secret_in_the_place_of_its_file_is_not_shown() -> None:
+    """That is an easy mistake to make; a name without a path may be one."""
+    with pytest.raises(ValueError, match="key_file") as error:
+        Config(upstream={"key_file": "sk-never-to-be-printed"})
+    assert "upstream: key_file: the file of that name can't be read: No such file" in explained(error.value)
+    assert "printed" not in explained(error.value)
+
+
 def test_secret_and_its_file_are_one_too_many(tmp_path: Path) -> None:
     """Which one counts nobody could tell."""
     with pytest.raises(ValueError, match="key and key_file are both given"):

@@ -66,6 +66,20 @@ def test_file_that_can_t_be_read_is_named(tmp_path: Path) -> None:
     assert explained(error.value, path).count(str(path)) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[upstream]\n[upstream]\n", "Cannot declare upstream twice (at line 2"),
+        ("[upstreams.b]\n[upstreams.b]\n", "Cannot declare upstreams.b twice (at line 2"),
+        ("a = [1]\n[[a]]\n", "Cannot mutate immutable namespace a (at line 2"),
+        ("a = " + "[" * 5000, "its arrays or tables are nested too deeply"),
+    ],
+)
+def test_text_that_is_no_toml_is_told_in_words_of_toml(tmp_path: Path, text: str, words: str) -> None:
+    """Python's module has its own for the names of tables."""
+    assert words in said(tmp_path, text)
+
+
 def test_keys_of_each_table_are_known() -> None:
     """Of tables in tables, under any name, and in arrays."""
     assert "listen" in keys_below([])

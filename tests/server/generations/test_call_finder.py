@@ -69,9 +69,9 @@ def asked(
     """Return a request; that of an Idempotency-Key has the key in its options, as the reader makes it."""
     idempotency_key = str(identity.name[2]) if identity is not None and identity.lasting else None
     options = GenerationOptions(View("raw"), key, 0, OnDisconnect(grace_s), None, idempotency_key, respond_async=False)
-    return GenerationRequest(
-        ROUTE, ME, options, b"/v1/chat/completions", [], BODY, None, False, 0.0, identity=identity, meaning=meaning
-    )
+    generation = GenerationRequest(ROUTE, ME, options, b"/v1/chat/completions", [], BODY, 0.0)
+    generation.identity, generation.meaning = identity, meaning
+    return generation
 
 
 def of_key(body: bytes = BODY) -> Identity:

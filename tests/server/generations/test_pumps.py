@@ -28,7 +28,9 @@ def pumps(hub: Hub, *, cumulative: bool | None = None, empty_events: bool = Fals
 def asked(route: Route | None = None, body: bytes = b'{"stream":true}') -> GenerationRequest:
     """Return a request; its client's address is shown where the stream is."""
     route = route or Route("chat", "/v1/", "/v1/", CHAT)
-    return GenerationRequest(route, ME, OPTIONS, b"/v1/chat/completions", [], body, None, True, 5.0, client="1.2.3.4")
+    generation = GenerationRequest(route, ME, OPTIONS, b"/v1/chat/completions", [], body, 5.0, "1.2.3.4")
+    generation.hides_usage = True
+    return generation
 
 
 def test_stream_is_of_its_request() -> None:

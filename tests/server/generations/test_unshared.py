@@ -70,7 +70,7 @@ class Calls:
         body = await request.read()
         if self.is_draining:
             request[ERROR_TO_SEND] = Drained("the proxy is shutting down")
-        generation = GenerationRequest(ROUTE, ME, OPTIONS, b"/v1/responses", [], body, None, False, 0.0)
+        generation = GenerationRequest(ROUTE, ME, OPTIONS, b"/v1/responses", [], body, 0.0)
         self.asked.append(generation)
         return await self._calls.deliver(request, generation)
 
