@@ -222,7 +222,7 @@ class BoundedStream:
 
     def take_stock(self) -> None:
         """Count what appending frames leaves out, the memory that each takes besides its bytes."""
-        self.count(LOGS, self._log.overhead_bytes)
+        self.count(LOGS, self._log.overhead_bytes())
 
     def pack(self) -> None:
         """Take less memory, since it has ended, and nobody follows it."""

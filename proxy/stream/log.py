@@ -93,7 +93,6 @@ class FrameLog:
         """Return the frames held, from number `start` + 1 on."""
         return self.span(self.start, self.end)
 
-    @property
     def overhead_bytes(self) -> int:
         """Return how much memory the frames take beside their own bytes."""
         return len(self._ends) * FRAME_BYTES + self._bytes.__alloc__() - self.size_bytes

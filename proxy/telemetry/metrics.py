@@ -201,6 +201,7 @@ class Metrics:
         self._models: set[str] = set()
         self.distributions: dict[str, dict[tuple[str, ...], Distribution]] = {name: {} for name in HISTOGRAMS}
         self._connects = self.distributions["upstream_connect"]
+        self._overheads = self.distributions["proxy_overhead"]
         self.streams_ended: dict[tuple[str, str, str], EndedStreams] = {}
         self.streams_unbegun: Tally[tuple[str, str, str]] = Tally()  # that ended before a response, by the same labels
         self.delivered: defaultdict[str, int] = defaultdict(int)  # bytes sent to followers that have ended, by mode
@@ -213,6 +214,10 @@ class Metrics:
         if found is None:
             found = children[labels] = Distribution(HISTOGRAMS[name][2])
         return found
+
+    def overhead(self, route: str) -> Distribution:
+        """Return the distribution of what the proxy adds to the events of a route."""
+        return self._overheads.get((route,)) or self.distribution("proxy_overhead", route)
 
     def connected(self, route: str, waited_s: float) -> None:
         """Add how long a request waited for a connection to its upstream."""
@@ -232,7 +237,8 @@ class Metrics:
         route, reason = info.route, log.ending.reason
         model = _UNKNOWN if vitals.model is None else vitals.model
         ended = self.streams_ended.get((route, model, reason)) or self._ended_streams(route, vitals.model, reason)
-        began, trace_id, unix_s = vitals.started_at, info.trace_id, time.time()
+        began, unix_s = vitals.started_at, time.time()
+        trace_id = info.w3c_trace_id or info.id  # info.trace_id, a call less
         ended.streams += 1
         ended.frames += log.end
         ended.bytes += log.end_bytes + len(log.tail)

@@ -306,8 +306,8 @@ def test_ledger_counts_logs_and_streams() -> None:
     assert hub.ledger.bytes == 2 * STREAM_BYTES + len(A + LARGE)
     stream.seal(COMPLETE)
     assert hub.ledger.bytes == 2 * STREAM_BYTES + len(A + LARGE)
-    assert hub.ledger.by_kind()["logs"] == hub.ledger.bytes + stream.log.overhead_bytes
-    assert stream.log.overhead_bytes >= FRAME_BYTES
+    assert hub.ledger.by_kind()["logs"] == hub.ledger.bytes + stream.log.overhead_bytes()
+    assert stream.log.overhead_bytes() >= FRAME_BYTES
     hub.tick(60)
     assert hub.ledger.bytes == STREAM_BYTES + len(LARGE)
     hub.forget(other)

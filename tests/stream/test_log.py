@@ -154,4 +154,4 @@ def test_log_takes_little_more_memory_than_its_bytes() -> None:
     log = FrameLog()
     for _ in range(10_000):
         log.extend([b"x" * 100])
-    assert 10_000 * FRAME_BYTES <= log.overhead_bytes < 10_000 * FRAME_BYTES + log.size_bytes / 7
+    assert 10_000 * FRAME_BYTES <= log.overhead_bytes() < 10_000 * FRAME_BYTES + log.size_bytes / 7
