@@ -60,7 +60,7 @@ class Splitter:
     @property
     def tail(self) -> bytes:
         """The bytes after the last complete frame."""
-        return bytes(self._held or b"")
+        return b"" if self._held is None else bytes(self._held)
 
     @property
     def holds(self) -> bool:
