@@ -132,10 +132,13 @@ class Pump(StreamWriter):
         shown = frames if self._hides is None else self._shown(frames)
         end = self.stream.extend(shown) if shown else 0
         self.stream.end_ahead()
-        self._note_unfinished()
+        holds = self._splitter.holds
+        if holds or self.holds_unfinished:
+            self._note_unfinished()
         self.note(frames, at, self._vitals.times)
-        self._look_ahead(data, at)
-        self._at_frame = not (self._splitter.holds or self._hides)
+        if holds:
+            self._look_ahead(data, at)
+        self._at_frame = not (holds or self._hides)
         self._try_bypass()
         if shown and end & 63 < len(shown):
             self._every_64_frames(at)
@@ -148,8 +151,7 @@ class Pump(StreamWriter):
         splitter = self._splitter
         if splitter.holds_lines and self._hides is None:
             self.stream.send_ahead(splitter.tail)
-        if splitter.holds or self.holds_unfinished:
-            self.count_unfinished(splitter.held_bytes + self.stream.ahead_bytes)
+        self.count_unfinished(splitter.held_bytes + self.stream.ahead_bytes)
 
     def _look_ahead(self, data: bytes, at: float) -> None:
         """Look for the end of the answer in an incomplete frame: some upstreams leave its blank line out, and wait."""

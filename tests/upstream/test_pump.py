@@ -17,6 +17,7 @@ from proxy.dialects.dialect import Dialect
 from proxy.dialects.responses import RESPONSES
 from proxy.dialects.usage import Usage
 from proxy.stream.endings import COMPLETE
+from proxy.stream.ledger import UNFINISHED
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.pump import OnDisconnect, Pump
@@ -141,6 +142,25 @@ def test_events_are_not_taken_while_a_frame_is_unfinished() -> None:
     assert _takes(pump, FRAME)
     pump.received(FRAME[:10], 3.0)
     assert not _takes(pump, FRAME)
+
+
+async def test_rest_of_a_read_is_counted_until_its_frame_is_whole() -> None:
+    """Also if the read began with whole frames, and if the rest comes with more of them."""
+    upstream = Upstream(FakeSink())
+    counted = []
+    for piece in (FRAME, FRAME + FRAME[:10], FRAME[10:20], FRAME[20:] + FRAME, FRAME[:10], FRAME[10:] + FRAME[:5]):
+        upstream.send_piece(piece)
+        counted.append(upstream.ledger.by_kind()[UNFINISHED])
+    assert counted == [0, 10, 20, 0, 10, 5]
+
+
+async def test_final_event_without_its_blank_line_ends_the_answer_wherever_it_comes() -> None:
+    """In a read of its own, or after whole frames."""
+    for reads in ([FRAME + FINISH, DONE[:-1]], [FRAME + FINISH + DONE[:-1]], [FRAME, FINISH + DONE[:-2]]):
+        upstream = Upstream(FakeSink())
+        for read in reads:
+            upstream.send_piece(read)
+        assert upstream.pump.ended_at == len(reads)
 
 
 @pytest.mark.parametrize("short_way", [True, False])

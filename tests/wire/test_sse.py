@@ -391,6 +391,32 @@ def test_lines_of_json_are_cut_the_same_however_they_come(soup: list[tuple[bytes
         assert split([read for read in reads if read]) == (whole, tail)
 
 
+_SPACED = [b"data: ", b"data: x", b'data: {"a":1}', b"data: data: ", b"data:y", b"data", b"id: 1", b": c", b"x", b""]
+_ENDS = [b"\n\n", b"\n\n", b"\n\n", b"\n", b"\n\n\n", b"\r\n\r\n", b"\n\r\n"]
+_reads = st.lists(st.tuples(st.sampled_from(_SPACED), st.sampled_from(_ENDS)), max_size=5)
+
+
+@given(_reads, _reads, st.sampled_from([5, 12, 100]))
+@example([(b'data: {"a":1}', b"\n"), (b'data: {"a":1}', b"\n")], [(b"data: x", b"\n\n"), (b"data: x", b"\n\n")], 100)
+def test_read_of_data_lines_gives_the_frames_that_its_bytes_give(
+    first: list[tuple[bytes, bytes]], second: list[tuple[bytes, bytes]], limit: int
+) -> None:
+    """Or of what resembles data lines; in one read, in two, or one byte at a time."""
+    one, two = (b"".join(line + end for line, end in lines) for lines in (first, second))
+    whole, bytewise = Splitter(limit), Splitter(limit)
+    for reads, splitter in (([one, two], whole), ([bytes([byte]) for byte in one + two], bytewise)):
+        frames: list[bytes] = []
+        try:
+            for read in filter(None, reads):
+                frames += splitter.feed(read)
+        except TooLarge:
+            break
+        if splitter is whole:
+            expected = frames
+        assert (frames, splitter.tail) == (expected, whole.tail)
+        assert splitter.holds == whole.holds
+
+
 def test_line_of_json_leaves_before_the_next_one_is_whole() -> None:
     """The first as soon as it is known what the second is, each of the others at once."""
     splitter = Splitter(100)
