@@ -411,16 +411,18 @@ class Connection(LightConnection):
         if request is None and not self._messages:
             self._has_ended = True  # a request waits for its turn
             return True
-        if request is not None and not request.content.is_eof():
+        asked: Any
+        asked, body = self._messages[0] if request is None else (request, request.content)
+        self._has_ended = True
+        if not body.is_eof():
             return False
         begun = None if request is None else request.get(RESPONSE)
         if begun is not None and begun.has_length:
             return False
         if begun is not None:
             begun.probe()
-        elif getattr(self._messages[0][0] if request is None else request, "version", HttpVersion10) >= HttpVersion11:
+        elif getattr(asked, "version", HttpVersion10) >= HttpVersion11:  # an error has none
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # may be sent at any time (RFC 9110 section 15.2)
-        self._has_ended = True
         self._look_for_reset(_RESETS_S)
         return True
 

@@ -66,7 +66,7 @@ class MovableConnection(Connection):
     # What is read
 
     def data_received(self, data: bytes) -> None:
-        if not data or self._is_switched:  # b"": aiohttp has the parser go on
+        if not data or self._is_switched or self._close:  # b"": aiohttp has the parser go on
             super().data_received(data)
         elif self._beyond or (self._end.ended and not self._is_answered):  # in order: nothing overtakes what waits
             self._keep_for_later(data)
@@ -78,7 +78,7 @@ class MovableConnection(Connection):
             self._begin_anew()
         size = self._end.feed(data)
         mine = data if size == len(data) else data[:size]
-        if self._raw is not None:
+        if self._raw is not None and self._end.has_begun:
             self._raw.append(mine)
         super().data_received(mine)
         if size < len(data):

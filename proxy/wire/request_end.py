@@ -9,6 +9,7 @@ import re
 from typing import Final
 
 _BLANK_LINE: Final = b"\r\n\r\n"
+_LINE_BYTES: Final = 64  # kept of a line that has not ended: more than the digits of a size, and none but these matter
 _FRAMING: Final = re.compile(rb"\r\n(content-length|transfer-encoding):[ \t]*([^\r\n]*)", re.IGNORECASE)
 
 
@@ -25,6 +26,11 @@ class RequestEnd:
         self._left = 0  # bytes of the body, or of a chunk and its line break, that are to come
         self._line = b""  # the beginning of a chunk's size, or of a trailer
 
+    @property
+    def has_begun(self) -> bool:
+        """Return whether anything of the request has come, but blank lines before it."""
+        return self._head != b""
+
     def feed(self, data: bytes) -> int:
         """Return how many of the next bytes of the connection belong to the request; fewer than all only if it ends."""
         at = 0
@@ -36,20 +42,21 @@ class RequestEnd:
 
     def _read_head(self, data: bytes) -> int:
         """Return where in `data` the head ends."""
-        before = self._head or b""
-        head = before + data
-        begins = len(head) - len(head.lstrip(b"\r\n"))  # blank lines before a request are ignored (section 2.2)
-        end = head.find(_BLANK_LINE, max(begins, len(before) - 3))
+        before, came = self._head or b"", data
+        if not before:
+            came = data.lstrip(b"\r\n")  # blank lines before a request are ignored (section 2.2)
+        head = before + came
+        end = head.find(_BLANK_LINE, max(0, len(before) - 3))
         if end < 0:
             self._head = head
             return len(data)
         self._head = None
-        for name, value in _FRAMING.findall(head, begins, end):
+        for name, value in _FRAMING.findall(head, 0, end):
             if name.lower() == b"transfer-encoding":
                 self._is_chunked = True
             elif value.strip().isdigit():
                 self._left = int(value)
-        return end + len(_BLANK_LINE) - len(before)
+        return len(data) - len(came) + end + len(_BLANK_LINE) - len(before)
 
     def _read_counted(self, data: bytes, at: int) -> int:
         taken = min(self._left, len(data) - at)
@@ -71,6 +78,8 @@ class RequestEnd:
             if end:
                 line, self._line = self._line.strip(), b""
                 self._read_line(line)
+            elif len(self._line) > _LINE_BYTES:
+                self._line = b"0" + self._line.lstrip(b"0")[:_LINE_BYTES]  # the size may begin with any number of zeros
         return at
 
     def _read_line(self, line: bytes) -> None:

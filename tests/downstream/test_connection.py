@@ -426,6 +426,7 @@ async def test_client_that_ended_its_side_has_the_answers_to_all_its_requests(
         writer.write_eof()
         answers = await reader.read()
         writer.close()
+        await writer.wait_closed()
     assert served == paths
     assert re.findall(rb"/\d!", answers) == [f"{path}!".encode() for path in paths]
 

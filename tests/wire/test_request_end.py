@@ -53,3 +53,23 @@ def test_request_that_is_not_whole_has_not_ended(name: str) -> None:
 def test_chunk_without_a_size_never_ends() -> None:
     """The parser refuses it, and its connection is closed."""
     assert read([b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n0\r\n\r\n" + NEXT])[1] is False
+
+
+@pytest.mark.parametrize(
+    ("before", "piece", "after"),
+    [
+        (b"", b"\r\n", b"GET /a HTTP/1.1\r\n\r\n"),
+        (CHUNKED[:48], b"0", b"5\r\nhello\r\n0\r\n\r\n"),
+        (CHUNKED[:48] + b"5;", b"e", b"\r\nhello\r\n0\r\n\r\n"),
+        (CHUNKED[:48] + b"0\r\nTrailer: ", b"x", b"\r\n\r\n"),
+    ],
+)
+def test_what_may_come_without_end_is_not_kept(before: bytes, piece: bytes, after: bytes) -> None:
+    """It would be copied with each read: a client held the other ones up for seconds with 40 MB of blank lines."""
+    end = RequestEnd()
+    end.feed(before)
+    for _ in range(100):
+        assert end.feed(piece * 100) == len(piece) * 100
+        assert len(end._line) + len(end._head or b"") < 200
+    assert end.has_begun == (before != b"")
+    assert (end.feed(after + NEXT), end.ended) == (len(after), True)
