@@ -48,4 +48,4 @@ def constants(path: Path) -> list[str]:
 
 def looks_like_one(text: str) -> bool:
     """Return whether a string puts a number behind a hyphen, or looks for one there."""
-    return any(sign in text for sign in SIGNS)
+    return any(sign in text.replace("%m-%d", "") for sign in SIGNS)  # which is of a date
