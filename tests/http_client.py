@@ -36,7 +36,7 @@ class Client(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         try:
             await loop.sock_connect(sock, (host, int(port)))
-        except OSError:
+        except BaseException:  # also if it is cancelled meanwhile
             sock.close()
             raise
         _, client = await loop.create_connection(cls, sock=sock)
