@@ -163,58 +163,35 @@ def stream(ident: str, made: str, spelling: str = QWEN, text: str = "Hi", model:
     return [*(framed(spelling, one, ident, made, model) for one in chunks), DONE]
 
 
-@pytest.fixture
-def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Return the frames that are parsed from now on, as they are."""
-    seen: list[bytes] = []
-    parse = ChatReader._note
-
-    def note(self: ChatReader, frame: bytes) -> TextKind | None:
-        seen.append(frame)
-        return parse(self, frame)
-
-    monkeypatch.setattr(ChatReader, "_note", note)
-    return seen
+def known(chunks: KnownChunks, frames: list[bytes]) -> list[bool]:
+    """Return which frames of a stream are known, besides those with text."""
+    found = chunks.find(frames[0])
+    assert found is not None
+    mark, alike = found
+    return [alike.said(frame, mark) is not None for frame in frames]
 
 
 @pytest.mark.parametrize("spelling", [QWEN, ID_FIRST])
-def test_of_a_second_stream_only_the_usage_is_parsed(spelling: str, parsed: list[bytes]) -> None:
-    """Its id, its time and its text are others; so they are if the role, the text and the finish reason are known."""
-    frames = ChatFrames()
+def test_of_a_second_stream_only_the_usage_is_not_known(spelling: str) -> None:
+    """Its id, its time and its text are others; so it has other surroundings, which are known with its first text."""
+    chunks = KnownChunks()
     first, second = stream(IDS[0], TIMES[0], spelling), stream(IDS[1], TIMES[1], spelling, "Good day")
-    assert len(readings(frames.reader(), first)) == 6
-    assert len(parsed) == 5
-    expected, known = readings(ChatFrames().reader(), second)[-1][1], learnt(second)
-    parsed.clear()
-    reader = frames.reader()
-    kinds = [reader.note(frame) for frame in second[:2]]
-    assert kinds == [None, TextKind.CONTENT]
+    assert known(chunks, second) == [False] * 6
+    readings(ChatReader(chunks), first)
+    assert known(chunks, second) == [True, False, False, True, False, False]
+    found = chunks.find(second[0])
+    assert found is not None
+    mark, alike = found
+    said = alike.of_text
+    assert said is not None
+    assert (said.model, said.index, said.reason, said.kind) == ("qwen-plus", 0, None, TextKind.CONTENT)
+    learnt = ChatReader(KnownChunks())
+    readings(learnt, second[:2])
+    assert alike.surroundings(mark) == learnt.surroundings
+    reader = ChatReader(chunks)
+    assert [reader.note(frame) for frame in second[:2]] == [None, TextKind.CONTENT]
+    assert reader.surroundings == learnt.surroundings
     assert reader.ordinary(second[2])
-    assert reader.surroundings == known
-    assert [reader.note(frame) for frame in second[3:]] == [None, None, None]
-    assert parsed == [second[4]]
-    assert state(reader) == expected
-
-
-def learnt(frames: list[bytes]) -> tuple[bytes, bytes] | None:
-    """Return the surroundings that a reader has learnt which knew nothing before."""
-    reader = ChatFrames().reader()
-    for frame in frames[:2]:
-        reader.note(frame)
-    return reader.surroundings
-
-
-@pytest.mark.parametrize("text", ['a"b', "a\\", "a\nb", ""])
-def test_first_text_with_escapes_is_parsed(text: str, parsed: list[bytes]) -> None:
-    """And one that is empty: it is no text."""
-    frames = ChatFrames()
-    readings(frames.reader(), stream(IDS[0], TIMES[0]))
-    parsed.clear()
-    second = stream(IDS[1], TIMES[0], text=text)
-    reader = frames.reader()
-    assert reader.note(second[0]) is None
-    assert reader.note(second[1]) is (TextKind.CONTENT if text else None)
-    assert parsed == [second[1]]
 
 
 def test_error_is_not_hidden_by_what_came_before() -> None:
