@@ -22,7 +22,7 @@ _SIZE_DIGITS: Final = 3  # of the chunks that `forward` takes
 
 
 def _size_lines() -> list[bytes]:
-    """Return the line with the size of a chunk, by the bytes of the chunk; one that is too long, where none has so many."""
+    """Return the line with the size of a chunk, by the bytes of the chunk; too long a one where none has so many."""
     count = 16**_SIZE_DIGITS + _SIZE_DIGITS + 4
     lines = [bytes(count)] * count
     for size in range(1, 16**_SIZE_DIGITS):

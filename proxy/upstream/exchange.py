@@ -104,8 +104,6 @@ class Exchange:
     """
 
     # Without __slots__, so that what an exchange begins with need not be set on each.
-    progress: Progress | None = None
-    """None: every byte is progress."""
     endless = False
     """Whether no total time-out applies."""
     status = 0
@@ -130,6 +128,7 @@ class Exchange:
         self.is_head_request = method == b"HEAD"
         self.switches = switches
         self.headers: Headers = []
+        self.progress: Progress | None = None  # None: every byte is progress. Here, since mypyc leaves it unset above
         self.responded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         connection.begin(self)
         self._began_at = self._asked_at = connection.read_at  # which is now
