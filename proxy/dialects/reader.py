@@ -139,6 +139,11 @@ class LearningReader:
         """The head and the tail, if ordinary frames have no numbers that differ."""
         return None if self._numbered or self._head is _NEVER else (self._head, self._tail)
 
+    def forget_surroundings(self) -> None:
+        """Know no ordinary frames any more."""
+        self._head = self._tail = self._zeroed_head = self._zeroed_tail = _NEVER
+        self._start, self._fixed = _NOWHERE, b""
+
     def ordinary(self, frame: bytes) -> bool:
         """Return, without parsing, whether a frame adds only generated text; False when in doubt.
 

@@ -30,8 +30,8 @@ from proxy.stream.faults import OVERDUE_S, BackgroundLoop
 from proxy.timers import sleep
 from proxy.wire.errors import ProxyError, RateLimited
 
-_SLICE: Final = 256  # connections that are checked in one turn of the event loop: 0.3 ms
-_SHUTDOWN_S: Final = 2.0  # for clients to read the rest of what they were sent, when the process ends
+_SLICE = 256  # connections that are checked in one turn of the event loop: 0.3 ms
+_SHUTDOWN_S = 2.0  # for clients to read the rest of what they were sent, when the process ends
 _POLL_S: Final = 0.02
 _LOGGED_AGAIN_S: Final = 60.0  # that descriptors run out is logged again after so long without a shortage
 

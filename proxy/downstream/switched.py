@@ -13,7 +13,7 @@ from proxy.stream.interfaces import Sink
 from proxy.wire.http import Headers
 from proxy.wire.websocket import PONG, frame
 
-CLOSING_S: Final = 1.0  # for the client to respond to a close frame
+CLOSING_S = 1.0  # for the client to respond to a close frame
 PONG_ROOM_BYTES: Final = 128 * 1024  # no pongs while more is unsent, for clients that send pings but do not read
 
 

@@ -1,6 +1,7 @@
 """Streams that have ended: kept for a while, and then forgotten. A forgotten stream serves its last followers."""
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -10,9 +11,8 @@ from proxy.stream.ledger import Ledger
 from proxy.stream.stream import Stream
 from proxy.stream.subscription import Subscription
 
-STREAM_BYTES: Final = (
-    3000  # memory that a stream takes besides its frames, which matters if there are many short streams
-)
+# Memory that a stream takes besides its frames, which matters if there are many short streams.
+STREAM_BYTES: Final = 3000
 
 
 class EndedStreams:
@@ -20,7 +20,8 @@ class EndedStreams:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._kept: dict[str, Stream] = {}  # oldest ending first
+        # Oldest ending first. A plain dict would look for its first entry past all that were removed before it.
+        self._kept: OrderedDict[str, Stream] = OrderedDict()
         self._retire_at: list[tuple[float, str]] = []  # when each is to be forgotten: a heap
         self._followed: dict[Stream, None] = {}  # those that are kept and have followers
         self._outlived: dict[str, Stream] = {}  # forgotten streams that still run or have followers

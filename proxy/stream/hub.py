@@ -29,9 +29,7 @@ _BASE32: Final = b"abcdefghijklmnopqrstuvwxyz234567" * 8  # maps each byte to on
 
 ANYONE: Final = b""  # the `caller` of a stream that everybody may follow
 SURVEYED_A_TICK: Final = 2000  # streams and followers: 3 ms, if none of them is in the CPU's caches
-SURVEY_S: Final = (
-    1.0  # from one survey to the next, at least: a survey at every tick took 1.5 us an event of 500 streams
-)
+SURVEY_S: Final = 1.0  # from one survey to the next, at least: at every tick it took 1.5 us an event of 500 streams
 
 
 def _idents(ending: str) -> Iterator[str]:

@@ -22,8 +22,8 @@ from proxy.wire.errors import ProxyError, TooLarge, UpstreamError
 from proxy.wire.reconnection import Reconnection
 from proxy.wire.sse import BOM, Splitter
 
-RECONNECTION_S: Final = 1.0  # until the upstream sends another time in `retry:`
-LEAST_S: Final = 0.1  # also if the upstream sends less
+RECONNECTION_S = 1.0  # until the upstream sends another time in `retry:`
+LEAST_S = 0.1  # also if the upstream sends less
 _LONGEST_S: Final = 30.0  # unless the upstream sends more
 _JITTER: Final = 0.25  # the largest random addition to a delay, as a fraction of it
 _NO_CONTENT: Final = 204  # tells clients to stop reconnecting (WHATWG HTML, 9.2.3)

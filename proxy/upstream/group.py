@@ -24,7 +24,7 @@ from proxy.wire.errors import Overloaded, RateLimited, UpstreamError
 from proxy.wire.sse import Splitter
 
 _REFUSAL_BYTES: Final = 64 * 1024  # a larger response is not inspected
-_REFUSAL_S: Final = 5.0  # for an error response to be complete; after it, the response is forwarded uninspected
+_REFUSAL_S = 5.0  # for an error response to be complete; after it, the response is forwarded uninspected
 _BUSY_S: Final = 1.0  # the ceiling of the wait before the first retry if there was no connection
 
 Paths = Mapping[str, str]

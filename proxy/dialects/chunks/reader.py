@@ -29,7 +29,7 @@ class ChatReader(LearningReader):
 
     def note(self, frame: bytes) -> TextKind | None:
         if frame == _DONE_FRAME:
-            self.ended = True
+            self._end()
             return None
         said = self._known(frame) if self.finish_reason is None else None
         if said is None:
@@ -59,6 +59,12 @@ class ChatReader(LearningReader):
                 return alike.of_text
         return alike.said(frame, self._mark)
 
+    def _end(self) -> None:
+        """Note that the final event has come; what earlier chunks had alike is kept no longer, as the stream may be."""
+        self.ended = True
+        self._alike, self._mark = None, b""
+        self.forget_surroundings()
+
     def _note(self, frame: bytes) -> TextKind | None:
         """Parse a frame, and note it."""
         data = payload(frame)
@@ -67,7 +73,7 @@ class ChatReader(LearningReader):
         if data is None and not named:
             return None
         if data is not None and data.startswith(DONE):  # SDKs compare the beginning only, and then stop reading
-            self.ended = True
+            self._end()
             return None
         chunk = json_object(data or b"")
         choices, usage = chunk.get("choices"), chunk.get("usage")
