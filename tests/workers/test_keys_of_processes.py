@@ -187,7 +187,9 @@ async def test_reload_under_load_with_limits_loses_and_refuses_nothing(stage: St
         while (await usage(one, alice))["streams"]["now"] < 2 * STREAMS:
             await asyncio.sleep(POLL_S)
         assert await is_refused(one, alice)
-        await until(lambda: not any(stream.leaving for stream in streams))
+        # Or one has failed, which `gather` then says.
+        failed = lambda: any(client.done() and client.exception() is not None for client in clients)  # noqa: E731
+        await until(lambda: failed() or not any(stream.leaving for stream in streams))
         over.set()
         await asyncio.gather(*going, *clients)
         told = await all_given_back(one, alice)
