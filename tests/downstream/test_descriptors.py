@@ -3,11 +3,13 @@
 import os
 import random
 import resource
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from proxy.downstream.descriptors import ADMIN, Descriptors, raise_limit
+from proxy.downstream.descriptors import ADMIN, Descriptors, enlarge_table, raise_limit
 
 LIMIT = 1000
 FOR_UPSTREAM_END = LIMIT - ADMIN
@@ -134,3 +136,13 @@ def test_process_without_a_limit_is_never_short(monkeypatch: pytest.MonkeyPatch)
     infinite = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     monkeypatch.setattr(resource, "getrlimit", lambda kind: infinite)
     assert Descriptors.of_process().left_for_clients > 1_000_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of the table is read from /proc")
+def test_table_of_descriptors_is_large_before_they_are_needed() -> None:
+    """So that the process is never stopped while the kernel makes a larger one; and no descriptor stays open."""
+    before = os.listdir("/dev/fd")
+    enlarge_table()
+    (size,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("FDSize:"))
+    assert int(size.split()[1]) >= min(65_536, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    assert os.listdir("/dev/fd") == before
