@@ -1,7 +1,8 @@
 """Builds the wheel of this project (PEP 517), with compiled modules where there is a C compiler.
 
-Hatchling builds all packages, and hatch-mypyc compiles; both are configured in pyproject.toml. Decided here is only
-whether a wheel has compiled modules, by HATCH_BUILD_HOOK_ENABLE_MYPYC, hatchling's own variable for the hook:
+Hatchling builds all packages, and hatch-mypyc compiles modules; both are configured in pyproject.toml. C sources are
+compiled here, and here is decided whether a wheel has compiled modules, by HATCH_BUILD_HOOK_ENABLE_MYPYC, hatchling's
+own variable for the hook:
 
 * unset: it has them if there is a C compiler and the build succeeds; otherwise this says why it has none
 * 1: it must have them, or the build fails
@@ -11,7 +12,9 @@ An editable installation never has any: they would hide what is edited in the so
 """
 
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -33,6 +36,8 @@ SWITCH = "HATCH_BUILD_HOOK_ENABLE_MYPYC"
 NO_HOOKS = "HATCH_BUILD_NO_HOOKS"
 SOURCES = ("proxy", "pyproject.toml", "README.md", "LICENSE", "build_backend.py")
 """All that a wheel is built of."""
+
+_WARNINGS = ("-Wall", "-Wextra", "-Wno-missing-field-initializers", "-Wno-cast-function-type")
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
@@ -95,10 +100,24 @@ def _compiled(wheel_directory: str) -> str:
                 shutil.copy(root / name, folder)
         os.chdir(folder)
         try:
+            for source in Path("proxy").rglob("*.c"):
+                compile_c(source, source.parent)  # hatchling takes in what it finds there
             with _set(SWITCH):
                 return hatchling.build_wheel(str(wheels))
         finally:
             os.chdir(root)
+
+
+def compile_c(source: Path, folder: Path) -> None:
+    """Make an extension module of a C source, in a folder. Raises: CalledProcessError, OSError."""
+    link = shlex.split(sysconfig.get_config_var("LDSHARED"))  # the compiler, and how it makes a library
+    compiler = shlex.split(os.environ.get("CC", "")) or link[:1]
+    flags = shlex.split(sysconfig.get_config_var("CCSHARED"))
+    target = folder / (source.stem + sysconfig.get_config_var("EXT_SUFFIX"))
+    include = "-I" + sysconfig.get_config_var("INCLUDEPY")
+    subprocess.run(
+        [*compiler, *link[1:], *flags, *_WARNINGS, "-O2", include, str(source), "-o", str(target)], check=True
+    )
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what tests drive besides Python's packages: curl, promtool, nginx, Caddy, Redis, Chromium, Node, the
+# Installs what tests drive besides Python's packages: a C compiler, curl, promtool, nginx, Caddy, Redis, Chromium, Node, the
 # JavaScript clients of tests/clients (with CI or WITH_CODEX set also the Codex CLI), the older SDKs of tests/contract,
 # and with CI or WITH_DEPLOY set what checks deploy/ (Helm, schemas of Kubernetes). The system's ones as root with apt;
 # what can't be installed here is skipped by the tests that need it, by name, and with CI=true they fail.
@@ -15,6 +15,7 @@ command -v chromium >/dev/null || missing+=(chromium)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
 command -v redis-server >/dev/null || missing+=(redis-server)
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
 
 install() {
   # policy-rc.d: packages are installed for their programs, no daemon is to start.

@@ -62,6 +62,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cc").touch(0o755)
     monkeypatch.setenv("CC", f"{tmp_path / 'cc'} -pthread")
     monkeypatch.setattr(backend.sysconfig, "get_config_var", lambda name: str(tmp_path))
+    monkeypatch.setattr(backend, "compile_c", lambda source, folder: (folder / "machine.so").touch())
 
 
 def without_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:

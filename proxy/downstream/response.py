@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
+from proxy.forwarding import Transport, direct
 from proxy.wire.http import LAST_CHUNK, Headers, chunk, head
 
 EXTRA: Final = web.RequestKey("extra", list[tuple[bytes, bytes]])  # on a request: headers of its response, for CORS
@@ -173,8 +174,10 @@ class Downstream:
             return False
         return True
 
-    def transport(self) -> tuple[asyncio.Transport, bool] | None:
-        return None if self._head or self.ended else (self._transport, self._chunked_body)
+    def transport(self) -> tuple[Transport, bool] | None:
+        if self._head or self.ended:
+            return None
+        return direct(self._transport), self._chunked_body
 
     def write_data(self, data: bytes) -> None:
         """Write bytes for this client only."""

@@ -7,18 +7,9 @@ These are protocols only. The sinks are in `downstream` (a response, a WebSocket
 from collections.abc import Callable
 from typing import Protocol
 
+from proxy.forwarding import Transport
 from proxy.stream.endings import Ending
 from proxy.stream.modes.projection import Span
-
-
-class Transport(Protocol):
-    """What a sink writes to: the two methods of asyncio's WriteTransport that are needed here."""
-
-    def get_write_buffer_size(self) -> int:
-        """Return how many bytes are waiting in this process to be sent."""
-
-    def write(self, data: bytes) -> None:
-        """Send bytes, or let them wait. Raises: RuntimeError (uvloop's) when the connection was just lost."""
 
 
 class Sink(Protocol):

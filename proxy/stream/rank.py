@@ -9,7 +9,7 @@ Keeps laws 5 (prefix) and 6 (independence).
 
 from typing import TYPE_CHECKING, Final
 
-from proxy.stream.interfaces import Transport
+from proxy.forwarding import Transport, write_all
 from proxy.stream.log import FrameLog
 from proxy.stream.modes.projection import Projection, Span
 
@@ -81,15 +81,7 @@ class Rank:
 
     def _write(self, span: Span) -> None:
         data = span.chunked if self._chunked else span.plain
-        unsure = []
-        for transport in self._members.values():
-            try:
-                if transport.get_write_buffer_size():
-                    unsure.append(transport)
-                else:
-                    transport.write(data)
-            except Exception:  # uvloop's RuntimeError when the connection was just lost; the sink deals with any
-                unsure.append(transport)
+        unsure = write_all(self._members.values(), data)
         if unsure:
             for member in [member for member, transport in self._members.items() if transport in unsure]:
                 member.write_or_park(span)

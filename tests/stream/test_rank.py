@@ -5,9 +5,9 @@ import weakref
 
 import pytest
 
+from proxy.forwarding import Transport
 from proxy.stream.cohort import SLICE
 from proxy.stream.endings import COMPLETE
-from proxy.stream.interfaces import Transport
 from proxy.stream.modes.projection import Span
 from proxy.stream.rank import SIZE
 from proxy.stream.stream import Stream

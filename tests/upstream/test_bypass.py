@@ -346,7 +346,7 @@ ALMOST = [  # a chunk with an ordinary frame, but for one thing
     chunk(FRAME.replace(b"word", b"a\rb")),
     chunk(FRAME.replace(b"word", b'a","x":"b')),
     chunk(FRAME.replace(b"data", b"date")),
-    chunk(chunk_frame("x" * 4096)),
+    chunk(chunk_frame("x" * 1024)),
     chunk(FINISH),
     chunk(DONE),
     b"",
@@ -364,9 +364,9 @@ async def test_read_that_is_not_one_ordinary_event_is_left_to_the_parsers(read: 
     assert (sent_on(upstream), upstream.pump.fed_at) == (0, upstream.now)
 
 
-@pytest.mark.parametrize("text", ["x", "x" * 200, "\u00e9\u4e2d", "x" * 3800])
+@pytest.mark.parametrize("text", ["x", "x" * 200, "\u00e9\u4e2d", "x" * 800])
 async def test_read_of_one_ordinary_event_is_forwarded_without_parsing(text: str) -> None:
-    """However long its text is, up to chunks of 4 KiB, and the log has its frame."""
+    """However long its text is, up to reads of 1 KiB, and the log has its frame."""
     upstream = bypassed()
     take_event = upstream.connection.take_event
     assert take_event is not None

@@ -1,0 +1,34 @@
+"""What every event passes last: how its bytes get to clients. In C where it could be compiled, else in Python.
+
+* machine.c: in C; past the event loop's queue of writes
+* plain: the same in Python, through transports
+
+Both do the same, and pass the same tests. `machine` is in wheels that have compiled modules (docs/installing.md).
+"""
+
+from typing import Any
+
+from proxy.forwarding.plain import LONG_READ, Transport
+
+try:
+    from proxy.forwarding.machine import DirectWriter, Forward, write_all
+
+    is_compiled = True
+except ImportError:
+    from proxy.forwarding.plain import Forward, write_all
+
+    is_compiled = False
+
+__all__ = ["LONG_READ", "Forward", "Transport", "direct", "is_compiled", "write_all"]
+
+
+def direct(transport: Any) -> Transport:
+    """Return what to write to instead of a transport: itself, or what sends at once while nothing waits in it.
+
+    The latter for uvloop's transports of plain sockets: with TLS the bytes are made by the transport, and asyncio's own
+    transports send at once anyway.
+    """
+    made: Transport = transport
+    if is_compiled and type(transport).__name__ in ("TCPTransport", "UnixTransport"):
+        made = DirectWriter(transport, transport.get_extra_info("socket").fileno())
+    return made

@@ -1,0 +1,368 @@
+/* How an event goes from the read of the upstream's socket to the write on the client's, as machine code.
+ *
+ * plain.py has the same in Python, says what each of it is for, and is used where this is not built. Here a write does
+ * not wait in the event loop for the end of its turn: what the socket takes is sent at once. The transport is given
+ * the rest, and everything while bytes wait in it, so that nothing is overtaken, and it also finds out about errors.
+ *
+ * No function keeps a borrowed reference over a call that may run Python code. The types have no tp_clear: what a cycle of
+ * references through them also passes, transports and protocols, can be cleared.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <stdbool.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0  /* macOS: Python ignores SIGPIPE */
+#endif
+
+#define LONG_READ 1024  /* as in plain.py */
+#define SIZE_DIGITS 3   /* as in plain.py */
+
+static PyObject *name_of_write, *name_of_size, *name_of_is_closing;
+
+/* Call a method without arguments that returns a number; -1 with an exception. */
+static Py_ssize_t number_from(PyObject *object, PyObject *method)
+{
+    PyObject *result = PyObject_CallMethodNoArgs(object, method);
+    if (result == NULL)
+        return -1;
+    Py_ssize_t number = PyLong_AsSsize_t(result);  /* bool is a kind of int */
+    Py_DECREF(result);
+    return number;
+}
+
+static int write_by(PyObject *transport, PyObject *data)
+{
+    PyObject *result = PyObject_CallMethodOneArg(transport, name_of_write, data);
+    if (result == NULL)
+        return -1;
+    Py_DECREF(result);
+    return 0;
+}
+
+/* DirectWriter: a transport of uvloop's, and the descriptor of its socket */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *transport;
+    int descriptor;
+} DirectWriter;
+
+/* Return whether bytes may be sent past the transport: nothing waits in it, and it has not closed the descriptor, whose
+ * number may be another connection's by now. -1 with an exception. */
+static int may_send(DirectWriter *self)
+{
+    Py_ssize_t waiting = number_from(self->transport, name_of_size);
+    if (waiting != 0)
+        return waiting < 0 ? -1 : 0;
+    Py_ssize_t closing = number_from(self->transport, name_of_is_closing);
+    return closing < 0 ? -1 : closing == 0;
+}
+
+/* Send what the socket takes; have the transport send the rest, also after an error, which it will meet again. */
+static int send_now(DirectWriter *self, PyObject *data)
+{
+    const char *bytes = PyBytes_AS_STRING(data);
+    Py_ssize_t size = PyBytes_GET_SIZE(data);
+    ssize_t sent = send(self->descriptor, bytes, (size_t)size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent == size)
+        return 0;
+    if (sent <= 0)
+        return write_by(self->transport, data);
+    PyObject *rest = PyBytes_FromStringAndSize(bytes + sent, size - sent);
+    if (rest == NULL)
+        return -1;
+    int result = write_by(self->transport, rest);
+    Py_DECREF(rest);
+    return result;
+}
+
+static PyObject *DirectWriter_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"transport", "descriptor", NULL};
+    PyObject *transport;
+    int descriptor;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "Oi", names, &transport, &descriptor))
+        return NULL;
+    DirectWriter *self = (DirectWriter *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->transport = Py_NewRef(transport);
+        self->descriptor = descriptor;
+    }
+    return (PyObject *)self;
+}
+
+static int DirectWriter_traverse(DirectWriter *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->transport);
+    return 0;
+}
+
+static void DirectWriter_dealloc(DirectWriter *self)
+{
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF(self->transport);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyObject *DirectWriter_write(DirectWriter *self, PyObject *data)
+{
+    int direct = PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) ? may_send(self) : 0;
+    if (direct < 0 || (direct ? send_now(self, data) : write_by(self->transport, data)) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *DirectWriter_get_write_buffer_size(DirectWriter *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyObject_CallMethodNoArgs(self->transport, name_of_size);
+}
+
+static PyMethodDef DirectWriter_methods[] = {
+    {"write", (PyCFunction)DirectWriter_write, METH_O, "Send bytes, or let them wait in the transport."},
+    {"get_write_buffer_size", (PyCFunction)DirectWriter_get_write_buffer_size, METH_NOARGS,
+     "Return how many bytes wait in the transport."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyTypeObject DirectWriterType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "proxy.forwarding.machine.DirectWriter",
+    .tp_doc = "A transport, past which bytes are sent while none wait in it.",
+    .tp_basicsize = sizeof(DirectWriter),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = DirectWriter_new,
+    .tp_dealloc = (destructor)DirectWriter_dealloc,
+    .tp_traverse = (traverseproc)DirectWriter_traverse,
+    .tp_methods = DirectWriter_methods,
+};
+
+/* Write if nothing waits to be sent: 1. Otherwise do nothing: 0, also if the transport raises, as it does when its
+ * connection was just lost. -1 with another exception: an interrupt. */
+static int write_if_idle(PyObject *transport, PyObject *data)
+{
+    int result;
+    if (Py_IS_TYPE(transport, &DirectWriterType)) {
+        result = may_send((DirectWriter *)transport);
+        if (result > 0 && send_now((DirectWriter *)transport, data) < 0)
+            result = -1;
+    } else {
+        Py_ssize_t waiting = number_from(transport, name_of_size);
+        result = waiting < 0 ? -1 : waiting == 0;
+        if (result > 0 && write_by(transport, data) < 0)
+            result = -1;
+    }
+    if (result < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear();
+        return 0;
+    }
+    return result;
+}
+
+static PyObject *write_all(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyBytes_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "write_all takes transports and bytes");
+        return NULL;
+    }
+    PyObject *unsure = PyList_New(0), *transports = PyObject_GetIter(args[0]), *transport;
+    if (unsure == NULL || transports == NULL)
+        goto failed;
+    while ((transport = PyIter_Next(transports)) != NULL) {
+        int written = write_if_idle(transport, args[1]);
+        if (written == 0)
+            written = PyList_Append(unsure, transport);
+        Py_DECREF(transport);
+        if (written < 0)
+            goto failed;
+    }
+    if (PyErr_Occurred())
+        goto failed;
+    Py_DECREF(transports);
+    return unsure;
+failed:
+    Py_XDECREF(transports);
+    Py_XDECREF(unsure);
+    return NULL;
+}
+
+/* Forward: an event's way */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *transport, *head, *tail, *reads, *times;
+    double at;
+    Py_ssize_t room;
+} Forward;
+
+static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"transport", NULL};
+    PyObject *transport;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O", names, &transport))
+        return NULL;
+    Forward *self = (Forward *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->transport = Py_NewRef(transport);
+    self->head = PyBytes_FromStringAndSize(NULL, 0);
+    self->tail = PyBytes_FromStringAndSize(NULL, 0);
+    self->reads = PyList_New(0);
+    self->times = PyList_New(0);
+    if (self->head == NULL || self->tail == NULL || self->reads == NULL || self->times == NULL)
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+static int Forward_traverse(Forward *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->transport);
+    Py_VISIT(self->reads);
+    Py_VISIT(self->times);
+    return 0;
+}
+
+static void Forward_dealloc(Forward *self)
+{
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF(self->transport);
+    Py_XDECREF(self->head);
+    Py_XDECREF(self->tail);
+    Py_XDECREF(self->reads);
+    Py_XDECREF(self->times);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+/* Return where the chunk that is all of the read has its data, by the size on its first line: as `http.chunk` writes
+ * it, of at most three digits. 0: it is no such chunk. */
+static Py_ssize_t start_of_chunk(const char *bytes, Py_ssize_t size)
+{
+    Py_ssize_t named = 0, digits = 0;
+    while (digits < size && digits <= SIZE_DIGITS) {
+        char digit = bytes[digits];
+        if (digit >= '0' && digit <= '9')
+            named = named * 16 + (digit - '0');
+        else if (digit >= 'a' && digit <= 'f')
+            named = named * 16 + (digit - 'a' + 10);
+        else
+            break;
+        digits++;
+    }
+    if (digits == 0 || digits > SIZE_DIGITS || bytes[0] == '0')
+        return 0;
+    Py_ssize_t start = digits + 2;
+    if (size != start + named + 2 || bytes[digits] != '\r' || bytes[digits + 1] != '\n')
+        return 0;
+    return start;
+}
+
+/* Return whether a read is one chunk with one ordinary frame. */
+static bool is_ordinary(Forward *self, const char *bytes, Py_ssize_t size)
+{
+    Py_ssize_t head = PyBytes_GET_SIZE(self->head), tail = PyBytes_GET_SIZE(self->tail);
+    Py_ssize_t start = start_of_chunk(bytes, size);
+    if (start == 0 || start + head + tail >= size)
+        return false;
+    if (memcmp(bytes + start, PyBytes_AS_STRING(self->head), (size_t)head) != 0
+        || memcmp(bytes + size - tail, PyBytes_AS_STRING(self->tail), (size_t)tail) != 0)
+        return false;
+    const char *text = bytes + start + head;
+    size_t length = (size_t)(size - tail - start - head);
+    /* a quotation mark, which may end the text, LF or CR */
+    return !memchr(text, '"', length) && !memchr(text, '\n', length) && !memchr(text, '\r', length);
+}
+
+static PyObject *Forward_take(Forward *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyBytes_CheckExact(args[0]) || !PyFloat_CheckExact(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "take needs bytes and seconds");
+        return NULL;
+    }
+    PyObject *data = args[0], *at = args[1];
+    if (self->room <= 0 || PyBytes_GET_SIZE(data) > LONG_READ
+        || !is_ordinary(self, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)))
+        Py_RETURN_FALSE;
+    int written = write_if_idle(self->transport, data);
+    if (written < 0)
+        return NULL;
+    if (written == 0)
+        Py_RETURN_FALSE;
+    if (PyList_Append(self->reads, data) < 0 || PyList_Append(self->times, at) < 0)
+        return NULL;
+    self->at = PyFloat_AS_DOUBLE(at);
+    self->room--;
+    Py_RETURN_TRUE;
+}
+
+static PyObject *Forward_surround(Forward *self, PyObject *args)
+{
+    PyObject *head, *tail;
+    if (!PyArg_ParseTuple(args, "SS", &head, &tail))
+        return NULL;
+    Py_SETREF(self->head, Py_NewRef(head));
+    Py_SETREF(self->tail, Py_NewRef(tail));
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef Forward_methods[] = {
+    {"surround", (PyCFunction)Forward_surround, METH_VARARGS, "Note what surrounds the text of ordinary frames."},
+    {"take", (PyCFunction)(void (*)(void))Forward_take, METH_FASTCALL,
+     "Forward a read that is one chunk with one ordinary frame."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef Forward_members[] = {
+    {"reads", T_OBJECT_EX, offsetof(Forward, reads), READONLY, NULL},
+    {"times", T_OBJECT_EX, offsetof(Forward, times), READONLY, NULL},
+    {"at", T_DOUBLE, offsetof(Forward, at), 0, NULL},
+    {"room", T_PYSSIZET, offsetof(Forward, room), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyTypeObject ForwardType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "proxy.forwarding.machine.Forward",
+    .tp_doc = "Sends the events of one upstream to one client.",
+    .tp_basicsize = sizeof(Forward),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = Forward_new,
+    .tp_dealloc = (destructor)Forward_dealloc,
+    .tp_traverse = (traverseproc)Forward_traverse,
+    .tp_methods = Forward_methods,
+    .tp_members = Forward_members,
+};
+
+/* The module */
+
+static PyMethodDef functions[] = {
+    {"write_all", (PyCFunction)(void (*)(void))write_all, METH_FASTCALL, "Write the same bytes to many transports."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "proxy.forwarding.machine",
+    .m_doc = "How an event goes from the upstream to clients, as machine code.",
+    .m_size = -1,
+    .m_methods = functions,
+};
+
+PyMODINIT_FUNC PyInit_machine(void)
+{
+    name_of_write = PyUnicode_InternFromString("write");
+    name_of_size = PyUnicode_InternFromString("get_write_buffer_size");
+    name_of_is_closing = PyUnicode_InternFromString("is_closing");
+    if (name_of_write == NULL || name_of_size == NULL || name_of_is_closing == NULL)
+        return NULL;
+    PyObject *made = PyModule_Create(&module);
+    if (made == NULL)
+        return NULL;
+    if (PyModule_AddType(made, &DirectWriterType) < 0 || PyModule_AddType(made, &ForwardType) < 0)
+        Py_CLEAR(made);
+    return made;
+}

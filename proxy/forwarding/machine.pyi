@@ -1,0 +1,13 @@
+"""The types of machine.c; those of what `plain` has, too, are there."""
+
+from typing import Any
+
+from proxy.forwarding.plain import Forward as Forward
+from proxy.forwarding.plain import write_all as write_all
+
+class DirectWriter:
+    """A transport, past which bytes are sent while none wait in it."""
+
+    def __init__(self, transport: Any, descriptor: int) -> None: ...
+    def get_write_buffer_size(self) -> int: ...
+    def write(self, data: bytes) -> None: ...

@@ -1,0 +1,99 @@
+"""How an event goes from the read of the upstream's socket to the write on the client's, without machine code."""
+
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+LONG_READ: Final = 1024  # bytes; after a longer read other work is small in comparison
+_SIZE_DIGITS: Final = 3  # of the chunks that `Forward` takes
+
+
+class Transport(Protocol):
+    """What is written to: the two methods of asyncio's WriteTransport that are needed here."""
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes are waiting in this process to be sent."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, or let them wait. Raises: RuntimeError (uvloop's) when the connection was just lost."""
+
+
+def write_all(transports: Iterable[Transport], data: bytes) -> list[Transport]:
+    """Write the same bytes to each transport in which nothing waits to be sent; return the others.
+
+    One that raises is among those: uvloop's does when its connection was just lost.
+    """
+    unsure = []
+    for transport in transports:
+        try:
+            if transport.get_write_buffer_size():
+                unsure.append(transport)
+            else:
+                transport.write(data)
+        except Exception:
+            unsure.append(transport)
+    return unsure
+
+
+def _size_lines() -> list[bytes]:
+    """Return the line with the size of a chunk, by the bytes of the chunk; too long a one where none has so many."""
+    count = LONG_READ + 1
+    lines = [bytes(count)] * count
+    for size in range(1, count):
+        line = b"%x\r\n" % size
+        whole = len(line) + size + 2
+        if whole < count:
+            lines[whole] = line
+    return lines
+
+
+_SIZE_LINES: Final = _size_lines()
+
+
+class Forward:
+    """Sends the events of one upstream to one client, as they came, in one call each and without parsing them."""
+
+    __slots__ = ("_head", "_size", "_tail", "_write", "at", "reads", "room", "times")
+
+    def __init__(self, transport: Transport) -> None:
+        self._write = transport.write
+        self._size = transport.get_write_buffer_size
+        self._head = self._tail = b""
+        self.reads: list[bytes] = []  # what was forwarded; whoever uses it empties it
+        self.times: list[float] = []  # when each of them came, in monotonic seconds; the same
+        self.at = 0.0  # when the last one came
+        self.room = 0  # how many more may be taken
+
+    def surround(self, head: bytes, tail: bytes) -> None:
+        """Note what precedes the text of an ordinary frame in its chunk, and what follows it there."""
+        self._head, self._tail = head, tail
+
+    def take(self, data: bytes, at: float) -> bool:
+        """Forward a read that is one chunk with one ordinary frame, as most are; it came `at`, in monotonic seconds.
+
+        The chunk must be as `http.chunk` writes it. Return False, having done nothing, for any other read, a long one,
+        and while earlier bytes wait to be sent.
+        """
+        size_bytes = len(data)
+        if size_bytes > LONG_READ or self.room <= 0:
+            return False
+        size = _SIZE_LINES[size_bytes]
+        begin = len(size) + len(self._head)
+        end = size_bytes - len(self._tail)
+        if begin >= end or not (
+            data.startswith(size) and data.startswith(self._head, len(size)) and data.endswith(self._tail)
+        ):
+            return False
+        text = data[begin:end]
+        if 34 in text or 10 in text or 13 in text:  # a quotation mark, which may end the text, LF or CR
+            return False
+        try:
+            if self._size():
+                return False
+            self._write(data)
+        except Exception:  # uvloop's RuntimeError, of a connection that was lost a moment ago; the sink deals with any
+            return False
+        self.reads.append(data)
+        self.times.append(at)
+        self.at = at
+        self.room -= 1
+        return True

@@ -1,0 +1,152 @@
+"""Events and spans on their way to clients, by both versions: of what is forwarded, and of what is not."""
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from proxy.forwarding import LONG_READ, plain
+from proxy.wire.http import chunk
+
+HEAD, TAIL = b'data: {"text":"', b'"}\n\n\r\n'
+EVENT = chunk(HEAD + b"word" + TAIL[:-2])
+
+
+class Written:
+    """A transport that notes what it is given; `waiting` bytes wait in it, and it may raise."""
+
+    def __init__(self, waiting: int = 0, fault: Exception | None = None) -> None:
+        self.waiting, self.fault = waiting, fault
+        self.writes: list[bytes] = []
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
+
+    def write(self, data: bytes) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.writes.append(data)
+
+
+def forward(version: ModuleType, transport: Written, room: int = 63) -> Any:
+    one = version.Forward(transport)
+    one.surround(HEAD, TAIL)
+    one.room = room
+    return one
+
+
+def test_read_of_one_ordinary_event_is_forwarded_and_noted(version: ModuleType) -> None:
+    """As it came, with the time when it came."""
+    transport = Written()
+    one = forward(version, transport)
+    assert [one.take(EVENT, at) for at in (1.5, 2.5)] == [True, True]
+    assert (transport.writes, one.reads, one.times) == ([EVENT] * 2, [EVENT] * 2, [1.5, 2.5])
+    assert (one.at, one.room) == (2.5, 61)
+
+
+@pytest.mark.parametrize("transport", [Written(waiting=1), Written(fault=RuntimeError("lost"))], ids=["full", "lost"])
+def test_read_that_can_not_be_sent_is_not_taken(version: ModuleType, transport: Written) -> None:
+    """So that its frame goes through the log, and its sink sees what became of the connection."""
+    one = forward(version, transport)
+    assert not one.take(EVENT, 1.0)
+    assert (transport.writes, one.reads, one.times, one.at, one.room) == ([], [], [], 0.0, 63)
+
+
+def test_interrupt_is_not_swallowed(version: ModuleType) -> None:
+    """A KeyboardInterrupt in a write ends the process, as anywhere."""
+
+    class Interrupted(Written):
+        def write(self, data: bytes) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        forward(version, Interrupted()).take(EVENT, 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        version.write_all([Interrupted()], b"x")
+
+
+def test_no_more_are_taken_than_there_is_room_for(version: ModuleType) -> None:
+    """So that what is not in the log yet has a limit."""
+    one = forward(version, Written(), room=2)
+    assert [one.take(EVENT, 1.0) for _ in range(4)] == [True, True, False, False]
+
+
+_PIECES = st.sampled_from(
+    [
+        HEAD,
+        TAIL,
+        TAIL[:-2],
+        b"word",
+        b'"',
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b"\\",
+        b"",
+        b"0",
+        b"f",
+        b"1a",
+        b"x" * 1000,
+        b";x",
+        b"\0",
+    ]
+)
+_READS = st.one_of(
+    st.lists(_PIECES, max_size=8).map(b"".join),
+    st.lists(_PIECES, max_size=8).map(lambda pieces: chunk(b"".join(pieces) or b"x")),
+    st.lists(_PIECES, max_size=4).map(lambda pieces: chunk(HEAD + b"".join(pieces) + TAIL[:-2])),
+    st.tuples(st.integers(0, 80), st.binary(max_size=3)).map(lambda cut: EVENT[: cut[0]] + cut[1] + EVENT[cut[0] :]),
+    st.integers(LONG_READ - 40, LONG_READ + 10).map(
+        lambda size: chunk(HEAD + b"x" * (size - len(HEAD + TAIL)) + TAIL[:-2])
+    ),
+    st.binary(max_size=60),
+)
+
+
+@given(st.lists(_READS, max_size=6), st.binary(max_size=3), st.binary(max_size=3))
+@example([EVENT.upper()], HEAD, TAIL)
+@example([b"0" + EVENT], HEAD, TAIL)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=300)
+def test_both_versions_take_the_same_reads(machine: Any, reads: list[bytes], head: bytes, tail: bytes) -> None:
+    """What C takes, Python does, and what it leaves; whatever is read, and whatever surrounds the text."""
+    for surroundings in ((HEAD, TAIL), (head, tail + b"\n\n\r\n"), (head, tail), (b"", b"")):
+        both = []
+        for version in (plain, machine):
+            transport = Written()
+            one = version.Forward(transport)
+            one.surround(*surroundings)
+            one.room = 4
+            taken = [one.take(read, float(at)) for at, read in enumerate(reads)]
+            both.append((taken, transport.writes, one.reads, one.times, one.at, one.room))
+        assert both[0] == both[1]
+
+
+def test_same_bytes_are_written_to_all_in_which_nothing_waits(version: ModuleType) -> None:
+    """And the others are named, in their order, whatever they have."""
+    idle, full, lost = Written(), Written(waiting=1), Written(fault=RuntimeError("lost"))
+    assert version.write_all([full, idle, lost, idle], b"span") == [full, lost]
+    assert (idle.writes, full.writes, lost.writes) == ([b"span"] * 2, [], [])
+    assert version.write_all([], b"span") == []
+
+
+def test_wrong_arguments_are_refused_by_the_c_version(machine: Any) -> None:
+    """It must not read memory that is no bytes."""
+    one = forward(machine, Written())
+    for call in (
+        lambda: one.take("text", 1.0),
+        lambda: one.take(EVENT),
+        lambda: one.take(EVENT, 1),
+        lambda: one.surround("head", b""),
+        lambda: machine.write_all([], "text"),
+        lambda: machine.write_all(b"span"),
+        lambda: machine.write_all(None, b"span"),
+        lambda: machine.DirectWriter(),
+        lambda: machine.Forward(),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    for name in ("reads", "times"):
+        with pytest.raises(AttributeError):
+            setattr(one, name, None)

@@ -1,0 +1,143 @@
+"""What is sent past uvloop's transports, over real sockets: nothing is overtaken, lost, or sent to somebody else."""
+
+import asyncio
+import os
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.event_loops import until
+
+
+class Server(asyncio.Protocol):
+    """The server's side of one connection."""
+
+    def __init__(self) -> None:
+        self.transport: Any = None
+        self.pauses = 0
+        self.lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def pause_writing(self) -> None:
+        self.pauses += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+
+
+@pytest.fixture
+async def ends() -> AsyncIterator[tuple[Server, socket.socket]]:
+    """Both ends of a connection: a protocol with uvloop's transport, and a socket that nobody reads."""
+    loop, made = asyncio.get_running_loop(), Server()
+    listening = await loop.create_server(lambda: made, "127.0.0.1", 0)
+    client = socket.create_connection(listening.sockets[0].getsockname())
+    client.setblocking(False)
+    await until(lambda: made.transport is not None)
+    yield made, client
+    client.close()
+    made.transport.abort()
+    listening.close()
+    await listening.wait_closed()
+
+
+def direct(machine: Any, server: Server) -> Any:
+    transport = server.transport
+    return machine.DirectWriter(transport, transport.get_extra_info("socket").fileno())
+
+
+async def read(client: socket.socket, size: int) -> bytes:
+    """Read so many bytes, or to the end."""
+    loop, came = asyncio.get_running_loop(), bytearray()
+    while len(came) < size and (data := await asyncio.wait_for(loop.sock_recv(client, 1 << 16), 10)):
+        came += data
+    return bytes(came)
+
+
+async def test_bytes_are_sent_before_the_event_loop_turns(machine: Any, ends: tuple[Server, socket.socket]) -> None:
+    """That is what it is for."""
+    server, client = ends
+    direct(machine, server).write(b"at once")
+    client.setblocking(True)
+    assert client.recv(100) == b"at once"
+    client.setblocking(False)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_bytes_come_in_order_however_full_the_socket_is(
+    machine: Any, ends: tuple[Server, socket.socket], seed: int
+) -> None:
+    """Those that waited in the transport, those that followed them, and those that it was given past the writer."""
+    server, client = ends
+    writer, chance, sent = direct(machine, server), random.Random(seed), bytearray()
+    reading = asyncio.ensure_future(asyncio.sleep(0, b""))
+    for step in range(400):
+        data = chance.randbytes(chance.choice((1, 50, 3000, 70_000)))
+        way = chance.choice(("transport", "writer", "all"))
+        if way == "transport":
+            server.transport.write(data)
+        elif way == "writer":
+            writer.write(data)
+        if way != "all" or not machine.write_all([writer], data):  # one in which bytes wait is left alone
+            sent += data
+        if step == 200:
+            reading = asyncio.ensure_future(read(client, 1 << 40))
+        if step > 200 and chance.random() < 0.2:
+            await asyncio.sleep(0)
+    server.transport.close()
+    assert await reading == bytes(sent)
+    assert server.pauses
+
+
+async def test_nothing_is_sent_by_a_descriptor_that_is_another_connection_s_by_now(
+    machine: Any, ends: tuple[Server, socket.socket]
+) -> None:
+    """The number of a descriptor is given to the next one as soon as it is closed."""
+    server, _ = ends
+    writer, number = direct(machine, server), server.transport.get_extra_info("socket").fileno()
+    server.transport.close()
+    await until(lambda: server.lost)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        taken = ours.fileno() == number or os.dup2(ours.fileno(), number)
+        assert machine.write_all([writer], b"not for you") == [writer]
+        with pytest.raises(RuntimeError):  # the transport's
+            writer.write(b"not for you")
+        with pytest.raises(BlockingIOError):
+            theirs.recv(100)
+        if taken is not True:
+            os.close(number)
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_nothing_is_sent_after_the_transport_was_told_to_end(
+    machine: Any, ends: tuple[Server, socket.socket], end: str
+) -> None:
+    """In the same turn, too, while the socket is still open."""
+    server, client = ends
+    writer = direct(machine, server)
+    writer.write(b"before")
+    getattr(server.transport, end)()
+    assert machine.write_all([writer], b"after") == [writer]
+    writer.write(b"after")
+    assert await read(client, 1 << 20) == b"before"
+
+
+async def test_reset_by_the_client_is_found_out_by_the_transport(
+    machine: Any, ends: tuple[Server, socket.socket]
+) -> None:
+    """As if it had written itself."""
+    server, client = ends
+    writer = direct(machine, server)
+    server.transport.pause_reading()  # so that only a write can find out
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    for _ in range(3):
+        machine.write_all([writer], b"x")
+    await until(lambda: server.lost)
