@@ -23,7 +23,7 @@ from files on either side.
     3  stream       the log, its cursors, its modes; no sockets, no clock
     2  dialects     the APIs: a file each
     1  wire         bytes of HTTP, SSE and WebSocket; no API, no I/O
-       forwarding   how an event's bytes get from socket to socket, in C where that could be compiled
+    0  machine      what every event and request passes, in C where that could be compiled
 
 Begin with stream/stream.py, then upstream/pump.py and server/generations/generate.py.
 """

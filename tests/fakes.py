@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from proxy.forwarding import Transport
+from proxy.machine import Transport
 from proxy.stream.endings import Ending
 from proxy.stream.modes.projection import Span
 from proxy.stream.stream import Stream

@@ -12,13 +12,14 @@ from typing import Any
 from aiohttp.test_utils import make_mocked_request
 
 from proxy.dialects import table
+from proxy.machine import head
 from proxy.server.following.request import cursor, last_event_id, seconds, without_last_event_id
 from proxy.stream.vitals import Vitals
 from proxy.wire import json_members, json_text, sse
 from proxy.wire.chunked import events
 from proxy.wire.errors import BadRequest, TooLarge
 from proxy.wire.event_id import read_event_id
-from proxy.wire.http import EndToEnd, head, origin_form, with_one_length
+from proxy.wire.http import EndToEnd, origin_form, with_one_length
 from proxy.wire.request_end import RequestEnd
 from proxy.wire.sse import Splitter
 from proxy.wire.websocket import FrameReader, MessageReader

@@ -18,7 +18,7 @@ pytestmark = source.reads_source
 PACKAGE = source.PACKAGE
 FLOORS = {
     "wire": 1,
-    "forwarding": 1,
+    "machine": 0,
     "dialects": 2,
     "stream": 3,
     "upstream": 4,

@@ -21,9 +21,10 @@ from proxy.downstream.light_connection import Pattern
 from proxy.downstream.request import Request
 from proxy.downstream.request_errors import NOT_ALLOWED, unparsable, unsupported
 from proxy.downstream.response import Downstream
+from proxy.machine import head
 from proxy.stream.turns import Turns
 from proxy.wire.errors import ProxyError
-from proxy.wire.http import Headers, head
+from proxy.wire.http import Headers
 
 _BURST, _BURST_S = 64, 0.02  # this many requests may begin within so many seconds; the others wait for their turns
 

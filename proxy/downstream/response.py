@@ -16,8 +16,8 @@ from typing import Final, Protocol
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.forwarding import Transport, direct
-from proxy.wire.http import LAST_CHUNK, Headers, chunk, head
+from proxy.machine import Transport, direct, head
+from proxy.wire.http import LAST_CHUNK, Headers, chunk
 
 EXTRA: Final = web.RequestKey("extra", list[tuple[bytes, bytes]])  # on a request: headers of its response, for CORS
 ALLOWANCE: Final = web.RequestKey(

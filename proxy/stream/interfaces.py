@@ -7,7 +7,7 @@ These are protocols only. The sinks are in `downstream` (a response, a WebSocket
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.forwarding import Transport
+from proxy.machine import Transport
 from proxy.stream.endings import Ending
 from proxy.stream.modes.projection import Span
 

@@ -9,7 +9,7 @@ Keeps laws 5 (prefix) and 6 (independence).
 
 from typing import TYPE_CHECKING, Final
 
-from proxy.forwarding import Transport, write_all
+from proxy.machine import Transport, write_all
 from proxy.stream.log import FrameLog
 from proxy.stream.modes.projection import Projection, Span
 

@@ -7,7 +7,7 @@ Keeps laws 5 (prefix), 6 (independence) and 8 (resume).
 
 from typing import TYPE_CHECKING
 
-from proxy.forwarding import Transport
+from proxy.machine import Transport
 from proxy.stream.endings import COMPLETE, DRAINED, INTERNAL_ERROR, TOO_SLOW, Ending
 from proxy.stream.interfaces import Sink
 from proxy.stream.modes.projection import EVENT_STREAM, SPAN_BYTES, Heartbeat, Projection, Span, View

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol
 
-from proxy.forwarding import LONG_READ, Forward, Transport
+from proxy.machine import LONG_READ, Forward, Transport
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
 

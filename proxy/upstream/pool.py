@@ -20,12 +20,13 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from proxy.machine import head
 from proxy.stream.faults import OVERDUE_S, BackgroundLoop
 from proxy.timers import Limit, Within, sleep
 from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange, Timeouts
 from proxy.wire.errors import ConnectTimeout, Overloaded, Unreachable
-from proxy.wire.http import Headers, head
+from proxy.wire.http import Headers
 
 _SAFE: Final[tuple[bytes, ...]] = (b"GET", b"HEAD", b"OPTIONS")
 _NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)

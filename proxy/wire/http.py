@@ -126,11 +126,6 @@ def remember(shapes: dict[tuple[bytes, ...], _What], names: tuple[bytes, ...], w
         shapes[names] = what
 
 
-def head(start_line: bytes, headers: RawHeaders) -> bytes:
-    """Return the bytes of a message's head, including the blank line."""
-    return b"\r\n".join([start_line, *map(b": ".join, headers), b"\r\n"])
-
-
 def chunk(data: bytes) -> bytes:
     """Return data as one chunk (RFC 9112 section 7.1). Data must not be empty: an empty chunk ends the body."""
     return b"%x\r\n%b\r\n" % (len(data), data)

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from proxy.forwarding import Transport
+from proxy.machine import Transport
 from proxy.stream.cohort import SLICE
 from proxy.stream.endings import COMPLETE
 from proxy.stream.modes.projection import Span

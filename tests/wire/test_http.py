@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.http import HOP_BY_HOP, LAST_CHUNK, EndToEnd, Head, chunk, head, origin_form, with_one_length
+from proxy.machine import head
+from proxy.wire.http import HOP_BY_HOP, LAST_CHUNK, EndToEnd, Head, chunk, origin_form, with_one_length
 
 # RFC 9110 section 7.6.1 and what it refers to, written down again.
 ENDS_AT_A_HOP = [

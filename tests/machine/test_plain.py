@@ -1,4 +1,4 @@
-"""Events and spans on their way to clients, by both versions: of what is forwarded, and of what is not."""
+"""What events and requests pass, in both versions: events and spans on their way to clients, and heads."""
 
 from types import ModuleType
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from proxy.forwarding import LONG_READ, plain
+from proxy.machine import LONG_READ, plain
 from proxy.wire.http import chunk
 
 HEAD, TAIL = b'data: {"text":"', b'"}\n\n\r\n'
@@ -131,6 +131,18 @@ def test_same_bytes_are_written_to_all_in_which_nothing_waits(version: ModuleTyp
     assert version.write_all([], b"span") == []
 
 
+_HEADERS = st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=40)), max_size=8)
+
+
+@given(st.binary(max_size=40), _HEADERS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_both_versions_write_the_same_head(machine: Any, start_line: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    """Of a list, or of anything that headers can be read from."""
+    due = plain.head(start_line, headers)
+    assert machine.head(start_line, headers) == due
+    assert machine.head(start_line, iter(headers)) == machine.head(start_line, tuple(headers)) == due
+
+
 def test_wrong_arguments_are_refused_by_the_c_version(machine: Any) -> None:
     """It must not read memory that is no bytes."""
     one = forward(machine, Written())
@@ -142,6 +154,11 @@ def test_wrong_arguments_are_refused_by_the_c_version(machine: Any) -> None:
         lambda: machine.write_all([], "text"),
         lambda: machine.write_all(b"span"),
         lambda: machine.write_all(None, b"span"),
+        lambda: machine.head("GET / HTTP/1.1", []),
+        lambda: machine.head(b"", [(b"a", "b")]),
+        lambda: machine.head(b"", [[b"a", b"b"]]),
+        lambda: machine.head(b"", [(b"a", b"b", b"c")]),
+        lambda: machine.head(b"", 1),
         lambda: machine.DirectWriter(),
         lambda: machine.Forward(),
     ):

@@ -1,9 +1,10 @@
-"""The types of machine.c; those of what `plain` has, too, are there."""
+"""The types of compiled.c; those of what `plain` has, too, are there."""
 
 from typing import Any
 
-from proxy.forwarding.plain import Forward as Forward
-from proxy.forwarding.plain import write_all as write_all
+from proxy.machine.plain import Forward as Forward
+from proxy.machine.plain import head as head
+from proxy.machine.plain import write_all as write_all
 
 class DirectWriter:
     """A transport, past which bytes are sent while none wait in it."""

@@ -1,4 +1,4 @@
-"""How an event goes from the read of the upstream's socket to the write on the client's, without machine code."""
+"""What events and requests pass, in Python."""
 
 from collections.abc import Iterable
 from typing import Final, Protocol
@@ -15,6 +15,11 @@ class Transport(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes, or let them wait. Raises: RuntimeError (uvloop's) when the connection was just lost."""
+
+
+def head(start_line: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the bytes of a message's head, including the blank line (RFC 9112 section 2.1)."""
+    return b"\r\n".join([start_line, *map(b": ".join, headers), b"\r\n"])
 
 
 def write_all(transports: Iterable[Transport], data: bytes) -> list[Transport]:

@@ -1,4 +1,4 @@
-/* How an event goes from the read of the upstream's socket to the write on the client's, as machine code.
+/* What events and requests pass, as machine code.
  *
  * plain.py has the same in Python, says what each of it is for, and is used where this is not built. Here a write does
  * not wait in the event loop for the end of its turn: what the socket takes is sent at once. The transport is given
@@ -132,7 +132,7 @@ static PyMethodDef DirectWriter_methods[] = {
 
 static PyTypeObject DirectWriterType = {
     PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "proxy.forwarding.machine.DirectWriter",
+    .tp_name = "proxy.machine.compiled.DirectWriter",
     .tp_doc = "A transport, past which bytes are sent while none wait in it.",
     .tp_basicsize = sizeof(DirectWriter),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
@@ -326,7 +326,7 @@ static PyMemberDef Forward_members[] = {
 
 static PyTypeObject ForwardType = {
     PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "proxy.forwarding.machine.Forward",
+    .tp_name = "proxy.machine.compiled.Forward",
     .tp_doc = "Sends the events of one upstream to one client.",
     .tp_basicsize = sizeof(Forward),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
@@ -337,22 +337,77 @@ static PyTypeObject ForwardType = {
     .tp_members = Forward_members,
 };
 
+/* Heads */
+
+/* Return whether something is a header: a tuple of two bytes. Raise if not. */
+static bool is_header(PyObject *header)
+{
+    if (PyTuple_CheckExact(header) && PyTuple_GET_SIZE(header) == 2 && PyBytes_CheckExact(PyTuple_GET_ITEM(header, 0))
+        && PyBytes_CheckExact(PyTuple_GET_ITEM(header, 1)))
+        return true;
+    PyErr_SetString(PyExc_TypeError, "a header must be a name and a value, both bytes");
+    return false;
+}
+
+static char *put(char *to, const char *bytes, Py_ssize_t size)
+{
+    memcpy(to, bytes, (size_t)size);
+    return to + size;
+}
+
+static char *put_bytes(char *to, PyObject *bytes)
+{
+    return put(to, PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes));
+}
+
+/* Runs no Python code from the moment it has the headers as a sequence, so that they do not change meanwhile. */
+static PyObject *head(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyBytes_CheckExact(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "head takes bytes and headers");
+        return NULL;
+    }
+    PyObject *headers = PySequence_Fast(args[1], "headers must be a sequence"), *made = NULL;
+    if (headers == NULL)
+        return NULL;
+    PyObject **each = PySequence_Fast_ITEMS(headers);
+    Py_ssize_t number = PySequence_Fast_GET_SIZE(headers), size = PyBytes_GET_SIZE(args[0]) + 4;
+    for (Py_ssize_t i = 0; i < number; i++) {
+        if (!is_header(each[i]))
+            goto done;
+        size += PyBytes_GET_SIZE(PyTuple_GET_ITEM(each[i], 0)) + PyBytes_GET_SIZE(PyTuple_GET_ITEM(each[i], 1)) + 4;
+    }
+    made = PyBytes_FromStringAndSize(NULL, size);
+    if (made == NULL)
+        goto done;
+    char *to = put_bytes(PyBytes_AS_STRING(made), args[0]);
+    for (Py_ssize_t i = 0; i < number; i++) {
+        to = put_bytes(put(to, "\r\n", 2), PyTuple_GET_ITEM(each[i], 0));
+        to = put_bytes(put(to, ": ", 2), PyTuple_GET_ITEM(each[i], 1));
+    }
+    put(to, "\r\n\r\n", 4);
+done:
+    Py_DECREF(headers);
+    return made;
+}
+
 /* The module */
 
 static PyMethodDef functions[] = {
+    {"head", (PyCFunction)(void (*)(void))head, METH_FASTCALL, "Return the bytes of a message's head."},
     {"write_all", (PyCFunction)(void (*)(void))write_all, METH_FASTCALL, "Write the same bytes to many transports."},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
-    .m_name = "proxy.forwarding.machine",
-    .m_doc = "How an event goes from the upstream to clients, as machine code.",
+    .m_name = "proxy.machine.compiled",
+    .m_doc = "What events and requests pass, as machine code.",
     .m_size = -1,
     .m_methods = functions,
 };
 
-PyMODINIT_FUNC PyInit_machine(void)
+PyMODINIT_FUNC PyInit_compiled(void)
 {
     name_of_write = PyUnicode_InternFromString("write");
     name_of_size = PyUnicode_InternFromString("get_write_buffer_size");

@@ -1,4 +1,4 @@
-"""The two versions of what is forwarded by: in Python, and in C."""
+"""The two versions of the same functions: in Python, and in C."""
 
 import asyncio
 import importlib.util
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from proxy.forwarding import plain
+from proxy.machine import plain
 from tests.programs import system_tool
 
 _ROOT = Path(__file__).parents[2]
@@ -35,12 +35,12 @@ def _module(name: str, path: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """machine.c, compiled as for a wheel."""
+    """compiled.c, compiled as for a wheel."""
     system_tool("cc")
     folder = tmp_path_factory.mktemp("compiled")
     backend = _module("build_backend", _ROOT / "build_backend.py")
-    backend.compile_c(_ROOT / "proxy/forwarding/machine.c", folder)
-    return _module("machine", folder / f"machine{sysconfig.get_config_var('EXT_SUFFIX')}")
+    backend.compile_c(_ROOT / "proxy/machine/compiled.c", folder)
+    return _module("compiled", folder / f"compiled{sysconfig.get_config_var('EXT_SUFFIX')}")
 
 
 @pytest.fixture(params=["plain", "machine"])

@@ -1,25 +1,26 @@
-"""What every event passes last: how its bytes get to clients. In C where it could be compiled, else in Python.
+"""What every event and every request passes, as machine code: in C where it could be compiled, else in Python.
 
-* machine.c: in C; past the event loop's queue of writes
+* compiled.c: in C; what it writes goes to sockets past the event loop's queue of writes
 * plain: the same in Python, through transports
 
-Both do the same, and pass the same tests. `machine` is in wheels that have compiled modules (docs/installing.md).
+Both do the same, and pass the same tests. `compiled` is in wheels that have compiled modules (docs/installing.md). C is
+for what mypyc does not make quick: calls of the system, and work on single bytes.
 """
 
 from typing import Any
 
-from proxy.forwarding.plain import LONG_READ, Transport
+from proxy.machine.plain import LONG_READ, Transport
 
 try:
-    from proxy.forwarding.machine import DirectWriter, Forward, write_all
+    from proxy.machine.compiled import DirectWriter, Forward, head, write_all
 
     is_compiled = True
 except ImportError:
-    from proxy.forwarding.plain import Forward, write_all
+    from proxy.machine.plain import Forward, head, write_all
 
     is_compiled = False
 
-__all__ = ["LONG_READ", "Forward", "Transport", "direct", "is_compiled", "write_all"]
+__all__ = ["LONG_READ", "Forward", "Transport", "direct", "head", "is_compiled", "write_all"]
 
 
 def direct(transport: Any) -> Transport:
