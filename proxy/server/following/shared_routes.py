@@ -223,7 +223,7 @@ class EventRoute:
         Raises: OffsetGone, if its start is no longer held.
         """
         offset_after(stream.log, 0)
-        downstream = begin_answer(request, head._replace(headers=_SHARED_ANSWER.of(head.headers)), [])
+        downstream = begin_answer(request, Head(head.status, head.reason, _SHARED_ANSWER.of(head.headers)), [])
         subscription = Subscription(stream, View("raw"), downstream, 0)
         if stream.originator is None:
             stream.originator = subscription

@@ -9,6 +9,7 @@ Requests on configured routes with `record = true` are served here, too, as if t
 """
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Final
 
 from aiohttp import web
@@ -49,18 +50,35 @@ class Generations:
         self._responses = responses
         self._lost = lost
 
-    async def generate(
+    def generate(
         self, route: Route, request: web.BaseRequest, caller: Caller, **named: str
+    ) -> Awaitable[web.StreamResponse]:
+        """Deliver the response of an upstream call: a new one, or one that other requests share.
+
+        Not a coroutine: most requests are read at once, and go on to `UnsharedCalls.deliver`, which would be resumed
+        through it.
+        """
+        generation = self._reader.read(route, request, caller)
+        if not isinstance(generation, GenerationRequest):
+            return self._deliver_read(request, generation)
+        if generation.is_unshared and not self._finder.hands_over:
+            return self._unshared.deliver(request, generation)
+        return self._deliver(request, generation)
+
+    async def _deliver_read(
+        self, request: web.BaseRequest, reading: Awaitable[GenerationRequest]
     ) -> web.StreamResponse:
-        """Deliver the response of an upstream call: a new one, or one that other requests share."""
-        generation = await self._reader.read(route, request, caller)
+        """Do the same with a request that has to be waited for."""
+        return await self._deliver(request, await reading)
+
+    async def _deliver(self, request: web.BaseRequest, generation: GenerationRequest) -> web.StreamResponse:
+        """Do the same with a request that was read, and may share a call, perhaps that of another process."""
         if self._finder.hands_over:
             elsewhere = await self._finder.hand_over(request, generation)
             if elsewhere is not None:
                 return elsewhere
         options = generation.options
-        is_unshared = generation.identity is None and generation.meaning is None and not options.detached
-        if is_unshared and not generation.keepalive_s:
+        if generation.is_unshared:
             return await self._unshared.deliver(request, generation)
         call, joined = await self._finder.find(generation)
         release_body(request)
@@ -101,7 +119,8 @@ class Generations:
         if early is not None and begun is not None and call.stream.kept_head is not None:
             return await early.refuse()
         try:
-            return await self._responses.send(request, call.stream, head, generation.options, joined, reading, begun)
+            view = generation.options.view
+            return await self._responses.send(request, call.stream, head, view, joined, reading, begun)
         except ProxyError as error:
             if early is None or begun is None or begun.ended:
                 raise
@@ -136,4 +155,4 @@ class Generations:
         if 200 <= head.status < 300:
             return answer_object(call.stream)
         self._hub.discard(call.stream)
-        return await self._responses.send(request, call.stream, head, generation.options, joined)
+        return await self._responses.send(request, call.stream, head, generation.options.view, joined)

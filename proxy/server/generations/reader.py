@@ -4,6 +4,7 @@ Requests on configured routes with `record = true` are read here, too, and nothi
 """
 
 import time
+from collections.abc import Awaitable
 from typing import Any, Final
 
 from aiohttp import web
@@ -121,10 +122,13 @@ class GenerationReader:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
         return _Head([*headers, _IDENTITY], options, request_id(request))
 
-    async def read(self, route: Route, request: web.BaseRequest, caller: Caller) -> GenerationRequest:
-        """Read a request and its complete body, if the limits leave room for it.
+    def read(
+        self, route: Route, request: web.BaseRequest, caller: Caller
+    ) -> GenerationRequest | Awaitable[GenerationRequest]:
+        """Read a request and its complete body, if the limits leave room for it: at once, if the body is here.
 
-        Raises: a RequestError, if it is malformed or not allowed; Overloaded.
+        If it is not, or something else has to be waited for, the request is what the result is awaited for.
+        Both raise: a RequestError, if it is malformed or not allowed; Overloaded.
         """
         content: Any = request._payload  # a WholeBody, if the head is known, else a StreamReader
         memo: dict[object, Any] | None = content.head.memo if type(content) is WholeBody else None
@@ -145,51 +149,84 @@ class GenerationReader:
         attaches = self._attaches and not idempotent and follows and caller.owns_streams
         body_bytes = self._body_bytes if account is None else account.body_bytes(self._body_bytes)
         body: bytes | LargeBody | None = arrived_body(request, body_bytes) if is_here else None
-        if body is None:
-            # A body is held in memory if it is read here, or may be sent after its client has disconnected.
-            if shared or attaches or self._reads(account) or head.detached or route.dialect.requests.reads_body:
-                body = await read_body(request, body_bytes)
-            else:
-                body = await read_body_or_beginning(request, self._held_body_bytes, body_bytes)
-        rest = self._forward.check_body(request, body)
-        if rest is not None:
-            await rest
         generation = GenerationRequest(
             route,
             caller.digest,
             options,
             target,
             [*head.headers],
-            body,
+            b"" if body is None else body,
             time.monotonic(),
             self._client_address(request),
         )
         generation.client_request_id = head.request_id
         if self._recorded:
             generation.method, generation.recorded = request.method.encode(), True
-        objects = route.dialect.objects
-        if objects is not None:
-            if self._continued is not None:
-                upstream = await self._continued.upstream(route.dialect, caller.digest, generation.whole_body)
-                if upstream:
-                    generation.upstream, generation.continues = upstream, True
-            self._keep_in_background(generation, objects, caller)
-            attaches = attaches and generation.options is options  # not in the background: its client may disconnect
-        self._prepare(request, generation, account, attaches, shared)
+        rest: Awaitable[None] | None
+        if body is None:
+            # A body is held in memory if it is read here, or may be sent after its client has disconnected.
+            held = shared or attaches or self._reads(account) or head.detached or route.dialect.requests.reads_body
+            rest = self._read_body(request, generation, body_bytes, whole=held)
+        else:
+            rest = self._forward.check_body(request, body)
+        if rest is not None or self._continued is not None:
+            return self._read_rest(rest, request, generation, caller, account, attaches, shared, head.detached)
+        self._prepare(request, generation, caller, account, attaches, shared, head.detached)
+        return generation
+
+    async def _read_body(
+        self, request: web.BaseRequest, generation: GenerationRequest, allowed_bytes: int, *, whole: bool
+    ) -> None:
+        """Read the body of a request that is yet to come: all of it, or of a large one the beginning."""
+        if whole:
+            generation.body = await read_body(request, allowed_bytes)
+        else:
+            generation.body = await read_body_or_beginning(request, self._held_body_bytes, allowed_bytes)
+        generation.started_at = time.monotonic()
+        rest = self._forward.check_body(request, generation.body)
+        if rest is not None:
+            await rest
+
+    async def _read_rest(
+        self,
+        rest: Awaitable[None] | None,
+        request: web.BaseRequest,
+        generation: GenerationRequest,
+        caller: Caller,
+        account: Account | None,
+        attaches: bool,
+        shared: bool,
+        detached: bool,
+    ) -> GenerationRequest:
+        """Wait for the `rest` of a request, and for the upstream of the response that it continues."""
+        if rest is not None:
+            await rest
+        if self._continued is not None and generation.route.dialect.objects is not None:
+            body = generation.whole_body
+            upstream = await self._continued.upstream(generation.route.dialect, caller.digest, body)
+            if upstream:
+                generation.upstream, generation.continues = upstream, True
+        self._prepare(request, generation, caller, account, attaches, shared, detached)
         return generation
 
     def _prepare(
         self,
         request: web.BaseRequest,
         generation: GenerationRequest,
+        caller: Caller,
         account: Account | None,
         attaches: bool,
         shared: bool,
+        detached: bool,
     ) -> None:
         """Make of a request what is sent upstream, and note what it shares calls by.
 
-        `attaches`: a retry finds its call. `shared`: it shares a call with requests like it.
+        `attaches`: a retry finds its call. `shared`: it shares a call with requests like it. `detached`: it may have
+        other followers, or go on after its client has left.
         """
+        objects = generation.route.dialect.objects
+        if objects is not None and self._keep_in_background(generation, objects, caller):
+            attaches, detached = False, True  # its client may disconnect
         if account is not None and not self._recorded:
             _limit(generation, account)
         if self._rewrites:
@@ -202,6 +239,7 @@ class GenerationReader:
             generation.identity = _identify(request, generation)
         if self._models:
             self._direct(generation)
+        generation.is_unshared = not (shared or attaches or detached or generation.keepalive_s)
 
     def _asks_events(self, request: web.BaseRequest, generation: GenerationRequest) -> bool:
         """Return whether a client asks for a stream and waits for it, in a mode of events."""
@@ -219,14 +257,14 @@ class GenerationReader:
             upstream = generation.upstream
         generation.upstream, generation.body, generation.streamed = upstream, body, streamed
 
-    def _keep_in_background(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> None:
-        """Have the stream of a response in the background outlive its client.
+    def _keep_in_background(self, generation: GenerationRequest, objects: Objects, caller: Caller) -> bool:
+        """Have the stream of a response in the background outlive its client; return whether it is such a response.
 
         Raises: BadRequest, if the body can't be read; Unauthorised, if nobody could fetch it later.
         """
         asked = objects.background(generation.whole_body)
         if asked is None:
-            return
+            return False
         caller.check_owns_streams()
         options = generation.options
         options = options._replace(
@@ -235,6 +273,7 @@ class GenerationReader:
             respond_async=options.respond_async or not asked.streams,
         )
         generation.body, generation.options, generation.background = asked.body, options, not asked.streams
+        return True
 
 
 def _limit(generation: GenerationRequest, account: Account) -> None:

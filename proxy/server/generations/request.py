@@ -41,6 +41,8 @@ class GenerationRequest:
     """Its client is sent the object of the response at once, and fetches it later."""
     meaning: bytes | None = None
     """Equal for a request and its retry, which finds the call by it; None: no retry may."""
+    is_unshared: bool = False
+    """Its call is for its client alone, ends when that disconnects, and responds first."""
     method: bytes = b"POST"
     keepalive_s: float = 0.0
     """After so many seconds the response begins, before the upstream's; 0: not before."""

@@ -3,6 +3,7 @@
 Also the headers that say where the stream can be followed. Knows nothing of the upstream call.
 """
 
+from collections.abc import Awaitable
 from typing import Final
 
 from aiohttp import web
@@ -61,12 +62,28 @@ class GenerationResponses:
         self._client_keepalive_s = config.streams.client_keepalive_s
         self._keepalive_s = config.generations.keepalive_s
 
+    def send_to_originator(
+        self, request: web.BaseRequest, stream: Stream, head: Head, view: View
+    ) -> Awaitable[web.StreamResponse]:
+        """Deliver an event stream from its start to the client that it was begun for.
+
+        Raises, as awaiting does: what `send` does.
+        """
+        if self._directory is not None or view == JSON:
+            return self.send(request, stream, head, view)
+        downstream = begin_stream(request, head, self.found(stream.id), view)
+        subscription = Subscription(
+            stream, view, downstream, 0, self._heartbeat_s, keepalive_s=self._client_keepalive_s
+        )
+        stream.originator = subscription
+        return deliver(self._hub, downstream, subscription)
+
     async def send(
         self,
         request: web.BaseRequest,
         stream: Stream,
         head: Head,
-        options: GenerationOptions,
+        view: View,
         joined: Joined | None = None,
         reading: Reading | None = None,
         begun: Downstream | None = None,
@@ -83,7 +100,8 @@ class GenerationResponses:
         late = joined is not None
         replayed = [] if joined is None else _JOINED[joined]
         first = not late or (joined == "retry" and stream.originator is None)
-        view = options.view if stream.kept_head is None else View("raw")
+        if stream.kept_head is not None:
+            view = View("raw")
         if late:
             await self._check_late(stream, view)
         if stream.kept_head is not None:
@@ -112,7 +130,7 @@ class GenerationResponses:
             return answer_object(stream)
         if options.respond_async:
             return self.accept(stream, options, late=True)
-        return await self.send(request, stream, stream.kept_head or _EVENTS, options, "key")
+        return await self.send(request, stream, stream.kept_head or _EVENTS, options.view, "key")
 
     def early(
         self, request: web.BaseRequest, call: Call, generation: GenerationRequest, joined: Joined | None

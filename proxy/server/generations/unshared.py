@@ -73,11 +73,12 @@ class UnsharedCalls:
             if self._given is not None:
                 await self._note_id(exchange, generation, self._given)
             return await send_back(request, exchange, self._reader.account(generation))
-        stream = pump.stream
+        stream, view = pump.stream, generation.options.view
+        del generation, places  # the stream may go on for an hour
         self._hub.answered(stream, exchange.upstream_name, exchange.request_id)
         pump.start(exchange)
         try:
-            return await self._responses.send(request, stream, exchange.head, generation.options)
+            return await self._responses.send_to_originator(request, stream, exchange.head, view)
         except Exception:  # the client disconnected before it could follow, or the response failed
             stream.left()
             raise

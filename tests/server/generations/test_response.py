@@ -11,6 +11,7 @@ from proxy.server.callers.identification import access_of
 from proxy.server.generations.options import read_options
 from proxy.server.generations.response import GenerationResponses
 from proxy.stream.hub import Hub
+from proxy.stream.modes.projection import View
 from proxy.telemetry.metrics import Metrics
 from proxy.wire.errors import OffsetGone
 from proxy.wire.http import Head
@@ -53,5 +54,5 @@ async def test_late_client_is_refused_what_is_not_held_from_its_start() -> None:
         stream.extend([b"data: %b\n\n" % (b"x" * 40)])
     request: Any = make_mocked_request("POST", "/")
     with pytest.raises(OffsetGone) as caught:
-        await responses(hub).send(request, stream, Head(200, b"OK", []), read_options(CIMultiDict(), CONFIG), "key")
+        await responses(hub).send(request, stream, Head(200, b"OK", []), View("raw"), "key")
     assert caught.value.earliest == stream.log.start + 1
