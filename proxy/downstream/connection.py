@@ -27,6 +27,7 @@ from proxy.downstream.light_connection import LightConnection, Pattern
 from proxy.downstream.request_pieces import new_parser, pieces
 from proxy.downstream.response import RESPONSE, Written, reset
 from proxy.downstream.unsent import unsent_in_kernel
+from proxy.machine import Transport, direct
 from proxy.stream.turns import Turns
 from proxy.wire.errors import Overloaded, ProxyError, RequestTimeout
 
@@ -87,10 +88,12 @@ class Connection(LightConnection):
         "remote",
         "taken_at",
         "unsent_bytes",
+        "writer",
     )
 
     remote: str | None  # the client's address
     peer: asyncio.Transport  # kept when aiohttp has set its own reference, `transport`, to None
+    writer: Transport  # what responses are written to
 
     def __init__(self, port: Port, pattern: Pattern) -> None:
         super().__init__(pattern)
@@ -114,6 +117,7 @@ class Connection(LightConnection):
 
     def connection_made(self, transport: Any) -> None:
         self.peer = transport
+        self.writer = direct(transport)
         super().connection_made(transport)
         peername = self.peername
         self.remote = str(peername[0] if isinstance(peername, tuple) else peername) if peername is not None else None

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.machine import Transport, direct, head
+from proxy.machine import Transport, head
 from proxy.wire.http import LAST_CHUNK, Headers, chunk
 
 EXTRA: Final = web.RequestKey("extra", list[tuple[bytes, bytes]])  # on a request: headers of its response, for CORS
@@ -87,6 +87,7 @@ class Downstream:
         # with all that aiohttp made for a request: 35 us of CPU time a request instead of none.
         self._request: web.BaseRequest | None = request
         self._transport = transport
+        self._writer: Transport = getattr(protocol, "writer", transport)  # aiohttp's own connections have none
         self._protocol = protocol
         self._chunked_body = request._version >= HttpVersion11
         self._keep = request.keep_alive and self._chunked_body
@@ -155,21 +156,21 @@ class Downstream:
     @property
     def unsent_bytes(self) -> int:
         try:
-            return self._transport.get_write_buffer_size()
+            return self._writer.get_write_buffer_size()
         except RuntimeError:  # as in write
             return 0
 
     def write(self, span: Framed) -> bool:
-        transport = self._transport
+        writer = self._writer
         try:
-            # Checking the transport first avoids two Python properties if nothing waits to be sent: 0.2 us.
-            if transport.get_write_buffer_size() and self._protocol.writing_paused:
+            # Checking the writer first avoids two Python properties if nothing waits to be sent: 0.2 us.
+            if writer.get_write_buffer_size() and self._protocol.writing_paused:
                 return False
             data = span.chunked if self._chunked_body else span.plain
             if self._head:
                 data = self._head + data
                 self._head = b""
-            transport.write(data)
+            writer.write(data)
         except RuntimeError:  # uvloop, on a connection that was just lost; the handler is about to be cancelled
             return False
         return True
@@ -177,7 +178,7 @@ class Downstream:
     def transport(self) -> tuple[Transport, bool] | None:
         if self._head or self.ended:
             return None
-        return direct(self._transport), self._chunked_body
+        return self._writer, self._chunked_body
 
     def write_data(self, data: bytes) -> None:
         """Write bytes for this client only."""
@@ -236,7 +237,7 @@ class Downstream:
 
     def _put(self, data: bytes) -> None:
         try:  # noqa: SIM105  (suppress takes 1 us)
-            self._transport.write(self._head + data)
+            self._writer.write(self._head + data)
         except RuntimeError:  # as in write
             pass
         self._head = b""

@@ -238,12 +238,12 @@ static void Forward_dealloc(Forward *self)
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-/* Return where the chunk that is all of the read has its data, by the size on its first line: as `http.chunk` writes
- * it, of at most three digits. 0: it is no such chunk. */
-static Py_ssize_t start_of_chunk(const char *bytes, Py_ssize_t size)
+/* Return how many of these bytes are a chunk with one ordinary frame, at their beginning; 0: none. The size on its first
+ * line is as `http.chunk` writes it, of at most three digits. */
+static Py_ssize_t ordinary_chunk(Forward *self, const char *bytes, Py_ssize_t left)
 {
     Py_ssize_t named = 0, digits = 0;
-    while (digits < size && digits <= SIZE_DIGITS) {
+    for (; digits < left && digits <= SIZE_DIGITS; digits++) {
         char digit = bytes[digits];
         if (digit >= '0' && digit <= '9')
             named = named * 16 + (digit - '0');
@@ -251,30 +251,64 @@ static Py_ssize_t start_of_chunk(const char *bytes, Py_ssize_t size)
             named = named * 16 + (digit - 'a' + 10);
         else
             break;
-        digits++;
     }
-    if (digits == 0 || digits > SIZE_DIGITS || bytes[0] == '0')
+    Py_ssize_t start = digits + 2, size = start + named + 2;
+    if (digits == 0 || digits > SIZE_DIGITS || bytes[0] == '0' || size > left || size > LONG_READ
+        || bytes[digits] != '\r' || bytes[digits + 1] != '\n')
         return 0;
-    Py_ssize_t start = digits + 2;
-    if (size != start + named + 2 || bytes[digits] != '\r' || bytes[digits + 1] != '\n')
-        return 0;
-    return start;
-}
-
-/* Return whether a read is one chunk with one ordinary frame. */
-static bool is_ordinary(Forward *self, const char *bytes, Py_ssize_t size)
-{
     Py_ssize_t head = PyBytes_GET_SIZE(self->head), tail = PyBytes_GET_SIZE(self->tail);
-    Py_ssize_t start = start_of_chunk(bytes, size);
-    if (start == 0 || start + head + tail >= size)
-        return false;
-    if (memcmp(bytes + start, PyBytes_AS_STRING(self->head), (size_t)head) != 0
+    if (start + head + tail >= size || memcmp(bytes + start, PyBytes_AS_STRING(self->head), (size_t)head) != 0
         || memcmp(bytes + size - tail, PyBytes_AS_STRING(self->tail), (size_t)tail) != 0)
-        return false;
+        return 0;
     const char *text = bytes + start + head;
     size_t length = (size_t)(size - tail - start - head);
     /* a quotation mark, which may end the text, LF or CR */
-    return !memchr(text, '"', length) && !memchr(text, '\n', length) && !memchr(text, '\r', length);
+    bool is_plain = !memchr(text, '"', length) && !memchr(text, '\n', length) && !memchr(text, '\r', length);
+    return is_plain ? size : 0;
+}
+
+/* Return how many chunks a read consists of, if each has one ordinary frame, and there is room for them; otherwise 0. */
+static Py_ssize_t ordinary_chunks(Forward *self, const char *bytes, Py_ssize_t size)
+{
+    Py_ssize_t count = 0;
+    while (size > 0) {
+        Py_ssize_t chunk = count < self->room ? ordinary_chunk(self, bytes, size) : 0;
+        if (chunk == 0)
+            return 0;
+        bytes += chunk;
+        size -= chunk;
+        count++;
+    }
+    return count;
+}
+
+/* Append the first of these chunks, which are ordinary, to the list of them; return its size, or -1 with an exception. */
+static Py_ssize_t keep_chunk(Forward *self, const char *bytes, Py_ssize_t left)
+{
+    Py_ssize_t size = ordinary_chunk(self, bytes, left);
+    PyObject *chunk = PyBytes_FromStringAndSize(bytes, size);
+    if (chunk == NULL)
+        return -1;
+    int result = PyList_Append(self->reads, chunk);
+    Py_DECREF(chunk);
+    return result < 0 ? -1 : size;
+}
+
+/* Append the chunks of a read that was sent, so many, and when they came. -1 with an exception. */
+static int keep(Forward *self, PyObject *data, PyObject *at, Py_ssize_t count)
+{
+    if (count == 1 && PyList_Append(self->reads, data) < 0)
+        return -1;
+    Py_ssize_t kept = 0, size = PyBytes_GET_SIZE(data);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_ssize_t chunk = count == 1 ? 0 : keep_chunk(self, PyBytes_AS_STRING(data) + kept, size - kept);
+        if (chunk < 0 || PyList_Append(self->times, at) < 0)
+            return -1;
+        kept += chunk;
+    }
+    self->at = PyFloat_AS_DOUBLE(at);
+    self->room -= count;
+    return 0;
 }
 
 static PyObject *Forward_take(Forward *self, PyObject *const *args, Py_ssize_t count)
@@ -283,20 +317,14 @@ static PyObject *Forward_take(Forward *self, PyObject *const *args, Py_ssize_t c
         PyErr_SetString(PyExc_TypeError, "take needs bytes and seconds");
         return NULL;
     }
-    PyObject *data = args[0], *at = args[1];
-    if (self->room <= 0 || PyBytes_GET_SIZE(data) > LONG_READ
-        || !is_ordinary(self, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)))
+    PyObject *data = args[0];
+    Py_ssize_t chunks = ordinary_chunks(self, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data));
+    if (chunks == 0)
         Py_RETURN_FALSE;
     int written = write_if_idle(self->transport, data);
-    if (written < 0)
+    if (written < 0 || (written > 0 && keep(self, data, args[1], chunks) < 0))
         return NULL;
-    if (written == 0)
-        Py_RETURN_FALSE;
-    if (PyList_Append(self->reads, data) < 0 || PyList_Append(self->times, at) < 0)
-        return NULL;
-    self->at = PyFloat_AS_DOUBLE(at);
-    self->room--;
-    Py_RETURN_TRUE;
+    return PyBool_FromLong(written);
 }
 
 static PyObject *Forward_surround(Forward *self, PyObject *args)
@@ -312,7 +340,7 @@ static PyObject *Forward_surround(Forward *self, PyObject *args)
 static PyMethodDef Forward_methods[] = {
     {"surround", (PyCFunction)Forward_surround, METH_VARARGS, "Note what surrounds the text of ordinary frames."},
     {"take", (PyCFunction)(void (*)(void))Forward_take, METH_FASTCALL,
-     "Forward a read that is one chunk with one ordinary frame."},
+     "Forward a read that is chunks with one ordinary frame each."},
     {NULL, NULL, 0, NULL},
 };
 

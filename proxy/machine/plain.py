@@ -63,7 +63,7 @@ class Forward:
         self._write = transport.write
         self._size = transport.get_write_buffer_size
         self._head = self._tail = b""
-        self.reads: list[bytes] = []  # what was forwarded; whoever uses it empties it
+        self.reads: list[bytes] = []  # the chunks that were forwarded; whoever uses them empties it
         self.times: list[float] = []  # when each of them came, in monotonic seconds; the same
         self.at = 0.0  # when the last one came
         self.room = 0  # how many more may be taken
@@ -73,23 +73,14 @@ class Forward:
         self._head, self._tail = head, tail
 
     def take(self, data: bytes, at: float) -> bool:
-        """Forward a read that is one chunk with one ordinary frame, as most are; it came `at`, in monotonic seconds.
+        """Forward a read that is chunks with one ordinary frame each; it came `at`, in monotonic seconds.
 
-        The chunk must be as `http.chunk` writes it. Return False, having done nothing, for any other read, a long one,
+        Most reads are: one chunk, or several where there is much to do. They must be as `http.chunk` writes them.
+        Return False, having done nothing, for any other read, for one with a long chunk, if there is no room for all,
         and while earlier bytes wait to be sent.
         """
-        size_bytes = len(data)
-        if size_bytes > LONG_READ or self.room <= 0:
-            return False
-        size = _SIZE_LINES[size_bytes]
-        begin = len(size) + len(self._head)
-        end = size_bytes - len(self._tail)
-        if begin >= end or not (
-            data.startswith(size) and data.startswith(self._head, len(size)) and data.endswith(self._tail)
-        ):
-            return False
-        text = data[begin:end]
-        if 34 in text or 10 in text or 13 in text:  # a quotation mark, which may end the text, LF or CR
+        chunks = [data] if self._is_ordinary(data) else self._chunks(data)
+        if not 0 < len(chunks) <= self.room:
             return False
         try:
             if self._size():
@@ -97,8 +88,39 @@ class Forward:
             self._write(data)
         except Exception:  # uvloop's RuntimeError, of a connection that was lost a moment ago; the sink deals with any
             return False
-        self.reads.append(data)
-        self.times.append(at)
+        self.reads += chunks
+        self.times += [at] * len(chunks)
         self.at = at
-        self.room -= 1
+        self.room -= len(chunks)
         return True
+
+    def _is_ordinary(self, chunk: bytes) -> bool:
+        """Return whether some bytes are a chunk with one ordinary frame."""
+        size_bytes = len(chunk)
+        if size_bytes > LONG_READ:
+            return False
+        size = _SIZE_LINES[size_bytes]
+        begin = len(size) + len(self._head)
+        end = size_bytes - len(self._tail)
+        if begin >= end or not (
+            chunk.startswith(size) and chunk.startswith(self._head, len(size)) and chunk.endswith(self._tail)
+        ):
+            return False
+        text = chunk[begin:end]
+        return not (34 in text or 10 in text or 13 in text)  # a quotation mark, which may end the text, LF or CR
+
+    def _chunks(self, data: bytes) -> list[bytes]:
+        """Return the chunks that a read consists of; none, if they have not one ordinary frame each."""
+        chunks, start = [], 0
+        while start < len(data):
+            line_end = data.find(b"\r\n", start, start + _SIZE_DIGITS + 2)
+            try:
+                end = line_end + int(data[start:line_end], 16) + 4
+            except ValueError:
+                return []
+            chunk = data[start:end]
+            if line_end < 0 or not self._is_ordinary(chunk):
+                return []
+            chunks.append(chunk)
+            start = end
+        return chunks

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import aiohttp
 import httptools
 
+from proxy.machine import Transport, direct
 from proxy.wire.chunked import events
 from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError
 from proxy.wire.http import Headers, with_one_length
@@ -105,9 +106,11 @@ class Connection:
         "take_event",
         "take_events",
         "transport",
+        "writer",
     )
 
     transport: Any  # asyncio.Transport; uvloop's is not derived from it
+    writer: Transport  # what requests are written to
 
     def __init__(self, lent: aiohttp.connector.Connection | None = None) -> None:
         """Wrap a connection `lent` by aiohttp; without one, `connection_made` must follow."""
@@ -129,7 +132,7 @@ class Connection:
         self.paused = False
         self.switched = False  # to another protocol: every byte belongs to the receiver
         if lent is not None and lent.transport is not None:
-            self.transport = lent.transport
+            self.connection_made(lent.transport)
             self.transport.set_protocol(self)
 
     @property
@@ -180,7 +183,7 @@ class Connection:
     def write(self, data: bytes) -> bool:
         """Send bytes of the protocol that was switched to; return whether there is room for more."""
         if self.usable:
-            self.transport.write(data)
+            self.writer.write(data)
         return self.writable
 
     @property
@@ -232,6 +235,7 @@ class Connection:
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self.writer = direct(transport)
 
     def data_received(self, data: bytes) -> None:
         self.read_at = at = monotonic()

@@ -199,14 +199,14 @@ class Exchange:
     def send(self, start: bytes, body: bytes | AsyncIterable[bytes], *, chunked: bool) -> None:
         """Write the request: its head, and its body, at once or piece by piece."""
         assert self._connection is not None
-        transport = self._connection.transport
+        writer = self._connection.writer
         if isinstance(body, bytes):
-            transport.write(start + body if len(body) < 65536 else start)
+            writer.write(start + body if len(body) < 65536 else start)
             if len(body) >= 65536:
-                transport.write(body)
+                writer.write(body)
             self._unsent = False
         else:
-            transport.write(start)
+            writer.write(start)
             self._sender = asyncio.create_task(self._send_pieces(self._connection, body, chunked))
 
     def attach(self, receiver: Receiver, take_events: TakeEvents | None = None) -> None:
@@ -402,12 +402,12 @@ class Exchange:
                 if self.status >= 400:
                     await asyncio.get_running_loop().create_future()  # rejected: send no more; waits to be cancelled
                 if piece:
-                    connection.transport.write(chunk(piece) if chunked else piece)
+                    connection.writer.write(chunk(piece) if chunked else piece)
                     await connection.drained()
                 self._asked_at = math.inf
             self._asked_at = monotonic()
             if chunked:
-                connection.transport.write(LAST_CHUNK)
+                connection.writer.write(LAST_CHUNK)
             self._unsent = False
         except (OSError, aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError) as error:
             error.with_traceback(None)  # the client's request keeps the error, and its frames refer to the request

@@ -46,6 +46,15 @@ def test_read_of_one_ordinary_event_is_forwarded_and_noted(version: ModuleType) 
     assert (one.at, one.room) == (2.5, 61)
 
 
+def test_read_of_several_ordinary_events_is_forwarded_in_one_write(version: ModuleType) -> None:
+    """As when there is much to do; each is noted by itself."""
+    transport, longer = Written(), chunk(HEAD + b"another word" + TAIL[:-2])
+    one = forward(version, transport)
+    assert one.take(EVENT + longer + EVENT, 1.5)
+    assert (transport.writes, one.reads, one.times) == ([EVENT + longer + EVENT], [EVENT, longer, EVENT], [1.5] * 3)
+    assert (one.at, one.room) == (1.5, 60)
+
+
 @pytest.mark.parametrize("transport", [Written(waiting=1), Written(fault=RuntimeError("lost"))], ids=["full", "lost"])
 def test_read_that_can_not_be_sent_is_not_taken(version: ModuleType, transport: Written) -> None:
     """So that its frame goes through the log, and its sink sees what became of the connection."""
@@ -70,6 +79,7 @@ def test_interrupt_is_not_swallowed(version: ModuleType) -> None:
 def test_no_more_are_taken_than_there_is_room_for(version: ModuleType) -> None:
     """So that what is not in the log yet has a limit."""
     one = forward(version, Written(), room=2)
+    assert not one.take(EVENT * 3, 1.0)
     assert [one.take(EVENT, 1.0) for _ in range(4)] == [True, True, False, False]
 
 
@@ -103,9 +113,10 @@ _READS = st.one_of(
     ),
     st.binary(max_size=60),
 )
+_SEVERAL = st.lists(st.one_of(st.just(EVENT), st.just(EVENT * 2), _READS), max_size=5).map(b"".join)
 
 
-@given(st.lists(_READS, max_size=6), st.binary(max_size=3), st.binary(max_size=3))
+@given(st.lists(st.one_of(_READS, _SEVERAL), max_size=6), st.binary(max_size=3), st.binary(max_size=3))
 @example([EVENT.upper()], HEAD, TAIL)
 @example([b"0" + EVENT], HEAD, TAIL)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=300)
