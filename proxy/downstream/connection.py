@@ -36,6 +36,7 @@ UNPARSED = "UNKNOWN"  # the method of the request that aiohttp creates for one t
 LINGERING_S = 2.0  # a connection is still read for so long after an error response
 _RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # successive waits for a reset, for round trips of any length
 _NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
+_NO_MESSAGE = ERROR._replace(headers=_NO_HEADERS, raw_headers=())
 _NO_MESSAGES: deque[Any] = deque(maxlen=0)
 _BLANK_LINE = b"\r\n\r\n"
 _CLOSE = re.compile(rb" http/1\.0\r\n|\nconnection:[^\n]*\bclose\b")  # it is the last one
@@ -119,7 +120,7 @@ class Connection(LightConnection):
         self.peer = transport
         self.writer = direct(transport)
         super().connection_made(transport)
-        peername = self.peername
+        peername = transport.get_extra_info("peername")
         self.remote = str(peername[0] if isinstance(peername, tuple) else peername) if peername is not None else None
         self._port.clients.arrived(self, admin=self._port.is_admin)
 
@@ -191,6 +192,7 @@ class Connection(LightConnection):
                 message, respond = ERROR, self._make_error_handler(message)
             # No name refers to the task here: a traceback refers to this frame, and the task to that.
             request = make(message, payload, self, None, self._task_handler)
+            del message, payload  # the request has them, until they are dropped
             if not await self._respond(request, respond):
                 break
             if is_partial:
@@ -477,7 +479,7 @@ class Connection(LightConnection):
             return
         if self._messages or self._within_head or self._held or self._upgraded or not self._ends_request:
             return
-        request._message = request._message._replace(headers=_NO_HEADERS, raw_headers=())
+        request._message = _NO_MESSAGE
         request._headers = request.headers = _NO_HEADERS
         request._payload = request.content = EMPTY_PAYLOAD
         request._cache.clear()

@@ -94,13 +94,16 @@ class KnownHeads:
     def __init__(self) -> None:
         self._known: dict[bytes, KnownHead] = {}  # by the head without its length
         self._seen: set[int] = set()  # hashes of heads that came once
+        self._latest: KnownHead | None = None  # which was looked up last
 
     def find(self, data: bytes, last: KnownHead | None = None) -> tuple[Any, WholeBody] | None:
         """Return the message and the body of a read that is a request with a known head and its body; else None.
 
         The read must begin where a request begins. `last`: the head that came last on the same connection, which most
-        clients send again.
+        clients send again. The first on a connection is often that of another one's first.
         """
+        if last is None:
+            last = self._latest
         if last is not None and last.is_kept and data.startswith(last.before):
             begins = len(last.before)
             ends = data.find(b"\r", begins, begins + _MAX_DIGITS + 1)
@@ -111,7 +114,10 @@ class KnownHeads:
         if not begins:
             return None
         known = self._known.get(data[:begins] + data[ends:end])
-        return None if known is None else known.request(data, begins, ends)
+        if known is None:
+            return None
+        self._latest = known
+        return known.request(data, begins, ends)
 
     def note(self, data: bytes, message: Any, body: Any) -> None:
         """Note what the parser has made of a read that is one request: `message`, and `body`, which is complete.
@@ -143,6 +149,7 @@ class KnownHeads:
             known.is_kept = False
         self._known.clear()
         self._seen.clear()
+        self._latest = None
 
 
 def _length(data: bytes, end: int) -> tuple[int, int]:

@@ -129,7 +129,8 @@ class Exchange:
         self.switches = switches
         self.headers: Headers = []
         self.progress: Progress | None = None  # None: every byte is progress. Here, since mypyc leaves it unset above
-        self.responded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Set when the head has been received; None, once nobody waits for it.
+        self.responded: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         connection.begin(self)
         self._began_at = self._asked_at = connection.read_at  # which is now
 
@@ -317,8 +318,9 @@ class Exchange:
         self.note_headers()
         if self._noted & _CODING and (self._noted & _LENGTH or not self._is_plainly_chunked):
             self._read_coding()
-        if not self.responded.done():
-            self.responded.set_result(None)
+        responded = self.responded
+        if responded is not None and not responded.done():
+            responded.set_result(None)
 
     def ends(self, error: UpstreamError | None) -> None:
         """Record that the response has ended, and tell the receiver; one that attaches later is told then."""
@@ -327,8 +329,9 @@ class Exchange:
             return
         self._ended, self._error = True, error
         receiver = connection.receiver
-        if not self.responded.done():
-            self.responded.set_exception(error or Unreachable("the upstream sent no response"))
+        responded = self.responded
+        if responded is not None and not responded.done():
+            responded.set_exception(error or Unreachable("the upstream sent no response"))
             self._release()
         elif receiver is not None:
             data, at = connection.take(), connection.read_at

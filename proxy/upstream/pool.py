@@ -130,8 +130,10 @@ class ConnectionPool:
             self.active.add(exchange)
             lines = self._proxy_headers() + headers if self._absolute else headers
             exchange.send(head(line, lines), body, chunked=chunked)
+            responded = exchange.responded
+            assert responded is not None
             try:
-                await exchange.responded
+                await responded
             except Unreachable:
                 if not (reused and repeatable):
                     raise
@@ -140,6 +142,7 @@ class ConnectionPool:
                 exchange.close()
                 raise
             else:
+                exchange.responded = None  # one object less while the response goes on
                 self._on_connected(label, waited_s)
                 return exchange
         raise AssertionError("a new connection is not a reused one")

@@ -74,7 +74,6 @@ class UnsharedCalls:
                 await self._note_id(exchange, generation, self._given)
             return await send_back(request, exchange, self._reader.account(generation))
         stream, view = pump.stream, generation.options.view
-        del generation, places  # the stream may go on for an hour
         self._hub.answered(stream, exchange.upstream_name, exchange.request_id)
         pump.start(exchange)
         try:
