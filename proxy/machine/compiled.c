@@ -195,7 +195,7 @@ failed:
 
 typedef struct {
     PyObject_HEAD
-    PyObject *transport, *head, *tail, *reads, *times;
+    PyObject *transport, *head, *tail, *frames, *times;
     double at;
     Py_ssize_t room;
 } Forward;
@@ -212,9 +212,9 @@ static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     self->transport = Py_NewRef(transport);
     self->head = PyBytes_FromStringAndSize(NULL, 0);
     self->tail = PyBytes_FromStringAndSize(NULL, 0);
-    self->reads = PyList_New(0);
+    self->frames = PyList_New(0);
     self->times = PyList_New(0);
-    if (self->head == NULL || self->tail == NULL || self->reads == NULL || self->times == NULL)
+    if (self->head == NULL || self->tail == NULL || self->frames == NULL || self->times == NULL)
         Py_CLEAR(self);
     return (PyObject *)self;
 }
@@ -222,7 +222,7 @@ static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywo
 static int Forward_traverse(Forward *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->transport);
-    Py_VISIT(self->reads);
+    Py_VISIT(self->frames);
     Py_VISIT(self->times);
     return 0;
 }
@@ -233,14 +233,20 @@ static void Forward_dealloc(Forward *self)
     Py_XDECREF(self->transport);
     Py_XDECREF(self->head);
     Py_XDECREF(self->tail);
-    Py_XDECREF(self->reads);
+    Py_XDECREF(self->frames);
     Py_XDECREF(self->times);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-/* Return how many of these bytes are a chunk with one ordinary frame, at their beginning; 0: none. The size on its first
+/* A chunk, and the frame in it. */
+typedef struct {
+    const char *frame;
+    Py_ssize_t frame_size, size;
+} Chunk;
+
+/* Find a chunk with one ordinary frame at the beginning of some bytes; return whether there is one. The size on its first
  * line is as `http.chunk` writes it, of at most three digits. */
-static Py_ssize_t ordinary_chunk(Forward *self, const char *bytes, Py_ssize_t left)
+static bool find_ordinary(Forward *self, const char *bytes, Py_ssize_t left, Chunk *found)
 {
     Py_ssize_t named = 0, digits = 0;
     for (; digits < left && digits <= SIZE_DIGITS; digits++) {
@@ -255,59 +261,42 @@ static Py_ssize_t ordinary_chunk(Forward *self, const char *bytes, Py_ssize_t le
     Py_ssize_t start = digits + 2, size = start + named + 2;
     if (digits == 0 || digits > SIZE_DIGITS || bytes[0] == '0' || size > left || size > LONG_READ
         || bytes[digits] != '\r' || bytes[digits + 1] != '\n')
-        return 0;
+        return false;
     Py_ssize_t head = PyBytes_GET_SIZE(self->head), tail = PyBytes_GET_SIZE(self->tail);
     if (start + head + tail >= size || memcmp(bytes + start, PyBytes_AS_STRING(self->head), (size_t)head) != 0
         || memcmp(bytes + size - tail, PyBytes_AS_STRING(self->tail), (size_t)tail) != 0)
-        return 0;
+        return false;
+    *found = (Chunk){bytes + start, named, size};
     const char *text = bytes + start + head;
     size_t length = (size_t)(size - tail - start - head);
     /* a quotation mark, which may end the text, LF or CR */
-    bool is_plain = !memchr(text, '"', length) && !memchr(text, '\n', length) && !memchr(text, '\r', length);
-    return is_plain ? size : 0;
+    return !memchr(text, '"', length) && !memchr(text, '\n', length) && !memchr(text, '\r', length);
 }
 
-/* Return how many chunks a read consists of, if each has one ordinary frame, and there is room for them; otherwise 0. */
-static Py_ssize_t ordinary_chunks(Forward *self, const char *bytes, Py_ssize_t size)
+/* Return whether a read consists of chunks with one ordinary frame each, for all of which there is room. */
+static bool is_ordinary(Forward *self, PyObject *data)
 {
+    const char *bytes = PyBytes_AS_STRING(data), *end = bytes + PyBytes_GET_SIZE(data);
     Py_ssize_t count = 0;
-    while (size > 0) {
-        Py_ssize_t chunk = count < self->room ? ordinary_chunk(self, bytes, size) : 0;
-        if (chunk == 0)
-            return 0;
-        bytes += chunk;
-        size -= chunk;
-        count++;
-    }
-    return count;
+    for (Chunk chunk; bytes < end; bytes += chunk.size)
+        if (++count > self->room || !find_ordinary(self, bytes, end - bytes, &chunk))
+            return false;
+    return count > 0;
 }
 
-/* Append the first of these chunks, which are ordinary, to the list of them; return its size, or -1 with an exception. */
-static Py_ssize_t keep_chunk(Forward *self, const char *bytes, Py_ssize_t left)
+/* Append the frames of a read that was sent, and when they came. -1 with an exception. */
+static int keep(Forward *self, PyObject *data, PyObject *at)
 {
-    Py_ssize_t size = ordinary_chunk(self, bytes, left);
-    PyObject *chunk = PyBytes_FromStringAndSize(bytes, size);
-    if (chunk == NULL)
-        return -1;
-    int result = PyList_Append(self->reads, chunk);
-    Py_DECREF(chunk);
-    return result < 0 ? -1 : size;
-}
-
-/* Append the chunks of a read that was sent, so many, and when they came. -1 with an exception. */
-static int keep(Forward *self, PyObject *data, PyObject *at, Py_ssize_t count)
-{
-    if (count == 1 && PyList_Append(self->reads, data) < 0)
-        return -1;
-    Py_ssize_t kept = 0, size = PyBytes_GET_SIZE(data);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        Py_ssize_t chunk = count == 1 ? 0 : keep_chunk(self, PyBytes_AS_STRING(data) + kept, size - kept);
-        if (chunk < 0 || PyList_Append(self->times, at) < 0)
+    const char *bytes = PyBytes_AS_STRING(data), *end = bytes + PyBytes_GET_SIZE(data);
+    for (Chunk chunk; bytes < end && find_ordinary(self, bytes, end - bytes, &chunk); bytes += chunk.size) {
+        PyObject *frame = PyBytes_FromStringAndSize(chunk.frame, chunk.frame_size);
+        int result = frame == NULL ? -1 : PyList_Append(self->frames, frame);
+        Py_XDECREF(frame);
+        if (result < 0 || PyList_Append(self->times, at) < 0)
             return -1;
-        kept += chunk;
+        self->room--;
     }
     self->at = PyFloat_AS_DOUBLE(at);
-    self->room -= count;
     return 0;
 }
 
@@ -318,11 +307,10 @@ static PyObject *Forward_take(Forward *self, PyObject *const *args, Py_ssize_t c
         return NULL;
     }
     PyObject *data = args[0];
-    Py_ssize_t chunks = ordinary_chunks(self, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data));
-    if (chunks == 0)
+    if (!is_ordinary(self, data))
         Py_RETURN_FALSE;
     int written = write_if_idle(self->transport, data);
-    if (written < 0 || (written > 0 && keep(self, data, args[1], chunks) < 0))
+    if (written < 0 || (written > 0 && keep(self, data, args[1]) < 0))
         return NULL;
     return PyBool_FromLong(written);
 }
@@ -345,7 +333,7 @@ static PyMethodDef Forward_methods[] = {
 };
 
 static PyMemberDef Forward_members[] = {
-    {"reads", T_OBJECT_EX, offsetof(Forward, reads), READONLY, NULL},
+    {"frames", T_OBJECT_EX, offsetof(Forward, frames), READONLY, NULL},
     {"times", T_OBJECT_EX, offsetof(Forward, times), READONLY, NULL},
     {"at", T_DOUBLE, offsetof(Forward, at), 0, NULL},
     {"room", T_PYSSIZET, offsetof(Forward, room), 0, NULL},
