@@ -12,6 +12,7 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <limits.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -23,7 +24,7 @@
 #define LONG_READ 1024  /* as in plain.py */
 #define SIZE_DIGITS 3   /* as in plain.py */
 
-static PyObject *name_of_write, *name_of_size, *name_of_is_closing;
+static PyObject *name_of_write, *name_of_size, *name_of_is_closing, *name_of_get_extra_info, *name_of_fileno, *socket_text;
 
 /* Call a method without arguments that returns a number; -1 with an exception. */
 static Py_ssize_t number_from(PyObject *object, PyObject *method)
@@ -45,13 +46,32 @@ static int write_by(PyObject *transport, PyObject *data)
     return 0;
 }
 
-/* DirectWriter: a transport of uvloop's, and the descriptor of its socket */
+/* DirectWriter: a transport of uvloop's, and the descriptor of its socket. It is asked for when it is needed: that takes
+ * as long as three writes of the transport, and many connections are written to once. */
 
 typedef struct {
     PyObject_HEAD
     PyObject *transport;
-    int descriptor;
+    int descriptor;    /* -1: not asked for yet */
+    bool is_written_to;
 } DirectWriter;
+
+/* Ask for the descriptor. -1 with an exception. */
+static int find_descriptor(DirectWriter *self)
+{
+    PyObject *socket = PyObject_CallMethodOneArg(self->transport, name_of_get_extra_info, socket_text);
+    if (socket == NULL)
+        return -1;
+    Py_ssize_t number = number_from(socket, name_of_fileno);
+    Py_DECREF(socket);
+    if (number < 0 || number > INT_MAX) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "the transport has no descriptor");
+        return -1;
+    }
+    self->descriptor = (int)number;
+    return 0;
+}
 
 /* Return whether bytes may be sent past the transport: nothing waits in it, and it has not closed the descriptor, whose
  * number may be another connection's by now. -1 with an exception. */
@@ -61,7 +81,9 @@ static int may_send(DirectWriter *self)
     if (waiting != 0)
         return waiting < 0 ? -1 : 0;
     Py_ssize_t closing = number_from(self->transport, name_of_is_closing);
-    return closing < 0 ? -1 : closing == 0;
+    if (closing != 0)
+        return closing < 0 ? -1 : 0;
+    return self->descriptor < 0 && find_descriptor(self) < 0 ? -1 : 1;
 }
 
 /* Send what the socket takes; have the transport send the rest, also after an error, which it will meet again. */
@@ -84,15 +106,14 @@ static int send_now(DirectWriter *self, PyObject *data)
 
 static PyObject *DirectWriter_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"transport", "descriptor", NULL};
+    static char *names[] = {"transport", NULL};
     PyObject *transport;
-    int descriptor;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "Oi", names, &transport, &descriptor))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O", names, &transport))
         return NULL;
     DirectWriter *self = (DirectWriter *)type->tp_alloc(type, 0);
     if (self != NULL) {
         self->transport = Py_NewRef(transport);
-        self->descriptor = descriptor;
+        self->descriptor = -1;
     }
     return (PyObject *)self;
 }
@@ -112,7 +133,9 @@ static void DirectWriter_dealloc(DirectWriter *self)
 
 static PyObject *DirectWriter_write(DirectWriter *self, PyObject *data)
 {
-    int direct = PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) ? may_send(self) : 0;
+    bool may_be = PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) && self->is_written_to;
+    int direct = may_be ? may_send(self) : 0;
+    self->is_written_to = true;
     if (direct < 0 || (direct ? send_now(self, data) : write_by(self->transport, data)) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -428,7 +451,11 @@ PyMODINIT_FUNC PyInit_compiled(void)
     name_of_write = PyUnicode_InternFromString("write");
     name_of_size = PyUnicode_InternFromString("get_write_buffer_size");
     name_of_is_closing = PyUnicode_InternFromString("is_closing");
-    if (name_of_write == NULL || name_of_size == NULL || name_of_is_closing == NULL)
+    name_of_get_extra_info = PyUnicode_InternFromString("get_extra_info");
+    name_of_fileno = PyUnicode_InternFromString("fileno");
+    socket_text = PyUnicode_InternFromString("socket");
+    if (name_of_write == NULL || name_of_size == NULL || name_of_is_closing == NULL || name_of_get_extra_info == NULL
+        || name_of_fileno == NULL || socket_text == NULL)
         return NULL;
     PyObject *made = PyModule_Create(&module);
     if (made == NULL)
