@@ -14,7 +14,7 @@ import time
 from bisect import bisect_left
 from collections import Counter as Tally  # prometheus_client has a Counter, too
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
@@ -201,7 +201,7 @@ class Metrics:
         self._models: set[str] = set()
         self.distributions: dict[str, dict[tuple[str, ...], Distribution]] = {name: {} for name in HISTOGRAMS}
         self._connects = self.distributions["upstream_connect"]
-        self._overheads = self.distributions["proxy_overhead"]
+        self._overheads: dict[str, Callable[[float], None]] = {}
         self.streams_ended: dict[tuple[str, str, str], EndedStreams] = {}
         self.streams_unbegun: Tally[tuple[str, str, str]] = Tally()  # that ended before a response, by the same labels
         self.delivered: defaultdict[str, int] = defaultdict(int)  # bytes sent to followers that have ended, by mode
@@ -215,9 +215,12 @@ class Metrics:
             found = children[labels] = Distribution(HISTOGRAMS[name][2])
         return found
 
-    def overhead(self, route: str) -> Distribution:
-        """Return the distribution of what the proxy adds to the events of a route."""
-        return self._overheads.get((route,)) or self.distribution("proxy_overhead", route)
+    def overhead(self, route: str) -> Callable[[float], None]:
+        """Return what counts the seconds that the proxy adds to an event of a route: the same for all its streams."""
+        found = self._overheads.get(route)
+        if found is None:
+            found = self._overheads[route] = self.distribution("proxy_overhead", route).observe
+        return found
 
     def connected(self, route: str, waited_s: float) -> None:
         """Add how long a request waited for a connection to its upstream."""
