@@ -94,7 +94,9 @@ class Distribution:
 
     def observe(self, value: float) -> None:
         """Count a value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
+        bounds = self._bounds
+        # The wait for a connection is nearly always in the first bucket: that saves a search.
+        self._counts[0 if value <= bounds[0] else bisect_left(bounds, value)] += 1
         self.sum += value
 
     def observe_traced(self, value: float, trace_id: str, unix_s: float) -> None:
