@@ -19,7 +19,6 @@ from proxy.downstream.connection import Connection
 from proxy.downstream.listener import Listener
 
 AT_ONCE = 512  # connections that are accepted in one turn: 20 to 40 ms
-_TCP = (socket.AF_INET, socket.AF_INET6)
 _BACKLOG = 4096  # connections that may wait
 
 
@@ -119,8 +118,8 @@ class _Queue:
         poll.register(listening, select.POLLIN)
         self._listening = listening
         self._poll = poll.poll
-        # uvloop needs only descriptors, which are taken for those of TCP.
-        self._needs_sockets = isinstance(loop, asyncio.BaseEventLoop) or listening.family not in _TCP
+        self._family = int(listening.family)
+        self._needs_sockets = isinstance(loop, asyncio.BaseEventLoop)  # uvloop needs only descriptors
 
     @property
     def is_empty(self) -> bool:
@@ -137,28 +136,30 @@ class _Queue:
             accepted = socket.socket(fileno=number)
             accepted.setblocking(False)
             return accepted
-        return _Accepted(number)
+        return _Accepted(number, self._family)
 
     def close(self) -> None:
         """Accept no more."""
         self._listening.close()
 
 
-class _Accepted(int):
+class _Accepted:
     """The descriptor of a connection, in place of a socket: what uvloop asks for, which closes it, too.
 
-    A socket takes as many instructions as all that uvloop does for a connection, and the garbage collector would look
-    at each. It does not look at numbers.
+    A socket takes as many instructions as all that uvloop does for a connection.
     """
 
-    __slots__ = ()
+    __slots__ = ("_number", "family")
 
     type = int(socket.SOCK_STREAM)
-    family = int(socket.AF_INET)  # or AF_INET6, which is the same to uvloop
+
+    def __init__(self, number: int, family: int) -> None:
+        self._number = number
+        self.family = family
 
     def fileno(self) -> int:
         """Return the descriptor."""
-        return int(self)
+        return self._number
 
     detach = fileno
 

@@ -18,6 +18,7 @@ import orjson
 from proxy.telemetry.log_records import FIELDS, THOUSANDTHS, log, record
 
 _GATHER_S = 0.1
+_AT_INFO = f" INFO {log.name}: "
 
 
 def log_line(message: str) -> None:
@@ -62,9 +63,10 @@ class LogLines(logging.StreamHandler[TextIO]):
 
         Without the lock of `handle`, which takes 0.5 us: `append` needs none, and nobody replaces the list.
         """
-        lines, second = self._lines, self._begin_second(unix_s)
-        milliseconds = THOUSANDTHS[floor((unix_s - self._second) * 1000)]
-        lines.append(f"{second},{milliseconds} INFO {log.name}: {message}{self.terminator}")
+        if not 0 <= unix_s - self._second < 1:
+            self._begin_second(unix_s)
+        lines, milliseconds = self._lines, THOUSANDTHS[int((unix_s - self._second) * 1000)]
+        lines.append(f"{self._written},{milliseconds}{_AT_INFO}{message}{self.terminator}")
         if len(lines) == 1:
             self._flush_soon()
 

@@ -263,6 +263,8 @@ class Connection:
                 self._pass_on(data, at)
             return
         _parsed.connection = self
+        if _parsed.pieces:  # none may be left, whatever was raised: they are of another connection
+            _parsed.pieces.clear()
         try:
             parser.feed_data(data)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as exc:

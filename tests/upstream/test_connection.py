@@ -195,3 +195,19 @@ async def test_body_that_is_not_chunked_never_goes_the_short_way() -> None:
         connection.data_received(body)
     assert listener.body == 3 * body
     assert listener.error is None
+
+
+async def test_bytes_of_a_broken_response_reach_no_other_one() -> None:
+    """All connections share what notes the parts of a read: none may be left there."""
+    broken, of_broken = _unanswered(switches=False)
+    sound, of_sound = _unanswered(switches=False)
+    listeners = Listener(), Listener()
+    for exchange, listener in zip((of_broken, of_sound), listeners, strict=True):
+        exchange.attach(listener)
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    broken.data_received(head + b"3\r\nbad\r\nno size\r\n")
+    sound.data_received(head + b"4\r\ngood\r\n")
+    sound.data_received(b"0\r\n\r\n")
+    assert (listeners[0].body, listeners[1].body) == (b"bad", b"good")
+    assert isinstance(listeners[0].error, Garbled)
+    assert listeners[1].error is None

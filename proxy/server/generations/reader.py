@@ -45,10 +45,11 @@ RECORDED_MODES: Final[tuple[str, ...]] = ("raw", "events")
 class _Head:
     """What is made of the head of a request, the same for every request with this head."""
 
-    __slots__ = ("detached", "follows", "headers", "idempotent", "named", "options", "request_id")
+    __slots__ = ("detached", "follows", "headers", "idempotent", "named", "options", "request_id", "target")
 
-    def __init__(self, headers: Headers, options: GenerationOptions, ident: str) -> None:
-        """`headers`: those to send upstream. `ident`: what the client calls its request."""
+    def __init__(self, target: bytes, headers: Headers, options: GenerationOptions, ident: str) -> None:
+        """`target` and `headers`: those to send upstream. `ident`: what the client calls its request."""
+        self.target = target
         self.headers = headers
         self.options = options
         self.request_id = ident
@@ -112,7 +113,7 @@ class GenerationReader:
         check_view(view, route.dialect)
 
     def _read_head(self, route: Route, request: web.BaseRequest) -> "_Head":
-        """Read the head of a request. Raises: UnknownMode, BadRequest."""
+        """Read the head of a request. Raises: UnknownMode, BadRequest, PathNotAllowed."""
         headers, has_options = self._forward.headers(request, _CROSSING)
         options = self._usual
         if has_options:
@@ -120,7 +121,8 @@ class GenerationReader:
             self._check(options.view, route)
         if options.respond_async:
             headers = [header for header in headers if header[0].lower() != b"prefer"]
-        return _Head([*headers, _IDENTITY], options, request_id(request))
+        target = self._forward.target(route, request)
+        return _Head(target, [*headers, _IDENTITY], options, request_id(request))
 
     def read(
         self, route: Route, request: web.BaseRequest, caller: Caller
@@ -145,7 +147,6 @@ class GenerationReader:
         is_here: bool = content.is_eof()
         at_once = is_here and not head.detached
         shared = self._admission.admit_generation(caller, idempotent, head.named, follows, at_once, not self._recorded)
-        target = self._forward.target(route, request)
         attaches = self._attaches and not idempotent and follows and caller.owns_streams
         body_bytes = self._body_bytes if account is None else account.body_bytes(self._body_bytes)
         body: bytes | LargeBody | None = take_arrived(request, content, body_bytes) if is_here else None
@@ -153,7 +154,7 @@ class GenerationReader:
             route,
             caller.digest,
             options,
-            target,
+            head.target,
             [*head.headers],
             b"" if body is None else body,
             time.monotonic(),
