@@ -65,7 +65,7 @@ class LearningReader:
         self._unread: bytes | None = None  # the latest ordinary frame, if its numbers have not been read yet
         # An ordinary frame is this head, the text, and this tail, which begins with the quotation mark after the text.
         self._head = self._tail = _NEVER
-        self._start = _NOWHERE  # where to look for that quotation mark: the text has at least one byte
+        self._start = _NOWHERE  # where the text begins, which has at least one byte
         # If frames also differ in numbers (an id, a usage that grows): head and tail with every digit replaced by 0.
         self._numbered = False
         self._zeroed_head = self._zeroed_tail = _NEVER
@@ -149,9 +149,10 @@ class LearningReader:
 
         Its kind of text is that of the last frame that `note` read. Hot: 0.2 us.
         """
-        start = self._start
-        # By slices: 60 ns less than by startswith.
-        known = frame[frame.find(b'"', start) :] == self._tail and frame[: start - 1] == self._head
+        # By slices: 60 ns less than by startswith, and half of what `find` takes compiled modules.
+        begin, end = self._start, len(frame) - len(self._tail)
+        text = frame[begin:end]
+        known = bool(text) and 34 not in text and frame[end:] == self._tail and frame[:begin] == self._head
         return known or ((self._numbered or 92 in frame) and self._head is not _NEVER and self._is_alike(frame))
 
     def _is_alike(self, frame: bytes) -> bool:
@@ -181,7 +182,7 @@ class LearningReader:
         if not start or not frame.endswith(b"\n\n") or 13 in frame:
             return
         head, tail, known = frame[:start], frame[end:], (self._head, self._tail)
-        self._head, self._tail, self._start = head, tail, start + 1
+        self._head, self._tail, self._start = head, tail, start
         if known[0] is _NEVER:
             return
         zeroed = (head.translate(_ZEROS), tail.translate(_ZEROS))
@@ -205,7 +206,7 @@ class LearningReader:
         text = frame[start:end]
         if 92 in text or 10 in text or 13 in text:
             return False
-        self._head, self._tail, self._start = head, tail, start + 1
+        self._head, self._tail, self._start = head, tail, start
         return True
 
     def _take_usage(self, stated: Any) -> None:

@@ -43,8 +43,9 @@ def read_usage(stated: Any) -> Usage | None:
     of_read = _counts(read) if isinstance(read, dict) else {}
     of_made = _counts(made) if isinstance(made, dict) else {}
     prompt, completion = _first(counts, _PROMPT), _first(counts, _COMPLETION)
-    if not (of_read or of_made) and counts.keys() <= _ORDINARY and "plugins" not in stated:  # as a rule
-        return Usage(prompt, completion)
+    # Not by `Usage(...)`, which is a Python function.
+    if not (of_read or of_made) and _ORDINARY.issuperset(counts) and "plugins" not in stated:  # as a rule
+        return tuple.__new__(Usage, (prompt, completion, 0, 0, 0, 0, 0, 0))
     fields = (
         prompt,
         completion,
@@ -55,7 +56,7 @@ def read_usage(stated: Any) -> Usage | None:
         of_read.get("image_tokens", 0) + of_made.get("image_tokens", 0) or counts.get("image_tokens", 0),
         calls_of(stated["plugins"]) if "plugins" in stated else 0,
     )
-    return tuple.__new__(Usage, fields)  # not Usage(*fields), as this runs no Python function
+    return tuple.__new__(Usage, fields)
 
 
 def calls_of(tools: Any) -> int:

@@ -15,35 +15,14 @@ from aiohttp.http import StreamWriter
 class Request(web.BaseRequest):
     """A client's request, as aiohttp's parser and a known head make it."""
 
-    # Compiled modules read slots in half the time. Those without an underscore stand in place of aiohttp's properties.
-    __slots__ = (
-        "_cache",
-        "_headers",
-        "_loop",
-        "_message",
-        "_method",
-        "_payload",
-        "_protocol",
-        "_rel_url",
-        "_state",
-        "_task",
-        "_version",
-        "content",
-        "headers",
-        "keep_alive",
-        "method",
-        "protocol",
-        "raw_path",
-        "remote",
-    )
-
-    content: Any
-    headers: Any
-    keep_alive: Any
-    method: Any
-    protocol: Any
-    raw_path: Any
-    remote: Any
+    # These stand in place of aiohttp's properties.
+    content: Any = None
+    headers: Any = None
+    keep_alive: Any = True
+    method: Any = ""
+    protocol: Any = None
+    raw_path: Any = ""
+    remote: Any = None
     # And these of attributes that are the same for every request.
     _client_max_size = 1024**2
     _client_max_fields = 1000

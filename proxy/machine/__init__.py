@@ -12,9 +12,12 @@ from typing import Any
 from proxy.machine.plain import LONG_READ, Transport
 
 try:
+    from uvloop.loop import TCPTransport, UnixTransport  # type: ignore[attr-defined]
+
     from proxy.machine.compiled import DirectWriter, Forward, head, write_all
 
     is_compiled = True
+    _PAST = {TCPTransport, UnixTransport}
 except ImportError:
     from proxy.machine.plain import Forward, head, write_all
 
@@ -29,7 +32,5 @@ def direct(transport: Any) -> Transport:
     The latter for uvloop's transports of plain sockets: with TLS the bytes are made by the transport, and asyncio's own
     transports send at once anyway.
     """
-    made: Transport = transport
-    if is_compiled and type(transport).__name__ in ("TCPTransport", "UnixTransport"):
-        made = DirectWriter(transport, transport.get_extra_info("socket").fileno())
+    made: Transport = DirectWriter(transport) if is_compiled and type(transport) in _PAST else transport
     return made

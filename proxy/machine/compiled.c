@@ -12,6 +12,7 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <limits.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -23,7 +24,7 @@
 #define LONG_READ 1024  /* as in plain.py */
 #define SIZE_DIGITS 3   /* as in plain.py */
 
-static PyObject *name_of_write, *name_of_size, *name_of_is_closing;
+static PyObject *name_of_write, *name_of_size, *name_of_is_closing, *name_of_get_extra_info, *name_of_fileno, *socket_text;
 
 /* Call a method without arguments that returns a number; -1 with an exception. */
 static Py_ssize_t number_from(PyObject *object, PyObject *method)
@@ -45,13 +46,32 @@ static int write_by(PyObject *transport, PyObject *data)
     return 0;
 }
 
-/* DirectWriter: a transport of uvloop's, and the descriptor of its socket */
+/* DirectWriter: a transport of uvloop's, and the descriptor of its socket. It is asked for when it is needed: that takes
+ * as long as three writes of the transport, and many connections are written to once. */
 
 typedef struct {
     PyObject_HEAD
     PyObject *transport;
-    int descriptor;
+    int descriptor;    /* -1: not asked for yet */
+    bool is_written_to;
 } DirectWriter;
+
+/* Ask for the descriptor. -1 with an exception. */
+static int find_descriptor(DirectWriter *self)
+{
+    PyObject *socket = PyObject_CallMethodOneArg(self->transport, name_of_get_extra_info, socket_text);
+    if (socket == NULL)
+        return -1;
+    Py_ssize_t number = number_from(socket, name_of_fileno);
+    Py_DECREF(socket);
+    if (number < 0 || number > INT_MAX) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "the transport has no descriptor");
+        return -1;
+    }
+    self->descriptor = (int)number;
+    return 0;
+}
 
 /* Return whether bytes may be sent past the transport: nothing waits in it, and it has not closed the descriptor, whose
  * number may be another connection's by now. -1 with an exception. */
@@ -61,7 +81,9 @@ static int may_send(DirectWriter *self)
     if (waiting != 0)
         return waiting < 0 ? -1 : 0;
     Py_ssize_t closing = number_from(self->transport, name_of_is_closing);
-    return closing < 0 ? -1 : closing == 0;
+    if (closing != 0)
+        return closing < 0 ? -1 : 0;
+    return self->descriptor < 0 && find_descriptor(self) < 0 ? -1 : 1;
 }
 
 /* Send what the socket takes; have the transport send the rest, also after an error, which it will meet again. */
@@ -84,15 +106,14 @@ static int send_now(DirectWriter *self, PyObject *data)
 
 static PyObject *DirectWriter_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"transport", "descriptor", NULL};
+    static char *names[] = {"transport", NULL};
     PyObject *transport;
-    int descriptor;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "Oi", names, &transport, &descriptor))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O", names, &transport))
         return NULL;
     DirectWriter *self = (DirectWriter *)type->tp_alloc(type, 0);
     if (self != NULL) {
         self->transport = Py_NewRef(transport);
-        self->descriptor = descriptor;
+        self->descriptor = -1;
     }
     return (PyObject *)self;
 }
@@ -112,7 +133,9 @@ static void DirectWriter_dealloc(DirectWriter *self)
 
 static PyObject *DirectWriter_write(DirectWriter *self, PyObject *data)
 {
-    int direct = PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) ? may_send(self) : 0;
+    bool may_be = PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) && self->is_written_to;
+    int direct = may_be ? may_send(self) : 0;
+    self->is_written_to = true;
     if (direct < 0 || (direct ? send_now(self, data) : write_by(self->transport, data)) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -195,7 +218,7 @@ failed:
 
 typedef struct {
     PyObject_HEAD
-    PyObject *transport, *head, *tail, *reads, *times;
+    PyObject *transport, *head, *tail, *frames, *times;
     double at;
     Py_ssize_t room;
 } Forward;
@@ -212,9 +235,9 @@ static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     self->transport = Py_NewRef(transport);
     self->head = PyBytes_FromStringAndSize(NULL, 0);
     self->tail = PyBytes_FromStringAndSize(NULL, 0);
-    self->reads = PyList_New(0);
+    self->frames = PyList_New(0);
     self->times = PyList_New(0);
-    if (self->head == NULL || self->tail == NULL || self->reads == NULL || self->times == NULL)
+    if (self->head == NULL || self->tail == NULL || self->frames == NULL || self->times == NULL)
         Py_CLEAR(self);
     return (PyObject *)self;
 }
@@ -222,7 +245,7 @@ static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywo
 static int Forward_traverse(Forward *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->transport);
-    Py_VISIT(self->reads);
+    Py_VISIT(self->frames);
     Py_VISIT(self->times);
     return 0;
 }
@@ -233,14 +256,20 @@ static void Forward_dealloc(Forward *self)
     Py_XDECREF(self->transport);
     Py_XDECREF(self->head);
     Py_XDECREF(self->tail);
-    Py_XDECREF(self->reads);
+    Py_XDECREF(self->frames);
     Py_XDECREF(self->times);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
-/* Return how many of these bytes are a chunk with one ordinary frame, at their beginning; 0: none. The size on its first
+/* A chunk, and the frame in it. */
+typedef struct {
+    const char *frame;
+    Py_ssize_t frame_size, size;
+} Chunk;
+
+/* Find a chunk with one ordinary frame at the beginning of some bytes; return whether there is one. The size on its first
  * line is as `http.chunk` writes it, of at most three digits. */
-static Py_ssize_t ordinary_chunk(Forward *self, const char *bytes, Py_ssize_t left)
+static bool find_ordinary(Forward *self, const char *bytes, Py_ssize_t left, Chunk *found)
 {
     Py_ssize_t named = 0, digits = 0;
     for (; digits < left && digits <= SIZE_DIGITS; digits++) {
@@ -255,59 +284,42 @@ static Py_ssize_t ordinary_chunk(Forward *self, const char *bytes, Py_ssize_t le
     Py_ssize_t start = digits + 2, size = start + named + 2;
     if (digits == 0 || digits > SIZE_DIGITS || bytes[0] == '0' || size > left || size > LONG_READ
         || bytes[digits] != '\r' || bytes[digits + 1] != '\n')
-        return 0;
+        return false;
     Py_ssize_t head = PyBytes_GET_SIZE(self->head), tail = PyBytes_GET_SIZE(self->tail);
     if (start + head + tail >= size || memcmp(bytes + start, PyBytes_AS_STRING(self->head), (size_t)head) != 0
         || memcmp(bytes + size - tail, PyBytes_AS_STRING(self->tail), (size_t)tail) != 0)
-        return 0;
+        return false;
+    *found = (Chunk){bytes + start, named, size};
     const char *text = bytes + start + head;
     size_t length = (size_t)(size - tail - start - head);
     /* a quotation mark, which may end the text, LF or CR */
-    bool is_plain = !memchr(text, '"', length) && !memchr(text, '\n', length) && !memchr(text, '\r', length);
-    return is_plain ? size : 0;
+    return !memchr(text, '"', length) && !memchr(text, '\n', length) && !memchr(text, '\r', length);
 }
 
-/* Return how many chunks a read consists of, if each has one ordinary frame, and there is room for them; otherwise 0. */
-static Py_ssize_t ordinary_chunks(Forward *self, const char *bytes, Py_ssize_t size)
+/* Return whether a read consists of chunks with one ordinary frame each, for all of which there is room. */
+static bool is_ordinary(Forward *self, PyObject *data)
 {
+    const char *bytes = PyBytes_AS_STRING(data), *end = bytes + PyBytes_GET_SIZE(data);
     Py_ssize_t count = 0;
-    while (size > 0) {
-        Py_ssize_t chunk = count < self->room ? ordinary_chunk(self, bytes, size) : 0;
-        if (chunk == 0)
-            return 0;
-        bytes += chunk;
-        size -= chunk;
-        count++;
-    }
-    return count;
+    for (Chunk chunk; bytes < end; bytes += chunk.size)
+        if (++count > self->room || !find_ordinary(self, bytes, end - bytes, &chunk))
+            return false;
+    return count > 0;
 }
 
-/* Append the first of these chunks, which are ordinary, to the list of them; return its size, or -1 with an exception. */
-static Py_ssize_t keep_chunk(Forward *self, const char *bytes, Py_ssize_t left)
+/* Append the frames of a read that was sent, and when they came. -1 with an exception. */
+static int keep(Forward *self, PyObject *data, PyObject *at)
 {
-    Py_ssize_t size = ordinary_chunk(self, bytes, left);
-    PyObject *chunk = PyBytes_FromStringAndSize(bytes, size);
-    if (chunk == NULL)
-        return -1;
-    int result = PyList_Append(self->reads, chunk);
-    Py_DECREF(chunk);
-    return result < 0 ? -1 : size;
-}
-
-/* Append the chunks of a read that was sent, so many, and when they came. -1 with an exception. */
-static int keep(Forward *self, PyObject *data, PyObject *at, Py_ssize_t count)
-{
-    if (count == 1 && PyList_Append(self->reads, data) < 0)
-        return -1;
-    Py_ssize_t kept = 0, size = PyBytes_GET_SIZE(data);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        Py_ssize_t chunk = count == 1 ? 0 : keep_chunk(self, PyBytes_AS_STRING(data) + kept, size - kept);
-        if (chunk < 0 || PyList_Append(self->times, at) < 0)
+    const char *bytes = PyBytes_AS_STRING(data), *end = bytes + PyBytes_GET_SIZE(data);
+    for (Chunk chunk; bytes < end && find_ordinary(self, bytes, end - bytes, &chunk); bytes += chunk.size) {
+        PyObject *frame = PyBytes_FromStringAndSize(chunk.frame, chunk.frame_size);
+        int result = frame == NULL ? -1 : PyList_Append(self->frames, frame);
+        Py_XDECREF(frame);
+        if (result < 0 || PyList_Append(self->times, at) < 0)
             return -1;
-        kept += chunk;
+        self->room--;
     }
     self->at = PyFloat_AS_DOUBLE(at);
-    self->room -= count;
     return 0;
 }
 
@@ -318,11 +330,10 @@ static PyObject *Forward_take(Forward *self, PyObject *const *args, Py_ssize_t c
         return NULL;
     }
     PyObject *data = args[0];
-    Py_ssize_t chunks = ordinary_chunks(self, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data));
-    if (chunks == 0)
+    if (!is_ordinary(self, data))
         Py_RETURN_FALSE;
     int written = write_if_idle(self->transport, data);
-    if (written < 0 || (written > 0 && keep(self, data, args[1], chunks) < 0))
+    if (written < 0 || (written > 0 && keep(self, data, args[1]) < 0))
         return NULL;
     return PyBool_FromLong(written);
 }
@@ -345,7 +356,7 @@ static PyMethodDef Forward_methods[] = {
 };
 
 static PyMemberDef Forward_members[] = {
-    {"reads", T_OBJECT_EX, offsetof(Forward, reads), READONLY, NULL},
+    {"frames", T_OBJECT_EX, offsetof(Forward, frames), READONLY, NULL},
     {"times", T_OBJECT_EX, offsetof(Forward, times), READONLY, NULL},
     {"at", T_DOUBLE, offsetof(Forward, at), 0, NULL},
     {"room", T_PYSSIZET, offsetof(Forward, room), 0, NULL},
@@ -440,7 +451,11 @@ PyMODINIT_FUNC PyInit_compiled(void)
     name_of_write = PyUnicode_InternFromString("write");
     name_of_size = PyUnicode_InternFromString("get_write_buffer_size");
     name_of_is_closing = PyUnicode_InternFromString("is_closing");
-    if (name_of_write == NULL || name_of_size == NULL || name_of_is_closing == NULL)
+    name_of_get_extra_info = PyUnicode_InternFromString("get_extra_info");
+    name_of_fileno = PyUnicode_InternFromString("fileno");
+    socket_text = PyUnicode_InternFromString("socket");
+    if (name_of_write == NULL || name_of_size == NULL || name_of_is_closing == NULL || name_of_get_extra_info == NULL
+        || name_of_fileno == NULL || socket_text == NULL)
         return NULL;
     PyObject *made = PyModule_Create(&module);
     if (made == NULL)

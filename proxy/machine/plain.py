@@ -57,13 +57,13 @@ _SIZE_LINES: Final = _size_lines()
 class Forward:
     """Sends the events of one upstream to one client, as they came, in one call each and without parsing them."""
 
-    __slots__ = ("_head", "_size", "_tail", "_write", "at", "reads", "room", "times")
+    __slots__ = ("_head", "_size", "_tail", "_write", "at", "frames", "room", "times")
 
     def __init__(self, transport: Transport) -> None:
         self._write = transport.write
         self._size = transport.get_write_buffer_size
         self._head = self._tail = b""
-        self.reads: list[bytes] = []  # the chunks that were forwarded; whoever uses them empties it
+        self.frames: list[bytes] = []  # those that were forwarded; whoever uses them empties it
         self.times: list[float] = []  # when each of them came, in monotonic seconds; the same
         self.at = 0.0  # when the last one came
         self.room = 0  # how many more may be taken
@@ -79,8 +79,9 @@ class Forward:
         Return False, having done nothing, for any other read, for one with a long chunk, if there is no room for all,
         and while earlier bytes wait to be sent.
         """
-        chunks = [data] if self._is_ordinary(data) else self._chunks(data)
-        if not 0 < len(chunks) <= self.room:
+        frame = self._frame(data)
+        frames = [frame] if frame else self._frames(data)
+        if not 0 < len(frames) <= self.room:
             return False
         try:
             if self._size():
@@ -88,39 +89,41 @@ class Forward:
             self._write(data)
         except Exception:  # uvloop's RuntimeError, of a connection that was lost a moment ago; the sink deals with any
             return False
-        self.reads += chunks
-        self.times += [at] * len(chunks)
+        self.frames += frames
+        self.times += [at] * len(frames)
         self.at = at
-        self.room -= len(chunks)
+        self.room -= len(frames)
         return True
 
-    def _is_ordinary(self, chunk: bytes) -> bool:
-        """Return whether some bytes are a chunk with one ordinary frame."""
+    def _frame(self, chunk: bytes) -> bytes:
+        """Return the frame of a chunk, if it has one and that is ordinary; otherwise no bytes."""
         size_bytes = len(chunk)
         if size_bytes > LONG_READ:
-            return False
+            return b""
         size = _SIZE_LINES[size_bytes]
-        begin = len(size) + len(self._head)
-        end = size_bytes - len(self._tail)
+        start, end = len(size), size_bytes - len(self._tail)
+        begin = start + len(self._head)
         if begin >= end or not (
-            chunk.startswith(size) and chunk.startswith(self._head, len(size)) and chunk.endswith(self._tail)
+            chunk.startswith(size) and chunk.startswith(self._head, start) and chunk.endswith(self._tail)
         ):
-            return False
+            return b""
         text = chunk[begin:end]
-        return not (34 in text or 10 in text or 13 in text)  # a quotation mark, which may end the text, LF or CR
+        if 34 in text or 10 in text or 13 in text:  # a quotation mark, which may end the text, LF or CR
+            return b""
+        return chunk[start:-2]
 
-    def _chunks(self, data: bytes) -> list[bytes]:
-        """Return the chunks that a read consists of; none, if they have not one ordinary frame each."""
-        chunks, start = [], 0
+    def _frames(self, data: bytes) -> list[bytes]:
+        """Return the frames of the chunks that a read consists of; none, if they have not one ordinary frame each."""
+        frames, start = [], 0
         while start < len(data):
             line_end = data.find(b"\r\n", start, start + _SIZE_DIGITS + 2)
             try:
                 end = line_end + int(data[start:line_end], 16) + 4
             except ValueError:
                 return []
-            chunk = data[start:end]
-            if line_end < 0 or not self._is_ordinary(chunk):
+            frame = self._frame(data[start:end]) if line_end > start else b""
+            if not frame:
                 return []
-            chunks.append(chunk)
+            frames.append(frame)
             start = end
-        return chunks
+        return frames

@@ -32,7 +32,7 @@ def begin_stream(request: web.BaseRequest, head: Head, ours: Headers, view: View
     Raises: ConnectionResetError, when the client has gone.
     """
     downstream = Downstream(request, head.status)
-    headers = _STREAM.of(head.headers)
+    headers = _STREAM.of(head.headers, head.names)
     kind = MODES[view.mode].content_type
     if view.mode != "raw" and not (kind == EVENT_STREAM and head.is_event_stream):
         headers = [(b"Content-Type", kind), *(one for one in headers if one[0].lower() != b"content-type")]
@@ -50,7 +50,7 @@ def begin_answer(request: web.BaseRequest, head: Head, ours: Headers) -> Downstr
     Raises: ConnectionResetError, when the client has gone.
     """
     downstream = Downstream(request, head.status)
-    downstream.start(head.reason, [*_ANSWER.of(head.headers), *ours], framed=head.framed)
+    downstream.start(head.reason, [*_ANSWER.of(head.headers, head.names), *ours], framed=head.framed)
     return downstream
 
 

@@ -219,7 +219,7 @@ async def send_back(request: web.BaseRequest, exchange: Exchange, account: Accou
         if counting is not None and not exchange.is_event_stream and 200 <= exchange.status < 300:
             await _spend(counting, exchange)
         downstream = Downstream(request, exchange.status)
-        headers, has_length = _ANSWER.parted(exchange.headers)
+        headers, has_length = _ANSWER.parted(exchange.headers, exchange.names)
         downstream.start(exchange.reason, headers, framed=has_length or exchange.bodyless)
         body = exchange.take_complete()
         if body is not None:  # most small bodies arrived together with their head

@@ -7,7 +7,6 @@ take 48 bytes more for each frame, and would have to be moved together for a str
 
 from array import array
 from bisect import bisect_left, bisect_right
-from itertools import accumulate
 from typing import Final
 
 from proxy.stream.endings import Ending
@@ -51,10 +50,14 @@ class FrameLog:
             self._bytes += frame
             self._ends.append(self.trimmed_bytes + self.size_bytes + size)
         else:
-            ends = [*accumulate(map(len, frames), initial=self.trimmed_bytes + self.size_bytes)]
-            size = ends[-1] - ends[0]
+            begin = end = self.trimmed_bytes + self.size_bytes
+            ends: list[int] = []
+            for frame in frames:
+                end += len(frame)
+                ends.append(end)
+            size = end - begin
             self._bytes += b"".join(frames)
-            self._ends.extend(ends[1:])
+            self._ends.fromlist(ends)
         self.end += len(frames)
         self.size_bytes += size
         return size

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from proxy.stream.stream import Stream
 from proxy.telemetry.log_lines import log_line
-from proxy.telemetry.log_records import log, record, spell
+from proxy.telemetry.log_records import log, record, seconds, spell
 
 _KEPT: Final = 100  # characters of a model that are kept for the next line: upstreams choose it
 
@@ -34,8 +34,8 @@ def line(stream: Stream) -> str:
     assert frames.ending is not None
     # Strings first: one value with a form of its own, and mypyc makes the line by str.format, which takes three times
     # as long.
-    ttft_s = "%.3f" % (vitals.first_token_at - vitals.started_at) if vitals.first_token_at else "-"
-    duration_s = "%.3f" % (stream.ended_at - vitals.started_at)
+    ttft_s = seconds(vitals.first_token_at - vitals.started_at) if vitals.first_token_at else "-"
+    duration_s = seconds(stream.ended_at - vitals.started_at)
     prompt = "-" if usage is None else str(usage.prompt)
     completion = "-" if usage is None else str(usage.completion)
     return (

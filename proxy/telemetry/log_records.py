@@ -8,6 +8,7 @@ log = logging.getLogger("streamtee")
 
 _LONGEST: Final = 100
 _RECORD: Final = vars(logging.LogRecord(log.name, logging.INFO, "", 0, "", (), None))
+THOUSANDTHS: Final = [f"{number:03d}" for number in range(1000)]
 FIELDS: Final = "fields"
 """The attribute of a record that holds its fields, for a log of JSON."""
 
@@ -23,6 +24,12 @@ def record(message: str, unix_s: float, fields: dict[str, Any] | None = None) ->
     if fields is not None:
         made.__dict__[FIELDS] = fields
     return made
+
+
+def seconds(number: float) -> str:
+    """Return a number of seconds, 0 or more, with three decimals: a third of what a format takes compiled modules."""
+    thousandths = int(number * 1000 + 0.5)
+    return f"{thousandths // 1000}.{THOUSANDTHS[thousandths % 1000]}"
 
 
 def spell(name: str | None) -> str:

@@ -52,7 +52,6 @@ class Bypass:
     __slots__ = (
         "_exchange",
         "_forward",
-        "_frames",
         "_is_ordinary",
         "_most",
         "_pump",
@@ -64,9 +63,7 @@ class Bypass:
         self._is_ordinary = pump.is_ordinary
         self._exchange = exchange
         self._transport = transport
-        # Sends reads of one frame each. The frames in them are later than those in `_frames`.
-        self._forward = Forward(transport)
-        self._frames: list[bytes] = []  # forwarded, and not in the log yet
+        self._forward = Forward(transport)  # its frames were forwarded, here or there, and are not in the log yet
         self._most = min(_FRAMES, pump.stream.frames_ahead)  # the most frames that may be forwarded before settling
         self._forward.room = self._most - 1
         self._redirect()
@@ -75,13 +72,12 @@ class Bypass:
     def fed_at(self) -> float:
         """When the last event came, in monotonic seconds."""
         forward = self._forward
-        return forward.at if self._frames or forward.reads else self._pump.stream.fed_at
+        return forward.at if forward.frames else self._pump.stream.fed_at
 
     @property
     def unsettled(self) -> list[bytes]:
         """The frames that were forwarded and are not in the log yet."""
-        self._cut()
-        return self._frames
+        return self._forward.frames
 
     def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
         """Forward a read that consists of complete events.
@@ -94,9 +90,9 @@ class Bypass:
             self._transport.write(chunks)
         except Exception:  # uvloop's RuntimeError, of a connection that was lost a moment ago; the sink deals with any
             return self._log(frames, chunks, at)
-        self._cut()
         forward = self._forward
-        self._frames += frames
+        waiting = forward.frames
+        waiting += frames
         forward.at = at
         try:
             ordinary = len(frames) == 1 and self._is_ordinary(frames[0])
@@ -109,21 +105,20 @@ class Bypass:
             self._pump.note(frames, at, forward.times)
             if self._pump.stream.bypass is self:
                 self._redirect()  # frames may have other surroundings now
-        if len(self._frames) >= self._most or len(chunks) > LONG_READ:
+        if len(waiting) >= self._most or len(chunks) > LONG_READ:
             self._pump.overhead(monotonic() - at)
             self.settle()
         else:
-            forward.room = self._most - len(self._frames) - 1  # so that the last one comes here
+            forward.room = self._most - len(waiting) - 1  # so that the last one comes here
         return True
 
     def settle(self) -> None:
         """Append the forwarded events to the log."""
-        self._cut()
-        forward, frames = self._forward, self._frames
-        if frames:
-            times = forward.times[:]
+        forward = self._forward
+        if forward.frames:
+            frames, times = forward.frames[:], forward.times[:]
+            forward.frames.clear()
             forward.times.clear()
-            self._frames = []
             try:
                 self._pump.bypassed(frames, times, forward.at)
             except Exception as fault:
@@ -145,13 +140,6 @@ class Bypass:
             return
         self._forward.surround(surroundings[0], surroundings[1] + b"\r\n")
         self._exchange.redirect(self.take_events, self._forward.take)
-
-    def _cut(self) -> None:
-        """Cut the frames out of the reads that were forwarded."""
-        reads = self._forward.reads
-        if reads:
-            self._frames += [read[read.find(b"\n") + 1 : -2] for read in reads]
-            reads.clear()
 
     def _log(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
         self.settle()

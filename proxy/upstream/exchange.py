@@ -27,7 +27,7 @@ from proxy.wire.errors import (
     Unreachable,
     UpstreamError,
 )
-from proxy.wire.http import LAST_CHUNK, Head, Headers, chunk, name_of, remember
+from proxy.wire.http import LAST_CHUNK, Head, Headers, chunk, names_of, remember
 
 _NO_BODY: Final[tuple[int, ...]] = (204, 304)
 _TRANSFER_CODINGS: Final = {b"", b"chunked", b"identity"}
@@ -48,6 +48,7 @@ _NOTED: Final = {
     b"content-length": _LENGTH,
     b"x-request-id": _REQUEST_ID,
 }
+_DROPPED: Final[Headers] = []
 _END_S: Final = 0.75  # for an upstream to end its response after the final event; checked about once a second
 NOT_ENDED: Final = Truncated("the upstream did not end its response after its final event")
 NOT_ENDED.blames_upstream = False
@@ -103,22 +104,15 @@ class Exchange:
     receiver given to `attach`, and is kept until then.
     """
 
-    # Without __slots__, so that what an exchange begins with need not be set on each.
+    # Without __slots__, so that what few exchanges have need not be set on each. What each has is set when it is made:
+    # the first 30 objects of a class decide which attributes need no dict, and they may be made in one turn.
     endless = False
     """Whether no total time-out applies."""
-    status = 0
-    reason = b""
     request_id: bytes | None = None
     """The upstream's own."""
     on_released: Callable[[UpstreamError | None], None] | None = None
     """Called with its error, if any."""
     _sender: asyncio.Task[None] | None = None
-    _ended = False
-    _unsent = True  # a part of the request has not been written yet
-    _error: UpstreamError | None = None
-    _content_type = b""
-    _is_plainly_chunked = False
-    _noted = 0
     _arrival: asyncio.Future[None] | None = None  # set while `peek` waits for more of the body
 
     def __init__(self, upstream: Pool, connection: Connection, method: bytes, switches: bool = False) -> None:
@@ -127,8 +121,15 @@ class Exchange:
         self._connection: Connection | None = connection
         self.is_head_request = method == b"HEAD"
         self.switches = switches
+        self.status = self._noted = 0
+        self.reason = self._content_type = b""
         self.headers: Headers = []
-        self.progress: Progress | None = None  # None: every byte is progress. Here, since mypyc leaves it unset above
+        self.names: tuple[bytes, ...] = ()  # of the headers
+        self.request_id = None
+        self.progress: Progress | None = None  # None: every byte is progress
+        self._error: UpstreamError | None = None
+        self._ended = self._is_plainly_chunked = False
+        self._unsent = True  # a part of the request has not been written yet
         # Set when the head has been received; None, once nobody waits for it.
         self.responded: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         connection.begin(self)
@@ -145,20 +146,26 @@ class Exchange:
     def note_headers(self) -> None:
         """Note what is needed of the headers repeatedly. To be called again when they are changed."""
         headers = self.headers
-        names: tuple[bytes, ...] = tuple(map(name_of, headers))
+        names = names_of(headers)
         shape = _SHAPES.get(names)
         if shape is None:
             shape = _Shape(names)
             remember(_SHAPES, names, shape)
+        self.names = shape.names
         self._noted = shape.noted
         self._content_type = headers[shape.kind][1] if shape.kind >= 0 else b""
         if shape.request_id >= 0:
             self.request_id = headers[shape.request_id][1]
         self._is_plainly_chunked = shape.coding >= 0 and headers[shape.coding][1] == b"chunked"
 
+    def drop_headers(self) -> None:
+        """Keep the headers no longer, unless it depends on them how the response ends: 1 KB for each that goes on."""
+        if self._is_plainly_chunked:
+            self.headers = _DROPPED
+
     @property
     def head(self) -> Head:
-        return Head(self.status, self.reason, self.headers)
+        return Head(self.status, self.reason, self.headers, self.names)
 
     @property
     def upstream_name(self) -> str:
@@ -185,7 +192,7 @@ class Exchange:
     @property
     def framed(self) -> bool:
         """True when the response states where its body ends; a close-delimited one does not."""
-        if self.bodyless:
+        if self.bodyless or self._is_plainly_chunked:
             return True
         coding = self.header(b"transfer-encoding") if self._noted & _CODING else None
         if coding is None:
@@ -378,6 +385,7 @@ class Exchange:
         if not {coding.strip().lower() for coding in b",".join(named).split(b",")} <= _TRANSFER_CODINGS:
             self.ends(Garbled("the upstream's response is in a transfer coding that was not asked for"))
         self.headers[:] = [header for header in self.headers if header[0].lower() != b"content-length"]
+        self.note_headers()
 
     def _release(self) -> None:
         """Return the connection to the pool, which keeps or closes it."""
@@ -429,9 +437,10 @@ class Exchange:
 class _Shape:
     """What the names in a response's head say: which headers are present, and the places of those that are read."""
 
-    __slots__ = ("coding", "kind", "noted", "request_id")
+    __slots__ = ("coding", "kind", "names", "noted", "request_id")
 
     def __init__(self, names: tuple[bytes, ...]) -> None:
+        self.names = names  # the same object for all exchanges with these
         lower = [name.lower() for name in names]
         flags = [_NOTED.get(name, 0) for name in lower]
         self.noted = functools.reduce(operator.or_, flags, 0)

@@ -201,6 +201,7 @@ class _Attempts:
         """Prepare the last response for the client."""
         if self._tries > 1 and verdict.transient:
             exchange.headers.append((b"x-should-retry", b"false"))
+            exchange.note_headers()
         unwraps = self._request.unwraps or (self._group.unwraps and self._request.generation)
         if unwraps and (refusal.framed or exchange.is_event_stream) and refusal.body and exchange.complete:
             exchange.put(refusal.body)

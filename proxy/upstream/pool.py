@@ -115,7 +115,6 @@ class ConnectionPool:
         `switches`: it asks to switch to another protocol; only then may the response do that.
         Raises: Unreachable, UpstreamTimeout, Truncated, Garbled.
         """
-        repeatable = method in _SAFE and isinstance(body, bytes)  # a body in pieces can't be sent again
         line = b"%b %b%b%b" % (method, self._absolute, target, self._version)
         for pooled in (True, False):
             began_at = monotonic()
@@ -135,7 +134,7 @@ class ConnectionPool:
             try:
                 await responded
             except Unreachable:
-                if not (reused and repeatable):
+                if not (reused and method in _SAFE and isinstance(body, bytes)):  # pieces can't be sent again
                     raise
                 self.retries += 1
             except asyncio.CancelledError:

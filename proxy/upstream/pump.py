@@ -41,7 +41,6 @@ class Pump(StreamWriter):
 
     __slots__ = (
         "_at_frame",
-        "_count",
         "_has_reader_failed",
         "_hides",
         "_lacks_only_end",
@@ -71,7 +70,6 @@ class Pump(StreamWriter):
         self._lacks_only_end = False  # the incomplete frame that is held is the last one that the stream needs
         self._at_frame = False  # the next read begins a frame
         self._has_reader_failed = False  # the reader has raised, so it is not known any more how the stream ends
-        self._count = stream.vitals.times.append
         self._reader = stream.vitals.reader
         self.is_ordinary: Callable[[bytes], bool] = self._reader.ordinary
         self._hides = stream.dialect.frames.only_counts if hides_usage else None  # whether to hide a frame
@@ -97,7 +95,7 @@ class Pump(StreamWriter):
             ordinary = self.reader_failed(fault)
         if ordinary:
             stream.fed_at = at
-            self._count(at)
+            self._vitals.times.append(at)
         else:
             self.note(frames, at, self._vitals.times)
             self._try_bypass()  # if it was the first token

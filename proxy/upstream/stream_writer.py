@@ -21,18 +21,18 @@ from proxy.wire.errors import UpstreamError
 class StreamWriter:
     """The one writer of a stream: it seals the stream once, and stops when nobody follows or holds it."""
 
-    # Without __slots__, so that what a writer begins with need not be set on each.
+    # Without __slots__, so that what few writers have need not be set on each.
     opening: asyncio.Task[Any] | None = None
     """Set while an exchange is being opened or may be reopened."""
     holds_unfinished = False
     """Whether the ledger counts an incomplete frame of this stream."""
-    _exchange: Exchange | None = None
     _grace: Timer | None = None
-    _stopped = False
 
     def __init__(self, stream: Stream, on_disconnect: OnDisconnect) -> None:
         self.stream = stream
         self.on_disconnect = on_disconnect
+        self._exchange: Exchange | None = None
+        self._stopped = False
         stream.writer = self
 
     def start(self, exchange: Exchange) -> None:

@@ -31,8 +31,7 @@ _NAMING_NONE: Final = frozenset((b"keep-alive", b"close", b"Keep-Alive", b""))  
 _SHAPES: Final = 256  # heads whose names are remembered, since clients choose them
 _NAMES: Final = 64  # of a head that is remembered
 _NAMES_BYTES: Final = 2048  # of all of them
-name_of: Final = operator.itemgetter(0)
-"""Returns the name of a header."""
+_name_of: Final = operator.itemgetter(0)
 _map: Final = map  # compiled modules look up what is built in at each use: 250 instructions
 
 
@@ -43,11 +42,19 @@ class Head:
     status: int
     reason: bytes
     headers: list[tuple[bytes, bytes]]
+    names: tuple[bytes, ...] | None  # of the headers, if whoever made this knows them
 
-    def __init__(self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: bytes,
+        headers: list[tuple[bytes, bytes]],
+        names: tuple[bytes, ...] | None = None,
+    ) -> None:
         self.status = status
         self.reason = reason
         self.headers = headers
+        self.names = names
 
     @property
     def framed(self) -> bool:
@@ -88,13 +95,18 @@ class EndToEnd:
         self._marked = frozenset(marked)
         self._shapes: dict[tuple[bytes, ...], _Shape] = {}
 
-    def of(self, headers: Collection[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Return the headers that may be forwarded, unchanged and in order."""
-        return self.parted(headers)[0]
+    def of(
+        self, headers: Collection[tuple[bytes, bytes]], names: tuple[bytes, ...] | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """Return the headers that may be forwarded, unchanged and in order; `names`: theirs, if the caller has them."""
+        return self.parted(headers, names)[0]
 
-    def parted(self, headers: Collection[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, bytes]], bool]:
+    def parted(
+        self, headers: Collection[tuple[bytes, bytes]], names: tuple[bytes, ...] | None = None
+    ) -> tuple[list[tuple[bytes, bytes]], bool]:
         """Return the same headers, and whether a marked header was present, forwarded or dropped because of `but`."""
-        names: tuple[bytes, ...] = tuple(_map(name_of, headers))
+        if names is None:
+            names = names_of(headers)
         shape = self._shapes.get(names)
         if shape is None:
             shape = self._judge(names)
@@ -124,6 +136,11 @@ class EndToEnd:
         kept, marked = self.parted([header for header in headers if header[0].lower() not in named])
         left = named & self._but & self._marked
         return kept, marked or any(name.lower() in left for name, _ in headers)
+
+
+def names_of(headers: RawHeaders) -> tuple[bytes, ...]:
+    """Return the names of headers, in their order."""
+    return tuple(_map(_name_of, headers))
 
 
 def remember(shapes: dict[tuple[bytes, ...], _What], names: tuple[bytes, ...], what: _What) -> None:

@@ -47,8 +47,11 @@ async def ends() -> AsyncIterator[tuple[Server, socket.socket]]:
 
 
 def direct(machine: Any, server: Server) -> Any:
-    transport = server.transport
-    return machine.DirectWriter(transport, transport.get_extra_info("socket").fileno())
+    """Return a writer that has its descriptor."""
+    writer = machine.DirectWriter(server.transport)
+    assert machine.write_all([writer], b"") == []
+    writer.write(b"")
+    return writer
 
 
 async def read(client: socket.socket, size: int) -> bytes:
@@ -66,6 +69,34 @@ async def test_bytes_are_sent_before_the_event_loop_turns(machine: Any, ends: tu
     client.setblocking(True)
     assert client.recv(100) == b"at once"
     client.setblocking(False)
+
+
+async def test_descriptor_is_not_asked_for_by_the_first_write(machine: Any) -> None:
+    """It takes longer than a write, and many connections are written to once."""
+
+    class Transport:
+        asked = False
+        written = b""
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+        def is_closing(self) -> bool:
+            return False
+
+        def get_extra_info(self, name: str) -> None:
+            self.asked = True
+
+        def write(self, data: bytes) -> None:
+            self.written += data
+
+    transport = Transport()
+    writer = machine.DirectWriter(transport)
+    writer.write(b"one")
+    assert (transport.written, transport.asked) == (b"one", False)
+    with pytest.raises(AttributeError):  # this one has no socket to ask
+        writer.write(b"two")
+    assert machine.write_all([writer], b"three") == [writer]
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -11,7 +11,8 @@ from proxy.machine import LONG_READ, plain
 from proxy.wire.http import chunk
 
 HEAD, TAIL = b'data: {"text":"', b'"}\n\n\r\n'
-EVENT = chunk(HEAD + b"word" + TAIL[:-2])
+FRAME = HEAD + b"word" + TAIL[:-2]
+EVENT = chunk(FRAME)
 
 
 class Written:
@@ -42,16 +43,17 @@ def test_read_of_one_ordinary_event_is_forwarded_and_noted(version: ModuleType) 
     transport = Written()
     one = forward(version, transport)
     assert [one.take(EVENT, at) for at in (1.5, 2.5)] == [True, True]
-    assert (transport.writes, one.reads, one.times) == ([EVENT] * 2, [EVENT] * 2, [1.5, 2.5])
+    assert (transport.writes, one.frames, one.times) == ([EVENT] * 2, [FRAME] * 2, [1.5, 2.5])
     assert (one.at, one.room) == (2.5, 61)
 
 
 def test_read_of_several_ordinary_events_is_forwarded_in_one_write(version: ModuleType) -> None:
     """As when there is much to do; each is noted by itself."""
-    transport, longer = Written(), chunk(HEAD + b"another word" + TAIL[:-2])
+    transport, longer = Written(), HEAD + b"another word" + TAIL[:-2]
     one = forward(version, transport)
-    assert one.take(EVENT + longer + EVENT, 1.5)
-    assert (transport.writes, one.reads, one.times) == ([EVENT + longer + EVENT], [EVENT, longer, EVENT], [1.5] * 3)
+    read = EVENT + chunk(longer) + EVENT
+    assert one.take(read, 1.5)
+    assert (transport.writes, one.frames, one.times) == ([read], [FRAME, longer, FRAME], [1.5] * 3)
     assert (one.at, one.room) == (1.5, 60)
 
 
@@ -60,7 +62,7 @@ def test_read_that_can_not_be_sent_is_not_taken(version: ModuleType, transport: 
     """So that its frame goes through the log, and its sink sees what became of the connection."""
     one = forward(version, transport)
     assert not one.take(EVENT, 1.0)
-    assert (transport.writes, one.reads, one.times, one.at, one.room) == ([], [], [], 0.0, 63)
+    assert (transport.writes, one.frames, one.times, one.at, one.room) == ([], [], [], 0.0, 63)
 
 
 def test_interrupt_is_not_swallowed(version: ModuleType) -> None:
@@ -130,7 +132,7 @@ def test_both_versions_take_the_same_reads(machine: Any, reads: list[bytes], hea
             one.surround(*surroundings)
             one.room = 4
             taken = [one.take(read, float(at)) for at, read in enumerate(reads)]
-            both.append((taken, transport.writes, one.reads, one.times, one.at, one.room))
+            both.append((taken, transport.writes, one.frames, one.times, one.at, one.room))
         assert both[0] == both[1]
 
 
@@ -175,6 +177,6 @@ def test_wrong_arguments_are_refused_by_the_c_version(machine: Any) -> None:
     ):
         with pytest.raises(TypeError):
             call()
-    for name in ("reads", "times"):
+    for name in ("frames", "times"):
         with pytest.raises(AttributeError):
             setattr(one, name, None)

@@ -32,7 +32,7 @@ class Pumps:
         """Begin the stream of a request, and return its pump; `ident`: its id, if it has one. Raises: Overloaded."""
         info = generation.info(ident or self._hub.new_id(), self._max_log_bytes, self._cumulative, self._empty_events)
         stream = self._hub.begin(info, generation.vitals(), places)
-        overhead = self._metrics.overhead(generation.route.name).observe
+        overhead = self._metrics.overhead(generation.route.name)
         policy = generation.options.on_disconnect
         # Positional arguments: keywords make a dict, 0.5 us a constructor.
         return Pump(stream, policy, self.max_frame_bytes, overhead, generation.hides_usage)

@@ -20,6 +20,7 @@ from proxy.upstream.upstream import UpstreamRequest
 from proxy.wire.http import Headers
 from proxy.wire.sse import begins_stream
 
+_DROPPED: Final[Headers] = []
 _REFUSAL_BYTES: Final = 64 * 1024  # a longer error response is not read
 
 
@@ -87,7 +88,7 @@ class GenerationRequest:
 
     def drop_message(self) -> None:
         """Release headers and body: the request will not be sent again."""
-        self.headers, self.body, self.streamed = [], b"", None
+        self.headers, self.body, self.streamed = _DROPPED, b"", None
 
     def vitals(self) -> Vitals:
         """Return the Vitals of the stream for this request."""

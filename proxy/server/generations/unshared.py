@@ -77,7 +77,9 @@ class UnsharedCalls:
         self._hub.answered(stream, exchange.upstream_name, exchange.request_id)
         pump.start(exchange)
         try:
-            return await self._responses.send_to_originator(request, stream, exchange.head, view)
+            delivery = self._responses.send_to_originator(request, stream, exchange.head, view)
+            exchange.drop_headers()
+            return await delivery
         except Exception:  # the client disconnected before it could follow, or the response failed
             stream.left()
             raise
