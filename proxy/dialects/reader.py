@@ -149,11 +149,12 @@ class LearningReader:
 
         Its kind of text is that of the last frame that `note` read. Hot: 0.2 us.
         """
-        # By slices: 60 ns less than by startswith, and half of what `find` takes compiled modules.
+        # By slices: 60 ns less than by startswith, and half of what `find` takes compiled modules. These fail if a slice
+        # ends before it begins.
         begin, end = self._start, len(frame) - len(self._tail)
-        text = frame[begin:end]
-        known = bool(text) and 34 not in text and frame[end:] == self._tail and frame[:begin] == self._head
-        return known or ((self._numbered or 92 in frame) and self._head is not _NEVER and self._is_alike(frame))
+        if begin < end and 34 not in frame[begin:end] and frame[end:] == self._tail and frame[:begin] == self._head:
+            return True
+        return (self._numbered or 92 in frame) and self._head is not _NEVER and self._is_alike(frame)
 
     def _is_alike(self, frame: bytes) -> bool:
         """Return whether a frame is ordinary whose text has escapes, or whose numbers differ."""

@@ -104,10 +104,11 @@ class KnownHeads:
         """
         if last is None:
             last = self._latest
-        if last is not None and last.is_kept and data.startswith(last.before):
+        # By slices: half of what `startswith` takes compiled modules.
+        if last is not None and last.is_kept and data[: len(last.before)] == last.before:
             begins = len(last.before)
             ends = data.find(b"\r", begins, begins + _MAX_DIGITS + 1)
-            if ends >= 0 and data.startswith(last.after, ends):
+            if ends >= 0 and data[ends : ends + len(last.after)] == last.after:
                 return last.request(data, begins, ends)
         end = data.find(_BLANK_LINE) + 4
         begins, ends = _length(data, end)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -31,9 +31,12 @@ def arrived_body(request: web.BaseRequest, allowed_bytes: int) -> bytes | None:
     Its connection counts it. Raises: TooLarge, RateLimited.
     """
     content = request.content
-    if not content.is_eof():
-        return None
-    body = content.read_nowait()
+    return take_arrived(request, content, allowed_bytes) if content.is_eof() else None
+
+
+def take_arrived(request: web.BaseRequest, content: Any, allowed_bytes: int) -> bytes:
+    """Return the body of a request from its `content`, all of which has arrived. Raises: TooLarge, RateLimited."""
+    body: bytes = content.read_nowait()
     if len(body) > allowed_bytes:
         raise TooLarge(f"the request body has {len(body)} bytes, {allowed_bytes} are allowed")
     if body:

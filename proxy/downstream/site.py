@@ -19,6 +19,7 @@ from proxy.downstream.connection import Connection
 from proxy.downstream.listener import Listener
 
 AT_ONCE = 512  # connections that are accepted in one turn: 20 to 40 ms
+_TCP = (socket.AF_INET, socket.AF_INET6)
 _BACKLOG = 4096  # connections that may wait
 
 
@@ -118,8 +119,8 @@ class _Queue:
         poll.register(listening, select.POLLIN)
         self._listening = listening
         self._poll = poll.poll
-        self._family = int(listening.family)
-        self._needs_sockets = isinstance(loop, asyncio.BaseEventLoop)  # uvloop needs only descriptors
+        # uvloop needs only descriptors, which are taken for those of TCP.
+        self._needs_sockets = isinstance(loop, asyncio.BaseEventLoop) or listening.family not in _TCP
 
     @property
     def is_empty(self) -> bool:
@@ -136,30 +137,28 @@ class _Queue:
             accepted = socket.socket(fileno=number)
             accepted.setblocking(False)
             return accepted
-        return _Accepted(number, self._family)
+        return _Accepted(number)
 
     def close(self) -> None:
         """Accept no more."""
         self._listening.close()
 
 
-class _Accepted:
+class _Accepted(int):
     """The descriptor of a connection, in place of a socket: what uvloop asks for, which closes it, too.
 
-    A socket takes as many instructions as all that uvloop does for a connection.
+    A socket takes as many instructions as all that uvloop does for a connection, and the garbage collector would look
+    at each. It does not look at numbers.
     """
 
-    __slots__ = ("_number", "family")
+    __slots__ = ()
 
     type = int(socket.SOCK_STREAM)
-
-    def __init__(self, number: int, family: int) -> None:
-        self._number = number
-        self.family = family
+    family = int(socket.AF_INET)  # or AF_INET6, which is the same to uvloop
 
     def fileno(self) -> int:
         """Return the descriptor."""
-        return self._number
+        return int(self)
 
     detach = fileno
 

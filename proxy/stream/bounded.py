@@ -25,6 +25,7 @@ from proxy.stream.vitals import Vitals
 REMOTE_FOLLOWERS: Final = "remote_followers"
 """The hold of followers at other processes, which read the stream from a store: they need no frames of this log."""
 _TRANSCRIPT_BYTES: Final = 64 * 1024  # of memory that a transcript may take however small the log's limit is
+_RAW: Final = View("raw")
 _UNLIMITED: Final = Ledger(1 << 62)  # replaces the ledger of a stream that is forgotten: what it counts then is ignored
 
 
@@ -75,8 +76,8 @@ class BoundedStream:
         self.sealed = False  # it has ended; unlike reading `log`, this does not settle a bypass
         self.full = False  # the writer is paused until the originator has been sent more of the log
         self.throttled = False  # it is paused until less memory is held, of this stream or of all
-        self._projections: dict[View, Projection] = {}
         self._raw: Raw | None = None  # the projection of mode raw, once it is made
+        self._projections: dict[View, Projection] = {}  # those of other views
         self._transcript: Transcript | None = None
         self._faults: Faults | None = None  # of its followers; None: there were none
         self._ledger = ledger
@@ -112,6 +113,11 @@ class BoundedStream:
 
     def projection(self, view: View) -> Projection:
         """Return the projection of a view: all followers of the view share it, and the span it rendered last."""
+        if view == _RAW:
+            raw = self._raw or Raw(self)
+            if self._ledger is not _UNLIMITED:  # else it is not dropped any more
+                self._raw = raw
+            return raw
         projection = self._projections.get(view)
         if projection is None:
             if view.websocket:
@@ -121,10 +127,8 @@ class BoundedStream:
                 projection = Labelled(self.id, self.epoch, self.log, mode)
             else:
                 projection = MODES[view.mode](self)
-            if self._ledger is not _UNLIMITED:  # else it is not dropped any more
+            if self._ledger is not _UNLIMITED:  # as above
                 self._projections[view] = projection
-                if isinstance(projection, Raw):
-                    self._raw = projection
         return projection
 
     def transcript(self, end: int) -> Transcript:
@@ -162,7 +166,7 @@ class BoundedStream:
         """Drop all projections: each keeps its last span (all of a short answer), and refers back to this stream."""
         if self._faults is not None:
             self._faults.report()
-        if self._projections:
+        if self._projections or self._raw is not None:
             self._projections.clear()
             self._raw = None
             for kind in (SPANS, UNSENT):
@@ -236,7 +240,7 @@ class BoundedStream:
         Followers with the same offset and mode share the bytes that were written to them, so these are counted once.
         Return the number of followers.
         """
-        held_bytes = 0
+        held_bytes = 0 if self._raw is None else len(self._raw.plain) + len(self._raw.chunked)
         for span in self._projections.values():
             held_bytes += len(span.plain) + len(span.chunked)
         self.count(SPANS, held_bytes)

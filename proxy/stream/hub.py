@@ -113,7 +113,8 @@ class Hub:
         self._on_subscription_ended = on_subscription_ended
         self._on_attached = on_attached
         # Made once: of a compiled class, each bound method is another object, which a kept stream would hold.
-        self._callbacks = self._subscription_ended, self._retire
+        self._when_subscription_ended = self._subscription_ended
+        self._when_sealed = self._retire
         self._idents = _idents(id_ending)
         self._running: dict[str, Stream] = {}
         self.max_pending_bytes = max_pending_bytes
@@ -156,7 +157,16 @@ class Hub:
             self.check_room()
         else:
             places.give_back()
-        stream = Stream(info, vitals, self.ledger, self._call_soon, self._pacer, self.turns, *self._callbacks)
+        stream = Stream(
+            info,
+            vitals,
+            self.ledger,
+            self._call_soon,
+            self._pacer,
+            self.turns,
+            self._when_subscription_ended,
+            self._when_sealed,
+        )
         self._running[info.id] = stream
         self.ledger.bytes += STREAM_BYTES
         self._observers.begun(stream)

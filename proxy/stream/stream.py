@@ -333,7 +333,7 @@ class Stream(BoundedStream):
             cohort.conclude()
         if self._lines or self._ahead:
             self.end_ahead()
-        if not self.subscriptions and (self._projections or self._faults is not None):
+        if not self.subscriptions:
             self._drop_projections()
         self.writer = None
         notify(self._on_sealed, self)

@@ -94,6 +94,8 @@ async def _replied(stage: Stage, up: ConnectionPool, reply: Reply, cut: Callable
         exchange = await task
         assert exchange.status == reply.status
         assert exchange.framed == reply.framed
+        exchange.drop_headers()
+        assert exchange.framed == reply.framed
         listener = await listened(exchange)
         assert (listener.body, listener.error) == (reply.body, None)
         if not reply.keeps:

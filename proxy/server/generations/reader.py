@@ -18,7 +18,7 @@ from proxy.access.response_ids import ContinuedResponses
 from proxy.dialects.dialect import Objects
 from proxy.dialects.route import Route
 from proxy.downstream.known_heads import WholeBody
-from proxy.downstream.request_body import LargeBody, arrived_body, read_body, read_body_or_beginning
+from proxy.downstream.request_body import LargeBody, read_body, read_body_or_beginning, take_arrived
 from proxy.server.config import Config
 from proxy.server.configuration.settings import GenerationsConfig, LimitsConfig
 from proxy.server.document import JSON
@@ -148,7 +148,7 @@ class GenerationReader:
         target = self._forward.target(route, request)
         attaches = self._attaches and not idempotent and follows and caller.owns_streams
         body_bytes = self._body_bytes if account is None else account.body_bytes(self._body_bytes)
-        body: bytes | LargeBody | None = arrived_body(request, body_bytes) if is_here else None
+        body: bytes | LargeBody | None = take_arrived(request, content, body_bytes) if is_here else None
         generation = GenerationRequest(
             route,
             caller.digest,

@@ -3,7 +3,6 @@
 Also the headers that say where the stream can be followed. Knows nothing of the upstream call.
 """
 
-from collections.abc import Awaitable
 from typing import Final
 
 from aiohttp import web
@@ -62,21 +61,20 @@ class GenerationResponses:
         self._client_keepalive_s = config.streams.client_keepalive_s
         self._keepalive_s = config.generations.keepalive_s
 
-    def send_to_originator(
-        self, request: web.BaseRequest, stream: Stream, head: Head, view: View
-    ) -> Awaitable[web.StreamResponse]:
-        """Deliver an event stream from its start to the client that it was begun for.
+    def sends_events(self, view: View) -> bool:
+        """Return whether `begin` is enough for the client that an event stream is begun for; else `send` is needed."""
+        return self._directory is None and view != JSON
 
-        Raises, as awaiting does: what `send` does.
-        """
-        if self._directory is not None or view == JSON:
-            return self.send(request, stream, head, view)
+    def begin(
+        self, request: web.BaseRequest, stream: Stream, head: Head, view: View
+    ) -> tuple[Downstream, Subscription]:
+        """Begin the response to the client that an event stream was begun for. Raises: ConnectionResetError."""
         downstream = begin_stream(request, head, self.found(stream.id), view)
         subscription = Subscription(
             stream, view, downstream, 0, self._heartbeat_s, keepalive_s=self._client_keepalive_s
         )
         stream.originator = subscription
-        return deliver(self._hub, downstream, subscription)
+        return downstream, subscription
 
     async def send(
         self,

@@ -4,6 +4,7 @@ When the client disconnects before the response has begun, both are cancelled.
 """
 
 import asyncio
+from time import monotonic
 
 from aiohttp import web
 
@@ -16,7 +17,7 @@ from proxy.server.generations.request import GenerationRequest, ask, is_known_st
 from proxy.server.generations.response import GenerationResponses
 from proxy.server.pass_through import send_back
 from proxy.stream.endings import CLIENT_GONE, DRAINED
-from proxy.stream.hub import Hub
+from proxy.stream.hub import Hub, Places
 from proxy.telemetry.metrics import Metrics
 from proxy.upstream.exchange import Exchange
 from proxy.upstream.group import OpenExchange
@@ -47,7 +48,7 @@ class UnsharedCalls:
 
     async def deliver(self, request: web.BaseRequest, generation: GenerationRequest) -> web.StreamResponse:
         """Make the upstream call of a request, and deliver the response."""
-        places = self._hub.reserve(streams=1, followers=1)
+        places: Places | None = self._hub.reserve(streams=1, followers=1)
         try:
             exchange = await ask(self._open_exchange, generation)
             try:
@@ -64,7 +65,9 @@ class UnsharedCalls:
             self._metrics.never_began(generation.route.name, reason)
             raise
         finally:
-            places.give_back()
+            if places is not None:
+                places.give_back()
+                places = None  # an object less while the stream goes on
             if generation.upgraded:
                 self._metrics.count_upgraded(generation.route.name)
             generation.drop_message()
@@ -77,9 +80,16 @@ class UnsharedCalls:
         self._hub.answered(stream, exchange.upstream_name, exchange.request_id)
         pump.start(exchange)
         try:
-            delivery = self._responses.send_to_originator(request, stream, exchange.head, view)
+            if not self._responses.sends_events(view):
+                return await self._responses.send(request, stream, exchange.head, view)
+            downstream, subscription = self._responses.begin(request, stream, exchange.head, view)
             exchange.drop_headers()
-            return await delivery
+            try:  # as `deliver` does: a coroutine less
+                self._hub.attach(subscription, monotonic())
+                await downstream.finished()
+            finally:
+                subscription.leave("left")
+            return downstream.response
         except Exception:  # the client disconnected before it could follow, or the response failed
             stream.left()
             raise
