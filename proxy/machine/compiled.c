@@ -1,11 +1,11 @@
 /* What events and requests pass, as machine code.
  *
- * plain.py has the same in Python, says what each of it is for, and is used where this is not built. Here a write does
- * not wait in the event loop for the end of its turn: what the socket takes is sent at once. The transport is given
+ * plain.py has the same in Python, says what each of it is for, and is used where this is not built. Here what a socket
+ * takes is sent by a call of the system: uvloop's transports also send at once, but do more for it. The transport is given
  * the rest, and everything while bytes wait in it, so that nothing is overtaken, and it also finds out about errors.
  *
  * No function keeps a borrowed reference over a call that may run Python code. The types have no tp_clear: what a cycle of
- * references through them also passes, transports and protocols, can be cleared.
+ * references through them also passes, a protocol (uvloop's transports have none either) or a list, can be cleared.
  */
 
 #define PY_SSIZE_T_CLEAN

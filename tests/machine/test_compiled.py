@@ -63,7 +63,7 @@ async def read(client: socket.socket, size: int) -> bytes:
 
 
 async def test_bytes_are_sent_before_the_event_loop_turns(machine: Any, ends: tuple[Server, socket.socket]) -> None:
-    """That is what it is for."""
+    """As by the transport's own write."""
     server, client = ends
     direct(machine, server).write(b"at once")
     client.setblocking(True)
