@@ -59,6 +59,8 @@ class MovableConnection(Connection):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if self.relayed is not None:
+            self.remote = self.relayed.address
         if self._adopted:
             adopted, self._adopted = self._adopted, b""
             self.data_received(adopted)

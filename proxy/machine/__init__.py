@@ -1,6 +1,6 @@
 """What every event and every request passes, as machine code: in C where it could be compiled, else in Python.
 
-* compiled.c: in C; what it writes goes to sockets past the event loop's queue of writes
+* compiled.c: in C; what it writes goes to sockets past uvloop's transports, while nothing waits in them
 * plain: the same in Python, through transports
 
 Both do the same, and pass the same tests. `compiled` is in wheels that have compiled modules (docs/installing.md). C is
@@ -30,7 +30,7 @@ def direct(transport: Any) -> Transport:
     """Return what to write to instead of a transport: itself, or what sends at once while nothing waits in it.
 
     The latter for uvloop's transports of plain sockets: with TLS the bytes are made by the transport, and asyncio's own
-    transports send at once anyway.
+    transports are for those who do not need speed.
     """
     made: Transport = DirectWriter(transport) if is_compiled and type(transport) in _PAST else transport
     return made

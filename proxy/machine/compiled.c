@@ -1,18 +1,17 @@
 /* What events and requests pass, as machine code.
  *
- * plain.py has the same in Python, says what each of it is for, and is used where this is not built. Here a write does
- * not wait in the event loop for the end of its turn: what the socket takes is sent at once. The transport is given
+ * plain.py has the same in Python, says what each of it is for, and is used where this is not built. Here what a socket
+ * takes is sent by a call of the system: uvloop's transports also send at once, but do more for it. The transport is given
  * the rest, and everything while bytes wait in it, so that nothing is overtaken, and it also finds out about errors.
  *
  * No function keeps a borrowed reference over a call that may run Python code. The types have no tp_clear: what a cycle of
- * references through them also passes, transports and protocols, can be cleared.
+ * references through them also passes, a protocol (uvloop's transports have none either) or a list, can be cleared.
  */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
 
-#include <limits.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -26,7 +25,7 @@
 
 static PyObject *name_of_write, *name_of_size, *name_of_is_closing, *name_of_get_extra_info, *name_of_fileno, *socket_text;
 
-/* Call a method without arguments that returns a number; -1 with an exception. */
+/* Call a method without arguments that returns a number, 0 or more; -1 with an exception. */
 static Py_ssize_t number_from(PyObject *object, PyObject *method)
 {
     PyObject *result = PyObject_CallMethodNoArgs(object, method);
@@ -34,7 +33,9 @@ static Py_ssize_t number_from(PyObject *object, PyObject *method)
         return -1;
     Py_ssize_t number = PyLong_AsSsize_t(result);  /* bool is a kind of int */
     Py_DECREF(result);
-    return number;
+    if (number < 0 && !PyErr_Occurred())
+        PyErr_Format(PyExc_ValueError, "%U() is %zd", method, number);
+    return number < 0 ? -1 : number;
 }
 
 static int write_by(PyObject *transport, PyObject *data)
@@ -64,11 +65,8 @@ static int find_descriptor(DirectWriter *self)
         return -1;
     Py_ssize_t number = number_from(socket, name_of_fileno);
     Py_DECREF(socket);
-    if (number < 0 || number > INT_MAX) {
-        if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_ValueError, "the transport has no descriptor");
+    if (number < 0)  /* ValueError: that of a closed socket is -1 */
         return -1;
-    }
     self->descriptor = (int)number;
     return 0;
 }
@@ -96,11 +94,11 @@ static int send_now(DirectWriter *self, PyObject *data)
         return 0;
     if (sent <= 0)
         return write_by(self->transport, data);
-    PyObject *rest = PyBytes_FromStringAndSize(bytes + sent, size - sent);
-    if (rest == NULL)
-        return -1;
-    int result = write_by(self->transport, rest);
-    Py_DECREF(rest);
+    PyObject *whole = PyMemoryView_FromObject(data);  /* no copy: many clients may be sent the same bytes */
+    PyObject *rest = whole == NULL ? NULL : PySequence_GetSlice(whole, sent, size);
+    Py_XDECREF(whole);
+    int result = rest == NULL ? -1 : write_by(self->transport, rest);
+    Py_XDECREF(rest);
     return result;
 }
 

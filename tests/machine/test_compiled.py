@@ -63,7 +63,7 @@ async def read(client: socket.socket, size: int) -> bytes:
 
 
 async def test_bytes_are_sent_before_the_event_loop_turns(machine: Any, ends: tuple[Server, socket.socket]) -> None:
-    """That is what it is for."""
+    """As by the transport's own write."""
     server, client = ends
     direct(machine, server).write(b"at once")
     client.setblocking(True)
@@ -97,6 +97,35 @@ async def test_descriptor_is_not_asked_for_by_the_first_write(machine: Any) -> N
     with pytest.raises(AttributeError):  # this one has no socket to ask
         writer.write(b"two")
     assert machine.write_all([writer], b"three") == [writer]
+
+
+def test_rest_of_what_a_socket_takes_in_part_is_not_copied(machine: Any) -> None:
+    """Followers of one stream that do not read would have a copy each of what they are all sent."""
+    ours, theirs = socket.socketpair()
+
+    class Transport:
+        rest: Any = None
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+        def is_closing(self) -> bool:
+            return False
+
+        def get_extra_info(self, name: str) -> socket.socket:
+            return ours
+
+        def write(self, data: memoryview) -> None:
+            self.rest = data
+
+    with ours, theirs:
+        transport, span = Transport(), bytes(range(256)) * (1 << 14)
+        assert machine.write_all([machine.DirectWriter(transport)], span) == []
+        assert transport.rest.obj is span
+        sent = theirs.recv(1 << 22)
+        while len(sent) < len(span) - len(transport.rest):
+            sent += theirs.recv(1 << 22)
+        assert sent + transport.rest == span
 
 
 @pytest.mark.parametrize("seed", range(8))

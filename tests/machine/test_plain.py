@@ -57,7 +57,11 @@ def test_read_of_several_ordinary_events_is_forwarded_in_one_write(version: Modu
     assert (one.at, one.room) == (1.5, 60)
 
 
-@pytest.mark.parametrize("transport", [Written(waiting=1), Written(fault=RuntimeError("lost"))], ids=["full", "lost"])
+@pytest.mark.parametrize(
+    "transport",
+    [Written(waiting=1), Written(fault=RuntimeError("lost")), Written(waiting=-1)],
+    ids=["full", "lost", "wrong"],
+)
 def test_read_that_can_not_be_sent_is_not_taken(version: ModuleType, transport: Written) -> None:
     """So that its frame goes through the log, and its sink sees what became of the connection."""
     one = forward(version, transport)
