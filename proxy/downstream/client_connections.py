@@ -61,7 +61,10 @@ class ClientConnection(Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """Return whether a request is in progress, or bytes wait to be sent; always False on the admin port."""
+        """Return whether a request is in progress or about to begin, or bytes wait to be sent.
+
+        Always False on the admin port.
+        """
 
     def end_request(self, error: ProxyError) -> None:
         """End the request in progress, if any: with this error, or by breaking off the response if it has begun."""

@@ -505,8 +505,14 @@ class Connection(LightConnection):
 
     @property
     def is_busy(self) -> bool:
-        """Return whether a request is in progress, or bytes wait to be sent; always False on the admin port."""
-        return not self._port.is_admin and (self.current is not None or self.peer.get_write_buffer_size() > 0)
+        """Return whether a request is in progress or about to begin, or bytes wait to be sent.
+
+        Always False on the admin port.
+        """
+        if self._port.is_admin:
+            return False
+        is_asked = self.current is not None or self._messages or self.holds_bytes
+        return bool(is_asked) or self.peer.get_write_buffer_size() > 0
 
     def end_request(self, error: ProxyError) -> None:
         """End the request in progress, if any: with this error, or by breaking off the response if it has begun."""

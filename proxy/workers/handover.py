@@ -104,12 +104,19 @@ class Inbox:
         """The descriptor at which connections are offered."""
         return self._sock.fileno()
 
+    @property
+    def is_taking(self) -> bool:
+        """Return whether a connection is being handed over."""
+        return bool(self._taking)
+
     def open(self) -> None:
         """Take connections from now on; those that were offered before wait."""
         asyncio.get_running_loop().add_reader(self._sock.fileno(), self._accept)
 
     def close(self) -> None:
-        """Take no more."""
+        """Take no more, if it is open."""
+        if self._sock.fileno() < 0:
+            return
         asyncio.get_running_loop().remove_reader(self._sock.fileno())
         self._sock.close()
         for task in self._taking:

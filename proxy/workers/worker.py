@@ -86,6 +86,7 @@ class Worker:
         self._all_end = False
         self._is_orphan = False  # the supervisor is gone
         self._adopting: set[asyncio.Task[None]] = set()
+        self._passed_on: set[tuple[str, str]] = set()  # callers and ids of responses that were told
         self._listener: Listener
         self.inbox: Inbox  # once it is open
 
@@ -165,29 +166,56 @@ class Worker:
             self._ending.add_done_callback(lambda ending: self._over.set())
 
     async def _finish(self) -> None:
-        """Go on until nothing runs, is kept or waits, for at most `drain_s`; then leave idle connections to others."""
+        """Go on until nothing runs, is kept or waits, for at most `drain_s`; then leave idle connections to others.
+
+        Requests that come meanwhile are served before this worker ends: on connections that it has not left yet, or
+        with those that other workers hand over.
+        """
         until = monotonic() + self.proxy.config.drain_s
-        while self._is_needed and monotonic() < until and not self.proxy.is_hurried:
-            await asyncio.sleep(_POLL_S)
+        tried: set[MovableConnection] = set()
+        while not self.proxy.is_hurried:
+            if self._is_needed and monotonic() < until:
+                await asyncio.sleep(_POLL_S)
+            elif idle := self._idle(tried):
+                await self._leave(idle, tried)
+            else:
+                break
         self._pass_on_given()
-        movable = [one for one in self.proxy.clients.open if isinstance(one, MovableConnection)]
-        for start in range(0, len(movable), _MOVED_AT_ONCE):
-            await asyncio.gather(*map(self._move, movable[start : start + _MOVED_AT_ONCE]))
+        self.inbox.close()  # in the same turn as the last look: what is taken later would be cut
         await self.proxy.stop()
 
+    def _idle(self, tried: set[MovableConnection]) -> list[MovableConnection]:
+        """Return the connections on which nothing is asked now, and that were not left to others in vain."""
+        movable = [one for one in self.proxy.clients.open if isinstance(one, MovableConnection)]
+        return [one for one in movable if one.is_between_requests and one not in tried]
+
+    async def _leave(self, idle: list[MovableConnection], tried: set[MovableConnection]) -> None:
+        """Leave connections to other workers, unless a request comes meanwhile."""
+        self._pass_on_given()
+        for start in range(0, len(idle), _MOVED_AT_ONCE):
+            await asyncio.gather(*(self._move(one, tried) for one in idle[start : start + _MOVED_AT_ONCE]))
+
     def _pass_on_given(self) -> None:
-        """Tell which ids of responses callers were given here: they may continue these for days."""
-        told = [] if self._all_end or self.proxy.given is None else self.proxy.given.told()
+        """Tell which ids of responses callers were given here, each once: they may continue these for days."""
+        given = [] if self._all_end or self.proxy.given is None else self.proxy.given.told()
+        told = [one for one in given if one[:2] not in self._passed_on]
+        self._passed_on.update(one[:2] for one in told)
         for start in range(0, len(told), _TOLD_AT_ONCE):
             self._channel.send("given", ids=told[start : start + _TOLD_AT_ONCE])
 
     @property
     def _is_needed(self) -> bool:
-        """Return whether anything runs or waits for a response; or is kept, unless all workers end."""
-        return self.proxy.is_busy or (not self._all_end and any(True for _ in self.proxy.hub))
+        """Return whether anything runs or waits for a response, or is handed over to this worker at the moment.
 
-    async def _move(self, connection: MovableConnection) -> None:
+        Or is kept, unless all workers end.
+        """
+        if self.proxy.is_busy or self._adopting or self.inbox.is_taking:
+            return True
+        return not self._all_end and any(True for _ in self.proxy.hub)
+
+    async def _move(self, connection: MovableConnection, tried: set[MovableConnection]) -> None:
         if connection.is_between_requests:
+            tried.add(connection)
             with suppress(ConnectionError):  # its client has disconnected
                 await self.placement.move_anywhere(connection)
 
