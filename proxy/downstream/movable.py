@@ -136,6 +136,11 @@ class MovableConnection(Connection):
         return self.current is None and not (self._messages or self._held or self._closing)
 
     @property
+    def is_unused(self) -> bool:
+        """Return whether no request has been answered on it yet."""
+        return not self._answered
+
+    @property
     def descriptor(self) -> int:
         """The descriptor of the connection's socket."""
         number: int = self.peer.get_extra_info("socket").fileno()

@@ -1,6 +1,7 @@
 """How a worker ends that others have replaced: no request is lost that comes while it does."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,6 +10,7 @@ from proxy.tools.fake.qwen import FakeQwen
 from proxy.workers import worker
 from proxy.workers.handover import Connection
 from proxy.workers.worker import Worker
+from tests.certificates import Authority
 from tests.event_loops import until
 from tests.http_client import Client, request
 from tests.proxy_under_test import CHAT, chat_body
@@ -90,3 +92,44 @@ async def test_worker_does_not_end_while_a_connection_is_handed_over_to_it(
     assert answer.status == 404
     await answer.read()
     await over
+
+
+@pytest.mark.parametrize("is_greeted", [True, False])
+async def test_client_by_tls_that_has_connected_is_answered_before_the_worker_ends(
+    is_greeted: bool, authority: Authority, fake: FakeQwen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection can't go to another one, not even while its handshake goes on."""
+    monkeypatch.setattr(worker, "_HANDSHAKES_S", 0.0 if is_greeted else 60.0)
+    async with several(fake.url, 1, tls={"certificate": str(authority.sign("server"))}) as one:
+        sock = connected(one)
+        greeting = asyncio.create_task(greeted(sock, authority)) if is_greeted else None
+        other = await greeted(connected(one), authority)  # it comes later, so the first one has been accepted
+        other.send(GET)
+        assert await (await other.answer()).read()
+        old = await retired(one)
+        await one.tell("serve", 1, current=[1])
+        over = asyncio.create_task(old.wait_over())
+        await asyncio.wait({over}, timeout=0.2)
+        assert not over.done()
+        client = await (greeting or greeted(sock, authority))
+        client.send(GET)
+        answer = await client.answer()
+        assert (answer.status, await answer.read()) == (200, b'{"status":"ok"}')
+        monkeypatch.setattr(worker, "_HANDSHAKES_S", 0.0)
+        await over
+        assert (await client.wait_gone(), await other.wait_gone()) == ("fin", "fin")
+
+
+def connected(one: Several) -> socket.socket:
+    """Return a socket that is connected to worker 0."""
+    host, _, port = one.urls[0].removeprefix("http://").rpartition(":")
+    sock = socket.create_connection((host, int(port)))
+    sock.setblocking(False)
+    return sock
+
+
+async def greeted(sock: socket.socket, authority: Authority) -> Client:
+    """Return a client that has shaken hands."""
+    loop = asyncio.get_running_loop()
+    _, client = await loop.create_connection(Client, sock=sock, ssl=authority.client(), server_hostname="localhost")
+    return client
