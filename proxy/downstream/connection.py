@@ -375,6 +375,12 @@ class Connection(LightConnection):
         else:  # it has begun meanwhile, and these bytes come after its head
             self._receive_more(held, request.content)
         self._port.has_begun()
+        self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        """End the connection if its client has ended its side, and what waited was not a whole head."""
+        if self._has_ended and self.current is None and not (self._messages or self.holds_bytes):
+            self.peer.close()
 
     @property
     def holds_bytes(self) -> bool:

@@ -456,6 +456,24 @@ async def test_client_that_ended_its_side_has_the_answers_to_all_its_requests(
     assert re.findall(rb"/\d!", answers) == [f"{path}!".encode() for path in paths]
 
 
+@on_each_loop
+async def test_client_that_ended_its_side_within_a_head_that_waits_is_let_go() -> None:
+    """When it is the head's turn, and not when the time for a head is over."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        raise AssertionError(request.path)
+
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        turned = await Turned.of(one)
+        turned.read(b"GET / HT")
+        writer.write_eof()
+        await until(lambda: turned.connection._has_ended)
+        turned.turn()
+        assert await reader.read() == b""
+        writer.close()
+
+
 async def test_client_of_http_1_0_that_closed_altogether_has_left_when_it_is_written_to(tee: Tee, stage: Stage) -> None:
     """HTTP/1.0 has no byte without a meaning, so the first events have to tell."""
     client = await tee.connect()
