@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-TAKEN_S = 1.0  # a worker that takes a connection later than this hangs
+TAKEN_S = 3.0  # a worker that takes a connection later than this hangs; in a reload new ones may take none for 2 s
 TAKEN, LATE, DEAD = OUTCOMES = ("taken", "late", "dead")
 _HEAD = struct.Struct("!QI?")
 _RECEIVED_BYTES = 256 * 1024
