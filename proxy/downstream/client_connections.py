@@ -67,7 +67,10 @@ class ClientConnection(Protocol):
         """
 
     def end_request(self, error: ProxyError) -> None:
-        """End the request in progress, if any: with this error, or by breaking off the response if it has begun."""
+        """End the request in progress, if any: with this error, or by breaking off the response if it has begun.
+
+        Called again for the same request, it does nothing.
+        """
 
     def reject(self) -> None:
         """Refuse a connection that has just been accepted, with an error response, and close it."""
@@ -142,14 +145,14 @@ class ClientConnections:
         return any(connection.is_busy for connection in self.open)
 
     async def end_requests(self, error: ProxyError) -> None:
-        """End all requests with an error, or by breaking off responses that have begun.
+        """End all requests with an error, or by breaking off responses that have begun; also those yet to begin.
 
         Then reset the connections whose clients don't read the rest within `_SHUTDOWN_S`.
         """
-        for connection in list(self.open):
-            connection.end_request(error)
         until = monotonic() + _SHUTDOWN_S
         while self.busy and monotonic() < until:
+            for connection in list(self.open):
+                connection.end_request(error)
             await asyncio.sleep(_POLL_S)
         for connection in list(self.open):
             if connection.is_busy:

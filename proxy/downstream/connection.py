@@ -521,10 +521,15 @@ class Connection(LightConnection):
         return bool(is_asked) or self.peer.get_write_buffer_size() > 0
 
     def end_request(self, error: ProxyError) -> None:
-        """End the request in progress, if any: with this error, or by breaking off the response if it has begun."""
+        """End the request in progress, if any: with this error, or by breaking off the response if it has begun.
+
+        Called again for the same request, it does nothing.
+        """
         request = self.current
-        begun = None if request is None else request.get(RESPONSE)
-        if request is not None and not self._port.is_admin and not (begun is not None and begun.ended):
+        if request is None or self._port.is_admin or ERROR_TO_SEND in request:
+            return
+        begun = request.get(RESPONSE)
+        if begun is None or not begun.ended:
             request[ERROR_TO_SEND] = error
             request.task.cancel()  # the handler; `Routes` then sends the error
 
