@@ -61,10 +61,16 @@ class ClientConnection(Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """Return whether a request is in progress, or bytes wait to be sent; always False on the admin port."""
+        """Return whether a request is in progress or about to begin, or bytes wait to be sent.
+
+        Always False on the admin port.
+        """
 
     def end_request(self, error: ProxyError) -> None:
-        """End the request in progress, if any: with this error, or by breaking off the response if it has begun."""
+        """End the request in progress, if any: with this error, or by breaking off the response if it has begun.
+
+        Called again for the same request, it does nothing.
+        """
 
     def reject(self) -> None:
         """Refuse a connection that has just been accepted, with an error response, and close it."""
@@ -139,14 +145,14 @@ class ClientConnections:
         return any(connection.is_busy for connection in self.open)
 
     async def end_requests(self, error: ProxyError) -> None:
-        """End all requests with an error, or by breaking off responses that have begun.
+        """End all requests with an error, or by breaking off responses that have begun; also those yet to begin.
 
         Then reset the connections whose clients don't read the rest within `_SHUTDOWN_S`.
         """
-        for connection in list(self.open):
-            connection.end_request(error)
         until = monotonic() + _SHUTDOWN_S
         while self.busy and monotonic() < until:
+            for connection in list(self.open):
+                connection.end_request(error)
             await asyncio.sleep(_POLL_S)
         for connection in list(self.open):
             if connection.is_busy:

@@ -381,6 +381,12 @@ class Connection(LightConnection):
         else:  # it has begun meanwhile, and these bytes come after its head
             self._receive_more(held, request.content)
         self._port.has_begun()
+        self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        """End the connection if its client has ended its side, and what waited was not a whole head."""
+        if self._has_ended and self.current is None and not (self._messages or self.holds_bytes):
+            self.peer.close()
 
     @property
     def holds_bytes(self) -> bool:
@@ -511,14 +517,25 @@ class Connection(LightConnection):
 
     @property
     def is_busy(self) -> bool:
-        """Return whether a request is in progress, or bytes wait to be sent; always False on the admin port."""
-        return not self._port.is_admin and (self.current is not None or self.peer.get_write_buffer_size() > 0)
+        """Return whether a request is in progress or about to begin, or bytes wait to be sent.
+
+        Always False on the admin port.
+        """
+        if self._port.is_admin:
+            return False
+        is_asked = self.current is not None or self._messages or self.holds_bytes
+        return bool(is_asked) or self.peer.get_write_buffer_size() > 0
 
     def end_request(self, error: ProxyError) -> None:
-        """End the request in progress, if any: with this error, or by breaking off the response if it has begun."""
+        """End the request in progress, if any: with this error, or by breaking off the response if it has begun.
+
+        Called again for the same request, it does nothing.
+        """
         request = self.current
-        begun = None if request is None else request.get(RESPONSE)
-        if request is not None and not self._port.is_admin and not (begun is not None and begun.ended):
+        if request is None or self._port.is_admin or ERROR_TO_SEND in request:
+            return
+        begun = request.get(RESPONSE)
+        if begun is None or not begun.ended:
             request[ERROR_TO_SEND] = error
             request.task.cancel()  # the handler; `Routes` then sends the error
 

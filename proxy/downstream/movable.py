@@ -15,6 +15,7 @@ from proxy.downstream.light_connection import Pattern
 from proxy.downstream.response import Written
 from proxy.wire.request_end import RequestEnd
 
+_BEYOND_BYTES = 64 * 1024  # no more is read when so much has come after the request in progress
 HANDED_OVER = Written(0, keep_alive=False)
 """The response to a request that another process answers: nothing is written, and the connection is let go."""
 
@@ -87,9 +88,10 @@ class MovableConnection(Connection):
             self.data_received(data[size:])
 
     def _keep_for_later(self, data: bytes) -> None:
+        """Keep what comes after the request in progress, and read on: the client may end its side, or leave."""
         self._beyond += data
         transport = self.transport
-        if transport is not None and transport.is_reading():
+        if len(self._beyond) >= _BEYOND_BYTES and transport is not None and transport.is_reading():
             transport.pause_reading()
 
     def set_parser(self, parser: Any, data_received_cb: Any = None) -> None:
@@ -115,6 +117,7 @@ class MovableConnection(Connection):
         if not (transport.is_closing() or transport.is_reading() or self._reading_paused or self._buffer_paused):
             transport.resume_reading()
         self.data_received(beyond)
+        self._end_if_over()
 
     @property
     def holds_bytes(self) -> bool:
@@ -136,6 +139,11 @@ class MovableConnection(Connection):
     def is_between_requests(self) -> bool:
         """Return whether no request is in progress, and none that was read waits to begin."""
         return self.current is None and not (self._messages or self._held or self._closing)
+
+    @property
+    def is_unused(self) -> bool:
+        """Return whether no request has been answered on it yet."""
+        return not self._answered
 
     @property
     def descriptor(self) -> int:
@@ -192,6 +200,6 @@ class MovableConnection(Connection):
         """Go on with the connection, which nobody has taken."""
         self.settle()
         transport = self.transport
-        paused = self._beyond or self._reading_paused or self._buffer_paused
+        paused = len(self._beyond) >= _BEYOND_BYTES or self._reading_paused or self._buffer_paused
         if transport is not None and not transport.is_closing() and not paused:
             transport.resume_reading()

@@ -2,7 +2,10 @@
 
 uvloop's servers accept one in each turn (libuv 1.52). Turns are longer the more there is to do, so that a health check
 which came with 3,000 requests waited for 2.2 s of the proxy's CPU time; now for 0.3 s. asyncio's servers accept as many
-in each turn as their backlog: so they are given a backlog of 1, which is then raised.
+in each turn as their backlog: so they are given a backlog of 1, which their sockets do not heed.
+
+Clients may wait at a socket before this process listens at it: when workers are replaced. If its backlog were less for
+a moment than how many wait, the kernel would drop what comes then, and these clients would try again after a second.
 """
 
 import asyncio
@@ -20,6 +23,7 @@ from proxy.downstream.listener import Listener
 
 AT_ONCE = 512  # connections that are accepted in one turn: 20 to 40 ms
 _BACKLOG = 4096  # connections that may wait
+_MAKING_TURNS = 3  # of asyncio's loop, from the acceptance of a connection until its protocol has its transport
 
 
 async def listen(protocol_factory: Callable[[], asyncio.Protocol], **how: Any) -> asyncio.Server:
@@ -33,6 +37,21 @@ async def listen(protocol_factory: Callable[[], asyncio.Protocol], **how: Any) -
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     await server.start_serving()
     return server
+
+
+async def accept_no_more(server: asyncio.AbstractServer | None) -> None:
+    """Close a server when the connections that it has accepted are made. Others wait at its socket, if that is shared.
+
+    asyncio's servers drop a connection if they are closed between its acceptance and its transport (Python 3.11).
+    """
+    if server is None:
+        return
+    if isinstance(server, asyncio.Server):  # uvloop's is not
+        for listening in server.sockets:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        for _ in range(_MAKING_TURNS):
+            await asyncio.sleep(0)
+    server.close()
 
 
 class Site(web.BaseSite):
@@ -60,7 +79,12 @@ class Site(web.BaseSite):
     async def start(self) -> None:
         """Listen. Raises: OSError."""
         await super().start()
-        self._server = await listen(self._begin, backlog=1, **self._where)
+        backlog, where = _BACKLOG, self._where
+        if isinstance(self._loop, asyncio.BaseEventLoop):
+            backlog = 1
+            if "sock" in where:
+                where = {"sock": _Listening(fileno=where["sock"].detach())}
+        self._server = await listen(self._begin, backlog=backlog, **where)
         for listening in self._server.sockets:
             self._queues.append(_Queue(socket.socket(fileno=os.dup(listening.fileno())), self._loop))
 
@@ -69,6 +93,7 @@ class Site(web.BaseSite):
         for queue in self._queues:
             queue.close()
         self._queues.clear()
+        await accept_no_more(self._server)
         await super().stop()
         while self._beginning:
             await asyncio.sleep(0)
@@ -106,6 +131,13 @@ class Site(web.BaseSite):
             making.send(None)
         except (StopIteration, OSError, RuntimeError):
             return  # it ends; or the connection was lost again, which is not to be logged
+
+
+class _Listening(socket.socket):
+    """A socket that listens, whatever it is told, with the backlog that it is to have."""
+
+    def listen(self, backlog: int = 0) -> None:
+        super().listen(_BACKLOG)
 
 
 class _Queue:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from proxy.downstream.site import listen
+from proxy.downstream.site import accept_no_more, listen
 from proxy.pem import load_authorities, load_pair
 
 _MINIMA = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -83,6 +83,11 @@ class TlsSite(web.BaseSite):
         else:
             host, port = self._where
             self._server = await listen(server, host=host, port=port, **limits)
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        await accept_no_more(self._server)
+        await super().stop()
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:

@@ -146,17 +146,30 @@ class Routes:
             for header, value in request.get(ALLOWANCE, ()):
                 response.headers[header.decode()] = value.decode()
         if not request.content.is_eof():  # aiohttp reads the rest; the task that sent it upstream ends in another turn
-            await asyncio.sleep(0)
+            await self._turn(request)
         return response
+
+    async def _turn(self, request: web.BaseRequest) -> None:
+        """Let the event loop turn. If `Connection.end_request` ends the request meanwhile, it has its response."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if ERROR_TO_SEND not in request:
+                raise
+            _uncancel()
 
     def _ended(self, request: web.BaseRequest, dialect: Dialect) -> web.StreamResponse:
         """Return the response to a request whose handler was cancelled by `Connection.end_request`."""
-        task = asyncio.current_task()
-        if task is not None:
-            task.uncancel()
+        _uncancel()
         error = request[ERROR_TO_SEND]
         self._metrics.rejected[error.kind] += 1
         return _cut(request, error, dialect)
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
 
 
 def _cut(request: web.BaseRequest, error: ProxyError, dialect: Dialect) -> web.StreamResponse:

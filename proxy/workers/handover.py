@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-TAKEN_S = 1.0  # a worker that takes a connection later than this hangs
+TAKEN_S = 3.0  # a worker that takes a connection later than this hangs; in a reload new ones may take none for 2 s
 TAKEN, LATE, DEAD = OUTCOMES = ("taken", "late", "dead")
 _HEAD = struct.Struct("!QI?")
 _RECEIVED_BYTES = 256 * 1024
@@ -104,12 +104,19 @@ class Inbox:
         """The descriptor at which connections are offered."""
         return self._sock.fileno()
 
+    @property
+    def is_taking(self) -> bool:
+        """Return whether a connection is being handed over."""
+        return bool(self._taking)
+
     def open(self) -> None:
         """Take connections from now on; those that were offered before wait."""
         asyncio.get_running_loop().add_reader(self._sock.fileno(), self._accept)
 
     def close(self) -> None:
-        """Take no more."""
+        """Take no more, if it is open."""
+        if self._sock.fileno() < 0:
+            return
         asyncio.get_running_loop().remove_reader(self._sock.fileno())
         self._sock.close()
         for task in self._taking:

@@ -189,8 +189,8 @@ class Supervisor:
         for worker in workers:
             self._add(worker)
         retiring = [worker for worker in old if not worker.is_asked_to_end]
-        for worker in retiring:
-            worker.send("retire", **self._membership())
+        for worker in old:  # older ones, too: else they would send what is new to one that has ended meanwhile
+            worker.send("retire" if worker in retiring else "members", **self._membership())
         waited = [worker.retired for worker in retiring]
         if waited:
             await asyncio.wait(waited, timeout=_RETIRED_S)

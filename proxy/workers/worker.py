@@ -7,7 +7,7 @@ import asyncio
 import functools
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -37,6 +37,7 @@ from proxy.workers.shares import divided
 _IGNORED = (signal.SIGINT, signal.SIGHUP)  # those of a terminal go to the supervisor, too, which tells us
 _POLL_S = 0.05
 _MOVED_AT_ONCE = 32  # idle connections
+_HANDSHAKES_S = 2.0  # for those of TLS that have begun when this worker accepts no more: nobody counts them
 _TOLD_AT_ONCE = 1000  # ids of responses: half a millisecond
 
 
@@ -86,6 +87,8 @@ class Worker:
         self._all_end = False
         self._is_orphan = False  # the supervisor is gone
         self._adopting: set[asyncio.Task[None]] = set()
+        self._retired_at = 0.0  # in monotonic seconds
+        self._passed_on: set[tuple[str, str]] = set()  # callers and ids of responses that were told
         self._listener: Listener
         self.inbox: Inbox  # once it is open
 
@@ -165,29 +168,75 @@ class Worker:
             self._ending.add_done_callback(lambda ending: self._over.set())
 
     async def _finish(self) -> None:
-        """Go on until nothing runs, is kept or waits, for at most `drain_s`; then leave idle connections to others."""
-        until = monotonic() + self.proxy.config.drain_s
-        while self._is_needed and monotonic() < until and not self.proxy.is_hurried:
-            await asyncio.sleep(_POLL_S)
+        """Go on until nothing runs, is kept or waits, for at most `drain_s`; then leave idle connections to others.
+
+        Requests that come meanwhile are served before this worker ends: on connections that it has not left yet, or
+        with those that other workers hand over.
+        """
+        self._retired_at = monotonic()
+        until = self._retired_at + self.proxy.config.drain_s
+        tried: set[MovableConnection] = set()
+        while not self.proxy.is_hurried:
+            if self._is_needed and monotonic() < until:
+                await asyncio.sleep(_POLL_S)
+            elif idle := self._idle(tried):
+                await self._leave(idle, tried)
+            else:
+                break
         self._pass_on_given()
-        movable = [one for one in self.proxy.clients.open if isinstance(one, MovableConnection)]
-        for start in range(0, len(movable), _MOVED_AT_ONCE):
-            await asyncio.gather(*map(self._move, movable[start : start + _MOVED_AT_ONCE]))
+        self.inbox.close()  # in the same turn as the last look: what is taken later would be cut
         await self.proxy.stop()
 
+    def _idle(self, tried: set[MovableConnection]) -> list[MovableConnection]:
+        """Return the connections on which nothing is asked now, and that were not left to others in vain.
+
+        Not those that can't be left, as their TLS ends here.
+        """
+        idle = [one for one in self._movable if one.is_between_requests and one not in tried]
+        return [one for one in idle if not one.is_encrypted]
+
+    @property
+    def _movable(self) -> Iterator[MovableConnection]:
+        return (one for one in self.proxy.clients.open if isinstance(one, MovableConnection))
+
+    async def _leave(self, idle: list[MovableConnection], tried: set[MovableConnection]) -> None:
+        """Leave connections to other workers, unless a request comes meanwhile."""
+        self._pass_on_given()
+        for start in range(0, len(idle), _MOVED_AT_ONCE):
+            await asyncio.gather(*(self._move(one, tried) for one in idle[start : start + _MOVED_AT_ONCE]))
+
     def _pass_on_given(self) -> None:
-        """Tell which ids of responses callers were given here: they may continue these for days."""
-        told = [] if self._all_end or self.proxy.given is None else self.proxy.given.told()
+        """Tell which ids of responses callers were given here, each once: they may continue these for days."""
+        given = [] if self._all_end or self.proxy.given is None else self.proxy.given.told()
+        told = [one for one in given if one[:2] not in self._passed_on]
+        self._passed_on.update(one[:2] for one in told)
         for start in range(0, len(told), _TOLD_AT_ONCE):
             self._channel.send("given", ids=told[start : start + _TOLD_AT_ONCE])
 
     @property
     def _is_needed(self) -> bool:
-        """Return whether anything runs or waits for a response; or is kept, unless all workers end."""
-        return self.proxy.is_busy or (not self._all_end and any(True for _ in self.proxy.hub))
+        """Return whether anything runs or waits for a response, or is handed over to this worker at the moment.
 
-    async def _move(self, connection: MovableConnection) -> None:
+        Or is kept, or a first request is yet to come by TLS, unless all workers end.
+        """
+        if self.proxy.is_busy or self._adopting or self.inbox.is_taking:
+            return True
+        return not self._all_end and (any(True for _ in self.proxy.hub) or self._awaits_requests)
+
+    @property
+    def _awaits_requests(self) -> bool:
+        """Return whether there are, or may be soon, connections without a request yet that can't go elsewhere.
+
+        A client takes a connection that is closed without an answer to its first request for an error.
+        """
+        if not self.proxy.config.tls.certificate:
+            return False
+        in_handshakes = monotonic() - self._retired_at < _HANDSHAKES_S
+        return in_handshakes or any(one.is_encrypted and one.is_unused for one in self._movable)
+
+    async def _move(self, connection: MovableConnection, tried: set[MovableConnection]) -> None:
         if connection.is_between_requests:
+            tried.add(connection)
             with suppress(ConnectionError):  # its client has disconnected
                 await self.placement.move_anywhere(connection)
 

@@ -38,7 +38,8 @@ class FakeConnection:
         self.done.append(f"{reason} {'closed' if clean else 'reset'}")
 
     def end_request(self, error: ProxyError) -> None:
-        self.done.append(error.code)
+        if error.code not in self.done:
+            self.done.append(error.code)
 
     def reject(self) -> None:
         self.done.append("rejected")

@@ -315,6 +315,31 @@ async def test_pieces_of_a_body_that_wait_for_their_turn_are_not_overtaken() -> 
     assert bodies == [b"abcdef"]
 
 
+async def test_connection_is_busy_from_the_first_byte_that_waits_to_the_end_of_the_answer() -> None:
+    """A process that ends waits for it: also before the request begins, when it waits for its turn or for its task."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        begun.set()
+        await may_end.wait()
+        return web.Response(text="over")
+
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        turned = await Turned.of(one)
+        assert not one.connections.busy
+        turned.read(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert one.connections.busy
+        turned.turn()
+        assert one.connections.busy
+        await begun.wait()
+        assert one.connections.busy
+        may_end.set()
+        await reader.readuntil(b"over")
+        assert not one.connections.busy
+        writer.close()
+
+
 async def test_next_request_that_waits_for_its_turn_is_answered_after_a_response_that_goes_on() -> None:
     """Its bytes are not the parser's yet, which is not to be dropped with what was parsed of the request before."""
     streaming = Streaming()
@@ -429,6 +454,24 @@ async def test_client_that_ended_its_side_has_the_answers_to_all_its_requests(
         await writer.wait_closed()
     assert served == paths
     assert re.findall(rb"/\d!", answers) == [f"{path}!".encode() for path in paths]
+
+
+@on_each_loop
+async def test_client_that_ended_its_side_within_a_head_that_waits_is_let_go() -> None:
+    """When it is the head's turn, and not when the time for a head is over."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        raise AssertionError(request.path)
+
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        turned = await Turned.of(one)
+        turned.read(b"GET / HT")
+        writer.write_eof()
+        await until(lambda: turned.connection._has_ended)
+        turned.turn()
+        assert await reader.read() == b""
+        writer.close()
 
 
 async def test_client_of_http_1_0_that_closed_altogether_has_left_when_it_is_written_to(tee: Tee, stage: Stage) -> None:

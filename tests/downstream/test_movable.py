@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
+from proxy.downstream import movable
 from proxy.downstream.movable import HANDED_OVER, MovableConnection
 from tests.downstream.ports import Port, port
 from tests.event_loops import on_each_loop, until
@@ -135,8 +136,9 @@ async def test_client_that_ended_its_side_has_all_its_answers_where_its_connecti
 
 
 @on_each_loop
-async def test_what_came_after_a_request_waits_for_its_answer() -> None:
-    """It is not parsed before, and no more is read than there is; then it is served here."""
+async def test_what_came_after_a_request_waits_for_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not parsed before, and no more is read when it is much; then it is served here."""
+    monkeypatch.setattr(movable, "_BEYOND_BYTES", len(NEXT))
     async with two_ports() as two:
         client = await two.near.send(LENGTH + NEXT)
         connection = await two.wait_held()
@@ -146,6 +148,16 @@ async def test_what_came_after_a_request_waits_for_its_answer() -> None:
         assert [await answered(client), await answered(client)] == [b"/first " + BODY, b"/second "]
         await until(lambda: connection.is_between_requests)
         assert connection.transport.is_reading()
+
+
+@on_each_loop
+async def test_client_that_leaves_is_noticed_though_its_next_request_waits() -> None:
+    """Else its request would go on for nobody, until something is written to it."""
+    async with two_ports() as two:
+        client = await two.near.send(LENGTH + NEXT)
+        connection = await two.wait_held()
+        client.transport.abort()
+        await until(lambda: connection.transport is None)
 
 
 @on_each_loop

@@ -173,3 +173,55 @@ async def test_port_that_was_closed_refuses_connections() -> None:
         url = tee.proxy.url
     with pytest.raises(ConnectionRefusedError):
         connections(url, 1)
+
+
+async def listening_at(sock: socket.socket) -> web.ServerRunner:
+    """Serve at a duplicate of a socket, as each worker does at that of its supervisor."""
+    runner = web.ServerRunner(Port(hello, Connection, 1).listener)
+    await runner.setup()
+    await site.Site(runner, sock=sock.dup()).start()
+    return runner
+
+
+@pytest.mark.parametrize("turns", range(9))
+@on_each_loop
+async def test_connections_that_come_while_a_port_closes_are_served(few_at_once: None, turns: int) -> None:
+    """By it, or by who listens at its socket next: workers are replaced so. However far the accepting had come."""
+    with socket.create_server(("127.0.0.1", 0), backlog=COUNT) as listens:
+        old = await listening_at(listens)
+        sockets = [socket.create_connection(listens.getsockname()) for _ in range(COUNT)]
+        for each in sockets:
+            each.sendall(request("GET", "/", "Connection: close"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for one in old.sites:
+            await one.stop()
+        new = await listening_at(listens)
+        try:
+            assert {(await read(each))[:12] for each in sockets} == {b"HTTP/1.1 200"}
+        finally:
+            await old.cleanup()
+            await new.cleanup()
+
+
+@on_each_loop
+async def test_client_that_connects_when_a_port_begins_to_listen_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others wait there already, as in a reload. Were the queue shorter for a moment, it would try again after 1 s."""
+    queue, late, outcomes = site._Queue, socket.socket(), []
+
+    def queued(listening: socket.socket, loop: asyncio.AbstractEventLoop) -> Any:
+        late.settimeout(0.5)
+        outcomes.append(late.connect_ex(listening.getsockname()))
+        return queue(listening, loop)
+
+    monkeypatch.setattr(site, "_Queue", queued)
+    with socket.create_server(("127.0.0.1", 0), backlog=COUNT) as listens:
+        sockets = [socket.create_connection(listens.getsockname()) for _ in range(5)]
+        runner = await listening_at(listens)
+        try:
+            assert outcomes == [0]
+            for each in (*sockets, late):
+                each.sendall(request("GET", "/", "Connection: close"))
+            assert {(await read(each))[:12] for each in (*sockets, late)} == {b"HTTP/1.1 200"}
+        finally:
+            await runner.cleanup()

@@ -85,9 +85,10 @@ async def test_socket_that_listens_already_is_served() -> None:
     """As systemd hands it over; its port is told."""
     async with ports() as both:
         listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
         runner = await both.server(hello, ROUTES, "127.0.0.1:0", is_admin=False)
         url, _ = await both.listen(runner, listening)
-        assert url.endswith(f":{listening.getsockname()[1]}")
+        assert url.endswith(f":{port}")
         assert (await said(url, request("GET", "/")))[0] == 200
 
 

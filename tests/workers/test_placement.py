@@ -563,7 +563,8 @@ async def reloaded(three: Several) -> None:
     for number in current:
         await three.add(number)
     await three.tell("retire", *ALL, current=current)
-    older = {name: at for at in ALL for said in three.told[at].said[-1:] for name in said["names"]}
+    told = [(at, said) for at in ALL for said in three.told[at].said if said["kind"] == "retired"]
+    older = {name: at for at, said in told for name in said["names"]}
     await three.tell("serve", *current, current=current, older=older)
 
 

@@ -205,6 +205,37 @@ async def ask_all_the_time(one: Served, ident: str) -> None:
         assert status == 200
 
 
+async def test_reload_while_a_worker_hangs_refuses_nothing(stage: Stage) -> None:
+    """What is new on connections of a worker of the reload before waits for those that take over."""
+    async with served(stage.url) as one:
+        answer, turn = await begun(one, stage)
+        clients = [await Client.connect(one.url) for _ in range(3)]
+        for client in clients:  # their connections go to the worker of the stream
+            client.send(request("GET", f"/v1/streams/{answer.stream_id}/info"))
+            await (await client.answer()).read()
+        one.process.send_signal(signal.SIGHUP)
+        await one.logged("3 new workers have begun")
+        hangs, *others = [await one.pid_of(number) for number in (3, 4, 5)]
+        os.kill(hangs, signal.SIGSTOP)
+        try:
+            one.process.send_signal(signal.SIGHUP)
+            await until(lambda: not any(map(is_alive, others)))
+            for client in clients:
+                client.send(request("POST", CHAT, body=chat_body()), method="POST")
+            for _ in clients:
+                new = await stage.next()
+                new.begin()
+                finish(new)
+            for client in clients:
+                answered_anew = await client.answer()
+                assert b"last" in await answered_anew.read()
+                assert worker_of(answered_anew) != worker_of(answer)
+        finally:
+            os.kill(hangs, signal.SIGCONT)
+        finish(turn)
+        assert b"last" in await answer.read()
+
+
 async def test_requests_of_operators_count_once(stage: Stage) -> None:
     """However many workers are asked for the answer."""
     async with served(stage.url) as one:
