@@ -4,6 +4,7 @@ Within a sentence a command is named, and its arguments may be left out; `make` 
 """
 
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from tests.page_commands import PAGES, PROGRAMS, ROOT, commands_of
 
 ELSEWHERE = {
     "curl -N": "tests/test_documents.py runs such commands",
+    "git diff": "of what is about to change",
     "git show": "of this repository's history, which a copy need not have",
     "kubectl ": "needs a cluster; tests/deploy checks the manifests",
     "npm publish": "uploads; tests/clients/test_follow_package.py packs what it would",
@@ -102,7 +104,7 @@ CHECKS: dict[str, Callable[[list[str]], Iterator[str]]] = {
 
 def wrong(command: str) -> list[str]:
     """Return what a command names that there is not; a program that no check is for is wrong as such."""
-    program, *words = command.split()
+    program, *words = shlex.split(command)
     check = CHECKS.get(program.removeprefix(".venv/bin/"))
     return [program] if check is None else list(check(words))
 
