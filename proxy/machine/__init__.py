@@ -9,15 +9,15 @@ for what mypyc does not make quick: calls of the system, and work on single byte
 
 from typing import Any
 
+import uvloop.loop
+
 from proxy.machine.plain import LONG_READ, Transport
 
+_PAST = {getattr(uvloop.loop, name, None) for name in ("TCPTransport", "UnixTransport")}
 try:
-    from uvloop.loop import TCPTransport, UnixTransport  # type: ignore[attr-defined]
-
     from proxy.machine.compiled import DirectWriter, Forward, head, write_all
 
     is_compiled = True
-    _PAST = {TCPTransport, UnixTransport}
 except ImportError:
     from proxy.machine.plain import Forward, head, write_all
 

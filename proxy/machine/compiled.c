@@ -23,7 +23,7 @@
 #define LONG_READ 1024  /* as in plain.py */
 #define SIZE_DIGITS 3   /* as in plain.py */
 
-static PyObject *name_of_write, *name_of_size, *name_of_is_closing, *name_of_get_extra_info, *name_of_fileno, *socket_text;
+static PyObject *name_of_write, *name_of_size, *name_of_is_closing, *name_of_get_extra_info, *name_of_fileno, *name_of_abort, *socket_text;
 
 /* Call a method without arguments that returns a number, 0 or more; -1 with an exception. */
 static Py_ssize_t number_from(PyObject *object, PyObject *method)
@@ -84,6 +84,16 @@ static int may_send(DirectWriter *self)
     return self->descriptor < 0 && find_descriptor(self) < 0 ? -1 : 1;
 }
 
+/* Abort a connection that was sent a part of some bytes and can't be sent the rest, for want of memory: the caller will
+ * take it that nothing was sent. The exception stays. */
+static void abort_after_part(PyObject *transport)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    Py_XDECREF(PyObject_CallMethodNoArgs(transport, name_of_abort));
+    PyErr_Restore(type, value, traceback);
+}
+
 /* Send what the socket takes; have the transport send the rest, also after an error, which it will meet again. */
 static int send_now(DirectWriter *self, PyObject *data)
 {
@@ -99,6 +109,8 @@ static int send_now(DirectWriter *self, PyObject *data)
     Py_XDECREF(whole);
     int result = rest == NULL ? -1 : write_by(self->transport, rest);
     Py_XDECREF(rest);
+    if (result < 0)
+        abort_after_part(self->transport);
     return result;
 }
 
@@ -451,9 +463,10 @@ PyMODINIT_FUNC PyInit_compiled(void)
     name_of_is_closing = PyUnicode_InternFromString("is_closing");
     name_of_get_extra_info = PyUnicode_InternFromString("get_extra_info");
     name_of_fileno = PyUnicode_InternFromString("fileno");
+    name_of_abort = PyUnicode_InternFromString("abort");
     socket_text = PyUnicode_InternFromString("socket");
     if (name_of_write == NULL || name_of_size == NULL || name_of_is_closing == NULL || name_of_get_extra_info == NULL
-        || name_of_fileno == NULL || socket_text == NULL)
+        || name_of_fileno == NULL || name_of_abort == NULL || socket_text == NULL)
         return NULL;
     PyObject *made = PyModule_Create(&module);
     if (made == NULL)

@@ -201,3 +201,32 @@ async def test_reset_by_the_client_is_found_out_by_the_transport(
     for _ in range(3):
         machine.write_all([writer], b"x")
     await until(lambda: server.lost)
+
+
+async def test_connection_that_can_not_be_sent_the_rest_is_aborted(machine: Any) -> None:
+    """Its caller will take it that nothing was sent, and send the same bytes again."""
+    ours, theirs = socket.socketpair()
+
+    class Transport:
+        is_aborted = False
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+        def is_closing(self) -> bool:
+            return self.is_aborted
+
+        def get_extra_info(self, name: str) -> socket.socket:
+            return ours
+
+        def write(self, data: bytes) -> None:
+            raise MemoryError
+
+        def abort(self) -> None:
+            self.is_aborted = True
+
+    with ours, theirs:
+        transport = Transport()
+        writer = machine.DirectWriter(transport)
+        assert machine.write_all([writer], b"x" * 10_000_000) == [writer]
+        assert transport.is_aborted
