@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import sysconfig
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +18,14 @@ def system_tool(name: str) -> str:
     if path is None:
         _lack(f"{name} is not installed; tests/system_tools.sh installs it")
     return path
+
+
+def c_compiler() -> str:
+    """Return the path of a C compiler, if there are Python's headers for it, too. Otherwise as `system_tool`."""
+    headers = Path(sysconfig.get_config_var("INCLUDEPY"), "Python.h")
+    if not headers.exists():
+        _lack(f"there are no headers of Python, {headers}; tests/system_tools.sh installs those of Debian's")
+    return system_tool("cc")
 
 
 def deploy_tool(name: str) -> str:

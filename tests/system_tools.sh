@@ -16,6 +16,8 @@ command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
 command -v redis-server >/dev/null || missing+=(redis-server)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+headers=$("${PYTHON:-python3}" -c 'import sysconfig; print(sysconfig.get_config_var("INCLUDEPY"))')
+[ -e "$headers/Python.h" ] || missing+=(python3-dev)
 
 install() {
   # policy-rc.d: packages are installed for their programs, no daemon is to start.

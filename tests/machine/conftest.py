@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from proxy.machine import plain
-from tests.programs import system_tool
+from tests.programs import c_compiler
 
 _ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ def _module(name: str, path: Path) -> Any:
 @pytest.fixture(scope="session")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """compiled.c, compiled as for a wheel."""
-    system_tool("cc")
+    c_compiler()
     folder = tmp_path_factory.mktemp("compiled")
     backend = _module("build_backend", _ROOT / "build_backend.py")
     backend.compile_c(_ROOT / "proxy/machine/compiled.c", folder)
