@@ -83,9 +83,10 @@ def account(tee: Tee) -> Account:
 async def test_requests_are_limited_in_sum(tmp_path: Path) -> None:
     """Of many that come to both nodes at once no more get in than may; what is refused uses nothing."""
     async with limited(tmp_path, requests_per_day=7) as (nodes, callers), answering(nodes.stage):
-        first = (await statuses(nodes, callers, 10))[200]
-        assert 5 <= first <= 7  # who is refused is counted for a moment
-        assert (await statuses(nodes, callers, 3))[200] == 7 - first
+        first = (await statuses(nodes, callers, 10))[200]  # who is refused is counted for a moment, so fewer may get in
+        assert first <= 7
+        later = [(await statuses(nodes, callers, 1))[200] for _ in range(9)]  # one after the other
+        assert first + sum(later) == 7
         for tee in (nodes.owner, nodes.other):
             assert await used(tee, callers, "requests") == 7
             assert account(tee).streams == 0
