@@ -80,7 +80,7 @@ bench-growth: $(VENV)/.stamp-bench
 # .venv-compiled/bin/streamtee. 4 minutes; needs a C compiler.
 compiled: $(COMPILED)/.stamp
 
-$(COMPILED)/.stamp: pyproject.toml build_backend.py $(shell find proxy -name "*.py" -o -path "proxy/console/*")
+$(COMPILED)/.stamp: pyproject.toml build_backend.py $(shell find proxy -name "*.py" -o -name "*.c" -o -path "proxy/console/*")
 	$(PYTHON) -m venv $(COMPILED)
 	rm -rf $(WHEELS)
 	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(COMPILED)/bin/python -m pip wheel -q --disable-pip-version-check --no-deps -w $(WHEELS) .

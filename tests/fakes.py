@@ -131,6 +131,9 @@ class FakeWriter:
     def resume(self) -> None:
         self.asked.append("resume")
 
+    def followed(self) -> None:
+        """Not noted: it asks for nothing."""
+
     def last_left(self) -> None:
         self.asked.append("last_left")
 

@@ -12,11 +12,10 @@ from typing import Any
 from aiohttp.test_utils import make_mocked_request
 
 from proxy.dialects import table
-from proxy.machine import head
+from proxy.machine import events, head
 from proxy.server.following.request import cursor, last_event_id, seconds, without_last_event_id
 from proxy.stream.vitals import Vitals
 from proxy.wire import json_members, json_text, sse
-from proxy.wire.chunked import events
 from proxy.wire.errors import BadRequest, TooLarge
 from proxy.wire.event_id import read_event_id
 from proxy.wire.http import EndToEnd, origin_form, with_one_length

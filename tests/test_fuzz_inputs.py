@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from proxy.access.capabilities import Capabilities, Capability
 from proxy.access.key_file import CallerRecords, KeyIndex, read_records
+from proxy.machine import events
 from proxy.server.config import Config, load
 from proxy.server.configuration.mistakes import explained
 from proxy.server.following.request import cursor
 from proxy.stream.modes.projections import MODES
-from proxy.wire.chunked import events
 from proxy.wire.errors import BadRequest, TooLarge
 from proxy.wire.event_id import EventId, read_event_id
 from proxy.wire.http import chunk

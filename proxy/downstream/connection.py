@@ -78,6 +78,7 @@ class Connection(LightConnection):
         "_held",
         "_held_bytes",
         "_idle_since",
+        "_is_settled",
         "_last_head",
         "_port",
         "_queued_bytes",
@@ -111,6 +112,7 @@ class Connection(LightConnection):
         self._ends_request = True  # the last read ended where a request ends: see `_note_end`
         self._has_ended = False  # the client has closed its sending side: what came before is still answered
         self._head_began_at = self._received_at = self._idle_since = self.taken_at = monotonic()
+        self._is_settled = False  # a response is in progress, and nothing but its bytes can be late any more
         self._closing = False  # whether it is about to be closed, after an error response or by `cut`
         self.unsent_bytes = self._queued_bytes = 0
 
@@ -145,7 +147,7 @@ class Connection(LightConnection):
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
         """Note that a response has ended: aiohttp calls this after each."""
-        self.current = None
+        self.current, self._is_settled = None, False
         self._answered = True
         self._idle_since = monotonic()
         if not self._port.is_admin:
@@ -442,6 +444,8 @@ class Connection(LightConnection):
 
     def check(self, now: float, timeouts: ClientTimeouts) -> None:
         """End the connection or its request if the client has exceeded a time-out. `clients` calls this regularly."""
+        if self._is_settled and not (self.unsent_bytes or self.peer.get_write_buffer_size()):
+            return
         self._note_unsent(now)
         if self.unsent_bytes and timeouts.write_s and now - self.taken_at >= timeouts.write_s:
             self.cut("write", clean=False)
@@ -490,6 +494,7 @@ class Connection(LightConnection):
         request._payload = request.content = EMPTY_PAYLOAD
         request._cache.clear()
         self._parser, self._messages = None, _NO_MESSAGES
+        self._is_settled = True
 
     def _note_unsent(self, now: float) -> None:
         """Note how many bytes wait to be sent, here and in the kernel, and when the client last took some."""
@@ -504,7 +509,7 @@ class Connection(LightConnection):
     def cut(self, reason: str, *, clean: bool) -> None:
         """Close the connection; if not `clean`, by a reset, so that no response looks complete."""
         self._port.clients.cuts[reason] += 1
-        self._closing = True
+        self._closing, self._is_settled = True, False
         if clean:
             self.peer.close()
         else:

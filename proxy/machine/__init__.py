@@ -15,15 +15,15 @@ from proxy.machine.plain import LONG_READ, Transport
 
 _PAST = {getattr(uvloop.loop, name, None) for name in ("TCPTransport", "UnixTransport")}
 try:
-    from proxy.machine.compiled import DirectWriter, Forward, head, write_all
+    from proxy.machine.compiled import DirectWriter, Forward, events, head, write_all
 
     is_compiled = True
 except ImportError:
-    from proxy.machine.plain import Forward, head, write_all
+    from proxy.machine.plain import Forward, events, head, write_all
 
     is_compiled = False
 
-__all__ = ["LONG_READ", "Forward", "Transport", "direct", "head", "is_compiled", "write_all"]
+__all__ = ["LONG_READ", "Forward", "Transport", "direct", "events", "head", "is_compiled", "write_all"]
 
 
 def direct(transport: Any) -> Transport:

@@ -22,6 +22,7 @@
 
 #define LONG_READ 1024  /* as in plain.py */
 #define SIZE_DIGITS 3   /* as in plain.py */
+#define MOST_DIGITS 7   /* of a chunk's size: 256 MiB, more than is ever read at once */
 
 static PyObject *name_of_write, *name_of_size, *name_of_is_closing, *name_of_get_extra_info, *name_of_fileno, *name_of_abort, *socket_text;
 
@@ -277,12 +278,12 @@ typedef struct {
     Py_ssize_t frame_size, size;
 } Chunk;
 
-/* Find a chunk with one ordinary frame at the beginning of some bytes; return whether there is one. The size on its first
- * line is as `http.chunk` writes it, of at most three digits. */
-static bool find_ordinary(Forward *self, const char *bytes, Py_ssize_t left, Chunk *found)
+/* Find a chunk at the beginning of some bytes; return whether it is all there. The size on its first line is as
+ * `http.chunk` writes it, of so many digits at most. */
+static bool find_chunk(const char *bytes, Py_ssize_t left, Py_ssize_t most_digits, Chunk *found)
 {
     Py_ssize_t named = 0, digits = 0;
-    for (; digits < left && digits <= SIZE_DIGITS; digits++) {
+    for (; digits < left && digits <= most_digits; digits++) {
         char digit = bytes[digits];
         if (digit >= '0' && digit <= '9')
             named = named * 16 + (digit - '0');
@@ -292,16 +293,25 @@ static bool find_ordinary(Forward *self, const char *bytes, Py_ssize_t left, Chu
             break;
     }
     Py_ssize_t start = digits + 2, size = start + named + 2;
-    if (digits == 0 || digits > SIZE_DIGITS || bytes[0] == '0' || size > left || size > LONG_READ
-        || bytes[digits] != '\r' || bytes[digits + 1] != '\n')
+    if (digits == 0 || digits > most_digits || bytes[0] == '0' || size > left)
         return false;
-    Py_ssize_t head = PyBytes_GET_SIZE(self->head), tail = PyBytes_GET_SIZE(self->tail);
-    if (start + head + tail >= size || memcmp(bytes + start, PyBytes_AS_STRING(self->head), (size_t)head) != 0
-        || memcmp(bytes + size - tail, PyBytes_AS_STRING(self->tail), (size_t)tail) != 0)
+    if (bytes[digits] != '\r' || bytes[digits + 1] != '\n' || bytes[size - 2] != '\r' || bytes[size - 1] != '\n')
         return false;
     *found = (Chunk){bytes + start, named, size};
-    const char *text = bytes + start + head;
-    size_t length = (size_t)(size - tail - start - head);
+    return true;
+}
+
+/* Do the same for a chunk with one ordinary frame. */
+static bool find_ordinary(Forward *self, const char *bytes, Py_ssize_t left, Chunk *found)
+{
+    if (!find_chunk(bytes, left, SIZE_DIGITS, found) || found->size > LONG_READ)
+        return false;
+    Py_ssize_t head = PyBytes_GET_SIZE(self->head), tail = PyBytes_GET_SIZE(self->tail);
+    const char *text = found->frame + head, *end = bytes + found->size - tail;
+    if (text >= end || memcmp(found->frame, PyBytes_AS_STRING(self->head), (size_t)head) != 0
+        || memcmp(end, PyBytes_AS_STRING(self->tail), (size_t)tail) != 0)
+        return false;
+    size_t length = (size_t)(end - text);
     /* a quotation mark, which may end the text, LF or CR */
     return !memchr(text, '"', length) && !memchr(text, '\n', length) && !memchr(text, '\r', length);
 }
@@ -386,6 +396,49 @@ static PyTypeObject ForwardType = {
     .tp_members = Forward_members,
 };
 
+/* Events that are not forwarded here */
+
+/* Find a chunk that is one SSE event at the beginning of some bytes; return whether there is one. */
+static bool find_event(const char *bytes, Py_ssize_t left, Py_ssize_t most_digits, Chunk *found)
+{
+    if (!find_chunk(bytes, left, most_digits, found) || found->frame_size < 2)
+        return false;
+    const char *text = found->frame, *end = text + found->frame_size - 2;
+    if (end[0] != '\n' || end[1] != '\n' || text[0] == ':' || memchr(text, '\r', (size_t)(end - text)))
+        return false;
+    for (const char *line = text; (line = memchr(line, '\n', (size_t)(end - line))) != NULL; line++)
+        if (line == text || line[1] == '\n')  /* a blank line; `end` is an LF, too */
+            return false;
+    return true;
+}
+
+static PyObject *events(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    if (!PyBytes_CheckExact(data)) {
+        PyErr_SetString(PyExc_TypeError, "events takes bytes");
+        return NULL;
+    }
+    PyObject *frames = PyList_New(0);
+    if (frames == NULL)
+        return NULL;
+    const char *bytes = PyBytes_AS_STRING(data), *end = bytes + PyBytes_GET_SIZE(data);
+    Py_ssize_t most_digits = SIZE_DIGITS;
+    for (Chunk chunk; bytes < end; bytes += chunk.size, most_digits = MOST_DIGITS) {
+        if (!find_event(bytes, end - bytes, most_digits, &chunk)) {
+            Py_DECREF(frames);
+            return PyList_New(0);
+        }
+        PyObject *frame = PyBytes_FromStringAndSize(chunk.frame, chunk.frame_size);
+        if (frame == NULL || PyList_Append(frames, frame) < 0) {
+            Py_XDECREF(frame);
+            Py_DECREF(frames);
+            return NULL;
+        }
+        Py_DECREF(frame);
+    }
+    return frames;
+}
+
 /* Heads */
 
 /* Return whether something is a header: a tuple of two bytes. Raise if not. */
@@ -443,6 +496,7 @@ done:
 /* The module */
 
 static PyMethodDef functions[] = {
+    {"events", (PyCFunction)events, METH_O, "Return the frames of a read that is chunks with one event each."},
     {"head", (PyCFunction)(void (*)(void))head, METH_FASTCALL, "Return the bytes of a message's head."},
     {"write_all", (PyCFunction)(void (*)(void))write_all, METH_FASTCALL, "Write the same bytes to many transports."},
     {NULL, NULL, 0, NULL},

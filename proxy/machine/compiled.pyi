@@ -3,6 +3,7 @@
 from typing import Any
 
 from proxy.machine.plain import Forward as Forward
+from proxy.machine.plain import events as events
 from proxy.machine.plain import head as head
 from proxy.machine.plain import write_all as write_all
 

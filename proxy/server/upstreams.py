@@ -97,7 +97,7 @@ class Upstreams:
         """Use the keys and time-outs of another configuration from now on."""
         for name, settings in {DEFAULT: config.upstream, **config.upstreams}.items():
             self.by_name[name].use_key(settings.key.get_secret_value())
-            self.by_name[name].pool.timeouts = Timeouts(**config.timeouts.model_dump())
+            self.by_name[name].pool.limit(Timeouts(**config.timeouts.model_dump()))
 
     async def close(self) -> None:
         """Close every connection."""

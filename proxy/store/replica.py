@@ -174,6 +174,9 @@ class Replica:
             self.paused = False
             self._on_resume(self)
 
+    def followed(self) -> None:
+        """Do nothing: followers are served from the log."""
+
     def last_left(self) -> None:
         """Tell the owner, who decides."""
         self._on_left(self)

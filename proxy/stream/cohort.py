@@ -78,8 +78,9 @@ What the events are, and what the code does:
   needs the texts of what comes before its offset, until so much has been read.
 * company: a sweep ends, and the cohort has another member. Each follower whose sink has a transport goes into the rank
   of its view, framing and offset (`Cohort._regroup`), and may be the first in it, or the only one.
-* alone: no other follower is left, it has been sent everything, and its sink takes the upstream's chunks unchanged:
-  the writer calls `Stream.lone_follower`, which takes it out of its rank, and starts a Bypass to it.
+* alone: there is no other follower, it has been sent everything, and its sink takes the upstream's chunks unchanged.
+  The writer looks for that when a follower has come (`followed`), and at every 64th frame: it calls
+  `Stream.lone_follower`, which takes it out of its rank, and starts a Bypass to it.
 * leave: the client has gone. Nothing is written to the sink. `Stream.detach` parks it for good and removes it.
 * fail: the follower alone is ended, for example because its token has expired. The sink is sent the ending as its mode
   writes it.

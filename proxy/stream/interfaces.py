@@ -66,6 +66,9 @@ class Writer(Protocol):
     def resume(self) -> None:
         """Go on reading from upstream."""
 
+    def followed(self) -> None:
+        """Note that a follower has come, and has been sent what its sink takes."""
+
     def last_left(self) -> None:
         """Decide whether to go on, now that the stream has neither followers nor holds."""
 

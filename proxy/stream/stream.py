@@ -128,6 +128,8 @@ class Stream(BoundedStream):
             subscription.advance()
             if self._lines:
                 self.send_ahead(self._lines)
+            if self.writer is not None:
+                self.writer.followed()
 
     def detach(self, subscription: Subscription) -> None:
         """Remove a follower; notify the writer if it was the last one of an open stream."""

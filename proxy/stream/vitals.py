@@ -60,16 +60,16 @@ class Vitals:
         For each frame with generated text, except the stream's first, `at` is appended to `times`.
         """
         self.first_byte_at = self.first_byte_at or at
-        reader, has_data, several = self.reader, False, len(frames) > 1
+        reader, has_data = self.reader, False
         ordinary, note = reader.ordinary, reader.note
-        follows_text = several and self.first_token_at > 0  # as a rule, only a frame that follows a text is ordinary
+        follows_text = self.first_token_at > 0  # as a rule, only a frame that follows a text is ordinary
         for frame in frames:
             if follows_text and ordinary(frame):
                 times.append(at)
                 has_data = True
                 continue
             kind = note(frame)
-            follows_text = several and kind is not None
+            follows_text = kind is not None
             if kind is not None:
                 self._count(kind, at, times)
                 has_data = True

@@ -18,8 +18,7 @@ from typing import Any, Final, Protocol
 import aiohttp
 import httptools
 
-from proxy.machine import Transport, direct
-from proxy.wire.chunked import events
+from proxy.machine import Transport, direct, events
 from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError
 from proxy.wire.http import Headers, with_one_length
 
@@ -93,6 +92,7 @@ class Connection:
         "_lent",
         "_poll",
         "_writable",
+        "at_chunk",
         "exchange",
         "idle_since",
         "on_events",
@@ -121,6 +121,7 @@ class Connection:
         self.take_event: TakeEvent | None = None  # the receiver's, as the next
         self.take_events: TakeEvents | None = None
         self.on_events: TakeEvents | None = None  # the same if the next read begins at a chunk, else None
+        self.at_chunk = False  # the last read that was parsed ended where a chunk ends, so that the next begins one
         self.parser: httptools.HttpResponseParser | None = _new_parser()  # None: closed
         self._poll: Callable[[int], Any] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -151,7 +152,7 @@ class Connection:
     def begin(self, exchange: Served) -> None:
         """Serve an exchange from now on."""
         self.exchange = exchange
-        self.over = self.reusable = False
+        self.over = self.reusable = self.at_chunk = False
         self.take_event = self.take_events = self.on_events = None
         self._head_bytes = 0
         self.read_at = monotonic()
@@ -285,8 +286,8 @@ class Connection:
         pieces.clear()
         # The read ends with a chunk if the last callback was the end of one and the last byte is its LF: were this the
         # LF after the size of another chunk, the last callback would be that chunk's beginning.
-        at_chunk = bool(chunks) and not chunks[-1] and data.endswith(b"\n")
-        self.on_events = self.take_events if at_chunk and not self.over else None
+        self.at_chunk = bool(chunks) and not chunks[-1] and not self.over and data.endswith(b"\n")
+        self.on_events = self.take_events if self.at_chunk else None
         chunks.clear()
         receiver = self.receiver
         if receiver is not None and not self.over:

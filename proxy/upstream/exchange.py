@@ -134,6 +134,7 @@ class Exchange:
         self.responded: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         connection.begin(self)
         self._began_at = self._asked_at = connection.read_at  # which is now
+        self.look_at = 0.0  # before this time, in monotonic seconds, no time-out can have expired: see `late`
 
     def header(self, name: bytes) -> bytes | None:
         """Return the value of the last header with this name, which is in lower case; None if there is none."""
@@ -220,7 +221,7 @@ class Exchange:
     def attach(self, receiver: Receiver, take_events: TakeEvents | None = None) -> None:
         """Pass the body to `receiver` from now on, beginning with what has been received already.
 
-        From the second read on, `take_events` is called first with reads that consist of complete events.
+        `take_events` is called first with later reads that consist of complete events.
         """
         connection = self._connection
         if connection is None:
@@ -234,6 +235,7 @@ class Exchange:
             return
         connection.receiver = receiver
         connection.take_events = take_events
+        connection.on_events = take_events if connection.at_chunk else None
         if data:
             try:
                 receiver.received(data, connection.read_at)
@@ -353,31 +355,49 @@ class Exchange:
         receiver.failed(fault)
 
     def late(self, now: float, timeouts: Timeouts) -> UpstreamError | None:
-        """Return the error of a time-out that has expired, or of a response that does not end after its final event."""
+        """Return the error of a time-out that has expired, or of a response that does not end after its final event.
+
+        If none has, `look_at` is set to when the first of them may: progress only puts them off. Whoever notes what
+        may end the response sooner, as a final event does, or changes the time-outs, calls `look_soon`.
+        """
         connection = self._connection
         if connection is None or self._ended:
             return None
-        if timeouts.total_s and not self.endless and now - self._began_at >= timeouts.total_s:
-            return TotalTimeout(f"the response took longer than {timeouts.total_s:g} s in all")
+        total_s, token_s, idle_s = timeouts.total_s, timeouts.first_token_s, timeouts.idle_s
+        asked_at, progress = self._asked_at, self.progress
+        soonest = self._began_at + total_s if total_s and not self.endless else math.inf
+        if now >= soonest:
+            return TotalTimeout(f"the response took longer than {total_s:g} s in all")
+        if token_s and (progress is None or progress.awaits_token):
+            soonest = min(soonest, asked_at + token_s)
         if not self.status:
-            if timeouts.first_byte_s and now - self._asked_at >= timeouts.first_byte_s:
-                return FirstByteTimeout(f"the upstream sent no response within {timeouts.first_byte_s:g} s")
+            first_s = timeouts.first_byte_s
+            if first_s and now - asked_at >= first_s:
+                return FirstByteTimeout(f"the upstream sent no response within {first_s:g} s")
+            if asked_at <= now:  # else the proxy waits for the client
+                soonest = min(soonest, asked_at + (first_s or math.inf), now + (idle_s or math.inf))
+                self.look_at = soonest
             return None
-        progress = self.progress
         if progress is not None and progress.ended_at and now - progress.ended_at >= _END_S:
             return NOT_ENDED
         if connection.paused:  # by the proxy itself
             return None
-        token_s, idle_s = timeouts.first_token_s, timeouts.idle_s
-        if token_s and progress is not None and progress.awaits_token and now - self._asked_at >= token_s:
+        if token_s and progress is not None and progress.awaits_token and now - asked_at >= token_s:
             return FirstTokenTimeout(f"the upstream sent no token within {token_s:g} s")
         fed_at = connection.read_at if progress is None else progress.fed_at
-        if progress is not None and (enough_s := progress.enough_after_s) and now - fed_at >= enough_s:
+        enough_s = 0.0 if progress is None else progress.enough_after_s
+        if enough_s and now - fed_at >= enough_s:
             return NOT_ENDED
         if idle_s and now - fed_at >= idle_s:
             what = "nothing but comments" if connection.read_at > fed_at else "nothing"
             return IdleTimeout(f"the upstream sent {what} for {idle_s:g} s")
+        if not (enough_s or (progress is not None and progress.ended_at)):
+            self.look_at = min(soonest, fed_at + (idle_s or math.inf))
         return None
+
+    def look_soon(self) -> None:
+        """Have `late` called when time-outs are checked next."""
+        self.look_at = 0.0
 
     def _read_coding(self) -> None:
         """Drop the length that a transfer coding overrides; end the exchange if the coding is not supported."""

@@ -160,6 +160,12 @@ class ConnectionPool:
         else:
             connection.close()
 
+    def limit(self, timeouts: Timeouts) -> None:
+        """Keep these time-outs from now on."""
+        self.timeouts = timeouts
+        for exchange in self.active:
+            exchange.look_soon()
+
     async def close(self) -> None:
         """Close every connection."""
         self._watch.cancel()
@@ -245,6 +251,8 @@ class ConnectionPool:
     def _end_late(self, now: float) -> None:
         """End what is late now. A function of its own, so that no variable keeps the last exchange alive."""
         for exchange in list(self.active):
+            if exchange.look_at > now:
+                continue
             try:  # for each: an exception of one must not affect the others
                 error = exchange.late(now, self.timeouts)
                 if error is not None:

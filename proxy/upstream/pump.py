@@ -153,6 +153,7 @@ class Pump(StreamWriter):
 
     def _look_ahead(self, data: bytes, at: float) -> None:
         """Look for the end of the answer in an incomplete frame: some upstreams leave its blank line out, and wait."""
+        self._look_soon()
         held_bytes = self._splitter.held_bytes
         if not 0 < held_bytes <= _LOOKED_AT_BYTES or data[-1] not in _MAY_END:
             return
@@ -210,6 +211,11 @@ class Pump(StreamWriter):
         splitter = self._splitter
         return splitter.held_bytes > 0 and not splitter.in_comment and bool(splitter.tail.strip())
 
+    def _look_soon(self) -> None:
+        """Have the exchange look soon whether its response ends: silence may tell that it has, from now on."""
+        if self._exchange is not None:
+            self._exchange.look_soon()
+
     @property
     def awaits_token(self) -> bool:
         return not (self._vitals.first_token_at or self._has_reader_failed) and self.stream.dialect.frames.has_text
@@ -219,6 +225,10 @@ class Pump(StreamWriter):
     def resume(self) -> None:
         self.stream.fed_at = monotonic()  # the pause was not the upstream's
         super().resume()
+
+    def followed(self) -> None:
+        """Forward what comes to the follower at once, if it is the only one."""
+        self._try_bypass()
 
     def last_left(self) -> None:
         """Close the upstream connection at once, after the grace period, or not at all."""
@@ -262,6 +272,7 @@ class Pump(StreamWriter):
 
     def note(self, frames: list[bytes], at: float, times: list[float]) -> None:
         """Read frames that are not ordinary; append `at` to `times` for each with text."""
+        self._look_soon()
         if self._read(frames, at, times):
             self.stream.fed_at = at
         reader = self._reader

@@ -54,6 +54,9 @@ class StreamWriter:
         if self._exchange is not None:
             self._exchange.resume()
 
+    def followed(self) -> None:
+        """Do nothing: all followers are served from the log."""
+
     def last_left(self) -> None:
         """Close the upstream connection at once, after the grace period, or not at all."""
         self.stop_after(self.on_disconnect.grace_s)

@@ -11,7 +11,6 @@ Read in this order:
 * `reconnection`: what an EventSource remembers between two connections
 * `http`: which headers a proxy forwards, and how a body is framed
 * `request_end`: finds where a request ends in the bytes of its connection
-* `chunked`: a fast path for a read that consists of complete events in complete chunks
 * `json_text`: reads and writes JSON as upstreams send it, which strict parsers refuse in part or change
 * `json_size`: whether a JSON text has so few values that it is read in a short time
 * `json_members`: replaces members of a JSON object in its text and leaves every other byte as it is

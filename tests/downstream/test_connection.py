@@ -196,6 +196,58 @@ async def test_request_whose_response_goes_on_keeps_no_headers_and_the_next_ones
         writer.close()
 
 
+@on_each_loop
+async def test_client_is_held_to_its_time_outs_after_a_response_that_went_on() -> None:
+    """While it went on and was looked at, nothing could be late but its bytes; afterwards a head or a body can."""
+    streaming = Streaming()
+    streaming.over.set()
+    for come, reason in ((b"", "keepalive"), (b"GET / HTT", "head"), (FIRST + b"Content-Length: 2\r\n\r\n{", "body")):
+        streaming.over.clear()
+        async with port(streaming.answer, complaints=True) as one, asyncio.timeout(GUARD_S):
+            timeouts = one.connections.timeouts
+            reader, writer = await asyncio.open_connection(*one.address)
+            writer.write(FIRST + b"Content-Length: 2\r\n\r\n{}")
+            await reader.readuntil(b"\r\n\r\n")
+            (connection,) = one.connections.open
+            assert isinstance(connection, Connection)
+            for after_s in (0, 1e6, 2e6):
+                connection.check(time.monotonic() + after_s, timeouts)
+            assert not one.connections.cuts
+            streaming.over.set()
+            await reader.readuntil(b"0\r\n\r\n")
+            await until(lambda connection=connection: connection.current is None)
+            last = connection._received_at
+            writer.write(come)
+            await until(lambda connection=connection, last=last, come=come: not come or _has_read(connection, last))
+            await until(lambda connection=connection, reason=reason: reason != "body" or connection.current is not None)
+            connection.check(time.monotonic() + 1e6, timeouts)
+            assert dict(one.connections.cuts) == {reason: 1}
+            writer.close()
+
+
+async def test_client_that_takes_nothing_is_found_out_long_after_its_request() -> None:
+    """Its connection is looked at again as soon as bytes wait for it."""
+    streaming = Streaming()
+    async with port(streaming.answer) as one, asyncio.timeout(GUARD_S):
+        timeouts = one.connections.timeouts
+        reader, writer = await asyncio.open_connection(*one.address)
+        writer.write(FIRST + b"Content-Length: 2\r\n\r\n{}")
+        await reader.readuntil(b"\r\n\r\n")
+        (connection,) = one.connections.open
+        assert isinstance(connection, Connection)
+        now = time.monotonic()
+        connection.check(now, timeouts)
+        connection.peer.write(bytes(64 << 20))
+        for after_s in (1, timeouts.write_s, timeouts.write_s + 0.9):
+            connection.check(now + after_s, timeouts)
+            assert connection.unsent_bytes
+            assert not one.connections.cuts
+        connection.check(now + timeouts.write_s + 1, timeouts)
+        assert dict(one.connections.cuts) == {"write": 1}
+        streaming.over.set()
+        writer.close()
+
+
 def _has_read(connection: Connection, last: float) -> bool:
     return connection._received_at != last
 

@@ -196,6 +196,9 @@ class SimUpstream:
     def resume(self) -> None:
         """Never paused."""
 
+    def followed(self) -> None:
+        """Served from the log."""
+
     def last_left(self) -> None:
         self._world.closing(self)
         self.stop(CLIENT_GONE)

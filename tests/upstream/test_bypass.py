@@ -33,6 +33,18 @@ def bypassed(**limits: int) -> Upstream:
     return upstream
 
 
+async def test_events_go_past_the_log_from_the_moment_a_lone_follower_comes() -> None:
+    """Though the first text came before it, and no other reason to look for one comes."""
+    upstream, sink = Upstream(Connected()), Connected()
+    upstream.follower.leave("left")
+    upstream.send(FRAME)
+    assert upstream.stream.bypass is None
+    follow(upstream.stream, sink)
+    upstream.send(FRAME)
+    assert sink.sent_on == 1
+    assert sink.received == FRAME * 2
+
+
 def sent_on(upstream: Upstream) -> int:
     """Return how many reads went past the log."""
     assert isinstance(upstream.sink, Connected)

@@ -41,6 +41,25 @@ def _connection(framing: bytes = b"Transfer-Encoding: chunked") -> tuple[Connect
     return connection, exchange
 
 
+@pytest.mark.parametrize("whole", [True, False])
+async def test_read_after_those_that_nobody_had_taken_goes_the_short_way_if_it_begins_a_chunk(whole: bool) -> None:
+    """As the second read of most streams does: the first one comes with the head, before there is a receiver."""
+    connection, exchange = _connection()
+    event = chunk(b"data: x\n\n")
+    taken: list[bytes] = []
+    connection.data_received(event if whole else event[:-1])
+
+    def take(frames: list[bytes], chunks: bytes, at: float) -> bool:
+        taken.append(chunks)
+        return True
+
+    listener = Listener()
+    exchange.attach(listener, take)
+    connection.data_received(event if whole else b"\n" + event)
+    assert taken == ([event] if whole else [])
+    assert listener.body == (b"data: x\n\n" if whole else b"data: x\n\n" * 2)
+
+
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-A: b\r\n\r\n"
 
 

@@ -4,14 +4,14 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from proxy.upstream.exchange import NOT_ENDED
 from proxy.upstream.pool import ConnectionPool
 from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError, UpstreamTimeout
-from tests.event_loops import GUARD_S, on_each_loop
+from tests.event_loops import GUARD_S, on_each_loop, until
 from tests.exchanges import CUTS, GET, NO_LIMITS, Listener, listened, opening, pieces, say, upstream
 from tests.stage import Stage, staged
 
@@ -441,6 +441,68 @@ async def test_bytes_that_are_no_progress_hold_off_no_time_out(
         assert isinstance(listener.error, UpstreamTimeout)
         assert listener.error.ending == ending
         assert says in listener.error.message
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "watched", "in_s"),
+    [
+        ({}, {}, float("inf")),
+        ({"idle_s": 20}, {}, 20),
+        ({"idle_s": 20, "total_s": 15}, {}, 15),
+        ({"idle_s": 20, "first_token_s": 10}, {"awaits_token": True}, 10),
+        ({"idle_s": 20, "first_token_s": 10}, {}, 20),
+        ({"idle_s": 20}, {"enough_after_s": 5.0}, None),
+        ({"idle_s": 20}, {"ended_at": 1e12}, None),
+    ],
+)
+async def test_exchange_is_not_looked_at_before_a_time_out_may_expire(
+    timeouts: dict[str, float], watched: dict[str, Any], in_s: float | None
+) -> None:
+    """Progress puts the first of them off; where silence tells that a response has ended, it is looked at each time."""
+    async with staged() as stage, upstream(stage.url) as up:
+        task = opening(up)
+        turn = await stage.next()
+        turn.begin()
+        exchange, now = await task, asyncio.get_running_loop().time()
+        exchange.progress = Watched(now, awaits_token=False)
+        exchange.progress.__dict__.update(watched)
+        exchange.attach(Listener())
+        assert exchange.late(now, NO_LIMITS._replace(**timeouts)) is None
+        assert exchange.look_at == (0 if in_s is None else pytest.approx(now + in_s, abs=0.5))
+        exchange.look_soon()
+        assert exchange.look_at == 0
+        exchange.pause()
+        assert exchange.late(now, NO_LIMITS._replace(**timeouts)) is None
+        assert exchange.look_at == 0  # a time-out may have expired by the moment when it goes on
+        exchange.close()
+
+
+async def test_exchange_that_is_not_answered_is_looked_at_when_its_answer_may_be_late() -> None:
+    """In time for what may be late after that, too."""
+    for timeouts, in_s in (({"first_byte_s": 30}, 30), ({"first_byte_s": 30, "idle_s": 20}, 20), ({"total_s": 9}, 9)):
+        async with staged() as stage, upstream(stage.url) as up:
+            task = opening(up)
+            await stage.next()
+            (exchange,) = up.active
+            now = asyncio.get_running_loop().time()
+            assert exchange.late(now, NO_LIMITS._replace(**timeouts)) is None
+            assert exchange.look_at == pytest.approx(now + in_s, abs=0.5)
+            exchange.close()
+            task.cancel()
+
+
+async def test_shorter_time_outs_hold_at_once() -> None:
+    """For what was looked at while they were longer."""
+    async with staged() as stage, upstream(stage.url, NO_LIMITS._replace(idle_s=60, connect_s=0.4)) as up:
+        task = opening(up)
+        turn = await stage.next()
+        turn.begin()
+        exchange, listener = await task, Listener()
+        exchange.attach(listener)
+        await until(lambda: exchange.look_at > 0)
+        up.limit(NO_LIMITS._replace(idle_s=0.05, connect_s=0.4))
+        await listener.wait()
+        assert isinstance(listener.error, UpstreamTimeout)
 
 
 @on_each_loop

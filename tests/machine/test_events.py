@@ -1,11 +1,14 @@
-"""The short way through both framings, held to the long one."""
+"""The short way through both framings, held to the long one; in both versions."""
+
+from types import ModuleType
+from typing import Any
 
 import httptools
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.wire.chunked import events
+from proxy.machine import plain
 from proxy.wire.http import chunk
 from proxy.wire.sse import Splitter
 
@@ -41,17 +44,22 @@ class _Body:
 
 
 @pytest.mark.parametrize("pieces", [[_EVENT], [_NATIVE], [_EVENT] * 3, [_NATIVE, _EVENT], [b"\n\n"]])
-def test_chunks_that_are_events_are_seen(pieces: list[bytes]) -> None:
+def test_chunks_that_are_events_are_seen(version: ModuleType, pieces: list[bytes]) -> None:
     """One or several, of one line or of more."""
-    assert events(b"".join(map(chunk, pieces))) == pieces
+    assert version.events(b"".join(map(chunk, pieces))) == pieces
 
 
+_SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@_SHARED
 @given(st.lists(st.tuples(st.sampled_from((*_PIECES, *_ODD)), st.sampled_from(_SIZES)), max_size=4), st.integers(0, 40))
-def test_frames_are_those_of_the_parsers(chunks: list[tuple[bytes, bytes]], cut: int) -> None:
+def test_frames_are_those_of_the_parsers(machine: Any, chunks: list[tuple[bytes, bytes]], cut: int) -> None:
     """Whatever is seen in data, llhttp and the splitter see, too, and nothing is left over."""
     data = b"".join((size % len(piece)) + b"\r\n" + piece + b"\r\n" for piece, size in chunks)
     for read in (data, data[: len(data) - cut], data[cut:]):
-        frames = events(read)
+        frames = plain.events(read)
+        assert machine.events(read) == frames
         if frames:
             assert read == b"".join(map(chunk, frames))
             splitter = Splitter(1 << 20)
@@ -60,30 +68,30 @@ def test_frames_are_those_of_the_parsers(chunks: list[tuple[bytes, bytes]], cut:
 
 
 @pytest.mark.parametrize("odd", [*_ODD, b""])
-def test_what_is_odd_is_left_to_the_parsers(odd: bytes) -> None:
+def test_what_is_odd_is_left_to_the_parsers(version: ModuleType, odd: bytes) -> None:
     """Comments alone, halves of frames, two in one chunk, CRs, and the end of the body."""
-    assert events(chunk(_EVENT) + chunk(odd)) == []
-    assert events(chunk(odd)) == []
+    assert version.events(chunk(_EVENT) + chunk(odd)) == []
+    assert version.events(chunk(odd)) == []
 
 
 @pytest.mark.parametrize("size", _SIZES[1:])
-def test_size_in_other_words_is_left_to_the_parser(size: bytes) -> None:
+def test_size_in_other_words_is_left_to_the_parser(version: ModuleType, size: bytes) -> None:
     """Data is sent on as it is, so its sizes must be the ones that every client reads."""
     piece = b"data: 12\n\n"
-    assert events(b"%b\r\n%b\r\n" % (size % len(piece), piece)) == []
+    assert version.events(b"%b\r\n%b\r\n" % (size % len(piece), piece)) == []
 
 
-def test_large_chunk_is_left_to_the_parser() -> None:
+def test_large_chunk_is_left_to_the_parser(version: ModuleType) -> None:
     """It takes longer to look through."""
-    assert events(chunk(b"d" * 4093 + b"\n\n"))
-    assert events(chunk(b"d" * 4094 + b"\n\n")) == []
+    assert version.events(chunk(b"d" * 4093 + b"\n\n"))
+    assert version.events(chunk(b"d" * 4094 + b"\n\n")) == []
 
 
-def test_part_of_a_chunk_is_left_to_the_parser() -> None:
+def test_part_of_a_chunk_is_left_to_the_parser(version: ModuleType) -> None:
     """Its beginning, its end, and what follows a whole one."""
     whole = chunk(_EVENT)
     for at in range(1, len(whole)):
-        assert events(whole[:at]) == []
-        assert events(whole[at:]) == []
-        assert events(whole + whole[:at]) == []
-    assert events(b"") == []
+        assert version.events(whole[:at]) == []
+        assert version.events(whole[at:]) == []
+        assert version.events(whole + whole[:at]) == []
+    assert version.events(b"") == []
