@@ -11,7 +11,7 @@ from typing import Any
 
 import uvloop.loop
 
-from proxy.machine.plain import LONG_READ, Transport
+from proxy.machine.plain import LONG_READ, MOST_FRAMES, Transport
 
 _PAST = {getattr(uvloop.loop, name, None) for name in ("TCPTransport", "UnixTransport")}
 try:
@@ -23,7 +23,7 @@ except ImportError:
 
     is_compiled = False
 
-__all__ = ["LONG_READ", "Forward", "Transport", "direct", "events", "head", "is_compiled", "write_all"]
+__all__ = ["LONG_READ", "MOST_FRAMES", "Forward", "Transport", "direct", "events", "head", "is_compiled", "write_all"]
 
 
 def direct(transport: Any) -> Transport:

@@ -22,6 +22,7 @@
 
 #define LONG_READ 1024  /* as in plain.py */
 #define SIZE_DIGITS 3   /* as in plain.py */
+#define MOST_FRAMES 64  /* as in plain.py */
 #define MOST_DIGITS 7   /* of a chunk's size: 256 MiB, more than is ever read at once */
 
 static PyObject *name_of_write, *name_of_size, *name_of_is_closing, *name_of_get_extra_info, *name_of_fileno, *name_of_abort, *socket_text;
@@ -225,30 +226,32 @@ failed:
     return NULL;
 }
 
-/* Forward: an event's way */
+/* Forward: an event's way. What it has of each frame is in the object, not in lists: with 500 streams, each object and each
+ * array that an event touches is read from memory. */
 
 typedef struct {
     PyObject_HEAD
-    PyObject *transport, *head, *tail, *frames, *times;
+    PyObject *transport, *log, *head, *tail;
     double at;
-    Py_ssize_t room;
+    Py_ssize_t room, waiting;
+    double times[MOST_FRAMES];
+    unsigned short sizes[MOST_FRAMES];  /* LONG_READ at most */
 } Forward;
 
 static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"transport", NULL};
-    PyObject *transport;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O", names, &transport))
+    static char *names[] = {"transport", "log", NULL};
+    PyObject *transport, *log;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO!", names, &transport, &PyByteArray_Type, &log))
         return NULL;
     Forward *self = (Forward *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->transport = Py_NewRef(transport);
+    self->log = Py_NewRef(log);
     self->head = PyBytes_FromStringAndSize(NULL, 0);
     self->tail = PyBytes_FromStringAndSize(NULL, 0);
-    self->frames = PyList_New(0);
-    self->times = PyList_New(0);
-    if (self->head == NULL || self->tail == NULL || self->frames == NULL || self->times == NULL)
+    if (self->head == NULL || self->tail == NULL)
         Py_CLEAR(self);
     return (PyObject *)self;
 }
@@ -256,8 +259,6 @@ static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywo
 static int Forward_traverse(Forward *self, visitproc visit, void *arg)
 {
     Py_VISIT(self->transport);
-    Py_VISIT(self->frames);
-    Py_VISIT(self->times);
     return 0;
 }
 
@@ -265,10 +266,9 @@ static void Forward_dealloc(Forward *self)
 {
     PyObject_GC_UnTrack(self);
     Py_XDECREF(self->transport);
+    Py_XDECREF(self->log);
     Py_XDECREF(self->head);
     Py_XDECREF(self->tail);
-    Py_XDECREF(self->frames);
-    Py_XDECREF(self->times);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -322,24 +322,32 @@ static bool is_ordinary(Forward *self, PyObject *data)
     const char *bytes = PyBytes_AS_STRING(data), *end = bytes + PyBytes_GET_SIZE(data);
     Py_ssize_t count = 0;
     for (Chunk chunk; bytes < end; bytes += chunk.size)
-        if (++count > self->room || !find_ordinary(self, bytes, end - bytes, &chunk))
+        if (++count > self->room || self->waiting + count > MOST_FRAMES || !find_ordinary(self, bytes, end - bytes, &chunk))
             return false;
     return count > 0;
 }
 
-/* Append the frames of a read that was sent, and when they came. -1 with an exception. */
-static int keep(Forward *self, PyObject *data, PyObject *at)
+/* Append a frame to the log, and note its size and when it came. -1 with an exception. */
+static int keep_frame(Forward *self, const char *frame, Py_ssize_t size, double at)
+{
+    Py_ssize_t logged = PyByteArray_GET_SIZE(self->log);
+    if (PyByteArray_Resize(self->log, logged + size) < 0)
+        return -1;
+    memcpy(PyByteArray_AS_STRING(self->log) + logged, frame, (size_t)size);
+    self->sizes[self->waiting] = (unsigned short)size;
+    self->times[self->waiting] = self->at = at;
+    self->waiting++;
+    self->room--;
+    return 0;
+}
+
+/* Keep the frames of a read that was sent. -1 with an exception. */
+static int keep(Forward *self, PyObject *data, double at)
 {
     const char *bytes = PyBytes_AS_STRING(data), *end = bytes + PyBytes_GET_SIZE(data);
-    for (Chunk chunk; bytes < end && find_ordinary(self, bytes, end - bytes, &chunk); bytes += chunk.size) {
-        PyObject *frame = PyBytes_FromStringAndSize(chunk.frame, chunk.frame_size);
-        int result = frame == NULL ? -1 : PyList_Append(self->frames, frame);
-        Py_XDECREF(frame);
-        if (result < 0 || PyList_Append(self->times, at) < 0)
+    for (Chunk chunk; bytes < end && find_ordinary(self, bytes, end - bytes, &chunk); bytes += chunk.size)
+        if (keep_frame(self, chunk.frame, chunk.frame_size, at) < 0)
             return -1;
-        self->room--;
-    }
-    self->at = PyFloat_AS_DOUBLE(at);
     return 0;
 }
 
@@ -353,9 +361,75 @@ static PyObject *Forward_take(Forward *self, PyObject *const *args, Py_ssize_t c
     if (!is_ordinary(self, data))
         Py_RETURN_FALSE;
     int written = write_if_idle(self->transport, data);
-    if (written < 0 || (written > 0 && keep(self, data, args[1]) < 0))
+    if (written < 0 || (written > 0 && keep(self, data, PyFloat_AS_DOUBLE(args[1])) < 0))
         return NULL;
     return PyBool_FromLong(written);
+}
+
+static PyObject *Forward_add(Forward *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyBytes_CheckExact(args[0]) || !PyFloat_CheckExact(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "add needs bytes and seconds");
+        return NULL;
+    }
+    Py_ssize_t size = PyBytes_GET_SIZE(args[0]);
+    if (self->room <= 0 || self->waiting >= MOST_FRAMES || size > LONG_READ)
+        Py_RETURN_FALSE;
+    if (keep_frame(self, PyBytes_AS_STRING(args[0]), size, PyFloat_AS_DOUBLE(args[1])) < 0)
+        return NULL;
+    Py_RETURN_TRUE;
+}
+
+static PyObject *Forward_drain(Forward *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *sizes = PyList_New(self->waiting), *times = PyList_New(self->waiting);
+    if (sizes == NULL || times == NULL)
+        goto failed;
+    for (Py_ssize_t i = 0; i < self->waiting; i++) {
+        PyObject *size = PyLong_FromLong(self->sizes[i]), *at = PyFloat_FromDouble(self->times[i]);
+        if (size == NULL || at == NULL) {
+            Py_XDECREF(size);
+            Py_XDECREF(at);
+            goto failed;
+        }
+        PyList_SET_ITEM(sizes, i, size);
+        PyList_SET_ITEM(times, i, at);
+    }
+    PyObject *drained = PyTuple_Pack(2, sizes, times);
+    if (drained != NULL)
+        self->waiting = 0;
+    Py_DECREF(sizes);
+    Py_DECREF(times);
+    return drained;
+failed:
+    Py_XDECREF(sizes);
+    Py_XDECREF(times);
+    return NULL;
+}
+
+static PyObject *Forward_frames(Forward *self, PyObject *number)
+{
+    Py_ssize_t first = PyLong_AsSsize_t(number);
+    if (first == -1 && PyErr_Occurred())
+        return NULL;
+    PyObject *frames = PyList_New(0);
+    if (frames == NULL)
+        return NULL;
+    Py_ssize_t begin = PyByteArray_GET_SIZE(self->log);
+    for (Py_ssize_t i = 0; i < self->waiting; i++)
+        begin -= self->sizes[i];
+    for (Py_ssize_t i = 0; i < self->waiting; begin += self->sizes[i++]) {
+        if (i < first)
+            continue;
+        PyObject *frame = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(self->log) + begin, self->sizes[i]);
+        if (frame == NULL || PyList_Append(frames, frame) < 0) {
+            Py_XDECREF(frame);
+            Py_DECREF(frames);
+            return NULL;
+        }
+        Py_DECREF(frame);
+    }
+    return frames;
 }
 
 static PyObject *Forward_surround(Forward *self, PyObject *args)
@@ -369,6 +443,9 @@ static PyObject *Forward_surround(Forward *self, PyObject *args)
 }
 
 static PyMethodDef Forward_methods[] = {
+    {"add", (PyCFunction)(void (*)(void))Forward_add, METH_FASTCALL, "Keep a frame that was forwarded elsewhere."},
+    {"drain", (PyCFunction)Forward_drain, METH_NOARGS, "Return the sizes and times of the frames that wait, and forget them."},
+    {"frames", (PyCFunction)Forward_frames, METH_O, "Return the frames that wait, from one of them on."},
     {"surround", (PyCFunction)Forward_surround, METH_VARARGS, "Note what surrounds the text of ordinary frames."},
     {"take", (PyCFunction)(void (*)(void))Forward_take, METH_FASTCALL,
      "Forward a read that is chunks with one ordinary frame each."},
@@ -376,8 +453,7 @@ static PyMethodDef Forward_methods[] = {
 };
 
 static PyMemberDef Forward_members[] = {
-    {"frames", T_OBJECT_EX, offsetof(Forward, frames), READONLY, NULL},
-    {"times", T_OBJECT_EX, offsetof(Forward, times), READONLY, NULL},
+    {"waiting", T_PYSSIZET, offsetof(Forward, waiting), READONLY, NULL},
     {"at", T_DOUBLE, offsetof(Forward, at), 0, NULL},
     {"room", T_PYSSIZET, offsetof(Forward, room), 0, NULL},
     {NULL, 0, 0, 0, NULL},

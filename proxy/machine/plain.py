@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 LONG_READ: Final = 1024  # bytes; after a longer read other work is small in comparison
+MOST_FRAMES: Final = 64  # that a `Forward` keeps
 _SIZE_DIGITS: Final = 3  # of the chunks that `Forward` takes
 
 
@@ -55,18 +56,28 @@ _SIZE_LINES: Final = _size_lines()
 
 
 class Forward:
-    """Sends the events of one upstream to one client, as they came, in one call each and without parsing them."""
+    """Sends the events of one upstream to one client, as they came, in one call each and without parsing them.
 
-    __slots__ = ("_head", "_size", "_tail", "_write", "at", "frames", "room", "times")
+    The bytes of their frames are appended to those of the log, which has to be told of them (`drain`).
+    """
 
-    def __init__(self, transport: Transport) -> None:
+    __slots__ = ("_head", "_log", "_size", "_sizes", "_tail", "_times", "_write", "at", "room")
+
+    def __init__(self, transport: Transport, log: bytearray) -> None:
+        """`log`: the bytes of a log, to which nothing else may be appended while frames wait here."""
         self._write = transport.write
         self._size = transport.get_write_buffer_size
+        self._log = log
         self._head = self._tail = b""
-        self.frames: list[bytes] = []  # those that were forwarded; whoever uses them empties it
-        self.times: list[float] = []  # when each of them came, in monotonic seconds; the same
+        self._sizes: list[int] = []  # of the frames that were forwarded and that the log has not been told of
+        self._times: list[float] = []  # when each of them came, in monotonic seconds
         self.at = 0.0  # when the last one came
         self.room = 0  # how many more may be taken
+
+    @property
+    def waiting(self) -> int:
+        """How many frames the log has not been told of."""
+        return len(self._sizes)
 
     def surround(self, head: bytes, tail: bytes) -> None:
         """Note what precedes the text of an ordinary frame in its chunk, and what follows it there."""
@@ -81,7 +92,7 @@ class Forward:
         """
         frame = self._frame(data)
         frames = [frame] if frame else self._frames(data)
-        if not 0 < len(frames) <= self.room:
+        if not 0 < len(frames) <= min(self.room, MOST_FRAMES - len(self._sizes)):
             return False
         try:
             if self._size():
@@ -89,11 +100,37 @@ class Forward:
             self._write(data)
         except Exception:  # uvloop's RuntimeError, of a connection that was lost a moment ago; the sink deals with any
             return False
-        self.frames += frames
-        self.times += [at] * len(frames)
-        self.at = at
-        self.room -= len(frames)
+        for frame in frames:
+            self._keep(frame, at)
         return True
+
+    def add(self, frame: bytes, at: float) -> bool:
+        """Keep an ordinary frame that was forwarded by somebody else; return False if there is no room for it."""
+        if self.room <= 0 or len(self._sizes) >= MOST_FRAMES or len(frame) > LONG_READ:
+            return False
+        self._keep(frame, at)
+        return True
+
+    def drain(self) -> tuple[list[int], list[float]]:
+        """Return the sizes of the frames that wait, and when each came; the log is told of them now."""
+        drained = self._sizes, self._times
+        self._sizes, self._times = [], []
+        return drained
+
+    def frames(self, first: int) -> list[bytes]:
+        """Return the frames that wait, without the `first` ones."""
+        begin, frames = len(self._log) - sum(self._sizes), []
+        for size in self._sizes:
+            frames.append(bytes(self._log[begin : begin + size]))
+            begin += size
+        return frames[first:]
+
+    def _keep(self, frame: bytes, at: float) -> None:
+        self._log += frame
+        self._sizes.append(len(frame))
+        self._times.append(at)
+        self.at = at
+        self.room -= 1
 
     def _frame(self, chunk: bytes) -> bytes:
         """Return the frame of a chunk, if it has one and that is ordinary; otherwise no bytes."""

@@ -103,8 +103,8 @@ class BoundedStream:
             return log.span(offset, min(log.end, offset + most)) if offset < log.end else []
         first = offset - log.end
         if first >= 0:
-            return bypass.unsettled[first : first + most]
-        return [*log.span(offset, min(log.end, offset + most)), *bypass.unsettled[: max(0, first + most)]]
+            return bypass.unsettled(first)[:most]
+        return [*log.span(offset, min(log.end, offset + most)), *bypass.unsettled(0)[: max(0, first + most)]]
 
     @property
     def reader(self) -> Reader:

@@ -46,9 +46,8 @@ class Bypass(Protocol):
     def fed_at(self) -> float:
         """Return when the last event came, in monotonic seconds."""
 
-    @property
-    def unsettled(self) -> list[bytes]:
-        """Return the frames of the events that were sent and are not in the log yet."""
+    def unsettled(self, first: int) -> list[bytes]:
+        """Return the frames of the events that were sent and are not in the log yet, without the `first` ones."""
 
     def settle(self) -> None:
         """Append the events that were sent to the log."""

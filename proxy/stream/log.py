@@ -49,18 +49,30 @@ class FrameLog:
             size = len(frame)
             self._bytes += frame
             self._ends.append(self.trimmed_bytes + self.size_bytes + size)
-        else:
-            begin = end = self.trimmed_bytes + self.size_bytes
-            ends: list[int] = []
-            for frame in frames:
-                end += len(frame)
-                ends.append(end)
-            size = end - begin
-            self._bytes += b"".join(frames)
-            self._ends.fromlist(ends)
-        self.end += len(frames)
-        self.size_bytes += size
-        return size
+            self.end += 1
+            self.size_bytes += size
+            return size
+        self._bytes += b"".join(frames)
+        return self.note([len(frame) for frame in frames])
+
+    @property
+    def appended(self) -> bytearray:
+        """The bytes of the frames, to which those of more may be appended before `note` is told of them."""
+        return self._bytes
+
+    def note(self, sizes: list[int]) -> int:
+        """Note frames whose bytes were appended; return their size in bytes. Raises: RuntimeError, when sealed."""
+        if self.ending is not None:
+            raise RuntimeError("the log is sealed")
+        begin = end = self.trimmed_bytes + self.size_bytes
+        ends: list[int] = []
+        for size in sizes:
+            end += size
+            ends.append(end)
+        self._ends.fromlist(ends)
+        self.end += len(sizes)
+        self.size_bytes += end - begin
+        return end - begin
 
     def seal(self, ending: Ending, tail: bytes = b"") -> None:
         """End the log. Raises: RuntimeError, when sealed."""

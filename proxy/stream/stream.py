@@ -271,10 +271,10 @@ class Stream(BoundedStream):
         if self._raw is not None:
             self._raw.put(0, 0, b"")
 
-    def bypassed(self, frames: list[bytes]) -> None:
-        """Append frames that the bypass has sent to the only follower already."""
+    def bypassed(self, sizes: list[int]) -> None:
+        """Note frames that the bypass has sent to the only follower already, and appended to the log's bytes."""
         (follower,) = self.subscriptions
-        size_bytes = self._log.extend(frames)
+        size_bytes = self._log.note(sizes)
         self.take_stock()
         follower.note_sent(self._log.end, size_bytes)
         self._ledger.bytes += size_bytes

@@ -97,19 +97,19 @@ class Pump(StreamWriter):
             stream.fed_at = at
             self._vitals.times.append(at)
         else:
-            self.note(frames, at, self._vitals.times)
+            self.note(frames, at)
             self._try_bypass()  # if it was the first token
         if end & 63 < len(frames):
             self._every_64_frames(at)
         return True
 
-    def bypassed(self, frames: list[bytes], times: list[float], at: float) -> None:
-        """Append frames that a Bypass forwarded; the last one came `at`, those with text at `times`."""
+    def bypassed(self, sizes: list[int], times: list[float], at: float) -> None:
+        """Note frames that a Bypass forwarded; the last one came `at`, those with text at `times`."""
         stream = self.stream
         stream.fed_at = at
         self._vitals.times += times
         self._vitals.fold()
-        stream.bypassed(frames)
+        stream.bypassed(sizes)
 
     def received(self, data: bytes, at: float) -> None:
         self.stream.end_bypass()
@@ -133,7 +133,7 @@ class Pump(StreamWriter):
         holds = self._splitter.holds
         if holds or self.holds_unfinished:
             self._note_unfinished()
-        self.note(frames, at, self._vitals.times)
+        self.note(frames, at)
         if holds:
             self._look_ahead(data, at)
         self._at_frame = not (holds or self._hides)
@@ -177,7 +177,7 @@ class Pump(StreamWriter):
             self.stop(FRAME_LIMIT.saying(exc.message))
             return
         tail = self._splitter.tail
-        self._read(frames, at, self._vitals.times)
+        self._read(frames, at)
         if error is None and tail.strip() and self._is_whole(tail, at):
             frames.append(tail)  # only its blank line is missing
             tail = b""
@@ -270,10 +270,10 @@ class Pump(StreamWriter):
         if found is not None and found[1]:
             stream.begin_bypass(Bypass(self, exchange, found[0]))
 
-    def note(self, frames: list[bytes], at: float, times: list[float]) -> None:
-        """Read frames that are not ordinary; append `at` to `times` for each with text."""
+    def note(self, frames: list[bytes], at: float) -> None:
+        """Read frames that are not ordinary, and note the times of those with text."""
         self._look_soon()
-        if self._read(frames, at, times):
+        if self._read(frames, at):
             self.stream.fed_at = at
         reader = self._reader
         if self._has_reader_failed:
@@ -283,11 +283,11 @@ class Pump(StreamWriter):
         elif reader.finish_reason is not None and (after_s := reader.answered_after_s) and not self._is_within_frame:
             self.stream.conclude_after(self._judge(None, b""), after_s, fed_at=self.stream.fed_at)
 
-    def _read(self, frames: list[bytes], at: float, times: list[float]) -> bool:
+    def _read(self, frames: list[bytes], at: float) -> bool:
         """Have the reader read frames, as in `note`; return whether any has data, or that is not known."""
         if not self._has_reader_failed:
             try:
-                return self._vitals.note(frames, at, times)
+                return self._vitals.note(frames, at, self._vitals.times)
             except Exception as fault:
                 self.reader_failed(fault)
         return True
@@ -324,7 +324,7 @@ class Pump(StreamWriter):
         """
         reader = self._reader
         known = reader.ended, reader.failure
-        self._read([tail], at, self._vitals.times)
+        self._read([tail], at)
         is_whole = tail.endswith((b"\n", b"\r")) or self._lacks_only_end
         return is_whole or known != (reader.ended, reader.failure)
 

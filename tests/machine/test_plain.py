@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from proxy.machine import LONG_READ, plain
+from proxy.machine import LONG_READ, MOST_FRAMES, plain
 from proxy.wire.http import chunk
 
 HEAD, TAIL = b'data: {"text":"', b'"}\n\n\r\n'
@@ -32,10 +32,21 @@ class Written:
 
 
 def forward(version: ModuleType, transport: Written, room: int = 63) -> Any:
-    one = version.Forward(transport)
+    one = version.Forward(transport, bytearray(b"logged"))
     one.surround(HEAD, TAIL)
     one.room = room
     return one
+
+
+def kept(one: Any) -> tuple[list[bytes], list[float]]:
+    """Return the frames that wait, and when they came; none do afterwards."""
+    frames = one.frames(0)
+    assert [one.frames(n) for n in range(len(frames) + 2)] == [frames[n:] for n in range(len(frames) + 2)]
+    assert one.waiting == len(frames)
+    sizes, times = one.drain()
+    assert sizes == [len(frame) for frame in frames]
+    assert (one.waiting, one.frames(0), one.drain()) == (0, [], ([], []))
+    return frames, times
 
 
 def test_read_of_one_ordinary_event_is_forwarded_and_noted(version: ModuleType) -> None:
@@ -43,8 +54,8 @@ def test_read_of_one_ordinary_event_is_forwarded_and_noted(version: ModuleType) 
     transport = Written()
     one = forward(version, transport)
     assert [one.take(EVENT, at) for at in (1.5, 2.5)] == [True, True]
-    assert (transport.writes, one.frames, one.times) == ([EVENT] * 2, [FRAME] * 2, [1.5, 2.5])
-    assert (one.at, one.room) == (2.5, 61)
+    assert (transport.writes, one.at, one.room) == ([EVENT] * 2, 2.5, 61)
+    assert kept(one) == ([FRAME] * 2, [1.5, 2.5])
 
 
 def test_read_of_several_ordinary_events_is_forwarded_in_one_write(version: ModuleType) -> None:
@@ -53,8 +64,38 @@ def test_read_of_several_ordinary_events_is_forwarded_in_one_write(version: Modu
     one = forward(version, transport)
     read = EVENT + chunk(longer) + EVENT
     assert one.take(read, 1.5)
-    assert (transport.writes, one.frames, one.times) == ([read], [FRAME, longer, FRAME], [1.5] * 3)
-    assert (one.at, one.room) == (1.5, 60)
+    assert (transport.writes, one.at, one.room) == ([read], 1.5, 60)
+    assert kept(one) == ([FRAME, longer, FRAME], [1.5] * 3)
+
+
+def test_frames_are_appended_to_the_bytes_of_the_log(version: ModuleType) -> None:
+    """Those that were forwarded here, and those that were elsewhere; whoever drains them has their sizes."""
+    log = bytearray(b"logged")
+    one = version.Forward(Written(), log)
+    one.surround(HEAD, TAIL)
+    one.room = 3
+    assert one.take(EVENT, 1.0)
+    assert one.add(b"other", 2.0)
+    assert (one.drain(), one.at, one.room) == (([len(FRAME), 5], [1.0, 2.0]), 2.0, 1)
+    assert one.take(EVENT, 3.0)
+    assert (log, one.frames(0), one.waiting) == (b"logged" + FRAME + b"other" + FRAME, [FRAME], 1)
+
+
+def test_no_more_is_kept_than_there_is_room_for(version: ModuleType) -> None:
+    """As many as may wait, however much room is said to be, and no long frame."""
+    one = forward(version, Written(), room=1000)
+    assert not one.add(bytes(LONG_READ + 1), 0.0)
+    assert one.add(bytes(LONG_READ), 0.0)
+    assert not one.take(EVENT * MOST_FRAMES, 0.0)
+    assert one.take(EVENT * (MOST_FRAMES - 1), 0.0)
+    assert not one.take(EVENT, 0.0)
+    assert not one.add(b"", 0.0)
+    assert one.waiting == MOST_FRAMES
+    assert len(one.drain()[0]) == MOST_FRAMES
+    one.room = 1
+    assert one.add(b"", 1.0)
+    assert not one.add(b"", 1.0)
+    assert one.drain() == ([0], [1.0])
 
 
 @pytest.mark.parametrize(
@@ -66,7 +107,7 @@ def test_read_that_can_not_be_sent_is_not_taken(version: ModuleType, transport: 
     """So that its frame goes through the log, and its sink sees what became of the connection."""
     one = forward(version, transport)
     assert not one.take(EVENT, 1.0)
-    assert (transport.writes, one.frames, one.times, one.at, one.room) == ([], [], [], 0.0, 63)
+    assert (transport.writes, one.waiting, one.at, one.room) == ([], 0, 0.0, 63)
 
 
 def test_interrupt_is_not_swallowed(version: ModuleType) -> None:
@@ -128,15 +169,16 @@ _SEVERAL = st.lists(st.one_of(st.just(EVENT), st.just(EVENT * 2), _READS), max_s
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=300)
 def test_both_versions_take_the_same_reads(machine: Any, reads: list[bytes], head: bytes, tail: bytes) -> None:
     """What C takes, Python does, and what it leaves; whatever is read, and whatever surrounds the text."""
-    for surroundings in ((HEAD, TAIL), (head, tail + b"\n\n\r\n"), (head, tail), (b"", b"")):
+    for surroundings in ((HEAD, TAIL), (head, tail + b"\n\n\r\n"), (head, tail + b"\r\n"), (b"", b"\r\n")):
         both = []
         for version in (plain, machine):
             transport = Written()
-            one = version.Forward(transport)
+            log = bytearray()
+            one = version.Forward(transport, log)
             one.surround(*surroundings)
             one.room = 4
             taken = [one.take(read, float(at)) for at, read in enumerate(reads)]
-            both.append((taken, transport.writes, one.frames, one.times, one.at, one.room))
+            both.append((taken, transport.writes, one.frames(0), one.drain(), one.at, one.room, log))
         assert both[0] == both[1]
 
 
@@ -178,9 +220,13 @@ def test_wrong_arguments_are_refused_by_the_c_version(machine: Any) -> None:
         lambda: machine.head(b"", 1),
         lambda: machine.DirectWriter(),
         lambda: machine.Forward(),
+        lambda: machine.Forward(Written(), b"log"),
+        lambda: one.add("text", 1.0),
+        lambda: one.add(b"text", 1),
+        lambda: one.frames("0"),
+        lambda: machine.events("text"),
     ):
         with pytest.raises(TypeError):
             call()
-    for name in ("frames", "times"):
-        with pytest.raises(AttributeError):
-            setattr(one, name, None)
+    with pytest.raises(AttributeError):
+        one.waiting = 1

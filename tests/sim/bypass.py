@@ -11,23 +11,28 @@ class SimBypass:
         self._stream = stream
         self._sink = sink
         self._at = 0.0
-        self.unsettled: list[bytes] = []
+        self._waiting: list[bytes] = []
 
     @property
     def fed_at(self) -> float:
-        return self._at if self.unsettled else self._stream.fed_at
+        return self._at if self._waiting else self._stream.fed_at
+
+    def unsettled(self, first: int) -> list[bytes]:
+        return self._waiting[first:]
 
     def forward(self, frame: bytes, at: float) -> None:
         """Send a frame that has come now."""
         self._sink.take(frame)
-        self.unsettled.append(frame)
+        self._waiting.append(frame)
         self._at = at
 
     def settle(self) -> None:
-        frames, self.unsettled = self.unsettled, []
+        frames, self._waiting = self._waiting, []
         if frames:
             self._stream.fed_at = self._at
-            self._stream.bypassed(frames)
+            log = self._stream.log
+            log.appended.extend(b"".join(frames))
+            self._stream.bypassed([len(frame) for frame in frames])
 
     def end(self) -> None:
         self.settle()
