@@ -146,8 +146,8 @@ def _prepare(config: Config) -> None:
     # process for 100 ms and more (D of the load harness), and found nothing. So they are rare. And what has survived a
     # pass over new objects is not looked at again before them: a second look after 400,000 objects, which are in no
     # cache any more by then, took a sixth of the CPU time of short streams (compiled, D: 10.1 us an event, now 8.5).
-    # A pass over 20,000 new objects took 4 to 9 ms, in which nobody was served; one over 5,000 takes 1 to 2. With -1 every
-    # pass is of the second generation, so that new objects are looked at once; with 0, every second pass, half of them twice.
+    # A pass over 20,000 new objects took 4 to 9 ms, in which nobody was served; one over 5,000 takes 1 to 2. With -1
+    # every pass is of the second generation; with 0 every second one was, and half of all new objects looked at twice.
     gc.freeze()
     gc.set_threshold(5_000, -1, 8_000)
 

@@ -39,7 +39,7 @@ def test_extend_appends_and_tells_the_bytes() -> None:
 def test_bytes_that_were_appended_are_in_no_frame_before_they_are_noted() -> None:
     """Nor while frames before them are dropped; then they are, with the numbers that are next."""
     log = log_of(b"aa", b"b", b"cc")
-    log.appended += b"ddde"
+    log.appended.extend(b"ddde")
     assert (log.end, log.size_bytes, log.end_bytes, log.frames) == (3, 5, 5, [b"aa", b"b", b"cc"])
     assert log.trim(2, 3) == 3
     assert log.frames == [b"cc"]
