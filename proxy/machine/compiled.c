@@ -270,29 +270,30 @@ failed:
     return NULL;
 }
 
-/* Forward: an event's way. What it has of each frame is in the object, not in lists: with 500 streams, each object and each
- * array that an event touches is read from memory. */
+/* Forward: an event's way. What it has of each frame is in two pieces of memory, not in lists of objects: with 500 streams,
+ * each piece that an event touches comes from memory, and new ones are pages to begin with. */
 
 typedef struct {
     PyObject_HEAD
-    PyObject *transport, *log, *head, *tail;
+    PyObject *transport, *head, *tail;
     double at;
     Py_ssize_t room, waiting;
+    char *bytes;  /* of the frames that wait */
+    Py_ssize_t size, allocated;
     double times[MOST_FRAMES];
     unsigned short sizes[MOST_FRAMES];  /* LONG_READ at most */
 } Forward;
 
 static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"transport", "log", NULL};
-    PyObject *transport, *log;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO!", names, &transport, &PyByteArray_Type, &log))
+    static char *names[] = {"transport", NULL};
+    PyObject *transport;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O", names, &transport))
         return NULL;
     Forward *self = (Forward *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     self->transport = Py_NewRef(transport);
-    self->log = Py_NewRef(log);
     self->head = PyBytes_FromStringAndSize(NULL, 0);
     self->tail = PyBytes_FromStringAndSize(NULL, 0);
     if (self->head == NULL || self->tail == NULL)
@@ -310,7 +311,7 @@ static void Forward_dealloc(Forward *self)
 {
     PyObject_GC_UnTrack(self);
     Py_XDECREF(self->transport);
-    Py_XDECREF(self->log);
+    PyMem_Free(self->bytes);
     Py_XDECREF(self->head);
     Py_XDECREF(self->tail);
     Py_TYPE(self)->tp_free((PyObject *)self);
@@ -371,13 +372,21 @@ static bool is_ordinary(Forward *self, PyObject *data)
     return count > 0;
 }
 
-/* Append a frame to the log, and note its size and when it came. -1 with an exception. */
+/* Keep a frame, its size and when it came. -1 with an exception. */
 static int keep_frame(Forward *self, const char *frame, Py_ssize_t size, double at)
 {
-    Py_ssize_t logged = PyByteArray_GET_SIZE(self->log);
-    if (PyByteArray_Resize(self->log, logged + size) < 0)
-        return -1;
-    memcpy(PyByteArray_AS_STRING(self->log) + logged, frame, (size_t)size);
+    Py_ssize_t needed = self->size + size;
+    if (needed > self->allocated || self->bytes == NULL) {
+        char *larger = PyMem_Realloc(self->bytes, (size_t)needed * 2);
+        if (larger == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        self->bytes = larger;
+        self->allocated = needed * 2;
+    }
+    memcpy(self->bytes + self->size, frame, (size_t)size);
+    self->size = needed;
     self->sizes[self->waiting] = (unsigned short)size;
     self->times[self->waiting] = self->at = at;
     self->waiting++;
@@ -426,29 +435,28 @@ static PyObject *Forward_add(Forward *self, PyObject *const *args, Py_ssize_t co
 
 static PyObject *Forward_drain(Forward *self, PyObject *Py_UNUSED(ignored))
 {
+    PyObject *bytes = PyBytes_FromStringAndSize(self->bytes, self->size), *drained = NULL;
     PyObject *sizes = PyList_New(self->waiting), *times = PyList_New(self->waiting);
-    if (sizes == NULL || times == NULL)
-        goto failed;
+    if (bytes == NULL || sizes == NULL || times == NULL)
+        goto done;
     for (Py_ssize_t i = 0; i < self->waiting; i++) {
         PyObject *size = PyLong_FromLong(self->sizes[i]), *at = PyFloat_FromDouble(self->times[i]);
         if (size == NULL || at == NULL) {
             Py_XDECREF(size);
             Py_XDECREF(at);
-            goto failed;
+            goto done;
         }
         PyList_SET_ITEM(sizes, i, size);
         PyList_SET_ITEM(times, i, at);
     }
-    PyObject *drained = PyTuple_Pack(2, sizes, times);
+    drained = PyTuple_Pack(3, bytes, sizes, times);
     if (drained != NULL)
-        self->waiting = 0;
-    Py_DECREF(sizes);
-    Py_DECREF(times);
-    return drained;
-failed:
+        self->waiting = self->size = 0;
+done:
+    Py_XDECREF(bytes);
     Py_XDECREF(sizes);
     Py_XDECREF(times);
-    return NULL;
+    return drained;
 }
 
 static PyObject *Forward_frames(Forward *self, PyObject *number)
@@ -459,13 +467,11 @@ static PyObject *Forward_frames(Forward *self, PyObject *number)
     PyObject *frames = PyList_New(0);
     if (frames == NULL)
         return NULL;
-    Py_ssize_t begin = PyByteArray_GET_SIZE(self->log);
-    for (Py_ssize_t i = 0; i < self->waiting; i++)
-        begin -= self->sizes[i];
+    Py_ssize_t begin = 0;
     for (Py_ssize_t i = 0; i < self->waiting; begin += self->sizes[i++]) {
         if (i < first)
             continue;
-        PyObject *frame = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(self->log) + begin, self->sizes[i]);
+        PyObject *frame = PyBytes_FromStringAndSize(self->bytes + begin, self->sizes[i]);
         if (frame == NULL || PyList_Append(frames, frame) < 0) {
             Py_XDECREF(frame);
             Py_DECREF(frames);
@@ -488,7 +494,7 @@ static PyObject *Forward_surround(Forward *self, PyObject *args)
 
 static PyMethodDef Forward_methods[] = {
     {"add", (PyCFunction)(void (*)(void))Forward_add, METH_FASTCALL, "Keep a frame that was forwarded elsewhere."},
-    {"drain", (PyCFunction)Forward_drain, METH_NOARGS, "Return the sizes and times of the frames that wait, and forget them."},
+    {"drain", (PyCFunction)Forward_drain, METH_NOARGS, "Return the bytes, sizes and times of the frames that wait, and forget them."},
     {"frames", (PyCFunction)Forward_frames, METH_O, "Return the frames that wait, from one of them on."},
     {"surround", (PyCFunction)Forward_surround, METH_VARARGS, "Note what surrounds the text of ordinary frames."},
     {"take", (PyCFunction)(void (*)(void))Forward_take, METH_FASTCALL,

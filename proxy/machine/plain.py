@@ -58,25 +58,24 @@ _SIZE_LINES: Final = _size_lines()
 class Forward:
     """Sends the events of one upstream to one client, as they came, in one call each and without parsing them.
 
-    The bytes of their frames are appended to those of the log, which has to be told of them (`drain`).
+    It keeps their frames, until they are drained into a log.
     """
 
-    __slots__ = ("_head", "_log", "_size", "_sizes", "_tail", "_times", "_write", "at", "room")
+    __slots__ = ("_bytes", "_head", "_size", "_sizes", "_tail", "_times", "_write", "at", "room")
 
-    def __init__(self, transport: Transport, log: bytearray) -> None:
-        """`log`: the bytes of a log, to which nothing else may be appended while frames wait here."""
+    def __init__(self, transport: Transport) -> None:
         self._write = transport.write
         self._size = transport.get_write_buffer_size
-        self._log = log
         self._head = self._tail = b""
-        self._sizes: list[int] = []  # of the frames that were forwarded and that the log has not been told of
-        self._times: list[float] = []  # when each of them came, in monotonic seconds
+        self._bytes = bytearray()  # of the frames that wait
+        self._sizes: list[int] = []  # of each of them
+        self._times: list[float] = []  # when each came, in monotonic seconds
         self.at = 0.0  # when the last one came
         self.room = 0  # how many more may be taken
 
     @property
     def waiting(self) -> int:
-        """How many frames the log has not been told of."""
+        """How many frames wait to be drained."""
         return len(self._sizes)
 
     def surround(self, head: bytes, tail: bytes) -> None:
@@ -111,22 +110,23 @@ class Forward:
         self._keep(frame, at)
         return True
 
-    def drain(self) -> tuple[list[int], list[float]]:
-        """Return the sizes of the frames that wait, and when each came; the log is told of them now."""
-        drained = self._sizes, self._times
+    def drain(self) -> tuple[bytes, list[int], list[float]]:
+        """Return the bytes of the frames that wait, the size of each, and when it came. None of them waits any more."""
+        drained = bytes(self._bytes), self._sizes, self._times
+        self._bytes.clear()
         self._sizes, self._times = [], []
         return drained
 
     def frames(self, first: int) -> list[bytes]:
         """Return the frames that wait, without the `first` ones."""
-        begin, frames = len(self._log) - sum(self._sizes), []
+        begin, frames = 0, []
         for size in self._sizes:
-            frames.append(bytes(self._log[begin : begin + size]))
+            frames.append(bytes(self._bytes[begin : begin + size]))
             begin += size
         return frames[first:]
 
     def _keep(self, frame: bytes, at: float) -> None:
-        self._log += frame
+        self._bytes += frame
         self._sizes.append(len(frame))
         self._times.append(at)
         self.at = at

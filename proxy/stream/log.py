@@ -52,18 +52,13 @@ class FrameLog:
             self.end += 1
             self.size_bytes += size
             return size
-        self._bytes += b"".join(frames)
-        return self.note([len(frame) for frame in frames])
+        return self.append(b"".join(frames), [len(frame) for frame in frames])
 
-    @property
-    def appended(self) -> bytearray:
-        """The bytes of the frames, to which those of more may be appended before `note` is told of them."""
-        return self._bytes
-
-    def note(self, sizes: list[int]) -> int:
-        """Note frames whose bytes were appended; return their size in bytes. Raises: RuntimeError, when sealed."""
+    def append(self, piece: bytes, sizes: list[int]) -> int:
+        """Append frames in one piece; return their size in bytes. Raises: RuntimeError, when sealed."""
         if self.ending is not None:
             raise RuntimeError("the log is sealed")
+        self._bytes += piece
         begin = end = self.trimmed_bytes + self.size_bytes
         ends: list[int] = []
         for size in sizes:

@@ -271,10 +271,10 @@ class Stream(BoundedStream):
         if self._raw is not None:
             self._raw.put(0, 0, b"")
 
-    def bypassed(self, sizes: list[int]) -> None:
-        """Note frames that the bypass has sent to the only follower already, and appended to the log's bytes."""
+    def bypassed(self, piece: bytes, sizes: list[int]) -> None:
+        """Append frames, in one piece, that the bypass has sent to the only follower already."""
         (follower,) = self.subscriptions
-        size_bytes = self._log.note(sizes)
+        size_bytes = self._log.append(piece, sizes)
         self.take_stock()
         follower.note_sent(self._log.end, size_bytes)
         self._ledger.bytes += size_bytes

@@ -1,9 +1,9 @@
 """The fast path of an event: forwarded to the client at once, and appended to the log later, together with others.
 
 If a stream has a single follower, which has been sent everything so far, the log is needed only when somebody reads
-it. So events go from connection to connection in one call, which appends their bytes to those of the log. The log is
-told where they end, and offset and vitals are updated, for up to 64 events at once, here called settling. Reading
-`Stream.log` settles first, so nobody sees a log that lacks events which were sent.
+it. So events go from connection to connection in one call. The log, the offset and the vitals are updated for up to 64
+events at once, here called settling. Reading `Stream.log` settles first, so nobody sees a log that lacks events which
+were sent.
 
 So at most 64 KiB of a stream are sent before they are counted in the ledger; less if that much of every stream would be
 a large part of the ledger's limit (`Stream.frames_ahead`).
@@ -29,8 +29,8 @@ class Pump(Protocol):
     def surroundings(self) -> tuple[bytes, bytes] | None:
         """What precedes and follows the text of ordinary frames that differ in nothing else; None if not known."""
 
-    def bypassed(self, sizes: list[int], times: list[float], at: float) -> None:
-        """Note frames that were forwarded; the last one came `at`, those with text at `times`."""
+    def bypassed(self, piece: bytes, sizes: list[int], times: list[float], at: float) -> None:
+        """Append frames, in one piece, that were forwarded; the last one came `at`, those with text at `times`."""
 
     def note(self, frames: list[bytes], at: float) -> None:
         """Read frames that are not ordinary, and note the times of those with text."""
@@ -48,15 +48,14 @@ class Pump(Protocol):
 class Bypass:
     """Forwards events to the one follower of a stream, from its creation until `end`."""
 
-    __slots__ = ("_exchange", "_forward", "_is_ordinary", "_log_bytes", "_most", "_pump", "_transport")
+    __slots__ = ("_exchange", "_forward", "_is_ordinary", "_most", "_pump", "_transport")
 
     def __init__(self, pump: Pump, exchange: Exchange, transport: Transport) -> None:
         self._pump = pump
         self._is_ordinary = pump.is_ordinary
         self._exchange = exchange
         self._transport = transport
-        self._log_bytes = pump.stream.log.appended
-        self._forward = Forward(transport, self._log_bytes)  # has the frames that are not in the log yet
+        self._forward = Forward(transport)  # has the frames that are not in the log yet
         self._most = min(MOST_FRAMES, pump.stream.frames_ahead)  # the most frames that may be forwarded before settling
         self._forward.room = self._most - 1
         self._redirect()
@@ -89,13 +88,11 @@ class Bypass:
             self._is_ordinary = self._pump.is_ordinary
         if ordinary and self._forward.add(frames[0], at):
             return True
-        sizes, times = self._forward.drain()
-        for frame in frames:
-            self._log_bytes += frame
-            sizes.append(len(frame))
+        piece, sizes, times = self._forward.drain()
+        sizes += [len(frame) for frame in frames]
         if ordinary:
             times.append(at)
-        self._append(sizes, times, at)
+        self._append(b"".join([piece, *frames]), sizes, times, at)
         if not ordinary:
             self._pump.note(frames, at)
             if self._pump.stream.bypass is self:
@@ -105,15 +102,15 @@ class Bypass:
         return True
 
     def settle(self) -> None:
-        """Note the forwarded events in the log."""
+        """Append the forwarded events to the log."""
         if self._forward.waiting:
-            sizes, times = self._forward.drain()
-            self._append(sizes, times, self._forward.at)
+            piece, sizes, times = self._forward.drain()
+            self._append(piece, sizes, times, self._forward.at)
 
-    def _append(self, sizes: list[int], times: list[float], at: float) -> None:
-        """Note frames whose bytes were appended to those of the log; the last one came `at`."""
+    def _append(self, piece: bytes, sizes: list[int], times: list[float], at: float) -> None:
+        """Append forwarded frames to the log; the last one came `at`, those with text at `times`."""
         try:
-            self._pump.bypassed(sizes, times, at)
+            self._pump.bypassed(piece, sizes, times, at)
         except Exception as fault:
             self._pump.failed(fault)
         self._most = min(MOST_FRAMES, self._pump.stream.frames_ahead)

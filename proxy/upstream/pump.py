@@ -103,13 +103,13 @@ class Pump(StreamWriter):
             self._every_64_frames(at)
         return True
 
-    def bypassed(self, sizes: list[int], times: list[float], at: float) -> None:
-        """Note frames that a Bypass forwarded; the last one came `at`, those with text at `times`."""
+    def bypassed(self, piece: bytes, sizes: list[int], times: list[float], at: float) -> None:
+        """Append frames, in one piece, that a Bypass forwarded; the last one came `at`, those with text at `times`."""
         stream = self.stream
         stream.fed_at = at
         self._vitals.times += times
         self._vitals.fold()
-        stream.bypassed(sizes)
+        stream.bypassed(piece, sizes)
 
     def received(self, data: bytes, at: float) -> None:
         self.stream.end_bypass()

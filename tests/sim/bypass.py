@@ -30,9 +30,7 @@ class SimBypass:
         frames, self._waiting = self._waiting, []
         if frames:
             self._stream.fed_at = self._at
-            log = self._stream.log
-            log.appended.extend(b"".join(frames))
-            self._stream.bypassed([len(frame) for frame in frames])
+            self._stream.bypassed(b"".join(frames), [len(frame) for frame in frames])
 
     def end(self) -> None:
         self.settle()

@@ -36,14 +36,12 @@ def test_extend_appends_and_tells_the_bytes() -> None:
     assert log.span(2, 2) == []
 
 
-def test_bytes_that_were_appended_are_in_no_frame_before_they_are_noted() -> None:
-    """Nor while frames before them are dropped; then they are, with the numbers that are next."""
+def test_frames_in_one_piece_are_the_same_as_one_by_one() -> None:
+    """With the numbers that are next, also after some were dropped; and none is nothing."""
     log = log_of(b"aa", b"b", b"cc")
-    log.appended.extend(b"ddde")
-    assert (log.end, log.size_bytes, log.end_bytes, log.frames) == (3, 5, 5, [b"aa", b"b", b"cc"])
     assert log.trim(2, 3) == 3
-    assert log.frames == [b"cc"]
-    assert log.note([3, 1]) == 4
+    assert log.append(b"ddde", [3, 1]) == 4
+    assert log.append(b"", []) == 0
     assert (log.start, log.end, log.size_bytes, log.end_bytes) == (2, 5, 6, 9)
     assert log.frames == [b"cc", b"ddd", b"e"]
     assert log.locate(8) == (4, 0)
@@ -68,7 +66,7 @@ def test_log_keeps_its_own_list() -> None:
 
 
 def test_sealed_log_takes_nothing_more() -> None:
-    """Neither frames, nor some whose bytes were appended, nor another ending (law 4)."""
+    """Neither frames nor another ending (law 4)."""
     log = log_of(b"a")
     log.seal(COMPLETE, b"rest")
     with pytest.raises(RuntimeError):
@@ -76,7 +74,7 @@ def test_sealed_log_takes_nothing_more() -> None:
     with pytest.raises(RuntimeError):
         log.extend([])
     with pytest.raises(RuntimeError):
-        log.note([1])
+        log.append(b"b", [1])
     with pytest.raises(RuntimeError):
         log.seal(CANCELLED, b"other")
     assert (log.span(0, log.end), log.ending, log.tail, log.end_bytes) == ([b"a"], COMPLETE, b"rest", 1)
