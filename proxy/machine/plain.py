@@ -185,8 +185,8 @@ def events(data: bytes) -> list[bytes]:
         return []
     frames = []
     for chunk in chunks:
-        size, _, text = chunk.partition(b"\r\n")
-        if size != b"%x" % (len(text) + 2) or 13 in text or text[:1] == b":":
+        size, line_end, text = chunk.partition(b"\r\n")
+        if not line_end or size != b"%x" % (len(text) + 2) or 13 in text or text[:1] == b":":
             return []
         if 10 in text and b"" in text.split(b"\n"):  # a blank line
             return []

@@ -81,6 +81,12 @@ def test_size_in_other_words_is_left_to_the_parser(version: ModuleType, size: by
     assert version.events(b"%b\r\n%b\r\n" % (size % len(piece), piece)) == []
 
 
+def test_size_without_a_line_end_is_left_to_the_parser(version: ModuleType) -> None:
+    """Where the line end of the data stands in the place of the one after the size."""
+    assert version.events(b"2\n\n\r\n") == []
+    assert version.events(chunk(_EVENT) + b"2\n\n\r\n") == []
+
+
 def test_large_chunk_is_left_to_the_parser(version: ModuleType) -> None:
     """It takes longer to look through."""
     assert version.events(chunk(b"d" * 4093 + b"\n\n"))
