@@ -21,6 +21,9 @@ from tests.relay import relayed
 
 FOR_EVER = 1 << 40
 SLOW = "stall; after=6; seconds=2"  # while it lasts, the client is killed, and asks again
+SLOWER = SLOW.replace(
+    "seconds=2", "seconds=9"
+)  # as long as two processes may take to begin, each of which imports an SDK
 AT_ONCE = SLOW.replace("seconds=2", "seconds=0")  # for what is heard without a proxy
 PROGRAM = """
 import anthropic, sys
@@ -66,13 +69,13 @@ async def test_killed_processes_of_anthropic_python_have_one_call(fake: FakeQwen
     url = f"{attaching.proxy.url}/apps/anthropic"
     async with asyncio.timeout(4 * GUARD_S):
         for deltas in (1, 3):
-            killed = await process(url, SLOW)
+            killed = await process(url, SLOWER)
             assert killed.stdout is not None
             for _ in range(deltas):
                 assert await killed.stdout.readline() == b"delta\n"
             killed.send_signal(signal.SIGKILL)
             await killed.wait()
-        again = await process(url, SLOW)
+        again = await process(url, SLOWER)
         said, _ = await again.communicate()
         assert len(fake.requests) == 1
         direct = await process(f"{fake.url}/apps/anthropic", AT_ONCE)
