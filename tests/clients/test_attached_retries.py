@@ -21,9 +21,7 @@ from tests.relay import relayed
 
 FOR_EVER = 1 << 40
 SLOW = "stall; after=6; seconds=2"  # while it lasts, the client is killed, and asks again
-SLOWER = SLOW.replace(
-    "seconds=2", "seconds=9"
-)  # as long as two processes take to begin, each with an SDK
+SLOWER = SLOW.replace("seconds=2", "seconds=9")  # as long as two processes take to begin, each with an SDK
 AT_ONCE = SLOW.replace("seconds=2", "seconds=0")  # for what is heard without a proxy
 PROGRAM = """
 import anthropic, sys
