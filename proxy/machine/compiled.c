@@ -317,6 +317,15 @@ static void Forward_dealloc(Forward *self)
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
+/* Append a frame to a list. -1 with an exception. */
+static int append_frame(PyObject *frames, const char *bytes, Py_ssize_t size)
+{
+    PyObject *frame = PyBytes_FromStringAndSize(bytes, size);
+    int result = frame == NULL ? -1 : PyList_Append(frames, frame);
+    Py_XDECREF(frame);
+    return result;
+}
+
 /* A chunk, and the frame in it. */
 typedef struct {
     const char *frame;
@@ -471,13 +480,10 @@ static PyObject *Forward_frames(Forward *self, PyObject *number)
     for (Py_ssize_t i = 0; i < self->waiting; begin += self->sizes[i++]) {
         if (i < first)
             continue;
-        PyObject *frame = PyBytes_FromStringAndSize(self->bytes + begin, self->sizes[i]);
-        if (frame == NULL || PyList_Append(frames, frame) < 0) {
-            Py_XDECREF(frame);
+        if (append_frame(frames, self->bytes + begin, self->sizes[i]) < 0) {
             Py_DECREF(frames);
             return NULL;
         }
-        Py_DECREF(frame);
     }
     return frames;
 }
@@ -554,13 +560,10 @@ static PyObject *events(PyObject *Py_UNUSED(module), PyObject *data)
             Py_DECREF(frames);
             return PyList_New(0);
         }
-        PyObject *frame = PyBytes_FromStringAndSize(chunk.frame, chunk.frame_size);
-        if (frame == NULL || PyList_Append(frames, frame) < 0) {
-            Py_XDECREF(frame);
+        if (append_frame(frames, chunk.frame, chunk.frame_size) < 0) {
             Py_DECREF(frames);
             return NULL;
         }
-        Py_DECREF(frame);
     }
     return frames;
 }

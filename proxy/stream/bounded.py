@@ -241,19 +241,18 @@ class BoundedStream:
         Return the number of followers.
         """
         held_bytes = 0 if self._raw is None else len(self._raw.plain) + len(self._raw.chunked)
-        if self._projections:
-            held_bytes += sum([len(span.plain) + len(span.chunked) for span in self._projections.values()])
+        for span in self._projections.values():
+            held_bytes += len(span.plain) + len(span.chunked)
         if held_bytes or SPANS in self._counted:
             self.count(SPANS, held_bytes)
-        unsent: dict[tuple[str, int], int] | None = None
+        unsent: dict[tuple[str, int], int] = {}
         for follower in self.subscriptions:
             size_bytes = follower.sink.unsent_bytes
             if size_bytes:
                 place = follower.mode, follower.offset
-                unsent = unsent or {}
                 unsent[place] = max(size_bytes, unsent.get(place, 0))
-        if unsent is not None or UNSENT in self._counted:
-            self.count(UNSENT, 0 if unsent is None else sum(unsent.values()))
+        if unsent or UNSENT in self._counted:
+            self.count(UNSENT, sum(unsent.values()))
         return len(self.subscriptions)
 
     def uncount(self) -> None:

@@ -369,7 +369,7 @@ class Exchange:
         if now >= soonest:
             return TotalTimeout(f"the response took longer than {total_s:g} s in all")
         if token_s and (progress is None or progress.awaits_token):
-            soonest = min(soonest, asked_at + token_s)
+            soonest = min(soonest, min(asked_at, now) + token_s)  # it is asked later while the client sends its body
         if not self.status:
             first_s = timeouts.first_byte_s
             if first_s and now - asked_at >= first_s:

@@ -491,6 +491,21 @@ async def test_exchange_that_is_not_answered_is_looked_at_when_its_answer_may_be
             task.cancel()
 
 
+async def test_first_token_is_looked_for_in_time_though_the_request_is_sent_longer_than_its_head_takes() -> None:
+    """An upstream may respond while the client still sends: its time for a token begins when all was sent."""
+    async with staged() as stage, upstream(stage.url) as up:
+        task = opening(up)
+        turn = await stage.next()
+        turn.begin()
+        exchange, now = await task, asyncio.get_running_loop().time()
+        exchange.progress = Watched(now, awaits_token=True)
+        exchange.attach(Listener())
+        exchange._asked_at = float("inf")
+        assert exchange.late(now, NO_LIMITS._replace(idle_s=60, first_token_s=5)) is None
+        assert exchange.look_at <= now + 5
+        exchange.close()
+
+
 async def test_shorter_time_outs_hold_at_once() -> None:
     """For what was looked at while they were longer."""
     async with staged() as stage, upstream(stage.url, NO_LIMITS._replace(idle_s=60, connect_s=0.4)) as up:
