@@ -22,7 +22,9 @@
 
 #define LONG_READ 1024  /* as in plain.py */
 #define SIZE_DIGITS 3   /* as in plain.py */
-#define MOST_FRAMES 64  /* as in plain.py */
+#define MOST_FRAMES 256  /* as in plain.py */
+#define MOST_BYTES (64 * 1024)  /* as in plain.py */
+#define FIRST_BYTES 4000  /* memory for the first frames: most streams that come in few reads need no more */
 #define MOST_DIGITS 7   /* of a chunk's size: 256 MiB, more than is ever read at once */
 
 static PyObject *name_of_write, *name_of_size, *name_of_is_closing, *name_of_get_extra_info, *name_of_fileno, *name_of_abort, *socket_text;
@@ -274,14 +276,18 @@ failed:
  * each piece that an event touches comes from memory, and new ones are pages to begin with. */
 
 typedef struct {
+    double times[MOST_FRAMES];
+    unsigned short sizes[MOST_FRAMES];  /* LONG_READ at most */
+} Notes;
+
+typedef struct {
     PyObject_HEAD
     PyObject *transport, *head, *tail;
     double at;
     Py_ssize_t room, waiting;
-    char *bytes;  /* of the frames that wait */
-    Py_ssize_t size, allocated;
-    double times[MOST_FRAMES];
-    unsigned short sizes[MOST_FRAMES];  /* LONG_READ at most */
+    PyObject *bytes;  /* of the frames that wait, and room for more; NULL: of none */
+    Py_ssize_t size;
+    Notes *notes;  /* of the same frames; not part of this object, whose memory is cleared when it is made */
 } Forward;
 
 static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -296,7 +302,10 @@ static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     self->transport = Py_NewRef(transport);
     self->head = PyBytes_FromStringAndSize(NULL, 0);
     self->tail = PyBytes_FromStringAndSize(NULL, 0);
-    if (self->head == NULL || self->tail == NULL)
+    self->notes = PyMem_Malloc(sizeof(Notes));
+    if (self->notes == NULL)
+        PyErr_NoMemory();
+    if (self->head == NULL || self->tail == NULL || self->notes == NULL)
         Py_CLEAR(self);
     return (PyObject *)self;
 }
@@ -311,7 +320,8 @@ static void Forward_dealloc(Forward *self)
 {
     PyObject_GC_UnTrack(self);
     Py_XDECREF(self->transport);
-    PyMem_Free(self->bytes);
+    PyMem_Free(self->notes);
+    Py_XDECREF(self->bytes);
     Py_XDECREF(self->head);
     Py_XDECREF(self->tail);
     Py_TYPE(self)->tp_free((PyObject *)self);
@@ -374,30 +384,41 @@ static bool find_ordinary(Forward *self, const char *bytes, Py_ssize_t left, Chu
 static bool is_ordinary(Forward *self, PyObject *data)
 {
     const char *bytes = PyBytes_AS_STRING(data), *end = bytes + PyBytes_GET_SIZE(data);
-    Py_ssize_t count = 0;
-    for (Chunk chunk; bytes < end; bytes += chunk.size)
+    Py_ssize_t count = 0, size = self->size;
+    for (Chunk chunk; bytes < end; bytes += chunk.size) {
         if (++count > self->room || self->waiting + count > MOST_FRAMES || !find_ordinary(self, bytes, end - bytes, &chunk))
             return false;
-    return count > 0;
+        size += chunk.frame_size;
+    }
+    return count > 0 && size <= MOST_BYTES;
+}
+
+/* Have room for so many bytes. -1 with an exception; then what was kept is as it was. */
+static int make_room(Forward *self, Py_ssize_t needed)
+{
+    Py_ssize_t has = self->bytes == NULL ? 0 : PyBytes_GET_SIZE(self->bytes);
+    if (needed <= has)
+        return 0;
+    Py_ssize_t wanted = has == 0 ? FIRST_BYTES : Py_MIN(has * 4, MOST_BYTES);
+    PyObject *larger = PyBytes_FromStringAndSize(NULL, Py_MAX(wanted, needed));
+    if (larger == NULL)
+        return -1;
+    if (has)
+        memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(self->bytes), (size_t)self->size);
+    Py_XSETREF(self->bytes, larger);
+    return 0;
 }
 
 /* Keep a frame, its size and when it came. -1 with an exception. */
 static int keep_frame(Forward *self, const char *frame, Py_ssize_t size, double at)
 {
-    Py_ssize_t needed = self->size + size;
-    if (needed > self->allocated || self->bytes == NULL) {
-        char *larger = PyMem_Realloc(self->bytes, (size_t)needed * 2);
-        if (larger == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        self->bytes = larger;
-        self->allocated = needed * 2;
-    }
-    memcpy(self->bytes + self->size, frame, (size_t)size);
-    self->size = needed;
-    self->sizes[self->waiting] = (unsigned short)size;
-    self->times[self->waiting] = self->at = at;
+    if (make_room(self, self->size + size) < 0)
+        return -1;
+    if (size)
+        memcpy(PyBytes_AS_STRING(self->bytes) + self->size, frame, (size_t)size);
+    self->size += size;
+    self->notes->sizes[self->waiting] = (unsigned short)size;
+    self->notes->times[self->waiting] = self->at = at;
     self->waiting++;
     self->room--;
     return 0;
@@ -435,7 +456,7 @@ static PyObject *Forward_add(Forward *self, PyObject *const *args, Py_ssize_t co
         return NULL;
     }
     Py_ssize_t size = PyBytes_GET_SIZE(args[0]);
-    if (self->room <= 0 || self->waiting >= MOST_FRAMES || size > LONG_READ)
+    if (self->room <= 0 || self->waiting >= MOST_FRAMES || size > LONG_READ || self->size + size > MOST_BYTES)
         Py_RETURN_FALSE;
     if (keep_frame(self, PyBytes_AS_STRING(args[0]), size, PyFloat_AS_DOUBLE(args[1])) < 0)
         return NULL;
@@ -444,12 +465,11 @@ static PyObject *Forward_add(Forward *self, PyObject *const *args, Py_ssize_t co
 
 static PyObject *Forward_drain(Forward *self, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *bytes = PyBytes_FromStringAndSize(self->bytes, self->size), *drained = NULL;
-    PyObject *sizes = PyList_New(self->waiting), *times = PyList_New(self->waiting);
-    if (bytes == NULL || sizes == NULL || times == NULL)
+    PyObject *sizes = PyList_New(self->waiting), *times = PyList_New(self->waiting), *bytes = NULL, *drained = NULL;
+    if (sizes == NULL || times == NULL)
         goto done;
     for (Py_ssize_t i = 0; i < self->waiting; i++) {
-        PyObject *size = PyLong_FromLong(self->sizes[i]), *at = PyFloat_FromDouble(self->times[i]);
+        PyObject *size = PyLong_FromLong(self->notes->sizes[i]), *at = PyFloat_FromDouble(self->notes->times[i]);
         if (size == NULL || at == NULL) {
             Py_XDECREF(size);
             Py_XDECREF(at);
@@ -458,11 +478,26 @@ static PyObject *Forward_drain(Forward *self, PyObject *Py_UNUSED(ignored))
         PyList_SET_ITEM(sizes, i, size);
         PyList_SET_ITEM(times, i, at);
     }
-    drained = PyTuple_Pack(3, bytes, sizes, times);
-    if (drained != NULL)
-        self->waiting = self->size = 0;
+    drained = PyTuple_New(3);
+    if (drained == NULL)
+        goto done;
+    /* Last, as these bytes are given away, not copied. */
+    bytes = self->bytes;
+    self->bytes = NULL;
+    if (bytes == NULL)
+        bytes = PyBytes_FromStringAndSize(NULL, 0);
+    else if (PyBytes_GET_SIZE(bytes) != self->size)
+        _PyBytes_Resize(&bytes, self->size);
+    self->waiting = self->size = 0;
+    if (bytes == NULL) {
+        Py_CLEAR(drained);
+        goto done;
+    }
+    PyTuple_SET_ITEM(drained, 0, bytes);
+    PyTuple_SET_ITEM(drained, 1, sizes);
+    PyTuple_SET_ITEM(drained, 2, times);
+    return drained;
 done:
-    Py_XDECREF(bytes);
     Py_XDECREF(sizes);
     Py_XDECREF(times);
     return drained;
@@ -477,10 +512,10 @@ static PyObject *Forward_frames(Forward *self, PyObject *number)
     if (frames == NULL)
         return NULL;
     Py_ssize_t begin = 0;
-    for (Py_ssize_t i = 0; i < self->waiting; begin += self->sizes[i++]) {
+    for (Py_ssize_t i = 0; i < self->waiting; begin += self->notes->sizes[i++]) {
         if (i < first)
             continue;
-        if (append_frame(frames, self->bytes + begin, self->sizes[i]) < 0) {
+        if (append_frame(frames, PyBytes_AS_STRING(self->bytes) + begin, self->notes->sizes[i]) < 0) {
             Py_DECREF(frames);
             return NULL;
         }

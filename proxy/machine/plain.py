@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 LONG_READ: Final = 1024  # bytes; after a longer read other work is small in comparison
-MOST_FRAMES: Final = 64  # that a `Forward` keeps
+MOST_FRAMES: Final = 256  # that a `Forward` keeps
+MOST_BYTES: Final = 64 * 1024  # that these have at most
 _SIZE_DIGITS: Final = 3  # of the chunks that `Forward` takes
 
 
@@ -93,6 +94,8 @@ class Forward:
         frames = [frame] if frame else self._frames(data)
         if not 0 < len(frames) <= min(self.room, MOST_FRAMES - len(self._sizes)):
             return False
+        if len(self._bytes) + len(data) > MOST_BYTES and len(self._bytes) + sum(map(len, frames)) > MOST_BYTES:
+            return False
         try:
             if self._size():
                 return False
@@ -106,6 +109,8 @@ class Forward:
     def add(self, frame: bytes, at: float) -> bool:
         """Keep an ordinary frame that was forwarded by somebody else; return False if there is no room for it."""
         if self.room <= 0 or len(self._sizes) >= MOST_FRAMES or len(frame) > LONG_READ:
+            return False
+        if len(self._bytes) + len(frame) > MOST_BYTES:
             return False
         self._keep(frame, at)
         return True

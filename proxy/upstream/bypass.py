@@ -1,7 +1,7 @@
 """The fast path of an event: forwarded to the client at once, and appended to the log later, together with others.
 
 If a stream has a single follower, which has been sent everything so far, the log is needed only when somebody reads
-it. So events go from connection to connection in one call. The log, the offset and the vitals are updated for up to 64
+it. So events go from connection to connection in one call. The log, the offset and the vitals are updated for up to 256
 events at once, here called settling. Reading `Stream.log` settles first, so nobody sees a log that lacks events which
 were sent.
 

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from proxy.machine import LONG_READ, MOST_FRAMES, plain
+from proxy.machine.plain import MOST_BYTES
 from proxy.wire.http import chunk
 
 HEAD, TAIL = b'data: {"text":"', b'"}\n\n\r\n'
@@ -85,8 +86,10 @@ def test_no_more_is_kept_than_there_is_room_for(version: ModuleType) -> None:
     one = forward(version, Written(), room=1000)
     assert not one.add(bytes(LONG_READ + 1), 0.0)
     assert one.add(bytes(LONG_READ), 0.0)
-    assert not one.take(EVENT * MOST_FRAMES, 0.0)
-    assert one.take(EVENT * (MOST_FRAMES - 1), 0.0)
+    for _ in range(MOST_FRAMES - 3):
+        assert one.add(b"short", 0.0)
+    assert not one.take(EVENT * 3, 0.0)
+    assert one.take(EVENT * 2, 0.0)
     assert not one.take(EVENT, 0.0)
     assert not one.add(b"", 0.0)
     assert one.waiting == MOST_FRAMES
@@ -95,6 +98,24 @@ def test_no_more_is_kept_than_there_is_room_for(version: ModuleType) -> None:
     assert one.add(b"", 1.0)
     assert not one.add(b"", 1.0)
     assert kept(one) == ([b""], [1.0])
+
+
+def test_no_more_bytes_are_kept_than_may_be(version: ModuleType) -> None:
+    """However many frames they are; those that were kept are whole, and there is room again once they are drained."""
+    one = forward(version, Written(), room=1000)
+    longest = HEAD + b"word" * 200 + TAIL[:-2]
+    count = MOST_BYTES // len(longest)
+    for _ in range(count - 1):
+        assert one.take(chunk(longest), 1.0)
+    assert not one.take(chunk(longest) * 2, 2.0)
+    assert one.take(chunk(longest), 2.0)
+    left = MOST_BYTES - count * len(longest)
+    assert not one.take(chunk(longest), 3.0)
+    assert not one.add(bytes(left + 1), 3.0)
+    assert one.add(bytes(left), 3.0)
+    assert kept(one)[0] == [longest] * count + [bytes(left)]
+    assert one.take(chunk(longest), 4.0)
+    assert kept(one)[0] == [longest]
 
 
 @pytest.mark.parametrize(

@@ -151,13 +151,13 @@ async def test_event_reaches_its_follower_before_the_log() -> None:
 
 
 async def test_log_is_told_now_and_then() -> None:
-    """Of 64 events at the latest, so that little memory is not accounted for; the overhead is sampled then."""
+    """Of 256 events at the latest, so that little memory is not accounted for; the overhead is sampled then."""
     upstream = bypassed()
     most = 0
-    for _ in range(200):
+    for _ in range(800):
         upstream.send(FRAME)
         most = max(most, len(upstream.sink.received) - upstream.ledger.bytes)
-    assert most == 63 * len(FRAME)
+    assert most == 255 * len(FRAME)
     assert len(upstream.overheads) == 3
     before = upstream.ledger.bytes
     upstream.send(LONG)
@@ -303,7 +303,7 @@ async def test_full_ledger_ends_the_stream_with_all_that_was_sent() -> None:
     upstream = bypassed()
     upstream.ledger.count(BODIES, upstream.ledger.max_bytes - 20 * len(FRAME))
     upstream.ledger.on_over_limit = lambda _: upstream.pump.stop(LOG_LIMIT.saying("too much"))
-    for _ in range(64):
+    for _ in range(256):
         upstream.send(FRAME)
     assert upstream.transport.aborted
     assert upstream.stream.bypass is None
