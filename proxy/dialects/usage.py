@@ -109,7 +109,7 @@ def _number(stated: Any) -> int:
 
 def tokens_of_document(document: bytes) -> int:
     """Return the tokens that a response states which is not a stream, of request and answer; 0 if it states none."""
-    stated = members(document) if b'"usage"' in document else None
+    stated = members(document) if document.find(b'"usage"') >= 0 else None
     usage = None if stated is None else stated.get("usage")
     if not isinstance(usage, dict):
         return 0

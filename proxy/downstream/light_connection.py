@@ -5,9 +5,8 @@ has given to one; the parser is made when there is something to parse, as heads 
 and the task begins with the first request. What requests are is not known here.
 """
 
-import asyncio
 from collections import deque
-from typing import Any, cast
+from typing import Any
 
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
@@ -97,7 +96,7 @@ class LightConnection(RequestHandler):
         manager = self._manager
         assert manager is not None
         manager.connection_made(self, transport)
-        self._waiter = cast("asyncio.Future[None]", FirstWaiter(self))
+        self._waiter = FirstWaiter(self)  # type: ignore[assignment]
 
     def begin_task(self) -> None:
         """Begin to respond to requests: the first has come."""

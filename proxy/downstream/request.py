@@ -58,6 +58,10 @@ class Request(web.BaseRequest):
         self._cache["url"], self._cache["host"] = url, url.host
         self._rel_url = url.relative()
 
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Return what is stored on the request: without the two calls of a Mapping's own."""
+        return self._state.get(key, default)
+
     def clone(self, **changes: Any) -> web.BaseRequest:
         """Return a copy with changes, which is one of aiohttp's own requests."""
         whole = web.BaseRequest(

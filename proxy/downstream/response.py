@@ -11,7 +11,7 @@ import functools
 import socket
 import struct
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
@@ -39,13 +39,14 @@ class Framed(Protocol):
 class Written(web.StreamResponse):
     """The response that a handler returns after a Downstream has written it. Immutable, so it can be shared."""
 
+    # In place of aiohttp's properties, each of which is a call.
+    keep_alive: Any = None
+    status: Any = 0
+
     def __init__(self, status: int, *, keep_alive: bool) -> None:
         super().__init__(status=status)
-        self._keep = keep_alive
-
-    @property
-    def keep_alive(self) -> bool | None:
-        return self._keep
+        self.status = status
+        self.keep_alive = keep_alive
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Do nothing: `start` wrote the head."""

@@ -48,7 +48,7 @@ class Pump(Protocol):
 class Bypass:
     """Forwards events to the one follower of a stream, from its creation until `end`."""
 
-    __slots__ = ("_exchange", "_forward", "_is_ordinary", "_most", "_pump", "_transport")
+    __slots__ = ("_exchange", "_forward", "_head", "_is_ordinary", "_most", "_pump", "_tail", "_transport")
 
     def __init__(self, pump: Pump, exchange: Exchange, transport: Transport) -> None:
         self._pump = pump
@@ -58,6 +58,8 @@ class Bypass:
         self._forward = Forward(transport)  # has the frames that are not in the log yet
         self._most = min(MOST_FRAMES, pump.stream.frames_ahead)  # the most frames that may be forwarded before settling
         self._forward.room = self._most - 1
+        self._head: bytes | None = None  # what precedes the text of ordinary frames, and what follows it, if known
+        self._tail: bytes | None = None
         self._redirect()
 
     @property
@@ -126,9 +128,14 @@ class Bypass:
         """Have reads come here: to `Forward` first, if it is known what surrounds the text of ordinary frames."""
         surroundings = self._pump.surroundings
         if surroundings is None or surroundings[0].startswith(b":"):  # a comment is left to the full parsers
+            self._head = None
             self._exchange.redirect(self.take_events)
             return
-        self._forward.surround(surroundings[0], surroundings[1] + b"\r\n")
+        head, tail = surroundings
+        if head is self._head and tail is self._tail:
+            return  # it was done before, as for most frames that are not ordinary
+        self._head, self._tail = head, tail
+        self._forward.surround(head, tail + b"\r\n")
         self._exchange.redirect(self.take_events, self._forward.take)
 
     def _log(self, frames: list[bytes], chunks: bytes, at: float) -> bool:

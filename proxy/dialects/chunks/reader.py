@@ -125,7 +125,7 @@ class ChatReader(LearningReader):
 
     def _note_fields(self, frame: bytes, data: bytes | None) -> bool:
         """Check a frame's fields besides its data; return whether the event is named error."""
-        if b"event" in frame and names_error(frame):
+        if frame.find(b"event") >= 0 and names_error(frame):
             return True
         if data is None or frame.startswith(FOREIGN):
             self._fail(foreign(frame))
