@@ -397,7 +397,7 @@ static bool is_ordinary(Forward *self, PyObject *data)
 static int make_room(Forward *self, Py_ssize_t needed)
 {
     Py_ssize_t has = self->bytes == NULL ? 0 : PyBytes_GET_SIZE(self->bytes);
-    if (needed <= has)
+    if (self->bytes != NULL && needed <= has)
         return 0;
     Py_ssize_t wanted = has == 0 ? FIRST_BYTES : Py_MIN(has * 4, MOST_BYTES);
     PyObject *larger = PyBytes_FromStringAndSize(NULL, Py_MAX(wanted, needed));

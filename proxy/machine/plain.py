@@ -124,11 +124,11 @@ class Forward:
 
     def frames(self, first: int) -> list[bytes]:
         """Return the frames that wait, without the `first` ones."""
-        begin, frames = 0, []
-        for size in self._sizes:
+        begin, frames = sum(self._sizes[:first]), []
+        for size in self._sizes[first:]:
             frames.append(bytes(self._bytes[begin : begin + size]))
             begin += size
-        return frames[first:]
+        return frames
 
     def _keep(self, frame: bytes, at: float) -> None:
         self._bytes += frame

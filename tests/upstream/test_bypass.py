@@ -350,7 +350,7 @@ ALMOST = [  # a chunk with an ordinary frame, but for one thing
     chunk(FRAME + FRAME),
     chunk(FRAME) * 2 + b"1",
     chunk(FRAME) + chunk(FINISH),
-    chunk(FRAME) * 64,
+    chunk(FRAME) * 256,
     chunk(FRAME)[:-1],
     b"0" + chunk(FRAME),
     chunk(FRAME).replace(b"\r\n", b";x=1\r\n", 1),
