@@ -272,13 +272,24 @@ failed:
     return NULL;
 }
 
+static char *put(char *to, const char *bytes, Py_ssize_t size)
+{
+    memcpy(to, bytes, (size_t)size);
+    return to + size;
+}
+
+static char *put_bytes(char *to, PyObject *bytes)
+{
+    return put(to, PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes));
+}
+
 /* Forward: an event's way. What it has of each frame is in two pieces of memory, not in lists of objects: with 500 streams,
  * each piece that an event touches comes from memory, and new ones are pages to begin with. */
 
 typedef struct {
-    double times[MOST_FRAMES];
-    unsigned short sizes[MOST_FRAMES];  /* LONG_READ at most */
-} Notes;
+    double at;
+    Py_ssize_t size;
+} Note;
 
 typedef struct {
     PyObject_HEAD
@@ -286,8 +297,8 @@ typedef struct {
     double at;
     Py_ssize_t room, waiting;
     PyObject *bytes;  /* of the frames that wait, and room for more; NULL: of none */
-    Py_ssize_t size;
-    Notes *notes;  /* of the same frames; not part of this object, whose memory is cleared when it is made */
+    Py_ssize_t size, allocated;
+    Note notes[MOST_FRAMES];
 } Forward;
 
 static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
@@ -296,16 +307,17 @@ static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     PyObject *transport;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O", names, &transport))
         return NULL;
-    Forward *self = (Forward *)type->tp_alloc(type, 0);
+    Forward *self = PyObject_GC_New(Forward, type);  /* tp_alloc would clear all notes */
     if (self == NULL)
         return NULL;
     self->transport = Py_NewRef(transport);
     self->head = PyBytes_FromStringAndSize(NULL, 0);
     self->tail = PyBytes_FromStringAndSize(NULL, 0);
-    self->notes = PyMem_Malloc(sizeof(Notes));
-    if (self->notes == NULL)
-        PyErr_NoMemory();
-    if (self->head == NULL || self->tail == NULL || self->notes == NULL)
+    self->bytes = NULL;
+    self->at = 0.0;
+    self->room = self->waiting = self->size = self->allocated = 0;
+    PyObject_GC_Track(self);
+    if (self->head == NULL || self->tail == NULL)
         Py_CLEAR(self);
     return (PyObject *)self;
 }
@@ -320,7 +332,6 @@ static void Forward_dealloc(Forward *self)
 {
     PyObject_GC_UnTrack(self);
     Py_XDECREF(self->transport);
-    PyMem_Free(self->notes);
     Py_XDECREF(self->bytes);
     Py_XDECREF(self->head);
     Py_XDECREF(self->tail);
@@ -396,29 +407,26 @@ static bool is_ordinary(Forward *self, PyObject *data)
 /* Have room for so many bytes. -1 with an exception; then what was kept is as it was. */
 static int make_room(Forward *self, Py_ssize_t needed)
 {
-    Py_ssize_t has = self->bytes == NULL ? 0 : PyBytes_GET_SIZE(self->bytes);
-    if (self->bytes != NULL && needed <= has)
-        return 0;
-    Py_ssize_t wanted = has == 0 ? FIRST_BYTES : Py_MIN(has * 4, MOST_BYTES);
+    Py_ssize_t wanted = self->bytes == NULL ? FIRST_BYTES : Py_MIN(self->allocated * 4, MOST_BYTES);
     PyObject *larger = PyBytes_FromStringAndSize(NULL, Py_MAX(wanted, needed));
     if (larger == NULL)
         return -1;
-    if (has)
+    if (self->size)
         memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(self->bytes), (size_t)self->size);
     Py_XSETREF(self->bytes, larger);
+    self->allocated = PyBytes_GET_SIZE(larger);
     return 0;
 }
 
 /* Keep a frame, its size and when it came. -1 with an exception. */
 static int keep_frame(Forward *self, const char *frame, Py_ssize_t size, double at)
 {
-    if (make_room(self, self->size + size) < 0)
+    Py_ssize_t needed = self->size + size;
+    if ((needed > self->allocated || self->bytes == NULL) && make_room(self, needed) < 0)
         return -1;
-    if (size)
-        memcpy(PyBytes_AS_STRING(self->bytes) + self->size, frame, (size_t)size);
-    self->size += size;
-    self->notes->sizes[self->waiting] = (unsigned short)size;
-    self->notes->times[self->waiting] = self->at = at;
+    memcpy(PyBytes_AS_STRING(self->bytes) + self->size, frame, (size_t)size);
+    self->size = needed;
+    self->notes[self->waiting] = (Note){self->at = at, size};
     self->waiting++;
     self->room--;
     return 0;
@@ -463,44 +471,95 @@ static PyObject *Forward_add(Forward *self, PyObject *const *args, Py_ssize_t co
     Py_RETURN_TRUE;
 }
 
-static PyObject *Forward_drain(Forward *self, PyObject *Py_UNUSED(ignored))
+/* Return how many bytes some frames have; -1 with an exception. */
+static Py_ssize_t size_of(PyObject *frames)
 {
-    PyObject *sizes = PyList_New(self->waiting), *times = PyList_New(self->waiting), *bytes = NULL, *drained = NULL;
-    if (sizes == NULL || times == NULL)
-        goto done;
-    for (Py_ssize_t i = 0; i < self->waiting; i++) {
-        PyObject *size = PyLong_FromLong(self->notes->sizes[i]), *at = PyFloat_FromDouble(self->notes->times[i]);
-        if (size == NULL || at == NULL) {
-            Py_XDECREF(size);
-            Py_XDECREF(at);
-            goto done;
+    Py_ssize_t size = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(frames); i++) {
+        PyObject *frame = PyTuple_GET_ITEM(frames, i);
+        if (!PyBytes_Check(frame)) {
+            PyErr_SetString(PyExc_TypeError, "frames are bytes");
+            return -1;
         }
+        size += PyBytes_GET_SIZE(frame);
+    }
+    return size;
+}
+
+/* Give away the bytes of the frames that wait, and of others after them, so many in all. NULL with an exception; then they
+ * are kept. */
+static PyObject *give_bytes(Forward *self, PyObject *others, Py_ssize_t needed)
+{
+    PyObject *bytes = self->bytes;
+    if (bytes == NULL || needed > self->allocated) {
+        bytes = PyBytes_FromStringAndSize(NULL, needed);
+        if (bytes == NULL)
+            return NULL;
+        if (self->size)
+            memcpy(PyBytes_AS_STRING(bytes), PyBytes_AS_STRING(self->bytes), (size_t)self->size);
+        Py_CLEAR(self->bytes);
+    }
+    self->bytes = NULL;
+    char *to = PyBytes_AS_STRING(bytes) + self->size;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(others); i++)
+        to = put_bytes(to, PyTuple_GET_ITEM(others, i));
+    self->waiting = self->size = self->allocated = 0;
+    if (PyBytes_GET_SIZE(bytes) != needed)
+        _PyBytes_Resize(&bytes, needed);  /* it becomes smaller, in place */
+    return bytes;
+}
+
+/* Fill a list with the sizes of the frames that wait and of others, and one with the times of the former. -1 with an
+ * exception. */
+static int fill_in(Forward *self, PyObject *others, PyObject *sizes, PyObject *times)
+{
+    Py_ssize_t waiting = PyList_GET_SIZE(times);
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(sizes); i++) {
+        PyObject *size = PyLong_FromSsize_t(
+            i < waiting ? self->notes[i].size : PyBytes_GET_SIZE(PyTuple_GET_ITEM(others, i - waiting)));
+        if (size == NULL)
+            return -1;
         PyList_SET_ITEM(sizes, i, size);
+    }
+    for (Py_ssize_t i = 0; i < waiting; i++) {
+        PyObject *at = PyFloat_FromDouble(self->notes[i].at);
+        if (at == NULL)
+            return -1;
         PyList_SET_ITEM(times, i, at);
     }
-    drained = PyTuple_New(3);
-    if (drained == NULL)
-        goto done;
-    /* Last, as these bytes are given away, not copied. */
-    bytes = self->bytes;
-    self->bytes = NULL;
-    if (bytes == NULL)
-        bytes = PyBytes_FromStringAndSize(NULL, 0);
-    else if (PyBytes_GET_SIZE(bytes) != self->size)
-        _PyBytes_Resize(&bytes, self->size);
-    self->waiting = self->size = 0;
-    if (bytes == NULL) {
-        Py_CLEAR(drained);
-        goto done;
+    return 0;
+}
+
+static PyObject *Forward_drain(Forward *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count > 1) {
+        PyErr_SetString(PyExc_TypeError, "drain takes frames, or nothing");
+        return NULL;
     }
+    PyObject *others = count ? PySequence_Tuple(args[0]) : PyTuple_New(0), *bytes = NULL;
+    if (others == NULL)
+        return NULL;
+    Py_ssize_t waiting = self->waiting, more = size_of(others);
+    PyObject *sizes = PyList_New(waiting + PyTuple_GET_SIZE(others)), *times = PyList_New(waiting), *drained = PyTuple_New(3);
+    if (more < 0 || sizes == NULL || times == NULL || drained == NULL)
+        goto failed;
+    if (waiting != self->waiting) {  /* by a finalizer that the garbage collector has called */
+        PyErr_SetString(PyExc_RuntimeError, "frames came or went meanwhile");
+        goto failed;
+    }
+    if (fill_in(self, others, sizes, times) < 0 || (bytes = give_bytes(self, others, self->size + more)) == NULL)
+        goto failed;
+    Py_DECREF(others);
     PyTuple_SET_ITEM(drained, 0, bytes);
     PyTuple_SET_ITEM(drained, 1, sizes);
     PyTuple_SET_ITEM(drained, 2, times);
     return drained;
-done:
+failed:
+    Py_DECREF(others);
     Py_XDECREF(sizes);
     Py_XDECREF(times);
-    return drained;
+    Py_XDECREF(drained);
+    return NULL;
 }
 
 static PyObject *Forward_frames(Forward *self, PyObject *number)
@@ -512,10 +571,10 @@ static PyObject *Forward_frames(Forward *self, PyObject *number)
     if (frames == NULL)
         return NULL;
     Py_ssize_t begin = 0;
-    for (Py_ssize_t i = 0; i < self->waiting; begin += self->notes->sizes[i++]) {
+    for (Py_ssize_t i = 0; i < self->waiting; begin += self->notes[i++].size) {
         if (i < first)
             continue;
-        if (append_frame(frames, PyBytes_AS_STRING(self->bytes) + begin, self->notes->sizes[i]) < 0) {
+        if (append_frame(frames, PyBytes_AS_STRING(self->bytes) + begin, self->notes[i].size) < 0) {
             Py_DECREF(frames);
             return NULL;
         }
@@ -535,7 +594,8 @@ static PyObject *Forward_surround(Forward *self, PyObject *args)
 
 static PyMethodDef Forward_methods[] = {
     {"add", (PyCFunction)(void (*)(void))Forward_add, METH_FASTCALL, "Keep a frame that was forwarded elsewhere."},
-    {"drain", (PyCFunction)Forward_drain, METH_NOARGS, "Return the bytes, sizes and times of the frames that wait, and forget them."},
+    {"drain", (PyCFunction)(void (*)(void))Forward_drain, METH_FASTCALL,
+     "Return the bytes, sizes and times of the frames that wait, and forget them."},
     {"frames", (PyCFunction)Forward_frames, METH_O, "Return the frames that wait, from one of them on."},
     {"surround", (PyCFunction)Forward_surround, METH_VARARGS, "Note what surrounds the text of ordinary frames."},
     {"take", (PyCFunction)(void (*)(void))Forward_take, METH_FASTCALL,
@@ -613,17 +673,6 @@ static bool is_header(PyObject *header)
         return true;
     PyErr_SetString(PyExc_TypeError, "a header must be a name and a value, both bytes");
     return false;
-}
-
-static char *put(char *to, const char *bytes, Py_ssize_t size)
-{
-    memcpy(to, bytes, (size_t)size);
-    return to + size;
-}
-
-static char *put_bytes(char *to, PyObject *bytes)
-{
-    return put(to, PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes));
 }
 
 /* Runs no Python code from the moment it has the headers as a sequence, so that they do not change meanwhile. */

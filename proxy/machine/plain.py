@@ -115,8 +115,14 @@ class Forward:
         self._keep(frame, at)
         return True
 
-    def drain(self) -> tuple[bytes, list[int], list[float]]:
-        """Return the bytes of the frames that wait, the size of each, and when it came. None of them waits any more."""
+    def drain(self, frames: Iterable[bytes] = ()) -> tuple[bytes, list[int], list[float]]:
+        """Return the bytes of the frames that wait, the size of each, and when it came. None of them waits any more.
+
+        With other `frames`, bytes and sizes have those, too, after them.
+        """
+        for frame in frames:
+            self._bytes += frame
+            self._sizes.append(len(frame))
         drained = bytes(self._bytes), self._sizes, self._times
         self._bytes.clear()
         self._sizes, self._times = [], []

@@ -1,8 +1,9 @@
 """The log: one upstream response as append-only frames, and the one way it ended.
 
 Keeps law 3 (frame n never changes, seqs are dense from 1) and law 4 (nothing after the seal).
-The bytes of all frames are in one piece, with a number for each that says where it ends: objects of their own would
-take 48 bytes more for each frame, and would have to be moved together for a stream that is kept.
+The bytes of all frames are in few pieces, with a number for each frame that says where it ends: objects of their own
+would take 48 bytes more for each. A piece that comes with many frames is kept as it is, since copying it when no cache
+holds it takes as long as the rest of appending it; single frames are put into one piece that grows.
 """
 
 from array import array
@@ -12,8 +13,12 @@ from typing import Final
 from proxy.stream.endings import Ending
 
 FRAME_BYTES: Final = 8  # of memory that a frame takes beside its own bytes
+_PIECE_BYTES: Final = 4096  # a piece is kept as it is from this size on
+_BESIDE_PIECE_BYTES: Final = 33 + 16  # what bytes take beside what they hold, and their places in two lists
 NO_FRAME: Final = 2**53 - 1
 """A number that no frame has, and that JavaScript has exactly."""
+
+_NO_NUMBERS: Final[list[int]] = []
 
 
 class FrameLog:
@@ -26,11 +31,15 @@ class FrameLog:
     """
 
     __slots__ = (
-        "_bytes", "_ends", "end", "ending", "outcome", "size_bytes", "start", "tail", "trimmed_bytes",
+        "_begins", "_ends", "_growing", "_pieces", "_spare_bytes", "end", "ending", "outcome", "size_bytes", "start",
+        "tail", "trimmed_bytes",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self._bytes = bytearray()  # of the frames held
+        self._pieces: list[bytes | bytearray] | None = None  # none of which grows any more; None: most logs have none
+        self._begins: list[int] = _NO_NUMBERS  # how many bytes there were up to the beginning of each of them
+        self._spare_bytes = 0  # that they take beside those of frames
+        self._growing = bytearray()  # the last piece
         self._ends = array("Q")  # how many bytes there were up to the end of each of them, dropped frames included
         self.start = 0
         self.end = 0
@@ -47,7 +56,7 @@ class FrameLog:
         if len(frames) == 1:
             frame = frames[0]
             size = len(frame)
-            self._bytes += frame
+            self._growing += frame
             self._ends.append(self.trimmed_bytes + self.size_bytes + size)
             self.end += 1
             self.size_bytes += size
@@ -58,8 +67,11 @@ class FrameLog:
         """Append frames in one piece; return their size in bytes. Raises: RuntimeError, when sealed."""
         if self.ending is not None:
             raise RuntimeError("the log is sealed")
-        self._bytes += piece
         begin = end = self.trimmed_bytes + self.size_bytes
+        if len(piece) < _PIECE_BYTES:
+            self._growing += piece
+        else:
+            self._keep(piece, begin)
         ends: list[int] = []
         for size in sizes:
             end += size
@@ -68,6 +80,20 @@ class FrameLog:
         self.end += len(sizes)
         self.size_bytes += end - begin
         return end - begin
+
+    def _keep(self, piece: bytes, begin: int) -> None:
+        """Keep a piece as it is; before it there were `begin` bytes."""
+        if self._pieces is None:
+            self._pieces, self._begins = [], []
+        growing = self._growing
+        if growing:
+            self._pieces.append(growing)
+            self._begins.append(begin - len(growing))
+            self._spare_bytes += _spare_bytes(growing)
+            self._growing = bytearray()
+        self._pieces.append(piece)
+        self._begins.append(begin)
+        self._spare_bytes += _BESIDE_PIECE_BYTES
 
     def seal(self, ending: Ending, tail: bytes = b"") -> None:
         """End the log. Raises: RuntimeError, when sealed."""
@@ -105,7 +131,8 @@ class FrameLog:
 
     def overhead_bytes(self) -> int:
         """Return how much memory the frames take beside their own bytes."""
-        return len(self._ends) * FRAME_BYTES + self._bytes.__alloc__() - self.size_bytes
+        growing = self._growing
+        return len(self._ends) * FRAME_BYTES + self._spare_bytes + growing.__alloc__() - len(growing)
 
     def frame(self, offset: int) -> bytes:
         """Return the frame at an offset, `self.start <= offset < self.end`."""
@@ -122,8 +149,24 @@ class FrameLog:
 
     def content(self, start: int, end: int) -> bytes:
         """Return the bytes of all frames between two offsets, as in `span`."""
-        trimmed = self.trimmed_bytes
-        return bytes(self._bytes[self.position(start) - trimmed : self.position(end) - trimmed])
+        begin, stop = self.position(start), self.position(end)
+        at = self.end_bytes - len(self._growing)
+        if begin >= at:
+            return bytes(self._growing[begin - at : stop - at])
+        return self._gathered(begin, stop, at)
+
+    def _gathered(self, begin: int, stop: int, growing_at: int) -> bytes:
+        """Return the bytes from one position to another, of several pieces; the one that grows is at `growing_at`."""
+        assert self._pieces is not None
+        parts: list[bytes | bytearray] = []
+        number = bisect_right(self._begins, begin) - 1
+        while number < len(self._pieces) and self._begins[number] < stop:
+            at = self._begins[number]
+            parts.append(self._pieces[number][max(0, begin - at) : stop - at])
+            number += 1
+        if stop > growing_at:
+            parts.append(self._growing[: stop - growing_at])
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
     def reach(self, start: int, end: int, room_bytes: int) -> int:
         """Return how far a span may reach from `start` towards `end`: one frame at least, else `room_bytes`."""
@@ -139,11 +182,31 @@ class FrameLog:
             return 0
         count = min(bisect_left(self._ends, self.end_bytes - to_bytes) + 1, max(0, below - self.start))
         dropped = self.position(self.start + count) - self.trimmed_bytes
-        del self._bytes[:dropped], self._ends[:count]
+        self._drop(self.trimmed_bytes + dropped)
+        del self._ends[:count]
         self.start += count
         self.size_bytes -= dropped
         self.trimmed_bytes += dropped
         return dropped
+
+    def _drop(self, below: int) -> None:
+        """Drop the bytes below a position."""
+        at = self.end_bytes - len(self._growing)
+        if below > at:
+            del self._growing[: below - at]
+        if self._pieces is None:
+            return
+        gone = bisect_right([*self._begins[1:], at], below)  # pieces of which nothing is left
+        del self._pieces[:gone], self._begins[:gone]
+        cut = below - self._begins[0] if self._pieces else 0
+        if cut > 0:
+            first = self._pieces[0]
+            if isinstance(first, bytearray):
+                del first[:cut]
+            else:
+                self._pieces[0] = first[cut:]  # copied, so that the rest is free memory
+            self._begins[0] = below
+        self._spare_bytes = sum([_spare_bytes(piece) for piece in self._pieces])
 
     @property
     def end_bytes(self) -> int:
@@ -164,3 +227,8 @@ class FrameLog:
         """
         offset = self.start + bisect_right(self._ends, offset_bytes)
         return offset, offset_bytes - self.position(offset)
+
+
+def _spare_bytes(piece: bytes | bytearray) -> int:
+    """Return how many bytes a piece takes beside those of frames."""
+    return _BESIDE_PIECE_BYTES + (piece.__alloc__() - len(piece) if isinstance(piece, bytearray) else 0)

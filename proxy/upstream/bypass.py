@@ -90,11 +90,10 @@ class Bypass:
             self._is_ordinary = self._pump.is_ordinary
         if ordinary and self._forward.add(frames[0], at):
             return True
-        piece, sizes, times = self._forward.drain()
-        sizes += [len(frame) for frame in frames]
+        piece, sizes, times = self._forward.drain(frames)
         if ordinary:
             times.append(at)
-        self._append(b"".join([piece, *frames]), sizes, times, at)
+        self._append(piece, sizes, times, at)
         if not ordinary:
             self._pump.note(frames, at)
             if self._pump.stream.bypass is self:

@@ -81,6 +81,29 @@ def test_frames_that_were_forwarded_elsewhere_are_kept_in_their_place(version: M
         assert kept(one) == ([FRAME, b"other", FRAME], [1.0, 2.0, 3.0])
 
 
+def test_frames_that_wait_are_drained_together_with_others(version: ModuleType) -> None:
+    """These have no times, and may be longer than what is kept; what was drained stays as it is."""
+    one = forward(version, Written(), room=1000)
+    assert one.take(EVENT, 1.0)
+    long = [b"a" * 5000, b"", b"b" * 70_000]
+    first = one.drain([b"other"])
+    assert first == (FRAME + b"other", [len(FRAME), 5], [1.0])
+    assert one.drain(long) == (b"".join(long), [5000, 0, 70_000], [])
+    assert one.take(EVENT, 2.0)
+    assert one.drain(long) == (FRAME + b"".join(long), [len(FRAME), 5000, 0, 70_000], [2.0])
+    assert (one.waiting, one.frames(0), one.drain(), one.drain([])) == (0, [], *[(b"", [], [])] * 2)
+    assert first[0] == FRAME + b"other"
+
+
+@pytest.mark.parametrize("wrong", [["text"], 1, [b"a", None]])
+def test_what_is_no_frame_is_refused(version: ModuleType, wrong: Any) -> None:
+    """Whatever it is."""
+    one = forward(version, Written())
+    assert one.take(EVENT, 1.0)
+    with pytest.raises(TypeError):
+        one.drain(wrong)
+
+
 def test_no_more_is_kept_than_there_is_room_for(version: ModuleType) -> None:
     """As many as may wait, however much room is said to be, and no long frame."""
     one = forward(version, Written(), room=1000)
@@ -197,7 +220,7 @@ def test_both_versions_take_the_same_reads(machine: Any, reads: list[bytes], hea
             one.surround(*surroundings)
             one.room = 4
             taken = [one.take(read, float(at)) for at, read in enumerate(reads)]
-            both.append((taken, transport.writes, one.frames(0), one.drain(), one.at, one.room))
+            both.append((taken, transport.writes, one.frames(0), one.drain(reads[:2]), one.drain(), one.at, one.room))
         assert both[0] == both[1]
 
 

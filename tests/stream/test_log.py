@@ -47,6 +47,33 @@ def test_frames_in_one_piece_are_the_same_as_one_by_one() -> None:
     assert log.locate(8) == (4, 0)
 
 
+@given(
+    st.lists(
+        st.one_of(st.lists(st.integers(0, 3000), max_size=6), st.tuples(st.integers(0, 20_000), st.integers(0, 40)))
+    ),
+    st.data(),
+)
+def test_pieces_are_not_seen(steps: list[list[int] | tuple[int, int]], data: st.DataObject) -> None:
+    """Frames that came in pieces, which are kept as they are if they are large, are those that came one by one."""
+    pieces, single, number = FrameLog(), FrameLog(), 0
+    for step in steps:
+        if isinstance(step, list):
+            frames = [bytes([number + at & 255]) * size for at, size in enumerate(step)]
+            number += len(frames)
+            assert pieces.append(b"".join(frames), step) == sum(step)
+            for frame in frames:
+                single.extend([frame])
+        else:
+            assert pieces.trim(*step) == single.trim(*step)
+        assert (pieces.start, pieces.end, pieces.size_bytes) == (single.start, single.end, single.size_bytes)
+        begin = data.draw(st.integers(pieces.start, pieces.end))
+        end = data.draw(st.integers(begin, pieces.end))
+        assert pieces.content(begin, end) == single.content(begin, end)
+        assert pieces.span(begin, end) == single.span(begin, end)
+        assert pieces.overhead_bytes() <= single.overhead_bytes() + pieces.size_bytes / 7 + 100 * len(steps)
+    assert pieces.frames == single.frames
+
+
 def test_ending_has_a_number_that_no_frame_has() -> None:
     """The next one; if the ending was imposed, and frames may be missing, one that JavaScript has exactly."""
     for ending, seq in ((CANCELLED, 3), (CANCELLED._replace(imposed=True), 2**53 - 1), (PRODUCER_LOST, 2**53 - 1)):
