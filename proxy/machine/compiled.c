@@ -27,6 +27,7 @@
 #define FIRST_BYTES 4000  /* memory for the first frames: most streams that come in few reads need no more */
 #define MOST_DIGITS 7   /* of a chunk's size: 256 MiB, more than is ever read at once */
 
+static PyObject *monotonic;  /* time.monotonic */
 static PyObject *name_of_write, *name_of_size, *name_of_is_closing, *name_of_get_extra_info, *name_of_fileno, *name_of_abort, *socket_text;
 
 /* Return the number, 0 or more, that a method has returned; -1 with an exception. Takes over the reference. */
@@ -294,7 +295,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *transport, *head, *tail;
-    double at;
+    double at, delay_s;
     Py_ssize_t room, waiting;
     PyObject *bytes;  /* of the frames that wait, and room for more; NULL: of none */
     Py_ssize_t size, allocated;
@@ -314,7 +315,7 @@ static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     self->head = PyBytes_FromStringAndSize(NULL, 0);
     self->tail = PyBytes_FromStringAndSize(NULL, 0);
     self->bytes = NULL;
-    self->at = 0.0;
+    self->at = self->delay_s = 0.0;
     self->room = self->waiting = self->size = self->allocated = 0;
     PyObject_GC_Track(self);
     if (self->head == NULL || self->tail == NULL)
@@ -442,6 +443,17 @@ static int keep(Forward *self, PyObject *data, double at)
     return 0;
 }
 
+/* Note how long ago a read came that was just sent. -1 with an exception. */
+static int note_delay(Forward *self, double at)
+{
+    PyObject *now = PyObject_CallNoArgs(monotonic);
+    if (now == NULL)
+        return -1;
+    self->delay_s = PyFloat_AsDouble(now) - at;
+    Py_DECREF(now);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
 static PyObject *Forward_take(Forward *self, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 2 || !PyBytes_CheckExact(args[0]) || !PyFloat_CheckExact(args[1])) {
@@ -451,10 +463,16 @@ static PyObject *Forward_take(Forward *self, PyObject *const *args, Py_ssize_t c
     PyObject *data = args[0];
     if (!is_ordinary(self, data))
         Py_RETURN_FALSE;
+    double at = PyFloat_AS_DOUBLE(args[1]);
     int written = write_if_idle(self->transport, data);
-    if (written < 0 || (written > 0 && keep(self, data, PyFloat_AS_DOUBLE(args[1])) < 0))
+    if (written < 0)
         return NULL;
-    return PyBool_FromLong(written);
+    if (written == 0)
+        Py_RETURN_FALSE;
+    bool first = self->waiting == 0;
+    if (keep(self, data, at) < 0 || (first && note_delay(self, at) < 0))
+        return NULL;
+    Py_RETURN_TRUE;
 }
 
 static PyObject *Forward_add(Forward *self, PyObject *const *args, Py_ssize_t count)
@@ -606,6 +624,7 @@ static PyMethodDef Forward_methods[] = {
 static PyMemberDef Forward_members[] = {
     {"waiting", T_PYSSIZET, offsetof(Forward, waiting), READONLY, NULL},
     {"at", T_DOUBLE, offsetof(Forward, at), 0, NULL},
+    {"delay_s", T_DOUBLE, offsetof(Forward, delay_s), 0, NULL},
     {"room", T_PYSSIZET, offsetof(Forward, room), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -734,6 +753,13 @@ PyMODINIT_FUNC PyInit_compiled(void)
     socket_text = PyUnicode_InternFromString("socket");
     if (name_of_write == NULL || name_of_size == NULL || name_of_is_closing == NULL || name_of_get_extra_info == NULL
         || name_of_fileno == NULL || name_of_abort == NULL || socket_text == NULL)
+        return NULL;
+    PyObject *time = PyImport_ImportModule("time");
+    if (time == NULL)
+        return NULL;
+    monotonic = PyObject_GetAttrString(time, "monotonic");
+    Py_DECREF(time);
+    if (monotonic == NULL)
         return NULL;
     PyObject *made = PyModule_Create(&module);
     if (made == NULL)

@@ -1,6 +1,7 @@
 """What events and requests pass, in Python."""
 
 from collections.abc import Iterable
+from time import monotonic
 from typing import Final, Protocol
 
 LONG_READ: Final = 1024  # bytes; after a longer read other work is small in comparison
@@ -62,7 +63,7 @@ class Forward:
     It keeps their frames, until they are drained into a log.
     """
 
-    __slots__ = ("_bytes", "_head", "_size", "_sizes", "_tail", "_times", "_write", "at", "room")
+    __slots__ = ("_bytes", "_head", "_size", "_sizes", "_tail", "_times", "_write", "at", "delay_s", "room")
 
     def __init__(self, transport: Transport) -> None:
         self._write = transport.write
@@ -72,6 +73,7 @@ class Forward:
         self._sizes: list[int] = []  # of each of them
         self._times: list[float] = []  # when each came, in monotonic seconds
         self.at = 0.0  # when the last one came
+        self.delay_s = 0.0  # from a read to the end of its write, of the first that waits; 0: not known
         self.room = 0  # how many more may be taken
 
     @property
@@ -102,6 +104,8 @@ class Forward:
             self._write(data)
         except Exception:  # uvloop's RuntimeError, of a connection that was lost a moment ago; the sink deals with any
             return False
+        if not self._sizes:
+            self.delay_s = monotonic() - at
         for frame in frames:
             self._keep(frame, at)
         return True

@@ -91,6 +91,8 @@ class Bypass:
         if ordinary and self._forward.add(frames[0], at):
             return True
         piece, sizes, times = self._forward.drain(frames)
+        if len(chunks) > LONG_READ:
+            self._pump.overhead(monotonic() - at)
         if ordinary:
             times.append(at)
         self._append(piece, sizes, times, at)
@@ -98,8 +100,6 @@ class Bypass:
             self._pump.note(frames, at)
             if self._pump.stream.bypass is self:
                 self._redirect()  # frames may have other surroundings now
-        if ordinary or len(chunks) > LONG_READ:
-            self._pump.overhead(monotonic() - at)
         return True
 
     def settle(self) -> None:
@@ -114,6 +114,9 @@ class Bypass:
             self._pump.bypassed(piece, sizes, times, at)
         except Exception as fault:
             self._pump.failed(fault)
+        if self._forward.delay_s:
+            self._pump.overhead(self._forward.delay_s)
+            self._forward.delay_s = 0.0
         self._most = min(MOST_FRAMES, self._pump.stream.frames_ahead)
         self._forward.room = self._most - 1
 

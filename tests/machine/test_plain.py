@@ -1,5 +1,6 @@
 """What events and requests pass, in both versions: events and spans on their way to clients, and heads."""
 
+from time import monotonic
 from types import ModuleType
 from typing import Any
 
@@ -79,6 +80,23 @@ def test_frames_that_were_forwarded_elsewhere_are_kept_in_their_place(version: M
         assert (one.at, one.room) == (2.0, 2)
         assert one.take(EVENT, 3.0)
         assert kept(one) == ([FRAME, b"other", FRAME], [1.0, 2.0, 3.0])
+
+
+def test_delay_of_the_first_read_that_waits_is_noted(version: ModuleType) -> None:
+    """From when it came until it was written; of others it is not measured."""
+    one = forward(version, Written())
+    assert one.delay_s == 0.0
+    assert one.take(EVENT, monotonic() - 100.0)
+    assert 100.0 <= one.delay_s < 200.0
+    assert one.take(EVENT, monotonic() - 300.0)
+    assert one.delay_s < 200.0
+    one.drain()
+    assert one.add(b"other", 1.0)
+    assert one.take(EVENT, monotonic() - 300.0)
+    assert one.delay_s < 200.0
+    one.drain()
+    assert one.take(EVENT, monotonic() - 300.0)
+    assert one.delay_s >= 300.0
 
 
 def test_frames_that_wait_are_drained_together_with_others(version: ModuleType) -> None:
