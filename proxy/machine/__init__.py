@@ -1,9 +1,9 @@
 """What every event and every request passes, as machine code: in C where it could be compiled, else in Python.
 
 * compiled.c: in C; what it writes goes to sockets past uvloop's transports, while nothing waits in them
-* plain: the same in Python, through transports
+* `plain`: the same in Python, through transports
 
-Both do the same, and pass the same tests. `compiled` is in wheels that have compiled modules (docs/installing.md). C is
+Both do the same, and pass the same tests. The former is in wheels that have compiled modules (docs/installing.md). C is
 for what mypyc does not make quick: calls of the system, and work on single bytes.
 """
 
