@@ -419,9 +419,14 @@ static int make_room(Forward *self, Py_ssize_t needed)
     return 0;
 }
 
-/* Keep a frame, its size and when it came. -1 with an exception. */
+/* Keep a frame, its size and when it came. -1 with an exception, also if there is no room: the transport may have run any
+ * Python code since that was looked at. */
 static int keep_frame(Forward *self, const char *frame, Py_ssize_t size, double at)
 {
+    if (self->waiting >= MOST_FRAMES) {
+        PyErr_SetString(PyExc_RuntimeError, "other frames came meanwhile");
+        return -1;
+    }
     Py_ssize_t needed = self->size + size;
     if ((needed > self->allocated || self->bytes == NULL) && make_room(self, needed) < 0)
         return -1;

@@ -19,7 +19,7 @@ Followers differ only in who makes them advance next, and that is what their sta
     live      the next sweep of its cohort: it is a member of `Cohort.live`
     ranked    the same, through its Rank, which is the member of `Cohort.live` and has the one offset of all in it
     bypassed  nobody: it is the only follower of its stream, and the Bypass writes events to its transport before they
-              are in the log; offset and log are updated for up to 64 of them at once
+              are in the log; offset and log are updated for up to 256 of them at once
     ahead     `Stream.end_ahead`, when the frame has ended of which it was sent the first lines; it is in mode raw
     parked    its own `resume`, which is called once: by its sink when it has drained, or when others have had their
               turn (`Stream.pause`, `Turns`; "paused" is not a separate state)

@@ -64,9 +64,9 @@ class Bypass:
 
     @property
     def fed_at(self) -> float:
-        """When the last event came, in monotonic seconds."""
-        forward = self._forward
-        return forward.at if forward.waiting else self._pump.stream.fed_at
+        """When the last event came, or reading began or resumed, in monotonic seconds."""
+        forward, fed_at = self._forward, self._pump.stream.fed_at
+        return max(forward.at, fed_at) if forward.waiting else fed_at  # not of the former alone: a pause may be over
 
     def unsettled(self, first: int) -> list[bytes]:
         """Return the frames that were forwarded and are not in the log yet, without the `first` ones."""
@@ -128,6 +128,7 @@ class Bypass:
 
     def _redirect(self) -> None:
         """Have reads come here: to `Forward` first, if it is known what surrounds the text of ordinary frames."""
+        self._is_ordinary = self._pump.is_ordinary  # another one, once the reader has failed
         surroundings = self._pump.surroundings
         if surroundings is None or surroundings[0].startswith(b":"):  # a comment is left to the full parsers
             self._head = None
@@ -142,4 +143,7 @@ class Bypass:
 
     def _log(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
         self.settle()
-        return self._pump.take_events(frames, chunks, at)
+        taken = self._pump.take_events(frames, chunks, at)
+        if self._pump.stream.bypass is self:
+            self._redirect()  # as above
+        return taken

@@ -106,7 +106,7 @@ class Pump(StreamWriter):
     def bypassed(self, piece: bytes, sizes: list[int], times: list[float], at: float) -> None:
         """Append frames, in one piece, that a Bypass forwarded; the last one came `at`, those with text at `times`."""
         stream = self.stream
-        stream.fed_at = at
+        stream.fed_at = max(stream.fed_at, at)  # they may have come before a pause that is over
         self._vitals.times += times
         self._vitals.fold()
         stream.bypassed(piece, sizes)

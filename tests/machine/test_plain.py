@@ -159,6 +159,20 @@ def test_no_more_bytes_are_kept_than_may_be(version: ModuleType) -> None:
     assert kept(one)[0] == [longest]
 
 
+def test_c_version_writes_no_frame_behind_its_memory(machine: Any) -> None:
+    """Even if the transport has it keep so many frames within a write that there is no room for what is written."""
+
+    class Nested(Written):
+        def write(self, data: bytes) -> None:
+            while one.add(b"other", 1.0):
+                pass
+
+    one = forward(machine, Nested(), room=1000)
+    with pytest.raises(RuntimeError):
+        one.take(EVENT * 200, 2.0)
+    assert kept(one) == ([b"other"] * MOST_FRAMES, [1.0] * MOST_FRAMES)
+
+
 @pytest.mark.parametrize(
     "transport",
     [Written(waiting=1), Written(fault=RuntimeError("lost")), Written(waiting=-1)],

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from proxy.dialects.chat import CHAT
 from proxy.stream.endings import CAPABILITY_EXPIRED, LOG_LIMIT
 from proxy.stream.ledger import BODIES
 from proxy.stream.subscription import Subscription
@@ -16,7 +18,7 @@ from proxy.wire.errors import Truncated
 from proxy.wire.http import chunk
 from tests.event_streams import DONE, FINISH, chunk_frame
 from tests.fakes import FakeLoop, FakeSink
-from tests.pumped import FRAME, Connected, Upstream
+from tests.pumped import FRAME, Chunked, Connected, Upstream
 from tests.streams import follow
 
 THOUGHT = FRAME.replace(b'"content": "word"', b'"content":null,"reasoning_content":"hm"')
@@ -43,6 +45,17 @@ async def test_events_go_past_the_log_from_the_moment_a_lone_follower_comes() ->
     upstream.send(FRAME)
     assert sink.sent_on == 1
     assert sink.received == FRAME * 2
+
+
+class Waiting(Connected):
+    """A sink that takes more while bytes wait in its transport, as they do up to a high-water mark."""
+
+    waits = False
+
+    def transport(self) -> Any:
+        found = Chunked(self)
+        found.get_write_buffer_size = lambda: int(self.waits)  # type: ignore[method-assign]
+        return found, True
 
 
 def sent_on(upstream: Upstream) -> int:
@@ -332,6 +345,64 @@ async def test_follower_whose_leaving_fills_the_ledger_ends_once(
     assert b"".join(upstream.stream.log.frames) == upstream.sink.received
     assert upstream.follower.sent_bytes == len(upstream.sink.received)
     assert upstream.stream.log.ending == LOG_LIMIT.saying("too much")
+
+
+async def test_pause_is_none_of_the_upstream_s_time() -> None:
+    """Though events that came before it wait for the log, and also once the log has them."""
+    upstream = bypassed()
+    upstream.send(FRAME)
+    upstream.stream.throttle(True)
+    resumed_at = monotonic()
+    upstream.stream.throttle(False)
+    assert upstream.pump.fed_at >= resumed_at
+    assert upstream.stream.log.end == 2
+    assert upstream.pump.fed_at >= resumed_at
+    upstream.now = resumed_at + 100
+    upstream.send(FRAME)
+    assert upstream.pump.fed_at == upstream.now
+
+
+class Failing:
+    """The frames of chat completions, and a reader of them that fails at a finish reason, and whatever comes later."""
+
+    def __init__(self, other: Any) -> None:
+        self._other = other
+        self._has_failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._other, name)
+
+    def reader(self) -> Any:
+        return Failing(self._other.reader())
+
+    def note(self, frame: bytes) -> Any:
+        self._has_failed = self._has_failed or frame == FINISH
+        return self._fail() if self._has_failed else self._other.note(frame)
+
+    def ordinary(self, frame: bytes) -> Any:
+        return self._fail() if self._has_failed else self._other.ordinary(frame)
+
+    def _fail(self) -> None:
+        raise ValueError
+
+
+@pytest.mark.parametrize("through_log", [False, True])
+async def test_reader_that_has_failed_is_asked_nothing_more(through_log: bool, background_log: list[Any]) -> None:
+    """Wherever the frame went that it failed at: what follows is not read, and that is logged once."""
+    frames: Any = Failing(CHAT.frames)
+    sink = Waiting()
+    upstream = Upstream(sink, dialect=CHAT._replace(frames=frames))
+    upstream.send(FRAME)
+    sink.waits = through_log
+    upstream.send(FINISH)
+    sink.waits = False
+    for _ in range(3):
+        upstream.send(FRAME)
+    assert upstream.stream.bypass is not None
+    assert sink.received == FRAME + FINISH + FRAME * 3
+    assert upstream.stream.log.end == 5
+    assert not upstream.stream.vitals.gap_counts
+    assert len(background_log) == 1
 
 
 async def test_first_answer_text_behind_thoughts_is_timed() -> None:
