@@ -37,7 +37,7 @@ class Framed(Protocol):
 
 
 class Written(web.StreamResponse):
-    """The response that a handler returns after a Downstream has written it. Immutable, so it can be shared."""
+    """The response that a handler returns after a Downstream has written it. Nobody changes it, so it can be shared."""
 
     # In place of aiohttp's properties, each of which is a call.
     keep_alive: Any = None

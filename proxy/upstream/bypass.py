@@ -91,7 +91,7 @@ class Bypass:
         if ordinary and self._forward.add(frames[0], at):
             return True
         piece, sizes, times = self._forward.drain(frames)
-        if len(chunks) > LONG_READ:
+        if len(chunks) > LONG_READ or (ordinary and not self._forward.delay_s):  # as where `Forward` takes no event
             self._pump.overhead(monotonic() - at)
         if ordinary:
             times.append(at)

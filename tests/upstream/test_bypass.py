@@ -177,6 +177,16 @@ async def test_log_is_told_now_and_then() -> None:
     assert upstream.ledger.bytes > before
 
 
+async def test_overhead_is_sampled_where_forward_takes_no_event() -> None:
+    """As if each event began with a comment, which is left to the parsers."""
+    upstream = bypassed()
+    for _ in range(600):
+        upstream.connection.take_event = None
+        upstream.send(FRAME)
+    assert sent_on(upstream) == 600
+    assert len(upstream.overheads) == 2
+
+
 async def test_what_is_not_in_the_ledger_yet_is_a_part_of_what_may_be_held() -> None:
     """Of all streams together: where many share a small limit, each has less that was sent and not counted."""
     upstream = bypassed(allowed_bytes=8 * 100 * 10 * len(FRAME))
