@@ -10,8 +10,8 @@ Read in this order:
 * `site`: where a port listens
 * `listener`: the server of a port, and its responses to requests that can't be parsed; `request_errors`: the errors
   of these
-* `connection`: one connection of a client, from one request to the next; `light_connection`: what aiohttp's server
-  knows of it
+* `connection`: one connection of a client, from one request to the next; `client_protocol`: what the event loop and
+  aiohttp's parser, readers and writers call of it
   `request_pieces`: cuts a read into its requests; `known_heads`: what was parsed of a head that comes again
 * `movable`: connections that can be handed to another process
 * `client_connections`: the time-outs of all connections, and the bytes held for them; `descriptors`, `unsent`: what the

@@ -1,29 +1,24 @@
 """One connection of a client: from one request to the next, what the client sends, and what it does not send in time.
 
-aiohttp's RequestHandler parses requests and writes the responses that aiohttp made. Added here: the time-outs of
-clients (`client_connections` has the timer), requests that wait for their turns, and clients that close within a
-request. The loop from one request to the next (`start`) is ours: aiohttp's runs each request in a task of its own.
+One task responds to all requests of a connection (`start`). Beside it: the time-outs of clients (`client_connections`
+has the timer), requests that wait for their turns, and clients that close within a request.
 """
 
 import asyncio
 import contextlib
-import functools
 import re
 import select
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
-from aiohttp import EMPTY_PAYLOAD, HttpVersion10, HttpVersion11, StreamReader, web
-from aiohttp.http import RawRequestMessage
+from aiohttp import EMPTY_PAYLOAD, HttpVersion10, HttpVersion11, StreamReader, web, web_protocol
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import ERROR
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
+from proxy.downstream.client_protocol import NOTHING, RESUMES_AT, ClientProtocol, Malformed
 from proxy.downstream.known_heads import KnownHead, KnownHeads, WholeBody
-from proxy.downstream.light_connection import LightConnection, Pattern
 from proxy.downstream.request_pieces import new_parser, pieces
 from proxy.downstream.response import RESPONSE, Written, reset
 from proxy.downstream.unsent import unsent_in_kernel
@@ -34,10 +29,14 @@ from proxy.wire.errors import Overloaded, ProxyError, RequestTimeout
 ERROR_TO_SEND = web.RequestKey("error", ProxyError)  # on a request: the error to respond with, whatever its path
 UNPARSED = "UNKNOWN"  # the method of the request that aiohttp creates for one that it could not parse
 LINGERING_S = 2.0  # a connection is still read for so long after an error response
+_REST_S = 10.0  # the rest of a request's body is read for so long after the response
 _RESETS_S = (0.001, 0.01, 0.1, 0.4, 1.5)  # successive waits for a reset, for round trips of any length
 _NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
-_NO_MESSAGE = ERROR._replace(headers=_NO_HEADERS, raw_headers=())
-_NO_MESSAGES: deque[Any] = deque(maxlen=0)
+_aiohttps: Any = (
+    web_protocol  # its type says NamedTuple, which compiled modules insist on; its parser's messages are none
+)
+_UNPARSED_MESSAGE: Any = _aiohttps.ERROR
+_NO_MESSAGE: Any = _UNPARSED_MESSAGE._replace(headers=_NO_HEADERS, raw_headers=())
 _BLANK_LINE = b"\r\n\r\n"
 _CLOSE = re.compile(rb" http/1\.0\r\n|\nconnection:[^\n]*\bclose\b")  # it is the last one
 
@@ -50,6 +49,19 @@ class Port(Protocol):
     turns: Turns
     urgent: bytes
     is_admin: bool
+    header_bytes: int
+    max_headers: int
+    loop: asyncio.AbstractEventLoop
+    made: "set[Connection]"
+    """Its connections that have not ended, or whose task has not."""
+    respond: Callable[[Any], Awaitable[Any]]
+    """Responds to a request."""
+
+    def new_request(self, message: Any, body: Any, connection: "Connection", task: Any) -> Any:
+        """Make a request of its head, its body and the task that responds to it, and have the connection begin it."""
+
+    def log_fault(self, request: web.BaseRequest, fault: BaseException) -> None:
+        """Log an exception that no handler should raise."""
 
     def may_begin(self, now: float) -> bool:
         """Count a request, and return whether it may begin at once; if not, it must wait for its turn."""
@@ -66,7 +78,7 @@ class Port(Protocol):
         """Return a whole error response, for a client of whose request no more than `beginning` has come."""
 
 
-class Connection(LightConnection):
+class Connection(ClientProtocol):
     """One connection of a client, whose requests it passes to the handler one after another."""
 
     __slots__ = (
@@ -86,6 +98,7 @@ class Connection(LightConnection):
         "_within_head",
         "beginning",
         "current",
+        "is_responding",
         "peer",
         "remote",
         "taken_at",
@@ -94,11 +107,11 @@ class Connection(LightConnection):
     )
 
     remote: str | None  # the client's address
-    peer: asyncio.Transport  # kept when aiohttp has set its own reference, `transport`, to None
+    peer: Any  # its transport, also when `transport` is None
     writer: Transport  # what responses are written to
 
-    def __init__(self, port: Port, pattern: Pattern) -> None:
-        super().__init__(pattern)
+    def __init__(self, port: Port) -> None:
+        super().__init__(port.loop, port.header_bytes, port.max_headers)
         self._port = port
         self.current: web.BaseRequest | None = (
             None  # the request in progress: from the end of its head to that of its response
@@ -115,6 +128,7 @@ class Connection(LightConnection):
         self._is_settled = False  # a response is in progress, and nothing but its bytes can be late any more
         self._closing = False  # whether it is about to be closed, after an error response or by `cut`
         self.unsent_bytes = self._queued_bytes = 0
+        self.is_responding = False  # to a request, until the rest of its body is read, too
 
     # From one request to the next
 
@@ -124,6 +138,7 @@ class Connection(LightConnection):
         super().connection_made(transport)
         peername = transport.get_extra_info("peername")
         self.remote = str(peername[0] if isinstance(peername, tuple) else peername) if peername is not None else None
+        self._port.made.add(self)
         self._port.clients.arrived(self, admin=self._port.is_admin)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -132,7 +147,15 @@ class Connection(LightConnection):
         self._port.clients.gone(self)
         if exc is not None:
             exc.with_traceback(None)  # that of a failed write would keep the stream's frames in memory
+        task, request = self._task, self.current
         super().connection_lost(exc)
+        if task is None or not self.is_responding:
+            self._port.made.discard(self)
+        else:
+            if request is not None:
+                request._cancel(exc or ConnectionResetError("the client has disconnected"))
+            task.cancel()
+            task.add_done_callback(lambda _: self._port.made.discard(self))
         self.current = None  # the request refers to this connection: else they would be a reference cycle
 
     def begin(self, request: web.BaseRequest, *, was_parsed: bool) -> None:
@@ -145,12 +168,12 @@ class Connection(LightConnection):
         if self._messages:
             self._fail_unparsable_body()
 
-    def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
-        """Note that a response has ended: aiohttp calls this after each."""
+    def answered(self, request: web.BaseRequest) -> None:
+        """Note that the response to a request has ended."""
         self.current, self._is_settled = None, False
         self._answered = True
         self._idle_since = monotonic()
-        if not self._port.is_admin:
+        if not self._port.is_admin and self.transport is not None:
             self._port.clients.idle[self] = None
         if self._held_bytes:
             self.release_body()
@@ -159,48 +182,41 @@ class Connection(LightConnection):
             content.feed_eof()  # else aiohttp would wait for the rest
 
     async def start(self) -> None:
-        """Respond to one request after another: the connection's task.
-
-        aiohttp's own method creates a task for each request, and waits for it. From Python 3.12 on that task starts at
-        once; before, request and connection each wait for an iteration of the event loop: 8 to 12 us of 34.
-        """
-        manager = self._manager
-        assert manager is not None
+        """Respond to one request after another: the connection's task, which begins with the first."""
         while not self._force_close:
             if not self._messages:
                 if self._has_ended and not self.holds_bytes:
                     break
-                self._waiter = self._loop.create_future()
+                self._waiter = self.loop.create_future()
                 try:
                     await self._waiter
                 finally:
                     self._waiter = None
-                if self._force_close:
+                if not self._messages:  # it was closed
                     return
+                continue
             message: Any
-            payload: Any
-            message, payload = self._messages.popleft()
-            is_partial = type(payload) is not WholeBody and not payload.is_eof()
+            body: Any
+            message, body = self._messages.popleft()
+            is_partial = type(body) is not WholeBody and not body.is_eof()
             if self._parser is not None and not is_partial:
                 self._parser.message_consumed()
-            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-                self._resume_reading_if_drained()
+            if self._buffer_paused and len(self._messages) <= RESUMES_AT:
+                self._resume_if_drained()
             if is_partial and self._has_ended:
                 break
-            manager.requests_count += 1
-            make: Any = self._request_factory
-            respond: Any = self._request_handler
-            if not isinstance(message, RawRequestMessage):  # it could not be parsed
-                message, respond = ERROR, self._make_error_handler(message)
+            malformed: Any = None
+            if isinstance(message, Malformed):
+                message, malformed = _UNPARSED_MESSAGE, message.exc
             # No name refers to the task here: a traceback refers to this frame, and the task to that.
-            request = make(message, payload, self, None, self._task_handler)
-            del message, payload  # the request has them, until they are dropped
-            if not await self._respond(request, respond):
+            request = self._port.new_request(message, body, self, self._task)
+            del message, body  # the request has them, until they are dropped
+            if not await self._respond(request, malformed):
                 break
             if is_partial:
                 self._note_completed()
         if not self._force_close:
-            self._task_handler = None
+            self._close, self._task = True, None  # what waits, or still comes, begins no other task
             if self.transport is not None:
                 self.transport.close()
 
@@ -215,45 +231,80 @@ class Connection(LightConnection):
         if self._messages:
             self.data_received(b"")  # it may have stopped meanwhile
 
-    async def _respond(self, request: Any, respond: Any) -> bool:
-        """Respond to a request; return whether the connection may have another one."""
+    async def _respond(self, request: Any, malformed: HttpProcessingError | None) -> bool:
+        """Respond to a request, which may be one that could not be parsed; return whether another one may follow."""
         is_cut = False
+        self.is_responding = True
         try:
-            self._request_in_progress, self._current_request = True, request
-            try:
-                response = await respond(request)
-            except Exception as fault:  # aiohttp's responses to what no handler of ours lets through
-                response, is_cut = await self._handle_request(request, None, functools.partial(_fail, fault))
+            response = await self._response(request, malformed)
+            if type(response) is Written and not self._upgraded:  # so it needs nothing of aiohttp
+                self.answered(request)
             else:
-                self._current_request = None
-                if type(response) is Written and not self._upgraded:  # so it needs nothing of aiohttp
-                    request._finish()
-                    self.log_access(request, response, None)
-                else:
-                    response, is_cut = await self.finish_response(request, response, None)
-            self._keepalive = bool(response.keep_alive)
+                is_cut = await self._send(request, response)
+            keeps = bool(response.keep_alive)
             if not (is_cut or request.content.is_eof()):
                 await self._read_rest(request.content)
         except ConnectionError:
             return False  # the client has disconnected
         except Exception as fault:
-            self.log_exception("Unhandled exception", exc_info=fault)
+            self._port.log_fault(request, fault)
             self.force_close()
+            return False
         except BaseException:
             self.force_close()
             raise
         finally:
-            self._current_request, self._request_in_progress = None, False
+            self.is_responding = False
             request._task = None  # else they were a reference cycle
-            if self._handler_waiter is not None and not self._handler_waiter.done():
-                self._handler_waiter.set_result(None)
-        return self._keepalive and not (is_cut or self._close or self._force_close)
+        return keeps and not (is_cut or self._close or self._force_close)
+
+    async def _response(self, request: Any, malformed: HttpProcessingError | None) -> Any:
+        """Have a request answered; return the response. What no handler should raise becomes an error response."""
+        if malformed is not None:
+            return self._refuse(request, malformed)
+        try:
+            return await self._port.respond(request)
+        except web.HTTPException as raised:
+            return raised
+        except Exception as fault:
+            if isinstance(fault, HttpProcessingError):
+                return self._refuse(request, fault)
+            if isinstance(fault, ConnectionError) and (self.transport is None or self.transport.is_closing()):
+                raise  # the client has disconnected
+            self._port.log_fault(request, fault)
+            if request.writer.output_size or request.get(RESPONSE) is not None:
+                reset(self.peer)  # a body that ends with the connection would look complete
+                raise ConnectionError("a part of a response was sent") from None
+            response = web.Response(status=504 if isinstance(fault, TimeoutError) else 500)
+            response.force_close()
+            return response
+
+    def _refuse(self, request: Any, error: HttpProcessingError) -> web.StreamResponse:
+        """Respond to a request, or to its body, that could not be parsed."""
+        self.close()  # after the response; ignores further requests
+        read = f"{request.method} {request.raw_path} HTTP/1.1\n"
+        return self._port.refuse_unparsable(
+            request, self.beginning if request.method == UNPARSED else read.encode(), error
+        )
+
+    async def _send(self, request: Any, response: web.StreamResponse) -> bool:
+        """Send a response that is aiohttp's; return whether the client has disconnected."""
+        if self._upgraded:
+            self._refuse_switch()
+        try:
+            await response.prepare(request)
+            await response.write_eof()
+        except ConnectionError:
+            return True
+        finally:
+            self.answered(request)
+        return False
 
     async def _read_rest(self, content: StreamReader) -> None:
         """Read what the client still sends of its request, for some time, so that it can read the response first."""
         if not self._force_close:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._lingering_time):
+                async with asyncio.timeout(_REST_S):
                     while not content.is_eof():
                         await content.readany()
         if not content.is_eof():
@@ -272,8 +323,6 @@ class Connection(LightConnection):
     # What the client sends
 
     def data_received(self, data: bytes) -> None:
-        if self._messages is _NO_MESSAGES:
-            self._messages = deque()
         if self._held and data:  # nothing overtakes what waits
             self._held += data
             return
@@ -285,9 +334,9 @@ class Connection(LightConnection):
             self._ends_request = False
             self._port.turns.wait(self._parse_rest)
             return
-        if self._request_in_progress:  # it was answered, and the rest of its body is read
+        if self.is_responding:  # it was answered, and the rest of its body is read
             self._ends_request = False
-            super().data_received(data)
+            self._feed(data)
             return
         self._received_at = now = monotonic()
         if not self._within_head:
@@ -305,7 +354,7 @@ class Connection(LightConnection):
             self._received_at = monotonic()
             if body.is_eof():
                 self._head_began_at, self._within_head = self._received_at, True
-        super().data_received(data)
+        self._feed(data)
         if data:
             is_last = not self._messages
             is_whole = is_last and body.total_bytes - before == len(data)
@@ -328,10 +377,10 @@ class Connection(LightConnection):
             self.beginning += data
         end = data.find(_BLANK_LINE) + 4
         if 4 <= end < len(data) and _is_last(data[:end].lower()):
-            super().data_received(data[:end])
-            super().data_received(data[end:])
+            self._feed(data[:end])
+            self._feed(data[end:])
         else:
-            super().data_received(data)
+            self._feed(data)
         body: Any = self._messages[-1][1] if self._messages else None
         is_whole = begins and body is not None and end + body.total_bytes == len(data)
         self._note_end(data, body, is_whole=is_whole)
@@ -346,9 +395,7 @@ class Connection(LightConnection):
         if found is None:
             return False
         self._last_head = found[1].head
-        self._messages.append(found)  # type: ignore[arg-type]  # a WholeBody is as much of a StreamReader as is used
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._add(*found)
         return True
 
     def _note_end(self, data: bytes, body: Any, *, is_whole: bool) -> None:
@@ -362,7 +409,7 @@ class Connection(LightConnection):
 
     def _has_failed(self) -> bool:
         """Return whether the last thing that was parsed is an error."""
-        return bool(self._messages) and hasattr(self._messages[-1][0], "exc")
+        return bool(self._messages) and isinstance(self._messages[-1][0], Malformed)
 
     def _parse_again(self, data: bytes) -> None:
         """Parse a read again, piece by piece up to what is malformed: with that, aiohttp dropped what came before."""
@@ -370,7 +417,7 @@ class Connection(LightConnection):
         self._messages.clear()  # of a head that was passed on its own
         self._parser = new_parser(self)
         for piece in pieces(data):
-            super().data_received(piece)
+            self._feed(piece)
             if self._has_failed():
                 return
         self._messages.append(failed)
@@ -396,18 +443,9 @@ class Connection(LightConnection):
         return bool(self._held)
 
     def _parse_rest(self) -> None:
-        super().data_received(b"")
+        self._feed(b"")
 
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Resume reading, if it was paused.
-
-        aiohttp calls this after each read of a body, paused or not, and would then parse no bytes again: twice a
-        request, 1.5 us each.
-        """
-        if self._reading_paused or self._buffer_paused:
-            super().resume_reading(resume_parser)
-
-    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio expects a bool
+    def eof_received(self) -> bool:
         """Keep the connection if the client waits for a response and may have closed only its sending side.
 
         A client that has closed both sides looks the same, but answers the next byte that is written to it with a
@@ -493,7 +531,7 @@ class Connection(LightConnection):
         request._headers = request.headers = _NO_HEADERS
         request._payload = request.content = EMPTY_PAYLOAD
         request._cache.clear()
-        self._parser, self._messages = None, _NO_MESSAGES
+        self._parser, self._messages = None, NOTHING
         self._is_settled = True
 
     def _note_unsent(self, now: float) -> None:
@@ -563,38 +601,15 @@ class Connection(LightConnection):
         if poll.poll(0):
             transport.abort()
         elif waits_s:
-            self._loop.call_later(waits_s[0], self._look_for_reset, waits_s[1:])
+            self.loop.call_later(waits_s[0], self._look_for_reset, waits_s[1:])
 
     def _fail_unparsable_body(self) -> None:
         """Fail the request in progress if its body can't be parsed: aiohttp would let its handler wait for ever."""
-        error, request = getattr(self._messages[-1][0], "exc", None), self.current
-        if error is not None and request is not None and not request.content.is_eof():
-            request.content.set_exception(error)
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if isinstance(exc, HttpProcessingError):
-            self.close()  # after the response; ignores further requests
-            read = f"{request.method} {request.raw_path} HTTP/1.1\n"
-            return self._port.refuse_unparsable(
-                request, self.beginning if request.method == UNPARSED else read.encode(), exc
-            )
-        return super().handle_error(request, status, exc, message)
+        last, request = self._messages[-1][0], self.current
+        if isinstance(last, Malformed) and request is not None and not request.content.is_eof():
+            request.content.set_exception(last.exc)
 
 
 def _is_last(head: bytes) -> bool:
     """Return whether a head, in lower case, looks like that of a connection's last request."""
     return (head.find(b"close") >= 0 or head.find(b" http/1.0") >= 0) and _CLOSE.search(head) is not None
-
-
-async def _fail(fault: Exception, request: web.BaseRequest) -> web.StreamResponse:
-    """Raise an exception again. Its traceback has this frame, which must not refer to it: that were a cycle."""
-    try:
-        raise fault
-    finally:
-        del fault

@@ -6,6 +6,7 @@ request's path.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -17,7 +18,6 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.downstream.client_connections import ClientConnections
 from proxy.downstream.connection import ERROR_TO_SEND, LINGERING_S, UNPARSED, Connection
 from proxy.downstream.known_heads import KnownHeads, WholeBody
-from proxy.downstream.light_connection import Pattern
 from proxy.downstream.request import Request
 from proxy.downstream.request_errors import NOT_ALLOWED, unparsable, unsupported
 from proxy.downstream.response import Downstream
@@ -26,6 +26,7 @@ from proxy.stream.turns import Turns
 from proxy.wire.errors import ProxyError
 from proxy.wire.http import Headers
 
+_log = logging.getLogger("streamtee.http")
 _BURST, _BURST_S = 64, 0.02  # this many requests may begin within so many seconds; the others wait for their turns
 
 
@@ -45,7 +46,6 @@ class Listener(web.Server):
         urgent: bytes,
         is_admin: bool,
         connection_class: type[Connection] = Connection,
-        **options: Any,
     ) -> None:
         """`handler` responds to requests.
 
@@ -54,7 +54,10 @@ class Listener(web.Server):
         `connection_class`: the class of the clients' connections.
         `host_error` returns the error for a request with this Host header, or None if the host is accepted.
         """
-        super().__init__(handler, request_factory=self._begin, **options)
+        super().__init__(handler)
+        self.loop = self._loop
+        self.respond = handler
+        self.made: set[Connection] = set()
         self.clients = clients
         self.heads = KnownHeads()
         self.turns = turns
@@ -65,19 +68,26 @@ class Listener(web.Server):
         self.header_bytes = header_bytes
         self.max_headers = max_headers
         self._host_error = host_error
-        self._pattern = Pattern(
-            self,
-            loop=self._loop,
-            max_line_size=header_bytes,
-            max_field_size=header_bytes,
-            max_headers=max_headers,
-            **self._kwargs,
-        )
         self._burst = 0
         self._burst_until = 0.0
 
-    def __call__(self) -> Connection:
-        return self._connection_class(self, self._pattern)
+    def __call__(self) -> Any:
+        """Make a Connection."""
+        return self._connection_class(self)
+
+    @property
+    def connections(self) -> list[Any]:
+        """The connections that have not ended, or whose task has not."""
+        return list(self.made)
+
+    def pre_shutdown(self) -> None:
+        """Have every connection read no more requests."""
+        for connection in self.made:
+            connection.close()
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Close every connection after its response, or after so many seconds."""
+        await asyncio.gather(*(connection.shutdown(timeout) for connection in self.made))
 
     def may_begin(self, now: float) -> bool:
         """Count a request, and return whether it may begin at once; if not, it must wait for its turn."""
@@ -96,8 +106,13 @@ class Listener(web.Server):
         if not self.turns.are_waited_for:
             self._burst = 0
 
-    def _begin(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-        """Make the request of a head that aiohttp has parsed, or has failed to."""
+    def log_fault(self, request: web.BaseRequest, fault: BaseException) -> None:
+        """Log an exception that no handler should raise."""
+        if not isinstance(fault, HttpProcessingError):  # it quotes the headers, which may hold a key
+            _log.error("an exception escaped from a request's handler", exc_info=fault)
+
+    def new_request(self, message: Any, payload: Any, protocol: Any, task: Any) -> web.BaseRequest:
+        """Make the request of a head that aiohttp has parsed, or has failed to, and have its connection begin it."""
         memo: dict[object, Any] | None = payload.head.memo if type(payload) is WholeBody else None
         if memo is not None and self in memo:  # such a head was accepted before
             request = Request(message, payload, protocol, task, self._loop)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from proxy.downstream.client_protocol import Switched
 from proxy.downstream.connection import Connection, Port
-from proxy.downstream.light_connection import Pattern
 from proxy.downstream.response import Written
 from proxy.wire.request_end import RequestEnd
 
@@ -34,8 +34,8 @@ class MovableConnection(Connection):
         "_adopted", "_beyond", "_end", "_is_answered", "_is_left", "_is_switched", "_raw", "is_placed", "relayed",
     )  # fmt: skip
 
-    def __init__(self, port: Port, pattern: Pattern) -> None:
-        super().__init__(port, pattern)
+    def __init__(self, port: Port) -> None:
+        super().__init__(port)
         self._adopted = b""  # what another process had read of it
         self._begin_anew()
         self._beyond = b""  # what came after the request in progress
@@ -94,20 +94,20 @@ class MovableConnection(Connection):
         if len(self._beyond) >= _BEYOND_BYTES and transport is not None and transport.is_reading():
             transport.pause_reading()
 
-    def set_parser(self, parser: Any, data_received_cb: Any = None) -> None:
-        super().set_parser(parser, data_received_cb)
+    def set_parser(self, switched: Switched) -> None:
+        super().set_parser(switched)
         self._is_switched = True
         self._raw = None
         self._read_beyond()
 
-    def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
-        super().log_access(request, response, time)
+    def answered(self, request: web.BaseRequest) -> None:
+        super().answered(request)
         self._is_answered, self._raw, self.is_placed = True, None, False
         if self._is_left:
             self.connection_lost(None)
             return
         if self._beyond:  # in another turn: aiohttp has not finished with this request
-            self._loop.call_soon(self._read_beyond)
+            self.loop.call_soon(self._read_beyond)
 
     def _read_beyond(self) -> None:
         beyond, self._beyond = self._beyond, b""
@@ -133,7 +133,9 @@ class MovableConnection(Connection):
     @property
     def peername(self) -> Any:
         """The address of the client, as aiohttp's requests have it."""
-        return super().peername if self.relayed is None else (self.relayed.address, 0)
+        if self.relayed is not None:
+            return self.relayed.address, 0
+        return None if self.transport is None else self.transport.get_extra_info("peername")
 
     @property
     def is_between_requests(self) -> bool:
@@ -191,7 +193,7 @@ class MovableConnection(Connection):
         """Leave the transport, whose reading is paused, to another protocol: while a request is in progress."""
         self._beyond = b""
         self._is_left = self._force_close = True
-        self._task_handler = None  # nobody is to cancel it, or to close the transport, when this connection is lost
+        self._task = None  # nobody is to cancel it, or to close the transport, when this connection is lost
         self.transport = None
         self.peer.set_protocol(protocol)
         protocol.connection_made(self.peer)

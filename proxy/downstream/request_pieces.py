@@ -9,6 +9,8 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.http import HttpRequestParser
 
+QUEUED: Final = 32  # requests that may wait on a connection; then the parser stops
+_READ_BYTES: Final = 256 * 1024  # of a body that nobody takes, until reading is paused
 _HEAD_END: Final = b"\r\n\r\n"
 _PIECES: Final = 64  # aiohttp's parser stops at 32 requests; more pieces would take long, and hold other clients up
 
@@ -29,15 +31,15 @@ def pieces(data: bytes) -> Iterator[bytes]:
 
 
 def new_parser(connection: Any) -> HttpRequestParser:
-    """Return a parser like the one that aiohttp made for a connection, which after an error parses nothing more."""
+    """Return aiohttp's parser for a connection: it makes the readers of bodies, which pause and resume its reading."""
     return HttpRequestParser(
         connection,
-        connection._loop,
-        connection._read_bufsize,
-        max_line_size=connection.max_line_size,
+        connection.loop,
+        _READ_BYTES,
+        max_line_size=connection.max_field_size,
         max_field_size=connection.max_field_size,
         max_headers=connection.max_headers,
         payload_exception=web.RequestPayloadError,
-        auto_decompress=False,
-        max_msg_queue_size=connection._max_msg_queue_size,
+        auto_decompress=False,  # a compressed request is passed on as it is
+        max_msg_queue_size=QUEUED,
     )

@@ -18,7 +18,6 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.downstream.connection import Connection
 from proxy.downstream.listener import Listener
 
 AT_ONCE = 512  # connections that are accepted in one turn: 20 to 40 ms
@@ -98,7 +97,7 @@ class Site(web.BaseSite):
         while self._beginning:
             await asyncio.sleep(0)
 
-    def _begin(self) -> Connection:
+    def _begin(self) -> Any:
         """Return the protocol of a connection that the event loop has accepted; accept others that wait."""
         for queue in self._queues:
             if queue.is_empty:

@@ -1,11 +1,9 @@
 """The servers of the two ports: what each accepts, where it listens, and its TLS."""
 
-import logging
 import socket
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.access.pages import Hosts
 from proxy.access.settings import TlsConfig
@@ -20,17 +18,6 @@ from proxy.stream.turns import Turns
 
 _BACKLOG = 4096  # connections that the kernel has accepted and the event loop has yet to
 _SHUTDOWN_S = 1.0
-
-
-class _WithoutMalformed(logging.Filter):
-    """Drops aiohttp's tracebacks of malformed requests: they quote the headers, which may hold a key."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-
-
-_http_log = logging.getLogger("streamtee.http")
-_http_log.addFilter(_WithoutMalformed())
 
 
 def new_listener(
@@ -60,10 +47,6 @@ def new_listener(
         urgent=urgent,
         is_admin=is_admin,
         connection_class=connection_class,
-        access_log=None,
-        handler_cancellation=True,  # a handler is cancelled as soon as its client disconnects
-        auto_decompress=False,  # a compressed request is passed on as it is
-        logger=_http_log,
     )
 
 

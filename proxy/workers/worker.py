@@ -264,7 +264,8 @@ class Worker:
         assert isinstance(connection, MovableConnection)
         connection.adopt(offered.read, is_placed=offered.is_placed, relayed=relay.read(offered.told))
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, offered.client)
+            protocol: Any = connection  # by its methods, not by inheritance
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: protocol, offered.client)
         except OSError:  # the client has disconnected meanwhile
             offered.client.close()
         except Exception as error:

@@ -4,7 +4,6 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 from aiohttp import web
@@ -47,9 +46,6 @@ class Port:
             urgent=b"GET /healthz",
             is_admin=False,
             connection_class=connection_class,
-            access_log=None,
-            handler_cancellation=True,
-            auto_decompress=False,
         )
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -86,9 +82,9 @@ class Turned:
     def __init__(self, one: Port, connection: Connection) -> None:
         self.connection = connection
         self.read = connection.data_received
-        self._waiting: list[Callable[[], object]] = []
+        self._planned: list[Callable[[], object]] = []
         listener: Any = one.listener
-        listener.turns = SimpleNamespace(wait=self._waiting.append, are_waited_for=True)
+        listener.turns = Turns(self._planned.append, lambda: 0.0)
         listener.may_begin = lambda now: False
 
     @classmethod
@@ -101,8 +97,8 @@ class Turned:
 
     def turn(self) -> None:
         """Have the turn of all that waits come."""
-        while self._waiting:
-            self._waiting.pop(0)()
+        while self._planned:
+            self._planned.pop(0)()
 
 
 @asynccontextmanager

@@ -140,7 +140,7 @@ async def test_rest_of_a_body_is_not_taken_for_the_beginning_of_a_request() -> N
         await until(lambda: connection._ends_request is False)
         assert connection.beginning == b""
         writer.write(b"def")
-        await until(lambda: not connection._request_in_progress)
+        await until(lambda: not connection.is_responding)
         timeouts = one.connections.timeouts
         connection.check(time.monotonic() + timeouts.head_s + 1, timeouts)
         assert await ask(reader, writer) == b"GET"
