@@ -11,19 +11,32 @@ from typing import Any
 
 import uvloop.loop
 
-from proxy.machine.plain import LONG_READ, MOST_FRAMES, Transport
+from proxy.machine.plain import CHUNKED, LONG_READ, MOST_FRAMES, Transport
 
 _PAST = {getattr(uvloop.loop, name, None) for name in ("TCPTransport", "UnixTransport")}
 try:
-    from proxy.machine.compiled import DirectWriter, Forward, events, head, write_all
+    from proxy.machine.compiled import DirectWriter, Forward, chunked_body, events, head, response_head, write_all
 
     is_compiled = True
 except ImportError:
-    from proxy.machine.plain import Forward, events, head, write_all
+    from proxy.machine.plain import Forward, chunked_body, events, head, response_head, write_all
 
     is_compiled = False
 
-__all__ = ["LONG_READ", "MOST_FRAMES", "Forward", "Transport", "direct", "events", "head", "is_compiled", "write_all"]
+__all__ = [
+    "CHUNKED",
+    "LONG_READ",
+    "MOST_FRAMES",
+    "Forward",
+    "Transport",
+    "chunked_body",
+    "direct",
+    "events",
+    "head",
+    "is_compiled",
+    "response_head",
+    "write_all",
+]
 
 
 def direct(transport: Any) -> Transport:

@@ -687,6 +687,174 @@ static PyObject *events(PyObject *Py_UNUSED(module), PyObject *data)
     return frames;
 }
 
+/* Responses that are as most are: all others are left to llhttp */
+
+#define CHUNKED (-1)
+#define MOST_LENGTH_DIGITS 9  /* of a Content-Length */
+
+/* What a head has said so far of where the body ends. */
+typedef struct {
+    bool is_chunked, has_length;
+    Py_ssize_t length;
+} Framing;
+
+static bool is_digit(char byte)
+{
+    return byte >= '0' && byte <= '9';
+}
+
+static bool is_letter(char byte)
+{
+    return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z');
+}
+
+/* Of a header's name; RFC 9110 allows a few more, which are not usual. */
+static bool is_name(char byte)
+{
+    return is_letter(byte) || is_digit(byte) || byte == '-' || byte == '_';
+}
+
+/* Of a header's value or of a reason: neither a control character, nor in them CR or LF. */
+static bool is_text(char byte)
+{
+    return (unsigned char)byte >= 32 && byte != 127;
+}
+
+/* Return whether some bytes are a text, which is in lower case, in any case. */
+static bool is_called(const char *bytes, Py_ssize_t size, const char *text)
+{
+    if (size != (Py_ssize_t)strlen(text))
+        return false;
+    for (Py_ssize_t i = 0; i < size; i++)
+        if ((is_letter(bytes[i]) ? bytes[i] | 32 : bytes[i]) != text[i])
+            return false;
+    return true;
+}
+
+/* Note what a header says of where the body ends; return whether that is usual, and says nothing of the connection. */
+static bool note_framing(Framing *framing, const char *name, Py_ssize_t name_size, const char *value, Py_ssize_t size)
+{
+    if (is_called(name, name_size, "transfer-encoding")) {
+        if (framing->is_chunked || !is_called(value, size, "chunked"))
+            return false;
+        framing->is_chunked = true;
+    } else if (is_called(name, name_size, "content-length")) {
+        if (framing->has_length || size == 0 || size > MOST_LENGTH_DIGITS)
+            return false;
+        for (Py_ssize_t i = 0; i < size; i++) {
+            if (!is_digit(value[i]))
+                return false;
+            framing->length = framing->length * 10 + (value[i] - '0');
+        }
+        framing->has_length = true;
+    } else if (is_called(name, name_size, "connection"))
+        return is_called(value, size, "keep-alive");
+    return !is_called(name, name_size, "upgrade") && !is_called(name, name_size, "proxy-connection");
+}
+
+/* Return where the text at the beginning of some bytes ends with CR and LF; NULL if it does not. */
+static const char *line_end(const char *bytes, const char *end)
+{
+    while (bytes < end && is_text(*bytes))
+        bytes++;
+    return end - bytes >= 2 && bytes[0] == '\r' && bytes[1] == '\n' ? bytes : NULL;
+}
+
+/* Append a header to a list, and return where the next one begins; NULL if it is not usual, or with an exception. */
+static const char *take_header(PyObject *headers, Framing *framing, const char *name, const char *end)
+{
+    const char *colon = name;
+    while (colon < end && is_name(*colon))
+        colon++;
+    if (colon == name || end - colon < 2 || colon[0] != ':' || colon[1] != ' ')
+        return NULL;
+    const char *value = colon + 2, *value_end = line_end(value, end);
+    if (value_end == NULL || value_end == value || *value == ' ' || value_end[-1] == ' '
+        || !note_framing(framing, name, colon - name, value, value_end - value))
+        return NULL;
+    PyObject *header = Py_BuildValue("(y#y#)", name, colon - name, value, value_end - value);
+    int result = header == NULL ? -1 : PyList_Append(headers, header);
+    Py_XDECREF(header);
+    return result < 0 ? NULL : value_end + 2;
+}
+
+static PyObject *response_head(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    if (!PyBytes_CheckExact(data)) {
+        PyErr_SetString(PyExc_TypeError, "response_head takes bytes");
+        return NULL;
+    }
+    const char *bytes = PyBytes_AS_STRING(data), *end = bytes + PyBytes_GET_SIZE(data);
+    if (end - bytes < 15 || memcmp(bytes, "HTTP/1.1 ", 9) != 0 || bytes[9] < '2' || bytes[9] > '5' || !is_digit(bytes[10])
+        || !is_digit(bytes[11]) || bytes[12] != ' ')
+        Py_RETURN_NONE;
+    int status = (bytes[9] - '0') * 100 + (bytes[10] - '0') * 10 + (bytes[11] - '0');
+    const char *reason = bytes + 13, *at = line_end(reason, end);
+    if (at == NULL || status == 204 || status == 304)
+        Py_RETURN_NONE;
+    Py_ssize_t reason_size = at - reason;
+    PyObject *headers = PyList_New(0);
+    if (headers == NULL)
+        return NULL;
+    Framing framing = {false, false, 0};
+    for (at += 2; at != NULL && !(end - at >= 2 && at[0] == '\r' && at[1] == '\n');)
+        at = take_header(headers, &framing, at, end);
+    if (at == NULL || framing.is_chunked == framing.has_length) {
+        Py_DECREF(headers);
+        if (PyErr_Occurred())
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    return Py_BuildValue("(iy#Nnn)", status, reason, reason_size, headers, framing.is_chunked ? CHUNKED : framing.length,
+                         at + 2 - bytes);
+}
+
+/* Return how many bytes the chunks have from some bytes on, and whether the last chunk is there; -1: there are others. */
+static Py_ssize_t size_of_chunks(const char *bytes, const char *end, bool *ended)
+{
+    Py_ssize_t size = 0;
+    *ended = false;
+    for (Chunk chunk; bytes < end; bytes += chunk.size) {
+        if (end - bytes == 5 && memcmp(bytes, "0\r\n\r\n", 5) == 0) {
+            *ended = true;
+            return size;
+        }
+        if (!find_chunk(bytes, end - bytes, MOST_DIGITS, &chunk))
+            return -1;
+        size += chunk.frame_size;
+    }
+    return size;
+}
+
+static PyObject *chunked_body(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyBytes_CheckExact(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "chunked_body takes bytes and a number");
+        return NULL;
+    }
+    Py_ssize_t begin = PyLong_AsSsize_t(args[1]);
+    if (begin == -1 && PyErr_Occurred())
+        return NULL;
+    if (begin < 0 || begin > PyBytes_GET_SIZE(args[0])) {
+        PyErr_SetString(PyExc_ValueError, "the body begins outside of the bytes");
+        return NULL;
+    }
+    const char *bytes = PyBytes_AS_STRING(args[0]) + begin, *end = PyBytes_AS_STRING(args[0]) + PyBytes_GET_SIZE(args[0]);
+    bool ended;
+    Py_ssize_t size = size_of_chunks(bytes, end, &ended);
+    if (size < 0)
+        Py_RETURN_NONE;
+    PyObject *body = PyBytes_FromStringAndSize(NULL, size);
+    if (body == NULL)
+        return NULL;
+    char *to = PyBytes_AS_STRING(body);
+    for (Chunk chunk; to < PyBytes_AS_STRING(body) + size; bytes += chunk.size) {
+        find_chunk(bytes, end - bytes, MOST_DIGITS, &chunk);
+        to = put(to, chunk.frame, chunk.frame_size);
+    }
+    return Py_BuildValue("(NO)", body, ended ? Py_True : Py_False);
+}
+
 /* Heads */
 
 /* Return whether something is a header: a tuple of two bytes. Raise if not. */
@@ -733,8 +901,11 @@ done:
 /* The module */
 
 static PyMethodDef functions[] = {
+    {"chunked_body", (PyCFunction)(void (*)(void))chunked_body, METH_FASTCALL,
+     "Return the body in some complete chunks, and whether they end it."},
     {"events", (PyCFunction)events, METH_O, "Return the frames of a read that is chunks with one event each."},
     {"head", (PyCFunction)(void (*)(void))head, METH_FASTCALL, "Return the bytes of a message's head."},
+    {"response_head", (PyCFunction)response_head, METH_O, "Return the parts of a response's head, if it is as most are."},
     {"write_all", (PyCFunction)(void (*)(void))write_all, METH_FASTCALL, "Write the same bytes to many transports."},
     {NULL, NULL, 0, NULL},
 };

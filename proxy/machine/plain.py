@@ -10,6 +10,11 @@ MOST_BYTES: Final = 64 * 1024  # that these have at most
 _SIZE_DIGITS: Final = 3  # of the chunks that `Forward` takes
 
 
+CHUNKED: Final = -1  # in place of the length of a body that is chunked
+ResponseHead = tuple[int, bytes, list[tuple[bytes, bytes]], int, int]
+"""Status, reason and headers of a response; the length of its body, or CHUNKED; and where that begins."""
+
+
 class Transport(Protocol):
     """What is written to: the two methods of asyncio's WriteTransport that are needed here."""
 
@@ -23,6 +28,24 @@ class Transport(Protocol):
 def head(start_line: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the bytes of a message's head, including the blank line (RFC 9112 section 2.1)."""
     return b"\r\n".join([start_line, *map(b": ".join, headers), b"\r\n"])
+
+
+def response_head(data: bytes) -> ResponseHead | None:
+    """Return the parts of a response's head with which a read begins, if it is as most are; None: HTTP's parser has to.
+
+    So it has one Content-Length, or is chunked, in no other way; it has no other body, and leaves the connection open.
+    In Python to find that out takes longer than the parser does, so it has to for all of them.
+    """
+    return None
+
+
+def chunked_body(data: bytes, begin: int) -> tuple[bytes, bool] | None:
+    """Return the body in complete chunks, which are all that a read has from `begin` on, and whether they end it.
+
+    None, if there is anything else: a part of a chunk, or one that is not written as `http.chunk` writes it; and
+    always in Python, as above.
+    """
+    return None
 
 
 def write_all(transports: Iterable[Transport], data: bytes) -> list[Transport]:

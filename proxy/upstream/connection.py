@@ -1,7 +1,8 @@
 """One connection to an upstream. It parses one response after the other, and passes the body on with every read.
 
-The parser is httptools (llhttp). A read from the socket reaches the log in the same iteration of the event loop: there
-is no task, future or timer for a read. Hot path: `Connection.data_received`.
+The parser is httptools (llhttp); reads that are as most are pass without it (`machine`): its callbacks take longer
+than all else that is done for them. A read from the socket reaches the log in the same iteration of the event loop:
+there is no task, future or timer for a read. Hot path: `Connection.data_received`.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from typing import Any, Final, Protocol
 import aiohttp
 import httptools
 
-from proxy.machine import Transport, direct, events
+from proxy.machine import CHUNKED, Transport, chunked_body, direct, events, response_head
 from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError
 from proxy.wire.http import Headers, with_one_length
 
@@ -37,6 +38,7 @@ If it returns False, it has done nothing, and the read is passed to TakeEvents i
 LONG_READ: Final = 64 * 1024  # bytes; a read of this size does not take the fast path
 _MAX_HEAD_BYTES: Final = 256 * 1024
 _SWITCHING: Final = 101
+_CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Receiver(Protocol):
@@ -95,6 +97,7 @@ class Connection:
         "at_chunk",
         "exchange",
         "idle_since",
+        "is_unparsed",
         "on_events",
         "over",
         "parser",
@@ -126,6 +129,7 @@ class Connection:
         self._poll: Callable[[int], Any] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._head_bytes = 0
+        self.is_unparsed = False  # the parser has not seen the head of the response in progress, which is chunked
         self.read_at = 0.0
         self.idle_since = 0.0
         self.over = False  # the complete response is parsed
@@ -152,7 +156,7 @@ class Connection:
     def begin(self, exchange: Served) -> None:
         """Serve an exchange from now on."""
         self.exchange = exchange
-        self.over = self.reusable = self.at_chunk = False
+        self.over = self.reusable = self.at_chunk = self.is_unparsed = False
         self.take_event = self.take_events = self.on_events = None
         self._head_bytes = 0
         self.read_at = monotonic()
@@ -263,9 +267,19 @@ class Connection:
             if self.switched:
                 self._pass_on(data, at)
             return
+        if self.is_unparsed:
+            found = chunked_body(data, 0)
+            if found is not None:
+                self._take_body(found[0], at, is_last=found[1])
+                return
+        elif self._take_response(data, at):
+            return
         _parsed.connection = self
         if _parsed.pieces:  # none may be left, whatever was raised: they are of another connection
             _parsed.pieces.clear()
+        if self.is_unparsed:  # the parser goes on from here
+            parser.feed_data(_CHUNKED_HEAD)
+            self.is_unparsed = False
         try:
             parser.feed_data(data)
         except (httptools.HttpParserUpgrade, httptools.HttpParserError) as exc:
@@ -300,6 +314,42 @@ class Connection:
             self._conclude()
         else:
             self._watch_head(len(data))
+
+    def _take_response(self, data: bytes, at: float) -> bool:
+        """Take a response's head, and what came of its body, without the parser; return False if that has to do it."""
+        exchange = self.exchange
+        if exchange is None or exchange.status or self._head_bytes or exchange.is_head_request or exchange.switches:
+            return False
+        found = response_head(data)
+        if found is None:
+            return False
+        status, reason, headers, length, begin = found
+        is_chunked = length == CHUNKED
+        body = chunked_body(data, begin) if is_chunked else (data[begin:], True)
+        if body is None or not (is_chunked or len(data) - begin == length):
+            return False
+        exchange.reason, exchange.headers = reason, headers
+        self.reusable, self.is_unparsed = True, not body[1]
+        exchange.responds(status)
+        self._take_body(body[0], at, is_last=body[1])
+        return True
+
+    def _take_body(self, body: bytes, at: float, *, is_last: bool) -> None:
+        """Take a read of complete chunks, whose bodies these are."""
+        if is_last:
+            self.over, self.is_unparsed, self.on_events, self.at_chunk = True, False, None, False
+            self._body += body
+            self._conclude()
+            return
+        if body:
+            self.at_chunk, self.on_events = True, self.take_events
+        receiver = self.receiver
+        if receiver is None:
+            self._body += body
+            if self.exchange is not None:
+                self.exchange.arrived()
+        elif body:
+            receiver.received(body, at)
 
     def _reparse(self, data: bytes, at: float) -> bool:
         """Parse a refused response again with one Content-Length, if its head repeats the same; return whether it does.
@@ -429,7 +479,7 @@ class _Parsed:
 
     def on_status(self, status: bytes) -> None:
         exchange = self.connection.exchange
-        if exchange is not None:
+        if exchange is not None and not exchange.status:
             exchange.reason += status
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -440,7 +490,7 @@ class _Parsed:
     def on_headers_complete(self) -> None:
         connection = self.connection
         exchange, parser = connection.exchange, connection.parser
-        if exchange is None or parser is None:
+        if exchange is None or parser is None or connection.is_unparsed:
             return
         status = parser.get_status_code()
         if status < 200:

@@ -230,3 +230,44 @@ async def test_bytes_of_a_broken_response_reach_no_other_one() -> None:
     assert (listeners[0].body, listeners[1].body) == (b"bad", b"good")
     assert isinstance(listeners[0].error, Garbled)
     assert listeners[1].error is None
+
+
+_RESPONSES = (
+    b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 3\r\n\r\nabc",
+    b"HTTP/1.1 200 OK\r\nA: b\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1;x=y\r\nd\r\n0\r\n\r\n",
+    b"HTTP/1.1 429 Too Many\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\nT: x\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n",
+)
+
+
+@given(
+    order=st.lists(st.sampled_from(_RESPONSES), min_size=1, max_size=3), cuts=st.lists(st.integers(1, 80), max_size=6)
+)
+async def test_responses_are_the_same_however_they_are_cut(order: list[bytes], cuts: list[int]) -> None:
+    """One after the other on a connection, with and without the parser, which may go on from anywhere."""
+
+    def released(exchange: Exchange, connection: Connection, keep: bool) -> None:
+        connection.forget_exchange()
+
+    async def read(connection: Connection, response: bytes, cuts: list[int]) -> list[object]:
+        exchange = Exchange(SimpleNamespace(released=released), connection, b"GET")  # type: ignore[arg-type]
+        edges = [0, *sorted({cut for cut in cuts if cut < len(response)}), len(response)]
+        for begin, end in itertools.pairwise(edges):
+            connection.data_received(response[begin:end])
+        await exchange.responded
+        listener = Listener()
+        exchange.attach(listener)
+        assert listener.over.is_set()
+        return [exchange.status, exchange.reason, exchange.headers, bytes(listener.body), listener.error]
+
+    seen: list[list[list[object]]] = []
+    for pieces in ([], cuts, list(range(1, 100))):
+        connection, _ = _unanswered(switches=False)
+        seen.append([])
+        for response in order:
+            seen[-1].append([*await read(connection, response, pieces), connection.reusable])
+            if not connection.reusable:
+                break
+    assert seen[0] == seen[1] == seen[2]
+    assert [one[-1] for one in seen[0]] == [b"close" not in response for response in order[: len(seen[0])]]
