@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import math
 import re
 import time
 from collections.abc import AsyncIterator
@@ -235,7 +236,7 @@ async def test_client_that_takes_nothing_is_found_out_long_after_its_request() -
         await reader.readuntil(b"\r\n\r\n")
         (connection,) = one.connections.open
         assert isinstance(connection, Connection)
-        now = time.monotonic()
+        now = float(math.ceil(time.monotonic()))  # whole, so that no sum below is rounded
         connection.check(now, timeouts)
         connection.peer.write(bytes(64 << 20))
         for after_s in (1, timeouts.write_s, timeouts.write_s + 0.9):
