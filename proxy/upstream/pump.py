@@ -230,6 +230,15 @@ class Pump(StreamWriter):
         """Forward what comes to the follower at once, if it is the only one."""
         self._try_bypass()
 
+    def stop(self, ending: Ending) -> None:
+        """Close the upstream connection and seal the stream.
+
+        After an error of the upstream, its response may have gone on: without a final event, bytes do not end properly.
+        """
+        if ending.clean and ending.reason != COMPLETE.reason and not self._reader.ended:
+            ending = ending._replace(clean=False)
+        super().stop(ending)
+
     def last_left(self) -> None:
         """Close the upstream connection at once, after the grace period, or not at all."""
         # openai-python 3.x disconnects right after [DONE]: the stream is complete then, and the exchange ends in a

@@ -29,7 +29,7 @@ from tests.proxy_under_test import CHAT as CHAT_PATH
 from tests.proxy_under_test import NATIVE, Tee, chat_body, native_body
 from tests.pumped import Upstream
 from tests.stage import EVENT_STREAM, Stage, Turn
-from tests.streams import new_stream
+from tests.streams import follow, new_stream
 
 FRAME = chunk_frame("word")
 LENGTH = FRAME + FINISH.replace(b'"stop"', b'"length"')
@@ -505,6 +505,25 @@ async def test_cancel_after_the_last_word_changes_no_ending(ending: str, tee: Te
     await raw.read()
     assert raw.end == "whole"
     await turn.wait_left()
+
+
+@pytest.mark.parametrize("left_by", ["last follower", "cancel"])
+async def test_bytes_after_an_error_end_properly_only_if_the_final_event_came(left_by: str) -> None:
+    """An upstream that is left after its error event may have had [DONE] on its way."""
+    ends = []
+    for said in (ERROR, ERROR + DONE):
+        upstream = Upstream(FakeSink())
+        upstream.pump.on_disconnect = OnDisconnect(0)
+        upstream.send_piece(FRAME + said)
+        if left_by == "cancel":
+            upstream.stream.cancel()
+        else:
+            upstream.follower.leave("left")
+            if said.endswith(DONE):
+                upstream.pump.ended(b"", 9.0, None)
+        follow(upstream.stream, late := FakeSink())
+        ends.append((late.received == FRAME + said, late.ended))
+    assert ends == [(True, "aborted"), (True, "closed")]
 
 
 async def test_usage_that_follows_a_document_counts(tee: Tee, stage: Stage) -> None:
