@@ -22,7 +22,7 @@ from proxy.downstream.known_heads import KnownHead, KnownHeads, WholeBody
 from proxy.downstream.request_pieces import new_parser, pieces
 from proxy.downstream.response import RESPONSE, Written, reset
 from proxy.downstream.unsent import unsent_in_kernel
-from proxy.machine import Transport, direct
+from proxy.machine import Transport, direct, lost
 from proxy.stream.turns import Turns
 from proxy.wire.errors import Overloaded, ProxyError, RequestTimeout
 
@@ -142,6 +142,7 @@ class Connection(ClientProtocol):
         self._port.clients.arrived(self, admin=self._port.is_admin)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        lost(self.writer)
         if self._held_bytes:
             self.release_body()
         self._port.clients.gone(self)
@@ -297,6 +298,7 @@ class Connection(ClientProtocol):
         except ConnectionError:
             return True
         finally:
+            self.writer = direct(self.peer)  # which asks the transport first: what aiohttp has written may wait in it
             self.answered(request)
         return False
 
@@ -474,7 +476,7 @@ class Connection(ClientProtocol):
         if begun is not None:
             begun.probe()
         elif getattr(asked, "version", HttpVersion10) >= HttpVersion11:  # an error has none
-            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # may be sent at any time (RFC 9110 section 15.2)
+            self.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # may be sent at any time (RFC 9110 section 15.2)
         self._look_for_reset(_RESETS_S)
         return True
 
@@ -586,7 +588,7 @@ class Connection(ClientProtocol):
         """Send an error response where no head of a request has been parsed; `check` closes after LINGERING_S."""
         self._port.clients.cuts[reason] += 1
         self._closing, self._idle_since = True, monotonic()
-        self.peer.write(self._port.error_bytes(self.beginning, error))
+        self.writer.write(self._port.error_bytes(self.beginning, error))
         if self.peer.can_write_eof():
             self.peer.write_eof()
         self.close()

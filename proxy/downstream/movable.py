@@ -13,6 +13,7 @@ from aiohttp import web
 from proxy.downstream.client_protocol import Switched
 from proxy.downstream.connection import Connection, Port
 from proxy.downstream.response import Written
+from proxy.machine import lost
 from proxy.wire.request_end import RequestEnd
 
 _BEYOND_BYTES = 64 * 1024  # no more is read when so much has come after the request in progress
@@ -195,6 +196,7 @@ class MovableConnection(Connection):
         self._is_left = self._force_close = True
         self._task = None  # nobody is to cancel it, or to close the transport, when this connection is lost
         self.transport = None
+        lost(self.writer)
         self.peer.set_protocol(protocol)
         protocol.connection_made(self.peer)
 

@@ -6,11 +6,14 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from proxy.machine import Transport
 from proxy.wire.errors import TooLarge
 
 
 class Holder(Protocol):
     """A client's connection, which counts the bytes of its request's body that are kept in memory."""
+
+    writer: Transport
 
     def hold_body(self, size_bytes: int) -> None:
         """Count bytes of a body that are kept in memory, until the response ends. Raises: RateLimited."""
@@ -127,6 +130,6 @@ async def read_body_or_beginning(request: web.BaseRequest, held_bytes: int, allo
 def invite(request: web.BaseRequest) -> None:
     """Send the interim response that a client may wait for before it sends its body (RFC 9110 section 10.1.1)."""
     if not request.content.is_eof() and request.headers.get("Expect", "").lower() == "100-continue":
-        transport = request.transport
-        if transport is not None:
-            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        holder: Holder = request.protocol  # type: ignore[assignment]  # it is a Connection
+        if request.transport is not None:
+            holder.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

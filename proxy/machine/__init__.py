@@ -15,11 +15,20 @@ from proxy.machine.plain import CHUNKED, LONG_READ, MOST_FRAMES, Transport
 
 _PAST = {getattr(uvloop.loop, name, None) for name in ("TCPTransport", "UnixTransport")}
 try:
-    from proxy.machine.compiled import DirectWriter, Forward, chunked_body, events, head, response_head, write_all
+    from proxy.machine.compiled import (
+        DirectWriter,
+        Forward,
+        chunked_body,
+        events,
+        head,
+        lost,
+        response_head,
+        write_all,
+    )
 
     is_compiled = True
 except ImportError:
-    from proxy.machine.plain import Forward, chunked_body, events, head, response_head, write_all
+    from proxy.machine.plain import Forward, chunked_body, events, head, lost, response_head, write_all
 
     is_compiled = False
 
@@ -34,6 +43,7 @@ __all__ = [
     "events",
     "head",
     "is_compiled",
+    "lost",
     "response_head",
     "write_all",
 ]
@@ -43,7 +53,8 @@ def direct(transport: Any) -> Transport:
     """Return what to write to instead of a transport: itself, or what sends at once while nothing waits in it.
 
     The latter for uvloop's transports of plain sockets: with TLS the bytes are made by the transport, and asyncio's own
-    transports are for those who do not need speed.
+    transports are for those who do not need speed. From then on nothing else may write to the transport, since bytes
+    that wait in it unknown would be overtaken; and `lost` is to be called in time.
     """
     made: Transport = DirectWriter(transport) if is_compiled and type(transport) in _PAST else transport
     return made

@@ -30,9 +30,10 @@
 static PyObject *monotonic;  /* time.monotonic */
 static PyObject *name_of_write, *name_of_size, *name_of_is_closing, *name_of_get_extra_info, *name_of_fileno, *name_of_abort, *socket_text;
 
-/* Return the number, 0 or more, that a method has returned; -1 with an exception. Takes over the reference. */
-static Py_ssize_t number_in(PyObject *result, PyObject *method)
+/* Call a method without arguments that returns a number, 0 or more; -1 with an exception. */
+static Py_ssize_t number_from(PyObject *object, PyObject *method)
 {
+    PyObject *result = PyObject_CallMethodNoArgs(object, method);
     if (result == NULL)
         return -1;
     Py_ssize_t number = PyLong_AsSsize_t(result);  /* bool is a kind of int */
@@ -40,12 +41,6 @@ static Py_ssize_t number_in(PyObject *result, PyObject *method)
     if (number < 0 && !PyErr_Occurred())
         PyErr_Format(PyExc_ValueError, "%U() is %zd", method, number);
     return number < 0 ? -1 : number;
-}
-
-/* Call a method without arguments that returns a number, 0 or more; -1 with an exception. */
-static Py_ssize_t number_from(PyObject *object, PyObject *method)
-{
-    return number_in(PyObject_CallMethodNoArgs(object, method), method);
 }
 
 static int write_by(PyObject *transport, PyObject *data)
@@ -57,54 +52,25 @@ static int write_by(PyObject *transport, PyObject *data)
     return 0;
 }
 
-/* DirectWriter: a transport of uvloop's, and the descriptor of its socket. It is asked for when it is needed: that takes
- * as long as three writes of the transport, and many connections are written to once. */
+/* DirectWriter: a transport of uvloop's, and the descriptor of its socket. Whether bytes wait in the transport is known
+ * without asking it, as nobody else writes to it: so to send an event to one of many clients touches this object alone, and
+ * neither the transport nor what libuv has of it, which come from memory if there are thousands.
+ * The descriptor is asked for when it is needed: that takes as long as three writes of the transport, and many connections
+ * are written to once. */
+
+typedef enum {
+    NEW,     /* never written to: the transport does it */
+    UNSURE,  /* bytes may wait in the transport, which has to be asked */
+    IDLE,    /* none wait, and the descriptor is known */
+    LOST,    /* the descriptor is, or will be, another connection's */
+} State;
 
 typedef struct {
     PyObject_HEAD
     PyObject *transport;
-    int descriptor;    /* -1: not asked for yet */
-    bool is_written_to;
+    int descriptor;  /* -1: not asked for yet */
+    State state;
 } DirectWriter;
-
-/* The methods that are called for each write, of the type of the first transport, as nearly all are of one type: to look
- * them up took a fifth of an event's user time. */
-static PyTypeObject *usual_type;
-static PyObject *usual_size, *usual_is_closing;
-
-/* Note the methods of the type of a transport, if none are known yet. -1 with an exception. */
-static int note_methods(PyObject *transport)
-{
-    PyTypeObject *type = Py_TYPE(transport);
-    if (usual_type != NULL)
-        return 0;
-    PyObject *size = PyObject_GetAttr((PyObject *)type, name_of_size);
-    PyObject *is_closing = size == NULL ? NULL : PyObject_GetAttr((PyObject *)type, name_of_is_closing);
-    if (is_closing == NULL) {
-        Py_XDECREF(size);
-        return -1;
-    }
-    usual_type = (PyTypeObject *)Py_NewRef(type);
-    usual_size = size;
-    usual_is_closing = is_closing;
-    return 0;
-}
-
-/* Return what `get_write_buffer_size` of the transport does; -1 with an exception. */
-static Py_ssize_t waiting_in(DirectWriter *self)
-{
-    if (!Py_IS_TYPE(self->transport, usual_type))
-        return number_from(self->transport, name_of_size);
-    return number_in(PyObject_CallOneArg(usual_size, self->transport), name_of_size);
-}
-
-/* Do the same for `is_closing`. */
-static Py_ssize_t closing_in(DirectWriter *self)
-{
-    if (!Py_IS_TYPE(self->transport, usual_type))
-        return number_from(self->transport, name_of_is_closing);
-    return number_in(PyObject_CallOneArg(usual_is_closing, self->transport), name_of_is_closing);
-}
 
 /* Ask for the descriptor. -1 with an exception. */
 static int find_descriptor(DirectWriter *self)
@@ -120,17 +86,34 @@ static int find_descriptor(DirectWriter *self)
     return 0;
 }
 
-/* Return whether bytes may be sent past the transport: nothing waits in it, and it has not closed the descriptor, whose
- * number may be another connection's by now. -1 with an exception. */
+/* Return whether bytes may be sent past the transport: nothing waits in it, and it is not about to close the descriptor.
+ * -1 with an exception. */
 static int may_send(DirectWriter *self)
 {
-    Py_ssize_t waiting = waiting_in(self);
+    if (self->state == IDLE)
+        return 1;
+    if (self->state == LOST)
+        return 0;
+    Py_ssize_t waiting = number_from(self->transport, name_of_size);
     if (waiting != 0)
         return waiting < 0 ? -1 : 0;
-    Py_ssize_t closing = closing_in(self);
+    Py_ssize_t closing = number_from(self->transport, name_of_is_closing);
     if (closing != 0)
         return closing < 0 ? -1 : 0;
-    return self->descriptor < 0 && find_descriptor(self) < 0 ? -1 : 1;
+    if (self->descriptor < 0 && find_descriptor(self) < 0)
+        return -1;
+    if (self->state == LOST)  /* Python code has run meanwhile */
+        return 0;
+    self->state = IDLE;
+    return 1;
+}
+
+/* Have the transport send bytes, some of which may wait in it then. -1 with an exception. */
+static int write_to(DirectWriter *self, PyObject *data)
+{
+    if (self->state != LOST)
+        self->state = UNSURE;
+    return write_by(self->transport, data);
 }
 
 /* Abort a connection that was sent a part of some bytes and can't be sent the rest, for want of memory: the caller will
@@ -152,11 +135,11 @@ static int send_now(DirectWriter *self, PyObject *data)
     if (sent == size)
         return 0;
     if (sent <= 0)
-        return write_by(self->transport, data);
+        return write_to(self, data);
     PyObject *whole = PyMemoryView_FromObject(data);  /* no copy: many clients may be sent the same bytes */
     PyObject *rest = whole == NULL ? NULL : PySequence_GetSlice(whole, sent, size);
     Py_XDECREF(whole);
-    int result = rest == NULL ? -1 : write_by(self->transport, rest);
+    int result = rest == NULL ? -1 : write_to(self, rest);
     Py_XDECREF(rest);
     if (result < 0)
         abort_after_part(self->transport);
@@ -169,10 +152,11 @@ static PyObject *DirectWriter_new(PyTypeObject *type, PyObject *args, PyObject *
     PyObject *transport;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O", names, &transport))
         return NULL;
-    DirectWriter *self = note_methods(transport) < 0 ? NULL : (DirectWriter *)type->tp_alloc(type, 0);
+    DirectWriter *self = (DirectWriter *)type->tp_alloc(type, 0);
     if (self != NULL) {
         self->transport = Py_NewRef(transport);
         self->descriptor = -1;
+        self->state = NEW;
     }
     return (PyObject *)self;
 }
@@ -192,16 +176,17 @@ static void DirectWriter_dealloc(DirectWriter *self)
 
 static PyObject *DirectWriter_write(DirectWriter *self, PyObject *data)
 {
-    bool may_be = PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) && self->is_written_to;
+    bool may_be = PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) && self->state != NEW;
     int direct = may_be ? may_send(self) : 0;
-    self->is_written_to = true;
-    if (direct < 0 || (direct ? send_now(self, data) : write_by(self->transport, data)) < 0)
+    if (direct < 0 || (direct ? send_now(self, data) : write_to(self, data)) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
 
 static PyObject *DirectWriter_get_write_buffer_size(DirectWriter *self, PyObject *Py_UNUSED(ignored))
 {
+    if (self->state == IDLE)
+        return PyLong_FromLong(0);
     return PyObject_CallMethodNoArgs(self->transport, name_of_size);
 }
 
@@ -244,6 +229,13 @@ static int write_if_idle(PyObject *transport, PyObject *data)
         return 0;
     }
     return result;
+}
+
+static PyObject *lost(PyObject *Py_UNUSED(module), PyObject *writer)
+{
+    if (Py_IS_TYPE(writer, &DirectWriterType))
+        ((DirectWriter *)writer)->state = LOST;
+    Py_RETURN_NONE;
 }
 
 static PyObject *write_all(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
@@ -905,6 +897,7 @@ static PyMethodDef functions[] = {
      "Return the body in some complete chunks, and whether they end it."},
     {"events", (PyCFunction)events, METH_O, "Return the frames of a read that is chunks with one event each."},
     {"head", (PyCFunction)(void (*)(void))head, METH_FASTCALL, "Return the bytes of a message's head."},
+    {"lost", (PyCFunction)lost, METH_O, "Note that the connection of a writer is lost."},
     {"response_head", (PyCFunction)response_head, METH_O, "Return the parts of a response's head, if it is as most are."},
     {"write_all", (PyCFunction)(void (*)(void))write_all, METH_FASTCALL, "Write the same bytes to many transports."},
     {NULL, NULL, 0, NULL},

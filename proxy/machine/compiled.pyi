@@ -6,6 +6,7 @@ from proxy.machine.plain import Forward as Forward
 from proxy.machine.plain import chunked_body as chunked_body
 from proxy.machine.plain import events as events
 from proxy.machine.plain import head as head
+from proxy.machine.plain import lost as lost
 from proxy.machine.plain import response_head as response_head
 from proxy.machine.plain import write_all as write_all
 

@@ -48,6 +48,14 @@ def chunked_body(data: bytes, begin: int) -> tuple[bytes, bool] | None:
     return None
 
 
+def lost(writer: Transport) -> None:
+    """Note that the connection of a writer, which `direct` returned, is lost, or is written to by others from now on.
+
+    To be called before `connection_lost` returns: then the descriptor is closed, and its number given to another
+    connection. Here it does nothing, since transports know it themselves.
+    """
+
+
 def write_all(transports: Iterable[Transport], data: bytes) -> list[Transport]:
     """Write the same bytes to each transport in which nothing waits to be sent; return the others.
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import aiohttp
 import httptools
 
-from proxy.machine import CHUNKED, Transport, chunked_body, direct, events, response_head
+from proxy.machine import CHUNKED, Transport, chunked_body, direct, events, lost, response_head
 from proxy.wire.errors import Garbled, Truncated, Unreachable, UpstreamError
 from proxy.wire.http import Headers, with_one_length
 
@@ -384,6 +384,7 @@ class Connection:
         return False  # the transport closes; connection_lost gets the reason
 
     def connection_lost(self, exc: Exception | None) -> None:
+        lost(self.writer)
         if self._lent is not None and self._lent.protocol is not None:
             self._lent.protocol.connection_lost(exc)
         self._wake()

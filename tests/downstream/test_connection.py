@@ -1,12 +1,15 @@
 """A connection of a client: its requests one after another, and who has left of those that have closed a side."""
 
 import asyncio
+import contextlib
 import functools
 import json
 import math
 import re
+import select
+import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,6 +18,8 @@ from aiohttp import web
 from proxy.downstream.connection import Connection
 from proxy.downstream.movable import MovableConnection
 from proxy.downstream.response import Downstream
+from proxy.stream.modes.projection import Span
+from tests.descriptors import is_open, pair_at
 from tests.downstream.ports import Respond, Turned, port
 from tests.event_loops import GUARD_S, on_each_loop, until
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped
@@ -39,6 +44,87 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> byt
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
         return await reader.readexactly(length)
+
+
+class Responses:
+    """A handler whose responses are written by the test: on the path /aiohttp, by aiohttp."""
+
+    def __init__(self) -> None:
+        self.begun: list[Downstream] = []
+        self.begins: Callable[[], object] = bool  # called before the next one does
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/aiohttp":
+            return web.Response(body=bytes(1 << 24))
+        self.begins()
+        downstream = Downstream(request)
+        self.begun.append(downstream)
+        downstream.start(b"OK", [])
+        await downstream.finished()
+        return downstream.response
+
+    async def write(self, number: int, *pieces: bytes) -> None:
+        """Write pieces of the response with this number, once it has begun."""
+        await until(lambda: len(self.begun) == number)
+        for piece in pieces:
+            assert self.begun[-1].write(Span(0, 0, piece))
+
+
+@pytest.mark.parametrize("ended_by", ["client", "force_close", "leave_to"])
+@on_each_loop
+async def test_nothing_is_written_by_a_descriptor_that_is_another_connections_by_now(ended_by: str) -> None:
+    """Bytes are sent past uvloop's transports, so these can't prevent it."""
+    responses = Responses()
+    async with port(responses, connection_class=MovableConnection) as one, asyncio.timeout(GUARD_S):
+        client = await one.send(request("GET", "/"))
+        await responses.write(1, b"one", b"two", b"three")
+        (connection,) = one.connections.open
+        assert isinstance(connection, MovableConnection)
+        number = connection.descriptor
+        if ended_by == "client":
+            await client.leave()
+        elif ended_by == "force_close":
+            connection.force_close()
+        else:
+            connection.leave_to(asyncio.Protocol())
+            connection.peer.abort()
+        await until(lambda: not is_open(number))
+        with pair_at(number) as other:
+            for _ in range(3):
+                with contextlib.suppress(RuntimeError):  # uvloop's
+                    connection.writer.write(b"not for you")
+            with pytest.raises(BlockingIOError):
+                other.recv(100)
+
+
+@on_each_loop
+async def test_nothing_overtakes_what_waits_of_a_response_that_aiohttp_has_written() -> None:
+    """The proxy's own responses are sent past uvloop's transports, aiohttp's are not."""
+    responses, came = Responses(), bytearray()
+    async with port(responses) as one, asyncio.timeout(GUARD_S):
+        loop = asyncio.get_running_loop()
+        with socket.create_connection(one.address) as client:
+
+            def make_room() -> None:
+                """Read until the server's socket takes more; the event loop does not turn meanwhile."""
+                while not select.select([], [connection.peer.get_extra_info("socket").fileno()], [], 0)[1]:
+                    with contextlib.suppress(BlockingIOError):
+                        came.extend(client.recv(1 << 20))
+
+            client.setblocking(False)
+            client.send(request("GET", "/") + request("GET", "/aiohttp") + request("GET", "/"))
+            await responses.write(1, b"one", b"two", b"three")
+            (connection,) = one.connections.open
+            connection.peer.set_write_buffer_limits(1 << 25)  # so that aiohttp does not wait until they are sent
+            responses.begins = make_room
+            responses.begun[-1].close(b"")
+            await responses.write(2, b"four", b"five", b"six")
+            responses.begun[-1].close(b"")
+            while not came.endswith(b"six\r\n0\r\n\r\n"):
+                came += await loop.sock_recv(client, 1 << 20)
+    assert re.findall(rb"one|two|three|\x00+|four|five|six", came) == [
+        b"one", b"two", b"three", bytes(1 << 24), b"four", b"five", b"six",
+    ]  # fmt: skip
 
 
 @on_each_loop

@@ -1,15 +1,15 @@
 """What is sent past uvloop's transports, over real sockets: nothing is overtaken, lost, or sent to somebody else."""
 
 import asyncio
-import os
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
+from tests.descriptors import is_open, pair_at
 from tests.event_loops import until
 
 
@@ -20,6 +20,7 @@ class Server(asyncio.Protocol):
         self.transport: Any = None
         self.pauses = 0
         self.lost = False
+        self.on_lost: Callable[[], object] = bool
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -29,6 +30,7 @@ class Server(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        self.on_lost()
 
 
 @pytest.fixture
@@ -128,22 +130,47 @@ def test_rest_of_what_a_socket_takes_in_part_is_not_copied(machine: Any) -> None
         assert sent + transport.rest == span
 
 
+async def test_transport_is_not_asked_while_nothing_can_wait_in_it(
+    machine: Any, ends: tuple[Server, socket.socket]
+) -> None:
+    """Nobody else writes to it. What it keeps is far from what else an event touches, with thousands of clients."""
+    server, client = ends
+    transport = Asked(server.transport)
+    writer = machine.DirectWriter(transport)
+    sent = b"".join(b"%d " % number for number in range(100))
+    for word in sent.split():
+        writer.write(word + b" ")
+        assert writer.get_write_buffer_size() == 0
+    assert transport.asked == {"write": 1, "get_write_buffer_size": 2, "is_closing": 1, "get_extra_info": 1}
+    assert await read(client, len(sent)) == sent
+
+
+class Asked:
+    """A transport of which is counted what is asked of it."""
+
+    def __init__(self, transport: Any) -> None:
+        self.asked: dict[str, int] = {}
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked[name] = self.asked.get(name, 0) + 1
+        return getattr(self._transport, name)
+
+
 @pytest.mark.parametrize("seed", range(8))
 async def test_bytes_come_in_order_however_full_the_socket_is(
     machine: Any, ends: tuple[Server, socket.socket], seed: int
 ) -> None:
-    """Those that waited in the transport, those that followed them, and those that it was given past the writer."""
+    """Those that waited in the transport, and those that followed them, however they were written."""
     server, client = ends
     writer, chance, sent = direct(machine, server), random.Random(seed), bytearray()
     reading = asyncio.ensure_future(asyncio.sleep(0, b""))
     for step in range(400):
         data = chance.randbytes(chance.choice((1, 50, 3000, 70_000)))
-        way = chance.choice(("transport", "writer", "all"))
-        if way == "transport":
-            server.transport.write(data)
-        elif way == "writer":
+        if chance.random() < 0.5:
             writer.write(data)
-        if way != "all" or not machine.write_all([writer], data):  # one in which bytes wait is left alone
+            sent += data
+        elif not machine.write_all([writer], data):  # one in which bytes wait is left alone
             sent += data
         if step == 200:
             reading = asyncio.ensure_future(read(client, 1 << 40))
@@ -160,33 +187,48 @@ async def test_nothing_is_sent_by_a_descriptor_that_is_another_connection_s_by_n
     """The number of a descriptor is given to the next one as soon as it is closed."""
     server, _ = ends
     writer, number = direct(machine, server), server.transport.get_extra_info("socket").fileno()
+    writer.write(b"x")
+    server.on_lost = lambda: machine.lost(writer)
     server.transport.close()
     await until(lambda: server.lost)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.setblocking(False)
-        taken = ours.fileno() == number or os.dup2(ours.fileno(), number)
+    await until(lambda: not is_open(number))
+    with pair_at(number) as other:
         assert machine.write_all([writer], b"not for you") == [writer]
         with pytest.raises(RuntimeError):  # the transport's
             writer.write(b"not for you")
         with pytest.raises(BlockingIOError):
-            theirs.recv(100)
-        if taken is not True:
-            os.close(number)
+            other.recv(100)
 
 
-@pytest.mark.parametrize("end", ["close", "abort"])
-async def test_nothing_is_sent_after_the_transport_was_told_to_end(
-    machine: Any, ends: tuple[Server, socket.socket], end: str
+async def test_what_is_lost_is_never_written_past_its_transport_again(
+    machine: Any, ends: tuple[Server, socket.socket]
 ) -> None:
-    """In the same turn, too, while the socket is still open."""
-    server, client = ends
+    """However often it is written to, and though nothing waits in the transport."""
+    server, _ = ends
     writer = direct(machine, server)
-    writer.write(b"before")
-    getattr(server.transport, end)()
+    writer.write(b"x")
+    machine.lost(writer)
+    transport = Asked(server.transport)
+    for other in (writer, machine.DirectWriter(transport)):
+        machine.lost(other)
+        for _ in range(3):
+            assert machine.write_all([other], b"x") == [other]
+            other.write(b"x")
+    assert transport.asked == {"write": 3}
+
+
+async def test_nothing_is_sent_after_a_transport_in_which_bytes_waited_was_told_to_end(
+    machine: Any, ends: tuple[Server, socket.socket]
+) -> None:
+    """Those that waited may be a part of an event: what follows must not come without the rest."""
+    server, client = ends
+    writer, sent = direct(machine, server), bytes(1 << 24)
+    writer.write(sent)
+    server.transport.abort()
     assert machine.write_all([writer], b"after") == [writer]
     writer.write(b"after")
-    assert await read(client, 1 << 20) == b"before"
+    came = await read(client, 1 << 25)
+    assert sent.startswith(came)
 
 
 async def test_reset_by_the_client_is_found_out_by_the_transport(

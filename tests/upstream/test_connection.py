@@ -1,5 +1,7 @@
 """A connection to an upstream, without a socket: what the short way of an event must never do is to lose its place."""
 
+import asyncio
+import contextlib
 import itertools
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +14,8 @@ from proxy.upstream.connection import Connection
 from proxy.upstream.exchange import Exchange
 from proxy.wire.errors import Garbled
 from proxy.wire.http import chunk
+from tests.descriptors import is_open, pair_at
+from tests.event_loops import on_each_loop, until
 from tests.exchanges import Listener
 
 _PIECES = (
@@ -58,6 +62,26 @@ async def test_read_after_those_that_nobody_had_taken_goes_the_short_way_if_it_b
     connection.data_received(event if whole else b"\n" + event)
     assert taken == ([event] if whole else [])
     assert listener.body == (b"data: x\n\n" if whole else b"data: x\n\n" * 2)
+
+
+@on_each_loop
+async def test_nothing_is_written_by_a_descriptor_that_is_another_connections_by_now() -> None:
+    """Bytes are sent past uvloop's transports, so these can't prevent it."""
+    loop = asyncio.get_running_loop()
+    accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    async with await asyncio.start_server(lambda reader, writer: accepted.put(writer), "127.0.0.1", 0) as server:
+        _, connection = await loop.create_connection(Connection, *server.sockets[0].getsockname())
+        for piece in (b"one", b"two", b"three"):
+            connection.writer.write(piece)
+        number = connection.transport.get_extra_info("socket").fileno()
+        (await accepted.get()).close()
+        await until(lambda: not is_open(number))
+        with pair_at(number) as other:
+            for _ in range(3):
+                with contextlib.suppress(RuntimeError):  # uvloop's
+                    connection.writer.write(b"not for you")
+            with pytest.raises(BlockingIOError):
+                other.recv(100)
 
 
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-A: b\r\n\r\n"

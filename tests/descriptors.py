@@ -1,0 +1,30 @@
+"""Descriptors whose numbers are another connection's by now: what is written by one would come to the wrong client."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def pair_at(descriptor: int) -> Iterator[socket.socket]:
+    """Make a pair of sockets, one with this descriptor, which is free; return the other."""
+    one, other = socket.socketpair()
+    if descriptor == other.fileno():
+        one, other = other, one
+    elif descriptor != one.fileno():
+        os.dup2(one.fileno(), descriptor)
+        one.close()
+        one = socket.socket(fileno=descriptor)
+    other.setblocking(False)
+    with one, other:
+        yield other
+
+
+def is_open(descriptor: int) -> bool:
+    """Return whether this process has the descriptor."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
