@@ -38,6 +38,7 @@ class FakeSink:
         self.clogged = clogged
         self.open = open
         self.lost = False
+        self.is_aborted = False  # its connection
         self.room = room
         self.writes: list[bytes] = []
         """The same objects that came; the span itself may be another one after the call."""
@@ -110,6 +111,9 @@ class FakeTransport:
         if self.sink.lost:
             raise RuntimeError("closed")
         self.sink.take(data)
+
+    def abort(self) -> None:
+        self.sink.is_aborted = True
 
 
 class FakeWriter:

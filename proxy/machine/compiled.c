@@ -190,7 +190,13 @@ static PyObject *DirectWriter_get_write_buffer_size(DirectWriter *self, PyObject
     return PyObject_CallMethodNoArgs(self->transport, name_of_size);
 }
 
+static PyObject *DirectWriter_abort(DirectWriter *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyObject_CallMethodNoArgs(self->transport, name_of_abort);
+}
+
 static PyMethodDef DirectWriter_methods[] = {
+    {"abort", (PyCFunction)DirectWriter_abort, METH_NOARGS, "Close the connection at once."},
     {"write", (PyCFunction)DirectWriter_write, METH_O, "Send bytes, or let them wait in the transport."},
     {"get_write_buffer_size", (PyCFunction)DirectWriter_get_write_buffer_size, METH_NOARGS,
      "Return how many bytes wait in the transport."},
@@ -209,26 +215,67 @@ static PyTypeObject DirectWriterType = {
     .tp_methods = DirectWriter_methods,
 };
 
+/* Return whether a transport may be written to: nothing waits in it. -1 with an exception. */
+static int may_write(PyObject *transport)
+{
+    if (Py_IS_TYPE(transport, &DirectWriterType))
+        return may_send((DirectWriter *)transport);
+    Py_ssize_t waiting = number_from(transport, name_of_size);
+    return waiting < 0 ? -1 : waiting == 0;
+}
+
+/* Write to a transport in which nothing waited a moment ago. -1 with an exception. */
+static int write_now(PyObject *transport, PyObject *data)
+{
+    if (!Py_IS_TYPE(transport, &DirectWriterType))
+        return write_by(transport, data);
+    DirectWriter *writer = (DirectWriter *)transport;
+    return writer->state == IDLE ? send_now(writer, data) : write_to(writer, data);
+}
+
+/* Forget an exception: 0. It stays if it is no Exception but an interrupt: -1. */
+static int forget_exception(void)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception))
+        return -1;
+    PyErr_Clear();
+    return 0;
+}
+
 /* Write if nothing waits to be sent: 1. Otherwise do nothing: 0, also if the transport raises, as it does when its
  * connection was just lost. -1 with another exception: an interrupt. */
 static int write_if_idle(PyObject *transport, PyObject *data)
 {
-    int result;
-    if (Py_IS_TYPE(transport, &DirectWriterType)) {
-        result = may_send((DirectWriter *)transport);
-        if (result > 0 && send_now((DirectWriter *)transport, data) < 0)
-            result = -1;
-    } else {
-        Py_ssize_t waiting = number_from(transport, name_of_size);
-        result = waiting < 0 ? -1 : waiting == 0;
-        if (result > 0 && write_by(transport, data) < 0)
-            result = -1;
+    int result = may_write(transport);
+    if (result > 0 && write_now(transport, data) < 0)
+        result = -1;
+    return result < 0 ? forget_exception() : result;
+}
+
+/* Write to each of a tuple of transports if nothing waits in any: 1. Otherwise do nothing: 0, also if the first one raises.
+ * Another one that raises lacks what those before it were sent, so its connection is aborted. -1: an interrupt. */
+static int write_to_each(PyObject *transports, PyObject *data)
+{
+    Py_ssize_t count = PyTuple_GET_SIZE(transports);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        int may = may_write(PyTuple_GET_ITEM(transports, i));
+        if (may <= 0)
+            return may < 0 ? forget_exception() : 0;
     }
-    if (result < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
-        PyErr_Clear();
-        return 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *transport = PyTuple_GET_ITEM(transports, i);
+        if (write_now(transport, data) == 0)
+            continue;
+        if (forget_exception() < 0)
+            return -1;
+        if (i == 0)
+            return 0;
+        PyObject *aborted = PyObject_CallMethodNoArgs(transport, name_of_abort);
+        if (aborted == NULL && forget_exception() < 0)
+            return -1;
+        Py_XDECREF(aborted);
     }
-    return result;
+    return 1;
 }
 
 static PyObject *lost(PyObject *Py_UNUSED(module), PyObject *writer)
@@ -286,7 +333,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    PyObject *transport, *head, *tail;
+    PyObject *transports, *head, *tail;
     double at, delay_s;
     Py_ssize_t room, waiting;
     PyObject *bytes;  /* of the frames that wait, and room for more; NULL: of none */
@@ -296,14 +343,14 @@ typedef struct {
 
 static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"transport", NULL};
-    PyObject *transport;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O", names, &transport))
+    static char *names[] = {"transports", NULL};
+    PyObject *transports;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!", names, &PyTuple_Type, &transports))
         return NULL;
     Forward *self = PyObject_GC_New(Forward, type);  /* tp_alloc would clear all notes */
     if (self == NULL)
         return NULL;
-    self->transport = Py_NewRef(transport);
+    self->transports = Py_NewRef(transports);
     self->head = PyBytes_FromStringAndSize(NULL, 0);
     self->tail = PyBytes_FromStringAndSize(NULL, 0);
     self->bytes = NULL;
@@ -317,14 +364,14 @@ static PyObject *Forward_new(PyTypeObject *type, PyObject *args, PyObject *keywo
 
 static int Forward_traverse(Forward *self, visitproc visit, void *arg)
 {
-    Py_VISIT(self->transport);
+    Py_VISIT(self->transports);
     return 0;
 }
 
 static void Forward_dealloc(Forward *self)
 {
     PyObject_GC_UnTrack(self);
-    Py_XDECREF(self->transport);
+    Py_XDECREF(self->transports);
     Py_XDECREF(self->bytes);
     Py_XDECREF(self->head);
     Py_XDECREF(self->tail);
@@ -461,7 +508,7 @@ static PyObject *Forward_take(Forward *self, PyObject *const *args, Py_ssize_t c
     if (!is_ordinary(self, data))
         Py_RETURN_FALSE;
     double at = PyFloat_AS_DOUBLE(args[1]);
-    int written = write_if_idle(self->transport, data);
+    int written = write_to_each(self->transports, data);
     if (written < 0)
         return NULL;
     if (written == 0)
@@ -470,6 +517,16 @@ static PyObject *Forward_take(Forward *self, PyObject *const *args, Py_ssize_t c
     if (keep(self, data, at) < 0 || (first && note_delay(self, at) < 0))
         return NULL;
     Py_RETURN_TRUE;
+}
+
+static PyObject *Forward_send(Forward *self, PyObject *data)
+{
+    if (!PyBytes_CheckExact(data)) {
+        PyErr_SetString(PyExc_TypeError, "send needs bytes");
+        return NULL;
+    }
+    int written = write_to_each(self->transports, data);
+    return written < 0 ? NULL : PyBool_FromLong(written);
 }
 
 static PyObject *Forward_add(Forward *self, PyObject *const *args, Py_ssize_t count)
@@ -612,6 +669,7 @@ static PyMethodDef Forward_methods[] = {
     {"drain", (PyCFunction)(void (*)(void))Forward_drain, METH_FASTCALL,
      "Return the bytes, sizes and times of the frames that wait, and forget them."},
     {"frames", (PyCFunction)Forward_frames, METH_O, "Return the frames that wait, from one of them on."},
+    {"send", (PyCFunction)Forward_send, METH_O, "Write bytes to all, if nothing waits in any."},
     {"surround", (PyCFunction)Forward_surround, METH_VARARGS, "Note what surrounds the text of ordinary frames."},
     {"take", (PyCFunction)(void (*)(void))Forward_take, METH_FASTCALL,
      "Forward a read that is chunks with one ordinary frame each."},

@@ -1,5 +1,6 @@
 """What events and requests pass, in Python."""
 
+import contextlib
 from collections.abc import Iterable
 from time import monotonic
 from typing import Final, Protocol
@@ -16,7 +17,10 @@ ResponseHead = tuple[int, bytes, list[tuple[bytes, bytes]], int, int]
 
 
 class Transport(Protocol):
-    """What is written to: the two methods of asyncio's WriteTransport that are needed here."""
+    """What is written to: the methods of asyncio's WriteTransport that are needed here."""
+
+    def abort(self) -> None:
+        """Close the connection at once."""
 
     def get_write_buffer_size(self) -> int:
         """Return how many bytes are waiting in this process to be sent."""
@@ -89,16 +93,18 @@ _SIZE_LINES: Final = _size_lines()
 
 
 class Forward:
-    """Sends the events of one upstream to one client, as they came, in one call each and without parsing them.
+    """Sends the events of one upstream to its clients, as they came, in one call each and without parsing them.
 
     It keeps their frames, until they are drained into a log.
     """
 
-    __slots__ = ("_bytes", "_head", "_size", "_sizes", "_tail", "_times", "_write", "at", "delay_s", "room")
+    __slots__ = ("_bytes", "_head", "_others", "_size", "_sizes", "_tail", "_times", "_write", "at", "delay_s", "room")
 
-    def __init__(self, transport: Transport) -> None:
-        self._write = transport.write
-        self._size = transport.get_write_buffer_size
+    def __init__(self, transports: tuple[Transport, ...]) -> None:
+        """`transports`: of all clients, at least one."""
+        self._write = transports[0].write
+        self._size = transports[0].get_write_buffer_size
+        self._others = transports[1:]
         self._head = self._tail = b""
         self._bytes = bytearray()  # of the frames that wait
         self._sizes: list[int] = []  # of each of them
@@ -129,16 +135,35 @@ class Forward:
             return False
         if len(self._bytes) + len(data) > MOST_BYTES and len(self._bytes) + sum(map(len, frames)) > MOST_BYTES:
             return False
-        try:
-            if self._size():
-                return False
-            self._write(data)
-        except Exception:  # uvloop's RuntimeError, of a connection that was lost a moment ago; the sink deals with any
+        if not self.send(data):
             return False
         if not self._sizes:
             self.delay_s = monotonic() - at
         for frame in frames:
             self._keep(frame, at)
+        return True
+
+    def send(self, data: bytes) -> bool:
+        """Write to each transport, if nothing waits to be sent in any of them; return whether it did.
+
+        Not if the first one raises: uvloop's RuntimeError, of a connection that was lost a moment ago. Another one that
+        raises lacks what those before it were sent, so its connection is aborted.
+        """
+        try:
+            if self._size():
+                return False
+            for other in self._others:
+                if other.get_write_buffer_size():
+                    return False
+            self._write(data)
+        except Exception:
+            return False
+        for other in self._others:
+            try:
+                other.write(data)
+            except Exception:
+                with contextlib.suppress(Exception):
+                    other.abort()
         return True
 
     def add(self, frame: bytes, at: float) -> bool:

@@ -67,7 +67,7 @@ class BoundedStream:
         self.vitals = vitals
         self.dialect = vitals.dialect
         self._log = FrameLog()
-        self.bypass: Bypass | None = None  # while the single follower is sent events before the log has them
+        self.bypass: Bypass | None = None  # while followers are sent events before the log has them
         self.max_log_bytes = info.max_log_bytes
         self.subscriptions: dict[Subscription, None] = {}
         self.holds: dict[str, int] = {}  # named reasons to keep the upstream open, with counts

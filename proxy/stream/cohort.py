@@ -17,7 +17,8 @@ Three things make a follower advance: a *sweep*, in which its cohort advances al
 Followers differ only in who makes them advance next, and that is what their state says:
 
     live      the next sweep of its cohort: it is a member of `Cohort.live`
-    ranked    the same, through its Rank, which is the member of `Cohort.live` and has the one offset of all in it
+    ranked    the same, through its Rank, which is the member of `Cohort.live` and has the one offset of all in it; if
+              all followers of the stream are in it, nobody, as the next
     bypassed  nobody: it is the only follower of its stream, and the Bypass writes events to its transport before they
               are in the log; offset and log are updated for up to 256 of them at once
     ahead     `Stream.end_ahead`, when the frame has ended of which it was sent the first lines; it is in mode raw
@@ -55,14 +56,14 @@ The table. A cell is the state after the event, or the letter of the reason why 
 
 What the events are, and what the code does:
 
-* read: frames are appended (`Stream.extend`), and the sweep writes them. A bypassed follower had them already
-  (`Stream.bypassed`). Members of a rank are written to by it, and move with its offset.
+* read: frames are appended (`Stream.extend`), and the sweep writes them. A bypassed follower, and a rank that is
+  bypassed, had them already (`Stream.bypassed`). Members of a rank are written to by it, and move with its offset.
 * read, clogged: the sink refuses the write, because earlier ones are waiting or its connection was just lost.
   `Stream.park` ends the bypass, takes the follower out of its rank with the offset it has reached, sets `parked` and
   asks the sink to call `resume`. The other members of the rank stay.
 * read, long: more than a follower is given in one turn. `Stream.pause` is `park`, with `Turns` to call `go_on`. A
   rank that is due more than one span dissolves first: its members are live, and grouped again after the sweep. A
-  bypass forwards every read, however long.
+  bypass forwards every read to a single follower, however long, and none to a rank that is longer than a span.
 * part: lines of a frame come, but not its blank line, which some upstreams send with the next event.
   `Stream.send_ahead` sends them to followers in mode raw that have been sent everything before, and they are parked
   until the rest has come; then `Subscription.go_on` sends it. Other modes need complete frames. A sealed stream sends
@@ -80,7 +81,8 @@ What the events are, and what the code does:
   of its view, framing and offset (`Cohort._regroup`), and may be the first in it, or the only one.
 * alone: there is no other follower, it has been sent everything, and its sink takes the upstream's chunks unchanged.
   The writer looks for that when a follower has come (`followed`), and at every 64th frame: it calls
-  `Stream.lone_follower`, which takes it out of its rank, and starts a Bypass to it.
+  `Stream.bypassable`, which takes it out of its rank, and starts a Bypass to it. It does the same with a rank that all
+  followers are in, whose members stay in it.
 * leave: the client has gone. Nothing is written to the sink. `Stream.detach` parks it for good and removes it.
 * fail: the follower alone is ended, for example because its token has expired. The sink is sent the ending as its mode
   writes it.

@@ -39,8 +39,17 @@ class Sink(Protocol):
         """Send `last` and end the response so that it can't be taken for complete."""
 
 
+class Bypassed(Protocol):
+    """Whom a bypass sends events: a follower, or a rank."""
+
+    def note_sent(self, end: int, size_bytes: int) -> None:
+        """Note that everything up to offset `end` was sent, which is so many bytes more."""
+
+
 class Bypass(Protocol):
-    """Sends events to the only follower of a stream before they are in its log."""
+    """Sends events to the followers of a stream before they are in its log."""
+
+    bypassed: Bypassed
 
     @property
     def fed_at(self) -> float:

@@ -16,7 +16,7 @@ from proxy.stream.modes.projection import Projection, Span
 if TYPE_CHECKING:
     from proxy.stream.subscription import Subscription
 
-SIZE: Final = 64  # members at most: a sweep can be interrupted, for other streams, between two ranks but not within one
+SIZE: Final = 128  # members at most: between two ranks other streams may have their turn, but not within one
 
 
 class Rank:
@@ -51,6 +51,16 @@ class Rank:
         """Remove a follower."""
         del self._members[member]
         self.parked = not self._members
+
+    def transports(self, projection: Projection | None) -> tuple[Transport, ...]:
+        """Return what to write to, if its members are sent chunks in this projection, and have been sent everything."""
+        is_caught_up = self._chunked and self._projection is projection and self.offset == self._log.end
+        return tuple(self._members.values()) if is_caught_up else ()
+
+    def note_sent(self, end: int, size_bytes: int) -> None:
+        """Note that the bypass has sent all members everything up to offset `end`, so many bytes more."""
+        self.offset = end
+        self.sent_bytes += size_bytes
 
     def regroup(self, ranks: "Ranks") -> "Rank":
         """Let others join while there is room; return itself."""

@@ -5,7 +5,7 @@
     Stream.seal(ending)       once: each follower ends when it has been sent the last frame
 
 Followers that are to be sent the same bytes are advanced together, by their Rank. While a stream has a single follower,
-a Bypass may send events to it before they are in the log; reading `Stream.log` first puts these into the log.
+or one rank, a Bypass may send events before they are in the log; reading `Stream.log` first puts these into the log.
 `cohort` describes the states of a follower, and what each event does to it.
 Keeps laws 4 (one writer) and 7 (one ending).
 Must not know: HTTP responses, upstreams, time.
@@ -14,6 +14,7 @@ Must not know: HTTP responses, upstreams, time.
 from collections.abc import Callable
 from typing import Any, Final
 
+from proxy.machine import Transport
 from proxy.stream.bounded import BoundedStream
 from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
 from proxy.stream.endings import CANCELLED, Ending
@@ -22,6 +23,7 @@ from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass
 from proxy.stream.ledger import UNFINISHED, Ledger
 from proxy.stream.modes.projection import SPAN_BYTES, View
+from proxy.stream.rank import Rank
 from proxy.stream.subscription import Subscription
 from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
@@ -135,10 +137,12 @@ class Stream(BoundedStream):
         """Remove a follower; notify the writer if it was the last one of an open stream."""
         if subscription not in self.subscriptions:
             return
-        # Park it first: ending the bypass may exceed a limit and so seal the stream, which ends live followers.
-        subscription.mark_parked()
         if self.bypass is not None:
+            # Park it first: ending the bypass may exceed a limit and so seal the stream, which ends live followers. But
+            # it leaves its rank later, as that is told what the bypass has sent.
+            subscription.parked = subscription.cohort.has_parked = True
             self.bypass.end()
+        subscription.mark_parked()
         del self.subscriptions[subscription]
         notify(self._on_subscription_ended, subscription)
         if subscription is self.originator:
@@ -251,32 +255,38 @@ class Stream(BoundedStream):
                 left = max([one.ahead_bytes for one in self._ahead], default=0)
                 self._log.tail = self._log.tail[-left:] if left else b""
 
-    def lone_follower(self) -> Subscription | None:
-        """Return the only follower, if a bypass can serve it: it leaves its rank.
+    def bypassable(self) -> tuple[Subscription | Rank, tuple[Transport, ...]] | None:
+        """Return the only follower, or the rank that all are in, if a bypass can serve it, and what to write to.
 
-        A bypass can serve a follower in mode raw that is not paced and has been sent everything.
+        A bypass can serve followers in mode raw that are not paced, have been sent everything, and take it in chunks. A
+        single one leaves its rank.
         """
-        if len(self.subscriptions) != 1:
-            return None
-        (follower,) = self.subscriptions
-        if follower.cohort is not self._unpaced or not follower.is_caught_up_in(self._raw):
-            return None
-        if follower.leave_rank():
-            self.make_live(follower)
-        return follower
+        count, live = len(self.subscriptions), self._unpaced.live
+        if count > 1:
+            rank = live[0] if len(live) == 1 else None
+            transports = rank.transports(self._raw) if isinstance(rank, Rank) and rank.size == count else ()
+            return (rank, transports) if isinstance(rank, Rank) and transports else None
+        for follower in self.subscriptions:
+            if follower.cohort is not self._unpaced or not follower.is_caught_up_in(self._raw):
+                return None
+            if follower.leave_rank():
+                self.make_live(follower)
+            found = follower.transport()
+            return (follower, found[:1]) if found is not None and found[1] else None
+        return None
 
     def begin_bypass(self, bypass: Bypass) -> None:
-        """Have a bypass send events to the only follower; the span that it was sent last is of no use any more."""
+        """Have a bypass send events to the followers; the span that they were sent last is of no use any more."""
         self.bypass = bypass
         if self._raw is not None:
             self._raw.put(0, 0, b"")
 
     def bypassed(self, piece: bytes, sizes: list[int]) -> None:
-        """Append frames, in one piece, that the bypass has sent to the only follower already."""
-        (follower,) = self.subscriptions
+        """Append frames, in one piece, that the bypass has sent to the followers already."""
+        assert self.bypass is not None
         size_bytes = self._log.append(piece, sizes)
         self.take_stock()
-        follower.note_sent(self._log.end, size_bytes)
+        self.bypass.bypassed.note_sent(self._log.end, size_bytes)
         self._ledger.bytes += size_bytes
         if self._ledger.over:
             self._ledger.on_over_limit(self)

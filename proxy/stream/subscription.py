@@ -244,7 +244,7 @@ class Subscription:
         return caught_up and self._projection is projection
 
     def note_sent(self, end: int, size_bytes: int) -> None:
-        """Note that the bypass has sent it everything up to offset `end`."""
+        """Note that the bypass has sent it everything up to offset `end`, so many bytes more."""
         self._offset = end
         self._sent_bytes += size_bytes
 

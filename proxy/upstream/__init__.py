@@ -11,7 +11,7 @@ Read in this order:
 * `upstream`: a configured upstream with its key, its queue and its breaker
 * `backoff`: how long to wait before a retry; `group`: an upstream and its spares, which decides on retries
 * `stream_writer`: what the writers of streams have in common: how they stop, and end their stream
-* `pump`: the writer of a stream that is one response; `bypass`: its fast path to a single follower
+* `pump`: the writer of a stream that is one response; `bypass`: its fast path to a follower, or to a rank
 * `broadcast`: the writer of a stream without end, which reconnects
 * `session`: the writer of a stream that is a WebSocket session; `session_log`: what its upstream says, as its API means
   it

@@ -1,9 +1,9 @@
-"""The fast path of an event: forwarded to the client at once, and appended to the log later, together with others.
+"""The fast path of an event: forwarded to the clients at once, and appended to the log later, together with others.
 
-If a stream has a single follower, which has been sent everything so far, the log is needed only when somebody reads
-it. So events go from connection to connection in one call. The log, the offset and the vitals are updated for up to 256
-events at once, here called settling. Reading `Stream.log` settles first, so nobody sees a log that lacks events which
-were sent.
+If all followers of a stream have been sent everything so far, as it came, the log is needed only when somebody reads
+it. So events go from connection to connection in one call, if there is a single follower, or one rank of them. The log,
+the offset and the vitals are updated for up to 256 events at once, here called settling. Reading `Stream.log` settles
+first, so nobody sees a log that lacks events which were sent.
 
 So at most 64 KiB of a stream are sent before they are counted in the ledger; less if that much of every stream would be
 a large part of the ledger's limit (`Stream.frames_ahead`).
@@ -14,6 +14,8 @@ from time import monotonic
 from typing import Protocol
 
 from proxy.machine import LONG_READ, MOST_FRAMES, Forward, Transport
+from proxy.stream.interfaces import Bypassed
+from proxy.stream.modes.projection import SPAN_BYTES
 from proxy.stream.stream import Stream
 from proxy.upstream.exchange import Exchange
 
@@ -46,16 +48,18 @@ class Pump(Protocol):
 
 
 class Bypass:
-    """Forwards events to the one follower of a stream, from its creation until `end`."""
+    """Forwards events to the followers of a stream, from its creation until `end`."""
 
-    __slots__ = ("_exchange", "_forward", "_head", "_is_ordinary", "_most", "_pump", "_tail", "_transport")
+    __slots__ = ("_exchange", "_forward", "_head", "_is_alone", "_is_ordinary", "_most", "_pump", "_tail", "bypassed")
 
-    def __init__(self, pump: Pump, exchange: Exchange, transport: Transport) -> None:
+    def __init__(self, pump: Pump, exchange: Exchange, bypassed: Bypassed, transports: tuple[Transport, ...]) -> None:
+        """`bypassed`: the one follower, or the rank that all are in. `transports`: what to write to."""
         self._pump = pump
         self._is_ordinary = pump.is_ordinary
         self._exchange = exchange
-        self._transport = transport
-        self._forward = Forward(transport)  # has the frames that are not in the log yet
+        self.bypassed = bypassed
+        self._is_alone = len(transports) == 1
+        self._forward = Forward(transports)  # has the frames that are not in the log yet
         self._most = min(MOST_FRAMES, pump.stream.frames_ahead)  # the most frames that may be forwarded before settling
         self._forward.room = self._most - 1
         self._head: bytes | None = None  # what precedes the text of ordinary frames, and what follows it, if known
@@ -75,13 +79,10 @@ class Bypass:
     def take_events(self, frames: list[bytes], chunks: bytes, at: float) -> bool:
         """Forward a read that consists of complete events.
 
-        It goes through the log instead while earlier bytes wait to be sent, because the log enforces the limits.
+        It goes through the log instead while earlier bytes wait to be sent, because the log enforces the limits. So
+        does a long one to several followers, which have turns then.
         """
-        try:
-            if self._transport.get_write_buffer_size():
-                return self._log(frames, chunks, at)
-            self._transport.write(chunks)
-        except Exception:  # uvloop's RuntimeError, of a connection that was lost a moment ago; the sink deals with any
+        if not (self._is_alone or len(chunks) <= SPAN_BYTES) or not self._forward.send(chunks):
             return self._log(frames, chunks, at)
         try:
             ordinary = len(frames) == 1 and self._is_ordinary(frames[0])

@@ -227,7 +227,7 @@ class Pump(StreamWriter):
         super().resume()
 
     def followed(self) -> None:
-        """Forward what comes to the follower at once, if it is the only one."""
+        """Forward what comes at once, if all followers can be sent it as it comes."""
         self._try_bypass()
 
     def stop(self, ending: Ending) -> None:
@@ -268,16 +268,16 @@ class Pump(StreamWriter):
         self._try_bypass()
 
     def _try_bypass(self) -> None:
-        """Start a bypass of the log if the stream has just one follower."""
+        """Start a bypass of the log if the stream has just one follower, or one rank of them."""
         stream, exchange = self.stream, self._exchange
         if stream.bypass is not None or exchange is None or not self._at_frame or self._max_frame_bytes < LONG_READ:
             return
         if self._has_reader_failed or not self._vitals.first_token_at:
             return
-        follower = stream.lone_follower()
-        found = None if follower is None else follower.transport()
-        if found is not None and found[1]:
-            stream.begin_bypass(Bypass(self, exchange, found[0]))
+        found = stream.bypassable()
+        if found is not None:
+            bypassed, transports = found
+            stream.begin_bypass(Bypass(self, exchange, bypassed, transports))
 
     def note(self, frames: list[bytes], at: float) -> None:
         """Read frames that are not ordinary, and note the times of those with text."""

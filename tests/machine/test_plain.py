@@ -23,6 +23,10 @@ class Written:
     def __init__(self, waiting: int = 0, fault: Exception | None = None) -> None:
         self.waiting, self.fault = waiting, fault
         self.writes: list[bytes] = []
+        self.aborted = 0
+
+    def abort(self) -> None:
+        self.aborted += 1
 
     def get_write_buffer_size(self) -> int:
         return self.waiting
@@ -33,8 +37,8 @@ class Written:
         self.writes.append(data)
 
 
-def forward(version: ModuleType, transport: Written, room: int = 63) -> Any:
-    one = version.Forward(transport)
+def forward(version: ModuleType, transports: Written | tuple[Written, ...], room: int = 63) -> Any:
+    one = version.Forward(transports if isinstance(transports, tuple) else (transports,))
     one.surround(HEAD, TAIL)
     one.room = room
     return one
@@ -185,6 +189,31 @@ def test_read_that_can_not_be_sent_is_not_taken(version: ModuleType, transport: 
     assert (transport.writes, one.waiting, one.at, one.room) == ([], 0, 0.0, 63)
 
 
+def test_read_is_sent_to_all_or_to_none(version: ModuleType) -> None:
+    """To none if bytes wait in one, or the first raises. Another that raises is aborted, since it lacks the read."""
+    idle, others = Written(), [Written(), Written(waiting=1)]
+    for send in (lambda one: one.take(EVENT, 1.0), lambda one: one.send(EVENT)):
+        for transports in ((idle, *others), (others[1], idle), (Written(fault=RuntimeError("lost")), idle)):
+            assert not send(forward(version, transports))
+        assert not idle.writes
+        lost, last = Written(fault=MemoryError()), Written()
+        assert send(forward(version, (idle, lost, last)))
+        assert (idle.writes, lost.aborted, last.writes, last.aborted) == ([EVENT], 1, [EVENT], 0)
+        idle.writes.clear()
+
+
+def test_transport_that_can_not_even_be_aborted_stops_nobody(version: ModuleType) -> None:
+    """Its error is no other client's."""
+
+    class Broken(Written):
+        def abort(self) -> None:
+            raise RuntimeError
+
+    first, last = Written(), Written()
+    assert forward(version, (first, Broken(fault=RuntimeError("lost")), last)).send(EVENT)
+    assert first.writes == last.writes == [EVENT]
+
+
 def test_interrupt_is_not_swallowed(version: ModuleType) -> None:
     """A KeyboardInterrupt in a write ends the process, as anywhere."""
 
@@ -248,7 +277,7 @@ def test_both_versions_take_the_same_reads(machine: Any, reads: list[bytes], hea
         both = []
         for version in (plain, machine):
             transport = Written()
-            one = version.Forward(transport)
+            one = version.Forward((transport,))
             one.surround(*surroundings)
             one.room = 4
             taken = [one.take(read, float(at)) for at, read in enumerate(reads)]
@@ -294,6 +323,8 @@ def test_wrong_arguments_are_refused_by_the_c_version(machine: Any) -> None:
         lambda: machine.head(b"", 1),
         lambda: machine.DirectWriter(),
         lambda: machine.Forward(),
+        lambda: machine.Forward([Written()]),
+        lambda: machine.Forward((Written(),)).send("text"),
         lambda: one.add("text", 1.0),
         lambda: one.add(b"text", 1),
         lambda: one.frames("0"),

@@ -1,15 +1,19 @@
-"""What sends frames to a stream's only client before the log has them, as proxy/upstream/bypass.py does."""
+"""What sends frames to a stream's clients before the log has them, as proxy/upstream/bypass.py does."""
 
+from typing import cast
+
+from proxy.stream.interfaces import Bypassed
 from proxy.stream.stream import Stream
 from tests.fakes import FakeSink
 
 
 class SimBypass:
-    """A Bypass over a sink."""
+    """A Bypass over the sinks of a follower, or of a rank's."""
 
-    def __init__(self, stream: Stream, sink: FakeSink) -> None:
+    def __init__(self, stream: Stream, bypassed: Bypassed) -> None:
         self._stream = stream
-        self._sink = sink
+        self._sinks = [cast(FakeSink, follower.sink) for follower in stream.subscriptions]
+        self.bypassed = bypassed
         self._at = 0.0
         self._waiting: list[bytes] = []
 
@@ -22,7 +26,8 @@ class SimBypass:
 
     def forward(self, frame: bytes, at: float) -> None:
         """Send a frame that has come now."""
-        self._sink.take(frame)
+        for sink in self._sinks:
+            sink.take(frame)
         self._waiting.append(frame)
         self._at = at
 

@@ -9,7 +9,7 @@ import asyncio
 import copy
 from collections.abc import Sequence
 from random import Random
-from typing import Any, cast
+from typing import Any
 from unittest import mock
 
 from proxy.dialects import table
@@ -31,7 +31,7 @@ from proxy.stream.subscription import Subscription
 from proxy.stream.vitals import Vitals
 from proxy.wire.errors import ProxyError
 from tests.event_streams import chunk_frame
-from tests.fakes import FakeSink
+from tests.pumped import Connected
 from tests.sim.bypass import SimBypass
 from tests.sim.loop import VirtualLoop
 from tests.sim.wanderer import LawBrokenError, Wanderer
@@ -175,12 +175,12 @@ class SimUpstream:
         self.stream.seal(COMPLETE)
 
     def _append(self, frames: list[bytes], at: float) -> None:
-        """Append frames to the log; an only client is sent them before, and often the log has them later."""
+        """Append frames to the log; clients may be sent them before, and often the log has them later."""
         self.due.append((at + LATE_S, len(self.said)))
         stream, bypasses = self.stream, self._world.bypassing
-        follower = stream.lone_follower() if stream.bypass is None and bypasses.random() < 0.7 else None
-        if follower is not None:
-            stream.begin_bypass(SimBypass(stream, cast(FakeSink, follower.sink)))
+        found = stream.bypassable() if stream.bypass is None and bypasses.random() < 0.7 else None
+        if found is not None:
+            stream.begin_bypass(SimBypass(stream, found[0]))
         if isinstance(stream.bypass, SimBypass):
             for frame in frames:
                 stream.bypass.forward(frame, at)
@@ -215,7 +215,7 @@ class SimClient:
         self.at = at
         self.ident = stream.id
         self.since = now
-        self.sink = FakeSink()
+        self.sink = Connected()
         self.subscription = Subscription(stream, View("raw"), self.sink, 0)
         self.has_left = False
         at.hub.attach(self.subscription, now)

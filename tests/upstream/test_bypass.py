@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from proxy.dialects.chat import CHAT
 from proxy.stream.endings import CAPABILITY_EXPIRED, LOG_LIMIT
 from proxy.stream.ledger import BODIES
+from proxy.stream.modes.projection import SPAN_BYTES
+from proxy.stream.modes.projections import Raw
+from proxy.stream.rank import SIZE
 from proxy.stream.subscription import Subscription
 from proxy.upstream.bypass import Bypass
 from proxy.wire.errors import Truncated
@@ -99,7 +102,7 @@ def run(upstream: Upstream, script: list[tuple[str, Any]], end: str) -> Iterator
         elif step == "look":
             yield stream.log.end, stream.log.end_bytes, upstream.follower.offset, upstream.follower.lag_bytes
         elif step == "join":
-            guests.append(FakeSink())
+            guests.append(type(upstream.sink)())  # so that on the short way those in mode raw may be in a rank
             others.append(follow(stream, guests[-1], what, 0 if unbounded else stream.log.end))
         elif step == "part" and others:
             others.pop().leave("left")
@@ -234,6 +237,116 @@ async def test_connection_that_was_lost_parks_its_follower() -> None:
     assert upstream.follower.parked
     assert upstream.stream.bypass is None
     assert upstream.stream.log.end == 2
+
+
+async def ranked(loop: FakeLoop | None = None) -> tuple[Upstream, list[FakeSink]]:
+    """Return the upstream of a stream whose events are sent on to all of its followers, and their sinks."""
+    upstream = Upstream(Connected(), loop=loop)
+    sinks: list[FakeSink] = [upstream.sink, Connected(), Connected()]
+    for sink in sinks[1:]:
+        follow(upstream.stream, sink)
+    upstream.send(FRAME)
+    upstream.send_piece(FRAME)
+    assert isinstance(upstream.stream.bypass, Bypass)
+    return upstream, sinks
+
+
+async def test_event_reaches_all_followers_before_the_log() -> None:
+    """If they are in one rank, which moves with the log as soon as somebody looks."""
+    upstream, sinks = await ranked()
+    upstream.send(FRAME)
+    upstream.send(FINISH)
+    upstream.send(FRAME, FRAME)
+    upstream.send(FRAME)
+    assert upstream.ledger.bytes == len(FRAME * 3 + FINISH)  # the others wait
+    assert [sink.received for sink in sinks] == [FRAME * 3 + FINISH + FRAME * 3] * 3
+    assert upstream.stream.log.end == 7
+    followers = list(upstream.stream.subscriptions)
+    assert [(one.offset, one.sent_bytes) for one in followers] == [(7, len(sinks[0].received))] * 3
+    upstream.pump.ended(DONE, 9.0, None)
+    assert [(sink.received[-len(DONE) :], sink.ended) for sink in sinks] == [(DONE, "closed")] * 3
+    assert [one.sent_bytes for one in followers] == [len(sinks[0].received)] * 3
+
+
+async def test_follower_that_leaves_had_what_was_sent_on() -> None:
+    """Its cursor and its count say so; the others are sent on to again."""
+    upstream, sinks = await ranked()
+    upstream.send(FRAME)
+    follower = list(upstream.stream.subscriptions)[1]
+    follower.leave("left")
+    assert (follower.offset, follower.sent_bytes) == (3, len(FRAME) * 3)
+    for _ in range(64):
+        upstream.send(FRAME)
+    assert upstream.stream.bypass is not None
+    upstream.send(FRAME)
+    assert [sink.received for sink in sinks] == [FRAME * 68, FRAME * 3, FRAME * 68]
+
+
+async def test_follower_whose_leaving_a_rank_fills_the_ledger_ends_once() -> None:
+    """As below, and so do those who stay."""
+    upstream, sinks = await ranked()
+    upstream.ledger.count(BODIES, upstream.ledger.max_bytes - 20 * len(FRAME))
+    upstream.ledger.on_over_limit = lambda _: upstream.pump.stop(LOG_LIMIT.saying("too much"))
+    for _ in range(30):
+        upstream.send(FRAME)
+    leaving, *others = list(upstream.stream.subscriptions)
+    leaving.leave("left")
+    assert upstream.reports == ["failed", "failed", "left"]
+    assert [sink.ended for sink in sinks] == [None, "aborted", "aborted"]
+    assert [sink.received for sink in sinks] == [b"".join(upstream.stream.log.frames)] * 3
+    assert [one.sent_bytes for one in (leaving, *others)] == [len(sinks[0].received)] * 3
+
+
+@pytest.mark.parametrize("slow", [0, 1, 2])
+async def test_one_that_waits_has_all_served_from_the_log(slow: int) -> None:
+    """Nobody is sent an event twice, whoever it is."""
+    upstream, sinks = await ranked()
+    sinks[slow].clogged = True
+    upstream.send(FRAME)
+    assert upstream.stream.bypass is None
+    assert [len(sink.received) // len(FRAME) for sink in sinks] == [2 if sink is sinks[slow] else 3 for sink in sinks]
+    sinks[slow].drain()
+    for _ in range(64):
+        upstream.send(FRAME)
+    assert upstream.stream.bypass is not None
+    assert [sink.received for sink in sinks] == [FRAME * 67] * 3
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+async def test_one_whose_connection_is_lost_lacks_what_the_others_are_sent(lost: int) -> None:
+    """So its connection ends, whatever the error was: it must not go on after a gap."""
+    upstream, sinks = await ranked()
+    sinks[lost].lost = True
+    upstream.send(FRAME)
+    follower = list(upstream.stream.subscriptions)[lost]
+    assert sinks[lost].is_aborted or follower.parked
+    assert [sink.received for sink in sinks if not sink.lost] == [FRAME * 3] * 2
+    upstream.send(FRAME)
+    assert [sink.received for sink in sinks if not sink.lost] == [FRAME * 4] * 2
+    assert sinks[lost].received == FRAME * 2
+
+
+async def test_long_read_is_sent_to_a_rank_in_turns() -> None:
+    """Others would wait for it, as many times as there are members."""
+    loop = FakeLoop()
+    upstream, sinks = await ranked(loop=loop)
+    long, turn = b"data: " + b"x" * SPAN_BYTES + b"\n\n", Raw.spans_a_turn
+    upstream.send(*[long] * (turn + 1))
+    assert [sink.received for sink in sinks] == [FRAME * 2 + long * turn] * 3
+    loop.settle()
+    upstream.send(FRAME)
+    assert [sink.received for sink in sinks] == [FRAME * 2 + long * (turn + 1) + FRAME] * 3
+
+
+@pytest.mark.parametrize("count", [SIZE, SIZE + 1])
+async def test_more_than_a_rank_are_served_from_the_log(count: int) -> None:
+    """In slices, between which other streams have their turn."""
+    upstream = Upstream(Connected(), loop=FakeLoop())
+    for _ in range(count - 1):
+        follow(upstream.stream, Connected())
+    upstream.send(FRAME)
+    upstream.send_piece(FRAME)
+    assert (upstream.stream.bypass is not None) == (count <= SIZE)
 
 
 async def test_second_follower_ends_it() -> None:
